@@ -1,0 +1,1 @@
+"""The coordinator: trusted with availability, and with nothing else."""

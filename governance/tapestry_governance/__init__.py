@@ -1,0 +1,1 @@
+"""The log that everybody cosigns, and the rules it is held to."""

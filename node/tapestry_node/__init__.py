@@ -1,0 +1,1 @@
+"""An institution's node: the only place where private records are read."""

@@ -1,0 +1,77 @@
+"""Every deliberate error of Tapestry, as one tree.
+
+::
+
+    TapestryError
+    ├── ConfigError            a setting, a file or an argument is wrong
+    ├── ResourceError          the machine cannot: port in use, disk full, no package
+    ├── ProtocolError          bytes from another party break a format or a rule
+    ├── PolicyError            allowed by the protocol, refused by the institution
+    │   └── BudgetExhausted    the privacy budget does not cover it
+    ├── QuorumError            too few parties answered, signed or survived
+    ├── RuleError              the log is authentic, an event in it breaks a rule
+    ├── IncompleteError        something needed for the verdict is missing
+    └── VerificationError      a signature, proof or digest does not hold
+        └── InconsistentLog    two views of one log contradict each other
+
+``ValueError`` is left for bugs of the caller. A message names the value and the
+rule, never a private record. Only ``tapestry.cli`` turns these into exit codes.
+"""
+
+__all__ = [
+    "BudgetExhausted",
+    "ConfigError",
+    "IncompleteError",
+    "InconsistentLog",
+    "PolicyError",
+    "ProtocolError",
+    "QuorumError",
+    "ResourceError",
+    "RuleError",
+    "TapestryError",
+    "VerificationError",
+]
+
+
+class TapestryError(Exception):
+    """Base of every error that Tapestry raises on purpose."""
+
+
+class ConfigError(TapestryError):
+    """A setting, a file or an argument is wrong; the message says how to mend it."""
+
+
+class ResourceError(TapestryError):
+    """The machine cannot do it: port in use, disk full, package missing."""
+
+
+class ProtocolError(TapestryError):
+    """Bytes from another party break a format or a rule of the protocol."""
+
+
+class PolicyError(TapestryError):
+    """The institution's own policy refuses something the protocol would allow."""
+
+
+class BudgetExhausted(PolicyError):
+    """The privacy budget that is left does not cover the request."""
+
+
+class QuorumError(TapestryError):
+    """Too few parties answered, signed or survived."""
+
+
+class RuleError(TapestryError):
+    """The log is authentic, but an event in it breaks a rule of the federation."""
+
+
+class IncompleteError(TapestryError):
+    """Something that the verdict needs is missing, so there is no verdict."""
+
+
+class VerificationError(TapestryError):
+    """A signature, proof or digest does not hold."""
+
+
+class InconsistentLog(VerificationError):
+    """Two views of one log contradict each other; keep both as evidence."""

@@ -1,0 +1,1 @@
+"""Bound, noise and account: what a record can give away."""

@@ -1,0 +1,250 @@
+"""Messages between node and coordinator: bytes and numbers only.
+
+A node never calls the coordinator. It answers requests, one reply to each::
+
+    coordinator asks          node replies              TSA-1
+    cosign                    cosignature
+    offer                     advertisement | refusal   0, 1
+    keys                      shares                    2, 3
+    ciphertexts               upload                    4, 5
+    survivors                 consent                   6, 7
+    consents                  reveal                    8, 9
+    result                    receipt                   10
+    released                  publication | refusal
+
+This list is closed: it is all that can leave a node. ``body`` is canonical JSON;
+``attachments`` carry bulk (log entries, chunks of vectors, files). Any reply may
+be ``refusal`` instead, with a reason code and nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tapestry.encoding import canonical_json, decode_fraction, decode_json, digest
+from tapestry.errors import ProtocolError
+
+CHUNK_BYTES = 1 << 20
+BODY_LIMIT = 8 << 20
+
+
+class Kind(StrEnum):
+    """Every message there is."""
+
+    COSIGN = "cosign"
+    COSIGNATURE = "cosignature"
+    OFFER = "offer"
+    ADVERTISEMENT = "advertisement"
+    KEYS = "keys"
+    SHARES = "shares"
+    CIPHERTEXTS = "ciphertexts"
+    UPLOAD = "upload"
+    SURVIVORS = "survivors"
+    CONSENT = "consent"
+    CONSENTS = "consents"
+    REVEAL = "reveal"
+    RESULT = "result"
+    RECEIPT = "receipt"
+    RELEASED = "released"
+    PUBLICATION = "publication"
+    REFUSAL = "refusal"
+
+
+class Reason(StrEnum):
+    """Why a node refuses; the only thing a refusal says."""
+
+    NOT_IN_LOG = "not_in_log"
+    INCONSISTENT_VIEW = "inconsistent_view"
+    STALE_CHECKPOINT = "stale_checkpoint"
+    QUORUM_MISSING = "quorum_missing"
+    POLICY_NOT_ADOPTED = "policy_not_adopted"
+    SOFTWARE_UNAPPROVED = "software_unapproved"
+    BASE_MISMATCH = "base_mismatch"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    LOCAL_POLICY = "local_policy"
+    PROTOCOL = "protocol"
+    UNKNOWN_ROUND = "unknown_round"
+    MAINTENANCE = "maintenance"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One request or reply."""
+
+    kind: Kind
+    body: bytes = b"{}"
+    attachments: Sequence[bytes | memoryview] = ()
+
+    @property
+    def size(self) -> int:
+        """How many bytes of payload it carries."""
+        return len(self.body) + sum(memoryview(a).nbytes for a in self.attachments)
+
+    def json(self) -> Any:
+        """Decode the body.
+
+        Raises:
+            ProtocolError: Too long or not canonical.
+        """
+        return decode_json(self.body, limit=BODY_LIMIT)
+
+
+def _plain_decimal(text: str) -> str:
+    try:
+        decode_fraction(text)
+    except ProtocolError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+Plain = Annotated[str, Field(max_length=40)]  # a plain decimal, see decode_fraction
+
+
+class Strict(BaseModel):
+    """Outside data: unknown keys, lenient types and later changes are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @classmethod
+    def decode(cls, data: bytes, *, limit: int = BODY_LIMIT) -> Self:
+        """Read from canonical JSON.
+
+        Raises:
+            ProtocolError: Not canonical, or not of this shape.
+        """
+        decode_json(data, limit=limit)
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ProtocolError(f"{cls.__name__} {where}: {first['msg']}") from None
+
+    def encode(self) -> bytes:
+        """Print as canonical JSON; the inverse of decode."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        """The digest of the canonical bytes."""
+        return digest(self.encode())
+
+
+class Participant(Strict):
+    """A node of the cohort; its place in the list, from 1, is its share number."""
+
+    name: Name
+    key: Annotated[str, Field(max_length=300)]  # verify key of the node, as a vkey
+
+
+class TrainingPlan(Strict):
+    """What every node computes on its records."""
+
+    workload: Literal["language"]
+    parameterization: Literal["full", "low_rank"]
+    rank: Annotated[int, Field(ge=0, le=1024)]  # 0 with "full"
+    targets: tuple[Annotated[str, Field(max_length=80)], ...]  # module names; low_rank
+    factor_seed: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # draws A; low_rank
+    sequence_length: Annotated[int, Field(ge=8, le=8192)]
+    steps: Annotated[int, Field(ge=1, le=100_000)]
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]  # expected, in records
+    optimizer: Literal["sgd", "adam"]
+    learning_rate: Plain
+    weight_decay: Plain
+
+
+class PrivacyPlan(Strict):
+    """The noise that every node adds, and the promise it makes for it.
+
+    ``noise`` is ``none`` only where the institutions' policies allow it (public
+    text, studies); ``local`` is DP-SGD with the node's own noise at full scale.
+    """
+
+    noise: Literal["none", "local"]
+    unit: Literal["record"]
+    adjacency: Literal["add-remove"]
+    clip_norm: Plain  # per record, L2, of its gradient
+    noise_multiplier: Plain
+    target_delta: Plain
+
+
+class OuterPlan(Strict):
+    """How the mean update moves the base."""
+
+    optimizer: Literal["mean", "nesterov", "adam"]
+    learning_rate: Plain
+    momentum: Plain
+    max_norm: Plain  # gate: L2 norm of the mean update
+    max_loss_increase: Plain  # gate: public held-out text, bits per byte
+
+
+class RoundManifest(Strict):
+    """Everything that a round is, fixed before it starts (TSA-1, message 0).
+
+    The log holds it inside ``round.opened``; ``context`` binds every key, mask,
+    share and signature of the round to these bytes.
+    """
+
+    protocol: Literal["tapestry-secagg/1"]
+    federation: Name
+    run_id: Name
+    round_number: Annotated[int, Field(ge=1, le=1_000_000)]
+    attempt: Annotated[int, Field(ge=1, le=1000)]
+    model_digest: Digest
+    layout_digest: Digest
+    software_digest: Digest
+    policy_digest: Digest
+    roster_digest: Digest
+    participants: Annotated[tuple[Participant, ...], Field(min_length=2, max_length=1000)]
+    max_colluding: Annotated[int, Field(ge=0)]  # n_C
+    threshold: Annotated[int, Field(ge=2)]  # t
+    min_cohort: Annotated[int, Field(ge=2)]  # n_min
+    ring_bits: Literal[32]
+    length: Annotated[int, Field(ge=1, le=2**40)]  # d
+    clip_norm: Plain  # L2 bound of the update
+    clip_value: Plain  # L-infinity bound of the update
+    scale_bits: Annotated[int, Field(ge=0, le=30)]  # grid step 2**-scale_bits
+    weighting: Literal["uniform"]
+    training: TrainingPlan
+    privacy: PrivacyPlan
+    outer: OuterPlan
+    deadlines: dict[Name, Annotated[int, Field(ge=1)]]  # seconds per stage
+    post_quantum: None  # reserved: a hybrid key agreement
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [p.name for p in self.participants]
+        if len(set(names)) != len(names) or names != sorted(names):
+            raise ValueError("participants must be distinct and in order of name")
+        for plain in (self.clip_norm, self.clip_value):
+            if decode_fraction(_plain_decimal(plain)) <= 0:
+                raise ValueError("clip bounds must be positive")
+        return self
+
+    @property
+    def context(self) -> bytes:
+        """Hash that every key, mask and signature of the round is bound to."""
+        data = b"tapestry-secagg/1" + self.encode()
+        return bytes.fromhex(digest(data)[7:])
+
+    def participant(self, name: str) -> Participant:
+        """Find a node of the cohort.
+
+        Raises:
+            ProtocolError: It is not in the cohort.
+        """
+        for participant in self.participants:
+            if participant.name == name:
+                return participant
+        raise ProtocolError(f"{name!r} is not in the cohort")
+
+
+def recommended_threshold(cohort: int, *, max_colluding: int) -> int:
+    """The least t for which two survivor lists cannot both reach it: 2t > n + n_C."""
+    return (cohort + max_colluding) // 2 + 1

@@ -1,0 +1,1 @@
+"""TSA-1: the coordinator learns the sum and nothing else."""

@@ -1,0 +1,112 @@
+"""Parameters and the one flat vector that travels, with the stages of an update.
+
+``Parameters`` maps a name to a float32 array. A ``Layout`` fixes the order in which
+the trainable ones are laid end to end in a vector of length d. Everything here is
+NumPy, so that a coordinator and an auditor need no machine-learning stack.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tapestry.encoding import canonical_json, digest
+from tapestry.errors import ProtocolError
+
+FloatVector = npt.NDArray[np.float32]
+RingVector = npt.NDArray[np.uint32]
+Parameters = Mapping[str, FloatVector]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Names and shapes of what is trained, in the order of the vector."""
+
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @property
+    def length(self) -> int:
+        """The number of coordinates d."""
+        return sum(_size(shape) for _, shape in self.tensors)
+
+    @property
+    def digest(self) -> str:
+        """What a manifest says about the layout."""
+        return digest(canonical_json([[n, list(s)] for n, s in self.tensors]))
+
+    def flatten(self, parameters: Parameters) -> FloatVector:
+        """Lay arrays end to end; float32 of shape (d,).
+
+        Raises:
+            ProtocolError: A tensor is missing or has another shape.
+        """
+        vector = np.empty(self.length, dtype=np.float32)
+        start = 0
+        for name, shape in self.tensors:
+            if name not in parameters or parameters[name].shape != shape:
+                raise ProtocolError(f"no tensor {name!r} of shape {shape}")
+            stop = start + _size(shape)
+            vector[start:stop] = parameters[name].reshape(-1)
+            start = stop
+        return vector
+
+    def split(self, vector: FloatVector) -> dict[str, FloatVector]:
+        """Cut a vector of shape (d,) into named views; the inverse of flatten.
+
+        Raises:
+            ProtocolError: The vector has another length.
+        """
+        if vector.shape != (self.length,):
+            raise ProtocolError(f"vector of {vector.shape}, want ({self.length},)")
+        views = {}
+        start = 0
+        for name, shape in self.tensors:
+            stop = start + _size(shape)
+            views[name] = vector[start:stop].reshape(shape)
+            start = stop
+        return views
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clipped:
+    """An update of shape (d,) whose L2 norm is at most ``clip_norm``; private."""
+
+    values: FloatVector
+    clip_norm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """An update in Z_2^32, shape (d,); still private."""
+
+    values: RingVector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedVector:
+    """A quantized update under its masks, shape (d,); uniform to whoever lacks them."""
+
+    values: RingVector
+
+
+def parameters_digest(parameters: Parameters) -> str:
+    """Name a set of parameters by value, whatever files hold them.
+
+    The digest is that of the canonical JSON of ``[name, shape, SHA-256 of the
+    little-endian float32 bytes]`` for each tensor in order of name.
+    """
+    rows = []
+    for name in sorted(parameters):
+        array = np.ascontiguousarray(parameters[name], dtype="<f4")
+        inner = hashlib.sha256(memoryview(array).cast("B") if array.size else b"")
+        rows.append([name, list(array.shape), inner.hexdigest()])
+    return digest(canonical_json(rows))
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for extent in shape:
+        size *= extent
+    return size
