@@ -3,6 +3,7 @@
 A node never calls the coordinator. It answers requests, one reply to each::
 
     coordinator asks          node replies              TSA-1
+    hello                     identity
     cosign                    cosignature
     offer                     advertisement | refusal   0, 1
     keys                      shares                    2, 3
@@ -34,6 +35,8 @@ BODY_LIMIT = 8 << 20
 class Kind(StrEnum):
     """Every message there is."""
 
+    HELLO = "hello"
+    IDENTITY = "identity"
     COSIGN = "cosign"
     COSIGNATURE = "cosignature"
     OFFER = "offer"
