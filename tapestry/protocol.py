@@ -204,7 +204,9 @@ class RoundManifest(Strict):
     software_digest: Digest
     policy_digest: Digest
     roster_digest: Digest
-    participants: Annotated[tuple[Participant, ...], Field(min_length=2, max_length=1000)]
+    participants: Annotated[
+        tuple[Participant, ...], Field(min_length=2, max_length=1000)
+    ]
     max_colluding: Annotated[int, Field(ge=0)]  # n_C
     threshold: Annotated[int, Field(ge=2)]  # t
     min_cohort: Annotated[int, Field(ge=2)]  # n_min

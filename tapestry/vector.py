@@ -91,18 +91,42 @@ class MaskedVector:
     values: RingVector
 
 
-def parameters_digest(parameters: Parameters) -> str:
+def tensor_digests(
+    parameters: Parameters, known: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Hash each tensor: SHA-256 (hex) of its little-endian float32 bytes.
+
+    Args:
+        parameters: The tensors.
+        known: Hashes to take over for names it holds; the caller vouches for them.
+    """
+    known = known or {}
+    return {
+        name: known.get(name) or _tensor_digest(parameters[name])
+        for name in sorted(parameters)
+    }
+
+
+def parameters_digest(
+    parameters: Parameters, known: Mapping[str, str] | None = None
+) -> str:
     """Name a set of parameters by value, whatever files hold them.
 
     The digest is that of the canonical JSON of ``[name, shape, SHA-256 of the
     little-endian float32 bytes]`` for each tensor in order of name.
+
+    Args:
+        parameters: The tensors.
+        known: Tensor hashes that need no second computation.
     """
-    rows = []
-    for name in sorted(parameters):
-        array = np.ascontiguousarray(parameters[name], dtype="<f4")
-        inner = hashlib.sha256(memoryview(array).cast("B") if array.size else b"")
-        rows.append([name, list(array.shape), inner.hexdigest()])
+    hashes = tensor_digests(parameters, known)
+    rows = [[n, list(parameters[n].shape), inner] for n, inner in hashes.items()]
     return digest(canonical_json(rows))
+
+
+def _tensor_digest(tensor: FloatVector) -> str:
+    array = np.ascontiguousarray(tensor, dtype="<f4")
+    return hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()
 
 
 def _size(shape: tuple[int, ...]) -> int:
