@@ -163,25 +163,32 @@ def decode_digest(text: str) -> bytes:
 def _check(value: Any, depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise ProtocolError(f"JSON nested over {_MAX_DEPTH} levels")
-    match value:
-        case None | bool():
-            return
-        case int():
-            if not -_MAX_INT < value < _MAX_INT:
-                raise ProtocolError(f"integer {value} is not below 2**53")
-        case str():
-            _check_text(value)
-        case list() | tuple():
-            for item in value:
-                _check(item, depth + 1)
-        case dict():
-            for key, item in value.items():
-                if not isinstance(key, str):
-                    raise ProtocolError(f"JSON key {key!r} is not a string")
-                _check_text(key)
-                _check(item, depth + 1)
-        case _:
-            raise ProtocolError(f"no canonical JSON for a {type(value).__name__}")
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check(item, depth + 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_key(key)
+            _check(item, depth + 1)
+    else:
+        _check_scalar(value)
+
+
+def _check_scalar(value: Any) -> None:
+    if value is None or isinstance(value, bool):
+        return
+    if not isinstance(value, int):
+        raise ProtocolError(f"no canonical JSON for a {type(value).__name__}")
+    if not -_MAX_INT < value < _MAX_INT:
+        raise ProtocolError(f"integer {value} is not below 2**53")
+
+
+def _check_key(key: Any) -> None:
+    if not isinstance(key, str):
+        raise ProtocolError(f"JSON key {key!r} is not a string")
+    _check_text(key)
 
 
 def _check_text(text: str) -> None:

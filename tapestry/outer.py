@@ -92,7 +92,7 @@ def _direction(
     squares = gradient * gradient
     second[name] = state.second.get(name, zero) * _BETA2 + squares * (one - _BETA2)
     mean = first[name] / (one - _power(_BETA1, state.step + 1))
-    spread = np.sqrt(second[name] / (one - _power(_BETA2, state.step + 1)))
+    spread: FloatVector = np.sqrt(second[name] / (one - _power(_BETA2, state.step + 1)))
     return mean / (spread + _TAU)
 
 

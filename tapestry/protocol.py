@@ -23,7 +23,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from tapestry.encoding import canonical_json, decode_fraction, decode_json, digest
 from tapestry.errors import ProtocolError
@@ -106,7 +113,7 @@ def _plain_decimal(text: str) -> str:
 
 Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
-Plain = Annotated[str, Field(max_length=40)]  # a plain decimal, see decode_fraction
+Plain = Annotated[str, Field(max_length=40), AfterValidator(_plain_decimal)]
 
 
 class Strict(BaseModel):
@@ -228,7 +235,7 @@ class RoundManifest(Strict):
         if len(set(names)) != len(names) or names != sorted(names):
             raise ValueError("participants must be distinct and in order of name")
         for plain in (self.clip_norm, self.clip_value):
-            if decode_fraction(_plain_decimal(plain)) <= 0:
+            if decode_fraction(plain) <= 0:
                 raise ValueError("clip bounds must be positive")
         return self
 
