@@ -126,7 +126,7 @@ def parameters_digest(
 
 def _tensor_digest(tensor: FloatVector) -> str:
     array = np.ascontiguousarray(tensor, dtype="<f4")
-    return hashlib.sha256(memoryview(array.reshape(-1).view(np.uint8))).hexdigest()
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def _size(shape: tuple[int, ...]) -> int:

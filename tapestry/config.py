@@ -1,0 +1,195 @@
+"""Frozen settings per role, read once from one TOML file.
+
+Unknown keys are errors. Nothing that affects privacy or trust has a default.
+Settings that change a guarantee (``policy``, ``training``, ``privacy``, ``secagg``)
+and settings that change only speed (``speed``) sit in different tables.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from tapestry.encoding import decode_fraction
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.protocol import (
+    Digest,
+    Name,
+    OuterPlan,
+    Plain,
+    PrivacyPlan,
+    Strict,
+    TrainingPlan,
+)
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(Strict):
+    """A settings file."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a TOML file.
+
+        Raises:
+            ConfigError: No such file, not TOML, or a setting that breaks a rule.
+        """
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from None
+        try:
+            return cls.model_validate(raw, strict=False)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"{path}: {where}: {first['msg']}") from None
+
+
+class AdapterSettings(Strict):
+    """The institution's own LoRA adapter; its decision, its budget."""
+
+    publish: bool
+    rank: Annotated[int, Field(ge=1, le=256)]
+    targets: tuple[str, ...]
+    sequence_length: Annotated[int, Field(ge=8, le=8192)]
+    steps: Count
+    batch_size: Count
+    learning_rate: Plain
+    epsilon: Plain  # what it may add, at the node's delta; "0" trains without DP
+    clip_norm: Plain
+
+
+class NodePolicy(Strict):
+    """What this institution allows; every rule refuses unless it is met."""
+
+    min_cohort: Annotated[int, Field(ge=2)]
+    max_colluding: Annotated[int, Field(ge=0)]  # at least so many must be tolerated
+    noise: tuple[Literal["none", "local"], ...]
+    epsilon_limit: Plain
+    target_delta: Plain
+    max_steps: Count  # local steps a round may ask for
+    bases: tuple[Digest, ...]  # parameter digests of given bases it will start from
+    parameterizations: tuple[Literal["full", "low_rank"], ...]
+    max_checkpoint_age: Count  # seconds
+
+
+class Transport(Strict):
+    """Where the SuperLink is and how the node proves itself to it."""
+
+    superlink: str
+    root_certificates: str
+    auth_key: str
+    poll_seconds: Annotated[float, Field(gt=0, le=60)]
+
+
+class Speed(Strict):
+    """Nothing here changes a result's meaning."""
+
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    physical_batch: Annotated[int, Field(ge=1, le=4096)] = 8
+
+
+class NodeSettings(Settings):
+    """``node.toml``: an institution's node. Paths are relative to its folder."""
+
+    name: Name
+    federation: Name
+    country: Annotated[str, Field(max_length=60)]
+    base: str
+    data: str
+    models: str
+    genesis: Digest
+    policy: NodePolicy
+    adapter: AdapterSettings
+    transport: Transport | None = None
+    speed: Speed = Speed()
+
+
+class SecaggSettings(Strict):
+    """Thresholds and encoding of the masked sum."""
+
+    max_colluding: Annotated[int, Field(ge=0)]
+    min_cohort: Annotated[int, Field(ge=2)]
+    clip_norm: Plain
+    clip_value: Plain
+    scale_bits: Annotated[int, Field(ge=0, le=30)]
+
+
+class TrainingSettings(Strict):
+    """A training plan but for what is drawn anew each round."""
+
+    parameterization: Literal["full", "low_rank"]
+    rank: Annotated[int, Field(ge=0, le=1024)]
+    targets: tuple[str, ...]
+    sequence_length: Annotated[int, Field(ge=8, le=8192)]
+    steps: Count
+    batch_size: Count
+    optimizer: Literal["sgd", "adam"]
+    learning_rate: Plain
+    weight_decay: Plain
+
+    def plan(self, *, factor_seed: str) -> TrainingPlan:
+        """Fix the round's factor seed."""
+        return TrainingPlan(
+            workload="language",
+            factor_seed=factor_seed,
+            **self.model_dump(),
+        )
+
+
+class Deadlines(Strict):
+    """Seconds the coordinator waits per stage."""
+
+    cosign: Count
+    offer: Count
+    keys: Count
+    upload: Count
+    agree: Count
+    reveal: Count
+    result: Count
+    adapter: Count
+
+
+class CoordinatorSettings(Settings):
+    """``coordinator.toml``: the plan of a run. Paths are relative to its folder."""
+
+    federation: Name
+    origin: str
+    run_id: Name
+    rounds: Count
+    release_every: Count
+    base: str
+    models: str
+    adapters: bool
+    training: TrainingSettings
+    privacy: PrivacyPlan
+    secagg: SecaggSettings
+    outer: OuterPlan
+    deadlines: Deadlines
+    speed: Speed = Speed()
+
+
+def number(plain: str) -> float:
+    """Read a plain decimal setting."""
+    return decode_fraction(plain)
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a settings file that must not exist yet.
+
+    Raises:
+        ConfigError: It exists.
+        ResourceError: It cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{path} exists; choose another folder") from None
+    except OSError as error:
+        raise ResourceError(f"cannot write {path}: {error.strerror}") from error
