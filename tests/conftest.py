@@ -1,0 +1,40 @@
+"""Settings for every test: one thread, no network, laws without a deadline."""
+
+import os
+
+# Before torch, transformers or matplotlib is imported by any test module.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+
+import shutil
+import subprocess
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The first call into torch takes longer than any deadline for one example.
+settings.register_profile(
+    "tapestry",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tapestry")
+
+
+def _has_gpu() -> bool:
+    if shutil.which("nvidia-smi") is None:
+        return False
+    return (
+        subprocess.run(["nvidia-smi"], capture_output=True, check=False).returncode == 0
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests that need an accelerator where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not _has_gpu():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no accelerator on this machine"))
