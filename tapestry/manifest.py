@@ -1,0 +1,181 @@
+"""What a release or adapter consists of: names, sizes, digests.
+
+A manifest lists every file of a folder but those under ``tapestry/``, where it lies
+itself next to proofs and approvals. Its digest goes into the log, so that a folder
+copied from anywhere can be held against what was published::
+
+    {"files":[{"digest":"sha256:…","name":"config.json","size":612}, …],
+     "format":"tapestry-manifest/1"}
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tapestry.encoding import digest_file
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ResourceError,
+    VerificationError,
+)
+from tapestry.protocol import Digest, Strict
+
+FOLDER = "tapestry"
+FILE = "manifest.json"
+_LIMIT = 4 << 20
+_SEGMENT = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_. @+=,-]{0,119}")
+
+
+def check_name(name: str) -> str:
+    """Refuse a path that could leave its folder or be spelled in two ways.
+
+    Raises:
+        ValueError: Absolute, with ``.``, ``..`` or a backslash, too long or deep, or
+            with characters outside a small portable set.
+    """
+    segments = name.split("/")
+    if len(segments) > 8 or any(
+        not _SEGMENT.fullmatch(part) or part in (".", "..") or part != part.rstrip(" .")
+        for part in segments
+    ):
+        raise ValueError(f"not a portable relative path: {name[:80]!r}")
+    return name
+
+
+class File(Strict):
+    """One file."""
+
+    name: Annotated[str, AfterValidator(check_name)]
+    size: Annotated[int, Field(ge=0)]
+    digest: Digest
+
+
+class Manifest(Strict):
+    """The files of a folder, in order of name."""
+
+    format: Literal["tapestry-manifest/1"]
+    files: Annotated[tuple[File, ...], Field(min_length=1, max_length=10_000)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [file.name for file in self.files]
+        if names != sorted(set(names)):
+            raise ValueError("files must be distinct and in order of name")
+        if len({name.lower() for name in names}) != len(names):
+            raise ValueError("two names differ in case only")
+        if any(name.lower().split("/")[0] == FOLDER for name in names):
+            raise ValueError(f"{FOLDER}/ does not belong into a manifest")
+        return self
+
+
+def describe(folder: Path) -> Manifest:
+    """List the files of a folder with sizes and digests.
+
+    Raises:
+        ConfigError: No such folder, or empty.
+        ResourceError: A file cannot be read.
+        VerificationError: A link, a device, or a name that is not portable.
+    """
+    files = []
+    try:
+        for name, path in _walk(folder):
+            size = path.stat().st_size
+            files.append(File(name=name, size=size, digest=digest_file(path)))
+    except OSError as error:
+        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+    if not files:
+        raise ConfigError(f"{folder} holds no files")
+    return Manifest(
+        format="tapestry-manifest/1", files=tuple(sorted(files, key=lambda f: f.name))
+    )
+
+
+def write(folder: Path) -> Manifest:
+    """Describe a folder and leave the manifest in ``tapestry/manifest.json``.
+
+    Raises:
+        ConfigError: No such folder, or empty.
+        ResourceError: A file cannot be read or written.
+        VerificationError: A link, a device, or a name that is not portable.
+    """
+    manifest = describe(folder)
+    try:
+        (folder / FOLDER).mkdir(exist_ok=True)
+        (folder / FOLDER / FILE).write_bytes(manifest.encode())
+    except OSError as error:
+        raise ResourceError(f"cannot write into {folder}: {error.strerror}") from error
+    return manifest
+
+
+def read(folder: Path) -> Manifest:
+    """Read a folder's manifest, without holding the folder against it.
+
+    Raises:
+        IncompleteError: There is none.
+        ProtocolError: It is not a canonical manifest.
+    """
+    path = folder / FOLDER / FILE
+    try:
+        if path.stat().st_size > _LIMIT:
+            raise VerificationError(f"{path} is over {_LIMIT} bytes")
+        return Manifest.decode(path.read_bytes(), limit=_LIMIT)
+    except OSError as error:
+        raise IncompleteError(f"no manifest at {path}: {error.strerror}") from None
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Hold a folder against a manifest.
+
+    Guarantees:
+        On return the folder holds exactly the listed files with the listed bytes,
+        no link, and nothing else outside ``tapestry/``.
+
+    Raises:
+        IncompleteError: No such folder.
+        VerificationError: A file is missing, added, renamed or changed.
+    """
+    if not folder.is_dir():
+        raise IncompleteError(f"no folder {folder}")
+    try:
+        present = dict(_walk(folder))
+        for file in manifest.files:
+            path = present.pop(file.name, None)
+            if path is None:
+                raise VerificationError(f"{folder.name}: {file.name} is missing")
+            if path.stat().st_size != file.size or digest_file(path) != file.digest:
+                raise VerificationError(f"{folder.name}: {file.name} was changed")
+    except OSError as error:
+        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+    if present:
+        raise VerificationError(f"{folder.name}: {min(present)} is not in the manifest")
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a folder, refusing whatever is no plain file or folder."""
+    if not folder.is_dir():
+        raise ConfigError(f"no folder {folder}")
+    pending = [folder]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                name = path.relative_to(folder).as_posix()
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if name == FOLDER and stat.S_ISDIR(mode):
+                    continue
+                try:
+                    check_name(name)
+                except ValueError as error:
+                    raise VerificationError(f"{folder.name}: {error}") from None
+                if stat.S_ISDIR(mode):
+                    pending.append(path)
+                elif stat.S_ISREG(mode):
+                    yield name, path
+                else:
+                    raise VerificationError(f"{folder.name}: {name} is no plain file")
