@@ -1,0 +1,434 @@
+"""Causal language models in the layout of Hugging Face, safetensors only.
+
+A text becomes tokens and the tokens become windows of ``sequence_length`` that
+overlap by one token, so that each token but the first is predicted exactly once::
+
+    tokens  t0 t1 t2 t3 t4 t5 t6          sequence_length 4
+    windows t0 t1 t2 t3
+                     t3 t4 t5 t6
+
+A tokenizer that puts a beginning-of-text token first gets one, and then t0 is that
+token. Others (SmolLM2 among them: what it calls BOS is a delimiter of its chat
+format) get none; the code length then charges the first token of a text log2 of the
+vocabulary, which is the same for every model that shares the tokenizer.
+
+Shapes: B sequences, T positions, V tokens of the vocabulary.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tapestry.errors import ConfigError, ProtocolError, ResourceError
+from tapestry.low_rank import factor
+from tapestry.protocol import TrainingPlan
+from tapestry.vector import FloatVector, Layout, Parameters
+from tapestry.workloads import Evaluation, Unit
+
+_EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
+_ADAPTER = "default"  # PEFT's own name for the only adapter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """Sequences padded on the right; a padded position has no say and no loss."""
+
+    tokens_BT: Tensor
+    attention_BT: Tensor
+
+
+class LanguageModel:
+    """A loaded model with its tokenizer; implements ``tapestry.workloads.Workload``.
+
+    Guarantees:
+        Parameters are float32, and are named and ordered by the module as it was
+        loaded, tied ones once; attaching changes neither names nor order.
+    """
+
+    def __init__(self, module: nn.Module, tokenizer: Any) -> None:
+        """Take a Hugging Face model and its tokenizer; see also ``open``."""
+        self._module = module.eval()
+        self._tokenizer = tokenizer
+        self._parameters = dict(module.named_parameters())
+        self._start = _start_tokens(tokenizer)
+
+    @classmethod
+    def open(cls, directory: Path) -> "LanguageModel":
+        """Load a local Hugging Face folder without network or code from it.
+
+        Raises:
+            ConfigError: No such folder, no safetensors in it, quantized weights,
+                or a model that transformers does not know.
+        """
+        _check_folder(directory)
+        transformers = _transformers()
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                str(directory), local_files_only=True, trust_remote_code=False
+            )
+            module = transformers.AutoModelForCausalLM.from_pretrained(
+                str(directory),
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+        except Exception as error:  # transformers raises anything
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"{directory} does not load as a language model: {reason}"
+            ) from error
+        return cls(module, tokenizer)
+
+    @property
+    def module(self) -> nn.Module:
+        """The torch module."""
+        return self._module
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self._tokenizer
+
+    def parameters(self) -> dict[str, FloatVector]:
+        """Copy all parameters out, by name, float32."""
+        return {
+            name: parameter.detach().cpu().numpy().astype(np.float32)
+            for name, parameter in self._parameters.items()
+        }
+
+    def load(self, parameters: Parameters) -> None:
+        """Copy parameters in.
+
+        Raises:
+            ProtocolError: Names or shapes differ from the model's; nothing is
+                copied then.
+        """
+        if strange := sorted(parameters.keys() ^ self._parameters.keys()):
+            raise ProtocolError(
+                f"the model and the parameters differ in {strange[0]!r}"
+            )
+        for name, parameter in self._parameters.items():
+            if parameters[name].shape != tuple(parameter.shape):
+                raise ProtocolError(
+                    f"parameter {name!r} of shape {parameters[name].shape},"
+                    f" the model's is {tuple(parameter.shape)}"
+                )
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                array = np.ascontiguousarray(parameters[name], dtype=np.float32)
+                parameter.copy_(torch.tensor(array))
+
+    def layout(self, plan: TrainingPlan) -> Layout:
+        """Order the trained tensors: all, or B of each target in module order.
+
+        Raises:
+            ConfigError: A target is not a linear module of this model, or the rank
+                does not fit the parameterization.
+        """
+        if plan.parameterization == "full":
+            rows = [(n, tuple(p.shape)) for n, p in self._parameters.items()]
+            return Layout(tensors=tuple(rows))
+        modules = self.targets(plan)
+        return Layout(
+            tensors=tuple(
+                (f"{name}.weight", (module.out_features, plan.rank))
+                for name, module in modules.items()
+            )
+        )
+
+    def targets(self, plan: TrainingPlan) -> dict[str, nn.Linear]:
+        """Find the linear modules that a low-rank plan moves, in module order.
+
+        Raises:
+            ConfigError: As ``layout``.
+        """
+        if plan.rank < 1:
+            raise ConfigError("rank 0 trains nothing; set rank to 1 or more")
+        linear = {
+            name.removesuffix(".base_layer"): module
+            for name, module in self._module.named_modules()
+            if isinstance(module, nn.Linear) and ".lora_" not in name
+            if f"{name.removesuffix('.base_layer')}.weight" in self._parameters
+        }
+        for target in plan.targets or ("",):
+            if not any(_matches(name, target) for name in linear):
+                known = sorted({name.rpartition(".")[2] for name in linear})
+                raise ConfigError(
+                    f"no linear module {target!r} in this model; targets may be"
+                    f" {', '.join(known)}"
+                )
+        return {
+            name: module
+            for name, module in linear.items()
+            if any(_matches(name, target) for target in plan.targets)
+        }
+
+    @contextmanager
+    def attach(self, plan: TrainingPlan) -> Iterator[list[tuple[str, nn.Parameter]]]:
+        """Make exactly the tensors of ``layout`` trainable, in that order.
+
+        Guarantees:
+            On leaving, whatever happened inside, no LoRA layer is left, and values,
+            flags and gradients of all parameters are those from before.
+        """
+        layout = self.layout(plan)
+        flags = {name: p.requires_grad for name, p in self._parameters.items()}
+        training = self._module.training
+        self._module.requires_grad_(requires_grad=False)
+        scope = self._full() if plan.parameterization == "full" else self._lora(plan)
+        try:
+            with scope as trained:
+                self._module.train()
+                yield [(name, trained[name]) for name, _ in layout.tensors]
+        finally:
+            self._module.train(training)
+            for name, parameter in self._parameters.items():
+                parameter.requires_grad = flags[name]
+                parameter.grad = None
+
+    @contextmanager
+    def adapted(self, directory: Path) -> Iterator[None]:
+        """Run with a published PEFT adapter, exactly as plain ``peft`` loads it.
+
+        Raises:
+            ConfigError: The folder holds no adapter that fits this model.
+        """
+        import peft
+
+        if not (directory / "adapter_model.safetensors").is_file():
+            raise ConfigError(f"{directory} holds no adapter_model.safetensors")
+        flags = {name: p.requires_grad for name, p in self._parameters.items()}
+        try:
+            wrapped = peft.PeftModel.from_pretrained(self._module, str(directory))
+        except Exception as error:  # peft raises anything
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"adapter {directory} does not fit the base: {reason}"
+            ) from error
+        try:
+            yield
+        finally:
+            wrapped.unload()
+            self._forget_peft(flags)
+
+    def encode(self, texts: Sequence[str], *, sequence_length: int) -> list[Unit]:
+        """Turn each text into one unit; a text too short for a loss gives none."""
+        units = []
+        for tokens in self._tokenize(texts):
+            if windows := _windows(tokens, sequence_length):
+                units.append(Unit(sequences=tuple(windows)))
+        return units
+
+    def losses(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Mean token loss in nats of each sequence, shape (len(sequences),).
+
+        No value depends on any other sequence of the batch: each mean is over the
+        sequence's own tokens, and padding stands after all of them.
+        """
+        losses_BT, counts_B = self._token_losses(sequences)
+        return losses_BT.sum(dim=1) / counts_B
+
+    def evaluate(self, texts: Sequence[str], *, sequence_length: int) -> Evaluation:
+        """Code length of the texts, without gradients.
+
+        Guarantees:
+            The same texts in the same order give the same bits on one machine.
+            All bytes count, and all tokens, the first one as the module says.
+        """
+        first = 0.0 if self._start else math.log2(len(self._tokenizer))
+        tokens = self._tokenize(texts)
+        windows = [w for row in tokens for w in _windows(row, sequence_length)]
+        nats = np.zeros(len(windows))
+        training = self._module.training
+        self._module.eval()
+        with torch.no_grad():
+            for batch in _by_length(windows):
+                losses_BT, _ = self._token_losses([windows[i] for i in batch])
+                nats[batch] = losses_BT.double().sum(dim=1).cpu().numpy()
+        self._module.train(training)
+        return Evaluation(
+            bits=float(nats.sum()) / math.log(2) + first * sum(map(bool, tokens)),
+            bytes=sum(len(text.encode()) for text in texts),
+        )
+
+    def complete(self, prompt: str, *, max_tokens: int) -> str:
+        """Continue a text with the likeliest token each time (temperature 0)."""
+        (tokens,) = self._tokenize([prompt])
+        tokens = tokens or [self._tokenizer.eos_token_id or 0]
+        generated = self._module.generate(  # type: ignore[operator]  # GenerationMixin
+            input_ids=torch.tensor([tokens]),
+            attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            pad_token_id=self._tokenizer.eos_token_id,
+        )
+        text = self._tokenizer.decode(
+            generated[0, len(tokens) :], skip_special_tokens=True
+        )
+        return str(text)
+
+    def save(self, directory: Path) -> None:
+        """Write the model in the Hugging Face layout, safetensors only.
+
+        Raises:
+            ResourceError: The folder cannot be written.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            _transformers()
+            self._module.save_pretrained(str(directory))  # type: ignore[operator]
+            self._tokenizer.save_pretrained(str(directory))
+            for path in directory.iterdir():  # safetensors writes with mode 0600
+                path.chmod(0o755 if path.is_dir() else 0o644)
+        except OSError as error:
+            raise ResourceError(f"cannot write {directory}: {error}") from error
+
+    @contextmanager
+    def _full(self) -> Iterator[dict[str, nn.Parameter]]:
+        before = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self._module.requires_grad_(requires_grad=True)
+        try:
+            yield self._parameters
+        finally:
+            with torch.no_grad():
+                for name, parameter in self._parameters.items():
+                    parameter.copy_(before[name])
+
+    @contextmanager
+    def _lora(self, plan: TrainingPlan) -> Iterator[dict[str, nn.Parameter]]:
+        import peft
+
+        modules = self.targets(plan)
+        config = peft.LoraConfig(
+            r=plan.rank,
+            lora_alpha=plan.rank,
+            lora_dropout=0.0,
+            target_modules=list(modules),
+        )
+        flags = {name: p.requires_grad for name, p in self._parameters.items()}
+        tuner = peft.LoraModel(self._module, {_ADAPTER: config}, _ADAPTER)
+        try:
+            yield {
+                f"{name}.weight": self._prepare(name, module, plan)
+                for name, module in modules.items()
+            }
+        finally:
+            tuner.unload()
+            self._forget_peft(flags)
+
+    def _prepare(
+        self, name: str, module: nn.Linear, plan: TrainingPlan
+    ) -> nn.Parameter:
+        layer: Any = self._module.get_submodule(name)
+        left: nn.Parameter = layer.lora_B[_ADAPTER].weight
+        right: nn.Parameter = layer.lora_A[_ADAPTER].weight
+        public = factor(
+            f"{name}.weight",
+            rank=plan.rank,
+            width=module.in_features,
+            seed=plan.factor_seed,
+        )
+        with torch.no_grad():
+            right.copy_(torch.from_numpy(public))
+            left.zero_()
+        right.requires_grad = False
+        left.requires_grad = True
+        return left
+
+    def _forget_peft(self, flags: dict[str, bool]) -> None:
+        for leftover in ("peft_config", "active_adapter", "_hf_peft_config_loaded"):
+            with suppress(AttributeError):
+                delattr(self._module, leftover)
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad = flags[name]
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        rows = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [[*self._start, *row] if row else [] for row in rows]
+
+    def _token_losses(
+        self, sequences: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor]:
+        batch = _pad(sequences, next(iter(self._parameters.values())).device)
+        logits_BTV = self._module(
+            input_ids=batch.tokens_BT,
+            attention_mask=batch.attention_BT,
+            use_cache=False,
+        ).logits
+        counted_BT = batch.attention_BT[:, 1:]
+        losses_BT = functional.cross_entropy(
+            logits_BTV[:, :-1].flatten(0, 1),
+            batch.tokens_BT[:, 1:].flatten(),
+            reduction="none",
+        ).view_as(counted_BT)
+        return losses_BT * counted_BT, counted_BT.sum(dim=1)
+
+
+def _transformers() -> Any:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+def _check_folder(directory: Path) -> None:
+    if not (directory / "config.json").is_file():
+        raise ConfigError(
+            f"{directory} is not a model folder: it has no config.json; name a folder"
+            " in the Hugging Face layout"
+        )
+    if not list(directory.glob("*.safetensors")):
+        raise ConfigError(f"{directory} has no safetensors file; convert the weights")
+
+
+def _start_tokens(tokenizer: Any) -> list[int]:
+    """Return the beginning-of-text token if the tokenizer itself puts it first."""
+    bos = tokenizer.bos_token_id
+    first = tokenizer("a")["input_ids"][:1]
+    return [bos] if bos is not None and first == [bos] else []
+
+
+def _matches(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _windows(tokens: Sequence[int], length: int) -> list[tuple[int, ...]]:
+    starts = range(0, len(tokens) - 1, length - 1)
+    return [tuple(tokens[start : start + length]) for start in starts]
+
+
+def _by_length(windows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Group indices of windows of like length, longest first."""
+    order = sorted(range(len(windows)), key=lambda i: (-len(windows[i]), i))
+    start = 0
+    while start < len(order):
+        size = max(1, _EVALUATION_TOKENS // len(windows[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+def _pad(sequences: Sequence[Sequence[int]], device: torch.device) -> _Batch:
+    if not sequences or min(map(len, sequences)) < 2:
+        raise ValueError("a batch holds sequences of two tokens or more")
+    width = max(map(len, sequences))
+    tokens = np.zeros((len(sequences), width), dtype=np.int64)
+    attention = np.zeros_like(tokens)
+    for row, sequence in enumerate(sequences):
+        tokens[row, : len(sequence)] = sequence
+        attention[row, : len(sequence)] = 1
+    return _Batch(
+        tokens_BT=torch.from_numpy(tokens).to(device),
+        attention_BT=torch.from_numpy(attention).to(device),
+    )
