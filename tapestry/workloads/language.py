@@ -18,7 +18,6 @@ Shapes: B sequences, T positions, V tokens of the vocabulary.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,10 @@ from tapestry.low_rank import factor
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, Layout, Parameters
 from tapestry.workloads import Evaluation, Unit
+from tapestry.workloads.tokens import by_length, pad, start_tokens, tokenize, windows
 
 _EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
 _ADAPTER = "default"  # PEFT's own name for the only adapter
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
-    """Sequences padded on the right; a padded position has no say and no loss."""
-
-    tokens_BT: Tensor
-    attention_BT: Tensor
 
 
 class LanguageModel:
@@ -58,7 +50,7 @@ class LanguageModel:
         self._module = module.eval()
         self._tokenizer = tokenizer
         self._parameters = dict(module.named_parameters())
-        self._start = _start_tokens(tokenizer)
+        self._start = start_tokens(tokenizer)
 
     @classmethod
     def open(cls, directory: Path) -> "LanguageModel":
@@ -225,8 +217,8 @@ class LanguageModel:
         """Turn each text into one unit; a text too short for a loss gives none."""
         units = []
         for tokens in self._tokenize(texts):
-            if windows := _windows(tokens, sequence_length):
-                units.append(Unit(sequences=tuple(windows)))
+            if sequences := windows(tokens, sequence_length):
+                units.append(Unit(sequences=tuple(sequences)))
         return units
 
     def losses(self, sequences: Sequence[Sequence[int]]) -> Tensor:
@@ -247,13 +239,13 @@ class LanguageModel:
         """
         first = 0.0 if self._start else math.log2(len(self._tokenizer))
         tokens = self._tokenize(texts)
-        windows = [w for row in tokens for w in _windows(row, sequence_length)]
-        nats = np.zeros(len(windows))
+        rows = [w for row in tokens for w in windows(row, sequence_length)]
+        nats = np.zeros(len(rows))
         training = self._module.training
         self._module.eval()
         with torch.no_grad():
-            for batch in _by_length(windows):
-                losses_BT, _ = self._token_losses([windows[i] for i in batch])
+            for batch in by_length(rows, tokens=_EVALUATION_TOKENS):
+                losses_BT, _ = self._token_losses([rows[i] for i in batch])
                 nats[batch] = losses_BT.double().sum(dim=1).cpu().numpy()
         self._module.train(training)
         return Evaluation(
@@ -353,15 +345,12 @@ class LanguageModel:
             parameter.requires_grad = flags[name]
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        rows = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return [[*self._start, *row] if row else [] for row in rows]
+        return tokenize(self._tokenizer, texts, self._start)
 
     def _token_losses(
         self, sequences: Sequence[Sequence[int]]
     ) -> tuple[Tensor, Tensor]:
-        batch = _pad(sequences, next(iter(self._parameters.values())).device)
+        batch = pad(sequences, device=next(iter(self._parameters.values())).device)
         logits_BTV = self._module(
             input_ids=batch.tokens_BT,
             attention_mask=batch.attention_BT,
@@ -393,42 +382,5 @@ def _check_folder(directory: Path) -> None:
         raise ConfigError(f"{directory} has no safetensors file; convert the weights")
 
 
-def _start_tokens(tokenizer: Any) -> list[int]:
-    """Return the beginning-of-text token if the tokenizer itself puts it first."""
-    bos = tokenizer.bos_token_id
-    first = tokenizer("a")["input_ids"][:1]
-    return [bos] if bos is not None and first == [bos] else []
-
-
 def _matches(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
-
-
-def _windows(tokens: Sequence[int], length: int) -> list[tuple[int, ...]]:
-    starts = range(0, len(tokens) - 1, length - 1)
-    return [tuple(tokens[start : start + length]) for start in starts]
-
-
-def _by_length(windows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Group indices of windows of like length, longest first."""
-    order = sorted(range(len(windows)), key=lambda i: (-len(windows[i]), i))
-    start = 0
-    while start < len(order):
-        size = max(1, _EVALUATION_TOKENS // len(windows[order[start]]))
-        yield order[start : start + size]
-        start += size
-
-
-def _pad(sequences: Sequence[Sequence[int]], device: torch.device) -> _Batch:
-    if not sequences or min(map(len, sequences)) < 2:
-        raise ValueError("a batch holds sequences of two tokens or more")
-    width = max(map(len, sequences))
-    tokens = np.zeros((len(sequences), width), dtype=np.int64)
-    attention = np.zeros_like(tokens)
-    for row, sequence in enumerate(sequences):
-        tokens[row, : len(sequence)] = sequence
-        attention[row, : len(sequence)] = 1
-    return _Batch(
-        tokens_BT=torch.from_numpy(tokens).to(device),
-        attention_BT=torch.from_numpy(attention).to(device),
-    )
