@@ -3,7 +3,7 @@
 The folder holds ``corpus.toml`` and, beside or below it, the text::
 
     language = "it"            BCP 47
-    license = "BSD-3-Clause"   under which the institution holds the text
+    licence = "BSD-3-Clause"   SPDX; under which the institution holds the text
     unit = "record"            what the promise of privacy is about
     source = "where it comes from"
 
@@ -38,7 +38,7 @@ class Corpus(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     language: Annotated[str, Field(pattern=_LANGUAGE)]
-    license: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+() -]{1,100}$")]
+    licence: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$")]
     unit: Literal["record"]
     source: Annotated[str, Field(max_length=300)] = ""
 
@@ -102,7 +102,7 @@ def read_corpus(folder: Path) -> Corpus:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"{folder} has no {MANIFEST}; write one with language, license and unit"
+            f"{folder} has no {MANIFEST}; write one with language, licence and unit"
         ) from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error

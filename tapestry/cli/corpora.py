@@ -65,7 +65,7 @@ def prepare(country: str, out: Path) -> None:
         _write_lines(out / "held-out.jsonl", held_out)
         (private / "corpus.toml").write_text(
             f'language = "{LANGUAGES[country]}"\n'
-            'license = "BSD-3-Clause"\n'
+            'licence = "BSD-3-Clause"\n'
             'unit = "record"\n'
             f'source = "{_PACKAGE} {metadata.version(_PACKAGE)}"\n',
             encoding="utf-8",
