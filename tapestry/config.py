@@ -5,6 +5,7 @@ Settings that change a guarantee (``policy``, ``training``, ``privacy``, ``secag
 and settings that change only speed (``speed``) sit in different tables.
 """
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -40,10 +41,10 @@ class Settings(Strict):
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}") from None
         try:
-            return cls.model_validate(raw, strict=False)
+            return cls.model_validate_json(json.dumps(raw))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])

@@ -106,8 +106,8 @@ def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
     if run not in state.runs:
         if (number, attempt) != (1, 1):
             raise RuleError(f"run {run} starts with round {number}.{attempt}, not 1.1")
-    elif (run, number, attempt) != state.next_attempt:
-        raise RuleError(f"round {(run, number, attempt)}, not {state.next_attempt}")
+    elif (run, number, attempt) not in state.next_rounds:
+        raise RuleError(f"round {(run, number, attempt)}, not {state.next_rounds}")
 
 
 def _check_base(state: FederationState, manifest: RoundManifest) -> None:
@@ -119,7 +119,7 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
             raise RuleError(f"the policy names no base {base} to start from")
         return
     expected = state.base
-    if manifest.attempt > 1 and state.last is not None:
+    if not state.was_closed and state.last is not None:
         expected = state.rounds[state.last].model_digest
     if base != expected:
         raise RuleError(f"base {base} is not the one to go on from, {expected}")

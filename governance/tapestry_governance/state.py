@@ -142,15 +142,29 @@ class FederationState:
                 return VerifyKey.parse(member.community)
 
     @property
-    def next_attempt(self) -> RoundKey | None:
-        """The only round that may be opened next in the present run."""
-        if self.last is None:
-            return None
-        run, number, attempt = self.last
+    def was_closed(self) -> bool:
+        """Whether the round that was opened last was closed, not aborted."""
         closed = self.last_closed
-        if closed is not None and (closed.run_id, closed.round_number) == (run, number):
-            return run, number + 1, 1
-        return run, number, attempt + 1
+        return (
+            self.last is not None
+            and closed is not None
+            and (closed.run_id, closed.round_number) == self.last[:2]
+        )
+
+    @property
+    def next_rounds(self) -> tuple[RoundKey, ...]:
+        """The rounds that may be opened next in the present run.
+
+        After an abort either another attempt, or the next number: whoever uploaded
+        for the aborted round joins no other attempt at it.
+        """
+        if self.last is None:
+            return ()
+        run, number, attempt = self.last
+        following = (run, number + 1, 1)
+        return (
+            (following,) if self.was_closed else ((run, number, attempt + 1), following)
+        )
 
 
 def round_key(manifest: RoundManifest) -> RoundKey:

@@ -1,0 +1,111 @@
+"""Rounds in flight, across restarts.
+
+The log says what is decided; the journal says what the coordinator was doing and
+holds the sums, which are public but too large for the log. A row is durable
+(SQLite, WAL, ``synchronous=FULL``) before the step it announces.
+"""
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tapestry.encoding import digest
+from tapestry.errors import IncompleteError, ResourceError
+from tapestry.vector import RingVector
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS round (
+    number INTEGER PRIMARY KEY, status TEXT NOT NULL, manifest BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One round: ``open``, ``closed`` or ``aborted``."""
+
+    number: int
+    status: str
+    manifest: bytes
+
+
+class Journal:
+    """What the coordinator remembers."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open or create ``journal.db`` and ``sums/`` in a folder.
+
+        Raises:
+            ResourceError: The folder cannot be written.
+        """
+        self._sums = directory / "sums"
+        try:
+            self._sums.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(directory / "journal.db", isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise ResourceError(f"cannot write in {directory}: {error}") from error
+
+    def open_round(self, number: int, manifest: bytes) -> None:
+        """Remember a round before anybody hears of it."""
+        self._db.execute("INSERT INTO round VALUES (?, 'open', ?)", (number, manifest))
+
+    def settle(self, number: int, status: str) -> None:
+        """Mark a round ``closed`` or ``aborted``."""
+        self._db.execute(
+            "UPDATE round SET status = ? WHERE number = ?", (status, number)
+        )
+
+    def rounds(self) -> list[Row]:
+        """All rounds in order."""
+        rows = self._db.execute("SELECT number, status, manifest FROM round ORDER BY 1")
+        return [Row(number=n, status=s, manifest=m) for n, s, m in rows]
+
+    def set_fact(self, name: str, value: str) -> None:
+        """Remember a small public fact, such as a duration."""
+        self._db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+
+    def facts(self) -> dict[str, str]:
+        """All facts."""
+        return dict(self._db.execute("SELECT name, value FROM fact ORDER BY name"))
+
+    def store_sum(self, number: int, total: RingVector) -> str:
+        """Write the sum of a round durably and return its digest."""
+        path = self._path(number)
+        partial = path.with_suffix(".part")
+        data = np.ascontiguousarray(total, dtype="<u4")
+        try:
+            with partial.open("wb") as file:
+                data.tofile(file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            raise ResourceError(f"cannot write {path}: {error.strerror}") from error
+        return digest(data.view(np.uint8).data)
+
+    def load_sum(self, number: int) -> RingVector:
+        """Read a sum back, shape (d,).
+
+        Raises:
+            IncompleteError: It is not there.
+        """
+        try:
+            return np.fromfile(self._path(number), dtype="<u4")
+        except OSError as error:
+            raise IncompleteError(
+                f"no sum of round {number}: {error.strerror}"
+            ) from None
+
+    def _path(self, number: int) -> Path:
+        return self._sums / f"round-{number:05d}.u32"
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()

@@ -1,0 +1,128 @@
+"""What a node must not forget: ``state.db``, and the receipts of what left.
+
+SQLite in WAL mode with ``synchronous=FULL``: a write that guards a send is durable
+before the send.
+
+* The high-water mark: one upload per (run, round), ever. Taking it is the only way
+  to get the ``Reservation`` without which ``secagg`` masks nothing.
+* Egress receipts: kind, size and digest of each message that leaves, chained by
+  hash, so that an operator can show what left and that the list is whole.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tapestry.encoding import canonical_json, digest, digest_all
+from tapestry.errors import ProtocolError, ResourceError, VerificationError
+from tapestry.protocol import Message, RoundManifest
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS mark (
+    run TEXT PRIMARY KEY, round INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS egress (
+    number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL,
+    bytes INTEGER NOT NULL, content TEXT NOT NULL, chain TEXT NOT NULL
+) STRICT;
+"""
+_GENESIS = digest(b"tapestry-egress/1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """One message that left the node."""
+
+    number: int
+    time: str
+    kind: str
+    bytes: int
+    content: str  # digest of body and attachments
+    chain: str  # digest of the previous chain value and this row
+
+
+class Store:
+    """The node's durable memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create ``state.db``.
+
+        Raises:
+            ResourceError: It cannot be written.
+        """
+        try:
+            self._db = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False
+            )
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise ResourceError(f"cannot open {path}: {error}") from error
+
+    def mark(self, run_id: str) -> int:
+        """Return the last round of a run that this node uploaded for; 0 for none."""
+        row = self._db.execute("SELECT round FROM mark WHERE run = ?", (run_id,))
+        found = row.fetchone()
+        return int(found[0]) if found else 0
+
+    def raise_mark(self, manifest: RoundManifest) -> None:
+        """Take the only upload of a round, durably.
+
+        Raises:
+            ProtocolError: The round, or a later one of its run, was taken before.
+        """
+        changed = self._db.execute(
+            "INSERT INTO mark VALUES (?, ?) ON CONFLICT (run) DO UPDATE "
+            "SET round = excluded.round WHERE excluded.round > mark.round",
+            (manifest.run_id, manifest.round_number),
+        )
+        if changed.rowcount != 1:
+            raise ProtocolError(
+                f"round {manifest.round_number} of {manifest.run_id} was uploaded "
+                "for already; one upload per round, ever"
+            )
+
+    def record(self, message: Message) -> None:
+        """Write the receipt of a message before it leaves."""
+        last = self._db.execute(
+            "SELECT number, chain FROM egress ORDER BY number DESC LIMIT 1"
+        ).fetchone()
+        number, chain = (last[0] + 1, last[1]) if last else (1, _GENESIS)
+        parts = [message.body, *(memoryview(a).cast("B") for a in message.attachments)]
+        time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        row = (number, time, message.kind.value, message.size, digest_all(parts))
+        self._db.execute(
+            "INSERT INTO egress VALUES (?, ?, ?, ?, ?, ?)", (*row, _link(chain, row))
+        )
+
+    def receipts(self) -> Iterator[Receipt]:
+        """All receipts in order, with the chain checked.
+
+        Raises:
+            VerificationError: A row was changed, removed or added by hand.
+        """
+        chain = _GENESIS
+        rows = self._db.execute("SELECT * FROM egress ORDER BY number")
+        for expected, row in enumerate(rows, start=1):
+            chain = _link(chain, row[:5])
+            if row[0] != expected or row[5] != chain:
+                raise VerificationError(f"egress receipt {expected} was tampered with")
+            yield Receipt(
+                number=row[0],
+                time=row[1],
+                kind=row[2],
+                bytes=row[3],
+                content=row[4],
+                chain=row[5],
+            )
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+
+def _link(chain: str, row: tuple[int, str, str, int, str]) -> str:
+    return digest(canonical_json([chain, *row]))
