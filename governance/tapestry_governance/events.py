@@ -188,7 +188,7 @@ class DpAccounted(Body):
     round_number: RoundNumber | None
     attempt: Attempt | None
     adapter: Name | None
-    mechanism: Literal["none", "dp-sgd"]
+    mechanism: Literal["none", "poisson-subsampled-gaussian"]  # of each step
     unit: Literal["record"]
     adjacency: Literal["add-remove"]
     trust_model: Literal["local"]
@@ -198,7 +198,7 @@ class DpAccounted(Body):
     steps: Annotated[int, Field(ge=1)]
     target_delta: Plain
     epsilon_run: Plain | None
-    accountant: Annotated[str, Field(pattern=r"^[a-z][a-z0-9.-]{0,62}$")]
+    accountant: Annotated[str, Field(pattern=r"^[a-z][a-z0-9./-]{0,62}$")]
     accountant_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")]
 
     @model_validator(mode="after")
@@ -209,7 +209,7 @@ class DpAccounted(Body):
             raise ValueError("a round has an attempt")
         if self.mechanism == "none" and self.epsilon_run is not None:
             raise ValueError("no mechanism, no epsilon")
-        if self.mechanism == "dp-sgd":
+        if self.mechanism != "none":
             self._check_numbers()
         return self
 

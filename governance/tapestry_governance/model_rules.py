@@ -11,6 +11,7 @@ from tapestry_governance.events import (
 )
 from tapestry_governance.state import FederationState
 
+_MECHANISMS = {"none": "none", "local": "poisson-subsampled-gaussian"}
 _ROUNDING = 1e-12  # of a plain decimal, see encode_fraction
 
 
@@ -128,7 +129,7 @@ def _check_plan(state: FederationState, body: DpAccounted, actor: str) -> None:
     """Hold what a node says it did against the plan of the round."""
     manifest = state.rounds[body.run_id, body.round_number or 0, body.attempt or 0]
     plan = manifest.privacy
-    want = {"none": "none", "local": "dp-sgd"}[plan.noise]
+    want = _MECHANISMS[plan.noise]
     if body.mechanism != want:
         raise RuleError(f"mechanism {body.mechanism}, planned was {want}")
     if body.steps != manifest.training.steps:
