@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from tapestry.encoding import digest
 from tapestry.keys import Algorithm, SigningKey
@@ -133,7 +134,7 @@ class World:
         role: Role = "coordinator",
         *,
         signers: Sequence[SigningKey] = (),
-        seen: Seen | None = None,
+        seen: Seen | Literal["newest"] | None = "newest",
         federation: str = "tapestry",
     ) -> bytes:
         """Sign an event as a party would; nothing is appended."""
@@ -141,6 +142,8 @@ class World:
         self.ids += 1
         self.now += timedelta(seconds=1)
         number = self.ids
+        if seen == "newest":
+            seen = self.seen() if self.entries else None
         event = author.event(
             body, now=self.now, seen=seen, entropy=lambda n: number.to_bytes(n, "big")
         )
@@ -150,8 +153,7 @@ class World:
         self, body: Body, actor: str = "coordinator", role: Role = "coordinator"
     ) -> int:
         """Append an event that must be valid; returns its index."""
-        seen = self.seen() if self.entries else None
-        return self.append(self.entry(body, actor, role, seen=seen))
+        return self.append(self.entry(body, actor, role))
 
     def append(self, entry: bytes) -> int:
         index = len(self.entries)
