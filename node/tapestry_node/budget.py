@@ -1,0 +1,316 @@
+"""What the institution agreed to, what is spent; refuses the rest.
+
+One ledger per institution and dataset. Whatever leaves the node and was computed
+from the records is charged here first: rounds, adapters, evaluations.
+
+    reserve  before training: does it fit next to all that is spent or reserved?
+    spend    before anything leaves: from now on it counts, come what may
+    release  a reservation whose result never left and never will
+
+Entries are only ever appended, each names the digest of the one before, and the
+number and digest of the last one are mirrored outside the database. A database
+restored from a backup is behind its mirror, and is refused.
+
+Guarantees:
+    When ``spend`` returns, the charge is on disk (SQLite, WAL, synchronous=FULL) and
+    in the mirror. The spent epsilon never exceeds the limit in force when it was
+    reserved, and never decreases. Two processes may share a ledger.
+
+Edge cases:
+    A charge is named by purpose, run and number. Charging it again changes nothing:
+    a node that crashed between spending and sending may do the work again, because
+    at most one upload per round ever leaves (``state.db``, high-water mark). If the
+    database *and* its mirror are restored together, only the federation's log still
+    knows; ``require`` compares.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from tapestry.encoding import decode_digest, encode_fraction
+from tapestry.errors import (
+    BudgetExhausted,
+    ConfigError,
+    PolicyError,
+    ProtocolError,
+    ResourceError,
+    VerificationError,
+)
+from tapestry.privacy import accounting
+from tapestry_node.book import Book, Charge, FileMirror, Mirror, Row
+
+__all__ = ["Balance", "Charge", "FileMirror", "Ledger", "Mirror", "Row", "Terms"]
+
+_FORMAT = "tapestry-budget/1"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the institution promises its records, from its policy.
+
+    Raises:
+        ConfigError: Epsilon or delta out of range, delta not below 1/records.
+    """
+
+    dataset: str  # digest of the declared data
+    records: int
+    epsilon: float
+    delta: float
+    unit: str = "record"
+    adjacency: str = accounting.ADJACENCY
+
+    def __post_init__(self) -> None:
+        if self.records < 1:
+            raise ConfigError(f"{self.records} records is not a dataset")
+        accounting.check_epsilon(self.epsilon)
+        accounting.check_delta(self.delta, records=self.records)
+        if self.unit != "record" or self.adjacency != accounting.ADJACENCY:
+            raise ConfigError(f"no accounting for {self.unit} under {self.adjacency}")
+        try:
+            decode_digest(self.dataset)
+        except ProtocolError as error:
+            raise ConfigError(f"dataset is {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """Epsilon at ``delta``: spent for good, with reservations, and allowed."""
+
+    spent: float
+    committed: float
+    limit: float
+    delta: float
+    unit: str
+    adjacency: str
+    by_run: dict[str, float]  # spent by each run or adapter, as if it were alone
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Ledger:
+    """The budget of one dataset; open it with ``open``."""
+
+    def __init__(
+        self,
+        path: Path,
+        terms: Terms,
+        *,
+        mirror: Mirror,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        """See ``open``."""
+        self._path = path
+        self._terms = terms
+        self._mirror = mirror
+        self._clock = clock
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        terms: Terms,
+        *,
+        mirror: Mirror | None = None,
+        clock: Callable[[], datetime] = _now,
+    ) -> Self:
+        """Open the ledger of a dataset, or start one.
+
+        Args:
+            path: The SQLite database.
+            terms: The promise; a changed limit is noted, anything else refused.
+            mirror: Where the last entry is kept as well; a file beside the database
+                unless given.
+            clock: What time it is.
+
+        Raises:
+            ConfigError: Another dataset, delta, unit or adjacency than the ledger's;
+                a clock that runs before the last entry.
+            VerificationError: The database was restored, cut or changed.
+            ResourceError: The database cannot be read or written.
+        """
+        mirror = mirror or FileMirror(path.with_name(path.name + ".mirror"))
+        ledger = cls(path, terms, mirror=mirror, clock=clock)
+        with ledger._writing() as book:
+            ledger._agree(book)
+        return ledger
+
+    def reserve(self, charge: Charge) -> None:
+        """Set budget aside before the work starts.
+
+        Raises:
+            BudgetExhausted: It does not fit; says what is left, and for how many.
+            PolicyError: The same name was charged with other steps.
+            ConfigError, VerificationError, ResourceError: As ``open``.
+        """
+        with self._writing() as book:
+            if self._known(book, charge):
+                return
+            total = [row.charge.steps for row in book.rows.values()]
+            after = self._epsilon([*total, charge.steps])
+            if not after <= self._terms.epsilon:
+                raise BudgetExhausted(self._refusal(total, charge, after))
+            book.append({"type": "reserve", **charge.body()})
+
+    def spend(self, charge: Charge) -> None:
+        """Count a reserved charge as spent; durable when this returns.
+
+        Raises:
+            PolicyError: It was not reserved, or with other steps.
+            ConfigError, VerificationError, ResourceError: As ``open``.
+        """
+        with self._writing() as book:
+            if not self._known(book, charge):
+                raise PolicyError(f"{charge.title} was not reserved")
+            if book.rows[charge.key].state == "reserved":
+                book.append({"type": "spend", **charge.body()})
+
+    def release(self, charge: Charge) -> None:
+        """Give a reservation back; what is spent stays spent, without an error.
+
+        Raises:
+            ConfigError, VerificationError, ResourceError: As ``open``.
+        """
+        with self._writing() as book:
+            row = book.rows.get(charge.key)
+            if row is not None and row.state == "reserved":
+                book.append({"type": "release", **charge.body()})
+
+    def rows(self) -> list[Row]:
+        """Everything reserved or spent, oldest first."""
+        with self._reading() as book:
+            return list(book.rows.values())
+
+    def balance(self) -> Balance:
+        """What is spent and what is left, at the ledger's delta."""
+        rows = self.rows()
+        spent = [row for row in rows if row.state == "spent"]
+        runs = sorted({row.charge.run for row in spent})
+        return Balance(
+            spent=self._epsilon(row.charge.steps for row in spent),
+            committed=self._epsilon(row.charge.steps for row in rows),
+            limit=self._terms.epsilon,
+            delta=self._terms.delta,
+            unit=self._terms.unit,
+            adjacency=self._terms.adjacency,
+            by_run={
+                run: self._epsilon(r.charge.steps for r in spent if r.charge.run == run)
+                for run in runs
+            },
+        )
+
+    def rounds_left(self, steps: accounting.Steps) -> int:
+        """How many more charges of these steps fit."""
+        return accounting.rounds_left(
+            (row.charge.steps for row in self.rows()),
+            steps,
+            limit_epsilon=self._terms.epsilon,
+            target_delta=self._terms.delta,
+        )
+
+    def require(self, published: Iterable[Charge]) -> None:
+        """Compare with what the federation's log says that this node spent.
+
+        Raises:
+            VerificationError: The log holds a charge that the ledger does not: both
+                it and its mirror were restored from before that charge.
+        """
+        rows = {row.charge.key: row for row in self.rows()}
+        for charge in published:
+            row = rows.get(charge.key)
+            known = row is not None and row.charge.body() == charge.body()
+            if not known or row is None or row.state != "spent":
+                raise VerificationError(
+                    f"the log says that {charge.title} was spent; this ledger"
+                    " does not: it was restored from before that"
+                )
+
+    def _agree(self, book: Book) -> None:
+        """Start the ledger, or see that it was started on the same terms."""
+        fixed = {
+            "format": _FORMAT,
+            "dataset": self._terms.dataset,
+            "delta": encode_fraction(self._terms.delta),
+            "unit": self._terms.unit,
+            "adjacency": self._terms.adjacency,
+        }
+        if book.terms is None:
+            book.append({"type": "open", **fixed})
+        for name, value in fixed.items():
+            held = (book.terms or {}).get(name)
+            if held != value:
+                raise ConfigError(f"{name} is {value}, the ledger's is {held}")
+        limit = encode_fraction(self._terms.epsilon)
+        if book.limit != limit:
+            book.append({"type": "limit", "epsilon": limit})
+
+    def _known(self, book: Book, charge: Charge) -> bool:
+        row = book.rows.get(charge.key)
+        if row is not None and row.charge.body() != charge.body():
+            raise PolicyError(f"{charge.title} was charged before with other steps")
+        return row is not None
+
+    def _epsilon(self, steps: Iterable[accounting.Steps]) -> float:
+        return accounting.epsilon(steps, target_delta=self._terms.delta)
+
+    def _refusal(
+        self, total: list[accounting.Steps], charge: Charge, after: float
+    ) -> str:
+        left = accounting.rounds_left(
+            total,
+            charge.steps,
+            limit_epsilon=self._terms.epsilon,
+            target_delta=self._terms.delta,
+        )
+        return (
+            f"{charge.title} would bring epsilon to {after:.3f}, over the limit of"
+            f" {self._terms.epsilon:g}; {self._epsilon(total):.3f} is spent or"
+            f" reserved, and {left} of this kind fit"
+        )
+
+    @contextmanager
+    def _writing(self) -> Iterator[Book]:
+        with self._connected() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                book = self._read(connection)
+                before = book.number
+                yield book
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            if book.number > before or self._mirror.latest() is None:
+                self._mirror.record(book.number, book.head)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Book]:
+        with self._connected() as connection:
+            yield self._read(connection)
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(
+                sqlite3.connect(self._path, isolation_level=None)
+            ) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.executescript(_SCHEMA)
+                yield connection
+        except (sqlite3.Error, OSError) as error:
+            raise ResourceError(f"budget ledger {self._path}: {error}") from error
+
+    def _read(self, connection: sqlite3.Connection) -> Book:
+        book = Book(connection, self._clock())
+        book.load(mirrored=self._mirror.latest(), name=str(self._path))
+        return book

@@ -1,0 +1,242 @@
+"""Epsilon spent by a list of steps; plain arithmetic, no torch.
+
+A step is one release of the Poisson-subsampled Gaussian mechanism: each unit enters
+with probability ``sampling_rate``, what it adds is bounded by a clip norm, and the
+sum gets Gaussian noise of ``noise_multiplier`` clip norms. Neighbours differ by
+adding or removing one unit; replacing one costs more, so the adjacency is printed
+with every epsilon.
+
+Accounting is by privacy loss distributions (dp-accounting), which only ever rounds
+up. The rate assumes that every unit was drawn by its own coin: shuffled batches of
+the same size leak up to ten times more than this says (arXiv 2411.10614).
+"""
+
+import importlib.metadata
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from dp_accounting.pld import privacy_loss_distribution
+from scipy import optimize
+
+from tapestry.errors import ConfigError
+
+ADJACENCY = "add-remove"
+MECHANISM = "poisson-subsampled-gaussian"
+ACCOUNTANT = "dp-accounting/pld"
+MAX_EPSILON = 1000.0
+MIN_NOISE, MAX_NOISE = 0.2, 1e4  # where calibrate looks
+_STEP = 1e-4  # a calibrated noise multiplier is a multiple of this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Steps:
+    """A number of equal steps; ``steps`` may be 0.
+
+    Raises:
+        ConfigError: A value is outside its range.
+    """
+
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise_multiplier < math.inf:
+            raise ConfigError(f"noise multiplier {self.noise_multiplier} is not >= 0")
+        if not 0 < self.sampling_rate <= 1:
+            raise ConfigError(f"sampling rate {self.sampling_rate} is not in (0, 1]")
+        if self.steps < 0:
+            raise ConfigError(f"{self.steps} steps is not a count")
+
+
+def accountant_version() -> str:
+    """The version of dp-accounting; stands in every report next to its name."""
+    return importlib.metadata.version("dp-accounting")
+
+
+def epsilon(steps: Iterable[Steps], *, target_delta: float) -> float:
+    """The epsilon that some steps on the same records give together.
+
+    Guarantees:
+        An upper bound: every rounding inside goes up. It depends on the multiset of
+        steps only, so a run counts the same whole or in pieces.
+
+    Edge cases:
+        No steps spend nothing. A step without noise spends infinitely much.
+
+    Args:
+        steps: Everything that was released about these records.
+        target_delta: The delta of the promise.
+
+    Raises:
+        ConfigError: Delta is not in (0, 1).
+    """
+    check_delta(target_delta)
+    merged = merge(steps)
+    if any(s.noise_multiplier == 0 for s in merged):
+        return math.inf
+    if not merged:
+        return 0.0
+    return _epsilon(merged, target_delta)
+
+
+def merge(steps: Iterable[Steps]) -> tuple[Steps, ...]:
+    """Add up equal steps and put them in order; leaves out what has none."""
+    counts: dict[tuple[float, float], int] = {}
+    for s in steps:
+        if s.steps:
+            key = (s.noise_multiplier, s.sampling_rate)
+            counts[key] = counts.get(key, 0) + s.steps
+    return tuple(
+        Steps(noise_multiplier=noise, sampling_rate=rate, steps=count)
+        for (noise, rate), count in sorted(counts.items())
+    )
+
+
+def calibrate(
+    *, target_epsilon: float, target_delta: float, sampling_rate: float, steps: int
+) -> float:
+    """The least noise multiplier that keeps some steps within the target.
+
+    Guarantees:
+        ``epsilon`` of the result is at most ``target_epsilon``; a multiplier
+        0.0003 less would exceed it. The result has four decimals.
+
+    Edge cases:
+        Never less than 0.2, however generous the target.
+
+    Raises:
+        ConfigError: A value is out of range, or no noise up to 10000 is enough.
+    """
+    check_epsilon(target_epsilon)
+
+    def spent(noise: float) -> float:
+        step = Steps(noise_multiplier=noise, sampling_rate=sampling_rate, steps=steps)
+        return epsilon([step], target_delta=target_delta)
+
+    def excess(log_noise: float) -> float:
+        return spent(math.exp(log_noise)) - target_epsilon
+
+    low, high = _bracket(excess)
+    crossing = low if low == high else optimize.brentq(excess, low, high, xtol=2e-5)
+    units = math.ceil(math.exp(crossing) / _STEP - 1e-6)
+    while spent(round(units * _STEP, 4)) > target_epsilon:
+        units += 1
+    return round(units * _STEP, 4)
+
+
+def rounds_left(
+    spent: Iterable[Steps],
+    step: Steps,
+    *,
+    limit_epsilon: float,
+    target_delta: float,
+) -> int:
+    """How many more times ``step`` fits under a limit; at most 2**20.
+
+    Raises:
+        ConfigError: Delta is not in (0, 1).
+    """
+    base = merge(spent)
+
+    def fits(times: int) -> bool:
+        more = Steps(
+            noise_multiplier=step.noise_multiplier,
+            sampling_rate=step.sampling_rate,
+            steps=step.steps * times,
+        )
+        return epsilon([*base, more], target_delta=target_delta) <= limit_epsilon
+
+    high = 1
+    while high < 1 << 20 and fits(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def check_delta(target_delta: float, *, records: int | None = None) -> None:
+    """Refuse a delta that promises nothing.
+
+    Raises:
+        ConfigError: Not in (0, 1), or at least one in the number of records, where
+            publishing a record at random would pass for private.
+    """
+    if not 0 < target_delta < 1:
+        raise ConfigError(f"delta {target_delta} is not between 0 and 1")
+    if records is not None and target_delta * records >= 1:
+        raise ConfigError(
+            f"delta {target_delta} is not below 1/{records}, one in the records"
+        )
+
+
+def check_epsilon(target_epsilon: float) -> None:
+    """Refuse an epsilon that is not a positive number up to 1000.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not 0 < target_epsilon <= MAX_EPSILON:
+        raise ConfigError(f"epsilon {target_epsilon} is not in (0, {MAX_EPSILON:g}]")
+
+
+def sampling_rate(batch_size: int, *, records: int) -> float:
+    """The coin of each record: expected batch size over declared records.
+
+    Guarantees:
+        A multiple of 1e-12, rounded up: the number that is tossed is the number that
+        is accounted for and the number that a log can spell.
+
+    Raises:
+        ConfigError: There are fewer records than the batch expects.
+    """
+    if not 0 < batch_size <= records:
+        raise ConfigError(
+            f"batch size {batch_size} is not between 1 and the {records} records"
+        )
+    return min(1.0, math.ceil(batch_size * 10**12 / records) / 10**12)
+
+
+def _bracket(excess: Callable[[float], float]) -> tuple[float, float]:
+    """Find noise that is too little and noise that is enough, as logarithms.
+
+    From 1 outwards: the smaller the noise, the longer the accounting takes.
+    """
+    floor, ceiling, factor = math.log(MIN_NOISE), math.log(MAX_NOISE), math.log(2)
+    low = high = 0.0
+    if excess(0.0) <= 0:
+        while excess(low := max(low - factor, floor)) <= 0:
+            if low == floor:
+                return floor, floor
+            high = low
+        return low, high
+    while excess(high := high + factor) > 0:
+        if high > ceiling:
+            raise ConfigError(f"no noise up to {MAX_NOISE:g} is enough for the target")
+        low = high
+    return low, high
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(merged: tuple[Steps, ...], target_delta: float) -> float:
+    interval = 5e-4 if sum(s.steps for s in merged) <= 5000 else 1e-4
+    total: Any = None
+    for s in merged:
+        part = _distribution(s.noise_multiplier, s.sampling_rate, interval)
+        part = part.self_compose(s.steps) if s.steps > 1 else part
+        total = part if total is None else total.compose(part)
+    return float(total.get_epsilon_for_delta(target_delta))
+
+
+@lru_cache(maxsize=32)
+def _distribution(noise: float, rate: float, interval: float) -> Any:
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        noise,
+        sampling_prob=rate,
+        value_discretization_interval=interval,
+    )
