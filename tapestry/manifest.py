@@ -4,7 +4,7 @@ A manifest lists every file of a folder but those under ``tapestry/``, where it 
 itself next to proofs and approvals. Its digest goes into the log, so that a folder
 copied from anywhere can be held against what was published::
 
-    {"files":[{"digest":"sha256:…","name":"config.json","size":612}, …],
+    {"files":[{"content":"sha256:…","name":"config.json","size":612}, …],
      "format":"tapestry-manifest/1"}
 """
 
@@ -53,7 +53,7 @@ class File(Strict):
 
     name: Annotated[str, AfterValidator(check_name)]
     size: Annotated[int, Field(ge=0)]
-    digest: Digest
+    content: Digest
 
 
 class Manifest(Strict):
@@ -86,7 +86,7 @@ def describe(folder: Path) -> Manifest:
     try:
         for name, path in _walk(folder):
             size = path.stat().st_size
-            files.append(File(name=name, size=size, digest=digest_file(path)))
+            files.append(File(name=name, size=size, content=digest_file(path)))
     except OSError as error:
         raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
     if not files:
@@ -148,7 +148,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
             path = present.pop(file.name, None)
             if path is None:
                 raise VerificationError(f"{folder.name}: {file.name} is missing")
-            if path.stat().st_size != file.size or digest_file(path) != file.digest:
+            if path.stat().st_size != file.size or digest_file(path) != file.content:
                 raise VerificationError(f"{folder.name}: {file.name} was changed")
     except OSError as error:
         raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
