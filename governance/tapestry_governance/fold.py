@@ -71,6 +71,20 @@ def apply(state: FederationState | None, entry: bytes, index: int) -> Federation
         raise ValueError(f"entry {index} does not come next")
     try:
         signed = open_entry(entry)
+    except TapestryError as error:
+        raise type(error)(f"entry {index}: {error}") from error
+    return apply_signed(state, signed)
+
+
+def apply_signed(state: FederationState | None, signed: Signed) -> FederationState:
+    """Take the next entry into account, which :func:`open_entry` took apart.
+
+    Raises:
+        VerificationError: A signature does not hold.
+        RuleError: The entry breaks a rule.
+    """
+    index = state.size if state else 0
+    try:
         if state is None:
             return _found(signed)
         _check_author(state, signed)
@@ -80,7 +94,7 @@ def apply(state: FederationState | None, entry: bytes, index: int) -> Federation
         raise type(error)(f"entry {index}: {error}") from error
     return dataclasses.replace(
         following,
-        past=state.past.push(entry, signed.event.id),
+        past=state.past.push(signed.entry, signed.event.id),
         seen=_pinned(state, signed.event),
     )
 
@@ -128,11 +142,11 @@ def _check_author(state: FederationState, signed: Signed) -> None:
     if key.keyid not in signers:
         raise RuleError(f"signed by {min(signers)}, not by {key.keyid}")
     allowed = {key.keyid: key}
-    if isinstance(event.body, PolicyAdopted):
-        roots = [state.key_of(name, "root") for name in state.members]
-        allowed = {root.keyid: root for root in roots if root is not None}
-        if 2 * len(signers & allowed.keys()) <= len(roots):
+    if isinstance(event.body, PolicyAdopted | CharterAdopted):
+        roots = {root.keyid: root for root in state.roots}
+        if event.role == "root" and 2 * len(signers & roots.keys()) <= len(roots):
             raise RuleError(f"{len(signers)} of {len(roots)} roots is no majority")
+        allowed |= roots
     if strangers := signers - allowed.keys():
         raise RuleError(f"{min(strangers)} may not sign {event.type}")
     for keyid in signers:

@@ -142,6 +142,11 @@ class FederationState:
                 return VerifyKey.parse(member.community)
 
     @property
+    def roots(self) -> tuple[VerifyKey, ...]:
+        """The members' root keys, in order of name."""
+        return tuple(VerifyKey.parse(member.root) for member in self.charter.members)
+
+    @property
     def was_closed(self) -> bool:
         """Whether the round that was opened last was closed, not aborted."""
         closed = self.last_closed

@@ -1,0 +1,254 @@
+"""What an auditor gets: one folder of plain files.
+
+::
+
+    MANIFEST.sha256     every other file with its SHA-256; sha256sum -c reads it
+    policy.txt          whom to trust (trust.py); compare it with the one you hold
+    genesis.sha256      digest of entry 0
+    checkpoint          the newest cosigned checkpoint
+    tile/…              the log (tiles.py)
+    artifacts/<name>/…  a release or adapter: its folder, or only its manifest
+    blobs/sha256/<hex>  larger content that events name by digest
+
+The manifest catches accidents; it is not signed. What holds against an attacker is
+that everything else follows from the cosigned checkpoint (``audit.py``).
+"""
+
+import re
+import shutil
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tapestry.encoding import decode_digest, digest, digest_file
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ProtocolError,
+    ResourceError,
+    VerificationError,
+)
+from tapestry.manifest import check_name
+from tapestry.note import MAX_BYTES
+from tapestry_governance import tiles
+from tapestry_governance.checkpoint import read_claim
+
+MANIFEST = "MANIFEST.sha256"
+POLICY = "policy.txt"
+GENESIS = "genesis.sha256"
+CHECKPOINT = "checkpoint"
+ARTIFACTS = "artifacts"
+BLOBS = "blobs/sha256"
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
+_MAX_MANIFEST = 64 << 20
+_SINGLE = {POLICY, GENESIS, CHECKPOINT}
+_FOLDERS = ("tile/", f"{ARTIFACTS}/", f"{BLOBS}/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle whose files are all there, all plain, and as its manifest says."""
+
+    folder: Path
+    files: tuple[str, ...]
+
+    @property
+    def policy(self) -> bytes:
+        """The trust policy that came along."""
+        return self._read(POLICY)
+
+    @property
+    def genesis(self) -> str:
+        """The digest of entry 0.
+
+        Raises:
+            ProtocolError: Not a digest and a line feed.
+        """
+        text = self._read(GENESIS).decode("ascii", "replace")
+        if not text.endswith("\n"):
+            raise ProtocolError(f"{GENESIS} is not a digest")
+        decode_digest(text[:-1])
+        return text[:-1]
+
+    @property
+    def checkpoint(self) -> bytes:
+        """The newest cosigned checkpoint."""
+        return self._read(CHECKPOINT)
+
+    @property
+    def artifacts(self) -> dict[str, Path]:
+        """The folders of releases and adapters, by name."""
+        names = {
+            file.split("/")[1] for file in self.files if file.startswith(ARTIFACTS)
+        }
+        return {name: self.folder / ARTIFACTS / name for name in sorted(names)}
+
+    @property
+    def blobs(self) -> dict[str, Path]:
+        """Larger content, by the digest it claims."""
+        found = [file for file in self.files if file.startswith(BLOBS)]
+        return {f"sha256:{Path(file).name}": self.folder / file for file in found}
+
+    def _read(self, name: str) -> bytes:
+        if name not in self.files:
+            raise IncompleteError(f"the bundle has no {name}")
+        return read_small(self.folder / name)
+
+
+def read_small(path: Path) -> bytes:
+    """Read a trust policy or a checkpoint.
+
+    Raises:
+        ConfigError: No such file.
+        ProtocolError: It is too large to be one.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ProtocolError(f"{path.name} is over {MAX_BYTES} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Hold a folder against its ``MANIFEST.sha256``.
+
+    Guarantees:
+        On return the folder holds exactly the listed files with the listed bytes,
+        under the names that a bundle may have; no link, no device, no other file.
+
+    Raises:
+        ConfigError: No such folder.
+        IncompleteError: The manifest, or a file that it lists, is missing.
+        ProtocolError: The manifest is not in its one spelling.
+        VerificationError: A file was changed or added, or is no plain file.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not the folder of a bundle")
+    try:
+        listed = _read_manifest(folder)
+        present = set(_walk(folder)) - {MANIFEST}
+        if missing := listed.keys() - present:
+            raise IncompleteError(f"{min(missing)} is missing from the bundle")
+        if extra := present - listed.keys():
+            raise VerificationError(f"{min(extra)} does not belong to the bundle")
+        for name, hexdigest in listed.items():
+            if digest_file(folder / name) != f"sha256:{hexdigest}":
+                raise VerificationError(f"{name} was changed")
+    except OSError as error:
+        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+    return Bundle(folder=folder, files=tuple(sorted(listed)))
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    public: Path,
+    trust: bytes,
+    genesis: str,
+    artifacts: Mapping[str, Path],
+    blobs: Iterable[bytes] = (),
+) -> Bundle:
+    """Collect what an auditor needs into a new folder.
+
+    Args:
+        folder: A folder that does not exist yet.
+        public: The log's public folder: ``checkpoint`` and ``tile/``.
+        trust: The trust policy file.
+        genesis: The digest of entry 0.
+        artifacts: Folders of releases and adapters, by the name in the log. A
+            folder of which only ``tapestry/`` is copied is still checked by name.
+        blobs: Content that events name by digest.
+
+    Raises:
+        ConfigError: The folder exists, or an artifact has no manifest.
+        IncompleteError: The log was not published yet.
+        ResourceError: A file cannot be copied.
+    """
+    try:
+        folder.mkdir(parents=True)
+        _write_log(folder, public)
+        (folder / POLICY).write_bytes(trust)
+        (folder / GENESIS).write_text(f"{genesis}\n", encoding="ascii")
+        for name, source in artifacts.items():
+            check_name(name)
+            shutil.copytree(source, folder / ARTIFACTS / name)
+        for blob in blobs:
+            path = folder / BLOBS / digest(blob).removeprefix("sha256:")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(blob)
+        write_manifest(folder)
+    except FileExistsError:
+        raise ConfigError(f"{folder} exists; choose a new folder") from None
+    except (OSError, shutil.Error) as error:
+        raise ResourceError(f"cannot write the bundle {folder}: {error}") from error
+    return open_bundle(folder)
+
+
+def write_manifest(folder: Path) -> None:
+    """List what is in a folder; the last step of making a bundle."""
+    names = sorted(name for name in _walk(folder) if name != MANIFEST)
+    lines = [
+        f"{digest_file(folder / name).removeprefix('sha256:')}  {name}\n"
+        for name in names
+    ]
+    (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
+
+
+def _write_log(folder: Path, public: Path) -> None:
+    path = public / CHECKPOINT
+    if not path.exists():
+        raise IncompleteError(f"{public} has no cosigned checkpoint")
+    note = read_small(path)
+    (folder / CHECKPOINT).write_bytes(note)
+    tiles.write(folder, tiles.read_entries(public, read_claim(note).size))
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    path = folder / MANIFEST
+    if not path.is_file() or path.is_symlink():
+        raise IncompleteError(f"{folder} has no {MANIFEST}")
+    if path.stat().st_size > _MAX_MANIFEST:
+        raise ProtocolError(f"{MANIFEST} is over {_MAX_MANIFEST} bytes")
+    try:
+        text = path.read_bytes().decode("ascii")
+    except UnicodeDecodeError:
+        raise ProtocolError(f"{MANIFEST} is not ASCII") from None
+    rows = [(match[2], match[1]) for match in _LINE.finditer(text)]
+    if "".join(f"{hexdigest}  {name}\n" for name, hexdigest in rows) != text:
+        raise ProtocolError(f"{MANIFEST} has a line that is no digest and name")
+    names = [name for name, _ in rows]
+    if names != sorted(set(names)):
+        raise ProtocolError(f"{MANIFEST} is not in order of name")
+    for name in names:
+        _check_place(name)
+    return dict(rows)
+
+
+def _check_place(name: str) -> None:
+    """Refuse a name that no file of a bundle has."""
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise VerificationError(str(error)) from None
+    if name not in _SINGLE and not name.startswith(_FOLDERS):
+        raise VerificationError(f"{name} does not belong to a bundle")
+    if name.startswith(f"{ARTIFACTS}/") and name.count("/") < 2:
+        raise VerificationError(f"{name} is in no artifact's folder")
+    if name.startswith(f"{BLOBS}/"):
+        decode_digest(f"sha256:{name.removeprefix(f'{BLOBS}/')}")
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    pending = [folder]
+    while pending:
+        for path in sorted(pending.pop().iterdir()):
+            mode = path.lstat().st_mode
+            name = path.relative_to(folder).as_posix()
+            if stat.S_ISDIR(mode):
+                pending.append(path)
+            elif stat.S_ISREG(mode):
+                yield name
+            else:
+                raise VerificationError(f"{name} is no plain file")
