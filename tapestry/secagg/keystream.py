@@ -1,0 +1,142 @@
+"""Masks: AES-256-CTR read as integers mod 2**32, many at once, at memory-bus speed.
+
+A mask is the keystream of AES-256 in counter mode (NIST SP 800-38A, 6.5) under a key
+that is used once, from counter zero, read as little-endian 32-bit integers. All
+masks of a block are added while the block is in cache; ranges of blocks go to
+threads, since the cipher releases the interpreter's lock. Both ends of a buffer
+are aligned to 64 bytes, which is worth 4 % of the whole.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from tapestry.vector import RingVector
+
+BLOCK_COORDINATES = 1 << 16  # 256 KiB: block, keystream and zeros fit a 1 MiB cache
+_GROUP = 64  # ciphers held at a time, so that cohorts of 1000 cost no memory
+_ALIGNMENT = 64
+
+Random = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """One mask: its single-use key, and whether it is subtracted."""
+
+    key: bytes
+    negative: bool = False
+
+
+def aligned_empty(size: int) -> RingVector:
+    """Allocate integers that start on a cache line."""
+    raw = np.empty(4 * size + _ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + 4 * size].view(np.uint32)
+
+
+def keystream_into(key: bytes, *, start: int = 0) -> Callable[[RingVector], None]:
+    """Return a function that fills buffers with consecutive keystream.
+
+    Args:
+        key: 32 bytes, used for nothing else.
+        start: The first coordinate; a multiple of 4, one cipher block.
+
+    Raises:
+        ValueError: ``start`` is not on a cipher block.
+    """
+    if start % 4:
+        raise ValueError(f"coordinate {start} is not on a cipher block")
+    counter = (start // 4).to_bytes(16, "big")
+    encryptor = Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor()
+
+    def fill(buffer: RingVector) -> None:
+        view = buffer.data.cast("B")
+        encryptor.update_into(_zeros()[: len(view)], view)
+        if sys.byteorder == "big":
+            buffer.byteswap(inplace=True)
+
+    return fill
+
+
+def add_masks(
+    values: RingVector, masks: Iterable[Mask], *, start: int = 0, threads: int = 0
+) -> None:
+    """Add masks to a vector in place.
+
+    Guarantees:
+        Coordinate i of ``values`` gains integer ``start + i`` of each keystream,
+        mod 2**32. Adding a mask and then its negative restores the vector.
+        Extra memory does not grow with the vector or the number of masks.
+
+    Args:
+        values: The vector, or a part of it.
+        masks: The masks; read once, a group at a time.
+        start: Where the part begins in the vector; a multiple of 4.
+        threads: How many to use; 0 means one per available core.
+    """
+    group: list[Mask] = []
+    for mask in masks:
+        group.append(mask)
+        if len(group) == _GROUP:
+            _add_group(values, group, start=start, threads=threads)
+            group = []
+    if group:
+        _add_group(values, group, start=start, threads=threads)
+
+
+def in_ranges(length: int, work: Callable[[int, int], None], *, threads: int) -> None:
+    """Call ``work(start, stop)`` on ranges of whole blocks, in threads.
+
+    Args:
+        length: The number of coordinates to cover.
+        work: Called on disjoint ranges that together cover them all.
+        threads: How many to use; 0 means one per available core.
+    """
+    blocks = -(-length // BLOCK_COORDINATES)
+    parts = min(threads or available_cores(), blocks)
+    if parts <= 1:
+        work(0, length)
+        return
+    cuts = [blocks * part // parts * BLOCK_COORDINATES for part in range(parts)]
+    spans = zip(cuts, [*cuts[1:], length], strict=True)
+    with ThreadPoolExecutor(max_workers=parts) as pool:
+        for done in [pool.submit(work, *span) for span in spans]:
+            done.result()
+
+
+def _add_group(
+    values: RingVector, masks: Sequence[Mask], *, start: int, threads: int
+) -> None:
+    def work(first: int, last: int) -> None:
+        ciphers = [
+            (keystream_into(mask.key, start=start + first), mask.negative)
+            for mask in masks
+        ]
+        buffer = aligned_empty(min(BLOCK_COORDINATES, last - first))
+        for left in range(first, last, BLOCK_COORDINATES):
+            block = values[left : min(left + BLOCK_COORDINATES, last)]
+            stream = buffer[: block.size]
+            for fill, negative in ciphers:
+                fill(stream)
+                (np.subtract if negative else np.add)(block, stream, out=block)
+
+    in_ranges(values.size, work, threads=threads)
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@cache
+def _zeros() -> memoryview:
+    zeros = aligned_empty(BLOCK_COORDINATES)
+    zeros[:] = 0
+    return zeros.data.cast("B").toreadonly()

@@ -1,0 +1,293 @@
+r"""The messages of TSA-1, as they travel: canonical JSON, bytes in lower-case hex.
+
+::
+
+    1  Advertisement    a node's two public keys
+    2  KeyList          everybody's
+    3  ShareMessage     a head that everybody will see, one ciphertext per other node
+    4  Ciphertexts      all heads, and what the others sealed for this node
+    5  UploadHead       the Merkle root over the masked chunks, which follow as bulk
+    6  SurvivorList     whose uploads are summed
+    7  Consent          a signature on that list
+    8  ConsentList      at least ``threshold`` of them
+    9  Reveal           shares: of a self mask *or* of a pair-mask key, per node
+    10 Result           what the sum is made of, for anyone to check
+
+What is signed (by the node's Ed25519 key of the manifest) is::
+
+    "tapestry-secagg/1\n" stage "\n" node "\n" || context || parts of 32 bytes
+
+A *view* is the digest of a list as one node saw it: nodes that were shown different
+lists notice, because views are inside signatures and keys.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from tapestry.encoding import canonical_json, decode_digest, digest
+from tapestry.errors import ProtocolError
+from tapestry.keys import SigningKey, VerifyKey
+from tapestry.protocol import Digest, Name, Strict
+from tapestry.secagg.sharing import SHARE_BYTES
+
+PROTOCOL = "tapestry-secagg/1"
+SEALED_BYTES = 2 * SHARE_BYTES + 16
+
+Hex32 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Hex64 = Annotated[str, Field(pattern="^[0-9a-f]{128}$")]
+HexShare = Annotated[str, Field(pattern="^0[01][0-9a-f]{64}$")]
+HexSealed = Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * SEALED_BYTES}}}$")]
+
+
+def statement(
+    stage: str, context: bytes, *, node: str, parts: Sequence[bytes]
+) -> bytes:
+    """Lay out what a node signs; every part takes 32 bytes."""
+    head = f"{PROTOCOL}\n{stage}\n{node}\n".encode()
+    return head + context + b"".join(parts)
+
+
+class _Signed(Strict):
+    """A message that one node signed."""
+
+    node: Name
+    signature: Hex64
+
+    def _statement(self, context: bytes) -> bytes:
+        raise NotImplementedError
+
+    def verify(self, context: bytes, key: VerifyKey) -> None:
+        """Check the signature.
+
+        Raises:
+            VerificationError: It is not this node's, for this round.
+        """
+        key.verify(self._statement(context), bytes.fromhex(self.signature))
+
+    def signed(self, context: bytes, key: SigningKey) -> Self:
+        """Return a copy that carries the signature."""
+        signature = key.sign(self._statement(context)).hex()
+        return self.model_copy(update={"signature": signature})
+
+
+UNSIGNED = "0" * 128
+
+
+class Advertisement(_Signed):
+    """Message 1: the public halves of a node's two keys of the round."""
+
+    channel_key: Hex32
+    mask_key: Hex32
+
+    def _statement(self, context: bytes) -> bytes:
+        parts = (bytes.fromhex(self.channel_key), bytes.fromhex(self.mask_key))
+        return statement("advertisement", context, node=self.node, parts=parts)
+
+
+class KeyList(Strict):
+    """Message 2: the keys of the nodes that advertised (U1), in order of name."""
+
+    advertisements: tuple[Advertisement, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _in_order(a.node for a in self.advertisements)
+        keys = [k for a in self.advertisements for k in (a.channel_key, a.mask_key)]
+        if len(set(keys)) != len(keys):
+            raise ValueError("the same public key twice")
+        return self
+
+
+class ShareHead(_Signed):
+    """What everybody sees of message 3."""
+
+    view: Digest  # of the key list
+    commitment: Hex32  # to the seed of the self mask
+    ciphertexts: Digest  # of the object that maps receivers to ciphertexts
+
+    def _statement(self, context: bytes) -> bytes:
+        parts = (
+            decode_digest(self.view),
+            bytes.fromhex(self.commitment),
+            decode_digest(self.ciphertexts),
+        )
+        return statement("shares", context, node=self.node, parts=parts)
+
+
+class ShareMessage(Strict):
+    """Message 3: sealed shares for every other node of U1."""
+
+    head: ShareHead
+    ciphertexts: dict[Name, HexSealed]
+
+    @property
+    def ciphertexts_digest(self) -> str:
+        """What the head must say about the ciphertexts."""
+        return digest(canonical_json(self.ciphertexts))
+
+
+class HeadList(Strict):
+    """The heads of the nodes that shared (U2), in order of name."""
+
+    heads: tuple[ShareHead, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _in_order(h.node for h in self.heads)
+        return self
+
+
+class Ciphertexts(Strict):
+    """Message 4: all heads, and the ciphertexts from the others to one node."""
+
+    heads: HeadList
+    ciphertexts: dict[Name, HexSealed]
+
+
+class UploadHead(_Signed):
+    """Message 5 without its bulk."""
+
+    view: Digest  # of the head list
+    root: Digest  # Merkle root over the chunks
+
+    def _statement(self, context: bytes) -> bytes:
+        parts = (decode_digest(self.view), decode_digest(self.root))
+        return statement("upload", context, node=self.node, parts=parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """Message 5: the head, and the masked vector in chunks of 1 MiB."""
+
+    head: UploadHead
+    chunks: Sequence[bytes | memoryview]
+
+
+class Survivor(Strict):
+    """A node whose upload is summed, and which upload that is."""
+
+    node: Name
+    root: Digest
+
+
+class SurvivorList(Strict):
+    """Message 6: whose uploads are summed (U3), in order of name."""
+
+    view: Digest  # of the head list
+    survivors: tuple[Survivor, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _in_order(s.node for s in self.survivors)
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The survivors' names, in order."""
+        return tuple(s.node for s in self.survivors)
+
+
+class Consent(_Signed):
+    """Message 7: this node saw that list of survivors, and no other."""
+
+    survivors: Digest
+
+    def _statement(self, context: bytes) -> bytes:
+        parts = (decode_digest(self.survivors),)
+        return statement("consent", context, node=self.node, parts=parts)
+
+
+class ConsentList(Strict):
+    """Message 8: the consents of distinct survivors, in order of name."""
+
+    consents: tuple[Consent, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _in_order(c.node for c in self.consents)
+        return self
+
+
+class Reveal(_Signed):
+    """Message 9: for each node of U2 a share of one of its two secrets, never both."""
+
+    self_shares: dict[Name, HexShare]  # of those in the survivor list
+    mask_shares: dict[Name, HexShare]  # of those that dropped out before uploading
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.self_shares.keys() & self.mask_shares.keys():
+            raise ValueError("both secrets of one node")
+        return self
+
+    def _statement(self, context: bytes) -> bytes:
+        shares = {"mask_shares": self.mask_shares, "self_shares": self.self_shares}
+        parts = (decode_digest(digest(canonical_json(shares))),)
+        return statement("reveal", context, node=self.node, parts=parts)
+
+
+class Transcript(Strict):
+    """All that is public about a finished round: who signed what, and the seeds.
+
+    The seeds unmask the sum. Pair masks between survivors stay secret, so no
+    single upload can be unmasked with them.
+    """
+
+    keys: KeyList
+    heads: HeadList
+    uploads: tuple[UploadHead, ...]  # of the survivors, in order of name
+    consents: ConsentList
+    self_seeds: dict[Name, Hex32]  # of the survivors
+    mask_secrets: dict[Name, Hex32]  # X25519, of those that dropped out
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _in_order(u.node for u in self.uploads)
+        return self
+
+    @property
+    def survivors(self) -> SurvivorList:
+        """The list that the nodes consented to."""
+        rows = tuple(Survivor(node=u.node, root=u.root) for u in self.uploads)
+        return SurvivorList(view=self.heads.digest, survivors=rows)
+
+
+class Result(Strict):
+    """Message 10: how the sum came about, and what became of it.
+
+    The chunks of the sum follow as bulk.
+    """
+
+    transcript: Transcript
+    sum_root: Digest  # Merkle root over the chunks of the sum
+    model_digest: Digest  # of the parameters after the step
+
+
+def find_duplicate(names: Iterable[str]) -> str | None:
+    """Return the first name that is out of order or appears twice."""
+    last = ""
+    for name in names:
+        if name <= last:
+            return name
+        last = name
+    return None
+
+
+def require_subset(names: Iterable[str], allowed: Iterable[str], *, rule: str) -> None:
+    """Refuse names that are not allowed.
+
+    Raises:
+        ProtocolError: Names one of them and the rule.
+    """
+    extra = sorted(set(names) - set(allowed))
+    if extra:
+        raise ProtocolError(f"{extra[0]!r} is not {rule}")
+
+
+def _in_order(names: Iterable[str]) -> None:
+    wrong = find_duplicate(names)
+    if wrong is not None:
+        raise ValueError(f"{wrong!r} is out of order or appears twice")

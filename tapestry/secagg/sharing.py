@@ -1,0 +1,240 @@
+"""Split a secret, recover it from a threshold of shares (Shamir 1979).
+
+The field is that of the integers mod p = 2**256 + 297, the least prime above 2**256,
+so every 32-byte string is a secret. A share is the value of a polynomial of degree
+t - 1 at a node's place in the cohort, counted from 1; it takes 33 bytes, big-endian.
+The secret is the value at zero.
+
+Python's integers do not take constant time. Shares are computed on the node alone,
+so only an attacker on the same machine could measure it.
+"""
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+
+from tapestry.errors import ProtocolError, QuorumError, VerificationError
+from tapestry.secagg.keystream import aligned_empty, keystream_into
+
+PRIME = 2**256 + 297
+SECRET_BYTES = 32
+SHARE_BYTES = 33
+_WIDE_BYTES = 48  # reduced mod p this is uniform up to 2**-127
+_REDUCE_EVERY = 16
+_SUBSETS = 10_000
+
+
+def coefficients(seed: bytes, count: int) -> list[int]:
+    """Draw uniform field elements from a 32-byte seed.
+
+    Each is 48 bytes of the AES-256-CTR keystream under the seed, big-endian, mod p.
+    """
+    buffer = aligned_empty(-(-count * _WIDE_BYTES // 16) * 4)
+    keystream_into(seed)(buffer)
+    stream = buffer.astype("<u4").tobytes()
+    return [
+        int.from_bytes(stream[at : at + _WIDE_BYTES], "big") % PRIME
+        for at in range(0, count * _WIDE_BYTES, _WIDE_BYTES)
+    ]
+
+
+def split(
+    secret: bytes, threshold: int, *, places: Sequence[int], seed: bytes
+) -> dict[int, bytes]:
+    """Split a secret into one share per place.
+
+    Guarantees:
+        Any ``threshold`` shares recover the secret; fewer are independent of it.
+        Equal arguments give equal shares, so a repeated call tells nothing new.
+
+    Args:
+        secret: 32 bytes.
+        threshold: How many shares recover it.
+        places: Distinct numbers from 1.
+        seed: 32 secret bytes, used for this secret alone.
+
+    Raises:
+        ValueError: A wrong length, a place below 1, or more shares needed than made.
+    """
+    if len(secret) != SECRET_BYTES or len(seed) != SECRET_BYTES:
+        raise ValueError("secret and seed take 32 bytes")
+    if min(places) < 1 or not 1 <= threshold <= len(places):
+        raise ValueError(f"threshold {threshold} for {len(places)} places")
+    drawn = coefficients(seed, threshold - 1)
+    polynomial = [int.from_bytes(secret, "big"), *drawn]
+    return {x: _evaluate(polynomial, x).to_bytes(SHARE_BYTES, "big") for x in places}
+
+
+def decode_share(share: bytes) -> int:
+    """Read a share.
+
+    Raises:
+        ProtocolError: Another length, or not below the prime.
+    """
+    if len(share) != SHARE_BYTES:
+        raise ProtocolError(f"share of {len(share)} bytes, want {SHARE_BYTES}")
+    value = int.from_bytes(share, "big")
+    if value >= PRIME:
+        raise ProtocolError("share is not below the prime of the field")
+    return value
+
+
+def recover(shares: Mapping[int, bytes], threshold: int) -> bytes:
+    """Recover a secret from the first ``threshold`` shares in order of place.
+
+    Raises:
+        QuorumError: Too few shares.
+        ProtocolError: A share is malformed.
+        VerificationError: The shares give no 32-byte secret.
+    """
+    if len(shares) < threshold:
+        raise QuorumError(f"{len(shares)} shares of the {threshold} that are needed")
+    places = tuple(sorted(shares))[:threshold]
+    value = _at({x: decode_share(shares[x]) for x in places}, 0)
+    if value >> 256:
+        raise VerificationError("the shares give no 32-byte secret")
+    return value.to_bytes(SECRET_BYTES, "big")
+
+
+def recover_checked(
+    shares: Mapping[int, bytes],
+    threshold: int,
+    *,
+    accept: Callable[[bytes], bool],
+    suspects: Sequence[int] = (),
+) -> tuple[bytes, tuple[int, ...]]:
+    """Recover a secret although some shares are wrong, and say which.
+
+    Guarantees:
+        What is returned passed ``accept``. With m shares it is found whenever at
+        most (m - t) // 2 are wrong; when there are up to 10,000 subsets of t (all
+        cohorts up to 15), whenever t are right.
+
+    Args:
+        shares: Place to share.
+        threshold: How many recover the secret.
+        accept: Whether a candidate is the secret that the dealer committed to.
+        suspects: Places whose shares were wrong before; tried last.
+
+    Returns:
+        The secret, and the places whose shares were found wrong: all of them if
+        the first attempt failed, else those that were not needed go unchecked.
+
+    Raises:
+        QuorumError: Too few shares.
+        ProtocolError: A share is malformed.
+        VerificationError: No combination gives the committed secret.
+    """
+    if len(shares) < threshold:
+        raise QuorumError(f"{len(shares)} shares of the {threshold} that are needed")
+    points = {x: decode_share(share) for x, share in shares.items()}
+    order = sorted(points, key=lambda x: (x in suspects, x))
+    for attempt, places in enumerate(_candidates(points, order, threshold)):
+        chosen = {x: points[x] for x in places}
+        value = _at(chosen, 0)
+        if value >> 256 == 0 and accept(value.to_bytes(SECRET_BYTES, "big")):
+            rest = [x for x in order if x not in chosen] if attempt else []
+            wrong = sorted(x for x in rest if _at(chosen, x) != points[x])
+            return value.to_bytes(SECRET_BYTES, "big"), tuple(wrong)
+    raise VerificationError("no set of shares gives the secret that was committed to")
+
+
+def _candidates(
+    points: Mapping[int, int], order: Sequence[int], threshold: int
+) -> Iterator[tuple[int, ...]]:
+    """Yield sets of places to try, the most likely first."""
+    if math.comb(len(order), threshold) <= _SUBSETS:
+        yield from itertools.combinations(order, threshold)
+        return
+    yield tuple(order[:threshold])
+    polynomial = decode_polynomial(points, threshold)
+    if polynomial is not None:
+        good = [x for x in order if _evaluate(polynomial, x) == points[x]]
+        yield tuple(good[:threshold])
+
+
+def _evaluate(polynomial: Sequence[int], x: int) -> int:
+    value = 0
+    for step, coefficient in enumerate(reversed(polynomial)):
+        value = value * x + coefficient
+        if step % _REDUCE_EVERY == 0:  # x is small, so reducing can wait
+            value %= PRIME
+    return value % PRIME
+
+
+@lru_cache(maxsize=256)
+def _lagrange(places: tuple[int, ...], x: int) -> tuple[int, ...]:
+    """Return what to multiply the values at ``places`` by to get the value at x."""
+    factors = []
+    for place in places:
+        top = bottom = 1
+        for other in places:
+            if other != place:
+                top = top * (x - other) % PRIME
+                bottom = bottom * (place - other) % PRIME
+        factors.append(top * pow(bottom, -1, PRIME) % PRIME)
+    return tuple(factors)
+
+
+def _at(points: Mapping[int, int], x: int) -> int:
+    factors = _lagrange(tuple(points), x)
+    total: int = sum(map(operator.mul, factors, points.values()))
+    return total % PRIME
+
+
+def decode_polynomial(points: Mapping[int, int], size: int) -> list[int] | None:
+    """Find the polynomial of ``size`` coefficients that most points lie on.
+
+    The decoder of Gao (2003) for Reed-Solomon codes: it corrects (m - size) // 2
+    wrong points of m.
+
+    Returns:
+        The coefficients, the constant first; nothing if too many are wrong.
+    """
+    product, through = [1], [0]
+    for x, y in points.items():
+        gap = (y - _evaluate(through, x)) * pow(_evaluate(product, x), -1, PRIME)
+        through = _add(through, [gap * c for c in product])
+        product = _add([0, *product], [-x * c for c in product])
+    last, now = product, through
+    last_v: list[int] = [0]
+    now_v: list[int] = [1]
+    while 2 * (len(now) - 1) >= len(points) + size:
+        quotient, rest = _divide(last, now)
+        last, now = now, rest
+        last_v, now_v = now_v, _add(last_v, [-c for c in _multiply(quotient, now_v)])
+    quotient, rest = _divide(now, now_v)
+    return None if any(rest) or len(quotient) > size else quotient
+
+
+def _add(a: Sequence[int], b: Sequence[int]) -> list[int]:
+    pairs = itertools.zip_longest(a, b, fillvalue=0)
+    return _trim([(x + y) % PRIME for x, y in pairs])
+
+
+def _multiply(a: Sequence[int], b: Sequence[int]) -> list[int]:
+    result = [0] * (len(a) + len(b) - 1)
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            result[i + j] += x * y
+    return _trim([c % PRIME for c in result])
+
+
+def _divide(a: Sequence[int], b: Sequence[int]) -> tuple[list[int], list[int]]:
+    rest, quotient = list(a), [0] * max(1, len(a) - len(b) + 1)
+    inverse = pow(b[-1], -1, PRIME)
+    for shift in range(len(a) - len(b), -1, -1):
+        factor = rest[shift + len(b) - 1] * inverse % PRIME
+        quotient[shift] = factor
+        if factor:
+            for i, c in enumerate(b):
+                rest[shift + i] = (rest[shift + i] - factor * c) % PRIME
+    return _trim(quotient), _trim(rest)
+
+
+def _trim(polynomial: list[int]) -> list[int]:
+    while len(polynomial) > 1 and polynomial[-1] == 0:
+        polynomial.pop()
+    return polynomial
