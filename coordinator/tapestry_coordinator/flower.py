@@ -1,0 +1,264 @@
+"""The coordinator's end of the wire: a Flower ServerApp; translation only.
+
+``FlowerGrid`` is the round driver's ``Grid``, over Flower's ``push_messages`` and
+``pull_messages``. ``app`` is what the submitted bundle refers to: it reads
+``directory`` from the run configuration and hands over to
+``tapestry_coordinator.driver.main``.
+
+Flower ends or signals this process as it likes (SIGINT on status 401, exit when the
+SuperLink is gone). So be it: the process is disposable, all that counts is in the
+driver's journal, and whoever supervises submits a new run on the same directory.
+"""
+
+import functools
+import importlib
+import logging
+import queue
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.app import Message as FlowerMessage
+from flwr.serverapp import Grid as Flower
+from flwr.serverapp import ServerApp
+from flwr.supercore.run import RunNotRunningException
+from flwr.superlink.grid import http_grid
+
+from tapestry.errors import ConfigError, ProtocolError
+from tapestry.packing import pack, unpack
+from tapestry.protocol import Kind, Message
+from tapestry_coordinator.grid import Grid
+from tapestry_coordinator.outcome import working_on, write_outcome
+
+_LOG = logging.getLogger(__name__)
+
+_MESSAGE_TYPE = "query"
+_FIRST_POLL = 0.04
+_POLLS_PER_SECOND = 40  # of all pending requests together
+_LAZINESS = 12  # polls become rarer with waiting, up to this factor
+_LOOK_SECONDS = 1.0  # between looks at who is online
+_HELLO_SECONDS = 10.0
+_ENGINE_ERRORS = (httpx.HTTPError, RunNotRunningException)
+
+Main = Callable[[Path, Grid], None]
+_Arrival = tuple[str, Message] | Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Errand:
+    """One request on its way."""
+
+    name: str
+    node_id: int
+    request: Message
+    end: float
+    pause: float  # between the first polls
+    arrivals: "queue.SimpleQueue[_Arrival]"
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def seconds_left(self) -> float:
+        return self.end - time.monotonic()
+
+    def message(self) -> FlowerMessage:
+        """Build the message; it expires with the deadline."""
+        records = pack(self.request)
+        return FlowerMessage(
+            RecordDict({name: ConfigRecord(part) for name, part in records.items()}),
+            dst_node_id=self.node_id,
+            message_type=_MESSAGE_TYPE,
+            ttl=max(self.seconds_left, 1.0),
+        )
+
+
+class FlowerGrid:
+    """Nodes behind a SuperLink.
+
+    Guarantees:
+        ``exchange`` ends at its deadline, whatever a node does, half-sent replies
+        included. A node speaks under the name of its ``identity``; one that the
+        SuperLink registered under a name, only under that.
+
+    Edge cases:
+        A request is sent again when its node was started again meanwhile, so a node
+        can see it twice. A reply that does not decode counts as silence.
+    """
+
+    def __init__(self, flower: Flower) -> None:
+        """Take the grid that Flower hands to a ServerApp."""
+        self._flower = flower
+        self._names: dict[int, str] = {}  # by node id, which stands for a public key
+        self._online: dict[int, str] = {}  # when each was activated last
+
+    def nodes(self) -> list[str]:
+        """Name the nodes that are online and said who they are, in order of name."""
+        registered = self._look()
+        new = {str(key): key for key in registered if key not in self._names}
+        hello = dict.fromkeys(new, Message(kind=Kind.HELLO))
+        for key, reply in self._exchange(hello, new, deadline=_HELLO_SECONDS):
+            self._introduce(new[key], reply, registered[new[key]])
+        return sorted(name for key, name in self._names.items() if key in self._online)
+
+    def exchange(
+        self, requests: Mapping[str, Message], *, deadline: float
+    ) -> Iterator[tuple[str, Message]]:
+        """Send each node its request and yield replies as they arrive."""
+        end = time.monotonic() + deadline
+        if not requests.keys() <= set(self._names.values()):
+            self.nodes()
+        ids = {name: key for key, name in self._names.items() if name in requests}
+        known = {name: requests[name] for name in ids}
+        yield from self._exchange(known, ids, deadline=end - time.monotonic())
+
+    def _look(self) -> dict[int, str]:
+        """See who is online; return the names under which they were registered."""
+        infos = list(self._flower.get_nodes())
+        self._online = {info.node_id: str(info.last_activated_at) for info in infos}
+        return {info.node_id: str(info.name) for info in infos}
+
+    def _introduce(self, node_id: int, reply: Message, registered: str) -> None:
+        try:
+            name = reply.json()["name"]
+        except (ProtocolError, KeyError, TypeError):
+            return
+        taken = name in self._names.values()
+        if reply.kind is Kind.IDENTITY and isinstance(name, str) and not taken:
+            if registered in ("", name):
+                self._names[node_id] = name
+            else:
+                _LOG.warning("node %d is not the %r it says", node_id, name)
+
+    def _exchange(
+        self,
+        requests: Mapping[str, Message],
+        ids: Mapping[str, int],
+        *,
+        deadline: float,
+    ) -> Iterator[tuple[str, Message]]:
+        if not requests:
+            return
+        arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        errands = [
+            _Errand(
+                name=name,
+                node_id=ids[name],
+                request=request,
+                end=time.monotonic() + deadline,
+                pause=max(_FIRST_POLL, len(requests) / _POLLS_PER_SECOND),
+                arrivals=arrivals,
+            )
+            for name, request in requests.items()
+        ]
+        self._look()
+        sent = self._flower.push_messages([errand.message() for errand in errands])
+        for errand, message_id in zip(errands, sent, strict=True):
+            threading.Thread(
+                target=self._run, args=(errand, message_id), daemon=True
+            ).start()
+        try:
+            yield from self._arrivals(arrivals, len(errands), errands[0].end)
+        finally:
+            for errand in errands:
+                errand.over.set()
+
+    def _arrivals(
+        self, arrivals: "queue.SimpleQueue[_Arrival]", count: int, end: float
+    ) -> Iterator[tuple[str, Message]]:
+        look = time.monotonic() + _LOOK_SECONDS
+        while count and (left := end - time.monotonic()) > 0:
+            try:
+                arrival = arrivals.get(timeout=min(left, _LOOK_SECONDS))
+            except queue.Empty:
+                pass
+            else:
+                if isinstance(arrival, Exception):
+                    raise arrival
+                count -= 1
+                yield arrival
+            if time.monotonic() > look:
+                self._look()
+                look = time.monotonic() + _LOOK_SECONDS
+
+    def _run(self, errand: _Errand, message_id: str) -> None:
+        """See one request through, in a thread, so that no node blocks another."""
+        try:
+            activation = self._online.get(errand.node_id, "")
+            while (reply := self._poll(errand, message_id, activation)) is None:
+                if errand.over.is_set() or errand.seconds_left <= 0:
+                    return
+                _LOG.info("%s was started again; asking it again", errand.name)
+                activation = self._online.get(errand.node_id, "")
+                message_id = next(iter(self._flower.push_messages([errand.message()])))
+            errand.arrivals.put((errand.name, unpack(reply.content)))
+        except ProtocolError as error:
+            _LOG.warning("dropped a reply of %s: %s", errand.name, error)
+        except Exception as error:  # noqa: BLE001 - raised where the driver waits
+            errand.arrivals.put(error)
+
+    def _poll(
+        self, errand: _Errand, message_id: str, activation: str
+    ) -> FlowerMessage | None:
+        """Wait for a reply; None when there will be none to this message."""
+        start, lost = time.monotonic(), not message_id
+        while errand.seconds_left > 0 and not errand.over.is_set():
+            if not lost:
+                for reply in self._flower.pull_messages([message_id]):
+                    if reply.has_content():
+                        return reply
+                    lost = True  # the node went away
+            if self._online.get(errand.node_id, activation) != activation:
+                return None
+            waited = (time.monotonic() - start) / _LAZINESS
+            errand.over.wait(min(max(waited, errand.pause), errand.pause * _LAZINESS))
+        return None
+
+
+def server_app(main: Main) -> ServerApp:
+    """Make the ServerApp that runs ``main`` on the directory it is told."""
+    server = ServerApp()
+
+    def run(flower: Flower, context: Context) -> None:
+        directory = Path(str(context.run_config.get("directory", "")))
+        if not directory.is_absolute() or not directory.is_dir():
+            raise ConfigError(f"run-config directory={str(directory)!r} does not exist")
+        _pull_promptly()
+        with working_on(directory):
+            _run_to_the_end(main, directory, FlowerGrid(flower))
+
+    server.main()(run)
+    return server
+
+
+def _run_to_the_end(main: Main, directory: Path, grid: Grid) -> None:
+    try:
+        main(directory, grid)
+    except _ENGINE_ERRORS:
+        raise  # no outcome: another run can go on from here
+    except Exception as error:
+        text = unicodedata.normalize("NFC", f"{type(error).__name__}: {error}")
+        write_outcome(directory, error=text.encode("ascii", "replace").decode())
+        raise
+    write_outcome(directory, error=None)
+
+
+def _pull_promptly() -> None:
+    # A reply shows up before its parts do. Flower then waits a second before it looks
+    # again, and gives up on an upload that takes long; we do neither.
+    http_grid.pull_objects = functools.partial(
+        http_grid.pull_objects,
+        initial_backoff=0.02,
+        backoff_cap=0.5,
+        max_tries_per_object=None,
+    )
+
+
+def _drive(directory: Path, grid: Grid) -> None:
+    importlib.import_module("tapestry_coordinator.driver").main(directory, grid)
+
+
+app = server_app(_drive)

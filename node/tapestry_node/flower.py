@@ -1,0 +1,392 @@
+"""The node's end of the wire: Flower's Fleet API, outbound only; translation only.
+
+::
+
+    node                                            SuperLink
+      ── activate, heartbeats ───────────────────────▶
+      ── pull-messages, pull-object ─────────────────▶   a request, if there is one
+      handle(request) -> reply                           (installed code, nothing else)
+      ── push-messages, push-object ─────────────────▶   the reply
+
+The process opens no port and never asks for an app bundle. Flower's own connection
+helper, ``http_request_response``, ends the process when the SuperLink is away and
+sends it SIGINT on status 401; so we use the plain client underneath, which only
+raises. A contract test names every part of Flower that this relies on.
+"""
+
+import contextlib
+import logging
+import secrets
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.app import ConfigRecord, RecordDict
+from flwr.app import Message as FlowerMessage
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    inflate_object_from_contents,
+    pull_objects,
+    push_objects,
+)
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from tapestry.encoding import canonical_json
+from tapestry.errors import (
+    BudgetExhausted,
+    ConfigError,
+    InconsistentLog,
+    PolicyError,
+    ProtocolError,
+    QuorumError,
+    VerificationError,
+)
+from tapestry.packing import pack, unpack
+from tapestry.protocol import Kind, Message, Reason
+
+_LOG = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 10  # the least that a SuperLink accepts; two missed: offline
+_BEATS_PER_INTERVAL = 3
+_LONGEST_BACKOFF = 10.0
+_LAZINESS = 10  # an idle node polls this many times more slowly
+_TRANSPORT_ERRORS = (httpx.HTTPError, ValueError)
+_REASONS = (
+    (BudgetExhausted, Reason.BUDGET_EXHAUSTED),
+    (PolicyError, Reason.LOCAL_POLICY),
+    (InconsistentLog, Reason.INCONSISTENT_VIEW),
+    (VerificationError, Reason.NOT_IN_LOG),
+    (QuorumError, Reason.QUORUM_MISSING),
+    (ProtocolError, Reason.PROTOCOL),
+)
+
+Handler = Callable[[Message], Message]
+
+
+def serve(
+    handle: Handler,
+    *,
+    superlink: str,
+    root_certificates: Path,
+    auth_key: Path,
+    poll_seconds: float = 0.1,
+    stop: threading.Event,
+) -> None:
+    """Answer requests until ``stop`` is set; reconnect for ever.
+
+    Guarantees:
+        All that leaves is the reply of ``handle``, or a refusal with one of the
+        codes of ``Reason``: the text of an exception stays here. Nothing that the
+        SuperLink or the network does ends or signals this process. A reply that
+        could not be delivered is kept, and given again to the same request without
+        another call of ``handle``.
+
+    Edge cases:
+        A request can arrive twice (a resend after a restart), or never. ``handle``
+        is called for one request at a time.
+
+    Args:
+        handle: Turns a request into a reply.
+        superlink: Host and port.
+        root_certificates: PEM file of the authority that signed its certificate.
+        auth_key: Private EC key in OpenSSH format, mode 0600; the node's identity
+            towards the SuperLink. The node id is remembered in a file beside it.
+        poll_seconds: Between polls while requests come; up to ten times as long
+            when none came for a while.
+        stop: Set it to return, after the request at hand.
+
+    Raises:
+        ConfigError: The key or the certificate cannot be read.
+    """
+    site = _Site(
+        superlink=superlink,
+        certificates=_read_certificates(root_certificates),
+        key=load_auth_key(auth_key),
+        id_file=auth_key.with_name(auth_key.name + ".node-id"),
+        stop=stop,
+    )
+    worker = _Worker(handle, poll_seconds=poll_seconds)
+    failures = 0
+    while not stop.is_set():
+        try:
+            with _connect(site) as link:
+                _LOG.info("connected to %s as node %d", superlink, link.node.node_id)
+                failures = 0
+                worker.run(link)
+        except Exception as error:  # noqa: BLE001 - outlives whatever comes from outside
+            failures += 1
+            wait = _backoff(failures)
+            _LOG.warning("no SuperLink (%s); again in %.1f s", _name(error), wait)
+            stop.wait(wait)
+
+
+def load_auth_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read the key that authenticates a node to the SuperLink.
+
+    Raises:
+        ConfigError: No such file, readable by others, or not an EC key.
+    """
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"key file {path} is open to others; chmod 600 it")
+        key = load_ssh_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"{path} is not an OpenSSH private key") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{path} is not an elliptic-curve key")
+    return key
+
+
+def refusal(error: Exception) -> Message:
+    """Reduce an exception to the one code that may leave the node."""
+    found = (reason for kind, reason in _REASONS if isinstance(error, kind))
+    reason = next(found, Reason.INTERNAL)
+    return Message(kind=Kind.REFUSAL, body=canonical_json({"reason": reason.value}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Site:
+    superlink: str
+    certificates: bytes
+    key: ec.EllipticCurvePrivateKey
+    id_file: Path
+    stop: threading.Event
+
+    @property
+    def public_key(self) -> bytes:
+        return bytes(public_key_to_bytes(self.key.public_key()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Link:
+    client: FleetHttpClient
+    node: Node
+    stop: threading.Event
+
+    def pull(self) -> FlowerMessage | None:
+        """Fetch the next request with all its parts, and confirm it."""
+        found = self.client.PullMessages(PullMessagesRequest(node=self.node))
+        if not found.messages_list:
+            return None
+        run_id = found.messages_list[0].metadata.run_id
+        tree = found.message_object_trees[0]
+        contents = pull_objects(
+            [part.object_id for part in iterate_object_tree(tree)],
+            make_pull_object_fn_protobuf(self.client.PullObject, self.node, run_id),
+            max_time=180,  # how long the SuperLink itself waits for missing parts
+            initial_backoff=0.02,
+            backoff_cap=0.5,
+        )
+        self.client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(
+                node=self.node, run_id=run_id, message_object_id=tree.object_id
+            )
+        )
+        message = inflate_object_from_contents(tree.object_id, contents)
+        if not isinstance(message, FlowerMessage):
+            raise ProtocolError(f"a {type(message).__name__} instead of a message")
+        message.metadata.__dict__["_message_id"] = tree.object_id
+        return message
+
+    def push(self, reply: FlowerMessage) -> None:
+        """Deliver a reply with all its parts; doing so twice is harmless."""
+        with no_object_id_recompute():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            run_id = reply.metadata.run_id
+            missing = self.client.PushMessages(
+                PushMessagesRequest(
+                    node=self.node,
+                    messages_list=[
+                        message_to_proto(remove_content_from_message(reply))
+                    ],
+                    message_object_trees=[get_object_tree(reply)],
+                    clientapp_runtime_list=[0.0],
+                )
+            )
+            push_objects(
+                get_all_nested_objects(reply),
+                make_push_object_fn_protobuf(
+                    self.client.PushObject, self.node, run_id, missing.session_id
+                ),
+                object_ids_to_push=set(missing.objects_to_push),
+            )
+
+    def beat(self, ended: threading.Event) -> None:
+        """Send heartbeats until the connection ends; also while training."""
+        request = SendNodeHeartbeatRequest(
+            node=self.node, heartbeat_interval=HEARTBEAT_SECONDS
+        )
+        while not ended.wait(HEARTBEAT_SECONDS / _BEATS_PER_INTERVAL):
+            with contextlib.suppress(*_TRANSPORT_ERRORS):
+                self.client.SendNodeHeartbeat(request)
+
+
+class _Worker:
+    """Takes requests from one connection after another."""
+
+    def __init__(self, handle: Handler, *, poll_seconds: float) -> None:
+        self._handle = handle
+        self._poll_seconds = poll_seconds
+        self._undelivered: tuple[str, Message] | None = None
+
+    def run(self, link: _Link) -> None:
+        """Answer requests until told to stop or the connection fails."""
+        last = time.monotonic()
+        while not link.stop.is_set():
+            request = self._pull(link)
+            if request is not None:
+                self._reply(link, request)
+                last = time.monotonic()
+                continue
+            idle = time.monotonic() - last
+            slowest = self._poll_seconds * _LAZINESS
+            link.stop.wait(min(max(idle / _LAZINESS, self._poll_seconds), slowest))
+
+    def _pull(self, link: _Link) -> FlowerMessage | None:
+        try:
+            return link.pull()
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.FORBIDDEN:
+                raise
+            return None  # its run ended meanwhile
+
+    def _reply(self, link: _Link, request: FlowerMessage) -> None:
+        name, reply = self._answer(request)
+        self._undelivered = (name, reply)
+        try:
+            link.push(FlowerMessage(_pack(reply), reply_to=request))
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.FORBIDDEN:
+                raise
+            _LOG.info("nobody waits for the %s any more", reply.kind)
+        else:
+            self._undelivered = None
+
+    def _answer(self, request: FlowerMessage) -> tuple[str, Message]:
+        name = str(request.content.object_id)
+        if self._undelivered is not None and self._undelivered[0] == name:
+            return self._undelivered
+        try:
+            return name, self._handle(unpack(request.content))
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
+            _LOG.error("refused a request: %s", _name(error))
+            _LOG.debug("because", exc_info=True)
+            return name, refusal(error)
+
+
+@contextlib.contextmanager
+def _connect(site: _Site) -> Iterator[_Link]:
+    with FleetHttpClient.from_server_address(
+        site.superlink,
+        insecure=False,
+        root_certificates=site.certificates,
+        interceptors=[
+            _Version(),
+            NodeAuthHttpInterceptor(site.key, site.key.public_key()),
+        ],
+    ) as client:
+        node = Node(node_id=_activate(client, site))
+        link = _Link(client=client, node=node, stop=site.stop)
+        ended = threading.Event()
+        beats = threading.Thread(target=link.beat, args=(ended,), daemon=True)
+        beats.start()
+        try:
+            yield link
+        finally:
+            ended.set()
+            beats.join()
+            with contextlib.suppress(*_TRANSPORT_ERRORS):
+                client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
+
+
+def _activate(client: FleetHttpClient, site: _Site) -> int:
+    # After kill -9 the SuperLink takes us for online and refuses an activation until
+    # two heartbeats are missed; leaving first, by the remembered id, avoids the wait.
+    with contextlib.suppress(OSError, *_TRANSPORT_ERRORS):
+        known = int(site.id_file.read_text(encoding="ascii"))
+        client.DeactivateNode(DeactivateNodeRequest(node_id=known))
+    node_id = client.ActivateNode(
+        ActivateNodeRequest(
+            public_key=site.public_key, heartbeat_interval=HEARTBEAT_SECONDS
+        )
+    ).node_id
+    with contextlib.suppress(OSError):
+        site.id_file.write_text(str(node_id), encoding="ascii")
+    return int(node_id)
+
+
+class _Version:
+    """Says which Flower we are; unlike Flower's own, never ends the process."""
+
+    def __init__(self) -> None:
+        self._headers = dict(
+            RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata()
+        )
+
+    def intercept(
+        self, context: ProtobufRequestContext, call_next: ProtobufCall
+    ) -> httpx.Response:
+        context.request.headers.update(self._headers)
+        response: httpx.Response = call_next(context)
+        return response
+
+
+def _pack(message: Message) -> RecordDict:
+    return RecordDict(
+        {name: ConfigRecord(fields) for name, fields in pack(message).items()}
+    )
+
+
+def _read_certificates(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        ssl.create_default_context(cadata=data.decode("ascii"))
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"cannot read certificates {path}: {error}") from error
+    except ValueError:
+        raise ConfigError(f"{path} holds no certificate") from None
+    return data
+
+
+def _backoff(failures: int) -> float:
+    longest = min(0.2 * 2.0 ** min(failures, 16), _LONGEST_BACKOFF)
+    return longest * (0.5 + secrets.randbelow(1000) / 2000)  # spread the herd
+
+
+def _name(error: Exception) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"status {error.response.status_code}"
+    return type(error).__name__

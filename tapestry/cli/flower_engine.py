@@ -1,0 +1,410 @@
+"""The processes of the Flower engine: start, enroll, submit, watch, restart, stop.
+
+::
+
+    Engine ── SuperLink ── (Flower) SuperExec ── ServerApp: tapestry_coordinator.flower
+          └── one process per node, if asked to
+
+Everything of Flower's lives in one folder (``FLWR_HOME``, logs, TLS), listens on the
+loopback interface only, reports nothing to anybody and installs nothing. The SuperLink
+keeps its state in memory, three times as fast as on disk: after a restart the nodes are
+registered again and the coordinator goes on from its journal, so nothing is missed.
+"""
+
+import http.client
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tapestry import errors
+from tapestry.cli.flower_keys import make_node_key, make_server_certificate
+from tapestry.cli.processes import Child
+from tapestry.errors import ConfigError, ResourceError, TapestryError
+from tapestry_coordinator.outcome import clear_outcome, is_worked_on, read_outcome
+
+_LOG = logging.getLogger(__name__)
+
+COORDINATOR = "tapestry_coordinator.flower:app"
+_HOST = "127.0.0.1"
+_START_SECONDS = 60.0
+_STOP_SECONDS = 8.0
+_TICK = 0.2
+_LIST_SECONDS = 5.0
+_MOST_RUNS = 12
+
+_BUNDLE = """\
+[project]
+name = "tapestry-coordinator"
+version = "1.0.0"
+description = "No logic: refers to the installed coordinator."
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "tapestry"
+
+[tool.flwr.app.components]
+serverapp = {app}
+clientapp = {app}
+
+[tool.flwr.app.config]
+directory = ""
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What a node needs to reach the coordinator: the arguments of ``serve``."""
+
+    superlink: str
+    root_certificates: Path
+    auth_key: Path
+
+
+class Engine:
+    """A SuperLink on a loopback port, with its nodes and runs.
+
+    Guarantees:
+        Only registered node keys are let in, over TLS. ``stop`` ends every process
+        that was started here, and only those; they also end when we are killed.
+
+    Edge cases:
+        Children are tied to the thread that calls ``start`` and ``start_node``: on
+        Linux they end with it.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take a folder, and a port unless any free one will do."""
+        self.home = home.absolute()
+        self.port = port
+        self._extra = dict(environment or {})
+        self._children: dict[str, Child] = {}
+        self._enrolled: dict[str, Path] = {}
+
+    def __enter__(self) -> Self:
+        """Start the SuperLink."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop everything."""
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """Host and port of the SuperLink."""
+        return f"{_HOST}:{self.port}"
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the SuperLink (``superlink``) and of the nodes."""
+        return {name: child.pid for name, child in self._children.items()}
+
+    def start(self) -> None:
+        """Start the SuperLink and wait until it answers.
+
+        Raises:
+            ResourceError: The port is in use, Flower is missing, or it does not start.
+        """
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.port = _free_port() if self.port is None else _check_port(self.port)
+        files = make_server_certificate(self.home / "tls")
+        self._write_connection(files.authority)
+        self._spawn(
+            "superlink",
+            [
+                _program("flower-superlink"),
+                *("--host", _HOST, "--port", str(self.port)),
+                *("--ssl-ca-certfile", str(files.authority)),
+                *("--ssl-certfile", str(files.certificate)),
+                *("--ssl-keyfile", str(files.key)),
+                "--enable-supernode-auth",
+                "--disable-runtime-dependency-installation",
+            ],
+        )
+        self._await_superlink()
+
+    def stop(self) -> None:
+        """End all processes: SIGTERM, and SIGKILL for those that do not listen."""
+        for child in self._children.values():
+            child.ask_to_end()
+        end = time.monotonic() + _STOP_SECONDS
+        for child in self._children.values():
+            child.end(max(end - time.monotonic(), 0.1))
+        self._children.clear()
+
+    def site(self, auth_key: Path) -> Site:
+        """Tell a node how to reach us."""
+        return Site(
+            superlink=self.address,
+            root_certificates=self.home / "tls" / "authority.pem",
+            auth_key=auth_key,
+        )
+
+    def enroll(self, name: str, auth_key: Path) -> Site:
+        """Register a node under its name; make its key if there is none.
+
+        Raises:
+            ResourceError: The SuperLink refuses, for instance a known key.
+        """
+        public = auth_key.with_name(auth_key.name + ".pub")
+        if not auth_key.exists():
+            auth_key.parent.mkdir(parents=True, exist_ok=True)
+            make_node_key(auth_key)
+        self._register(name, public)
+        self._enrolled[name] = public
+        return self.site(auth_key)
+
+    def start_node(self, name: str, command: Sequence[str]) -> None:
+        """Start the process of a node; it is started again when it ends."""
+        if name == "superlink" or name in self._children:
+            raise ConfigError(f"a process {name!r} runs already")
+        self._spawn(name, command)
+
+    def tend(self) -> list[str]:
+        """Start again what has ended; return the names."""
+        again = [name for name, child in self._children.items() if child.tend()]
+        for name in again:
+            _LOG.warning("%s had ended; started again", name)
+        if "superlink" in again:
+            self._await_superlink()
+            for name, public in self._enrolled.items():
+                self._register(name, public)
+        return again
+
+    def run(
+        self,
+        directory: Path,
+        *,
+        app: str = COORDINATOR,
+        tick: Callable[[], None] | None = None,
+    ) -> None:
+        """Run the coordinator on a directory until it is done; tend all processes.
+
+        A coordinator or SuperLink that was killed is started again with a new run on
+        the same directory, where the journal says how to go on.
+
+        Args:
+            directory: The coordinator's, on this machine.
+            app: What the bundle refers to.
+            tick: Called a few times a second.
+
+        Raises:
+            TapestryError: Whatever ended the coordinator for good.
+            ResourceError: Runs fail again and again.
+        """
+        directory = directory.absolute()
+        clear_outcome(directory)
+        for _ in range(_MOST_RUNS):
+            run_id = self._submit(app, directory)
+            if run_id is None:
+                continue
+            done, error = self._watch(run_id, directory, tick or _nothing)
+            if done and error is not None:
+                raise _revive(error)
+            if done:
+                return
+            _LOG.warning("run %s ended without an outcome; submitting another", run_id)
+            self._forget(run_id)
+        raise ResourceError(
+            f"{_MOST_RUNS} runs ended without an outcome; see {self.home}/superlink.log"
+        )
+
+    def _watch(
+        self, run_id: str, directory: Path, tick: Callable[[], None]
+    ) -> tuple[bool, str | None]:
+        """Wait until a run has an outcome (true) or was lost (false)."""
+        began, look = False, time.monotonic() + _LIST_SECONDS
+        while True:
+            tick()
+            if "superlink" in self.tend():
+                return read_outcome(directory)
+            working = is_worked_on(directory)
+            done, error = read_outcome(
+                directory
+            )  # after the lock: it is written before
+            if done or (began and not working):
+                return done, error
+            began = began or working
+            if not began and time.monotonic() > look:
+                if self._status(run_id).startswith("finished"):
+                    return read_outcome(directory)
+                look = time.monotonic() + _LIST_SECONDS
+            time.sleep(_TICK)
+
+    def _submit(self, app: str, directory: Path) -> str | None:
+        """Start a run; None when the SuperLink ended meanwhile and was restarted."""
+        bundle = self.home / "bundle"
+        bundle.mkdir(exist_ok=True)
+        text = _BUNDLE.format(app=json.dumps(app))
+        (bundle / "pyproject.toml").write_text(text, encoding="utf-8")
+        config = self.home / "run.toml"
+        quoted = json.dumps(str(directory), ensure_ascii=False)
+        config.write_text(f"directory = {quoted}\n", encoding="utf-8")
+        try:
+            answer = self._flwr(
+                "run", str(bundle), "local", "--run-config", str(config)
+            )
+        except ResourceError:
+            if self._children["superlink"].alive:
+                raise
+            while "superlink" not in self.tend():
+                time.sleep(_TICK)
+            return None
+        return str(answer["run-id"])
+
+    def _register(self, name: str, public: Path) -> None:
+        self._flwr("supernode", "register", str(public), "local", "--name", name)
+
+    def _status(self, run_id: str) -> str:
+        runs = self._flwr("list", "local")["runs"]
+        return next((run["status"] for run in runs if run["run-id"] == run_id), "")
+
+    def _forget(self, run_id: str) -> None:
+        # A run whose process was killed counts as running for another minute.
+        try:
+            self._flwr("stop", run_id, "local")
+        except ResourceError as error:
+            _LOG.info("run %s could not be stopped: %s", run_id, error)
+
+    def _flwr(self, *arguments: str) -> Any:
+        """Call Flower's command line; return the JSON it answers with."""
+        done = subprocess.run(
+            [_program("flwr"), *arguments, "--format", "json"],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_START_SECONDS,
+        )
+        start = done.stdout.find("{")
+        try:
+            answer = json.loads(done.stdout[start:]) if start >= 0 else {}
+        except ValueError:
+            answer = {}
+        if done.returncode or not answer.get("success"):
+            said = answer.get("error-message") or done.stderr or done.stdout
+            raise ResourceError(f"flwr {arguments[0]} failed: {_one_line(str(said))}")
+        return answer
+
+    def _environment(self) -> dict[str, str]:
+        programs = Path(sys.executable).parent
+        return {
+            **os.environ,
+            "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+            "FLWR_HOME": str(self.home / "flwr"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+            **self._extra,
+        }
+
+    def _write_connection(self, authority: Path) -> None:
+        folder = self.home / "flwr"
+        folder.mkdir(exist_ok=True)
+        quoted = json.dumps(str(authority), ensure_ascii=False)
+        (folder / "config.toml").write_text(
+            '[superlink]\ndefault = "local"\n\n[superlink.local]\n'
+            f'address = "{self.address}"\nroot-certificates = {quoted}\n',
+            encoding="utf-8",
+        )
+
+    def _spawn(self, name: str, command: Sequence[str]) -> None:
+        self._children[name] = Child(
+            command, log=self.home / f"{name}.log", environment=self._environment()
+        )
+
+    def _await_superlink(self) -> None:
+        child = self._children["superlink"]
+        context = ssl.create_default_context(cafile=self.home / "tls" / "authority.pem")
+        end = time.monotonic() + _START_SECONDS
+        while not _answers(self.port or 0, context):
+            if not child.alive:
+                raise ResourceError(f"the SuperLink ended: {_last_line(child.log)}")
+            if time.monotonic() > end:
+                raise ResourceError(f"the SuperLink does not answer; see {child.log}")
+            time.sleep(0.1)
+
+
+def _program(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise ResourceError(
+            f"{name} is missing; install tapestry-federated[coordinator]"
+        )
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_port(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except (OSError, OverflowError) as error:
+            raise ResourceError(f"port {port} cannot be used: {error}") from error
+    return port
+
+
+def _answers(port: int, context: ssl.SSLContext) -> bool:
+    connection = http.client.HTTPSConnection(_HOST, port, context=context, timeout=2)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _revive(text: str) -> TapestryError:
+    """Turn ``Name: message`` back into the error that a coordinator ended with."""
+    name, _, message = text.partition(": ")
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, TapestryError):
+        return kind(message)
+    return ResourceError(f"the coordinator failed: {text}")
+
+
+def _one_line(text: str) -> str:
+    lines = [re.sub(r"[│╭╰─╮╯]", "", line).strip() for line in text.splitlines()]
+    return next((line for line in reversed(lines) if line), "no message")[:300]
+
+
+def _last_line(path: Path) -> str:
+    return _one_line(path.read_text(encoding="utf-8", errors="replace")[-4000:])
+
+
+def _nothing() -> None:
+    return

@@ -1,0 +1,185 @@
+"""Keys and certificates that the Flower engine needs, made here, kept at mode 0600.
+
+A private authority signs the SuperLink's certificate (and nothing else: path length 0,
+its key is forgotten at once), and each node has an EC key by which the SuperLink knows
+it. None of these protects an update; that is the masks' and the signatures' work.
+"""
+
+import datetime
+import ipaddress
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from tapestry.errors import ConfigError, ResourceError
+
+_LIFETIME = datetime.timedelta(days=825)
+_SLACK = datetime.timedelta(hours=1)  # clocks differ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFiles:
+    """What a SuperLink needs to speak TLS, and nodes to recognize it."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+def make_server_certificate(
+    folder: Path, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
+) -> ServerFiles:
+    """Make an authority and a server certificate, unless the folder has them.
+
+    Guarantees:
+        The authority's private key is never written, so nobody can use it to vouch
+        for another server.
+
+    Raises:
+        ResourceError: The folder cannot be written.
+    """
+    files = ServerFiles(
+        authority=folder / "authority.pem",
+        certificate=folder / "superlink.pem",
+        key=folder / "superlink.key",
+    )
+    if all(path.exists() for path in (files.authority, files.certificate, files.key)):
+        return files
+    now = datetime.datetime.now(datetime.UTC)
+    authority_key, server_key = (ec.generate_private_key(ec.SECP384R1()) for _ in "12")
+    authority = _authority(authority_key, now)
+    certificate = _server(server_key, hosts, now, authority, authority_key)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.key.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+    pem = serialization.Encoding.PEM
+    _write(files.key, _private(server_key, serialization.PrivateFormat.PKCS8), 0o600)
+    files.certificate.write_bytes(certificate.public_bytes(pem))
+    files.authority.write_bytes(authority.public_bytes(pem))
+    return files
+
+
+def make_node_key(path: Path) -> Path:
+    """Make the EC key (P-384, OpenSSH) of a node; return the path of its public half.
+
+    Raises:
+        ConfigError: The file exists; a key is never overwritten.
+        ResourceError: The file cannot be written.
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    _write(path, _private(key, serialization.PrivateFormat.OpenSSH), 0o600)
+    public = path.with_name(path.name + ".pub")
+    text = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    public.write_bytes(text + b"\n")
+    return public
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _builder(
+    subject: str, key: ec.EllipticCurvePrivateKey, now: datetime.datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(subject))
+        .issuer_name(_name("Tapestry engine authority"))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SLACK)
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        )
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _authority(
+    key: ec.EllipticCurvePrivateKey, now: datetime.datetime
+) -> x509.Certificate:
+    return (
+        _builder("Tapestry engine authority", key, now)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .sign(key, hashes.SHA384())
+    )
+
+
+def _server(
+    key: ec.EllipticCurvePrivateKey,
+    hosts: tuple[str, ...],
+    now: datetime.datetime,
+    authority: x509.Certificate,
+    authority_key: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    issuer = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    return (
+        _builder("Tapestry SuperLink", key, now)
+        .add_extension(
+            x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+        )
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
+                issuer.value
+            ),
+            critical=False,
+        )
+        .sign(authority_key, hashes.SHA384())
+    )
+
+
+def _host(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
+def _private(
+    key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat
+) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, form, serialization.NoEncryption()
+    )
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        raise ConfigError(f"{path} exists; keys are never overwritten") from None
+    except OSError as error:
+        raise ResourceError(f"cannot write {path}: {error.strerror}") from error
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,80 @@
+"""A child process that is started again when it ends, and never outlives us."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_QUICK_DEATH = 2.0  # a process that lives no longer than this is started more slowly
+
+# The child gets SIGTERM when we die, however we die (prctl 1 is PR_SET_PDEATHSIG).
+_LAUNCHER = """\
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Child:
+    """One process of ours, with its output in a file.
+
+    Guarantees:
+        Signals go to this process alone, by its id, and only until it was waited
+        for, so an id that the system gave to somebody else is never hit.
+
+    Edge cases:
+        On Linux it also ends when the thread that started it does.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, log: Path, environment: Mapping[str, str]
+    ) -> None:
+        """Start the process; its output is appended to ``log``."""
+        self.log = log
+        self._command = [sys.executable, "-c", _LAUNCHER, *command]
+        self._environment = dict(environment)
+        self._started = 0.0
+        self._process = self._start()
+
+    @property
+    def pid(self) -> int:
+        """The process id, of the latest start."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def tend(self) -> bool:
+        """Start it again if it ended, and say so; one that dies at once has to wait."""
+        if self.alive or time.monotonic() - self._started < _QUICK_DEATH:
+            return False
+        self._process = self._start()
+        return True
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM."""
+        self._process.terminate()
+
+    def end(self, seconds: float) -> None:
+        """Wait for the end; after so many seconds send SIGKILL."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._started = time.monotonic()
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is ours to handle
+            )
