@@ -17,7 +17,7 @@ Shapes: B sequences, T positions, V tokens of the vocabulary.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,10 @@ from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.low_rank import factor
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, Layout, Parameters
-from tapestry.workloads import Evaluation, Unit
+from tapestry.workloads import Evaluation, Unit, lora
 from tapestry.workloads.tokens import by_length, pad, start_tokens, tokenize, windows
 
 _EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
-_ADAPTER = "default"  # PEFT's own name for the only adapter
 
 
 class LanguageModel:
@@ -177,7 +176,9 @@ class LanguageModel:
         flags = {name: p.requires_grad for name, p in self._parameters.items()}
         training = self._module.training
         self._module.requires_grad_(requires_grad=False)
-        scope = self._full() if plan.parameterization == "full" else self._lora(plan)
+        scope = (
+            self._full() if plan.parameterization == "full" else self._low_rank(plan)
+        )
         try:
             with scope as trained:
                 self._module.train()
@@ -188,30 +189,13 @@ class LanguageModel:
                 parameter.requires_grad = flags[name]
                 parameter.grad = None
 
-    @contextmanager
-    def adapted(self, directory: Path) -> Iterator[None]:
+    def adapted(self, directory: Path) -> AbstractContextManager[None]:
         """Run with a published PEFT adapter, exactly as plain ``peft`` loads it.
 
         Raises:
             ConfigError: The folder holds no adapter that fits this model.
         """
-        import peft
-
-        if not (directory / "adapter_model.safetensors").is_file():
-            raise ConfigError(f"{directory} holds no adapter_model.safetensors")
-        flags = {name: p.requires_grad for name, p in self._parameters.items()}
-        try:
-            wrapped = peft.PeftModel.from_pretrained(self._module, str(directory))
-        except Exception as error:  # peft raises anything
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(
-                f"adapter {directory} does not fit the base: {reason}"
-            ) from error
-        try:
-            yield
-        finally:
-            wrapped.unload()
-            self._forget_peft(flags)
+        return lora.published(self._module, directory)
 
     def encode(self, texts: Sequence[str], *, sequence_length: int) -> list[Unit]:
         """Turn each text into one unit; a text too short for a loss gives none."""
@@ -257,9 +241,10 @@ class LanguageModel:
         """Continue a text with the likeliest token each time (temperature 0)."""
         (tokens,) = self._tokenize([prompt])
         tokens = tokens or [self._tokenizer.eos_token_id or 0]
+        tokens_BT = torch.tensor([tokens], device=self._device)
         generated = self._module.generate(  # type: ignore[operator]  # GenerationMixin
-            input_ids=torch.tensor([tokens]),
-            attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
+            input_ids=tokens_BT,
+            attention_mask=torch.ones_like(tokens_BT),
             max_new_tokens=max_tokens,
             do_sample=False,
             pad_token_id=self._tokenizer.eos_token_id,
@@ -297,52 +282,22 @@ class LanguageModel:
                     parameter.copy_(before[name])
 
     @contextmanager
-    def _lora(self, plan: TrainingPlan) -> Iterator[dict[str, nn.Parameter]]:
-        import peft
+    def _low_rank(self, plan: TrainingPlan) -> Iterator[dict[str, nn.Parameter]]:
+        factors = {
+            name: factor(
+                f"{name}.weight",
+                rank=plan.rank,
+                width=module.in_features,
+                seed=plan.factor_seed,
+            )
+            for name, module in self.targets(plan).items()
+        }
+        with lora.inserted(self._module, factors) as left:
+            yield {f"{name}.weight": parameter for name, parameter in left.items()}
 
-        modules = self.targets(plan)
-        config = peft.LoraConfig(
-            r=plan.rank,
-            lora_alpha=plan.rank,
-            lora_dropout=0.0,
-            target_modules=list(modules),
-        )
-        flags = {name: p.requires_grad for name, p in self._parameters.items()}
-        tuner = peft.LoraModel(self._module, {_ADAPTER: config}, _ADAPTER)
-        try:
-            yield {
-                f"{name}.weight": self._prepare(name, module, plan)
-                for name, module in modules.items()
-            }
-        finally:
-            tuner.unload()
-            self._forget_peft(flags)
-
-    def _prepare(
-        self, name: str, module: nn.Linear, plan: TrainingPlan
-    ) -> nn.Parameter:
-        layer: Any = self._module.get_submodule(name)
-        left: nn.Parameter = layer.lora_B[_ADAPTER].weight
-        right: nn.Parameter = layer.lora_A[_ADAPTER].weight
-        public = factor(
-            f"{name}.weight",
-            rank=plan.rank,
-            width=module.in_features,
-            seed=plan.factor_seed,
-        )
-        with torch.no_grad():
-            right.copy_(torch.from_numpy(public))
-            left.zero_()
-        right.requires_grad = False
-        left.requires_grad = True
-        return left
-
-    def _forget_peft(self, flags: dict[str, bool]) -> None:
-        for leftover in ("peft_config", "active_adapter", "_hf_peft_config_loaded"):
-            with suppress(AttributeError):
-                delattr(self._module, leftover)
-        for name, parameter in self._parameters.items():
-            parameter.requires_grad = flags[name]
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._parameters.values())).device
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return tokenize(self._tokenizer, texts, self._start)
@@ -350,7 +305,7 @@ class LanguageModel:
     def _token_losses(
         self, sequences: Sequence[Sequence[int]]
     ) -> tuple[Tensor, Tensor]:
-        batch = pad(sequences, device=next(iter(self._parameters.values())).device)
+        batch = pad(sequences, device=self._device)
         logits_BTV = self._module(
             input_ids=batch.tokens_BT,
             attention_mask=batch.attention_BT,

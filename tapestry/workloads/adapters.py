@@ -1,0 +1,81 @@
+"""A trained low-rank update as a PEFT folder, which plain ``peft`` loads.
+
+The update is B of each target; A is the public factor of the plan. The weights carry
+the base they were trained on, by name and digest, in their own metadata, because
+PEFT's configuration has no place for a digest.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.low_rank import factor
+from tapestry.protocol import TrainingPlan
+from tapestry.vector import FloatVector
+from tapestry.workloads.language import LanguageModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseName:
+    """The release that an adapter belongs to."""
+
+    name: str
+    digest: str  # of its parameters
+
+
+def write_peft(
+    folder: Path,
+    update: FloatVector,
+    *,
+    model: LanguageModel,
+    plan: TrainingPlan,
+    base: BaseName,
+) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Guarantees:
+        The same update gives the same bytes. Loaded on the base, the adapter computes
+        what the model computed while the plan was attached with these values.
+
+    Raises:
+        ConfigError: The plan trains all parameters; that is no adapter.
+        ResourceError: The folder cannot be written.
+    """
+    import peft
+    from safetensors.numpy import save
+
+    if plan.parameterization != "low_rank":
+        raise ConfigError("an adapter needs the parameterization low_rank")
+    pieces = model.layout(plan).split(update)
+    tensors = {}
+    for name, module in model.targets(plan).items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = factor(
+            f"{name}.weight",
+            rank=plan.rank,
+            width=module.in_features,
+            seed=plan.factor_seed,
+        )
+        tensors[f"base_model.model.{name}.lora_B.weight"] = np.ascontiguousarray(
+            pieces[f"{name}.weight"]
+        )
+    metadata = {"format": "pt", "base": base.name, "base_digest": base.digest}
+    config = peft.LoraConfig(
+        r=plan.rank,
+        lora_alpha=plan.rank,
+        lora_dropout=0.0,
+        target_modules=sorted(plan.targets),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base.name,
+        inference_mode=True,
+    ).to_dict()
+    config["target_modules"] = sorted(plan.targets)
+    text = json.dumps(config, indent=2, sort_keys=True, default=str) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata))
+        (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error

@@ -1,0 +1,188 @@
+"""The safetensors parser accepts what is written and nothing that has two readings."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors.numpy import save
+
+from tapestry.errors import IncompleteError, TapestryError, VerificationError
+from tapestry_governance.tensors import Limits, open_tensors
+
+FLOATS = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=5))
+
+
+def _raw(header: object, data: bytes, *, length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    size = len(text) if length is None else length
+    return size.to_bytes(8, "little") + text + data
+
+
+def _entry(start: int, stop: int, **changes: object) -> dict[str, object]:
+    entry: dict[str, object] = {"dtype": "F32", "shape": [(stop - start) // 4]}
+    return {**entry, "data_offsets": [start, stop], **changes}
+
+
+GOOD: Mapping[str, Any] = {"a": _entry(0, 8), "b": _entry(8, 12)}
+
+
+@given(tensors=st.dictionaries(st.text(max_size=8), FLOATS, min_size=1, max_size=4))
+def test_what_the_library_writes_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, Any]
+) -> None:
+    tensors.pop("__metadata__", None)
+    if not tensors:
+        return
+    path = tmp_path_factory.mktemp("t") / "x.safetensors"
+    path.write_bytes(save(tensors, {"format": "pt"}))
+    found = open_tensors(path)
+    assert found.metadata == {"format": "pt"}
+    assert set(found.tensors) == set(tensors)
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(found.values(name), value)
+
+
+def test_half_precision_is_widened_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    half = np.array([1.5, -0.25], dtype=np.float16)
+    brain = np.array([1.5, -0.25], dtype=np.float32).view(np.uint32) >> 16
+    header = {
+        "h": _entry(0, 4, dtype="F16", shape=[2]),
+        "b": _entry(4, 8, dtype="BF16", shape=[2]),
+    }
+    path.write_bytes(_raw(header, half.tobytes() + brain.astype("<u2").tobytes()))
+    found = open_tensors(path)
+    assert found.values("h").tolist() == found.values("b").tolist() == [1.5, -0.25]
+    found.check_finite()
+
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "pickle": (b"\x80\x04\x95" + b"\0" * 60, "header of"),
+    "zip": (b"PK\x03\x04" + b"\0" * 60, "header of|no JSON"),
+    "header bomb": (_raw(b"{}", b"", length=2**62), "header of"),
+    "header over the cap": (_raw(b"{" + b" " * 4096 + b"}", b""), "header of 4098"),
+    "nested bomb": (_raw(b'{"a":' + b"[" * 3000, b""), "bad JSON"),
+    "no object": (_raw(b"[1]     ", b""), "no JSON"),
+    "leading space": (_raw(b" {}", b""), "no JSON"),
+    "no tensors": (_raw({}, b""), "0 tensors"),
+    "only metadata": (_raw({"__metadata__": {"a": "b"}}, b""), "0 tensors"),
+    "odd metadata": (_raw({**GOOD, "__metadata__": {"a": 1}}, b"\0" * 12), "metadata"),
+    "too many": (
+        _raw({f"t{i}": _entry(4 * i, 4 * i + 4) for i in range(9)}, b"\0" * 36),
+        "9 tensors",
+    ),
+    "same name twice": (
+        _raw(b'{"a":' + json.dumps(_entry(0, 4)).encode() * 1 + b',"a":1}', b"\0" * 4),
+        "twice",
+    ),
+    "overlap": (_raw({**GOOD, "b": _entry(4, 8)}, b"\0" * 8), "overlap"),
+    "the same bytes twice": (_raw({**GOOD, "b": _entry(0, 8)}, b"\0" * 8), "overlap"),
+    "hole": (_raw({**GOOD, "b": _entry(12, 16)}, b"\0" * 16), "hole"),
+    "bytes left over": (_raw(GOOD, b"\0" * 16), "16 bytes of data, 12"),
+    "bytes missing": (_raw(GOOD, b"\0" * 8), "8 bytes of data, 12"),
+    "size and shape": (_raw({"a": _entry(0, 8, shape=[3])}, b"\0" * 8), "of 12 bytes"),
+    "overflow": (
+        _raw({"a": _entry(0, 8, shape=[2**33, 2**31])}, b"\0" * 8),
+        "tensor 'a'",
+    ),
+    "negative": (_raw({"a": _entry(0, 8, shape=[-2])}, b"\0" * 8), "no plain shape"),
+    "true as a size": (_raw({"a": _entry(0, 4, shape=[True])}, b"\0" * 4), "no plain"),
+    "fraction": (_raw({"a": _entry(0, 8, shape=[2.0])}, b"\0" * 8), "no plain shape"),
+    "deep shape": (_raw({"a": _entry(0, 4, shape=[1] * 9)}, b"\0" * 4), "no plain"),
+    "three offsets": (
+        _raw({"a": _entry(0, 8, data_offsets=[0, 8, 9])}, b"\0" * 8),
+        "no plain offsets",
+    ),
+    "offsets reversed": (
+        _raw({"a": _entry(0, 8, data_offsets=[8, 0])}, b"\0" * 8),
+        "lies at 8 to 0",
+    ),
+    "wide type": (_raw({"a": _entry(0, 8, dtype="F64")}, b"\0" * 8), "is F64"),
+    "listed type": (_raw({"a": _entry(0, 8, dtype=["F32"])}, b"\0" * 8), "want F32"),
+    "extra key": (_raw({"a": _entry(0, 8, code="x")}, b"\0" * 8), "is not dtype"),
+    "empty": (b"", "has 0 bytes"),
+    "too large": (_raw(GOOD, b"\0" * 9000), "want 9 to 8192"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_file_with_a_second_reading_is_refused(tmp_path: Path, case: str) -> None:
+    content, message = BAD[case]
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    limits = Limits(header_bytes=4097, file_bytes=8192, tensors=8)
+    with pytest.raises(VerificationError, match=message) as caught:
+        open_tensors(path, limits=limits)
+    assert len(str(caught.value)) < 300
+
+
+def test_the_control_for_the_bad_ones_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(_raw(GOOD, b"\0" * 12))
+    assert open_tensors(path, limits=Limits(tensors=8)).is_zero("a")
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("/etc/hostname")
+
+
+@pytest.mark.parametrize("make", [_link, os.mkfifo, os.mkdir])
+def test_what_is_no_plain_file_is_refused(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "x.safetensors")
+    with pytest.raises(VerificationError, match=r"x\.safetensors"):
+        open_tensors(tmp_path / "x.safetensors")
+
+
+def test_a_missing_file_is_incomplete(tmp_path: Path) -> None:
+    with pytest.raises(IncompleteError, match="no file"):
+        open_tensors(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [
+        ("F32", 0x7FC00000),
+        ("F32", 0xFF800000),
+        ("F16", 0x7C00),
+        ("F16", 0xFE00),
+        ("BF16", 0x7F80),
+        ("BF16", 0xFFC0),
+    ],
+)
+def test_nan_and_infinity_are_found_in_every_type(
+    tmp_path: Path, dtype: str, bits: int
+) -> None:
+    path = tmp_path / "x.safetensors"
+    width = 4 if dtype == "F32" else 2
+    data = b"\0" * width + bits.to_bytes(width, "little")
+    header = {"a": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2 * width]}}
+    path.write_bytes(_raw(header, data))
+    with pytest.raises(VerificationError, match="NaN or infinity"):
+        open_tensors(path).check_finite()
+
+
+@given(data=st.data())
+def test_random_damage_raises_only_our_errors(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(_raw(GOOD, b"\0" * 12))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("t") / "x.safetensors"
+    path.write_bytes(bytes(content))
+    try:
+        found = open_tensors(path)
+        for name in found.tensors:
+            found.values(name)
+    except TapestryError:
+        pass
