@@ -59,7 +59,7 @@ class Log:
     """
 
     def __init__(self, directory: Path, *, key: SigningKey, store: Store) -> None:
-        """Take over an open store; use ``create`` or ``open`` instead."""
+        """Take over an open store; use ``start`` instead."""
         self._key = key
         self._store = store
         self._tree = Tree()
@@ -70,9 +70,11 @@ class Log:
         """Make an empty log whose origin is the name of the key.
 
         Raises:
-            ConfigError: There is a log already.
+            ConfigError: There is a log already, or public files of one.
             ResourceError: The folder cannot be written.
         """
+        if (directory / "public").exists():
+            raise ConfigError(f"{directory} has public files, but no log to go with")
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -87,6 +89,18 @@ class Log:
         return cls(directory, key=key, store=store)
 
     @classmethod
+    def start(cls, directory: Path, *, key: SigningKey) -> Self:
+        """Open the log of a directory, or make one where none ever was.
+
+        Raises:
+            ConfigError, ResourceError, InconsistentLog: As for ``open``.
+        """
+        try:
+            return cls.create(directory, key=key)
+        except ConfigError:
+            return cls.open(directory, key=key)
+
+    @classmethod
     def open(cls, directory: Path, *, key: SigningKey) -> Self:
         """Open a log, check it whole and finish what a crash interrupted.
 
@@ -97,7 +111,7 @@ class Log:
                 contradict each other; nothing was written.
         """
         if not (directory / "log.db").exists():
-            raise ConfigError(f"no log in {directory}")
+            raise ConfigError(f"no log.db in {directory}")
         store = Store(directory)
         try:
             store.check_key(str(key.verify_key))

@@ -295,13 +295,13 @@ def _group(name: str, count: str, members: list[str]) -> Group:
 def _check_keys(trust: Trust) -> None:
     purposes = [(log.key, Algorithm.SIGNATURE) for log in trust.logs]
     purposes += [(w.key, Algorithm.COSIGNATURE) for w in trust.witnesses]
-    seen: set[bytes] = set()
+    seen: set[bytes | str] = set()
     for key, purpose in purposes:
         if key.algorithm is not purpose:
             raise ProtocolError(f"trust policy: {key.keyid} has another purpose")
-        if key.public in seen:
+        if key.public in seen or key.keyid in seen:  # ids of 4 bytes can collide
             raise ProtocolError(f"trust policy: {key.keyid} is listed twice")
-        seen.add(key.public)
+        seen |= {key.public, key.keyid}
 
 
 def _check_names(trust: Trust) -> None:
