@@ -19,6 +19,7 @@ PACKAGES = (
     "governance/tapestry_governance",
 )
 MODULE_LINES = 400
+TEST_MODULE_LINES = 600  # a list of sentences, read one at a time
 BODY_LINES = 50
 PARAMETERS = 6
 
@@ -28,7 +29,7 @@ LOG_CHECKPOINTS = (
     "tests/",
     "tapestry/note.py",
     "tapestry/cli/audit.py",
-    "tapestry/cli/report.py",  # tells the reader what the members cosigned
+    "tapestry/cli/page/",  # tells the reader what the members cosigned
     "tapestry/protocol.py",  # carries one between coordinator and node
     "tapestry/config.py",  # how old an accepted one may be
     "tapestry/errors.py",
@@ -37,7 +38,7 @@ LOG_CHECKPOINTS = (
     "node/tapestry_node/guard.py",
     "node/tapestry_node/view.py",
     "coordinator/tapestry_coordinator/driver.py",  # collects the cosignatures
-    "coordinator/tapestry_coordinator/cosigning.py",
+    "coordinator/tapestry_coordinator/bulletin.py",
     "coordinator/tapestry_coordinator/round.py",
     "benchmarks/log.py",
 )
@@ -131,14 +132,18 @@ def test_the_tree_is_where_this_test_looks_for_it() -> None:
 
 
 def test_a_module_is_read_in_one_sitting() -> None:
-    sizes = {_name(p): len(p.read_text("utf-8").splitlines()) for p in PROGRAMS + TESTS}
-    assert {name: n for name, n in sizes.items() if n > MODULE_LINES} == {}
+    long = {}
+    for path in PROGRAMS + TESTS:
+        lines = len(path.read_text("utf-8").splitlines())
+        if lines > (TEST_MODULE_LINES if path in TESTS else MODULE_LINES):
+            long[_name(path)] = lines
+    assert long == {}
 
 
 def test_a_function_fits_a_screen() -> None:
     long = [
         _at(path, function, f"{function.name} has {_body_lines(function)} lines")
-        for path, function in _functions(PROGRAMS + TESTS)
+        for path, function in _functions(PROGRAMS)
         if _body_lines(function) > BODY_LINES
     ]
     assert long == []

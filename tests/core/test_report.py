@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -240,3 +242,23 @@ def test_ticks_are_few_and_lie_between_the_ends(low: float, span: float) -> None
 
 def test_only_markup_passes_unescaped() -> None:
     assert joined("<b>", Markup("<b></b>")).text == "&lt;b&gt;<b></b>"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("chromium") is None, reason="chromium is not installed"
+)
+def test_a_browser_shows_the_page_without_complaint(tmp_path: Path) -> None:
+    write_report(_data(), tmp_path)
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", "--enable-logging=stderr", f"--user-data-dir={tmp_path}/user",
+        "--dump-dom", (tmp_path / "report.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "What the coordinator could see" in done.stdout
+    assert "CONSOLE" not in done.stderr
+    assert "Content Security Policy" not in done.stderr

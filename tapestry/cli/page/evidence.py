@@ -1,7 +1,7 @@
 """What it cost, who saw what, and how to check all of it."""
 
 from tapestry.cli.page import words
-from tapestry.cli.page.data import Run
+from tapestry.cli.page.data import Privacy, Run
 from tapestry.cli.page.markup import (
     Child,
     Markup,
@@ -64,32 +64,6 @@ def privacy(run: Run) -> Markup:
         )
         for node in nodes
     ]
-    found = dict.fromkeys(kind for runs in run.epsilon.values() for kind in runs)
-    kinds = [kind for kind in found if kind != "total"]
-    header = ["Node", *kinds, "Together", "Limit"]
-    rows = [
-        [
-            node,
-            *(
-                words.epsilon(run.epsilon[node][k])
-                if k in run.epsilon[node]
-                else words.NONE
-                for k in kinds
-            ),
-            words.epsilon(run.spent(node)),
-            words.short(run.epsilon_limit.get(node)),
-        ]
-        for node in nodes
-    ]
-    facts = [
-        f"unit of privacy: one {promise.unit}" if promise.unit else "",
-        f"adjacency: {promise.adjacency}" if promise.adjacency else "",
-        f"δ = {words.plain(promise.delta)}" if promise.delta is not None else "",
-        f"noise multiplier {promise.noise_multiplier:g}"
-        if promise.noise_multiplier
-        else "",
-        f"gradients clipped to norm {promise.clip_norm:g}" if promise.clip_norm else "",
-    ]
     title = "Privacy loss epsilon of each institution against its limit"
     return joined(
         element("h2", {"id": "privacy"}, "What it cost in privacy"),
@@ -100,10 +74,8 @@ def privacy(run: Run) -> Markup:
             "node refuses to go beyond it. The dashed frame is the limit.",
         ),
         element("figure", {}, bars(title, drawn)),
-        element(
-            "p", {"class": "note"}, words.capital("; ".join(f for f in facts if f))
-        ),
-        behind("The same as a table", table(title, header, rows)),
+        element("p", {"class": "note"}, _promise_words(promise)),
+        behind("The same as a table", _epsilon_table(run, title)),
     )
 
 
@@ -295,6 +267,30 @@ def _spent_words(run: Run, node: str) -> str:
     limit = run.epsilon_limit.get(node)
     spent = words.epsilon(run.spent(node))
     return spent if limit is None else f"{spent} of {words.short(limit)}"
+
+
+def _epsilon_table(run: Run, title: str) -> Markup:
+    found = dict.fromkeys(kind for runs in run.epsilon.values() for kind in runs)
+    kinds = [kind for kind in found if kind != "total"]
+    rows = []
+    for node in sorted(run.epsilon):
+        spent = run.epsilon[node]
+        cells = [words.epsilon(spent[k]) if k in spent else words.NONE for k in kinds]
+        limit = words.short(run.epsilon_limit.get(node))
+        rows.append([node, *cells, words.epsilon(run.spent(node)), limit])
+    return table(title, ["Node", *kinds, "Together", "Limit"], rows)
+
+
+def _promise_words(promise: Privacy) -> str:
+    noise, clip = promise.noise_multiplier, promise.clip_norm
+    facts = [
+        f"unit of privacy: one {promise.unit}" if promise.unit else "",
+        f"adjacency: {promise.adjacency}" if promise.adjacency else "",
+        "" if promise.delta is None else f"δ = {words.plain(promise.delta)}",
+        "" if noise is None else f"noise multiplier {noise:g}",
+        "" if clip is None else f"gradients clipped to norm {clip:g}",
+    ]
+    return words.capital("; ".join(fact for fact in facts if fact))
 
 
 def _masks(run: Run) -> Markup:
