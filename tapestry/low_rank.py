@@ -16,8 +16,15 @@ import math
 
 import numpy as np
 
+from tapestry.encoding import digest
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, Layout, Parameters
+
+
+def round_seed(run_id: str, round_number: int, *, model_digest: str) -> str:
+    """Derive the public seed of a round's factors; nobody chooses it."""
+    label = f"tapestry-round-seed/1\n{run_id}\n{round_number}\n{model_digest}\n"
+    return digest(label.encode())[7:]
 
 
 def factor(name: str, *, rank: int, width: int, seed: str) -> FloatVector:

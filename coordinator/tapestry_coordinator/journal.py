@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tapestry.encoding import digest
 from tapestry.errors import IncompleteError, ResourceError
 from tapestry.vector import RingVector
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS round (
-    number INTEGER PRIMARY KEY, status TEXT NOT NULL, manifest BLOB NOT NULL
+    number INTEGER PRIMARY KEY, status TEXT NOT NULL, manifest BLOB NOT NULL,
+    result BLOB
 ) STRICT;
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
@@ -31,6 +31,7 @@ class Row:
     number: int
     status: str
     manifest: bytes
+    result: bytes | None  # message 10 without its bulk
 
 
 class Journal:
@@ -54,7 +55,16 @@ class Journal:
 
     def open_round(self, number: int, manifest: bytes) -> None:
         """Remember a round before anybody hears of it."""
-        self._db.execute("INSERT INTO round VALUES (?, 'open', ?)", (number, manifest))
+        self._db.execute(
+            "INSERT OR REPLACE INTO round VALUES (?, 'open', ?, NULL)",
+            (number, manifest),
+        )
+
+    def store_result(self, number: int, result: bytes) -> None:
+        """Keep message 10, for nodes that miss it."""
+        self._db.execute(
+            "UPDATE round SET result = ? WHERE number = ?", (result, number)
+        )
 
     def settle(self, number: int, status: str) -> None:
         """Mark a round ``closed`` or ``aborted``."""
@@ -64,8 +74,10 @@ class Journal:
 
     def rounds(self) -> list[Row]:
         """All rounds in order."""
-        rows = self._db.execute("SELECT number, status, manifest FROM round ORDER BY 1")
-        return [Row(number=n, status=s, manifest=m) for n, s, m in rows]
+        rows = self._db.execute(
+            "SELECT number, status, manifest, result FROM round ORDER BY number"
+        )
+        return [Row(number=n, status=s, manifest=m, result=r) for n, s, m, r in rows]
 
     def set_fact(self, name: str, value: str) -> None:
         """Remember a small public fact, such as a duration."""
@@ -75,8 +87,8 @@ class Journal:
         """All facts."""
         return dict(self._db.execute("SELECT name, value FROM fact ORDER BY name"))
 
-    def store_sum(self, number: int, total: RingVector) -> str:
-        """Write the sum of a round durably and return its digest."""
+    def store_sum(self, number: int, total: RingVector) -> None:
+        """Write the sum of a round durably."""
         path = self._path(number)
         partial = path.with_suffix(".part")
         data = np.ascontiguousarray(total, dtype="<u4")
@@ -88,7 +100,6 @@ class Journal:
             partial.replace(path)
         except OSError as error:
             raise ResourceError(f"cannot write {path}: {error.strerror}") from error
-        return digest(data.view(np.uint8).data)
 
     def load_sum(self, number: int) -> RingVector:
         """Read a sum back, shape (d,).

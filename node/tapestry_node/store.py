@@ -5,6 +5,7 @@ before the send.
 
 * The high-water mark: one upload per (run, round), ever. Taking it is the only way
   to get the ``Reservation`` without which ``secagg`` masks nothing.
+* The outbox: entries of the node's own that the log does not have yet.
 * Egress receipts: kind, size and digest of each message that leaves, chained by
   hash, so that an operator can show what left and that the list is whole.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from tapestry.encoding import canonical_json, digest, digest_all
 from tapestry.errors import ProtocolError, ResourceError, VerificationError
-from tapestry.protocol import Message, RoundManifest
+from tapestry.protocol import Message
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS mark (
@@ -27,6 +28,10 @@ CREATE TABLE IF NOT EXISTS egress (
     number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL,
     bytes INTEGER NOT NULL, content TEXT NOT NULL, chain TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS outbox (
+    number INTEGER PRIMARY KEY, entry BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 """
 _GENESIS = digest(b"tapestry-egress/1")
 
@@ -62,13 +67,13 @@ class Store:
         except sqlite3.Error as error:
             raise ResourceError(f"cannot open {path}: {error}") from error
 
-    def mark(self, run_id: str) -> int:
+    def highest(self, run_id: str) -> int:
         """Return the last round of a run that this node uploaded for; 0 for none."""
         row = self._db.execute("SELECT round FROM mark WHERE run = ?", (run_id,))
         found = row.fetchone()
         return int(found[0]) if found else 0
 
-    def raise_mark(self, manifest: RoundManifest) -> None:
+    def raise_to(self, run_id: str, round_number: int) -> None:
         """Take the only upload of a round, durably.
 
         Raises:
@@ -77,13 +82,32 @@ class Store:
         changed = self._db.execute(
             "INSERT INTO mark VALUES (?, ?) ON CONFLICT (run) DO UPDATE "
             "SET round = excluded.round WHERE excluded.round > mark.round",
-            (manifest.run_id, manifest.round_number),
+            (run_id, round_number),
         )
         if changed.rowcount != 1:
             raise ProtocolError(
-                f"round {manifest.round_number} of {manifest.run_id} was uploaded "
-                "for already; one upload per round, ever"
+                f"round {round_number} of {run_id} was uploaded for already; one "
+                "upload per round, ever"
             )
+
+    def post(self, entry: bytes) -> None:
+        """Keep an entry of the node's own until the log has it."""
+        self._db.execute("INSERT INTO outbox (entry) VALUES (?)", (entry,))
+
+    def outbox(self) -> list[bytes]:
+        """Entries that the log should get, the oldest first."""
+        rows = self._db.execute("SELECT entry FROM outbox ORDER BY number")
+        return [bytes(row[0]) for row in rows]
+
+    def clear(self, entry: bytes) -> None:
+        """Forget an entry that is in the log now."""
+        self._db.execute("DELETE FROM outbox WHERE entry = ?", (entry,))
+
+    def secret(self, name: str, fresh: bytes) -> bytes:
+        """Return a secret that was stored under a name, or store ``fresh``."""
+        self._db.execute("INSERT OR IGNORE INTO secret VALUES (?, ?)", (name, fresh))
+        row = self._db.execute("SELECT value FROM secret WHERE name = ?", (name,))
+        return bytes(row.fetchone()[0])
 
     def record(self, message: Message) -> None:
         """Write the receipt of a message before it leaves."""
@@ -91,7 +115,8 @@ class Store:
             "SELECT number, chain FROM egress ORDER BY number DESC LIMIT 1"
         ).fetchone()
         number, chain = (last[0] + 1, last[1]) if last else (1, _GENESIS)
-        parts = [message.body, *(memoryview(a).cast("B") for a in message.attachments)]
+        parts: list[bytes | memoryview] = [message.body]
+        parts += [memoryview(a).cast("B") for a in message.attachments]
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         row = (number, time, message.kind.value, message.size, digest_all(parts))
         self._db.execute(

@@ -76,9 +76,8 @@ def found(directory: Path, founding: Founding) -> str:
     )
     event = speaker.event(charter, now=datetime.now(UTC), seen=None)
     entry = sign_entry(event, author, *(keys["root"] for _, keys in members))
-    Log.create(
-        coordinator / "log", origin=founding.coordinator.origin, key=log_key
-    ).append([entry])
+    with Log.create(coordinator / "log", key=log_key) as log:
+        log.append([entry])
     trust = Trust.of_members(
         log_key.verify_key,
         [VerifyKey.parse(member.witness) for member in charter.members],

@@ -1,0 +1,164 @@
+"""The log and its witnesses: append, have it cosigned, publish.
+
+The coordinator orders entries and collects cosignatures; it decides nothing by
+that. Before an entry goes in it is held against the same rules as everywhere
+(``fold``), so an event that would break the log for everybody is refused here.
+"""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from tapestry.encoding import canonical_json
+from tapestry.errors import ProtocolError, QuorumError, TapestryError
+from tapestry.keys import SigningKey
+from tapestry.protocol import Kind, Message
+from tapestry_coordinator.grid import Grid
+from tapestry_governance.entries import Author, Seen, open_entry, sign_entry
+from tapestry_governance.events import Body
+from tapestry_governance.fold import apply_all
+from tapestry_governance.log import Log
+from tapestry_governance.state import FederationState
+from tapestry_governance.trust import Trust
+
+_logger = logging.getLogger(__name__)
+
+
+class Bulletin:
+    """The coordinator's hand on the log."""
+
+    def __init__(
+        self, log: Log, *, trust: Trust, key: SigningKey, grid: Grid, deadline: float
+    ) -> None:
+        """Take an open log and fold it.
+
+        Raises:
+            RuleError: The log breaks its own rules.
+            ProtocolError: The log is empty; found the federation first.
+        """
+        state = apply_all(None, log.entries(0, log.size))
+        if state is None:
+            raise ProtocolError("the log is empty: no charter was adopted")
+        self._log, self._trust, self._key = log, trust, key
+        self._grid, self._deadline = grid, deadline
+        self._state = state
+        self._sizes: dict[str, int] = {}
+        self._author = Author(
+            federation=state.federation,
+            actor=key.name.split("/")[0],
+            role="coordinator",
+        )
+
+    @property
+    def state(self) -> FederationState:
+        """The federation as of the last entry."""
+        return self._state
+
+    @property
+    def log(self) -> Log:
+        """The log."""
+        return self._log
+
+    @property
+    def checkpoint(self) -> bytes:
+        """The newest cosigned checkpoint.
+
+        Raises:
+            QuorumError: None was published yet.
+        """
+        note = self._log.latest()
+        if note is None:
+            raise QuorumError("the log has no cosigned checkpoint yet")
+        return note
+
+    def say(self, body: Body, *, refs: Sequence[int] = ()) -> int:
+        """Append an event of the coordinator's own; returns its index."""
+        event = self._author.event(
+            body, now=datetime.now(UTC), seen=self._seen(), refs=refs
+        )
+        return self.add(sign_entry(event, self._key))
+
+    def add(self, entry: bytes) -> int:
+        """Append somebody's entry if the rules allow it; returns its index.
+
+        Edge cases:
+            An entry that is there already keeps its index.
+
+        Raises:
+            RuleError: It breaks a rule; VerificationError, ProtocolError: its
+                signature or form does not hold. Nothing was appended.
+        """
+        known = self._log.find(entry)
+        if known is not None:
+            return known
+        following = apply_all(self._state, [entry])
+        index = self._log.append([entry]).start
+        if following is not None:
+            self._state = following
+        return index
+
+    def learn_size(self, name: str, size: int) -> None:
+        """Remember how much of the log a node has."""
+        self._sizes[name] = size
+
+    def publish(self, nodes: Sequence[str]) -> bytes:
+        """Have the log cosigned as it is and publish it; returns the checkpoint.
+
+        Nodes may hand in entries of their own with their cosignature (a declaration
+        of their data); then the log has grown and is cosigned once more.
+
+        Raises:
+            QuorumError: Too few nodes cosigned in time.
+        """
+        while True:
+            petitions = self._collect(nodes)
+            note = self._log.publish(trust=self._trust)
+            fresh = [entry for entry in petitions if self._log.find(entry) is None]
+            added = [self._try_add(entry) for entry in fresh]
+            if not any(added):
+                return note
+
+    def _collect(self, nodes: Sequence[str]) -> list[bytes]:
+        note = self._log.sign_checkpoint()
+        size = self._log.size
+        requests = {name: self._update(name, note) for name in nodes}
+        petitions: list[bytes] = []
+        for name, reply in self._grid.exchange(requests, deadline=self._deadline):
+            if reply.kind is not Kind.COSIGNATURE:
+                _logger.warning("%s does not cosign: %s", name, reply.body[:200])
+                continue
+            try:
+                line = str(reply.json()["line"]).encode()
+                self._log.add_cosignature(size, line, trust=self._trust)
+            except (TapestryError, KeyError, TypeError) as error:
+                _logger.warning("%s sent no cosignature: %s", name, error)
+                continue
+            self._sizes[name] = size
+            petitions += [bytes(item) for item in reply.attachments]
+        return petitions
+
+    def _update(self, name: str, note: bytes) -> Message:
+        start = min(self._sizes.get(name, 0), self._log.size)
+        body = {"start": start, "checkpoint": note.decode()}
+        entries = self._log.entries(start, self._log.size)
+        return Message(kind=Kind.COSIGN, body=canonical_json(body), attachments=entries)
+
+    def _try_add(self, entry: bytes) -> bool:
+        try:
+            self.add(entry)
+        except TapestryError as error:
+            _logger.warning("an entry was refused: %s", error)
+            return False
+        return True
+
+    def _seen(self) -> Seen | None:
+        note = self._log.latest()
+        if note is None:
+            return None
+        checkpoint = self._trust.open(note).checkpoint
+        return Seen(size=checkpoint.size, root=checkpoint.root.hex())
+
+
+def event_of(entry: bytes) -> Body:
+    """Read what an entry of the log says."""
+    return open_entry(entry).event.body

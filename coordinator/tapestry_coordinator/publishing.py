@@ -1,0 +1,144 @@
+"""Releases of the base, and adapters that institutions choose to publish on them."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tapestry import manifest as manifests
+from tapestry.encoding import canonical_json, decode_json
+from tapestry.errors import ProtocolError, TapestryError
+from tapestry.protocol import Kind, Message
+from tapestry_coordinator import release as releases
+from tapestry_coordinator.bulletin import event_of
+from tapestry_governance.events import AdapterPublished, ReleasePublished
+
+if TYPE_CHECKING:
+    from tapestry_coordinator.driver import Run
+
+_logger = logging.getLogger(__name__)
+
+
+def release(run: "Run") -> None:
+    """Publish the current base, unless it is published already.
+
+    Raises:
+        QuorumError: The members do not cosign the release.
+        ResourceError: The files cannot be written.
+    """
+    state = run.bulletin.state
+    closed = state.last_closed
+    if closed is None:
+        return
+    latest = max(
+        state.releases.values(), key=lambda each: each.round_number, default=None
+    )
+    if latest is None or latest.round_number < closed.round_number:
+        index = _publish(run, previous=latest)
+    else:
+        index = _find(run, latest.name)
+    name = f"base-{len(run.bulletin.state.releases)}"
+    run.bulletin.publish(run.grid.nodes())
+    folder = run.directory / "releases" / name
+    if folder.exists():
+        releases.attach_proof(folder, log=run.log, index=index, trust=run.trust)
+
+
+def _publish(run: "Run", *, previous: ReleasePublished | None) -> int:
+    closed = run.bulletin.state.last_closed
+    if closed is None:
+        raise ProtocolError("nothing to release")
+    name = f"base-{len(run.bulletin.state.releases) + 1}"
+    run.notify({"stage": "release", "text": name})
+    run.workload.load(run.replica.parameters)
+    settings = run.settings
+    facts = {
+        "given base": settings.base,
+        "noise": settings.privacy.noise,
+        "noise multiplier": settings.privacy.noise_multiplier,
+        "unit of privacy": settings.privacy.unit,
+        "adjacency": settings.privacy.adjacency,
+    }
+    card = releases.card_of(
+        name, digest=run.replica.digest, rounds=closed.round_number, facts=facts
+    )
+    digest = releases.write_files(
+        run.directory / "releases" / name, workload=run.workload, card=card
+    )
+    return run.bulletin.say(
+        ReleasePublished(
+            name=name,
+            parameters_digest=run.replica.digest,
+            manifest_digest=digest,
+            run_id=closed.run_id,
+            round_number=closed.round_number,
+            previous=previous.name if previous else None,
+        )
+    )
+
+
+def _find(run: "Run", name: str) -> int:
+    for index, entry in enumerate(run.log.entries(0, run.log.size)):
+        body = event_of(entry)
+        if isinstance(body, ReleasePublished) and body.name == name:
+            return index
+    raise ProtocolError(f"the log has no release {name}")
+
+
+def collect_adapters(run: "Run") -> None:
+    """Tell the nodes of the last release and keep the adapters they publish."""
+    state = run.bulletin.state
+    if not state.releases:
+        return
+    name = max(state.releases.values(), key=lambda each: each.round_number).name
+    present = [n for n in run.gather() if n not in state.publishers.values()]
+    body = {"name": name, "checkpoint": run.bulletin.publish(present).decode()}
+    request = Message(kind=Kind.RELEASED, body=canonical_json(body))
+    waited = run.settings.deadlines.adapter
+    for node, reply in run.grid.exchange(
+        dict.fromkeys(present, request), deadline=waited
+    ):
+        try:
+            adapter = _keep(run, reply)
+        except TapestryError as error:
+            _logger.warning("no adapter of %s: %s", node, error)
+        else:
+            run.notify({"stage": "adapter", "node": node, "text": adapter})
+
+
+def _keep(run: "Run", reply: Message) -> str:
+    """Log an adapter's entries, then store its files as the entry names them."""
+    if reply.kind is not Kind.PUBLICATION:
+        raise ProtocolError(f"{reply.kind}: {reply.body[:80]!r}")
+    names = decode_json(reply.body)
+    entries = [bytes(item) for item in reply.attachments[:2]]
+    files = reply.attachments[2:]
+    published = event_of(entries[1])
+    if not isinstance(published, AdapterPublished) or len(names["files"]) != len(files):
+        raise ProtocolError("the publication is not an adapter's")
+    folder = run.directory / "adapters" / published.name
+    _write(folder, dict(zip(names["files"], files, strict=True)))
+    try:
+        manifest = manifests.read(folder)
+        manifests.verify(folder, manifest)
+        if manifest.digest != published.manifest_digest:
+            raise ProtocolError("the files are not those that the entry names")
+        for entry in entries:
+            run.bulletin.add(entry)
+    except TapestryError:
+        shutil.rmtree(folder)
+        raise
+    return published.name
+
+
+def _write(folder: Path, files: dict[str, bytes | memoryview]) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    for name, data in files.items():
+        try:
+            manifests.check_name(name)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)

@@ -1,0 +1,171 @@
+"""One masked sum: TSA-1's coordinator half over a grid.
+
+The state machines are ``tapestry.secagg.unmasking``; here they meet deadlines. Each
+stage asks those who are still in, keeps what holds, and goes on without the rest. A
+stage that too few survive raises QuorumError: the round is aborted, and what was
+uploaded stays masked for good.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tapestry.config import Deadlines
+from tapestry.encoding import canonical_json
+from tapestry.errors import ProtocolError, TapestryError
+from tapestry.protocol import Kind, Message, RoundManifest
+from tapestry.secagg.messages import (
+    Advertisement,
+    Consent,
+    Reveal,
+    ShareMessage,
+    Upload,
+    UploadHead,
+)
+from tapestry.secagg.unmasking import Advertising, Unmasked
+from tapestry_coordinator.grid import Grid
+
+_logger = logging.getLogger(__name__)
+Notify = Callable[[dict[str, Any]], None]
+_ENTRIES = 2  # of the node's own in front of the chunks: dp.accounted, committed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Whom a round talks to, and what it does with entries that nodes hand in."""
+
+    grid: Grid
+    deadlines: Deadlines
+    checkpoint: bytes
+    register: Callable[[bytes], int]  # append an entry of a node; RuleError if not
+    notify: Notify
+
+
+@dataclass(slots=True, kw_only=True)
+class Attendance:
+    """Where participants were lost, and the log indexes of the commitments."""
+
+    dropped: dict[str, str] = field(default_factory=dict)
+    commitments: dict[str, int] = field(default_factory=dict)
+    phase: str = "offer"
+
+
+def run(manifest: RoundManifest, table: Table, *, attendance: Attendance) -> Unmasked:
+    """Lead the cohort from the offer to the sum.
+
+    Args:
+        manifest: The round; it is in the cosigned log.
+        table: Grid, deadlines and log.
+        attendance: Filled while the round goes on, so that an abort can tell.
+
+    Raises:
+        QuorumError: Too few nodes were left at some stage.
+        VerificationError: The masks do not come off.
+    """
+    lead = _Lead(manifest, table, attendance)
+    offer = Message(kind=Kind.OFFER, body=_checkpoint(table.checkpoint))
+    names = [p.name for p in manifest.participants]
+    advertising = Advertising(manifest)
+    lead.ask("offer", dict.fromkeys(names, offer), advertising, _read_advertisement)
+    sharing, keys = advertising.close()
+    request = Message(kind=Kind.KEYS, body=keys.encode())
+    lead.ask("keys", dict.fromkeys(sharing.missing, request), sharing, _read_shares)
+    collecting, sealed = sharing.close()
+    requests = {
+        name: Message(kind=Kind.CIPHERTEXTS, body=message.encode())
+        for name, message in sealed.items()
+    }
+    lead.ask("upload", requests, collecting, lead.read_upload)
+    agreeing, survivors = collecting.close()
+    request = Message(kind=Kind.SURVIVORS, body=survivors.encode())
+    lead.ask("agree", dict.fromkeys(agreeing.missing, request), agreeing, _read_consent)
+    revealing, consents = agreeing.close()
+    request = Message(kind=Kind.CONSENTS, body=consents.encode())
+    lead.ask(
+        "reveal", dict.fromkeys(revealing.missing, request), revealing, _read_reveal
+    )
+    attendance.phase = "sum"
+    return revealing.close()
+
+
+class _Lead:
+    """Asks one stage after the other and keeps the attendance."""
+
+    def __init__(
+        self, manifest: RoundManifest, table: Table, attendance: Attendance
+    ) -> None:
+        self._manifest = manifest
+        self._table = table
+        self._attendance = attendance
+
+    def ask(
+        self,
+        phase: str,
+        requests: Mapping[str, Message],
+        collector: Any,
+        read: Callable[[Message, str], Any],
+    ) -> None:
+        """Send a stage's requests; keep valid replies, drop the senders of others."""
+        self._attendance.phase = phase
+        table, number = self._table, self._manifest.round_number
+        table.notify({"stage": "round", "round": number, "phase": phase})
+        waited = int(getattr(table.deadlines, phase))
+        for name, reply in table.grid.exchange(requests, deadline=waited):
+            try:
+                collector.accept(name, self._take(reply, name, read))
+            except TapestryError as error:
+                _logger.warning("%s is out of round %d: %s", name, number, error)
+            else:
+                event = {"stage": "round", "round": number, "phase": phase}
+                table.notify({**event, "node": name, "done": 1, "of_steps": 1})
+        if phase not in ("agree", "reveal"):  # later their update is in the sum
+            for name in requests:
+                if name in collector.missing:
+                    self._attendance.dropped[name] = phase
+
+    def read_upload(self, reply: Message, name: str) -> Upload:
+        """Take the chunks, after the node's own entries went into the log."""
+        if reply.kind is not Kind.UPLOAD or len(reply.attachments) < _ENTRIES:
+            raise ProtocolError(f"{name} sent {reply.kind}, want an upload")
+        accounted, committed, *chunks = reply.attachments
+        upload = Upload(head=UploadHead.decode(reply.body), chunks=chunks)
+        self._table.register(bytes(accounted))
+        index = self._table.register(bytes(committed))
+        self._attendance.commitments[name] = index
+        return upload
+
+    def _take(
+        self, reply: Message, name: str, read: Callable[[Message, str], Any]
+    ) -> Any:
+        if reply.kind is Kind.REFUSAL:
+            for entry in reply.attachments:
+                self._table.register(bytes(entry))
+            raise ProtocolError(f"refused: {reply.json().get('reason')}")
+        return read(reply, name)
+
+
+def _checkpoint(note: bytes) -> bytes:
+    return canonical_json({"checkpoint": note.decode()})
+
+
+def _expect(reply: Message, kind: Kind) -> bytes:
+    if reply.kind is not kind:
+        raise ProtocolError(f"{reply.kind} instead of {kind}")
+    return reply.body
+
+
+def _read_advertisement(reply: Message, _: str) -> Advertisement:
+    return Advertisement.decode(_expect(reply, Kind.ADVERTISEMENT))
+
+
+def _read_shares(reply: Message, _: str) -> ShareMessage:
+    return ShareMessage.decode(_expect(reply, Kind.SHARES))
+
+
+def _read_consent(reply: Message, _: str) -> Consent:
+    return Consent.decode(_expect(reply, Kind.CONSENT))
+
+
+def _read_reveal(reply: Message, _: str) -> Reveal:
+    return Reveal.decode(_expect(reply, Kind.REVEAL))

@@ -1,0 +1,404 @@
+"""An institution's node: requests in, replies out, default deny.
+
+``handle`` is all there is to talk to. It answers each request of the closed list in
+``tapestry.protocol`` and turns whatever goes wrong into a reason code; the detail
+goes to the node's own log. Every reply is receipted before it leaves.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tapestry.config import NodeSettings
+from tapestry.encoding import canonical_json
+from tapestry.errors import (
+    BudgetExhausted,
+    ConfigError,
+    InconsistentLog,
+    PolicyError,
+    ProtocolError,
+    QuorumError,
+    RuleError,
+    TapestryError,
+    VerificationError,
+)
+from tapestry.keys import SigningKey
+from tapestry.protocol import Kind, Message, Reason, RoundManifest
+from tapestry.replica import Replica
+from tapestry.secagg.chunks import assemble
+from tapestry.secagg.messages import Result
+from tapestry.secagg.stages import Cohort
+from tapestry.secagg.verifying import check_own, check_sum_chunks, check_transcript
+from tapestry.software import software_digest
+from tapestry.workloads import Workload
+from tapestry_governance.entries import Author, open_entry
+from tapestry_governance.events import ContributionRefused, RoundClosed
+from tapestry_governance.trust import Trust
+from tapestry_governance.view import View
+from tapestry_node.budget import Ledger
+from tapestry_node.guard import Facts, Refused, check_offer
+from tapestry_node.publishing import publish
+from tapestry_node.session import Desk, Notify, Session
+from tapestry_node.store import Store
+from tapestry_node.trainer import Trainer
+
+_logger = logging.getLogger(__name__)
+Clock = Callable[[], datetime]
+
+_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
+    (BudgetExhausted, Reason.BUDGET_EXHAUSTED),
+    (InconsistentLog, Reason.INCONSISTENT_VIEW),
+    (QuorumError, Reason.QUORUM_MISSING),
+    (VerificationError, Reason.NOT_IN_LOG),
+    (RuleError, Reason.NOT_IN_LOG),
+    (ProtocolError, Reason.PROTOCOL),
+    (PolicyError, Reason.LOCAL_POLICY),
+    (TapestryError, Reason.MAINTENANCE),
+)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _silent(_: dict[str, Any]) -> None:
+    return
+
+
+def reason_of(error: Exception) -> Reason:
+    """Reduce an error to the only thing that may leave the node."""
+    if isinstance(error, Refused):
+        return error.reason
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            return reason
+    return Reason.INTERNAL
+
+
+class Node:
+    """One institution's node, with its folder open."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        workload: Workload,
+        replica: Replica | None = None,
+        notify: Notify = _silent,
+        clock: Clock = _now,
+    ) -> None:
+        """Open a node's folder.
+
+        Args:
+            directory: Holds ``node.toml``, ``policy.txt``, ``keys/`` and the data.
+            workload: The given base, loaded; may be shared by nodes of one process.
+            replica: The given base's parameters, if they were read already.
+            notify: Told, on this machine only, how far the work is.
+            clock: What time it is.
+
+        Raises:
+            ConfigError: A setting, key or data file is not as it must be.
+            VerificationError: The log mirror or the ledger was tampered with.
+        """
+        self.settings = NodeSettings.read(directory / "node.toml")
+        self.directory = directory
+        self._keys = {
+            purpose: SigningKey.load(directory / "keys" / f"{purpose}.key")
+            for purpose in ("node", "witness", "community")
+        }
+        self._store = Store(directory / "state.db")
+        self._view = View.open(
+            directory / "view.db",
+            trust=Trust.parse(_read(directory / "policy.txt")),
+            genesis=self.settings.genesis,
+        )
+        data = directory / self.settings.data
+        self._trainer = Trainer(data, workload=workload, settings=self.settings)
+        self._ledger = Ledger.open(directory / "budget.db", self._trainer.terms)
+        for row in self._ledger.rows():  # of a round that died with this process
+            self._ledger.release(row.charge)
+        self._replica = replica or Replica.start(workload.parameters())
+        self._applied = 0
+        self._session: Session | None = None
+        self._notify, self._clock = notify, clock
+        self._desk = self._make_desk()
+
+    @property
+    def name(self) -> str:
+        """The institution's name in the federation."""
+        return self.settings.name
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was agreed to and what is spent."""
+        return self._ledger
+
+    @property
+    def store(self) -> Store:
+        """Receipts of what left."""
+        return self._store
+
+    def handle(self, message: Message) -> Message:
+        """Answer a request; never raises."""
+        try:
+            reply = self._dispatch(message)
+        except Exception as error:
+            _logger.warning("%s: refused %s: %s", self.name, message.kind, error)
+            if not isinstance(error, TapestryError):
+                _logger.exception("%s: unexpected", self.name)
+            reply = self._refuse(message, reason_of(error))
+        self._store.record(reply)
+        return reply
+
+    def close(self) -> None:
+        """Close the databases."""
+        self._view.close()
+        self._store.close()
+
+    def _make_desk(self) -> Desk:
+        settings = self.settings
+        return Desk(
+            name=settings.name,
+            identity=self._keys["node"],
+            store=self._store,
+            view=self._view,
+            trainer=self._trainer,
+            author=Author(
+                federation=settings.federation, actor=settings.name, role="node"
+            ),
+            min_cohort=settings.policy.min_cohort,
+            max_colluding=settings.policy.max_colluding,
+            notify=self._notify,
+        )
+
+    def _dispatch(self, message: Message) -> Message:
+        answers = {
+            Kind.HELLO: self._hello,
+            Kind.COSIGN: self._cosign,
+            Kind.OFFER: self._offer,
+            Kind.RESULT: self._result,
+            Kind.RELEASED: self._released,
+        }
+        return answers.get(message.kind, self._continue)(message)
+
+    def _continue(self, message: Message) -> Message:
+        session = self._session
+        if session is None:
+            raise Refused(Reason.UNKNOWN_ROUND, "no round is under way here")
+        match message.kind:
+            case Kind.KEYS:
+                return session.share(message)
+            case Kind.CIPHERTEXTS:
+                return session.contribute(message, now=self._clock())
+            case Kind.SURVIVORS:
+                return session.consent(message)
+            case Kind.CONSENTS:
+                return session.reveal(message)
+            case _:
+                raise ProtocolError(f"{message.kind} is no request")
+
+    def _hello(self, _: Message) -> Message:
+        body = {"name": self.name, "size": self._view.size, "applied": self._applied}
+        return Message(kind=Kind.IDENTITY, body=canonical_json(body))
+
+    def _cosign(self, message: Message) -> Message:
+        """Mirror the log's new entries, then vouch for append-only and the rules."""
+        body = message.json()
+        entries = [bytes(item) for item in message.attachments]
+        with _fields():
+            start, note = int(body["start"]), str(body["checkpoint"]).encode()
+        self._view.extend(start, entries, note)
+        self._check_releases()
+        line = self._view.cosign(self._keys["witness"], self._clock())
+        reply = canonical_json({"line": line.decode()})
+        return Message(kind=Kind.COSIGNATURE, body=reply, attachments=self._petitions())
+
+    def _petitions(self) -> list[bytes]:
+        """Entries of this node's own that the log lacks."""
+        state = self._view.state
+        stored = set(self._view.entries(0, state.size))
+        for entry in self._store.outbox():
+            if entry in stored:
+                self._store.clear(entry)
+        if self.name not in state.data and not self._store.outbox():
+            salt = self._store.secret("dataset-salt", self._trainer.salt())
+            declared = self._trainer.declaration(salt)
+            self._store.post(self._desk.say(declared, now=self._clock()))
+        return self._store.outbox()
+
+    def _check_releases(self) -> None:
+        """Cosign no release of other parameters than this node computed itself.
+
+        Edge cases:
+            A node that has not applied the round yet cannot tell, and relies on the
+            rules of the log alone.
+        """
+        last = self._view.state.last_closed
+        if last is None or last.round_number != self._applied:
+            return
+        for release in self._view.state.releases.values():
+            if (release.run_id, release.round_number) == (
+                last.run_id,
+                last.round_number,
+            ) and release.parameters_digest != self._replica.digest:
+                raise VerificationError(
+                    f"{release.name} is {release.parameters_digest}, this node "
+                    f"computed {self._replica.digest}"
+                )
+
+    def _accept(self, message: Message) -> Any:
+        body = message.json()
+        with _fields():
+            note = str(body["checkpoint"]).encode()
+        self._view.accept(note, self._clock())
+        return body
+
+    def _offer(self, message: Message) -> Message:
+        """Join the round that the log proves, if the guard and the ledger agree."""
+        self._accept(message)
+        current = self._view.state.open_round
+        if current is None:
+            raise Refused(Reason.NOT_IN_LOG, "the log has no open round")
+        self._check_declared()
+        if self._session is not None:
+            self._session.abandon()
+            self._session = None
+        manifest = current.manifest
+        layout = self._trainer.layout(manifest)
+        facts = Facts(
+            name=self.name,
+            federation=self.settings.federation,
+            software_digest=software_digest(),
+            base_digest=self._replica.digest,
+            next_round=self._applied + 1,
+            layout_digest=layout.digest,
+            layout_length=layout.length,
+        )
+        check_offer(manifest, policy=self.settings.policy, facts=facts)
+        self._session = Session(
+            self._desk,
+            manifest,
+            replica=self._replica,
+            layout=layout,
+            ledger=self._ledger,
+        )
+        return self._session.advertise()
+
+    def _check_declared(self) -> None:
+        declared = self._view.state.data.get(self.name)
+        if declared is None or declared.records != self._trainer.count:
+            raise Refused(Reason.MAINTENANCE, "the log lacks this node's declaration")
+
+    def _result(self, message: Message) -> Message:
+        """Take the step that the log says, from the published sum, and compare."""
+        body = self._accept(message)
+        with _fields():
+            result = Result.decode(canonical_json(body["result"]))
+            number = int(body["round_number"])
+        manifest, closed = self._find_round(number)
+        if number <= self._applied:
+            return Message(kind=Kind.RECEIPT)
+        self._check_result(result, message, manifest=manifest, closed=closed)
+        if closed.outcome == "applied":
+            self._replica = self._step(result, message, manifest=manifest)
+        if self._replica.digest != closed.base_after:
+            raise VerificationError(
+                f"round {number} gives {self._replica.digest} here, the log says "
+                f"{closed.base_after}"
+            )
+        self._applied, self._session = number, None
+        return Message(kind=Kind.RECEIPT)
+
+    def _find_round(self, number: int) -> tuple[RoundManifest, RoundClosed]:
+        for entry in reversed(self._view.entries(0, self._view.size)):
+            closed = open_entry(entry).event.body
+            if isinstance(closed, RoundClosed) and closed.round_number == number:
+                key = (closed.run_id, closed.round_number, closed.attempt)
+                return self._view.state.rounds[key], closed
+        raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
+
+    def _check_result(
+        self,
+        result: Result,
+        message: Message,
+        *,
+        manifest: RoundManifest,
+        closed: RoundClosed,
+    ) -> None:
+        check_transcript(Cohort.of(manifest), result.transcript)
+        check_sum_chunks(result, message.attachments, length=manifest.length)
+        if result.sum_root != closed.aggregate_digest:
+            raise VerificationError("the sum is not the one that the log names")
+        if result.transcript.survivors.names != closed.included:
+            raise VerificationError("the log includes other nodes than were summed")
+        session = self._session
+        if session is not None and session.manifest == manifest and session.done:
+            check_own(session.done, result)
+
+    def _step(
+        self, result: Result, message: Message, *, manifest: RoundManifest
+    ) -> Replica:
+        cohort = Cohort.of(manifest)
+        names = result.transcript.survivors.names
+        return self._replica.after(
+            assemble(message.attachments, length=manifest.length),
+            places=tuple(cohort.places[name] for name in names),
+            manifest=manifest,
+            layout=self._trainer.layout(manifest),
+        )
+
+    def _released(self, message: Message) -> Message:
+        """Grow this institution's adapter on a release, by its own decision only."""
+        body = self._accept(message)
+        with _fields():
+            name = str(body["name"])
+        release = self._view.state.releases.get(name)
+        if release is None or release.parameters_digest != self._replica.digest:
+            raise Refused(Reason.BASE_MISMATCH, f"{name} is not the base held here")
+        if not self.settings.adapter.publish:
+            raise Refused(Reason.LOCAL_POLICY, "adapter.publish is off")
+        return publish(
+            self._desk,
+            release,
+            settings=self.settings,
+            replica=self._replica,
+            ledger=self._ledger,
+            community=self._keys["community"],
+            folder=self.directory / "adapters",
+            now=self._clock(),
+        )
+
+    def _refuse(self, message: Message, reason: Reason) -> Message:
+        """Say the code and no more; a refused offer is signed for the log."""
+        body = canonical_json({"reason": reason.value})
+        entries: list[bytes] = []
+        current = self._view.state.open_round if self._view.size else None
+        if message.kind is Kind.OFFER and current is not None:
+            manifest = current.manifest
+            refused = ContributionRefused(
+                run_id=manifest.run_id,
+                round_number=manifest.round_number,
+                attempt=manifest.attempt,
+                reason=reason,
+            )
+            entries.append(self._desk.say(refused, now=self._clock()))
+        return Message(kind=Kind.REFUSAL, body=body, attachments=entries)
+
+
+@contextmanager
+def _fields() -> Iterator[None]:
+    """Turn a missing or wrong field of a request into an error of the protocol."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError):
+        raise ProtocolError("a field of the request is missing or wrong") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None

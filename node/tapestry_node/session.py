@@ -1,0 +1,277 @@
+"""One round on one node: TSA-1's messages, with training between 4 and 5.
+
+A session lives in memory. A node that restarts has dropped out of the round; what
+must survive (budget, high-water mark, outbox) is on disk before it matters.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tapestry.encoding import encode_fraction
+from tapestry.errors import ProtocolError
+from tapestry.keys import SigningKey
+from tapestry.low_rank import round_seed
+from tapestry.privacy import accounting
+from tapestry.protocol import Kind, Message, Reason, RoundManifest
+from tapestry.replica import Replica
+from tapestry.secagg import masking, stages
+from tapestry.secagg.messages import (
+    Ciphertexts,
+    ConsentList,
+    KeyList,
+    SurvivorList,
+    Upload,
+)
+from tapestry.secagg.terms import RunPlan, Terms
+from tapestry.vector import FloatVector, Layout
+from tapestry_governance.entries import Author, sign_entry
+from tapestry_governance.events import (
+    Body,
+    ContributionCommitted,
+    DpAccounted,
+    roster_digest,
+)
+from tapestry_governance.state import FederationState
+from tapestry_governance.view import View
+from tapestry_node.budget import Charge, Ledger
+from tapestry_node.contribution import prepare
+from tapestry_node.guard import Refused
+from tapestry_node.store import Store
+from tapestry_node.trainer import Trainer
+
+Notify = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What a session works with; all of it belongs to the node."""
+
+    name: str
+    identity: SigningKey
+    store: Store
+    view: View
+    trainer: Trainer
+    author: Author
+    min_cohort: int
+    max_colluding: int
+    notify: Notify
+
+    def say(self, body: Body, *, now: datetime) -> bytes:
+        """Sign an event as this node."""
+        event = self.author.event(body, now=now, seen=self.view.seen)
+        return sign_entry(event, self.identity)
+
+
+class Session:
+    """A round that this node has joined."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        manifest: RoundManifest,
+        *,
+        replica: Replica,
+        layout: Layout,
+        ledger: Ledger,
+    ) -> None:
+        """Reserve the budget and join.
+
+        Raises:
+            BudgetExhausted: The ledger does not cover the round.
+            ProtocolError, PolicyError: The manifest breaks a rule of TSA-1 or of
+                this node.
+        """
+        self.manifest = manifest
+        self._desk, self._replica, self._ledger = desk, replica, ledger
+        self._charge = _charge(manifest, desk.trainer.cost(manifest))
+        terms = Terms(
+            model_digest=replica.digest,
+            roster_digest=roster_digest(desk.view.state.charter.members),
+            roster={m.name: m.node for m in desk.view.state.members.values()},
+            plan=_agreed_plan(desk.view.state, manifest, layout),
+            min_cohort=desk.min_cohort,
+            min_colluding=desk.max_colluding,
+            weight_cap=1,
+            highest_round=desk.store.highest(manifest.run_id),
+            afford=lambda _: self._reserve(),
+        )
+        self._state: Any
+        self._state, self._hello = masking.join(manifest, desk.identity, terms=terms)
+
+    def advertise(self) -> Message:
+        """Message 1."""
+        return Message(kind=Kind.ADVERTISEMENT, body=self._hello.encode())
+
+    def share(self, message: Message) -> Message:
+        """Messages 2 and 3."""
+        self._state, reply = masking.share(
+            self._expect(stages.Joined), KeyList.decode(message.body)
+        )
+        return Message(kind=Kind.SHARES, body=reply.encode())
+
+    def contribute(self, message: Message, *, now: datetime) -> Message:
+        """Messages 4 and 5, with training in between.
+
+        Guarantees:
+            Budget, high-water mark and the signed account of the spending are on
+            disk before the upload is returned.
+        """
+        ready = masking.receive(
+            self._expect(stages.Shared), Ciphertexts.decode(message.body)
+        )
+        update = self._train()
+        place = ready.round.cohort.places[self._desk.name]
+        quantized = prepare(
+            update, manifest=self.manifest, place=place, random=secrets.token_bytes
+        )
+        accounted = self._spend(now)
+        reservation = masking.reserve(ready, self._desk.store)
+        self._state, upload = masking.upload(ready, quantized, reservation=reservation)
+        committed = self._desk.say(self._commitment(upload), now=now)
+        return Message(
+            kind=Kind.UPLOAD,
+            body=upload.head.encode(),
+            attachments=[accounted, committed, *upload.chunks],
+        )
+
+    def consent(self, message: Message) -> Message:
+        """Messages 6 and 7."""
+        self._state, reply = masking.consent(
+            self._expect(stages.Uploaded), SurvivorList.decode(message.body)
+        )
+        return Message(kind=Kind.CONSENT, body=reply.encode())
+
+    def reveal(self, message: Message) -> Message:
+        """Messages 8 and 9."""
+        self._state, reply = masking.reveal(
+            self._expect(stages.Consented), ConsentList.decode(message.body)
+        )
+        return Message(kind=Kind.REVEAL, body=reply.encode())
+
+    @property
+    def done(self) -> stages.Done | None:
+        """What is left after message 9, to check the result against."""
+        return self._state if isinstance(self._state, stages.Done) else None
+
+    def abandon(self) -> None:
+        """Give back budget of a round for which nothing left."""
+        if self._charge is not None:
+            self._ledger.release(self._charge)
+
+    def _expect(self, kind: type[Any]) -> Any:
+        if not isinstance(self._state, kind):
+            raise ProtocolError(f"the round is not at the stage {kind.__name__}")
+        return self._state
+
+    def _reserve(self) -> None:
+        if self._charge is not None:
+            self._ledger.reserve(self._charge)
+
+    def _train(self) -> FloatVector:
+        def done(step: int, steps: int) -> None:
+            event = {"stage": "round", "round": self.manifest.round_number}
+            work = {"phase": "training", "node": self._desk.name}
+            self._desk.notify({**event, **work, "done": step, "of_steps": steps})
+
+        return self._desk.trainer.update(self._replica, self.manifest, done=done)
+
+    def _spend(self, now: datetime) -> bytes:
+        if self._charge is not None:
+            self._ledger.spend(self._charge)
+        body = self._account()
+        entry = self._desk.say(body, now=now)
+        self._desk.store.post(entry)
+        return entry
+
+    def _account(self) -> DpAccounted:
+        manifest, charge = self.manifest, self._charge
+        return DpAccounted(
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=manifest.attempt,
+            adapter=None,
+            steps=manifest.training.steps,
+            **account_of(
+                charge,
+                clip_norm=manifest.privacy.clip_norm,
+                target_delta=manifest.privacy.target_delta,
+                ledger=self._ledger,
+            ),
+        )
+
+    def _commitment(self, upload: Upload) -> ContributionCommitted:
+        manifest = self.manifest
+        return ContributionCommitted(
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=manifest.attempt,
+            context=manifest.context.hex(),
+            masked_root=upload.head.root.removeprefix("sha256:"),
+        )
+
+
+def account_of(
+    charge: Charge | None, *, clip_norm: str, target_delta: str, ledger: Ledger
+) -> dict[str, Any]:
+    """The fields of a ``dp.accounted`` event that a charge fixes."""
+    fixed = {
+        "unit": "record",
+        "adjacency": "add-remove",
+        "trust_model": "local",
+        "clip_norm": clip_norm,
+        "target_delta": target_delta,
+        "accountant": accounting.ACCOUNTANT,
+        "accountant_version": accounting.accountant_version(),
+    }
+    if charge is None:
+        bare = {"mechanism": "none", "noise_multiplier": "0", "sampling_rate": "1"}
+        return {**fixed, **bare, "epsilon_run": None}
+    return {
+        **fixed,
+        "mechanism": accounting.MECHANISM,
+        "noise_multiplier": encode_fraction(charge.steps.noise_multiplier),
+        "sampling_rate": encode_fraction(charge.steps.sampling_rate),
+        "epsilon_run": encode_fraction(round(ledger.balance().by_run[charge.run], 6)),
+    }
+
+
+def _charge(manifest: RoundManifest, steps: accounting.Steps | None) -> Charge | None:
+    if steps is None:
+        return None
+    return Charge(
+        purpose="round",
+        run=manifest.run_id,
+        number=manifest.round_number,
+        steps=steps,
+    )
+
+
+def _agreed_plan(
+    state: FederationState, manifest: RoundManifest, layout: Layout
+) -> RunPlan:
+    """The plan of the run's first round, with this round's factors.
+
+    Raises:
+        Refused: The factor seed is not the one that follows from the round.
+    """
+    seed = round_seed(
+        manifest.run_id, manifest.round_number, model_digest=manifest.model_digest
+    )
+    if manifest.training.factor_seed != seed:
+        raise Refused(Reason.LOCAL_POLICY, "the factor seed was chosen by somebody")
+    rounds = [m for key, m in state.rounds.items() if key[0] == manifest.run_id]
+    first = min(rounds, key=lambda m: (m.round_number, m.attempt), default=manifest)
+    training = first.training.model_copy(update={"factor_seed": seed})
+    return RunPlan(
+        layout_digest=layout.digest,
+        length=layout.length,
+        clip_norm=first.clip_norm,
+        clip_value=first.clip_value,
+        scale_bits=first.scale_bits,
+        weighting=first.weighting,
+        privacy=first.privacy,
+        training=training,
+    )

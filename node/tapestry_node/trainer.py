@@ -1,0 +1,116 @@
+"""The one object of a node that holds private records.
+
+It is asked for an update and returns a vector; the records themselves have no other
+way out. ``adapting`` trains on the same records through the same object.
+"""
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from tapestry.config import NodeSettings, number
+from tapestry.privacy import accounting
+from tapestry.privacy.noise import NoiseSource
+from tapestry.protocol import RoundManifest
+from tapestry.replica import Replica
+from tapestry.vector import FloatVector, Layout
+from tapestry.workloads import Unit, Workload
+from tapestry_governance.events import DataDeclared
+from tapestry_node import records, training
+from tapestry_node.budget import Terms
+from tapestry_node.gradients import Limits
+
+StepDone = Callable[[int, int], None]
+
+
+class Trainer:
+    """Private records and the model they are trained into."""
+
+    def __init__(
+        self, folder: Path, *, workload: Workload, settings: NodeSettings
+    ) -> None:
+        """Read the records.
+
+        Raises:
+            ConfigError: The folder, its manifest or a file is not as it must be.
+        """
+        self._records = records.read(folder)
+        self._workload = workload
+        self._settings = settings
+        self._units: dict[int, list[Unit]] = {}
+
+    @property
+    def workload(self) -> Workload:
+        """The loaded model."""
+        return self._workload
+
+    @property
+    def corpus(self) -> records.Corpus:
+        """What the institution says about its text; public."""
+        return self._records.corpus
+
+    @property
+    def count(self) -> int:
+        """How many records there are; declared, public."""
+        return len(self._records.texts)
+
+    @property
+    def terms(self) -> Terms:
+        """The promise that the ledger keeps for these records."""
+        policy = self._settings.policy
+        return Terms(
+            dataset=self._records.digest,
+            records=self.count,
+            epsilon=number(policy.epsilon_limit),
+            delta=number(policy.target_delta),
+        )
+
+    def declaration(self, salt: bytes) -> DataDeclared:
+        """What the log is told about the records."""
+        return DataDeclared(
+            dataset=self._records.commitment(salt),
+            records=self.count,
+            unit="record",
+            languages=(self.corpus.language,),
+            licences=(self.corpus.licence,),
+        )
+
+    def layout(self, manifest: RoundManifest) -> Layout:
+        """The layout of the update, computed here."""
+        return self._workload.layout(manifest.training)
+
+    def cost(self, manifest: RoundManifest) -> accounting.Steps | None:
+        """What a round would cost each record; None where nothing is promised."""
+        return training.spent(manifest.training, manifest.privacy, records=self.count)
+
+    def update(
+        self, replica: Replica, manifest: RoundManifest, *, done: StepDone
+    ) -> FloatVector:
+        """Train from a base and return the change, shape (d,); still private."""
+        self._workload.load(replica.parameters)
+        runtime = training.Runtime(
+            source=NoiseSource.fresh(),
+            limits=Limits(rows=self._settings.speed.physical_batch),
+            progress=lambda seen: done(seen.step, seen.steps),
+        )
+        return training.update(
+            self._workload,
+            self.units(manifest.training.sequence_length),
+            training=manifest.training,
+            privacy=manifest.privacy,
+            records=self.count,
+            runtime=runtime,
+        ).values
+
+    def units(self, sequence_length: int) -> list[Unit]:
+        """The records, encoded; private."""
+        if sequence_length not in self._units:
+            self._units[sequence_length] = self._workload.encode(
+                self._records.texts, sequence_length=sequence_length
+            )
+        return self._units[sequence_length]
+
+    @staticmethod
+    def salt() -> bytes:
+        """Draw the salt of a commitment."""
+        return secrets.token_bytes(32)
