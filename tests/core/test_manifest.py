@@ -1,0 +1,134 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapestry import manifest
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ProtocolError,
+    VerificationError,
+)
+from tapestry.manifest import File, Manifest, check_name
+
+DIGEST = "sha256:" + "0" * 64
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "base-1"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "config.json").write_bytes(b"{}")
+    (folder / "sub" / "weights.safetensors").write_bytes(b"0123")
+    (folder / "empty").write_bytes(b"")
+    return folder
+
+
+def test_a_folder_is_as_its_manifest_says(folder: Path) -> None:
+    listed = manifest.write(folder)
+    assert [file.name for file in listed.files] == [
+        "config.json",
+        "empty",
+        "sub/weights.safetensors",
+    ]
+    assert manifest.read(folder) == listed
+    manifest.verify(folder, listed)
+    (folder / "tapestry" / "proof").write_bytes(b"is not part of it")
+    manifest.verify(folder, listed)
+    assert manifest.describe(folder).digest == listed.digest
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: (f / "config.json").write_bytes(b"[]"),
+        lambda f: (f / "config.json").write_bytes(b"{} "),
+        lambda f: (f / "config.json").unlink(),
+        lambda f: (f / "config.json").rename(f / "config2.json"),
+        lambda f: (f / "extra").write_bytes(b""),
+        lambda f: (f / ".hidden").write_bytes(b""),
+        lambda f: (f / "sub" / "tapestry").write_bytes(b""),
+        lambda f: (f / "link").symlink_to("config.json"),
+        lambda f: os.mkfifo(f / "pipe"),
+        lambda f: (f / "back\\slash").write_bytes(b""),
+        lambda f: (f / "sub").rename(f / "Sub"),
+    ],
+    ids=[
+        "changed", "longer", "missing", "renamed", "added", "hidden", "nested-tapestry",
+        "link", "pipe", "name", "case",
+    ],
+)  # fmt: skip
+def test_any_change_to_a_folder_is_noticed(
+    folder: Path, damage: Callable[[Path], object]
+) -> None:
+    listed = manifest.write(folder)
+    damage(folder)
+    with pytest.raises(VerificationError):
+        manifest.verify(folder, listed)
+
+
+@given(at=st.integers(0, 3), flip=st.integers(1, 255))
+def test_one_flipped_byte_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, at: int, flip: int
+) -> None:
+    folder = tmp_path_factory.mktemp("m")
+    (folder / "weights").write_bytes(b"0123")
+    listed = manifest.describe(folder)
+    data = bytearray(b"0123")
+    data[at] ^= flip
+    (folder / "weights").write_bytes(data)
+    with pytest.raises(VerificationError, match="was changed"):
+        manifest.verify(folder, listed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", ".", "..", "a/../b", "/etc/passwd", "a//b", "a/", "./a", "a\\b", "a\nb",
+        "a\0", "ü", "a:b", "x" * 121, "a/b/c/d/e/f/g/h/i", "a.", "a ", " a",
+    ],
+)  # fmt: skip
+def test_names_that_are_not_portable_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="portable"):
+        check_name(name)
+
+
+def test_a_manifest_has_one_spelling(folder: Path) -> None:
+    listed = manifest.write(folder)
+    assert Manifest.decode(listed.encode()) == listed
+    first, *rest = listed.files
+    for files in (
+        (*rest, first),
+        (first, first, *rest),
+        (first, File(name="Config.json", size=0, content=DIGEST)),
+        (File(name="Tapestry/x", size=0, content=DIGEST),),
+        (),
+    ):
+        with pytest.raises(ValueError, match=r"order|case|belong|at least 1"):
+            Manifest(
+                format="tapestry-manifest/1",
+                files=tuple(sorted(files, key=lambda f: f.name))
+                if len(files) == 2
+                else files,
+            )
+    path = folder / "tapestry" / "manifest.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(ProtocolError):
+        manifest.read(folder)
+
+
+def test_what_is_not_there_gives_no_verdict(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(IncompleteError):
+        manifest.read(folder)
+    listed = manifest.describe(folder)
+    with pytest.raises(IncompleteError):
+        manifest.verify(tmp_path / "nothing", listed)
+    with pytest.raises(ConfigError):
+        manifest.describe(tmp_path / "nothing")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ConfigError, match="no files"):
+        manifest.write(tmp_path / "bare")
