@@ -189,6 +189,21 @@ class LanguageModel:
                 parameter.requires_grad = flags[name]
                 parameter.grad = None
 
+    @contextmanager
+    def moved(self, update: FloatVector, plan: TrainingPlan) -> Iterator[None]:
+        """Run with a low-rank update of shape (d,) attached but not folded in.
+
+        Raises:
+            ConfigError: As ``layout``.
+            ProtocolError: The update has another length.
+        """
+        pieces = self.layout(plan).split(update)
+        with self.attach(plan) as trained:
+            with torch.no_grad():
+                for name, parameter in trained:
+                    parameter.copy_(torch.from_numpy(pieces[name]))
+            yield
+
     def adapted(self, directory: Path) -> AbstractContextManager[None]:
         """Run with a published PEFT adapter, exactly as plain ``peft`` loads it.
 

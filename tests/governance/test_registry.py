@@ -1,0 +1,454 @@
+"""A folder counts as an adapter only if it is one and can be nothing else."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+from tapestry import manifest
+from tapestry.errors import IncompleteError, ProtocolError, VerificationError
+from tapestry.vector import parameters_digest
+from tapestry_governance import registry
+from tapestry_governance.events import AdapterPublished
+
+BASE = {
+    "model.layers.0.self_attn.q_proj.weight": np.full((6, 8), 0.5, dtype=np.float32),
+    "model.layers.0.self_attn.v_proj.weight": np.full((4, 8), 0.25, dtype=np.float32),
+    "model.norm.weight": np.ones(8, dtype=np.float32),
+}
+MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
+CONFIG: dict[str, Any] = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": "base-1",
+    "inference_mode": True,
+    "r": 2,
+    "lora_alpha": 2,
+    "target_modules": ["q_proj", "v_proj"],
+}
+Tensors = dict[str, Any]
+
+
+def _tensors() -> Tensors:
+    found: Tensors = {}
+    for module in MODULES:
+        out, width = BASE[f"{module}.weight"].shape
+        prefix = f"base_model.model.{module}"
+        found[f"{prefix}.lora_A.weight"] = np.full((2, width), 0.25, dtype=np.float32)
+        found[f"{prefix}.lora_B.weight"] = np.full((out, 2), 0.5, dtype=np.float32)
+    return found
+
+
+def _metadata(**changes: str) -> dict[str, str]:
+    digest = parameters_digest(BASE)
+    return {"format": "pt", "base": "base-1", "base_digest": digest, **changes}
+
+
+def _adapter(
+    folder: Path,
+    *,
+    tensors: Tensors | None = None,
+    metadata: dict[str, str] | None = None,
+    config: dict[str, Any] | str | None = None,
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save(tensors or _tensors(), metadata or _metadata())
+    (folder / "adapter_model.safetensors").write_bytes(content)
+    text = config if isinstance(config, str) else json.dumps(config or CONFIG)
+    (folder / "adapter_config.json").write_text(text)
+    (folder / "README.md").write_text("# italy\n")
+    manifest.write(folder)
+    return folder
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> registry.Base:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(save(BASE, {"format": "pt"}))
+    return registry.read_base(folder)
+
+
+def _check(folder: Path, base: registry.Base) -> registry.Adapter:
+    found = registry.check_folder(folder)
+    registry.check_fit(folder, base)
+    return found
+
+
+def test_a_plain_adapter_is_accepted(tmp_path: Path, base: registry.Base) -> None:
+    found = _check(_adapter(tmp_path / "italy"), base)
+    assert (found.base, found.base_digest) == ("base-1", parameters_digest(BASE))
+    assert (found.rank, found.modules, found.parameters) == (2, 2, 52)
+
+
+def test_what_peft_writes_is_accepted(tmp_path: Path, base: registry.Base) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(
+        r=2,
+        lora_alpha=4,
+        lora_dropout=0.1,
+        target_modules=["q_proj", "v_proj"],
+        task_type="CAUSAL_LM",
+        base_model_name_or_path="base-1",
+        inference_mode=True,
+        use_rslora=True,
+    )
+    config.save_pretrained(str(tmp_path / "config"))
+    text = (tmp_path / "config" / "adapter_config.json").read_text()
+    assert _check(_adapter(tmp_path / "italy", config=text), base).rank == 2
+
+
+def test_a_base_in_several_files_has_the_same_digest(
+    tmp_path: Path, base: registry.Base
+) -> None:
+    for i, (name, value) in enumerate(BASE.items()):
+        (tmp_path / f"model-{i}.safetensors").write_bytes(save({name: value}))
+    assert registry.read_base(tmp_path) == base
+    (tmp_path / "again.safetensors").write_bytes(save({name: value}))
+    with pytest.raises(VerificationError, match="in two files"):
+        registry.read_base(tmp_path)
+    with pytest.raises(IncompleteError, match="no base model"):
+        registry.read_base(tmp_path / "nowhere")
+
+
+# 1. files
+
+
+def _add_pickle(folder: Path) -> None:
+    (folder / "adapter_model.bin").write_bytes(b"\x80\x04cposix\nsystem\n.")
+
+
+def _add_program(folder: Path) -> None:
+    (folder / "modeling_tapestry.py").write_text("import os\n")
+
+
+def _swap_in_pickle(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").write_bytes(b"\x80\x04cposix\nsystem\n.")
+
+
+def _add_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def _add_folder(folder: Path) -> None:
+    (folder / "LICENSE.d").mkdir()
+    (folder / "LICENSE.d" / "x.so").write_bytes(b"\x7fELF")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_add_pickle, "adapter_model.bin does not belong"),
+        (_add_program, "modeling_tapestry.py does not belong"),
+        (_swap_in_pickle, "header of"),
+        (_add_tokenizer, "tokenizer.json does not belong"),
+        (_add_folder, r"LICENSE.d/x.so does not belong"),
+    ],
+)
+def test_a_file_too_many_is_refused_even_if_the_manifest_lists_it(
+    tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    folder = _adapter(tmp_path / "italy")
+    spoil(folder)
+    manifest.write(folder)
+    with pytest.raises(VerificationError, match=message):
+        registry.check_folder(folder)
+
+
+@pytest.mark.parametrize("spoil", [_add_pickle, _add_program, _add_tokenizer])
+def test_a_file_too_many_is_refused_if_the_manifest_lacks_it(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    folder = _adapter(tmp_path / "italy")
+    spoil(folder)
+    with pytest.raises(VerificationError, match="is not in the manifest"):
+        registry.check_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["README.md", "adapter_model.safetensors", "LICENSE"])
+def test_a_link_is_refused(tmp_path: Path, name: str) -> None:
+    folder = _adapter(tmp_path / "italy")
+    target = tmp_path / "elsewhere"
+    if (folder / name).exists():
+        (folder / name).rename(target)
+    else:
+        target.write_text("text")
+    (folder / name).symlink_to(target)
+    with pytest.raises(VerificationError, match=f"{name} is no plain file"):
+        registry.check_folder(folder)
+
+
+def test_a_pipe_beside_the_weights_is_refused_without_waiting(tmp_path: Path) -> None:
+    folder = _adapter(tmp_path / "italy")
+    os.mkfifo(folder / "LICENSE")
+    with pytest.raises(VerificationError, match="LICENSE is no plain file"):
+        registry.check_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["x.py", "x", "sub/x.bin"])
+def test_programs_do_not_hide_beside_the_manifest(tmp_path: Path, name: str) -> None:
+    folder = _adapter(tmp_path / "italy")
+    path = folder / "tapestry" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("import os\n")
+    with pytest.raises(VerificationError, match="does not belong there"):
+        registry.check_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["README.md", "adapter_config.json"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = _adapter(tmp_path / "italy")
+    (folder / name).unlink()
+    with pytest.raises(VerificationError, match=f"{name} is missing"):
+        registry.check_folder(folder)
+    manifest.write(folder)
+    with pytest.raises(IncompleteError, match=f"{name} is missing"):
+        registry.check_folder(folder)
+
+
+def test_a_manifest_that_names_another_place_is_refused(tmp_path: Path) -> None:
+    folder = _adapter(tmp_path / "italy")
+    path = folder / "tapestry" / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"README.md"', b'"../README"'))
+    with pytest.raises(ProtocolError, match="portable"):
+        registry.check_folder(folder)
+    with pytest.raises(IncompleteError, match="no manifest"):
+        registry.check_folder(tmp_path)
+
+
+@given(data=st.data())
+def test_one_changed_byte_in_a_listed_file_is_found(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = _adapter(tmp_path_factory.mktemp("adapters") / "italy")
+    names = sorted(p.name for p in folder.iterdir() if p.is_file())
+    path = folder / data.draw(st.sampled_from(names))
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(bytes(content))
+    with pytest.raises(VerificationError, match="was changed"):
+        registry.check_folder(folder)
+
+
+# 2. weights: the parser has its own tests
+
+
+def test_a_header_bomb_is_refused(tmp_path: Path) -> None:
+    folder = _adapter(tmp_path / "italy")
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(struct.pack("<Q", 1 << 40) + path.read_bytes()[8:])
+    manifest.write(folder)
+    with pytest.raises(VerificationError, match="header of"):
+        registry.check_folder(folder)
+
+
+# 3. configuration
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("auto_mapping", {"base_model_class": "X", "parent_library": "os"}),
+        ("megatron_core", "os"),
+        ("megatron_config", {"a": 1}),
+        ("loftq_config", {"bits": 4}),
+        ("corda_config", {"cache_file": "x"}),
+        ("eva_config", {}),
+        ("layer_replication", [[0, 1]]),
+        ("trainable_token_indices", [1]),
+        ("modules_to_save", ["lm_head"]),
+        ("target_parameters", ["x"]),
+        ("init_lora_weights", "pissa"),
+        ("use_dora", True),
+        ("bias", "all"),
+        ("fan_in_fan_out", True),
+        ("rank_pattern", {"q_proj": 4}),
+        ("alpha_pattern", {"q_proj": 4}),
+        ("revision", "main"),
+        ("inference_mode", False),
+        ("peft_type", "LOHA"),
+        ("r", 0),
+        ("r", 257),
+        ("r", True),
+        ("lora_alpha", 0),
+        ("target_modules", ".*"),
+        ("target_modules", "all-linear"),
+        ("target_modules", []),
+        ("target_modules", ["(q|v)_proj"]),
+        ("unheard_of", None),
+    ],
+)
+def test_a_setting_that_could_do_more_than_lora_is_refused(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    folder = _adapter(tmp_path / "italy", config={**CONFIG, key: value})
+    with pytest.raises(
+        VerificationError, match=rf"adapter_config\.json: {key}"
+    ) as caught:
+        registry.check_folder(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "adapter_config"),
+        ("[]", "adapter_config"),
+        ("[" * 20_000, "adapter_config"),
+        ('{"r": 1, "r": 2}', "twice"),
+        (" " * 70_000, "over 65536 bytes"),
+        (json.dumps({**CONFIG, "lora_alpha": float("nan")}), "adapter_config"),
+    ],
+)
+def test_a_configuration_that_is_no_plain_json_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(VerificationError, match=message):
+        registry.read_config(tmp_path / "adapter_config.json")
+
+
+# 4. shapes
+
+
+def _without(name: str) -> Tensors:
+    return {n: v for n, v in _tensors().items() if not n.endswith(name)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (_without("q_proj.lora_B.weight"), "lacks one of its factors"),
+        (_without("lora_A.weight"), "lacks one of its factors"),
+        ({**_tensors(), "model.norm.weight": np.ones(8)}, "F64|no LoRA factor"),
+        (
+            {**_tensors(), "lm_head.weight": np.ones((2, 2), dtype=np.float32)},
+            "'lm_head.weight' is no LoRA factor",
+        ),
+        (
+            {n.replace("v_proj", "k_proj"): v for n, v in _tensors().items()},
+            "k_proj is not in target_modules",
+        ),
+        (
+            {n: v for n, v in _tensors().items() if "v_proj" not in n},
+            "no factors for v_proj",
+        ),
+    ],
+)
+def test_tensors_that_are_not_pairs_of_factors_are_refused(
+    tmp_path: Path, tensors: Tensors, message: str
+) -> None:
+    with pytest.raises(VerificationError, match=message):
+        registry.check_folder(_adapter(tmp_path / "italy", tensors=tensors))
+
+
+@pytest.mark.parametrize("name", sorted(_tensors()))
+def test_a_shape_that_does_not_fit_the_base_is_refused(
+    tmp_path: Path, base: registry.Base, name: str
+) -> None:
+    tensors = _tensors()
+    tensors[name] = np.ascontiguousarray(tensors[name].T)
+    folder = _adapter(tmp_path / "italy", tensors=tensors)
+    registry.check_folder(folder)
+    with pytest.raises(VerificationError, match="the base needs"):
+        registry.check_fit(folder, base)
+
+
+def test_a_module_the_base_lacks_is_refused(
+    tmp_path: Path, base: registry.Base
+) -> None:
+    tensors = {n.replace("layers.0", "layers.7"): v for n, v in _tensors().items()}
+    folder = _adapter(tmp_path / "italy", tensors=tensors)
+    with pytest.raises(VerificationError, match=r"no weight 'model\.layers\.7"):
+        registry.check_fit(folder, base)
+
+
+# 5. the base
+
+
+def test_another_base_is_refused(tmp_path: Path, base: registry.Base) -> None:
+    metadata = _metadata(base_digest="sha256:" + "0" * 64)
+    folder = _adapter(tmp_path / "italy", metadata=metadata)
+    with pytest.raises(VerificationError, match="trained on base sha256:0000"):
+        registry.check_fit(folder, base)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"format": "pt"}, "names no base"),
+        (_metadata(base_digest="sha256:xyz"), "names no base"),
+        (_metadata(base="base-2"), "names base 'base-1', the weights name 'base-2'"),
+    ],
+)
+def test_weights_must_name_their_base(
+    tmp_path: Path, metadata: dict[str, str], message: str
+) -> None:
+    with pytest.raises(VerificationError, match=message):
+        registry.check_folder(_adapter(tmp_path / "italy", metadata=metadata))
+
+
+# 6. values
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    tensors = _tensors()
+    tensors[min(tensors)][1, 1] = value
+    with pytest.raises(VerificationError, match="holds NaN or infinity"):
+        registry.check_folder(_adapter(tmp_path / "italy", tensors=tensors))
+
+
+def test_an_adapter_that_does_nothing_is_refused(tmp_path: Path) -> None:
+    tensors = {n: v * ("lora_A" in n) for n, v in _tensors().items()}
+    with pytest.raises(VerificationError, match="every factor B is zero"):
+        registry.check_folder(_adapter(tmp_path / "italy", tensors=tensors))
+
+
+# the log
+
+
+def test_a_folder_is_held_against_the_log(tmp_path: Path) -> None:
+    found = registry.check_folder(_adapter(tmp_path / "italy"))
+    entry = AdapterPublished(
+        name="italy",
+        version=1,
+        country="Italy",
+        language="it",
+        licence="Apache-2.0",
+        base="base-1",
+        base_digest=found.base_digest,
+        manifest_digest=found.manifest_digest,
+        epsilon="8",
+        target_delta="0.00001",
+        evaluation={},
+    )
+    registry.check_entry(found, entry)
+    for change in (
+        {"manifest_digest": "sha256:" + "0" * 64},
+        {"base_digest": "sha256:" + "0" * 64},
+        {"base": "base-2"},
+    ):
+        with pytest.raises(VerificationError, match="the log says"):
+            registry.check_entry(found, entry.model_copy(update=change))
+
+
+def test_no_machine_learning_stack_is_loaded() -> None:
+    program = "import sys, tapestry_governance.registry as r; print(*sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, text=True
+    )
+    assert not {"torch", "transformers", "peft", "safetensors"} & set(
+        out.stdout.split()
+    )
