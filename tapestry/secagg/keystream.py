@@ -41,8 +41,8 @@ def aligned_empty(size: int) -> RingVector:
     return raw[start : start + 4 * size].view(np.uint32)
 
 
-def keystream_into(key: bytes, *, start: int = 0) -> Callable[[RingVector], None]:
-    """Return a function that fills buffers with consecutive keystream.
+def keystream_into(key: bytes, *, start: int = 0) -> Callable[[memoryview], object]:
+    """Return a function that fills buffers of up to a block with consecutive bytes.
 
     Args:
         key: 32 bytes, used for nothing else.
@@ -56,11 +56,12 @@ def keystream_into(key: bytes, *, start: int = 0) -> Callable[[RingVector], None
     counter = (start // 4).to_bytes(16, "big")
     encryptor = Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor()
 
-    def fill(buffer: RingVector) -> None:
-        view = buffer.data.cast("B")
-        encryptor.update_into(_zeros()[: len(view)], view)
-        if sys.byteorder == "big":
-            buffer.byteswap(inplace=True)
+    zeros = _zeros()
+
+    def fill(target: memoryview) -> object:
+        size = len(target)
+        source = zeros if size == len(zeros) else zeros[:size]
+        return encryptor.update_into(source, target)
 
     return fill
 
@@ -116,16 +117,22 @@ def _add_group(
 ) -> None:
     def work(first: int, last: int) -> None:
         ciphers = [
-            (keystream_into(mask.key, start=start + first), mask.negative)
+            (
+                keystream_into(mask.key, start=start + first),
+                np.subtract if mask.negative else np.add,
+            )
             for mask in masks
         ]
         buffer = aligned_empty(min(BLOCK_COORDINATES, last - first))
         for left in range(first, last, BLOCK_COORDINATES):
             block = values[left : min(left + BLOCK_COORDINATES, last)]
             stream = buffer[: block.size]
-            for fill, negative in ciphers:
-                fill(stream)
-                (np.subtract if negative else np.add)(block, stream, out=block)
+            target = stream.data.cast("B")
+            for fill, apply in ciphers:
+                fill(target)
+                if sys.byteorder == "big":
+                    stream.byteswap(inplace=True)
+                apply(block, stream, block)
 
     in_ranges(values.size, work, threads=threads)
 

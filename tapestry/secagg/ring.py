@@ -188,7 +188,7 @@ def _round_range(
         np.floor(g, out=c)
         np.copyto(out, c, casting="unsafe")
         np.subtract(g, c, out=g)  # within 2**-25 of the exact fraction
-        bits(u)
+        bits(u.data.cast("B"))
         np.right_shift(u, 8, out=u)
         np.copyto(c, u.view(np.int32), casting="unsafe")
         np.multiply(g, np.float32(2.0**24), out=g)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from tapestry.errors import ProtocolError, QuorumError, VerificationError
-from tapestry.secagg.keystream import aligned_empty, keystream_into
+from tapestry.secagg.keystream import keystream_into
 
 PRIME = 2**256 + 297
 SECRET_BYTES = 32
@@ -31,9 +31,8 @@ def coefficients(seed: bytes, count: int) -> list[int]:
 
     Each is 48 bytes of the AES-256-CTR keystream under the seed, big-endian, mod p.
     """
-    buffer = aligned_empty(-(-count * _WIDE_BYTES // 16) * 4)
-    keystream_into(seed)(buffer)
-    stream = buffer.astype("<u4").tobytes()
+    stream = memoryview(bytearray(count * _WIDE_BYTES))
+    keystream_into(seed)(stream)
     return [
         int.from_bytes(stream[at : at + _WIDE_BYTES], "big") % PRIME
         for at in range(0, count * _WIDE_BYTES, _WIDE_BYTES)
