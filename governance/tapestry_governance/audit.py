@@ -29,7 +29,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-from tapestry import manifest
 from tapestry.encoding import decode_digest, digest_file
 from tapestry.errors import (
     ConfigError,
@@ -43,10 +42,10 @@ from tapestry.errors import (
 from tapestry.merkle import leaf_hash, root
 from tapestry_governance import tiles
 from tapestry_governance.account import Account, check, recompute
+from tapestry_governance.artifacts import check_artifacts
 from tapestry_governance.bundle import Bundle, open_bundle
 from tapestry_governance.entries import Event, open_entry
 from tapestry_governance.fold import apply_signed
-from tapestry_governance.proof import Proof
 from tapestry_governance.state import FederationState
 from tapestry_governance.trust import CosignedCheckpoint, Trust
 
@@ -240,39 +239,17 @@ def _privacy(audit: Audit) -> Found:
 
 
 def _artifacts(audit: Audit) -> Found:
-    state = audit.state
-    logged = {r.name: r.manifest_digest for r in state.releases.values()}
-    logged |= {a.name: a.manifest_digest for a in state.adapters.values()}
-    whole = 0
-    for name, folder in audit.bundle.artifacts.items():
-        if name not in logged:
-            raise VerificationError(f"artifact {name} is not in the log")
-        whole += _check_artifact(audit, folder, logged[name])
-    here = len(audit.bundle.artifacts)
-    detail = (
-        f"{len(logged)} releases and adapters in the log: {whole} here with all"
-        f" files, {here - whole} by manifest, {len(logged) - here} not in this bundle"
+    state, folders = audit.state, audit.bundle.artifacts
+    whole = check_artifacts(
+        folders, state=state, entries=audit.entries, trust=audit.trust
     )
-    counts = {"logged": len(logged), "whole": whole, "manifests": here - whole}
-    return detail, counts
-
-
-def _check_artifact(audit: Audit, folder: Path, logged: str) -> bool:
-    """Hold a folder against the log; say whether its files are there, too."""
-    listed = manifest.read(folder)
-    if listed.digest != logged:
-        raise VerificationError(
-            f"{folder.name}: manifest {listed.digest}, in the log is {logged}"
-        )
-    for path in sorted((folder / manifest.FOLDER).glob("*.tlog-proof")):
-        proof = Proof.parse(path.read_bytes())
-        if proof.index >= len(audit.entries):
-            raise VerificationError(f"{folder.name}: proof of an entry beyond the log")
-        proof.verify(audit.entries[proof.index], audit.trust)
-    if all(path.name == manifest.FOLDER for path in folder.iterdir()):
-        return False
-    manifest.verify(folder, listed)
-    return True
+    logged = len(state.releases) + len(state.adapters)
+    listed = len(folders) - len(whole)
+    detail = (
+        f"{logged} releases and adapters in the log: {len(whole)} here with all files,"
+        f" {listed} by manifest, {logged - len(folders)} not in this bundle"
+    )
+    return detail, {"logged": logged, "whole": len(whole), "manifests": listed}
 
 
 def _blobs(audit: Audit) -> Found:

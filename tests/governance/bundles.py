@@ -1,9 +1,14 @@
 """Bundles on disk, made from a federation in memory."""
 
+import json
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from tapestry import manifest
 from tapestry.merkle import inclusion_proof, leaf_hash
+from tapestry.vector import parameters_digest
 from tapestry_governance import tiles
 from tapestry_governance.bundle import Bundle, write_bundle
 from tapestry_governance.proof import Proof
@@ -15,9 +20,13 @@ def released(folder: Path) -> tuple[World, Path]:
     base = folder / "base-2"
     (base / "nested").mkdir(parents=True)
     (base / "config.json").write_bytes(b"{}")
-    (base / "nested" / "weights.safetensors").write_bytes(bytes(range(256)))
+    (base / "nested" / "notes.txt").write_bytes(bytes(range(256)))
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    (base / "model.safetensors").write_bytes(safetensors({"w": values}))
     listed = manifest.write(base)
-    world = World().found()
+    world = World()
+    world.parameters[2] = parameters_digest({"w": values})
+    world.found()
     world.run_round(1)
     world.run_round(2, names=("de", "es", "fr"))
     index = world.add(world.release(2, manifest_digest=listed.digest))
@@ -26,7 +35,24 @@ def released(folder: Path) -> tuple[World, Path]:
     hashes = inclusion_proof([leaf_hash(entry) for entry in world.entries], index)
     proof = Proof(index=index, hashes=tuple(hashes), checkpoint=world.note())
     (base / "tapestry" / "release.tlog-proof").write_bytes(proof.encode())
+    (base / "tapestry" / "release.entry").write_bytes(world.entries[index])
     return world, base
+
+
+def safetensors(tensors: dict[str, npt.NDArray[np.float32]]) -> bytes:
+    """Print float32 tensors in the format of safetensors."""
+    header, data = {}, b""
+    for name, array in tensors.items():
+        part = array.astype("<f4").tobytes()
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(array.shape),
+            "data_offsets": [len(data), len(data) + len(part)],
+        }
+        data += part
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
 
 
 def bundle_of(

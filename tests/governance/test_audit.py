@@ -5,10 +5,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tapestry import manifest
 from tapestry.encoding import canonical_json, encode_base64
 from tapestry.errors import ConfigError
 from tapestry.keys import SigningKey
@@ -18,7 +20,7 @@ from tapestry_governance.audit import Audit, Verdict, verify
 from tapestry_governance.bundle import write_manifest
 from tapestry_governance.entries import PAYLOAD_TYPE
 from tapestry_governance.events import RoundOpened
-from tests.governance.bundles import bundle_of, released
+from tests.governance.bundles import bundle_of, released, safetensors
 from tests.governance.world import NAMES, World, changed, fake_digest, renamed
 
 
@@ -55,7 +57,7 @@ def test_an_untouched_bundle_holds_with_counts(world: World, bundle: Path) -> No
     audit = verify(bundle, trust=world.trust.encode(), since=world.note())
     assert audit.verdict is Verdict.HOLDS
     counts = {step.name: step.counts for step in audit.steps}
-    assert counts["files"]["files"] == 11
+    assert counts["files"]["files"] == 13
     assert counts["signatures"] == {"cosignatures": 3}
     assert counts["log"] == {"entries": 26, "tiles": 2}
     assert counts["since"] == {"new": 0}
@@ -141,9 +143,38 @@ def test_an_artifact_that_was_never_logged_is_refused(bundle: Path) -> None:
     assert failed(verify(bundle)) == ("artifacts", Verdict.FAILS)
 
 
+def test_a_release_with_other_parameters_than_the_rounds_led_to_is_refused(
+    tmp_path: Path,
+) -> None:
+    base = tmp_path / "base-1"
+    base.mkdir()
+    values = np.ones((2, 2), dtype=np.float32)
+    (base / "model.safetensors").write_bytes(safetensors({"w": values}))
+    listed = manifest.write(base)
+    world = World().found()
+    world.run_round(1)
+    world.add(world.release(1, manifest_digest=listed.digest))
+    audit = verify(bundle_of(world, tmp_path, artifacts={"base-1": base}).folder)
+    assert failed(audit) == ("artifacts", Verdict.FAILS)
+    assert "holds parameters" in audit.steps[-1].detail
+
+
+def test_an_entry_or_proof_beside_a_release_must_be_of_this_log(
+    made: tuple[World, Path], bundle: Path
+) -> None:
+    place = bundle / "artifacts" / "base-2" / "tapestry"
+    (place / "release.entry").write_bytes(made[0].entries[0])
+    write_manifest(bundle)
+    assert verify(bundle).verdict is Verdict.HOLDS
+    (place / "release.entry").write_bytes(b"{}")
+    write_manifest(bundle)
+    assert failed(verify(bundle)) == ("artifacts", Verdict.FAILS)
+
+
 def test_a_manifest_alone_stands_for_an_artifact(bundle: Path) -> None:
     base = bundle / "artifacts" / "base-2"
     (base / "config.json").unlink()
+    (base / "model.safetensors").unlink()
     shutil.rmtree(base / "nested")
     write_manifest(bundle)
     audit = verify(bundle)
@@ -263,9 +294,9 @@ def test_a_commitment_before_its_round_was_opened_exits_with_two(
 
 def test_an_understated_epsilon_exits_with_two(tmp_path: Path) -> None:  # [23]
     world = World().found()
-    manifest = world.manifest()
-    world.add(RoundOpened(manifest=manifest))
-    world.add(world.account(manifest, epsilon="1.98"), "fr", "node")
+    plan = world.manifest()
+    world.add(RoundOpened(manifest=plan))
+    world.add(world.account(plan, epsilon="1.98"), "fr", "node")
     audit = verify(bundle_of(world, tmp_path).folder)
     assert failed(audit) == ("privacy", Verdict.RULE_BROKEN)
     assert "fr reports epsilon 1.98" in audit.steps[-1].detail
@@ -285,11 +316,11 @@ def test_an_epsilon_understated_on_an_adapters_card_exits_with_two(
 
 def test_a_federation_without_noise_promises_nothing(tmp_path: Path) -> None:
     world = World(rules={"noise": ("none",)}).found()
-    manifest = world.manifest()
-    plain = manifest.privacy.model_copy(update={"noise": "none"})
-    manifest = renamed(manifest, privacy=plain)
-    world.add(RoundOpened(manifest=manifest))
-    account = changed(world.account(manifest), mechanism="none", epsilon_run=None)
+    plan = world.manifest()
+    plain = plan.privacy.model_copy(update={"noise": "none"})
+    plan = renamed(plan, privacy=plain)
+    world.add(RoundOpened(manifest=plan))
+    account = changed(world.account(plan), mechanism="none", epsilon_run=None)
     world.add(account, "fr", "node")
     audit = verify(bundle_of(world, tmp_path).folder)
     assert audit.verdict is Verdict.HOLDS

@@ -70,6 +70,7 @@ class World:
         self.now = START
         self.ids = 0
         self.rules = rules or {}
+        self.parameters: dict[int, str] = {}  # of bases that have real files
 
     @property
     def trust(self) -> Trust:
@@ -262,6 +263,8 @@ class World:
         )
 
     def base(self, number: int) -> str:
+        if number in self.parameters:
+            return self.parameters[number]
         return fake_digest("given" if number == 0 else f"base {number}")
 
     def commitment(self, name: str, manifest: RoundManifest) -> ContributionCommitted:
