@@ -252,21 +252,39 @@ class LanguageModel:
             bytes=sum(len(text.encode()) for text in texts),
         )
 
-    def complete(self, prompt: str, *, max_tokens: int) -> str:
-        """Continue a text with the likeliest token each time (temperature 0)."""
+    @torch.no_grad()
+    def complete(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> str:
+        """Continue a text until the model ends it or ``max_tokens`` are there.
+
+        Args:
+            prompt: The text so far.
+            max_tokens: How many tokens at most.
+            temperature: 0 takes the likeliest token each time.
+            generator: Draws tokens when the temperature is not 0.
+        """
+        end = self._tokenizer.eos_token_id
         (tokens,) = self._tokenize([prompt])
-        tokens = tokens or [self._tokenizer.eos_token_id or 0]
-        tokens_BT = torch.tensor([tokens], device=self._device)
-        generated = self._module.generate(  # type: ignore[operator]  # GenerationMixin
-            input_ids=tokens_BT,
-            attention_mask=torch.ones_like(tokens_BT),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            pad_token_id=self._tokenizer.eos_token_id,
-        )
-        text = self._tokenizer.decode(
-            generated[0, len(tokens) :], skip_special_tokens=True
-        )
+        tokens = tokens or self._start or [end or 0]
+        given, cache = tokens, None
+        while len(tokens) < len(given) + max_tokens:
+            fresh_BT = torch.tensor([tokens if cache is None else tokens[-1:]])
+            out = self._module(
+                input_ids=fresh_BT.to(self._device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            token = _choose(out.logits[0, -1].cpu(), temperature, generator)
+            if token == end:
+                break
+            tokens, cache = [*tokens, token], out.past_key_values
+        text = self._tokenizer.decode(tokens[len(given) :], skip_special_tokens=True)
         return str(text)
 
     def save(self, directory: Path) -> None:
@@ -278,7 +296,8 @@ class LanguageModel:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             _transformers()
-            self._module.save_pretrained(str(directory))  # type: ignore[operator]
+            module: Any = self._module
+            module.save_pretrained(str(directory))
             self._tokenizer.save_pretrained(str(directory))
             for path in directory.iterdir():  # safetensors writes with mode 0600
                 path.chmod(0o755 if path.is_dir() else 0o644)
@@ -350,6 +369,15 @@ def _check_folder(directory: Path) -> None:
         )
     if not list(directory.glob("*.safetensors")):
         raise ConfigError(f"{directory} has no safetensors file; convert the weights")
+
+
+def _choose(
+    logits_V: Tensor, temperature: float, generator: torch.Generator | None
+) -> int:
+    if temperature == 0:
+        return int(logits_V.argmax())
+    chances_V = torch.softmax(logits_V / temperature, dim=-1)
+    return int(torch.multinomial(chances_V, 1, generator=generator))
 
 
 def _matches(name: str, target: str) -> bool:

@@ -1,0 +1,212 @@
+"""``tapestry adapter``: is a folder what it says it is, and what is published.
+
+Exit status as that of ``tapestry audit``: 0 it holds; 1 a check fails; 2 the log
+breaks a rule; 3 something is missing, so there is no verdict.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ResourceError,
+    RuleError,
+    TapestryError,
+)
+from tapestry_governance import registry
+from tapestry_governance.audit import Audit, Verdict, verify
+from tapestry_governance.events import AdapterPublished
+
+app = typer.Typer(help="Country adapters: check one, list all.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    name: str
+    verdict: Verdict | None  # None: not checked
+    detail: str
+
+
+@app.command("verify")
+def verify_command(
+    directory: Annotated[Path, typer.Argument(help="The adapter's folder.")],
+    base: Annotated[
+        Path | None,
+        typer.Option(help="The released base; default: releases/ beside adapters/."),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="The audit bundle; default: bundle/ beside adapters/."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check an adapter without running it: files, weights, settings, base, log."""
+    if not directory.is_dir():
+        raise ConfigError(f"no folder {directory}; name the one of an adapter")
+    steps: list[_Step] = []
+    found = _run(steps, "folder", lambda: registry.check_folder(directory), _describe)
+    if found is not None:
+        _check_base(steps, directory, found, base)
+        _check_log(steps, directory, found, bundle)
+    verdict = max((s.verdict for s in steps if s.verdict), default=Verdict.HOLDS)
+    if as_json:
+        _print_json(directory, steps, found, verdict)
+    else:
+        for step in steps:
+            print(f"{_word(step.verdict):<13}{step.name:<8}{step.detail}")
+    raise typer.Exit(int(verdict))
+
+
+@app.command("list")
+def list_command(
+    bundle: Annotated[Path, typer.Argument(help="The audit bundle's folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """List the published adapters; the bundle is verified first."""
+    audit = verify(bundle)
+    if audit.verdict is not Verdict.HOLDS:
+        typer.echo(f"{bundle} does not verify: {audit.steps[-1].detail}", err=True)
+        raise typer.Exit(int(audit.verdict))
+    adapters = [entry for _, entry in sorted(audit.state.adapters.items())]
+    if as_json:
+        rows = [entry.model_dump(mode="json") for entry in adapters]
+        print(json.dumps({"adapters": rows}, indent=2))
+        return
+    for entry in adapters:
+        print(_line(entry))
+
+
+def _check_base(
+    steps: list[_Step], directory: Path, found: registry.Adapter, base: Path | None
+) -> None:
+    beside = directory.resolve().parent.parent / "releases" / found.base
+    folder = base or beside
+
+    def check() -> None:
+        if base is None and not beside.is_dir():
+            raise IncompleteError(f"{found.base} is not at hand; name it with --base")
+        registry.check_fit(directory, registry.read_base(folder))
+
+    _run(steps, "base", check, lambda _: f"{found.base}, {found.base_digest}")
+
+
+def _check_log(
+    steps: list[_Step], directory: Path, found: registry.Adapter, bundle: Path | None
+) -> None:
+    beside = directory.resolve().parent.parent / "bundle"
+    if bundle is None and not beside.is_dir():
+        detail = "no audit bundle at hand; name it with --bundle"
+        steps.append(_Step(name="log", verdict=None, detail=detail))
+        return
+
+    def check() -> AdapterPublished:
+        audit = verify(bundle or beside)
+        if audit.verdict is not Verdict.HOLDS:
+            raise _error(audit)
+        entry = _entry(audit, directory.resolve().name, found)
+        registry.check_entry(found, entry)
+        return entry
+
+    _run(steps, "log", check, _line)
+
+
+def _entry(audit: Audit, name: str, found: registry.Adapter) -> AdapterPublished:
+    """Find what was published with these bytes, or under the folder's name."""
+    for entry in audit.state.adapters.values():
+        if entry.manifest_digest == found.manifest_digest:
+            return entry
+    if name in audit.state.adapters:
+        return audit.state.adapters[name]
+    raise IncompleteError(f"the log has no adapter {name}")
+
+
+def _error(audit: Audit) -> TapestryError:
+    detail = f"the bundle does not verify: {audit.steps[-1].detail}"
+    match audit.verdict:
+        case Verdict.RULE_BROKEN:
+            return RuleError(detail)
+        case Verdict.INCOMPLETE:
+            return IncompleteError(detail)
+        case _:
+            return TapestryError(detail)
+
+
+def _run(
+    steps: list[_Step],
+    name: str,
+    check: Callable[[], Any],
+    describe: Callable[[Any], str],
+) -> Any:
+    """Run one check and note what came of it; None if it failed."""
+    try:
+        value = check()
+    except ConfigError:
+        raise
+    except TapestryError as error:
+        steps.append(_Step(name=name, verdict=_verdict(error), detail=str(error)))
+        return None
+    steps.append(_Step(name=name, verdict=Verdict.HOLDS, detail=describe(value)))
+    return value
+
+
+def _verdict(error: TapestryError) -> Verdict:
+    match error:
+        case RuleError():
+            return Verdict.RULE_BROKEN
+        case IncompleteError() | ResourceError():
+            return Verdict.INCOMPLETE
+        case _:
+            return Verdict.FAILS
+
+
+def _word(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "not checked"
+    return {0: "holds", 1: "FAILS", 2: "RULE BROKEN", 3: "INCOMPLETE"}[int(verdict)]
+
+
+def _describe(found: registry.Adapter) -> str:
+    return (
+        f"LoRA of rank {found.rank} on {found.modules} modules, {found.parameters}"
+        f" parameters; manifest {found.manifest_digest}"
+    )
+
+
+def _line(entry: AdapterPublished) -> str:
+    promise = "no promise" if entry.epsilon is None else f"epsilon {entry.epsilon}"
+    return (
+        f"{entry.name} {entry.version}  {entry.country}  {entry.language}"
+        f"  {entry.licence}  on {entry.base}"
+        f"  {promise} at delta {entry.target_delta}"
+    )
+
+
+def _print_json(
+    directory: Path,
+    steps: list[_Step],
+    found: registry.Adapter | None,
+    verdict: Verdict,
+) -> None:
+    rows = [
+        {
+            "name": step.name,
+            "holds": None if step.verdict is None else step.verdict is Verdict.HOLDS,
+            "detail": step.detail,
+        }
+        for step in steps
+    ]
+    report: dict[str, Any] = {"adapter": str(directory), "steps": rows}
+    report["exit"] = int(verdict)
+    if found is not None:
+        report["base"] = found.base
+        report["base_digest"] = found.base_digest
+        report["manifest_digest"] = found.manifest_digest
+    print(json.dumps(report, indent=2))
