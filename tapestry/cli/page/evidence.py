@@ -163,11 +163,11 @@ def published(run: Run) -> Markup:
         after = (
             f"after round {release.round}" if release.round is not None else words.NONE
         )
-        rows.append([release.name, "shared base", after, _code(release.digest)])
+        rows.append([release.name, "base", after, _code(release.digest)])
     for adapter in run.adapters:
         told = f"for {run.label(adapter.country)}" if adapter.country else ""
         if adapter.epsilon is not None:
-            told += f", ε {words.epsilon(adapter.epsilon)}"
+            told += f", ε\u00a0{words.epsilon(adapter.epsilon)}"
         rows.append(
             [
                 adapter.name,
