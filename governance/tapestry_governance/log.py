@@ -32,7 +32,7 @@ from tapestry.errors import (
     ResourceError,
     VerificationError,
 )
-from tapestry.keys import SigningKey
+from tapestry.keys import SigningKey, VerifyKey
 from tapestry.merkle import Tree, leaf_hash
 from tapestry_governance import durable, tiles
 from tapestry_governance.checkpoint import Checkpoint
@@ -117,6 +117,9 @@ class Log:
             store.check_key(str(key.verify_key))
             log = cls(directory, key=key, store=store)
             log._load()
+        except (ProtocolError, VerificationError) as error:
+            store.close()
+            raise InconsistentLog(f"the log in {directory}: {error}") from error
         except BaseException:
             store.close()
             raise
@@ -343,7 +346,14 @@ class Log:
         for size in sizes[:-1]:
             self._public.restore(size, newest=sizes[-1])
         if (latest := self.latest()) is not None:
+            self._check_cosigned(sizes[-1], latest)
             self._public.publish(sizes[-1], latest)
+
+    def _check_cosigned(self, size: int, note: bytes) -> None:
+        keys = [VerifyKey.parse(key) for key in self._store.cosigners(size)]
+        opened = notes.open_note(note, [self._key.verify_key, *keys])
+        if len(opened.verified) != len(notes.parse(note).signatures):
+            raise InconsistentLog(f"a cosignature at size {size} is damaged")
 
     def _open(self, note: bytes) -> Checkpoint:
         """Open a checkpoint that must be one of this log."""

@@ -125,7 +125,7 @@ class Store:
         """
         if self._value("PRAGMA user_version") != VERSION:
             raise ConfigError(f"not a log of version {VERSION}")
-        if self._value("PRAGMA quick_check") != "ok":
+        if self._value("PRAGMA integrity_check") != "ok":
             raise InconsistentLog("the log's database is damaged")
         if self._value("SELECT key FROM log") != key:
             raise ConfigError("the log belongs to another key")
@@ -193,6 +193,12 @@ class Store:
             query = "SELECT line FROM cosignature WHERE size = ? ORDER BY key"
             return [line for (line,) in self._db.execute(query, (size,))]
 
+    def cosigners(self, size: int) -> list[str]:
+        """List the verify keys of the cosignatures kept for a size."""
+        with _errors():
+            query = "SELECT key FROM cosignature WHERE size = ?"
+            return [key for (key,) in self._db.execute(query, (size,))]
+
     def insert_publication(self, size: int, note: bytes) -> None:
         """Record that a cosigned checkpoint is about to be public."""
         self._db.execute(
@@ -228,8 +234,8 @@ def _errors() -> Iterator[None]:
         raise ResourceError(f"the log's database: {error}") from error
     except sqlite3.DatabaseError as error:  # malformed; a constraint or trigger
         raise InconsistentLog(f"the log's database: {error}") from error
-    except sqlite3.Error as error:
-        raise ResourceError(f"the log's database: {error}") from error
+    except UnicodeDecodeError as error:  # damage quoted in SQLite's own message
+        raise InconsistentLog("the log's database is damaged") from error
 
 
 def _lock(path: Path) -> int:
