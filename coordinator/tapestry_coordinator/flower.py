@@ -187,32 +187,28 @@ class FlowerGrid:
     def _run(self, errand: _Errand, message_id: str) -> None:
         """See one request through, in a thread, so that no node blocks another."""
         try:
-            activation = self._online.get(errand.node_id, "")
-            while (reply := self._poll(errand, message_id, activation)) is None:
-                if errand.over.is_set() or errand.seconds_left <= 0:
-                    return
-                _LOG.info("%s was started again; asking it again", errand.name)
-                activation = self._online.get(errand.node_id, "")
-                message_id = next(iter(self._flower.push_messages([errand.message()])))
-            errand.arrivals.put((errand.name, unpack(reply.content)))
+            reply = self._await_reply(errand, message_id)
+            if reply is not None:
+                errand.arrivals.put((errand.name, unpack(reply.content)))
         except ProtocolError as error:
             _LOG.warning("dropped a reply of %s: %s", errand.name, error)
         except Exception as error:  # noqa: BLE001 - raised where the driver waits
             errand.arrivals.put(error)
 
-    def _poll(
-        self, errand: _Errand, message_id: str, activation: str
-    ) -> FlowerMessage | None:
-        """Wait for a reply; None when there will be none to this message."""
-        start, lost = time.monotonic(), not message_id
+    def _await_reply(self, errand: _Errand, message_id: str) -> FlowerMessage | None:
+        activation = self._online.get(errand.node_id, "")
+        pending = {message_id} - {""}  # empty: the SuperLink did not take it
+        start = time.monotonic()
         while errand.seconds_left > 0 and not errand.over.is_set():
-            if not lost:
-                for reply in self._flower.pull_messages([message_id]):
-                    if reply.has_content():
-                        return reply
-                    lost = True  # the node went away
-            if self._online.get(errand.node_id, activation) != activation:
-                return None
+            for reply in self._flower.pull_messages(pending) if pending else ():
+                if reply.has_content():
+                    return reply
+                pending.discard(reply.metadata.reply_to_message_id)  # it will not come
+            now = self._online.get(errand.node_id, activation)
+            if now != activation:
+                _LOG.info("%s was started again; asking it again", errand.name)
+                pending |= {*self._flower.push_messages([errand.message()])} - {""}
+                activation, start = now, time.monotonic()
             waited = (time.monotonic() - start) / _LAZINESS
             errand.over.wait(min(max(waited, errand.pause), errand.pause * _LAZINESS))
         return None

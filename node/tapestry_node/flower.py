@@ -77,9 +77,10 @@ from tapestry.protocol import Kind, Message, Reason
 
 _LOG = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 10  # the least that a SuperLink accepts; two missed: offline
-_BEATS_PER_INTERVAL = 3
+HEARTBEAT_SECONDS = 20  # after twice as long without any, we count as offline
+_BEATS_PER_INTERVAL = 4  # training may keep the machine busy
 _LONGEST_BACKOFF = 10.0
+_STEADY_SECONDS = 30.0  # a connection that lasted so long was a good one
 _LAZINESS = 10  # an idle node polls this many times more slowly
 _TRANSPORT_ERRORS = (httpx.HTTPError, ValueError)
 _REASONS = (
@@ -108,13 +109,14 @@ def serve(
     Guarantees:
         All that leaves is the reply of ``handle``, or a refusal with one of the
         codes of ``Reason``: the text of an exception stays here. Nothing that the
-        SuperLink or the network does ends or signals this process. A reply that
-        could not be delivered is kept, and given again to the same request without
-        another call of ``handle``.
+        SuperLink or the network does ends or signals this process. A request that
+        comes twice in a row (its reply was lost, or the coordinator started again)
+        gets the same bytes again, without another call of ``handle``; unless it was
+        refused, then ``handle`` is asked again.
 
     Edge cases:
-        A request can arrive twice (a resend after a restart), or never. ``handle``
-        is called for one request at a time.
+        After a restart of this process, ``handle`` can see a request that it has
+        answered before. It is called for one request at a time.
 
     Args:
         handle: Turns a request into a reply.
@@ -137,15 +139,16 @@ def serve(
         stop=stop,
     )
     worker = _Worker(handle, poll_seconds=poll_seconds)
-    failures = 0
+    failures, start = 0, time.monotonic()
     while not stop.is_set():
         try:
+            start = time.monotonic()
             with _connect(site) as link:
                 _LOG.info("connected to %s as node %d", superlink, link.node.node_id)
-                failures = 0
                 worker.run(link)
         except Exception as error:  # noqa: BLE001 - outlives whatever comes from outside
-            failures += 1
+            steady = time.monotonic() - start > _STEADY_SECONDS
+            failures = 1 if steady else failures + 1
             wait = _backoff(failures)
             _LOG.warning("no SuperLink (%s); again in %.1f s", _name(error), wait)
             stop.wait(wait)
@@ -260,7 +263,7 @@ class _Worker:
     def __init__(self, handle: Handler, *, poll_seconds: float) -> None:
         self._handle = handle
         self._poll_seconds = poll_seconds
-        self._undelivered: tuple[str, Message] | None = None
+        self._last: tuple[str, Message] | None = None
 
     def run(self, link: _Link) -> None:
         """Answer requests until told to stop or the connection fails."""
@@ -284,27 +287,28 @@ class _Worker:
             return None  # its run ended meanwhile
 
     def _reply(self, link: _Link, request: FlowerMessage) -> None:
-        name, reply = self._answer(request)
-        self._undelivered = (name, reply)
+        reply = self._answer(request)
         try:
             link.push(FlowerMessage(_pack(reply), reply_to=request))
         except httpx.HTTPStatusError as error:
             if error.response.status_code != httpx.codes.FORBIDDEN:
                 raise
-            _LOG.info("nobody waits for the %s any more", reply.kind)
-        else:
-            self._undelivered = None
+            _LOG.info("nobody waits for this %s any more", reply.kind)
 
-    def _answer(self, request: FlowerMessage) -> tuple[str, Message]:
-        name = str(request.content.object_id)
-        if self._undelivered is not None and self._undelivered[0] == name:
-            return self._undelivered
+    def _answer(self, request: FlowerMessage) -> Message:
+        name = str(request.content.object_id)  # a digest of all its bytes
+        if self._last is not None and self._last[0] == name:
+            return self._last[1]
+        self._last = None
         try:
-            return name, self._handle(unpack(request.content))
+            reply = self._handle(unpack(request.content))
         except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
             _LOG.error("refused a request: %s", _name(error))
             _LOG.debug("because", exc_info=True)
-            return name, refusal(error)
+            return refusal(error)
+        if reply.kind is not Kind.REFUSAL:
+            self._last = name, reply
+        return reply
 
 
 @contextlib.contextmanager

@@ -1,0 +1,55 @@
+"""A node process for tests: answers every request with what it got."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tapestry.encoding import canonical_json
+from tapestry.errors import BudgetExhausted
+from tapestry.protocol import Kind, Message
+from tapestry_node.flower import serve
+
+
+def answer(name: str, request: Message) -> Message:
+    """Echo, or do what the body asks for."""
+    if request.kind is Kind.HELLO:
+        return Message(kind=Kind.IDENTITY, body=canonical_json({"name": name}))
+    wish = request.json()
+    if "sleep" in wish:
+        time.sleep(float(wish["sleep"]))
+    if wish.get("fail") == "budget":
+        raise BudgetExhausted("3.2 of 4.0 spent on record 17")
+    if wish.get("fail") == "bug":
+        raise KeyError("patient 17")
+    if wish.get("die") == name:
+        mark = Path(wish["mark"])
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return Message(
+        kind=Kind.RECEIPT, body=request.body, attachments=request.attachments
+    )
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    name, superlink, certificates, key = sys.argv[1:5]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    serve(
+        lambda request: answer(name, request),
+        superlink=superlink,
+        root_certificates=Path(certificates),
+        auth_key=Path(key),
+        stop=stop,
+    )
+
+
+if __name__ == "__main__":
+    main()
