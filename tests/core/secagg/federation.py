@@ -163,6 +163,7 @@ class Federation:
     uploads: dict[str, Upload] = field(default_factory=dict)
     stage: Any = None
     message: Any = None
+    keys: Any = None
 
     @classmethod
     def of(cls, count: int, *, length: int = 50, **changes: Any) -> "Federation":
@@ -189,6 +190,7 @@ class Federation:
             )
             stage.accept(name, message)
         self.stage, self.message = stage.close()
+        self.keys = self.message
 
     def share(self, names: Iterable[str] | None = None) -> None:
         for name in self._asked() if names is None else names:
