@@ -55,6 +55,7 @@ class AdapterSettings(Strict):
     """The institution's own LoRA adapter; its decision, its budget."""
 
     publish: bool
+    licence: Annotated[str, Field(max_length=80)]  # of the adapter, an SPDX name
     rank: Annotated[int, Field(ge=1, le=256)]
     targets: tuple[str, ...]
     sequence_length: Annotated[int, Field(ge=8, le=8192)]

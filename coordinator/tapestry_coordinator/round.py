@@ -118,7 +118,7 @@ class _Lead:
                 _logger.warning("%s is out of round %d: %s", name, number, error)
             else:
                 event = {"stage": "round", "round": number, "phase": phase}
-                table.notify({**event, "node": name, "done": 1, "of_steps": 1})
+                table.notify({**event, "node": name, "done": 1, "total": 1})
         if phase not in ("agree", "reveal"):  # later their update is in the sum
             for name in requests:
                 if name in collector.missing:

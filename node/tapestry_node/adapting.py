@@ -97,7 +97,7 @@ def plan(
         sequence_length=settings.sequence_length,
         steps=settings.steps,
         batch_size=settings.batch_size,
-        optimizer="adam",
+        optimizer="sgd",
         learning_rate=settings.learning_rate,
         weight_decay="0",
     )

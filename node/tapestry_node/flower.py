@@ -199,8 +199,8 @@ class _Link:
     node: Node
     stop: threading.Event
 
-    def pull(self) -> FlowerMessage | None:
-        """Fetch the next request with all its parts, and confirm it."""
+    def pull(self) -> tuple[str, FlowerMessage] | None:
+        """Fetch the next request, with a digest of its content, and confirm it."""
         found = self.client.PullMessages(PullMessagesRequest(node=self.node))
         if not found.messages_list:
             return None
@@ -222,7 +222,7 @@ class _Link:
         if not isinstance(message, FlowerMessage):
             raise ProtocolError(f"a {type(message).__name__} instead of a message")
         message.metadata.__dict__["_message_id"] = tree.object_id
-        return message
+        return str(tree.children[0].object_id), message
 
     def push(self, reply: FlowerMessage) -> None:
         """Deliver a reply with all its parts; doing so twice is harmless."""
@@ -269,16 +269,16 @@ class _Worker:
         """Answer requests until told to stop or the connection fails."""
         last = time.monotonic()
         while not link.stop.is_set():
-            request = self._pull(link)
-            if request is not None:
-                self._reply(link, request)
+            found = self._pull(link)
+            if found is not None:
+                self._reply(link, *found)
                 last = time.monotonic()
                 continue
             idle = time.monotonic() - last
             slowest = self._poll_seconds * _LAZINESS
             link.stop.wait(min(max(idle / _LAZINESS, self._poll_seconds), slowest))
 
-    def _pull(self, link: _Link) -> FlowerMessage | None:
+    def _pull(self, link: _Link) -> tuple[str, FlowerMessage] | None:
         try:
             return link.pull()
         except httpx.HTTPStatusError as error:
@@ -286,8 +286,8 @@ class _Worker:
                 raise
             return None  # its run ended meanwhile
 
-    def _reply(self, link: _Link, request: FlowerMessage) -> None:
-        reply = self._answer(request)
+    def _reply(self, link: _Link, name: str, request: FlowerMessage) -> None:
+        reply = self._answer(name, request)
         try:
             link.push(FlowerMessage(_pack(reply), reply_to=request))
         except httpx.HTTPStatusError as error:
@@ -295,8 +295,7 @@ class _Worker:
                 raise
             _LOG.info("nobody waits for this %s any more", reply.kind)
 
-    def _answer(self, request: FlowerMessage) -> Message:
-        name = str(request.content.object_id)  # a digest of all its bytes
+    def _answer(self, name: str, request: FlowerMessage) -> Message:
         if self._last is not None and self._last[0] == name:
             return self._last[1]
         self._last = None

@@ -40,7 +40,7 @@ from tapestry_governance.trust import Trust
 from tapestry_governance.view import View
 from tapestry_node.budget import Ledger
 from tapestry_node.guard import Facts, Refused, check_offer
-from tapestry_node.publishing import publish
+from tapestry_node.publishing import Publisher
 from tapestry_node.session import Desk, Notify, Session
 from tapestry_node.store import Store
 from tapestry_node.trainer import Trainer
@@ -360,16 +360,15 @@ class Node:
             raise Refused(Reason.BASE_MISMATCH, f"{name} is not the base held here")
         if not self.settings.adapter.publish:
             raise Refused(Reason.LOCAL_POLICY, "adapter.publish is off")
-        return publish(
-            self._desk,
-            release,
+        publisher = Publisher(
+            desk=self._desk,
             settings=self.settings,
             replica=self._replica,
             ledger=self._ledger,
             community=self._keys["community"],
-            folder=self.directory / "adapters",
-            now=self._clock(),
+            folder=self.directory,
         )
+        return publisher.publish(release, now=self._clock())
 
     def _refuse(self, message: Message, reason: Reason) -> Message:
         """Say the code and no more; a refused offer is signed for the log."""

@@ -174,7 +174,7 @@ class Session:
         def done(step: int, steps: int) -> None:
             event = {"stage": "round", "round": self.manifest.round_number}
             work = {"phase": "training", "node": self._desk.name}
-            self._desk.notify({**event, **work, "done": step, "of_steps": steps})
+            self._desk.notify({**event, **work, "done": step, "total": steps})
 
         return self._desk.trainer.update(self._replica, self.manifest, done=done)
 

@@ -1,0 +1,91 @@
+"""The command line: pick the role, map errors to exit status.
+
+A role's module is imported only when it is asked for, so auditing never loads a
+machine-learning stack. Exit status: 0 done, or it holds; 1 refused, or it does not
+hold; 2 wrong usage. ``tapestry audit`` has its own, see there.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from tapestry import __version__
+from tapestry.errors import TapestryError
+
+_ROLES = {
+    "demo": ("tapestry.cli.demo", "The whole story, on one machine."),
+    "node": ("tapestry.cli.node", "An institution's node: run it, see what it spent."),
+    "coordinator": ("tapestry.cli.coordinator", "Lead a federation's run."),
+    "adapter": ("tapestry.cli.adapter", "Check and list country adapters."),
+    "chat": ("tapestry.cli.chat", "Ask a base and its adapters, side by side."),
+    "audit": ("tapestry.cli.audit", "Check everything, from files alone."),
+}
+
+
+class _Lazy(TyperGroup):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Name the roles, in the order of the handbook."""
+        return list(_ROLES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a role."""
+        if cmd_name not in _ROLES:
+            return None
+        module, summary = _ROLES[cmd_name]
+        if ctx.resilient_parsing or "--help" in sys.argv[1:2]:
+            return click.Command(cmd_name, short_help=summary, help=summary)
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name and error.name.startswith("tapestry"):
+                raise
+            raise click.ClickException(
+                f"{error.name} is not installed; `tapestry {cmd_name}` needs more than"
+                " an auditor's install: pip install 'tapestry-federated[demo]'"
+            ) from None
+        command: click.Command = typer.main.get_command(found.app)
+        command.name = cmd_name
+        return command
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        print(f"tapestry {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=_Lazy,
+    help="Institutions train one open base model together; no record leaves its node.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version."),
+) -> None:
+    _version(wanted=version)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except TapestryError as error:
+        print(f"tapestry: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("tapestry: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -17,6 +17,7 @@ from tapestry_governance.events import Policy
 FEDERATION = "demo"
 RUN = "run-1"
 DELTA = "0.00001"
+EPSILON_LIMIT = "8"
 DEADLINES = {
     "cosign": 60,
     "offer": 120,
@@ -46,7 +47,7 @@ class Scale:
     update_norm: float
     adapter_steps: int
     adapter_rate: float
-    adapter_epsilon: float  # in all, with the rounds
+    adapter_epsilon: float  # of the adapter, alone
     sequence_length: int
 
 
@@ -61,11 +62,11 @@ SCALES: Mapping[str, Scale] = {
         batch_size=16,
         learning_rate=2.0,
         clip_norm=0.5,
-        epsilon=6.0,
+        epsilon=5.0,
         update_norm=64.0,
         adapter_steps=3,
         adapter_rate=0.5,
-        adapter_epsilon=8.0,
+        adapter_epsilon=4.0,
         sequence_length=64,
     ),
     "tiny": Scale(
@@ -78,11 +79,11 @@ SCALES: Mapping[str, Scale] = {
         batch_size=16,
         learning_rate=0.5,
         clip_norm=0.5,
-        epsilon=6.0,
+        epsilon=5.0,
         update_norm=64.0,
         adapter_steps=2,
         adapter_rate=0.1,
-        adapter_epsilon=8.0,
+        adapter_epsilon=4.0,
         sequence_length=48,
     ),
 }
@@ -118,7 +119,7 @@ def founding(
             min_cohort=3,
             max_colluding=1,
             noise=("local",),
-            epsilon_cap="8",
+            epsilon_cap=EPSILON_LIMIT,
             max_delta=DELTA,
             bases=(base_digest,),
             adapter_licences=("Apache-2.0", "BSD-3-Clause"),
@@ -204,7 +205,7 @@ def _institution(
             "min_cohort": 3,
             "max_colluding": 1,
             "noise": ["local"],
-            "epsilon_limit": encode_fraction(scale.adapter_epsilon),
+            "epsilon_limit": EPSILON_LIMIT,
             "target_delta": DELTA,
             "max_steps": 100,
             "bases": [base_digest],
@@ -213,6 +214,7 @@ def _institution(
         },
         "adapter": {
             "publish": True,
+            "licence": "Apache-2.0",
             "rank": scale.rank,
             "targets": list(scale.targets),
             "sequence_length": scale.sequence_length,
