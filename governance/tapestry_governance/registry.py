@@ -271,7 +271,13 @@ def _check_proofs(folder: Path) -> None:
     """Refuse links and programs next to the manifest, which does not list it."""
     for path in folder.rglob("*"):
         plain = path.is_file() and not path.is_symlink()
-        if not plain or path.suffix not in {".json", ".txt", ".sig", ".tlog-proof"}:
+        if not plain or path.suffix not in {
+            ".json",
+            ".entry",
+            ".sig",
+            ".tlog-proof",
+            ".txt",
+        }:
             raise VerificationError(
                 f"{manifest.FOLDER}/{path.relative_to(folder)} does not belong there"
             )

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,63 +19,20 @@ from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.vector import parameters_digest
 from tapestry_governance import registry
 from tapestry_governance.events import AdapterPublished
-
-BASE = {
-    "model.layers.0.self_attn.q_proj.weight": np.full((6, 8), 0.5, dtype=np.float32),
-    "model.layers.0.self_attn.v_proj.weight": np.full((4, 8), 0.25, dtype=np.float32),
-    "model.norm.weight": np.ones(8, dtype=np.float32),
-}
-MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
-CONFIG: dict[str, Any] = {
-    "peft_type": "LORA",
-    "task_type": "CAUSAL_LM",
-    "base_model_name_or_path": "base-1",
-    "inference_mode": True,
-    "r": 2,
-    "lora_alpha": 2,
-    "target_modules": ["q_proj", "v_proj"],
-}
-Tensors = dict[str, Any]
-
-
-def _tensors() -> Tensors:
-    found: Tensors = {}
-    for module in MODULES:
-        out, width = BASE[f"{module}.weight"].shape
-        prefix = f"base_model.model.{module}"
-        found[f"{prefix}.lora_A.weight"] = np.full((2, width), 0.25, dtype=np.float32)
-        found[f"{prefix}.lora_B.weight"] = np.full((out, 2), 0.5, dtype=np.float32)
-    return found
-
-
-def _metadata(**changes: str) -> dict[str, str]:
-    digest = parameters_digest(BASE)
-    return {"format": "pt", "base": "base-1", "base_digest": digest, **changes}
-
-
-def _adapter(
-    folder: Path,
-    *,
-    tensors: Tensors | None = None,
-    metadata: dict[str, str] | None = None,
-    config: dict[str, Any] | str | None = None,
-) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    content = save(tensors or _tensors(), metadata or _metadata())
-    (folder / "adapter_model.safetensors").write_bytes(content)
-    text = config if isinstance(config, str) else json.dumps(config or CONFIG)
-    (folder / "adapter_config.json").write_text(text)
-    (folder / "README.md").write_text("# italy\n")
-    manifest.write(folder)
-    return folder
+from tests.governance.adapters import (
+    BASE,
+    CONFIG,
+    Tensors,
+    make_adapter,
+    make_base,
+    make_metadata,
+    make_tensors,
+)
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> registry.Base:
-    folder = tmp_path / "base"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(save(BASE, {"format": "pt"}))
-    return registry.read_base(folder)
+    return registry.read_base(make_base(tmp_path / "base"))
 
 
 def _check(folder: Path, base: registry.Base) -> registry.Adapter:
@@ -86,7 +42,7 @@ def _check(folder: Path, base: registry.Base) -> registry.Adapter:
 
 
 def test_a_plain_adapter_is_accepted(tmp_path: Path, base: registry.Base) -> None:
-    found = _check(_adapter(tmp_path / "italy"), base)
+    found = _check(make_adapter(tmp_path / "italy"), base)
     assert (found.base, found.base_digest) == ("base-1", parameters_digest(BASE))
     assert (found.rank, found.modules, found.parameters) == (2, 2, 52)
 
@@ -105,7 +61,7 @@ def test_what_peft_writes_is_accepted(tmp_path: Path, base: registry.Base) -> No
     )
     config.save_pretrained(str(tmp_path / "config"))
     text = (tmp_path / "config" / "adapter_config.json").read_text()
-    assert _check(_adapter(tmp_path / "italy", config=text), base).rank == 2
+    assert _check(make_adapter(tmp_path / "italy", config=text), base).rank == 2
 
 
 def test_a_base_in_several_files_has_the_same_digest(
@@ -158,7 +114,7 @@ def _add_folder(folder: Path) -> None:
 def test_a_file_too_many_is_refused_even_if_the_manifest_lists_it(
     tmp_path: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
-    folder = _adapter(tmp_path / "italy")
+    folder = make_adapter(tmp_path / "italy")
     spoil(folder)
     manifest.write(folder)
     with pytest.raises(VerificationError, match=message):
@@ -169,7 +125,7 @@ def test_a_file_too_many_is_refused_even_if_the_manifest_lists_it(
 def test_a_file_too_many_is_refused_if_the_manifest_lacks_it(
     tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
-    folder = _adapter(tmp_path / "italy")
+    folder = make_adapter(tmp_path / "italy")
     spoil(folder)
     with pytest.raises(VerificationError, match="is not in the manifest"):
         registry.check_folder(folder)
@@ -177,7 +133,7 @@ def test_a_file_too_many_is_refused_if_the_manifest_lacks_it(
 
 @pytest.mark.parametrize("name", ["README.md", "adapter_model.safetensors", "LICENSE"])
 def test_a_link_is_refused(tmp_path: Path, name: str) -> None:
-    folder = _adapter(tmp_path / "italy")
+    folder = make_adapter(tmp_path / "italy")
     target = tmp_path / "elsewhere"
     if (folder / name).exists():
         (folder / name).rename(target)
@@ -189,7 +145,7 @@ def test_a_link_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_pipe_beside_the_weights_is_refused_without_waiting(tmp_path: Path) -> None:
-    folder = _adapter(tmp_path / "italy")
+    folder = make_adapter(tmp_path / "italy")
     os.mkfifo(folder / "LICENSE")
     with pytest.raises(VerificationError, match="LICENSE is no plain file"):
         registry.check_folder(folder)
@@ -197,7 +153,7 @@ def test_a_pipe_beside_the_weights_is_refused_without_waiting(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["x.py", "x", "sub/x.bin"])
 def test_programs_do_not_hide_beside_the_manifest(tmp_path: Path, name: str) -> None:
-    folder = _adapter(tmp_path / "italy")
+    folder = make_adapter(tmp_path / "italy")
     path = folder / "tapestry" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("import os\n")
@@ -207,7 +163,7 @@ def test_programs_do_not_hide_beside_the_manifest(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("name", ["README.md", "adapter_config.json"])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
-    folder = _adapter(tmp_path / "italy")
+    folder = make_adapter(tmp_path / "italy")
     (folder / name).unlink()
     with pytest.raises(VerificationError, match=f"{name} is missing"):
         registry.check_folder(folder)
@@ -217,7 +173,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_manifest_that_names_another_place_is_refused(tmp_path: Path) -> None:
-    folder = _adapter(tmp_path / "italy")
+    folder = make_adapter(tmp_path / "italy")
     path = folder / "tapestry" / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b'"README.md"', b'"../README"'))
     with pytest.raises(ProtocolError, match="portable"):
@@ -230,7 +186,7 @@ def test_a_manifest_that_names_another_place_is_refused(tmp_path: Path) -> None:
 def test_one_changed_byte_in_a_listed_file_is_found(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    folder = _adapter(tmp_path_factory.mktemp("adapters") / "italy")
+    folder = make_adapter(tmp_path_factory.mktemp("adapters") / "italy")
     names = sorted(p.name for p in folder.iterdir() if p.is_file())
     path = folder / data.draw(st.sampled_from(names))
     content = bytearray(path.read_bytes())
@@ -245,7 +201,7 @@ def test_one_changed_byte_in_a_listed_file_is_found(
 
 
 def test_a_header_bomb_is_refused(tmp_path: Path) -> None:
-    folder = _adapter(tmp_path / "italy")
+    folder = make_adapter(tmp_path / "italy")
     path = folder / "adapter_model.safetensors"
     path.write_bytes(struct.pack("<Q", 1 << 40) + path.read_bytes()[8:])
     manifest.write(folder)
@@ -292,7 +248,7 @@ def test_a_header_bomb_is_refused(tmp_path: Path) -> None:
 def test_a_setting_that_could_do_more_than_lora_is_refused(
     tmp_path: Path, key: str, value: object
 ) -> None:
-    folder = _adapter(tmp_path / "italy", config={**CONFIG, key: value})
+    folder = make_adapter(tmp_path / "italy", config_changes={key: value})
     with pytest.raises(
         VerificationError, match=rf"adapter_config\.json: {key}"
     ) as caught:
@@ -323,7 +279,7 @@ def test_a_configuration_that_is_no_plain_json_is_refused(
 
 
 def _without(name: str) -> Tensors:
-    return {n: v for n, v in _tensors().items() if not n.endswith(name)}
+    return {n: v for n, v in make_tensors().items() if not n.endswith(name)}
 
 
 @pytest.mark.parametrize(
@@ -331,17 +287,17 @@ def _without(name: str) -> Tensors:
     [
         (_without("q_proj.lora_B.weight"), "lacks one of its factors"),
         (_without("lora_A.weight"), "lacks one of its factors"),
-        ({**_tensors(), "model.norm.weight": np.ones(8)}, "F64|no LoRA factor"),
+        ({**make_tensors(), "model.norm.weight": np.ones(8)}, "F64|no LoRA factor"),
         (
-            {**_tensors(), "lm_head.weight": np.ones((2, 2), dtype=np.float32)},
+            {**make_tensors(), "lm_head.weight": np.ones((2, 2), dtype=np.float32)},
             "'lm_head.weight' is no LoRA factor",
         ),
         (
-            {n.replace("v_proj", "k_proj"): v for n, v in _tensors().items()},
+            {n.replace("v_proj", "k_proj"): v for n, v in make_tensors().items()},
             "k_proj is not in target_modules",
         ),
         (
-            {n: v for n, v in _tensors().items() if "v_proj" not in n},
+            {n: v for n, v in make_tensors().items() if "v_proj" not in n},
             "no factors for v_proj",
         ),
     ],
@@ -350,16 +306,16 @@ def test_tensors_that_are_not_pairs_of_factors_are_refused(
     tmp_path: Path, tensors: Tensors, message: str
 ) -> None:
     with pytest.raises(VerificationError, match=message):
-        registry.check_folder(_adapter(tmp_path / "italy", tensors=tensors))
+        registry.check_folder(make_adapter(tmp_path / "italy", tensors=tensors))
 
 
-@pytest.mark.parametrize("name", sorted(_tensors()))
+@pytest.mark.parametrize("name", sorted(make_tensors()))
 def test_a_shape_that_does_not_fit_the_base_is_refused(
     tmp_path: Path, base: registry.Base, name: str
 ) -> None:
-    tensors = _tensors()
+    tensors = make_tensors()
     tensors[name] = np.ascontiguousarray(tensors[name].T)
-    folder = _adapter(tmp_path / "italy", tensors=tensors)
+    folder = make_adapter(tmp_path / "italy", tensors=tensors)
     registry.check_folder(folder)
     with pytest.raises(VerificationError, match="the base needs"):
         registry.check_fit(folder, base)
@@ -368,8 +324,8 @@ def test_a_shape_that_does_not_fit_the_base_is_refused(
 def test_a_module_the_base_lacks_is_refused(
     tmp_path: Path, base: registry.Base
 ) -> None:
-    tensors = {n.replace("layers.0", "layers.7"): v for n, v in _tensors().items()}
-    folder = _adapter(tmp_path / "italy", tensors=tensors)
+    tensors = {n.replace("layers.0", "layers.7"): v for n, v in make_tensors().items()}
+    folder = make_adapter(tmp_path / "italy", tensors=tensors)
     with pytest.raises(VerificationError, match=r"no weight 'model\.layers\.7"):
         registry.check_fit(folder, base)
 
@@ -378,8 +334,8 @@ def test_a_module_the_base_lacks_is_refused(
 
 
 def test_another_base_is_refused(tmp_path: Path, base: registry.Base) -> None:
-    metadata = _metadata(base_digest="sha256:" + "0" * 64)
-    folder = _adapter(tmp_path / "italy", metadata=metadata)
+    metadata = make_metadata(base_digest="sha256:" + "0" * 64)
+    folder = make_adapter(tmp_path / "italy", metadata=metadata)
     with pytest.raises(VerificationError, match="trained on base sha256:0000"):
         registry.check_fit(folder, base)
 
@@ -388,15 +344,18 @@ def test_another_base_is_refused(tmp_path: Path, base: registry.Base) -> None:
     ("metadata", "message"),
     [
         ({"format": "pt"}, "names no base"),
-        (_metadata(base_digest="sha256:xyz"), "names no base"),
-        (_metadata(base="base-2"), "names base 'base-1', the weights name 'base-2'"),
+        (make_metadata(base_digest="sha256:xyz"), "names no base"),
+        (
+            make_metadata(base="base-2"),
+            "names base 'base-1', the weights name 'base-2'",
+        ),
     ],
 )
 def test_weights_must_name_their_base(
     tmp_path: Path, metadata: dict[str, str], message: str
 ) -> None:
     with pytest.raises(VerificationError, match=message):
-        registry.check_folder(_adapter(tmp_path / "italy", metadata=metadata))
+        registry.check_folder(make_adapter(tmp_path / "italy", metadata=metadata))
 
 
 # 6. values
@@ -404,23 +363,23 @@ def test_weights_must_name_their_base(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
-    tensors = _tensors()
+    tensors = make_tensors()
     tensors[min(tensors)][1, 1] = value
     with pytest.raises(VerificationError, match="holds NaN or infinity"):
-        registry.check_folder(_adapter(tmp_path / "italy", tensors=tensors))
+        registry.check_folder(make_adapter(tmp_path / "italy", tensors=tensors))
 
 
 def test_an_adapter_that_does_nothing_is_refused(tmp_path: Path) -> None:
-    tensors = {n: v * ("lora_A" in n) for n, v in _tensors().items()}
+    tensors = {n: v * ("lora_A" in n) for n, v in make_tensors().items()}
     with pytest.raises(VerificationError, match="every factor B is zero"):
-        registry.check_folder(_adapter(tmp_path / "italy", tensors=tensors))
+        registry.check_folder(make_adapter(tmp_path / "italy", tensors=tensors))
 
 
 # the log
 
 
 def test_a_folder_is_held_against_the_log(tmp_path: Path) -> None:
-    found = registry.check_folder(_adapter(tmp_path / "italy"))
+    found = registry.check_folder(make_adapter(tmp_path / "italy"))
     entry = AdapterPublished(
         name="italy",
         version=1,

@@ -1,0 +1,69 @@
+"""Tiny adapters and bases of two weights, as folders."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from tapestry import manifest
+from tapestry.vector import parameters_digest
+
+BASE = {
+    "model.layers.0.self_attn.q_proj.weight": np.full((6, 8), 0.5, dtype=np.float32),
+    "model.layers.0.self_attn.v_proj.weight": np.full((4, 8), 0.25, dtype=np.float32),
+    "model.norm.weight": np.ones(8, dtype=np.float32),
+}
+MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
+CONFIG: dict[str, Any] = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": "base-1",
+    "inference_mode": True,
+    "r": 2,
+    "lora_alpha": 2,
+    "target_modules": ["q_proj", "v_proj"],
+}
+Tensors = dict[str, Any]
+
+
+def make_tensors() -> Tensors:
+    found: Tensors = {}
+    for module in MODULES:
+        out, width = BASE[f"{module}.weight"].shape
+        prefix = f"base_model.model.{module}"
+        found[f"{prefix}.lora_A.weight"] = np.full((2, width), 0.25, dtype=np.float32)
+        found[f"{prefix}.lora_B.weight"] = np.full((out, 2), 0.5, dtype=np.float32)
+    return found
+
+
+def make_metadata(**changes: str) -> dict[str, str]:
+    digest = parameters_digest(BASE)
+    return {"format": "pt", "base": "base-1", "base_digest": digest, **changes}
+
+
+def make_adapter(
+    folder: Path,
+    *,
+    tensors: Tensors | None = None,
+    metadata: dict[str, str] | None = None,
+    config: str | None = None,
+    config_changes: dict[str, Any] | None = None,
+    card: str = "# italy\n",
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save(tensors or make_tensors(), metadata or make_metadata())
+    (folder / "adapter_model.safetensors").write_bytes(content)
+    text = config or json.dumps({**CONFIG, **(config_changes or {})})
+    (folder / "adapter_config.json").write_text(text)
+    (folder / "README.md").write_text(card)
+    manifest.write(folder)
+    return folder
+
+
+def make_base(folder: Path, *, scale: float = 1.0) -> Path:
+    folder.mkdir(parents=True)
+    values = {name: np.float32(scale) * value for name, value in BASE.items()}
+    (folder / "model.safetensors").write_bytes(save(values, {"format": "pt"}))
+    return folder

@@ -1,0 +1,148 @@
+"""``tapestry adapter``: one line per check, and the exit status of an audit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tapestry import manifest
+from tapestry.cli.adapter import app
+from tapestry.errors import ConfigError
+from tapestry.vector import parameters_digest
+from tests.governance.adapters import BASE, make_adapter, make_base, make_metadata
+from tests.governance.bundles import bundle_of
+from tests.governance.world import World, changed
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def _words(result: Result) -> dict[str, str]:
+    lines = [line for line in result.stdout.splitlines() if line]
+    return {line[13:21].strip(): line[:13].strip() for line in lines}
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """Lay out releases/, adapters/ and bundle/ as the demo leaves them."""
+    world = World()
+    world.parameters = {2: parameters_digest(BASE)}
+    world.found()
+    world.run_round(1)
+    world.run_round(2)
+    base = make_base(tmp_path / "releases" / "base-2")
+    released = manifest.write(base)
+    world.add(world.release(2, manifest_digest=released.digest))
+    adapter = make_adapter(
+        tmp_path / "adapters" / "fr-culture",
+        metadata=make_metadata(base="base-2"),
+        config_changes={"base_model_name_or_path": "base-2"},
+    )
+    world.add(world.adapter_account(), "fr", "node")
+    published = changed(world.adapter(2), manifest_digest=manifest.read(adapter).digest)
+    world.add(published, "fr", "community")
+    bundle = bundle_of(world, tmp_path, artifacts={}).folder
+    if bundle != tmp_path / "bundle":
+        shutil.move(bundle, tmp_path / "bundle")
+    return tmp_path
+
+
+def test_an_adapter_of_the_demo_holds_without_further_options(demo: Path) -> None:
+    result = _run("verify", demo / "adapters" / "fr-culture")
+    assert _words(result) == {"folder": "holds", "base": "holds", "log": "holds"}
+    assert result.exit_code == 0
+
+
+def test_the_report_for_machines_says_the_same(demo: Path) -> None:
+    result = _run("verify", demo / "adapters" / "fr-culture", "--json")
+    report = json.loads(result.stdout)
+    assert [step["holds"] for step in report["steps"]] == [True, True, True]
+    assert report["exit"] == result.exit_code == 0
+    assert report["base"] == "base-2"
+
+
+def test_a_tampered_file_fails(demo: Path) -> None:
+    folder = demo / "adapters" / "fr-culture"
+    (folder / "README.md").write_text("# better\n")
+    result = _run("verify", folder)
+    assert _words(result) == {"folder": "FAILS"}
+    assert "README.md was changed" in result.stdout
+    assert result.exit_code == 1
+
+
+def test_a_tampered_file_under_a_new_manifest_fails_against_the_log(
+    demo: Path,
+) -> None:
+    folder = demo / "adapters" / "fr-culture"
+    (folder / "README.md").write_text("# better\n")
+    manifest.write(folder)
+    result = _run("verify", folder)
+    assert _words(result) == {"folder": "holds", "base": "holds", "log": "FAILS"}
+    assert result.exit_code == 1
+
+
+def test_an_adapter_alone_gets_no_verdict_on_its_base(
+    demo: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "elsewhere" / "deep" / "fr-culture"
+    shutil.copytree(demo / "adapters" / "fr-culture", alone)
+    result = _run("verify", alone)
+    assert _words(result)["log"] == "not checked"
+    assert "name it with --base" in result.stdout
+    assert result.exit_code == 3
+    given = _run("verify", alone, "--base", demo / "releases" / "base-2")
+    assert given.exit_code == 0
+    both = _run(
+        "verify", alone, "--base", demo / "releases" / "base-2",
+        "--bundle", demo / "bundle",
+    )  # fmt: skip
+    assert _words(both) == {"folder": "holds", "base": "holds", "log": "holds"}
+
+
+def test_another_base_fails(demo: Path, tmp_path: Path) -> None:
+    other = make_base(tmp_path / "other", scale=2.0)
+    result = _run("verify", demo / "adapters" / "fr-culture", "--base", other)
+    assert _words(result)["base"] == "FAILS"
+    assert result.exit_code == 1
+
+
+def test_a_bundle_that_does_not_verify_vouches_for_nothing(demo: Path) -> None:
+    path = demo / "bundle" / "checkpoint"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\n ", 1))
+    result = _run("verify", demo / "adapters" / "fr-culture")
+    assert _words(result)["log"] == "FAILS"
+    assert result.exit_code == 1
+    listed = _run("list", demo / "bundle")
+    assert (listed.exit_code, listed.stdout) == (1, "")
+
+
+def test_an_adapter_the_log_does_not_know_gets_no_verdict(demo: Path) -> None:
+    unknown = make_adapter(
+        demo / "adapters" / "unknown",
+        metadata=make_metadata(base="base-2"),
+        config_changes={"base_model_name_or_path": "base-2"},
+        card="# unknown\n",
+    )
+    result = _run("verify", unknown)
+    assert "the log has no adapter unknown" in result.stdout
+    assert result.exit_code == 3
+
+
+def test_a_folder_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
+    result = _run("verify", tmp_path / "nowhere")
+    assert isinstance(result.exception, ConfigError)
+    assert "nowhere" in str(result.exception)
+
+
+def test_the_list_names_what_was_published(demo: Path) -> None:
+    result = _run("list", demo / "bundle")
+    assert result.exit_code == 0
+    assert result.stdout == (
+        "fr-culture 1  France  fr  CC-BY-4.0  on base-2  epsilon 2.9 at delta 0.00001\n"
+    )
+    rows = json.loads(_run("list", demo / "bundle", "--json").stdout)["adapters"]
+    assert [row["name"] for row in rows] == ["fr-culture"]
