@@ -11,18 +11,20 @@ payload. Its author signs an event, the log only orders it; being in the log doe
 not make an event valid, the fold does (``fold.py``).
 """
 
+import json
 import re
 import secrets
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     Field,
     SerializeAsAny,
+    ValidationError,
     ValidationInfo,
     field_validator,
 )
@@ -96,10 +98,7 @@ class Event(Strict):
             return value
         if not isinstance(value, dict):
             raise ValueError("not an object")  # noqa: TRY004 - pydantic wants ValueError
-        try:
-            return kind.decode(canonical_json(value))
-        except ProtocolError as error:
-            raise ValueError(str(error)) from None
+        return _shape(kind, json.dumps(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +233,7 @@ def open_entry(entry: bytes) -> Signed:
     header = decode_json(payload, limit=EVENT_LIMIT)
     if isinstance(header, dict):
         _refuse_unknown(header)
-    event = Event.decode(payload, limit=EVENT_LIMIT)
+    event = _shape(Event, payload)
     if event.encode() != payload:
         raise ProtocolError("event has a second spelling")
     signatures = tuple((s.keyid, decode_base64(s.sig)) for s in envelope.signatures)
@@ -244,6 +243,19 @@ def open_entry(entry: bytes) -> Signed:
     return Signed(
         entry=bytes(entry), payload=payload, event=event, signatures=signatures
     )
+
+
+_Model = TypeVar("_Model", bound=Strict)
+
+
+def _shape(model: type[_Model], data: bytes | str) -> _Model:
+    """Read a model from JSON that is known to be canonical."""
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ProtocolError(f"{model.__name__} {where}: {first['msg']}") from None
 
 
 def _refuse_unknown(header: dict[str, Any]) -> None:

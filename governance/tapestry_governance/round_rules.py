@@ -31,7 +31,9 @@ def round_opened(
     key = round_key(manifest)
     return dataclasses.replace(
         state,
-        open_round=OpenRound(index=index, manifest=manifest),
+        open_round=OpenRound(
+            index=index, manifest=manifest, context=manifest.context.hex()
+        ),
         last=key,
         runs=state.runs | {manifest.run_id},
         rounds={**state.rounds, key: manifest},
@@ -44,7 +46,7 @@ def contribution_committed(
     """Note a participant's commitment; one per attempt."""
     current = _open(state, body)
     _check_participant(current, actor)
-    if body.context != current.manifest.context.hex():
+    if body.context != current.context:
         raise RuleError(f"{actor} committed to another manifest of this round")
     if actor in current.commitments:
         raise RuleError(f"{actor} committed twice to one attempt")

@@ -76,6 +76,7 @@ class OpenRound:
 
     index: int  # of its round.opened
     manifest: RoundManifest
+    context: str  # of the manifest, in hex
     commitments: Mapping[str, int] = field(default_factory=dict)  # node -> log index
     refused: frozenset[str] = frozenset()
 
