@@ -1,0 +1,151 @@
+"""``tapestry chat``: the base and its adapters answer the same prompt, side by side."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tapestry import manifest
+from tapestry.cli.chat import chat
+from tapestry.errors import ConfigError, IncompleteError, VerificationError
+from tapestry.protocol import TrainingPlan
+from tapestry.vector import parameters_digest
+from tapestry.workloads.adapters import BaseName, write_peft
+from tapestry.workloads.bases import build_tiny
+
+PLAN = TrainingPlan(
+    workload="language",
+    parameterization="low_rank",
+    rank=4,
+    targets=("q_proj", "down_proj"),
+    factor_seed="ab" * 32,
+    sequence_length=16,
+    steps=1,
+    batch_size=1,
+    optimizer="sgd",
+    learning_rate="0.1",
+    weight_decay="0",
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lay out a base and two adapters that change what it says."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("chat")
+    model = build_tiny()
+    model.save(root / "base-1")
+    digest = parameters_digest(model.parameters())
+    generator = np.random.default_rng(5)
+    for name in ("italy", "japan"):
+        update = generator.normal(size=model.layout(PLAN).length).astype(np.float32)
+        write_peft(
+            root / name,
+            update,
+            model=model,
+            plan=PLAN,
+            base=BaseName(name="base-1", digest=digest),
+        )
+        (root / name / "README.md").write_text(f"# {name}\n")
+        manifest.write(root / name)
+    return root
+
+
+def _chat(*arguments: object, typed: str | None = None) -> Result:
+    app = typer.Typer()
+    app.command()(chat)
+    return CliRunner().invoke(app, [str(each) for each in arguments], input=typed)
+
+
+def _three(folders: Path) -> list[object]:
+    adapters = [folders / "italy", folders / "japan"]
+    return [
+        "--base",
+        folders / "base-1",
+        *(x for a in adapters for x in ("--adapter", a)),
+    ]
+
+
+def test_base_and_adapters_answer_the_same_prompt(folders: Path) -> None:
+    options = [*_three(folders), "--prompt", "Ciao", "--max-tokens", 8, "--json"]
+    first = json.loads(_chat(*options).stdout)
+    assert first["prompt"] == "Ciao"
+    assert list(first["answers"]) == ["base", "italy", "japan"]
+    assert first["answers"]["italy"] != first["answers"]["base"]
+    assert json.loads(_chat(*options).stdout) == first  # temperature 0
+
+
+def test_people_see_one_column_each(folders: Path) -> None:
+    result = _chat(*_three(folders), "--prompt", "Ciao [bold]", "--max-tokens", 4)
+    assert result.exit_code == 0
+    for word in ("base", "italy", "japan", "Ciao [bold]"):
+        assert word in result.stdout
+
+
+def test_without_a_prompt_it_asks_until_an_empty_line(folders: Path) -> None:
+    options = ["--base", folders / "base-1", "--max-tokens", 2, "--json"]
+    result = _chat(*options, typed="uno\ndue\n\ntre\n")
+    assert result.exit_code == 0
+    assert result.stdout.count('"answers"') == 2
+    assert _chat(*options, typed="").exit_code == 0
+
+
+def test_a_temperature_draws_tokens(folders: Path) -> None:
+    options = ["--base", folders / "base-1", "--prompt", "x", "--max-tokens", 12]
+    drawn = {_chat(*options, "--temperature", 5, "--json").stdout for _ in range(3)}
+    assert len(drawn) > 1
+
+
+def test_a_tampered_adapter_or_another_base_is_refused(
+    folders: Path, tmp_path: Path
+) -> None:
+    other = build_tiny()
+    other.load({n: v * np.float32(0.5) for n, v in other.parameters().items()})
+    other.save(tmp_path / "other")
+    adapter = ["--adapter", folders / "italy", "--prompt", "x"]
+    result = _chat("--base", tmp_path / "other", *adapter)
+    assert isinstance(result.exception, VerificationError)
+    assert "held against" in str(result.exception)
+    card = folders / "italy" / "README.md"
+    content = card.read_bytes()
+    try:
+        card.write_text("# better\n")
+        result = _chat("--base", folders / "base-1", *adapter)
+        assert isinstance(result.exception, VerificationError)
+    finally:
+        card.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "error", "message"),
+    [
+        ("nowhere", ConfigError, "no adapter folder"),
+        ("base-1", IncompleteError, "no manifest"),
+    ],
+)
+def test_a_folder_that_is_no_adapter_is_named(
+    folders: Path, adapter: str, error: type[Exception], message: str
+) -> None:
+    result = _chat("--base", "tiny", "--adapter", folders / adapter, "--prompt", "x")
+    assert isinstance(result.exception, error)
+    assert message in str(result.exception)
+
+
+def test_two_adapters_of_one_name_and_an_unknown_base_are_named(folders: Path) -> None:
+    twice = ["--adapter", folders / "italy"] * 2
+    result = _chat("--base", folders / "base-1", *twice, "--prompt", "x")
+    assert isinstance(result.exception, ConfigError)
+    result = _chat("--base", "gpt-5", "--prompt", "x")
+    assert isinstance(result.exception, ConfigError)
+    assert "no base 'gpt-5'" in str(result.exception)
+
+
+def test_wrong_usage_exits_with_two(folders: Path) -> None:
+    assert _chat("--prompt", "x").exit_code == 2
+    options = ["--base", folders / "base-1", "--prompt", "x"]
+    assert _chat(*options, "--max-tokens", 0).exit_code == 2
