@@ -124,6 +124,9 @@ def _run(name: str, step: Callable[[Audit], Found], audit: Audit) -> Step:
         detail, counts = step(audit)
     except TapestryError as error:
         return Step(name=name, verdict=_verdict(error), detail=str(error))
+    except OSError as error:
+        detail = f"cannot read {error.filename}: {error.strerror}"
+        return Step(name=name, verdict=Verdict.INCOMPLETE, detail=detail)
     return Step(name=name, verdict=Verdict.HOLDS, detail=detail, counts=counts)
 
 

@@ -39,7 +39,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            raise _WrongUsage(error.message, error.ctx) from error
+            raise _WrongUsage(error.format_message(), error.ctx) from error
 
 
 app = typer.Typer(

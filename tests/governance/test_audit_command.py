@@ -110,7 +110,10 @@ def test_wrong_usage_is_told_from_a_broken_rule(bundle: Path, tmp_path: Path) ->
         ("verify", bundle, "--trust", tmp_path / "nothing"),
         ("check", bundle),
     ):
-        assert run(*words).exit_code == 64
+        result = run(*words)
+        assert result.exit_code == 64
+        assert result.stderr.strip(" │─╭╮╰╯\n")
+    assert "Missing argument 'BUNDLE'" in run("verify").stderr
 
 
 def test_an_audit_needs_no_machine_learning(bundle: Path) -> None:
