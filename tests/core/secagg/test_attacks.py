@@ -5,6 +5,7 @@ weakened variant, or on an update that was not masked, and must succeed.
 """
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from tapestry.errors import (
     PolicyError,
     ProtocolError,
     QuorumError,
+    TapestryError,
     VerificationError,
 )
+from tapestry.protocol import RoundManifest
 from tapestry.secagg import masking
 from tapestry.secagg.derivation import Agreement, pair_key, public_key, self_key
 from tapestry.secagg.keystream import Mask, add_masks
@@ -196,12 +199,13 @@ def test_sybils_small_cohorts_and_low_numbers_are_refused_at_the_start() -> None
     sybils = members(9)
     roster = {m.name: str(m.identity.verify_key) for m in cohort}
     me = cohort[0].identity
-    for manifest, changes, error in [
+    cases: list[tuple[RoundManifest, dict[str, Any], type[TapestryError]]] = [
         (manifest_for(sybils), {"roster": roster}, ProtocolError),
         (manifest_for(cohort[:3]), {"min_cohort": 5}, PolicyError),
         (manifest_for(cohort, threshold=4), {}, ProtocolError),
         (manifest_for(cohort, max_colluding=1), {"min_colluding": 2}, PolicyError),
-    ]:
+    ]
+    for manifest, changes, error in cases:
         with pytest.raises(error):
             masking.join(manifest, me, terms=terms_for(manifest, **changes))
 
@@ -316,25 +320,20 @@ def test_a_late_upload_stays_hidden_when_the_mask_key_is_known() -> None:
     federation.random = FixedRandom("late")
     federation.run("receive")
     late, *rest = federation.names()
-    secret = federation.member(late).state
+    ready = federation.member(late).state
     federation.upload(rest)
     federation.consent()
     unmasked = federation.reveal()
     assert np.array_equal(unmasked.values, federation.expected(rest))
-    federation.member(late).state = secret
+    federation.member(late).state = ready
     federation.mask(late, np.zeros(20_000, dtype=np.uint32))
     residual = uploaded(federation, late)
     key = bytes.fromhex(unmasked.transcript.mask_secrets[late])
     add_masks(residual, pair_masks(federation, late, key))
     assert looks_uniform(residual)
-    own = masks_of_own(secret)
-    add_masks(residual, [Mask(own.key, negative=True)])
+    own = ready.masks[0].key
+    add_masks(residual, [Mask(own, negative=True)])
     assert not residual.any()  # with the self mask gone, too, it is laid bare
-
-
-def masks_of_own(state: masking.Ready) -> Mask:
-    """The self mask of a node: the first it holds."""
-    return state.masks[0]
 
 
 # --- inversion -----------------------------------------------------------------
@@ -353,7 +352,10 @@ def embedding_update(seed: int) -> tuple[np.ndarray, set[int]]:
 
 
 def grid(update: np.ndarray) -> RingVector:
-    return np.rint(update.reshape(-1) * 2**16).astype(np.int32).view(np.uint32)
+    values: RingVector = (
+        np.rint(update.reshape(-1) * 2**16).astype(np.int32).view(np.uint32)
+    )
+    return values
 
 
 def guess_tokens(values: RingVector) -> set[int]:

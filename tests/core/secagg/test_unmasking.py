@@ -18,7 +18,8 @@ from tapestry.protocol import PublicWeights
 from tapestry.secagg import masking
 from tapestry.secagg.derivation import channel_key, seal
 from tapestry.secagg.messages import Upload
-from tapestry.secagg.unmasking import Advertising, Fault
+from tapestry.secagg.recovering import Fault
+from tapestry.secagg.unmasking import Advertising
 from tapestry.secagg.verifying import SumChecker
 from tests.core.secagg.federation import Federation
 from tests.core.secagg.statistics import FixedRandom, looks_uniform
@@ -63,6 +64,7 @@ def test_any_dropouts_that_leave_enough_give_the_exact_sum(data: st.DataObject) 
         federation.reveal,
     )
     survivors: list[str] = []
+    unmasked = None
     for step in steps:
         names = remain(names)
         if step == federation.upload:
@@ -171,13 +173,14 @@ def test_bad_uploads_name_their_sender_and_leave_the_sum_alone() -> None:
     head = good.head.model_copy(update={"view": OTHER}).signed(context, key)
     bad = Upload(head=head, chunks=good.chunks)
     refused(stage, name, bad, error=ProtocolError, rule="another set of nodes")
-    for chunks, rule in [
+    cases: list[tuple[list[bytes | memoryview], str]] = [
         ([], "0 chunks, want 1"),
         ([*good.chunks, b""], "2 chunks, want 1"),
         ([bytes(good.chunks[0]) + b"\0"], "chunk 0 of 4001 bytes"),
         ([good.chunks[0][:-4]], "chunk 0 of 3996 bytes"),
         ([bytes(4000)], "another Merkle root"),
-    ]:
+    ]
+    for chunks, rule in cases:
         bad = Upload(head=good.head, chunks=chunks)
         refused(stage, name, bad, error=ProtocolError, rule=rule)
     head = good.head.model_copy(update={"signature": "00" * 64})
@@ -205,13 +208,13 @@ def test_bad_consents_and_reveals_name_their_sender() -> None:
     federation.consent()
     stage = federation.stage
     member.state, revealed = masking.reveal(member.state, federation.message)
-    bad = revealed.model_copy(update={"self_shares": {}}).signed(context, key)
-    refused(stage, name, bad, error=ProtocolError, rule="other self masks")
+    worse = revealed.model_copy(update={"self_shares": {}}).signed(context, key)
+    refused(stage, name, worse, error=ProtocolError, rule="other self masks")
     extra = {"zz.example": "00" * 33}
-    bad = revealed.model_copy(update={"mask_shares": extra}).signed(context, key)
-    refused(stage, name, bad, error=ProtocolError, rule="other mask keys")
-    bad = revealed.model_copy(update={"signature": "00" * 64})
-    refused(stage, name, bad, error=VerificationError, rule="bad signature")
+    worse = revealed.model_copy(update={"mask_shares": extra}).signed(context, key)
+    refused(stage, name, worse, error=ProtocolError, rule="other mask keys")
+    worse = revealed.model_copy(update={"signature": "00" * 64})
+    refused(stage, name, worse, error=VerificationError, rule="bad signature")
 
 
 def lying_reveals(federation: Federation, liars: list[str]) -> Any:
