@@ -16,7 +16,7 @@ from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ProtocolError
 from tapestry.protocol import BODY_LIMIT, Kind, Message
 
-PIECE_BYTES = 4 << 20
+PIECE_BYTES = 1 << 20  # larger ones travel no faster and cost memory at every hop
 
 Records = dict[str, dict[str, str | bytes]]
 
