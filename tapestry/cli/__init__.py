@@ -67,6 +67,7 @@ app = typer.Typer(
     help="Institutions train one open base model together; no record leaves its node.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 

@@ -8,6 +8,7 @@ one party may hold everybody's text: here, because the demo's text is public.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from tapestry.config import CoordinatorSettings
 from tapestry.encoding import encode_fraction
@@ -22,14 +23,21 @@ from tapestry_node import training
 Report = Callable[[int, int], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A central run that does as much work as a federation."""
+
+    settings: CoordinatorSettings  # of the federated run
+    nodes: int  # how many institutions take part; multiplies the steps
+    epsilon: float | None  # the promise for each record; None trains without noise
+
+
 def train_centrally(
     workload: Workload,
     units: Sequence[Unit],
     *,
+    reference: Reference,
     base: Replica,
-    settings: CoordinatorSettings,
-    nodes: int,
-    epsilon: float | None,
     report: Report,
 ) -> Mapping[str, FloatVector]:
     """Train on pooled units and return the parameters.
@@ -37,15 +45,14 @@ def train_centrally(
     Args:
         workload: Any loaded model of the base's kind; its parameters are replaced.
         units: Everybody's records, encoded.
+        reference: How much to train, and under which promise.
         base: The given base.
-        settings: The federated run; steps and batch sizes follow from it.
-        nodes: How many institutions take part; multiplies the steps.
-        epsilon: The promise to keep for each record; None trains without noise.
         report: Told after each piece of work, with the number of pieces.
     """
+    settings = reference.settings
     plan = settings.training.plan(factor_seed="0" * 64)
-    plan = plan.model_copy(update={"steps": plan.steps * nodes})
-    privacy = _privacy(settings, plan, records=len(units), epsilon=epsilon)
+    plan = plan.model_copy(update={"steps": plan.steps * reference.nodes})
+    privacy = _privacy(reference, plan, records=len(units))
     parameters = dict(base.parameters)
     for number in range(1, settings.rounds + 1):
         seed = round_seed("central", number, model_digest=base.digest)
@@ -70,13 +77,8 @@ def train_centrally(
     return parameters
 
 
-def _privacy(
-    settings: CoordinatorSettings,
-    plan: TrainingPlan,
-    *,
-    records: int,
-    epsilon: float | None,
-) -> PrivacyPlan:
+def _privacy(reference: Reference, plan: TrainingPlan, *, records: int) -> PrivacyPlan:
+    settings, epsilon = reference.settings, reference.epsilon
     if epsilon is None:
         return settings.privacy.model_copy(update={"noise": "none"})
     noise = accounting.calibrate(

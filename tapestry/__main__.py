@@ -1,0 +1,5 @@
+"""``python -m tapestry``."""
+
+from tapestry.cli import main
+
+main()

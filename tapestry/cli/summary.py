@@ -1,0 +1,233 @@
+"""From a finished demo's folder to the numbers of its report; nothing is made up."""
+
+import importlib.metadata
+import platform
+import resource
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tapestry import __version__
+from tapestry.cli.evidence import Tap
+from tapestry.cli.matrix import Scores
+from tapestry.config import CoordinatorSettings, NodeSettings, number
+from tapestry.software import software_digest
+from tapestry_governance.audit import Audit, verify
+from tapestry_governance.entries import Event, open_entry
+from tapestry_governance.events import DpAccounted, RoundClosed, RoundOpened
+from tapestry_node.store import Store
+
+if TYPE_CHECKING:
+    from tapestry.cli.demo import Story
+
+_LANGUAGES = {"it": "Italian", "ja": "Japanese", "ko": "Korean", "uk": "Ukrainian"}
+
+
+def summarize(story: "Story", *, scores: Scores, tap: Tap) -> dict[str, Any]:
+    """Collect the report's numbers; epsilon comes from the audit, not from the run."""
+    audit = verify(story.out / "bundle", trust=None, since=None)
+    settings = story.settings
+    events = [open_entry(entry).event for entry in audit.entries]
+    bodies = [event.body for event in events]
+    closed = [body for body in bodies if isinstance(body, RoundClosed)]
+    opened = [body.manifest for body in bodies if isinstance(body, RoundOpened)]
+    batch = settings.training.batch_size * settings.training.steps
+    gradients = batch * len(closed) * len(story.members)
+    return {
+        "title": "Four institutions trained one base, and no record left any of them",
+        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "engine": story.engine,
+        "base": story.scale.base,
+        "countries": _countries(story, audit),
+        "bits_per_byte": scores,
+        "rounds": [_round(body) for body in closed],
+        "epsilon": _epsilon(events),
+        "epsilon_limit": _limits(story),
+        "privacy": _privacy(settings),
+        "bytes_out": _bytes_out(story),
+        "seconds": {k: v for k, v in story.seconds.items() if v >= 0.01},
+        "peak_rss_mb": _peak_mb(),
+        "log": _log(audit),
+        "secagg": {
+            "n": len(opened[-1].participants),
+            "threshold": opened[-1].threshold,
+            "max_colluding": opened[-1].max_colluding,
+            "min_cohort": opened[-1].min_cohort,
+            "length": opened[-1].length,
+        },
+        "coordinator_view": _view(tap),
+        "budget": {
+            "example_gradients_federated": gradients,
+            "example_gradients_central": gradients,
+        },
+        "software": _software(),
+        "releases": _releases(audit),
+        "adapters": _adapters(audit),
+    }
+
+
+def _countries(story: "Story", audit: Audit) -> list[dict[str, Any]]:
+    rows = []
+    for member in story.members:
+        declared = audit.state.data[member.name]
+        language = declared.languages[0]
+        row = {
+            "name": member.name,
+            "language": language,
+            "language_name": _LANGUAGES.get(language, language),
+            "institution": f"institution in {member.name.capitalize()}",
+            "records": declared.records,
+            "licence": ", ".join(declared.licences),
+        }
+        rows.append(row)
+    return rows
+
+
+def _round(body: RoundClosed) -> dict[str, Any]:
+    prefix = "bits_per_byte/"
+    return {
+        "number": body.round_number,
+        "outcome": body.outcome,
+        "included": list(body.included),
+        "dropped": [{"name": d.name, "phase": d.phase} for d in body.dropped],
+        "mean_norm": number(body.metrics.get("mean_norm", "0")),
+        "bits_per_byte": {
+            name.removeprefix(prefix): number(value)
+            for name, value in body.metrics.items()
+            if name.startswith(prefix)
+        },
+    }
+
+
+def _epsilon(events: list[Event]) -> dict[str, dict[str, float]]:
+    """Epsilon per node, after the rounds and after its adapter, as accounted."""
+    found: dict[str, dict[str, float]] = {}
+    for event in events:
+        body = event.body
+        if isinstance(body, DpAccounted) and body.epsilon_run is not None:
+            label = "rounds" if body.adapter is None else "rounds and adapter"
+            found.setdefault(event.actor, {})[label] = number(body.epsilon_run)
+    return found
+
+
+def _limits(story: "Story") -> dict[str, float]:
+    return {
+        member.name: number(_node_settings(story, member.name).policy.epsilon_limit)
+        for member in story.members
+    }
+
+
+def _node_settings(story: "Story", name: str) -> NodeSettings:
+    return NodeSettings.read(story.out / "nodes" / name / "node.toml")
+
+
+def _privacy(settings: CoordinatorSettings) -> dict[str, Any]:
+    plan = settings.privacy
+    return {
+        "unit": plan.unit,
+        "adjacency": plan.adjacency,
+        "delta": number(plan.target_delta),
+        "noise_multiplier": number(plan.noise_multiplier),
+        "clip_norm": number(plan.clip_norm),
+        "statement": (
+            "Whether any one dialogue was in an institution's text cannot be told from"
+            " what left it, up to the epsilon and delta above, whoever looks: other"
+            " institutions, the coordinator, the public. Each node adds all of the"
+            " noise itself, so this holds even if the secure aggregation failed."
+        ),
+    }
+
+
+def _bytes_out(story: "Story") -> dict[str, dict[str, int]]:
+    """From the nodes' own egress receipts, whose chain is checked on the way."""
+    found: dict[str, dict[str, int]] = {}
+    for member in story.members:
+        store = Store(story.out / "nodes" / member.name / "state.db")
+        kinds = found.setdefault(member.name, {})
+        for receipt in store.receipts():
+            kinds[receipt.kind] = kinds.get(receipt.kind, 0) + receipt.bytes
+        store.close()
+    return found
+
+
+def _peak_mb() -> float:
+    """Peak resident memory of this process, or of its largest child."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return round(max(own, children) / 1024, 1)
+
+
+def _log(audit: Audit) -> dict[str, Any]:
+    checkpoint = audit.opened.checkpoint
+    return {
+        "origin": checkpoint.origin,
+        "size": checkpoint.size,
+        "root": checkpoint.root.hex(),
+        "quorum": audit.trust.groups[0].threshold if audit.trust.groups else None,
+        "cosignatures": sorted(c.witness for c in audit.opened.cosignatures),
+        "verdict": audit.verdict.name.lower(),
+    }
+
+
+def _view(tap: Tap) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {
+            "item": "the text of any record",
+            "seen": False,
+            "detail": "no message of the closed list carries text",
+        },
+        {
+            "item": "loss or gradient of any one institution",
+            "seen": False,
+            "detail": "no message of the closed list carries them",
+        },
+        {
+            "item": "sum of the updates of a round",
+            "seen": True,
+            "detail": "this is what is aggregated, after differential privacy",
+        },
+        {
+            "item": "who took part, how many records each declared, when",
+            "seen": True,
+            "detail": "in the log, for everybody",
+        },
+    ]
+    if tap.p_value is not None:
+        rows.insert(
+            1,
+            {
+                "item": "the update of any one institution",
+                "seen": False,
+                "detail": (
+                    f"{tap.uploads} uploads seen from the coordinator's place,"
+                    f" {int(tap.counts.sum()):,} bytes; chi-squared test against"
+                    f" uniform bytes: p = {tap.p_value:.3f}"
+                ),
+            },
+        )
+    return rows
+
+
+def _software() -> dict[str, str]:
+    names = ("torch", "transformers", "peft", "opacus", "dp-accounting", "cryptography")
+    versions = {name: importlib.metadata.version(name) for name in names}
+    own = {"tapestry": __version__, "code": software_digest()}
+    return {**own, "python": platform.python_version(), **versions}
+
+
+def _releases(audit: Audit) -> list[dict[str, Any]]:
+    return [
+        {"name": r.name, "digest": r.parameters_digest, "round": r.round_number}
+        for r in audit.state.releases.values()
+    ]
+
+
+def _adapters(audit: Audit) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": a.name,
+            "country": a.country,
+            "epsilon": None if a.epsilon is None else number(a.epsilon),
+            "digest": a.manifest_digest,
+        }
+        for a in audit.state.adapters.values()
+    ]
