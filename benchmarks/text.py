@@ -147,8 +147,12 @@ def prepare(out: Path, languages: list[str], *, debs: Path | None) -> None:
     root = _unpacked(out, languages, debs=debs)
     english = {p.text for p in _read(root, LANGUAGES["en"])}
     for language in languages:
-        foreign = frozenset() if language == "en" else frozenset(english)
-        paragraphs = _clean(_read(root, LANGUAGES[language]), foreign)
+        found = _read(root, LANGUAGES[language])
+        if language != "en":
+            found = (
+                p for p in found if p.text not in english and not _looks_english(p.text)
+            )
+        paragraphs = list({p.text: p for p in found}.values())
         if not paragraphs:
             raise ConfigError(f"the packages hold no text in {language!r}")
         _write(out / language, language, paragraphs)
@@ -209,18 +213,6 @@ def _page(book: str, chapter: str, page: str) -> Iterator[Paragraph]:
     parser.close()
     for text in parser.found:
         yield Paragraph(book=book, chapter=chapter, text=text)
-
-
-def _clean(paragraphs: Iterator[Paragraph], english: frozenset[str]) -> list[Paragraph]:
-    """Drop what is repeated or was never translated."""
-    first: dict[str, Paragraph] = {}
-    for paragraph in paragraphs:
-        untranslated = paragraph.text in english or (
-            bool(english) and _looks_english(paragraph.text)
-        )
-        if not untranslated:
-            first.setdefault(paragraph.text, paragraph)
-    return list(first.values())
 
 
 def _looks_english(text: str) -> bool:
