@@ -1,0 +1,220 @@
+"""Two programs by others must say of a log what we say of it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tapestry.encoding import encode_base64
+from tapestry_governance.log import Log
+from tapestry_governance.tiles import Tile
+from tests.governance.cosigning import LOG_KEY, WITNESSES, entry, publish
+
+SOURCES = Path(__file__).parents[1] / "verifiers"
+KEYS = [str(LOG_KEY.verify_key), *(str(witness.verify_key) for witness in WITNESSES)]
+SIZES = (1, 2, 3, 7, 255, 256, 257, 511, 512, 513, 600)
+OLDER = 300
+
+
+@pytest.fixture(scope="module")
+def go_verifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the Go verifier without network."""
+    go = os.environ.get("TAPESTRY_GO") or shutil.which("go")
+    gopath = Path(os.environ.get("TAPESTRY_GOPATH", "/usr/share/gocode"))
+    if go is None or not (gopath / "src/golang.org/x/mod/sumdb/tlog").is_dir():
+        pytest.skip(
+            "NOT CHECKED AGAINST GO: apt-get install golang-go golang-golang-x-mod-dev"
+        )
+    work = tmp_path_factory.mktemp("go")
+    settings = {
+        "CGO_ENABLED": "0",
+        "GO111MODULE": "off",
+        "GOCACHE": str(work / "cache"),
+        "GOFLAGS": "",
+        "GOPATH": str(gopath),
+        "GOPROXY": "off",
+        "GOTOOLCHAIN": "local",
+    }
+    subprocess.run(
+        [go, "build", "-o", str(work / "verify"), "main.go"],
+        cwd=SOURCES,
+        env=os.environ | settings,
+        check=True,
+    )
+    return work / "verify"
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    found = shutil.which("node")
+    if found is None:
+        pytest.skip("NOT CHECKED AGAINST WEBCRYPTO: install Node 20 or newer")
+    return found
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logs of all sizes, each with proofs beside it; names are the sizes."""
+    directory = tmp_path_factory.mktemp("logs")
+    for size in SIZES:
+        _grow(directory / str(size), size)
+    return directory
+
+
+def _grow(directory: Path, size: int) -> None:
+    older = min(size, OLDER)
+    with Log.create(directory, key=LOG_KEY) as log:
+        log.append([entry(number) for number in range(older)])
+        (directory / "old").write_bytes(publish(log))
+        log.append([entry(number) for number in range(older, size)])
+        publish(log)
+        (directory / "entry").write_bytes(entry(size // 2))
+        (directory / "entry.tlog-proof").write_bytes(log.proof(size // 2))
+        hashes = log.consistency_proof(older, size)
+        (directory / "consistency").write_text(
+            "".join(encode_base64(value) + "\n" for value in hashes)
+        )
+
+
+def _run(command: list[str]) -> bool:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == (done.stdout == "holds\n"), done.stderr
+    return done.returncode == 0
+
+
+def _ask_go(verifier: Path, log: Path) -> bool:
+    witnesses = [word for key in KEYS[1:] for word in ("-witness", key)]
+    files = {
+        "-dir": "public",
+        "-proof": "entry.tlog-proof",
+        "-entry": "entry",
+        "-old": "old",
+        "-consistency": "consistency",
+    }
+    paths = [word for flag, name in files.items() for word in (flag, str(log / name))]
+    command = [str(verifier), "-log", KEYS[0], *witnesses, "-quorum", "3", *paths]
+    return _run(command)
+
+
+def _ask_node(node: str, log: Path) -> bool:
+    script = str(SOURCES / "verify.mjs")
+    whole = _run([node, script, str(log / "public"), "3", *KEYS])
+    proof = [str(log / "entry.tlog-proof"), str(log / "entry")]
+    return whole and _run([node, script, *proof, "3", *KEYS])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_go_accepts_our_logs(go_verifier: Path, logs: Path, size: int) -> None:
+    assert _ask_go(go_verifier, logs / str(size))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_webcrypto_accepts_our_logs(node: str, logs: Path, size: int) -> None:
+    assert _ask_node(node, logs / str(size))
+
+
+def _flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def _rewrite_entry(log: Path) -> None:
+    _flip(log / "public/tile/entries/001", 1000)
+
+
+def _change_size(log: Path) -> None:
+    path = log / "public/checkpoint"
+    path.write_bytes(path.read_bytes().replace(b"\n600\n", b"\n599\n"))
+
+
+def _flip_cosignature(log: Path) -> None:
+    _flip(log / "public/checkpoint", -20)
+
+
+def _drop_cosignature(log: Path) -> None:
+    path = log / "public/checkpoint"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def _drop_bundle(log: Path) -> None:
+    (log / "public/tile/entries/002.p/88").unlink()
+
+
+def _drop_proof_line(log: Path) -> None:
+    path = log / "entry.tlog-proof"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], *lines[3:]]))
+
+
+def _change_proven_entry(log: Path) -> None:
+    _flip(log / "entry", 5)
+
+
+FOR_ALL = [
+    _rewrite_entry,
+    _change_size,
+    _flip_cosignature,
+    _drop_cosignature,
+    _drop_bundle,
+    _drop_proof_line,
+    _change_proven_entry,
+]
+
+
+def _cut_consistency(log: Path) -> None:
+    path = log / "consistency"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def _flip_tile(log: Path) -> None:
+    """Debian's x/mod 0.7.0 reads some tiles without authenticating them."""
+    _flip(log / "public" / Tile(level=0, index=1).path, 4000)
+
+
+def _flip_superseded_tile(log: Path) -> None:
+    _flip(log / "public/tile/1/000.p/1", 7)
+
+
+def _drop_tile(log: Path) -> None:
+    (log / "public/tile/1/000.p/2").unlink()
+
+
+def _add_file(log: Path) -> None:
+    (log / "public/tile/0/003").write_bytes(bytes(8192))
+
+
+FOR_GO = [
+    *FOR_ALL,
+    _cut_consistency,
+    _flip_tile,
+    _flip_superseded_tile,
+    _drop_tile,
+    _add_file,
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", FOR_GO)
+def test_go_refuses_what_was_tampered_with(
+    go_verifier: Path, logs: Path, spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    shutil.copytree(logs / "600", tmp_path / "log")
+    assert _ask_go(go_verifier, tmp_path / "log")
+    spoil(tmp_path / "log")
+    assert not _ask_go(go_verifier, tmp_path / "log")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", FOR_ALL)
+def test_webcrypto_refuses_what_was_tampered_with(
+    node: str, logs: Path, spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    shutil.copytree(logs / "600", tmp_path / "log")
+    spoil(tmp_path / "log")
+    assert not _ask_node(node, tmp_path / "log")

@@ -1,0 +1,383 @@
+// Verify a log with code that nobody of Tapestry has written.
+//
+// It takes the Merkle tree and the signed notes from golang.org/x/mod, and only
+// the formats around them (cosignatures, bundles, proof files) from here:
+//
+//	verify -log VKEY -witness VKEY ... -quorum N -dir DIR
+//	       [-proof FILE -entry FILE] [-old CHECKPOINT -consistency FILE]
+//
+// Tiles are never trusted: every file is compared with hashes recomputed from the
+// entries. The tile reader of x/mod before 0.40 authenticated only some tiles.
+package main
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+const tileHeight = 8
+
+// witness checks cosignature/v1 lines, which x/mod does not know.
+type witness struct {
+	name string
+	id   uint32
+	key  ed25519.PublicKey
+}
+
+func (w *witness) Name() string    { return w.name }
+func (w *witness) KeyHash() uint32 { return w.id }
+
+func (w *witness) Verify(text, sig []byte) bool {
+	if len(sig) != 8+ed25519.SignatureSize {
+		return false
+	}
+	time := binary.BigEndian.Uint64(sig)
+	message := fmt.Sprintf("cosignature/v1\ntime %d\n%s", time, text)
+	return ed25519.Verify(w.key, []byte(message), sig[8:])
+}
+
+func newWitness(vkey string) (*witness, error) {
+	parts := strings.SplitN(vkey, "+", 3)
+	if len(parts) != 3 {
+		return nil, fmt.Errorf("not a verify key: %q", vkey)
+	}
+	key, err := base64.StdEncoding.DecodeString(parts[2])
+	if err != nil || len(key) != 33 || key[0] != 0x04 {
+		return nil, fmt.Errorf("not a cosigner's key: %q", vkey)
+	}
+	sum := sha256.Sum256(append([]byte(parts[0]+"\n"), key...))
+	if fmt.Sprintf("%x", sum[:4]) != parts[1] {
+		return nil, fmt.Errorf("wrong id in %q", vkey)
+	}
+	return &witness{parts[0], binary.BigEndian.Uint32(sum[:4]), key[1:]}, nil
+}
+
+// head is what a checkpoint says.
+type head struct {
+	size int64
+	root tlog.Hash
+}
+
+// policy is whom we trust.
+type policy struct {
+	origin string
+	known  note.Verifiers
+	quorum int
+}
+
+func newPolicy(log string, witnesses []string, quorum int) (*policy, error) {
+	signer, err := note.NewVerifier(log)
+	if err != nil {
+		return nil, err
+	}
+	known := []note.Verifier{signer}
+	for _, vkey := range witnesses {
+		w, err := newWitness(vkey)
+		if err != nil {
+			return nil, err
+		}
+		known = append(known, w)
+	}
+	return &policy{signer.Name(), note.VerifierList(known...), quorum}, nil
+}
+
+// open checks signatures and quorum, then reads the three lines.
+func (p *policy) open(msg []byte) (head, error) {
+	opened, err := note.Open(msg, p.known)
+	if err != nil {
+		return head{}, err
+	}
+	signed, cosigned := false, 0
+	for _, s := range opened.Sigs {
+		if s.Name == p.origin {
+			signed = true
+		} else {
+			cosigned++
+		}
+	}
+	if !signed || cosigned < p.quorum {
+		return head{}, fmt.Errorf("signed %v, %d cosignatures", signed, cosigned)
+	}
+	lines := strings.Split(opened.Text, "\n")
+	if len(lines) != 4 || lines[0] != p.origin || lines[3] != "" {
+		return head{}, fmt.Errorf("not a checkpoint of %s", p.origin)
+	}
+	size, err := strconv.ParseInt(lines[1], 10, 64)
+	if err != nil || strconv.FormatInt(size, 10) != lines[1] {
+		return head{}, fmt.Errorf("size %q", lines[1])
+	}
+	root, err := tlog.ParseHash(lines[2])
+	return head{size, root}, err
+}
+
+// hashes are all stored hashes of a tree, recomputed from its entries.
+type hashes []tlog.Hash
+
+func (h hashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	out := make([]tlog.Hash, len(indexes))
+	for i, index := range indexes {
+		if index >= int64(len(h)) {
+			return nil, fmt.Errorf("no hash %d", index)
+		}
+		out[i] = h[index]
+	}
+	return out, nil
+}
+
+// tilePath is the path of C2SP tlog-tiles; that of x/mod names the height, too.
+func tilePath(t tlog.Tile) string {
+	return "tile/" + strings.TrimPrefix(t.Path(), "tile/8/")
+}
+
+func bundlePath(t tlog.Tile) string {
+	return "tile/entries/" + strings.TrimPrefix(t.Path(), "tile/8/0/")
+}
+
+// layout lists the tiles of a size, without the partial ones on the way to it.
+func layout(size int64) []tlog.Tile {
+	var out []tlog.Tile
+	for _, tile := range tlog.NewTiles(tileHeight, 0, size) {
+		last := len(out) - 1
+		if last >= 0 && out[last].L == tile.L && out[last].N == tile.N {
+			out[last] = tile
+		} else {
+			out = append(out, tile)
+		}
+	}
+	return out
+}
+
+func readBundle(data []byte) ([][]byte, error) {
+	var entries [][]byte
+	for len(data) > 0 {
+		if len(data) < 2 || len(data)-2 < int(binary.BigEndian.Uint16(data)) {
+			return nil, fmt.Errorf("bundle is cut short")
+		}
+		end := 2 + int(binary.BigEndian.Uint16(data))
+		entries = append(entries, data[2:end])
+		data = data[end:]
+	}
+	return entries, nil
+}
+
+// rebuild hashes every entry and writes down which files the log consists of.
+func rebuild(dir string, size int64) (hashes, map[string][]byte, error) {
+	var stored hashes
+	files := map[string][]byte{}
+	tiles := layout(size)
+	next := int64(0)
+	for _, tile := range tiles {
+		if tile.L != 0 {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(dir, bundlePath(tile)))
+		if err != nil {
+			return nil, nil, err
+		}
+		files[bundlePath(tile)] = data
+		entries, err := readBundle(data)
+		if err != nil || len(entries) != tile.W {
+			return nil, nil, fmt.Errorf("%s: %d entries, %v", bundlePath(tile), len(entries), err)
+		}
+		for _, entry := range entries {
+			more, err := tlog.StoredHashes(next, entry, stored)
+			if err != nil {
+				return nil, nil, err
+			}
+			stored = append(stored, more...)
+			next++
+		}
+	}
+	for _, tile := range tiles {
+		data, err := tlog.ReadTileData(tile, stored)
+		if err != nil {
+			return nil, nil, err
+		}
+		files[tilePath(tile)] = data
+	}
+	return stored, files, nil
+}
+
+// superseded returns what must be in a partial file of an older checkpoint.
+func superseded(path string, files map[string][]byte) ([]byte, bool) {
+	base, width, partial := strings.Cut(path, ".p/")
+	w, err := strconv.Atoi(width)
+	if !partial || err != nil {
+		return nil, false
+	}
+	for known, data := range files {
+		if strings.Split(known, ".p/")[0] != base {
+			continue
+		}
+		if !strings.HasPrefix(path, "tile/entries/") {
+			return data[:min(len(data), w*tlog.HashSize)], true
+		}
+		end := 0
+		for ; w > 0 && end < len(data); w-- {
+			end += 2 + int(binary.BigEndian.Uint16(data[end:]))
+		}
+		return data[:end], true
+	}
+	return nil, false
+}
+
+func min(a, b int) int {
+	if a < b {
+		return a
+	}
+	return b
+}
+
+func checkFiles(dir string, files map[string][]byte) error {
+	for path := range files {
+		if _, err := os.Stat(filepath.Join(dir, path)); err != nil {
+			return err
+		}
+	}
+	return filepath.WalkDir(filepath.Join(dir, "tile"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, _ := filepath.Rel(dir, path)
+		want, ok := files[name]
+		if !ok {
+			want, ok = superseded(name, files)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil || !ok || !bytes.Equal(data, want) {
+			return fmt.Errorf("%s differs from the entries or does not belong", name)
+		}
+		return nil
+	})
+}
+
+func readHashes(lines []string) ([]tlog.Hash, error) {
+	var out []tlog.Hash
+	for _, line := range lines {
+		h, err := tlog.ParseHash(line)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, h)
+	}
+	return out, nil
+}
+
+// checkProof verifies a tlog-proof file for the bytes of an entry.
+func (p *policy) checkProof(data, entry []byte) error {
+	top, checkpoint, ok := bytes.Cut(data, []byte("\n\n"))
+	lines := strings.Split(string(top), "\n")
+	if !ok || len(lines) < 2 || lines[0] != "c2sp.org/tlog-proof@v1" {
+		return fmt.Errorf("not a tlog-proof")
+	}
+	index, err := strconv.ParseInt(strings.TrimPrefix(lines[1], "index "), 10, 64)
+	if err != nil {
+		return err
+	}
+	proof, err := readHashes(lines[2:])
+	if err != nil {
+		return err
+	}
+	at, err := p.open(checkpoint)
+	if err != nil {
+		return err
+	}
+	return tlog.CheckRecord(proof, at.size, at.root, index, tlog.RecordHash(entry))
+}
+
+// checkConsistency verifies that an older checkpoint is of the same log.
+func (p *policy) checkConsistency(old, data []byte, now head) error {
+	before, err := p.open(old)
+	if err != nil {
+		return err
+	}
+	proof, err := readHashes(strings.Fields(string(data)))
+	if err != nil {
+		return err
+	}
+	return tlog.CheckTree(proof, now.size, now.root, before.size, before.root)
+}
+
+func (p *policy) verify(dir, proof, entry, old, consistency string) error {
+	checkpoint, err := os.ReadFile(filepath.Join(dir, "checkpoint"))
+	if err != nil {
+		return err
+	}
+	now, err := p.open(checkpoint)
+	if err != nil {
+		return err
+	}
+	stored, files, err := rebuild(dir, now.size)
+	if err != nil {
+		return err
+	}
+	root, err := tlog.TreeHash(now.size, stored)
+	if err != nil || root != now.root {
+		return fmt.Errorf("entries are not under the root: %v", err)
+	}
+	if err := checkFiles(dir, files); err != nil {
+		return err
+	}
+	if proof != "" {
+		if err := withFiles(proof, entry, p.checkProof); err != nil {
+			return err
+		}
+	}
+	if old != "" {
+		return withFiles(old, consistency, func(a, b []byte) error {
+			return p.checkConsistency(a, b, now)
+		})
+	}
+	return nil
+}
+
+func withFiles(a, b string, check func(a, b []byte) error) error {
+	first, err := os.ReadFile(a)
+	if err != nil {
+		return err
+	}
+	second, err := os.ReadFile(b)
+	if err != nil {
+		return err
+	}
+	return check(first, second)
+}
+
+func main() {
+	var witnesses []string
+	flag.Func("witness", "verify key of a witness", func(vkey string) error {
+		witnesses = append(witnesses, vkey)
+		return nil
+	})
+	log := flag.String("log", "", "verify key of the log")
+	quorum := flag.Int("quorum", 0, "cosignatures needed")
+	dir := flag.String("dir", ".", "folder with checkpoint and tile/")
+	proof := flag.String("proof", "", "tlog-proof to check")
+	entry := flag.String("entry", "", "entry that it is of")
+	old := flag.String("old", "", "older checkpoint")
+	consistency := flag.String("consistency", "", "hashes from the older one to this")
+	flag.Parse()
+
+	p, err := newPolicy(*log, witnesses, *quorum)
+	if err == nil {
+		err = p.verify(*dir, *proof, *entry, *old, *consistency)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println("holds")
+}

@@ -1,0 +1,175 @@
+// Verify a log with nothing but WebCrypto, as a page in a reader's browser would.
+//
+//   node verify.mjs DIR QUORUM LOG-VKEY WITNESS-VKEY...   the whole log
+//   node verify.mjs PROOF ENTRY QUORUM LOG-VKEY WITNESS-VKEY...   one entry
+//
+// Only the last section reads files; everything above runs in a browser as it is.
+
+const encoder = new TextEncoder();
+
+function concat(...parts) {
+  const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}
+
+async function sha256(...parts) {
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", concat(...parts)));
+}
+
+const leafHash = (entry) => sha256([0], entry);
+const nodeHash = (left, right) => sha256([1], left, right);
+
+function equal(a, b) {
+  return a.length === b.length && a.every((byte, at) => byte === b[at]);
+}
+
+function base64(text) {
+  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+  demand(btoa(String.fromCharCode(...bytes)) === text, `base64 of ${text}`);
+  return bytes;
+}
+
+function decimal(text) {
+  demand(/^(0|[1-9][0-9]{0,15})$/.test(text), `decimal ${text}`);
+  return Number(text);
+}
+
+function demand(holds, what) {
+  if (!holds) throw new Error(`does not hold: ${what}`);
+}
+
+// keys and notes
+
+async function parseKey(vkey) {
+  const [name, id, ...rest] = vkey.split("+");
+  const material = base64(rest.join("+"));
+  const sum = (await sha256(encoder.encode(`${name}\n`), material)).slice(0, 4);
+  const hex = [...sum].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  demand(material.length === 33 && hex === id, `key ${vkey}`);
+  const key = await crypto.subtle.importKey("raw", material.slice(1), "Ed25519", false, ["verify"]);
+  return { name, id: sum, type: material[0], key };
+}
+
+async function verifySignature(key, text, blob) {
+  if (key.type === 1) {
+    return crypto.subtle.verify("Ed25519", key.key, blob, encoder.encode(text));
+  }
+  if (key.type !== 4 || blob.length !== 72) return false;
+  const time = new DataView(blob.buffer, blob.byteOffset).getBigUint64(0);
+  const message = encoder.encode(`cosignature/v1\ntime ${time}\n${text}`);
+  return crypto.subtle.verify("Ed25519", key.key, blob.slice(8), message);
+}
+
+async function openCheckpoint(note, log, witnesses, quorum) {
+  const gap = note.lastIndexOf("\n\n");
+  demand(gap > 0 && note.endsWith("\n"), "shape of the note");
+  const text = note.slice(0, gap + 1);
+  const signers = new Set();
+  for (const line of note.slice(gap + 2, -1).split("\n")) {
+    const match = /^— ([^ +]+) ([A-Za-z0-9+/=]+)$/.exec(line);
+    demand(match, `signature line ${line}`);
+    const blob = base64(match[2]);
+    for (const key of [log, ...witnesses]) {
+      if (key.name !== match[1] || !equal(key.id, blob.slice(0, 4))) continue;
+      demand(!signers.has(key), `one signature of ${key.name}`);
+      demand(await verifySignature(key, text, blob.slice(4)), `signature of ${key.name}`);
+      signers.add(key);
+    }
+  }
+  demand(signers.has(log), "signature of the log");
+  demand(signers.size - 1 >= quorum, `quorum with ${signers.size - 1} cosignatures`);
+  const [origin, size, root, ...rest] = text.split("\n");
+  demand(origin === log.name && rest.join() === "" && rest.length === 1, "checkpoint");
+  return { size: decimal(size), root: base64(root) };
+}
+
+// trees
+
+async function treeRoot(leaves) {
+  if (leaves.length === 0) return sha256();
+  if (leaves.length === 1) return leaves[0];
+  let split = 1;
+  while (split * 2 < leaves.length) split *= 2;
+  return nodeHash(await treeRoot(leaves.slice(0, split)), await treeRoot(leaves.slice(split)));
+}
+
+async function rootFromProof(hashes, index, size, leaf) {
+  if (size === 1) {
+    demand(hashes.length === 0, "length of the proof");
+    return leaf;
+  }
+  demand(hashes.length > 0, "length of the proof");
+  let split = 1;
+  while (split * 2 < size) split *= 2;
+  const [below, last] = [hashes.slice(0, -1), hashes[hashes.length - 1]];
+  return index < split
+    ? nodeHash(await rootFromProof(below, index, split, leaf), last)
+    : nodeHash(last, await rootFromProof(below, index - split, size - split, leaf));
+}
+
+function splitBundle(data) {
+  const entries = [];
+  for (let at = 0; at < data.length; ) {
+    demand(at + 2 <= data.length, "length of an entry");
+    const end = at + 2 + data[at] * 256 + data[at + 1];
+    demand(end <= data.length, "end of an entry");
+    entries.push(data.slice(at + 2, end));
+    at = end;
+  }
+  return entries;
+}
+
+function bundlePath(index, width) {
+  const digits = String(index).padStart(Math.ceil(String(index).length / 3) * 3, "0");
+  const groups = digits.match(/.../g).map((group, at, all) => (at < all.length - 1 ? `x${group}` : group));
+  return `tile/entries/${groups.join("/")}${width === 256 ? "" : `.p/${width}`}`;
+}
+
+async function verifyLog(read, trust) {
+  const checkpoint = await openCheckpoint(await read("checkpoint", true), ...trust);
+  const leaves = [];
+  for (let at = 0; at < checkpoint.size; at += 256) {
+    const width = Math.min(256, checkpoint.size - at);
+    const entries = splitBundle(await read(bundlePath(at / 256, width)));
+    demand(entries.length === width, `${width} entries from ${at} on`);
+    leaves.push(...(await Promise.all(entries.map(leafHash))));
+  }
+  demand(equal(await treeRoot(leaves), checkpoint.root), "root over the entries");
+}
+
+async function verifyProof(proof, entry, trust) {
+  const gap = proof.indexOf("\n\n");
+  const [header, index, ...hashes] = proof.slice(0, gap).split("\n");
+  demand(gap > 0 && header === "c2sp.org/tlog-proof@v1", "header of the proof");
+  demand(index.startsWith("index "), "index of the proof");
+  const checkpoint = await openCheckpoint(proof.slice(gap + 2), ...trust);
+  const at = decimal(index.slice(6));
+  demand(at < checkpoint.size, "index within the log");
+  const root = await rootFromProof(hashes.map(base64), at, checkpoint.size, await leafHash(entry));
+  demand(equal(root, checkpoint.root), "root over the proof");
+}
+
+// the files
+
+const { readFile } = await import("node:fs/promises");
+const args = process.argv.slice(2);
+const single = !/^[0-9]+$/.test(args[1]);
+const [quorum, log, ...witnesses] = args.slice(single ? 2 : 1);
+const trust = [await parseKey(log), await Promise.all(witnesses.map(parseKey)), decimal(quorum)];
+demand(trust[0].type === 1 && trust[1].every((key) => key.type === 4), "types of the keys");
+const utf8 = new TextDecoder("utf-8", { fatal: true });
+if (single) {
+  const proof = utf8.decode(await readFile(args[0]));
+  await verifyProof(proof, new Uint8Array(await readFile(args[1])), trust);
+} else {
+  await verifyLog(async (path, text) => {
+    const data = new Uint8Array(await readFile(`${args[0]}/${path}`));
+    return text ? utf8.decode(data) : data;
+  }, trust);
+}
+console.log("holds");
