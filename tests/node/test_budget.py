@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapestry.encoding import digest
@@ -78,11 +78,11 @@ def test_the_round_that_would_pass_the_limit_is_refused_and_told_what_is_left(
 
 def test_a_reservation_counts_until_it_is_released(path: Path) -> None:
     ledger = Ledger.open(path, TERMS)
-    ledger.reserve(charge(1, steps=60))
+    ledger.reserve(charge(1, steps=120))
     with pytest.raises(BudgetExhausted):
-        ledger.reserve(charge(2, steps=60))
-    ledger.release(charge(1, steps=60))
-    ledger.reserve(charge(2, steps=60))
+        ledger.reserve(charge(2, steps=120))
+    ledger.release(charge(1, steps=120))
+    ledger.reserve(charge(2, steps=120))
 
 
 def test_what_is_spent_is_never_released(path: Path) -> None:
@@ -274,6 +274,7 @@ def test_a_file_that_is_no_database_is_a_resource_error(path: Path) -> None:
         Ledger.open(path, TERMS)
 
 
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["reserve", "spend", "release"]), st.integers(1, 4)),

@@ -1,0 +1,273 @@
+"""Sums in which no unit weighs more than the bound, on every tested architecture."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tapestry.errors import ConfigError
+from tapestry.privacy.clipping import SLACK
+from tapestry.workloads import Unit
+from tapestry_node.gradients import ARCHITECTURES, Limits, Problem, attached, pack
+from tests.node import tiny
+
+LOOP = Limits(gradient_bytes=0)
+Trained = Callable[[nn.Module], AbstractContextManager[Problem]]
+TRAINED: dict[str, Trained] = {
+    "full": tiny.full,
+    "B": tiny.lora,
+    "A and B": partial(tiny.lora, both=True),
+}
+
+
+def clipped_sum(
+    problem: Problem, units: Sequence[Unit], clip_norm: float, limits: Limits
+) -> Tensor:
+    with attached(problem, limits, private=True) as gradients:
+        assert gradients.by_rows == (limits.gradient_bytes > 0)
+        return gradients.clipped_sum(units, clip_norm=clip_norm)[0]
+
+
+def by_hand(problem: Problem, units: Sequence[Unit], clip_norm: float) -> Tensor:
+    """One unit at a time, in float64 throughout the sum; shares nothing."""
+    total = torch.zeros(problem.length, dtype=torch.float64)
+    parameters = [p for _, p in problem.parameters]
+    for unit in units:
+        loss = torch.stack([problem.losses([s])[0] for s in unit.sequences]).mean()
+        grads = torch.autograd.grad(loss, parameters)
+        flat = torch.cat([g.flatten().double() for g in grads])
+        total += flat * min(1.0, clip_norm * (1 - SLACK) / float(flat.norm()))
+    return total
+
+
+@pytest.mark.parametrize("sequences", [1, 3])
+@pytest.mark.parametrize("clip_norm", [0.05, 1e6])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("trained", TRAINED)
+def test_rows_and_loop_both_give_the_sum_by_hand(
+    trained: str, tied: bool, clip_norm: float, sequences: int
+) -> None:
+    units = tiny.units(9, sequences=sequences)
+    with TRAINED[trained](tiny.llama(tied=tied)) as problem:
+        want = by_hand(problem, units, clip_norm)
+        for limits in (Limits(), LOOP):
+            got = clipped_sum(problem, units, clip_norm, limits)
+            assert float((got - want).norm()) < 1e-5 * float(want.norm())
+
+
+@pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("trained", TRAINED)
+def test_every_allowed_architecture_gives_the_sum_by_hand(
+    kind: str, trained: str
+) -> None:
+    with TRAINED[trained](tiny.llama(kind=kind)) as problem:
+        units = tiny.units(5)
+        want = by_hand(problem, units, 0.05)
+        got = clipped_sum(problem, units, 0.05, Limits())
+        assert float((got - want).norm()) < 1e-5 * float(want.norm())
+
+
+@settings(max_examples=15)
+@given(
+    rows=st.integers(1, 9),
+    tokens=st.integers(8, 60),
+    sequences=st.integers(1, 4),
+    data=st.data(),
+)
+def test_physical_batches_never_show_in_the_sum(
+    rows: int, tokens: int, sequences: int, data: st.DataObject
+) -> None:
+    units = tiny.units(7, sequences=sequences)
+    shuffled = data.draw(st.permutations(units))
+    limits = Limits(rows=rows, tokens=tokens)
+    with tiny.lora(tiny.llama()) as problem:
+        want = clipped_sum(problem, units, 0.05, LOOP)
+        got = clipped_sum(problem, shuffled, 0.05, limits)
+    assert float((got - want).norm()) < 1e-5 * float(want.norm())
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(rows=3), LOOP])
+@pytest.mark.parametrize("clip_norm", [1e-3, 0.1, 10.0])
+def test_one_unit_more_moves_the_sum_by_less_than_the_bound(
+    clip_norm: float, limits: Limits
+) -> None:
+    units = tiny.units(12, sequences=2)
+    with tiny.full(tiny.llama()) as problem:
+        with_it = clipped_sum(problem, units, clip_norm, limits)
+        without = clipped_sum(problem, units[1:], clip_norm, limits)
+    assert 0 < float((with_it - without).norm()) <= clip_norm * (1 - SLACK / 2)
+
+
+def test_a_record_of_many_sequences_counts_as_one() -> None:
+    (one,) = tiny.units(1)
+    many = Unit(sequences=one.sequences * 50)
+    with tiny.lora(tiny.llama()) as problem:
+        for limits in (Limits(), Limits(rows=64, tokens=10_000), LOOP):
+            short = clipped_sum(problem, [one], 0.01, limits)
+            long = clipped_sum(problem, [many], 0.01, limits)
+            assert float(long.norm()) == pytest.approx(0.01, rel=2e-3)
+            assert float((long - short).norm()) < 1e-5 * float(short.norm())
+
+
+def test_no_units_give_zero_without_running_the_model() -> None:
+    with (
+        tiny.full(tiny.llama()) as problem,
+        attached(problem, Limits(), private=True) as gradients,
+    ):
+        object.__setattr__(problem, "losses", None)
+        total, tally = gradients.clipped_sum([], clip_norm=1.0)
+    assert not total.any()
+    assert tally.units == 0
+
+
+@pytest.mark.parametrize("limits", [Limits(), LOOP])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_counts_as_zero(
+    bad: float, limits: Limits
+) -> None:
+    poison = Unit(sequences=((9, 9, 9),))
+
+    def losses(sequences: Sequence[Sequence[int]]) -> Tensor:
+        good = tiny.losses_of(problem.module, sequences)
+        scale = [bad if tuple(s) == (9, 9, 9) else 1.0 for s in sequences]
+        return good * torch.tensor(scale)
+
+    with tiny.lora(tiny.llama()) as problem:
+        units = tiny.units(5)
+        want = clipped_sum(problem, units, 0.1, limits)
+        with attached(replace(problem, losses=losses), limits, private=True) as g:
+            got, tally = g.clipped_sum([*units, poison], clip_norm=0.1)
+    assert (tally.units, tally.non_finite) == (6, 1)
+    assert float((got - want).norm()) < 1e-5 * float(want.norm())
+
+
+def test_plain_gradients_are_neither_clipped_nor_different() -> None:
+    units = tiny.units(9, sequences=2)
+    with tiny.full(tiny.llama()) as problem:
+        want = by_hand(problem, units, 1e9)
+        with attached(problem, Limits(rows=5), private=False) as gradients:
+            got, tally = gradients.plain_sum(units)
+    assert float((got.double() - want).norm()) < 2e-3 * float(want.norm())
+    assert tally.units == 9
+
+
+def test_a_frozen_factor_gets_no_gradient_at_all() -> None:
+    with (
+        tiny.lora(tiny.llama()) as problem,
+        attached(problem, Limits(), private=True) as gradients,
+    ):
+        gradients.clipped_sum(tiny.units(3), clip_norm=1.0)
+        named = {id(p) for _, p in problem.parameters}
+        others = [p for p in problem.module.parameters() if id(p) not in named]
+        assert not any(hasattr(p, "grad_sample") for p in others)
+        assert all(p.grad is None for p in others)
+
+
+def test_nothing_of_opacus_stays_behind() -> None:
+    model = tiny.llama()
+    with tiny.full(model) as problem:
+        with attached(problem, Limits(), private=True) as gradients:
+            gradients.clipped_sum(tiny.units(3), clip_norm=1.0)
+        assert not model.training
+        for parameter in model.parameters():
+            assert not hasattr(parameter, "grad_sample")
+            assert parameter.grad is None
+        for module in model.modules():
+            assert not module._forward_hooks
+            assert not module._backward_hooks
+            assert not getattr(module, "activations", None)
+
+
+def test_a_loss_averaged_over_the_tokens_of_a_batch_is_refused() -> None:
+    with tiny.full(tiny.llama()) as problem:
+        mean = replace(problem, losses=partial(tiny.token_mean_losses, problem.module))
+        with (
+            pytest.raises(ConfigError, match="losses differ from the one-example"),
+            attached(mean, Limits(), private=True),
+        ):
+            pass
+
+
+def test_wrong_gradients_of_a_layer_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from opacus.grad_sample import GradSampleHooks
+
+    right = GradSampleHooks.GRAD_SAMPLERS[nn.Linear]
+
+    def wrong(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> object:
+        return {p: g.flip(0) for p, g in right(layer, activations, backprops).items()}
+
+    monkeypatch.setitem(GradSampleHooks.GRAD_SAMPLERS, nn.Linear, wrong)
+    with (
+        tiny.full(tiny.llama()) as problem,
+        pytest.raises(ConfigError, match="gradients differ from the one-example"),
+        attached(problem, Limits(), private=True),
+    ):
+        pass
+
+
+def test_dropout_is_refused() -> None:
+    with (
+        tiny.full(tiny.llama(attention_dropout=0.5)) as problem,
+        pytest.raises(ConfigError, match="differ from the one-example"),
+        attached(problem, Limits(), private=True),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mixtral", None])
+def test_an_architecture_that_is_not_tested_is_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: str | None
+) -> None:
+    with tiny.full(tiny.llama()) as problem:
+        monkeypatch.setattr(problem.module, "config", SimpleNamespace(model_type=kind))
+        with (
+            pytest.raises(ConfigError, match="architecture"),
+            attached(problem, Limits(), private=True),
+        ):
+            pass
+
+
+def test_half_precision_is_refused() -> None:
+    with (
+        tiny.full(tiny.llama().bfloat16()) as problem,
+        pytest.raises(ConfigError, match="float32"),
+        attached(problem, Limits(), private=True),
+    ):
+        pass
+
+
+def test_a_trainable_parameter_that_is_not_named_is_a_bug() -> None:
+    with tiny.full(tiny.llama()) as problem:
+        fewer = replace(problem, parameters=problem.parameters[1:])
+        with (
+            pytest.raises(ValueError, match="trainable"),
+            attached(fewer, Limits(), private=True),
+        ):
+            pass
+
+
+@given(
+    st.lists(
+        st.lists(st.integers(2, 12), min_size=1, max_size=6), min_size=1, max_size=20
+    ),
+    st.integers(1, 8),
+    st.integers(4, 40),
+)
+def test_packing_keeps_every_unit_whole_and_within_limits(
+    lengths: list[list[int]], rows: int, tokens: int
+) -> None:
+    units = [Unit(sequences=tuple((1,) * n for n in row)) for row in lengths]
+    limits = Limits(rows=rows, tokens=tokens)
+    groups = list(pack(units, limits))
+    assert sorted(map(id, units)) == sorted(id(u) for g in groups for u in g)
+    for group in groups:
+        assert len(group) == 1 or limits.hold(group)

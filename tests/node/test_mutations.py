@@ -1,0 +1,286 @@
+"""Every known way to break private training is caught, each by a test of its name.
+
+A check states a property that an outsider can measure, through ``fit`` alone. Each
+test first sees the check hold, then breaks the product in one place and sees the
+same check fail. A check that nothing breaks would prove nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from tapestry.errors import ConfigError
+from tapestry.privacy import clipping, noise
+from tapestry.privacy.auditing import gaussian_bound
+from tapestry.privacy.noise import NoiseSource
+from tapestry.workloads import Unit
+from tapestry_node import gradients, training
+from tapestry_node.gradients import Gradients, Problem, Tally
+from tapestry_node.training import Progress, Runtime, fit
+from tests.node import tiny
+from tests.node.canaries import audit
+
+Patch = pytest.MonkeyPatch
+Norms = npt.NDArray[np.float64]
+
+
+def moved(
+    problem: Problem,
+    units: Sequence[Unit],
+    *,
+    multiplier: str = "1",
+    steps: int = 1,
+    runtime: Runtime | None = None,
+) -> np.ndarray:
+    """Run steps of SGD so scaled that the change is minus the noised sums."""
+    before = [p.detach().clone() for _, p in problem.parameters]
+    fit(
+        problem,
+        units,
+        training=tiny.training_plan(steps=steps, batch_size=8, learning_rate="8"),
+        privacy=tiny.privacy_plan(noise_multiplier=multiplier),
+        records=max(8, len(units)),
+        runtime=runtime or Runtime(),
+    )
+    changes = []
+    with torch.no_grad():
+        for (_, parameter), start in zip(problem.parameters, before, strict=True):
+            changes.append((parameter.double() - start.double()).flatten())
+            parameter.copy_(start)
+    return torch.cat(changes).numpy()
+
+
+def check_noise_scale() -> None:
+    """An empty step moves each coordinate by N(0, 1)."""
+    with tiny.full(tiny.llama()) as problem:
+        change = moved(problem, [])
+    assert stats.kstest(change, "norm").pvalue > 1e-6
+
+
+def check_sensitivity(units: Sequence[Unit], *, losses: Any = tiny.losses_of) -> None:
+    """One unit more moves the sum by at most the bound, in whatever company."""
+    with tiny.lora(tiny.llama()) as inner:
+        problem = replace(inner, losses=partial(losses, inner.module))
+        sums = [
+            moved(problem, some, multiplier="0.0000001") for some in (units, units[1:])
+        ]
+    assert 0.01 < np.linalg.norm(sums[0] - sums[1]) <= 1.0
+
+
+def check_poisson() -> None:
+    """The size of a batch varies like a sum of coins."""
+    drawn: list[int] = []
+
+    def note(progress: Progress) -> None:
+        drawn.append(progress.drawn)
+
+    units = [Unit(sequences=((5, 6),))] * 32
+    with tiny.lora(tiny.llama()) as problem:
+        moved(problem, units, steps=100, runtime=Runtime(progress=note))
+    assert 0.4 < np.var(drawn) / (32 * 0.25 * 0.75) < 2.0
+
+
+def check_fresh_noise() -> None:
+    """Noise of two steps, and of two runs, has nothing in common."""
+    with tiny.full(tiny.llama()) as problem:
+        one, other = (moved(problem, []) for _ in range(2))
+        two = moved(problem, [], steps=2)
+    limit = 6 * np.sqrt(one.size)
+    assert abs(one @ other) < limit
+    assert abs(two @ two / 2 - one.size) < 2 * limit  # equal noise would give double
+
+
+def test_noise_halved_is_caught(monkeypatch: Patch) -> None:
+    check_noise_scale()
+    right = noise.add_gaussian
+
+    def halved(total: Tensor, *, stddev: float, source: NoiseSource) -> None:
+        right(total, stddev=stddev / 2, source=source)
+
+    monkeypatch.setattr(training, "add_gaussian", halved)
+    with pytest.raises(AssertionError):
+        check_noise_scale()
+
+
+def test_noise_of_low_precision_is_caught(monkeypatch: Patch) -> None:
+    def coarse(total: Tensor, *, stddev: float, source: NoiseSource) -> None:
+        drawn = torch.empty_like(total)
+        source.normals(drawn)
+        total += (drawn * stddev).bfloat16()
+
+    monkeypatch.setattr(training, "add_gaussian", coarse)
+    with tiny.full(tiny.llama()) as problem:
+        assert np.unique(moved(problem, []).round(5)).size < 0.3 * problem.length
+    monkeypatch.undo()
+    with tiny.full(tiny.llama()) as problem:
+        assert np.unique(moved(problem, []).round(5)).size > 0.9 * problem.length
+
+
+def test_clip_doubled_is_caught(monkeypatch: Patch) -> None:
+    units = [tiny.units(1)[0]] + [Unit(sequences=((9, 9),))] * 7
+    loud = partial(_scaled, factor=100.0)
+    check_sensitivity(units, losses=loud)
+    right = clipping.factors
+
+    def doubled(norms: Norms, *, clip_norm: float) -> Norms:
+        return right(norms, clip_norm=2 * clip_norm)
+
+    monkeypatch.setattr(clipping, "factors", doubled)
+    with pytest.raises(AssertionError):
+        check_sensitivity(units, losses=loud)
+
+
+def test_clipping_sequences_instead_of_records_is_caught(monkeypatch: Patch) -> None:
+    many = Unit(sequences=((5, 6, 7, 8),) * 6)
+    units = [many] + [Unit(sequences=((9, 9),))] * 7
+    loud = partial(_scaled, factor=100.0)
+    check_sensitivity(units, losses=loud)
+    monkeypatch.setattr(gradients, "_sum_rows", lambda sample, _: sample)
+    with pytest.raises(AssertionError):
+        check_sensitivity(units, losses=loud)
+
+
+def test_a_shuffled_loader_is_caught(monkeypatch: Patch) -> None:
+    check_poisson()
+
+    def shuffled(units: Sequence[Unit], _: Any, source: NoiseSource) -> list[Unit]:
+        order = np.argsort(source.words(len(units)))
+        return [units[i] for i in order.tolist()[:8]]
+
+    monkeypatch.setattr(training, "_draw", shuffled)
+    with pytest.raises(AssertionError):
+        check_poisson()
+
+
+def test_an_empty_batch_skipped_is_caught(monkeypatch: Patch) -> None:
+    check_noise_scale()
+    right: Callable[..., Tally] = training._descend
+
+    def skipping(held: Gradients, units: Sequence[Unit], *rest: Any) -> Tally:
+        if units:
+            return right(held, units, *rest)
+        held.apply(torch.zeros(sum(p.numel() for p in held._parameters)), scale=1.0)
+        return Tally()
+
+    monkeypatch.setattr(training, "_descend", skipping)
+    monkeypatch.setattr(training, "_check_moved", lambda *_: None)
+    with pytest.raises(AssertionError):
+        check_noise_scale()
+
+
+def test_an_empty_batch_skipped_is_caught_by_the_first_step(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(training, "_descend", lambda *_: Tally())
+    with pytest.raises(Exception, match="did not change"):
+        check_noise_scale()
+
+
+def test_a_token_mean_loss_is_caught_at_start() -> None:
+    with pytest.raises(ConfigError, match="losses differ"):
+        check_sensitivity(tiny.units(8), losses=tiny.token_mean_losses)
+
+
+def test_a_token_mean_loss_would_be_caught_by_what_it_does(monkeypatch: Patch) -> None:
+    long = Unit(sequences=(tuple(range(3, 40)),))
+    units = [long] + [Unit(sequences=((9, 9),))] * 7
+    check_sensitivity(units)
+    monkeypatch.setattr(gradients, "check_per_unit", lambda *_: None)
+    with pytest.raises(AssertionError):
+        check_sensitivity(units, losses=tiny.token_mean_losses)
+
+
+def test_a_seed_reused_by_the_next_step_is_caught(monkeypatch: Patch) -> None:
+    check_fresh_noise()
+
+    def rewinding(self: NoiseSource, size: int) -> None:
+        again = NoiseSource(bytes(32))
+        again._stream.update_into(memoryview(self._zeros)[:size], self._buffer)
+
+    monkeypatch.setattr(NoiseSource, "_refill", rewinding)
+    with pytest.raises(AssertionError):
+        check_fresh_noise()
+
+
+def test_a_seed_reused_by_the_next_run_is_caught(monkeypatch: Patch) -> None:
+    monkeypatch.setattr("tapestry.privacy.noise.secrets.token_bytes", bytes)
+    with pytest.raises(AssertionError):
+        check_fresh_noise()
+
+
+def test_dividing_by_the_drawn_batch_is_caught(monkeypatch: Patch) -> None:
+    units = [tiny.units(1)[0]] + [Unit(sequences=((9, 9),))] * 7
+    loud = partial(_scaled, factor=100.0)
+    right: Callable[..., Tally] = training._descend
+
+    def dividing(
+        held: Gradients, units: Sequence[Unit], recipe: Any, *rest: Any
+    ) -> Any:
+        return right(held, units, replace(recipe, batch_size=max(1, len(units))), *rest)
+
+    monkeypatch.setattr(training, "_descend", dividing)
+    with pytest.raises(AssertionError):
+        check_sensitivity(units[:3], losses=loud)
+
+
+def _scaled(
+    module: Any, sequences: Sequence[Sequence[int]], *, factor: float
+) -> Tensor:
+    return factor * tiny.losses_of(module, sequences)
+
+
+@pytest.mark.slow
+def test_the_gaussian_audit_finds_the_clean_build_below_its_claim() -> None:
+    bound, claim = audit(NoiseSource.unsafe_from_key(bytes([3]) * 32))
+    assert 0.4 * claim < bound < claim
+
+
+@pytest.mark.slow
+def test_the_gaussian_audit_convicts_halved_noise(monkeypatch: Patch) -> None:
+    right = noise.add_gaussian
+
+    def halved(total: Tensor, *, stddev: float, source: NoiseSource) -> None:
+        right(total, stddev=stddev / 2, source=source)
+
+    monkeypatch.setattr(training, "add_gaussian", halved)
+    bound, claim = audit(NoiseSource.unsafe_from_key(bytes([3]) * 32))
+    assert bound > claim
+
+
+@pytest.mark.slow
+def test_the_gaussian_audit_convicts_a_doubled_clip(monkeypatch: Patch) -> None:
+    right = clipping.factors
+
+    def doubled(norms: Norms, *, clip_norm: float) -> Norms:
+        return right(norms, clip_norm=2 * clip_norm)
+
+    monkeypatch.setattr(clipping, "factors", doubled)
+    bound, claim = audit(NoiseSource.unsafe_from_key(bytes([3]) * 32))
+    assert bound > claim
+
+
+def test_the_audit_bound_holds_for_a_gaussian_of_known_shift() -> None:
+    from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
+
+    generator = np.random.default_rng(0)
+    truth = get_epsilon_gaussian(1.0, 1e-5)
+    bounds = []
+    for _ in range(300):
+        excluded = generator.standard_normal(500)
+        included = generator.standard_normal(500) + 1.0
+        bounds.append(
+            gaussian_bound(included, excluded, target_delta=1e-5, confidence=0.95)
+        )
+    assert np.mean(np.array(bounds) > truth) < 0.05
+    assert np.mean(bounds) > 0.7 * truth
+    excluded = generator.standard_normal(500)
+    same = gaussian_bound(excluded, excluded, target_delta=1e-5, confidence=0.95)
+    assert same == 0
+    with pytest.raises(ValueError, match="ten canaries"):
+        gaussian_bound(excluded[:9], excluded, target_delta=1e-5, confidence=0.95)
