@@ -1,4 +1,4 @@
-"""Masks: the right keystream, anywhere, in any grouping; they cancel and do not bias."""
+"""Masks: the right keystream, wherever it starts; they cancel, and show no bias."""
 
 import tracemalloc
 
@@ -133,7 +133,7 @@ def test_masks_of_4000_pairs_have_no_constant_or_biased_bit() -> None:
 
 
 def test_a_generator_with_a_small_seed_fails_the_same_test() -> None:
-    rng = np.random.RandomState(7)  # noqa: NPY002  # the weakness is the point
+    rng = np.random.RandomState(7)  # the weakness is the point
     first = rng.randint(0, 2**31, (4000, 16)).astype(np.uint32)
     ones = np.unpackbits(first.view(np.uint8), axis=1).sum(axis=0)
     assert ones.min() == 0  # the highest bit is never set
