@@ -1,0 +1,299 @@
+import contextlib
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import ConfigRecord, Metadata, RecordDict
+from flwr.app import Message as FlowerMessage
+from flwr.app.message import make_message
+
+from tapestry.cli.flower_keys import make_node_key, make_server_certificate
+from tapestry.errors import (
+    BudgetExhausted,
+    ConfigError,
+    InconsistentLog,
+    PolicyError,
+    ProtocolError,
+    QuorumError,
+    VerificationError,
+)
+from tapestry.packing import pack, unpack
+from tapestry.protocol import Kind, Message, Reason
+from tapestry_node import flower
+from tapestry_node.flower import load_auth_key, refusal, serve
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (BudgetExhausted("3.2 of 4"), Reason.BUDGET_EXHAUSTED),
+        (PolicyError("no"), Reason.LOCAL_POLICY),
+        (InconsistentLog("fork"), Reason.INCONSISTENT_VIEW),
+        (VerificationError("proof"), Reason.NOT_IN_LOG),
+        (QuorumError("1 of 2"), Reason.QUORUM_MISSING),
+        (ProtocolError("x"), Reason.PROTOCOL),
+        (KeyError("patient 17"), Reason.INTERNAL),
+        (MemoryError(), Reason.INTERNAL),
+    ],
+)
+def test_an_exception_becomes_its_code(error: Exception, reason: Reason) -> None:
+    message = refusal(error)
+    assert message.kind is Kind.REFUSAL
+    assert message.json() == {"reason": reason.value}
+    assert not message.attachments
+
+
+class TestAuthKey:
+    def test_a_key_that_we_made_is_read(self, tmp_path: Path) -> None:
+        public = make_node_key(tmp_path / "key")
+        key = load_auth_key(tmp_path / "key")
+        text = key.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+        assert public.read_bytes() == text + b"\n"
+
+    def test_a_key_open_to_others_is_refused(self, tmp_path: Path) -> None:
+        make_node_key(tmp_path / "key")
+        (tmp_path / "key").chmod(0o644)
+        with pytest.raises(ConfigError, match="chmod 600"):
+            load_auth_key(tmp_path / "key")
+
+    def test_another_algorithm_is_refused(self, tmp_path: Path) -> None:
+        data = Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+        (tmp_path / "key").write_bytes(data)
+        (tmp_path / "key").chmod(0o600)
+        with pytest.raises(ConfigError, match="elliptic"):
+            load_auth_key(tmp_path / "key")
+
+    def test_no_key_and_nonsense_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="cannot read"):
+            load_auth_key(tmp_path / "key")
+        (tmp_path / "key").write_bytes(b"nonsense")
+        (tmp_path / "key").chmod(0o600)
+        with pytest.raises(ConfigError, match="OpenSSH"):
+            load_auth_key(tmp_path / "key")
+
+
+@dataclass(slots=True)
+class FakeLink:
+    """Hands out requests, takes replies; stops when there are none."""
+
+    requests: list[Message]
+    stop: threading.Event = field(default_factory=threading.Event)
+    replies: list[Message] = field(default_factory=list)
+    broken: list[int] = field(default_factory=list)  # statuses of the next pushes
+
+    def pull(self) -> tuple[str, FlowerMessage] | None:
+        if not self.requests:
+            self.stop.set()
+            return None
+        records = pack(self.requests.pop(0))
+        content = RecordDict({k: ConfigRecord(dict(v)) for k, v in records.items()})
+        return content.object_id, instruction(content)
+
+    def push(self, reply: FlowerMessage) -> None:
+        if self.broken:
+            response = httpx.Response(self.broken.pop(0))
+            raise httpx.HTTPStatusError(
+                "no", request=httpx.Request("POST", "https://x"), response=response
+            )
+        self.replies.append(unpack(reply.content))
+
+
+def instruction(content: RecordDict) -> FlowerMessage:
+    metadata = Metadata(
+        run_id=1,
+        message_id="one",
+        src_node_id=1,
+        dst_node_id=2,
+        reply_to_message_id="",
+        group_id="",
+        created_at=time.time(),
+        ttl=60.0,
+        message_type="query",
+    )
+    return make_message(metadata=metadata, content=content)
+
+
+class Counting:
+    """A handler that numbers its answers and fails when asked to."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, request: Message) -> Message:
+        self.calls += 1
+        if request.body == b'{"fail":1}':
+            raise KeyError("patient 17")
+        return Message(kind=Kind.RECEIPT, body=b"%d" % self.calls)
+
+
+def work(handler: Counting, link: FakeLink) -> Any:
+    worker = flower._Worker(handler, poll_seconds=0.001)
+    worker.run(link)  # type: ignore[arg-type]
+    return worker
+
+
+def offer(body: bytes) -> Message:
+    return Message(kind=Kind.OFFER, body=body)
+
+
+class TestWorker:
+    def test_the_same_request_again_gets_the_same_bytes_without_a_call(self) -> None:
+        handler, link = Counting(), FakeLink([offer(b"{}"), offer(b"{}")])
+        work(handler, link)
+        assert [reply.body for reply in link.replies] == [b"1", b"1"]
+        assert handler.calls == 1
+
+    def test_only_the_latest_reply_is_kept(self) -> None:
+        handler = Counting()
+        work(handler, FakeLink([offer(b"{}"), offer(b"[]"), offer(b"{}")]))
+        assert handler.calls == 3
+
+    def test_a_refusal_is_not_kept(self) -> None:
+        handler = Counting()
+        link = FakeLink([offer(b'{"fail":1}')] * 2)
+        work(handler, link)
+        assert handler.calls == 2
+        assert [r.json() for r in link.replies] == [{"reason": "internal"}] * 2
+
+    def test_a_reply_that_was_lost_is_given_to_the_request_sent_again(self) -> None:
+        handler = Counting()
+        link = FakeLink([offer(b"{}"), offer(b"{}")], broken=[500])
+        worker = flower._Worker(handler, poll_seconds=0.001)
+        with pytest.raises(httpx.HTTPStatusError):
+            worker.run(link)  # type: ignore[arg-type]
+        worker.run(link)  # type: ignore[arg-type]
+        assert [reply.body for reply in link.replies] == [b"1"]
+        assert handler.calls == 1
+
+    def test_a_run_that_ended_is_no_reason_to_reconnect(self) -> None:
+        link = FakeLink([offer(b"{}"), offer(b"[]")], broken=[403])
+        work(Counting(), link)
+        assert [reply.body for reply in link.replies] == [b"2"]
+
+    def test_what_is_no_message_is_refused_unseen(self) -> None:
+        handler = Counting()
+        link = FakeLink([])
+        content = RecordDict({"message": ConfigRecord({"kind": "launch"})})
+        reply = flower._Worker(handler, poll_seconds=1)._answer(
+            "name", instruction(content)
+        )
+        assert reply.json() == {"reason": "protocol"}
+        assert handler.calls == 0
+        assert not link.replies
+
+
+@contextlib.contextmanager
+def superlink(folder: Path, status: int, body: bytes) -> Iterator[str]:
+    """Something on a loopback port that answers everything alike, over TLS."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    files = make_server_certificate(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def outlive(folder: Path, address: str, seconds: float = 1.2) -> None:
+    """Serve for a while, in this process; whatever ends or signals it, shows."""
+    if not (folder / "key").exists():
+        make_node_key(folder / "key")
+    make_server_certificate(folder)
+    stop = threading.Event()
+    timer = threading.Timer(seconds, stop.set)
+    timer.start()
+    start = time.monotonic()
+    serve(
+        Counting(),
+        superlink=address,
+        root_certificates=folder / "authority.pem",
+        auth_key=folder / "key",
+        stop=stop,
+    )
+    assert seconds - 0.1 < time.monotonic() - start < seconds + 2
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(401, b""), (403, b""), (500, b"no"), (200, b"\xff\xff\xff"), (200, b"")],
+)
+def test_whatever_a_superlink_answers_the_process_goes_on(
+    tmp_path: Path, status: int, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.WARNING, logger="tapestry_node.flower"),
+        superlink(tmp_path, status, body) as address,
+    ):
+        outlive(tmp_path, address)
+    if status != 200:
+        assert f"status {status}" in caplog.text
+
+
+def test_without_a_superlink_it_keeps_trying(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outlive(tmp_path, "127.0.0.1:9")
+    assert caplog.text.count("no SuperLink") >= 2
+
+
+def test_a_superlink_with_another_authority_is_not_spoken_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other"
+    with superlink(other, 200, b"") as address:
+        outlive(tmp_path, address)
+    assert "connected" not in caplog.text
+    assert "ConnectError" in caplog.text
+
+
+def test_certificates_are_checked_at_once(tmp_path: Path) -> None:
+    make_node_key(tmp_path / "key")
+    (tmp_path / "authority.pem").write_text("nonsense")
+    for name in ("authority.pem", "missing.pem"):
+        with pytest.raises(ConfigError, match="certificate"):
+            serve(
+                Counting(),
+                superlink="127.0.0.1:9",
+                root_certificates=tmp_path / name,
+                auth_key=tmp_path / "key",
+                stop=threading.Event(),
+            )
+
+
+def test_backing_off_grows_and_stays_bounded() -> None:
+    waits = [flower._backoff(failures) for failures in range(1, 40)]
+    assert 0.2 <= waits[0] <= 0.4
+    assert all(5 <= wait <= 10 for wait in waits[8:])
