@@ -89,7 +89,7 @@ def test_the_layout_of_70000_entries() -> None:
 
 
 @pytest.mark.parametrize("case", VECTORS["bundles"])
-def test_golden_bundles(case: dict[str, Any]) -> None:
+def test_golden_bundles_are_read_and_printed(case: dict[str, Any]) -> None:
     entries = [text.encode() for text in case["entries"]]
     assert tiles.encode_bundle(entries).hex() == case["hex"]
     assert tiles.decode_bundle(bytes.fromhex(case["hex"])) == entries
