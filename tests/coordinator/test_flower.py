@@ -1,0 +1,298 @@
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import httpx
+import pytest
+from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.app import Message as FlowerMessage
+from flwr.app.error import Error
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import http_grid
+
+from tapestry.encoding import canonical_json
+from tapestry.errors import ConfigError, QuorumError
+from tapestry.packing import pack, unpack
+from tapestry.protocol import Kind, Message
+from tapestry_coordinator.flower import FlowerGrid, server_app
+from tapestry_coordinator.grid import Grid
+from tapestry_coordinator.outcome import is_worked_on, read_outcome
+
+Reply: TypeAlias = Any  # a message, raw records, an error to send, one to raise, None
+
+
+@pytest.fixture(autouse=True)
+def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    monkeypatch.setattr(http_grid, "pull_objects", http_grid.pull_objects)
+
+
+@dataclass(frozen=True)
+class Info:
+    node_id: int
+    name: str
+    last_activated_at: str
+
+
+@dataclass
+class FakeNode:
+    """A node behind the fake: its claimed name, and how it answers."""
+
+    says: str
+    registered: str = ""
+    activation: str = "monday"
+    online: bool = True
+    answer: Callable[[Message], Reply] = field(
+        default=lambda m: Message(kind=Kind.RECEIPT, body=m.body)
+    )
+    asked: list[Message] = field(default_factory=list)
+
+    def reply(self, request: Message) -> Reply:
+        if request.kind is Kind.HELLO:
+            body = canonical_json({"name": self.says})
+            return Message(kind=Kind.IDENTITY, body=body)
+        self.asked.append(request)
+        return self.answer(request)
+
+
+class FakeFlower:
+    """Flower's grid, reduced to the three calls we make."""
+
+    def __init__(self, *nodes: FakeNode) -> None:
+        self.nodes = dict(enumerate(nodes, start=11))
+        self.replies: dict[str, tuple[FlowerMessage, Reply]] = {}
+        self.pushed = 0
+
+    def get_nodes(self) -> list[Info]:
+        return [
+            Info(key, node.registered, node.activation)
+            for key, node in self.nodes.items()
+            if node.online
+        ]
+
+    def push_messages(self, messages: Iterable[FlowerMessage]) -> list[str]:
+        ids = []
+        for message in messages:
+            self.pushed += 1
+            ids.append(f"m{self.pushed}")
+            message.metadata.__dict__["_message_id"] = ids[-1]
+            node = self.nodes[message.metadata.dst_node_id]
+            self.replies[ids[-1]] = message, node.reply(unpack(message.content))
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[FlowerMessage]:
+        for key in list(message_ids):
+            message, reply = self.replies.get(key, (None, None))
+            if isinstance(reply, Exception):
+                raise reply
+            if isinstance(reply, Message):
+                records = pack(reply).items()
+                reply = RecordDict({k: ConfigRecord(dict(v)) for k, v in records})
+            if message is not None and reply is not None:
+                del self.replies[key]
+                yield FlowerMessage(reply, reply_to=message)
+
+
+def grid_of(*nodes: FakeNode) -> tuple[FlowerGrid, FakeFlower]:
+    flower = FakeFlower(*nodes)
+    return FlowerGrid(flower), flower
+
+
+def offer(text: str = "x") -> Message:
+    return Message(kind=Kind.OFFER, body=canonical_json({"text": text}))
+
+
+def never(_: Message) -> Reply:
+    return None
+
+
+class TestNames:
+    def test_nodes_are_known_by_what_they_say(self) -> None:
+        grid, _ = grid_of(FakeNode("it"), FakeNode("be"), FakeNode("fr", online=False))
+        assert grid.nodes() == ["be", "it"]
+
+    def test_a_node_is_greeted_once(self) -> None:
+        grid, flower = grid_of(FakeNode("it"), FakeNode("be"))
+        assert grid.nodes() == grid.nodes() == ["be", "it"]
+        assert flower.pushed == 2
+
+    def test_the_name_it_was_registered_under_is_the_only_one(self) -> None:
+        grid, _ = grid_of(FakeNode("it", registered="be"), FakeNode("fr", "fr"))
+        assert grid.nodes() == ["fr"]
+
+    def test_a_name_is_given_once(self) -> None:
+        grid, flower = grid_of(FakeNode("it"), FakeNode("it"))
+        assert grid.nodes() == ["it"]
+        list(grid.exchange({"it": offer()}, deadline=2))
+        assert sum(len(node.asked) for node in flower.nodes.values()) == 1
+
+    @pytest.mark.parametrize("says", [7, None, ["it"]])
+    def test_a_name_that_is_none_is_ignored(self, says: Any) -> None:
+        grid, _ = grid_of(FakeNode(says), FakeNode("fr"))
+        assert grid.nodes() == ["fr"]
+
+    def test_a_node_that_left_is_not_listed(self) -> None:
+        grid, flower = grid_of(FakeNode("it"), FakeNode("be"))
+        grid.nodes()
+        flower.nodes[11].online = False
+        assert grid.nodes() == ["be"]
+
+
+class TestExchange:
+    def test_each_node_gets_its_request_and_answers(self) -> None:
+        grid, _ = grid_of(FakeNode("it"), FakeNode("be"))
+        requests = {"it": offer("one"), "be": offer("two")}
+        replies = dict(grid.exchange(requests, deadline=5))
+        assert {name: reply.body for name, reply in replies.items()} == {
+            name: request.body for name, request in requests.items()
+        }
+
+    def test_unknown_nodes_are_silent(self) -> None:
+        grid, _ = grid_of(FakeNode("it"))
+        start = time.monotonic()
+        requests = {"it": offer(), "xx": offer()}
+        assert [name for name, _ in grid.exchange(requests, deadline=5)] == ["it"]
+        assert time.monotonic() - start < 2
+        assert list(grid.exchange({}, deadline=5)) == []
+
+    def test_the_deadline_ends_it(self) -> None:
+        grid, _ = grid_of(FakeNode("it", answer=never), FakeNode("be"))
+        start = time.monotonic()
+        names = dict.fromkeys(("it", "be"), offer())
+        assert [name for name, _ in grid.exchange(names, deadline=0.5)] == ["be"]
+        assert 0.4 < time.monotonic() - start < 1
+
+    def test_a_half_sent_reply_holds_up_nobody_else(self) -> None:
+        release = threading.Event()
+        grid, flower = grid_of(FakeNode("it"), FakeNode("be"))
+        grid.nodes()
+        pull = flower.pull_messages
+
+        def stuck(message_ids: Iterable[str]) -> Iterator[FlowerMessage]:
+            for key in message_ids:
+                if flower.replies[key][0].metadata.dst_node_id == 11:
+                    release.wait(10)
+            yield from pull(message_ids)
+
+        flower.pull_messages = stuck  # type: ignore[method-assign]
+        names = dict.fromkeys(("it", "be"), offer())
+        start = time.monotonic()
+        assert [name for name, _ in grid.exchange(names, deadline=0.6)] == ["be"]
+        assert time.monotonic() - start < 1
+        release.set()
+
+    def test_a_node_that_was_started_again_is_asked_again(self) -> None:
+        node = FakeNode("it", answer=never)
+        grid, _ = grid_of(node)
+        grid.nodes()
+
+        def restart() -> None:
+            node.answer = lambda m: Message(kind=Kind.RECEIPT, body=m.body)
+            node.activation = "tuesday"
+
+        timer = threading.Timer(0.2, restart)
+        timer.start()
+        assert len(list(grid.exchange({"it": offer()}, deadline=6))) == 1
+        assert len(node.asked) == 2
+
+    def test_a_late_reply_to_the_first_request_still_counts(self) -> None:
+        node = FakeNode("it", answer=never)
+        grid, flower = grid_of(node)
+        grid.nodes()
+
+        def blink() -> None:
+            time.sleep(0.2)
+            node.activation = "tuesday"
+            time.sleep(1.5)
+            message, _ = flower.replies["m2"]
+            flower.replies["m2"] = message, Message(kind=Kind.RECEIPT, body=b"first")
+
+        thread = threading.Thread(target=blink)
+        thread.start()
+        replies = dict(grid.exchange({"it": offer()}, deadline=6))
+        thread.join()
+        assert replies["it"].body == b"first"
+        assert len(node.asked) == 2
+
+    def test_an_error_of_the_superlink_means_waiting_for_the_node(self) -> None:
+        gone = Error(code=5, reason="node unavailable")
+        grid, flower = grid_of(FakeNode("it", answer=lambda _: gone))
+        start = time.monotonic()
+        assert list(grid.exchange({"it": offer()}, deadline=0.5)) == []
+        assert time.monotonic() - start < 1
+        assert flower.pushed == 2
+
+    def test_a_reply_that_does_not_decode_is_silence(self) -> None:
+        bad = RecordDict({"message": ConfigRecord({"kind": "receipt"})})
+        grid, _ = grid_of(FakeNode("it", answer=lambda _: bad), FakeNode("be"))
+        names = dict.fromkeys(("it", "be"), offer())
+        assert [name for name, _ in grid.exchange(names, deadline=0.5)] == ["be"]
+
+    def test_an_engine_that_fails_is_not_taken_for_silence(self) -> None:
+        broken = httpx.ReadError("gone")
+        grid, _ = grid_of(FakeNode("it", answer=lambda _: broken))
+        with pytest.raises(httpx.ReadError):
+            list(grid.exchange({"it": offer()}, deadline=2))
+
+    def test_a_caller_that_stops_listening_leaves_no_poll_behind(self) -> None:
+        grid, _ = grid_of(FakeNode("it"), FakeNode("be", answer=never))
+        before = threading.active_count()
+        replies = grid.exchange(dict.fromkeys(("it", "be"), offer()), deadline=60)
+        next(replies)
+        replies.close()  # type: ignore[attr-defined]
+        time.sleep(1.5)
+        assert threading.active_count() == before
+
+
+class TestServerApp:
+    @staticmethod
+    def run(main: Callable[[Path, Grid], None], directory: str) -> None:
+        context = Context(
+            run_id=1,
+            node_id=1,
+            node_config={},
+            state=RecordDict(),
+            run_config={"directory": directory},
+            series_id=1,
+        )
+        server_app(main)(grid=FakeFlower(FakeNode("it")), context=context)
+
+    def test_main_gets_the_directory_and_a_grid_and_holds_the_lock(
+        self, tmp_path: Path
+    ) -> None:
+        seen: list[Any] = []
+
+        def main(directory: Path, grid: Grid) -> None:
+            seen.extend([directory, grid.nodes(), is_worked_on(directory)])
+
+        self.run(main, str(tmp_path))
+        assert seen == [tmp_path, ["it"], True]
+        assert read_outcome(tmp_path) == (True, None)
+
+    def test_an_error_is_the_outcome(self, tmp_path: Path) -> None:
+        def main(_: Path, __: Grid) -> None:
+            raise QuorumError("2 of 3 zu w\u00e9nig")
+
+        with pytest.raises(QuorumError):
+            self.run(main, str(tmp_path))
+        assert read_outcome(tmp_path) == (True, "QuorumError: 2 of 3 zu w?nig")
+
+    def test_an_engine_that_fails_leaves_no_outcome(self, tmp_path: Path) -> None:
+        def main(_: Path, __: Grid) -> None:
+            raise httpx.ConnectError("gone")
+
+        with pytest.raises(httpx.ConnectError):
+            self.run(main, str(tmp_path))
+        assert read_outcome(tmp_path) == (False, None)
+
+    @pytest.mark.parametrize("directory", ["", "relative", "/does/not/exist"])
+    def test_a_directory_that_is_none_is_refused(self, directory: str) -> None:
+        def main(_: Path, __: Grid) -> None:
+            raise AssertionError
+
+        with pytest.raises(ConfigError, match="directory"):
+            self.run(main, directory)
