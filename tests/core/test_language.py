@@ -230,6 +230,18 @@ def test_an_evaluation_counts_all_bits_and_all_bytes(model: LanguageModel) -> No
     assert 7 < score.bits_per_byte < 9  # a random model of bytes knows nothing
 
 
+def test_a_coarse_evaluation_is_close_and_trains_as_exactly(
+    model: LanguageModel,
+) -> None:
+    coarse = LanguageModel(model.module, model.tokenizer, coarse_evaluation=True)
+    exact = model.evaluate(TEXTS, sequence_length=16)
+    score = coarse.evaluate(TEXTS, sequence_length=16)
+    assert score.bytes == exact.bytes
+    assert score.bits != exact.bits
+    assert score.bits == pytest.approx(exact.bits, rel=1e-3)
+    assert torch.equal(coarse.losses([[1, 2, 3]]), model.losses([[1, 2, 3]]))
+
+
 def test_without_a_start_token_the_first_token_costs_a_uniform_choice(
     model: LanguageModel,
 ) -> None:
