@@ -71,7 +71,9 @@ class Terms:
     min_cohort: int  # its own floor
     min_colluding: int  # the least n_C it wants protection from
     weight_cap: int  # the most that one node may count, relative to the least: 1
-    highest_round: int  # of this run, for which it has uploaded; 0 for none
+    # The last round of this run for which it uploaded, 0 for none: the larger of its
+    # own mark and what the log shows it committed to, lest a restored backup forget.
+    highest_round: int
     afford: Callable[[RoundManifest], None]
 
 
