@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -315,7 +316,7 @@ class LanguageModel:
             self._tokenizer.save_pretrained(str(directory))
             for path in directory.iterdir():  # safetensors writes with mode 0600
                 path.chmod(0o755 if path.is_dir() else 0o644)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise ResourceError(f"cannot write {directory}: {error}") from error
 
     @contextmanager

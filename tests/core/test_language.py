@@ -13,8 +13,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
-from tapestry.errors import ConfigError, ProtocolError
+from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.low_rank import expand, factor
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, parameters_digest
@@ -268,6 +269,21 @@ def test_saving_and_opening_gives_identical_parameters(
     assert not any(name.endswith((".bin", ".pt", ".gguf")) for name in names)
     modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "base").iterdir()}
     assert modes == {0o644}
+
+
+def test_a_full_disk_and_a_file_in_the_way_are_named(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match=r"cannot write .*file"):
+        model.save(tmp_path / "file")
+
+    def fail(_: str) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(model.module, "save_pretrained", fail)
+    with pytest.raises(ResourceError, match=r"cannot write .*No space left"):
+        model.save(tmp_path / "base")
 
 
 @pytest.mark.slow
