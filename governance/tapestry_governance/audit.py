@@ -26,6 +26,7 @@ Not protected:
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 
@@ -151,7 +152,8 @@ def _trust(audit: Audit) -> Found:
     audit.trust = Trust.parse(audit.trust_file or audit.bundle.policy)
     logs, witnesses = len(audit.trust.logs), len(audit.trust.witnesses)
     whose = "the policy given" if given else "the bundle's own policy.txt"
-    detail = f"{whose}: {logs} log, {witnesses} witnesses"
+    quorum = {g.name: g.threshold for g in audit.trust.groups}.get(audit.trust.quorum)
+    detail = f"{whose}: {logs} log, {quorum or 'none'} of {witnesses} witnesses"
     return detail, {"logs": logs, "witnesses": witnesses}
 
 
@@ -159,11 +161,12 @@ def _signatures(audit: Audit) -> Found:
     audit.opened = audit.trust.open(audit.bundle.checkpoint)
     checkpoint = audit.opened.checkpoint
     count = len(audit.opened.cosignatures)
+    newest = datetime.fromtimestamp(audit.opened.newest or 0, UTC)
     detail = (
-        f"{checkpoint.origin}, {checkpoint.size} entries:"
-        f" signed by the log, cosigned by {count} witnesses, a quorum"
+        f"{checkpoint.origin}, {checkpoint.size} entries: signed by the log, cosigned"
+        f" by {count} witnesses, a quorum; the last at {newest:%Y-%m-%d %H:%M:%S} UTC"
     )
-    return detail, {"cosignatures": count}
+    return detail, {"cosignatures": count, "newest": audit.opened.newest or 0}
 
 
 def _log(audit: Audit) -> Found:

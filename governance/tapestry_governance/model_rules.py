@@ -34,7 +34,8 @@ def dp_accounted(
     else:
         following = _account_round(state, body, actor)
     if body.epsilon_run is None:
-        return following
+        bare = state.bare | {(actor, body.run_id)}
+        return dataclasses.replace(following, bare=bare)
     epsilon = {**state.epsilon, (actor, body.run_id): body.epsilon_run}
     return dataclasses.replace(following, epsilon=epsilon)
 
@@ -63,6 +64,8 @@ def adapter_published(
     state: FederationState, body: AdapterPublished, *, actor: str
 ) -> FederationState:
     """Publish an adapter that is paid for, on a base that was released."""
+    if body.name.startswith("base-"):
+        raise RuleError(f"{body.name} is a name for releases")
     owner = state.publishers.get(body.name, actor)
     if owner != actor:
         raise RuleError(f"adapter {body.name} is {owner}'s")
@@ -95,6 +98,10 @@ def _check_spent(state: FederationState, body: DpAccounted, actor: str) -> None:
     policy = state.policy
     if body.epsilon_run is None:
         raise RuleError("noise was added, but no epsilon is promised")
+    if (actor, body.run_id) in state.bare:
+        raise RuleError(
+            f"{actor} trained without noise in run {body.run_id}, so no epsilon holds"
+        )
     spent = decode_fraction(body.epsilon_run)
     if not 0 <= spent <= decode_fraction(policy.epsilon_cap):
         raise RuleError(

@@ -105,6 +105,7 @@ class FederationState:
     rounds: Mapping[RoundKey, RoundManifest] = field(default_factory=dict)
     accounted: Mapping[RoundKey, frozenset[str]] = field(default_factory=dict)
     epsilon: Mapping[tuple[str, str], str] = field(default_factory=dict)  # node, run
+    bare: frozenset[tuple[str, str]] = frozenset()  # node, run: trained without noise
     unpublished: Mapping[tuple[str, str], DpAccounted] = field(default_factory=dict)
     releases: Mapping[str, ReleasePublished] = field(default_factory=dict)
     adapters: Mapping[str, AdapterPublished] = field(default_factory=dict)

@@ -58,7 +58,8 @@ def test_an_untouched_bundle_holds_with_counts(world: World, bundle: Path) -> No
     assert audit.verdict is Verdict.HOLDS
     counts = {step.name: step.counts for step in audit.steps}
     assert counts["files"]["files"] == 13
-    assert counts["signatures"] == {"cosignatures": 3}
+    assert counts["signatures"]["cosignatures"] == 3
+    assert counts["signatures"]["newest"] == int(world.now.timestamp())
     assert counts["log"] == {"entries": 26, "tiles": 2}
     assert counts["since"] == {"new": 0}
     assert counts["events"]["author_signatures"] == 26

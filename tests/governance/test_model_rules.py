@@ -53,6 +53,19 @@ def test_epsilon_never_falls_within_a_run(world: World) -> None:
         world.add(world.account(manifest, epsilon="1"), "fr", "node")
 
 
+def test_training_without_noise_voids_the_promise_of_a_run() -> None:
+    world = World(rules={"noise": ("local", "none")}).found()
+    bare = changed(
+        world.adapter_account(), mechanism="none", epsilon_run=None, run_id="run"
+    )
+    world.add(bare, "fr", "node")
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    with pytest.raises(RuleError, match="no epsilon holds"):
+        world.add(world.account(manifest), "fr", "node")
+    world.add(world.account(manifest), "de", "node")
+
+
 def test_a_lost_round_can_be_accounted_for_later(world: World) -> None:
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
@@ -105,6 +118,7 @@ def test_a_release_waits_for_the_round_to_close(world: World) -> None:
         ({"epsilon": "1"}, "claims epsilon 1"),
         ({"epsilon": None}, "claims epsilon None"),
         ({"name": "fr-other"}, "accounted for no adapter"),
+        ({"name": "base-2"}, "name for releases"),
     ],
 )
 def test_an_adapter_outside_the_rules_is_refused(
