@@ -1,5 +1,6 @@
 """A child process that is started again when it ends, and never outlives us."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,12 +9,15 @@ from pathlib import Path
 
 _QUICK_DEATH = 2.0  # a process that lives no longer than this is started more slowly
 
-# The child gets SIGTERM when we die, however we die (prctl 1 is PR_SET_PDEATHSIG).
+# The child gets SIGTERM when we die, however we die (prctl 1 is PR_SET_PDEATHSIG);
+# it ends by itself when that has happened already.
 _LAUNCHER = """\
 import ctypes, os, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 15)
-os.execvp(sys.argv[1], sys.argv[1:])
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
@@ -33,7 +37,8 @@ class Child:
     ) -> None:
         """Start the process; its output is appended to ``log``."""
         self.log = log
-        self._command = [sys.executable, "-c", _LAUNCHER, *command]
+        launcher = [sys.executable, "-c", _LAUNCHER, str(os.getpid())]
+        self._command = [*launcher, *command]
         self._environment = dict(environment)
         self._started = 0.0
         self._process = self._start()
