@@ -1,0 +1,129 @@
+"""Integer noise for the ring: shares that add up to full scale inside the masked sum.
+
+A Skellam variable is the difference of two Poisson variables of equal mean. Sums of
+Skellam variables are Skellam, so each of ``h`` honest nodes adds a share of variance
+``s**2 / h`` and the sum has at least ``s**2``, whoever drops out or cheats beyond.
+
+Accounting treats the noise as Gaussian, rounded to integers, and pays for the
+difference in delta: ``slack`` bounds how far the two are apart. At the scale of a
+2**32 ring that is far below any delta of interest; a coarse grid is refused there,
+not papered over.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from tapestry.privacy.noise import NoiseSource
+
+MIN_VARIANCE = 1e4
+MAX_VARIANCE = 2.0**60
+_BLOCK = 1 << 15
+_MANTISSA = 2.0**-53
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+def draw(count: int, *, variance: float, source: NoiseSource) -> Integers:
+    """Draw integer noise, shape (count,).
+
+    Args:
+        count: How many.
+        variance: Of each; between 10**4, below which a Gaussian is too far away for
+            the accounting, and 2**60.
+        source: Where the randomness comes from.
+
+    Raises:
+        ValueError: The variance is outside that range.
+    """
+    if not MIN_VARIANCE <= variance <= MAX_VARIANCE:
+        raise ValueError(f"variance {variance:g} is not between 10**4 and 2**60")
+    drawn = np.empty(count, dtype=np.int64)
+    for start in range(0, count, _BLOCK):
+        size = min(count - start, _BLOCK)
+        plus = _poisson(size, mean=variance / 2, source=source)
+        drawn[start : start + size] = plus
+        drawn[start : start + size] -= _poisson(size, mean=variance / 2, source=source)
+    return drawn
+
+
+def slack(*, length: int, steps: int, variance: float, target_epsilon: float) -> float:
+    """What to add to delta because the noise is Skellam, not rounded Gaussian.
+
+    The relative entropy of the two is at most ``1 / (40 * variance**2)`` per
+    coordinate (``1/48`` to first order; a test measures it). Over the coordinates of
+    all steps it adds up, whatever later steps make of earlier ones; Pinsker turns it
+    into a total variation, and an event can gain that much on both sides of the
+    inequality: a factor of ``1 + exp(epsilon)``.
+
+    Args:
+        length: Coordinates of one sum.
+        steps: Sums released.
+        variance: Of the whole noise, on the grid.
+        target_epsilon: The epsilon of the promise.
+
+    Raises:
+        ValueError: The variance is below the least that ``draw`` takes.
+    """
+    if not variance >= MIN_VARIANCE:
+        raise ValueError(f"variance {variance:g} is below {MIN_VARIANCE:g}")
+    entropy = length * steps / (40 * variance**2)
+    return (1 + math.exp(target_epsilon)) * math.sqrt(entropy / 2)
+
+
+def _poisson(count: int, *, mean: float, source: NoiseSource) -> Integers:
+    """Draw offsets from the mean's floor by transformed rejection (Hoermann 1993).
+
+    Returns Poisson minus ``floor(mean)``, which keeps all digits at large means.
+    """
+    drawn = np.empty(count, dtype=np.int64)
+    missing = count
+    while missing:
+        got = _candidates(missing + missing // 4 + 16, mean=mean, source=source)
+        got = got[:missing]
+        drawn[count - missing : count - missing + got.size] = got
+        missing -= got.size
+    return drawn
+
+
+def _candidates(count: int, *, mean: float, source: NoiseSource) -> Integers:
+    words = source.words(2 * count) >> np.uint64(11)
+    uniform = (words.astype(np.float64) + 0.5) * _MANTISSA
+    u, v = uniform[:count] - 0.5, uniform[count:]
+    b = 0.931 + 2.53 * math.sqrt(mean)
+    a = -0.059 + 0.02483 * b
+    edge = 0.5 - np.abs(u)
+    whole = math.floor(mean)
+    k = np.floor((2 * a / edge + b) * u + (mean - whole) + 0.43)  # minus whole
+    accepted = (edge >= 0.07) & (v <= 0.9277 - 3.6224 / (b - 2))
+    rest = np.flatnonzero(~accepted & (k >= -whole) & ((edge >= 0.013) | (v <= edge)))
+    if rest.size:
+        inverse = math.log(1.1239 + 1.1328 / (b - 3.4))
+        e = edge[rest]
+        left = np.log(v[rest]) + inverse - np.log(a / (e * e) + b)
+        accepted[rest] = left <= _log_probability(k[rest], mean=mean)
+    return k[accepted].astype(np.int64)
+
+
+def _log_probability(offset: Floats, *, mean: float) -> Floats:
+    """Log of the Poisson probability at ``floor(mean) + offset``.
+
+    By the saddle point (Loader 2000): ``-mean + k log(mean) - log(k!)`` itself loses
+    all digits at large means.
+    """
+    k = math.floor(mean) + offset
+    x = (offset - (mean - math.floor(mean))) / mean  # k / mean - 1
+    small = np.abs(x) < 0.02
+    series = 0.5 * np.ones_like(x)
+    power = x.copy()
+    for n in (6, 12, 20, 30, 42, 56, 72):  # (1 + x) log(1 + x) - x, term by term
+        series -= power / n
+        power *= -x
+    series *= x * x
+    with np.errstate(divide="ignore", invalid="ignore"):
+        direct = (1 + x) * np.log1p(x) - x
+        stirling = 1 / (12 * k) - 1 / (360 * k**3)
+        deviance = mean * np.where(small, series, direct)
+        return -deviance - 0.5 * np.log(2 * math.pi * k) - stirling
