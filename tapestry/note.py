@@ -115,7 +115,7 @@ def parse(data: bytes) -> Note:
         raise ProtocolError("note is not UTF-8") from None
     check_text(whole)
     head, gap, tail = whole.rpartition("\n\n")
-    if not gap or not tail:
+    if not gap:
         raise ProtocolError("note has no signatures")
     lines = tail.removesuffix("\n").split("\n")
     if len(lines) > MAX_SIGNATURES:

@@ -239,6 +239,26 @@ def test_a_fork_has_no_proof(case: tuple[int, int]) -> None:
         )
 
 
+def test_an_empty_proof_proves_nothing() -> None:
+    for old in range(1, 33):
+        with pytest.raises(InconsistentLog):
+            merkle.verify_consistency(
+                old_size=old,
+                old_root=TREE.root(old),
+                size=33,
+                root=TREE.root(33),
+                proof=[],
+            )
+
+
+def test_there_is_no_leaf_outside_the_tree() -> None:
+    for index, size in ((-1, 1), (-2, 4), (1, 1), (0, 0), (4, 4)):
+        with pytest.raises(VerificationError, match="no leaf"):
+            merkle.verify_inclusion(
+                LEAVES[0], index=index, size=size, proof=[], root=LEAVES[0]
+            )
+
+
 def test_a_log_does_not_shrink() -> None:
     with pytest.raises(InconsistentLog, match="cannot shrink"):
         merkle.verify_consistency(
@@ -253,6 +273,7 @@ def test_nothing_has_one_root_only() -> None:
     for old_root, size, root in (
         (TREE.root(1), 7, TREE.root(7)),
         (TREE.root(1), 0, TREE.root(1)),
+        (merkle.EMPTY_ROOT, 0, TREE.root(1)),
     ):
         with pytest.raises(InconsistentLog):
             merkle.verify_consistency(

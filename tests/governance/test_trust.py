@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestry import note
+from tapestry import keys, note
 from tapestry.errors import ProtocolError, QuorumError, VerificationError
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.merkle import EMPTY_ROOT, leaf_hash, root
 from tapestry_governance.checkpoint import Checkpoint
-from tapestry_governance.trust import Trust, Witness, witness_quorum
+from tapestry_governance.trust import Group, Trust, Witness, witness_quorum
 from tests.governance.cosigning import (
     LOG_KEY,
     TIME,
@@ -186,10 +186,13 @@ def test_policies_are_checked_when_built_in_code_too() -> None:
         Trust.of_members(LOG_KEY.verify_key, [key, key])
     with pytest.raises(ProtocolError, match="another purpose"):
         Trust.of_members(key, [WITNESSES[1].verify_key])
-    with pytest.raises(ProtocolError, match="cannot be defined"):
-        Trust(
-            logs=(), witnesses=(Witness(name="a b", key=key),), groups=(), quorum="none"
-        )
+    for name in ("a b", "", "none"):
+        witness = Witness(name=name, key=key)
+        with pytest.raises(ProtocolError, match="cannot be defined"):
+            Trust(logs=(), witnesses=(witness,), groups=(), quorum="none")
+    group = Group(name="g", threshold=1, members=("nobody",))
+    with pytest.raises(ProtocolError, match="cannot join"):
+        Trust(logs=(), witnesses=(), groups=(group,), quorum="g")
     with pytest.raises(ProtocolError, match="no quorum"):
         Trust(logs=(), witnesses=(), groups=(), quorum="nobody")
 
@@ -201,6 +204,23 @@ def test_one_key_has_one_purpose_across_the_policy() -> None:
     )
     with pytest.raises(ProtocolError, match="listed twice"):
         Trust.of_members(log, [witness])
+
+
+def test_keys_whose_short_ids_collide_cannot_be_listed_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Attack 8: four bytes can be made to collide on purpose."""
+    monkeypatch.setattr(keys, "key_id", lambda *_: bytes(4))
+    twins = [
+        SigningKey(
+            name="twin.example", algorithm=Algorithm.COSIGNATURE, seed=bytes([at]) * 32
+        ).verify_key
+        for at in (1, 2)
+    ]
+    with pytest.raises(ProtocolError, match="listed twice"):
+        Trust.of_members(LOG_KEY.verify_key, twins)
+    with pytest.raises(ValueError, match="one key"):
+        note.open_note(cosigned(CHECKPOINT), twins)
 
 
 def test_a_policy_is_bounded() -> None:
