@@ -83,6 +83,11 @@ class Tally:
     non_finite: int = 0
     loss: float = 0.0  # summed over units
 
+    @property
+    def mean_loss(self) -> float | None:
+        """Mean over the units; None without any."""
+        return self.loss / self.units if self.units else None
+
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
             units=self.units + other.units,

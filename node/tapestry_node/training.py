@@ -158,6 +158,44 @@ def update(
         return Update(values=torch.cat(changes).numpy(), fit=done)
 
 
+def gradient_sum(
+    workload: Workload,
+    units: Sequence[Unit],
+    *,
+    training: TrainingPlan,
+    privacy: PrivacyPlan,
+    records: int,
+    runtime: Runtime,
+) -> Update:
+    """Sum the clipped gradients of one Poisson sample, without noise.
+
+    For noise that nodes share: the caller quantizes the sum and adds its share
+    (``tapestry.privacy.skellam``) before anything leaves. One sum is one release;
+    several local steps on a share of the noise would be far less private than they
+    look, so a plan of more than one step is refused.
+
+    Raises:
+        ConfigError: As ``fit``, or the plan has more than one step or no clipping.
+    """
+    recipe = _read(training, privacy, records)
+    if recipe.steps != 1 or not recipe.private:
+        raise ConfigError("shared noise takes one private step a round")
+    _check_count(units, records)
+    started = time.monotonic()
+    with workload.attach(training) as parameters:
+        problem = Problem(
+            module=workload.module, parameters=parameters, losses=workload.losses
+        )
+        with attached(problem, runtime.limits, private=True) as gradients:
+            drawn = _draw(units, recipe, runtime.source)
+            total, tally = gradients.clipped_sum(drawn, clip_norm=recipe.clip_norm)
+    _alarm(tally)
+    return Update(
+        values=total.float().cpu().numpy(),
+        fit=_fit([tally], seconds=time.monotonic() - started),
+    )
+
+
 def fit(
     problem: Problem,
     units: Sequence[Unit],
@@ -184,34 +222,40 @@ def fit(
         ResourceError: The weights did not change: the optimizer does not reach them.
     """
     recipe = _read(training, privacy, records)
-    if len(units) > records:
-        raise ConfigError(f"{len(units)} units, but only {records} declared records")
+    _check_count(units, records)
     optimizer = _optimizer(problem, training.optimizer, recipe)
     started = time.monotonic()
-    tally, empty = Tally(), 0
-    losses: list[float | None] = []
+    tallies: list[Tally] = []
     with attached(problem, runtime.limits, private=recipe.private) as gradients:
         for step in range(1, recipe.steps + 1):
             drawn = _draw(units, recipe, runtime.source)
             before = _fingerprint(problem) if step == 1 else None
-            seen = _descend(gradients, drawn, recipe, runtime.source)
+            tallies.append(_descend(gradients, drawn, recipe, runtime.source))
             _decay(problem, recipe)
             optimizer.step()
             if before is not None and (drawn or recipe.private):
                 _check_moved(before, _fingerprint(problem))
-            tally, empty = tally + seen, empty + (not drawn)
-            losses.append(seen.loss / seen.units if seen.units else None)
-            runtime.progress(_progress(step, recipe, seen))
-    _alarm(tally)
+            runtime.progress(_progress(step, recipe, tallies[-1]))
+    _alarm(sum(tallies, Tally()))
+    return _fit(tallies, seconds=time.monotonic() - started)
+
+
+def _fit(tallies: Sequence[Tally], *, seconds: float) -> Fit:
+    total = sum(tallies, Tally())
     return Fit(
-        steps=recipe.steps,
-        empty_steps=empty,
-        drawn=tally.units,
-        clipped=tally.clipped,
-        non_finite=tally.non_finite,
-        losses=tuple(losses),
-        seconds=time.monotonic() - started,
+        steps=len(tallies),
+        empty_steps=sum(not seen.units for seen in tallies),
+        drawn=total.units,
+        clipped=total.clipped,
+        non_finite=total.non_finite,
+        losses=tuple(seen.mean_loss for seen in tallies),
+        seconds=seconds,
     )
+
+
+def _check_count(units: Sequence[Unit], records: int) -> None:
+    if len(units) > records:
+        raise ConfigError(f"{len(units)} units, but only {records} declared records")
 
 
 def _draw(units: Sequence[Unit], recipe: _Recipe, source: NoiseSource) -> list[Unit]:
@@ -303,7 +347,7 @@ def _progress(step: int, recipe: _Recipe, seen: Tally) -> Progress:
         step=step,
         steps=recipe.steps,
         drawn=seen.units,
-        loss=seen.loss / seen.units if seen.units else None,
+        loss=seen.mean_loss,
     )
 
 

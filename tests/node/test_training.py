@@ -18,7 +18,15 @@ from tapestry.workloads import Unit
 from tapestry.workloads.bases import build_tiny
 from tapestry_node import training
 from tapestry_node.gradients import Limits, Problem
-from tapestry_node.training import Fit, Progress, Runtime, fit, spent, update
+from tapestry_node.training import (
+    Fit,
+    Progress,
+    Runtime,
+    fit,
+    gradient_sum,
+    spent,
+    update,
+)
 from tests.node import tiny
 
 
@@ -207,6 +215,33 @@ def test_an_update_is_the_change_in_layout_order_and_leaves_the_base(
         assert piece.any(), name
     for name, value in workload.parameters().items():
         assert np.array_equal(value, before[name]), name
+
+
+def test_a_gradient_sum_for_shared_noise_is_one_clipped_release() -> None:
+    workload = build_tiny()
+    units = workload.encode(["some text", "other words"] * 6, sequence_length=16)
+    plan = tiny.training_plan(steps=1, batch_size=12)
+    got = gradient_sum(
+        workload,
+        units,
+        training=plan,
+        privacy=tiny.privacy_plan(clip_norm="0.01"),
+        records=12,
+        runtime=runtime(),
+    )
+    assert got.values.shape == (workload.layout(plan).length,)
+    assert 0 < np.linalg.norm(got.values) <= 12 * 0.01
+    assert (got.fit.drawn, got.fit.clipped, got.fit.steps) == (12, 12, 1)
+    for wrong in ({"steps": 2}, {"batch_size": 13}):
+        with pytest.raises(ConfigError):
+            gradient_sum(
+                workload,
+                units,
+                training=plan.model_copy(update=wrong),
+                privacy=tiny.privacy_plan(),
+                records=12,
+                runtime=runtime(),
+            )
 
 
 def test_a_broken_record_counts_as_zero_and_raises_a_local_alarm(
