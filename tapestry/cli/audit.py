@@ -13,10 +13,11 @@ from click.exceptions import UsageError
 from typer.core import TyperGroup
 
 from tapestry.encoding import decode_fraction
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, IncompleteError
 from tapestry_governance.account import Account
 from tapestry_governance.audit import Audit, Verdict, verify
 from tapestry_governance.bundle import read_small
+from tapestry_governance.statement import state_privacy, to_markdown
 
 USAGE = 64
 _VERDICTS = {
@@ -86,6 +87,29 @@ def account_command(
     else:
         _print_accounts(audit)
     raise typer.Exit(int(audit.verdict))
+
+
+@app.command("statement")
+def statement_command(
+    bundle: BundleFolder,
+    name: Annotated[str, typer.Argument(help="A release or adapter in the log.")],
+    trust: TrustFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a release or adapter promises; the bundle is verified first."""
+    audit = _audit(bundle, trust=trust, since=None)
+    if audit.verdict is not Verdict.HOLDS:
+        print(f"{_VERDICTS[audit.verdict]}: {audit.steps[-1].detail}")
+        raise typer.Exit(int(audit.verdict))
+    try:
+        statement = state_privacy(audit.events, name)
+    except IncompleteError as error:
+        typer.echo(f"tapestry audit: {error}", err=True)
+        raise typer.Exit(int(Verdict.INCOMPLETE)) from None
+    if as_json:
+        print(json.dumps(statement.to_json(), indent=2))
+    else:
+        print(to_markdown(statement), end="")
 
 
 def _audit(bundle: Path, *, trust: Path | None, since: Path | None) -> Audit:
