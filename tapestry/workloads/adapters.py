@@ -6,6 +6,7 @@ PEFT's configuration has no place for a digest.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,6 @@ def write_peft(
         ResourceError: The folder cannot be written.
     """
     import peft
-    from safetensors.numpy import save
 
     if plan.parameterization != "low_rank":
         raise ConfigError("an adapter needs the parameterization low_rank")
@@ -75,7 +75,26 @@ def write_peft(
     text = json.dumps(config, indent=2, sort_keys=True, default=str) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata))
+        (folder / "adapter_model.safetensors").write_bytes(_encode(tensors, metadata))
         (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     except OSError as error:
         raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _encode(tensors: Mapping[str, FloatVector], metadata: Mapping[str, str]) -> bytes:
+    """Print safetensors in one spelling; the library shuffles its metadata."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    parts = []
+    start = 0
+    for name in sorted(tensors):
+        data = tensors[name].astype("<f4").tobytes()
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, start + len(data)],
+        }
+        parts.append(data)
+        start += len(data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + b"".join(parts)

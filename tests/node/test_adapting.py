@@ -46,12 +46,13 @@ def title(model: LanguageModel) -> adapting.Title:
 def _settings(**changes: object) -> AdapterSettings:
     values: dict[str, object] = {
         "publish": True,
+        "licence": "Apache-2.0",
         "rank": 2,
         "targets": ("q_proj", "v_proj"),
         "sequence_length": 32,
         "steps": 4,
         "batch_size": 16,
-        "learning_rate": "0.02",
+        "learning_rate": "0.5",
         "epsilon": "8",
         "clip_norm": "1",
     }
@@ -197,14 +198,21 @@ def test_a_useless_or_diverged_adapter_is_not_published(
         adapting.write(
             tmp_path / "zero", np.zeros_like(update), model=model, plan=plan, card=card
         )
-    wild = adapting.plan(
-        title,
-        _settings(epsilon="0", learning_rate="100000000000000000"),
-        records=len(TEXTS),
-        target_delta=DELTA,
+
+
+def test_a_training_that_diverged_is_named(
+    model: LanguageModel,
+    written: tuple[Path, FloatVector, adapting.AdapterPlan],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, update, plan = written
+    fit = training.Fit(
+        steps=1, empty_steps=0, drawn=1, clipped=0, non_finite=1, losses=(), seconds=0.0
     )
+    diverged = training.Update(values=np.full_like(update, np.nan), fit=fit)
+    monkeypatch.setattr(training, "update", lambda *_, **__: diverged)
     with pytest.raises(ResourceError, match=r"lower adapter\.learning_rate"):
-        _trained(model, wild)
+        _trained(model, plan)
 
 
 def test_the_card_reads_as_yaml_and_says_what_was_promised(
