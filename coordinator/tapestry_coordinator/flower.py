@@ -8,14 +8,19 @@
 Flower ends or signals this process as it likes (SIGINT on status 401, exit when the
 SuperLink is gone). So be it: the process is disposable, all that counts is in the
 driver's journal, and whoever supervises submits a new run on the same directory.
+
+Whoever reaches a SuperLink's port can submit a bundle, and it would run here.
+``guarded_serverapp`` stands in for Flower's ``flwr-serverapp`` and runs none but ours.
 """
 
 import functools
 import importlib
 import logging
+import os
 import queue
 import threading
 import time
+import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,18 +29,22 @@ from pathlib import Path
 import httpx
 from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.app import Message as FlowerMessage
+from flwr.cli.build import build_fab_from_disk
 from flwr.serverapp import Grid as Flower
 from flwr.serverapp import ServerApp
 from flwr.supercore.run import RunNotRunningException
+from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
 from flwr.superlink.grid import http_grid
 
-from tapestry.errors import ConfigError, ProtocolError
+from tapestry.errors import ConfigError, PolicyError, ProtocolError
 from tapestry.packing import pack, unpack
 from tapestry.protocol import Kind, Message
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.outcome import working_on, write_outcome
 
 _LOG = logging.getLogger(__name__)
+
+BUNDLE_VARIABLE = "TAPESTRY_BUNDLE"
 
 _MESSAGE_TYPE = "query"
 _FIRST_POLL = 0.04
@@ -220,14 +229,43 @@ def server_app(main: Main) -> ServerApp:
 
     def run(flower: Flower, context: Context) -> None:
         directory = Path(str(context.run_config.get("directory", "")))
-        if not directory.is_absolute() or not directory.is_dir():
-            raise ConfigError(f"run-config directory={str(directory)!r} does not exist")
+        _check_directory(directory)
         _pull_promptly()
         with working_on(directory):
             _run_to_the_end(main, directory, FlowerGrid(flower))
 
     server.main()(run)
     return server
+
+
+def guarded_serverapp() -> None:
+    """Be ``flwr-serverapp``, for the bundle in the folder ``$TAPESTRY_BUNDLE`` alone.
+
+    Guarantees:
+        A bundle that differs from it in one byte ends the process before anything of
+        it is unpacked. So only installed code runs, whoever submitted what.
+    """
+    bundle = Path(os.environ[BUNDLE_VARIABLE])
+    runtime = importlib.import_module("flwr.superlink.runtime.run_serverapp")
+    install = runtime.install_from_fab
+
+    def install_ours(content: bytes, *, skip_prompt: bool) -> Path:
+        if content != build_fab_from_disk(bundle):
+            raise PolicyError("a bundle that is not ours is not run")
+        return Path(install(content, skip_prompt=skip_prompt))
+
+    vars(runtime)["install_from_fab"] = install_ours
+    flwr_serverapp()
+
+
+def _check_directory(directory: Path) -> None:
+    if not directory.is_absolute() or not directory.is_dir():
+        raise ConfigError(f"run-config directory={str(directory)!r} does not exist")
+    bundle = os.environ.get(BUNDLE_VARIABLE)
+    if bundle is not None:  # then nobody else may choose another one
+        project = tomllib.loads((Path(bundle) / "pyproject.toml").read_text("utf-8"))
+        if project["tool"]["flwr"]["app"]["config"]["directory"] != str(directory):
+            raise PolicyError("a directory that is not ours is not worked on")
 
 
 def _run_to_the_end(main: Main, directory: Path, grid: Grid) -> None:

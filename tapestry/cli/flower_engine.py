@@ -6,20 +6,17 @@
           └── one process per node, if asked to
 
 Everything of Flower's lives in one folder (``FLWR_HOME``, logs, TLS), listens on the
-loopback interface only, reports nothing to anybody and installs nothing. The SuperLink
+loopback interface only, reports nothing to anybody and installs nothing. Flower lets
+anybody who reaches the port submit a run, so no bundle but ours is run. The SuperLink
 keeps its state in memory, three times as fast as on disk: after a restart the nodes are
 registered again and the coordinator goes on from its journal, so nothing is missed.
 """
 
 import http.client
-import json
 import logging
 import os
-import re
-import shutil
 import socket
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +26,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from tapestry import errors
+from tapestry.cli.flower_command import flwr, one_line, program
+from tapestry.cli.flower_files import write_bundle, write_connection, write_programs
 from tapestry.cli.flower_keys import make_node_key, make_server_certificate
 from tapestry.cli.processes import Child
 from tapestry.errors import ConfigError, ResourceError, TapestryError
@@ -43,24 +42,6 @@ _STOP_SECONDS = 8.0
 _TICK = 0.2
 _LIST_SECONDS = 5.0
 _MOST_RUNS = 12
-
-_BUNDLE = """\
-[project]
-name = "tapestry-coordinator"
-version = "1.0.0"
-description = "No logic: refers to the installed coordinator."
-license = "Apache-2.0"
-
-[tool.flwr.app]
-publisher = "tapestry"
-
-[tool.flwr.app.components]
-serverapp = {app}
-clientapp = {app}
-
-[tool.flwr.app.config]
-directory = ""
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +112,12 @@ class Engine:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.port = _free_port() if self.port is None else _check_port(self.port)
         files = make_server_certificate(self.home / "tls")
-        self._write_connection(files.authority)
+        write_connection(self.home / "flwr", self.address, authority=files.authority)
+        write_programs(self.home / "programs")
         self._spawn(
             "superlink",
             [
-                _program("flower-superlink"),
+                program("flower-superlink"),
                 *("--host", _HOST, "--port", str(self.port)),
                 *("--ssl-ca-certfile", str(files.authority)),
                 *("--ssl-certfile", str(files.certificate)),
@@ -257,16 +239,9 @@ class Engine:
     def _submit(self, app: str, directory: Path) -> str | None:
         """Start a run; None when the SuperLink ended meanwhile and was restarted."""
         bundle = self.home / "bundle"
-        bundle.mkdir(exist_ok=True)
-        text = _BUNDLE.format(app=json.dumps(app))
-        (bundle / "pyproject.toml").write_text(text, encoding="utf-8")
-        config = self.home / "run.toml"
-        quoted = json.dumps(str(directory), ensure_ascii=False)
-        config.write_text(f"directory = {quoted}\n", encoding="utf-8")
+        write_bundle(bundle, app=app, directory=directory)
         try:
-            answer = self._flwr(
-                "run", str(bundle), "local", "--run-config", str(config)
-            )
+            answer = self._flwr("run", str(bundle), "local")
         except ResourceError:
             if self._children["superlink"].alive:
                 raise
@@ -290,30 +265,15 @@ class Engine:
             _LOG.info("run %s could not be stopped: %s", run_id, error)
 
     def _flwr(self, *arguments: str) -> Any:
-        """Call Flower's command line; return the JSON it answers with."""
-        done = subprocess.run(
-            [_program("flwr"), *arguments, "--format", "json"],
-            env=self._environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_START_SECONDS,
-        )
-        start = done.stdout.find("{")
-        try:
-            answer = json.loads(done.stdout[start:]) if start >= 0 else {}
-        except ValueError:
-            answer = {}
-        if done.returncode or not answer.get("success"):
-            said = answer.get("error-message") or done.stderr or done.stdout
-            raise ResourceError(f"flwr {arguments[0]} failed: {_one_line(str(said))}")
-        return answer
+        return flwr(arguments, environment=self._environment())
 
     def _environment(self) -> dict[str, str]:
-        programs = Path(sys.executable).parent
+        programs = (self.home / "programs", Path(sys.executable).parent)
+        path = (*map(str, programs), os.environ.get("PATH", os.defpath))
         return {
             **os.environ,
-            "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PATH": os.pathsep.join(path),
+            "TAPESTRY_BUNDLE": str(self.home / "bundle"),
             "FLWR_HOME": str(self.home / "flwr"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -323,16 +283,6 @@ class Engine:
             "PYTHONUNBUFFERED": "1",
             **self._extra,
         }
-
-    def _write_connection(self, authority: Path) -> None:
-        folder = self.home / "flwr"
-        folder.mkdir(exist_ok=True)
-        quoted = json.dumps(str(authority), ensure_ascii=False)
-        (folder / "config.toml").write_text(
-            '[superlink]\ndefault = "local"\n\n[superlink.local]\n'
-            f'address = "{self.address}"\nroot-certificates = {quoted}\n',
-            encoding="utf-8",
-        )
 
     def _spawn(self, name: str, command: Sequence[str]) -> None:
         self._children[name] = Child(
@@ -349,16 +299,6 @@ class Engine:
             if time.monotonic() > end:
                 raise ResourceError(f"the SuperLink does not answer; see {child.log}")
             time.sleep(0.1)
-
-
-def _program(name: str) -> str:
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise ResourceError(
-            f"{name} is missing; install tapestry-federated[coordinator]"
-        )
-    return found
 
 
 def _free_port() -> int:
@@ -397,13 +337,9 @@ def _revive(text: str) -> TapestryError:
     return ResourceError(f"the coordinator failed: {text}")
 
 
-def _one_line(text: str) -> str:
-    lines = [re.sub(r"[│╭╰─╮╯]", "", line).strip() for line in text.splitlines()]
-    return next((line for line in reversed(lines) if line), "no message")[:300]
-
-
 def _last_line(path: Path) -> str:
-    return _one_line(path.read_text(encoding="utf-8", errors="replace")[-4000:])
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return one_line(text[-4000:])
 
 
 def _nothing() -> None:

@@ -18,7 +18,7 @@ from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2
 from flwr.superlink.grid import HttpGrid
 
-from tapestry.cli import flower_engine
+from tapestry.cli import flower_engine, flower_files
 from tapestry_node import flower as node_side
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,9 @@ INTERNAL_NODE: dict[str, list[str]] = {  # and the parameters that we pass
     ],
 }
 INTERNAL_COORDINATOR: dict[str, list[str]] = {
+    "flwr.cli.build.build_fab_from_disk": ["app"],
     "flwr.supercore.run.RunNotRunningException": [],
+    "flwr.superlink.cli.flwr_serverapp.flwr_serverapp": [],
     "flwr.superlink.grid.http_grid": [],
 }
 INTERNAL = INTERNAL_NODE | INTERNAL_COORDINATOR
@@ -211,6 +213,23 @@ def test_push_messages_sends_equal_parts_once_and_returns_the_ids_in_order() -> 
     assert "res.message_ids" in text
 
 
+def test_bundles_are_unpacked_by_the_function_that_we_guard() -> None:
+    runtime = importlib.import_module("flwr.superlink.runtime.run_serverapp")
+    text = inspect.getsource(runtime.run_serverapp)
+    call = text.index("install_from_fab(fab.content, skip_prompt=True)")
+    assert call < text.index("run_(\n")
+    assert callable(vars(runtime)["install_from_fab"])
+
+
+def test_every_program_that_flower_would_start_has_a_stand_in() -> None:
+    commands = importlib.import_module("flwr.supercore.constant").TASK_TYPE_TO_COMMAND
+    assert set(commands.values()) == {"flwr-serverapp", *flower_files.UNWANTED}
+    executor = importlib.import_module(
+        "flwr.supercore.superexec.executor.subprocess_executor"
+    )
+    assert "TASK_TYPE_TO_COMMAND[spec.task_type]," in inspect.getsource(executor)
+
+
 def test_a_message_knows_its_only_child_by_a_digest_of_the_content() -> None:
     content = RecordDict({"message": ConfigRecord({"body": b"{}"})})
     request = Message.__new__(Message)
@@ -230,9 +249,8 @@ def test_the_programs_take_our_flags() -> None:
     flags = set(re.findall(r'"(--[a-z-]+)"', text))
     module = importlib.import_module("flwr.superlink.cli.flower_superlink")
     known = set(module._parse_args_run_superlink()._option_string_actions)
-    assert flags - known == {"--name", "--run-config"}
+    assert flags - known == {"--name"}
     assert '"--name"' in source("flwr.cli.supernode.register.register")
-    assert '"--run-config"' in source("flwr.cli.run.run.run")
     assert {"--format"} <= set(re.findall(r'"(--[a-z]+)"', source("flwr.cli.ls.ls")))
 
 

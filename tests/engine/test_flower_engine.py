@@ -6,6 +6,7 @@ good as new, which is what is tested.
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ from tapestry.cli.flower_engine import Engine, Site
 from tapestry.cli.flower_keys import make_node_key
 from tapestry.errors import QuorumError, ResourceError
 from tapestry.protocol import Message
+from tapestry_coordinator.outcome import clear_outcome, read_outcome
 from tapestry_node.flower import serve
 
 HERE = Path(__file__).parent
@@ -156,7 +158,7 @@ def test_a_killed_coordinator_goes_on_in_another_run(
     engine: Engine, tmp_path: Path
 ) -> None:
     def kill() -> None:
-        apps = [p for p in children() if "flwr-serverapp" in " ".join(p.cmdline())]
+        apps = [p for p in children() if "guarded_serverapp" in " ".join(p.cmdline())]
         assert len(apps) == 1
         apps[0].kill()
 
@@ -207,6 +209,31 @@ def test_a_node_that_is_not_registered_keeps_trying_and_does_no_harm(
     assert not thread.is_alive()
     assert sorted(note["kinds"]) == list(NAMES)
     assert asked == []
+
+
+@pytest.mark.parametrize("changed", ["code", "directory"])
+def test_a_bundle_that_is_not_ours_is_not_run(
+    engine: Engine, tmp_path: Path, changed: str
+) -> None:
+    run(engine, tmp_path, [])
+    clear_outcome(tmp_path)
+    mark, bundle = tmp_path / "mark", tmp_path / "bundle"
+    shutil.copytree(engine.home / "bundle", bundle)
+    (tmp_path / "other").mkdir()
+    options = []
+    if changed == "code":
+        code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n"
+        (bundle / "echo_app.py").write_text(code + "app = None\n")
+    else:
+        options = ["--run-config", f"directory='{tmp_path / 'other'}'"]
+    answer = engine._flwr("run", str(bundle), "local", *options)
+    end = time.monotonic() + 30
+    while not (status := engine._status(answer["run-id"])).startswith("finished"):
+        assert time.monotonic() < end
+    assert status == "finished:failed"
+    assert not mark.exists()
+    assert read_outcome(tmp_path) == (False, None)
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Files that Flower's programs read: a connection, a bundle, and who runs it.
+
+Flower lets anybody who reaches a SuperLink's port submit code, and starts programs of
+its own to run it. The folder of programs written here comes first on their path: what
+would run a bundle is ``guarded_serverapp``, and everything else ends at once.
+"""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+_BUNDLE = """\
+[project]
+name = "tapestry-coordinator"
+version = "1.0.0"
+description = "No logic: refers to the installed coordinator."
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "tapestry"
+
+[tool.flwr.app.components]
+serverapp = {app}
+clientapp = {app}
+
+[tool.flwr.app.config]
+directory = {directory}
+"""
+
+# Stands in for Flower's program of this name, which runs whatever it is given.
+_SERVERAPP = """\
+#!/bin/sh
+exec {python} -c 'from tapestry_coordinator.flower import guarded_serverapp
+guarded_serverapp()' "$@"
+"""
+UNWANTED = (
+    "flwr-agentapp",
+    "flwr-clientapp",
+    "flwr-connector",
+    "flwr-model",
+    "flwr-simulation",
+)
+
+
+def write_connection(folder: Path, address: str, *, authority: Path) -> None:
+    """Tell ``flwr`` (by its ``FLWR_HOME``) where the SuperLink is."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.toml").write_text(
+        f"""[superlink]
+default = "local"
+
+[superlink.local]
+address = {_quoted(address)}
+root-certificates = {_quoted(str(authority))}
+""",
+        encoding="utf-8",
+    )
+
+
+def write_bundle(folder: Path, *, app: str, directory: Path) -> None:
+    """Write the bundle that refers to an installed app and holds no code."""
+    folder.mkdir(exist_ok=True)
+    text = _BUNDLE.format(app=_quoted(app), directory=_quoted(str(directory)))
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+
+
+def write_programs(folder: Path) -> None:
+    """Write the stand-ins for the programs that Flower would start."""
+    folder.mkdir(exist_ok=True)
+    scripts = dict.fromkeys(UNWANTED, "#!/bin/sh\nexit 1\n")
+    scripts["flwr-serverapp"] = _SERVERAPP.format(python=shlex.quote(sys.executable))
+    for name, text in scripts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).chmod(0o700)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # a JSON string is a TOML string
