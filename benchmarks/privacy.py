@@ -1,0 +1,311 @@
+"""What privacy costs: time per step, loss by kind of noise, and what an audit finds.
+
+    python benchmarks/privacy.py [--json] [--only speed,audit,noise] [--base smollm2]
+
+speed  CPU time of a step with clipping and noise over one without, the same batch in
+       the same run, alternating; LoRA (B only) and full parameters.
+audit  the Gaussian one-run audit of ``tests/node``: lower bound over claimed epsilon.
+noise  loss after the same number of steps, epsilon and example gradients, with noise
+       drawn by each node alone (local), in shares that add up inside the masked sum
+       (shared), and once over pooled data (central: needs one party trusted with all
+       records; the reference). Held-out text of four countries, over seeds.
+"""
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tapestry.cli import corpora
+from tapestry.privacy import accounting, skellam
+from tapestry.privacy.noise import NoiseSource, add_gaussian
+from tapestry.protocol import TrainingPlan, recommended_threshold
+from tapestry.workloads import Unit
+from tapestry.workloads.bases import open_base
+from tapestry.workloads.language import LanguageModel
+from tapestry_node.gradients import Gradients, Limits, Problem, attached
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SCALE_BITS = 24
+DELTA = 1e-5
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """One comparison of noises; the defaults take about a quarter of an hour."""
+
+    epsilon: float = 8.0
+    steps: int = 20
+    batch_size: int = 32
+    clip_norm: float = 1.0
+    learning_rate: float = 1e-3
+    sequence_length: int = 32
+    seeds: tuple[int, ...] = (1, 2, 3)
+    cohorts: tuple[int, ...] = (4, 10)
+
+
+def main() -> None:
+    arguments = _parse()
+    torch.set_num_threads(arguments.threads)
+    figures: Figures = {}
+    wanted = arguments.only.split(",")
+    if "audit" in wanted:
+        figures |= audit()
+    if {"speed", "noise"} & set(wanted):
+        model = open_base(arguments.base)
+        if "speed" in wanted:
+            figures |= speed(model, repeats=arguments.repeats)
+        if "noise" in wanted:
+            study = Study(
+                steps=arguments.steps,
+                learning_rate=arguments.learning_rate,
+                seeds=tuple(range(1, arguments.seeds + 1)),
+            )
+            figures |= noise(model, study)
+    if arguments.json:
+        print(json.dumps(figures, indent=2, sort_keys=True))
+
+
+def speed(model: LanguageModel, *, repeats: int) -> Figures:
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(10, 250, size=(8, 128)).tolist()
+    units = [Unit(sequences=(tuple(row),)) for row in tokens]
+    figures: Figures = {}
+    for name, plan in (("lora", _plan(rank=16)), ("full", _plan(rank=0))):
+        with model.attach(plan) as parameters:
+            problem = Problem(
+                module=model.module, parameters=parameters, losses=model.losses
+            )
+            plain, private = _time_steps(problem, units, repeats)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        _say(
+            f"{name}: plain {plain:.2f} s, private {private:.2f} s,"
+            f" {private / plain:.2f} x; d = {problem.length:,}; peak {peak:.1f} GB"
+        )
+        figures |= {
+            f"{name}_dp_over_plain": private / plain,
+            f"{name}_plain_s": plain,
+            f"{name}_peak_gb": peak,
+        }
+    return figures
+
+
+def _time_steps(
+    problem: Problem, units: Sequence[Unit], repeats: int
+) -> tuple[float, float]:
+    source = NoiseSource.fresh()
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for repeat in range(repeats + 1):
+        for private in (False, True):
+            with attached(problem, Limits(), private=private) as gradients:
+                started = time.process_time()
+                if private:
+                    total, _ = gradients.clipped_sum(units, clip_norm=1.0)
+                    add_gaussian(total, stddev=1.0, source=source)
+                else:
+                    total, _ = gradients.plain_sum(units)
+                gradients.apply(total, scale=1 / len(units))
+                if repeat:  # the first one warms up
+                    seconds[private].append(time.process_time() - started)
+                del total
+    return min(seconds[False]), min(seconds[True])
+
+
+def audit() -> Figures:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.node.canaries import audit as one_run
+
+    bound, claim = one_run(NoiseSource.fresh())
+    _say(f"audit: at least {bound:.2f} (99.9 %), claimed {claim:.2f}")
+    return {"audit_bound_over_claim": bound / claim}
+
+
+def noise(model: LanguageModel, study: Study) -> Figures:
+    units, held_out = _texts(model, study)
+    given = _loss(model, held_out, study)
+    _say(f"noise: {len(units)} records, untouched base {given:.4f} bits per byte")
+    losses: dict[str, list[float]] = {}
+    for seed in study.seeds:
+        runs = [("central", 1)]
+        runs += [(kind, n) for n in study.cohorts for kind in ("local", "shared")]
+        for kind, nodes in runs:
+            name = kind if kind == "central" else f"{kind}_{nodes}"
+            loss = _train(model, units, held_out, study, (kind, nodes, seed))
+            losses.setdefault(name, []).append(loss)
+            _say(f"noise: seed {seed} {name}: {loss:.4f}")
+    _say_fallback(study, len(units))
+    return _ratios(losses, given)
+
+
+def _ratios(losses: dict[str, list[float]], given: float) -> Figures:
+    """Compare with central DP seed by seed; without a number: the largest cohort."""
+    figures: Figures = {"given_loss": given}
+    central = losses["central"]
+    for name, values in losses.items():
+        figures[f"{name}_loss"] = statistics.mean(values)
+        if name == "central":
+            continue
+        ratios = [a / b for a, b in zip(values, central, strict=True)]
+        kind, _, nodes = name.partition("_")
+        for key in (f"{kind}_loss_over_central_{nodes}", f"{kind}_loss_over_central"):
+            figures[key] = statistics.mean(ratios)
+            if len(ratios) > 1:
+                error = statistics.stdev(ratios) / math.sqrt(len(ratios))
+                figures[f"{key}_se"] = error
+    return figures
+
+
+def _say_fallback(study: Study, records: int) -> None:
+    """What a node is left with if everybody else takes their noise out again."""
+    whole = noise_multiplier(study, records)
+    rate = accounting.sampling_rate(study.batch_size, records=records)
+    for nodes in study.cohorts:
+        own = accounting.Steps(
+            noise_multiplier=whole / math.sqrt(honest(nodes)),
+            sampling_rate=rate,
+            steps=study.steps,
+        )
+        fallback = accounting.epsilon([own], target_delta=DELTA)
+        _say(f"noise: N = {nodes}: epsilon {fallback:.1f} if all others collude")
+
+
+def _train(
+    model: LanguageModel,
+    units: Sequence[Unit],
+    held_out: Sequence[str],
+    study: Study,
+    run: tuple[str, int, int],
+) -> float:
+    kind, nodes, seed = run
+    source = NoiseSource.unsafe_from_key(seed.to_bytes(32))
+    plan = _plan(rank=8)
+    with model.attach(plan) as parameters:
+        problem = Problem(
+            module=model.module, parameters=parameters, losses=model.losses
+        )
+        optimizer = torch.optim.Adam([p for _, p in parameters], lr=study.learning_rate)
+        with attached(problem, Limits(), private=True) as gradients:
+            for _ in range(study.steps):
+                parts = [list(units[i::nodes]) for i in range(nodes)]
+                total = _noised_sum(gradients, parts, study, kind, source)
+                gradients.apply(total, scale=1 / study.batch_size)
+                optimizer.step()
+        return _loss(model, held_out, study)
+
+
+def _noised_sum(
+    gradients: Gradients,
+    parts: Sequence[Sequence[Unit]],
+    study: Study,
+    kind: str,
+    source: NoiseSource,
+) -> torch.Tensor:
+    """One step's sum over the nodes, with the noise of its kind."""
+    records = sum(map(len, parts))
+    stddev = study.clip_norm * noise_multiplier(study, records)
+    sums = []
+    for part in parts:
+        coins = source.coins(len(part), probability=study.batch_size / records)
+        drawn = [unit for unit, coin in zip(part, coins, strict=True) if coin]
+        total, _ = gradients.clipped_sum(drawn, clip_norm=study.clip_norm)
+        if kind == "local":
+            add_gaussian(total, stddev=stddev, source=source)
+        sums.append(total)
+    if kind == "shared":
+        return _shared_sum(sums, stddev, source)
+    whole = torch.stack(sums).sum(dim=0)
+    if kind == "central":
+        add_gaussian(whole, stddev=stddev, source=source)
+    return whole
+
+
+def _shared_sum(
+    sums: Sequence[torch.Tensor], stddev: float, source: NoiseSource
+) -> torch.Tensor:
+    """Quantize, add each node's share, sum mod 2**32, read back: the ring's path."""
+    share = (stddev * 2**SCALE_BITS) ** 2 / honest(len(sums))
+    ring = np.zeros(sums[0].numel(), dtype=np.uint32)
+    for part in sums:
+        whole = np.rint(part.numpy() * 2**SCALE_BITS).astype(np.int64)
+        whole += skellam.draw(whole.size, variance=share, source=source)
+        ring += whole.astype(np.uint32)
+    return torch.from_numpy(ring.view(np.int32).astype(np.float64) / 2**SCALE_BITS)
+
+
+def honest(nodes: int) -> int:
+    """How many shares of noise are sure to be in the sum: t - n_C."""
+    colluding = math.ceil(nodes / 3) - 1
+    return recommended_threshold(nodes, max_colluding=colluding) - colluding
+
+
+def noise_multiplier(study: Study, records: int) -> float:
+    return accounting.calibrate(
+        target_epsilon=study.epsilon,
+        target_delta=DELTA,
+        sampling_rate=accounting.sampling_rate(study.batch_size, records=records),
+        steps=study.steps,
+    )
+
+
+def _texts(model: LanguageModel, study: Study) -> tuple[list[Unit], list[str]]:
+    private, held_out = [], []
+    for country in corpora.COUNTRIES:
+        split = corpora.load(country)
+        private += [t for texts in split.private.values() for t in texts]
+        held_out += [t for texts in split.held_out.values() for t in texts][:25]
+    units = model.encode(private, sequence_length=study.sequence_length)
+    order = np.random.default_rng(0).permutation(len(units))
+    short = [Unit(sequences=units[i].sequences[:1]) for i in order]
+    return short, held_out
+
+
+def _loss(model: LanguageModel, texts: Sequence[str], study: Study) -> float:
+    return model.evaluate(texts, sequence_length=study.sequence_length).bits_per_byte
+
+
+def _plan(*, rank: int) -> TrainingPlan:
+    return TrainingPlan(
+        workload="language",
+        parameterization="low_rank" if rank else "full",
+        rank=rank,
+        targets=TARGETS if rank else (),
+        factor_seed="5" * 64,
+        sequence_length=128,
+        steps=1,
+        batch_size=8,
+        optimizer="adam",
+        learning_rate="0.001",
+        weight_decay="0",
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", default="speed,audit,noise")
+    parser.add_argument("--base", default="smollm2")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
