@@ -31,6 +31,7 @@ from tapestry.secagg.keystream import (
 from tapestry.vector import Clipped, FloatVector, Quantized, RingVector
 
 NORM_SLACK = 1e-5  # a float32 norm that was scaled down may exceed its bound by this
+_STEP = 1 << 15  # coordinates at a time: six buffers of 128 KiB fit a 1 MiB cache
 Alarm = Callable[[str], None]
 
 
@@ -171,20 +172,22 @@ def _round_range(
     random bits are compared with the fractional part.
     """
     bits = keystream_into(key, start=span[0])
-    size = min(BLOCK_COORDINATES, span[1] - span[0])
+    size = min(_STEP, span[1] - span[0])
     limit = _float_below(encoding.bound)
     scale = np.float32(2.0**encoding.scale_bits)
+    may_exceed = encoding.clip_norm * (1 + NORM_SLACK) * float(scale) > limit
     grid = aligned_empty(size).view(np.float32)
     draw = aligned_empty(size)
     chance = aligned_empty(size).view(np.float32)
     up = np.empty(size, dtype=np.bool_)
-    for start in range(span[0], span[1], BLOCK_COORDINATES):
-        stop = min(start + BLOCK_COORDINATES, span[1])
+    for start in range(span[0], span[1], _STEP):
+        stop = min(start + _STEP, span[1])
         n = stop - start
         x, g, u, c, b = values[start:stop], grid[:n], draw[:n], chance[:n], up[:n]
         out = result[start:stop].view(np.int32)
         np.multiply(x, scale, out=g)
-        np.clip(g, -limit, limit, out=g)
+        if may_exceed:
+            np.clip(g, -limit, limit, out=g)
         np.floor(g, out=c)
         np.copyto(out, c, casting="unsafe")
         np.subtract(g, c, out=g)  # within 2**-25 of the exact fraction
