@@ -6,6 +6,7 @@ was open when a coordinator died is aborted in the log, and the run goes on with
 next number, since whoever uploaded joins no second attempt.
 """
 
+import json
 import logging
 import time
 from collections.abc import Iterable
@@ -51,12 +52,19 @@ from tapestry_governance.log import Log
 from tapestry_governance.trust import Trust
 
 _logger = logging.getLogger(__name__)
+PROGRESS = "progress.jsonl"
 _PATIENCE = 0.5  # seconds between looks for nodes
 _FAILURES = 5  # aborted rounds in a row after which the run stops
 
 
-def _silent(_: dict[str, Any]) -> None:
-    return
+def _scribe(path: Path) -> Notify:
+    """Write events where another process can follow them."""
+
+    def notify(event: dict[str, Any]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+    return notify
 
 
 def main(
@@ -65,7 +73,7 @@ def main(
     *,
     workload: Workload | None = None,
     replica: Replica | None = None,
-    notify: Notify = _silent,
+    notify: Notify | None = None,
 ) -> None:
     """Finish the run of a coordinator's folder.
 
@@ -75,7 +83,7 @@ def main(
         grid: The nodes.
         workload: The given base, loaded; opened from settings if absent.
         replica: The given base's parameters, if they were read already.
-        notify: Told how far the run is.
+        notify: Told how far the run is; by default ``progress.jsonl`` is written.
 
     Raises:
         ConfigError, ResourceError: A file or setting is not as it must be.
@@ -85,7 +93,13 @@ def main(
     if workload is None:
         cache = directory / settings.models
         workload = open_base(settings.base, cache=cache)
-    run = Run(directory, grid, settings=settings, workload=workload, notify=notify)
+    run = Run(
+        directory,
+        grid,
+        settings=settings,
+        workload=workload,
+        notify=notify or _scribe(directory / PROGRESS),
+    )
     try:
         run.finish(replica)
     finally:

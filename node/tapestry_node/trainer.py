@@ -57,13 +57,12 @@ class Trainer:
     @property
     def terms(self) -> Terms:
         """The promise that the ledger keeps for these records."""
-        policy = self._settings.policy
-        return Terms(
-            dataset=self._records.digest,
-            records=self.count,
-            epsilon=number(policy.epsilon_limit),
-            delta=number(policy.target_delta),
-        )
+        return _terms(self._records, self._settings)
+
+    @staticmethod
+    def terms_of(folder: Path, settings: NodeSettings) -> Terms:
+        """Read the records just to say what is promised for them."""
+        return _terms(records.read(folder), settings)
 
     def declaration(self, salt: bytes) -> DataDeclared:
         """What the log is told about the records."""
@@ -114,3 +113,12 @@ class Trainer:
     def salt() -> bytes:
         """Draw the salt of a commitment."""
         return secrets.token_bytes(32)
+
+
+def _terms(found: records.Records, settings: NodeSettings) -> Terms:
+    return Terms(
+        dataset=found.digest,
+        records=len(found.texts),
+        epsilon=number(settings.policy.epsilon_limit),
+        delta=number(settings.policy.target_delta),
+    )

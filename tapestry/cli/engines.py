@@ -16,7 +16,6 @@ from tapestry_coordinator import driver
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_node.node import Node
 
-PROGRESS = "progress.jsonl"
 _FIELDS = frozenset(Event.__required_keys__ | Event.__optional_keys__)
 _SILENT = frozenset({"offer", "aborted"})
 
@@ -86,7 +85,7 @@ def run_flower(
     from tapestry.cli.flower_engine import Engine
 
     clock = Clock(notify, seconds)
-    tail = _Tail(out / "coordinator" / PROGRESS, clock)
+    tail = _Tail(out / "coordinator" / driver.PROGRESS, clock)
     with Engine(out / "flower") as engine:
         for folder in sorted((out / "nodes").iterdir()):
             site = engine.enroll(folder.name, folder / "keys" / "transport")

@@ -133,6 +133,7 @@ def _write_settings(
 
 def _new_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, mode=0o700)
+        folder.parent.mkdir(parents=True, mode=0o700)
+        folder.mkdir(mode=0o700)
     except FileExistsError:
-        raise ConfigError(f"{folder} exists; choose an empty folder") from None
+        raise ConfigError(f"{folder.parent} exists; choose an empty folder") from None

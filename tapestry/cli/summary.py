@@ -40,7 +40,7 @@ def summarize(story: "Story", *, scores: Scores, tap: Tap) -> dict[str, Any]:
         "countries": _countries(story, audit),
         "bits_per_byte": scores,
         "rounds": [_round(body) for body in closed],
-        "epsilon": _epsilon(events),
+        "epsilon": _epsilon(events, audit),
         "epsilon_limit": _limits(story),
         "privacy": _privacy(settings),
         "bytes_out": _bytes_out(story),
@@ -98,14 +98,16 @@ def _round(body: RoundClosed) -> dict[str, Any]:
     }
 
 
-def _epsilon(events: list[Event]) -> dict[str, dict[str, float]]:
-    """Epsilon per node, after the rounds and after its adapter, as accounted."""
+def _epsilon(events: list[Event], audit: Audit) -> dict[str, dict[str, float]]:
+    """Epsilon per node after the rounds, as the node said, and in all, recomputed."""
     found: dict[str, dict[str, float]] = {}
     for event in events:
         body = event.body
-        if isinstance(body, DpAccounted) and body.epsilon_run is not None:
-            label = "rounds" if body.adapter is None else "rounds and adapter"
-            found.setdefault(event.actor, {})[label] = number(body.epsilon_run)
+        if isinstance(body, DpAccounted) and body.adapter is None and body.epsilon_run:
+            found.setdefault(event.actor, {})["rounds"] = number(body.epsilon_run)
+    for account in audit.accounts:
+        if account.run_id is None and account.recomputed is not None:
+            found.setdefault(account.node, {})["total"] = account.recomputed
     return found
 
 

@@ -1,0 +1,180 @@
+"""``tapestry node``: an institution's node, for the people who run it."""
+
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from tapestry.config import NodeSettings, Transport
+from tapestry.errors import ConfigError
+from tapestry.workloads.bases import open_base
+from tapestry_node.budget import Ledger
+from tapestry_node.node import Node
+from tapestry_node.store import Store
+from tapestry_node.trainer import Trainer
+
+app = typer.Typer(
+    help="An institution's node.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+Folder = Annotated[Path, typer.Argument(help="The node's folder, with node.toml.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
+
+
+@app.command()
+def run(
+    folder: Folder,
+    superlink: Annotated[
+        str | None, typer.Option(help="Host and port; default: node.toml.")
+    ] = None,
+    root_certificates: Annotated[
+        Path | None, typer.Option(help="PEM of the SuperLink's authority.")
+    ] = None,
+    auth_key: Annotated[
+        Path | None, typer.Option(help="The node's key towards the SuperLink.")
+    ] = None,
+) -> None:
+    """Serve rounds until stopped; stop it with Ctrl-C at any time.
+
+    The node dials out, and acts only on what its own policy allows and the log
+    proves. Its log goes to stderr; what left is in `tapestry node egress`.
+    """
+    from tapestry_node.flower import serve
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    settings = NodeSettings.read(folder / "node.toml")
+    where = _transport(settings, folder, superlink, root_certificates, auth_key)
+    torch.set_num_threads(settings.speed.threads)
+    node = Node(folder, workload=open_base(settings.base))
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    print(f"{node.name}: serving {where.superlink}", file=sys.stderr)
+    serve(
+        node.handle,
+        superlink=where.superlink,
+        root_certificates=Path(where.root_certificates),
+        auth_key=Path(where.auth_key),
+        poll_seconds=where.poll_seconds,
+        stop=stop,
+    )
+    node.close()
+
+
+@app.command()
+def check(folder: Folder) -> None:
+    """Check settings, keys, data and budget before joining; nothing leaves."""
+    settings = NodeSettings.read(folder / "node.toml")
+    node = Node(folder, workload=open_base(settings.base))
+    balance = node.ledger.balance()
+    print(f"node      {node.name} of federation {settings.federation}")
+    print(f"base      {settings.base}")
+    print(f"policy    cohorts of {settings.policy.min_cohort} and more")
+    print(f"budget    epsilon {balance.spent:.4f} of {balance.limit:g} is spent")
+    print("ready")
+    node.close()
+
+
+@app.command()
+def budget(folder: Folder, as_json: AsJson = False) -> None:
+    """Show what was spent, for which records, and what is left."""
+    ledger = _ledger(folder)
+    balance = ledger.balance()
+    rows = ledger.rows()
+    if as_json:
+        found = {
+            "unit": balance.unit,
+            "adjacency": balance.adjacency,
+            "delta": balance.delta,
+            "limit": balance.limit,
+            "spent": balance.spent,
+            "committed": balance.committed,
+            "charges": [
+                {
+                    **row.charge.body(),
+                    "state": row.state,
+                    "time": row.time.isoformat(),
+                }
+                for row in rows
+            ],
+        }
+        print(json.dumps(found, indent=2))
+        return
+    for row in rows:
+        steps = row.charge.steps
+        print(
+            f"{row.charge.title:<24}{row.state:<10}{steps.steps} steps, noise"
+            f" multiplier {steps.noise_multiplier:g}, rate {steps.sampling_rate:.4f}"
+        )
+    print(
+        f"epsilon {balance.spent:.4f} of {balance.limit:g} is spent at delta"
+        f" {balance.delta:g}; unit {balance.unit}, adjacency {balance.adjacency}"
+    )
+    if rows:
+        left = ledger.rounds_left(rows[-1].charge.steps)
+        print(f"{left} more like {rows[-1].charge.title} fit")
+
+
+@app.command()
+def egress(folder: Folder, as_json: AsJson = False) -> None:
+    """Show every message that left, with its size and digest."""
+    if not (folder / "state.db").exists():
+        raise ConfigError(f"{folder} has no state.db; the node never ran")
+    store = Store(folder / "state.db")
+    total = 0
+    for receipt in store.receipts():
+        total += receipt.bytes
+        if as_json:
+            row = {name: getattr(receipt, name) for name in receipt.__slots__}
+            print(json.dumps(row))
+        else:
+            print(
+                f"{receipt.time}  {receipt.kind:<14}{receipt.bytes:>12}"
+                f"  {receipt.content}"
+            )
+    if not as_json:
+        print(f"{total} bytes left this node")
+    store.close()
+
+
+def _transport(
+    settings: NodeSettings,
+    folder: Path,
+    superlink: str | None,
+    root_certificates: Path | None,
+    auth_key: Path | None,
+) -> Transport:
+    """Take what the command line names, and the rest from node.toml.
+
+    Raises:
+        ConfigError: Neither says where the SuperLink is.
+    """
+    known = settings.transport
+    if known is not None:
+        superlink = superlink or known.superlink
+        root_certificates = root_certificates or folder / known.root_certificates
+        auth_key = auth_key or folder / known.auth_key
+    if superlink is None or root_certificates is None or auth_key is None:
+        raise ConfigError(
+            f"{folder / 'node.toml'} has no [transport]; add it, or give --superlink,"
+            " --root-certificates and --auth-key"
+        )
+    return Transport(
+        superlink=superlink,
+        root_certificates=str(root_certificates),
+        auth_key=str(auth_key),
+        poll_seconds=known.poll_seconds if known else 0.1,
+    )
+
+
+def _ledger(folder: Path) -> Ledger:
+    settings = NodeSettings.read(folder / "node.toml")
+    if not (folder / "budget.db").exists():
+        raise ConfigError(f"{folder} has no budget.db; the node never ran")
+    terms = Trainer.terms_of(folder / settings.data, settings)
+    return Ledger.open(folder / "budget.db", terms)
