@@ -140,7 +140,7 @@ def decode_bundle(data: bytes) -> list[bytes]:
     while at < len(data):
         start = at + 2
         at = start + int.from_bytes(data[at:start], "big")
-        if start > len(data) or at > len(data) or len(entries) == WIDTH:
+        if at > len(data) or len(entries) == WIDTH:
             raise ProtocolError("bundle is cut short or too long")
         entries.append(data[start:at])
     return entries

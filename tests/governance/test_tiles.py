@@ -244,7 +244,7 @@ def test_links_pipes_and_endless_folders_are_refused(
     log_of_600: Path, tmp_path: Path
 ) -> None:
     """Attack 31."""
-    for number, spoil in enumerate((_link_file, _link_folder, _pipe, _nest, _flat)):
+    for number, spoil in enumerate(SPOILS):
         directory = _copy(log_of_600, tmp_path / str(number))
         spoil(directory)
         with pytest.raises(VerificationError):
@@ -253,6 +253,12 @@ def test_links_pipes_and_endless_folders_are_refused(
 
 def _link_file(directory: Path) -> None:
     path = directory / "tile/0/000"
+    path.rename(directory / "elsewhere")
+    path.symlink_to(directory / "elsewhere")
+
+
+def _link_bundle(directory: Path) -> None:
+    path = directory / "tile/entries/001"
     path.rename(directory / "elsewhere")
     path.symlink_to(directory / "elsewhere")
 
@@ -277,6 +283,18 @@ def _flat(directory: Path) -> None:
     path = directory / "tile/1"
     shutil.rmtree(path)
     path.write_bytes(b"")
+
+
+SPOILS = (_link_file, _link_bundle, _link_folder, _pipe, _nest, _flat)
+
+
+def test_a_bundle_of_another_number_of_entries_is_refused(tmp_path: Path) -> None:
+    tiles.write(tmp_path, ENTRIES[:10])
+    path = tmp_path / "tile/entries/000.p/10"
+    for entries in (ENTRIES[:9], ENTRIES[:11], []):
+        path.write_bytes(tiles.encode_bundle(entries))
+        with pytest.raises(ProtocolError, match=f"has {len(entries)} entries"):
+            tiles.read_entries(tmp_path, 10)
 
 
 def test_an_endless_file_is_not_read(log_of_600: Path, tmp_path: Path) -> None:
