@@ -259,6 +259,22 @@ def test_a_log_is_made_once(copied: Path, tmp_path: Path) -> None:
         assert log.size == 0
 
 
+def test_a_log_that_was_killed_while_being_made_is_made_again(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "log.db").close()
+    with pytest.raises(ConfigError, match="version 1"):
+        Log.open(tmp_path, key=LOG_KEY)
+    with Log.start(tmp_path, key=LOG_KEY) as log:
+        assert log.append([entry(0)]) == range(1)
+
+
+def test_a_log_of_a_later_version_does_not_open(copied: Path) -> None:
+    db = sqlite3.connect(copied / "log.db")
+    db.execute("PRAGMA user_version = 2")
+    db.close()
+    with pytest.raises(ConfigError, match="version 1"):
+        Log.start(copied, key=LOG_KEY)
+
+
 def test_a_log_that_lost_its_database_is_not_begun_anew(copied: Path) -> None:
     (copied / "log.db").unlink()
     with pytest.raises(ConfigError):
@@ -427,6 +443,28 @@ def test_a_flipped_byte_in_the_database_never_changes_an_entry(
     with log:
         assert log.entries(0, 300) == [entry(number) for number in range(300)]
         assert TRUST.open(log.latest() or b"").checkpoint.size == 290
+
+
+def test_a_damaged_index_is_found_when_opening(copied: Path) -> None:
+    """With it an entry could be appended twice."""
+    path = copied / "log.db"
+    db = sqlite3.connect(path)
+    query = "SELECT rootpage FROM sqlite_master WHERE name LIKE ?"
+    (page,) = db.execute(query, ("sqlite_autoindex_entry_%",)).fetchone()
+    (page_size,) = db.execute("PRAGMA page_size").fetchone()
+    db.close()
+    data = bytearray(path.read_bytes())
+    data[page * page_size - 10] ^= 1  # cells are at the end of a page
+    path.write_bytes(data)
+    with pytest.raises(InconsistentLog, match="damaged"):
+        _reopen(copied)
+
+
+def test_damage_that_sqlite_quotes_in_its_message_is_reported(copied: Path) -> None:
+    data = (copied / "log.db").read_bytes()
+    (copied / "log.db").write_bytes(data.replace(b"CHECK (idx", b"CHECK\xe2(idx"))
+    with pytest.raises(InconsistentLog, match="damaged"):
+        _reopen(copied)
 
 
 def test_the_database_itself_refuses_to_rewrite_history(log: Log) -> None:
