@@ -12,7 +12,7 @@ so only an attacker on the same machine could measure it.
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from tapestry.errors import ProtocolError, QuorumError, VerificationError
@@ -23,7 +23,7 @@ SECRET_BYTES = 32
 SHARE_BYTES = 33
 _WIDE_BYTES = 48  # reduced mod p this is uniform up to 2**-127
 _REDUCE_EVERY = 16
-_SUBSETS = 10_000
+_SUBSETS = 5_000
 
 
 def coefficients(seed: bytes, count: int) -> list[int]:
@@ -108,8 +108,11 @@ def recover_checked(
 
     Guarantees:
         What is returned passed ``accept``. With m shares it is found whenever at
-        most (m - t) // 2 are wrong; when there are up to 10,000 subsets of t (all
-        cohorts up to 15), whenever t are right.
+        most (m - t) // 2 are wrong; when there are up to 5,000 subsets of t (all
+        cohorts up to 16), whenever t are right. There, nobody is named whose share
+        is right, even if the others conspire: two liars can make t shares fit the
+        secret on a polynomial of their own, and then nobody is named at all. In
+        larger cohorts names hold while at most (m - t) // 2 lie.
 
     Args:
         shares: Place to share.
@@ -118,8 +121,8 @@ def recover_checked(
         suspects: Places whose shares were wrong before; tried last.
 
     Returns:
-        The secret, and the places whose shares were found wrong: all of them if
-        the first attempt failed, else those that were not needed go unchecked.
+        The secret, and the places whose shares were found wrong. Shares that the
+        first attempt did not need go unchecked.
 
     Raises:
         QuorumError: Too few shares.
@@ -130,28 +133,56 @@ def recover_checked(
         raise QuorumError(f"{len(shares)} shares of the {threshold} that are needed")
     points = {x: decode_share(share) for x, share in shares.items()}
     order = sorted(points, key=lambda x: (x in suspects, x))
-    for attempt, places in enumerate(_candidates(points, order, threshold)):
-        chosen = {x: points[x] for x in places}
-        value = _at(chosen, 0)
-        if value >> 256 == 0 and accept(value.to_bytes(SECRET_BYTES, "big")):
-            rest = [x for x in order if x not in chosen] if attempt else []
-            wrong = sorted(x for x in rest if _at(chosen, x) != points[x])
-            return value.to_bytes(SECRET_BYTES, "big"), tuple(wrong)
-    raise VerificationError("no set of shares gives the secret that was committed to")
-
-
-def _candidates(
-    points: Mapping[int, int], order: Sequence[int], threshold: int
-) -> Iterator[tuple[int, ...]]:
-    """Yield sets of places to try, the most likely first."""
+    secret = _try(points, order[:threshold], accept)
+    if secret is not None:
+        return secret, ()
     if math.comb(len(order), threshold) <= _SUBSETS:
-        yield from itertools.combinations(order, threshold)
-        return
-    yield tuple(order[:threshold])
+        subsets = itertools.combinations(order, threshold)
+        found = _search(points, subsets, accept)
+    else:
+        found = _search(points, _decoded(points, threshold), accept)
+    if not found:
+        raise VerificationError("no set of shares gives the secret committed to")
+    secret = next(iter(found.values()))
+    fitting = next(iter(found)) if len(found) == 1 else frozenset(points)
+    return secret, tuple(sorted(points.keys() - fitting))
+
+
+def _try(
+    points: Mapping[int, int], places: Iterable[int], accept: Callable[[bytes], bool]
+) -> bytes | None:
+    value = _at({x: points[x] for x in places}, 0)
+    if value >> 256:
+        return None
+    secret = value.to_bytes(SECRET_BYTES, "big")
+    return secret if accept(secret) else None
+
+
+def _search(
+    points: Mapping[int, int],
+    subsets: Iterable[tuple[int, ...]],
+    accept: Callable[[bytes], bool],
+) -> dict[frozenset[int], bytes]:
+    """Map the places on each polynomial that gives the secret to that secret."""
+    found: dict[frozenset[int], bytes] = {}
+    for places in subsets:
+        if any(fitting.issuperset(places) for fitting in found):
+            continue
+        secret = _try(points, places, accept)
+        if secret is not None:
+            chosen = {x: points[x] for x in places}
+            fitting = frozenset(x for x in points if _at(chosen, x) == points[x])
+            found[fitting] = secret
+    return found
+
+
+def _decoded(points: Mapping[int, int], threshold: int) -> list[tuple[int, ...]]:
+    """Find t places on the polynomial that most points lie on, if there is one."""
     polynomial = decode_polynomial(points, threshold)
-    if polynomial is not None:
-        good = [x for x in order if _evaluate(polynomial, x) == points[x]]
-        yield tuple(good[:threshold])
+    if polynomial is None:
+        return []
+    good = [x for x in points if _evaluate(polynomial, x) == points[x]]
+    return [tuple(good[:threshold])]
 
 
 def _evaluate(polynomial: Sequence[int], x: int) -> int:

@@ -81,24 +81,42 @@ def test_coefficients_are_spread_over_the_field() -> None:
     assert min(drawn) < PRIME * 0.03
 
 
-@given(secret=secrets32, seed=secrets32, data=st.data())
-def test_liars_are_named_while_a_threshold_tells_the_truth(
-    secret: bytes, seed: bytes, data: st.DataObject
+@given(secret=secrets32, seed=secrets32, conspire=st.booleans(), data=st.data())
+def test_while_a_threshold_tells_the_truth_only_liars_are_named(
+    secret: bytes, seed: bytes, conspire: bool, data: st.DataObject
 ) -> None:
     count = data.draw(st.integers(2, 9))
     threshold = data.draw(st.integers(1, count))
     shares = dict(split(secret, threshold, places=range(1, count + 1), seed=seed))
     liars = data.draw(st.sets(st.integers(1, count), max_size=count - threshold))
-    for liar in liars:
-        value = (decode_share(shares[liar]) + liar) % PRIME
+    noise = coefficients(secret, count)
+    for liar in liars:  # adding the place itself is adding a polynomial of degree 1
+        shift = liar if conspire else noise[liar - 1]
+        value = (decode_share(shares[liar]) + shift) % PRIME
         shares[liar] = value.to_bytes(33, "big")
     found, wrong = recover_checked(
         shares, threshold, accept=lambda candidate: candidate == secret
     )
     assert found == secret
     assert set(wrong) <= liars
-    if liars & set(range(1, threshold + 1)):
+    if not conspire and liars & set(range(1, threshold + 1)):
         assert set(wrong) == liars
+
+
+def test_two_conspirators_cannot_frame_anybody() -> None:
+    secret, threshold = bytes(range(32)), 3
+    shares = dict(split(secret, threshold, places=range(1, 6), seed=b"\4" * 32))
+    for liar in (1, 2):  # t shares fit the secret with those of 1, 2 and 3: x (x - 3)
+        value = (decode_share(shares[liar]) + liar * (liar - 3)) % PRIME
+        shares[liar] = value.to_bytes(33, "big")
+    tried: list[bytes] = []
+
+    def accept(candidate: bytes) -> bool:
+        tried.append(candidate)
+        return candidate == secret and len(tried) > 1  # past the first attempt
+
+    found, wrong = recover_checked(shares, threshold, accept=accept)
+    assert (found, wrong) == (secret, ())
 
 
 def test_large_cohorts_correct_half_of_what_is_spare() -> None:
