@@ -7,10 +7,19 @@ countries grows by more than the plan allows, changes nothing and is logged so.
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from tapestry.errors import ConfigError
+import numpy as np
+
+from tapestry.config import number
+from tapestry.encoding import canonical_json, decode_json, encode_fraction
+from tapestry.errors import ConfigError, ProtocolError
+from tapestry.protocol import RoundManifest
+from tapestry.replica import Replica
+from tapestry.secagg.unmasking import Unmasked
 from tapestry.workloads import Workload
+from tapestry_coordinator.journal import Journal
 
 
 def read_held_out(folder: Path) -> dict[str, list[str]]:
@@ -38,6 +47,73 @@ def bits_per_byte(
 def mean_of(scores: Mapping[str, float]) -> float:
     """Average over countries, each counting the same."""
     return sum(scores.values()) / len(scores)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the gate says of a step; ``reason`` is None when it is taken."""
+
+    replica: Replica
+    reason: str | None
+    norm: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Tries steps before they are taken."""
+
+    workload: Workload
+    texts: Mapping[str, list[str]]
+    journal: Journal
+    sequence_length: int
+
+    def judge(
+        self, manifest: RoundManifest, total: Unmasked, *, replica: Replica
+    ) -> Verdict:
+        """Try the step that a sum gives."""
+        before = self.scores(replica)
+        try:
+            mean = total.mean()
+        except ProtocolError:
+            return Verdict(
+                replica=replica, reason="sum_out_of_range", norm=0.0, scores=before
+            )
+        norm = float(np.linalg.norm(mean.astype(np.float64)))
+        if not norm <= number(manifest.outer.max_norm):
+            return Verdict(
+                replica=replica, reason="norm_too_large", norm=norm, scores=before
+            )
+        candidate = replica.after(
+            total.values,
+            places=tuple(
+                total.cohort.places[n] for n in total.transcript.survivors.names
+            ),
+            manifest=manifest,
+            layout=self.workload.layout(manifest.training),
+        )
+        after = self.scores(candidate)
+        limit = mean_of(before) + number(manifest.outer.max_loss_increase)
+        if not mean_of(after) <= limit:
+            return Verdict(
+                replica=replica, reason="held_out_worse", norm=norm, scores=after
+            )
+        return Verdict(replica=candidate, reason=None, norm=norm, scores=after)
+
+    def scores(self, replica: Replica) -> dict[str, float]:
+        """Bits per byte of each country's text; computed once for each base."""
+        key = f"scores {replica.digest}"
+        known = self.journal.facts().get(key)
+        if known is not None:
+            found = decode_json(known.encode())
+            return {name: number(value) for name, value in found.items()}
+        self.workload.load(replica.parameters)
+        scores = bits_per_byte(
+            self.workload, self.texts, sequence_length=self.sequence_length
+        )
+        plain = {name: encode_fraction(value) for name, value in scores.items()}
+        self.journal.set_fact(key, canonical_json(plain).decode())
+        return scores
 
 
 def _read(path: Path) -> list[str]:

@@ -79,6 +79,17 @@ class Journal:
         )
         return [Row(number=n, status=s, manifest=m, result=r) for n, s, m, r in rows]
 
+    def row(self, number: int) -> Row:
+        """One round.
+
+        Raises:
+            IncompleteError: It is not there.
+        """
+        for row in self.rounds():
+            if row.number == number:
+                return row
+        raise IncompleteError(f"the journal lacks round {number}")
+
     def set_fact(self, name: str, value: str) -> None:
         """Remember a small public fact, such as a duration."""
         self._db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))

@@ -91,7 +91,7 @@ def collect_adapters(run: "Run") -> None:
     if not state.releases:
         return
     name = max(state.releases.values(), key=lambda each: each.round_number).name
-    present = [n for n in run.gather() if n not in state.publishers.values()]
+    present = [n for n in run.roll.gather() if n not in state.publishers.values()]
     body = {"name": name, "checkpoint": run.bulletin.publish(present).decode()}
     request = Message(kind=Kind.RELEASED, body=canonical_json(body))
     waited = run.settings.deadlines.adapter
