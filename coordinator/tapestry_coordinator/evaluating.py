@@ -118,7 +118,8 @@ class Gate:
 
 def _read(path: Path) -> list[str]:
     try:
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        lines = path.read_text("utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
         texts = [str(row["text"]) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not held-out text: {error}") from None

@@ -25,6 +25,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from flwr.app import ConfigRecord, Context, RecordDict
@@ -32,6 +33,7 @@ from flwr.app import Message as FlowerMessage
 from flwr.cli.build import build_fab_from_disk
 from flwr.serverapp import Grid as Flower
 from flwr.serverapp import ServerApp
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
 from flwr.superlink.grid import http_grid
@@ -54,6 +56,8 @@ _LOOK_SECONDS = 1.0  # between looks at who is online
 _HELLO_SECONDS = 10.0
 _ENGINE_ERRORS = (httpx.HTTPError, RunNotRunningException)
 
+_THREAD = threading.local()  # lost: whether the errand of this thread is in vain
+
 Main = Callable[[Path, Grid], None]
 _Arrival = tuple[str, Message] | Exception
 
@@ -73,6 +77,10 @@ class _Errand:
     @property
     def seconds_left(self) -> float:
         return self.end - time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        return self.over.is_set() or self.seconds_left <= 0
 
     def message(self) -> FlowerMessage:
         """Build the message; it expires with the deadline."""
@@ -208,7 +216,8 @@ class FlowerGrid:
         activation = self._online.get(errand.node_id, "")
         pending = {message_id} - {""}  # empty: the SuperLink did not take it
         start = time.monotonic()
-        while errand.seconds_left > 0 and not errand.over.is_set():
+        while not errand.is_over:
+            _THREAD.lost = functools.partial(self._is_lost, errand, activation)
             for reply in self._flower.pull_messages(pending) if pending else ():
                 if reply.has_content():
                     return reply
@@ -221,6 +230,10 @@ class FlowerGrid:
             waited = (time.monotonic() - start) / _LAZINESS
             errand.over.wait(min(max(waited, errand.pause), errand.pause * _LAZINESS))
         return None
+
+    def _is_lost(self, errand: _Errand, activation: str) -> bool:
+        now = self._online.get(errand.node_id, activation)
+        return errand.is_over or now != activation
 
 
 def server_app(main: Main) -> ServerApp:
@@ -281,14 +294,35 @@ def _run_to_the_end(main: Main, directory: Path, grid: Grid) -> None:
 
 
 def _pull_promptly() -> None:
-    # A reply shows up before its parts do. Flower then waits a second before it looks
-    # again, and gives up on an upload that takes long; we do neither.
-    http_grid.pull_objects = functools.partial(
-        http_grid.pull_objects,
-        initial_backoff=0.02,
-        backoff_cap=0.5,
-        max_tries_per_object=None,
-    )
+    """Mend how Flower fetches the parts of a reply, which shows up before they do.
+
+    It looks again after a second; we after a fiftieth. It waits three minutes for the
+    rest of a reply whose node died, and gives up on an upload that takes longer; we
+    wait as long as the errand of the calling thread does.
+    """
+    pull_objects = http_grid.pull_objects
+
+    def pull(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> Any:
+        lost = getattr(_THREAD, "lost", _never)
+
+        def pull_unless_lost(object_id: str) -> bytes:
+            if lost():
+                raise ObjectPullError(object_id, "nobody waits for it any more")
+            return pull_object_fn(object_id)
+
+        return pull_objects(
+            object_ids,
+            pull_unless_lost,
+            max_tries_per_object=None,
+            initial_backoff=0.02,
+            backoff_cap=0.5,
+        )
+
+    http_grid.pull_objects = pull
+
+
+def _never() -> bool:
+    return False
 
 
 def _drive(directory: Path, grid: Grid) -> None:

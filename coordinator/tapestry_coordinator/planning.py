@@ -1,4 +1,4 @@
-"""The manifest of the next round, from the run's settings and the federation's state."""
+"""The manifest of the next round, from settings and the federation's state."""
 
 from collections.abc import Sequence
 

@@ -18,7 +18,16 @@ Guarantees:
 from dataclasses import dataclass
 
 from tapestry.config import NodePolicy, number
-from tapestry.errors import PolicyError
+from tapestry.errors import (
+    BudgetExhausted,
+    InconsistentLog,
+    PolicyError,
+    ProtocolError,
+    QuorumError,
+    RuleError,
+    TapestryError,
+    VerificationError,
+)
 from tapestry.protocol import Reason, RoundManifest, recommended_threshold
 
 
@@ -29,6 +38,28 @@ class Refused(PolicyError):
         """Keep the code for the wire and the detail for the operator."""
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
+
+
+_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
+    (BudgetExhausted, Reason.BUDGET_EXHAUSTED),
+    (InconsistentLog, Reason.INCONSISTENT_VIEW),
+    (QuorumError, Reason.QUORUM_MISSING),
+    (VerificationError, Reason.NOT_IN_LOG),
+    (RuleError, Reason.NOT_IN_LOG),
+    (ProtocolError, Reason.PROTOCOL),
+    (PolicyError, Reason.LOCAL_POLICY),
+    (TapestryError, Reason.MAINTENANCE),
+)
+
+
+def reason_of(error: Exception) -> Reason:
+    """Reduce an error to the only thing that may leave the node."""
+    if isinstance(error, Refused):
+        return error.reason
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            return reason
+    return Reason.INTERNAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,13 +15,8 @@ from typing import Any
 from tapestry.config import NodeSettings
 from tapestry.encoding import canonical_json
 from tapestry.errors import (
-    BudgetExhausted,
     ConfigError,
-    InconsistentLog,
-    PolicyError,
     ProtocolError,
-    QuorumError,
-    RuleError,
     TapestryError,
     VerificationError,
 )
@@ -39,7 +34,7 @@ from tapestry_governance.events import ContributionRefused, RoundClosed
 from tapestry_governance.trust import Trust
 from tapestry_governance.view import View
 from tapestry_node.budget import Ledger
-from tapestry_node.guard import Facts, Refused, check_offer
+from tapestry_node.guard import Facts, Refused, check_offer, reason_of
 from tapestry_node.publishing import Publisher
 from tapestry_node.session import Desk, Notify, Session
 from tapestry_node.store import Store
@@ -48,17 +43,6 @@ from tapestry_node.trainer import Trainer
 _logger = logging.getLogger(__name__)
 Clock = Callable[[], datetime]
 
-_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
-    (BudgetExhausted, Reason.BUDGET_EXHAUSTED),
-    (InconsistentLog, Reason.INCONSISTENT_VIEW),
-    (QuorumError, Reason.QUORUM_MISSING),
-    (VerificationError, Reason.NOT_IN_LOG),
-    (RuleError, Reason.NOT_IN_LOG),
-    (ProtocolError, Reason.PROTOCOL),
-    (PolicyError, Reason.LOCAL_POLICY),
-    (TapestryError, Reason.MAINTENANCE),
-)
-
 
 def _now() -> datetime:
     return datetime.now(UTC)
@@ -66,16 +50,6 @@ def _now() -> datetime:
 
 def _silent(_: dict[str, Any]) -> None:
     return
-
-
-def reason_of(error: Exception) -> Reason:
-    """Reduce an error to the only thing that may leave the node."""
-    if isinstance(error, Refused):
-        return error.reason
-    for kind, reason in _REASONS:
-        if isinstance(error, kind):
-            return reason
-    return Reason.INTERNAL
 
 
 class Node:

@@ -218,7 +218,8 @@ def _read_public(path: Path) -> list[str]:
     if not path.exists():
         return []
     try:
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        lines = path.read_text("utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
         return [str(row["text"]) for row in rows]
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f'{path.name} must hold lines {{"text": "..."}}') from None

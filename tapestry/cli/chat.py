@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 Answers = dict[str, str]
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def chat(
     base: Annotated[
         str, typer.Option(help="The base: a release's folder, smollm2 or tiny.")

@@ -103,7 +103,7 @@ def tell(story: Story) -> dict[str, Any]:
     """Do it all, and return the numbers."""
     with story.stage("prepare"):
         story.progress({"stage": "prepare", "text": "reading the base"})
-        workload = open_base(story.scale.base)
+        workload = open_base(story.scale.base, coarse_evaluation=True)
         given = Replica.start(workload.parameters())
         _prepare(story, given)
     tap = Tap()
@@ -137,10 +137,11 @@ def _prepare(story: Story, given: Replica) -> None:
 
 
 def _member(out: Path, country: str) -> plans.Member:
-    folder = out / "text" / country / "private"
-    lines = [path.read_text("utf-8").splitlines() for path in folder.glob("*.jsonl")]
     return plans.Member(
-        name=country, country=country, data=folder, records=sum(map(len, lines))
+        name=country,
+        country=country,
+        data=out / "text" / country / "private",
+        records=sum(map(len, corpora.load(country).private.values())),
     )
 
 

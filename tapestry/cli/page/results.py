@@ -106,7 +106,7 @@ def matrix(run: Run) -> Markup:
     header.append("Mean")
     columns = [_column(run, models, c.name) for c in run.countries]
     means = _cells([run.mean_bits(m) for m in models], [None] * len(models))
-    rows = [
+    rows: list[list[str | Markup]] = [
         [_model_name(m), *(column[n] for column in [*columns, means])]
         for n, m in enumerate(models)
     ]
