@@ -10,6 +10,10 @@ import pytest
 from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.app.error import Error
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectUnavailableError,
+)
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import http_grid
 
@@ -17,6 +21,7 @@ from tapestry.encoding import canonical_json
 from tapestry.errors import ConfigError, QuorumError
 from tapestry.packing import pack, unpack
 from tapestry.protocol import Kind, Message
+from tapestry_coordinator import flower as flower_side
 from tapestry_coordinator.flower import FlowerGrid, server_app
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.outcome import is_worked_on, read_outcome
@@ -246,6 +251,37 @@ class TestExchange:
         replies.close()  # type: ignore[attr-defined]
         time.sleep(1.5)
         assert threading.active_count() == before
+
+
+class TestPulling:
+    def test_parts_that_are_late_are_looked_for_soon(self) -> None:
+        flower_side._pull_promptly()
+        start = time.monotonic()
+
+        def late(object_id: str) -> bytes:
+            if time.monotonic() < start + 0.1:
+                raise ObjectUnavailableError(object_id)
+            return b"part"
+
+        parts = http_grid.pull_objects(object_ids=["a"], pull_object_fn=late)
+        assert parts == {"a": b"part"}
+        assert time.monotonic() - start < 0.5
+
+    def test_parts_of_a_node_that_is_gone_are_not_waited_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        flower_side._pull_promptly()
+        end = time.monotonic() + 0.2
+        monkeypatch.setattr(
+            flower_side._THREAD, "lost", lambda: time.monotonic() > end, raising=False
+        )
+
+        def never_comes(object_id: str) -> bytes:
+            raise ObjectUnavailableError(object_id)
+
+        with pytest.raises(ObjectPullError):
+            http_grid.pull_objects(object_ids=["a"], pull_object_fn=never_comes)
+        assert time.monotonic() < end + 1.5
 
 
 class TestServerApp:

@@ -1,5 +1,6 @@
 """A node process for tests: answers every request with what it got."""
 
+import functools
 import logging
 import os
 import signal
@@ -29,7 +30,8 @@ def answer(name: str, request: Message) -> Message:
         mark = Path(wish["mark"])
         if not mark.exists():
             mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
+            threading.Timer(float(wish.get("after", 0)), kill).start()
     return Message(
         kind=Kind.RECEIPT, body=request.body, attachments=request.attachments
     )

@@ -88,6 +88,10 @@ INTERNAL_NODE: dict[str, list[str]] = {  # and the parameters that we pass
 }
 INTERNAL_COORDINATOR: dict[str, list[str]] = {
     "flwr.cli.build.build_fab_from_disk": ["app"],
+    "flwr.supercore.inflatable.inflatable_utils.ObjectPullError": [
+        "object_id",
+        "reason",
+    ],
     "flwr.supercore.run.RunNotRunningException": [],
     "flwr.superlink.cli.flwr_serverapp.flwr_serverapp": [],
     "flwr.superlink.grid.http_grid": [],
@@ -203,7 +207,10 @@ def test_our_heartbeat_is_one_that_a_superlink_accepts() -> None:
 
 
 def test_pull_messages_takes_pull_objects_from_its_module() -> None:
-    assert "pull_objects(" in inspect.getsource(HttpGrid.pull_messages)
+    text = inspect.getsource(HttpGrid.pull_messages)
+    (call,) = re.findall(r"pull_objects\(\s+object_ids=\[.*?\],\s+(\w+)=", text, re.S)
+    assert call == "pull_object_fn"
+    assert "except ObjectPullError" in text
     assert "pull_objects" in HttpGrid.pull_messages.__globals__
 
 

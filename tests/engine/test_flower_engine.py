@@ -139,6 +139,18 @@ def test_a_killed_node_is_started_and_asked_again(
     assert note["seconds"] < 20
 
 
+def test_a_node_killed_amid_its_reply_is_asked_again(
+    engine: Engine, tmp_path: Path
+) -> None:
+    wish = {"die": "fr", "mark": str(tmp_path / "killed"), "after": "0.4"}
+    before = engine.pids["fr"]
+    (note,) = run(engine, tmp_path, [step(body=wish, blocks=60, deadline=150.0)])
+    assert engine.pids["fr"] != before
+    assert sorted(note["kinds"]) == list(NAMES)
+    assert note["same"]
+    assert note["seconds"] < 120
+
+
 def test_a_killed_superlink_costs_one_run_and_no_step(
     engine: Engine, tmp_path: Path
 ) -> None:
