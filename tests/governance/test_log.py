@@ -363,6 +363,16 @@ def _break_entry_and_leaf(db: sqlite3.Connection) -> None:
     db.execute("UPDATE entry SET bytes = ?, leaf = ? WHERE idx = 7", row)
 
 
+def _break_unsigned_entry(db: sqlite3.Connection) -> None:
+    db.execute("DROP TRIGGER entries_keep")
+    db.execute("UPDATE entry SET bytes = ? WHERE idx = 295", (b"forged",))
+
+
+def _drop_unsigned_entry(db: sqlite3.Connection) -> None:
+    db.execute("DROP TRIGGER entries_stay")
+    db.execute("DELETE FROM entry WHERE idx = 295")
+
+
 def _drop_entry(db: sqlite3.Connection) -> None:
     db.execute("DROP TRIGGER entries_stay")
     db.execute("DELETE FROM entry WHERE idx = 7")
@@ -392,6 +402,8 @@ def _forget_publication(db: sqlite3.Connection) -> None:
     [
         _break_entry,
         _break_entry_and_leaf,
+        _break_unsigned_entry,
+        _drop_unsigned_entry,
         _drop_entry,
         _truncate,
         _forge_checkpoint,
