@@ -1,10 +1,11 @@
 """What privacy costs: time per step, loss by kind of noise, and what an audit finds.
 
-    python benchmarks/privacy.py [--json] [--only speed,audit,noise] [--base smollm2]
+    python benchmarks/privacy.py [--json] [--base smollm2] [--only speed,audit,...]
 
 speed  CPU time of a step with clipping and noise over one without, the same batch in
        the same run, alternating; LoRA (B only) and full parameters.
 audit  the Gaussian one-run audit of ``tests/node``: lower bound over claimed epsilon.
+membership  area under the curve of an attacker who sees base and trained model.
 noise  loss after the same number of steps, epsilon and example gradients, with noise
        drawn by each node alone (local), in shares that add up inside the masked sum
        (shared), and once over pooled data (central: needs one party trusted with all
@@ -24,15 +25,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 
 from tapestry.cli import corpora
+from tapestry.encoding import encode_fraction
 from tapestry.privacy import accounting, skellam
 from tapestry.privacy.noise import NoiseSource, add_gaussian
-from tapestry.protocol import TrainingPlan, recommended_threshold
+from tapestry.protocol import PrivacyPlan, TrainingPlan, recommended_threshold
 from tapestry.workloads import Unit
 from tapestry.workloads.bases import open_base
 from tapestry.workloads.language import LanguageModel
 from tapestry_node.gradients import Gradients, Limits, Problem, attached
+from tapestry_node.training import Runtime, fit
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SCALE_BITS = 24
@@ -62,16 +66,18 @@ def main() -> None:
     wanted = arguments.only.split(",")
     if "audit" in wanted:
         figures |= audit()
-    if {"speed", "noise"} & set(wanted):
+    if {"speed", "membership", "noise"} & set(wanted):
         model = open_base(arguments.base)
         if "speed" in wanted:
             figures |= speed(model, repeats=arguments.repeats)
+        study = Study(
+            steps=arguments.steps,
+            learning_rate=arguments.learning_rate,
+            seeds=tuple(range(1, arguments.seeds + 1)),
+        )
+        if "membership" in wanted:
+            figures |= membership(model, study)
         if "noise" in wanted:
-            study = Study(
-                steps=arguments.steps,
-                learning_rate=arguments.learning_rate,
-                seeds=tuple(range(1, arguments.seeds + 1)),
-            )
             figures |= noise(model, study)
     if arguments.json:
         print(json.dumps(figures, indent=2, sort_keys=True))
@@ -146,6 +152,70 @@ def noise(model: LanguageModel, study: Study) -> Figures:
             _say(f"noise: seed {seed} {name}: {loss:.4f}")
     _say_fallback(study, len(units))
     return _ratios(losses, given)
+
+
+def membership(model: LanguageModel, study: Study) -> Figures:
+    """How well the change in loss tells who was in the data; 0.5 is chance.
+
+    Sixty-four records of one country, each in the data by a fair coin; the attacker
+    knows base, release and text, and scores each record by how much its loss fell.
+    """
+    units, _ = _texts(model, study)
+    units = units[:64]
+    inside = NoiseSource.unsafe_from_key(bytes(32)).coins(len(units), probability=0.5)
+    members = [u for u, coin in zip(units, inside, strict=True) if coin]
+    figures: Figures = {}
+    for name, epsilon in (("plain", None), ("dp", study.epsilon)):
+        before = _unit_losses(model, units)
+        plan = _plan(rank=8).model_copy(
+            update={"steps": study.steps, "batch_size": len(members) // 2}
+        )
+        privacy = _privacy(study, plan, len(members), epsilon)
+        with model.attach(plan) as parameters:
+            problem = Problem(
+                module=model.module, parameters=parameters, losses=model.losses
+            )
+            fit(
+                problem,
+                members,
+                training=plan,
+                privacy=privacy,
+                records=len(members),
+                runtime=Runtime(),
+            )
+            fell = before - _unit_losses(model, units)
+        wins = stats.mannwhitneyu(fell[inside], fell[~inside]).statistic
+        figures[f"membership_auc_{name}"] = float(
+            wins / (inside.sum() * (~inside).sum())
+        )
+        _say(f"membership: {name}: AUC {figures[f'membership_auc_{name}']:.3f}")
+    return figures
+
+
+def _unit_losses(model: LanguageModel, units: Sequence[Unit]) -> np.ndarray:
+    with torch.no_grad():
+        return np.array([float(model.losses(u.sequences).mean()) for u in units])
+
+
+def _privacy(
+    study: Study, plan: TrainingPlan, records: int, epsilon: float | None
+) -> PrivacyPlan:
+    noise = 1.0
+    if epsilon is not None:
+        noise = accounting.calibrate(
+            target_epsilon=epsilon,
+            target_delta=DELTA,
+            sampling_rate=accounting.sampling_rate(plan.batch_size, records=records),
+            steps=plan.steps,
+        )
+    return PrivacyPlan(
+        noise="none" if epsilon is None else "local",
+        unit="record",
+        adjacency="add-remove",
+        clip_norm=encode_fraction(study.clip_norm),
+        noise_multiplier=encode_fraction(noise),
+        target_delta=encode_fraction(DELTA),
+    )
 
 
 def _ratios(losses: dict[str, list[float]], given: float) -> Figures:
@@ -297,7 +367,7 @@ def _say(text: str) -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", default="speed,audit,noise")
+    parser.add_argument("--only", default="speed,audit,membership,noise")
     parser.add_argument("--base", default="smollm2")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
