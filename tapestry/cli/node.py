@@ -23,12 +23,13 @@ app = typer.Typer(
     help="An institution's node.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 Folder = Annotated[Path, typer.Argument(help="The node's folder, with node.toml.")]
+HERE = Path()
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
 
 
 @app.command()
 def run(
-    folder: Folder,
+    folder: Folder = HERE,
     superlink: Annotated[
         str | None, typer.Option(help="Host and port; default: node.toml.")
     ] = None,
@@ -67,7 +68,7 @@ def run(
 
 
 @app.command()
-def check(folder: Folder) -> None:
+def check(folder: Folder = HERE) -> None:
     """Check settings, keys, data and budget before joining; nothing leaves."""
     settings = NodeSettings.read(folder / "node.toml")
     node = Node(folder, workload=open_base(settings.base))
@@ -81,7 +82,7 @@ def check(folder: Folder) -> None:
 
 
 @app.command()
-def budget(folder: Folder, as_json: AsJson = False) -> None:
+def budget(folder: Folder = HERE, as_json: AsJson = False) -> None:
     """Show what was spent, for which records, and what is left."""
     ledger = _ledger(folder)
     balance = ledger.balance()
@@ -121,7 +122,7 @@ def budget(folder: Folder, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def egress(folder: Folder, as_json: AsJson = False) -> None:
+def egress(folder: Folder = HERE, as_json: AsJson = False) -> None:
     """Show every message that left, with its size and digest."""
     if not (folder / "state.db").exists():
         raise ConfigError(f"{folder} has no state.db; the node never ran")
