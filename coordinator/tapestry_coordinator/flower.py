@@ -59,7 +59,7 @@ _ENGINE_ERRORS = (httpx.HTTPError, RunNotRunningException)
 _THREAD = threading.local()  # lost: whether the errand of this thread is in vain
 
 Main = Callable[[Path, Grid], None]
-_Arrival = tuple[str, Message] | Exception
+_Arrival = tuple[str, Message] | Exception | None  # None: nothing of use will come
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +98,13 @@ class FlowerGrid:
 
     Guarantees:
         ``exchange`` ends at its deadline, whatever a node does, half-sent replies
-        included. A node speaks under the name of its ``identity``; one that the
-        SuperLink registered under a name, only under that.
+        included. A node goes by the name it was registered under, or else by the one
+        in its ``identity``; a name is given once.
 
     Edge cases:
         A request is sent again when its node was started again meanwhile, so a node
-        can see it twice. A reply that does not decode counts as silence.
+        can see it twice. A reply that does not decode counts as silence, and is not
+        waited for. Neither name proves anything: the protocol's signatures do.
     """
 
     def __init__(self, flower: Flower) -> None:
@@ -113,12 +114,14 @@ class FlowerGrid:
         self._online: dict[int, str] = {}  # when each was activated last
 
     def nodes(self) -> list[str]:
-        """Name the nodes that are online and said who they are, in order of name."""
-        registered = self._look()
-        new = {str(key): key for key in registered if key not in self._names}
+        """Name the nodes that are online, in order of name."""
+        for node_id, name in self._look().items():
+            if name:  # also when it is too busy to say so
+                self._introduce(node_id, name)
+        new = {str(key): key for key in self._online if key not in self._names}
         hello = dict.fromkeys(new, Message(kind=Kind.HELLO))
         for key, reply in self._exchange(hello, new, deadline=_HELLO_SECONDS):
-            self._introduce(new[key], reply, registered[new[key]])
+            self._introduce(new[key], _identity(reply))
         return sorted(name for key, name in self._names.items() if key in self._online)
 
     def exchange(
@@ -138,17 +141,9 @@ class FlowerGrid:
         self._online = {info.node_id: str(info.last_activated_at) for info in infos}
         return {info.node_id: str(info.name) for info in infos}
 
-    def _introduce(self, node_id: int, reply: Message, registered: str) -> None:
-        try:
-            name = reply.json()["name"]
-        except (ProtocolError, KeyError, TypeError):
-            return
-        taken = name in self._names.values()
-        if reply.kind is Kind.IDENTITY and isinstance(name, str) and not taken:
-            if registered in ("", name):
-                self._names[node_id] = name
-            else:
-                _LOG.warning("node %d is not the %r it says", node_id, name)
+    def _introduce(self, node_id: int, name: str) -> None:
+        if name and name not in self._names.values():
+            self._names.setdefault(node_id, name)
 
     def _exchange(
         self,
@@ -196,7 +191,8 @@ class FlowerGrid:
                 if isinstance(arrival, Exception):
                     raise arrival
                 count -= 1
-                yield arrival
+                if arrival is not None:
+                    yield arrival
             if time.monotonic() > look:
                 self._look()
                 look = time.monotonic() + _LOOK_SECONDS
@@ -209,6 +205,7 @@ class FlowerGrid:
                 errand.arrivals.put((errand.name, unpack(reply.content)))
         except ProtocolError as error:
             _LOG.warning("dropped a reply of %s: %s", errand.name, error)
+            errand.arrivals.put(None)
         except Exception as error:  # noqa: BLE001 - raised where the driver waits
             errand.arrivals.put(error)
 
@@ -234,6 +231,15 @@ class FlowerGrid:
     def _is_lost(self, errand: _Errand, activation: str) -> bool:
         now = self._online.get(errand.node_id, activation)
         return errand.is_over or now != activation
+
+
+def _identity(reply: Message) -> str:
+    try:
+        name = reply.json()["name"]
+    except (ProtocolError, KeyError, TypeError):
+        return ""
+    known = reply.kind is Kind.IDENTITY and isinstance(name, str)
+    return name if known else ""
 
 
 def server_app(main: Main) -> ServerApp:

@@ -39,6 +39,7 @@ COORDINATOR = "tapestry_coordinator.flower:app"
 _HOST = "127.0.0.1"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
+_RELEASE_SECONDS = 15.0
 _TICK = 0.2
 _LIST_SECONDS = 5.0
 _MOST_RUNS = 12
@@ -109,7 +110,8 @@ class Engine:
         Raises:
             ResourceError: The port is in use, Flower is missing, or it does not start.
         """
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.chmod(0o700)
         self.port = _free_port() if self.port is None else _check_port(self.port)
         files = make_server_certificate(self.home / "tls")
         write_connection(self.home / "flwr", self.address, authority=files.authority)
@@ -210,6 +212,7 @@ class Engine:
                 return
             _LOG.warning("run %s ended without an outcome; submitting another", run_id)
             self._forget(run_id)
+            _await_release(directory)
         raise ResourceError(
             f"{_MOST_RUNS} runs ended without an outcome; see {self.home}/superlink.log"
         )
@@ -224,9 +227,7 @@ class Engine:
             if "superlink" in self.tend():
                 return read_outcome(directory)
             working = is_worked_on(directory)
-            done, error = read_outcome(
-                directory
-            )  # after the lock: it is written before
+            done, error = read_outcome(directory)  # asked last, as it is written first
             if done or (began and not working):
                 return done, error
             began = began or working
@@ -254,7 +255,10 @@ class Engine:
         self._flwr("supernode", "register", str(public), "local", "--name", name)
 
     def _status(self, run_id: str) -> str:
-        runs = self._flwr("list", "local")["runs"]
+        try:
+            runs = self._flwr("list", "local")["runs"]
+        except ResourceError:
+            return ""  # the SuperLink has just ended; tend() sees to it
         return next((run["status"] for run in runs if run["run-id"] == run_id), "")
 
     def _forget(self, run_id: str) -> None:
@@ -299,6 +303,13 @@ class Engine:
             if time.monotonic() > end:
                 raise ResourceError(f"the SuperLink does not answer; see {child.log}")
             time.sleep(0.1)
+
+
+def _await_release(directory: Path) -> None:
+    # A coordinator whose SuperLink was killed takes some seconds to notice.
+    end = time.monotonic() + _RELEASE_SECONDS
+    while is_worked_on(directory) and time.monotonic() < end:
+        time.sleep(_TICK)
 
 
 def _free_port() -> int:
