@@ -102,6 +102,9 @@ def canonical_json(value: Any) -> bytes:
             in normal form C, keys that are not strings, nesting over 32 levels.
     """
     _check(value, 0)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    if text.isascii():  # then RFC 8785 spells it in the same way, ten times slower
+        return text.encode("ascii")
     return rfc8785.dumps(value)
 
 
@@ -192,6 +195,8 @@ def _check_key(key: Any) -> None:
 
 
 def _check_text(text: str) -> None:
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError:
