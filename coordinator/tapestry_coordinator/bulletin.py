@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from tapestry.encoding import canonical_json
-from tapestry.errors import ProtocolError, QuorumError, TapestryError
+from tapestry.errors import (
+    ProtocolError,
+    QuorumError,
+    ResourceError,
+    TapestryError,
+    VerificationError,
+)
 from tapestry.keys import SigningKey
 from tapestry.protocol import Kind, Message
 from tapestry_coordinator.grid import Grid
@@ -22,6 +28,8 @@ from tapestry_governance.state import FederationState
 from tapestry_governance.trust import Trust
 
 _logger = logging.getLogger(__name__)
+_PASSES = 3  # how often nodes may make the log grow while it is cosigned
+_PETITIONS = 16  # entries a node may hand in at once
 
 
 class Bulletin:
@@ -97,32 +105,43 @@ class Bulletin:
             self._state = following
         return index
 
-    def learn_size(self, name: str, size: int) -> None:
-        """Remember how much of the log a node has."""
+    def meet(self, name: str, size: int, note: bytes | None) -> None:
+        """Remember how much of the log a node has, and see that we have it, too.
+
+        Raises:
+            InconsistentLog: The node holds a cosigned checkpoint that this log does
+                not lead to: the log was restored from a backup, or forked.
+        """
+        if note is not None:
+            self._log.check(self._trust.open(note).note)
         self._sizes[name] = size
 
     def publish(self, nodes: Sequence[str]) -> bytes:
         """Have the log cosigned as it is and publish it; returns the checkpoint.
 
         Nodes may hand in entries of their own with their cosignature (a declaration
-        of their data); then the log has grown and is cosigned once more.
+        of their data); then the log has grown and is cosigned once more. A node that
+        never stops handing in entries does not hold up the others.
 
         Raises:
             QuorumError: Too few nodes cosigned in time.
         """
-        while True:
+        for _ in range(_PASSES):
             petitions = self._collect(nodes)
             note = self._log.publish(trust=self._trust)
             fresh = [entry for entry in petitions if self._log.find(entry) is None]
-            added = [self._try_add(entry) for entry in fresh]
-            if not any(added):
+            if not fresh:
                 return note
+            for entry in fresh:
+                self._try_add(entry)
+        self._collect(nodes, petitions=False)
+        return self._log.publish(trust=self._trust)
 
-    def _collect(self, nodes: Sequence[str]) -> list[bytes]:
+    def _collect(self, nodes: Sequence[str], *, petitions: bool = True) -> list[bytes]:
         note = self._log.sign_checkpoint()
         size = self._log.size
         requests = {name: self._update(name, note) for name in nodes}
-        petitions: list[bytes] = []
+        found: list[bytes] = []
         for name, reply in self._grid.exchange(requests, deadline=self._deadline):
             if reply.kind is not Kind.COSIGNATURE:
                 _logger.warning("%s does not cosign: %s", name, reply.body[:200])
@@ -130,12 +149,13 @@ class Bulletin:
             try:
                 line = str(reply.json()["line"]).encode()
                 self._log.add_cosignature(size, line, trust=self._trust)
-            except (TapestryError, KeyError, TypeError) as error:
+            except (ProtocolError, VerificationError, KeyError, TypeError) as error:
                 _logger.warning("%s sent no cosignature: %s", name, error)
                 continue
             self._sizes[name] = size
-            petitions += [bytes(item) for item in reply.attachments]
-        return petitions
+            if petitions:
+                found += [bytes(item) for item in reply.attachments[:_PETITIONS]]
+        return found
 
     def _update(self, name: str, note: bytes) -> Message:
         start = min(self._sizes.get(name, 0), self._log.size)
@@ -143,13 +163,13 @@ class Bulletin:
         entries = self._log.entries(start, self._log.size)
         return Message(kind=Kind.COSIGN, body=canonical_json(body), attachments=entries)
 
-    def _try_add(self, entry: bytes) -> bool:
+    def _try_add(self, entry: bytes) -> None:
         try:
             self.add(entry)
+        except ResourceError:
+            raise
         except TapestryError as error:
             _logger.warning("an entry was refused: %s", error)
-            return False
-        return True
 
     def _seen(self) -> Seen | None:
         note = self._log.latest()

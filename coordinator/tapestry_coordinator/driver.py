@@ -15,6 +15,7 @@ from tapestry.config import CoordinatorSettings
 from tapestry.encoding import encode_fraction
 from tapestry.errors import (
     IncompleteError,
+    InconsistentLog,
     ProtocolError,
     QuorumError,
     VerificationError,
@@ -194,6 +195,8 @@ class Run:
         attendance = Attendance()
         try:
             self._round(attendance)
+        except InconsistentLog:
+            raise
         except (QuorumError, ProtocolError, VerificationError) as error:
             _logger.warning("round aborted at %s: %s", attendance.phase, error)
             self._abort(attendance.phase, "quorum_missing")

@@ -11,6 +11,7 @@ from tapestry.errors import ProtocolError, TapestryError
 from tapestry.protocol import Kind, Message
 from tapestry_coordinator import release as releases
 from tapestry_coordinator.bulletin import event_of
+from tapestry_governance import registry
 from tapestry_governance.events import AdapterPublished, ReleasePublished
 
 if TYPE_CHECKING:
@@ -107,7 +108,13 @@ def collect_adapters(run: "Run") -> None:
 
 
 def _keep(run: "Run", reply: Message) -> str:
-    """Log an adapter's entries, then store its files as the entry names them."""
+    """Store an adapter's files, hold them against the rules, and log its entries.
+
+    Raises:
+        ProtocolError, VerificationError, IncompleteError: The files break a rule of
+            the registry, or are not what the entry names. Nothing is kept.
+        RuleError: The log's rules refuse an entry.
+    """
     if reply.kind is not Kind.PUBLICATION:
         raise ProtocolError(f"{reply.kind}: {reply.body[:80]!r}")
     names = decode_json(reply.body)
@@ -119,10 +126,9 @@ def _keep(run: "Run", reply: Message) -> str:
     folder = run.directory / "adapters" / published.name
     _write(folder, dict(zip(names["files"], files, strict=True)))
     try:
-        manifest = manifests.read(folder)
-        manifests.verify(folder, manifest)
-        if manifest.digest != published.manifest_digest:
-            raise ProtocolError("the files are not those that the entry names")
+        registry.check_entry(registry.check_folder(folder), published)
+        base = run.directory / "releases" / published.base
+        registry.check_fit(folder, registry.read_base(base))
         for entry in entries:
             run.bulletin.add(entry)
     except TapestryError:

@@ -11,7 +11,12 @@ from dataclasses import dataclass, field
 
 from tapestry.config import CoordinatorSettings
 from tapestry.encoding import canonical_json
-from tapestry.errors import IncompleteError, ProtocolError, QuorumError
+from tapestry.errors import (
+    IncompleteError,
+    InconsistentLog,
+    QuorumError,
+    TapestryError,
+)
 from tapestry.protocol import Kind, Message
 from tapestry.secagg.chunks import cut
 from tapestry.secagg.messages import Result
@@ -63,9 +68,14 @@ class RollCall:
             return False
         try:
             body = reply.json()
-            self.bulletin.learn_size(name, int(body["size"]))
+            note = body["checkpoint"]
+            self.bulletin.meet(
+                name, int(body["size"]), None if note is None else str(note).encode()
+            )
             self.applied[name] = int(body["applied"])
-        except (ProtocolError, KeyError, TypeError, ValueError):
+        except InconsistentLog:  # proven by a quorum's signatures: do not go on
+            raise
+        except (TapestryError, KeyError, TypeError, ValueError):
             _logger.warning("%s did not say where it is", name)
             return False
         return True

@@ -175,7 +175,13 @@ class Node:
                 raise ProtocolError(f"{message.kind} is no request")
 
     def _hello(self, _: Message) -> Message:
-        body = {"name": self.name, "size": self._view.size, "applied": self._applied}
+        accepted = self._view.accepted
+        body = {
+            "name": self.name,
+            "size": self._view.size,
+            "applied": self._applied,
+            "checkpoint": accepted.note.decode() if accepted else None,
+        }
         return Message(kind=Kind.IDENTITY, body=canonical_json(body))
 
     def _cosign(self, message: Message) -> Message:
