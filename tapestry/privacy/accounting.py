@@ -27,6 +27,7 @@ ADJACENCY = "add-remove"
 MECHANISM = "poisson-subsampled-gaussian"
 ACCOUNTANT = "dp-accounting/pld"
 MAX_EPSILON = 1000.0
+MOST_ROUNDS = 1000  # counted by rounds_left; more would take minutes
 MIN_NOISE, MAX_NOISE = 0.2, 1e4  # where calibrate looks
 _STEP = 1e-4  # a calibrated noise multiplier is a multiple of this
 
@@ -135,7 +136,7 @@ def rounds_left(
     limit_epsilon: float,
     target_delta: float,
 ) -> int:
-    """How many more times ``step`` fits under a limit; at most 2**20.
+    """How many more times ``step`` fits under a limit; 1000 stands for more.
 
     Raises:
         ConfigError: Delta is not in (0, 1).
@@ -151,9 +152,9 @@ def rounds_left(
         return epsilon([*base, more], target_delta=target_delta) <= limit_epsilon
 
     high = 1
-    while high < 1 << 20 and fits(high):
+    while high < MOST_ROUNDS and fits(high):
         high *= 2
-    low = high // 2
+    low, high = high // 2, min(high, MOST_ROUNDS + 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

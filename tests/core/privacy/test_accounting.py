@@ -150,6 +150,11 @@ def test_rounds_left_is_the_last_count_that_fits() -> None:
     assert rounds_left(spent, one, limit_epsilon=4.0, target_delta=1e-5) == 0
 
 
+def test_rounds_left_stops_counting_at_a_thousand() -> None:
+    one = steps(20.0, 0.001, 1)
+    assert rounds_left([], one, limit_epsilon=8.0, target_delta=1e-5) == 1000
+
+
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_the_sampling_rate_is_spelled_exactly_and_never_too_low(
     batch: int, more: int
