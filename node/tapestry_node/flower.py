@@ -111,8 +111,8 @@ def serve(
         codes of ``Reason``: the text of an exception stays here. Nothing that the
         SuperLink or the network does ends or signals this process. A request that
         comes twice in a row (its reply was lost, or the coordinator started again)
-        gets the same bytes again, without another call of ``handle``; unless it was
-        refused, then ``handle`` is asked again.
+        gets the same bytes again, without another call of ``handle``; unless it is a
+        ``hello`` or was refused, then ``handle`` is asked again.
 
     Edge cases:
         After a restart of this process, ``handle`` can see a request that it has
@@ -300,12 +300,13 @@ class _Worker:
             return self._last[1]
         self._last = None
         try:
-            reply = self._handle(unpack(request.content))
+            message = unpack(request.content)
+            reply = self._handle(message)
         except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
             _LOG.error("refused a request: %s", _name(error))
             _LOG.debug("because", exc_info=True)
             return refusal(error)
-        if reply.kind is not Kind.REFUSAL:
+        if message.kind is not Kind.HELLO and reply.kind is not Kind.REFUSAL:
             self._last = name, reply
         return reply
 

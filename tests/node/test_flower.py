@@ -171,6 +171,11 @@ class TestWorker:
         assert handler.calls == 2
         assert [r.json() for r in link.replies] == [{"reason": "internal"}] * 2
 
+    def test_a_greeting_is_answered_afresh(self) -> None:
+        handler, link = Counting(), FakeLink([Message(kind=Kind.HELLO)] * 2)
+        work(handler, link)
+        assert [reply.body for reply in link.replies] == [b"1", b"2"]
+
     def test_a_reply_that_was_lost_is_given_to_the_request_sent_again(self) -> None:
         handler = Counting()
         link = FakeLink([offer(b"{}"), offer(b"{}")], broken=[500])
