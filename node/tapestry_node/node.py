@@ -16,6 +16,7 @@ from tapestry.config import NodeSettings
 from tapestry.encoding import canonical_json
 from tapestry.errors import (
     ConfigError,
+    PolicyError,
     ProtocolError,
     TapestryError,
     VerificationError,
@@ -83,7 +84,7 @@ class Node:
             purpose: SigningKey.load(directory / "keys" / f"{purpose}.key")
             for purpose in ("node", "witness", "community")
         }
-        self._store = Store(directory / "state.db")
+        self._store = Store(directory / "state.db", exclusive=True)
         self._view = View.open(
             directory / "view.db",
             trust=Trust.parse(_read(directory / "policy.txt")),
@@ -233,7 +234,10 @@ class Node:
         body = message.json()
         with _fields():
             note = str(body["checkpoint"]).encode()
-        self._view.accept(note, self._clock())
+        try:
+            self._view.accept(note, self._clock())
+        except PolicyError as error:
+            raise Refused(Reason.STALE_CHECKPOINT, str(error)) from None
         return body
 
     def _offer(self, message: Message) -> Message:
@@ -243,9 +247,7 @@ class Node:
         if current is None:
             raise Refused(Reason.NOT_IN_LOG, "the log has no open round")
         self._check_declared()
-        if self._session is not None:
-            self._session.abandon()
-            self._session = None
+        self._leave_session()
         manifest = current.manifest
         layout = self._trainer.layout(manifest)
         facts = Facts(
@@ -282,15 +284,23 @@ class Node:
         if number <= self._applied:
             return Message(kind=Kind.RECEIPT)
         self._check_result(result, message, manifest=manifest, closed=closed)
+        after = self._replica
         if closed.outcome == "applied":
-            self._replica = self._step(result, message, manifest=manifest)
-        if self._replica.digest != closed.base_after:
+            after = self._step(result, message, manifest=manifest)
+        if after.digest != closed.base_after:
             raise VerificationError(
-                f"round {number} gives {self._replica.digest} here, the log says "
+                f"round {number} gives {after.digest} here, the log says "
                 f"{closed.base_after}"
             )
-        self._applied, self._session = number, None
+        self._leave_session()
+        self._replica, self._applied = after, number
         return Message(kind=Kind.RECEIPT)
+
+    def _leave_session(self) -> None:
+        """Forget a round, and give back what was reserved for it but not spent."""
+        if self._session is not None:
+            self._session.abandon()
+        self._session = None
 
     def _find_round(self, number: int) -> tuple[RoundManifest, RoundClosed]:
         for entry in reversed(self._view.entries(0, self._view.size)):
