@@ -13,6 +13,7 @@ with the error that says what does not::
     privacy      no node reports less than its parameters cost
     artifacts    releases and adapters in the bundle are those in the log
     blobs        further content has the digest it is named by
+    sums         chunks of masked uploads add up to the sums that the log names
 
 Guarantees:
     ``verify`` returns ``Verdict.HOLDS`` only if every step held. What was read from
@@ -44,10 +45,11 @@ from tapestry.merkle import leaf_hash, root
 from tapestry_governance import tiles
 from tapestry_governance.account import Account, check, recompute
 from tapestry_governance.artifacts import check_artifacts
-from tapestry_governance.bundle import Bundle, open_bundle
+from tapestry_governance.bundle import SUMS, Bundle, open_bundle
 from tapestry_governance.entries import Event, open_entry
 from tapestry_governance.fold import apply_signed
 from tapestry_governance.state import FederationState
+from tapestry_governance.sums import check_sums
 from tapestry_governance.trust import CosignedCheckpoint, Trust
 
 
@@ -267,6 +269,12 @@ def _blobs(audit: Audit) -> Found:
     return f"{count} blobs, each named by its digest", {"blobs": count}
 
 
+def _sums(audit: Audit) -> Found:
+    rounds, chunks = check_sums(audit.folder / SUMS, audit.events)
+    detail = f"{chunks} chunks of {rounds} sums recomputed from the masked uploads"
+    return detail, {"rounds": rounds, "chunks": chunks}
+
+
 _STEPS: dict[str, Callable[[Audit], Found]] = {
     "files": _files,
     "trust": _trust,
@@ -278,4 +286,5 @@ _STEPS: dict[str, Callable[[Audit], Found]] = {
     "privacy": _privacy,
     "artifacts": _artifacts,
     "blobs": _blobs,
+    "sums": _sums,
 }

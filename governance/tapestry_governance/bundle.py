@@ -9,6 +9,7 @@
     tile/…              the log (tiles.py)
     artifacts/<name>/…  a release or adapter: its folder, or only its manifest
     blobs/sha256/<hex>  larger content that events name by digest
+    sums/<index>/…      what the sum of a round is made of (sums.py)
 
 The manifest catches accidents; it is not signed. What holds against an attacker is
 that everything else follows from the cosigned checkpoint (``audit.py``).
@@ -40,10 +41,11 @@ GENESIS = "genesis.sha256"
 CHECKPOINT = "checkpoint"
 ARTIFACTS = "artifacts"
 BLOBS = "blobs/sha256"
+SUMS = "sums"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
 _MAX_MANIFEST = 64 << 20
 _SINGLE = {POLICY, GENESIS, CHECKPOINT}
-_FOLDERS = ("tile/", f"{ARTIFACTS}/", f"{BLOBS}/")
+_FOLDERS = ("tile/", f"{ARTIFACTS}/", f"{BLOBS}/", f"{SUMS}/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,25 @@ def write_bundle(
         write_manifest(folder)
     except FileExistsError:
         raise ConfigError(f"{folder} exists; choose a new folder") from None
+    except (OSError, shutil.Error) as error:
+        raise ResourceError(f"cannot write the bundle {folder}: {error}") from error
+    return open_bundle(folder)
+
+
+def add_sums(folder: Path, sums: Mapping[int, Path]) -> Bundle:
+    """Put evidence on sums into a bundle (sums.py).
+
+    Args:
+        folder: The bundle.
+        sums: What ``write_sum`` wrote, by the log index of ``round.closed``.
+
+    Raises:
+        ResourceError: A file cannot be copied.
+    """
+    try:
+        for index, source in sums.items():
+            shutil.copytree(source, folder / SUMS / str(index))
+        write_manifest(folder)
     except (OSError, shutil.Error) as error:
         raise ResourceError(f"cannot write the bundle {folder}: {error}") from error
     return open_bundle(folder)

@@ -47,7 +47,7 @@ def test_a_bundle_that_holds_exits_with_zero_and_says_why(bundle: Path) -> None:
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["holds", "files", "7", "files,", "each", "as", "listed"]
-    assert lines[-1] == "HOLDS: 9 steps, every one holds"
+    assert lines[-1] == "HOLDS: 10 steps, every one holds"
     assert result.stderr == ""
 
 
@@ -62,7 +62,7 @@ def test_machines_read_the_same_verdict(bundle: Path) -> None:
     names = [step["name"] for step in report["steps"]]
     assert names == [
         "files", "trust", "signatures", "log", "since", "charter", "events", "privacy",
-        "artifacts", "blobs",
+        "artifacts", "blobs", "sums",
     ]  # fmt: skip
     assert all(step["holds"] for step in report["steps"])
 
@@ -139,5 +139,5 @@ def test_an_audit_needs_no_machine_learning(bundle: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "HOLDS: 9 steps" in done.stdout
+    assert "HOLDS: 10 steps" in done.stdout
     assert "recomputed" in done.stdout
