@@ -101,7 +101,7 @@ def test_nothing_spends_nothing_and_no_noise_spends_everything() -> None:
     assert epsilon([steps(0.0, 0.1, 1)], target_delta=1e-5) == math.inf
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     noise=st.floats(0.8, 4),
     rate=st.floats(0.001, 1),
