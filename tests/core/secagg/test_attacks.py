@@ -412,3 +412,63 @@ def test_inversion_works_against_the_sum_unless_there_is_noise() -> None:
     pairs = itertools.product(inside, outside)
     area = np.mean([a > b for a, b in pairs])
     assert area < 0.58 + 0.1
+
+
+# --- poisoning -----------------------------------------------------------------
+
+TARGET = np.linspace(-0.4, 0.4, 40)
+
+
+def held_out_loss(model: np.ndarray) -> float:
+    """Distance from the optimum: what a public held-out text stands for."""
+    return float(((model - TARGET) ** 2).sum())
+
+
+def poisoned_mean(nodes: int, *, poisoners: int) -> np.ndarray:
+    """The mean update when some nodes send a scaled sign-flip, within the range."""
+    rng = np.random.default_rng(nodes + poisoners)
+    federation = Federation.of(nodes, length=40, clip_norm="4", clip_value="0.5")
+    bad = set(federation.names()[:poisoners])
+
+    def vector(name: str) -> RingVector:
+        honest = 0.1 * TARGET + rng.normal(scale=0.005, size=40)
+        update = np.clip(-40 * honest, -0.5, 0.5) if name in bad else honest
+        return grid(update)
+
+    federation.run("receive")
+    federation.upload(vector=vector)
+    federation.consent()
+    return federation.reveal().mean().astype(np.float64)
+
+
+def test_a_coordinate_out_of_range_leaves_the_model_alone() -> None:
+    federation = Federation.of(10)
+    federation.run("receive")
+    poisoner = federation.names()[3]
+
+    def vector(name: str) -> RingVector:
+        values = federation.draw(name)
+        if name == poisoner:
+            values[0] = 2**31
+        return values
+
+    federation.upload(vector=vector)
+    federation.consent()
+    unmasked = federation.reveal()
+    with pytest.raises(ProtocolError, match="outside the range"):
+        unmasked.mean()  # the only way to a model goes through here
+
+
+def test_poison_within_the_range_is_left_to_the_gate_on_held_out_text() -> None:
+    model = np.zeros(40)
+    before = held_out_loss(model)
+    assert held_out_loss(model + poisoned_mean(10, poisoners=0)) < before
+    after = held_out_loss(model + poisoned_mean(10, poisoners=1))
+    assert after > before  # not found by the sum's range: the gate rolls it back
+
+
+def test_in_large_cohorts_the_median_of_group_sums_resists_one_poisoner() -> None:
+    model = np.zeros(40)
+    means = [poisoned_mean(5, poisoners=int(group == 2)) for group in range(6)]
+    assert held_out_loss(model + np.median(means, axis=0)) < held_out_loss(model)
+    assert held_out_loss(model + means[2]) > held_out_loss(model)
