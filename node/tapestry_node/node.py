@@ -234,10 +234,13 @@ class Node:
         body = message.json()
         with _fields():
             note = str(body["checkpoint"]).encode()
+        now = self._clock()
         try:
-            self._view.accept(note, self._clock())
+            newest = self._view.accept(note, now).newest or 0
         except PolicyError as error:
             raise Refused(Reason.STALE_CHECKPOINT, str(error)) from None
+        if now.timestamp() - newest > self.settings.policy.max_checkpoint_age:
+            raise Refused(Reason.STALE_CHECKPOINT, "over policy.max_checkpoint_age")
         return body
 
     def _offer(self, message: Message) -> Message:

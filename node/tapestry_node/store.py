@@ -10,6 +10,8 @@ before the send.
   hash, so that an operator can show what left and that the list is whole.
 """
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tapestry.encoding import canonical_json, digest, digest_all
-from tapestry.errors import ProtocolError, ResourceError, VerificationError
+from tapestry.errors import (
+    ConfigError,
+    ProtocolError,
+    ResourceError,
+    VerificationError,
+)
 from tapestry.protocol import Message
 
 _SCHEMA = """
@@ -51,12 +58,18 @@ class Receipt:
 class Store:
     """The node's durable memory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, exclusive: bool = False) -> None:
         """Open or create ``state.db``.
 
+        Args:
+            path: The database.
+            exclusive: Keep other processes from serving with it; readers may read.
+
         Raises:
+            ConfigError: Another process serves with it.
             ResourceError: It cannot be written.
         """
+        self._lock = _take_lock(path.with_suffix(".lock")) if exclusive else None
         try:
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False
@@ -145,8 +158,25 @@ class Store:
             )
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database and let others serve."""
         self._db.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _take_lock(path: Path) -> int:
+    """Lock a file; the kernel lets go of it when the process dies, however it dies."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ResourceError(f"cannot open {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ConfigError(f"another process serves {path.parent}; stop it") from None
+    return handle
 
 
 def _link(chain: str, row: tuple[int, str, str, int, str]) -> str:
