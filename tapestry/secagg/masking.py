@@ -94,11 +94,11 @@ def join(
         ProtocolError: The manifest breaks a rule, or this node is not in it.
         PolicyError: The node's own terms refuse it.
     """
-    min_cohort = check_manifest(manifest, terms)
     cohort = Cohort.of(manifest)
     own = [name for name, key in cohort.roster.items() if key == identity.verify_key]
     if not own:
         raise ProtocolError(f"{identity.name!r} is not in the cohort")
+    min_cohort = check_manifest(manifest, terms)  # last, since it may reserve budget
     state = Round(
         cohort=cohort,
         node=own[0],
