@@ -16,7 +16,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ No mixture of experts: a module that a step does not use keeps stale gradients.
 _PROBE = ((5, 4, 3, 2, 1, 2, 3, 4), (1, 2, 3))  # public, of unequal length
 _TOLERANCE = 1e-3
 _BLOCK = 1 << 16
+_FEWEST_ROWS = 2  # below, the loop does as well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +247,9 @@ def attached(problem: Problem, limits: Limits, *, private: bool) -> Iterator[Gra
     try:
         if private:
             _check_architecture(problem.module)
-            if limits.gradient_bytes >= 4 * problem.length * 2 * limits.rows:
+            room = limits.gradient_bytes // (8 * problem.length)  # Opacus copies once
+            if room >= _FEWEST_ROWS:
+                limits = replace(limits, rows=min(limits.rows, room))
                 hooks = GradSampleHooks(problem.module, loss_reduction="sum")
                 hooks.disable_hooks()
         gradients = Gradients(problem, limits, hooks)

@@ -116,6 +116,25 @@ def test_a_record_of_many_sequences_counts_as_one() -> None:
             assert float((long - short).norm()) < 1e-5 * float(short.norm())
 
 
+def test_memory_for_gradients_bounds_the_rows_and_then_picks_the_loop() -> None:
+    largest = 0
+
+    def losses(sequences: Sequence[Sequence[int]]) -> Tensor:
+        nonlocal largest
+        largest = max(largest, len(sequences))
+        return tiny.losses_of(problem.module, sequences)
+
+    with tiny.lora(tiny.llama()) as problem:
+        watched = replace(problem, losses=losses)
+        for rows, by_rows, most in ((16, True, 9), (3, True, 3), (1, False, 2)):
+            largest = 0
+            limits = Limits(gradient_bytes=8 * problem.length * rows)
+            with attached(watched, limits, private=True) as gradients:
+                assert gradients.by_rows == by_rows
+                gradients.clipped_sum(tiny.units(9), clip_norm=1.0)
+            assert largest == most  # two is the start-up check of the losses
+
+
 def test_no_units_give_zero_without_running_the_model() -> None:
     with (
         tiny.full(tiny.llama()) as problem,
