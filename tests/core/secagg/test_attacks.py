@@ -35,7 +35,7 @@ from tests.core.secagg.attackers import (
     without,
 )
 from tests.core.secagg.federation import Federation, manifest_for, members, terms_for
-from tests.core.secagg.statistics import FixedRandom, correlation, looks_uniform
+from tests.core.secagg.measures import FixedRandom, correlation, looks_uniform
 
 OTHER = "sha256:" + "cd" * 32
 

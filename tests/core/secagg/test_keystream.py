@@ -20,7 +20,7 @@ from tapestry.secagg.keystream import (
 )
 from tapestry.vector import RingVector
 from tests.core.secagg.federation import Federation
-from tests.core.secagg.statistics import FixedRandom, looks_uniform
+from tests.core.secagg.measures import FixedRandom, looks_uniform
 
 # NIST SP 800-38A, F.5.5: CTR-AES256.Encrypt
 NIST_KEY = "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4"

@@ -14,7 +14,7 @@ from tapestry.protocol import PublicWeights
 from tapestry.secagg.ring import Encoding, check_sum, mean, quantize, weigh
 from tapestry.vector import Clipped, FloatVector, RingVector
 from tests.core.secagg.federation import manifest_for, members
-from tests.core.secagg.statistics import FixedRandom
+from tests.core.secagg.measures import FixedRandom
 
 
 def encoding(length: int, *, scale_bits: int = 16, bound: int = 2**20) -> Encoding:

@@ -22,7 +22,7 @@ from tapestry.secagg.recovering import Fault
 from tapestry.secagg.unmasking import Advertising
 from tapestry.secagg.verifying import SumChecker
 from tests.core.secagg.federation import Federation
-from tests.core.secagg.statistics import FixedRandom, looks_uniform
+from tests.core.secagg.measures import FixedRandom, looks_uniform
 
 OTHER = "sha256:" + "cd" * 32
 
