@@ -146,14 +146,29 @@ class Run:
         """Do what is left of the run."""
         self.replica = replica or Replica.start(self.workload.parameters())
         self._recover()
+        if self._closed():  # a release or result may be due since before a restart
+            self._bring_up_to_date()
+            self._release_if_due()
         while self._closed() < self.settings.rounds:
             self._try_round()
-            if self._closed() and self._closed() % self.settings.release_every == 0:
-                publishing.release(self)
+            self._release_if_due()
+        self._bring_up_to_date()
         publishing.release(self)
         if self.settings.adapters:
             publishing.collect_adapters(self)
         self.bulletin.publish(self.grid.nodes())
+
+    def _release_if_due(self) -> None:
+        closed = self._closed()
+        if closed and closed % self.settings.release_every == 0:
+            publishing.release(self)
+
+    def _bring_up_to_date(self) -> list[str]:
+        """Give everybody who is here the log and the results they lack."""
+        present = self.roll.gather(least=len(self.bulletin.state.members))
+        self.bulletin.publish(present)
+        self.roll.catch_up(present)
+        return present
 
     def _closed(self) -> int:
         return sum(row.status == "closed" for row in self.journal.rounds())
@@ -207,9 +222,7 @@ class Run:
             self._failures = 0
 
     def _round(self, attendance: Attendance) -> None:
-        present = self.roll.gather(least=len(self.bulletin.state.members))
-        self.bulletin.publish(present)
-        self.roll.catch_up(present)
+        present = self._bring_up_to_date()
         manifest = plan_round(
             self.settings,
             self.bulletin.state,
