@@ -1,0 +1,272 @@
+"""Anybody is killed at any instant and started again: nothing is lost or done twice."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from tapestry.protocol import Kind, Message
+from tapestry_coordinator.journal import Journal
+from tapestry_governance.audit import Verdict
+from tapestry_governance.events import DpAccounted, ReleasePublished
+from tapestry_governance.log import Log
+from tapestry_node.budget import Ledger
+from tapestry_node.store import Store
+from tests.end_to_end.conftest import Found
+from tests.simulator import NAMES, Deliver, Federation, Killed
+
+
+def check(federation: Federation, *, rounds: int = 1) -> None:
+    """The run is complete, the log holds, and everybody agrees with it."""
+    closed = federation.closed()
+    assert len(closed) == rounds
+    assert set(federation.digests().values()) == {closed[-1].base_after}
+    assert set(federation.uploads().values()) <= {1}
+    assert set(federation.committed().values()) <= {1}
+    federation.bundle()
+    assert federation.audit().verdict is Verdict.HOLDS
+    check_ledgers(federation)
+
+
+def check_ledgers(federation: Federation) -> None:
+    """What left is in the log, and what the log says is spent.
+
+    A node that dies between spending and saying so has spent for nothing: that is in
+    its ledger alone, and nothing left.
+    """
+    accounted: dict[str, set[int]] = {name: set() for name in NAMES}
+    for event in federation.logged():
+        if isinstance(event.body, DpAccounted) and event.body.round_number:
+            accounted[event.actor].add(event.body.round_number)
+    for name, node in federation.nodes.items():
+        rows = [r for r in node.ledger.rows() if r.charge.purpose == "round"]
+        assert accounted[name] <= {r.charge.number for r in rows}
+        assert all(row.state == "spent" for row in rows)
+        uploaded = {number for who, number in federation.uploads() if who == name}
+        assert uploaded <= accounted[name]
+
+
+def nth(kind: Kind, count: int) -> Callable[[str, Message], bool]:
+    """Say when the so many-th request of a kind is about to be sent, from 1."""
+    seen = {"count": 0}
+
+    def when(_name: str, message: Message) -> bool:
+        seen["count"] += message.kind is kind
+        return seen["count"] == count
+
+    return when
+
+
+STAGES = [
+    pytest.param(Kind.HELLO, 2, id="at the roll call"),
+    pytest.param(Kind.COSIGN, 2, id="before the first checkpoint"),
+    pytest.param(Kind.COSIGN, 10, id="before the round is cosigned"),
+    pytest.param(Kind.OFFER, 3, id="in the middle of the offers"),
+    pytest.param(Kind.KEYS, 3, id="in the middle of the keys"),
+    pytest.param(Kind.CIPHERTEXTS, 1, id="before the first upload"),
+    pytest.param(Kind.CIPHERTEXTS, 4, id="before the last upload"),
+    pytest.param(Kind.SURVIVORS, 3, id="in the middle of the survivors"),
+    pytest.param(Kind.CONSENTS, 3, id="in the middle of the consents"),
+    pytest.param(Kind.COSIGN, 14, id="before its end is cosigned"),
+    pytest.param(Kind.RESULT, 3, id="in the middle of the results"),
+]
+
+
+@pytest.mark.parametrize(("kind", "count"), STAGES)
+def test_a_coordinator_that_dies_in_a_round_goes_on_with_the_run(
+    found: Found, kind: Kind, count: int
+) -> None:
+    federation = found()
+    federation.run_until_killed(nth(kind, count))
+    federation.run()
+    check(federation)
+
+
+def dies(
+    monkeypatch: pytest.MonkeyPatch, place: type[Any], method: str, *, after: bool
+) -> None:
+    """Let the process die once, at a call of a method."""
+    original = getattr(place, method)
+
+    def once(*args: Any, **rest: Any) -> Any:
+        monkeypatch.setattr(place, method, original)
+        if after:
+            original(*args, **rest)
+        raise Killed
+
+    monkeypatch.setattr(place, method, once)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("method", ["open_round", "store_sum", "store_result"])
+def test_a_coordinator_that_dies_at_its_journal_goes_on_with_the_run(
+    found: Found, monkeypatch: pytest.MonkeyPatch, method: str, after: bool
+) -> None:
+    federation = found()
+    dies(monkeypatch, Journal, method, after=after)
+    with pytest.raises(Killed):
+        federation.run()
+    federation.run()
+    check(federation)
+
+
+def test_a_coordinator_that_dies_before_the_round_is_settled_keeps_the_sum(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has closed the round; the journal learns it from there."""
+    federation = found()
+    dies(monkeypatch, Journal, "settle", after=False)
+    with pytest.raises(Killed):
+        federation.run()
+    assert len(federation.closed()) == 1
+    federation.run()
+    check(federation)
+    assert federation.aborted() == []
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_coordinator_that_dies_while_publishing_publishes_again(
+    found: Found, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    federation = found()
+    dies(monkeypatch, Log, "publish", after=after)
+    with pytest.raises(Killed):
+        federation.run()
+    federation.run()
+    check(federation)
+
+
+def test_a_release_that_was_due_when_the_coordinator_died_is_made(
+    found: Found,
+) -> None:
+    federation = found(coordinator={"rounds": 2, "release_every": 1})
+    federation.run_until_killed(nth(Kind.RESULT, 4))
+    federation.run()
+    check(federation, rounds=2)
+    releases = federation.said(ReleasePublished)
+    assert {r.name: r.round_number for r in releases} == {"base-1": 1, "base-2": 2}
+
+
+def test_adapters_that_were_not_collected_are_asked_for_again(found: Found) -> None:
+    federation = found(coordinator={"adapters": True})
+    federation.run_until_killed(nth(Kind.RELEASED, 3))
+    federation.run()
+    check(federation)
+    folder = federation.coordinator / "adapters"
+    assert sorted(path.name for path in folder.iterdir()) == list(NAMES)
+    for node in federation.nodes.values():
+        charges = [row.charge.purpose for row in node.ledger.rows()]
+        assert charges == ["round", "adapter"]
+
+
+def test_a_coordinator_may_die_again_and_again(found: Found) -> None:
+    federation = found()
+    for kind in (Kind.OFFER, Kind.CIPHERTEXTS, Kind.CONSENTS):
+        federation.run_until_killed(nth(kind, 2))
+    federation.run()
+    assert len(federation.aborted()) == 3
+    check(federation)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", range(1, 66, 2))
+def test_whatever_message_it_was_the_run_completes(found: Found, count: int) -> None:
+    federation = found(coordinator={"adapters": True})
+    seen = {"count": 0}
+
+    def when(_name: str, _message: Message) -> bool:
+        seen["count"] += 1
+        return seen["count"] == count
+
+    federation.run_until_killed(when)
+    federation.run()
+    check(federation)
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase"),
+    [
+        (Kind.KEYS, "keys"),
+        (Kind.CIPHERTEXTS, "upload"),
+        (Kind.SURVIVORS, None),
+        (Kind.CONSENTS, None),
+        (Kind.RESULT, None),
+    ],
+    ids=str,
+)
+def test_a_node_that_is_started_again_has_dropped_out_and_catches_up(
+    found: Found, kind: Kind, phase: str | None
+) -> None:
+    federation = found(coordinator={"rounds": 2})
+
+    def restarts(name: str, request: Message, _deliver: Deliver) -> Message:
+        return federation.restart(name).handle(request)
+
+    federation.wire.on("fr", kind, restarts)
+    federation.run()
+    first, second = federation.closed()
+    dropped = [] if phase is None else [("fr", phase)]
+    assert [(d.name, d.phase) for d in first.dropped] == dropped
+    assert second.included == NAMES
+    check(federation, rounds=2)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("place", "method"),
+    [(Ledger, "reserve"), (Ledger, "spend"), (Store, "raise_to"), (Store, "post")],
+    ids=["reserve", "spend", "mark", "outbox"],
+)
+def test_a_node_that_dies_around_its_upload_never_uploads_twice(
+    found: Found,
+    monkeypatch: pytest.MonkeyPatch,
+    place: type[Any],
+    method: str,
+    after: bool,
+) -> None:
+    """What is spent is spent and gets into the log; the rest is as if never asked."""
+    federation = found(coordinator={"rounds": 2})
+
+    def dies_once(name: str, request: Message, deliver: Deliver) -> None:
+        dies(monkeypatch, place, method, after=after)
+        with suppress(Killed):
+            deliver(request)
+            raise AssertionError("the node was not killed")
+        federation.restart(name)
+
+    kind = Kind.OFFER if method == "reserve" else Kind.CIPHERTEXTS
+    federation.wire.on("fr", kind, dies_once)
+    federation.run()
+    assert federation.closed()[0].included == tuple(n for n in NAMES if n != "fr")
+    assert federation.closed()[1].included == NAMES
+    check(federation, rounds=2)
+
+
+def test_all_nodes_are_started_again_between_two_rounds(found: Found) -> None:
+    federation = found(coordinator={"rounds": 2})
+    federation.run_until_killed(nth(Kind.RESULT, 4))
+    for name in NAMES:
+        federation.restart(name)
+    federation.run()
+    check(federation, rounds=2)
+    assert federation.aborted() == []
+
+
+def test_a_restored_log_is_noticed_by_those_who_saw_more(
+    found: Found, tmp_path: Any
+) -> None:
+    """A coordinator's backup from before the run: no node cosigns over it."""
+    import shutil
+
+    from tapestry.errors import TapestryError
+
+    federation = found()
+    federation.run_until_killed(nth(Kind.OFFER, 1))
+    shutil.copytree(federation.coordinator, tmp_path / "backup")
+    federation.run()
+    shutil.rmtree(federation.coordinator)
+    shutil.copytree(tmp_path / "backup", federation.coordinator)
+    with pytest.raises(TapestryError):
+        federation.run()
+    assert set(federation.uploads().values()) == {1}
