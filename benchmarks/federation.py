@@ -257,7 +257,7 @@ def summarize(given: Scores, rows: Mapping[str, Sequence[Result]]) -> dict[str, 
 
 def _compared(family: str, rows: Mapping[str, Sequence[Result]]) -> dict[str, float]:
     """Compare the federated runs with the others of their family, seed by seed."""
-    figures = {}
+    figures: dict[str, float] = {}
     federated = rows.get(f"{family} federated", ())
     for arm in ARMS[family][1:]:
         pairs = list(zip(federated, rows.get(f"{family} {arm}", ()), strict=False))
@@ -270,7 +270,7 @@ def _compared(family: str, rows: Mapping[str, Sequence[Result]]) -> dict[str, fl
 def _level(result: Result) -> float:
     if "on_others" in result:
         return float(result["on_others"])
-    return statistics.mean(result["bits_per_byte"].values())
+    return float(statistics.mean(result["bits_per_byte"].values()))
 
 
 def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
