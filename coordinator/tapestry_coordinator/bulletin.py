@@ -105,6 +105,14 @@ class Bulletin:
             self._state = following
         return index
 
+    def approve(self, entries: Sequence[bytes]) -> None:
+        """See that the rules would allow some entries now; nothing is appended.
+
+        Raises:
+            RuleError, VerificationError, ProtocolError: As ``add``.
+        """
+        apply_all(self._state, entries)
+
     def meet(self, name: str, size: int, note: bytes | None) -> None:
         """Remember how much of the log a node has, and see that we have it, too.
 

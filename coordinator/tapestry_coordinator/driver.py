@@ -8,6 +8,8 @@ next number, since whoever uploaded joins no second attempt.
 
 import json
 import logging
+import secrets
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tapestry.errors import (
 from tapestry.keys import SigningKey
 from tapestry.protocol import RoundManifest
 from tapestry.replica import Replica
+from tapestry.secagg.chunks import count_chunks
 from tapestry.secagg.messages import Result
 from tapestry.secagg.unmasking import Unmasked
 from tapestry.workloads import Workload
@@ -43,10 +46,12 @@ from tapestry_governance.events import (
     RoundOpened,
 )
 from tapestry_governance.log import Log
+from tapestry_governance.sums import Spot, evidence, write_sum
 from tapestry_governance.trust import Trust
 
 _logger = logging.getLogger(__name__)
 PROGRESS = "progress.jsonl"
+EVIDENCE = "evidence"  # on sums, by the log index of round.closed
 _FAILURES = 5  # aborted rounds in a row after which the run stops
 
 
@@ -238,9 +243,11 @@ class Run:
             grid=self.grid,
             deadlines=self.settings.deadlines,
             checkpoint=self.bulletin.publish(present),
+            approve=self.bulletin.approve,
             register=self.bulletin.add,
             notify=self.notify,
         )
+        attendance.spot = secrets.randbelow(count_chunks(manifest.length))
         total = rounds.run(manifest, table, attendance=attendance)
         self._close_round(manifest, total, attendance)
         self.bulletin.publish(present)
@@ -284,12 +291,27 @@ class Run:
         self.journal.store_sum(manifest.round_number, total.values)
         self.journal.store_result(manifest.round_number, result.encode())
         closed = _closing(manifest, result, attendance, verdict=verdict, base=base)
-        self.bulletin.say(closed, refs=closed.commitments)
+        index = self.bulletin.say(closed, refs=closed.commitments)
+        self._keep_evidence(index, result, total, attendance)
         self.replica = base
         self.journal.settle(manifest.round_number, "closed")
         event = {"stage": "round", "round": manifest.round_number, "phase": "close"}
         scores = {"bits_per_byte": verdict.scores, "norm": verdict.norm}
         self.notify({**event, **scores, "of": self.settings.rounds})
+
+    def _keep_evidence(
+        self, index: int, result: Result, total: Unmasked, attendance: Attendance
+    ) -> None:
+        """Let auditors recompute one chunk of the sum, drawn before the uploads."""
+        names = result.transcript.survivors.names
+        spot = Spot(
+            index=attendance.spot,
+            total=evidence(total.chunks(), attendance.spot),
+            uploads={name: attendance.samples[name] for name in names},
+        )
+        folder = self.directory / EVIDENCE / str(index)
+        shutil.rmtree(folder, ignore_errors=True)
+        write_sum(folder, result, spots=[spot])
 
     def _tell(self, manifest: RoundManifest, phase: str) -> None:
         event = {"stage": "round", "round": manifest.round_number, "phase": phase}

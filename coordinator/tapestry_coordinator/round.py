@@ -7,13 +7,13 @@ uploaded stays masked for good.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tapestry.config import Deadlines
 from tapestry.encoding import canonical_json
-from tapestry.errors import ProtocolError, TapestryError
+from tapestry.errors import ProtocolError, ResourceError, TapestryError
 from tapestry.protocol import Kind, Message, RoundManifest
 from tapestry.secagg.messages import (
     Advertisement,
@@ -24,7 +24,11 @@ from tapestry.secagg.messages import (
     UploadHead,
 )
 from tapestry.secagg.unmasking import Advertising, Unmasked
+from tapestry.secagg.verifying import Evidence
 from tapestry_coordinator.grid import Grid
+from tapestry_governance.entries import open_entry
+from tapestry_governance.events import ContributionCommitted
+from tapestry_governance.sums import evidence
 
 _logger = logging.getLogger(__name__)
 Notify = Callable[[dict[str, Any]], None]
@@ -38,16 +42,19 @@ class Table:
     grid: Grid
     deadlines: Deadlines
     checkpoint: bytes
+    approve: Callable[[Sequence[bytes]], None]  # would the log's rules take these?
     register: Callable[[bytes], int]  # append an entry of a node; RuleError if not
     notify: Notify
 
 
 @dataclass(slots=True, kw_only=True)
 class Attendance:
-    """Where participants were lost, and the log indexes of the commitments."""
+    """Where participants were lost, who committed to what, and evidence of it."""
 
     dropped: dict[str, str] = field(default_factory=dict)
     commitments: dict[str, int] = field(default_factory=dict)
+    samples: dict[str, Evidence] = field(default_factory=dict)
+    spot: int = 0  # the chunk of each upload that is kept for auditors
     phase: str = "offer"
 
 
@@ -113,7 +120,9 @@ class _Lead:
         waited = int(getattr(table.deadlines, phase))
         for name, reply in table.grid.exchange(requests, deadline=waited):
             try:
-                collector.accept(name, self._take(reply, name, read))
+                self._accept(name, reply, collector, read)
+            except ResourceError:
+                raise
             except TapestryError as error:
                 _logger.warning("%s is out of round %d: %s", name, number, error)
             else:
@@ -124,16 +133,40 @@ class _Lead:
                 if name in collector.missing:
                     self._attendance.dropped[name] = phase
 
+    def _accept(
+        self,
+        name: str,
+        reply: Message,
+        collector: Any,
+        read: Callable[[Message, str], Any],
+    ) -> None:
+        message = self._take(reply, name, read)
+        collector.accept(name, message)
+        if isinstance(message, Upload):
+            self._keep(name, reply, message)
+
     def read_upload(self, reply: Message, name: str) -> Upload:
-        """Take the chunks, after the node's own entries went into the log."""
+        """Take an upload whose entries the log will take and that commit to it."""
         if reply.kind is not Kind.UPLOAD or len(reply.attachments) < _ENTRIES:
             raise ProtocolError(f"{name} sent {reply.kind}, want an upload")
-        accounted, committed, *chunks = reply.attachments
-        upload = Upload(head=UploadHead.decode(reply.body), chunks=chunks)
+        head = UploadHead.decode(reply.body)
+        entries = [bytes(item) for item in reply.attachments[:_ENTRIES]]
+        said = open_entry(entries[1]).event
+        if not isinstance(said.body, ContributionCommitted) or said.actor != name:
+            raise ProtocolError(f"{name} committed to nothing")
+        if f"sha256:{said.body.masked_root}" != head.root:
+            raise ProtocolError(f"{name} committed to another upload")
+        self._table.approve(entries)
+        return Upload(head=head, chunks=reply.attachments[_ENTRIES:])
+
+    def _keep(self, name: str, reply: Message, upload: Upload) -> None:
+        """Log an upload that is in the sum, and keep one chunk of it as evidence."""
+        accounted, committed = reply.attachments[:_ENTRIES]
         self._table.register(bytes(accounted))
         index = self._table.register(bytes(committed))
         self._attendance.commitments[name] = index
-        return upload
+        spot = self._attendance.spot
+        self._attendance.samples[name] = evidence(upload.chunks, spot)
 
     def _take(
         self, reply: Message, name: str, read: Callable[[Message, str], Any]

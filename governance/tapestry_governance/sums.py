@@ -57,8 +57,8 @@ def make_spot(index: int, *, total: Chunks, uploads: Mapping[str, Chunks]) -> Sp
     """Cut one chunk, with its paths, out of a sum and its uploads."""
     return Spot(
         index=index,
-        total=_evidence(total, index),
-        uploads={node: _evidence(chunks, index) for node, chunks in uploads.items()},
+        total=evidence(total, index),
+        uploads={node: evidence(chunks, index) for node, chunks in uploads.items()},
     )
 
 
@@ -178,9 +178,10 @@ def _read(path: Path, limit: int) -> bytes:
     return path.read_bytes()
 
 
-def _evidence(chunks: Chunks, index: int) -> Evidence:
+def evidence(chunks: Chunks, index: int) -> Evidence:
+    """Copy one chunk out of a vector, with its path to the Merkle root."""
     proof = inclusion_proof(chunk_leaves(chunks), index)
-    return Evidence(chunk=chunks[index], proof=proof)
+    return Evidence(chunk=bytes(chunks[index]), proof=proof)
 
 
 def _print(row: Evidence) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from tapestry.secagg.messages import (
 )
 from tapestry.secagg.terms import RunPlan, Terms
 from tapestry.vector import FloatVector, Layout
-from tapestry_governance.entries import Author, sign_entry
+from tapestry_governance.entries import Author, open_entry, sign_entry
 from tapestry_governance.events import (
     Body,
     ContributionCommitted,
@@ -95,7 +95,7 @@ class Session:
             min_cohort=desk.min_cohort,
             min_colluding=desk.max_colluding,
             weight_cap=1,
-            highest_round=desk.store.highest(manifest.run_id),
+            highest_round=_highest(desk, manifest.run_id),
             afford=lambda _: self._reserve(),
         )
         self._state: Any
@@ -247,6 +247,22 @@ def _charge(manifest: RoundManifest, steps: accounting.Steps | None) -> Charge |
         number=manifest.round_number,
         steps=steps,
     )
+
+
+def _highest(desk: Desk, run_id: str) -> int:
+    """The last round that this node uploaded for, by its own mark and by the log.
+
+    A node whose disk was restored from a backup is behind the log, which still knows
+    what it committed to.
+    """
+    found = desk.store.highest(run_id)
+    for entry in desk.view.entries(0, desk.view.size):
+        event = open_entry(entry).event
+        said = event.body
+        own = event.actor == desk.name and isinstance(said, ContributionCommitted)
+        if own and said.run_id == run_id:
+            found = max(found, said.round_number)
+    return found
 
 
 def _agreed_plan(

@@ -29,7 +29,8 @@ from tapestry.config import CoordinatorSettings
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.replica import Replica
 from tapestry.workloads.bases import open_base
-from tapestry_governance.bundle import write_bundle
+from tapestry_coordinator.driver import EVIDENCE
+from tapestry_governance.bundle import add_sums, write_bundle
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _NEEDED = 3 << 30  # bytes on disk
@@ -175,6 +176,8 @@ def _collect(story: Story) -> None:
             genesis=story.genesis,
             artifacts=artifacts | releases,
         )
+    evidence = sorted((coordinator / EVIDENCE).glob("*"))
+    add_sums(story.out / "bundle", {int(path.name): path for path in evidence})
 
 
 @contextmanager
