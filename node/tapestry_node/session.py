@@ -258,10 +258,9 @@ def _highest(desk: Desk, run_id: str) -> int:
     found = desk.store.highest(run_id)
     for entry in desk.view.entries(0, desk.view.size):
         event = open_entry(entry).event
-        said = event.body
-        own = event.actor == desk.name and isinstance(said, ContributionCommitted)
-        if own and said.run_id == run_id:
-            found = max(found, said.round_number)
+        if event.actor == desk.name and isinstance(event.body, ContributionCommitted):
+            number = event.body.round_number
+            found = max(found, number if event.body.run_id == run_id else 0)
     return found
 
 
