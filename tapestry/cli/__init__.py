@@ -42,15 +42,7 @@ class _Lazy(TyperGroup):
         module, summary = _ROLES[cmd_name]
         if ctx.resilient_parsing or "--help" in sys.argv[1:2]:
             return click.Command(cmd_name, short_help=summary, help=summary)
-        try:
-            found: Any = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name and error.name.startswith("tapestry"):
-                raise
-            raise click.ClickException(
-                f"{error.name} is not installed; `tapestry {cmd_name}` needs more than"
-                " an auditor's install: pip install 'tapestry-federated[demo]'"
-            ) from None
+        found: Any = importlib.import_module(module)
         command: click.Command = typer.main.get_command(found.app)
         command.name = cmd_name
         return command
@@ -87,6 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=None if arguments is None else list(arguments))
     except TapestryError as error:
         print(f"tapestry: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("tapestry"):
+            raise
+        print(
+            f"tapestry: {error.name} is not installed; this command needs more than an"
+            " auditor's install: pip install 'tapestry-federated[demo]'",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         print("tapestry: interrupted", file=sys.stderr)
