@@ -3,21 +3,23 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tapestry import manifest as manifests
 from tapestry.encoding import canonical_json, decode_json
-from tapestry.errors import ProtocolError, TapestryError
+from tapestry.errors import ProtocolError, ResourceError, TapestryError
 from tapestry.protocol import Kind, Message
 from tapestry_coordinator import release as releases
 from tapestry_coordinator.bulletin import event_of
 from tapestry_governance import registry
+from tapestry_governance.entries import open_entry
 from tapestry_governance.events import AdapterPublished, ReleasePublished
 
 if TYPE_CHECKING:
     from tapestry_coordinator.driver import Run
 
 _logger = logging.getLogger(__name__)
+_ENTRIES = 2  # in front of the files: dp.accounted, adapter.published
 
 
 def release(run: "Run") -> None:
@@ -100,51 +102,84 @@ def collect_adapters(run: "Run") -> None:
         dict.fromkeys(present, request), deadline=waited
     ):
         try:
-            adapter = _keep(run, reply)
+            adapter = _keep(run, node, reply)
         except TapestryError as error:
             _logger.warning("no adapter of %s: %s", node, error)
         else:
             run.notify({"stage": "adapter", "node": node, "text": adapter})
 
 
-def _keep(run: "Run", reply: Message) -> str:
+def _keep(run: "Run", node: str, reply: Message) -> str:
     """Store an adapter's files, hold them against the rules, and log its entries.
+
+    Guarantees:
+        A node's publication touches no adapter of another node.
 
     Raises:
         ProtocolError, VerificationError, IncompleteError: The files break a rule of
             the registry, or are not what the entry names. Nothing is kept.
         RuleError: The log's rules refuse an entry.
     """
-    if reply.kind is not Kind.PUBLICATION:
-        raise ProtocolError(f"{reply.kind}: {reply.body[:80]!r}")
-    names = decode_json(reply.body)
-    entries = [bytes(item) for item in reply.attachments[:2]]
-    files = reply.attachments[2:]
-    published = event_of(entries[1])
-    if not isinstance(published, AdapterPublished) or len(names["files"]) != len(files):
-        raise ProtocolError("the publication is not an adapter's")
+    accounted, entry, files = _unpack(reply)
+    event = open_entry(entry).event
+    published = event.body
+    owner = run.bulletin.state.publishers.get(getattr(published, "name", ""), node)
+    if not isinstance(published, AdapterPublished) or {event.actor, owner} != {node}:
+        raise ProtocolError("the publication is not an adapter of this node")
     folder = run.directory / "adapters" / published.name
-    _write(folder, dict(zip(names["files"], files, strict=True)))
+    draft = folder.with_name(f".{published.name}")
     try:
-        registry.check_entry(registry.check_folder(folder), published)
+        _write(draft, files)
+        registry.check_entry(registry.check_folder(draft), published)
         base = run.directory / "releases" / published.base
-        registry.check_fit(folder, registry.read_base(base))
-        for entry in entries:
-            run.bulletin.add(entry)
+        registry.check_fit(draft, registry.read_base(base))
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    try:
+        for each in (accounted, entry):
+            run.bulletin.add(each)
     except TapestryError:
         shutil.rmtree(folder)
         raise
     return published.name
 
 
-def _write(folder: Path, files: dict[str, bytes | memoryview]) -> None:
+def _unpack(reply: Message) -> tuple[bytes, bytes, dict[str, Any]]:
+    """Take a publication apart: two entries, then files by name.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    if reply.kind is not Kind.PUBLICATION or len(reply.attachments) < _ENTRIES:
+        raise ProtocolError(f"{reply.kind}: {reply.body[:80]!r}")
+    accounted, published, *files = reply.attachments
+    body = decode_json(reply.body)
+    names = body.get("files") if isinstance(body, dict) else None
+    if not isinstance(names, list) or len(names) != len(files):
+        raise ProtocolError("the publication does not name its files")
+    try:
+        for name in names:
+            manifests.check_name(str(name))
+    except ValueError as error:
+        raise ProtocolError(str(error)) from None
+    return (
+        bytes(accounted),
+        bytes(published),
+        dict(zip(map(str, names), files, strict=True)),
+    )
+
+
+def _write(folder: Path, files: dict[str, Any]) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-    for name, data in files.items():
-        try:
-            manifests.check_name(name)
-        except ValueError as error:
-            raise ProtocolError(str(error)) from None
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    try:
+        for name, data in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise ProtocolError("two files of the publication have one name") from None
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error

@@ -27,11 +27,12 @@ from tapestry.secagg.unmasking import Advertising, Unmasked
 from tapestry.secagg.verifying import Evidence
 from tapestry_coordinator.grid import Grid
 from tapestry_governance.entries import open_entry
-from tapestry_governance.events import ContributionCommitted
+from tapestry_governance.events import ContributionCommitted, DpAccounted
 from tapestry_governance.sums import evidence
 
 _logger = logging.getLogger(__name__)
 Notify = Callable[[dict[str, Any]], None]
+Chunk = bytes | memoryview
 _ENTRIES = 2  # of the node's own in front of the chunks: dp.accounted, committed
 
 
@@ -172,10 +173,34 @@ class _Lead:
         self, reply: Message, name: str, read: Callable[[Message, str], Any]
     ) -> Any:
         if reply.kind is Kind.REFUSAL:
-            for entry in reply.attachments:
+            for entry in reply.attachments[:1]:
                 self._table.register(bytes(entry))
-            raise ProtocolError(f"refused: {reply.json().get('reason')}")
+            raise ProtocolError(f"refused: {reply.body[:80]!r}")
         return read(reply, name)
+
+    def _check_entries(
+        self, accounted: Chunk, committed: Chunk, *, name: str, root: str
+    ) -> None:
+        """See that both are the node's own, about this round and this upload.
+
+        What the log names must be what is summed, or nobody could dispute it.
+        """
+        manifest = self._manifest
+        this = (name, manifest.run_id, manifest.round_number, manifest.attempt)
+        for entry, kind in (
+            (accounted, DpAccounted),
+            (committed, ContributionCommitted),
+        ):
+            event = open_entry(bytes(entry)).event
+            body = event.body
+            if not isinstance(body, kind):
+                raise ProtocolError(f"{name} sent {event.type}, want {kind.type}")
+            said = (event.actor, body.run_id, body.round_number, body.attempt)
+            if said != this:
+                raise ProtocolError(f"{name} sent an entry about {said}")
+            named = getattr(body, "masked_root", None)
+            if named is not None and f"sha256:{named}" != root:
+                raise ProtocolError(f"{name} uploads what it did not commit to")
 
 
 def _checkpoint(note: bytes) -> bytes:
