@@ -97,6 +97,7 @@ class Node:
             self._ledger.release(row.charge)
         self._replica = replica or Replica.start(workload.parameters())
         self._applied = 0
+        self._disputed: set[tuple[str, int]] = set()
         self._session: Session | None = None
         self._notify, self._clock = notify, clock
         self._desk = self._make_desk()
@@ -211,23 +212,16 @@ class Node:
         return self._store.outbox()
 
     def _check_releases(self) -> None:
-        """Cosign no release of other parameters than this node computed itself.
+        """Cosign no release of a base that does not follow from its round's sum.
 
         Edge cases:
-            A node that has not applied the round yet cannot tell, and relies on the
-            rules of the log alone.
+            A node that has not seen the sum cannot tell, and relies on the rules of
+            the log alone.
         """
-        last = self._view.state.last_closed
-        if last is None or last.round_number != self._applied:
-            return
         for release in self._view.state.releases.values():
-            if (release.run_id, release.round_number) == (
-                last.run_id,
-                last.round_number,
-            ) and release.parameters_digest != self._replica.digest:
+            if (release.run_id, release.round_number) in self._disputed:
                 raise VerificationError(
-                    f"{release.name} is {release.parameters_digest}, this node "
-                    f"computed {self._replica.digest}"
+                    f"{release.name} is not what round {release.round_number} gives"
                 )
 
     def _accept(self, message: Message) -> Any:
@@ -291,6 +285,7 @@ class Node:
         if closed.outcome == "applied":
             after = self._step(result, message, manifest=manifest)
         if after.digest != closed.base_after:
+            self._disputed.add((closed.run_id, number))
             raise VerificationError(
                 f"round {number} gives {after.digest} here, the log says "
                 f"{closed.base_after}"
