@@ -84,7 +84,7 @@ def test_poison_out_of_range_is_rejected(
     def prepare(update: FloatVector, *, place: int, **rest: Any) -> Quantized:
         quantized = contribution.prepare(update, place=place, **rest)
         if place == NAMES.index("fr") + 1:
-            quantized.values[0] += np.uint32(1 << 31)
+            quantized.values[0] ^= np.uint32(1 << 31)
         return quantized
 
     monkeypatch.setattr(session, "prepare", prepare)
