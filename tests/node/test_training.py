@@ -91,7 +91,7 @@ def test_with_tiny_noise_and_a_loose_bound_private_training_is_plain() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_training_learns(optimizer: str) -> None:
+def test_private_training_lowers_the_loss(optimizer: str) -> None:
     units = [Unit(sequences=((5, 6, 7, 8, 9, 10),))] * 16
     rate = {"sgd": "2", "adam": "0.05"}[optimizer]
     plan = {"optimizer": optimizer, "learning_rate": rate, "steps": 12}
