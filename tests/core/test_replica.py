@@ -1,0 +1,123 @@
+"""Everybody's own copy of the base, moved by the published sum."""
+
+import numpy as np
+import pytest
+
+from tapestry.errors import VerificationError
+from tapestry.protocol import OuterPlan, RoundManifest
+from tapestry.replica import Replica
+from tapestry.vector import Layout, parameters_digest, tensor_digests
+from tests.governance.world import World, renamed
+
+LAYOUT = Layout(tensors=(("w", (4, 5)),))
+
+
+def _parameters() -> dict[str, np.ndarray]:
+    return {
+        "w": np.arange(20, dtype=np.float32).reshape(4, 5),
+        "frozen": np.ones(3, dtype=np.float32),
+    }
+
+
+def _manifest(replica: Replica, **changes: object) -> RoundManifest:
+    outer = OuterPlan(
+        optimizer="nesterov",
+        learning_rate="1",
+        momentum="0.5",
+        max_norm="100",
+        max_loss_increase="1",
+    )
+    fixed = {
+        "model_digest": replica.digest,
+        "layout_digest": LAYOUT.digest,
+        "length": LAYOUT.length,
+        "clip_norm": "16",
+        "clip_value": "16",
+        "scale_bits": 10,
+        "outer": outer,
+    }
+    return renamed(World().found().manifest(), **{**fixed, **changes})
+
+
+def _total(value: float, nodes: int) -> np.ndarray:
+    return np.full(20, round(value * nodes * 2**10), dtype=np.int32).view(np.uint32)
+
+
+def test_a_sum_moves_the_base_by_its_mean() -> None:
+    start = Replica.start(_parameters())
+    after = start.after(
+        _total(0.25, 3),
+        places=(1, 2, 4),
+        manifest=_manifest(start),
+        layout=LAYOUT,
+    )
+    # Nesterov's first step is (1 + momentum) times the mean.
+    assert np.allclose(after.parameters["w"], start.parameters["w"] + 0.375)
+    assert after.parameters["frozen"] is start.parameters["frozen"]
+    assert after.optimizer.step == 1
+    assert after.digest == parameters_digest(after.parameters)
+    assert after.hashes == tensor_digests(after.parameters)
+    assert after.digest != start.digest
+
+
+def test_two_who_see_the_same_sums_hold_the_same_base() -> None:
+    ends = []
+    for _ in range(2):
+        replica = Replica.start(_parameters())
+        for value in (0.5, -0.25, 0.125):
+            replica = replica.after(
+                _total(value, 4),
+                places=(1, 2, 3, 4),
+                manifest=_manifest(replica),
+                layout=LAYOUT,
+            )
+        ends.append((replica.digest, replica.optimizer.digest))
+    assert ends[0] == ends[1]
+
+
+def test_the_order_of_sums_matters() -> None:
+    ends = set()
+    for values in ((0.5, -0.25), (-0.25, 0.5)):
+        replica = Replica.start(_parameters())
+        for value in values:
+            replica = replica.after(
+                _total(value, 4),
+                places=(1, 2, 3, 4),
+                manifest=_manifest(replica),
+                layout=LAYOUT,
+            )
+        ends.add(replica.digest)
+    assert len(ends) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_digest": "sha256:" + "0" * 64},
+        {"layout_digest": "sha256:" + "0" * 64},
+    ],
+    ids=["base", "layout"],
+)
+def test_a_round_of_another_base_or_layout_moves_nothing(
+    changes: dict[str, object],
+) -> None:
+    start = Replica.start(_parameters())
+    with pytest.raises(VerificationError):
+        start.after(
+            _total(1, 4),
+            places=(1, 2, 3, 4),
+            manifest=_manifest(start, **changes),
+            layout=LAYOUT,
+        )
+    assert start.digest == Replica.start(_parameters()).digest
+
+
+def test_a_sum_of_another_length_moves_nothing() -> None:
+    start = Replica.start(_parameters())
+    with pytest.raises(VerificationError):
+        start.after(
+            _total(1, 4)[:-1],
+            places=(1, 2, 3, 4),
+            manifest=_manifest(start),
+            layout=LAYOUT,
+        )
