@@ -37,7 +37,7 @@ from tapestry_governance.view import View
 from tapestry_node.budget import Ledger
 from tapestry_node.guard import Facts, Refused, check_offer, reason_of
 from tapestry_node.publishing import Publisher
-from tapestry_node.session import Desk, Notify, Session
+from tapestry_node.session import Desk, Notify, Session, published_charges
 from tapestry_node.store import Store
 from tapestry_node.trainer import Trainer
 
@@ -93,6 +93,7 @@ class Node:
         data = directory / self.settings.data
         self._trainer = Trainer(data, workload=workload, settings=self.settings)
         self._ledger = Ledger.open(directory / "budget.db", self._trainer.terms)
+        self._ledger.require(published_charges(self._view, self.settings.name))
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
         self._replica = replica or Replica.start(workload.parameters())

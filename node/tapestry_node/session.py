@@ -5,12 +5,12 @@ must survive (budget, high-water mark, outbox) is on disk before it matters.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import decode_fraction, encode_fraction
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.low_rank import round_seed
@@ -236,6 +236,28 @@ def account_of(
         "sampling_rate": encode_fraction(charge.steps.sampling_rate),
         "epsilon_run": encode_fraction(round(ledger.balance().by_run[charge.run], 6)),
     }
+
+
+def published_charges(view: View, name: str) -> Iterator[Charge]:
+    """What the log says that a node spent; its ledger must know all of it."""
+    versions = 0
+    for entry in view.entries(0, view.size):
+        event = open_entry(entry).event
+        said = event.body
+        if event.actor != name or not isinstance(said, DpAccounted):
+            continue
+        versions += said.round_number is None
+        if said.epsilon_run is not None:
+            yield Charge(
+                purpose="adapter" if said.round_number is None else "round",
+                run=said.run_id,
+                number=said.round_number or versions,
+                steps=accounting.Steps(
+                    noise_multiplier=decode_fraction(said.noise_multiplier),
+                    sampling_rate=decode_fraction(said.sampling_rate),
+                    steps=said.steps,
+                ),
+            )
 
 
 def _charge(manifest: RoundManifest, steps: accounting.Steps | None) -> Charge | None:
