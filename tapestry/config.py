@@ -44,7 +44,7 @@ class Settings(Strict):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}") from None
         try:
-            return cls.model_validate_json(json.dumps(raw))
+            return cls.model_validate_json(json.dumps(raw, default=str))  # dates
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
