@@ -46,6 +46,7 @@ class Scale:
     epsilon: float  # of the rounds, together
     update_norm: float
     adapter_steps: int
+    adapter_batch: int
     adapter_rate: float
     adapter_epsilon: float  # of the adapter, alone
     sequence_length: int
@@ -58,14 +59,15 @@ SCALES: Mapping[str, Scale] = {
         rank=8,
         rounds=3,
         release_every=2,
-        steps=3,
-        batch_size=10,
-        learning_rate=4.0,
+        steps=2,
+        batch_size=15,
+        learning_rate=2.5,
         clip_norm=0.5,
         epsilon=5.0,
         update_norm=128.0,
         adapter_steps=2,
-        adapter_rate=4.0,
+        adapter_batch=32,
+        adapter_rate=1.5,
         adapter_epsilon=4.0,
         sequence_length=64,
     ),
@@ -82,6 +84,7 @@ SCALES: Mapping[str, Scale] = {
         epsilon=5.0,
         update_norm=64.0,
         adapter_steps=2,
+        adapter_batch=16,
         adapter_rate=0.1,
         adapter_epsilon=4.0,
         sequence_length=48,
@@ -219,7 +222,7 @@ def _institution(
             "targets": list(scale.targets),
             "sequence_length": scale.sequence_length,
             "steps": scale.adapter_steps,
-            "batch_size": scale.batch_size,
+            "batch_size": scale.adapter_batch,
             "learning_rate": encode_fraction(scale.adapter_rate),
             "epsilon": encode_fraction(scale.adapter_epsilon),
             "clip_norm": encode_fraction(scale.clip_norm),
