@@ -46,5 +46,7 @@ def prepare(
         weight=encoding.weights[place - 1],
         weight_cap=encoding.weight_cap,
     )
+    if not np.isfinite(weighed).all():  # clip makes it zero without a word
+        _logger.error("the update is not finite; zero is sent instead")
     clipped = clip(weighed, clip_norm=number(manifest.clip_norm))
     return quantize(clipped, encoding=encoding, random=random, alarm=_logger.error)
