@@ -1,0 +1,163 @@
+"""``tapestry demo`` as a person runs it: in one process, over Flower, under fire."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tapestry_governance.audit import Audit, Verdict, verify
+from tapestry_governance.entries import open_entry
+from tapestry_governance.events import RoundClosed
+
+pytestmark = pytest.mark.slow
+
+COUNTRIES = {"italy", "japan", "korea", "ukraine"}
+_SECONDS = 540.0
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def _start(out: Path, cache: Path, *options: str) -> subprocess.Popen[str]:
+    command = [
+        *(sys.executable, "-m", "tapestry", "demo", "--out", str(out)),
+        *("--base", "tiny", "--threads", "1", *options),
+    ]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "TAPESTRY_CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _finish(demo: subprocess.Popen[str]) -> str:
+    try:
+        said, errors = demo.communicate(timeout=_SECONDS)
+    finally:
+        demo.kill()
+    assert demo.returncode == 0, errors[-4000:]
+    assert "Traceback" not in said
+    return said
+
+
+def _check(out: Path) -> dict[str, Any]:
+    """The folder is complete, the log holds, and the report has what it must."""
+    audit = verify(out / "bundle", trust=(out / "nodes/italy/policy.txt").read_bytes())
+    assert audit.verdict is Verdict.HOLDS
+    assert (out / "report.html").stat().st_size > 10_000
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    releases = {path.name for path in (out / "releases").iterdir()}
+    adapters = {path.name for path in (out / "adapters").iterdir()}
+    assert releases
+    assert adapters == COUNTRIES
+    models = {"given", "central", "central-dp", *releases}
+    models |= {f"adapter-{name}" for name in COUNTRIES}
+    assert set(report["bits_per_byte"]) == models
+    for scores in report["bits_per_byte"].values():
+        assert set(scores) == COUNTRIES
+        assert all(0 < value < 20 for value in scores.values())
+    assert set(report["epsilon"]) == COUNTRIES
+    assert all(0 < v <= 8 for runs in report["epsilon"].values() for v in runs.values())
+    assert set(report["bytes_out"]) == COUNTRIES
+    for kinds in report["bytes_out"].values():
+        assert kinds["upload"] > 0
+        assert kinds["publication"] > 0
+    assert report["seconds"]
+    assert all(seconds > 0 for seconds in report["seconds"].values())
+    assert report["peak_rss_mb"] > 100
+    return report
+
+
+def _closed(out: Path) -> list[RoundClosed]:
+    audit: Audit = verify(out / "bundle")
+    bodies = [open_entry(entry).event.body for entry in audit.entries]
+    return [body for body in bodies if isinstance(body, RoundClosed)]
+
+
+def test_the_demo_tells_the_whole_story(tmp_path: Path, cache: Path) -> None:
+    out = tmp_path / "demo"
+    said = _finish(_start(out, cache))
+    report = _check(out)
+    assert str(out / "report.html") in said
+    assert [body.outcome for body in _closed(out)] == ["applied", "applied"]
+    assert report["engine"] == "inprocess"
+    again = subprocess.run(
+        [sys.executable, "-m", "tapestry", "demo", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 1
+    assert "is not empty" in again.stderr
+    assert len(again.stderr.strip().splitlines()) == 1
+
+
+def _wait_for(out: Path, demo: subprocess.Popen[str], phase: str) -> None:
+    """Wait until the coordinator says that it is in a phase of a round."""
+    progress = out / "coordinator" / "progress.jsonl"
+    end = time.monotonic() + _SECONDS
+    while demo.poll() is None and time.monotonic() < end:
+        if progress.exists() and f'"phase": "{phase}"' in progress.read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {phase} within {_SECONDS} s")
+
+
+def _descendants(demo: subprocess.Popen[str]) -> Iterator[tuple[Any, str]]:
+    for process in psutil.Process(demo.pid).children(recursive=True):
+        try:
+            yield process, " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+
+
+def _is_node(command: str) -> bool:
+    return "tapestry node run" in command and command.count("nodes/japan") > 0
+
+
+def _is_coordinator(command: str) -> bool:
+    return "guarded_serverapp" in command
+
+
+@pytest.mark.parametrize(
+    ("victim", "phase"),
+    [
+        pytest.param(None, "", id="nobody is killed"),
+        pytest.param(_is_node, "upload", id="a node is killed"),
+        pytest.param(_is_coordinator, "upload", id="the coordinator is killed"),
+    ],
+)
+def test_the_demo_over_flower_completes_whoever_is_killed(
+    tmp_path: Path, cache: Path, victim: Callable[[str], bool] | None, phase: str
+) -> None:
+    out = tmp_path / "demo"
+    demo = _start(out, cache, "--engine", "flower")
+    try:
+        if victim is not None:
+            _wait_for(out, demo, phase)
+            found = [p for p, command in _descendants(demo) if victim(command)]
+            assert found, [command for _, command in _descendants(demo)]
+            for process in found:
+                process.send_signal(signal.SIGKILL)
+    except BaseException:
+        demo.kill()
+        demo.communicate()
+        raise
+    _finish(demo)
+    report = _check(out)
+    assert report["engine"] == "flower"
+    closed = _closed(out)
+    assert [body.outcome for body in closed] == ["applied", "applied"]
+    assert all(len(body.included) >= 3 for body in closed)

@@ -1,0 +1,147 @@
+"""Every rule of the guard, one at a time: what it refuses, and with which code."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from tapestry.config import NodePolicy
+from tapestry.errors import (
+    BudgetExhausted,
+    ConfigError,
+    InconsistentLog,
+    PolicyError,
+    ProtocolError,
+    QuorumError,
+    ResourceError,
+    RuleError,
+    VerificationError,
+)
+from tapestry.protocol import PrivacyPlan, Reason, RoundManifest, TrainingPlan
+from tapestry_node.guard import Facts, Refused, check_offer, reason_of
+from tests.governance.world import World, renamed
+
+MANIFEST = World().found().manifest()
+OTHER = "sha256:" + "f" * 64
+FACTS = Facts(
+    name="fr",
+    federation="tapestry",
+    software_digest=MANIFEST.software_digest,
+    base_digest=MANIFEST.model_digest,
+    next_round=1,
+    layout_digest=MANIFEST.layout_digest,
+    layout_length=MANIFEST.length,
+)
+POLICY = NodePolicy(
+    min_cohort=3,
+    max_colluding=1,
+    noise=("local",),
+    epsilon_limit="8",
+    target_delta="0.00001",
+    max_steps=20,
+    bases=(MANIFEST.model_digest,),
+    parameterizations=("full",),
+    max_checkpoint_age=3600,
+)
+
+
+def _training(**changes: Any) -> TrainingPlan:
+    return TrainingPlan.model_validate({**MANIFEST.training.model_dump(), **changes})
+
+
+def _privacy(**changes: Any) -> PrivacyPlan:
+    return PrivacyPlan.model_validate({**MANIFEST.privacy.model_dump(), **changes})
+
+
+def _refused(
+    manifest: RoundManifest = MANIFEST,
+    *,
+    policy: NodePolicy = POLICY,
+    facts: Facts = FACTS,
+) -> str:
+    with pytest.raises(Refused) as caught:
+        check_offer(manifest, policy=policy, facts=facts)
+    assert str(caught.value).startswith(f"{caught.value.reason.value}: ")
+    return caught.value.reason.value
+
+
+def test_what_meets_every_rule_is_accepted() -> None:
+    check_offer(MANIFEST, policy=POLICY, facts=FACTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "manifest", "reason"),
+    [
+        ("federation", {"federation": "other"}, "local_policy"),
+        ("software", {"software_digest": OTHER}, "software_unapproved"),
+        ("base", {"model_digest": OTHER}, "base_mismatch"),
+        ("layout", {"layout_digest": OTHER}, "base_mismatch"),
+        ("length", {"length": 999}, "base_mismatch"),
+        ("floor", {"min_cohort": 2}, "local_policy"),
+        ("cohort", {"participants": MANIFEST.participants[1:3]}, "local_policy"),
+        ("stranger", {"participants": MANIFEST.participants[:2]}, "local_policy"),
+        ("colluding", {"max_colluding": 0}, "local_policy"),
+        ("low threshold", {"threshold": 2}, "local_policy"),
+        ("high threshold", {"threshold": 5}, "local_policy"),
+        ("steps", {"training": _training(steps=21)}, "local_policy"),
+        (
+            "parameterization",
+            {"training": _training(parameterization="low_rank", rank=1)},
+            "local_policy",
+        ),
+        ("no noise", {"privacy": _privacy(noise="none")}, "local_policy"),
+        ("delta", {"privacy": _privacy(target_delta="0.0001")}, "local_policy"),
+    ],
+)
+def test_each_rule_refuses_with_its_own_code(
+    name: str, manifest: dict[str, Any], reason: str
+) -> None:
+    assert _refused(renamed(MANIFEST, **manifest)) == reason, name
+
+
+def test_the_first_round_starts_from_a_base_that_the_policy_names() -> None:
+    policy = POLICY.model_copy(update={"bases": (OTHER,)})
+    assert _refused(policy=policy) == "local_policy"
+    assert _refused(policy=POLICY.model_copy(update={"bases": ()})) == "local_policy"
+
+
+def test_a_later_round_starts_from_what_the_node_computed_itself() -> None:
+    policy = POLICY.model_copy(update={"bases": (OTHER,)})
+    facts = dataclasses.replace(FACTS, next_round=2)
+    check_offer(MANIFEST, policy=policy, facts=facts)
+    moved = dataclasses.replace(facts, base_digest=OTHER)
+    assert _refused(policy=policy, facts=moved) == "base_mismatch"
+
+
+def test_a_stricter_institution_refuses_what_the_federation_allows() -> None:
+    for change in (
+        {"min_cohort": 4},
+        {"max_colluding": 2},
+        {"max_steps": 19},
+        {"target_delta": "0.000001"},
+        {"noise": ("none",)},
+        {"parameterizations": ("low_rank",)},
+    ):
+        assert _refused(policy=POLICY.model_copy(update=change)) == "local_policy"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Refused(Reason.BASE_MISMATCH, "x"), Reason.BASE_MISMATCH),
+        (BudgetExhausted("x"), Reason.BUDGET_EXHAUSTED),
+        (InconsistentLog("x"), Reason.INCONSISTENT_VIEW),
+        (QuorumError("x"), Reason.QUORUM_MISSING),
+        (VerificationError("x"), Reason.NOT_IN_LOG),
+        (RuleError("x"), Reason.NOT_IN_LOG),
+        (ProtocolError("x"), Reason.PROTOCOL),
+        (PolicyError("x"), Reason.LOCAL_POLICY),
+        (ConfigError("x"), Reason.MAINTENANCE),
+        (ResourceError("x"), Reason.MAINTENANCE),
+        (ValueError("x"), Reason.INTERNAL),
+        (MemoryError("x"), Reason.INTERNAL),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_an_error_is_reduced_to_a_code(error: Exception, reason: Reason) -> None:
+    assert reason_of(error) is reason

@@ -1,0 +1,153 @@
+"""What a node must not forget, over restarts and under tampering."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapestry.encoding import digest
+from tapestry.errors import (
+    ConfigError,
+    ProtocolError,
+    ResourceError,
+    VerificationError,
+)
+from tapestry.protocol import Kind, Message
+from tapestry_node.store import Store
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+def test_a_round_is_uploaded_for_once_ever(path: Path) -> None:
+    store = Store(path)
+    assert store.highest("run") == 0
+    store.raise_to("run", 3)
+    for number in (3, 2, 1):
+        with pytest.raises(ProtocolError, match="one upload"):
+            store.raise_to("run", number)
+    store.close()
+    store = Store(path)
+    assert store.highest("run") == 3
+    with pytest.raises(ProtocolError):
+        store.raise_to("run", 3)
+    store.raise_to("run", 4)
+    store.raise_to("other", 1)
+    assert (store.highest("run"), store.highest("other")) == (4, 1)
+    store.close()
+
+
+@given(st.lists(st.integers(1, 9), max_size=12))
+def test_the_mark_only_rises(numbers: list[int]) -> None:
+    store = Store(Path(":memory:"))
+    highest = 0
+    for number in numbers:
+        if number > highest:
+            store.raise_to("run", number)
+            highest = number
+        else:
+            with pytest.raises(ProtocolError):
+                store.raise_to("run", number)
+        assert store.highest("run") == highest
+    store.close()
+
+
+def test_two_processes_cannot_both_take_a_round(path: Path) -> None:
+    one, other = Store(path), Store(path)
+    one.raise_to("run", 1)
+    with pytest.raises(ProtocolError):
+        other.raise_to("run", 1)
+    one.close()
+    other.close()
+
+
+def test_one_process_serves_and_others_only_read(path: Path) -> None:
+    serving = Store(path, exclusive=True)
+    with pytest.raises(ConfigError, match="another process serves"):
+        Store(path, exclusive=True)
+    reading = Store(path)
+    assert list(reading.receipts()) == []
+    reading.close()
+    serving.close()
+    Store(path, exclusive=True).close()
+
+
+def test_entries_wait_in_order_until_the_log_has_them(path: Path) -> None:
+    store = Store(path)
+    store.post(b"one")
+    store.post(b"two")
+    store.close()
+    store = Store(path)
+    assert store.outbox() == [b"one", b"two"]
+    store.clear(b"one")
+    store.clear(b"nothing")
+    assert store.outbox() == [b"two"]
+    store.close()
+
+
+def test_a_secret_is_drawn_once(path: Path) -> None:
+    store = Store(path)
+    assert store.secret("salt", b"first") == b"first"
+    assert store.secret("salt", b"second") == b"first"
+    assert store.secret("other", b"third") == b"third"
+    store.close()
+
+
+def _fill(store: Store) -> None:
+    store.record(Message(kind=Kind.IDENTITY, body=b'{"name":"fr"}'))
+    store.record(Message(kind=Kind.UPLOAD, attachments=[b"abc", memoryview(b"de")]))
+    store.record(Message(kind=Kind.REFUSAL, body=b'{"reason":"internal"}'))
+
+
+def test_a_receipt_names_kind_size_and_content(path: Path) -> None:
+    store = Store(path)
+    _fill(store)
+    found = list(store.receipts())
+    assert [r.kind for r in found] == ["identity", "upload", "refusal"]
+    assert found[1].bytes == len(b"{}abcde")
+    assert found[1].content == digest(b"{}abcde")
+    assert [r.number for r in found] == [1, 2, 3]
+    assert len({r.chain for r in found}) == 3
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE egress SET bytes = bytes + 1 WHERE number = 2",
+        "UPDATE egress SET kind = 'receipt' WHERE number = 2",
+        "UPDATE egress SET time = '2026-01-01T00:00:00Z' WHERE number = 1",
+        "UPDATE egress SET content = chain WHERE number = 3",
+        "DELETE FROM egress WHERE number = 2",
+        "DELETE FROM egress WHERE number = 1",
+        "UPDATE egress SET number = 9 WHERE number = 3",
+        "INSERT INTO egress VALUES (4, '2026-01-01', 'receipt', 2, 'x', 'y')",
+    ],
+)
+def test_a_receipt_that_was_changed_is_noticed(path: Path, change: str) -> None:
+    store = Store(path)
+    _fill(store)
+    store.close()
+    with sqlite3.connect(path) as database:
+        database.execute(change)
+    database.close()
+    store = Store(path)
+    with pytest.raises(VerificationError, match="tampered"):
+        list(store.receipts())
+    store.close()
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    for exclusive in (False, True):
+        with pytest.raises(ResourceError, match=r"^[^\n]+$"):
+            Store(tmp_path / "no" / "state.db", exclusive=exclusive)
+
+
+def test_a_file_that_is_no_database_is_one_line(path: Path) -> None:
+    path.write_bytes(b"not a database, but long enough to look at" * 30)
+    with pytest.raises(ResourceError, match="cannot open"):
+        Store(path)
