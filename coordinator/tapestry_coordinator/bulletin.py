@@ -53,7 +53,7 @@ class Bulletin:
         self._sizes: dict[str, int] = {}
         self._author = Author(
             federation=state.federation,
-            actor=key.name.split("/")[0],
+            actor=state.charter.coordinator.name,
             role="coordinator",
         )
 
