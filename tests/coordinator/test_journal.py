@@ -1,0 +1,81 @@
+"""What the coordinator was doing, after it was started again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tapestry.errors import IncompleteError, ResourceError
+from tapestry_coordinator.journal import Journal
+
+
+def test_rounds_come_back_as_they_were_left(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.open_round(1, b"first")
+    journal.store_result(1, b"result")
+    journal.settle(1, "closed")
+    journal.open_round(2, b"second")
+    journal.settle(2, "aborted")
+    journal.open_round(3, b"third")
+    journal.close()
+    journal = Journal(tmp_path)
+    rows = [(r.number, r.status, r.manifest, r.result) for r in journal.rounds()]
+    assert rows == [
+        (1, "closed", b"first", b"result"),
+        (2, "aborted", b"second", None),
+        (3, "open", b"third", None),
+    ]
+    assert journal.row(2).manifest == b"second"
+    with pytest.raises(IncompleteError, match="lacks round 4"):
+        journal.row(4)
+    journal.close()
+
+
+def test_a_round_that_is_opened_again_starts_afresh(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.open_round(1, b"first")
+    journal.store_result(1, b"result")
+    journal.open_round(1, b"other")
+    assert journal.row(1).result is None
+    assert journal.row(1).manifest == b"other"
+    journal.close()
+
+
+@pytest.mark.parametrize("length", [0, 1, 100_000])
+def test_a_sum_is_read_as_it_was_written(tmp_path: Path, length: int) -> None:
+    journal = Journal(tmp_path)
+    total = np.random.default_rng(1).integers(0, 2**32, length, dtype=np.uint32)
+    journal.store_sum(7, total)
+    assert np.array_equal(journal.load_sum(7), total)
+    journal.store_sum(7, total[::-1])
+    assert np.array_equal(journal.load_sum(7), total[::-1])
+    assert [path.suffix for path in (tmp_path / "sums").iterdir()] == [".u32"]
+    with pytest.raises(IncompleteError, match="no sum of round 8"):
+        journal.load_sum(8)
+    journal.close()
+
+
+def test_a_sum_that_was_half_written_is_not_there(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    (tmp_path / "sums" / "round-00001.part").write_bytes(b"half")
+    with pytest.raises(IncompleteError):
+        journal.load_sum(1)
+    journal.close()
+
+
+def test_facts_are_replaced_by_name(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.set_fact("b", "1")
+    journal.set_fact("a", "2")
+    journal.set_fact("b", "3")
+    assert journal.facts() == {"a": "2", "b": "3"}
+    journal.close()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match=r"^cannot write in [^\n]+$"):
+        Journal(tmp_path / "file")
+    (tmp_path / "journal.db").write_bytes(b"not a database, but long enough " * 40)
+    with pytest.raises(ResourceError, match="cannot write in"):
+        Journal(tmp_path)
