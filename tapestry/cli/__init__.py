@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import click
 import typer
@@ -48,7 +48,7 @@ class _Lazy(TyperGroup):
         return command
 
 
-def _version(*, wanted: bool) -> None:
+def _version(wanted: bool) -> None:
     if wanted:
         print(f"tapestry {__version__}")
         raise typer.Exit
@@ -65,9 +65,14 @@ app = typer.Typer(
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version."),
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_version
+        ),
+    ] = False,
 ) -> None:
-    _version(wanted=version)
+    """Nothing to do before a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -202,6 +202,8 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; choose a folder with --out")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty; choose another folder with --out")
     try:
