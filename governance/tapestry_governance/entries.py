@@ -17,7 +17,7 @@ import secrets
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -46,6 +46,7 @@ EVENT_LIMIT = 24 << 10
 ENTRY_LIMIT = 48 << 10
 SIGNATURE_LIMIT = 16
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UUID7 = re.compile(
     "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 )
@@ -147,7 +148,8 @@ def new_identifier(
     """Make a UUIDv7 (RFC 9562, 5.7): 48 bits of milliseconds, 74 random ones."""
     if now.tzinfo is None:
         raise ValueError("a time without a timezone")
-    raw = int(now.timestamp() * 1000).to_bytes(6, "big") + entropy(10)
+    milliseconds = (now - _EPOCH) // timedelta(milliseconds=1)
+    raw = milliseconds.to_bytes(6, "big") + entropy(10)
     number = int.from_bytes(raw, "big")
     number = number & ~(0xF << 76) | 0x7 << 76
     number = number & ~(0x3 << 62) | 0x2 << 62

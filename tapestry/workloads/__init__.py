@@ -58,8 +58,10 @@ class Workload(Protocol):
         ...
 
     def layout(self, plan: TrainingPlan) -> Layout:
-        """Order the trained tensors. With ``low_rank``: B of each target module,
-        shape (out, rank), under the name of the dense weight it moves.
+        """Order the trained tensors.
+
+        With ``low_rank``: B of each target module, shape (out, rank), under the name
+        of the dense weight that it moves.
         """
         ...
 
