@@ -58,15 +58,19 @@ def nth(kind: Kind, count: int) -> Callable[[str, Message], bool]:
     return when
 
 
+def _slow(kind: Kind, count: int, name: str) -> Any:
+    return pytest.param(kind, count, id=name, marks=pytest.mark.slow)
+
+
 STAGES = [
-    pytest.param(Kind.HELLO, 2, id="at the roll call"),
+    _slow(Kind.HELLO, 2, "at the roll call"),
     pytest.param(Kind.COSIGN, 2, id="before the first checkpoint"),
-    pytest.param(Kind.COSIGN, 10, id="before the round is cosigned"),
+    _slow(Kind.COSIGN, 10, "before the round is cosigned"),
     pytest.param(Kind.OFFER, 3, id="in the middle of the offers"),
-    pytest.param(Kind.KEYS, 3, id="in the middle of the keys"),
-    pytest.param(Kind.CIPHERTEXTS, 1, id="before the first upload"),
+    _slow(Kind.KEYS, 3, "in the middle of the keys"),
+    _slow(Kind.CIPHERTEXTS, 1, "before the first upload"),
     pytest.param(Kind.CIPHERTEXTS, 4, id="before the last upload"),
-    pytest.param(Kind.SURVIVORS, 3, id="in the middle of the survivors"),
+    _slow(Kind.SURVIVORS, 3, "in the middle of the survivors"),
     pytest.param(Kind.CONSENTS, 3, id="in the middle of the consents"),
     pytest.param(Kind.COSIGN, 14, id="before its end is cosigned"),
     pytest.param(Kind.RESULT, 3, id="in the middle of the results"),
@@ -99,7 +103,14 @@ def dies(
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("method", ["open_round", "store_sum", "store_result"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "open_round",
+        pytest.param("store_sum", marks=pytest.mark.slow),
+        "store_result",
+    ],
+)
 def test_a_coordinator_that_dies_at_its_journal_goes_on_with_the_run(
     found: Found, monkeypatch: pytest.MonkeyPatch, method: str, after: bool
 ) -> None:
@@ -215,8 +226,12 @@ def test_a_node_that_is_started_again_has_dropped_out_and_catches_up(
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("place", "method"),
-    [(Ledger, "reserve"), (Ledger, "spend"), (Store, "raise_to"), (Store, "post")],
-    ids=["reserve", "spend", "mark", "outbox"],
+    [
+        pytest.param(Ledger, "reserve", id="reserve", marks=pytest.mark.slow),
+        pytest.param(Ledger, "spend", id="spend"),
+        pytest.param(Store, "raise_to", id="mark"),
+        pytest.param(Store, "post", id="outbox", marks=pytest.mark.slow),
+    ],
 )
 def test_a_node_that_dies_around_its_upload_never_uploads_twice(
     found: Found,

@@ -65,7 +65,17 @@ def test_a_node_lost_after_its_upload_stays_in_the_sum(
     _holds(federation)
 
 
-@pytest.mark.parametrize("stage", list(STAGES))
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "keys",
+        "reveal",
+        *(
+            pytest.param(s, marks=pytest.mark.slow)
+            for s in ("offer", "upload", "agree")
+        ),
+    ],
+)
 def test_below_the_floor_the_round_aborts_and_the_next_one_goes_on(
     found: Found, stage: str
 ) -> None:
@@ -149,6 +159,7 @@ def test_a_node_that_was_away_for_a_round_comes_back(found: Found) -> None:
     _holds(federation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*STAGES.values(), Kind.COSIGN, Kind.RESULT], ids=str)
 def test_a_request_that_arrives_twice_does_no_harm(found: Found, kind: Kind) -> None:
     """The second one is answered or refused; the sum is right without it."""
@@ -183,6 +194,7 @@ def test_an_upload_that_was_garbled_on_its_way_is_left_out(
     _holds(federation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [Kind.OFFER, Kind.KEYS, Kind.SURVIVORS, Kind.CONSENTS, Kind.COSIGN], ids=str
 )
@@ -195,6 +207,7 @@ def test_a_garbled_reply_counts_as_none(found: Found, kind: Kind) -> None:
     _holds(federation)
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_run_is_all_it_needs(found: Found, tmp_path: Path) -> None:
     """What the coordinator leaves names no other place on the disk."""
     federation = found()

@@ -36,7 +36,7 @@ def federation(
     """Two rounds, a release after each, an adapter of everybody, and the bundle."""
     directory = tmp_path_factory.mktemp("whole") / "federation"
     settings = {"rounds": 2, "release_every": 1, "adapters": True}
-    made = Federation(directory, base, coordinator=settings)
+    made = Federation(directory, base, coordinator=settings, train=True)
     made.run()
     made.bundle()
     yield made

@@ -109,7 +109,13 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize("reply", list(REPLIES.values()), ids=list(REPLIES))
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(reply, id=name, marks=() if name == "a list" else pytest.mark.slow)
+        for name, reply in REPLIES.items()
+    ],
+)
 def test_no_answer_of_one_node_stops_the_run(found: Found, reply: Message) -> None:
     """Garbage in return for every kind of request, one after another."""
     federation = found(coordinator={"rounds": 6, "adapters": True})
