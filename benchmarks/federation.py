@@ -13,8 +13,9 @@ noise; its central run takes the batches of all nodes in one, for the same epsil
 
 Records are passages of up to 128 tokens; held-out ones come from chapters that are
 held out in every language. Each finished run is a file below ``benchmarks/work``; runs
-that are there are not repeated. A seed fixes which records are drawn. Runs without
-noise multiply in bfloat16 (``--exact``: float32); weights are float32 in any case.
+that are there are not repeated. A seed fixes which records are drawn, not how
+updates are rounded. Runs without noise multiply in bfloat16 (``--exact``: float32);
+weights are float32 in any case.
 """
 
 import argparse
@@ -108,7 +109,7 @@ class Bench:
 
 def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
     """Train over the product's own path and return what came of it."""
-    out = bench.work / "run"
+    out = bench.work / f"run {label}"
     shutil.rmtree(out, ignore_errors=True)
     model = bench.model(recipe)
     federation.found(out, bench.founding(recipe))
@@ -160,17 +161,15 @@ def sequential(
 ) -> Result:
     """Train on the pooled records of some institutions, without federation.
 
-    As many example gradients as these institutions take together. With privacy, or
-    what is compared with it, the batches of a step are joined: that is how one party
-    would spend the same epsilon. Without, the steps follow each other.
+    As many example gradients as these institutions take together, in steps that
+    follow each other, or with the batches of a step joined (``Recipe.joined``).
     """
     model, parts = bench.model(recipe), len(languages)
-    joined = recipe.optimizer == "sgd"
     units = bench.units(languages)
     plan = recipe.plan().model_copy(
         update={
-            "steps": ROUNDS * recipe.steps * (1 if joined else parts),
-            "batch_size": recipe.batch_size * (parts if joined else 1),
+            "steps": ROUNDS * recipe.steps * (1 if recipe.joined else parts),
+            "batch_size": recipe.batch_size * (parts if recipe.joined else 1),
             "learning_rate": encode_fraction(recipe.central_rate),
         }
     )
@@ -194,7 +193,7 @@ def sequential(
 
 
 def alone(bench: Bench, recipe: Recipe, label: str) -> Result:
-    """Train each institution by itself and test it on everybody's text."""
+    """Train each institution by itself, as centrally, and test it everywhere."""
     runs = {
         language: sequential(bench, recipe, f"{label} {language}", languages=[language])
         for language in LANGUAGES
@@ -343,7 +342,7 @@ def main() -> None:
     rows: dict[str, list[Result]] = {}
     for seed in range(1, options.seeds + 1):
         for family in options.only.split(","):
-            for arm in ARMS[family]:
+            for arm in (each for each in ARMS[family] if options.arm in each):
                 found = measure(bench, family, arm, seed)
                 rows.setdefault(f"{family} {arm}", []).append(found)
     bench.exact.load(bench.given.parameters)
@@ -359,6 +358,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("corpora", type=Path, help="what text.py prepared")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default=",".join(ARMS))
+    parser.add_argument("--arm", default="", help="only runs with this in their name")
     parser.add_argument("--base", default="smollm2")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--exact", action="store_true", help="float32 throughout")

@@ -31,6 +31,7 @@ class Recipe:
     batch_size: int = 2
     rate: float
     central_rate: float
+    joined: bool = False  # centrally: fewer steps on larger batches
     outer: tuple[str, str, str] = ("mean", "1", "0")
     clip_value: str
     scale_bits: int
@@ -181,8 +182,8 @@ RECIPES = {
         parameterization="low_rank",
         targets=("q_proj", "v_proj", "o_proj"),
         rank=16,
-        rate=0.008,
-        central_rate=0.004,
+        rate=0.006,
+        central_rate=0.003,
         clip_value="0.9",
         scale_bits=29,
     ),
@@ -203,6 +204,7 @@ RECIPES = {
         batch_size=12,
         rate=2.0,
         central_rate=2.0,
+        joined=True,
         clip_value="60",
         scale_bits=23,
         clip_norm=0.5,
