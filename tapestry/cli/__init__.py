@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # neighbours may be busy, too
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # neighbours may be busy, too
     try:
         app(args=None if arguments is None else list(arguments))
     except TapestryError as error:

@@ -31,9 +31,11 @@ from tapestry.replica import Replica
 from tapestry.workloads.bases import open_base
 from tapestry_coordinator.driver import EVIDENCE
 from tapestry_governance.bundle import add_sums, write_bundle
+from tapestry_node.publishing import HELD_OUT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _NEEDED = 3 << 30  # bytes on disk
+_HELD_OUT = 20  # dialogues of each country, about
 
 
 class EngineName(StrEnum):
@@ -147,13 +149,15 @@ def _member(out: Path, country: str) -> plans.Member:
 
 
 def _spread_held_out(out: Path, names: Sequence[str]) -> None:
-    """Give everybody the public text; then forget the preparation's folder."""
+    """Give everybody some public text; then forget the preparation's folder."""
     gate = out / "coordinator" / "held-out"
     gate.mkdir()
     for name in names:
         source = out / "text" / name / "held-out.jsonl"
-        shutil.copy(source, gate / f"{name}.jsonl")
-        shutil.copy(source, out / "nodes" / name / "held-out.jsonl")
+        lines = source.read_text("utf-8").rstrip("\n").split("\n")
+        text = "\n".join(lines[:: max(1, len(lines) // _HELD_OUT)]) + "\n"
+        for place in (gate / f"{name}.jsonl", out / "nodes" / name / HELD_OUT):
+            place.write_text(text, "utf-8")
     shutil.rmtree(out / "text")
 
 

@@ -17,6 +17,7 @@ from tapestry_coordinator.grid import LocalGrid
 from tapestry_node.node import Node
 
 _FIELDS = frozenset(Event.__required_keys__ | Event.__optional_keys__)
+_TOGETHER = {"upload": "training", "offer": "keys", "open": "log", "close": "log"}
 _SILENT = frozenset({"offer", "aborted"})
 
 
@@ -30,7 +31,8 @@ class Clock:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take an event of a driver or node."""
-        self.enter(str(event.get("phase", event["stage"])))
+        stage = str(event.get("phase", event["stage"]))
+        self.enter(_TOGETHER.get(stage, stage))
         shown = {key: value for key, value in event.items() if key in _FIELDS}
         scores = shown.get("bits_per_byte")
         if isinstance(scores, dict):

@@ -105,8 +105,9 @@ def _epsilon(events: list[Event], audit: Audit) -> dict[str, dict[str, float]]:
         body = event.body
         if isinstance(body, DpAccounted) and body.adapter is None and body.epsilon_run:
             found.setdefault(event.actor, {})["rounds"] = number(body.epsilon_run)
-    for account in audit.accounts:
-        if account.run_id is None and account.recomputed is not None:
+    in_all = [a for a in audit.accounts if a.run_id is None]
+    for account in [*audit.accounts, *in_all]:  # with one run, that is all there is
+        if account.recomputed is not None:
             found.setdefault(account.node, {})["total"] = account.recomputed
     return found
 
