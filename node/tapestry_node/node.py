@@ -245,6 +245,7 @@ class Node:
         if current is None:
             raise Refused(Reason.NOT_IN_LOG, "the log has no open round")
         self._check_declared()
+        self._ledger.require(published_charges(self._view, self.name))
         self._leave_session()
         manifest = current.manifest
         layout = self._trainer.layout(manifest)

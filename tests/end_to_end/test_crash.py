@@ -1,5 +1,6 @@
 """Anybody is killed at any instant and started again: nothing is lost or done twice."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -272,8 +273,6 @@ def test_a_restored_log_is_noticed_by_those_who_saw_more(
     found: Found, tmp_path: Any
 ) -> None:
     """A coordinator's backup from before the run: no node cosigns over it."""
-    import shutil
-
     from tapestry.errors import TapestryError
 
     federation = found()
@@ -285,3 +284,20 @@ def test_a_restored_log_is_noticed_by_those_who_saw_more(
     with pytest.raises(TapestryError):
         federation.run()
     assert set(federation.uploads().values()) == {1}
+
+
+def test_a_node_restored_from_a_backup_spends_nothing_twice(found: Found) -> None:
+    federation = found(coordinator={"rounds": 2, "adapters": False})
+    name = NAMES[0]
+    folder = federation.directory / "nodes" / name
+    backup = federation.directory / "backup"
+    shutil.copytree(folder, backup)  # before it has spent anything
+    federation.run_until_killed(nth(Kind.RESULT, 4))
+    federation.kill(name)
+    shutil.rmtree(folder)
+    shutil.copytree(backup, folder)
+    federation.start(name)
+    federation.run()
+    assert federation.refusals()[name] == "not_in_log"
+    assert name not in federation.closed()[-1].included
+    assert federation.committed()[name, 1] == 1
