@@ -52,7 +52,9 @@ class AdapterPlan:
             target_delta=self.privacy.target_delta,
             clip_norm=self.privacy.clip_norm,
             noise_multiplier=self.privacy.noise_multiplier,
-            sampling_rate=encode_fraction(self.training.batch_size / self.records),
+            sampling_rate=encode_fraction(
+                accounting.sampling_rate(self.training.batch_size, records=self.records)
+            ),
             steps=self.training.steps,
         )
 
