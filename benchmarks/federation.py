@@ -14,8 +14,8 @@ noise; its central run takes the batches of all nodes in one, for the same epsil
 Records are passages of up to 128 tokens; held-out ones come from chapters that are
 held out in every language. Each finished run is a file below ``benchmarks/work``; runs
 that are there are not repeated. A seed fixes which records are drawn, not how
-updates are rounded. Runs without noise multiply in bfloat16 (``--exact``: float32);
-weights are float32 in any case.
+updates are rounded. Runs without noise multiply in bfloat16 where the processor can
+(``--exact``: float32 in any case); weights are always float32.
 """
 
 import argparse
@@ -45,6 +45,7 @@ from tapestry.replica import Replica
 from tapestry.workloads import Unit
 from tapestry.workloads.bases import open_base
 from tapestry.workloads.language import LanguageModel
+from tapestry.workloads.machine import multiplies_bfloat16
 from tapestry_coordinator import driver
 from tapestry_coordinator.evaluating import bits_per_byte
 from tapestry_coordinator.grid import LocalGrid
@@ -53,7 +54,7 @@ from tapestry_node.gradients import Limits
 from tapestry_node.node import Node
 from tapestry_node.training import Runtime
 
-HELD_OUT = 12  # passages of each language
+HELD_OUT = 12  # passages of each language; as many others to choose rates by
 WORK = Path(__file__).parent / "work" / "federation"
 
 Result = dict[str, Any]
@@ -83,6 +84,7 @@ class Bench:
     quick: LanguageModel
     given: Replica
     held_out: Mapping[str, list[str]]
+    rate: float | None  # instead of the recipe's, while rates are chosen
 
     def founding(self, recipe: Recipe) -> federation.Founding:
         """Plan a federation in which every institution holds its language."""
@@ -213,10 +215,13 @@ def alone(bench: Bench, recipe: Recipe, label: str) -> Result:
 
 def measure(bench: Bench, family: str, arm: str, seed: int) -> Result:
     """Do a run, or read what it gave before."""
-    path = bench.work / f"{family}-{arm}-{seed}.json"
+    label, recipe = f"{family} {arm} {seed}", RECIPES[family]
+    if bench.rate is not None:
+        label += f" at {bench.rate:g}"
+        recipe = replace(recipe, rate=bench.rate, central_rate=bench.rate)
+    path = bench.work / f"{label.replace(' ', '-')}.json"
     if path.exists():
         return dict(json.loads(path.read_text("utf-8")))
-    label, recipe = f"{family} {arm} {seed}", RECIPES[family]
     say(label)
     wall, work = time.monotonic(), time.process_time()
     if arm.startswith("plain-"):
@@ -309,15 +314,22 @@ def _short(scores: Mapping[str, float]) -> str:
     return " ".join(f"{name} {value:.3f}" for name, value in scores.items())
 
 
-def set_up(corpora: Path, *, base: str, exact: bool) -> Bench:
-    """Open the base and cut the corpora into passages."""
+def set_up(
+    corpora: Path, *, base: str, exact: bool, rate: float | None = None
+) -> Bench:
+    """Open the base and cut the corpora into passages.
+
+    Of the held-out passages every other one is for choosing rates, the rest for tests.
+    """
     model = open_base(base)
     work = WORK / base
     work.mkdir(parents=True, exist_ok=True)
     texts = work / f"text-{LENGTH}"
     prepare(corpora, texts, tokenizer=model.tokenizer, length=LENGTH)
     held_out = {
-        name: spread(read_lines(texts / name / "held-out.jsonl"), HELD_OUT)
+        name: spread(read_lines(texts / name / "held-out.jsonl"), 2 * HELD_OUT)[
+            rate is None :: 2
+        ]
         for name in LANGUAGES
     }
     coarse = Coarse(model.module, model.tokenizer, coarse_evaluation=True)
@@ -328,6 +340,7 @@ def set_up(corpora: Path, *, base: str, exact: bool) -> Bench:
         quick=model if exact else coarse,
         given=Replica.start(model.parameters()),
         held_out=held_out,
+        rate=rate,
     )
 
 
@@ -336,7 +349,12 @@ def main() -> None:
     options = _parse()
     torch.set_num_threads(options.threads)
     try:
-        bench = set_up(options.corpora, base=options.base, exact=options.exact)
+        bench = set_up(
+            options.corpora,
+            base=options.base,
+            exact=options.exact or not multiplies_bfloat16(),
+            rate=options.rate,
+        )
     except TapestryError as error:
         sys.exit(f"federation.py: {error}")
     rows: dict[str, list[Result]] = {}
@@ -360,6 +378,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(ARMS))
     parser.add_argument("--arm", default="", help="only runs with this in their name")
     parser.add_argument("--base", default="smollm2")
+    parser.add_argument(
+        "--rate", type=float, help="try another rate, on passages that test nothing"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--exact", action="store_true", help="float32 throughout")
     parser.add_argument("--json", action="store_true")

@@ -32,6 +32,7 @@ from tapestry.low_rank import factor
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, Layout, Parameters
 from tapestry.workloads import Evaluation, Unit, lora
+from tapestry.workloads.machine import multiplies_bfloat16
 from tapestry.workloads.tokens import by_length, pad, start_tokens, tokenize, windows
 
 _EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
@@ -53,7 +54,7 @@ class LanguageModel:
         self._tokenizer = tokenizer
         self._parameters = dict(module.named_parameters())
         self._start = start_tokens(tokenizer)
-        self._coarse = coarse_evaluation
+        self._coarse = coarse_evaluation and multiplies_bfloat16()
 
     @classmethod
     def open(
@@ -64,8 +65,8 @@ class LanguageModel:
         Args:
             directory: The folder.
             coarse_evaluation: Multiply in bfloat16 when evaluating, never when
-                training: 2.5 times faster on a processor that can, and for SmolLM2
-                within 0.01 % of the exact bits per byte.
+                training, if the processor can: 2.5 times faster then, and for
+                SmolLM2 within 0.01 % of the exact bits per byte.
 
         Raises:
             ConfigError: No such folder, no safetensors in it, quantized weights,

@@ -19,6 +19,7 @@ from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.low_rank import expand, factor
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, parameters_digest
+from tapestry.workloads import language
 from tapestry.workloads.bases import build_tiny
 from tapestry.workloads.language import LanguageModel
 
@@ -232,8 +233,9 @@ def test_an_evaluation_counts_all_bits_and_all_bytes(model: LanguageModel) -> No
 
 
 def test_a_coarse_evaluation_is_close_and_trains_as_exactly(
-    model: LanguageModel,
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(language, "multiplies_bfloat16", lambda: True)
     coarse = LanguageModel(model.module, model.tokenizer, coarse_evaluation=True)
     exact = model.evaluate(TEXTS, sequence_length=16)
     score = coarse.evaluate(TEXTS, sequence_length=16)
@@ -241,6 +243,15 @@ def test_a_coarse_evaluation_is_close_and_trains_as_exactly(
     assert score.bits != exact.bits
     assert score.bits == pytest.approx(exact.bits, rel=1e-3)
     assert torch.equal(coarse.losses([[1, 2, 3]]), model.losses([[1, 2, 3]]))
+
+
+def test_a_processor_without_bfloat16_evaluates_exactly(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language, "multiplies_bfloat16", lambda: False)
+    coarse = LanguageModel(model.module, model.tokenizer, coarse_evaluation=True)
+    exact = model.evaluate(TEXTS, sequence_length=16)
+    assert coarse.evaluate(TEXTS, sequence_length=16) == exact
 
 
 def test_without_a_start_token_the_first_token_costs_a_uniform_choice(
