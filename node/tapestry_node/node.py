@@ -119,7 +119,11 @@ class Node:
         return self._store
 
     def handle(self, message: Message) -> Message:
-        """Answer a request; never raises."""
+        """Answer a request; whatever goes wrong is a refusal.
+
+        Raises:
+            ResourceError: Not even the receipt could be written; nothing leaves.
+        """
         try:
             reply = self._dispatch(message)
         except Exception as error:

@@ -80,14 +80,16 @@ class Publisher:
         )
         charge = self._reserve(title, plan, release)
         model = self._model()
-        update = adapting.train(
-            model,
-            trainer.units(chosen.sequence_length),
-            plan=plan,
-            runtime=Runtime(progress=self._tell),
-        )
-        if charge is not None:
-            self.ledger.spend(charge)
+        try:
+            update = adapting.train(
+                model,
+                trainer.units(chosen.sequence_length),
+                plan=plan,
+                runtime=Runtime(progress=self._tell),
+            )
+        finally:  # that it failed may depend on the records, and a refusal tells
+            if charge is not None:
+                self.ledger.spend(charge)
         account = self._account(title, plan, charge, release)
         card = self._card(title, plan, update, account=account)
         made = adapting.write(folder, update, model=model, plan=plan, card=card)

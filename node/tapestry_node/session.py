@@ -117,17 +117,20 @@ class Session:
 
         Guarantees:
             Budget, high-water mark and the signed account of the spending are on
-            disk before the upload is returned.
+            disk before the upload is returned. A training that fails is paid for,
+            too: that it failed may depend on the records, and the refusal tells.
         """
         ready = masking.receive(
             self._expect(stages.Shared), Ciphertexts.decode(message.body)
         )
-        update = self._train()
+        try:
+            update = self._train()
+        finally:
+            accounted = self._spend(now)
         place = ready.round.cohort.places[self._desk.name]
         quantized = prepare(
             update, manifest=self.manifest, place=place, random=secrets.token_bytes
         )
-        accounted = self._spend(now)
         reservation = masking.reserve(ready, self._desk.store)
         self._state, upload = masking.upload(ready, quantized, reservation=reservation)
         committed = self._desk.say(self._commitment(upload), now=now)

@@ -123,7 +123,17 @@ class Store:
         return bytes(row.fetchone()[0])
 
     def record(self, message: Message) -> None:
-        """Write the receipt of a message before it leaves."""
+        """Write the receipt of a message before it leaves.
+
+        Raises:
+            ResourceError: It cannot be written; then the message must not leave.
+        """
+        try:
+            self._record(message)
+        except sqlite3.Error as error:
+            raise ResourceError(f"no receipt can be written: {error}") from error
+
+    def _record(self, message: Message) -> None:
         last = self._db.execute(
             "SELECT number, chain FROM egress ORDER BY number DESC LIMIT 1"
         ).fetchone()
