@@ -55,6 +55,7 @@ from tapestry_node.node import Node
 from tapestry_node.training import Runtime
 
 HELD_OUT = 12  # passages of each language; as many others to choose rates by
+GATE = 2  # of the latter, what the coordinator holds each round against
 WORK = Path(__file__).parent / "work" / "federation"
 
 Result = dict[str, Any]
@@ -84,6 +85,7 @@ class Bench:
     quick: LanguageModel
     given: Replica
     held_out: Mapping[str, list[str]]
+    gate: Mapping[str, list[str]]
     rate: float | None  # instead of the recipe's, while rates are chosen
 
     def founding(self, recipe: Recipe) -> federation.Founding:
@@ -117,7 +119,7 @@ def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
     federation.found(out, bench.founding(recipe))
     gate = out / "coordinator" / "held-out"
     gate.mkdir()
-    for language, texts in bench.held_out.items():
+    for language, texts in bench.gate.items():
         write_lines(gate / f"{language}.jsonl", texts)
     witness = Witness(coordinator=out / "coordinator", nodes=len(LANGUAGES))
     nodes = [
@@ -125,8 +127,9 @@ def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
         for folder in sorted((out / "nodes").iterdir())
     ]
     with ExitStack() as stack:
-        for context in (watched(witness), seeded(label), stepped_once()):
+        for context in (watched(witness), seeded(label)):
             stack.enter_context(context)
+        bases = stack.enter_context(stepped_once())
         driver.main(
             out / "coordinator",
             LocalGrid({node.name: node.handle for node in nodes}),
@@ -134,7 +137,11 @@ def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
             replica=bench.given,
             notify=witness.notify,
         )
-    result = _account(nodes, witness, length=model.layout(recipe.plan()).length)
+    model.load(bases[-1].parameters)
+    result = {
+        "bits_per_byte": bench.scores(model),
+        **_account(nodes, witness, length=model.layout(recipe.plan()).length),
+    }
     for node in nodes:
         node.close()
     shutil.rmtree(out)
@@ -147,8 +154,7 @@ def _account(nodes: Sequence[Node], witness: Witness, *, length: int) -> Result:
     rounds = len(witness.errors)
     spent = [node.ledger.balance().by_run.get(plans.RUN) for node in nodes]
     return {
-        "bits_per_byte": witness.scores[-1],
-        "by_round": witness.scores,
+        "gate_by_round": witness.scores,
         "drawn": witness.drawn,
         "masking_error": max(witness.errors),
         "parameters": length,
@@ -326,10 +332,8 @@ def set_up(
     work.mkdir(parents=True, exist_ok=True)
     texts = work / f"text-{LENGTH}"
     prepare(corpora, texts, tokenizer=model.tokenizer, length=LENGTH)
-    held_out = {
-        name: spread(read_lines(texts / name / "held-out.jsonl"), 2 * HELD_OUT)[
-            rate is None :: 2
-        ]
+    passages = {
+        name: spread(read_lines(texts / name / "held-out.jsonl"), 2 * HELD_OUT)
         for name in LANGUAGES
     }
     coarse = Coarse(model.module, model.tokenizer, coarse_evaluation=True)
@@ -339,7 +343,8 @@ def set_up(
         exact=model,
         quick=model if exact else coarse,
         given=Replica.start(model.parameters()),
-        held_out=held_out,
+        held_out={name: each[rate is None :: 2] for name, each in passages.items()},
+        gate={name: each[::2][:GATE] for name, each in passages.items()},
         rate=rate,
     )
 

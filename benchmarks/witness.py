@@ -119,10 +119,14 @@ def sources(label: str) -> Iterator[NoiseSource]:
 
 
 @contextmanager
-def stepped_once() -> Iterator[None]:
-    """Keep one copy of the base per process, since all parties' steps are equal."""
+def stepped_once() -> Iterator[list[Replica]]:
+    """Keep one copy of the base per process, since all parties' steps are equal.
+
+    Yields the newest base, once there is one.
+    """
     original = Replica.after
     known: list[tuple[str, RingVector, Replica]] = []
+    newest: list[Replica] = []
 
     def after(
         self: Replica,
@@ -137,7 +141,8 @@ def stepped_once() -> Iterator[None]:
                 return result
         result = original(self, total, places=places, manifest=manifest, layout=layout)
         known[:] = [(self.digest, total, result)]
+        newest[:] = [result]
         return result
 
     with mock.patch.object(Replica, "after", after):
-        yield
+        yield newest
