@@ -13,6 +13,7 @@ Every key is used once.
 """
 
 import hashlib
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -54,9 +55,15 @@ class Agreement:
                 known to everybody (RFC 7748, 6.1).
         """
         try:
-            return self._key.exchange(X25519PublicKey.from_public_bytes(public))
+            return self._key.exchange(_read_public(public))
         except ValueError:
             raise ProtocolError("X25519 key of low order") from None
+
+
+@lru_cache(maxsize=1024)
+def _read_public(public: bytes) -> X25519PublicKey:
+    """Read a public key; the coordinator agrees with the same ones again and again."""
+    return X25519PublicKey.from_public_bytes(public)
 
 
 def channel_key(
