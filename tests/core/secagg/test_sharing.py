@@ -1,12 +1,14 @@
 """Shares: any threshold of them recovers, one less knows nothing, liars are found."""
 
 import itertools
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestry.errors import ProtocolError, QuorumError, VerificationError
+from tapestry.secagg import sharing
 from tapestry.secagg.sharing import (
     PRIME,
     coefficients,
@@ -29,6 +31,34 @@ def test_any_threshold_of_shares_recovers(
     shares = split(secret, threshold, places=places, seed=seed)
     chosen = data.draw(st.permutations(places))[:threshold]
     assert recover({x: shares[x] for x in chosen}, threshold) == secret
+
+
+extreme = st.sampled_from([0, 1, 2**256 - 1, 2**256, PRIME - 1]) | st.integers(
+    0, PRIME - 1
+)
+
+
+@given(
+    secret=secrets32 | st.just(b"\xff" * 32),
+    drawn=st.lists(extreme, max_size=40),
+    others=st.sets(st.integers(2, 2**20 - 2), min_size=40, max_size=40),
+)
+def test_a_share_is_the_value_of_the_polynomial(
+    secret: bytes, drawn: list[int], others: set[int]
+) -> None:
+    places = [1, *others, 2**20 - 1]
+    with patch.object(sharing, "coefficients", lambda *_: drawn):
+        shares = split(secret, len(drawn) + 1, places=places, seed=bytes(32))
+    polynomial = [int.from_bytes(secret, "big"), *drawn]
+    for x, share in shares.items():
+        value = sum(c * x**k for k, c in enumerate(polynomial)) % PRIME
+        assert decode_share(share) == value
+
+
+@pytest.mark.parametrize("place", [0, -1, 2**20])
+def test_a_place_out_of_range_is_refused(place: int) -> None:
+    with pytest.raises(ValueError, match="place"):
+        split(bytes(32), 2, places=[1, place], seed=bytes(32))
 
 
 @pytest.mark.parametrize(("count", "threshold"), [(4, 3), (5, 2), (7, 5)])
