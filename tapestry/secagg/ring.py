@@ -100,6 +100,7 @@ def quantize(
     random: Random,
     alarm: Alarm,
     threads: int = 0,
+    out: RingVector | None = None,
 ) -> Quantized:
     """Round a clipped update to the grid, at random and without bias.
 
@@ -119,17 +120,20 @@ def quantize(
         random: Draws the 32-byte key of the rounding bits; secure outside tests.
         alarm: Told, on this machine only, when the update was replaced by zero.
         threads: How many to use; 0 means one per available core.
+        out: Where the result goes; by default into new memory. It may be the memory
+            of the update, ``clipped.values.view(np.uint32)``, whose values are then
+            gone: for an owner that needs them no more.
 
     Raises:
         ValueError: The vector has another length or another clip_norm than the
-            round: a bug, which does not depend on records.
+            round, or ``out`` does not fit: a bug, which does not depend on records.
     """
     values = clipped.values
     if values.shape != (encoding.length,) or values.dtype != np.float32:
         raise ValueError(f"update of {values.shape}, want ({encoding.length},) float32")
     if clipped.clip_norm > encoding.clip_norm:
         raise ValueError(f"clipped to {clipped.clip_norm}, not {encoding.clip_norm}")
-    result = aligned_empty(encoding.length)
+    result = _target(values, out)
     norm = _norm(values)
     if not norm <= encoding.clip_norm * (1 + NORM_SLACK):  # a NaN lands here, too
         alarm("the update was not finite or above its bound; zero is sent instead")
@@ -142,6 +146,17 @@ def quantize(
 
     in_ranges(encoding.length, work, threads=threads)
     return Quantized(values=result)
+
+
+def _target(values: FloatVector, out: RingVector | None) -> RingVector:
+    if out is None:
+        return aligned_empty(values.size)
+    fits = out.shape == values.shape and out.dtype == np.uint32
+    if not (fits and out.flags.c_contiguous):
+        raise ValueError(f"out of {out.shape} {out.dtype}, want {values.shape} uint32")
+    if np.may_share_memory(out, values) and out.ctypes.data != values.ctypes.data:
+        raise ValueError("out overlaps the update, but is not the same memory")
+    return out
 
 
 def _norm(values: FloatVector) -> float:

@@ -75,6 +75,59 @@ def test_a_bound_that_float32_cannot_hold_is_kept(bound: int) -> None:
     assert low == -high
 
 
+@given(values=floats)
+def test_the_memory_of_the_update_may_take_the_result(values: FloatVector) -> None:
+    enc = encoding(values.size, bound=3000)
+    want = encode(values.copy(), enc)
+    own = values.view(np.uint32)
+    quantized = quantize(
+        Clipped(values=values, clip_norm=enc.clip_norm),
+        encoding=enc,
+        random=FixedRandom("ring"),
+        alarm=quiet,
+        out=own,
+    )
+    assert quantized.values is own
+    assert np.array_equal(own, want)
+
+
+def test_an_update_replaced_by_zero_is_gone_from_its_own_memory() -> None:
+    values = np.array([1, np.nan, 3], dtype=np.float32)
+    alarms: list[str] = []
+    quantize(
+        Clipped(values=values, clip_norm=1e12),
+        encoding=encoding(3),
+        random=FixedRandom("ring"),
+        alarm=alarms.append,
+        out=values.view(np.uint32),
+    )
+    assert len(alarms) == 1
+    assert not values.any()
+
+
+MEMORY = np.zeros(12, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.zeros(9, dtype=np.uint32),
+        np.zeros(8, dtype=np.int32),
+        np.zeros(16, dtype=np.uint32)[::2],
+        MEMORY[1:9].view(np.uint32),
+    ],
+)
+def test_memory_that_does_not_fit_is_refused(out: RingVector) -> None:
+    with pytest.raises(ValueError, match="out "):
+        quantize(
+            Clipped(values=MEMORY[:8], clip_norm=1e12),
+            encoding=encoding(8),
+            random=FixedRandom("ring"),
+            alarm=quiet,
+            out=out,
+        )
+
+
 STEPS = [0.5, 0.25, 0.9, 2.3, -0.3, -2.75, 1e-4, -1e-4]
 
 
