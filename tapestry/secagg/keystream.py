@@ -52,19 +52,22 @@ def keystream_into(key: bytes, *, start: int = 0) -> Callable[[memoryview], obje
     Raises:
         ValueError: ``start`` is not on a cipher block.
     """
+    encrypt, zeros = _encryption(key, start=start), _zeros()
+
+    def fill(target: memoryview) -> object:
+        return encrypt(zeros[: len(target)], target)
+
+    return fill
+
+
+def _encryption(
+    key: bytes, *, start: int
+) -> Callable[[memoryview, memoryview], object]:
+    """Return what adds the keystream bit by bit (XOR) to a source, into a target."""
     if start % 4:
         raise ValueError(f"coordinate {start} is not on a cipher block")
     counter = (start // 4).to_bytes(16, "big")
-    encryptor = Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor()
-
-    zeros = _zeros()
-
-    def fill(target: memoryview) -> object:
-        size = len(target)
-        source = zeros if size == len(zeros) else zeros[:size]
-        return encryptor.update_into(source, target)
-
-    return fill
+    return Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor().update_into
 
 
 def add_masks(
@@ -119,7 +122,7 @@ def _add_group(
     def work(first: int, last: int) -> None:
         ciphers = [
             (
-                keystream_into(mask.key, start=start + first),
+                _encryption(mask.key, start=start + first),
                 np.subtract if mask.negative else np.add,
             )
             for mask in masks
@@ -129,8 +132,9 @@ def _add_group(
             block = values[left : min(left + BLOCK_COORDINATES, last)]
             stream = buffer[: block.size]
             target = stream.data.cast("B")
-            for fill, apply in ciphers:
-                fill(target)
+            zeros = _zeros()[: len(target)]
+            for encrypt, apply in ciphers:
+                encrypt(zeros, target)
                 if sys.byteorder == "big":
                     stream.byteswap(inplace=True)
                 apply(block, stream, block)
