@@ -8,17 +8,19 @@ that. Before an entry goes in it is held against the same rules as everywhere
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Annotated
 
-from tapestry.encoding import canonical_json
+from pydantic import Field
+
+from tapestry.encoding import canonical_json, digest
 from tapestry.errors import (
     ProtocolError,
     QuorumError,
     ResourceError,
     TapestryError,
-    VerificationError,
 )
 from tapestry.keys import SigningKey
-from tapestry.protocol import Kind, Message
+from tapestry.protocol import Kind, Message, Strict
 from tapestry_coordinator.grid import Grid
 from tapestry_governance.entries import Author, Seen, open_entry, sign_entry
 from tapestry_governance.events import Body
@@ -29,7 +31,13 @@ from tapestry_governance.trust import Trust
 
 _logger = logging.getLogger(__name__)
 _PASSES = 3  # how often nodes may make the log grow while it is cosigned
-_PETITIONS = 16  # entries a node may hand in at once
+_PETITIONS = 4  # new entries that a node may hand in at once
+
+
+class Cosigned(Strict):
+    """What a witness answers; entries that it hands in are attached."""
+
+    line: Annotated[str, Field(max_length=1000)]
 
 
 class Bulletin:
@@ -51,6 +59,7 @@ class Bulletin:
         self._grid, self._deadline = grid, deadline
         self._state = state
         self._sizes: dict[str, int] = {}
+        self._refused: set[str] = set()  # petitions, by digest
         self._author = Author(
             federation=state.federation,
             actor=state.charter.coordinator.name,
@@ -122,14 +131,15 @@ class Bulletin:
         """
         if note is not None:
             self._log.check(self._trust.open(note).note)
-        self._sizes[name] = size
+        self._sizes[name] = min(size, self._log.size)
 
     def publish(self, nodes: Sequence[str]) -> bytes:
         """Have the log cosigned as it is and publish it; returns the checkpoint.
 
         Nodes may hand in entries of their own with their cosignature (a declaration
         of their data); then the log has grown and is cosigned once more. A node that
-        never stops handing in entries does not hold up the others.
+        never stops handing in entries does not hold up the others: each pass takes a
+        few of each node, and one that was refused is not looked at again.
 
         Raises:
             QuorumError: Too few nodes cosigned in time.
@@ -137,33 +147,43 @@ class Bulletin:
         for _ in range(_PASSES):
             petitions = self._collect(nodes)
             note = self._log.publish(trust=self._trust)
-            fresh = [entry for entry in petitions if self._log.find(entry) is None]
-            if not fresh:
+            if not petitions:
                 return note
-            for entry in fresh:
-                self._try_add(entry)
-        self._collect(nodes, petitions=False)
+            for name, entry in petitions:
+                self._try_add(name, entry)
+        self._collect(nodes)
         return self._log.publish(trust=self._trust)
 
-    def _collect(self, nodes: Sequence[str], *, petitions: bool = True) -> list[bytes]:
+    def _collect(self, nodes: Sequence[str]) -> list[tuple[str, bytes]]:
+        """Ask for cosignatures; returns what nodes hand in, and who does."""
         note = self._log.sign_checkpoint()
         size = self._log.size
         requests = {name: self._update(name, note) for name in nodes}
-        found: list[bytes] = []
+        found: list[tuple[str, bytes]] = []
         for name, reply in self._grid.exchange(requests, deadline=self._deadline):
-            if reply.kind is not Kind.COSIGNATURE:
-                _logger.warning("%s does not cosign: %s", name, reply.body[:200])
-                continue
             try:
-                line = str(reply.json()["line"]).encode()
+                if reply.kind is not Kind.COSIGNATURE:
+                    raise ProtocolError(f"{reply.kind} {reply.body[:80]!r}")
+                line = Cosigned.decode(reply.body).line.encode()
                 self._log.add_cosignature(size, line, trust=self._trust)
-            except (ProtocolError, VerificationError, KeyError, TypeError) as error:
-                _logger.warning("%s sent no cosignature: %s", name, error)
+            except ResourceError:
+                raise
+            except TapestryError as error:
+                _logger.warning("%s does not cosign: %s", name, error)
                 continue
             self._sizes[name] = size
-            if petitions:
-                found += [bytes(item) for item in reply.attachments[:_PETITIONS]]
+            found += [(name, entry) for entry in self._fresh(reply)]
         return found
+
+    def _fresh(self, reply: Message) -> list[bytes]:
+        """Pick what was neither logged nor refused, as much as one may hand in."""
+        fresh: dict[bytes, None] = {}
+        for entry in map(bytes, reply.attachments):
+            if len(fresh) == _PETITIONS:
+                break
+            if digest(entry) not in self._refused and self._log.find(entry) is None:
+                fresh[entry] = None
+        return list(fresh)
 
     def _update(self, name: str, note: bytes) -> Message:
         start = min(self._sizes.get(name, 0), self._log.size)
@@ -171,13 +191,14 @@ class Bulletin:
         entries = self._log.entries(start, self._log.size)
         return Message(kind=Kind.COSIGN, body=canonical_json(body), attachments=entries)
 
-    def _try_add(self, entry: bytes) -> None:
+    def _try_add(self, name: str, entry: bytes) -> None:
         try:
             self.add(entry)
         except ResourceError:
             raise
         except TapestryError as error:
-            _logger.warning("an entry was refused: %s", error)
+            self._refused.add(digest(entry))
+            _logger.warning("an entry that %s handed in is refused: %s", name, error)
 
     def _seen(self) -> Seen | None:
         note = self._log.latest()

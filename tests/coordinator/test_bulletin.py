@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tapestry.encoding import canonical_json
 from tapestry.errors import InconsistentLog, ProtocolError, QuorumError, RuleError
 from tapestry.protocol import Kind, Message
+from tapestry_coordinator import bulletin as module
 from tapestry_coordinator.bulletin import Bulletin, event_of
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_governance.checkpoint import read_claim
 from tapestry_governance.events import DataDeclared, RoundAborted, RoundOpened
+from tapestry_governance.fold import apply_all
 from tapestry_governance.log import Log
 from tests.governance.world import NAMES, World
 
@@ -181,6 +184,47 @@ def test_a_node_that_never_stops_handing_in_does_not_hold_up_the_others(
     grid._handlers["de"] = endless
     assert bulletin.publish(NAMES)
     assert len(witnesses["es"].seen) < 20
+
+
+def _declarations(world: World, count: int) -> list[bytes]:
+    plain = world.declaration("de")
+    bodies = [plain.model_copy(update={"records": 2000 + i}) for i in range(count)]
+    return [world.entry(body, "de", "node") for body in bodies]
+
+
+def test_a_node_hands_in_a_few_entries_in_each_pass(
+    world: World, bulletin: Bulletin, witnesses: dict[str, Witness]
+) -> None:
+    """What is left over comes with the next checkpoint; nothing is lost."""
+    entries = _declarations(world, 20)
+    witnesses["de"].petitions = entries
+    sizes = [read_claim(bulletin.publish(NAMES)).size - 5 for _ in range(3)]
+    assert sizes == [12, 20, 20]
+    assert bulletin.log.entries(5, 25) == entries
+
+
+def test_what_was_refused_is_not_looked_at_again_and_starves_nothing(
+    world: World,
+    bulletin: Bulletin,
+    witnesses: dict[str, Witness],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried: list[bytes] = []
+
+    def count(state: Any, entries: Any) -> Any:
+        tried.extend(entries)
+        return apply_all(state, entries)
+
+    monkeypatch.setattr(module, "apply_all", count)
+    junk = [b"%d" % i for i in range(3)]
+    (good,) = _declarations(world, 1)
+    witnesses["de"].petitions = [*junk, *junk, good]
+    for _ in range(3):
+        bulletin.publish(NAMES)
+    assert tried == [*junk, good]
+    assert bulletin.log.find(good) == 5
+    assert caplog.text.count("an entry that de handed in is refused") == 3
 
 
 def test_an_entry_that_breaks_a_rule_is_not_appended(
