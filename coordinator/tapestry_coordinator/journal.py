@@ -7,12 +7,17 @@ holds the sums, which are public but too large for the log. A row is durable
 
 import os
 import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tapestry.errors import IncompleteError, ResourceError
+from tapestry.encoding import decode_json
+from tapestry.errors import ConfigError, IncompleteError, ResourceError
+from tapestry.protocol import BODY_LIMIT
 from tapestry.vector import RingVector
 
 _SCHEMA = """
@@ -22,6 +27,23 @@ CREATE TABLE IF NOT EXISTS round (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
+
+
+_LEFT_OUT = "left out "  # what such facts are named
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the machine's errors into one that names the path.
+
+    Raises:
+        ResourceError: The disk is full or failing, or the place cannot be written.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ResourceError(f"cannot write {path}: {why}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +57,11 @@ class Row:
 
 
 class Journal:
-    """What the coordinator remembers."""
+    """What the coordinator remembers.
+
+    Raises:
+        ResourceError: By every method: the disk is full or failing.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Open or create ``journal.db`` and ``sums/`` in a folder.
@@ -44,37 +70,48 @@ class Journal:
             ResourceError: The folder cannot be written.
         """
         self._sums = directory / "sums"
+        self._file = directory / "journal.db"
         try:
             self._sums.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(directory / "journal.db", isolation_level=None)
+            self._db = sqlite3.connect(self._file, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise ResourceError(f"cannot write in {directory}: {error}") from error
 
+    def claim(self, run_id: str) -> None:
+        """See that the rounds in here are of this run; numbers alone do not tell.
+
+        Raises:
+            ConfigError: They are of another run.
+        """
+        for row in self.rounds()[:1]:
+            known = decode_json(row.manifest, limit=BODY_LIMIT)["run_id"]
+            if known != run_id:
+                raise ConfigError(
+                    f"{self._file} belongs to run {known!r}; start run {run_id!r} in a"
+                    " coordinator's folder of its own"
+                )
+
     def open_round(self, number: int, manifest: bytes) -> None:
         """Remember a round before anybody hears of it."""
-        self._db.execute(
+        self._query(
             "INSERT OR REPLACE INTO round VALUES (?, 'open', ?, NULL)",
             (number, manifest),
         )
 
     def store_result(self, number: int, result: bytes) -> None:
         """Keep message 10, for nodes that miss it."""
-        self._db.execute(
-            "UPDATE round SET result = ? WHERE number = ?", (result, number)
-        )
+        self._query("UPDATE round SET result = ? WHERE number = ?", (result, number))
 
     def settle(self, number: int, status: str) -> None:
         """Mark a round ``closed`` or ``aborted``."""
-        self._db.execute(
-            "UPDATE round SET status = ? WHERE number = ?", (status, number)
-        )
+        self._query("UPDATE round SET status = ? WHERE number = ?", (status, number))
 
     def rounds(self) -> list[Row]:
         """All rounds in order."""
-        rows = self._db.execute(
+        rows = self._query(
             "SELECT number, status, manifest, result FROM round ORDER BY number"
         )
         return [Row(number=n, status=s, manifest=m, result=r) for n, s, m, r in rows]
@@ -92,25 +129,32 @@ class Journal:
 
     def set_fact(self, name: str, value: str) -> None:
         """Remember a small public fact, such as a duration."""
-        self._db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+        self._query("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
 
     def facts(self) -> dict[str, str]:
         """All facts."""
-        return dict(self._db.execute("SELECT name, value FROM fact ORDER BY name"))
+        return dict(self._query("SELECT name, value FROM fact ORDER BY name"))
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Remember that a node takes part in no further round of this run."""
+        self.set_fact(f"{_LEFT_OUT}{name}", reason)
+
+    def left_out(self) -> set[str]:
+        """Name the nodes that take part no more."""
+        names = (name for name in self.facts() if name.startswith(_LEFT_OUT))
+        return {name.removeprefix(_LEFT_OUT) for name in names}
 
     def store_sum(self, number: int, total: RingVector) -> None:
         """Write the sum of a round durably."""
         path = self._path(number)
         partial = path.with_suffix(".part")
         data = np.ascontiguousarray(total, dtype="<u4")
-        try:
+        with writing(path):
             with partial.open("wb") as file:
                 data.tofile(file)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
-        except OSError as error:
-            raise ResourceError(f"cannot write {path}: {error.strerror}") from error
 
     def load_sum(self, number: int) -> RingVector:
         """Read a sum back, shape (d,).
@@ -124,6 +168,10 @@ class Journal:
             raise IncompleteError(
                 f"no sum of round {number}: {error.strerror}"
             ) from None
+
+    def _query(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        with writing(self._file):
+            return self._db.execute(statement, values).fetchall()
 
     def _path(self, number: int) -> Path:
         return self._sums / f"round-{number:05d}.u32"

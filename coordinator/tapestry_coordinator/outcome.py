@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tapestry.encoding import canonical_json, decode_json
+from tapestry_coordinator.journal import writing
 
 _LOCK = "coordinator.lock"
 _OUTCOME = "outcome.json"
@@ -43,13 +44,18 @@ def is_worked_on(directory: Path) -> bool:
 
 
 def write_outcome(directory: Path, *, error: str | None) -> None:
-    """Leave word that the work is done, or why it cannot be."""
+    """Leave word that the work is done, or why it cannot be.
+
+    Raises:
+        ResourceError: The disk is full or failing.
+    """
     draft = directory / f"{_OUTCOME}.new"
-    with draft.open("wb") as file:
-        file.write(canonical_json({"error": error}))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(directory / _OUTCOME)
+    with writing(directory / _OUTCOME):
+        with draft.open("wb") as file:
+            file.write(canonical_json({"error": error}))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(directory / _OUTCOME)
 
 
 def read_outcome(directory: Path) -> tuple[bool, str | None]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tapestry.errors import IncompleteError, ResourceError
+from tapestry.errors import ConfigError, IncompleteError, ResourceError
 from tapestry_coordinator.journal import Journal
 
 
@@ -79,3 +79,38 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "journal.db").write_bytes(b"not a database, but long enough " * 40)
     with pytest.raises(ResourceError, match="cannot write in"):
         Journal(tmp_path)
+
+
+def test_a_full_disk_is_one_line_that_names_the_place(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal._db.execute("PRAGMA max_page_count=1")
+    with pytest.raises(ResourceError, match=r"cannot write .*journal\.db: .*full$"):
+        journal.open_round(1, b"manifest" * 10_000)
+    with pytest.raises(ResourceError, match=r"cannot write .*journal\.db: .*full$"):
+        journal.set_fact("a", "b" * 100_000)
+    (tmp_path / "sums" / "round-00001.part").symlink_to("/dev/full")
+    with pytest.raises(ResourceError, match=r"cannot write .*round-00001\.u32"):
+        journal.store_sum(1, np.zeros(10_000, dtype=np.uint32))
+    journal.close()
+
+
+def test_who_is_left_out_stays_left_out(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.set_fact("scores", "{}")
+    assert journal.left_out() == set()
+    journal.leave_out("fr", "bad_shares")
+    journal.close()
+    journal = Journal(tmp_path)
+    assert journal.left_out() == {"fr"}
+    journal.close()
+
+
+def test_a_journal_belongs_to_the_run_of_its_rounds(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.claim("one")
+    journal.claim("two")
+    journal.open_round(1, b'{"run_id":"two"}')
+    journal.claim("two")
+    with pytest.raises(ConfigError, match=r"belongs to run 'two'; start run 'one' in"):
+        journal.claim("one")
+    journal.close()
