@@ -1,15 +1,19 @@
 """How the coordinator reaches nodes: one request each, replies as they come.
 
 Two grids exist: ``LocalGrid`` calls node objects of this process, ``FlowerGrid``
-(in ``flower.py``) goes over a SuperLink. The round driver knows only ``Grid``.
+(in ``flower.py``) goes over a SuperLink. The round driver knows only ``Grid``, and
+looks at it through ``Checked``.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
-from tapestry.protocol import Message
+from tapestry.errors import ProtocolError
+from tapestry.protocol import BODY_LIMIT, Kind, Message
 
+_logger = logging.getLogger(__name__)
 Handler = Callable[[Message], Message]
 
 
@@ -52,3 +56,50 @@ class LocalGrid:
                 return
             if name in self._handlers:
                 yield name, self._handlers[name](requests[name])
+
+
+class Checked:
+    """A grid on which a node that sends no proper message was silent.
+
+    Guarantees:
+        What ``exchange`` yields is a message with a kind, a body of bytes within the
+        limit and attachments of bytes; one for each node that was asked. Whatever
+        else arrives is logged with the node's name and the rule, and left out.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        """Take the grid to look at."""
+        self._grid = grid
+
+    def nodes(self) -> list[str]:
+        """Name the nodes that are reachable now, in order of name."""
+        return self._grid.nodes()
+
+    def exchange(
+        self, requests: Mapping[str, Message], *, deadline: float
+    ) -> Iterator[tuple[str, Message]]:
+        """Send each node its request and yield proper replies as they arrive."""
+        asked = set(requests)
+        for name, reply in self._grid.exchange(requests, deadline=deadline):
+            try:
+                _check_reply(reply, expected=name in asked)
+            except ProtocolError as error:
+                _logger.warning("%s is not heard: %s", name, error)
+            else:
+                asked.remove(name)
+                yield name, reply
+
+
+def _check_reply(reply: Any, *, expected: bool) -> None:
+    if not expected:
+        raise ProtocolError("it was not asked, or has answered before")
+    if not isinstance(reply, Message) or type(reply.kind) is not Kind:
+        raise ProtocolError("a reply that is no message")
+    if type(reply.body) is not bytes or len(reply.body) > BODY_LIMIT:
+        raise ProtocolError(f"a body that is not up to {BODY_LIMIT} bytes")
+    if type(reply.attachments) not in (list, tuple):
+        raise ProtocolError("attachments that are no list")
+    items: Sequence[Any] = reply.attachments
+    for item in items:
+        if not isinstance(item, bytes | memoryview) or not memoryview(item).contiguous:
+            raise ProtocolError("an attachment that is no bytes")

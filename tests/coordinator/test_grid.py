@@ -1,9 +1,13 @@
 """The grid of one process: in order of name, and never past the deadline."""
 
 import time
+from collections.abc import Iterator
+from typing import Any
 
-from tapestry.protocol import Kind, Message
-from tapestry_coordinator.grid import LocalGrid
+import pytest
+
+from tapestry.protocol import BODY_LIMIT, Kind, Message
+from tapestry_coordinator.grid import Checked, LocalGrid
 
 HELLO = Message(kind=Kind.HELLO)
 
@@ -57,3 +61,50 @@ def test_replies_come_one_by_one() -> None:
     replies = grid.exchange(dict.fromkeys("ab", HELLO), deadline=5)
     next(replies)
     assert len(called) == 1
+
+
+def _said(**changes: Any) -> Message:
+    return Message(kind=changes.pop("kind", Kind.IDENTITY), **changes)
+
+
+BODIES: list[Any] = [None, "{}", 7, {}, b" " * (BODY_LIMIT + 1)]
+LISTS: list[Any] = [None, b"x", "x", 7, {}, [None], ["x"], [7], [[b"x"]]]
+STRANGE: list[Any] = [
+    *(None, "identity", 7, (Kind.HELLO, b"{}", ())),
+    _said(kind="identity"),
+    *(_said(body=body) for body in BODIES),
+    *(_said(attachments=items) for items in LISTS),
+    _said(attachments=[memoryview(b"abcd")[::2]]),
+]
+
+
+@pytest.mark.parametrize("reply", STRANGE, ids=map(str, range(len(STRANGE))))
+def test_what_is_no_message_was_not_said(
+    reply: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = Checked(LocalGrid({"a": lambda _: reply, "b": lambda message: message}))
+    replies = list(grid.exchange(dict.fromkeys("ab", HELLO), deadline=5))
+    assert replies == [("b", HELLO)]
+    (line,) = caplog.messages
+    assert line.startswith("a is not heard: ")
+
+
+def test_who_was_not_asked_or_answers_twice_is_not_heard() -> None:
+    class Chatty:
+        def nodes(self) -> list[str]:
+            return ["a", "b"]
+
+        def exchange(self, *_: Any, **__: Any) -> Iterator[tuple[str, Message]]:
+            yield from [("a", HELLO), ("b", HELLO), ("a", HELLO), ("c", HELLO)]
+
+    grid = Checked(Chatty())
+    assert grid.nodes() == ["a", "b"]
+    assert [n for n, _ in grid.exchange({"a": HELLO}, deadline=5)] == ["a"]
+
+
+def test_proper_replies_pass_unchanged() -> None:
+    reply = Message(
+        kind=Kind.UPLOAD, body=b"", attachments=[b"", memoryview(b"xy"), b"\xff"]
+    )
+    grid = Checked(LocalGrid({"a": lambda _: reply}))
+    assert [r is reply for _, r in grid.exchange({"a": HELLO}, deadline=5)] == [True]
