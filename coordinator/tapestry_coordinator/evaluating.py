@@ -8,6 +8,7 @@ countries grows by more than the plan allows, changes nothing and is logged so.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from tapestry.replica import Replica
 from tapestry.secagg.unmasking import Unmasked
 from tapestry.workloads import Workload
 from tapestry_coordinator.journal import Journal
+
+_PRINTED = 1e17  # a plain decimal has at most 18 digits before its point
 
 
 def read_held_out(folder: Path) -> dict[str, list[str]]:
@@ -49,9 +52,18 @@ def mean_of(scores: Mapping[str, float]) -> float:
     return sum(scores.values()) / len(scores)
 
 
+def finite(scores: Mapping[str, float]) -> dict[str, float]:
+    """Keep the scores that have a plain decimal spelling, for log and journal."""
+    return {name: value for name, value in scores.items() if abs(value) < _PRINTED}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the gate says of a step; ``reason`` is None when it is taken."""
+    """What the gate says of a step; ``reason`` is None when it is taken.
+
+    Guarantees:
+        Norm and scores are finite; a country whose score is not has none.
+    """
 
     replica: Replica
     reason: str | None
@@ -73,17 +85,14 @@ class Gate:
     ) -> Verdict:
         """Try the step that a sum gives."""
         before = self.scores(replica)
+        rejected = partial(Verdict, replica=replica, scores=finite(before))
         try:
             mean = total.mean()
         except ProtocolError:
-            return Verdict(
-                replica=replica, reason="sum_out_of_range", norm=0.0, scores=before
-            )
+            return rejected(reason="sum_out_of_range", norm=0.0)
         norm = float(np.linalg.norm(mean.astype(np.float64)))
         if not norm <= number(manifest.outer.max_norm):
-            return Verdict(
-                replica=replica, reason="norm_too_large", norm=norm, scores=before
-            )
+            return rejected(reason="norm_too_large", norm=norm)
         candidate = replica.after(
             total.values,
             places=tuple(
@@ -94,14 +103,18 @@ class Gate:
         )
         after = self.scores(candidate)
         limit = mean_of(before) + number(manifest.outer.max_loss_increase)
+        scores = finite(after)
         if not mean_of(after) <= limit:
-            return Verdict(
-                replica=replica, reason="held_out_worse", norm=norm, scores=after
-            )
-        return Verdict(replica=candidate, reason=None, norm=norm, scores=after)
+            return rejected(reason="held_out_worse", norm=norm, scores=scores)
+        return Verdict(replica=candidate, reason=None, norm=norm, scores=scores)
 
     def scores(self, replica: Replica) -> dict[str, float]:
-        """Bits per byte of each country's text; computed once for each base."""
+        """Bits per byte of each country's text; computed once for each base.
+
+        Edge cases:
+            A base that breaks has scores that are not finite. They are returned, and
+            neither remembered nor printed.
+        """
         key = f"scores {replica.digest}"
         known = self.journal.facts().get(key)
         if known is not None:
@@ -111,8 +124,9 @@ class Gate:
         scores = bits_per_byte(
             self.workload, self.texts, sequence_length=self.sequence_length
         )
-        plain = {name: encode_fraction(value) for name, value in scores.items()}
-        self.journal.set_fact(key, canonical_json(plain).decode())
+        if finite(scores) == scores:
+            plain = {name: encode_fraction(value) for name, value in scores.items()}
+            self.journal.set_fact(key, canonical_json(plain).decode())
         return scores
 
 

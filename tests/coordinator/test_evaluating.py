@@ -1,7 +1,8 @@
 """The gate: what it lets through, what it stops, and that it says why."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,18 +135,38 @@ def test_a_sum_that_honest_nodes_cannot_give_is_named(gate: Gate) -> None:
     assert verdict.scores == {"fr": 3.0, "id": 3.0}
 
 
-def test_a_model_that_breaks_does_not_pass(gate: Gate, model: Model) -> None:
-    """Not a number is no better than before."""
+@pytest.mark.parametrize("bits", [math.nan, math.inf, 1e300], ids=str)
+def test_a_model_that_breaks_does_not_pass(
+    gate: Gate, model: Model, bits: float
+) -> None:
+    """Not a number is no better than before, and has no place in the log."""
     manifest = _manifest()
-    honest = model.evaluate
-
-    def broken(texts: list[str], *, sequence_length: int) -> Evaluation:
-        found = honest(texts, sequence_length=sequence_length)
-        return Evaluation(bits=1e6, bytes=1) if model.value else found
-
-    vars(model)["evaluate"] = broken
+    _break(model, bits, when=lambda: bool(model.value))
     verdict = gate.judge(manifest, _sum(manifest, -0.5), replica=START)
     assert verdict.reason == "held_out_worse"
+    assert verdict.scores == {}
+    assert verdict.replica is START
+    assert len(gate.journal.facts()) == 1
+
+
+def test_a_base_that_is_broken_already_takes_no_step(gate: Gate, model: Model) -> None:
+    manifest = _manifest()
+    _break(model, math.nan, when=lambda: not model.value)
+    verdict = gate.judge(manifest, _sum(manifest, -0.5), replica=START)
+    assert verdict.reason == "held_out_worse"
+    _break(model, math.nan, when=lambda: True)
+    verdict = gate.judge(manifest, _sum(manifest, 4.1), replica=START)
+    assert (verdict.reason, verdict.scores) == ("sum_out_of_range", {})
+
+
+def _break(model: Model, bits: float, *, when: Callable[[], bool]) -> None:
+    honest = Model.evaluate
+
+    def broken(texts: list[str], *, sequence_length: int) -> Evaluation:
+        found = honest(model, texts, sequence_length=sequence_length)
+        return Evaluation(bits=bits, bytes=1) if when() else found
+
+    vars(model)["evaluate"] = broken
 
 
 def test_a_base_is_evaluated_once_over_restarts(gate: Gate, model: Model) -> None:
