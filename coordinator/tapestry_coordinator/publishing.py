@@ -1,5 +1,6 @@
 """Releases of the base, and adapters that institutions choose to publish on them."""
 
+import errno
 import logging
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from tapestry.errors import ProtocolError, ResourceError, TapestryError
 from tapestry.protocol import Kind, Message
 from tapestry_coordinator import release as releases
 from tapestry_coordinator.bulletin import event_of
+from tapestry_coordinator.journal import writing
 from tapestry_governance import registry
 from tapestry_governance.entries import open_entry
 from tapestry_governance.events import AdapterPublished, ReleasePublished
@@ -94,15 +96,18 @@ def collect_adapters(run: "Run") -> None:
     if not state.releases:
         return
     name = max(state.releases.values(), key=lambda each: each.round_number).name
-    present = [n for n in run.roll.gather() if n not in state.publishers.values()]
-    body = {"name": name, "checkpoint": run.bulletin.publish(present).decode()}
+    here = run.roll.gather()
+    body = {"name": name, "checkpoint": run.bulletin.publish(here).decode()}
     request = Message(kind=Kind.RELEASED, body=canonical_json(body))
+    present = [n for n in here if n not in state.publishers.values()]
     waited = run.settings.deadlines.adapter
     for node, reply in run.grid.exchange(
         dict.fromkeys(present, request), deadline=waited
     ):
         try:
             adapter = _keep(run, node, reply)
+        except ResourceError:
+            raise
         except TapestryError as error:
             _logger.warning("no adapter of %s: %s", node, error)
         else:
@@ -113,12 +118,14 @@ def _keep(run: "Run", node: str, reply: Message) -> str:
     """Store an adapter's files, hold them against the rules, and log its entries.
 
     Guarantees:
-        A node's publication touches no adapter of another node.
+        A node's publication touches no adapter of another node. What was there under
+        its name is replaced when the log has taken the new entry, and not before.
 
     Raises:
         ProtocolError, VerificationError, IncompleteError: The files break a rule of
             the registry, or are not what the entry names. Nothing is kept.
         RuleError: The log's rules refuse an entry.
+        ResourceError: The disk is full or failing.
     """
     accounted, entry, files = _unpack(reply)
     event = open_entry(entry).event
@@ -133,16 +140,14 @@ def _keep(run: "Run", node: str, reply: Message) -> str:
         registry.check_entry(registry.check_folder(draft), published)
         base = run.directory / "releases" / published.base
         registry.check_fit(draft, registry.read_base(base))
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    try:
         for each in (accounted, entry):
             run.bulletin.add(each)
-    except TapestryError:
-        shutil.rmtree(folder)
-        raise
+        with writing(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+            draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return published.name
 
 
@@ -182,4 +187,8 @@ def _write(folder: Path, files: dict[str, Any]) -> None:
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise ProtocolError("two files of the publication have one name") from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no matter of this machine's
+            raise ProtocolError(
+                "a file of the publication has too long a name"
+            ) from None
         raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
