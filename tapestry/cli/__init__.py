@@ -7,6 +7,7 @@ hold; 2 wrong usage. ``tapestry audit`` has its own, see there.
 
 import importlib
 import os
+import sqlite3
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -85,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TapestryError as error:
         print(f"tapestry: {error}", file=sys.stderr)
         sys.exit(1)
+    except (OSError, sqlite3.Error) as error:  # the machine's; no bug of ours
+        print(f"tapestry: {_in_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("tapestry"):
             raise
@@ -97,3 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("tapestry: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _in_one_line(error: OSError | sqlite3.Error) -> str:
+    """Say what the machine refuses, and where."""
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    where = getattr(error, "filename", None)
+    return " ".join((f"{where}: {why}" if where else str(why)).split())

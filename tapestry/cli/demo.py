@@ -35,6 +35,7 @@ from tapestry_node.publishing import HELD_OUT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _NEEDED = 3 << 30  # bytes on disk
+_THREADS = 1024  # at most
 _HELD_OUT = 20  # dialogues of each country, about
 
 
@@ -87,6 +88,8 @@ def demo(
     ] = 0,
 ) -> None:
     """Four institutions, one base, an adapter each, and a log to check it by."""
+    if not 0 <= threads <= _THREADS:
+        raise ConfigError(f"--threads {threads} is not a number from 0 to {_THREADS}")
     _check_folder(out)
     torch.set_num_threads(threads or os.cpu_count() or 1)
     started = time.monotonic()
