@@ -10,6 +10,7 @@ import json
 import logging
 import secrets
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tapestry.errors import (
     InconsistentLog,
     ProtocolError,
     QuorumError,
+    RuleError,
+    TapestryError,
     VerificationError,
 )
 from tapestry.keys import SigningKey
@@ -34,8 +37,8 @@ from tapestry_coordinator import publishing
 from tapestry_coordinator import round as rounds
 from tapestry_coordinator.bulletin import Bulletin, event_of
 from tapestry_coordinator.evaluating import Gate, Verdict, read_held_out
-from tapestry_coordinator.grid import Grid
-from tapestry_coordinator.journal import Journal
+from tapestry_coordinator.grid import Checked, Grid
+from tapestry_coordinator.journal import Journal, writing
 from tapestry_coordinator.planning import plan_round
 from tapestry_coordinator.rollcall import RollCall
 from tapestry_coordinator.round import Attendance, Notify, Table
@@ -53,13 +56,18 @@ _logger = logging.getLogger(__name__)
 PROGRESS = "progress.jsonl"
 EVIDENCE = "evidence"  # on sums, by the log index of round.closed
 _FAILURES = 5  # aborted rounds in a row after which the run stops
+_REASONS = {  # of an abort, for the log
+    QuorumError: "quorum_missing",
+    RuleError: "rule_broken",
+    VerificationError: "verification_failed",
+}
 
 
 def _scribe(path: Path) -> Notify:
     """Write events where another process can follow them."""
 
     def notify(event: dict[str, Any]) -> None:
-        with path.open("a", encoding="utf-8") as file:
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
     return notify
@@ -84,10 +92,13 @@ def main(
         notify: Told how far the run is; by default ``progress.jsonl`` is written.
 
     Raises:
-        ConfigError, ResourceError: A file or setting is not as it must be.
+        ConfigError, ResourceError: A file or setting is not as it must be, the folder
+            is another run's, or the disk is full.
         QuorumError: Too few nodes for too long.
     """
     settings = CoordinatorSettings.read(directory / "coordinator.toml")
+    with closing(Journal(directory)) as journal:
+        journal.claim(settings.run_id)
     if workload is None:
         cache = directory / settings.models
         workload = open_base(settings.base, cache=cache)
@@ -117,7 +128,7 @@ class Run:
         notify: Notify,
     ) -> None:
         """Open log and journal."""
-        self.directory, self.settings, self.grid = directory, settings, grid
+        self.directory, self.settings, self.grid = directory, settings, Checked(grid)
         self.workload, self.notify = workload, notify
         self.trust = (directory / "policy.txt").read_bytes()
         log_key = SigningKey.load(directory / "keys" / "log.key")
@@ -126,7 +137,7 @@ class Run:
             self.log,
             trust=Trust.parse(self.trust),
             key=SigningKey.load(directory / "keys" / "author.key"),
-            grid=grid,
+            grid=self.grid,
             deadline=settings.deadlines.cosign,
         )
         self.journal = Journal(directory)
@@ -137,7 +148,10 @@ class Run:
             sequence_length=settings.training.sequence_length,
         )
         self.roll = RollCall(
-            settings=settings, grid=grid, bulletin=self.bulletin, journal=self.journal
+            settings=settings,
+            grid=self.grid,
+            bulletin=self.bulletin,
+            journal=self.journal,
         )
         self.replica = Replica.start({})
         self._failures = 0
@@ -170,7 +184,7 @@ class Run:
 
     def _bring_up_to_date(self) -> list[str]:
         """Give everybody who is here the log and the results they lack."""
-        present = self.roll.gather(least=len(self.bulletin.state.members))
+        present = self.roll.gather(members=self.bulletin.state.members)
         self.bulletin.publish(present)
         self.roll.catch_up(present)
         return present
@@ -211,27 +225,41 @@ class Run:
         self.journal.settle(row.number, "closed")
 
     def _try_round(self) -> None:
-        """Run a round; one that fails is aborted, and several in a row end the run."""
+        """Run a round; one that fails is aborted, and several in a row end the run.
+
+        Raises:
+            QuorumError: So many rounds failed.
+            RuleError: The plan of the round breaks a rule; waiting does not mend it.
+        """
         attendance = Attendance()
         try:
             self._round(attendance)
         except InconsistentLog:
             raise
-        except (QuorumError, ProtocolError, VerificationError) as error:
+        except (QuorumError, ProtocolError, VerificationError, RuleError) as error:
+            if isinstance(error, RuleError) and self.bulletin.state.open_round is None:
+                raise
             _logger.warning("round aborted at %s: %s", attendance.phase, error)
-            self._abort(attendance.phase, "quorum_missing")
+            self._abort(attendance.phase, _reason_of(error, attendance))
+            self._leave_out(attendance.bad_dealers)
             self._failures += 1
             if self._failures >= _FAILURES:
                 raise QuorumError(f"{_FAILURES} rounds failed: {error}") from error
         else:
             self._failures = 0
 
+    def _leave_out(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            _logger.warning("%s dealt bad shares: it is left out of this run", name)
+            self.journal.leave_out(name, "bad_shares")
+
     def _round(self, attendance: Attendance) -> None:
         present = self._bring_up_to_date()
+        left_out = self.journal.left_out()
         manifest = plan_round(
             self.settings,
             self.bulletin.state,
-            present=present,
+            present=[name for name in present if name not in left_out],
             round_number=self._next_number(),
             model_digest=self.replica.digest,
             workload=self.workload,
@@ -281,6 +309,7 @@ class Run:
     ) -> None:
         """Gate the sum, step, and log what came of it."""
         self._tell(manifest, "evaluate")
+        attendance.phase = "evaluate"
         verdict = self.gate.judge(manifest, total, replica=self.replica)
         base = self.replica if verdict.reason else verdict.replica
         result = Result(
@@ -311,11 +340,19 @@ class Run:
         )
         folder = self.directory / EVIDENCE / str(index)
         shutil.rmtree(folder, ignore_errors=True)
-        write_sum(folder, result, spots=[spot])
+        with writing(folder):
+            write_sum(folder, result, spots=[spot])
 
     def _tell(self, manifest: RoundManifest, phase: str) -> None:
         event = {"stage": "round", "round": manifest.round_number, "phase": phase}
         self.notify({**event, "of": self.settings.rounds})
+
+
+def _reason_of(error: TapestryError, attendance: Attendance) -> str:
+    """Say in a word why a round is aborted."""
+    if attendance.phase == "sum" and isinstance(error, VerificationError):
+        return "bad_shares"
+    return _REASONS.get(type(error), "protocol")
 
 
 def _closing(

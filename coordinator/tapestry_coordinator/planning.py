@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from tapestry.config import CoordinatorSettings
+from tapestry.errors import QuorumError
 from tapestry.low_rank import round_seed
 from tapestry.protocol import Participant, RoundManifest, recommended_threshold
 from tapestry.software import software_digest
@@ -29,12 +30,19 @@ def plan_round(
         round_number: The round's number, from 1.
         model_digest: The base that it starts from.
         workload: Says how the update is laid out.
+
+    Raises:
+        QuorumError: Fewer members are here than a round takes.
     """
     seed = round_seed(settings.run_id, round_number, model_digest=model_digest)
     training = settings.training.plan(factor_seed=seed)
     layout = workload.layout(training)
     secagg, members = settings.secagg, state.members
     names = sorted(name for name in present if name in members)
+    threshold = recommended_threshold(len(names), max_colluding=secagg.max_colluding)
+    least = max(secagg.min_cohort, threshold, 2)
+    if len(names) < least:
+        raise QuorumError(f"{len(names)} members are here, a round takes {least}")
     return RoundManifest(
         protocol="tapestry-secagg/1",
         federation=settings.federation,
@@ -50,7 +58,7 @@ def plan_round(
             Participant(name=name, key=members[name].node) for name in names
         ),
         max_colluding=secagg.max_colluding,
-        threshold=recommended_threshold(len(names), max_colluding=secagg.max_colluding),
+        threshold=threshold,
         min_cohort=secagg.min_cohort,
         ring_bits=32,
         length=layout.length,

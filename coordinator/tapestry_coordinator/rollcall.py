@@ -7,17 +7,23 @@ sum, and take the step themselves.
 
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
 
 from tapestry.config import CoordinatorSettings
 from tapestry.encoding import canonical_json
 from tapestry.errors import (
     IncompleteError,
     InconsistentLog,
+    ProtocolError,
     QuorumError,
+    ResourceError,
     TapestryError,
 )
-from tapestry.protocol import Kind, Message
+from tapestry.protocol import Kind, Message, Name, Strict
 from tapestry.secagg.chunks import cut
 from tapestry.secagg.messages import Result
 from tapestry_coordinator.bulletin import Bulletin
@@ -26,6 +32,15 @@ from tapestry_coordinator.journal import Journal
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds between looks for nodes
+
+
+class Identity(Strict):
+    """What a node says of itself."""
+
+    name: Name
+    size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
+    applied: Annotated[int, Field(ge=0)]  # the last round whose result it has taken
+    checkpoint: str | None  # the newest one that it accepted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,47 +52,54 @@ class RollCall:
     bulletin: Bulletin
     journal: Journal
     applied: dict[str, int] = field(default_factory=dict)  # node -> last round
+    away: set[str] = field(default_factory=set)  # did not come when last waited for
 
-    def gather(self, *, least: int = 0) -> list[str]:
-        """Wait for nodes, learn where they are, and bring them up to date.
+    def gather(self, *, members: Collection[str] = ()) -> list[str]:
+        """Wait for nodes and learn where they are.
+
+        Args:
+            members: Whom to wait for. Who did not come or answer in an earlier pass
+                is welcome, but not waited for again.
 
         Raises:
             QuorumError: Fewer than the floor came within the offer's deadline.
         """
-        end = time.monotonic() + self.settings.deadlines.offer
-        names: list[str] = []
-        while True:
-            names = self.grid.nodes()
-            if len(names) >= least or time.monotonic() > end:
-                break
-            time.sleep(_PATIENCE)
-        if len(names) < self.settings.secagg.min_cohort:
+        floor = self.settings.secagg.min_cohort
+        names = self._await(set(members) - self.away, floor if members else 0)
+        if len(names) < floor:
             raise QuorumError(
-                f"{len(names)} nodes are here, at least "
-                f"{self.settings.secagg.min_cohort} are needed"
+                f"{len(names)} nodes are here, at least {floor} are needed"
             )
         hello = Message(kind=Kind.HELLO)
         replies = self.grid.exchange(
             dict.fromkeys(names, hello), deadline=self.settings.deadlines.cosign
         )
         present = [name for name, reply in replies if self._meet(name, reply)]
+        if members:
+            self.away.clear()
+            self.away.update(set(members) - set(present))
         return sorted(present)
 
+    def _await(self, names: set[str], least: int) -> list[str]:
+        end = time.monotonic() + self.settings.deadlines.offer
+        while True:
+            here = self.grid.nodes()
+            complete = names.issubset(here) and len(here) >= least
+            if complete or time.monotonic() > end:
+                return here
+            time.sleep(_PATIENCE)
+
     def _meet(self, name: str, reply: Message) -> bool:
-        if reply.kind is not Kind.IDENTITY:
-            return False
         try:
-            body = reply.json()
-            note = body["checkpoint"]
-            self.bulletin.meet(
-                name, int(body["size"]), None if note is None else str(note).encode()
-            )
-            self.applied[name] = int(body["applied"])
-        except InconsistentLog:  # proven by a quorum's signatures: do not go on
-            raise
-        except (TapestryError, KeyError, TypeError, ValueError):
-            _logger.warning("%s did not say where it is", name)
+            said = _identity(name, reply)
+            note = said.checkpoint
+            self.bulletin.meet(name, said.size, None if note is None else note.encode())
+        except (InconsistentLog, ResourceError):
+            raise  # the former is proven by a quorum's signatures: do not go on
+        except TapestryError as error:
+            _logger.warning("%s does not say where it is: %s", name, error)
             return False
+        self.applied[name] = said.applied
         return True
 
     def catch_up(self, names: list[str]) -> None:
@@ -111,3 +133,12 @@ class RollCall:
                 self.applied[name] = round_number
             else:
                 _logger.warning("%s does not take round %d", name, round_number)
+
+
+def _identity(name: str, reply: Message) -> Identity:
+    if reply.kind is not Kind.IDENTITY:
+        raise ProtocolError(f"{reply.kind} instead of {Kind.IDENTITY}")
+    said = Identity.decode(reply.body)
+    if said.name != name:
+        raise ProtocolError(f"it goes by the name of {said.name}")
+    return said

@@ -3,36 +3,50 @@
 The state machines are ``tapestry.secagg.unmasking``; here they meet deadlines. Each
 stage asks those who are still in, keeps what holds, and goes on without the rest. A
 stage that too few survive raises QuorumError: the round is aborted, and what was
-uploaded stays masked for good.
+uploaded stays masked for good. Nothing that a node sends ends more than its own part.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tapestry.config import Deadlines
 from tapestry.encoding import canonical_json
-from tapestry.errors import ProtocolError, ResourceError, TapestryError
+from tapestry.errors import (
+    ProtocolError,
+    ResourceError,
+    TapestryError,
+    VerificationError,
+)
 from tapestry.protocol import Kind, Message, RoundManifest
 from tapestry.secagg.messages import (
     Advertisement,
     Consent,
+    HeadList,
+    KeyList,
     Reveal,
     ShareMessage,
     Upload,
     UploadHead,
 )
-from tapestry.secagg.unmasking import Advertising, Unmasked
+from tapestry.secagg.sharing import decode_share
+from tapestry.secagg.stages import Cohort
+from tapestry.secagg.unmasking import Advertising, Revealing, Unmasked
 from tapestry.secagg.verifying import Evidence
+from tapestry_coordinator.blame import bad_dealers
 from tapestry_coordinator.grid import Grid
 from tapestry_governance.entries import open_entry
-from tapestry_governance.events import ContributionCommitted, DpAccounted
+from tapestry_governance.events import (
+    ContributionCommitted,
+    ContributionRefused,
+    DpAccounted,
+)
 from tapestry_governance.sums import evidence
 
 _logger = logging.getLogger(__name__)
 Notify = Callable[[dict[str, Any]], None]
-Chunk = bytes | memoryview
+_Said = TypeVar("_Said", ContributionCommitted, ContributionRefused, DpAccounted)
 _ENTRIES = 2  # of the node's own in front of the chunks: dp.accounted, committed
 
 
@@ -57,6 +71,7 @@ class Attendance:
     samples: dict[str, Evidence] = field(default_factory=dict)
     spot: int = 0  # the chunk of each upload that is kept for auditors
     phase: str = "offer"
+    bad_dealers: tuple[str, ...] = ()  # whose shares gave no sum
 
 
 def run(manifest: RoundManifest, table: Table, *, attendance: Attendance) -> Unmasked:
@@ -94,7 +109,8 @@ def run(manifest: RoundManifest, table: Table, *, attendance: Attendance) -> Unm
         "reveal", dict.fromkeys(revealing.missing, request), revealing, _read_reveal
     )
     attendance.phase = "sum"
-    return revealing.close()
+    heads = next(iter(sealed.values())).heads
+    return lead.unmask(revealing, keys, heads)
 
 
 class _Lead:
@@ -106,6 +122,7 @@ class _Lead:
         self._manifest = manifest
         self._table = table
         self._attendance = attendance
+        self._reveals: list[Reveal] = []
 
     def ask(
         self,
@@ -145,6 +162,25 @@ class _Lead:
         collector.accept(name, message)
         if isinstance(message, Upload):
             self._keep(name, reply, message)
+        if isinstance(message, Reveal):
+            self._reveals.append(message)
+
+    def unmask(self, revealing: Revealing, keys: KeyList, heads: HeadList) -> Unmasked:
+        """Take off the masks, and say whose shares were bad."""
+        number = self._manifest.round_number
+        try:
+            total = revealing.close()
+        except VerificationError:
+            cohort, reveals = Cohort.of(self._manifest), self._reveals
+            named = bad_dealers(cohort, keys, heads=heads, reveals=reveals)
+            self._attendance.bad_dealers = named
+            raise
+        for fault in total.faults:
+            _logger.warning(
+                "round %d: the share of %s that %s revealed is wrong: one of them lied",
+                *(number, fault.dealer, fault.reporter),
+            )
+        return total
 
     def read_upload(self, reply: Message, name: str) -> Upload:
         """Take an upload whose entries the log will take and that commit to it."""
@@ -152,11 +188,7 @@ class _Lead:
             raise ProtocolError(f"{name} sent {reply.kind}, want an upload")
         head = UploadHead.decode(reply.body)
         entries = [bytes(item) for item in reply.attachments[:_ENTRIES]]
-        said = open_entry(entries[1]).event
-        if not isinstance(said.body, ContributionCommitted) or said.actor != name:
-            raise ProtocolError(f"{name} committed to nothing")
-        if f"sha256:{said.body.masked_root}" != head.root:
-            raise ProtocolError(f"{name} committed to another upload")
+        self._check_entries(*entries, name=name, root=head.root)
         self._table.approve(entries)
         return Upload(head=head, chunks=reply.attachments[_ENTRIES:])
 
@@ -173,34 +205,37 @@ class _Lead:
         self, reply: Message, name: str, read: Callable[[Message, str], Any]
     ) -> Any:
         if reply.kind is Kind.REFUSAL:
-            for entry in reply.attachments[:1]:
-                self._table.register(bytes(entry))
+            for entry in map(bytes, reply.attachments[:1]):
+                self._read_entry(entry, ContributionRefused, name=name)
+                self._table.register(entry)
             raise ProtocolError(f"refused: {reply.body[:80]!r}")
         return read(reply, name)
 
     def _check_entries(
-        self, accounted: Chunk, committed: Chunk, *, name: str, root: str
+        self, accounted: bytes, committed: bytes, *, name: str, root: str
     ) -> None:
         """See that both are the node's own, about this round and this upload.
 
-        What the log names must be what is summed, or nobody could dispute it.
+        What the log names must be what is summed, or nobody could dispute it; and a
+        sum of somebody who accounted for nothing could not be closed.
         """
-        manifest = self._manifest
-        this = (name, manifest.run_id, manifest.round_number, manifest.attempt)
-        for entry, kind in (
-            (accounted, DpAccounted),
-            (committed, ContributionCommitted),
-        ):
-            event = open_entry(bytes(entry)).event
-            body = event.body
-            if not isinstance(body, kind):
-                raise ProtocolError(f"{name} sent {event.type}, want {kind.type}")
-            said = (event.actor, body.run_id, body.round_number, body.attempt)
-            if said != this:
-                raise ProtocolError(f"{name} sent an entry about {said}")
-            named = getattr(body, "masked_root", None)
-            if named is not None and f"sha256:{named}" != root:
-                raise ProtocolError(f"{name} uploads what it did not commit to")
+        self._read_entry(accounted, DpAccounted, name=name)
+        body = self._read_entry(committed, ContributionCommitted, name=name)
+        if body.context != self._manifest.context.hex():
+            raise ProtocolError(f"{name} committed to another manifest of this round")
+        if f"sha256:{body.masked_root}" != root:
+            raise ProtocolError(f"{name} uploads what it did not commit to")
+
+    def _read_entry(self, entry: bytes, kind: type[_Said], *, name: str) -> _Said:
+        """Read what an entry of one kind says, by this node about this round."""
+        plan, event = self._manifest, open_entry(entry).event
+        body = event.body
+        if not isinstance(body, kind):
+            raise ProtocolError(f"{name} sent {event.type}, want {kind.type}")
+        said = (event.actor, body.run_id, body.round_number, body.attempt)
+        if said != (name, plan.run_id, plan.round_number, plan.attempt):
+            raise ProtocolError(f"{name} sent an entry about {said}")
+        return body
 
 
 def _checkpoint(note: bytes) -> bytes:
@@ -226,4 +261,7 @@ def _read_consent(reply: Message, _: str) -> Consent:
 
 
 def _read_reveal(reply: Message, _: str) -> Reveal:
-    return Reveal.decode(_expect(reply, Kind.REVEAL))
+    reveal = Reveal.decode(_expect(reply, Kind.REVEAL))
+    for share in (*reveal.self_shares.values(), *reveal.mask_shares.values()):
+        decode_share(bytes.fromhex(share))  # where its sender is known
+    return reveal
