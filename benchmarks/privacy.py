@@ -214,6 +214,7 @@ def _privacy(
         adjacency="add-remove",
         clip_norm=encode_fraction(study.clip_norm),
         noise_multiplier=encode_fraction(noise),
+        min_share="0",
         target_delta=encode_fraction(DELTA),
     )
 

@@ -78,6 +78,7 @@ class Recipe:
             adjacency="add-remove",
             clip_norm=encode_fraction(self.clip_norm),
             noise_multiplier=encode_fraction(noise),
+            min_share="0",
             target_delta=encode_fraction(DELTA),
         )
 
@@ -155,6 +156,7 @@ def _institution(recipe: Recipe, name: str, base: str) -> dict[str, object]:
             "max_colluding": 1,
             "noise": [recipe.kind],
             "epsilon_limit": "8",
+            "fallback_epsilon_limit": "8",
             "target_delta": encode_fraction(DELTA),
             "max_steps": 100,
             "bases": [base],

@@ -17,6 +17,7 @@ from tapestry.errors import ConfigError, ResourceError
 from tapestry.protocol import (
     Digest,
     Name,
+    Noise,
     OuterPlan,
     Plain,
     PrivacyPlan,
@@ -71,8 +72,10 @@ class NodePolicy(Strict):
 
     min_cohort: Annotated[int, Field(ge=2)]
     max_colluding: Annotated[int, Field(ge=0)]  # at least so many must be tolerated
-    noise: tuple[Literal["none", "local"], ...]
+    noise: tuple[Noise, ...]
     epsilon_limit: Plain
+    # Under shared noise: what is left of the promise if everybody else colludes.
+    fallback_epsilon_limit: Plain
     target_delta: Plain
     max_steps: Count  # local steps a round may ask for
     bases: tuple[Digest, ...]  # parameter digests of given bases it will start from

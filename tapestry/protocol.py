@@ -111,6 +111,7 @@ def _plain_decimal(text: str) -> str:
     return text
 
 
+Noise = Literal["none", "local", "shared"]
 Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 Plain = Annotated[str, Field(max_length=40), AfterValidator(_plain_decimal)]
@@ -173,14 +174,16 @@ class PrivacyPlan(Strict):
     """The noise that every node adds, and the promise it makes for it.
 
     ``noise`` is ``none`` only where the institutions' policies allow it (public
-    text, studies); ``local`` is DP-SGD with the node's own noise at full scale.
+    text, studies); ``local`` is DP-SGD with the node's own noise at full scale;
+    ``shared`` is one step, whose noise adds up inside the masked sum (``shares``).
     """
 
-    noise: Literal["none", "local"]
+    noise: Noise
     unit: Literal["record"]
     adjacency: Literal["add-remove"]
     clip_norm: Plain  # per record, L2, of its gradient
     noise_multiplier: Plain
+    min_share: Plain  # least noise multiplier of one node's share; "0" unless shared
     target_delta: Plain
 
 
@@ -253,7 +256,19 @@ class RoundManifest(Strict):
         for plain in (self.clip_norm, self.clip_value):
             if decode_fraction(plain) <= 0:
                 raise ValueError("clip bounds must be positive")
+        self._check_noise()
         return self
+
+    def _check_noise(self) -> None:
+        training = self.training
+        if self.privacy.noise != "shared":
+            if self.privacy.min_share != "0":
+                raise ValueError("min_share is for noise that is shared")
+            return
+        if (training.steps, training.optimizer) != (1, "sgd"):
+            raise ValueError("shared noise takes one step of SGD a round")
+        if training.weight_decay != "0" or self.weighting != "uniform":
+            raise ValueError("shared noise takes no weight decay and equal weights")
 
     @property
     def context(self) -> bytes:

@@ -465,6 +465,7 @@ def run_settings() -> dict[str, Any]:
             "adjacency": "add-remove",
             "clip_norm": "0.5",
             "noise_multiplier": "1",
+            "min_share": "0",
             "target_delta": DELTA,
         },
         "secagg": {
@@ -526,6 +527,7 @@ def node_settings(base_digest: str) -> dict[str, Any]:
             "max_colluding": 1,
             "noise": ["local"],
             "epsilon_limit": "20",
+            "fallback_epsilon_limit": "1000",
             "target_delta": DELTA,
             "max_steps": 10,
             "bases": [base_digest],

@@ -1,18 +1,20 @@
 """Epsilon per node and run, recomputed from what nodes accounted for in the log.
 
 A node reports, with every round and adapter, the parameters of its mechanism and the
-epsilon of its run so far. Here the parameters are composed again; a report below
-that is understated. A report above it is allowed: a node also counts rounds that it
-spent on but that failed before the log heard of them.
+epsilon of its run so far; where noise is shared also the fallback, what it comes to if
+everybody else takes their noise out. Here the parameters are composed again; a report
+below that is understated. A report above it is allowed: a node also counts rounds that
+it spent on but that failed before the log heard of them.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
 from tapestry.encoding import decode_fraction
-from tapestry.errors import RuleError
+from tapestry.errors import ConfigError, RuleError
 from tapestry.privacy.accounting import Steps, epsilon
 from tapestry_governance.entries import Event
 from tapestry_governance.events import DpAccounted
@@ -25,7 +27,9 @@ class Account:
     """What one node spent in one run, or in all of its runs together.
 
     ``run_id`` is None for all runs together; nobody reports that figure.
-    ``recomputed`` is None where a part was without noise: nothing is promised.
+    ``recomputed`` is None where nothing is promised: a part was without noise, or with
+    so little that nobody could tell what it costs. The fallback is None unless a part
+    counts on the noise of others.
     """
 
     node: str
@@ -36,15 +40,25 @@ class Account:
     target_delta: str
     reported: str | None
     recomputed: float | None
+    fallback_reported: str | None = None
+    fallback_recomputed: float | None = None
 
     @property
     def is_understated(self) -> bool:
-        """Whether the report is below what its own parameters cost."""
+        """Whether a report is below what its own parameters cost."""
         if self.run_id is None or self.reported is None:
             return False
-        if self.recomputed is None:
+        if _is_below(self.reported, self.recomputed):
             return True
-        return decode_fraction(self.reported) < self.recomputed * (1 - _TOLERANCE)
+        if self.fallback_reported is None:
+            return self.fallback_recomputed is not None
+        return _is_below(self.fallback_reported, self.fallback_recomputed)
+
+
+def _is_below(reported: str, recomputed: float | None) -> bool:
+    if recomputed is None:
+        return True
+    return decode_fraction(reported) < recomputed * (1 - _TOLERANCE)
 
 
 def recompute(events: Iterable[Event]) -> list[Account]:
@@ -117,18 +131,35 @@ def _account(node: str, run: str | None, bodies: list[DpAccounted]) -> Account:
         target_delta=target_delta,
         reported=None if run is None else bodies[-1].epsilon_run,
         recomputed=_epsilon(bodies, decode_fraction(target_delta)),
+        fallback_reported=None if run is None else bodies[-1].epsilon_fallback,
+        fallback_recomputed=(
+            _epsilon(bodies, decode_fraction(target_delta), own=True)
+            if any(body.own_multiplier != body.noise_multiplier for body in bodies)
+            else None
+        ),
     )
 
 
-def _epsilon(bodies: list[DpAccounted], target_delta: float) -> float | None:
+def steps_of(body: DpAccounted, *, own: bool = False) -> Steps:
+    """Read the mechanism of an account; with ``own``, by the node's own noise alone."""
+    noise = body.own_multiplier if own else body.noise_multiplier
+    return Steps(
+        noise_multiplier=decode_fraction(noise),
+        sampling_rate=decode_fraction(body.sampling_rate),
+        steps=body.steps,
+        coordinates=body.coordinates,
+        bound=decode_fraction(body.bound),
+    )
+
+
+def _epsilon(
+    bodies: list[DpAccounted], target_delta: float, *, own: bool = False
+) -> float | None:
     if any(body.mechanism == "none" for body in bodies):
         return None
-    steps = [
-        Steps(
-            noise_multiplier=decode_fraction(body.noise_multiplier),
-            sampling_rate=decode_fraction(body.sampling_rate),
-            steps=body.steps,
-        )
-        for body in bodies
-    ]
-    return epsilon(steps, target_delta=target_delta)
+    try:
+        steps = [steps_of(body, own=own) for body in bodies]
+    except ConfigError:  # integer noise of a few grid steps
+        return None
+    value = epsilon(steps, target_delta=target_delta)
+    return None if math.isinf(value) else value

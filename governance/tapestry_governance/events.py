@@ -5,6 +5,7 @@ strings. No record, no personal name, no number that a node computed on its reco
 outside the privacy accounting. ``governance/EVENTS.md`` is the format document.
 """
 
+import math
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -13,7 +14,15 @@ from pydantic import AfterValidator, Field, model_validator
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ProtocolError
 from tapestry.keys import Algorithm, VerifyKey
-from tapestry.protocol import Digest, Name, Plain, Reason, RoundManifest, Strict
+from tapestry.protocol import (
+    Digest,
+    Name,
+    Noise,
+    Plain,
+    Reason,
+    RoundManifest,
+    Strict,
+)
 
 Role = Literal["coordinator", "root", "node", "community"]
 
@@ -64,7 +73,7 @@ class Policy(Strict):
     version: Annotated[int, Field(ge=1)]
     min_cohort: Annotated[int, Field(ge=2)]
     max_colluding: Annotated[int, Field(ge=0)]  # a round must tolerate at least these
-    noise: tuple[Literal["none", "local"], ...]
+    noise: tuple[Noise, ...]
     epsilon_cap: Plain  # per node and run
     max_delta: Plain
     bases: tuple[Digest, ...]  # a run may start from these; empty = any
@@ -177,9 +186,12 @@ class ContributionRefused(InRound):
 class DpAccounted(Body):
     """What a node spent, with everything that recomputing it takes.
 
-    Either a round (``round_number``, ``attempt``) or an adapter (``adapter``).
-    ``epsilon_run`` composes all that the node spent in ``run_id`` up to and
-    including this event; it is null where nothing is promised (mechanism none).
+    Either a round (``round_number``, ``attempt``) or an adapter (``adapter``,
+    ``version``). ``epsilon_run`` composes all that the node spent in ``run_id`` up to
+    and including this event, at ``target_delta``; it is null where nothing is promised
+    (mechanism none). Where a part of the run counts on noise of other nodes, the trust
+    model is ``shared`` and ``epsilon_fallback`` composes the run with the node's own
+    noise alone; otherwise both are one, and it is null.
     """
 
     type: ClassVar[str] = "dp.accounted"
@@ -188,16 +200,24 @@ class DpAccounted(Body):
     round_number: RoundNumber | None
     attempt: Attempt | None
     adapter: Name | None
-    mechanism: Literal["none", "poisson-subsampled-gaussian"]  # of each step
+    version: Annotated[int, Field(ge=1)] | None
+    mechanism: Literal[  # of each step
+        "none", "poisson-subsampled-gaussian", "poisson-subsampled-skellam"
+    ]
     unit: Literal["record"]
     adjacency: Literal["add-remove"]
-    trust_model: Literal["local"]
+    trust_model: Literal["local", "shared"]  # of epsilon_run
     clip_norm: Plain
-    noise_multiplier: Plain
+    noise_multiplier: Plain  # of all noise that is counted on
+    own_multiplier: Plain  # of the node's own
+    shares: Annotated[int, Field(ge=1, le=1000)]  # how many nodes' noise that is
+    coordinates: Annotated[int, Field(ge=0, le=2**40)]  # 0 with Gaussian noise
+    bound: Plain  # clip norm in steps of the grid of integer noise; 0 with Gaussian
     sampling_rate: Plain
-    steps: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1, le=1_000_000)]
     target_delta: Plain
     epsilon_run: Plain | None
+    epsilon_fallback: Plain | None
     accountant: Annotated[str, Field(pattern=r"^[a-z][a-z0-9./-]{0,62}$")]
     accountant_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")]
 
@@ -207,18 +227,31 @@ class DpAccounted(Body):
             raise ValueError("either a round or an adapter is accounted for")
         if (self.round_number is None) != (self.attempt is None):
             raise ValueError("a round has an attempt")
+        if (self.adapter is None) != (self.version is None):
+            raise ValueError("an adapter has a version")
         if self.mechanism == "none" and self.epsilon_run is not None:
             raise ValueError("no mechanism, no epsilon")
+        shared = self.trust_model == "shared" and self.epsilon_run is not None
+        if shared != (self.epsilon_fallback is not None):
+            raise ValueError("a fallback goes with noise that is shared")
         if self.mechanism != "none":
             self._check_numbers()
         return self
 
     def _check_numbers(self) -> None:
-        positive = (self.clip_norm, self.noise_multiplier, self.target_delta)
+        positive = (self.clip_norm, self.own_multiplier, self.target_delta)
         if any(decode_fraction(text) <= 0 for text in positive):
             raise ValueError("clip norm, noise multiplier and delta are positive")
         if not 0 < decode_fraction(self.sampling_rate) <= 1:
             raise ValueError("the sampling rate lies in (0, 1]")
+        integer = self.mechanism == "poisson-subsampled-skellam"
+        if integer and self.trust_model != "shared":
+            raise ValueError("integer noise is noise that is shared")
+        if integer != (self.coordinates > 0) or integer != (self.bound != "0"):
+            raise ValueError("a grid goes with integer noise")
+        reach = decode_fraction(self.own_multiplier) * math.sqrt(self.shares)
+        if decode_fraction(self.noise_multiplier) > reach + 1e-9:
+            raise ValueError("the shares do not add up to the noise multiplier")
 
 
 class Dropped(Strict):
@@ -267,10 +300,13 @@ class RoundAborted(InRound):
 
 
 class EvaluationRecorded(Body):
-    """Scores of a base or adapter on public text."""
+    """Scores of a base or adapter on public text.
+
+    Nodes cannot say it: what a node computes on its records is charged, or stays.
+    """
 
     type: ClassVar[str] = "evaluation.recorded"
-    roles: ClassVar[tuple[Role, ...]] = ("coordinator", "node")
+    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
     subject: Digest  # parameters of a base, manifest of an adapter
     suite: Name
     suite_digest: Digest

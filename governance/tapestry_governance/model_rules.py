@@ -4,6 +4,8 @@ import dataclasses
 
 from tapestry.encoding import decode_fraction
 from tapestry.errors import RuleError
+from tapestry.protocol import RoundManifest
+from tapestry.shares import NoiseShare
 from tapestry_governance.events import (
     AdapterPublished,
     DpAccounted,
@@ -11,7 +13,11 @@ from tapestry_governance.events import (
 )
 from tapestry_governance.state import FederationState
 
-_MECHANISMS = {"none": "none", "local": "poisson-subsampled-gaussian"}
+_MECHANISMS = {
+    "none": "none",
+    "local": "poisson-subsampled-gaussian",
+    "shared": "poisson-subsampled-skellam",
+}
 _ROUNDING = 1e-12  # of a plain decimal, see encode_fraction
 
 
@@ -144,8 +150,7 @@ def _check_plan(state: FederationState, body: DpAccounted, actor: str) -> None:
     if body.mechanism == "none":
         return
     same = (body.clip_norm, body.target_delta) == (plan.clip_norm, plan.target_delta)
-    noise = decode_fraction(body.noise_multiplier)
-    if not same or noise < decode_fraction(plan.noise_multiplier):
+    if not same or not _has_noise(body, manifest):
         raise RuleError(f"{actor}'s clip norm, delta or noise is not the plan's")
     data = state.data.get(actor)
     if data is None:
@@ -153,6 +158,22 @@ def _check_plan(state: FederationState, body: DpAccounted, actor: str) -> None:
     rate = min(1.0, manifest.training.batch_size / data.records)
     if decode_fraction(body.sampling_rate) < rate - _ROUNDING:
         raise RuleError(f"{actor}'s sampling rate {body.sampling_rate} is below {rate}")
+
+
+def _has_noise(body: DpAccounted, manifest: RoundManifest) -> bool:
+    """Whether there is as much noise as planned, in the node's own part and in all."""
+    share = NoiseShare.of(manifest)
+    whole = decode_fraction(manifest.privacy.noise_multiplier)
+    want = (whole, whole, 1, 0, 0.0)
+    if share is not None:
+        numbers = (share.noise_multiplier, share.own_multiplier, share.shares)
+        want = (*numbers, manifest.length, share.bound)
+    return (
+        decode_fraction(body.noise_multiplier) >= want[0] - _ROUNDING
+        and decode_fraction(body.own_multiplier) >= want[1] - _ROUNDING
+        and (body.shares, body.coordinates) == want[2:4]
+        and abs(decode_fraction(body.bound) - want[4]) <= _ROUNDING * max(1.0, want[4])
+    )
 
 
 def _number(release: str) -> int:

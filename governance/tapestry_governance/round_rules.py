@@ -3,8 +3,9 @@
 import dataclasses
 
 from tapestry.encoding import decode_fraction
-from tapestry.errors import RuleError
+from tapestry.errors import ProtocolError, RuleError
 from tapestry.protocol import RoundManifest, recommended_threshold
+from tapestry.shares import NoiseShare
 from tapestry_governance.events import (
     ContributionCommitted,
     ContributionRefused,
@@ -161,6 +162,10 @@ def _check_privacy(state: FederationState, manifest: RoundManifest) -> None:
         raise RuleError(f"delta {plan.target_delta}, at most {policy.max_delta}")
     if min(map(decode_fraction, (plan.noise_multiplier, plan.clip_norm))) <= 0:
         raise RuleError("clip norm and noise multiplier must be positive")
+    try:
+        NoiseShare.of(manifest)
+    except ProtocolError as error:
+        raise RuleError(str(error)) from None
 
 
 def _check_outcome(current: OpenRound, body: RoundClosed) -> None:

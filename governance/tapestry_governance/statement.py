@@ -6,7 +6,7 @@ what is not covered. Nobody writes this page; an auditor gets the same one.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tapestry.errors import IncompleteError
@@ -20,8 +20,16 @@ NOT_COVERED = (
     "Replacing a record instead of adding or removing one; that costs more.",
     "Records that an institution also used outside of this run and its accounting.",
     "An institution that lies about its data, its noise or its sampling.",
-    "The last bits of the noise: it is drawn in floating point.",
+    "The last bits of Gaussian noise: it is drawn in floating point.",
+    "How long a node takes to answer: that grows with what it drew from its records.",
 )
+_TRUST = {
+    "local": "local: holds whatever others do",
+    "shared": (
+        "shared: holds while as many nodes of a sum as are counted on add their noise"
+        " and keep it to themselves; the fallback holds whatever others do"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +41,8 @@ class Part:
     mechanism: str
     clip_norm: str
     noise_multiplier: str
+    own_multiplier: str  # the node's own part of that noise
+    shares: int  # of how many nodes the noise is counted on
     sampling_rate: str
     steps: int  # each time
 
@@ -165,45 +175,52 @@ def _promises(spent: Sequence[Event]) -> tuple[Promise, ...]:
 
 
 def _parts(bodies: Sequence[DpAccounted]) -> tuple[Part, ...]:
-    times: dict[tuple[str, str, str, str, str, int], int] = {}
+    times: dict[Part, int] = {}
     for body in bodies:
-        what = "rounds" if body.adapter is None else body.adapter
-        numbers = (body.clip_norm, body.noise_multiplier, body.sampling_rate)
-        key = (what, body.mechanism, *numbers, body.steps)
-        times[key] = times.get(key, 0) + 1
-    return tuple(
-        Part(
-            times=count,
-            what=key[0],
-            mechanism=key[1],
-            clip_norm=key[2],
-            noise_multiplier=key[3],
-            sampling_rate=key[4],
-            steps=key[5],
+        part = Part(
+            times=1,
+            what="rounds" if body.adapter is None else body.adapter,
+            mechanism=body.mechanism,
+            clip_norm=body.clip_norm,
+            noise_multiplier=body.noise_multiplier,
+            own_multiplier=body.own_multiplier,
+            shares=body.shares,
+            sampling_rate=body.sampling_rate,
+            steps=body.steps,
         )
-        for key, count in times.items()
-    )
+        times[part] = times.get(part, 0) + 1
+    return tuple(replace(part, times=count) for part, count in times.items())
 
 
 def _promise_lines(promise: Promise) -> list[str]:
     account = promise.account
     epsilon = "none: a part was trained without noise"
     if account.recomputed is not None:
-        epsilon = f"{account.recomputed:.4f} (reported {account.reported})"
+        epsilon = f"{_shown(account.recomputed)} (reported {account.reported})"
     rows = [
         ("epsilon", epsilon),
         ("delta", account.target_delta),
         ("unit of privacy", promise.unit),
         ("adjacency", promise.adjacency),
-        ("trust model", f"{promise.trust_model}: holds whatever others do"),
+        ("trust model", _TRUST[promise.trust_model]),
         ("accountant", f"{promise.accountant} {promise.accountant_version}"),
     ]
+    if account.fallback_reported is not None:
+        fallback = _shown(account.fallback_recomputed)
+        rows.insert(1, ("fallback epsilon", f"{fallback}, if all others collude"))
     for part in promise.parts:
         numbers = (
             f"{part.times} times {part.steps} steps, {part.mechanism}, sampling rate"
             f" {part.sampling_rate}, clip norm {part.clip_norm}, noise multiplier"
             f" {part.noise_multiplier}"
         )
+        if part.shares > 1:
+            each = part.own_multiplier
+            numbers += f" from the shares of {part.shares} nodes, {each} each"
         rows.append((part.what, numbers))
     table = [f"| {key} | {value} |" for key, value in rows]
     return [f"## Records of {account.node}", "", "| | |", "|---|---|", *table]
+
+
+def _shown(epsilon: float | None) -> str:
+    return "none" if epsilon is None else f"{epsilon:.4f}"

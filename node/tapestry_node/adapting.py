@@ -45,10 +45,11 @@ class AdapterPlan:
     records: int
     steps: accounting.Steps | None  # None: without noise, nothing is promised
 
-    def promise(self, epsilon: str | None) -> Promise:
-        """State the promise with the epsilon that the log accounts for."""
+    def promise(self, epsilon: str | None, *, fallback: str | None = None) -> Promise:
+        """State the promise with the epsilons that the log accounts for."""
         return Promise(
             epsilon=epsilon,
+            fallback=fallback,
             target_delta=self.privacy.target_delta,
             clip_norm=self.privacy.clip_norm,
             noise_multiplier=self.privacy.noise_multiplier,
@@ -109,6 +110,7 @@ def plan(
         adjacency="add-remove",
         clip_norm=settings.clip_norm,
         noise_multiplier=encode_fraction(noise),
+        min_share="0",
         target_delta=target_delta,
     )
     steps = training.spent(chosen, privacy, records=records)

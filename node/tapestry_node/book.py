@@ -3,7 +3,7 @@
 import os
 import re
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -33,6 +33,12 @@ class Charge:
     run: str  # run of a round, name of an adapter
     number: int  # round of a run, version of an adapter
     steps: accounting.Steps
+    own_multiplier: float  # of the noise that is the node's own; the rest is others'
+
+    @property
+    def fallback(self) -> accounting.Steps:
+        """What it costs if everybody else takes their noise out again."""
+        return replace(self.steps, noise_multiplier=self.own_multiplier)
 
     @property
     def key(self) -> Key:
@@ -51,8 +57,11 @@ class Charge:
             "run": self.run,
             "number": self.number,
             "noise_multiplier": encode_fraction(self.steps.noise_multiplier),
+            "own_multiplier": encode_fraction(self.own_multiplier),
             "sampling_rate": encode_fraction(self.steps.sampling_rate),
             "steps": self.steps.steps,
+            "coordinates": self.steps.coordinates,
+            "bound": encode_fraction(self.steps.bound),
         }
 
 
@@ -109,7 +118,7 @@ class Book:
         self._digests: list[str] = []
         self.rows: dict[Key, Row] = {}
         self.terms: dict[str, str] | None = None
-        self.limit: str | None = None
+        self.limits: tuple[str, str] | None = None
 
     @property
     def number(self) -> int:
@@ -177,7 +186,7 @@ class Book:
             case "open":
                 self.terms = entry
             case "limit":
-                self.limit = entry["epsilon"]
+                self.limits = (entry["epsilon"], entry["fallback_epsilon"])
             case "reserve" | "spend":
                 charge = _charge(entry)
                 state: Literal["reserved", "spent"] = (
@@ -199,5 +208,8 @@ def _charge(entry: dict[str, Any]) -> Charge:
             noise_multiplier=decode_fraction(entry["noise_multiplier"]),
             sampling_rate=decode_fraction(entry["sampling_rate"]),
             steps=entry["steps"],
+            coordinates=entry["coordinates"],
+            bound=decode_fraction(entry["bound"]),
         ),
+        own_multiplier=decode_fraction(entry["own_multiplier"]),
     )

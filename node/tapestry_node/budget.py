@@ -24,6 +24,7 @@ Edge cases:
     knows; ``require`` compares.
 """
 
+import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -63,6 +64,7 @@ class Terms:
     dataset: str  # digest of the declared data
     records: int
     epsilon: float
+    fallback_epsilon: float  # with the node's own share of noise alone
     delta: float
     unit: str = "record"
     adjacency: str = accounting.ADJACENCY
@@ -71,6 +73,12 @@ class Terms:
         if self.records < 1:
             raise ConfigError(f"{self.records} records is not a dataset")
         accounting.check_epsilon(self.epsilon)
+        accounting.check_epsilon(self.fallback_epsilon)
+        if self.fallback_epsilon < self.epsilon:
+            raise ConfigError(
+                f"a fallback epsilon of {self.fallback_epsilon:g} is below the limit of"
+                f" {self.epsilon:g}; it must be at least that"
+            )
         accounting.check_delta(self.delta, records=self.records)
         if self.unit != "record" or self.adjacency != accounting.ADJACENCY:
             raise ConfigError(f"no accounting for {self.unit} under {self.adjacency}")
@@ -82,11 +90,17 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """Epsilon at ``delta``: spent for good, with reservations, and allowed."""
+    """Epsilon at ``delta``: spent for good, with reservations, and allowed.
+
+    ``fallback`` is what is spent if everybody else takes out the noise that they share;
+    without shared noise it is ``spent``.
+    """
 
     spent: float
     committed: float
     limit: float
+    fallback: float
+    fallback_limit: float
     delta: float
     unit: str
     adjacency: str
@@ -155,11 +169,29 @@ class Ledger:
         with self._writing() as book:
             if self._known(book, charge):
                 return
-            total = [row.charge.steps for row in book.rows.values()]
-            after = self._epsilon([*total, charge.steps])
-            if not after <= self._terms.epsilon:
-                raise BudgetExhausted(self._refusal(total, charge, after))
+            charges = [row.charge for row in book.rows.values()]
+            self._check_fits(charges, charge)
             book.append({"type": "reserve", **charge.body()})
+
+    def check_run(self, charge: Charge, *, target_delta: float, cap: float) -> None:
+        """Hold a run with one more charge against what its federation allows.
+
+        Otherwise the log would refuse the account of what was spent already.
+
+        Raises:
+            BudgetExhausted: The run would pass the cap, or promise nothing at all.
+        """
+        mine = [r.charge for r in self.rows() if r.charge.run == charge.run]
+        mine += [charge] if charge not in mine else []
+        after = accounting.epsilon((c.steps for c in mine), target_delta=target_delta)
+        if not after <= cap:
+            raise BudgetExhausted(
+                f"{charge.title} would bring the run's epsilon to {after:.3f} at delta"
+                f" {target_delta:g}, over the federation's cap of {cap:g}"
+            )
+        last = accounting.epsilon((c.fallback for c in mine), target_delta=target_delta)
+        if last == math.inf:
+            raise BudgetExhausted(f"{charge.title} has no finite fallback epsilon")
 
     def spend(self, charge: Charge) -> None:
         """Count a reserved charge as spent; durable when this returns.
@@ -199,6 +231,8 @@ class Ledger:
             spent=self._epsilon(row.charge.steps for row in spent),
             committed=self._epsilon(row.charge.steps for row in rows),
             limit=self._terms.epsilon,
+            fallback=self._epsilon(row.charge.fallback for row in spent),
+            fallback_limit=self._terms.fallback_epsilon,
             delta=self._terms.delta,
             unit=self._terms.unit,
             adjacency=self._terms.adjacency,
@@ -208,14 +242,25 @@ class Ledger:
             },
         )
 
-    def rounds_left(self, steps: accounting.Steps) -> int:
-        """How many more charges of these steps fit."""
-        return accounting.rounds_left(
-            (row.charge.steps for row in self.rows()),
-            steps,
-            limit_epsilon=self._terms.epsilon,
-            target_delta=self._terms.delta,
+    def spent_on(
+        self, run: str, *, target_delta: float, fallback: bool = False
+    ) -> float:
+        """Epsilon that a run spent, as if it were alone, at a delta of its own."""
+        rows = self.rows()
+        mine = [r.charge for r in rows if r.state == "spent" and r.charge.run == run]
+        steps = [charge.fallback if fallback else charge.steps for charge in mine]
+        return accounting.epsilon(steps, target_delta=target_delta)
+
+    def shares_noise(self, run: str) -> bool:
+        """Whether what a run spent counts on the noise of others."""
+        return any(
+            row.charge.run == run and row.charge.fallback != row.charge.steps
+            for row in self.rows()
         )
+
+    def rounds_left(self, charge: Charge) -> int:
+        """How many more charges like this one fit."""
+        return self._left([row.charge for row in self.rows()], charge)
 
     def require(self, published: Iterable[Charge]) -> None:
         """Compare with what the federation's log says that this node spent.
@@ -249,9 +294,12 @@ class Ledger:
             held = (book.terms or {}).get(name)
             if held != value:
                 raise ConfigError(f"{name} is {value}, the ledger's is {held}")
-        limit = encode_fraction(self._terms.epsilon)
-        if book.limit != limit:
-            book.append({"type": "limit", "epsilon": limit})
+        epsilon = encode_fraction(self._terms.epsilon)
+        fallback = encode_fraction(self._terms.fallback_epsilon)
+        if book.limits != (epsilon, fallback):
+            book.append(
+                {"type": "limit", "epsilon": epsilon, "fallback_epsilon": fallback}
+            )
 
     def _known(self, book: Book, charge: Charge) -> bool:
         row = book.rows.get(charge.key)
@@ -262,20 +310,37 @@ class Ledger:
     def _epsilon(self, steps: Iterable[accounting.Steps]) -> float:
         return accounting.epsilon(steps, target_delta=self._terms.delta)
 
-    def _refusal(
-        self, total: list[accounting.Steps], charge: Charge, after: float
-    ) -> str:
+    def _check_fits(self, charges: list[Charge], charge: Charge) -> None:
+        after = self._epsilon(each.steps for each in [*charges, charge])
+        fallback = self._epsilon(each.fallback for each in [*charges, charge])
+        for name, value, limit in (
+            ("epsilon", after, self._terms.epsilon),
+            ("the fallback epsilon", fallback, self._terms.fallback_epsilon),
+        ):
+            if not value <= limit:
+                spent = self._epsilon(each.steps for each in charges)
+                raise BudgetExhausted(
+                    f"{charge.title} would bring {name} to {value:.3f}, over the limit"
+                    f" of {limit:g}; {spent:.3f} is spent or reserved, and"
+                    f" {self._left(charges, charge)} of this kind fit"
+                )
+
+    def _left(self, charges: list[Charge], charge: Charge) -> int:
         left = accounting.rounds_left(
-            total,
+            [each.steps for each in charges],
             charge.steps,
             limit_epsilon=self._terms.epsilon,
             target_delta=self._terms.delta,
         )
-        return (
-            f"{charge.title} would bring epsilon to {after:.3f}, over the limit of"
-            f" {self._terms.epsilon:g}; {self._epsilon(total):.3f} is spent or"
-            f" reserved, and {left} of this kind fit"
+        if all(each.fallback == each.steps for each in [*charges, charge]):
+            return left
+        last = accounting.rounds_left(
+            [each.fallback for each in charges],
+            charge.fallback,
+            limit_epsilon=self._terms.fallback_epsilon,
+            target_delta=self._terms.delta,
         )
+        return min(left, last)
 
     @contextmanager
     def _writing(self) -> Iterator[Book]:

@@ -18,6 +18,7 @@ class Promise:
     """The privacy of an adapter; decimals as in the log. None: nothing is promised."""
 
     epsilon: str | None
+    fallback: str | None  # if all others collude; None: the same
     target_delta: str
     clip_norm: str
     noise_multiplier: str
@@ -77,8 +78,9 @@ def _privacy(promise: Promise) -> dict[str, str | int | None]:
         "mechanism": "dp-sgd",
         "unit": "record",
         "adjacency": accounting.ADJACENCY,
-        "trust_model": "local",
+        "trust_model": "local" if promise.fallback is None else "shared",
         "epsilon": promise.epsilon,
+        "epsilon_fallback": promise.fallback,
         "delta": promise.target_delta,
         "clip_norm": promise.clip_norm,
         "noise_multiplier": promise.noise_multiplier,
@@ -135,9 +137,18 @@ def _privacy_words(promise: Promise) -> Iterator[str]:
         f" {promise.target_delta}, per record, for adding or removing one"
         f" ({promise.steps} steps of DP-SGD, clip norm {promise.clip_norm}, noise"
         f" multiplier {promise.noise_multiplier}, sampling rate"
-        f" {promise.sampling_rate}). It trusts nobody outside the institution and"
-        " covers this adapter; what the institution's records gave to the base is"
-        " accounted for in the log. Facts that many records share are not hidden."
+        f" {promise.sampling_rate}). It covers this adapter and what the institution's"
+        " records gave to the base in this run; the log has the parts."
+        f" {_trust_words(promise)} Facts that many records share are not hidden."
+    )
+
+
+def _trust_words(promise: Promise) -> str:
+    if promise.fallback is None:
+        return "It trusts nobody outside the institution."
+    return (
+        "It counts on noise that institutions shared in the rounds; if all others"
+        f" collude, epsilon {promise.fallback} is left."
     )
 
 

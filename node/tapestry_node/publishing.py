@@ -127,6 +127,7 @@ class Publisher:
             run=release.run_id,
             number=title.version,
             steps=plan.steps,
+            own_multiplier=plan.steps.noise_multiplier,
         )
         self.ledger.reserve(charge)
         return charge
@@ -143,13 +144,9 @@ class Publisher:
             round_number=None,
             attempt=None,
             adapter=title.name,
+            version=title.version,
             steps=plan.training.steps,
-            **account_of(
-                charge,
-                clip_norm=plan.privacy.clip_norm,
-                target_delta=plan.privacy.target_delta,
-                ledger=self.ledger,
-            ),
+            **account_of(charge, plan.privacy, ledger=self.ledger),
         )
 
     def _card(
@@ -171,7 +168,9 @@ class Publisher:
             text_licence=trainer.corpus.licence,
             base=title.base,
             rank=plan.training.rank,
-            promise=plan.promise(account.epsilon_run),
+            promise=plan.promise(
+                account.epsilon_run, fallback=account.epsilon_fallback
+            ),
             evaluation=adapting.score(self._model(), update, public, plan=plan),
         )
 

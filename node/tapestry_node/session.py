@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from tapestry.config import number
 from tapestry.encoding import decode_fraction, encode_fraction
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.low_rank import round_seed
 from tapestry.privacy import accounting
-from tapestry.protocol import Kind, Message, Reason, RoundManifest
+from tapestry.privacy.noise import NoiseSource
+from tapestry.protocol import Kind, Message, PrivacyPlan, Reason, RoundManifest
 from tapestry.replica import Replica
 from tapestry.secagg import masking, stages
 from tapestry.secagg.messages import (
@@ -27,6 +29,7 @@ from tapestry.secagg.messages import (
 )
 from tapestry.secagg.terms import RunPlan, Terms
 from tapestry.vector import FloatVector, Layout
+from tapestry_governance.account import steps_of
 from tapestry_governance.entries import Author, open_entry, sign_entry
 from tapestry_governance.events import (
     Body,
@@ -86,7 +89,7 @@ class Session:
         """
         self.manifest = manifest
         self._desk, self._replica, self._ledger = desk, replica, ledger
-        self._charge = _charge(manifest, desk.trainer.cost(manifest))
+        self._charge = desk.trainer.charge(manifest)
         terms = Terms(
             model_digest=replica.digest,
             roster_digest=roster_digest(desk.view.state.charter.members),
@@ -129,7 +132,11 @@ class Session:
             accounted = self._spend(now)
         place = ready.round.cohort.places[self._desk.name]
         quantized = prepare(
-            update, manifest=self.manifest, place=place, random=secrets.token_bytes
+            update,
+            manifest=self.manifest,
+            place=place,
+            random=secrets.token_bytes,
+            noise=NoiseSource.fresh(),
         )
         reservation = masking.reserve(ready, self._desk.store)
         self._state, upload = masking.upload(ready, quantized, reservation=reservation)
@@ -171,6 +178,9 @@ class Session:
 
     def _reserve(self) -> None:
         if self._charge is not None:
+            cap = number(self._desk.view.state.policy.epsilon_cap)
+            delta = number(self.manifest.privacy.target_delta)
+            self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
             self._ledger.reserve(self._charge)
 
     def _train(self) -> FloatVector:
@@ -196,13 +206,9 @@ class Session:
             round_number=manifest.round_number,
             attempt=manifest.attempt,
             adapter=None,
+            version=None,
             steps=manifest.training.steps,
-            **account_of(
-                charge,
-                clip_norm=manifest.privacy.clip_norm,
-                target_delta=manifest.privacy.target_delta,
-                ledger=self._ledger,
-            ),
+            **account_of(charge, manifest.privacy, ledger=self._ledger),
         )
 
     def _commitment(self, upload: Upload) -> ContributionCommitted:
@@ -217,61 +223,72 @@ class Session:
 
 
 def account_of(
-    charge: Charge | None, *, clip_norm: str, target_delta: str, ledger: Ledger
+    charge: Charge | None, plan: PrivacyPlan, *, ledger: Ledger
 ) -> dict[str, Any]:
-    """The fields of a ``dp.accounted`` event that a charge fixes."""
+    """The fields of a ``dp.accounted`` event that a charge and its promise fix.
+
+    The epsilons are composed at the delta that the event names, which may be smaller
+    than the ledger's.
+    """
     fixed = {
-        "unit": "record",
-        "adjacency": "add-remove",
-        "trust_model": "local",
-        "clip_norm": clip_norm,
-        "target_delta": target_delta,
+        "unit": plan.unit,
+        "adjacency": plan.adjacency,
+        "clip_norm": plan.clip_norm,
+        "target_delta": plan.target_delta,
         "accountant": accounting.ACCOUNTANT,
         "accountant_version": accounting.accountant_version(),
     }
     if charge is None:
-        bare = {"mechanism": "none", "noise_multiplier": "0", "sampling_rate": "1"}
-        return {**fixed, **bare, "epsilon_run": None}
+        return {**fixed, **_NOTHING_PROMISED}
+    delta, shared = number(plan.target_delta), ledger.shares_noise(charge.run)
+    epsilon = ledger.spent_on(charge.run, target_delta=delta)
+    fallback = ledger.spent_on(charge.run, target_delta=delta, fallback=True)
+    steps, own = charge.steps, charge.own_multiplier
+    integer = steps.coordinates > 0
     return {
         **fixed,
-        "mechanism": accounting.MECHANISM,
-        "noise_multiplier": encode_fraction(charge.steps.noise_multiplier),
-        "sampling_rate": encode_fraction(charge.steps.sampling_rate),
-        "epsilon_run": encode_fraction(round(ledger.balance().by_run[charge.run], 6)),
+        "trust_model": "shared" if shared else "local",
+        "mechanism": accounting.INTEGER_MECHANISM if integer else accounting.MECHANISM,
+        "noise_multiplier": encode_fraction(steps.noise_multiplier),
+        "own_multiplier": encode_fraction(own),
+        "shares": round((steps.noise_multiplier / own) ** 2),
+        "coordinates": steps.coordinates,
+        "bound": encode_fraction(steps.bound),
+        "sampling_rate": encode_fraction(steps.sampling_rate),
+        "epsilon_run": encode_fraction(round(epsilon, 6)),
+        "epsilon_fallback": encode_fraction(round(fallback, 6)) if shared else None,
     }
+
+
+_NOTHING_PROMISED = {
+    "trust_model": "local",
+    "mechanism": "none",
+    "noise_multiplier": "0",
+    "own_multiplier": "0",
+    "shares": 1,
+    "coordinates": 0,
+    "bound": "0",
+    "sampling_rate": "1",
+    "epsilon_run": None,
+    "epsilon_fallback": None,
+}
 
 
 def published_charges(view: View, name: str) -> Iterator[Charge]:
     """What the log says that a node spent; its ledger must know all of it."""
-    versions = 0
     for entry in view.entries(0, view.size):
         event = open_entry(entry).event
         said = event.body
         if event.actor != name or not isinstance(said, DpAccounted):
             continue
-        versions += said.round_number is None
         if said.epsilon_run is not None:
             yield Charge(
                 purpose="adapter" if said.round_number is None else "round",
                 run=said.run_id,
-                number=said.round_number or versions,
-                steps=accounting.Steps(
-                    noise_multiplier=decode_fraction(said.noise_multiplier),
-                    sampling_rate=decode_fraction(said.sampling_rate),
-                    steps=said.steps,
-                ),
+                number=said.round_number or said.version or 0,
+                steps=steps_of(said),
+                own_multiplier=decode_fraction(said.own_multiplier),
             )
-
-
-def _charge(manifest: RoundManifest, steps: accounting.Steps | None) -> Charge | None:
-    if steps is None:
-        return None
-    return Charge(
-        purpose="round",
-        run=manifest.run_id,
-        number=manifest.round_number,
-        steps=steps,
-    )
 
 
 def _highest(desk: Desk, run_id: str) -> int:

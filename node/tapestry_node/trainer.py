@@ -6,18 +6,19 @@ way out. ``adapting`` trains on the same records through the same object.
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tapestry.config import NodeSettings, number
-from tapestry.privacy import accounting
 from tapestry.privacy.noise import NoiseSource
 from tapestry.protocol import RoundManifest
 from tapestry.replica import Replica
+from tapestry.shares import NoiseShare
 from tapestry.vector import FloatVector, Layout
 from tapestry.workloads import Unit, Workload
 from tapestry_governance.events import DataDeclared
 from tapestry_node import records, training
-from tapestry_node.budget import Terms
+from tapestry_node.budget import Charge, Terms
 from tapestry_node.gradients import Limits
 
 StepDone = Callable[[int, int], None]
@@ -78,9 +79,26 @@ class Trainer:
         """The layout of the update, computed here."""
         return self._workload.layout(manifest.training)
 
-    def cost(self, manifest: RoundManifest) -> accounting.Steps | None:
+    def charge(self, manifest: RoundManifest) -> Charge | None:
         """What a round would cost each record; None where nothing is promised."""
-        return training.spent(manifest.training, manifest.privacy, records=self.count)
+        steps = training.spent(manifest.training, manifest.privacy, records=self.count)
+        if steps is None:
+            return None
+        share = NoiseShare.of(manifest)
+        if share is not None:
+            steps = replace(
+                steps,
+                noise_multiplier=share.noise_multiplier,
+                coordinates=manifest.length,
+                bound=share.bound,
+            )
+        return Charge(
+            purpose="round",
+            run=manifest.run_id,
+            number=manifest.round_number,
+            steps=steps,
+            own_multiplier=share.own_multiplier if share else steps.noise_multiplier,
+        )
 
     def update(
         self, replica: Replica, manifest: RoundManifest, *, done: StepDone
@@ -92,7 +110,10 @@ class Trainer:
             limits=Limits(rows=self._settings.speed.physical_batch),
             progress=lambda seen: done(seen.step, seen.steps),
         )
-        return training.update(
+        train = training.update
+        if manifest.privacy.noise == "shared":
+            train = training.noiseless_step
+        return train(
             self._workload,
             self.units(manifest.training.sequence_length),
             training=manifest.training,
@@ -120,5 +141,6 @@ def _terms(found: records.Records, settings: NodeSettings) -> Terms:
         dataset=found.digest,
         records=len(found.texts),
         epsilon=number(settings.policy.epsilon_limit),
+        fallback_epsilon=number(settings.policy.fallback_epsilon_limit),
         delta=number(settings.policy.target_delta),
     )

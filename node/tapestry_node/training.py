@@ -158,7 +158,7 @@ def update(
         return Update(values=torch.cat(changes).numpy(), fit=done)
 
 
-def gradient_sum(
+def noiseless_step(
     workload: Workload,
     units: Sequence[Unit],
     *,
@@ -167,19 +167,20 @@ def gradient_sum(
     records: int,
     runtime: Runtime,
 ) -> Update:
-    """Sum the clipped gradients of one Poisson sample, without noise.
+    """Take one step of SGD on one Poisson sample, without any noise.
 
-    For noise that nodes share: the caller quantizes the sum and adds its share
-    (``tapestry.privacy.skellam``) before anything leaves. One sum is one release;
-    several local steps on a share of the noise would be far less private than they
-    look, so a plan of more than one step is refused.
+    For noise that nodes share: the caller rounds the step and adds its share
+    (``tapestry_node.contribution``) before anything leaves. One record moves the result
+    by at most ``clip_norm * learning_rate / batch_size``, less ``clipping.SLACK``.
+    Several local steps on a share of the noise would be far less private than they
+    look, so a plan of more than one is refused.
 
     Raises:
         ConfigError: As ``fit``, or the plan has more than one step or no clipping.
     """
     recipe = _read(training, privacy, records)
-    if recipe.steps != 1 or not recipe.private:
-        raise ConfigError("shared noise takes one private step a round")
+    if recipe.steps != 1 or not recipe.private or training.optimizer != "sgd":
+        raise ConfigError("shared noise takes one private step of SGD a round")
     _check_count(units, records)
     started = time.monotonic()
     with workload.attach(training) as parameters:
@@ -190,8 +191,10 @@ def gradient_sum(
             drawn = _draw(units, recipe, runtime.source)
             total, tally = gradients.clipped_sum(drawn, clip_norm=recipe.clip_norm)
     _alarm(tally)
+    runtime.progress(_progress(1, recipe, tally))
+    step = total.mul_(-recipe.learning_rate / recipe.batch_size)
     return Update(
-        values=total.float().cpu().numpy(),
+        values=step.float().cpu().numpy(),
         fit=_fit([tally], seconds=time.monotonic() - started),
     )
 

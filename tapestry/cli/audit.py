@@ -150,11 +150,18 @@ def _print_accounts(audit: Audit) -> None:
             f"{each.node:<16}{run:<24}"
             f"epsilon {_shown(each.recomputed):>9} recomputed,"
             f" {each.reported or 'none':>9} reported,"
+            f"{_fallback(each)}"
             f" delta {each.target_delta}, {each.rounds} rounds,"
             f" {each.adapters} adapters, {each.steps} steps"
         )
     if audit.verdict is not Verdict.HOLDS:
         print(f"{_VERDICTS[audit.verdict]}: {audit.steps[-1].detail}")
+
+
+def _fallback(account: Account) -> str:
+    if account.fallback_recomputed is None:
+        return ""
+    return f" {account.fallback_recomputed:.4f} if all others collude,"
 
 
 def _shown(epsilon: float | None) -> str:
@@ -194,6 +201,7 @@ def _row(account: Account) -> dict[str, Any]:
         "run": account.run_id,
         "epsilon_recomputed": account.recomputed,
         "epsilon_reported": None if reported is None else decode_fraction(reported),
+        "epsilon_fallback": account.fallback_recomputed,
         "target_delta": account.target_delta,
         "rounds": account.rounds,
         "adapters": account.adapters,

@@ -96,6 +96,8 @@ def budget(folder: Folder = HERE, as_json: AsJson = False) -> None:
             "limit": balance.limit,
             "spent": balance.spent,
             "committed": balance.committed,
+            "fallback": balance.fallback,
+            "fallback_limit": balance.fallback_limit,
             "charges": [
                 {
                     **row.charge.body(),
@@ -118,7 +120,7 @@ def budget(folder: Folder = HERE, as_json: AsJson = False) -> None:
         f" {balance.delta:g}; unit {balance.unit}, adjacency {balance.adjacency}"
     )
     if rows:
-        left = ledger.rounds_left(rows[-1].charge.steps)
+        left = ledger.rounds_left(rows[-1].charge)
         print(f"{left} more like {rows[-1].charge.title} fit")
 
 

@@ -174,6 +174,7 @@ def _coordinator(scale: Scale, *, noise: float, models: Path) -> CoordinatorSett
             "adjacency": "add-remove",
             "clip_norm": encode_fraction(scale.clip_norm),
             "noise_multiplier": encode_fraction(noise),
+            "min_share": "0",
             "target_delta": DELTA,
         },
         "secagg": {
@@ -209,6 +210,7 @@ def _institution(
             "max_colluding": 1,
             "noise": ["local"],
             "epsilon_limit": EPSILON_LIMIT,
+            "fallback_epsilon_limit": EPSILON_LIMIT,
             "target_delta": DELTA,
             "max_steps": 100,
             "bases": [base_digest],

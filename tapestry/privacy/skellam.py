@@ -5,9 +5,8 @@ Skellam variables are Skellam, so each of ``h`` honest nodes adds a share of var
 ``s**2 / h`` and the sum has at least ``s**2``, whoever drops out or cheats beyond.
 
 Accounting treats the noise as Gaussian, rounded to integers, and pays for the
-difference in delta: ``slack`` bounds how far the two are apart. At the scale of a
-2**32 ring that is far below any delta of interest; a coarse grid is refused there,
-not papered over.
+difference (``accounting.closeness``). At the scale of a 2**32 ring that is far below
+any epsilon of interest.
 """
 
 import math
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tapestry.privacy.noise import NoiseSource
+from tapestry.vector import RingVector
 
 MIN_VARIANCE = 1e4
 MAX_VARIANCE = 2.0**60
@@ -49,28 +49,19 @@ def draw(count: int, *, variance: float, source: NoiseSource) -> Integers:
     return drawn
 
 
-def slack(*, length: int, steps: int, variance: float, target_epsilon: float) -> float:
-    """What to add to delta because the noise is Skellam, not rounded Gaussian.
+def add_noise(values: RingVector, *, variance: float, source: NoiseSource) -> None:
+    """Add integer noise to a vector of the ring, in place, block by block.
 
-    The relative entropy of the two is at most ``1 / (40 * variance**2)`` per
-    coordinate (``1/48`` to first order; a test measures it). Over the coordinates of
-    all steps it adds up, whatever later steps make of earlier ones; Pinsker turns it
-    into a total variation, and an event can gain that much on both sides of the
-    inequality: a factor of ``1 + exp(epsilon)``.
-
-    Args:
-        length: Coordinates of one sum.
-        steps: Sums released.
-        variance: Of the whole noise, on the grid.
-        target_epsilon: The epsilon of the promise.
+    Guarantees:
+        What is added to each coordinate is independent of everything else, and of
+        the stated variance; sums wrap around mod 2**32.
 
     Raises:
-        ValueError: The variance is below the least that ``draw`` takes.
+        ValueError: As ``draw``.
     """
-    if not variance >= MIN_VARIANCE:
-        raise ValueError(f"variance {variance:g} is below {MIN_VARIANCE:g}")
-    entropy = length * steps / (40 * variance**2)
-    return (1 + math.exp(target_epsilon)) * math.sqrt(entropy / 2)
+    for start in range(0, values.size, _BLOCK):
+        block = values[start : start + _BLOCK]
+        block += draw(block.size, variance=variance, source=source).astype(np.uint32)
 
 
 def _poisson(count: int, *, mean: float, source: NoiseSource) -> Integers:

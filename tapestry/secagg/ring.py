@@ -28,9 +28,11 @@ from tapestry.secagg.keystream import (
     in_ranges,
     keystream_into,
 )
+from tapestry.shares import NoiseShare
 from tapestry.vector import Clipped, FloatVector, Quantized, RingVector
 
 NORM_SLACK = 1e-5  # a float32 norm that was scaled down may exceed its bound by this
+_TAIL = 12.0  # deviations: a normal variable goes beyond once in 10**32
 _STEP = 1 << 15  # coordinates at a time: six buffers of 128 KiB fit a 1 MiB cache
 Alarm = Callable[[str], None]
 
@@ -45,23 +47,27 @@ class Encoding:
     clip_norm: float
     weights: tuple[int, ...]  # one per participant
     weight_cap: int
+    noise: float = 0.0  # deviation of one node's share of noise, in grid steps
 
     @classmethod
     def of(cls, manifest: RoundManifest) -> Self:
         """Read the encoding from a manifest.
 
         Raises:
-            ProtocolError: The sum of the cohort would not fit 31 bits, or the
-                grid is so coarse that nothing is left.
+            ProtocolError: The sum of the cohort and its noise would not fit 31
+                bits, or the grid is so coarse that nothing is left.
         """
         steps = Fraction(manifest.clip_value) * 2**manifest.scale_bits
         bound = math.floor(steps)
         cohort = len(manifest.participants)
         if bound < 1:
             raise ProtocolError("clip_value is less than one grid step")
-        if cohort * bound >= 2**31:
+        share = NoiseShare.of(manifest)
+        noise = share.deviation if share else 0.0
+        if cohort * bound + _TAIL * math.sqrt(cohort) * noise >= 2**31:
             raise ProtocolError(
-                f"{cohort} nodes times {bound} grid steps do not fit 31 bits"
+                f"{cohort} nodes times {bound} grid steps, and noise of {noise:.0f},"
+                " do not fit 31 bits"
             )
         public = manifest.weighting
         weights = (1,) * cohort if public == "uniform" else public.weights
@@ -72,6 +78,7 @@ class Encoding:
             clip_norm=decode_fraction(manifest.clip_norm),
             weights=weights,
             weight_cap=1 if public == "uniform" else public.cap,
+            noise=noise,
         )
 
 
@@ -227,14 +234,16 @@ def check_sum(total: RingVector, *, encoding: Encoding, survivors: int) -> None:
 
     Guarantees:
         Every coordinate is within ``survivors * bound`` of zero, and the L2 norm
-        within ``survivors * (clip_norm + rounding)``. One node can therefore move
-        the sum by no more than what any honest node could.
+        within ``survivors * (clip_norm + rounding)``, plus what noise that nodes
+        share reaches but once in 10**22 sums. One node can therefore move the sum by
+        no more than what any honest node could, and that much.
 
     Raises:
         ProtocolError: Some node, unknown which, sent what the encoding forbids.
     """
     signed = total.view(np.int32)
-    limit = survivors * encoding.bound
+    noise = encoding.noise * math.sqrt(survivors)
+    limit = survivors * encoding.bound + _TAIL * noise
     high, low = int(signed.max()), int(signed.min())
     if high > limit or low < -limit:
         raise ProtocolError("the sum has a coordinate outside the range of the round")
@@ -244,7 +253,8 @@ def check_sum(total: RingVector, *, encoding: Encoding, survivors: int) -> None:
         squares += float(np.dot(wide, wide))
     rounding = math.sqrt(total.size)  # at most one grid step per coordinate
     steps = encoding.clip_norm * (1 + NORM_SLACK) * 2**encoding.scale_bits
-    if math.sqrt(squares) > survivors * (steps + rounding):
+    reach = survivors * (steps + rounding) + noise * (rounding + _TAIL)
+    if math.sqrt(squares) > reach:
         raise ProtocolError("the sum is longer than the updates of the round can give")
 
 

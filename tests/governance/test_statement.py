@@ -35,6 +35,8 @@ def test_a_release_states_what_every_node_spent_until_then(events: list[Event]) 
             "mechanism": "poisson-subsampled-gaussian",
             "clip_norm": "1",
             "noise_multiplier": "1",
+            "own_multiplier": "1",
+            "shares": 1,
             "sampling_rate": "0.05",
             "steps": 20,
         },

@@ -24,14 +24,30 @@ from tapestry.errors import (
 from tapestry.privacy import accounting
 from tapestry_node.budget import Charge, FileMirror, Ledger, Terms
 
-TERMS = Terms(dataset=digest(b"records"), records=1000, epsilon=4.0, delta=1e-5)
+TERMS = Terms(
+    dataset=digest(b"records"),
+    records=1000,
+    epsilon=4.0,
+    fallback_epsilon=40.0,
+    delta=1e-5,
+)
 STEPS = accounting.Steps(noise_multiplier=1.0, sampling_rate=0.05, steps=10)
 
 
 def charge(number: int, *, run: str = "run-1", steps: int = 10) -> Charge:
     return Charge(
-        purpose="round", run=run, number=number, steps=replace(STEPS, steps=steps)
+        purpose="round",
+        run=run,
+        number=number,
+        steps=replace(STEPS, steps=steps),
+        own_multiplier=STEPS.noise_multiplier,
     )
+
+
+def shared(number: int, *, own: float = 0.5) -> Charge:
+    """A round of one step with noise 1, of which ``own`` is the node's."""
+    steps = replace(STEPS, steps=1, coordinates=1000, bound=2.0**20)
+    return replace(charge(number), steps=steps, own_multiplier=own)
 
 
 @pytest.fixture
@@ -65,15 +81,46 @@ def test_the_round_that_would_pass_the_limit_is_refused_and_told_what_is_left(
     path: Path,
 ) -> None:
     ledger = Ledger.open(path, TERMS)
-    fit = ledger.rounds_left(STEPS)
+    fit = ledger.rounds_left(charge(1))
     for number in range(1, fit + 1):
-        assert ledger.rounds_left(STEPS) == fit + 1 - number
+        assert ledger.rounds_left(charge(1)) == fit + 1 - number
         ledger.reserve(charge(number))
         ledger.spend(charge(number))
     assert 1 < fit < 20
     with pytest.raises(BudgetExhausted, match=r"over the limit of 4; 3\.\d+ .*0 of"):
         ledger.reserve(charge(fit + 1))
     assert ledger.balance().spent <= 4.0
+
+
+def test_shared_noise_costs_less_than_its_fallback_and_both_have_limits(
+    path: Path,
+) -> None:
+    ledger = Ledger.open(path, replace(TERMS, epsilon=2.0, fallback_epsilon=6.0))
+    assert not ledger.shares_noise("run-1")
+    fit = ledger.rounds_left(shared(1))
+    assert 0 < fit < ledger.rounds_left(shared(1, own=1.0))
+    for number in range(1, fit + 1):
+        ledger.reserve(shared(number))
+        ledger.spend(shared(number))
+    assert ledger.shares_noise("run-1")
+    balance = ledger.balance()
+    assert 2 * balance.spent < balance.fallback <= 6.0
+    with pytest.raises(BudgetExhausted, match="fallback epsilon to 6"):
+        ledger.reserve(shared(fit + 1))
+
+
+def test_a_run_over_the_federations_cap_is_refused_before_it_is_reserved(
+    path: Path,
+) -> None:
+    ledger = Ledger.open(path, TERMS)
+    one = accounting.epsilon([STEPS], target_delta=1e-6)
+    ledger.check_run(charge(1), target_delta=1e-6, cap=one)
+    with pytest.raises(BudgetExhausted, match="the federation's cap"):
+        ledger.check_run(charge(1), target_delta=1e-6, cap=0.99 * one)
+    ledger.reserve(charge(1))
+    with pytest.raises(BudgetExhausted, match="the federation's cap"):
+        ledger.check_run(charge(2), target_delta=1e-6, cap=one)
+    ledger.check_run(charge(2, run="run-2"), target_delta=1e-6, cap=one)
 
 
 def test_a_reservation_counts_until_it_is_released(path: Path) -> None:

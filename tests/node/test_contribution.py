@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tapestry.config import number
+from tapestry.privacy.noise import NoiseSource
 from tapestry.protocol import RoundManifest
 from tapestry.vector import FloatVector
 from tapestry_node.contribution import prepare
@@ -30,7 +31,13 @@ VECTORS = arrays.arrays(
 
 
 def _decoded(update: FloatVector, manifest: RoundManifest = MANIFEST) -> FloatVector:
-    quantized = prepare(update, manifest=manifest, place=1, random=secrets.token_bytes)
+    quantized = prepare(
+        update,
+        manifest=manifest,
+        place=1,
+        random=secrets.token_bytes,
+        noise=NoiseSource.fresh(),
+    )
     signed = quantized.values.view(np.int32)
     return np.asarray(signed / 2.0**manifest.scale_bits, dtype=np.float32)
 

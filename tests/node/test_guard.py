@@ -37,6 +37,7 @@ POLICY = NodePolicy(
     max_colluding=1,
     noise=("local",),
     epsilon_limit="8",
+    fallback_epsilon_limit="8",
     target_delta="0.00001",
     max_steps=20,
     bases=(MANIFEST.model_digest,),

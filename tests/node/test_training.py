@@ -23,7 +23,7 @@ from tapestry_node.training import (
     Progress,
     Runtime,
     fit,
-    gradient_sum,
+    noiseless_step,
     spent,
     update,
 )
@@ -217,11 +217,11 @@ def test_an_update_is_the_change_in_layout_order_and_leaves_the_base(
         assert np.array_equal(value, before[name]), name
 
 
-def test_a_gradient_sum_for_shared_noise_is_one_clipped_release() -> None:
+def test_a_noiseless_step_for_shared_noise_is_one_clipped_release() -> None:
     workload = build_tiny()
     units = workload.encode(["some text", "other words"] * 6, sequence_length=16)
     plan = tiny.training_plan(steps=1, batch_size=12)
-    got = gradient_sum(
+    got = noiseless_step(
         workload,
         units,
         training=plan,
@@ -234,7 +234,7 @@ def test_a_gradient_sum_for_shared_noise_is_one_clipped_release() -> None:
     assert (got.fit.drawn, got.fit.clipped, got.fit.steps) == (12, 12, 1)
     for wrong in ({"steps": 2}, {"batch_size": 13}):
         with pytest.raises(ConfigError):
-            gradient_sum(
+            noiseless_step(
                 workload,
                 units,
                 training=plan.model_copy(update=wrong),

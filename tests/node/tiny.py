@@ -158,6 +158,7 @@ def privacy_plan(**changes: Any) -> PrivacyPlan:
         "adjacency": "add-remove",
         "clip_norm": "1",
         "noise_multiplier": "1",
+        "min_share": "0",
         "target_delta": "0.00001",
     }
     return PrivacyPlan(**(settings | changes))

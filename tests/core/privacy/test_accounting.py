@@ -3,7 +3,9 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
+import mpmath
 import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from tapestry.errors import ConfigError
 from tapestry.privacy.accounting import (
+    MIN_VARIANCE,
     Steps,
     calibrate,
     check_delta,
@@ -226,3 +229,54 @@ def test_accounting_needs_no_machine_learning_stack() -> None:
         "assert not {'torch', 'opacus', 'transformers'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def log_ratio(y: float, variance: float) -> float:
+    """Log of Skellam's over the rounded Gaussian's probability at y deviations."""
+    with mpmath.workdps(40):
+        k, s2 = mpmath.mpf(round(y * math.sqrt(variance))), mpmath.mpf(variance)
+        skellam = mpmath.besseli(k, s2, maxterms=10**6) * mpmath.exp(-s2)
+        low, high = (k - 0.5) / mpmath.sqrt(s2), (k + 0.5) / mpmath.sqrt(s2)
+        gaussian = mpmath.ncdf(-low) - mpmath.ncdf(-high)  # in the lower tail: no loss
+        return float(mpmath.log(skellam / gaussian))
+
+
+@pytest.mark.parametrize("variance", [MIN_VARIANCE, 4e4])
+def test_integer_noise_is_as_close_to_gaussian_as_the_bound_says(
+    variance: float,
+) -> None:
+    grid = [y / 4 for y in range(33)]  # symmetric, so half of it is enough
+    ratios = [log_ratio(y, variance) for y in grid]
+    weights = [math.exp(-y * y / 2) * (1 if y == 0 else 2) for y in grid]
+    total = sum(weights)
+    mean = sum(w * r for w, r in zip(weights, ratios, strict=True)) / total
+    square = sum(w * r * r for w, r in zip(weights, ratios, strict=True)) / total
+    assert abs(mean) < 1 / (40 * variance**2)
+    assert 1 / (30 * variance**2) < square < 1 / (20 * variance**2)
+    far = [abs(log_ratio(y, variance)) for y in (10.0, 15.0, 20.0)]
+    assert max(far) < 7500 / variance
+    assert far[-1] > 5000 / variance
+
+
+def test_integer_noise_costs_what_gaussian_noise_does_and_a_little() -> None:
+    plain = Steps(noise_multiplier=1.0, sampling_rate=0.05, steps=100)
+    integer = replace(plain, coordinates=1_000_000, bound=2.0**20)
+    coarse = replace(integer, bound=2.0**8)
+    exact, fine, rough = (
+        epsilon([s], target_delta=1e-5) for s in (plain, integer, coarse)
+    )
+    assert exact < fine < exact + 1e-3
+    assert rough > exact + 1
+    assert epsilon([plain, integer], target_delta=1e-5) > fine
+    with pytest.raises(ConfigError, match="integer noise"):
+        replace(integer, bound=99.0)
+
+
+def test_what_cannot_be_composed_spends_everything() -> None:
+    for noise, count in ((0.001, 1), (1e-12, 1), (0.2, 10**6), (1.0, 2**53 - 1)):
+        assert epsilon([steps(noise, 1.0, count)], target_delta=1e-5) == math.inf
+    many = Steps(
+        noise_multiplier=0.3, sampling_rate=0.5, steps=20, coordinates=10, bound=2.0**20
+    )
+    assert epsilon([many], target_delta=1e-5) == math.inf  # over MAX_CLOSE_EPSILON
+    assert epsilon([replace(many, coordinates=0)], target_delta=1e-5) > 60

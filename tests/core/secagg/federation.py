@@ -48,6 +48,7 @@ PRIVACY = PrivacyPlan(
     adjacency="add-remove",
     clip_norm="1",
     noise_multiplier="0",
+    min_share="0",
     target_delta="0.00001",
 )
 OUTER = OuterPlan(
