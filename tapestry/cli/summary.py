@@ -40,7 +40,8 @@ def summarize(story: "Story", *, scores: Scores, tap: Tap) -> dict[str, Any]:
         "countries": _countries(story, audit),
         "bits_per_byte": scores,
         "rounds": [_round(body) for body in closed],
-        "epsilon": _epsilon(events, audit),
+        "epsilon": _epsilon(audit),
+        "epsilon_after_rounds": _after_rounds(events),
         "epsilon_limit": _limits(story),
         "privacy": _privacy(settings),
         "bytes_out": _bytes_out(story),
@@ -98,18 +99,24 @@ def _round(body: RoundClosed) -> dict[str, Any]:
     }
 
 
-def _epsilon(events: list[Event], audit: Audit) -> dict[str, dict[str, float]]:
-    """Epsilon per node after the rounds, as the node said, and in all, recomputed."""
-    found: dict[str, dict[str, float]] = {}
-    for event in events:
-        body = event.body
-        if isinstance(body, DpAccounted) and body.adapter is None and body.epsilon_run:
-            found.setdefault(event.actor, {})["rounds"] = number(body.epsilon_run)
-    in_all = [a for a in audit.accounts if a.run_id is None]
-    for account in [*audit.accounts, *in_all]:  # with one run, that is all there is
-        if account.recomputed is not None:
-            found.setdefault(account.node, {})["total"] = account.recomputed
+def _epsilon(audit: Audit) -> dict[str, dict[str, float | None]]:
+    """Epsilon per node and run, recomputed; ``total`` where a node has several runs."""
+    found: dict[str, dict[str, float | None]] = {}
+    for account in audit.accounts:
+        runs = found.setdefault(account.node, {})
+        runs[account.run_id or "total"] = account.recomputed
     return found
+
+
+def _after_rounds(events: list[Event]) -> dict[str, float]:
+    """What each node said it had spent on the rounds, before its adapter."""
+    return {
+        event.actor: number(event.body.epsilon_run)
+        for event in events
+        if isinstance(event.body, DpAccounted)
+        and event.body.adapter is None
+        and event.body.epsilon_run
+    }
 
 
 def _limits(story: "Story") -> dict[str, float]:
@@ -176,12 +183,12 @@ def _view(tap: Tap) -> list[dict[str, Any]]:
         {
             "item": "the text of any record",
             "seen": False,
-            "detail": "no message of the closed list carries text",
+            "detail": f"no message of the closed list carries text{_passed(tap)}",
         },
         {
             "item": "loss or gradient of any one institution",
             "seen": False,
-            "detail": "no message of the closed list carries them",
+            "detail": "no message of the closed list has a field for them",
         },
         {
             "item": "sum of the updates of a round",
@@ -208,6 +215,13 @@ def _view(tap: Tap) -> list[dict[str, Any]]:
             },
         )
     return rows
+
+
+def _passed(tap: Tap) -> str:
+    """What kinds of message really passed by, if anybody listened."""
+    if not tap.kinds:
+        return ""
+    return f"; seen were {', '.join(sorted(tap.kinds))}"
 
 
 def _software() -> dict[str, str]:

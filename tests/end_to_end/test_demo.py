@@ -69,6 +69,9 @@ def _check(out: Path) -> dict[str, Any]:
         assert set(scores) == COUNTRIES
         assert all(0 < value < 20 for value in scores.values())
     assert set(report["epsilon"]) == COUNTRIES
+    assert {run for runs in report["epsilon"].values() for run in runs} == {"run-1"}
+    for name, value in report["epsilon_after_rounds"].items():
+        assert 0 < value <= report["epsilon"][name]["run-1"] + 1e-3
     assert all(0 < v <= 8 for runs in report["epsilon"].values() for v in runs.values())
     assert set(report["bytes_out"]) == COUNTRIES
     for kinds in report["bytes_out"].values():
