@@ -313,6 +313,7 @@ class World:
                 "round_number": None,
                 "attempt": None,
                 "adapter": name,
+                "version": 1,
             }
         )
 
