@@ -24,12 +24,14 @@ from tapestry.cli.evidence import Tap
 from tapestry.cli.matrix import score_all
 from tapestry.cli.progress import Progress, live
 from tapestry.cli.report import write_report
+from tapestry.cli.statements import write_statements
 from tapestry.cli.summary import summarize
 from tapestry.config import CoordinatorSettings
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.replica import Replica
 from tapestry.workloads.bases import open_base
 from tapestry_coordinator.driver import EVIDENCE
+from tapestry_governance.audit import verify
 from tapestry_governance.bundle import add_sums, write_bundle
 from tapestry_node.publishing import HELD_OUT
 
@@ -127,7 +129,9 @@ def tell(story: Story) -> dict[str, Any]:
     _collect(story)
     scores = score_all(story, workload=workload, given=given)
     story.progress({"stage": "report", "text": "writing"})
-    return summarize(story, scores=scores, tap=tap)
+    audit = verify(story.out / "bundle")
+    write_statements(audit, story.out / "privacy")
+    return summarize(story, scores=scores, tap=tap, audit=audit)
 
 
 def _prepare(story: Story, given: Replica) -> None:

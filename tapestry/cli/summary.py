@@ -11,7 +11,7 @@ from tapestry.cli.evidence import Tap
 from tapestry.cli.matrix import Scores
 from tapestry.config import CoordinatorSettings, NodeSettings, number
 from tapestry.software import software_digest
-from tapestry_governance.audit import Audit, verify
+from tapestry_governance.audit import Audit
 from tapestry_governance.entries import Event, open_entry
 from tapestry_governance.events import DpAccounted, RoundClosed, RoundOpened
 from tapestry_node.store import Store
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 _LANGUAGES = {"it": "Italian", "ja": "Japanese", "ko": "Korean", "uk": "Ukrainian"}
 
 
-def summarize(story: "Story", *, scores: Scores, tap: Tap) -> dict[str, Any]:
+def summarize(
+    story: "Story", *, scores: Scores, tap: Tap, audit: Audit
+) -> dict[str, Any]:
     """Collect the report's numbers; epsilon comes from the audit, not from the run."""
-    audit = verify(story.out / "bundle", trust=None, since=None)
     settings = story.settings
     events = [open_entry(entry).event for entry in audit.entries]
     bodies = [event.body for event in events]

@@ -80,6 +80,14 @@ def _check(out: Path) -> dict[str, Any]:
     assert report["seconds"]
     assert all(seconds > 0 for seconds in report["seconds"].values())
     assert report["peak_rss_mb"] > 100
+    for name in [*releases, *adapters]:
+        page = (out / "privacy" / f"{name}.md").read_text()
+        assert "unit of privacy | record" in page
+        statement = json.loads((out / "privacy" / f"{name}.json").read_text())
+        assert statement["name"] == name
+        for promise in statement["promises"]:
+            assert promise["adjacency"] == "add-remove"
+            assert promise["account"]["recomputed"] <= 8
     return report
 
 
