@@ -119,6 +119,11 @@ def budget(folder: Folder = HERE, as_json: AsJson = False) -> None:
         f"epsilon {balance.spent:.4f} of {balance.limit:g} is spent at delta"
         f" {balance.delta:g}; unit {balance.unit}, adjacency {balance.adjacency}"
     )
+    if balance.fallback > balance.spent:
+        print(
+            f"epsilon {balance.fallback:.4f} of {balance.fallback_limit:g} is spent if"
+            " everybody else takes their noise out"
+        )
     if rows:
         left = ledger.rounds_left(rows[-1].charge)
         print(f"{left} more like {rows[-1].charge.title} fit")
