@@ -33,7 +33,7 @@ import torch
 
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.privacy import accounting
+from tapestry.privacy import accounting, clipping
 from tapestry.privacy.noise import NoiseSource, add_gaussian
 from tapestry.protocol import PrivacyPlan, TrainingPlan
 from tapestry.vector import FloatVector
@@ -226,6 +226,7 @@ def fit(
     """
     recipe = _read(training, privacy, records)
     _check_count(units, records)
+    _check_rounding(problem, recipe)
     optimizer = _optimizer(problem, training.optimizer, recipe)
     started = time.monotonic()
     tallies: list[Tally] = []
@@ -259,6 +260,16 @@ def _fit(tallies: Sequence[Tally], *, seconds: float) -> Fit:
 def _check_count(units: Sequence[Unit], records: int) -> None:
     if len(units) > records:
         raise ConfigError(f"{len(units)} units, but only {records} declared records")
+
+
+def _check_rounding(problem: Problem, recipe: _Recipe) -> None:
+    if not recipe.private:
+        return
+    multiplier = recipe.stddev / recipe.clip_norm
+    try:
+        clipping.check_rounding(multiplier, length=problem.length)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _draw(units: Sequence[Unit], recipe: _Recipe, source: NoiseSource) -> list[Unit]:

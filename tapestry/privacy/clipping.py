@@ -15,9 +15,10 @@ SLACK = 2.0**-10
 """Share of a unit's bound that is given up to rounding.
 
 It pays for norms computed in float32 (relative error below 1e-5) and for the grid
-on which noise is added (``noise.add_gaussian``; below 2**-30 of its deviation per
-coordinate, hence below 1e-4 of the bound up to 10**8 coordinates and noise
-multipliers of 9), so that the accounted sensitivity is really kept.
+on which noise is added, so that the accounted sensitivity is really kept. A coordinate
+of the grid is below 2**-30 of the noise's deviation (``noise.add_gaussian``), so two
+neighbouring sums are rounded apart by less than ``2**-30 * multiplier * sqrt(d)`` of the
+bound; ``check_rounding`` keeps that below half of the slack.
 """
 
 
@@ -76,6 +77,19 @@ def factors(
     finite = np.isfinite(norms)
     safe = np.where(finite & (norms > bound), norms, bound)
     return np.where(finite, bound / safe, 0.0)
+
+
+def check_rounding(noise_multiplier: float, *, length: int) -> None:
+    """Refuse noise so large, or a vector so long, that rounding outgrows the slack.
+
+    Raises:
+        ValueError: It does.
+    """
+    if noise_multiplier * math.sqrt(length) > SLACK / 2 * 2.0**30:
+        raise ValueError(
+            f"a noise multiplier of {noise_multiplier:g} on {length} coordinates is"
+            " rounded too coarsely; train fewer coordinates or with less noise"
+        )
 
 
 def norm(vector: FloatVector) -> float:

@@ -1,12 +1,14 @@
 """Bounds that hold to the last bit."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tapestry.privacy.clipping import SLACK, clip, factors, norm
+from tapestry.privacy.clipping import SLACK, check_rounding, clip, factors, norm
 
 vectors = hnp.arrays(
     np.float32,
@@ -80,3 +82,19 @@ def test_a_bound_that_is_no_positive_number_is_a_bug(bound: float) -> None:
         clip(np.ones(2, dtype=np.float32), clip_norm=bound)
     with pytest.raises(ValueError, match="clip norm"):
         factors(np.ones(2), clip_norm=bound)
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "length", "fits"),
+    [(9.0, 10**8, True), (1.0, 135 * 10**6, True), (90.0, 135 * 10**6, False)],
+)
+def test_rounding_is_held_below_half_of_the_slack(
+    multiplier: float, length: int, fits: bool
+) -> None:
+    apart = 2.0**-30 * multiplier * math.sqrt(length)
+    assert (apart <= SLACK / 2) is fits
+    if fits:
+        check_rounding(multiplier, length=length)
+        return
+    with pytest.raises(ValueError, match="rounded too coarsely"):
+        check_rounding(multiplier, length=length)
