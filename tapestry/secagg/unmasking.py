@@ -39,6 +39,7 @@ from tapestry.secagg.messages import (
 )
 from tapestry.secagg.recovering import Fault, recover_round
 from tapestry.secagg.ring import check_sum, mean
+from tapestry.secagg.sharing import decode_share
 from tapestry.secagg.stages import Cohort
 from tapestry.secagg.verifying import removal_masks
 from tapestry.vector import FloatVector, RingVector
@@ -317,8 +318,8 @@ class Revealing:
         """Keep a node's shares.
 
         Raises:
-            ProtocolError: A stranger, a second message, or shares of other secrets
-                than were asked for.
+            ProtocolError: A stranger, a second message, shares of other secrets
+                than were asked for, or a share that is not below the prime.
             VerificationError: A bad signature.
         """
         cohort = self._masked.cohort
@@ -328,6 +329,11 @@ class Revealing:
         if message.mask_shares.keys() != set(self._dropped):
             raise ProtocolError(f"{sender!r} revealed other mask keys than asked for")
         message.verify(cohort.context, cohort.roster[sender])
+        try:
+            for share in (*message.self_shares.values(), *message.mask_shares.values()):
+                decode_share(bytes.fromhex(share))
+        except ProtocolError as error:
+            raise ProtocolError(f"{sender!r} revealed no share: {error}") from None
         self._kept[sender] = message
 
     def close(self, *, threads: int = 0) -> Unmasked:

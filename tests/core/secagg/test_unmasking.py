@@ -19,6 +19,7 @@ from tapestry.secagg import masking
 from tapestry.secagg.derivation import channel_key, seal
 from tapestry.secagg.messages import Upload
 from tapestry.secagg.recovering import Fault
+from tapestry.secagg.sharing import PRIME
 from tapestry.secagg.unmasking import Advertising
 from tapestry.secagg.verifying import SumChecker
 from tests.core.secagg.federation import Federation
@@ -215,6 +216,43 @@ def test_bad_consents_and_reveals_name_their_sender() -> None:
     refused(stage, name, worse, error=ProtocolError, rule="other mask keys")
     worse = revealed.model_copy(update={"signature": "00" * 64})
     refused(stage, name, worse, error=VerificationError, rule="bad signature")
+
+
+@pytest.mark.parametrize("kind", ["self_shares", "mask_shares"])
+@pytest.mark.parametrize("value", [PRIME, PRIME + 1, 2**257 - 1])
+def test_a_share_outside_the_field_costs_its_sender_and_not_the_round(
+    kind: str, value: int
+) -> None:
+    """It passes the pattern of a share, so it has to be stopped before close."""
+    federation = Federation.of(7)  # threshold 5
+    federation.run("receive")
+    federation.upload(federation.names()[1:])
+    federation.consent()
+    stage, member = federation.stage, federation.cohort[3]
+    context = member.state.round.cohort.context
+    member.state, good = masking.reveal(member.state, federation.message)
+    shares = getattr(good, kind)
+    wrong = {**shares, min(shares): value.to_bytes(33, "big").hex()}
+    worse = good.model_copy(update={kind: wrong}).signed(context, member.identity)
+    worse = type(worse).decode(worse.encode())
+    refused(stage, member.name, worse, error=ProtocolError, rule=f"'{member.name}' rev")
+    rest = [name for name in stage.missing if name != member.name]
+    unmasked = federation.reveal(rest)
+    assert np.array_equal(unmasked.values, federation.expected(federation.names()[1:]))
+    assert unmasked.faults == ()
+
+
+def test_the_largest_share_of_the_field_is_taken() -> None:
+    federation = Federation.of(7)
+    federation.run("consent")
+    member = federation.cohort[3]
+    context = member.state.round.cohort.context
+    member.state, good = masking.reveal(member.state, federation.message)
+    wrong = {**good.self_shares, member.name: (PRIME - 1).to_bytes(33, "big").hex()}
+    bad = good.model_copy(update={"self_shares": wrong})
+    federation.stage.accept(member.name, bad.signed(context, member.identity))
+    unmasked = federation.reveal()
+    assert unmasked.faults == (Fault(dealer=member.name, reporter=member.name),)
 
 
 def lying_reveals(federation: Federation, liars: list[str]) -> Any:
