@@ -9,7 +9,9 @@ membership  area under the curve of an attacker who sees base and trained model.
 noise  loss after the same number of steps, epsilon and example gradients, with noise
        drawn by each node alone (local), in shares that add up inside the masked sum
        (shared), and once over pooled data (central: needs one party trusted with all
-       records; the reference). Held-out text of four countries, over seeds.
+       records; the reference). Held-out text of four countries, over seeds. Each
+       finished run is a file below ``benchmarks/work``; runs that are there are not
+       repeated.
 """
 
 import argparse
@@ -41,6 +43,7 @@ from tapestry_node.training import Runtime, fit
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SCALE_BITS = 24
 DELTA = 1e-5
+WORK = Path(__file__).parent / "work" / "noise"
 
 Figures = dict[str, float]
 
@@ -73,7 +76,7 @@ def main() -> None:
         study = Study(
             steps=arguments.steps,
             learning_rate=arguments.learning_rate,
-            seeds=tuple(range(1, arguments.seeds + 1)),
+            seeds=tuple(range(arguments.first_seed, arguments.seeds + 1)),
         )
         if "membership" in wanted:
             figures |= membership(model, study)
@@ -142,14 +145,19 @@ def noise(model: LanguageModel, study: Study) -> Figures:
     given = _loss(model, held_out, study)
     _say(f"noise: {len(units)} records, untouched base {given:.4f} bits per byte")
     losses: dict[str, list[float]] = {}
+    work = WORK / f"{study.steps} steps at {study.learning_rate:g}"
+    work.mkdir(parents=True, exist_ok=True)
     for seed in study.seeds:
         runs = [("central", 1)]
         runs += [(kind, n) for n in study.cohorts for kind in ("local", "shared")]
         for kind, nodes in runs:
             name = kind if kind == "central" else f"{kind}_{nodes}"
-            loss = _train(model, units, held_out, study, (kind, nodes, seed))
-            losses.setdefault(name, []).append(loss)
-            _say(f"noise: seed {seed} {name}: {loss:.4f}")
+            path = work / f"{name}-{seed}.json"
+            if not path.exists():
+                loss = _train(model, units, held_out, study, (kind, nodes, seed))
+                path.write_text(json.dumps(loss), encoding="utf-8")
+            losses.setdefault(name, []).append(json.loads(path.read_text("utf-8")))
+            _say(f"noise: seed {seed} {name}: {losses[name][-1]:.4f}")
     _say_fallback(study, len(units))
     return _ratios(losses, given)
 
@@ -374,6 +382,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     return parser.parse_args()
 

@@ -15,10 +15,10 @@ SLACK = 2.0**-10
 """Share of a unit's bound that is given up to rounding.
 
 It pays for norms computed in float32 (relative error below 1e-5) and for the grid
-on which noise is added, so that the accounted sensitivity is really kept. A coordinate
-of the grid is below 2**-30 of the noise's deviation (``noise.add_gaussian``), so two
-neighbouring sums are rounded apart by less than ``2**-30 * multiplier * sqrt(d)`` of the
-bound; ``check_rounding`` keeps that below half of the slack.
+on which noise is added, so that the accounted sensitivity is really kept. A step of
+that grid is below 2**-30 of the noise's deviation (``noise.add_gaussian``), so two
+neighbouring sums are rounded apart by less than ``2**-30 * multiplier * sqrt(d)`` of
+the bound; ``check_rounding`` keeps that below half of the slack.
 """
 
 
