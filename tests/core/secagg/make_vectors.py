@@ -1,11 +1,9 @@
 """Known answers for TSA-1, from a second implementation that shares no code with it.
 
-Written from ``governance/SECAGG.md`` with hashlib, hmac, single AES blocks, X25519 and
-plain integers. Run it to print the files again: ``python make_vectors.py DIRECTORY``.
+Run it to print the files again: ``python -m tests.core.secagg.make_vectors DIRECTORY``.
 """
 
 import hashlib
-import hmac
 import json
 import math
 import sys
@@ -14,49 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import (
-    X25519PrivateKey,
-    X25519PublicKey,
-)
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-P = b"tapestry-secagg/1\n"
-PRIME = 2**256 + 297
-
-
-def fixed(label: str, size: int = 32) -> bytes:
-    return hashlib.shake_256(b"tsa-1 vector " + label.encode()).digest(size)
-
-
-def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
-    extracted = hmac.digest(salt, secret, "sha256")
-    return hmac.digest(extracted, info + b"\x01", "sha256")
-
-
-def keystream(key: bytes, first: int, count: int) -> bytes:
-    """16-byte blocks, one at a time."""
-    # ECB on a counter is what counter mode is.
-    cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305
-    return b"".join(
-        cipher.update((first + i).to_bytes(16, "big")) for i in range(count)
-    )
-
-
-def mask(key: bytes, start: int, count: int) -> list[int]:
-    stream = keystream(key, start // 4, -(-count // 4))
-    words = [stream[i : i + 4] for i in range(0, 4 * count, 4)]
-    return [int.from_bytes(word, "little") for word in words]
-
-
-def agree(private: bytes, public: bytes) -> bytes:
-    key = X25519PrivateKey.from_private_bytes(private)
-    return key.exchange(X25519PublicKey.from_public_bytes(public))
-
-
-def public(private: bytes) -> bytes:
-    key = X25519PrivateKey.from_private_bytes(private)
-    return key.public_key().public_bytes_raw()
+from tests.core.secagg.second import (
+    LOW_ORDER,
+    PRIME,
+    P,
+    agree,
+    canon,
+    encode,
+    fixed,
+    hkdf,
+    keystream,
+    mask,
+    public,
+)
+from tests.core.secagg.second_refusals import edit, refusals
+from tests.core.secagg.second_round import NAMES, manifest, whole_round
 
 
 def derivations() -> dict[str, Any]:
@@ -90,7 +62,7 @@ def derivations() -> dict[str, Any]:
         "refused_public_keys": [
             "00" * 32,
             "01" + "00" * 31,
-            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+            LOW_ORDER,
             "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
             "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
@@ -146,19 +118,13 @@ def masks() -> dict[str, Any]:
     }
 
 
-def encodings() -> list[dict[str, Any]]:
+def encodings() -> dict[str, Any]:
     rows = []
     values = ["0", "0.5", "-0.5", "0.999755859375", "-3.140625", "100", "-100", "0.1"]
     for bits, bound in ((0, 10), (4, 100), (12, 20000)):
         key = fixed(f"rounding {bits}")
-        draws = mask(key, 0, len(values))
-        encoded = []
-        for value, draw in zip(values, draws, strict=True):
-            x = Fraction(value) if value != "0.1" else Fraction(0.10000000149011612)
-            x = max(Fraction(-bound), min(Fraction(bound), x * 2**bits))
-            floor = math.floor(x)
-            up = (draw >> 8) < (x - floor) * 2**24
-            encoded.append((floor + up) % 2**32)
+        exact = [Fraction(v if v != "0.1" else 0.10000000149011612) for v in values]
+        encoded = encode(exact, bits=bits, bound=bound, key=key)
         rows.append(
             {
                 "scale_bits": bits,
@@ -168,7 +134,28 @@ def encodings() -> list[dict[str, Any]]:
                 "encoded": encoded,
             }
         )
-    return rows
+    return {
+        "encodings": rows,
+        "clip_norm": "1",
+        "kept": [["1", "0", "0"], ["0.5", "-0.5", "0.5"]],
+        "zeroed": [
+            ["NaN", "0", "0"],
+            ["Infinity", "0", "0"],
+            ["0", "-Infinity", "0"],
+            ["1", "0.0625", "0"],
+            ["0.75", "0.5", "-0.5"],
+        ],
+        "cohort": len(NAMES),
+        "grids": [
+            {"clip_value": "0.000244140625", "scale_bits": 12, "bound": 1},
+            {"clip_value": "0.499999999", "scale_bits": 30, "bound": 2**29 - 2},
+        ],
+        "refused_grids": [
+            {"clip_value": "0.000244140624", "scale_bits": 12},
+            {"clip_value": "0.5", "scale_bits": 30},
+            {"clip_value": "1", "scale_bits": 30},
+        ],
+    }
 
 
 def sharings() -> dict[str, Any]:
@@ -247,12 +234,63 @@ def messages() -> dict[str, Any]:
     }
 
 
+def noises() -> dict[str, Any]:
+    def changed(noise: tuple[str, str], **changes: Any) -> dict[str, Any]:
+        fixed_ = {"length": 10_000, "clip_norm": "0.5", "clip_value": "0.5"}
+        fixed_ |= {"scale_bits": 28, "weighting": "uniform"}
+        plan = manifest()["privacy"]
+        plan |= {"noise": "shared", "noise_multiplier": noise[0], "min_share": noise[1]}
+        return {**manifest(), **fixed_, "privacy": plan, **changes}
+
+    def training(**changes: Any) -> dict[str, Any]:
+        return {"training": {**manifest()["training"], **changes}}
+
+    rows = []
+    for whole, floor in (("1", "0"), ("0.5", "1")):
+        bound = 0.5 * 0.1 / 8 * 2**28
+        own = max(float(whole) / math.sqrt(2), float(floor))
+        rows.append(
+            {
+                "manifest": canon(changed((whole, floor))),
+                "bound": bound,
+                "shares": 2,
+                "noise_multiplier": own * math.sqrt(2),
+                "own_multiplier": own,
+                "deviation": own * bound,
+                "limits": [n * 2**27 + 12 * math.sqrt(n) * own * bound for n in (3, 4)],
+            }
+        )
+    good, plain_noise = ("1", "0"), {**manifest()["privacy"], "min_share": "0.5"}
+    refused = {
+        "several steps": changed(good, **training(steps=2)),
+        "another optimizer": changed(good, **training(optimizer="adam")),
+        "weight decay": changed(good, **training(weight_decay="0.1")),
+        "weights": changed(good, weighting=manifest()["weighting"]),
+        "a least share of noise that is not shared": changed(good, privacy=plain_noise),
+        "no noise": changed(("0", "0")),
+        "a negative least share": changed(("1", "-1")),
+        "no share to count on": changed(good, threshold=2, max_colluding=2),
+        "noise below 1000 grid steps": changed(good, scale_bits=13),
+        "a grid that is too coarse for rounding": changed(good, scale_bits=20),
+        "updates that are too long for float32": changed(good, clip_norm="100"),
+        "no room in the ring": changed(("200", "0")),
+    }
+    base = canon(changed(good))
+    return {
+        "shared": rows,
+        "refused": {why: edit(base, canon(bad)) for why, bad in refused.items()},
+    }
+
+
 VECTORS = {
     "derivation": derivations,
     "masks": masks,
     "encoding": encodings,
     "sharing": sharings,
     "messages": messages,
+    "round": whole_round,
+    "refused": refusals,
+    "noise": noises,
 }
 
 
