@@ -7,6 +7,7 @@ same checkpoint with a quorum of cosignatures::
     extend   log signature, append-only, rules      -> stored
     cosign   "append-only, as far as I have seen"   -> a line for the log
     accept   quorum, fresh, equal to what is stored -> may be acted on
+    confirm  quorum, a beginning of what is stored  -> what is over, is so
 
 Guarantees:
     What was stored once is never replaced: a shorter log, another log of the same
@@ -36,7 +37,6 @@ from tapestry.encoding import canonical_json, digest, encode_base64
 from tapestry.errors import (
     IncompleteError,
     InconsistentLog,
-    PolicyError,
     ProtocolError,
     ResourceError,
     RuleError,
@@ -48,11 +48,11 @@ from tapestry.merkle import Frontier, leaf_hash
 from tapestry_governance.checkpoint import Checkpoint
 from tapestry_governance.entries import Seen
 from tapestry_governance.fold import apply_all
+from tapestry_governance.freshness import check_fresh
 from tapestry_governance.state import FederationState
 from tapestry_governance.trust import CosignedCheckpoint, Trust
 
 MAX_AGE = 24 * 3600  # seconds; a policy may only shorten it
-MAX_AHEAD = 300
 _MAX_EVIDENCE = 64
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry (
@@ -94,10 +94,7 @@ class View:
     def open(cls, path: Path, *, trust: Trust, genesis: str) -> "View":
         """Open a view, or make an empty one, and verify all that it holds.
 
-        Args:
-            path: The database file.
-            trust: The trust policy, from outside the federation.
-            genesis: Digest of entry 0, from outside the federation.
+        Trust policy and genesis come from outside the federation.
 
         Raises:
             ResourceError: The file cannot be opened or is no database.
@@ -155,7 +152,7 @@ class View:
         Args:
             start: The index of the first of ``entries``; at most the view's size.
             entries: Entries up to the checkpoint's size; some may be known already.
-            note: The checkpoint, with whatever cosignatures.
+            note: The checkpoint.
 
         Raises:
             ProtocolError: Not an update for this view: a gap, or a wrong count.
@@ -193,47 +190,63 @@ class View:
         Raises:
             IncompleteError: Nothing is stored yet.
         """
-        return self._current().cosign(key, time=_seconds(now))
+        return self._beginning(self.size).cosign(key, time=_seconds(now))
 
-    def accept(self, note: bytes, now: datetime) -> CosignedCheckpoint:
+    def accept(
+        self, note: bytes, now: datetime, *, max_age: int = MAX_AGE
+    ) -> CosignedCheckpoint:
         """Accept the stored log as agreed: quorum, fresh, the same as here.
+
+        ``max_age``, in seconds, can only shorten what the policy allows.
+
+        Guarantees:
+            Fresh by the clock of some honest witness, as long as no more are faulty
+            than the trust policy can do without (``freshness``).
 
         Raises:
             ProtocolError: It covers entries that are not stored; extend first.
             QuorumError: Too few witnesses have cosigned.
             InconsistentLog: A rollback or a fork; kept as evidence.
-            PolicyError: The newest cosignature is too old, or from the future.
+            PolicyError: It is too old, from the future, or before the last one.
             VerificationError: A signature does not hold.
         """
-        opened = self._trust.open(note)
-        checkpoint = opened.checkpoint
-        if checkpoint.size > self.size:
-            raise ProtocolError(f"{checkpoint.size} entries, {self.size} are stored")
-        try:
-            self._check_same(checkpoint)
-        except InconsistentLog as error:
-            self._keep_evidence(error, note, start=checkpoint.size, entries=())
-            raise
-        self._check_fresh(opened, _seconds(now))
+        opened = self._open_known(note, oldest=self.size)
+        check_fresh(
+            opened,
+            self._trust,
+            now=_seconds(now),
+            limit=min(MAX_AGE, self.state.policy.max_checkpoint_age, max_age),
+            before=self._accepted,
+        )
         with self._transaction():
             self._database.execute(
-                "INSERT OR REPLACE INTO accepted VALUES (?, ?)", (checkpoint.size, note)
+                "INSERT OR REPLACE INTO accepted VALUES (?, ?)",
+                (opened.checkpoint.size, note),
             )
         self._accepted = opened
         return opened
 
-    def index_of(self, entry: bytes) -> int | None:
-        """Return where exactly these bytes are, within the accepted log."""
-        limit = self._accepted.checkpoint.size if self._accepted else 0
-        row = self._database.execute(
-            "SELECT idx FROM entry WHERE leaf = ? AND idx < ? ORDER BY idx",
-            (leaf_hash(entry), limit),
-        ).fetchone()
-        return None if row is None else int(row[0])
+    def confirm(self, note: bytes) -> int:
+        """See that a quorum vouches for a beginning of what is stored.
+
+        For what cannot change any more, as the end of a round; whoever acts on what
+        is under way accepts the newest checkpoint instead.
+
+        Returns how many entries it covers.
+
+        Raises:
+            ProtocolError, QuorumError, InconsistentLog, VerificationError: As for
+                :meth:`accept`, but that it may be older than what was seen.
+        """
+        return self._open_known(note, oldest=0).checkpoint.size
 
     def contains(self, entry: bytes) -> bool:
         """Say whether exactly these bytes are in the accepted log."""
-        return self.index_of(entry) is not None
+        limit = self._accepted.checkpoint.size if self._accepted else 0
+        row = self._database.execute(
+            "SELECT 1 FROM entry WHERE leaf = ? AND idx < ?", (leaf_hash(entry), limit)
+        ).fetchone()
+        return row is not None
 
     def entries(self, start: int, stop: int) -> list[bytes]:
         """Return stored entries.
@@ -273,11 +286,8 @@ class View:
             if row is None:
                 continue
             opened = self._trust.open_pending(bytes(row[0]))
-            if opened.checkpoint.size > self.size or (
-                self._state is not None
-                and self._state.past.root(opened.checkpoint.size)
-                != opened.checkpoint.root
-            ):
+            checkpoint, size = opened.checkpoint, opened.checkpoint.size
+            if size > self.size or checkpoint != self._beginning(size):
                 raise VerificationError("the view is not under its own checkpoint")
             if table == "accepted":
                 self._accepted = opened
@@ -292,10 +302,7 @@ class View:
     ) -> Sequence[bytes]:
         """Compare what is known already; return the rest."""
         size = self.size
-        if checkpoint.size < size:
-            raise InconsistentLog(
-                f"rollback: a log of {checkpoint.size} entries, {size} were seen"
-            )
+        _check_length(checkpoint.size, seen=size)
         if not 0 <= start <= size or start + len(entries) != checkpoint.size:
             raise ProtocolError(
                 f"entries {start} to {start + len(entries)} do not lead from"
@@ -327,34 +334,26 @@ class View:
         if digest(entry) != self._genesis:
             raise VerificationError(f"entry 0 is {digest(entry)}, not {self._genesis}")
 
-    def _current(self) -> Checkpoint:
-        row = self._database.execute(
-            "SELECT note FROM signed WHERE size = ?", (self.size,)
-        ).fetchone()
-        if row is None:
-            raise IncompleteError("the view is empty")
-        return self._trust.open_pending(bytes(row[0])).checkpoint
+    def _open_known(self, note: bytes, *, oldest: int) -> CosignedCheckpoint:
+        opened = self._trust.open(note)
+        size = opened.checkpoint.size
+        if size > self.size:
+            raise ProtocolError(f"{size} entries, {self.size} are stored")
+        try:
+            self._check_same(opened.checkpoint, oldest=oldest)
+        except InconsistentLog as error:
+            self._keep_evidence(error, note, start=size, entries=())
+            raise
+        return opened
 
-    def _check_same(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.size < self.size:
-            raise InconsistentLog(
-                f"rollback: a log of {checkpoint.size} entries, {self.size} were seen"
-            )
-        if checkpoint != self._current():
+    def _check_same(self, checkpoint: Checkpoint, *, oldest: int) -> None:
+        _check_length(checkpoint.size, seen=oldest)
+        if checkpoint != self._beginning(checkpoint.size):
             raise InconsistentLog(f"fork: two logs of {checkpoint.size} entries")
 
-    def _check_fresh(self, opened: CosignedCheckpoint, now: int) -> None:
-        newest, median = opened.newest, opened.median_time
-        if newest is None or median is None:
-            raise PolicyError("no cosignature says when")
-        limit = min(MAX_AGE, self.state.policy.max_checkpoint_age)
-        if now - newest > limit:
-            raise PolicyError(f"checkpoint is {now - newest} s old, at most {limit}")
-        if newest - now > MAX_AHEAD:
-            raise PolicyError(f"checkpoint is {newest - now} s ahead of this clock")
-        before = self._accepted.median_time if self._accepted else None
-        if before is not None and median < before - MAX_AHEAD:
-            raise PolicyError(f"checkpoint is {before - median} s before the last one")
+    def _beginning(self, size: int) -> Checkpoint:
+        origin, past = self.state.charter.origin, self.state.past
+        return Checkpoint(origin=origin, size=size, root=past.root(size))
 
     def _keep_evidence(
         self,
@@ -387,6 +386,11 @@ class View:
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
             raise ResourceError(f"cannot store the view: {error}") from error
+
+
+def _check_length(size: int, *, seen: int) -> None:
+    if size < seen:
+        raise InconsistentLog(f"rollback: a log of {size} entries, {seen} were seen")
 
 
 def _seconds(now: datetime) -> int:

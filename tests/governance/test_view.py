@@ -202,6 +202,62 @@ def test_clocks_that_lie_are_noticed(world: World, view: View) -> None:  # [20]
         view.accept(behind, world.now)
 
 
+def at(world: World, *minutes: int) -> bytes:
+    """Have the witnesses cosign all entries, each by a clock of its own."""
+    lines = [
+        world.checkpoint().cosign(
+            world.keys[name, "witness"],
+            time=int((world.now + timedelta(minutes=offset)).timestamp()),
+        )
+        for name, offset in zip(NAMES, minutes, strict=False)
+    ]
+    return world.checkpoint().sign(world.log_key) + b"".join(lines)
+
+
+def test_one_fast_and_one_slow_clock_stop_nobody(world: World, view: View) -> None:
+    view.extend(0, world.entries, world.note())
+    view.accept(at(world, 60, 0, 0, 0), world.now)
+    view.accept(at(world, 60, -60, 0), world.now)
+    view.accept(at(world, 0, -60, 60, 0), world.now)
+
+
+def test_one_witness_does_not_freshen_an_old_log(world: World, view: View) -> None:
+    """The coordinator shows what all cosigned long ago, and a friend's line of now."""
+    follow(view, world)
+    later = timedelta(hours=25)
+    minutes = [0, 0, 0, 25 * 60]
+    with pytest.raises(PolicyError, match="old"):
+        view.accept(at(world, *minutes), world.now + later)
+    view.accept(at(world, 0, 0, *minutes[-1:] * 2), world.now + later)
+
+
+def test_a_shorter_age_is_kept_and_a_longer_one_is_not(
+    world: World, view: View
+) -> None:
+    follow(view, world)
+    with pytest.raises(PolicyError, match="at most 60"):
+        view.accept(world.note(), world.now + timedelta(seconds=61), max_age=60)
+    with pytest.raises(PolicyError, match="at most 86400"):
+        view.accept(world.note(), world.now + timedelta(hours=25), max_age=10**6)
+
+
+def test_what_is_over_is_confirmed_by_an_older_checkpoint(
+    world: World, view: View
+) -> None:
+    with pytest.raises(ProtocolError):
+        view.confirm(world.note(world.entries[:20]))
+    view.extend(0, world.entries, world.note(witnesses=()))
+    assert view.confirm(world.note(world.entries[:20])) == 20
+    assert view.confirm(world.note()) == 26
+    assert view.seen is None
+    with pytest.raises(QuorumError):
+        view.confirm(world.note(world.entries[:20], witnesses=NAMES[:2]))
+    fork = other_history(world)
+    with pytest.raises(InconsistentLog, match="fork"):
+        view.confirm(world.note(fork[:20]))
+    assert [item.note for item in view.evidence()] == [world.note(fork[:20])]
+
+
 def test_a_view_that_was_tampered_with_does_not_open(
     world: World, view: View, tmp_path: Path
 ) -> None:
