@@ -6,6 +6,8 @@ before the send.
 * The high-water mark: one upload per (run, round), ever. Taking it is the only way
   to get the ``Reservation`` without which ``secagg`` masks nothing.
 * The outbox: entries of the node's own that the log does not have yet.
+* The base that each round gave by this node's own step: what it disputes, it
+  disputes after a restart, too.
 * Egress receipts: kind, size and digest of each message that leaves, chained by
   hash, so that an operator can show what left and that the list is whole.
 """
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tapestry.encoding import canonical_json, digest, digest_all
 from tapestry.errors import (
@@ -38,6 +41,9 @@ CREATE TABLE IF NOT EXISTS egress (
 CREATE TABLE IF NOT EXISTS outbox (
     number INTEGER PRIMARY KEY, entry BLOB NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS base (
+    run TEXT, round INTEGER, digest TEXT NOT NULL, PRIMARY KEY (run, round)
+) STRICT;
 CREATE TABLE IF NOT EXISTS secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 """
 _GENESIS = digest(b"tapestry-egress/1")
@@ -56,7 +62,10 @@ class Receipt:
 
 
 class Store:
-    """The node's durable memory."""
+    """The node's durable memory.
+
+    Every method raises ``ResourceError`` when the disk is full or failing.
+    """
 
     def __init__(self, path: Path, *, exclusive: bool = False) -> None:
         """Open or create ``state.db``.
@@ -82,9 +91,8 @@ class Store:
 
     def highest(self, run_id: str) -> int:
         """Return the last round of a run that this node uploaded for; 0 for none."""
-        row = self._db.execute("SELECT round FROM mark WHERE run = ?", (run_id,))
-        found = row.fetchone()
-        return int(found[0]) if found else 0
+        rows, _ = self._do("SELECT round FROM mark WHERE run = ?", run_id)
+        return int(rows[0][0]) if rows else 0
 
     def raise_to(self, run_id: str, round_number: int) -> None:
         """Take the only upload of a round, durably.
@@ -92,35 +100,51 @@ class Store:
         Raises:
             ProtocolError: The round, or a later one of its run, was taken before.
         """
-        changed = self._db.execute(
+        _, changed = self._do(
             "INSERT INTO mark VALUES (?, ?) ON CONFLICT (run) DO UPDATE "
             "SET round = excluded.round WHERE excluded.round > mark.round",
-            (run_id, round_number),
+            run_id,
+            round_number,
         )
-        if changed.rowcount != 1:
+        if changed != 1:
             raise ProtocolError(
                 f"round {round_number} of {run_id} was uploaded for already; one "
                 "upload per round, ever"
             )
 
     def post(self, entry: bytes) -> None:
-        """Keep an entry of the node's own until the log has it."""
-        self._db.execute("INSERT INTO outbox (entry) VALUES (?)", (entry,))
+        """Keep an entry of the node's own until the log has it; once is enough."""
+        self._do(
+            "INSERT INTO outbox (entry) SELECT ?1 "
+            "WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE entry = ?1)",
+            entry,
+        )
 
     def outbox(self) -> list[bytes]:
         """Entries that the log should get, the oldest first."""
-        rows = self._db.execute("SELECT entry FROM outbox ORDER BY number")
+        rows, _ = self._do("SELECT entry FROM outbox ORDER BY number")
         return [bytes(row[0]) for row in rows]
 
     def clear(self, entry: bytes) -> None:
         """Forget an entry that is in the log now."""
-        self._db.execute("DELETE FROM outbox WHERE entry = ?", (entry,))
+        self._do("DELETE FROM outbox WHERE entry = ?", entry)
+
+    def keep_base(self, run_id: str, round_number: int, *, gives: str) -> None:
+        """Remember which base a round gives, by this node's own step."""
+        self._do(
+            "INSERT OR REPLACE INTO base VALUES (?, ?, ?)", run_id, round_number, gives
+        )
+
+    def bases(self) -> dict[tuple[str, int], str]:
+        """The base that each round gave here, by run and number."""
+        rows, _ = self._do("SELECT run, round, digest FROM base")
+        return {(str(run), int(number)): str(base) for run, number, base in rows}
 
     def secret(self, name: str, fresh: bytes) -> bytes:
         """Return a secret that was stored under a name, or store ``fresh``."""
-        self._db.execute("INSERT OR IGNORE INTO secret VALUES (?, ?)", (name, fresh))
-        row = self._db.execute("SELECT value FROM secret WHERE name = ?", (name,))
-        return bytes(row.fetchone()[0])
+        self._do("INSERT OR IGNORE INTO secret VALUES (?, ?)", name, fresh)
+        rows, _ = self._do("SELECT value FROM secret WHERE name = ?", name)
+        return bytes(rows[0][0])
 
     def record(self, message: Message) -> None:
         """Write the receipt of a message before it leaves.
@@ -128,22 +152,16 @@ class Store:
         Raises:
             ResourceError: It cannot be written; then the message must not leave.
         """
-        try:
-            self._record(message)
-        except sqlite3.Error as error:
-            raise ResourceError(f"no receipt can be written: {error}") from error
-
-    def _record(self, message: Message) -> None:
-        last = self._db.execute(
+        rows, _ = self._do(
             "SELECT number, chain FROM egress ORDER BY number DESC LIMIT 1"
-        ).fetchone()
-        number, chain = (last[0] + 1, last[1]) if last else (1, _GENESIS)
+        )
+        number, chain = (rows[0][0] + 1, rows[0][1]) if rows else (1, _GENESIS)
         parts: list[bytes | memoryview] = [message.body]
         parts += [memoryview(a).cast("B") for a in message.attachments]
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         row = (number, time, message.kind.value, message.size, digest_all(parts))
-        self._db.execute(
-            "INSERT INTO egress VALUES (?, ?, ?, ?, ?, ?)", (*row, _link(chain, row))
+        self._do(
+            "INSERT INTO egress VALUES (?, ?, ?, ?, ?, ?)", *row, _link(chain, row)
         )
 
     def receipts(self) -> Iterator[Receipt]:
@@ -153,7 +171,7 @@ class Store:
             VerificationError: A row was changed, removed or added by hand.
         """
         chain = _GENESIS
-        rows = self._db.execute("SELECT * FROM egress ORDER BY number")
+        rows, _ = self._do("SELECT * FROM egress ORDER BY number")
         for expected, row in enumerate(rows, start=1):
             chain = _link(chain, row[:5])
             if row[0] != expected or row[5] != chain:
@@ -166,6 +184,14 @@ class Store:
                 content=row[4],
                 chain=row[5],
             )
+
+    def _do(self, statement: str, *values: Any) -> tuple[list[Any], int]:
+        """Run a statement; what it selects, and how many rows it changed."""
+        try:
+            cursor = self._db.execute(statement, values)
+            return cursor.fetchall(), cursor.rowcount
+        except sqlite3.Error as error:
+            raise ResourceError(f"state.db: {error}") from error
 
     def close(self) -> None:
         """Close the database and let others serve."""

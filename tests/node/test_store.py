@@ -1,6 +1,7 @@
 """What a node must not forget, over restarts and under tampering."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,50 @@ def test_a_file_that_is_no_database_is_one_line(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to look at" * 30)
     with pytest.raises(ResourceError, match="cannot open"):
         Store(path)
+
+
+def test_an_entry_that_waits_is_not_posted_twice(path: Path) -> None:
+    store = Store(path)
+    for entry in (b"one", b"two", b"one"):
+        store.post(entry)
+    assert store.outbox() == [b"one", b"two"]
+    store.close()
+
+
+def test_what_a_round_gave_is_remembered(path: Path) -> None:
+    store = Store(path)
+    store.keep_base("run", 1, gives="sha256:a")
+    store.keep_base("run", 2, gives="sha256:b")
+    store.keep_base("run", 2, gives="sha256:c")
+    store.close()
+    store = Store(path)
+    assert store.bases() == {("run", 1): "sha256:a", ("run", 2): "sha256:c"}
+    store.close()
+
+
+WORK: dict[str, Callable[[Store], object]] = {
+    "highest": lambda store: store.highest("run"),
+    "raise_to": lambda store: store.raise_to("run", 1),
+    "post": lambda store: store.post(b"one"),
+    "outbox": lambda store: store.outbox(),
+    "clear": lambda store: store.clear(b"one"),
+    "keep_base": lambda store: store.keep_base("run", 1, gives="sha256:a"),
+    "bases": lambda store: store.bases(),
+    "secret": lambda store: store.secret("salt", b"one"),
+    "record": lambda store: store.record(Message(kind=Kind.RECEIPT)),
+    "receipts": lambda store: list(store.receipts()),
+}
+
+
+@pytest.mark.parametrize("work", list(WORK.values()), ids=list(WORK))
+def test_a_disk_that_fails_is_an_error_of_ours(
+    path: Path, work: Callable[[Store], object]
+) -> None:
+    store = Store(path)
+    with sqlite3.connect(path) as database:
+        for table in ("mark", "egress", "outbox", "base", "secret"):
+            database.execute(f"DROP TABLE {table}")
+    database.close()
+    with pytest.raises(ResourceError, match=r"^state.db: [^\n]+$"):
+        work(store)
+    store.close()
