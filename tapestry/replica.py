@@ -6,13 +6,18 @@ sums give equal parameters; a node compares the digest with the log's and so tru
 nobody with the base.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
-from tapestry.errors import VerificationError
+import numpy as np
+
+from tapestry.config import number
+from tapestry.errors import ProtocolError, VerificationError
 from tapestry.outer import OuterState, advance
 from tapestry.protocol import RoundManifest
-from tapestry.secagg.ring import Encoding, mean
+from tapestry.secagg.ring import Encoding, check_sum, mean
 from tapestry.vector import (
     Layout,
     Parameters,
@@ -20,6 +25,53 @@ from tapestry.vector import (
     parameters_digest,
     tensor_digests,
 )
+
+_BLOCK = 1 << 16  # coordinates squared at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """How long the mean update of a round is, and why it must not be applied."""
+
+    norm: float  # 0 when the sum is out of range
+    fault: Literal["sum_out_of_range", "norm_too_large"] | None
+
+
+def measure(
+    total: RingVector, *, places: tuple[int, ...], manifest: RoundManifest
+) -> Measured:
+    """Hold a sum against the range and the length that the plan allows.
+
+    Guarantees:
+        Coordinator and nodes find the same: squares are added as whole numbers, and
+        root and factor are rounded once each, so the norm is equal everywhere.
+
+    Args:
+        total: The unmasked sum, shape (d,).
+        places: The survivors' places in the manifest, from 1.
+        manifest: The round.
+    """
+    encoding = Encoding.of(manifest)
+    try:
+        check_sum(total, encoding=encoding, survivors=len(places))
+    except ProtocolError:
+        return Measured(norm=0.0, fault="sum_out_of_range")
+    weight = sum(encoding.weights[place - 1] for place in places)
+    factor = encoding.weight_cap / weight / 2**encoding.scale_bits
+    norm = math.sqrt(_squares(total)) * factor
+    fits = norm <= number(manifest.outer.max_norm)
+    return Measured(norm=norm, fault=None if fits else "norm_too_large")
+
+
+def _squares(total: RingVector) -> int:
+    """Add the squares of signed coordinates, exactly: in halves, which do not wrap."""
+    found = 0
+    for start in range(0, total.size, _BLOCK):
+        wide = total[start : start + _BLOCK].view(np.int32).astype(np.int64)
+        squares = (wide * wide).view(np.uint64)
+        found += int((squares >> np.uint64(32)).sum()) << 32
+        found += int((squares & np.uint64(0xFFFFFFFF)).sum())
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,14 @@
 """Everybody's own copy of the base, moved by the published sum."""
 
+import math
+
 import numpy as np
 import pytest
 
+from tapestry import replica
 from tapestry.errors import VerificationError
 from tapestry.protocol import OuterPlan, RoundManifest
-from tapestry.replica import Replica
+from tapestry.replica import Measured, Replica, measure
 from tapestry.vector import Layout, parameters_digest, tensor_digests
 from tests.governance.world import World, renamed
 
@@ -121,3 +124,33 @@ def test_a_sum_of_another_length_moves_nothing() -> None:
             manifest=_manifest(start),
             layout=LAYOUT,
         )
+
+
+def test_the_length_of_a_mean_is_measured_in_whole_numbers() -> None:
+    manifest = _manifest(Replica.start(_parameters()))
+    found = measure(_total(0.25, 3), places=(1, 2, 4), manifest=manifest)
+    assert found == Measured(norm=math.sqrt(20 * 768**2) * (1 / 3 / 2**10), fault=None)
+    total = np.full(20, -(2**31), dtype=np.int64).astype(np.int32).view(np.uint32)
+    assert replica._squares(total) == 20 * 2**62
+
+
+@pytest.mark.parametrize(
+    ("value", "max_norm", "fault"),
+    [
+        (0.25, "1.2", None),  # 0.25 * sqrt(20) = 1.118
+        (0.25, "1.1", "norm_too_large"),
+        (-0.25, "1.1", "norm_too_large"),
+        (3.5, "100", None),
+        (4.0, "100", "sum_out_of_range"),  # a node may be 16 long
+        (17.0, "1000", "sum_out_of_range"),
+    ],
+)
+def test_a_sum_out_of_range_or_too_long_is_named(
+    value: float, max_norm: str, fault: str | None
+) -> None:
+    start = Replica.start(_parameters())
+    outer = _manifest(start).outer.model_copy(update={"max_norm": max_norm})
+    manifest = _manifest(start, outer=outer)
+    found = measure(_total(value, 3), places=(1, 2, 3), manifest=manifest)
+    assert found.fault == fault
+    assert (found.norm == 0) == (fault == "sum_out_of_range")
