@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from tapestry.config import number
 from tapestry.encoding import canonical_json, decode_json, encode_fraction
-from tapestry.errors import ConfigError, ProtocolError
+from tapestry.errors import ConfigError
 from tapestry.protocol import RoundManifest
-from tapestry.replica import Replica
+from tapestry.replica import Replica, measure
 from tapestry.secagg.unmasking import Unmasked
 from tapestry.workloads import Workload
 from tapestry_coordinator.journal import Journal
@@ -86,18 +84,16 @@ class Gate:
         """Try the step that a sum gives."""
         before = self.scores(replica)
         rejected = partial(Verdict, replica=replica, scores=finite(before))
-        try:
-            mean = total.mean()
-        except ProtocolError:
-            return rejected(reason="sum_out_of_range", norm=0.0)
-        norm = float(np.linalg.norm(mean.astype(np.float64)))
-        if not norm <= number(manifest.outer.max_norm):
-            return rejected(reason="norm_too_large", norm=norm)
+        places = tuple(
+            total.cohort.places[name] for name in total.transcript.survivors.names
+        )
+        found = measure(total.values, places=places, manifest=manifest)
+        norm = found.norm
+        if found.fault is not None:
+            return rejected(reason=found.fault, norm=norm)
         candidate = replica.after(
             total.values,
-            places=tuple(
-                total.cohort.places[n] for n in total.transcript.survivors.names
-            ),
+            places=places,
             manifest=manifest,
             layout=self.workload.layout(manifest.training),
         )
