@@ -180,12 +180,24 @@ class Run:
     def _release_if_due(self) -> None:
         closed = self._closed()
         if closed and closed % self.settings.release_every == 0:
-            publishing.release(self)
+            try:
+                publishing.release(self)
+            except QuorumError:  # too many have not taken the result yet
+                self._bring_up_to_date()
+                publishing.release(self)
 
     def _bring_up_to_date(self) -> list[str]:
-        """Give everybody who is here the log and the results they lack."""
+        """Give everybody who is here the log and the results they lack.
+
+        Nobody cosigns a release without the result of its round. So if too few do,
+        results go first, under the last checkpoint that there is.
+        """
         present = self.roll.gather(members=self.bulletin.state.members)
-        self.bulletin.publish(present)
+        try:
+            self.bulletin.publish(present)
+        except QuorumError:
+            self.roll.catch_up(present)
+            self.bulletin.publish(present)
         self.roll.catch_up(present)
         return present
 
