@@ -342,7 +342,7 @@ class Federation:
 
     def digests(self) -> dict[str, str]:
         """The base that each node holds now."""
-        return {name: node._replica.digest for name, node in self.nodes.items()}
+        return {name: node.replica.digest for name, node in self.nodes.items()}
 
     def bundle(self, name: str = "bundle") -> Path:
         """Collect what an auditor gets, in a new folder."""

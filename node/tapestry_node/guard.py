@@ -4,10 +4,11 @@ Default deny. The node joins a round only when all of this holds:
 
 1. The log proves the round: its own mirror of the log, under a checkpoint that a
    quorum cosigned lately, ends with ``round.opened`` holding exactly these bytes.
-2. The round starts from the base that this node holds, by digest, and, in the first
-   round, from a base that its policy names.
+2. The round starts from the base that this node holds, by digest, and its run from
+   one that its policy names; none named, none allowed.
 3. The code named by the round is the code that runs here.
-4. Cohort, threshold, noise, steps and parameterization are within its own policy.
+4. Cohort, threshold, noise, steps and parameterization are within its own policy, and
+   the outer step is planned as in the first round of the run.
 5. Its privacy budget covers the round (``budget.Ledger`` decides, before training).
 
 Guarantees:
@@ -29,6 +30,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol import Reason, RoundManifest, recommended_threshold
+from tapestry_governance.state import FederationState
 
 
 class Refused(PolicyError):
@@ -70,9 +72,21 @@ class Facts:
     federation: str
     software_digest: str
     base_digest: str
-    next_round: int
+    first: RoundManifest  # of the run, by the log
     layout_digest: str
     layout_length: int
+
+
+def first_round(state: FederationState, run_id: str) -> RoundManifest:
+    """Find how a run began, whether or not that round was closed.
+
+    Raises:
+        Refused: The log has no round of it.
+    """
+    rounds = [m for key, m in state.rounds.items() if key[0] == run_id]
+    if not rounds:
+        raise Refused(Reason.NOT_IN_LOG, f"the log has no round of {run_id!r}")
+    return min(rounds, key=lambda m: (m.round_number, m.attempt))
 
 
 def check_offer(manifest: RoundManifest, *, policy: NodePolicy, facts: Facts) -> None:
@@ -117,9 +131,14 @@ def _check_base(manifest: RoundManifest, policy: NodePolicy, facts: Facts) -> No
         f"round starts from {manifest.model_digest}, here is {facts.base_digest}",
     )
     _require(
-        facts.next_round > 1 or facts.base_digest in policy.bases,
+        facts.first.model_digest in policy.bases,
         Reason.LOCAL_POLICY,
-        f"base {facts.base_digest} is not among policy.bases",
+        f"the run began with {facts.first.model_digest}, not among policy.bases",
+    )
+    _require(
+        manifest.outer == facts.first.outer,
+        Reason.LOCAL_POLICY,
+        f"outer step {manifest.outer}, the run began with {facts.first.outer}",
     )
     _require(
         (manifest.layout_digest, manifest.length)

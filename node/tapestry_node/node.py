@@ -7,7 +7,7 @@ goes to the node's own log. Every reply is receipted before it leaves.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,20 @@ from tapestry.errors import (
     PolicyError,
     ProtocolError,
     TapestryError,
-    VerificationError,
 )
 from tapestry.keys import SigningKey
-from tapestry.protocol import Kind, Message, Reason, RoundManifest
+from tapestry.protocol import Kind, Message, Reason
 from tapestry.replica import Replica
-from tapestry.secagg.chunks import assemble
 from tapestry.secagg.messages import Result
-from tapestry.secagg.stages import Cohort
-from tapestry.secagg.verifying import check_own, check_sum_chunks, check_transcript
 from tapestry.software import software_digest
 from tapestry.workloads import Workload
-from tapestry_governance.entries import Author, open_entry
-from tapestry_governance.events import ContributionRefused, RoundClosed
+from tapestry_governance.entries import Author
+from tapestry_governance.events import ContributionRefused
 from tapestry_governance.trust import Trust
 from tapestry_governance.view import View
 from tapestry_node.budget import Ledger
-from tapestry_node.guard import Facts, Refused, check_offer, reason_of
+from tapestry_node.following import Follower
+from tapestry_node.guard import Facts, Refused, check_offer, first_round, reason_of
 from tapestry_node.publishing import Publisher
 from tapestry_node.session import Desk, Notify, Session, published_charges
 from tapestry_node.store import Store
@@ -96,9 +93,12 @@ class Node:
         self._ledger.require(published_charges(self._view, self.settings.name))
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
-        self._replica = replica or Replica.start(workload.parameters())
-        self._applied = 0
-        self._disputed: set[tuple[str, int]] = set()
+        self._base = Follower(
+            replica or Replica.start(workload.parameters()),
+            view=self._view,
+            store=self._store,
+            layout=self._trainer.layout,
+        )
         self._session: Session | None = None
         self._notify, self._clock = notify, clock
         self._desk = self._make_desk()
@@ -107,6 +107,11 @@ class Node:
     def name(self) -> str:
         """The institution's name in the federation."""
         return self.settings.name
+
+    @property
+    def replica(self) -> Replica:
+        """The base that this node holds."""
+        return self._base.replica
 
     @property
     def ledger(self) -> Ledger:
@@ -186,7 +191,7 @@ class Node:
         body = {
             "name": self.name,
             "size": self._view.size,
-            "applied": self._applied,
+            "applied": self._base.applied,
             "checkpoint": accepted.note.decode() if accepted else None,
         }
         return Message(kind=Kind.IDENTITY, body=canonical_json(body))
@@ -198,7 +203,7 @@ class Node:
         with _fields():
             start, note = int(body["start"]), str(body["checkpoint"]).encode()
         self._view.extend(start, entries, note)
-        self._check_releases()
+        self._base.check_releases()
         line = self._view.cosign(self._keys["witness"], self._clock())
         reply = canonical_json({"line": line.decode()})
         return Message(kind=Kind.COSIGNATURE, body=reply, attachments=self._petitions())
@@ -216,30 +221,11 @@ class Node:
             self._store.post(self._desk.say(declared, now=self._clock()))
         return self._store.outbox()
 
-    def _check_releases(self) -> None:
-        """Cosign no release of a base that does not follow from its round's sum.
-
-        Edge cases:
-            A node that has not seen the sum cannot tell, and relies on the rules of
-            the log alone.
-        """
-        for release in self._view.state.releases.values():
-            if (release.run_id, release.round_number) in self._disputed:
-                raise VerificationError(
-                    f"{release.name} is not what round {release.round_number} gives"
-                )
-
     def _accept(self, message: Message) -> Any:
         body = message.json()
-        with _fields():
-            note = str(body["checkpoint"]).encode()
-        now = self._clock()
-        try:
-            newest = self._view.accept(note, now).newest or 0
-        except PolicyError as error:
-            raise Refused(Reason.STALE_CHECKPOINT, str(error)) from None
-        if now.timestamp() - newest > self.settings.policy.max_checkpoint_age:
-            raise Refused(Reason.STALE_CHECKPOINT, "over policy.max_checkpoint_age")
+        longest = self.settings.policy.max_checkpoint_age
+        with _stale():
+            self._view.accept(_note(body), self._clock(), max_age=longest)
         return body
 
     def _offer(self, message: Message) -> Message:
@@ -257,8 +243,8 @@ class Node:
             name=self.name,
             federation=self.settings.federation,
             software_digest=software_digest(),
-            base_digest=self._replica.digest,
-            next_round=self._applied + 1,
+            base_digest=self.replica.digest,
+            first=first_round(self._view.state, manifest.run_id),
             layout_digest=layout.digest,
             layout_length=layout.length,
         )
@@ -266,7 +252,7 @@ class Node:
         self._session = Session(
             self._desk,
             manifest,
-            replica=self._replica,
+            replica=self.replica,
             layout=layout,
             ledger=self._ledger,
         )
@@ -278,26 +264,27 @@ class Node:
             raise Refused(Reason.MAINTENANCE, "the log lacks this node's declaration")
 
     def _result(self, message: Message) -> Message:
-        """Take the step that the log says, from the published sum, and compare."""
-        body = self._accept(message)
+        """Take the step that the log says, from the published sum, and compare.
+
+        Edge cases:
+            The end of a round stands, so that an older checkpoint of a quorum proves
+            it, too: without the result a node vouches for no release that came since.
+        """
+        body = message.json()
+        size = self._view.confirm(_note(body))
+        if size == self._view.size:
+            with suppress(Refused):  # it may be old, and proves the round all the same
+                self._accept(message)
         with _fields():
             result = Result.decode(canonical_json(body["result"]))
             number = int(body["round_number"])
-        manifest, closed = self._find_round(number)
-        if number <= self._applied:
-            return Message(kind=Kind.RECEIPT)
-        self._check_result(result, message, manifest=manifest, closed=closed)
-        after = self._replica
-        if closed.outcome == "applied":
-            after = self._step(result, message, manifest=manifest)
-        if after.digest != closed.base_after:
-            self._disputed.add((closed.run_id, number))
-            raise VerificationError(
-                f"round {number} gives {after.digest} here, the log says "
-                f"{closed.base_after}"
-            )
-        self._leave_session()
-        self._replica, self._applied = after, number
+        ended = self._base.ended(number, within=size)
+        if number > self._base.applied:
+            session = self._session
+            ours = session is not None and session.manifest == ended.manifest
+            done = session.done if session is not None and ours else None
+            self._base.take(ended, result, message.attachments, done=done)
+            self._leave_session()
         return Message(kind=Kind.RECEIPT)
 
     def _leave_session(self) -> None:
@@ -306,58 +293,20 @@ class Node:
             self._session.abandon()
         self._session = None
 
-    def _find_round(self, number: int) -> tuple[RoundManifest, RoundClosed]:
-        for entry in reversed(self._view.entries(0, self._view.size)):
-            closed = open_entry(entry).event.body
-            if isinstance(closed, RoundClosed) and closed.round_number == number:
-                key = (closed.run_id, closed.round_number, closed.attempt)
-                return self._view.state.rounds[key], closed
-        raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
-
-    def _check_result(
-        self,
-        result: Result,
-        message: Message,
-        *,
-        manifest: RoundManifest,
-        closed: RoundClosed,
-    ) -> None:
-        check_transcript(Cohort.of(manifest), result.transcript)
-        check_sum_chunks(result, message.attachments, length=manifest.length)
-        if result.sum_root != closed.aggregate_digest:
-            raise VerificationError("the sum is not the one that the log names")
-        if result.transcript.survivors.names != closed.included:
-            raise VerificationError("the log includes other nodes than were summed")
-        session = self._session
-        if session is not None and session.manifest == manifest and session.done:
-            check_own(session.done, result)
-
-    def _step(
-        self, result: Result, message: Message, *, manifest: RoundManifest
-    ) -> Replica:
-        cohort = Cohort.of(manifest)
-        names = result.transcript.survivors.names
-        return self._replica.after(
-            assemble(message.attachments, length=manifest.length),
-            places=tuple(cohort.places[name] for name in names),
-            manifest=manifest,
-            layout=self._trainer.layout(manifest),
-        )
-
     def _released(self, message: Message) -> Message:
         """Grow this institution's adapter on a release, by its own decision only."""
         body = self._accept(message)
         with _fields():
             name = str(body["name"])
         release = self._view.state.releases.get(name)
-        if release is None or release.parameters_digest != self._replica.digest:
+        if release is None or release.parameters_digest != self.replica.digest:
             raise Refused(Reason.BASE_MISMATCH, f"{name} is not the base held here")
         if not self.settings.adapter.publish:
             raise Refused(Reason.LOCAL_POLICY, "adapter.publish is off")
         publisher = Publisher(
             desk=self._desk,
             settings=self.settings,
-            replica=self._replica,
+            replica=self.replica,
             ledger=self._ledger,
             community=self._keys["community"],
             folder=self.directory,
@@ -379,6 +328,21 @@ class Node:
             )
             entries.append(self._desk.say(refused, now=self._clock()))
         return Message(kind=Kind.REFUSAL, body=body, attachments=entries)
+
+
+def _note(body: Any) -> bytes:
+    """Read the checkpoint that a request shows."""
+    with _fields():
+        return str(body["checkpoint"]).encode()
+
+
+@contextmanager
+def _stale() -> Iterator[None]:
+    """Say of a checkpoint's age that it was its age."""
+    try:
+        yield
+    except PolicyError as error:
+        raise Refused(Reason.STALE_CHECKPOINT, str(error)) from None
 
 
 @contextmanager

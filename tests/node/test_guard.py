@@ -18,7 +18,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol import PrivacyPlan, Reason, RoundManifest, TrainingPlan
-from tapestry_node.guard import Facts, Refused, check_offer, reason_of
+from tapestry_node.guard import Facts, Refused, check_offer, first_round, reason_of
 from tests.governance.world import World, renamed
 
 MANIFEST = World().found().manifest()
@@ -28,7 +28,7 @@ FACTS = Facts(
     federation="tapestry",
     software_digest=MANIFEST.software_digest,
     base_digest=MANIFEST.model_digest,
-    next_round=1,
+    first=MANIFEST,
     layout_digest=MANIFEST.layout_digest,
     layout_length=MANIFEST.length,
 )
@@ -100,18 +100,54 @@ def test_each_rule_refuses_with_its_own_code(
     assert _refused(renamed(MANIFEST, **manifest)) == reason, name
 
 
-def test_the_first_round_starts_from_a_base_that_the_policy_names() -> None:
-    policy = POLICY.model_copy(update={"bases": (OTHER,)})
+@pytest.mark.parametrize("bases", [(OTHER,), ()], ids=["another", "none"])
+def test_every_round_is_of_a_run_from_a_base_that_the_policy_names(
+    bases: tuple[str, ...],
+) -> None:
+    policy = POLICY.model_copy(update={"bases": bases})
+    later = renamed(MANIFEST, round_number=2, model_digest=OTHER)
+    moved = dataclasses.replace(FACTS, base_digest=OTHER)
     assert _refused(policy=policy) == "local_policy"
-    assert _refused(policy=POLICY.model_copy(update={"bases": ()})) == "local_policy"
+    assert _refused(later, policy=policy, facts=moved) == "local_policy"
 
 
 def test_a_later_round_starts_from_what_the_node_computed_itself() -> None:
-    policy = POLICY.model_copy(update={"bases": (OTHER,)})
-    facts = dataclasses.replace(FACTS, next_round=2)
-    check_offer(MANIFEST, policy=policy, facts=facts)
-    moved = dataclasses.replace(facts, base_digest=OTHER)
-    assert _refused(policy=policy, facts=moved) == "base_mismatch"
+    later = renamed(MANIFEST, round_number=2, model_digest=OTHER)
+    assert _refused(later) == "base_mismatch"
+    moved = dataclasses.replace(FACTS, base_digest=OTHER)
+    check_offer(later, policy=POLICY, facts=moved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "adam"},
+        {"learning_rate": "2"},
+        {"momentum": "0.25"},
+        {"max_norm": "1000"},
+        {"max_loss_increase": "1000"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_outer_step_does_not_change_in_the_middle_of_a_run(
+    change: dict[str, str],
+) -> None:
+    outer = MANIFEST.outer.model_copy(update=change)
+    assert outer != MANIFEST.outer
+    later = renamed(MANIFEST, round_number=2, outer=outer)
+    assert _refused(later) == "local_policy"
+    check_offer(later, policy=POLICY, facts=dataclasses.replace(FACTS, first=later))
+
+
+def test_a_run_begins_with_its_first_round_in_the_log() -> None:
+    world = World().found()
+    world.run_round(1)
+    world.run_round(2)
+    state = world.folded
+    run = world.manifest(2).run_id
+    assert first_round(state, run).round_number == 1
+    with pytest.raises(Refused, match="not_in_log"):
+        first_round(state, "another")
 
 
 def test_a_stricter_institution_refuses_what_the_federation_allows() -> None:
