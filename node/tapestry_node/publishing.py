@@ -1,19 +1,38 @@
 """An institution publishes its adapter on a release: trained, paid for, signed.
 
-The budget is spent and the account signed before anything is written that could
-leave. What was signed is kept beside the files, so that a second request, or a
-request after a crash, gives the same publication and never trains twice.
+Each step is on the disk before the next begins, so that a process that dies goes on
+where it was, and a second request gives the same publication::
+
+    reserve  train                  nothing is left of a training that dies
+    NAME-VERSION.PLAN.update        what it gave; from here on it is never repeated
+    spend                           in the ledger
+    NAME-VERSION.accounted          what it cost, signed; never signed twice
+    NAME-VERSION/…                  the files, both entries beside them
+    NAME-VERSION/tapestry/published.entry    takes its name last: it is published
+    outbox                          the account, for the log
+
+Guarantees:
+    What leaves was paid for before, once: one training, one account, one publication
+    per name and version, whenever the process is killed.
+
+Edge cases:
+    A training that failed, or was made for settings or a release that are not those
+    of now, is paid for all the same. Its version is skipped, once the log has its
+    account: the epsilons that a node reports of a run never fall.
 """
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+
 from tapestry.config import NodeSettings
-from tapestry.encoding import canonical_json
-from tapestry.errors import ConfigError
+from tapestry.encoding import canonical_json, digest
+from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey
 from tapestry.manifest import FOLDER
 from tapestry.protocol import Kind, Message, Reason
@@ -21,7 +40,8 @@ from tapestry.replica import Replica
 from tapestry.vector import FloatVector
 from tapestry.workloads.adapters import BaseName
 from tapestry.workloads.language import LanguageModel
-from tapestry_governance.entries import Author, sign_entry
+from tapestry_governance import durable
+from tapestry_governance.entries import Author, open_entry, sign_entry
 from tapestry_governance.events import AdapterPublished, DpAccounted, ReleasePublished
 from tapestry_node import adapting
 from tapestry_node.adapting import AdapterPlan, Title
@@ -33,6 +53,49 @@ from tapestry_node.training import Progress, Runtime
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
 HELD_OUT = "held-out.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One adapter to publish, and where its steps are kept."""
+
+    title: Title
+    release: ReleasePublished
+    plan: AdapterPlan
+    charge: Charge | None  # None: without noise, nothing is promised
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """The publication."""
+        return self.root / f"{self.title.name}-{self.title.version}"
+
+    @property
+    def published(self) -> Path:
+        """The entry whose presence says that the publication is whole."""
+        return self.folder / FOLDER / _PUBLISHED
+
+    @property
+    def accounted(self) -> Path:
+        """The signed account."""
+        return self.folder.with_name(self.folder.name + ".accounted")
+
+    @property
+    def update(self) -> Path:
+        """What the training gave, by all that it was made for."""
+        made_for = canonical_json(
+            {
+                "base": self.title.base.digest,
+                "privacy": self.plan.privacy.model_dump(mode="json"),
+                "training": self.plan.training.model_dump(mode="json"),
+            }
+        )
+        plan = digest(made_for).removeprefix("sha256:")[:16]
+        return self.folder.with_name(f"{self.folder.name}.{plan}.update")
+
+    def updates(self) -> list[Path]:
+        """What trainings of this version gave, for whatever settings."""
+        return list(self.root.glob(f"{self.folder.name}.*.update"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,62 +114,158 @@ class Publisher:
 
         Raises:
             BudgetExhausted: The ledger does not cover it.
-            Refused: The policy does not allow to train without noise.
+            Refused: The policy does not allow to train without noise, or the log
+                lacks the account of an earlier training.
             ConfigError, ResourceError: A setting is wrong, or the training failed.
         """
-        title = self._title(release)
-        folder = self.folder / "adapters" / f"{title.name}-{title.version}"
-        if not (folder / FOLDER / _PUBLISHED).exists():
-            if folder.exists():  # of a process that died before it was done
-                shutil.rmtree(folder)
-            self._make(folder, title, release, now=now)
-        return _message(folder)
+        job = self._next(release, now=now)
+        if not job.published.exists():
+            self._make(job, now=now)
+        self.desk.store.post(job.accounted.read_bytes())
+        for path in job.updates():
+            path.unlink()
+        return _message(job.folder)
 
-    def _title(self, release: ReleasePublished) -> Title:
-        name = self.desk.name
-        known = self.desk.view.state.adapters.get(name)
+    def _next(self, release: ReleasePublished, *, now: datetime) -> Job:
+        """Go on with the version that is under way, or begin the next."""
+        known = self.desk.view.state.adapters.get(self.desk.name)
+        version = known.version + 1 if known else 1
+        job = self._job(release, version)
+        while self._is_lost(job):
+            self._give_up(job, now=now)
+            version += 1
+            job = self._job(release, version)
+        return job
+
+    def _job(self, release: ReleasePublished, version: int) -> Job:
         base = BaseName(name=release.name, digest=release.parameters_digest)
-        return Title(name=name, version=known.version + 1 if known else 1, base=base)
-
-    def _make(
-        self, folder: Path, title: Title, release: ReleasePublished, *, now: datetime
-    ) -> None:
-        trainer, chosen = self.desk.trainer, self.settings.adapter
+        title = Title(name=self.desk.name, version=version, base=base)
         plan = adapting.plan(
             title,
-            chosen,
-            records=trainer.count,
+            self.settings.adapter,
+            records=self.desk.trainer.count,
             target_delta=self.settings.policy.target_delta,
         )
-        charge = self._reserve(title, plan, release)
-        model = self._model()
+        return Job(
+            title=title,
+            release=release,
+            plan=plan,
+            charge=_charge(plan, release, version),
+            root=self.folder / "adapters",
+        )
+
+    def _is_lost(self, job: Job) -> bool:
+        """Say whether a version was paid for and nothing is left to publish."""
+        if job.published.exists() or job.update.exists():
+            return False
+        return job.accounted.exists() or self._paid(job) is not None
+
+    def _paid(self, job: Job) -> Charge | None:
+        for row in self.ledger.rows():
+            same = job.charge is not None and row.charge.key == job.charge.key
+            if same and row.state == "spent":
+                return row.charge
+        return None
+
+    def _give_up(self, job: Job, *, now: datetime) -> None:
+        """Account for a version that will never be published.
+
+        Raises:
+            Refused: The account is not in the log yet.
+        """
+        for path in job.updates():
+            path.unlink()
+        if not job.accounted.exists():
+            self._account(job, self._paid(job), now=now)
+        entry = job.accounted.read_bytes()
+        if not self.desk.view.contains(entry):
+            self.desk.store.post(entry)
+            raise Refused(
+                Reason.MAINTENANCE,
+                f"the log lacks the account of {job.folder.name}, which failed",
+            )
+
+    def _make(self, job: Job, *, now: datetime) -> None:
+        """Take the steps that were not taken yet."""
+        if job.charge is None and "none" not in self.settings.policy.noise:
+            raise Refused(Reason.LOCAL_POLICY, "adapter.epsilon is 0: no noise")
+        if job.charge is not None:
+            self.ledger.reserve(job.charge)
+        if not job.update.exists():
+            self._train(job)
+        if job.charge is not None:
+            self.ledger.spend(job.charge)
+        self._write(job, self._account(job, job.charge, now=now), now=now)
+
+    def _train(self, job: Job) -> None:
+        trainer = self.desk.trainer
         try:
             update = adapting.train(
-                model,
-                trainer.units(chosen.sequence_length),
-                plan=plan,
+                self._model(),
+                trainer.units(self.settings.adapter.sequence_length),
+                plan=job.plan,
                 runtime=Runtime(progress=self._tell),
             )
-        finally:  # that it failed may depend on the records, and a refusal tells
-            if charge is not None:
-                self.ledger.spend(charge)
-        account = self._account(title, plan, charge, release)
-        card = self._card(title, plan, update, account=account)
-        made = adapting.write(folder, update, model=model, plan=plan, card=card)
+        except Exception:  # that it failed may depend on the records, and it shows
+            if job.charge is not None:
+                self.ledger.spend(job.charge)
+            raise
+        durable.replace(job.update, update.astype("<f4").tobytes())
+
+    def _account(
+        self, job: Job, charge: Charge | None, *, now: datetime
+    ) -> DpAccounted:
+        """Sign what the training cost, or read what was signed."""
+        if not job.accounted.exists():
+            steps = charge.steps.steps if charge else job.plan.training.steps
+            account = DpAccounted(
+                run_id=job.release.run_id,
+                round_number=None,
+                attempt=None,
+                adapter=job.title.name,
+                version=job.title.version,
+                steps=steps,
+                **account_of(charge, job.plan.privacy, ledger=self.ledger),
+            )
+            durable.replace(job.accounted, self.desk.say(account, now=now))
+        found = open_entry(job.accounted.read_bytes()).event.body
+        if not isinstance(found, DpAccounted):
+            raise ProtocolError(f"{job.accounted} is no account")
+        if (found.epsilon_run is None) != (charge is None):
+            raise ConfigError(f"{job.accounted} is for other settings; restore those")
+        return found
+
+    def _write(self, job: Job, account: DpAccounted, *, now: datetime) -> None:
+        """Write the publication; its last file makes it one."""
+        update = np.frombuffer(job.update.read_bytes(), dtype="<f4").copy()
+        if job.folder.exists():  # of a process that died before it was done
+            shutil.rmtree(job.folder)
+        card = self._card(job, update, account=account)
+        made = adapting.write(
+            job.folder, update, model=self._model(), plan=job.plan, card=card
+        )
         published = AdapterPublished(
-            name=title.name,
-            version=title.version,
+            name=job.title.name,
+            version=job.title.version,
             country=card.country,
             language=card.language,
             licence=card.licence,
-            base=release.name,
-            base_digest=release.parameters_digest,
+            base=job.title.base.name,
+            base_digest=job.title.base.digest,
             manifest_digest=made.manifest_digest,
             epsilon=account.epsilon_run,
             target_delta=account.target_delta,
             evaluation=dict(card.evaluation),
         )
-        self._sign(folder, account, published, now=now)
+        publisher = Author(
+            federation=self.settings.federation,
+            actor=self.desk.name,
+            role="community",
+        )
+        event = publisher.event(published, now=now, seen=self.desk.view.seen)
+        durable.replace(job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes())
+        _sync(job.folder)
+        durable.replace(job.published, sign_entry(event, self.community))
 
     def _model(self) -> LanguageModel:
         model = self.desk.trainer.workload
@@ -115,89 +274,55 @@ class Publisher:
         model.load(self.replica.parameters)
         return model
 
-    def _reserve(
-        self, title: Title, plan: AdapterPlan, release: ReleasePublished
-    ) -> Charge | None:
-        if plan.steps is None:
-            if "none" not in self.settings.policy.noise:
-                raise Refused(Reason.LOCAL_POLICY, "adapter.epsilon is 0: no noise")
-            return None
-        charge = Charge(
-            purpose="adapter",
-            run=release.run_id,
-            number=title.version,
-            steps=plan.steps,
-            own_multiplier=plan.steps.noise_multiplier,
-        )
-        self.ledger.reserve(charge)
-        return charge
-
-    def _account(
-        self,
-        title: Title,
-        plan: AdapterPlan,
-        charge: Charge | None,
-        release: ReleasePublished,
-    ) -> DpAccounted:
-        return DpAccounted(
-            run_id=release.run_id,
-            round_number=None,
-            attempt=None,
-            adapter=title.name,
-            version=title.version,
-            steps=plan.training.steps,
-            **account_of(charge, plan.privacy, ledger=self.ledger),
-        )
-
-    def _card(
-        self,
-        title: Title,
-        plan: AdapterPlan,
-        update: FloatVector,
-        *,
-        account: DpAccounted,
-    ) -> Card:
+    def _card(self, job: Job, update: FloatVector, *, account: DpAccounted) -> Card:
         trainer = self.desk.trainer
         public = _read_public(self.folder / HELD_OUT)
         return Card(
-            name=title.name,
-            version=title.version,
+            name=job.title.name,
+            version=job.title.version,
             country=self.settings.country,
             language=trainer.corpus.language,
             licence=self.settings.adapter.licence,
             text_licence=trainer.corpus.licence,
-            base=title.base,
-            rank=plan.training.rank,
-            promise=plan.promise(
+            base=job.title.base,
+            rank=job.plan.training.rank,
+            promise=job.plan.promise(
                 account.epsilon_run, fallback=account.epsilon_fallback
             ),
-            evaluation=adapting.score(self._model(), update, public, plan=plan),
+            evaluation=adapting.score(self._model(), update, public, plan=job.plan),
         )
-
-    def _sign(
-        self,
-        folder: Path,
-        account: DpAccounted,
-        published: AdapterPublished,
-        *,
-        now: datetime,
-    ) -> None:
-        accounted = self.desk.say(account, now=now)
-        self.desk.store.post(accounted)
-        publisher = Author(
-            federation=self.settings.federation,
-            actor=self.desk.name,
-            role="community",
-        )
-        event = publisher.event(published, now=now, seen=self.desk.view.seen)
-        (folder / FOLDER / _ACCOUNTED).write_bytes(accounted)
-        draft = folder / FOLDER / (_PUBLISHED + ".part")
-        draft.write_bytes(sign_entry(event, self.community))
-        draft.replace(folder / FOLDER / _PUBLISHED)
 
     def _tell(self, seen: Progress) -> None:
         event = {"stage": "adapter", "node": self.desk.name}
         self.desk.notify({**event, "done": seen.step, "total": seen.steps})
+
+
+def _charge(
+    plan: AdapterPlan, release: ReleasePublished, version: int
+) -> Charge | None:
+    if plan.steps is None:
+        return None
+    return Charge(
+        purpose="adapter",
+        run=release.run_id,
+        number=version,
+        steps=plan.steps,
+        own_multiplier=plan.steps.noise_multiplier,
+    )
+
+
+def _sync(folder: Path) -> None:
+    """Bring all files of a folder, and their names, to the disk."""
+    try:
+        for path in [folder, *folder.rglob("*")]:
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        durable.sync_folder(folder.parent)
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def _message(folder: Path) -> Message:

@@ -1,0 +1,265 @@
+"""An adapter is trained, paid for and published once, wherever the process dies."""
+
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+import torch
+
+from tapestry.errors import ResourceError
+from tapestry.protocol import Kind, Message
+from tapestry.replica import Replica
+from tapestry.workloads.bases import build_tiny
+from tapestry_governance import durable
+from tapestry_governance.audit import Verdict
+from tapestry_governance.events import AdapterPublished, DpAccounted
+from tapestry_node import adapting, publishing
+from tapestry_node.budget import Ledger
+from tapestry_node.store import Store
+from tests.simulator import NAMES, Base, Deliver, Federation, Killed
+
+Wants = Callable[..., Federation]
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    torch.set_num_threads(1)
+    workload = build_tiny()
+    return Base(workload=workload, replica=Replica.start(workload.parameters()))
+
+
+@pytest.fixture
+def wants(base: Base, tmp_path: Path) -> Iterator[Wants]:
+    """Found a federation of which ``fr`` alone publishes an adapter."""
+    made: list[Federation] = []
+
+    def make(**adapter: Any) -> Federation:
+        off = {name: {"adapter": {"publish": False}} for name in NAMES}
+        found = Federation(
+            tmp_path / "federation",
+            base,
+            coordinator={"adapters": True},
+            policy={"noise": ("local", "none")},
+            institutions=off | {"fr": {"adapter": adapter}},
+        )
+        made.append(found)
+        return found
+
+    yield make
+    for federation in made:
+        federation.close()
+
+
+class Trainings:
+    """Counts the trainings of adapters, and lets them fail when asked to."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.error: Exception | None = None
+        self._honest = adapting.train
+
+    def __call__(self, *arguments: Any, **rest: Any) -> Any:
+        self.count += 1
+        if self.error is not None:
+            raise self.error
+        return self._honest(*arguments, **rest)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    counting = Trainings()
+    monkeypatch.setattr(adapting, "train", counting)
+    return counting
+
+
+def accounts(federation: Federation) -> list[DpAccounted]:
+    """What ``fr`` said that its adapters cost, in the log."""
+    said = [e.body for e in federation.logged() if e.actor == "fr"]
+    return [b for b in said if isinstance(b, DpAccounted) and b.adapter is not None]
+
+
+def charges(federation: Federation) -> list[tuple[int, str]]:
+    rows = federation.nodes["fr"].ledger.rows()
+    return [
+        (row.charge.number, row.state)
+        for row in rows
+        if row.charge.purpose == "adapter"
+    ]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
+
+
+def once(federation: Federation, *, version: int = 1) -> None:
+    """One publication is in the log, is what the node has, and was paid for once."""
+    (published,) = federation.said(AdapterPublished)
+    assert (published.name, published.version) == ("fr", version)
+    given = files(federation.coordinator / "adapters" / "fr")
+    own = federation.directory / "nodes" / "fr" / "adapters"
+    assert files(own / f"fr-{version}") == given
+    assert not list(own.glob("*.update"))
+    node = federation.restart("fr")  # a ledger behind the log would refuse for ever
+    assert node.store.outbox() == []
+    federation.bundle()
+    assert federation.audit().verdict is Verdict.HOLDS
+
+
+Place = tuple[Any, str, int]  # an owner, its function, and which call of it
+STEPS: dict[str, Place] = {
+    "reserve": (Ledger, "reserve", 1),
+    "train": (adapting, "train", 1),
+    "keep the update": (durable, "replace", 1),
+    "spend": (Ledger, "spend", 1),
+    "keep the account": (durable, "replace", 2),
+    "write": (adapting, "write", 1),
+    "copy the account": (durable, "replace", 3),
+    "sync": (publishing, "_sync", 1),
+    "publish": (durable, "replace", 4),
+    "post": (Store, "post", 1),
+    "pack": (publishing, "_message", 1),
+}
+REPEATED = {("train", True), ("keep the update", False)}  # nothing was left of it
+
+
+def dies(monkeypatch: pytest.MonkeyPatch, place: Place, *, after: bool) -> None:
+    """Let the process die at a call of a function."""
+    owner, name, which = place
+    original, calls = getattr(owner, name), iter(range(1, 100))
+
+    def call(*arguments: Any, **rest: Any) -> Any:
+        if next(calls) != which:
+            return original(*arguments, **rest)
+        monkeypatch.setattr(owner, name, original)
+        if after:
+            original(*arguments, **rest)
+        raise Killed
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def _cases() -> list[Any]:
+    quick = {("keep the account", True), ("publish", False), ("post", False)}
+    found = []
+    for step in STEPS:
+        for after in (False, True):
+            name = f"{'after' if after else 'before'} {step}"
+            marks = () if (step, after) in quick else pytest.mark.slow
+            found.append(pytest.param(step, after, id=name, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("step", "after"), _cases())
+def test_a_node_that_dies_while_publishing_goes_on(
+    wants: Wants,
+    trainings: Trainings,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    after: bool,
+) -> None:
+    federation = wants()
+
+    def dies_once(name: str, request: Message, deliver: Deliver) -> None:
+        dies(monkeypatch, STEPS[step], after=after)
+        with suppress(Killed):
+            deliver(request)
+            raise AssertionError("the node was not killed")
+        federation.restart(name)
+
+    federation.wire.on("fr", Kind.RELEASED, dies_once)
+    federation.run()
+    assert federation.said(AdapterPublished) == []
+    federation.run()
+    assert trainings.count == (2 if (step, after) in REPEATED else 1)
+    assert len(accounts(federation)) == 1
+    assert charges(federation) == [(1, "spent")]
+    once(federation)
+
+
+def test_a_publication_is_given_again_byte_for_byte(
+    wants: Wants, trainings: Trainings
+) -> None:
+    federation = wants()
+    replies = []
+
+    def twice(_name: str, request: Message, deliver: Deliver) -> None:
+        replies.extend([deliver(request), deliver(request)])  # and both are lost
+
+    federation.wire.on("fr", Kind.RELEASED, twice)
+    federation.run()
+    federation.restart("fr")
+    federation.run()
+    replies += [
+        e.reply
+        for e in federation.wire.replies(Kind.RELEASED)
+        if e.node == "fr" and e.reply is not None
+    ]
+    first, *others = [(r.kind, r.body, list(r.attachments)) for r in replies]
+    assert others == [first, first]
+    assert trainings.count == 1
+    assert len(accounts(federation)) == 1
+    once(federation)
+
+
+def test_a_training_that_fails_is_paid_for_and_logged_before_the_next(
+    wants: Wants, trainings: Trainings
+) -> None:
+    """That it failed may depend on the records: it is not tried for free again."""
+    federation = wants()
+    trainings.error = ResourceError("it diverged")
+    federation.run()
+    assert charges(federation) == [(1, "spent")]
+    assert accounts(federation) == []
+    trainings.error = None
+    federation.run()
+    assert trainings.count == 1  # the log must have the account first
+    assert len(accounts(federation)) == 1
+    assert federation.said(AdapterPublished) == []
+    federation.run()
+    assert trainings.count == 2
+    assert len(accounts(federation)) == 2
+    assert charges(federation) == [(1, "spent"), (2, "spent")]
+    once(federation, version=2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": "0.2"},
+        pytest.param({"steps": 2}, marks=pytest.mark.slow),
+        pytest.param({"epsilon": "0"}, marks=pytest.mark.slow),
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_what_was_trained_under_other_settings_is_not_published(
+    wants: Wants,
+    trainings: Trainings,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    federation = wants()
+    path = federation.directory / "nodes" / "fr" / "node.toml"
+
+    def dies_once(name: str, request: Message, deliver: Deliver) -> None:
+        dies(monkeypatch, STEPS["write"], after=False)
+        with suppress(Killed):
+            deliver(request)
+            raise AssertionError("the node was not killed")
+        known = tomllib.loads(path.read_text())
+        changed = known | {"adapter": known["adapter"] | settings}
+        changed["policy"]["noise"] = ["local", "none"]
+        path.write_text(tomli_w.dumps(changed))
+        federation.restart(name)
+
+    federation.wire.on("fr", Kind.RELEASED, dies_once)
+    for _ in range(3):
+        federation.run()
+    assert trainings.count == 2
+    assert len(accounts(federation)) == 2
+    assert charges(federation)[0] == (1, "spent")
+    once(federation, version=2)
