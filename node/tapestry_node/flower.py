@@ -62,18 +62,9 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from tapestry.encoding import canonical_json
-from tapestry.errors import (
-    BudgetExhausted,
-    ConfigError,
-    InconsistentLog,
-    PolicyError,
-    ProtocolError,
-    QuorumError,
-    VerificationError,
-)
+from tapestry.errors import ConfigError, ProtocolError
 from tapestry.packing import pack, unpack
-from tapestry.protocol import Kind, Message, Reason
+from tapestry.protocol import Kind, Message
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,15 +74,6 @@ _LONGEST_BACKOFF = 10.0
 _STEADY_SECONDS = 30.0  # a connection that lasted so long was a good one
 _LAZINESS = 10  # an idle node polls this many times more slowly
 _TRANSPORT_ERRORS = (httpx.HTTPError, ValueError)
-_REASONS = (
-    (BudgetExhausted, Reason.BUDGET_EXHAUSTED),
-    (PolicyError, Reason.LOCAL_POLICY),
-    (InconsistentLog, Reason.INCONSISTENT_VIEW),
-    (VerificationError, Reason.NOT_IN_LOG),
-    (QuorumError, Reason.QUORUM_MISSING),
-    (ProtocolError, Reason.PROTOCOL),
-)
-
 Handler = Callable[[Message], Message]
 
 
@@ -107,9 +89,10 @@ def serve(
     """Answer requests until ``stop`` is set; reconnect for ever.
 
     Guarantees:
-        All that leaves is the reply of ``handle``, or a refusal with one of the
-        codes of ``Reason``: the text of an exception stays here. Nothing that the
-        SuperLink or the network does ends or signals this process. A request that
+        All that leaves is the reply of ``handle``, which has receipted it. Where it
+        raises instead, or was not asked since the request is no message, nothing
+        leaves: to the coordinator, this node is silent. Nothing that the SuperLink or
+        the network does ends or signals this process. A request that
         comes twice in a row (its reply was lost, or the coordinator started again)
         gets the same bytes again, without another call of ``handle``; unless it is a
         ``hello`` or was refused, then ``handle`` is asked again.
@@ -171,13 +154,6 @@ def load_auth_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{path} is not an elliptic-curve key")
     return key
-
-
-def refusal(error: Exception) -> Message:
-    """Reduce an exception to the one code that may leave the node."""
-    found = (reason for kind, reason in _REASONS if isinstance(error, kind))
-    reason = next(found, Reason.INTERNAL)
-    return Message(kind=Kind.REFUSAL, body=canonical_json({"reason": reason.value}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,6 +264,8 @@ class _Worker:
 
     def _reply(self, link: _Link, name: str, request: FlowerMessage) -> None:
         reply = self._answer(name, request)
+        if reply is None:
+            return
         try:
             link.push(FlowerMessage(_pack(reply), reply_to=request))
         except httpx.HTTPStatusError as error:
@@ -295,17 +273,18 @@ class _Worker:
                 raise
             _LOG.info("nobody waits for this %s any more", reply.kind)
 
-    def _answer(self, name: str, request: FlowerMessage) -> Message:
+    def _answer(self, name: str, request: FlowerMessage) -> Message | None:
+        """Have a request answered; None for what leaves no receipt, and so nothing."""
         if self._last is not None and self._last[0] == name:
             return self._last[1]
         self._last = None
         try:
             message = unpack(request.content)
             reply = self._handle(message)
-        except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
-            _LOG.error("refused a request: %s", _name(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it stays here
+            _LOG.error("no answer to a request: %s", _name(error))
             _LOG.debug("because", exc_info=True)
-            return refusal(error)
+            return None
         if message.kind is not Kind.HELLO and reply.kind is not Kind.REFUSAL:
             self._last = name, reply
         return reply

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from tapestry.encoding import canonical_json
-from tapestry.errors import BudgetExhausted
 from tapestry.protocol import Kind, Message
 from tapestry_node.flower import serve
 
@@ -22,8 +21,6 @@ def answer(name: str, request: Message) -> Message:
     wish = request.json()
     if "sleep" in wish:
         time.sleep(float(wish["sleep"]))
-    if wish.get("fail") == "budget":
-        raise BudgetExhausted("3.2 of 4.0 spent on record 17")
     if wish.get("fail") == "bug":
         raise KeyError("patient 17")
     if wish.get("die") == name:

@@ -18,39 +18,13 @@ from flwr.app import Message as FlowerMessage
 from flwr.app.message import make_message
 
 from tapestry.cli.flower_keys import make_node_key, make_server_certificate
-from tapestry.errors import (
-    BudgetExhausted,
-    ConfigError,
-    InconsistentLog,
-    PolicyError,
-    ProtocolError,
-    QuorumError,
-    VerificationError,
-)
+from tapestry.encoding import digest
+from tapestry.errors import ConfigError, ResourceError
 from tapestry.packing import pack, unpack
-from tapestry.protocol import Kind, Message, Reason
+from tapestry.protocol import Kind, Message
 from tapestry_node import flower
-from tapestry_node.flower import load_auth_key, refusal, serve
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (BudgetExhausted("3.2 of 4"), Reason.BUDGET_EXHAUSTED),
-        (PolicyError("no"), Reason.LOCAL_POLICY),
-        (InconsistentLog("fork"), Reason.INCONSISTENT_VIEW),
-        (VerificationError("proof"), Reason.NOT_IN_LOG),
-        (QuorumError("1 of 2"), Reason.QUORUM_MISSING),
-        (ProtocolError("x"), Reason.PROTOCOL),
-        (KeyError("patient 17"), Reason.INTERNAL),
-        (MemoryError(), Reason.INTERNAL),
-    ],
-)
-def test_an_exception_becomes_its_code(error: Exception, reason: Reason) -> None:
-    message = refusal(error)
-    assert message.kind is Kind.REFUSAL
-    assert message.json() == {"reason": reason.value}
-    assert not message.attachments
+from tapestry_node.flower import load_auth_key, serve
+from tapestry_node.store import Store
 
 
 class TestAuthKey:
@@ -139,6 +113,8 @@ class Counting:
         self.calls += 1
         if request.body == b'{"fail":1}':
             raise KeyError("patient 17")
+        if request.body == b'{"refuse":1}':
+            return Message(kind=Kind.REFUSAL)
         return Message(kind=Kind.RECEIPT, body=b"%d" % self.calls)
 
 
@@ -166,10 +142,22 @@ class TestWorker:
 
     def test_a_refusal_is_not_kept(self) -> None:
         handler = Counting()
-        link = FakeLink([offer(b'{"fail":1}')] * 2)
+        link = FakeLink([offer(b'{"refuse":1}')] * 2)
         work(handler, link)
         assert handler.calls == 2
-        assert [r.json() for r in link.replies] == [{"reason": "internal"}] * 2
+        assert [r.kind for r in link.replies] == [Kind.REFUSAL] * 2
+
+    def test_without_a_receipt_nothing_leaves(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Whatever the handler raises: not even that there was an error."""
+        handler = Counting()
+        link = FakeLink([offer(b'{"fail":1}'), offer(b"{}"), offer(b'{"fail":1}')])
+        work(handler, link)
+        assert handler.calls == 3
+        assert [r.body for r in link.replies] == [b"2"]
+        assert "KeyError" in caplog.text
+        assert "patient" not in caplog.text
 
     def test_a_greeting_is_answered_afresh(self) -> None:
         handler, link = Counting(), FakeLink([Message(kind=Kind.HELLO)] * 2)
@@ -191,16 +179,45 @@ class TestWorker:
         work(Counting(), link)
         assert [reply.body for reply in link.replies] == [b"2"]
 
-    def test_what_is_no_message_is_refused_unseen(self) -> None:
+    @pytest.mark.parametrize(
+        "content",
+        [{}, {"message": {"kind": "launch"}}, {"message": {"kind": "hello"}, "x": {}}],
+        ids=["nothing", "unknown", "more"],
+    )
+    def test_what_is_no_message_is_neither_handled_nor_answered(
+        self, content: dict[str, dict[str, Any]]
+    ) -> None:
         handler = Counting()
-        link = FakeLink([])
-        content = RecordDict({"message": ConfigRecord({"kind": "launch"})})
-        reply = flower._Worker(handler, poll_seconds=1)._answer(
-            "name", instruction(content)
-        )
-        assert reply.json() == {"reason": "protocol"}
+        records = {name: ConfigRecord(dict(fields)) for name, fields in content.items()}
+        worker = flower._Worker(handler, poll_seconds=1)
+        assert worker._answer("name", instruction(RecordDict(records))) is None
         assert handler.calls == 0
-        assert not link.replies
+
+
+def test_a_node_that_cannot_write_receipts_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The product: what leaves a node over the wire is in its receipts, each byte."""
+    store = Store(tmp_path / "state.db")
+
+    def handle(request: Message) -> Message:
+        reply = Message(kind=Kind.RECEIPT, body=request.body)
+        store.record(reply)
+        return reply
+
+    link = FakeLink([offer(b"[1]"), offer(b"[2]"), offer(b"[3]")])
+    honest, full = store.record, iter([False, True, False])
+
+    def record(message: Message) -> None:
+        if next(full):
+            raise ResourceError("state.db: disk full")
+        honest(message)
+
+    monkeypatch.setattr(store, "record", record)
+    flower._Worker(handle, poll_seconds=0.001).run(link)  # type: ignore[arg-type]
+    assert [reply.body for reply in link.replies] == [b"[1]", b"[3]"]
+    assert [r.content for r in store.receipts()] == [digest(b"[1]"), digest(b"[3]")]
+    store.close()
 
 
 @contextlib.contextmanager
