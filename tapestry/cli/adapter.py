@@ -1,7 +1,8 @@
 """``tapestry adapter``: is a folder what it says it is, and what is published.
 
 Exit status as that of ``tapestry audit``: 0 it holds; 1 a check fails; 2 the log
-breaks a rule; 3 something is missing, so there is no verdict.
+breaks a rule; 3 something is missing or was not checked, so there is no verdict. A
+folder says of itself what it likes; without the log nobody has vouched for it.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tapestry.cli.audit import TrustFile, note_trust
 from tapestry.errors import (
     ConfigError,
     IncompleteError,
@@ -21,6 +23,7 @@ from tapestry.errors import (
 )
 from tapestry_governance import registry
 from tapestry_governance.audit import Audit, Verdict, verify
+from tapestry_governance.bundle import read_small
 from tapestry_governance.events import AdapterPublished
 
 app = typer.Typer(help="Country adapters: check one, list all.", no_args_is_help=True)
@@ -31,8 +34,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machi
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
     name: str
-    verdict: Verdict | None  # None: not checked
+    verdict: Verdict
     detail: str
+    checked: bool = True
 
 
 @app.command("verify")
@@ -46,35 +50,49 @@ def verify_command(
         Path | None,
         typer.Option(help="The audit bundle; default: bundle/ beside adapters/."),
     ] = None,
+    trust: TrustFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check an adapter without running it: files, weights, settings, base, log."""
+    """Check an adapter without running it: files, weights, settings, base, log.
+
+    Exit status: 0 every check holds; 1 one fails; 2 the log breaks a rule; 3 no
+    verdict, since the base or the log is missing, so that it was not checked.
+    """
+    held = None if trust is None else read_small(trust)
     if not directory.is_dir():
         raise ConfigError(f"no folder {directory}; name the one of an adapter")
     steps: list[_Step] = []
     found = _run(steps, "folder", lambda: registry.check_folder(directory), _describe)
     if found is not None:
         _check_base(steps, directory, found, base)
-        _check_log(steps, directory, found, bundle)
-    verdict = max((s.verdict for s in steps if s.verdict), default=Verdict.HOLDS)
+        _check_log(steps, directory, found, bundle=bundle, trust=held)
+    verdict = _overall(steps)
     if as_json:
         _print_json(directory, steps, found, verdict)
     else:
         for step in steps:
-            print(f"{_word(step.verdict):<13}{step.name:<8}{step.detail}")
+            print(f"{_word(step):<13}{step.name:<8}{step.detail}")
+    if any(s.name == "log" and s.verdict is Verdict.HOLDS for s in steps):
+        note_trust(held)
     raise typer.Exit(int(verdict))
 
 
 @app.command("list")
 def list_command(
     bundle: Annotated[Path, typer.Argument(help="The audit bundle's folder.")],
+    trust: TrustFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the published adapters; the bundle is verified first."""
-    audit = verify(bundle)
+    """List the published adapters; the bundle is verified first.
+
+    Exit status: 0 it holds; 1 a check of the bundle fails; 2 the log breaks a rule;
+    3 something is missing, so there is no verdict. Only with 0 is anything listed.
+    """
+    audit = verify(bundle, trust=None if trust is None else read_small(trust))
     if audit.verdict is not Verdict.HOLDS:
         typer.echo(f"{bundle} does not verify: {audit.steps[-1].detail}", err=True)
         raise typer.Exit(int(audit.verdict))
+    note_trust(audit.trust_file)
     adapters = [entry for _, entry in sorted(audit.state.adapters.items())]
     if as_json:
         rows = [entry.model_dump(mode="json") for entry in adapters]
@@ -99,16 +117,22 @@ def _check_base(
 
 
 def _check_log(
-    steps: list[_Step], directory: Path, found: registry.Adapter, bundle: Path | None
+    steps: list[_Step],
+    directory: Path,
+    found: registry.Adapter,
+    *,
+    bundle: Path | None,
+    trust: bytes | None,
 ) -> None:
     beside = directory.resolve().parent.parent / "bundle"
     if bundle is None and not beside.is_dir():
         detail = "no audit bundle at hand; name it with --bundle"
-        steps.append(_Step(name="log", verdict=None, detail=detail))
+        missing = Verdict.INCOMPLETE
+        steps.append(_Step(name="log", verdict=missing, detail=detail, checked=False))
         return
 
     def check() -> AdapterPublished:
-        audit = verify(bundle or beside)
+        audit = verify(bundle or beside, trust=trust)
         if audit.verdict is not Verdict.HOLDS:
             raise _error(audit)
         entry = _entry(audit, directory.resolve().name, found)
@@ -167,10 +191,19 @@ def _verdict(error: TapestryError) -> Verdict:
             return Verdict.FAILS
 
 
-def _word(verdict: Verdict | None) -> str:
-    if verdict is None:
+def _overall(steps: list[_Step]) -> Verdict:
+    """The worst that was found; what is missing mends nothing."""
+    verdicts = [step.verdict for step in steps]
+    found = [verdict for verdict in verdicts if verdict is not Verdict.INCOMPLETE]
+    worst = max(found, default=Verdict.HOLDS)
+    return max(verdicts) if worst is Verdict.HOLDS else worst
+
+
+def _word(step: _Step) -> str:
+    if not step.checked:
         return "not checked"
-    return {0: "holds", 1: "FAILS", 2: "RULE BROKEN", 3: "INCOMPLETE"}[int(verdict)]
+    words = {0: "holds", 1: "FAILS", 2: "RULE BROKEN", 3: "INCOMPLETE"}
+    return words[int(step.verdict)]
 
 
 def _describe(found: registry.Adapter) -> str:
@@ -198,7 +231,7 @@ def _print_json(
     rows = [
         {
             "name": step.name,
-            "holds": None if step.verdict is None else step.verdict is Verdict.HOLDS,
+            "holds": step.verdict is Verdict.HOLDS if step.checked else None,
             "detail": step.detail,
         }
         for step in steps

@@ -134,13 +134,18 @@ def _print_steps(audit: Audit) -> None:
     if audit.verdict is not Verdict.HOLDS:
         print(f"{_VERDICTS[audit.verdict]}: {audit.steps[-1].detail}")
         return
-    if audit.trust_file is None:
+    note_trust(audit.trust_file)
+    print(f"HOLDS: {len(audit.steps)} steps, every one holds")
+
+
+def note_trust(trust: bytes | None) -> None:
+    """Remind of where the trust comes from, unless the reader brought it along."""
+    if trust is None:
         typer.echo(
             "note: trusted was the bundle's own policy.txt; give the one you hold"
             " with --trust",
             err=True,
         )
-    print(f"HOLDS: {len(audit.steps)} steps, every one holds")
 
 
 def _print_accounts(audit: Audit) -> None:

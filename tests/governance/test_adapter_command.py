@@ -12,9 +12,10 @@ from tapestry import manifest
 from tapestry.cli.adapter import app
 from tapestry.errors import ConfigError
 from tapestry.vector import parameters_digest
+from tapestry_governance.trust import Trust
 from tests.governance.adapters import BASE, make_adapter, make_base, make_metadata
 from tests.governance.bundles import bundle_of
-from tests.governance.world import World, changed
+from tests.governance.world import NAMES, World, changed
 
 
 def _run(*arguments: object) -> Result:
@@ -85,9 +86,7 @@ def test_a_tampered_file_under_a_new_manifest_fails_against_the_log(
     assert result.exit_code == 1
 
 
-def test_an_adapter_alone_gets_no_verdict_on_its_base(
-    demo: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_alone_gets_no_verdict(demo: Path, tmp_path: Path) -> None:
     alone = tmp_path / "elsewhere" / "deep" / "fr-culture"
     shutil.copytree(demo / "adapters" / "fr-culture", alone)
     result = _run("verify", alone)
@@ -95,12 +94,81 @@ def test_an_adapter_alone_gets_no_verdict_on_its_base(
     assert "name it with --base" in result.stdout
     assert result.exit_code == 3
     given = _run("verify", alone, "--base", demo / "releases" / "base-2")
-    assert given.exit_code == 0
+    assert _words(given) == {"folder": "holds", "base": "holds", "log": "not checked"}
+    assert "name it with --bundle" in given.stdout
+    assert given.exit_code == 3
+    report = json.loads(
+        _run("verify", alone, "--base", demo / "releases" / "base-2", "--json").stdout
+    )
+    assert [step["holds"] for step in report["steps"]] == [True, True, None]
+    assert report["exit"] == 3
     both = _run(
         "verify", alone, "--base", demo / "releases" / "base-2",
         "--bundle", demo / "bundle",
     )  # fmt: skip
     assert _words(both) == {"folder": "holds", "base": "holds", "log": "holds"}
+
+
+NOTE = "note: trusted was the bundle's own policy.txt"
+
+
+def test_without_a_trust_file_of_ones_own_there_is_a_note(demo: Path) -> None:
+    adapter, own = demo / "adapters" / "fr-culture", demo / "own-policy.txt"
+    own.write_bytes(World().trust.encode())
+    for arguments in (["verify", adapter], ["list", demo / "bundle"]):
+        bare, given = _run(*arguments), _run(*arguments, "--trust", own)
+        assert (bare.exit_code, given.exit_code) == (0, 0)
+        assert NOTE in bare.stderr
+        assert given.stderr == ""
+        assert bare.stdout == given.stdout
+        assert NOTE in _run(*arguments, "--json").stderr
+
+
+def test_a_bundle_that_others_vouch_for_is_not_trusted(demo: Path) -> None:
+    """Whoever made the bundle made its policy.txt, too."""
+    stranger = World()
+    stranger.log_key = stranger.keys["de", "node"]
+    trust = Trust.of_members(
+        stranger.log_key.verify_key,
+        [stranger.keys[name, "witness"].verify_key for name in NAMES],
+    )
+    own = demo / "own-policy.txt"
+    own.write_bytes(trust.encode())
+    result = _run("verify", demo / "adapters" / "fr-culture", "--trust", own)
+    assert _words(result) == {"folder": "holds", "base": "holds", "log": "FAILS"}
+    assert result.exit_code == 1
+    listed = _run("list", demo / "bundle", "--trust", own)
+    assert (listed.exit_code, listed.stdout) == (1, "")
+
+
+def test_a_trust_file_that_is_not_there_is_wrong_usage(demo: Path) -> None:
+    for arguments in (
+        ["verify", demo / "adapters" / "fr-culture"],
+        ["list", demo / "bundle"],
+    ):
+        result = _run(*arguments, "--trust", demo / "nowhere")
+        assert isinstance(result.exception, ConfigError)
+        assert "nowhere" in str(result.exception)
+
+
+def test_what_fails_weighs_more_than_what_is_missing(
+    demo: Path, tmp_path: Path
+) -> None:
+    other = make_base(tmp_path / "other", scale=2.0)
+    shutil.rmtree(demo / "bundle")
+    result = _run("verify", demo / "adapters" / "fr-culture", "--base", other)
+    assert _words(result)["base"] == "FAILS"
+    assert _words(result)["log"] == "not checked"
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("command", ["verify", "list"])
+def test_the_help_says_what_the_exit_status_means(command: str) -> None:
+    text = " ".join(_run(command, "--help").stdout.split())
+    assert "--trust" in text
+    for status in ("0", "1", "2", "3"):
+        assert f" {status} " in text
+    assert "no verdict" in text
 
 
 def test_another_base_fails(demo: Path, tmp_path: Path) -> None:
