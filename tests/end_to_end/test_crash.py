@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from tapestry.errors import TapestryError
 from tapestry.protocol import Kind, Message
+from tapestry_coordinator import driver, planning
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.audit import Verdict
-from tapestry_governance.events import DpAccounted, ReleasePublished
+from tapestry_governance.events import DpAccounted, ReleasePublished, RoundOpened
 from tapestry_governance.log import Log
 from tapestry_node.budget import Ledger
 from tapestry_node.store import Store
 from tests.end_to_end.conftest import Found
+from tests.governance.world import renamed
 from tests.simulator import NAMES, Deliver, Federation, Killed
 
 
@@ -273,8 +276,6 @@ def test_a_restored_log_is_noticed_by_those_who_saw_more(
     found: Found, tmp_path: Any
 ) -> None:
     """A coordinator's backup from before the run: no node cosigns over it."""
-    from tapestry.errors import TapestryError
-
     federation = found()
     federation.run_until_killed(nth(Kind.OFFER, 1))
     shutil.copytree(federation.coordinator, tmp_path / "backup")
@@ -301,3 +302,47 @@ def test_a_node_restored_from_a_backup_spends_nothing_twice(found: Found) -> Non
     assert federation.refusals()[name] == "not_in_log"
     assert name not in federation.closed()[-1].included
     assert federation.committed()[name, 1] == 1
+
+
+def test_a_node_restored_from_a_backup_uploads_for_no_round_of_the_log_again(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without noise no budget stops it, and its own mark is gone: the log knows."""
+    federation = found(
+        coordinator={"privacy": {"noise": "none", "noise_multiplier": "0"}},
+        policy={"noise": ("none",), "max_attempt": 2},
+        institution={"policy": {"noise": ["none"]}},
+    )
+    name = "fr"
+    folder = federation.directory / "nodes" / name
+    backup = federation.directory / "backup"
+    shutil.copytree(folder, backup)
+    federation.run_until_killed(nth(Kind.SURVIVORS, 1))
+    assert federation.committed()[name, 1] == 1
+    federation.kill(name)
+    shutil.rmtree(folder)
+    shutil.copytree(backup, folder)
+    node = federation.start(name)
+    assert (node.store.highest("run"), node.ledger.rows()) == (0, [])
+    _attempt_again(monkeypatch)
+    with pytest.raises(TapestryError):
+        federation.run()
+    manifest = federation.said(RoundOpened)[-1].manifest
+    assert (manifest.round_number, manifest.attempt) == (1, 2)
+    assert federation.refusals()[name] == "protocol"
+    assert node.store.highest("run") == 0
+    assert federation.uploads()[name, 1] == federation.committed()[name, 1] == 1
+
+
+def _attempt_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator opens a second attempt where an honest one goes on."""
+    honest = planning.plan_round
+
+    def plan(*arguments: Any, round_number: int, model_digest: str, **rest: Any) -> Any:
+        number = max(round_number - 1, 1)
+        manifest = honest(
+            *arguments, round_number=number, model_digest=model_digest, **rest
+        )
+        return renamed(manifest, attempt=2)
+
+    monkeypatch.setattr(driver, "plan_round", plan)
