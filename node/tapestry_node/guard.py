@@ -7,8 +7,8 @@ Default deny. The node joins a round only when all of this holds:
 2. The round starts from the base that this node holds, by digest, and its run from
    one that its policy names; none named, none allowed.
 3. The code named by the round is the code that runs here.
-4. Cohort, threshold, noise, steps and parameterization are within its own policy, and
-   the outer step is planned as in the first round of the run.
+4. Cohort, threshold, noise, steps and parameterization are within its own policy; and
+   the plan, outer step and gate too, is that of the run's first round (``RunPlan``).
 5. Its privacy budget covers the round (``budget.Ledger`` decides, before training).
 
 Guarantees:
@@ -72,7 +72,7 @@ class Facts:
     federation: str
     software_digest: str
     base_digest: str
-    first: RoundManifest  # of the run, by the log
+    first_base: str  # of the run, by the log
     layout_digest: str
     layout_length: int
 
@@ -131,14 +131,9 @@ def _check_base(manifest: RoundManifest, policy: NodePolicy, facts: Facts) -> No
         f"round starts from {manifest.model_digest}, here is {facts.base_digest}",
     )
     _require(
-        facts.first.model_digest in policy.bases,
+        facts.first_base in policy.bases,
         Reason.LOCAL_POLICY,
-        f"the run began with {facts.first.model_digest}, not among policy.bases",
-    )
-    _require(
-        manifest.outer == facts.first.outer,
-        Reason.LOCAL_POLICY,
-        f"outer step {manifest.outer}, the run began with {facts.first.outer}",
+        f"the run began with {facts.first_base}, not among policy.bases",
     )
     _require(
         (manifest.layout_digest, manifest.length)

@@ -244,7 +244,7 @@ class Node:
             federation=self.settings.federation,
             software_digest=software_digest(),
             base_digest=self.replica.digest,
-            first=first_round(self._view.state, manifest.run_id),
+            first_base=first_round(self._view.state, manifest.run_id).model_digest,
             layout_digest=layout.digest,
             layout_length=layout.length,
         )

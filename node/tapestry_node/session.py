@@ -41,7 +41,7 @@ from tapestry_governance.state import FederationState
 from tapestry_governance.view import View
 from tapestry_node.budget import Charge, Ledger
 from tapestry_node.contribution import prepare
-from tapestry_node.guard import Refused
+from tapestry_node.guard import Refused, first_round
 from tapestry_node.store import Store
 from tapestry_node.trainer import Trainer
 
@@ -319,8 +319,7 @@ def _agreed_plan(
     )
     if manifest.training.factor_seed != seed:
         raise Refused(Reason.LOCAL_POLICY, "the factor seed was chosen by somebody")
-    rounds = [m for key, m in state.rounds.items() if key[0] == manifest.run_id]
-    first = min(rounds, key=lambda m: (m.round_number, m.attempt), default=manifest)
+    first = first_round(state, manifest.run_id)
     training = first.training.model_copy(update={"factor_seed": seed})
     return RunPlan(
         layout_digest=layout.digest,
@@ -331,4 +330,5 @@ def _agreed_plan(
         weighting=first.weighting,
         privacy=first.privacy,
         training=training,
+        outer=first.outer,
     )

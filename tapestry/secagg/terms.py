@@ -12,6 +12,7 @@ from typing import Final, Literal, Protocol, Self
 
 from tapestry.errors import PolicyError, ProtocolError
 from tapestry.protocol import (
+    OuterPlan,
     PrivacyPlan,
     PublicWeights,
     RoundManifest,
@@ -40,6 +41,7 @@ class RunPlan:
     weighting: Literal["uniform"] | PublicWeights
     privacy: PrivacyPlan
     training: TrainingPlan
+    outer: OuterPlan
 
     @classmethod
     def of(cls, manifest: RoundManifest) -> Self:
@@ -53,6 +55,7 @@ class RunPlan:
             weighting=manifest.weighting,
             privacy=manifest.privacy,
             training=manifest.training,
+            outer=manifest.outer,
         )
 
 

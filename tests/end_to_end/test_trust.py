@@ -131,7 +131,7 @@ def test_the_outer_step_is_not_changed_in_the_middle_of_a_run(
     with pytest.raises(QuorumError):
         federation.run()
     assert len(federation.closed()) == 1
-    assert {reason for _, reason in refused(federation, Kind.OFFER)} == {"local_policy"}
+    assert {reason for _, reason in refused(federation, Kind.OFFER)} == {"protocol"}
 
 
 def _apply_whatever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,16 @@ def test_a_node_refuses_a_manifest_that_breaks_its_terms(
         {"scale_bits": 12},
         {"length": 51},
         {"layout_digest": OTHER},
+        *(
+            {"outer": manifest_for(members(7)).outer.model_copy(update=change)}
+            for change in (
+                {"optimizer": "adam"},
+                {"learning_rate": "3"},
+                {"momentum": "0.25"},
+                {"max_norm": "1000"},
+                {"max_loss_increase": "1000"},
+            )
+        ),
     ],
 )
 def test_a_node_refuses_a_manifest_that_differs_from_the_plan(
