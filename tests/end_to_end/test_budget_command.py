@@ -13,12 +13,12 @@ from tapestry_node.trainer import Trainer
 from tests.node.test_budget import charge, shared
 from tests.simulator import NAMES, Base, Federation
 
-SHARED = {"institution": {"policy": {"noise": ["local", "shared"]}}}
+SHARED: dict[str, Any] = {"policy": {"noise": ["local", "shared"]}}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, base: Base) -> Path:
-    federation = Federation(tmp_path / "federation", base, **SHARED)
+    federation = Federation(tmp_path / "federation", base, institution=SHARED)
     federation.close()
     return federation.directory / "nodes" / NAMES[0]
 
