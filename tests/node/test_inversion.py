@@ -1,28 +1,20 @@
 """Which tokens were in a record, from what a node sends: all, none, hardly any.
 
-The attack is the first step of DAGER (arXiv 2405.15586) on the tiny model. The
-gradient of B in the first layer is a sum of outer products with ``A x_t``, one per
-token: while a record has fewer tokens than the rank, exactly its tokens' ``A x`` lie
-in the span. Recovering the text from there is a matter of order.
+The attack (``inverting``) must find every token of an update that nothing protects, or
+what it does not find elsewhere says nothing.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from scipy import stats
 
-from tapestry.low_rank import factor
-from tapestry.privacy.noise import NoiseSource
-from tapestry.protocol import TrainingPlan
-from tapestry.secagg.keystream import Mask, add_masks
-from tapestry.vector import FloatVector
+from tapestry.protocol import Noise
 from tapestry.workloads.bases import build_tiny
 from tapestry.workloads.language import LanguageModel
-from tapestry_node.training import Runtime, update
-from tests.node import tiny
+from tests.node.inverting import BYTES, Federation, codes, present, recovered, scores
 
-RANK = 32
-TEXTS = ["ward 7, bed 2", "my pin is 4821", "Zoë left early", "xylem, quartz"]
+KINDS: tuple[Noise, ...] = ("local", "shared")
 
 
 @pytest.fixture(scope="module")
@@ -30,100 +22,74 @@ def model() -> LanguageModel:
     return build_tiny()
 
 
-def plan(*, records: int) -> TrainingPlan:
-    return tiny.training_plan(
-        parameterization="low_rank",
-        rank=RANK,
-        targets=("v_proj",),
-        sequence_length=24,
-        steps=1,
-        batch_size=records,
-        learning_rate=str(records),
-    )
+def best(found: list[list[float]]) -> float:
+    """What the better of the two rankings finds, over all trials."""
+    return max(float(np.mean(column)) for column in zip(*found, strict=True))
 
 
-def sent(
-    model: LanguageModel, texts: list[str], *, key: int = 0, **privacy: str
-) -> FloatVector:
-    """One step on some records, by the product: minus the (noised) gradient sum."""
-    units = model.encode(texts, sequence_length=24)
-    done = update(
-        model,
-        units,
-        training=plan(records=len(texts)),
-        privacy=tiny.privacy_plan(target_delta="0.00001", **privacy),
-        records=len(texts),
-        runtime=Runtime(source=NoiseSource.unsafe_from_key(bytes([key]) * 32)),
-    )
-    return done.values
+def drawn(count: int, *, seed: int = 0) -> list[str]:
+    return codes(np.random.default_rng(seed), count)
 
 
-def distances(model: LanguageModel, vector: FloatVector) -> np.ndarray:
-    """How far each token is from the span of what was sent, between 0 and 1."""
-    name, shape = model.layout(plan(records=1)).tensors[0]
-    gradient = vector[: shape[0] * shape[1]].reshape(shape).astype(np.float64)
-    _, sizes, rows = np.linalg.svd(gradient)
-    rank = int((sizes > 1e-5 * sizes[0]).sum())
-    span = rows[: min(rank, RANK // 2)]
-    vectors = _inputs(model) @ factor(name, rank=RANK, width=96, seed="0" * 64).T
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    apart = np.linalg.norm(vectors - vectors @ span.T @ span, axis=1)
-    return np.asarray(apart)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_raw_update_gives_away_every_token(model: LanguageModel, seed: int) -> None:
+    """Exactly its tokens lie in the span; nobody has to say how many there are."""
+    [text] = drawn(1, seed=seed)
+    vector = Federation(model=model, nodes=4).trained(text)
+    nearness, _ = scores(model, vector, tokens=BYTES)
+    assert set(np.flatnonzero(nearness > 1 - 1e-4).tolist()) == present(model, [text])
 
 
-def _inputs(model: LanguageModel) -> np.ndarray:
-    """What the first layer sees for each token, whatever its position."""
-    inner = model.module.get_submodule("model")
-    with torch.no_grad():
-        embedded = inner.get_submodule("embed_tokens").weight
-        seen = inner.get_submodule("layers.0.input_layernorm")(embedded)
-    return np.asarray(seen.double().numpy())
-
-
-def tokens_of(model: LanguageModel, texts: list[str]) -> set[int]:
-    """All tokens but each last one, on which nothing depends."""
-    units = model.encode(texts, sequence_length=24)
-    return {token for u in units for s in u.sequences for token in s[:-1]}
-
-
-def auc(model: LanguageModel, vector: FloatVector, texts: list[str]) -> float:
-    """Chance that a token that was there scores better than one that was not."""
-    present = tokens_of(model, texts)
-    scores = -distances(model, vector)
-    inside = scores[sorted(present)]
-    outside = scores[[t for t in range(scores.size) if t not in present]]
-    wins = float(stats.mannwhitneyu(inside, outside).statistic)
-    return wins / (inside.size * outside.size)
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_raw_update_gives_away_every_token(model: LanguageModel, text: str) -> None:
-    vector = sent(model, [text], noise="none")
-    found = np.flatnonzero(distances(model, vector) < 0.01)
-    assert set(found.tolist()) == tokens_of(model, [text])
+@pytest.mark.parametrize("count", [4, 10])
+def test_a_sum_without_noise_gives_away_every_token_as_well(
+    model: LanguageModel, count: int
+) -> None:
+    texts = drawn(count)
+    federation = Federation(model=model, nodes=count)
+    vector = np.sum([federation.trained(text) for text in texts], axis=0)
+    shares, chance = recovered(model, vector, texts)
+    assert max(shares) == 1
+    assert chance < 0.2
 
 
 def test_clipping_alone_hides_nothing(model: LanguageModel) -> None:
-    vector = sent(model, TEXTS[:1], noise_multiplier="0.0000001", clip_norm="0.001")
-    assert auc(model, vector, TEXTS[:1]) > 0.95
+    texts = drawn(1)
+    federation = Federation(
+        model=model, nodes=4, noise="local", noise_multiplier="0.0000001"
+    )
+    shares, _ = recovered(model, federation.trained(texts[0]), texts)
+    assert max(shares) == 1
 
 
 def test_a_masked_update_is_at_chance(model: LanguageModel) -> None:
-    found = []
-    for trial in range(40):
-        text = TEXTS[trial % len(TEXTS)]
-        vector = sent(model, [text], noise="none")
-        ring = np.rint(vector * 2.0**16).astype(np.int64).astype(np.uint32)
-        add_masks(ring, [Mask(key=bytes([trial]) * 32)], threads=1)
-        found.append(auc(model, ring.view(np.int32).astype(np.float32), [text]))
-    mean, error = np.mean(found), np.std(found) / np.sqrt(len(found))
-    assert abs(mean - 0.5) < 4 * error < 0.1
+    texts = drawn(8)
+    bare = Federation(model=model, nodes=4)
+    trained = [bare.trained(text) for text in texts]
+    above = []
+    for seed in range(64):
+        vector = replace(bare, seed=seed).masked(trained[seed % 8])
+        shares, chance = recovered(model, vector, [texts[seed % 8]])
+        above.append([share - chance for share in shares])
+    error = np.std(above, axis=0) / np.sqrt(len(above))
+    assert (np.abs(np.mean(above, axis=0)) < 4 * error).all()
+    assert (4 * error < 0.1).all()
 
 
-def test_a_private_update_is_close_to_chance(model: LanguageModel) -> None:
-    found = [
-        auc(model, sent(model, [text], key=key), [text])
-        for text in TEXTS
-        for key in range(5)
-    ]
-    assert 0.45 < np.mean(found) < 0.65
+def attacked(federation: Federation, texts: list[str]) -> tuple[list[float], float]:
+    """Open the sum of all nodes and read tokens off it."""
+    rows = [federation.trained(text, place=i) for i, text in enumerate(texts, 1)]
+    return recovered(federation.model, federation.opened(rows), texts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_sum_under_noise_is_close_to_chance(
+    model: LanguageModel, kind: Noise
+) -> None:
+    """With the product's own noise; a five hundredth of it would be noticed."""
+    texts = drawn(4)
+    noised = Federation(model=model, nodes=4, noise=kind, noise_multiplier="1")
+    assert noised.epsilon == pytest.approx(4.38, abs=0.01)
+    tried = [attacked(replace(noised, seed=seed), texts) for seed in range(3)]
+    assert best([shares for shares, _ in tried]) < tried[0][1] + 0.15
+    shares, _ = attacked(replace(noised, noise_multiplier="0.002"), texts)
+    assert max(shares) > 0.5
