@@ -185,7 +185,7 @@ def test_no_shape_of_a_reply_ends_the_run_however_often(
 ) -> None:
     federation = _lenient(found)
 
-    @settings(BOUNDED, max_examples=100)
+    @settings(BOUNDED, max_examples=30)
     @given(kind=st.sampled_from(STAGES), change=CHANGES)
     def check(kind: Kind, change: Change) -> None:
         _goes_on(federation, caplog, kind=kind, change=change)
