@@ -8,12 +8,9 @@ from typing import Any
 
 import pytest
 import tomli_w
-import torch
 
 from tapestry.errors import ResourceError
 from tapestry.protocol import Kind, Message
-from tapestry.replica import Replica
-from tapestry.workloads.bases import build_tiny
 from tapestry_governance import durable
 from tapestry_governance.audit import Verdict
 from tapestry_governance.events import AdapterPublished, DpAccounted
@@ -23,13 +20,6 @@ from tapestry_node.store import Store
 from tests.simulator import NAMES, Base, Deliver, Federation, Killed
 
 Wants = Callable[..., Federation]
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    torch.set_num_threads(1)
-    workload = build_tiny()
-    return Base(workload=workload, replica=Replica.start(workload.parameters()))
 
 
 @pytest.fixture

@@ -1,0 +1,5 @@
+"""The given base, built once."""
+
+from tests.federations import base
+
+__all__ = ["base"]
