@@ -181,8 +181,8 @@ class Ledger:
         Raises:
             BudgetExhausted: The run would pass the cap, or promise nothing at all.
         """
-        mine = [r.charge for r in self.rows() if r.charge.run == charge.run]
-        mine += [charge] if charge not in mine else []
+        rows = [row.charge for row in self.rows() if row.charge.run == charge.run]
+        mine = [each for each in rows if each.key != charge.key] + [charge]
         after = accounting.epsilon((c.steps for c in mine), target_delta=target_delta)
         if not after <= cap:
             raise BudgetExhausted(

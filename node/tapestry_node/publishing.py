@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tapestry.config import NodeSettings
+from tapestry.config import NodeSettings, number
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey
@@ -190,6 +190,9 @@ class Publisher:
         if job.charge is None and "none" not in self.settings.policy.noise:
             raise Refused(Reason.LOCAL_POLICY, "adapter.epsilon is 0: no noise")
         if job.charge is not None:
+            cap = number(self.desk.view.state.policy.epsilon_cap)
+            delta = number(self.settings.policy.target_delta)
+            self.ledger.check_run(job.charge, target_delta=delta, cap=cap)
             self.ledger.reserve(job.charge)
         if not job.update.exists():
             self._train(job)

@@ -47,6 +47,19 @@ def test_a_round_over_the_federations_cap_is_refused_before_anybody_trains(
     assert all(not node.ledger.rows() for node in federation.nodes.values())
 
 
+def test_an_adapter_over_the_federations_cap_is_refused_before_it_is_trained(
+    found: Found,
+) -> None:
+    federation = found(
+        coordinator={"adapters": True, "release_every": 1}, policy={"epsilon_cap": "3"}
+    )
+    federation.run()
+    assert [closed.outcome for closed in federation.closed()] == ["applied"]
+    assert all(a.adapter is None for a in federation.said(DpAccounted))
+    for node in federation.nodes.values():
+        assert {row.charge.purpose for row in node.ledger.rows()} == {"round"}
+
+
 @pytest.mark.parametrize(
     "change",
     [
