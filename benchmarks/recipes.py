@@ -157,6 +157,7 @@ def _institution(recipe: Recipe, name: str, base: str) -> dict[str, object]:
             "noise": [recipe.kind],
             "epsilon_limit": "8",
             "fallback_epsilon_limit": "8",
+            "spot_checks": 2,
             "target_delta": encode_fraction(DELTA),
             "max_steps": 100,
             "bases": [base],

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.protocol import (
+    MAX_ASKS,
     Digest,
     Name,
     Noise,
@@ -81,6 +82,9 @@ class NodePolicy(Strict):
     bases: tuple[Digest, ...]  # parameter digests of given bases it will start from
     parameterizations: tuple[Literal["full", "low_rank"], ...]
     max_checkpoint_age: Count  # seconds
+    # Chunks of each sum to see recomputed before a release of it is cosigned; each
+    # costs a MiB per survivor. 0 leaves it to the others.
+    spot_checks: Annotated[int, Field(ge=0, le=MAX_ASKS)]
 
 
 class Transport(Strict):

@@ -11,6 +11,7 @@ A node never calls the coordinator. It answers requests, one reply to each::
     survivors                 consent                   6, 7
     consents                  reveal                    8, 9
     result                    receipt                   10
+    evidence                  receipt                   chunks that the node drew
     released                  publication | refusal
 
 This list is closed: it is all that can leave a node. ``body`` is canonical JSON;
@@ -37,6 +38,7 @@ from tapestry.errors import ProtocolError
 
 CHUNK_BYTES = 1 << 20
 BODY_LIMIT = 8 << 20
+MAX_ASKS = 64  # chunks that a node may ask for at a time
 
 
 class Kind(StrEnum):
@@ -58,6 +60,7 @@ class Kind(StrEnum):
     REVEAL = "reveal"
     RESULT = "result"
     RECEIPT = "receipt"
+    EVIDENCE = "evidence"
     RELEASED = "released"
     PUBLICATION = "publication"
     REFUSAL = "refusal"
@@ -77,6 +80,7 @@ class Reason(StrEnum):
     LOCAL_POLICY = "local_policy"
     PROTOCOL = "protocol"
     UNKNOWN_ROUND = "unknown_round"
+    SUM_UNCHECKED = "sum_unchecked"
     MAINTENANCE = "maintenance"
     INTERNAL = "internal"
 
@@ -145,6 +149,13 @@ class Strict(BaseModel):
     def digest(self) -> str:
         """The digest of the canonical bytes."""
         return digest(self.encode())
+
+
+class Ask(Strict):
+    """A chunk that a node wants to see, of the sum of a round and of every upload."""
+
+    round_number: Annotated[int, Field(ge=1)]
+    chunk: Annotated[int, Field(ge=0)]
 
 
 class Participant(Strict):

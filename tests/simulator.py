@@ -528,6 +528,7 @@ def node_settings(base_digest: str) -> dict[str, Any]:
             "noise": ["local"],
             "epsilon_limit": "20",
             "fallback_epsilon_limit": "1000",
+            "spot_checks": 2,
             "target_delta": DELTA,
             "max_steps": 10,
             "bases": [base_digest],

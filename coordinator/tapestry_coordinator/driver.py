@@ -8,9 +8,8 @@ next number, since whoever uploaded joins no second attempt.
 
 import json
 import logging
-import secrets
-import shutil
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from tapestry.errors import (
 from tapestry.keys import SigningKey
 from tapestry.protocol import RoundManifest
 from tapestry.replica import Replica
-from tapestry.secagg.chunks import count_chunks
 from tapestry.secagg.messages import Result
 from tapestry.secagg.unmasking import Unmasked
 from tapestry.workloads import Workload
@@ -42,6 +40,8 @@ from tapestry_coordinator.journal import Journal, writing
 from tapestry_coordinator.planning import plan_round
 from tapestry_coordinator.rollcall import RollCall
 from tapestry_coordinator.round import Attendance, Notify, Table
+from tapestry_coordinator.showing import Showing
+from tapestry_coordinator.uploads import Uploads
 from tapestry_governance.events import (
     Dropped,
     RoundAborted,
@@ -49,12 +49,10 @@ from tapestry_governance.events import (
     RoundOpened,
 )
 from tapestry_governance.log import Log
-from tapestry_governance.sums import Spot, evidence, write_sum
 from tapestry_governance.trust import Trust
 
 _logger = logging.getLogger(__name__)
 PROGRESS = "progress.jsonl"
-EVIDENCE = "evidence"  # on sums, by the log index of round.closed
 _FAILURES = 5  # aborted rounds in a row after which the run stops
 _REASONS = {  # of an abort, for the log
     QuorumError: "quorum_missing",
@@ -153,6 +151,10 @@ class Run:
             bulletin=self.bulletin,
             journal=self.journal,
         )
+        self.uploads = Uploads(directory)
+        self.showing = Showing(
+            directory, roll=self.roll, journal=self.journal, uploads=self.uploads
+        )
         self.replica = Replica.start({})
         self._failures = 0
 
@@ -172,7 +174,7 @@ class Run:
             self._try_round()
             self._release_if_due()
         self._bring_up_to_date()
-        publishing.release(self)
+        self._release()
         if self.settings.adapters:
             publishing.collect_adapters(self)
         self.bulletin.publish(self.grid.nodes())
@@ -180,14 +182,20 @@ class Run:
     def _release_if_due(self) -> None:
         closed = self._closed()
         if closed and closed % self.settings.release_every == 0:
-            try:
-                publishing.release(self)
-            except QuorumError:  # too many have not taken the result yet
-                self._bring_up_to_date()
-                publishing.release(self)
+            self._release()
+
+    def _release(self) -> None:
+        """Publish the base; what nobody need ask about any more is erased."""
+        try:
+            publishing.release(self)
+        except QuorumError:  # too many lack the result, or chunks that they ask for
+            self._bring_up_to_date()
+            publishing.release(self)
+        for number in self.uploads.rounds():
+            self.uploads.forget(number)
 
     def _bring_up_to_date(self) -> list[str]:
-        """Give everybody who is here the log and the results they lack.
+        """Give everybody who is here the log, results and chunks that they lack.
 
         Nobody cosigns a release without the result of its round. So if too few do,
         results go first, under the last checkpoint that there is.
@@ -197,8 +205,10 @@ class Run:
             self.bulletin.publish(present)
         except QuorumError:
             self.roll.catch_up(present)
+            self.showing.show(present)
             self.bulletin.publish(present)
         self.roll.catch_up(present)
+        self.showing.show(present)
         return present
 
     def _closed(self) -> int:
@@ -213,7 +223,7 @@ class Run:
             self._abort("restart", "coordinator_restarted")
         for row in self.journal.rounds():
             if row.status == "open":
-                self.journal.settle(row.number, "aborted")
+                self._give_up(row.number)
 
     def _replay(self, closed: RoundClosed) -> None:
         row = self.journal.row(closed.round_number)
@@ -285,13 +295,14 @@ class Run:
             checkpoint=self.bulletin.publish(present),
             approve=self.bulletin.approve,
             register=self.bulletin.add,
+            keep=partial(self.uploads.keep, manifest.round_number),
             notify=self.notify,
         )
-        attendance.spot = secrets.randbelow(count_chunks(manifest.length))
         total = rounds.run(manifest, table, attendance=attendance)
         self._close_round(manifest, total, attendance)
         self.bulletin.publish(present)
         self.roll.send_result(manifest.round_number, present)
+        self.showing.show(present)
 
     def _next_number(self) -> int:
         """The log decides: one more than the last round that was opened."""
@@ -313,8 +324,13 @@ class Run:
                 reason=reason,
             )
         )
-        self.journal.settle(manifest.round_number, "aborted")
+        self._give_up(manifest.round_number)
         self._tell(manifest, "aborted")
+
+    def _give_up(self, number: int) -> None:
+        """Mark a round as aborted; its uploads stay masked for good."""
+        self.journal.settle(number, "aborted")
+        self.uploads.forget(number)
 
     def _close_round(
         self, manifest: RoundManifest, total: Unmasked, attendance: Attendance
@@ -332,28 +348,12 @@ class Run:
         self.journal.store_sum(manifest.round_number, total.values)
         self.journal.store_result(manifest.round_number, result.encode())
         closed = _closing(manifest, result, attendance, verdict=verdict, base=base)
-        index = self.bulletin.say(closed, refs=closed.commitments)
-        self._keep_evidence(index, result, total, attendance)
+        self.bulletin.say(closed, refs=closed.commitments)
         self.replica = base
         self.journal.settle(manifest.round_number, "closed")
         event = {"stage": "round", "round": manifest.round_number, "phase": "close"}
         scores = {"bits_per_byte": verdict.scores, "norm": verdict.norm}
         self.notify({**event, **scores, "of": self.settings.rounds})
-
-    def _keep_evidence(
-        self, index: int, result: Result, total: Unmasked, attendance: Attendance
-    ) -> None:
-        """Let auditors recompute one chunk of the sum, drawn before the uploads."""
-        names = result.transcript.survivors.names
-        spot = Spot(
-            index=attendance.spot,
-            total=evidence(total.chunks(), attendance.spot),
-            uploads={name: attendance.samples[name] for name in names},
-        )
-        folder = self.directory / EVIDENCE / str(index)
-        shutil.rmtree(folder, ignore_errors=True)
-        with writing(folder):
-            write_sum(folder, result, spots=[spot])
 
     def _tell(self, manifest: RoundManifest, phase: str) -> None:
         event = {"stage": "round", "round": manifest.round_number, "phase": phase}

@@ -23,7 +23,7 @@ from tapestry.errors import (
     ResourceError,
     TapestryError,
 )
-from tapestry.protocol import Kind, Message, Name, Strict
+from tapestry.protocol import MAX_ASKS, Ask, Kind, Message, Name, Strict
 from tapestry.secagg.chunks import cut
 from tapestry.secagg.messages import Result
 from tapestry_coordinator.bulletin import Bulletin
@@ -41,6 +41,7 @@ class Identity(Strict):
     size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
     applied: Annotated[int, Field(ge=0)]  # the last round whose result it has taken
     checkpoint: str | None  # the newest one that it accepted
+    asks: Annotated[tuple[Ask, ...], Field(max_length=MAX_ASKS)]  # not seen yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ class RollCall:
     bulletin: Bulletin
     journal: Journal
     applied: dict[str, int] = field(default_factory=dict)  # node -> last round
+    asks: dict[str, set[Ask]] = field(default_factory=dict)  # node -> chunks
     away: set[str] = field(default_factory=set)  # did not come when last waited for
 
     def gather(self, *, members: Collection[str] = ()) -> list[str]:
@@ -70,15 +72,19 @@ class RollCall:
             raise QuorumError(
                 f"{len(names)} nodes are here, at least {floor} are needed"
             )
-        hello = Message(kind=Kind.HELLO)
-        replies = self.grid.exchange(
-            dict.fromkeys(names, hello), deadline=self.settings.deadlines.cosign
-        )
-        present = [name for name, reply in replies if self._meet(name, reply)]
+        present = self.meet(names)
         if members:
             self.away.clear()
             self.away.update(set(members) - set(present))
-        return sorted(present)
+        return present
+
+    def meet(self, names: Collection[str]) -> list[str]:
+        """Ask nodes where they are; returns those who say so, in order."""
+        replies = self.grid.exchange(
+            dict.fromkeys(names, Message(kind=Kind.HELLO)),
+            deadline=self.settings.deadlines.cosign,
+        )
+        return sorted(name for name, reply in replies if self._meet(name, reply))
 
     def _await(self, names: set[str], least: int) -> list[str]:
         end = time.monotonic() + self.settings.deadlines.offer
@@ -99,7 +105,7 @@ class RollCall:
         except TapestryError as error:
             _logger.warning("%s does not say where it is: %s", name, error)
             return False
-        self.applied[name] = said.applied
+        self.applied[name], self.asks[name] = said.applied, set(said.asks)
         return True
 
     def catch_up(self, names: list[str]) -> None:

@@ -32,7 +32,6 @@ from tapestry.secagg.messages import (
 )
 from tapestry.secagg.stages import Cohort
 from tapestry.secagg.unmasking import Advertising, Revealing, Unmasked
-from tapestry.secagg.verifying import Evidence
 from tapestry_coordinator.blame import bad_dealers
 from tapestry_coordinator.grid import Grid
 from tapestry_governance.entries import open_entry
@@ -41,7 +40,6 @@ from tapestry_governance.events import (
     ContributionRefused,
     DpAccounted,
 )
-from tapestry_governance.sums import evidence
 
 _logger = logging.getLogger(__name__)
 Notify = Callable[[dict[str, Any]], None]
@@ -58,17 +56,16 @@ class Table:
     checkpoint: bytes
     approve: Callable[[Sequence[bytes]], None]  # would the log's rules take these?
     register: Callable[[bytes], int]  # append an entry of a node; RuleError if not
+    keep: Callable[[str, Sequence[bytes | memoryview]], None]  # a node's upload
     notify: Notify
 
 
 @dataclass(slots=True, kw_only=True)
 class Attendance:
-    """Where participants were lost, who committed to what, and evidence of it."""
+    """Where participants were lost, and who committed to what."""
 
     dropped: dict[str, str] = field(default_factory=dict)
     commitments: dict[str, int] = field(default_factory=dict)
-    samples: dict[str, Evidence] = field(default_factory=dict)
-    spot: int = 0  # the chunk of each upload that is kept for auditors
     phase: str = "offer"
     bad_dealers: tuple[str, ...] = ()  # whose shares gave no sum
 
@@ -192,13 +189,12 @@ class _Lead:
         return Upload(head=head, chunks=reply.attachments[_ENTRIES:])
 
     def _keep(self, name: str, reply: Message, upload: Upload) -> None:
-        """Log an upload that is in the sum, and keep one chunk of it as evidence."""
+        """Log an upload that is in the sum, and keep it for who wants to see it."""
         accounted, committed = reply.attachments[:_ENTRIES]
         self._table.register(bytes(accounted))
         index = self._table.register(bytes(committed))
         self._attendance.commitments[name] = index
-        spot = self._attendance.spot
-        self._attendance.samples[name] = evidence(upload.chunks, spot)
+        self._table.keep(name, upload.chunks)
 
     def _take(
         self, reply: Message, name: str, read: Callable[[Message, str], Any]

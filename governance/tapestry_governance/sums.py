@@ -15,12 +15,20 @@ chunks drawn by somebody else with probability (1 - f) ** c.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
-from tapestry.merkle import inclusion_proof
-from tapestry.protocol import CHUNK_BYTES, Name, RoundManifest, Strict
-from tapestry.secagg.chunks import chunk_leaves
+from tapestry.protocol import (
+    CHUNK_BYTES,
+    Kind,
+    Message,
+    Name,
+    RoundManifest,
+    Strict,
+)
 from tapestry.secagg.messages import Hex32, Result
 from tapestry.secagg.verifying import Evidence, SumChecker
 from tapestry_governance.entries import Event
@@ -34,7 +42,6 @@ _RESULT = "result.json"
 _PROOFS = "proofs.json"
 _TOTAL = "sum.bin"
 _MAX_RESULT = 8 << 20
-Chunks = Sequence[bytes | memoryview]
 
 
 class Proofs(Strict):
@@ -42,6 +49,14 @@ class Proofs(Strict):
 
     total: tuple[Hex32, ...]
     uploads: dict[Name, tuple[Hex32, ...]]
+
+
+class Shown(Strict):
+    """What a coordinator says with the chunks that it shows a node."""
+
+    round_number: Annotated[int, Field(ge=1)]
+    chunk: Annotated[int, Field(ge=0)]
+    proofs: Proofs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,30 +68,52 @@ class Spot:
     uploads: Mapping[str, Evidence]
 
 
-def make_spot(index: int, *, total: Chunks, uploads: Mapping[str, Chunks]) -> Spot:
-    """Cut one chunk, with its paths, out of a sum and its uploads."""
-    return Spot(
-        index=index,
-        total=evidence(total, index),
-        uploads={node: evidence(chunks, index) for node, chunks in uploads.items()},
+def write_result(folder: Path, result: Result) -> None:
+    """Start the evidence of one round in a new folder."""
+    folder.mkdir(parents=True)
+    (folder / _RESULT).write_bytes(result.encode())
+
+
+def write_spot(folder: Path, spot: Spot) -> None:
+    """Write one chunk into a new folder."""
+    folder.mkdir(parents=True)
+    (folder / _PROOFS).write_bytes(_proofs(spot).encode())
+    (folder / _TOTAL).write_bytes(spot.total.chunk)
+    for node, row in spot.uploads.items():
+        (folder / f"upload-{node}.bin").write_bytes(row.chunk)
+
+
+def pack_spot(spot: Spot, *, round_number: int) -> Message:
+    """Put one chunk into a message: the sum's first, then the uploads by name."""
+    body = Shown(round_number=round_number, chunk=spot.index, proofs=_proofs(spot))
+    rows = [spot.total, *(spot.uploads[name] for name in sorted(spot.uploads))]
+    return Message(
+        kind=Kind.EVIDENCE,
+        body=body.encode(),
+        attachments=[row.chunk for row in rows],
     )
 
 
-def write_sum(folder: Path, result: Result, *, spots: Sequence[Spot]) -> None:
-    """Write the evidence of one round into a new folder."""
-    folder.mkdir(parents=True)
-    (folder / _RESULT).write_bytes(result.encode())
-    for spot in spots:
-        place = folder / str(spot.index)
-        place.mkdir()
-        proofs = Proofs(
-            total=_print(spot.total),
-            uploads={node: _print(row) for node, row in spot.uploads.items()},
-        )
-        (place / _PROOFS).write_bytes(proofs.encode())
-        (place / _TOTAL).write_bytes(spot.total.chunk)
-        for node, row in spot.uploads.items():
-            (place / f"upload-{node}.bin").write_bytes(row.chunk)
+def unpack_spot(message: Message) -> tuple[int, Spot]:
+    """Take such a message apart: the round, and what it shows; nothing is checked.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    shown = Shown.decode(message.body)
+    names = sorted(shown.proofs.uploads)
+    if len(message.attachments) != 1 + len(names):
+        raise ProtocolError(f"{len(message.attachments)} chunks, want {1 + len(names)}")
+    total, *uploads = message.attachments
+    spot = Spot(
+        index=shown.chunk,
+        total=Evidence(chunk=total, proof=_parse(shown.proofs.total)),
+        uploads={
+            name: Evidence(chunk=chunk, proof=_parse(shown.proofs.uploads[name]))
+            for name, chunk in zip(names, uploads, strict=True)
+        },
+    )
+    return shown.round_number, spot
 
 
 def check_sums(folder: Path, events: Sequence[Event]) -> tuple[int, int]:
@@ -178,10 +215,11 @@ def _read(path: Path, limit: int) -> bytes:
     return path.read_bytes()
 
 
-def evidence(chunks: Chunks, index: int) -> Evidence:
-    """Copy one chunk out of a vector, with its path to the Merkle root."""
-    proof = inclusion_proof(chunk_leaves(chunks), index)
-    return Evidence(chunk=bytes(chunks[index]), proof=proof)
+def _proofs(spot: Spot) -> Proofs:
+    return Proofs(
+        total=_print(spot.total),
+        uploads={node: _print(row) for node, row in spot.uploads.items()},
+    )
 
 
 def _print(row: Evidence) -> tuple[str, ...]:

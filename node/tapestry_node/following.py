@@ -5,9 +5,10 @@ and against the plan of the round, takes the step itself, and compares. What a r
 gave here is remembered on the disk, and with it what this node disputes.
 
 A node cosigns a log with a *new* release only if the release is what its round gave
-here. Withholding the result of a round from the members therefore gets no cosignature
-for a release of it; and what was disputed is never cosigned again, until the operator
-has looked into it.
+here, and if it has seen the chunks that it drew of the sums (``spots``). Withholding
+the result of a round from the members therefore gets no cosignature for a release of
+it; and what was disputed is never cosigned again, until the operator has looked into
+it.
 
 New is a release beyond the last checkpoint that this node has accepted. One within it
 has its quorum: so many members have followed its round, or vouch for those who have,
@@ -34,6 +35,7 @@ from tapestry_governance.entries import open_entry
 from tapestry_governance.events import ReleasePublished, RoundClosed
 from tapestry_governance.view import View
 from tapestry_node.guard import Refused
+from tapestry_node.spots import SpotChecks
 from tapestry_node.store import Store
 
 Chunks = Sequence[bytes | memoryview]
@@ -56,11 +58,13 @@ class Follower:
         *,
         view: View,
         store: Store,
+        spots: SpotChecks,
         layout: Callable[[RoundManifest], Layout],
     ) -> None:
         """Start from the given base; results are taken again after a restart."""
         self.replica, self.applied = replica, 0
         self._view, self._store, self._layout = view, store, layout
+        self._spots = spots
 
     def ended(self, number: int, *, within: int) -> Ended:
         """Find the end of a round within the first entries of the log.
@@ -111,6 +115,7 @@ class Follower:
                 f"round {closed.round_number} gives {after.digest} here, the log says "
                 f"{closed.base_after}"
             )
+        self._spots.draw(manifest, result)
         self.replica, self.applied = after, closed.round_number
 
     def check_releases(self) -> None:
@@ -131,6 +136,23 @@ class Follower:
             if here not in {None, release.parameters_digest}:
                 raise VerificationError(
                     f"{release.name} is not what round {release.round_number} gives"
+                )
+            if release.name in new:
+                self._check_seen(release, new)
+
+    def _check_seen(self, release: ReleasePublished, new: set[str]) -> None:
+        """Hold what was drawn of the rounds since the last release with a quorum."""
+        earlier = [
+            each.round_number
+            for name, each in self._view.state.releases.items()
+            if name not in new and each.run_id == release.run_id
+        ]
+        since = max(earlier, default=0)
+        for number in self._spots.unseen(release.run_id):
+            if since < number <= release.round_number:
+                raise Refused(
+                    Reason.SUM_UNCHECKED,
+                    f"{release.name}: chunks of round {number} were not shown",
                 )
 
     def _new_releases(self) -> set[str]:

@@ -35,6 +35,7 @@ from tapestry_node.following import Follower
 from tapestry_node.guard import Facts, Refused, check_offer, first_round, reason_of
 from tapestry_node.publishing import Publisher
 from tapestry_node.session import Desk, Notify, Session, published_charges
+from tapestry_node.spots import SpotChecks
 from tapestry_node.store import Store
 from tapestry_node.trainer import Trainer
 
@@ -93,10 +94,16 @@ class Node:
         self._ledger.require(published_charges(self._view, self.settings.name))
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
+        self._spots = SpotChecks(
+            name=self.settings.name,
+            store=self._store,
+            wanted=self.settings.policy.spot_checks,
+        )
         self._base = Follower(
             replica or Replica.start(workload.parameters()),
             view=self._view,
             store=self._store,
+            spots=self._spots,
             layout=self._trainer.layout,
         )
         self._session: Session | None = None
@@ -166,6 +173,7 @@ class Node:
             Kind.COSIGN: self._cosign,
             Kind.OFFER: self._offer,
             Kind.RESULT: self._result,
+            Kind.EVIDENCE: self._evidence,
             Kind.RELEASED: self._released,
         }
         return answers.get(message.kind, self._continue)(message)
@@ -193,6 +201,7 @@ class Node:
             "size": self._view.size,
             "applied": self._base.applied,
             "checkpoint": accepted.note.decode() if accepted else None,
+            "asks": [ask.model_dump() for ask in self._spots.asks()],
         }
         return Message(kind=Kind.IDENTITY, body=canonical_json(body))
 
@@ -285,6 +294,11 @@ class Node:
             done = session.done if session is not None and ours else None
             self._base.take(ended, result, message.attachments, done=done)
             self._leave_session()
+        return Message(kind=Kind.RECEIPT)
+
+    def _evidence(self, message: Message) -> Message:
+        """Recompute a chunk that this node asked for."""
+        self._spots.check(message)
         return Message(kind=Kind.RECEIPT)
 
     def _leave_session(self) -> None:

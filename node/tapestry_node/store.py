@@ -8,6 +8,7 @@ before the send.
 * The outbox: entries of the node's own that the log does not have yet.
 * The base that each round gave by this node's own step: what it disputes, it
   disputes after a restart, too.
+* Chunks of sums that the node drew for spot checks: a draw is made once.
 * Egress receipts: kind, size and digest of each message that leaves, chained by
   hash, so that an operator can show what left and that the list is whole.
 """
@@ -15,7 +16,7 @@ before the send.
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,10 @@ CREATE TABLE IF NOT EXISTS outbox (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS base (
     run TEXT, round INTEGER, digest TEXT NOT NULL, PRIMARY KEY (run, round)
+) STRICT;
+CREATE TABLE IF NOT EXISTS spot (
+    run TEXT, round INTEGER, chunk INTEGER, seen INTEGER NOT NULL,
+    PRIMARY KEY (run, round, chunk)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 """
@@ -139,6 +144,40 @@ class Store:
         """The base that each round gave here, by run and number."""
         rows, _ = self._do("SELECT run, round, digest FROM base")
         return {(str(run), int(number)): str(base) for run, number, base in rows}
+
+    def keep_spots(
+        self, run_id: str, round_number: int, *, chunks: Sequence[int]
+    ) -> None:
+        """Remember a draw for spot checks, unless there is one of this round."""
+        self._do(
+            "INSERT INTO spot SELECT ?1, ?2, value, 0 FROM json_each(?3) WHERE NOT "
+            "EXISTS (SELECT 1 FROM spot WHERE run = ?1 AND round = ?2)",
+            *(run_id, round_number, canonical_json(list(chunks)).decode()),
+        )
+
+    def spots(self, run_id: str, round_number: int) -> list[int]:
+        """The chunks of a round that were drawn and not seen yet."""
+        rows, _ = self._do(
+            "SELECT chunk FROM spot WHERE run = ? AND round = ? AND NOT seen "
+            "ORDER BY chunk",
+            *(run_id, round_number),
+        )
+        return [int(row[0]) for row in rows]
+
+    def see_spot(self, run_id: str, round_number: int, *, chunk: int) -> None:
+        """Mark a chunk that was drawn as seen."""
+        self._do(
+            "UPDATE spot SET seen = 1 WHERE run = ? AND round = ? AND chunk = ?",
+            *(run_id, round_number, chunk),
+        )
+
+    def unseen(self, run_id: str) -> list[int]:
+        """The rounds of a run of which not all is seen that was drawn."""
+        rows, _ = self._do(
+            "SELECT DISTINCT round FROM spot WHERE run = ? AND NOT seen ORDER BY round",
+            run_id,
+        )
+        return [int(row[0]) for row in rows]
 
     def secret(self, name: str, fresh: bytes) -> bytes:
         """Return a secret that was stored under a name, or store ``fresh``."""

@@ -30,7 +30,7 @@ from tapestry.config import CoordinatorSettings
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.replica import Replica
 from tapestry.workloads.bases import open_base
-from tapestry_coordinator.driver import EVIDENCE
+from tapestry_coordinator.showing import EVIDENCE
 from tapestry_governance.audit import verify
 from tapestry_governance.bundle import add_sums, write_bundle
 from tapestry_node.publishing import HELD_OUT

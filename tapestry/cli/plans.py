@@ -211,6 +211,7 @@ def _institution(
             "noise": ["local"],
             "epsilon_limit": EPSILON_LIMIT,
             "fallback_epsilon_limit": EPSILON_LIMIT,
+            "spot_checks": 2,
             "target_delta": DELTA,
             "max_steps": 100,
             "bases": [base_digest],

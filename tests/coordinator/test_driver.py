@@ -17,6 +17,7 @@ from tapestry.errors import ConfigError, QuorumError, ResourceError
 from tapestry.protocol import Kind, Message
 from tapestry.workloads import Evaluation
 from tapestry_coordinator import driver
+from tapestry_coordinator.showing import EVIDENCE
 from tapestry_governance.audit import Verdict
 from tapestry_governance.events import RoundOpened
 from tests.coordinator.conftest import Found
@@ -102,8 +103,9 @@ def test_a_folder_belongs_to_one_run(found: Found) -> None:
 
 
 FULL: dict[str, Callable[[Path], object]] = {
-    "evidence": lambda folder: (folder / driver.EVIDENCE).write_text(""),
+    "evidence": lambda folder: (folder / EVIDENCE).write_text(""),
     "sums": lambda folder: (folder / "sums" / "round-00001.part").mkdir(parents=True),
+    "uploads": lambda folder: (folder / "uploads").write_text(""),
 }
 
 

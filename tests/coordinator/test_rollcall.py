@@ -36,7 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def _answer(name: str) -> Message:
-    body = {"applied": 0, "checkpoint": None, "name": name, "size": 1}
+    body = {"applied": 0, "asks": [], "checkpoint": None, "name": name, "size": 1}
     return Message(kind=Kind.IDENTITY, body=canonical_json(body))
 
 

@@ -142,6 +142,6 @@ def test_the_words_on_the_wire_are_the_closed_list() -> None:
         *("hello", "identity", "cosign", "cosignature", "offer", "advertisement"),
         *("keys", "shares", "ciphertexts", "upload", "survivors", "consent"),
         *("consents", "reveal", "result", "receipt", "released", "publication"),
-        "refusal",
+        *("evidence", "refusal"),
     }
     assert all(reason.value.replace("_", "").isalpha() for reason in Reason)

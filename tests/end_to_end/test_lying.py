@@ -105,7 +105,7 @@ REPLIES = {
 }
 REQUESTS = [
     *(Kind.HELLO, Kind.COSIGN, Kind.OFFER, Kind.KEYS, Kind.CIPHERTEXTS),
-    *(Kind.SURVIVORS, Kind.CONSENTS, Kind.RESULT, Kind.RELEASED),
+    *(Kind.SURVIVORS, Kind.CONSENTS, Kind.RESULT, Kind.EVIDENCE, Kind.RELEASED),
 ]
 
 

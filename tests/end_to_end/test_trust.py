@@ -242,7 +242,7 @@ def test_once_the_results_come_the_release_is_cosigned(
     """No node has taken the result when the release is in the log: no deadlock."""
     federation = found()
     for name in NAMES:
-        federation.wire.on(name, Kind.RESULT, lost, times=2)
+        federation.wire.on(name, Kind.RESULT, lost, times=3)
     with pytest.raises(QuorumError):
         federation.run()
     for name in NAMES if restart else ():

@@ -1,5 +1,6 @@
 """A sum in a bundle is recomputed from the uploads that the log names."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
+from tapestry.merkle import inclusion_proof
 from tapestry.protocol import CHUNK_BYTES
-from tapestry.secagg.chunks import chunk_root
+from tapestry.secagg.chunks import chunk_leaves, chunk_root
 from tapestry.secagg.messages import Result
 from tapestry.secagg.unmasking import Unmasked
+from tapestry.secagg.verifying import Evidence
 from tapestry_governance.bundle import SUMS, add_sums
 from tapestry_governance.entries import Event
 from tapestry_governance.events import (
@@ -19,11 +22,28 @@ from tapestry_governance.events import (
     RoundClosed,
     RoundOpened,
 )
-from tapestry_governance.sums import check_sums, make_spot, write_sum
+from tapestry_governance.sums import (
+    Spot,
+    check_sums,
+    write_result,
+    write_spot,
+)
 from tests.core.secagg.federation import DIGEST, Federation
 
 LENGTH = CHUNK_BYTES // 4 + 100  # two chunks
 OTHER = "sha256:" + "cd" * 32
+Chunks = Sequence[bytes | memoryview]
+
+
+def spot_of(index: int, *, total: Chunks, uploads: Mapping[str, Chunks]) -> Spot:
+    """Cut one chunk, with its paths, out of a sum and its uploads."""
+
+    def cut(chunks: Chunks) -> Evidence:
+        path = inclusion_proof(chunk_leaves(chunks), index)
+        return Evidence(chunk=bytes(chunks[index]), proof=path)
+
+    rows = {name: cut(chunks) for name, chunks in uploads.items()}
+    return Spot(index=index, total=cut(total), uploads=rows)
 
 
 @dataclass
@@ -99,10 +119,10 @@ def evidence(federation: Federation, unmasked: Unmasked, folder: Path) -> Finish
     )
     events.append(event("loom.example", closed))
     uploads = {n: u.chunks for n, u in federation.uploads.items()}
-    spots = [
-        make_spot(index, total=unmasked.chunks(), uploads=uploads) for index in (0, 1)
-    ]
-    write_sum(folder / "5", result, spots=spots)
+    write_result(folder / "5", result)
+    for index in (0, 1):
+        spot = spot_of(index, total=unmasked.chunks(), uploads=uploads)
+        write_spot(folder / "5" / str(index), spot)
     return Finished(federation, result, events, folder)
 
 

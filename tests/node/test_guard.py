@@ -38,6 +38,7 @@ POLICY = NodePolicy(
     noise=("local",),
     epsilon_limit="8",
     fallback_epsilon_limit="8",
+    spot_checks=2,
     target_delta="0.00001",
     max_steps=20,
     bases=(MANIFEST.model_digest,),

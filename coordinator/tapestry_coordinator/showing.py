@@ -1,0 +1,137 @@
+"""Spot checks: each member sees the chunks that it drew, of every upload and the sum.
+
+What a node asks for it drew after the sum was published (``tapestry_node.spots``), and
+it vouches for no release of that sum before it has seen them. So a coordinator that
+lied in some chunks, and signed and logged the lie in order, is caught by whoever draws
+one of them. The same chunks are kept as evidence for auditors.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tapestry.errors import TapestryError
+from tapestry.merkle import inclusion_proof
+from tapestry.protocol import Ask, Kind, Message
+from tapestry.secagg.chunks import chunk_leaves, cut
+from tapestry.secagg.messages import Result
+from tapestry.secagg.verifying import Evidence
+from tapestry_coordinator.bulletin import event_of
+from tapestry_coordinator.journal import Journal, writing
+from tapestry_coordinator.rollcall import RollCall
+from tapestry_coordinator.uploads import Uploads
+from tapestry_governance.events import RoundClosed
+from tapestry_governance.sums import Spot, pack_spot, write_result, write_spot
+
+_logger = logging.getLogger(__name__)
+EVIDENCE = "evidence"  # on sums, by the log index of round.closed
+_AT_ONCE = 256  # chunks in memory
+
+
+class Showing:
+    """Answers what nodes ask, as long as the uploads are here."""
+
+    def __init__(
+        self, directory: Path, *, roll: RollCall, journal: Journal, uploads: Uploads
+    ) -> None:
+        """Use ``evidence/`` in a coordinator's folder."""
+        self._evidence = directory / EVIDENCE
+        self._roll, self._journal, self._uploads = roll, journal, uploads
+
+    def show(self, names: Sequence[str]) -> None:
+        """Let these nodes say what they ask for, and show it; then tidy up.
+
+        A node that takes no evidence keeps its word: it vouches for no release.
+        """
+        kept = self._uploads.rounds()
+        if not kept:
+            return
+        self._roll.meet(names)
+        for number in kept:
+            row = self._journal.row(number)
+            if row.status != "closed" or row.result is None:
+                continue
+            result = Result.decode(row.result)
+            asks = {
+                name: [ask for ask in asked if ask.round_number == number]
+                for name, asked in self._roll.asks.items()
+                if name in names
+            }
+            if any(asks.values()):
+                self._show_round(number, result, asks)
+            if self._is_finished(number, result):
+                self._uploads.forget(number)
+
+    def _is_finished(self, number: int, result: Result) -> bool:
+        """Have all whose uploads are in the sum seen what they asked for?"""
+        roll = self._roll
+        return all(
+            roll.applied.get(name, 0) >= number
+            and all(ask.round_number != number for ask in roll.asks.get(name, ()))
+            for name in result.transcript.survivors.names
+        )
+
+    def _show_round(
+        self, number: int, result: Result, asks: Mapping[str, list[Ask]]
+    ) -> None:
+        names = result.transcript.survivors.names
+        total = cut(self._journal.load_sum(number))
+        leaves = chunk_leaves(total)
+        width = max(1, _AT_ONCE // (len(names) + 1))
+        for turn in _turns(asks, width=width):
+            requests: dict[str, Message] = {}
+            for node, ask in turn.items():
+                try:
+                    uploads = {
+                        name: self._uploads.evidence(number, name, ask.chunk)
+                        for name in names
+                    }
+                except TapestryError as error:
+                    _logger.warning("round %d cannot be shown: %s", number, error)
+                    continue
+                path = inclusion_proof(leaves, ask.chunk)
+                mine = Evidence(chunk=total[ask.chunk], proof=path)
+                spot = Spot(index=ask.chunk, total=mine, uploads=uploads)
+                self._keep(number, result, spot)
+                requests[node] = pack_spot(spot, round_number=number)
+            waited = self._roll.settings.deadlines.result
+            for name, reply in self._roll.grid.exchange(requests, deadline=waited):
+                if reply.kind is Kind.RECEIPT:
+                    self._roll.asks[name].discard(turn[name])
+                else:
+                    _logger.warning("%s does not take chunks of %d", name, number)
+
+    def _keep(self, number: int, result: Result, spot: Spot) -> None:
+        """Keep what is shown for auditors.
+
+        Raises:
+            ResourceError: It cannot be written.
+        """
+        folder = self._evidence / str(self._index_of(number))
+        draft = self._evidence.with_name("evidence.draft")
+        with writing(folder):
+            shutil.rmtree(draft, ignore_errors=True)
+            if not folder.exists():
+                write_result(draft, result)
+                folder.parent.mkdir(exist_ok=True)
+                draft.replace(folder)
+            if not (folder / str(spot.index)).exists():
+                write_spot(draft, spot)
+                draft.replace(folder / str(spot.index))
+
+    def _index_of(self, number: int) -> int:
+        log = self._roll.bulletin.log
+        for index, entry in enumerate(log.entries(0, log.size)):
+            body = event_of(entry)
+            if isinstance(body, RoundClosed) and body.round_number == number:
+                return index
+        raise AssertionError("the journal closed a round that the log did not")
+
+
+def _turns(asks: Mapping[str, list[Ask]], *, width: int) -> Iterator[dict[str, Ask]]:
+    """One ask of each of a few nodes, until everybody's had its turn."""
+    for place in range(max(map(len, asks.values()))):
+        waiting = [name for name, each in asks.items() if len(each) > place]
+        for start in range(0, len(waiting), width):
+            yield {name: asks[name][place] for name in waiting[start : start + width]}

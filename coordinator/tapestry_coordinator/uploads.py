@@ -1,0 +1,89 @@
+"""Masked uploads on disk, from when they come until their sum is checked.
+
+Members draw chunks and want to see them in every upload (``showing``). What is kept is
+what the coordinator saw anyway; an aborted round's uploads are erased at once, the
+others when all who may ask have seen theirs, or with the release that all agreed to::
+
+    uploads/<round>/<node>.u32      the chunks, one after the other
+    uploads/<round>/<node>.leaves   their hashes in the Merkle tree, 32 bytes each
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tapestry.errors import IncompleteError
+from tapestry.merkle import inclusion_proof
+from tapestry.protocol import CHUNK_BYTES
+from tapestry.secagg.chunks import chunk_leaves
+from tapestry.secagg.verifying import Evidence
+from tapestry_coordinator.journal import writing
+
+_LEAF = 32
+
+
+class Uploads:
+    """The uploads of the rounds that somebody may still ask about."""
+
+    def __init__(self, directory: Path) -> None:
+        """Use ``uploads/`` in a coordinator's folder; it need not exist."""
+        self._root = directory / "uploads"
+
+    def keep(
+        self, number: int, name: str, chunks: Sequence[bytes | memoryview]
+    ) -> None:
+        """Write an upload durably.
+
+        Raises:
+            ResourceError: The disk is full or failing.
+        """
+        path = self._root / str(number) / f"{name}.u32"
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path.with_suffix(".leaves"), chunk_leaves(chunks))
+            _write(path, chunks)
+
+    def evidence(self, number: int, name: str, index: int) -> Evidence:
+        """Read one chunk with its path to the root.
+
+        Raises:
+            IncompleteError: The upload is not there, or not whole.
+        """
+        path = self._root / str(number) / f"{name}.u32"
+        try:
+            hashes = path.with_suffix(".leaves").read_bytes()
+            with path.open("rb") as file:
+                file.seek(index * CHUNK_BYTES)
+                chunk = file.read(CHUNK_BYTES)
+        except OSError as error:
+            raise IncompleteError(f"no upload {path}: {error.strerror}") from None
+        starts = range(0, len(hashes), _LEAF)
+        leaves = [hashes[at : at + _LEAF] for at in starts]
+        if not chunk or index >= len(leaves):
+            raise IncompleteError(f"{path} has no chunk {index}")
+        return Evidence(chunk=chunk, proof=inclusion_proof(leaves, index))
+
+    def rounds(self) -> list[int]:
+        """The rounds whose uploads are here."""
+        if not self._root.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._root.iterdir())
+
+    def forget(self, number: int) -> None:
+        """Erase the uploads of a round.
+
+        Raises:
+            ResourceError: They cannot be erased.
+        """
+        folder = self._root / str(number)
+        with writing(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+
+def _write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
+    with path.open("wb") as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,236 @@
+"""Members draw chunks of each sum and see them recomputed before they vouch for it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tapestry.errors import QuorumError
+from tapestry.protocol import Kind, Message
+from tapestry.secagg.chunks import chunk_root
+from tapestry.secagg.unmasking import Revealing, Unmasked
+from tapestry_coordinator.showing import EVIDENCE, Showing
+from tapestry_governance.checkpoint import read_claim
+from tapestry_governance.events import ReleasePublished
+from tapestry_governance.log import Log
+from tapestry_governance.sums import unpack_spot
+from tapestry_node.node import Node
+from tests.end_to_end.conftest import Found
+from tests.end_to_end.test_crash import check, nth
+from tests.end_to_end.test_refusals import reason_in
+from tests.simulator import NAMES, Deliver, Federation, changed
+
+
+def shown(federation: Federation) -> list[tuple[str, int, int]]:
+    """Who took which chunk of which round."""
+    found = []
+    for each in federation.wire.replies(Kind.EVIDENCE):
+        if each.reply is not None and each.reply.kind is Kind.RECEIPT:
+            number, spot = unpack_spot(each.request)
+            found.append((each.node, number, spot.index))
+    return found
+
+
+def uploads(federation: Federation) -> list[str]:
+    folder = federation.coordinator / "uploads"
+    return sorted(path.name for path in folder.glob("*")) if folder.exists() else []
+
+
+def vouched(federation: Federation) -> list[str]:
+    """Releases under the last checkpoint that a quorum cosigned."""
+    with Log.start(federation.coordinator / "log", key=federation.log_key()) as log:
+        note = log.latest()
+    size = read_claim(note).size if note else 0
+    bodies = [event.body for event in federation.logged()[:size]]
+    return [body.name for body in bodies if isinstance(body, ReleasePublished)]
+
+
+def lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator publishes another sum, and logs and steps by it in order."""
+    honest = Revealing.close
+
+    def close(self: Revealing) -> Unmasked:
+        total = honest(self)
+        total.values[0] += 1
+        return dataclasses.replace(total, sum_root=chunk_root(total.chunks()))
+
+    monkeypatch.setattr(Revealing, "close", close)
+
+
+def test_everybody_sees_a_chunk_of_every_sum_and_nothing_is_left(
+    found: Found,
+) -> None:
+    federation = found(coordinator={"rounds": 2})
+    federation.run()
+    assert sorted(shown(federation)) == [
+        (name, number, 0) for name in NAMES for number in (1, 2)
+    ]
+    assert uploads(federation) == []
+    check(federation, rounds=2)
+    evidence = sorted((federation.coordinator / EVIDENCE).glob("*/0/sum.bin"))
+    assert len(evidence) == 2
+
+
+def test_a_sum_that_is_not_the_sum_is_refused_by_those_who_drew_the_chunk(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root, log and base agree with the lie; only the uploads do not."""
+    federation = found()
+    lies(monkeypatch)
+    with pytest.raises(QuorumError):
+        federation.run()
+    assert len(federation.closed()) == 1
+    assert shown(federation) == []
+    assert vouched(federation) == []
+    reasons = [
+        reason_in(each.reply)
+        for each in federation.wire.replies(Kind.EVIDENCE)
+        if each.reply is not None
+    ]
+    assert set(reasons) == {"not_in_log"}
+
+
+def test_control_nodes_that_draw_nothing_vouch_for_the_same_lie(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = found(institution={"policy": {"spot_checks": 0}})
+    lies(monkeypatch)
+    federation.run()
+    assert vouched(federation) == ["base-1"]
+
+
+def test_a_release_waits_for_those_who_were_shown_nothing(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = found()
+    monkeypatch.setattr(Showing, "show", lambda _self, _names: None)
+    with pytest.raises(QuorumError):
+        federation.run()
+    assert vouched(federation) == []
+    refused = federation.wire.replies(Kind.COSIGN)[-1].reply
+    assert refused is not None
+    assert reason_in(refused) == "sum_unchecked"
+    monkeypatch.undo()
+    federation.run()
+    assert vouched(federation) == ["base-1"]
+    check(federation)
+
+
+def _other_round(message: Message) -> Message:
+    body = message.body.replace(b'"round_number":1', b'"round_number":7')
+    return dataclasses.replace(message, body=body)
+
+
+def _other_chunk(message: Message) -> Message:
+    body = message.body.replace(b'"chunk":0', b'"chunk":1')
+    return dataclasses.replace(message, body=body)
+
+
+def _flipped(place: int) -> Callable[[Message], Message]:
+    def change(message: Message) -> Message:
+        chunks = [bytearray(chunk) for chunk in message.attachments]
+        chunks[place][5] ^= 1
+        return dataclasses.replace(message, attachments=[bytes(c) for c in chunks])
+
+    return change
+
+
+def _fewer(message: Message) -> Message:
+    return dataclasses.replace(message, attachments=message.attachments[:-1])
+
+
+FALSE: dict[str, tuple[Callable[[Message], Message], str]] = {
+    "another round": (_other_round, "unknown_round"),
+    "another chunk": (_other_chunk, "protocol"),
+    "another sum": (_flipped(0), "not_in_log"),
+    "another upload": (_flipped(2), "not_in_log"),
+    "an upload less": (_fewer, "protocol"),
+    "no body": (lambda m: dataclasses.replace(m, body=b"{}"), "protocol"),
+}
+
+
+@pytest.mark.parametrize("change", list(FALSE))
+def test_evidence_that_does_not_hold_counts_for_nothing_and_may_come_again(
+    found: Found, change: str
+) -> None:
+    federation = found()
+    alter, reason = FALSE[change]
+    federation.wire.on("fr", Kind.EVIDENCE, changed(alter))
+    federation.run()
+    answers = [
+        each.reply
+        for each in federation.wire.replies(Kind.EVIDENCE)
+        if each.node == "fr" and each.reply is not None
+    ]
+    assert reason_in(answers[0]) == reason
+    assert answers[-1].kind is Kind.RECEIPT
+    check(federation)
+
+
+def test_a_draw_stands_whoever_starts_anew(found: Found) -> None:
+    """Neither end can bring about another draw, and none is answered twice."""
+    federation = found()
+    federation.run_until_killed(nth(Kind.EVIDENCE, 3))
+    before = {name: node._spots.asks() for name, node in federation.nodes.items()}
+    assert sum(map(len, before.values())) == 2
+    for name in NAMES:
+        federation.restart(name)
+    federation.run()
+    took = shown(federation)
+    assert len(took) == len(set(took)) == len(NAMES)
+    check(federation)
+
+
+def test_a_coordinator_that_dies_with_an_upload_erases_it(found: Found) -> None:
+    federation = found()
+    federation.run_until_killed(nth(Kind.CIPHERTEXTS, 3))
+    assert uploads(federation) == ["1"]
+    federation.run()
+    assert uploads(federation) == []
+    check(federation)
+
+
+def test_uploads_are_kept_for_a_member_that_is_away_until_the_release(
+    found: Found,
+) -> None:
+    federation = found(coordinator={"rounds": 2, "release_every": 2})
+    seen: list[list[str]] = []
+
+    def lost(_name: str, _request: Message, _deliver: Deliver) -> None:
+        seen.append(uploads(federation))
+
+    federation.wire.on("sw", Kind.EVIDENCE, lost)
+    federation.run()
+    assert seen == [["1"]]
+    assert ("sw", 1, 0) in shown(federation)  # in the next pass
+    assert uploads(federation) == []
+    check(federation, rounds=2)
+
+
+def test_a_node_asks_for_chunks_only_of_sums_that_it_is_in(found: Found) -> None:
+    federation = found()
+    federation.wire.on("sw", Kind.OFFER, lambda *_: None)
+    federation.run()
+    assert {name for name, _, _ in shown(federation)} == set(NAMES) - {"sw"}
+    check(federation)
+
+
+@pytest.mark.parametrize("asked", [999, None])
+def test_a_node_that_asks_for_what_there_is_not_harms_nobody(
+    found: Found, asked: Any
+) -> None:
+    federation = found()
+
+    def ask(_name: str, request: Message, deliver: Deliver) -> Message:
+        reply = deliver(request)
+        number = b"999" if asked else b"1"
+        body = b'"asks":[{"chunk":77,"round_number":' + number + b"}]"
+        fields = reply.body.split(b'"asks":[')
+        rest = fields[1].partition(b"]")[2]
+        return dataclasses.replace(reply, body=fields[0] + body + rest)
+
+    federation.wire.on("id", Kind.HELLO, ask, times=100)
+    federation.run()
+    assert federation.closed()[0].included == tuple(sorted(NAMES))
+    assert isinstance(federation.nodes["id"], Node)
