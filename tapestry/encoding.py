@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +169,27 @@ def _check(value: Any, depth: int) -> None:
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, list | tuple):
-        for item in value:
-            _check(item, depth + 1)
+        _check_items(value, depth + 1)
     elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_key(key)
-            _check(item, depth + 1)
+        if not _is_plain(value):
+            for key in value:
+                _check_key(key)
+        _check_items(value.values(), depth + 1)
     else:
         _check_scalar(value)
+
+
+def _check_items(items: Collection[Any], depth: int) -> None:
+    if not _is_plain(items):
+        for item in items:
+            _check(item, depth)
+    elif items and depth > _MAX_DEPTH:
+        raise ProtocolError(f"JSON nested over {_MAX_DEPTH} levels")
+
+
+def _is_plain(items: Collection[Any]) -> bool:
+    """Are all of them ASCII strings? Cohorts of 500 make lists that are long."""
+    return set(map(type, items)) <= {str} and all(map(str.isascii, items))
 
 
 def _check_scalar(value: Any) -> None:

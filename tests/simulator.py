@@ -24,8 +24,9 @@ from tapestry.replica import Replica
 from tapestry.vector import FloatVector
 from tapestry.workloads.language import LanguageModel
 from tapestry_coordinator import driver
+from tapestry_coordinator.showing import EVIDENCE
 from tapestry_governance.audit import Audit, verify
-from tapestry_governance.bundle import write_bundle
+from tapestry_governance.bundle import add_sums, write_bundle
 from tapestry_governance.entries import Event, open_entry
 from tapestry_governance.events import (
     Body,
@@ -359,6 +360,8 @@ class Federation:
             genesis=self.genesis,
             artifacts=artifacts,
         )
+        evidence = (self.coordinator / EVIDENCE).glob("*")
+        add_sums(folder, {int(path.name): path for path in evidence})
         return folder
 
     def audit(self, name: str = "bundle") -> Audit:

@@ -29,6 +29,7 @@ from tapestry.errors import ProtocolError
 KEY_BYTES = 32
 TAG_BYTES = 16
 _PREFIX = b"tapestry-secagg/1\n"
+_SHA256 = hashes.SHA256()
 _NONCE = bytes(12)  # each channel key seals one message
 
 
@@ -129,5 +130,5 @@ def _derive(
 ) -> bytes:
     lines = "".join(f"{line}\n" for line in (label, *names))
     info = _PREFIX + lines.encode() + end
-    kdf = HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=context, info=info)
+    kdf = HKDF(algorithm=_SHA256, length=KEY_BYTES, salt=context, info=info)
     return kdf.derive(secret)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -64,10 +64,16 @@ def _encryption(
     key: bytes, *, start: int
 ) -> Callable[[memoryview, memoryview], object]:
     """Return what adds the keystream bit by bit (XOR) to a source, into a target."""
+    cipher = Cipher(algorithms.AES256(key), _counter(start))
+    return cipher.encryptor().update_into
+
+
+@lru_cache(maxsize=256)
+def _counter(start: int) -> modes.CTR:
+    """Count from a coordinate on; the same for all masks of a range."""
     if start % 4:
         raise ValueError(f"coordinate {start} is not on a cipher block")
-    counter = (start // 4).to_bytes(16, "big")
-    return Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor().update_into
+    return modes.CTR((start // 4).to_bytes(16, "big"))
 
 
 def add_masks(

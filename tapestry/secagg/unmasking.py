@@ -90,6 +90,7 @@ class Advertising:
         """
         self._cohort = Cohort.of(manifest)
         self._kept: dict[str, Advertisement] = {}
+        self._taken: set[str] = set()  # keys
         self._probe = Agreement(bytes(31) + b"\x40")
 
     @property
@@ -107,13 +108,13 @@ class Advertising:
         """
         _check_sender(sender, message, expected=self.missing)
         keys = (message.channel_key, message.mask_key)
-        taken = {k for a in self._kept.values() for k in (a.channel_key, a.mask_key)}
-        if len(set(keys)) < len(keys) or not taken.isdisjoint(keys):
+        if len(set(keys)) < len(keys) or not self._taken.isdisjoint(keys):
             raise ProtocolError(f"{sender!r} advertised a key twice")
         message.verify(self._cohort.context, self._cohort.roster[sender])
         for key in keys:
             self._probe.with_peer(bytes.fromhex(key))
         self._kept[sender] = message
+        self._taken.update(keys)
 
     def close(self) -> tuple["Sharing", KeyList]:
         """Make the key list.

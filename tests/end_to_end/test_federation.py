@@ -16,7 +16,7 @@ from tapestry.vector import parameters_digest
 from tapestry.workloads.language import LanguageModel
 from tapestry_coordinator.journal import Journal
 from tapestry_governance import registry
-from tapestry_governance.audit import Verdict
+from tapestry_governance.audit import Verdict, verify
 from tapestry_governance.events import (
     AdapterPublished,
     DataDeclared,
@@ -204,9 +204,12 @@ def test_one_flipped_byte_in_any_file_of_the_bundle_fails(
             assert federation.audit().verdict is not Verdict.HOLDS, path
         finally:
             path.write_bytes(data)
-    shutil.copytree(bundle, tmp_path / "copy")
-    (tmp_path / "copy" / "more").write_text("x")
     assert federation.audit().verdict is Verdict.HOLDS
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    assert verify(copy).verdict is Verdict.HOLDS
+    (copy / "more").write_text("x")
+    assert verify(copy).verdict is not Verdict.HOLDS
 
 
 def test_a_second_start_of_a_finished_run_changes_nothing(
