@@ -38,7 +38,7 @@ from tapestry_node.publishing import HELD_OUT
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _NEEDED = 3 << 30  # bytes on disk
 _THREADS = 1024  # at most
-_HELD_OUT = 20  # dialogues of each country, about
+_HELD_OUT = 10  # dialogues of each country, about
 
 
 class EngineName(StrEnum):
