@@ -170,34 +170,43 @@ def membership(model: LanguageModel, study: Study) -> Figures:
     """
     units, _ = _texts(model, study)
     units = units[:64]
-    inside = NoiseSource.unsafe_from_key(bytes(32)).coins(len(units), probability=0.5)
-    members = [u for u, coin in zip(units, inside, strict=True) if coin]
+    before = _unit_losses(model, units)
     figures: Figures = {}
     for name, epsilon in (("plain", None), ("dp", study.epsilon)):
-        before = _unit_losses(model, units)
-        plan = _plan(rank=8).model_copy(
-            update={"steps": study.steps, "batch_size": len(members) // 2}
-        )
-        privacy = _privacy(study, plan, len(members), epsilon)
-        with model.attach(plan) as parameters:
-            problem = Problem(
-                module=model.module, parameters=parameters, losses=model.losses
-            )
-            fit(
-                problem,
-                members,
-                training=plan,
-                privacy=privacy,
-                records=len(members),
-                runtime=Runtime(),
-            )
-            fell = before - _unit_losses(model, units)
-        wins = stats.mannwhitneyu(fell[inside], fell[~inside]).statistic
-        figures[f"membership_auc_{name}"] = float(
-            wins / (inside.sum() * (~inside).sum())
-        )
-        _say(f"membership: {name}: AUC {figures[f'membership_auc_{name}']:.3f}")
+        key, areas = f"membership_auc_{name}", []
+        for seed in study.seeds:
+            source = NoiseSource.unsafe_from_key(seed.to_bytes(32))
+            inside = source.coins(len(units), probability=0.5)
+            members = [u for u, coin in zip(units, inside, strict=True) if coin]
+            fell = before - _losses_after(model, members, units, study, epsilon)
+            wins = stats.mannwhitneyu(fell[inside], fell[~inside]).statistic
+            areas.append(float(wins / (inside.sum() * (~inside).sum())))
+            _say(f"membership: {name}, seed {seed}: AUC {areas[-1]:.3f}")
+        figures |= _over_seeds(key, areas)
     return figures
+
+
+def _losses_after(
+    model: LanguageModel,
+    members: Sequence[Unit],
+    units: Sequence[Unit],
+    study: Study,
+    epsilon: float | None,
+) -> np.ndarray:
+    """Train on the members, and return the loss of every unit."""
+    plan = _plan(rank=8).model_copy(
+        update={"steps": study.steps, "batch_size": len(members) // 2}
+    )
+    with model.attach(plan) as parameters:
+        fit(
+            Problem(module=model.module, parameters=parameters, losses=model.losses),
+            members,
+            training=plan,
+            privacy=_privacy(study, plan, len(members), epsilon),
+            records=len(members),
+            runtime=Runtime(),
+        )
+        return _unit_losses(model, units)
 
 
 def _unit_losses(model: LanguageModel, units: Sequence[Unit]) -> np.ndarray:
@@ -238,10 +247,15 @@ def _ratios(losses: dict[str, list[float]], given: float) -> Figures:
         ratios = [a / b for a, b in zip(values, central, strict=True)]
         kind, _, nodes = name.partition("_")
         for key in (f"{kind}_loss_over_central_{nodes}", f"{kind}_loss_over_central"):
-            figures[key] = statistics.mean(ratios)
-            if len(ratios) > 1:
-                error = statistics.stdev(ratios) / math.sqrt(len(ratios))
-                figures[f"{key}_se"] = error
+            figures |= _over_seeds(key, ratios)
+    return figures
+
+
+def _over_seeds(key: str, values: Sequence[float]) -> Figures:
+    """Mean and, of several, its standard error."""
+    figures = {key: statistics.mean(values)}
+    if len(values) > 1:
+        figures[f"{key}_se"] = statistics.stdev(values) / math.sqrt(len(values))
     return figures
 
 
