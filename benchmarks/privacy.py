@@ -6,12 +6,10 @@ speed  CPU time of a step with clipping and noise over one without, the same bat
        the same run, alternating; LoRA (B only) and full parameters.
 audit  the Gaussian one-run audit of ``tests/node``: lower bound over claimed epsilon.
 membership  area under the curve of an attacker who sees base and trained model.
-noise  loss after the same number of steps, epsilon and example gradients, with noise
-       drawn by each node alone (local), in shares that add up inside the masked sum
-       (shared), and once over pooled data (central: needs one party trusted with all
-       records; the reference). Held-out text of four countries, over seeds. Each
-       finished run is a file below ``benchmarks/work``; runs that are there are not
-       repeated.
+noise  loss after the same steps, epsilon and example gradients, with noise of each
+       node alone (local), in shares that add up inside the masked sum (shared), and
+       once over pooled data (central: needs one party trusted with all records), over
+       seeds. Finished runs are files below ``benchmarks/work`` and not repeated.
 """
 
 import argparse
@@ -24,6 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,9 +92,7 @@ def speed(model: LanguageModel, *, repeats: int) -> Figures:
     figures: Figures = {}
     for name, plan in (("lora", _plan(rank=16)), ("full", _plan(rank=0))):
         with model.attach(plan) as parameters:
-            problem = Problem(
-                module=model.module, parameters=parameters, losses=model.losses
-            )
+            problem = _problem(model, parameters)
             plain, private = _time_steps(problem, units, repeats)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         _say(
@@ -173,7 +170,7 @@ def membership(model: LanguageModel, study: Study) -> Figures:
     before = _unit_losses(model, units)
     figures: Figures = {}
     for name, epsilon in (("plain", None), ("dp", study.epsilon)):
-        key, areas = f"membership_auc_{name}", []
+        areas = []
         for seed in study.seeds:
             source = NoiseSource.unsafe_from_key(seed.to_bytes(32))
             inside = source.coins(len(units), probability=0.5)
@@ -182,7 +179,7 @@ def membership(model: LanguageModel, study: Study) -> Figures:
             wins = stats.mannwhitneyu(fell[inside], fell[~inside]).statistic
             areas.append(float(wins / (inside.sum() * (~inside).sum())))
             _say(f"membership: {name}, seed {seed}: AUC {areas[-1]:.3f}")
-        figures |= _over_seeds(key, areas)
+        figures |= _over_seeds(f"membership_auc_{name}", areas)
     return figures
 
 
@@ -194,12 +191,11 @@ def _losses_after(
     epsilon: float | None,
 ) -> np.ndarray:
     """Train on the members, and return the loss of every unit."""
-    plan = _plan(rank=8).model_copy(
-        update={"steps": study.steps, "batch_size": len(members) // 2}
-    )
+    size = len(members) // 2
+    plan = _plan(rank=8).model_copy(update={"steps": study.steps, "batch_size": size})
     with model.attach(plan) as parameters:
         fit(
-            Problem(module=model.module, parameters=parameters, losses=model.losses),
+            _problem(model, parameters),
             members,
             training=plan,
             privacy=_privacy(study, plan, len(members), epsilon),
@@ -207,6 +203,10 @@ def _losses_after(
             runtime=Runtime(),
         )
         return _unit_losses(model, units)
+
+
+def _problem(model: LanguageModel, parameters: Any) -> Problem:
+    return Problem(module=model.module, parameters=parameters, losses=model.losses)
 
 
 def _unit_losses(model: LanguageModel, units: Sequence[Unit]) -> np.ndarray:
@@ -282,11 +282,8 @@ def _train(
 ) -> float:
     kind, nodes, seed = run
     source = NoiseSource.unsafe_from_key(seed.to_bytes(32))
-    plan = _plan(rank=8)
-    with model.attach(plan) as parameters:
-        problem = Problem(
-            module=model.module, parameters=parameters, losses=model.losses
-        )
+    with model.attach(_plan(rank=8)) as parameters:
+        problem = _problem(model, parameters)
         optimizer = torch.optim.Adam([p for _, p in parameters], lr=study.learning_rate)
         with attached(problem, Limits(), private=True) as gradients:
             for _ in range(study.steps):
