@@ -165,17 +165,14 @@ def membership(model: LanguageModel, study: Study) -> Figures:
     Sixty-four records of one country, each in the data by a fair coin; the attacker
     knows base, release and text, and scores each record by how much its loss fell.
     """
-    units, _ = _texts(model, study)
-    units = units[:64]
-    before = _unit_losses(model, units)
-    figures: Figures = {}
+    units = _texts(model, study)[0][:64]
+    before, figures = _unit_losses(model, units), Figures()
     for name, epsilon in (("plain", None), ("dp", study.epsilon)):
         areas = []
         for seed in study.seeds:
             source = NoiseSource.unsafe_from_key(seed.to_bytes(32))
             inside = source.coins(len(units), probability=0.5)
-            members = [u for u, coin in zip(units, inside, strict=True) if coin]
-            fell = before - _losses_after(model, members, units, study, epsilon)
+            fell = before - _losses_after(model, units, inside, study, epsilon)
             wins = stats.mannwhitneyu(fell[inside], fell[~inside]).statistic
             areas.append(float(wins / (inside.sum() * (~inside).sum())))
             _say(f"membership: {name}, seed {seed}: AUC {areas[-1]:.3f}")
@@ -185,12 +182,13 @@ def membership(model: LanguageModel, study: Study) -> Figures:
 
 def _losses_after(
     model: LanguageModel,
-    members: Sequence[Unit],
     units: Sequence[Unit],
+    inside: np.ndarray,
     study: Study,
     epsilon: float | None,
 ) -> np.ndarray:
     """Train on the members, and return the loss of every unit."""
+    members = [u for u, coin in zip(units, inside, strict=True) if coin]
     size = len(members) // 2
     plan = _plan(rank=8).model_copy(update={"steps": study.steps, "batch_size": size})
     with model.attach(plan) as parameters:
