@@ -50,7 +50,7 @@ from tapestry_coordinator import driver
 from tapestry_coordinator.evaluating import bits_per_byte
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_node import records, training
-from tapestry_node.gradients import Limits
+from tapestry_node.batching import Limits
 from tapestry_node.node import Node
 from tapestry_node.training import Runtime
 

@@ -36,7 +36,8 @@ from tapestry.protocol import PrivacyPlan, TrainingPlan, recommended_threshold
 from tapestry.workloads import Unit
 from tapestry.workloads.bases import open_base
 from tapestry.workloads.language import LanguageModel
-from tapestry_node.gradients import Gradients, Limits, Problem, attached
+from tapestry_node.batching import Limits
+from tapestry_node.gradients import Gradients, Problem, attached
 from tapestry_node.training import Runtime, fit
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -86,8 +87,7 @@ def main() -> None:
 
 
 def speed(model: LanguageModel, *, repeats: int) -> Figures:
-    generator = np.random.default_rng(0)
-    tokens = generator.integers(10, 250, size=(8, 128)).tolist()
+    tokens = np.random.default_rng(0).integers(10, 250, size=(8, 128)).tolist()
     units = [Unit(sequences=(tuple(row),)) for row in tokens]
     figures: Figures = {}
     for name, plan in (("lora", _plan(rank=16)), ("full", _plan(rank=0))):

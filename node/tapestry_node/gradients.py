@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tapestry.errors import ConfigError
 from tapestry.privacy import clipping
 from tapestry.workloads import Unit
+from tapestry_node.batching import Limits, alike, pack
 
 ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 """Model types whose per-sequence gradients are tested against the loop.
@@ -37,6 +38,7 @@ No mixture of experts: a module that a step does not use keeps stale gradients.
 _PROBE = ((5, 4, 3, 2, 1, 2, 3, 4), (1, 2, 3))  # public, of unequal length
 _TOLERANCE = 1e-3
 _BLOCK = 1 << 16
+Done = Callable[[Sequence[int]], None]
 _FEWEST_ROWS = 2  # below, the loop does as well
 
 
@@ -55,24 +57,6 @@ class Problem:
     def length(self) -> int:
         """The number of trained coordinates d."""
         return sum(p.numel() for _, p in self.parameters)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Sizes of physical batches: they change speed and memory, never the result."""
-
-    rows: int = 16
-    tokens: int = 2048
-    gradient_bytes: int = 1 << 30
-
-    def rows_of(self, width: int) -> int:
-        """How many sequences of up to ``width`` tokens run at once; at least one."""
-        return max(1, min(self.rows, self.tokens // width))
-
-    def hold(self, units: Sequence[Unit]) -> bool:
-        """Whether the units run as one physical batch, unless it is one sequence."""
-        rows = sum(len(u.sequences) for u in units)
-        return rows <= self.rows_of(max(len(s) for u in units for s in u.sequences))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,15 +150,20 @@ class Gradients:
         total: Tensor,
         clip_norm: float,
     ) -> Tally:
+        owners = _owners(units)
+        samples = [p.new_zeros(owners[-1] + 1, *p.shape) for p in self._parameters]
+
+        def take(batch: Sequence[int]) -> None:
+            index = torch.tensor([owners[i] for i in batch], device=self._device)
+            for parameter, sample in zip(self._parameters, samples, strict=True):
+                sample.index_add_(0, index, _take_sample(parameter))
+
         hooks.enable_hooks()
         try:
-            loss = self._backward(units)
-            samples = [_take_sample(p) for p in self._parameters]
+            loss = self._backward(units, done=take)
         finally:
             hooks.disable_hooks()
             self._clear()
-        sizes = [len(u.sequences) for u in units]
-        samples = [_sum_rows(s, sizes) for s in samples]
         norms = _norms(samples)
         scales = clipping.factors(norms, clip_norm=clip_norm)
         factors = torch.from_numpy(scales).to(self._device)
@@ -197,23 +186,26 @@ class Gradients:
                 _add_scaled(view, grad, factor=float(factor))
         return _tally(loss, norms, clip_norm)
 
-    def _backward(self, units: Sequence[Unit]) -> float:
-        """Add the gradients of some units to what parameters hold; return the loss."""
+    def _backward(self, units: Sequence[Unit], *, done: Done | None = None) -> float:
+        """Add the gradients of some units to what parameters hold; return the loss.
+
+        ``done`` is told after each batch which rows, of all in order, were in it.
+        """
         rows = [s for u in units for s in u.sequences]
         weights = torch.tensor(
-            [1 / len(u.sequences) for u in units for _ in u.sequences],
-            device=self._device,
+            [1 / len(u.sequences) for u in units for _ in u.sequences]
         )
-        size = self._limits.rows_of(max(map(len, rows)))
         total = 0.0
-        for start in range(0, len(rows), size):
-            losses = self._problem.losses(rows[start : start + size])
-            if losses.shape != weights[start : start + size].shape:
+        for batch in alike(rows, self._limits):
+            losses = self._problem.losses([rows[i] for i in batch])
+            if losses.shape != (len(batch),):
                 raise ValueError(f"losses of shape {tuple(losses.shape)}")
-            loss = (losses * weights[start : start + size]).sum()
+            loss = (losses * weights[batch].to(self._device)).sum()
             with _quiet():
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             total += float(loss.detach())
+            if done is not None:
+                done(batch)
         return total
 
     def _views(self, total: Tensor) -> Iterator[Tensor]:
@@ -290,22 +282,6 @@ def check_per_unit(gradients: Gradients, problem: Problem) -> None:
         _compare(got, want, "gradients")
 
 
-def pack(units: Sequence[Unit], limits: Limits) -> Iterator[list[Unit]]:
-    """Cut units into physical batches, those of like length together.
-
-    A unit is never split; one with more sequences than fit stands alone.
-    """
-    order = sorted(units, key=lambda u: -max(map(len, u.sequences)))
-    group: list[Unit] = []
-    for unit in order:
-        if group and not limits.hold([*group, unit]):
-            yield group
-            group = []
-        group.append(unit)
-    if group:
-        yield group
-
-
 def _check_problem(problem: Problem) -> None:
     named = {id(p) for _, p in problem.parameters}
     trainable = {id(p) for p in problem.module.parameters() if p.requires_grad}
@@ -353,15 +329,9 @@ def _add_scaled(total: Tensor, grad: Tensor, *, factor: float) -> None:
         into[start : start + _BLOCK].add_(wide, alpha=factor)
 
 
-def _sum_rows(sample: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Sum the rows of each unit: (rows, ...) -> (units, ...)."""
-    if len(sizes) == sample.shape[0]:
-        return sample
-    index = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(
-        sample.device
-    )
-    summed = sample.new_zeros(len(sizes), *sample.shape[1:])
-    return summed.index_add_(0, index, sample)
+def _owners(units: Sequence[Unit]) -> list[int]:
+    """Say for each sequence, of all in order, which unit it belongs to."""
+    return [place for place, unit in enumerate(units) for _ in unit.sequences]
 
 
 def _norms(samples: Sequence[Tensor]) -> npt.NDArray[np.float64]:

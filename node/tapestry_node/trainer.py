@@ -18,8 +18,8 @@ from tapestry.vector import FloatVector, Layout
 from tapestry.workloads import Unit, Workload
 from tapestry_governance.events import DataDeclared
 from tapestry_node import records, training
+from tapestry_node.batching import Limits
 from tapestry_node.budget import Charge, Terms
-from tapestry_node.gradients import Limits
 
 StepDone = Callable[[int, int], None]
 

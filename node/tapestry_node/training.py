@@ -38,7 +38,8 @@ from tapestry.privacy.noise import NoiseSource, add_gaussian
 from tapestry.protocol import PrivacyPlan, TrainingPlan
 from tapestry.vector import FloatVector
 from tapestry.workloads import Unit, Workload
-from tapestry_node.gradients import Gradients, Limits, Problem, Tally, attached
+from tapestry_node.batching import Limits
+from tapestry_node.gradients import Gradients, Problem, Tally, attached
 
 _log = logging.getLogger(__name__)
 

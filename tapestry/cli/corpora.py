@@ -45,7 +45,7 @@ class Split:
     held_out: dict[str, tuple[str, ...]]
 
 
-def prepare(country: str, out: Path) -> None:
+def prepare(country: str, out: Path, *, longest: int | None = None) -> None:
     """Write a country's text.
 
     ``out/private`` becomes a data folder for ``tapestry_node.records``: a file
@@ -55,7 +55,7 @@ def prepare(country: str, out: Path) -> None:
         ConfigError: No text for this country.
         ResourceError: The package is missing, or ``out`` cannot be written.
     """
-    split = load(country)
+    split = load(country, longest=longest)
     private = out / "private"
     try:
         private.mkdir(parents=True, exist_ok=True)
@@ -74,8 +74,12 @@ def prepare(country: str, out: Path) -> None:
         raise ResourceError(f"cannot write {out}: {error.strerror}") from error
 
 
-def load(country: str) -> Split:
+def load(country: str, *, longest: int | None = None) -> Split:
     """Read a country's fit dialogues from the package, each one text.
+
+    Args:
+        country: Whose.
+        longest: Where a dialogue ends at the latest, in bytes of UTF-8.
 
     Raises:
         ConfigError: No text for this country.
@@ -99,7 +103,8 @@ def load(country: str) -> Split:
         if path.stem in _UNFIT:
             continue
         fit = [d for d in _dialogues(path) if english.isdisjoint(_sentences(d))]
-        texts = tuple(t for t in dict.fromkeys(map("\n".join, fit)) if t not in seen)
+        whole = (_cut("\n".join(turns), longest) for turns in fit)
+        texts = tuple(t for t in dict.fromkeys(whole) if t not in seen)
         seen.update(texts)
         (held_out if path.stem in HELD_OUT else private)[path.stem] = texts
     return Split(private=private, held_out=held_out)
@@ -138,6 +143,10 @@ def _dialogues(path: Path) -> list[list[str]]:
 def _sentences(dialogue: list[str]) -> list[str]:
     """Keep what could be a sentence left in English; names are the same anywhere."""
     return [turn for turn in dialogue if turn.count(" ") >= 2]
+
+
+def _cut(text: str, longest: int | None) -> str:
+    return text.encode()[:longest].decode(errors="ignore")
 
 
 def _write_lines(path: Path, texts: "tuple[str, ...] | list[str]") -> None:

@@ -137,7 +137,8 @@ def tell(story: Story) -> dict[str, Any]:
 def _prepare(story: Story, given: Replica) -> None:
     for country in corpora.COUNTRIES:
         story.progress({"stage": "prepare", "text": f"text of {country}"})
-        corpora.prepare(country, story.out / "text" / country)
+        place = story.out / "text" / country
+        corpora.prepare(country, place, longest=plans.LONGEST)
     story.members = [_member(story.out, country) for country in corpora.COUNTRIES]
     founding = plans.founding(
         story.scale, story.members, base_digest=given.digest, models=Path("models")
@@ -151,8 +152,12 @@ def _member(out: Path, country: str) -> plans.Member:
         name=country,
         country=country,
         data=out / "text" / country / "private",
-        records=sum(map(len, corpora.load(country).private.values())),
+        records=sum(map(len, _private(country).values())),
     )
+
+
+def _private(country: str) -> dict[str, tuple[str, ...]]:
+    return corpora.load(country, longest=plans.LONGEST).private
 
 
 def _spread_held_out(out: Path, names: Sequence[str]) -> None:

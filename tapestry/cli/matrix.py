@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tapestry.cli import corpora
+from tapestry.cli import corpora, plans
 from tapestry.cli.reference import Reference, train_centrally
 from tapestry.config import number
 from tapestry.encoding import decode_json
@@ -71,7 +71,7 @@ def _central(
     texts = [
         text
         for country in corpora.COUNTRIES
-        for rows in corpora.load(country).private.values()
+        for rows in corpora.load(country, longest=plans.LONGEST).private.values()
         for text in rows
     ]
     units = workload.encode(texts, sequence_length=story.scale.sequence_length)

@@ -17,6 +17,7 @@ from tapestry_governance.events import Policy
 FEDERATION = "demo"
 RUN = "run-1"
 DELTA = "0.00001"
+LONGEST = 128  # bytes of a dialogue; of three in ten the end is left out
 EPSILON_LIMIT = "8"
 DEADLINES = {
     "cosign": 60,
@@ -60,13 +61,13 @@ SCALES: Mapping[str, Scale] = {
         rounds=2,
         release_every=1,
         steps=2,
-        batch_size=8,
+        batch_size=6,
         learning_rate=3.0,
         clip_norm=0.5,
         epsilon=5.0,
         update_norm=128.0,
         adapter_steps=2,
-        adapter_batch=16,
+        adapter_batch=12,
         adapter_rate=1.5,
         adapter_epsilon=4.0,
         sequence_length=64,

@@ -2,15 +2,17 @@
 
 The reference that a federation is measured against. It takes as many example
 gradients as all nodes together, in the same parameterization and from the same
-factors, one step after the other instead of side by side; once without privacy and
-once as DP-SGD with the epsilon that the institutions promise. Only possible where
+factors: once without privacy, one step after the other instead of side by side and at
+half the rate, since such steps add up; and once as DP-SGD with the epsilon that the
+institutions promise, with the batches of all nodes joined in each step, since every
+step has its noise. Only possible where
 one party may hold everybody's text: here, because the demo's text is public.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tapestry.config import CoordinatorSettings
+from tapestry.config import CoordinatorSettings, number
 from tapestry.encoding import encode_fraction
 from tapestry.low_rank import expand, round_seed
 from tapestry.privacy import accounting
@@ -28,7 +30,7 @@ class Reference:
     """A central run that does as much work as a federation."""
 
     settings: CoordinatorSettings  # of the federated run
-    nodes: int  # how many institutions take part; multiplies the steps
+    nodes: int  # how many institutions take part; multiplies the work
     epsilon: float | None  # the promise for each record; None trains without noise
 
 
@@ -51,11 +53,16 @@ def train_centrally(
     """
     settings = reference.settings
     plan = settings.training.plan(factor_seed="0" * 64)
-    plan = plan.model_copy(update={"steps": plan.steps * reference.nodes})
+    if reference.epsilon is None:
+        rate = encode_fraction(number(plan.learning_rate) / 2)
+        changes = {"steps": plan.steps * reference.nodes, "learning_rate": rate}
+    else:
+        changes = {"batch_size": plan.batch_size * reference.nodes}
+    plan = plan.model_copy(update=changes)
     privacy = _privacy(reference, plan, records=len(units))
     parameters = dict(base.parameters)
-    for number in range(1, settings.rounds + 1):
-        seed = round_seed("central", number, model_digest=base.digest)
+    for turn in range(1, settings.rounds + 1):
+        seed = round_seed("central", turn, model_digest=base.digest)
         plan = plan.model_copy(update={"factor_seed": seed})
         workload.load(parameters)
         found = training.update(
@@ -73,7 +80,7 @@ def train_centrally(
             parameters=parameters,
         )
         parameters |= {name: parameters[name] + step for name, step in change.items()}
-        report(number, settings.rounds)
+        report(turn, settings.rounds)
     return parameters
 
 

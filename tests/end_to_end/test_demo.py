@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,18 @@ def _closed(out: Path) -> list[RoundClosed]:
     return [body for body in bodies if isinstance(body, RoundClosed)]
 
 
-def test_the_demo_tells_the_whole_story(tmp_path: Path, cache: Path) -> None:
-    out = tmp_path / "demo"
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a demo in one process."""
+    out = tmp_path_factory.mktemp("embedded") / "demo"
     said = _finish(_start(out, cache))
-    report = _check(out)
     assert str(out / "report.html") in said
+    return out
+
+
+def test_the_demo_tells_the_whole_story(embedded: Path) -> None:
+    out = embedded
+    report = _check(out)
     assert [body.outcome for body in _closed(out)] == ["applied", "applied"]
     assert report["engine"] == "inprocess"
     again = subprocess.run(
@@ -151,7 +159,11 @@ def _is_coordinator(command: str) -> bool:
     ],
 )
 def test_the_demo_over_flower_completes_whoever_is_killed(
-    tmp_path: Path, cache: Path, victim: Callable[[str], bool] | None, phase: str
+    tmp_path: Path,
+    cache: Path,
+    embedded: Path,
+    victim: Callable[[str], bool] | None,
+    phase: str,
 ) -> None:
     out = tmp_path / "demo"
     demo = _start(out, cache, "--engine", "flower")
@@ -172,3 +184,32 @@ def test_the_demo_over_flower_completes_whoever_is_killed(
     closed = _closed(out)
     assert [body.outcome for body in closed] == ["applied", "applied"]
     assert all(len(body.included) >= 3 for body in closed)
+    if victim is None:
+        _check_alike(out, embedded)
+
+
+def _check_alike(out: Path, other: Path) -> None:
+    """Two engines, one driver: the same events and costs, and scores up to noise.
+
+    Both draw records and noise of their own. Two runs in one process differ by up to
+    SPREAD, so that more would be the engine's doing.
+    """
+    mine, theirs = (json.loads((d / "report.json").read_text()) for d in (out, other))
+    assert _told(out) == _told(other)
+    assert mine["epsilon"] == theirs["epsilon"]
+    for name in COUNTRIES:
+        sent, there = mine["bytes_out"][name], theirs["bytes_out"][name]
+        assert sent.keys() == there.keys()
+        for kind in ("shares", "upload", "consent", "reveal", "publication"):
+            assert sent[kind] == pytest.approx(there[kind], rel=0.01), kind
+    releases = [name for name in theirs["bits_per_byte"] if name.startswith("base-")]
+    assert releases
+    for model in ("given", *releases):
+        want = theirs["bits_per_byte"][model]
+        assert mine["bits_per_byte"][model] == pytest.approx(want, rel=_SPREAD)
+
+
+def _told(out: Path) -> Counter[tuple[str, str]]:
+    """Who said what, how often."""
+    events = [open_entry(entry).event for entry in verify(out / "bundle").entries]
+    return Counter((event.actor, event.type) for event in events)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tapestry.errors import ConfigError
 from tapestry.privacy.clipping import SLACK
 from tapestry.workloads import Unit
-from tapestry_node.gradients import ARCHITECTURES, Limits, Problem, attached, pack
+from tapestry_node.batching import Limits, alike, pack
+from tapestry_node.gradients import ARCHITECTURES, Problem, attached
 from tests.node import tiny
 
 LOOP = Limits(gradient_bytes=0)
@@ -290,3 +291,21 @@ def test_packing_keeps_every_unit_whole_and_within_limits(
     assert sorted(map(id, units)) == sorted(id(u) for g in groups for u in g)
     for group in groups:
         assert len(group) == 1 or limits.hold(group)
+
+
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=40),
+    st.integers(1, 16),
+    st.integers(4, 2048),
+)
+def test_batches_take_every_sequence_once_and_little_padding(
+    lengths: list[int], rows: int, tokens: int
+) -> None:
+    limits = Limits(rows=rows, tokens=tokens)
+    batches = list(alike([(1,) * n for n in lengths], limits))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        width = max(lengths[i] for i in batch)
+        assert len(batch) <= limits.rows_of(width)
+        for place, i in enumerate(batch):  # 256 tokens are enough to keep busy
+            assert lengths[i] >= 0.75 * width or place * width < 256

@@ -138,12 +138,16 @@ def test_clip_doubled_is_caught(monkeypatch: Patch) -> None:
         check_sensitivity(units, losses=loud)
 
 
+def _by_sequence(units: Sequence[Unit]) -> list[int]:
+    return list(range(sum(len(unit.sequences) for unit in units)))
+
+
 def test_clipping_sequences_instead_of_records_is_caught(monkeypatch: Patch) -> None:
     many = Unit(sequences=((5, 6, 7, 8),) * 6)
     units = [many] + [Unit(sequences=((9, 9),))] * 7
     loud = partial(_scaled, factor=100.0)
     check_sensitivity(units, losses=loud)
-    monkeypatch.setattr(gradients, "_sum_rows", lambda sample, _: sample)
+    monkeypatch.setattr(gradients, "_owners", _by_sequence)
     with pytest.raises(AssertionError):
         check_sensitivity(units, losses=loud)
 

@@ -17,7 +17,8 @@ from tapestry.privacy.noise import NoiseSource
 from tapestry.workloads import Unit
 from tapestry.workloads.bases import build_tiny
 from tapestry_node import training
-from tapestry_node.gradients import Limits, Problem
+from tapestry_node.batching import Limits
+from tapestry_node.gradients import Problem
 from tapestry_node.training import (
     Fit,
     Progress,

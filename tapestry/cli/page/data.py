@@ -95,7 +95,6 @@ class SecAgg(_Part):
     max_colluding: int | None = None
     min_cohort: int | None = None
     length: int | None = None
-    masked_vs_plain_relative_error: Number = None
 
 
 class Sight(_Part):

@@ -308,12 +308,6 @@ def _masks(run: Run) -> Markup:
     ]
     if s.length is not None:
         sentences.append(f"Each contribution has {words.whole(s.length)} numbers.")
-    if s.masked_vs_plain_relative_error is not None:
-        share = 100 * s.masked_vs_plain_relative_error
-        sentences.append(
-            f"Masking changed the mean update by {share:.2g} % of its norm, by "
-            "rounding."
-        )
     return element("p", {"class": "note"}, " ".join(sentences))
 
 

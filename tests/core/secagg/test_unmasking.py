@@ -1,5 +1,7 @@
 """The coordinator's half: the exact sum, bad senders by name, bad shares by name."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +24,7 @@ from tapestry.secagg.recovering import Fault
 from tapestry.secagg.sharing import PRIME
 from tapestry.secagg.unmasking import Advertising
 from tapestry.secagg.verifying import SumChecker
+from tapestry.vector import RingVector
 from tests.core.secagg.federation import Federation
 from tests.core.secagg.measures import FixedRandom, looks_uniform
 
@@ -90,23 +93,46 @@ def _has_consented(federation: Federation, name: str) -> bool:
 
 
 def _assert_still_masked(federation: Federation) -> None:
-    for name, upload in federation.uploads.items():
-        values = np.concatenate([np.frombuffer(c, "<u4") for c in upload.chunks])
-        assert np.array_equal(values, federation.vectors[name]) is False
+    """No sum of some uploads is the sum of what was in them."""
+    vectors = {name: federation.vectors[name] for name in federation.uploads}
+    for names in _choices(list(vectors)):
+        masked = sum(_values(federation.uploads[name]) for name in names)
+        assert not np.array_equal(masked, sum(vectors[name] for name in names))
 
 
-def test_an_aborted_round_leaves_only_uniform_vectors_behind() -> None:
+def _choices(names: list[str]) -> Iterator[tuple[str, ...]]:
+    for size in range(1, len(names) + 1):
+        yield from itertools.combinations(names, size)
+
+
+def _values(upload: Upload) -> RingVector:
+    return np.frombuffer(b"".join(upload.chunks), "<u4")
+
+
+LAST = ["upload", "consent", "reveal"]
+
+
+@pytest.mark.parametrize("stage", LAST)
+def test_an_aborted_round_leaves_only_uniform_vectors_behind(stage: str) -> None:
+    """Whichever of the uploads the coordinator adds up, wherever too few are left."""
     federation = Federation.of(5, length=20_000)
     federation.random = FixedRandom("abort")
     federation.run("receive")
     zero = np.zeros(20_000, dtype=np.uint32)
-    with pytest.raises(QuorumError, match="2 nodes are left"):
-        federation.upload(federation.names()[:2], vector=lambda _: zero)
-    left = [
-        np.frombuffer(b"".join(u.chunks), "<u4") for u in federation.uploads.values()
-    ]
-    assert all(looks_uniform(values) for values in left)
-    assert looks_uniform(left[0] + left[1])
+    few = federation.names()[:2]
+    asked = {step: few if step == stage else None for step in LAST}
+
+    def go_on() -> None:
+        federation.upload(asked["upload"], vector=lambda _: zero)
+        federation.consent(asked["consent"])
+        federation.reveal(asked["reveal"])
+
+    with pytest.raises(QuorumError, match=r"^2 "):
+        go_on()
+    uploads = {n: _values(u) for n, u in federation.uploads.items()}
+    assert len(uploads) == (2 if stage == "upload" else 5)
+    for names in _choices(list(uploads)):
+        assert looks_uniform(sum((uploads[name] for name in names), start=zero))
     assert not looks_uniform(zero)
 
 
