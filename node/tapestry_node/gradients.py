@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,7 @@ No mixture of experts: a module that a step does not use keeps stale gradients.
 _PROBE = ((5, 4, 3, 2, 1, 2, 3, 4), (1, 2, 3))  # public, of unequal length
 _TOLERANCE = 1e-3
 _BLOCK = 1 << 16
+_CHECKED: WeakKeyDictionary[nn.Module, set[object]] = WeakKeyDictionary()
 Done = Callable[[Sequence[int]], None]
 _FEWEST_ROWS = 2  # below, the loop does as well
 
@@ -246,7 +248,7 @@ def attached(problem: Problem, limits: Limits, *, private: bool) -> Iterator[Gra
                 hooks.disable_hooks()
         gradients = Gradients(problem, limits, hooks)
         if private:
-            check_per_unit(gradients, problem)
+            _check_once(gradients, problem)
         yield gradients
     finally:
         if hooks is not None:
@@ -254,6 +256,19 @@ def attached(problem: Problem, limits: Limits, *, private: bool) -> Iterator[Gra
         for _, parameter in problem.parameters:
             parameter.grad = None
         problem.module.train(training)
+
+
+def _check_once(gradients: Gradients, problem: Problem) -> None:
+    """Check a model at its first use: what is compared is code, not values.
+
+    Once for each module, what is trained in it, way to the sum and loss function.
+    """
+    losses = getattr(problem.losses, "__func__", problem.losses)
+    names = tuple(name for name, _ in problem.parameters)
+    known = _CHECKED.setdefault(problem.module, set())
+    if (key := (names, gradients.by_rows, losses)) not in known:
+        check_per_unit(gradients, problem)
+        known.add(key)
 
 
 def check_per_unit(gradients: Gradients, problem: Problem) -> None:
