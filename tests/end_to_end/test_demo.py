@@ -208,7 +208,8 @@ def _check_alike(out: Path, other: Path) -> None:
 
 def _gain(report: dict[str, Any]) -> float:
     scores = report["bits_per_byte"]
-    return sum(scores["given"][name] - scores["base-1"][name] for name in COUNTRIES)
+    gains = [scores["given"][name] - scores["base-1"][name] for name in COUNTRIES]
+    return float(sum(gains))
 
 
 def _told(out: Path) -> Counter[tuple[str, str]]:
