@@ -8,12 +8,13 @@ one of them. The same chunks are kept as evidence for auditors.
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tapestry.errors import TapestryError
+from tapestry.errors import IncompleteError
 from tapestry.merkle import inclusion_proof
-from tapestry.protocol import Ask, Kind, Message
+from tapestry.protocol import MAX_ASKS, Ask, Kind, Message
 from tapestry.secagg.chunks import chunk_leaves, cut
 from tapestry.secagg.messages import Result
 from tapestry.secagg.verifying import Evidence
@@ -27,6 +28,7 @@ from tapestry_governance.sums import Spot, pack_spot, write_result, write_spot
 _logger = logging.getLogger(__name__)
 EVIDENCE = "evidence"  # on sums, by the log index of round.closed
 _AT_ONCE = 256  # chunks in memory
+_KEPT = 8  # chunks of a round for auditors
 
 
 class Showing:
@@ -38,6 +40,7 @@ class Showing:
         """Use ``evidence/`` in a coordinator's folder."""
         self._evidence = directory / EVIDENCE
         self._roll, self._journal, self._uploads = roll, journal, uploads
+        self._shown: Counter[tuple[str, int]] = Counter()  # by node and round
 
     def show(self, names: Sequence[str]) -> None:
         """Let these nodes say what they ask for, and show it; then tidy up.
@@ -75,35 +78,47 @@ class Showing:
     def _show_round(
         self, number: int, result: Result, asks: Mapping[str, list[Ask]]
     ) -> None:
-        names = result.transcript.survivors.names
-        total = cut(self._journal.load_sum(number))
-        leaves = chunk_leaves(total)
-        width = max(1, _AT_ONCE // (len(names) + 1))
+        roll = self._roll
+        cut_out = self._cutter(number, result.transcript.survivors.names)
+        width = max(1, _AT_ONCE // (len(result.transcript.uploads) + 1))
+        refused: set[str] = set()
         for turn in _turns(asks, width=width):
             requests: dict[str, Message] = {}
             for node, ask in turn.items():
+                if node in refused or self._shown[node, number] >= MAX_ASKS:
+                    continue
+                self._shown[node, number] += 1
                 try:
-                    uploads = {
-                        name: self._uploads.evidence(number, name, ask.chunk)
-                        for name in names
-                    }
-                except TapestryError as error:
+                    spot = cut_out(ask.chunk)
+                except IncompleteError as error:
                     _logger.warning("round %d cannot be shown: %s", number, error)
                     continue
-                path = inclusion_proof(leaves, ask.chunk)
-                mine = Evidence(chunk=total[ask.chunk], proof=path)
-                spot = Spot(index=ask.chunk, total=mine, uploads=uploads)
                 self._keep(number, result, spot)
                 requests[node] = pack_spot(spot, round_number=number)
-            waited = self._roll.settings.deadlines.result
-            for name, reply in self._roll.grid.exchange(requests, deadline=waited):
+            waited = roll.settings.deadlines.result
+            for name, reply in roll.grid.exchange(requests, deadline=waited):
                 if reply.kind is Kind.RECEIPT:
-                    self._roll.asks[name].discard(turn[name])
+                    roll.asks[name].discard(turn[name])
                 else:
                     _logger.warning("%s does not take chunks of %d", name, number)
+                    refused.add(name)
+
+    def _cutter(self, number: int, names: Sequence[str]) -> Callable[[int], Spot]:
+        """Return what cuts one chunk out of a round's sum and its uploads."""
+        total = cut(self._journal.load_sum(number))
+        leaves = chunk_leaves(total)
+
+        def cut_out(index: int) -> Spot:
+            uploads = {
+                name: self._uploads.evidence(number, name, index) for name in names
+            }
+            mine = Evidence(chunk=total[index], proof=inclusion_proof(leaves, index))
+            return Spot(index=index, total=mine, uploads=uploads)
+
+        return cut_out
 
     def _keep(self, number: int, result: Result, spot: Spot) -> None:
-        """Keep what is shown for auditors.
+        """Keep some of what is shown for auditors.
 
         Raises:
             ResourceError: It cannot be written.
@@ -116,9 +131,10 @@ class Showing:
                 write_result(draft, result)
                 folder.parent.mkdir(exist_ok=True)
                 draft.replace(folder)
-            if not (folder / str(spot.index)).exists():
+            place = folder / str(spot.index)
+            if not place.exists() and len(list(folder.iterdir())) <= _KEPT:
                 write_spot(draft, spot)
-                draft.replace(folder / str(spot.index))
+                draft.replace(place)
 
     def _index_of(self, number: int) -> int:
         log = self._roll.bulletin.log
@@ -126,7 +142,7 @@ class Showing:
             body = event_of(entry)
             if isinstance(body, RoundClosed) and body.round_number == number:
                 return index
-        raise AssertionError("the journal closed a round that the log did not")
+        raise IncompleteError(f"the log does not close round {number}")
 
 
 def _turns(asks: Mapping[str, list[Ask]], *, width: int) -> Iterator[dict[str, Ask]]:

@@ -68,7 +68,8 @@ class Uploads:
         """The rounds whose uploads are here."""
         if not self._root.is_dir():
             return []
-        return sorted(int(path.name) for path in self._root.iterdir())
+        names = (path.name for path in self._root.iterdir())
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def forget(self, number: int) -> None:
         """Erase the uploads of a round.
