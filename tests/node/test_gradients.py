@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tapestry.errors import ConfigError
 from tapestry.privacy.clipping import SLACK
 from tapestry.workloads import Unit
+from tapestry_node import gradients
 from tapestry_node.batching import Limits, alike, pack
 from tapestry_node.gradients import ARCHITECTURES, Problem, attached
 from tests.node import tiny
@@ -232,6 +233,32 @@ def test_wrong_gradients_of_a_layer_are_refused(
         attached(problem, Limits(), private=True),
     ):
         pass
+
+
+def test_a_model_is_checked_at_its_first_use_and_after_each_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked: list[Problem] = []
+    right = gradients.check_per_unit
+
+    def check(summing: gradients.Gradients, problem: Problem) -> None:
+        checked.append(problem)
+        right(summing, problem)
+
+    def use(problem: Problem) -> int:
+        with attached(problem, Limits(), private=True):
+            return len(checked)
+
+    monkeypatch.setattr(gradients, "check_per_unit", check)
+    with tiny.full(tiny.llama()) as problem, tiny.full(tiny.llama()) as other:
+        assert [use(problem), use(problem), use(other)] == [1, 1, 2]
+        mean = partial(tiny.token_mean_losses, problem.module)
+        wrong = replace(problem, losses=mean)
+        for count in (3, 4):
+            with pytest.raises(ConfigError, match="losses differ"):
+                use(wrong)
+            assert len(checked) == count
+        assert use(problem) == 4
 
 
 def test_dropout_is_refused() -> None:
