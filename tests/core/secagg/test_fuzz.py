@@ -104,8 +104,9 @@ class World:
     def snapshot(stage: Any) -> Any:
         twin = copy.copy(stage)
         twin._kept = dict(stage._kept)
-        if hasattr(twin, "_total"):
-            twin._total = stage._total.copy()
+        for part in ("_total", "_taken"):
+            if hasattr(twin, part):
+                setattr(twin, part, getattr(stage, part).copy())
         return twin
 
 
