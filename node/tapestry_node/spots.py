@@ -34,7 +34,9 @@ class SpotChecks:
     name: str
     store: Store
     wanted: int  # chunks of each sum
-    _results: dict[_Key, tuple[RoundManifest, Result]] = field(default_factory=dict)
+    _results: dict[_Key, tuple[RoundManifest, Result]] = field(
+        default_factory=dict, init=False
+    )
 
     def draw(self, manifest: RoundManifest, result: Result) -> None:
         """Draw chunks of a sum that this node's upload is in; the first draw stands.
