@@ -150,6 +150,7 @@ FALSE: dict[str, tuple[Callable[[Message], Message], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", list(FALSE))
 def test_evidence_that_does_not_hold_counts_for_nothing_and_may_come_again(
     found: Found, change: str
@@ -216,6 +217,7 @@ def test_a_node_asks_for_chunks_only_of_sums_that_it_is_in(found: Found) -> None
     check(federation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [999, None])
 def test_a_node_that_asks_for_what_there_is_not_harms_nobody(
     found: Found, asked: Any
