@@ -27,6 +27,7 @@ from tapestry_coordinator import driver
 from tapestry_coordinator.showing import EVIDENCE
 from tapestry_governance.audit import Audit, verify
 from tapestry_governance.bundle import add_sums, write_bundle
+from tapestry_governance.checkpoint import read_claim
 from tapestry_governance.entries import Event, open_entry
 from tapestry_governance.events import (
     Body,
@@ -368,6 +369,12 @@ class Federation:
         """Verify a bundle."""
         trust = (self.coordinator / "policy.txt").read_bytes()
         return verify(self.directory / name, trust=trust)
+
+    def cosigned(self) -> list[Event]:
+        """The events under the last checkpoint that a quorum cosigned."""
+        with Log.start(self.coordinator / "log", key=self.log_key()) as log:
+            note = log.latest()
+        return self.logged()[: read_claim(note).size if note else 0]
 
     def log_key(self) -> Any:
         """The key that signs the log."""

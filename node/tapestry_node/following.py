@@ -109,13 +109,13 @@ class Follower:
         if done is not None:
             check_own(done, result)
         after = self._step(ended, result, chunks)
+        self._spots.draw(manifest, result)  # first: whoever holds the base has drawn
         self._store.keep_base(closed.run_id, closed.round_number, gives=after.digest)
         if after.digest != closed.base_after:
             raise VerificationError(
                 f"round {closed.round_number} gives {after.digest} here, the log says "
                 f"{closed.base_after}"
             )
-        self._spots.draw(manifest, result)
         self.replica, self.applied = after, closed.round_number
 
     def check_releases(self) -> None:

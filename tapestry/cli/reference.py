@@ -5,8 +5,8 @@ gradients as all nodes together, in the same parameterization and from the same
 factors: once without privacy, one step after the other instead of side by side and at
 half the rate, since such steps add up; and once as DP-SGD with the epsilon that the
 institutions promise, with the batches of all nodes joined in each step, since every
-step has its noise. Only possible where
-one party may hold everybody's text: here, because the demo's text is public.
+step has its noise. Only possible where one party may hold everybody's text: here,
+because the demo's text is public.
 """
 
 from collections.abc import Callable, Mapping, Sequence

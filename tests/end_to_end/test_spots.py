@@ -11,15 +11,14 @@ from tapestry.protocol import Kind, Message
 from tapestry.secagg.chunks import chunk_root
 from tapestry.secagg.unmasking import Revealing, Unmasked
 from tapestry_coordinator.showing import EVIDENCE, Showing
-from tapestry_governance.checkpoint import read_claim
 from tapestry_governance.events import ReleasePublished
-from tapestry_governance.log import Log
 from tapestry_governance.sums import unpack_spot
 from tapestry_node.node import Node
+from tapestry_node.store import Store
 from tests.end_to_end.conftest import Found
-from tests.end_to_end.test_crash import check, nth
+from tests.end_to_end.test_crash import check, dies, nth
 from tests.end_to_end.test_refusals import reason_in
-from tests.simulator import NAMES, Deliver, Federation, changed
+from tests.simulator import NAMES, Deliver, Federation, Killed, changed
 
 
 def shown(federation: Federation) -> list[tuple[str, int, int]]:
@@ -39,10 +38,7 @@ def uploads(federation: Federation) -> list[str]:
 
 def vouched(federation: Federation) -> list[str]:
     """Releases under the last checkpoint that a quorum cosigned."""
-    with Log.start(federation.coordinator / "log", key=federation.log_key()) as log:
-        note = log.latest()
-    size = read_claim(note).size if note else 0
-    bodies = [event.body for event in federation.logged()[:size]]
+    bodies = [event.body for event in federation.cosigned()]
     return [body.name for body in bodies if isinstance(body, ReleasePublished)]
 
 
@@ -166,6 +162,23 @@ def test_evidence_that_does_not_hold_counts_for_nothing_and_may_come_again(
     ]
     assert reason_in(answers[0]) == reason
     assert answers[-1].kind is Kind.RECEIPT
+    check(federation)
+
+
+def test_a_node_that_dies_as_it_takes_a_result_has_drawn(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lets it vouch for the release is on its disk only after the draw is."""
+    federation = found()
+    dies(monkeypatch, Store, "keep_base", after=True)
+    with pytest.raises(Killed):
+        federation.run()
+    owed = [node.store.unseen("run") for node in federation.nodes.values()]
+    assert sorted(owed) == [[], [], [], [1]]
+    for name in NAMES:
+        federation.restart(name)
+    federation.run()
+    assert len(shown(federation)) == len(NAMES)
     check(federation)
 
 
