@@ -113,7 +113,7 @@ def rates() -> Figures:
             "one": lambda: add_masks(values, keys(1), threads=1),
             "fused": lambda: add_masks(values, keys(16), threads=1),
         },
-        repeats=7,
+        repeats=25,
     )
     aes = 16 * length / min(times[name] for name in streams)
     fused = 16 * length / times["fused"]

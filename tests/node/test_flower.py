@@ -265,7 +265,7 @@ def outlive(folder: Path, address: str, seconds: float = 1.2) -> None:
         auth_key=folder / "key",
         stop=stop,
     )
-    assert seconds - 0.1 < time.monotonic() - start < seconds + 2
+    assert time.monotonic() - start > seconds - 0.1
 
 
 @pytest.mark.parametrize(
