@@ -47,7 +47,7 @@ from tapestry.workloads.bases import open_base
 from tapestry.workloads.language import LanguageModel
 from tapestry.workloads.machine import multiplies_bfloat16
 from tapestry_coordinator import driver
-from tapestry_coordinator.evaluating import bits_per_byte
+from tapestry_coordinator.evaluating import bits_per_byte, evaluate_all
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_node import records, training
 from tapestry_node.batching import Limits
@@ -102,7 +102,8 @@ class Bench:
 
     def scores(self, model: LanguageModel) -> Scores:
         """Bits per byte of each language under the loaded parameters."""
-        return bits_per_byte(model, self.held_out, sequence_length=LENGTH)
+        found = evaluate_all(model, self.held_out, sequence_length=LENGTH)
+        return bits_per_byte(found)
 
     def units(self, languages: Sequence[str]) -> list[Unit]:
         """Encode the records of some institutions together."""

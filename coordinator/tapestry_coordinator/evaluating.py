@@ -17,7 +17,7 @@ from tapestry.errors import ConfigError
 from tapestry.protocol import RoundManifest
 from tapestry.replica import Replica, measure
 from tapestry.secagg.unmasking import Unmasked
-from tapestry.workloads import Workload
+from tapestry.workloads import Evaluation, Workload
 from tapestry_coordinator.journal import Journal
 
 _PRINTED = 1e17  # a plain decimal has at most 18 digits before its point
@@ -35,14 +35,39 @@ def read_held_out(folder: Path) -> dict[str, list[str]]:
     return texts
 
 
-def bits_per_byte(
+def evaluate_all(
     workload: Workload, texts: Mapping[str, list[str]], *, sequence_length: int
-) -> dict[str, float]:
+) -> dict[str, Evaluation]:
     """Evaluate the loaded parameters on each country's text."""
     return {
-        name: workload.evaluate(rows, sequence_length=sequence_length).bits_per_byte
+        name: workload.evaluate(rows, sequence_length=sequence_length)
         for name, rows in texts.items()
     }
+
+
+def bits_per_byte(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+    """Reduce each country's evaluation to its score."""
+    return {name: each.bits_per_byte for name, each in evaluations.items()}
+
+
+def logged_evaluations(
+    journal: Journal, model_digest: str
+) -> dict[str, Evaluation] | None:
+    """Read what a gate found out about a base; None if it never tried it."""
+    known = journal.facts().get(_fact(model_digest))
+    if known is None:
+        return None
+    return {
+        name: Evaluation(
+            bits_by_text=tuple(map(number, each["bits"])),
+            bytes_by_text=tuple(each["bytes"]),
+        )
+        for name, each in decode_json(known.encode()).items()
+    }
+
+
+def _fact(model_digest: str) -> str:
+    return f"evaluations {model_digest}"
 
 
 def mean_of(scores: Mapping[str, float]) -> float:
@@ -111,18 +136,23 @@ class Gate:
             A base that breaks has scores that are not finite. They are returned, and
             neither remembered nor printed.
         """
-        key = f"scores {replica.digest}"
-        known = self.journal.facts().get(key)
+        known = logged_evaluations(self.journal, replica.digest)
         if known is not None:
-            found = decode_json(known.encode())
-            return {name: number(value) for name, value in found.items()}
+            return bits_per_byte(known)
         self.workload.load(replica.parameters)
-        scores = bits_per_byte(
+        found = evaluate_all(
             self.workload, self.texts, sequence_length=self.sequence_length
         )
-        if finite(scores) == scores:
-            plain = {name: encode_fraction(value) for name, value in scores.items()}
-            self.journal.set_fact(key, canonical_json(plain).decode())
+        scores = bits_per_byte(found)
+        if all(abs(bits) < _PRINTED for e in found.values() for bits in e.bits_by_text):
+            plain = {
+                name: {
+                    "bits": list(map(encode_fraction, each.bits_by_text)),
+                    "bytes": list(each.bytes_by_text),
+                }
+                for name, each in found.items()
+            }
+            self.journal.set_fact(_fact(replica.digest), canonical_json(plain).decode())
         return scores
 
 

@@ -21,7 +21,7 @@ import typer
 from tapestry.cli import corpora, federation, plans
 from tapestry.cli.engines import run_flower, run_in_process
 from tapestry.cli.evidence import Tap
-from tapestry.cli.matrix import score_all
+from tapestry.cli.matrix import fill
 from tapestry.cli.progress import Progress, live
 from tapestry.cli.report import write_report
 from tapestry.cli.statements import write_statements
@@ -127,11 +127,11 @@ def tell(story: Story) -> dict[str, Any]:
             notify=story.progress,
         )
     _collect(story)
-    scores = score_all(story, workload=workload, given=given)
+    matrix = fill(story, workload=workload, given=given)
     story.progress({"stage": "report", "text": "writing"})
     audit = verify(story.out / "bundle")
     write_statements(audit, story.out / "privacy")
-    return summarize(story, scores=scores, tap=tap, audit=audit)
+    return summarize(story, matrix=matrix, tap=tap, audit=audit)
 
 
 def _prepare(story: Story, given: Replica) -> None:

@@ -4,29 +4,50 @@ from typing import TYPE_CHECKING
 
 from tapestry.cli import corpora, plans
 from tapestry.cli.reference import Reference, train_centrally
-from tapestry.config import number
-from tapestry.encoding import decode_json
 from tapestry.replica import Replica
 from tapestry.vector import Parameters
+from tapestry.workloads import Evaluation
 from tapestry.workloads.language import LanguageModel
-from tapestry_coordinator.evaluating import bits_per_byte, read_held_out
+from tapestry_coordinator.evaluating import (
+    bits_per_byte,
+    evaluate_all,
+    logged_evaluations,
+    read_held_out,
+)
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.registry import read_base
 
 if TYPE_CHECKING:
     from tapestry.cli.demo import Story
 
-Scores = dict[str, dict[str, float]]
+Matrix = dict[str, dict[str, Evaluation]]  # by model, by country
+Figures = dict[str, dict[str, float]]
 
 
-def score_all(story: "Story", *, workload: LanguageModel, given: Replica) -> Scores:
-    """Score the given base, each release, each adapter, and the central references."""
-    scores = _logged(story, given)
+def scores(matrix: Matrix) -> Figures:
+    """Bits per byte of every model on every country's text."""
+    return {model: bits_per_byte(row) for model, row in matrix.items()}
+
+
+def errors(matrix: Matrix) -> Figures:
+    """Standard errors of the differences from the given base, over the texts."""
+    found: Figures = {}
+    for model, row in matrix.items():
+        for country, each in row.items():
+            error = each.difference_error(matrix["given"][country])
+            if model != "given" and error is not None:
+                found.setdefault(model, {})[country] = error
+    return found
+
+
+def fill(story: "Story", *, workload: LanguageModel, given: Replica) -> Matrix:
+    """Try the given base, each release, each adapter, and the central references."""
+    matrix = _logged(story, given)
     texts = read_held_out(story.out / "coordinator" / "held-out")
     length = story.scale.sequence_length
 
-    def score() -> dict[str, float]:
-        return bits_per_byte(workload, texts, sequence_length=length)
+    def row() -> dict[str, Evaluation]:
+        return evaluate_all(workload, texts, sequence_length=length)
 
     with story.stage("evaluate"):
         last = max((story.out / "releases").glob("base-*"), key=_number)
@@ -34,31 +55,23 @@ def score_all(story: "Story", *, workload: LanguageModel, given: Replica) -> Sco
         for folder in sorted((story.out / "adapters").glob("*")):
             story.progress({"stage": "evaluate", "text": f"adapter {folder.name}"})
             with workload.adapted(folder):
-                scores[f"adapter-{folder.name}"] = score()
+                matrix[f"adapter-{folder.name}"] = row()
     for name, epsilon in (("central", None), ("central-dp", story.scale.epsilon)):
         with story.stage(name):
             workload.load(_central(story, workload, given=given, epsilon=epsilon))
-            scores[name] = score()
-    return scores
+            matrix[name] = row()
+    return matrix
 
 
-def _logged(story: "Story", given: Replica) -> Scores:
-    """Scores that the coordinator computed on the way, for bases."""
-    journal = Journal(story.out / "coordinator")
-    facts = journal.facts()
-    journal.close()
+def _logged(story: "Story", given: Replica) -> Matrix:
+    """What the coordinator evaluated on the way: the bases."""
     names = {"given": given.digest}
     for folder in sorted((story.out / "releases").glob("base-*"), key=_number):
         names[folder.name] = read_base(folder).digest
-    return {
-        name: _decode(facts[f"scores {digest}"])
-        for name, digest in names.items()
-        if f"scores {digest}" in facts
-    }
-
-
-def _decode(text: str) -> dict[str, float]:
-    return {key: number(value) for key, value in decode_json(text.encode()).items()}
+    journal = Journal(story.out / "coordinator")
+    rows = {name: logged_evaluations(journal, key) for name, key in names.items()}
+    journal.close()
+    return {name: row for name, row in rows.items() if row is not None}
 
 
 def _central(

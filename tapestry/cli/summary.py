@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapestry import __version__
 from tapestry.cli.evidence import Tap
-from tapestry.cli.matrix import Scores
+from tapestry.cli.matrix import Matrix, errors, scores
 from tapestry.config import CoordinatorSettings, NodeSettings, number
 from tapestry.software import software_digest
 from tapestry_governance.audit import Audit
@@ -23,7 +23,7 @@ _LANGUAGES = {"it": "Italian", "ja": "Japanese", "ko": "Korean", "uk": "Ukrainia
 
 
 def summarize(
-    story: "Story", *, scores: Scores, tap: Tap, audit: Audit
+    story: "Story", *, matrix: Matrix, tap: Tap, audit: Audit
 ) -> dict[str, Any]:
     """Collect the report's numbers; epsilon comes from the audit, not from the run."""
     settings = story.settings
@@ -39,7 +39,8 @@ def summarize(
         "engine": story.engine,
         "base": story.scale.base,
         "countries": _countries(story, audit),
-        "bits_per_byte": scores,
+        "bits_per_byte": scores(matrix),
+        "bits_per_byte_se": errors(matrix),
         "rounds": [_round(body) for body in closed],
         "epsilon": _epsilon(audit),
         "epsilon_after_rounds": _after_rounds(events),

@@ -4,6 +4,7 @@ A *record* is encoded into a ``Unit``: the sequences that belong to it and that 
 clipped as one. The update of a node is a vector in the order of ``layout``.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,15 +27,48 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Total code length of some text under a model."""
+    """Code lengths of some texts under a model, text by text."""
 
-    bits: float
-    bytes: int
+    bits_by_text: tuple[float, ...]
+    bytes_by_text: tuple[int, ...]
+
+    @property
+    def bits(self) -> float:
+        """Code length of all texts."""
+        return math.fsum(self.bits_by_text)
+
+    @property
+    def bytes(self) -> int:
+        """Length of all texts in UTF-8."""
+        return sum(self.bytes_by_text)
 
     @property
     def bits_per_byte(self) -> float:
         """Comparable across tokenizers; lower is better."""
         return self.bits / self.bytes
+
+    def difference_error(self, other: "Evaluation") -> float | None:
+        """Standard error of the difference of two models' bits per byte.
+
+        Both models wrote the same texts, so the error is that of a ratio of sums over
+        paired texts, linearized (Cochran, Sampling Techniques, 3rd ed., section 6.3).
+        It tells how much depends on which texts were held out, and nothing about how
+        another training would have turned out.
+
+        Args:
+            other: The other model on the same texts.
+
+        Edge cases:
+            One text, or texts of other lengths: None, nobody knows.
+        """
+        sizes = self.bytes_by_text
+        if len(sizes) < 2 or sizes != other.bytes_by_text:
+            return None
+        gap = (self.bits - other.bits) / self.bytes
+        pairs = zip(self.bits_by_text, other.bits_by_text, sizes, strict=True)
+        squares = [(mine - theirs - gap * size) ** 2 for mine, theirs, size in pairs]
+        spread = math.fsum(squares) * len(sizes) / (len(sizes) - 1)
+        return math.sqrt(spread) / self.bytes
 
 
 class Workload(Protocol):

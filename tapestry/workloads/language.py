@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -57,9 +57,7 @@ class LanguageModel:
         self._coarse = coarse_evaluation and multiplies_bfloat16()
 
     @classmethod
-    def open(
-        cls, directory: Path, *, coarse_evaluation: bool = False
-    ) -> "LanguageModel":
+    def open(cls, directory: Path, *, coarse_evaluation: bool = False) -> Self:
         """Load a local Hugging Face folder without network or code from it.
 
         Args:
@@ -251,21 +249,23 @@ class LanguageModel:
         """
         first = 0.0 if self._start else math.log2(len(self._tokenizer))
         tokens = self._tokenize(texts)
-        rows = [w for row in tokens for w in windows(row, sequence_length)]
-        nats = np.zeros(len(rows))
+        cut = [windows(row, sequence_length) for row in tokens]
+        rows = [window for each in cut for window in each]
+        owners = np.repeat(np.arange(len(cut)), [len(each) for each in cut])
+        bits = np.array([first if row else 0.0 for row in tokens])
         training = self._module.training
         self._module.eval()
-        coarse = torch.autocast(
-            self._device.type, dtype=torch.bfloat16, enabled=self._coarse
-        )
+        kind, bfloat16 = self._device.type, torch.bfloat16
+        coarse = torch.autocast(kind, dtype=bfloat16, enabled=self._coarse)
         with torch.no_grad(), coarse:
             for batch in by_length(rows, tokens=_EVALUATION_TOKENS):
                 losses_BT, _ = self._token_losses([rows[i] for i in batch])
-                nats[batch] = losses_BT.double().sum(dim=1).cpu().numpy()
+                nats = losses_BT.double().sum(dim=1).cpu().numpy()
+                np.add.at(bits, owners[batch], nats / math.log(2))
         self._module.train(training)
         return Evaluation(
-            bits=float(nats.sum()) / math.log(2) + first * sum(map(bool, tokens)),
-            bytes=sum(len(text.encode()) for text in texts),
+            bits_by_text=tuple(bits.tolist()),
+            bytes_by_text=tuple(len(text.encode()) for text in texts),
         )
 
     @torch.no_grad()

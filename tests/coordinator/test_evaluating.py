@@ -18,7 +18,13 @@ from tapestry.secagg.stages import Cohort
 from tapestry.secagg.unmasking import Unmasked
 from tapestry.vector import Layout
 from tapestry.workloads import Evaluation
-from tapestry_coordinator.evaluating import Gate, mean_of, read_held_out
+from tapestry_coordinator.evaluating import (
+    Gate,
+    bits_per_byte,
+    logged_evaluations,
+    mean_of,
+    read_held_out,
+)
 from tapestry_coordinator.journal import Journal
 from tests.governance.world import NAMES, World, renamed
 
@@ -41,7 +47,10 @@ class Model:
     def evaluate(self, texts: list[str], *, sequence_length: int) -> Evaluation:
         assert sequence_length == 16
         self.count += 1
-        return Evaluation(bits=(3 + self.value) * len(texts), bytes=len(texts))
+        return Evaluation(
+            bits_by_text=tuple(3 + self.value for _ in texts),
+            bytes_by_text=tuple(1 for _ in texts),
+        )
 
 
 @pytest.fixture
@@ -164,7 +173,9 @@ def _break(model: Model, bits: float, *, when: Callable[[], bool]) -> None:
 
     def broken(texts: list[str], *, sequence_length: int) -> Evaluation:
         found = honest(model, texts, sequence_length=sequence_length)
-        return Evaluation(bits=bits, bytes=1) if when() else found
+        if not when():
+            return found
+        return Evaluation(bits_by_text=(bits,), bytes_by_text=(1,))
 
     vars(model)["evaluate"] = broken
 
@@ -173,6 +184,14 @@ def test_a_base_is_evaluated_once_over_restarts(gate: Gate, model: Model) -> Non
     first = gate.scores(START)
     assert gate.scores(START) == first
     assert model.count == 2
+    known = logged_evaluations(gate.journal, START.digest)
+    assert known is not None
+    assert {name: e.bytes_by_text for name, e in known.items()} == {
+        "fr": (1, 1),
+        "id": (1,),
+    }
+    assert bits_per_byte(known) == first
+    assert logged_evaluations(gate.journal, "sha256:" + "0" * 64) is None
 
 
 def test_each_country_counts_the_same() -> None:

@@ -229,6 +229,9 @@ def test_an_evaluation_counts_all_bits_and_all_bytes(model: LanguageModel) -> No
     )
     assert score.bits == pytest.approx(nats / math.log(2), rel=1e-5)
     assert model.evaluate(TEXTS, sequence_length=16) == score
+    for text, bits in zip(TEXTS, score.bits_by_text, strict=True):
+        alone = model.evaluate([text], sequence_length=16)
+        assert bits == pytest.approx(alone.bits, rel=1e-5)
     assert 7 < score.bits_per_byte < 9  # a random model of bytes knows nothing
 
 

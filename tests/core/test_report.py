@@ -99,6 +99,20 @@ def test_the_best_model_of_each_column_is_marked_with_a_sign() -> None:
     assert cells == ["1.906", "1.820", "1.909", "1.814", "1.911"]
 
 
+def test_levels_come_with_what_other_texts_would_have_changed() -> None:
+    data = _data()
+    data["bits_per_byte_se"] = {"base-4": {"italy": 0.012}}
+    words = _Page(results.matrix(read(data)).text).words()
+    assert words.count("± 0.012") == 1  # no mean: the other countries have none
+    assert "standard error of the difference from the base as given" in words
+    full = dict.fromkeys(data["epsilon"], 0.02)
+    assert read(data | {"bits_per_byte_se": {"base-4": full}}).mean_error(
+        "base-4"
+    ) == pytest.approx(0.01)
+    del data["bits_per_byte_se"]
+    assert "±" not in results.matrix(read(data)).text
+
+
 def test_the_page_neither_runs_nor_loads_anything() -> None:
     text = render(read(_data()))
     seen = _Page(text)

@@ -65,10 +65,7 @@ def _check(out: Path) -> dict[str, Any]:
     assert adapters == COUNTRIES
     models = {"given", "central", "central-dp", *releases}
     models |= {f"adapter-{name}" for name in COUNTRIES}
-    assert set(report["bits_per_byte"]) == models
-    for scores in report["bits_per_byte"].values():
-        assert set(scores) == COUNTRIES
-        assert all(0 < value < 20 for value in scores.values())
+    _check_scores(report, models)
     assert set(report["epsilon"]) == COUNTRIES
     assert {run for runs in report["epsilon"].values() for run in runs} == {"run-1"}
     for name, value in report["epsilon_after_rounds"].items():
@@ -90,6 +87,18 @@ def _check(out: Path) -> dict[str, Any]:
             assert promise["adjacency"] == "add-remove"
             assert promise["account"]["recomputed"] <= 8
     return report
+
+
+def _check_scores(report: dict[str, Any], models: set[str]) -> None:
+    """Every model on every language, and what other held-out texts would change."""
+    assert set(report["bits_per_byte"]) == models
+    for scores in report["bits_per_byte"].values():
+        assert set(scores) == COUNTRIES
+        assert all(0 < value < 20 for value in scores.values())
+    assert set(report["bits_per_byte_se"]) == models - {"given"}
+    for errors in report["bits_per_byte_se"].values():
+        assert set(errors) == COUNTRIES
+        assert all(0 < error < 1 for error in errors.values())
 
 
 def _closed(out: Path) -> list[RoundClosed]:

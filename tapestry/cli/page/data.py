@@ -176,6 +176,14 @@ class Run(_Part):
         known = [v for v in values if v is not None]
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
+    def mean_error(self, model: str) -> Number:
+        """Standard error of the mean over countries, whose texts are independent."""
+        errors = self.bits_per_byte_se.get(model, {})
+        known = [e for c in self.countries if (e := errors.get(c.name)) is not None]
+        if not known or len(known) != len(self.countries):
+            return None
+        return math.hypot(*known) / len(known)
+
     def spent(self, node: str) -> Number:
         """What a node spent: its ``total``, or else the sum, which bounds it."""
         runs = self.epsilon.get(node, {})

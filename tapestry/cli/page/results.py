@@ -105,7 +105,9 @@ def matrix(run: Run) -> Markup:
     header += [joined(c.label, element("small", {}, c.name)) for c in run.countries]
     header.append("Mean")
     columns = [_column(run, models, c.name) for c in run.countries]
-    means = _cells([run.mean_bits(m) for m in models], [None] * len(models))
+    means = _cells(
+        [run.mean_bits(m) for m in models], [run.mean_error(m) for m in models]
+    )
     rows: list[list[str | Markup]] = [
         [_model_name(m), *(column[n] for column in [*columns, means])]
         for n, m in enumerate(models)
@@ -119,6 +121,12 @@ def matrix(run: Run) -> Markup:
         "Within a column, the stronger the shade, the better the model; the best one "
         "is framed and marked ★."
     )
+    if run.bits_per_byte_se:
+        legend += (
+            " After ±: the standard error of the difference from the base as given, "
+            "over the held-out texts; other texts would move it by about as much. What "
+            "another run would have given is not in it."
+        )
     return joined(
         element("h2", {"id": "matrix"}, "Every model on every language"),
         paragraphs(told),
