@@ -329,8 +329,8 @@ class Run:
 
     def _give_up(self, number: int) -> None:
         """Mark a round as aborted; its uploads stay masked for good."""
+        self.uploads.forget(number)  # first: only open rounds are given up again
         self.journal.settle(number, "aborted")
-        self.uploads.forget(number)
 
     def _close_round(
         self, manifest: RoundManifest, total: Unmasked, attendance: Attendance

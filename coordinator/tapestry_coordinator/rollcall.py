@@ -53,7 +53,7 @@ class RollCall:
     bulletin: Bulletin
     journal: Journal
     applied: dict[str, int] = field(default_factory=dict)  # node -> last round
-    asks: dict[str, set[Ask]] = field(default_factory=dict)  # node -> chunks
+    asks: dict[str, set[Ask]] = field(default_factory=dict)  # node -> chunks, if known
     away: set[str] = field(default_factory=set)  # did not come when last waited for
 
     def gather(self, *, members: Collection[str] = ()) -> list[str]:
@@ -80,6 +80,8 @@ class RollCall:
 
     def meet(self, names: Collection[str]) -> list[str]:
         """Ask nodes where they are; returns those who say so, in order."""
+        for name in names:
+            self.asks.pop(name, None)  # who does not answer may want to see anything
         replies = self.grid.exchange(
             dict.fromkeys(names, Message(kind=Kind.HELLO)),
             deadline=self.settings.deadlines.cosign,
@@ -137,6 +139,7 @@ class RollCall:
         for name, reply in self.grid.exchange(requests, deadline=waited):
             if reply.kind is Kind.RECEIPT:
                 self.applied[name] = round_number
+                self.asks.pop(name, None)  # it has drawn since it was asked
             else:
                 _logger.warning("%s does not take round %d", name, round_number)
 

@@ -9,7 +9,7 @@ one of them. The same chunks are kept as evidence for auditors.
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tapestry.errors import IncompleteError
@@ -40,54 +40,67 @@ class Showing:
         """Use ``evidence/`` in a coordinator's folder."""
         self._evidence = directory / EVIDENCE
         self._roll, self._journal, self._uploads = roll, journal, uploads
-        self._shown: Counter[tuple[str, int]] = Counter()  # by node and round
+        self._shown: Counter[tuple[str, int]] = Counter()  # taken, by node and round
 
     def show(self, names: Sequence[str]) -> None:
         """Let these nodes say what they ask for, and show it; then tidy up.
 
         A node that takes no evidence keeps its word: it vouches for no release.
         """
-        kept = self._uploads.rounds()
-        if not kept:
-            return
-        self._roll.meet(names)
-        for number in kept:
+        rounds = dict(self._shown_rounds())
+        waiting = set(names)
+        cut_off: set[str] = set()  # whose list was full, and may go on
+        while rounds:
+            self._roll.meet(sorted(waiting))
+            asks = self._roll.asks
+            cut_off = {n for n in waiting if len(asks.get(n, ())) == MAX_ASKS}
+            took = [self._show_round(*each, waiting) for each in rounds.items()]
+            if not (cut_off & waiting and any(took)):
+                break
+        for name in cut_off:
+            self._roll.asks.pop(name, None)
+        self._tidy(rounds)
+
+    def _shown_rounds(self) -> Iterator[tuple[int, Result]]:
+        for number in self._uploads.rounds():
             row = self._journal.row(number)
-            if row.status != "closed" or row.result is None:
-                continue
-            result = Result.decode(row.result)
-            asks = {
-                name: [ask for ask in asked if ask.round_number == number]
-                for name, asked in self._roll.asks.items()
-                if name in names
-            }
-            if any(asks.values()):
-                self._show_round(number, result, asks)
-            if self._is_finished(number, result):
+            if row.status == "closed" and row.result is not None:
+                yield number, Result.decode(row.result)
+
+    def _tidy(self, numbers: Iterable[int]) -> None:
+        """Erase uploads that no member wants to see.
+
+        A member that has not said so since it took the result may want to.
+        """
+        roll = self._roll
+        for number in numbers:
+            if all(
+                name in roll.asks
+                and roll.applied.get(name, 0) >= number
+                and all(ask.round_number != number for ask in roll.asks[name])
+                for name in roll.bulletin.state.members
+            ):
                 self._uploads.forget(number)
 
-    def _is_finished(self, number: int, result: Result) -> bool:
-        """Have all whose uploads are in the sum seen what they asked for?"""
-        roll = self._roll
-        return all(
-            roll.applied.get(name, 0) >= number
-            and all(ask.round_number != number for ask in roll.asks.get(name, ()))
-            for name in result.transcript.survivors.names
-        )
+    def _show_round(self, number: int, result: Result, waiting: set[str]) -> int:
+        """Show what is asked of a round; returns how many chunks were taken.
 
-    def _show_round(
-        self, number: int, result: Result, asks: Mapping[str, list[Ask]]
-    ) -> None:
-        roll = self._roll
+        Who does not take what it asked for is not waited for any more.
+        """
+        asks = {
+            name: [ask for ask in self._roll.asks[name] if ask.round_number == number]
+            for name in sorted(waiting & self._roll.asks.keys())
+        }
+        if not any(asks.values()):
+            return 0
         cut_out = self._cutter(number, result.transcript.survivors.names)
         width = max(1, _AT_ONCE // (len(result.transcript.uploads) + 1))
-        refused: set[str] = set()
+        took = 0
         for turn in _turns(asks, width=width):
             requests: dict[str, Message] = {}
             for node, ask in turn.items():
-                if node in refused or self._shown[node, number] >= MAX_ASKS:
+                if node not in waiting or self._shown[node, number] >= MAX_ASKS:
                     continue
-                self._shown[node, number] += 1
                 try:
                     spot = cut_out(ask.chunk)
                 except IncompleteError as error:
@@ -95,13 +108,21 @@ class Showing:
                     continue
                 self._keep(number, result, spot)
                 requests[node] = pack_spot(spot, round_number=number)
-            waited = roll.settings.deadlines.result
-            for name, reply in roll.grid.exchange(requests, deadline=waited):
-                if reply.kind is Kind.RECEIPT:
-                    roll.asks[name].discard(turn[name])
-                else:
-                    _logger.warning("%s does not take chunks of %d", name, number)
-                    refused.add(name)
+            takers = self._send(requests)
+            for node in takers:
+                self._shown[node, number] += 1
+                self._roll.asks[node].discard(turn[node])
+            waiting.difference_update(requests.keys() - takers)
+            took += len(takers)
+        return took
+
+    def _send(self, requests: Mapping[str, Message]) -> set[str]:
+        waited = self._roll.settings.deadlines.result
+        replies = dict(self._roll.grid.exchange(requests, deadline=waited))
+        takers = {name for name in replies if replies[name].kind is Kind.RECEIPT}
+        for name in requests.keys() - takers:
+            _logger.warning("%s does not take chunks that it asked for", name)
+        return takers
 
     def _cutter(self, number: int, names: Sequence[str]) -> Callable[[int], Spot]:
         """Return what cuts one chunk out of a round's sum and its uploads."""
@@ -109,6 +130,8 @@ class Showing:
         leaves = chunk_leaves(total)
 
         def cut_out(index: int) -> Spot:
+            if index >= len(total):
+                raise IncompleteError(f"there is no chunk {index}")
             uploads = {
                 name: self._uploads.evidence(number, name, index) for name in names
             }

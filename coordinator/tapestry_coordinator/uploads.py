@@ -53,14 +53,15 @@ class Uploads:
         path = self._root / str(number) / f"{name}.u32"
         try:
             hashes = path.with_suffix(".leaves").read_bytes()
+            leaves = [hashes[at : at + _LEAF] for at in range(0, len(hashes), _LEAF)]
+            if not 0 <= index < len(leaves):
+                raise IncompleteError(f"{path} has no chunk {index}")
             with path.open("rb") as file:
                 file.seek(index * CHUNK_BYTES)
                 chunk = file.read(CHUNK_BYTES)
         except OSError as error:
             raise IncompleteError(f"no upload {path}: {error.strerror}") from None
-        starts = range(0, len(hashes), _LEAF)
-        leaves = [hashes[at : at + _LEAF] for at in starts]
-        if not chunk or index >= len(leaves):
+        if not chunk:
             raise IncompleteError(f"{path} has no chunk {index}")
         return Evidence(chunk=chunk, proof=inclusion_proof(leaves, index))
 

@@ -147,7 +147,7 @@ def _check_round(folder: Path, index: int, events: Sequence[Event]) -> int:
     checker = SumChecker(_manifest_of(closed, events[:index]), result)
     count = 0
     for chunk, place in _numbered(folder):
-        spot = _read_spot(place, chunk)
+        spot = read_spot(place, chunk)
         checker.check(chunk, uploads=spot.uploads, total=spot.total)
         count += 1
     return count
@@ -181,7 +181,13 @@ def _manifest_of(closed: RoundClosed, events: Sequence[Event]) -> RoundManifest:
     raise VerificationError("the round was closed but not opened")
 
 
-def _read_spot(folder: Path, index: int) -> Spot:
+def read_spot(folder: Path, index: int) -> Spot:
+    """Read what ``write_spot`` wrote; nothing is checked but the shape.
+
+    Raises:
+        IncompleteError: A file is missing.
+        ProtocolError: A file is not as described above, or one too many.
+    """
     proofs = Proofs.decode(_read(folder / _PROOFS, _MAX_RESULT))
     files = {f"upload-{node}.bin" for node in proofs.uploads} | {_PROOFS, _TOTAL}
     extra = {path.name for path in folder.iterdir()} - files

@@ -8,7 +8,8 @@ A node cosigns a log with a *new* release only if the release is what its round 
 here, and if it has seen the chunks that it drew of the sums (``spots``). Withholding
 the result of a round from the members therefore gets no cosignature for a release of
 it; and what was disputed is never cosigned again, until the operator has looked into
-it.
+it. The same holds for a sum that it has seen to be false, with a proof for everybody:
+the node vouches for nothing that rests on it, and trains in that run no more.
 
 New is a release beyond the last checkpoint that this node has accepted. One within it
 has its quorum: so many members have followed its round, or vouch for those who have,
@@ -24,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tapestry.errors import VerificationError
-from tapestry.protocol import Reason, RoundManifest
+from tapestry.protocol import Ask, Reason, RoundManifest
 from tapestry.replica import Replica, measure
 from tapestry.secagg.chunks import assemble
 from tapestry.secagg.messages import Result
@@ -35,7 +36,7 @@ from tapestry_governance.entries import open_entry
 from tapestry_governance.events import ReleasePublished, RoundClosed
 from tapestry_governance.view import View
 from tapestry_node.guard import Refused
-from tapestry_node.spots import SpotChecks
+from tapestry_node.spots import DISPUTES, SpotChecks, Taken
 from tapestry_node.store import Store
 
 Chunks = Sequence[bytes | memoryview]
@@ -47,6 +48,7 @@ class Ended:
 
     manifest: RoundManifest
     closed: RoundClosed
+    index: int  # of its end in the log
 
 
 class Follower:
@@ -72,12 +74,13 @@ class Follower:
         Raises:
             Refused: It is not there.
         """
-        for entry in reversed(self._view.entries(0, within)):
-            closed = open_entry(entry).event.body
+        entries = self._view.entries(0, within)
+        for index in reversed(range(len(entries))):
+            closed = open_entry(entries[index]).event.body
             if isinstance(closed, RoundClosed) and closed.round_number == number:
                 key = (closed.run_id, closed.round_number, closed.attempt)
                 manifest = self._view.state.rounds[key]
-                return Ended(manifest=manifest, closed=closed)
+                return Ended(manifest=manifest, closed=closed, index=index)
         raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
 
     def take(
@@ -109,7 +112,8 @@ class Follower:
         if done is not None:
             check_own(done, result)
         after = self._step(ended, result, chunks)
-        self._spots.draw(manifest, result)  # first: whoever holds the base has drawn
+        # First: whoever holds the base has drawn.
+        self._spots.draw(Taken(manifest=manifest, result=result, index=ended.index))
         self._store.keep_base(closed.run_id, closed.round_number, gives=after.digest)
         if after.digest != closed.base_after:
             raise VerificationError(
@@ -137,17 +141,42 @@ class Follower:
                 raise VerificationError(
                     f"{release.name} is not what round {release.round_number} gives"
                 )
+            self.check_sums(release.run_id, until=release.round_number)
             if release.name in new:
                 self._check_seen(release, new)
 
-    def _check_seen(self, release: ReleasePublished, new: set[str]) -> None:
-        """Hold what was drawn of the rounds since the last release with a quorum."""
-        earlier = [
+    def check_sums(self, run_id: str, *, until: int) -> None:
+        """Refuse what rests on a sum that this node has seen to be false.
+
+        Raises:
+            VerificationError: There is such a sum up to that round.
+        """
+        for number in self._store.disputed(run_id):
+            if number <= until:
+                raise VerificationError(
+                    f"the sum of round {number} is false; the proof is in {DISPUTES}/"
+                )
+
+    def asks(self) -> list[Ask]:
+        """List the chunks that this node wants to see, of sums not yet released."""
+        if self._view.size:
+            new = self._new_releases()
+            for run_id in {r.run_id for r in self._view.state.releases.values()}:
+                self._spots.forget(run_id, until=self._released(run_id, new))
+        return self._spots.asks()
+
+    def _released(self, run_id: str, new: set[str]) -> int:
+        """The last round of a run whose release has a quorum; 0 if none has."""
+        rounds = (
             each.round_number
             for name, each in self._view.state.releases.items()
-            if name not in new and each.run_id == release.run_id
-        ]
-        since = max(earlier, default=0)
+            if name not in new and each.run_id == run_id
+        )
+        return max(rounds, default=0)
+
+    def _check_seen(self, release: ReleasePublished, new: set[str]) -> None:
+        """Hold what was drawn of the rounds since the last release with a quorum."""
+        since = self._released(release.run_id, new)
         for number in self._spots.unseen(release.run_id):
             if since < number <= release.round_number:
                 raise Refused(

@@ -95,9 +95,9 @@ class Node:
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
         self._spots = SpotChecks(
-            name=self.settings.name,
             store=self._store,
             wanted=self.settings.policy.spot_checks,
+            folder=directory,
         )
         self._base = Follower(
             replica or Replica.start(workload.parameters()),
@@ -201,7 +201,7 @@ class Node:
             "size": self._view.size,
             "applied": self._base.applied,
             "checkpoint": accepted.note.decode() if accepted else None,
-            "asks": [ask.model_dump() for ask in self._spots.asks()],
+            "asks": [ask.model_dump() for ask in self._base.asks()],
         }
         return Message(kind=Kind.IDENTITY, body=canonical_json(body))
 
@@ -247,6 +247,7 @@ class Node:
         self._ledger.require(published_charges(self._view, self.name))
         self._leave_session()
         manifest = current.manifest
+        self._base.check_sums(manifest.run_id, until=manifest.round_number)
         layout = self._trainer.layout(manifest)
         facts = Facts(
             name=self.name,

@@ -1,65 +1,80 @@
 """Spot checks: chunks of a published sum that this node wants to see recomputed.
 
 After a round everybody has its transcript and its sum, but nobody can tell from these
-whether the sum is that of the uploads. So a node whose upload is in the sum draws
-chunks, asks to see them in every upload, and recomputes them. It draws when it has the
-sum, and the coordinator learns the draw when it can change nothing any more.
+whether the sum is that of the uploads. So every node that takes a sum, whether its own
+upload is in it or not, draws chunks, asks to see them in every upload, and recomputes
+them. It draws when it has the sum, and the coordinator learns the draw when it can
+change nothing any more.
 
 A coordinator that falsified a fraction f of the chunks escapes c draws of honest nodes
 with probability (1 - f) ** c. It cannot draw anew by restarting anybody: a draw is on
-the disk before it is told, and stands.
+the disk before it is told, and stands. Whoever draws a false chunk keeps the proof, in
+the layout of a bundle's evidence on sums, and has done with that run::
+
+    disputes/<log index of round.closed>/
+
+Removing it changes nothing: what is disputed stays in the node's database.
 """
 
+import logging
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from tapestry.errors import ProtocolError
+from tapestry.errors import ProtocolError, ResourceError
 from tapestry.protocol import MAX_ASKS, Ask, Message, Reason, RoundManifest
 from tapestry.secagg.chunks import count_chunks
 from tapestry.secagg.messages import Result
-from tapestry.secagg.verifying import SumChecker
-from tapestry_governance.sums import unpack_spot
+from tapestry.secagg.verifying import FalseSum, SumChecker
+from tapestry_governance.sums import Spot, unpack_spot, write_result, write_spot
 from tapestry_node.guard import Refused
 from tapestry_node.store import Store
 
+_logger = logging.getLogger(__name__)
 _DRAW = secrets.SystemRandom()
 _Key = tuple[str, int]  # run, round
+DISPUTES = "disputes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A sum that this node has taken."""
+
+    manifest: RoundManifest
+    result: Result
+    index: int  # of round.closed in the log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpotChecks:
     """What this node has drawn and not seen yet."""
 
-    name: str
     store: Store
     wanted: int  # chunks of each sum
-    _results: dict[_Key, tuple[RoundManifest, Result]] = field(
-        default_factory=dict, init=False
-    )
+    folder: Path  # the node's; proofs against sums go there
+    _taken: dict[_Key, Taken] = field(default_factory=dict, init=False)
 
-    def draw(self, manifest: RoundManifest, result: Result) -> None:
-        """Draw chunks of a sum that this node's upload is in; the first draw stands.
-
-        Args:
-            manifest: The round.
-            result: Its result; the sum is at hand and holds against it.
-        """
-        if self.name not in result.transcript.survivors.names:
-            return
-        key = manifest.run_id, manifest.round_number
-        count = count_chunks(manifest.length)
+    def draw(self, taken: Taken) -> None:
+        """Draw chunks of a sum that is at hand and fits its result; only once."""
+        key = taken.manifest.run_id, taken.manifest.round_number
+        count = count_chunks(taken.manifest.length)
         drawn = _DRAW.sample(range(count), min(self.wanted, count))
         self.store.keep_spots(*key, chunks=drawn)
         if self.store.spots(*key):
-            self._results[key] = manifest, result
+            self._taken[key] = taken
+
+    def forget(self, run_id: str, *, until: int) -> None:
+        """Ask no more about rounds that a quorum has vouched for: nobody can answer."""
+        for key in [k for k in self._taken if k[0] == run_id and k[1] <= until]:
+            del self._taken[key]
 
     def asks(self) -> list[Ask]:
         """List what the node wants to see."""
         return list(self._asks())[:MAX_ASKS]
 
     def _asks(self) -> Iterator[Ask]:
-        for run, number in sorted(self._results):
+        for run, number in sorted(self._taken):
             for chunk in self.store.spots(run, number):
                 yield Ask(round_number=number, chunk=chunk)
 
@@ -72,19 +87,42 @@ class SpotChecks:
 
         Raises:
             Refused, ProtocolError: The node did not ask for it.
-            VerificationError: It is not the sum; the node goes on asking.
+            FalseSum: It proves that the sum is another one; the proof is kept.
+            VerificationError: It proves nothing; the node goes on asking.
         """
         number, spot = unpack_spot(message)
-        key = next((each for each in self._results if each[1] == number), None)
+        key = next((each for each in self._taken if each[1] == number), None)
         if key is None:
             raise Refused(Reason.UNKNOWN_ROUND, f"nothing of round {number} is open")
         if spot.index not in self.store.spots(*key):
             raise ProtocolError(f"chunk {spot.index} of round {number} is not open")
-        checker = SumChecker(*self._results[key])
-        checker.check(spot.index, uploads=spot.uploads, total=spot.total)
+        taken = self._taken[key]
+        checker = SumChecker(taken.manifest, taken.result)
+        try:
+            checker.check(spot.index, uploads=spot.uploads, total=spot.total)
+        except FalseSum:
+            self._dispute(taken, spot)
+            raise
         self.store.see_spot(*key, chunk=spot.index)
         if not self.store.spots(*key):
-            del self._results[key]
+            del self._taken[key]
+
+    def _dispute(self, taken: Taken, spot: Spot) -> None:
+        run, number = taken.manifest.run_id, taken.manifest.round_number
+        place = self.folder / DISPUTES / str(taken.index)
+        try:
+            if not place.exists():
+                write_result(place, taken.result)
+            if not (place / str(spot.index)).exists():
+                write_spot(place / str(spot.index), spot)
+        except OSError as error:
+            raise ResourceError(f"cannot write {place}: {error.strerror}") from error
+        self.store.dispute_spot(run, number, chunk=spot.index)
+        _logger.error(
+            "chunk %d of the sum of round %d is NOT the sum of the uploads; the proof"
+            " is in %s",
+            *(spot.index, number, place),
+        )
 
     def unseen(self, run_id: str) -> list[int]:
         """Name the rounds of a run with chunks that this node still wants to see."""

@@ -171,6 +171,21 @@ class Store:
             *(run_id, round_number, chunk),
         )
 
+    def dispute_spot(self, run_id: str, round_number: int, *, chunk: int) -> None:
+        """Note for good that a chunk of a sum is not the sum of the uploads."""
+        self._do(
+            "UPDATE spot SET seen = 2 WHERE run = ? AND round = ? AND chunk = ?",
+            *(run_id, round_number, chunk),
+        )
+
+    def disputed(self, run_id: str) -> list[int]:
+        """The rounds of a run whose sums are false, as this node has seen."""
+        rows, _ = self._do(
+            "SELECT DISTINCT round FROM spot WHERE run = ? AND seen = 2 ORDER BY round",
+            run_id,
+        )
+        return [number for (number,) in rows]
+
     def unseen(self, run_id: str) -> list[int]:
         """The rounds of a run of which not all is seen that was drawn."""
         rows, _ = self._do(

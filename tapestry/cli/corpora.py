@@ -17,6 +17,7 @@ What is unfit and dropped:
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def prepare(country: str, out: Path, *, longest: int | None = None) -> None:
         raise ResourceError(f"cannot write {out}: {error.strerror}") from error
 
 
+@cache
 def load(country: str, *, longest: int | None = None) -> Split:
     """Read a country's fit dialogues from the package, each one text.
 
@@ -89,13 +91,7 @@ def load(country: str, *, longest: int | None = None) -> Split:
         raise ConfigError(
             f"no demo text for {country!r}; there is {', '.join(COUNTRIES)}"
         )
-    data = _data_folder()
-    english = {
-        turn
-        for path in sorted((data / "english").glob("*.yml"))
-        for dialogue in _dialogues(path)
-        for turn in dialogue
-    }
+    data, english = _data_folder(), _english()
     private: dict[str, tuple[str, ...]] = {}
     held_out: dict[str, tuple[str, ...]] = {}
     seen: set[str] = set()
@@ -131,6 +127,15 @@ def _data_folder() -> Path:
     for place in places or ():
         return Path(place) / "data"
     raise ResourceError(f"the demo's text is missing: pip install {_PACKAGE}")
+
+
+@cache
+def _english() -> frozenset[str]:
+    """Every turn of the English dialogues: what a translation may have left as is."""
+    paths = sorted((_data_folder() / "english").glob("*.yml"))
+    return frozenset(
+        turn for path in paths for dialogue in _dialogues(path) for turn in dialogue
+    )
 
 
 def _dialogues(path: Path) -> list[list[str]]:

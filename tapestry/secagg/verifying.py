@@ -112,6 +112,13 @@ class Evidence:
     proof: Sequence[bytes]
 
 
+class FalseSum(VerificationError):
+    """Authentic chunks of the uploads do not add up to an authentic one of the sum.
+
+    Whoever holds them can prove that the coordinator published another sum.
+    """
+
+
 class SumChecker:
     """Recomputes the published sum, chunk by chunk.
 
@@ -141,7 +148,8 @@ class SumChecker:
         """Recompute one chunk of the sum from that chunk of every upload.
 
         Raises:
-            VerificationError: A path or the sum does not hold, or an upload lacks.
+            FalseSum: All paths hold, and the sum does not.
+            VerificationError: A path does not hold, or an upload lacks.
         """
         roots = {u.node: u.root for u in self._result.transcript.uploads}
         if uploads.keys() != roots.keys():
@@ -155,7 +163,7 @@ class SumChecker:
             values += self._open(index, evidence, roots[node])
         add_masks(values, self._masks, start=index * CHUNK_COORDINATES)
         if not np.array_equal(values, want):
-            raise VerificationError(f"chunk {index} of the sum is not the sum")
+            raise FalseSum(f"chunk {index} of the sum is not the sum")
 
     def _open(self, index: int, evidence: Evidence, root: str) -> RingVector:
         left = self._cohort.manifest.length - index * CHUNK_COORDINATES

@@ -1,8 +1,8 @@
 """Members draw chunks of each sum and see them recomputed before they vouch for it."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -10,10 +10,15 @@ from tapestry.errors import QuorumError
 from tapestry.protocol import Kind, Message
 from tapestry.secagg.chunks import chunk_root
 from tapestry.secagg.unmasking import Revealing, Unmasked
+from tapestry_coordinator import showing
 from tapestry_coordinator.showing import EVIDENCE, Showing
+from tapestry_governance.audit import Verdict
+from tapestry_governance.bundle import add_sums
 from tapestry_governance.events import ReleasePublished
 from tapestry_governance.sums import unpack_spot
+from tapestry_node import spots
 from tapestry_node.node import Node
+from tapestry_node.spots import DISPUTES
 from tapestry_node.store import Store
 from tests.end_to_end.conftest import Found
 from tests.end_to_end.test_crash import check, dies, nth
@@ -222,25 +227,93 @@ def test_uploads_are_kept_for_a_member_that_is_away_until_the_release(
     check(federation, rounds=2)
 
 
-def test_a_node_asks_for_chunks_only_of_sums_that_it_is_in(found: Found) -> None:
+def test_a_node_checks_the_sums_that_it_is_not_in_as_well(found: Found) -> None:
+    """Or a coordinator would invite few, and the others would vouch for its lie."""
     federation = found()
     federation.wire.on("sw", Kind.OFFER, lambda *_: None)
     federation.run()
-    assert {name for name, _, _ in shown(federation)} == set(NAMES) - {"sw"}
+    assert federation.closed()[0].included == ("fi", "fr", "id")
+    assert {name for name, _, _ in shown(federation)} == set(NAMES)
     check(federation)
 
 
+def test_whoever_saw_a_lie_keeps_the_proof_and_has_done_with_the_run(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others drew nothing and release it; nobody can make ``fr`` go along."""
+    others = {n: {"policy": {"spot_checks": 0}} for n in ("fi", "id", "sw")}
+    federation = found(
+        coordinator={"rounds": 2, "release_every": 1}, institutions=others
+    )
+    lies(monkeypatch)
+    federation.run()
+    assert vouched(federation) == ["base-1", "base-2"]
+    federation.restart("fr")
+    assert federation.nodes["fr"].store.disputed("run") == [1, 2]
+    assert [body.included for body in federation.closed()] == [NAMES, tuple(others)]
+    last = [e.reply for e in federation.wire.replies(Kind.COSIGN) if e.node == "fr"][-1]
+    assert last is not None
+    assert last.kind is Kind.REFUSAL
+    shutil.rmtree(federation.coordinator / EVIDENCE)  # who lies does not keep it
+    bundle = federation.bundle()
+    assert federation.audit().verdict is Verdict.HOLDS
+    proofs = (federation.nodes["fr"].directory / DISPUTES).iterdir()
+    add_sums(bundle, {int(proof.name): proof for proof in proofs})
+    assert federation.audit().verdict is Verdict.FAILS
+
+
+def test_a_member_that_takes_nothing_is_waited_for_once(found: Found) -> None:
+    federation = found(coordinator={"rounds": 2, "release_every": 2})
+    federation.wire.on("id", Kind.EVIDENCE, lambda *_: None, times=100)
+    federation.run()
+    asked = [e for e in federation.wire.log if e.request.kind is Kind.EVIDENCE]
+    passes = 5  # after each round, before the second, and twice for the release
+    assert sum(each.node == "id" for each in asked) <= passes
+    assert vouched(federation) == ["base-1"]
+    check(federation, rounds=2)
+
+
+def test_a_list_that_is_cut_off_is_shown_to_its_end(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of two rounds, of which a list of one tells at a time."""
+    monkeypatch.setattr(spots, "MAX_ASKS", 1)
+    monkeypatch.setattr(showing, "MAX_ASKS", 1)
+    federation = found(coordinator={"rounds": 2, "release_every": 2})
+    federation.wire.on("sw", Kind.EVIDENCE, lambda *_: None, times=2)
+    federation.run()
+    assert {("sw", 1, 0), ("sw", 2, 0)} <= set(shown(federation))
+    answers = [e.reply for e in federation.wire.replies(Kind.COSIGN) if e.reply]
+    assert [a for a in answers if a.kind is Kind.REFUSAL] == []
+    assert uploads(federation) == []
+    check(federation, rounds=2)
+
+
+def test_uploads_stay_while_a_member_has_not_said_what_it_wants(found: Found) -> None:
+    """Two take a result and cannot be asked what they drew: they are shown it later."""
+    federation = found(coordinator={"rounds": 2, "release_every": 2})
+
+    def take(name: str, request: Message, deliver: Deliver) -> Message:
+        federation.wire.on(name, Kind.HELLO, lambda *_: None)
+        return deliver(request)
+
+    for name in ("sw", "id"):
+        federation.wire.on(name, Kind.RESULT, take)
+    federation.run()
+    assert {("sw", 1, 0), ("id", 1, 0)} <= set(shown(federation))
+    check(federation, rounds=2)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", [999, None])
+@pytest.mark.parametrize("asked", [(77, 999), (77, 1), (2**53 - 1, 1)])
 def test_a_node_that_asks_for_what_there_is_not_harms_nobody(
-    found: Found, asked: Any
+    found: Found, asked: tuple[int, int]
 ) -> None:
     federation = found()
 
     def ask(_name: str, request: Message, deliver: Deliver) -> Message:
         reply = deliver(request)
-        number = b"999" if asked else b"1"
-        body = b'"asks":[{"chunk":77,"round_number":' + number + b"}]"
+        body = b'"asks":[{"chunk":%d,"round_number":%d}]' % asked
         fields = reply.body.split(b'"asks":[')
         rest = fields[1].partition(b"]")[2]
         return dataclasses.replace(reply, body=fields[0] + body + rest)

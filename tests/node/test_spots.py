@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import ProtocolError, VerificationError
+from tapestry.errors import ProtocolError, ResourceError, VerificationError
 from tapestry.merkle import inclusion_proof
 from tapestry.protocol import CHUNK_BYTES, Ask, Message
 from tapestry.secagg.chunks import chunk_leaves, chunk_root
 from tapestry.secagg.messages import Result
 from tapestry.secagg.unmasking import Unmasked
-from tapestry.secagg.verifying import Evidence
-from tapestry_governance.sums import Spot, pack_spot
+from tapestry.secagg.verifying import Evidence, FalseSum, SumChecker
+from tapestry_governance.sums import Spot, pack_spot, read_spot
 from tapestry_node.guard import Refused
-from tapestry_node.spots import SpotChecks
+from tapestry_node.spots import DISPUTES, SpotChecks, Taken
 from tapestry_node.store import Store
 from tests.core.secagg.federation import Federation
 
@@ -62,9 +62,12 @@ def lying(honest: Finished) -> Finished:
 
 
 def checks(folder: Path, finished: Finished, *, wanted: int) -> SpotChecks:
-    name = finished.federation.names()[0]
-    made = SpotChecks(name=name, store=Store(folder / "state.db"), wanted=wanted)
-    made.draw(finished.federation.manifest, finished.result)
+    store = Store(folder / "state.db")
+    made = SpotChecks(store=store, wanted=wanted, folder=folder)
+    taken = Taken(
+        manifest=finished.federation.manifest, result=finished.result, index=7
+    )
+    made.draw(taken)
     return made
 
 
@@ -115,16 +118,59 @@ def test_a_lie_is_found_by_whoever_drew_it_and_by_nobody_else(
                 spots.check(lying.show(chunk))
         else:
             spots.check(lying.show(chunk))
-    assert [ask.chunk for ask in spots.asks()] == [2]
-    assert spots.unseen(lying.federation.manifest.run_id) == [1]
+    assert spots.asks() == []
+    assert spots.store.disputed(lying.federation.manifest.run_id) == [1]
+    again = checks(tmp_path, lying, wanted=CHUNKS)
+    assert again.store.disputed(lying.federation.manifest.run_id) == [1]
 
 
-def test_the_true_chunk_does_not_pass_for_a_lie(
+def test_the_proof_of_a_lie_convinces_whoever_has_the_log(
+    tmp_path: Path, lying: Finished
+) -> None:
+    spots = checks(tmp_path, lying, wanted=CHUNKS)
+    with pytest.raises(FalseSum):
+        spots.check(lying.show(2))
+    folder = tmp_path / DISPUTES / "7"
+    result = Result.decode((folder / "result.json").read_bytes())
+    checker = SumChecker(lying.federation.manifest, result)
+    spot = read_spot(folder / "2", 2)
+    with pytest.raises(FalseSum):
+        checker.check(2, uploads=spot.uploads, total=spot.total)
+
+
+def test_a_proof_that_cannot_be_written_leaves_the_chunk_unseen(
+    tmp_path: Path, lying: Finished
+) -> None:
+    spots = checks(tmp_path, lying, wanted=CHUNKS)
+    (tmp_path / DISPUTES).touch()
+    with pytest.raises(ResourceError, match="cannot write"):
+        spots.check(lying.show(2))
+    run = lying.federation.manifest.run_id
+    assert (spots.store.disputed(run), spots.unseen(run)) == ([], [1])
+
+
+def test_what_proves_nothing_accuses_nobody(
     tmp_path: Path, honest: Finished, lying: Finished
 ) -> None:
+    """The true chunk does not fit the false root, so the path fails and no more."""
     spots = checks(tmp_path, lying, wanted=CHUNKS)
     with pytest.raises(VerificationError):
         spots.check(honest.show(2))
+    assert 2 in [ask.chunk for ask in spots.asks()]
+    assert spots.store.disputed(lying.federation.manifest.run_id) == []
+    assert not (tmp_path / DISPUTES).exists()
+
+
+def test_what_a_quorum_vouched_for_is_not_asked_about_any_more(
+    tmp_path: Path, honest: Finished
+) -> None:
+    spots = checks(tmp_path, honest, wanted=2)
+    run = honest.federation.manifest.run_id
+    spots.forget("another run", until=9)
+    spots.forget(run, until=0)
+    assert len(spots.asks()) == 2
+    spots.forget(run, until=1)
+    assert spots.asks() == []
 
 
 def test_what_was_not_asked_for_is_refused(tmp_path: Path, honest: Finished) -> None:
@@ -137,11 +183,5 @@ def test_what_was_not_asked_for_is_refused(tmp_path: Path, honest: Finished) -> 
     assert spots.asks() == [Ask(round_number=1, chunk=ask.chunk)]
 
 
-def test_a_node_that_wants_none_or_is_not_in_the_sum_draws_none(
-    tmp_path: Path, honest: Finished
-) -> None:
+def test_a_node_that_wants_none_draws_none(tmp_path: Path, honest: Finished) -> None:
     assert checks(tmp_path, honest, wanted=0).asks() == []
-    store = Store(tmp_path / "other.db")
-    other = SpotChecks(name="zz.example", store=store, wanted=2)
-    other.draw(honest.federation.manifest, honest.result)
-    assert other.asks() == []
