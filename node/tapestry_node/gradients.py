@@ -253,6 +253,9 @@ def attached(problem: Problem, limits: Limits, *, private: bool) -> Iterator[Gra
     finally:
         if hooks is not None:
             hooks.cleanup()
+            for part in problem.module.modules():  # a failed batch leaves its text
+                vars(part).pop("activations", None)
+                vars(part).pop("max_batch_len", None)
         for _, parameter in problem.parameters:
             parameter.grad = None
         problem.module.train(training)

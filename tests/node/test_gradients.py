@@ -203,7 +203,27 @@ def test_nothing_of_opacus_stays_behind() -> None:
         for module in model.modules():
             assert not module._forward_hooks
             assert not module._backward_hooks
-            assert not getattr(module, "activations", None)
+            assert not hasattr(module, "activations")
+
+
+def test_a_failed_batch_leaves_nothing_to_the_next_training() -> None:
+    def losses(sequences: Sequence[Sequence[int]]) -> Tensor:
+        if len(sequences) == 16:
+            tiny.losses_of(problem.module, sequences)
+            raise MemoryError
+        return tiny.losses_of(problem.module, sequences)
+
+    units = tiny.units(24)
+    with tiny.full(tiny.llama()) as problem:
+        want = clipped_sum(problem, units, 0.1, LOOP)
+        failing = replace(problem, losses=losses)
+        with pytest.raises(MemoryError):
+            clipped_sum(failing, units, 0.1, Limits())
+        for module in problem.module.modules():
+            assert not hasattr(module, "activations")
+            assert not hasattr(module, "max_batch_len")
+        got = clipped_sum(problem, units, 0.1, Limits())
+    assert float((got - want).norm()) < 1e-5 * float(want.norm())
 
 
 def test_a_loss_averaged_over_the_tokens_of_a_batch_is_refused() -> None:
