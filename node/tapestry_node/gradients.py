@@ -246,10 +246,10 @@ def attached(problem: Problem, limits: Limits, *, private: bool) -> Iterator[Gra
                 limits = replace(limits, rows=min(limits.rows, room))
                 hooks = GradSampleHooks(problem.module, loss_reduction="sum")
                 hooks.disable_hooks()
-        gradients = Gradients(problem, limits, hooks)
         if private:
-            _check_once(gradients, problem)
-        yield gradients
+            pair = Limits(rows=len(_PROBE))  # one row alone would compare nothing
+            _check_once(Gradients(problem, pair, hooks), problem)
+        yield Gradients(problem, limits, hooks)
     finally:
         if hooks is not None:
             hooks.cleanup()
@@ -280,7 +280,8 @@ def check_per_unit(gradients: Gradients, problem: Problem) -> None:
     Two sequences of unequal length, as one unit each: their losses, and the sum of
     their gradients under a bound that binds and one that does not, must be what each
     gives alone. A loss averaged over the tokens of a batch fails here, and so does a
-    layer that Opacus handles wrongly.
+    layer that Opacus handles wrongly. ``gradients`` must have limits that run both
+    at once.
 
     Raises:
         ConfigError: They differ.

@@ -236,8 +236,9 @@ def test_a_loss_averaged_over_the_tokens_of_a_batch_is_refused() -> None:
             pass
 
 
-def test_wrong_gradients_of_a_layer_are_refused(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("limits", [Limits(), Limits(rows=1), Limits(tokens=8)])
+def test_wrong_gradients_of_a_layer_are_refused_whatever_the_limits(
+    monkeypatch: pytest.MonkeyPatch, limits: Limits
 ) -> None:
     from opacus.grad_sample import GradSampleHooks
 
@@ -247,12 +248,13 @@ def test_wrong_gradients_of_a_layer_are_refused(
         return {p: g.flip(0) for p, g in right(layer, activations, backprops).items()}
 
     monkeypatch.setitem(GradSampleHooks.GRAD_SAMPLERS, nn.Linear, wrong)
-    with (
-        tiny.full(tiny.llama()) as problem,
-        pytest.raises(ConfigError, match="gradients differ from the one-example"),
-        attached(problem, Limits(), private=True),
-    ):
-        pass
+    with tiny.full(tiny.llama()) as problem:
+        for tried in (limits, Limits()):
+            with (
+                pytest.raises(ConfigError, match="gradients differ from the one-"),
+                attached(problem, tried, private=True),
+            ):
+                pass
 
 
 def test_a_model_is_checked_at_its_first_use_and_after_each_refusal(
