@@ -3,9 +3,13 @@
 Two ways to the same sum; which one runs is a matter of memory only:
 
 ``rows``  Opacus hooks give a gradient per sequence for a physical batch at once.
-``loop``  One unit after another through plain autograd. Nothing can mix units here,
-          and where parameters are many (a gradient per sequence is a copy of the
-          model) it is as fast on a CPU, at a fraction of the memory.
+``loop``  One unit after another through plain autograd. Where parameters are many (a
+          gradient per sequence is a copy of the model) it is as fast on a CPU, at a
+          fraction of the memory.
+
+A model that looks at all rows of a batch would mix units in the one, and a model that
+keeps something for the next batch in both. Let in are only models that are tested to
+do neither: ``ARCHITECTURES``, with the rotary types of ``batching.ROTARY``.
 
 A unit is a record. The loss of a unit is the mean over its sequences of each
 sequence's own mean; its sequences are summed before clipping, so that a record
@@ -17,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -28,7 +33,7 @@ from torch import Tensor, nn
 from tapestry.errors import ConfigError
 from tapestry.privacy import clipping
 from tapestry.workloads import Unit
-from tapestry_node.batching import Limits, alike, pack
+from tapestry_node.batching import Limits, alike, check_rotary, pack
 
 ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 """Model types whose per-sequence gradients are tested against the loop.
@@ -230,8 +235,8 @@ def attached(problem: Problem, limits: Limits, *, private: bool) -> Iterator[Gra
     """Prepare a problem for its gradients, and undo that on leaving.
 
     Raises:
-        ConfigError: The architecture is not allowed, or its per-sequence gradients
-            differ from the one-example loop.
+        ConfigError: The architecture or its rotary type is not allowed, or its
+            per-sequence gradients differ from the one-example loop.
         ValueError: What is trainable in the module is not what the problem names.
     """
     _check_problem(problem)
@@ -312,12 +317,14 @@ def _check_problem(problem: Problem) -> None:
 
 
 def _check_architecture(module: nn.Module) -> None:
-    kind = getattr(getattr(module, "config", None), "model_type", None)
+    config: Any = getattr(module, "config", None)
+    kind = getattr(config, "model_type", None)
     if kind not in ARCHITECTURES:
         raise ConfigError(
             f"no private training of architecture {kind!r}; tested are "
             + ", ".join(sorted(ARCHITECTURES))
         )
+    check_rotary(config.to_dict())
 
 
 def _compare(got: Tensor, want: Tensor, what: str) -> None:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tapestry.errors import ConfigError
 from tapestry.privacy.clipping import SLACK
 from tapestry.workloads import Unit
 from tapestry_node import gradients
-from tapestry_node.batching import Limits, alike, pack
+from tapestry_node.batching import ROTARY, Limits, alike, check_rotary, pack
 from tapestry_node.gradients import ARCHITECTURES, Problem, attached
 from tests.node import tiny
 
@@ -303,6 +304,96 @@ def test_an_architecture_that_is_not_tested_is_refused(
             attached(problem, Limits(), private=True),
         ):
             pass
+
+
+OLD_LENGTH = {"original_max_position_embeddings": 16}
+ROPE: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {},
+    "yarn": OLD_LENGTH,
+    "llama3": {"low_freq_factor": 1.0, "high_freq_factor": 4.0} | OLD_LENGTH,
+    "dynamic": {},
+    "longrope": {"short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+    | {"original_max_position_embeddings": 100},
+}
+
+
+def rotary_llama(kind: str) -> nn.Module:
+    """Build a tiny Llama of 64 positions with a rotary type."""
+    factor = {} if kind == "default" else {"factor": 4.0}
+    rope = {"rope_type": kind, "rope_theta": 10_000.0} | factor | ROPE[kind]
+    return tiny.llama(rope_parameters=rope)
+
+
+def moved_by_a_long_unit(module: nn.Module, limits: Limits) -> float:
+    """Say how far a unit of 140 tokens moves a sum of shorter ones bounded by 1."""
+    generator = torch.Generator().manual_seed(1)
+    *short, long = (
+        Unit(sequences=(tuple(drawn.tolist()),))
+        for length in (70, 72, 74, 76, 140)
+        for drawn in [torch.randint(3, 64, (length,), generator=generator)]
+    )
+    with (
+        tiny.full(module) as problem,
+        attached(problem, limits, private=True) as gradients,
+    ):
+        without, _ = gradients.clipped_sum(short, clip_norm=1.0)
+        with_it, _ = gradients.clipped_sum([*short, long], clip_norm=1.0)
+    return float((with_it - without).norm())
+
+
+@pytest.mark.parametrize("limits", [Limits(), LOOP])
+@pytest.mark.parametrize("kind", sorted(ROTARY))
+def test_sequences_longer_than_a_models_positions_keep_the_bound(
+    kind: str, limits: Limits
+) -> None:
+    assert 0.9 < moved_by_a_long_unit(rotary_llama(kind), limits) <= 1 - SLACK / 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    [("longrope", Limits()), ("dynamic", Limits()), ("dynamic", LOOP)],
+)
+def test_rotary_frequencies_that_depend_on_the_batch_break_the_bound_and_are_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: str, limits: Limits
+) -> None:
+    with pytest.raises(ConfigError, match=f"rotary type '{kind}'.*fixed are default"):
+        moved_by_a_long_unit(rotary_llama(kind), limits)
+    monkeypatch.setattr(gradients, "check_rotary", lambda _: None)
+    assert moved_by_a_long_unit(rotary_llama(kind), limits) > 1.05
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rope_parameters": {"rope_type": "dynamic"}},
+        {"rope_scaling": {"type": "longrope"}},
+        {"rope_scaling": {"rope_type": "default", "type": "dynamic"}},
+        {"rope_parameters": {"full": {"rope_type": "yarn"}, "far": {"type": "su"}}},
+        {"text_config": {"rope_parameters": {"rope_type": "yarn-dynamic"}}},
+        {"parts": [None, {"rope_scaling": {"type": "longrope"}}]},
+        {"rope_type": "longrope"},
+    ],
+)
+def test_a_rotary_type_is_found_in_every_spelling_and_part(
+    settings: dict[str, Any],
+) -> None:
+    with pytest.raises(ConfigError, match="rotary type"):
+        check_rotary(settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rope_scaling": None, "rope_theta": 100_000, "rope_interleaved": False},
+        {"rope_parameters": {"full": {"rope_type": "llama3"}, "none": None}},
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"type": "dynamic"},
+    ],
+    ids=["SmolLM2", "layers", "old spelling", "no rotary setting"],
+)
+def test_fixed_rotary_frequencies_are_let_in(settings: dict[str, Any]) -> None:
+    check_rotary(settings)
 
 
 def test_half_precision_is_refused() -> None:
