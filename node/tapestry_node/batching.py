@@ -1,4 +1,4 @@
-"""Physical batches: what runs at once. They change speed and memory, never the result.
+"""Physical batches: what runs at once; they change the result by rounding alone.
 
 Units, which are clipped as one, are packed into groups that fit in memory; the
 sequences of a group then run in batches of like length, since padding costs as much as

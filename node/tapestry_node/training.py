@@ -172,9 +172,9 @@ def noiseless_step(
 
     For noise that nodes share: the caller rounds the step and adds its share
     (``tapestry_node.contribution``) before anything leaves. One record moves the result
-    by at most ``clip_norm * learning_rate / batch_size``, less ``clipping.SLACK``.
-    Several local steps on a share of the noise would be far less private than they
-    look, so a plan of more than one is refused.
+    by at most ``clip_norm * learning_rate / batch_size``, rounding included, for which
+    ``clipping.SLACK`` pays. Several local steps on a share of the noise would be far
+    less private than they look, so a plan of more than one is refused.
 
     Raises:
         ConfigError: As ``fit``, or the plan has more than one step or no clipping.

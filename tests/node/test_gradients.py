@@ -108,6 +108,20 @@ def test_one_unit_more_moves_the_sum_by_less_than_the_bound(
     assert 0 < float((with_it - without).norm()) <= clip_norm * (1 - SLACK / 2)
 
 
+@pytest.mark.parametrize("trained", ["full", "B"])
+def test_a_unit_moves_the_others_by_rounding_far_below_the_slack(trained: str) -> None:
+    clip_norm = 0.01
+    units = tiny.units(200, seed=3)
+    with TRAINED[trained](tiny.llama()) as problem:
+        everything = clipped_sum(problem, units, clip_norm, Limits())
+        for place in (0, 120):
+            others = [*units[:place], *units[place + 1 :]]
+            own = clipped_sum(problem, [units[place]], clip_norm, Limits())
+            rest = clipped_sum(problem, others, clip_norm, Limits())
+            moved = float((everything - own - rest).norm())
+            assert moved < 5e-6 * clip_norm < 0.01 * SLACK * clip_norm  # seen: 1e-6
+
+
 def test_a_record_of_many_sequences_counts_as_one() -> None:
     (one,) = tiny.units(1)
     many = Unit(sequences=one.sequences * 50)
