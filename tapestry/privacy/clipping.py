@@ -14,7 +14,8 @@ from tapestry.vector import Clipped, FloatVector
 SLACK = 2.0**-10
 """Share of a unit's bound that is given up to rounding.
 
-It pays for norms computed in float32 (relative error below 1e-5) and for the grid
+It pays for norms computed in float32 (relative error below 1e-5), for what the parts
+of others move by when a unit joins their batch (about 1e-6, measured), and for the grid
 on which noise is added, so that the accounted sensitivity is really kept. A step of
 that grid is below 2**-30 of the noise's deviation (``noise.add_gaussian``), so two
 neighbouring sums are rounded apart by less than ``2**-30 * multiplier * sqrt(d)`` of
