@@ -149,7 +149,9 @@ def verify(folder: Path, manifest: Manifest) -> None:
             if path is None:
                 raise VerificationError(f"{folder.name}: {file.name} is missing")
             if path.stat().st_size != file.size or digest_file(path) != file.content:
-                raise VerificationError(f"{folder.name}: {file.name} was changed")
+                raise VerificationError(
+                    f"{folder.name}: {file.name} was changed; get it again"
+                )
     except OSError as error:
         raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
     if present:

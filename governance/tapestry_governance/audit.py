@@ -87,6 +87,7 @@ class Audit:
     entries: list[bytes] = field(init=False)
     events: list[Event] = field(default_factory=list)
     state: FederationState = field(init=False)
+    unchecked: list[str] = field(default_factory=list)  # what the bundle lacks
 
     @property
     def verdict(self) -> Verdict:
@@ -151,7 +152,8 @@ def _files(audit: Audit) -> Found:
 
 def _trust(audit: Audit) -> Found:
     given = audit.trust_file is not None
-    audit.trust = Trust.parse(audit.trust_file or audit.bundle.policy)
+    policy = audit.bundle.policy if audit.trust_file is None else audit.trust_file
+    audit.trust = Trust.parse(policy)
     logs, witnesses = len(audit.trust.logs), len(audit.trust.witnesses)
     whose = "the policy given" if given else "the bundle's own policy.txt"
     quorum = {g.name: g.threshold for g in audit.trust.groups}.get(audit.trust.quorum)
@@ -252,10 +254,12 @@ def _artifacts(audit: Audit) -> Found:
         folders, state=state, entries=audit.entries, trust=audit.trust
     )
     logged = len(state.releases) + len(state.adapters)
-    listed = len(folders) - len(whole)
+    listed, missing = len(folders) - len(whole), logged - len(folders)
+    if missing:
+        audit.unchecked.append(f"{missing} releases and adapters")
     detail = (
         f"{logged} releases and adapters in the log: {len(whole)} here with all files,"
-        f" {listed} by manifest, {logged - len(folders)} not in this bundle"
+        f" {listed} by manifest, {missing} not in this bundle"
     )
     return detail, {"logged": logged, "whole": len(whole), "manifests": listed}
 
@@ -271,6 +275,9 @@ def _blobs(audit: Audit) -> Found:
 
 def _sums(audit: Audit) -> Found:
     rounds, chunks = check_sums(audit.folder / SUMS, audit.events)
+    closed = sum(event.type == "round.closed" for event in audit.events)
+    if rounds < closed:
+        audit.unchecked.append(f"the sums of {closed - rounds} rounds")
     detail = f"{chunks} chunks of {rounds} sums recomputed from the masked uploads"
     return detail, {"rounds": rounds, "chunks": chunks}
 

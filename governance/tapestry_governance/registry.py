@@ -18,7 +18,7 @@ Who may publish and what it cost are rules of the log (``fold``), not of the fol
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +28,7 @@ from tapestry import manifest
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.vector import parameters_digest
-from tapestry_governance.events import AdapterPublished
+from tapestry_governance.events import AdapterPublished, ReleasePublished
 from tapestry_governance.tensors import Limits, TensorFile, open_tensors
 
 WEIGHTS = "adapter_model.safetensors"
@@ -106,6 +106,7 @@ class Base:
 
     digest: str
     shapes: Mapping[str, tuple[int, ...]]
+    manifest_digest: str | None = None  # if its files were held against one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +191,34 @@ def check_entry(found: Adapter, entry: AdapterPublished) -> None:
             raise VerificationError(
                 f"adapter {entry.name}: {what} {here}, the log says {there}"
             )
+
+
+def check_base(folder: Path) -> Base:
+    """Read a base; one with a manifest must be as that lists it, to the file.
+
+    A given base may come without; nobody can say then which other files belong to it.
+
+    Raises:
+        IncompleteError: No safetensors there.
+        VerificationError: A file is not as listed, or breaks a rule.
+    """
+    if not (folder / manifest.FOLDER / manifest.FILE).exists():
+        return read_base(folder)
+    listed = manifest.read(folder)
+    manifest.verify(folder, listed)
+    return replace(read_base(folder), manifest_digest=listed.digest)
+
+
+def check_release(found: Base, entry: ReleasePublished) -> None:
+    """Hold a release against its entry in a verified log.
+
+    Raises:
+        VerificationError: Other parameters or other files than were published.
+    """
+    if found.manifest_digest != entry.manifest_digest:
+        raise VerificationError(f"{entry.name} was published with other files")
+    if found.digest != entry.parameters_digest:
+        raise VerificationError(f"{entry.name} was published with other parameters")
 
 
 def read_base(folder: Path) -> Base:

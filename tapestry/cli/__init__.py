@@ -24,6 +24,7 @@ _ROLES = {
     "node": ("tapestry.cli.node", "An institution's node: run it, see what it spent."),
     "coordinator": ("tapestry.cli.coordinator", "Lead a federation's run."),
     "adapter": ("tapestry.cli.adapter", "Check and list country adapters."),
+    "release": ("tapestry.cli.release", "Check a released base model."),
     "chat": ("tapestry.cli.chat", "Ask a base and its adapters, side by side."),
     "audit": ("tapestry.cli.audit", "Check everything, from files alone."),
 }

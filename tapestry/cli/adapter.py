@@ -6,21 +6,22 @@ folder says of itself what it likes; without the log nobody has vouched for it.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tapestry.cli.audit import TrustFile, note_trust
-from tapestry.errors import (
-    ConfigError,
-    IncompleteError,
-    ResourceError,
-    RuleError,
-    TapestryError,
+from tapestry.cli.checks import (
+    NO_BUNDLE,
+    Step,
+    audited,
+    log_holds,
+    overall,
+    run,
+    skip,
 )
+from tapestry.errors import ConfigError, IncompleteError
 from tapestry_governance import registry
 from tapestry_governance.audit import Audit, Verdict, verify
 from tapestry_governance.bundle import read_small
@@ -29,14 +30,6 @@ from tapestry_governance.events import AdapterPublished
 app = typer.Typer(help="Country adapters: check one, list all.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    name: str
-    verdict: Verdict
-    detail: str
-    checked: bool = True
 
 
 @app.command("verify")
@@ -61,18 +54,18 @@ def verify_command(
     held = None if trust is None else read_small(trust)
     if not directory.is_dir():
         raise ConfigError(f"no folder {directory}; name the one of an adapter")
-    steps: list[_Step] = []
-    found = _run(steps, "folder", lambda: registry.check_folder(directory), _describe)
+    steps: list[Step] = []
+    found = run(steps, "folder", lambda: registry.check_folder(directory), _describe)
     if found is not None:
         _check_base(steps, directory, found, base)
         _check_log(steps, directory, found, bundle=bundle, trust=held)
-    verdict = _overall(steps)
+    verdict = overall(steps)
     if as_json:
         _print_json(directory, steps, found, verdict)
     else:
         for step in steps:
-            print(f"{_word(step):<13}{step.name:<8}{step.detail}")
-    if any(s.name == "log" and s.verdict is Verdict.HOLDS for s in steps):
+            print(step)
+    if log_holds(steps):
         note_trust(held)
     raise typer.Exit(int(verdict))
 
@@ -103,21 +96,27 @@ def list_command(
 
 
 def _check_base(
-    steps: list[_Step], directory: Path, found: registry.Adapter, base: Path | None
+    steps: list[Step], directory: Path, found: registry.Adapter, base: Path | None
 ) -> None:
     beside = directory.resolve().parent.parent / "releases" / found.base
     folder = base or beside
 
-    def check() -> None:
+    def check() -> registry.Base:
         if base is None and not beside.is_dir():
             raise IncompleteError(f"{found.base} is not at hand; name it with --base")
-        registry.check_fit(directory, registry.read_base(folder))
+        held = registry.check_base(folder)
+        registry.check_fit(directory, held)
+        return held
 
-    _run(steps, "base", check, lambda _: f"{found.base}, {found.base_digest}")
+    def describe(held: registry.Base) -> str:
+        files = "all files as listed" if held.manifest_digest else "no manifest"
+        return f"{found.base}, {found.base_digest}, {files}"
+
+    run(steps, "base", check, describe)
 
 
 def _check_log(
-    steps: list[_Step],
+    steps: list[Step],
     directory: Path,
     found: registry.Adapter,
     *,
@@ -126,20 +125,16 @@ def _check_log(
 ) -> None:
     beside = directory.resolve().parent.parent / "bundle"
     if bundle is None and not beside.is_dir():
-        detail = "no audit bundle at hand; name it with --bundle"
-        missing = Verdict.INCOMPLETE
-        steps.append(_Step(name="log", verdict=missing, detail=detail, checked=False))
+        skip(steps, "log", NO_BUNDLE)
         return
 
     def check() -> AdapterPublished:
-        audit = verify(bundle or beside, trust=trust)
-        if audit.verdict is not Verdict.HOLDS:
-            raise _error(audit)
+        audit = audited(bundle or beside, trust=trust)
         entry = _entry(audit, directory.resolve().name, found)
         registry.check_entry(found, entry)
         return entry
 
-    _run(steps, "log", check, _line)
+    run(steps, "log", check, _line)
 
 
 def _entry(audit: Audit, name: str, found: registry.Adapter) -> AdapterPublished:
@@ -150,60 +145,6 @@ def _entry(audit: Audit, name: str, found: registry.Adapter) -> AdapterPublished
     if name in audit.state.adapters:
         return audit.state.adapters[name]
     raise IncompleteError(f"the log has no adapter {name}")
-
-
-def _error(audit: Audit) -> TapestryError:
-    detail = f"the bundle does not verify: {audit.steps[-1].detail}"
-    match audit.verdict:
-        case Verdict.RULE_BROKEN:
-            return RuleError(detail)
-        case Verdict.INCOMPLETE:
-            return IncompleteError(detail)
-        case _:
-            return TapestryError(detail)
-
-
-def _run(
-    steps: list[_Step],
-    name: str,
-    check: Callable[[], Any],
-    describe: Callable[[Any], str],
-) -> Any:
-    """Run one check and note what came of it; None if it failed."""
-    try:
-        value = check()
-    except ConfigError:
-        raise
-    except TapestryError as error:
-        steps.append(_Step(name=name, verdict=_verdict(error), detail=str(error)))
-        return None
-    steps.append(_Step(name=name, verdict=Verdict.HOLDS, detail=describe(value)))
-    return value
-
-
-def _verdict(error: TapestryError) -> Verdict:
-    match error:
-        case RuleError():
-            return Verdict.RULE_BROKEN
-        case IncompleteError() | ResourceError():
-            return Verdict.INCOMPLETE
-        case _:
-            return Verdict.FAILS
-
-
-def _overall(steps: list[_Step]) -> Verdict:
-    """The worst that was found; what is missing mends nothing."""
-    verdicts = [step.verdict for step in steps]
-    found = [verdict for verdict in verdicts if verdict is not Verdict.INCOMPLETE]
-    worst = max(found, default=Verdict.HOLDS)
-    return max(verdicts) if worst is Verdict.HOLDS else worst
-
-
-def _word(step: _Step) -> str:
-    if not step.checked:
-        return "not checked"
-    words = {0: "holds", 1: "FAILS", 2: "RULE BROKEN", 3: "INCOMPLETE"}
-    return words[int(step.verdict)]
 
 
 def _describe(found: registry.Adapter) -> str:
@@ -224,18 +165,11 @@ def _line(entry: AdapterPublished) -> str:
 
 def _print_json(
     directory: Path,
-    steps: list[_Step],
+    steps: list[Step],
     found: registry.Adapter | None,
     verdict: Verdict,
 ) -> None:
-    rows = [
-        {
-            "name": step.name,
-            "holds": step.verdict is Verdict.HOLDS if step.checked else None,
-            "detail": step.detail,
-        }
-        for step in steps
-    ]
+    rows = [step.to_json() for step in steps]
     report: dict[str, Any] = {"adapter": str(directory), "steps": rows}
     report["exit"] = int(verdict)
     if found is not None:

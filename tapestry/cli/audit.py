@@ -135,7 +135,9 @@ def _print_steps(audit: Audit) -> None:
         print(f"{_VERDICTS[audit.verdict]}: {audit.steps[-1].detail}")
         return
     note_trust(audit.trust_file)
-    print(f"HOLDS: {len(audit.steps)} steps, every one holds")
+    lacking = " and ".join(audit.unchecked)
+    but = f"; not in the bundle, so not checked: {lacking}" if lacking else ""
+    print(f"HOLDS: {len(audit.steps)} steps, every one holds{but}")
 
 
 def note_trust(trust: bytes | None) -> None:
@@ -196,7 +198,8 @@ def _verdict(audit: Audit) -> dict[str, Any]:
     }
     verdict = audit.verdict
     reason = None if verdict is Verdict.HOLDS else audit.steps[-1].detail
-    return {"verdict": names[verdict], "exit": int(verdict), "reason": reason}
+    found = {"verdict": names[verdict], "exit": int(verdict), "reason": reason}
+    return found | {"unchecked": audit.unchecked}
 
 
 def _row(account: Account) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def chat(
 def _load(
     base: str, adapters: Sequence[Path]
 ) -> "tuple[LanguageModel, dict[str, Path]]":
-    """Load the base and check that each adapter is one, and one of this base."""
+    """Load the base, checked if it is a release, and adapters that belong to it."""
+    from tapestry import manifest
     from tapestry.vector import parameters_digest
     from tapestry.workloads.bases import open_base
     from tapestry_governance import registry
@@ -64,6 +65,8 @@ def _load(
         if not folder.is_dir():
             raise ConfigError(f"no adapter folder {folder}")
         registry.check_folder(folder)
+    if (Path(base) / manifest.FOLDER / manifest.FILE).exists():
+        manifest.verify(Path(base), manifest.read(Path(base)))
     model = open_base(base)
     if adapters:
         parameters = model.parameters()

@@ -141,10 +141,12 @@ def _privacy(settings: CoordinatorSettings) -> dict[str, Any]:
         "noise_multiplier": number(plan.noise_multiplier),
         "clip_norm": number(plan.clip_norm),
         "statement": (
-            "Whether any one dialogue was in an institution's text cannot be told from"
-            " what left it, up to the epsilon and delta above, whoever looks: other"
-            " institutions, the coordinator, the public. Each node adds all of the"
-            " noise itself, so this holds even if the secure aggregation failed."
+            "How much can be told, from what left an institution, of whether any one"
+            " dialogue was in its text is bounded by the figures shown here, whoever"
+            " looks: other institutions, the coordinator, the public. The odds move by"
+            " a factor of at most e to the power of epsilon, but for a chance of delta."
+            " Each node adds all of the noise itself, so this holds even if the secure"
+            " aggregation failed."
         ),
     }
 

@@ -1,6 +1,7 @@
 """``tapestry chat``: the base and its adapters answer the same prompt, side by side."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,17 @@ def test_a_folder_that_is_no_adapter_is_named(
     result = _chat("--base", "tiny", "--adapter", folders / adapter, "--prompt", "x")
     assert isinstance(result.exception, error)
     assert message in str(result.exception)
+
+
+def test_a_release_that_was_changed_is_not_run(folders: Path, tmp_path: Path) -> None:
+    release = tmp_path / "base-1"
+    shutil.copytree(folders / "base-1", release)
+    manifest.write(release)
+    assert _chat("--base", release, "--prompt", "ciao").exit_code == 0
+    (release / "generation_config.json").write_text("{}")
+    refused = _chat("--base", release, "--prompt", "ciao")
+    assert isinstance(refused.exception, VerificationError)
+    assert "generation_config.json was changed" in str(refused.exception)
 
 
 def test_two_adapters_of_one_name_and_an_unknown_base_are_named(folders: Path) -> None:

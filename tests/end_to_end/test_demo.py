@@ -57,6 +57,7 @@ def _check(out: Path) -> dict[str, Any]:
     """The folder is complete, the log holds, and the report has what it must."""
     audit = verify(out / "bundle", trust=(out / "nodes/italy/policy.txt").read_bytes())
     assert audit.verdict is Verdict.HOLDS
+    assert audit.unchecked == []
     assert (out / "report.html").stat().st_size > 10_000
     report: dict[str, Any] = json.loads((out / "report.json").read_text())
     releases = {path.name for path in (out / "releases").iterdir()}

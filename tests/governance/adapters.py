@@ -1,6 +1,7 @@
 """Tiny adapters and bases of two weights, as folders."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from safetensors.numpy import save
 
 from tapestry import manifest
 from tapestry.vector import parameters_digest
+from tests.governance.bundles import bundle_of
+from tests.governance.world import World, changed
 
 BASE = {
     "model.layers.0.self_attn.q_proj.weight": np.full((6, 8), 0.5, dtype=np.float32),
@@ -66,4 +69,28 @@ def make_base(folder: Path, *, scale: float = 1.0) -> Path:
     folder.mkdir(parents=True)
     values = {name: np.float32(scale) * value for name, value in BASE.items()}
     (folder / "model.safetensors").write_bytes(save(values, {"format": "pt"}))
+    return folder
+
+
+def make_demo(folder: Path) -> Path:
+    """Lay out releases/, adapters/ and bundle/ as the demo leaves them."""
+    world = World()
+    world.parameters = {2: parameters_digest(BASE)}
+    world.found()
+    world.run_round(1)
+    world.run_round(2)
+    base = make_base(folder / "releases" / "base-2")
+    released = manifest.write(base)
+    world.add(world.release(2, manifest_digest=released.digest))
+    adapter = make_adapter(
+        folder / "adapters" / "fr-culture",
+        metadata=make_metadata(base="base-2"),
+        config_changes={"base_model_name_or_path": "base-2"},
+    )
+    world.add(world.adapter_account(), "fr", "node")
+    published = changed(world.adapter(2), manifest_digest=manifest.read(adapter).digest)
+    world.add(published, "fr", "community")
+    bundle = bundle_of(world, folder, artifacts={}).folder
+    if bundle != folder / "bundle":
+        shutil.move(bundle, folder / "bundle")
     return folder

@@ -11,11 +11,14 @@ from typer.testing import CliRunner
 from tapestry import manifest
 from tapestry.cli.adapter import app
 from tapestry.errors import ConfigError
-from tapestry.vector import parameters_digest
 from tapestry_governance.trust import Trust
-from tests.governance.adapters import BASE, make_adapter, make_base, make_metadata
-from tests.governance.bundles import bundle_of
-from tests.governance.world import NAMES, World, changed
+from tests.governance.adapters import (
+    make_adapter,
+    make_base,
+    make_demo,
+    make_metadata,
+)
+from tests.governance.world import NAMES, World
 
 
 def _run(*arguments: object) -> Result:
@@ -29,27 +32,25 @@ def _words(result: Result) -> dict[str, str]:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Path:
-    """Lay out releases/, adapters/ and bundle/ as the demo leaves them."""
-    world = World()
-    world.parameters = {2: parameters_digest(BASE)}
-    world.found()
-    world.run_round(1)
-    world.run_round(2)
-    base = make_base(tmp_path / "releases" / "base-2")
-    released = manifest.write(base)
-    world.add(world.release(2, manifest_digest=released.digest))
-    adapter = make_adapter(
-        tmp_path / "adapters" / "fr-culture",
-        metadata=make_metadata(base="base-2"),
-        config_changes={"base_model_name_or_path": "base-2"},
-    )
-    world.add(world.adapter_account(), "fr", "node")
-    published = changed(world.adapter(2), manifest_digest=manifest.read(adapter).digest)
-    world.add(published, "fr", "community")
-    bundle = bundle_of(world, tmp_path, artifacts={}).folder
-    if bundle != tmp_path / "bundle":
-        shutil.move(bundle, tmp_path / "bundle")
-    return tmp_path
+    return make_demo(tmp_path)
+
+
+def test_a_base_that_was_changed_outside_its_weights_fails(demo: Path) -> None:
+    """The digest of the parameters is the same; what the model does is not."""
+    (demo / "releases" / "base-2" / "config.json").write_text('{"rms_norm_eps": 5.0}')
+    result = _run("verify", demo / "adapters" / "fr-culture")
+    assert _words(result)["base"] == "FAILS"
+    assert "base-2: config.json is not in the manifest" in result.stdout
+    assert result.exit_code == 1
+
+
+def test_a_base_without_a_manifest_is_held_against_its_weights_only(
+    demo: Path,
+) -> None:
+    shutil.rmtree(demo / "releases" / "base-2" / manifest.FOLDER)
+    result = _run("verify", demo / "adapters" / "fr-culture")
+    assert "no manifest" in result.stdout
+    assert result.exit_code == 0
 
 
 def test_an_adapter_of_the_demo_holds_without_further_options(demo: Path) -> None:

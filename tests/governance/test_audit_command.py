@@ -47,8 +47,20 @@ def test_a_bundle_that_holds_exits_with_zero_and_says_why(bundle: Path) -> None:
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["holds", "files", "7", "files,", "each", "as", "listed"]
-    assert lines[-1] == "HOLDS: 10 steps, every one holds"
+    assert lines[-1] == (
+        "HOLDS: 10 steps, every one holds; not in the bundle, so not checked: "
+        "2 releases and adapters and the sums of 2 rounds"
+    )
     assert result.stderr == ""
+
+
+def test_an_empty_policy_trusts_nobody(bundle: Path, tmp_path: Path) -> None:
+    """A download that broke off must not fall back to what the bundle says."""
+    empty = tmp_path / "policy.txt"
+    empty.touch()
+    result = run("verify", bundle, "--trust", empty)
+    assert result.exit_code == 1
+    assert "FAILS       trust" in result.stdout
 
 
 def test_trusting_the_bundles_own_policy_is_said(bundle: Path) -> None:
