@@ -15,12 +15,10 @@ from typing import Any
 from tapestry.config import NodeSettings
 from tapestry.encoding import canonical_json
 from tapestry.errors import (
-    ConfigError,
     PolicyError,
     ProtocolError,
     TapestryError,
 )
-from tapestry.keys import SigningKey
 from tapestry.protocol import Kind, Message, Reason
 from tapestry.replica import Replica
 from tapestry.secagg.messages import Result
@@ -28,13 +26,19 @@ from tapestry.software import software_digest
 from tapestry.workloads import Workload
 from tapestry_governance.entries import Author
 from tapestry_governance.events import ContributionRefused
-from tapestry_governance.trust import Trust
-from tapestry_governance.view import View
 from tapestry_node.budget import Ledger
+from tapestry_node.folder import open_view, read_keys, read_trust
 from tapestry_node.following import Follower
 from tapestry_node.guard import Facts, Refused, check_offer, first_round, reason_of
 from tapestry_node.publishing import Publisher
-from tapestry_node.session import Desk, Notify, Session, published_charges
+from tapestry_node.readiness import Standing, check_keys, objections
+from tapestry_node.session import (
+    Desk,
+    Notify,
+    Session,
+    committed_rounds,
+    published_charges,
+)
 from tapestry_node.spots import SpotChecks
 from tapestry_node.store import Store
 from tapestry_node.trainer import Trainer
@@ -74,24 +78,22 @@ class Node:
 
         Raises:
             ConfigError: A setting, key or data file is not as it must be.
-            VerificationError: The log mirror or the ledger was tampered with.
+            VerificationError: The log mirror or the ledger was tampered with, or the
+                log knows of a charge or an upload that the ledger or the store does
+                not: an older copy was restored.
         """
         self.settings = NodeSettings.read(directory / "node.toml")
         self.directory = directory
-        self._keys = {
-            purpose: SigningKey.load(directory / "keys" / f"{purpose}.key")
-            for purpose in ("node", "witness", "community")
-        }
+        self._keys = read_keys(directory)
         self._store = Store(directory / "state.db", exclusive=True)
-        self._view = View.open(
-            directory / "view.db",
-            trust=Trust.parse(_read(directory / "policy.txt")),
-            genesis=self.settings.genesis,
-        )
+        self._view = open_view(directory, self.settings)
+        if self._view.size:
+            check_keys(self._view.state.members, keys=self._keys, name=self.name)
         data = directory / self.settings.data
         self._trainer = Trainer(data, workload=workload, settings=self.settings)
         self._ledger = Ledger.open(directory / "budget.db", self._trainer.terms)
         self._ledger.require(published_charges(self._view, self.settings.name))
+        self._store.require(committed_rounds(self._view, self.settings.name))
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
         self._spots = SpotChecks(
@@ -129,6 +131,24 @@ class Node:
     def store(self) -> Store:
         """Receipts of what left."""
         return self._store
+
+    def objections(self) -> list[str]:
+        """Say why it would refuse every offer, a line each; ask before the first."""
+        state = self._view.state if self._view.size else None
+        charge = None
+        if state is not None and state.last is not None:
+            charge = self._trainer.charge(state.rounds[state.last])
+        return objections(
+            Standing(
+                settings=self.settings,
+                keys={name: key.verify_key for name, key in self._keys.items()},
+                trust=read_trust(self.directory),
+                is_empty=state is None,
+                given_base=self.replica.digest,
+                balance=self._ledger.balance(),
+                rounds_left=self._ledger.rounds_left(charge) if charge else None,
+            )
+        )
 
     def handle(self, message: Message) -> Message:
         """Answer a request; whatever goes wrong is a refusal.
@@ -367,10 +387,3 @@ def _fields() -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError):
         raise ProtocolError("a field of the request is missing or wrong") from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None

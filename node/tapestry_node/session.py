@@ -291,19 +291,23 @@ def published_charges(view: View, name: str) -> Iterator[Charge]:
             )
 
 
+def committed_rounds(view: View, name: str) -> Iterator[tuple[str, int]]:
+    """Run and number of each round that a node uploaded for, by the log."""
+    for entry in view.entries(0, view.size):
+        event = open_entry(entry).event
+        if event.actor == name and isinstance(event.body, ContributionCommitted):
+            yield event.body.run_id, event.body.round_number
+
+
 def _highest(desk: Desk, run_id: str) -> int:
     """The last round that this node uploaded for, by its own mark and by the log.
 
     A node whose disk was restored from a backup is behind the log, which still knows
     what it committed to.
     """
-    found = desk.store.highest(run_id)
-    for entry in desk.view.entries(0, desk.view.size):
-        event = open_entry(entry).event
-        if event.actor == desk.name and isinstance(event.body, ContributionCommitted):
-            number = event.body.round_number
-            found = max(found, number if event.body.run_id == run_id else 0)
-    return found
+    logged = committed_rounds(desk.view, desk.name)
+    numbers = (number for run, number in logged if run == run_id)
+    return max(desk.store.highest(run_id), *numbers, 0)
 
 
 def _agreed_plan(

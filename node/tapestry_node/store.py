@@ -16,7 +16,7 @@ before the send.
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +83,7 @@ class Store:
             ConfigError: Another process serves with it.
             ResourceError: It cannot be written.
         """
+        self._name = str(path)
         self._lock = _take_lock(path.with_suffix(".lock")) if exclusive else None
         try:
             self._db = sqlite3.connect(
@@ -116,6 +117,22 @@ class Store:
                 f"round {round_number} of {run_id} was uploaded for already; one "
                 "upload per round, ever"
             )
+
+    def require(self, committed: Iterable[tuple[str, int]]) -> None:
+        """Compare with the rounds that the log says this node uploaded for.
+
+        Raises:
+            VerificationError: The log holds one above the mark: the database was
+                deleted, or restored from before that round.
+        """
+        for run_id, round_number in committed:
+            mark = self.highest(run_id)
+            if mark < round_number:
+                raise VerificationError(
+                    f"the log says that this node uploaded for round {round_number} of"
+                    f" {run_id!r}, {self._name} knows of {mark}: it was deleted or is"
+                    " an older copy; put the newest back"
+                )
 
     def post(self, entry: bytes) -> None:
         """Keep an entry of the node's own until the log has it; once is enough."""

@@ -15,7 +15,9 @@ from tapestry.config import NodeSettings, Transport
 from tapestry.errors import ConfigError
 from tapestry.workloads.bases import open_base
 from tapestry_node.budget import Ledger
+from tapestry_node.folder import open_view
 from tapestry_node.node import Node
+from tapestry_node.session import committed_rounds
 from tapestry_node.store import Store
 from tapestry_node.trainer import Trainer
 
@@ -70,7 +72,10 @@ def run(
 
 @app.command()
 def check(folder: Folder = HERE) -> None:
-    """Check settings, keys, data and budget before joining; nothing leaves."""
+    """Check settings, keys, data and budget before joining; nothing leaves.
+
+    Exit status: 0 ready; 1 every round would be refused, and why.
+    """
     settings = NodeSettings.read(folder / "node.toml")
     node = Node(folder, workload=open_base(settings.base))
     balance = node.ledger.balance()
@@ -78,8 +83,13 @@ def check(folder: Folder = HERE) -> None:
     print(f"base      {settings.base}")
     print(f"policy    cohorts of {settings.policy.min_cohort} and more")
     print(f"budget    epsilon {balance.spent:.4f} of {balance.limit:g} is spent")
-    print("ready")
+    found = node.objections()
     node.close()
+    for line in found:
+        print(f"refused   {line}")
+    if found:
+        raise typer.Exit(1)
+    print("ready")
 
 
 @app.command()
@@ -132,9 +142,7 @@ def budget(folder: Folder = HERE, as_json: AsJson = False) -> None:
 @app.command()
 def egress(folder: Folder = HERE, as_json: AsJson = False) -> None:
     """Show every message that left, with its size and digest."""
-    if not (folder / "state.db").exists():
-        raise ConfigError(f"{folder} has no state.db; the node never ran")
-    store = Store(folder / "state.db")
+    store = _store(folder)
     total = 0
     for receipt in store.receipts():
         total += receipt.bytes
@@ -179,6 +187,28 @@ def _transport(
         auth_key=str(auth_key),
         poll_seconds=known.poll_seconds if known else 0.1,
     )
+
+
+def _store(folder: Path) -> Store:
+    """Open the receipts, and hold them against the log where there is a mirror.
+
+    Raises:
+        ConfigError: There are none.
+        VerificationError: They are older than what the log says of this node.
+    """
+    path, mirror = folder / "state.db", folder / "view.db"
+    if not path.exists():
+        why = "it was deleted; put it back" if mirror.exists() else "the node never ran"
+        raise ConfigError(f"{folder} has no state.db; {why}")
+    committed: list[tuple[str, int]] = []
+    if mirror.exists():
+        settings = NodeSettings.read(folder / "node.toml")
+        view = open_view(folder, settings)
+        committed = list(committed_rounds(view, settings.name))
+        view.close()
+    store = Store(path)
+    store.require(committed)
+    return store
 
 
 def _ledger(folder: Path) -> Ledger:

@@ -57,6 +57,16 @@ def test_the_mark_only_rises(numbers: list[int]) -> None:
     store.close()
 
 
+def test_a_mark_behind_what_the_log_knows_is_an_older_copy(path: Path) -> None:
+    store = Store(path)
+    store.raise_to("run", 2)
+    store.require([("run", 1), ("run", 2)])
+    for run, number in (("run", 3), ("other", 1)):
+        with pytest.raises(VerificationError, match=rf"round {number} of '{run}'"):
+            store.require([("run", 1), (run, number)])
+    store.close()
+
+
 def test_two_processes_cannot_both_take_a_round(path: Path) -> None:
     one, other = Store(path), Store(path)
     one.raise_to("run", 1)

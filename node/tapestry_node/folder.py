@@ -1,0 +1,52 @@
+"""A node's folder: its keys, whom it trusts, and its mirror of the log.
+
+::
+
+    node.toml  policy.txt  keys/  data/            written by people
+    view.db  state.db  budget.db  budget.db.mirror  kept by the node
+"""
+
+from pathlib import Path
+
+from tapestry.config import NodeSettings
+from tapestry.errors import ConfigError
+from tapestry.keys import SigningKey
+from tapestry_governance.trust import Trust
+from tapestry_governance.view import View
+
+_PURPOSES = ("node", "witness", "community")
+
+
+def read_keys(directory: Path) -> dict[str, SigningKey]:
+    """Read the keys that a node signs with, by purpose.
+
+    Raises:
+        ConfigError: One is missing, open to others, or no key.
+    """
+    folder = directory / "keys"
+    return {name: SigningKey.load(folder / f"{name}.key") for name in _PURPOSES}
+
+
+def read_trust(directory: Path) -> Trust:
+    """Read whom a node trusts.
+
+    Raises:
+        ConfigError: There is no ``policy.txt``.
+        ProtocolError: It is no trust policy.
+    """
+    path = directory / "policy.txt"
+    try:
+        return Trust.parse(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+
+
+def open_view(directory: Path, settings: NodeSettings) -> View:
+    """Open the mirror of the log.
+
+    Raises:
+        ConfigError, ProtocolError: As ``read_trust``.
+        ResourceError, VerificationError: As ``View.open``.
+    """
+    trust = read_trust(directory)
+    return View.open(directory / "view.db", trust=trust, genesis=settings.genesis)

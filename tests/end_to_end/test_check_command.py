@@ -1,0 +1,189 @@
+"""``tapestry node check``: what would be refused is said before anybody asks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from tapestry import cli
+from tapestry.config import NodeSettings
+from tapestry.workloads.language import LanguageModel
+from tapestry_node.budget import Balance
+from tapestry_node.node import Node
+from tests.end_to_end.conftest import Found
+from tests.end_to_end.test_shared_noise import SHARED
+from tests.simulator import NAMES, Base, Federation, merged
+
+NAME, OTHER = NAMES[:2]
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch: pytest.MonkeyPatch, base: Base) -> None:
+    from tapestry.cli import node
+
+    def open_base(_: str) -> LanguageModel:
+        base.workload.load(base.replica.parameters)  # runs leave others in it
+        return base.workload
+
+    monkeypatch.setattr(node, "open_base", open_base)
+
+
+@pytest.fixture
+def idle(found: Found) -> Path:
+    """The folder of a node that has not seen the log yet."""
+    return closed(found())
+
+
+@pytest.fixture
+def used(found: Found) -> Path:
+    """The folder of a node that took part in a round."""
+    federation = found()
+    federation.run()
+    return closed(federation)
+
+
+def closed(federation: Federation) -> Path:
+    federation.close()
+    return federation.directory / "nodes" / NAME
+
+
+def change(folder: Path, settings: dict[str, Any]) -> None:
+    known = NodeSettings.read(folder / "node.toml").model_dump(exclude_none=True)
+    (folder / "node.toml").write_text(tomli_w.dumps(merged(known, settings)))
+
+
+def run(verb: str, folder: Path) -> int:
+    with pytest.raises(SystemExit) as done:
+        cli.main(["node", verb, str(folder)])
+    return int(done.value.code or 0)
+
+
+def test_a_node_that_may_join_is_ready(
+    idle: Path, used: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (idle, used):
+        assert run("check", folder) == 0
+        said = capsys.readouterr().out
+        assert said.endswith("\nready\n")
+        assert "refused" not in said
+
+
+def balance_of(folder: Path, base: Base) -> Balance:
+    node = Node(folder, workload=base.workload, replica=base.replica)
+    node.close()
+    return node.ledger.balance()
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (0.5, "no round fits"),
+        (1.1, "no further round like the log's last one fits"),
+    ],
+)
+def test_a_budget_that_no_round_fits_into_is_no_readiness(
+    used: Path,
+    base: Base,
+    capsys: pytest.CaptureFixture[str],
+    factor: float,
+    said: str,
+) -> None:
+    limit = f"{factor * balance_of(used, base).spent:.9f}".rstrip("0")
+    change(used, {"policy": {"epsilon_limit": limit}})
+    assert run("check", used) == 1
+    out = capsys.readouterr().out
+    (line,) = [each for each in out.splitlines() if each.startswith("refused")]
+    assert "policy.epsilon_limit" in line
+    assert said in line
+    assert "ready" not in out
+
+
+def test_a_fallback_that_is_spent_is_no_readiness(
+    found: Found, capsys: pytest.CaptureFixture[str]
+) -> None:
+    federation = found(**SHARED)
+    federation.run()
+    folder = closed(federation)
+    balance = balance_of(folder, federation.base)
+    assert balance.fallback > balance.spent
+    limit = f"{balance.spent * 1.01:.6f}".rstrip("0")
+    limits = {"epsilon_limit": limit, "fallback_epsilon_limit": limit}
+    change(folder, {"policy": limits})
+    assert run("check", folder) == 1
+    assert "policy.fallback_epsilon_limit" in capsys.readouterr().out
+
+
+def test_a_base_that_the_policy_does_not_name_is_no_readiness(
+    idle: Path, base: Base, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(idle, {"policy": {"bases": ["sha256:" + "0" * 64]}})
+    assert run("check", idle) == 1
+    said = capsys.readouterr().out
+    assert f"base 'tiny' is {base.replica.digest}" in said
+    assert "policy.bases" in said
+
+
+def test_a_name_that_is_not_that_of_the_keys_is_no_readiness(
+    idle: Path, used: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (idle, used):
+        change(folder, {"name": OTHER})
+        assert run("check", folder) == 1
+        said = "".join(capsys.readouterr())
+        assert f"name is {OTHER!r} in node.toml" in said
+        assert f"keys/node.key is that of {NAME!r}" in said
+
+
+def test_keys_of_no_member_are_no_readiness(
+    used: Path, found: Found, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger = found()
+    stranger.close()
+    key = stranger.directory / "nodes" / NAME / "keys" / "witness.key"
+    (used / "keys" / "witness.key").write_bytes(key.read_bytes())
+    assert run("check", used) == 1
+    assert "keys/witness.key is of no member" in capsys.readouterr().err
+
+
+def test_a_witness_that_the_trust_policy_lacks_is_no_readiness(
+    idle: Path, found: Found, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger = found()
+    stranger.close()
+    policy = stranger.directory / "nodes" / NAME / "policy.txt"
+    (idle / "policy.txt").write_bytes(policy.read_bytes())
+    assert run("check", idle) == 1
+    assert "is not among the witnesses of policy.txt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["deleted", "older copy"])
+def test_a_node_whose_memory_is_behind_the_log_does_not_start(
+    found: Found, capsys: pytest.CaptureFixture[str], older: bool
+) -> None:
+    federation = found()
+    state = federation.directory / "nodes" / NAME / "state.db"
+    federation.kill(NAME)
+    before = state.read_bytes()
+    federation.start(NAME)
+    federation.run()
+    folder = closed(federation)
+    state.unlink()
+    assert run("egress", folder) == 1
+    assert "has no state.db; it was deleted; put it back" in capsys.readouterr().err
+    if older:
+        state.write_bytes(before)
+    for verb in ("check", "egress"):  # nor does the node itself start
+        assert run(verb, folder) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "uploaded for round 1 of 'run'" in said.err
+        assert "it was deleted or is an older copy; put the newest back" in said.err
+        assert len(said.err.splitlines()) == 1
+
+
+def test_receipts_that_the_log_agrees_with_are_shown(
+    used: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("egress", used) == 0
+    assert "upload" in capsys.readouterr().out
