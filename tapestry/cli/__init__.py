@@ -2,7 +2,8 @@
 
 A role's module is imported only when it is asked for, so auditing never loads a
 machine-learning stack. Exit status: 0 done, or it holds; 1 refused, or it does not
-hold; 2 wrong usage. ``tapestry audit`` has its own, see there.
+hold; 2 wrong usage. ``tapestry audit`` and ``tapestry adapter`` have their own, see
+there.
 """
 
 import importlib

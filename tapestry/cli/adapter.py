@@ -1,8 +1,9 @@
 """``tapestry adapter``: is a folder what it says it is, and what is published.
 
 Exit status as that of ``tapestry audit``: 0 it holds; 1 a check fails; 2 the log
-breaks a rule; 3 something is missing or was not checked, so there is no verdict. A
-folder says of itself what it likes; without the log nobody has vouched for it.
+breaks a rule; 3 something is missing or was not checked, so there is no verdict; 64
+wrong usage. A folder says of itself what it likes; without the log nobody has vouched
+for it.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tapestry.cli.audit import TrustFile, note_trust
+from tapestry.cli.audit import USAGE, TrustFile, VerdictGroup, note_trust
 from tapestry.cli.checks import (
     NO_BUNDLE,
     Step,
@@ -27,7 +28,22 @@ from tapestry_governance.audit import Audit, Verdict, verify
 from tapestry_governance.bundle import read_small
 from tapestry_governance.events import AdapterPublished
 
-app = typer.Typer(help="Country adapters: check one, list all.", no_args_is_help=True)
+
+class _Group(VerdictGroup):
+    """Commands for which a folder or file that is not there is wrong usage."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            typer.echo(f"tapestry adapter: {error}", err=True)
+            raise typer.Exit(USAGE) from None
+
+
+app = typer.Typer(
+    cls=_Group, help="Country adapters: check one, list all.", no_args_is_help=True
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
 

@@ -5,6 +5,8 @@ Exit status: 0 it holds; 1 a signature, proof or digest does not; 2 a rule is br
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -28,23 +30,31 @@ _VERDICTS = {
 }
 
 
-class _WrongUsage(UsageError):
-    exit_code = USAGE
-
-
-class _Group(TyperGroup):
+class VerdictGroup(TyperGroup):
     """Commands whose wrong usage exits 64: 2 means that a rule is broken."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what comes before a command; without any, show the help."""
+        with _wrong_usage():
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
-        try:
+        with _wrong_usage():
             return super().invoke(ctx)
-        except UsageError as error:
-            raise _WrongUsage(error.format_message(), error.ctx) from error
+
+
+@contextmanager
+def _wrong_usage() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        error.exit_code = USAGE  # type: ignore[misc]  # of this one error alone
+        raise
 
 
 app = typer.Typer(
-    cls=_Group, help="Check everything, from files alone.", no_args_is_help=True
+    cls=VerdictGroup, help="Check everything, from files alone.", no_args_is_help=True
 )
 
 BundleFolder = Annotated[Path, typer.Argument(help="The bundle's folder.")]

@@ -90,6 +90,10 @@ def test_the_version_is_printed_without_a_command(
         (["chat"], 2),
         (["audit", "nonsense"], 64),
         (["audit", "verify"], 64),
+        (["audit", "--nonsense"], 64),
+        (["adapter", "nonsense"], 64),
+        (["adapter", "--nonsense"], 64),
+        (["adapter", "verify"], 64),
     ],
     ids=str,
 )
@@ -100,6 +104,17 @@ def test_wrong_usage_has_its_own_status(
     assert found == status
     assert out == ""
     assert err
+
+
+@pytest.mark.parametrize(
+    ("role", "status"), [("audit", 64), ("adapter", 64), ("node", 2)]
+)
+def test_a_role_without_a_verb_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str], role: str, status: int
+) -> None:
+    found, out, err = run(capsys, role)
+    assert found == status
+    assert "Usage:" in out + err
 
 
 @pytest.fixture
@@ -138,8 +153,8 @@ def folder(tmp_path: Path) -> Path:
         (["node", "run", "idle"], 1, "no [transport]"),
         (["coordinator", "status", "missing"], 1, "coordinator.toml"),
         (["coordinator", "status", "led"], 1, "log.key"),
-        (["adapter", "verify", "missing"], 1, "no folder"),
-        (["adapter", "list", "missing"], 1, "is not the folder of a bundle"),
+        (["adapter", "verify", "missing"], 64, "no folder"),
+        (["adapter", "list", "missing"], 64, "is not the folder of a bundle"),
         (["chat", "--base", "gone", "--prompt", "x"], 1, "no base 'gone'"),
         (["chat", "--base", "empty", "--prompt", "x"], 1, "empty"),
         (["demo", "--out", "full"], 1, "is not empty"),
