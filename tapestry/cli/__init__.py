@@ -96,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(
             f"tapestry: {error.name} is not installed; this command needs more than an"
-            " auditor's install: pip install 'tapestry-federated[demo]'",
+            " auditor's install; in the source folder: make setup, or pip install"
+            " '.[demo]'",
             file=sys.stderr,
         )
         sys.exit(1)

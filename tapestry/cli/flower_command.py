@@ -24,7 +24,9 @@ def program(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise ResourceError(f"no {name}; install tapestry-federated[coordinator]")
+        raise ResourceError(
+            f"no {name}; in the source folder: make setup, or pip install '.[demo]'"
+        )
     return found
 
 

@@ -236,4 +236,5 @@ def test_an_auditors_install_says_what_it_lacks(tmp_path: Path) -> None:
     done = _auditors("node", "check", str(tmp_path))
     assert done.returncode == 1
     assert "is not installed" in done.stderr
+    assert "make setup, or pip install '.[demo]'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
