@@ -28,22 +28,26 @@ import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from tapestry.encoding import decode_digest, encode_fraction
+from tapestry.encoding import (
+    decode_fraction,
+    digest,
+    encode_fraction,
+)
 from tapestry.errors import (
     BudgetExhausted,
     ConfigError,
     PolicyError,
-    ProtocolError,
     ResourceError,
     VerificationError,
 )
 from tapestry.privacy import accounting
 from tapestry_node.book import Book, Charge, FileMirror, Mirror, Row
+from tapestry_node.terms import Balance, Terms
 
 __all__ = ["Balance", "Charge", "FileMirror", "Ledger", "Mirror", "Row", "Terms"]
 
@@ -51,60 +55,6 @@ _FORMAT = "tapestry-budget/1"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What the institution promises its records, from its policy.
-
-    Raises:
-        ConfigError: Epsilon or delta out of range, delta not below 1/records.
-    """
-
-    dataset: str  # digest of the declared data
-    records: int
-    epsilon: float
-    fallback_epsilon: float  # with the node's own share of noise alone
-    delta: float
-    unit: str = "record"
-    adjacency: str = accounting.ADJACENCY
-
-    def __post_init__(self) -> None:
-        if self.records < 1:
-            raise ConfigError(f"{self.records} records is not a dataset")
-        accounting.check_epsilon(self.epsilon)
-        accounting.check_epsilon(self.fallback_epsilon)
-        if self.fallback_epsilon < self.epsilon:
-            raise ConfigError(
-                f"a fallback epsilon of {self.fallback_epsilon:g} is below the limit of"
-                f" {self.epsilon:g}; it must be at least that"
-            )
-        accounting.check_delta(self.delta, records=self.records)
-        if self.unit != "record" or self.adjacency != accounting.ADJACENCY:
-            raise ConfigError(f"no accounting for {self.unit} under {self.adjacency}")
-        try:
-            decode_digest(self.dataset)
-        except ProtocolError as error:
-            raise ConfigError(f"dataset is {error}") from None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
-    """Epsilon at ``delta``: spent for good, with reservations, and allowed.
-
-    ``fallback`` is what is spent if everybody else takes out the noise that they share;
-    without shared noise it is ``spent``.
-    """
-
-    spent: float
-    committed: float
-    limit: float
-    fallback: float
-    fallback_limit: float
-    delta: float
-    unit: str
-    adjacency: str
-    by_run: dict[str, float]  # spent by each run or adapter, as if it were alone
 
 
 def _now() -> datetime:
@@ -157,6 +107,36 @@ class Ledger:
         with ledger._writing() as book:
             ledger._agree(book)
         return ledger
+
+    @classmethod
+    def look(cls, path: Path, *, epsilon: float, fallback_epsilon: float) -> Self:
+        """Open a ledger to read it, whatever became of its data.
+
+        Args:
+            path: The SQLite database.
+            epsilon: The limit.
+            fallback_epsilon: The limit under shared noise.
+
+        Raises:
+            ConfigError: It was never started; as ``open``.
+            VerificationError, ResourceError: As ``open``.
+        """
+        mirror = FileMirror(path.with_name(path.name + ".mirror"))
+        terms = Terms(
+            dataset=digest(b""),
+            records=1,
+            epsilon=epsilon,
+            fallback_epsilon=fallback_epsilon,
+            delta=0.5,
+        )
+        ledger = cls(path, terms, mirror=mirror)
+        with ledger._reading() as book:
+            held = book.terms
+        if held is None:
+            raise ConfigError(f"{path} was never started; the node never ran")
+        delta = decode_fraction(held["delta"])
+        terms = replace(terms, dataset=held["dataset"], delta=delta)
+        return cls(path, terms, mirror=mirror)
 
     def reserve(self, charge: Charge) -> None:
         """Set budget aside before the work starts.
@@ -292,6 +272,12 @@ class Ledger:
             book.append({"type": "open", **fixed})
         for name, value in fixed.items():
             held = (book.terms or {}).get(name)
+            if held != value and name == "dataset":
+                raise ConfigError(
+                    f"{self._terms.place} was changed: its dataset is {value}, that of"
+                    f" {self._path} is {held}; put the data back as it was, since only"
+                    " records that were never in it may have a ledger of their own"
+                )
             if held != value:
                 raise ConfigError(f"{name} is {value}, the ledger's is {held}")
         epsilon = encode_fraction(self._terms.epsilon)

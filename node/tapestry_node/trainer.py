@@ -35,6 +35,7 @@ class Trainer:
         Raises:
             ConfigError: The folder, its manifest or a file is not as it must be.
         """
+        self._folder = folder
         self._records = records.read(folder)
         self._workload = workload
         self._settings = settings
@@ -58,12 +59,15 @@ class Trainer:
     @property
     def terms(self) -> Terms:
         """The promise that the ledger keeps for these records."""
-        return _terms(self._records, self._settings)
-
-    @staticmethod
-    def terms_of(folder: Path, settings: NodeSettings) -> Terms:
-        """Read the records just to say what is promised for them."""
-        return _terms(records.read(folder), settings)
+        policy = self._settings.policy
+        return Terms(
+            dataset=self._records.digest,
+            records=self.count,
+            epsilon=number(policy.epsilon_limit),
+            fallback_epsilon=number(policy.fallback_epsilon_limit),
+            delta=number(policy.target_delta),
+            place=str(self._folder),
+        )
 
     def declaration(self, salt: bytes) -> DataDeclared:
         """What the log is told about the records."""
@@ -134,13 +138,3 @@ class Trainer:
     def salt() -> bytes:
         """Draw the salt of a commitment."""
         return secrets.token_bytes(32)
-
-
-def _terms(found: records.Records, settings: NodeSettings) -> Terms:
-    return Terms(
-        dataset=found.digest,
-        records=len(found.texts),
-        epsilon=number(settings.policy.epsilon_limit),
-        fallback_epsilon=number(settings.policy.fallback_epsilon_limit),
-        delta=number(settings.policy.target_delta),
-    )

@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
-from tapestry.config import NodeSettings, Transport
+from tapestry.config import NodeSettings, Transport, number
 from tapestry.errors import ConfigError
 from tapestry.workloads.bases import open_base
 from tapestry_node.budget import Ledger
@@ -19,7 +19,6 @@ from tapestry_node.folder import open_view
 from tapestry_node.node import Node
 from tapestry_node.session import committed_rounds
 from tapestry_node.store import Store
-from tapestry_node.trainer import Trainer
 
 app = typer.Typer(
     help="An institution's node.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -56,8 +55,8 @@ def run(
     torch.set_num_threads(settings.speed.threads)
     node = Node(folder, workload=open_base(settings.base))
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: stop.set())
     print(f"{node.name}: serving {where.superlink}", file=sys.stderr)
     serve(
         node.handle,
@@ -94,7 +93,10 @@ def check(folder: Folder = HERE) -> None:
 
 @app.command()
 def budget(folder: Folder = HERE, as_json: AsJson = False) -> None:
-    """Show what was spent, for which records, and what is left."""
+    """Show what was spent, for which records, and what is left.
+
+    It is the ledger that says so, whatever became of the data.
+    """
     ledger = _ledger(folder)
     balance = ledger.balance()
     rows = ledger.rows()
@@ -215,5 +217,8 @@ def _ledger(folder: Path) -> Ledger:
     settings = NodeSettings.read(folder / "node.toml")
     if not (folder / "budget.db").exists():
         raise ConfigError(f"{folder} has no budget.db; the node never ran")
-    terms = Trainer.terms_of(folder / settings.data, settings)
-    return Ledger.open(folder / "budget.db", terms)
+    return Ledger.look(
+        folder / "budget.db",
+        epsilon=number(settings.policy.epsilon_limit),
+        fallback_epsilon=number(settings.policy.fallback_epsilon_limit),
+    )

@@ -1,15 +1,17 @@
 """``tapestry node budget``: what an operator reads, and what a machine reads."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tapestry import cli
-from tapestry.config import NodeSettings
+from tapestry.config import NodeSettings, number
+from tapestry.errors import ConfigError
 from tapestry_node.budget import Ledger
-from tapestry_node.trainer import Trainer
+from tapestry_node.node import Node
 from tests.node.test_budget import charge, shared
 from tests.simulator import NAMES, Base, Federation
 
@@ -24,9 +26,12 @@ def folder(tmp_path: Path, base: Base) -> Path:
 
 
 def spend(folder: Path, *charges: Any) -> Ledger:
-    settings = NodeSettings.read(folder / "node.toml")
-    terms = Trainer.terms_of(folder / settings.data, settings)
-    ledger = Ledger.open(folder / "budget.db", terms)
+    policy = NodeSettings.read(folder / "node.toml").policy
+    ledger = Ledger.look(
+        folder / "budget.db",
+        epsilon=number(policy.epsilon_limit),
+        fallback_epsilon=number(policy.fallback_epsilon_limit),
+    )
     for each in charges:
         ledger.reserve(each)
         ledger.spend(each)
@@ -74,14 +79,41 @@ def test_shared_noise_shows_the_fallback_as_well(
     assert (found["unit"], found["adjacency"]) == ("record", "add-remove")
 
 
-def test_other_data_than_the_ledgers_is_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("gone", [False, True], ids=["changed", "gone"])
+def test_what_is_spent_is_shown_whatever_became_of_the_data(
+    folder: Path, capsys: pytest.CaptureFixture[str], gone: bool
 ) -> None:
     spend(folder, charge(1))
+    assert run(str(folder)) == 0
+    before = capsys.readouterr().out
+    change_data(folder)
+    if gone:
+        shutil.rmtree(folder / "data")
+    assert run(str(folder)) == 0
+    assert capsys.readouterr().out == before
+
+
+def test_other_data_than_the_ledgers_is_one_line(folder: Path, base: Base) -> None:
+    change_data(folder)
+    with pytest.raises(ConfigError) as caught:
+        Node(folder, workload=base.workload, replica=base.replica)
+    said = str(caught.value)
+    assert said.startswith(f"{folder / 'data'} was changed: its dataset is sha256:")
+    assert "put the data back as it was" in said
+    assert "\n" not in said
+    assert "one more record" not in said
+
+
+def test_an_empty_ledger_is_of_a_node_that_never_ran(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in folder.glob("budget.db*"):
+        path.unlink()
+    (folder / "budget.db").touch()
+    assert run(str(folder)) == 1
+    assert "was never started" in capsys.readouterr().err
+
+
+def change_data(folder: Path) -> None:
     with (folder / "data" / "text.jsonl").open("a") as file:
         file.write('{"text": "one more record"}\n')
-    assert run(str(folder)) == 1
-    said = capsys.readouterr()
-    assert "dataset is" in said.err
-    assert len(said.err.strip().splitlines()) == 1
-    assert "one more record" not in said.err

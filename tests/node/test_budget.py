@@ -268,7 +268,7 @@ def test_a_node_killed_after_spending_has_spent(path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"dataset": digest(b"others")}, "dataset is sha256"),
+        ({"dataset": digest(b"others")}, "the data was changed: its dataset is sha256"),
         ({"delta": 1e-6}, "delta is"),
     ],
 )
