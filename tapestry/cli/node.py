@@ -136,9 +136,9 @@ def budget(folder: Folder = HERE, as_json: AsJson = False) -> None:
             f"epsilon {balance.fallback:.4f} of {balance.fallback_limit:g} is spent if"
             " everybody else takes their noise out"
         )
-    if rows:
-        left = ledger.rounds_left(rows[-1].charge)
-        print(f"{left} more like {rows[-1].charge.title} fit")
+    rounds = [row.charge for row in rows if row.charge.purpose == "round"]
+    if rounds:  # an adapter is trained once
+        print(f"{ledger.rounds_left(rounds[-1])} more like {rounds[-1].title} fit")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_the_table_names_every_charge_and_what_is_left(
     left = ledger.rounds_left(charge(3))
     assert f"{left} more like round 3 of 'run-1' fit" in said
     assert "takes their noise out" not in said
+
+
+def test_what_is_left_is_told_in_rounds(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = replace(charge(1, run="fr-culture"), purpose="adapter")
+    spend(folder, charge(1), adapter)
+    assert run(str(folder)) == 0
+    said = capsys.readouterr().out
+    assert "adapter 1 of 'fr-culture'" in said
+    assert said.splitlines()[-1].endswith(" more like round 1 of 'run-1' fit")
 
 
 def test_shared_noise_shows_the_fallback_as_well(
