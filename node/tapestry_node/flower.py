@@ -16,6 +16,7 @@ raises. A contract test names every part of Flower that this relies on.
 
 import contextlib
 import logging
+import re
 import secrets
 import ssl
 import threading
@@ -73,6 +74,7 @@ _BEATS_PER_INTERVAL = 4  # training may keep the machine busy
 _LONGEST_BACKOFF = 10.0
 _STEADY_SECONDS = 30.0  # a connection that lasted so long was a good one
 _LAZINESS = 10  # an idle node polls this many times more slowly
+_ADDRESS = re.compile(r"[^\s/]+:[0-9]{1,5}")
 _TRANSPORT_ERRORS = (httpx.HTTPError, ValueError)
 Handler = Callable[[Message], Message]
 
@@ -112,8 +114,11 @@ def serve(
         stop: Set it to return, after the request at hand.
 
     Raises:
-        ConfigError: The key or the certificate cannot be read.
+        ConfigError: The key or the certificate cannot be read, or the address is not
+            a host and a port.
     """
+    if not _ADDRESS.fullmatch(superlink):
+        raise ConfigError(f"SuperLink {superlink!r} is not HOST:PORT")
     site = _Site(
         superlink=superlink,
         certificates=_read_certificates(root_certificates),
@@ -133,7 +138,8 @@ def serve(
             steady = time.monotonic() - start > _STEADY_SECONDS
             failures = 1 if steady else failures + 1
             wait = _backoff(failures)
-            _LOG.warning("no SuperLink (%s); again in %.1f s", _name(error), wait)
+            said = "no SuperLink at %s (%s); again in %.1f s"
+            _LOG.warning(said, superlink, _name(error), wait)
             stop.wait(wait)
 
 
@@ -356,11 +362,18 @@ def _pack(message: Message) -> RecordDict:
 def _read_certificates(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-        ssl.create_default_context(cadata=data.decode("ascii"))
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(f"cannot read certificates {path}: {error}") from error
-    except ValueError:
-        raise ConfigError(f"{path} holds no certificate") from None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the certificates {path}: {error.strerror}"
+        ) from error
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=data.decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise ConfigError(
+            f"{path} holds no certificate; name the PEM file of the SuperLink's"
+            " authority"
+        ) from None
     return data
 
 

@@ -288,7 +288,7 @@ def test_without_a_superlink_it_keeps_trying(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     outlive(tmp_path, "127.0.0.1:9")
-    assert caplog.text.count("no SuperLink") >= 2
+    assert caplog.text.count("no SuperLink at 127.0.0.1:9 (ConnectError)") >= 2
 
 
 def test_a_superlink_with_another_authority_is_not_spoken_to(
@@ -301,18 +301,45 @@ def test_a_superlink_with_another_authority_is_not_spoken_to(
     assert "ConnectError" in caplog.text
 
 
-def test_certificates_are_checked_at_once(tmp_path: Path) -> None:
-    make_node_key(tmp_path / "key")
-    (tmp_path / "authority.pem").write_text("nonsense")
-    for name in ("authority.pem", "missing.pem"):
-        with pytest.raises(ConfigError, match="certificate"):
-            serve(
-                Counting(),
-                superlink="127.0.0.1:9",
-                root_certificates=tmp_path / name,
-                auth_key=tmp_path / "key",
-                stop=threading.Event(),
-            )
+def refused(folder: Path, address: str, *, certificates: str) -> str:
+    """What ``serve`` says instead of trying for ever."""
+    if not (folder / "key").exists():
+        make_node_key(folder / "key")
+    with pytest.raises(ConfigError) as caught:
+        serve(
+            Counting(),
+            superlink=address,
+            root_certificates=folder / certificates,
+            auth_key=folder / "key",
+            stop=threading.Event(),
+        )
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "\n", "nonsense", "-----BEGIN CERTIFICATE-----\nAA", "\N{SNOWMAN}"],
+)
+def test_certificates_are_checked_at_once(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "authority.pem"
+    path.write_text(text)
+    said = refused(tmp_path, "127.0.0.1:9", certificates=path.name)
+    assert said.startswith(f"{path} holds no certificate; name the PEM file")
+
+
+def test_a_file_without_certificates_is_named_once(tmp_path: Path) -> None:
+    said = refused(tmp_path, "127.0.0.1:9", certificates="nope.pem")
+    path = tmp_path / "nope.pem"
+    assert said == f"cannot read the certificates {path}: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    "address", ["bad host", "bad host:9", "host", "https://host:9", "host:port", ""]
+)
+def test_an_address_is_a_host_and_a_port(tmp_path: Path, address: str) -> None:
+    make_server_certificate(tmp_path)
+    said = refused(tmp_path, address, certificates="authority.pem")
+    assert said == f"SuperLink {address!r} is not HOST:PORT"
 
 
 def test_backing_off_grows_and_stays_bounded() -> None:
