@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tapestry.cli.audit import USAGE, TrustFile, VerdictGroup, note_trust
+from tapestry.cli.audit import TrustFile, note_trust
 from tapestry.cli.checks import (
     NO_BUNDLE,
+    FolderGroup,
     Step,
     audited,
     log_holds,
@@ -28,21 +29,8 @@ from tapestry_governance.audit import Audit, Verdict, verify
 from tapestry_governance.bundle import read_small
 from tapestry_governance.events import AdapterPublished
 
-
-class _Group(VerdictGroup):
-    """Commands for which a folder or file that is not there is wrong usage."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except ConfigError as error:
-            typer.echo(f"tapestry adapter: {error}", err=True)
-            raise typer.Exit(USAGE) from None
-
-
 app = typer.Typer(
-    cls=_Group, help="Country adapters: check one, list all.", no_args_is_help=True
+    cls=FolderGroup, help="Country adapters: check one, list all.", no_args_is_help=True
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]

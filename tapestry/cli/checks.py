@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
+
+from tapestry.cli.audit import USAGE, VerdictGroup
 from tapestry.errors import (
     ConfigError,
     IncompleteError,
@@ -19,6 +22,18 @@ from tapestry.errors import (
 from tapestry_governance.audit import Audit, Verdict, verify
 
 NO_BUNDLE = "no audit bundle at hand; name it with --bundle"
+
+
+class FolderGroup(VerdictGroup):
+    """Commands for which a folder or file that is not there is wrong usage."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            typer.echo(f"tapestry {ctx.info_name}: {error}", err=True)
+            raise typer.Exit(USAGE) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

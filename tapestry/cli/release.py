@@ -11,14 +11,25 @@ from typing import Annotated, Any
 import typer
 
 from tapestry.cli.audit import TrustFile, note_trust
-from tapestry.cli.checks import NO_BUNDLE, Step, audited, log_holds, overall, run, skip
+from tapestry.cli.checks import (
+    NO_BUNDLE,
+    FolderGroup,
+    Step,
+    audited,
+    log_holds,
+    overall,
+    run,
+    skip,
+)
 from tapestry.errors import ConfigError, IncompleteError
 from tapestry_governance import registry
 from tapestry_governance.audit import Audit
 from tapestry_governance.bundle import read_small
 from tapestry_governance.events import ReleasePublished
 
-app = typer.Typer(help="Released base models: check one.", no_args_is_help=True)
+app = typer.Typer(
+    cls=FolderGroup, help="Released base models: check one.", no_args_is_help=True
+)
 
 
 @app.callback()

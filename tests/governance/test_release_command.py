@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from tapestry import manifest
 from tapestry.cli.release import app
-from tapestry.errors import ConfigError
 from tests.governance.adapters import make_demo
 
 
@@ -101,6 +100,8 @@ def test_machines_read_the_same_verdict(release: Path) -> None:
     assert report["exit"] == 0
 
 
-def test_no_folder_is_wrong_usage(tmp_path: Path) -> None:
-    result = _run("verify", tmp_path / "nosuch")
-    assert isinstance(result.exception, ConfigError)
+@pytest.mark.parametrize(
+    "words", [["verify", "nosuch"], ["verify"], ["check"], [], ["--nosuch"]]
+)
+def test_wrong_usage_exits_with_64(words: list[str]) -> None:
+    assert _run(*words).exit_code == 64
