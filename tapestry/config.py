@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ConfigError, ResourceError
@@ -26,7 +26,24 @@ from tapestry.protocol import (
     TrainingPlan,
 )
 
+MAX_EPSILON = 1000  # as ``privacy.accounting`` has it
+
+
+def _epsilon(plain: str) -> str:
+    if not 0 < decode_fraction(plain) <= MAX_EPSILON:
+        raise ValueError(f"epsilon {plain} is not in (0, {MAX_EPSILON}]")
+    return plain
+
+
+def _delta(plain: str) -> str:
+    if not 0 < decode_fraction(plain) < 1:
+        raise ValueError(f"delta {plain} is not between 0 and 1")
+    return plain
+
+
 Count = Annotated[int, Field(ge=1)]
+Epsilon = Annotated[Plain, AfterValidator(_epsilon)]
+Delta = Annotated[Plain, AfterValidator(_delta)]
 
 
 class Settings(Strict):
@@ -48,9 +65,7 @@ class Settings(Strict):
         try:
             return cls.model_validate_json(json.dumps(raw, default=str))  # dates
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"{path}: {where}: {first['msg']}") from None
+            raise ConfigError(f"{path}: {_first(error)}") from None
 
 
 class AdapterSettings(Strict):
@@ -74,10 +89,10 @@ class NodePolicy(Strict):
     min_cohort: Annotated[int, Field(ge=2)]
     max_colluding: Annotated[int, Field(ge=0)]  # at least so many must be tolerated
     noise: tuple[Noise, ...]
-    epsilon_limit: Plain
+    epsilon_limit: Epsilon
     # Under shared noise: what is left of the promise if everybody else colludes.
-    fallback_epsilon_limit: Plain
-    target_delta: Plain
+    fallback_epsilon_limit: Epsilon
+    target_delta: Delta
     max_steps: Count  # local steps a round may ask for
     bases: tuple[Digest, ...]  # parameter digests of given bases it will start from
     parameterizations: tuple[Literal["full", "low_rank"], ...]
@@ -181,6 +196,16 @@ class CoordinatorSettings(Settings):
     outer: OuterPlan
     deadlines: Deadlines
     speed: Speed = Speed()
+
+
+def _first(error: ValidationError) -> str:
+    """Name a key and its rule; a misspelled key comes before the one it was to be."""
+    found = error.errors(include_url=False)
+    found.sort(key=lambda each: each["type"] != "extra_forbidden")
+    where = ".".join(str(part) for part in found[0]["loc"])
+    if found[0]["type"] == "extra_forbidden":
+        return f"{where}: no such key; mind the spelling"
+    return f"{where}: {found[0]['msg'].removeprefix('Value error, ')}"
 
 
 def number(plain: str) -> float:

@@ -9,7 +9,7 @@
 from pathlib import Path
 
 from tapestry.config import NodeSettings
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, ProtocolError
 from tapestry.keys import SigningKey
 from tapestry_governance.trust import Trust
 from tapestry_governance.view import View
@@ -31,21 +31,22 @@ def read_trust(directory: Path) -> Trust:
     """Read whom a node trusts.
 
     Raises:
-        ConfigError: There is no ``policy.txt``.
-        ProtocolError: It is no trust policy.
+        ConfigError: There is no ``policy.txt``, or it is no trust policy.
     """
     path = directory / "policy.txt"
     try:
         return Trust.parse(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except ProtocolError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def open_view(directory: Path, settings: NodeSettings) -> View:
     """Open the mirror of the log.
 
     Raises:
-        ConfigError, ProtocolError: As ``read_trust``.
+        ConfigError: As ``read_trust``.
         ResourceError, VerificationError: As ``View.open``.
     """
     trust = read_trust(directory)

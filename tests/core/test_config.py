@@ -6,8 +6,14 @@ from typing import Any
 import pytest
 import tomli_w
 
-from tapestry.config import CoordinatorSettings, NodeSettings, write_new
+from tapestry.config import (
+    MAX_EPSILON,
+    CoordinatorSettings,
+    NodeSettings,
+    write_new,
+)
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.privacy import accounting
 from tests.simulator import merged, node_settings, run_settings
 
 DIGEST = "sha256:" + "0" * 64
@@ -74,6 +80,10 @@ def test_nothing_that_affects_privacy_or_trust_has_a_default(
         ({"policy": {"min_cohort": "3"}}, "policy.min_cohort"),
         ({"policy": {"epsilon_limit": 8}}, "policy.epsilon_limit"),
         ({"policy": {"epsilon_limit": "8.0"}}, "policy.epsilon_limit"),
+        ({"policy": {"epsilon_limit": "0"}}, "policy.epsilon_limit"),
+        ({"policy": {"epsilon_limit": "1001"}}, "policy.epsilon_limit"),
+        ({"policy": {"fallback_epsilon_limit": "0"}}, "policy.fallback_epsilon_limit"),
+        ({"policy": {"target_delta": "1"}}, "policy.target_delta"),
         ({"policy": {"noise": ["some"]}}, "policy.noise.0"),
         ({"policy": {"bases": ["smollm2"]}}, "policy.bases.0"),
         ({"name": "FR"}, "name"),
@@ -87,6 +97,27 @@ def test_a_wrong_setting_is_named(
     path = _write(tmp_path / "node.toml", merged(_node(), changes))
     with pytest.raises(ConfigError, match=rf"node\.toml: {where}: "):
         NodeSettings.read(path)
+
+
+def test_a_misspelled_key_is_named_and_not_the_one_that_lacks(tmp_path: Path) -> None:
+    settings = _without(_node(), "policy.min_cohort")
+    path = _write(
+        tmp_path / "node.toml", merged(settings, {"policy": {"min_cohrt": 3}})
+    )
+    with pytest.raises(ConfigError) as caught:
+        NodeSettings.read(path)
+    said = f"{path}: policy.min_cohrt: no such key; mind the spelling"
+    assert str(caught.value) == said
+
+
+def test_a_number_out_of_range_is_told_its_rule(tmp_path: Path) -> None:
+    changes = {"policy": {"epsilon_limit": "0"}}
+    path = _write(tmp_path / "node.toml", merged(_node(), changes))
+    with pytest.raises(ConfigError) as caught:
+        NodeSettings.read(path)
+    said = f"{path}: policy.epsilon_limit: epsilon 0 is not in (0, 1000]"
+    assert str(caught.value) == said
+    assert MAX_EPSILON == accounting.MAX_EPSILON
 
 
 @pytest.mark.parametrize("text", ["= 1", "a = 2026-01-01\n", "\x00"])

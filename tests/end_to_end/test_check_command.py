@@ -157,6 +157,15 @@ def test_a_witness_that_the_trust_policy_lacks_is_no_readiness(
     assert "is not among the witnesses of policy.txt" in capsys.readouterr().out
 
 
+def test_a_wrong_line_of_the_trust_policy_is_named_with_its_file(
+    idle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (idle / "policy.txt").write_text("garbage\n")
+    assert run("check", idle) == 1
+    said = f"tapestry: {idle / 'policy.txt'}: trust policy: wrong line 'garbage'\n"
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.parametrize("older", [False, True], ids=["deleted", "older copy"])
 def test_a_node_whose_memory_is_behind_the_log_does_not_start(
     found: Found, capsys: pytest.CaptureFixture[str], older: bool
