@@ -181,9 +181,12 @@ def _cached(cache: Path, name: str, build: Callable[[Path], None]) -> Path:
             build(draft)
             draft.chmod(0o755)
             _publish(draft, folder)
-    except OSError as error:
+    except (OSError, ResourceError) as error:
+        cause = error.__cause__ or error
+        why = getattr(cause, "strerror", None) or str(cause)
         raise ResourceError(
-            f"cannot write the cache {cache}: {error.strerror}; set TAPESTRY_CACHE"
+            f"cannot write the cache {cache}: {why}; make room there, or set"
+            " TAPESTRY_CACHE to another folder"
         ) from error
     return folder
 

@@ -3,12 +3,14 @@
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.vector import parameters_digest
 from tapestry.workloads import bases
+from tapestry.workloads.language import LanguageModel
 
 TINY = "sha256:5446864ca8a8c2fd4608191b75a5edc54525d777390953dbd2a2a891f010837b"
 SMOLLM2 = "sha256:4b30d799f773c1c092b4781714617a3fb892bdaf46f72dfb04c1a639eb946953"
@@ -46,6 +48,24 @@ def test_a_failed_build_leaves_nothing(
     with pytest.raises(ResourceError, match=r"No space left.*TAPESTRY_CACHE"):
         bases.open_base("tiny", cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_fills_up_while_a_model_is_saved_names_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model's own error names a folder that is gone by then."""
+
+    def save(_model: Any, directory: Path) -> None:
+        full = OSError(28, "No space left on device", str(directory))
+        raise ResourceError(f"cannot write {directory}: {full}") from full
+
+    monkeypatch.setattr(LanguageModel, "save", save)
+    with pytest.raises(ResourceError) as caught:
+        bases.open_base("tiny", cache=tmp_path)
+    assert str(caught.value) == (
+        f"cannot write the cache {tmp_path}: No space left on device; make room there,"
+        " or set TAPESTRY_CACHE to another folder"
+    )
 
 
 def test_a_missing_package_is_named_with_the_command(
