@@ -47,6 +47,7 @@ from tapestry.errors import (
 )
 from tapestry.privacy import accounting
 from tapestry_node.book import Book, Charge, FileMirror, Mirror, Row
+from tapestry_node.disk import why
 from tapestry_node.terms import Balance, Terms
 
 __all__ = ["Balance", "Charge", "FileMirror", "Ledger", "Mirror", "Row", "Terms"]
@@ -359,7 +360,8 @@ class Ledger:
                 connection.executescript(_SCHEMA)
                 yield connection
         except (sqlite3.Error, OSError) as error:
-            raise ResourceError(f"budget ledger {self._path}: {error}") from error
+            said = why(error, self._path)
+            raise ResourceError(f"budget ledger {self._path}: {said}") from error
 
     def _read(self, connection: sqlite3.Connection) -> Book:
         book = Book(connection, self._clock())

@@ -30,6 +30,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol import Message
+from tapestry_node.disk import why
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS mark (
@@ -83,7 +84,7 @@ class Store:
             ConfigError: Another process serves with it.
             ResourceError: It cannot be written.
         """
-        self._name = str(path)
+        self._path = path
         self._lock = _take_lock(path.with_suffix(".lock")) if exclusive else None
         try:
             self._db = sqlite3.connect(
@@ -93,7 +94,7 @@ class Store:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
         except sqlite3.Error as error:
-            raise ResourceError(f"cannot open {path}: {error}") from error
+            raise ResourceError(f"cannot open {path}: {why(error, path)}") from error
 
     def highest(self, run_id: str) -> int:
         """Return the last round of a run that this node uploaded for; 0 for none."""
@@ -130,7 +131,7 @@ class Store:
             if mark < round_number:
                 raise VerificationError(
                     f"the log says that this node uploaded for round {round_number} of"
-                    f" {run_id!r}, {self._name} knows of {mark}: it was deleted or is"
+                    f" {run_id!r}, {self._path} knows of {mark}: it was deleted or is"
                     " an older copy; put the newest back"
                 )
 
@@ -262,7 +263,7 @@ class Store:
             cursor = self._db.execute(statement, values)
             return cursor.fetchall(), cursor.rowcount
         except sqlite3.Error as error:
-            raise ResourceError(f"state.db: {error}") from error
+            raise ResourceError(f"state.db: {why(error, self._path)}") from error
 
     def close(self) -> None:
         """Close the database and let others serve."""
