@@ -10,7 +10,8 @@ before the send.
   disputes after a restart, too.
 * Chunks of sums that the node drew for spot checks: a draw is made once.
 * Egress receipts: kind, size and digest of each message that leaves, chained by
-  hash, so that an operator can show what left and that the list is whole.
+  hash, so that a row changed or taken out of the middle shows. That the last rows
+  were deleted does not, nor a chain computed anew: the list is not proven whole.
 """
 
 import fcntl
