@@ -11,6 +11,7 @@ more folder ``tapestry/`` inside::
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,20 @@ from tapestry_governance.log import Log
 ENTRY = "release.entry"
 PROOF = "release.tlog-proof"
 POLICY = "policy.txt"
+
+GIVEN = "given base"  # the fact of a card that says where the run started
+# What the bases of workloads/bases.py that have a name are, and their licences.
+_NAMED = {
+    "smollm2": ("SmolLM2-135M-Instruct by HuggingFaceTB", "Apache-2.0"),
+    "tiny": ("random parameters", None),
+}
+_FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
+_LICENCE = re.compile(  # the hub's word, or that of a release's card
+    r"""^(?:license|  given_base_licence): *(["']?)"""
+    r"""([A-Za-z0-9][A-Za-z0-9.+-]{0,79})\1 *$""",
+    re.MULTILINE,
+)
+_NO_LICENCE = frozenset({"other", "unknown"})  # the hub's words for "read the card"
 
 
 def write_files(folder: Path, *, workload: Workload, card: str) -> str:
@@ -58,13 +73,26 @@ def attach_proof(folder: Path, *, log: Log, index: int, trust: bytes) -> None:
 
 
 def card_of(name: str, *, digest: str, rounds: int, facts: dict[str, str]) -> str:
-    """Write the model card of a released base."""
+    """Write the model card of a released base.
+
+    Edge cases:
+        Where nothing names the given base's licence, neither does the card. A
+        licence of the release itself is the members' to choose; the card has none.
+
+    Args:
+        name: The release's.
+        digest: Of its parameters.
+        rounds: How many were closed.
+        facts: What else to tell; ``GIVEN`` is the run's base, a name or a folder.
+    """
+    title, licence = _source(facts[GIVEN])
+    front = f'tapestry:\n  given_base_licence: "{licence}"\n' if licence else ""
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
 tags: [tapestry, federated]
----
+{front}---
 
 # {name}
 
@@ -77,9 +105,37 @@ coordinator saw masked sums only. Every step is in the federation's log.
 | rounds | {rounds} |
 {rows}
 
-Check this folder with `tapestry/manifest.json`, and the manifest's digest with
-`tapestry/release.entry` and its proof against your own copy of the trust policy.
+{_origin(title, licence)}
+
+Check this folder with `tapestry release verify DIR`: its files, its parameters, and
+that the log has them. Name the trust policy that you hold with `--trust`, and the audit
+bundle with `--bundle` where it does not lie beside `releases/`.
 """
+
+
+def _source(given: str) -> tuple[str, str | None]:
+    """Say what a given base is and, where that is known, under which licence."""
+    if given in _NAMED:
+        return _NAMED[given]
+    return "a model folder", _licence_in(Path(given) / "README.md")
+
+
+def _origin(title: str, licence: str | None) -> str:
+    if licence is None:
+        terms = "see the given base for its licence"
+    else:
+        terms = f"the given base is under {licence}"
+    return f"Changed from the given base, {title};\n{terms}."
+
+
+def _licence_in(card: Path) -> str | None:
+    """Read the licence from a model card's front matter, if it names one."""
+    try:
+        front = _FRONT.match(card.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = _LICENCE.search(front[1]) if front else None
+    return found[2] if found and found[2] not in _NO_LICENCE else None
 
 
 def _sync(folder: Path) -> None:
