@@ -87,7 +87,10 @@ def card_of(name: str, *, digest: str, rounds: int, facts: dict[str, str]) -> st
     """
     title, licence = _source(facts[GIVEN])
     front = f'tapestry:\n  given_base_licence: "{licence}"\n' if licence else ""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    shown = facts | {
+        GIVEN: Path(facts[GIVEN]).name
+    }  # where it lies is nobody's concern
+    rows = "\n".join(f"| {key} | {value} |" for key, value in shown.items())
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation

@@ -241,7 +241,8 @@ class Store:
         """All receipts in order, with the chain checked.
 
         Raises:
-            VerificationError: A row was changed, removed or added by hand.
+            VerificationError: A row was changed, or one amid the others removed or
+                added, by hand.
         """
         chain = _GENESIS
         rows, _ = self._do("SELECT * FROM egress ORDER BY number")

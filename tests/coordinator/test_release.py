@@ -83,3 +83,9 @@ def test_the_card_names_a_command_that_there_is() -> None:
     flags = [each.removeprefix("--") for each in said if each.startswith("--")]
     assert flags
     assert set(flags) <= set(options)
+
+
+def test_the_card_does_not_say_where_the_given_base_lies(tmp_path: Path) -> None:
+    made = card(str(tmp_path / "our-base"))
+    assert "| given base | our-base |" in made
+    assert str(tmp_path) not in made
