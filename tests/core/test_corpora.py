@@ -43,6 +43,7 @@ def test_an_unknown_country_and_a_missing_package_are_named(
     ):
         corpora.prepare("atlantis", tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    corpora.load.cache_clear()
     with pytest.raises(ResourceError, match="pip install chatterbot-corpus"):
         corpora.prepare("italy", tmp_path)
 
