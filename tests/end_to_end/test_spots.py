@@ -11,6 +11,7 @@ from tapestry.protocol import Kind, Message
 from tapestry.secagg.chunks import chunk_root
 from tapestry.secagg.unmasking import Revealing, Unmasked
 from tapestry_coordinator import showing
+from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.showing import EVIDENCE, Showing
 from tapestry_governance.audit import Verdict
 from tapestry_governance.bundle import add_sums
@@ -208,6 +209,20 @@ def test_a_coordinator_that_dies_with_an_upload_erases_it(found: Found) -> None:
     federation.run()
     assert uploads(federation) == []
     check(federation)
+
+
+def test_a_coordinator_that_dies_as_it_gives_a_round_up_leaves_no_upload(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the journal calls a round aborted, nobody would look for them again."""
+    federation = found()
+    for name in ("id", "sw"):
+        federation.wire.on(name, Kind.SURVIVORS, lambda *_: None)
+    dies(monkeypatch, Journal, "settle", after=True)
+    with pytest.raises(Killed):
+        federation.run()
+    assert federation.aborted()
+    assert uploads(federation) == []
 
 
 def test_uploads_are_kept_for_a_member_that_is_away_until_the_release(
