@@ -336,6 +336,7 @@ class Node:
         release = self._view.state.releases.get(name)
         if release is None or release.parameters_digest != self.replica.digest:
             raise Refused(Reason.BASE_MISMATCH, f"{name} is not the base held here")
+        self._base.check_sums(release.run_id, until=release.round_number)
         if not self.settings.adapter.publish:
             raise Refused(Reason.LOCAL_POLICY, "adapter.publish is off")
         publisher = Publisher(

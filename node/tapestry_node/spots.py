@@ -18,11 +18,12 @@ Removing it changes nothing: what is disputed stays in the node's database.
 
 import logging
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tapestry.errors import ProtocolError, ResourceError
+from tapestry.errors import ProtocolError
 from tapestry.protocol import MAX_ASKS, Ask, Message, Reason, RoundManifest
 from tapestry.secagg.chunks import count_chunks
 from tapestry.secagg.messages import Result
@@ -87,7 +88,8 @@ class SpotChecks:
 
         Raises:
             Refused, ProtocolError: The node did not ask for it.
-            FalseSum: It proves that the sum is another one; the proof is kept.
+            FalseSum: It proves that the sum is another one; that is on the disk, and
+                the proof as well if there is room for it.
             VerificationError: It proves nothing; the node goes on asking.
         """
         number, spot = unpack_spot(message)
@@ -108,21 +110,32 @@ class SpotChecks:
             del self._taken[key]
 
     def _dispute(self, taken: Taken, spot: Spot) -> None:
+        """Note it for good, and only then write the proof, which may fail."""
         run, number = taken.manifest.run_id, taken.manifest.round_number
-        place = self.folder / DISPUTES / str(taken.index)
-        try:
-            if not place.exists():
-                write_result(place, taken.result)
-            if not (place / str(spot.index)).exists():
-                write_spot(place / str(spot.index), spot)
-        except OSError as error:
-            raise ResourceError(f"cannot write {place}: {error.strerror}") from error
         self.store.dispute_spot(run, number, chunk=spot.index)
+        place = self.folder / DISPUTES / str(taken.index)
+        where = f"in {place}"
+        try:
+            self._write_proof(place, taken.result, spot)
+        except OSError as error:
+            where = f"NOT written to {place}: {error.strerror}"
         _logger.error(
-            "chunk %d of the sum of round %d is NOT the sum of the uploads; the proof"
-            " is in %s",
-            *(spot.index, number, place),
+            "chunk %d of the sum of round %d is NOT the sum of the uploads; proof %s",
+            *(spot.index, number, where),
         )
+
+    def _write_proof(self, place: Path, result: Result, spot: Spot) -> None:
+        draft = self.folder / f"{DISPUTES}.draft"
+        for target in (place, place / str(spot.index)):
+            shutil.rmtree(draft, ignore_errors=True)
+            if target == place:
+                write_result(draft, result)
+            else:
+                write_spot(draft, spot)
+            target.parent.mkdir(exist_ok=True)
+            if not target.exists():
+                draft.replace(target)
+        shutil.rmtree(draft, ignore_errors=True)
 
     def unseen(self, run_id: str) -> list[int]:
         """Name the rounds of a run with chunks that this node still wants to see."""

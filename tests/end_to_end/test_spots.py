@@ -258,7 +258,8 @@ def test_whoever_saw_a_lie_keeps_the_proof_and_has_done_with_the_run(
     """The others drew nothing and release it; nobody can make ``fr`` go along."""
     others = {n: {"policy": {"spot_checks": 0}} for n in ("fi", "id", "sw")}
     federation = found(
-        coordinator={"rounds": 2, "release_every": 1}, institutions=others
+        coordinator={"rounds": 2, "release_every": 1, "adapters": True},
+        institutions=others,
     )
     lies(monkeypatch)
     federation.run()
@@ -269,6 +270,8 @@ def test_whoever_saw_a_lie_keeps_the_proof_and_has_done_with_the_run(
     last = [e.reply for e in federation.wire.replies(Kind.COSIGN) if e.node == "fr"][-1]
     assert last is not None
     assert last.kind is Kind.REFUSAL
+    grown = {path.name for path in (federation.coordinator / "adapters").iterdir()}
+    assert grown == set(others)
     shutil.rmtree(federation.coordinator / EVIDENCE)  # who lies does not keep it
     bundle = federation.bundle()
     assert federation.audit().verdict is Verdict.HOLDS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import ProtocolError, ResourceError, VerificationError
+from tapestry.errors import ProtocolError, VerificationError
 from tapestry.merkle import inclusion_proof
 from tapestry.protocol import CHUNK_BYTES, Ask, Message
 from tapestry.secagg.chunks import chunk_leaves, chunk_root
@@ -138,15 +138,15 @@ def test_the_proof_of_a_lie_convinces_whoever_has_the_log(
         checker.check(2, uploads=spot.uploads, total=spot.total)
 
 
-def test_a_proof_that_cannot_be_written_leaves_the_chunk_unseen(
-    tmp_path: Path, lying: Finished
+def test_a_lie_is_disputed_though_its_proof_cannot_be_written(
+    tmp_path: Path, lying: Finished, caplog: pytest.LogCaptureFixture
 ) -> None:
     spots = checks(tmp_path, lying, wanted=CHUNKS)
     (tmp_path / DISPUTES).touch()
-    with pytest.raises(ResourceError, match="cannot write"):
+    with pytest.raises(FalseSum):
         spots.check(lying.show(2))
-    run = lying.federation.manifest.run_id
-    assert (spots.store.disputed(run), spots.unseen(run)) == ([], [1])
+    assert spots.store.disputed(lying.federation.manifest.run_id) == [1]
+    assert "proof NOT written" in caplog.text
 
 
 def test_what_proves_nothing_accuses_nobody(
