@@ -127,14 +127,15 @@ def _run(name: str, step: Callable[[Audit], Found], audit: Audit) -> Step:
     try:
         detail, counts = step(audit)
     except TapestryError as error:
-        return Step(name=name, verdict=_verdict(error), detail=str(error))
+        return Step(name=name, verdict=verdict_of(error), detail=str(error))
     except OSError as error:
         detail = f"cannot read {error.filename}: {error.strerror}"
         return Step(name=name, verdict=Verdict.INCOMPLETE, detail=detail)
     return Step(name=name, verdict=Verdict.HOLDS, detail=detail, counts=counts)
 
 
-def _verdict(error: TapestryError) -> Verdict:
+def verdict_of(error: TapestryError) -> Verdict:
+    """What it means for an audit that a check raised this."""
     match error:
         case RuleError():
             return Verdict.RULE_BROKEN

@@ -14,14 +14,13 @@ import typer
 
 from tapestry.cli.audit import TrustFile, note_trust
 from tapestry.cli.checks import (
-    NO_BUNDLE,
     FolderGroup,
     Step,
-    audited,
+    check_log,
+    conclude,
+    find,
     log_holds,
-    overall,
     run,
-    skip,
 )
 from tapestry.errors import ConfigError, IncompleteError
 from tapestry_governance import registry
@@ -60,18 +59,27 @@ def verify_command(
         raise ConfigError(f"no folder {directory}; name the one of an adapter")
     steps: list[Step] = []
     found = run(steps, "folder", lambda: registry.check_folder(directory), _describe)
+    report: dict[str, Any] = {"adapter": str(directory)}
     if found is not None:
         _check_base(steps, directory, found, base)
-        _check_log(steps, directory, found, bundle=bundle, trust=held)
-    verdict = overall(steps)
-    if as_json:
-        _print_json(directory, steps, found, verdict)
-    else:
-        for step in steps:
-            print(step)
+
+        def check(audit: Audit) -> AdapterPublished:
+            entry = find(
+                audit.state.adapters,
+                kind="adapter",
+                name=directory.resolve().name,
+                manifest_digest=found.manifest_digest,
+            )
+            registry.check_entry(found, entry)
+            return entry
+
+        check_log(steps, directory, check, _line, bundle=bundle, trust=held)
+        report["base"] = found.base
+        report["base_digest"] = found.base_digest
+        report["manifest_digest"] = found.manifest_digest
     if log_holds(steps):
         note_trust(held)
-    raise typer.Exit(int(verdict))
+    conclude(steps, report, as_json=as_json)
 
 
 @app.command("list")
@@ -119,38 +127,6 @@ def _check_base(
     run(steps, "base", check, describe)
 
 
-def _check_log(
-    steps: list[Step],
-    directory: Path,
-    found: registry.Adapter,
-    *,
-    bundle: Path | None,
-    trust: bytes | None,
-) -> None:
-    beside = directory.resolve().parent.parent / "bundle"
-    if bundle is None and not beside.is_dir():
-        skip(steps, "log", NO_BUNDLE)
-        return
-
-    def check() -> AdapterPublished:
-        audit = audited(bundle or beside, trust=trust)
-        entry = _entry(audit, directory.resolve().name, found)
-        registry.check_entry(found, entry)
-        return entry
-
-    run(steps, "log", check, _line)
-
-
-def _entry(audit: Audit, name: str, found: registry.Adapter) -> AdapterPublished:
-    """Find what was published with these bytes, or under the folder's name."""
-    for entry in audit.state.adapters.values():
-        if entry.manifest_digest == found.manifest_digest:
-            return entry
-    if name in audit.state.adapters:
-        return audit.state.adapters[name]
-    raise IncompleteError(f"the log has no adapter {name}")
-
-
 def _describe(found: registry.Adapter) -> str:
     return (
         f"LoRA of rank {found.rank} on {found.modules} modules, {found.parameters}"
@@ -165,19 +141,3 @@ def _line(entry: AdapterPublished) -> str:
         f"  {entry.licence}  on {entry.base}"
         f"  {promise} at delta {entry.target_delta}"
     )
-
-
-def _print_json(
-    directory: Path,
-    steps: list[Step],
-    found: registry.Adapter | None,
-    verdict: Verdict,
-) -> None:
-    rows = [step.to_json() for step in steps]
-    report: dict[str, Any] = {"adapter": str(directory), "steps": rows}
-    report["exit"] = int(verdict)
-    if found is not None:
-        report["base"] = found.base
-        report["base_digest"] = found.base_digest
-        report["manifest_digest"] = found.manifest_digest
-    print(json.dumps(report, indent=2))

@@ -4,10 +4,11 @@ Exit status as that of ``tapestry audit``: 0 it holds; 1 a check fails; 2 the lo
 breaks a rule; 3 something is missing or was not checked, so there is no verdict.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
@@ -15,13 +16,13 @@ from tapestry.cli.audit import USAGE, VerdictGroup
 from tapestry.errors import (
     ConfigError,
     IncompleteError,
-    ResourceError,
     RuleError,
     TapestryError,
 )
-from tapestry_governance.audit import Audit, Verdict, verify
+from tapestry_governance.audit import Audit, Verdict, verdict_of, verify
+from tapestry_governance.events import AdapterPublished, ReleasePublished
 
-NO_BUNDLE = "no audit bundle at hand; name it with --bundle"
+_Entry = TypeVar("_Entry", AdapterPublished, ReleasePublished)
 
 
 class FolderGroup(VerdictGroup):
@@ -71,19 +72,79 @@ def run(
     except ConfigError:
         raise
     except TapestryError as error:
-        steps.append(Step(name=name, verdict=_verdict(error), detail=str(error)))
+        steps.append(Step(name=name, verdict=verdict_of(error), detail=str(error)))
         return None
     steps.append(Step(name=name, verdict=Verdict.HOLDS, detail=describe(value)))
     return value
 
 
-def skip(steps: list[Step], name: str, detail: str) -> None:
-    """Note that something could not be checked, and how it could."""
-    verdict = Verdict.INCOMPLETE
-    steps.append(Step(name=name, verdict=verdict, detail=detail, checked=False))
+def check_log(
+    steps: list[Step],
+    directory: Path,
+    check: Callable[[Audit], Any],
+    describe: Callable[[Any], str],
+    *,
+    bundle: Path | None,
+    trust: bytes | None,
+) -> None:
+    """Hold a folder against a verified bundle, by default the one near it.
+
+    Args:
+        steps: Where to note what came of it.
+        directory: The folder; ``bundle/`` is looked for beside its parent.
+        check: Holds the folder against the log, and returns its entry.
+        describe: Says what the entry is.
+        bundle: The bundle, if it lies elsewhere.
+        trust: The trust policy that the reader holds.
+    """
+    beside = directory.resolve().parent.parent / "bundle"
+    if bundle is None and not beside.is_dir():
+        detail = "no audit bundle at hand; name it with --bundle"
+        step = Step(
+            name="log", verdict=Verdict.INCOMPLETE, detail=detail, checked=False
+        )
+        steps.append(step)
+        return
+    run(
+        steps,
+        "log",
+        lambda: check(_audited(bundle or beside, trust=trust)),
+        describe,
+    )
 
 
-def audited(bundle: Path, *, trust: bytes | None) -> Audit:
+def find(
+    entries: Mapping[str, _Entry], *, kind: str, name: str, manifest_digest: str | None
+) -> _Entry:
+    """Find what was published with these files, or under the folder's name.
+
+    Raises:
+        IncompleteError: Nothing was.
+    """
+    for entry in entries.values():
+        if entry.manifest_digest == manifest_digest:
+            return entry
+    if name in entries:
+        return entries[name]
+    raise IncompleteError(f"the log has no {kind} {name}")
+
+
+def conclude(
+    steps: Sequence[Step], report: Mapping[str, Any], *, as_json: bool
+) -> NoReturn:
+    """Print the steps, or a report with them in it, and exit with the verdict."""
+    verdict = _overall(steps)
+    if as_json:
+        rows = [step.to_json() for step in steps]
+        found = {**report, "steps": rows, "exit": int(verdict)}
+        print(json.dumps(found, indent=2))
+    else:
+        for step in steps:
+            print(step)
+    raise typer.Exit(int(verdict))
+
+
+def _audited(bundle: Path, *, trust: bytes | None) -> Audit:
     """Verify a bundle.
 
     Raises:
@@ -102,7 +163,7 @@ def audited(bundle: Path, *, trust: bytes | None) -> Audit:
             raise TapestryError(detail)
 
 
-def overall(steps: Sequence[Step]) -> Verdict:
+def _overall(steps: Sequence[Step]) -> Verdict:
     """The worst that was found; what is missing mends nothing."""
     verdicts = [step.verdict for step in steps]
     found = [verdict for verdict in verdicts if verdict is not Verdict.INCOMPLETE]
@@ -113,16 +174,6 @@ def overall(steps: Sequence[Step]) -> Verdict:
 def log_holds(steps: Sequence[Step]) -> bool:
     """Whether the log was checked, and vouches for the folder."""
     return any(s.name == "log" and s.verdict is Verdict.HOLDS for s in steps)
-
-
-def _verdict(error: TapestryError) -> Verdict:
-    match error:
-        case RuleError():
-            return Verdict.RULE_BROKEN
-        case IncompleteError() | ResourceError():
-            return Verdict.INCOMPLETE
-        case _:
-            return Verdict.FAILS
 
 
 def _word(step: Step) -> str:

@@ -4,22 +4,20 @@ Exit status as that of ``tapestry audit``: 0 it holds; 1 a check fails; 2 the lo
 breaks a rule; 3 something is missing or was not checked, so there is no verdict.
 """
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tapestry.cli.audit import TrustFile, note_trust
 from tapestry.cli.checks import (
-    NO_BUNDLE,
     FolderGroup,
     Step,
-    audited,
+    check_log,
+    conclude,
+    find,
     log_holds,
-    overall,
     run,
-    skip,
 )
 from tapestry.errors import ConfigError, IncompleteError
 from tapestry_governance import registry
@@ -60,18 +58,21 @@ def verify_command(
     steps: list[Step] = []
     found = run(steps, "folder", lambda: _check_folder(directory), _describe)
     if found is not None:
-        _check_log(steps, directory, found, bundle=bundle, trust=held)
-    verdict = overall(steps)
-    if as_json:
-        report: dict[str, Any] = {"release": str(directory)}
-        report["steps"] = [step.to_json() for step in steps]
-        print(json.dumps(report | {"exit": int(verdict)}, indent=2))
-    else:
-        for step in steps:
-            print(step)
+
+        def check(audit: Audit) -> ReleasePublished:
+            entry = find(
+                audit.state.releases,
+                kind="release",
+                name=directory.resolve().name,
+                manifest_digest=found.manifest_digest,
+            )
+            registry.check_release(found, entry)
+            return entry
+
+        check_log(steps, directory, check, _line, bundle=bundle, trust=held)
     if log_holds(steps):
         note_trust(held)
-    raise typer.Exit(int(verdict))
+    conclude(steps, {"release": str(directory)}, as_json=as_json)
 
 
 def _check_folder(directory: Path) -> registry.Base:
@@ -79,38 +80,6 @@ def _check_folder(directory: Path) -> registry.Base:
     if found.manifest_digest is None:
         raise IncompleteError("no tapestry/manifest.json: this is no release")
     return found
-
-
-def _check_log(
-    steps: list[Step],
-    directory: Path,
-    found: registry.Base,
-    *,
-    bundle: Path | None,
-    trust: bytes | None,
-) -> None:
-    beside = directory.resolve().parent.parent / "bundle"
-    if bundle is None and not beside.is_dir():
-        skip(steps, "log", NO_BUNDLE)
-        return
-
-    def check() -> ReleasePublished:
-        audit = audited(bundle or beside, trust=trust)
-        entry = _entry(audit, directory.resolve().name, found)
-        registry.check_release(found, entry)
-        return entry
-
-    run(steps, "log", check, _line)
-
-
-def _entry(audit: Audit, name: str, found: registry.Base) -> ReleasePublished:
-    """Find what was published with these files, or under the folder's name."""
-    for entry in audit.state.releases.values():
-        if entry.manifest_digest == found.manifest_digest:
-            return entry
-    if name in audit.state.releases:
-        return audit.state.releases[name]
-    raise IncompleteError(f"the log has no release {name}")
 
 
 def _describe(found: registry.Base) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from click.testing import Result
 from safetensors.numpy import save
 
 from tapestry import manifest
@@ -94,3 +95,9 @@ def make_demo(folder: Path) -> Path:
     if bundle != folder / "bundle":
         shutil.move(bundle, folder / "bundle")
     return folder
+
+
+def words(result: Result) -> dict[str, str]:
+    """Take the lines of checks apart: which check, and what came of it."""
+    lines = [line for line in result.stdout.splitlines() if line]
+    return {line[13:21].strip(): line[:13].strip() for line in lines}

@@ -16,17 +16,13 @@ from tests.governance.adapters import (
     make_base,
     make_demo,
     make_metadata,
+    words,
 )
 from tests.governance.world import NAMES, World
 
 
 def _run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def _words(result: Result) -> dict[str, str]:
-    lines = [line for line in result.stdout.splitlines() if line]
-    return {line[13:21].strip(): line[:13].strip() for line in lines}
 
 
 @pytest.fixture
@@ -38,7 +34,7 @@ def test_a_base_that_was_changed_outside_its_weights_fails(demo: Path) -> None:
     """The digest of the parameters is the same; what the model does is not."""
     (demo / "releases" / "base-2" / "config.json").write_text('{"rms_norm_eps": 5.0}')
     result = _run("verify", demo / "adapters" / "fr-culture")
-    assert _words(result)["base"] == "FAILS"
+    assert words(result)["base"] == "FAILS"
     assert "base-2: config.json is not in the manifest" in result.stdout
     assert result.exit_code == 1
 
@@ -54,7 +50,7 @@ def test_a_base_without_a_manifest_is_held_against_its_weights_only(
 
 def test_an_adapter_of_the_demo_holds_without_further_options(demo: Path) -> None:
     result = _run("verify", demo / "adapters" / "fr-culture")
-    assert _words(result) == {"folder": "holds", "base": "holds", "log": "holds"}
+    assert words(result) == {"folder": "holds", "base": "holds", "log": "holds"}
     assert result.exit_code == 0
 
 
@@ -70,7 +66,7 @@ def test_a_tampered_file_fails(demo: Path) -> None:
     folder = demo / "adapters" / "fr-culture"
     (folder / "README.md").write_text("# better\n")
     result = _run("verify", folder)
-    assert _words(result) == {"folder": "FAILS"}
+    assert words(result) == {"folder": "FAILS"}
     assert "README.md was changed" in result.stdout
     assert result.exit_code == 1
 
@@ -82,7 +78,7 @@ def test_a_tampered_file_under_a_new_manifest_fails_against_the_log(
     (folder / "README.md").write_text("# better\n")
     manifest.write(folder)
     result = _run("verify", folder)
-    assert _words(result) == {"folder": "holds", "base": "holds", "log": "FAILS"}
+    assert words(result) == {"folder": "holds", "base": "holds", "log": "FAILS"}
     assert result.exit_code == 1
 
 
@@ -90,11 +86,11 @@ def test_an_adapter_alone_gets_no_verdict(demo: Path, tmp_path: Path) -> None:
     alone = tmp_path / "elsewhere" / "deep" / "fr-culture"
     shutil.copytree(demo / "adapters" / "fr-culture", alone)
     result = _run("verify", alone)
-    assert _words(result)["log"] == "not checked"
+    assert words(result)["log"] == "not checked"
     assert "name it with --base" in result.stdout
     assert result.exit_code == 3
     given = _run("verify", alone, "--base", demo / "releases" / "base-2")
-    assert _words(given) == {"folder": "holds", "base": "holds", "log": "not checked"}
+    assert words(given) == {"folder": "holds", "base": "holds", "log": "not checked"}
     assert "name it with --bundle" in given.stdout
     assert given.exit_code == 3
     report = json.loads(
@@ -106,7 +102,7 @@ def test_an_adapter_alone_gets_no_verdict(demo: Path, tmp_path: Path) -> None:
         "verify", alone, "--base", demo / "releases" / "base-2",
         "--bundle", demo / "bundle",
     )  # fmt: skip
-    assert _words(both) == {"folder": "holds", "base": "holds", "log": "holds"}
+    assert words(both) == {"folder": "holds", "base": "holds", "log": "holds"}
 
 
 NOTE = "note: trusted was the bundle's own policy.txt"
@@ -135,7 +131,7 @@ def test_a_bundle_that_others_vouch_for_is_not_trusted(demo: Path) -> None:
     own = demo / "own-policy.txt"
     own.write_bytes(trust.encode())
     result = _run("verify", demo / "adapters" / "fr-culture", "--trust", own)
-    assert _words(result) == {"folder": "holds", "base": "holds", "log": "FAILS"}
+    assert words(result) == {"folder": "holds", "base": "holds", "log": "FAILS"}
     assert result.exit_code == 1
     listed = _run("list", demo / "bundle", "--trust", own)
     assert (listed.exit_code, listed.stdout) == (1, "")
@@ -157,8 +153,8 @@ def test_what_fails_weighs_more_than_what_is_missing(
     other = make_base(tmp_path / "other", scale=2.0)
     shutil.rmtree(demo / "bundle")
     result = _run("verify", demo / "adapters" / "fr-culture", "--base", other)
-    assert _words(result)["base"] == "FAILS"
-    assert _words(result)["log"] == "not checked"
+    assert words(result)["base"] == "FAILS"
+    assert words(result)["log"] == "not checked"
     assert result.exit_code == 1
 
 
@@ -174,7 +170,7 @@ def test_the_help_says_what_the_exit_status_means(command: str) -> None:
 def test_another_base_fails(demo: Path, tmp_path: Path) -> None:
     other = make_base(tmp_path / "other", scale=2.0)
     result = _run("verify", demo / "adapters" / "fr-culture", "--base", other)
-    assert _words(result)["base"] == "FAILS"
+    assert words(result)["base"] == "FAILS"
     assert result.exit_code == 1
 
 
@@ -182,7 +178,7 @@ def test_a_bundle_that_does_not_verify_vouches_for_nothing(demo: Path) -> None:
     path = demo / "bundle" / "checkpoint"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\n ", 1))
     result = _run("verify", demo / "adapters" / "fr-culture")
-    assert _words(result)["log"] == "FAILS"
+    assert words(result)["log"] == "FAILS"
     assert result.exit_code == 1
     listed = _run("list", demo / "bundle")
     assert (listed.exit_code, listed.stdout) == (1, "")

@@ -10,16 +10,11 @@ from typer.testing import CliRunner
 
 from tapestry import manifest
 from tapestry.cli.release import app
-from tests.governance.adapters import make_demo
+from tests.governance.adapters import make_demo, words
 
 
 def _run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def _words(result: Result) -> dict[str, str]:
-    lines = [line for line in result.stdout.splitlines() if line]
-    return {line[13:21].strip(): line[:13].strip() for line in lines}
 
 
 @pytest.fixture
@@ -34,7 +29,7 @@ def release(demo: Path) -> Path:
 
 def test_a_release_of_the_demo_holds_without_further_options(release: Path) -> None:
     result = _run("verify", release)
-    assert _words(result) == {"folder": "holds", "log": "holds"}
+    assert words(result) == {"folder": "holds", "log": "holds"}
     assert result.exit_code == 0
     assert "give the one you hold" in result.stderr
 
@@ -54,7 +49,7 @@ def test_one_byte_of_the_weights_fails(release: Path, place: int) -> None:
     content[place] ^= 1
     path.write_bytes(bytes(content))
     result = _run("verify", release)
-    assert _words(result) == {"folder": "FAILS"}
+    assert words(result) == {"folder": "FAILS"}
     assert "base-2: model.safetensors was changed; get it again" in result.stdout
     assert result.exit_code == 1
 
@@ -63,7 +58,7 @@ def test_another_model_with_a_manifest_of_its_own_fails(release: Path) -> None:
     (release / "config.json").write_text("{}")
     manifest.write(release)
     result = _run("verify", release)
-    assert _words(result) == {"folder": "holds", "log": "FAILS"}
+    assert words(result) == {"folder": "holds", "log": "FAILS"}
     assert "base-2 was published with other files" in result.stdout
     assert result.exit_code == 1
 
@@ -71,7 +66,7 @@ def test_another_model_with_a_manifest_of_its_own_fails(release: Path) -> None:
 def test_without_a_log_there_is_no_verdict(demo: Path, release: Path) -> None:
     shutil.move(demo / "bundle", demo / "elsewhere")
     result = _run("verify", release)
-    assert _words(result) == {"folder": "holds", "log": "not checked"}
+    assert words(result) == {"folder": "holds", "log": "not checked"}
     assert result.exit_code == 3
     assert _run("verify", release, "--bundle", demo / "elsewhere").exit_code == 0
 
@@ -79,7 +74,7 @@ def test_without_a_log_there_is_no_verdict(demo: Path, release: Path) -> None:
 def test_a_base_that_nobody_released_has_no_verdict(release: Path) -> None:
     shutil.rmtree(release / manifest.FOLDER)
     result = _run("verify", release)
-    assert _words(result) == {"folder": "INCOMPLETE"}
+    assert words(result) == {"folder": "INCOMPLETE"}
     assert result.exit_code == 3
 
 
