@@ -26,7 +26,7 @@ from tapestry.protocol import (
     TrainingPlan,
 )
 
-MAX_EPSILON = 1000  # as ``privacy.accounting`` has it
+MAX_EPSILON = 1000  # of a limit or a target; more promises nothing
 
 
 def _epsilon(plain: str) -> str:

@@ -26,13 +26,13 @@ from typing import Any
 from dp_accounting.pld import privacy_loss_distribution
 from scipy import optimize
 
+from tapestry.config import MAX_EPSILON
 from tapestry.errors import ConfigError
 
 ADJACENCY = "add-remove"
 MECHANISM = "poisson-subsampled-gaussian"
 INTEGER_MECHANISM = "poisson-subsampled-skellam"
 ACCOUNTANT = "dp-accounting/pld"
-MAX_EPSILON = 1000.0
 MOST_ROUNDS = 1000  # counted by rounds_left; more would take minutes
 MIN_NOISE, MAX_NOISE = 0.2, 1e4  # where calibrate looks
 MAX_DIVERGENCE = 4000.0  # Renyi, of order 2: with more, composing would fill the memory
