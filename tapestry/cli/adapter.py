@@ -61,7 +61,7 @@ def verify_command(
     found = run(steps, "folder", lambda: registry.check_folder(directory), _describe)
     report: dict[str, Any] = {"adapter": str(directory)}
     if found is not None:
-        _check_base(steps, directory, found, base)
+        held_base = _check_base(steps, directory, found, base)
 
         def check(audit: Audit) -> AdapterPublished:
             entry = find(
@@ -71,6 +71,8 @@ def verify_command(
                 manifest_digest=found.manifest_digest,
             )
             registry.check_entry(found, entry)
+            if held_base is not None:
+                registry.check_release(held_base, audit.state.releases[entry.base])
             return entry
 
         check_log(steps, directory, check, _line, bundle=bundle, trust=held)
@@ -109,7 +111,7 @@ def list_command(
 
 def _check_base(
     steps: list[Step], directory: Path, found: registry.Adapter, base: Path | None
-) -> None:
+) -> registry.Base | None:
     beside = directory.resolve().parent.parent / "releases" / found.base
     folder = base or beside
 
@@ -118,13 +120,15 @@ def _check_base(
             raise IncompleteError(f"{found.base} is not at hand; name it with --base")
         held = registry.check_base(folder)
         registry.check_fit(directory, held)
+        if held.manifest_digest is None:
+            raise IncompleteError(f"{found.base} lacks tapestry/manifest.json")
         return held
 
-    def describe(held: registry.Base) -> str:
-        files = "all files as listed" if held.manifest_digest else "no manifest"
-        return f"{found.base}, {found.base_digest}, {files}"
+    def describe(_: registry.Base) -> str:
+        return f"{found.base}, {found.base_digest}, all files as listed"
 
-    run(steps, "base", check, describe)
+    checked: registry.Base | None = run(steps, "base", check, describe)
+    return checked
 
 
 def _describe(found: registry.Adapter) -> str:

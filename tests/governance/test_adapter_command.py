@@ -39,13 +39,21 @@ def test_a_base_that_was_changed_outside_its_weights_fails(demo: Path) -> None:
     assert result.exit_code == 1
 
 
-def test_a_base_without_a_manifest_is_held_against_its_weights_only(
-    demo: Path,
-) -> None:
+def test_a_base_without_a_manifest_has_no_verdict(demo: Path) -> None:
     shutil.rmtree(demo / "releases" / "base-2" / manifest.FOLDER)
     result = _run("verify", demo / "adapters" / "fr-culture")
-    assert "no manifest" in result.stdout
-    assert result.exit_code == 0
+    assert words(result)["base"] == "INCOMPLETE"
+    assert result.exit_code == 3
+
+
+def test_a_base_with_a_manifest_of_its_own_is_held_against_the_log(demo: Path) -> None:
+    base = demo / "releases" / "base-2"
+    (base / "config.json").write_text('{"rms_norm_eps": 5.0}')
+    manifest.write(base)
+    result = _run("verify", demo / "adapters" / "fr-culture")
+    assert words(result) == {"folder": "holds", "base": "holds", "log": "FAILS"}
+    assert "base-2 was published with other files" in result.stdout
+    assert result.exit_code == 1
 
 
 def test_an_adapter_of_the_demo_holds_without_further_options(demo: Path) -> None:
