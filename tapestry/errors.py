@@ -10,6 +10,7 @@
     │   └── BudgetExhausted    the privacy budget does not cover it
     ├── QuorumError            too few parties answered, signed or survived
     ├── RuleError              the log is authentic, an event in it breaks a rule
+    ├── ForeignFileError       a folder holds files that are not part of it
     ├── IncompleteError        something needed for the verdict is missing
     └── VerificationError      a signature, proof or digest does not hold
         └── InconsistentLog    two views of one log contradict each other
@@ -18,9 +19,12 @@
 rule, never a private record. Only ``tapestry.cli`` turns these into exit codes.
 """
 
+from collections.abc import Sequence
+
 __all__ = [
     "BudgetExhausted",
     "ConfigError",
+    "ForeignFileError",
     "IncompleteError",
     "InconsistentLog",
     "PolicyError",
@@ -63,6 +67,19 @@ class QuorumError(TapestryError):
 
 class RuleError(TapestryError):
     """The log is authentic, but an event in it breaks a rule of the federation."""
+
+
+class ForeignFileError(TapestryError):
+    """A folder holds files that are not part of it, and is otherwise as listed.
+
+    Args:
+        message: What to do about it.
+        files: The names of the files, relative to the folder.
+    """
+
+    def __init__(self, message: str, files: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.files = tuple(files)
 
 
 class IncompleteError(TapestryError):

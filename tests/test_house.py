@@ -104,7 +104,7 @@ def _parameters(function: Function) -> list[ast.arg]:
 
 
 def _is_command(function: Function) -> bool:
-    """Say whether typer calls it; there, a parameter is a flag."""
+    """Say whether click calls it; there, a parameter is a flag."""
     calls = [d.func if isinstance(d, ast.Call) else d for d in function.decorator_list]
     return any(isinstance(c, ast.Attribute) and c.attr == "command" for c in calls)
 
@@ -174,17 +174,17 @@ def test_only_the_command_line_prints() -> None:
     found = [
         _at(path, node, _call_name(node))
         for path, node in _found(SOURCES, ast.Call)
-        if _call_name(node) in {"print", "rich.print", "typer.echo", "sys.stdout.write"}
+        if _call_name(node) in {"print", "rich.print", "click.echo", "sys.stdout.write"}
         and not _name(path).startswith("tapestry/cli/")
     ]
     assert found == []
 
 
-def test_only_the_command_line_draws_with_typer_and_rich() -> None:
+def test_only_the_command_line_draws_with_click_and_rich() -> None:
     found = [
         _at(path, node, ast.unparse(node))
         for path, node in _found(SOURCES, ast.Import, ast.ImportFrom)
-        if re.match(r"(from|import) (typer|rich)\b", ast.unparse(node))
+        if re.match(r"(from|import) (click|rich)\b", ast.unparse(node))
         and not _name(path).startswith("tapestry/cli/")
     ]
     assert found == []

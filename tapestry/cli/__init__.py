@@ -1,24 +1,30 @@
-"""The command line: pick the role, map errors to exit status.
+"""The command line: pick the role, map every error to a line and an exit status.
 
-A role's module is imported only when it is asked for, so auditing never loads a
-machine-learning stack. Exit status: 0 done, or it holds; 1 refused, or it does not
-hold; 2 wrong usage. ``tapestry audit`` and ``tapestry adapter`` have their own, see
-there.
+A role's module is imported only when it is asked for, and what it needs only when it
+runs, so that auditing never loads a machine-learning stack and help loads nothing. The
+exit statuses are in ``exit_status``; only ``main`` turns an error into one.
+
+Guarantees:
+    Whatever goes wrong ends as one line on standard error, and no traceback. The text
+    of an error that nobody foresaw is not shown, as it may carry a record;
+    ``TAPESTRY_TRACEBACK=1`` shows it to whoever sits at the machine.
 """
 
-import importlib
 import os
-import sqlite3
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import NoReturn
 
 import click
-import typer
-from typer.core import TyperGroup
 
 from tapestry import __version__
-from tapestry.errors import TapestryError
+from tapestry.cli import console
+from tapestry.cli.commands import NoVerb, Roles, usage_error
+from tapestry.cli.exit_status import ExitStatus, is_broken_pipe, status_of
+from tapestry.cli.failures import describe
+
+__all__ = ["app", "main"]
 
 _ROLES = {
     "demo": ("tapestry.cli.demo", "The whole story, on one machine."),
@@ -31,83 +37,75 @@ _ROLES = {
 }
 
 
-class _Lazy(TyperGroup):
-    """A group whose commands are imported when they are needed."""
-
-    def list_commands(self, _ctx: click.Context) -> list[str]:
-        """Name the roles, in the order of the handbook."""
-        return list(_ROLES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a role."""
-        if cmd_name not in _ROLES:
-            return None
-        module, summary = _ROLES[cmd_name]
-        if ctx.resilient_parsing or "--help" in sys.argv[1:2]:
-            return click.Command(cmd_name, short_help=summary, help=summary)
-        found: Any = importlib.import_module(module)
-        command: click.Command = typer.main.get_command(found.app)
-        command.name = cmd_name
-        return command
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        console.say(f"tapestry {__version__}")
+        context.exit()
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"tapestry {__version__}")
-        raise typer.Exit
-
-
-app = typer.Typer(
-    cls=_Lazy,
-    help="Institutions train one open base model together; no record leaves its node.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+@click.group(cls=Roles)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Print the version.",
 )
+def app() -> None:
+    """Institutions train one open base model together; no record leaves its node."""
 
 
-@app.callback()
-def _root(
-    _version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version.", is_eager=True, callback=_version
-        ),
-    ] = False,
-) -> None:
-    """Nothing to do before a command."""
+app.modules = _ROLES
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # neighbours may be busy, too
+    console.prepare()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=None if arguments is None else list(arguments))
-    except TapestryError as error:
-        print(f"tapestry: {error}", file=sys.stderr)
-        sys.exit(1)
-    except (OSError, sqlite3.Error) as error:  # the machine's; no bug of ours
-        print(f"tapestry: {_in_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("tapestry"):
-            raise
-        print(
-            f"tapestry: {error.name} is not installed; this command needs more than an"
-            " auditor's install; in the source folder: make setup, or pip install"
-            " '.[demo]'",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("tapestry: interrupted", file=sys.stderr)
-        sys.exit(130)
+        status = _run(words)
+        console.finish()
+    except BaseException as error:  # noqa: BLE001  the last place where one can be told
+        status = _end(error, words)
+    sys.exit(int(status))
 
 
-def _in_one_line(error: OSError | sqlite3.Error) -> str:
-    """Say what the machine refuses, and where."""
-    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    where = getattr(error, "filename", None)
-    return " ".join((f"{where}: {why}" if where else str(why)).split())
+def _run(words: list[str]) -> ExitStatus:
+    """Run a command and return its status.
+
+    Raises:
+        ConfigError: Wrong usage.
+        TapestryError: Whatever the command refuses.
+    """
+    try:
+        with app.make_context("tapestry", words) as context:
+            return ExitStatus(app.invoke(context) or ExitStatus.HOLDS)
+    except click.exceptions.Exit as error:
+        return ExitStatus(error.exit_code)
+    except click.UsageError as error:
+        raise usage_error(error) from None
+
+
+def _end(error: BaseException, words: Sequence[str]) -> ExitStatus:
+    """Say what went wrong, and return the status for it."""
+    if isinstance(error, NoVerb):
+        for line in str(error).splitlines():
+            console.note(line)
+        return ExitStatus.USAGE
+    if is_broken_pipe(error):
+        console.abandon()
+        return ExitStatus.INCOMPLETE
+    status = status_of(error)
+    if status is ExitStatus.INTERNAL and os.environ.get("TAPESTRY_TRACEBACK") == "1":
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            console.note(line)
+    console.note(f"tapestry: {describe(error, words[0] if words else '')}")
+    try:
+        console.finish()
+    except OSError:
+        console.abandon()
+    return status

@@ -1,59 +1,64 @@
 """``tapestry adapter``: is a folder what it says it is, and what is published.
 
-Exit status as that of ``tapestry audit``: 0 it holds; 1 a check fails; 2 the log
-breaks a rule; 3 something is missing or was not checked, so there is no verdict; 64
-wrong usage. A folder says of itself what it likes; without the log nobody has vouched
-for it.
+A folder says of itself what it likes; without the log nobody has vouched for it.
 """
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from tapestry.cli.audit import TrustFile, note_trust
-from tapestry.cli.checks import (
-    FolderGroup,
-    Step,
-    check_log,
-    conclude,
-    find,
-    log_holds,
-    run,
-)
+from tapestry.cli import console
+from tapestry.cli.audit import bundle_folder, note_trust, status, trust_file
+from tapestry.cli.checks import Step, check_log, conclude, find, log_holds, run
+from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, IncompleteError
-from tapestry_governance import registry
-from tapestry_governance.audit import Audit, Verdict, verify
-from tapestry_governance.bundle import read_small
-from tapestry_governance.events import AdapterPublished
 
-app = typer.Typer(
-    cls=FolderGroup, help="Country adapters: check one, list all.", no_args_is_help=True
-)
+if TYPE_CHECKING:
+    from tapestry_governance import registry
+    from tapestry_governance.audit import Audit
+    from tapestry_governance.events import AdapterPublished
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
+
+@click.group(cls=Group)
+def app() -> None:
+    """Country adapters: check one, list all."""
 
 
 @app.command("verify")
+@click.argument(
+    "directory", cls=Argument, type=PATH, metavar="DIR", help="The adapter's folder."
+)
+@click.option(
+    "--base",
+    type=PATH,
+    metavar="DIR",
+    help="The released base; default: releases/ beside adapters/.",
+)
+@click.option(
+    "--bundle",
+    type=PATH,
+    metavar="DIR",
+    help="The audit bundle; default: bundle/ beside adapters/.",
+)
+@trust_file
+@as_json
 def verify_command(
-    directory: Annotated[Path, typer.Argument(help="The adapter's folder.")],
-    base: Annotated[
-        Path | None,
-        typer.Option(help="The released base; default: releases/ beside adapters/."),
-    ] = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(help="The audit bundle; default: bundle/ beside adapters/."),
-    ] = None,
-    trust: TrustFile = None,
-    as_json: AsJson = False,
-) -> None:
+    directory: Path,
+    base: Path | None,
+    bundle: Path | None,
+    trust: Path | None,
+    as_json: bool,
+) -> ExitStatus:
     """Check an adapter without running it: files, weights, settings, base, log.
 
-    Exit status: 0 every check holds; 1 one fails; 2 the log breaks a rule; 3 no
-    verdict, since the base or the log is missing, so that it was not checked.
+    Where base or log are not at hand, nobody has vouched for the folder, and there is
+    no verdict.
     """
+    from tapestry_governance import registry
+    from tapestry_governance.bundle import read_small
+
     held = None if trust is None else read_small(trust)
     if not directory.is_dir():
         raise ConfigError(f"no folder {directory}; name the one of an adapter")
@@ -63,7 +68,7 @@ def verify_command(
     if found is not None:
         held_base = _check_base(steps, directory, found, base)
 
-        def check(audit: Audit) -> AdapterPublished:
+        def check(audit: "Audit") -> "AdapterPublished":
             entry = find(
                 audit.state.adapters,
                 kind="adapter",
@@ -81,37 +86,38 @@ def verify_command(
         report["manifest_digest"] = found.manifest_digest
     if log_holds(steps):
         note_trust(held)
-    conclude(steps, report, as_json=as_json)
+    return conclude(steps, report, as_json=as_json)
 
 
 @app.command("list")
-def list_command(
-    bundle: Annotated[Path, typer.Argument(help="The audit bundle's folder.")],
-    trust: TrustFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the published adapters; the bundle is verified first.
+@bundle_folder
+@trust_file
+@as_json
+def list_command(bundle: Path, trust: Path | None, as_json: bool) -> ExitStatus:
+    """List the published adapters, if the bundle holds; it is verified first."""
+    from tapestry_governance.audit import verify
+    from tapestry_governance.bundle import read_small
 
-    Exit status: 0 it holds; 1 a check of the bundle fails; 2 the log breaks a rule;
-    3 something is missing, so there is no verdict. Only with 0 is anything listed.
-    """
     audit = verify(bundle, trust=None if trust is None else read_small(trust))
-    if audit.verdict is not Verdict.HOLDS:
-        typer.echo(f"{bundle} does not verify: {audit.steps[-1].detail}", err=True)
-        raise typer.Exit(int(audit.verdict))
+    if status(audit) is not ExitStatus.HOLDS:
+        console.note(f"{bundle} does not verify: {audit.steps[-1].detail}")
+        return status(audit)
     note_trust(audit.trust_file)
     adapters = [entry for _, entry in sorted(audit.state.adapters.items())]
     if as_json:
         rows = [entry.model_dump(mode="json") for entry in adapters]
-        print(json.dumps({"adapters": rows}, indent=2))
-        return
-    for entry in adapters:
-        print(_line(entry))
+        console.say_json({"adapters": rows})
+    else:
+        for entry in adapters:
+            console.say(_line(entry))
+    return ExitStatus.HOLDS
 
 
 def _check_base(
-    steps: list[Step], directory: Path, found: registry.Adapter, base: Path | None
-) -> registry.Base | None:
+    steps: list[Step], directory: Path, found: "registry.Adapter", base: Path | None
+) -> "registry.Base | None":
+    from tapestry_governance import registry
+
     beside = directory.resolve().parent.parent / "releases" / found.base
     folder = base or beside
 
@@ -131,14 +137,14 @@ def _check_base(
     return checked
 
 
-def _describe(found: registry.Adapter) -> str:
+def _describe(found: "registry.Adapter") -> str:
     return (
         f"LoRA of rank {found.rank} on {found.modules} modules, {found.parameters}"
         f" parameters; manifest {found.manifest_digest}"
     )
 
 
-def _line(entry: AdapterPublished) -> str:
+def _line(entry: "AdapterPublished") -> str:
     promise = "no promise" if entry.epsilon is None else f"epsilon {entry.epsilon}"
     return (
         f"{entry.name} {entry.version}  {entry.country}  {entry.language}"

@@ -1,169 +1,154 @@
-"""``tapestry audit``: anyone checks everything, from files alone.
+"""``tapestry audit``: anyone checks everything, from files alone."""
 
-Exit status: 0 it holds; 1 a signature, proof or digest does not; 2 a rule is broken;
-3 something is missing or unknown, so there is no verdict; 64 wrong usage.
-"""
-
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import typer
-from click.exceptions import UsageError
-from typer.core import TyperGroup
+import click
 
-from tapestry.encoding import decode_fraction
-from tapestry.errors import ConfigError, IncompleteError
-from tapestry_governance.account import Account
-from tapestry_governance.audit import Audit, Verdict, verify
-from tapestry_governance.bundle import read_small
-from tapestry_governance.statement import state_privacy, to_markdown
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.exit_status import ExitStatus
 
-USAGE = 64
-_VERDICTS = {
-    Verdict.HOLDS: "holds",
-    Verdict.FAILS: "FAILS",
-    Verdict.RULE_BROKEN: "RULE BROKEN",
-    Verdict.INCOMPLETE: "INCOMPLETE",
+if TYPE_CHECKING:
+    from tapestry_governance.account import Account
+    from tapestry_governance.audit import Audit
+
+WORDS = {
+    ExitStatus.HOLDS: "holds",
+    ExitStatus.FAILED: "FAILS",
+    ExitStatus.RULE_BROKEN: "RULE BROKEN",
+    ExitStatus.INCOMPLETE: "INCOMPLETE",
+    ExitStatus.FOREIGN_FILE: "FOREIGN FILE",
 }
+"""What people read for each verdict."""
 
-
-class VerdictGroup(TyperGroup):
-    """Commands whose wrong usage exits 64: 2 means that a rule is broken."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read what comes before a command; without any, show the help."""
-        with _wrong_usage():
-            return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        with _wrong_usage():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _wrong_usage() -> Iterator[None]:
-    try:
-        yield
-    except UsageError as error:
-        error.exit_code = USAGE  # type: ignore[misc]  # of this one error alone
-        raise
-
-
-app = typer.Typer(
-    cls=VerdictGroup, help="Check everything, from files alone.", no_args_is_help=True
+bundle_folder = click.argument(
+    "bundle", cls=Argument, type=PATH, metavar="BUNDLE", help="The bundle's folder."
+)
+trust_file = click.option(
+    "--trust",
+    type=PATH,
+    metavar="FILE",
+    help="The trust policy that you hold; default: the bundle's own policy.txt.",
 )
 
-BundleFolder = Annotated[Path, typer.Argument(help="The bundle's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
-TrustFile = Annotated[
-    Path | None, typer.Option(help="The policy.txt you hold; default: the bundle's.")
-]
-SinceFile = Annotated[
-    Path | None, typer.Option(help="A checkpoint you kept from an earlier audit.")
-]
+
+@click.group(cls=Group)
+def app() -> None:
+    """Check everything, from files alone."""
 
 
 @app.command("verify")
+@bundle_folder
+@trust_file
+@click.option(
+    "--since",
+    type=PATH,
+    metavar="FILE",
+    help="A checkpoint that you kept from an earlier audit.",
+)
+@as_json
 def verify_command(
-    bundle: BundleFolder,
-    trust: TrustFile = None,
-    since: SinceFile = None,
-    as_json: AsJson = False,
-) -> None:
+    bundle: Path, trust: Path | None, since: Path | None, as_json: bool
+) -> ExitStatus:
     """Verify the whole log and all that comes with it."""
     audit = _audit(bundle, trust=trust, since=since)
     if as_json:
-        print(json.dumps(_report(audit), indent=2))
+        console.say_json(_report(audit))
     else:
         _print_steps(audit)
-    raise typer.Exit(int(audit.verdict))
+    return status(audit)
 
 
 @app.command("account")
-def account_command(
-    bundle: BundleFolder,
-    trust: TrustFile = None,
-    as_json: AsJson = False,
-) -> None:
+@bundle_folder
+@trust_file
+@as_json
+def account_command(bundle: Path, trust: Path | None, as_json: bool) -> ExitStatus:
     """Recompute epsilon per node and run; the bundle is verified first."""
     audit = _audit(bundle, trust=trust, since=None)
     if as_json:
         report = {"accounts": [_row(each) for each in audit.accounts]}
-        print(json.dumps(report | _verdict(audit), indent=2))
+        console.say_json(report | _verdict(audit))
     else:
         _print_accounts(audit)
-    raise typer.Exit(int(audit.verdict))
+    return status(audit)
 
 
 @app.command("statement")
+@bundle_folder
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="NAME",
+    help="A release or adapter in the log, such as base-1.",
+)
+@trust_file
+@as_json
 def statement_command(
-    bundle: BundleFolder,
-    name: Annotated[str, typer.Argument(help="A release or adapter in the log.")],
-    trust: TrustFile = None,
-    as_json: AsJson = False,
-) -> None:
+    bundle: Path, name: str, trust: Path | None, as_json: bool
+) -> ExitStatus:
     """Say what a release or adapter promises; the bundle is verified first."""
+    from tapestry_governance.statement import state_privacy, to_markdown
+
     audit = _audit(bundle, trust=trust, since=None)
-    if audit.verdict is not Verdict.HOLDS:
-        print(f"{_VERDICTS[audit.verdict]}: {audit.steps[-1].detail}")
-        raise typer.Exit(int(audit.verdict))
-    try:
-        statement = state_privacy(audit.events, name)
-    except IncompleteError as error:
-        typer.echo(f"tapestry audit: {error}", err=True)
-        raise typer.Exit(int(Verdict.INCOMPLETE)) from None
+    if status(audit) is not ExitStatus.HOLDS:
+        _say_reason(audit)
+        return status(audit)
+    statement = state_privacy(audit.events, name)
     if as_json:
-        print(json.dumps(statement.to_json(), indent=2))
+        console.say_json(statement.to_json())
     else:
-        print(to_markdown(statement), end="")
+        console.say_page(to_markdown(statement))
+    return ExitStatus.HOLDS
 
 
-def _audit(bundle: Path, *, trust: Path | None, since: Path | None) -> Audit:
-    try:
-        return verify(
-            bundle,
-            trust=None if trust is None else read_small(trust),
-            since=None if since is None else read_small(since),
-        )
-    except ConfigError as error:
-        _refuse_usage(str(error))
+def status(audit: "Audit") -> ExitStatus:
+    """Return the verdict of an audit as an exit status."""
+    return ExitStatus(int(audit.verdict))
 
 
-def _refuse_usage(message: str) -> NoReturn:
-    typer.echo(f"tapestry audit: {message}", err=True)
-    raise typer.Exit(USAGE)
+def _audit(bundle: Path, *, trust: Path | None, since: Path | None) -> "Audit":
+    from tapestry_governance.audit import verify
+    from tapestry_governance.bundle import read_small
+
+    return verify(
+        bundle,
+        trust=None if trust is None else read_small(trust),
+        since=None if since is None else read_small(since),
+    )
 
 
-def _print_steps(audit: Audit) -> None:
+def _say_reason(audit: "Audit") -> None:
+    console.say(f"{WORDS[status(audit)]}: {audit.steps[-1].detail}")
+
+
+def _print_steps(audit: "Audit") -> None:
     for step in audit.steps:
-        print(f"{_VERDICTS[step.verdict]:<12}{step.name:<12}{step.detail}")
-    if audit.verdict is not Verdict.HOLDS:
-        print(f"{_VERDICTS[audit.verdict]}: {audit.steps[-1].detail}")
+        word = WORDS[ExitStatus(int(step.verdict))]
+        console.say(f"{word:<13}{step.name:<12}{step.detail}")
+    if status(audit) is not ExitStatus.HOLDS:
+        _say_reason(audit)
         return
     note_trust(audit.trust_file)
     lacking = " and ".join(audit.unchecked)
     but = f"; not in the bundle, so not checked: {lacking}" if lacking else ""
-    print(f"HOLDS: {len(audit.steps)} steps, every one holds{but}")
+    console.say(f"HOLDS: {len(audit.steps)} steps, every one holds{but}")
 
 
 def note_trust(trust: bytes | None) -> None:
     """Remind of where the trust comes from, unless the reader brought it along."""
     if trust is None:
-        typer.echo(
+        console.note(
             "note: trusted was the bundle's own policy.txt; give the one you hold"
-            " with --trust",
-            err=True,
+            " with --trust"
         )
 
 
-def _print_accounts(audit: Audit) -> None:
+def _print_accounts(audit: "Audit") -> None:
     for each in audit.accounts:
         run = each.run_id or "(all runs)"
-        print(
+        console.say(
             f"{each.node:<16}{run:<24}"
             f"epsilon {_shown(each.recomputed):>9} recomputed,"
             f" {each.reported or 'none':>9} reported,"
@@ -171,11 +156,11 @@ def _print_accounts(audit: Audit) -> None:
             f" delta {each.target_delta}, {each.rounds} rounds,"
             f" {each.adapters} adapters, {each.steps} steps"
         )
-    if audit.verdict is not Verdict.HOLDS:
-        print(f"{_VERDICTS[audit.verdict]}: {audit.steps[-1].detail}")
+    if status(audit) is not ExitStatus.HOLDS:
+        _say_reason(audit)
 
 
-def _fallback(account: Account) -> str:
+def _fallback(account: "Account") -> str:
     if account.fallback_recomputed is None:
         return ""
     return f" {account.fallback_recomputed:.4f} if all others collude,"
@@ -185,11 +170,11 @@ def _shown(epsilon: float | None) -> str:
     return "none" if epsilon is None else f"{epsilon:.4f}"
 
 
-def _report(audit: Audit) -> dict[str, Any]:
+def _report(audit: "Audit") -> dict[str, Any]:
     steps = [
         {
             "name": step.name,
-            "holds": step.verdict is Verdict.HOLDS,
+            "holds": int(step.verdict) == ExitStatus.HOLDS,
             "detail": step.detail,
             "counts": step.counts,
         }
@@ -199,20 +184,17 @@ def _report(audit: Audit) -> dict[str, Any]:
     return {"steps": steps, "accounts": accounts} | _verdict(audit)
 
 
-def _verdict(audit: Audit) -> dict[str, Any]:
-    names = {
-        Verdict.HOLDS: "holds",
-        Verdict.FAILS: "fails",
-        Verdict.RULE_BROKEN: "rule_broken",
-        Verdict.INCOMPLETE: "incomplete",
-    }
-    verdict = audit.verdict
-    reason = None if verdict is Verdict.HOLDS else audit.steps[-1].detail
-    found = {"verdict": names[verdict], "exit": int(verdict), "reason": reason}
-    return found | {"unchecked": audit.unchecked}
+def _verdict(audit: "Audit") -> dict[str, Any]:
+    found = status(audit)
+    word = WORDS[found].lower().replace(" ", "_")
+    reason = None if found is ExitStatus.HOLDS else audit.steps[-1].detail
+    verdict = {"verdict": word, "exit": int(found), "reason": reason}
+    return verdict | {"unchecked": audit.unchecked}
 
 
-def _row(account: Account) -> dict[str, Any]:
+def _row(account: "Account") -> dict[str, Any]:
+    from tapestry.encoding import decode_fraction
+
     reported = account.reported
     return {
         "node": account.node,

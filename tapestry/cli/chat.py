@@ -1,13 +1,15 @@
 """``tapestry chat``: one prompt, the base and its adapters side by side."""
 
-import json
 import secrets
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Command, as_json
 from tapestry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,35 +18,60 @@ if TYPE_CHECKING:
 Answers = dict[str, str]
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def chat(
-    base: Annotated[
-        str, typer.Option(help="The base: a release's folder, smollm2 or tiny.")
-    ],
-    adapter: Annotated[
-        list[Path] | None, typer.Option(help="An adapter's folder; may be repeated.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="Answer this and leave; else ask for prompts.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, max=4096)] = 48,
-    temperature: Annotated[
-        float, typer.Option(min=0.0, max=10.0, help="0: the likeliest token each time.")
-    ] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+@click.command(cls=Command)
+@click.option(
+    "--base",
+    required=True,
+    metavar="NAME",
+    help="The base: a release's folder, smollm2 or tiny.",
+)
+@click.option(
+    "--adapter",
+    multiple=True,
+    type=PATH,
+    metavar="DIR",
+    help="An adapter's folder; may be repeated.",
+)
+@click.option(
+    "--prompt",
+    metavar="TEXT",
+    help="Answer this and leave; without it, prompts are asked for.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    default=48,
+    show_default=True,
+    help="The length of an answer at most, from 1 to 4096.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0.0, 10.0),
+    metavar="T",
+    default=0.0,
+    show_default=True,
+    help="How freely tokens are drawn, up to 10; 0 takes the likeliest each time.",
+)
+@as_json
+def app(
+    base: str,
+    adapter: tuple[Path, ...],
+    prompt: str | None,
+    max_tokens: int,
+    temperature: float,
+    as_json: bool,
 ) -> None:
     """Compare what a base and its adapters say to the same prompt."""
-    model, folders = _load(base, adapter or [])
+    if prompt is not None:
+        prompt = console.check_text(prompt, what="the prompt")
+    model, folders = _load(base, adapter)
     for text in _prompts(prompt):
         answers = _answer(
             model, folders, prompt=text, max_tokens=max_tokens, temperature=temperature
         )
         if as_json:
-            record = {"prompt": text, "answers": answers}
-            print(json.dumps(record, ensure_ascii=False))
+            console.say_json({"prompt": text, "answers": answers}, indent=None)
         else:
             _show(text, answers)
 
@@ -85,12 +112,12 @@ def _prompts(prompt: str | None) -> Iterator[str]:
         return
     while True:
         try:
-            text = input("> ")
+            text = input("> ") if sys.stdin is not None else ""
         except (EOFError, KeyboardInterrupt):
             return
         if not text.strip():
             return
-        yield text
+        yield console.check_text(text, what="the prompt")
 
 
 def _answer(
@@ -126,8 +153,11 @@ def _show(prompt: str, answers: Answers) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(prompt), title_justify="left", show_lines=False)
+    def plain(text: str) -> Text:
+        return Text("\n".join(map(console.shown, text.split("\n"))))
+
+    table = Table(title=plain(prompt), title_justify="left", show_lines=False)
     for name in answers:
-        table.add_column(name, ratio=1, overflow="fold")
-    table.add_row(*(Text(answer) for answer in answers.values()))
+        table.add_column(plain(name), ratio=1, overflow="fold")
+    table.add_row(*map(plain, answers.values()))
     Console().print(table)

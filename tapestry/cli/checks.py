@@ -1,40 +1,27 @@
-"""Checks of a folder, one after the other: what each found, and the verdict of all.
+"""Checks of a folder, one after the other: what each found, and the verdict of all."""
 
-Exit status as that of ``tapestry audit``: 0 it holds; 1 a check fails; 2 the log
-breaks a rule; 3 something is missing or was not checked, so there is no verdict.
-"""
-
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import typer
-
-from tapestry.cli.audit import USAGE, VerdictGroup
+from tapestry.cli import console
+from tapestry.cli.audit import WORDS, status
+from tapestry.cli.exit_status import ExitStatus, status_of, worst
 from tapestry.errors import (
     ConfigError,
+    ForeignFileError,
     IncompleteError,
     RuleError,
     TapestryError,
+    VerificationError,
 )
-from tapestry_governance.audit import Audit, Verdict, verdict_of, verify
-from tapestry_governance.events import AdapterPublished, ReleasePublished
 
-_Entry = TypeVar("_Entry", AdapterPublished, ReleasePublished)
+if TYPE_CHECKING:
+    from tapestry_governance.audit import Audit
+    from tapestry_governance.events import AdapterPublished, ReleasePublished
 
-
-class FolderGroup(VerdictGroup):
-    """Commands for which a folder or file that is not there is wrong usage."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except ConfigError as error:
-            typer.echo(f"tapestry {ctx.info_name}: {error}", err=True)
-            raise typer.Exit(USAGE) from None
+_Entry = TypeVar("_Entry", "AdapterPublished", "ReleasePublished")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +29,7 @@ class Step:
     """One check."""
 
     name: str
-    verdict: Verdict
+    status: ExitStatus
     detail: str
     checked: bool = True
 
@@ -52,7 +39,7 @@ class Step:
 
     def to_json(self) -> dict[str, Any]:
         """One object for machines; ``holds`` is null if nothing was checked."""
-        holds = self.verdict is Verdict.HOLDS if self.checked else None
+        holds = self.status is ExitStatus.HOLDS if self.checked else None
         return {"name": self.name, "holds": holds, "detail": self.detail}
 
 
@@ -72,16 +59,16 @@ def run(
     except ConfigError:
         raise
     except TapestryError as error:
-        steps.append(Step(name=name, verdict=verdict_of(error), detail=str(error)))
+        steps.append(Step(name=name, status=status_of(error), detail=str(error)))
         return None
-    steps.append(Step(name=name, verdict=Verdict.HOLDS, detail=describe(value)))
+    steps.append(Step(name=name, status=ExitStatus.HOLDS, detail=describe(value)))
     return value
 
 
 def check_log(
     steps: list[Step],
     directory: Path,
-    check: Callable[[Audit], Any],
+    check: Callable[["Audit"], Any],
     describe: Callable[[Any], str],
     *,
     bundle: Path | None,
@@ -100,10 +87,8 @@ def check_log(
     beside = directory.resolve().parent.parent / "bundle"
     if bundle is None and not beside.is_dir():
         detail = "no audit bundle at hand; name it with --bundle"
-        step = Step(
-            name="log", verdict=Verdict.INCOMPLETE, detail=detail, checked=False
-        )
-        steps.append(step)
+        missing = ExitStatus.INCOMPLETE
+        steps.append(Step(name="log", status=missing, detail=detail, checked=False))
         return
     run(
         steps,
@@ -131,53 +116,45 @@ def find(
 
 def conclude(
     steps: Sequence[Step], report: Mapping[str, Any], *, as_json: bool
-) -> NoReturn:
-    """Print the steps, or a report with them in it, and exit with the verdict."""
-    verdict = _overall(steps)
+) -> ExitStatus:
+    """Print the steps, or a report with them in it, and return the verdict."""
+    verdict = worst(step.status for step in steps)
     if as_json:
         rows = [step.to_json() for step in steps]
-        found = {**report, "steps": rows, "exit": int(verdict)}
-        print(json.dumps(found, indent=2))
+        console.say_json({**report, "steps": rows, "exit": int(verdict)})
     else:
         for step in steps:
-            print(step)
-    raise typer.Exit(int(verdict))
+            console.say(step)
+    return verdict
 
 
-def _audited(bundle: Path, *, trust: bytes | None) -> Audit:
+def _audited(bundle: Path, *, trust: bytes | None) -> "Audit":
     """Verify a bundle.
 
     Raises:
         TapestryError: It does not hold; the kind of error is the kind of verdict.
     """
+    from tapestry_governance.audit import verify
+
     audit = verify(bundle, trust=trust)
     detail = f"the bundle does not verify: {audit.steps[-1].detail}"
-    match audit.verdict:
-        case Verdict.HOLDS:
+    match status(audit):
+        case ExitStatus.HOLDS:
             return audit
-        case Verdict.RULE_BROKEN:
+        case ExitStatus.RULE_BROKEN:
             raise RuleError(detail)
-        case Verdict.INCOMPLETE:
+        case ExitStatus.INCOMPLETE:
             raise IncompleteError(detail)
+        case ExitStatus.FOREIGN_FILE:
+            raise ForeignFileError(detail)
         case _:
-            raise TapestryError(detail)
-
-
-def _overall(steps: Sequence[Step]) -> Verdict:
-    """The worst that was found; what is missing mends nothing."""
-    verdicts = [step.verdict for step in steps]
-    found = [verdict for verdict in verdicts if verdict is not Verdict.INCOMPLETE]
-    worst = max(found, default=Verdict.HOLDS)
-    return max(verdicts) if worst is Verdict.HOLDS else worst
+            raise VerificationError(detail)
 
 
 def log_holds(steps: Sequence[Step]) -> bool:
     """Whether the log was checked, and vouches for the folder."""
-    return any(s.name == "log" and s.verdict is Verdict.HOLDS for s in steps)
+    return any(s.name == "log" and s.status is ExitStatus.HOLDS for s in steps)
 
 
 def _word(step: Step) -> str:
-    if not step.checked:
-        return "not checked"
-    words = {0: "holds", 1: "FAILS", 2: "RULE BROKEN", 3: "INCOMPLETE"}
-    return words[int(step.verdict)]
+    return WORDS[step.status] if step.checked else "not checked"

@@ -18,7 +18,7 @@ from tapestry_coordinator.journal import Journal
 from tapestry_governance.registry import read_base
 
 if TYPE_CHECKING:
-    from tapestry.cli.demo import Story
+    from tapestry.cli.story import Story
 
 Matrix = dict[str, dict[str, Evaluation]]  # by model, by country
 Figures = dict[str, dict[str, float]]

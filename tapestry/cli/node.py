@@ -1,52 +1,74 @@
 """``tapestry node``: an institution's node, for the people who run it."""
 
-import json
 import logging
 import signal
-import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import torch
-import typer
+import click
 
-from tapestry.config import NodeSettings, Transport, number
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError
-from tapestry.workloads.bases import open_base
-from tapestry_node.budget import Ledger
-from tapestry_node.folder import open_view
-from tapestry_node.node import Node
-from tapestry_node.session import committed_rounds
-from tapestry_node.store import Store
 
-app = typer.Typer(
-    help="An institution's node.", no_args_is_help=True, pretty_exceptions_enable=False
+if TYPE_CHECKING:
+    from tapestry.config import NodeSettings, Transport
+    from tapestry_node.budget import Ledger
+    from tapestry_node.store import Store
+
+node_folder = click.argument(
+    "folder",
+    cls=Argument,
+    type=PATH,
+    metavar="[FOLDER]",
+    default=Path(),
+    help="The node's folder, with node.toml; default: the current one.",
 )
-Folder = Annotated[Path, typer.Argument(help="The node's folder, with node.toml.")]
-HERE = Path()
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
+
+
+@click.group(cls=Group)
+def app() -> None:
+    """An institution's node."""
 
 
 @app.command()
+@node_folder
+@click.option(
+    "--superlink",
+    metavar="HOST:PORT",
+    help="Where the SuperLink listens; default: as node.toml says.",
+)
+@click.option(
+    "--root-certificates",
+    type=PATH,
+    metavar="FILE",
+    help="The certificate (PEM) of the SuperLink's authority.",
+)
+@click.option(
+    "--auth-key",
+    type=PATH,
+    metavar="FILE",
+    help="The node's private key towards the SuperLink.",
+)
 def run(
-    folder: Folder = HERE,
-    superlink: Annotated[
-        str | None, typer.Option(help="Host and port; default: node.toml.")
-    ] = None,
-    root_certificates: Annotated[
-        Path | None, typer.Option(help="PEM of the SuperLink's authority.")
-    ] = None,
-    auth_key: Annotated[
-        Path | None, typer.Option(help="The node's key towards the SuperLink.")
-    ] = None,
+    folder: Path,
+    superlink: str | None,
+    root_certificates: Path | None,
+    auth_key: Path | None,
 ) -> None:
     """Serve rounds until stopped; stop it with Ctrl-C at any time.
 
     The node dials out, and acts only on what its own policy allows and the log
-    proves. Its log goes to stderr; what left is in `tapestry node egress`.
+    proves. Its log goes to standard error; what left is in `tapestry node egress`.
     """
+    import torch
+
+    from tapestry.config import NodeSettings
+    from tapestry.workloads.bases import open_base
     from tapestry_node.flower import serve
+    from tapestry_node.node import Node
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -57,7 +79,7 @@ def run(
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
-    print(f"{node.name}: serving {where.superlink}", file=sys.stderr)
+    console.note(f"{node.name}: serving {where.superlink}")
     serve(
         node.handle,
         superlink=where.superlink,
@@ -70,29 +92,37 @@ def run(
 
 
 @app.command()
-def check(folder: Folder = HERE) -> None:
+@node_folder
+def check(folder: Path) -> ExitStatus:
     """Check settings, keys, data and budget before joining; nothing leaves.
 
-    Exit status: 0 ready; 1 every round would be refused, and why.
+    A node that would refuse every round is not ready, and is told why.
     """
+    from tapestry.config import NodeSettings
+    from tapestry.workloads.bases import open_base
+    from tapestry_node.node import Node
+
     settings = NodeSettings.read(folder / "node.toml")
     node = Node(folder, workload=open_base(settings.base))
     balance = node.ledger.balance()
-    print(f"node      {node.name} of federation {settings.federation}")
-    print(f"base      {settings.base}")
-    print(f"policy    cohorts of {settings.policy.min_cohort} and more")
-    print(f"budget    epsilon {balance.spent:.4f} of {balance.limit:g} is spent")
+    console.say(f"node      {node.name} of federation {settings.federation}")
+    console.say(f"base      {settings.base}")
+    console.say(f"policy    cohorts of {settings.policy.min_cohort} and more")
+    console.say(f"budget    epsilon {balance.spent:.4f} of {balance.limit:g} is spent")
     found = node.objections()
     node.close()
     for line in found:
-        print(f"refused   {line}")
+        console.say(f"refused   {line}")
     if found:
-        raise typer.Exit(1)
-    print("ready")
+        return ExitStatus.RULE_BROKEN
+    console.say("ready")
+    return ExitStatus.HOLDS
 
 
 @app.command()
-def budget(folder: Folder = HERE, as_json: AsJson = False) -> None:
+@node_folder
+@as_json
+def budget(folder: Path, as_json: bool) -> None:
     """Show what was spent, for which records, and what is left.
 
     It is the ledger that says so, whatever became of the data.
@@ -119,30 +149,34 @@ def budget(folder: Folder = HERE, as_json: AsJson = False) -> None:
                 for row in rows
             ],
         }
-        print(json.dumps(found, indent=2))
+        console.say_json(found)
         return
     for row in rows:
         steps = row.charge.steps
-        print(
+        console.say(
             f"{row.charge.title:<24}{row.state:<10}{steps.steps} steps, noise"
             f" multiplier {steps.noise_multiplier:g}, rate {steps.sampling_rate:.4f}"
         )
-    print(
+    console.say(
         f"epsilon {balance.spent:.4f} of {balance.limit:g} is spent at delta"
         f" {balance.delta:g}; unit {balance.unit}, adjacency {balance.adjacency}"
     )
     if balance.fallback > balance.spent:
-        print(
+        console.say(
             f"epsilon {balance.fallback:.4f} of {balance.fallback_limit:g} is spent if"
             " everybody else takes their noise out"
         )
     rounds = [row.charge for row in rows if row.charge.purpose == "round"]
     if rounds:  # an adapter is trained once
-        print(f"{ledger.rounds_left(rounds[-1])} more like {rounds[-1].title} fit")
+        console.say(
+            f"{ledger.rounds_left(rounds[-1])} more like {rounds[-1].title} fit"
+        )
 
 
 @app.command()
-def egress(folder: Folder = HERE, as_json: AsJson = False) -> None:
+@node_folder
+@as_json
+def egress(folder: Path, as_json: bool) -> None:
     """Show every message that left, with its size and digest."""
     store = _store(folder)
     total = 0
@@ -150,29 +184,31 @@ def egress(folder: Folder = HERE, as_json: AsJson = False) -> None:
         total += receipt.bytes
         if as_json:
             row = {name: getattr(receipt, name) for name in receipt.__slots__}
-            print(json.dumps(row))
+            console.say_json(row, indent=None)
         else:
-            print(
+            console.say(
                 f"{receipt.time}  {receipt.kind:<14}{receipt.bytes:>12}"
                 f"  {receipt.content}"
             )
     if not as_json:
-        print(f"{total} bytes left this node")
+        console.say(f"{total} bytes left this node")
     store.close()
 
 
 def _transport(
-    settings: NodeSettings,
+    settings: "NodeSettings",
     folder: Path,
     superlink: str | None,
     root_certificates: Path | None,
     auth_key: Path | None,
-) -> Transport:
+) -> "Transport":
     """Take what the command line names, and the rest from node.toml.
 
     Raises:
         ConfigError: Neither says where the SuperLink is.
     """
+    from tapestry.config import Transport
+
     known = settings.transport
     if known is not None:
         superlink = superlink or known.superlink
@@ -191,13 +227,18 @@ def _transport(
     )
 
 
-def _store(folder: Path) -> Store:
+def _store(folder: Path) -> "Store":
     """Open the receipts, and hold them against the log where there is a mirror.
 
     Raises:
         ConfigError: There are none.
         VerificationError: They are older than what the log says of this node.
     """
+    from tapestry.config import NodeSettings
+    from tapestry_node.folder import open_view
+    from tapestry_node.session import committed_rounds
+    from tapestry_node.store import Store
+
     path, mirror = folder / "state.db", folder / "view.db"
     if not path.exists():
         why = "it was deleted; put it back" if mirror.exists() else "the node never ran"
@@ -213,7 +254,10 @@ def _store(folder: Path) -> Store:
     return store
 
 
-def _ledger(folder: Path) -> Ledger:
+def _ledger(folder: Path) -> "Ledger":
+    from tapestry.config import NodeSettings, number
+    from tapestry_node.budget import Ledger
+
     settings = NodeSettings.read(folder / "node.toml")
     if not (folder / "budget.db").exists():
         raise ConfigError(f"{folder} has no budget.db; the node never ran")

@@ -1,57 +1,50 @@
-"""``tapestry release``: is a folder the base model that was published.
-
-Exit status as that of ``tapestry audit``: 0 it holds; 1 a check fails; 2 the log
-breaks a rule; 3 something is missing or was not checked, so there is no verdict.
-"""
+"""``tapestry release``: is a folder the base model that was published."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from tapestry.cli.audit import TrustFile, note_trust
-from tapestry.cli.checks import (
-    FolderGroup,
-    Step,
-    check_log,
-    conclude,
-    find,
-    log_holds,
-    run,
-)
+from tapestry.cli.audit import note_trust, trust_file
+from tapestry.cli.checks import Step, check_log, conclude, find, log_holds, run
+from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, IncompleteError
-from tapestry_governance import registry
-from tapestry_governance.audit import Audit
-from tapestry_governance.bundle import read_small
-from tapestry_governance.events import ReleasePublished
 
-app = typer.Typer(
-    cls=FolderGroup, help="Released base models: check one.", no_args_is_help=True
-)
+if TYPE_CHECKING:
+    from tapestry_governance import registry
+    from tapestry_governance.audit import Audit
+    from tapestry_governance.events import ReleasePublished
 
 
-@app.callback()
-def _root() -> None:
-    """Nothing to do before a command."""
+@click.group(cls=Group)
+def app() -> None:
+    """Released base models: check one."""
 
 
 @app.command("verify")
+@click.argument(
+    "directory", cls=Argument, type=PATH, metavar="DIR", help="The release's folder."
+)
+@click.option(
+    "--bundle",
+    type=PATH,
+    metavar="DIR",
+    help="The audit bundle; default: bundle/ beside releases/.",
+)
+@trust_file
+@as_json
 def verify_command(
-    directory: Annotated[Path, typer.Argument(help="The release's folder.")],
-    bundle: Annotated[
-        Path | None,
-        typer.Option(help="The audit bundle; default: bundle/ beside releases/."),
-    ] = None,
-    trust: TrustFile = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object, for machines.")
-    ] = False,
-) -> None:
+    directory: Path, bundle: Path | None, trust: Path | None, as_json: bool
+) -> ExitStatus:
     """Check a release without running it: files, parameters, log.
 
-    Exit status: 0 every check holds; 1 one fails; 2 the log breaks a rule; 3 no
-    verdict, since the log is missing, so that nobody has vouched for the folder.
+    Where the log is not at hand, nobody has vouched for the folder, and there is no
+    verdict.
     """
+    from tapestry_governance import registry
+    from tapestry_governance.bundle import read_small
+
     held = None if trust is None else read_small(trust)
     if not directory.is_dir():
         raise ConfigError(f"no folder {directory}; name the one of a release")
@@ -59,7 +52,7 @@ def verify_command(
     found = run(steps, "folder", lambda: _check_folder(directory), _describe)
     if found is not None:
 
-        def check(audit: Audit) -> ReleasePublished:
+        def check(audit: "Audit") -> "ReleasePublished":
             entry = find(
                 audit.state.releases,
                 kind="release",
@@ -72,22 +65,24 @@ def verify_command(
         check_log(steps, directory, check, _line, bundle=bundle, trust=held)
     if log_holds(steps):
         note_trust(held)
-    conclude(steps, {"release": str(directory)}, as_json=as_json)
+    return conclude(steps, {"release": str(directory)}, as_json=as_json)
 
 
-def _check_folder(directory: Path) -> registry.Base:
+def _check_folder(directory: Path) -> "registry.Base":
+    from tapestry_governance import registry
+
     found = registry.check_base(directory)
     if found.manifest_digest is None:
         raise IncompleteError("no tapestry/manifest.json: this is no release")
     return found
 
 
-def _describe(found: registry.Base) -> str:
+def _describe(found: "registry.Base") -> str:
     return (
         f"all files as listed, {len(found.shapes)} tensors, parameters {found.digest};"
         f" manifest {found.manifest_digest}"
     )
 
 
-def _line(entry: ReleasePublished) -> str:
+def _line(entry: "ReleasePublished") -> str:
     return f"{entry.name}, of {entry.run_id}, round {entry.round_number}"

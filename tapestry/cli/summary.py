@@ -17,7 +17,7 @@ from tapestry_governance.events import DpAccounted, RoundClosed, RoundOpened
 from tapestry_node.store import Store
 
 if TYPE_CHECKING:
-    from tapestry.cli.demo import Story
+    from tapestry.cli.story import Story
 
 _LANGUAGES = {"it": "Italian", "ja": "Japanese", "ko": "Korean", "uk": "Ukrainian"}
 

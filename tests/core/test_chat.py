@@ -7,17 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import typer
-from click.testing import Result
-from typer.testing import CliRunner
 
 from tapestry import manifest
-from tapestry.cli.chat import chat
-from tapestry.errors import ConfigError, IncompleteError, VerificationError
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import parameters_digest
 from tapestry.workloads.adapters import BaseName, write_peft
 from tapestry.workloads.bases import build_tiny
+from tests.commands import Result, tapestry
 
 PLAN = TrainingPlan(
     workload="language",
@@ -58,9 +54,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _chat(*arguments: object, typed: str | None = None) -> Result:
-    app = typer.Typer()
-    app.command()(chat)
-    return CliRunner().invoke(app, [str(each) for each in arguments], input=typed)
+    return tapestry("chat", *arguments, typed=typed)
 
 
 def _three(folders: Path) -> list[object]:
@@ -110,31 +104,31 @@ def test_a_tampered_adapter_or_another_base_is_refused(
     other.save(tmp_path / "other")
     adapter = ["--adapter", folders / "italy", "--prompt", "x"]
     result = _chat("--base", tmp_path / "other", *adapter)
-    assert isinstance(result.exception, VerificationError)
-    assert "held against" in str(result.exception)
+    assert result.exit_code == 1
+    assert "held against" in result.stderr
     card = folders / "italy" / "README.md"
     content = card.read_bytes()
     try:
         card.write_text("# better\n")
         result = _chat("--base", folders / "base-1", *adapter)
-        assert isinstance(result.exception, VerificationError)
+        assert result.exit_code == 1
     finally:
         card.write_bytes(content)
 
 
 @pytest.mark.parametrize(
-    ("adapter", "error", "message"),
+    ("adapter", "status", "message"),
     [
-        ("nowhere", ConfigError, "no adapter folder"),
-        ("base-1", IncompleteError, "no manifest"),
+        ("nowhere", 64, "no adapter folder"),
+        ("base-1", 3, "no manifest"),
     ],
 )
 def test_a_folder_that_is_no_adapter_is_named(
-    folders: Path, adapter: str, error: type[Exception], message: str
+    folders: Path, adapter: str, status: int, message: str
 ) -> None:
     result = _chat("--base", "tiny", "--adapter", folders / adapter, "--prompt", "x")
-    assert isinstance(result.exception, error)
-    assert message in str(result.exception)
+    assert result.exit_code == status
+    assert message in result.stderr
 
 
 def test_a_release_that_was_changed_is_not_run(folders: Path, tmp_path: Path) -> None:
@@ -144,20 +138,20 @@ def test_a_release_that_was_changed_is_not_run(folders: Path, tmp_path: Path) ->
     assert _chat("--base", release, "--prompt", "ciao").exit_code == 0
     (release / "generation_config.json").write_text("{}")
     refused = _chat("--base", release, "--prompt", "ciao")
-    assert isinstance(refused.exception, VerificationError)
-    assert "generation_config.json was changed" in str(refused.exception)
+    assert refused.exit_code == 1
+    assert "generation_config.json was changed" in refused.stderr
 
 
 def test_two_adapters_of_one_name_and_an_unknown_base_are_named(folders: Path) -> None:
     twice = ["--adapter", folders / "italy"] * 2
     result = _chat("--base", folders / "base-1", *twice, "--prompt", "x")
-    assert isinstance(result.exception, ConfigError)
+    assert result.exit_code == 64
     result = _chat("--base", "gpt-5", "--prompt", "x")
-    assert isinstance(result.exception, ConfigError)
-    assert "no base 'gpt-5'" in str(result.exception)
+    assert result.exit_code == 64
+    assert "no base 'gpt-5'" in result.stderr
 
 
-def test_wrong_usage_exits_with_two(folders: Path) -> None:
-    assert _chat("--prompt", "x").exit_code == 2
+def test_wrong_usage_has_the_status_of_wrong_usage(folders: Path) -> None:
+    assert _chat("--prompt", "x").exit_code == 64
     options = ["--base", folders / "base-1", "--prompt", "x"]
-    assert _chat(*options, "--max-tokens", 0).exit_code == 2
+    assert _chat(*options, "--max-tokens", 0).exit_code == 64

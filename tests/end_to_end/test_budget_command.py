@@ -122,7 +122,7 @@ def test_an_empty_ledger_is_of_a_node_that_never_ran(
     for path in folder.glob("budget.db*"):
         path.unlink()
     (folder / "budget.db").touch()
-    assert run(str(folder)) == 1
+    assert run(str(folder)) == 64
     assert "was never started" in capsys.readouterr().err
 
 

@@ -20,13 +20,13 @@ NAME, OTHER = NAMES[:2]
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch, base: Base) -> None:
-    from tapestry.cli import node
+    from tapestry.workloads import bases
 
     def open_base(_: str) -> LanguageModel:
         base.workload.load(base.replica.parameters)  # runs leave others in it
         return base.workload
 
-    monkeypatch.setattr(node, "open_base", open_base)
+    monkeypatch.setattr(bases, "open_base", open_base)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_budget_that_no_round_fits_into_is_no_readiness(
 ) -> None:
     limit = f"{factor * balance_of(used, base).spent:.9f}".rstrip("0")
     change(used, {"policy": {"epsilon_limit": limit}})
-    assert run("check", used) == 1
+    assert run("check", used) == 2
     out = capsys.readouterr().out
     (line,) = [each for each in out.splitlines() if each.startswith("refused")]
     assert "policy.epsilon_limit" in line
@@ -110,7 +110,7 @@ def test_a_fallback_that_is_spent_is_no_readiness(
     limit = f"{balance.spent * 1.01:.6f}".rstrip("0")
     limits = {"epsilon_limit": limit, "fallback_epsilon_limit": limit}
     change(folder, {"policy": limits})
-    assert run("check", folder) == 1
+    assert run("check", folder) == 2
     assert "policy.fallback_epsilon_limit" in capsys.readouterr().out
 
 
@@ -118,7 +118,7 @@ def test_a_base_that_the_policy_does_not_name_is_no_readiness(
     idle: Path, base: Base, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(idle, {"policy": {"bases": ["sha256:" + "0" * 64]}})
-    assert run("check", idle) == 1
+    assert run("check", idle) == 2
     said = capsys.readouterr().out
     assert f"base 'tiny' is {base.replica.digest}" in said
     assert "policy.bases" in said
@@ -127,9 +127,9 @@ def test_a_base_that_the_policy_does_not_name_is_no_readiness(
 def test_a_name_that_is_not_that_of_the_keys_is_no_readiness(
     idle: Path, used: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for folder in (idle, used):
+    for folder, status in ((idle, 2), (used, 64)):
         change(folder, {"name": OTHER})
-        assert run("check", folder) == 1
+        assert run("check", folder) == status
         said = "".join(capsys.readouterr())
         assert f"name is {OTHER!r} in node.toml" in said
         assert f"keys/node.key is that of {NAME!r}" in said
@@ -142,7 +142,7 @@ def test_keys_of_no_member_are_no_readiness(
     stranger.close()
     key = stranger.directory / "nodes" / NAME / "keys" / "witness.key"
     (used / "keys" / "witness.key").write_bytes(key.read_bytes())
-    assert run("check", used) == 1
+    assert run("check", used) == 64
     assert "keys/witness.key is of no member" in capsys.readouterr().err
 
 
@@ -153,7 +153,7 @@ def test_a_witness_that_the_trust_policy_lacks_is_no_readiness(
     stranger.close()
     policy = stranger.directory / "nodes" / NAME / "policy.txt"
     (idle / "policy.txt").write_bytes(policy.read_bytes())
-    assert run("check", idle) == 1
+    assert run("check", idle) == 2
     assert "is not among the witnesses of policy.txt" in capsys.readouterr().out
 
 
@@ -161,7 +161,7 @@ def test_a_wrong_line_of_the_trust_policy_is_named_with_its_file(
     idle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (idle / "policy.txt").write_text("garbage\n")
-    assert run("check", idle) == 1
+    assert run("check", idle) == 64
     said = f"tapestry: {idle / 'policy.txt'}: trust policy: wrong line 'garbage'\n"
     assert capsys.readouterr().err == said
 
@@ -178,7 +178,7 @@ def test_a_node_whose_memory_is_behind_the_log_does_not_start(
     federation.run()
     folder = closed(federation)
     state.unlink()
-    assert run("egress", folder) == 1
+    assert run("egress", folder) == 64
     assert "has no state.db; it was deleted; put it back" in capsys.readouterr().err
     if older:
         state.write_bytes(before)

@@ -128,7 +128,7 @@ def test_the_demo_tells_the_whole_story(embedded: Path) -> None:
         text=True,
         check=False,
     )
-    assert again.returncode == 1
+    assert again.returncode == 64
     assert "is not empty" in again.stderr
     assert len(again.stderr.strip().splitlines()) == 1
 

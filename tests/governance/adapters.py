@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from click.testing import Result
 from safetensors.numpy import save
 
 from tapestry import manifest
 from tapestry.vector import parameters_digest
+from tests.commands import Result
 from tests.governance.bundles import bundle_of
 from tests.governance.world import World, changed
 

@@ -4,11 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from tapestry.cli.audit import app
 from tapestry_governance.events import RoundOpened
+from tests.commands import Result, tapestry
 from tests.governance.bundles import bundle_of
 from tests.governance.world import World, fake_digest, renamed
 
@@ -22,11 +20,11 @@ class Blocker:
             raise ImportError("blocked: " + name)
 
 sys.meta_path.insert(0, Blocker())
-from tapestry.cli.audit import app
+from tapestry.cli import main
 
 for command in ("verify", "account"):
     try:
-        app([command, sys.argv[1]])
+        main(["audit", command, sys.argv[1]])
     except SystemExit as error:
         if error.code:
             raise
@@ -39,7 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
+    return tapestry("audit", *words)
 
 
 def test_a_bundle_that_holds_exits_with_zero_and_says_why(bundle: Path) -> None:
@@ -60,7 +58,7 @@ def test_an_empty_policy_trusts_nobody(bundle: Path, tmp_path: Path) -> None:
     empty.touch()
     result = run("verify", bundle, "--trust", empty)
     assert result.exit_code == 1
-    assert "FAILS       trust" in result.stdout
+    assert result.stdout.splitlines()[1].split()[:2] == ["FAILS", "trust"]
 
 
 def test_trusting_the_bundles_own_policy_is_said(bundle: Path) -> None:
@@ -139,8 +137,8 @@ def test_wrong_usage_is_told_from_a_broken_rule(bundle: Path, tmp_path: Path) ->
     ):
         result = run(*words)
         assert result.exit_code == 64
-        assert result.stderr.strip(" │─╭╮╰╯\n")
-    assert "Missing argument 'BUNDLE'" in run("verify").stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert "BUNDLE is missing" in run("verify").stderr
 
 
 def test_an_audit_needs_no_machine_learning(bundle: Path) -> None:

@@ -5,16 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from tapestry import manifest
-from tapestry.cli.release import app
+from tests.commands import Result, tapestry
 from tests.governance.adapters import make_demo, words
 
 
 def _run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return tapestry("release", *arguments)
 
 
 @pytest.fixture

@@ -1,0 +1,106 @@
+"""The exit statuses of every command: one table, and the errors behind each line.
+
+Guarantees:
+    ``FAILED`` is the status of cryptographic failures alone. A mistake of the caller,
+    a fault of the machine and a bug of the program have statuses of their own, so that
+    a script never takes one of them for tampering, or tampering for one of them.
+
+Not protected:
+    A signal that ends the process, such as SIGKILL, leaves the shell's own status.
+"""
+
+import errno
+import sqlite3
+from collections.abc import Iterable
+from enum import IntEnum
+
+from tapestry.errors import (
+    ConfigError,
+    ForeignFileError,
+    IncompleteError,
+    PolicyError,
+    ResourceError,
+    RuleError,
+    TapestryError,
+)
+
+__all__ = ["MEANINGS", "ExitStatus", "status_of", "worst"]
+
+
+class ExitStatus(IntEnum):
+    """How a command ended."""
+
+    HOLDS = 0
+    FAILED = 1
+    RULE_BROKEN = 2
+    INCOMPLETE = 3
+    FOREIGN_FILE = 4
+    PROVISIONAL = 5
+    USAGE = 64
+    INTERNAL = 70
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    ExitStatus.HOLDS: "done, or everything that was checked holds",
+    ExitStatus.FAILED: "a signature, proof, digest or format does not hold",
+    ExitStatus.RULE_BROKEN: "a rule, a policy or a privacy budget is broken or refuses",
+    ExitStatus.INCOMPLETE: "something needed is missing, or the machine refuses",
+    ExitStatus.FOREIGN_FILE: "a folder holds a file that is not part of it",
+    ExitStatus.USAGE: "wrong usage: an argument, an option or a setting",
+    ExitStatus.INTERNAL: "a fault of this program; please report it",
+    ExitStatus.INTERRUPTED: "interrupted",
+}
+"""What each status means. PROVISIONAL (candidate or withdrawn) is reserved."""
+
+_KINDS: tuple[tuple[tuple[type[BaseException], ...], ExitStatus], ...] = (
+    ((ConfigError, UnicodeError), ExitStatus.USAGE),
+    ((RuleError, PolicyError), ExitStatus.RULE_BROKEN),
+    ((ForeignFileError,), ExitStatus.FOREIGN_FILE),
+    ((IncompleteError, ResourceError), ExitStatus.INCOMPLETE),
+    ((TapestryError,), ExitStatus.FAILED),
+    ((KeyboardInterrupt,), ExitStatus.INTERRUPTED),
+    ((OSError, sqlite3.Error), ExitStatus.INCOMPLETE),
+    ((MemoryError, RecursionError, EOFError), ExitStatus.INCOMPLETE),
+)
+_SEVERITY = (
+    ExitStatus.FAILED,
+    ExitStatus.RULE_BROKEN,
+    ExitStatus.FOREIGN_FILE,
+    ExitStatus.INCOMPLETE,
+)
+
+
+def status_of(error: BaseException) -> ExitStatus:
+    """Return the exit status of a command that ends with this error.
+
+    Edge cases:
+        A missing package is the machine's, unless it is one of our own modules: that
+        is a bug, as is every error that this function does not know.
+    """
+    for kinds, status in _KINDS:
+        if isinstance(error, kinds):
+            return status
+    # ImportError says whose module it is about; one of our own is a bug.
+    if isinstance(error, ImportError) and not _is_ours(error):
+        return ExitStatus.INCOMPLETE
+    return ExitStatus.INTERNAL
+
+
+def worst(statuses: Iterable[ExitStatus]) -> ExitStatus:
+    """Return the status of several checks together; HOLDS if none found anything.
+
+    Cryptographic failures come first, then broken rules, then foreign files, and last
+    what is missing.
+    """
+    found = set(statuses)
+    return next((each for each in _SEVERITY if each in found), ExitStatus.HOLDS)
+
+
+def is_broken_pipe(error: BaseException) -> bool:
+    """Return whether the reader of the output went away."""
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _is_ours(error: ImportError) -> bool:
+    return (error.name or "tapestry").startswith("tapestry")

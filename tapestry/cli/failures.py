@@ -1,0 +1,83 @@
+"""Every error as one line that says what is wrong and what mends it.
+
+Guarantees:
+    The text of an error that is not one of ours or the machine's is not shown, as it
+    may carry a record.
+"""
+
+import sqlite3
+from types import TracebackType
+
+from tapestry.cli.exit_status import ExitStatus, status_of
+from tapestry.errors import TapestryError
+
+__all__ = ["describe"]
+
+_OURS = {"tapestry", "tapestry_node", "tapestry_coordinator", "tapestry_governance"}
+_ROLES_WITH_EXTRAS = {"demo", "node", "coordinator", "chat"}
+_KNOWN: dict[type[BaseException], str] = {
+    KeyboardInterrupt: "interrupted",
+    EOFError: "the input ended before an answer was given",
+    MemoryError: "out of memory; close other programs or use a larger machine",
+    RecursionError: "something that was given is nested too deeply to be read",
+    UnicodeError: "text that was given is not valid UTF-8; save or type it as UTF-8",
+}
+
+
+def describe(error: BaseException, role: str) -> str:
+    """Say what went wrong while a role was at work."""
+    if isinstance(error, TapestryError):
+        return str(error)
+    for kind, text in _KNOWN.items():
+        if isinstance(error, kind):
+            return text
+    if status_of(error) is ExitStatus.INTERNAL:
+        return _internal(error)
+    if isinstance(error, ImportError):
+        return _missing(error, role)
+    return _refused(error)
+
+
+def _missing(error: ImportError, role: str) -> str:
+    """Name the extra that brings a package along."""
+    name = (error.name or "").split(".")[0]
+    absent = isinstance(error, ModuleNotFoundError)
+    state = "is not installed" if absent else "is of another version than is needed"
+    if role not in _ROLES_WITH_EXTRAS:
+        return (
+            f"{name} {state}; install again: pip install tapestry-federated,"
+            " or . in the source folder"
+        )
+    return (
+        f"{name} {state}; tapestry {role} needs the extra {role!r}: pip install"
+        f" 'tapestry-federated[{role}]', or '.[{role}]' in the source folder"
+    )
+
+
+def _refused(error: BaseException) -> str:
+    """Say what the machine refuses, and where."""
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    where = getattr(error, "filename", None)
+    if isinstance(error, sqlite3.Error):
+        why = f"database: {why}"
+    text = f"{where}: {why}" if where else str(why)
+    return " ".join(text.split())
+
+
+def _internal(error: BaseException) -> str:
+    """Say where a bug is, and nothing of what it was working on."""
+    return (
+        f"internal error: {type(error).__name__} in {_place(error.__traceback__)};"
+        " please report it; TAPESTRY_TRACEBACK=1 shows the traceback"
+    )
+
+
+def _place(trace: TracebackType | None) -> str:
+    """Return the innermost module and line of ours on the way to an error."""
+    found = "tapestry"
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if module.split(".")[0] in _OURS:
+            found = f"{module}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
