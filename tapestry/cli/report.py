@@ -9,10 +9,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tapestry.cli.page import evidence, results
-from tapestry.cli.page.data import Run, finite, read
-from tapestry.cli.page.markup import element, page
+from tapestry.cli.page import evidence, names, words
+from tapestry.cli.page.answers import countries
+from tapestry.cli.page.data import Run, read, writable
+from tapestry.cli.page.limits import limits
+from tapestry.cli.page.links import Folder
+from tapestry.cli.page.markup import Child, Markup, element, joined, link, page
+from tapestry.cli.page.opening import opening
 from tapestry.cli.page.plots import weave
+from tapestry.cli.page.privacy import privacy
+from tapestry.cli.page.results import results, rounds
 from tapestry.errors import ResourceError
 
 __all__ = ["write_report"]
@@ -22,12 +28,14 @@ def write_report(data: dict[str, Any], directory: Path) -> None:
     """Write ``report.json`` and ``report.html`` into a directory.
 
     Guarantees:
-        Equal data gives equal bytes. Text from the data appears in the page as
-        text, whatever it contains.
+        Equal data beside equal files give equal bytes. Text from the data appears in
+        the page as text, whatever it contains. A link leads to a part of the page or
+        to a file that stands in the directory when the page is written.
 
     Edge cases:
         Missing parts are left out of the page. NaN and infinities become null in
-        the file and a dash, or "no bound" for epsilon, on the page.
+        the file and a dash, or "no bound" for epsilon, on the page. Half of a
+        surrogate pair, which UTF-8 cannot spell, becomes U+FFFD in both files.
 
     Args:
         data: The numbers, in the shape of `tapestry.cli.page.data.Run`.
@@ -38,49 +46,81 @@ def write_report(data: dict[str, Any], directory: Path) -> None:
         ResourceError: The files cannot be written.
     """
     run = read(data)
-    text = json.dumps(finite(data), indent=2, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(writable(data), indent=2, sort_keys=True, ensure_ascii=False)
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        html = render(run, Folder.read(directory))
         (directory / "report.json").write_text(text + "\n", encoding="utf-8")
-        (directory / "report.html").write_text(render(run), encoding="utf-8")
+        (directory / "report.html").write_text(html, encoding="utf-8")
     except OSError as error:
         raise ResourceError(
             f"cannot write the report to {directory}: {error}"
         ) from None
 
 
-def render(run: Run) -> str:
-    """Draw the page."""
+def render(run: Run, folder: Folder) -> str:
+    """Draw the page: first for everybody, then country by country, then for experts."""
     style = resources.files("tapestry.cli.page").joinpath("page.css").read_text("utf-8")
-    facts = [run.created, run.base and f"base {run.base}", run.engine]
-    facts.append("" if run.seed is None else f"seed {run.seed}")
-    top = element(
+    parts = {
+        ("countries", "Country by country"): countries(run, folder),
+        ("results", "How much better"): results(run),
+        ("privacy", "Privacy"): privacy(run),
+        ("coordinator", "What the coordinator could see"): evidence.sight(run),
+        ("limits", "What is not protected"): limits(run),
+        ("verify", "Check it yourself"): evidence.check(run),
+        ("details", "Details"): _details(run, folder),
+    }
+    contents = [
+        link(f"#{part}", name) for (part, name), shown in parts.items() if shown
+    ]
+    main = element(
+        "main",
+        {},
+        _top(run),
+        opening(run),
+        element("nav", {"class": "contents", "aria-label": "Contents"}, *contents),
+        *parts.values(),
+    )
+    foot = element("footer", {}, *_closing())
+    threads = weave(max(len(run.countries), 3))
+    return page(run.title, "en", style, threads, main, foot)
+
+
+def _top(run: Run) -> Markup:
+    base = names.base(run)
+    licence = run.model.licence if run.model else ""
+    facts = [
+        words.date(run.created),
+        f"model: {base}{f' ({licence})' if licence else ''}" if base else "",
+        names.engine(run.engine),
+        "" if run.seed is None else f"seed {run.seed}",
+    ]
+    return element(
         "header",
         {"class": "top"},
         element("h1", {}, run.title),
         element("p", {"class": "facts"}, " · ".join(fact for fact in facts if fact)),
     )
-    main = element(
-        "main",
-        {},
-        top,
-        results.story(run),
-        results.figures(run),
-        results.matrix(run),
-        results.rounds(run),
-        results.comparison(run),
-        results.members(run),
-        evidence.privacy(run),
-        evidence.sight(run),
+
+
+def _details(run: Run, folder: Folder) -> Markup:
+    parts = [
+        rounds(run),
+        evidence.members(run),
         evidence.traffic(run),
-        evidence.log(run),
-        evidence.published(run),
-        evidence.check(run),
-        evidence.limits(run),
+        evidence.log(run, folder),
+        evidence.published(run, folder),
         evidence.time(run),
         evidence.software(run),
+    ]
+    if not any(parts):
+        return joined()
+    return joined(element("h2", {"id": "details"}, "Details"), *parts)
+
+
+def _closing() -> tuple[Child, ...]:
+    return (
+        "Made by Tapestry. The same numbers are in ",
+        link("report.json", "report.json"),
+        ".",
     )
-    foot = element(
-        "footer", {}, "Made by Tapestry. The same numbers are in report.json."
-    )
-    return page(run.title, "en", style, weave(max(len(run.countries), 3)), main, foot)

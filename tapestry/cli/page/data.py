@@ -5,13 +5,26 @@ what there is. Keys that are not known here stay in report.json and are not show
 """
 
 import math
-from typing import Any
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tapestry.errors import ConfigError
 
 Number = float | None
+Figures = dict[str, dict[str, Number]]  # by model, by country
+
+
+def _part_of_whole(share: tuple[int, int]) -> tuple[int, int]:
+    part, whole = share
+    if not 0 <= part <= whole:
+        raise ValueError(f"{part} of {whole} is not a share")
+    return share
+
+
+Share = Annotated[tuple[int, int], AfterValidator(_part_of_whole)]
 
 
 class _Part(BaseModel):
@@ -28,10 +41,30 @@ class Country(_Part):
     records: int | None = None
     licence: str = ""
 
-    @property
-    def label(self) -> str:
-        """What a reader calls it."""
-        return self.language_name or self.name
+
+class Model(_Part):
+    """The pretrained model that everything started from."""
+
+    name: str
+    parameters: int | None = None
+    licence: str = ""
+
+
+class Sample(_Part):
+    """A held-out prompt, and what each model answered, unedited."""
+
+    country: str
+    prompt: str
+    reference: str = ""
+    answers: dict[str, str] = {}
+
+
+class UploadTest(_Part):
+    """A statistical test of all uploads, as the coordinator received them."""
+
+    uploads: int
+    bytes: int
+    p_value: float
 
 
 class Dropped(_Part):
@@ -58,12 +91,9 @@ class Round(_Part):
         return None
 
     @property
-    def dropped_names(self) -> list[str]:
-        """Each node that dropped out, with the phase where it did."""
-        return [
-            d if isinstance(d, str) else f"{d.name} ({d.phase})" if d.phase else d.name
-            for d in self.dropped
-        ]
+    def absent(self) -> list[Dropped]:
+        """Each node that dropped out; the phase is empty if it is not known."""
+        return [Dropped(name=d) if isinstance(d, str) else d for d in self.dropped]
 
 
 class Privacy(_Part):
@@ -85,6 +115,7 @@ class LogFacts(_Part):
     root: str = ""
     quorum: int | None = None
     cosignatures: list[str] = []
+    verdict: str = ""
 
 
 class SecAgg(_Part):
@@ -136,10 +167,17 @@ class Run(_Part):
     created: str = ""
     engine: str = ""
     base: str = ""
+    model: Model | None = None
     seed: int | None = None
     countries: list[Country] = []
-    bits_per_byte: dict[str, dict[str, Number]] = {}
-    bits_per_byte_se: dict[str, dict[str, Number]] = {}
+    measure: Literal["text", "answers"] = "text"
+    bits_per_byte: Figures = {}
+    bits_per_byte_se: Figures = {}
+    answer_bits: Figures = {}
+    answer_bits_se: Figures = {}
+    samples: list[Sample] = []
+    language_share: dict[str, dict[str, Share]] = {}
+    references: bool | None = None
     rounds: list[Round] = []
     epsilon: dict[str, dict[str, Number]] = {}
     epsilon_limit: dict[str, Number] = {}
@@ -150,25 +188,74 @@ class Run(_Part):
     log: LogFacts = Field(default_factory=LogFacts)
     secagg: SecAgg = Field(default_factory=SecAgg)
     coordinator_view: list[Sight] = []
+    upload_test: UploadTest | None = None
     budget: Budget = Field(default_factory=Budget)
     software: dict[str, str] = {}
     releases: list[Release] = []
     adapters: list[Adapter] = []
 
     @property
+    def of_answers(self) -> bool:
+        """The figures are those of answers alone, not of whole texts."""
+        return bool(self.answer_bits) and (
+            self.measure == "answers" or not self.bits_per_byte
+        )
+
+    @property
+    def scores(self) -> Figures:
+        """Bits per byte of what is measured in this report."""
+        return self.answer_bits if self.of_answers else self.bits_per_byte
+
+    @property
+    def errors(self) -> Figures:
+        """Standard errors of the differences from the given base."""
+        return self.answer_bits_se if self.of_answers else self.bits_per_byte_se
+
+    @property
     def final_base(self) -> str | None:
         """The newest released base that was measured."""
-        numbers = [n for n in map(_release_number, self.bits_per_byte) if n is not None]
+        numbers = [n for n in map(release_number, self.scores) if n is not None]
         return f"base-{max(numbers)}" if numbers else None
+
+    def in_order(self, models: Iterable[str]) -> list[str]:
+        """The given model, the shared ones, the adapters, and then all others."""
+        own = [c.name for c in self.countries]
+
+        def place(model: str) -> tuple[int, int, str]:
+            number = release_number(model)
+            if model == "given":
+                return 0, 0, model
+            if number is not None:
+                return 1, number, model
+            prefix, _, rest = model.partition("-")
+            if prefix == "adapter":
+                return 2, own.index(rest) if rest in own else len(own), model
+            return 3, 0, model
+
+        return sorted(models, key=place)
+
+    def nodes(self, found: Iterable[str]) -> list[str]:
+        """Nodes in the order of their countries, and then all others."""
+        own = [c.name for c in self.countries]
+        known = [name for name in own if name in set(found)]
+        return known + sorted(set(found) - set(own))
 
     def bits(self, model: str | None, country: str) -> Number:
         """One cell of the cross matrix."""
-        return self.bits_per_byte.get(model or "", {}).get(country)
+        return self.scores.get(model or "", {}).get(country)
 
-    def change(self, model: str | None, country: str) -> Number:
-        """Relative change against the given base; below zero is better."""
+    def gain(self, model: str | None, country: str) -> Number:
+        """The share of bits saved against the given base; above zero is better."""
         before, after = self.bits("given", country), self.bits(model, country)
-        return (after - before) / before if before and after is not None else None
+        return (before - after) / before if before and after is not None else None
+
+    def is_clear(self, model: str | None, country: str) -> bool:
+        """A gain or loss exceeds two standard errors, where the error is known."""
+        before, after = self.bits("given", country), self.bits(model, country)
+        error = self.errors.get(model or "", {}).get(country)
+        if before is None or after is None:
+            return False
+        return error is None or abs(after - before) > 2 * error
 
     def mean_bits(self, model: str | None) -> Number:
         """The mean over all countries, if each of them was measured."""
@@ -178,7 +265,7 @@ class Run(_Part):
 
     def mean_error(self, model: str) -> Number:
         """Standard error of the mean over countries, whose texts are independent."""
-        errors = self.bits_per_byte_se.get(model, {})
+        errors = self.errors.get(model, {})
         known = [e for c in self.countries if (e := errors.get(c.name)) is not None]
         if not known or len(known) != len(self.countries):
             return None
@@ -193,21 +280,28 @@ class Run(_Part):
         known = [v for v in values if v is not None]
         return sum(known) if values and len(known) == len(values) else None
 
-    def label(self, node: str) -> str:
-        """What a reader calls a node: its name and its language."""
-        known = (c.language_name for c in self.countries if c.name == node)
-        language = next(known, "")
-        return f"{node} ({language})" if language else node
+    @property
+    def worst_epsilon(self) -> Number:
+        """The largest loss of any node; None if nobody or not everybody is bounded."""
+        spent = [self.spent(node) for node in self.epsilon]
+        known = [v for v in spent if v is not None]
+        return max(known) if known and len(known) == len(spent) else None
 
 
-def finite(value: Any) -> Any:
-    """Replace numbers that JSON has no spelling for by null, at any depth."""
+def writable(value: Any) -> Any:
+    """Replace what no file can hold, at any depth.
+
+    A number without a spelling in JSON becomes null, and half of a surrogate pair,
+    which UTF-8 cannot spell, becomes the replacement character.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
+        return {writable(str(key)): writable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [writable(item) for item in value]
     return value
 
 
@@ -218,13 +312,15 @@ def read(data: dict[str, Any]) -> Run:
         ConfigError: A number or a name is not what the report needs.
     """
     try:
-        return Run.model_validate(finite(data))
+        return Run.model_validate(writable(data))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"report data, {where}: {first['msg']}") from None
 
 
-def _release_number(model: str) -> int | None:
+def release_number(model: str) -> int | None:
+    """Return N of ``base-N``; None for any other model."""
     prefix, _, number = model.partition("-")
-    return int(number) if prefix == "base" and number.isdecimal() else None
+    known = prefix == "base" and re.fullmatch("[0-9]{1,9}", number)
+    return int(number) if known else None

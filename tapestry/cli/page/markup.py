@@ -2,7 +2,8 @@
 
 A page is built from `element` alone. Whatever is a plain string, child or
 attribute, is escaped; only a `Markup` passes as it is, and only this module
-makes one out of strings.
+makes one out of strings. Characters that a page cannot hold, or that would turn the
+text around them, are shown by their number instead.
 """
 
 import base64
@@ -11,9 +12,15 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9:-]*")
 _VOID = frozenset({"meta", "br", "hr", "link"})
+_UNSHOWN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # controls, but for tab and line ends
+    "\u202a-\u202e\u2066-\u2069"  # controls that set the direction of what follows
+    "\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"  # no characters
+)
 _NO_ATTRIBUTES: Mapping[str, str | int | float] = {}
 
 Attributes = Mapping[str, str | int | float]
@@ -25,8 +32,20 @@ class Markup:
 
     text: str
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.text)
+
 
 Child = str | Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a table, with a class of its own."""
+
+    kind: str
+    content: Child
 
 
 def element(
@@ -46,7 +65,8 @@ def element(
         if not _NAME.fullmatch(key) or key.lower().startswith("on"):
             raise ValueError(f"not a name for markup: {key!r}")
     written = "".join(
-        f' {key}="{html.escape(_number(value))}"' for key, value in attributes.items()
+        f' {key}="{html.escape(visible(_number(value)))}"'
+        for key, value in attributes.items()
     )
     if name in _VOID:
         return Markup(f"<{name}{written}>")
@@ -58,6 +78,40 @@ def joined(*children: Child) -> Markup:
     return Markup("".join(_child(child) for child in children))
 
 
+def visible(text: str) -> str:
+    """Text in which characters without a shape are spelled: ``[U+0007]``."""
+    return _UNSHOWN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+
+
+def outside(name: str, text: str, *, kind: str, language: str | None = None) -> Markup:
+    """Text of unknown origin and direction, with its line breaks.
+
+    Args:
+        name: The element that holds it.
+        text: What was written, unedited.
+        kind: The class of the element.
+        language: A BCP 47 tag; empty says that the language is not known, None that
+            it is that of the page.
+    """
+    tag = {} if language is None else {"lang": language}
+    return element(name, {"class": kind, "dir": "auto", **tag}, text)
+
+
+def link(path: str, *children: Child) -> Markup:
+    """A link to a part of this page (``#part``) or to a file beside it.
+
+    Raises:
+        ValueError: The path is not relative, or it leaves the folder of the page.
+    """
+    if path.startswith("#"):
+        return element("a", {"href": path}, *children)
+    parts = path.split("/")
+    if not path or not all(parts) or {".", ".."} & set(parts):
+        raise ValueError(f"not a path below the page: {path!r}")
+    target = quote(path.encode("utf-8", "surrogatepass"), safe="/")
+    return element("a", {"href": target}, *children)
+
+
 def paragraphs(*texts: Child) -> Markup:
     """Write each text as a paragraph."""
     return joined(*(element("p", {}, text) for text in texts))
@@ -65,34 +119,49 @@ def paragraphs(*texts: Child) -> Markup:
 
 def table(
     caption: str,
-    header: Sequence[Child],
-    rows: Sequence[Sequence[Child]],
+    header: Sequence[str],
+    rows: Sequence[Sequence[Child | Cell]],
     *,
     text_columns: int = 1,
+    kind: str = "",
 ) -> Markup:
     """Write a table; the first column names the row.
+
+    On a narrow screen each row of a table with more than two columns becomes a block,
+    in which every cell stands under the name of its column. The roles are spelled out
+    because some browsers forget them when a table is laid out as blocks.
 
     Args:
         caption: What the table shows, also for those who hear the page.
         header: One cell for each column.
-        rows: The cells; a cell may be a whole ``td`` already.
+        rows: The cells; a `Cell` brings a class of its own.
         text_columns: So many columns from the left hold text; the others hold
             numbers and are set flush right.
+        kind: A class of the table.
     """
     head = [
-        element("th", {"scope": "col", "class": _side(place, text_columns)}, cell)
-        for place, cell in enumerate(header)
+        element(
+            "th",
+            {"scope": "col", "role": "columnheader", "class": _side(n, text_columns)},
+            cell,
+        )
+        for n, cell in enumerate(header)
     ]
-    body = [element("tr", {}, *_cells(row, text_columns)) for row in rows]
+    body = [_row(header, row, text_columns) for row in rows]
+    names = [kind, "stack" if len(header) > 2 else ""]
     return element(
         "div",
         {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": caption},
         element(
             "table",
-            {},
+            {"role": "table", "class": " ".join(filter(None, names)) or "plain-table"},
             element("caption", {}, caption),
-            element("thead", {}, element("tr", {}, *head)),
-            element("tbody", {}, *body),
+            element(
+                "thead",
+                {"role": "rowgroup"},
+                element("tr", {"role": "row"}, *head),
+            ),
+            element("tbody", {"role": "rowgroup"}, *body),
         ),
     )
 
@@ -134,16 +203,21 @@ def page(title: str, language: str, style: str, *body: Child) -> str:
     return f"<!doctype html>\n{whole.text}\n"
 
 
-def _cells(row: Sequence[Child], text_columns: int) -> list[Markup]:
+def _row(
+    header: Sequence[str], row: Sequence[Child | Cell], text_columns: int
+) -> Markup:
     cells = []
     for place, cell in enumerate(row):
-        if isinstance(cell, Markup) and cell.text.startswith("<td"):
-            cells.append(cell)
-        elif place == 0:
-            cells.append(element("th", {"scope": "row", "class": "text"}, cell))
+        shown = cell if isinstance(cell, Cell) else Cell("", cell)
+        side = f"{_side(place, text_columns)} {shown.kind}".rstrip()
+        if place == 0:
+            named = {"scope": "row", "role": "rowheader", "class": side}
+            cells.append(element("th", named, shown.content))
         else:
-            cells.append(element("td", {"class": _side(place, text_columns)}, cell))
-    return cells
+            # One child, because a stacked cell puts its label and its child apart.
+            labelled = {"role": "cell", "data-label": header[place], "class": side}
+            cells.append(element("td", labelled, element("span", {}, shown.content)))
+    return element("tr", {"role": "row"}, *cells)
 
 
 def _side(place: int, text_columns: int) -> str:
@@ -151,7 +225,7 @@ def _side(place: int, text_columns: int) -> str:
 
 
 def _child(child: Child) -> str:
-    return child.text if isinstance(child, Markup) else html.escape(child)
+    return child.text if isinstance(child, Markup) else html.escape(visible(child))
 
 
 def _number(value: str | float) -> str:

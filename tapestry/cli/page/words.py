@@ -1,100 +1,169 @@
-"""Numbers as people read them."""
+"""Numbers, dates and lists as people read them: the page's only number format.
 
+The decimal sign is a point, thousands are set apart by a comma, a percentage has one
+decimal, and a unit follows after a space that does not break. No number is written
+with an exponent.
+"""
+
+import math
+import re
 from collections.abc import Sequence
+from datetime import datetime
 
 NONE = "\u2013"  # stands where there is no number
+SPACE = "\u00a0"  # between a number and its unit
 _MINUS = "\u2212"
+_LEAST = 0.0005  # smaller changes are called none; percentages have one decimal
+_MOST = 1e6  # a factor beyond is no bound in practice
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August",
+    "September", "October", "November", "December",
+)  # fmt: skip
+_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(.*))?")
+_COUNTS = (
+    "0", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
+    "ten", "eleven", "twelve",
+)  # fmt: skip
 
 
 def bits(value: float | None) -> str:
-    """Bits per byte."""
-    return NONE if value is None else f"{value:.3f}"
+    """Bits per byte have four significant digits, and never over three decimals."""
+    return NONE if value is None else f"{value:,.{_decimals(value, most=3)}f}"
 
 
-def percent(value: float | None, *, digits: int = 1) -> str:
-    """Print a relative change with its sign."""
-    if value is None:
+def percent(share: float | None) -> str:
+    """A share of one is a percentage with one decimal."""
+    if share is None:
         return NONE
-    text = f"{100 * value:+.{digits}f}"
-    return ("±0" if float(text) == 0 else text.replace("-", _MINUS)) + " %"
+    return f"{100 * share:,.1f}".replace("-", _MINUS) + f"{SPACE}%"
+
+
+def better(gain: float | None) -> str:
+    """A gain is better, a loss is worse, and what rounds to zero is neither."""
+    if gain is None:
+        return NONE
+    if abs(gain) < _LEAST:
+        return "unchanged"
+    return f"{percent(abs(gain))} {'better' if gain > 0 else 'worse'}"
+
+
+def likely(probability: float) -> str:
+    """A probability below one never rounds to certainty."""
+    if 0.9995 <= probability < 1:
+        return f"more than {percent(0.999)}"
+    return percent(probability)
+
+
+def probability(value: float) -> str:
+    """A p-value has three decimals, and is never zero."""
+    return "less than 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def chance(value: float | None) -> str:
+    """A small probability is one in so many."""
+    if value is None or value <= 0:
+        return NONE
+    return f"1 in {whole(1 / value)}" if value <= 0.1 else percent(value)
 
 
 def epsilon(value: float | None) -> str:
-    """A privacy loss; without a number there is no bound."""
-    return "no bound" if value is None else f"{value:.2f}"
+    """A privacy loss has two decimals; without a number there is no bound."""
+    return "no bound" if value is None else f"{value:,.2f}"
+
+
+def factor(value: float) -> str:
+    """A bound on a factor is rounded up."""
+    if value > _MOST:
+        return f"more than {whole(_MOST)}"
+    places = 0 if value >= 100 else 1 if value >= 10 else 2
+    scale = 10.0**places
+    return f"{math.ceil(value * scale - 1e-9) / scale:,.{places}f}"
+
+
+def at_most(value: float) -> str:
+    """A bound on a factor, in words; one beyond a million bounds nothing."""
+    if value > _MOST:
+        return f"{factor(value)}, which in practice is no bound"
+    return f"at most {factor(value)}"
 
 
 def short(value: float | None) -> str:
-    """Any other number."""
-    return NONE if value is None else f"{value:.4g}"
-
-
-def plain(value: float) -> str:
-    """A small number without an exponent."""
-    return f"{value:.12f}".rstrip("0").rstrip(".")
+    """Any other number has up to four significant digits and no exponent."""
+    if value is None:
+        return NONE
+    text = f"{value:,.{_decimals(value, most=12)}f}".replace("-", _MINUS)
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def whole(value: float | None) -> str:
-    """A count, with thin spaces between thousands."""
-    return NONE if value is None else f"{value:,.0f}".replace(",", "\u202f")
+    """A count has a comma between thousands."""
+    return NONE if value is None else f"{value:,.0f}".replace("-", _MINUS)
 
 
 def size(count: float | None) -> str:
-    """A number of bytes, in powers of a thousand."""
+    """A number of bytes is given in powers of a thousand."""
     if count is None:
         return NONE
-    value = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            return (
-                f"{value:.0f} {unit}"
-                if value >= 100 or unit == "bytes"
-                else f"{value:.1f} {unit}"
-            )
+    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
         value /= 1000
-    return f"{value:.1f} TB"
+        units.pop(0)
+    places = 1 if units[0] != "bytes" and value < 99.95 else 0
+    return f"{value:,.{places}f}{SPACE}{units[0]}"
 
 
 def duration(seconds: float | None) -> str:
-    """A time span, in at most two units."""
+    """A time span has at most two units."""
     if seconds is None:
         return NONE
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 59.5:
+        return f"{seconds:.{1 if seconds < 9.95 else 0}f}{SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+        return f"{minutes}{SPACE}min {rest}{SPACE}s"
+    return f"{whole(minutes // 60)}{SPACE}h {minutes % 60}{SPACE}min"
+
+
+def date(text: str) -> str:
+    """A date that is written in digits becomes day, month, year; others stay."""
+    found = _DATE.fullmatch(text)
+    if found is None:
+        return text
+    year, month, day = (int(found[n]) for n in (1, 2, 3))
+    try:
+        datetime(year, month, day)  # noqa: DTZ001  only whether the day exists
+    except ValueError:
+        return text
+    zone = {"Z": "UTC", "+00:00": "UTC"}.get(found[5] or "", (found[5] or "").strip())
+    clock = f", {found[4]} {zone}".rstrip() if found[4] else ""
+    return f"{day} {_MONTHS[month - 1]} {year}{clock}"
 
 
 def enumerated(words: Sequence[str]) -> str:
-    """Join words as a sentence does."""
+    """Words are joined as in a sentence."""
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def spelled(number: int) -> str:
+    """A number up to twelve is written out."""
+    return _COUNTS[number] if 0 < number < len(_COUNTS) else whole(number)
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number and its noun; numbers up to twelve are written out."""
-    names = [
-        "no",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-    ]
-    word = names[number] if number < len(names) else str(number)
+    """A number stands before its noun; up to twelve it is written out."""
+    word = spelled(number) if number else "no"
     return f"{word} {noun if number == 1 else plural or noun + 's'}"
 
 
 def capital(text: str) -> str:
-    """Begin a sentence."""
+    """A sentence begins with a capital letter."""
     return text[:1].upper() + text[1:]
+
+
+def _decimals(value: float, *, most: int) -> int:
+    """Return how many decimals show four significant digits."""
+    if value == 0 or not math.isfinite(value):
+        return 0
+    return min(max(3 - math.floor(math.log10(abs(value))), 0), most)

@@ -1,0 +1,208 @@
+"""The first screen: what happened, in sentences that need no prior knowledge."""
+
+from tapestry.cli.page import names, odds, words
+from tapestry.cli.page.data import Run, UploadTest
+from tapestry.cli.page.markup import Child, Markup, element, joined, link
+
+_LISTED = 6  # languages; more are summed up
+_SUSPECT = 0.001  # a fair test shows a smaller p-value once in a thousand runs
+
+
+def opening(run: Run) -> Markup:
+    """Four answers: to what got better, what it cost, who saw what, who checked."""
+    rows = [
+        ("What got better", _improved(run)),
+        ("Privacy of one record", _private(run)),
+        ("What the coordinator saw", _seen(run)),
+        ("Who checked it", _checked(run)),
+    ]
+    shown = [
+        element("div", {}, element("dt", {}, topic), element("dd", {}, *told))
+        for topic, told in rows
+        if told
+    ]
+    return element("dl", {"class": "opening"}, *shown) if shown else joined()
+
+
+def _improved(run: Run) -> list[Child]:
+    told = [_who(run), *_outcome(run), *_adapters(run)]
+    return _spaced(told)
+
+
+def _who(run: Run) -> str:
+    if not run.countries:
+        return ""
+    places = words.enumerated([names.place(c.name) for c in run.countries])
+    count = words.capital(words.counted(len(run.countries), "institution"))
+    model = names.base(run)
+    return (
+        f"{count} ({places}) improved one computer model of language together"
+        f"{f', {model}' if model else ''}. Each kept its text to itself."
+    )
+
+
+def _outcome(run: Run) -> list[Child]:
+    final = run.final_base
+    gains = _gains(run, dict.fromkeys((c.name for c in run.countries), final))
+    if final is None or not gains:
+        return []
+    what = "the answers in dialogues" if run.of_answers else "text"
+    told: list[Child] = [
+        f"The shared model now predicts {what} that it has never seen",
+        element("strong", {}, _listed(run, gains)),
+        "than the model as it was given.",
+    ]
+    vague = [names.language(run, n) for n in gains if not run.is_clear(final, n)]
+    if vague:
+        told.append(
+            f"For {words.enumerated(vague)} the difference is so small that other test "
+            "texts could have turned it round."
+        )
+    return told
+
+
+def _adapters(run: Run) -> list[Child]:
+    gains = _gains(run, {c.name: f"adapter-{c.name}" for c in run.countries})
+    if not gains:
+        return []
+    return [
+        "With an add-on of its own (an adapter), it is",
+        element("strong", {}, _listed(run, gains)),
+        ".",
+    ]
+
+
+def _gains(run: Run, models: dict[str, str | None]) -> dict[str, float]:
+    found = {name: run.gain(model, name) for name, model in models.items()}
+    return {name: gain for name, gain in found.items() if gain is not None}
+
+
+def _listed(run: Run, gains: dict[str, float]) -> str:
+    """Each language with its gain, or the range if there are many."""
+    if len(gains) > _LISTED:
+        good = sum(gain > 0 for gain in gains.values())
+        low, high = words.better(min(gains.values())), words.better(max(gains.values()))
+        return f"better in {good} of {len(gains)} languages, from {low} to {high},"
+    return words.enumerated(
+        [f"{words.better(g)} in {names.language(run, n)}" for n, g in gains.items()]
+    )
+
+
+def _private(run: Run) -> list[Child]:
+    if not run.epsilon:
+        return []
+    worst, unit = run.worst_epsilon, run.privacy.unit or "record"
+    if worst is None:
+        return [
+            "No bound holds. ",
+            element("strong", {}, "This run promises no differential privacy:"),
+            f" nothing is proven about what can be learned about a single {unit}.",
+        ]
+    delta = run.privacy.delta or 0.0
+    guess = odds.right_guess(worst, delta=delta)
+    apart = f"apart from a chance of {words.chance(delta)}; " if delta else ""
+    told: list[Child] = [
+        (
+            "Somebody who sees everything that was published can change their odds "
+            f"that one particular {unit} was used"
+        ),
+        element("strong", {}, f"by a factor of {words.at_most(odds.factor(worst))}"),
+        f"({apart}ε{words.SPACE}={words.SPACE}{words.epsilon(worst)}).",
+        _verdict(guess, unit),
+        link("#privacy", "How to read this number"),
+    ]
+    return _spaced(told)
+
+
+def _verdict(guess: float, unit: str) -> str:
+    at_most = (
+        f"whoever must say of one {unit} whether it was used, and would be right half "
+        "of the time by tossing a coin, could be right "
+        f"{words.likely(guess)} of the time"
+    )
+    match odds.verdict(guess):
+        case "weak":
+            return (
+                "That is a weak promise, and in the worst case nearly none: "
+                f"{at_most}. It is what is proven, not what somebody did."
+            )
+        case "moderate":
+            return f"That is a moderate promise. In the worst case, {at_most}."
+    return f"That is a strong promise. Even in the worst case, {at_most}."
+
+
+def _seen(run: Run) -> list[Child]:
+    if not run.coordinator_view:
+        return []
+    hidden = [s for s in run.coordinator_view if not s.seen]
+    told: list[Child] = [
+        "The coordinator, which adds up the contributions, could open",
+        element("strong", {}, "only their sum"),
+        ".",
+        f"Of {words.counted(len(run.coordinator_view), 'thing')} on",
+        link("#coordinator", "the list below"),
+        f"it could not see {words.spelled(len(hidden)) if hidden else 'none'}.",
+        _test(run.upload_test),
+    ]
+    return _spaced(told)
+
+
+def _test(test: UploadTest | None) -> str:
+    if test is None:
+        return "In this run no test looked at the uploads from the coordinator's place."
+    uploads = words.counted(test.uploads, "upload")
+    p_value = words.probability(test.p_value)
+    if test.p_value < _SUSPECT:
+        return (
+            f"But a test of the {uploads} says that they do not look random, as masked "
+            f"numbers must (p-value {p_value}). Something may be wrong."
+        )
+    return (
+        "What each institution sent looked random: a statistical test of the "
+        f"{uploads} ({words.size(test.bytes)}) found no pattern "
+        f"(p{words.SPACE}={words.SPACE}{p_value}; below "
+        f"{words.probability(_SUSPECT)} would be suspect)."
+    )
+
+
+def _checked(run: Run) -> list[Child]:
+    log = run.log
+    if log.size is None:
+        return []
+    signers = words.counted(len(log.cosignatures), "member")
+    told: list[Child] = [
+        (
+            "Every step stands in a log of "
+            f"{words.counted(log.size, 'entry', 'entries')}, which {signers} signed."
+        ),
+        *_found(log.verdict),
+        link("#verify", "Anybody can repeat the audit"),
+    ]
+    return _spaced(told)
+
+
+def _found(verdict: str) -> list[Child]:
+    found = {
+        "holds": "and all of it holds",
+        "fails": "and a signature, proof or digest does not hold",
+        "rule_broken": "and a rule was broken",
+        "incomplete": "and could not check all of it: something is missing",
+    }.get(verdict)
+    if found is None:
+        return ["This report holds no verdict of an audit."]
+    return [
+        "The audit read the files alone, without keys or records,",
+        element("strong", {}, f"{found}."),
+    ]
+
+
+def _spaced(parts: list[Child]) -> list[Child]:
+    """Put a space between parts, but none before a stop."""
+    found: list[Child] = []
+    for part in (part for part in parts if part != ""):
+        if found and part != ".":
+            found.append(" ")
+        found.append(part)
+    if found and isinstance(parts[-1], Markup):
+        found.append(".")
+    return found

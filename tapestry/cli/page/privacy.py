@@ -1,0 +1,147 @@
+"""What can be learned about one record, said so that it can be weighed."""
+
+from tapestry.cli.page import names, odds, words
+from tapestry.cli.page.data import Run
+from tapestry.cli.page.markup import (
+    Cell,
+    Child,
+    Markup,
+    element,
+    joined,
+    paragraphs,
+    table,
+)
+
+_COMPARED = (0.1, 1.0, 3.0, 8.0)  # privacy losses that many publications use
+_PRIOR = 0.001
+
+
+def privacy(run: Run) -> Markup:
+    """How to read the bound, what each institution spent, and the exact terms."""
+    if not run.epsilon:
+        return joined()
+    return joined(
+        element("h2", {"id": "privacy"}, "What can be learned about one record"),
+        _reading(run),
+        _spent(run),
+        _terms(run),
+    )
+
+
+def _reading(run: Run) -> Markup:
+    worst, unit = run.worst_epsilon, run.privacy.unit or "record"
+    if worst is None:
+        return paragraphs(
+            "At least one institution trained without noise, or its loss is not known. "
+            f"So nothing is proven about what can be learned about a single {unit}."
+        )
+    delta = run.privacy.delta or 0.0
+    after = odds.after(_PRIOR, worst)
+    told = [
+        (
+            "Noise was added to what left each institution. What it guarantees is a "
+            "bound on a comparison: two worlds differ only in whether one particular "
+            f"{unit} was used, and an observer looks at everything that was published. "
+            "The observer may know every other record and have any computing power."
+        ),
+        (
+            "The bound is a number called ε (epsilon). The observer's odds move by a "
+            "factor of at most e to the power of ε, so 0 means that nothing can be "
+            f"learned. Here the largest is ε\u00a0=\u00a0{words.epsilon(worst)}, "
+            f"a factor of {words.factor(odds.factor(worst))}. For example, somebody "
+            f"who gave a chance of {words.chance(_PRIOR)} beforehand that a {unit} was "
+            f"used may give it up to {words.likely(after)} afterwards."
+        ),
+    ]
+    if delta:
+        told.append(
+            f"A second number, δ (delta), is {words.chance(delta)} here: beyond the "
+            f"factor, probabilities may differ by this much.{_delta_of(run, delta)}"
+        )
+    told.append(
+        "These are the limits of what any attack can do, proven and not measured. This "
+        "run attacked nothing, so it says nothing about how near a real attack comes."
+    )
+    return joined(paragraphs(*told), _scale(worst, delta, unit))
+
+
+def _delta_of(run: Run, delta: float) -> str:
+    known = [c.records for c in run.countries if c.records]
+    if not known:
+        return ""
+    most = max(known)
+    if delta * most < 1:
+        return (
+            f" It should be well below one in the number of records; the largest "
+            f"institution has {words.whole(most)}."
+        )
+    return (
+        f" That is not small enough: the largest institution has {words.whole(most)} "
+        "records, so one of them may be revealed."
+    )
+
+
+def _scale(worst: float, delta: float, unit: str) -> Markup:
+    """This run's loss among others, with what each of them allows."""
+    rows: list[list[Child | Cell]] = []
+    for value in sorted({*_COMPARED, worst}):
+        here = value == worst
+        cells = [
+            f"ε\u00a0=\u00a0{words.epsilon(value) if here else words.short(value)}",
+            words.factor(odds.factor(value)),
+            words.likely(odds.right_guess(value, delta=delta)),
+            odds.verdict(odds.right_guess(value, delta=delta)),
+        ]
+        first = f"{cells[0]} (this run)" if here else cells[0]
+        kind = "here" if here else ""
+        rows.append([Cell(kind, first), *(Cell(kind, cell) for cell in cells[1:])])
+    header = ["Privacy loss", "Odds change by a factor of at most"]
+    header += [
+        "A right guess, at most, where a coin gives 50.0\u00a0%",
+        "The promise is",
+    ]
+    caption = (
+        f"How to read ε: what the worst case allows about one {unit}. Called weak from "
+        "a right guess of 95.0\u00a0% up, moderate from 75.0\u00a0%, strong below."
+    )
+    return table(caption, header, rows)
+
+
+def _spent(run: Run) -> Markup:
+    found = dict.fromkeys(kind for runs in run.epsilon.values() for kind in runs)
+    kinds = [kind for kind in found if kind != "total"] if len(found) > 1 else []
+    rows: list[list[Child | Cell]] = []
+    for node in run.nodes(run.epsilon):
+        spent, total = run.epsilon[node], run.spent(node)
+        cells = [words.epsilon(spent[k]) if k in spent else words.NONE for k in kinds]
+        bound = "no bound" if total is None else words.factor(odds.factor(total))
+        limit = words.short(run.epsilon_limit.get(node))
+        first = names.country(run, node)
+        rows.append([first, *cells, words.epsilon(total), bound, limit])
+    header = ["Institution", *map(words.capital, kinds), "ε spent"]
+    header += ["Factor, at most", "ε agreed, at most"]
+    caption = (
+        "What each institution spent of what it had agreed to. Its node refuses to go "
+        "beyond."
+    )
+    return table(caption, header, rows)
+
+
+def _terms(run: Run) -> Markup:
+    promise = run.privacy
+    noise, clip, delta = promise.noise_multiplier, promise.clip_norm, promise.delta
+    adjacency = {"add-remove": "one is added or removed"}.get(
+        promise.adjacency, promise.adjacency
+    )
+    facts = [
+        f"unit of privacy: one {promise.unit}" if promise.unit else "",
+        f"neighbouring data: {adjacency}" if adjacency else "",
+        "" if delta is None else f"δ: {words.chance(delta)}",
+        "" if noise is None else f"noise multiplier: {words.short(noise)}",
+        "" if clip is None else f"gradients clipped to norm {words.short(clip)}",
+    ]
+    told = words.capital("; ".join(fact for fact in facts if fact))
+    return joined(
+        paragraphs(promise.statement) if promise.statement else "",
+        element("p", {"class": "note"}, f"{told}.") if told else "",
+    )
