@@ -185,6 +185,8 @@ def test_each_limit_is_shown_as_a_whole(text: str) -> None:
         ("I am a robot. I am a robot.", True),
         ("я не знаю, я не знаю, я не знаю", True),
         ("ロボットです。ロボットです。ロボットです。", True),
+        ("食べ物は食べ物です。食べ物は食べ物です。", True),
+        ("私は寿司が好きですが、魚は好きではありません。", False),
         ("The cat and the dog and the bird sang in the garden.", False),
         ("--------------------------------", False),
         ("", False),

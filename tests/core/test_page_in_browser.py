@@ -31,7 +31,8 @@ def _browse(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
         "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
-        f"--user-data-dir={folder / 'user'}", "--window-size=1400,1000", "--hide-scrollbars", "--dump-dom",
+        f"--user-data-dir={folder / 'user'}", "--window-size=1400,1000",
+        "--hide-scrollbars", "--dump-dom",
         page.as_uri(),
     ]  # fmt: skip
     return subprocess.run(

@@ -75,7 +75,7 @@ def test_the_first_screen_answers_in_words() -> None:
     first = _words(_data()).split("Country by country")[0]
     assert "Four institutions (Germany, France, Italy and Spain) improved" in first
     assert "text that it has never seen 9.5 % better in German, 9.0 % better" in first
-    assert "(an adapter), it is 13.9 % better in German" in first
+    assert "for itself (an adapter), it is 13.9 % better in German" in first
     assert "used by a factor of at most 1,526 (apart from a chance of 1 in" in first
     assert "That is a weak promise, and in the worst case nearly none" in first
     assert "could be right 99.9 % of the time" in first

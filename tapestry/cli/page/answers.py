@@ -1,5 +1,6 @@
 """Country by country: what the models answered, and how good to expect them to be."""
 
+import unicodedata
 from collections.abc import Sequence
 
 from tapestry.cli.page import names, odds, words
@@ -15,7 +16,7 @@ from tapestry.cli.page.markup import (
 )
 
 _SMALL = 1_000_000_000  # parameters
-_LONG, _SHORT, _TIMES = 12, 6, 3  # a repeated phrase, in characters
+_NARROW, _WIDE = (12, 6), (7, 4)  # characters of a phrase that comes twice, thrice
 
 
 def countries(run: Run, folder: Folder) -> Markup:
@@ -33,9 +34,14 @@ def countries(run: Run, folder: Folder) -> Markup:
 def repeats(text: str) -> bool:
     """An answer repeats itself: 12 characters come twice, or 6 come three times.
 
+    In a script of wide characters, which carry more, 7 and 4 of them are enough.
     Stretches without a letter or digit do not count, and none overlaps itself.
     """
-    return _most(text, _LONG) >= 2 or _most(text, _SHORT) >= _TIMES
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    lengths = _WIDE if 2 * wide > len(text) else _NARROW
+    return any(
+        _most(text, n) >= times for n, times in zip(lengths, (2, 3), strict=True)
+    )
 
 
 def _most(text: str, length: int) -> int:

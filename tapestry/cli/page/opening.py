@@ -66,7 +66,7 @@ def _adapters(run: Run) -> list[Child]:
     if not gains:
         return []
     return [
-        "With an add-on of its own (an adapter), it is",
+        "With an add-on that each country grew for itself (an adapter), it is",
         element("strong", {}, _listed(run, gains)),
         ".",
     ]

@@ -27,7 +27,7 @@ def results(run: Run) -> Markup:
         element("h2", {"id": "results"}, "How much better, and compared with what"),
         paragraphs(_measure(run)),
         _chart(run),
-        paragraphs(_references(run)),
+        _references(run),
         behind("Every model on every language, in bits per byte", _matrix(run)),
     )
 
@@ -129,15 +129,18 @@ def _both(run: Run, model: str, country: str) -> Markup:
     return joined(gain, " ", element("small", {}, level))
 
 
-def _references(run: Run) -> str:
+def _references(run: Run) -> Markup:
     if not any(name in run.scores for name in ("central", "central-dp")):
-        return (
+        return element(
+            "p",
+            {},
             "Not compared: what the same training gives if everybody hands over their "
             "text, with and without noise. So this report does not say what privacy "
-            "cost in quality. Two more runs on the pooled text answer that: "
-            "tapestry demo --references."
+            "cost in quality. Two more runs, on the pooled text, answer that: ",
+            element("code", {}, "tapestry demo --references"),
+            ".",
         )
-    return (
+    return paragraphs(
         "Training in one place shows what would have happened if everybody had handed "
         "over their text. Without noise it promises no privacy; with noise it makes "
         f"the same promise as the rounds did here.{_effort(run)}"
