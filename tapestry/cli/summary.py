@@ -58,6 +58,7 @@ def summarize(
             "length": opened[-1].length,
         },
         "coordinator_view": _view(tap),
+        "upload_test": _upload_test(tap),
         "budget": {
             "example_gradients_federated": gradients,
             "example_gradients_central": gradients,
@@ -219,6 +220,13 @@ def _view(tap: Tap) -> list[dict[str, Any]]:
             },
         )
     return rows
+
+
+def _upload_test(tap: Tap) -> dict[str, Any] | None:
+    if tap.p_value is None:
+        return None
+    size = int(tap.counts.sum())
+    return {"uploads": tap.uploads, "bytes": size, "p_value": tap.p_value}
 
 
 def _passed(tap: Tap) -> str:

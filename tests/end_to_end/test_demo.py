@@ -1,19 +1,24 @@
 """``tapestry demo`` as a person runs it: in one process, over Flower, under fire."""
 
+import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import psutil
 import pytest
 
+from tapestry.cli import main
 from tapestry_governance.audit import Audit, Verdict, verify
 from tapestry_governance.entries import open_entry
 from tapestry_governance.events import RoundClosed
@@ -131,6 +136,57 @@ def test_the_demo_tells_the_whole_story(embedded: Path) -> None:
     assert again.returncode == 64
     assert "is not empty" in again.stderr
     assert len(again.stderr.strip().splitlines()) == 1
+
+
+class _Links(HTMLParser):
+    """The targets of links, the parts that have a name, and the commands of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.hrefs: list[str] = []
+        self.ids: set[str] = set()
+        self.commands: list[str] = []
+        self._in_command = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.hrefs += [found["href"] or ""] if "href" in found else []
+        self.ids |= {found["id"] or ""} if "id" in found else set()
+        self._in_command = tag == "pre"
+
+    def handle_data(self, data: str) -> None:
+        if self._in_command:
+            self.commands.append(data)
+            self._in_command = False
+
+
+def test_every_link_of_the_report_leads_somewhere(embedded: Path) -> None:
+    page = _Links((embedded / "report.html").read_text("utf-8"))
+    files = {unquote(href) for href in page.hrefs if not href.startswith("#")}
+    assert all((embedded / path).is_file() for path in files)
+    assert not [path for path in files if path.startswith("/") or ".." in path]
+    assert {href[1:] for href in page.hrefs if href.startswith("#")} <= page.ids
+    cards = {f"adapters/{name}/README.md" for name in COUNTRIES}
+    promises = {f"privacy/{name}.md" for name in [*COUNTRIES, "base-1"]}
+    assert cards | promises | {"report.json", "releases/base-1/README.md"} <= files
+
+
+def test_every_command_of_the_report_works_as_it_is_pasted(
+    embedded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = _Links((embedded / "report.html").read_text("utf-8"))
+    verbs = [" ".join(shlex.split(command)[1:3]) for command in page.commands]
+    checks = ["audit verify", "audit account", "release verify", "adapter verify"]
+    assert verbs == [*checks, "chat --base"]
+    monkeypatch.chdir(embedded)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    for command in page.commands:
+        program, *arguments = shlex.split(command)
+        assert program == "tapestry"
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert not ended.value.code, command
 
 
 def _wait_for(out: Path, demo: subprocess.Popen[str], phase: str) -> None:
