@@ -1,0 +1,108 @@
+"""Faults of outside files: where each one lies, which rule it breaks, what mends it.
+
+A fault names a file by the operator's own path, a line by its number, and a rule by
+words of this repository. A ``Faults`` gathers those of a whole folder, so that an
+operator mends a folder once and not once per fault::
+
+    data: 12 faults
+      a.jsonl, line 3: "text" is missing; …
+      b.txt: is a link; …
+      …
+      and 2 more
+
+Guarantees:
+    No message holds a byte of a file's content. Each fault is one line of printable
+    text, whatever the file is called.
+"""
+
+import os
+from pathlib import Path
+
+from tapestry.errors import ConfigError
+
+SHOWN = 10
+_LONGEST = 200  # characters of a path; longer ones are cut in the middle
+
+
+class Fault(ConfigError):
+    """One rule that one file breaks."""
+
+    def __init__(self, path: Path, rule: str, *, line: int | None = None) -> None:
+        """Name the place and the rule.
+
+        Args:
+            path: The file or folder.
+            rule: What is wrong and, after a semicolon, what mends it.
+            line: The number of the line, from 1; None for the file as a whole.
+        """
+        self.path, self.rule, self.line = path, rule, line
+        super().__init__(self._spell(show(path)))
+
+    def below(self, folder: Path) -> str:
+        """Tell the fault to a reader who knows which folder, or file, it is about."""
+        if self.path == folder:
+            return self._spell("")
+        known = self.path.is_relative_to(folder)
+        return self._spell(show(self.path.relative_to(folder) if known else self.path))
+
+    def _spell(self, place: str) -> str:
+        line = "" if self.line is None else f"line {self.line}"
+        place = ", ".join(filter(None, (place, line)))
+        return f"{place}: {self.rule}" if place else self.rule
+
+
+class Faults:
+    """The faults of a folder; the first ten are kept, the others are counted."""
+
+    def __init__(self) -> None:
+        """Start without a fault."""
+        self._first: list[ConfigError] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Count the faults, those that are not kept as well."""
+        return self._count
+
+    def add(self, fault: ConfigError) -> None:
+        """Take a fault in."""
+        self._count += 1
+        if len(self._first) < SHOWN:
+            self._first.append(fault)
+
+    def check(self, folder: Path) -> None:
+        """Refuse a folder, or a file, if anything is wrong in it.
+
+        Raises:
+            ConfigError: There is a fault. One fault is its own message; several
+                stand below each other, under its name.
+        """
+        if self._count == 1:
+            raise self._first[0]
+        if self._count:
+            lines = [f"{show(folder)}: {self._count} faults"]
+            lines += [
+                fault.below(folder) if isinstance(fault, Fault) else str(fault)
+                for fault in self._first
+            ]
+            if rest := self._count - len(self._first):
+                lines.append(f"and {rest} more")
+            raise ConfigError("\n  ".join(lines))
+
+
+def show(path: Path | str) -> str:
+    r"""Spell a path as one line of printable text.
+
+    Edge cases:
+        A byte that is not UTF-8, a line end and every other character that a
+        terminal would obey or not show appears as an escape such as ``\xff``.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    text = "".join(each if each.isprintable() else _escape(each) for each in text)
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    return text
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
