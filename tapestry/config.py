@@ -6,7 +6,6 @@ and settings that change only speed (``speed``) sit in different tables.
 """
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.faults import Fault, Faults, show
 from tapestry.protocol import (
     MAX_ASKS,
     Digest,
@@ -25,6 +25,8 @@ from tapestry.protocol import (
     Strict,
     TrainingPlan,
 )
+from tapestry.setting_faults import explain
+from tapestry.text_reader import read_toml
 
 MAX_EPSILON = 1000  # of a limit or a target; more promises nothing
 
@@ -42,8 +44,11 @@ def _delta(plain: str) -> str:
 
 
 Count = Annotated[int, Field(ge=1)]
-Epsilon = Annotated[Plain, AfterValidator(_epsilon)]
-Delta = Annotated[Plain, AfterValidator(_delta)]
+Epsilon = Annotated[Plain, AfterValidator(_epsilon), Field(examples=["8"])]
+Delta = Annotated[Plain, AfterValidator(_delta), Field(examples=["0.00001"])]
+Base = Annotated[str, Field(examples=["smollm2"])]
+Folder = Annotated[str, Field(examples=["data"])]
+Targets = tuple[Annotated[str, Field(examples=["q_proj"])], ...]
 
 
 class Settings(Strict):
@@ -54,27 +59,32 @@ class Settings(Strict):
         """Read a TOML file.
 
         Raises:
-            ConfigError: No such file, not TOML, or a setting that breaks a rule.
+            ConfigError: No such file, one that ``tapestry.text_reader`` refuses, or
+                settings that break a rule; all of them are named, up to ten.
         """
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from None
+            raw = read_toml(path)
+        except FileNotFoundError as error:
+            raise ConfigError(f"cannot read {show(path)}: {error.strerror}") from None
         try:
             return cls.model_validate_json(json.dumps(raw, default=str))  # dates
         except ValidationError as error:
-            raise ConfigError(f"{path}: {_first(error)}") from None
+            faults = Faults()
+            for line in explain(error, cls):
+                faults.add(Fault(path, line))
+            faults.check(path)
+            raise  # unreachable: an error has a line
 
 
 class AdapterSettings(Strict):
     """The institution's own LoRA adapter; its decision, its budget."""
 
     publish: bool
-    licence: Annotated[str, Field(max_length=80)]  # of the adapter, an SPDX name
+    licence: Annotated[  # of the adapter, an SPDX name
+        str, Field(max_length=80, examples=["Apache-2.0"])
+    ]
     rank: Annotated[int, Field(ge=1, le=256)]
-    targets: tuple[str, ...]
+    targets: Targets
     sequence_length: Annotated[int, Field(ge=8, le=8192)]
     steps: Count
     batch_size: Count
@@ -86,9 +96,10 @@ class AdapterSettings(Strict):
 class NodePolicy(Strict):
     """What this institution allows; every rule refuses unless it is met."""
 
-    min_cohort: Annotated[int, Field(ge=2)]
-    max_colluding: Annotated[int, Field(ge=0)]  # at least so many must be tolerated
-    noise: tuple[Noise, ...]
+    min_cohort: Annotated[int, Field(ge=2, examples=[3])]
+    # At least so many must be tolerated.
+    max_colluding: Annotated[int, Field(ge=0, examples=[1])]
+    noise: tuple[Annotated[Noise, Field(examples=["local"])], ...]
     epsilon_limit: Epsilon
     # Under shared noise: what is left of the promise if everybody else colludes.
     fallback_epsilon_limit: Epsilon
@@ -99,16 +110,16 @@ class NodePolicy(Strict):
     max_checkpoint_age: Count  # seconds
     # Chunks of each sum to see recomputed before a release of it is cosigned; each
     # costs a MiB per survivor. 0 leaves it to the others.
-    spot_checks: Annotated[int, Field(ge=0, le=MAX_ASKS)]
+    spot_checks: Annotated[int, Field(ge=0, le=MAX_ASKS, examples=[2])]
 
 
 class Transport(Strict):
     """Where the SuperLink is and how the node proves itself to it."""
 
-    superlink: str
-    root_certificates: str
-    auth_key: str
-    poll_seconds: Annotated[float, Field(gt=0, le=60)]
+    superlink: Annotated[str, Field(examples=["superlink.example:9092"])]
+    root_certificates: Annotated[str, Field(examples=["authority.pem"])]
+    auth_key: Annotated[str, Field(examples=["keys/transport"])]
+    poll_seconds: Annotated[float, Field(gt=0, le=60, examples=[0.1])]
 
 
 class Speed(Strict):
@@ -123,10 +134,10 @@ class NodeSettings(Settings):
 
     name: Name
     federation: Name
-    country: Annotated[str, Field(max_length=60)]
-    base: str
-    data: str
-    models: str
+    country: Annotated[str, Field(max_length=60, examples=["italy"])]
+    base: Base
+    data: Folder
+    models: Folder
     genesis: Digest
     policy: NodePolicy
     adapter: AdapterSettings
@@ -137,8 +148,8 @@ class NodeSettings(Settings):
 class SecaggSettings(Strict):
     """Thresholds and encoding of the masked sum."""
 
-    max_colluding: Annotated[int, Field(ge=0)]
-    min_cohort: Annotated[int, Field(ge=2)]
+    max_colluding: Annotated[int, Field(ge=0, examples=[1])]
+    min_cohort: Annotated[int, Field(ge=2, examples=[3])]
     clip_norm: Plain
     clip_value: Plain
     scale_bits: Annotated[int, Field(ge=0, le=30)]
@@ -149,7 +160,7 @@ class TrainingSettings(Strict):
 
     parameterization: Literal["full", "low_rank"]
     rank: Annotated[int, Field(ge=0, le=1024)]
-    targets: tuple[str, ...]
+    targets: Targets
     sequence_length: Annotated[int, Field(ge=8, le=8192)]
     steps: Count
     batch_size: Count
@@ -183,12 +194,12 @@ class CoordinatorSettings(Settings):
     """``coordinator.toml``: the plan of a run. Paths are relative to its folder."""
 
     federation: Name
-    origin: str
+    origin: Annotated[str, Field(examples=["tapestry.example/demo"])]
     run_id: Name
     rounds: Count
     release_every: Count
-    base: str
-    models: str
+    base: Base
+    models: Folder
     adapters: bool
     training: TrainingSettings
     privacy: PrivacyPlan
@@ -196,16 +207,6 @@ class CoordinatorSettings(Settings):
     outer: OuterPlan
     deadlines: Deadlines
     speed: Speed = Speed()
-
-
-def _first(error: ValidationError) -> str:
-    """Name a key and its rule; a misspelled key comes before the one it was to be."""
-    found = error.errors(include_url=False)
-    found.sort(key=lambda each: each["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in found[0]["loc"])
-    if found[0]["type"] == "extra_forbidden":
-        return f"{where}: no such key; mind the spelling"
-    return f"{where}: {found[0]['msg'].removeprefix('Value error, ')}"
 
 
 def number(plain: str) -> float:

@@ -116,9 +116,25 @@ def _plain_decimal(text: str) -> str:
 
 
 Noise = Literal["none", "local", "shared"]
-Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
-Plain = Annotated[str, Field(max_length=40), AfterValidator(_plain_decimal)]
+Digest = Annotated[
+    str,
+    Field(
+        pattern="^sha256:[0-9a-f]{64}$",
+        description="a digest: sha256: and 64 hex digits in lower case",
+        examples=["sha256:" + "0" * 64],
+    ),
+]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$",
+        description="a name: up to 63 of a-z, 0-9, dots and hyphens",
+        examples=["italy"],
+    ),
+]
+Plain = Annotated[
+    str, Field(max_length=40, examples=["0.5"]), AfterValidator(_plain_decimal)
+]
 
 
 class Strict(BaseModel):
@@ -189,7 +205,7 @@ class PrivacyPlan(Strict):
     ``shared`` is one step, whose noise adds up inside the masked sum (``shares``).
     """
 
-    noise: Noise
+    noise: Annotated[Noise, Field(examples=["local"])]
     unit: Literal["record"]
     adjacency: Literal["add-remove"]
     clip_norm: Plain  # per record, L2, of its gradient

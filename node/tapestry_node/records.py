@@ -11,25 +11,46 @@ The folder holds ``corpus.toml`` and, beside or below it, the text::
     *.jsonl   each line is one record, {"text": "..."}; lines with the same "id",
               in whatever file, are one record: {"id": "patient-7", "text": "..."}
 
-Other files are an error: what is in the folder is what is trained on. No message
-names anything of a record but its file and line.
+What a file may hold is the rule of ``tapestry.text_reader``, and what a folder may
+hold is that of ``tapestry.folder_walker``: what is there is read, or refused by name.
+On top of that:
+
+* A row has the keys ``text`` and ``id`` and no other: a third one is often a
+  misspelled ``id``, without which a patient's rows would count as many patients.
+* An id is text, never empty, null or a number, in normal form C, without space at its
+  ends and without invisible characters inside. Ids that differ in case are two ids.
+* A text in which nothing is visible is no record. It is left out and counted.
+* The parts of one id are joined in order of file (path by path) and line. That order
+  is part of the record's text, and so of the digest.
+
+Guarantees:
+    A message names at most a file of the operator's, a line, and a rule. It holds
+    nothing of a record, and neither does the error.
 """
 
-import json
-import re
-import tomllib
+import statistics
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tapestry import text_reader
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError
+from tapestry.faults import Fault, Faults, show
+from tapestry.folder_walker import walk
+from tapestry.setting_faults import explain
 
 MANIFEST = "corpus.toml"
 _LANGUAGE = r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$"
+_LICENCE = r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$"
+_SUFFIXES = (".txt", ".jsonl")
+_KEYS = ("text", "id")
+_MAX_ID = 1000  # characters
 
 
 class Corpus(BaseModel):
@@ -37,10 +58,44 @@ class Corpus(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    language: Annotated[str, Field(pattern=_LANGUAGE)]
-    licence: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$")]
-    unit: Literal["record"]
-    source: Annotated[str, Field(max_length=300)] = ""
+    language: Annotated[
+        str,
+        Field(
+            pattern=_LANGUAGE,
+            description="a BCP 47 tag of language, script and region",
+            examples=["pt-BR"],
+        ),
+    ]
+    licence: Annotated[
+        str,
+        Field(
+            pattern=_LICENCE,
+            description="the SPDX name of a licence",
+            examples=["CC0-1.0"],
+        ),
+    ]
+    unit: Annotated[Literal["record"], Field(examples=["record"])]
+    source: Annotated[str, Field(max_length=300, examples=["our archive, 2024"])] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """What was found in a folder, in numbers; for the institution's own eyes.
+
+    The lengths are characters of a record: the shortest, the median, the longest.
+    """
+
+    files: int
+    bytes: int  # of all files
+    records: int
+    joined: int  # records of several rows with one id
+    empty: int  # files that gave no record
+    invisible: int  # text files and rows left out, since nothing in them is visible
+    duplicates: int  # records that repeat another one exactly
+    like_ids: int  # ids that differ from another one in case only
+    shortest: int
+    median: int
+    longest: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +103,20 @@ class Records:
     """All records of an institution; private.
 
     Guarantees:
-        ``digest`` depends on the texts and the manifest alone, not on file names or
-        the order of lines, so the budget of a dataset cannot be had twice by moving
-        files. It is private, too: whoever holds a text could test it. Publish
-        ``commitment`` instead.
+        ``digest`` depends on the texts and the manifest alone, so the budget of a
+        dataset cannot be had twice by moving files. It is private, too: whoever holds
+        a text could test it. Publish ``commitment`` instead.
+
+    Edge cases:
+        File names and the order of rows do not count, with one exception: the rows of
+        one id are joined in order of file and line, and in another order they are
+        another text.
     """
 
     corpus: Corpus
     texts: tuple[str, ...]
     digest: str
+    census: Census
 
     def commitment(self, salt: bytes) -> str:
         """Commit to the records; opened to an auditor by telling the salt."""
@@ -65,27 +125,58 @@ class Records:
         return digest(salt + self.digest.encode())
 
 
+@dataclass(slots=True)
+class _Collection:
+    """Records while they are read; a key is an id, or the number of a record."""
+
+    parts: dict[str | int, list[str]] = field(default_factory=dict)
+    invisible: int = 0
+
+    def add(self, key: str | None, text: str) -> bool:
+        """Take a row in; return whether anything in it is visible."""
+        if text_reader.is_invisible(text):
+            self.invisible += 1
+            return False
+        self.parts.setdefault(len(self.parts) if key is None else key, []).append(text)
+        return True
+
+
 def read(folder: Path) -> Records:
     """Read all records of a folder.
 
     Raises:
-        ConfigError: No folder, no manifest or a wrong one, a file that is neither
-            ``.txt`` nor ``.jsonl`` or cannot be read, or not a single record.
+        ConfigError: No folder, no manifest or a wrong one, something that is not a
+            ``.txt`` or ``.jsonl`` file, a file or a row that breaks a rule, or not a
+            single record. All faults of the folder are in one message, up to ten.
     """
-    corpus = read_corpus(folder)
-    texts: dict[str, list[str]] = {}
-    for path in _files(folder):
-        name = str(path.relative_to(folder))
-        for number, (key, text) in enumerate(_read_file(path), start=1):
-            if text.strip():
-                texts.setdefault(key or f"\0{name}\0{number}", []).append(text)
-    if not texts:
-        raise ConfigError(f"no records in {folder}; put .txt or .jsonl files there")
-    joined = sorted("\n".join(parts) for parts in texts.values())
+    faults, found = Faults(), _Collection()
+    corpus = _read_corpus(folder, faults)
+    paths = [path for path in walk(folder, faults) if path != folder / MANIFEST]
+    size = empty = 0
+    for path in paths:
+        if path.suffix not in _SUFFIXES:
+            faults.add(Fault(path, _of_other_kind(path)))
+            continue
+        size += _size(path)
+        seen = [found.add(*row) for row in _read_file(path, faults)]
+        empty += not any(seen)
+    faults.check(folder)
+    if corpus is None:  # unreachable: that was a fault
+        raise ConfigError(f"{show(folder)} has no {MANIFEST}")
+    if not found.parts:
+        rest = f"; {found.invisible} are empty or show nothing"
+        raise ConfigError(
+            f"no records in {show(folder)}{rest if found.invisible else ''}; put .txt"
+            " or .jsonl files there"
+        )
+    joined = sorted("\n".join(parts) for parts in found.parts.values())
     inner = [digest(text.encode()) for text in joined]
     value = [corpus.model_dump(mode="json", exclude={"source"}), inner]
     return Records(
-        corpus=corpus, texts=tuple(joined), digest=digest(canonical_json(value))
+        corpus=corpus,
+        texts=tuple(joined),
+        digest=digest(canonical_json(value)),
+        census=_count(found, joined, files=(len(paths), empty, size)),
     )
 
 
@@ -95,63 +186,101 @@ def read_corpus(folder: Path) -> Corpus:
     Raises:
         ConfigError: No folder, no manifest, or a wrong one.
     """
+    faults = Faults()
+    corpus = _read_corpus(folder, faults)
+    faults.check(folder / MANIFEST)
+    if corpus is None:  # unreachable: that was a fault
+        raise ConfigError(f"{show(folder)} has no {MANIFEST}")
+    return corpus
+
+
+def _read_corpus(folder: Path, faults: Faults) -> Corpus | None:
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise ConfigError(f"no folder {folder}; name the one that holds {MANIFEST}")
+        raise ConfigError(f"no folder {show(folder)}; name the one with {MANIFEST}")
     try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Corpus.model_validate(text_reader.read_toml(path))
     except FileNotFoundError:
-        raise ConfigError(
-            f"{folder} has no {MANIFEST}; write one with language, licence and unit"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # TOML or UTF-8
-        raise ConfigError(f"{path} is not TOML: {error}") from None
-    try:
-        return Corpus.model_validate(value)
+        rule = f"has no {MANIFEST}; write one with language, licence and unit"
+        faults.add(ConfigError(f"{show(folder)} {rule}"))
+    except Fault as fault:
+        faults.add(fault)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {where}: {first['msg']}") from None
+        for line in explain(error, Corpus):
+            faults.add(Fault(path, line))
+    return None
 
 
-def _files(folder: Path) -> list[Path]:
-    paths = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir() or path == folder / MANIFEST:
-            continue
-        if path.suffix not in {".txt", ".jsonl"} or not path.is_file():
-            raise ConfigError(
-                f"{path} is neither .txt nor .jsonl; move it out of the data folder"
-            )
-        paths.append(path)
-    return paths
+def _of_other_kind(path: Path) -> str:
+    if path.suffix.lower() in _SUFFIXES:
+        return f"ends in capitals; rename it to end in {path.suffix.lower()}"
+    return "is neither .txt nor .jsonl; move it out of the data folder"
 
 
-def _read_file(path: Path) -> Iterator[tuple[str | None, str]]:
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8; convert it") from None
+def _read_file(path: Path, faults: Faults) -> Iterator[tuple[str | None, str]]:
+    """Yield id and text of each row of a file, or of a text file as a whole."""
     if path.suffix == ".txt":
-        yield None, content
+        try:
+            yield None, text_reader.read_text(path, links=False)
+        except Fault as fault:
+            faults.add(fault)
         return
-    for number, line in enumerate(re.split(r"\r?\n", content), start=1):
-        if line.strip():
-            yield _read_line(line, f"{path}, line {number}")
+    for number, row in text_reader.read_rows(path, faults, links=False):
+        rule = text_reader.fault_of_row(row, keys=_KEYS) or _fault_of_id(row)
+        if rule is None:
+            yield row.get("id"), row["text"]
+        else:
+            faults.add(Fault(path, rule, line=number))
 
 
-def _read_line(line: str, where: str) -> tuple[str | None, str]:
+def _fault_of_id(row: dict[str, Any]) -> str | None:
+    """Return which rule the id of a row breaks, in words, or None."""
+    if "id" not in row:
+        return None
+    key = row["id"]
+    if not isinstance(key, str):
+        return '"id" must be a string; write it in quotes, or leave the key out'
+    if not key:
+        return '"id" is empty; leave the key out where a row is a record of its own'
+    rule = text_reader.first_fault(key)
+    if rule is None and len(key) > _MAX_ID:
+        rule = f"is over {_MAX_ID} characters; shorten it"
+    if rule is None and any(_is_hidden(each) for each in key):
+        rule = "holds an invisible character; remove it"
+    if rule is None and key != key.strip():
+        rule = "begins or ends with space; remove it"
+    if rule is None and not unicodedata.is_normalized("NFC", key):
+        rule = "is not in Unicode normal form C (NFC); normalize it"
+    return None if rule is None else f'"id" {rule}'
+
+
+def _size(path: Path) -> int:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{where}: not JSON") from None
-    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-        raise ConfigError(f'{where}: want an object with "text"')
-    key = value.get("id")
-    if key is not None and not isinstance(key, str):
-        raise ConfigError(f'{where}: "id" must be a string')
-    return key, value["text"]
+        return path.lstat().st_size
+    except OSError:  # then it cannot be read, either, which is a fault
+        return 0
+
+
+def _count(
+    found: _Collection, texts: list[str], *, files: tuple[int, int, int]
+) -> Census:
+    lengths = sorted(map(len, texts))
+    ids = [key for key in found.parts if isinstance(key, str)]
+    folded = Counter(key.casefold() for key in ids)
+    return Census(
+        files=files[0],
+        empty=files[1],
+        bytes=files[2],
+        records=len(texts),
+        joined=sum(len(parts) > 1 for parts in found.parts.values()),
+        invisible=found.invisible,
+        duplicates=len(texts) - len(set(texts)),
+        like_ids=sum(many for many in folded.values() if many > 1),
+        shortest=lengths[0],
+        median=statistics.median_low(lengths),
+        longest=lengths[-1],
+    )
+
+
+def _is_hidden(character: str) -> bool:
+    return character != " " and text_reader.is_invisible(character)
