@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.errors import ConfigError
+from tapestry.text_reader import read_public_texts
 
 
 def prepare(corpora: Path, out: Path, *, tokenizer: Any, length: int) -> None:
@@ -53,8 +54,7 @@ def cut(texts: Sequence[str], tokenizer: Any, length: int) -> Iterator[str]:
 
 def read_lines(path: Path) -> list[str]:
     """Read the texts of a file, one per line."""
-    rows = path.read_text("utf-8").splitlines()
-    return [str(json.loads(row)["text"]) for row in rows]
+    return read_public_texts(path)
 
 
 def write_lines(path: Path, texts: Sequence[str]) -> None:

@@ -122,6 +122,8 @@ def decode_json(data: bytes, *, limit: int = 65_535) -> Any:
     Raises:
         ProtocolError: Too long, not JSON, or JSON in another spelling.
     """
+    if not data:
+        raise ProtocolError("JSON is empty")
     if len(data) > limit:
         raise ProtocolError(f"JSON of {len(data)} bytes is over the limit of {limit}")
     try:

@@ -14,6 +14,7 @@ checkpoints (C2SP tlog-cosignature). One key, one purpose.
 import hashlib
 import os
 import re
+import stat
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -175,7 +176,10 @@ class SigningKey:
             ConfigError: No such file, readable by others, or not a key.
         """
         try:
-            if path.stat().st_mode & 0o077:
+            mode = path.stat().st_mode
+            if not stat.S_ISREG(mode):  # a FIFO would be waited for
+                raise ConfigError(f"{path} is not a key file, nor any file")
+            if mode & 0o077:
                 raise ConfigError(f"key file {path} is open to others; chmod 600 it")
             text = path.read_text(encoding="ascii")
         except OSError as error:
@@ -184,6 +188,10 @@ class SigningKey:
             ) from error
         except UnicodeDecodeError:
             raise ConfigError(f"{path} is not a key file") from None
+        if not text.strip():
+            raise ConfigError(
+                f"{path} is empty, so it is not a key file; put its copy back"
+            )
         try:
             name, algorithm, seed = _parse(text.removeprefix(_PRIVATE).rstrip("\n"))
             key = cls(name=name, algorithm=algorithm, seed=seed)

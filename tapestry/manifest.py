@@ -117,14 +117,16 @@ def read(folder: Path) -> Manifest:
     """Read a folder's manifest, without holding the folder against it.
 
     Raises:
-        IncompleteError: There is none.
+        IncompleteError: There is none, or it is empty.
         ProtocolError: It is not a canonical manifest.
     """
     path = folder / FOLDER / FILE
     try:
         if path.stat().st_size > _LIMIT:
             raise VerificationError(f"{path} is over {_LIMIT} bytes")
-        return Manifest.decode(path.read_bytes(), limit=_LIMIT)
+        if not (data := path.read_bytes()):
+            raise IncompleteError(f"{path} is empty; get the folder again")
+        return Manifest.decode(data, limit=_LIMIT)
     except OSError as error:
         raise IncompleteError(f"no manifest at {path}: {error.strerror}") from None
 

@@ -107,6 +107,8 @@ def parse(data: bytes) -> Note:
     Raises:
         ProtocolError: Too long, not UTF-8, control characters, no signature.
     """
+    if not data:
+        raise ProtocolError("the note is empty")
     if len(data) > MAX_BYTES:
         raise ProtocolError(f"note of {len(data)} bytes is over {MAX_BYTES}")
     try:

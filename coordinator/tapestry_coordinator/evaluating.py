@@ -5,7 +5,6 @@ round whose mean update is too long, or after which the mean code length over th
 countries grows by more than the plan allows, changes nothing and is logged so.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +13,12 @@ from pathlib import Path
 from tapestry.config import number
 from tapestry.encoding import canonical_json, decode_json, encode_fraction
 from tapestry.errors import ConfigError
+from tapestry.faults import Fault, Faults
+from tapestry.folder_walker import walk
 from tapestry.protocol import RoundManifest
 from tapestry.replica import Replica, measure
 from tapestry.secagg.unmasking import Unmasked
+from tapestry.text_reader import public_texts
 from tapestry.workloads import Evaluation, Workload
 from tapestry_coordinator.journal import Journal
 
@@ -27,9 +29,17 @@ def read_held_out(folder: Path) -> dict[str, list[str]]:
     """Read the public text of each country, by name.
 
     Raises:
-        ConfigError: No file, or a line that is not ``{"text": "..."}``.
+        ConfigError: No file, something that is not a ``.jsonl`` file, or a line that
+            is not ``{"text": "..."}``; all faults are in one message, up to ten.
     """
-    texts = {path.stem: _read(path) for path in sorted(folder.glob("*.jsonl"))}
+    faults = Faults()
+    texts: dict[str, list[str]] = {}
+    for path in walk(folder, faults):
+        if path.suffix != ".jsonl" or path.parent != folder:
+            faults.add(Fault(path, "is no <country>.jsonl; move it out of this folder"))
+        else:
+            texts[path.stem] = public_texts(path, faults)
+    faults.check(folder)
     if not texts:
         raise ConfigError(f"{folder} holds no *.jsonl; the gate needs held-out text")
     return texts
@@ -154,15 +164,3 @@ class Gate:
             }
             self.journal.set_fact(_fact(replica.digest), canonical_json(plain).decode())
         return scores
-
-
-def _read(path: Path) -> list[str]:
-    try:
-        lines = path.read_text("utf-8").split("\n")
-        rows = [json.loads(line) for line in lines if line]
-        texts = [str(row["text"]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not held-out text: {error}") from None
-    if not texts:
-        raise ConfigError(f"{path} is empty")
-    return texts

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tapestry import manifest
-from tapestry.errors import ProtocolError, VerificationError
+from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry_governance import registry
 from tapestry_governance.proof import Proof
 from tapestry_governance.state import FederationState
@@ -34,7 +34,8 @@ def check_artifacts(
         trust: Whom proofs that lie in a folder must convince.
 
     Raises:
-        IncompleteError: A folder has no manifest, or a file that it needs.
+        IncompleteError: A folder lacks a manifest or a file that it needs, or
+            one is empty.
         ProtocolError: A manifest or proof is malformed.
         VerificationError: A folder is not what was published.
     """
@@ -89,4 +90,7 @@ def _check_proofs(folder: Path, *, entries: Sequence[bytes], trust: Trust) -> No
 def _read(path: Path) -> bytes:
     if path.stat().st_size > _MAX_SMALL:
         raise ProtocolError(f"{path.name} is over {_MAX_SMALL} bytes")
-    return path.read_bytes()
+    data = path.read_bytes()
+    if not data:
+        raise IncompleteError(f"{path.parent.parent.name}: {path.name} is empty")
+    return data

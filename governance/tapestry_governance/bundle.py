@@ -103,14 +103,19 @@ def read_small(path: Path) -> bytes:
 
     Raises:
         ConfigError: No such file.
+        IncompleteError: It is empty.
         ProtocolError: It is too large to be one.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ProtocolError(f"{path.name} is over {MAX_BYTES} bytes")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise ProtocolError(f"{path.name} is over {MAX_BYTES} bytes")
+    if not data:
+        raise IncompleteError(f"{path.name} is empty; get the file again")
+    return data
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -236,6 +241,8 @@ def _read_manifest(folder: Path) -> dict[str, str]:
         text = path.read_bytes().decode("ascii")
     except UnicodeDecodeError:
         raise ProtocolError(f"{MANIFEST} is not ASCII") from None
+    if not text:
+        raise IncompleteError(f"{MANIFEST} is empty; get the bundle again")
     rows = [(match[2], match[1]) for match in _LINE.finditer(text)]
     if "".join(f"{hexdigest}  {name}\n" for name, hexdigest in rows) != text:
         raise ProtocolError(f"{MANIFEST} has a line that is no digest and name")

@@ -195,7 +195,9 @@ def read_entries(directory: Path, size: int) -> list[bytes]:
         file = tile if (directory / tile.path).exists() else tile.whole
         found = decode_bundle(_read(directory / file.path))
         if len(found) != file.width:
-            raise ProtocolError(f"{file.path} has {len(found)} entries")
+            raise ProtocolError(
+                f"{file.path} has {len(found)} entries, the log says {file.width}"
+            )
         entries += found[: tile.width]
     return entries
 

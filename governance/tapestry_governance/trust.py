@@ -267,8 +267,12 @@ def _cosignature(witness: str, held: note.Verified) -> Cosignature:
 
 
 def _lines(data: bytes) -> list[list[str]]:
-    if len(data) > MAX_BYTES or not data.endswith(b"\n"):
-        raise ProtocolError("trust policy is too long or its last line is not ended")
+    if not data.strip():
+        raise ProtocolError("the trust policy is empty; ask for the file again")
+    if len(data) > MAX_BYTES:
+        raise ProtocolError(f"trust policy of {len(data)} bytes is over {MAX_BYTES}")
+    if not data.endswith(b"\n"):
+        raise ProtocolError("the last line of the trust policy has no line end")
     text = data.decode(errors="surrogateescape")  # names are opaque bytes
     if _CONTROL.search(text):
         raise ProtocolError("control character in a trust policy")

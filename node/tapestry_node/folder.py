@@ -9,8 +9,9 @@
 from pathlib import Path
 
 from tapestry.config import NodeSettings
-from tapestry.errors import ConfigError, ProtocolError
+from tapestry.errors import ConfigError, IncompleteError, ProtocolError
 from tapestry.keys import SigningKey
+from tapestry_governance.bundle import read_small
 from tapestry_governance.trust import Trust
 from tapestry_governance.view import View
 
@@ -35,10 +36,8 @@ def read_trust(directory: Path) -> Trust:
     """
     path = directory / "policy.txt"
     try:
-        return Trust.parse(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except ProtocolError as error:
+        return Trust.parse(read_small(path))
+    except (ProtocolError, IncompleteError) as error:
         raise ConfigError(f"{path}: {error}") from None
 
 

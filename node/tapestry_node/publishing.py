@@ -21,7 +21,6 @@ Edge cases:
     account: the epsilons that a node reports of a run never fall.
 """
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from tapestry.keys import SigningKey
 from tapestry.manifest import FOLDER
 from tapestry.protocol import Kind, Message, Reason
 from tapestry.replica import Replica
+from tapestry.text_reader import read_public_texts
 from tapestry.vector import FloatVector
 from tapestry.workloads.adapters import BaseName
 from tapestry.workloads.language import LanguageModel
@@ -344,11 +344,4 @@ def _message(folder: Path) -> Message:
 
 def _read_public(path: Path) -> list[str]:
     """Read the text that this institution published for evaluations, if any."""
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_text("utf-8").split("\n")
-        rows = [json.loads(line) for line in lines if line]
-        return [str(row["text"]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f'{path.name} must hold lines {{"text": "..."}}') from None
+    return read_public_texts(path) if os.path.lexists(path) else []

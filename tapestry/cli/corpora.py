@@ -106,21 +106,6 @@ def load(country: str, *, longest: int | None = None) -> Split:
     return Split(private=private, held_out=held_out)
 
 
-def read_texts(path: Path) -> list[str]:
-    """Read the texts of a public held-out file.
-
-    Raises:
-        ConfigError: The file cannot be read or is not JSON lines with ``text``.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [str(json.loads(line)["text"]) for line in lines if line]
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f'{path} is not lines of {{"text": "..."}}') from None
-
-
 def _data_folder() -> Path:
     found = util.find_spec(_PACKAGE.replace("-", "_"))
     places = found.submodule_search_locations if found else None

@@ -201,14 +201,27 @@ def test_each_country_counts_the_same() -> None:
 def test_held_out_text_is_read_by_country(tmp_path: Path) -> None:
     lines = [json.dumps({"text": text}) + "\n" for text in ("un", "deux")]
     (tmp_path / "fr.jsonl").write_text("".join(lines))
-    (tmp_path / "notes.txt").write_text("left alone")
     assert read_held_out(tmp_path) == {"fr": ["un", "deux"]}
+
+
+def test_nothing_in_the_folder_of_held_out_text_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "fr.jsonl").write_text('{"text": "un"}\n')
+    (tmp_path / "it.JSONL").write_text('{"text": "uno"}\n')
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "id.jsonl").write_text('{"text": "satu"}\n')
+    (tmp_path / "es.jsonl").symlink_to("/nowhere")
+    with pytest.raises(ConfigError) as caught:
+        read_held_out(tmp_path)
+    said = str(caught.value)
+    assert "es.jsonl: is a link" in said
+    assert "it.JSONL: is no <country>.jsonl" in said
+    assert "more/id.jsonl: is no <country>.jsonl" in said
 
 
 @pytest.mark.parametrize("text", ["", "{}\n", "[]\n", "nonsense\n", '"x"\n'])
 def test_a_file_that_is_no_held_out_text_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "fr.jsonl").write_text(text)
-    with pytest.raises(ConfigError, match=r"fr\.jsonl [^\n]+$"):
+    with pytest.raises(ConfigError, match=r"fr\.jsonl[:,] [^\n]+$"):
         read_held_out(tmp_path)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from tapestry.cli import corpora
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.text_reader import read_public_texts
 from tapestry_node import records
 
 
@@ -29,7 +30,7 @@ def test_what_is_prepared_is_a_data_folder(tmp_path: Path) -> None:
     assert sorted(found.texts) == sorted(
         text for texts in split.private.values() for text in texts
     )
-    held_out = corpora.read_texts(tmp_path / "held-out.jsonl")
+    held_out = read_public_texts(tmp_path / "held-out.jsonl")
     assert not set(held_out) & set(found.texts)
     corpora.prepare("italy", tmp_path)
     assert records.read(tmp_path / "private").digest == found.digest
@@ -50,7 +51,7 @@ def test_an_unknown_country_and_a_missing_package_are_named(
 
 def test_a_held_out_file_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
-        corpora.read_texts(tmp_path / "held-out.jsonl")
+        read_public_texts(tmp_path / "held-out.jsonl")
     (tmp_path / "x.jsonl").write_text('{"body": 1}\n')
-    with pytest.raises(ConfigError, match="is not lines of"):
-        corpora.read_texts(tmp_path / "x.jsonl")
+    with pytest.raises(ConfigError, match="key 1 of 1 is not"):
+        read_public_texts(tmp_path / "x.jsonl")

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from tapestry.cli.corpora import read_texts
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.text_reader import read_public_texts
 from tapestry_node import records
 
 
@@ -63,7 +63,7 @@ def test_paragraphs_are_records_and_held_out_chapters_are_public(
         "Ein Absatz mit Code und Pakete, über zwei Zeilen.",
         "Ein zweiter Absatz, in einer Liste, ebenfalls über Pakete.",
     }
-    held_out = read_texts(tmp_path / "out" / "de" / "held-out.jsonl")
+    held_out = read_public_texts(tmp_path / "out" / "de" / "held-out.jsonl")
     assert held_out == [
         "Ein Absatz mit Code und Dienste, über zwei Zeilen.",
         "Ein zweiter Absatz, in einer Liste, ebenfalls über Dienste.",

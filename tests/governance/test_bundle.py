@@ -3,8 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import ConfigError, IncompleteError, ResourceError
-from tapestry_governance.bundle import open_bundle, write_bundle
+from tapestry.errors import ConfigError, IncompleteError, ProtocolError, ResourceError
+from tapestry_governance.audit import Verdict, verify
+from tapestry_governance.bundle import (
+    open_bundle,
+    read_small,
+    write_bundle,
+    write_manifest,
+)
 from tests.governance.bundles import bundle_of, released
 from tests.governance.world import World
 
@@ -61,3 +67,34 @@ def test_a_log_that_was_never_published_has_no_bundle(tmp_path: Path) -> None:
 def test_an_artifact_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="base-9"):
         bundle_of(World().found(), tmp_path, artifacts={"base-9": tmp_path / "base-9"})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("MANIFEST.sha256", "MANIFEST.sha256 is empty"),
+        ("policy.txt", "policy.txt is empty"),
+        ("checkpoint", "checkpoint is empty"),
+        ("genesis.sha256", "genesis.sha256 is empty"),
+        ("artifacts/base-2/tapestry/manifest.json", "manifest.json is empty"),
+        ("artifacts/base-2/tapestry/release.entry", "release.entry is empty"),
+        ("artifacts/base-2/tapestry/release.tlog-proof", "tlog-proof is empty"),
+    ],
+)
+def test_an_empty_file_is_called_empty(tmp_path: Path, name: str, said: str) -> None:
+    world, base = released(tmp_path)
+    bundle = bundle_of(world, tmp_path, artifacts={"base-2": base})
+    (bundle.folder / name).write_bytes(b"")
+    if name != "MANIFEST.sha256":
+        write_manifest(bundle.folder)
+    audit = verify(bundle.folder)
+    assert said in audit.steps[-1].detail
+    assert audit.verdict is Verdict.INCOMPLETE
+
+
+def test_a_small_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError, match="is over"):
+        read_small(Path("/dev/zero"))
+    (tmp_path / "trust.txt").touch()
+    with pytest.raises(IncompleteError, match=r"trust\.txt is empty"):
+        read_small(tmp_path / "trust.txt")

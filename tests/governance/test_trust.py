@@ -224,5 +224,19 @@ def test_keys_whose_short_ids_collide_cannot_be_listed_together(
 
 
 def test_a_policy_is_bounded() -> None:
-    with pytest.raises(ProtocolError, match="too long"):
+    with pytest.raises(ProtocolError, match="400000 bytes is over"):
         Trust.parse(b"#\n" * 200_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "the trust policy is empty"),
+        (b" \n\n", "the trust policy is empty"),
+        (b"quorum none", "the last line of the trust policy has no line end"),
+        (b"# to be written\n", "with 0 quorum lines"),
+    ],
+)
+def test_an_empty_or_broken_off_policy_is_called_that(data: bytes, said: str) -> None:
+    with pytest.raises(ProtocolError, match=said):
+        Trust.parse(data)
