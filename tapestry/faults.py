@@ -16,6 +16,7 @@ Guarantees:
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tapestry.errors import ConfigError
@@ -49,6 +50,14 @@ class Fault(ConfigError):
         line = "" if self.line is None else f"line {self.line}"
         place = ", ".join(filter(None, (place, line)))
         return f"{place}: {self.rule}" if place else self.rule
+
+
+class ManyFaults(ConfigError):
+    """Several faults, a line each below the name of the folder or file."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        """Take the lines of the message."""
+        super().__init__("\n  ".join(lines))
 
 
 class Faults:
@@ -86,7 +95,7 @@ class Faults:
             ]
             if rest := self._count - len(self._first):
                 lines.append(f"and {rest} more")
-            raise ConfigError("\n  ".join(lines))
+            raise ManyFaults(lines)
 
 
 def show(path: Path | str) -> str:

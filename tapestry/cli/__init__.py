@@ -23,6 +23,7 @@ from tapestry.cli import console
 from tapestry.cli.commands import NoVerb, Roles, usage_error
 from tapestry.cli.exit_status import ExitStatus, is_broken_pipe, status_of
 from tapestry.cli.failures import describe
+from tapestry.faults import ManyFaults
 
 __all__ = ["app", "main"]
 
@@ -103,7 +104,9 @@ def _end(error: BaseException, words: Sequence[str]) -> ExitStatus:
     if status is ExitStatus.INTERNAL and os.environ.get("TAPESTRY_TRACEBACK") == "1":
         for line in "".join(traceback.format_exception(error)).splitlines():
             console.note(line)
-    console.note(f"tapestry: {describe(error, words[0] if words else '')}")
+    said = f"tapestry: {describe(error, words[0] if words else '')}"
+    for line in said.split("\n") if isinstance(error, ManyFaults) else [said]:
+        console.note(line)
     try:
         console.finish()
     except OSError:
