@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tapestry import manifest
 from tapestry.config import NodeSettings, number
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
@@ -329,16 +330,26 @@ def _sync(folder: Path) -> None:
 
 
 def _message(folder: Path) -> Message:
-    """Pack a publication: its two entries, then its files."""
+    """Pack a publication: its two entries, then its files.
+
+    Guarantees:
+        What leaves are the files of the manifest, unchanged, with the manifest and the
+        two entries. Nothing that came into the folder later leaves with them.
+
+    Raises:
+        VerificationError: The folder is not what was written; it says what to remove.
+    """
     entries = [
         (folder / FOLDER / name).read_bytes() for name in (_ACCOUNTED, _PUBLISHED)
     ]
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    listed = manifest.read(folder)
+    manifest.verify(folder, listed)
+    own = (manifest.FILE, _ACCOUNTED, _PUBLISHED)
+    names = sorted([*(f.name for f in listed.files), *(f"{FOLDER}/{n}" for n in own)])
     return Message(
         kind=Kind.PUBLICATION,
         body=canonical_json({"files": names}),
-        attachments=[*entries, *(path.read_bytes() for path in paths)],
+        attachments=[*entries, *((folder / name).read_bytes() for name in names)],
     )
 
 

@@ -196,6 +196,29 @@ def test_a_publication_is_given_again_byte_for_byte(
     once(federation)
 
 
+@pytest.mark.parametrize("name", ["notes.txt", ".DS_Store", "tapestry/notes.txt"])
+def test_what_came_into_the_folder_later_does_not_leave(
+    wants: Wants, name: str
+) -> None:
+    federation = wants()
+    replies = []
+
+    def with_more(_name: str, request: Message, deliver: Deliver) -> None:
+        replies.append(deliver(request))
+        place = federation.directory / "nodes" / "fr" / "adapters" / "fr-1" / name
+        place.write_text("a private note")
+        replies.append(deliver(request))
+        place.unlink()
+
+    federation.wire.on("fr", Kind.RELEASED, with_more)
+    federation.run()
+    first, second = replies
+    assert first.kind is Kind.PUBLICATION
+    if second.kind is Kind.PUBLICATION:  # without it
+        assert (second.body, second.attachments) == (first.body, first.attachments)
+    assert b"a private note" not in b"".join(map(bytes, second.attachments))
+
+
 def test_a_training_that_fails_is_paid_for_and_logged_before_the_next(
     wants: Wants, trainings: Trainings
 ) -> None:
