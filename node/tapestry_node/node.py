@@ -14,12 +14,8 @@ from typing import Any
 
 from tapestry.config import NodeSettings
 from tapestry.encoding import canonical_json
-from tapestry.errors import (
-    PolicyError,
-    ProtocolError,
-    TapestryError,
-)
-from tapestry.protocol import Kind, Message, Reason
+from tapestry.errors import PolicyError, ProtocolError, TapestryError
+from tapestry.protocol import Kind, Message, Reason, RoundManifest
 from tapestry.replica import Replica
 from tapestry.secagg.messages import Result
 from tapestry.software import software_digest
@@ -30,15 +26,11 @@ from tapestry_node.budget import Ledger
 from tapestry_node.folder import open_view, read_keys, read_trust
 from tapestry_node.following import Follower
 from tapestry_node.guard import Facts, Refused, check_offer, first_round, reason_of
+from tapestry_node.history import committed_rounds, published_charges
+from tapestry_node.inspection import Inspection, Inspector, known_charge
 from tapestry_node.publishing import Publisher
 from tapestry_node.readiness import Standing, check_keys, objections
-from tapestry_node.session import (
-    Desk,
-    Notify,
-    Session,
-    committed_rounds,
-    published_charges,
-)
+from tapestry_node.session import Desk, Notify, Session
 from tapestry_node.spots import SpotChecks
 from tapestry_node.store import Store
 from tapestry_node.trainer import Trainer
@@ -135,9 +127,7 @@ class Node:
     def objections(self) -> list[str]:
         """Say why it would refuse every offer, a line each; ask before the first."""
         state = self._view.state if self._view.size else None
-        charge = None
-        if state is not None and state.last is not None:
-            charge = self._trainer.charge(state.rounds[state.last])
+        charge = known_charge(self._trainer, self._last_round())
         return objections(
             Standing(
                 settings=self.settings,
@@ -149,6 +139,20 @@ class Node:
                 rounds_left=self._ledger.rounds_left(charge) if charge else None,
             )
         )
+
+    def inspect(self) -> Inspection:
+        """Show records, prices, keys and connection; for the operator alone."""
+        return Inspector(
+            directory=self.directory,
+            settings=self.settings,
+            trainer=self._trainer,
+            ledger=self._ledger,
+            last=self._last_round(),
+        ).inspect()
+
+    def _last_round(self) -> RoundManifest | None:
+        state = self._view.state if self._view.size else None
+        return state.rounds[state.last] if state and state.last else None
 
     def handle(self, message: Message) -> Message:
         """Answer a request; whatever goes wrong is a refusal.

@@ -28,7 +28,6 @@ Guarantees:
     nothing of a record, and neither does the error.
 """
 
-import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -44,6 +43,7 @@ from tapestry.errors import ConfigError
 from tapestry.faults import Fault, Faults, show
 from tapestry.folder_walker import walk
 from tapestry.setting_faults import explain
+from tapestry_node.census import Census, Lengths
 
 MANIFEST = "corpus.toml"
 _LANGUAGE = r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$"
@@ -76,26 +76,6 @@ class Corpus(BaseModel):
     ]
     unit: Annotated[Literal["record"], Field(examples=["record"])]
     source: Annotated[str, Field(max_length=300, examples=["our archive, 2024"])] = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Census:
-    """What was found in a folder, in numbers; for the institution's own eyes.
-
-    The lengths are characters of a record: the shortest, the median, the longest.
-    """
-
-    files: int
-    bytes: int  # of all files
-    records: int
-    joined: int  # records of several rows with one id
-    empty: int  # files that gave no record
-    invisible: int  # text files and rows left out, since nothing in them is visible
-    duplicates: int  # records that repeat another one exactly
-    like_ids: int  # ids that differ from another one in case only
-    shortest: int
-    median: int
-    longest: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +244,6 @@ def _size(path: Path) -> int:
 def _count(
     found: _Collection, texts: list[str], *, files: tuple[int, int, int]
 ) -> Census:
-    lengths = sorted(map(len, texts))
     ids = [key for key in found.parts if isinstance(key, str)]
     folded = Counter(key.casefold() for key in ids)
     return Census(
@@ -276,9 +255,7 @@ def _count(
         invisible=found.invisible,
         duplicates=len(texts) - len(set(texts)),
         like_ids=sum(many for many in folded.values() if many > 1),
-        shortest=lengths[0],
-        median=statistics.median_low(lengths),
-        longest=lengths[-1],
+        characters=Lengths.of(map(len, texts)),
     )
 
 

@@ -5,13 +5,13 @@ must survive (budget, high-water mark, outbox) is on disk before it matters.
 """
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from tapestry.config import number
-from tapestry.encoding import decode_fraction, encode_fraction
+from tapestry.encoding import encode_fraction
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.low_rank import round_seed
@@ -29,8 +29,7 @@ from tapestry.secagg.messages import (
 )
 from tapestry.secagg.terms import RunPlan, Terms
 from tapestry.vector import FloatVector, Layout
-from tapestry_governance.account import steps_of
-from tapestry_governance.entries import Author, open_entry, sign_entry
+from tapestry_governance.entries import Author, sign_entry
 from tapestry_governance.events import (
     Body,
     ContributionCommitted,
@@ -42,6 +41,7 @@ from tapestry_governance.view import View
 from tapestry_node.budget import Charge, Ledger
 from tapestry_node.contribution import prepare
 from tapestry_node.guard import Refused, first_round
+from tapestry_node.history import committed_rounds
 from tapestry_node.store import Store
 from tapestry_node.trainer import Trainer
 
@@ -272,31 +272,6 @@ _NOTHING_PROMISED = {
     "epsilon_run": None,
     "epsilon_fallback": None,
 }
-
-
-def published_charges(view: View, name: str) -> Iterator[Charge]:
-    """What the log says that a node spent; its ledger must know all of it."""
-    for entry in view.entries(0, view.size):
-        event = open_entry(entry).event
-        said = event.body
-        if event.actor != name or not isinstance(said, DpAccounted):
-            continue
-        if said.epsilon_run is not None:
-            yield Charge(
-                purpose="adapter" if said.round_number is None else "round",
-                run=said.run_id,
-                number=said.round_number or said.version or 0,
-                steps=steps_of(said),
-                own_multiplier=decode_fraction(said.own_multiplier),
-            )
-
-
-def committed_rounds(view: View, name: str) -> Iterator[tuple[str, int]]:
-    """Run and number of each round that a node uploaded for, by the log."""
-    for entry in view.entries(0, view.size):
-        event = open_entry(entry).event
-        if event.actor == name and isinstance(event.body, ContributionCommitted):
-            yield event.body.run_id, event.body.round_number
 
 
 def _highest(desk: Desk, run_id: str) -> int:

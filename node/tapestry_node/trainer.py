@@ -20,6 +20,7 @@ from tapestry_governance.events import DataDeclared
 from tapestry_node import records, training
 from tapestry_node.batching import Limits
 from tapestry_node.budget import Charge, Terms
+from tapestry_node.census import Census, Coverage, Lengths
 
 StepDone = Callable[[int, int], None]
 
@@ -55,6 +56,22 @@ class Trainer:
     def count(self) -> int:
         """How many records there are; declared, public."""
         return len(self._records.texts)
+
+    @property
+    def census(self) -> Census:
+        """What the data folder holds, in numbers; for the institution's own eyes."""
+        return self._records.census
+
+    def coverage(self, sequence_length: int) -> Coverage:
+        """Count what a training at some sequence length reads of the records."""
+        units = self.units(sequence_length)
+        return Coverage(
+            sequence_length=sequence_length,
+            # Sequences of one record overlap by a token.
+            tokens=Lengths.of(1 + sum(len(s) - 1 for s in u.sequences) for u in units),
+            cut=sum(len(unit.sequences) > 1 for unit in units),
+            without_loss=self.count - len(units),
+        )
 
     @property
     def terms(self) -> Terms:

@@ -11,6 +11,7 @@ import click
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, Group, as_json
 from tapestry.cli.exit_status import ExitStatus
+from tapestry.cli.node_check import check_as_json, check_as_lines
 from tapestry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,10 +94,13 @@ def run(
 
 @app.command()
 @node_folder
-def check(folder: Path) -> ExitStatus:
+@as_json
+def check(folder: Path, as_json: bool) -> ExitStatus:
     """Check settings, keys, data and budget before joining; nothing leaves.
 
-    A node that would refuse every round is not ready, and is told why.
+    It counts the records and prices the trainings that are known of, in epsilon. A
+    node that would refuse every round is not ready, and is told why; so is one that
+    lacks what `tapestry node run` needs.
     """
     from tapestry.config import NodeSettings
     from tapestry.workloads.bases import open_base
@@ -104,19 +108,17 @@ def check(folder: Path) -> ExitStatus:
 
     settings = NodeSettings.read(folder / "node.toml")
     node = Node(folder, workload=open_base(settings.base))
-    balance = node.ledger.balance()
-    console.say(f"node      {node.name} of federation {settings.federation}")
-    console.say(f"base      {settings.base}")
-    console.say(f"policy    cohorts of {settings.policy.min_cohort} and more")
-    console.say(f"budget    epsilon {balance.spent:.4f} of {balance.limit:g} is spent")
-    found = node.objections()
+    seen, balance, refused = node.inspect(), node.ledger.balance(), node.objections()
     node.close()
-    for line in found:
-        console.say(f"refused   {line}")
-    if found:
+    refused += [line for line in seen.refused if not any(line in r for r in refused)]
+    if as_json:
+        console.say_json(check_as_json(settings, seen, balance, refused=refused))
+    else:
+        for line in check_as_lines(settings, seen, balance, refused=refused):
+            console.say(line)
+    if refused:
         return ExitStatus.RULE_BROKEN
-    console.say("ready")
-    return ExitStatus.HOLDS
+    return ExitStatus.INCOMPLETE if seen.missing else ExitStatus.HOLDS
 
 
 @app.command()
@@ -236,7 +238,7 @@ def _store(folder: Path) -> "Store":
     """
     from tapestry.config import NodeSettings
     from tapestry_node.folder import open_view
-    from tapestry_node.session import committed_rounds
+    from tapestry_node.history import committed_rounds
     from tapestry_node.store import Store
 
     path, mirror = folder / "state.db", folder / "view.db"

@@ -211,7 +211,8 @@ def check_delta(target_delta: float, *, records: int | None = None) -> None:
         raise ConfigError(f"delta {target_delta} is not between 0 and 1")
     if records is not None and target_delta * records >= 1:
         raise ConfigError(
-            f"delta {target_delta} is not below 1/{records}, one in the records"
+            f"delta {target_delta:g} is not below 1/{records}, one over the number of"
+            " records; lower it, or hold more records"
         )
 
 

@@ -1,5 +1,8 @@
 """``tapestry node check``: what would be refused is said before anybody asks."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +10,39 @@ import pytest
 import tomli_w
 
 from tapestry import cli
-from tapestry.config import NodeSettings
+from tapestry.config import NodeSettings, number
 from tapestry.workloads.language import LanguageModel
 from tapestry_node.budget import Balance
 from tapestry_node.node import Node
 from tests.end_to_end.conftest import Found
 from tests.end_to_end.test_shared_noise import SHARED
-from tests.simulator import NAMES, Base, Federation, merged
+from tests.simulator import NAMES, RECORDS, Base, Federation, merged, run_settings
 
 NAME, OTHER = NAMES[:2]
+TRANSPORT = {
+    "superlink": "127.0.0.1:9092",
+    "root_certificates": "authority.pem",
+    "auth_key": "keys/transport",
+    "poll_seconds": 0.1,
+}
+WITHOUT_TORCH = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "flwr", "transformers", "peft", "opacus"}:
+            raise ImportError("blocked: " + name, name=name)
+
+sys.meta_path.insert(0, Blocker())
+from tapestry.cli import main
+
+for words in (["budget"], ["budget", "--json"], ["egress"]):
+    try:
+        main(["node", *words, sys.argv[1]])
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +71,13 @@ def used(found: Found) -> Path:
 
 
 def closed(federation: Federation) -> Path:
+    """Close a federation; returns a node's folder that could dial as well."""
     federation.close()
-    return federation.directory / "nodes" / NAME
+    folder = federation.directory / "nodes" / NAME
+    for name in ("authority.pem", "keys/transport"):
+        (folder / name).touch(mode=0o600)
+    change(folder, {"transport": TRANSPORT})
+    return folder
 
 
 def change(folder: Path, settings: dict[str, Any]) -> None:
@@ -53,9 +85,9 @@ def change(folder: Path, settings: dict[str, Any]) -> None:
     (folder / "node.toml").write_text(tomli_w.dumps(merged(known, settings)))
 
 
-def run(verb: str, folder: Path) -> int:
+def run(verb: str, folder: Path, *more: str) -> int:
     with pytest.raises(SystemExit) as done:
-        cli.main(["node", verb, str(folder)])
+        cli.main(["node", verb, str(folder), *more])
     return int(done.value.code or 0)
 
 
@@ -67,6 +99,130 @@ def test_a_node_that_may_join_is_ready(
         said = capsys.readouterr().out
         assert said.endswith("\nready\n")
         assert "refused" not in said
+
+
+def test_what_a_node_would_train_on_and_pay_is_shown(
+    idle: Path, used: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (used / "data" / "text.jsonl").open("rb") as file:
+        size = len(file.read())
+    assert run("check", idle) == 0
+    said = capsys.readouterr().out
+    assert "\nprice     the adapter: epsilon " in said
+    assert "a round like" not in said  # nobody knows of one yet
+    assert run("check", used) == 0
+    said = capsys.readouterr().out
+    assert f"\ndata      {RECORDS} records in 1 files of {size} bytes;" in said
+    assert f"language {NAME}" in said
+    assert "\nlength    " in said
+    assert "\ntokens    " in said
+    assert "\nprice     a round like round 1 of 'run', the log's last: epsilon " in said
+    assert "node.key 0600" in said
+    assert "transport 127.0.0.1:9092" in said
+
+
+def test_the_same_is_shown_to_machines(
+    used: Path, base: Base, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("check", used, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ready"] is True
+    assert (found["refused"], found["missing"]) == ([], [])
+    assert found["census"]["records"] == RECORDS
+    balance = balance_of(used, base)
+    assert found["budget"]["spent"] == balance.spent
+    last, adapter = found["prices"]
+    # One round was spent, so that another one like it costs what that one did.
+    assert last["epsilon"] == pytest.approx(balance.spent)
+    assert last["epsilon_after"] > last["epsilon"]
+    assert last["sampling_rate"] == pytest.approx(
+        run_settings()["training"]["batch_size"] / RECORDS
+    )
+    plan = NodeSettings.read(used / "node.toml").adapter
+    assert adapter["epsilon"] <= number(plan.epsilon)
+    assert adapter["epsilon"] == pytest.approx(number(plan.epsilon), rel=0.01)
+
+
+def test_records_that_are_cut_or_left_out_are_counted(
+    idle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in idle.glob("budget.db*"):
+        path.unlink()  # the data is another one from here on
+    rows = [{"text": "a"}, {"text": "a"}, {"text": "\u200b"}, {"text": "b " * 400}]
+    rows += [{"text": f"una frase {n}"} for n in range(30)]
+    (idle / "data" / "text.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (idle / "data" / "empty.txt").touch()
+    change(idle, {"adapter": {"publish": False}})
+    run("check", idle, "--json")
+    found = json.loads(capsys.readouterr().out)
+    census, (coverage, *_) = found["census"], found["coverage"]
+    assert (census["records"], census["duplicates"], census["files"]) == (33, 1, 2)
+    assert (census["invisible"], census["empty"]) == (2, 1)
+    assert census["characters"]["longest"] == 800
+    assert coverage["without_loss"] == 0  # a start token makes two of one
+    assert coverage["cut"] == 1
+    assert coverage["tokens"]["longest"] > coverage["sequence_length"]
+
+
+@pytest.mark.parametrize("lost", [None, "authority.pem", "keys/transport"])
+def test_a_node_that_could_not_dial_is_not_ready(
+    idle: Path, capsys: pytest.CaptureFixture[str], lost: str | None
+) -> None:
+    if lost is None:
+        settings = NodeSettings.read(idle / "node.toml")
+        known = settings.model_dump(exclude_none=True, exclude={"transport"})
+        (idle / "node.toml").write_text(tomli_w.dumps(known))
+    else:
+        (idle / lost).unlink()
+    assert run("check", idle) == 3
+    said = capsys.readouterr().out
+    assert f"missing   {'node.toml has no [transport]' if lost is None else ''}" in said
+    assert lost is None or str(idle / lost) in said
+    assert said.endswith("\nnot ready\n")
+
+
+def test_records_too_few_for_the_plans_are_no_readiness(
+    used: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in used.glob("budget.db*"):
+        path.unlink()
+    (used / "view.db").unlink()
+    (used / "state.db").unlink()
+    (used / "data" / "text.jsonl").write_text('{"text": "una frase"}\n' * 3)
+    assert run("check", used) == 2
+    said = capsys.readouterr().out
+    assert "data      3 records" in said
+    size = NodeSettings.read(used / "node.toml").adapter.batch_size
+    assert f"batch size {size} is not between 1 and the 3 records" in said
+    assert said.endswith("\nnot ready\n")
+
+
+def test_a_delta_that_promises_nothing_is_told_in_words(
+    idle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in idle.glob("budget.db*"):
+        path.unlink()
+    change(idle, {"policy": {"target_delta": "0.1"}})
+    assert run("check", idle) == 64
+    said = capsys.readouterr().err
+    assert f"delta 0.1 is not below 1/{RECORDS}, one over the number of records" in said
+
+
+def test_faults_of_the_data_are_all_told_and_hold_no_record(
+    idle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (idle / "data" / "text.jsonl").write_text('{"text": "canary}\n{"text": 7}\n')
+    (idle / "data" / "more").symlink_to("/nowhere")
+    assert run("check", idle) == 64
+    said = capsys.readouterr()
+    head, *lines = said.err.splitlines()
+    assert head == f"tapestry: {idle / 'data'}: 3 faults"
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "more",
+        "text.jsonl, line 1",
+        "text.jsonl, line 2",
+    ]
+    assert "canary" not in said.out + said.err
 
 
 def balance_of(folder: Path, base: Base) -> Balance:
@@ -96,7 +252,7 @@ def test_a_budget_that_no_round_fits_into_is_no_readiness(
     (line,) = [each for each in out.splitlines() if each.startswith("refused")]
     assert "policy.epsilon_limit" in line
     assert said in line
-    assert "ready" not in out
+    assert out.endswith("\nnot ready\n")
 
 
 def test_a_fallback_that_is_spent_is_no_readiness(
@@ -196,3 +352,17 @@ def test_receipts_that_the_log_agrees_with_are_shown(
 ) -> None:
     assert run("egress", used) == 0
     assert "upload" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_budget_and_receipts_are_shown_without_torch(used: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(used)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "round 1 of 'run'" in done.stdout
+    assert '"spent":' in done.stdout
+    assert "bytes left this node" in done.stdout

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tapestry.errors import ConfigError
 from tapestry.faults import SHOWN
 from tapestry_node import records
+from tapestry_node.census import Census, Lengths
 
 MANIFEST = 'language = "it"\nlicence = "BSD-3-Clause"\nunit = "record"\n'
 
@@ -138,7 +139,7 @@ def test_a_folder_is_told_in_numbers(tmp_path: Path) -> None:
         "g.jsonl": b'{"id": "P1", "text": "altro"}\n{"text": ""}\n',
     }
     found = records.read(_write(tmp_path, files))
-    assert found.census == records.Census(
+    assert found.census == Census(
         files=7,
         bytes=sum(map(len, files.values())),
         empty=2,
@@ -147,9 +148,7 @@ def test_a_folder_is_told_in_numbers(tmp_path: Path) -> None:
         invisible=3,
         duplicates=1,
         like_ids=2,
-        shortest=3,
-        median=10,
-        longest=14,
+        characters=Lengths(shortest=3, median=10, longest=14),
     )
 
 

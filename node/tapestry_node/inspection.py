@@ -1,0 +1,182 @@
+"""What ``tapestry node check`` shows: records, prices, keys and connection.
+
+``readiness`` says why offers would be refused. This module tells an operator what the
+node would train on, what that would cost each record, and what ``tapestry node run``
+still lacks.
+
+Guarantees:
+    Nothing is charged, reserved or sent. The counts are exact and for the operator's
+    own terminal; what the log learns of the records is ``DataDeclared``.
+"""
+
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tapestry.config import NodeSettings, Transport, number
+from tapestry.errors import ConfigError
+from tapestry.privacy import accounting
+from tapestry.protocol import RoundManifest
+from tapestry_node.budget import Charge, Ledger
+from tapestry_node.census import Census, Coverage
+from tapestry_node.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What one training would cost each record, and whether that fits."""
+
+    title: str
+    sampling_rate: float
+    steps: int
+    noise_multiplier: float
+    epsilon: float  # of this training alone
+    epsilon_after: float  # together with what is spent or reserved
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """A node's folder, as its operator needs to see it before joining.
+
+    ``refused`` holds what no setting of the coordinator could mend, ``missing`` what
+    ``tapestry node run`` needs and does not find.
+    """
+
+    language: str
+    licence: str
+    census: Census
+    coverage: tuple[Coverage, ...]
+    prices: tuple[Price, ...]
+    keys: dict[str, str]  # mode of each file, in octal digits
+    superlink: str | None
+    refused: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def known_charge(trainer: Trainer, manifest: RoundManifest | None) -> Charge | None:
+    """Price a round, if there is one that these records suffice for.
+
+    Why they do not suffice, ``Inspector.inspect`` says.
+    """
+    with suppress(ConfigError):
+        return None if manifest is None else trainer.charge(manifest)
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspector:
+    """What an inspection looks at; all of it belongs to the node."""
+
+    directory: Path
+    settings: NodeSettings
+    trainer: Trainer
+    ledger: Ledger
+    last: RoundManifest | None  # the log's last round
+
+    def inspect(self) -> Inspection:
+        """Look at everything."""
+        prices: list[Price] = []
+        refused: list[str] = []
+        for ask in (self._round, self._adapter):
+            try:
+                if (price := ask()) is not None:
+                    prices.append(price)
+            except ConfigError as error:
+                refused.append(str(error))
+        corpus, transport = self.trainer.corpus, self.settings.transport
+        return Inspection(
+            language=corpus.language,
+            licence=corpus.licence,
+            census=self.trainer.census,
+            coverage=tuple(map(self.trainer.coverage, self._sequence_lengths())),
+            prices=tuple(prices),
+            keys=_modes(self.directory / "keys"),
+            superlink=transport.superlink if transport else None,
+            refused=tuple(refused),
+            missing=tuple(_lacks(self.directory, transport)),
+        )
+
+    def _sequence_lengths(self) -> list[int]:
+        """List the lengths that are known: the adapter's and the last round's."""
+        lengths = {self.settings.adapter.sequence_length}
+        if self.last is not None:
+            lengths.add(self.last.training.sequence_length)
+        return sorted(lengths)
+
+    def _round(self) -> Price | None:
+        """Price a round like the log's last one; None where nothing is promised.
+
+        Raises:
+            ConfigError: These records are too few for such a round.
+        """
+        if self.last is None:
+            return None
+        charge = self.trainer.charge(self.last)
+        if charge is None:
+            return None
+        return self._price(f"a round like {charge.title}, the log's last", charge.steps)
+
+    def _adapter(self) -> Price | None:
+        """Price the adapter of ``[adapter]``; None if it is not to be published.
+
+        Raises:
+            ConfigError: These records are too few for it.
+        """
+        plan = self.settings.adapter
+        if not plan.publish or number(plan.epsilon) == 0:
+            return None
+        rate = accounting.sampling_rate(plan.batch_size, records=self.trainer.count)
+        noise = accounting.calibrate(
+            target_epsilon=number(plan.epsilon),
+            target_delta=number(self.settings.policy.target_delta),
+            sampling_rate=rate,
+            steps=plan.steps,
+        )
+        steps = accounting.Steps(
+            noise_multiplier=noise, sampling_rate=rate, steps=plan.steps
+        )
+        return self._price("the adapter", steps)
+
+    def _price(self, title: str, steps: accounting.Steps) -> Price:
+        limit = number(self.settings.policy.epsilon_limit)
+        delta = number(self.settings.policy.target_delta)
+        known = [row.charge.steps for row in self.ledger.rows()]
+        after = accounting.epsilon([*known, steps], target_delta=delta)
+        return Price(
+            title=title,
+            sampling_rate=steps.sampling_rate,
+            steps=steps.steps,
+            noise_multiplier=steps.noise_multiplier,
+            epsilon=accounting.epsilon([steps], target_delta=delta),
+            epsilon_after=after,
+            fits=after <= limit,
+        )
+
+
+def _modes(folder: Path) -> dict[str, str]:
+    """List the modes of the private keys of a folder."""
+    public = {".pub", ".node-id"}
+    return {
+        path.name: f"{stat.S_IMODE(path.lstat().st_mode):04o}"
+        for path in sorted(folder.iterdir())
+        if path.suffix not in public
+    }
+
+
+def _lacks(directory: Path, transport: Transport | None) -> list[str]:
+    """Say what keeps ``tapestry node run`` from dialling."""
+    if transport is None:
+        rule = (
+            "node.toml has no [transport]; add the table with superlink,"
+            " root_certificates, auth_key and poll_seconds, or give tapestry node run"
+            " --superlink, --root-certificates and --auth-key"
+        )
+        return [rule]
+    found = []
+    for name in ("root_certificates", "auth_key"):
+        path = directory / getattr(transport, name)
+        if not path.is_file():
+            found.append(f"transport.{name}: no file {path}; put it there")
+    return found
