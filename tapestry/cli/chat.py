@@ -128,18 +128,21 @@ def _answer(
     max_tokens: int,
     temperature: float,
 ) -> Answers:
-    """Let each continue the prompt on a new line, with the same random numbers."""
+    """Let each answer the prompt, with the same random numbers."""
     import torch
+
+    from tapestry.workloads import Dialogue
 
     seed = secrets.randbits(63)
 
     def complete() -> str:
-        return model.complete(
-            f"{prompt}\n",
+        (answer,) = model.complete_all(
+            [Dialogue(turns=(prompt,))],
             max_tokens=max_tokens,
             temperature=temperature,
             generator=torch.Generator().manual_seed(seed),
-        ).strip()
+        )
+        return answer.strip()
 
     answers = {"base": complete()}
     for name, folder in folders.items():

@@ -19,8 +19,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dialogue:
+    """Turns of a user and an assistant, one after the other; the user begins."""
+
+    turns: tuple[str, ...]
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The turns of the assistant."""
+        return self.turns[1::2]
+
+
+Text = str | Dialogue
+"""What a language model learns from: all of a text, or the answers of a dialogue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """One record as token sequences, each of 2 to ``sequence_length`` tokens."""
+    """One record as token sequences, each of 2 to ``sequence_length`` tokens.
+
+    A token that is context only, and adds nothing to the loss, stands as its
+    complement ``~token``; each sequence has at least one that counts.
+    """
 
     sequences: tuple[tuple[int, ...], ...]
 
@@ -110,19 +130,19 @@ class Workload(Protocol):
         """
         ...
 
-    def encode(self, texts: Sequence[str], *, sequence_length: int) -> list[Unit]:
+    def encode(self, texts: Sequence[Text], *, sequence_length: int) -> list[Unit]:
         """Turn each text into one unit; a text too short for a loss gives none."""
         ...
 
     def losses(self, sequences: Sequence[Sequence[int]]) -> "Tensor":
-        """Mean token loss in nats of each sequence, shape (len(sequences),).
+        """Mean loss in nats of the tokens that count, shape (len(sequences),).
 
         No value depends on any other sequence of the batch.
         """
         ...
 
-    def evaluate(self, texts: Sequence[str], *, sequence_length: int) -> Evaluation:
-        """Code length of the texts, without gradients."""
+    def evaluate(self, texts: Sequence[Text], *, sequence_length: int) -> Evaluation:
+        """Code length of texts and of the answers of dialogues, without gradients."""
         ...
 
     def save(self, directory: Path) -> None:

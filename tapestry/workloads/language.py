@@ -12,12 +12,16 @@ token. Others (SmolLM2 among them: what it calls BOS is a delimiter of its chat
 format) get none; the code length then charges the first token of a text log2 of the
 vocabulary, which is the same for every model that shares the tokenizer.
 
+A dialogue becomes the tokens that the chat template gives (``chat_template``); only its
+answers count, in training and in code length.
+
 Shapes: B sequences, T positions, V tokens of the vocabulary.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +35,9 @@ from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.low_rank import factor
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, Layout, Parameters
-from tapestry.workloads import Evaluation, Unit, lora
+from tapestry.workloads import Dialogue, Evaluation, Text, Unit, lora
+from tapestry.workloads.chat_template import ChatTemplate
+from tapestry.workloads.decoding import decode
 from tapestry.workloads.machine import multiplies_bfloat16
 from tapestry.workloads.tokens import by_length, pad, start_tokens, tokenize, windows
 
@@ -54,6 +60,7 @@ class LanguageModel:
         self._tokenizer = tokenizer
         self._parameters = dict(module.named_parameters())
         self._start = start_tokens(tokenizer)
+        self._template = ChatTemplate(tokenizer)
         self._coarse = coarse_evaluation and multiplies_bfloat16()
 
     @classmethod
@@ -223,7 +230,7 @@ class LanguageModel:
         """
         return lora.published(self._module, directory)
 
-    def encode(self, texts: Sequence[str], *, sequence_length: int) -> list[Unit]:
+    def encode(self, texts: Sequence[Text], *, sequence_length: int) -> list[Unit]:
         """Turn each text into one unit; a text too short for a loss gives none."""
         units = []
         for tokens in self._tokenize(texts):
@@ -232,7 +239,7 @@ class LanguageModel:
         return units
 
     def losses(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Mean token loss in nats of each sequence, shape (len(sequences),).
+        """Mean loss in nats of the tokens that count, shape (len(sequences),).
 
         No value depends on any other sequence of the batch: each mean is over the
         sequence's own tokens, and padding stands after all of them.
@@ -240,68 +247,66 @@ class LanguageModel:
         losses_BT, counts_B = self._token_losses(sequences)
         return losses_BT.sum(dim=1) / counts_B
 
-    def evaluate(self, texts: Sequence[str], *, sequence_length: int) -> Evaluation:
-        """Code length of the texts, without gradients.
+    def evaluate(self, texts: Sequence[Text], *, sequence_length: int) -> Evaluation:
+        """Code length of texts and of the answers of dialogues, without gradients.
 
         Guarantees:
             The same texts in the same order give the same bits on one machine.
-            All bytes count, and all tokens, the first one as the module says.
+            Of a text all bytes count, and all tokens, the first one as the module
+            says; of a dialogue those of the answers, and each answer's end.
         """
         first = 0.0 if self._start else math.log2(len(self._tokenizer))
         tokens = self._tokenize(texts)
         cut = [windows(row, sequence_length) for row in tokens]
         rows = [window for each in cut for window in each]
         owners = np.repeat(np.arange(len(cut)), [len(each) for each in cut])
-        bits = np.array([first if row else 0.0 for row in tokens])
-        training = self._module.training
-        self._module.eval()
-        kind, bfloat16 = self._device.type, torch.bfloat16
-        coarse = torch.autocast(kind, dtype=bfloat16, enabled=self._coarse)
-        with torch.no_grad(), coarse:
+        bits = np.array([first if row and row[0] >= 0 else 0.0 for row in tokens])
+        with self._inference(coarse=self._coarse):
             for batch in by_length(rows, tokens=_EVALUATION_TOKENS):
                 losses_BT, _ = self._token_losses([rows[i] for i in batch])
                 nats = losses_BT.double().sum(dim=1).cpu().numpy()
                 np.add.at(bits, owners[batch], nats / math.log(2))
-        self._module.train(training)
         return Evaluation(
             bits_by_text=tuple(bits.tolist()),
-            bytes_by_text=tuple(len(text.encode()) for text in texts),
+            bytes_by_text=tuple(map(_counted_bytes, texts)),
         )
 
-    @torch.no_grad()
-    def complete(
+    def complete(self, prompt: Text, *, max_tokens: int) -> str:
+        """Continue a text, or answer a dialogue, by the likeliest tokens."""
+        return self.complete_all([prompt], max_tokens=max_tokens)[0]
+
+    def complete_all(
         self,
-        prompt: str,
+        prompts: Sequence[Text],
         *,
         max_tokens: int,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
-    ) -> str:
-        """Continue a text until the model ends it or ``max_tokens`` are there.
+    ) -> list[str]:
+        """Continue texts, and answer dialogues, until the model ends each.
 
         Args:
-            prompt: The text so far.
-            max_tokens: How many tokens at most.
+            prompts: Texts so far, and dialogues that end with a turn of the user.
+            max_tokens: How many tokens at most for each.
             temperature: 0 takes the likeliest token each time.
-            generator: Draws tokens when the temperature is not 0.
+            generator: Draws tokens when the temperature is not 0; all prompts take
+                from it in turn.
+
+        Raises:
+            ConfigError: The chat template cannot print such a dialogue.
         """
-        end = self._tokenizer.eos_token_id
-        (tokens,) = self._tokenize([prompt])
-        tokens = tokens or self._start or [end or 0]
-        given, cache = tokens, None
-        while len(tokens) < len(given) + max_tokens:
-            fresh_BT = torch.tensor([tokens if cache is None else tokens[-1:]])
-            out = self._module(
-                input_ids=fresh_BT.to(self._device),
-                past_key_values=cache,
-                use_cache=True,
+        given = [self._prompt(prompt) for prompt in prompts]
+        with self._inference(coarse=False):
+            rows = decode(
+                self._module,
+                given,
+                ends=self._template.ends,
+                max_tokens=max_tokens,
+                choose=partial(_choose, temperature=temperature, generator=generator),
             )
-            token = _choose(out.logits[0, -1].cpu(), temperature, generator)
-            if token == end:
-                break
-            tokens, cache = [*tokens, token], out.past_key_values
-        text = self._tokenizer.decode(tokens[len(given) :], skip_special_tokens=True)
-        return str(text)
+        return [
+            str(self._tokenizer.decode(row, skip_special_tokens=True)) for row in rows
+        ]
 
     def save(self, directory: Path) -> None:
         """Write the model in the Hugging Face layout, safetensors only.
@@ -349,8 +354,31 @@ class LanguageModel:
     def _device(self) -> torch.device:
         return next(iter(self._parameters.values())).device
 
-    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return tokenize(self._tokenizer, texts, self._start)
+    def _tokenize(self, texts: Sequence[Text]) -> list[list[int]]:
+        plain = [text for text in texts if isinstance(text, str)]
+        dialogues = [text for text in texts if isinstance(text, Dialogue)]
+        rows = {
+            str: iter(tokenize(self._tokenizer, plain, self._start)),
+            Dialogue: iter(self._template.encode(dialogues)),
+        }
+        return [next(rows[type(text)]) for text in texts]
+
+    def _prompt(self, prompt: Text) -> list[int]:
+        if isinstance(prompt, Dialogue):
+            return self._template.prompts([prompt])[0]
+        (tokens,) = tokenize(self._tokenizer, [prompt], self._start)
+        return tokens or self._start or [self._tokenizer.eos_token_id or 0]
+
+    @contextmanager
+    def _inference(self, *, coarse: bool) -> Iterator[None]:
+        training = self._module.training
+        self._module.eval()
+        kind, bfloat16 = self._device.type, torch.bfloat16
+        try:
+            with torch.no_grad(), torch.autocast(kind, dtype=bfloat16, enabled=coarse):
+                yield
+        finally:
+            self._module.train(training)
 
     def _token_losses(
         self, sequences: Sequence[Sequence[int]]
@@ -361,7 +389,7 @@ class LanguageModel:
             attention_mask=batch.attention_BT,
             use_cache=False,
         ).logits
-        counted_BT = batch.attention_BT[:, 1:]
+        counted_BT = batch.counted_BT[:, 1:]
         losses_BT = functional.cross_entropy(
             logits_BTV[:, :-1].flatten(0, 1),
             batch.tokens_BT[:, 1:].flatten(),
@@ -387,8 +415,13 @@ def _check_folder(directory: Path) -> None:
         raise ConfigError(f"{directory} has no safetensors file; convert the weights")
 
 
+def _counted_bytes(text: Text) -> int:
+    parts = (text,) if isinstance(text, str) else text.answers
+    return sum(len(part.encode()) for part in parts)
+
+
 def _choose(
-    logits_V: Tensor, temperature: float, generator: torch.Generator | None
+    logits_V: Tensor, *, temperature: float, generator: torch.Generator | None
 ) -> int:
     if temperature == 0:
         return int(logits_V.argmax())

@@ -14,10 +14,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Sequences padded on the right; ``attention_BT`` is 1 where a token is real."""
+    """Sequences padded on the right.
+
+    ``attention_BT`` is 1 where a token is real, ``counted_BT`` where it counts in the
+    loss as well.
+    """
 
     tokens_BT: Tensor
     attention_BT: Tensor
+    counted_BT: Tensor
 
 
 def start_tokens(tokenizer: Any) -> list[int]:
@@ -40,9 +45,13 @@ def tokenize(tokenizer: Any, texts: Sequence[str], start: list[int]) -> list[lis
 
 
 def windows(tokens: Sequence[int], length: int) -> list[tuple[int, ...]]:
-    """Cut tokens into windows that overlap by one; each has 2 to ``length`` tokens."""
+    """Cut tokens into windows that overlap by one; each has 2 to ``length`` tokens.
+
+    A window in which no token is to be predicted is left out.
+    """
     starts = range(0, len(tokens) - 1, length - 1)
-    return [tuple(tokens[start : start + length]) for start in starts]
+    cut = (tuple(tokens[start : start + length]) for start in starts)
+    return [window for window in cut if max(window[1:]) >= 0]
 
 
 def by_length(rows: Sequence[Sequence[int]], *, tokens: int) -> Iterator[list[int]]:
@@ -61,7 +70,7 @@ def by_length(rows: Sequence[Sequence[int]], *, tokens: int) -> Iterator[list[in
 
 
 def pad(sequences: Sequence[Sequence[int]], *, device: torch.device) -> Batch:
-    """Pad sequences on the right to the longest."""
+    """Pad sequences on the right to the longest; ``~token`` is context alone."""
     if not sequences or min(map(len, sequences)) < 2:
         raise ValueError("a batch holds sequences of two tokens or more")
     width = max(map(len, sequences))
@@ -70,7 +79,9 @@ def pad(sequences: Sequence[Sequence[int]], *, device: torch.device) -> Batch:
     for row, sequence in enumerate(sequences):
         tokens[row, : len(sequence)] = sequence
         attention[row, : len(sequence)] = 1
+    counted = attention * (tokens >= 0)
     return Batch(
-        tokens_BT=torch.from_numpy(tokens).to(device),
+        tokens_BT=torch.from_numpy(np.where(tokens < 0, ~tokens, tokens)).to(device),
         attention_BT=torch.from_numpy(attention).to(device),
+        counted_BT=torch.from_numpy(counted).to(device),
     )

@@ -1,0 +1,155 @@
+"""A dialogue as tokens, by the chat template of the model's own tokenizer.
+
+The template prints a marker for each turn, never the turn itself; what stands between
+the markers is tokenized as the template's own text, with its special tokens, and each
+turn as plain text. So no turn can end itself, or begin one in another's name.
+
+A tokenizer without a template gets the simplest one: a turn of the user and a line
+break, a turn of the assistant and the end-of-text token.
+
+Tokens are signed: ``t`` is predicted and counts in the loss, ``~t`` is context alone
+(``tokens.pad`` reads them). What counts is each turn of the assistant, with the token
+that ends it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tapestry.errors import ConfigError
+from tapestry.workloads import Dialogue
+
+_MARKER = re.compile("\ue000([0-9]+)\ue001")
+_ROLES = ("user", "assistant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """What a template prints around the turns, as tokens: one piece more than turns."""
+
+    pieces: tuple[tuple[int, ...], ...]
+
+
+class ChatTemplate:
+    """Turns dialogues into tokens, for training and for answering.
+
+    Guarantees:
+        The tokens of a dialogue are those of the template's own text and of each turn
+        as plain text: the spelling of a special token inside a turn is text.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Take a Hugging Face tokenizer."""
+        self._tokenizer = tokenizer
+        self._frames: dict[tuple[int, bool], _Frame] = {}
+
+    def encode(self, dialogues: Sequence[Dialogue]) -> list[list[int]]:
+        """Return the signed tokens of whole dialogues; the last turn is an answer.
+
+        Raises:
+            ConfigError: The template refuses a dialogue of this many turns, or does
+                not print each turn once and in order.
+            ValueError: A dialogue ends with a turn of the user.
+        """
+        if any(len(each.turns) % 2 for each in dialogues):
+            raise ValueError("a dialogue to learn from ends with an answer")
+        return self._join(dialogues, prompt=False)
+
+    def prompts(self, dialogues: Sequence[Dialogue]) -> list[list[int]]:
+        """Return the tokens after which the model answers the last turn, unsigned.
+
+        Raises:
+            ConfigError: As ``encode``.
+            ValueError: A dialogue ends with an answer.
+        """
+        if any(len(each.turns) % 2 == 0 for each in dialogues):
+            raise ValueError("a prompt ends with a turn of the user")
+        rows = self._join(dialogues, prompt=True)
+        return [[t if t >= 0 else ~t for t in row] for row in rows]
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        after = self._frame(2, prompt=False).pieces[2]
+        known = self._tokenizer.eos_token_id
+        return frozenset(after[: self._ending(after)]) | (
+            frozenset() if known is None else {known}
+        )
+
+    def _join(self, dialogues: Sequence[Dialogue], *, prompt: bool) -> list[list[int]]:
+        turns = iter(self._plain([t for each in dialogues for t in each.turns]))
+        rows = []
+        for each in dialogues:
+            pieces = self._frame(len(each.turns), prompt=prompt).pieces
+            row = [~t for t in pieces[0]]
+            for place in range(len(each.turns)):
+                tokens, after = next(turns), pieces[place + 1]
+                answer = place % 2 == 1
+                ending = self._ending(after) if answer else 0
+                row += tokens if answer else [~t for t in tokens]
+                row += [t if i < ending else ~t for i, t in enumerate(after)]
+            rows.append(row)
+        return rows
+
+    def _plain(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        found = self._tokenizer(
+            texts, add_special_tokens=False, split_special_tokens=True
+        )
+        return [list(row) for row in found["input_ids"]]
+
+    def _ending(self, after: Sequence[int]) -> int:
+        """Count the tokens after an answer up to the one that ends it."""
+        special = set(self._tokenizer.all_special_ids)
+        places = (place for place, token in enumerate(after) if token in special)
+        return next(places, 0 if after else -1) + 1
+
+    def _frame(self, turns: int, *, prompt: bool) -> _Frame:
+        key = (turns, prompt)
+        if key not in self._frames:
+            texts = _split(self._render(turns, prompt=prompt), turns)
+            pieces = (
+                self._tokenizer(text, add_special_tokens=False)["input_ids"]
+                for text in texts
+            )
+            self._frames[key] = _Frame(pieces=tuple(map(tuple, pieces)))
+        return self._frames[key]
+
+    def _render(self, turns: int, *, prompt: bool) -> str:
+        markers = [f"\ue000{place}\ue001" for place in range(turns)]
+        if not getattr(self._tokenizer, "chat_template", None):
+            after = ("\n", self._tokenizer.eos_token or "\n")
+            return "".join(f"{m}{after[i % 2]}" for i, m in enumerate(markers))
+        messages = [
+            {"role": _ROLES[place % 2], "content": marker}
+            for place, marker in enumerate(markers)
+        ]
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=prompt
+                )
+            )
+        except Exception as error:  # Jinja raises anything
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"the chat template refuses a dialogue of {turns} turns: {reason}"
+            ) from error
+
+
+def _split(text: str, turns: int) -> list[str]:
+    """Cut what a template printed at the markers of the turns.
+
+    Raises:
+        ConfigError: A marker is missing, repeated or out of order.
+    """
+    parts = _MARKER.split(text)
+    if parts[1::2] != [str(place) for place in range(turns)]:
+        raise ConfigError(
+            f"the chat template does not print each of {turns} turns once and in order;"
+            " give the base another template"
+        )
+    return parts[::2]
