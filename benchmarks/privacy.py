@@ -29,6 +29,7 @@ import torch
 from scipy import stats
 
 from tapestry.cli import corpora
+from tapestry.dialogue import Text
 from tapestry.encoding import encode_fraction
 from tapestry.privacy import accounting, skellam
 from tapestry.privacy.noise import NoiseSource, add_gaussian
@@ -346,8 +347,9 @@ def noise_multiplier(study: Study, records: int) -> float:
     )
 
 
-def _texts(model: LanguageModel, study: Study) -> tuple[list[Unit], list[str]]:
-    private, held_out = [], []
+def _texts(model: LanguageModel, study: Study) -> tuple[list[Unit], list[Text]]:
+    private: list[Text] = []
+    held_out: list[Text] = []
     for country in corpora.COUNTRIES:
         split = corpora.load(country)
         private += [t for texts in split.private.values() for t in texts]
@@ -358,7 +360,7 @@ def _texts(model: LanguageModel, study: Study) -> tuple[list[Unit], list[str]]:
     return short, held_out
 
 
-def _loss(model: LanguageModel, texts: Sequence[str], study: Study) -> float:
+def _loss(model: LanguageModel, texts: Sequence[Text], study: Study) -> float:
     return model.evaluate(texts, sequence_length=study.sequence_length).bits_per_byte
 
 

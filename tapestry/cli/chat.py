@@ -131,7 +131,7 @@ def _answer(
     """Let each answer the prompt, with the same random numbers."""
     import torch
 
-    from tapestry.workloads import Dialogue
+    from tapestry.dialogue import Dialogue
 
     seed = secrets.randbits(63)
 

@@ -1,9 +1,12 @@
 """The cross matrix: every model on every country's held-out text."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tapestry.cli import corpora, plans
 from tapestry.cli.reference import Reference, train_centrally
+from tapestry.cli.samples import Sample, ask, choose_samples
+from tapestry.dialogue import Text
 from tapestry.replica import Replica
 from tapestry.vector import Parameters
 from tapestry.workloads import Evaluation
@@ -40,27 +43,43 @@ def errors(matrix: Matrix) -> Figures:
     return found
 
 
-def fill(story: "Story", *, workload: LanguageModel, given: Replica) -> Matrix:
-    """Try the given base, each release, each adapter, and the central references."""
+def fill(
+    story: "Story", *, workload: LanguageModel, given: Replica
+) -> tuple[Matrix, list[Sample]]:
+    """Try every base and adapter, and the central references if they are wanted.
+
+    Returns:
+        The evaluations, and what given base, last release and adapters answer to
+        questions of the held-out dialogues.
+    """
     matrix = _logged(story, given)
     texts = read_held_out(story.out / "coordinator" / "held-out")
+    samples = choose_samples(texts)
     length = story.scale.sequence_length
 
     def row() -> dict[str, Evaluation]:
         return evaluate_all(workload, texts, sequence_length=length)
 
     with story.stage("evaluate"):
+        story.progress({"stage": "evaluate", "text": "answers of the given base"})
+        workload.load(given.parameters)
+        ask(workload, samples, name="given")
         last = max((story.out / "releases").glob("base-*"), key=_number)
+        story.progress({"stage": "evaluate", "text": f"answers of {last.name}"})
         workload.load(LanguageModel.open(last).parameters())
+        ask(workload, samples, name=last.name)
         for folder in sorted((story.out / "adapters").glob("*")):
             story.progress({"stage": "evaluate", "text": f"adapter {folder.name}"})
+            own = [sample for sample in samples if sample.country == folder.name]
             with workload.adapted(folder):
                 matrix[f"adapter-{folder.name}"] = row()
-    for name, epsilon in (("central", None), ("central-dp", story.scale.epsilon)):
-        with story.stage(name):
-            workload.load(_central(story, workload, given=given, epsilon=epsilon))
-            matrix[name] = row()
-    return matrix
+                ask(workload, own, name="adapter")
+    if story.references:
+        for name, epsilon in (("central", None), ("central-dp", story.scale.epsilon)):
+            with story.stage(name):
+                workload.load(_central(story, workload, given=given, epsilon=epsilon))
+                matrix[name] = row()
+    return matrix, samples
 
 
 def _logged(story: "Story", given: Replica) -> Matrix:
@@ -81,11 +100,11 @@ def _central(
     given: Replica,
     epsilon: float | None,
 ) -> Parameters:
-    texts = [
-        text
+    texts: list[Text] = [
+        dialogue
         for country in corpora.COUNTRIES
         for rows in corpora.load(country, longest=plans.LONGEST).private.values()
-        for text in rows
+        for dialogue in rows
     ]
     units = workload.encode(texts, sequence_length=story.scale.sequence_length)
     label = "with privacy" if epsilon else "without privacy"
@@ -107,5 +126,5 @@ def _central(
     )
 
 
-def _number(path: "object") -> int:
-    return int(str(path).rsplit("-", 1)[1])
+def _number(path: Path) -> int:
+    return int(path.name.rsplit("-", 1)[1])

@@ -17,7 +17,7 @@ from tapestry_governance.events import Policy
 FEDERATION = "demo"
 RUN = "run-1"
 DELTA = "0.00001"
-LONGEST = 96  # bytes of a dialogue; of nearly half the end is left out
+LONGEST = 140  # bytes of a dialogue; of longer ones the end is left out
 EPSILON_LIMIT = "8"
 DEADLINES = {
     "cosign": 60,
@@ -61,16 +61,16 @@ SCALES: Mapping[str, Scale] = {
         rounds=2,
         release_every=1,
         steps=2,
-        batch_size=6,
+        batch_size=12,
         learning_rate=3.0,
         clip_norm=0.5,
         epsilon=6.0,
         update_norm=128.0,
         adapter_steps=2,
-        adapter_batch=14,
+        adapter_batch=24,
         adapter_rate=1.5,
         adapter_epsilon=5.0,
-        sequence_length=64,
+        sequence_length=96,
     ),
     "tiny": Scale(
         base="tiny",

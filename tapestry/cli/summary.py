@@ -1,29 +1,44 @@
 """From a finished demo's folder to the numbers of its report; nothing is made up."""
 
 import importlib.metadata
+import math
 import platform
 import resource
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tapestry import __version__
 from tapestry.cli.evidence import Tap
 from tapestry.cli.matrix import Matrix, errors, scores
+from tapestry.cli.samples import Sample
 from tapestry.config import CoordinatorSettings, NodeSettings, number
 from tapestry.software import software_digest
 from tapestry_governance.audit import Audit
 from tapestry_governance.entries import Event, open_entry
 from tapestry_governance.events import DpAccounted, RoundClosed, RoundOpened
+from tapestry_governance.registry import read_base
 from tapestry_node.store import Store
 
 if TYPE_CHECKING:
     from tapestry.cli.story import Story
 
-_LANGUAGES = {"it": "Italian", "ja": "Japanese", "ko": "Korean", "uk": "Ukrainian"}
+_LANGUAGES = {
+    "it": "Italian",
+    "es": "Spanish",
+    "pt-BR": "Portuguese",
+    "nl": "Dutch",
+}
+_SMOLLM2 = {"name": "SmolLM2-135M-Instruct", "licence": "Apache-2.0"}
 
 
 def summarize(
-    story: "Story", *, matrix: Matrix, tap: Tap, audit: Audit
+    story: "Story",
+    *,
+    matrix: Matrix,
+    samples: Sequence[Sample],
+    tap: Tap,
+    audit: Audit,
 ) -> dict[str, Any]:
     """Collect the report's numbers; epsilon comes from the audit, not from the run."""
     settings = story.settings
@@ -38,9 +53,13 @@ def summarize(
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "engine": story.engine,
         "base": story.scale.base,
+        "model": _model(story),
+        "measure": "answers",
+        "references": story.references,
         "countries": _countries(story, audit),
         "bits_per_byte": scores(matrix),
         "bits_per_byte_se": errors(matrix),
+        "samples": [sample.to_json() for sample in samples],
         "rounds": [_round(body) for body in closed],
         "epsilon": _epsilon(audit),
         "epsilon_after_rounds": _after_rounds(events),
@@ -61,12 +80,19 @@ def summarize(
         "upload_test": _upload_test(tap),
         "budget": {
             "example_gradients_federated": gradients,
-            "example_gradients_central": gradients,
+            "example_gradients_central": gradients if story.references else None,
         },
         "software": _software(),
         "releases": _releases(audit),
         "adapters": _adapters(audit),
     }
+
+
+def _model(story: "Story") -> dict[str, Any]:
+    """Name the given base, and count its parameters in the first release."""
+    shapes = read_base(next((story.out / "releases").glob("base-*"))).shapes
+    known = _SMOLLM2 if story.scale.base == "smollm2" else {"name": story.scale.base}
+    return {**known, "parameters": sum(map(math.prod, shapes.values()))}
 
 
 def _countries(story: "Story", audit: Audit) -> list[dict[str, Any]]:

@@ -11,27 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from tapestry.dialogue import Text
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, Layout, Parameters
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialogue:
-    """Turns of a user and an assistant, one after the other; the user begins."""
-
-    turns: tuple[str, ...]
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """The turns of the assistant."""
-        return self.turns[1::2]
-
-
-Text = str | Dialogue
-"""What a language model learns from: all of a text, or the answers of a dialogue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError
-from tapestry.workloads import Dialogue
 
 _MARKER = re.compile("\ue000([0-9]+)\ue001")
-_ROLES = ("user", "assistant")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +122,7 @@ class ChatTemplate:
         if not getattr(self._tokenizer, "chat_template", None):
             after = ("\n", self._tokenizer.eos_token or "\n")
             return "".join(f"{m}{after[i % 2]}" for i, m in enumerate(markers))
-        messages = [
-            {"role": _ROLES[place % 2], "content": marker}
-            for place, marker in enumerate(markers)
-        ]
+        messages = Dialogue(turns=tuple(markers)).messages()
         try:
             return str(
                 self._tokenizer.apply_chat_template(

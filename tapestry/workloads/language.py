@@ -31,11 +31,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.low_rank import factor
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, Layout, Parameters
-from tapestry.workloads import Dialogue, Evaluation, Text, Unit, lora
+from tapestry.workloads import Evaluation, Unit, lora
 from tapestry.workloads.chat_template import ChatTemplate
 from tapestry.workloads.decoding import decode
 from tapestry.workloads.machine import multiplies_bfloat16

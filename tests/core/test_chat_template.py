@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError
-from tapestry.workloads import Dialogue, Text
 from tapestry.workloads.bases import build_tiny
 from tapestry.workloads.chat_template import ChatTemplate
 from tapestry.workloads.decoding import decode
