@@ -19,7 +19,7 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol import Kind, Message, RoundManifest
+from tapestry.protocol import Kind, Message, Reason, RoundManifest
 from tapestry.secagg.messages import (
     Advertisement,
     Consent,
@@ -66,6 +66,7 @@ class Attendance:
 
     dropped: dict[str, str] = field(default_factory=dict)
     commitments: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, Reason] = field(default_factory=dict)  # as they signed
     phase: str = "offer"
     bad_dealers: tuple[str, ...] = ()  # whose shares gave no sum
 
@@ -201,9 +202,10 @@ class _Lead:
     ) -> Any:
         if reply.kind is Kind.REFUSAL:
             for entry in map(bytes, reply.attachments[:1]):
-                self._read_entry(entry, ContributionRefused, name=name)
+                said = self._read_entry(entry, ContributionRefused, name=name)
                 self._table.register(entry)
-            raise ProtocolError(f"refused: {reply.body[:80]!r}")
+                self._attendance.refused[name] = said.reason
+            raise ProtocolError(f"it refuses: {_words(reply)}")
         return read(reply, name)
 
     def _check_entries(
@@ -235,6 +237,17 @@ class _Lead:
 
 def _checkpoint(note: bytes) -> bytes:
     return canonical_json({"checkpoint": note.decode()})
+
+
+def _words(reply: Message) -> str:
+    """Read the reason of a refusal, for people."""
+    body = reply.json()
+    code = body.get("reason") if isinstance(body, dict) else None
+    try:
+        reason = Reason(str(code))
+    except ValueError:
+        raise ProtocolError("a refusal without a known reason") from None
+    return f"{reason.words} ({reason.value})"
 
 
 def _expect(reply: Message, kind: Kind) -> bytes:

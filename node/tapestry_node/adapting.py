@@ -28,7 +28,7 @@ from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy import accounting
 from tapestry.protocol import PrivacyPlan, TrainingPlan
 from tapestry.vector import FloatVector
-from tapestry.workloads import Unit
+from tapestry.workloads import Unit, preflight
 from tapestry.workloads.adapters import BaseName, write_peft
 from tapestry.workloads.language import LanguageModel
 from tapestry_governance.registry import CARD, Adapter, check_folder
@@ -113,7 +113,7 @@ def plan(
         min_share="0",
         target_delta=target_delta,
     )
-    steps = training.spent(chosen, privacy, records=records)
+    steps = preflight.local_steps(chosen, privacy, records=records)
     return AdapterPlan(training=chosen, privacy=privacy, records=records, steps=steps)
 
 

@@ -44,6 +44,7 @@ from tapestry_governance import durable
 from tapestry_governance.entries import Author, open_entry, sign_entry
 from tapestry_governance.events import AdapterPublished, DpAccounted, ReleasePublished
 from tapestry_node import adapting
+from tapestry_node.adapter_check import Place, check_adapter, plan_adapter
 from tapestry_node.adapting import AdapterPlan, Title
 from tapestry_node.budget import Charge, Ledger
 from tapestry_node.card import Card
@@ -140,12 +141,7 @@ class Publisher:
     def _job(self, release: ReleasePublished, version: int) -> Job:
         base = BaseName(name=release.name, digest=release.parameters_digest)
         title = Title(name=self.desk.name, version=version, base=base)
-        plan = adapting.plan(
-            title,
-            self.settings.adapter,
-            records=self.desk.trainer.count,
-            target_delta=self.settings.policy.target_delta,
-        )
+        plan = plan_adapter(title, self.settings, trainer=self.desk.trainer)
         return Job(
             title=title,
             release=release,
@@ -187,8 +183,7 @@ class Publisher:
 
     def _make(self, job: Job, *, now: datetime) -> None:
         """Take the steps that were not taken yet."""
-        if job.charge is None and "none" not in self.settings.policy.noise:
-            raise Refused(Reason.LOCAL_POLICY, "adapter.epsilon is 0: no noise")
+        self._check(job)
         if job.charge is not None:
             cap = number(self.desk.view.state.policy.epsilon_cap)
             delta = number(self.settings.policy.target_delta)
@@ -199,6 +194,17 @@ class Publisher:
         if job.charge is not None:
             self.ledger.spend(job.charge)
         self._write(job, self._account(job, job.charge, now=now), now=now)
+
+    def _check(self, job: Job) -> None:
+        """Ask what is known beforehand, before anything is paid for."""
+        trainer = self.desk.trainer
+        _read_public(self.folder / HELD_OUT)
+        place = Place(
+            settings=self.settings,
+            policy=self.desk.view.state.policy,
+            language=trainer.corpus.language,
+        )
+        check_adapter(job.plan, place, trainable=trainer.trainable, load=self._model)
 
     def _train(self, job: Job) -> None:
         trainer = self.desk.trainer
