@@ -7,11 +7,29 @@ decision: whether waiting for another attempt makes sense.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from tapestry.protocol import Reason, RoundManifest
+from tapestry.errors import ProtocolError
+from tapestry.protocol import Kind, Message, Reason, RoundManifest
 from tapestry_governance.entries import open_entry
 from tapestry_governance.events import ContributionRefused
 
 _HONEST = 2  # refusals that end a run, at least
+
+
+def words_of(reply: Message) -> str:
+    """Say what a reply is that was not wanted; a refusal's code in words.
+
+    Raises:
+        ProtocolError: A refusal that gives no known reason.
+    """
+    if reply.kind is not Kind.REFUSAL:
+        return f"{reply.kind} is no answer to this"
+    body = reply.json()
+    code = body.get("reason") if isinstance(body, dict) else None
+    try:
+        reason = Reason(str(code))
+    except ValueError:
+        raise ProtocolError("a refusal without a known reason") from None
+    return f"it refuses: {reason.words} ({reason.value})"
 
 
 def in_words(refused: Mapping[str, Reason], *, asked: int) -> str:

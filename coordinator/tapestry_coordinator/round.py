@@ -34,6 +34,7 @@ from tapestry.secagg.stages import Cohort
 from tapestry.secagg.unmasking import Advertising, Revealing, Unmasked
 from tapestry_coordinator.blame import bad_dealers
 from tapestry_coordinator.grid import Grid
+from tapestry_coordinator.refusals import words_of
 from tapestry_governance.entries import open_entry
 from tapestry_governance.events import (
     ContributionCommitted,
@@ -205,7 +206,7 @@ class _Lead:
                 said = self._read_entry(entry, ContributionRefused, name=name)
                 self._table.register(entry)
                 self._attendance.refused[name] = said.reason
-            raise ProtocolError(f"it refuses: {_words(reply)}")
+            raise ProtocolError(words_of(reply))
         return read(reply, name)
 
     def _check_entries(
@@ -237,17 +238,6 @@ class _Lead:
 
 def _checkpoint(note: bytes) -> bytes:
     return canonical_json({"checkpoint": note.decode()})
-
-
-def _words(reply: Message) -> str:
-    """Read the reason of a refusal, for people."""
-    body = reply.json()
-    code = body.get("reason") if isinstance(body, dict) else None
-    try:
-        reason = Reason(str(code))
-    except ValueError:
-        raise ProtocolError("a refusal without a known reason") from None
-    return f"{reason.words} ({reason.value})"
 
 
 def _expect(reply: Message, kind: Kind) -> bytes:

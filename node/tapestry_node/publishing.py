@@ -43,7 +43,7 @@ from tapestry.workloads.language import LanguageModel
 from tapestry_governance import durable
 from tapestry_governance.entries import Author, open_entry, sign_entry
 from tapestry_governance.events import AdapterPublished, DpAccounted, ReleasePublished
-from tapestry_node import adapting
+from tapestry_node import adapting, samples
 from tapestry_node.adapter_check import Place, check_adapter, plan_adapter
 from tapestry_node.adapting import AdapterPlan, Title
 from tapestry_node.budget import Charge, Ledger
@@ -299,6 +299,7 @@ class Publisher:
                 account.epsilon_run, fallback=account.epsilon_fallback
             ),
             evaluation=adapting.score(self._model(), update, public, plan=job.plan),
+            samples=samples.answer(self._model(), update, public, plan=job.plan),
         )
 
     def _tell(self, seen: Progress) -> None:
