@@ -136,6 +136,15 @@ def _adapter(standing: Standing) -> Iterator[str]:
     settings, trainer = standing.settings, standing.trainer
     if not settings.adapter.publish:
         return
+    limit = number(settings.policy.epsilon_limit)
+    if number(settings.adapter.epsilon) > limit:
+        if not list(_budget(standing)):  # which says enough
+            yield (
+                f"the adapter: adapter.epsilon {settings.adapter.epsilon} is above"
+                f" policy.epsilon_limit {limit:g}; lower it, or set adapter.publish ="
+                " false"
+            )
+        return
 
     def ask() -> None:
         title = trial_title(settings.name, base_digest=standing.given_base)
@@ -177,13 +186,6 @@ def _budget(standing: Standing) -> Iterator[str]:
         yield (
             f"epsilon {balance.spent:.4f} is spent, policy.epsilon_limit is"
             f" {balance.limit:g}; no further round like the log's last one fits"
-        )
-        return
-    wanted = number(standing.settings.adapter.epsilon)
-    if standing.settings.adapter.publish and wanted > balance.limit:
-        yield (
-            f"the adapter: adapter.epsilon {wanted:g} is above policy.epsilon_limit"
-            f" {balance.limit:g}; lower it, or set adapter.publish = false"
         )
 
 

@@ -13,7 +13,10 @@ Guarantees:
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from torch import nn
 
 from tapestry.errors import (
     ConfigError,
@@ -33,6 +36,8 @@ from tapestry_node.guard import Refused
 
 _BYTES = 20  # a coordinate: sum 8, gradient 4, value before 4, change 4
 _SEEDLESS = {"factor_seed": "0" * 64}
+# What was tried is code, not values: what held for a loaded model holds on.
+_TRIED: WeakKeyDictionary[nn.Module, set[tuple[str, Limits]]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -48,12 +53,11 @@ def refusing(reason: Reason) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainable:
-    """Answers for one loaded model; remembers which plans it tried."""
+    """Answers for one loaded model."""
 
     workload: Workload
     records: int  # declared
     limits: Limits
-    tried: set[str] = field(default_factory=set)
 
     def check_round(
         self, manifest: RoundManifest, *, load: Callable[[], object]
@@ -98,16 +102,17 @@ class Trainable:
         return layout
 
     def _try(self, plan: TrainingPlan, load: Callable[[], object]) -> None:
-        """Try the gradients once for each plan but for its factors."""
-        key = plan.model_copy(update=_SEEDLESS).digest
-        if key in self.tried:
+        """Try the gradients, once for each plan but for its factors."""
+        key = (plan.model_copy(update=_SEEDLESS).digest, self.limits)
+        known = _TRIED.setdefault(self.workload.module, set())
+        if key in known:
             return
         try:
             self._probe(plan)
         except Refused:  # the values of another base may be what fails
             load()
             self._probe(plan)
-        self.tried.add(key)
+        known.add(key)
 
     def _probe(self, plan: TrainingPlan) -> None:
         try:
