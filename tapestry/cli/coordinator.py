@@ -26,8 +26,10 @@ def status(folder: Path, as_json: bool) -> None:
     """Show the rounds of the run, and what the log says of them."""
     from tapestry.config import CoordinatorSettings
     from tapestry.keys import SigningKey
+    from tapestry.protocol import RoundManifest
     from tapestry_coordinator.bulletin import event_of
     from tapestry_coordinator.journal import Journal
+    from tapestry_coordinator.refusals import by_round, in_words
     from tapestry_governance.events import RoundClosed
     from tapestry_governance.log import Log
 
@@ -35,7 +37,9 @@ def status(folder: Path, as_json: bool) -> None:
     key = SigningKey.load(folder / "keys" / "log.key")
     with Log.open(folder / "log", key=key) as log:
         size = log.size
-        bodies = [event_of(entry) for entry in log.entries(0, size)]
+        entries = log.entries(0, size)
+    bodies = [event_of(entry) for entry in entries]
+    refused = by_round(entries, run_id=settings.run_id)
     closed = {b.round_number: b for b in bodies if isinstance(b, RoundClosed)}
     journal = Journal(folder)
     rows = journal.rounds()
@@ -48,6 +52,7 @@ def status(folder: Path, as_json: bool) -> None:
             "included": list(closed[row.number].included)
             if row.number in closed
             else [],
+            "refused": {n: r.value for n, r in refused.get(row.number, {}).items()},
         }
         for row in rows
     ]
@@ -59,5 +64,9 @@ def status(folder: Path, as_json: bool) -> None:
     )
     for row in rows:
         names = closed[row.number].included if row.number in closed else ()
-        console.say(f"round {row.number:<4}{row.status:<10}{', '.join(names)}")
+        line = f"round {row.number:<4}{row.status:<10}{', '.join(names)}"
+        console.say(line.rstrip())
+        if said := refused.get(row.number):
+            asked = len(RoundManifest.decode(row.manifest).participants)
+            console.say(f"          {in_words(said, asked=asked)}")
     console.say(f"the log has {size} entries")

@@ -27,6 +27,7 @@ from tapestry.cli.summary import summarize
 from tapestry.config import CoordinatorSettings
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.replica import Replica
+from tapestry.workloads.architectures import check_architecture
 from tapestry.workloads.bases import open_base
 from tapestry_coordinator.showing import EVIDENCE
 from tapestry_governance.audit import verify
@@ -91,6 +92,7 @@ def tell(story: Story) -> dict[str, Any]:
     with story.stage("prepare"):
         story.progress({"stage": "prepare", "text": "reading the base"})
         workload = open_base(story.scale.base, coarse_evaluation=True)
+        check_architecture(workload.module)  # before anything is prepared for it
         given = Replica.start(workload.parameters())
         _prepare(story, given)
     tap = Tap()

@@ -1,5 +1,6 @@
 """A model that cannot be trained costs nobody budget, and everybody is told why."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,6 +93,40 @@ def test_nodes_refuse_it_once_before_any_charge_and_the_run_ends_in_words(
     sent = [e.reply.body for e in federation.wire.replies(Kind.OFFER) if e.reply]
     assert sent == [b'{"reason":"model_unsupported"}'] * len(NAMES)
     assert said in caplog.text  # on the node's own machine
+
+
+def test_a_coordinators_operator_reads_why(
+    found: Found, capsys: pytest.CaptureFixture[str]
+) -> None:
+    federation = found(institution={"policy": {"epsilon_limit": "0.001"}})
+    with pytest.raises(QuorumError, match=r"4 of 4 nodes refused: the privacy budget"):
+        federation.run()
+    for options in ([], ["--json"]):
+        with pytest.raises(SystemExit):
+            cli.main(["coordinator", "status", str(federation.coordinator), *options])
+        out = capsys.readouterr().out
+        if options:
+            (row,) = json.loads(out)["rounds"]
+            assert row["refused"] == dict.fromkeys(NAMES, "budget_exhausted")
+        else:
+            assert (
+                "round 1   aborted\n          4 of 4 nodes refused: the privacy budget"
+                " does not cover it (budget_exhausted)\n"
+            ) in out
+
+
+@pytest.mark.slow
+def test_a_demo_on_a_base_that_cannot_be_trained_prepares_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phi().save(tmp_path / "phi")
+    with pytest.raises(SystemExit) as done:
+        cli.main(
+            ["demo", "--base", str(tmp_path / "phi"), "--out", str(tmp_path / "demo")]
+        )
+    assert done.value.code != 0
+    assert PHI in capsys.readouterr().err
+    assert list((tmp_path / "demo").iterdir()) == []
 
 
 @pytest.mark.slow
