@@ -74,7 +74,7 @@ class AdapterSettings(Strict):
     publish: bool
     licence: Annotated[str, Field(max_length=80)]  # of the adapter, an SPDX name
     rank: Annotated[int, Field(ge=1, le=256)]
-    targets: tuple[str, ...]
+    targets: tuple[str, ...]  # empty: chosen from the model
     sequence_length: Annotated[int, Field(ge=8, le=8192)]
     steps: Count
     batch_size: Count
@@ -149,7 +149,7 @@ class TrainingSettings(Strict):
 
     parameterization: Literal["full", "low_rank"]
     rank: Annotated[int, Field(ge=0, le=1024)]
-    targets: tuple[str, ...]
+    targets: tuple[str, ...]  # low_rank; empty: chosen from the model, named in the log
     sequence_length: Annotated[int, Field(ge=8, le=8192)]
     steps: Count
     batch_size: Count
