@@ -59,6 +59,8 @@ def check_plan(
     check_numbers(training, privacy)
     _check_length(workload, training)
     layout = workload.layout(training)
+    if training.parameterization == "low_rank":
+        _check_rank(workload, layout, rank=training.rank)
     if privacy.noise != "none":
         multiplier = decode_fraction(privacy.noise_multiplier)
         if privacy.noise == "local" and multiplier < accounting.MIN_NOISE:
@@ -190,6 +192,18 @@ def _check_noise(privacy: PrivacyPlan) -> None:
             f" {privacy.noise_multiplier} must both be positive; without noise, say"
             " noise = 'none'"
         )
+
+
+def _check_rank(workload: Workload, layout: Layout, *, rank: int) -> None:
+    """Refuse a rank that costs noise and bytes and gives nothing more."""
+    shapes = {name: p.shape for name, p in workload.module.named_parameters()}
+    for name, _ in layout.tensors:
+        room = min(shapes[name])
+        if rank > room:
+            raise ConfigError(
+                f"rank {rank} is above the {room} that {name!r} has room for; set rank"
+                f" to {room} or less"
+            )
 
 
 def _check_length(workload: Workload, training: TrainingPlan) -> None:

@@ -39,8 +39,8 @@ def find_targets(
     """Pick the modules that a plan names, in module order.
 
     Raises:
-        ConfigError: The rank is 0 or above what a module has room for, no target is
-            named, or one is not a linear module of this model.
+        ConfigError: The rank is 0, no target is named, or one is not a linear module
+            of this model.
     """
     if plan.rank < 1:
         raise ConfigError("rank 0 trains nothing; set rank to 1 or more")
@@ -51,19 +51,11 @@ def find_targets(
             raise ConfigError(
                 f"no linear module {target!r} in this model; {_choice(linear)}"
             )
-    found = {
+    return {
         name: part
         for name, part in linear.items()
         if any(_matches(name, target) for target in plan.targets)
     }
-    for name, part in found.items():
-        room = min(part.in_features, part.out_features)
-        if plan.rank > room:
-            raise ConfigError(
-                f"rank {plan.rank} is above the {room} that {name!r} has room for;"
-                f" set rank to {room} or less"
-            )
-    return found
 
 
 def choose_targets(
