@@ -17,6 +17,7 @@ from tapestry.config import CoordinatorSettings
 from tapestry.errors import (
     IncompleteError,
     InconsistentLog,
+    PolicyError,
     ProtocolError,
     QuorumError,
     RuleError,
@@ -85,6 +86,7 @@ def main(
         ConfigError, ResourceError: A file or setting is not as it must be, the folder
             is another run's, or the disk is full.
         QuorumError: Too few nodes for too long.
+        PolicyError: So many nodes refuse for good that no cohort is left.
     """
     settings = CoordinatorSettings.read(directory / "coordinator.toml")
     with closing(Journal(directory)) as journal:
@@ -249,7 +251,8 @@ class Run:
         """Run a round; one that fails is aborted, and several in a row end the run.
 
         Raises:
-            QuorumError: So many rounds failed, or so many nodes refuse for good.
+            QuorumError: So many rounds failed.
+            PolicyError: So many nodes refuse for good.
             RuleError, ConfigError: No such round can be; waiting does not mend it.
         """
         attendance = Attendance()
@@ -267,7 +270,7 @@ class Run:
             self._leave_out(attendance.bad_dealers)
             self._failures += 1
             if current and end_the_run(attendance.refused, current.manifest):
-                raise QuorumError(f"the run ends: {said}") from error
+                raise PolicyError(f"the run ends: {said}") from error
             if self._failures >= _FAILURES:
                 raise QuorumError(f"{_FAILURES} rounds failed: {said}") from error
         else:

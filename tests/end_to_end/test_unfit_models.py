@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tapestry import cli
-from tapestry.errors import ConfigError, QuorumError
+from tapestry.errors import ConfigError, PolicyError
 from tapestry.protocol import Kind, Reason
 from tapestry.replica import Replica
-from tapestry.workloads import preflight
+from tapestry.workloads import bases, preflight
 from tapestry.workloads.bases import build_tiny
 from tapestry.workloads.language import LanguageModel
 from tapestry_coordinator import driver, planning
@@ -80,7 +80,7 @@ def test_nodes_refuse_it_once_before_any_charge_and_the_run_ends_in_words(
     monkeypatch.setattr(driver, "check_run", lambda *_, **__: None)
     blind = SimpleNamespace(**vars(preflight) | {"check_model": lambda *_: None})
     monkeypatch.setattr(planning, "preflight", blind)
-    with pytest.raises(QuorumError) as ended:
+    with pytest.raises(PolicyError) as ended:
         federation.run()
     assert str(ended.value) == (
         "the run ends: round 1: 4 of 4 nodes refused: the model cannot be trained as"
@@ -99,7 +99,7 @@ def test_a_coordinators_operator_reads_why(
     found: Found, capsys: pytest.CaptureFixture[str]
 ) -> None:
     federation = found(institution={"policy": {"epsilon_limit": "0.001"}})
-    with pytest.raises(QuorumError, match=r"4 of 4 nodes refused: the privacy budget"):
+    with pytest.raises(PolicyError, match=r"4 of 4 nodes refused: the privacy budget"):
         federation.run()
     for options in ([], ["--json"]):
         with pytest.raises(SystemExit):
@@ -124,7 +124,7 @@ def test_a_demo_on_a_base_that_cannot_be_trained_prepares_nothing(
         cli.main(
             ["demo", "--base", str(tmp_path / "phi"), "--out", str(tmp_path / "demo")]
         )
-    assert done.value.code != 0
+    assert done.value.code == 64
     assert PHI in capsys.readouterr().err
     assert list((tmp_path / "demo").iterdir()) == []
 
@@ -135,14 +135,12 @@ def test_node_check_says_so_beforehand(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from tapestry.cli import node
-
     federation, said = unfit
     federation.close()
-    monkeypatch.setattr(node, "open_base", lambda _: federation.base.workload)
+    monkeypatch.setattr(bases, "open_base", lambda _: federation.base.workload)
     with pytest.raises(SystemExit) as done:
         cli.main(["node", "check", str(federation.directory / "nodes" / "fr")])
-    assert done.value.code != 0
+    assert done.value.code == 2
     out = capsys.readouterr().out
     assert f"refused   {said}" in out
     assert "ready" not in out
@@ -161,7 +159,7 @@ def test_more_refusals_than_members_may_collude_end_a_run(found: Found) -> None:
     federation = found()
     for name in ("fr", "id"):
         _let_refuse(federation, name)
-    with pytest.raises(QuorumError, match="the run ends: round 1: 2 of 4 nodes refus"):
+    with pytest.raises(PolicyError, match="the run ends: round 1: 2 of 4 nodes refus"):
         federation.run()
     assert len(federation.aborted()) == 1
 
@@ -202,7 +200,7 @@ def test_everybody_failing_in_training_ends_the_run_after_one_charge(
 
     for node in federation.nodes.values():
         monkeypatch.setitem(vars(node._trainer), "update", fail)
-    with pytest.raises(QuorumError, match=r"4 of 4 nodes refused: .*\(training_failed"):
+    with pytest.raises(PolicyError, match=r"4 of 4 nodes refused: .*\(training_failed"):
         federation.run()
     assert charged(federation) == len(NAMES)
     assert len(federation.aborted()) == 2
