@@ -1,11 +1,16 @@
 """``tapestry coordinator``: lead a run, and see how far it is."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, Group, as_json
+
+if TYPE_CHECKING:
+    from tapestry.protocol import Reason
 
 
 @click.group(cls=Group)
@@ -26,10 +31,9 @@ def status(folder: Path, as_json: bool) -> None:
     """Show the rounds of the run, and what the log says of them."""
     from tapestry.config import CoordinatorSettings
     from tapestry.keys import SigningKey
-    from tapestry.protocol import RoundManifest
     from tapestry_coordinator.bulletin import event_of
     from tapestry_coordinator.journal import Journal
-    from tapestry_coordinator.refusals import by_round, in_words
+    from tapestry_coordinator.refusals import by_round
     from tapestry_governance.events import RoundClosed
     from tapestry_governance.log import Log
 
@@ -66,7 +70,15 @@ def status(folder: Path, as_json: bool) -> None:
         names = closed[row.number].included if row.number in closed else ()
         line = f"round {row.number:<4}{row.status:<10}{', '.join(names)}"
         console.say(line.rstrip())
-        if said := refused.get(row.number):
-            asked = len(RoundManifest.decode(row.manifest).participants)
-            console.say(f"          {in_words(said, asked=asked)}")
+        if row.number in refused:
+            _say_refusals(row.manifest, refused[row.number])
     console.say(f"the log has {size} entries")
+
+
+def _say_refusals(manifest: bytes, refused: "Mapping[str, Reason]") -> None:
+    """Say below a round how many of those that were asked refused it, and why."""
+    from tapestry.protocol import RoundManifest
+    from tapestry_coordinator.refusals import in_words
+
+    asked = len(RoundManifest.decode(manifest).participants)
+    console.say(f"          {in_words(refused, asked=asked)}")
