@@ -53,8 +53,8 @@ def cut(texts: Sequence[str], tokenizer: Any, length: int) -> Iterator[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the texts of a file, one per line."""
-    return read_public_texts(path)
+    """Read the texts of a file, one per line; dialogues are left out."""
+    return [text for text in read_public_texts(path) if isinstance(text, str)]
 
 
 def write_lines(path: Path, texts: Sequence[str]) -> None:

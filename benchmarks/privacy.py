@@ -275,7 +275,7 @@ def _say_fallback(study: Study, records: int) -> None:
 def _train(
     model: LanguageModel,
     units: Sequence[Unit],
-    held_out: Sequence[str],
+    held_out: Sequence[Text],
     study: Study,
     run: tuple[str, int, int],
 ) -> float:

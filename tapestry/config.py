@@ -84,7 +84,7 @@ class AdapterSettings(Strict):
         str, Field(max_length=80, examples=["Apache-2.0"])
     ]
     rank: Annotated[int, Field(ge=1, le=256)]
-    targets: Targets
+    targets: Targets  # empty: chosen from the model
     sequence_length: Annotated[int, Field(ge=8, le=8192)]
     steps: Count
     batch_size: Count
@@ -160,7 +160,7 @@ class TrainingSettings(Strict):
 
     parameterization: Literal["full", "low_rank"]
     rank: Annotated[int, Field(ge=0, le=1024)]
-    targets: Targets
+    targets: Targets  # low_rank; empty: chosen from the model, named in the log
     sequence_length: Annotated[int, Field(ge=8, le=8192)]
     steps: Count
     batch_size: Count

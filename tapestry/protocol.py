@@ -81,8 +81,54 @@ class Reason(StrEnum):
     PROTOCOL = "protocol"
     UNKNOWN_ROUND = "unknown_round"
     SUM_UNCHECKED = "sum_unchecked"
+    MODEL_UNSUPPORTED = "model_unsupported"
+    PLAN_UNSUPPORTED = "plan_unsupported"
+    MACHINE_UNFIT = "machine_unfit"
+    TRAINING_FAILED = "training_failed"
     MAINTENANCE = "maintenance"
     INTERNAL = "internal"
+
+    @property
+    def words(self) -> str:
+        """The code as a clause for people; it says no more than the code does."""
+        return _WORDS[self]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether waiting cannot mend it: a person has to change something first."""
+        return self in _FINAL
+
+
+_WORDS = {
+    Reason.NOT_IN_LOG: "the log does not prove the request",
+    Reason.INCONSISTENT_VIEW: "the log contradicts what the node saw of it before",
+    Reason.STALE_CHECKPOINT: "the log's newest checkpoint is too old",
+    Reason.QUORUM_MISSING: "too few members cosigned the log",
+    Reason.POLICY_NOT_ADOPTED: "the federation has not adopted this policy",
+    Reason.SOFTWARE_UNAPPROVED: "other software runs there than the round names",
+    Reason.BASE_MISMATCH: "the node holds another base",
+    Reason.BUDGET_EXHAUSTED: "the privacy budget does not cover it",
+    Reason.LOCAL_POLICY: "the institution's own policy does not allow it",
+    Reason.PROTOCOL: "a message breaks the protocol",
+    Reason.UNKNOWN_ROUND: "the node takes no part in such a round",
+    Reason.SUM_UNCHECKED: "a published sum is unchecked or was found false",
+    Reason.MODEL_UNSUPPORTED: "the model cannot be trained as the plan asks",
+    Reason.PLAN_UNSUPPORTED: "the plan does not fit the model or the records",
+    Reason.MACHINE_UNFIT: "the node's machine cannot do the training",
+    Reason.TRAINING_FAILED: "the node's training failed before and awaits its operator",
+    Reason.MAINTENANCE: "the node is not ready; its own log says why",
+    Reason.INTERNAL: "an unexpected error; the node's own log has it",
+}
+_FINAL = frozenset(
+    {
+        Reason.SOFTWARE_UNAPPROVED,
+        Reason.BUDGET_EXHAUSTED,
+        Reason.MODEL_UNSUPPORTED,
+        Reason.PLAN_UNSUPPORTED,
+        Reason.MACHINE_UNFIT,
+        Reason.TRAINING_FAILED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

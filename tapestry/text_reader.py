@@ -41,6 +41,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError
 from tapestry.faults import Fault, Faults
 
@@ -51,6 +52,7 @@ _REFUSED = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufeff\ufffe\uffff]"
 )
 _LOOK = 4096  # bytes by which an encoding is recognized
+_ROLES = ("user", "assistant")
 _DIGITS = 400  # of a number; no double needs more
 # Default-ignorable code points (Unicode 16, DerivedCoreProperties) that are not in
 # the categories C and Z, and the braille pattern without dots.
@@ -154,8 +156,8 @@ def read_rows(
         faults.add(fault)
 
 
-def read_public_texts(path: Path) -> list[str]:
-    """Read a file of public text, a line ``{"text": "…"}`` each.
+def read_public_texts(path: Path) -> list[Text]:
+    """Read a file of public text: a text or a dialogue a line, as ``text_of_row``.
 
     Raises:
         ConfigError: The file cannot be read, is empty, or a line of it breaks a rule
@@ -167,16 +169,16 @@ def read_public_texts(path: Path) -> list[str]:
     return texts
 
 
-def public_texts(path: Path, faults: Faults) -> list[str]:
+def public_texts(path: Path, faults: Faults) -> list[Text]:
     """Read a file as ``read_public_texts`` does; what is wrong becomes faults."""
-    texts = []
+    texts: list[Text] = []
     before = len(faults)
     for number, row in read_rows(path, faults):
-        rule = fault_of_row(row, keys=("text",))
-        if rule is None and is_invisible(row["text"]):
-            rule = '"text" is empty or shows nothing; take the line out'
+        rule = fault_of_row(row)
+        if rule is None and is_invisible(shown_part(text := text_of_row(row))):
+            rule = "the text is empty or shows nothing; take the line out"
         if rule is None:
-            texts.append(row["text"])
+            texts.append(text)
         else:
             faults.add(Fault(path, rule, line=number))
     if not texts and len(faults) == before:
@@ -184,26 +186,83 @@ def public_texts(path: Path, faults: Faults) -> list[str]:
     return texts
 
 
-def fault_of_row(row: dict[str, Any], *, keys: tuple[str, ...]) -> str | None:
+def text_of_row(row: dict[str, Any]) -> Text:
+    """Return the text or the dialogue of a row in which ``fault_of_row`` finds nothing.
+
+    ::
+
+        {"text": "..."}
+        {"messages": [{"role": "user", "content": "..."},
+                      {"role": "assistant", "content": "..."}]}
+    """
+    if "text" in row:
+        return str(row["text"])
+    return Dialogue(turns=tuple(str(each["content"]) for each in row["messages"]))
+
+
+def shown_part(text: Text) -> str:
+    """Return what must show something: a text, or the answers of a dialogue."""
+    return text if isinstance(text, str) else "".join(text.answers)
+
+
+def fault_of_row(row: dict[str, Any], *, keys: tuple[str, ...] = ()) -> str | None:
     """Return which rule the keys or the text of a row break, or None.
 
     Args:
         row: One object of a file of JSON lines.
-        keys: The keys that it may have; ``text`` is the one that it must have.
+        keys: What it may have besides ``text`` or ``messages``.
     """
-    wanted = " and ".join(f'"{key}"' for key in keys)
+    known = ("messages" if "messages" in row else "text", *keys)
+    if (rule := _fault_of_keys(row, known)) is not None:
+        return rule
+    if "messages" in row:
+        return _fault_of_messages(row["messages"])
+    if "text" not in row:
+        return (
+            '"text" is missing; want an object such as {"text": "..."}, or one with'
+            ' "messages"'
+        )
+    return _fault_of_text(row["text"], "text")
+
+
+def _fault_of_keys(row: dict[str, Any], known: tuple[str, ...]) -> str | None:
+    wanted = " and ".join(f'"{key}"' for key in known)
     for place, key in enumerate(row, start=1):
-        if key not in keys:
-            meant = next((k for k in keys if k not in row and _is_like(key, k)), None)
+        if key not in known:
+            meant = next((k for k in known if k not in row and _is_like(key, k)), None)
             hint = f', which looks like "{meant}"' if meant else ""
             return f"key {place} of {len(row)} is not {wanted}{hint}; take it out"
-    if "text" not in row:
-        return '"text" is missing; want an object such as {"text": "..."}'
-    text = row["text"]
+    return None
+
+
+def _fault_of_messages(messages: object) -> str | None:
+    """Return which rule a dialogue breaks: turns of user and assistant, in turn."""
+    if not isinstance(messages, list):
+        return f'"messages" is {_kind(messages)}; want a list of messages'
+    if not messages or len(messages) % 2:
+        return (
+            f'"messages" has {len(messages)} messages; want pairs, a user\'s and then'
+            " the assistant's"
+        )
+    for place, message in enumerate(messages, start=1):
+        role = _ROLES[(place - 1) % 2]
+        if not isinstance(message, dict):
+            rule: str | None = f"is {_kind(message)}; want an object"
+        elif (rule := _fault_of_keys(message, ("role", "content"))) is None:
+            if message.get("role") != role:
+                rule = f'is not of role "{role}"; user and assistant take turns'
+            else:
+                rule = _fault_of_text(message.get("content"), "content")
+        if rule is not None:
+            return f'"messages", message {place}: {rule}'
+    return None
+
+
+def _fault_of_text(text: object, name: str) -> str | None:
     if not isinstance(text, str):
-        return f'"text" is {_kind(text)}; want text in quotes'
+        return f'"{name}" is {_kind(text)}; want text in quotes'
     rule = first_fault(text)
-    return None if rule is None else f'"text" {rule}'
+    return None if rule is None else f'"{name}" {rule}'
 
 
 def first_fault(text: str) -> str | None:

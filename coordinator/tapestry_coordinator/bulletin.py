@@ -22,6 +22,7 @@ from tapestry.errors import (
 from tapestry.keys import SigningKey
 from tapestry.protocol import Kind, Message, Strict
 from tapestry_coordinator.grid import Grid
+from tapestry_coordinator.refusals import words_of
 from tapestry_governance.entries import Author, Seen, open_entry, sign_entry
 from tapestry_governance.events import Body
 from tapestry_governance.fold import apply_all
@@ -163,7 +164,7 @@ class Bulletin:
         for name, reply in self._grid.exchange(requests, deadline=self._deadline):
             try:
                 if reply.kind is not Kind.COSIGNATURE:
-                    raise ProtocolError(f"{reply.kind} {reply.body[:80]!r}")
+                    raise ProtocolError(words_of(reply))
                 line = Cosigned.decode(reply.body).line.encode()
                 self._log.add_cosignature(size, line, trust=self._trust)
             except ResourceError:

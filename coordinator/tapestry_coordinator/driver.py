@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.config import CoordinatorSettings
-from tapestry.encoding import encode_fraction
 from tapestry.errors import (
     IncompleteError,
     InconsistentLog,
+    PolicyError,
     ProtocolError,
     QuorumError,
     RuleError,
@@ -34,31 +34,24 @@ from tapestry.workloads.bases import open_base
 from tapestry_coordinator import publishing
 from tapestry_coordinator import round as rounds
 from tapestry_coordinator.bulletin import Bulletin, event_of
-from tapestry_coordinator.evaluating import Gate, Verdict, read_held_out
+from tapestry_coordinator.ending import closing_of, reason_of
+from tapestry_coordinator.evaluating import Gate, read_held_out
 from tapestry_coordinator.grid import Checked, Grid
 from tapestry_coordinator.journal import Journal, writing
-from tapestry_coordinator.planning import plan_round
+from tapestry_coordinator.planning import check_run, plan_round
+from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.rollcall import RollCall
 from tapestry_coordinator.round import Attendance, Notify, Table
 from tapestry_coordinator.showing import Showing
 from tapestry_coordinator.uploads import Uploads
-from tapestry_governance.events import (
-    Dropped,
-    RoundAborted,
-    RoundClosed,
-    RoundOpened,
-)
+from tapestry_governance.events import RoundAborted, RoundClosed, RoundOpened
 from tapestry_governance.log import Log
+from tapestry_governance.state import OpenRound
 from tapestry_governance.trust import Trust
 
 _logger = logging.getLogger(__name__)
 PROGRESS = "progress.jsonl"
 _FAILURES = 5  # aborted rounds in a row after which the run stops
-_REASONS = {  # of an abort, for the log
-    QuorumError: "quorum_missing",
-    RuleError: "rule_broken",
-    VerificationError: "verification_failed",
-}
 
 
 def _scribe(path: Path) -> Notify:
@@ -93,6 +86,7 @@ def main(
         ConfigError, ResourceError: A file or setting is not as it must be, the folder
             is another run's, or the disk is full.
         QuorumError: Too few nodes for too long.
+        PolicyError: So many nodes refuse for good that no cohort is left.
     """
     settings = CoordinatorSettings.read(directory / "coordinator.toml")
     with closing(Journal(directory)) as journal:
@@ -170,6 +164,13 @@ class Run:
         if self._closed():  # a release or result may be due since before a restart
             self._bring_up_to_date()
             self._release_if_due()
+        if self._closed() < self.settings.rounds:
+            check_run(
+                self.settings,
+                self.bulletin.state,
+                model_digest=self.replica.digest,
+                workload=self.workload,
+            )
         while self._closed() < self.settings.rounds:
             self._try_round()
             self._release_if_due()
@@ -251,7 +252,8 @@ class Run:
 
         Raises:
             QuorumError: So many rounds failed.
-            RuleError: The plan of the round breaks a rule; waiting does not mend it.
+            PolicyError: So many nodes refuse for good.
+            RuleError, ConfigError: No such round can be; waiting does not mend it.
         """
         attendance = Attendance()
         try:
@@ -259,16 +261,31 @@ class Run:
         except InconsistentLog:
             raise
         except (QuorumError, ProtocolError, VerificationError, RuleError) as error:
-            if isinstance(error, RuleError) and self.bulletin.state.open_round is None:
+            current = self.bulletin.state.open_round
+            if isinstance(error, RuleError) and current is None:
                 raise
-            _logger.warning("round aborted at %s: %s", attendance.phase, error)
-            self._abort(attendance.phase, _reason_of(error, attendance))
+            said = self._explain(error, attendance, current)
+            _logger.warning("round aborted at %s: %s", attendance.phase, said)
+            self._abort(attendance.phase, reason_of(error, attendance))
             self._leave_out(attendance.bad_dealers)
             self._failures += 1
+            if current and end_the_run(attendance.refused, current.manifest):
+                raise PolicyError(f"the run ends: {said}") from error
             if self._failures >= _FAILURES:
-                raise QuorumError(f"{_FAILURES} rounds failed: {error}") from error
+                raise QuorumError(f"{_FAILURES} rounds failed: {said}") from error
         else:
             self._failures = 0
+
+    @staticmethod
+    def _explain(
+        error: TapestryError, attendance: Attendance, current: OpenRound | None
+    ) -> str:
+        """Say why a round failed, and what nodes said of it."""
+        if current is None or not attendance.refused:
+            return str(error)
+        plan = current.manifest
+        said = in_words(attendance.refused, asked=len(plan.participants))
+        return f"round {plan.round_number}: {said}; {error}"
 
     def _leave_out(self, names: tuple[str, ...]) -> None:
         for name in names:
@@ -347,7 +364,7 @@ class Run:
         )
         self.journal.store_sum(manifest.round_number, total.values)
         self.journal.store_result(manifest.round_number, result.encode())
-        closed = _closing(manifest, result, attendance, verdict=verdict, base=base)
+        closed = closing_of(manifest, result, attendance, verdict=verdict, base=base)
         self.bulletin.say(closed, refs=closed.commitments)
         self.replica = base
         self.journal.settle(manifest.round_number, "closed")
@@ -358,42 +375,3 @@ class Run:
     def _tell(self, manifest: RoundManifest, phase: str) -> None:
         event = {"stage": "round", "round": manifest.round_number, "phase": phase}
         self.notify({**event, "of": self.settings.rounds})
-
-
-def _reason_of(error: TapestryError, attendance: Attendance) -> str:
-    """Say in a word why a round is aborted."""
-    if attendance.phase == "sum" and isinstance(error, VerificationError):
-        return "bad_shares"
-    return _REASONS.get(type(error), "protocol")
-
-
-def _closing(
-    manifest: RoundManifest,
-    result: Result,
-    attendance: Attendance,
-    *,
-    verdict: Verdict,
-    base: Replica,
-) -> RoundClosed:
-    """Say what came of a round."""
-    names = result.transcript.survivors.names
-    dropped = sorted(set(attendance.dropped) - set(names))
-    scores = {
-        f"bits_per_byte/{name}": encode_fraction(value)
-        for name, value in verdict.scores.items()
-    }
-    return RoundClosed(
-        run_id=manifest.run_id,
-        round_number=manifest.round_number,
-        attempt=manifest.attempt,
-        outcome="rejected" if verdict.reason else "applied",
-        reason=verdict.reason,
-        included=names,
-        dropped=tuple(Dropped(name=n, phase=attendance.dropped[n]) for n in dropped),
-        commitments=tuple(attendance.commitments[name] for name in names),
-        aggregate_digest=result.sum_root,
-        base_before=manifest.model_digest,
-        base_after=base.digest,
-        outer_digest=base.optimizer.digest,
-        metrics={**scores, "mean_norm": encode_fraction(verdict.norm)},
-    )

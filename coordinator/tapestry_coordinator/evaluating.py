@@ -5,12 +5,13 @@ round whose mean update is too long, or after which the mean code length over th
 countries grows by more than the plan allows, changes nothing and is logged so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tapestry.config import number
+from tapestry.dialogue import Text
 from tapestry.encoding import canonical_json, decode_json, encode_fraction
 from tapestry.errors import ConfigError
 from tapestry.faults import Fault, Faults
@@ -25,7 +26,7 @@ from tapestry_coordinator.journal import Journal
 _PRINTED = 1e17  # a plain decimal has at most 18 digits before its point
 
 
-def read_held_out(folder: Path) -> dict[str, list[str]]:
+def read_held_out(folder: Path) -> dict[str, list[Text]]:
     """Read the public text of each country, by name.
 
     Raises:
@@ -33,7 +34,7 @@ def read_held_out(folder: Path) -> dict[str, list[str]]:
             is not ``{"text": "..."}``; all faults are in one message, up to ten.
     """
     faults = Faults()
-    texts: dict[str, list[str]] = {}
+    texts: dict[str, list[Text]] = {}
     for path in walk(folder, faults):
         if path.suffix != ".jsonl" or path.parent != folder:
             faults.add(Fault(path, "is no <country>.jsonl; move it out of this folder"))
@@ -46,7 +47,7 @@ def read_held_out(folder: Path) -> dict[str, list[str]]:
 
 
 def evaluate_all(
-    workload: Workload, texts: Mapping[str, list[str]], *, sequence_length: int
+    workload: Workload, texts: Mapping[str, Sequence[Text]], *, sequence_length: int
 ) -> dict[str, Evaluation]:
     """Evaluate the loaded parameters on each country's text."""
     return {
@@ -109,7 +110,7 @@ class Gate:
     """Tries steps before they are taken."""
 
     workload: Workload
-    texts: Mapping[str, list[str]]
+    texts: Mapping[str, Sequence[Text]]
     journal: Journal
     sequence_length: int
 

@@ -13,6 +13,7 @@ from tapestry.protocol import Kind, Message
 from tapestry_coordinator import release as releases
 from tapestry_coordinator.bulletin import event_of
 from tapestry_coordinator.journal import writing
+from tapestry_coordinator.refusals import words_of
 from tapestry_governance import registry
 from tapestry_governance.entries import open_entry
 from tapestry_governance.events import AdapterPublished, ReleasePublished
@@ -158,7 +159,7 @@ def _unpack(reply: Message) -> tuple[bytes, bytes, dict[str, Any]]:
         ProtocolError: It is none.
     """
     if reply.kind is not Kind.PUBLICATION or len(reply.attachments) < _ENTRIES:
-        raise ProtocolError(f"{reply.kind}: {reply.body[:80]!r}")
+        raise ProtocolError(words_of(reply))
     accounted, published, *files = reply.attachments
     body = decode_json(reply.body)
     names = body.get("files") if isinstance(body, dict) else None

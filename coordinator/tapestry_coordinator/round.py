@@ -19,7 +19,7 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol import Kind, Message, RoundManifest
+from tapestry.protocol import Kind, Message, Reason, RoundManifest
 from tapestry.secagg.messages import (
     Advertisement,
     Consent,
@@ -34,6 +34,7 @@ from tapestry.secagg.stages import Cohort
 from tapestry.secagg.unmasking import Advertising, Revealing, Unmasked
 from tapestry_coordinator.blame import bad_dealers
 from tapestry_coordinator.grid import Grid
+from tapestry_coordinator.refusals import words_of
 from tapestry_governance.entries import open_entry
 from tapestry_governance.events import (
     ContributionCommitted,
@@ -66,6 +67,7 @@ class Attendance:
 
     dropped: dict[str, str] = field(default_factory=dict)
     commitments: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, Reason] = field(default_factory=dict)  # as they signed
     phase: str = "offer"
     bad_dealers: tuple[str, ...] = ()  # whose shares gave no sum
 
@@ -201,9 +203,10 @@ class _Lead:
     ) -> Any:
         if reply.kind is Kind.REFUSAL:
             for entry in map(bytes, reply.attachments[:1]):
-                self._read_entry(entry, ContributionRefused, name=name)
+                said = self._read_entry(entry, ContributionRefused, name=name)
                 self._table.register(entry)
-            raise ProtocolError(f"refused: {reply.body[:80]!r}")
+                self._attendance.refused[name] = said.reason
+            raise ProtocolError(words_of(reply))
         return read(reply, name)
 
     def _check_entries(

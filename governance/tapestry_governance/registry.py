@@ -344,7 +344,7 @@ def _claimed_base(weights: TensorFile, config: Lora) -> tuple[str, str]:
         decode_digest(digest)
     except ProtocolError:
         raise VerificationError(f"{WEIGHTS}: its metadata names no base") from None
-    if config.base_model_name_or_path != name:
+    if config.base_model_name_or_path not in (name, f"./releases/{name}"):
         raise VerificationError(
             f"{CONFIG} names base {config.base_model_name_or_path!r},"
             f" the weights name {name!r}"

@@ -23,12 +23,13 @@ import numpy as np
 
 from tapestry import manifest
 from tapestry.config import AdapterSettings
+from tapestry.dialogue import Text
 from tapestry.encoding import decode_fraction, encode_fraction
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy import accounting
 from tapestry.protocol import PrivacyPlan, TrainingPlan
 from tapestry.vector import FloatVector
-from tapestry.workloads import Unit
+from tapestry.workloads import Unit, preflight
 from tapestry.workloads.adapters import BaseName, write_peft
 from tapestry.workloads.language import LanguageModel
 from tapestry_governance.registry import CARD, Adapter, check_folder
@@ -113,7 +114,7 @@ def plan(
         min_share="0",
         target_delta=target_delta,
     )
-    steps = training.spent(chosen, privacy, records=records)
+    steps = preflight.local_steps(chosen, privacy, records=records)
     return AdapterPlan(training=chosen, privacy=privacy, records=records, steps=steps)
 
 
@@ -174,7 +175,7 @@ def write(
 def score(
     model: LanguageModel,
     update: FloatVector,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
     plan: AdapterPlan,
 ) -> dict[str, str]:

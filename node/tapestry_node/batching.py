@@ -6,21 +6,13 @@ text.
 
 That takes a model to which the company of a sequence makes no difference. Rotary
 frequencies that depend on the batch break it unseen by a trial on short sequences;
-``check_rotary`` refuses them.
+``tapestry.workloads.architectures`` refuses them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tapestry.errors import ConfigError
 from tapestry.workloads import Unit
-
-ROTARY = frozenset({"default", "linear", "llama3", "yarn"})
-"""Rotary types whose frequencies are the same for sequences of any length.
-
-"longrope" takes them from the longest sequence of a batch, and "dynamic" keeps those of
-a long sequence for the batches that follow: there, a unit moves what others give.
-"""
 
 _ALIKE = 0.75  # of the longest sequence in a batch
 _BUSY = 256  # tokens in a batch
@@ -42,22 +34,6 @@ class Limits:
         """Whether the units run as one physical batch, unless it is one sequence."""
         rows = sum(len(u.sequences) for u in units)
         return rows <= self.rows_of(max(len(s) for u in units for s in u.sequences))
-
-
-def check_rotary(settings: Mapping[str, object]) -> None:
-    """Refuse a model whose rotary frequencies depend on the batch.
-
-    Args:
-        settings: The configuration of the model; those of its parts count as well.
-
-    Raises:
-        ConfigError: A rotary type is not in ``ROTARY``, be it of a single layer.
-    """
-    if strange := sorted(set(_rotary_types(settings)) - ROTARY):
-        raise ConfigError(
-            f"no private training with rotary type {strange[0]!r}, whose frequencies"
-            f" may depend on the batch; fixed are {', '.join(sorted(ROTARY))}"
-        )
 
 
 def pack(units: Sequence[Unit], limits: Limits) -> Iterator[list[Unit]]:
@@ -92,17 +68,3 @@ def alike(rows: Sequence[Sequence[int]], limits: Limits) -> Iterator[list[int]]:
         batch.append(place)
     if batch:
         yield batch
-
-
-def _rotary_types(settings: object, *, inside: bool = False) -> Iterator[str]:
-    """Find the rotary types, at any depth; ``type`` is what they were called once."""
-    if isinstance(settings, list | tuple):
-        settings = dict(enumerate(settings))
-    if not isinstance(settings, Mapping):
-        return
-    for name, value in settings.items():
-        if name == "rope_type" or (inside and name == "type"):
-            yield str(value)
-        else:
-            rotary = name in {"rope_parameters", "rope_scaling"}
-            yield from _rotary_types(value, inside=inside or rotary)

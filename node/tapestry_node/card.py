@@ -2,15 +2,81 @@
 
 The front matter is YAML as the Hugging Face hub reads it, plus a table ``tapestry``
 with what that has no place for. Every string is quoted as JSON quotes it, which YAML
-reads the same way.
+reads the same way. What a model or a person wrote stands as text and never as markup:
+it is fenced where it is long, escaped where it is short, and marks that do not print
+are spelled out.
 """
 
 import json
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from tapestry.privacy import accounting
-from tapestry.workloads.adapters import BaseName
+from tapestry.workloads.adapters import BaseName, base_path
+
+_UNPRINTED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_JOINERS = "\u200c\u200d"  # spell words in some scripts
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&$^])")
+_RECIPES = """\
+In the folder that holds `adapters/` and `releases/`:
+
+```python
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("{adapter}")
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+```
+
+Anywhere else, with paths of your own in the first two lines:
+
+```python
+base_folder = "{base}"
+adapter_folder = "{adapter}"
+
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained(base_folder)
+model = PeftModel.from_pretrained(base, adapter_folder)
+tokenizer = AutoTokenizer.from_pretrained(base_folder)
+```
+
+After either:
+
+```python
+prompt = {prompt}
+given = {given}
+found = model.generate(
+    **given, max_new_tokens=32, do_sample=False, pad_token_id=tokenizer.eos_token_id
+)
+answer = found[0, given["input_ids"].shape[1]:]
+print(tokenizer.decode(answer, skip_special_tokens=True))
+```"""
+
+
+class Asking(Enum):
+    """How a prompt is put to the model."""
+
+    CONTINUE = "a text that goes on"
+    LINE = "a line, and the answer on the next"
+    TEMPLATE = "the chat template of the base"
+
+
+_GIVEN = {
+    Asking.CONTINUE: 'tokenizer(prompt, return_tensors="pt")',
+    Asking.LINE: 'tokenizer(prompt + "\\n", return_tensors="pt")',
+    Asking.TEMPLATE: """\
+tokenizer.apply_chat_template(
+    [{"role": "user", "content": prompt}],
+    add_generation_prompt=True,
+    return_dict=True,
+    return_tensors="pt",
+)""",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +93,15 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A public prompt and how base and adapter go on, unedited."""
+
+    prompt: str
+    base: str
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """What is told about an adapter."""
 
@@ -40,6 +115,8 @@ class Card:
     rank: int
     promise: Promise
     evaluation: Mapping[str, str]  # label -> plain decimal
+    asking: Asking = Asking.CONTINUE
+    samples: tuple[Sample, ...] = ()
 
 
 def render(card: Card) -> str:
@@ -96,18 +173,15 @@ def _body(card: Card) -> Iterator[str]:
     yield ""
     yield (
         f"A LoRA adapter (rank {card.rank}, version {card.version}) for"
-        f" {card.language}, grown by an institution of {card.country} on the shared"
-        f" base `{card.base.name}` with text of its own, held under"
-        f" {card.text_licence}. The text never left the institution."
+        f" {_inline(card.language)}, grown by an institution of"
+        f" {_inline(card.country)} on the shared base `{card.base.name}` with text of"
+        f" its own, held under {_inline(card.text_licence)}. The text never left the"
+        " institution."
     )
     yield ""
-    yield "```python"
-    yield "from peft import PeftModel"
-    yield "from transformers import AutoModelForCausalLM"
+    yield "## How to use it"
     yield ""
-    yield f'base = AutoModelForCausalLM.from_pretrained("releases/{card.base.name}")'
-    yield f'model = PeftModel.from_pretrained(base, "adapters/{card.name}")'
-    yield "```"
+    yield from _recipes(card)
     yield ""
     yield f"The base must have parameters `{card.base.digest}`;"
     yield "`tapestry adapter verify` compares them."
@@ -120,12 +194,78 @@ def _body(card: Card) -> Iterator[str]:
     yield ""
     yield from _evaluation_words(card.evaluation)
     yield ""
+    yield from _sample_words(card.samples)
     yield "## Limits"
     yield ""
     yield (
         "It repeats what its text says and how, errors and bias included, and it has"
         " seen no alignment training. Do not use it to decide about people."
     )
+
+
+def _recipes(card: Card) -> Iterator[str]:
+    """Show both ways to load it; a test runs what is printed here."""
+    yield _RECIPES.format(
+        adapter=f"./adapters/{card.name}",
+        base=base_path(card.base.name),
+        prompt=_quote(card.samples[0].prompt if card.samples else "A"),
+        given=_GIVEN[card.asking],
+    )
+
+
+def _sample_words(samples: tuple[Sample, ...]) -> Iterator[str]:
+    if not samples:
+        return
+    yield "## Sample answers"
+    yield ""
+    yield (
+        "Not chosen and not edited: the first questions, or beginnings of texts, that"
+        " the institution published for evaluations, and what base and adapter say"
+        " (the likeliest tokens, at most 32). Marks that do not print are spelled out."
+    )
+    for number, sample in enumerate(samples, 1):
+        yield ""
+        yield f"**{number}. Prompt**"
+        for title, text in (
+            ("", sample.prompt),
+            ("The base:", sample.base),
+            ("The adapter:", sample.adapter),
+        ):
+            yield ""
+            if title:
+                yield title
+                yield ""
+            yield from _fenced(text)
+    yield ""
+
+
+def _fenced(text: str) -> Iterator[str]:
+    """Print text between fences that nothing in it can close."""
+    shown = _visible(text, keep=f"\n\t{_JOINERS}")
+    longest = max(map(len, re.findall("`+", shown)), default=0)
+    fence = "`" * max(3, longest + 1)
+    yield f"{fence}text"
+    yield from shown.split("\n") if shown else ["(nothing)"]
+    yield fence
+
+
+def _inline(text: str) -> str:
+    """Print a few words of somebody's own inside a sentence."""
+    return _MARKUP.sub(r"\\\1", _visible(text, keep=_JOINERS))
+
+
+def _visible(text: str, *, keep: str = "") -> str:
+    """Spell out what does not print: controls, marks of direction, odd line ends."""
+    return "".join(
+        _spelled(c) if unicodedata.category(c) in _UNPRINTED and c not in keep else c
+        for c in text
+    )
+
+
+def _spelled(character: str) -> str:
+    """Name a character as Python and YAML both read it."""
+    number = ord(character)
+    return f"\\u{number:04x}" if number < 1 << 16 else f"\\U{number:08x}"
 
 
 def _privacy_words(promise: Promise) -> Iterator[str]:
@@ -163,4 +303,5 @@ def _evaluation_words(evaluation: Mapping[str, str]) -> Iterator[str]:
 
 
 def _quote(value: str | int | None) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """Print a scalar as YAML and Python both read it; other scripts stay readable."""
+    return _visible(json.dumps(value, ensure_ascii=False))

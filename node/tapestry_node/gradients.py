@@ -9,7 +9,7 @@ Two ways to the same sum; which one runs is a matter of memory only:
 
 A model that looks at all rows of a batch would mix units in the one, and a model that
 keeps something for the next batch in both. Let in are only models that are tested to
-do neither: ``ARCHITECTURES``, with the rotary types of ``batching.ROTARY``.
+do neither (``tapestry.workloads.architectures``).
 
 A unit is a record. The loss of a unit is the mean over its sequences of each
 sequence's own mean; its sequences are summed before clipping, so that a record
@@ -21,7 +21,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -33,13 +32,8 @@ from torch import Tensor, nn
 from tapestry.errors import ConfigError
 from tapestry.privacy import clipping
 from tapestry.workloads import Unit
-from tapestry_node.batching import Limits, alike, check_rotary, pack
-
-ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
-"""Model types whose per-sequence gradients are tested against the loop.
-
-No mixture of experts: a module that a step does not use keeps stale gradients.
-"""
+from tapestry.workloads.architectures import check_architecture
+from tapestry_node.batching import Limits, alike, pack
 
 _PROBE = ((5, 4, 3, 2, 1, 2, 3, 4), (1, 2, 3))  # public, of unequal length
 _TOLERANCE = 1e-3
@@ -249,7 +243,7 @@ def attached(problem: Problem, limits: Limits, *, private: bool) -> Iterator[Gra
     hooks = None
     try:
         if private:
-            _check_architecture(problem.module)
+            check_architecture(problem.module)
             room = limits.gradient_bytes // (8 * problem.length)  # Opacus copies once
             if room >= _FEWEST_ROWS:
                 limits = replace(limits, rows=min(limits.rows, room))
@@ -318,17 +312,6 @@ def _check_problem(problem: Problem) -> None:
     for name, parameter in problem.parameters:
         if parameter.dtype != torch.float32:
             raise ConfigError(f"{name} is {parameter.dtype}; training needs float32")
-
-
-def _check_architecture(module: nn.Module) -> None:
-    config: Any = getattr(module, "config", None)
-    kind = getattr(config, "model_type", None)
-    if kind not in ARCHITECTURES:
-        raise ConfigError(
-            f"no private training of architecture {kind!r}; tested are "
-            + ", ".join(sorted(ARCHITECTURES))
-        )
-    check_rotary(config.to_dict())
 
 
 def _compare(got: Tensor, want: Tensor, what: str) -> None:

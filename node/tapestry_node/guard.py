@@ -9,7 +9,9 @@ Default deny. The node joins a round only when all of this holds:
 3. The code named by the round is the code that runs here.
 4. Cohort, threshold, noise, steps and parameterization are within its own policy; and
    the plan, outer step and gate too, is that of the run's first round (``RunPlan``).
-5. Its privacy budget covers the round (``budget.Ledger`` decides, before training).
+5. The round can be trained here: model, plan, declared records and machine allow it,
+   and the gradients of single sequences are right (``trainable``, without any record).
+6. Its privacy budget covers the round (``budget.Ledger`` decides, before training).
 
 Guarantees:
     Fails closed: an error on the way is a refusal. What leaves is a reason code;
@@ -39,7 +41,7 @@ class Refused(PolicyError):
     def __init__(self, reason: Reason, detail: str) -> None:
         """Keep the code for the wire and the detail for the operator."""
         super().__init__(f"{reason.value}: {detail}")
-        self.reason = reason
+        self.reason, self.detail = reason, detail
 
 
 _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
@@ -97,6 +99,15 @@ def check_offer(manifest: RoundManifest, *, policy: NodePolicy, facts: Facts) ->
     """
     _check_identity(manifest, facts)
     _check_base(manifest, policy, facts)
+    check_policy(manifest, policy)
+
+
+def check_policy(manifest: RoundManifest, policy: NodePolicy) -> None:
+    """Compare cohort and work of a round with the node's own policy.
+
+    Raises:
+        Refused: The first rule that the round breaks.
+    """
     _check_cohort(manifest, policy)
     _check_work(manifest, policy)
 

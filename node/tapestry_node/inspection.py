@@ -10,7 +10,6 @@ Guarantees:
 """
 
 import stat
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tapestry.config import NodeSettings, Transport, number
 from tapestry.errors import ConfigError
 from tapestry.privacy import accounting
 from tapestry.protocol import RoundManifest
-from tapestry_node.budget import Charge, Ledger
+from tapestry_node.budget import Ledger
 from tapestry_node.census import Census, Coverage
 from tapestry_node.trainer import Trainer
 
@@ -53,16 +52,6 @@ class Inspection:
     superlink: str | None
     refused: tuple[str, ...]
     missing: tuple[str, ...]
-
-
-def known_charge(trainer: Trainer, manifest: RoundManifest | None) -> Charge | None:
-    """Price a round, if there is one that these records suffice for.
-
-    Why they do not suffice, ``Inspector.inspect`` says.
-    """
-    with suppress(ConfigError):
-        return None if manifest is None else trainer.charge(manifest)
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

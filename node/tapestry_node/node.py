@@ -6,15 +6,15 @@ goes to the node's own log. Every reply is receipted before it leaves.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tapestry.config import NodeSettings
 from tapestry.encoding import canonical_json
-from tapestry.errors import PolicyError, ProtocolError, TapestryError
+from tapestry.errors import ProtocolError, TapestryError
 from tapestry.protocol import Kind, Message, Reason, RoundManifest
 from tapestry.replica import Replica
 from tapestry.secagg.messages import Result
@@ -27,12 +27,14 @@ from tapestry_node.folder import open_view, read_keys, read_trust
 from tapestry_node.following import Follower
 from tapestry_node.guard import Facts, Refused, check_offer, first_round, reason_of
 from tapestry_node.history import committed_rounds, published_charges
-from tapestry_node.inspection import Inspection, Inspector, known_charge
+from tapestry_node.inspection import Inspection, Inspector
 from tapestry_node.publishing import Publisher
 from tapestry_node.readiness import Standing, check_keys, objections
+from tapestry_node.requests import fields, read_note, stale
 from tapestry_node.session import Desk, Notify, Session
 from tapestry_node.spots import SpotChecks
 from tapestry_node.store import Store
+from tapestry_node.trainable import refusing
 from tapestry_node.trainer import Trainer
 
 _logger = logging.getLogger(__name__)
@@ -127,16 +129,16 @@ class Node:
     def objections(self) -> list[str]:
         """Say why it would refuse every offer, a line each; ask before the first."""
         state = self._view.state if self._view.size else None
-        charge = known_charge(self._trainer, self._last_round())
         return objections(
             Standing(
                 settings=self.settings,
                 keys={name: key.verify_key for name, key in self._keys.items()},
                 trust=read_trust(self.directory),
-                is_empty=state is None,
+                state=state,
                 given_base=self.replica.digest,
-                balance=self._ledger.balance(),
-                rounds_left=self._ledger.rounds_left(charge) if charge else None,
+                ledger=self._ledger,
+                trainer=self._trainer,
+                load=self._load,
             )
         )
 
@@ -233,7 +235,7 @@ class Node:
         """Mirror the log's new entries, then vouch for append-only and the rules."""
         body = message.json()
         entries = [bytes(item) for item in message.attachments]
-        with _fields():
+        with fields():
             start, note = int(body["start"]), str(body["checkpoint"]).encode()
         self._view.extend(start, entries, note)
         self._base.check_releases()
@@ -257,8 +259,8 @@ class Node:
     def _accept(self, message: Message) -> Any:
         body = message.json()
         longest = self.settings.policy.max_checkpoint_age
-        with _stale():
-            self._view.accept(_note(body), self._clock(), max_age=longest)
+        with stale():
+            self._view.accept(read_note(body), self._clock(), max_age=longest)
         return body
 
     def _offer(self, message: Message) -> Message:
@@ -272,7 +274,9 @@ class Node:
         self._leave_session()
         manifest = current.manifest
         self._base.check_sums(manifest.run_id, until=manifest.round_number)
-        layout = self._trainer.layout(manifest)
+        self._check_failed(manifest.run_id)
+        with refusing(Reason.PLAN_UNSUPPORTED):
+            layout = self._trainer.layout(manifest)
         facts = Facts(
             name=self.name,
             federation=self.settings.federation,
@@ -283,6 +287,7 @@ class Node:
             layout_length=layout.length,
         )
         check_offer(manifest, policy=self.settings.policy, facts=facts)
+        self._trainer.trainable.check_round(manifest, load=self._load)
         self._session = Session(
             self._desk,
             manifest,
@@ -291,6 +296,22 @@ class Node:
             ledger=self._ledger,
         )
         return self._session.advertise()
+
+    def _load(self) -> None:
+        """Put the base that is held here into the model."""
+        self._trainer.workload.load(self.replica.parameters)
+
+    def _check_failed(self, run_id: str) -> None:
+        """Pay for no further training of a run in which one failed here.
+
+        That it failed may depend on the records; its refusal told, and was paid for.
+        """
+        if run_id in self._desk.failed:
+            raise Refused(
+                Reason.TRAINING_FAILED,
+                f"a training of {run_id!r} failed here; see above why, and restart the"
+                " node to try again",
+            )
 
     def _check_declared(self) -> None:
         declared = self._view.state.data.get(self.name)
@@ -305,11 +326,11 @@ class Node:
             it, too: without the result a node vouches for no release that came since.
         """
         body = message.json()
-        size = self._view.confirm(_note(body))
+        size = self._view.confirm(read_note(body))
         if size == self._view.size:
             with suppress(Refused):  # it may be old, and proves the round all the same
                 self._accept(message)
-        with _fields():
+        with fields():
             result = Result.decode(canonical_json(body["result"]))
             number = int(body["round_number"])
         ended = self._base.ended(number, within=size)
@@ -335,7 +356,7 @@ class Node:
     def _released(self, message: Message) -> Message:
         """Grow this institution's adapter on a release, by its own decision only."""
         body = self._accept(message)
-        with _fields():
+        with fields():
             name = str(body["name"])
         release = self._view.state.releases.get(name)
         if release is None or release.parameters_digest != self.replica.digest:
@@ -368,27 +389,3 @@ class Node:
             )
             entries.append(self._desk.say(refused, now=self._clock()))
         return Message(kind=Kind.REFUSAL, body=body, attachments=entries)
-
-
-def _note(body: Any) -> bytes:
-    """Read the checkpoint that a request shows."""
-    with _fields():
-        return str(body["checkpoint"]).encode()
-
-
-@contextmanager
-def _stale() -> Iterator[None]:
-    """Say of a checkpoint's age that it was its age."""
-    try:
-        yield
-    except PolicyError as error:
-        raise Refused(Reason.STALE_CHECKPOINT, str(error)) from None
-
-
-@contextmanager
-def _fields() -> Iterator[None]:
-    """Turn a missing or wrong field of a request into an error of the protocol."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError):
-        raise ProtocolError("a field of the request is missing or wrong") from None

@@ -31,6 +31,7 @@ import numpy as np
 
 from tapestry import manifest
 from tapestry.config import NodeSettings, number
+from tapestry.dialogue import Text
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey
@@ -44,7 +45,8 @@ from tapestry.workloads.language import LanguageModel
 from tapestry_governance import durable
 from tapestry_governance.entries import Author, open_entry, sign_entry
 from tapestry_governance.events import AdapterPublished, DpAccounted, ReleasePublished
-from tapestry_node import adapting
+from tapestry_node import adapting, samples
+from tapestry_node.adapter_check import Place, check_adapter, plan_adapter
 from tapestry_node.adapting import AdapterPlan, Title
 from tapestry_node.budget import Charge, Ledger
 from tapestry_node.card import Card
@@ -141,12 +143,7 @@ class Publisher:
     def _job(self, release: ReleasePublished, version: int) -> Job:
         base = BaseName(name=release.name, digest=release.parameters_digest)
         title = Title(name=self.desk.name, version=version, base=base)
-        plan = adapting.plan(
-            title,
-            self.settings.adapter,
-            records=self.desk.trainer.count,
-            target_delta=self.settings.policy.target_delta,
-        )
+        plan = plan_adapter(title, self.settings, trainer=self.desk.trainer)
         return Job(
             title=title,
             release=release,
@@ -188,8 +185,7 @@ class Publisher:
 
     def _make(self, job: Job, *, now: datetime) -> None:
         """Take the steps that were not taken yet."""
-        if job.charge is None and "none" not in self.settings.policy.noise:
-            raise Refused(Reason.LOCAL_POLICY, "adapter.epsilon is 0: no noise")
+        self._check(job)
         if job.charge is not None:
             cap = number(self.desk.view.state.policy.epsilon_cap)
             delta = number(self.settings.policy.target_delta)
@@ -200,6 +196,17 @@ class Publisher:
         if job.charge is not None:
             self.ledger.spend(job.charge)
         self._write(job, self._account(job, job.charge, now=now), now=now)
+
+    def _check(self, job: Job) -> None:
+        """Ask what is known beforehand, before anything is paid for."""
+        trainer = self.desk.trainer
+        _read_public(self.folder / HELD_OUT)
+        place = Place(
+            settings=self.settings,
+            policy=self.desk.view.state.policy,
+            language=trainer.corpus.language,
+        )
+        check_adapter(job.plan, place, trainable=trainer.trainable, load=self._model)
 
     def _train(self, job: Job) -> None:
         trainer = self.desk.trainer
@@ -294,6 +301,8 @@ class Publisher:
                 account.epsilon_run, fallback=account.epsilon_fallback
             ),
             evaluation=adapting.score(self._model(), update, public, plan=job.plan),
+            asking=samples.asking(self._model(), public),
+            samples=samples.answer(self._model(), update, public, plan=job.plan),
         )
 
     def _tell(self, seen: Progress) -> None:
@@ -353,6 +362,6 @@ def _message(folder: Path) -> Message:
     )
 
 
-def _read_public(path: Path) -> list[str]:
+def _read_public(path: Path) -> list[Text]:
     """Read the text that this institution published for evaluations, if any."""
     return read_public_texts(path) if os.path.lexists(path) else []

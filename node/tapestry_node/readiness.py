@@ -1,7 +1,8 @@
 """Whether a node could join a round now: what ``tapestry node check`` reports.
 
-The guard decides on each offer, and the ledger on each charge. This asks beforehand,
-of what lies on the node's own disk, which of their rules every offer would break.
+The guard decides on each offer, and the ledger on each charge. This asks beforehand, of
+what lies on the node's own disk, which of their rules every offer would break: of the
+log's last round where there is one, otherwise of the least that the policy accepts.
 
 Edge cases:
     Finding nothing promises nothing: an offer may still break a rule. Before the
@@ -9,15 +10,25 @@ Edge cases:
     ``policy.txt``; after that, against the members of the log.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from tapestry.config import NodeSettings
-from tapestry.errors import ConfigError
+from tapestry.config import NodePolicy, NodeSettings, number
+from tapestry.errors import ConfigError, PolicyError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey, VerifyKey
+from tapestry.protocol import PrivacyPlan, RoundManifest, TrainingPlan
 from tapestry_governance.events import Member
+from tapestry_governance.state import FederationState
 from tapestry_governance.trust import Trust
-from tapestry_node.budget import Balance
+from tapestry_node.adapter_check import (
+    Place,
+    check_adapter,
+    plan_adapter,
+    trial_title,
+)
+from tapestry_node.budget import Ledger
+from tapestry_node.guard import Refused, check_policy
+from tapestry_node.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +38,20 @@ class Standing:
     settings: NodeSettings
     keys: Mapping[str, VerifyKey]  # by purpose
     trust: Trust
-    is_empty: bool  # the mirror of the log, before joining
+    state: (
+        FederationState | None
+    )  # None: the mirror of the log is empty, before joining
     given_base: str  # its digest
-    balance: Balance
-    rounds_left: int | None  # like the log's last one; None where nothing is known
+    ledger: Ledger
+    trainer: Trainer
+    load: Callable[[], object]  # puts the base that is held here into the model
+
+    @property
+    def last(self) -> RoundManifest | None:
+        """The log's last round, whatever became of it."""
+        if self.state is None or self.state.last is None:
+            return None
+        return self.state.rounds[self.state.last]
 
 
 def objections(standing: Standing) -> list[str]:
@@ -39,50 +60,167 @@ def objections(standing: Standing) -> list[str]:
     Guarantees:
         No line depends on a record.
     """
-    found = [_budget(standing), _base(standing), _keys(standing)]
-    return [line for line in found if line is not None]
+    found: dict[str, None] = {}
+    for rule in (_training, _adapter, _budget, _base, _keys):
+        found.update(dict.fromkeys(" ".join(line.split()) for line in rule(standing)))
+    return list(found)
 
 
-def _budget(standing: Standing) -> str | None:
-    balance = standing.balance
+def _training(standing: Standing) -> Iterator[str]:
+    """Ask what the guard would: of the last round, or of the least there could be."""
+    policy, last = standing.settings.policy, standing.last
+    if last is not None:
+        fault = _fault(lambda: _ask_again(standing, last))
+        if fault is not None:
+            yield f"a round like {last.round_number}, the log's last: {fault}"
+        return
+    for name, value in (
+        ("noise", policy.noise),
+        ("parameterizations", policy.parameterizations),
+    ):
+        if not value:
+            yield f"policy.{name} is empty; name what a round may have"
+            return
+    faults = [_trial(standing, each) for each in policy.parameterizations]
+    if all(faults):
+        yield from filter(None, faults)
+
+
+def _ask_again(standing: Standing, last: RoundManifest) -> None:
+    check_policy(last, standing.settings.policy)
+    standing.trainer.trainable.check_round(last, load=standing.load)
+
+
+def _trial(standing: Standing, parameterization: str) -> str | None:
+    """Try the least that could be offered; returns why it would be refused."""
+    workload = standing.trainer.workload
+
+    def ask() -> None:
+        low_rank = parameterization == "low_rank"
+        plan = TrainingPlan.model_validate(
+            {
+                "workload": "language",
+                "parameterization": parameterization,
+                "rank": int(low_rank),
+                "targets": workload.choose_targets() if low_rank else (),
+                "factor_seed": "0" * 64,
+                "sequence_length": 8,
+                "steps": 1,
+                "batch_size": 1,
+                "optimizer": "sgd",
+                "learning_rate": "0.001",
+                "weight_decay": "0",
+            }
+        )
+        noise = _least_noise(standing.settings.policy)
+        standing.trainer.trainable.check(plan, noise, load=standing.load)
+
+    return _fault(ask)
+
+
+def _least_noise(policy: NodePolicy) -> PrivacyPlan:
+    """The noise that asks least of a model, among those that the policy accepts."""
+    return PrivacyPlan(
+        noise="none" if "none" in policy.noise else policy.noise[0],
+        unit="record",
+        adjacency="add-remove",
+        clip_norm="1",
+        noise_multiplier="1",
+        min_share="0",
+        target_delta=policy.target_delta,
+    )
+
+
+def _adapter(standing: Standing) -> Iterator[str]:
+    """Ask what would keep this node from publishing its adapter, if it wants to."""
+    settings, trainer = standing.settings, standing.trainer
+    if not settings.adapter.publish:
+        return
+    limit = number(settings.policy.epsilon_limit)
+    if number(settings.adapter.epsilon) > limit:
+        if not list(_budget(standing)):  # which says enough
+            yield (
+                f"the adapter: adapter.epsilon {settings.adapter.epsilon} is above"
+                f" policy.epsilon_limit {limit:g}; lower it, or set adapter.publish ="
+                " false"
+            )
+        return
+
+    def ask() -> None:
+        title = trial_title(settings.name, base_digest=standing.given_base)
+        place = Place(
+            settings=settings,
+            policy=standing.state.policy if standing.state else None,
+            language=trainer.corpus.language,
+        )
+        plan = plan_adapter(title, settings, trainer=trainer)
+        check_adapter(plan, place, trainable=trainer.trainable, load=standing.load)
+
+    fault = _fault(ask)
+    if fault is not None:
+        yield f"the adapter: {fault}; mend [adapter], or set adapter.publish = false"
+
+
+def _fault(ask: Callable[[], object]) -> str | None:
+    """Return what a question is answered with, if it is no."""
+    try:
+        ask()
+    except Refused as error:
+        return error.detail
+    except (ConfigError, PolicyError, ProtocolError, ResourceError) as error:
+        return str(error)
+    return None
+
+
+def _budget(standing: Standing) -> Iterator[str]:
+    balance = standing.ledger.balance()
     for name, value, limit in (
         ("epsilon", balance.spent, balance.limit),
         ("fallback epsilon", balance.fallback, balance.fallback_limit),
     ):
         if value >= limit:
             key = f"policy.{name.replace(' ', '_')}_limit"
-            return f"{name} {value:.4f} is spent, {key} is {limit:g}; no round fits"
-    if standing.rounds_left == 0:
-        return (
+            yield f"{name} {value:.4f} is spent, {key} is {limit:g}; no round fits"
+            return
+    if _rounds_left(standing) == 0:
+        yield (
             f"epsilon {balance.spent:.4f} is spent, policy.epsilon_limit is"
             f" {balance.limit:g}; no further round like the log's last one fits"
         )
-    return None
 
 
-def _base(standing: Standing) -> str | None:
+def _rounds_left(standing: Standing) -> int | None:
+    """Count rounds like the log's last one that fit; None where nothing is known."""
+    if standing.last is None:
+        return None
+    try:
+        charge = standing.trainer.charge(standing.last)
+    except (ConfigError, ProtocolError):
+        return None  # another line says so
+    return standing.ledger.rounds_left(charge) if charge else None
+
+
+def _base(standing: Standing) -> Iterator[str]:
     settings = standing.settings
     if standing.given_base in settings.policy.bases:
-        return None
-    return (
+        return
+    yield (
         f"base {settings.base!r} is {standing.given_base}, which is not in"
         " policy.bases; name it there, or give the base that was agreed on"
     )
 
 
-def _keys(standing: Standing) -> str | None:
-    if not standing.is_empty:
-        return None  # held against the members at the start
+def _keys(standing: Standing) -> Iterator[str]:
+    if standing.state is not None:
+        return  # held against the members at the start
     name = standing.settings.name
     for purpose, key in standing.keys.items():
         owner = key.name.partition("/")[0]
         if owner != name:
-            return _of_another(purpose, name=name, owner=owner)
+            yield _of_another(purpose, name=name, owner=owner)
+            return
     if standing.keys["witness"] not in {w.key for w in standing.trust.witnesses}:
-        return (
-            "keys/witness.key is not among the witnesses of policy.txt; name it there"
-        )
-    return None
+        yield "keys/witness.key is not among the witnesses of policy.txt; name it there"
 
 
 def check_keys(

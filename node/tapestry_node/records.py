@@ -10,16 +10,20 @@ The folder holds ``corpus.toml`` and, beside or below it, the text::
     *.txt     each file is one record
     *.jsonl   each line is one record, {"text": "..."}; lines with the same "id",
               in whatever file, are one record: {"id": "patient-7", "text": "..."}
+              Instead of a text, a line may hold a dialogue, of which the answers are
+              learned: {"messages": [{"role": "user", "content": "..."},
+              {"role": "assistant", "content": "..."}, ...]}
 
 What a file may hold is the rule of ``tapestry.text_reader``, and what a folder may
 hold is that of ``tapestry.folder_walker``: what is there is read, or refused by name.
 On top of that:
 
-* A row has the keys ``text`` and ``id`` and no other: a third one is often a
-  misspelled ``id``, without which a patient's rows would count as many patients.
+* A row has the keys ``text`` (or ``messages``) and ``id`` and no other: a third one is
+  often a misspelled ``id``, without which a patient's rows would count as many.
 * An id is text, never empty, null or a number, in normal form C, without space at its
   ends and without invisible characters inside. Ids that differ in case are two ids.
 * A text in which nothing is visible is no record. It is left out and counted.
+* Texts and dialogues under one id do not mix.
 * The parts of one id are joined in order of file (path by path) and line. That order
   is part of the record's text, and so of the digest.
 
@@ -38,6 +42,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tapestry import text_reader
+from tapestry.dialogue import Dialogue, Text
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError
 from tapestry.faults import Fault, Faults, show
@@ -49,7 +54,7 @@ MANIFEST = "corpus.toml"
 _LANGUAGE = r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$"
 _LICENCE = r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$"
 _SUFFIXES = (".txt", ".jsonl")
-_KEYS = ("text", "id")
+_KEYS = ("id",)
 _MAX_ID = 1000  # characters
 
 
@@ -94,7 +99,7 @@ class Records:
     """
 
     corpus: Corpus
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
     digest: str
     census: Census
 
@@ -109,12 +114,12 @@ class Records:
 class _Collection:
     """Records while they are read; a key is an id, or the number of a record."""
 
-    parts: dict[str | int, list[str]] = field(default_factory=dict)
+    parts: dict[str | int, list[Text]] = field(default_factory=dict)
     invisible: int = 0
 
-    def add(self, key: str | None, text: str) -> bool:
+    def add(self, key: str | None, text: Text) -> bool:
         """Take a row in; return whether anything in it is visible."""
-        if text_reader.is_invisible(text):
+        if text_reader.is_invisible(text_reader.shown_part(text)):
             self.invisible += 1
             return False
         self.parts.setdefault(len(self.parts) if key is None else key, []).append(text)
@@ -138,8 +143,7 @@ def read(folder: Path) -> Records:
             faults.add(Fault(path, _of_other_kind(path)))
             continue
         size += _size(path)
-        seen = [found.add(*row) for row in _read_file(path, faults)]
-        empty += not any(seen)
+        empty += not _add_file(path, found, faults)
     faults.check(folder)
     if corpus is None:  # unreachable: that was a fault
         raise ConfigError(f"{show(folder)} has no {MANIFEST}")
@@ -149,8 +153,8 @@ def read(folder: Path) -> Records:
             f"no records in {show(folder)}{rest if found.invisible else ''}; put .txt"
             " or .jsonl files there"
         )
-    joined = sorted("\n".join(parts) for parts in found.parts.values())
-    inner = [digest(text.encode()) for text in joined]
+    joined = sorted(map(_join, found.parts.values()), key=_order)
+    inner = [digest(_bytes_of(text)) for text in joined]
     value = [corpus.model_dump(mode="json", exclude={"source"}), inner]
     return Records(
         corpus=corpus,
@@ -197,18 +201,30 @@ def _of_other_kind(path: Path) -> str:
     return "is neither .txt nor .jsonl; move it out of the data folder"
 
 
-def _read_file(path: Path, faults: Faults) -> Iterator[tuple[str | None, str]]:
-    """Yield id and text of each row of a file, or of a text file as a whole."""
+def _add_file(path: Path, found: _Collection, faults: Faults) -> bool:
+    """Take in the rows of a file; return whether anything in it is visible."""
+    seen = False
+    for line, key, text in _read_file(path, faults):
+        rule = _fault_of_mixture(found, key, text)
+        if rule is None:
+            seen = found.add(key, text) or seen
+        else:
+            faults.add(Fault(path, rule, line=line))
+    return seen
+
+
+def _read_file(path: Path, faults: Faults) -> Iterator[tuple[int, str | None, Text]]:
+    """Yield line, id and text of each row of a file, or of a text file as a whole."""
     if path.suffix == ".txt":
         try:
-            yield None, text_reader.read_text(path, links=False)
+            yield 1, None, text_reader.read_text(path, links=False)
         except Fault as fault:
             faults.add(fault)
         return
     for number, row in text_reader.read_rows(path, faults, links=False):
         rule = text_reader.fault_of_row(row, keys=_KEYS) or _fault_of_id(row)
         if rule is None:
-            yield row.get("id"), row["text"]
+            yield number, row.get("id"), text_reader.text_of_row(row)
         else:
             faults.add(Fault(path, rule, line=number))
 
@@ -234,6 +250,39 @@ def _fault_of_id(row: dict[str, Any]) -> str | None:
     return None if rule is None else f'"id" {rule}'
 
 
+def _fault_of_mixture(found: _Collection, key: str | None, text: Text) -> str | None:
+    """Return that the rows of an id are of two kinds, if they are."""
+    parts = found.parts.get(key, []) if key is not None else []
+    if parts and type(parts[0]) is not type(text):
+        return 'has "text", and an earlier row of its id has "messages", or the reverse'
+    return None
+
+
+def _join(parts: list[Text]) -> Text:
+    """Make one record of the rows of an id, which are all of one kind."""
+    dialogues = [part for part in parts if isinstance(part, Dialogue)]
+    if dialogues:
+        return Dialogue(turns=tuple(turn for each in dialogues for turn in each.turns))
+    return "\n".join(part for part in parts if isinstance(part, str))
+
+
+def _order(text: Text) -> tuple[bool, tuple[str, ...]]:
+    """Sort texts before dialogues."""
+    is_dialogue = isinstance(text, Dialogue)
+    return is_dialogue, text.turns if isinstance(text, Dialogue) else (text,)
+
+
+def _bytes_of(text: Text) -> bytes:
+    """Spell a record for its digest; NUL, which no text holds, marks a dialogue."""
+    if isinstance(text, str):
+        return text.encode()
+    return b"\0messages\0" + canonical_json(list(text.turns))
+
+
+def _characters(text: Text) -> int:
+    return len(text) if isinstance(text, str) else sum(map(len, text.turns))
+
+
 def _size(path: Path) -> int:
     try:
         return path.lstat().st_size
@@ -242,7 +291,7 @@ def _size(path: Path) -> int:
 
 
 def _count(
-    found: _Collection, texts: list[str], *, files: tuple[int, int, int]
+    found: _Collection, texts: list[Text], *, files: tuple[int, int, int]
 ) -> Census:
     ids = [key for key in found.parts if isinstance(key, str)]
     folded = Counter(key.casefold() for key in ids)
@@ -255,7 +304,7 @@ def _count(
         invisible=found.invisible,
         duplicates=len(texts) - len(set(texts)),
         like_ids=sum(many for many in folded.values() if many > 1),
-        characters=Lengths.of(map(len, texts)),
+        characters=Lengths.of(map(_characters, texts)),
     )
 
 

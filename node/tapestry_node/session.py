@@ -6,7 +6,7 @@ must survive (budget, high-water mark, outbox) is on disk before it matters.
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -61,6 +61,7 @@ class Desk:
     min_cohort: int
     max_colluding: int
     notify: Notify
+    failed: set[str] = field(default_factory=set)  # runs in which a training failed
 
     def say(self, body: Body, *, now: datetime) -> bytes:
         """Sign an event as this node."""
@@ -128,6 +129,9 @@ class Session:
         )
         try:
             update = self._train()
+        except Exception:
+            self._desk.failed.add(self.manifest.run_id)
+            raise
         finally:
             accounted = self._spend(now)
         place = ready.round.cohort.places[self._desk.name]

@@ -6,7 +6,6 @@ way out. ``adapting`` trains on the same records through the same object.
 
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from tapestry.config import NodeSettings, number
@@ -15,12 +14,13 @@ from tapestry.protocol import RoundManifest
 from tapestry.replica import Replica
 from tapestry.shares import NoiseShare
 from tapestry.vector import FloatVector, Layout
-from tapestry.workloads import Unit, Workload
+from tapestry.workloads import Unit, Workload, preflight
 from tapestry_governance.events import DataDeclared
 from tapestry_node import records, training
 from tapestry_node.batching import Limits
 from tapestry_node.budget import Charge, Terms
 from tapestry_node.census import Census, Coverage, Lengths
+from tapestry_node.trainable import Trainable
 
 StepDone = Callable[[int, int], None]
 
@@ -41,6 +41,9 @@ class Trainer:
         self._workload = workload
         self._settings = settings
         self._units: dict[int, list[Unit]] = {}
+        self._trainable = Trainable(
+            workload=workload, records=self.count, limits=self._limits
+        )
 
     @property
     def workload(self) -> Workload:
@@ -96,23 +99,21 @@ class Trainer:
             licences=(self.corpus.licence,),
         )
 
+    @property
+    def trainable(self) -> Trainable:
+        """What can be trained on the model here; asked before anything is charged."""
+        return self._trainable
+
     def layout(self, manifest: RoundManifest) -> Layout:
         """The layout of the update, computed here."""
         return self._workload.layout(manifest.training)
 
     def charge(self, manifest: RoundManifest) -> Charge | None:
         """What a round would cost each record; None where nothing is promised."""
-        steps = training.spent(manifest.training, manifest.privacy, records=self.count)
+        steps = preflight.round_steps(manifest, records=self.count)
         if steps is None:
             return None
         share = NoiseShare.of(manifest)
-        if share is not None:
-            steps = replace(
-                steps,
-                noise_multiplier=share.noise_multiplier,
-                coordinates=manifest.length,
-                bound=share.bound,
-            )
         return Charge(
             purpose="round",
             run=manifest.run_id,
@@ -128,7 +129,7 @@ class Trainer:
         self._workload.load(replica.parameters)
         runtime = training.Runtime(
             source=NoiseSource.fresh(),
-            limits=Limits(rows=self._settings.speed.physical_batch),
+            limits=self._limits,
             progress=lambda seen: done(seen.step, seen.steps),
         )
         train = training.update
@@ -150,6 +151,10 @@ class Trainer:
                 self._records.texts, sequence_length=sequence_length
             )
         return self._units[sequence_length]
+
+    @property
+    def _limits(self) -> Limits:
+        return Limits(rows=self._settings.speed.physical_batch)
 
     @staticmethod
     def salt() -> bytes:

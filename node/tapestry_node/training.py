@@ -13,9 +13,9 @@ nobody can predict), ``tapestry.privacy.accounting`` (what the steps cost).
 
 Guarantees:
     With ``noise = "local"`` all steps together, and whatever is computed from the
-    result, cost ``accounting.epsilon`` of ``spent(...)``: against everybody, trusting
-    nobody outside the institution, if every unit is one record and the number of
-    declared records is public.
+    result, cost ``accounting.epsilon`` of ``preflight.local_steps``: against
+    everybody, trusting nobody outside the institution, if every unit is one record
+    and the number of declared records is public.
 
 Edge cases:
     A draw of no units is a step of noise alone: skipping it would tell that nothing
@@ -37,7 +37,7 @@ from tapestry.privacy import accounting, clipping
 from tapestry.privacy.noise import NoiseSource, add_gaussian
 from tapestry.protocol import PrivacyPlan, TrainingPlan
 from tapestry.vector import FloatVector
-from tapestry.workloads import Unit, Workload
+from tapestry.workloads import Unit, Workload, preflight
 from tapestry_node.batching import Limits
 from tapestry_node.gradients import Gradients, Problem, Tally, attached
 
@@ -103,25 +103,21 @@ class _Recipe:
         return self.stddev > 0
 
 
-def spent(
-    training: TrainingPlan, privacy: PrivacyPlan, *, records: int
-) -> accounting.Steps | None:
-    """What a training costs each record, known before it starts.
+def probe(workload: Workload, training: TrainingPlan, *, limits: Limits) -> None:
+    """Compare per-sequence gradients with the one-example loop, without any record.
 
-    Edge cases:
-        None without noise: then there is no promise to account for.
+    ``gradients.attached`` does so before the first training of a model anyway; this
+    does it while nothing is paid for. The workload is left as it was.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: The gradients cannot be had, or differ.
     """
-    if privacy.noise == "none":
-        return None
-    recipe = _read(training, privacy, records)
-    return accounting.Steps(
-        noise_multiplier=decode_fraction(privacy.noise_multiplier),
-        sampling_rate=recipe.rate,
-        steps=recipe.steps,
-    )
+    with workload.attach(training) as parameters:
+        problem = Problem(
+            module=workload.module, parameters=parameters, losses=workload.losses
+        )
+        with attached(problem, limits, private=True):
+            pass
 
 
 def update(
@@ -296,29 +292,19 @@ def _descend(
 
 
 def _read(training: TrainingPlan, privacy: PrivacyPlan, records: int) -> _Recipe:
+    preflight.check_numbers(training, privacy)
+    preflight.check_records(training, privacy, records=records)
     rate = accounting.sampling_rate(training.batch_size, records=records)
-    learning_rate = decode_fraction(training.learning_rate)
-    weight_decay = decode_fraction(training.weight_decay)
-    if not learning_rate > 0:
-        raise ConfigError(f"learning rate {training.learning_rate} is not positive")
-    if not 0 <= weight_decay * learning_rate < 1:
-        raise ConfigError(f"weight decay {training.weight_decay} is out of range")
     clip_norm, stddev = 0.0, 0.0
     if privacy.noise != "none":
-        accounting.check_delta(decode_fraction(privacy.target_delta), records=records)
         clip_norm = decode_fraction(privacy.clip_norm)
         stddev = clip_norm * decode_fraction(privacy.noise_multiplier)
-        if not (clip_norm > 0 and stddev > 0):
-            raise ConfigError(
-                f"clip norm {privacy.clip_norm} and noise multiplier"
-                f" {privacy.noise_multiplier} must both be positive"
-            )
     return _Recipe(
         rate=rate,
         steps=training.steps,
         batch_size=training.batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
+        learning_rate=decode_fraction(training.learning_rate),
+        weight_decay=decode_fraction(training.weight_decay),
         clip_norm=clip_norm,
         stddev=stddev,
     )

@@ -1,11 +1,16 @@
 """``tapestry coordinator``: lead a run, and see how far it is."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, Group, as_json
+
+if TYPE_CHECKING:
+    from tapestry.protocol import Reason
 
 
 @click.group(cls=Group)
@@ -28,6 +33,7 @@ def status(folder: Path, as_json: bool) -> None:
     from tapestry.keys import SigningKey
     from tapestry_coordinator.bulletin import event_of
     from tapestry_coordinator.journal import Journal
+    from tapestry_coordinator.refusals import by_round
     from tapestry_governance.events import RoundClosed
     from tapestry_governance.log import Log
 
@@ -35,7 +41,9 @@ def status(folder: Path, as_json: bool) -> None:
     key = SigningKey.load(folder / "keys" / "log.key")
     with Log.open(folder / "log", key=key) as log:
         size = log.size
-        bodies = [event_of(entry) for entry in log.entries(0, size)]
+        entries = log.entries(0, size)
+    bodies = [event_of(entry) for entry in entries]
+    refused = by_round(entries, run_id=settings.run_id)
     closed = {b.round_number: b for b in bodies if isinstance(b, RoundClosed)}
     journal = Journal(folder)
     rows = journal.rounds()
@@ -48,6 +56,7 @@ def status(folder: Path, as_json: bool) -> None:
             "included": list(closed[row.number].included)
             if row.number in closed
             else [],
+            "refused": {n: r.value for n, r in refused.get(row.number, {}).items()},
         }
         for row in rows
     ]
@@ -59,5 +68,17 @@ def status(folder: Path, as_json: bool) -> None:
     )
     for row in rows:
         names = closed[row.number].included if row.number in closed else ()
-        console.say(f"round {row.number:<4}{row.status:<10}{', '.join(names)}")
+        line = f"round {row.number:<4}{row.status:<10}{', '.join(names)}"
+        console.say(line.rstrip())
+        if row.number in refused:
+            _say_refusals(row.manifest, refused[row.number])
     console.say(f"the log has {size} entries")
+
+
+def _say_refusals(manifest: bytes, refused: "Mapping[str, Reason]") -> None:
+    """Say below a round how many of those that were asked refused it, and why."""
+    from tapestry.protocol import RoundManifest
+    from tapestry_coordinator.refusals import in_words
+
+    asked = len(RoundManifest.decode(manifest).participants)
+    console.say(f"          {in_words(refused, asked=asked)}")

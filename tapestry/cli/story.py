@@ -25,8 +25,10 @@ from tapestry.cli.report import write_report
 from tapestry.cli.statements import write_statements
 from tapestry.cli.summary import summarize
 from tapestry.config import CoordinatorSettings
+from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.replica import Replica
+from tapestry.workloads.architectures import check_architecture
 from tapestry.workloads.bases import open_base
 from tapestry_coordinator.showing import EVIDENCE
 from tapestry_governance.audit import verify
@@ -47,6 +49,7 @@ class Story:
     engine: str
     scale: plans.Scale
     progress: Progress
+    references: bool = False  # whether to train centrally, too
     seconds: dict[str, float] = field(default_factory=dict)
     members: list[plans.Member] = field(default_factory=list)
     genesis: str = ""
@@ -91,6 +94,7 @@ def tell(story: Story) -> dict[str, Any]:
     with story.stage("prepare"):
         story.progress({"stage": "prepare", "text": "reading the base"})
         workload = open_base(story.scale.base, coarse_evaluation=True)
+        check_architecture(workload.module)  # before anything is prepared for it
         given = Replica.start(workload.parameters())
         _prepare(story, given)
     tap = Tap()
@@ -106,11 +110,11 @@ def tell(story: Story) -> dict[str, Any]:
             notify=story.progress,
         )
     _collect(story)
-    matrix = fill(story, workload=workload, given=given)
+    matrix, samples = fill(story, workload=workload, given=given)
     story.progress({"stage": "report", "text": "writing"})
     audit = verify(story.out / "bundle")
     write_statements(audit, story.out / "privacy")
-    return summarize(story, matrix=matrix, tap=tap, audit=audit)
+    return summarize(story, matrix=matrix, samples=samples, tap=tap, audit=audit)
 
 
 def _prepare(story: Story, given: Replica) -> None:
@@ -135,7 +139,7 @@ def _member(out: Path, country: str) -> plans.Member:
     )
 
 
-def _private(country: str) -> dict[str, tuple[str, ...]]:
+def _private(country: str) -> dict[str, tuple[Dialogue, ...]]:
     return corpora.load(country, longest=plans.LONGEST).private
 
 

@@ -101,6 +101,17 @@ class Workload(Protocol):
 
         With ``low_rank``: B of each target module, shape (out, rank), under the name
         of the dense weight that it moves.
+
+        Raises:
+            ConfigError: The plan does not fit the model.
+        """
+        ...
+
+    def choose_targets(self) -> tuple[str, ...]:
+        """Name the targets of a low-rank plan where settings leave them open.
+
+        Raises:
+            ConfigError: Nothing in this model can be targeted.
         """
         ...
 

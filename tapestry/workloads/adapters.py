@@ -2,7 +2,8 @@
 
 The update is B of each target; A is the public factor of the plan. The weights carry
 the base they were trained on, by name and digest, in their own metadata, because
-PEFT's configuration has no place for a digest.
+PEFT's configuration has no place for a digest. The configuration says where the base
+lies beside the adapter, so that ``AutoPeftModelForCausalLM`` finds it.
 """
 
 import json
@@ -25,6 +26,17 @@ class BaseName:
 
     name: str
     digest: str  # of its parameters
+
+
+def base_path(name: str) -> str:
+    """Say where a release lies, from the folder that holds ``releases/``.
+
+    Guarantees:
+        ``peft`` and ``transformers`` take it for a folder or fail. A bare name, or
+        ``releases/NAME``, could also name somebody's repository on a model hub, which
+        they would fetch instead.
+    """
+    return f"./releases/{name}"
 
 
 def write_peft(
@@ -68,7 +80,7 @@ def write_peft(
         lora_dropout=0.0,
         target_modules=sorted(plan.targets),
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base.name,
+        base_model_name_or_path=base_path(base.name),
         inference_mode=True,
     ).to_dict()
     config["target_modules"] = sorted(plan.targets)

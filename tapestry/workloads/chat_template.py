@@ -5,7 +5,8 @@ the markers is tokenized as the template's own text, with its special tokens, an
 turn as plain text. So no turn can end itself, or begin one in another's name.
 
 A tokenizer without a template gets the simplest one: a turn of the user and a line
-break, a turn of the assistant and the end-of-text token.
+break, a turn of the assistant and the end-of-text token, after the token that the
+tokenizer puts before each text, if there is one.
 
 Tokens are signed: ``t`` is predicted and counts in the loss, ``~t`` is context alone
 (``tokens.pad`` reads them). What counts is each turn of the assistant, with the token
@@ -20,6 +21,7 @@ from typing import Any
 
 from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError
+from tapestry.workloads.tokens import start_tokens
 
 _MARKER = re.compile("\ue000([0-9]+)\ue001")
 
@@ -120,8 +122,10 @@ class ChatTemplate:
     def _render(self, turns: int, *, prompt: bool) -> str:
         markers = [f"\ue000{place}\ue001" for place in range(turns)]
         if not getattr(self._tokenizer, "chat_template", None):
+            start = self._tokenizer.decode(start_tokens(self._tokenizer))
             after = ("\n", self._tokenizer.eos_token or "\n")
-            return "".join(f"{m}{after[i % 2]}" for i, m in enumerate(markers))
+            rows = (f"{m}{after[i % 2]}" for i, m in enumerate(markers))
+            return "".join([start, *rows])
         messages = Dialogue(turns=tuple(markers)).messages()
         try:
             return str(

@@ -40,6 +40,7 @@ from tapestry.workloads import Evaluation, Unit, lora
 from tapestry.workloads.chat_template import ChatTemplate
 from tapestry.workloads.decoding import decode
 from tapestry.workloads.machine import multiplies_bfloat16
+from tapestry.workloads.targets import choose_targets, find_targets, linear_modules
 from tapestry.workloads.tokens import by_length, pad, start_tokens, tokenize, windows
 
 _EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
@@ -105,6 +106,11 @@ class LanguageModel:
         return self._module
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer brings a template for dialogues."""
+        return bool(getattr(self._tokenizer, "chat_template", None))
+
+    @property
     def tokenizer(self) -> Any:
         """The Hugging Face tokenizer."""
         return self._tokenizer
@@ -162,26 +168,16 @@ class LanguageModel:
         Raises:
             ConfigError: As ``layout``.
         """
-        if plan.rank < 1:
-            raise ConfigError("rank 0 trains nothing; set rank to 1 or more")
-        linear = {
-            name.removesuffix(".base_layer"): module
-            for name, module in self._module.named_modules()
-            if isinstance(module, nn.Linear) and ".lora_" not in name
-            if f"{name.removesuffix('.base_layer')}.weight" in self._parameters
-        }
-        for target in plan.targets or ("",):
-            if not any(_matches(name, target) for name in linear):
-                known = sorted({name.rpartition(".")[2] for name in linear})
-                raise ConfigError(
-                    f"no linear module {target!r} in this model; targets may be"
-                    f" {', '.join(known)}"
-                )
-        return {
-            name: module
-            for name, module in linear.items()
-            if any(_matches(name, target) for target in plan.targets)
-        }
+        return find_targets(linear_modules(self._module, self._parameters), plan)
+
+    def choose_targets(self) -> tuple[str, ...]:
+        """Name the targets of a low-rank plan where settings leave them open.
+
+        Raises:
+            ConfigError: Nothing in this model can be targeted.
+        """
+        linear = linear_modules(self._module, self._parameters)
+        return choose_targets(self._module, linear)
 
     @contextmanager
     def attach(self, plan: TrainingPlan) -> Iterator[list[tuple[str, nn.Parameter]]]:
@@ -428,7 +424,3 @@ def _choose(
         return int(logits_V.argmax())
     chances_V = torch.softmax(logits_V / temperature, dim=-1)
     return int(torch.multinomial(chances_V, 1, generator=generator))
-
-
-def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")

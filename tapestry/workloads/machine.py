@@ -1,9 +1,36 @@
 """What the machine at hand can do."""
 
+import os
+from contextlib import suppress
+from pathlib import Path
+
 import torch
+
+_LIMITS = (  # of a container: cgroup 2, cgroup 1
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def multiplies_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16; others take fifty times longer."""
     known = torch.cpu.get_capabilities()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def memory_bytes() -> int | None:
+    """How much memory there is for all processes together; None if nobody says.
+
+    Edge cases:
+        In a container that has a limit, the limit. What others use now is not asked:
+        the answer stays the same from one round to the next.
+    """
+    found = []
+    with suppress(AttributeError, OSError, ValueError):  # no Unix
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in _LIMITS:
+        try:
+            found.append(int(path.read_text("ascii")))
+        except (OSError, ValueError):
+            continue  # none of these, or "max"
+    return min(found, default=None)

@@ -90,7 +90,7 @@ def test_a_prompt_is_the_beginning_of_the_dialogue_with_its_answer(
 def test_a_tokenizer_without_a_template_gets_line_breaks(model: LanguageModel) -> None:
     template = _template(model, None)
     (row,) = template.encode([Dialogue(turns=("ab", "cd"))])
-    assert model.tokenizer.decode(_plain(row)) == "ab\ncd</s>"
+    assert model.tokenizer.decode(_plain(row)) == "<s>ab\ncd</s>"
     assert model.tokenizer.decode([t for t in row if t >= 0]) == "cd</s>"
     assert END in template.ends
 

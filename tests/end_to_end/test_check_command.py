@@ -366,3 +366,54 @@ def test_budget_and_receipts_are_shown_without_torch(used: Path) -> None:
     assert "round 1 of 'run'" in done.stdout
     assert '"spent":' in done.stdout
     assert "bytes left this node" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"adapter": {"targets": ["c_attn"]}},
+            "the adapter: no linear module 'c_attn'",
+        ),
+        ({"adapter": {"rank": 97}}, "the adapter: rank 97 is above the 96"),
+        ({"adapter": {"batch_size": 25}}, "the adapter: batch size 25 is not between"),
+        (
+            {"adapter": {"sequence_length": 2048}},
+            "the adapter: sequence_length 2048 is",
+        ),
+        ({"adapter": {"learning_rate": "0"}}, "the adapter: learning rate 0 is not"),
+        ({"adapter": {"epsilon": "0"}}, "the adapter: adapter.epsilon is 0: no noise"),
+        ({"adapter": {"epsilon": "21"}}, "the adapter: adapter.epsilon 21 is above po"),
+        ({"adapter": {"licence": "CC BY"}}, "the adapter: an adapter's licence: "),
+        ({"country": ""}, "the adapter: an adapter's country: "),
+        ({"policy": {"noise": []}}, "policy.noise is empty"),
+        ({"policy": {"parameterizations": []}}, "policy.parameterizations is empty"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_settings_rule_out_is_said_before_there_is_a_log(
+    idle: Path, base: Base, settings: dict[str, Any], said: str
+) -> None:
+    change(idle, settings)
+    assert any(line.startswith(said) for line in objections(idle, base))
+    change(idle, {"adapter": {"publish": False}})
+    if "adapter" in said:  # nobody's concern then
+        assert objections(idle, base) == []
+
+
+def test_a_round_like_the_last_one_that_the_policy_refuses_is_no_readiness(
+    used: Path, base: Base
+) -> None:
+    change(used, {"policy": {"min_cohort": 5}, "adapter": {"licence": "MIT"}})
+    first, second = objections(used, base)
+    assert first.startswith("a round like 1, the log's last: cohort of 4, floor 3")
+    assert second.startswith("the adapter: adapter.licence 'MIT' is not one that the")
+
+
+def objections(folder: Path, base: Base) -> list[str]:
+    base.workload.load(base.replica.parameters)
+    node = Node(folder, workload=base.workload, replica=base.replica)
+    found = node.objections()
+    node.close()
+    assert all("\n" not in line for line in found)
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tapestry.encoding import canonical_json, decode_json
-from tapestry.errors import QuorumError
+from tapestry.errors import PolicyError, QuorumError
 from tapestry.protocol import Kind, Message
 from tapestry.replica import Replica
 from tapestry_coordinator import planning
@@ -110,7 +110,7 @@ def test_the_budget_ends_a_run_and_not_a_step_later(found: Found) -> None:
         coordinator={"rounds": 5},
         institution={"policy": {"epsilon_limit": "4"}},
     )
-    with pytest.raises(QuorumError):
+    with pytest.raises(PolicyError, match="the run ends: "):
         federation.run()
     assert set(federation.refusals().values()) == {"budget_exhausted"}
     fit = len(federation.closed())
@@ -125,7 +125,7 @@ def test_other_software_is_refused(
 ) -> None:
     monkeypatch.setattr(planning, "software_digest", lambda: "sha256:" + "1" * 64)
     federation = found()
-    with pytest.raises(QuorumError):
+    with pytest.raises(PolicyError, match="the run ends: "):
         federation.run()
     assert set(federation.refusals().items()) == {
         (name, "software_unapproved") for name in NAMES

@@ -64,6 +64,29 @@ def test_what_peft_writes_is_accepted(tmp_path: Path, base: registry.Base) -> No
     assert _check(make_adapter(tmp_path / "italy", config=text), base).rank == 2
 
 
+@pytest.mark.parametrize(
+    ("path", "holds"),
+    [
+        ("base-1", True),
+        ("./releases/base-1", True),
+        ("releases/base-1", False),  # also a repository's name on a model hub
+        ("./releases/base-2", False),
+        ("../releases/base-1", False),
+        ("./releases/../releases/base-1", False),
+    ],
+)
+def test_the_configuration_names_the_base_or_where_its_release_lies(
+    tmp_path: Path, base: registry.Base, path: str, holds: bool
+) -> None:
+    changes = {"base_model_name_or_path": path}
+    folder = make_adapter(tmp_path / "italy", config_changes=changes)
+    if holds:
+        assert _check(folder, base).base == "base-1"
+    else:
+        with pytest.raises(VerificationError, match="the weights name 'base-1'"):
+            registry.check_folder(folder)
+
+
 def test_a_base_in_several_files_has_the_same_digest(
     tmp_path: Path, base: registry.Base
 ) -> None:

@@ -12,8 +12,9 @@ from tapestry.privacy.accounting import epsilon
 from tapestry.privacy.auditing import gaussian_bound
 from tapestry.privacy.noise import NoiseSource
 from tapestry.workloads import Unit
+from tapestry.workloads.preflight import local_steps
 from tapestry_node.gradients import Problem
-from tapestry_node.training import Runtime, fit, spent
+from tapestry_node.training import Runtime, fit
 from tests.node import tiny
 
 _FIRST = 1000  # sequences that start with token 1000 + i carry canary i
@@ -71,7 +72,7 @@ def audit(
             runtime=Runtime(source=source),
         )
         moved = -problem.parameters[-1][1].detach().double().numpy()[:, 0]
-    cost = spent(training, privacy, records=len(units))
+    cost = local_steps(training, privacy, records=len(units))
     assert cost is not None
     claim = epsilon([cost], target_delta=1e-5)
     bound = gaussian_bound(

@@ -16,6 +16,7 @@ from tapestry.privacy.accounting import Steps
 from tapestry.privacy.noise import NoiseSource
 from tapestry.workloads import Unit
 from tapestry.workloads.bases import build_tiny
+from tapestry.workloads.preflight import local_steps
 from tapestry_node import training
 from tapestry_node.batching import Limits
 from tapestry_node.gradients import Problem
@@ -25,7 +26,6 @@ from tapestry_node.training import (
     Runtime,
     fit,
     noiseless_step,
-    spent,
     update,
 )
 from tests.node import tiny
@@ -270,8 +270,8 @@ def test_a_broken_record_counts_as_zero_and_raises_a_local_alarm(
 def test_what_is_spent_is_known_before_training() -> None:
     plan = tiny.training_plan(steps=7, batch_size=8)
     want = Steps(noise_multiplier=1.0, sampling_rate=0.08, steps=7)
-    assert spent(plan, tiny.privacy_plan(), records=100) == want
-    assert spent(plan, tiny.privacy_plan(noise="none"), records=100) is None
+    assert local_steps(plan, tiny.privacy_plan(), records=100) == want
+    assert local_steps(plan, tiny.privacy_plan(noise="none"), records=100) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""Why nodes refuse, for the people who run a coordinator.
+
+A node says a code and nothing else, signed, for the log. Here codes become words, and a
+decision: whether waiting for another attempt makes sense.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from tapestry.errors import ProtocolError
+from tapestry.protocol import Kind, Message, Reason, RoundManifest
+from tapestry_governance.entries import open_entry
+from tapestry_governance.events import ContributionRefused
+
+_HONEST = 2  # refusals that end a run, at least
+
+
+def words_of(reply: Message) -> str:
+    """Say what a reply is that was not wanted; a refusal's code in words.
+
+    Raises:
+        ProtocolError: A refusal that gives no known reason.
+    """
+    if reply.kind is not Kind.REFUSAL:
+        return f"{reply.kind} is no answer to this"
+    body = reply.json()
+    code = body.get("reason") if isinstance(body, dict) else None
+    try:
+        reason = Reason(str(code))
+    except ValueError:
+        raise ProtocolError("a refusal without a known reason") from None
+    return f"it refuses: {reason.words} ({reason.value})"
+
+
+def in_words(refused: Mapping[str, Reason], *, asked: int) -> str:
+    """Say how many refused and why, the most frequent reason first.
+
+    Edge cases:
+        Nobody refused: an empty text.
+    """
+    counts = Counter(refused.values())
+    order = sorted(counts, key=lambda reason: (-counts[reason], reason.value))
+    return "; ".join(
+        f"{counts[reason]} of {asked} nodes refused: {reason.words} ({reason.value})"
+        for reason in order
+    )
+
+
+def end_the_run(refused: Mapping[str, Reason], manifest: RoundManifest) -> bool:
+    """Whether so many refuse for good that no further attempt can succeed.
+
+    Guarantees:
+        Up to ``max_colluding`` nodes that lie cannot bring it about by themselves, nor
+        can a single one.
+
+    Args:
+        refused: What nodes of the round signed.
+        manifest: The round.
+    """
+    final = sum(reason.is_final for reason in refused.values())
+    least = max(manifest.min_cohort, manifest.threshold)
+    enough = max(_HONEST, manifest.max_colluding + 1)
+    return final >= enough and len(manifest.participants) - final < least
+
+
+def by_round(entries: Sequence[bytes], *, run_id: str) -> dict[int, dict[str, Reason]]:
+    """Read from a log who refused which round of a run, and why."""
+    found: dict[int, dict[str, Reason]] = {}
+    for entry in entries:
+        event = open_entry(entry).event
+        said = event.body
+        if isinstance(said, ContributionRefused) and said.run_id == run_id:
+            found.setdefault(said.round_number, {})[event.actor] = said.reason
+    return found

@@ -1,0 +1,69 @@
+"""Sample answers of an adapter and its base, for the card: public prompts, unedited.
+
+The prompts are the questions of the first dialogues, or the beginnings of the first
+texts, that the institution published for evaluations; nothing is chosen by its answer.
+No record is at hand here.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from tapestry.dialogue import Dialogue, Text
+from tapestry.vector import FloatVector
+from tapestry.workloads.language import LanguageModel
+from tapestry_node.adapting import AdapterPlan
+from tapestry_node.card import Asking, Sample
+
+COUNT = 3
+MAX_TOKENS = 32
+_WORDS = 12  # of the beginning of a text, at most
+_CHARACTERS = 80  # the same, where nobody puts spaces
+
+
+def answer(
+    model: LanguageModel,
+    update: FloatVector,
+    texts: Sequence[Text],
+    *,
+    plan: AdapterPlan,
+) -> tuple[Sample, ...]:
+    """Let base and adapter answer or continue the first prompts, greedily.
+
+    Args:
+        model: The base, with its parameters loaded.
+        update: The adapter.
+        texts: Public text; the answers are published.
+        plan: How the adapter was trained.
+    """
+    prompts = prompts_of(texts)
+    before = model.complete_all(prompts, max_tokens=MAX_TOKENS)
+    with model.moved(update, plan.training):
+        after = model.complete_all(prompts, max_tokens=MAX_TOKENS)
+    rows = zip(map(_words_of, prompts), before, after, strict=True)
+    return tuple(Sample(prompt=p, base=b, adapter=a) for p, b, a in rows)
+
+
+def asking(model: LanguageModel, texts: Sequence[Text]) -> Asking:
+    """Say how the prompts of ``prompts_of`` are put to the model."""
+    if not any(isinstance(prompt, Dialogue) for prompt in prompts_of(texts)):
+        return Asking.CONTINUE
+    return Asking.TEMPLATE if model.has_chat_template else Asking.LINE
+
+
+def prompts_of(texts: Sequence[Text]) -> list[Text]:
+    """Take the first distinct questions; without any, the beginnings of texts."""
+    dialogues = [text for text in texts if isinstance(text, Dialogue)]
+    questions = (Dialogue(turns=each.turns[:1]) for each in dialogues)
+    beginnings = (_beginning(text) for text in texts if isinstance(text, str))
+    found: Iterator[Text] = questions if dialogues else filter(None, beginnings)
+    return list(dict.fromkeys(found))[:COUNT]
+
+
+def _beginning(text: str) -> str:
+    """Take half of a text at most."""
+    words = text.split()
+    short = " ".join(words[: max(1, min(_WORDS, len(words) // 2))])
+    return short[:_CHARACTERS]
+
+
+def _words_of(prompt: Text) -> str:
+    return prompt if isinstance(prompt, str) else prompt.turns[0]

@@ -1,0 +1,92 @@
+"""A published adapter loads as its card says, copied from the card word for word."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tapestry_governance import registry
+from tapestry_governance.audit import Verdict
+from tests.simulator import NAMES, Base, Federation, sentences, write_lines
+
+NAME = "fr"
+# peft asks transformers in a way that this is going to drop.
+THEIRS = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def published(
+    base: Base, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Federation]:
+    """A release and the adapter of one member, which left its targets open."""
+    off = {name: {"adapter": {"publish": False}} for name in NAMES}
+    federation = Federation(
+        tmp_path_factory.mktemp("published") / "federation",
+        base,
+        coordinator={"adapters": True},
+        institutions=off | {NAME: {"adapter": {"targets": [], "learning_rate": "9"}}},
+    )
+    public = federation.directory / "nodes" / NAME / "held-out.jsonl"
+    write_lines(public, sentences(NAME, 60)[-6:])
+    federation.run()
+    federation.bundle()
+    yield federation
+    federation.close()
+
+
+def blocks(card: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", card.read_text("utf-8"), re.M | re.S)
+
+
+def answers(card: Path) -> list[str]:
+    """The texts between the fences of the first sample: prompt, base, adapter."""
+    return re.findall(r"^```text\n(.*?)\n```$", card.read_text("utf-8"), re.M | re.S)[
+        :3
+    ]
+
+
+def run(code: str, folder: Path) -> str:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-W", THEIRS, "-c", code],
+        capture_output=True,
+        check=False,
+        cwd=folder,
+        env=environment,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.removesuffix("\n")
+
+
+def test_the_cards_code_gives_the_answers_that_it_shows(published: Federation) -> None:
+    folder = published.coordinator
+    card = folder / "adapters" / NAME / "README.md"
+    auto, own, ask = blocks(card)
+    prompt, base, adapter = answers(card)
+    assert prompt
+    assert base != adapter
+    assert run(auto + ask, folder) == adapter
+    places = {
+        "./releases/base-1": str(folder / "releases" / "base-1"),
+        f"./adapters/{NAME}": str(folder / "adapters" / NAME),
+    }
+    for path, place in places.items():
+        own = own.replace(path, place)
+    assert run(own + ask, published.directory / "nodes") == adapter
+
+
+def test_the_registry_and_the_audit_take_it_with_targets_by_name(
+    published: Federation,
+) -> None:
+    folder = published.coordinator / "adapters" / NAME
+    config = registry.read_config(folder / "adapter_config.json")
+    assert config.target_modules == ("q_proj", "v_proj")
+    assert config.base_model_name_or_path == "./releases/base-1"
+    assert registry.check_folder(folder).base == "base-1"
+    assert published.audit().verdict is Verdict.HOLDS
