@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError
 from tapestry.faults import SHOWN
 from tapestry_node import records
@@ -20,6 +21,7 @@ MANIFEST = 'language = "it"\nlicence = "BSD-3-Clause"\nunit = "record"\n'
 
 
 def _folder(tmp_path: Path, **files: str) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "corpus.toml").write_text(MANIFEST)
     for name, content in files.items():
         path = tmp_path / name.replace("__", "/").replace("_", ".")
@@ -352,3 +354,87 @@ def test_an_unreadable_file_or_folder_is_named() -> None:
         said = out.get()
     assert "a.txt: cannot read it: Permission denied" in said
     assert "b: cannot read this folder: Permission denied" in said
+
+
+QUESTION = {"role": "user", "content": "come stai?"}
+ANSWER = {"role": "assistant", "content": "bene"}
+
+
+def test_a_row_of_messages_is_a_dialogue(tmp_path: Path) -> None:
+    rows = [{"messages": [QUESTION, ANSWER]}, {"text": "ciao"}]
+    found = records.read(_folder(tmp_path, **{"a.jsonl": _lines(*rows)}))
+    assert found.texts == ("ciao", Dialogue(turns=("come stai?", "bene")))
+    assert found.census.characters == Lengths(shortest=4, median=4, longest=14)
+
+
+def test_dialogues_of_one_id_follow_one_another_in_one_record(tmp_path: Path) -> None:
+    row = {"id": "7", "messages": [QUESTION, ANSWER]}
+    found = records.read(_folder(tmp_path, **{"a.jsonl": _lines(row, row)}))
+    assert found.texts == (Dialogue(turns=("come stai?", "bene") * 2),)
+
+
+def test_a_text_and_a_dialogue_are_never_the_same_record(tmp_path: Path) -> None:
+    dialogue = _lines({"messages": [QUESTION, ANSWER]})
+    spelled = '\\u0000messages\\u0000["come stai?","bene"]'
+    first = records.read(_folder(tmp_path / "a", **{"a.jsonl": dialogue}))
+    with pytest.raises(ConfigError, match="NUL"):
+        records.read(_folder(tmp_path / "b", **{"a.jsonl": f'{{"text":"{spelled}"}}'}))
+    text = _lines({"text": 'messages["come stai?","bene"]'})
+    other = records.read(_folder(tmp_path / "c", **{"a.jsonl": text}))
+    assert first.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("row", "rule"),
+    [
+        ({"messages": []}, "has 0 messages; want pairs"),
+        ({"messages": [QUESTION]}, "has 1 messages; want pairs"),
+        ({"messages": "secret"}, "is text; want a list"),
+        ({"messages": [ANSWER, QUESTION]}, 'message 1: is not of role "user"'),
+        ({"messages": [QUESTION, QUESTION]}, 'message 2: is not of role "assistant"'),
+        ({"messages": [QUESTION, 7]}, "message 2: is a number; want an object"),
+        ({"messages": [QUESTION, {"role": "assistant"}]}, 'message 2: "content" is nu'),
+        (
+            {"messages": [{"role": "system", "content": "secret"}, ANSWER]},
+            'message 1: is not of role "user"',
+        ),
+        (
+            {"messages": [QUESTION, {**ANSWER, "name": "secret"}]},
+            'message 2: key 3 of 3 is not "role" and "content"',
+        ),
+        (
+            {"messages": [QUESTION, {**ANSWER, "content": "secret\x00"}]},
+            'message 2: "content" holds a NUL',
+        ),
+        (
+            {"messages": [QUESTION, ANSWER], "text": "secret"},
+            'key 2 of 2 is not "messages" and "id"',
+        ),
+    ],
+)
+def test_a_dialogue_has_one_spelling_and_no_message_shows_it(
+    tmp_path: Path, row: object, rule: str
+) -> None:
+    folder = _folder(tmp_path, **{"a.jsonl": _lines({"text": "fine"}, row)})
+    with pytest.raises(ConfigError) as caught:
+        records.read(folder)
+    assert "a.jsonl, line 2" in str(caught.value)
+    assert rule in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "come stai" not in str(caught.value)
+
+
+def test_a_dialogue_whose_answers_show_nothing_is_left_out(tmp_path: Path) -> None:
+    row = {"messages": [QUESTION, {**ANSWER, "content": " \u200b"}]}
+    folder = _folder(tmp_path, **{"a.jsonl": _lines({"text": "fine"}, row)})
+    found = records.read(folder)
+    assert found.texts == ("fine",)
+    assert found.census.invisible == 1
+
+
+def test_texts_and_dialogues_of_one_id_do_not_mix(tmp_path: Path) -> None:
+    rows = [{"id": "7", "text": "a"}, {"id": "7", "messages": [QUESTION, ANSWER]}]
+    for name, order in (("a", rows), ("b", rows[::-1])):
+        folder = _folder(tmp_path / name, **{"a.jsonl": _lines(*order)})
+        with pytest.raises(ConfigError, match="line 2: has"):
+            records.read(folder)
