@@ -5,7 +5,7 @@ Hard checks, all static; torch, peft and the base are not loaded:
 1. Files: ``adapter_config.json``, ``adapter_model.safetensors``, ``README.md``, and
    perhaps a licence, a data statement and evaluation results; plain files only, each
    as the manifest says. ``tapestry/`` holds the manifest and proofs.
-2. The weights are safetensors that our own parser accepts (``tensors``).
+2. The weights are safetensors that our own parser accepts (``safetensors_reader``).
 3. ``adapter_config.json`` is plain LoRA: every key known, and every one that could
    import code, change other weights or read further files at its harmless default.
 4. Each tensor is factor A or B of a weight of the base, with the shape it must have.
@@ -25,11 +25,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tapestry import manifest
+from tapestry.artifacts.safetensors_reader import Limits, TensorFile, open_tensors
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.vector import parameters_digest
 from tapestry_governance.events import AdapterPublished, ReleasePublished
-from tapestry_governance.tensors import Limits, TensorFile, open_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
