@@ -96,7 +96,7 @@ def build_tiny() -> LanguageModel:
     )
     with torch.random.fork_rng(devices=[]):  # the constructor draws from the global one
         module = transformers.LlamaForCausalLM(config)
-    model = LanguageModel(module, _byte_tokenizer())
+    model = LanguageModel(module, byte_tokenizer())
     model.load(_tiny_parameters(model))
     return model
 
@@ -115,7 +115,7 @@ def _tiny_parameters(model: LanguageModel) -> dict[str, Any]:
     return values
 
 
-def _byte_tokenizer() -> Any:
+def byte_tokenizer() -> Any:
     """Build a tokenizer of 256 bytes, begin, end and pad; id 259 stays unused."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors

@@ -33,6 +33,7 @@ from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, Layout, Parameters
 from tapestry.workloads import Evaluation, Unit, lora
 from tapestry.workloads.machine import multiplies_bfloat16
+from tapestry.workloads.pretrained import open_pretrained, transformers_library
 from tapestry.workloads.tokens import by_length, pad, start_tokens, tokenize, windows
 
 _EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
@@ -66,29 +67,14 @@ class LanguageModel:
                 training, if the processor can: 2.5 times faster then, and for
                 SmolLM2 within 0.01 % of the exact bits per byte.
 
+        Guarantees:
+            The parameters are the tensors of the folder, one to one and to the bit.
+
         Raises:
-            ConfigError: No such folder, no safetensors in it, quantized weights,
-                or a model that transformers does not know.
+            ConfigError, ForeignFileError, ResourceError: As
+                ``pretrained.open_pretrained``.
         """
-        _check_folder(directory)
-        transformers = _transformers()
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                str(directory), local_files_only=True, trust_remote_code=False
-            )
-            module = transformers.AutoModelForCausalLM.from_pretrained(
-                str(directory),
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-        except Exception as error:  # transformers raises anything
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(
-                f"{directory} does not load as a language model: {reason}"
-            ) from error
+        module, tokenizer = open_pretrained(directory)
         return cls(module, tokenizer, coarse_evaluation=coarse_evaluation)
 
     @property
@@ -311,9 +297,9 @@ class LanguageModel:
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            _transformers()
+            transformers_library()
             module: Any = self._module
-            module.save_pretrained(str(directory))
+            module.save_pretrained(str(directory), save_original_format=False)
             self._tokenizer.save_pretrained(str(directory))
             for path in directory.iterdir():  # safetensors writes with mode 0600
                 path.chmod(0o755 if path.is_dir() else 0o644)
@@ -368,23 +354,6 @@ class LanguageModel:
             reduction="none",
         ).view_as(counted_BT)
         return losses_BT * counted_BT, counted_BT.sum(dim=1)
-
-
-def _transformers() -> Any:
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    return transformers
-
-
-def _check_folder(directory: Path) -> None:
-    if not (directory / "config.json").is_file():
-        raise ConfigError(
-            f"{directory} is not a model folder: it has no config.json; name a folder"
-            " in the Hugging Face layout"
-        )
-    if not list(directory.glob("*.safetensors")):
-        raise ConfigError(f"{directory} has no safetensors file; convert the weights")
 
 
 def _choose(
