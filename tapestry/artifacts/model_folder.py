@@ -9,10 +9,7 @@
     README.md, LICENSE, NOTICE, …   for people
     tapestry/                       manifest and proofs of a release
 
-The list is closed. Libraries act on files that nobody named: transformers obeys an
-``adapter_config.json`` beside a model, picks one of several weight files, and imports
-code. So a file that has no place in the list is a refusal, and so is a link: what it
-leads to lies outside of the folder, where other programs change and delete it.
+The list is closed; see ``closed_list``.
 
 Guarantees:
     What ``read`` accepts has one reading: every file is plain and known, JSON is
@@ -21,18 +18,16 @@ Guarantees:
 """
 
 import json
-import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tapestry.artifacts.closed_list import ClosedList
 from tapestry.artifacts.safetensors_reader import Limits, TensorFile, open_tensors
 from tapestry.errors import (
     ConfigError,
-    ForeignFileError,
     IncompleteError,
     ResourceError,
     VerificationError,
@@ -43,20 +38,20 @@ GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer_config.json"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
-PROOFS = "tapestry"
+FILES = ClosedList(
+    what="a model",
+    files=re.compile(
+        r"config\.json|generation_config\.json|model\.safetensors(\.index\.json)?"
+        r"|model-[0-9]{5}-of-[0-9]{5}\.safetensors"
+        r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json"
+        r"|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt|tokenizer\.model"
+        r"|spiece\.model|sentencepiece\.bpe\.model|chat_template\.jinja|README\.md"
+        r"|(LICEN[CS]E|NOTICE|Notice|COPYING|USE_POLICY)(-[A-Za-z0-9_]{1,20})?(\.(md|txt))?"
+    ),
+)
 LIMITS = Limits(header_bytes=16 << 20, file_bytes=1 << 42, tensors=100_000)
 
 _SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
-_ALLOWED = re.compile(
-    r"config\.json|generation_config\.json|model\.safetensors(\.index\.json)?"
-    r"|model-[0-9]{5}-of-[0-9]{5}\.safetensors"
-    r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json"
-    r"|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt|tokenizer\.model"
-    r"|spiece\.model|sentencepiece\.bpe\.model|chat_template\.jinja|README\.md"
-    r"|(LICEN[CS]E|NOTICE|Notice|COPYING|USE_POLICY)(-[A-Za-z0-9_]{1,20})?(\.(md|txt))?"
-)
-_PROOF = re.compile(r"[A-Za-z0-9_.-]{1,100}\.(json|entry|sig|tlog-proof|txt)")
-_SHOWN = 10  # foreign names in one message
 _SMALL = 4 << 20  # bytes of a file of settings
 _LARGE = 1 << 28  # bytes of a vocabulary or index
 _DEPTH = 64
@@ -113,7 +108,7 @@ def read(folder: Path) -> ModelFolder:
     """
     try:
         _check_kind(folder)
-        check_names(folder)
+        FILES.check(folder)
         settings = {
             path.name: read_object(path)
             for path in sorted(folder.glob("*.json"))
@@ -131,30 +126,6 @@ def read(folder: Path) -> ModelFolder:
     except OSError as error:
         raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
     return ModelFolder(folder=folder, config=config, tensors=tensors)
-
-
-def check_names(folder: Path) -> None:
-    """Require plain files with known names, and proofs at most in ``tapestry/``.
-
-    Raises:
-        ForeignFileError: Something else is there; the message lists up to ten names.
-    """
-    links, foreign = [], []
-    for name, mode in _entries(folder):
-        if stat.S_ISLNK(mode):
-            links.append(name)
-        elif not _belongs(name, mode):
-            foreign.append(name + "/" * stat.S_ISDIR(mode))
-    if foreign:
-        raise ForeignFileError(
-            f"{folder} holds what is no part of a model: {_list(foreign)};"
-            " remove it, or copy the folder without it"
-        )
-    if links:
-        raise ForeignFileError(
-            f"{folder} holds links instead of files: {_list(links)};"
-            " copy the folder with what they lead to (cp -rL)"
-        )
 
 
 def read_tensors(folder: Path) -> dict[str, TensorFile]:
@@ -202,9 +173,10 @@ def read_object(path: Path) -> dict[str, Any]:
         raise VerificationError(f"{path.name}: {error}") from None
     except UnicodeError:
         raise VerificationError(f"{path.name} is not UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        reason = str(error)[:80] or "nested too deep"
-        raise VerificationError(f"{path.name} is not JSON: {reason}") from None
+    except RecursionError:
+        raise VerificationError(f"{path.name} is nested too deep") from None
+    except ValueError as error:
+        raise VerificationError(f"{path.name} is not JSON: {str(error)[:80]}") from None
     if not isinstance(value, dict):
         raise VerificationError(f"{path.name} is not a JSON object")
     return value
@@ -218,32 +190,6 @@ def _check_kind(folder: Path) -> None:
         )
     if not any(folder.glob("*.safetensors")):
         raise ConfigError(f"{folder} has no safetensors file; convert the weights")
-
-
-def _entries(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield what lies in a folder and in its ``tapestry/``, with the modes."""
-    for place in (folder, folder / PROOFS):
-        if place.is_symlink() and place != folder:
-            continue  # reported as a link by its own folder
-        if place.is_dir():
-            with os.scandir(place) as entries:
-                for entry in sorted(entries, key=lambda each: each.name):
-                    name = Path(entry.path).relative_to(folder).as_posix()
-                    yield name, entry.stat(follow_symlinks=False).st_mode
-
-
-def _belongs(name: str, mode: int) -> bool:
-    if name == PROOFS:
-        return stat.S_ISDIR(mode)
-    place, _, leaf = name.rpartition("/")
-    pattern = _PROOF if place else _ALLOWED
-    return stat.S_ISREG(mode) and pattern.fullmatch(leaf) is not None
-
-
-def _list(names: list[str]) -> str:
-    shown = [n if n.isprintable() else ascii(n) for n in names[:_SHOWN]]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _read_shards(folder: Path, present: set[str]) -> dict[str, TensorFile]:

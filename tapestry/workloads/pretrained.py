@@ -83,8 +83,9 @@ def refusing(what: str) -> Iterator[None]:
     """Turn what a library raises or warns of inside into one refusal.
 
     Edge cases:
-        Warnings about the software itself (deprecations) go on to the caller. Each
-        warning counts every time, also those that transformers gives only once.
+        Deprecations are dropped: they tell of one library's calls into another, not
+        of the folder. Each warning counts every time, also one that transformers
+        gives only once.
 
     Raises:
         ConfigError: Something was raised, or a warning given; quoted in one line.
@@ -97,13 +98,8 @@ def refusing(what: str) -> Iterator[None]:
     ):
         warnings.simplefilter("always")
         yield
-    for warning in caught:
-        if issubclass(warning.category, (UserWarning, RuntimeWarning)):
-            messages.append(str(warning.message))
-        else:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
+    told = (UserWarning, RuntimeWarning)
+    messages += [str(w.message) for w in caught if issubclass(w.category, told)]
     for message in messages:
         if not any(harmless in message for harmless in _HARMLESS):
             raise ConfigError(f"{what}: {_line(message)}")
