@@ -67,7 +67,14 @@ _WANTED = {
     "torch_dtype": "float32, float16 or bfloat16",
 }
 _ATTENTION = frozenset({"eager", "sdpa"})
-_IDS = re.compile(r"[a-z_]+_token_ids?")
+_IDS = re.compile(r"[a-z_]+_token_ids?|(begin_)?suppress_tokens")
+_NUMBERS = frozenset(
+    {
+        "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty",
+        "length_penalty", "max_length", "max_new_tokens", "min_length",
+        "min_new_tokens", "num_beams", "num_return_sequences",
+    }
+)  # fmt: skip
 # Settings that load code or other files, or change how weights are read.
 _FORBIDDEN = {
     CONFIG: (
@@ -119,6 +126,7 @@ def read(folder: Path) -> ModelFolder:
         tensors = read_tensors(folder)
         config = settings[CONFIG]
         _check_config(config, len(tensors))
+        _check_numbers(settings.get(GENERATION, {}))
         for name in (CONFIG, GENERATION):
             _check_ids(name, settings.get(name, {}), config["vocab_size"])
     except (VerificationError, IncompleteError) as error:
@@ -293,6 +301,15 @@ def _check_ids(file: str, value: Mapping[str, Any], vocabulary: int) -> None:
                 raise VerificationError(
                     f"{file}: {key} is {_short(token)}, want 0 to {vocabulary - 1}"
                 )
+
+
+def _check_numbers(generation: Mapping[str, Any]) -> None:
+    for key in sorted(_NUMBERS & generation.keys()):
+        item = generation[key]
+        if isinstance(item, bool) or not isinstance(item, (int, float, type(None))):
+            raise VerificationError(
+                f"{GENERATION}: {key} is {_short(item)}, want a number"
+            )
 
 
 def _walk(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:

@@ -39,7 +39,7 @@ from tapestry.workloads.tokenizer_checks import check_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _REASON = 200  # characters of another library's message
 _ANEW = (
     "; if it is as its makers meant it, save it anew with transformers:"
@@ -68,6 +68,7 @@ def open_pretrained(directory: Path) -> tuple[nn.Module, Any]:
     found = model_folder.read(directory)
     try:
         _check_tensors(_skeleton(found), found)
+        _check_generation(found)
         with refusing("it does not load as a language model"):
             module, tokenizer = _load(found)
         _check_values(module, found)
@@ -121,6 +122,21 @@ def _raising(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {_line(error)}") from error
 
 
+def check_complete(info: Mapping[str, Any]) -> None:
+    """Refuse what transformers drew, dropped or could not place while loading.
+
+    Args:
+        info: What ``from_pretrained`` returns with ``output_loading_info``.
+
+    Raises:
+        ConfigError: A list of it is not empty; the message names the first tensor.
+    """
+    for kind, keys in info.items():
+        if keys:
+            first = _line(min(map(str, keys)))
+            raise ConfigError(f"{kind.replace('_', ' ')}: {first}")
+
+
 def transformers_library() -> Any:
     """Import transformers, without its progress bars."""
     import transformers
@@ -132,14 +148,14 @@ def transformers_library() -> Any:
 def _skeleton(found: ModelFolder) -> Any:
     """Build the module that a configuration describes, without memory for values."""
     transformers = transformers_library()
-    kind = found.config["model_type"]
-    if kind not in transformers.CONFIG_MAPPING:
+    names = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if (kind := found.config["model_type"]) not in names:
         raise ConfigError(
             f"config.json: model_type is {kind[:80]!r}, which transformers"
-            f" {transformers.__version__} does not know"
+            f" {transformers.__version__} does not know as a causal language model"
         )
     with refusing("config.json describes no language model"):
-        config = transformers.AutoConfig.from_pretrained(str(found.folder), **_LOCAL)
+        config = transformers.AutoConfig.from_pretrained(str(found.folder), **LOCAL)
         with torch.device("meta"):
             skeleton = transformers.AutoModelForCausalLM.from_config(
                 config, trust_remote_code=False
@@ -155,22 +171,29 @@ def _skeleton(found: ModelFolder) -> Any:
 def _load(found: ModelFolder) -> tuple[Any, Any]:
     transformers = transformers_library()
     folder = str(found.folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
     module, info = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
         attn_implementation="sdpa",
         use_safetensors=True,
         output_loading_info=True,
-        **_LOCAL,
+        **LOCAL,
     )
     for kind, keys in info.items():
         if keys:
             raise ConfigError(f"{kind.replace('_', ' ')} {_line(min(map(str, keys)))}")
-    if module.can_generate():
-        with refusing("generation_config.json"):
-            module.generation_config.validate(strict=True)
     return module, tokenizer
+
+
+def _check_generation(found: ModelFolder) -> None:
+    """Refuse settings that a release could not be saved with."""
+    if (found.folder / model_folder.GENERATION).exists():
+        library = transformers_library().GenerationConfig
+        with refusing(model_folder.GENERATION):
+            library.from_pretrained(str(found.folder), local_files_only=True).validate(
+                strict=True
+            )
 
 
 def _check_tensors(skeleton: Any, found: ModelFolder) -> None:
