@@ -33,7 +33,11 @@ from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, Layout, Parameters
 from tapestry.workloads import Evaluation, Unit, lora
 from tapestry.workloads.machine import multiplies_bfloat16
-from tapestry.workloads.pretrained import open_pretrained, transformers_library
+from tapestry.workloads.pretrained import (
+    check_saved,
+    open_pretrained,
+    transformers_library,
+)
 from tapestry.workloads.tokens import by_length, pad, start_tokens, tokenize, windows
 
 _EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
@@ -293,6 +297,7 @@ class LanguageModel:
         """Write the model in the Hugging Face layout, safetensors only.
 
         Raises:
+            ConfigError, ForeignFileError: What was written could not be opened again.
             ResourceError: The folder cannot be written.
         """
         try:
@@ -305,6 +310,7 @@ class LanguageModel:
                 path.chmod(0o755 if path.is_dir() else 0o644)
         except (OSError, SafetensorError) as error:
             raise ResourceError(f"cannot write {directory}: {error}") from error
+        check_saved(directory, self._module)
 
     @contextmanager
     def _full(self) -> Iterator[dict[str, nn.Parameter]]:

@@ -62,6 +62,8 @@ def published(module: nn.Module, directory: Path) -> Iterator[None]:
 
 
 def _read(module: nn.Module, directory: Path) -> AdapterFolder:
+    if not directory.is_dir():
+        raise ConfigError(f"no adapter folder {directory}")
     adapter_folder.FILES.check(directory)
     linear = {
         f"{name}.weight": tuple(each.weight.shape)

@@ -79,6 +79,20 @@ def open_pretrained(directory: Path) -> tuple[nn.Module, Any]:
     return module, tokenizer
 
 
+def check_saved(directory: Path, module: nn.Module) -> None:
+    """Require that a folder that was just written can be opened again.
+
+    Raises:
+        ConfigError: It breaks a rule, or its tensors are not the module's parameters.
+        ForeignFileError: A file lies in it that is no part of a model.
+    """
+    found = model_folder.read(directory).shapes
+    want = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    if found != want:
+        strange = sorted(set(found.items()) ^ set(want.items()))
+        raise ConfigError(f"{directory}: {strange[0][0]!r} is not saved as it is")
+
+
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
     """Turn what a library raises or warns of inside into one refusal.

@@ -320,3 +320,17 @@ def test_a_panic_of_the_tokenizers_library_is_a_refusal() -> None:
         raise PanicException("index out of bounds")
     with pytest.raises(KeyboardInterrupt), refusing("it"):
         raise KeyboardInterrupt
+
+
+def test_a_release_that_could_not_be_opened_again_is_not_written(
+    folder: Path, tmp_path: Path
+) -> None:
+    model = LanguageModel.open(folder)
+    place = tmp_path / "release"
+    place.mkdir()
+    (place / "pytorch_model.bin").write_text("of another day")
+    with pytest.raises(ForeignFileError, match=r"pytorch_model\.bin"):
+        model.save(place)
+    model.module.register_buffer("scale", torch.ones(1))
+    with pytest.raises(ConfigError, match="'scale' is not saved as it is"):
+        model.save(tmp_path / "another")
