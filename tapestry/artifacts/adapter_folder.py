@@ -99,7 +99,7 @@ class AdapterFolder:
     weights: TensorFile
     modules: tuple[str, ...]
 
-    def factor(self, module: str, letter: Literal["A", "B"]) -> FloatVector:
+    def factor(self, module: str, letter: str) -> FloatVector:
         """Read a factor of a module, A of shape (rank, in) or B of (out, rank)."""
         return self.weights.values(_factor(module, letter))
 

@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -325,8 +326,8 @@ def _walk(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        seen: set[str] = set()
-        twice = next(k for k, _ in pairs if k in seen or seen.add(k))
+        keys = sorted(key for key, _ in pairs)
+        twice = next(a for a, b in pairwise(keys) if a == b)
         raise VerificationError(f"{_short(twice)} occurs twice")
     return value
 

@@ -291,7 +291,7 @@ def _check_values(module: nn.Module, found: ModelFolder) -> None:
 def _rows(module: Any) -> int:
     """Count the tokens for which the embedding and the output have a row."""
     layers = (module.get_input_embeddings(), module.get_output_embeddings())
-    return min(layer.weight.shape[0] for layer in layers if layer is not None)
+    return min(int(layer.weight.shape[0]) for layer in layers if layer is not None)
 
 
 @contextmanager

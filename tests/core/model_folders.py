@@ -38,7 +38,7 @@ def build(folder: Path, kind: str, **changes: Any) -> Path:
     """Write a small random model of an architecture."""
     config = transformers.AutoConfig.for_model(kind, **{**_SIZES, **changes})
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(7)
+        torch.default_generator.manual_seed(7)
         module = transformers.AutoModelForCausalLM.from_config(config)
     LanguageModel(module, byte_tokenizer()).save(folder)
     return folder
@@ -67,7 +67,7 @@ def shard(folder: Path) -> dict[str, str]:
     values = tensors(folder)
     (folder / "model.safetensors").unlink()
     names = sorted(values)
-    index = {}
+    index: dict[str, str] = {}
     for number in (1, 2):
         file = f"model-0000{number}-of-00002.safetensors"
         part = names[number - 1 :: 2]
