@@ -12,7 +12,6 @@
     ├── RuleError              the log is authentic, an event in it breaks a rule
     ├── ForeignFileError       a folder holds files that are not part of it
     ├── IncompleteError        something needed for the verdict is missing
-    ├── ForeignFileError       a file lies in a folder that it does not belong to
     └── VerificationError      a signature, proof or digest does not hold
         └── InconsistentLog    two views of one log contradict each other
 
@@ -85,10 +84,6 @@ class ForeignFileError(TapestryError):
 
 class IncompleteError(TapestryError):
     """Something that the verdict needs is missing, so there is no verdict."""
-
-
-class ForeignFileError(TapestryError):
-    """A file lies in a folder whose list of files is closed; the message names it."""
 
 
 class VerificationError(TapestryError):

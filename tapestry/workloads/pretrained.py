@@ -284,7 +284,7 @@ def _check_values(module: nn.Module, found: ModelFolder) -> None:
         values = found.tensors[name].values(name)
         if not np.isfinite(values).all():
             raise ConfigError(f"{name!r} holds NaN or infinity")
-        if not np.array_equal(values, parameter.detach().numpy()):
+        if not np.array_equal(values, parameter.detach().cpu().numpy()):
             raise ConfigError(f"{name!r} is changed while it is loaded{_ANEW}")
 
 

@@ -1,18 +1,20 @@
 """A healthy folder opens and opens the same; a damaged one is refused by name."""
 
+import functools
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models
 
-from tapestry.errors import ConfigError, ForeignFileError, ResourceError
+from tapestry.errors import ConfigError, ForeignFileError, ResourceError, TapestryError
 from tapestry.vector import parameters_digest
 from tapestry.workloads.language import LanguageModel
 from tapestry.workloads.pretrained import refusing
@@ -334,3 +336,43 @@ def test_a_release_that_could_not_be_opened_again_is_not_written(
     model.module.register_buffer("scale", torch.ones(1))
     with pytest.raises(ConfigError, match="'scale' is not saved as it is"):
         model.save(tmp_path / "another")
+
+
+_VALUES = (None, True, 0, -1, 3, 10**6, 2**63, 0.5, "", "x", "../x", [], [1], {}, [[]])
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    pairs = value.items() if isinstance(value, dict) else ()
+    for key, inner in enumerate(value[:4]) if isinstance(value, list) else pairs:
+        if key != "vocab":
+            yield from _places(inner, (*path, key))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(80))
+def test_any_changed_setting_is_refused_in_words_or_leaves_the_parameters(
+    healthy: Path, folder: Path, seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    files = sorted(folder.glob("*.json"))
+    path = files[draw.integers(len(files))]
+    value = json.loads(path.read_text("utf-8"))
+    places = list(_places(value))
+    *above, key = places[draw.integers(len(places))]
+    inner = functools.reduce(lambda each, step: each[step], above, value)
+    if draw.random() < 0.25:
+        del inner[key]
+    else:
+        inner[key] = _VALUES[draw.integers(len(_VALUES))]
+    path.write_text(json.dumps(value), encoding="utf-8")
+    try:
+        model = LanguageModel.open(folder)
+    except TapestryError as error:
+        assert "\n" not in str(error)  # noqa: PT017 either outcome is right
+        return
+    digest = registry.read_base(_folder(healthy, "llama")).digest
+    assert parameters_digest(model.parameters()) == digest
+    model.complete("ciao", max_tokens=2)
+    model.save(folder.with_name("again"))
