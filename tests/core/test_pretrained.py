@@ -338,7 +338,23 @@ def test_a_release_that_could_not_be_opened_again_is_not_written(
         model.save(tmp_path / "another")
 
 
-_VALUES = (None, True, 0, -1, 3, 10**6, 2**63, 0.5, "", "x", "../x", [], [1], {}, [[]])
+_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    3,
+    10**6,
+    2**63,
+    0.5,
+    "",
+    "x",
+    "../x",
+    [],
+    [1],
+    {},
+    [[]],
+)
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
