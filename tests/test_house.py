@@ -18,7 +18,7 @@ PACKAGES = (
     "coordinator/tapestry_coordinator",
     "governance/tapestry_governance",
 )
-MODULE_LINES = 400
+MODULE_LINES = 600
 TEST_MODULE_LINES = 600  # a list of sentences, read one at a time
 BODY_LINES = 50
 PARAMETERS = 6

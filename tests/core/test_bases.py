@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tapestry.errors import ConfigError, ResourceError
+from tapestry.errors import ConfigError, ForeignFileError, ResourceError
 from tapestry.vector import parameters_digest
 from tapestry.workloads import bases
 from tapestry.workloads.language import LanguageModel
@@ -84,6 +84,23 @@ def test_the_cache_folder_can_be_chosen(
     monkeypatch.delenv("TAPESTRY_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert bases.cache_folder() == tmp_path / "tapestry"
+
+
+@pytest.mark.parametrize("damage", ["half", "foreign", "config"])
+def test_a_damaged_cache_says_that_it_is_made_anew(tmp_path: Path, damage: str) -> None:
+    folder = bases.base_folder("tiny", cache=tmp_path)
+    weights = folder / "model.safetensors"
+    if damage == "half":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    elif damage == "foreign":
+        (folder / "adapter_config.json").write_text("{}")
+    else:
+        (folder / "config.json").write_text('{"model_type"')
+    with pytest.raises(ResourceError, match=f"delete {folder}, it is made anew"):
+        bases.open_base("tiny", cache=tmp_path)
+    with pytest.raises((ConfigError, ForeignFileError)) as caught:
+        bases.open_base(str(folder))  # a folder of one's own is not deleted
+    assert "delete" not in str(caught.value)
 
 
 @pytest.mark.slow

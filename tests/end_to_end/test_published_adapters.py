@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tapestry.artifacts import adapter_folder
 from tapestry_governance import registry
 from tapestry_governance.audit import Verdict
 from tests.simulator import NAMES, Base, Federation, sentences, write_lines
@@ -85,7 +86,7 @@ def test_the_registry_and_the_audit_take_it_with_targets_by_name(
     published: Federation,
 ) -> None:
     folder = published.coordinator / "adapters" / NAME
-    config = registry.read_config(folder / "adapter_config.json")
+    config = adapter_folder.read_config(folder / "adapter_config.json")
     assert config.target_modules == ("q_proj", "v_proj")
     assert config.base_model_name_or_path == "./releases/base-1"
     assert registry.check_folder(folder).base == "base-1"

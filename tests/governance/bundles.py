@@ -18,9 +18,9 @@ from tests.governance.world import World
 def released(folder: Path) -> tuple[World, Path]:
     """Grow a federation whose release and its files are real; small ones."""
     base = folder / "base-2"
-    (base / "nested").mkdir(parents=True)
+    base.mkdir(parents=True)
     (base / "config.json").write_bytes(b"{}")
-    (base / "nested" / "notes.txt").write_bytes(bytes(range(256)))
+    (base / "tokenizer.model").write_bytes(bytes(range(256)))
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     (base / "model.safetensors").write_bytes(safetensors({"w": values}))
     listed = manifest.write(base)

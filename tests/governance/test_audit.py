@@ -176,7 +176,7 @@ def test_a_manifest_alone_stands_for_an_artifact(bundle: Path) -> None:
     base = bundle / "artifacts" / "base-2"
     (base / "config.json").unlink()
     (base / "model.safetensors").unlink()
-    shutil.rmtree(base / "nested")
+    (base / "tokenizer.model").unlink()
     write_manifest(bundle)
     audit = verify(bundle)
     assert audit.verdict is Verdict.HOLDS

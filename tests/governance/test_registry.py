@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from tapestry import manifest
-from tapestry.errors import IncompleteError, ProtocolError, VerificationError
+from tapestry.artifacts import adapter_folder
+from tapestry.errors import (
+    ForeignFileError,
+    IncompleteError,
+    ProtocolError,
+    VerificationError,
+)
 from tapestry.vector import parameters_digest
 from tapestry_governance import registry
 from tapestry_governance.events import AdapterPublished
@@ -90,14 +96,35 @@ def test_the_configuration_names_the_base_or_where_its_release_lies(
 def test_a_base_in_several_files_has_the_same_digest(
     tmp_path: Path, base: registry.Base
 ) -> None:
-    for i, (name, value) in enumerate(BASE.items()):
-        (tmp_path / f"model-{i}.safetensors").write_bytes(save({name: value}))
-    assert registry.read_base(tmp_path) == base
-    (tmp_path / "again.safetensors").write_bytes(save({name: value}))
-    with pytest.raises(VerificationError, match="in two files"):
-        registry.read_base(tmp_path)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    index = {}
+    for i, (name, value) in enumerate(BASE.items(), 1):
+        index[name] = f"model-{i:05d}-of-00003.safetensors"
+        (folder / index[name]).write_bytes(save({name: value}))
+    with pytest.raises(IncompleteError, match=r"needs model\.safetensors\.index\.json"):
+        registry.read_base(folder)
+    text = json.dumps({"metadata": {}, "weight_map": index})
+    (folder / "model.safetensors.index.json").write_text(text)
+    assert registry.read_base(folder) == base
+    (folder / "again.safetensors").write_bytes(save({name: value}))
+    with pytest.raises(ForeignFileError, match=r"again\.safetensors"):
+        registry.read_base(folder)
     with pytest.raises(IncompleteError, match="no base model"):
         registry.read_base(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "modeling.py", "x.bin"])
+def test_a_base_holds_no_file_that_a_library_would_obey(
+    tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "base-1"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(save(dict(BASE)))
+    (folder / name).write_text("{}")
+    manifest.write(folder)
+    with pytest.raises(ForeignFileError, match=name):
+        registry.check_base(folder)
 
 
 # 1. files
@@ -295,7 +322,7 @@ def test_a_configuration_that_is_no_plain_json_is_refused(
 ) -> None:
     (tmp_path / "adapter_config.json").write_text(text)
     with pytest.raises(VerificationError, match=message):
-        registry.read_config(tmp_path / "adapter_config.json")
+        adapter_folder.read_config(tmp_path / "adapter_config.json")
 
 
 # 4. shapes

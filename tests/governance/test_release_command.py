@@ -80,7 +80,7 @@ def test_a_release_that_the_log_does_not_know_has_no_verdict(release: Path) -> N
     other = release.with_name("base-9")
     shutil.move(release, other)
     assert _run("verify", other).exit_code == 0  # known by its files
-    (other / "notes.txt").write_text("mine")
+    (other / "NOTICE.txt").write_text("mine")
     manifest.write(other)
     result = _run("verify", other)
     assert "the log has no release base-9" in result.stdout

@@ -375,10 +375,10 @@ def test_dialogues_of_one_id_follow_one_another_in_one_record(tmp_path: Path) ->
 
 def test_a_text_and_a_dialogue_are_never_the_same_record(tmp_path: Path) -> None:
     dialogue = _lines({"messages": [QUESTION, ANSWER]})
-    spelled = '\\u0000messages\\u0000["come stai?","bene"]'
     first = records.read(_folder(tmp_path / "a", **{"a.jsonl": dialogue}))
+    spelled = _lines({"text": '\x00messages\x00["come stai?","bene"]'})
     with pytest.raises(ConfigError, match="NUL"):
-        records.read(_folder(tmp_path / "b", **{"a.jsonl": f'{{"text":"{spelled}"}}'}))
+        records.read(_folder(tmp_path / "b", **{"a.jsonl": spelled}))
     text = _lines({"text": 'messages["come stai?","bene"]'})
     other = records.read(_folder(tmp_path / "c", **{"a.jsonl": text}))
     assert first.digest != other.digest

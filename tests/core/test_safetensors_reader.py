@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save
 
+from tapestry.artifacts.safetensors_reader import Limits, open_tensors
 from tapestry.errors import IncompleteError, TapestryError, VerificationError
-from tapestry_governance.tensors import Limits, open_tensors
 
 FLOATS = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=5))
 

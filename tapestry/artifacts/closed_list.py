@@ -1,0 +1,81 @@
+"""Folders whose list of files is closed: what has no place in it is a refusal.
+
+Libraries act on files that nobody named: transformers obeys an ``adapter_config.json``
+beside a model, picks one of several weight files, and imports code. A link is refused
+as well: what it leads to lies outside of the folder, where other programs change it.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tapestry.errors import ForeignFileError, ResourceError
+
+PROOFS = "tapestry"  # manifest, log entry and proof of a release or adapter
+
+_PROOF = re.compile(
+    rf"{PROOFS}/[A-Za-z0-9_.-]{{1,100}}\.(json|entry|sig|tlog-proof|txt)"
+)
+_SHOWN = 10  # names in one message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedList:
+    """The files that a kind of folder may hold, beside proofs."""
+
+    what: str
+    files: re.Pattern[str]  # of paths relative to the folder
+    folders: frozenset[str] = field(default=frozenset())
+
+    def check(self, folder: Path) -> None:
+        """Require plain files with known names.
+
+        Raises:
+            ForeignFileError: Something else is there; the message lists up to ten.
+            ResourceError: The folder cannot be read.
+        """
+        links, foreign = [], []
+        try:
+            for name, mode in self._entries(folder):
+                if stat.S_ISLNK(mode):
+                    links.append(name)
+                elif not self._belongs(name, mode):
+                    foreign.append(name + "/" * stat.S_ISDIR(mode))
+        except OSError as error:
+            raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+        if foreign:
+            raise ForeignFileError(
+                f"{folder} holds what is no part of {self.what}: {_list(foreign)};"
+                " remove it, or copy the folder without it"
+            )
+        if links:
+            raise ForeignFileError(
+                f"{folder} holds links instead of files: {_list(links)}; copy the"
+                " folder with what they lead to (cp -rL)"
+            )
+
+    def _entries(self, folder: Path) -> Iterator[tuple[str, int]]:
+        """Yield what lies in the folder and in its known folders, with the modes."""
+        for inner in ("", *sorted({PROOFS, *self.folders})):
+            place = folder / inner
+            if inner and (place.is_symlink() or not place.is_dir()):
+                continue  # no such folder, or reported by the one that holds it
+            with os.scandir(place) as entries:
+                for entry in sorted(entries, key=lambda each: each.name):
+                    name = Path(entry.path).relative_to(folder).as_posix()
+                    yield name, entry.stat(follow_symlinks=False).st_mode
+
+    def _belongs(self, name: str, mode: int) -> bool:
+        if name == PROOFS or name in self.folders:
+            return stat.S_ISDIR(mode)
+        known = self.files.fullmatch(name) or _PROOF.fullmatch(name)
+        return stat.S_ISREG(mode) and known is not None
+
+
+def _list(names: list[str]) -> str:
+    shown = [n if n.isprintable() else ascii(n) for n in names[:_SHOWN]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -1,0 +1,340 @@
+"""Model folders in the Hugging Face layout, read without running or trusting them.
+
+::
+
+    config.json                     required; generation_config.json optional
+    model.safetensors               or model-00001-of-00002.safetensors, … with
+                                    model.safetensors.index.json
+    tokenizer.json, …               the tokenizer's files, chat_template.jinja
+    README.md, LICENSE, NOTICE, …   for people
+    tapestry/                       manifest and proofs of a release
+
+The list is closed; see ``closed_list``.
+
+Guarantees:
+    What ``read`` accepts has one reading: every file is plain and known, JSON is
+    strict, each tensor lies in exactly one file, and no setting leads to code or to
+    files elsewhere. Values of tensors are not read.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tapestry.artifacts.closed_list import ClosedList
+from tapestry.artifacts.safetensors_reader import Limits, TensorFile, open_tensors
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ResourceError,
+    VerificationError,
+)
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+TOKENIZER = "tokenizer_config.json"
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+FILES = ClosedList(
+    what="a model",
+    files=re.compile(
+        r"config\.json|generation_config\.json|model\.safetensors(\.index\.json)?"
+        r"|model-[0-9]{5}-of-[0-9]{5}\.safetensors"
+        r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json"
+        r"|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt|tokenizer\.model"
+        r"|spiece\.model|sentencepiece\.bpe\.model|chat_template\.jinja|README\.md"
+        r"|(LICEN[CS]E|NOTICE|Notice|COPYING|USE_POLICY)(-[A-Za-z0-9_]{1,20})?(\.(md|txt))?"
+    ),
+)
+LIMITS = Limits(header_bytes=16 << 20, file_bytes=1 << 42, tensors=100_000)
+
+_SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
+_SMALL = 4 << 20  # bytes of a file of settings
+_LARGE = 1 << 28  # bytes of a vocabulary or index
+_DEPTH = 64
+_VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", INDEX})
+_PRECISIONS = ("float32", "float16", "bfloat16", None)
+_LAYERS = frozenset({"num_hidden_layers", "n_layer", "num_layers", "n_layers"})
+_WANTED = {
+    "model_type": "a name",
+    "architectures": "the name of one class",
+    "vocab_size": f"a number from 1 to {1 << 24}",
+    "tie_word_embeddings": "true or false",
+    "dtype": "float32, float16 or bfloat16",
+    "torch_dtype": "float32, float16 or bfloat16",
+}
+_ATTENTION = frozenset({"eager", "sdpa"})
+_IDS = re.compile(r"[a-z_]+_token_ids?|(begin_)?suppress_tokens")
+_NUMBERS = frozenset(
+    {
+        "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty",
+        "length_penalty", "max_length", "max_new_tokens", "min_length",
+        "min_new_tokens", "num_beams", "num_return_sequences",
+    }
+)  # fmt: skip
+# Settings that load code or other files, or change how weights are read.
+_FORBIDDEN = {
+    CONFIG: (
+        "auto_map",
+        "quantization_config",
+        "compression_config",
+        "transformers_weights",
+        "distributed_config",
+        "kernel_config",
+    ),
+    GENERATION: ("auto_map", "custom_generate"),
+    TOKENIZER: ("auto_map", "init_inputs", "fast_tokenizer_files"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFolder:
+    """A folder that passed; values are read from its files on demand."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorFile]  # the file of each tensor, by tensor name
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors by name."""
+        return {n: file.tensors[n].shape for n, file in self.tensors.items()}
+
+
+def read(folder: Path) -> ModelFolder:
+    """Check a folder as a whole, but for the values of its tensors.
+
+    Raises:
+        ConfigError: Not a model folder, or a file in it breaks a rule; the message
+            names the file and the tensor or key.
+        ForeignFileError: A file, folder or link is there that has no place in it.
+        ResourceError: A file cannot be read.
+    """
+    try:
+        _check_kind(folder)
+        FILES.check(folder)
+        settings = {
+            path.name: read_object(path)
+            for path in sorted(folder.glob("*.json"))
+            if path.name != INDEX
+        }
+        for name, value in settings.items():
+            _check_keys(name, value)
+        tensors = read_tensors(folder)
+        config = settings[CONFIG]
+        _check_config(config, len(tensors))
+        _check_numbers(settings.get(GENERATION, {}))
+        for name in (CONFIG, GENERATION):
+            _check_ids(name, settings.get(name, {}), config["vocab_size"])
+    except (VerificationError, IncompleteError) as error:
+        raise ConfigError(f"{folder} is not a sound model: {error}") from None
+    except OSError as error:
+        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+    return ModelFolder(folder=folder, config=config, tensors=tensors)
+
+
+def read_tensors(folder: Path) -> dict[str, TensorFile]:
+    """Find the file of each tensor: one file, or shards as the index lists them.
+
+    Raises:
+        IncompleteError: No safetensors, or a shard without an index.
+        VerificationError: A file breaks a rule of the format, a tensor is in two
+            files, or files and index differ; the message names it.
+    """
+    present = {path.name for path in folder.glob("*.safetensors")}
+    if not present:
+        raise IncompleteError(f"no base model in {folder}")
+    if WEIGHTS in present:
+        others = present - {WEIGHTS} | ({INDEX} if (folder / INDEX).exists() else set())
+        if others:
+            raise VerificationError(
+                f"{min(others)} lies beside {WEIGHTS}, and only one of them is loaded"
+            )
+        file = open_tensors(folder / WEIGHTS, limits=LIMITS)
+        return dict.fromkeys(file.tensors, file)
+    return _read_shards(folder, present)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file of settings as strict JSON.
+
+    Raises:
+        VerificationError: Not UTF-8, with a byte-order mark, too long or deep, not
+            JSON, a key twice, NaN or infinity, or not an object.
+    """
+    limit = _LARGE if path.name in _VOCABULARIES else _SMALL
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise VerificationError(f"{path.name} is over {limit} bytes")
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+        )
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # no lone surrogate
+    except VerificationError as error:
+        raise VerificationError(f"{path.name}: {error}") from None
+    except UnicodeError:
+        raise VerificationError(f"{path.name} is not UTF-8") from None
+    except RecursionError:
+        raise VerificationError(f"{path.name} is nested too deep") from None
+    except ValueError as error:
+        raise VerificationError(f"{path.name} is not JSON: {str(error)[:80]}") from None
+    if not isinstance(value, dict):
+        raise VerificationError(f"{path.name} is not a JSON object")
+    return value
+
+
+def _check_kind(folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(
+            f"{folder} is not a model folder: it has no config.json; name a folder"
+            " in the Hugging Face layout"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(f"{folder} has no safetensors file; convert the weights")
+
+
+def _read_shards(folder: Path, present: set[str]) -> dict[str, TensorFile]:
+    index = _read_index(folder, present)
+    found: dict[str, TensorFile] = {}
+    for shard in sorted(present):
+        file = open_tensors(folder / shard, limits=LIMITS)
+        for name in file.tensors:
+            if name in found:
+                raise VerificationError(
+                    f"{_short(name)} is in two files, {found[name].path.name}"
+                    f" and {shard}"
+                )
+            if index.get(name) != shard:
+                raise VerificationError(
+                    f"{_short(name)} is in {shard}, {INDEX} says"
+                    f" {_short(index.get(name))}"
+                )
+            found[name] = file
+    if missing := sorted(index.keys() - found.keys()):
+        raise VerificationError(f"{_short(missing[0])} is not in {index[missing[0]]}")
+    return found
+
+
+def _read_index(folder: Path, present: set[str]) -> dict[str, str]:
+    """Read which shard holds which tensor; the shards are those that are there."""
+    if not (folder / INDEX).is_file():
+        raise IncompleteError(f"{min(present)} needs {INDEX}, which is missing")
+    index = read_object(folder / INDEX).get("weight_map")
+    if not isinstance(index, dict):
+        raise VerificationError(f"{INDEX} has no weight_map")
+    for name, shard in index.items():
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
+            raise VerificationError(
+                f"{INDEX}: {_short(name)} is in {_short(shard)}, which is not the name"
+                " of a shard in this folder"
+            )
+        if shard not in present:
+            raise IncompleteError(f"{shard} is missing, {INDEX} names it")
+    if stray := sorted(present - set(index.values())):
+        raise VerificationError(f"{stray[0]} is not in {INDEX}")
+    return index
+
+
+def _check_keys(file: str, value: Mapping[str, Any]) -> None:
+    """Refuse settings that lead to code or to other files, at any depth."""
+    forbidden = _FORBIDDEN.get(file, ())
+    for key, item in _walk(value) if forbidden else ():
+        if key in forbidden and item is not None:
+            raise VerificationError(
+                f"{file}: {key} is not supported; it names code, files or a format of"
+                " weights that is not plain safetensors"
+            )
+        if file == TOKENIZER and key.endswith("_file") and item is not None:
+            raise VerificationError(
+                f"{file}: {key} names a file, {_short(item)}; remove the key"
+            )
+        implementation = key.endswith(("attn_implementation", "experts_implementation"))
+        if implementation and isinstance(item, str) and item not in _ATTENTION:
+            raise VerificationError(f"{file}: {key} is {_short(item)}, want sdpa")
+
+
+def _check_config(config: Mapping[str, Any], tensors: int) -> None:
+    """Require the keys that all models have, and values that can be true."""
+    names = config.get("architectures")
+    tied = config.get("tie_word_embeddings", True)
+    checks = {
+        "model_type": isinstance(config.get("model_type"), str),
+        "architectures": isinstance(names, list)
+        and len(names) == 1
+        and isinstance(names[0], str),
+        "vocab_size": _is_count(config.get("vocab_size"), 1 << 24),
+        "tie_word_embeddings": isinstance(tied, bool),
+        "dtype": config.get("dtype") in _PRECISIONS,
+        "torch_dtype": config.get("torch_dtype") in _PRECISIONS,
+    }
+    for key, holds in checks.items():
+        if not holds:
+            raise VerificationError(
+                f"{CONFIG}: {key} is {_short(config.get(key))}, want {_WANTED[key]}"
+            )
+    for key in _LAYERS & config.keys():
+        if not _is_count(config[key], tensors):
+            raise VerificationError(
+                f"{CONFIG}: {key} is {_short(config[key])}, and the weights hold"
+                f" {tensors} tensors"
+            )
+
+
+def _is_count(value: Any, limit: int) -> bool:
+    return type(value) is int and 1 <= value <= limit
+
+
+def _check_ids(file: str, value: Mapping[str, Any], vocabulary: int) -> None:
+    """Require that special tokens are numbers of the vocabulary."""
+    for key, item in value.items():
+        if not _IDS.fullmatch(key) or item is None:
+            continue
+        for token in item if isinstance(item, list) else [item]:
+            if type(token) is not int or not 0 <= token < vocabulary:
+                raise VerificationError(
+                    f"{file}: {key} is {_short(token)}, want 0 to {vocabulary - 1}"
+                )
+
+
+def _check_numbers(generation: Mapping[str, Any]) -> None:
+    for key in sorted(_NUMBERS & generation.keys()):
+        item = generation[key]
+        if isinstance(item, bool) or not isinstance(item, (int, float, type(None))):
+            raise VerificationError(
+                f"{GENERATION}: {key} is {_short(item)}, want a number"
+            )
+
+
+def _walk(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if depth > _DEPTH:
+        raise VerificationError(f"nested over {_DEPTH} levels")
+    if isinstance(value, dict):
+        yield from value.items()
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from _walk(item, depth + 1)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = sorted(key for key, _ in pairs)
+        twice = next(a for a, b in pairwise(keys) if a == b)
+        raise VerificationError(f"{_short(twice)} occurs twice")
+    return value
+
+
+def _refuse_constant(text: str) -> None:
+    raise VerificationError(f"{text} is not JSON")
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:120]
