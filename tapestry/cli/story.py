@@ -38,7 +38,7 @@ from tapestry_node.publishing import HELD_OUT
 IN_PROCESS, FLOWER = "inprocess", "flower"  # how requests travel
 _NEEDED = 3 << 30  # bytes on disk
 _THREADS = 1024  # at most
-_HELD_OUT = 10  # dialogues of each country, about
+_HELD_OUT = 16  # dialogues of each country, about
 
 
 @dataclass(slots=True, kw_only=True)
