@@ -95,7 +95,10 @@ class Bundle:
     def _read(self, name: str) -> bytes:
         if name not in self.files:
             raise IncompleteError(f"the bundle has no {name}")
-        return read_small(self.folder / name)
+        data = read_small(self.folder / name)
+        if not data:
+            raise IncompleteError(f"{name} is empty; get the bundle again")
+        return data
 
 
 def read_small(path: Path) -> bytes:
@@ -103,7 +106,6 @@ def read_small(path: Path) -> bytes:
 
     Raises:
         ConfigError: No such file.
-        IncompleteError: It is empty.
         ProtocolError: It is too large to be one.
     """
     try:
@@ -113,8 +115,6 @@ def read_small(path: Path) -> bytes:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     if len(data) > MAX_BYTES:
         raise ProtocolError(f"{path.name} is over {MAX_BYTES} bytes")
-    if not data:
-        raise IncompleteError(f"{path.name} is empty; get the file again")
     return data
 
 

@@ -59,6 +59,7 @@ def test_an_empty_policy_trusts_nobody(bundle: Path, tmp_path: Path) -> None:
     result = run("verify", bundle, "--trust", empty)
     assert result.exit_code == 1
     assert result.stdout.splitlines()[1].split()[:2] == ["FAILS", "trust"]
+    assert "the trust policy is empty" in result.stdout
 
 
 def test_trusting_the_bundles_own_policy_is_said(bundle: Path) -> None:
