@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.config import NodeSettings, Transport, number
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, ProtocolError
 from tapestry.privacy import accounting
 from tapestry.protocol import RoundManifest
 from tapestry_node.budget import Ledger
@@ -72,7 +72,7 @@ class Inspector:
             try:
                 if (price := ask()) is not None:
                     prices.append(price)
-            except ConfigError as error:
+            except (ConfigError, ProtocolError) as error:
                 refused.append(str(error))
         corpus, transport = self.trainer.corpus, self.settings.transport
         return Inspection(

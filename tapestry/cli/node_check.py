@@ -61,16 +61,17 @@ def check_as_lines(
 def _records(seen: "Inspection") -> Iterator[str]:
     census = seen.census
     yield (
-        f"data      {census.records} records in {census.files} files of"
-        f" {census.bytes} bytes; language {seen.language}, licence {seen.licence}"
+        f"data      {_count(census.records, 'record')} in"
+        f" {_count(census.files, 'file')} of {census.bytes} bytes; language"
+        f" {seen.language}, licence {seen.licence}"
     )
     yield f"length    {_lengths(census.characters)} characters"
     for count, what in (
         (census.joined, "records joined from several rows with one id"),
-        (census.empty, "files without a record"),
-        (census.invisible, "texts left out, since nothing in them is visible"),
         (census.duplicates, "records that repeat another one exactly"),
         (census.like_ids, "ids that differ from another one in case only"),
+        (census.empty, "files without a visible text"),
+        (census.invisible, "texts left out, since nothing in them is visible"),
     ):
         if count:
             yield f"note      {count} {what}"
@@ -79,8 +80,12 @@ def _records(seen: "Inspection") -> Iterator[str]:
 def _coverage(coverage: "Coverage") -> str:
     return (
         f"{_lengths(coverage.tokens)}; in sequences of {coverage.sequence_length},"
-        f" {coverage.cut} records are cut and {coverage.without_loss} are too short"
+        f" {_count(coverage.cut, 'record')} cut, {coverage.without_loss} too short"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _lengths(lengths: "Lengths | None") -> str:
@@ -92,8 +97,8 @@ def _lengths(lengths: "Lengths | None") -> str:
 def _price(price: "Price", *, limit: float) -> str:
     fits = "" if price.fits else ", which does not fit"
     return (
-        f"{price.title}: epsilon {price.epsilon:.4f} ({price.steps} steps, sampling"
-        f" rate {price.sampling_rate:.4f}, noise multiplier"
+        f"{price.title}: epsilon {price.epsilon:.4f} ({_count(price.steps, 'step')},"
+        f" sampling rate {price.sampling_rate:.4f}, noise multiplier"
         f" {price.noise_multiplier:g}); with what is spent {price.epsilon_after:.4f} of"
         f" {limit:g}{fits}"
     )

@@ -112,7 +112,7 @@ def test_what_a_node_would_train_on_and_pay_is_shown(
     assert "a round like" not in said  # nobody knows of one yet
     assert run("check", used) == 0
     said = capsys.readouterr().out
-    assert f"\ndata      {RECORDS} records in 1 files of {size} bytes;" in said
+    assert f"\ndata      {RECORDS} records in 1 file of {size} bytes;" in said
     assert f"language {NAME}" in said
     assert "\nlength    " in said
     assert "\ntokens    " in said
@@ -354,20 +354,6 @@ def test_receipts_that_the_log_agrees_with_are_shown(
     assert "upload" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_budget_and_receipts_are_shown_without_torch(used: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, str(used)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "round 1 of 'run'" in done.stdout
-    assert '"spent":' in done.stdout
-    assert "bytes left this node" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -417,3 +403,36 @@ def objections(folder: Path, base: Base) -> list[str]:
     node.close()
     assert all("\n" not in line for line in found)
     return found
+
+
+@pytest.mark.slow
+def test_budget_and_receipts_are_shown_without_torch(used: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(used)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "round 1 of 'run'" in done.stdout
+    assert '"spent":' in done.stdout
+    assert "bytes left this node" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("policy.txt", "the trust policy is empty"),
+        ("keys/node.key", "is empty, so it is not a key file"),
+        ("node.toml", "is empty; write its settings"),
+        ("data/corpus.toml", "is empty; write its settings"),
+    ],
+)
+def test_an_empty_file_is_called_empty(
+    idle: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
+) -> None:
+    (idle / name).write_bytes(b"")
+    assert run("check", idle) == 64
+    told = capsys.readouterr().err
+    assert told.startswith(f"tapestry: {idle / name}")
+    assert said in told
