@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tapestry import manifest
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
+from tapestry.foreign import refuse
 from tapestry.vector import parameters_digest
 from tapestry_governance.events import AdapterPublished, ReleasePublished
 from tapestry_governance.tensors import Limits, TensorFile, open_tensors
@@ -41,6 +42,7 @@ _ALLOWED = re.compile(
     r"adapter_config\.json|adapter_model\.safetensors|README\.md|data_statement\.md"
     r"|LICENSE(\.[A-Za-z0-9-]{1,20})?|\.eval_results/[A-Za-z0-9_-]{1,60}\.yaml"
 )
+_PROOFS = frozenset({".json", ".entry", ".sig", ".tlog-proof", ".txt"})
 _TENSOR = re.compile(r"base_model\.model\.([A-Za-z0-9_.]{1,300})\.lora_([AB])\.weight")
 _BASE_LIMITS = Limits(header_bytes=16 << 20, file_bytes=1 << 42, tensors=100_000)
 _CONFIG_BYTES = 1 << 16
@@ -127,6 +129,7 @@ def check_folder(folder: Path, *, limits: Limits | None = None) -> Adapter:
     Raises:
         IncompleteError: The folder, or a file that must be there, is missing.
         VerificationError: A check fails; the message names file and rule.
+        ForeignFileError: It holds files that are not part of it.
         ProtocolError: The manifest is not canonical.
     """
     listed = _check_files(folder)
@@ -201,6 +204,7 @@ def check_base(folder: Path) -> Base:
     Raises:
         IncompleteError: No safetensors there.
         VerificationError: A file is not as listed, or breaks a rule.
+        ForeignFileError: It holds files that are not part of it.
     """
     if not (folder / manifest.FOLDER / manifest.FILE).exists():
         return read_base(folder)
@@ -298,18 +302,15 @@ def _check_files(folder: Path) -> manifest.Manifest:
 
 def _check_proofs(folder: Path) -> None:
     """Refuse links and programs next to the manifest, which does not list it."""
+    links, foreign = [], []
     for path in folder.rglob("*"):
-        plain = path.is_file() and not path.is_symlink()
-        if not plain or path.suffix not in {
-            ".json",
-            ".entry",
-            ".sig",
-            ".tlog-proof",
-            ".txt",
-        }:
-            raise VerificationError(
-                f"{manifest.FOLDER}/{path.relative_to(folder)} does not belong there"
-            )
+        name = f"{manifest.FOLDER}/{path.relative_to(folder).as_posix()}"
+        if path.is_symlink():
+            links.append(name)
+        elif path.suffix not in _PROOFS or not path.is_file():
+            foreign.append(f"{name}/" if path.is_dir() else name)
+    if links or foreign:
+        refuse(folder.parent.name, foreign=foreign, links=links)
 
 
 def _pairs(weights: TensorFile) -> list[str]:

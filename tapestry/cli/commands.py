@@ -27,7 +27,7 @@ __all__ = [
     "usage_error",
 ]
 
-PATH: click.Path[Path] = click.Path(path_type=Path)
+PATH: "click.Path[Path]" = click.Path(path_type=Path)
 """A file or folder; whoever opens it says what is wrong with it."""
 
 
@@ -44,7 +44,7 @@ class Argument(click.Argument):
         *,
         help: str,  # noqa: A002  click's word
         metavar: str,
-        type: click.ParamType | None = None,  # noqa: A002  click's word
+        type: "click.Path[Path] | None" = None,  # noqa: A002  click's word
         default: Any = None,
     ) -> None:
         given = {} if default is None else {"default": default}

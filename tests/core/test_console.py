@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -34,11 +34,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    *words: str | bytes, stdin: bytes = b"", **variables: str
+    *words: str | bytes, stdin: bytes = b"", variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "tapestry", *words],
-        env={**os.environ, **variables},
+        env={**os.environ, **(variables or {})},
         input=stdin,
         capture_output=True,
         check=False,
@@ -114,9 +114,9 @@ def test_text_that_is_none_is_refused(text: str) -> None:
 def test_every_environment_gets_its_verdict(
     bundle: Path, variables: dict[str, str]
 ) -> None:
-    done = run("audit", "verify", str(bundle), "--json", **variables)
+    done = run("audit", "verify", str(bundle), "--json", variables=variables)
     assert (done.returncode, json.loads(done.stdout)["verdict"]) == (0, "holds")
-    wrong = run("audit", "nö日", **variables)
+    wrong = run("audit", "nö日", variables=variables)
     assert wrong.returncode == 64
     assert wrong.stderr.count(b"\n") == 1
 
@@ -134,11 +134,12 @@ def test_a_name_that_is_no_utf8_is_shown_and_found(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_prompt_that_is_no_text_is_wrong_usage() -> None:
-    for words, typed in (
+    cases: tuple[tuple[list[str | bytes], bytes], ...] = (
         (["--prompt", b"caf\xe9"], b""),
         (["--prompt", b"a\x1b]0;x\x07"], b""),
         ([], b"caf\xe9\n"),
-    ):
+    )
+    for words, typed in cases:
         done = run("chat", "--base", "tiny", *words, stdin=typed)
         assert done.returncode == 64
         assert done.stderr.startswith(b"tapestry: the prompt ")
