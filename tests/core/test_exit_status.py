@@ -177,7 +177,7 @@ def test_the_numbers_of_an_audit_are_those_of_the_table() -> None:
             ["chat", "--base", "x", "--max-tokens", "many"],
             "--max-tokens: 'many' is not",
         ),
-        (["chat", "--base", "x", "--max-tokens", "0"], "--max-tokens: 0 is not in the"),
+        (["chat", "--base", "x", "--max-tokens", "0"], "; for example --max-tokens 48"),
         (["demo", "--engine", "horse"], "'horse' is not one of 'inprocess', 'flower'"),
         (["--json", "audit"], "no option --json"),
         (["audit", "--json=1", "verify"], "no option --json"),
