@@ -24,6 +24,7 @@ from tapestry.errors import (
     ResourceError,
     VerificationError,
 )
+from tapestry.foreign import Inventory, take_inventory
 from tapestry.protocol import Digest, Strict
 
 FOLDER = "tapestry"
@@ -138,26 +139,45 @@ def verify(folder: Path, manifest: Manifest) -> None:
         On return the folder holds exactly the listed files with the listed bytes,
         no link, and nothing else outside ``tapestry/``.
 
+    Edge cases:
+        What is missing or changed weighs more than what is foreign.
+
     Raises:
         IncompleteError: No such folder.
-        VerificationError: A file is missing, added, renamed or changed.
+        VerificationError: A file is missing, changed, or no plain file.
+        ForeignFileError: There are links, or files that are not listed.
     """
     if not folder.is_dir():
         raise IncompleteError(f"no folder {folder}")
     try:
-        present = dict(_walk(folder))
+        found = take_stock(folder, manifest)
+        if found.missing:
+            raise VerificationError(f"{folder.name}: {found.missing[0]} is missing")
+        if found.odd:
+            raise VerificationError(f"{folder.name}: {found.odd[0]} is no plain file")
         for file in manifest.files:
-            path = present.pop(file.name, None)
-            if path is None:
-                raise VerificationError(f"{folder.name}: {file.name} is missing")
-            if path.stat().st_size != file.size or digest_file(path) != file.content:
+            path = found.files.get(file.name)
+            if path is not None and not _is_as_listed(path, file):
                 raise VerificationError(
                     f"{folder.name}: {file.name} was changed; get it again"
                 )
     except OSError as error:
         raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
-    if present:
-        raise VerificationError(f"{folder.name}: {min(present)} is not in the manifest")
+    found.refuse_foreign(folder.name)
+
+
+def take_stock(folder: Path, manifest: Manifest) -> Inventory:
+    """Compare the names of a folder's files with a manifest.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    listed = frozenset(file.name for file in manifest.files)
+    return take_inventory(folder, listed, own=FOLDER, own_is_folder=True)
+
+
+def _is_as_listed(path: Path, file: File) -> bool:
+    return path.stat().st_size == file.size and digest_file(path) == file.content
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:

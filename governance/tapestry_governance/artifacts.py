@@ -38,6 +38,7 @@ def check_artifacts(
             one is empty.
         ProtocolError: A manifest or proof is malformed.
         VerificationError: A folder is not what was published.
+        ForeignFileError: A folder holds files that are not part of it.
     """
     digests = {r.name: r.manifest_digest for r in state.releases.values()}
     digests |= {a.name: a.manifest_digest for a in state.adapters.values()}
@@ -51,9 +52,11 @@ def check_artifacts(
                 f"{name}: manifest {listed.digest}, in the log is {digests[name]}"
             )
         _check_proofs(folder, entries=entries, trust=trust)
-        if any(path.name != manifest.FOLDER for path in folder.iterdir()):
+        found = manifest.take_stock(folder, listed)
+        if found.files:
             manifest.verify(folder, listed)
             whole.add(name)
+        found.refuse_foreign(name)  # a manifest alone, with a file that is none of it
     _check_models({name: folders[name] for name in whole}, state)
     return whole
 

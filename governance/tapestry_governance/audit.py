@@ -34,6 +34,7 @@ from pathlib import Path
 from tapestry.encoding import decode_digest, digest_file
 from tapestry.errors import (
     ConfigError,
+    ForeignFileError,
     IncompleteError,
     InconsistentLog,
     ResourceError,
@@ -60,6 +61,7 @@ class Verdict(IntEnum):
     FAILS = 1  # a signature, proof, digest or format
     RULE_BROKEN = 2
     INCOMPLETE = 3  # something is missing or from the future
+    FOREIGN_FILE = 4  # a file lies in the folder that is not part of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,7 @@ class Step:
     verdict: Verdict
     detail: str
     counts: dict[str, int] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()  # files that are not part of the folder
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,7 +130,12 @@ def _run(name: str, step: Callable[[Audit], Found], audit: Audit) -> Step:
     try:
         detail, counts = step(audit)
     except TapestryError as error:
-        return Step(name=name, verdict=verdict_of(error), detail=str(error))
+        return Step(
+            name=name,
+            verdict=verdict_of(error),
+            detail=str(error),
+            foreign=getattr(error, "files", ()),
+        )
     except OSError as error:
         detail = f"cannot read {error.filename}: {error.strerror}"
         return Step(name=name, verdict=Verdict.INCOMPLETE, detail=detail)
@@ -139,6 +147,8 @@ def verdict_of(error: TapestryError) -> Verdict:
     match error:
         case RuleError():
             return Verdict.RULE_BROKEN
+        case ForeignFileError():
+            return Verdict.FOREIGN_FILE
         case IncompleteError() | ResourceError():
             return Verdict.INCOMPLETE
         case _:

@@ -30,6 +30,7 @@ from tapestry.errors import (
     ResourceError,
     VerificationError,
 )
+from tapestry.foreign import refuse, take_inventory
 from tapestry.manifest import check_name
 from tapestry.note import MAX_BYTES
 from tapestry_governance import tiles
@@ -43,6 +44,7 @@ ARTIFACTS = "artifacts"
 BLOBS = "blobs/sha256"
 SUMS = "sums"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
+_HEXDIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_MANIFEST = 64 << 20
 _SINGLE = {POLICY, GENESIS, CHECKPOINT}
 _FOLDERS = ("tile/", f"{ARTIFACTS}/", f"{BLOBS}/", f"{SUMS}/")
@@ -129,22 +131,24 @@ def open_bundle(folder: Path) -> Bundle:
         ConfigError: No such folder.
         IncompleteError: The manifest, or a file that it lists, is missing.
         ProtocolError: The manifest is not in its one spelling.
-        VerificationError: A file was changed or added, or is no plain file.
+        VerificationError: A file was changed, or is no plain file.
+        ForeignFileError: There are links, or files that are not listed.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not the folder of a bundle")
     try:
         listed = _read_manifest(folder)
-        present = set(_walk(folder)) - {MANIFEST}
-        if missing := listed.keys() - present:
-            raise IncompleteError(f"{min(missing)} is missing from the bundle")
-        if extra := present - listed.keys():
-            raise VerificationError(f"{min(extra)} does not belong to the bundle")
-        for name, hexdigest in listed.items():
-            if digest_file(folder / name) != f"sha256:{hexdigest}":
+        found = take_inventory(folder, listed, own=MANIFEST, own_is_folder=False)
+        for name, path in found.files.items():
+            if digest_file(path) != f"sha256:{listed[name]}":
                 raise VerificationError(f"{name} was changed")
+        if found.odd:
+            raise VerificationError(f"{found.odd[0]} is no plain file")
     except OSError as error:
         raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+    found.refuse_foreign(folder.name)
+    if found.missing:
+        raise IncompleteError(f"{found.missing[0]} is missing from the bundle")
     return Bundle(folder=folder, files=tuple(sorted(listed)))
 
 
@@ -232,8 +236,24 @@ def _write_log(folder: Path, public: Path) -> None:
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:
+    text = _manifest_text(folder)
+    rows = [(match[2], match[1]) for match in _LINE.finditer(text)]
+    if "".join(f"{hexdigest}  {name}\n" for name, hexdigest in rows) != text:
+        raise ProtocolError(f"{MANIFEST} has a line that is no digest and name")
+    names = [name for name, _ in rows]
+    if names != sorted(set(names)):
+        raise ProtocolError(f"{MANIFEST} is not in order of name")
+    placeless = [name for name in names if not _has_place(name)]
+    if placeless:
+        refuse(folder.name, foreign=placeless)
+    return dict(rows)
+
+
+def _manifest_text(folder: Path) -> str:
     path = folder / MANIFEST
-    if not path.is_file() or path.is_symlink():
+    if path.is_symlink():
+        refuse(folder.name, links=[MANIFEST])
+    if not path.is_file():
         raise IncompleteError(f"{folder} has no {MANIFEST}")
     if path.stat().st_size > _MAX_MANIFEST:
         raise ProtocolError(f"{MANIFEST} is over {_MAX_MANIFEST} bytes")
@@ -243,29 +263,26 @@ def _read_manifest(folder: Path) -> dict[str, str]:
         raise ProtocolError(f"{MANIFEST} is not ASCII") from None
     if not text:
         raise IncompleteError(f"{MANIFEST} is empty; get the bundle again")
-    rows = [(match[2], match[1]) for match in _LINE.finditer(text)]
-    if "".join(f"{hexdigest}  {name}\n" for name, hexdigest in rows) != text:
-        raise ProtocolError(f"{MANIFEST} has a line that is no digest and name")
-    names = [name for name, _ in rows]
-    if names != sorted(set(names)):
-        raise ProtocolError(f"{MANIFEST} is not in order of name")
-    for name in names:
-        _check_place(name)
-    return dict(rows)
+    return text
 
 
-def _check_place(name: str) -> None:
-    """Refuse a name that no file of a bundle has."""
+def _has_place(name: str) -> bool:
+    """Return whether a file of a bundle may have this name.
+
+    Raises:
+        VerificationError: It is not portable.
+    """
     try:
         check_name(name)
     except ValueError as error:
         raise VerificationError(str(error)) from None
     if name not in _SINGLE and not name.startswith(_FOLDERS):
-        raise VerificationError(f"{name} does not belong to a bundle")
+        return False
     if name.startswith(f"{ARTIFACTS}/") and name.count("/") < 2:
-        raise VerificationError(f"{name} is in no artifact's folder")
+        return False
     if name.startswith(f"{BLOBS}/"):
-        decode_digest(f"sha256:{name.removeprefix(f'{BLOBS}/')}")
+        return _HEXDIGEST.fullmatch(name.removeprefix(f"{BLOBS}/")) is not None
+    return True
 
 
 def _walk(folder: Path) -> Iterator[str]:

@@ -59,6 +59,7 @@ def check_folder(folder: Path, *, limits: Limits | None = None) -> Adapter:
     Raises:
         IncompleteError: The folder, or a file that must be there, is missing.
         VerificationError: A check fails; the message names file and rule.
+        ForeignFileError: It holds files that are not part of it.
         ProtocolError: The manifest is not canonical.
     """
     listed = _check_files(folder)
@@ -115,6 +116,7 @@ def check_base(folder: Path) -> Base:
     Raises:
         IncompleteError: No safetensors there.
         VerificationError: A file is not as listed, or breaks a rule.
+        ForeignFileError: It holds files that are not part of it.
     """
     if not (folder / manifest.FOLDER / manifest.FILE).exists():
         return read_base(folder)
@@ -178,24 +180,8 @@ def _check_files(folder: Path) -> manifest.Manifest:
             raise VerificationError(f"{name} does not belong into an adapter")
     if missing := sorted(_REQUIRED - names):
         raise IncompleteError(f"{folder.name}: {missing[0]} is missing")
-    _check_proofs(folder / manifest.FOLDER)
+    adapter_folder.FILES.check(folder)  # what lies beside the manifest is not in it
     return listed
-
-
-def _check_proofs(folder: Path) -> None:
-    """Refuse links and programs next to the manifest, which does not list it."""
-    for path in folder.rglob("*"):
-        plain = path.is_file() and not path.is_symlink()
-        if not plain or path.suffix not in {
-            ".json",
-            ".entry",
-            ".sig",
-            ".tlog-proof",
-            ".txt",
-        }:
-            raise VerificationError(
-                f"{manifest.FOLDER}/{path.relative_to(folder)} does not belong there"
-            )
 
 
 def _claimed_base(found: AdapterFolder) -> tuple[str, str]:

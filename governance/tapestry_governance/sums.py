@@ -21,6 +21,7 @@ from pydantic import Field
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
+from tapestry.foreign import refuse
 from tapestry.protocol import (
     CHUNK_BYTES,
     Kind,
@@ -192,7 +193,7 @@ def read_spot(folder: Path, index: int) -> Spot:
     files = {f"upload-{node}.bin" for node in proofs.uploads} | {_PROOFS, _TOTAL}
     extra = {path.name for path in folder.iterdir()} - files
     if extra:
-        raise ProtocolError(f"chunk {index} has a file {min(extra)!r}")
+        refuse(f"sums, chunk {index}", foreign=extra)
     total = Evidence(
         chunk=_read(folder / _TOTAL, CHUNK_BYTES), proof=_parse(proofs.total)
     )
@@ -209,8 +210,11 @@ def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
-        if path.name != _RESULT:
-            yield decode_decimal(path.name), path
+        if path.name == _RESULT:
+            continue
+        if path.is_symlink() or not path.is_dir():
+            refuse("sums", foreign=[path.name])
+        yield decode_decimal(path.name), path
 
 
 def _read(path: Path, limit: int) -> bytes:

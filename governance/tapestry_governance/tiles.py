@@ -23,6 +23,7 @@ from typing import Self
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import (
+    ForeignFileError,
     IncompleteError,
     InconsistentLog,
     ProtocolError,
@@ -278,7 +279,9 @@ def _file(directory: Path, path: Path) -> Tile:
     try:
         return Tile.parse(str(PurePosixPath(path.relative_to(directory))))
     except ProtocolError:
-        raise VerificationError(f"{path} does not belong to a log") from None
+        raise ForeignFileError(
+            f"{path} does not belong to a log; remove it", [path.name]
+        ) from None
 
 
 def _read(path: Path) -> bytes:

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tapestry.errors import ForeignFileError, ResourceError
+from tapestry.errors import ResourceError
+from tapestry.foreign import refuse
 
 PROOFS = "tapestry"  # manifest, log entry and proof of a release or adapter
 
 _PROOF = re.compile(
     rf"{PROOFS}/[A-Za-z0-9_.-]{{1,100}}\.(json|entry|sig|tlog-proof|txt)"
 )
-_SHOWN = 10  # names in one message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +46,8 @@ class ClosedList:
                     foreign.append(name + "/" * stat.S_ISDIR(mode))
         except OSError as error:
             raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
-        if foreign:
-            raise ForeignFileError(
-                f"{folder} holds what is no part of {self.what}: {_list(foreign)};"
-                " remove it, or copy the folder without it"
-            )
-        if links:
-            raise ForeignFileError(
-                f"{folder} holds links instead of files: {_list(links)}; copy the"
-                " folder with what they lead to (cp -rL)"
-            )
+        if foreign or links:
+            refuse(f"{folder} as {self.what}", foreign=foreign, links=links)
 
     def _entries(self, folder: Path) -> Iterator[tuple[str, int]]:
         """Yield what lies in the folder and in its known folders, with the modes."""
@@ -73,9 +65,3 @@ class ClosedList:
             return stat.S_ISDIR(mode)
         known = self.files.fullmatch(name) or _PROOF.fullmatch(name)
         return stat.S_ISREG(mode) and known is not None
-
-
-def _list(names: list[str]) -> str:
-    shown = [n if n.isprintable() else ascii(n) for n in names[:_SHOWN]]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -189,7 +189,8 @@ def _verdict(audit: "Audit") -> dict[str, Any]:
     word = WORDS[found].lower().replace(" ", "_")
     reason = None if found is ExitStatus.HOLDS else audit.steps[-1].detail
     verdict = {"verdict": word, "exit": int(found), "reason": reason}
-    return verdict | {"unchecked": audit.unchecked}
+    foreign = list(audit.steps[-1].foreign)
+    return verdict | {"unchecked": audit.unchecked, "foreign_files": foreign}
 
 
 def _row(account: "Account") -> dict[str, Any]:

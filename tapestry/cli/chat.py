@@ -110,9 +110,12 @@ def _prompts(prompt: str | None) -> Iterator[str]:
     if prompt is not None:
         yield prompt
         return
+    if sys.stdin is None:
+        return
+    people = sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
     while True:
         try:
-            text = input("> ") if sys.stdin is not None else ""
+            text = input("> " if people else "")  # a pipe gets answers alone
         except (EOFError, KeyboardInterrupt):
             return
         if not text.strip():

@@ -32,6 +32,7 @@ class Step:
     status: ExitStatus
     detail: str
     checked: bool = True
+    foreign: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line for people."""
@@ -59,7 +60,9 @@ def run(
     except ConfigError:
         raise
     except TapestryError as error:
-        steps.append(Step(name=name, status=status_of(error), detail=str(error)))
+        foreign = getattr(error, "files", ())
+        status = status_of(error)
+        steps.append(Step(name=name, status=status, detail=str(error), foreign=foreign))
         return None
     steps.append(Step(name=name, status=ExitStatus.HOLDS, detail=describe(value)))
     return value
@@ -121,7 +124,9 @@ def conclude(
     verdict = worst(step.status for step in steps)
     if as_json:
         rows = [step.to_json() for step in steps]
-        console.say_json({**report, "steps": rows, "exit": int(verdict)})
+        foreign = [name for step in steps for name in step.foreign]
+        found = {"steps": rows, "foreign_files": foreign, "exit": int(verdict)}
+        console.say_json({**report, **found})
     else:
         for step in steps:
             console.say(step)
@@ -146,7 +151,7 @@ def _audited(bundle: Path, *, trust: bytes | None) -> "Audit":
         case ExitStatus.INCOMPLETE:
             raise IncompleteError(detail)
         case ExitStatus.FOREIGN_FILE:
-            raise ForeignFileError(detail)
+            raise ForeignFileError(detail, audit.steps[-1].foreign)
         case _:
             raise VerificationError(detail)
 

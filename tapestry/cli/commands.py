@@ -27,7 +27,7 @@ __all__ = [
     "usage_error",
 ]
 
-PATH: click.Path[Path] = click.Path(path_type=Path)
+PATH: "click.Path[Path]" = click.Path(path_type=Path)
 """A file or folder; whoever opens it says what is wrong with it."""
 
 
@@ -44,7 +44,7 @@ class Argument(click.Argument):
         *,
         help: str,  # noqa: A002  click's word
         metavar: str,
-        type: click.ParamType | None = None,  # noqa: A002  click's word
+        type: "click.Path[Path] | None" = None,  # noqa: A002  click's word
         default: Any = None,
     ) -> None:
         given = {} if default is None else {"default": default}
@@ -76,8 +76,7 @@ class Command(click.Command):
             if rows := [record for record in records if record is not None]:
                 with formatter.section(title):
                     formatter.write_dl(rows)
-        with formatter.section("Exit status"):
-            formatter.write_dl([(str(int(s)), text) for s, text in MEANINGS.items()])
+        _write_statuses(formatter)
 
 
 class Group(click.Group):
@@ -102,6 +101,12 @@ class Group(click.Group):
         """Write the commands, each with its whole first sentence."""
         with formatter.section("Commands"):
             formatter.write_dl(self.summaries())
+
+    def format_epilog(
+        self, _ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the table of exit statuses."""
+        _write_statuses(formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read what comes before a verb.
@@ -175,7 +180,8 @@ def usage_error(error: click.UsageError) -> ConfigError:
         case click.MissingParameter() if error.param is not None:
             said = f"{_name(error.param)} is missing{_wanted(error.param)}"
         case click.BadParameter() if error.param is not None:
-            said = f"{_name(error.param)}: {_lower(error.message)}"
+            example = _example(error.param, context)
+            said = f"{_name(error.param)}: {_lower(error.message)}{example}"
         case click.BadOptionUsage():
             pass
         case _ if "unexpected extra" in said:
@@ -215,6 +221,19 @@ def _metavar(parameter: click.Parameter) -> str:
 def _wanted(parameter: click.Parameter) -> str:
     text = getattr(parameter, "description", None) or getattr(parameter, "help", None)
     return f": {_lower(text)}" if text else ""
+
+
+def _example(parameter: click.Parameter, context: click.Context) -> str:
+    """Show a value that would do, where the default is one."""
+    default = parameter.get_default(context)
+    if not isinstance(parameter, click.Option) or not isinstance(default, int | float):
+        return ""
+    return f"; for example {parameter.opts[0]} {default}"
+
+
+def _write_statuses(formatter: click.HelpFormatter) -> None:
+    with formatter.section("Exit status"):
+        formatter.write_dl([(str(int(s)), text) for s, text in MEANINGS.items()])
 
 
 def _arguments(command: click.Command) -> str:

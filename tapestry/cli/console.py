@@ -20,6 +20,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import IO, Any
 
 from tapestry.errors import ConfigError
@@ -41,6 +42,7 @@ __all__ = [
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+_STDOUT = "standard output"
 _NONSENSE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -109,7 +111,8 @@ def finish() -> None:
         OSError: Standard output is full, or its reader is gone.
     """
     if sys.stdout is not None and not sys.stdout.closed:
-        sys.stdout.flush()
+        with _named():
+            sys.stdout.flush()
 
 
 def abandon() -> None:
@@ -149,8 +152,19 @@ def check_text(text: str, *, what: str) -> str:
 
 def _write(text: str) -> None:
     if sys.stdout is None:
-        raise OSError(errno.EBADF, "closed", "standard output")
-    sys.stdout.write(text)
+        raise OSError(errno.EBADF, "closed", _STDOUT)
+    with _named():
+        sys.stdout.write(text)
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """Say of an error that it is about standard output."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or _STDOUT
+        raise
 
 
 def _reconfigure(

@@ -44,7 +44,7 @@ class ExitStatus(IntEnum):
 MEANINGS = {
     ExitStatus.HOLDS: "done, or everything that was checked holds",
     ExitStatus.FAILED: "a signature, proof, digest or format does not hold",
-    ExitStatus.RULE_BROKEN: "a rule, a policy or a privacy budget is broken or refuses",
+    ExitStatus.RULE_BROKEN: "a rule is broken, or a policy or privacy budget refuses",
     ExitStatus.INCOMPLETE: "something needed is missing, or the machine refuses",
     ExitStatus.FOREIGN_FILE: "a folder holds a file that is not part of it",
     ExitStatus.USAGE: "wrong usage: an argument, an option or a setting",

@@ -1,5 +1,6 @@
 """The command line: help for everything, one line for every mistake, no traceback."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ import tomli_w
 
 from tapestry import __version__
 from tapestry.cli import app
+from tapestry.cli.commands import Argument
+from tapestry.cli.exit_status import MEANINGS
+from tests.command_table import README, written
 from tests.commands import exit_status
 from tests.simulator import node_settings, run_settings
 
@@ -64,6 +68,59 @@ def test_every_command_explains_itself(
     assert err == ""
     assert "Usage:" in out
     assert "--help" in out
+    for number, meaning in MEANINGS.items():
+        assert re.search(rf"^  {int(number)} +{re.escape(meaning)}", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [(), *ALL], ids=str)
+def test_every_argument_and_option_is_described(path: tuple[str, ...]) -> None:
+    command = _find(path)
+    assert (command.help or "").strip().endswith(".")
+    for parameter in command.params:
+        text = _described(parameter)
+        assert text[:1].isupper(), (path, parameter.name)
+        assert text.endswith("."), (path, parameter.name)
+        if isinstance(parameter, click.Option) and parameter.is_flag:
+            continue
+        chosen = isinstance(parameter.type, click.Choice)
+        assert chosen or parameter.metavar, (path, parameter.name)
+
+
+def _find(path: tuple[str, ...]) -> click.Command:
+    command: click.Command | None = app
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), name)
+    assert command is not None
+    return command
+
+
+def _described(parameter: click.Parameter) -> str:
+    if isinstance(parameter, Argument):
+        return parameter.description
+    assert isinstance(parameter, click.Option)
+    return parameter.help or ""
+
+
+def test_the_readme_lists_the_commands_as_they_are() -> None:
+    text = README.read_text("utf-8")
+    assert text == written(text), "run python -m tests.command_table"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["audit", "--help"], ["node", "--help"]])
+def test_help_loads_nothing_that_it_does_not_need(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom tapestry.cli import main\ntry:\n    main(sys.argv[1:])\n"
+        "except SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'numpy', 'scipy', 'pydantic'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_version_is_printed_without_a_command(

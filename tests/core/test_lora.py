@@ -150,7 +150,7 @@ def test_a_file_beside_an_adapter_is_refused_by_name(
     model: LanguageModel, folder: Path, name: str
 ) -> None:
     (folder / name).write_text("{}")
-    assert f"no part of an adapter: {name}" in _refused(model, folder)
+    assert f"as an adapter: not part of it: {name}" in _refused(model, folder)
 
 
 def test_what_peft_warns_of_is_a_refusal(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tapestry import manifest
 from tapestry.errors import (
     ConfigError,
+    ForeignFileError,
     IncompleteError,
     ProtocolError,
     VerificationError,
@@ -49,18 +50,11 @@ def test_a_folder_is_as_its_manifest_says(folder: Path) -> None:
         lambda f: (f / "config.json").write_bytes(b"{} "),
         lambda f: (f / "config.json").unlink(),
         lambda f: (f / "config.json").rename(f / "config2.json"),
-        lambda f: (f / "extra").write_bytes(b""),
-        lambda f: (f / ".hidden").write_bytes(b""),
-        lambda f: (f / "sub" / "tapestry").write_bytes(b""),
-        lambda f: (f / "link").symlink_to("config.json"),
-        lambda f: os.mkfifo(f / "pipe"),
-        lambda f: (f / "back\\slash").write_bytes(b""),
         lambda f: (f / "sub").rename(f / "Sub"),
+        lambda f: put_a_pipe(f / "empty"),
+        lambda f: (f / "empty").rename(f.parent / "a") and (f / "empty").mkdir(),
     ],
-    ids=[
-        "changed", "longer", "missing", "renamed", "added", "hidden", "nested-tapestry",
-        "link", "pipe", "name", "case",
-    ],
+    ids=["changed", "longer", "missing", "renamed", "case", "pipe", "folder"],
 )  # fmt: skip
 def test_any_change_to_a_folder_is_noticed(
     folder: Path, damage: Callable[[Path], object]
@@ -68,6 +62,54 @@ def test_any_change_to_a_folder_is_noticed(
     listed = manifest.write(folder)
     damage(folder)
     with pytest.raises(VerificationError):
+        manifest.verify(folder, listed)
+
+
+@pytest.mark.parametrize(
+    ("add", "name"),
+    [
+        (lambda f: (f / "extra").write_bytes(b""), "extra"),
+        (lambda f: (f / ".hidden").write_bytes(b""), ".hidden"),
+        (lambda f: (f / "sub" / "tapestry").write_bytes(b""), "sub/tapestry"),
+        (lambda f: (f / "link").symlink_to("config.json"), "link"),
+        (lambda f: (f / "gone").symlink_to("nowhere"), "gone"),
+        (lambda f: os.mkfifo(f / "pipe"), "pipe"),
+        (lambda f: (f / "back\\slash").write_bytes(b""), "back\\slash"),
+        (lambda f: (f / "é\n").write_bytes(b""), "é\n"),
+        (lambda f: deep(f / ".git" / "hooks", "x"), ".git/"),
+        (lambda f: deep(f / "sub" / "more" / "deep", "x"), "sub/more/"),
+        (lambda f: f.joinpath("tapestry").rename(f.parent / "away")
+            and (f / "tapestry").symlink_to(f.parent / "away"), "tapestry"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_whatever_is_not_listed_is_refused_by_name(
+    folder: Path, add: Callable[[Path], object], name: str
+) -> None:
+    listed = manifest.write(folder)
+    add(folder)
+    with pytest.raises(ForeignFileError) as caught:
+        manifest.verify(folder, listed)
+    assert caught.value.files == (name,)
+    assert name in str(caught.value)
+
+
+def put_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def deep(folder: Path, name: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(b"")
+
+
+def test_folders_without_files_are_nothing(folder: Path) -> None:
+    listed = manifest.write(folder)
+    (folder / ".git" / "hooks").mkdir(parents=True)
+    manifest.verify(folder, listed)
+    (folder / ".git" / "hooks" / "link").symlink_to(folder)
+    with pytest.raises(ForeignFileError):
         manifest.verify(folder, listed)
 
 

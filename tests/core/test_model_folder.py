@@ -96,7 +96,7 @@ def test_a_link_is_refused_with_the_way_to_copy_it(folder: Path, name: str) -> N
     (folder / name).symlink_to(target)
     error = _refused(folder)
     assert isinstance(error, ForeignFileError)
-    assert f"links instead of files: {name}" in str(error)
+    assert f"{name} is a link" in str(error)
     assert "cp -rL" in str(error)
 
 

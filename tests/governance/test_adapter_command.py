@@ -28,13 +28,13 @@ def demo(tmp_path: Path) -> Path:
     return make_demo(tmp_path)
 
 
-def test_a_base_that_was_changed_outside_its_weights_fails(demo: Path) -> None:
+def test_a_base_with_a_file_outside_its_manifest_is_refused(demo: Path) -> None:
     """The digest of the parameters is the same; what the model does is not."""
     (demo / "releases" / "base-2" / "config.json").write_text('{"rms_norm_eps": 5.0}')
     result = _run("verify", demo / "adapters" / "fr-culture")
-    assert words(result)["base"] == "FAILS"
-    assert "base-2: config.json is not in the manifest" in result.stdout
-    assert result.exit_code == 1
+    assert words(result)["base"] == "FOREIGN FILE"
+    assert "base-2: not part of it: config.json; remove it" in result.stdout
+    assert result.exit_code == 4
 
 
 def test_a_base_without_a_manifest_has_no_verdict(demo: Path) -> None:

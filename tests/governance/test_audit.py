@@ -119,9 +119,9 @@ def test_a_flipped_byte_is_noticed_though_the_manifest_was_mended(
 
 def test_a_file_more_or_less_is_noticed(bundle: Path) -> None:
     (bundle / "artifacts" / "base-2" / "extra.bin").write_bytes(b"x")
-    assert failed(verify(bundle)) == ("files", Verdict.FAILS)
+    assert failed(verify(bundle)) == ("files", Verdict.FOREIGN_FILE)
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("artifacts", Verdict.FAILS)  # [29]
+    assert failed(verify(bundle)) == ("artifacts", Verdict.FOREIGN_FILE)  # [29]
     (bundle / "artifacts" / "base-2" / "extra.bin").unlink()
     (bundle / "tile" / "0" / "000.p" / "26").unlink()
     assert failed(verify(bundle)) == ("files", Verdict.INCOMPLETE)
@@ -194,19 +194,28 @@ def test_links_and_devices_are_refused(bundle: Path, kind: str) -> None:  # [31]
         (bundle / "tile").symlink_to(bundle.parent / "elsewhere")
     else:
         os.mkfifo(bundle / "artifacts" / "pipe")
-    assert failed(verify(bundle)) == ("files", Verdict.FAILS)
+    assert failed(verify(bundle)) == ("files", Verdict.FOREIGN_FILE)
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["../outside", "/etc/passwd", "tile/../checkpoint", "a\\b", "notes.txt", "tile"],
+    ("name", "verdict"),
+    [
+        ("../outside", Verdict.FAILS),
+        ("/etc/passwd", Verdict.FAILS),
+        ("tile/../checkpoint", Verdict.FAILS),
+        ("a\\b", Verdict.FAILS),
+        ("notes.txt", Verdict.FOREIGN_FILE),
+        ("tile", Verdict.FOREIGN_FILE),
+    ],
 )
-def test_names_that_leave_the_bundle_are_refused(bundle: Path, name: str) -> None:
+def test_names_that_leave_the_bundle_are_refused(
+    bundle: Path, name: str, verdict: Verdict
+) -> None:
     path = bundle / "MANIFEST.sha256"  # [31]
     lines = [*path.read_text().splitlines(), f"{'0' * 64}  {name}"]
     lines.sort(key=lambda line: line[66:])
     path.write_text("".join(f"{line}\n" for line in lines))
-    assert failed(verify(bundle)) == ("files", Verdict.FAILS)
+    assert failed(verify(bundle)) == ("files", verdict)
 
 
 def test_an_oversize_checkpoint_is_refused_unread(bundle: Path) -> None:  # [11, 31]

@@ -1,0 +1,184 @@
+"""What users install is what is tested: wheels in empty environments.
+
+The lock that developers use (``constraints.txt``) is no part of what a user installs.
+So the wheel is built and installed with the newest versions that there are and with
+the lowest that ``pyproject.toml`` allows, bare and with each extra alone.
+
+This needs a package index, so ``.ci/run`` asks for it with ``CHECK_INSTALL=1``.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tapestry_governance.events import RoundOpened
+from tests.federations import base as base
+from tests.governance.bundles import bundle_of
+from tests.governance.world import World, fake_digest, renamed
+from tests.install.environments import (
+    Installed,
+    Plan,
+    build_wheel,
+    environment,
+    find_python,
+    install,
+    remove,
+)
+from tests.simulator import NAMES, Base, Federation
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.environ.get("CHECK_INSTALL") != "1",
+        reason="needs a package index; CHECK_INSTALL=1 asks for it, as .ci/run does",
+    ),
+]
+PLANS = [
+    Plan(),
+    Plan(lowest=True),
+    Plan(python="3.12"),
+    Plan(python="3.13"),
+    Plan(python="3.13", lowest=True),
+    Plan(extra="chat"),
+    Plan(extra="coordinator"),
+    Plan(extra="node"),
+    Plan(extra="demo"),
+    Plan(extra="demo", lowest=True),
+]
+ROLES = {
+    "audit": ("verify", "account", "statement"),
+    "adapter": ("verify", "list"),
+    "release": ("verify",),
+    "node": ("run", "check", "budget", "egress"),
+    "coordinator": ("status",),
+    "demo": (),
+    "chat": (),
+}
+# What an extra is for must be there: the modules that the role's commands import.
+MODULES = {
+    "chat": ["tapestry.cli.chat", "tapestry.workloads.bases", "rich.table"],
+    "coordinator": ["tapestry_coordinator.flower", "tapestry_coordinator.driver"],
+    "node": ["tapestry_node.flower", "tapestry_node.node"],
+    "demo": ["tapestry.cli.story", "tapestry.cli.flower_engine"],
+}
+LARGER = {"coordinator": ["chat"], "node": ["chat", "coordinator"]}
+LARGER["demo"] = ["chat", "coordinator", "node"]
+
+
+@pytest.fixture(scope="module")
+def wheel() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield build_wheel(Path(folder))
+
+
+@pytest.fixture(scope="module", params=PLANS, ids=str)
+def installed(request: pytest.FixtureRequest, wheel: Path) -> Iterator[Installed]:
+    plan: Plan = request.param
+    if plan.python and find_python(plan.python) is None:
+        pytest.skip(reason=f"no Python {plan.python} on this machine: not checked")
+    with tempfile.TemporaryDirectory() as folder:
+        found = install(plan, wheel, Path(folder) / "env")
+        yield found
+        remove(found)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """A bundle for each verdict, by its exit status."""
+    folder = tmp_path_factory.mktemp("bundles")
+    found = {
+        status: bundle_of(World().grow(), folder / str(status)).folder
+        for status in (0, 1, 3, 4)
+    }
+    (found[1] / "genesis.sha256").write_text("sha256:0\n")
+    (found[3] / "checkpoint").unlink()
+    (found[4] / ".DS_Store").write_bytes(b"\x00")
+    broken = World().grow()
+    bad = renamed(broken.manifest(3), policy_digest=fake_digest("lax"))
+    broken.entries.append(broken.entry(RoundOpened(manifest=bad)))
+    found[2] = bundle_of(broken, folder / "2").folder
+    return found
+
+
+@pytest.fixture(scope="module")
+def node_folder(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a node that has not seen the log yet."""
+    federation = Federation(tmp_path_factory.mktemp("federation"), base)
+    federation.close()
+    return federation.directory / "nodes" / NAMES[0]
+
+
+def test_every_command_explains_itself(installed: Installed) -> None:
+    assert installed.run("--version").stdout.startswith("tapestry ")
+    for role, verbs in ({"": ()} if installed.plan.extra else ROLES).items():
+        for verb in ("", *verbs):
+            done = installed.run(*filter(None, (role, verb)), "--help")
+            assert (done.returncode, done.stderr) == (0, ""), (role, verb)
+
+
+def test_an_audit_holds_and_each_status_is_its_own(
+    installed: Installed, bundles: dict[int, Path]
+) -> None:
+    whole = not installed.plan.extra  # an extra changes nothing about an audit
+    for status, bundle in bundles.items() if whole else [(0, bundles[0])]:
+        done = installed.run("audit", "verify", bundle, "--json")
+        assert done.returncode == status, done.stderr
+        assert json.loads(done.stdout)["exit"] == status
+    for words in (["audit", "verify"], ["audit", "verify", "gone"], ["horse"], []):
+        done = installed.run(*words)
+        assert done.returncode == 64, done.stderr
+        assert "Traceback" not in done.stderr
+    if whole:
+        assert _interrupted(installed, bundles[0]) == 130
+
+
+def test_a_role_finds_all_that_its_extra_promises(
+    installed: Installed, node_folder: Path, tmp_path: Path
+) -> None:
+    """Or else one line names the extra to install."""
+    extra = installed.plan.extra
+    have = {extra, *LARGER.get(extra, [])}
+    for role in sorted(MODULES.keys() & have):
+        imports = "; ".join(f"import {name}" for name in MODULES[role])
+        done = installed.run("-c", imports, program="python")
+        assert done.returncode == 0, done.stderr
+    commands: dict[str, list[str | Path]] = {
+        "chat": ["--base", "tiny", "--prompt", "ciao", "--max-tokens", "2"],
+        "node": ["check", node_folder],
+        "demo": ["--out", tmp_path / "out", "--base", "gone"],
+    }
+    for role, words in commands.items():
+        done = installed.run(role, *words)
+        if role in have:
+            expected = {"chat": {0}, "node": {0, 2}, "demo": {64}}[role]
+            assert done.returncode in expected, done.stderr
+            continue
+        assert done.returncode == 3, done.stderr
+        assert f"needs the extra '{role}': pip install" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def _interrupted(installed: Installed, bundle: Path) -> int:
+    """Interrupt an audit that waits for a trust policy from a pipe."""
+    pipe = installed.folder / "pipe"
+    os.mkfifo(pipe)
+    tapestry = installed.folder / "bin" / "tapestry"
+    with (
+        subprocess.Popen(
+            [tapestry, "audit", "verify", bundle, "--trust", pipe],
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process,
+        pipe.open("wb"),  # opens once the audit reads
+    ):
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        return process.wait(timeout=60)
