@@ -45,6 +45,7 @@ check: $(READY) ## Everything that a change must pass: style, types, layers, tes
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
 	$(TESTING) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" $(ARGS)
 
 fmt: $(READY) ## Format the code and mend what ruff can mend

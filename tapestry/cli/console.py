@@ -16,6 +16,7 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -35,6 +36,7 @@ __all__ = [
     "say_json",
     "say_page",
     "shown",
+    "start_logging",
 ]
 
 # C0, DEL and C1; line and paragraph separators; embeddings, overrides and isolates of
@@ -102,6 +104,25 @@ def note(text: object) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(shown(text) + "\n")
         sys.stderr.flush()
+
+
+class _Lines(logging.Formatter):
+    """One line for each record of a program's log, whatever others put into it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Spell a record; a traceback of ours keeps its lines."""
+        return "\n".join(map(shown, super().format(record).split("\n")))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+        """Spell the message, which may quote another party, in one line."""
+        return shown(super().formatMessage(record))
+
+
+def start_logging() -> None:
+    """Write the program's log to standard error, from INFO on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(asctime)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def finish() -> None:

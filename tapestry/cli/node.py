@@ -71,7 +71,7 @@ def run(
     from tapestry_node.flower import serve
     from tapestry_node.node import Node
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    console.start_logging()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = NodeSettings.read(folder / "node.toml")
     where = _transport(settings, folder, superlink, root_certificates, auth_key)

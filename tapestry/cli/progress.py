@@ -26,6 +26,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tapestry.cli.console import shown
+
 __all__ = ["Event", "Progress", "live"]
 
 Stage = Literal[
@@ -221,7 +223,7 @@ def _changed(row: _Row, event: Event) -> _Row:
     return replace(
         row,
         phase=event.get("phase", row.phase),
-        text=event.get("text", row.text),
+        text=shown(event["text"]) if "text" in event else row.text,
         figures=_figures(event) or row.figures,
         done=event.get("done", row.done),
         total=event.get("total", row.total),
@@ -243,7 +245,7 @@ def _line(name: str, event: Event, elapsed: float) -> str:
     if "done" in event:
         of = f" of {event['total']}" if "total" in event else ""
         parts.append(f"{event['done']}{of}")
-    parts += [event.get("text", ""), _figures(event)]
+    parts += [shown(event.get("text", "")), _figures(event)]
     if "seconds" in event:
         parts.append(f"{event['seconds']:.1f} s")
     return f"[{_clock(elapsed)}] " + ": ".join(part for part in parts if part)

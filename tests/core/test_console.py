@@ -95,6 +95,17 @@ def test_a_page_keeps_its_lines_and_nothing_else() -> None:
     assert found == "# \\xdcnter\n\n\\x1b[31mred\\rgone\n"
 
 
+def test_a_log_quotes_others_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import logging; from tapestry.cli import console; console.start_logging();"
+        "logging.getLogger('x').warning('said %s', 'a\\n2026 x HOLDS \\x1b[2J')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    line = capfd.readouterr().err
+    assert line.endswith(" x said a\\n2026 x HOLDS \\x1b[2J\n")
+    assert line.count("\n") == 1
+
+
 @pytest.mark.parametrize("text", ["", "a\tb\nc", "日本", "e\u0301", "👩‍🔬"])
 def test_text_of_a_person_is_taken_as_it_is(text: str) -> None:
     assert console.check_text(text, what="the prompt") == text
