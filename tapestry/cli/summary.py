@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import resource
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapestry import __version__
@@ -37,7 +38,7 @@ def summarize(
         "title": "Four institutions trained one base, and no record left any of them",
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "engine": story.engine,
-        "base": story.scale.base,
+        "base": Path(story.scale.base).name,  # where it lies is nobody's concern
         "countries": _countries(story, audit),
         "bits_per_byte": scores(matrix),
         "bits_per_byte_se": errors(matrix),
