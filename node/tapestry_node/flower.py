@@ -16,6 +16,7 @@ raises. A contract test names every part of Flower that this relies on.
 
 import contextlib
 import logging
+import os
 import re
 import secrets
 import ssl
@@ -63,6 +64,7 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from tapestry.environment import proxies
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.packing import pack, unpack
 from tapestry.protocol import Kind, Message
@@ -114,11 +116,12 @@ def serve(
         stop: Set it to return, after the request at hand.
 
     Raises:
-        ConfigError: The key or the certificate cannot be read, or the address is not
-            a host and a port.
+        ConfigError: The key or the certificate cannot be read, the address is not
+            a host and a port, or a proxy that the environment names cannot be used.
     """
     if not _ADDRESS.fullmatch(superlink):
         raise ConfigError(f"SuperLink {superlink!r} is not HOST:PORT")
+    _check_proxies()
     site = _Site(
         superlink=superlink,
         certificates=_read_certificates(root_certificates),
@@ -141,6 +144,15 @@ def serve(
             said = "no SuperLink at %s (%s); again in %.1f s"
             _LOG.warning(said, superlink, _name(error), wait)
             stop.wait(wait)
+
+
+def _check_proxies() -> None:
+    try:
+        httpx.Client(verify=False).close()  # noqa: S501 - it connects to nothing
+    except (ValueError, ImportError, httpx.InvalidURL):  # trying again mends nothing
+        named = ", ".join(proxies(os.environ)) or "the system"
+        said = f"cannot use the proxy that {named} names: it is http://HOST:PORT"
+        raise ConfigError(f"{said}, or unset it") from None
 
 
 def load_auth_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -31,7 +31,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol import Message
-from tapestry_node.disk import why
+from tapestry_node.disk import create_private, why
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS mark (
@@ -88,13 +88,14 @@ class Store:
         self._path = path
         self._lock = _take_lock(path.with_suffix(".lock")) if exclusive else None
         try:
+            create_private(path)
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False
             )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise ResourceError(f"cannot open {path}: {why(error, path)}") from error
 
     def highest(self, run_id: str) -> int:

@@ -23,6 +23,7 @@ from tapestry.cli import console
 from tapestry.cli.commands import NoVerb, Roles, usage_error
 from tapestry.cli.exit_status import ExitStatus, is_broken_pipe, status_of
 from tapestry.cli.failures import describe
+from tapestry.environment import require_current_folder
 from tapestry.faults import ManyFaults
 
 __all__ = ["app", "main"]
@@ -80,8 +81,10 @@ def _run(words: list[str]) -> ExitStatus:
 
     Raises:
         ConfigError: Wrong usage.
+        ResourceError: The current folder was deleted.
         TapestryError: Whatever the command refuses.
     """
+    require_current_folder()
     try:
         with app.make_context("tapestry", words) as context:
             return ExitStatus(app.invoke(context) or ExitStatus.HOLDS)

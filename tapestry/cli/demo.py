@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from tapestry.cli.commands import PATH, Command
+from tapestry.environment import require_docstrings
 
 
 @click.command(cls=Command)
@@ -12,23 +13,18 @@ from tapestry.cli.commands import PATH, Command
     "--out",
     type=PATH,
     metavar="DIR",
-    default=Path("demo"),
-    show_default=True,
-    help="A folder that does not exist yet.",
+    help="A folder that is empty or not there yet; default: demo, or the first of"
+    " demo-2, demo-3 ... that is free.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["inprocess", "flower"]),
-    default="inprocess",
-    show_default=True,
-    help="In this process, or over a real SuperLink.",
+    help="In this process, or over a real SuperLink; default: inprocess.",
 )
 @click.option(
     "--base",
     metavar="NAME",
-    default="smollm2",
-    show_default=True,
-    help="The base: smollm2, tiny, or a Hugging Face folder.",
+    help="The base: smollm2, tiny, or a Hugging Face folder; default: smollm2.",
 )
 @click.option(
     "--threads",
@@ -38,8 +34,31 @@ from tapestry.cli.commands import PATH, Command
     show_default=True,
     help="Threads of torch; 0 takes all cores.",
 )
-def app(out: Path, engine: str, base: str, threads: int) -> None:
-    """Four institutions, one base, an adapter each, and a log to check it by."""
-    from tapestry.cli.story import show
+@click.option(
+    "--references",
+    is_flag=True,
+    help="Train on all the text in one place as well, with and without noise, to"
+    " compare; takes half as long again.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the demo in --out; default: the last one that is unfinished.",
+)
+def app(
+    out: Path | None,
+    engine: str | None,
+    base: str | None,
+    threads: int,
+    references: bool,
+    resume: bool,
+) -> None:
+    """Four institutions, one base, an adapter each, and a log to check it by.
 
-    show(out, engine=engine, base=base, threads=threads)
+    Stop it with Ctrl-C at any time; --resume goes on from there.
+    """
+    require_docstrings()
+    from tapestry.cli.story import Wishes, show
+
+    wishes = Wishes(engine=engine, base=base, threads=threads, references=references)
+    show(out, wishes, resume=resume)

@@ -19,6 +19,7 @@ from tapestry_node.node import Node
 _FIELDS = frozenset(Event.__required_keys__ | Event.__optional_keys__)
 _TOGETHER = {"upload": "training", "offer": "keys", "open": "log", "close": "log"}
 _SILENT = frozenset({"offer", "aborted"})
+ENGINE_FOLDER = "flower"
 
 
 class Clock:
@@ -28,6 +29,7 @@ class Clock:
         """Start the clock."""
         self._progress, self._seconds = progress, seconds
         self._stage, self._since = "start", time.monotonic()
+        self._rounds = 0
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take an event of a driver or node."""
@@ -39,7 +41,17 @@ class Clock:
             shown["bits_per_byte"] = sum(scores.values()) / max(len(scores), 1)
         if shown.get("phase") in _SILENT:
             shown["phase"] = "open"
+        if shown["stage"] == "round" and "round" in shown:
+            self._count(shown)
         self._progress(shown)  # type: ignore[arg-type]  # the view checks the words
+
+    def _count(self, shown: dict[str, Any]) -> None:
+        """Say of how many rounds this is one, also where only the driver knows.
+
+        Rounds that were given up are counted as well, so there can be more.
+        """
+        self._rounds = max(shown["round"], shown.get("of", 0), self._rounds)
+        shown["of"] = self._rounds
 
     def enter(self, stage: str) -> None:
         """Book the time since the last event on the stage that it began."""
@@ -88,7 +100,7 @@ def run_flower(
 
     clock = Clock(notify, seconds)
     tail = _Tail(out / "coordinator" / driver.PROGRESS, clock)
-    with Engine(out / "flower") as engine:
+    with Engine(out / ENGINE_FOLDER) as engine:
         for folder in sorted((out / "nodes").iterdir()):
             site = engine.enroll(folder.name, folder / "keys" / "transport")
             command = [
@@ -104,10 +116,11 @@ def run_flower(
 
 
 class _Tail:
-    """Follow the events that a coordinator in another process writes."""
+    """Follow the events that a coordinator in another process writes from now on."""
 
     def __init__(self, path: Path, notify: Callable[[dict[str, Any]], None]) -> None:
-        self._path, self._notify, self._position = path, notify, 0
+        self._path, self._notify = path, notify
+        self._position = path.stat().st_size if path.exists() else 0
 
     def read(self) -> None:
         if not self._path.exists():

@@ -6,11 +6,13 @@ the bytes: masked vectors are uniform, and a chi-squared test says whether these
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from tapestry.errors import ConfigError
 from tapestry.protocol import Kind, Message
 from tapestry_coordinator.grid import Grid
 
@@ -40,6 +42,30 @@ class Tap:
         for chunk in reply.attachments[_ENTRIES:]:
             data = np.frombuffer(chunk, dtype=np.uint8)
             self.counts += np.bincount(data, minlength=256)
+
+    def state(self) -> dict[str, Any]:
+        """Return what passed by, for ``restore`` in another process."""
+        return {
+            "counts": self.counts.tolist(),
+            "uploads": self.uploads,
+            "kinds": sorted(self.kinds),
+        }
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Self:
+        """Go on from what another process saw pass by; nothing for an empty state.
+
+        Raises:
+            ConfigError: It is not what ``state`` returns.
+        """
+        if not state:
+            return cls()
+        try:
+            counts = np.asarray(state["counts"], dtype=np.int64).reshape(256)
+            uploads, kinds = int(state["uploads"]), set(map(str, state["kinds"]))
+        except (ValueError, KeyError, TypeError, OverflowError):
+            raise ConfigError("what was seen on the wire is damaged") from None
+        return cls(counts=counts, uploads=uploads, kinds=kinds)
 
     @property
     def p_value(self) -> float | None:

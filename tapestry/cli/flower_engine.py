@@ -26,10 +26,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from tapestry import errors
+from tapestry.cli import console, descendants
 from tapestry.cli.flower_command import flwr, one_line, program
-from tapestry.cli.flower_files import write_bundle, write_connection, write_programs
+from tapestry.cli.flower_files import (
+    check_home,
+    write_bundle,
+    write_connection,
+    write_programs,
+)
 from tapestry.cli.flower_keys import make_node_key, make_server_certificate
 from tapestry.cli.processes import Child
+from tapestry.environment import without_proxies
 from tapestry.errors import ConfigError, ResourceError, TapestryError
 from tapestry_coordinator.outcome import clear_outcome, is_worked_on, read_outcome
 
@@ -39,6 +46,7 @@ COORDINATOR = "tapestry_coordinator.flower:app"
 _HOST = "127.0.0.1"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
+_HURRY_SECONDS = 1.0  # after Ctrl-C; nothing depends on a graceful end
 _RELEASE_SECONDS = 15.0
 _TICK = 0.2
 _LIST_SECONDS = 5.0
@@ -59,7 +67,8 @@ class Engine:
 
     Guarantees:
         Only registered node keys are let in, over TLS. ``stop`` ends every process
-        that was started here, and only those; they also end when we are killed.
+        that was started here, and only those; they also end when we are killed. On
+        Linux that includes what Flower's programs start in sessions of their own.
 
     Edge cases:
         Children are tied to the thread that calls ``start`` and ``start_node``: on
@@ -77,12 +86,17 @@ class Engine:
         self.home = home.absolute()
         self.port = port
         self._extra = dict(environment or {})
+        self._mark = descendants.new_mark()
         self._children: dict[str, Child] = {}
         self._enrolled: dict[str, Path] = {}
 
     def __enter__(self) -> Self:
-        """Start the SuperLink."""
-        self.start()
+        """Start the SuperLink; what fails or is interrupted leaves no process."""
+        try:
+            self.start()
+        except BaseException:
+            self._stop_now()
+            raise
         return self
 
     def __exit__(
@@ -91,8 +105,11 @@ class Engine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop everything."""
-        self.stop()
+        """Stop everything; at once if we were interrupted."""
+        if kind is None or issubclass(kind, Exception):
+            self.stop()
+        else:
+            self._stop_now()
 
     @property
     def address(self) -> str:
@@ -104,12 +121,19 @@ class Engine:
         """Process ids of the SuperLink (``superlink``) and of the nodes."""
         return {name: child.pid for name, child in self._children.items()}
 
+    @property
+    def processes(self) -> int:
+        """How many processes there are, with all that they started."""
+        return max(descendants.count(self._mark), len(self._children))
+
     def start(self) -> None:
         """Start the SuperLink and wait until it answers.
 
         Raises:
+            ConfigError: The folder cannot stand on a search path.
             ResourceError: The port is in use, Flower is missing, or it does not start.
         """
+        check_home(self.home)
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
         self.port = _free_port() if self.port is None else _check_port(self.port)
@@ -130,14 +154,24 @@ class Engine:
         )
         self._await_superlink()
 
-    def stop(self) -> None:
-        """End all processes: SIGTERM, and SIGKILL for those that do not listen."""
+    def stop(self, *, seconds: float = _STOP_SECONDS) -> None:
+        """End all processes: SIGTERM, and SIGKILL for those that do not listen.
+
+        Args:
+            seconds: How long to wait in between.
+        """
         for child in self._children.values():
             child.ask_to_end()
-        end = time.monotonic() + _STOP_SECONDS
+        end = time.monotonic() + seconds
         for child in self._children.values():
             child.end(max(end - time.monotonic(), 0.1))
+        descendants.end(self._mark, seconds=max(end - time.monotonic(), 0.5))
         self._children.clear()
+
+    def _stop_now(self) -> None:
+        if count := self.processes:
+            console.note(f"stopping: ending {count} processes ...")
+        self.stop(seconds=_HURRY_SECONDS)
 
     def site(self, auth_key: Path) -> Site:
         """Tell a node how to reach us."""
@@ -275,7 +309,8 @@ class Engine:
         programs = (self.home / "programs", Path(sys.executable).parent)
         path = (*map(str, programs), os.environ.get("PATH", os.defpath))
         return {
-            **os.environ,
+            **without_proxies(os.environ),
+            descendants.VARIABLE: self._mark,
             "PATH": os.pathsep.join(path),
             "TAPESTRY_BUNDLE": str(self.home / "bundle"),
             "FLWR_HOME": str(self.home / "flwr"),

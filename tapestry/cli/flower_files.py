@@ -6,9 +6,12 @@ would run a bundle is ``guarded_serverapp``, and everything else ends at once.
 """
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
+
+from tapestry.errors import ConfigError
 
 _BUNDLE = """\
 [project]
@@ -41,6 +44,21 @@ UNWANTED = (
     "flwr-model",
     "flwr-simulation",
 )
+
+
+def check_home(home: Path) -> None:
+    """See that the engine's folder can stand on the path on which programs are sought.
+
+    Otherwise Flower's own programs would be found, which run whatever they are given.
+
+    Raises:
+        ConfigError: Its name holds the separator of search paths.
+    """
+    if os.pathsep in str(home.absolute()):
+        raise ConfigError(
+            f"{home.absolute()} holds {os.pathsep!r}, which ends a folder on the"
+            " search path: choose a folder without it"
+        )
 
 
 def write_connection(folder: Path, address: str, *, authority: Path) -> None:

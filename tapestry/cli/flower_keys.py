@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tapestry.errors import ConfigError, ResourceError
 
 _LIFETIME = datetime.timedelta(days=825)
+_DAY = datetime.timedelta(days=1)
 _SLACK = datetime.timedelta(hours=1)  # clocks differ
 
 
@@ -40,6 +41,10 @@ def make_server_certificate(
         The authority's private key is never written, so nobody can use it to vouch
         for another server.
 
+    Edge cases:
+        Certificates that are not valid now, by this machine's clock, are made anew: a
+        demo can be gone on with years later, or after the clock was mended.
+
     Raises:
         ResourceError: The folder cannot be written.
     """
@@ -48,9 +53,9 @@ def make_server_certificate(
         certificate=folder / "superlink.pem",
         key=folder / "superlink.key",
     )
-    if all(path.exists() for path in (files.authority, files.certificate, files.key)):
-        return files
     now = datetime.datetime.now(datetime.UTC)
+    if files.key.exists() and _is_valid(files, now):
+        return files
     authority_key, server_key = (ec.generate_private_key(ec.SECP384R1()) for _ in "12")
     authority = _authority(authority_key, now)
     certificate = _server(server_key, hosts, now, authority, authority_key)
@@ -64,6 +69,21 @@ def make_server_certificate(
     files.certificate.write_bytes(certificate.public_bytes(pem))
     files.authority.write_bytes(authority.public_bytes(pem))
     return files
+
+
+def _is_valid(files: ServerFiles, now: datetime.datetime) -> bool:
+    """Say whether both certificates are there and hold for another day."""
+    try:
+        found = [
+            x509.load_pem_x509_certificate(path.read_bytes())
+            for path in (files.authority, files.certificate)
+        ]
+    except (OSError, ValueError):
+        return False
+    return all(
+        each.not_valid_before_utc <= now < each.not_valid_after_utc - _DAY
+        for each in found
+    )
 
 
 def make_node_key(path: Path) -> Path:

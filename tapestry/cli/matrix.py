@@ -74,7 +74,7 @@ def fill(
             with workload.adapted(folder):
                 matrix[f"adapter-{folder.name}"] = row()
                 ask(workload, own, name="adapter")
-    if story.references:
+    if story.record.references:
         for name, epsilon in (("central", None), ("central-dp", story.scale.epsilon)):
             with story.stage(name):
                 workload.load(_central(story, workload, given=given, epsilon=epsilon))

@@ -12,6 +12,7 @@ from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, Group, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.cli.node_check import check_as_json, check_as_lines
+from tapestry.environment import direct
 from tapestry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,14 +82,15 @@ def run(
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
     console.note(f"{node.name}: serving {where.superlink}")
-    serve(
-        node.handle,
-        superlink=where.superlink,
-        root_certificates=Path(where.root_certificates),
-        auth_key=Path(where.auth_key),
-        poll_seconds=where.poll_seconds,
-        stop=stop,
-    )
+    with direct(where.superlink):
+        serve(
+            node.handle,
+            superlink=where.superlink,
+            root_certificates=Path(where.root_certificates),
+            auth_key=Path(where.auth_key),
+            poll_seconds=where.poll_seconds,
+            stop=stop,
+        )
     node.close()
 
 

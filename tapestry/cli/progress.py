@@ -49,6 +49,7 @@ PHASES: tuple[str, ...] = get_args(Phase)
 _REDRAWS = 8  # per second
 _LINE_SECONDS = 10.0  # between two plain lines on the same piece of work
 _BAR = 12
+_GLYPHS = "✓▸━"
 
 
 class _Needed(TypedDict):
@@ -153,8 +154,10 @@ def live(
     """Show progress on stderr until the block ends.
 
     Edge cases:
-        Where stderr is no terminal, one plain line is written for each change of
-        stage or phase, and at most one in ten seconds for steps within it.
+        Where stderr is no terminal, or one that cannot move its cursor or spell the
+        table (``TERM=dumb``, an ASCII locale), one plain line without control codes is
+        written for each change of stage or phase, and at most one in ten seconds for
+        steps within it. Variables that force colour force no table on a file.
 
     Args:
         title: What is being done.
@@ -166,7 +169,7 @@ def live(
     console = Console(file=stream or sys.stderr, highlight=False)
     if quiet:
         yield lambda event: _ignore(board.apply(event))
-    elif console.is_terminal:
+    elif _can_draw(stream or sys.stderr) and not console.is_dumb_terminal:
         with Live(board, console=console, refresh_per_second=_REDRAWS):
             yield lambda event: _ignore(board.apply(event))
             board.end_others()  # not after an error: there the stage stays open
@@ -198,8 +201,19 @@ class _Lines:
 
     def write(self, text: str) -> None:
         """Write one line and let it be seen at once."""
-        self.stream.write(text + "\n")
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        spelled = text.encode(encoding, "backslashreplace").decode(encoding)
+        self.stream.write(spelled + "\n")
         self.stream.flush()
+
+
+def _can_draw(stream: IO[str]) -> bool:
+    """Say whether a stream is a terminal that can spell the table."""
+    try:
+        _GLYPHS.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return stream.isatty()
 
 
 def _check(event: Event) -> None:

@@ -6,22 +6,36 @@ that an auditor can check. Every figure of the report comes from this run.
 """
 
 import os
+import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tapestry.cli import console, corpora, federation, plans
-from tapestry.cli.engines import run_flower, run_in_process
+from tapestry.cli.demo_folder import (
+    FINISHED,
+    Record,
+    check_space,
+    claim_begun,
+    claim_new,
+    free_folder,
+    unfinished_folder,
+)
+from tapestry.cli.engines import ENGINE_FOLDER, run_flower, run_in_process
 from tapestry.cli.evidence import Tap
+from tapestry.cli.flower_files import check_home
+from tapestry.cli.interrupts import interruptible
 from tapestry.cli.matrix import fill
-from tapestry.cli.progress import Progress, live
+from tapestry.cli.progress import Event, Progress, live
 from tapestry.cli.report import write_report
+from tapestry.cli.shell import command
 from tapestry.cli.statements import write_statements
 from tapestry.cli.summary import summarize
 from tapestry.config import CoordinatorSettings
@@ -30,15 +44,20 @@ from tapestry.errors import ConfigError, ResourceError
 from tapestry.replica import Replica
 from tapestry.workloads.architectures import check_architecture
 from tapestry.workloads.bases import open_base
+from tapestry.workloads.language import LanguageModel
 from tapestry_coordinator.showing import EVIDENCE
 from tapestry_governance.audit import verify
 from tapestry_governance.bundle import add_sums, write_bundle
 from tapestry_node.publishing import HELD_OUT
 
 IN_PROCESS, FLOWER = "inprocess", "flower"  # how requests travel
-_NEEDED = 3 << 30  # bytes on disk
+SLIM = ".slim"  # releases on their way into the bundle
+_DEFAULT = "smollm2"
 _THREADS = 1024  # at most
 _HELD_OUT = 16  # dialogues of each country, about
+_SMALLEST = 256 << 20  # bytes on disk, whatever the base
+_NEEDED = {"smollm2": 3 << 30, "tiny": _SMALLEST}
+_COPIES = 10  # of a base's files: releases, cache and sums, in float32
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,13 +65,26 @@ class Story:
     """A demo under way."""
 
     out: Path
-    engine: str
     scale: plans.Scale
+    record: Record
     progress: Progress
-    references: bool = False  # whether to train centrally, too
-    seconds: dict[str, float] = field(default_factory=dict)
+    tap: Tap = field(default_factory=Tap)
     members: list[plans.Member] = field(default_factory=list)
-    genesis: str = ""
+
+    @property
+    def engine(self) -> str:
+        """How requests travel."""
+        return self.record.engine
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each piece of the work took, over all calls."""
+        return self.record.seconds
+
+    @property
+    def settings(self) -> CoordinatorSettings:
+        """The run's plan."""
+        return CoordinatorSettings.read(self.out / "coordinator" / "coordinator.toml")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -62,31 +94,127 @@ class Story:
         taken = time.monotonic() - start
         self.seconds[name] = self.seconds.get(name, 0.0) + taken
 
-    @property
-    def settings(self) -> CoordinatorSettings:
-        """The run's plan."""
-        return CoordinatorSettings.read(self.out / "coordinator" / "coordinator.toml")
+    def once(self, step: str, act: Callable[[], None]) -> None:
+        """Take a step unless an earlier call of the program did; remember it."""
+        if step in self.record.done:
+            return
+        act()
+        self.record.done.append(step)
+        self.save()
+
+    def save(self) -> None:
+        """Write down how far this came."""
+        self.record.tap = self.tap.state()
+        self.record.write(self.out)
 
 
-def show(out: Path, *, engine: str, base: str, threads: int) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the command line asks of a demo; None: the default, or as it was begun."""
+
+    engine: str | None = None  # how requests travel; in this process by default
+    base: str | None = None  # a name or folder; SmolLM2 by default
+    threads: int = 0  # of torch; 0 for all cores
+    references: bool = False  # train centrally as well
+
+
+def show(out: Path | None, wishes: Wishes, *, resume: bool) -> None:
     """Run the demo with a view of its progress, and say what it left.
 
+    Args:
+        out: The folder; by default the next free one, or the last unfinished one.
+        wishes: How to run it.
+        resume: Go on with a demo that was stopped.
+
     Raises:
-        ConfigError: The folder is in use, or a setting is wrong.
+        ConfigError: The folder is in use or no demo's, or a setting is wrong.
         ResourceError: The machine lacks something.
+        KeyboardInterrupt: It was stopped.
     """
-    if not 0 <= threads <= _THREADS:
-        raise ConfigError(f"--threads {threads} is not a number from 0 to {_THREADS}")
-    _check_folder(out)
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    started = time.monotonic()
-    with live("Four institutions train one base") as progress:
-        story = Story(
-            out=out, engine=engine, scale=plans.scale_of(base), progress=progress
+    if not 0 <= wishes.threads <= _THREADS:
+        raise ConfigError(
+            f"--threads {wishes.threads} is not a number from 0 to {_THREADS}"
         )
-        data = tell(story)
-        write_report(data, out)
-    _say_goodbye(out, data, time.monotonic() - started)
+    threads = wishes.threads or _cores()
+    if resume:
+        _go_on(out or unfinished_folder(), wishes, threads=threads)
+    else:
+        record = Record(
+            engine=wishes.engine or IN_PROCESS,
+            base=_named(wishes.base or _DEFAULT),
+            references=wishes.references,
+        )
+        _begin(out or free_folder(), record, threads=threads)
+
+
+def _begin(out: Path, record: Record, *, threads: int) -> None:
+    """Start a demo in a folder; one that fails at once leaves no folder."""
+    if record.engine == FLOWER:
+        check_home(out / ENGINE_FOLDER)
+    check_space(out, needed=_needed(record.base))
+    with claim_new(out) as claim:
+        try:
+            record.write(out)
+            _work(out, record, threads=threads)
+        except Exception:
+            if "prepare" not in record.done:
+                claim.withdraw()
+            raise
+
+
+def _go_on(out: Path, wishes: Wishes, *, threads: int) -> None:
+    """Go on with a demo that was stopped."""
+    with claim_begun(out) as record:
+        record.references = record.references or wishes.references
+        for option, given, begun in (
+            ("engine", wishes.engine, record.engine),
+            ("base", _named(wishes.base) if wishes.base else None, record.base),
+        ):
+            if given not in (None, begun):
+                raise ConfigError(
+                    f"{out} was begun with --{option} {begun}, not {given}: leave"
+                    f" --{option} out, or begin again in another folder"
+                )
+        if FINISHED in record.done:
+            console.say(f"{out} is finished; there is nothing left to do")
+            _say_goodbye(out)
+        else:
+            _work(out, record, threads=threads)
+
+
+def _work(out: Path, record: Record, *, threads: int) -> None:
+    """Do what is left of a demo; say how to go on where it stops."""
+    started = time.monotonic()
+    torch.set_num_threads(threads)
+    tap = Tap.restore(record.tap)
+    with interruptible() as stop:
+        try:
+            with live(f"Four institutions train one base; results go to {out}") as show:
+
+                def progress(event: Event) -> None:
+                    stop.check()
+                    show(event)
+
+                story = Story(
+                    out=out,
+                    scale=plans.scale_of(record.base),
+                    record=record,
+                    progress=progress,
+                    tap=tap,
+                )
+                data = tell(story)
+                write_report(data, out)
+                story.once(FINISHED, lambda: None)
+        except BaseException:
+            if stop.requested or "prepare" in record.done:
+                with suppress(ResourceError):  # then the last state is good enough
+                    record.write(out)
+                _say_how_to_go_on(out)
+            stop.check()  # whatever an interruption made of itself on its way here
+            raise
+    taken, memory = time.monotonic() - started, data["peak_rss_mb"]
+    console.say(f"done in {taken:.0f} s, peak memory {memory:.0f} MB")
+    _say_goodbye(out)
 
 
 def tell(story: Story) -> dict[str, Any]:
@@ -96,37 +224,58 @@ def tell(story: Story) -> dict[str, Any]:
         workload = open_base(story.scale.base, coarse_evaluation=True)
         check_architecture(workload.module)  # before anything is prepared for it
         given = Replica.start(workload.parameters())
-        _prepare(story, given)
-    tap = Tap()
-    if story.engine == FLOWER:
-        run_flower(story.out, seconds=story.seconds, notify=story.progress)
-    else:
-        run_in_process(
-            story.out,
-            workload=workload,
-            given=given,
-            tap=tap,
-            seconds=story.seconds,
-            notify=story.progress,
-        )
-    _collect(story)
+        _check_base(story, given)
+        story.members = [_member(story.out, country) for country in corpora.COUNTRIES]
+        story.once("prepare", partial(_prepare, story, given))
+    story.once("rounds", partial(_run, story, workload, given))
+    story.once("collect", partial(_collect, story))
     matrix, samples = fill(story, workload=workload, given=given)
     story.progress({"stage": "report", "text": "writing"})
     audit = verify(story.out / "bundle")
     write_statements(audit, story.out / "privacy")
-    return summarize(story, matrix=matrix, samples=samples, tap=tap, audit=audit)
+    return summarize(story, matrix=matrix, samples=samples, tap=story.tap, audit=audit)
+
+
+def _check_base(story: Story, given: Replica) -> None:
+    """See that a demo goes on from the base that it began with."""
+    known = story.record.base_digest
+    if known not in ("", given.digest):
+        raise ConfigError(
+            f"base {story.scale.base} is {given.digest} now; {story.out} was begun on"
+            f" {known}: put that one back, or begin again in another folder"
+        )
+    story.record.base_digest = given.digest
+
+
+def _run(story: Story, workload: LanguageModel, given: Replica) -> None:
+    """Run rounds and adapters, or what is left of them."""
+    if story.engine == FLOWER:
+        run_flower(story.out, seconds=story.seconds, notify=story.progress)
+        return
+    try:
+        run_in_process(
+            story.out,
+            workload=workload,
+            given=given,
+            tap=story.tap,
+            seconds=story.seconds,
+            notify=story.progress,
+        )
+    finally:
+        story.record.tap = story.tap.state()
 
 
 def _prepare(story: Story, given: Replica) -> None:
+    """Found the federation; what an interrupted call left of it is made anew."""
+    _remove(story.out, "text", "coordinator", "nodes")
     for country in corpora.COUNTRIES:
         story.progress({"stage": "prepare", "text": f"text of {country}"})
         place = story.out / "text" / country
         corpora.prepare(country, place, longest=plans.LONGEST)
-    story.members = [_member(story.out, country) for country in corpora.COUNTRIES]
     founding = plans.founding(
         story.scale, story.members, base_digest=given.digest, models=Path("models")
     )
-    story.genesis = federation.found(story.out, founding)
+    story.record.genesis = federation.found(story.out, founding)
     _spread_held_out(story.out, [m.name for m in story.members])
 
 
@@ -158,6 +307,7 @@ def _spread_held_out(out: Path, names: Sequence[str]) -> None:
 
 def _collect(story: Story) -> None:
     """Put what is public where people look, and make the auditor's bundle."""
+    _remove(story.out, "releases", "adapters", "bundle", SLIM)
     coordinator = story.out / "coordinator"
     for name in ("releases", "adapters"):
         if (coordinator / name).exists():
@@ -172,7 +322,7 @@ def _collect(story: Story) -> None:
             story.out / "bundle",
             public=coordinator / "log" / "public",
             trust=(coordinator / "policy.txt").read_bytes(),
-            genesis=story.genesis,
+            genesis=story.record.genesis,
             artifacts=artifacts | releases,
         )
     evidence = sorted((coordinator / EVIDENCE).glob("*"))
@@ -182,7 +332,7 @@ def _collect(story: Story) -> None:
 @contextmanager
 def _slim_releases(out: Path) -> Iterator[dict[str, Path]]:
     """Releases without their weights: the bundle names them by digest."""
-    draft = out / ".slim"
+    draft = out / SLIM
     found: dict[str, Path] = {}
     for path in sorted((out / "releases").glob("*")):
         shutil.copytree(path / "tapestry", draft / path.name / "tapestry")
@@ -200,29 +350,43 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _check_folder(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file; choose a folder with --out")
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty; choose another folder with --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"cannot make {out}: {error.strerror}") from error
-    free = shutil.disk_usage(out).free
-    if free < _NEEDED:
-        raise ResourceError(
-            f"{free >> 20} MiB free at {out}, {_NEEDED >> 20} are needed"
-        )
+def _remove(out: Path, *names: str) -> None:
+    """Remove what an earlier call left half done."""
+    for name in names:
+        if (out / name).exists():
+            shutil.rmtree(out / name)
 
 
-def _say_goodbye(out: Path, data: dict[str, Any], seconds: float) -> None:
-    console.say(f"done in {seconds:.0f} s, peak memory {data['peak_rss_mb']:.0f} MB")
-    console.say(f"report    {out / 'report.html'}")
-    console.say(f"check it  tapestry audit verify {out / 'bundle'}")
+def _cores() -> int:
+    """Count the cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux only
+    return (len(allowed(0)) if allowed else os.cpu_count()) or 1
+
+
+def _named(base: str) -> str:
+    """Spell a base so that every process finds it: a folder by its absolute path."""
+    known = base in plans.SCALES or not Path(base).is_dir()
+    return base if known else str(Path(base).absolute())
+
+
+def _needed(base: str) -> int:
+    """Estimate how many bytes a demo takes on disk."""
+    files = Path(base).glob("*.safetensors")
+    return _NEEDED.get(base) or _SMALLEST + _COPIES * sum(
+        f.stat().st_size for f in files
+    )
+
+
+def _say_how_to_go_on(out: Path) -> None:
+    words = command("demo", "--out", out, "--resume")
+    console.note(f"what is done is kept in {out}; go on with: {words}")
+
+
+def _say_goodbye(out: Path) -> None:
+    console.say(f"report    {shlex.quote(str(out / 'report.html'))}")
+    console.say(f"check it  {command('audit', 'verify', out / 'bundle')}")
     releases = sorted((out / "releases").glob("base-*"))
     adapters = sorted((out / "adapters").glob("*"))
     if releases and adapters:
-        console.say(
-            f"talk      tapestry chat --base {releases[-1]} --adapter {adapters[0]}"
-        )
+        words = ("--base", releases[-1], "--adapter", adapters[0])
+        console.say(f"talk      {command('chat', *words)}")

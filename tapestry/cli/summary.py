@@ -6,6 +6,7 @@ import platform
 import resource
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapestry import __version__
@@ -52,10 +53,10 @@ def summarize(
         "title": "Four institutions trained one base, and no record left any of them",
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "engine": story.engine,
-        "base": story.scale.base,
+        "base": Path(story.scale.base).name,  # where it lies is nobody's concern
         "model": _model(story),
         "measure": "answers",
-        "references": story.references,
+        "references": story.record.references,
         "countries": _countries(story, audit),
         "bits_per_byte": scores(matrix),
         "bits_per_byte_se": errors(matrix),
@@ -80,7 +81,7 @@ def summarize(
         "upload_test": _upload_test(tap),
         "budget": {
             "example_gradients_federated": gradients,
-            "example_gradients_central": gradients if story.references else None,
+            "example_gradients_central": gradients if story.record.references else None,
         },
         "software": _software(),
         "releases": _releases(audit),
@@ -91,7 +92,11 @@ def summarize(
 def _model(story: "Story") -> dict[str, Any]:
     """Name the given base, and count its parameters in the first release."""
     shapes = read_base(next((story.out / "releases").glob("base-*"))).shapes
-    known = _SMOLLM2 if story.scale.base == "smollm2" else {"name": story.scale.base}
+    known = (
+        _SMOLLM2
+        if story.scale.base == "smollm2"
+        else {"name": Path(story.scale.base).name}
+    )
     return {**known, "parameters": sum(map(math.prod, shapes.values()))}
 
 

@@ -10,10 +10,6 @@ a folder     any causal language model in the Hugging Face layout, safetensors o
 
 import contextlib
 import io
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tapestry.cache import cache_folder, cached
+from tapestry.environment import require_docstrings
 from tapestry.errors import ConfigError, ForeignFileError, ResourceError
 from tapestry.workloads.language import LanguageModel
 from tapestry.workloads.pretrained import LOCAL, check_complete, refusing
@@ -45,6 +43,7 @@ def open_base(
         ResourceError: The package with the weights is missing, the cache cannot be
             written, or what lies in it is damaged.
     """
+    require_docstrings()
     folder = base_folder(name, cache=cache)
     try:
         return LanguageModel.open(folder, coarse_evaluation=coarse_evaluation)
@@ -64,10 +63,10 @@ def base_folder(name: str, *, cache: Path | None = None) -> Path:
         ResourceError: As ``open_base``.
     """
     if name == "tiny":
-        return _cached(cache or cache_folder(), "tiny-1", _build_tiny)
+        return cached(cache or cache_folder(), "tiny-1", _build_tiny)
     if name == "smollm2":
         weights, version = _find_smollm2()
-        return _cached(
+        return cached(
             cache or cache_folder(),
             f"smollm2-{version}",
             lambda folder: _expand_smollm2(weights, folder),
@@ -78,13 +77,6 @@ def base_folder(name: str, *, cache: Path | None = None) -> Path:
             f"no base {name!r}: say smollm2, tiny or the path of a model folder"
         )
     return folder
-
-
-def cache_folder() -> Path:
-    """Return ``$TAPESTRY_CACHE``, or ``tapestry`` in the user's cache folder."""
-    if own := os.environ.get("TAPESTRY_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tapestry"
 
 
 def build_tiny() -> LanguageModel:
@@ -183,35 +175,3 @@ def _expand_smollm2(weights: Path, folder: Path) -> None:
             str(weights.parent), **where
         )
     LanguageModel(module, tokenizer).save(folder)
-
-
-def _cached(cache: Path, name: str, build: Callable[[Path], None]) -> Path:
-    """Build a folder once; it appears under its name whole or not at all."""
-    folder = cache / name
-    if folder.is_dir():
-        return folder
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as work:
-            draft = Path(work) / "model"
-            draft.mkdir()
-            build(draft)
-            draft.chmod(0o755)
-            _publish(draft, folder)
-    except (OSError, ResourceError) as error:
-        cause = error.__cause__ or error
-        why = getattr(cause, "strerror", None) or str(cause)
-        raise ResourceError(
-            f"cannot write the cache {cache}: {why}; make room there, or set"
-            " TAPESTRY_CACHE to another folder"
-        ) from error
-    return folder
-
-
-def _publish(draft: Path, folder: Path) -> None:
-    try:
-        draft.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # another process was faster otherwise
-            raise
-        shutil.rmtree(draft)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tapestry.cache import cache_folder
 from tapestry.errors import ConfigError, ForeignFileError, ResourceError
 from tapestry.vector import parameters_digest
 from tapestry.workloads import bases
@@ -80,10 +81,10 @@ def test_the_cache_folder_can_be_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAPESTRY_CACHE", str(tmp_path))
-    assert bases.cache_folder() == tmp_path
+    assert cache_folder() == tmp_path
     monkeypatch.delenv("TAPESTRY_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert bases.cache_folder() == tmp_path / "tapestry"
+    assert cache_folder() == tmp_path / "tapestry"
 
 
 @pytest.mark.parametrize("damage", ["half", "foreign", "config"])

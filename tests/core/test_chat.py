@@ -39,7 +39,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save(root / "base-1")
     digest = parameters_digest(model.parameters())
     generator = np.random.default_rng(5)
-    for name in ("italy", "japan"):
+    for name in ("italy", "spain"):
         update = generator.normal(size=model.layout(PLAN).length).astype(np.float32)
         write_peft(
             root / name,
@@ -58,7 +58,7 @@ def _chat(*arguments: object, typed: str | None = None) -> Result:
 
 
 def _three(folders: Path) -> list[object]:
-    adapters = [folders / "italy", folders / "japan"]
+    adapters = [folders / "italy", folders / "spain"]
     return [
         "--base",
         folders / "base-1",
@@ -70,7 +70,7 @@ def test_base_and_adapters_answer_the_same_prompt(folders: Path) -> None:
     options = [*_three(folders), "--prompt", "Ciao", "--max-tokens", 8, "--json"]
     first = json.loads(_chat(*options).stdout)
     assert first["prompt"] == "Ciao"
-    assert list(first["answers"]) == ["base", "italy", "japan"]
+    assert list(first["answers"]) == ["base", "italy", "spain"]
     assert first["answers"]["italy"] != first["answers"]["base"]
     assert json.loads(_chat(*options).stdout) == first  # temperature 0
 
@@ -78,7 +78,7 @@ def test_base_and_adapters_answer_the_same_prompt(folders: Path) -> None:
 def test_people_see_one_column_each(folders: Path) -> None:
     result = _chat(*_three(folders), "--prompt", "Ciao [bold]", "--max-tokens", 4)
     assert result.exit_code == 0
-    for word in ("base", "italy", "japan", "Ciao [bold]"):
+    for word in ("base", "italy", "spain", "Ciao [bold]"):
         assert word in result.stdout
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tapestry.cli import progress as module
+from tapestry.cli.engines import Clock
 from tapestry.cli.progress import PHASES, STAGES, Event, live
 
 
@@ -176,3 +177,54 @@ _EVENTS = st.fixed_dictionaries(
 def test_no_order_of_events_breaks_the_view(events: list[Event]) -> None:
     assert "A run" in _board(_Clock(), *events)
     assert _run(*events)[0] == "A run"
+
+
+class _Ascii(_Terminal):
+    encoding = "ascii"
+
+
+@pytest.mark.parametrize(
+    ("stream", "variables"),
+    [
+        (io.StringIO, {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}),
+        (_Terminal, {"TERM": "dumb"}),
+        (_Ascii, {"TERM": "xterm"}),
+    ],
+    ids=["a file, with colour forced", "a dumb terminal", "an ASCII terminal"],
+)
+def test_what_cannot_draw_gets_lines_without_control_codes(
+    monkeypatch: pytest.MonkeyPatch,
+    stream: type[io.StringIO],
+    variables: dict[str, str],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    shown = stream()
+    with live("A run", stream=shown) as progress:
+        progress({"stage": "prepare", "text": "text of Україна"})
+    lines = shown.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "\x1b" not in shown.getvalue()
+    assert shown.getvalue().isascii() is (stream is _Ascii)
+
+
+def test_a_terminal_gets_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    shown = _Terminal()
+    with live("A run", stream=shown) as progress:
+        progress({"stage": "prepare", "text": "four nodes"})
+    assert "\x1b" in shown.getvalue()
+
+
+def test_a_round_has_one_name_whoever_tells_of_it() -> None:
+    seen: list[Event] = []
+    clock = Clock(seen.append, {})
+    for number, fields in (
+        (1, {"of": 2, "phase": "open"}),
+        (1, {"phase": "keys"}),
+        (2, {"phase": "training", "node": "italy"}),
+        (3, {"of": 2, "phase": "open"}),
+    ):
+        clock({"stage": "round", "round": number, **fields})
+    named = [(event["round"], event["of"]) for event in seen]
+    assert named == [(1, 2), (1, 2), (2, 2), (3, 3)]

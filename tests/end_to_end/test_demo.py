@@ -25,7 +25,7 @@ from tapestry_governance.events import RoundClosed
 
 pytestmark = pytest.mark.slow
 
-COUNTRIES = {"italy", "japan", "korea", "ukraine"}
+COUNTRIES = {"italy", "spain", "brazil", "netherlands"}
 _SECONDS = 540.0
 
 
@@ -69,9 +69,12 @@ def _check(out: Path) -> dict[str, Any]:
     adapters = {path.name for path in (out / "adapters").iterdir()}
     assert releases
     assert adapters == COUNTRIES
-    models = {"given", "central", "central-dp", *releases}
+    models = {"given", *releases}
+    if report["references"]:
+        models |= {"central", "central-dp"}
     models |= {f"adapter-{name}" for name in COUNTRIES}
     _check_scores(report, models)
+    _check_samples(report, max(releases))
     assert set(report["epsilon"]) == COUNTRIES
     assert {run for runs in report["epsilon"].values() for run in runs} == {"run-1"}
     for name, value in report["epsilon_after_rounds"].items():
@@ -107,6 +110,16 @@ def _check_scores(report: dict[str, Any], models: set[str]) -> None:
         assert all(0 < error < 1 for error in errors.values())
 
 
+def _check_samples(report: dict[str, Any], last: str) -> None:
+    """Three questions a country, put to the given base, the last one and the adapter."""
+    asked = Counter(sample["country"] for sample in report["samples"])
+    assert asked == dict.fromkeys(COUNTRIES, 3)
+    for sample in report["samples"]:
+        assert set(sample["answers"]) == {"given", last, "adapter"}
+        assert sample["prompt"]
+        assert sample["reference"]
+
+
 def _closed(out: Path) -> list[RoundClosed]:
     audit: Audit = verify(out / "bundle")
     bodies = [open_entry(entry).event.body for entry in audit.entries]
@@ -117,7 +130,7 @@ def _closed(out: Path) -> list[RoundClosed]:
 def embedded(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The folder of a demo in one process."""
     out = tmp_path_factory.mktemp("embedded") / "demo"
-    said = _finish(_start(out, cache))
+    said = _finish(_start(out, cache, "--references"))
     assert str(out / "report.html") in said
     return out
 
@@ -127,6 +140,7 @@ def test_the_demo_tells_the_whole_story(embedded: Path) -> None:
     report = _check(out)
     assert [body.outcome for body in _closed(out)] == ["applied", "applied"]
     assert report["engine"] == "inprocess"
+    assert report["references"]
     again = subprocess.run(
         [sys.executable, "-m", "tapestry", "demo", "--out", str(out)],
         capture_output=True,
@@ -209,7 +223,7 @@ def _descendants(demo: subprocess.Popen[str]) -> Iterator[tuple[Any, str]]:
 
 
 def _is_node(command: str) -> bool:
-    return "tapestry node run" in command and command.count("nodes/japan") > 0
+    return "tapestry node run" in command and command.count("nodes/spain") > 0
 
 
 def _is_coordinator(command: str) -> bool:

@@ -1,3 +1,4 @@
+import datetime
 import socket
 import ssl
 import stat
@@ -8,6 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tapestry.cli import flower_keys
 from tapestry.cli.flower_keys import make_node_key, make_server_certificate
 from tapestry.errors import ConfigError, ResourceError
 
@@ -94,3 +96,29 @@ def test_a_node_key_is_ours_alone_and_never_overwritten(tmp_path: Path) -> None:
 def test_a_folder_that_is_missing_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="cannot write"):
         make_node_key(tmp_path / "missing" / "key")
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "slack"), [(-1, 10), (900, -10)], ids=["expired", "of the future"]
+)
+def test_certificates_that_do_not_hold_now_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lifetime: int, slack: int
+) -> None:
+    """Made by a clock that was wrong, or years ago."""
+    with monkeypatch.context() as clock:
+        clock.setattr(flower_keys, "_LIFETIME", datetime.timedelta(days=lifetime))
+        clock.setattr(flower_keys, "_SLACK", datetime.timedelta(days=slack))
+        files = make_server_certificate(tmp_path)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(tmp_path, files.authority, "localhost")
+    made = make_server_certificate(tmp_path)
+    shake_hands(tmp_path, made.authority, "localhost")
+    kept = made.certificate.read_bytes()
+    assert make_server_certificate(tmp_path).certificate.read_bytes() == kept
+    assert mode(made.key) == 0o600
+
+
+def test_a_damaged_certificate_is_made_anew(tmp_path: Path) -> None:
+    files = make_server_certificate(tmp_path)
+    files.certificate.write_bytes(b"")
+    shake_hands(tmp_path, make_server_certificate(tmp_path).authority, "localhost")
