@@ -75,6 +75,13 @@ def _check(out: Path) -> dict[str, Any]:
     models |= {f"adapter-{name}" for name in COUNTRIES}
     _check_scores(report, models)
     _check_samples(report, max(releases))
+    _check_costs(report)
+    _check_statements(out, [*releases, *adapters])
+    return report
+
+
+def _check_costs(report: dict[str, Any]) -> None:
+    """Budgets, bytes and seconds of every node are there, and within their limits."""
     assert set(report["epsilon"]) == COUNTRIES
     assert {run for runs in report["epsilon"].values() for run in runs} == {"run-1"}
     for name, value in report["epsilon_after_rounds"].items():
@@ -87,7 +94,11 @@ def _check(out: Path) -> dict[str, Any]:
     assert report["seconds"]
     assert all(seconds > 0 for seconds in report["seconds"].values())
     assert report["peak_rss_mb"] > 100
-    for name in [*releases, *adapters]:
+
+
+def _check_statements(out: Path, names: list[str]) -> None:
+    """Every release and adapter says what it promises, as the log accounts for it."""
+    for name in names:
         page = (out / "privacy" / f"{name}.md").read_text()
         assert "unit of privacy | record" in page
         statement = json.loads((out / "privacy" / f"{name}.json").read_text())
@@ -95,7 +106,6 @@ def _check(out: Path) -> dict[str, Any]:
         for promise in statement["promises"]:
             assert promise["adjacency"] == "add-remove"
             assert promise["account"]["recomputed"] <= 8
-    return report
 
 
 def _check_scores(report: dict[str, Any], models: set[str]) -> None:
@@ -111,7 +121,7 @@ def _check_scores(report: dict[str, Any], models: set[str]) -> None:
 
 
 def _check_samples(report: dict[str, Any], last: str) -> None:
-    """Three questions a country, put to the given base, the last one and the adapter."""
+    """Three questions a country, to the given base, the last one and the adapter."""
     asked = Counter(sample["country"] for sample in report["samples"])
     assert asked == dict.fromkeys(COUNTRIES, 3)
     for sample in report["samples"]:
