@@ -12,6 +12,7 @@ import pytest
 import tomli_w
 
 from tapestry import cli
+from tapestry.cli.exit_status import ExitStatus
 from tapestry.config import CoordinatorSettings
 from tapestry.errors import ConfigError, QuorumError, ResourceError
 from tapestry.protocol import Kind, Message
@@ -127,23 +128,25 @@ def test_a_full_disk_under_the_progress_is_named() -> None:
 MACHINES = {
     OSError(errno.ENOSPC, "No space left on device", "/data/x"): "/data/x: No space",
     OSError(errno.EIO, "Input/output error"): "Input/output error",
-    sqlite3.OperationalError("database or\ndisk is full"): "database or disk is full",
+    sqlite3.OperationalError(
+        "database or\ndisk is full"
+    ): "database: database or disk is full",
 }
 
 
 @pytest.mark.parametrize("error", list(MACHINES), ids=repr)
-def test_what_the_machine_refuses_is_one_line_and_status_one(
+def test_what_the_machine_refuses_is_one_line_and_incomplete(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: Exception,
 ) -> None:
-    def fail(**_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli.app, "make_context", fail)
     with pytest.raises(SystemExit) as ended:
         cli.main(["coordinator", "status", "x"])
-    assert ended.value.code == 1
+    assert ended.value.code == ExitStatus.INCOMPLETE
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"tapestry: {MACHINES[error]}")
 
@@ -154,7 +157,7 @@ def test_a_demo_on_no_number_of_threads_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["demo", "--threads", threads, "--out", str(tmp_path / "demo")])
-    assert ended.value.code == 1
+    assert ended.value.code == ExitStatus.USAGE
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"tapestry: --threads {threads} is not a number from 0 to")
     assert not (tmp_path / "demo").exists()

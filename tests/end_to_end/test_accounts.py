@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from tapestry.config import number
-from tapestry.errors import QuorumError, RuleError
+from tapestry.errors import ConfigError, PolicyError, RuleError
+from tapestry_coordinator import driver, planning
 from tapestry_governance import account
 from tapestry_governance.audit import Verdict
 from tapestry_governance.entries import Author, Event
-from tapestry_governance.events import DpAccounted
+from tapestry_governance.events import DpAccounted, RoundOpened
 from tests.end_to_end.conftest import Found
 from tests.governance.world import World
 
@@ -37,10 +38,15 @@ def test_a_plan_with_a_smaller_delta_than_the_nodes_is_accounted_for_at_it(
 
 
 def test_a_round_over_the_federations_cap_is_refused_before_anybody_trains(
-    found: Found,
+    found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = found(policy={"epsilon_cap": "0.5"})
-    with pytest.raises(QuorumError):
+    with pytest.raises(ConfigError, match=r"the federation allows 0\.5 a run"):
+        federation.run()
+    assert federation.said(RoundOpened) == []
+    monkeypatch.setattr(driver, "check_run", lambda *_, **__: None)
+    monkeypatch.setattr(planning, "_check_member", lambda *_, **__: None)
+    with pytest.raises(PolicyError):  # a coordinator that does not look
         federation.run()
     assert set(federation.refusals().values()) == {"budget_exhausted"}
     assert not federation.updates
