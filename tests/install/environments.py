@@ -47,7 +47,7 @@ class Installed:
         return subprocess.run(
             [self.folder / "bin" / program, *words],
             cwd=self.folder,
-            env=environment(),
+            env=environment(self.folder),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -56,11 +56,15 @@ class Installed:
         )
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a user: our search path is not theirs."""
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of a user: our search path is not theirs.
+
+    What is compiled is kept beside the folder: environments take turns in one place,
+    and the larger packages are the same in each.
+    """
     ours = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TAPESTRY_TRACEBACK"}
     kept = {name: value for name, value in os.environ.items() if name not in ours}
-    return kept | {"TAPESTRY_CACHE": str(Path.home() / ".cache" / "tapestry")}
+    return kept | {"PYTHONPYCACHEPREFIX": str(folder.parent / "compiled")}
 
 
 def build_wheel(folder: Path) -> Path:
@@ -78,7 +82,10 @@ def find_python(version: str) -> str | None:
         text=True,
         check=False,
     )
-    return done.stdout.strip() or None
+    if found := done.stdout.strip():
+        return found
+    kept = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
+    return str(kept[-1]) if kept else None
 
 
 def install(plan: Plan, wheel: Path, folder: Path) -> Installed:
