@@ -67,7 +67,7 @@ SCALES: Mapping[str, Scale] = {
         epsilon=6.0,
         update_norm=128.0,
         adapter_steps=2,
-        adapter_batch=24,
+        adapter_batch=16,
         adapter_rate=2.5,
         adapter_epsilon=5.0,
         sequence_length=96,
@@ -231,6 +231,6 @@ def _institution(
             "epsilon": encode_fraction(scale.adapter_epsilon),
             "clip_norm": encode_fraction(scale.clip_norm),
         },
-        "speed": {"threads": 1, "physical_batch": 16},
+        "speed": {"threads": 1, "physical_batch": 8},
     }
     return Institution(name=member.name, data=member.data, settings=settings)

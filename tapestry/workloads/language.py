@@ -18,6 +18,7 @@ answers count, in training and in code length.
 Shapes: B sequences, T positions, V tokens of the vocabulary.
 """
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -68,6 +69,8 @@ class LanguageModel:
         self._parameters = dict(module.named_parameters())
         self._start = start_tokens(tokenizer)
         self._template = ChatTemplate(tokenizer)
+        known = inspect.signature(module.forward).parameters
+        self._keeps_logits = "logits_to_keep" in known
         self._coarse = coarse_evaluation and multiplies_bfloat16()
 
     @classmethod
@@ -372,16 +375,24 @@ class LanguageModel:
     def _token_losses(
         self, sequences: Sequence[Sequence[int]]
     ) -> tuple[Tensor, Tensor]:
+        """Return losses of shape (B, T - start) and how many tokens of a row count.
+
+        Columns before the first token that counts in any row are context alone, as the
+        head of a chat template is; no logits are made for them.
+        """
         batch = pad(sequences, device=self._device)
+        start = int(batch.counted_BT[:, 1:].any(dim=0).nonzero()[0]) + 1
+        keep = batch.tokens_BT.shape[1] - start + 1
         logits_BTV = self._module(
             input_ids=batch.tokens_BT,
             attention_mask=batch.attention_BT,
             use_cache=False,
-        ).logits
-        counted_BT = batch.counted_BT[:, 1:]
+            **({"logits_to_keep": keep} if self._keeps_logits else {}),
+        ).logits[:, -keep:]
+        counted_BT = batch.counted_BT[:, start:]
         losses_BT = functional.cross_entropy(
             logits_BTV[:, :-1].flatten(0, 1),
-            batch.tokens_BT[:, 1:].flatten(),
+            batch.tokens_BT[:, start:].flatten(),
             reduction="none",
         ).view_as(counted_BT)
         return losses_BT * counted_BT, counted_BT.sum(dim=1)

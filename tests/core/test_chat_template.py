@@ -197,3 +197,22 @@ def test_decoding_stops_at_an_end_and_at_the_limit() -> None:
         choose=lambda logits: int(logits.argmax()),
     )
     assert found == [[2, 3, 4, 5], [6, 7]]
+
+
+def test_the_loss_of_a_dialogue_is_the_same_in_any_company(
+    model: LanguageModel,
+) -> None:
+    model.tokenizer.chat_template = None
+    turns = [
+        ("q", "a long answer"),
+        ("a long question, much longer", "a"),
+        ("qq", "bb"),
+    ]
+    units = model.encode([Dialogue(turns=t) for t in turns], sequence_length=64)
+    rows = [row for unit in units for row in unit.sequences]
+    text = model.encode(["a text in which every byte counts"], sequence_length=64)
+    rows += text[0].sequences
+    with torch.no_grad():
+        together = model.losses(rows)
+        alone = torch.cat([model.losses([row]) for row in rows])
+    assert torch.allclose(together, alone, atol=1e-5)
