@@ -50,7 +50,10 @@ def summarize(
     batch = settings.training.batch_size * settings.training.steps
     gradients = batch * len(closed) * len(story.members)
     return {
-        "title": "Four institutions trained one base, and no record left any of them",
+        "title": (
+            "Four institutions improved one language model, and no record left any of"
+            " them"
+        ),
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "engine": story.engine,
         "base": Path(story.scale.base).name,  # where it lies is nobody's concern

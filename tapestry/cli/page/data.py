@@ -197,19 +197,21 @@ class Run(_Part):
     @property
     def of_answers(self) -> bool:
         """The figures are those of answers alone, not of whole texts."""
-        return bool(self.answer_bits) and (
-            self.measure == "answers" or not self.bits_per_byte
+        return self.measure == "answers" or (
+            bool(self.answer_bits) and not self.bits_per_byte
         )
 
     @property
     def scores(self) -> Figures:
         """Bits per byte of what is measured in this report."""
-        return self.answer_bits if self.of_answers else self.bits_per_byte
+        own = self.answer_bits if self.of_answers else {}
+        return own or self.bits_per_byte
 
     @property
     def errors(self) -> Figures:
         """Standard errors of the differences from the given base."""
-        return self.answer_bits_se if self.of_answers else self.bits_per_byte_se
+        own = self.answer_bits_se if self.of_answers else {}
+        return own or self.bits_per_byte_se
 
     @property
     def final_base(self) -> str | None:

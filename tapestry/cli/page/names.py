@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from tapestry.cli.page import words
 from tapestry.cli.page.data import Country, Run, release_number
 
-_PLACES: Mapping[str, str] = {"usa": "the United States", "uk": "the United Kingdom"}
+_PLACES: Mapping[str, str] = {
+    "usa": "the United States",
+    "uk": "the United Kingdom",
+    "netherlands": "the Netherlands",
+}
 _BASES: Mapping[str, str] = {
     "smollm2": "SmolLM2 (135 million parameters)",
     "tiny": "a tiny model for tests, which was never trained",
