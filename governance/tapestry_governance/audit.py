@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tapestry.encoding import decode_digest, digest_file
 from tapestry.errors import (
@@ -44,7 +45,6 @@ from tapestry.errors import (
 )
 from tapestry.merkle import leaf_hash, root
 from tapestry_governance import tiles
-from tapestry_governance.account import Account, check, recompute
 from tapestry_governance.artifacts import check_artifacts
 from tapestry_governance.bundle import SUMS, Bundle, open_bundle
 from tapestry_governance.entries import Event, open_entry
@@ -52,6 +52,9 @@ from tapestry_governance.fold import apply_signed
 from tapestry_governance.state import FederationState
 from tapestry_governance.sums import check_sums
 from tapestry_governance.trust import CosignedCheckpoint, Trust
+
+if TYPE_CHECKING:
+    from tapestry_governance.account import Account
 
 
 class Verdict(IntEnum):
@@ -83,7 +86,7 @@ class Audit:
     trust_file: bytes | None
     since_file: bytes | None
     steps: list[Step] = field(default_factory=list)
-    accounts: list[Account] = field(default_factory=list)
+    accounts: "list[Account]" = field(default_factory=list)
     bundle: Bundle = field(init=False)
     trust: Trust = field(init=False)
     opened: CosignedCheckpoint = field(init=False)
@@ -249,6 +252,9 @@ def _events(audit: Audit) -> Found:
 
 
 def _privacy(audit: Audit) -> Found:
+    # The accountant takes seconds to load; an audit that ends before needs none of it.
+    from tapestry_governance.account import check, recompute
+
     audit.accounts = recompute(audit.events)
     check(audit.events, audit.accounts)
     single = [account for account in audit.accounts if account.run_id is not None]
