@@ -292,7 +292,9 @@ def _check_alike(out: Path, other: Path) -> None:
         assert sent.keys() == there.keys()
         for kind in ("shares", "upload", "consent", "reveal", "publication"):
             assert sent[kind] == pytest.approx(there[kind], rel=0.01), kind
-    assert mine["bits_per_byte"]["given"] == theirs["bits_per_byte"]["given"]
+    # In one process a processor that can multiplies bfloat16; see LanguageModel.open.
+    given = theirs["bits_per_byte"]["given"]
+    assert mine["bits_per_byte"]["given"] == pytest.approx(given, rel=1e-4)
     assert 0.5 < _gain(mine) / _gain(theirs) < 2
 
 
