@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tapestry import __version__
 from tapestry.cli.evidence import Tap
 from tapestry.cli.matrix import Matrix, errors, scores
+from tapestry.cli.page.names import place
 from tapestry.cli.samples import Sample
 from tapestry.config import CoordinatorSettings, NodeSettings, number
 from tapestry.software import software_digest
@@ -30,7 +31,10 @@ _LANGUAGES = {
     "pt-BR": "Portuguese",
     "nl": "Dutch",
 }
-_SMOLLM2 = {"name": "SmolLM2-135M-Instruct", "licence": "Apache-2.0"}
+_KNOWN = {
+    "smollm2": {"name": "SmolLM2-135M-Instruct", "licence": "Apache-2.0"},
+    "tiny": {"name": "Tiny (random parameters)"},
+}
 
 
 def summarize(
@@ -95,11 +99,8 @@ def summarize(
 def _model(story: "Story") -> dict[str, Any]:
     """Name the given base, and count its parameters in the first release."""
     shapes = read_base(next((story.out / "releases").glob("base-*"))).shapes
-    known = (
-        _SMOLLM2
-        if story.scale.base == "smollm2"
-        else {"name": Path(story.scale.base).name}
-    )
+    base = story.scale.base
+    known = _KNOWN.get(base, {"name": Path(base).name})
     return {**known, "parameters": sum(map(math.prod, shapes.values()))}
 
 
@@ -112,7 +113,7 @@ def _countries(story: "Story", audit: Audit) -> list[dict[str, Any]]:
             "name": member.name,
             "language": language,
             "language_name": _LANGUAGES.get(language, language),
-            "institution": f"institution in {member.name.capitalize()}",
+            "institution": f"institution in {place(member.name)}",
             "records": declared.records,
             "licence": ", ".join(declared.licences),
         }

@@ -151,6 +151,8 @@ def test_ids_become_names() -> None:
     )
     assert names.country(run, "czech-republic") == "Czech Republic (Czech)"
     assert names.country(run, "node-7") == "node-7"
+    assert names.country(run, "netherlands") == "The Netherlands"
+    assert names.adapter("netherlands") == "the Netherlands\u2019 adapter"
     assert names.signer("italy/witness") == "Italy"
     shown = {
         "given": "the model as it was given",

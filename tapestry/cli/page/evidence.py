@@ -58,7 +58,7 @@ def traffic(run: Run) -> Markup:
     ]
     totals = [sum(run.bytes_out[n].values()) for n in nodes]
     rows.append(["All together", *map(words.size, totals)])
-    header = ["Message", *(names.place(n) for n in nodes)]
+    header = ["Message", *(names.title(n) for n in nodes)]
     return joined(
         element("h3", {"id": "traffic"}, "What left each institution"),
         paragraphs(

@@ -75,11 +75,16 @@ def place(name: str) -> str:
     return name
 
 
+def title(node: str) -> str:
+    """A country's name where a line begins: ``The Netherlands``."""
+    return words.capital(place(node)) if node in _PLACES else place(node)
+
+
 def country(run: Run, node: str) -> str:
-    """A country and its language: ``Italy (Italian)``."""
+    """A country and its language, as a title: ``Italy (Italian)``."""
     found = _country(run, node)
     language = found.language_name if found else ""
-    return f"{place(node)} ({language})" if language else place(node)
+    return f"{title(node)} ({language})" if language else title(node)
 
 
 def language(run: Run, node: str) -> str:
@@ -108,8 +113,9 @@ def model(run: Run, name: str) -> str:
 
 
 def adapter(node: str) -> str:
-    """A country's adapter: ``Italy's adapter``."""
-    return f"{place(node)}\u2019s adapter"
+    """A country's adapter: ``Italy's adapter``, ``the Netherlands' adapter``."""
+    owner = place(node)
+    return f"{owner}\u2019{'' if owner.endswith('s') else 's'} adapter"
 
 
 def base(run: Run) -> str:

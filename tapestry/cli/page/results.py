@@ -215,7 +215,7 @@ def _cells(
 
 def _rounds_table(run: Run) -> Markup:
     header = ["Round", "Outcome", "Included", "Dropped out", "Norm of the mean update"]
-    header += [names.country(run, c.name) for c in run.countries]
+    header += [names.title(c.name) for c in run.countries]
     rows: list[list[Child | Cell]] = [
         [
             f"Round\u00a0{r.number}",
