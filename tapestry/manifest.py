@@ -129,7 +129,10 @@ def read(folder: Path) -> Manifest:
             raise IncompleteError(f"{path} is empty; get the folder again")
         return Manifest.decode(data, limit=_LIMIT)
     except OSError as error:
-        raise IncompleteError(f"no manifest at {path}: {error.strerror}") from None
+        raise IncompleteError(
+            f"no manifest at {path}: {error.strerror}; name the folder of one release"
+            " or adapter"
+        ) from None
 
 
 def verify(folder: Path, manifest: Manifest) -> None:

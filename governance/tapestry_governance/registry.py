@@ -83,10 +83,11 @@ def check_fit(folder: Path, base: Base) -> None:
         VerificationError: Another base, a module it lacks, or a wrong shape.
     """
     found = adapter_folder.read(folder)
-    _, claimed = _claimed_base(found)
+    name, claimed = _claimed_base(found)
     if claimed != base.digest:
         raise VerificationError(
-            f"trained on base {claimed}, held against {base.digest}"
+            f"{folder.resolve().name} was trained on base {claimed} ({name!r}), and this"
+            f" base is {base.digest}; take the base that it was trained on"
         )
     found.check_fit(base.shapes)
 

@@ -93,7 +93,13 @@ def state_privacy(events: Iterable[Event], name: str) -> Statement:
             return _of_release(body, before)
         if isinstance(body, AdapterPublished) and body.name == name:
             return _of_adapter(body, before, actor=log[at].actor)
-    raise IncompleteError(f"the log publishes no {name!r}")
+    known = {
+        event.body.name
+        for event in log
+        if isinstance(event.body, ReleasePublished | AdapterPublished)
+    }
+    there = ", ".join(sorted(known)) or "nothing yet"
+    raise IncompleteError(f"the log publishes no {name!r}; it publishes {there}")
 
 
 def to_markdown(statement: Statement) -> str:

@@ -172,8 +172,8 @@ def _body(card: Card) -> Iterator[str]:
     yield f"# {card.name}"
     yield ""
     yield (
-        f"A LoRA adapter (rank {card.rank}, version {card.version}) for"
-        f" {_inline(card.language)}, grown by an institution of"
+        f"A LoRA adapter (rank {card.rank}, version {card.version}) for text in"
+        f' language "{_inline(card.language)}", grown by an institution of'
         f" {_inline(card.country)} on the shared base `{card.base.name}` with text of"
         f" its own, held under {_inline(card.text_licence)}. The text never left the"
         " institution."

@@ -113,6 +113,8 @@ def _prompts(prompt: str | None) -> Iterator[str]:
     if sys.stdin is None:
         return
     people = sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
+    if people:
+        console.note("ask something; an empty line ends this")
     while True:
         try:
             text = input("> " if people else "")  # a pipe gets answers alone

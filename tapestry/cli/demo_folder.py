@@ -108,7 +108,7 @@ def unfinished_folder() -> Path:
                 return path
     raise ConfigError(
         f"no unfinished demo here: name its folder, {command('demo', '--resume')} --out"
-        " DIR"
+        " DIR (under make: RESUME=1 OUT=DIR)"
     )
 
 

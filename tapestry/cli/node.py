@@ -81,7 +81,7 @@ def run(
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
-    console.note(f"{node.name}: serving {where.superlink}")
+    console.note(f"{node.name}: dialling {where.superlink}")
     with direct(where.superlink):
         serve(
             node.handle,

@@ -105,7 +105,7 @@ def test_a_tampered_adapter_or_another_base_is_refused(
     adapter = ["--adapter", folders / "italy", "--prompt", "x"]
     result = _chat("--base", tmp_path / "other", *adapter)
     assert result.exit_code == 1
-    assert "held against" in result.stderr
+    assert "take the base that it was trained on" in result.stderr
     card = folders / "italy" / "README.md"
     content = card.read_bytes()
     try:
@@ -120,7 +120,7 @@ def test_a_tampered_adapter_or_another_base_is_refused(
     ("adapter", "status", "message"),
     [
         ("nowhere", 64, "no adapter folder"),
-        ("base-1", 3, "no manifest"),
+        ("base-1", 3, "name the folder of one release or adapter"),
     ],
 )
 def test_a_folder_that_is_no_adapter_is_named(

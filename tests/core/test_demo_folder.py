@@ -64,7 +64,7 @@ def test_the_last_unfinished_folder_is_gone_on_with() -> None:
     assert unfinished_folder() == Path("demo-2")
     shutil.rmtree("demo-2")
     shutil.rmtree("demo")
-    with pytest.raises(ConfigError, match=r"no unfinished demo here.*--out DIR"):
+    with pytest.raises(ConfigError, match=r"no unfinished demo here.*OUT=DIR"):
         unfinished_folder()
 
 

@@ -62,5 +62,8 @@ def test_the_page_names_every_item_of_the_claim(events: list[Event]) -> None:
 
 
 def test_what_was_never_published_has_no_statement(events: list[Event]) -> None:
-    with pytest.raises(IncompleteError, match="base-9"):
+    said = r"no 'base-9'; it publishes base-2, fr-culture"
+    with pytest.raises(IncompleteError, match=said):
         state_privacy(events, "base-9")
+    with pytest.raises(IncompleteError, match=r"no 'base-1'; it publishes nothing yet"):
+        state_privacy([], "base-1")
