@@ -86,8 +86,8 @@ def check_fit(folder: Path, base: Base) -> None:
     name, claimed = _claimed_base(found)
     if claimed != base.digest:
         raise VerificationError(
-            f"{folder.resolve().name} was trained on base {claimed} ({name!r}), and this"
-            f" base is {base.digest}; take the base that it was trained on"
+            f"{folder.resolve().name} was trained on base {claimed} ({name!r}), and"
+            f" this base is {base.digest}; take the base that it was trained on"
         )
     found.check_fit(base.shapes)
 

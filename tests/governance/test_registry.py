@@ -386,7 +386,8 @@ def test_a_module_the_base_lacks_is_refused(
 def test_another_base_is_refused(tmp_path: Path, base: registry.Base) -> None:
     metadata = make_metadata(base_digest="sha256:" + "0" * 64)
     folder = make_adapter(tmp_path / "italy", metadata=metadata)
-    with pytest.raises(VerificationError, match="italy was trained on base sha256:0000.*take the base"):
+    said = r"italy was trained on base sha256:0000.*take the base"
+    with pytest.raises(VerificationError, match=said):
         registry.check_fit(folder, base)
 
 
