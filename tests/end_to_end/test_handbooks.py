@@ -35,6 +35,7 @@ PAGES = [
     )
 ]
 TEXTS = 300
+_PROGRAMS = Path(sys.executable).parent
 _BLOCK = re.compile(
     r"^<!-- (run|shows|types): ([a-z]+) -->\n```\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )
@@ -144,9 +145,11 @@ class Stranger:
         """Her environment; the programs are found, and nothing else of this test."""
         path = os.pathsep.join([str(self.programs), os.environ["PATH"]])
         mine = {"PATH": path, "TAPESTRY_CACHE": str(self.folder / "cache")}
-        theirs = os.environ.keys() - {"PYTHONDONTWRITEBYTECODE"}  # no person sets it
-        ours = {name: os.environ[name] for name in theirs}
-        return {**ours, **mine, "TERM": "dumb", "COLUMNS": "80"}
+        hers = os.environ.keys() - {"PYTHONDONTWRITEBYTECODE"}  # no person sets it
+        if self.programs != _PROGRAMS:
+            hers -= {"PYTHONPATH"}  # what she installed is what she runs
+        found = {name: os.environ[name] for name in hers}
+        return {**found, **mine, "TERM": "dumb", "COLUMNS": "80"}
 
     def run(self, name: str) -> list[Command]:
         """Run a session's commands in one shell, which goes on after a failure."""
@@ -231,11 +234,10 @@ def _read(terminal: int) -> bytes:
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
     """Somebody who made README's first demo."""
     folder = tmp_path_factory.mktemp("stranger")
-    programs = Path(sys.executable).parent
     (folder / ".venv").mkdir()
-    (folder / ".venv" / "bin").symlink_to(programs)
+    (folder / ".venv" / "bin").symlink_to(_PROGRAMS)
     _own_texts(folder / "texts")
-    found = Stranger(folder, programs)
+    found = Stranger(folder, _PROGRAMS)
     _check(found.run("start"))
     return found
 
@@ -309,6 +311,23 @@ def test_every_marked_block_is_run_here() -> None:
     assert len(marks) == len(_BLOCK.findall(text))
     readme = {"start", "auditor", "operator", "citizen"}
     assert set(SESSIONS) == readme | {"node", "coordinator", "install", "audit"}
+
+
+def test_a_shell_keeps_its_state_and_each_command_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = "X=1\nfalse\ncat <<'END' && (exit 3)  # exit 3\n$X\nEND\necho \\\n  $X\n"
+    session = Session(commands=[Command(text) for text in _commands(block)])
+    monkeypatch.setitem(SESSIONS, "x", session)
+    found = Stranger(tmp_path, _PROGRAMS).run("x")
+    assert [command.status for command in found] == [0, 1, 3, 0]
+    assert [command.printed for command in found] == ["", "", "$X\n", "1\n"]
+    _check([found[0], *found[2:]])
+    with pytest.raises(AssertionError, match=r"\$ false"):
+        _check(found)
+    found[3].shows = "2"
+    with pytest.raises(AssertionError, match="echo"):
+        _check(found[2:])
 
 
 @pytest.mark.parametrize(
