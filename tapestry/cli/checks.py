@@ -96,7 +96,7 @@ def check_log(
     run(
         steps,
         "log",
-        lambda: check(_audited(bundle or beside, trust=trust)),
+        lambda: check(audited(bundle or beside, trust=trust)),
         describe,
     )
 
@@ -133,7 +133,7 @@ def conclude(
     return verdict
 
 
-def _audited(bundle: Path, *, trust: bytes | None) -> "Audit":
+def audited(bundle: Path, *, trust: bytes | None) -> "Audit":
     """Verify a bundle.
 
     Raises:

@@ -24,7 +24,9 @@ from tapestry.software import software_digest
 FILE = "demo.json"
 DEFAULT = "demo"
 FINISHED = "report"  # the last step
+_DRAFT = f".{FILE}.new"
 _FORMAT = "tapestry-demo/1"
+_PREPARED = (FILE, _DRAFT, "text", "coordinator", "nodes")  # by the first step
 _MOST_FOLDERS = 1000
 
 
@@ -48,7 +50,7 @@ class Record:
         Raises:
             ResourceError: The folder cannot be written.
         """
-        draft = folder / f".{FILE}.new"
+        draft = folder / _DRAFT
         try:
             with draft.open("w", encoding="utf-8") as file:
                 json.dump({"format": _FORMAT, **asdict(self)}, file, indent=2)
@@ -71,10 +73,12 @@ class Claim:
         """Leave the place as it was found: remove what a failed start left.
 
         Guarantees:
-            Only what lies in a folder that was empty, or not there, when it was
-            claimed is removed.
+            Only what a start makes is removed, by name, from a folder that was empty,
+            or not there, when it was claimed. A file that another program put beside
+            it meanwhile stays.
         """
-        for path in self.folder.iterdir():
+        for name in _PREPARED:
+            path = self.folder / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from tapestry.cli import console, corpora, federation, plans
+from tapestry.cli.checks import audited
 from tapestry.cli.demo_folder import (
     FINISHED,
     Record,
@@ -46,7 +47,6 @@ from tapestry.workloads.architectures import check_architecture
 from tapestry.workloads.bases import open_base
 from tapestry.workloads.language import LanguageModel
 from tapestry_coordinator.showing import EVIDENCE
-from tapestry_governance.audit import verify
 from tapestry_governance.bundle import add_sums, write_bundle
 from tapestry_node.publishing import HELD_OUT
 
@@ -218,7 +218,12 @@ def _work(out: Path, record: Record, *, threads: int) -> None:
 
 
 def tell(story: Story) -> dict[str, Any]:
-    """Do it all, and return the numbers."""
+    """Do it all, and return the numbers.
+
+    Raises:
+        TapestryError: Something failed, or the bundle does not verify: then there is
+            no report, and the kind of error is the kind of verdict.
+    """
     with story.stage("prepare"):
         story.progress({"stage": "prepare", "text": "reading the base"})
         workload = open_base(story.scale.base, coarse_evaluation=True)
@@ -229,9 +234,9 @@ def tell(story: Story) -> dict[str, Any]:
         story.once("prepare", partial(_prepare, story, given))
     story.once("rounds", partial(_run, story, workload, given))
     story.once("collect", partial(_collect, story))
+    audit = audited(story.out / "bundle", trust=None)
     matrix, samples = fill(story, workload=workload, given=given)
     story.progress({"stage": "report", "text": "writing"})
-    audit = verify(story.out / "bundle")
     write_statements(audit, story.out / "privacy")
     return summarize(story, matrix=matrix, samples=samples, tap=story.tap, audit=audit)
 

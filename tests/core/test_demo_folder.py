@@ -131,16 +131,19 @@ def test_a_failed_start_leaves_nothing_that_was_not_there() -> None:
         with claim_new(out) as claim:
             (out / "nodes").mkdir()
             (out / "nodes" / "key").touch()
-            (out / "link").symlink_to("..")
+            (out / "coordinator").symlink_to("..")
             claim.withdraw()
     assert [str(path) for path in Path().rglob("*")] == ["mine"]
 
 
 def test_a_folder_that_another_program_uses_meanwhile_stays() -> None:
     with claim_new(Path("a/b")) as claim:
-        Path("a/other").touch()
+        for other in ("a/other", "a/b/theirs", "a/b/notes/text"):
+            Path(other).parent.mkdir(exist_ok=True)
+            Path(other).touch()
         claim.withdraw()
-    assert [str(path) for path in Path().rglob("*")] == ["a", "a/other"]
+    files = {str(path) for path in Path().rglob("*") if path.is_file()}
+    assert files == {"a/other", "a/b/theirs", "a/b/notes/text"}
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_made() -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,30 @@ def test_the_demo_tells_the_whole_story(embedded: Path) -> None:
     assert again.returncode == 64
     assert "is not empty" in again.stderr
     assert len(again.stderr.strip().splitlines()) == 1
+
+
+def test_a_demo_whose_log_does_not_hold_ends_with_the_verdict_and_no_report(
+    embedded: Path, cache: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "demo"
+    shutil.copytree(embedded, out)
+    (out / "report.html").unlink()
+    record = json.loads((out / "demo.json").read_text())
+    record["done"].remove("report")
+    (out / "demo.json").write_text(json.dumps(record))
+    checkpoint = out / "bundle" / "checkpoint"
+    checkpoint.write_text(checkpoint.read_text().replace("\n", "\n1", 1))
+    again = subprocess.run(
+        [sys.executable, "-m", "tapestry", "demo", "--out", str(out), "--resume"],
+        env={**os.environ, "TAPESTRY_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 1
+    assert "the bundle does not verify" in again.stderr
+    assert "Traceback" not in again.stderr
+    assert not (out / "report.html").exists()
 
 
 class _Links(HTMLParser):

@@ -71,9 +71,10 @@ def _interrupt(demo: subprocess.Popen[str], words: str, number: signal.Signals) 
 def _runs(process: psutil.Process) -> bool:
     """Tell whether it has not ended; in a container nobody may collect its status."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        ended = process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    return process.is_running() and not ended
 
 
 def _survivors() -> Iterator[list[str]]:

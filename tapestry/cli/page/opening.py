@@ -187,6 +187,7 @@ def _found(verdict: str) -> list[Child]:
         "fails": "and a signature, proof or digest does not hold",
         "rule_broken": "and a rule was broken",
         "incomplete": "and could not check all of it: something is missing",
+        "foreign_file": "and found a file that is not part of it",
     }.get(verdict)
     if found is None:
         return ["This report holds no verdict of an audit."]
