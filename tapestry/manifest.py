@@ -25,6 +25,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.foreign import Inventory, take_inventory
+from tapestry.plain_file import read_plain
 from tapestry.protocol import Digest, Strict
 
 FOLDER = "tapestry"
@@ -120,12 +121,11 @@ def read(folder: Path) -> Manifest:
     Raises:
         IncompleteError: There is none, or it is empty.
         ProtocolError: It is not a canonical manifest.
+        VerificationError: It is no plain file, or too large to be one.
     """
     path = folder / FOLDER / FILE
     try:
-        if path.stat().st_size > _LIMIT:
-            raise VerificationError(f"{path} is over {_LIMIT} bytes")
-        if not (data := path.read_bytes()):
+        if not (data := read_plain(path, limit=_LIMIT, links=True)):
             raise IncompleteError(f"{path} is empty; get the folder again")
         return Manifest.decode(data, limit=_LIMIT)
     except OSError as error:

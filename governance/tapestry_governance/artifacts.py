@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tapestry import manifest
-from tapestry.errors import IncompleteError, ProtocolError, VerificationError
+from tapestry.errors import IncompleteError, VerificationError
+from tapestry.plain_file import read_plain
 from tapestry_governance import registry
 from tapestry_governance.proof import Proof
 from tapestry_governance.state import FederationState
@@ -91,9 +92,7 @@ def _check_proofs(folder: Path, *, entries: Sequence[bytes], trust: Trust) -> No
 
 
 def _read(path: Path) -> bytes:
-    if path.stat().st_size > _MAX_SMALL:
-        raise ProtocolError(f"{path.name} is over {_MAX_SMALL} bytes")
-    data = path.read_bytes()
+    data = read_plain(path, limit=_MAX_SMALL)
     if not data:
         raise IncompleteError(f"{path.parent.parent.name}: {path.name} is empty")
     return data

@@ -33,6 +33,7 @@ from tapestry.errors import (
 from tapestry.foreign import refuse, take_inventory
 from tapestry.manifest import check_name
 from tapestry.note import MAX_BYTES
+from tapestry.plain_file import read_plain
 from tapestry_governance import tiles
 from tapestry_governance.checkpoint import read_claim
 
@@ -107,17 +108,15 @@ def read_small(path: Path) -> bytes:
     """Read a trust policy or a checkpoint.
 
     Raises:
-        ConfigError: No such file.
-        ProtocolError: It is too large to be one.
+        ConfigError: No such file, or no plain one.
+        VerificationError: It is too large to be one.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is no plain file; name the file itself")
+        return read_plain(path, limit=MAX_BYTES, links=True)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise ProtocolError(f"{path.name} is over {MAX_BYTES} bytes")
-    return data
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -253,12 +252,10 @@ def _manifest_text(folder: Path) -> str:
     path = folder / MANIFEST
     if path.is_symlink():
         refuse(folder.name, links=[MANIFEST])
-    if not path.is_file():
-        raise IncompleteError(f"{folder} has no {MANIFEST}")
-    if path.stat().st_size > _MAX_MANIFEST:
-        raise ProtocolError(f"{MANIFEST} is over {_MAX_MANIFEST} bytes")
     try:
-        text = path.read_bytes().decode("ascii")
+        text = read_plain(path, limit=_MAX_MANIFEST).decode("ascii")
+    except FileNotFoundError:
+        raise IncompleteError(f"{folder} has no {MANIFEST}") from None
     except UnicodeDecodeError:
         raise ProtocolError(f"{MANIFEST} is not ASCII") from None
     if not text:

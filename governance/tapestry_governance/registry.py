@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from tapestry import manifest
 from tapestry.artifacts import adapter_folder, model_folder
 from tapestry.artifacts.adapter_folder import CARD, CONFIG, WEIGHTS, AdapterFolder
@@ -27,8 +29,10 @@ from tapestry.artifacts.safetensors_reader import Limits, TensorFile
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.vector import parameters_digest
+from tapestry_governance import events
 from tapestry_governance.events import AdapterPublished, ReleasePublished
 
+_NAME: TypeAdapter[str] = TypeAdapter(events.Base)
 _REQUIRED = frozenset({WEIGHTS, CONFIG, CARD})
 
 
@@ -189,9 +193,12 @@ def _claimed_base(found: AdapterFolder) -> tuple[str, str]:
     name = found.weights.metadata.get("base", "")
     digest = found.weights.metadata.get("base_digest", "")
     try:
+        _NAME.validate_python(name, strict=True)  # it becomes part of a path
         decode_digest(digest)
-    except ProtocolError:
-        raise VerificationError(f"{WEIGHTS}: its metadata names no base") from None
+    except (ProtocolError, ValidationError):
+        raise VerificationError(
+            f"{WEIGHTS}: its metadata names no base such as 'base-1' and its digest"
+        ) from None
     if found.config.base_model_name_or_path not in (name, f"./releases/{name}"):
         raise VerificationError(
             f"{CONFIG} names base {found.config.base_model_name_or_path!r},"

@@ -22,6 +22,7 @@ from pydantic import Field
 from tapestry.encoding import decode_decimal
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.foreign import refuse
+from tapestry.plain_file import read_plain
 from tapestry.protocol import (
     CHUNK_BYTES,
     Kind,
@@ -218,11 +219,10 @@ def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    if not path.is_file():
-        raise IncompleteError(f"{path.name} is missing in {path.parent.name}")
-    if path.stat().st_size > limit:
-        raise ProtocolError(f"{path.name} is over {limit} bytes")
-    return path.read_bytes()
+    try:
+        return read_plain(path, limit=limit)
+    except FileNotFoundError:
+        raise IncompleteError(f"{path.name} is missing in {path.parent.name}") from None
 
 
 def _proofs(spot: Spot) -> Proofs:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tapestry.artifacts.closed_list import ClosedList
 from tapestry.artifacts.safetensors_reader import Limits, TensorFile, open_tensors
 from tapestry.errors import IncompleteError, VerificationError
+from tapestry.plain_file import read_plain
 from tapestry.vector import FloatVector
 
 WEIGHTS = "adapter_model.safetensors"
@@ -146,14 +147,13 @@ def read_config(path: Path) -> Lora:
 
     Raises:
         IncompleteError: No such file.
-        VerificationError: Too long, not JSON, an unknown key or a dangerous value.
+        VerificationError: No plain file, too long, not JSON, an unknown key or a
+            dangerous value.
     """
     try:
-        data = path.read_bytes()
+        data = read_plain(path, limit=_CONFIG_BYTES)
     except OSError as error:
         raise IncompleteError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) > _CONFIG_BYTES:
-        raise VerificationError(f"{path.name} is over {_CONFIG_BYTES} bytes")
     try:
         json.loads(data, object_pairs_hook=_no_duplicates)
         return Lora.model_validate_json(data)

@@ -1,9 +1,15 @@
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tapestry.errors import ConfigError, IncompleteError, ProtocolError, ResourceError
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ResourceError,
+    VerificationError,
+)
 from tapestry_governance.audit import Verdict, verify
 from tapestry_governance.bundle import (
     open_bundle,
@@ -92,6 +98,14 @@ def test_an_empty_file_is_called_empty(tmp_path: Path, name: str, said: str) -> 
     assert audit.verdict is Verdict.INCOMPLETE
 
 
-def test_a_small_file_is_read_up_to_its_bound() -> None:
-    with pytest.raises(ProtocolError, match="is over"):
-        read_small(Path("/dev/zero"))
+def test_a_small_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    file = tmp_path / "policy.txt"
+    file.touch()
+    os.truncate(file, 1 << 40)
+    with pytest.raises(VerificationError, match=r"policy\.txt is over"):
+        read_small(file)
+    for other in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="is no plain file; name the file"):
+            read_small(other)
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_small(tmp_path / "gone")

@@ -201,6 +201,26 @@ def test_a_pipe_beside_the_weights_is_refused_without_waiting(tmp_path: Path) ->
         registry.check_folder(folder)
 
 
+@pytest.mark.parametrize(
+    "name", [adapter_folder.CONFIG, f"{manifest.FOLDER}/{manifest.FILE}"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "endless", "huge"])
+def test_a_file_that_never_ends_is_refused_at_once(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    path = make_adapter(tmp_path / "italy") / name
+    if kind == "huge":
+        os.truncate(path, 1 << 40)
+    else:
+        path.unlink()
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises((VerificationError, ForeignFileError)):
+        registry.check_folder(tmp_path / "italy")
+    if name == adapter_folder.CONFIG:
+        with pytest.raises(VerificationError):
+            adapter_folder.read_config(path)
+
+
 @pytest.mark.parametrize("name", ["x.py", "x", "sub/x.bin"])
 def test_programs_do_not_hide_beside_the_manifest(tmp_path: Path, name: str) -> None:
     folder = make_adapter(tmp_path / "italy")
@@ -396,6 +416,8 @@ def test_another_base_is_refused(tmp_path: Path, base: registry.Base) -> None:
     [
         ({"format": "pt"}, "names no base"),
         (make_metadata(base_digest="sha256:xyz"), "names no base"),
+        (make_metadata(base="../../etc"), "names no base"),
+        (make_metadata(base=""), "names no base"),
         (
             make_metadata(base="base-2"),
             "names base 'base-1', the weights name 'base-2'",

@@ -1,0 +1,66 @@
+"""Plain files from outside: opened without waiting, and read up to a limit.
+
+A folder from elsewhere may hold a FIFO, which a reader waits for without end, a link
+to a device that never ends, or a sparse file of terabytes. So what kind of file it is
+and how much of it is read are settled on the open file, not by a look beforehand.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from tapestry.errors import VerificationError
+
+__all__ = ["open_plain", "read_plain"]
+
+
+def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
+    """Open a plain file for reading.
+
+    Args:
+        path: The file.
+        links: Whether the path may be a symbolic link; what it leads to is a plain
+            file, too.
+
+    Guarantees:
+        No FIFO, socket or device is waited for or read.
+
+    Raises:
+        OSError: There is no such file, or it cannot be opened.
+        VerificationError: It is a link, a folder, a FIFO, a socket or a device.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    flags |= 0 if links else os.O_NOFOLLOW
+    try:
+        handle = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise VerificationError(f"{path.name} is a link") from None
+        if error.errno == errno.ENXIO:  # a socket
+            raise VerificationError(f"{path.name} is no plain file") from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise VerificationError(f"{path.name} is no plain file")
+    return os.fdopen(handle, "rb")
+
+
+def read_plain(path: Path, *, limit: int, links: bool = False) -> bytes:
+    """Read a small plain file.
+
+    Args:
+        path: The file.
+        limit: Bytes that it may have; not one more than that is read beyond it.
+        links: Whether the path may be a symbolic link.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+        VerificationError: It is no plain file, or over the limit.
+    """
+    with open_plain(path, links=links) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise VerificationError(f"{path.name} is over {limit} bytes")
+    return data
