@@ -27,7 +27,7 @@ Edge cases:
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,6 +122,10 @@ class Ledger:
             ConfigError: It was never started; as ``open``.
             VerificationError, ResourceError: As ``open``.
         """
+        never = f"{path} was never started; the node never ran"
+        with suppress(OSError):  # what cannot be looked at, cannot be read either
+            if path.is_file() and path.stat().st_size == 0:  # SQLite would begin it
+                raise ConfigError(never)
         mirror = FileMirror(path.with_name(path.name + ".mirror"))
         terms = Terms(
             dataset=digest(b""),
@@ -134,7 +138,7 @@ class Ledger:
         with ledger._reading() as book:
             held = book.terms
         if held is None:
-            raise ConfigError(f"{path} was never started; the node never ran")
+            raise ConfigError(never)
         delta = decode_fraction(held["delta"])
         terms = replace(terms, dataset=held["dataset"], delta=delta)
         return cls(path, terms, mirror=mirror)

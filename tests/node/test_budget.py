@@ -340,3 +340,12 @@ def test_spent_epsilon_never_falls_and_never_passes_the_limit(
         balance = ledger.balance()
         assert spent <= balance.spent <= balance.committed <= balance.limit
         spent = balance.spent
+
+
+def test_looking_at_an_empty_ledger_leaves_it_empty(tmp_path: Path) -> None:
+    path = tmp_path / "budget.db"
+    path.touch()
+    with pytest.raises(ConfigError, match="never started"):
+        Ledger.look(path, epsilon=1.0, fallback_epsilon=10.0)
+    assert [each.name for each in tmp_path.iterdir()] == ["budget.db"]
+    assert path.read_bytes() == b""
