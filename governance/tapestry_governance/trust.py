@@ -124,7 +124,7 @@ class Trust:
         groups: list[Group] = []
         quorums: list[str] = []
         defined = {NONE}
-        for words in _lines(data):
+        for number, words in _lines(data):
             match words:
                 case ["log", key, *url] if len(url) < 2:
                     logs.append(LogKey(key=VerifyKey.parse(key), url=_only(url)))
@@ -138,8 +138,11 @@ class Trust:
                 case ["quorum", name] if name in defined:
                     quorums.append(name)
                 case _:
-                    line = " ".join(words)[:60]
-                    raise ProtocolError(f"trust policy: wrong line {line!r}")
+                    # Its words stay untold: the file may be a key or hold records.
+                    raise ProtocolError(
+                        f"trust policy: line {number} is no log, witness, group or"
+                        " quorum line, or names what no line before it defines"
+                    )
         if len(quorums) != 1:
             raise ProtocolError(f"trust policy with {len(quorums)} quorum lines")
         return cls(
@@ -266,7 +269,7 @@ def _cosignature(witness: str, held: note.Verified) -> Cosignature:
     return Cosignature(witness=witness, key=held.key, time=held.time)
 
 
-def _lines(data: bytes) -> list[list[str]]:
+def _lines(data: bytes) -> list[tuple[int, list[str]]]:
     if not data.strip():
         raise ProtocolError("the trust policy is empty; ask for the file again")
     if len(data) > MAX_BYTES:
@@ -277,7 +280,11 @@ def _lines(data: bytes) -> list[list[str]]:
     if _CONTROL.search(text):
         raise ProtocolError("control character in a trust policy")
     lines = [line.strip(" \t") for line in text.split("\n")]
-    return [_BLANK.split(line) for line in lines if line and line[0] != "#"]
+    return [
+        (number, _BLANK.split(line))
+        for number, line in enumerate(lines, start=1)
+        if line and line[0] != "#"
+    ]
 
 
 def _only(words: list[str]) -> str | None:
