@@ -93,7 +93,10 @@ def statement_command(
 
     audit = _audit(bundle, trust=trust, since=None)
     if status(audit) is not ExitStatus.HOLDS:
-        _say_reason(audit)
+        if as_json:
+            console.say_json(_verdict(audit))
+        else:
+            _say_reason(audit)
         return status(audit)
     statement = state_privacy(audit.events, name)
     if as_json:

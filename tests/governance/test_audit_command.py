@@ -152,3 +152,13 @@ def test_an_audit_needs_no_machine_learning(bundle: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "HOLDS: 10 steps" in done.stdout
     assert "recomputed" in done.stdout
+
+
+def test_a_statement_that_cannot_be_made_is_json_where_json_was_asked(
+    bundle: Path, tmp_path: Path
+) -> None:
+    trust = tmp_path / "policy.txt"
+    trust.write_text("garbage\n")
+    result = run("statement", bundle, "base-2", "--trust", trust, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["exit"] == 1
