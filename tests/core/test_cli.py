@@ -286,3 +286,12 @@ def test_an_auditors_install_says_what_it_lacks(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "torch is not installed; tapestry node needs the extra 'node'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_argument_as_long_as_a_book_is_shown_by_its_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_status(["demo", "--threads", "x" * 100_000]) == 64
+    said = capsys.readouterr().err
+    assert said.startswith("tapestry: --threads: 'xxx")
+    assert len(said) < 2100
