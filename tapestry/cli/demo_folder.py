@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -28,6 +29,7 @@ _DRAFT = f".{FILE}.new"
 _FORMAT = "tapestry-demo/1"
 _PREPARED = (FILE, _DRAFT, "text", "coordinator", "nodes")  # by the first step
 _MOST_FOLDERS = 1000
+_MOST_BYTES = 1 << 20  # of demo.json, which holds a few hundred
 
 
 @dataclass(slots=True, kw_only=True)
@@ -186,17 +188,7 @@ def read_record(folder: Path) -> Record:
         ConfigError: There is no demo in it, or what it says cannot be used.
         ResourceError: It cannot be read.
     """
-    try:
-        value = json.loads((folder / FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(
-            f"{folder} holds no demo to go on with; begin one with"
-            f" {command('demo', '--out', folder)}"
-        ) from None
-    except OSError as error:
-        raise ResourceError(f"cannot read {folder / FILE}: {error.strerror}") from error
-    except ValueError:
-        value = None
+    value = _read_json(folder)
     known = {each.name for each in fields(Record)}
     if not isinstance(value, dict) or value.pop("format", None) != _FORMAT:
         raise ConfigError(_damaged(folder))
@@ -207,6 +199,31 @@ def read_record(folder: Path) -> Record:
     if value.keys() != known:
         raise ConfigError(_damaged(folder))
     return record
+
+
+def _read_json(folder: Path) -> Any:
+    """Read the file; None is no JSON.
+
+    Guarantees:
+        A FIFO, socket or device is refused before it is opened, and no more is read
+        than the file may hold.
+    """
+    path = folder / FILE
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+            return None
+        with path.open("rb") as file:
+            return json.loads(file.read(_MOST_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"{folder} holds no demo to go on with; begin one with"
+            f" {command('demo', '--out', folder)}"
+        ) from None
+    except OSError as error:
+        raise ResourceError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        return None
 
 
 def _damaged(folder: Path) -> str:

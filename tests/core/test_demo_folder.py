@@ -262,3 +262,23 @@ def test_make_names_a_folder_only_if_it_was_given_one(
     )
     (line,) = done.stdout.strip().splitlines()
     assert line.strip().endswith(f"/bin/tapestry {expected}")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge", "deep", "folder"])
+def test_what_is_no_plain_small_file_is_not_read(kind: str) -> None:
+    path = begun("demo", "prepare") / FILE
+    path.unlink()
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "huge":
+            path.touch()
+            os.truncate(path, 1 << 40)
+        case "folder":
+            path.mkdir()
+        case _:
+            path.write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match="damaged"):
+        read_record(Path("demo"))
