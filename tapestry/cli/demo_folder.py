@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -19,7 +18,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from tapestry.cli.shell import command
-from tapestry.errors import ConfigError, ResourceError
+from tapestry.errors import ConfigError, ResourceError, VerificationError
+from tapestry.plain_file import read_plain
 from tapestry.software import software_digest
 
 FILE = "demo.json"
@@ -202,19 +202,10 @@ def read_record(folder: Path) -> Record:
 
 
 def _read_json(folder: Path) -> Any:
-    """Read the file; None is no JSON.
-
-    Guarantees:
-        A FIFO, socket or device is refused before it is opened, and no more is read
-        than the file may hold.
-    """
+    """Read the file; None is no small plain file of JSON."""
     path = folder / FILE
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
-            return None
-        with path.open("rb") as file:
-            return json.loads(file.read(_MOST_BYTES))
+        return json.loads(read_plain(path, limit=_MOST_BYTES, links=True))
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"{folder} holds no demo to go on with; begin one with"
@@ -222,7 +213,7 @@ def _read_json(folder: Path) -> Any:
         ) from None
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError):
+    except (VerificationError, ValueError, RecursionError):
         return None
 
 

@@ -174,3 +174,12 @@ def test_what_is_not_there_gives_no_verdict(tmp_path: Path, folder: Path) -> Non
     (tmp_path / "bare").mkdir()
     with pytest.raises(ConfigError, match="no files"):
         manifest.write(tmp_path / "bare")
+
+
+def test_a_manifest_that_is_no_plain_file_is_not_opened(folder: Path) -> None:
+    manifest.write(folder)
+    path = folder / "tapestry" / "manifest.json"
+    path.unlink()
+    os.mkfifo(path)  # opening it would wait for ever
+    with pytest.raises(VerificationError, match="is no plain file"):
+        manifest.read(folder)
