@@ -1,0 +1,1 @@
+"""Faults that a careless change could make, each found by a named test."""
