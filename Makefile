@@ -28,7 +28,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 TESTING := $(OFFLINE) OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check fmt clean
+.PHONY: help setup demo test slow mutants check fmt clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test: $(READY) ## Run the tests that take a few minutes together
 
 slow: $(READY) ## Run the long tests: real processes, real model, statistics
 	$(TESTING) $(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+mutants: $(READY) ## Take out one check after another: a test must find each (ARGS=NAME)
+	$(TESTING) $(BIN)/python -m tests.mutants $(ARGS)
 
 check: $(READY) ## Everything that a change must pass: style, types, layers, tests
 	$(BIN)/ruff format --check .
