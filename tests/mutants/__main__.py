@@ -54,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
             mutant.mutate(ROOT)
             mutant.check_tests(ROOT)
     except WrongEntry as error:
-        _say(error, to=sys.stderr)
+        _say(str(error), to=sys.stderr)
         return 64
     return _run_all(chosen, jobs=given.jobs)
 
