@@ -33,6 +33,15 @@ def test_a_bundle_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert len(again.blobs) == 2
 
 
+def test_a_listed_file_with_one_changed_byte_is_refused(tmp_path: Path) -> None:
+    world, base = released(tmp_path)
+    folder = bundle_of(world, tmp_path, artifacts={"base-2": base}).folder
+    path = folder / "checkpoint"
+    path.write_bytes(path.read_bytes().replace(b"=", b"A", 1))
+    with pytest.raises(VerificationError, match="checkpoint was changed"):
+        open_bundle(folder)
+
+
 def test_other_tools_can_check_the_list_of_files(tmp_path: Path) -> None:
     bundle = bundle_of(World().found(), tmp_path)
     done = subprocess.run(
