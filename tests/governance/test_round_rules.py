@@ -140,6 +140,14 @@ def test_a_node_commits_or_refuses_but_not_both(world: World) -> None:
     world.add(changed(refusal(), round_number=9), "fr", "node")  # of a round unknown
 
 
+def test_a_node_commits_once_to_an_attempt(world: World) -> None:
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    world.add(world.commitment("fr", manifest), "fr", "node")
+    with pytest.raises(RuleError, match="committed twice to one attempt"):
+        world.add(world.commitment("fr", manifest), "fr", "node")
+
+
 def opened(world: World, names: tuple[str, ...] = NAMES) -> dict[str, int]:
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
