@@ -251,6 +251,13 @@ def test_an_empty_proof_proves_nothing() -> None:
             )
 
 
+def test_an_inner_node_is_not_proven_as_a_leaf() -> None:
+    left, right = TREE.nodes(1, 0, 2)
+    root = merkle.root(LEAVES[:4])
+    with pytest.raises(VerificationError, match="proof of 1 hashes"):
+        merkle.verify_inclusion(left, index=0, size=4, proof=[right], root=root)
+
+
 def test_there_is_no_leaf_outside_the_tree() -> None:
     for index, size in ((-1, 1), (-2, 4), (1, 1), (0, 0), (4, 4)):
         with pytest.raises(VerificationError, match="no leaf"):
