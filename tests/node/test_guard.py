@@ -101,6 +101,10 @@ def test_each_rule_refuses_with_its_own_code(
     assert _refused(renamed(MANIFEST, **manifest)) == reason, name
 
 
+def test_a_node_joins_no_round_that_does_not_name_it() -> None:
+    assert _refused(facts=dataclasses.replace(FACTS, name="xx")) == "local_policy"
+
+
 @pytest.mark.parametrize("bases", [(OTHER,), ()], ids=["another", "none"])
 def test_every_round_is_of_a_run_from_a_base_that_the_policy_names(
     bases: tuple[str, ...],
