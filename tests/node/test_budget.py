@@ -201,11 +201,11 @@ def test_an_entry_changed_in_place_is_refused(path: Path) -> None:
     ledger.spend(charge(1))
     with sqlite3.connect(path) as connection:
         connection.execute(
-            "UPDATE entries SET body = replace(CAST(body AS TEXT), '\"steps\":10',"
-            " '\"steps\":1') WHERE number = 3"
+            "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), '\"steps\":10',"
+            " '\"steps\":1') AS BLOB) WHERE number = 3"
         )
     connection.close()
-    with pytest.raises(VerificationError):
+    with pytest.raises(VerificationError, match="entry 4 does not follow"):
         Ledger.open(path, TERMS)
 
 
