@@ -368,6 +368,12 @@ def test_too_few_valid_consents_open_nothing(consented: Federation) -> None:
     other = [c.model_copy(update={"survivors": OTHER}) for c in rows[4:]]
     mixed = ConsentList(consents=(*rows[:4], *other))
     refused(state, masking.reveal, mixed, error=QuorumError, rule="4 valid consents")
+    rounds = {each.state.round.node: each.state.round for each in consented.cohort}
+    signed = [
+        c.signed(rounds[c.node].cohort.context, rounds[c.node].identity) for c in other
+    ]
+    mixed = ConsentList(consents=(*rows[:4], *signed))
+    refused(state, masking.reveal, mixed, error=QuorumError, rule="4 valid consents")
     stranger = rows[0].model_copy(update={"node": "zz.example"})
     more = ConsentList(consents=(*rows, stranger))
     refused(state, masking.reveal, more, error=ProtocolError, rule="'zz.example'")
