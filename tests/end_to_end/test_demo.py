@@ -315,8 +315,10 @@ def _check_alike(out: Path, other: Path) -> None:
     for name in COUNTRIES:
         sent, there = mine["bytes_out"][name], theirs["bytes_out"][name]
         assert sent.keys() == there.keys()
-        for kind in ("shares", "upload", "consent", "reveal", "publication"):
+        for kind in ("shares", "upload", "consent", "reveal"):
             assert sent[kind] == pytest.approx(there[kind], rel=0.01), kind
+        # Of its 34 kB some 3 are the card's answers, which two trainings give.
+        assert sent["publication"] == pytest.approx(there["publication"], rel=0.1)
     # In one process a processor that can multiplies bfloat16; see LanguageModel.open.
     given = theirs["bits_per_byte"]["given"]
     assert mine["bits_per_byte"]["given"] == pytest.approx(given, rel=1e-4)
