@@ -23,6 +23,11 @@ NOT_COVERED = (
     "The last bits of Gaussian noise: it is drawn in floating point.",
     "How long a node takes to answer: that grows with what it drew from its records.",
 )
+DEFINITION = (
+    "For any set of outcomes, its probability with one record of an institution is at"
+    " most e to the power of epsilon times its probability without that record, plus"
+    " delta; and the other way round."
+)
 _TRUST = {
     "local": "local: holds whatever others do",
     "shared": (
@@ -109,6 +114,8 @@ def to_markdown(statement: Statement) -> str:
         f"{statement.kind.capitalize()} of run `{statement.run_id}`. Every number is"
         " from the federation's log; epsilon was composed again from it."
     )
+    if any(p.account.recomputed is not None for p in statement.promises):
+        lines += ["", DEFINITION]
     if statement.base is not None:
         lines += ["", f"It grew on `{statement.base}`, whose statement holds as well."]
     for promise in statement.promises:

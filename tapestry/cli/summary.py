@@ -20,6 +20,7 @@ from tapestry_governance.audit import Audit
 from tapestry_governance.entries import Event, open_entry
 from tapestry_governance.events import DpAccounted, RoundClosed, RoundOpened
 from tapestry_governance.registry import read_base
+from tapestry_governance.statement import DEFINITION
 from tapestry_node.store import Store
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def summarize(
         "epsilon": _epsilon(audit),
         "epsilon_after_rounds": _after_rounds(events),
         "epsilon_limit": _limits(story),
-        "privacy": _privacy(settings),
+        "privacy": _privacy(settings, events),
         "bytes_out": _bytes_out(story),
         "seconds": {k: v for k, v in story.seconds.items() if v >= 0.01},
         "peak_rss_mb": _peak_mb(),
@@ -168,23 +169,36 @@ def _node_settings(story: "Story", name: str) -> NodeSettings:
     return NodeSettings.read(story.out / "nodes" / name / "node.toml")
 
 
-def _privacy(settings: CoordinatorSettings) -> dict[str, Any]:
+def _privacy(settings: CoordinatorSettings, events: list[Event]) -> dict[str, Any]:
     plan = settings.privacy
+    spent = [event.body for event in events if isinstance(event.body, DpAccounted)]
     return {
         "unit": plan.unit,
         "adjacency": plan.adjacency,
         "delta": number(plan.target_delta),
         "noise_multiplier": number(plan.noise_multiplier),
         "clip_norm": number(plan.clip_norm),
-        "statement": (
-            "How much can be told, from what left an institution, of whether any one"
-            " dialogue was in its text is bounded by the figures shown here, whoever"
-            " looks: other institutions, the coordinator, the public. The odds move by"
-            " a factor of at most e to the power of epsilon, but for a chance of delta."
-            " Each node adds all of the noise itself, so this holds even if the secure"
-            " aggregation failed."
-        ),
+        "statement": promise_in_words(spent),
     }
+
+
+def promise_in_words(spent: Sequence[DpAccounted]) -> str:
+    """State the promise that the accounts of a log make; empty where they make none."""
+    if not spent or any(body.epsilon_run is None for body in spent):
+        return ""
+    if all(body.trust_model == "local" for body in spent):
+        trust = (
+            "Each node adds all of the noise itself, so this holds whoever looks, other"
+            " institutions and the coordinator included, and even if the secure"
+            " aggregation failed."
+        )
+    else:
+        trust = (
+            "The nodes share the noise, so this holds while as many of them as are"
+            " counted on add their part and keep it to themselves, and while the"
+            " secure aggregation hides the single uploads."
+        )
+    return f"{DEFINITION} {trust}"
 
 
 def _bytes_out(story: "Story") -> dict[str, dict[str, int]]:

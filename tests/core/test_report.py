@@ -76,7 +76,7 @@ def test_the_first_screen_answers_in_words() -> None:
     assert "Four institutions (Germany, France, Italy and Spain) improved" in first
     assert "text that it has never seen 9.5 % better in German, 9.0 % better" in first
     assert "for itself (an adapter), it is 13.9 % better in German" in first
-    assert "used by a factor of at most 1,526 (apart from a chance of 1 in" in first
+    assert "differs by a factor of at most 1,526 plus at most 1 in 100,000 (ε" in first
     assert "That is a weak promise, and in the worst case nearly none" in first
     assert "could be right 99.9 % of the time" in first
     assert "could open only their sum. Of six things on the list below" in first
@@ -128,7 +128,13 @@ def test_a_run_without_noise_promises_nothing() -> None:
     ("epsilon", "told"),
     [
         (6.28, "could be right 99.8 % of the time"),
-        (6.28, "by a factor of at most 534"),
+        (6.28, "by a factor of at most 534 plus at most 1 in 100,000"),
+        (6.28, "is at most e to the power of ε times the probability in the other, pl"),
+        (
+            1.0,
+            "takes 1 in 1,000 of the unused records for used ones recognizes at most",
+        ),
+        (1.0, "recognizes at most 0.3 % of the used ones"),
         (1.0, "That is a strong promise. Even in the worst case, whoever must say"),
         (2.0, "That is a moderate promise."),
         (8.0, "could be right more than 99.9 % of the time"),
@@ -141,6 +147,15 @@ def test_a_promise_is_called_as_weak_as_it_is(epsilon: float, told: str) -> None
     words = _words(data)
     assert told in words
     assert ("weak promise" in words) == (epsilon > 3)
+
+
+def test_delta_is_no_chance_that_the_factor_does_not_hold() -> None:
+    words = _words(_data())
+    for wrong in ("apart from", "but for", "a chance of 1 in 100,000", "any attack"):
+        assert wrong not in words
+    data = _data()
+    data["privacy"]["delta"] = None
+    assert "plus at most" not in _words(data)
 
 
 def test_a_delta_that_one_record_can_pay_is_not_excused() -> None:

@@ -1,10 +1,16 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tapestry.errors import IncompleteError
 from tapestry_governance.entries import Event, open_entry
-from tapestry_governance.statement import NOT_COVERED, state_privacy, to_markdown
+from tapestry_governance.statement import (
+    DEFINITION,
+    NOT_COVERED,
+    state_privacy,
+    to_markdown,
+)
 from tests.governance.world import World
 
 
@@ -56,9 +62,22 @@ def test_the_page_names_every_item_of_the_claim(events: list[Event]) -> None:
         "unit of privacy | record", "adjacency | add-remove", "trust model | local",
         "delta | 0.00001", "epsilon | 2.4681 (reported 2.5)", "dp-accounting/pld 0.6.0",
         "sampling rate 0.05", "clip norm 1", "noise multiplier 1", "2 times 20 steps",
-        *NOT_COVERED,
+        DEFINITION, *NOT_COVERED,
     ):  # fmt: skip
         assert item in page
+
+
+def test_the_page_defines_epsilon_and_delta_only_where_they_hold(
+    events: list[Event],
+) -> None:
+    assert "at most e to the power of epsilon times its probability" in DEFINITION
+    assert "plus delta" in DEFINITION
+    statement = state_privacy(events, "base-2")
+    without = tuple(
+        replace(promise, account=replace(promise.account, recomputed=None))
+        for promise in statement.promises
+    )
+    assert DEFINITION not in to_markdown(replace(statement, promises=without))
 
 
 def test_what_was_never_published_has_no_statement(events: list[Event]) -> None:

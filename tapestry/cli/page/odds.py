@@ -1,8 +1,10 @@
 """What a privacy loss means for one record, as numbers that need no mathematics.
 
-Whoever looks at everything that was published, and already knows all other records,
-has some odds that one record was used. Under (epsilon, delta) differential privacy
-these odds move by a factor of at most e to the power of epsilon, but for delta.
+Two runs differ in one record: one used it, the other did not. Under (epsilon, delta)
+differential privacy, any set of outcomes has in one of them at most e to the power of
+epsilon times the probability that it has in the other, plus delta. This is a bound for
+sets of outcomes. It does not say that the ratio of probabilities of a single outcome
+stays below that factor but with probability delta: it may exceed it more often.
 """
 
 import math
@@ -11,7 +13,7 @@ _LARGEST = 700.0  # beyond, e to this power is no longer a float
 
 
 def factor(epsilon: float) -> float:
-    """The factor by which the odds of one record can move: e to the epsilon."""
+    """The factor of the bound on probabilities: e to the power of epsilon."""
     return math.exp(min(epsilon, _LARGEST))
 
 
@@ -30,10 +32,19 @@ def right_guess(epsilon: float, *, delta: float) -> float:
     return min((odds + delta) / (odds + 1.0), 1.0)
 
 
-def after(prior: float, epsilon: float) -> float:
-    """The largest probability afterwards, from the one before, apart from delta."""
-    odds = prior / (1.0 - prior) * factor(epsilon)
-    return odds / (1.0 + odds)
+def detected(false_alarms: float, epsilon: float, *, delta: float) -> float:
+    """The largest share of used records that a test finds, from its false alarms.
+
+    A test that wrongly says of a share ``a`` of unused records that they were used
+    says so rightly of a share of at most e^epsilon a + delta of the used ones, and of
+    at most 1 - (1 - delta - a) / e^epsilon (Kairouz, Oh and Viswanath 2015).
+
+    Guarantees:
+        Both bounds are reached by some mechanism, so no smaller number holds for all.
+    """
+    odds = factor(epsilon)
+    rare, rest = odds * false_alarms + delta, (1.0 - delta - false_alarms) / odds
+    return min(rare, 1.0 - rest, 1.0)
 
 
 def verdict(guess: float) -> str:

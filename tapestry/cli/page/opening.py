@@ -100,14 +100,15 @@ def _private(run: Run) -> list[Child]:
         ]
     delta = run.privacy.delta or 0.0
     guess = odds.right_guess(worst, delta=delta)
-    apart = f"apart from a chance of {words.chance(delta)}; " if delta else ""
     told: list[Child] = [
         (
-            "Somebody who sees everything that was published can change their odds "
-            f"that one particular {unit} was used"
+            "Whatever somebody looks for in everything that was published: between a "
+            f"run that used one particular {unit} and a run that did not, the "
+            "probability to find it differs"
         ),
         element("strong", {}, f"by a factor of {words.at_most(odds.factor(worst))}"),
-        f"({apart}ε{words.SPACE}={words.SPACE}{words.epsilon(worst)}).",
+        *([f"plus at most {words.chance(delta)}"] if delta else []),
+        f"(ε{words.SPACE}={words.SPACE}{words.epsilon(worst)}).",
         _verdict(guess, unit),
         link("#privacy", "How to read this number"),
     ]

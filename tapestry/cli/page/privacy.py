@@ -13,7 +13,7 @@ from tapestry.cli.page.markup import (
 )
 
 _COMPARED = (0.1, 1.0, 3.0, 8.0)  # privacy losses that many publications use
-_PRIOR = 0.001
+_FALSE_ALARMS = 0.001  # of an attack in the example
 
 
 def privacy(run: Run) -> Markup:
@@ -36,7 +36,8 @@ def _reading(run: Run) -> Markup:
             f"So nothing is proven about what can be learned about a single {unit}."
         )
     delta = run.privacy.delta or 0.0
-    after = odds.after(_PRIOR, worst)
+    found = odds.detected(_FALSE_ALARMS, worst, delta=delta)
+    plus = ", plus δ" if delta else ""
     told = [
         (
             "Noise was added to what left each institution. What it guarantees is a "
@@ -45,22 +46,24 @@ def _reading(run: Run) -> Markup:
             "The observer may know every other record and have any computing power."
         ),
         (
-            "The bound is a number called ε (epsilon). The observer's odds move by a "
-            "factor of at most e to the power of ε, so 0 means that nothing can be "
-            f"learned. Here the largest is ε\u00a0=\u00a0{words.epsilon(worst)}, "
-            f"a factor of {words.factor(odds.factor(worst))}. For example, somebody "
-            f"who gave a chance of {words.chance(_PRIOR)} beforehand that a {unit} was "
-            f"used may give it up to {words.likely(after)} afterwards."
+            "The bound is a number called ε (epsilon). Whatever the observer looks "
+            "for, the probability to find it in one world is at most e to the power of "
+            f"ε times the probability in the other{plus}. Here the largest is "
+            f"ε\u00a0=\u00a0{words.epsilon(worst)}, a factor of "
+            f"{words.factor(odds.factor(worst))}. For example, an attack that wrongly "
+            f"takes {words.chance(_FALSE_ALARMS)} of the unused {unit}s for used ones "
+            f"recognizes at most {words.likely(found)} of the used ones."
         ),
     ]
     if delta:
         told.append(
-            f"A second number, δ (delta), is {words.chance(delta)} here: beyond the "
+            f"The second number, δ (delta), is {words.chance(delta)} here: beyond the "
             f"factor, probabilities may differ by this much.{_delta_of(run, delta)}"
         )
     told.append(
-        "These are the limits of what any attack can do, proven and not measured. This "
-        "run attacked nothing, so it says nothing about how near a real attack comes."
+        f"The bound is for one {unit} and for noise that was drawn as the log says; "
+        "for those it is proven and not measured. This run attacked nothing, so it "
+        "says nothing about how near a real attack comes."
     )
     return joined(paragraphs(*told), _scale(worst, delta, unit))
 
@@ -95,13 +98,14 @@ def _scale(worst: float, delta: float, unit: str) -> Markup:
         first = f"{cells[0]} (this run)" if here else cells[0]
         kind = "here" if here else ""
         rows.append([Cell(kind, first), *(Cell(kind, cell) for cell in cells[1:])])
-    header = ["Privacy loss", "Odds change by a factor of at most"]
+    header = ["Privacy loss", "Probabilities differ by a factor of at most"]
     header += [
         "A right guess, at most, where a coin gives 50.0\u00a0%",
         "The promise is",
     ]
     caption = (
-        f"How to read ε: what the worst case allows about one {unit}. Called weak from "
+        f"How to read ε: what the worst case allows about one {unit}"
+        f"{f' at δ = {words.chance(delta)}' if delta else ''}. Called weak from "
         "a right guess of 95.0\u00a0% up, moderate from 75.0\u00a0%, strong below."
     )
     return table(caption, header, rows)

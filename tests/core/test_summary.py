@@ -1,0 +1,74 @@
+"""What the demo's numbers say is read from its log and its wire, not asserted."""
+
+from typing import Any
+
+import pytest
+
+from tapestry.cli.summary import promise_in_words
+from tapestry_governance.events import DpAccounted
+from tapestry_governance.statement import DEFINITION
+
+
+def account(**changes: Any) -> DpAccounted:
+    values: dict[str, Any] = {
+        "run_id": "run-1",
+        "round_number": 1,
+        "attempt": 1,
+        "adapter": None,
+        "version": None,
+        "mechanism": "poisson-subsampled-gaussian",
+        "unit": "record",
+        "adjacency": "add-remove",
+        "trust_model": "local",
+        "clip_norm": "1",
+        "noise_multiplier": "1",
+        "own_multiplier": "1",
+        "shares": 1,
+        "coordinates": 0,
+        "bound": "0",
+        "sampling_rate": "0.05",
+        "steps": 20,
+        "target_delta": "0.00001",
+        "epsilon_run": "2.5",
+        "epsilon_fallback": None,
+        "accountant": "dp-accounting/pld",
+        "accountant_version": "0.6.0",
+    }
+    return DpAccounted.model_validate(values | changes)
+
+
+def test_the_promise_defines_epsilon_and_delta_and_names_no_chance_of_failure() -> None:
+    told = promise_in_words([account()])
+    assert told.startswith(DEFINITION)
+    assert "chance" not in told
+
+
+@pytest.mark.parametrize(
+    ("second", "told", "not_told"),
+    [
+        ({}, "adds all of the noise itself", "share the noise"),
+        (
+            {
+                "trust_model": "shared",
+                "own_multiplier": "0.5",
+                "shares": 4,
+                "epsilon_fallback": "9",
+            },
+            "The nodes share the noise",
+            "even if the secure aggregation failed",
+        ),
+    ],
+    ids=["local", "shared"],
+)
+def test_the_promise_trusts_whom_the_log_says(
+    second: dict[str, Any], told: str, not_told: str
+) -> None:
+    words = promise_in_words([account(), account(**second)])
+    assert told in words
+    assert not_told not in words
+
+
+def test_without_noise_nothing_is_promised() -> None:
+    noiseless = {"mechanism": "none", "epsilon_run": None}
+    assert promise_in_words([account(), account(**noiseless)]) == ""
+    assert promise_in_words([]) == ""
