@@ -48,11 +48,12 @@ tokenizer = AutoTokenizer.from_pretrained(base_folder)
 After either:
 
 ```python
+from transformers import GenerationConfig
+
 prompt = {prompt}
 given = {given}
-found = model.generate(
-    **given, max_new_tokens=32, do_sample=False, pad_token_id=tokenizer.eos_token_id
-)
+model.generation_config = GenerationConfig({ends})  # not the base's own settings
+found = model.generate(**given, max_new_tokens=32, do_sample=False)
 answer = found[0, given["input_ids"].shape[1]:]
 print(tokenizer.decode(answer, skip_special_tokens=True))
 ```"""
@@ -116,6 +117,7 @@ class Card:
     promise: Promise
     evaluation: Mapping[str, str]  # label -> plain decimal
     asking: Asking = Asking.CONTINUE
+    ends: tuple[int, ...] = ()  # tokens that end an answer
     samples: tuple[Sample, ...] = ()
 
 
@@ -210,7 +212,15 @@ def _recipes(card: Card) -> Iterator[str]:
         base=base_path(card.base.name),
         prompt=_quote(card.samples[0].prompt if card.samples else "A"),
         given=_GIVEN[card.asking],
+        ends=_ends(card.ends),
     )
+
+
+def _ends(tokens: tuple[int, ...]) -> str:
+    """Print the settings that end an answer where the samples end."""
+    if not tokens:
+        return "pad_token_id=0"
+    return f"eos_token_id={list(tokens)}, pad_token_id={tokens[0]}"
 
 
 def _sample_words(samples: tuple[Sample, ...]) -> Iterator[str]:

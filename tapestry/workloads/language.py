@@ -104,6 +104,11 @@ class LanguageModel:
         return bool(getattr(self._tokenizer, "chat_template", None))
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer or a continuation, in ascending order."""
+        return tuple(sorted(self._template.ends))
+
+    @property
     def tokenizer(self) -> Any:
         """The Hugging Face tokenizer."""
         return self._tokenizer

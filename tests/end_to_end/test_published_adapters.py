@@ -1,5 +1,6 @@
 """A published adapter loads as its card says, copied from the card word for word."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from tapestry.artifacts import adapter_folder
+from tapestry.replica import Replica
+from tapestry.workloads.bases import build_tiny
+from tapestry.workloads.language import LanguageModel
 from tapestry_governance import registry
 from tapestry_governance.audit import Verdict
 from tests.simulator import NAMES, Base, Federation, sentences, write_lines
@@ -17,7 +21,28 @@ from tests.simulator import NAMES, Base, Federation, sentences, write_lines
 NAME = "fr"
 # peft asks transformers in a way that this is going to drop.
 THEIRS = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+UNPRINTED = "[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # a card spells them out
+SETTINGS = {
+    "repetition_penalty": 1.9,
+    "no_repeat_ngram_size": 2,
+    "min_new_tokens": 3,
+    "suppress_tokens": [32, 101, 116],
+    "max_length": 40,
+    "num_beams": 3,
+    "eos_token_id": 116,
+}
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """A base that comes with settings of its own for the library's generation."""
+    folder = tmp_path_factory.mktemp("base")
+    build_tiny().save(folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | SETTINGS))
+    model = LanguageModel.open(folder)
+    return Base(workload=model, replica=Replica.start(model.parameters()))
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +87,14 @@ def run(code: str, folder: Path) -> str:
         encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.removesuffix("\n")
+    printed = done.stdout.removesuffix("\n")
+    return re.sub(UNPRINTED, lambda found: f"\\u{ord(found[0]):04x}", printed)
 
 
 def test_the_cards_code_gives_the_answers_that_it_shows(published: Federation) -> None:
     folder = published.coordinator
+    kept = (folder / "releases" / "base-1" / "generation_config.json").read_text()
+    assert json.loads(kept).items() >= SETTINGS.items()
     card = folder / "adapters" / NAME / "README.md"
     auto, own, ask = blocks(card)
     prompt, base, adapter = answers(card)
