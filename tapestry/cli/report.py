@@ -15,7 +15,7 @@ from tapestry.cli.page.data import Run, read, writable
 from tapestry.cli.page.limits import limits
 from tapestry.cli.page.links import Folder
 from tapestry.cli.page.markup import Child, Markup, element, joined, link, page
-from tapestry.cli.page.opening import opening
+from tapestry.cli.page.opening import headline, opening
 from tapestry.cli.page.plots import weave
 from tapestry.cli.page.privacy import privacy
 from tapestry.cli.page.results import results, rounds
@@ -63,7 +63,7 @@ def render(run: Run, folder: Folder) -> str:
     style = resources.files("tapestry.cli.page").joinpath("page.css").read_text("utf-8")
     parts = {
         ("countries", "Country by country"): countries(run, folder),
-        ("results", "How much better"): results(run),
+        ("results", "How good the models are"): results(run),
         ("privacy", "Privacy"): privacy(run),
         ("coordinator", "What the coordinator could see"): evidence.sight(run),
         ("limits", "What is not protected"): limits(run),
@@ -83,7 +83,7 @@ def render(run: Run, folder: Folder) -> str:
     )
     foot = element("footer", {}, *_closing())
     threads = weave(max(len(run.countries), 3))
-    return page(run.title, "en", style, threads, main, foot)
+    return page(headline(run), "en", style, threads, main, foot)
 
 
 def _top(run: Run) -> Markup:
@@ -98,7 +98,7 @@ def _top(run: Run) -> Markup:
     return element(
         "header",
         {"class": "top"},
-        element("h1", {}, run.title),
+        element("h1", {}, headline(run)),
         element("p", {"class": "facts"}, " · ".join(fact for fact in facts if fact)),
     )
 

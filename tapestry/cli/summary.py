@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tapestry import __version__
 from tapestry.cli.evidence import Tap
 from tapestry.cli.matrix import Matrix, errors, scores
+from tapestry.cli.page.data import SUSPECT, read
 from tapestry.cli.page.names import place
+from tapestry.cli.page.opening import headline
 from tapestry.cli.samples import Sample
 from tapestry.config import CoordinatorSettings, NodeSettings, number
 from tapestry.software import software_digest
@@ -50,15 +52,13 @@ def summarize(
     settings = story.settings
     events = [open_entry(entry).event for entry in audit.entries]
     bodies = [event.body for event in events]
+    spent = [body for body in bodies if isinstance(body, DpAccounted)]
     closed = [body for body in bodies if isinstance(body, RoundClosed)]
     opened = [body.manifest for body in bodies if isinstance(body, RoundOpened)]
     batch = settings.training.batch_size * settings.training.steps
     gradients = batch * len(closed) * len(story.members)
-    return {
-        "title": (
-            "Four institutions improved one language model, and no record left any of"
-            " them"
-        ),
+    found = {
+        "title": "",
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "engine": story.engine,
         "base": Path(story.scale.base).name,  # where it lies is nobody's concern
@@ -73,7 +73,7 @@ def summarize(
         "epsilon": _epsilon(audit),
         "epsilon_after_rounds": _after_rounds(events),
         "epsilon_limit": _limits(story),
-        "privacy": _privacy(settings, events),
+        "privacy": _privacy(settings, spent),
         "bytes_out": _bytes_out(story),
         "seconds": {k: v for k, v in story.seconds.items() if v >= 0.01},
         "peak_rss_mb": _peak_mb(),
@@ -85,7 +85,7 @@ def summarize(
             "min_cohort": opened[-1].min_cohort,
             "length": opened[-1].length,
         },
-        "coordinator_view": _view(tap),
+        "coordinator_view": view(tap, is_private=bool(promise_in_words(spent))),
         "upload_test": _upload_test(tap),
         "budget": {
             "example_gradients_federated": gradients,
@@ -95,6 +95,7 @@ def summarize(
         "releases": _releases(audit),
         "adapters": _adapters(audit),
     }
+    return found | {"title": headline(read(found))}
 
 
 def _model(story: "Story") -> dict[str, Any]:
@@ -169,9 +170,10 @@ def _node_settings(story: "Story", name: str) -> NodeSettings:
     return NodeSettings.read(story.out / "nodes" / name / "node.toml")
 
 
-def _privacy(settings: CoordinatorSettings, events: list[Event]) -> dict[str, Any]:
+def _privacy(
+    settings: CoordinatorSettings, spent: Sequence[DpAccounted]
+) -> dict[str, Any]:
     plan = settings.privacy
-    spent = [event.body for event in events if isinstance(event.body, DpAccounted)]
     return {
         "unit": plan.unit,
         "adjacency": plan.adjacency,
@@ -232,12 +234,22 @@ def _log(audit: Audit) -> dict[str, Any]:
     }
 
 
-def _view(tap: Tap) -> list[dict[str, Any]]:
+def view(tap: Tap, *, is_private: bool) -> list[dict[str, Any]]:
+    """What the coordinator saw, by what passed by and what messages can carry.
+
+    Args:
+        tap: What passed by.
+        is_private: The log's accounts bound the privacy loss of every node.
+    """
     rows: list[dict[str, Any]] = [
         {
-            "item": "the text of any record",
+            "item": "any private record",
             "seen": False,
-            "detail": f"no message of the closed list carries text{_passed(tap)}",
+            "detail": (
+                "no message of the closed list has a place for a record; a publication"
+                " carries an adapter's card, with public held-out text and what the"
+                f" models answered to it{_passed(tap)}"
+            ),
         },
         {
             "item": "loss or gradient of any one institution",
@@ -247,7 +259,8 @@ def _view(tap: Tap) -> list[dict[str, Any]]:
         {
             "item": "sum of the updates of a round",
             "seen": True,
-            "detail": "this is what is aggregated, after differential privacy",
+            "detail": "this is what is aggregated"
+            + (", with the noise of differential privacy" if is_private else ""),
         },
         {
             "item": "who took part, how many records each declared, when",
@@ -260,7 +273,7 @@ def _view(tap: Tap) -> list[dict[str, Any]]:
             1,
             {
                 "item": "the update of any one institution",
-                "seen": False,
+                "seen": False if tap.p_value >= SUSPECT else None,
                 "detail": (
                     f"{tap.uploads} uploads seen from the coordinator's place,"
                     f" {int(tap.counts.sum()):,} bytes; chi-squared test against"

@@ -73,15 +73,24 @@ def test_equal_numbers_give_equal_bytes(tmp_path: Path) -> None:
 
 def test_the_first_screen_answers_in_words() -> None:
     first = _words(_data()).split("Country by country")[0]
-    assert "Four institutions (Germany, France, Italy and Spain) improved" in first
+    assert first.startswith(
+        "Four institutions trained one language model together, and the model got "
+        "better for all of them"
+    )
+    assert "Four institutions (Germany, France, Italy and Spain) trained" in first
     assert "text that it has never seen 9.5 % better in German, 9.0 % better" in first
-    assert "for itself (an adapter), it is 13.9 % better in German" in first
+    assert (
+        "each country trained on its own text, it is 13.9 % better in German" in first
+    )
     assert "differs by a factor of at most 1,526 plus at most 1 in 100,000 (ε" in first
     assert "That is a weak promise, and in the worst case nearly none" in first
     assert "could be right 99.9 % of the time" in first
-    assert "could open only their sum. Of six things on the list below" in first
+    assert (
+        "to open only their sum. Of six things on the list below it saw three and"
+        in first
+    )
     assert "a statistical test of the 15 uploads (44.2 MB) found no pattern" in first
-    assert "a log of 71 entries, which four members signed" in first
+    assert "The log of this run has 71 entries, signed by four members." in first
     assert "and all of it holds." in first
     assert "bits per byte" not in first
 
@@ -91,6 +100,103 @@ def test_a_run_that_made_things_worse_says_so() -> None:
     for country in data["bits_per_byte"]["base-4"]:
         data["bits_per_byte"]["base-4"][country] = 3.0
     assert "35.5 % worse in German" in _words(data)
+
+
+def _all_scores(data: dict[str, Any], factor: float) -> None:
+    for model, scores in data["bits_per_byte"].items():
+        if model != "given":
+            for country in scores:
+                scores[country] = data["bits_per_byte"]["given"][country] * factor
+
+
+def test_no_sentence_calls_it_better_where_everything_got_worse() -> None:
+    data = _data()
+    data["title"] = "Four institutions improved one language model"
+    _all_scores(data, 1.45)
+    first = _words(data).split("Country by country")[0]
+    assert "and the model got worse for all of them" in first
+    assert "improved" not in first
+    assert "better" not in first
+    assert first.count("45.0 % worse") == 8
+
+
+def test_the_headline_counts_for_whom_it_got_better() -> None:
+    data = _data()
+    given = data["bits_per_byte"]["given"]
+    last = data["bits_per_byte"]["base-4"]
+    last["germany"] = 3.0
+    assert "together: better for three and worse for one" in _words(data)
+    last["france"] = None
+    assert "better for two, not measured for one and worse for one" in _words(data)
+    last["italy"] = given["italy"] * 0.9999
+    assert "better for one, not clearly changed for one, not mea" in _words(data)
+    data["bits_per_byte"] = {}
+    words = _words(data)
+    assert "together; how good it became was not measured" in words
+    assert "What the shared model gained was not measured." in words
+
+
+def test_one_institution_is_not_called_several() -> None:
+    data = _data()
+    data["countries"] = data["countries"][:1]
+    words = _words(data)
+    assert (
+        "One institution trained one language model, and the model got better" in words
+    )
+    assert "One institution (Germany) trained one computer model of language, " in words
+    assert "together, " not in words.split("Privacy of one record")[0]
+
+
+def test_adapters_are_told_of_those_that_have_one() -> None:
+    data = _data()
+    for name in ("germany", "spain"):
+        del data["bits_per_byte"][f"adapter-{name}"]
+    words = _words(data)
+    assert "an add-on (an adapter) that France and Italy trained on" in words
+    for name in ("france", "italy"):
+        del data["bits_per_byte"][f"adapter-{name}"]
+    assert "add-on" not in _words(data)
+
+
+def test_a_node_in_a_sum_without_an_account_is_not_passed_over() -> None:
+    data = _data()
+    del data["epsilon"]["italy"]
+    assert "This run promises no differential privacy:" in _words(data)
+    assert "no bound on the privacy loss is known" in _words(data)
+    del data["epsilon"]
+    words = _words(data)
+    assert "no account of the privacy loss: nothing is proven" in words
+    assert "no bound on the privacy loss is known" in words
+
+
+def test_who_spent_more_than_agreed_is_named() -> None:
+    data = _data()
+    assert "More than agreed" not in _words(data)
+    data["epsilon_limit"]["france"] = 7.0
+    assert "More than agreed: France." in _words(data)
+
+
+def test_a_log_that_too_few_signed_is_not_called_fixed() -> None:
+    data = _data()
+    data["log"]["cosignatures"] = ["germany/witness"]
+    words = _words(data)
+    assert "signed by one member, fewer than the three needed." in words
+    assert "Fewer signed than are needed, so this log proves nothing yet." in words
+    assert "is noticed" not in words
+
+
+def test_references_are_told_of_those_that_were_made() -> None:
+    data = _data()
+    del data["bits_per_byte"]["central-dp"]
+    words = _words(data)
+    assert "Without noise it promises no privacy." in words
+    assert "With noise of the same kind" not in words
+
+
+def test_nothing_is_masked_where_no_masks_are_told_of() -> None:
+    data = _data()
+    del data["secagg"]
+    assert "only their sum" not in _words(data)
 
 
 def test_a_gain_that_other_texts_could_undo_is_not_called_one() -> None:
@@ -143,7 +249,7 @@ def test_a_run_without_noise_promises_nothing() -> None:
 )
 def test_a_promise_is_called_as_weak_as_it_is(epsilon: float, told: str) -> None:
     data = _data()
-    data["epsilon"] = {"italy": {"run-1": epsilon}}
+    data["epsilon"] = {name: {"run-1": epsilon} for name in data["epsilon"]}
     words = _words(data)
     assert told in words
     assert ("weak promise" in words) == (epsilon > 3)
@@ -171,6 +277,10 @@ def test_uploads_that_do_not_look_random_are_not_called_random() -> None:
     words = _words(data)
     assert "they do not look random, as masked numbers must" in words
     assert "looked random" not in words
+    for unproven in ("only their sum", "not seen", "could not see", "By design"):
+        assert unproven not in words
+    assert "it saw three and this run cannot rule out that it saw three" in words
+    assert words.count("? in doubt") == 3
     del data["upload_test"]
     assert "no test looked at the uploads" in _words(data)
 
@@ -180,6 +290,7 @@ def test_uploads_that_do_not_look_random_are_not_called_random() -> None:
     [
         ("fails", "and a signature, proof or digest does not hold."),
         ("rule_broken", "and a rule was broken."),
+        ("foreign_file", "and found a file that is not part of it."),
         ("incomplete", "and could not check all of it"),
         ("", "This report holds no verdict of an audit."),
     ],
@@ -435,7 +546,8 @@ def test_the_page_does_without_any_part(part: str, tmp_path: Path) -> None:
     data = _data()
     del data[part]
     write_report(data, tmp_path)
-    assert "<h1>Fixture" in (tmp_path / "report.html").read_text("utf-8")
+    title = "Fixture" if part == "countries" else "Four institutions trained"
+    assert f"<h1>{title}" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_a_title_alone_is_a_report(tmp_path: Path) -> None:

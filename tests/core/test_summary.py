@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tapestry.cli.summary import promise_in_words
+from tapestry.cli.evidence import Tap
+from tapestry.cli.summary import promise_in_words, view
 from tapestry_governance.events import DpAccounted
 from tapestry_governance.statement import DEFINITION
 
@@ -72,3 +74,28 @@ def test_without_noise_nothing_is_promised() -> None:
     noiseless = {"mechanism": "none", "epsilon_run": None}
     assert promise_in_words([account(), account(**noiseless)]) == ""
     assert promise_in_words([]) == ""
+
+
+def seen(tap: Tap) -> dict[str, bool | None]:
+    return {row["item"]: row["seen"] for row in view(tap, is_private=True)}
+
+
+def test_uploads_that_are_not_random_leave_open_whether_an_update_was_seen() -> None:
+    update = "the update of any one institution"
+    even, uneven = np.full(256, 1000), np.full(256, 1000)
+    uneven[0] = 3000
+    assert seen(Tap(counts=even, uploads=4))[update] is False
+    assert seen(Tap(counts=uneven, uploads=4))[update] is None
+    assert update not in seen(Tap())
+
+
+def test_what_a_publication_carries_is_told() -> None:
+    (row,) = (r for r in view(Tap(), is_private=True) if "record" in r["item"][:20])
+    assert "carries text" not in row["detail"]
+    assert "public held-out text and what the models answered" in row["detail"]
+
+
+def test_a_sum_without_noise_is_not_called_private() -> None:
+    for is_private in (True, False):
+        details = " ".join(row["detail"] for row in view(Tap(), is_private=is_private))
+        assert ("differential privacy" in details) == is_private

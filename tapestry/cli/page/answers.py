@@ -59,8 +59,8 @@ def _expectation(run: Run) -> str:
     sentences = [_size(run.model), *_habits(run.samples), _languages(run)]
     if run.samples:
         sentences.append(
-            "Whether an answer is true was not checked; models of this size often "
-            "state what is not. A figure that got better says that the model predicts "
+            "Whether an answer is true was not checked; language models often state "
+            "what is not. A figure that got better says that the model predicts "
             "such text better, not that its answers are good."
         )
     return " ".join(s for s in sentences if s)

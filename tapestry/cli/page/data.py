@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from tapestry.cli.page.words import LEAST
 from tapestry.errors import ConfigError
 
 Number = float | None
@@ -24,6 +25,7 @@ def _part_of_whole(share: tuple[int, int]) -> tuple[int, int]:
     return share
 
 
+SUSPECT = 0.001  # a fair test shows a smaller p-value once in a thousand runs
 Share = Annotated[tuple[int, int], AfterValidator(_part_of_whole)]
 
 
@@ -65,6 +67,11 @@ class UploadTest(_Part):
     uploads: int
     bytes: int
     p_value: float
+
+    @property
+    def is_suspect(self) -> bool:
+        """The uploads do not look like uniform bytes, as masked ones must."""
+        return self.p_value < SUSPECT
 
 
 class Dropped(_Part):
@@ -117,6 +124,11 @@ class LogFacts(_Part):
     cosignatures: list[str] = []
     verdict: str = ""
 
+    @property
+    def has_quorum(self) -> bool:
+        """As many members signed as are needed."""
+        return len(self.cosignatures) >= (self.quorum or 1)
+
 
 class SecAgg(_Part):
     """How the masked sum was set up."""
@@ -129,10 +141,10 @@ class SecAgg(_Part):
 
 
 class Sight(_Part):
-    """One thing, and whether the coordinator could see it."""
+    """One thing, and whether the coordinator could see it; None: that is in doubt."""
 
     item: str
-    seen: bool
+    seen: bool | None
     detail: str = ""
 
 
@@ -214,6 +226,27 @@ class Run(_Part):
         return own or self.bits_per_byte_se
 
     @property
+    def is_in_doubt(self) -> bool:
+        """The test of the uploads found that masks may not have hidden them."""
+        return self.upload_test is not None and self.upload_test.is_suspect
+
+    @property
+    def sights(self) -> list[Sight]:
+        """What the coordinator saw; what uploads may hold is in doubt with them."""
+        if not self.is_in_doubt:
+            return self.coordinator_view
+        return [
+            s if s.seen else s.model_copy(update={"seen": None})
+            for s in self.coordinator_view
+        ]
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """The gain of the newest shared model for each country, where it is known."""
+        found = {c.name: self.gain(self.final_base, c.name) for c in self.countries}
+        return {name: gain for name, gain in found.items() if gain is not None}
+
+    @property
     def final_base(self) -> str | None:
         """The newest released base that was measured."""
         numbers = [n for n in map(release_number, self.scores) if n is not None]
@@ -259,6 +292,15 @@ class Run(_Part):
             return False
         return error is None or abs(after - before) > 2 * error
 
+    def change(self, country: str) -> str:
+        """What became of the newest shared model for one country, in a word or two."""
+        gain = self.gain(self.final_base, country)
+        if gain is None:
+            return "not measured"
+        if abs(gain) < LEAST or not self.is_clear(self.final_base, country):
+            return "not clearly changed"
+        return "better" if gain > 0 else "worse"
+
     def mean_bits(self, model: str | None) -> Number:
         """The mean over all countries, if each of them was measured."""
         values = [self.bits(model, c.name) for c in self.countries]
@@ -284,8 +326,12 @@ class Run(_Part):
 
     @property
     def worst_epsilon(self) -> Number:
-        """The largest loss of any node; None if nobody or not everybody is bounded."""
-        spent = [self.spent(node) for node in self.epsilon]
+        """The largest loss of any node; None if nobody or not everybody is bounded.
+
+        A node that is in a sum and has no account is not bounded.
+        """
+        summed = {name for r in self.rounds for name in r.included}
+        spent = [self.spent(node) for node in {*self.epsilon, *summed}]
         known = [v for v in spent if v is not None]
         return max(known) if known and len(known) == len(spent) else None
 

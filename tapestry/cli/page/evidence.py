@@ -18,6 +18,12 @@ from tapestry.cli.page.markup import (
 
 Rows = list[list[Child | Cell]]
 
+_SEEN = {
+    True: Cell("yes", "\u25cf seen"),
+    False: Cell("no", "\u25cb not seen"),
+    None: Cell("yes", "? in doubt"),
+}
+
 
 def sight(run: Run) -> Markup:
     """What the coordinator could see, and how one knows."""
@@ -26,10 +32,10 @@ def sight(run: Run) -> Markup:
     rows: Rows = [
         [
             words.capital(s.item),
-            Cell("yes", "\u25cf seen") if s.seen else Cell("no", "\u25cb not seen"),
+            _SEEN[s.seen],
             words.capital(s.detail) or words.NONE,
         ]
-        for s in run.coordinator_view
+        for s in run.sights
     ]
     header = ["What", "By the coordinator", "How one knows"]
     caption = "What passed through the coordinator\u2019s hands in this run"
@@ -83,7 +89,7 @@ def members(run: Run) -> Markup:
         for c in run.countries
     ]
     header = ["Country", "Institution", "Licence of the text", "Private records"]
-    caption = "Who took part. The records stayed where they are."
+    caption = "Who took part, and with how many records."
     return joined(
         element("h3", {"id": "members"}, "Who took part"),
         table(caption, header, rows, text_columns=3),
@@ -159,8 +165,13 @@ def log(run: Run, folder: Folder) -> Markup:
         element("h3", {"id": "log"}, "The log"),
         paragraphs(
             "Every step is an entry, signed by who took it. The members cosign the "
-            "log\u2019s size and root (a checkpoint); from then on nobody can change, "
-            "drop or reorder an entry without being noticed."
+            "log\u2019s size and root (a checkpoint). "
+            + (
+                "As many signed as are needed: whoever changes, drops or reorders an "
+                "entry now is noticed."
+                if facts.has_quorum
+                else "Fewer signed than are needed, so this log proves nothing yet."
+            )
         ),
         table(
             "The log as it was last cosigned", ["Fact", "Value"], rows, text_columns=2
@@ -227,12 +238,18 @@ def _masks(run: Run) -> Markup:
     told = (
         f"The masks: {words.counted(s.n, 'institution')} in a round, at least "
         f"{words.short(s.threshold)} of them needed to open the sum, no sum opened "
-        f"over fewer than {words.short(s.min_cohort)}, safe against the coordinator "
-        f"together with up to {words.counted(s.max_colluding or 0, 'member')}."
+        f"over fewer than {words.short(s.min_cohort)}, designed to hold against the "
+        f"coordinator {_together(s.max_colluding)}."
     )
     if s.length is not None:
         told += f" Each contribution has {words.whole(s.length)} numbers."
     return element("p", {"class": "note"}, told)
+
+
+def _together(colluding: int | None) -> str:
+    if not colluding:
+        return "alone"
+    return f"together with up to {words.counted(colluding, 'member')}"
 
 
 def _code(text: str) -> Child:

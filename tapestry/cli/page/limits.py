@@ -30,14 +30,15 @@ LIMITS = (
     "What the given base had already seen before this federation began.",
 )
 _NO_NOISE = (
-    "Single records, in this run. It ran without noise, so it makes no promise of "
-    "differential privacy."
+    "Single records, in this run. For at least one institution no bound on the privacy "
+    "loss is known, so the run makes no promise of differential privacy."
 )
 
 
 def limits(run: Run) -> Markup:
     """A list of what an honest reader must not rely on."""
-    unbounded = any(run.spent(node) is None for node in run.epsilon)
+    ran = bool(run.epsilon or run.rounds or run.scores)
+    unbounded = ran and run.worst_epsilon is None
     items = (_NO_NOISE, *LIMITS) if unbounded else LIMITS
     return joined(
         element("h2", {"id": "limits"}, "What is not protected"),

@@ -1,17 +1,39 @@
 """The first screen: what happened, in sentences that need no prior knowledge."""
 
 from tapestry.cli.page import names, odds, words
-from tapestry.cli.page.data import Run, UploadTest
+from tapestry.cli.page.data import SUSPECT, Run, UploadTest
 from tapestry.cli.page.markup import Child, Markup, element, joined, link
 
 _LISTED = 6  # languages; more are summed up
-_SUSPECT = 0.001  # a fair test shows a smaller p-value once in a thousand runs
+
+
+def headline(run: Run) -> str:
+    """What the run did, as its own figures say; without countries, its given title."""
+    if not run.countries:
+        return run.title
+    who = words.capital(words.counted(len(run.countries), "institution"))
+    together = " together" if len(run.countries) > 1 else ""
+    return f"{who} trained one language model{together}{_change(run)}"
+
+
+def _change(run: Run) -> str:
+    """For how many institutions the shared model got better, worse or neither."""
+    if not run.gains:
+        return "; how good it became was not measured"
+    found = [run.change(country.name) for country in run.countries]
+    if len(set(found)) == 1:
+        whom = "all of them" if len(found) > 1 else "it"
+        verb = "got " if found[0] in ("better", "worse") else "was "
+        return f", and the model {verb}{found[0]} for {whom}"
+    counts = [(kind, found.count(kind)) for kind in dict.fromkeys(sorted(found))]
+    told = [f"{kind} for {words.spelled(count)}" for kind, count in counts]
+    return f": {words.enumerated(told)}"
 
 
 def opening(run: Run) -> Markup:
-    """Four answers: to what got better, what it cost, who saw what, who checked."""
+    """Four answers: to what changed, what it cost, who saw what, who checked."""
     rows = [
-        ("What got better", _improved(run)),
+        ("What changed", _improved(run)),
         ("Privacy of one record", _private(run)),
         ("What the coordinator saw", _seen(run)),
         ("Who checked it", _checked(run)),
@@ -36,16 +58,23 @@ def _who(run: Run) -> str:
     count = words.capital(words.counted(len(run.countries), "institution"))
     model = names.base(run)
     return (
-        f"{count} ({places}) improved one computer model of language together"
-        f"{f', {model}' if model else ''}. Each kept its text to itself."
+        f"{count} ({places}) trained one computer model of language"
+        f"{' together' if len(run.countries) > 1 else ''}"
+        f"{f', {model}' if model else ''}.{_kept(run)}"
     )
 
 
+def _kept(run: Run) -> str:
+    """What the closed list of messages gives, unless the uploads are in doubt."""
+    if run.is_in_doubt:
+        return ""
+    return " By design, no message that leaves an institution carries a private record."
+
+
 def _outcome(run: Run) -> list[Child]:
-    final = run.final_base
-    gains = _gains(run, dict.fromkeys((c.name for c in run.countries), final))
+    final, gains = run.final_base, run.gains
     if final is None or not gains:
-        return []
+        return ["What the shared model gained was not measured."] if run.rounds else []
     what = "the answers in dialogues" if run.of_answers else "text"
     told: list[Child] = [
         f"The shared model now predicts {what} that it has never seen",
@@ -65,8 +94,10 @@ def _adapters(run: Run) -> list[Child]:
     gains = _gains(run, {c.name: f"adapter-{c.name}" for c in run.countries})
     if not gains:
         return []
+    places = words.enumerated([names.place(name) for name in gains])
+    who = "each country" if len(gains) == len(run.countries) else places
     return [
-        "With an add-on that each country grew for itself (an adapter), it is",
+        f"With an add-on (an adapter) that {who} trained on its own text, it is",
         element("strong", {}, _listed(run, gains)),
         ".",
     ]
@@ -90,7 +121,8 @@ def _listed(run: Run, gains: dict[str, float]) -> str:
 
 def _private(run: Run) -> list[Child]:
     if not run.epsilon:
-        return []
+        missing = "This report holds no account of the privacy loss: nothing is proven."
+        return [missing] if run.rounds or run.scores else []
     worst, unit = run.worst_epsilon, run.privacy.unit or "record"
     if worst is None:
         return [
@@ -135,17 +167,37 @@ def _verdict(guess: float, unit: str) -> str:
 def _seen(run: Run) -> list[Child]:
     if not run.coordinator_view:
         return []
-    hidden = [s for s in run.coordinator_view if not s.seen]
     told: list[Child] = [
-        "The coordinator, which adds up the contributions, could open",
-        element("strong", {}, "only their sum"),
-        ".",
-        f"Of {words.counted(len(run.coordinator_view), 'thing')} on",
+        *_masked(run),
+        f"Of {words.counted(len(run.sights), 'thing')} on",
         link("#coordinator", "the list below"),
-        f"it could not see {words.spelled(len(hidden)) if hidden else 'none'}.",
+        f"{_counts(run)}.",
         _test(run.upload_test),
     ]
     return _spaced(told)
+
+
+def _masked(run: Run) -> list[Child]:
+    """What masks are for, where there were masks and nothing speaks against them."""
+    if run.secagg.n is None or run.is_in_doubt:
+        return ["The coordinator adds up the contributions."]
+    return [
+        "The coordinator adds up the contributions. They are masked for it to open",
+        element("strong", {}, "only their sum"),
+        ".",
+    ]
+
+
+def _counts(run: Run) -> str:
+    """How many things were seen, were not, and which are in doubt."""
+    seen = [s.seen for s in run.sights]
+    kinds = (
+        (seen.count(True), "it saw"),
+        (seen.count(False), "it could not see"),
+        (seen.count(None), "this run cannot rule out that it saw"),
+    )
+    told = [f"{verb} {words.spelled(count)}" for count, verb in kinds if count]
+    return words.enumerated(told)
 
 
 def _test(test: UploadTest | None) -> str:
@@ -153,7 +205,7 @@ def _test(test: UploadTest | None) -> str:
         return "In this run no test looked at the uploads from the coordinator's place."
     uploads = words.counted(test.uploads, "upload")
     p_value = words.probability(test.p_value)
-    if test.p_value < _SUSPECT:
+    if test.is_suspect:
         return (
             f"But a test of the {uploads} says that they do not look random, as masked "
             f"numbers must (p-value {p_value}). Something may be wrong."
@@ -162,7 +214,7 @@ def _test(test: UploadTest | None) -> str:
         "What each institution sent looked random: a statistical test of the "
         f"{uploads} ({words.size(test.bytes)}) found no pattern "
         f"(p{words.SPACE}={words.SPACE}{p_value}; below "
-        f"{words.probability(_SUSPECT)} would be suspect)."
+        f"{words.probability(SUSPECT)} would be suspect)."
     )
 
 
@@ -171,10 +223,11 @@ def _checked(run: Run) -> list[Child]:
     if log.size is None:
         return []
     signers = words.counted(len(log.cosignatures), "member")
+    few = f", fewer than the {words.spelled(log.quorum or 0)} needed"
     told: list[Child] = [
         (
-            "Every step stands in a log of "
-            f"{words.counted(log.size, 'entry', 'entries')}, which {signers} signed."
+            f"The log of this run has {words.counted(log.size, 'entry', 'entries')}, "
+            f"signed by {signers}{'' if log.has_quorum else few}."
         ),
         *_found(log.verdict),
         link("#verify", "Anybody can repeat the audit"),

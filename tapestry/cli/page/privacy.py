@@ -124,11 +124,19 @@ def _spent(run: Run) -> Markup:
         rows.append([first, *cells, words.epsilon(total), bound, limit])
     header = ["Institution", *map(words.capital, kinds), "ε spent"]
     header += ["Factor, at most", "ε agreed, at most"]
-    caption = (
-        "What each institution spent of what it had agreed to. Its node refuses to go "
-        "beyond."
-    )
+    caption = f"What each institution spent of what it had agreed to.{_over(run)}"
     return table(caption, header, rows)
+
+
+def _over(run: Run) -> str:
+    """Who spent more than was agreed; where that is known, nobody did."""
+    over = [
+        names.place(node)
+        for node in run.nodes(run.epsilon)
+        if (limit := run.epsilon_limit.get(node)) is not None
+        and ((spent := run.spent(node)) is None or spent > limit)
+    ]
+    return f" More than agreed: {words.enumerated(over)}." if over else ""
 
 
 def _terms(run: Run) -> Markup:

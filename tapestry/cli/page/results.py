@@ -24,7 +24,7 @@ def results(run: Run) -> Markup:
     if not run.scores or not run.countries:
         return joined()
     return joined(
-        element("h2", {"id": "results"}, "How much better, and compared with what"),
+        element("h2", {"id": "results"}, "How good the models are, compared with what"),
         paragraphs(_measure(run)),
         _chart(run),
         _references(run),
@@ -140,11 +140,14 @@ def _references(run: Run) -> Markup:
             element("code", {}, "tapestry demo --references"),
             ".",
         )
-    return paragraphs(
-        "Training in one place shows what would have happened if everybody had handed "
-        "over their text. Without noise it promises no privacy; with noise it makes "
-        f"the same promise as the rounds did here.{_effort(run)}"
-    )
+    told = "Training in one place shows what would have happened if everybody had "
+    told += "handed over their text."
+    if "central" in run.scores:
+        told += " Without noise it promises no privacy."
+    if "central-dp" in run.scores:
+        told += " With noise of the same kind it bounds the same loss, for the pooled "
+        told += "text."
+    return paragraphs(told + _effort(run))
 
 
 def _effort(run: Run) -> str:

@@ -13,7 +13,7 @@ from datetime import datetime
 NONE = "\u2013"  # stands where there is no number
 SPACE = "\u00a0"  # between a number and its unit
 _MINUS = "\u2212"
-_LEAST = 0.0005  # smaller changes are called none; percentages have one decimal
+LEAST = 0.0005  # smaller changes are called none; percentages have one decimal
 _MOST = 1e6  # a factor beyond is no bound in practice
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August",
@@ -42,7 +42,7 @@ def better(gain: float | None) -> str:
     """A gain is better, a loss is worse, and what rounds to zero is neither."""
     if gain is None:
         return NONE
-    if abs(gain) < _LEAST:
+    if abs(gain) < LEAST:
         return "unchanged"
     return f"{percent(abs(gain))} {'better' if gain > 0 else 'worse'}"
 
