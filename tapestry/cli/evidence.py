@@ -2,6 +2,7 @@
 
 The tap sits where the coordinator sits. For each upload it takes the distribution of
 the bytes: masked vectors are uniform, and a chi-squared test says whether these are.
+In every reply it looks for pieces of private text, if it is given some.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,9 @@ class Tap:
     )
     uploads: int = 0
     kinds: set[str] = field(default_factory=set)
+    wanted: tuple[bytes, ...] = ()  # private text to look for; it is never saved
+    searched: int = 0  # how many pieces of private text were looked for
+    found: int = 0  # how many times a reply held one of them
 
     def listen(self, grid: Grid) -> Grid:
         """Put the tap in front of a grid."""
@@ -36,6 +40,7 @@ class Tap:
     def take(self, reply: Message) -> None:
         """See a reply as the coordinator sees it."""
         self.kinds.add(reply.kind.value)
+        self._search(reply)
         if reply.kind is not Kind.UPLOAD:
             return
         self.uploads += 1
@@ -43,12 +48,20 @@ class Tap:
             data = np.frombuffer(chunk, dtype=np.uint8)
             self.counts += np.bincount(data, minlength=256)
 
+    def _search(self, reply: Message) -> None:
+        self.searched = max(self.searched, len(self.wanted))
+        for part in (reply.body, *reply.attachments):
+            data = bytes(part)
+            self.found += sum(text in data for text in self.wanted)
+
     def state(self) -> dict[str, Any]:
         """Return what passed by, for ``restore`` in another process."""
         return {
             "counts": self.counts.tolist(),
             "uploads": self.uploads,
             "kinds": sorted(self.kinds),
+            "searched": self.searched,
+            "found": self.found,
         }
 
     @classmethod
@@ -63,9 +76,16 @@ class Tap:
         try:
             counts = np.asarray(state["counts"], dtype=np.int64).reshape(256)
             uploads, kinds = int(state["uploads"]), set(map(str, state["kinds"]))
+            searched, found = int(state["searched"]), int(state["found"])
         except (ValueError, KeyError, TypeError, OverflowError):
             raise ConfigError("what was seen on the wire is damaged") from None
-        return cls(counts=counts, uploads=uploads, kinds=kinds)
+        return cls(
+            counts=counts,
+            uploads=uploads,
+            kinds=kinds,
+            searched=searched,
+            found=found,
+        )
 
     @property
     def p_value(self) -> float | None:

@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,6 +54,7 @@ IN_PROCESS, FLOWER = "inprocess", "flower"  # how requests travel
 SLIM = ".slim"  # releases on their way into the bundle
 _DEFAULT = "smollm2"
 _THREADS = 1024  # at most
+_CANARIES = 20  # pieces of private text of each country to look for on the wire
 _HELD_OUT = 12  # dialogues of each country, about
 _SMALLEST = 256 << 20  # bytes on disk, whatever the base
 _NEEDED = {"smollm2": 3 << 30, "tiny": _SMALLEST}
@@ -257,6 +258,7 @@ def _run(story: Story, workload: LanguageModel, given: Replica) -> None:
     if story.engine == FLOWER:
         run_flower(story.out, seconds=story.seconds, notify=story.progress)
         return
+    story.tap.wanted = _canaries([member.name for member in story.members])
     try:
         run_in_process(
             story.out,
@@ -295,6 +297,23 @@ def _member(out: Path, country: str) -> plans.Member:
 
 def _private(country: str) -> dict[str, tuple[Dialogue, ...]]:
     return corpora.load(country, longest=plans.LONGEST).private
+
+
+def _canaries(countries: Sequence[str]) -> tuple[bytes, ...]:
+    """The longest private turns of each country that stand in no public text."""
+    loaded = [corpora.load(name, longest=plans.LONGEST) for name in countries]
+    public = "\n".join(turn for each in loaded for turn in _turns(each.held_out))
+    chosen: list[str] = []
+    for each in loaded:
+        turns = set(_turns(each.private))
+        own = sorted((t for t in turns if t not in public), key=lambda t: (-len(t), t))
+        chosen += own[:_CANARIES]
+    return tuple(turn.encode() for turn in chosen)
+
+
+def _turns(dialogues: Mapping[str, Sequence[Dialogue]]) -> Iterator[str]:
+    """Each turn of all topics."""
+    return (turn for rows in dialogues.values() for each in rows for turn in each.turns)
 
 
 def _spread_held_out(out: Path, names: Sequence[str]) -> None:

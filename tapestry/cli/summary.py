@@ -244,11 +244,11 @@ def view(tap: Tap, *, is_private: bool) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         {
             "item": "any private record",
-            "seen": False,
+            "seen": tap.found > 0,
             "detail": (
                 "no message of the closed list has a place for a record; a publication"
                 " carries an adapter's card, with public held-out text and what the"
-                f" models answered to it{_passed(tap)}"
+                f" models answered to it{_searched(tap)}{_passed(tap)}"
             ),
         },
         {
@@ -289,6 +289,17 @@ def _upload_test(tap: Tap) -> dict[str, Any] | None:
         return None
     size = int(tap.counts.sum())
     return {"uploads": tap.uploads, "bytes": size, "p_value": tap.p_value}
+
+
+def _searched(tap: Tap) -> str:
+    """What came of looking for private text in all that passed by."""
+    if not tap.searched:
+        return ""
+    times = "not once" if not tap.found else f"{tap.found} times"
+    return (
+        f"; {tap.searched} pieces of private text were looked for in all that was sent,"
+        f" and found {times}"
+    )
 
 
 def _passed(tap: Tap) -> str:

@@ -86,7 +86,7 @@ def test_the_first_screen_answers_in_words() -> None:
     assert "That is a weak promise, and in the worst case nearly none" in first
     assert "could be right 99.9 % of the time" in first
     assert (
-        "to open only their sum. Of six things on the list below it saw three and"
+        "it can open only their sum. Of six things on the list below it saw three and"
         in first
     )
     assert "a statistical test of the 15 uploads (44.2 MB) found no pattern" in first
@@ -279,7 +279,7 @@ def test_uploads_that_do_not_look_random_are_not_called_random() -> None:
     assert "looked random" not in words
     for unproven in ("only their sum", "not seen", "could not see", "By design"):
         assert unproven not in words
-    assert "it saw three and this run cannot rule out that it saw three" in words
+    assert "it saw three and may have seen three" in words
     assert words.count("? in doubt") == 3
     del data["upload_test"]
     assert "no test looked at the uploads" in _words(data)

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tapestry.cli import corpora, story
 from tapestry.cli.evidence import Tap
 from tapestry.cli.summary import promise_in_words, view
+from tapestry.protocol import Kind, Message
 from tapestry_governance.events import DpAccounted
 from tapestry_governance.statement import DEFINITION
 
@@ -99,3 +101,38 @@ def test_a_sum_without_noise_is_not_called_private() -> None:
     for is_private in (True, False):
         details = " ".join(row["detail"] for row in view(Tap(), is_private=is_private))
         assert ("differential privacy" in details) == is_private
+
+
+CARRIED = Message(kind=Kind.PUBLICATION, attachments=[b"a card: der geheime Satz, so"])
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (Message(kind=Kind.PUBLICATION, attachments=[b"a card"]), "found not once"),
+        (CARRIED, "found 1 times"),
+        (Message(kind=Kind.RECEIPT, body=b'{"x":"der geheime Satz"}'), "found 1 times"),
+    ],
+    ids=["clean", "attachment", "body"],
+)
+def test_private_text_is_looked_for_in_all_that_was_sent(
+    reply: Message, told: str
+) -> None:
+    tap = Tap(wanted=(b"der geheime Satz", b"un altro segreto"))
+    tap.take(reply)
+    tap = Tap.restore(tap.state())  # the texts themselves are not kept
+    assert not tap.wanted
+    (row,) = (r for r in view(tap, is_private=True) if r["item"].endswith("record"))
+    assert "2 pieces of private text were looked for in all that was" in row["detail"]
+    assert told in row["detail"]
+    assert row["seen"] is (told != "found not once")
+
+
+def test_what_is_looked_for_is_private_and_long() -> None:
+    pytest.importorskip("chatterbot_corpus")
+    texts = story._canaries(["italy", "brazil"])
+    assert len(texts) == 40
+    assert min(map(len, texts)) > 40
+    held_out = corpora.load("italy").held_out
+    public = "".join(t for rows in held_out.values() for d in rows for t in d.turns)
+    assert not any(text.decode() in public for text in texts)

@@ -232,7 +232,7 @@ def _sample(run: Run, sample: Sample, *, country: Country, number: str) -> Marku
     ]
     if sample.reference:
         told += [
-            element("p", {"class": "tag"}, "The held-out answer, written by a person"),
+            element("p", {"class": "tag"}, "The held-out answer"),
             outside("blockquote", sample.reference, kind="reference", language=tag),
         ]
     label = f"Prompt {number}, {names.country(run, country.name)}"

@@ -182,7 +182,10 @@ def _masked(run: Run) -> list[Child]:
     if run.secagg.n is None or run.is_in_doubt:
         return ["The coordinator adds up the contributions."]
     return [
-        "The coordinator adds up the contributions. They are masked for it to open",
+        (
+            "The coordinator adds up the contributions. Masks hide each of them, so "
+            "that it can open"
+        ),
         element("strong", {}, "only their sum"),
         ".",
     ]
@@ -192,12 +195,12 @@ def _counts(run: Run) -> str:
     """How many things were seen, were not, and which are in doubt."""
     seen = [s.seen for s in run.sights]
     kinds = (
-        (seen.count(True), "it saw"),
-        (seen.count(False), "it could not see"),
-        (seen.count(None), "this run cannot rule out that it saw"),
+        (seen.count(True), "saw"),
+        (seen.count(False), "could not see"),
+        (seen.count(None), "may have seen"),
     )
     told = [f"{verb} {words.spelled(count)}" for count, verb in kinds if count]
-    return words.enumerated(told)
+    return f"it {words.enumerated(told)}"
 
 
 def _test(test: UploadTest | None) -> str:
