@@ -152,6 +152,10 @@ def test_the_demo_tells_the_whole_story(embedded: Path) -> None:
     assert [body.outcome for body in _closed(out)] == ["applied", "applied"]
     assert report["engine"] == "inprocess"
     assert report["references"]
+    (record,) = (r for r in report["coordinator_view"] if r["item"].endswith("record"))
+    assert not record["seen"]
+    assert "80 pieces of private text were looked for in all" in record["detail"]
+    assert "and found not once" in record["detail"]
     again = subprocess.run(
         [sys.executable, "-m", "tapestry", "demo", "--out", str(out)],
         capture_output=True,
