@@ -87,6 +87,7 @@ def summarize(
         },
         "coordinator_view": view(tap, is_private=bool(promise_in_words(spent))),
         "upload_test": _upload_test(tap),
+        "private_text": {"searched": tap.searched, "found": tap.found},
         "budget": {
             "example_gradients_federated": gradients,
             "example_gradients_central": gradients if story.record.references else None,

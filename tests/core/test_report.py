@@ -195,6 +195,7 @@ def test_uploads_that_do_not_look_random_are_not_called_random() -> None:
         ("rule_broken", "and a rule was broken."),
         ("foreign_file", "and found a file that is not part of it."),
         ("incomplete", "and could not check all of it"),
+        ("banana", "verdict is unknown to this page: 'banana'."),
         ("", "This report holds no verdict of an audit."),
     ],
 )

@@ -117,6 +117,15 @@ def test_references_are_told_of_those_that_were_made() -> None:
     assert "With noise of the same kind" not in words
 
 
+def test_private_text_that_was_found_is_told_first() -> None:
+    data = run()
+    assert "By design, no message that leaves" in words_of(data)
+    data["private_text"] = {"searched": 80, "found": 1}
+    words = words_of(data)
+    assert "But private text was found in what was sent" in words
+    assert "no message that leaves" not in words
+
+
 def test_nothing_is_masked_where_no_masks_are_told_of() -> None:
     data = run()
     del data["secagg"]

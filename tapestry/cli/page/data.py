@@ -74,6 +74,13 @@ class UploadTest(_Part):
         return self.p_value < SUSPECT
 
 
+class Search(_Part):
+    """Pieces of private text that were looked for in all that was sent."""
+
+    searched: int = 0
+    found: int = 0
+
+
 class Dropped(_Part):
     """A node that did not finish a round."""
 
@@ -201,6 +208,7 @@ class Run(_Part):
     secagg: SecAgg = Field(default_factory=SecAgg)
     coordinator_view: list[Sight] = []
     upload_test: UploadTest | None = None
+    private_text: Search = Field(default_factory=Search)
     budget: Budget = Field(default_factory=Budget)
     software: dict[str, str] = {}
     releases: list[Release] = []

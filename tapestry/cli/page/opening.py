@@ -66,6 +66,8 @@ def _who(run: Run) -> str:
 
 def _kept(run: Run) -> str:
     """What the closed list of messages gives, unless the uploads are in doubt."""
+    if run.private_text.found:
+        return " But private text was found in what was sent: something is wrong."
     if run.is_in_doubt:
         return ""
     return " By design, no message that leaves an institution carries a private record."
@@ -183,8 +185,8 @@ def _masked(run: Run) -> list[Child]:
         return ["The coordinator adds up the contributions."]
     return [
         (
-            "The coordinator adds up the contributions. Masks hide each of them, so "
-            "that it can open"
+            "The coordinator adds up the contributions. By design, masks hide "
+            "each of them, so that it can open"
         ),
         element("strong", {}, "only their sum"),
         ".",
@@ -246,6 +248,8 @@ def _found(verdict: str) -> list[Child]:
         "incomplete": "and could not check all of it: something is missing",
         "foreign_file": "and found a file that is not part of it",
     }.get(verdict)
+    if found is None and verdict:
+        return [f"The audit\u2019s verdict is unknown to this page: {verdict!r}."]
     if found is None:
         return ["This report holds no verdict of an audit."]
     return [
