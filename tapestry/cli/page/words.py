@@ -48,10 +48,10 @@ def better(gain: float | None) -> str:
 
 
 def likely(probability: float) -> str:
-    """A probability below one never rounds to certainty."""
-    if 0.9995 <= probability < 1:
-        return f"more than {percent(0.999)}"
-    return percent(probability)
+    """A probability that is an upper bound: rounded up, and one below 1 never to 1."""
+    if 0.999 < probability < 1:
+        return f"nearly 100{SPACE}%"
+    return percent(math.ceil(round(probability * 1000, 6)) / 1000)
 
 
 def probability(value: float) -> str:
