@@ -18,6 +18,7 @@ Guarantees:
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ _SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 _SMALL = 4 << 20  # bytes of a file of settings
 _LARGE = 1 << 28  # bytes of a vocabulary or index
 _DEPTH = 64
+_DIGITS = 400  # of a number; no double needs more
 _VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", INDEX})
 _PRECISIONS = ("float32", "float16", "bfloat16", None)
 _LAYERS = frozenset({"num_hidden_layers", "n_layer", "num_layers", "n_layers"})
@@ -164,7 +166,8 @@ def read_object(path: Path) -> dict[str, Any]:
 
     Raises:
         VerificationError: Not UTF-8, with a byte-order mark, too long or deep, not
-            JSON, a key twice, NaN or infinity, or not an object.
+            JSON, a key twice, NaN, infinity or a number that a double cannot hold, or
+            not an object.
     """
     limit = _LARGE if path.name in _VOCABULARIES else _SMALL
     with path.open("rb") as file:
@@ -176,6 +179,8 @@ def read_object(path: Path) -> dict[str, Any]:
             data.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_finite_integer,
         )
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # no lone surrogate
     except VerificationError as error:
@@ -334,6 +339,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> None:
     raise VerificationError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text) if len(text) <= _DIGITS else math.inf
+    if not math.isfinite(value):
+        raise VerificationError(f"{text[:20]} is larger than a double can hold")
+    return value
+
+
+def _finite_integer(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _short(value: Any) -> str:

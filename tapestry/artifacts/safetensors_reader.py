@@ -6,9 +6,10 @@ A file is ``u64 little-endian n``, ``n`` bytes of JSON, then the tensors' bytes:
      "name": {"dtype": "F32", "shape": [4, 96], "data_offsets": [0, 1536]}, …}
 
 Guarantees:
-    What is accepted has one reading: a plain file, no duplicate name, tensors that
-    fill the data area from the first byte to the last without overlap or hole, sizes
-    that follow from shapes, 16- or 32-bit floats only. No more than the header is
+    What is accepted has one reading: a plain file, a header in UTF-8 with no duplicate
+    name, no half of a surrogate pair and no ``-0``, tensors that fill the data area
+    from the first byte to the last without overlap or hole, sizes that follow from
+    shapes, 16- or 32-bit floats only. No more than the header is
     held in memory before all of that is known.
 """
 
@@ -172,9 +173,16 @@ def _parse(file: str, header: bytes) -> dict[str, Any]:
     if not header.startswith(b"{"):
         raise VerificationError(f"{file} is not safetensors: its header is no JSON")
     try:
-        value = json.loads(header, object_pairs_hook=_no_duplicates)
+        value = json.loads(
+            header.decode("utf-8"),  # of bytes, json would guess the encoding
+            object_pairs_hook=_no_duplicates,
+            parse_int=_no_negative_zero,
+        )
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     except VerificationError as error:
         raise VerificationError(f"{file}: {error}") from None
+    except UnicodeError:
+        raise VerificationError(f"{file}: its header is not UTF-8") from None
     except (ValueError, RecursionError):
         raise VerificationError(f"{file} is not safetensors: bad JSON") from None
     if not isinstance(value, dict):
@@ -187,6 +195,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise VerificationError("a name occurs twice in JSON")
     return value
+
+
+def _no_negative_zero(text: str) -> int:
+    """Read an integer; ``-0`` is a second spelling of 0, which others refuse."""
+    if text == "-0":
+        raise VerificationError("-0 in JSON, want 0")
+    return int(text)
 
 
 def _tensor(file: str, name: str, entry: Any) -> Tensor:

@@ -82,6 +82,31 @@ BAD: dict[str, tuple[bytes, str]] = {
         _raw(b'{"a":' + json.dumps(_entry(0, 4)).encode() * 1 + b',"a":1}', b"\0" * 4),
         "twice",
     ),
+    "UTF-16": (_raw(b"{" + json.dumps(GOOD)[1:].encode("utf-16-le"), b""), "bad JSON"),
+    "UTF-16 from the start": (
+        _raw(json.dumps(GOOD).encode("utf-16-le"), b"\0" * 12),
+        "is not safetensors",
+    ),
+    "UTF-32": (_raw(json.dumps(GOOD).encode("utf-32-le"), b"\0" * 12), "bad JSON"),
+    "Latin-1": (
+        _raw(
+            json.dumps({"\xe9": _entry(0, 4)}, ensure_ascii=False).encode("latin-1"),
+            b"",
+        ),
+        "not UTF-8",
+    ),
+    "half a surrogate": (
+        _raw(json.dumps({"\ud800": _entry(0, 4)}).encode(), b"\0" * 4),
+        "not UTF-8",
+    ),
+    "half a surrogate in metadata": (
+        _raw({**GOOD, "__metadata__": {"a": "\udfff"}}, b"\0" * 12),
+        "not UTF-8",
+    ),
+    "minus zero": (
+        _raw(json.dumps(GOOD).replace("[0,", "[-0,").encode(), b"\0" * 12),
+        "-0 in JSON",
+    ),
     "overlap": (_raw({**GOOD, "b": _entry(4, 8)}, b"\0" * 8), "overlap"),
     "the same bytes twice": (_raw({**GOOD, "b": _entry(0, 8)}, b"\0" * 8), "overlap"),
     "hole": (_raw({**GOOD, "b": _entry(12, 16)}, b"\0" * 16), "hole"),
