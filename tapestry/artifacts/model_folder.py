@@ -13,8 +13,9 @@ The list is closed; see ``closed_list``.
 
 Guarantees:
     What ``read`` accepts has one reading: every file is plain and known, JSON is
-    strict, each tensor lies in exactly one file, and no setting leads to code or to
-    files elsewhere. Values of tensors are not read.
+    strict, each tensor lies in exactly one file, no setting leads to code or to files
+    elsewhere, and what stands in two places is the same in both (``second_sources``,
+    with its edge case). Values of tensors are not read.
 """
 
 import json
@@ -28,6 +29,7 @@ from typing import Any
 
 from tapestry.artifacts.closed_list import ClosedList
 from tapestry.artifacts.safetensors_reader import Limits, TensorFile, open_tensors
+from tapestry.artifacts.second_sources import check_sources
 from tapestry.errors import (
     ConfigError,
     IncompleteError,
@@ -38,6 +40,7 @@ from tapestry.errors import (
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer_config.json"
+SPECIAL = "special_tokens_map.json"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 FILES = ClosedList(
@@ -119,13 +122,7 @@ def read(folder: Path) -> ModelFolder:
     try:
         _check_kind(folder)
         FILES.check(folder)
-        settings = {
-            path.name: read_object(path)
-            for path in sorted(folder.glob("*.json"))
-            if path.name != INDEX
-        }
-        for name, value in settings.items():
-            _check_keys(name, value)
+        settings = _read_settings(folder)
         tensors = read_tensors(folder)
         config = settings[CONFIG]
         _check_config(config, len(tensors))
@@ -194,6 +191,30 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise VerificationError(f"{path.name} is not a JSON object")
     return value
+
+
+def _read_settings(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read all files of settings, and compare what they say twice."""
+    settings = {
+        path.name: read_object(path)
+        for path in sorted(folder.glob("*.json"))
+        if path.name != INDEX
+    }
+    for name, value in settings.items():
+        _check_keys(name, value)
+    check_sources(folder, settings)
+    return settings
+
+
+def check_settings(folder: Path) -> None:
+    """Check the files of a folder that has no tensors yet, as ``read`` does.
+
+    Raises:
+        ForeignFileError: A file is there that has no place in a model folder.
+        VerificationError: A file of settings breaks a rule.
+    """
+    FILES.check(folder)
+    _read_settings(folder)
 
 
 def _check_kind(folder: Path) -> None:

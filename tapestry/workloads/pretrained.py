@@ -8,6 +8,8 @@ Guarantees:
     The parameters of the module are the tensors of the folder, one to one by name and
     shape, finite, and equal to the file's values widened to float32. So the digest of
     the folder, which a reader without torch computes, is the digest of the model.
+    What opens can be released: its settings and tokenizer were written once, into a
+    temporary folder, and held against what a release may hold and against the folder.
 
 Edge cases:
     A file that holds an output layer equal to the embedding, buffers, or parameters
@@ -17,6 +19,7 @@ Edge cases:
 """
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,8 +32,10 @@ from torch import nn
 
 from tapestry.artifacts import model_folder
 from tapestry.artifacts.model_folder import ModelFolder
+from tapestry.artifacts.second_sources import contents
 from tapestry.errors import (
     ConfigError,
+    ForeignFileError,
     ResourceError,
     TapestryError,
     VerificationError,
@@ -41,6 +46,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _REASON = 200  # characters of another library's message
+_WRITTEN = frozenset({"dtype", "torch_dtype", "transformers_version", "_name_or_path"})
 _ANEW = (
     "; if it is as its makers meant it, save it anew with transformers:"
     " module.save_pretrained(folder, save_original_format=False)"
@@ -74,6 +80,9 @@ def open_pretrained(directory: Path) -> tuple[nn.Module, Any]:
         _check_values(module, found)
         with refusing("the tokenizer does not work"):
             check_tokenizer(tokenizer, rows=_rows(module))
+        _check_special(tokenizer, found)
+        with refusing("a release of it cannot be written"):
+            _check_release(module, tokenizer, found)
     except (ConfigError, VerificationError) as error:
         raise ConfigError(f"{directory} is not a sound model: {error}") from error
     return module, tokenizer
@@ -170,6 +179,7 @@ def _skeleton(found: ModelFolder) -> Any:
         )
     with refusing("config.json describes no language model"):
         config = transformers.AutoConfig.from_pretrained(str(found.folder), **LOCAL)
+        _check_aliases(config, found)
         with torch.device("meta"):
             skeleton = transformers.AutoModelForCausalLM.from_config(
                 config, trust_remote_code=False
@@ -180,6 +190,82 @@ def _skeleton(found: ModelFolder) -> Any:
             " none other is used here; choose another model"
         )
     return skeleton
+
+
+def _check_aliases(config: Any, found: ModelFolder) -> None:
+    """Refuse a setting that stands under two names with two values."""
+    for alias, name in type(config).attribute_map.items():
+        one, other = found.config.get(alias), found.config.get(name)
+        if one is not None and other is not None and one != other:
+            raise ConfigError(
+                f"config.json: {alias} is {_line(one)}, {name} is {_line(other)}, and"
+                " they are one setting; remove the one that is not meant"
+            )
+
+
+def _check_special(tokenizer: Any, found: ModelFolder) -> None:
+    """Require the special tokens that their file names, which may not be read."""
+    if not (found.folder / model_folder.SPECIAL).exists():
+        return
+    used = tokenizer.special_tokens_map
+    named = model_folder.read_object(found.folder / model_folder.SPECIAL)
+    for key, token in named.items():
+        said = contents(token)
+        if isinstance(said, str) and used.get(key) != said:
+            raise ConfigError(
+                f"{model_folder.SPECIAL}: {key} is {_line(said)!r}, in use is"
+                f" {used.get(key)!r}; say the same in {model_folder.TOKENIZER}"
+            )
+
+
+def _check_release(module: Any, tokenizer: Any, found: ModelFolder) -> None:
+    """Write what a release holds beside its tensors, and check it as one.
+
+    Raises:
+        ConfigError, ForeignFileError, VerificationError: The release could not be
+            opened again, or a setting would change in it.
+        ResourceError: There is no place for temporary files.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="tapestry-") as place:
+            module.config.save_pretrained(place)
+            module.generation_config.save_pretrained(place)
+            tokenizer.save_pretrained(place)
+            _check_written(Path(place), found)
+    except OSError as error:
+        said = error.strerror or _line(error)
+        raise ResourceError(f"cannot write temporary files: {said}") from error
+
+
+def _check_written(place: Path, found: ModelFolder) -> None:
+    try:
+        model_folder.check_settings(place)
+    except ForeignFileError as error:
+        written = sorted(p.relative_to(place).as_posix() for p in place.rglob("*"))
+        raise ConfigError(
+            "transformers writes files that no release may hold:"
+            f" {_line(', '.join(written))}"
+        ) from error
+    written = model_folder.read_object(place / model_folder.CONFIG)
+    key = _changed(found.config, written)
+    if key is not None:
+        raise ConfigError(
+            f"config.json: a release of it would say {key} otherwise; say it once, as"
+            " transformers writes it"
+        )
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """Find a setting that has another value after, at any depth; none is no value."""
+    for key in sorted(before.keys() & after.keys() - _WRITTEN):
+        one, other = before[key], after[key]
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            inner = _changed(one, other)
+            if inner is not None:
+                return f"{key}.{inner}"
+        elif one is not None and other is not None and one != other:
+            return key
+    return None
 
 
 def _load(found: ModelFolder) -> tuple[Any, Any]:

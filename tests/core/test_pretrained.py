@@ -392,3 +392,36 @@ def test_any_changed_setting_is_refused_in_words_or_leaves_the_parameters(
     assert parameters_digest(model.parameters()) == digest
     model.complete("ciao", max_tokens=2)
     model.save(folder.with_name("again"))
+
+
+def test_what_a_release_could_not_hold_does_not_open(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other versions of transformers write other files."""
+    plain = transformers.PreTrainedTokenizerBase.save_pretrained
+
+    def write(tokenizer: Any, place: str, *rest: Any, **settings: Any) -> Any:
+        inner = Path(place) / "additional_chat_templates"
+        inner.mkdir(parents=True)
+        (inner / "tool_use.jinja").write_text("x")
+        return plain(tokenizer, place, *rest, **settings)
+
+    folder = _folder(healthy, "llama")
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", write)
+    with pytest.raises(ConfigError, match="no release may hold: additional_chat_temp"):
+        LanguageModel.open(folder)
+
+
+def test_a_setting_that_a_release_would_change_is_refused(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _folder(healthy, "llama")
+    before = json.loads((folder / "config.json").read_text("utf-8"))["hidden_size"]
+    plain = transformers.PretrainedConfig.to_diff_dict
+
+    def changed(config: Any) -> dict[str, Any]:
+        return {**plain(config), "hidden_size": before + 1}
+
+    monkeypatch.setattr(transformers.PretrainedConfig, "to_diff_dict", changed)
+    with pytest.raises(ConfigError, match="would say hidden_size otherwise"):
+        LanguageModel.open(folder)
