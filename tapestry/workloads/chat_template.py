@@ -2,11 +2,13 @@
 
 The template prints a marker for each turn, never the turn itself; what stands between
 the markers is tokenized as the template's own text, with its special tokens, and each
-turn as plain text. So no turn can end itself, or begin one in another's name.
+turn as plain text (``tokens.PlainText``). So no turn can spell a token that the
+template puts around turns, special or only added; a base where one can is refused.
 
-A tokenizer without a template gets the simplest one: a turn of the user and a line
-break, a turn of the assistant and the end-of-text token, after the token that the
-tokenizer puts before each text, if there is one.
+What a template writes in plain text between turns, a turn can write as well. A
+tokenizer without a template gets the simplest one: a turn of the user and a line break,
+a turn of the assistant and the end-of-text token, after the token that the tokenizer
+puts before each text, if there is one. A line break inside a turn is no other there.
 
 Tokens are signed: ``t`` is predicted and counts in the loss, ``~t`` is context alone
 (``tokens.pad`` reads them). What counts is each turn of the assistant, with the token
@@ -21,9 +23,15 @@ from typing import Any
 
 from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError
-from tapestry.workloads.tokens import start_tokens
+from tapestry.workloads.rendering import Job, render
+from tapestry.workloads.tokens import PlainText, start_tokens
 
+_USUAL = 6  # turns that most conversations have at most
 _MARKER = re.compile("\ue000([0-9]+)\ue001")
+
+
+class TemplateRefusal(ConfigError):
+    """A chat template says itself that it does not take a conversation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +46,17 @@ class ChatTemplate:
 
     Guarantees:
         The tokens of a dialogue are those of the template's own text and of each turn
-        as plain text: the spelling of a special token inside a turn is text.
+        as plain text: the spelling of an added token inside a turn is text, so where
+        turns end in such a token, no turn ends itself or begins one in another's name.
+
+    Edge cases:
+        Where a template marks turns by plain text alone, a turn can forge the marks.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         """Take a Hugging Face tokenizer."""
         self._tokenizer = tokenizer
+        self.text = PlainText(tokenizer)
         self._frames: dict[tuple[int, bool], _Frame] = {}
 
     def encode(self, dialogues: Sequence[Dialogue]) -> list[list[int]]:
@@ -70,6 +83,35 @@ class ChatTemplate:
         rows = self._join(dialogues, prompt=True)
         return [[t if t >= 0 else ~t for t in row] for row in rows]
 
+    def check(self, *, rows: int) -> None:
+        """Ask what is known of the template without a dialogue.
+
+        Args:
+            rows: How many tokens the model has.
+
+        Raises:
+            ConfigError: The template does not print a question, or a question and an
+                answer; it prints more turns, if it takes more, other than once and in
+                order; it makes a token that the model has not; or a turn can spell a
+                token that the template puts around turns.
+        """
+        own: set[int] = set()
+        for turns in range(1, _USUAL + 1):
+            try:
+                frame = self._frame(turns, prompt=turns % 2 == 1)
+            except TemplateRefusal:
+                if turns <= 2:
+                    raise
+                continue  # a template may take only so many turns
+            own |= {token for piece in frame.pieces for token in piece}
+        own |= self.ends
+        if strange := sorted(token for token in own if not 0 <= token < rows):
+            raise ConfigError(
+                f"the chat template makes token number {strange[0]}, the embedding has"
+                f" {rows} rows"
+            )
+        self.text.check(own)
+
     @cached_property
     def ends(self) -> frozenset[int]:
         """The tokens that end an answer."""
@@ -80,7 +122,7 @@ class ChatTemplate:
         )
 
     def _join(self, dialogues: Sequence[Dialogue], *, prompt: bool) -> list[list[int]]:
-        turns = iter(self._plain([t for each in dialogues for t in each.turns]))
+        turns = iter(self.text.encode([t for e in dialogues for t in e.turns]))
         rows = []
         for each in dialogues:
             pieces = self._frame(len(each.turns), prompt=prompt).pieces
@@ -94,17 +136,9 @@ class ChatTemplate:
             rows.append(row)
         return rows
 
-    def _plain(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        found = self._tokenizer(
-            texts, add_special_tokens=False, split_special_tokens=True
-        )
-        return [list(row) for row in found["input_ids"]]
-
     def _ending(self, after: Sequence[int]) -> int:
         """Count the tokens after an answer up to the one that ends it."""
-        special = set(self._tokenizer.all_special_ids)
+        special = self.text.added.keys() | set(self._tokenizer.all_special_ids)
         places = (place for place, token in enumerate(after) if token in special)
         return next(places, 0 if after else -1) + 1
 
@@ -113,31 +147,50 @@ class ChatTemplate:
         if key not in self._frames:
             texts = _split(self._render(turns, prompt=prompt), turns)
             pieces = (
-                self._tokenizer(text, add_special_tokens=False)["input_ids"]
+                self._tokenizer(text, add_special_tokens=False, verbose=False)[
+                    "input_ids"
+                ]
                 for text in texts
             )
             self._frames[key] = _Frame(pieces=tuple(map(tuple, pieces)))
         return self._frames[key]
 
     def _render(self, turns: int, *, prompt: bool) -> str:
-        markers = [f"\ue000{place}\ue001" for place in range(turns)]
-        if not getattr(self._tokenizer, "chat_template", None):
+        """Print markers in place of turns.
+
+        A template prints them once for all usual numbers of turns, since each
+        printing is a process.
+        """
+        template = getattr(self._tokenizer, "chat_template", None)
+        if not template:
             start = self._tokenizer.decode(start_tokens(self._tokenizer))
             after = ("\n", self._tokenizer.eos_token or "\n")
-            rows = (f"{m}{after[i % 2]}" for i, m in enumerate(markers))
+            rows = (f"{m}{after[i % 2]}" for i, m in enumerate(_markers(turns)))
             return "".join([start, *rows])
-        messages = Dialogue(turns=tuple(markers)).messages()
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=prompt
-                )
+        usual = [(number, number % 2 == 1) for number in range(1, _USUAL + 1)]
+        wanted = usual if (turns, prompt) in usual else [(turns, prompt)]
+        jobs = tuple(Job(turns=_markers(number), prompt=p) for number, p in wanted)
+        names = tuple(sorted(self._variables().items()))
+        rendered = render(template, names, jobs)[wanted.index((turns, prompt))]
+        if rendered.reason is not None:
+            raise TemplateRefusal(
+                f"the chat template refuses a dialogue of {turns} turns:"
+                f" {rendered.reason}"
             )
-        except Exception as error:  # Jinja raises anything
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(
-                f"the chat template refuses a dialogue of {turns} turns: {reason}"
-            ) from error
+        return rendered.text
+
+    def _variables(self) -> dict[str, str]:
+        """Name the special tokens, which a template may print."""
+        named = self._tokenizer.special_tokens_map
+        return {key: str(token) for key, token in named.items() if _is_text(token)}
+
+
+def _is_text(token: object) -> bool:
+    return not isinstance(token, list | tuple | dict)
+
+
+def _markers(turns: int) -> tuple[str, ...]:
+    return tuple(f"\ue000{place}\ue001" for place in range(turns))
 
 
 def _split(text: str, turns: int) -> list[str]:

@@ -47,7 +47,7 @@ from tapestry.workloads.pretrained import (
     transformers_library,
 )
 from tapestry.workloads.targets import choose_targets, find_targets, linear_modules
-from tapestry.workloads.tokens import by_length, pad, start_tokens, tokenize, windows
+from tapestry.workloads.tokens import by_length, pad, start_tokens, windows
 
 _EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
 
@@ -355,15 +355,22 @@ class LanguageModel:
         plain = [text for text in texts if isinstance(text, str)]
         dialogues = [text for text in texts if isinstance(text, Dialogue)]
         rows = {
-            str: iter(tokenize(self._tokenizer, plain, self._start)),
+            str: iter(self._plain(plain)),
             Dialogue: iter(self._template.encode(dialogues)),
         }
         return [next(rows[type(text)]) for text in texts]
 
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenize texts; an empty one gives no tokens."""
+        return [
+            [*self._start, *row] if row else []
+            for row in self._template.text.encode(texts)
+        ]
+
     def _prompt(self, prompt: Text) -> list[int]:
         if isinstance(prompt, Dialogue):
             return self._template.prompts([prompt])[0]
-        (tokens,) = tokenize(self._tokenizer, [prompt], self._start)
+        (tokens,) = self._plain([prompt])
         return tokens or self._start or [self._tokenizer.eos_token_id or 0]
 
     @contextmanager

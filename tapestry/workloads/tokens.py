@@ -3,13 +3,16 @@
 Shapes: B sequences, T positions.
 """
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from tapestry.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,23 +28,88 @@ class Batch:
     counted_BT: Tensor
 
 
+class PlainText:
+    """Tokenizes what people wrote: no added token can be spelled in it.
+
+    Guarantees:
+        The spelling of an added token (special or not) inside a text is text, not a
+        command.
+
+    Edge cases:
+        An added token of white space alone, as vocabularies for code have, is made of
+        white space as before.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Take a Hugging Face tokenizer; it is not changed."""
+        self._tokenizer = tokenizer
+        self._deaf = _without_added(tokenizer)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn each text into tokens, without any that a tokenizer puts around it."""
+        if not texts:
+            return []
+        rows = self._deaf(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            verbose=False,
+        )
+        return [list(row) for row in rows["input_ids"]]
+
+    @property
+    def added(self) -> dict[int, str]:
+        """The added tokens that show something, by number."""
+        known = self._tokenizer.added_tokens_decoder
+        return {n: str(token) for n, token in known.items() if str(token).strip()}
+
+    def check(self, tokens: Collection[int]) -> None:
+        """Require that no text spells one of these tokens, where it is an added one.
+
+        Raises:
+            ConfigError: The spelling of a token, as text, gives that token.
+        """
+        added = self._tokenizer.added_tokens_decoder
+        marks = {
+            number: str(added[number]) for number in sorted(tokens) if number in added
+        }
+        marks = {number: mark for number, mark in marks.items() if mark.strip()}
+        rows = self.encode([text for m in marks.values() for text in (m, f"a {m} a")])
+        for place, (number, mark) in enumerate(marks.items()):
+            if any(number in row for row in rows[2 * place : 2 * place + 2]):
+                raise ConfigError(
+                    f"the tokenizer makes token {mark!r} of plain text, so that a turn"
+                    " could end itself; choose a base with another tokenizer"
+                )
+
+
+def _without_added(tokenizer: Any) -> Any:
+    """Return a tokenizer that reads added tokens that show something as text.
+
+    As text are read those that are special; so all are made special, in a copy.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer  # of Python alone; ``check`` finds what a text can spell
+    added = backend.get_added_tokens_decoder().values()
+    if all(token.special or not token.content.strip() for token in added):
+        return tokenizer
+    import transformers
+    from tokenizers import Tokenizer
+
+    value = json.loads(backend.to_str())
+    for token in value["added_tokens"]:
+        token["special"] = token["special"] or bool(token["content"].strip())
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(value))
+    )
+
+
 def start_tokens(tokenizer: Any) -> list[int]:
     """Return the beginning-of-text token if the tokenizer itself puts it first."""
     bos = tokenizer.bos_token_id
     first = tokenizer("a")["input_ids"][:1]
     return [bos] if bos is not None and first == [bos] else []
-
-
-def tokenize(tokenizer: Any, texts: Sequence[str], start: list[int]) -> list[list[int]]:
-    """Turn texts into tokens; an empty text gives none.
-
-    Edge cases:
-        The spelling of a special token inside a text is text, not a command.
-    """
-    if not texts:
-        return []
-    rows = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
-    return [[*start, *row] if row else [] for row in rows["input_ids"]]
 
 
 def windows(tokens: Sequence[int], length: int) -> list[tuple[int, ...]]:

@@ -30,6 +30,10 @@ from tests.core.model_folders import (
     write,
 )
 
+TWICE = (
+    "About {{ messages[0].content }}:{% for m in messages %}<{{ m.role }}>"
+    "{{ m.content }}</s>{% endfor %}"
+)
 _FEW = ("llama", "gpt2")
 _SLOW = tuple(
     pytest.param(kind, marks=() if kind in _FEW else pytest.mark.slow)
@@ -247,12 +251,18 @@ def test_a_missing_tokenizer_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for m in messages %}", "does not render"),
-        ("{{ raise_exception('no turns here') }}", "does not render: no turns here"),
-        ("{{ messages[0]['text']['x'] }}", "does not render"),
-        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "does not render"),
-        ("always the same", "leaves out what was said"),
-        ("{{ messages[0]['content'] }}", "leaves out what was said"),
+        ("{% for m in messages %}", "refuses a dialogue of 1 turns"),
+        (
+            "{{ raise_exception('no turns here') }}",
+            "refuses a dialogue of 1 turns: no turns here",
+        ),
+        ("{{ messages[0]['text']['x'] }}", "refuses a dialogue of 1 turns"),
+        (
+            "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+            "refuses a dialogue of 1 turns",
+        ),
+        ("always the same", "does not print each of 1 turns"),
+        ("{{ messages[0]['content'] }}", "does not print each of 2 turns"),
     ],
 )
 def test_a_chat_template_that_cannot_be_used_is_refused(
@@ -424,4 +434,22 @@ def test_a_setting_that_a_release_would_change_is_refused(
 
     monkeypatch.setattr(transformers.PretrainedConfig, "to_diff_dict", changed)
     with pytest.raises(ConfigError, match="would say hidden_size otherwise"):
+        LanguageModel.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (TWICE, "does not print each of 1 turns once and in order"),
+        ("{{ 'a' * 60000000000 }}", "of 1 turns: it takes too much memory"),
+        ("{{ ['a', 'b'] | random }}", "of 1 turns: it draws at random"),
+    ],
+)
+def test_a_chat_template_is_tried_when_a_base_is_opened(
+    healthy: Path, tmp_path: Path, template: str, said: str
+) -> None:
+    folder = tmp_path / "llama"
+    shutil.copytree(_folder(healthy, "llama"), folder)
+    edit(folder, "tokenizer_config.json", chat_template=template)
+    with pytest.raises(ConfigError, match=said):
         LanguageModel.open(folder)

@@ -1,0 +1,134 @@
+"""Chat templates are programs of strangers: rendered aside, bounded, by a fixed clock.
+
+A template is Jinja that came with a base. Transformers keeps it from files and from
+Python's objects, and lets it compute for as long and as much as it likes, read the
+clock and draw at random. Here each is rendered by a process of its own.
+
+Guarantees:
+    A rendering takes at most ``SECONDS`` of processor time and, where the system limits
+    it, ``BYTES`` of memory, and prints at most ``CHARACTERS``; what takes more is a
+    refusal that says so. The same turns give the same text on each day and machine:
+    the clock that a template reads stands at 2026-01-01, chance is refused, and no
+    set or object shows in what order or where it lies.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tapestry.dialogue import Dialogue
+from tapestry.errors import ResourceError
+
+SECONDS = 10
+BYTES = 2 << 30
+CHARACTERS = 1 << 20
+_WAIT = 300  # seconds, also of a machine under load
+_PROGRAM = Path(__file__).with_name("template_process.py")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Turns to print, the first of the user; ``prompt`` awaits an answer after them."""
+
+    turns: tuple[str, ...]
+    prompt: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """What a template printed, or else why it did not."""
+
+    text: str = ""
+    reason: str | None = None
+
+
+@lru_cache(maxsize=64)
+def render(
+    template: str, variables: tuple[tuple[str, str], ...], jobs: tuple[Job, ...]
+) -> tuple[Rendered, ...]:
+    """Render each job, in one process for all of them.
+
+    Args:
+        template: Jinja, as transformers understands it.
+        variables: What it may name besides, such as ``bos_token``.
+        jobs: The conversations.
+
+    Raises:
+        ResourceError: No process can be started, or it ends for another reason.
+    """
+    request = {
+        "template": template,
+        "variables": dict(variables),
+        "jobs": [
+            {"messages": Dialogue(turns=job.turns).messages(), "prompt": job.prompt}
+            for job in jobs
+        ],
+        "seconds": SECONDS,
+        "bytes": BYTES,
+        "characters": CHARACTERS,
+    }
+    done = _run(json.dumps(request).encode())
+    if (reason := _end(done)) is not None:
+        return (Rendered(reason=reason),) * len(jobs)
+    answers: Sequence[dict[str, str]] = json.loads(done.stdout)
+    return tuple(Rendered(**answer) for answer in answers)
+
+
+def _end(done: subprocess.CompletedProcess[bytes]) -> str | None:
+    """Say why a template ended its process; None if it did not.
+
+    Raises:
+        ResourceError: Something else ended it.
+    """
+    if done.returncode == 0:
+        return None
+    said = done.stderr.decode("utf-8", "replace").split("\n")[-2:]
+    if done.returncode == -signal.SIGXCPU:
+        return f"it takes over {SECONDS} seconds of processor time"
+    if done.returncode == -signal.SIGKILL or said[0] == "MemoryError":
+        return "it takes too much memory"
+    if done.returncode < 0:
+        return f"it ends the process that renders it, by signal {-done.returncode}"
+    raise ResourceError(
+        f"the process that renders chat templates ended with {done.returncode}:"
+        f" {' '.join(' '.join(said).split())[:200]}"
+    )
+
+
+def _run(request: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Start the process and wait for it.
+
+    Raises:
+        ResourceError: It cannot be started, or does not end.
+    """
+    own = {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTHONHASHSEED": "0",  # the order of sets
+        "PYTHONIOENCODING": "utf-8",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",  # each thread takes memory
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    try:
+        return subprocess.run(
+            [sys.executable, "-P", "-W", "ignore", str(_PROGRAM)],
+            input=request,
+            capture_output=True,
+            timeout=_WAIT,
+            check=False,
+            env={**os.environ, **own},
+        )
+    except subprocess.TimeoutExpired:
+        raise ResourceError(
+            f"rendering a chat template took over {_WAIT} seconds; try again when the"
+            " machine has less to do"
+        ) from None
+    except OSError as error:
+        said = error.strerror
+        raise ResourceError(f"cannot start {sys.executable}: {said}") from error
