@@ -4,7 +4,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from tapestry.workloads.language import LanguageModel
 
 Answers = dict[str, str]
+
+
+class _Temperature(click.ParamType):
+    """0, or a number by which logits in float32 can be divided."""
+
+    name = "temperature"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the number; what is no such number is wrong usage."""
+        found: float = click.FLOAT.convert(value, param, ctx)
+        if not (found == 0 or 0.01 <= found <= 10):
+            self.fail(f"{value} is not 0 and not in the range 0.01 to 10", param, ctx)
+        return found
 
 
 @click.command(cls=Command)
@@ -47,11 +62,11 @@ Answers = dict[str, str]
 )
 @click.option(
     "--temperature",
-    type=click.FloatRange(0.0, 10.0),
+    type=_Temperature(),
     metavar="T",
     default=0.0,
     show_default=True,
-    help="How freely tokens are drawn, up to 10; 0 takes the likeliest each time.",
+    help="How freely tokens are drawn, 0.01 to 10; 0 takes the likeliest each time.",
 )
 @as_json
 def app(

@@ -1,7 +1,8 @@
 """Decode continuations of several prompts at once, token by token.
 
 Prompts are padded on the left, so that each ends in the last column; positions count
-real tokens only, so a row's logits are those it has alone, but for rounding.
+real tokens only, so a row's logits are those it has alone, but for rounding. A row that
+has ended takes part as padding: its positions stay where they are.
 
 Shapes: B prompts, T positions, V tokens of the vocabulary.
 """
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tapestry.errors import ConfigError
+
 _ROWS = 20  # prompts at a time: bounds the memory of keys and values
 
 
@@ -21,22 +24,25 @@ def decode(
     prompts: Sequence[Sequence[int]],
     *,
     ends: Collection[int],
-    max_tokens: int,
+    most: Sequence[int],
     choose: Callable[[Tensor], int],
 ) -> list[list[int]]:
-    """Continue each prompt until it ends itself or has ``max_tokens`` more.
+    """Continue each prompt until it ends itself or has as many more as it may.
 
     Args:
         module: A causal language model of Hugging Face, in evaluation mode.
         prompts: Tokens, at least one each.
         ends: Tokens that end a continuation; they are left out.
-        max_tokens: How many tokens at most.
+        most: How many tokens at most, for each prompt.
         choose: Picks a token from logits of shape (V,).
+
+    Raises:
+        ConfigError: The model gives NaN or infinity.
     """
     found: list[list[int]] = []
     for start in range(0, len(prompts), _ROWS):
-        rows = prompts[start : start + _ROWS]
-        found += _decode_rows(module, rows, ends, max_tokens, choose)
+        rows = slice(start, start + _ROWS)
+        found += _decode_rows(module, prompts[rows], ends, most[rows], choose)
     return found
 
 
@@ -44,7 +50,7 @@ def _decode_rows(
     module: Any,
     prompts: Sequence[Sequence[int]],
     ends: Collection[int],
-    max_tokens: int,
+    most: Sequence[int],
     choose: Callable[[Tensor], int],
 ) -> list[list[int]]:
     width = max(map(len, prompts))
@@ -56,9 +62,9 @@ def _decode_rows(
         attention_BT[row, width - len(tokens) :] = 1
     positions_BT = (attention_BT.cumsum(dim=1) - 1).clamp(min=0)
     found: list[list[int]] = [[] for _ in prompts]
-    open_rows, cache = set(range(len(prompts))), None
+    open_rows, cache = {row for row, tokens in enumerate(most) if tokens > 0}, None
     known = inspect.signature(module.forward).parameters
-    for _ in range(max_tokens):
+    while open_rows:
         optional = {"position_ids": positions_BT.to(device), "logits_to_keep": 1}
         out = module(
             input_ids=fresh_BT.to(device),
@@ -70,14 +76,18 @@ def _decode_rows(
         cache, logits_BV = out.past_key_values, out.logits[:, -1].float().cpu()
         fresh_BT = torch.zeros(len(prompts), 1, dtype=torch.long)
         for row in sorted(open_rows):
+            if not logits_BV[row].max().isfinite():
+                raise ConfigError("the model gives NaN or infinity; it cannot answer")
             token = choose(logits_BV[row])
             if token in ends:
                 open_rows.discard(row)
                 continue
             found[row].append(token)
             fresh_BT[row, 0] = token
-        if not open_rows:
-            break
-        attention_BT = torch.cat([attention_BT, torch.ones_like(fresh_BT)], dim=1)
-        positions_BT = positions_BT[:, -1:] + 1
+            if len(found[row]) == most[row]:
+                open_rows.discard(row)
+        going_BT = torch.zeros_like(fresh_BT)
+        going_BT[sorted(open_rows)] = 1
+        attention_BT = torch.cat([attention_BT, going_BT], dim=1)
+        positions_BT = positions_BT[:, -1:] + going_BT
     return found

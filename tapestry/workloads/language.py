@@ -20,6 +20,7 @@ Shapes: B sequences, T positions, V tokens of the vocabulary.
 
 import inspect
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tapestry.dialogue import Dialogue, Text
-from tapestry.errors import ProtocolError, ResourceError
+from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.low_rank import factor
 from tapestry.protocol import TrainingPlan
 from tapestry.vector import FloatVector, Layout, Parameters
@@ -49,6 +50,7 @@ from tapestry.workloads.pretrained import (
 from tapestry.workloads.targets import choose_targets, find_targets, linear_modules
 from tapestry.workloads.tokens import by_length, pad, start_tokens, windows
 
+MIN_TEMPERATURE = 0.01  # below, float32 tells nothing from the likeliest token
 _EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
 
 
@@ -252,7 +254,8 @@ class LanguageModel:
         """
         first = 0.0 if self._start else math.log2(len(self._tokenizer))
         tokens = self._tokenize(texts)
-        cut = [windows(row, sequence_length) for row in tokens]
+        length = min(sequence_length, self._positions)
+        cut = [windows(row, length) for row in tokens]
         rows = [window for each in cut for window in each]
         owners = np.repeat(np.arange(len(cut)), [len(each) for each in cut])
         bits = np.array([first if row and row[0] >= 0 else 0.0 for row in tokens])
@@ -283,20 +286,30 @@ class LanguageModel:
         Args:
             prompts: Texts so far, and dialogues that end with a turn of the user.
             max_tokens: How many tokens at most for each.
-            temperature: 0 takes the likeliest token each time.
+            temperature: 0 takes the likeliest token each time; else from
+                ``MIN_TEMPERATURE``.
             generator: Draws tokens when the temperature is not 0; all prompts take
                 from it in turn.
 
+        Edge cases:
+            An answer ends where the positions of the model do.
+
         Raises:
-            ConfigError: The chat template cannot print such a dialogue.
+            ConfigError: The chat template cannot print such a dialogue, a prompt is
+                longer than the model takes, or the model gives NaN or infinity.
+            ValueError: The temperature is no such number.
         """
+        if not (temperature == 0 or MIN_TEMPERATURE <= temperature < math.inf):
+            raise ValueError(f"temperature is {temperature}, want 0 or a higher number")
         given = [self._prompt(prompt) for prompt in prompts]
+        for tokens in given:
+            self._check_prompt(tokens)
         with self._inference(coarse=False):
             rows = decode(
                 self._module,
                 given,
                 ends=self._template.ends,
-                max_tokens=max_tokens,
+                most=[min(max_tokens, self._positions - len(row)) for row in given],
                 choose=partial(_choose, temperature=temperature, generator=generator),
             )
         return [
@@ -366,6 +379,20 @@ class LanguageModel:
             [*self._start, *row] if row else []
             for row in self._template.text.encode(texts)
         ]
+
+    @property
+    def _positions(self) -> int:
+        """How many tokens the model takes at most; unbounded where it does not say."""
+        config: Any = self._module.config
+        known = getattr(config, "max_position_embeddings", None)
+        return known if type(known) is int and known > 0 else sys.maxsize
+
+    def _check_prompt(self, tokens: Sequence[int]) -> None:
+        if len(tokens) >= self._positions:
+            raise ConfigError(
+                f"the prompt has {len(tokens)} tokens with what the chat template adds,"
+                f" and the model takes {self._positions} with the answer; shorten it"
+            )
 
     def _prompt(self, prompt: Text) -> list[int]:
         if isinstance(prompt, Dialogue):

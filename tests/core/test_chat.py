@@ -155,3 +155,20 @@ def test_wrong_usage_has_the_status_of_wrong_usage(folders: Path) -> None:
     assert _chat("--prompt", "x").exit_code == 64
     options = ["--base", folders / "base-1", "--prompt", "x"]
     assert _chat(*options, "--max-tokens", 0).exit_code == 64
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e-320", "0.009", "-1", "11", "x"])
+def test_a_temperature_that_nothing_can_be_divided_by_is_wrong_usage(
+    folders: Path, value: str
+) -> None:
+    options = ("--base", folders / "base-1", "--prompt", "Ciao", "--temperature", value)
+    done = _chat(*options)
+    assert done.exit_code == 64
+    assert value in done.stderr
+
+
+def test_a_prompt_longer_than_the_model_takes_is_said_so(folders: Path) -> None:
+    done = _chat("--base", folders / "base-1", "--prompt", "Ciao " * 300)
+    assert done.exit_code == 64
+    assert "the prompt has 150" in done.stderr
+    assert "the model takes 1024 with the answer; shorten it" in done.stderr

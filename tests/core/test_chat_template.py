@@ -273,7 +273,7 @@ def test_decoding_stops_at_an_end_and_at_the_limit() -> None:
         Counting(),
         [[1], [5]],
         ends={8},
-        max_tokens=4,
+        most=[4, 4],
         choose=lambda logits: int(logits.argmax()),
     )
     assert found == [[2, 3, 4, 5], [6, 7]]
