@@ -96,13 +96,13 @@ def _check_template(folder: Path, tokenizer: Mapping[str, Any]) -> None:
             " text; a release holds one, so keep the one that is meant"
         )
     path = folder / TEMPLATE
-    if template is None or not path.exists():
+    if not path.exists():
         return
     try:
         own = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         raise VerificationError(f"{TEMPLATE} is not UTF-8") from None
-    if own.removesuffix("\n") != template.removesuffix("\n"):
+    if template is not None and own.removesuffix("\n") != template.removesuffix("\n"):
         raise VerificationError(
             f"{TEMPLATE} is not the chat_template of {_TOKENIZER}{_ANEW}"
         )

@@ -4,7 +4,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,19 +18,13 @@ if TYPE_CHECKING:
 Answers = dict[str, str]
 
 
-class _Temperature(click.ParamType):
-    """0, or a number by which logits in float32 can be divided."""
-
-    name = "temperature"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Read the number; what is no such number is wrong usage."""
-        found: float = click.FLOAT.convert(value, param, ctx)
-        if not (found == 0 or 0.01 <= found <= 10):
-            self.fail(f"{value} is not 0 and not in the range 0.01 to 10", param, ctx)
-        return found
+def _check_temperature(
+    _context: click.Context, _option: click.Parameter, value: float
+) -> float:
+    """Require 0, or a number by which logits in float32 can be divided."""
+    if not (value == 0 or 0.01 <= value <= 10):
+        raise click.BadParameter(f"{value} is not 0 and not in the range 0.01 to 10")
+    return value
 
 
 @click.command(cls=Command)
@@ -62,7 +56,8 @@ class _Temperature(click.ParamType):
 )
 @click.option(
     "--temperature",
-    type=_Temperature(),
+    type=float,
+    callback=_check_temperature,
     metavar="T",
     default=0.0,
     show_default=True,

@@ -130,6 +130,10 @@ class Workload(Protocol):
         """Turn each text into one unit; a text too short for a loss gives none."""
         ...
 
+    def find_fault(self, text: Text) -> str | None:
+        """Say why a text cannot be scored or its question not be asked, or None."""
+        ...
+
     def losses(self, sequences: Sequence[Sequence[int]]) -> "Tensor":
         """Mean loss in nats of the tokens that count, shape (len(sequences),).
 

@@ -21,6 +21,7 @@ Shapes: B sequences, T positions, V tokens of the vocabulary.
 import inspect
 import math
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -249,9 +250,19 @@ class LanguageModel:
 
         Guarantees:
             The same texts in the same order give the same bits on one machine.
-            Of a text all bytes count, and all tokens, the first one as the module
-            says; of a dialogue those of the answers, and each answer's end.
+            What is scored is all that was written: a text of which the tokenizer drops
+            or changes something is refused (``find_fault``), as its bits per byte would
+            be those of another text. Of a text all bytes count, and all tokens, the
+            first one as the module says; of a dialogue those of the answers, and each
+            answer's end.
+
+        Raises:
+            ConfigError: The tokenizer loses something of a text, or the chat template
+                refuses a dialogue; the message has the number of the text.
         """
+        for number, text in enumerate(texts, start=1):
+            if (fault := self._fault_of_tokens(text)) is not None:
+                raise ConfigError(f"text {number}: {fault}")
         first = 0.0 if self._start else math.log2(len(self._tokenizer))
         tokens = self._tokenize(texts)
         length = min(sequence_length, self._positions)
@@ -268,6 +279,23 @@ class LanguageModel:
             bits_by_text=tuple(bits.tolist()),
             bytes_by_text=tuple(map(_counted_bytes, texts)),
         )
+
+    def find_fault(self, text: Text) -> str | None:
+        """Say why a text cannot be scored, or its first question not be asked, or None.
+
+        Everybody who is going to evaluate texts asks this before anybody pays.
+
+        Edge cases:
+            Lossless is up to canonical composition (NFC, which some tokenizers apply)
+            and one space before a text (which others add and take away again).
+        """
+        try:
+            if isinstance(text, Dialogue):
+                self._template.encode([text])
+                self._check_prompt(self._prompt(Dialogue(turns=text.turns[:1])))
+        except ConfigError as error:
+            return str(error)
+        return self._fault_of_tokens(text)
 
     def complete(self, prompt: Text, *, max_tokens: int) -> str:
         """Continue a text, or answer a dialogue, by the likeliest tokens."""
@@ -380,6 +408,20 @@ class LanguageModel:
             for row in self._template.text.encode(texts)
         ]
 
+    def _fault_of_tokens(self, text: Text) -> str | None:
+        """Say what the tokenizer loses of what is scored, without a word of it."""
+        for part in (text,) if isinstance(text, str) else text.answers:
+            (tokens,) = self._template.text.encode([part])
+            back = self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+            want = _composed(part)
+            if _composed(back) not in {want, f" {want}", want.removeprefix(" ")}:
+                return (
+                    "the base's tokenizer drops or changes something of it, so that its"
+                    " bits per byte would be another text's; take it out, or choose a"
+                    " base that was made for this language"
+                )
+        return None
+
     @property
     def _positions(self) -> int:
         """How many tokens the model takes at most; unbounded where it does not say."""
@@ -435,6 +477,10 @@ class LanguageModel:
             reduction="none",
         ).view_as(counted_BT)
         return losses_BT * counted_BT, counted_BT.sum(dim=1)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _counted_bytes(text: Text) -> int:

@@ -241,10 +241,10 @@ def _check_written(place: Path, found: ModelFolder) -> None:
     try:
         model_folder.check_settings(place)
     except ForeignFileError as error:
-        written = sorted(p.relative_to(place).as_posix() for p in place.rglob("*"))
+        names = sorted(p.relative_to(place).as_posix() for p in place.rglob("*"))
         raise ConfigError(
             "transformers writes files that no release may hold:"
-            f" {_line(', '.join(written))}"
+            f" {_line(', '.join(names))}"
         ) from error
     written = model_folder.read_object(place / model_folder.CONFIG)
     key = _changed(found.config, written)

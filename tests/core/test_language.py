@@ -379,6 +379,9 @@ def _without_start(tokenizer: object) -> object:
             options["add_special_tokens"] = False
             return tokenizer(texts, **options)  # type: ignore[operator]
 
+        def decode(self, tokens: object, **options: object) -> object:
+            return tokenizer.decode(tokens, **options)  # type: ignore[attr-defined]
+
         def __len__(self) -> int:
             return 259
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tapestry.dialogue import Dialogue
+from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError
 from tapestry.workloads.language import LanguageModel
 from tests.core.model_folders import build
@@ -48,7 +48,7 @@ def test_an_answer_ends_where_the_positions_do(model: LanguageModel) -> None:
 
 
 def test_answers_of_one_batch_end_each_by_itself(model: LanguageModel) -> None:
-    prompts = ["a" * 60, "b", Dialogue(turns=("c" * 30,))]
+    prompts: list[Text] = ["a" * 60, "b", Dialogue(turns=("c" * 30,))]
     together = model.complete_all(prompts, max_tokens=100)
     assert together == [model.complete(each, max_tokens=100) for each in prompts]
 

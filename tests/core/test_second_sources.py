@@ -32,8 +32,10 @@ def _read(folder: Path, name: str) -> Any:
 
 
 def _put(folder: Path, name: str, value: object) -> None:
-    text = value if isinstance(value, str) else json.dumps(value)
-    (folder / name).write_text(text, encoding="utf-8")
+    if not isinstance(value, bytes):
+        text = value if isinstance(value, str) else json.dumps(value)
+        value = text.encode()
+    (folder / name).write_bytes(value)
 
 
 def _rotary(**changes: object) -> Change:
@@ -94,10 +96,7 @@ DIFFERENT: dict[str, tuple[Change, str]] = {
         "chat_template.jinja is not the chat_template of tokenizer_config.json",
     ),
     "a template in another encoding": (
-        lambda folder: (
-            _template(folder, ""),
-            (folder / "chat_template.jinja").write_bytes(b"\xff"),
-        ),
+        lambda folder: _put(folder, "chat_template.jinja", b"\xff"),
         "chat_template.jinja is not UTF-8",
     ),
     "named templates": (
