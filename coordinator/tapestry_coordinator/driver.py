@@ -171,6 +171,7 @@ class Run:
                 model_digest=self.replica.digest,
                 workload=self.workload,
             )
+            self.gate.check(self.replica, held_out=self.directory / "held-out")
         while self._closed() < self.settings.rounds:
             self._try_round()
             self._release_if_due()

@@ -19,7 +19,7 @@ from tapestry.folder_walker import walk
 from tapestry.protocol import RoundManifest
 from tapestry.replica import Replica, measure
 from tapestry.secagg.unmasking import Unmasked
-from tapestry.text_reader import public_texts
+from tapestry.text_reader import public_texts, read_rows, text_of_row
 from tapestry.workloads import Evaluation, Workload
 from tapestry_coordinator.journal import Journal
 
@@ -44,6 +44,21 @@ def read_held_out(folder: Path) -> dict[str, list[Text]]:
     if not texts:
         raise ConfigError(f"{folder} holds no *.jsonl; the gate needs held-out text")
     return texts
+
+
+def check_held_out(folder: Path, workload: Workload) -> None:
+    """Require that the model can read each held-out text, before a round is opened.
+
+    Raises:
+        ConfigError: The chat template refuses a dialogue, a question is longer than
+            the model takes, or the tokenizer loses something; up to ten lines by file.
+    """
+    faults = Faults()
+    for path in walk(folder, faults):
+        for line, row in read_rows(path, faults):
+            if (rule := workload.find_fault(text_of_row(row))) is not None:
+                faults.add(Fault(path, rule, line=line))
+    faults.check(folder)
 
 
 def evaluate_all(
@@ -139,6 +154,26 @@ class Gate:
         if not mean_of(after) <= limit:
             return rejected(reason="held_out_worse", norm=norm, scores=scores)
         return Verdict(replica=candidate, reason=None, norm=norm, scores=scores)
+
+    def check(self, replica: Replica, *, held_out: Path) -> None:
+        """Ask before the first round what would reject every round.
+
+        Args:
+            replica: The base that it starts from; its scores are kept for that round.
+            held_out: The folder that ``texts`` was read from.
+
+        Raises:
+            ConfigError: The model cannot read a text, or gives no finite score on the
+                texts of a country.
+        """
+        check_held_out(held_out, self.workload)
+        scores = self.scores(replica)
+        if lacking := sorted(scores.keys() - finite(scores).keys()):
+            place = f"{held_out.name}/{lacking[0]}.jsonl"
+            raise ConfigError(
+                f"the base gives no finite bits per byte on {place}; its weights are"
+                " damaged, or too large for float32"
+            )
 
     def scores(self, replica: Replica) -> dict[str, float]:
         """Bits per byte of each country's text; computed once for each base.

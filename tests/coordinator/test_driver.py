@@ -74,11 +74,9 @@ def test_a_model_that_breaks_is_rejected_and_not_retried(
     def evaluate(self: Any, texts: Any, **rest: Any) -> Evaluation:
         whole = honest(self, texts, **rest)
         broken = "evaluate" in [event.get("phase") for event in federation.events]
-        broken = broken and next(counted) > len(NAMES)
         nothing = Evaluation(bits_by_text=(math.nan,), bytes_by_text=(1,))
         return nothing if broken else whole
 
-    counted = iter(range(1, 1000))
     monkeypatch.setattr(type(federation.base.workload), "evaluate", evaluate)
     federation.run()
     (closed,) = federation.closed()

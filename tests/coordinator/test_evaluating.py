@@ -21,6 +21,7 @@ from tapestry.workloads import Evaluation
 from tapestry_coordinator.evaluating import (
     Gate,
     bits_per_byte,
+    check_held_out,
     logged_evaluations,
     mean_of,
     read_held_out,
@@ -228,3 +229,36 @@ def test_a_file_that_is_no_held_out_text_is_named(tmp_path: Path, text: str) -> 
 def test_without_held_out_text_there_is_no_gate(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the gate needs held-out text"):
         read_held_out(tmp_path)
+
+
+class Picky:
+    """A workload that cannot read a text with an x."""
+
+    def find_fault(self, text: object) -> str | None:
+        return "it has an x; take it out" if "x" in str(text) else None
+
+
+def test_a_held_out_text_that_cannot_be_scored_is_named_by_its_line(
+    tmp_path: Path,
+) -> None:
+    workload: Any = Picky()
+    folder = tmp_path / "held-out"
+    folder.mkdir()
+    (folder / "fr.jsonl").write_text('{"text": "un"}\n\n{"text": "deux"}\n')
+    (folder / "it.jsonl").write_text('{"text": "uno"}\n')
+    with pytest.raises(ConfigError, match=r"fr\.jsonl.*3.*it has an x; take it out"):
+        check_held_out(folder, workload)
+    (folder / "fr.jsonl").write_text('{"text": "un"}\n')
+    check_held_out(folder, workload)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_base_without_a_score_opens_no_round(
+    gate: Gate, model: Model, tmp_path: Path, value: float
+) -> None:
+    model.find_fault = lambda _text: None  # type: ignore[attr-defined]
+    (tmp_path / "none").mkdir()
+    gate.check(START, held_out=tmp_path / "none")
+    broken = Replica.start({"w": np.full(8, value, dtype=np.float32)})
+    with pytest.raises(ConfigError, match=r"no finite bits per byte on none/fr\.jsonl"):
+        gate.check(broken, held_out=tmp_path / "none")

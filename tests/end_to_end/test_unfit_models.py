@@ -204,3 +204,30 @@ def test_everybody_failing_in_training_ends_the_run_after_one_charge(
         federation.run()
     assert charged(federation) == len(NAMES)
     assert len(federation.aborted()) == 2
+
+
+FEW_TURNS = (
+    "{% if messages | length > 2 %}{{ raise_exception('two turns') }}{% endif %}"
+    "{% for m in messages %}<s>{{ m.role }}{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant{% endif %}"
+)
+
+
+def test_held_out_text_that_the_base_cannot_read_opens_no_round(
+    tmp_path: Path,
+) -> None:
+    model = build_tiny()
+    model.tokenizer.chat_template = FEW_TURNS
+    base = Base(workload=model, replica=Replica.start(model.parameters()))
+    federation = Federation(tmp_path / "federation", base, train=True)
+    roles = ("user", "assistant") * 2
+    turns = [{"role": role, "content": "a"} for role in roles]
+    path = federation.coordinator / "held-out" / "fi.jsonl"
+    with path.open("a") as file:
+        file.write(json.dumps({"messages": turns}) + "\n")
+    line = len(path.read_text().splitlines())
+    with pytest.raises(ConfigError, match=rf"fi\.jsonl.*{line}.*of 4 turns: two turns"):
+        federation.run()
+    assert federation.said(RoundOpened) == []
+    assert charged(federation) == 0
+    federation.close()
