@@ -317,7 +317,12 @@ def _check_problem(problem: Problem) -> None:
 def _compare(got: Tensor, want: Tensor, what: str) -> None:
     error = float((got - want).norm())
     size = float(want.norm())
-    if not error <= _TOLERANCE * size or not size > 0:
+    if not 0 < size < math.inf:
+        raise ConfigError(
+            f"the {what} of a probe have size {size:.2g}; a base whose values vanish or"
+            " overflow learns nothing: choose another, or scale its weights"
+        )
+    if not error <= _TOLERANCE * size:
         raise ConfigError(
             f"per-unit {what} differ from the one-example loop by {error:.2g} of"
             f" {size:.2g}; this model cannot be trained privately"

@@ -252,6 +252,20 @@ def test_a_loss_averaged_over_the_tokens_of_a_batch_is_refused() -> None:
             pass
 
 
+@pytest.mark.parametrize("factor", [0.0, 1e36])
+def test_a_base_that_cannot_learn_is_refused_in_words(factor: float) -> None:
+    module = tiny.llama()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(factor)
+    with (
+        tiny.full(module) as problem,
+        pytest.raises(ConfigError, match="a base whose values vanish or overflow"),
+        attached(problem, Limits(), private=True),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("limits", [Limits(), Limits(rows=1), Limits(tokens=8)])
 def test_wrong_gradients_of_a_layer_are_refused_whatever_the_limits(
     monkeypatch: pytest.MonkeyPatch, limits: Limits
