@@ -69,7 +69,7 @@ def _limit(request: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _refuse_chance(*_: object, **__: object) -> str:
+def _refuse_chance(*_: object) -> str:
     raise ValueError("it draws at random; print the same for the same turns")
 
 
