@@ -25,6 +25,8 @@ _SPECIAL = "special_tokens_map.json"
 _ROTARY = ("rope_parameters", "rope_scaling")
 _SYNONYMS = (("torch_dtype", "dtype"), ("rope_scaling", "rope_parameters"))
 _ANEW = "; keep what the model's makers meant, and remove the other"
+_TEMPLATE_BYTES = 4 << 20
+_MERGES_BYTES = 1 << 28
 _VERSION = re.compile(r"#version:.*")
 
 
@@ -98,10 +100,7 @@ def _check_template(folder: Path, tokenizer: Mapping[str, Any]) -> None:
     path = folder / TEMPLATE
     if not path.exists():
         return
-    try:
-        own = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        raise VerificationError(f"{TEMPLATE} is not UTF-8") from None
+    own = _read(path, limit=_TEMPLATE_BYTES)
     if template is not None and own.removesuffix("\n") != template.removesuffix("\n"):
         raise VerificationError(
             f"{TEMPLATE} is not the chat_template of {_TOKENIZER}{_ANEW}"
@@ -167,12 +166,20 @@ def _check_vocabulary(folder: Path, settings: Settings) -> None:
 
 
 def _merges(path: Path) -> list[str]:
-    try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise VerificationError("merges.txt is not UTF-8") from None
+    lines = _read(path, limit=_MERGES_BYTES).split("\n")
     first, *rest = (line.removesuffix("\r") for line in lines)
     return [line for line in ([] if _VERSION.match(first) else [first]) + rest if line]
+
+
+def _read(path: Path, *, limit: int) -> str:
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise VerificationError(f"{path.name} is over {limit} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise VerificationError(f"{path.name} is not UTF-8") from None
 
 
 def _model(fast: Mapping[str, Any]) -> Mapping[str, Any]:

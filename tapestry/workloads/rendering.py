@@ -7,9 +7,9 @@ clock and draw at random. Here each is rendered by a process of its own.
 Guarantees:
     A rendering takes at most ``SECONDS`` of processor time and, where the system limits
     it, ``BYTES`` of memory, and prints at most ``CHARACTERS``; what takes more is a
-    refusal that says so. The same turns give the same text on each day and machine:
-    the clock that a template reads stands at 2026-01-01, chance is refused, and no
-    set or object shows in what order or where it lies.
+    refusal that says so. The same turns give the same text every day: the clock that
+    a template reads stands at 2026-01-01, chance is refused, sets have one order, and
+    no object shows where it lies in memory.
 """
 
 import json

@@ -33,6 +33,7 @@ def test_the_clock_stands_still() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "said"),
     [

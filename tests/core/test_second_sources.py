@@ -99,6 +99,10 @@ DIFFERENT: dict[str, tuple[Change, str]] = {
         lambda folder: _put(folder, "chat_template.jinja", b"\xff"),
         "chat_template.jinja is not UTF-8",
     ),
+    "a template of megabytes": (
+        lambda folder: _put(folder, "chat_template.jinja", " " * ((4 << 20) + 1)),
+        "chat_template.jinja is over 4194304 bytes",
+    ),
     "named templates": (
         lambda folder: edit(
             folder,
