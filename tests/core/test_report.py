@@ -84,7 +84,7 @@ def test_the_first_screen_answers_in_words() -> None:
     )
     assert "differs by a factor of at most 1,526 plus at most 1 in 100,000 (ε" in first
     assert "That is a weak promise, and in the worst case nearly none" in first
-    assert "could be right 99.9 % of the time" in first
+    assert "could be right nearly 100 % of the time" in first
     assert (
         "it can open only their sum. Of six things on the list below it saw three and"
         in first
@@ -136,7 +136,7 @@ def test_a_run_without_noise_promises_nothing() -> None:
 @pytest.mark.parametrize(
     ("epsilon", "told"),
     [
-        (6.28, "could be right 99.8 % of the time"),
+        (6.28, "could be right 99.9 % of the time"),
         (6.28, "by a factor of at most 534 plus at most 1 in 100,000"),
         (6.28, "is at most e to the power of ε times the probability in the other, pl"),
         (
@@ -146,7 +146,7 @@ def test_a_run_without_noise_promises_nothing() -> None:
         (1.0, "recognizes at most 0.3 % of the used ones"),
         (1.0, "That is a strong promise. Even in the worst case, whoever must say"),
         (2.0, "That is a moderate promise."),
-        (8.0, "could be right more than 99.9 % of the time"),
+        (8.0, "could be right nearly 100 % of the time"),
         (60.0, "by a factor of more than 1,000,000, which in practice is no bound"),
     ],
 )
