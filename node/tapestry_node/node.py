@@ -274,7 +274,7 @@ class Node:
         self._leave_session()
         manifest = current.manifest
         self._base.check_sums(manifest.run_id, until=manifest.round_number)
-        self._check_failed(manifest.run_id)
+        self._desk.check_failed(manifest.run_id)
         with refusing(Reason.PLAN_UNSUPPORTED):
             layout = self._trainer.layout(manifest)
         facts = Facts(
@@ -300,18 +300,6 @@ class Node:
     def _load(self) -> None:
         """Put the base that is held here into the model."""
         self._trainer.workload.load(self.replica.parameters)
-
-    def _check_failed(self, run_id: str) -> None:
-        """Pay for no further training of a run in which one failed here.
-
-        That it failed may depend on the records; its refusal told, and was paid for.
-        """
-        if run_id in self._desk.failed:
-            raise Refused(
-                Reason.TRAINING_FAILED,
-                f"a training of {run_id!r} failed here; see above why, and restart the"
-                " node to try again",
-            )
 
     def _check_declared(self) -> None:
         declared = self._view.state.data.get(self.name)

@@ -18,7 +18,8 @@ Guarantees:
 Edge cases:
     A training that failed, or was made for settings or a release that are not those
     of now, is paid for all the same. Its version is skipped, once the log has its
-    account: the epsilons that a node reports of a run never fall.
+    account: the epsilons that a node reports of a run never fall. The next one of
+    that run is begun, and paid for, only after a restart of the node.
 """
 
 import os
@@ -117,8 +118,9 @@ class Publisher:
 
         Raises:
             BudgetExhausted: The ledger does not cover it.
-            Refused: The policy does not allow to train without noise, or the log
-                lacks the account of an earlier training.
+            Refused: The policy does not allow to train without noise, the log lacks
+                the account of an earlier training, or one of this run failed since
+                the node was started.
             ConfigError, ResourceError: A setting is wrong, or the training failed.
         """
         job = self._next(release, now=now)
@@ -184,18 +186,30 @@ class Publisher:
             )
 
     def _make(self, job: Job, *, now: datetime) -> None:
-        """Take the steps that were not taken yet."""
+        """Take the steps that were not taken yet.
+
+        Guarantees:
+            One attempt that fails, at the training or after it, is the last training
+            of its run until the node is restarted. What a training gave may still be
+            published: that costs nothing.
+        """
+        if not job.update.exists():
+            self.desk.check_failed(job.release.run_id)
         self._check(job)
         if job.charge is not None:
             cap = number(self.desk.view.state.policy.epsilon_cap)
             delta = number(self.settings.policy.target_delta)
             self.ledger.check_run(job.charge, target_delta=delta, cap=cap)
             self.ledger.reserve(job.charge)
-        if not job.update.exists():
-            self._train(job)
-        if job.charge is not None:
-            self.ledger.spend(job.charge)
-        self._write(job, self._account(job, job.charge, now=now), now=now)
+        try:
+            if not job.update.exists():
+                self._train(job)
+            if job.charge is not None:
+                self.ledger.spend(job.charge)
+            self._write(job, self._account(job, job.charge, now=now), now=now)
+        except Exception:
+            self.desk.failed.add(job.release.run_id)
+            raise
 
     def _check(self, job: Job) -> None:
         """Ask what is known beforehand, before anything is paid for."""

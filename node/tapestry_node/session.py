@@ -63,6 +63,21 @@ class Desk:
     notify: Notify
     failed: set[str] = field(default_factory=set)  # runs in which a training failed
 
+    def check_failed(self, run_id: str) -> None:
+        """Pay for no further training of a run in which one failed here.
+
+        That it failed may depend on the records; its refusal told, and was paid for.
+
+        Raises:
+            Refused: One failed, of a round or of an adapter.
+        """
+        if run_id in self.failed:
+            raise Refused(
+                Reason.TRAINING_FAILED,
+                f"a training of {run_id!r} failed here; see above why, and restart the"
+                " node to try again",
+            )
+
     def say(self, body: Body, *, now: datetime) -> bytes:
         """Sign an event as this node."""
         event = self.author.event(body, now=now, seen=self.view.seen)

@@ -10,12 +10,13 @@ import pytest
 import tomli_w
 
 from tapestry.errors import ResourceError
-from tapestry.protocol import Kind, Message
+from tapestry.protocol import Kind, Message, Reason
 from tapestry_governance import durable
 from tapestry_governance.audit import Verdict
 from tapestry_governance.events import AdapterPublished, DpAccounted
 from tapestry_node import adapting, publishing
 from tapestry_node.budget import Ledger
+from tapestry_node.guard import Refused
 from tapestry_node.store import Store
 from tests.simulator import NAMES, Base, Deliver, Federation, Killed
 
@@ -233,11 +234,62 @@ def test_a_training_that_fails_is_paid_for_and_logged_before_the_next(
     assert trainings.count == 1  # the log must have the account first
     assert len(accounts(federation)) == 1
     assert federation.said(AdapterPublished) == []
+    federation.restart("fr")  # by its operator, who read why
     federation.run()
     assert trainings.count == 2
     assert len(accounts(federation)) == 2
     assert charges(federation) == [(1, "spent"), (2, "spent")]
     once(federation, version=2)
+
+
+def answers(federation: Federation) -> list[str]:
+    """What ``fr`` said to each request for its adapter, a reason where it refused."""
+    return [
+        e.reply.json().get("reason", e.reply.kind.value)
+        for e in federation.wire.replies(Kind.RELEASED)
+        if e.node == "fr" and e.reply is not None
+    ]
+
+
+def test_one_failed_training_is_paid_for_however_often_it_is_asked_for(
+    wants: Wants, trainings: Trainings
+) -> None:
+    federation = wants()
+    trainings.error = ValueError("it fails always")
+
+    def again_and_again(_name: str, request: Message, deliver: Deliver) -> Message:
+        return [deliver(request) for _ in range(4)][-1]
+
+    federation.wire.on("fr", Kind.RELEASED, again_and_again, times=2)
+    for _ in range(3):
+        federation.run()
+    assert trainings.count == 1
+    assert charges(federation) == [(1, "spent")]
+    assert len(accounts(federation)) == 1
+    assert answers(federation)[-1] == "training_failed"
+    with pytest.raises(Refused, match="restart the node") as caught:  # nor a round
+        federation.nodes["fr"]._desk.check_failed("run")
+    assert caught.value.reason is Reason.TRAINING_FAILED
+
+
+def test_a_failure_after_the_training_lets_no_other_training_begin(
+    wants: Wants, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = wants()
+    honest, failures = adapting.write, iter(range(2))
+
+    def write(*arguments: Any, **rest: Any) -> Any:
+        if next(failures, None) is not None:
+            raise ResourceError("the disk is full")
+        return honest(*arguments, **rest)
+
+    monkeypatch.setattr(adapting, "write", write)
+    federation.run()
+    assert federation.nodes["fr"]._desk.failed == {"run"}
+    for _ in range(2):  # what was trained and paid for is published all the same
+        federation.run()
+    assert trainings.count == 1
+    once(federation)
 
 
 @pytest.mark.parametrize(
