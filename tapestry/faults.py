@@ -1,4 +1,4 @@
-"""Faults of outside files: where each one lies, which rule it breaks, what mends it.
+"""Faults of outside files, and errors of others: where each lies, and what mends it.
 
 A fault names a file by the operator's own path, a line by its number, and a rule by
 words of this repository. A ``Faults`` gathers those of a whole folder, so that an
@@ -12,17 +12,22 @@ operator mends a folder once and not once per fault::
 
 Guarantees:
     No message holds a byte of a file's content. Each fault is one line of printable
-    text, whatever the file is called.
+    text, whatever the file is called. Of an error that is not one of ours the type and
+    the place are told and never the text: a library quotes there what it was given,
+    which may be a record.
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 from tapestry.errors import ConfigError
 
 SHOWN = 10
+TRACEBACK = "TAPESTRY_TRACEBACK"  # set to 1, it shows tracebacks on this machine
 _LONGEST = 200  # characters of a path; longer ones are cut in the middle
+_OURS = {"tapestry", "tapestry_node", "tapestry_coordinator", "tapestry_governance"}
 
 
 class Fault(ConfigError):
@@ -96,6 +101,27 @@ class Faults:
             if rest := self._count - len(self._first):
                 lines.append(f"and {rest} more")
             raise ManyFaults(lines)
+
+
+def unforeseen(error: BaseException) -> str:
+    """Name the type of an error that nobody foresaw, and the place in our code."""
+    return f"{type(error).__name__} in {_place(error.__traceback__)}"
+
+
+def wants_traceback() -> bool:
+    """Return whether whoever sits at the machine asked for tracebacks."""
+    return os.environ.get(TRACEBACK) == "1"
+
+
+def _place(trace: TracebackType | None) -> str:
+    """Return the innermost module and line of ours on the way to an error."""
+    found = "tapestry"
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if module.split(".")[0] in _OURS:
+            found = f"{module}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
 
 
 def show(path: Path | str) -> str:

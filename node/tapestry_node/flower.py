@@ -66,6 +66,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from tapestry.environment import proxies
 from tapestry.errors import ConfigError, ProtocolError
+from tapestry.faults import wants_traceback
 from tapestry.packing import pack, unpack
 from tapestry.protocol import Kind, Message
 
@@ -300,8 +301,8 @@ class _Worker:
             message = unpack(request.content)
             reply = self._handle(message)
         except Exception as error:  # noqa: BLE001 - whatever it is, it stays here
-            _LOG.error("no answer to a request: %s", _name(error))
-            _LOG.debug("because", exc_info=True)
+            trace = error if wants_traceback() else None
+            _LOG.error("no answer to a request: %s", _name(error), exc_info=trace)
             return None
         if message.kind is not Kind.HELLO and reply.kind is not Kind.REFUSAL:
             self._last = name, reply

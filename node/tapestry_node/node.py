@@ -2,7 +2,8 @@
 
 ``handle`` is all there is to talk to. It answers each request of the closed list in
 ``tapestry.protocol`` and turns whatever goes wrong into a reason code; the detail
-goes to the node's own log. Every reply is receipted before it leaves.
+goes to the node's own log, without the text of an error that is not ours. Every reply
+is receipted before it leaves.
 """
 
 import logging
@@ -15,6 +16,7 @@ from typing import Any
 from tapestry.config import NodeSettings
 from tapestry.encoding import canonical_json
 from tapestry.errors import ProtocolError, TapestryError
+from tapestry.faults import TRACEBACK, unforeseen, wants_traceback
 from tapestry.protocol import Kind, Message, Reason, RoundManifest
 from tapestry.replica import Replica
 from tapestry.secagg.messages import Result
@@ -164,13 +166,27 @@ class Node:
         """
         try:
             reply = self._dispatch(message)
-        except Exception as error:
-            _logger.warning("%s: refused %s: %s", self.name, message.kind, error)
-            if not isinstance(error, TapestryError):
-                _logger.exception("%s: unexpected", self.name)
+        except Exception as error:  # noqa: BLE001 - default deny, whatever it is
+            self._note(message.kind, error)
             reply = self._refuse(message, reason_of(error))
         self._store.record(reply)
         return reply
+
+    def _note(self, kind: Kind, error: Exception) -> None:
+        """Tell the node's own log why it refuses.
+
+        Guarantees:
+            Only errors of ours are told in full. Another one may quote a record: of
+            it only type and place are, unless the operator asked for tracebacks.
+        """
+        if isinstance(error, TapestryError):
+            _logger.warning("%s: refused %s: %s", self.name, kind, error)
+            return
+        _logger.error(
+            "%s: refused %s: internal error: %s; %s=1 shows the traceback",
+            *(self.name, kind, unforeseen(error), TRACEBACK),
+            exc_info=error if wants_traceback() else None,
+        )
 
     def close(self) -> None:
         """Close the databases."""

@@ -24,7 +24,7 @@ from tapestry.cli.commands import NoVerb, Roles, usage_error
 from tapestry.cli.exit_status import ExitStatus, is_broken_pipe, status_of
 from tapestry.cli.failures import describe
 from tapestry.environment import require_current_folder
-from tapestry.faults import ManyFaults
+from tapestry.faults import ManyFaults, wants_traceback
 
 __all__ = ["app", "main"]
 
@@ -114,7 +114,7 @@ def _end(error: BaseException, words: Sequence[str]) -> ExitStatus:
         console.abandon()
         return ExitStatus.INCOMPLETE
     status = status_of(error)
-    if status is ExitStatus.INTERNAL and os.environ.get("TAPESTRY_TRACEBACK") == "1":
+    if status is ExitStatus.INTERNAL and wants_traceback():
         for line in "".join(traceback.format_exception(error)).splitlines():
             console.note(line)
     said = f"tapestry: {describe(error, words[0] if words else '')}"

@@ -6,14 +6,13 @@ Guarantees:
 """
 
 import sqlite3
-from types import TracebackType
 
 from tapestry.cli.exit_status import ExitStatus, status_of
 from tapestry.errors import TapestryError
+from tapestry.faults import TRACEBACK, unforeseen
 
 __all__ = ["describe"]
 
-_OURS = {"tapestry", "tapestry_node", "tapestry_coordinator", "tapestry_governance"}
 _ROLES_WITH_EXTRAS = {"demo", "node", "coordinator", "chat"}
 _KNOWN: dict[type[BaseException], str] = {
     KeyboardInterrupt: "interrupted",
@@ -67,17 +66,6 @@ def _refused(error: BaseException) -> str:
 def _internal(error: BaseException) -> str:
     """Say where a bug is, and nothing of what it was working on."""
     return (
-        f"internal error: {type(error).__name__} in {_place(error.__traceback__)};"
-        " please report it; TAPESTRY_TRACEBACK=1 shows the traceback"
+        f"internal error: {unforeseen(error)}; please report it; {TRACEBACK}=1 shows"
+        " the traceback"
     )
-
-
-def _place(trace: TracebackType | None) -> str:
-    """Return the innermost module and line of ours on the way to an error."""
-    found = "tapestry"
-    while trace is not None:
-        module = str(trace.tb_frame.f_globals.get("__name__", ""))
-        if module.split(".")[0] in _OURS:
-            found = f"{module}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return found

@@ -159,6 +159,18 @@ class TestWorker:
         assert "KeyError" in caplog.text
         assert "patient" not in caplog.text
 
+    @pytest.mark.parametrize("wanted", [False, True])
+    def test_a_traceback_is_logged_only_where_the_operator_asks(
+        self,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+        wanted: bool,
+    ) -> None:
+        monkeypatch.setenv("TAPESTRY_TRACEBACK", str(int(wanted)))
+        with caplog.at_level(logging.DEBUG):
+            work(Counting(), FakeLink([offer(b'{"fail":1}')]))
+        assert ("Traceback" in caplog.text) is wanted
+
     def test_a_greeting_is_answered_afresh(self) -> None:
         handler, link = Counting(), FakeLink([Message(kind=Kind.HELLO)] * 2)
         work(handler, link)
