@@ -171,19 +171,24 @@ def read_public_texts(path: Path) -> list[Text]:
 
 def public_texts(path: Path, faults: Faults) -> list[Text]:
     """Read a file as ``read_public_texts`` does; what is wrong becomes faults."""
-    texts: list[Text] = []
+    return [text for _, text in public_rows(path, faults)]
+
+
+def public_rows(path: Path, faults: Faults) -> list[tuple[int, Text]]:
+    """Read a file as ``public_texts`` does, each text with the number of its line."""
+    rows: list[tuple[int, Text]] = []
     before = len(faults)
     for number, row in read_rows(path, faults):
         rule = fault_of_row(row)
         if rule is None and is_invisible(shown_part(text := text_of_row(row))):
             rule = "the text is empty or shows nothing; take the line out"
         if rule is None:
-            texts.append(text)
+            rows.append((number, text))
         else:
             faults.add(Fault(path, rule, line=number))
-    if not texts and len(faults) == before:
+    if not rows and len(faults) == before:
         faults.add(Fault(path, 'is empty; want lines {"text": "..."}'))
-    return texts
+    return rows
 
 
 def text_of_row(row: dict[str, Any]) -> Text:

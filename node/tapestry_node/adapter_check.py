@@ -1,32 +1,41 @@
 """Whether an institution's adapter could be published: asked before it is paid for.
 
-Its training, and everything else that the log or the registry would refuse afterwards
-for reasons that lie in settings and policy alone.
+Its training, its public text, the folder that it would be written to, and everything
+else that the log or the registry would refuse afterwards for reasons that lie in
+settings and policy alone.
 """
 
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from tapestry.config import NodeSettings, number
-from tapestry.errors import ConfigError
+from tapestry.dialogue import Text
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.faults import Fault
 from tapestry.protocol import Reason
 from tapestry.workloads.adapters import BaseName
+from tapestry_governance import durable
 from tapestry_governance.events import AdapterPublished, Policy
-from tapestry_node import adapting
+from tapestry_node import adapting, held_out
 from tapestry_node.adapting import AdapterPlan, Title
 from tapestry_node.guard import Refused
-from tapestry_node.trainable import Trainable
 from tapestry_node.trainer import Trainer
 
+PUBLICATIONS = "adapters"  # below the node's folder
 _ANY = "sha256:" + "0" * 64
+_STEPS = (".update", ".accounted", durable.SUFFIX)  # of one that is under way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where an adapter would appear."""
 
+    folder: Path  # of the node
     settings: NodeSettings
     policy: Policy | None  # of the federation; None where the log is not known yet
     language: str
@@ -59,16 +68,21 @@ def trial_title(name: str, *, base_digest: str) -> Title:
 
 
 def check_adapter(
-    plan: AdapterPlan, place: Place, *, trainable: Trainable, load: Callable[[], object]
-) -> None:
+    plan: AdapterPlan, place: Place, *, trainer: Trainer, load: Callable[[], object]
+) -> list[Text]:
     """Refuse an adapter that could not be trained, or not be published then.
+
+    Returns:
+        The public text that it will be measured on.
 
     Edge cases:
         What the ledger has left is not asked here; ``Ledger.reserve`` decides.
 
     Raises:
         Refused: The node's own policy, the model or the plan does not allow it.
-        ConfigError: The federation or the form of the log does not allow it.
+        ConfigError: The federation or the form of the log does not allow it, or what
+            lies in the node's folder does not.
+        ResourceError: It could not be written.
     """
     settings = place.settings
     if plan.steps is None and "none" not in settings.policy.noise:
@@ -79,7 +93,38 @@ def check_adapter(
     _check_entry(plan, place)
     if place.policy is not None:
         _check_federation(settings, place.policy)
-    trainable.check(plan.training, plan.privacy, load=load)
+    _check_room(place.folder, name=settings.name)
+    trainer.trainable.check(plan.training, plan.privacy, load=load)
+    return held_out.read(
+        place.folder,
+        trainer=trainer,
+        sequence_length=plan.training.sequence_length,
+    )
+
+
+def _check_room(folder: Path, *, name: str) -> None:
+    """Refuse a folder in which a publication could not be written.
+
+    Raises:
+        ConfigError: Something else lies where publications do.
+        ResourceError: The folder cannot be written.
+    """
+    root = folder / PUBLICATIONS
+    try:
+        if not os.path.lexists(root):
+            root = folder
+        if not root.is_dir():
+            raise Fault(root, "is no folder; move it away")
+        if not os.access(root, os.W_OK | os.X_OK):
+            raise ResourceError(f"cannot write {root}; change its mode or its owner")
+        for path in root.glob(f"{name}-*") if root != folder else ():
+            mode = path.lstat().st_mode
+            step = path.suffix in _STEPS
+            if not (stat.S_ISREG(mode) if step else stat.S_ISDIR(mode)):
+                kind = "file" if step else "folder"
+                raise Fault(path, f"is no plain {kind}; move it away")
+    except OSError as error:
+        raise ResourceError(f"cannot read {root}: {error.strerror}") from error
 
 
 def _check_federation(settings: NodeSettings, policy: Policy) -> None:

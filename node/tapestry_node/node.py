@@ -133,6 +133,7 @@ class Node:
         state = self._view.state if self._view.size else None
         return objections(
             Standing(
+                folder=self.directory,
                 settings=self.settings,
                 keys={name: key.verify_key for name, key in self._keys.items()},
                 trust=read_trust(self.directory),

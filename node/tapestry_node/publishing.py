@@ -39,7 +39,6 @@ from tapestry.keys import SigningKey
 from tapestry.manifest import FOLDER
 from tapestry.protocol import Kind, Message, Reason
 from tapestry.replica import Replica
-from tapestry.text_reader import read_public_texts
 from tapestry.vector import FloatVector
 from tapestry.workloads.adapters import BaseName
 from tapestry.workloads.language import LanguageModel
@@ -47,7 +46,12 @@ from tapestry_governance import durable
 from tapestry_governance.entries import Author, open_entry, sign_entry
 from tapestry_governance.events import AdapterPublished, DpAccounted, ReleasePublished
 from tapestry_node import adapting, samples
-from tapestry_node.adapter_check import Place, check_adapter, plan_adapter
+from tapestry_node.adapter_check import (
+    PUBLICATIONS,
+    Place,
+    check_adapter,
+    plan_adapter,
+)
 from tapestry_node.adapting import AdapterPlan, Title
 from tapestry_node.budget import Charge, Ledger
 from tapestry_node.card import Card
@@ -56,7 +60,6 @@ from tapestry_node.session import Desk, account_of
 from tapestry_node.training import Progress, Runtime
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
-HELD_OUT = "held-out.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +154,7 @@ class Publisher:
             release=release,
             plan=plan,
             charge=_charge(plan, release, version),
-            root=self.folder / "adapters",
+            root=self.folder / PUBLICATIONS,
         )
 
     def _is_lost(self, job: Job) -> bool:
@@ -195,7 +198,7 @@ class Publisher:
         """
         if not job.update.exists():
             self.desk.check_failed(job.release.run_id)
-        self._check(job)
+        public = self._check(job)
         if job.charge is not None:
             cap = number(self.desk.view.state.policy.epsilon_cap)
             delta = number(self.settings.policy.target_delta)
@@ -206,21 +209,26 @@ class Publisher:
                 self._train(job)
             if job.charge is not None:
                 self.ledger.spend(job.charge)
-            self._write(job, self._account(job, job.charge, now=now), now=now)
+            account = self._account(job, job.charge, now=now)
+            self._write(job, account, public, now=now)
         except Exception:
             self.desk.failed.add(job.release.run_id)
             raise
 
-    def _check(self, job: Job) -> None:
-        """Ask what is known beforehand, before anything is paid for."""
+    def _check(self, job: Job) -> list[Text]:
+        """Ask what is known beforehand, before anything is paid for.
+
+        Returns:
+            The public text that was looked at; no other is published.
+        """
         trainer = self.desk.trainer
-        _read_public(self.folder / HELD_OUT)
         place = Place(
+            folder=self.folder,
             settings=self.settings,
             policy=self.desk.view.state.policy,
             language=trainer.corpus.language,
         )
-        check_adapter(job.plan, place, trainable=trainer.trainable, load=self._model)
+        return check_adapter(job.plan, place, trainer=trainer, load=self._model)
 
     def _train(self, job: Job) -> None:
         trainer = self.desk.trainer
@@ -260,12 +268,14 @@ class Publisher:
             raise ConfigError(f"{job.accounted} is for other settings; restore those")
         return found
 
-    def _write(self, job: Job, account: DpAccounted, *, now: datetime) -> None:
+    def _write(
+        self, job: Job, account: DpAccounted, public: list[Text], *, now: datetime
+    ) -> None:
         """Write the publication; its last file makes it one."""
         update = np.frombuffer(job.update.read_bytes(), dtype="<f4").copy()
         if job.folder.exists():  # of a process that died before it was done
             shutil.rmtree(job.folder)
-        card = self._card(job, update, account=account)
+        card = self._card(job, update, account=account, public=public)
         made = adapting.write(
             job.folder, update, model=self._model(), plan=job.plan, card=card
         )
@@ -299,9 +309,15 @@ class Publisher:
         model.load(self.replica.parameters)
         return model
 
-    def _card(self, job: Job, update: FloatVector, *, account: DpAccounted) -> Card:
+    def _card(
+        self,
+        job: Job,
+        update: FloatVector,
+        *,
+        account: DpAccounted,
+        public: list[Text],
+    ) -> Card:
         trainer = self.desk.trainer
-        public = _read_public(self.folder / HELD_OUT)
         return Card(
             name=job.title.name,
             version=job.title.version,
@@ -375,8 +391,3 @@ def _message(folder: Path) -> Message:
         body=canonical_json({"files": names}),
         attachments=[*entries, *((folder / name).read_bytes() for name in names)],
     )
-
-
-def _read_public(path: Path) -> list[Text]:
-    """Read the text that this institution published for evaluations, if any."""
-    return read_public_texts(path) if os.path.lexists(path) else []

@@ -12,6 +12,7 @@ Edge cases:
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tapestry.config import NodePolicy, NodeSettings, number
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, ResourceError
@@ -35,6 +36,7 @@ from tapestry_node.trainer import Trainer
 class Standing:
     """What a node knows of itself before anybody asks it."""
 
+    folder: Path
     settings: NodeSettings
     keys: Mapping[str, VerifyKey]  # by purpose
     trust: Trust
@@ -149,16 +151,17 @@ def _adapter(standing: Standing) -> Iterator[str]:
     def ask() -> None:
         title = trial_title(settings.name, base_digest=standing.given_base)
         place = Place(
+            folder=standing.folder,
             settings=settings,
             policy=standing.state.policy if standing.state else None,
             language=trainer.corpus.language,
         )
         plan = plan_adapter(title, settings, trainer=trainer)
-        check_adapter(plan, place, trainable=trainer.trainable, load=standing.load)
+        check_adapter(plan, place, trainer=trainer, load=standing.load)
 
     fault = _fault(ask)
     if fault is not None:
-        yield f"the adapter: {fault}; mend [adapter], or set adapter.publish = false"
+        yield f"the adapter: {fault} (or set adapter.publish = false)"
 
 
 def _fault(ask: Callable[[], object]) -> str | None:

@@ -48,7 +48,7 @@ from tapestry.workloads.bases import open_base
 from tapestry.workloads.language import LanguageModel
 from tapestry_coordinator.showing import EVIDENCE
 from tapestry_governance.bundle import add_sums, write_bundle
-from tapestry_node.publishing import HELD_OUT
+from tapestry_node.held_out import FILE as HELD_OUT
 
 IN_PROCESS, FLOWER = "inprocess", "flower"  # how requests travel
 SLIM = ".slim"  # releases on their way into the bundle

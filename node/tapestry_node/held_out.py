@@ -1,0 +1,92 @@
+"""An institution's public text: its adapter is measured on it, its card shows it.
+
+All that it could spoil is known before an adapter is paid for: ``read`` asks of each
+line whether it can be read and encoded, and of the prompts whether the base can answer
+them.
+
+Guarantees:
+    What ``read`` returns is what it looked at. A message names file, line and rule,
+    and holds nothing of a line.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tapestry.dialogue import Text
+from tapestry.errors import TapestryError
+from tapestry.faults import Fault, Faults
+from tapestry.text_reader import public_rows
+from tapestry.workloads.language import LanguageModel
+from tapestry_node.samples import MAX_TOKENS, prompts_of
+from tapestry_node.trainer import Trainer
+
+FILE = "held-out.jsonl"
+Row = tuple[int, Text]  # with the number of its line
+
+
+def read(folder: Path, *, trainer: Trainer, sequence_length: int) -> list[Text]:
+    """Read all public text of a node's folder, if there is any, and try it out.
+
+    Args:
+        folder: Of the node.
+        trainer: Holds the model.
+        sequence_length: At which the adapter is trained.
+
+    Raises:
+        ConfigError: A line cannot be read, or the model cannot read or answer it; each
+            is named, up to ten.
+    """
+    path, faults = folder / FILE, Faults()
+    if not os.path.lexists(path):
+        return []
+    rows = public_rows(path, faults)
+    model = trainer.workload
+    if isinstance(model, LanguageModel):
+        for line, rule in _tried(model, rows, sequence_length=sequence_length):
+            faults.add(Fault(path, rule, line=line))
+    faults.check(path)
+    return [text for _, text in rows]
+
+
+def _tried(
+    model: LanguageModel, rows: Sequence[Row], *, sequence_length: int
+) -> Iterator[tuple[int, str]]:
+    """Yield the lines that the model cannot read, or of which it cannot be asked."""
+    unread = []
+    for line, text in rows:
+        if (rule := _why_unread(model, text, sequence_length)) is not None:
+            unread.append(line)
+            yield line, rule
+    texts = [text for _, text in rows]
+    prompts = prompts_of(texts)
+    if _why_unanswered(model, prompts) is None:
+        return
+    for prompt in prompts:  # one by one, to name them
+        rule = _why_unanswered(model, [prompt])
+        line = next(line for line, text in rows if prompt in prompts_of([text]))
+        if rule is not None and line not in unread:
+            yield line, rule
+
+
+def _why_unread(model: LanguageModel, text: Text, length: int) -> str | None:
+    try:
+        model.encode([text], sequence_length=length)
+    except TapestryError as error:
+        return f"{error}; take the line out"
+    except Exception as error:  # noqa: BLE001 - a tokenizer raises anything
+        return f"the base cannot read it: {type(error).__name__}; take the line out"
+    return None
+
+
+def _why_unanswered(model: LanguageModel, prompts: Sequence[Text]) -> str | None:
+    try:
+        model.complete_all(prompts, max_tokens=MAX_TOKENS)
+    except TapestryError as error:
+        return f"{error}; take the line out"
+    except Exception as error:  # noqa: BLE001 - of the model, such as a long prompt
+        return (
+            f"the base cannot answer its prompt: {type(error).__name__}; shorten it or"
+            " take the line out"
+        )
+    return None
