@@ -1,12 +1,16 @@
 """An institution's public text: its adapter is measured on it, its card shows it.
 
 All that it could spoil is known before an adapter is paid for: ``read`` asks of each
-line whether it can be read and encoded, and of the prompts whether the base can answer
-them.
+line whether it can be read and encoded and repeats no record, and of the prompts
+whether the base can answer them.
 
 Guarantees:
     What ``read`` returns is what it looked at. A message names file, line and rule,
     and holds nothing of a line.
+
+Edge cases:
+    Whether a line repeats a record depends on the records. The operator is told so, by
+    line; to the coordinator it is a node that is not ready, as for any other fault.
 """
 
 import os
@@ -22,6 +26,10 @@ from tapestry_node.samples import MAX_TOKENS, prompts_of
 from tapestry_node.trainer import Trainer
 
 FILE = "held-out.jsonl"
+_REPEATS = (
+    "repeats a private record, or the beginning or a question of one, and would be"
+    " published; take the line out"
+)
 Row = tuple[int, Text]  # with the number of its line
 
 
@@ -34,13 +42,15 @@ def read(folder: Path, *, trainer: Trainer, sequence_length: int) -> list[Text]:
         sequence_length: At which the adapter is trained.
 
     Raises:
-        ConfigError: A line cannot be read, or the model cannot read or answer it; each
-            is named, up to ten.
+        ConfigError: A line cannot be read, repeats a record, or is one that the model
+            cannot read or answer; each is named, up to ten.
     """
     path, faults = folder / FILE, Faults()
     if not os.path.lexists(path):
         return []
     rows = public_rows(path, faults)
+    for place in trainer.repeated([text for _, text in rows]):
+        faults.add(Fault(path, _REPEATS, line=rows[place][0]))
     model = trainer.workload
     if isinstance(model, LanguageModel):
         for line, rule in _tried(model, rows, sequence_length=sequence_length):

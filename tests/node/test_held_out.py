@@ -54,6 +54,11 @@ def held_out(*rows: Any) -> Spoil:
     return lambda node: (node / FILE).write_text(lines(*rows))
 
 
+def records_of(node: Path) -> list[str]:
+    rows = (node / "data" / "text.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(row)["text"] for row in rows]
+
+
 def in_the_way(name: str, make: Callable[[Path], object]) -> Spoil:
     def spoil(node: Path) -> None:
         (node / name).parent.mkdir(exist_ok=True)
@@ -118,7 +123,17 @@ CASES: dict[str, tuple[Spoil, str | None, str]] = {
         "adapters/fr-2.accounted: is no plain file; move it away",
     ),
 }
-QUICK = {"four turns", "a file for a folder"}
+CASES["a record"] = (
+    lambda node: held_out({"text": "canary"}, {"text": records_of(node)[3]})(node),
+    None,
+    "held-out.jsonl, line 2: repeats a private record",
+)
+CASES["a record as a question"] = (
+    lambda node: held_out(dialogue(records_of(node)[0], "canary"))(node),
+    None,
+    "held-out.jsonl, line 1: repeats a private record",
+)
+QUICK = {"four turns", "a file for a folder", "a record"}
 
 
 @pytest.fixture(
@@ -168,6 +183,8 @@ def test_what_could_not_be_published_is_not_paid_for(
     assert f"{said}" in printed
     assert printed.endswith("\nnot ready\n")
     assert CANARY not in printed + caplog.text
+    for record in records_of(federation.directory / "nodes" / "fr"):
+        assert record not in printed + caplog.text
 
 
 def test_a_prompt_that_the_base_cannot_answer_is_named(
@@ -227,7 +244,7 @@ def test_a_base_of_another_kind_reads_no_public_text(tmp_path: Path) -> None:
 
     from tapestry_node import held_out
 
-    trainer: Any = SimpleNamespace(workload=object())
+    trainer: Any = SimpleNamespace(workload=object(), repeated=lambda _: [])
     assert held_out.read(tmp_path, trainer=trainer, sequence_length=8) == []
     (tmp_path / FILE).write_text(lines({"text": "una frase"}))
     found = held_out.read(tmp_path, trainer=trainer, sequence_length=8)
