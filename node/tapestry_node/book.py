@@ -16,6 +16,7 @@ from tapestry.encoding import (
     encode_fraction,
 )
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
+from tapestry.plain_file import open_plain
 from tapestry.privacy import accounting
 
 _LINE = re.compile(r"^([1-9][0-9]{0,17}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
@@ -96,7 +97,8 @@ class FileMirror:
         """The highest number recorded; a line cut by a crash does not count."""
         if not self._path.exists():
             return None
-        lines = _LINE.findall(self._path.read_text("utf-8", "replace"))
+        with open_plain(self._path, links=True) as file:
+            lines = _LINE.findall(file.read().decode("utf-8", "replace"))
         return max(((int(n), name) for n, name in lines), default=None)
 
     def record(self, number: int, digest: str) -> None:

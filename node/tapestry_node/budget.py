@@ -158,6 +158,17 @@ class Ledger:
             self._check_fits(charges, charge)
             book.append({"type": "reserve", **charge.body()})
 
+    def check(self, charge: Charge) -> None:
+        """Refuse what ``reserve`` would refuse, and reserve nothing.
+
+        Raises:
+            BudgetExhausted, PolicyError: As ``reserve``.
+            ConfigError, VerificationError, ResourceError: As ``open``.
+        """
+        with self._reading() as book:
+            if not self._known(book, charge):
+                self._check_fits([row.charge for row in book.rows.values()], charge)
+
     def check_run(self, charge: Charge, *, target_delta: float, cap: float) -> None:
         """Hold a run with one more charge against what its federation allows.
 

@@ -17,9 +17,7 @@ raises. A contract test names every part of Flower that this relies on.
 import contextlib
 import logging
 import os
-import re
 import secrets
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,9 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import ConfigRecord, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.app.message import remove_content_from_message
@@ -65,10 +61,18 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from tapestry.environment import proxies
-from tapestry.errors import ConfigError, ProtocolError
+from tapestry.errors import (
+    ConfigError,
+    ProtocolError,
+    ResourceError,
+    VerificationError,
+)
 from tapestry.faults import wants_traceback
 from tapestry.packing import pack, unpack
+from tapestry.plain_file import read_plain
 from tapestry.protocol import Kind, Message
+from tapestry_governance import durable
+from tapestry_node.dialling import check_address, load_auth_key, read_certificates
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,7 +81,7 @@ _BEATS_PER_INTERVAL = 4  # training may keep the machine busy
 _LONGEST_BACKOFF = 10.0
 _STEADY_SECONDS = 30.0  # a connection that lasted so long was a good one
 _LAZINESS = 10  # an idle node polls this many times more slowly
-_ADDRESS = re.compile(r"[^\s/]+:[0-9]{1,5}")
+_ID_BYTES = 64
 _TRANSPORT_ERRORS = (httpx.HTTPError, ValueError)
 Handler = Callable[[Message], Message]
 
@@ -120,12 +124,11 @@ def serve(
         ConfigError: The key or the certificate cannot be read, the address is not
             a host and a port, or a proxy that the environment names cannot be used.
     """
-    if not _ADDRESS.fullmatch(superlink):
-        raise ConfigError(f"SuperLink {superlink!r} is not HOST:PORT")
+    check_address(superlink)
     _check_proxies()
     site = _Site(
         superlink=superlink,
-        certificates=_read_certificates(root_certificates),
+        certificates=read_certificates(root_certificates),
         key=load_auth_key(auth_key),
         id_file=auth_key.with_name(auth_key.name + ".node-id"),
         stop=stop,
@@ -154,25 +157,6 @@ def _check_proxies() -> None:
         named = ", ".join(proxies(os.environ)) or "the system"
         said = f"cannot use the proxy that {named} names: it is http://HOST:PORT"
         raise ConfigError(f"{said}, or unset it") from None
-
-
-def load_auth_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read the key that authenticates a node to the SuperLink.
-
-    Raises:
-        ConfigError: No such file, readable by others, or not an EC key.
-    """
-    try:
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"key file {path} is open to others; chmod 600 it")
-        key = load_ssh_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ConfigError(f"{path} is not an OpenSSH private key") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"{path} is not an elliptic-curve key")
-    return key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,16 +321,16 @@ def _connect(site: _Site) -> Iterator[_Link]:
 def _activate(client: FleetHttpClient, site: _Site) -> int:
     # After kill -9 the SuperLink takes us for online and refuses an activation until
     # two heartbeats are missed; leaving first, by the remembered id, avoids the wait.
-    with contextlib.suppress(OSError, *_TRANSPORT_ERRORS):
-        known = int(site.id_file.read_text(encoding="ascii"))
+    with contextlib.suppress(OSError, VerificationError, *_TRANSPORT_ERRORS):
+        known = int(read_plain(site.id_file, limit=_ID_BYTES))
         client.DeactivateNode(DeactivateNodeRequest(node_id=known))
     node_id = client.ActivateNode(
         ActivateNodeRequest(
             public_key=site.public_key, heartbeat_interval=HEARTBEAT_SECONDS
         )
     ).node_id
-    with contextlib.suppress(OSError):
-        site.id_file.write_text(str(node_id), encoding="ascii")
+    with contextlib.suppress(ResourceError):
+        durable.replace(site.id_file, str(node_id).encode())
     return int(node_id)
 
 
@@ -370,24 +354,6 @@ def _pack(message: Message) -> RecordDict:
     return RecordDict(
         {name: ConfigRecord(fields) for name, fields in pack(message).items()}
     )
-
-
-def _read_certificates(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the certificates {path}: {error.strerror}"
-        ) from error
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(cadata=data.decode("ascii"))
-    except (ssl.SSLError, ValueError):
-        raise ConfigError(
-            f"{path} holds no certificate; name the PEM file of the SuperLink's"
-            " authority"
-        ) from None
-    return data
 
 
 def _backoff(failures: int) -> float:

@@ -9,7 +9,7 @@
 from pathlib import Path
 
 from tapestry.config import NodeSettings
-from tapestry.errors import ConfigError, ProtocolError
+from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry_governance.bundle import read_small
 from tapestry_governance.trust import Trust
@@ -37,7 +37,7 @@ def read_trust(directory: Path) -> Trust:
     path = directory / "policy.txt"
     try:
         return Trust.parse(read_small(path))
-    except ProtocolError as error:
+    except (ProtocolError, VerificationError) as error:  # the latter: it is too large
         raise ConfigError(f"{path}: {error}") from None
 
 

@@ -10,6 +10,7 @@ Guarantees:
 """
 
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tapestry.privacy import accounting
 from tapestry.protocol import RoundManifest
 from tapestry_node.budget import Ledger
 from tapestry_node.census import Census, Coverage
+from tapestry_node.dialling import check_address, load_auth_key, read_certificates
 from tapestry_node.trainer import Trainer
 
 
@@ -39,8 +41,8 @@ class Price:
 class Inspection:
     """A node's folder, as its operator needs to see it before joining.
 
-    ``refused`` holds what no setting of the coordinator could mend, ``missing`` what
-    ``tapestry node run`` needs and does not find.
+    ``refused`` holds what no setting of the coordinator could mend and what ``tapestry
+    node run`` would refuse, ``missing`` what that needs and does not find.
     """
 
     language: str
@@ -67,14 +69,15 @@ class Inspector:
     def inspect(self) -> Inspection:
         """Look at everything."""
         prices: list[Price] = []
-        refused: list[str] = []
+        transport = self.settings.transport
+        missing, refused = _dialling(self.directory, transport)
         for ask in (self._round, self._adapter):
             try:
                 if (price := ask()) is not None:
                     prices.append(price)
             except (ConfigError, ProtocolError) as error:
                 refused.append(str(error))
-        corpus, transport = self.trainer.corpus, self.settings.transport
+        corpus = self.trainer.corpus
         return Inspection(
             language=corpus.language,
             licence=corpus.licence,
@@ -84,7 +87,7 @@ class Inspector:
             keys=_modes(self.directory / "keys"),
             superlink=transport.superlink if transport else None,
             refused=tuple(refused),
-            missing=tuple(_lacks(self.directory, transport)),
+            missing=tuple(missing),
         )
 
     def _sequence_lengths(self) -> list[int]:
@@ -154,18 +157,33 @@ def _modes(folder: Path) -> dict[str, str]:
     }
 
 
-def _lacks(directory: Path, transport: Transport | None) -> list[str]:
-    """Say what keeps ``tapestry node run`` from dialling."""
+def _dialling(
+    directory: Path, transport: Transport | None
+) -> tuple[list[str], list[str]]:
+    """Say what keeps ``tapestry node run`` from dialling: what lacks, what is wrong."""
     if transport is None:
         rule = (
             "node.toml has no [transport]; add the table with superlink,"
             " root_certificates, auth_key and poll_seconds, or give tapestry node run"
             " --superlink, --root-certificates and --auth-key"
         )
-        return [rule]
-    found = []
-    for name in ("root_certificates", "auth_key"):
+        return [rule], []
+    missing, wrong = [], []
+    readers: tuple[tuple[str, Callable[[Path], object]], ...] = (
+        ("root_certificates", read_certificates),
+        ("auth_key", load_auth_key),
+    )
+    try:
+        check_address(transport.superlink)
+    except ConfigError as error:
+        wrong.append(f"transport.superlink: {error}")
+    for name, read in readers:
         path = directory / getattr(transport, name)
-        if not path.is_file():
-            found.append(f"transport.{name}: no file {path}; put it there")
-    return found
+        if not path.exists():
+            missing.append(f"transport.{name}: no file {path}; put it there")
+            continue
+        try:
+            read(path)
+        except ConfigError as error:
+            wrong.append(f"transport.{name}: {error}")
+    return missing, wrong

@@ -17,17 +17,19 @@ from pathlib import Path
 from tapestry.config import NodePolicy, NodeSettings, number
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey, VerifyKey
+from tapestry.privacy import accounting
 from tapestry.protocol import PrivacyPlan, RoundManifest, TrainingPlan
 from tapestry_governance.events import Member
 from tapestry_governance.state import FederationState
 from tapestry_governance.trust import Trust
 from tapestry_node.adapter_check import (
+    PUBLICATIONS,
     Place,
     check_adapter,
     plan_adapter,
     trial_title,
 )
-from tapestry_node.budget import Ledger
+from tapestry_node.budget import Charge, Ledger
 from tapestry_node.guard import Refused, check_policy
 from tapestry_node.trainer import Trainer
 
@@ -159,10 +161,45 @@ def _adapter(standing: Standing) -> Iterator[str]:
         )
         plan = plan_adapter(title, settings, trainer=trainer)
         check_adapter(plan, place, trainer=trainer, load=standing.load)
+        if plan.steps is not None and not _is_paid(standing):
+            _check_budget(standing, plan.steps)
 
     fault = _fault(ask)
     if fault is not None:
         yield f"the adapter: {fault} (or set adapter.publish = false)"
+
+
+def _is_paid(standing: Standing) -> bool:
+    """Say whether an adapter is in the log, or is trained and will go there."""
+    name = standing.settings.name
+    if standing.state is not None and name in standing.state.adapters:
+        return True
+    made = (standing.folder / PUBLICATIONS).glob(f"{name}-*")
+    return any(path.is_dir() or path.suffix == ".update" for path in made)
+
+
+def _check_budget(standing: Standing, steps: accounting.Steps) -> None:
+    """Ask the ledger, and the federation's cap, for the price of an adapter.
+
+    Raises:
+        BudgetExhausted: It does not fit; where another line says enough, nothing.
+    """
+    ledger, last = standing.ledger, standing.last
+    run = standing.settings.name if last is None else last.run_id
+    rows = [row.charge for row in ledger.rows() if row.charge.purpose == "adapter"]
+    charge = Charge(
+        purpose="adapter",
+        run=run,
+        number=1 + max((each.number for each in rows if each.run == run), default=0),
+        steps=steps,
+        own_multiplier=steps.noise_multiplier,
+    )
+    if standing.state is not None:
+        delta = number(standing.settings.policy.target_delta)
+        cap = number(standing.state.policy.epsilon_cap)
+        ledger.check_run(charge, target_delta=delta, cap=cap)
+    if not list(_budget(standing)):
+        ledger.check(charge)
 
 
 def _fault(ask: Callable[[], object]) -> str | None:

@@ -1,8 +1,11 @@
 """``tapestry node check``: what would be refused is said before anybody asks."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import tomli_w
 
 from tapestry import cli
+from tapestry.cli.flower_keys import make_node_key, make_server_certificate
 from tapestry.config import NodeSettings, number
 from tapestry.workloads.language import LanguageModel
 from tapestry_node.budget import Balance
@@ -74,8 +78,9 @@ def closed(federation: Federation) -> Path:
     """Close a federation; returns a node's folder that could dial as well."""
     federation.close()
     folder = federation.directory / "nodes" / NAME
-    for name in ("authority.pem", "keys/transport"):
-        (folder / name).touch(mode=0o600)
+    make_node_key(folder / "keys" / "transport")
+    files = make_server_certificate(federation.directory / "tls", ["localhost"])
+    shutil.copy(files.authority, folder / "authority.pem")
     change(folder, {"transport": TRANSPORT})
     return folder
 
@@ -179,6 +184,103 @@ def test_a_node_that_could_not_dial_is_not_ready(
     assert f"missing   {'node.toml has no [transport]' if lost is None else ''}" in said
     assert lost is None or str(idle / lost) in said
     assert said.endswith("\nnot ready\n")
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no certificate": (
+        lambda folder: (folder / "authority.pem").write_text("canary"),
+        "authority.pem holds no certificate",
+    ),
+    "no key": (
+        lambda folder: (folder / "keys" / "transport").write_text("canary"),
+        "transport is not an OpenSSH private key",
+    ),
+    "an open key": (
+        lambda folder: (folder / "keys" / "transport").chmod(0o644),
+        "transport is open to others; chmod 600 it",
+    ),
+    "a FIFO for a key": (
+        lambda folder: fifo(folder / "keys" / "transport"),
+        "transport is no plain file",
+    ),
+    "a FIFO for a certificate": (
+        lambda folder: fifo(folder / "authority.pem"),
+        "authority.pem is no plain file",
+    ),
+    "a folder for a certificate": (
+        lambda folder: change(folder, {"transport": {"root_certificates": "data"}}),
+        "data is no plain file",
+    ),
+    "a device for a certificate": (
+        lambda folder: change(
+            folder, {"transport": {"root_certificates": "/dev/zero"}}
+        ),
+        "zero is no plain file",
+    ),
+    "no port": (
+        lambda folder: change(folder, {"transport": {"superlink": "no port here !!"}}),
+        "'no port here !!' is not HOST:PORT",
+    ),
+    "a port too high": (
+        lambda folder: change(folder, {"transport": {"superlink": "a.example:65536"}}),
+        "'a.example:65536' is not HOST:PORT",
+    ),
+    "a URL": (
+        lambda folder: change(folder, {"transport": {"superlink": "https://a:9092"}}),
+        "'https://a:9092' is not HOST:PORT",
+    ),
+}
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, mode=0o600)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_run_would_refuse_is_no_readiness(
+    idle: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    spoil, rule = WRONG[name]
+    spoil(idle)
+    assert run("check", idle) == 2
+    said = capsys.readouterr().out
+    (line,) = [each for each in said.splitlines() if each.startswith("refused")]
+    assert "transport." in line
+    assert rule in line
+    assert said.endswith("\nnot ready\n")
+    assert "canary" not in said
+    with pytest.raises(SystemExit) as done:  # and it does
+        cli.main(["node", "run", str(idle)])
+    assert done.value.code == 64
+    assert rule in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["policy.txt", "budget.db.mirror"])
+def test_a_fifo_is_waited_for_nowhere(
+    idle: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    fifo(idle / name)
+    assert run("check", idle) in {1, 64}
+    assert "is no plain file" in capsys.readouterr().err
+
+
+def test_an_adapter_that_does_not_fit_the_budget_is_no_readiness(
+    used: Path, base: Base, capsys: pytest.CaptureFixture[str]
+) -> None:
+    price = number(NodeSettings.read(used / "node.toml").adapter.epsilon)
+    limit = f"{price + 0.01:.2f}"
+    assert 0 < balance_of(used, base).spent < price
+    change(used, {"policy": {"epsilon_limit": limit}})
+    assert run("check", used, "--json") == 2
+    found = json.loads(capsys.readouterr().out)
+    assert [price["fits"] for price in found["prices"]] == [True, False]
+    (line,) = found["refused"]
+    assert line.startswith("the adapter: adapter 1 of 'run' would bring epsilon to ")
+    assert f"over the limit of {float(limit):g}" in line
+    assert found["ready"] is False
+    change(used, {"adapter": {"publish": False}})
+    assert run("check", used) == 0
 
 
 def test_records_too_few_for_the_plans_are_no_readiness(

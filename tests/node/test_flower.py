@@ -23,7 +23,8 @@ from tapestry.errors import ConfigError, ResourceError
 from tapestry.packing import pack, unpack
 from tapestry.protocol import Kind, Message
 from tapestry_node import flower
-from tapestry_node.flower import load_auth_key, serve
+from tapestry_node.dialling import load_auth_key
+from tapestry_node.flower import serve
 from tapestry_node.store import Store
 
 
