@@ -60,6 +60,25 @@ _BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2065\u2800\u3164"
     "\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
+_ODD_TOML = "no lines key = value; put text in quotes"
+_NOT_TOML = (  # how a message of tomllib begins, and what is said instead
+    *(
+        (f"Cannot {verb}", "a key or table is there twice; take one out")
+        for verb in ("declare", "overwrite", "mutate", "redefine")
+    ),
+    ("Duplicate", "a key or table is there twice; take one out"),
+    ("Invalid value", "a value is missing or is no TOML value; put text in quotes"),
+    ("Invalid date", "a date or time is not valid; put text in quotes"),
+    ("Invalid hex", "an escape in a text is not valid; write \\\\ for a backslash"),
+    ("Unescaped", "an escape in a text is not valid; write \\\\ for a backslash"),
+    ("Escaped", "an escape in a text is no character; write the character"),
+    ("Unterminated", "a text has no end; close its quotes"),
+    ("Illegal character", "a text goes over its line; close its quotes"),
+    ("Unclosed", "a list or table has no end; close its bracket"),
+    ("Expected newline", "something follows a value; begin a new line"),
+    ("Expected '='", "a key has no value; write key = value"),
+    ("Exceeds the limit", "a number has too many digits"),
+)
 _CONVERT = "convert it to UTF-8, for example: iconv -f {} -t UTF-8 OLD > NEW"
 
 
@@ -126,7 +145,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise Fault(path, "is not TOML: nested too deeply") from None
     except ValueError as error:  # an integer of thousands of digits is one, too
-        raise Fault(path, f"is not TOML: {' '.join(str(error).split())}") from None
+        rule, line = _why_not_toml(str(error))
+        raise Fault(path, f"is not TOML: {rule}", line=line) from None
+
+
+def _why_not_toml(said: str) -> tuple[str, int | None]:
+    """Tell in words of ours, and the line, what a parser says that may quote a key."""
+    found = re.search(r"\(at line ([0-9]+), column [0-9]+\)\Z", said)
+    rule = next(
+        (ours for start, ours in _NOT_TOML if said.startswith(start)), _ODD_TOML
+    )
+    return rule, None if found is None else int(found[1])
 
 
 def read_rows(

@@ -139,13 +139,7 @@ class Book:
             VerificationError: Entries were changed, or are fewer than the mirror saw.
             ConfigError: The clock runs before the last entry.
         """
-        try:
-            for number, body in self._connection.execute(
-                "SELECT number, body FROM entries ORDER BY number"
-            ):
-                self._replay(number, bytes(body))
-        except (ProtocolError, KeyError, TypeError, ValueError) as error:
-            raise VerificationError(f"{name} was changed: {error}") from None
+        self._replay_all(name)
         if mirrored is None and self.number > 1:
             raise VerificationError(f"{name} has lost its mirror")
         if mirrored is not None:
@@ -164,6 +158,19 @@ class Book:
                 f" entry is of {self._last:%Y-%m-%d %H:%M}; set the clock"
             )
 
+    def _replay_all(self, name: str) -> None:
+        try:
+            for number, body in self._connection.execute(
+                "SELECT number, body FROM entries ORDER BY number"
+            ):
+                self._replay(number, bytes(body))
+        except ProtocolError as error:
+            raise VerificationError(f"{name} was changed: {error}") from None
+        except (KeyError, TypeError, ValueError):  # they quote what stands there
+            raise VerificationError(
+                f"{name} was changed: an entry is not as a ledger writes it"
+            ) from None
+
     def append(self, entry: dict[str, Any]) -> None:
         """Add an entry inside the transaction."""
         time = max(self._now, self._last or self._now)
@@ -181,7 +188,7 @@ class Book:
     def _replay(self, number: int, body: bytes) -> None:
         entry = decode_json(body)
         if number != self.number + 1 or entry["previous"] != self.head:
-            raise ValueError(f"entry {number} does not follow from the one before")
+            raise ProtocolError(f"entry {number} does not follow from the one before")
         self._digests.append(digest(body))
         self._last = datetime.fromisoformat(entry["time"])
         match entry["type"]:
@@ -197,8 +204,8 @@ class Book:
                 self.rows[charge.key] = Row(charge=charge, state=state, time=self._last)
             case "release":
                 del self.rows[_charge(entry).key]
-            case other:
-                raise ValueError(f"entry {number} is of unknown type {other!r}")
+            case _:
+                raise ProtocolError(f"entry {number} is of an unknown type")
 
 
 def _charge(entry: dict[str, Any]) -> Charge:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,43 @@ def test_ten_faults_are_named_and_the_others_counted(tmp_path: Path) -> None:
 def test_toml_that_is_none_is_one_line(tmp_path: Path, data: str) -> None:
     with pytest.raises(ConfigError, match=r"^[^\n]+is not TOML: [^\n]+$"):
         text_reader.read_toml(_write(tmp_path / "a.toml", data))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("[canary]\n[canary]", "a key or table is there twice"),
+        ("canary = 1\ncanary = 2", "a key or table is there twice"),
+        ("a = 1\na.canary = 2", "a key or table is there twice"),
+        ("a = { canary = 1, canary = 2 }", "a key or table is there twice"),
+        ("[canary]\na = 1\n[canary.a]", "a key or table is there twice"),
+        ("[[canary]]\n[canary]", "a key or table is there twice"),
+        ("a = canary", "a value is missing or is no TOML value"),
+        ("a = 1999-02-30", "a date or time is not valid"),
+        ('a = "\\canary"', "an escape in a text is not valid"),
+        ('a = "\\ud800"', "an escape in a text is no character"),
+        ('a = """canary', "a text has no end"),
+        ('a = "canary\n"', "a text goes over its line"),
+        ("a = [1, 2", "a list or table has no end"),
+        ("a = 1 canary", "something follows a value"),
+        ("canary", "a key has no value"),
+        ("= canary", "no lines key = value"),
+        ("[canary", "no lines key = value"),
+        ("a = " + "1" * 9999, "a number has too many digits"),
+    ],
+)
+def test_what_is_wrong_with_toml_is_told_in_words_of_ours(
+    tmp_path: Path, data: str, said: str
+) -> None:
+    path = _write(tmp_path / "a.toml", f"# of ours\n{data}\n")
+    with pytest.raises(ConfigError) as caught:
+        text_reader.read_toml(path)
+    assert re.fullmatch(
+        rf"{re.escape(str(path))}(, line [2-4])?: is not TOML: {said}(;.*)?",
+        str(caught.value),
+    )
+    assert CANARY not in str(caught.value)
+    assert "ud800" not in str(caught.value)
 
 
 def test_empty_toml_says_so(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapestry.encoding import digest
+from tapestry.encoding import canonical_json, digest
 from tapestry.errors import (
     BudgetExhausted,
     ConfigError,
@@ -207,6 +207,21 @@ def test_an_entry_changed_in_place_is_refused(path: Path) -> None:
     connection.close()
     with pytest.raises(VerificationError, match="entry 4 does not follow"):
         Ledger.open(path, TERMS)
+
+
+@pytest.mark.parametrize("field", ["time", "type", "previous", "canary"])
+def test_an_entry_of_another_hand_is_refused_without_quoting_it(
+    path: Path, field: str
+) -> None:
+    Ledger.open(path, TERMS)
+    entry = {"previous": "", "time": "2026-01-01T00:00:00+00:00", "type": "open"}
+    body = canonical_json(entry | {field: "canary"})
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE entries SET body = ? WHERE number = 1", (body,))
+    connection.close()
+    with pytest.raises(VerificationError, match=r"^\S+ ") as caught:
+        Ledger.open(path, TERMS)
+    assert "canary" not in str(caught.value)
 
 
 def test_a_log_that_knows_more_than_ledger_and_mirror_is_believed(path: Path) -> None:

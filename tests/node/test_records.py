@@ -83,6 +83,10 @@ def test_a_commitment_hides_the_records_behind_a_salt(tmp_path: Path) -> None:
     ("manifest", "message"),
     [
         ("language = ", "not TOML"),
+        (
+            MANIFEST + "[rossi]\n[rossi]\n",
+            r"corpus.toml, line [0-9]: is not TOML: a key or table is there twice; tak",
+        ),
         (MANIFEST + "extra = 1\n", "extra"),
         (MANIFEST.replace('"it"', '"Italian!"'), "language"),
         (MANIFEST.replace("record", "token"), "unit"),
