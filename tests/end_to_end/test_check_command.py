@@ -79,7 +79,7 @@ def closed(federation: Federation) -> Path:
     federation.close()
     folder = federation.directory / "nodes" / NAME
     make_node_key(folder / "keys" / "transport")
-    files = make_server_certificate(federation.directory / "tls", ["localhost"])
+    files = make_server_certificate(federation.directory / "tls", ("localhost",))
     shutil.copy(files.authority, folder / "authority.pem")
     change(folder, {"transport": TRANSPORT})
     return folder
