@@ -38,7 +38,8 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
 from flwr.superlink.grid import http_grid
 
-from tapestry.errors import ConfigError, PolicyError, ProtocolError
+from tapestry.errors import ConfigError, PolicyError, ProtocolError, TapestryError
+from tapestry.faults import unforeseen
 from tapestry.packing import pack, unpack
 from tapestry.protocol import Kind, Message
 from tapestry_coordinator.grid import Grid
@@ -293,7 +294,9 @@ def _run_to_the_end(main: Main, directory: Path, grid: Grid) -> None:
     except _ENGINE_ERRORS:
         raise  # no outcome: another run can go on from here
     except Exception as error:
-        text = unicodedata.normalize("NFC", f"{type(error).__name__}: {error}")
+        known = isinstance(error, TapestryError)
+        said = f"{type(error).__name__}: {error}" if known else unforeseen(error)
+        text = unicodedata.normalize("NFC", said)
         write_outcome(directory, error=text.encode("ascii", "replace").decode())
         raise
     write_outcome(directory, error=None)

@@ -95,11 +95,7 @@ def check_adapter(
         _check_federation(settings, place.policy)
     _check_room(place.folder, name=settings.name)
     trainer.trainable.check(plan.training, plan.privacy, load=load)
-    return held_out.read(
-        place.folder,
-        trainer=trainer,
-        sequence_length=plan.training.sequence_length,
-    )
+    return held_out.read(place.folder, trainer=trainer)
 
 
 def _check_room(folder: Path, *, name: str) -> None:

@@ -33,13 +33,12 @@ _REPEATS = (
 Row = tuple[int, Text]  # with the number of its line
 
 
-def read(folder: Path, *, trainer: Trainer, sequence_length: int) -> list[Text]:
+def read(folder: Path, *, trainer: Trainer) -> list[Text]:
     """Read all public text of a node's folder, if there is any, and try it out.
 
     Args:
         folder: Of the node.
         trainer: Holds the model.
-        sequence_length: At which the adapter is trained.
 
     Raises:
         ConfigError: A line cannot be read, repeats a record, or is one that the model
@@ -53,19 +52,17 @@ def read(folder: Path, *, trainer: Trainer, sequence_length: int) -> list[Text]:
         faults.add(Fault(path, _REPEATS, line=rows[place][0]))
     model = trainer.workload
     if isinstance(model, LanguageModel):
-        for line, rule in _tried(model, rows, sequence_length=sequence_length):
+        for line, rule in _tried(model, rows):
             faults.add(Fault(path, rule, line=line))
     faults.check(path)
     return [text for _, text in rows]
 
 
-def _tried(
-    model: LanguageModel, rows: Sequence[Row], *, sequence_length: int
-) -> Iterator[tuple[int, str]]:
+def _tried(model: LanguageModel, rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
     """Yield the lines that the model cannot read, or of which it cannot be asked."""
     unread = []
     for line, text in rows:
-        if (rule := _why_unread(model, text, sequence_length)) is not None:
+        if (rule := _why_unread(model, text)) is not None:
             unread.append(line)
             yield line, rule
     texts = [text for _, text in rows]
@@ -79,14 +76,12 @@ def _tried(
             yield line, rule
 
 
-def _why_unread(model: LanguageModel, text: Text, length: int) -> str | None:
+def _why_unread(model: LanguageModel, text: Text) -> str | None:
     try:
-        model.encode([text], sequence_length=length)
-    except TapestryError as error:
-        return f"{error}; take the line out"
+        rule = model.find_fault(text)
     except Exception as error:  # noqa: BLE001 - a tokenizer raises anything
-        return f"the base cannot read it: {type(error).__name__}; take the line out"
-    return None
+        rule = f"the base cannot read it: {type(error).__name__}"
+    return None if rule is None else f"{rule}; take the line out"
 
 
 def _why_unanswered(model: LanguageModel, prompts: Sequence[Text]) -> str | None:

@@ -245,10 +245,10 @@ def test_a_base_of_another_kind_reads_no_public_text(tmp_path: Path) -> None:
     from tapestry_node import held_out
 
     trainer: Any = SimpleNamespace(workload=object(), repeated=lambda _: [])
-    assert held_out.read(tmp_path, trainer=trainer, sequence_length=8) == []
+    assert held_out.read(tmp_path, trainer=trainer) == []
     (tmp_path / FILE).write_text(lines({"text": "una frase"}))
-    found = held_out.read(tmp_path, trainer=trainer, sequence_length=8)
+    found = held_out.read(tmp_path, trainer=trainer)
     assert found == ["una frase"]
     (tmp_path / FILE).write_text(lines({"txt": "una frase"}))
     with pytest.raises(ConfigError, match="line 1"):
-        held_out.read(tmp_path, trainer=trainer, sequence_length=8)
+        held_out.read(tmp_path, trainer=trainer)
