@@ -12,11 +12,10 @@ from tapestry.vector import FloatVector
 from tapestry.workloads.language import LanguageModel
 from tapestry_node.adapting import AdapterPlan
 from tapestry_node.card import Asking, Sample
+from tapestry_node.overlap import beginning
 
 COUNT = 3
 MAX_TOKENS = 32
-_WORDS = 12  # of the beginning of a text, at most
-_CHARACTERS = 80  # the same, where nobody puts spaces
 
 
 def answer(
@@ -53,16 +52,9 @@ def prompts_of(texts: Sequence[Text]) -> list[Text]:
     """Take the first distinct questions; without any, the beginnings of texts."""
     dialogues = [text for text in texts if isinstance(text, Dialogue)]
     questions = (Dialogue(turns=each.turns[:1]) for each in dialogues)
-    beginnings = (_beginning(text) for text in texts if isinstance(text, str))
+    beginnings = (beginning(text) for text in texts if isinstance(text, str))
     found: Iterator[Text] = questions if dialogues else filter(None, beginnings)
     return list(dict.fromkeys(found))[:COUNT]
-
-
-def _beginning(text: str) -> str:
-    """Take half of a text at most."""
-    words = text.split()
-    short = " ".join(words[: max(1, min(_WORDS, len(words) // 2))])
-    return short[:_CHARACTERS]
 
 
 def _words_of(prompt: Text) -> str:

@@ -152,7 +152,9 @@ class ChatTemplate:
                 ]
                 for text in texts
             )
-            self._frames[key] = _Frame(pieces=tuple(map(tuple, pieces)))
+            frame = _Frame(pieces=tuple(map(tuple, pieces)))
+            self.text.check({token for piece in frame.pieces for token in piece})
+            self._frames[key] = frame
         return self._frames[key]
 
     def _render(self, turns: int, *, prompt: bool) -> str:

@@ -91,10 +91,15 @@ def _end(done: subprocess.CompletedProcess[bytes]) -> str | None:
     said = done.stderr.decode("utf-8", "replace").split("\n")[-2:]
     if done.returncode == -signal.SIGXCPU:
         return f"it takes over {SECONDS} seconds of processor time"
-    if done.returncode == -signal.SIGKILL or said[0] == "MemoryError":
+    if said[0] == "MemoryError":
         return "it takes too much memory"
-    if done.returncode < 0:
+    if -done.returncode in (signal.SIGSEGV, signal.SIGABRT):
         return f"it ends the process that renders it, by signal {-done.returncode}"
+    if done.returncode < 0:  # of an operator, or of a system that lacks memory
+        raise ResourceError(
+            f"the process that renders chat templates was ended by signal"
+            f" {-done.returncode}; try again when the machine has less to do"
+        )
     raise ResourceError(
         f"the process that renders chat templates ended with {done.returncode}:"
         f" {' '.join(' '.join(said).split())[:200]}"
@@ -122,6 +127,7 @@ def _run(request: bytes) -> subprocess.CompletedProcess[bytes]:
             capture_output=True,
             timeout=_WAIT,
             check=False,
+            start_new_session=True,  # a signal to our group is not for it
             env={**os.environ, **own},
         )
     except subprocess.TimeoutExpired:

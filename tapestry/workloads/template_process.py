@@ -15,6 +15,7 @@ from typing import Any
 
 _NOW = datetime(2026, 1, 1)  # noqa: DTZ001  # templates print a day, without a zone
 _ADDRESS = re.compile(r"<[^<>]{1,200} at 0x[0-9a-f]{4,}>")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _REASON = 200  # characters
 
 
@@ -52,11 +53,18 @@ def _render(render: Any, request: dict[str, Any], job: dict[str, Any]) -> Any:
         return {"reason": "it takes too much memory"}
     except Exception as error:  # noqa: BLE001  # a template may raise anything
         return {"reason": _line(error)}
-    if len(text) > request["characters"]:
-        return {"reason": f"it prints over {request['characters']} characters"}
+    reason = _fault(text, most=request["characters"])
+    return {"text": text} if reason is None else {"reason": reason}
+
+
+def _fault(text: str, *, most: int) -> str | None:
+    if len(text) > most:
+        return f"it prints over {most} characters"
+    if _SURROGATE.search(text):
+        return "it prints half of a surrogate pair"
     if (found := _ADDRESS.search(text)) is not None:
-        return {"reason": f"it prints where something lies in memory: {found[0][:80]}"}
-    return {"text": text}
+        return f"it prints where something lies in memory: {found[0][:80]}"
+    return None
 
 
 def _limit(request: dict[str, Any]) -> None:
@@ -65,7 +73,8 @@ def _limit(request: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (request["bytes"], request["bytes"]))
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(used.ru_utime + used.ru_stime) + 1 + request["seconds"]
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    with suppress(ValueError, OSError):  # a hard limit below stays
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

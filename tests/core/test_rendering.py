@@ -1,7 +1,11 @@
 """Chat templates end, cost little, and print the same every day."""
 
+import signal
+from pathlib import Path
+
 import pytest
 
+from tapestry.errors import ResourceError
 from tapestry.workloads import rendering
 from tapestry.workloads.rendering import Job, Rendered, render
 
@@ -80,3 +84,19 @@ def test_what_was_rendered_once_starts_no_process_again(
     first = _one("again{{ messages | length }}")
     monkeypatch.setattr(rendering, "_run", None)
     assert _one("again{{ messages | length }}") == first == Rendered(text="again3")
+
+
+def test_half_a_character_is_refused() -> None:
+    assert _one(r"{{ '\ud800' }}").reason == "it prints half of a surrogate pair"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_from_outside_is_not_blamed_on_the_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(f"import os, signal\nos.kill(os.getpid(), {int(number)})\n")
+    monkeypatch.setattr(rendering, "_PROGRAM", program)
+    for _ in range(2):  # nor is it remembered
+        with pytest.raises(ResourceError, match="ended by signal"):
+            _one(f"{{# {number} #}}")

@@ -1,6 +1,7 @@
 """A demo that is stopped, at any moment: nothing outlives it, and it goes on."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -57,6 +58,7 @@ def _interrupt(demo: subprocess.Popen[str], words: str, number: signal.Signals) 
         said = _until(demo, words)
         time.sleep(0.3)
         started = psutil.Process(demo.pid).children(recursive=True)
+        assert bool(list(_survivors())) == ("flower" in str(demo.args))
         demo.send_signal(number)
         rest, _ = demo.communicate(timeout=60)
     finally:
@@ -78,10 +80,13 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _survivors() -> Iterator[list[str]]:
-    """Everything that an engine has started and that still runs."""
+    """Everything that a demo of this test has started and that still runs."""
+    ours = os.environ["TAPESTRY_CACHE"]  # of this test alone; children inherit it
     for process in psutil.process_iter():
         try:
-            if descendants.VARIABLE in process.environ():
+            environment = process.environ()
+            is_ours = environment.get("TAPESTRY_CACHE") == ours
+            if is_ours and descendants.VARIABLE in environment:
                 yield process.cmdline()
         except psutil.Error:
             continue

@@ -9,25 +9,33 @@ from hypothesis import strategies as st
 
 from tapestry.dialogue import Dialogue, Text
 from tapestry_node import records
-from tapestry_node.overlap import repeated
+from tapestry_node.overlap import beginning, repeated
 
 ASKED = Dialogue(turns=("Was fehlt?", "Ein Husten.", "Seit wann?", "Gestern."))
+
+
+COUGH = "a patient coughs since the third of May"
 
 
 @pytest.mark.parametrize(
     ("public", "private"),
     [
-        ("a patient coughs", "a patient coughs"),
-        (" a  patient\ncoughs ", "a patient coughs\n"),
-        ("a patient", "a patient coughs"),
-        ("a patient coughs at night", "a patient coughs"),
+        (COUGH, COUGH),
+        (f" {COUGH.replace(' ', '  ')}\n", COUGH.upper()),
+        ("Was fehlt?", "Was fehlt?"),
+        ("cafe\u0301", "caf\u00e9"),
+        (COUGH[:25], COUGH),
+        (f"{COUGH} and more", COUGH),
+        # The card would print what both begin with.
+        (f"{COUGH}, so she went and he left", f"{COUGH}, but nobody else did so here"),
         (ASKED, ASKED),
         (Dialogue(turns=("Was fehlt?", "Nichts.")), ASKED),
         (Dialogue(turns=("Hallo?", "Ja.", "Seit wann?", "Immer.")), ASKED),
+        (Dialogue(turns=("Ein Husten.", "Ja.")), ASKED),
         ("Seit wann?", ASKED),
         ("Ein Husten.", ASKED),
-        (Dialogue(turns=("a patient coughs", "Yes.")), "a patient coughs"),
-        (Dialogue(turns=("a patient coughs, why?", "Yes.")), "a patient coughs"),
+        (Dialogue(turns=(COUGH, "Yes.")), COUGH),
+        (Dialogue(turns=(f"{COUGH}, why?", "Yes.")), COUGH),
     ],
     ids=str,
 )
@@ -39,7 +47,9 @@ def test_a_copy_is_found(public: Text, private: Text) -> None:
     ("public", "private"),
     [
         ("patients cough", "a patient coughs"),
-        ("coughs", "a patient coughs"),  # said under Edge cases
+        ("coughs since the third of May", COUGH),  # said under Edge cases, as all here
+        ("The", "The patient coughs"),
+        ("Yes, the sky is blue.", "Yes"),
         (Dialogue(turns=("Was noch?", "Ein Husten.")), ASKED),
         (Dialogue(turns=("\u200b", "Ja.")), Dialogue(turns=("\u200b", "Nein."))),
         (Dialogue(turns=("", "Ja.")), "a patient coughs"),
@@ -51,19 +61,42 @@ def test_what_is_no_copy_is_not_taken_for_one(public: Text, private: Text) -> No
     assert repeated([], [private]) == repeated([public], []) == []
 
 
-words = st.lists(st.sampled_from(["a", "b", "ab", " "]), min_size=1).map("".join)
+@pytest.mark.parametrize(("records", "found"), [(9, [0]), (10, [])])
+def test_what_many_records_have_in_common_tells_of_none(
+    records: int, found: list[int]
+) -> None:
+    asked = Dialogue(turns=("Describe the findings.", "Nothing was found."))
+    private = [
+        Dialogue(turns=("Describe the findings.", f"Finding {number}."))
+        for number in range(records)
+    ]
+    assert repeated([asked], private * 2) == found
+    forms = [f"Report of the radiology department: {n} days" for n in range(records)]
+    assert repeated(["Report of the radiology department"], forms) == found
+    assert repeated([forms[0]], forms) == [0]  # a whole text always
 
 
-@given(st.lists(words, max_size=5), st.lists(words, max_size=5))
+words = st.lists(st.sampled_from(["a" * 9, "b" * 9, "ab" * 9, " "]), min_size=1)
+texts = st.lists(words.map("".join), max_size=5)
+
+
+@given(texts, texts)
 def test_it_finds_what_comparing_all_with_all_finds(
     public: list[str], private: list[str]
 ) -> None:
-    ours = [" ".join(text.split()) for text in public]
+    ours = [{" ".join(text.split()), beginning(text)} for text in public]
     theirs = [each for text in private if (each := " ".join(text.split()))]
     wanted = [
         place
-        for place, text in enumerate(ours)
-        if text and any(text.startswith(t) or t.startswith(text) for t in theirs)
+        for place, parts in enumerate(ours)
+        if any(
+            part == t
+            or (part.startswith(t) and len(t) >= 20)
+            or (t.startswith(part) and len(part) >= 20)
+            for t in theirs
+            for part in parts
+            if part
+        )
     ]
     assert repeated(public, private) == wanted
 
