@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from tapestry.cli import console
 from tapestry.cli.exit_status import MEANINGS
 from tapestry.errors import ConfigError
 
@@ -58,7 +59,18 @@ class Argument(click.Argument):
         return _metavar(self), self.description
 
 
-class Command(click.Command):
+class _Helpful(click.Command):
+    """A command whose help goes where results go, and fails as they do."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return the option; click's own would say nothing to a closed stream."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+class Command(_Helpful):
     """A command whose help describes its arguments and its exit statuses."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -79,7 +91,7 @@ class Command(click.Command):
         _write_statuses(formatter)
 
 
-class Group(click.Group):
+class Group(_Helpful, click.Group):
     """A role: commands under one name, which shows its help when no verb is given."""
 
     command_class = Command
@@ -197,6 +209,12 @@ def _located(context: click.Context) -> Iterator[None]:
     except click.UsageError as error:
         error.ctx = error.ctx or context
         raise
+
+
+def _show_help(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        console.say_page(context.get_help())
+        context.exit()
 
 
 def _see(context: click.Context) -> str:

@@ -178,13 +178,19 @@ def test_a_reader_that_went_away_is_no_news(bundle: Path) -> None:
     ("redirection", "said"),
     [(">&-", "standard output: closed"), (">/dev/full", "standard output: No space")],
 )
+@pytest.mark.parametrize(
+    "words",
+    [["audit", "verify", "BUNDLE"], ["--version"], ["--help"], ["node", "--help"]],
+    ids=" ".join,
+)
 def test_a_verdict_that_cannot_be_printed_is_none(
-    bundle: Path, redirection: str, said: str
+    bundle: Path, redirection: str, said: str, words: list[str]
 ) -> None:
     """A verdict that nobody could read must not look like one that holds."""
-    script = f'"$0" -m tapestry audit verify "$1" {redirection}'
+    script = f'"$0" -m tapestry "$@" {redirection}'
+    given = [str(bundle) if word == "BUNDLE" else word for word in words]
     done = subprocess.run(
-        ["/bin/sh", "-c", script, sys.executable, str(bundle)],
+        ["/bin/sh", "-c", script, sys.executable, *given],
         capture_output=True,
         text=True,
         check=False,
