@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tapestry.databases import open_readonly
 from tapestry.encoding import decode_json
 from tapestry.errors import ConfigError, IncompleteError, ResourceError
 from tapestry.protocol import BODY_LIMIT
@@ -63,14 +64,24 @@ class Journal:
         ResourceError: By every method: the disk is full or failing.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, readonly: bool = False) -> None:
         """Open or create ``journal.db`` and ``sums/`` in a folder.
 
+        Args:
+            directory: The coordinator's folder.
+            readonly: Read alone; then ``journal.db`` must be there.
+
         Raises:
-            ResourceError: The folder cannot be written.
+            ResourceError: The folder cannot be written, or the file not read.
         """
         self._sums = directory / "sums"
         self._file = directory / "journal.db"
+        if readonly:
+            try:
+                self._db = open_readonly(self._file)
+            except sqlite3.Error as error:
+                raise ResourceError(f"cannot read {self._file}: {error}") from error
+            return
         try:
             self._sums.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self._file, isolation_level=None)

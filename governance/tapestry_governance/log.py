@@ -17,7 +17,8 @@ The order of writing is what makes a crash harmless::
 Whatever was interrupted is finished by the next ``Log.open``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -110,20 +111,34 @@ class Log:
             InconsistentLog: Entries, checkpoints, tiles and public checkpoint
                 contradict each other; nothing was written.
         """
-        if not (directory / "log.db").exists():
-            raise ConfigError(f"no log.db in {directory}")
-        store = Store(directory)
-        try:
-            store.check_key(str(key.verify_key))
+        with _opened(directory) as store:
             log = cls(directory, key=key, store=store)
-            log._load()
-        except (ProtocolError, VerificationError) as error:
-            store.close()
-            raise InconsistentLog(f"the log in {directory}: {error}") from error
-        except BaseException:
-            store.close()
-            raise
+            log._check(shown=log._public.checkpoint())
+            log._finish()
         return log
+
+    @classmethod
+    def read(cls, directory: Path, *, key: SigningKey) -> list[bytes]:
+        """Read all entries, also while another process has the log open.
+
+        Guarantees:
+            Nothing is written or locked, and nothing that a crash interrupted is
+            finished. The entries are those of one moment and hash to every root that
+            was signed; the public checkpoint of that moment is one of theirs.
+
+        Not protected:
+            Tiles are not compared, since a writer may be replacing them; ``open`` does.
+
+        Raises:
+            ConfigError, InconsistentLog: As for ``open``.
+            ResourceError: The database cannot be read.
+        """
+        with _opened(directory, readonly=True) as store:
+            log = cls(directory, key=key, store=store)
+            log._check(shown=log._public.checkpoint())
+            entries = log.entries(0, log.size)
+        store.close()
+        return entries
 
     def close(self) -> None:
         """Close the log and let others open it."""
@@ -331,22 +346,32 @@ class Log:
             return False
         return True
 
-    def _load(self) -> None:
+    def _check(self, *, shown: bytes | None) -> None:
+        """Check key, entries and checkpoints, and load the tree.
+
+        Args:
+            shown: The public checkpoint, read before the database, which a writer
+                would have brought up to it by then.
+        """
+        self._store.check_key(str(self._key.verify_key))
         for at, row in enumerate(self._store.rows(0, self._store.size())):
             self._tree.push(_hash_row(at, row))
         for size, note in self._store.checkpoints():
             if self._open(note).size != size:
                 raise InconsistentLog(f"checkpoint of size {size} has another size")
+        sizes = self._store.published_sizes()
+        if shown is not None and self._open(shown).size not in sizes:
+            raise InconsistentLog("the database is older than its public checkpoint")
+        if (latest := self.latest()) is not None:
+            self._check_cosigned(sizes[-1], latest)
+
+    def _finish(self) -> None:
+        """Compare the public files, and write what a crash left out."""
         self._public.load()
         sizes = self._store.published_sizes()
-        if (shown := self._public.checkpoint()) is not None and (
-            self._open(shown).size not in sizes
-        ):
-            raise InconsistentLog("the database is older than its public checkpoint")
         for size in sizes[:-1]:
             self._public.restore(size, newest=sizes[-1])
         if (latest := self.latest()) is not None:
-            self._check_cosigned(sizes[-1], latest)
             self._public.publish(sizes[-1], latest)
 
     def _check_cosigned(self, size: int, note: bytes) -> None:
@@ -369,6 +394,22 @@ class Log:
         if claimed.root != self._tree.root(claimed.size):
             raise InconsistentLog(f"two roots for the log at size {claimed.size}")
         return claimed
+
+
+@contextmanager
+def _opened(directory: Path, *, readonly: bool = False) -> Iterator[Store]:
+    """Open the store of a log; close it again if what follows fails."""
+    if not (directory / "log.db").exists():
+        raise ConfigError(f"no log.db in {directory}")
+    store = Store(directory, readonly=readonly)
+    try:
+        yield store
+    except (ProtocolError, VerificationError) as error:
+        store.close()
+        raise InconsistentLog(f"the log in {directory}: {error}") from error
+    except BaseException:
+        store.close()
+        raise
 
 
 def _hash_row(at: int, row: tuple[int, bytes, bytes]) -> bytes:

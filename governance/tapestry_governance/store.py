@@ -13,9 +13,11 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tapestry.databases import open_readonly
 from tapestry.errors import ConfigError, InconsistentLog, ResourceError
 
 VERSION = 1
+_LOCKING = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _SCHEMA = """
 CREATE TABLE log (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -65,12 +67,23 @@ class Store:
         remains. While one process has a store open, no other can open it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, readonly: bool = False) -> None:
         """Lock a folder and open its database, which may be new.
+
+        Args:
+            directory: The folder.
+            readonly: Read alone, as of one moment, also while another process has the
+                store open; nothing is locked, and the database must be there.
 
         Raises:
             ResourceError: Another process has it open, or it cannot be written.
         """
+        self._lock = -1
+        if readonly:
+            with _errors():
+                self._db = open_readonly(directory / "log.db")
+                self._db.execute("BEGIN")
+            return
         self._lock = _lock(directory / "lock")
         try:
             self._db = _connect(directory / "log.db")
@@ -241,7 +254,7 @@ def _errors() -> Iterator[None]:
 def _lock(path: Path) -> int:
     """Lock a file until its handle, which is returned, is closed."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(path, _LOCKING, 0o600)
     except OSError as error:
         raise ResourceError(f"cannot open {path}: {error.strerror}") from error
     try:

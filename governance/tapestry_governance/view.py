@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from tapestry.databases import open_readonly
 from tapestry.encoding import canonical_json, digest, encode_base64
 from tapestry.errors import (
     IncompleteError,
@@ -91,16 +92,26 @@ class View:
         self._accepted: CosignedCheckpoint | None = None
 
     @classmethod
-    def open(cls, path: Path, *, trust: Trust, genesis: str) -> "View":
+    def open(
+        cls, path: Path, *, trust: Trust, genesis: str, readonly: bool = False
+    ) -> "View":
         """Open a view, or make an empty one, and verify all that it holds.
 
-        Trust policy and genesis come from outside the federation.
+        Args:
+            path: The file.
+            trust: The trust policy, from outside the federation.
+            genesis: The digest of entry 0, from outside the federation.
+            readonly: Read alone; then the file must be there.
 
         Raises:
             ResourceError: The file cannot be opened or is no database.
             VerificationError: What is stored does not hold any more.
         """
         try:
+            if readonly:
+                view = cls(open_readonly(path), trust=trust, genesis=genesis)
+                view._load()
+                return view
             database = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False
             )

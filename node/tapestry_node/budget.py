@@ -33,6 +33,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from tapestry.databases import open_readonly
 from tapestry.encoding import (
     decode_fraction,
     digest,
@@ -72,9 +73,11 @@ class Ledger:
         *,
         mirror: Mirror,
         clock: Callable[[], datetime] = _now,
+        readonly: bool = False,
     ) -> None:
-        """See ``open``."""
+        """Take a ledger's place and terms; use ``open`` or ``look`` instead."""
         self._path = path
+        self._readonly = readonly
         self._terms = terms
         self._mirror = mirror
         self._clock = clock
@@ -134,14 +137,14 @@ class Ledger:
             fallback_epsilon=fallback_epsilon,
             delta=0.5,
         )
-        ledger = cls(path, terms, mirror=mirror)
+        ledger = cls(path, terms, mirror=mirror, readonly=True)
         with ledger._reading() as book:
             held = book.terms
         if held is None:
             raise ConfigError(never)
         delta = decode_fraction(held["delta"])
         terms = replace(terms, dataset=held["dataset"], delta=delta)
-        return cls(path, terms, mirror=mirror)
+        return cls(path, terms, mirror=mirror, readonly=True)
 
     def reserve(self, charge: Charge) -> None:
         """Set budget aside before the work starts.
@@ -361,12 +364,16 @@ class Ledger:
 
     @contextmanager
     def _reading(self) -> Iterator[Book]:
-        with self._connected() as connection:
+        with self._connected(readonly=self._readonly) as connection:
             yield self._read(connection)
 
     @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _connected(self, *, readonly: bool = False) -> Iterator[sqlite3.Connection]:
         try:
+            if readonly:
+                with closing(open_readonly(self._path)) as connection:
+                    yield connection
+                return
             create_private(self._path)
             with closing(
                 sqlite3.connect(self._path, isolation_level=None)

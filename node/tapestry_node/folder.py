@@ -41,12 +41,20 @@ def read_trust(directory: Path) -> Trust:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def open_view(directory: Path, settings: NodeSettings) -> View:
+def open_view(
+    directory: Path, settings: NodeSettings, *, readonly: bool = False
+) -> View:
     """Open the mirror of the log.
+
+    Args:
+        directory: The node's folder.
+        settings: The node's settings.
+        readonly: Read alone; then the mirror must be there.
 
     Raises:
         ConfigError: As ``read_trust``.
         ResourceError, VerificationError: As ``View.open``.
     """
     trust = read_trust(directory)
-    return View.open(directory / "view.db", trust=trust, genesis=settings.genesis)
+    path, genesis = directory / "view.db", settings.genesis
+    return View.open(path, trust=trust, genesis=genesis, readonly=readonly)

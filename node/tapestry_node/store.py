@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tapestry.databases import open_readonly
 from tapestry.encoding import canonical_json, digest, digest_all
 from tapestry.errors import (
     ConfigError,
@@ -74,20 +75,26 @@ class Store:
     Every method raises ``ResourceError`` when the disk is full or failing.
     """
 
-    def __init__(self, path: Path, *, exclusive: bool = False) -> None:
-        """Open or create ``state.db``.
+    def __init__(
+        self, path: Path, *, exclusive: bool = False, readonly: bool = False
+    ) -> None:
+        """Open ``state.db``, or create it.
 
         Args:
             path: The database.
             exclusive: Keep other processes from serving with it; readers may read.
+            readonly: Read alone; then it must be there.
 
         Raises:
             ConfigError: Another process serves with it.
-            ResourceError: It cannot be written.
+            ResourceError: It cannot be written, or read.
         """
         self._path = path
         self._lock = _take_lock(path.with_suffix(".lock")) if exclusive else None
         try:
+            if readonly:
+                self._db = open_readonly(path)
+                return
             create_private(path)
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False
@@ -279,7 +286,7 @@ class Store:
 def _take_lock(path: Path) -> int:
     """Lock a file; the kernel lets go of it when the process dies, however it dies."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise ResourceError(f"cannot open {path}: {error.strerror}") from error
     try:

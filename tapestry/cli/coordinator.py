@@ -28,7 +28,7 @@ def app() -> None:
 )
 @as_json
 def status(folder: Path, as_json: bool) -> None:
-    """Show the rounds of the run, and what the log says of them."""
+    """Show the rounds of the run, and what the log says of them; also while it runs."""
     from tapestry.config import CoordinatorSettings
     from tapestry.keys import SigningKey
     from tapestry_coordinator.bulletin import event_of
@@ -39,13 +39,12 @@ def status(folder: Path, as_json: bool) -> None:
 
     settings = CoordinatorSettings.read(folder / "coordinator.toml")
     key = SigningKey.load(folder / "keys" / "log.key")
-    with Log.open(folder / "log", key=key) as log:
-        size = log.size
-        entries = log.entries(0, size)
+    entries = Log.read(folder / "log", key=key)
+    size = len(entries)
     bodies = [event_of(entry) for entry in entries]
     refused = by_round(entries, run_id=settings.run_id)
     closed = {b.round_number: b for b in bodies if isinstance(b, RoundClosed)}
-    journal = Journal(folder)
+    journal = Journal(folder, readonly=True)
     rows = journal.rounds()
     journal.close()
     found = [

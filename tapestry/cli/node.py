@@ -250,10 +250,10 @@ def _store(folder: Path) -> "Store":
     committed: list[tuple[str, int]] = []
     if mirror.exists():
         settings = NodeSettings.read(folder / "node.toml")
-        view = open_view(folder, settings)
+        view = open_view(folder, settings, readonly=True)
         committed = list(committed_rounds(view, settings.name))
         view.close()
-    store = Store(path)
+    store = Store(path, readonly=True)
     store.require(committed)
     return store
 

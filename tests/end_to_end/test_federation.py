@@ -1,7 +1,9 @@
 """A whole run in one process: rounds, releases, adapters, log, bundle."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from tapestry_governance.events import (
     ReleasePublished,
     RoundOpened,
 )
+from tests.commands import tapestry
 from tests.simulator import NAMES, Base, Federation, sentences
 
 ENTRIES = 2  # log entries in front of an upload's chunks
@@ -41,6 +44,12 @@ def federation(
     made.bundle()
     yield made
     made.close()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Read every file but those that SQLite keeps beside a database."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {p: p.read_bytes() for p in files if not p.name.endswith(("-wal", "-shm"))}
 
 
 def _manifests(federation: Federation) -> list[RoundManifest]:
@@ -181,6 +190,37 @@ def test_every_node_can_check_the_sum_that_was_published(
         result = Result.decode(row.result)
         assert result.sum_root == closed.aggregate_digest
         assert result.model_digest == closed.base_after
+
+
+def test_a_coordinators_status_is_shown_while_it_runs(federation: Federation) -> None:
+    said = tapestry("coordinator", "status", federation.coordinator)
+    assert said.exit_code == 0
+    assert "2 of 2 rounds closed" in said.stdout
+
+
+@pytest.mark.parametrize("verb", ["status", "budget", "egress"])
+@pytest.mark.parametrize("emptied", [False, True], ids=["whole", "without tables"])
+def test_what_only_shows_changes_nothing(
+    federation: Federation, tmp_path: Path, verb: str, *, emptied: bool
+) -> None:
+    """Nor does it begin anew what a folder has lost."""
+    role = "coordinator" if verb == "status" else "node"
+    node = federation.directory / "nodes" / NAMES[0]
+    kept = federation.coordinator if role == "coordinator" else node
+    folder = shutil.copytree(kept, tmp_path / "copy")
+    for path in folder.rglob("lock") if emptied else ():
+        path.unlink()
+    for path in folder.rglob("*.db") if emptied else ():
+        with closing(sqlite3.connect(path)) as database:
+            names = database.execute(
+                "SELECT name FROM sqlite_master WHERE type='table'"
+            )
+            for (name,) in names.fetchall():
+                database.execute(f"DROP TABLE {name}")
+    before = contents(folder)
+    said = tapestry(role, verb, folder)
+    assert (said.exit_code == 0) is not emptied
+    assert contents(folder) == before
 
 
 def test_the_bundle_verifies_and_costs_are_as_reported(federation: Federation) -> None:

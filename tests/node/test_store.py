@@ -87,6 +87,27 @@ def test_one_process_serves_and_others_only_read(path: Path) -> None:
     Store(path, exclusive=True).close()
 
 
+def test_a_reader_changes_nothing(path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"cannot open .*unable to open"):
+        Store(path, readonly=True)
+    assert not path.exists()
+    serving = Store(path, exclusive=True)
+    serving.raise_to("run", 1)
+    reading = Store(path, readonly=True)
+    assert reading.highest("run") == 1
+    with pytest.raises(ResourceError, match="readonly"):
+        reading.raise_to("run", 2)
+    reading.close()
+    serving.close()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(path: Path) -> None:
+    path.with_suffix(".lock").symlink_to(path.with_name("made"))
+    with pytest.raises(ResourceError, match="cannot open"):
+        Store(path, exclusive=True)
+    assert not path.with_name("made").exists()
+
+
 def test_entries_wait_in_order_until_the_log_has_them(path: Path) -> None:
     store = Store(path)
     store.post(b"one")
