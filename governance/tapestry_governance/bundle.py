@@ -139,6 +139,7 @@ def open_bundle(folder: Path) -> Bundle:
         listed = _read_manifest(folder)
         found = take_inventory(folder, listed, own=MANIFEST, own_is_folder=False)
         for name, path in found.files.items():
+            _check_size(name, path)
             if digest_file(path) != f"sha256:{listed[name]}":
                 raise VerificationError(f"{name} was changed")
         if found.odd:
@@ -280,6 +281,18 @@ def _has_place(name: str) -> bool:
     if name.startswith(f"{BLOBS}/"):
         return _HEXDIGEST.fullmatch(name.removeprefix(f"{BLOBS}/")) is not None
     return True
+
+
+def _check_size(name: str, path: Path) -> None:
+    """See that a file that is always small is; hashing a terabyte takes an hour.
+
+    Raises:
+        VerificationError: It is larger than any of its kind.
+    """
+    single = name in _SINGLE
+    limit = MAX_BYTES if single else tiles.WIDTH * (2 + tiles.MAX_ENTRY_BYTES)
+    if (single or name.startswith("tile/")) and path.stat().st_size > limit:
+        raise VerificationError(f"{name} was changed: it is over {limit} bytes")
 
 
 def _walk(folder: Path) -> Iterator[str]:

@@ -107,6 +107,21 @@ def test_an_empty_file_is_called_empty(tmp_path: Path, name: str, said: str) -> 
     assert audit.verdict is Verdict.INCOMPLETE
 
 
+@pytest.mark.parametrize(
+    "name", ["checkpoint", "genesis.sha256", "policy.txt", "tile/0/000.p"]
+)
+def test_a_file_that_is_always_small_is_not_hashed_for_hours(
+    tmp_path: Path, name: str
+) -> None:
+    world, base = released(tmp_path)
+    bundle = bundle_of(world, tmp_path, artifacts={"base-2": base})
+    found = bundle.folder / name
+    path = found if found.is_file() else next(found.iterdir())
+    os.truncate(path, 1 << 40)
+    with pytest.raises(VerificationError, match="was changed: it is over"):
+        open_bundle(bundle.folder)
+
+
 def test_a_small_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
     file = tmp_path / "policy.txt"
     file.touch()
