@@ -1,19 +1,17 @@
-"""SQLite databases that are only read.
-
-Guarantees:
-    The database is not made, changed or brought up to date, and its writer is not kept
-    waiting; a writer that is at work is no obstacle. SQLite may make and leave its own
-    ``-wal`` and ``-shm`` files beside it.
-"""
+"""What SQLite leaves to its callers: reading alone, and noticing damage."""
 
 import sqlite3
 from pathlib import Path
 
-__all__ = ["open_readonly"]
+__all__ = ["open_readonly", "require_sound"]
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:
     """Open a database that is there, to read it.
+
+    Guarantees:
+        It is not made, changed or brought up to date. A writer at work is no obstacle
+        and is not kept waiting. SQLite may leave ``-wal`` and ``-shm`` files beside it.
 
     Edge cases:
         After a crash that left a rollback journal, the database cannot be read until
@@ -28,3 +26,16 @@ def open_readonly(path: Path) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
+
+
+def require_sound(database: sqlite3.Connection) -> None:
+    """See that each row is of the types that its table declares.
+
+    SQLite reads what it can of a file that was cut, and gives NULL or numbers where
+    text or bytes were stored.
+
+    Raises:
+        sqlite3.DatabaseError: The file is damaged.
+    """
+    if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise sqlite3.DatabaseError("it is damaged; put its newest copy back")

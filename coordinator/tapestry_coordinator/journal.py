@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tapestry.databases import open_readonly
+from tapestry.databases import open_readonly, require_sound
 from tapestry.encoding import decode_json
 from tapestry.errors import ConfigError, IncompleteError, ResourceError
 from tapestry.protocol import BODY_LIMIT
@@ -79,6 +79,7 @@ class Journal:
         if readonly:
             try:
                 self._db = open_readonly(self._file)
+                require_sound(self._db)
             except sqlite3.Error as error:
                 raise ResourceError(f"cannot read {self._file}: {error}") from error
             return
@@ -87,6 +88,7 @@ class Journal:
             self._db = sqlite3.connect(self._file, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+            require_sound(self._db)
             self._db.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise ResourceError(f"cannot write in {directory}: {error}") from error

@@ -282,10 +282,10 @@ class View:
 
     def _load(self) -> None:
         rows = self._database.execute("SELECT idx, bytes FROM entry ORDER BY idx")
-        stored = [(int(index), bytes(entry)) for index, entry in rows]
+        stored = list(rows)
         if [index for index, _ in stored] != list(range(len(stored))):
             raise VerificationError("the view has lost entries")
-        entries = [entry for _, entry in stored]
+        entries = [_stored(entry) for _, entry in stored]
         if not entries:
             return
         self._check_genesis(entries[0])
@@ -296,7 +296,7 @@ class View:
             ).fetchone()
             if row is None:
                 continue
-            opened = self._trust.open_pending(bytes(row[0]))
+            opened = self._trust.open_pending(_stored(row[0]))
             checkpoint, size = opened.checkpoint, opened.checkpoint.size
             if size > self.size or checkpoint != self._beginning(size):
                 raise VerificationError("the view is not under its own checkpoint")
@@ -402,6 +402,13 @@ class View:
 def _check_length(size: int, *, seen: int) -> None:
     if size < seen:
         raise InconsistentLog(f"rollback: a log of {size} entries, {seen} were seen")
+
+
+def _stored(value: object) -> bytes:
+    """Return bytes that SQLite gave back; of a damaged file it gives anything."""
+    if not isinstance(value, bytes):
+        raise VerificationError("the view is damaged; put its newest copy back")
+    return value
 
 
 def _seconds(now: datetime) -> int:

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tapestry.databases import open_readonly
+from tapestry.databases import open_readonly, require_sound
 from tapestry.encoding import canonical_json, digest, digest_all
 from tapestry.errors import (
     ConfigError,
@@ -94,6 +94,7 @@ class Store:
         try:
             if readonly:
                 self._db = open_readonly(path)
+                require_sound(self._db)
                 return
             create_private(path)
             self._db = sqlite3.connect(
@@ -101,6 +102,7 @@ class Store:
             )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+            require_sound(self._db)
             self._db.executescript(_SCHEMA)
         except (sqlite3.Error, OSError) as error:
             raise ResourceError(f"cannot open {path}: {why(error, path)}") from error

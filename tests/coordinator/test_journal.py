@@ -7,6 +7,7 @@ import pytest
 
 from tapestry.errors import ConfigError, IncompleteError, ResourceError
 from tapestry_coordinator.journal import Journal
+from tests.node.test_store import spoil
 
 
 def test_rounds_come_back_as_they_were_left(tmp_path: Path) -> None:
@@ -92,6 +93,16 @@ def test_a_full_disk_is_one_line_that_names_the_place(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"cannot write .*round-00001\.u32"):
         journal.store_sum(1, np.zeros(10_000, dtype=np.uint32))
     journal.close()
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_row_that_lost_its_types_is_damage(tmp_path: Path, *, readonly: bool) -> None:
+    journal = Journal(tmp_path)
+    journal.open_round(1, b"first")
+    journal.close()
+    spoil(tmp_path / "journal.db", "round", "UPDATE round SET manifest = 7")
+    with pytest.raises(ResourceError, match="is damaged; put its newest copy back"):
+        Journal(tmp_path, readonly=readonly)
 
 
 def test_who_is_left_out_stays_left_out(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tapestry.errors import (
     ProtocolError,
     QuorumError,
     RuleError,
+    TapestryError,
     VerificationError,
 )
 from tapestry_governance.events import RoundOpened
@@ -272,6 +274,41 @@ def test_a_view_that_was_tampered_with_does_not_open(
     database.close()
     with pytest.raises(VerificationError, match="lost entries"):
         reopen(world, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE entry SET bytes = NULL",
+        "UPDATE signed SET note = NULL",
+        "UPDATE accepted SET note = NULL",
+    ],
+)
+def test_a_view_with_other_types_than_it_stored_does_not_open(
+    world: World, view: View, tmp_path: Path, change: str
+) -> None:
+    follow(view, world)
+    with sqlite3.connect(tmp_path / "view.db") as database:
+        database.execute(change)
+    database.close()
+    with pytest.raises(VerificationError, match="the view is damaged; put its newest"):
+        reopen(world, tmp_path)
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_view_cut_anywhere_is_an_error_of_ours(
+    world: World, view: View, tmp_path: Path, *, readonly: bool
+) -> None:
+    """SQLite reads NULL and numbers where the rest of a row was cut off."""
+    follow(view, world)
+    view.close()
+    whole, path = (tmp_path / "view.db").read_bytes(), tmp_path / "cut.db"
+    for end in range(1, len(whole), 997):
+        path.write_bytes(whole[:end])
+        with suppress(TapestryError):
+            View.open(
+                path, trust=world.trust, genesis=world.genesis, readonly=readonly
+            ).close()
 
 
 def test_an_empty_view_has_nothing_to_say(world: World, view: View) -> None:

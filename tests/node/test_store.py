@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,20 @@ from tapestry_node.store import Store
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "state.db"
+
+
+def spoil(path: Path, table: str, change: str) -> None:
+    """Change rows as damage does, past the types that their table declares."""
+    write = "UPDATE sqlite_master SET sql = ? WHERE name = ?"
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        query = "SELECT sql FROM sqlite_master WHERE name = ?"
+        ((strict,),) = database.execute(query, (table,)).fetchall()
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute(write, (strict.replace(" STRICT", ""), table))
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(change)
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute(write, (strict, table))
 
 
 def test_a_round_is_uploaded_for_once_ever(path: Path) -> None:
@@ -183,6 +198,16 @@ def test_a_file_that_is_no_database_is_one_line(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to look at" * 30)
     with pytest.raises(ResourceError, match="cannot open"):
         Store(path)
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_row_that_lost_its_types_is_damage(path: Path, *, readonly: bool) -> None:
+    store = Store(path)
+    store.raise_to("run", 1)
+    store.close()
+    spoil(path, "mark", "UPDATE mark SET round = 'x'")
+    with pytest.raises(ResourceError, match="is damaged; put its newest copy back"):
+        Store(path, readonly=readonly)
 
 
 def test_an_entry_that_waits_is_not_posted_twice(path: Path) -> None:
