@@ -28,9 +28,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 
 from tapestry.encoding import decode_base64, encode_base64
 from tapestry.errors import ConfigError, ProtocolError, ResourceError, VerificationError
+from tapestry.plain_file import read_plain
 
 _NAME = re.compile(r"[!-*,-~]{1,128}")  # printable ASCII without space and plus
 _PRIVATE = "PRIVATE+KEY+"
+_MAX_BYTES = 4096
 
 
 class Algorithm(IntEnum):
@@ -181,12 +183,12 @@ class SigningKey:
                 raise ConfigError(f"{path} is not a key file, nor any file")
             if mode & 0o077:
                 raise ConfigError(f"key file {path} is open to others; chmod 600 it")
-            text = path.read_text(encoding="ascii")
+            text = read_plain(path, limit=_MAX_BYTES, links=True).decode("ascii")
         except OSError as error:
             raise ConfigError(
                 f"cannot read the key {path}: {error.strerror}"
             ) from error
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, VerificationError):
             raise ConfigError(f"{path} is not a key file") from None
         if not text.strip():
             raise ConfigError(

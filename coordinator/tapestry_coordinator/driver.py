@@ -44,6 +44,7 @@ from tapestry_coordinator.rollcall import RollCall
 from tapestry_coordinator.round import Attendance, Notify, Table
 from tapestry_coordinator.showing import Showing
 from tapestry_coordinator.uploads import Uploads
+from tapestry_governance.bundle import read_small
 from tapestry_governance.events import RoundAborted, RoundClosed, RoundOpened
 from tapestry_governance.log import Log
 from tapestry_governance.state import OpenRound
@@ -122,7 +123,7 @@ class Run:
         """Open log and journal."""
         self.directory, self.settings, self.grid = directory, settings, Checked(grid)
         self.workload, self.notify = workload, notify
-        self.trust = (directory / "policy.txt").read_bytes()
+        self.trust = read_small(directory / "policy.txt")
         log_key = SigningKey.load(directory / "keys" / "log.key")
         self.log = Log.open(directory / "log", key=log_key)
         self.bulletin = Bulletin(

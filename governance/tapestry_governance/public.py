@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tapestry.errors import ResourceError
 from tapestry.merkle import Tree
+from tapestry.note import MAX_BYTES
+from tapestry.plain_file import read_plain
 from tapestry_governance import durable, tiles
 
 CHECKPOINT = "checkpoint"
@@ -42,10 +44,15 @@ class Public:
         self._written = present
 
     def checkpoint(self) -> bytes | None:
-        """Read the public checkpoint."""
+        """Read the public checkpoint.
+
+        Raises:
+            VerificationError: It is no plain file, or too large to be one.
+            ResourceError: It cannot be read.
+        """
         path = self.folder / CHECKPOINT
         try:
-            return path.read_bytes()
+            return read_plain(path, limit=MAX_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:

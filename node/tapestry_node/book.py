@@ -16,9 +16,10 @@ from tapestry.encoding import (
     encode_fraction,
 )
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
-from tapestry.plain_file import open_plain
+from tapestry.plain_file import read_plain
 from tapestry.privacy import accounting
 
+_MAX_MIRROR = 64 << 20  # bytes: half a million entries
 _LINE = re.compile(r"^([1-9][0-9]{0,17}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 
@@ -97,8 +98,8 @@ class FileMirror:
         """The highest number recorded; a line cut by a crash does not count."""
         if not self._path.exists():
             return None
-        with open_plain(self._path, links=True) as file:
-            lines = _LINE.findall(file.read().decode("utf-8", "replace"))
+        data = read_plain(self._path, limit=_MAX_MIRROR, links=True)
+        lines = _LINE.findall(data.decode("utf-8", "replace"))
         return max(((int(n), name) for n, name in lines), default=None)
 
     def record(self, number: int, digest: str) -> None:

@@ -39,9 +39,6 @@ _ROLES = {
 }
 
 
-_PART = 1000  # characters of a message that are shown from either end
-
-
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
         console.say(f"tapestry {__version__}")
@@ -97,13 +94,6 @@ def _run(words: list[str]) -> ExitStatus:
         raise usage_error(error) from None
 
 
-def _cut(line: str) -> str:
-    """Leave out the middle of a line that nobody reads; rule and remedy end it."""
-    if len(line) <= 2 * _PART:
-        return line
-    return f"{line[:_PART]} … {line[-_PART:]}"
-
-
 def _end(error: BaseException, words: Sequence[str]) -> ExitStatus:
     """Say what went wrong, and return the status for it."""
     if isinstance(error, NoVerb):
@@ -119,7 +109,7 @@ def _end(error: BaseException, words: Sequence[str]) -> ExitStatus:
             console.note(line)
     said = f"tapestry: {describe(error, words[0] if words else '')}"
     for line in said.split("\n") if isinstance(error, ManyFaults) else [said]:
-        console.note(_cut(line))
+        console.note(line)
     try:
         console.finish()
     except OSError:

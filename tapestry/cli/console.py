@@ -45,6 +45,7 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _STDOUT = "standard output"
+_PART = 1000  # characters of a note that are shown from either end
 _NONSENSE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -98,11 +99,15 @@ def say_json(value: Any, *, indent: int | None = 2) -> None:
 
 
 def note(text: object) -> None:
-    """Print one line to standard error; if that is gone, nobody is left to tell."""
+    """Print one line to standard error; if that is gone, nobody is left to tell.
+
+    Edge cases:
+        Of a line that nobody reads the middle is left out; rule and remedy end it.
+    """
     if sys.stderr is None:
         return
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(shown(text) + "\n")
+        sys.stderr.write(_cut(shown(text)) + "\n")
         sys.stderr.flush()
 
 
@@ -169,6 +174,12 @@ def check_text(text: str, *, what: str) -> str:
             f" {found.start() + 1}; remove it"
         )
     return text
+
+
+def _cut(line: str) -> str:
+    if len(line) <= 2 * _PART:
+        return line
+    return f"{line[:_PART]} … {line[-_PART:]}"
 
 
 def _write(text: str) -> None:

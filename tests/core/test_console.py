@@ -95,6 +95,16 @@ def test_a_page_keeps_its_lines_and_nothing_else() -> None:
     assert found == "# \\xdcnter\n\n\\x1b[31mred\\rgone\n"
 
 
+def test_a_note_as_long_as_a_book_is_shown_by_its_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.note(f"start{'x' * 100_000}end")
+    said = capsys.readouterr().err
+    assert said.startswith("startxxx")
+    assert said.endswith("xxxend\n")
+    assert len(said) < 2010
+
+
 def test_a_log_quotes_others_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     code = (
         "import logging; from tapestry.cli import console; console.start_logging();"

@@ -1,5 +1,6 @@
 """Keys: one spelling, one purpose, one file that nobody else can read."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,14 @@ def test_a_file_that_is_no_key_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "node.key"
     path.write_text(text, encoding="utf-8")
     path.chmod(0o600)
+    with pytest.raises(ConfigError, match="is not a key file"):
+        SigningKey.load(path)
+
+
+def test_a_file_too_large_to_be_a_key_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    _key().save(path)
+    os.truncate(path, 1 << 40)
     with pytest.raises(ConfigError, match="is not a key file"):
         SigningKey.load(path)
 

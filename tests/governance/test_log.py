@@ -1,5 +1,6 @@
 """The log: what it acknowledged stays, and what contradicts it does not open."""
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -113,6 +114,13 @@ def test_a_log_behind_its_public_checkpoint_is_not_read(
     shutil.copy(tmp_path / "short" / "log.db", copied / "log.db")
     for read in (Log.read, Log.open):
         with pytest.raises(InconsistentLog, match="this is an old backup"):
+            read(copied, key=LOG_KEY)
+
+
+def test_a_public_checkpoint_that_is_too_large_is_not_read(copied: Path) -> None:
+    os.truncate(copied / "public" / "checkpoint", 1 << 40)
+    for read in (Log.read, Log.open):
+        with pytest.raises(InconsistentLog, match="checkpoint is over"):
             read(copied, key=LOG_KEY)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -222,6 +223,13 @@ def test_an_entry_of_another_hand_is_refused_without_quoting_it(
     with pytest.raises(VerificationError, match=r"^\S+ ") as caught:
         Ledger.open(path, TERMS)
     assert "canary" not in str(caught.value)
+
+
+def test_a_mirror_too_large_to_be_one_is_not_read(path: Path) -> None:
+    Ledger.open(path, TERMS).reserve(charge(1))
+    os.truncate(path.with_name("budget.db.mirror"), 1 << 40)
+    with pytest.raises(VerificationError, match=r"budget\.db\.mirror is over"):
+        Ledger.open(path, TERMS)
 
 
 def test_a_log_that_knows_more_than_ledger_and_mirror_is_believed(path: Path) -> None:
