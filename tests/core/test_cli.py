@@ -241,7 +241,7 @@ def test_an_interruption_is_no_traceback(
 ) -> None:
     from tapestry_node import store
 
-    def interrupt(*_: Any) -> Any:
+    def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store, "Store", interrupt)

@@ -222,7 +222,7 @@ def test_an_oversize_checkpoint_is_refused_unread(bundle: Path) -> None:  # [11,
     (bundle / "checkpoint").write_bytes(b"\n" * 10**6)
     write_manifest(bundle)
     audit = verify(bundle)
-    assert failed(audit) == ("signatures", Verdict.FAILS)
+    assert failed(audit) == ("files", Verdict.FAILS)
     assert "over" in audit.steps[-1].detail
 
 
