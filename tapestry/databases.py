@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-__all__ = ["open_readonly", "require_sound"]
+__all__ = ["open_readonly", "require_plain", "require_sound"]
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:
@@ -20,12 +20,29 @@ def open_readonly(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: It is not there, or cannot be read.
     """
+    require_plain(path)
     return sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
     )
+
+
+def require_plain(path: Path) -> None:
+    """See that a database is a plain file, or not there yet.
+
+    SQLite takes a device for a database, and writes a journal beside it.
+
+    Edge cases:
+        A link may lead to a plain file.
+
+    Raises:
+        sqlite3.OperationalError: It is a folder, a FIFO, a socket or a device.
+        OSError: It cannot be looked at.
+    """
+    if path.exists() and not path.is_file():
+        raise sqlite3.OperationalError(f"{path.name} is no plain file; put it back")
 
 
 def require_sound(database: sqlite3.Connection) -> None:

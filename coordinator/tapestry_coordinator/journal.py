@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tapestry.databases import open_readonly, require_sound
+from tapestry.databases import open_readonly, require_plain, require_sound
 from tapestry.encoding import decode_json
 from tapestry.errors import ConfigError, IncompleteError, ResourceError
 from tapestry.protocol import BODY_LIMIT
@@ -85,6 +85,7 @@ class Journal:
             return
         try:
             self._sums.mkdir(parents=True, exist_ok=True)
+            require_plain(self._file)
             self._db = sqlite3.connect(self._file, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tapestry.databases import open_readonly
+from tapestry.databases import open_readonly, require_plain
 from tapestry.errors import ConfigError, InconsistentLog, ResourceError
 
 VERSION = 1
@@ -267,6 +267,7 @@ def _lock(path: Path) -> int:
 
 def _connect(path: Path) -> sqlite3.Connection:
     with _errors():
+        require_plain(path)
         db = sqlite3.connect(path, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode = WAL")

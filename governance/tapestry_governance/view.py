@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tapestry.databases import open_readonly
+from tapestry.databases import open_readonly, require_plain
 from tapestry.encoding import canonical_json, digest, encode_base64
 from tapestry.errors import (
     IncompleteError,
@@ -112,6 +112,7 @@ class View:
                 view = cls(open_readonly(path), trust=trust, genesis=genesis)
                 view._load()
                 return view
+            require_plain(path)
             database = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False
             )

@@ -33,7 +33,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from tapestry.databases import open_readonly
+from tapestry.databases import open_readonly, require_plain
 from tapestry.encoding import (
     decode_fraction,
     digest,
@@ -374,6 +374,7 @@ class Ledger:
                 with closing(open_readonly(self._path)) as connection:
                     yield connection
                 return
+            require_plain(self._path)
             create_private(self._path)
             with closing(
                 sqlite3.connect(self._path, isolation_level=None)

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tapestry.databases import open_readonly, require_sound
+from tapestry.databases import open_readonly, require_plain, require_sound
 from tapestry.encoding import canonical_json, digest, digest_all
 from tapestry.errors import (
     ConfigError,
@@ -96,6 +96,7 @@ class Store:
                 self._db = open_readonly(path)
                 require_sound(self._db)
                 return
+            require_plain(path)
             create_private(path)
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False
