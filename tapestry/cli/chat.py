@@ -95,12 +95,13 @@ def _load(
     from tapestry.workloads.bases import open_base
     from tapestry_governance import registry
 
+    for folder in adapters:
+        if not folder.is_dir():
+            raise ConfigError(f"no adapter folder {folder}")
     folders = {folder.resolve().name: folder for folder in adapters}
     if len(folders) != len(adapters) or "base" in folders:
         raise ConfigError("two adapters have the same name; rename one folder")
     for folder in adapters:
-        if not folder.is_dir():
-            raise ConfigError(f"no adapter folder {folder}")
         registry.check_folder(folder)
     if (Path(base) / manifest.FOLDER / manifest.FILE).exists():
         manifest.verify(Path(base), manifest.read(Path(base)))
@@ -122,12 +123,14 @@ def _prompts(prompt: str | None) -> Iterator[str]:
         return
     if sys.stdin is None:
         return
-    people = sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
+    # input() needs all three streams, and a pipe gets answers alone.
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    people = None not in streams and sys.stdin.isatty() and sys.stdout.isatty()
     if people:
         console.note("ask something; an empty line ends this")
     while True:
         try:
-            text = input("> " if people else "")  # a pipe gets answers alone
+            text = input("> ") if people else sys.stdin.readline().removesuffix("\n")
         except (EOFError, KeyboardInterrupt):
             return
         if not text.strip():
@@ -178,4 +181,4 @@ def _show(prompt: str, answers: Answers) -> None:
     for name in answers:
         table.add_column(plain(name), ratio=1, overflow="fold")
     table.add_row(*map(plain, answers.values()))
-    Console().print(table)
+    Console(file=console.output()).print(table)

@@ -31,6 +31,7 @@ __all__ = [
     "check_text",
     "finish",
     "note",
+    "output",
     "prepare",
     "say",
     "say_json",
@@ -130,6 +131,17 @@ def start_logging() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
+def output() -> IO[str]:
+    """Return standard output, for a library that draws on it by itself.
+
+    Raises:
+        OSError: It is closed.
+    """
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "closed", _STDOUT)
+    return sys.stdout
+
+
 def finish() -> None:
     """Write out what is still held back.
 
@@ -183,10 +195,8 @@ def _cut(line: str) -> str:
 
 
 def _write(text: str) -> None:
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, "closed", _STDOUT)
     with _named():
-        sys.stdout.write(text)
+        output().write(text)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """``tapestry chat``: the base and its adapters answer the same prompt, side by side."""
 
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from tapestry.protocol import TrainingPlan
 from tapestry.vector import parameters_digest
 from tapestry.workloads.adapters import BaseName, write_peft
 from tapestry.workloads.bases import build_tiny
-from tests.commands import Result, tapestry
+from tests.commands import Result, exit_status, tapestry
 
 PLAN = TrainingPlan(
     workload="language",
@@ -88,6 +90,25 @@ def test_without_a_prompt_it_asks_until_an_empty_line(folders: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout.count('"answers"') == 2
     assert _chat(*options, typed="").exit_code == 0
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_pipe_is_read_whatever_stream_is_closed(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ciao\n"))
+    monkeypatch.setattr(sys, stream, None)
+    status = exit_status(["chat", "--base", str(folders / "base-1")])
+    assert status == (3 if stream == "stdout" else 0)
+
+
+def test_an_adapter_that_is_a_loop_of_links_is_named(
+    folders: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    said = _chat("--base", folders / "base-1", "--adapter", tmp_path / "loop")
+    assert said.exit_code == 64
+    assert "no adapter folder" in said.stderr
 
 
 def test_a_temperature_draws_tokens(folders: Path) -> None:
