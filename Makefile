@@ -28,7 +28,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 TESTING := $(OFFLINE) OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow mutants check fmt clean
+.PHONY: help setup demo test slow mutants nightly check fmt clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ slow: $(READY) ## Run the long tests: real processes, real model, statistics
 
 mutants: $(READY) ## Take out one check after another: a test must find each (ARGS=NAME)
 	$(TESTING) $(BIN)/python -m tests.mutants $(ARGS)
+
+nightly: $(READY) ## Run the long tests, and 20,000 fuzzed commands, folders and settings
+	FUZZ_CASES=20000 $(TESTING) $(BIN)/python -m pytest -n $(WORKERS) \
+		tests/end_to_end/test_fuzz_commands.py $(ARGS)
+	$(TESTING) $(BIN)/python -m pytest -m "slow and not gpu" \
+		--ignore tests/end_to_end/test_fuzz_commands.py $(ARGS)
 
 check: $(READY) ## Everything that a change must pass: style, types, layers, tests
 	$(BIN)/ruff format --check .

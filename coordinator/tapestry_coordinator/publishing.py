@@ -156,7 +156,8 @@ def _unpack(reply: Message) -> tuple[bytes, bytes, dict[str, Any]]:
     """Take a publication apart: two entries, then files by name.
 
     Raises:
-        ProtocolError: It is none.
+        ProtocolError: Another kind of message, too few attachments, or names that
+            do not fit the files.
     """
     if reply.kind is not Kind.PUBLICATION or len(reply.attachments) < _ENTRIES:
         raise ProtocolError(words_of(reply))

@@ -71,7 +71,8 @@ def check_fresh(
         before: The checkpoint that was accepted last.
 
     Raises:
-        PolicyError: It is.
+        PolicyError: The checkpoint is older than the limit, ahead of this clock, or
+            older than the one accepted before.
     """
     times = Times.of(opened, trust)
     age, ahead = now - times.seen_at, times.known_by - now

@@ -100,7 +100,8 @@ def unpack_spot(message: Message) -> tuple[int, Spot]:
     """Take such a message apart: the round, and what it shows; nothing is checked.
 
     Raises:
-        ProtocolError: It is none.
+        ProtocolError: The body is not a ``Shown``, or has not one chunk for the sum
+            and one for each upload.
     """
     shown = Shown.decode(message.body)
     names = sorted(shown.proofs.uploads)

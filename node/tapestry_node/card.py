@@ -48,7 +48,7 @@ tokenizer = AutoTokenizer.from_pretrained(base_folder)
 After either:
 
 ```python
-from transformers import GenerationConfig
+{imports}from transformers import GenerationConfig
 
 prompt = {prompt}
 given = {given}
@@ -65,6 +65,7 @@ class Asking(Enum):
     CONTINUE = "a text that goes on"
     LINE = "a line, and the answer on the next"
     TEMPLATE = "the chat template of the base"
+    TOKENS = "tokens, where other programs would read the prompt in another way"
 
 
 _GIVEN = {
@@ -77,6 +78,10 @@ tokenizer.apply_chat_template(
     return_dict=True,
     return_tensors="pt",
 )""",
+    Asking.TOKENS: """{
+    "input_ids": torch.tensor([[TOKENS]]),
+    "attention_mask": torch.ones(1, COUNT, dtype=torch.long),
+}  # as the adapter learned to read it; the tokenizer alone reads it otherwise""",
 }
 
 
@@ -117,6 +122,7 @@ class Card:
     promise: Promise
     evaluation: Mapping[str, str]  # label -> plain decimal
     asking: Asking = Asking.CONTINUE
+    tokens: tuple[int, ...] = ()  # of the first prompt
     ends: tuple[int, ...] = ()  # tokens that end an answer
     samples: tuple[Sample, ...] = ()
 
@@ -211,7 +217,10 @@ def _recipes(card: Card) -> Iterator[str]:
         adapter=f"./adapters/{card.name}",
         base=base_path(card.base.name),
         prompt=_quote(card.samples[0].prompt if card.samples else "A"),
-        given=_GIVEN[card.asking],
+        imports="import torch\n" if card.asking is Asking.TOKENS else "",
+        given=_GIVEN[card.asking]
+        .replace("TOKENS", ", ".join(map(str, card.tokens)))
+        .replace("COUNT", str(len(card.tokens))),
         ends=_ends(card.ends),
     )
 

@@ -287,7 +287,8 @@ def check_per_unit(gradients: Gradients, problem: Problem) -> None:
     at once.
 
     Raises:
-        ConfigError: They differ.
+        ConfigError: A loss or gradient differs by more than the tolerance, or the
+            gradients vanish or overflow.
     """
     units = [Unit(sequences=(p,)) for p in _PROBE]
     with torch.no_grad():

@@ -332,6 +332,7 @@ class Publisher:
             ),
             evaluation=adapting.score(self._model(), update, public, plan=job.plan),
             asking=samples.asking(self._model(), public),
+            tokens=samples.first_tokens(self._model(), public),
             ends=self._model().ends,
             samples=samples.answer(self._model(), update, public, plan=job.plan),
         )

@@ -42,10 +42,23 @@ def answer(
 
 
 def asking(model: LanguageModel, texts: Sequence[Text]) -> Asking:
-    """Say how the prompts of ``prompts_of`` are put to the model."""
-    if not any(isinstance(prompt, Dialogue) for prompt in prompts_of(texts)):
+    """Say how to put the first prompt of ``prompts_of`` to the model.
+
+    A reader's code tokenizes it as one text. Where that gives other tokens than those
+    that the samples answer, the tokens themselves are put.
+    """
+    prompts = prompts_of(texts)
+    if prompts and model.whole_tokens(prompts[0]) != model.prompt_tokens(prompts[0]):
+        return Asking.TOKENS
+    if not any(isinstance(prompt, Dialogue) for prompt in prompts):
         return Asking.CONTINUE
     return Asking.TEMPLATE if model.has_chat_template else Asking.LINE
+
+
+def first_tokens(model: LanguageModel, texts: Sequence[Text]) -> tuple[int, ...]:
+    """Tokenize the first prompt of ``prompts_of``; nothing where there is none."""
+    prompts = prompts_of(texts)
+    return model.prompt_tokens(prompts[0]) if prompts else ()
 
 
 def prompts_of(texts: Sequence[Text]) -> list[Text]:

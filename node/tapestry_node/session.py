@@ -66,7 +66,8 @@ class Desk:
     def check_failed(self, run_id: str) -> None:
         """Pay for no further training of a run in which one failed here.
 
-        That it failed may depend on the records; its refusal told, and was paid for.
+        A publication of what was trained counts as part of it. That it failed may
+        depend on the records; its refusal told, and was paid for.
 
         Raises:
             Refused: One failed, of a round or of an adapter.
@@ -74,8 +75,8 @@ class Desk:
         if run_id in self.failed:
             raise Refused(
                 Reason.TRAINING_FAILED,
-                f"a training of {run_id!r} failed here; see above why, and restart the"
-                " node to try again",
+                f"a training of {run_id!r}, or what was made of it, failed here; see"
+                " above why, and restart the node to try again",
             )
 
     def say(self, body: Body, *, now: datetime) -> bytes:

@@ -131,7 +131,7 @@ def check_memory(layout: Layout, *, available: int | None) -> None:
     """Refuse a plan whose gradient alone is more than the machine's memory.
 
     Raises:
-        ResourceError: It is.
+        ResourceError: The gradient needs more bytes than are available.
     """
     needed = _BYTES * layout.length
     if available is not None and needed > available:

@@ -94,7 +94,7 @@ def free_folder() -> Path:
     """Return the first of ``demo``, ``demo-2``, ``demo-3`` … that is free.
 
     Raises:
-        ConfigError: None is.
+        ConfigError: All of a thousand names are in use.
     """
     for path in _numbered():
         if not os.path.lexists(path) or (path.is_dir() and _is_empty(path)):
@@ -106,7 +106,7 @@ def unfinished_folder() -> Path:
     """Return the last of ``demo``, ``demo-2`` … that was begun and is not finished.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: No such folder has an unfinished demo in it.
     """
     for path in reversed([path for path in _numbered() if (path / FILE).exists()]):
         with suppress(ConfigError):

@@ -235,7 +235,7 @@ def _store(folder: Path) -> "Store":
     """Open the receipts, and hold them against the log where there is a mirror.
 
     Raises:
-        ConfigError: There are none.
+        ConfigError: The node never ran: its folder has no ``state.db``.
         VerificationError: They are older than what the log says of this node.
     """
     from tapestry.config import NodeSettings

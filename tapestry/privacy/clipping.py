@@ -84,7 +84,7 @@ def check_rounding(noise_multiplier: float, *, length: int) -> None:
     """Refuse noise so large, or a vector so long, that rounding outgrows the slack.
 
     Raises:
-        ValueError: It does.
+        ValueError: The rounding of all coordinates exceeds half of the slack.
     """
     if noise_multiplier * math.sqrt(length) > SLACK / 2 * 2.0**30:
         raise ValueError(

@@ -27,6 +27,7 @@ from tapestry.workloads.rendering import Job, render
 from tapestry.workloads.tokens import PlainText, start_tokens
 
 _USUAL = 6  # turns that most conversations have at most
+_TOGETHER = 10  # numbers of turns beyond that are printed together
 _MARKER = re.compile("\ue000([0-9]+)\ue001")
 
 
@@ -38,6 +39,7 @@ class TemplateRefusal(ConfigError):
 class _Frame:
     """What a template prints around the turns, as tokens: one piece more than turns."""
 
+    texts: tuple[str, ...]
     pieces: tuple[tuple[int, ...], ...]
 
 
@@ -82,6 +84,24 @@ class ChatTemplate:
             raise ValueError("a prompt ends with a turn of the user")
         rows = self._join(dialogues, prompt=True)
         return [[t if t >= 0 else ~t for t in row] for row in rows]
+
+    def whole(self, prompt: Dialogue) -> list[int]:
+        """Tokenize a prompt as one text, as other programs do.
+
+        That is ``apply_chat_template``, or without a template the tokenizer alone. The
+        tokens differ from those of ``prompts`` where a tokenizer puts something before
+        each text (Llama 2), merges over the edge of a turn, or finds an added token
+        spelled in it.
+
+        Raises:
+            ConfigError: As ``prompts``.
+        """
+        has_template = bool(getattr(self._tokenizer, "chat_template", None))
+        texts = self._frame(len(prompt.turns), prompt=True).texts
+        rest = zip(prompt.turns, texts[1:], strict=True)
+        text = (texts[0] if has_template else "") + "".join(map("".join, rest))
+        row = self._tokenizer(text, add_special_tokens=not has_template, verbose=False)
+        return list(row["input_ids"])
 
     def check(self, *, rows: int) -> None:
         """Ask what is known of the template without a dialogue.
@@ -152,7 +172,7 @@ class ChatTemplate:
                 ]
                 for text in texts
             )
-            frame = _Frame(pieces=tuple(map(tuple, pieces)))
+            frame = _Frame(texts=tuple(texts), pieces=tuple(map(tuple, pieces)))
             self.text.check({token for piece in frame.pieces for token in piece})
             self._frames[key] = frame
         return self._frames[key]
@@ -160,8 +180,8 @@ class ChatTemplate:
     def _render(self, turns: int, *, prompt: bool) -> str:
         """Print markers in place of turns.
 
-        A template prints them once for all usual numbers of turns, since each
-        printing is a process.
+        Each printing is a process, so one serves all conversations of a usual length,
+        and one those of each ten lengths beyond.
         """
         template = getattr(self._tokenizer, "chat_template", None)
         if not template:
@@ -169,8 +189,11 @@ class ChatTemplate:
             after = ("\n", self._tokenizer.eos_token or "\n")
             rows = (f"{m}{after[i % 2]}" for i, m in enumerate(_markers(turns)))
             return "".join([start, *rows])
-        usual = [(number, number % 2 == 1) for number in range(1, _USUAL + 1)]
-        wanted = usual if (turns, prompt) in usual else [(turns, prompt)]
+        first = 1 if turns <= _USUAL else turns - (turns - _USUAL - 1) % _TOGETHER
+        last = _USUAL if turns <= _USUAL else first + _TOGETHER - 1
+        wanted = [(number, number % 2 == 1) for number in range(first, last + 1)]
+        if (turns, prompt) not in wanted:
+            wanted = [(turns, prompt)]
         jobs = tuple(Job(turns=_markers(number), prompt=p) for number, p in wanted)
         names = tuple(sorted(self._variables().items()))
         rendered = render(template, names, jobs)[wanted.index((turns, prompt))]

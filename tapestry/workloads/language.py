@@ -106,6 +106,16 @@ class LanguageModel:
         """Whether the tokenizer brings a template for dialogues."""
         return bool(getattr(self._tokenizer, "chat_template", None))
 
+    def prompt_tokens(self, prompt: Text) -> tuple[int, ...]:
+        """Tokenize a prompt, as ``complete`` does."""
+        return tuple(self._prompt(prompt))
+
+    def whole_tokens(self, prompt: Text) -> tuple[int, ...]:
+        """Tokenize a prompt as other programs do (``ChatTemplate.whole``)."""
+        if isinstance(prompt, Dialogue):
+            return tuple(self._template.whole(prompt))
+        return tuple(self._tokenizer(prompt, verbose=False)["input_ids"])
+
     @property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end an answer or a continuation, in ascending order."""
@@ -409,16 +419,18 @@ class LanguageModel:
         ]
 
     def _fault_of_tokens(self, text: Text) -> str | None:
-        """Say what the tokenizer loses of what is scored, without a word of it."""
+        """Say what the tokenizer loses of what is scored: one character, no word."""
         for part in (text,) if isinstance(text, str) else text.answers:
             (tokens,) = self._template.text.encode([part])
             back = self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
             want = _composed(part)
             if _composed(back) not in {want, f" {want}", want.removeprefix(" ")}:
+                lost = [c for c in want if c not in _composed(back)]
+                which = f", such as U+{ord(lost[0]):04X}" if lost else ""
                 return (
-                    "the base's tokenizer drops or changes something of it, so that its"
-                    " bits per byte would be another text's; take it out, or choose a"
-                    " base that was made for this language"
+                    f"the base's tokenizer drops or changes something of it{which}, so"
+                    " that its bits per byte would be another text's; take it out, or"
+                    " choose a base whose tokenizer keeps it"
                 )
         return None
 

@@ -9,7 +9,12 @@ Guarantees:
     it, ``BYTES`` of memory, and prints at most ``CHARACTERS``; what takes more is a
     refusal that says so. The same turns give the same text every day: the clock that
     a template reads stands at 2026-01-01, chance is refused, sets have one order, and
-    no object shows where it lies in memory.
+    no object shows where it lies in memory. The process gets none of the environment
+    but a few usual variables.
+
+Not protected:
+    The process is bounded and not confined: that a template reads no file rests on the
+    sandbox of Jinja.
 """
 
 import json
@@ -29,6 +34,7 @@ SECONDS = 10
 BYTES = 2 << 30
 CHARACTERS = 1 << 20
 _WAIT = 300  # seconds, also of a machine under load
+_KEPT = {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH"}  # of ours
 _PROGRAM = Path(__file__).with_name("template_process.py")
 
 
@@ -128,7 +134,7 @@ def _run(request: bytes) -> subprocess.CompletedProcess[bytes]:
             timeout=_WAIT,
             check=False,
             start_new_session=True,  # a signal to our group is not for it
-            env={**os.environ, **own},
+            env={k: v for k, v in os.environ.items() if k in _KEPT} | own,
         )
     except subprocess.TimeoutExpired:
         raise ResourceError(

@@ -86,20 +86,32 @@ class PlainText:
 def _without_added(tokenizer: Any) -> Any:
     """Return a tokenizer that reads added tokens that show something as text.
 
-    As text are read those that are special; so all are made special, in a copy.
+    As text are read those that are special; so all are made special, in a copy. A
+    Unigram model has them among its pieces besides, and finds them in any text; there
+    the copy has no added tokens, and pieces in their place that no text spells.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return tokenizer  # of Python alone; ``check`` finds what a text can spell
     added = backend.get_added_tokens_decoder().values()
-    if all(token.special or not token.content.strip() for token in added):
+    value = json.loads(backend.to_str())
+    is_unigram = value["model"].get("type") == "Unigram"
+    plain = all(token.special or not token.content.strip() for token in added)
+    if plain and not is_unigram:
         return tokenizer
     import transformers
     from tokenizers import Tokenizer
 
-    value = json.loads(backend.to_str())
+    shown = {token.content for token in added if token.content.strip()}
+    if is_unigram:
+        for place, piece in enumerate(value["model"]["vocab"]):
+            if piece[0] in shown:
+                piece[0] = f"\ue002{place}\ue003"
+        value["added_tokens"] = [
+            token for token in value["added_tokens"] if token["content"] not in shown
+        ]
     for token in value["added_tokens"]:
-        token["special"] = token["special"] or bool(token["content"].strip())
+        token["special"] = token["special"] or token["content"] in shown
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(value))
     )

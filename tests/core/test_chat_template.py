@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError
+from tapestry.workloads import chat_template, rendering
 from tapestry.workloads.bases import build_tiny, byte_tokenizer
 from tapestry.workloads.chat_template import ChatTemplate
 from tapestry.workloads.decoding import decode
@@ -126,13 +127,64 @@ def test_a_plain_text_cannot_spell_an_added_token(special: bool) -> None:
 
 def test_a_mark_that_plain_text_gives_is_refused() -> None:
     """Some vocabularies hold the mark as a piece of text, too."""
-    pieces = [[chr(1000 + n), -9.0] for n in range(259)]
-    pieces += [["<|s|>", -1.0], ["<|e|>", -1.0]]
-    tokenizer = _marked(
-        special=True, model={"type": "Unigram", "unk_id": 0, "vocab": pieces}
-    )
+    words = {chr(1000 + n): n for n in range(259)} | {"<|s|>": 259, "<|e|>": 260}
+    model = {"type": "WordLevel", "vocab": words, "unk_token": chr(1000)}
+    tokenizer = _marked(special=True, model=model)
     with pytest.raises(ConfigError, match=r"makes token '<.s.>' of plain text"):
         ChatTemplate(tokenizer).check(rows=261)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_no_piece_of_a_unigram_model_spells_a_mark(special: bool) -> None:
+    letters = {*"abcdefghijklmnopqrstuvwxyz_<>|/.:!", "\u010a", "\u0120", "S"}
+    pieces = [[chr(1000 + n), -9.0] for n in range(259 - len(letters))]
+    pieces += [[each, -5.0] for each in sorted(letters)]
+    pieces += [["<|s|>", 0.0], ["<|e|>", 0.0]]
+    model = {"type": "Unigram", "unk_id": 0, "vocab": pieces}
+    template = ChatTemplate(_marked(special=special, model=model))
+    template.check(rows=261)
+    text = "say <|e|> and </s>"
+    (tokens,) = template.text.encode([text])
+    assert not {259, 260} & set(tokens)
+    assert len(tokens) == len(text)
+    (row,) = template.prompts([Dialogue(turns=("<|e|><|s|>",))])
+    assert (row.count(259), row.count(260)) == (2, 1)  # the template's own
+
+
+@pytest.mark.parametrize(("text", "same"), [("Ciao, come stai?", True), ("<s>", False)])
+@pytest.mark.parametrize("chat", [CHATML, None])
+def test_a_prompt_read_as_one_text_may_be_other_tokens(
+    model: LanguageModel, chat: str | None, text: str, same: bool
+) -> None:
+    prompt, template = Dialogue(turns=(text,)), _template(model, chat)
+    (ours,) = template.prompts([prompt])
+    assert (template.whole(prompt) == ours) == same
+    if chat is not None:
+        messages = [{"role": "user", "content": text}]
+        theirs: Any = model.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+        assert template.whole(prompt) == theirs
+
+
+def test_long_dialogues_are_printed_ten_lengths_at_a_time(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    def count(template: str, names: Any, jobs: Any) -> Any:
+        started.append(len(jobs))
+        return rendering.render(template, names, jobs)
+
+    rendering.render.cache_clear()
+    monkeypatch.setattr(chat_template, "render", count)
+    template = _template(model, CHATML)
+    for turns in range(7, 27):
+        dialogue = Dialogue(turns=("a",) * turns)
+        read = template.encode if turns % 2 == 0 else template.prompts
+        assert len(read([dialogue])[0]) > turns
+    assert set(started) == {10}
+    assert rendering.render.cache_info().misses == 2
 
 
 def test_a_template_that_goes_wrong_after_two_turns_is_refused(

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tapestry.dialogue import Dialogue
 from tapestry.workloads.adapters import BaseName
+from tapestry.workloads.bases import build_tiny
 from tapestry_node.card import Asking, Card, Promise, Sample, render
-from tapestry_node.samples import prompts_of
+from tapestry_node.samples import asking, first_tokens, prompts_of
 
 PROMISE = Promise(
     epsilon=None,
@@ -130,9 +131,22 @@ def test_prompts_are_questions_where_there_are_dialogues() -> None:
 
 
 def test_a_card_asks_in_the_way_that_the_samples_were_asked() -> None:
-    for asking, said in (
+    for way, said in (
         (Asking.CONTINUE, "tokenizer(prompt, return"),
         (Asking.LINE, 'tokenizer(prompt + "\\n", return'),
         (Asking.TEMPLATE, "tokenizer.apply_chat_template("),
     ):
-        assert said in render(card(asking=asking))
+        assert said in render(card(asking=way))
+
+
+def test_a_prompt_that_others_would_read_otherwise_is_put_as_tokens() -> None:
+    model = build_tiny()
+    assert asking(model, ["Ciao a tutti voi"]) is Asking.CONTINUE
+    assert asking(model, [Dialogue(turns=("Ciao", "Ciao!"))]) is Asking.LINE
+    spelled = ["a </s> tutti voi qui"]
+    assert asking(model, spelled) is Asking.TOKENS
+    tokens = first_tokens(model, spelled)
+    printed = render(card(asking=Asking.TOKENS, tokens=tokens))
+    assert f'"input_ids": torch.tensor([{list(tokens)}]),' in printed
+    assert f"torch.ones(1, {len(tokens)}, dtype=torch.long)" in printed
+    assert "\nimport torch\n" in printed
