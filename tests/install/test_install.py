@@ -7,6 +7,7 @@ the lowest that ``pyproject.toml`` allows, bare and with each extra alone.
 This needs a package index, so ``.ci/run`` asks for it with ``CHECK_INSTALL=1``.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -172,19 +173,40 @@ def test_a_role_finds_all_that_its_extra_promises(
 
 
 def _interrupted(installed: Installed, bundle: Path) -> int:
-    """Interrupt an audit that waits for a trust policy from a pipe."""
-    pipe = installed.folder / "pipe"
-    os.mkfifo(pipe)
+    """Interrupt an audit that waits for somebody to read what it prints."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, bytes(4096)):
+            pass
+    os.set_blocking(writer, True)
     tapestry = installed.folder / "bin" / "tapestry"
     with (
         subprocess.Popen(
-            [tapestry, "audit", "verify", bundle, "--trust", pipe],
+            [tapestry, "audit", "verify", bundle],
             env=environment(installed.folder),
-            stdout=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
             stderr=subprocess.DEVNULL,
         ) as process,
-        pipe.open("wb"),  # opens once the audit reads
+        os.fdopen(reader, "rb") as printed,
     ):
-        time.sleep(0.1)
+        os.close(writer)
+        _wait_until_idle(process.pid)
         process.send_signal(signal.SIGINT)
+        printed.read()
         return process.wait(timeout=60)
+
+
+def _wait_until_idle(pid: int) -> None:
+    """Wait until a process sleeps and has used no processor time for half a second."""
+    deadline = time.monotonic() + 60
+    before, same = "", 0
+    while same < 10:
+        assert time.monotonic() < deadline, f"process {pid} never waited: {before}"
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, used = fields[0], f"{fields[11]} {fields[12]}"
+        assert state != "Z", "it ended before it could be interrupted"
+        same = same + 1 if state == "S" and used == before else 0
+        before = used
+        time.sleep(0.05)
