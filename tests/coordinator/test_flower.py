@@ -208,6 +208,7 @@ class TestExchange:
         assert len(list(grid.exchange({"it": offer()}, deadline=6))) == 1
         assert len(node.asked) == 2
 
+    @pytest.mark.slow
     def test_a_late_reply_to_the_first_request_still_counts(self) -> None:
         node = FakeNode("it", answer=never)
         grid, flower = grid_of(node)
@@ -247,6 +248,7 @@ class TestExchange:
         with pytest.raises(httpx.ReadError):
             list(grid.exchange({"it": offer()}, deadline=2))
 
+    @pytest.mark.slow
     def test_a_caller_that_stops_listening_leaves_no_poll_behind(self) -> None:
         grid, _ = grid_of(FakeNode("it"), FakeNode("be", answer=never))
         before = threading.active_count()

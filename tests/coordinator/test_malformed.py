@@ -171,7 +171,7 @@ def test_no_shape_of_a_reply_ends_the_run(
 ) -> None:
     federation = _lenient(found)
 
-    @settings(BOUNDED, max_examples=8)
+    @settings(BOUNDED, max_examples=2)
     @given(kind=st.sampled_from(STAGES), change=CHANGES)
     def check(kind: Kind, change: Change) -> None:
         _goes_on(federation, caplog, kind=kind, change=change)
@@ -208,6 +208,7 @@ IDENTITIES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 def test_a_node_that_misstates_where_it_is_is_left_out(
     found: Found, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -241,6 +242,7 @@ def _or_nothing(change: Change) -> Change:
     return changed
 
 
+@pytest.mark.slow
 def test_no_shape_of_a_publication_ends_the_run(found: Found) -> None:
     federation = _lenient(found, adapters=True)
     federation.wire.on("fr", Kind.RELEASED, lost)

@@ -167,6 +167,7 @@ def test_a_prompt_read_as_one_text_may_be_other_tokens(
         assert template.whole(prompt) == theirs
 
 
+@pytest.mark.slow
 def test_long_dialogues_are_printed_ten_lengths_at_a_time(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_scripts_that_need_joiners_and_marks_keep_them() -> None:
         assert console.shown(text) == text
 
 
+@pytest.mark.slow
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(codec=None)),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

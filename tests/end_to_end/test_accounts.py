@@ -53,6 +53,7 @@ def test_a_round_over_the_federations_cap_is_refused_before_anybody_trains(
     assert all(not node.ledger.rows() for node in federation.nodes.values())
 
 
+@pytest.mark.slow
 def test_an_adapter_over_the_federations_cap_is_refused_before_it_is_trained(
     found: Found,
 ) -> None:

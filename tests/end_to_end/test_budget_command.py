@@ -45,6 +45,7 @@ def run(*arguments: str) -> Any:
     return done.value.code or 0
 
 
+@pytest.mark.slow
 def test_the_table_names_every_charge_and_what_is_left(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +65,7 @@ def test_the_table_names_every_charge_and_what_is_left(
     assert "takes their noise out" not in said
 
 
+@pytest.mark.slow
 def test_what_is_left_is_told_in_rounds(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +77,7 @@ def test_what_is_left_is_told_in_rounds(
     assert said.splitlines()[-1].endswith(" more like round 1 of 'run-1' fit")
 
 
+@pytest.mark.slow
 def test_shared_noise_shows_the_fallback_as_well(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +94,7 @@ def test_shared_noise_shows_the_fallback_as_well(
     assert (found["unit"], found["adjacency"]) == ("record", "add-remove")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [False, True], ids=["changed", "gone"])
 def test_what_is_spent_is_shown_whatever_became_of_the_data(
     folder: Path, capsys: pytest.CaptureFixture[str], gone: bool

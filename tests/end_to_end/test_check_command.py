@@ -357,6 +357,7 @@ def test_a_budget_that_no_round_fits_into_is_no_readiness(
     assert out.endswith("\nnot ready\n")
 
 
+@pytest.mark.slow
 def test_a_fallback_that_is_spent_is_no_readiness(
     found: Found, capsys: pytest.CaptureFixture[str]
 ) -> None:

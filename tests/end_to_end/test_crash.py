@@ -152,6 +152,7 @@ def test_a_coordinator_that_dies_while_publishing_publishes_again(
     check(federation)
 
 
+@pytest.mark.slow
 def test_a_release_that_was_due_when_the_coordinator_died_is_made(
     found: Found,
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_release_that_was_due_when_the_coordinator_died_is_made(
     assert {r.name: r.round_number for r in releases} == {"base-1": 1, "base-2": 2}
 
 
+@pytest.mark.slow
 def test_adapters_that_were_not_collected_are_asked_for_again(found: Found) -> None:
     federation = found(coordinator={"adapters": True})
     federation.run_until_killed(nth(Kind.RELEASED, 3))
@@ -175,6 +177,7 @@ def test_adapters_that_were_not_collected_are_asked_for_again(found: Found) -> N
         assert charges == ["round", "adapter"]
 
 
+@pytest.mark.slow
 def test_a_coordinator_may_die_again_and_again(found: Found) -> None:
     federation = found()
     for kind in (Kind.OFFER, Kind.CIPHERTEXTS, Kind.CONSENTS):
@@ -199,6 +202,7 @@ def test_whatever_message_it_was_the_run_completes(found: Found, count: int) -> 
     check(federation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "phase"),
     [
@@ -262,6 +266,7 @@ def test_a_node_that_dies_around_its_upload_never_uploads_twice(
     check(federation, rounds=2)
 
 
+@pytest.mark.slow
 def test_all_nodes_are_started_again_between_two_rounds(found: Found) -> None:
     federation = found(coordinator={"rounds": 2})
     federation.run_until_killed(nth(Kind.RESULT, 4))

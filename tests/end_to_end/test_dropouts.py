@@ -141,6 +141,7 @@ def test_a_late_node_catches_up_by_the_results_it_missed(
     _holds(federation)
 
 
+@pytest.mark.slow
 def test_a_node_that_was_away_for_a_round_comes_back(found: Found) -> None:
     federation = found(coordinator={"rounds": 2})
     federation.kill("fr")

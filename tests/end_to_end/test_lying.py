@@ -246,6 +246,7 @@ FILES: dict[str, Callable[[list[str]], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", list(FILES.values()), ids=list(FILES))
 def test_a_publication_with_strange_file_names_is_not_kept(
     found: Found, change: Callable[[list[str]], Any]

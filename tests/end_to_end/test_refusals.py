@@ -104,6 +104,7 @@ def test_a_round_goes_on_without_a_node_that_refuses(found: Found) -> None:
     assert federation.digests()["fr"] == closed.base_after
 
 
+@pytest.mark.slow
 def test_the_budget_ends_a_run_and_not_a_step_later(found: Found) -> None:
     """Some rounds fit; for the next one every node says so."""
     federation = found(
@@ -354,6 +355,7 @@ def test_an_exception_in_training_leaves_as_a_code(
     assert "internal error: RuntimeError in tapestry_node.session:" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_adapter_is_the_institutions_own_decision(found: Found) -> None:
     federation = found(
         coordinator={"adapters": True},

@@ -50,6 +50,7 @@ def noise_in_sum(federation: Federation, number_: int, names: tuple[str, ...]) -
     return (found - np.sum(steps, axis=0)) * scale
 
 
+@pytest.mark.slow
 def test_the_sum_has_the_noise_of_all_shares_and_everybody_accounts_for_it(
     found: Found,
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_node_that_does_not_want_it_refuses(
     assert not federation.nodes["fr"].ledger.rows()
 
 
+@pytest.mark.slow
 def test_the_fallback_has_a_limit_of_its_own(found: Found) -> None:
     probe = found(**SHARED)
     probe.run()

@@ -252,6 +252,7 @@ def test_a_node_checks_the_sums_that_it_is_not_in_as_well(found: Found) -> None:
     check(federation)
 
 
+@pytest.mark.slow
 def test_whoever_saw_a_lie_keeps_the_proof_and_has_done_with_the_run(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ def test_coordinator_and_one_witness_do_not_freshen_an_old_checkpoint(
     assert reply.kind is Kind.ADVERTISEMENT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bases", [[OTHER], []], ids=["another", "none"])
 def test_a_base_that_the_policy_does_not_name_is_refused_in_every_round(
     found: Found, bases: list[str]
@@ -105,6 +106,7 @@ def test_a_base_that_the_policy_does_not_name_is_refused_in_every_round(
     holds(federation, rounds=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -235,6 +237,7 @@ def test_a_release_of_a_round_whose_result_was_withheld_gets_no_cosignature(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
 def test_once_the_results_come_the_release_is_cosigned(
     found: Found, restart: bool
@@ -252,6 +255,7 @@ def test_once_the_results_come_the_release_is_cosigned(
     holds(federation, rounds=1)
 
 
+@pytest.mark.slow
 def test_results_that_are_late_hold_up_a_release_and_not_the_run(found: Found) -> None:
     federation = found(coordinator={"rounds": 2, "release_every": 1})
     for name in ("fr", "sw"):
@@ -263,6 +267,7 @@ def test_results_that_are_late_hold_up_a_release_and_not_the_run(found: Found) -
     holds(federation, rounds=2)
 
 
+@pytest.mark.slow
 def test_all_nodes_started_again_after_a_release_go_on(found: Found) -> None:
     """What they followed is on their disks; the results come later."""
     federation = found(coordinator={"rounds": 2, "release_every": 1})
@@ -286,6 +291,7 @@ def second_roll_call(federation: Federation) -> Callable[[str, Message], bool]:
     return when
 
 
+@pytest.mark.slow
 def test_a_node_that_was_away_for_a_release_is_missed_by_nobody(found: Found) -> None:
     """It comes back to a log with a release that it cannot judge yet."""
     federation = found(coordinator={"rounds": 2, "release_every": 1})

@@ -1,6 +1,7 @@
 """One log and four witnesses, of whom three are needed: for tests of the log."""
 
 import hashlib
+from pathlib import Path
 
 from tapestry import note
 from tapestry.keys import Algorithm, SigningKey
@@ -55,3 +56,12 @@ def without_line(data: bytes, name: str) -> bytes:
     parsed = note.parse(data)
     kept = tuple(s for s in parsed.signatures if s.name != name)
     return note.Note(text=parsed.text, signatures=kept).encode()
+
+
+def public_files(directory: Path) -> dict[str, bytes]:
+    """What lies in a log's public folder."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted((directory / "public").rglob("*"))
+        if path.is_file()
+    }

@@ -88,6 +88,7 @@ def test_one_flipped_byte_in_any_file_is_noticed(
         path.write_bytes(before)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(data=st.data())
 def test_a_flipped_byte_is_noticed_though_the_manifest_was_mended(

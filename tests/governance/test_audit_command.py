@@ -142,6 +142,7 @@ def test_wrong_usage_is_told_from_a_broken_rule(bundle: Path, tmp_path: Path) ->
     assert "BUNDLE is missing" in run("verify").stderr
 
 
+@pytest.mark.slow
 def test_an_audit_needs_no_machine_learning(bundle: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _WITHOUT, str(bundle)],

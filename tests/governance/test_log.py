@@ -33,6 +33,7 @@ from tests.governance.cosigning import (
     WITNESSES,
     cosigned,
     entry,
+    public_files,
     publish,
     signing_key,
 )
@@ -60,14 +61,6 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(grown: Path, tmp_path: Path) -> Path:
     shutil.copytree(grown, tmp_path / "log")
     return tmp_path / "log"
-
-
-def _files(directory: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in sorted((directory / "public").rglob("*"))
-        if path.is_file()
-    }
 
 
 def _reopen(directory: Path) -> None:
@@ -306,20 +299,20 @@ def test_a_writer_behind_the_lock_is_noticed(log: Log, tmp_path: Path) -> None:
 
 
 def test_missing_public_files_are_written_again(copied: Path) -> None:
-    before = _files(copied)
+    before = public_files(copied)
     shutil.rmtree(copied / "public")
     _reopen(copied)
-    assert _files(copied) == before
+    assert public_files(copied) == before
 
 
 def test_torn_files_of_a_crash_are_swept_away(copied: Path) -> None:
-    before = _files(copied)
+    before = public_files(copied)
     for name in ("checkpoint.new", "tile/0/001.new", "tile/entries/001.p/34.new"):
         path = copied / "public" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"torn")
     _reopen(copied)
-    assert _files(copied) == before
+    assert public_files(copied) == before
 
 
 @given(which=st.integers(0), at=st.integers(0), bits=st.integers(1, 255))
@@ -415,17 +408,17 @@ def test_a_database_that_was_tampered_with_does_not_open(
     copied: Path, spoil: Callable[[sqlite3.Connection], None]
 ) -> None:
     """Attacks 1 and 2."""
-    before = _files(copied)
+    before = public_files(copied)
     db = sqlite3.connect(copied / "log.db")
     spoil(db)
     db.commit()
     db.close()
     with pytest.raises(InconsistentLog):
         _reopen(copied)
-    assert _files(copied) == before
+    assert public_files(copied) == before
 
 
-def test_a_tampered_database_is_found_without_public_files(copied: Path) -> None:
+def test_a_tampered_database_is_found_without_publicpublic_files(copied: Path) -> None:
     """Attack 2: the forger has removed the tiles, the signed roots remain."""
     shutil.rmtree(copied / "public")
     db = sqlite3.connect(copied / "log.db")

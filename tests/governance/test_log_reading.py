@@ -9,7 +9,7 @@ import pytest
 
 from tapestry.errors import InconsistentLog, ResourceError
 from tapestry_governance.log import Log
-from tests.governance.cosigning import LOG_KEY, entry, publish
+from tests.governance.cosigning import LOG_KEY, entry, public_files, publish
 
 
 @pytest.fixture
@@ -28,14 +28,6 @@ def copied(tmp_path: Path) -> Path:
     return tmp_path / "closed"
 
 
-def _files(directory: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in sorted((directory / "public").rglob("*"))
-        if path.is_file()
-    }
-
-
 def test_a_log_is_read_while_it_is_written(log: Log, tmp_path: Path) -> None:
     log.append([entry(0), entry(1)])
     publish(log)
@@ -51,9 +43,9 @@ def test_reading_a_log_finishes_nothing(copied: Path) -> None:
     shutil.rmtree(copied / "public" / "tile")
     (copied / "lock").unlink()
     (copied / "public" / "checkpoint").unlink()
-    before = _files(copied)
+    before = public_files(copied)
     assert len(Log.read(copied, key=LOG_KEY)) == 300
-    assert _files(copied) == before
+    assert public_files(copied) == before
     assert not (copied / "lock").exists()
 
 

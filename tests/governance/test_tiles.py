@@ -191,6 +191,7 @@ def test_a_flipped_byte_in_any_file_is_refused(
         path.write_bytes(honest)
 
 
+@pytest.mark.slow
 @given(which=st.integers(0), cut=st.integers(1, 70))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_too_short_too_long_or_gone_is_refused(

@@ -95,6 +95,7 @@ def written(
     return folder, update, plan
 
 
+@pytest.mark.slow
 def test_the_plan_spends_at_most_the_epsilon_it_was_given(
     title: adapting.Title,
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_wrong_setting_is_named(
         adapting.plan(title, _settings(**settings), records=64, target_delta=DELTA)
 
 
+@pytest.mark.slow
 def test_the_public_factor_depends_on_the_title_only(title: adapting.Title) -> None:
     plan = adapting.plan(title, _settings(), records=64, target_delta=DELTA)
     again = adapting.plan(

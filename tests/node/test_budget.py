@@ -93,6 +93,7 @@ def test_the_round_that_would_pass_the_limit_is_refused_and_told_what_is_left(
     assert ledger.balance().spent <= 4.0
 
 
+@pytest.mark.slow
 def test_shared_noise_costs_less_than_its_fallback_and_both_have_limits(
     path: Path,
 ) -> None:

@@ -281,6 +281,7 @@ def outlive(folder: Path, address: str, seconds: float = 1.2) -> None:
     assert time.monotonic() - start > seconds - 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "body"),
     [(401, b""), (403, b""), (500, b"no"), (200, b"\xff\xff\xff"), (200, b"")],
@@ -304,6 +305,7 @@ def test_without_a_superlink_it_keeps_trying(
     assert caplog.text.count("no SuperLink at 127.0.0.1:9 (ConnectError)") >= 2
 
 
+@pytest.mark.slow
 def test_a_superlink_with_another_authority_is_not_spoken_to(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

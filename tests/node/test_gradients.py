@@ -78,6 +78,7 @@ def test_every_allowed_architecture_gives_the_sum_by_hand(
         assert float((got - want).norm()) < 1e-5 * float(want.norm())
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     rows=st.integers(1, 9),

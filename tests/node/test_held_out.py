@@ -158,6 +158,7 @@ def spoiled(
     federation.close()
 
 
+@pytest.mark.slow
 def test_what_could_not_be_published_is_not_paid_for(
     spoiled: tuple[Federation, str],
     caplog: pytest.LogCaptureFixture,

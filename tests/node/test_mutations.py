@@ -152,6 +152,7 @@ def test_clipping_sequences_instead_of_records_is_caught(monkeypatch: Patch) -> 
         check_sensitivity(units, losses=loud)
 
 
+@pytest.mark.slow
 def test_a_shuffled_loader_is_caught(monkeypatch: Patch) -> None:
     check_poisson()
 

@@ -220,6 +220,7 @@ def test_what_came_into_the_folder_later_does_not_leave(
     assert b"a private note" not in b"".join(map(bytes, second.attachments))
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_paid_for_and_logged_before_the_next(
     wants: Wants, trainings: Trainings
 ) -> None:

@@ -126,6 +126,7 @@ def test_noise_is_drawn_once_a_step_however_many_physical_batches() -> None:
         assert np.linalg.norm(other - changes[0]) < 1e-4
 
 
+@pytest.mark.slow
 def test_batches_are_poisson_samples() -> None:
     drawn: list[int] = []
 

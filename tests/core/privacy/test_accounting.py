@@ -44,6 +44,7 @@ def test_the_figures_of_the_design_are_reproduced() -> None:
     assert epsilon([RUNS[2]], target_delta=1e-6) == pytest.approx(2.0, abs=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_epsilon_agrees_with_a_finer_grid(run: Steps) -> None:
     accountant = PLDAccountant(value_discretization_interval=1e-4)
@@ -104,6 +105,7 @@ def test_nothing_spends_nothing_and_no_noise_spends_everything() -> None:
     assert epsilon([steps(0.0, 0.1, 1)], target_delta=1e-5) == math.inf
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(
     noise=st.floats(0.8, 4),
@@ -120,6 +122,7 @@ def test_less_noise_more_steps_or_a_higher_rate_never_cost_less(
     assert epsilon([steps(noise, higher, count)], target_delta=1e-5) >= base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "rate", "count"),
     [(8.0, 0.05, 200), (2.0, 0.0128, 1000), (1.0, 1.0, 10), (0.1, 0.01, 500)],
@@ -136,6 +139,7 @@ def test_calibrated_noise_is_enough_and_hardly_more(
     assert epsilon([less], target_delta=1e-5) > target
 
 
+@pytest.mark.slow
 def test_a_generous_target_still_gets_the_least_noise() -> None:
     noise = calibrate(
         target_epsilon=900, target_delta=1e-5, sampling_rate=0.01, steps=1
@@ -241,7 +245,9 @@ def log_ratio(y: float, variance: float) -> float:
         return float(mpmath.log(skellam / gaussian))
 
 
-@pytest.mark.parametrize("variance", [MIN_VARIANCE, 4e4])
+@pytest.mark.parametrize(
+    "variance", [MIN_VARIANCE, pytest.param(4e4, marks=pytest.mark.slow)]
+)
 def test_integer_noise_is_as_close_to_gaussian_as_the_bound_says(
     variance: float,
 ) -> None:

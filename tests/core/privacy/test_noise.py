@@ -45,6 +45,7 @@ def test_every_length_is_filled_with_finite_normals(
     assert len(set(out.tolist())) == count
 
 
+@pytest.mark.slow
 def test_normals_are_standard_normal(source: NoiseSource) -> None:
     drawn = draw(source, 1_000_000)
     assert stats.kstest(drawn, "norm").pvalue > 1e-3

@@ -175,6 +175,7 @@ def flipped(row: Evidence) -> Evidence:
     return Evidence(chunk=bytes(data), proof=row.proof)
 
 
+@pytest.mark.slow
 def test_500_spot_checks_catch_one_wrong_chunk_in_a_hundred(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
