@@ -2,7 +2,7 @@
 
 All that it could spoil is known before an adapter is paid for: ``read`` asks of each
 line whether it can be read and encoded and repeats no record, and of the prompts
-whether the base can answer them.
+whether the base can begin to answer them.
 
 Guarantees:
     What ``read`` returns is what it looked at. A message names file, line and rule,
@@ -22,7 +22,7 @@ from tapestry.errors import TapestryError
 from tapestry.faults import Fault, Faults
 from tapestry.text_reader import public_rows
 from tapestry.workloads.language import LanguageModel
-from tapestry_node.samples import MAX_TOKENS, prompts_of
+from tapestry_node.samples import prompts_of
 from tapestry_node.trainer import Trainer
 
 FILE = "held-out.jsonl"
@@ -30,6 +30,7 @@ _REPEATS = (
     "repeats a private record, or the beginning or a question of one, and would be"
     " published; take the line out"
 )
+_TRIED_TOKENS = 2  # reads the prompt, then goes on from what it kept of it
 Row = tuple[int, Text]  # with the number of its line
 
 
@@ -86,7 +87,7 @@ def _why_unread(model: LanguageModel, text: Text) -> str | None:
 
 def _why_unanswered(model: LanguageModel, prompts: Sequence[Text]) -> str | None:
     try:
-        model.complete_all(prompts, max_tokens=MAX_TOKENS)
+        model.complete_all(prompts, max_tokens=_TRIED_TOKENS)
     except TapestryError as error:
         return f"{error}; take the line out"
     except Exception as error:  # noqa: BLE001 - of the model, such as a long prompt
