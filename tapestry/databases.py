@@ -32,17 +32,25 @@ def open_readonly(path: Path) -> sqlite3.Connection:
 def require_plain(path: Path) -> None:
     """See that a database is a plain file, or not there yet.
 
-    SQLite takes a device for a database, and writes a journal beside it.
+    SQLite takes a device for a database and writes a journal beside it, and waits for
+    a FIFO in the place of a journal.
 
     Edge cases:
         A link may lead to a plain file.
 
     Raises:
-        sqlite3.OperationalError: It is a folder, a FIFO, a socket or a device.
-        OSError: It cannot be looked at.
+        sqlite3.OperationalError: It, or a file of SQLite's beside it, is a folder, a
+            FIFO, a socket or a device, or cannot be looked at.
     """
-    if path.exists() and not path.is_file():
-        raise sqlite3.OperationalError(f"{path.name} is no plain file; put it back")
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        try:
+            is_strange = file.exists() and not file.is_file()
+        except OSError as error:
+            said = f"{path.name} cannot be looked at: {error.strerror}"
+            raise sqlite3.OperationalError(said) from None
+        if is_strange:
+            raise sqlite3.OperationalError(f"{file.name} is no plain file; put it back")
 
 
 def require_sound(database: sqlite3.Connection) -> None:

@@ -1,12 +1,14 @@
 """An institution's public text: its adapter is measured on it, its card shows it.
 
-All that it could spoil is known before an adapter is paid for: ``read`` asks of each
+What it could spoil is looked for before an adapter is paid for: ``read`` asks of each
 line whether it can be read and encoded and repeats no record, and of the prompts
-whether the base can begin to answer them.
+whether the base can begin to answer them. A base that fails later in an answer fails
+when the card is written.
 
 Guarantees:
     What ``read`` returns is what it looked at. A message names file, line and rule,
-    and holds nothing of a line.
+    and holds nothing of a line but, at most, the code of one character that the base
+    does not know; nothing at all of a line that repeats a record.
 
 Edge cases:
     Whether a line repeats a record depends on the records. The operator is told so, by
@@ -49,11 +51,13 @@ def read(folder: Path, *, trainer: Trainer) -> list[Text]:
     if not os.path.lexists(path):
         return []
     rows = public_rows(path, faults)
-    for place in trainer.repeated([text for _, text in rows]):
+    repeated = set(trainer.repeated([text for _, text in rows]))
+    for place in sorted(repeated):
         faults.add(Fault(path, _REPEATS, line=rows[place][0]))
     model = trainer.workload
     if isinstance(model, LanguageModel):
-        for line, rule in _tried(model, rows):
+        others = [row for place, row in enumerate(rows) if place not in repeated]
+        for line, rule in _tried(model, others):
             faults.add(Fault(path, rule, line=line))
     faults.check(path)
     return [text for _, text in rows]
@@ -68,7 +72,7 @@ def _tried(model: LanguageModel, rows: Sequence[Row]) -> Iterator[tuple[int, str
             yield line, rule
     texts = [text for _, text in rows]
     prompts = prompts_of(texts)
-    if _why_unanswered(model, prompts) is None:
+    if not prompts or _why_unanswered(model, prompts) is None:
         return
     for prompt in prompts:  # one by one, to name them
         rule = _why_unanswered(model, [prompt])

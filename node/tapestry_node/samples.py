@@ -45,7 +45,7 @@ def asking(model: LanguageModel, texts: Sequence[Text]) -> Asking:
     """Say how to put the first prompt of ``prompts_of`` to the model.
 
     A reader's code tokenizes it as one text. Where that gives other tokens than those
-    that the samples answer, the tokens themselves are put.
+    that the samples answer, or may on another day, the tokens themselves are put.
     """
     prompts = prompts_of(texts)
     if prompts and model.whole_tokens(prompts[0]) != model.prompt_tokens(prompts[0]):

@@ -1,6 +1,7 @@
 """A dialogue as tokens, by the chat template of the model's own tokenizer.
 
-The template prints a marker for each turn, never the turn itself; what stands between
+The template prints a marker for each turn, never the turn itself (only ``whole`` lets
+it print a prompt, to tell what other programs make of it); what stands between
 the markers is tokenized as the template's own text, with its special tokens, and each
 turn as plain text (``tokens.PlainText``). So no turn can spell a token that the
 template puts around turns, special or only added; a base where one can is refused.
@@ -85,22 +86,34 @@ class ChatTemplate:
         rows = self._join(dialogues, prompt=True)
         return [[t if t >= 0 else ~t for t in row] for row in rows]
 
-    def whole(self, prompt: Dialogue) -> list[int]:
+    def whole(self, prompt: Dialogue) -> list[int] | None:
         """Tokenize a prompt as one text, as other programs do.
 
         That is ``apply_chat_template``, or without a template the tokenizer alone. The
-        tokens differ from those of ``prompts`` where a tokenizer puts something before
-        each text (Llama 2), merges over the edge of a turn, or finds an added token
-        spelled in it.
+        tokens differ from those of ``prompts`` where a template changes the turn (by
+        ``trim``, say), a tokenizer puts something before each text (Llama 2), merges
+        over the edge of a turn, or finds an added token spelled in it.
+
+        Edge cases:
+            None where the template reads the clock, so that each day has another text,
+            or refuses this turn.
 
         Raises:
             ConfigError: As ``prompts``.
+            ResourceError: As ``rendering.render``.
         """
-        has_template = bool(getattr(self._tokenizer, "chat_template", None))
-        texts = self._frame(len(prompt.turns), prompt=True).texts
-        rest = zip(prompt.turns, texts[1:], strict=True)
-        text = (texts[0] if has_template else "") + "".join(map("".join, rest))
-        row = self._tokenizer(text, add_special_tokens=not has_template, verbose=False)
+        if template := getattr(self._tokenizer, "chat_template", None):
+            if "strftime_now" in template:
+                return None
+            job = Job(turns=prompt.turns, prompt=True)
+            (rendered,) = render(template, self._variables(), (job,))
+            if rendered.reason is not None:
+                return None
+            text = rendered.text
+        else:
+            ends = self._frame(len(prompt.turns), prompt=True).texts[1:]
+            text = "".join(map("".join, zip(prompt.turns, ends, strict=True)))
+        row = self._tokenizer(text, add_special_tokens=not template, verbose=False)
         return list(row["input_ids"])
 
     def check(self, *, rows: int) -> None:
@@ -181,7 +194,8 @@ class ChatTemplate:
         """Print markers in place of turns.
 
         Each printing is a process, so one serves all conversations of a usual length,
-        and one those of each ten lengths beyond.
+        and one those of each ten lengths beyond. Where all of them fail, as where the
+        longest take too much time, this one gets a process of its own.
         """
         template = getattr(self._tokenizer, "chat_template", None)
         if not template:
@@ -195,8 +209,11 @@ class ChatTemplate:
         if (turns, prompt) not in wanted:
             wanted = [(turns, prompt)]
         jobs = tuple(Job(turns=_markers(number), prompt=p) for number, p in wanted)
-        names = tuple(sorted(self._variables().items()))
-        rendered = render(template, names, jobs)[wanted.index((turns, prompt))]
+        names, place = self._variables(), wanted.index((turns, prompt))
+        answers = render(template, names, jobs)
+        if len(jobs) > 1 and all(each.reason is not None for each in answers):
+            answers, place = render(template, names, jobs[place : place + 1]), 0
+        rendered = answers[place]
         if rendered.reason is not None:
             raise TemplateRefusal(
                 f"the chat template refuses a dialogue of {turns} turns:"
@@ -204,10 +221,12 @@ class ChatTemplate:
             )
         return rendered.text
 
-    def _variables(self) -> dict[str, str]:
+    def _variables(self) -> tuple[tuple[str, str], ...]:
         """Name the special tokens, which a template may print."""
-        named = self._tokenizer.special_tokens_map
-        return {key: str(token) for key, token in named.items() if _is_text(token)}
+        named = self._tokenizer.special_tokens_map.items()
+        return tuple(
+            sorted((key, str(token)) for key, token in named if _is_text(token))
+        )
 
 
 def _is_text(token: object) -> bool:

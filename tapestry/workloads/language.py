@@ -110,10 +110,14 @@ class LanguageModel:
         """Tokenize a prompt, as ``complete`` does."""
         return tuple(self._prompt(prompt))
 
-    def whole_tokens(self, prompt: Text) -> tuple[int, ...]:
-        """Tokenize a prompt as other programs do (``ChatTemplate.whole``)."""
+    def whole_tokens(self, prompt: Text) -> tuple[int, ...] | None:
+        """Tokenize a prompt as other programs do, if that is sure.
+
+        See ``ChatTemplate.whole``, also for what it raises.
+        """
         if isinstance(prompt, Dialogue):
-            return tuple(self._template.whole(prompt))
+            row = self._template.whole(prompt)
+            return None if row is None else tuple(row)
         return tuple(self._tokenizer(prompt, verbose=False)["input_ids"])
 
     @property

@@ -4,6 +4,7 @@ Shapes: B sequences, T positions.
 """
 
 import json
+import secrets
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,8 @@ def _without_added(tokenizer: Any) -> Any:
 
     As text are read those that are special; so all are made special, in a copy. A
     Unigram model has them among its pieces besides, and finds them in any text; there
-    the copy has no added tokens, and pieces in their place that no text spells.
+    the copy has no added tokens, and in their place pieces that are drawn at random,
+    so that no text can spell them.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -104,9 +106,10 @@ def _without_added(tokenizer: Any) -> Any:
 
     shown = {token.content for token in added if token.content.strip()}
     if is_unigram:
+        secret = secrets.token_hex(32)
         for place, piece in enumerate(value["model"]["vocab"]):
             if piece[0] in shown:
-                piece[0] = f"\ue002{place}\ue003"
+                piece[0] = f"\ue002{secret}{place}"
         value["added_tokens"] = [
             token for token in value["added_tokens"] if token["content"] not in shown
         ]

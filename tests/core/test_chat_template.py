@@ -151,6 +151,34 @@ def test_no_piece_of_a_unigram_model_spells_a_mark(special: bool) -> None:
     assert (row.count(259), row.count(260)) == (2, 1)  # the template's own
 
 
+def test_a_piece_in_place_of_a_mark_cannot_be_guessed() -> None:
+    """A pre-tokenizer that keeps all characters leaves any text to the model."""
+    pieces = [["<unk>", 0.0], *([chr(32 + n), -5.0] for n in range(258))]
+    pieces += [["<|s|>", 0.0], ["<|e|>", 0.0]]
+    model = {"type": "Unigram", "unk_id": 0, "vocab": pieces}
+    made: Any = _marked(special=True, model=model)
+    value = json.loads(made.backend_tokenizer.to_str())
+    scheme = {"replacement": "_", "prepend_scheme": "never", "split": True}
+    value["pre_tokenizer"] = {"type": "Metaspace", **scheme}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(value))
+    )
+    first, second = PlainText(tokenizer), PlainText(tokenizer)
+    guesses = [
+        *(f"hi\ue002{n}\ue003" for n in (259, 260)),
+        *(piece for piece, _ in _pieces_of(first)[259:261]),
+    ]
+    rows = second.encode([*guesses, "<|s|>"])
+    assert not {259, 260} & {token for row in rows for token in row}
+    # The test would see it: a text that knows the piece does spell the mark.
+    assert first.encode([guesses[-1]]) == [[260]]
+
+
+def _pieces_of(text: PlainText) -> list[tuple[str, float]]:
+    value = json.loads(text._deaf.backend_tokenizer.to_str())
+    return [tuple(piece) for piece in value["model"]["vocab"]]
+
+
 @pytest.mark.parametrize(("text", "same"), [("Ciao, come stai?", True), ("<s>", False)])
 @pytest.mark.parametrize("chat", [CHATML, None])
 def test_a_prompt_read_as_one_text_may_be_other_tokens(
@@ -165,6 +193,46 @@ def test_a_prompt_read_as_one_text_may_be_other_tokens(
             messages, add_generation_prompt=True, return_dict=False
         )
         assert template.whole(prompt) == theirs
+
+
+def test_a_template_may_change_the_words_of_a_prompt(model: LanguageModel) -> None:
+    template = _template(model, CHATML.replace("m.content", "m.content | trim"))
+    prompt = Dialogue(turns=(" Ciao ",))
+    (ours,) = template.prompts([prompt])
+    messages = [{"role": "user", "content": " Ciao "}]
+    theirs: Any = model.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    assert template.whole(prompt) == theirs != ours
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "{{ strftime_now('%d %b %Y') }}",
+        "{% if 'Ciao' in messages[0].content %}{{ raise_exception('no') }}{% endif %}",
+    ],
+)
+def test_what_other_programs_make_of_a_prompt_is_not_always_sure(
+    model: LanguageModel, before: str
+) -> None:
+    template = _template(model, before + CHATML)
+    assert template.prompts([Dialogue(turns=("Ciao",))])
+    assert template.whole(Dialogue(turns=("Ciao",))) is None
+
+
+@pytest.mark.slow
+def test_a_short_dialogue_is_not_blamed_for_a_long_one(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some lengths are printed together, and one may take all the time there is."""
+    monkeypatch.setattr(rendering, "SECONDS", 1)
+    loops = "{% for i in range(9999) %}{% for j in range(99999) %}{% endfor %}" * 2
+    slow = "{% if messages | length > 4 %}" + loops + "{% endfor %}" * 2 + "{% endif %}"
+    template = _template(model, slow + CHATML)
+    assert template.encode([Dialogue(turns=("a", "b"))])
+    with pytest.raises(ConfigError, match="6 turns: it takes over 1 seconds"):
+        template.encode([Dialogue(turns=("a",) * 6)])
 
 
 @pytest.mark.slow

@@ -60,3 +60,22 @@ def test_what_is_no_file_is_no_database(tmp_path: Path, opener: str, kind: str) 
     with pytest.raises(ResourceError, match="is no plain file"):
         take(tmp_path)
     assert not Path("/dev/null-journal").exists()
+
+
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+@pytest.mark.parametrize("opener", OPENERS)
+def test_what_is_no_file_is_no_journal_of_a_database(
+    tmp_path: Path, opener: str, suffix: str
+) -> None:
+    """SQLite would wait for a FIFO."""
+    name, take = OPENERS[opener]
+    os.mkfifo(tmp_path / f"{name}{suffix}")
+    with pytest.raises(ResourceError, match=f"{name}{suffix} is no plain file"):
+        take(tmp_path)
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_a_path_that_cannot_be_looked_at_is_said(tmp_path: Path, opener: str) -> None:
+    _, take = OPENERS[opener]
+    with pytest.raises(ResourceError):
+        take(tmp_path / ("x" * 300))

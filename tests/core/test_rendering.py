@@ -86,6 +86,21 @@ def test_what_was_rendered_once_starts_no_process_again(
     assert _one("again{{ messages | length }}") == first == Rendered(text="again3")
 
 
+def test_the_process_gets_nothing_of_the_environment_but_usual_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAPESTRY_CANARY", "secret")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, os\nprint(json.dumps([{'text': ' '.join(sorted(os.environ))}]))\n"
+    )
+    monkeypatch.setattr(rendering, "_PROGRAM", program)
+    found = set(_one("{# environment #}").text.split())
+    assert "LANG" in found
+    assert "TAPESTRY_CANARY" not in found
+
+
 def test_half_a_character_is_refused() -> None:
     assert _one(r"{{ '\ud800' }}").reason == "it prints half of a surrogate pair"
 

@@ -1,5 +1,6 @@
 """Public text that would spoil an adapter is refused before the adapter is paid for."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from tapestry.workloads import bases
 from tapestry.workloads.bases import build_tiny
 from tapestry.workloads.language import LanguageModel
 from tapestry_governance.events import AdapterPublished
-from tapestry_node.held_out import FILE
+from tapestry_node.held_out import FILE, read
 from tests.simulator import NAMES, Base, Federation
 
 TURNS = (
@@ -186,6 +187,32 @@ def test_what_could_not_be_published_is_not_paid_for(
     assert CANARY not in printed + caplog.text
     for record in records_of(federation.directory / "nodes" / "fr"):
         assert record not in printed + caplog.text
+
+
+def test_nothing_of_a_line_that_repeats_a_record_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_fault(_: LanguageModel, text: Any) -> str | None:
+        return f"the base does not know U+03A9 of {len(text)}" if "Ω" in text else None
+
+    @dataclasses.dataclass
+    class First:
+        """Says of the first line that it repeats a record."""
+
+        workload: LanguageModel
+
+        def repeated(self, _: Any) -> list[int]:
+            return [0]
+
+    monkeypatch.setattr(LanguageModel, "find_fault", find_fault)
+    held_out({"text": "a record Ω"}, {"text": "public Ω"})(tmp_path)
+    trainer: Any = First(template(None))
+    with pytest.raises(ConfigError) as found:
+        read(tmp_path, trainer=trainer)
+    first, second = str(found.value).split("line 2")
+    assert "repeats a private record" in first
+    assert "U+03A9" not in first
+    assert "U+03A9" in second
 
 
 def test_a_prompt_that_the_base_cannot_answer_is_named(
