@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Any
 
 from tapestry.dialogue import Dialogue
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, ResourceError
 from tapestry.workloads.rendering import Job, render
 from tapestry.workloads.tokens import PlainText, start_tokens
 
@@ -96,17 +96,19 @@ class ChatTemplate:
 
         Edge cases:
             None where the template reads the clock, so that each day has another text,
-            or refuses this turn.
+            refuses this turn, or cannot be rendered now.
 
         Raises:
             ConfigError: As ``prompts``.
-            ResourceError: As ``rendering.render``.
         """
         if template := getattr(self._tokenizer, "chat_template", None):
             if "strftime_now" in template:
                 return None
             job = Job(turns=prompt.turns, prompt=True)
-            (rendered,) = render(template, self._variables(), (job,))
+            try:
+                (rendered,) = render(template, self._variables(), (job,))
+            except ResourceError:
+                return None
             if rendered.reason is not None:
                 return None
             text = rendered.text

@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tapestry.dialogue import Dialogue, Text
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, ResourceError
 from tapestry.workloads import chat_template, rendering
 from tapestry.workloads.bases import build_tiny, byte_tokenizer
 from tapestry.workloads.chat_template import ChatTemplate
@@ -219,6 +219,20 @@ def test_what_other_programs_make_of_a_prompt_is_not_always_sure(
     template = _template(model, before + CHATML)
     assert template.prompts([Dialogue(turns=("Ciao",))])
     assert template.whole(Dialogue(turns=("Ciao",))) is None
+
+
+def test_a_prompt_that_cannot_be_printed_now_is_not_sure(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card is written after the adapter was paid for: it says the tokens instead."""
+
+    def fail(*_: object) -> NoReturn:
+        raise ResourceError("cannot start python: Cannot allocate memory")
+
+    template = _template(model, CHATML)
+    assert template.prompts([Dialogue(turns=("Buongiorno",))])
+    monkeypatch.setattr(chat_template, "render", fail)
+    assert template.whole(Dialogue(turns=("Buongiorno",))) is None
 
 
 @pytest.mark.slow
