@@ -24,10 +24,11 @@ _RAW = re.compile(  # what Python says and no operator should read
 # A node's log, a demo's progress, and what a library in C says before Python runs.
 _LOG = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|\[\d+:\d\d\] |libgomp: |$")
 _JOURNALS = re.compile(r".*\.db-(wal|shm|journal)")  # SQLite's, also for who reads
-# What a command is there to write: what a node remembers; how far a demo is.
+# What a command is there to write: what a node remembers, also where a link in its
+# place leads to (``mutations.replace``); how far a demo is.
 _WRITTEN = {
-    "check": re.compile(r"(state|view|budget)\.db(\.mirror)?|state\.lock"),
-    "run": re.compile(r"(state|view|budget)\.db(\.mirror)?|state\.lock"),
+    "check": re.compile(r"(kept-)?(state|view|budget)\.db(\.mirror)?|state\.lock"),
+    "run": re.compile(r"(kept-)?(state|view|budget)\.db(\.mirror)?|state\.lock"),
     "demo": re.compile(r"(.*/)?demo\.json"),
 }
 
