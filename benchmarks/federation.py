@@ -1,6 +1,6 @@
 """What federation costs, on real text: federated, central and alone; with DP, without.
 
-    python benchmarks/text.py CORPORA
+    python benchmarks/debian_corpora.py CORPORA
     python benchmarks/federation.py CORPORA [--seeds 3] [--only full,dp] [--json]
 
 Four institutions (de, fr, es, id) start from SmolLM2 and train one base, through the
@@ -32,27 +32,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from federation_probe import Scores, Witness, seeded, sources, stepped_once, watched
+from federation_recipes import LANGUAGES, LENGTH, RECIPES, ROUNDS, Recipe
 from passages import prepare, read_lines, spread, write_lines
-from recipes import LANGUAGES, LENGTH, RECIPES, ROUNDS, Recipe
 from torch import Tensor
-from witness import Scores, Witness, seeded, sources, stepped_once, watched
 
-from tapestry.cli import federation, plans
 from tapestry.encoding import encode_fraction
 from tapestry.errors import TapestryError
-from tapestry.low_rank import expand
-from tapestry.replica import Replica
-from tapestry.workloads import Unit
-from tapestry.workloads.bases import open_base
-from tapestry.workloads.language import LanguageModel
-from tapestry.workloads.machine import multiplies_bfloat16
-from tapestry_coordinator import driver
-from tapestry_coordinator.evaluating import bits_per_byte, evaluate_all
+from tapestry.model.low_rank import expand
+from tapestry.model.replica import Replica
+from tapestry.workloads.base import Unit
+from tapestry.workloads.hardware import multiplies_bfloat16
+from tapestry.workloads.language.base_models import open_base
+from tapestry.workloads.language.model import LanguageModel
+from tapestry_coordinator import run as driver
+from tapestry_coordinator.acceptance_gate import bits_per_byte, evaluate_all
 from tapestry_coordinator.grid import LocalGrid
-from tapestry_node import records, training
-from tapestry_node.batching import Limits
+from tapestry_demo import local_federation, scenario
+from tapestry_node.data import records
 from tapestry_node.node import Node
-from tapestry_node.training import Runtime
+from tapestry_node.training import dp_sgd
+from tapestry_node.training.dp_sgd import Runtime
+from tapestry_node.training.microbatches import Limits
 
 HELD_OUT = 12  # passages of each language; as many others to choose rates by
 GATE = 2  # of the latter, what the coordinator holds each round against
@@ -88,7 +89,7 @@ class Bench:
     gate: Mapping[str, list[str]]
     rate: float | None  # instead of the recipe's, while rates are chosen
 
-    def founding(self, recipe: Recipe) -> federation.Founding:
+    def founding(self, recipe: Recipe) -> local_federation.Founding:
         """Plan a federation in which every institution holds its language."""
         return recipe.founding(
             folders={name: self.texts / name / "private" for name in LANGUAGES},
@@ -117,7 +118,7 @@ def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
     out = bench.work / f"run {label}"
     shutil.rmtree(out, ignore_errors=True)
     model = bench.model(recipe)
-    federation.found(out, bench.founding(recipe))
+    local_federation.found(out, bench.founding(recipe))
     gate = out / "coordinator" / "held-out"
     gate.mkdir()
     for language, texts in bench.gate.items():
@@ -153,7 +154,7 @@ def _account(nodes: Sequence[Node], witness: Witness, *, length: int) -> Result:
     receipts = [receipt for node in nodes for receipt in node.store.receipts()]
     uploads = [receipt.bytes for receipt in receipts if receipt.kind == "upload"]
     rounds = len(witness.errors)
-    spent = [node.ledger.balance().by_run.get(plans.RUN) for node in nodes]
+    spent = [node.ledger.balance().by_run.get(scenario.RUN) for node in nodes]
     return {
         "gate_by_round": witness.scores,
         "drawn": witness.drawn,
@@ -185,7 +186,7 @@ def sequential(
     noise = recipe.noise(rate=plan.batch_size / len(units))
     model.load(bench.given.parameters)
     runtime = Runtime(source=next(sources(label)), limits=Limits(rows=16))
-    found = training.update(
+    found = dp_sgd.update(
         model,
         units,
         training=plan,

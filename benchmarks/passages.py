@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.errors import ConfigError
-from tapestry.text_reader import read_public_texts
+from tapestry.inputs.text_reader import read_public_texts
 
 
 def prepare(corpora: Path, out: Path, *, tokenizer: Any, length: int) -> None:
-    """Write the corpora of ``text.py`` again, as passages, unless they are there.
+    """Write the corpora of ``debian_corpora.py`` as passages, unless they are there.
 
     Raises:
         ConfigError: A language was not prepared.
@@ -24,7 +24,9 @@ def prepare(corpora: Path, out: Path, *, tokenizer: Any, length: int) -> None:
         if (folder / "held-out.jsonl").is_file():
             _prepare_language(folder, draft / folder.name, tokenizer, length)
     if not draft.exists():
-        raise ConfigError(f"no corpora in {corpora}; run benchmarks/text.py first")
+        raise ConfigError(
+            f"no corpora in {corpora}; run benchmarks/debian_corpora.py first"
+        )
     draft.replace(out)
 
 

@@ -28,18 +28,22 @@ import numpy as np
 import torch
 from scipy import stats
 
-from tapestry.cli import corpora
 from tapestry.dialogue import Text
 from tapestry.encoding import encode_fraction
 from tapestry.privacy import accounting, skellam
-from tapestry.privacy.noise import NoiseSource, add_gaussian
-from tapestry.protocol import PrivacyPlan, TrainingPlan, recommended_threshold
-from tapestry.workloads import Unit
-from tapestry.workloads.bases import open_base
-from tapestry.workloads.language import LanguageModel
-from tapestry_node.batching import Limits
-from tapestry_node.gradients import Gradients, Problem, attached
-from tapestry_node.training import Runtime, fit
+from tapestry.privacy.gaussian import NoiseSource, add_gaussian
+from tapestry.protocol.wire_messages import (
+    PrivacyPlan,
+    TrainingPlan,
+    recommended_threshold,
+)
+from tapestry.workloads.base import Unit
+from tapestry.workloads.language.base_models import open_base
+from tapestry.workloads.language.model import LanguageModel
+from tapestry_demo import corpora
+from tapestry_node.training.dp_sgd import Runtime, fit
+from tapestry_node.training.microbatches import Limits
+from tapestry_node.training.per_example_gradients import Gradients, Problem, attached
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SCALE_BITS = 24
@@ -131,7 +135,7 @@ def _time_steps(
 
 def audit() -> Figures:
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.node.canaries import audit as one_run
+    from tests.support.canaries import audit as one_run
 
     bound, claim = one_run(NoiseSource.fresh())
     _say(f"audit: at least {bound:.2f} (99.9 %), claimed {claim:.2f}")

@@ -31,9 +31,9 @@ from flwr.common.secure_aggregation.quantization import quantize as flwr_quantiz
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
 from tapestry.keys import VerifyKey
-from tapestry.secagg import masking
+from tapestry.secagg import client as masking
 from tapestry.secagg.chunks import chunk_root, cut
-from tapestry.secagg.keystream import (
+from tapestry.secagg.masks import (
     BLOCK_COORDINATES,
     Mask,
     add_masks,
@@ -47,10 +47,10 @@ from tapestry.secagg.messages import (
     SurvivorList,
     encode_all,
 )
-from tapestry.secagg.ring import Encoding, quantize
-from tapestry.secagg.unmasking import Advertising
-from tapestry.vector import Clipped, FloatVector, RingVector
-from tests.core.secagg.federation import Member, manifest_for, members, terms_for
+from tapestry.secagg.quantization import Encoding, quantize
+from tapestry.secagg.server import Advertising
+from tapestry.vectors import Clipped, FloatVector, RingVector
+from tests.support.secagg_cohort import Member, manifest_for, members, terms_for
 
 M = 1_000_000
 Figures = dict[str, float]

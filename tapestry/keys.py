@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 
 from tapestry.encoding import decode_base64, encode_base64
 from tapestry.errors import ConfigError, ProtocolError, ResourceError, VerificationError
-from tapestry.plain_file import read_plain
+from tapestry.inputs.plain_file import read_plain
 
 _NAME = re.compile(r"[!-*,-~]{1,128}")  # printable ASCII without space and plus
 _PRIVATE = "PRIVATE+KEY+"

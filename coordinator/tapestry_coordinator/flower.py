@@ -3,7 +3,7 @@
 ``FlowerGrid`` is the round driver's ``Grid``, over Flower's ``push_messages`` and
 ``pull_messages``. ``app`` is what the submitted bundle refers to: it reads
 ``directory`` from the run configuration and hands over to
-``tapestry_coordinator.driver.main``.
+``tapestry_coordinator.run.main``.
 
 Flower ends or signals this process as it likes (SIGINT on status 401, exit when the
 SuperLink is gone). So be it: the process is disposable, all that counts is in the
@@ -39,11 +39,11 @@ from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
 from flwr.superlink.grid import http_grid
 
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, TapestryError
-from tapestry.faults import unforeseen
-from tapestry.packing import pack, unpack
-from tapestry.protocol import Kind, Message
+from tapestry.inputs.faults import unforeseen
+from tapestry.protocol.framing import pack, unpack
+from tapestry.protocol.wire_messages import Kind, Message
 from tapestry_coordinator.grid import Grid
-from tapestry_coordinator.outcome import working_on, write_outcome
+from tapestry_coordinator.superlink.outcome import working_on, write_outcome
 
 _LOG = logging.getLogger(__name__)
 
@@ -335,7 +335,7 @@ def _never() -> bool:
 
 
 def _drive(directory: Path, grid: Grid) -> None:
-    importlib.import_module("tapestry_coordinator.driver").main(directory, grid)
+    importlib.import_module("tapestry_coordinator.run").main(directory, grid)
 
 
 app = server_app(_drive)

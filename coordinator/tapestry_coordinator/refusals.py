@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tapestry.errors import ProtocolError
-from tapestry.protocol import Kind, Message, Reason, RoundManifest
-from tapestry_governance.entries import open_entry
-from tapestry_governance.events import ContributionRefused
+from tapestry.protocol.wire_messages import Kind, Message, Reason, RoundManifest
+from tapestry_governance.events.envelope import open_entry
+from tapestry_governance.events.types import ContributionRefused
 
 _HONEST = 2  # refusals that end a run, at least
 

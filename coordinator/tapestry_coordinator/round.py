@@ -1,6 +1,6 @@
 """One masked sum: TSA-1's coordinator half over a grid.
 
-The state machines are ``tapestry.secagg.unmasking``; here they meet deadlines. Each
+The state machines are ``tapestry.secagg.server``; here they meet deadlines. Each
 stage asks those who are still in, keeps what holds, and goes on without the rest. A
 stage that too few survive raises QuorumError: the round is aborted, and what was
 uploaded stays masked for good. Nothing that a node sends ends more than its own part.
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from tapestry.config import Deadlines
 from tapestry.encoding import canonical_json
 from tapestry.errors import (
     ProtocolError,
@@ -19,7 +18,9 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol import Kind, Message, Reason, RoundManifest
+from tapestry.protocol.wire_messages import Kind, Message, Reason, RoundManifest
+from tapestry.secagg.bad_dealers import bad_dealers
+from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.messages import (
     Advertisement,
     Consent,
@@ -30,13 +31,12 @@ from tapestry.secagg.messages import (
     Upload,
     UploadHead,
 )
-from tapestry.secagg.stages import Cohort
-from tapestry.secagg.unmasking import Advertising, Revealing, Unmasked
-from tapestry_coordinator.blame import bad_dealers
+from tapestry.secagg.server import Advertising, Revealing, Unmasked
+from tapestry.settings import Deadlines
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import words_of
-from tapestry_governance.entries import open_entry
-from tapestry_governance.events import (
+from tapestry_governance.events.envelope import open_entry
+from tapestry_governance.events.types import (
     ContributionCommitted,
     ContributionRefused,
     DpAccounted,

@@ -1,8 +1,9 @@
 """Masked uploads on disk, from when they come until their sum is checked.
 
-Members draw chunks and want to see them in every upload (``showing``). What is kept is
-what the coordinator saw anyway; an aborted round's uploads are erased at once, the
-others when all who may ask have seen theirs, or with the release that all agreed to::
+Members draw chunks and want to see them in every upload (``spot_check_responder``).
+What is kept is what the coordinator saw anyway; an aborted round's uploads are erased
+at once, the others when all who may ask have seen theirs, or with the release that all
+agreed to::
 
     uploads/<round>/<node>.u32      the chunks, one after the other
     uploads/<round>/<node>.leaves   their hashes in the Merkle tree, 32 bytes each
@@ -14,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tapestry.errors import IncompleteError
-from tapestry.merkle import inclusion_proof
-from tapestry.protocol import CHUNK_BYTES
+from tapestry.protocol.wire_messages import CHUNK_BYTES
 from tapestry.secagg.chunks import chunk_leaves
-from tapestry.secagg.verifying import Evidence
+from tapestry.secagg.transcript import Evidence
+from tapestry.tlog.merkle import inclusion_proof
 from tapestry_coordinator.journal import writing
 
 _LEAF = 32

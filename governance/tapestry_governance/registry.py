@@ -12,7 +12,7 @@ Hard checks, all static; torch, peft and the base are not loaded:
 5. The base is the one named in the weights' own metadata, by digest of its values.
 6. Values are finite and not all zero.
 
-Who may publish and what it cost are rules of the log (``fold``), not of the folder.
+Who may publish and what it cost are rules of the log (``replay``), not of the folder.
 """
 
 from collections.abc import Mapping
@@ -22,17 +22,16 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from tapestry import manifest
-from tapestry.artifacts import adapter_folder, model_folder
+from tapestry.artifacts import adapter_folder, manifest, model_folder
 from tapestry.artifacts.adapter_folder import CARD, CONFIG, WEIGHTS, AdapterFolder
 from tapestry.artifacts.safetensors_reader import Limits, TensorFile
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
-from tapestry.vector import parameters_digest
-from tapestry_governance import events
-from tapestry_governance.events import AdapterPublished, ReleasePublished
+from tapestry.vectors import parameters_digest
+from tapestry_governance.events import types
+from tapestry_governance.events.types import AdapterPublished, ReleasePublished
 
-_NAME: TypeAdapter[str] = TypeAdapter(events.Base)
+_NAME: TypeAdapter[str] = TypeAdapter(types.Base)
 _REQUIRED = frozenset({WEIGHTS, CONFIG, CARD})
 
 

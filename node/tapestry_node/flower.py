@@ -60,6 +60,7 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from tapestry import storage
 from tapestry.environment import proxies
 from tapestry.errors import (
     ConfigError,
@@ -67,12 +68,15 @@ from tapestry.errors import (
     ResourceError,
     VerificationError,
 )
-from tapestry.faults import wants_traceback
-from tapestry.packing import pack, unpack
-from tapestry.plain_file import read_plain
-from tapestry.protocol import Kind, Message
-from tapestry_governance import durable
-from tapestry_node.dialling import check_address, load_auth_key, read_certificates
+from tapestry.inputs.faults import wants_traceback
+from tapestry.inputs.plain_file import read_plain
+from tapestry.protocol.framing import pack, unpack
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry_node.superlink_credentials import (
+    check_address,
+    load_auth_key,
+    read_certificates,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -330,7 +334,7 @@ def _activate(client: FleetHttpClient, site: _Site) -> int:
         )
     ).node_id
     with contextlib.suppress(ResourceError):
-        durable.replace(site.id_file, str(node_id).encode())
+        storage.replace(site.id_file, str(node_id).encode())
     return int(node_id)
 
 

@@ -14,14 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tapestry.config import NodeSettings, Transport, number
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.privacy import accounting
-from tapestry.protocol import RoundManifest
-from tapestry_node.budget import Ledger
-from tapestry_node.census import Census, Coverage
-from tapestry_node.dialling import check_address, load_auth_key, read_certificates
-from tapestry_node.trainer import Trainer
+from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.settings import NodeSettings, Transport, number
+from tapestry_node.budget.ledger import Ledger
+from tapestry_node.data.record_statistics import Census, Coverage
+from tapestry_node.superlink_credentials import (
+    check_address,
+    load_auth_key,
+    read_certificates,
+)
+from tapestry_node.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

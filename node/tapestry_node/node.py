@@ -1,9 +1,9 @@
 """An institution's node: requests in, replies out, default deny.
 
 ``handle`` is all there is to talk to. It answers each request of the closed list in
-``tapestry.protocol`` and turns whatever goes wrong into a reason code; the detail
-goes to the node's own log, without the text of an error that is not ours. Every reply
-is receipted before it leaves.
+``tapestry.protocol.wire_messages`` and turns whatever goes wrong into a reason code;
+the detail goes to the node's own log, without the text of an error that is not ours.
+Every reply is receipted before it leaves.
 """
 
 import logging
@@ -13,31 +13,37 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tapestry.config import NodeSettings
 from tapestry.encoding import canonical_json
 from tapestry.errors import ProtocolError, TapestryError
-from tapestry.faults import TRACEBACK, unforeseen, wants_traceback
-from tapestry.protocol import Kind, Message, Reason, RoundManifest
-from tapestry.replica import Replica
+from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
+from tapestry.model.replica import Replica
+from tapestry.protocol.wire_messages import Kind, Message, Reason, RoundManifest
 from tapestry.secagg.messages import Result
-from tapestry.software import software_digest
-from tapestry.workloads import Workload
-from tapestry_governance.entries import Author
-from tapestry_governance.events import ContributionRefused
-from tapestry_node.budget import Ledger
-from tapestry_node.folder import open_view, read_keys, read_trust
-from tapestry_node.following import Follower
-from tapestry_node.guard import Facts, Refused, check_offer, first_round, reason_of
-from tapestry_node.history import committed_rounds, published_charges
+from tapestry.settings import NodeSettings
+from tapestry.software_digest import software_digest
+from tapestry.workloads.base import Workload
+from tapestry_governance.events.envelope import Author
+from tapestry_governance.events.types import ContributionRefused
+from tapestry_node.adapters.publication import Publisher
+from tapestry_node.budget.ledger import Ledger
+from tapestry_node.directory import open_view, read_keys, read_trust
 from tapestry_node.inspection import Inspection, Inspector
-from tapestry_node.publishing import Publisher
+from tapestry_node.log_history import committed_rounds, published_charges
+from tapestry_node.node_state import Store
 from tapestry_node.readiness import Standing, check_keys, objections
-from tapestry_node.requests import fields, read_note, stale
-from tapestry_node.session import Desk, Notify, Session
-from tapestry_node.spots import SpotChecks
-from tapestry_node.store import Store
-from tapestry_node.trainable import refusing
-from tapestry_node.trainer import Trainer
+from tapestry_node.request_fields import fields, read_note, stale
+from tapestry_node.round.admission import (
+    Facts,
+    Refused,
+    check_offer,
+    first_round,
+    reason_of,
+)
+from tapestry_node.round.result import Follower
+from tapestry_node.round.session import Desk, Notify, Session
+from tapestry_node.round.spot_checks import SpotChecks
+from tapestry_node.training.machine_checks import refusing
+from tapestry_node.training.trainer import Trainer
 
 _logger = logging.getLogger(__name__)
 Clock = Callable[[], datetime]

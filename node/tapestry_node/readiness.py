@@ -14,24 +14,24 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tapestry.config import NodePolicy, NodeSettings, number
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.privacy import accounting
-from tapestry.protocol import PrivacyPlan, RoundManifest, TrainingPlan
-from tapestry_governance.events import Member
-from tapestry_governance.state import FederationState
-from tapestry_governance.trust import Trust
-from tapestry_node.adapter_check import (
+from tapestry.protocol.wire_messages import PrivacyPlan, RoundManifest, TrainingPlan
+from tapestry.settings import NodePolicy, NodeSettings, number
+from tapestry.tlog.trust_policy import Trust
+from tapestry_governance.events.types import Member
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_node.adapters.adapter_check import (
     PUBLICATIONS,
     Place,
     check_adapter,
     plan_adapter,
     trial_title,
 )
-from tapestry_node.budget import Charge, Ledger
-from tapestry_node.guard import Refused, check_policy
-from tapestry_node.trainer import Trainer
+from tapestry_node.budget.ledger import Charge, Ledger
+from tapestry_node.round.admission import Refused, check_policy
+from tapestry_node.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

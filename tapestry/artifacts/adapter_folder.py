@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tapestry.artifacts.closed_list import ClosedList
 from tapestry.artifacts.safetensors_reader import Limits, TensorFile, open_tensors
 from tapestry.errors import IncompleteError, VerificationError
-from tapestry.plain_file import read_plain
-from tapestry.vector import FloatVector
+from tapestry.inputs.plain_file import read_plain
+from tapestry.vectors import FloatVector
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

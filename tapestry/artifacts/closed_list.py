@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tapestry.artifacts.foreign_files import refuse
 from tapestry.errors import ResourceError
-from tapestry.foreign import refuse
 
 PROOFS = "tapestry"  # manifest, log entry and proof of a release or adapter
 

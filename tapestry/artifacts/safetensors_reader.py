@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tapestry.errors import IncompleteError, VerificationError
-from tapestry.vector import FloatVector
+from tapestry.vectors import FloatVector
 
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 _MAX_DIMENSIONS = 8

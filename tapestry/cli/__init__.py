@@ -24,18 +24,18 @@ from tapestry.cli.commands import NoVerb, Roles, usage_error
 from tapestry.cli.exit_status import ExitStatus, is_broken_pipe, status_of
 from tapestry.cli.failures import describe
 from tapestry.environment import require_current_folder
-from tapestry.faults import ManyFaults, wants_traceback
+from tapestry.inputs.faults import ManyFaults, wants_traceback
 
 __all__ = ["app", "main"]
 
 _ROLES = {
-    "demo": ("tapestry.cli.demo", "The whole story, on one machine."),
-    "node": ("tapestry.cli.node", "An institution's node: run it, see what it spent."),
-    "coordinator": ("tapestry.cli.coordinator", "Lead a federation's run."),
-    "adapter": ("tapestry.cli.adapter", "Check and list country adapters."),
-    "release": ("tapestry.cli.release", "Check a released base model."),
-    "chat": ("tapestry.cli.chat", "Ask a base and its adapters, side by side."),
-    "audit": ("tapestry.cli.audit", "Check everything, from files alone."),
+    "demo": ("tapestry_demo.cli", "The whole story, on one machine."),
+    "node": ("tapestry_node.cli", "An institution's node: run it, see what it spent."),
+    "coordinator": ("tapestry_coordinator.cli", "Lead a federation's run."),
+    "adapter": ("tapestry_governance.cli.adapter", "Check and list country adapters."),
+    "release": ("tapestry_governance.cli.release", "Check a released base model."),
+    "chat": ("tapestry_serve.cli", "Ask a base and its adapters, side by side."),
+    "audit": ("tapestry_governance.cli.audit", "Check everything, from files alone."),
 }
 
 

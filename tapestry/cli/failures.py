@@ -9,7 +9,7 @@ import sqlite3
 
 from tapestry.cli.exit_status import ExitStatus, status_of
 from tapestry.errors import TapestryError
-from tapestry.faults import TRACEBACK, unforeseen
+from tapestry.inputs.faults import TRACEBACK, unforeseen
 
 __all__ = ["describe"]
 

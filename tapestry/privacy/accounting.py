@@ -26,8 +26,8 @@ from typing import Any
 from dp_accounting.pld import privacy_loss_distribution
 from scipy import optimize
 
-from tapestry.config import MAX_EPSILON
 from tapestry.errors import ConfigError
+from tapestry.settings import MAX_EPSILON
 
 ADJACENCY = "add-remove"
 MECHANISM = "poisson-subsampled-gaussian"

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from tapestry.vector import Clipped, FloatVector
+from tapestry.vectors import Clipped, FloatVector
 
 SLACK = 2.0**-10
 """Share of a unit's bound that is given up to rounding.
@@ -17,7 +17,7 @@ SLACK = 2.0**-10
 It pays for norms computed in float32 (relative error below 1e-5), for what the parts
 of others move by when a unit joins their batch (about 1e-6, measured), and for the grid
 on which noise is added, so that the accounted sensitivity is really kept. A step of
-that grid is below 2**-30 of the noise's deviation (``noise.add_gaussian``), so two
+that grid is below 2**-30 of the noise's deviation (``gaussian.add_gaussian``), so two
 neighbouring sums are rounded apart by less than ``2**-30 * multiplier * sqrt(d)`` of
 the bound; ``check_rounding`` keeps that below half of the slack.
 """

@@ -14,8 +14,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from tapestry.privacy.noise import NoiseSource
-from tapestry.vector import RingVector
+from tapestry.privacy.gaussian import NoiseSource
+from tapestry.vectors import RingVector
 
 MIN_VARIANCE = 1e4
 MAX_VARIANCE = 2.0**60

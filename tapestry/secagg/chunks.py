@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from tapestry.errors import ProtocolError
-from tapestry.merkle import leaf_hash, root
-from tapestry.protocol import CHUNK_BYTES
-from tapestry.secagg.keystream import aligned_empty, available_cores
-from tapestry.vector import RingVector
+from tapestry.protocol.wire_messages import CHUNK_BYTES
+from tapestry.secagg.masks import aligned_empty, available_cores
+from tapestry.tlog.merkle import leaf_hash, root
+from tapestry.vectors import RingVector
 
 CHUNK_COORDINATES = CHUNK_BYTES // 4
 

@@ -30,8 +30,8 @@ from pydantic import Field, model_validator
 from tapestry.encoding import canonical_json, decode_digest, digest
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey, VerifyKey
-from tapestry.protocol import Digest, Name, Strict
-from tapestry.secagg.sharing import SHARE_BYTES
+from tapestry.protocol.wire_messages import Digest, Name, Strict
+from tapestry.secagg.shamir import SHARE_BYTES
 
 PROTOCOL = "tapestry-secagg/1"
 SEALED_BYTES = 2 * SHARE_BYTES + 16

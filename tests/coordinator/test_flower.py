@@ -19,12 +19,12 @@ from flwr.superlink.grid import http_grid
 
 from tapestry.encoding import canonical_json
 from tapestry.errors import ConfigError, QuorumError
-from tapestry.packing import pack, unpack
-from tapestry.protocol import Kind, Message
+from tapestry.protocol.framing import pack, unpack
+from tapestry.protocol.wire_messages import Kind, Message
 from tapestry_coordinator import flower as flower_side
 from tapestry_coordinator.flower import FlowerGrid, server_app
 from tapestry_coordinator.grid import Grid
-from tapestry_coordinator.outcome import is_worked_on, read_outcome
+from tapestry_coordinator.superlink.outcome import is_worked_on, read_outcome
 
 Reply: TypeAlias = Any  # a message, raw records, an error to send, one to raise, None
 

@@ -7,7 +7,7 @@ import pytest
 
 from tapestry.errors import ConfigError, IncompleteError, ResourceError
 from tapestry_coordinator.journal import Journal
-from tests.node.test_store import spoil
+from tests.node.test_node_state import spoil
 
 
 def test_rounds_come_back_as_they_were_left(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ import tomli_w
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tapestry.config import CoordinatorSettings
 from tapestry.encoding import canonical_json
-from tapestry.protocol import Kind, Message
-from tapestry_coordinator import driver, publishing
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.settings import CoordinatorSettings
+from tapestry_coordinator import release_publisher
+from tapestry_coordinator import run as driver
 from tests.coordinator.conftest import Found
-from tests.simulator import NAMES, Deliver, Federation, lost
+from tests.support.federation import NAMES, Deliver, Federation, lost
 
 OTHERS = {name for name in NAMES if name != "fr"}
 STAGES = [
@@ -259,7 +260,7 @@ def test_no_shape_of_a_publication_ends_the_run(found: Found) -> None:
     @given(change=CHANGES)
     def check(change: Change) -> None:
         federation.wire.on("fr", Kind.RELEASED, _lying(_or_nothing(change)))
-        publishing.collect_adapters(run)
+        release_publisher.collect_adapters(run)
         assert not federation.wire.faults["fr", Kind.RELEASED]
 
     try:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tapestry.protocol import Reason
+from tapestry.protocol.wire_messages import Reason
 from tapestry_coordinator.refusals import end_the_run, in_words
-from tests.governance.world import World, renamed
+from tests.support.log_world import World, renamed
 
 MANIFEST = World().found().manifest()  # of three
 MODEL, BUDGET = Reason.MODEL_UNSUPPORTED, Reason.BUDGET_EXHAUSTED

@@ -7,15 +7,20 @@ from typing import Any
 import pytest
 
 from tapestry.errors import RuleError
-from tapestry.protocol import Kind, Message
+from tapestry.protocol.wire_messages import Kind, Message
 from tapestry.secagg.messages import Reveal
-from tapestry_coordinator.bulletin import Bulletin
 from tapestry_coordinator.journal import Journal
-from tapestry_governance.audit import Verdict
-from tapestry_governance.entries import Author, open_entry, sign_entry
-from tapestry_governance.events import Body, DataDeclared, RoundClosed, RoundOpened
+from tapestry_coordinator.log_publisher import Bulletin
+from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.events.envelope import Author, open_entry, sign_entry
+from tapestry_governance.events.types import (
+    Body,
+    DataDeclared,
+    RoundClosed,
+    RoundOpened,
+)
 from tests.coordinator.conftest import Found
-from tests.simulator import NAMES, Deliver, Federation, lost
+from tests.support.federation import NAMES, Deliver, Federation, lost
 
 OTHERS = tuple(name for name in NAMES if name != "fr")
 Shares = Mapping[str, str]

@@ -7,9 +7,9 @@ import pytest
 
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ResourceError
-from tapestry.merkle import leaf_hash, verify_inclusion
-from tapestry.protocol import CHUNK_BYTES
+from tapestry.protocol.wire_messages import CHUNK_BYTES
 from tapestry.secagg.chunks import chunk_root, cut
+from tapestry.tlog.merkle import leaf_hash, verify_inclusion
 from tapestry_coordinator.uploads import Uploads
 
 LENGTH = 2 * (CHUNK_BYTES // 4) + 7  # three chunks, the last one short

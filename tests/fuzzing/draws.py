@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from tapestry.software import software_digest
+from tapestry.software_digest import software_digest
 
 _T = TypeVar("_T")
 

@@ -16,10 +16,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tapestry.cli.demo_folder import Record
-from tapestry.manifest import write as write_manifest
-from tests.governance.adapters import make_demo
-from tests.simulator import NAMES, Base, Federation
+from tapestry.artifacts.manifest import write as write_manifest
+from tapestry_demo.demo_folder import Record
+from tests.support.adapter_folders import make_demo
+from tests.support.federation import NAMES, Base, Federation
 
 CANARY = "quorvibandelthuzpemmoxarvigtelunesk"  # a word that no message has by chance
 KEY_PART = 24  # characters of a key that are told by chance in no message

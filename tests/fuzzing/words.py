@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from tests.command_table import commands
 from tests.fuzzing.draws import Draw
+from tests.support.command_table import commands
 
 NUMBERS = (
     "0", "1", "-1", "2", "4097", "1e3", "1e309", "-1e309", "nan", "inf", "0x10",

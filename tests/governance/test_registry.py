@@ -14,18 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from tapestry import manifest
-from tapestry.artifacts import adapter_folder
+from tapestry.artifacts import adapter_folder, manifest
 from tapestry.errors import (
     ForeignFileError,
     IncompleteError,
     ProtocolError,
     VerificationError,
 )
-from tapestry.vector import parameters_digest
+from tapestry.vectors import parameters_digest
 from tapestry_governance import registry
-from tapestry_governance.events import AdapterPublished
-from tests.governance.adapters import (
+from tapestry_governance.events.types import AdapterPublished
+from tests.support.adapter_folders import (
     BASE,
     CONFIG,
     Tensors,

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tapestry.encoding import encode_base64
-from tapestry_governance.log import Log
-from tapestry_governance.tiles import Tile
-from tests.governance.cosigning import LOG_KEY, WITNESSES, entry, publish
+from tapestry.tlog.tiles import Tile
+from tapestry_governance.log.writer import Log
+from tests.support.cosigning import LOG_KEY, WITNESSES, entry, publish
 
-SOURCES = Path(__file__).parents[1] / "verifiers"
+SOURCES = Path(__file__).parents[2] / "governance" / "verifiers"
 KEYS = [str(LOG_KEY.verify_key), *(str(witness.verify_key) for witness in WITNESSES)]
 SIZES = (1, 2, 3, 7, 255, 256, 257, 511, 512, 513, 600)
 OLDER = 300

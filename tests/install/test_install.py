@@ -19,10 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestry_governance.events import RoundOpened
-from tests.federations import base as base
-from tests.governance.bundles import bundle_of
-from tests.governance.world import World, fake_digest, renamed
+from tapestry_governance.events.types import RoundOpened
 from tests.install.environments import (
     Installed,
     Plan,
@@ -32,7 +29,10 @@ from tests.install.environments import (
     install,
     remove,
 )
-from tests.simulator import NAMES, Base, Federation
+from tests.support.audit_bundles import bundle_of
+from tests.support.federation import NAMES, Base, Federation
+from tests.support.federation_fixtures import base as base
+from tests.support.log_world import World, fake_digest, renamed
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,9 +65,9 @@ ROLES = {
 # What an extra is for must be there: modules that its role's commands import.
 MODULES = {
     "chat": ["rich.table", "gguf"],
-    "coordinator": ["tapestry_coordinator.flower", "tapestry_coordinator.driver"],
+    "coordinator": ["tapestry_coordinator.flower", "tapestry_coordinator.run"],
     "node": ["tapestry_node.flower"],
-    "demo": ["tapestry.cli.story", "tapestry.cli.flower_engine"],
+    "demo": ["tapestry_demo.demo_run", "tapestry_coordinator.superlink.supervisor"],
 }
 
 

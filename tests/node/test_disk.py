@@ -9,9 +9,9 @@ import pytest
 
 from tapestry.encoding import digest
 from tapestry.errors import ResourceError
-from tapestry_node.budget import Ledger, Terms
+from tapestry_node.budget.ledger import Ledger, Terms
 from tapestry_node.disk import why
-from tapestry_node.store import Store
+from tapestry_node.node_state import Store
 
 ERROR = sqlite3.OperationalError("disk I/O error")
 

@@ -17,15 +17,15 @@ from flwr.app import ConfigRecord, Metadata, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.app.message import make_message
 
-from tapestry.cli.flower_keys import make_node_key, make_server_certificate
 from tapestry.encoding import digest
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.packing import pack, unpack
-from tapestry.protocol import Kind, Message
+from tapestry.protocol.framing import pack, unpack
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
 from tapestry_node import flower
-from tapestry_node.dialling import load_auth_key
 from tapestry_node.flower import serve
-from tapestry_node.store import Store
+from tapestry_node.node_state import Store
+from tapestry_node.superlink_credentials import load_auth_key
 
 
 class TestAuthKey:

@@ -1,6 +1,6 @@
 """Which tokens were in a record, from what a node sends: all, none, hardly any.
 
-The attack (``inverting``) must find every token of an update that nothing protects, or
+The attack (``inversion``) must find every token of an update that nothing protects, or
 what it does not find elsewhere says nothing.
 """
 
@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tapestry.protocol import Noise
-from tapestry.workloads.bases import build_tiny
-from tapestry.workloads.language import LanguageModel
-from tests.node.inverting import BYTES, Federation, codes, present, recovered, scores
+from tapestry.protocol.wire_messages import Noise
+from tapestry.workloads.language.base_models import build_tiny
+from tapestry.workloads.language.model import LanguageModel
+from tests.support.inversion import BYTES, Federation, codes, present, recovered, scores
 
 KINDS: tuple[Noise, ...] = ("local", "shared")
 

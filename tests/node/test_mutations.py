@@ -18,15 +18,15 @@ from scipy import stats
 from torch import Tensor
 
 from tapestry.errors import ConfigError
-from tapestry.privacy import clipping, noise
-from tapestry.privacy.auditing import gaussian_bound
-from tapestry.privacy.noise import NoiseSource
-from tapestry.workloads import Unit
-from tapestry_node import gradients, training
-from tapestry_node.gradients import Gradients, Problem, Tally
-from tapestry_node.training import Progress, Runtime, fit
-from tests.node import tiny
-from tests.node.canaries import audit
+from tapestry.privacy import clipping, gaussian
+from tapestry.privacy.empirical_audit import gaussian_bound
+from tapestry.privacy.gaussian import NoiseSource
+from tapestry.workloads.base import Unit
+from tapestry_node.training import dp_sgd, per_example_gradients
+from tapestry_node.training.dp_sgd import Progress, Runtime, fit
+from tapestry_node.training.per_example_gradients import Gradients, Problem, Tally
+from tests.support import tiny_models
+from tests.support.canaries import audit
 
 Patch = pytest.MonkeyPatch
 Norms = npt.NDArray[np.float64]
@@ -45,8 +45,10 @@ def moved(
     fit(
         problem,
         units,
-        training=tiny.training_plan(steps=steps, batch_size=8, learning_rate="8"),
-        privacy=tiny.privacy_plan(noise_multiplier=multiplier),
+        training=tiny_models.training_plan(
+            steps=steps, batch_size=8, learning_rate="8"
+        ),
+        privacy=tiny_models.privacy_plan(noise_multiplier=multiplier),
         records=max(8, len(units)),
         runtime=runtime or Runtime(),
     )
@@ -60,14 +62,16 @@ def moved(
 
 def check_noise_scale() -> None:
     """An empty step moves each coordinate by N(0, 1)."""
-    with tiny.full(tiny.llama()) as problem:
+    with tiny_models.full(tiny_models.llama()) as problem:
         change = moved(problem, [])
     assert stats.kstest(change, "norm").pvalue > 1e-6
 
 
-def check_sensitivity(units: Sequence[Unit], *, losses: Any = tiny.losses_of) -> None:
+def check_sensitivity(
+    units: Sequence[Unit], *, losses: Any = tiny_models.losses_of
+) -> None:
     """One unit more moves the sum by at most the bound, in whatever company."""
-    with tiny.lora(tiny.llama()) as inner:
+    with tiny_models.lora(tiny_models.llama()) as inner:
         problem = replace(inner, losses=partial(losses, inner.module))
         sums = [
             moved(problem, some, multiplier="0.0000001") for some in (units, units[1:])
@@ -83,14 +87,14 @@ def check_poisson() -> None:
         drawn.append(progress.drawn)
 
     units = [Unit(sequences=((5, 6),))] * 32
-    with tiny.lora(tiny.llama()) as problem:
+    with tiny_models.lora(tiny_models.llama()) as problem:
         moved(problem, units, steps=100, runtime=Runtime(progress=note))
     assert 0.4 < np.var(drawn) / (32 * 0.25 * 0.75) < 2.0
 
 
 def check_fresh_noise() -> None:
     """Noise of two steps, and of two runs, has nothing in common."""
-    with tiny.full(tiny.llama()) as problem:
+    with tiny_models.full(tiny_models.llama()) as problem:
         one, other = (moved(problem, []) for _ in range(2))
         two = moved(problem, [], steps=2)
     limit = 6 * np.sqrt(one.size)
@@ -100,12 +104,12 @@ def check_fresh_noise() -> None:
 
 def test_noise_halved_is_caught(monkeypatch: Patch) -> None:
     check_noise_scale()
-    right = noise.add_gaussian
+    right = gaussian.add_gaussian
 
     def halved(total: Tensor, *, stddev: float, source: NoiseSource) -> None:
         right(total, stddev=stddev / 2, source=source)
 
-    monkeypatch.setattr(training, "add_gaussian", halved)
+    monkeypatch.setattr(dp_sgd, "add_gaussian", halved)
     with pytest.raises(AssertionError):
         check_noise_scale()
 
@@ -116,16 +120,16 @@ def test_noise_of_low_precision_is_caught(monkeypatch: Patch) -> None:
         source.normals(drawn)
         total += (drawn * stddev).bfloat16()
 
-    monkeypatch.setattr(training, "add_gaussian", coarse)
-    with tiny.full(tiny.llama()) as problem:
+    monkeypatch.setattr(dp_sgd, "add_gaussian", coarse)
+    with tiny_models.full(tiny_models.llama()) as problem:
         assert np.unique(moved(problem, []).round(5)).size < 0.3 * problem.length
     monkeypatch.undo()
-    with tiny.full(tiny.llama()) as problem:
+    with tiny_models.full(tiny_models.llama()) as problem:
         assert np.unique(moved(problem, []).round(5)).size > 0.9 * problem.length
 
 
 def test_clip_doubled_is_caught(monkeypatch: Patch) -> None:
-    units = [tiny.units(1)[0]] + [Unit(sequences=((9, 9),))] * 7
+    units = [tiny_models.units(1)[0]] + [Unit(sequences=((9, 9),))] * 7
     loud = partial(_scaled, factor=100.0)
     check_sensitivity(units, losses=loud)
     right = clipping.factors
@@ -147,7 +151,7 @@ def test_clipping_sequences_instead_of_records_is_caught(monkeypatch: Patch) -> 
     units = [many] + [Unit(sequences=((9, 9),))] * 7
     loud = partial(_scaled, factor=100.0)
     check_sensitivity(units, losses=loud)
-    monkeypatch.setattr(gradients, "_owners", _by_sequence)
+    monkeypatch.setattr(per_example_gradients, "_owners", _by_sequence)
     with pytest.raises(AssertionError):
         check_sensitivity(units, losses=loud)
 
@@ -160,14 +164,14 @@ def test_a_shuffled_loader_is_caught(monkeypatch: Patch) -> None:
         order = np.argsort(source.words(len(units)))
         return [units[i] for i in order.tolist()[:8]]
 
-    monkeypatch.setattr(training, "_draw", shuffled)
+    monkeypatch.setattr(dp_sgd, "_draw", shuffled)
     with pytest.raises(AssertionError):
         check_poisson()
 
 
 def test_an_empty_batch_skipped_is_caught(monkeypatch: Patch) -> None:
     check_noise_scale()
-    right: Callable[..., Tally] = training._descend
+    right: Callable[..., Tally] = dp_sgd._descend
 
     def skipping(held: Gradients, units: Sequence[Unit], *rest: Any) -> Tally:
         if units:
@@ -175,30 +179,30 @@ def test_an_empty_batch_skipped_is_caught(monkeypatch: Patch) -> None:
         held.apply(torch.zeros(sum(p.numel() for p in held._parameters)), scale=1.0)
         return Tally()
 
-    monkeypatch.setattr(training, "_descend", skipping)
-    monkeypatch.setattr(training, "_check_moved", lambda *_: None)
+    monkeypatch.setattr(dp_sgd, "_descend", skipping)
+    monkeypatch.setattr(dp_sgd, "_check_moved", lambda *_: None)
     with pytest.raises(AssertionError):
         check_noise_scale()
 
 
 def test_an_empty_batch_skipped_is_caught_by_the_first_step(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(training, "_descend", lambda *_: Tally())
+    monkeypatch.setattr(dp_sgd, "_descend", lambda *_: Tally())
     with pytest.raises(Exception, match="did not change"):
         check_noise_scale()
 
 
 def test_a_token_mean_loss_is_caught_at_start() -> None:
     with pytest.raises(ConfigError, match="losses differ"):
-        check_sensitivity(tiny.units(8), losses=tiny.token_mean_losses)
+        check_sensitivity(tiny_models.units(8), losses=tiny_models.token_mean_losses)
 
 
 def test_a_token_mean_loss_would_be_caught_by_what_it_does(monkeypatch: Patch) -> None:
     long = Unit(sequences=(tuple(range(3, 40)),))
     units = [long] + [Unit(sequences=((9, 9),))] * 7
     check_sensitivity(units)
-    monkeypatch.setattr(gradients, "check_per_unit", lambda *_: None)
+    monkeypatch.setattr(per_example_gradients, "check_per_unit", lambda *_: None)
     with pytest.raises(AssertionError):
-        check_sensitivity(units, losses=tiny.token_mean_losses)
+        check_sensitivity(units, losses=tiny_models.token_mean_losses)
 
 
 def test_a_seed_reused_by_the_next_step_is_caught(monkeypatch: Patch) -> None:
@@ -214,22 +218,22 @@ def test_a_seed_reused_by_the_next_step_is_caught(monkeypatch: Patch) -> None:
 
 
 def test_a_seed_reused_by_the_next_run_is_caught(monkeypatch: Patch) -> None:
-    monkeypatch.setattr("tapestry.privacy.noise.secrets.token_bytes", bytes)
+    monkeypatch.setattr("tapestry.privacy.gaussian.secrets.token_bytes", bytes)
     with pytest.raises(AssertionError):
         check_fresh_noise()
 
 
 def test_dividing_by_the_drawn_batch_is_caught(monkeypatch: Patch) -> None:
-    units = [tiny.units(1)[0]] + [Unit(sequences=((9, 9),))] * 7
+    units = [tiny_models.units(1)[0]] + [Unit(sequences=((9, 9),))] * 7
     loud = partial(_scaled, factor=100.0)
-    right: Callable[..., Tally] = training._descend
+    right: Callable[..., Tally] = dp_sgd._descend
 
     def dividing(
         held: Gradients, units: Sequence[Unit], recipe: Any, *rest: Any
     ) -> Any:
         return right(held, units, replace(recipe, batch_size=max(1, len(units))), *rest)
 
-    monkeypatch.setattr(training, "_descend", dividing)
+    monkeypatch.setattr(dp_sgd, "_descend", dividing)
     with pytest.raises(AssertionError):
         check_sensitivity(units[:3], losses=loud)
 
@@ -237,7 +241,7 @@ def test_dividing_by_the_drawn_batch_is_caught(monkeypatch: Patch) -> None:
 def _scaled(
     module: Any, sequences: Sequence[Sequence[int]], *, factor: float
 ) -> Tensor:
-    return factor * tiny.losses_of(module, sequences)
+    return factor * tiny_models.losses_of(module, sequences)
 
 
 @pytest.mark.slow
@@ -248,12 +252,12 @@ def test_the_gaussian_audit_finds_the_clean_build_below_its_claim() -> None:
 
 @pytest.mark.slow
 def test_the_gaussian_audit_convicts_halved_noise(monkeypatch: Patch) -> None:
-    right = noise.add_gaussian
+    right = gaussian.add_gaussian
 
     def halved(total: Tensor, *, stddev: float, source: NoiseSource) -> None:
         right(total, stddev=stddev / 2, source=source)
 
-    monkeypatch.setattr(training, "add_gaussian", halved)
+    monkeypatch.setattr(dp_sgd, "add_gaussian", halved)
     bound, claim = audit(NoiseSource.unsafe_from_key(bytes([3]) * 32))
     assert bound > claim
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ResourceError
-from tapestry.protocol import Kind, Message
-from tapestry_node import adapting
-from tests.simulator import Base, Federation
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry_node.adapters import adapter_trainer
+from tests.support.federation import Base, Federation
 
 RECORD = "Maria Rossi has the flu"
 
@@ -45,11 +45,11 @@ def test_an_error_of_others_is_told_by_type_and_place(
     if where == "round":
         federation.poison["fr"] = fails(error)
     else:
-        monkeypatch.setattr(adapting, "train", fails(error))
+        monkeypatch.setattr(adapter_trainer, "train", fails(error))
     with caplog.at_level(logging.DEBUG):
         federation.run()
     assert "fr: refused " in caplog.text
-    module = {"round": "session", "adapter": "publishing"}[where]
+    module = {"round": "round.session", "adapter": "adapters.publication"}[where]
     assert f"internal error: ValueError in tapestry_node.{module}:" in caplog.text
     assert "TAPESTRY_TRACEBACK=1" in caplog.text
     assert (RECORD in caplog.text) is wanted

@@ -1,0 +1,216 @@
+"""How the runs of ``federation.py`` train, and the federation that they found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tapestry.encoding import encode_fraction
+from tapestry.privacy import accounting
+from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
+from tapestry.settings import CoordinatorSettings
+from tapestry_demo import scenario
+from tapestry_demo.local_federation import Founding, Institution
+from tapestry_governance.events.types import Policy
+
+LANGUAGES = ("de", "fr", "es", "id")
+LENGTH = 128
+ROUNDS = 5
+DELTA = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a family of runs trains; steps and batch are of one node in one round."""
+
+    parameterization: Literal["full", "low_rank"]
+    targets: tuple[str, ...] = ()
+    rank: int = 0
+    optimizer: Literal["sgd", "adam"] = "adam"
+    steps: int = 6
+    batch_size: int = 2
+    rate: float
+    central_rate: float
+    joined: bool = False  # centrally: fewer steps on larger batches
+    outer: tuple[str, str, str] = ("mean", "1", "0")
+    clip_value: str
+    scale_bits: int
+    clip_norm: float = 1.0
+    epsilon: float | None = None
+
+    @property
+    def kind(self) -> Literal["none", "local"]:
+        """Whose noise there is."""
+        return "local" if self.epsilon else "none"
+
+    def plan(self) -> TrainingPlan:
+        """What a node does in a round, and a central run with other numbers."""
+        return TrainingPlan(
+            workload="language",
+            parameterization=self.parameterization,
+            rank=self.rank,
+            targets=self.targets,
+            factor_seed="5" * 64,
+            sequence_length=LENGTH,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            learning_rate=encode_fraction(self.rate),
+            weight_decay="0",
+        )
+
+    def noise(self, *, rate: float) -> float:
+        """The least noise that keeps the promise over the whole run."""
+        if self.epsilon is None:
+            return 0.0
+        return accounting.calibrate(
+            target_epsilon=self.epsilon,
+            target_delta=DELTA,
+            sampling_rate=rate,
+            steps=ROUNDS * self.steps,
+        )
+
+    def privacy(self, *, noise: float) -> PrivacyPlan:
+        """The promise, and how it is kept."""
+        return PrivacyPlan(
+            noise=self.kind,
+            unit="record",
+            adjacency="add-remove",
+            clip_norm=encode_fraction(self.clip_norm),
+            noise_multiplier=encode_fraction(noise),
+            min_share="0",
+            target_delta=encode_fraction(DELTA),
+        )
+
+    def founding(
+        self, *, folders: Mapping[str, Path], fewest: int, base: str
+    ) -> Founding:
+        """Plan a federation: who holds which records, and what all agreed to."""
+        noise = self.noise(rate=self.batch_size / fewest)
+        policy = Policy(
+            version=1,
+            min_cohort=3,
+            max_colluding=1,
+            noise=(self.kind,),
+            epsilon_cap="8",
+            max_delta=encode_fraction(DELTA),
+            bases=(base,),
+            adapter_licences=("GPL-2.0-or-later",),
+            max_attempt=1,
+            max_checkpoint_age=86_400,
+        )
+        return Founding(
+            coordinator=_coordinator(self, noise=noise),
+            policy=policy,
+            institutions=[
+                Institution(
+                    name=name, data=data, settings=_institution(self, name, base)
+                )
+                for name, data in folders.items()
+            ],
+        )
+
+
+def _coordinator(recipe: Recipe, *, noise: float) -> CoordinatorSettings:
+    optimizer, rate, momentum = recipe.outer
+    plan = recipe.plan().model_dump(exclude={"workload", "factor_seed"})
+    settings = {
+        "federation": scenario.FEDERATION,
+        "origin": "tapestry.example/benchmark",
+        "run_id": scenario.RUN,
+        "rounds": ROUNDS,
+        "release_every": ROUNDS,
+        "base": "smollm2",
+        "models": "models",
+        "adapters": False,
+        "training": plan,
+        "privacy": recipe.privacy(noise=noise).model_dump(),
+        "secagg": {
+            "max_colluding": 1,
+            "min_cohort": 3,
+            "clip_norm": "1000",
+            "clip_value": recipe.clip_value,
+            "scale_bits": recipe.scale_bits,
+        },
+        "outer": {
+            "optimizer": optimizer,
+            "learning_rate": rate,
+            "momentum": momentum,
+            "max_norm": "1000",
+            "max_loss_increase": "0.2",
+        },
+        "deadlines": dict.fromkeys(scenario.DEADLINES, 86_400),
+    }
+    return CoordinatorSettings.model_validate(settings)
+
+
+def _institution(recipe: Recipe, name: str, base: str) -> dict[str, object]:
+    return {
+        "federation": scenario.FEDERATION,
+        "country": name,
+        "base": "smollm2",
+        "data": "data",
+        "models": "models",
+        "policy": {
+            "min_cohort": 3,
+            "max_colluding": 1,
+            "noise": [recipe.kind],
+            "epsilon_limit": "8",
+            "fallback_epsilon_limit": "8",
+            "spot_checks": 2,
+            "target_delta": encode_fraction(DELTA),
+            "max_steps": 100,
+            "bases": [base],
+            "parameterizations": [recipe.parameterization],
+            "max_checkpoint_age": 86_400,
+        },
+        "adapter": {
+            "publish": False,
+            "licence": "GPL-2.0-or-later",
+            "rank": 8,
+            "targets": ["q_proj"],
+            "sequence_length": LENGTH,
+            "steps": 1,
+            "batch_size": 1,
+            "learning_rate": "1",
+            "epsilon": "0",
+            "clip_norm": "1",
+        },
+        "speed": {"threads": 1, "physical_batch": 16},
+    }
+
+
+RECIPES = {
+    "low_rank": Recipe(
+        parameterization="low_rank",
+        targets=("q_proj", "v_proj", "o_proj"),
+        rank=16,
+        rate=0.006,
+        central_rate=0.003,
+        clip_value="0.9",
+        scale_bits=29,
+    ),
+    "full": Recipe(
+        parameterization="full",
+        rate=1e-4,
+        central_rate=1e-4,
+        outer=("nesterov", "0.7", "0.9"),
+        clip_value="0.25",
+        scale_bits=30,
+    ),
+    "dp": Recipe(
+        parameterization="low_rank",
+        targets=("q_proj", "v_proj"),
+        rank=8,
+        optimizer="sgd",
+        steps=2,
+        batch_size=12,
+        rate=2.0,
+        central_rate=2.0,
+        joined=True,
+        clip_value="60",
+        scale_bits=23,
+        clip_norm=0.5,
+        epsilon=8.0,
+    ),
+}

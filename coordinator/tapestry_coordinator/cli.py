@@ -1,0 +1,83 @@
+"""``tapestry coordinator``: lead a run, and see how far it is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, Group, as_json
+
+if TYPE_CHECKING:
+    from tapestry.protocol.wire_messages import Reason
+
+
+@click.group(cls=Group)
+def app() -> None:
+    """Lead a federation's run."""
+
+
+@app.command()
+@click.argument(
+    "folder",
+    cls=Argument,
+    type=PATH,
+    metavar="FOLDER",
+    help="The coordinator's folder.",
+)
+@as_json
+def status(folder: Path, as_json: bool) -> None:
+    """Show the rounds of the run, and what the log says of them; also while it runs."""
+    from tapestry.keys import SigningKey
+    from tapestry.settings import CoordinatorSettings
+    from tapestry_coordinator.journal import Journal
+    from tapestry_coordinator.log_publisher import event_of
+    from tapestry_coordinator.refusals import by_round
+    from tapestry_governance.events.types import RoundClosed
+    from tapestry_governance.log.writer import Log
+
+    settings = CoordinatorSettings.read(folder / "coordinator.toml")
+    key = SigningKey.load(folder / "keys" / "log.key")
+    entries = Log.read(folder / "log", key=key)
+    size = len(entries)
+    bodies = [event_of(entry) for entry in entries]
+    refused = by_round(entries, run_id=settings.run_id)
+    closed = {b.round_number: b for b in bodies if isinstance(b, RoundClosed)}
+    journal = Journal(folder, readonly=True)
+    rows = journal.rounds()
+    journal.close()
+    found = [
+        {
+            "round": row.number,
+            "status": row.status,
+            "outcome": closed[row.number].outcome if row.number in closed else None,
+            "included": list(closed[row.number].included)
+            if row.number in closed
+            else [],
+            "refused": {n: r.value for n, r in refused.get(row.number, {}).items()},
+        }
+        for row in rows
+    ]
+    if as_json:
+        console.say_json({"run": settings.run_id, "entries": size, "rounds": found})
+        return
+    console.say(
+        f"run {settings.run_id}: {len(closed)} of {settings.rounds} rounds closed"
+    )
+    for row in rows:
+        names = closed[row.number].included if row.number in closed else ()
+        line = f"round {row.number:<4}{row.status:<10}{', '.join(names)}"
+        console.say(line.rstrip())
+        if row.number in refused:
+            _say_refusals(row.manifest, refused[row.number])
+    console.say(f"the log has {size} entries")
+
+
+def _say_refusals(manifest: bytes, refused: "Mapping[str, Reason]") -> None:
+    """Say below a round how many of those that were asked refused it, and why."""
+    from tapestry.protocol.wire_messages import RoundManifest
+    from tapestry_coordinator.refusals import in_words
+
+    asked = len(RoundManifest.decode(manifest).participants)
+    console.say(f"          {in_words(refused, asked=asked)}")

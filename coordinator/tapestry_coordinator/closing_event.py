@@ -1,0 +1,55 @@
+"""How a round ends, in the words of the log."""
+
+from tapestry.encoding import encode_fraction
+from tapestry.errors import QuorumError, RuleError, TapestryError, VerificationError
+from tapestry.model.replica import Replica
+from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.secagg.messages import Result
+from tapestry_coordinator.acceptance_gate import Verdict
+from tapestry_coordinator.round import Attendance
+from tapestry_governance.events.types import Dropped, RoundClosed
+
+_REASONS = {  # of an abort, for the log
+    QuorumError: "quorum_missing",
+    RuleError: "rule_broken",
+    VerificationError: "verification_failed",
+}
+
+
+def reason_of(error: TapestryError, attendance: Attendance) -> str:
+    """Say in a word why a round is aborted."""
+    if attendance.phase == "sum" and isinstance(error, VerificationError):
+        return "bad_shares"
+    return _REASONS.get(type(error), "protocol")
+
+
+def closing_of(
+    manifest: RoundManifest,
+    result: Result,
+    attendance: Attendance,
+    *,
+    verdict: Verdict,
+    base: Replica,
+) -> RoundClosed:
+    """Say what came of a round."""
+    names = result.transcript.survivors.names
+    dropped = sorted(set(attendance.dropped) - set(names))
+    scores = {
+        f"bits_per_byte/{name}": encode_fraction(value)
+        for name, value in verdict.scores.items()
+    }
+    return RoundClosed(
+        run_id=manifest.run_id,
+        round_number=manifest.round_number,
+        attempt=manifest.attempt,
+        outcome="rejected" if verdict.reason else "applied",
+        reason=verdict.reason,
+        included=names,
+        dropped=tuple(Dropped(name=n, phase=attendance.dropped[n]) for n in dropped),
+        commitments=tuple(attendance.commitments[name] for name in names),
+        aggregate_digest=result.sum_root,
+        base_before=manifest.model_digest,
+        base_after=base.digest,
+        outer_digest=base.optimizer.digest,
+        metrics={**scores, "mean_norm": encode_fraction(verdict.norm)},
+    )

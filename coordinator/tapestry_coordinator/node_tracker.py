@@ -1,0 +1,153 @@
+"""Who is here, and how far each node is: called before every round.
+
+Nodes come and go. Each says how much of the log it has and which round it applied
+last; those that missed a result get it again, with the same public transcript and
+sum, and take the step themselves.
+"""
+
+import logging
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+
+from tapestry.encoding import canonical_json
+from tapestry.errors import (
+    IncompleteError,
+    InconsistentLog,
+    ProtocolError,
+    QuorumError,
+    ResourceError,
+    TapestryError,
+)
+from tapestry.protocol.wire_messages import MAX_ASKS, Ask, Kind, Message, Name, Strict
+from tapestry.secagg.chunks import cut
+from tapestry.secagg.messages import Result
+from tapestry.settings import CoordinatorSettings
+from tapestry_coordinator.grid import Grid
+from tapestry_coordinator.journal import Journal
+from tapestry_coordinator.log_publisher import Bulletin
+
+_logger = logging.getLogger(__name__)
+_PATIENCE = 0.5  # seconds between looks for nodes
+
+
+class Identity(Strict):
+    """What a node says of itself."""
+
+    name: Name
+    size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
+    applied: Annotated[int, Field(ge=0)]  # the last round whose result it has taken
+    checkpoint: str | None  # the newest one that it accepted
+    asks: Annotated[tuple[Ask, ...], Field(max_length=MAX_ASKS)]  # not seen yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollCall:
+    """The nodes of a run."""
+
+    settings: CoordinatorSettings
+    grid: Grid
+    bulletin: Bulletin
+    journal: Journal
+    applied: dict[str, int] = field(default_factory=dict)  # node -> last round
+    asks: dict[str, set[Ask]] = field(default_factory=dict)  # node -> chunks, if known
+    away: set[str] = field(default_factory=set)  # did not come when last waited for
+
+    def gather(self, *, members: Collection[str] = ()) -> list[str]:
+        """Wait for nodes and learn where they are.
+
+        Args:
+            members: Whom to wait for. Who did not come or answer in an earlier pass
+                is welcome, but not waited for again.
+
+        Raises:
+            QuorumError: Fewer than the floor came within the offer's deadline.
+        """
+        floor = self.settings.secagg.min_cohort
+        names = self._await(set(members) - self.away, floor if members else 0)
+        if len(names) < floor:
+            raise QuorumError(
+                f"{len(names)} nodes are here, at least {floor} are needed"
+            )
+        present = self.meet(names)
+        if members:
+            self.away.clear()
+            self.away.update(set(members) - set(present))
+        return present
+
+    def meet(self, names: Collection[str]) -> list[str]:
+        """Ask nodes where they are; returns those who say so, in order."""
+        for name in names:
+            self.asks.pop(name, None)  # who does not answer may want to see anything
+        replies = self.grid.exchange(
+            dict.fromkeys(names, Message(kind=Kind.HELLO)),
+            deadline=self.settings.deadlines.cosign,
+        )
+        return sorted(name for name, reply in replies if self._meet(name, reply))
+
+    def _await(self, names: set[str], least: int) -> list[str]:
+        end = time.monotonic() + self.settings.deadlines.offer
+        while True:
+            here = self.grid.nodes()
+            complete = names.issubset(here) and len(here) >= least
+            if complete or time.monotonic() > end:
+                return here
+            time.sleep(_PATIENCE)
+
+    def _meet(self, name: str, reply: Message) -> bool:
+        try:
+            said = _identity(name, reply)
+            note = said.checkpoint
+            self.bulletin.meet(name, said.size, None if note is None else note.encode())
+        except (InconsistentLog, ResourceError):
+            raise  # the former is proven by a quorum's signatures: do not go on
+        except TapestryError as error:
+            _logger.warning("%s does not say where it is: %s", name, error)
+            return False
+        self.applied[name], self.asks[name] = said.applied, set(said.asks)
+        return True
+
+    def catch_up(self, names: list[str]) -> None:
+        """Send each node the results that it missed."""
+        for row in self.journal.rounds():
+            if row.status == "closed":
+                late = [n for n in names if self.applied.get(n, 0) < row.number]
+                self.send_result(row.number, late)
+
+    def send_result(self, round_number: int, names: list[str]) -> None:
+        """Send a closed round's transcript and sum."""
+        if not names:
+            return
+        row = self.journal.row(round_number)
+        if row.result is None:
+            raise IncompleteError(f"the journal lacks the result of {round_number}")
+        body = {
+            "round_number": round_number,
+            "checkpoint": self.bulletin.checkpoint.decode(),
+            "result": Result.decode(row.result).model_dump(mode="json"),
+        }
+        request = Message(
+            kind=Kind.RESULT,
+            body=canonical_json(body),
+            attachments=cut(self.journal.load_sum(round_number)),
+        )
+        waited = self.settings.deadlines.result
+        requests = dict.fromkeys(names, request)
+        for name, reply in self.grid.exchange(requests, deadline=waited):
+            if reply.kind is Kind.RECEIPT:
+                self.applied[name] = round_number
+                self.asks.pop(name, None)  # it has drawn since it was asked
+            else:
+                _logger.warning("%s does not take round %d", name, round_number)
+
+
+def _identity(name: str, reply: Message) -> Identity:
+    if reply.kind is not Kind.IDENTITY:
+        raise ProtocolError(f"{reply.kind} instead of {Kind.IDENTITY}")
+    said = Identity.decode(reply.body)
+    if said.name != name:
+        raise ProtocolError(f"it goes by the name of {said.name}")
+    return said

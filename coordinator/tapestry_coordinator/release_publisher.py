@@ -1,0 +1,196 @@
+"""Releases of the base, and adapters that institutions choose to publish on them."""
+
+import errno
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tapestry.artifacts import manifest as manifests
+from tapestry.encoding import canonical_json, decode_json
+from tapestry.errors import ProtocolError, ResourceError, TapestryError
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry_coordinator import release_files as releases
+from tapestry_coordinator.journal import writing
+from tapestry_coordinator.log_publisher import event_of
+from tapestry_coordinator.refusals import words_of
+from tapestry_governance import registry
+from tapestry_governance.events.envelope import open_entry
+from tapestry_governance.events.types import AdapterPublished, ReleasePublished
+
+if TYPE_CHECKING:
+    from tapestry_coordinator.run import Run
+
+_logger = logging.getLogger(__name__)
+_ENTRIES = 2  # in front of the files: dp.accounted, adapter.published
+
+
+def release(run: "Run") -> None:
+    """Publish the current base, unless it is published already.
+
+    Raises:
+        QuorumError: The members do not cosign the release.
+        ResourceError: The files cannot be written.
+    """
+    state = run.bulletin.state
+    closed = state.last_closed
+    if closed is None:
+        return
+    latest = max(
+        state.releases.values(), key=lambda each: each.round_number, default=None
+    )
+    if latest is None or latest.round_number < closed.round_number:
+        index = _publish(run, previous=latest)
+    else:
+        index = _find(run, latest.name)
+    name = f"base-{len(run.bulletin.state.releases)}"
+    run.bulletin.publish(run.grid.nodes())
+    folder = run.directory / "releases" / name
+    if folder.exists():
+        releases.attach_proof(folder, log=run.log, index=index, trust=run.trust)
+
+
+def _publish(run: "Run", *, previous: ReleasePublished | None) -> int:
+    closed = run.bulletin.state.last_closed
+    if closed is None:
+        raise ProtocolError("nothing to release")
+    name = f"base-{len(run.bulletin.state.releases) + 1}"
+    run.notify({"stage": "release", "text": name})
+    run.workload.load(run.replica.parameters)
+    settings = run.settings
+    facts = {
+        "given base": settings.base,
+        "noise": settings.privacy.noise,
+        "noise multiplier": settings.privacy.noise_multiplier,
+        "unit of privacy": settings.privacy.unit,
+        "adjacency": settings.privacy.adjacency,
+    }
+    card = releases.card_of(
+        name, digest=run.replica.digest, rounds=closed.round_number, facts=facts
+    )
+    digest = releases.write_files(
+        run.directory / "releases" / name, workload=run.workload, card=card
+    )
+    return run.bulletin.say(
+        ReleasePublished(
+            name=name,
+            parameters_digest=run.replica.digest,
+            manifest_digest=digest,
+            run_id=closed.run_id,
+            round_number=closed.round_number,
+            previous=previous.name if previous else None,
+        )
+    )
+
+
+def _find(run: "Run", name: str) -> int:
+    for index, entry in enumerate(run.log.entries(0, run.log.size)):
+        body = event_of(entry)
+        if isinstance(body, ReleasePublished) and body.name == name:
+            return index
+    raise ProtocolError(f"the log has no release {name}")
+
+
+def collect_adapters(run: "Run") -> None:
+    """Tell the nodes of the last release and keep the adapters they publish."""
+    state = run.bulletin.state
+    if not state.releases:
+        return
+    name = max(state.releases.values(), key=lambda each: each.round_number).name
+    here = run.roll.gather()
+    body = {"name": name, "checkpoint": run.bulletin.publish(here).decode()}
+    request = Message(kind=Kind.RELEASED, body=canonical_json(body))
+    present = [n for n in here if n not in state.publishers.values()]
+    waited = run.settings.deadlines.adapter
+    for node, reply in run.grid.exchange(
+        dict.fromkeys(present, request), deadline=waited
+    ):
+        try:
+            adapter = _keep(run, node, reply)
+        except ResourceError:
+            raise
+        except TapestryError as error:
+            _logger.warning("no adapter of %s: %s", node, error)
+        else:
+            run.notify({"stage": "adapter", "node": node, "text": adapter})
+
+
+def _keep(run: "Run", node: str, reply: Message) -> str:
+    """Store an adapter's files, hold them against the rules, and log its entries.
+
+    Guarantees:
+        A node's publication touches no adapter of another node. What was there under
+        its name is replaced when the log has taken the new entry, and not before.
+
+    Raises:
+        ProtocolError, VerificationError, IncompleteError: The files break a rule of
+            the registry, or are not what the entry names. Nothing is kept.
+        RuleError: The log's rules refuse an entry.
+        ResourceError: The disk is full or failing.
+    """
+    accounted, entry, files = _unpack(reply)
+    event = open_entry(entry).event
+    published = event.body
+    owner = run.bulletin.state.publishers.get(getattr(published, "name", ""), node)
+    if not isinstance(published, AdapterPublished) or {event.actor, owner} != {node}:
+        raise ProtocolError("the publication is not an adapter of this node")
+    folder = run.directory / "adapters" / published.name
+    draft = folder.with_name(f".{published.name}")
+    try:
+        _write(draft, files)
+        registry.check_entry(registry.check_folder(draft), published)
+        base = run.directory / "releases" / published.base
+        registry.check_fit(draft, registry.read_base(base))
+        for each in (accounted, entry):
+            run.bulletin.add(each)
+        with writing(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+            draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return published.name
+
+
+def _unpack(reply: Message) -> tuple[bytes, bytes, dict[str, Any]]:
+    """Take a publication apart: two entries, then files by name.
+
+    Raises:
+        ProtocolError: Another kind of message, too few attachments, or names that
+            do not fit the files.
+    """
+    if reply.kind is not Kind.PUBLICATION or len(reply.attachments) < _ENTRIES:
+        raise ProtocolError(words_of(reply))
+    accounted, published, *files = reply.attachments
+    body = decode_json(reply.body)
+    names = body.get("files") if isinstance(body, dict) else None
+    if not isinstance(names, list) or len(names) != len(files):
+        raise ProtocolError("the publication does not name its files")
+    try:
+        for name in names:
+            manifests.check_name(str(name))
+    except ValueError as error:
+        raise ProtocolError(str(error)) from None
+    return (
+        bytes(accounted),
+        bytes(published),
+        dict(zip(map(str, names), files, strict=True)),
+    )
+
+
+def _write(folder: Path, files: dict[str, Any]) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    try:
+        for name, data in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise ProtocolError("two files of the publication have one name") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no matter of this machine's
+            raise ProtocolError(
+                "a file of the publication has too long a name"
+            ) from None
+        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error

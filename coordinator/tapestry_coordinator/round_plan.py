@@ -1,0 +1,219 @@
+"""The manifest of the next round, from settings and the federation's state."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic import ValidationError
+
+from tapestry.errors import ConfigError, ProtocolError, QuorumError
+from tapestry.model.low_rank import round_seed
+from tapestry.privacy import accounting
+from tapestry.protocol.wire_messages import (
+    Participant,
+    RoundManifest,
+    TrainingPlan,
+    recommended_threshold,
+)
+from tapestry.secagg.quantization import Encoding
+from tapestry.settings import CoordinatorSettings, number
+from tapestry.software_digest import software_digest
+from tapestry.workloads import plan_checks
+from tapestry.workloads.base import Workload
+from tapestry_governance.events.types import roster_digest
+from tapestry_governance.rules.federation_state import FederationState
+
+
+def plan_round(
+    settings: CoordinatorSettings,
+    state: FederationState,
+    *,
+    present: Sequence[str],
+    round_number: int,
+    model_digest: str,
+    workload: Workload,
+) -> RoundManifest:
+    """Write down everything that a round is.
+
+    Args:
+        settings: The run.
+        state: The federation; its members and policy.
+        present: Nodes that are here; strangers among them are left out.
+        round_number: The round's number, from 1.
+        model_digest: The base that it starts from.
+        workload: Says how the update is laid out.
+
+    Guarantees:
+        Whatever model, plan, settings and declared numbers of records rule out is found
+        here, before the log hears of the round. The plan names its targets.
+
+    Raises:
+        QuorumError: Fewer members are here than a round takes.
+        ConfigError: No round of these settings can be; waiting does not mend it.
+    """
+    members = state.members
+    names = sorted(name for name in present if name in members)
+    least = _floor(settings, len(names))
+    if least > len(names):
+        raise QuorumError(f"{len(names)} members are here, a round takes {least}")
+    manifest = _write_down(
+        settings,
+        state,
+        names=names,
+        first=(round_number, model_digest),
+        workload=workload,
+    )
+    unable = _unable(manifest, state, names=members)
+    if len(members) - len(unable) < _floor(settings, len(members)):
+        raise ConfigError(_unable_words(unable, of=len(members), least=least))
+    here = {name: why for name, why in unable.items() if name in names}
+    if len(names) - len(here) < least:
+        raise QuorumError(_unable_words(here, of=len(names), least=least))
+    return manifest
+
+
+def check_run(
+    settings: CoordinatorSettings,
+    state: FederationState,
+    *,
+    model_digest: str,
+    workload: Workload,
+) -> None:
+    """Ask everything about a run that is known before its first round.
+
+    With all members present: what fails then fails in every round.
+
+    Raises:
+        ConfigError: Model, plan, floors or the records that members declared rule out
+            any round.
+    """
+    count = len(state.members)
+    least = _floor(settings, count)
+    if least > count:
+        raise ConfigError(
+            f"a round takes {least} nodes (min_cohort {settings.secagg.min_cohort},"
+            f" max_colluding {settings.secagg.max_colluding}), the federation has"
+            f" {count} members"
+        )
+    plan_round(
+        settings,
+        state,
+        present=list(state.members),
+        round_number=1,
+        model_digest=model_digest,
+        workload=workload,
+    )
+
+
+def _floor(settings: CoordinatorSettings, count: int) -> int:
+    """The fewest of ``count`` nodes that a round may be planned with."""
+    colluding = settings.secagg.max_colluding
+    threshold = recommended_threshold(count, max_colluding=colluding)
+    return max(settings.secagg.min_cohort, threshold, 2)
+
+
+def _plan_training(
+    settings: CoordinatorSettings, workload: Workload, *, seed: str
+) -> TrainingPlan:
+    """Name what the settings leave open, so that all of it is signed."""
+    training = settings.training
+    if training.parameterization == "low_rank" and not training.targets:
+        chosen = workload.choose_targets()
+        training = training.model_copy(update={"targets": chosen})
+    return training.plan(factor_seed=seed)
+
+
+def _write_down(
+    settings: CoordinatorSettings,
+    state: FederationState,
+    *,
+    names: Sequence[str],
+    first: tuple[int, str],
+    workload: Workload,
+) -> RoundManifest:
+    """Fill in a manifest that the protocol, the model and the noise allow.
+
+    Raises:
+        ConfigError: They do not allow it.
+    """
+    round_number, model_digest = first
+    seed = round_seed(settings.run_id, round_number, model_digest=model_digest)
+    training, secagg = _plan_training(settings, workload, seed=seed), settings.secagg
+    plan_checks.check_model(workload, settings.privacy)
+    plan_checks.check_outer(settings.outer)
+    layout = plan_checks.check_plan(workload, training, settings.privacy)
+    threshold = recommended_threshold(len(names), max_colluding=secagg.max_colluding)
+    try:
+        manifest = RoundManifest(
+            protocol="tapestry-secagg/1",
+            federation=settings.federation,
+            run_id=settings.run_id,
+            round_number=round_number,
+            attempt=1,
+            model_digest=model_digest,
+            layout_digest=layout.digest,
+            software_digest=software_digest(),
+            policy_digest=state.policy.digest,
+            roster_digest=roster_digest(state.charter.members),
+            participants=tuple(
+                Participant(name=name, key=state.members[name].node) for name in names
+            ),
+            max_colluding=secagg.max_colluding,
+            threshold=threshold,
+            min_cohort=secagg.min_cohort,
+            ring_bits=32,
+            length=layout.length,
+            clip_norm=secagg.clip_norm,
+            clip_value=secagg.clip_value,
+            scale_bits=secagg.scale_bits,
+            weighting="uniform",
+            training=training,
+            privacy=settings.privacy,
+            outer=settings.outer,
+            deadlines=settings.deadlines.model_dump(),
+            post_quantum=None,
+        )
+        Encoding.of(manifest)
+    except ValidationError as error:
+        first_error = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first_error["loc"]) or "the plan"
+        raise ConfigError(f"no such round: {where}: {first_error['msg']}") from None
+    except ProtocolError as error:
+        raise ConfigError(f"no such round: {error}") from None
+    return manifest
+
+
+def _unable(
+    manifest: RoundManifest, state: FederationState, *, names: Iterable[str]
+) -> dict[str, str]:
+    """Find members whose declared number of records rules them out, and why."""
+    found = {}
+    cap = number(state.policy.epsilon_cap)
+    for name in sorted(names):
+        declared = state.data.get(name)
+        if declared is None:
+            continue  # it will say so before it joins
+        try:
+            _check_member(manifest, records=declared.records, cap=cap)
+        except ConfigError as error:
+            found[name] = str(error)
+    return found
+
+
+def _check_member(manifest: RoundManifest, *, records: int, cap: float) -> None:
+    plan_checks.check_records(manifest.training, manifest.privacy, records=records)
+    steps = plan_checks.round_steps(manifest, records=records)
+    if steps is None:
+        return
+    delta = number(manifest.privacy.target_delta)
+    once = accounting.epsilon([steps], target_delta=delta)
+    if not once <= cap:
+        raise ConfigError(
+            f"one round costs epsilon {once:.3g} with {records} records, the federation"
+            f" allows {cap:g} a run; take more noise, fewer steps or a smaller batch"
+        )
+
+
+def _unable_words(unable: Mapping[str, str], *, of: int, least: int) -> str:
+    said = "; ".join(f"{name}: {why}" for name, why in unable.items())
+    return (
+        f"{len(unable)} of {of} members cannot take part, a round takes {least}: {said}"
+    )

@@ -1,0 +1,379 @@
+"""A run: rounds, releases and adapters, across restarts.
+
+``main`` works in a coordinator's folder and finishes its run, whatever was done
+already: the log says what is decided, the journal what was under way. A round that
+was open when a coordinator died is aborted in the log, and the run goes on with the
+next number, since whoever uploaded joins no second attempt.
+"""
+
+import json
+import logging
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tapestry.errors import (
+    IncompleteError,
+    InconsistentLog,
+    PolicyError,
+    ProtocolError,
+    QuorumError,
+    RuleError,
+    TapestryError,
+    VerificationError,
+)
+from tapestry.keys import SigningKey
+from tapestry.model.replica import Replica
+from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.secagg.messages import Result
+from tapestry.secagg.server import Unmasked
+from tapestry.settings import CoordinatorSettings
+from tapestry.tlog.trust_policy import Trust
+from tapestry.workloads.base import Workload
+from tapestry.workloads.language.base_models import open_base
+from tapestry_coordinator import release_publisher
+from tapestry_coordinator import round as rounds
+from tapestry_coordinator.acceptance_gate import Gate, read_held_out
+from tapestry_coordinator.closing_event import closing_of, reason_of
+from tapestry_coordinator.grid import Checked, Grid
+from tapestry_coordinator.journal import Journal, writing
+from tapestry_coordinator.log_publisher import Bulletin, event_of
+from tapestry_coordinator.node_tracker import RollCall
+from tapestry_coordinator.refusals import end_the_run, in_words
+from tapestry_coordinator.round import Attendance, Notify, Table
+from tapestry_coordinator.round_plan import check_run, plan_round
+from tapestry_coordinator.spot_check_responder import Showing
+from tapestry_coordinator.uploads import Uploads
+from tapestry_governance.audit.bundle import read_small
+from tapestry_governance.events.types import RoundAborted, RoundClosed, RoundOpened
+from tapestry_governance.log.writer import Log
+from tapestry_governance.rules.federation_state import OpenRound
+
+_logger = logging.getLogger(__name__)
+PROGRESS = "progress.jsonl"
+_FAILURES = 5  # aborted rounds in a row after which the run stops
+
+
+def _scribe(path: Path) -> Notify:
+    """Write events where another process can follow them."""
+
+    def notify(event: dict[str, Any]) -> None:
+        with writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+    return notify
+
+
+def main(
+    directory: Path,
+    grid: Grid,
+    *,
+    workload: Workload | None = None,
+    replica: Replica | None = None,
+    notify: Notify | None = None,
+) -> None:
+    """Finish the run of a coordinator's folder.
+
+    Args:
+        directory: Holds ``coordinator.toml``, ``policy.txt``, ``keys/``, ``log/``
+            and ``held-out/``.
+        grid: The nodes.
+        workload: The given base, loaded; opened from settings if absent.
+        replica: The given base's parameters, if they were read already.
+        notify: Told how far the run is; by default ``progress.jsonl`` is written.
+
+    Raises:
+        ConfigError, ResourceError: A file or setting is not as it must be, the folder
+            is another run's, or the disk is full.
+        QuorumError: Too few nodes for too long.
+        PolicyError: So many nodes refuse for good that no cohort is left.
+    """
+    settings = CoordinatorSettings.read(directory / "coordinator.toml")
+    with closing(Journal(directory)) as journal:
+        journal.claim(settings.run_id)
+    if workload is None:
+        cache = directory / settings.models
+        workload = open_base(settings.base, cache=cache)
+    run = Run(
+        directory,
+        grid,
+        settings=settings,
+        workload=workload,
+        notify=notify or _scribe(directory / PROGRESS),
+    )
+    try:
+        run.finish(replica)
+    finally:
+        run.close()
+
+
+class Run:
+    """One run of one coordinator."""
+
+    def __init__(
+        self,
+        directory: Path,
+        grid: Grid,
+        *,
+        settings: CoordinatorSettings,
+        workload: Workload,
+        notify: Notify,
+    ) -> None:
+        """Open log and journal."""
+        self.directory, self.settings, self.grid = directory, settings, Checked(grid)
+        self.workload, self.notify = workload, notify
+        self.trust = read_small(directory / "policy.txt")
+        log_key = SigningKey.load(directory / "keys" / "log.key")
+        self.log = Log.open(directory / "log", key=log_key)
+        self.bulletin = Bulletin(
+            self.log,
+            trust=Trust.parse(self.trust),
+            key=SigningKey.load(directory / "keys" / "author.key"),
+            grid=self.grid,
+            deadline=settings.deadlines.cosign,
+        )
+        self.journal = Journal(directory)
+        self.gate = Gate(
+            workload=workload,
+            texts=read_held_out(directory / "held-out"),
+            journal=self.journal,
+            sequence_length=settings.training.sequence_length,
+        )
+        self.roll = RollCall(
+            settings=settings,
+            grid=self.grid,
+            bulletin=self.bulletin,
+            journal=self.journal,
+        )
+        self.uploads = Uploads(directory)
+        self.showing = Showing(
+            directory, roll=self.roll, journal=self.journal, uploads=self.uploads
+        )
+        self.replica = Replica.start({})
+        self._failures = 0
+
+    def close(self) -> None:
+        """Close the databases."""
+        self.journal.close()
+        self.log.close()
+
+    def finish(self, replica: Replica | None) -> None:
+        """Do what is left of the run."""
+        self.replica = replica or Replica.start(self.workload.parameters())
+        self._recover()
+        if self._closed():  # a release or result may be due since before a restart
+            self._bring_up_to_date()
+            self._release_if_due()
+        if self._closed() < self.settings.rounds:
+            check_run(
+                self.settings,
+                self.bulletin.state,
+                model_digest=self.replica.digest,
+                workload=self.workload,
+            )
+            self.gate.check(self.replica, held_out=self.directory / "held-out")
+        while self._closed() < self.settings.rounds:
+            self._try_round()
+            self._release_if_due()
+        self._bring_up_to_date()
+        self._release()
+        if self.settings.adapters:
+            release_publisher.collect_adapters(self)
+        self.bulletin.publish(self.grid.nodes())
+
+    def _release_if_due(self) -> None:
+        closed = self._closed()
+        if closed and closed % self.settings.release_every == 0:
+            self._release()
+
+    def _release(self) -> None:
+        """Publish the base; what nobody need ask about any more is erased."""
+        try:
+            release_publisher.release(self)
+        except QuorumError:  # too many lack the result, or chunks that they ask for
+            self._bring_up_to_date()
+            release_publisher.release(self)
+        for number in self.uploads.rounds():
+            self.uploads.forget(number)
+
+    def _bring_up_to_date(self) -> list[str]:
+        """Give everybody who is here the log, results and chunks that they lack.
+
+        Nobody cosigns a release without the result of its round. So if too few do,
+        results go first, under the last checkpoint that there is.
+        """
+        present = self.roll.gather(members=self.bulletin.state.members)
+        try:
+            self.bulletin.publish(present)
+        except QuorumError:
+            self.roll.catch_up(present)
+            self.showing.show(present)
+            self.bulletin.publish(present)
+        self.roll.catch_up(present)
+        self.showing.show(present)
+        return present
+
+    def _closed(self) -> int:
+        return sum(row.status == "closed" for row in self.journal.rounds())
+
+    def _recover(self) -> None:
+        """Replay the closed rounds, and abort the one that was open."""
+        events = map(event_of, self.log.entries(0, self.log.size))
+        for closed in [event for event in events if isinstance(event, RoundClosed)]:
+            self._replay(closed)
+        if self.bulletin.state.open_round is not None:
+            self._abort("restart", "coordinator_restarted")
+        for row in self.journal.rounds():
+            if row.status == "open":
+                self._give_up(row.number)
+
+    def _replay(self, closed: RoundClosed) -> None:
+        row = self.journal.row(closed.round_number)
+        if row.result is None:
+            raise IncompleteError(f"the journal lacks the result of {row.number}")
+        if closed.outcome == "applied":
+            manifest = RoundManifest.decode(row.manifest)
+            order = [p.name for p in manifest.participants]
+            names = Result.decode(row.result).transcript.survivors.names
+            self.replica = self.replica.after(
+                self.journal.load_sum(row.number),
+                places=tuple(order.index(name) + 1 for name in names),
+                manifest=manifest,
+                layout=self.workload.layout(manifest.training),
+            )
+        if self.replica.digest != closed.base_after:
+            raise VerificationError(
+                f"replaying round {closed.round_number} gives {self.replica.digest},"
+                f" the log says {closed.base_after}"
+            )
+        self.journal.settle(row.number, "closed")
+
+    def _try_round(self) -> None:
+        """Run a round; one that fails is aborted, and several in a row end the run.
+
+        Raises:
+            QuorumError: So many rounds failed.
+            PolicyError: So many nodes refuse for good.
+            RuleError, ConfigError: No such round can be; waiting does not mend it.
+        """
+        attendance = Attendance()
+        try:
+            self._round(attendance)
+        except InconsistentLog:
+            raise
+        except (QuorumError, ProtocolError, VerificationError, RuleError) as error:
+            current = self.bulletin.state.open_round
+            if isinstance(error, RuleError) and current is None:
+                raise
+            said = self._explain(error, attendance, current)
+            _logger.warning("round aborted at %s: %s", attendance.phase, said)
+            self._abort(attendance.phase, reason_of(error, attendance))
+            self._leave_out(attendance.bad_dealers)
+            self._failures += 1
+            if current and end_the_run(attendance.refused, current.manifest):
+                raise PolicyError(f"the run ends: {said}") from error
+            if self._failures >= _FAILURES:
+                raise QuorumError(f"{_FAILURES} rounds failed: {said}") from error
+        else:
+            self._failures = 0
+
+    @staticmethod
+    def _explain(
+        error: TapestryError, attendance: Attendance, current: OpenRound | None
+    ) -> str:
+        """Say why a round failed, and what nodes said of it."""
+        if current is None or not attendance.refused:
+            return str(error)
+        plan = current.manifest
+        said = in_words(attendance.refused, asked=len(plan.participants))
+        return f"round {plan.round_number}: {said}; {error}"
+
+    def _leave_out(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            _logger.warning("%s dealt bad shares: it is left out of this run", name)
+            self.journal.leave_out(name, "bad_shares")
+
+    def _round(self, attendance: Attendance) -> None:
+        present = self._bring_up_to_date()
+        left_out = self.journal.left_out()
+        manifest = plan_round(
+            self.settings,
+            self.bulletin.state,
+            present=[name for name in present if name not in left_out],
+            round_number=self._next_number(),
+            model_digest=self.replica.digest,
+            workload=self.workload,
+        )
+        self.journal.open_round(manifest.round_number, manifest.encode())
+        self.bulletin.say(RoundOpened(manifest=manifest))
+        self._tell(manifest, "open")
+        table = Table(
+            grid=self.grid,
+            deadlines=self.settings.deadlines,
+            checkpoint=self.bulletin.publish(present),
+            approve=self.bulletin.approve,
+            register=self.bulletin.add,
+            keep=partial(self.uploads.keep, manifest.round_number),
+            notify=self.notify,
+        )
+        total = rounds.run(manifest, table, attendance=attendance)
+        self._close_round(manifest, total, attendance)
+        self.bulletin.publish(present)
+        self.roll.send_result(manifest.round_number, present)
+        self.showing.show(present)
+
+    def _next_number(self) -> int:
+        """The log decides: one more than the last round that was opened."""
+        last = self.bulletin.state.last
+        known = last is not None and last[0] == self.settings.run_id
+        return last[1] + 1 if last is not None and known else 1
+
+    def _abort(self, phase: str, reason: str) -> None:
+        current = self.bulletin.state.open_round
+        if current is None:
+            return
+        manifest = current.manifest
+        self.bulletin.say(
+            RoundAborted(
+                run_id=manifest.run_id,
+                round_number=manifest.round_number,
+                attempt=manifest.attempt,
+                phase=phase,
+                reason=reason,
+            )
+        )
+        self._give_up(manifest.round_number)
+        self._tell(manifest, "aborted")
+
+    def _give_up(self, number: int) -> None:
+        """Mark a round as aborted; its uploads stay masked for good."""
+        self.uploads.forget(number)  # first: only open rounds are given up again
+        self.journal.settle(number, "aborted")
+
+    def _close_round(
+        self, manifest: RoundManifest, total: Unmasked, attendance: Attendance
+    ) -> None:
+        """Gate the sum, step, and log what came of it."""
+        self._tell(manifest, "evaluate")
+        attendance.phase = "evaluate"
+        verdict = self.gate.judge(manifest, total, replica=self.replica)
+        base = self.replica if verdict.reason else verdict.replica
+        result = Result(
+            transcript=total.transcript,
+            sum_root=total.sum_root,
+            model_digest=base.digest,
+        )
+        self.journal.store_sum(manifest.round_number, total.values)
+        self.journal.store_result(manifest.round_number, result.encode())
+        closed = closing_of(manifest, result, attendance, verdict=verdict, base=base)
+        self.bulletin.say(closed, refs=closed.commitments)
+        self.replica = base
+        self.journal.settle(manifest.round_number, "closed")
+        event = {"stage": "round", "round": manifest.round_number, "phase": "close"}
+        scores = {"bits_per_byte": verdict.scores, "norm": verdict.norm}
+        self.notify({**event, **scores, "of": self.settings.rounds})
+
+    def _tell(self, manifest: RoundManifest, phase: str) -> None:
+        event = {"stage": "round", "round": manifest.round_number, "phase": phase}
+        self.notify({**event, "of": self.settings.rounds})

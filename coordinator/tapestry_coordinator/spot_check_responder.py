@@ -1,0 +1,182 @@
+"""Spot checks: each member sees the chunks that it drew, of every upload and the sum.
+
+What a node asks for it drew after the sum was published
+(``tapestry_node.round.spot_checks``), and it vouches for no release of that sum before
+it has seen them. So a coordinator that lied in some chunks, and signed and logged the
+lie in order, is caught by whoever draws one of them. The same chunks are kept as
+evidence for auditors.
+"""
+
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tapestry.errors import IncompleteError
+from tapestry.protocol.wire_messages import MAX_ASKS, Ask, Kind, Message
+from tapestry.secagg.chunks import chunk_leaves, cut
+from tapestry.secagg.messages import Result
+from tapestry.secagg.transcript import Evidence
+from tapestry.tlog.merkle import inclusion_proof
+from tapestry_coordinator.journal import Journal, writing
+from tapestry_coordinator.log_publisher import event_of
+from tapestry_coordinator.node_tracker import RollCall
+from tapestry_coordinator.uploads import Uploads
+from tapestry_governance.audit.sum_evidence import (
+    Spot,
+    pack_spot,
+    write_result,
+    write_spot,
+)
+from tapestry_governance.events.types import RoundClosed
+
+_logger = logging.getLogger(__name__)
+EVIDENCE = "evidence"  # on sums, by the log index of round.closed
+_AT_ONCE = 256  # chunks in memory
+_KEPT = 8  # chunks of a round for auditors
+
+
+class Showing:
+    """Answers what nodes ask, as long as the uploads are here."""
+
+    def __init__(
+        self, directory: Path, *, roll: RollCall, journal: Journal, uploads: Uploads
+    ) -> None:
+        """Use ``evidence/`` in a coordinator's folder."""
+        self._evidence = directory / EVIDENCE
+        self._roll, self._journal, self._uploads = roll, journal, uploads
+        self._shown: Counter[tuple[str, int]] = Counter()  # taken, by node and round
+
+    def show(self, names: Sequence[str]) -> None:
+        """Let these nodes say what they ask for, and show it; then tidy up.
+
+        A node that takes no evidence keeps its word: it vouches for no release.
+        """
+        rounds = dict(self._shown_rounds())
+        waiting = set(names)
+        cut_off: set[str] = set()  # whose list was full, and may go on
+        while rounds:
+            self._roll.meet(sorted(waiting))
+            asks = self._roll.asks
+            cut_off = {n for n in waiting if len(asks.get(n, ())) == MAX_ASKS}
+            took = [self._show_round(*each, waiting) for each in rounds.items()]
+            if not (cut_off & waiting and any(took)):
+                break
+        for name in cut_off:
+            self._roll.asks.pop(name, None)
+        self._tidy(rounds)
+
+    def _shown_rounds(self) -> Iterator[tuple[int, Result]]:
+        for number in self._uploads.rounds():
+            row = self._journal.row(number)
+            if row.status == "closed" and row.result is not None:
+                yield number, Result.decode(row.result)
+
+    def _tidy(self, numbers: Iterable[int]) -> None:
+        """Erase uploads that no member wants to see.
+
+        A member that has not said so since it took the result may want to.
+        """
+        roll = self._roll
+        for number in numbers:
+            if all(
+                name in roll.asks
+                and roll.applied.get(name, 0) >= number
+                and all(ask.round_number != number for ask in roll.asks[name])
+                for name in roll.bulletin.state.members
+            ):
+                self._uploads.forget(number)
+
+    def _show_round(self, number: int, result: Result, waiting: set[str]) -> int:
+        """Show what is asked of a round; returns how many chunks were taken.
+
+        Who does not take what it asked for is not waited for any more.
+        """
+        asks = {
+            name: [ask for ask in self._roll.asks[name] if ask.round_number == number]
+            for name in sorted(waiting & self._roll.asks.keys())
+        }
+        if not any(asks.values()):
+            return 0
+        cut_out = self._cutter(number, result.transcript.survivors.names)
+        width = max(1, _AT_ONCE // (len(result.transcript.uploads) + 1))
+        took = 0
+        for turn in _turns(asks, width=width):
+            requests: dict[str, Message] = {}
+            for node, ask in turn.items():
+                if node not in waiting or self._shown[node, number] >= MAX_ASKS:
+                    continue
+                try:
+                    spot = cut_out(ask.chunk)
+                except IncompleteError as error:
+                    _logger.warning("round %d cannot be shown: %s", number, error)
+                    continue
+                self._keep(number, result, spot)
+                requests[node] = pack_spot(spot, round_number=number)
+            takers = self._send(requests)
+            for node in takers:
+                self._shown[node, number] += 1
+                self._roll.asks[node].discard(turn[node])
+            waiting.difference_update(requests.keys() - takers)
+            took += len(takers)
+        return took
+
+    def _send(self, requests: Mapping[str, Message]) -> set[str]:
+        waited = self._roll.settings.deadlines.result
+        replies = dict(self._roll.grid.exchange(requests, deadline=waited))
+        takers = {name for name in replies if replies[name].kind is Kind.RECEIPT}
+        for name in requests.keys() - takers:
+            _logger.warning("%s does not take chunks that it asked for", name)
+        return takers
+
+    def _cutter(self, number: int, names: Sequence[str]) -> Callable[[int], Spot]:
+        """Return what cuts one chunk out of a round's sum and its uploads."""
+        total = cut(self._journal.load_sum(number))
+        leaves = chunk_leaves(total)
+
+        def cut_out(index: int) -> Spot:
+            if index >= len(total):
+                raise IncompleteError(f"there is no chunk {index}")
+            uploads = {
+                name: self._uploads.evidence(number, name, index) for name in names
+            }
+            mine = Evidence(chunk=total[index], proof=inclusion_proof(leaves, index))
+            return Spot(index=index, total=mine, uploads=uploads)
+
+        return cut_out
+
+    def _keep(self, number: int, result: Result, spot: Spot) -> None:
+        """Keep some of what is shown for auditors.
+
+        Raises:
+            ResourceError: It cannot be written.
+        """
+        folder = self._evidence / str(self._index_of(number))
+        draft = self._evidence.with_name("evidence.draft")
+        with writing(folder):
+            shutil.rmtree(draft, ignore_errors=True)
+            if not folder.exists():
+                write_result(draft, result)
+                folder.parent.mkdir(exist_ok=True)
+                draft.replace(folder)
+            place = folder / str(spot.index)
+            if not place.exists() and len(list(folder.iterdir())) <= _KEPT:
+                write_spot(draft, spot)
+                draft.replace(place)
+
+    def _index_of(self, number: int) -> int:
+        log = self._roll.bulletin.log
+        for index, entry in enumerate(log.entries(0, log.size)):
+            body = event_of(entry)
+            if isinstance(body, RoundClosed) and body.round_number == number:
+                return index
+        raise IncompleteError(f"the log does not close round {number}")
+
+
+def _turns(asks: Mapping[str, list[Ask]], *, width: int) -> Iterator[dict[str, Ask]]:
+    """One ask of each of a few nodes, until everybody's had its turn."""
+    for place in range(max(map(len, asks.values()))):
+        waiting = [name for name, each in asks.items() if len(each) > place]
+        for start in range(0, len(waiting), width):
+            yield {name: asks[name][place] for name in waiting[start : start + width]}

@@ -1,0 +1,1 @@
+"""The processes of the Flower engine, and the files and keys they read."""

@@ -1,0 +1,397 @@
+"""The processes of the Flower engine: start, enroll, submit, watch, restart, stop.
+
+::
+
+    Engine ── SuperLink ── (Flower) SuperExec ── ServerApp: tapestry_coordinator.flower
+          └── one process per node, if asked to
+
+Everything of Flower's lives in one folder (``FLWR_HOME``, logs, TLS), listens on the
+loopback interface only, reports nothing to anybody and installs nothing. Flower lets
+anybody who reaches the port submit a run, so no bundle but ours is run. The SuperLink
+keeps its state in memory, three times as fast as on disk: after a restart the nodes are
+registered again and the coordinator goes on from its journal, so nothing is missed.
+"""
+
+import http.client
+import logging
+import os
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tapestry import errors
+from tapestry.cli import console
+from tapestry.environment import without_proxies
+from tapestry.errors import ConfigError, ResourceError, TapestryError
+from tapestry_coordinator.superlink import process_tree
+from tapestry_coordinator.superlink.config_files import (
+    check_home,
+    write_bundle,
+    write_connection,
+    write_programs,
+)
+from tapestry_coordinator.superlink.flwr_command import flwr, one_line, program
+from tapestry_coordinator.superlink.outcome import (
+    clear_outcome,
+    is_worked_on,
+    read_outcome,
+)
+from tapestry_coordinator.superlink.processes import Child
+from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
+
+_LOG = logging.getLogger(__name__)
+
+COORDINATOR = "tapestry_coordinator.flower:app"
+_HOST = "127.0.0.1"
+_START_SECONDS = 60.0
+_STOP_SECONDS = 8.0
+_HURRY_SECONDS = 1.0  # after Ctrl-C; nothing depends on a graceful end
+_RELEASE_SECONDS = 15.0
+_TICK = 0.2
+_LIST_SECONDS = 5.0
+_MOST_RUNS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What a node needs to reach the coordinator: the arguments of ``serve``."""
+
+    superlink: str
+    root_certificates: Path
+    auth_key: Path
+
+
+class Engine:
+    """A SuperLink on a loopback port, with its nodes and runs.
+
+    Guarantees:
+        Only registered node keys are let in, over TLS. ``stop`` ends every process
+        that was started here, and only those; they also end when we are killed. On
+        Linux that includes what Flower's programs start in sessions of their own.
+
+    Edge cases:
+        Children are tied to the thread that calls ``start`` and ``start_node``: on
+        Linux they end with it.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take a folder, and a port unless any free one will do."""
+        self.home = home.absolute()
+        self.port = port
+        self._extra = dict(environment or {})
+        self._mark = process_tree.new_mark()
+        self._children: dict[str, Child] = {}
+        self._enrolled: dict[str, Path] = {}
+
+    def __enter__(self) -> Self:
+        """Start the SuperLink; what fails or is interrupted leaves no process."""
+        try:
+            self.start()
+        except BaseException:
+            self._stop_now()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop everything; at once if we were interrupted."""
+        if kind is None or issubclass(kind, Exception):
+            self.stop()
+        else:
+            self._stop_now()
+
+    @property
+    def address(self) -> str:
+        """Host and port of the SuperLink."""
+        return f"{_HOST}:{self.port}"
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the SuperLink (``superlink``) and of the nodes."""
+        return {name: child.pid for name, child in self._children.items()}
+
+    @property
+    def processes(self) -> int:
+        """How many processes there are, with all that they started."""
+        return max(process_tree.count(self._mark), len(self._children))
+
+    def start(self) -> None:
+        """Start the SuperLink and wait until it answers.
+
+        Raises:
+            ConfigError: The folder cannot stand on a search path.
+            ResourceError: The port is in use, Flower is missing, or it does not start.
+        """
+        check_home(self.home)
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.chmod(0o700)
+        self.port = _free_port() if self.port is None else _check_port(self.port)
+        files = make_server_certificate(self.home / "tls")
+        write_connection(self.home / "flwr", self.address, authority=files.authority)
+        write_programs(self.home / "programs")
+        self._spawn(
+            "superlink",
+            [
+                program("flower-superlink"),
+                *("--host", _HOST, "--port", str(self.port)),
+                *("--ssl-ca-certfile", str(files.authority)),
+                *("--ssl-certfile", str(files.certificate)),
+                *("--ssl-keyfile", str(files.key)),
+                "--enable-supernode-auth",
+                "--disable-runtime-dependency-installation",
+            ],
+        )
+        self._await_superlink()
+
+    def stop(self, *, seconds: float = _STOP_SECONDS) -> None:
+        """End all processes: SIGTERM, and SIGKILL for those that do not listen.
+
+        Args:
+            seconds: How long to wait in between.
+        """
+        for child in self._children.values():
+            child.ask_to_end()
+        end = time.monotonic() + seconds
+        for child in self._children.values():
+            child.end(max(end - time.monotonic(), 0.1))
+        process_tree.end(self._mark, seconds=max(end - time.monotonic(), 0.5))
+        self._children.clear()
+
+    def _stop_now(self) -> None:
+        if count := self.processes:
+            console.note(f"stopping: ending {count} processes ...")
+        self.stop(seconds=_HURRY_SECONDS)
+
+    def site(self, auth_key: Path) -> Site:
+        """Tell a node how to reach us."""
+        return Site(
+            superlink=self.address,
+            root_certificates=self.home / "tls" / "authority.pem",
+            auth_key=auth_key,
+        )
+
+    def enroll(self, name: str, auth_key: Path) -> Site:
+        """Register a node under its name; make its key if there is none.
+
+        Raises:
+            ResourceError: The SuperLink refuses, for instance a known key.
+        """
+        public = auth_key.with_name(auth_key.name + ".pub")
+        if not auth_key.exists():
+            auth_key.parent.mkdir(parents=True, exist_ok=True)
+            make_node_key(auth_key)
+        self._register(name, public)
+        self._enrolled[name] = public
+        return self.site(auth_key)
+
+    def start_node(self, name: str, command: Sequence[str]) -> None:
+        """Start the process of a node; it is started again when it ends."""
+        if name == "superlink" or name in self._children:
+            raise ConfigError(f"a process {name!r} runs already")
+        self._spawn(name, command)
+
+    def tend(self) -> list[str]:
+        """Start again what has ended; return the names."""
+        again = [name for name, child in self._children.items() if child.tend()]
+        for name in again:
+            _LOG.warning("%s had ended; started again", name)
+        if "superlink" in again:
+            self._await_superlink()
+            for name, public in self._enrolled.items():
+                self._register(name, public)
+        return again
+
+    def run(
+        self,
+        directory: Path,
+        *,
+        app: str = COORDINATOR,
+        tick: Callable[[], None] | None = None,
+    ) -> None:
+        """Run the coordinator on a directory until it is done; tend all processes.
+
+        A coordinator or SuperLink that was killed is started again with a new run on
+        the same directory, where the journal says how to go on.
+
+        Args:
+            directory: The coordinator's, on this machine.
+            app: What the bundle refers to.
+            tick: Called a few times a second.
+
+        Raises:
+            TapestryError: Whatever ended the coordinator for good.
+            ResourceError: Runs fail again and again.
+        """
+        directory = directory.absolute()
+        clear_outcome(directory)
+        for _ in range(_MOST_RUNS):
+            run_id = self._submit(app, directory)
+            if run_id is None:
+                continue
+            done, error = self._watch(run_id, directory, tick or _nothing)
+            if done and error is not None:
+                raise _revive(error)
+            if done:
+                return
+            _LOG.warning("run %s ended without an outcome; submitting another", run_id)
+            self._forget(run_id)
+            _await_release(directory)
+        raise ResourceError(
+            f"{_MOST_RUNS} runs ended without an outcome; see {self.home}/superlink.log"
+        )
+
+    def _watch(
+        self, run_id: str, directory: Path, tick: Callable[[], None]
+    ) -> tuple[bool, str | None]:
+        """Wait until a run has an outcome (true) or was lost (false)."""
+        began, look = False, time.monotonic() + _LIST_SECONDS
+        while True:
+            tick()
+            if "superlink" in self.tend():
+                return read_outcome(directory)
+            working = is_worked_on(directory)
+            done, error = read_outcome(directory)  # asked last, as it is written first
+            if done or (began and not working):
+                return done, error
+            began = began or working
+            if not began and time.monotonic() > look:
+                if self._status(run_id).startswith("finished"):
+                    return read_outcome(directory)
+                look = time.monotonic() + _LIST_SECONDS
+            time.sleep(_TICK)
+
+    def _submit(self, app: str, directory: Path) -> str | None:
+        """Start a run; None when the SuperLink ended meanwhile and was restarted."""
+        bundle = self.home / "bundle"
+        write_bundle(bundle, app=app, directory=directory)
+        try:
+            answer = self._flwr("run", str(bundle), "local")
+        except ResourceError:
+            if self._children["superlink"].alive:
+                raise
+            while "superlink" not in self.tend():
+                time.sleep(_TICK)
+            return None
+        return str(answer["run-id"])
+
+    def _register(self, name: str, public: Path) -> None:
+        self._flwr("supernode", "register", str(public), "local", "--name", name)
+
+    def _status(self, run_id: str) -> str:
+        try:
+            runs = self._flwr("list", "local")["runs"]
+        except ResourceError:
+            return ""  # the SuperLink has just ended; tend() sees to it
+        return next((run["status"] for run in runs if run["run-id"] == run_id), "")
+
+    def _forget(self, run_id: str) -> None:
+        # A run whose process was killed counts as running for another minute.
+        try:
+            self._flwr("stop", run_id, "local")
+        except ResourceError as error:
+            _LOG.info("run %s could not be stopped: %s", run_id, error)
+
+    def _flwr(self, *arguments: str) -> Any:
+        return flwr(arguments, environment=self._environment())
+
+    def _environment(self) -> dict[str, str]:
+        programs = (self.home / "programs", Path(sys.executable).parent)
+        path = (*map(str, programs), os.environ.get("PATH", os.defpath))
+        return {
+            **without_proxies(os.environ),
+            process_tree.VARIABLE: self._mark,
+            "PATH": os.pathsep.join(path),
+            "TAPESTRY_BUNDLE": str(self.home / "bundle"),
+            "FLWR_HOME": str(self.home / "flwr"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+            **self._extra,
+        }
+
+    def _spawn(self, name: str, command: Sequence[str]) -> None:
+        self._children[name] = Child(
+            command, log=self.home / f"{name}.log", environment=self._environment()
+        )
+
+    def _await_superlink(self) -> None:
+        child = self._children["superlink"]
+        context = ssl.create_default_context(cafile=self.home / "tls" / "authority.pem")
+        end = time.monotonic() + _START_SECONDS
+        while not _answers(self.port or 0, context):
+            if not child.alive:
+                raise ResourceError(f"the SuperLink ended: {_last_line(child.log)}")
+            if time.monotonic() > end:
+                raise ResourceError(f"the SuperLink does not answer; see {child.log}")
+            time.sleep(0.1)
+
+
+def _await_release(directory: Path) -> None:
+    # A coordinator whose SuperLink was killed takes some seconds to notice.
+    end = time.monotonic() + _RELEASE_SECONDS
+    while is_worked_on(directory) and time.monotonic() < end:
+        time.sleep(_TICK)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_port(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except (OSError, OverflowError) as error:
+            raise ResourceError(f"port {port} cannot be used: {error}") from error
+    return port
+
+
+def _answers(port: int, context: ssl.SSLContext) -> bool:
+    connection = http.client.HTTPSConnection(_HOST, port, context=context, timeout=2)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _revive(text: str) -> TapestryError:
+    """Turn ``Name: message`` back into the error that a coordinator ended with."""
+    name, _, message = text.partition(": ")
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, TapestryError):
+        return kind(message)
+    return ResourceError(f"the coordinator failed: {text}")
+
+
+def _last_line(path: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return one_line(text[-4000:])
+
+
+def _nothing() -> None:
+    return

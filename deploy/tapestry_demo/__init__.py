@@ -1,0 +1,1 @@
+"""The demo: every role on one machine, from nothing to a report."""

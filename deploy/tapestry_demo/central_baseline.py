@@ -1,0 +1,99 @@
+"""What the same text gives without federation: central training on the pooled text.
+
+The reference that a federation is measured against. It takes as many example
+gradients as all nodes together, in the same parameterization and from the same
+factors: once without privacy, one step after the other instead of side by side and at
+half the rate, since such steps add up; and once as DP-SGD with the epsilon that the
+institutions promise, with the batches of all nodes joined in each step, since every
+step has its noise. Only possible where one party may hold everybody's text: here,
+because the demo's text is public.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tapestry.encoding import encode_fraction
+from tapestry.model.low_rank import expand, round_seed
+from tapestry.model.replica import Replica
+from tapestry.privacy import accounting
+from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
+from tapestry.settings import CoordinatorSettings, number
+from tapestry.vectors import FloatVector
+from tapestry.workloads.base import Unit, Workload
+from tapestry_node.training import dp_sgd
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A central run that does as much work as a federation."""
+
+    settings: CoordinatorSettings  # of the federated run
+    nodes: int  # how many institutions take part; multiplies the work
+    epsilon: float | None  # the promise for each record; None trains without noise
+
+
+def train_centrally(
+    workload: Workload,
+    units: Sequence[Unit],
+    *,
+    reference: Reference,
+    base: Replica,
+    report: Report,
+) -> Mapping[str, FloatVector]:
+    """Train on pooled units and return the parameters.
+
+    Args:
+        workload: Any loaded model of the base's kind; its parameters are replaced.
+        units: Everybody's records, encoded.
+        reference: How much to train, and under which promise.
+        base: The given base.
+        report: Told after each piece of work, with the number of pieces.
+    """
+    settings = reference.settings
+    plan = settings.training.plan(factor_seed="0" * 64)
+    if reference.epsilon is None:
+        rate = encode_fraction(number(plan.learning_rate) / 2)
+        changes = {"steps": plan.steps * reference.nodes, "learning_rate": rate}
+    else:
+        changes = {"batch_size": plan.batch_size * reference.nodes}
+    plan = plan.model_copy(update=changes)
+    privacy = _privacy(reference, plan, records=len(units))
+    parameters = dict(base.parameters)
+    for turn in range(1, settings.rounds + 1):
+        seed = round_seed("central", turn, model_digest=base.digest)
+        plan = plan.model_copy(update={"factor_seed": seed})
+        workload.load(parameters)
+        found = dp_sgd.update(
+            workload,
+            units,
+            training=plan,
+            privacy=privacy,
+            records=len(units),
+            runtime=dp_sgd.Runtime(),
+        )
+        change = expand(
+            found.values,
+            layout=workload.layout(plan),
+            plan=plan,
+            parameters=parameters,
+        )
+        parameters |= {name: parameters[name] + step for name, step in change.items()}
+        report(turn, settings.rounds)
+    return parameters
+
+
+def _privacy(reference: Reference, plan: TrainingPlan, *, records: int) -> PrivacyPlan:
+    settings, epsilon = reference.settings, reference.epsilon
+    if epsilon is None:
+        return settings.privacy.model_copy(update={"noise": "none"})
+    noise = accounting.calibrate(
+        target_epsilon=epsilon,
+        target_delta=float(settings.privacy.target_delta),
+        sampling_rate=accounting.sampling_rate(plan.batch_size, records=records),
+        steps=plan.steps * settings.rounds,
+    )
+    return settings.privacy.model_copy(
+        update={"noise": "local", "noise_multiplier": encode_fraction(noise)}
+    )

@@ -1,0 +1,130 @@
+"""The cross matrix: every model on every country's held-out text."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tapestry.dialogue import Text
+from tapestry.model.replica import Replica
+from tapestry.vectors import Parameters
+from tapestry.workloads.base import Evaluation
+from tapestry.workloads.language.model import LanguageModel
+from tapestry_coordinator.acceptance_gate import (
+    bits_per_byte,
+    evaluate_all,
+    logged_evaluations,
+    read_held_out,
+)
+from tapestry_coordinator.journal import Journal
+from tapestry_demo import corpora, scenario
+from tapestry_demo.central_baseline import Reference, train_centrally
+from tapestry_demo.held_out_answers import Sample, ask, choose_samples
+from tapestry_governance.registry import read_base
+
+if TYPE_CHECKING:
+    from tapestry_demo.demo_run import Story
+
+Matrix = dict[str, dict[str, Evaluation]]  # by model, by country
+Figures = dict[str, dict[str, float]]
+
+
+def scores(matrix: Matrix) -> Figures:
+    """Bits per byte of every model on every country's text."""
+    return {model: bits_per_byte(row) for model, row in matrix.items()}
+
+
+def errors(matrix: Matrix) -> Figures:
+    """Standard errors of the differences from the given base, over the texts."""
+    found: Figures = {}
+    for model, row in matrix.items():
+        for country, each in row.items():
+            error = each.difference_error(matrix["given"][country])
+            if model != "given" and error is not None:
+                found.setdefault(model, {})[country] = error
+    return found
+
+
+def fill(
+    story: "Story", *, workload: LanguageModel, given: Replica
+) -> tuple[Matrix, list[Sample]]:
+    """Try every base and adapter, and the central references if they are wanted.
+
+    Returns:
+        The evaluations, and what given base, last release and adapters answer to
+        questions of the held-out dialogues.
+    """
+    matrix = _logged(story, given)
+    texts = read_held_out(story.out / "coordinator" / "held-out")
+    samples = choose_samples(texts)
+    length = story.scale.sequence_length
+
+    def row() -> dict[str, Evaluation]:
+        return evaluate_all(workload, texts, sequence_length=length)
+
+    with story.stage("evaluate"):
+        story.progress({"stage": "evaluate", "text": "answers of the given base"})
+        workload.load(given.parameters)
+        ask(workload, samples, name="given")
+        last = max((story.out / "releases").glob("base-*"), key=_number)
+        story.progress({"stage": "evaluate", "text": f"answers of {last.name}"})
+        workload.load(LanguageModel.open(last).parameters())
+        ask(workload, samples, name=last.name)
+        for folder in sorted((story.out / "adapters").glob("*")):
+            story.progress({"stage": "evaluate", "text": f"adapter {folder.name}"})
+            own = [sample for sample in samples if sample.country == folder.name]
+            with workload.adapted(folder):
+                matrix[f"adapter-{folder.name}"] = row()
+                ask(workload, own, name="adapter")
+    if story.record.references:
+        for name, epsilon in (("central", None), ("central-dp", story.scale.epsilon)):
+            with story.stage(name):
+                workload.load(_central(story, workload, given=given, epsilon=epsilon))
+                matrix[name] = row()
+    return matrix, samples
+
+
+def _logged(story: "Story", given: Replica) -> Matrix:
+    """What the coordinator evaluated on the way: the bases."""
+    names = {"given": given.digest}
+    for folder in sorted((story.out / "releases").glob("base-*"), key=_number):
+        names[folder.name] = read_base(folder).digest
+    journal = Journal(story.out / "coordinator")
+    rows = {name: logged_evaluations(journal, key) for name, key in names.items()}
+    journal.close()
+    return {name: row for name, row in rows.items() if row is not None}
+
+
+def _central(
+    story: "Story",
+    workload: LanguageModel,
+    *,
+    given: Replica,
+    epsilon: float | None,
+) -> Parameters:
+    texts: list[Text] = [
+        dialogue
+        for country in corpora.COUNTRIES
+        for rows in corpora.load(country, longest=scenario.LONGEST).private.values()
+        for dialogue in rows
+    ]
+    units = workload.encode(texts, sequence_length=story.scale.sequence_length)
+    label = "with privacy" if epsilon else "without privacy"
+
+    def report(done: int, total: int) -> None:
+        story.progress(
+            {"stage": "central", "text": label, "done": done, "total": total}
+        )
+
+    report(0, story.scale.rounds)
+    return train_centrally(
+        workload,
+        units,
+        reference=Reference(
+            settings=story.settings, nodes=len(story.members), epsilon=epsilon
+        ),
+        base=given,
+        report=report,
+    )
+
+
+def _number(path: Path) -> int:
+    return int(path.name.rsplit("-", 1)[1])

@@ -1,0 +1,268 @@
+"""The folder of a demo: which one it is, who works in it, and how far that came.
+
+``demo.json`` says what a later call needs in order to go on: the code, base and engine
+that began it, which steps are done and how long they took. It is replaced as a whole,
+so a demo that was killed at any instant leaves the one from before or the one after.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from tapestry.errors import ConfigError, ResourceError, VerificationError
+from tapestry.inputs.plain_file import read_plain
+from tapestry.software_digest import software_digest
+from tapestry_demo.shell_command import command
+
+FILE = "demo.json"
+DEFAULT = "demo"
+FINISHED = "report"  # the last step
+_DRAFT = f".{FILE}.new"
+_FORMAT = "tapestry-demo/1"
+_PREPARED = (FILE, _DRAFT, "text", "coordinator", "nodes")  # by the first step
+_MOST_FOLDERS = 1000
+_MOST_BYTES = 1 << 20  # of demo.json, which holds a few hundred
+
+
+@dataclass(slots=True, kw_only=True)
+class Record:
+    """What ``demo.json`` holds."""
+
+    engine: str
+    base: str
+    references: bool = False  # whether to train centrally as well
+    software: str = field(default_factory=software_digest)
+    base_digest: str = ""
+    genesis: str = ""
+    done: list[str] = field(default_factory=list)  # steps
+    seconds: dict[str, float] = field(default_factory=dict)
+    tap: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Replace the file.
+
+        Raises:
+            ResourceError: The folder cannot be written.
+        """
+        draft = folder / _DRAFT
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                json.dump({"format": _FORMAT, **asdict(self)}, file, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(folder / FILE)
+        except OSError as error:
+            raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+
+
+@dataclass(slots=True)
+class Claim:
+    """A folder that this process alone works in, and what it made of it."""
+
+    folder: Path
+    made: list[Path] = field(default_factory=list)  # folders, the outermost first
+
+    def withdraw(self) -> None:
+        """Leave the place as it was found: remove what a failed start left.
+
+        Guarantees:
+            Only what a start makes is removed, by name, from a folder that was empty,
+            or not there, when it was claimed. A file that another program put beside
+            it meanwhile stays.
+        """
+        for name in _PREPARED:
+            path = self.folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        for path in reversed(self.made):
+            with suppress(OSError):  # another program put something there
+                path.rmdir()
+
+
+def free_folder() -> Path:
+    """Return the first of ``demo``, ``demo-2``, ``demo-3`` … that is free.
+
+    Raises:
+        ConfigError: All of a thousand names are in use.
+    """
+    for path in _numbered():
+        if not os.path.lexists(path) or (path.is_dir() and _is_empty(path)):
+            return path
+    raise ConfigError(f"{DEFAULT} to {path} are all in use: remove some")
+
+
+def unfinished_folder() -> Path:
+    """Return the last of ``demo``, ``demo-2`` … that was begun and is not finished.
+
+    Raises:
+        ConfigError: No such folder has an unfinished demo in it.
+    """
+    for path in reversed([path for path in _numbered() if (path / FILE).exists()]):
+        with suppress(ConfigError):
+            if FINISHED not in read_record(path).done:
+                return path
+    raise ConfigError(
+        f"no unfinished demo here: name its folder, {command('demo', '--resume')} --out"
+        " DIR (under make: RESUME=1 OUT=DIR)"
+    )
+
+
+def check_space(folder: Path, *, needed: int) -> None:
+    """See that so many bytes fit on the disk, before anything is made.
+
+    Raises:
+        ResourceError: They do not, or the disk cannot be asked.
+    """
+    try:
+        above = (folder.absolute(), *folder.absolute().parents)
+        place = next(path for path in above if path.is_dir())
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise ResourceError(f"cannot look at {folder}: {error.strerror}") from error
+    if free < needed:
+        raise ResourceError(
+            f"{free >> 20} MiB free at {place}, {needed >> 20} are needed; make room,"
+            " or choose another folder with --out"
+        )
+
+
+@contextmanager
+def claim_new(folder: Path) -> Iterator[Claim]:
+    """Make a folder for a new demo and keep others away while the block runs.
+
+    Raises:
+        ConfigError: It is in use; the message says what to do.
+        ResourceError: It cannot be made.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; choose a folder with --out")
+    claim = Claim(folder)
+    try:
+        for path in reversed([folder, *folder.parents]):
+            if not path.exists():
+                path.mkdir(exist_ok=True)
+                claim.made.append(path)
+    except OSError as error:
+        raise ResourceError(f"cannot make {folder}: {error.strerror}") from error
+    with _locked(folder):
+        if not _is_empty(folder):
+            raise ConfigError(_in_use(folder))
+        yield claim
+
+
+@contextmanager
+def claim_begun(folder: Path) -> Iterator[Record]:
+    """Take up the folder of a demo that was begun.
+
+    Raises:
+        ConfigError: There is none in it, other code began it, or another process
+            works in it.
+        ResourceError: It cannot be read.
+    """
+    record = read_record(folder)
+    if record.software != software_digest():
+        raise ConfigError(
+            f"{folder} was begun by other code ({record.software}; this is"
+            f" {software_digest()}): go on with that code, or begin again with"
+            f" {command('demo', '--out')} and another folder"
+        )
+    with _locked(folder):
+        yield record
+
+
+def read_record(folder: Path) -> Record:
+    """Read what a folder says about the demo in it.
+
+    Raises:
+        ConfigError: There is no demo in it, or what it says cannot be used.
+        ResourceError: It cannot be read.
+    """
+    value = _read_json(folder)
+    known = {each.name for each in fields(Record)}
+    if not isinstance(value, dict) or value.pop("format", None) != _FORMAT:
+        raise ConfigError(_damaged(folder))
+    try:
+        record = TypeAdapter(Record).validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        raise ConfigError(_damaged(folder)) from None
+    if value.keys() != known:
+        raise ConfigError(_damaged(folder))
+    return record
+
+
+def _read_json(folder: Path) -> Any:
+    """Read the file; None is no small plain file of JSON."""
+    path = folder / FILE
+    try:
+        return json.loads(read_plain(path, limit=_MOST_BYTES, links=True))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"{folder} holds no demo to go on with; begin one with"
+            f" {command('demo', '--out', folder)}"
+        ) from None
+    except OSError as error:
+        raise ResourceError(f"cannot read {path}: {error.strerror}") from error
+    except (VerificationError, ValueError, RecursionError):
+        return None
+
+
+def _damaged(folder: Path) -> str:
+    return (
+        f"{folder / FILE} is damaged or of another version: begin again with"
+        f" {command('demo', '--out')} and another folder"
+    )
+
+
+def _in_use(folder: Path) -> str:
+    said = f"{folder} is not empty"
+    with suppress(ConfigError):
+        if FINISHED in read_record(folder).done:
+            said += ": a finished demo lies there"
+        else:
+            words = command("demo", "--out", folder, "--resume")
+            said += f": a demo was begun there; go on with it by {words}"
+    return f"{said}; choose another folder with --out (under make: OUT=...)"
+
+
+def _numbered() -> Iterator[Path]:
+    yield Path(DEFAULT)
+    for number in range(2, _MOST_FOLDERS):
+        yield Path(f"{DEFAULT}-{number}")
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return not any(folder.iterdir())
+    except OSError as error:
+        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder; the kernel lets go of it when this process dies."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ResourceError(f"cannot open {folder}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another demo works in {folder}: stop it, or choose another folder"
+                " with --out"
+            ) from None
+        yield
+    finally:
+        os.close(handle)

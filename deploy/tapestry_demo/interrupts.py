@@ -1,0 +1,67 @@
+"""One way to stop: Ctrl-C, SIGTERM and a closed terminal do the same.
+
+The first signal raises ``KeyboardInterrupt``, so that everything is put away; a second
+one, while that goes on, kills what we started and ends this process at once.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from tapestry_coordinator.superlink import process_tree
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 130  # the exit status
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether we were asked to stop."""
+
+    requested: bool = False
+
+    def check(self) -> None:
+        """Stop now if we were asked to, and what raised then was swallowed.
+
+        Raises:
+            KeyboardInterrupt: We were asked to.
+        """
+        if self.requested:
+            raise KeyboardInterrupt
+
+    def take(self, _number: int, _frame: FrameType | None) -> None:
+        """Take a signal."""
+        if self.requested:
+            process_tree.end(process_tree.OURS, seconds=0)
+            os.write(2, b"\nkilled at once\n")
+            os._exit(INTERRUPTED)
+        self.requested = True
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Let signals stop the block, in the main thread.
+
+    Edge cases:
+        A signal that was ignored before (``nohup``, a job in the background) stays
+        ignored. In another thread nothing changes.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop.take)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: not set from Python
+                signal.signal(number, handler)

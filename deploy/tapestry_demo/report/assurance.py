@@ -1,0 +1,257 @@
+"""Who saw what, what was published, and how to check all of it."""
+
+import shlex
+
+from tapestry.html import numbers
+from tapestry.html.markup import (
+    Cell,
+    Child,
+    Markup,
+    behind,
+    element,
+    joined,
+    paragraphs,
+    table,
+)
+from tapestry_demo.report import names
+from tapestry_demo.report.data import Run
+from tapestry_demo.report.links import Folder
+
+Rows = list[list[Child | Cell]]
+
+_SEEN = {
+    True: Cell("yes", "\u25cf seen"),
+    False: Cell("no", "\u25cb not seen"),
+    None: Cell("yes", "? in doubt"),
+}
+
+
+def sight(run: Run) -> Markup:
+    """What the coordinator could see, and how one knows."""
+    if not run.coordinator_view:
+        return joined()
+    rows: Rows = [
+        [
+            numbers.capital(s.item),
+            _SEEN[s.seen],
+            numbers.capital(s.detail) or numbers.NONE,
+        ]
+        for s in run.sights
+    ]
+    header = ["What", "By the coordinator", "How one knows"]
+    caption = "What passed through the coordinator\u2019s hands in this run"
+    return joined(
+        element("h2", {"id": "coordinator"}, "What the coordinator could see"),
+        table(caption, header, rows, text_columns=3),
+        _masks(run),
+    )
+
+
+def traffic(run: Run) -> Markup:
+    """What left each institution, by kind of message."""
+    if not run.bytes_out:
+        return joined()
+    sums: dict[str, int] = {}
+    for by_kind in run.bytes_out.values():
+        for kind, count in by_kind.items():
+            sums[kind] = sums.get(kind, 0) + count
+    nodes = run.nodes(run.bytes_out)
+    rows: Rows = [
+        [
+            numbers.capital(names.message(kind)),
+            *(numbers.size(run.bytes_out[n].get(kind)) for n in nodes),
+        ]
+        for kind in sorted(sums, key=lambda kind: (-sums[kind], kind))
+    ]
+    totals = [sum(run.bytes_out[n].values()) for n in nodes]
+    rows.append(["All together", *map(numbers.size, totals)])
+    header = ["Message", *(names.title(n) for n in nodes)]
+    return joined(
+        element("h3", {"id": "traffic"}, "What left each institution"),
+        paragraphs(
+            "The list of messages is closed: no other kind can leave. The most that "
+            f"left one institution is {numbers.size(max(totals))}."
+        ),
+        table("Bytes that left each institution", header, rows),
+    )
+
+
+def members(run: Run) -> Markup:
+    """Who took part, with how much text."""
+    if not run.countries:
+        return joined()
+    rows: Rows = [
+        [
+            names.country(run, c.name),
+            numbers.capital(c.institution) or numbers.NONE,
+            c.licence or numbers.NONE,
+            numbers.whole(c.records),
+        ]
+        for c in run.countries
+    ]
+    header = ["Country", "Institution", "Licence of the text", "Private records"]
+    caption = "Who took part, and with how many records."
+    return joined(
+        element("h3", {"id": "members"}, "Who took part"),
+        table(caption, header, rows, text_columns=3),
+    )
+
+
+def time(run: Run) -> Markup:
+    """Where the time went."""
+    known = {stage: v for stage, v in run.seconds.items() if v is not None}
+    if not known:
+        return joined()
+    slowest = sorted(known.items(), key=lambda item: (-item[1], item[0]))
+    rows: Rows = [
+        [numbers.capital(names.stage(stage)), numbers.duration(value)]
+        for stage, value in slowest
+    ]
+    peak = run.peak_rss_mb
+    memory = f" and {numbers.size(peak * 1e6)} of memory at its peak" if peak else ""
+    return joined(
+        element("h3", {"id": "time"}, "Where the time went"),
+        paragraphs(f"The run took {numbers.duration(sum(known.values()))}{memory}."),
+        table("Time for each stage", ["Stage", "Time"], rows),
+    )
+
+
+def published(run: Run, folder: Folder) -> Markup:
+    """What was published, by its digests."""
+    if not run.releases and not run.adapters:
+        return joined()
+    rows: Rows = []
+    for release in run.releases:
+        card = f"releases/{release.name}/README.md"
+        shown = folder.link(card, numbers.capital(names.model(run, release.name)))
+        rows.append([shown, _promise(folder, release.name), _code(release.digest)])
+    for adapter in run.adapters:
+        card = f"adapters/{adapter.name}/README.md"
+        name = names.adapter(adapter.country or adapter.name)
+        shown = folder.link(card, numbers.capital(name))
+        loss = (
+            ""
+            if adapter.epsilon is None
+            else f"\u03b5 {numbers.epsilon(adapter.epsilon)}"
+        )
+        told = joined(loss, " " if loss else "", _promise(folder, adapter.name))
+        rows.append([shown, told, _code(adapter.digest)])
+    return joined(
+        element("h3", {"id": "published"}, "What was published"),
+        table(
+            "The shared models and the adapters",
+            ["Name", "Promise about records", "Digest"],
+            rows,
+            text_columns=3,
+        ),
+    )
+
+
+def log(run: Run, folder: Folder) -> Markup:
+    """The facts of the log."""
+    facts = run.log
+    if facts.size is None:
+        return joined()
+    signers = numbers.enumerated([names.signer(w) for w in facts.cosignatures])
+    rows: Rows = [
+        ["Name of the log", _code(facts.origin)],
+        ["Entries", numbers.whole(facts.size)],
+        ["Root of its tree", _code(facts.root)],
+        ["Cosigned by", signers or "nobody"],
+        ["Cosignatures needed", numbers.whole(facts.quorum)],
+        ["Size and root, signed", folder.link("bundle/checkpoint", "checkpoint")],
+        ["Whose signatures count", folder.link("bundle/policy.txt", "trust policy")],
+    ]
+    return joined(
+        element("h3", {"id": "log"}, "The log"),
+        paragraphs(
+            "Every step is an entry, signed by who took it. The members cosign the "
+            "log\u2019s size and root (a checkpoint). "
+            + (
+                "As many signed as are needed: whoever changes, drops or reorders an "
+                "entry now is noticed."
+                if facts.has_quorum
+                else "Fewer signed than are needed, so this log proves nothing yet."
+            )
+        ),
+        table(
+            "The log as it was last cosigned", ["Fact", "Value"], rows, text_columns=2
+        ),
+    )
+
+
+def check(run: Run) -> Markup:
+    """How to verify all of this oneself, in commands that can be pasted."""
+    steps = [
+        ("The whole log: every signature, proof and rule.", "audit verify bundle"),
+        ("The privacy loss, recomputed from the log.", "audit account bundle"),
+    ]
+    if run.releases:
+        base = shlex.quote(f"releases/{run.releases[-1].name}")
+        steps.append(("The last shared model: its files.", f"release verify {base}"))
+        if run.adapters:
+            own = shlex.quote(f"adapters/{run.adapters[0].name}")
+            what = "One adapter: its files, lineage and licence."
+            steps.append((what, f"adapter verify {own}"))
+            talk = f"chat --base {base} --adapter {own}"
+            steps.append(("Both models, to talk to, side by side.", talk))
+    items = [
+        element("li", {}, what, element("pre", {}, f"tapestry {command}"))
+        for what, command in steps
+    ]
+    return joined(
+        element("h2", {"id": "verify"}, "Check it yourself"),
+        element(
+            "p",
+            {},
+            "Run these in the folder that holds this page, with the package installed; "
+            "where the program is not on the path, ",
+            element("code", {}, "python -m tapestry"),
+            " stands for it. Audits need the files alone: no server, no graphics card, "
+            "no machine-learning software. Each audit ends with status 0 if all holds.",
+        ),
+        element("ol", {"class": "plain steps"}, *items),
+    )
+
+
+def software(run: Run) -> Markup:
+    """The versions, so that the run can be repeated."""
+    if not run.software:
+        return joined()
+    rows: Rows = [
+        [name, _code(version)] for name, version in sorted(run.software.items())
+    ]
+    return behind(
+        "Software versions",
+        table("Software", ["Name", "Version"], rows, text_columns=2),
+    )
+
+
+def _promise(folder: Folder, name: str) -> Child:
+    path = f"privacy/{name}.md"
+    return folder.link(path, "statement") if path in folder else ""
+
+
+def _masks(run: Run) -> Markup:
+    s = run.secagg
+    if s.n is None:
+        return joined()
+    told = (
+        f"The masks: {numbers.counted(s.n, 'institution')} in a round, at least "
+        f"{numbers.short(s.threshold)} of them needed to open the sum, no sum opened "
+        f"over fewer than {numbers.short(s.min_cohort)}, designed to hold against the "
+        f"coordinator {_together(s.max_colluding)}."
+    )
+    if s.length is not None:
+        told += f" Each contribution has {numbers.whole(s.length)} numbers."
+    return element("p", {"class": "note"}, told)
+
+
+def _together(colluding: int | None) -> str:
+    if not colluding:
+        return "alone"
+    return f"together with up to {numbers.counted(colluding, 'member')}"
+
+
+def _code(text: str) -> Child:
+    return element("code", {}, text) if text else numbers.NONE

@@ -1,0 +1,382 @@
+"""The numbers of one run, as report.json holds them.
+
+Everything but the title may be missing: a report of a run that ended early shows
+what there is. Keys that are not known here stay in report.json and are not shown.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from tapestry.errors import ConfigError
+from tapestry.html.numbers import LEAST
+
+Number = float | None
+Figures = dict[str, dict[str, Number]]  # by model, by country
+
+
+def _part_of_whole(share: tuple[int, int]) -> tuple[int, int]:
+    part, whole = share
+    if not 0 <= part <= whole:
+        raise ValueError(f"{part} of {whole} is not a share")
+    return share
+
+
+SUSPECT = 0.001  # a fair test shows a smaller p-value once in a thousand runs
+Share = Annotated[tuple[int, int], AfterValidator(_part_of_whole)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Country(_Part):
+    """One institution and what it brought."""
+
+    name: str
+    language: str = "und"
+    language_name: str = ""
+    institution: str = ""
+    records: int | None = None
+    licence: str = ""
+
+
+class Model(_Part):
+    """The pretrained model that everything started from."""
+
+    name: str
+    parameters: int | None = None
+    licence: str = ""
+
+
+class Sample(_Part):
+    """A held-out prompt, and what each model answered, unedited."""
+
+    country: str
+    prompt: str
+    reference: str = ""
+    answers: dict[str, str] = {}
+
+
+class UploadTest(_Part):
+    """A statistical test of all uploads, as the coordinator received them."""
+
+    uploads: int
+    bytes: int
+    p_value: float
+
+    @property
+    def is_suspect(self) -> bool:
+        """The uploads do not look like uniform bytes, as masked ones must."""
+        return self.p_value < SUSPECT
+
+
+class Search(_Part):
+    """Pieces of private text that were looked for in all that was sent."""
+
+    searched: int = 0
+    found: int = 0
+
+
+class Dropped(_Part):
+    """A node that did not finish a round."""
+
+    name: str
+    phase: str = ""
+
+
+class Round(_Part):
+    """What became of one round."""
+
+    number: int
+    outcome: str = ""
+    included: list[str] = []
+    dropped: list[str | Dropped] = []
+    mean_norm: Number = None
+    bits_per_byte: dict[str, Number] | Number = None
+
+    def bits(self, country: str) -> Number:
+        """The value after this round on one country's held-out text."""
+        if isinstance(self.bits_per_byte, dict):
+            return self.bits_per_byte.get(country)
+        return None
+
+    @property
+    def absent(self) -> list[Dropped]:
+        """Each node that dropped out; the phase is empty if it is not known."""
+        return [Dropped(name=d) if isinstance(d, str) else d for d in self.dropped]
+
+
+class Privacy(_Part):
+    """The promise that the noise makes."""
+
+    unit: str = ""
+    adjacency: str = ""
+    delta: Number = None
+    noise_multiplier: Number = None
+    clip_norm: Number = None
+    statement: str = ""
+
+
+class LogFacts(_Part):
+    """The log as the members last cosigned it."""
+
+    origin: str = ""
+    size: int | None = None
+    root: str = ""
+    quorum: int | None = None
+    cosignatures: list[str] = []
+    verdict: str = ""
+
+    @property
+    def has_quorum(self) -> bool:
+        """As many members signed as are needed."""
+        return len(self.cosignatures) >= (self.quorum or 1)
+
+
+class SecAgg(_Part):
+    """How the masked sum was set up."""
+
+    n: int | None = None
+    threshold: int | None = None
+    max_colluding: int | None = None
+    min_cohort: int | None = None
+    length: int | None = None
+
+
+class Sight(_Part):
+    """One thing, and whether the coordinator could see it; None: that is in doubt."""
+
+    item: str
+    seen: bool | None
+    detail: str = ""
+
+
+class Budget(_Part):
+    """How many gradients of single examples each way of training used."""
+
+    example_gradients_federated: Number = None
+    example_gradients_central: Number = None
+
+
+class Release(_Part):
+    """A published base."""
+
+    name: str
+    digest: str = ""
+    round: int | None = None
+
+
+class Adapter(_Part):
+    """A published adapter."""
+
+    name: str
+    country: str = ""
+    epsilon: Number = None
+    digest: str = ""
+
+
+class Run(_Part):
+    """All the numbers of one run."""
+
+    title: str
+    created: str = ""
+    engine: str = ""
+    base: str = ""
+    model: Model | None = None
+    seed: int | None = None
+    countries: list[Country] = []
+    measure: Literal["text", "answers"] = "text"
+    bits_per_byte: Figures = {}
+    bits_per_byte_se: Figures = {}
+    answer_bits: Figures = {}
+    answer_bits_se: Figures = {}
+    samples: list[Sample] = []
+    language_share: dict[str, dict[str, Share]] = {}
+    references: bool | None = None
+    rounds: list[Round] = []
+    epsilon: dict[str, dict[str, Number]] = {}
+    epsilon_limit: dict[str, Number] = {}
+    privacy: Privacy = Field(default_factory=Privacy)
+    bytes_out: dict[str, dict[str, int]] = {}
+    seconds: dict[str, Number] = {}
+    peak_rss_mb: Number = None
+    log: LogFacts = Field(default_factory=LogFacts)
+    secagg: SecAgg = Field(default_factory=SecAgg)
+    coordinator_view: list[Sight] = []
+    upload_test: UploadTest | None = None
+    private_text: Search = Field(default_factory=Search)
+    budget: Budget = Field(default_factory=Budget)
+    software: dict[str, str] = {}
+    releases: list[Release] = []
+    adapters: list[Adapter] = []
+
+    @property
+    def of_answers(self) -> bool:
+        """The figures are those of answers alone, not of whole texts."""
+        return self.measure == "answers" or (
+            bool(self.answer_bits) and not self.bits_per_byte
+        )
+
+    @property
+    def scores(self) -> Figures:
+        """Bits per byte of what is measured in this report."""
+        own = self.answer_bits if self.of_answers else {}
+        return own or self.bits_per_byte
+
+    @property
+    def errors(self) -> Figures:
+        """Standard errors of the differences from the given base."""
+        own = self.answer_bits_se if self.of_answers else {}
+        return own or self.bits_per_byte_se
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """The test of the uploads found that masks may not have hidden them."""
+        return self.upload_test is not None and self.upload_test.is_suspect
+
+    @property
+    def sights(self) -> list[Sight]:
+        """What the coordinator saw; what uploads may hold is in doubt with them."""
+        if not self.is_in_doubt:
+            return self.coordinator_view
+        return [
+            s if s.seen else s.model_copy(update={"seen": None})
+            for s in self.coordinator_view
+        ]
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """The gain of the newest shared model for each country, where it is known."""
+        found = {c.name: self.gain(self.final_base, c.name) for c in self.countries}
+        return {name: gain for name, gain in found.items() if gain is not None}
+
+    @property
+    def final_base(self) -> str | None:
+        """The newest released base that was measured."""
+        numbers = [n for n in map(release_number, self.scores) if n is not None]
+        return f"base-{max(numbers)}" if numbers else None
+
+    def in_order(self, models: Iterable[str]) -> list[str]:
+        """The given model, the shared ones, the adapters, and then all others."""
+        own = [c.name for c in self.countries]
+
+        def place(model: str) -> tuple[int, int, str]:
+            number = release_number(model)
+            if model == "given":
+                return 0, 0, model
+            if number is not None:
+                return 1, number, model
+            prefix, _, rest = model.partition("-")
+            if prefix == "adapter":
+                return 2, own.index(rest) if rest in own else len(own), model
+            return 3, 0, model
+
+        return sorted(models, key=place)
+
+    def nodes(self, found: Iterable[str]) -> list[str]:
+        """Nodes in the order of their countries, and then all others."""
+        own = [c.name for c in self.countries]
+        known = [name for name in own if name in set(found)]
+        return known + sorted(set(found) - set(own))
+
+    def bits(self, model: str | None, country: str) -> Number:
+        """One cell of the cross matrix."""
+        return self.scores.get(model or "", {}).get(country)
+
+    def gain(self, model: str | None, country: str) -> Number:
+        """The share of bits saved against the given base; above zero is better."""
+        before, after = self.bits("given", country), self.bits(model, country)
+        return (before - after) / before if before and after is not None else None
+
+    def is_clear(self, model: str | None, country: str) -> bool:
+        """A gain or loss exceeds two standard errors, where the error is known."""
+        before, after = self.bits("given", country), self.bits(model, country)
+        error = self.errors.get(model or "", {}).get(country)
+        if before is None or after is None:
+            return False
+        return error is None or abs(after - before) > 2 * error
+
+    def change(self, country: str) -> str:
+        """What became of the newest shared model for one country, in a word or two."""
+        gain = self.gain(self.final_base, country)
+        if gain is None:
+            return "not measured"
+        if abs(gain) < LEAST or not self.is_clear(self.final_base, country):
+            return "not clearly changed"
+        return "better" if gain > 0 else "worse"
+
+    def mean_bits(self, model: str | None) -> Number:
+        """The mean over all countries, if each of them was measured."""
+        values = [self.bits(model, c.name) for c in self.countries]
+        known = [v for v in values if v is not None]
+        return sum(known) / len(known) if known and len(known) == len(values) else None
+
+    def mean_error(self, model: str) -> Number:
+        """Standard error of the mean over countries, whose texts are independent."""
+        errors = self.errors.get(model, {})
+        known = [e for c in self.countries if (e := errors.get(c.name)) is not None]
+        if not known or len(known) != len(self.countries):
+            return None
+        return math.hypot(*known) / len(known)
+
+    def spent(self, node: str) -> Number:
+        """What a node spent: its ``total``, or else the sum, which bounds it."""
+        runs = self.epsilon.get(node, {})
+        if "total" in runs:
+            return runs["total"]
+        values = list(runs.values())
+        known = [v for v in values if v is not None]
+        return sum(known) if values and len(known) == len(values) else None
+
+    @property
+    def worst_epsilon(self) -> Number:
+        """The largest loss of any node; None if nobody or not everybody is bounded.
+
+        A node that is in a sum and has no account is not bounded.
+        """
+        summed = {name for r in self.rounds for name in r.included}
+        spent = [self.spent(node) for node in {*self.epsilon, *summed}]
+        known = [v for v in spent if v is not None]
+        return max(known) if known and len(known) == len(spent) else None
+
+
+def writable(value: Any) -> Any:
+    """Replace what no file can hold, at any depth.
+
+    A number without a spelling in JSON becomes null, and half of a surrogate pair,
+    which UTF-8 cannot spell, becomes the replacement character.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {writable(str(key)): writable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [writable(item) for item in value]
+    return value
+
+
+def read(data: dict[str, Any]) -> Run:
+    """Check what came from outside.
+
+    Raises:
+        ConfigError: A number or a name is not what the report needs.
+    """
+    try:
+        return Run.model_validate(writable(data))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"report data, {where}: {first['msg']}") from None
+
+
+def release_number(model: str) -> int | None:
+    """Return N of ``base-N``; None for any other model."""
+    prefix, _, number = model.partition("-")
+    known = prefix == "base" and re.fullmatch("[0-9]{1,9}", number)
+    return int(number) if known else None

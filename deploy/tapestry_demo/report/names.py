@@ -1,0 +1,160 @@
+"""Names that a reader knows, in place of the ids that programs exchange.
+
+An id that stands in no table is shown as it is, with a capital letter where it is a
+plain word: a federation may choose any.
+"""
+
+import re
+from collections.abc import Mapping
+
+from tapestry.html import numbers
+from tapestry_demo.report.data import Country, Run, release_number
+
+_PLACES: Mapping[str, str] = {
+    "usa": "the United States",
+    "uk": "the United Kingdom",
+    "netherlands": "the Netherlands",
+}
+_BASES: Mapping[str, str] = {
+    "smollm2": "SmolLM2 (135 million parameters)",
+    "tiny": "a tiny model for tests, which was never trained",
+}
+_ENGINES: Mapping[str, str] = {
+    "inprocess": "all parties in one process",
+    "flower": "each party in a process of its own, over a Flower network",
+}
+_OUTCOMES: Mapping[str, str] = {
+    "applied": "used",
+    "rejected": "rejected by the gate",
+}
+_PHASES: Mapping[str, str] = {
+    "offer": "before it began",
+    "keys": "while keys were agreed",
+    "upload": "before its upload arrived",
+    "agree": "when the cohort was agreed",
+    "reveal": "when the sum was opened",
+}
+_MESSAGES: Mapping[str, str] = {
+    "identity": "who it is, and which rules it follows",
+    "cosignature": "signature under the log",
+    "advertisement": "public keys for one round",
+    "shares": "encrypted shares of its mask keys",
+    "upload": "masked update",
+    "consent": "agreement on who is in the sum",
+    "reveal": "shares that open the sum",
+    "receipt": "confirmation",
+    "publication": "its adapter, for everybody",
+    "refusal": "refusal",
+}
+_STAGES: Mapping[str, str] = {
+    "prepare": "preparation of model and text",
+    "start": "start",
+    "log": "log and cosignatures",
+    "keys": "agreement on keys",
+    "training": "training at the institutions",
+    "rounds": "rounds",
+    "upload": "uploads",
+    "reveal": "opening of the sums",
+    "release": "releases",
+    "adapter": "training of the adapters",
+    "adapters": "training of the adapters",
+    "evaluate": "measuring the models",
+    "central": "reference without noise, in one place",
+    "central-dp": "reference with noise, in one place",
+    "samples": "sample answers",
+    "report": "report",
+}
+
+
+def place(name: str) -> str:
+    """A country's name, from the id of its node."""
+    if name in _PLACES:
+        return _PLACES[name]
+    if re.fullmatch(r"[a-z]+(-[a-z]+)*", name):
+        return " ".join(map(numbers.capital, name.split("-")))
+    return name
+
+
+def title(node: str) -> str:
+    """A country's name where a line begins: ``The Netherlands``."""
+    return numbers.capital(place(node)) if node in _PLACES else place(node)
+
+
+def country(run: Run, node: str) -> str:
+    """A country and its language, as a title: ``Italy (Italian)``."""
+    found = _country(run, node)
+    language = found.language_name if found else ""
+    return f"{title(node)} ({language})" if language else title(node)
+
+
+def language(run: Run, node: str) -> str:
+    """The language of a country's text, or else the country."""
+    found = _country(run, node)
+    return found.language_name if found and found.language_name else place(node)
+
+
+def signer(witness: str) -> str:
+    """The country of a witness: its key's name is ``italy/witness``."""
+    return place(witness.removesuffix("/witness"))
+
+
+def model(run: Run, name: str) -> str:
+    """A model, by what it is."""
+    if name == "given":
+        return "the model as it was given"
+    if release_number(name) is not None:
+        return _release(run, name)
+    if name == "central":
+        return "trained in one place, without noise"
+    if name == "central-dp":
+        return "trained in one place, with noise"
+    prefix, _, rest = name.partition("-")
+    return adapter(rest) if prefix == "adapter" and rest else name
+
+
+def adapter(node: str) -> str:
+    """A country's adapter: ``Italy's adapter``, ``the Netherlands' adapter``."""
+    owner = place(node)
+    return f"{owner}\u2019{'' if owner.endswith('s') else 's'} adapter"
+
+
+def base(run: Run) -> str:
+    """The pretrained model that everything started from."""
+    if run.model is not None:
+        return run.model.name
+    return _BASES.get(run.base, run.base)
+
+
+def engine(name: str) -> str:
+    """The way in which the parties were connected."""
+    return _ENGINES.get(name, name)
+
+
+def outcome(name: str) -> str:
+    """What became of a round."""
+    return _OUTCOMES.get(name, name) or numbers.NONE
+
+
+def phase(name: str) -> str:
+    """The point at which a node was missing."""
+    return _PHASES.get(name, name)
+
+
+def message(kind: str) -> str:
+    """A kind of message that leaves a node."""
+    return _MESSAGES.get(kind, kind)
+
+
+def stage(name: str) -> str:
+    """A stage of the run."""
+    return _STAGES.get(name, name)
+
+
+def _country(run: Run, node: str) -> Country | None:
+    return next((c for c in run.countries if c.name == node), None)
+
+
+def _release(run: Run, name: str) -> str:
+    known = (r.round for r in run.releases if r.name == name and r.round is not None)
+    number = next(known, release_number(name))
+    return f"the shared model after round\u00a0{number}"

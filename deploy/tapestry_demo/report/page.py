@@ -1,0 +1,127 @@
+"""Write what happened: report.json for machines, report.html for everybody else.
+
+Both hold the same numbers. The page loads nothing and runs nothing; it may be
+mailed, printed and archived as the one file that it is.
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tapestry.errors import ResourceError
+from tapestry.html import numbers
+from tapestry.html.charts import weave
+from tapestry.html.markup import Child, Markup, element, joined, link, page
+from tapestry_demo.report import assurance, names
+from tapestry_demo.report.answers import countries
+from tapestry_demo.report.data import Run, read, writable
+from tapestry_demo.report.limits import limits
+from tapestry_demo.report.links import Folder
+from tapestry_demo.report.opening import headline, opening
+from tapestry_demo.report.privacy_section import privacy
+from tapestry_demo.report.results import results, rounds
+
+__all__ = ["write_report"]
+
+
+def write_report(data: dict[str, Any], directory: Path) -> None:
+    """Write ``report.json`` and ``report.html`` into a directory.
+
+    Guarantees:
+        Equal data beside equal files give equal bytes. Text from the data appears in
+        the page as text, whatever it contains. A link leads to a part of the page or
+        to a file that stands in the directory when the page is written.
+
+    Edge cases:
+        Missing parts are left out of the page. NaN and infinities become null in
+        the file and a dash, or "no bound" for epsilon, on the page. Half of a
+        surrogate pair, which UTF-8 cannot spell, becomes U+FFFD in both files.
+
+    Args:
+        data: The numbers, in the shape of `tapestry_demo.report.data.Run`.
+        directory: Where to write; it is created if it does not exist.
+
+    Raises:
+        ConfigError: A part has the wrong shape.
+        ResourceError: The files cannot be written.
+    """
+    run = read(data)
+    text = json.dumps(writable(data), indent=2, sort_keys=True, ensure_ascii=False)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        html = render(run, Folder.read(directory))
+        (directory / "report.json").write_text(text + "\n", encoding="utf-8")
+        (directory / "report.html").write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write the report to {directory}: {error}"
+        ) from None
+
+
+def render(run: Run, folder: Folder) -> str:
+    """Draw the page: first for everybody, then country by country, then for experts."""
+    style = resources.files("tapestry.html").joinpath("style.css").read_text("utf-8")
+    parts = {
+        ("countries", "Country by country"): countries(run, folder),
+        ("results", "How good the models are"): results(run),
+        ("privacy", "Privacy"): privacy(run),
+        ("coordinator", "What the coordinator could see"): assurance.sight(run),
+        ("limits", "What is not protected"): limits(run),
+        ("verify", "Check it yourself"): assurance.check(run),
+        ("details", "Details"): _details(run, folder),
+    }
+    contents = [
+        link(f"#{part}", name) for (part, name), shown in parts.items() if shown
+    ]
+    main = element(
+        "main",
+        {},
+        _top(run),
+        opening(run),
+        element("nav", {"class": "contents", "aria-label": "Contents"}, *contents),
+        *parts.values(),
+    )
+    foot = element("footer", {}, *_closing())
+    threads = weave(max(len(run.countries), 3))
+    return page(headline(run), "en", style, threads, main, foot)
+
+
+def _top(run: Run) -> Markup:
+    base = names.base(run)
+    licence = run.model.licence if run.model else ""
+    facts = [
+        numbers.date(run.created),
+        f"model: {base}{f' ({licence})' if licence else ''}" if base else "",
+        names.engine(run.engine),
+        "" if run.seed is None else f"seed {run.seed}",
+    ]
+    return element(
+        "header",
+        {"class": "top"},
+        element("h1", {}, headline(run)),
+        element("p", {"class": "facts"}, " · ".join(fact for fact in facts if fact)),
+    )
+
+
+def _details(run: Run, folder: Folder) -> Markup:
+    parts = [
+        rounds(run),
+        assurance.members(run),
+        assurance.traffic(run),
+        assurance.log(run, folder),
+        assurance.published(run, folder),
+        assurance.time(run),
+        assurance.software(run),
+    ]
+    if not any(parts):
+        return joined()
+    return joined(element("h2", {"id": "details"}, "Details"), *parts)
+
+
+def _closing() -> tuple[Child, ...]:
+    return (
+        "Made by Tapestry. The same numbers are in ",
+        link("report.json", "report.json"),
+        ".",
+    )

@@ -1,0 +1,162 @@
+"""What can be learned about one record, said so that it can be weighed."""
+
+from tapestry.html import numbers
+from tapestry.html.markup import (
+    Cell,
+    Child,
+    Markup,
+    element,
+    joined,
+    paragraphs,
+    table,
+)
+from tapestry_demo.report import names, odds
+from tapestry_demo.report.data import Run
+
+_COMPARED = (0.1, 1.0, 3.0, 8.0)  # privacy losses that many publications use
+_FALSE_ALARMS = 0.001  # of an attack in the example
+
+
+def privacy(run: Run) -> Markup:
+    """How to read the bound, what each institution spent, and the exact terms."""
+    if not run.epsilon:
+        return joined()
+    return joined(
+        element("h2", {"id": "privacy"}, "What can be learned about one record"),
+        _reading(run),
+        _spent(run),
+        _terms(run),
+    )
+
+
+def _reading(run: Run) -> Markup:
+    worst, unit = run.worst_epsilon, run.privacy.unit or "record"
+    if worst is None:
+        return paragraphs(
+            "At least one institution trained without noise, or its loss is not known. "
+            f"So nothing is proven about what can be learned about a single {unit}."
+        )
+    delta = run.privacy.delta or 0.0
+    found = odds.detected(_FALSE_ALARMS, worst, delta=delta)
+    plus = ", plus δ" if delta else ""
+    told = [
+        (
+            "Noise was added to what left each institution. What it guarantees is a "
+            "bound on a comparison: two worlds differ only in whether one particular "
+            f"{unit} was used, and an observer looks at everything that was published. "
+            "The observer may know every other record and have any computing power."
+        ),
+        (
+            "The bound is a number called ε (epsilon). Whatever the observer looks "
+            "for, the probability to find it in one world is at most e to the power of "
+            f"ε times the probability in the other{plus}. Here the largest is "
+            f"ε\u00a0=\u00a0{numbers.epsilon(worst)}, a factor of "
+            f"{numbers.factor(odds.factor(worst))}. For example, an attack that "
+            f"wrongly takes {numbers.chance(_FALSE_ALARMS)} of the unused {unit}s for "
+            f"used ones recognizes at most {numbers.likely(found)} of the used ones."
+        ),
+    ]
+    if delta:
+        told.append(
+            f"The second number, δ (delta), is {numbers.chance(delta)} here: beyond "
+            f"the factor, probabilities may differ by this much.{_delta_of(run, delta)}"
+        )
+    told.append(
+        f"The bound is for one {unit} and for noise that was drawn as the log says; "
+        "for those it is proven and not measured. This run attacked nothing, so it "
+        "says nothing about how near a real attack comes."
+    )
+    return joined(paragraphs(*told), _scale(worst, delta, unit))
+
+
+def _delta_of(run: Run, delta: float) -> str:
+    known = [c.records for c in run.countries if c.records]
+    if not known:
+        return ""
+    most = max(known)
+    if delta * most < 1:
+        return (
+            f" It should be well below one in the number of records; the largest "
+            f"institution has {numbers.whole(most)}."
+        )
+    return (
+        f" That is not small enough: the largest institution has {numbers.whole(most)} "
+        "records, so one of them may be revealed."
+    )
+
+
+def _scale(worst: float, delta: float, unit: str) -> Markup:
+    """This run's loss among others, with what each of them allows."""
+    rows: list[list[Child | Cell]] = []
+    for value in sorted({*_COMPARED, worst}):
+        here = value == worst
+        cells = [
+            f"ε\u00a0=\u00a0{numbers.epsilon(value) if here else numbers.short(value)}",
+            numbers.factor(odds.factor(value)),
+            numbers.likely(odds.right_guess(value, delta=delta)),
+            odds.verdict(odds.right_guess(value, delta=delta)),
+        ]
+        first = f"{cells[0]} (this run)" if here else cells[0]
+        kind = "here" if here else ""
+        rows.append([Cell(kind, first), *(Cell(kind, cell) for cell in cells[1:])])
+    header = ["Privacy loss", "Probabilities differ by a factor of at most"]
+    header += [
+        "A right guess, at most, where a coin gives 50.0\u00a0%",
+        "The promise is",
+    ]
+    caption = (
+        f"How to read ε: what the worst case allows about one {unit}"
+        f"{f' at δ = {numbers.chance(delta)}' if delta else ''}. Called weak from "
+        "a right guess of 95.0\u00a0% up, moderate from 75.0\u00a0%, strong below."
+    )
+    return table(caption, header, rows)
+
+
+def _spent(run: Run) -> Markup:
+    found = dict.fromkeys(kind for runs in run.epsilon.values() for kind in runs)
+    kinds = [kind for kind in found if kind != "total"] if len(found) > 1 else []
+    rows: list[list[Child | Cell]] = []
+    for node in run.nodes(run.epsilon):
+        spent, total = run.epsilon[node], run.spent(node)
+        cells = [
+            numbers.epsilon(spent[k]) if k in spent else numbers.NONE for k in kinds
+        ]
+        bound = "no bound" if total is None else numbers.factor(odds.factor(total))
+        limit = numbers.short(run.epsilon_limit.get(node))
+        first = names.country(run, node)
+        rows.append([first, *cells, numbers.epsilon(total), bound, limit])
+    header = ["Institution", *map(numbers.capital, kinds), "ε spent"]
+    header += ["Factor, at most", "ε agreed, at most"]
+    caption = f"What each institution spent of what it had agreed to.{_over(run)}"
+    return table(caption, header, rows)
+
+
+def _over(run: Run) -> str:
+    """Who spent more than was agreed; where that is known, nobody did."""
+    over = [
+        names.place(node)
+        for node in run.nodes(run.epsilon)
+        if (limit := run.epsilon_limit.get(node)) is not None
+        and ((spent := run.spent(node)) is None or spent > limit)
+    ]
+    return f" More than agreed: {numbers.enumerated(over)}." if over else ""
+
+
+def _terms(run: Run) -> Markup:
+    promise = run.privacy
+    noise, clip, delta = promise.noise_multiplier, promise.clip_norm, promise.delta
+    adjacency = {"add-remove": "one is added or removed"}.get(
+        promise.adjacency, promise.adjacency
+    )
+    facts = [
+        f"unit of privacy: one {promise.unit}" if promise.unit else "",
+        f"neighbouring data: {adjacency}" if adjacency else "",
+        "" if delta is None else f"δ: {numbers.chance(delta)}",
+        "" if noise is None else f"noise multiplier: {numbers.short(noise)}",
+        "" if clip is None else f"gradients clipped to norm {numbers.short(clip)}",
+    ]
+    told = numbers.capital("; ".join(fact for fact in facts if fact))
+    return joined(
+        paragraphs(promise.statement) if promise.statement else "",
+        element("p", {"class": "note"}, f"{told}.") if told else "",
+    )

@@ -1,0 +1,134 @@
+"""The two ways to run a federation of one folder: in this process, or over Flower."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from tapestry.cli.progress import Event, Progress
+from tapestry.model.replica import Replica
+from tapestry.workloads.base import Workload
+from tapestry_coordinator import run
+from tapestry_coordinator.grid import LocalGrid
+from tapestry_demo.wire_tap import Tap
+from tapestry_node.node import Node
+
+_FIELDS = frozenset(Event.__required_keys__ | Event.__optional_keys__)
+_TOGETHER = {"upload": "training", "offer": "keys", "open": "log", "close": "log"}
+_SILENT = frozenset({"offer", "aborted"})
+ENGINE_FOLDER = "flower"
+
+
+class Clock:
+    """Pass events on to the view, and add up the time between them by stage."""
+
+    def __init__(self, progress: Progress, seconds: MutableMapping[str, float]) -> None:
+        """Start the clock."""
+        self._progress, self._seconds = progress, seconds
+        self._stage, self._since = "start", time.monotonic()
+        self._rounds = 0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Take an event of a driver or node."""
+        stage = str(event.get("phase", event["stage"]))
+        self.enter(_TOGETHER.get(stage, stage))
+        shown = {key: value for key, value in event.items() if key in _FIELDS}
+        scores = shown.get("bits_per_byte")
+        if isinstance(scores, dict):
+            shown["bits_per_byte"] = sum(scores.values()) / max(len(scores), 1)
+        if shown.get("phase") in _SILENT:
+            shown["phase"] = "open"
+        if shown["stage"] == "round" and "round" in shown:
+            self._count(shown)
+        self._progress(shown)  # type: ignore[arg-type]  # the view checks the words
+
+    def _count(self, shown: dict[str, Any]) -> None:
+        """Say of how many rounds this is one, also where only the driver knows.
+
+        Rounds that were given up are counted as well, so there can be more.
+        """
+        self._rounds = max(shown["round"], shown.get("of", 0), self._rounds)
+        shown["of"] = self._rounds
+
+    def enter(self, stage: str) -> None:
+        """Book the time since the last event on the stage that it began."""
+        now = time.monotonic()
+        spent = self._seconds.get(self._stage, 0.0) + now - self._since
+        self._seconds[self._stage] = spent
+        self._stage, self._since = stage, now
+
+
+def run_in_process(
+    out: Path,
+    *,
+    workload: Workload,
+    given: Replica,
+    tap: Tap,
+    seconds: MutableMapping[str, float],
+    notify: Progress,
+) -> None:
+    """Run coordinator and nodes as objects of this process; the same messages."""
+    logging.getLogger("tapestry_node").addHandler(logging.NullHandler())
+    clock = Clock(notify, seconds)
+    nodes = [
+        Node(folder, workload=workload, replica=given, notify=clock)
+        for folder in sorted((out / "nodes").iterdir())
+    ]
+    handlers: dict[str, Callable[..., Any]] = {node.name: node.handle for node in nodes}
+    try:
+        run.main(
+            out / "coordinator",
+            tap.listen(LocalGrid(handlers)),
+            workload=workload,
+            replica=given,
+            notify=clock,
+        )
+    finally:
+        clock.enter("end")
+        for node in nodes:
+            node.close()
+
+
+def run_flower(
+    out: Path, *, seconds: MutableMapping[str, float], notify: Progress
+) -> None:
+    """Run a SuperLink, the coordinator as its ServerApp, and each node as a process."""
+    from tapestry_coordinator.superlink.supervisor import Engine
+
+    clock = Clock(notify, seconds)
+    tail = _Tail(out / "coordinator" / run.PROGRESS, clock)
+    with Engine(out / ENGINE_FOLDER) as engine:
+        for folder in sorted((out / "nodes").iterdir()):
+            site = engine.enroll(folder.name, folder / "keys" / "transport")
+            command = [
+                *(sys.executable, "-m", "tapestry", "node", "run", str(folder)),
+                *("--superlink", site.superlink),
+                *("--root-certificates", str(site.root_certificates)),
+                *("--auth-key", str(site.auth_key)),
+            ]
+            engine.start_node(folder.name, command)
+        engine.run(out / "coordinator", tick=tail.read)
+    tail.read()
+    clock.enter("end")
+
+
+class _Tail:
+    """Follow the events that a coordinator in another process writes from now on."""
+
+    def __init__(self, path: Path, notify: Callable[[dict[str, Any]], None]) -> None:
+        self._path, self._notify = path, notify
+        self._position = path.stat().st_size if path.exists() else 0
+
+    def read(self) -> None:
+        if not self._path.exists():
+            return
+        with self._path.open("r", encoding="utf-8") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith("\n"):
+                    break
+                self._position += len(line.encode())
+                self._notify(json.loads(line))

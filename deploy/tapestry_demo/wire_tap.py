@@ -1,0 +1,112 @@
+"""What a coordinator could see: listen on the wire as it does, and test for leaks.
+
+The tap sits where the coordinator sits. For each upload it takes the distribution of
+the bytes: masked vectors are uniform, and a chi-squared test says whether these are.
+In every reply it looks for pieces of private text, if it is given some.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from tapestry.errors import ConfigError
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry_coordinator.grid import Grid
+
+_ENTRIES = 2  # public log entries in front of the chunks
+
+
+@dataclass(slots=True, kw_only=True)
+class Tap:
+    """What passed by."""
+
+    counts: npt.NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(256, dtype=np.int64)
+    )
+    uploads: int = 0
+    kinds: set[str] = field(default_factory=set)
+    wanted: tuple[bytes, ...] = ()  # private text to look for; it is never saved
+    searched: int = 0  # how many pieces of private text were looked for
+    found: int = 0  # how many times a reply held one of them
+
+    def listen(self, grid: Grid) -> Grid:
+        """Put the tap in front of a grid."""
+        return _Tapped(grid, self)
+
+    def take(self, reply: Message) -> None:
+        """See a reply as the coordinator sees it."""
+        self.kinds.add(reply.kind.value)
+        self._search(reply)
+        if reply.kind is not Kind.UPLOAD:
+            return
+        self.uploads += 1
+        for chunk in reply.attachments[_ENTRIES:]:
+            data = np.frombuffer(chunk, dtype=np.uint8)
+            self.counts += np.bincount(data, minlength=256)
+
+    def _search(self, reply: Message) -> None:
+        self.searched = max(self.searched, len(self.wanted))
+        for part in (reply.body, *reply.attachments):
+            data = bytes(part)
+            self.found += sum(text in data for text in self.wanted)
+
+    def state(self) -> dict[str, Any]:
+        """Return what passed by, for ``restore`` in another process."""
+        return {
+            "counts": self.counts.tolist(),
+            "uploads": self.uploads,
+            "kinds": sorted(self.kinds),
+            "searched": self.searched,
+            "found": self.found,
+        }
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Self:
+        """Go on from what another process saw pass by; nothing for an empty state.
+
+        Raises:
+            ConfigError: It is not what ``state`` returns.
+        """
+        if not state:
+            return cls()
+        try:
+            counts = np.asarray(state["counts"], dtype=np.int64).reshape(256)
+            uploads, kinds = int(state["uploads"]), set(map(str, state["kinds"]))
+            searched, found = int(state["searched"]), int(state["found"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            raise ConfigError("what was seen on the wire is damaged") from None
+        return cls(
+            counts=counts,
+            uploads=uploads,
+            kinds=kinds,
+            searched=searched,
+            found=found,
+        )
+
+    @property
+    def p_value(self) -> float | None:
+        """How likely uniform bytes look at least this uneven; None without uploads."""
+        if self.uploads == 0:
+            return None
+        return float(stats.chisquare(self.counts).pvalue)
+
+
+class _Tapped:
+    """A grid that is listened to."""
+
+    def __init__(self, grid: Grid, tap: Tap) -> None:
+        self._grid, self._tap = grid, tap
+
+    def nodes(self) -> list[str]:
+        return self._grid.nodes()
+
+    def exchange(
+        self, requests: Mapping[str, Message], *, deadline: float
+    ) -> Iterator[tuple[str, Message]]:
+        for name, reply in self._grid.exchange(requests, deadline=deadline):
+            self._tap.take(reply)
+            yield name, reply

@@ -1,0 +1,1 @@
+"""A base and its adapters in front of people; needs no node."""

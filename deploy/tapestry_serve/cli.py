@@ -1,0 +1,184 @@
+"""``tapestry chat``: one prompt, the base and its adapters side by side."""
+
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Command, as_json
+from tapestry.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tapestry.workloads.language.model import LanguageModel
+
+Answers = dict[str, str]
+
+
+def _check_temperature(
+    _context: click.Context, _option: click.Parameter, value: float
+) -> float:
+    """Require 0, or a number by which logits in float32 can be divided."""
+    if not (value == 0 or 0.01 <= value <= 10):
+        raise click.BadParameter(f"{value} is not 0 and not in the range 0.01 to 10")
+    return value
+
+
+@click.command(cls=Command)
+@click.option(
+    "--base",
+    required=True,
+    metavar="NAME",
+    help="The base: a release's folder, smollm2 or tiny.",
+)
+@click.option(
+    "--adapter",
+    multiple=True,
+    type=PATH,
+    metavar="DIR",
+    help="An adapter's folder; may be repeated.",
+)
+@click.option(
+    "--prompt",
+    metavar="TEXT",
+    help="Answer this and leave; without it, prompts are asked for.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    default=48,
+    show_default=True,
+    help="The length of an answer at most, from 1 to 4096.",
+)
+@click.option(
+    "--temperature",
+    type=float,
+    callback=_check_temperature,
+    metavar="T",
+    default=0.0,
+    show_default=True,
+    help="How freely tokens are drawn, 0.01 to 10; 0 takes the likeliest each time.",
+)
+@as_json
+def app(
+    base: str,
+    adapter: tuple[Path, ...],
+    prompt: str | None,
+    max_tokens: int,
+    temperature: float,
+    as_json: bool,
+) -> None:
+    """Compare what a base and its adapters say to the same prompt."""
+    if prompt is not None:
+        prompt = console.check_text(prompt, what="the prompt")
+    model, folders = _load(base, adapter)
+    for text in _prompts(prompt):
+        answers = _answer(
+            model, folders, prompt=text, max_tokens=max_tokens, temperature=temperature
+        )
+        if as_json:
+            console.say_json({"prompt": text, "answers": answers}, indent=None)
+        else:
+            _show(text, answers)
+
+
+def _load(
+    base: str, adapters: Sequence[Path]
+) -> "tuple[LanguageModel, dict[str, Path]]":
+    """Load the base, checked if it is a release, and adapters that belong to it."""
+    from tapestry.artifacts import manifest
+    from tapestry.vectors import parameters_digest
+    from tapestry.workloads.language.base_models import open_base
+    from tapestry_governance import registry
+
+    for folder in adapters:
+        if not folder.is_dir():
+            raise ConfigError(f"no adapter folder {folder}")
+    folders = {folder.resolve().name: folder for folder in adapters}
+    if len(folders) != len(adapters) or "base" in folders:
+        raise ConfigError("two adapters have the same name; rename one folder")
+    for folder in adapters:
+        registry.check_folder(folder)
+    if (Path(base) / manifest.FOLDER / manifest.FILE).exists():
+        manifest.verify(Path(base), manifest.read(Path(base)))
+    model = open_base(base)
+    if adapters:
+        parameters = model.parameters()
+        found = registry.Base(
+            digest=parameters_digest(parameters),
+            shapes={name: value.shape for name, value in parameters.items()},
+        )
+        for folder in adapters:
+            registry.check_fit(folder, found)
+    return model, folders
+
+
+def _prompts(prompt: str | None) -> Iterator[str]:
+    if prompt is not None:
+        yield prompt
+        return
+    if sys.stdin is None:
+        return
+    # input() needs all three streams, and a pipe gets answers alone.
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    people = None not in streams and sys.stdin.isatty() and sys.stdout.isatty()
+    if people:
+        console.note("ask something; an empty line ends this")
+    while True:
+        try:
+            text = input("> ") if people else sys.stdin.readline().removesuffix("\n")
+        except (EOFError, KeyboardInterrupt):
+            return
+        if not text.strip():
+            return
+        yield console.check_text(text, what="the prompt")
+
+
+def _answer(
+    model: "LanguageModel",
+    folders: dict[str, Path],
+    *,
+    prompt: str,
+    max_tokens: int,
+    temperature: float,
+) -> Answers:
+    """Let each answer the prompt, with the same random numbers."""
+    import torch
+
+    from tapestry.dialogue import Dialogue
+
+    seed = secrets.randbits(63)
+
+    def complete() -> str:
+        (answer,) = model.complete_all(
+            [Dialogue(turns=(prompt,))],
+            max_tokens=max_tokens,
+            temperature=temperature,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return answer.strip()
+
+    answers = {"base": complete()}
+    for name, folder in folders.items():
+        with model.adapted(folder):
+            answers[name] = complete()
+    return answers
+
+
+def _show(prompt: str, answers: Answers) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def plain(text: str) -> Text:
+        return Text("\n".join(map(console.shown, text.split("\n"))))
+
+    table = Table(title=plain(prompt), title_justify="left", show_lines=False)
+    for name in answers:
+        table.add_column(plain(name), ratio=1, overflow="fold")
+    table.add_row(*map(plain, answers.values()))
+    Console(file=console.output()).print(table)

@@ -1,0 +1,1 @@
+"""The audit: a bundle of plain files, checked from files alone."""

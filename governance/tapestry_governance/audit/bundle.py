@@ -1,0 +1,309 @@
+"""What an auditor gets: one folder of plain files.
+
+::
+
+    MANIFEST.sha256     every other file with its SHA-256; sha256sum -c reads it
+    policy.txt          whom to trust (trust.py); compare it with the one you hold
+    genesis.sha256      digest of entry 0
+    checkpoint          the newest cosigned checkpoint
+    tile/…              the log (tiles.py)
+    artifacts/<name>/…  a release or adapter: its folder, or only its manifest
+    blobs/sha256/<hex>  larger content that events name by digest
+    sums/<index>/…      what the sum of a round is made of (sums.py)
+
+The manifest catches accidents; it is not signed. What holds against an attacker is
+that everything else follows from the cosigned checkpoint (``verify.py``).
+"""
+
+import re
+import shutil
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tapestry.artifacts.foreign_files import refuse, take_inventory
+from tapestry.artifacts.manifest import check_name
+from tapestry.encoding import decode_digest, digest, digest_file
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ProtocolError,
+    ResourceError,
+    VerificationError,
+)
+from tapestry.inputs.plain_file import read_plain
+from tapestry.tlog import tiles
+from tapestry.tlog.checkpoint import read_claim
+from tapestry.tlog.note import MAX_BYTES
+
+MANIFEST = "MANIFEST.sha256"
+POLICY = "policy.txt"
+GENESIS = "genesis.sha256"
+CHECKPOINT = "checkpoint"
+ARTIFACTS = "artifacts"
+BLOBS = "blobs/sha256"
+SUMS = "sums"
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
+_HEXDIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_MANIFEST = 64 << 20
+_SINGLE = {POLICY, GENESIS, CHECKPOINT}
+_FOLDERS = ("tile/", f"{ARTIFACTS}/", f"{BLOBS}/", f"{SUMS}/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle whose files are all there, all plain, and as its manifest says."""
+
+    folder: Path
+    files: tuple[str, ...]
+
+    @property
+    def policy(self) -> bytes:
+        """The trust policy that came along."""
+        return self._read(POLICY)
+
+    @property
+    def genesis(self) -> str:
+        """The digest of entry 0.
+
+        Raises:
+            ProtocolError: Not a digest and a line feed.
+        """
+        text = self._read(GENESIS).decode("ascii", "replace")
+        if not text.endswith("\n"):
+            raise ProtocolError(f"{GENESIS} is not a digest")
+        decode_digest(text[:-1])
+        return text[:-1]
+
+    @property
+    def checkpoint(self) -> bytes:
+        """The newest cosigned checkpoint."""
+        return self._read(CHECKPOINT)
+
+    @property
+    def artifacts(self) -> dict[str, Path]:
+        """The folders of releases and adapters, by name."""
+        names = {
+            file.split("/")[1] for file in self.files if file.startswith(ARTIFACTS)
+        }
+        return {name: self.folder / ARTIFACTS / name for name in sorted(names)}
+
+    @property
+    def blobs(self) -> dict[str, Path]:
+        """Larger content, by the digest it claims."""
+        found = [file for file in self.files if file.startswith(BLOBS)]
+        return {f"sha256:{Path(file).name}": self.folder / file for file in found}
+
+    def _read(self, name: str) -> bytes:
+        if name not in self.files:
+            raise IncompleteError(f"the bundle has no {name}")
+        data = read_small(self.folder / name)
+        if not data:
+            raise IncompleteError(f"{name} is empty; get the bundle again")
+        return data
+
+
+def read_small(path: Path) -> bytes:
+    """Read a trust policy or a checkpoint.
+
+    Raises:
+        ConfigError: No such file, or no plain one.
+        VerificationError: It is too large to be one.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is no plain file; name the file itself")
+        return read_plain(path, limit=MAX_BYTES, links=True)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Hold a folder against its ``MANIFEST.sha256``.
+
+    Guarantees:
+        On return the folder holds exactly the listed files with the listed bytes,
+        under the names that a bundle may have; no link, no device, no other file.
+
+    Raises:
+        ConfigError: No such folder.
+        IncompleteError: The manifest, or a file that it lists, is missing.
+        ProtocolError: The manifest is not in its one spelling.
+        VerificationError: A file was changed, or is no plain file.
+        ForeignFileError: There are links, or files that are not listed.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not the folder of a bundle")
+    try:
+        listed = _read_manifest(folder)
+        found = take_inventory(folder, listed, own=MANIFEST, own_is_folder=False)
+        for name, path in found.files.items():
+            _check_size(name, path)
+            if digest_file(path) != f"sha256:{listed[name]}":
+                raise VerificationError(f"{name} was changed")
+        if found.odd:
+            raise VerificationError(f"{found.odd[0]} is no plain file")
+    except OSError as error:
+        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+    found.refuse_foreign(folder.name)
+    if found.missing:
+        raise IncompleteError(f"{found.missing[0]} is missing from the bundle")
+    return Bundle(folder=folder, files=tuple(sorted(listed)))
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    public: Path,
+    trust: bytes,
+    genesis: str,
+    artifacts: Mapping[str, Path],
+    blobs: Iterable[bytes] = (),
+) -> Bundle:
+    """Collect what an auditor needs into a new folder.
+
+    Args:
+        folder: A folder that does not exist yet.
+        public: The log's public folder: ``checkpoint`` and ``tile/``.
+        trust: The trust policy file.
+        genesis: The digest of entry 0.
+        artifacts: Folders of releases and adapters, by the name in the log. A
+            folder of which only ``tapestry/`` is copied is still checked by name.
+        blobs: Content that events name by digest.
+
+    Raises:
+        ConfigError: The folder exists, or an artifact has no manifest.
+        IncompleteError: The log was not published yet.
+        ResourceError: A file cannot be copied.
+    """
+    try:
+        folder.mkdir(parents=True)
+        _write_log(folder, public)
+        (folder / POLICY).write_bytes(trust)
+        (folder / GENESIS).write_text(f"{genesis}\n", encoding="ascii")
+        for name, source in artifacts.items():
+            check_name(name)
+            shutil.copytree(source, folder / ARTIFACTS / name)
+        for blob in blobs:
+            path = folder / BLOBS / digest(blob).removeprefix("sha256:")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(blob)
+        write_manifest(folder)
+    except FileExistsError:
+        raise ConfigError(f"{folder} exists; choose a new folder") from None
+    except (OSError, shutil.Error) as error:
+        raise ResourceError(f"cannot write the bundle {folder}: {error}") from error
+    return open_bundle(folder)
+
+
+def add_sums(folder: Path, sums: Mapping[int, Path]) -> Bundle:
+    """Put evidence on sums into a bundle (sums.py).
+
+    Args:
+        folder: The bundle.
+        sums: What ``write_sum`` wrote, by the log index of ``round.closed``.
+
+    Raises:
+        ResourceError: A file cannot be copied.
+    """
+    try:
+        for index, source in sums.items():
+            shutil.copytree(source, folder / SUMS / str(index))
+        write_manifest(folder)
+    except (OSError, shutil.Error) as error:
+        raise ResourceError(f"cannot write the bundle {folder}: {error}") from error
+    return open_bundle(folder)
+
+
+def write_manifest(folder: Path) -> None:
+    """List what is in a folder; the last step of making a bundle."""
+    names = sorted(name for name in _walk(folder) if name != MANIFEST)
+    lines = [
+        f"{digest_file(folder / name).removeprefix('sha256:')}  {name}\n"
+        for name in names
+    ]
+    (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
+
+
+def _write_log(folder: Path, public: Path) -> None:
+    path = public / CHECKPOINT
+    if not path.exists():
+        raise IncompleteError(f"{public} has no cosigned checkpoint")
+    note = read_small(path)
+    (folder / CHECKPOINT).write_bytes(note)
+    tiles.write(folder, tiles.read_entries(public, read_claim(note).size))
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    text = _manifest_text(folder)
+    rows = [(match[2], match[1]) for match in _LINE.finditer(text)]
+    if "".join(f"{hexdigest}  {name}\n" for name, hexdigest in rows) != text:
+        raise ProtocolError(f"{MANIFEST} has a line that is no digest and name")
+    names = [name for name, _ in rows]
+    if names != sorted(set(names)):
+        raise ProtocolError(f"{MANIFEST} is not in order of name")
+    placeless = [name for name in names if not _has_place(name)]
+    if placeless:
+        refuse(folder.name, foreign=placeless)
+    return dict(rows)
+
+
+def _manifest_text(folder: Path) -> str:
+    path = folder / MANIFEST
+    if path.is_symlink():
+        refuse(folder.name, links=[MANIFEST])
+    try:
+        text = read_plain(path, limit=_MAX_MANIFEST).decode("ascii")
+    except FileNotFoundError:
+        raise IncompleteError(f"{folder} has no {MANIFEST}") from None
+    except UnicodeDecodeError:
+        raise ProtocolError(f"{MANIFEST} is not ASCII") from None
+    if not text:
+        raise IncompleteError(f"{MANIFEST} is empty; get the bundle again")
+    return text
+
+
+def _has_place(name: str) -> bool:
+    """Return whether a file of a bundle may have this name.
+
+    Raises:
+        VerificationError: It is not portable.
+    """
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise VerificationError(str(error)) from None
+    if name not in _SINGLE and not name.startswith(_FOLDERS):
+        return False
+    if name.startswith(f"{ARTIFACTS}/") and name.count("/") < 2:
+        return False
+    if name.startswith(f"{BLOBS}/"):
+        return _HEXDIGEST.fullmatch(name.removeprefix(f"{BLOBS}/")) is not None
+    return True
+
+
+def _check_size(name: str, path: Path) -> None:
+    """See that a file that is always small is; hashing a terabyte takes an hour.
+
+    Raises:
+        VerificationError: It is larger than any of its kind.
+    """
+    single = name in _SINGLE
+    limit = MAX_BYTES if single else tiles.WIDTH * (2 + tiles.MAX_ENTRY_BYTES)
+    if (single or name.startswith("tile/")) and path.stat().st_size > limit:
+        raise VerificationError(f"{name} was changed: it is over {limit} bytes")
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    pending = [folder]
+    while pending:
+        for path in sorted(pending.pop().iterdir()):
+            mode = path.lstat().st_mode
+            name = path.relative_to(folder).as_posix()
+            if stat.S_ISDIR(mode):
+                pending.append(path)
+            elif stat.S_ISREG(mode):
+                yield name
+            else:
+                raise VerificationError(f"{name} is no plain file")

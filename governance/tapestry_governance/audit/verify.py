@@ -1,0 +1,314 @@
+"""Check everything, from files alone.
+
+An audit is a fixed list of steps. Each either holds, with counts, or ends the audit
+with the error that says what does not::
+
+    files        every file is listed and as listed; nothing else is there
+    trust        the log and the witnesses that this audit trusts
+    signatures   the log and a quorum of witnesses signed the checkpoint
+    log          the entries are under its root, and every tile follows from them
+    since        an older checkpoint is a prefix               (when one is given)
+    charter      entry 0 is the genesis; its log and witnesses are the trusted ones
+    events       canonical, signed by their authors, within the rules
+    privacy      no node reports less than its parameters cost
+    artifacts    releases and adapters in the bundle are those in the log
+    blobs        further content has the digest it is named by
+    sums         chunks of masked uploads add up to the sums that the log names
+
+Guarantees:
+    ``verify`` returns ``Verdict.HOLDS`` only if every step held. What was read from
+    the bundle was read under these steps; nothing comes from the network.
+
+Not protected:
+    Trust in the bundle's own ``policy.txt``: give the one you hold. Whether the
+    bundle is the newest: compare its checkpoint with one you kept (``since``).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tapestry.encoding import decode_digest, digest_file
+from tapestry.errors import (
+    ConfigError,
+    ForeignFileError,
+    IncompleteError,
+    InconsistentLog,
+    ResourceError,
+    RuleError,
+    TapestryError,
+    VerificationError,
+)
+from tapestry.tlog import tiles
+from tapestry.tlog.merkle import leaf_hash, root
+from tapestry.tlog.trust_policy import CosignedCheckpoint, Trust
+from tapestry_governance.audit.bundle import SUMS, Bundle, open_bundle
+from tapestry_governance.audit.published_folders import check_artifacts
+from tapestry_governance.audit.sum_evidence import check_sums
+from tapestry_governance.events.envelope import Event, open_entry
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.replay import apply_signed
+
+if TYPE_CHECKING:
+    from tapestry_governance.audit.privacy_accounts import Account
+
+
+class Verdict(IntEnum):
+    """What an audit found; the number is the exit status."""
+
+    HOLDS = 0
+    FAILS = 1  # a signature, proof, digest or format
+    RULE_BROKEN = 2
+    INCOMPLETE = 3  # something is missing or from the future
+    FOREIGN_FILE = 4  # a file lies in the folder that is not part of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of an audit and what it found."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+    counts: dict[str, int] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()  # files that are not part of the folder
+
+
+@dataclass(slots=True, kw_only=True)
+class Audit:
+    """An audit under way: what earlier steps have established for later ones."""
+
+    folder: Path
+    trust_file: bytes | None
+    since_file: bytes | None
+    steps: list[Step] = field(default_factory=list)
+    accounts: "list[Account]" = field(default_factory=list)
+    bundle: Bundle = field(init=False)
+    trust: Trust = field(init=False)
+    opened: CosignedCheckpoint = field(init=False)
+    entries: list[bytes] = field(init=False)
+    events: list[Event] = field(default_factory=list)
+    state: FederationState = field(init=False)
+    unchecked: list[str] = field(default_factory=list)  # what the bundle lacks
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of the last step, which is the audit's."""
+        return self.steps[-1].verdict
+
+
+Found = tuple[str, dict[str, int]]
+
+
+def verify(
+    folder: Path, *, trust: bytes | None = None, since: bytes | None = None
+) -> Audit:
+    """Audit a bundle.
+
+    Args:
+        folder: The bundle.
+        trust: The trust policy that the auditor holds; without it the bundle's own.
+        since: A checkpoint the auditor kept from an earlier audit.
+
+    Raises:
+        ConfigError: There is no such folder: nothing was audited.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not the folder of a bundle")
+    audit = Audit(folder=folder, trust_file=trust, since_file=since)
+    for name, step in _STEPS.items():
+        if name == "since" and since is None:
+            continue
+        audit.steps.append(_run(name, step, audit))
+        if audit.verdict is not Verdict.HOLDS:
+            break
+    return audit
+
+
+def _run(name: str, step: Callable[[Audit], Found], audit: Audit) -> Step:
+    try:
+        detail, counts = step(audit)
+    except TapestryError as error:
+        return Step(
+            name=name,
+            verdict=verdict_of(error),
+            detail=str(error),
+            foreign=getattr(error, "files", ()),
+        )
+    except OSError as error:
+        detail = f"cannot read {error.filename}: {error.strerror}"
+        return Step(name=name, verdict=Verdict.INCOMPLETE, detail=detail)
+    return Step(name=name, verdict=Verdict.HOLDS, detail=detail, counts=counts)
+
+
+def verdict_of(error: TapestryError) -> Verdict:
+    """What it means for an audit that a check raised this."""
+    match error:
+        case RuleError():
+            return Verdict.RULE_BROKEN
+        case ForeignFileError():
+            return Verdict.FOREIGN_FILE
+        case IncompleteError() | ResourceError():
+            return Verdict.INCOMPLETE
+        case _:
+            return Verdict.FAILS
+
+
+def _files(audit: Audit) -> Found:
+    audit.bundle = open_bundle(audit.folder)
+    count = len(audit.bundle.files)
+    return f"{count} files, each as listed", {"files": count}
+
+
+def _trust(audit: Audit) -> Found:
+    given = audit.trust_file is not None
+    policy = audit.bundle.policy if audit.trust_file is None else audit.trust_file
+    audit.trust = Trust.parse(policy)
+    logs, witnesses = len(audit.trust.logs), len(audit.trust.witnesses)
+    whose = "the policy given" if given else "the bundle's own policy.txt"
+    quorum = {g.name: g.threshold for g in audit.trust.groups}.get(audit.trust.quorum)
+    detail = f"{whose}: {logs} log, {quorum or 'none'} of {witnesses} witnesses"
+    return detail, {"logs": logs, "witnesses": witnesses}
+
+
+def _signatures(audit: Audit) -> Found:
+    audit.opened = audit.trust.open(audit.bundle.checkpoint)
+    checkpoint = audit.opened.checkpoint
+    count = len(audit.opened.cosignatures)
+    newest = datetime.fromtimestamp(audit.opened.newest or 0, UTC)
+    detail = (
+        f"{checkpoint.origin}, {checkpoint.size} entries: signed by the log, cosigned"
+        f" by {count} witnesses, a quorum; the last at {newest:%Y-%m-%d %H:%M:%S} UTC"
+    )
+    return detail, {"cosignatures": count, "newest": audit.opened.newest or 0}
+
+
+def _log(audit: Audit) -> Found:
+    checkpoint = audit.opened.checkpoint
+    audit.entries = tiles.verify(audit.folder, checkpoint)
+    count = sum(file.startswith("tile/") for file in audit.bundle.files)
+    detail = f"{checkpoint.size} entries under the root, {count} tiles follow from them"
+    return detail, {"entries": checkpoint.size, "tiles": count}
+
+
+def _since(audit: Audit) -> Found:
+    older = audit.trust.open_pending(audit.since_file or b"").checkpoint
+    checkpoint = audit.opened.checkpoint
+    if older.origin != checkpoint.origin:
+        raise InconsistentLog(f"the older one is of another log, {older.origin}")
+    if older.size > checkpoint.size:
+        raise InconsistentLog(
+            f"rollback: {older.size} entries were seen, here are {checkpoint.size}"
+        )
+    if root(map(leaf_hash, audit.entries[: older.size])) != older.root:
+        raise InconsistentLog(f"fork: another log of {older.size} entries was seen")
+    new = checkpoint.size - older.size
+    return f"the {older.size} entries seen are a prefix, {new} are new", {"new": new}
+
+
+def _charter(audit: Audit) -> Found:
+    if not audit.entries:
+        raise IncompleteError("the log is empty")
+    first = open_entry(audit.entries[0])
+    if first.digest != audit.bundle.genesis:
+        raise VerificationError(f"entry 0 is {first.digest}, not the genesis")
+    audit.state = apply_signed(None, first)
+    charter = audit.state.charter
+    if charter.log not in {str(log.key) for log in audit.trust.logs}:
+        raise VerificationError(f"the charter's log {charter.log} is not the trusted")
+    known = {str(witness.key) for witness in audit.trust.witnesses}
+    for member in charter.members:
+        if member.witness not in known:
+            raise VerificationError(f"{member.name}'s witness key is not trusted")
+    count = len(charter.members)
+    detail = f"{audit.state.federation}, {count} members, genesis {first.digest}"
+    return detail, {"members": count}
+
+
+def _events(audit: Audit) -> Found:
+    signatures = 0
+    state: FederationState | None = None
+    for index, entry in enumerate(audit.entries):
+        try:
+            signed = open_entry(entry)
+        except TapestryError as error:
+            raise type(error)(f"entry {index}: {error}") from error
+        state = apply_signed(state, signed)
+        signatures += len(signed.signatures)
+        audit.events.append(signed.event)
+    audit.state = state or audit.state
+    kinds = Counter(event.type for event in audit.events)
+    detail = (
+        f"{len(audit.events)} canonical, {signatures} author signatures,"
+        f" no rule broken; {kinds['round.closed']} rounds closed,"
+        f" {kinds['round.aborted']} aborted"
+    )
+    counts = {"events": len(audit.events), "author_signatures": signatures}
+    return detail, counts | dict(sorted(kinds.items()))
+
+
+def _privacy(audit: Audit) -> Found:
+    # The accountant takes seconds to load; an audit that ends before needs none of it.
+    from tapestry_governance.audit.privacy_accounts import check, recompute
+
+    audit.accounts = recompute(audit.events)
+    check(audit.events, audit.accounts)
+    single = [account for account in audit.accounts if account.run_id is not None]
+    without = sum(account.recomputed is None for account in single)
+    detail = f"{len(single)} accounts of a node and a run, none understated"
+    if without:
+        detail += f"; {without} promise nothing (no noise)"
+    return detail, {"accounts": len(single), "without_promise": without}
+
+
+def _artifacts(audit: Audit) -> Found:
+    state, folders = audit.state, audit.bundle.artifacts
+    whole = check_artifacts(
+        folders, state=state, entries=audit.entries, trust=audit.trust
+    )
+    logged = len(state.releases) + len(state.adapters)
+    listed, missing = len(folders) - len(whole), logged - len(folders)
+    if missing:
+        audit.unchecked.append(f"{missing} releases and adapters")
+    detail = (
+        f"{logged} releases and adapters in the log: {len(whole)} here with all files,"
+        f" {listed} by manifest, {missing} not in this bundle"
+    )
+    return detail, {"logged": logged, "whole": len(whole), "manifests": listed}
+
+
+def _blobs(audit: Audit) -> Found:
+    for name, path in audit.bundle.blobs.items():
+        decode_digest(name)
+        if digest_file(path) != name:
+            raise VerificationError(f"blob {name} has another digest")
+    count = len(audit.bundle.blobs)
+    return f"{count} blobs, each named by its digest", {"blobs": count}
+
+
+def _sums(audit: Audit) -> Found:
+    rounds, chunks = check_sums(audit.folder / SUMS, audit.events)
+    closed = sum(event.type == "round.closed" for event in audit.events)
+    if rounds < closed:
+        audit.unchecked.append(f"the sums of {closed - rounds} rounds")
+    detail = f"{chunks} chunks of {rounds} sums recomputed from the masked uploads"
+    return detail, {"rounds": rounds, "chunks": chunks}
+
+
+_STEPS: dict[str, Callable[[Audit], Found]] = {
+    "files": _files,
+    "trust": _trust,
+    "signatures": _signatures,
+    "log": _log,
+    "since": _since,
+    "charter": _charter,
+    "events": _events,
+    "privacy": _privacy,
+    "artifacts": _artifacts,
+    "blobs": _blobs,
+    "sums": _sums,
+}

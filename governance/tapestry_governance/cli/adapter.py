@@ -1,0 +1,160 @@
+"""``tapestry adapter``: is a folder what it says it is, and what is published.
+
+A folder says of itself what it likes; without the log nobody has vouched for it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.exit_status import ExitStatus
+from tapestry.errors import ConfigError, IncompleteError
+from tapestry_governance.cli.audit import bundle_folder, note_trust, status, trust_file
+from tapestry_governance.cli.folder_checks import (
+    Step,
+    check_log,
+    conclude,
+    find,
+    log_holds,
+    run,
+)
+
+if TYPE_CHECKING:
+    from tapestry_governance import registry
+    from tapestry_governance.audit.verify import Audit
+    from tapestry_governance.events.types import AdapterPublished
+
+
+@click.group(cls=Group)
+def app() -> None:
+    """Country adapters: check one, list all."""
+
+
+@app.command("verify")
+@click.argument(
+    "directory", cls=Argument, type=PATH, metavar="DIR", help="The adapter's folder."
+)
+@click.option(
+    "--base",
+    type=PATH,
+    metavar="DIR",
+    help="The released base; default: releases/ beside adapters/.",
+)
+@click.option(
+    "--bundle",
+    type=PATH,
+    metavar="DIR",
+    help="The audit bundle; default: bundle/ beside adapters/.",
+)
+@trust_file
+@as_json
+def verify_command(
+    directory: Path,
+    base: Path | None,
+    bundle: Path | None,
+    trust: Path | None,
+    as_json: bool,
+) -> ExitStatus:
+    """Check an adapter without running it: files, weights, settings, base, log.
+
+    Where base or log are not at hand, nobody has vouched for the folder, and there is
+    no verdict.
+    """
+    from tapestry_governance import registry
+    from tapestry_governance.audit.bundle import read_small
+
+    held = None if trust is None else read_small(trust)
+    if not directory.is_dir():
+        raise ConfigError(f"no folder {directory}; name the one of an adapter")
+    steps: list[Step] = []
+    found = run(steps, "folder", lambda: registry.check_folder(directory), _describe)
+    report: dict[str, Any] = {"adapter": str(directory)}
+    if found is not None:
+        held_base = _check_base(steps, directory, found, base)
+
+        def check(audit: "Audit") -> "AdapterPublished":
+            entry = find(
+                audit.state.adapters,
+                kind="adapter",
+                name=directory.resolve().name,
+                manifest_digest=found.manifest_digest,
+            )
+            registry.check_entry(found, entry)
+            if held_base is not None:
+                registry.check_release(held_base, audit.state.releases[entry.base])
+            return entry
+
+        check_log(steps, directory, check, _line, bundle=bundle, trust=held)
+        report["base"] = found.base
+        report["base_digest"] = found.base_digest
+        report["manifest_digest"] = found.manifest_digest
+    if log_holds(steps):
+        note_trust(held)
+    return conclude(steps, report, as_json=as_json)
+
+
+@app.command("list")
+@bundle_folder
+@trust_file
+@as_json
+def list_command(bundle: Path, trust: Path | None, as_json: bool) -> ExitStatus:
+    """List the published adapters, if the bundle holds; it is verified first."""
+    from tapestry_governance.audit.bundle import read_small
+    from tapestry_governance.audit.verify import verify
+
+    audit = verify(bundle, trust=None if trust is None else read_small(trust))
+    if status(audit) is not ExitStatus.HOLDS:
+        console.note(f"{bundle} does not verify: {audit.steps[-1].detail}")
+        return status(audit)
+    note_trust(audit.trust_file)
+    adapters = [entry for _, entry in sorted(audit.state.adapters.items())]
+    if as_json:
+        rows = [entry.model_dump(mode="json") for entry in adapters]
+        console.say_json({"adapters": rows})
+    else:
+        for entry in adapters:
+            console.say(_line(entry))
+    return ExitStatus.HOLDS
+
+
+def _check_base(
+    steps: list[Step], directory: Path, found: "registry.Adapter", base: Path | None
+) -> "registry.Base | None":
+    from tapestry_governance import registry
+
+    beside = directory.resolve().parent.parent / "releases" / found.base
+    folder = base or beside
+
+    def check() -> registry.Base:
+        if base is None and not beside.is_dir():
+            raise IncompleteError(f"{found.base} is not at hand; name it with --base")
+        held = registry.check_base(folder)
+        registry.check_fit(directory, held)
+        if held.manifest_digest is None:
+            raise IncompleteError(f"{found.base} lacks tapestry/manifest.json")
+        return held
+
+    def describe(_: registry.Base) -> str:
+        return f"{found.base}, {found.base_digest}, all files as listed"
+
+    checked: registry.Base | None = run(steps, "base", check, describe)
+    return checked
+
+
+def _describe(found: "registry.Adapter") -> str:
+    return (
+        f"LoRA of rank {found.rank} on {found.modules} modules, {found.parameters}"
+        f" parameters; manifest {found.manifest_digest}"
+    )
+
+
+def _line(entry: "AdapterPublished") -> str:
+    promise = "no promise" if entry.epsilon is None else f"epsilon {entry.epsilon}"
+    return (
+        f"{entry.name} {entry.version}  {entry.country}  {entry.language}"
+        f"  {entry.licence}  on {entry.base}"
+        f"  {promise} at delta {entry.target_delta}"
+    )

@@ -1,0 +1,216 @@
+"""``tapestry audit``: anyone checks everything, from files alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.exit_status import ExitStatus
+
+if TYPE_CHECKING:
+    from tapestry_governance.audit.privacy_accounts import Account
+    from tapestry_governance.audit.verify import Audit
+
+WORDS = {
+    ExitStatus.HOLDS: "holds",
+    ExitStatus.FAILED: "FAILS",
+    ExitStatus.RULE_BROKEN: "RULE BROKEN",
+    ExitStatus.INCOMPLETE: "INCOMPLETE",
+    ExitStatus.FOREIGN_FILE: "FOREIGN FILE",
+}
+"""What people read for each verdict."""
+
+bundle_folder = click.argument(
+    "bundle", cls=Argument, type=PATH, metavar="BUNDLE", help="The bundle's folder."
+)
+trust_file = click.option(
+    "--trust",
+    type=PATH,
+    metavar="FILE",
+    help="The trust policy that you hold; default: the bundle's own policy.txt.",
+)
+
+
+@click.group(cls=Group)
+def app() -> None:
+    """Check everything, from files alone."""
+
+
+@app.command("verify")
+@bundle_folder
+@trust_file
+@click.option(
+    "--since",
+    type=PATH,
+    metavar="FILE",
+    help="A checkpoint that you kept from an earlier audit.",
+)
+@as_json
+def verify_command(
+    bundle: Path, trust: Path | None, since: Path | None, as_json: bool
+) -> ExitStatus:
+    """Verify the whole log and all that comes with it."""
+    audit = _audit(bundle, trust=trust, since=since)
+    if as_json:
+        console.say_json(_report(audit))
+    else:
+        _print_steps(audit)
+    return status(audit)
+
+
+@app.command("account")
+@bundle_folder
+@trust_file
+@as_json
+def account_command(bundle: Path, trust: Path | None, as_json: bool) -> ExitStatus:
+    """Recompute epsilon per node and run; the bundle is verified first."""
+    audit = _audit(bundle, trust=trust, since=None)
+    if as_json:
+        report = {"accounts": [_row(each) for each in audit.accounts]}
+        console.say_json(report | _verdict(audit))
+    else:
+        _print_accounts(audit)
+    return status(audit)
+
+
+@app.command("statement")
+@bundle_folder
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="NAME",
+    help="A release or adapter in the log, such as base-1.",
+)
+@trust_file
+@as_json
+def statement_command(
+    bundle: Path, name: str, trust: Path | None, as_json: bool
+) -> ExitStatus:
+    """Say what a release or adapter promises; the bundle is verified first."""
+    from tapestry_governance.audit.privacy_statement import state_privacy, to_markdown
+
+    audit = _audit(bundle, trust=trust, since=None)
+    if status(audit) is not ExitStatus.HOLDS:
+        if as_json:
+            console.say_json(_verdict(audit))
+        else:
+            _say_reason(audit)
+        return status(audit)
+    statement = state_privacy(audit.events, name)
+    if as_json:
+        console.say_json(statement.to_json())
+    else:
+        console.say_page(to_markdown(statement))
+    return ExitStatus.HOLDS
+
+
+def status(audit: "Audit") -> ExitStatus:
+    """Return the verdict of an audit as an exit status."""
+    return ExitStatus(int(audit.verdict))
+
+
+def _audit(bundle: Path, *, trust: Path | None, since: Path | None) -> "Audit":
+    from tapestry_governance.audit.bundle import read_small
+    from tapestry_governance.audit.verify import verify
+
+    return verify(
+        bundle,
+        trust=None if trust is None else read_small(trust),
+        since=None if since is None else read_small(since),
+    )
+
+
+def _say_reason(audit: "Audit") -> None:
+    console.say(f"{WORDS[status(audit)]}: {audit.steps[-1].detail}")
+
+
+def _print_steps(audit: "Audit") -> None:
+    for step in audit.steps:
+        word = WORDS[ExitStatus(int(step.verdict))]
+        console.say(f"{word:<13}{step.name:<12}{step.detail}")
+    if status(audit) is not ExitStatus.HOLDS:
+        _say_reason(audit)
+        return
+    note_trust(audit.trust_file)
+    lacking = " and ".join(audit.unchecked)
+    but = f"; not in the bundle, so not checked: {lacking}" if lacking else ""
+    console.say(f"HOLDS: {len(audit.steps)} steps, every one holds{but}")
+
+
+def note_trust(trust: bytes | None) -> None:
+    """Remind of where the trust comes from, unless the reader brought it along."""
+    if trust is None:
+        console.note(
+            "note: trusted was the bundle's own policy.txt; give the one you hold"
+            " with --trust"
+        )
+
+
+def _print_accounts(audit: "Audit") -> None:
+    for each in audit.accounts:
+        run = each.run_id or "(all runs)"
+        console.say(
+            f"{each.node:<16}{run:<24}"
+            f"epsilon {_shown(each.recomputed):>9} recomputed,"
+            f" {each.reported or 'none':>9} reported,"
+            f"{_fallback(each)}"
+            f" delta {each.target_delta}, {each.rounds} rounds,"
+            f" {each.adapters} adapters, {each.steps} steps"
+        )
+    if status(audit) is not ExitStatus.HOLDS:
+        _say_reason(audit)
+
+
+def _fallback(account: "Account") -> str:
+    if account.fallback_recomputed is None:
+        return ""
+    return f" {account.fallback_recomputed:.4f} if all others collude,"
+
+
+def _shown(epsilon: float | None) -> str:
+    return "none" if epsilon is None else f"{epsilon:.4f}"
+
+
+def _report(audit: "Audit") -> dict[str, Any]:
+    steps = [
+        {
+            "name": step.name,
+            "holds": int(step.verdict) == ExitStatus.HOLDS,
+            "detail": step.detail,
+            "counts": step.counts,
+        }
+        for step in audit.steps
+    ]
+    accounts = [_row(each) for each in audit.accounts]
+    return {"steps": steps, "accounts": accounts} | _verdict(audit)
+
+
+def _verdict(audit: "Audit") -> dict[str, Any]:
+    found = status(audit)
+    word = WORDS[found].lower().replace(" ", "_")
+    reason = None if found is ExitStatus.HOLDS else audit.steps[-1].detail
+    verdict = {"verdict": word, "exit": int(found), "reason": reason}
+    foreign = list(audit.steps[-1].foreign)
+    return verdict | {"unchecked": audit.unchecked, "foreign_files": foreign}
+
+
+def _row(account: "Account") -> dict[str, Any]:
+    from tapestry.encoding import decode_fraction
+
+    reported = account.reported
+    return {
+        "node": account.node,
+        "run": account.run_id,
+        "epsilon_recomputed": account.recomputed,
+        "epsilon_reported": None if reported is None else decode_fraction(reported),
+        "epsilon_fallback": account.fallback_recomputed,
+        "target_delta": account.target_delta,
+        "rounds": account.rounds,
+        "adapters": account.adapters,
+        "steps": account.steps,
+        "unit": "record",
+        "adjacency": "add-remove",
+        "understated": account.is_understated,
+    }

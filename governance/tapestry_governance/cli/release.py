@@ -1,0 +1,95 @@
+"""``tapestry release``: is a folder the base model that was published."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.exit_status import ExitStatus
+from tapestry.errors import ConfigError, IncompleteError
+from tapestry_governance.cli.audit import note_trust, trust_file
+from tapestry_governance.cli.folder_checks import (
+    Step,
+    check_log,
+    conclude,
+    find,
+    log_holds,
+    run,
+)
+
+if TYPE_CHECKING:
+    from tapestry_governance import registry
+    from tapestry_governance.audit.verify import Audit
+    from tapestry_governance.events.types import ReleasePublished
+
+
+@click.group(cls=Group)
+def app() -> None:
+    """Released base models: check one."""
+
+
+@app.command("verify")
+@click.argument(
+    "directory", cls=Argument, type=PATH, metavar="DIR", help="The release's folder."
+)
+@click.option(
+    "--bundle",
+    type=PATH,
+    metavar="DIR",
+    help="The audit bundle; default: bundle/ beside releases/.",
+)
+@trust_file
+@as_json
+def verify_command(
+    directory: Path, bundle: Path | None, trust: Path | None, as_json: bool
+) -> ExitStatus:
+    """Check a release without running it: files, parameters, log.
+
+    Where the log is not at hand, nobody has vouched for the folder, and there is no
+    verdict.
+    """
+    from tapestry_governance import registry
+    from tapestry_governance.audit.bundle import read_small
+
+    held = None if trust is None else read_small(trust)
+    if not directory.is_dir():
+        raise ConfigError(f"no folder {directory}; name the one of a release")
+    steps: list[Step] = []
+    found = run(steps, "folder", lambda: _check_folder(directory), _describe)
+    if found is not None:
+
+        def check(audit: "Audit") -> "ReleasePublished":
+            entry = find(
+                audit.state.releases,
+                kind="release",
+                name=directory.resolve().name,
+                manifest_digest=found.manifest_digest,
+            )
+            registry.check_release(found, entry)
+            return entry
+
+        check_log(steps, directory, check, _line, bundle=bundle, trust=held)
+    if log_holds(steps):
+        note_trust(held)
+    return conclude(steps, {"release": str(directory)}, as_json=as_json)
+
+
+def _check_folder(directory: Path) -> "registry.Base":
+    from tapestry_governance import registry
+
+    found = registry.check_base(directory)
+    if found.manifest_digest is None:
+        raise IncompleteError("no tapestry/manifest.json: this is no release")
+    return found
+
+
+def _describe(found: "registry.Base") -> str:
+    return (
+        f"all files as listed, {len(found.shapes)} tensors, parameters {found.digest};"
+        f" manifest {found.manifest_digest}"
+    )
+
+
+def _line(entry: "ReleasePublished") -> str:
+    return f"{entry.name}, of {entry.run_id}, round {entry.round_number}"

@@ -1,0 +1,1 @@
+"""Events: what can be said in the log, signed."""

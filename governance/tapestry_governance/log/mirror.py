@@ -1,0 +1,418 @@
+"""A node's own view of the log: a durable mirror that only grows.
+
+A node extends its view with entries and the checkpoint that the log signed over
+them, cosigns what it has stored, and acts on nothing before it has *accepted* the
+same checkpoint with a quorum of cosignatures::
+
+    extend   log signature, append-only, rules      -> stored
+    cosign   "append-only, as far as I have seen"   -> a line for the log
+    accept   quorum, fresh, equal to what is stored -> may be acted on
+    confirm  quorum, a beginning of what is stored  -> what is over, is so
+
+Guarantees:
+    What was stored once is never replaced: a shorter log, another log of the same
+    size, or an entry that differs from the mirror's raises ``InconsistentLog``, and
+    the offending bytes are kept as evidence. Each step is on the disk before its
+    method returns, so a cosignature never outruns the mirror it speaks about.
+
+Errors:
+    ``InconsistentLog`` rollback or fork; ``QuorumError`` too few cosignatures;
+    ``PolicyError`` a checkpoint too old, or from the future; ``RuleError`` an
+    authentic log that breaks the federation's rules; ``VerificationError`` and
+    ``ProtocolError`` as elsewhere.
+
+Not protected:
+    One thread at a time. Who can write the file can delete it, and with it the
+    memory of what was seen; keep it where the keys are.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tapestry.databases import open_readonly, require_plain
+from tapestry.encoding import canonical_json, digest, encode_base64
+from tapestry.errors import (
+    IncompleteError,
+    InconsistentLog,
+    ProtocolError,
+    ResourceError,
+    RuleError,
+    TapestryError,
+    VerificationError,
+)
+from tapestry.keys import SigningKey
+from tapestry.tlog.checkpoint import Checkpoint
+from tapestry.tlog.freshness import check_fresh
+from tapestry.tlog.merkle import Frontier, leaf_hash
+from tapestry.tlog.trust_policy import CosignedCheckpoint, Trust
+from tapestry_governance.events.envelope import Seen
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.replay import apply_all
+
+MAX_AGE = 24 * 3600  # seconds; a policy may only shorten it
+_MAX_EVIDENCE = 64
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entry (
+    idx INTEGER PRIMARY KEY, leaf BLOB, bytes BLOB
+) STRICT;
+CREATE INDEX IF NOT EXISTS entry_leaf ON entry (leaf);
+CREATE TABLE IF NOT EXISTS signed (size INTEGER PRIMARY KEY, note BLOB) STRICT;
+CREATE TABLE IF NOT EXISTS accepted (size INTEGER PRIMARY KEY, note BLOB) STRICT;
+CREATE TABLE IF NOT EXISTS evidence (
+    id INTEGER PRIMARY KEY, reason TEXT, note BLOB, update_json BLOB
+) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What made a view refuse: a signed note, and the entries that came with it."""
+
+    reason: str
+    note: bytes
+    update: bytes  # canonical JSON: start, and the entries in base64
+
+
+class View:
+    """One party's mirror of one log. Open it with :meth:`open`."""
+
+    def __init__(
+        self, database: sqlite3.Connection, *, trust: Trust, genesis: str
+    ) -> None:
+        """Take an open database; :meth:`open` is the way to make one."""
+        self._database = database
+        self._trust = trust
+        self._genesis = genesis
+        self._state: FederationState | None = None
+        self._frontier = Frontier()
+        self._accepted: CosignedCheckpoint | None = None
+
+    @classmethod
+    def open(
+        cls, path: Path, *, trust: Trust, genesis: str, readonly: bool = False
+    ) -> "View":
+        """Open a view, or make an empty one, and verify all that it holds.
+
+        Args:
+            path: The file.
+            trust: The trust policy, from outside the federation.
+            genesis: The digest of entry 0, from outside the federation.
+            readonly: Read alone; then the file must be there.
+
+        Raises:
+            ResourceError: The file cannot be opened or is no database.
+            VerificationError: What is stored does not hold any more.
+        """
+        try:
+            if readonly:
+                view = cls(open_readonly(path), trust=trust, genesis=genesis)
+                view._load()
+                return view
+            require_plain(path)
+            database = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False
+            )
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=FULL")
+            database.executescript(_SCHEMA)
+            view = cls(database, trust=trust, genesis=genesis)
+            view._load()
+        except sqlite3.Error as error:
+            raise ResourceError(f"cannot open the view {path}: {error}") from error
+        return view
+
+    @property
+    def size(self) -> int:
+        """How many entries are stored."""
+        return self._state.size if self._state else 0
+
+    @property
+    def state(self) -> FederationState:
+        """The federation as of all stored entries.
+
+        Raises:
+            IncompleteError: Nothing is stored yet.
+        """
+        if self._state is None:
+            raise IncompleteError("the view is empty")
+        return self._state
+
+    @property
+    def accepted(self) -> CosignedCheckpoint | None:
+        """The newest checkpoint that was accepted."""
+        return self._accepted
+
+    @property
+    def seen(self) -> Seen | None:
+        """What the party's events say it has seen; None before anything is accepted."""
+        if self._accepted is None:
+            return None
+        checkpoint = self._accepted.checkpoint
+        return Seen(size=checkpoint.size, root=checkpoint.root.hex())
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def extend(self, start: int, entries: Sequence[bytes], note: bytes) -> None:
+        """Store new entries under a checkpoint that the log has signed.
+
+        Args:
+            start: The index of the first of ``entries``; at most the view's size.
+            entries: Entries up to the checkpoint's size; some may be known already.
+            note: The checkpoint.
+
+        Raises:
+            ProtocolError: Not an update for this view: a gap, or a wrong count.
+            InconsistentLog: A rollback or a fork; kept as evidence.
+            RuleError: An entry breaks a rule; kept as evidence.
+            VerificationError: A signature or the genesis does not hold.
+        """
+        checkpoint = self._trust.open_pending(note).checkpoint
+        try:
+            fresh = self._check_append(start, entries, checkpoint)
+            following = self._follow(fresh, checkpoint)
+        except (InconsistentLog, RuleError) as error:
+            self._keep_evidence(error, note, start=start, entries=entries)
+            raise
+        with self._transaction():
+            self._database.executemany(
+                "INSERT INTO entry VALUES (?, ?, ?)",
+                [
+                    (self.size + offset, leaf_hash(entry), bytes(entry))
+                    for offset, entry in enumerate(fresh)
+                ],
+            )
+            self._database.execute(
+                "INSERT OR IGNORE INTO signed VALUES (?, ?)", (checkpoint.size, note)
+            )
+        self._grow(following, fresh)
+
+    def cosign(self, key: SigningKey, now: datetime) -> bytes:
+        """Cosign all that is stored; returns a signature line.
+
+        Guarantees:
+            The line speaks about the stored entries only, and so never about a log
+            that is shorter than, or different from, one cosigned before.
+
+        Raises:
+            IncompleteError: Nothing is stored yet.
+        """
+        return self._beginning(self.size).cosign(key, time=_seconds(now))
+
+    def accept(
+        self, note: bytes, now: datetime, *, max_age: int = MAX_AGE
+    ) -> CosignedCheckpoint:
+        """Accept the stored log as agreed: quorum, fresh, the same as here.
+
+        ``max_age``, in seconds, can only shorten what the policy allows.
+
+        Guarantees:
+            Fresh by the clock of some honest witness, as long as no more are faulty
+            than the trust policy can do without (``freshness``).
+
+        Raises:
+            ProtocolError: It covers entries that are not stored; extend first.
+            QuorumError: Too few witnesses have cosigned.
+            InconsistentLog: A rollback or a fork; kept as evidence.
+            PolicyError: It is too old, from the future, or before the last one.
+            VerificationError: A signature does not hold.
+        """
+        opened = self._open_known(note, oldest=self.size)
+        check_fresh(
+            opened,
+            self._trust,
+            now=_seconds(now),
+            limit=min(MAX_AGE, self.state.policy.max_checkpoint_age, max_age),
+            before=self._accepted,
+        )
+        with self._transaction():
+            self._database.execute(
+                "INSERT OR REPLACE INTO accepted VALUES (?, ?)",
+                (opened.checkpoint.size, note),
+            )
+        self._accepted = opened
+        return opened
+
+    def confirm(self, note: bytes) -> int:
+        """See that a quorum vouches for a beginning of what is stored.
+
+        For what cannot change any more, as the end of a round; whoever acts on what
+        is under way accepts the newest checkpoint instead.
+
+        Returns how many entries it covers.
+
+        Raises:
+            ProtocolError, QuorumError, InconsistentLog, VerificationError: As for
+                :meth:`accept`, but that it may be older than what was seen.
+        """
+        return self._open_known(note, oldest=0).checkpoint.size
+
+    def contains(self, entry: bytes) -> bool:
+        """Say whether exactly these bytes are in the accepted log."""
+        limit = self._accepted.checkpoint.size if self._accepted else 0
+        row = self._database.execute(
+            "SELECT 1 FROM entry WHERE leaf = ? AND idx < ?", (leaf_hash(entry), limit)
+        ).fetchone()
+        return row is not None
+
+    def entries(self, start: int, stop: int) -> list[bytes]:
+        """Return stored entries.
+
+        Raises:
+            ValueError: Some of them are not stored.
+        """
+        if not 0 <= start <= stop <= self.size:
+            raise ValueError(f"no entries {start} to {stop} among {self.size}")
+        rows = self._database.execute(
+            "SELECT bytes FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx",
+            (start, stop),
+        )
+        return [bytes(row[0]) for row in rows]
+
+    def evidence(self) -> list[Evidence]:
+        """Return what was refused, the oldest first."""
+        rows = self._database.execute(
+            "SELECT reason, note, update_json FROM evidence ORDER BY id"
+        )
+        return [Evidence(reason=r[0], note=r[1], update=r[2]) for r in rows]
+
+    def _load(self) -> None:
+        rows = self._database.execute("SELECT idx, bytes FROM entry ORDER BY idx")
+        stored = list(rows)
+        if [index for index, _ in stored] != list(range(len(stored))):
+            raise VerificationError("the view has lost entries")
+        entries = [_stored(entry) for _, entry in stored]
+        if not entries:
+            return
+        self._check_genesis(entries[0])
+        self._grow(apply_all(None, entries), entries)
+        for table in ("signed", "accepted"):
+            row = self._database.execute(
+                f"SELECT note FROM {table} ORDER BY size DESC LIMIT 1"  # noqa: S608 - one of two constants
+            ).fetchone()
+            if row is None:
+                continue
+            opened = self._trust.open_pending(_stored(row[0]))
+            checkpoint, size = opened.checkpoint, opened.checkpoint.size
+            if size > self.size or checkpoint != self._beginning(size):
+                raise VerificationError("the view is not under its own checkpoint")
+            if table == "accepted":
+                self._accepted = opened
+
+    def _grow(self, state: FederationState | None, entries: Sequence[bytes]) -> None:
+        self._state = state
+        for entry in entries:
+            self._frontier.push(leaf_hash(entry))
+
+    def _check_append(
+        self, start: int, entries: Sequence[bytes], checkpoint: Checkpoint
+    ) -> Sequence[bytes]:
+        """Compare what is known already; return the rest."""
+        size = self.size
+        _check_length(checkpoint.size, seen=size)
+        if not 0 <= start <= size or start + len(entries) != checkpoint.size:
+            raise ProtocolError(
+                f"entries {start} to {start + len(entries)} do not lead from"
+                f" {size} to {checkpoint.size}"
+            )
+        if list(entries[: size - start]) != self.entries(start, size):
+            raise InconsistentLog(f"fork: entries before {size} are not those seen")
+        return entries[size - start :]
+
+    def _follow(
+        self, fresh: Sequence[bytes], checkpoint: Checkpoint
+    ) -> FederationState | None:
+        """Demand the checkpoint's root over mirror and new entries, then the rules."""
+        frontier = self._frontier.copy()
+        for entry in fresh:
+            frontier.push(leaf_hash(entry))
+        if frontier.root() != checkpoint.root:
+            raise InconsistentLog(
+                f"fork: another log of {checkpoint.size} entries is signed"
+            )
+        if self._state is None and fresh:
+            self._check_genesis(fresh[0])
+        following = apply_all(self._state, fresh)
+        if following is not None and following.charter.origin != checkpoint.origin:
+            raise VerificationError(f"the charter is not that of {checkpoint.origin}")
+        return following
+
+    def _check_genesis(self, entry: bytes) -> None:
+        if digest(entry) != self._genesis:
+            raise VerificationError(f"entry 0 is {digest(entry)}, not {self._genesis}")
+
+    def _open_known(self, note: bytes, *, oldest: int) -> CosignedCheckpoint:
+        opened = self._trust.open(note)
+        size = opened.checkpoint.size
+        if size > self.size:
+            raise ProtocolError(f"{size} entries, {self.size} are stored")
+        try:
+            self._check_same(opened.checkpoint, oldest=oldest)
+        except InconsistentLog as error:
+            self._keep_evidence(error, note, start=size, entries=())
+            raise
+        return opened
+
+    def _check_same(self, checkpoint: Checkpoint, *, oldest: int) -> None:
+        _check_length(checkpoint.size, seen=oldest)
+        if checkpoint != self._beginning(checkpoint.size):
+            raise InconsistentLog(f"fork: two logs of {checkpoint.size} entries")
+
+    def _beginning(self, size: int) -> Checkpoint:
+        origin, past = self.state.charter.origin, self.state.past
+        return Checkpoint(origin=origin, size=size, root=past.root(size))
+
+    def _keep_evidence(
+        self,
+        error: TapestryError,
+        note: bytes,
+        *,
+        start: int,
+        entries: Sequence[bytes],
+    ) -> None:
+        update = canonical_json(
+            {"entries": [encode_base64(bytes(e)) for e in entries], "start": start}
+        )
+        with self._transaction():
+            self._database.execute(
+                "INSERT INTO evidence (reason, note, update_json)"
+                " SELECT ?, ?, ? WHERE (SELECT count(*) FROM evidence) < ?",
+                (str(error), note, update, _MAX_EVIDENCE),
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing, on the disk when it ends."""
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise ResourceError(f"cannot store the view: {error}") from error
+
+
+def _check_length(size: int, *, seen: int) -> None:
+    if size < seen:
+        raise InconsistentLog(f"rollback: a log of {size} entries, {seen} were seen")
+
+
+def _stored(value: object) -> bytes:
+    """Return bytes that SQLite gave back; of a damaged file it gives anything."""
+    if not isinstance(value, bytes):
+        raise VerificationError("the view is damaged; put its newest copy back")
+    return value
+
+
+def _seconds(now: datetime) -> int:
+    if now.tzinfo is None:
+        raise ValueError("a time without a timezone")
+    return int(now.timestamp())

@@ -1,0 +1,83 @@
+"""The public face of a log: tiles and checkpoint, made from its database.
+
+Nothing here is the truth. What is missing is written again; what contradicts the
+database is left alone and reported, since it may be evidence of a fork.
+"""
+
+from pathlib import Path
+
+from tapestry import storage
+from tapestry.errors import ResourceError
+from tapestry.inputs.plain_file import read_plain
+from tapestry.tlog import tiles
+from tapestry.tlog.merkle import Tree
+from tapestry.tlog.note import MAX_BYTES
+
+CHECKPOINT = "checkpoint"
+
+
+class Public:
+    """The files that everybody may read.
+
+    Guarantees:
+        ``checkpoint`` is replaced in one step, after every tile that it needs is
+        on the disk. A file never changes once it has its name; a partial one
+        goes when the full one is there.
+    """
+
+    def __init__(self, folder: Path, *, tree: Tree, read: tiles.Reader) -> None:
+        """Show the log with this tree and these entries in a folder."""
+        self.folder = folder
+        self._tree = tree
+        self._read = read
+        self._written: set[tiles.Tile] = set()
+
+    def load(self) -> None:
+        """Compare every file that is there with the log.
+
+        Raises:
+            VerificationError: A file differs, is beyond the log, or is foreign.
+        """
+        storage.sweep(self.folder)
+        present = tiles.list_files(self.folder)
+        for tile in present:
+            tiles.compare(self.folder, tile, tree=self._tree, read=self._read)
+        self._written = present
+
+    def checkpoint(self) -> bytes | None:
+        """Read the public checkpoint.
+
+        Raises:
+            VerificationError: It is no plain file, or too large to be one.
+            ResourceError: It cannot be read.
+        """
+        path = self.folder / CHECKPOINT
+        try:
+            return read_plain(path, limit=MAX_BYTES)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ResourceError(f"cannot read {path}: {error.strerror}") from error
+
+    def publish(self, size: int, note: bytes) -> None:
+        """Write the tiles of a size, then its checkpoint; drop what is superseded."""
+        for tile in tiles.layout(size):
+            self._write(tile)
+        if self.checkpoint() != note:
+            storage.replace(self.folder / CHECKPOINT, note)
+        for tile in sorted(self._written):
+            if tile.is_partial and tile.whole in self._written:
+                storage.remove(self.folder / tile.path)
+                self._written.discard(tile)
+
+    def restore(self, size: int, *, newest: int) -> None:
+        """Write the partial tiles of an older size that are not superseded."""
+        for tile in tiles.layout(size):
+            if tile.is_partial and not tile.whole.is_within(newest):
+                self._write(tile)
+
+    def _write(self, tile: tiles.Tile) -> None:
+        if tile not in self._written:
+            data = tiles.content(tile, tree=self._tree, read=self._read)
+            storage.replace(self.folder / tile.path, data)
+            self._written.add(tile)

@@ -1,0 +1,422 @@
+"""The log itself: append entries, sign, collect cosignatures, publish.
+
+::
+
+    directory/log.db               the truth (see store.py)
+    directory/lock                 held by the one process that writes
+    directory/public/checkpoint    the newest cosigned checkpoint
+    directory/public/tile/…        what tiles.py describes
+
+The order of writing is what makes a crash harmless::
+
+    append         entries are durable before anybody is told their index
+    sign           one root for each size, recorded before the signature leaves
+    cosignatures   recorded one by one, each checked
+    publish        recorded, then tiles, then ``checkpoint`` replaced in one step
+
+Whatever was interrupted is finished by the next ``Log.open``.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tapestry import storage
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    InconsistentLog,
+    ProtocolError,
+    QuorumError,
+    ResourceError,
+    VerificationError,
+)
+from tapestry.keys import SigningKey, VerifyKey
+from tapestry.tlog import note as notes
+from tapestry.tlog import tiles
+from tapestry.tlog.checkpoint import Checkpoint
+from tapestry.tlog.merkle import Tree, leaf_hash
+from tapestry.tlog.proof import Proof
+from tapestry.tlog.trust_policy import Trust
+from tapestry_governance.log.database import Store
+from tapestry_governance.log.tile_writer import Public
+
+
+class Log:
+    """An append-only log with one writer.
+
+    Guarantees:
+        An entry whose index was returned is never lost, changed or moved. No two
+        roots are ever signed for one size. ``public/checkpoint`` has the quorum
+        of the policy it was published under, and every tile that it needs is
+        there. A log that contradicts itself, its tiles or its public checkpoint
+        does not open: a restored backup would fork.
+
+    Not protected:
+        A backup of the whole directory cannot be told from the present one by
+        itself. Show :meth:`check` the newest checkpoint that members hold
+        before the first append.
+    """
+
+    def __init__(self, directory: Path, *, key: SigningKey, store: Store) -> None:
+        """Take over an open store; use ``start`` instead."""
+        self._key = key
+        self._store = store
+        self._tree = Tree()
+        self._public = Public(directory / "public", tree=self._tree, read=self.entries)
+
+    @classmethod
+    def create(cls, directory: Path, *, key: SigningKey) -> Self:
+        """Make an empty log whose origin is the name of the key.
+
+        Raises:
+            ConfigError: There is a log already, or public files of one.
+            ResourceError: The folder cannot be written.
+        """
+        if (directory / "public").exists():
+            raise ConfigError(f"{directory} has public files, but no log to go with")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(f"cannot make {directory}: {error.strerror}") from error
+        store = Store(directory)
+        try:
+            store.create(str(key.verify_key))
+            storage.sync_folder(directory)
+        except BaseException:
+            store.close()
+            raise
+        return cls(directory, key=key, store=store)
+
+    @classmethod
+    def start(cls, directory: Path, *, key: SigningKey) -> Self:
+        """Open the log of a directory, or make one where none ever was.
+
+        Raises:
+            ConfigError, ResourceError, InconsistentLog: As for ``open``.
+        """
+        try:
+            return cls.create(directory, key=key)
+        except ConfigError:
+            return cls.open(directory, key=key)
+
+    @classmethod
+    def open(cls, directory: Path, *, key: SigningKey) -> Self:
+        """Open a log, check it whole and finish what a crash interrupted.
+
+        Raises:
+            ConfigError: No log is there, or it belongs to another key.
+            ResourceError: Another process has it open; the disk is full.
+            InconsistentLog: Entries, checkpoints, tiles and public checkpoint
+                contradict each other; nothing was written.
+        """
+        with _opened(directory) as store:
+            log = cls(directory, key=key, store=store)
+            log._check(shown=log._public.checkpoint())
+            log._finish()
+        return log
+
+    @classmethod
+    def read(cls, directory: Path, *, key: SigningKey) -> list[bytes]:
+        """Read all entries, also while another process has the log open.
+
+        Guarantees:
+            Nothing is written or locked, and nothing that a crash interrupted is
+            finished. The entries are those of one moment and hash to every root that
+            was signed; the public checkpoint of that moment is one of theirs.
+
+        Not protected:
+            Tiles are not compared, since a writer may be replacing them; ``open`` does.
+
+        Raises:
+            ConfigError, InconsistentLog: As for ``open``.
+            ResourceError: The database cannot be read.
+        """
+        with _opened(directory, readonly=True) as store:
+            log = cls(directory, key=key, store=store)
+            log._check(shown=log._public.checkpoint())
+            entries = log.entries(0, log.size)
+        store.close()
+        return entries
+
+    def close(self) -> None:
+        """Close the log and let others open it."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        """Use the log in a ``with`` block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the log."""
+        self.close()
+
+    @property
+    def origin(self) -> str:
+        """The name of the log, which is that of its key."""
+        return self._key.name
+
+    @property
+    def public(self) -> Path:
+        """The folder that everybody may read."""
+        return self._public.folder
+
+    @property
+    def size(self) -> int:
+        """How many entries there are, signed or not."""
+        return self._tree.size
+
+    @property
+    def root(self) -> bytes:
+        """The root over all entries, signed or not."""
+        return self._tree.root()
+
+    def append(self, entries: Sequence[bytes]) -> range:
+        """Append entries, all or none; returns their indexes.
+
+        Guarantees:
+            On return they are on the disk, and what was hashed is what the
+            database gives back, not what was handed in.
+
+        Edge cases:
+            After an error nothing was appended, unless the machine failed while
+            writing: then they may be there after the next ``open``, and
+            :meth:`find` says so.
+
+        Raises:
+            ProtocolError: An entry is over 65,535 bytes or is there already.
+            ResourceError: The disk is full or failing.
+        """
+        start = self.size
+        rows = [(leaf_hash(entry), entry) for entry in entries]
+        self._check_new(rows)
+        stop = start + len(rows)
+        with self._store.transaction():
+            if self._store.size() != start:
+                raise InconsistentLog("somebody else has written to the log")
+            self._store.insert_entries(start, rows)
+            self._check_rows(start, [leaf for leaf, _ in rows])
+        for leaf, _ in rows:
+            self._tree.push(leaf)
+        return range(start, stop)
+
+    def find(self, entry: bytes) -> int | None:
+        """Return the index of an entry, or None if it is not in the log."""
+        return self._store.find(leaf_hash(entry))
+
+    def entries(self, start: int, stop: int) -> list[bytes]:
+        """Read entries from ``start`` up to before ``stop``.
+
+        Raises:
+            ValueError: There are no such entries.
+        """
+        if not 0 <= start <= stop <= self.size:
+            raise ValueError(f"no entries {start} to {stop} in a log of {self.size}")
+        return [data for _, _, data in self._store.rows(start, stop)]
+
+    def sign_checkpoint(self) -> bytes:
+        """Sign the log as it is now; returns a note without cosignatures.
+
+        Guarantees:
+            The entries since the last checkpoint were read again and hash to
+            the signed root. The note is recorded before it is returned, one for
+            each size: calling again at the same size returns the same bytes.
+
+        Raises:
+            InconsistentLog: The database gives back other bytes than it got.
+            ResourceError: The disk is full or failing.
+        """
+        with self._store.transaction():
+            if (recorded := self._store.checkpoint(self.size)) is not None:
+                return recorded
+            start = self._store.newest_checkpoint() or 0
+            self._check_rows(start, self._tree.nodes(0, start, self.size))
+            note = self._checkpoint(self.size).sign(self._key)
+            self._store.insert_checkpoint(self.size, note)
+        return note
+
+    def add_cosignature(self, size: int, line: bytes, *, trust: Trust) -> None:
+        """Keep a witness's line over the checkpoint signed at a size.
+
+        Edge cases:
+            Of two lines of one witness the newer stays.
+
+        Raises:
+            ProtocolError: Not a signature line.
+            VerificationError: Not a witness's, or not over this checkpoint.
+            ValueError: No checkpoint was signed at this size.
+        """
+        if self._store.checkpoint(size) is None:
+            raise ValueError(f"no checkpoint was signed at size {size}")
+        held = trust.open_cosignature(self._checkpoint(size), line)
+        with self._store.transaction():
+            self._store.insert_cosignature(
+                size, str(held.key), time=held.time, line=line
+            )
+
+    def publish(self, *, trust: Trust) -> bytes:
+        """Make the newest signed checkpoint public; returns the cosigned note.
+
+        Guarantees:
+            On return the tiles and ``public/checkpoint`` are on the disk. Only
+            lines of this policy's witnesses are in the note.
+
+        Raises:
+            QuorumError: Too few cosignatures so far; nothing changed.
+            ResourceError: The disk is full or failing; publish again or reopen.
+        """
+        size = self._store.newest_checkpoint()
+        signed = None if size is None else self._store.checkpoint(size)
+        if size is None or signed is None:
+            raise QuorumError("no checkpoint was signed yet")
+        lines = [
+            line
+            for line in self._store.cosignatures(size)
+            if self._counts(size, line, trust)
+        ]
+        note = signed + b"".join(lines)
+        trust.open(note)
+        with self._store.transaction():
+            self._store.insert_publication(size, note)
+        self._public.publish(size, note)
+        return note
+
+    def latest(self) -> bytes | None:
+        """Return the newest public checkpoint, a cosigned note."""
+        sizes = self._store.published_sizes()
+        return self._store.publication(sizes[-1]) if sizes else None
+
+    def proof(self, index: int) -> bytes:
+        """Prove that an entry is in the newest public checkpoint; a tlog-proof.
+
+        Raises:
+            IncompleteError: No public checkpoint covers the entry yet.
+        """
+        sizes = self._store.published_sizes()
+        if not sizes or not 0 <= index < sizes[-1]:
+            raise IncompleteError(f"no public checkpoint covers entry {index}")
+        hashes = self._tree.inclusion_proof(index, sizes[-1])
+        note = self._store.publication(sizes[-1]) or b""
+        return Proof(index=index, hashes=tuple(hashes), checkpoint=note).encode()
+
+    def consistency_proof(self, old_size: int, size: int) -> list[bytes]:
+        """Prove that the log at ``old_size`` is a prefix of the log at ``size``."""
+        return self._tree.consistency_proof(old_size, size)
+
+    def check(self, note: bytes) -> None:
+        """Demand that a checkpoint somebody else holds is one of this log.
+
+        For start-up: if a member has seen more than is here, this directory is
+        an old backup, and appending to it would fork the log.
+
+        Raises:
+            ProtocolError: Not a checkpoint.
+            VerificationError: This log's key has not signed it.
+            InconsistentLog: It is ahead of this log or has another root.
+        """
+        self._open(note)
+
+    def _checkpoint(self, size: int) -> Checkpoint:
+        return Checkpoint(origin=self.origin, size=size, root=self._tree.root(size))
+
+    def _check_new(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        seen: set[bytes] = set()
+        for leaf, entry in rows:
+            tiles.check_entry(entry)
+            if leaf in seen or self._store.find(leaf) is not None:
+                raise ProtocolError(f"entry is in the log already: {entry[:40]!r}")
+            seen.add(leaf)
+
+    def _check_rows(self, start: int, leaves: Sequence[bytes]) -> None:
+        stop = start + len(leaves)
+        rows = enumerate(self._store.rows(start, stop), start)
+        if [_hash_row(at, row) for at, row in rows] != list(leaves):
+            raise InconsistentLog(f"entries {start} to {stop} are not as they were")
+
+    def _counts(self, size: int, line: bytes, trust: Trust) -> bool:
+        try:
+            trust.open_cosignature(self._checkpoint(size), line)
+        except VerificationError:  # its witness has left the policy
+            return False
+        return True
+
+    def _check(self, *, shown: bytes | None) -> None:
+        """Check key, entries and checkpoints, and load the tree.
+
+        Args:
+            shown: The public checkpoint, read before the database, which a writer
+                would have brought up to it by then.
+        """
+        self._store.check_key(str(self._key.verify_key))
+        for at, row in enumerate(self._store.rows(0, self._store.size())):
+            self._tree.push(_hash_row(at, row))
+        for size, note in self._store.checkpoints():
+            if self._open(note).size != size:
+                raise InconsistentLog(f"checkpoint of size {size} has another size")
+        sizes = self._store.published_sizes()
+        if shown is not None and self._open(shown).size not in sizes:
+            raise InconsistentLog("the database is older than its public checkpoint")
+        if (latest := self.latest()) is not None:
+            self._check_cosigned(sizes[-1], latest)
+
+    def _finish(self) -> None:
+        """Compare the public files, and write what a crash left out."""
+        self._public.load()
+        sizes = self._store.published_sizes()
+        for size in sizes[:-1]:
+            self._public.restore(size, newest=sizes[-1])
+        if (latest := self.latest()) is not None:
+            self._public.publish(sizes[-1], latest)
+
+    def _check_cosigned(self, size: int, note: bytes) -> None:
+        keys = [VerifyKey.parse(key) for key in self._store.cosigners(size)]
+        opened = notes.open_note(note, [self._key.verify_key, *keys])
+        if len(opened.verified) != len(notes.parse(note).signatures):
+            raise InconsistentLog(f"a cosignature at size {size} is damaged")
+
+    def _open(self, note: bytes) -> Checkpoint:
+        """Open a checkpoint that must be one of this log."""
+        opened = notes.open_note(note, [self._key.verify_key])
+        claimed = Checkpoint.parse(opened.text)
+        if claimed.origin != self.origin:
+            raise VerificationError(f"checkpoint of another log, {claimed.origin}")
+        if claimed.size > self.size:
+            raise InconsistentLog(
+                f"a checkpoint of {claimed.size} entries exists, here are {self.size}:"
+                " this is an old backup"
+            )
+        if claimed.root != self._tree.root(claimed.size):
+            raise InconsistentLog(f"two roots for the log at size {claimed.size}")
+        return claimed
+
+
+@contextmanager
+def _opened(directory: Path, *, readonly: bool = False) -> Iterator[Store]:
+    """Open the store of a log; close it again if what follows fails."""
+    if not (directory / "log.db").exists():
+        raise ConfigError(f"no log.db in {directory}")
+    store = Store(directory, readonly=readonly)
+    try:
+        yield store
+    except (ProtocolError, VerificationError) as error:
+        store.close()
+        raise InconsistentLog(f"the log in {directory}: {error}") from error
+    except BaseException:
+        store.close()
+        raise
+
+
+def _hash_row(at: int, row: tuple[int, bytes, bytes]) -> bytes:
+    """Hash a stored entry again; a log once died of one bit that flipped."""
+    index, kept, data = row
+    leaf = leaf_hash(data)
+    if index != at or leaf != kept:
+        raise InconsistentLog(f"entry {at} is missing or damaged in the database")
+    return leaf

@@ -1,0 +1,231 @@
+"""The rules of a federation: state and entry in, next state out.
+
+    state' = apply(state, entry, index)
+
+Node, witness, coordinator and auditor run this same function over the same bytes,
+so they agree on what is valid without asking one another. Rules that every entry
+obeys are here; those of one type are in ``round_rules`` and ``model_rules``.
+
+Guarantees:
+    A state is returned only for an entry in its one spelling, signed by the key
+    that its author holds in that role, with an id that is new, a view (``seen``)
+    that is a prefix of this very log, and a body that breaks no rule. What is not
+    understood stops the fold; nothing is skipped.
+
+Errors:
+    ``ProtocolError`` bytes that are no entry; ``VerificationError`` a signature
+    that does not hold; ``RuleError`` an authentic entry that breaks a rule;
+    ``IncompleteError`` a type or version from the future.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+from tapestry.errors import RuleError, TapestryError
+from tapestry_governance.events.envelope import Event, Signed, open_entry
+from tapestry_governance.events.types import (
+    AdapterPublished,
+    CharterAdopted,
+    ContributionCommitted,
+    ContributionRefused,
+    DataDeclared,
+    DpAccounted,
+    EvaluationRecorded,
+    PolicyAdopted,
+    ReleasePublished,
+    RoundAborted,
+    RoundClosed,
+    RoundOpened,
+)
+from tapestry_governance.rules.federation_state import FederationState, Past
+from tapestry_governance.rules.model_rules import (
+    adapter_published,
+    dp_accounted,
+    release_published,
+)
+from tapestry_governance.rules.round_rules import (
+    contribution_committed,
+    contribution_refused,
+    round_aborted,
+    round_closed,
+    round_opened,
+)
+
+
+def apply(state: FederationState | None, entry: bytes, index: int) -> FederationState:
+    """Take one entry into account.
+
+    Args:
+        state: What the entries before it made; None before the first.
+        entry: The bytes in the log.
+        index: Where they are in the log.
+
+    Raises:
+        ProtocolError: The bytes are no entry.
+        VerificationError: A signature does not hold.
+        RuleError: The entry breaks a rule.
+        IncompleteError: An unknown type or version.
+        ValueError: The index is not the state's size: a bug of the caller.
+    """
+    if index != (state.size if state else 0):
+        raise ValueError(f"entry {index} does not come next")
+    try:
+        signed = open_entry(entry)
+    except TapestryError as error:
+        raise type(error)(f"entry {index}: {error}") from error
+    return apply_signed(state, signed)
+
+
+def apply_signed(state: FederationState | None, signed: Signed) -> FederationState:
+    """Take the next entry into account, which :func:`open_entry` took apart.
+
+    Raises:
+        VerificationError: A signature does not hold.
+        RuleError: The entry breaks a rule.
+    """
+    index = state.size if state else 0
+    try:
+        if state is None:
+            return _found(signed)
+        _check_author(state, signed)
+        _check_common(state, signed.event, index)
+        following = _dispatch(state, signed.event, index)
+    except TapestryError as error:
+        raise type(error)(f"entry {index}: {error}") from error
+    return dataclasses.replace(
+        following,
+        past=state.past.push(signed.entry, signed.event.id),
+        seen=_pinned(state, signed.event),
+    )
+
+
+def apply_all(
+    state: FederationState | None, entries: Iterable[bytes]
+) -> FederationState | None:
+    """Take several entries into account, in order; all or none.
+
+    Raises:
+        TapestryError: As :func:`apply` does, for the first entry that fails.
+    """
+    for entry in entries:
+        state = apply(state, entry, state.size if state else 0)
+    return state
+
+
+def _found(signed: Signed) -> FederationState:
+    event, charter = signed.event, signed.event.body
+    if not isinstance(charter, CharterAdopted):
+        raise RuleError(f"a log starts with its charter, not with {event.type}")
+    state = FederationState(
+        past=Past(),
+        federation=event.federation,
+        charter=charter,
+        policy=charter.policy,
+    )
+    _check_author(state, signed)
+    if event.seen is not None or event.refs:
+        raise RuleError("a charter has nothing before it")
+    if charter.policy.version != 1:
+        raise RuleError("the first policy has version 1")
+    return dataclasses.replace(state, past=state.past.push(signed.entry, event.id))
+
+
+def _check_author(state: FederationState, signed: Signed) -> None:
+    """Demand that the actor's key for the claimed role signed, and may say this."""
+    event = signed.event
+    if event.role not in event.body.roles:
+        raise RuleError(f"a {event.role} key may not sign {event.type}")
+    key = state.key_of(event.actor, event.role)
+    if key is None:
+        raise RuleError(f"{event.actor} is not a {event.role} of {state.federation}")
+    signers = {keyid for keyid, _ in signed.signatures}
+    if key.keyid not in signers:
+        raise RuleError(f"signed by {min(signers)}, not by {key.keyid}")
+    allowed = {key.keyid: key}
+    if isinstance(event.body, PolicyAdopted | CharterAdopted):
+        roots = {root.keyid: root for root in state.roots}
+        if event.role == "root" and 2 * len(signers & roots.keys()) <= len(roots):
+            raise RuleError(f"{len(signers)} of {len(roots)} roots is no majority")
+        allowed |= roots
+    if strangers := signers - allowed.keys():
+        raise RuleError(f"{min(strangers)} may not sign {event.type}")
+    for keyid in signers:
+        signed.verify(allowed[keyid])
+
+
+def _check_common(state: FederationState, event: Event, index: int) -> None:
+    if event.federation != state.federation:
+        raise RuleError(f"event of {event.federation} in the log of {state.federation}")
+    if (first := state.past.index_of(event.id)) is not None:
+        raise RuleError(f"event {event.id} is in the log already, at {first}")
+    if any(reference >= index for reference in event.refs):
+        raise RuleError("a reference points forward")
+    pinned = state.seen.get(event.actor, 0)
+    if event.seen is None:
+        if pinned:
+            raise RuleError(f"{event.actor} has seen {pinned} entries and says none")
+        return
+    if event.seen.size > index or event.seen.size < pinned:
+        raise RuleError(
+            f"{event.actor} claims to have seen {event.seen.size} entries,"
+            f" not {pinned} to {index}"
+        )
+    if state.past.root(event.seen.size).hex() != event.seen.root:
+        raise RuleError(
+            f"fork: {event.actor} saw another log of {event.seen.size} entries"
+        )
+
+
+def _pinned(state: FederationState, event: Event) -> dict[str, int]:
+    if event.seen is None:
+        return dict(state.seen)
+    return {**state.seen, event.actor: event.seen.size}
+
+
+def _dispatch(state: FederationState, event: Event, index: int) -> FederationState:
+    match event.body:
+        case PolicyAdopted() | DataDeclared() | EvaluationRecorded() | CharterAdopted():
+            return _declare(state, event)
+        case RoundOpened() as body:
+            return round_opened(state, body, index)
+        case RoundClosed() as body:
+            return round_closed(state, body)
+        case RoundAborted() as body:
+            return round_aborted(state, body)
+        case _:
+            return _dispatch_member(state, event, index)
+
+
+def _dispatch_member(
+    state: FederationState, event: Event, index: int
+) -> FederationState:
+    match event.body:
+        case ContributionCommitted() as body:
+            return contribution_committed(state, body, actor=event.actor, index=index)
+        case ContributionRefused() as body:
+            return contribution_refused(state, body, actor=event.actor)
+        case DpAccounted() as body:
+            return dp_accounted(state, body, actor=event.actor)
+        case ReleasePublished() as body:
+            return release_published(state, body)
+        case AdapterPublished() as body:
+            return adapter_published(state, body, actor=event.actor)
+        case _:
+            raise RuleError(f"no rule for {event.type}")
+
+
+def _declare(state: FederationState, event: Event) -> FederationState:
+    match event.body:
+        case PolicyAdopted(policy=policy):
+            if policy.version != state.policy.version + 1:
+                raise RuleError(f"policy {policy.version} after {state.policy.version}")
+            if state.open_round is not None:
+                raise RuleError("the policy changes between rounds, not within one")
+            return dataclasses.replace(state, policy=policy)
+        case DataDeclared() as body:
+            data = {**state.data, event.actor: body}
+            return dataclasses.replace(state, data=data)
+        case EvaluationRecorded():
+            return state
+        case _:
+            raise RuleError("there is one charter, and it comes first")

@@ -1,0 +1,200 @@
+"""The rules of a round: opened before anybody trains, closed with its reasons."""
+
+import dataclasses
+
+from tapestry.encoding import decode_fraction
+from tapestry.errors import ProtocolError, RuleError
+from tapestry.privacy.noise_shares import NoiseShare
+from tapestry.protocol.wire_messages import RoundManifest, recommended_threshold
+from tapestry_governance.events.types import (
+    ContributionCommitted,
+    ContributionRefused,
+    InRound,
+    RoundAborted,
+    RoundClosed,
+    RoundOpened,
+    roster_digest,
+)
+from tapestry_governance.rules.federation_state import (
+    FederationState,
+    OpenRound,
+    round_key,
+)
+
+
+def round_opened(
+    state: FederationState, body: RoundOpened, index: int
+) -> FederationState:
+    """Open a round whose plan is allowed by the policy in force."""
+    manifest = body.manifest
+    if state.open_round is not None:
+        raise RuleError(f"round {state.open_round.key} is still open")
+    _check_turn(state, manifest)
+    _check_base(state, manifest)
+    _check_cohort(state, manifest)
+    _check_privacy(state, manifest)
+    key = round_key(manifest)
+    return dataclasses.replace(
+        state,
+        open_round=OpenRound(
+            index=index, manifest=manifest, context=manifest.context.hex()
+        ),
+        last=key,
+        runs=state.runs | {manifest.run_id},
+        rounds={**state.rounds, key: manifest},
+    )
+
+
+def contribution_committed(
+    state: FederationState, body: ContributionCommitted, *, actor: str, index: int
+) -> FederationState:
+    """Note a participant's commitment; one per attempt."""
+    current = _open(state, body)
+    _check_participant(current, actor)
+    if body.context != current.context:
+        raise RuleError(f"{actor} committed to another manifest of this round")
+    if actor in current.commitments:
+        raise RuleError(f"{actor} committed twice to one attempt")
+    if actor in current.refused:
+        raise RuleError(f"{actor} refused this attempt")
+    commitments = {**current.commitments, actor: index}
+    following = dataclasses.replace(current, commitments=commitments)
+    return dataclasses.replace(state, open_round=following)
+
+
+def contribution_refused(
+    state: FederationState, body: ContributionRefused, *, actor: str
+) -> FederationState:
+    """Note a refusal. It may name any round, even one the log does not know."""
+    current = state.open_round
+    if current is None or _key(body) != current.key:
+        return state
+    if actor in current.commitments:
+        raise RuleError(f"{actor} committed to this attempt")
+    following = dataclasses.replace(current, refused=current.refused | {actor})
+    return dataclasses.replace(state, open_round=following)
+
+
+def round_closed(state: FederationState, body: RoundClosed) -> FederationState:
+    """Close a round: everybody accounted for, the chain of bases unbroken."""
+    current = _open(state, body)
+    _check_outcome(current, body)
+    for name, index in zip(body.included, body.commitments, strict=True):
+        if current.commitments.get(name) != index:
+            raise RuleError(f"entry {index} is not {name}'s commitment to this round")
+        if name not in state.accounted.get(current.key, ()):
+            raise RuleError(f"{name} is in the sum but accounted for no privacy loss")
+    before = current.manifest.model_digest
+    if body.base_before != before:
+        raise RuleError(f"closed from base {body.base_before}, opened from {before}")
+    if body.outcome == "rejected" and body.base_after != before:
+        raise RuleError("a rejected round leaves the base as it was")
+    return dataclasses.replace(
+        state,
+        open_round=None,
+        base=body.base_after,
+        bases=state.bases | {before, body.base_after},
+        last_closed=body,
+    )
+
+
+def round_aborted(state: FederationState, body: RoundAborted) -> FederationState:
+    """End an attempt without a sum."""
+    _open(state, body)
+    return dataclasses.replace(state, open_round=None)
+
+
+def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
+    run, number, attempt = round_key(manifest)
+    if manifest.federation != state.federation:
+        raise RuleError(f"round of {manifest.federation}")
+    if attempt > state.policy.max_attempt:
+        raise RuleError(f"attempt {attempt} is over {state.policy.max_attempt}")
+    if run not in state.runs:
+        if (number, attempt) != (1, 1):
+            raise RuleError(f"run {run} starts with round {number}.{attempt}, not 1.1")
+    elif (run, number, attempt) not in state.next_rounds:
+        raise RuleError(f"round {(run, number, attempt)}, not {state.next_rounds}")
+
+
+def _check_base(state: FederationState, manifest: RoundManifest) -> None:
+    """Go on from the current base, or start a run from one that the policy names."""
+    base = manifest.model_digest
+    if manifest.run_id not in state.runs:
+        given = state.policy.bases
+        if base != state.base and given and base not in given:
+            raise RuleError(f"the policy names no base {base} to start from")
+        return
+    expected = state.base
+    if not state.was_closed and state.last is not None:
+        expected = state.rounds[state.last].model_digest
+    if base != expected:
+        raise RuleError(f"base {base} is not the one to go on from, {expected}")
+
+
+def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
+    policy, count = state.policy, len(manifest.participants)
+    if manifest.policy_digest != policy.digest:
+        raise RuleError(f"policy {manifest.policy_digest} is not in force")
+    if manifest.roster_digest != roster_digest(state.charter.members):
+        raise RuleError(f"roster {manifest.roster_digest} is not the members'")
+    members = state.members
+    for participant in manifest.participants:
+        member = members.get(participant.name)
+        if member is None or member.node != participant.key:
+            raise RuleError(f"{participant.name} is no member with this node key")
+    if manifest.min_cohort < policy.min_cohort or count < manifest.min_cohort:
+        raise RuleError(
+            f"{count} participants, at least {manifest.min_cohort};"
+            f" the policy wants {policy.min_cohort}"
+        )
+    colluding = manifest.max_colluding
+    if colluding < policy.max_colluding:
+        raise RuleError(f"tolerates {colluding} colluding, not {policy.max_colluding}")
+    least = recommended_threshold(count, max_colluding=colluding)
+    if not least <= manifest.threshold <= count:
+        raise RuleError(f"threshold {manifest.threshold}, not {least} to {count}")
+
+
+def _check_privacy(state: FederationState, manifest: RoundManifest) -> None:
+    plan, policy = manifest.privacy, state.policy
+    if plan.noise not in policy.noise:
+        raise RuleError(f"the policy does not allow noise {plan.noise!r}")
+    if plan.noise == "none":
+        return
+    if not 0 < decode_fraction(plan.target_delta) <= decode_fraction(policy.max_delta):
+        raise RuleError(f"delta {plan.target_delta}, at most {policy.max_delta}")
+    if min(map(decode_fraction, (plan.noise_multiplier, plan.clip_norm))) <= 0:
+        raise RuleError("clip norm and noise multiplier must be positive")
+    try:
+        NoiseShare.of(manifest)
+    except ProtocolError as error:
+        raise RuleError(str(error)) from None
+
+
+def _check_outcome(current: OpenRound, body: RoundClosed) -> None:
+    manifest = current.manifest
+    dropped = [entry.name for entry in body.dropped]
+    everybody = [participant.name for participant in manifest.participants]
+    if sorted([*body.included, *dropped]) != everybody:
+        raise RuleError("included and dropped together are not the participants")
+    least = max(manifest.min_cohort, manifest.threshold)
+    if len(body.included) < least:
+        raise RuleError(f"a sum of {len(body.included)}, at least {least}")
+
+
+def _open(state: FederationState, body: InRound) -> OpenRound:
+    current = state.open_round
+    if current is None or _key(body) != current.key:
+        what = current.key if current else "none"
+        raise RuleError(f"about round {_key(body)}, open is {what}")
+    return current
+
+
+def _check_participant(current: OpenRound, actor: str) -> None:
+    if all(actor != participant.name for participant in current.manifest.participants):
+        raise RuleError(f"{actor} does not take part in round {current.key}")
+
+
+def _key(body: InRound) -> tuple[str, int, int]:
+    return body.run_id, body.round_number, body.attempt

@@ -1,0 +1,1 @@
+"""An institution's adapter: trained, paid for, described, published."""

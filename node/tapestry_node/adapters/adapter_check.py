@@ -1,0 +1,161 @@
+"""Whether an institution's adapter could be published: asked before it is paid for.
+
+Its training, its public text, the folder that it would be written to, and everything
+else that the log or the registry would refuse afterwards for reasons that lie in
+settings and policy alone.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tapestry import storage
+from tapestry.dialogue import Text
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.inputs.faults import Fault
+from tapestry.protocol.wire_messages import Reason
+from tapestry.settings import NodeSettings, number
+from tapestry.workloads.language.peft_folder import BaseName
+from tapestry_governance.events.types import AdapterPublished, Policy
+from tapestry_node.adapters import adapter_trainer
+from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
+from tapestry_node.data import held_out
+from tapestry_node.round.admission import Refused
+from tapestry_node.training.trainer import Trainer
+
+PUBLICATIONS = "adapters"  # below the node's folder
+_ANY = "sha256:" + "0" * 64
+_STEPS = (".update", ".accounted", storage.SUFFIX)  # of one that is under way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an adapter would appear."""
+
+    folder: Path  # of the node
+    settings: NodeSettings
+    policy: Policy | None  # of the federation; None where the log is not known yet
+    language: str
+
+
+def plan_adapter(
+    title: Title, settings: NodeSettings, *, trainer: Trainer
+) -> AdapterPlan:
+    """Plan an adapter as the settings say; targets that they leave open are chosen.
+
+    Raises:
+        ConfigError: A setting is out of range, or more is asked than the records give.
+    """
+    adapter = settings.adapter
+    if not adapter.targets:
+        chosen = trainer.workload.choose_targets()
+        adapter = adapter.model_copy(update={"targets": chosen})
+    return adapter_trainer.plan(
+        title,
+        adapter,
+        records=trainer.count,
+        target_delta=settings.policy.target_delta,
+    )
+
+
+def trial_title(name: str, *, base_digest: str) -> Title:
+    """Name an adapter that is planned and never trained."""
+    base = BaseName(name="base-1", digest=base_digest)
+    return Title(name=name, version=1, base=base)
+
+
+def check_adapter(
+    plan: AdapterPlan, place: Place, *, trainer: Trainer, load: Callable[[], object]
+) -> list[Text]:
+    """Refuse an adapter that could not be trained, or not be published then.
+
+    Returns:
+        The public text that it will be measured on.
+
+    Edge cases:
+        What the ledger has left is not asked here; ``Ledger.reserve`` decides.
+
+    Raises:
+        Refused: The node's own policy, the model or the plan does not allow it.
+        ConfigError: The federation or the form of the log does not allow it, or what
+            lies in the node's folder does not.
+        ResourceError: It could not be written.
+    """
+    settings = place.settings
+    if plan.steps is None and "none" not in settings.policy.noise:
+        raise Refused(
+            Reason.LOCAL_POLICY,
+            "adapter.epsilon is 0: no noise, and policy.noise does not name 'none'",
+        )
+    _check_entry(plan, place)
+    if place.policy is not None:
+        _check_federation(settings, place.policy)
+    _check_room(place.folder, name=settings.name)
+    trainer.trainable.check(plan.training, plan.privacy, load=load)
+    return held_out.read(place.folder, trainer=trainer)
+
+
+def _check_room(folder: Path, *, name: str) -> None:
+    """Refuse a folder in which a publication could not be written.
+
+    Raises:
+        ConfigError: Something else lies where publications do.
+        ResourceError: The folder cannot be written.
+    """
+    root = folder / PUBLICATIONS
+    try:
+        if not os.path.lexists(root):
+            root = folder
+        if not root.is_dir():
+            raise Fault(root, "is no folder; move it away")
+        if not os.access(root, os.W_OK | os.X_OK):
+            raise ResourceError(f"cannot write {root}; change its mode or its owner")
+        for path in root.glob(f"{name}-*") if root != folder else ():
+            mode = path.lstat().st_mode
+            step = path.suffix in _STEPS
+            if not (stat.S_ISREG(mode) if step else stat.S_ISDIR(mode)):
+                kind = "file" if step else "folder"
+                raise Fault(path, f"is no plain {kind}; move it away")
+    except OSError as error:
+        raise ResourceError(f"cannot read {root}: {error.strerror}") from error
+
+
+def _check_federation(settings: NodeSettings, policy: Policy) -> None:
+    licence = settings.adapter.licence
+    if licence not in policy.adapter_licences:
+        raise ConfigError(
+            f"adapter.licence {licence!r} is not one that the federation allows:"
+            f" {', '.join(policy.adapter_licences) or 'none'}"
+        )
+    if number(settings.policy.target_delta) > number(policy.max_delta):
+        raise ConfigError(
+            f"policy.target_delta {settings.policy.target_delta} is above the"
+            f" federation's {policy.max_delta}; lower it"
+        )
+
+
+def _check_entry(plan: AdapterPlan, place: Place) -> None:
+    """See that the log has a form for what would be published."""
+    settings = place.settings
+    try:
+        AdapterPublished(
+            name=settings.name,
+            version=1,
+            country=settings.country,
+            language=place.language,
+            licence=settings.adapter.licence,
+            base="base-1",
+            base_digest=_ANY,
+            manifest_digest=_ANY,
+            epsilon=None,
+            target_delta=plan.privacy.target_delta,
+            evaluation={},
+        )
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"an adapter's {where}: {first['msg']}") from None

@@ -1,0 +1,204 @@
+"""Records and a release in, a country's adapter out.
+
+The adapter is a low-rank update that stays apart: the same DP-SGD as a round's
+(``dp_sgd``), B over a public A, only that the result is not masked and summed but
+published as a PEFT folder. The institution decides on it alone and pays for it from
+the same budget::
+
+    plan    what will be done and what it costs     -> ledger.reserve
+    train   update, on the institution's records    -> ledger.spend, log
+    write   folder, card, manifest; checked as the registry checks it
+
+Guarantees:
+    What ``train`` returns costs ``plan.steps`` and no more; everything after it is
+    computed from that and from public text, so it costs nothing.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tapestry.artifacts import manifest
+from tapestry.artifacts.adapter_folder import CARD
+from tapestry.dialogue import Text
+from tapestry.encoding import decode_fraction, encode_fraction
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.privacy import accounting
+from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
+from tapestry.settings import AdapterSettings
+from tapestry.vectors import FloatVector
+from tapestry.workloads import plan_checks
+from tapestry.workloads.base import Unit
+from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.peft_folder import BaseName, write_peft
+from tapestry_governance.registry import Adapter, check_folder
+from tapestry_node.adapters.model_card import Card, Promise, render
+from tapestry_node.training import dp_sgd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterPlan:
+    """How an adapter will be trained, and what each record pays for it."""
+
+    training: TrainingPlan
+    privacy: PrivacyPlan
+    records: int
+    steps: accounting.Steps | None  # None: without noise, nothing is promised
+
+    def promise(self, epsilon: str | None, *, fallback: str | None = None) -> Promise:
+        """State the promise with the epsilons that the log accounts for."""
+        return Promise(
+            epsilon=epsilon,
+            fallback=fallback,
+            target_delta=self.privacy.target_delta,
+            clip_norm=self.privacy.clip_norm,
+            noise_multiplier=self.privacy.noise_multiplier,
+            sampling_rate=encode_fraction(
+                accounting.sampling_rate(self.training.batch_size, records=self.records)
+            ),
+            steps=self.training.steps,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Title:
+    """Which adapter: its name and version are fixed before it is trained."""
+
+    name: str
+    version: int
+    base: BaseName
+
+
+def plan(
+    title: Title, settings: AdapterSettings, *, records: int, target_delta: str
+) -> AdapterPlan:
+    """Fix the training and find the least noise that keeps the promised epsilon.
+
+    Edge cases:
+        Epsilon 0 plans training without noise and promises nothing. Whether that is
+        allowed is the caller's policy.
+
+    Raises:
+        ConfigError: A setting is out of range, or more is asked than the records give.
+    """
+    rate = accounting.sampling_rate(settings.batch_size, records=records)
+    epsilon = decode_fraction(settings.epsilon)
+    noise = 0.0
+    if epsilon != 0:
+        noise = accounting.calibrate(
+            target_epsilon=epsilon,
+            target_delta=decode_fraction(target_delta),
+            sampling_rate=rate,
+            steps=settings.steps,
+        )
+    chosen = TrainingPlan(
+        workload="language",
+        parameterization="low_rank",
+        rank=settings.rank,
+        targets=settings.targets,
+        factor_seed=_seed(title),
+        sequence_length=settings.sequence_length,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        optimizer="sgd",
+        learning_rate=settings.learning_rate,
+        weight_decay="0",
+    )
+    privacy = PrivacyPlan(
+        noise="local" if noise else "none",
+        unit="record",
+        adjacency="add-remove",
+        clip_norm=settings.clip_norm,
+        noise_multiplier=encode_fraction(noise),
+        min_share="0",
+        target_delta=target_delta,
+    )
+    steps = plan_checks.local_steps(chosen, privacy, records=records)
+    return AdapterPlan(training=chosen, privacy=privacy, records=records, steps=steps)
+
+
+def train(
+    model: LanguageModel,
+    units: Sequence[Unit],
+    *,
+    plan: AdapterPlan,
+    runtime: dp_sgd.Runtime,
+) -> FloatVector:
+    """Train B on the institution's records; the model is left as it was.
+
+    The result is as private as the plan says, and public once it is accounted for.
+
+    Raises:
+        ConfigError: As ``dp_sgd.fit``.
+        ResourceError: As ``dp_sgd.fit``, or the training diverged.
+    """
+    done = dp_sgd.update(
+        model,
+        units,
+        training=plan.training,
+        privacy=plan.privacy,
+        records=plan.records,
+        runtime=runtime,
+    )
+    if not np.isfinite(done.values).all():
+        raise ResourceError("the adapter diverged; lower adapter.learning_rate")
+    return done.values
+
+
+def write(
+    folder: Path,
+    update: FloatVector,
+    *,
+    model: LanguageModel,
+    plan: AdapterPlan,
+    card: Card,
+) -> Adapter:
+    """Write the PEFT folder with its card and manifest, and check it.
+
+    Raises:
+        ConfigError: The folder holds something already.
+        ResourceError: It cannot be written.
+        VerificationError: The registry would refuse it.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty; an adapter is never overwritten")
+    write_peft(folder, update, model=model, plan=plan.training, base=card.base)
+    try:
+        (folder / CARD).write_text(render(card), encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+    manifest.write(folder)
+    return check_folder(folder)
+
+
+def score(
+    model: LanguageModel,
+    update: FloatVector,
+    texts: Sequence[Text],
+    *,
+    plan: AdapterPlan,
+) -> dict[str, str]:
+    """Bits per byte of public text, by the base and with the adapter.
+
+    Edge cases:
+        No text gives no score. The text must be public: the scores are published.
+    """
+    if not texts:
+        return {}
+    length = plan.training.sequence_length
+    before = model.evaluate(texts, sequence_length=length)
+    with model.moved(update, plan.training):
+        after = model.evaluate(texts, sequence_length=length)
+    return {
+        "bits-per-byte/base": encode_fraction(round(before.bits_per_byte, 4)),
+        "bits-per-byte/adapter": encode_fraction(round(after.bits_per_byte, 4)),
+    }
+
+
+def _seed(title: Title) -> str:
+    """Draw A from public facts, so that nobody chose it after seeing records."""
+    label = f"tapestry-adapter/1\n{title.name}\n{title.version}\n{title.base.digest}\n"
+    return hashlib.sha256(label.encode()).hexdigest()

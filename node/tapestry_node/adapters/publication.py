@@ -1,0 +1,400 @@
+"""An institution publishes its adapter on a release: trained, paid for, signed.
+
+Each step is on the disk before the next begins, so that a process that dies goes on
+where it was, and a second request gives the same publication::
+
+    reserve  train                  nothing is left of a training that dies
+    NAME-VERSION.PLAN.update        what it gave; from here on it is never repeated
+    spend                           in the ledger
+    NAME-VERSION.accounted          what it cost, signed; never signed twice
+    NAME-VERSION/…                  the files, both entries beside them
+    NAME-VERSION/tapestry/published.entry    takes its name last: it is published
+    outbox                          the account, for the log
+
+Guarantees:
+    What leaves was paid for before, once: one training, one account, one publication
+    per name and version, whenever the process is killed.
+
+Edge cases:
+    A training that failed, or was made for settings or a release that are not those
+    of now, is paid for all the same. Its version is skipped, once the log has its
+    account: the epsilons that a node reports of a run never fall. The next one of
+    that run is begun, and paid for, only after a restart of the node.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from tapestry import storage
+from tapestry.artifacts import manifest
+from tapestry.artifacts.manifest import FOLDER
+from tapestry.dialogue import Text
+from tapestry.encoding import canonical_json, digest
+from tapestry.errors import ConfigError, ProtocolError, ResourceError
+from tapestry.keys import SigningKey
+from tapestry.model.replica import Replica
+from tapestry.protocol.wire_messages import Kind, Message, Reason
+from tapestry.settings import NodeSettings, number
+from tapestry.vectors import FloatVector
+from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.peft_folder import BaseName
+from tapestry_governance.events.envelope import Author, open_entry, sign_entry
+from tapestry_governance.events.types import (
+    AdapterPublished,
+    DpAccounted,
+    ReleasePublished,
+)
+from tapestry_node.adapters import adapter_trainer, sample_answers
+from tapestry_node.adapters.adapter_check import (
+    PUBLICATIONS,
+    Place,
+    check_adapter,
+    plan_adapter,
+)
+from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
+from tapestry_node.adapters.model_card import Card
+from tapestry_node.budget.ledger import Charge, Ledger
+from tapestry_node.round.admission import Refused
+from tapestry_node.round.session import Desk, account_of
+from tapestry_node.training.dp_sgd import Progress, Runtime
+
+_ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One adapter to publish, and where its steps are kept."""
+
+    title: Title
+    release: ReleasePublished
+    plan: AdapterPlan
+    charge: Charge | None  # None: without noise, nothing is promised
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """The publication."""
+        return self.root / f"{self.title.name}-{self.title.version}"
+
+    @property
+    def published(self) -> Path:
+        """The entry whose presence says that the publication is whole."""
+        return self.folder / FOLDER / _PUBLISHED
+
+    @property
+    def accounted(self) -> Path:
+        """The signed account."""
+        return self.folder.with_name(self.folder.name + ".accounted")
+
+    @property
+    def update(self) -> Path:
+        """What the training gave, by all that it was made for."""
+        made_for = canonical_json(
+            {
+                "base": self.title.base.digest,
+                "privacy": self.plan.privacy.model_dump(mode="json"),
+                "training": self.plan.training.model_dump(mode="json"),
+            }
+        )
+        plan = digest(made_for).removeprefix("sha256:")[:16]
+        return self.folder.with_name(f"{self.folder.name}.{plan}.update")
+
+    def updates(self) -> list[Path]:
+        """What trainings of this version gave, for whatever settings."""
+        return list(self.root.glob(f"{self.folder.name}.*.update"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publisher:
+    """What publishing works with; all of it belongs to the node."""
+
+    desk: Desk
+    settings: NodeSettings
+    replica: Replica
+    ledger: Ledger
+    community: SigningKey
+    folder: Path  # of the node
+
+    def publish(self, release: ReleasePublished, *, now: datetime) -> Message:
+        """Train an adapter on a release and hand out files and signed entries.
+
+        Raises:
+            BudgetExhausted: The ledger does not cover it.
+            Refused: The policy does not allow to train without noise, the log lacks
+                the account of an earlier training, or one of this run failed since
+                the node was started.
+            ConfigError, ResourceError: A setting is wrong, or the training failed.
+        """
+        job = self._next(release, now=now)
+        if not job.published.exists():
+            self._make(job, now=now)
+        self.desk.store.post(job.accounted.read_bytes())
+        for path in job.updates():
+            path.unlink()
+        return _message(job.folder)
+
+    def _next(self, release: ReleasePublished, *, now: datetime) -> Job:
+        """Go on with the version that is under way, or begin the next."""
+        known = self.desk.view.state.adapters.get(self.desk.name)
+        version = known.version + 1 if known else 1
+        job = self._job(release, version)
+        while self._is_lost(job):
+            self._give_up(job, now=now)
+            version += 1
+            job = self._job(release, version)
+        return job
+
+    def _job(self, release: ReleasePublished, version: int) -> Job:
+        base = BaseName(name=release.name, digest=release.parameters_digest)
+        title = Title(name=self.desk.name, version=version, base=base)
+        plan = plan_adapter(title, self.settings, trainer=self.desk.trainer)
+        return Job(
+            title=title,
+            release=release,
+            plan=plan,
+            charge=_charge(plan, release, version),
+            root=self.folder / PUBLICATIONS,
+        )
+
+    def _is_lost(self, job: Job) -> bool:
+        """Say whether a version was paid for and nothing is left to publish."""
+        if job.published.exists() or job.update.exists():
+            return False
+        return job.accounted.exists() or self._paid(job) is not None
+
+    def _paid(self, job: Job) -> Charge | None:
+        for row in self.ledger.rows():
+            same = job.charge is not None and row.charge.key == job.charge.key
+            if same and row.state == "spent":
+                return row.charge
+        return None
+
+    def _give_up(self, job: Job, *, now: datetime) -> None:
+        """Account for a version that will never be published.
+
+        Raises:
+            Refused: The account is not in the log yet.
+        """
+        for path in job.updates():
+            path.unlink()
+        if not job.accounted.exists():
+            self._account(job, self._paid(job), now=now)
+        entry = job.accounted.read_bytes()
+        if not self.desk.view.contains(entry):
+            self.desk.store.post(entry)
+            raise Refused(
+                Reason.MAINTENANCE,
+                f"the log lacks the account of {job.folder.name}, which failed",
+            )
+
+    def _make(self, job: Job, *, now: datetime) -> None:
+        """Take the steps that were not taken yet.
+
+        Guarantees:
+            One attempt that fails, at the training or after it, is the last training
+            of its run until the node is restarted. What a training gave may still be
+            published: that costs nothing.
+        """
+        if not job.update.exists():
+            self.desk.check_failed(job.release.run_id)
+        public = self._check(job)
+        if job.charge is not None:
+            cap = number(self.desk.view.state.policy.epsilon_cap)
+            delta = number(self.settings.policy.target_delta)
+            self.ledger.check_run(job.charge, target_delta=delta, cap=cap)
+            self.ledger.reserve(job.charge)
+        try:
+            if not job.update.exists():
+                self._train(job)
+            if job.charge is not None:
+                self.ledger.spend(job.charge)
+            account = self._account(job, job.charge, now=now)
+            self._write(job, account, public, now=now)
+        except Exception:
+            self.desk.failed.add(job.release.run_id)
+            raise
+
+    def _check(self, job: Job) -> list[Text]:
+        """Ask what is known beforehand, before anything is paid for.
+
+        Returns:
+            The public text that was looked at; no other is published.
+        """
+        trainer = self.desk.trainer
+        place = Place(
+            folder=self.folder,
+            settings=self.settings,
+            policy=self.desk.view.state.policy,
+            language=trainer.corpus.language,
+        )
+        return check_adapter(job.plan, place, trainer=trainer, load=self._model)
+
+    def _train(self, job: Job) -> None:
+        trainer = self.desk.trainer
+        try:
+            update = adapter_trainer.train(
+                self._model(),
+                trainer.units(self.settings.adapter.sequence_length),
+                plan=job.plan,
+                runtime=Runtime(progress=self._tell),
+            )
+        except Exception:  # that it failed may depend on the records, and it shows
+            if job.charge is not None:
+                self.ledger.spend(job.charge)
+            raise
+        storage.replace(job.update, update.astype("<f4").tobytes())
+
+    def _account(
+        self, job: Job, charge: Charge | None, *, now: datetime
+    ) -> DpAccounted:
+        """Sign what the training cost, or read what was signed."""
+        if not job.accounted.exists():
+            steps = charge.steps.steps if charge else job.plan.training.steps
+            account = DpAccounted(
+                run_id=job.release.run_id,
+                round_number=None,
+                attempt=None,
+                adapter=job.title.name,
+                version=job.title.version,
+                steps=steps,
+                **account_of(charge, job.plan.privacy, ledger=self.ledger),
+            )
+            storage.replace(job.accounted, self.desk.say(account, now=now))
+        found = open_entry(job.accounted.read_bytes()).event.body
+        if not isinstance(found, DpAccounted):
+            raise ProtocolError(f"{job.accounted} is no account")
+        if (found.epsilon_run is None) != (charge is None):
+            raise ConfigError(f"{job.accounted} is for other settings; restore those")
+        return found
+
+    def _write(
+        self, job: Job, account: DpAccounted, public: list[Text], *, now: datetime
+    ) -> None:
+        """Write the publication; its last file makes it one."""
+        update = np.frombuffer(job.update.read_bytes(), dtype="<f4").copy()
+        if job.folder.exists():  # of a process that died before it was done
+            shutil.rmtree(job.folder)
+        card = self._card(job, update, account=account, public=public)
+        made = adapter_trainer.write(
+            job.folder, update, model=self._model(), plan=job.plan, card=card
+        )
+        published = AdapterPublished(
+            name=job.title.name,
+            version=job.title.version,
+            country=card.country,
+            language=card.language,
+            licence=card.licence,
+            base=job.title.base.name,
+            base_digest=job.title.base.digest,
+            manifest_digest=made.manifest_digest,
+            epsilon=account.epsilon_run,
+            target_delta=account.target_delta,
+            evaluation=dict(card.evaluation),
+        )
+        publisher = Author(
+            federation=self.settings.federation,
+            actor=self.desk.name,
+            role="community",
+        )
+        event = publisher.event(published, now=now, seen=self.desk.view.seen)
+        storage.replace(job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes())
+        _sync(job.folder)
+        storage.replace(job.published, sign_entry(event, self.community))
+
+    def _model(self) -> LanguageModel:
+        model = self.desk.trainer.workload
+        if not isinstance(model, LanguageModel):
+            raise ConfigError("adapters need a language model")
+        model.load(self.replica.parameters)
+        return model
+
+    def _card(
+        self,
+        job: Job,
+        update: FloatVector,
+        *,
+        account: DpAccounted,
+        public: list[Text],
+    ) -> Card:
+        trainer = self.desk.trainer
+        return Card(
+            name=job.title.name,
+            version=job.title.version,
+            country=self.settings.country,
+            language=trainer.corpus.language,
+            licence=self.settings.adapter.licence,
+            text_licence=trainer.corpus.licence,
+            base=job.title.base,
+            rank=job.plan.training.rank,
+            promise=job.plan.promise(
+                account.epsilon_run, fallback=account.epsilon_fallback
+            ),
+            evaluation=adapter_trainer.score(
+                self._model(), update, public, plan=job.plan
+            ),
+            asking=sample_answers.asking(self._model(), public),
+            tokens=sample_answers.first_tokens(self._model(), public),
+            ends=self._model().ends,
+            samples=sample_answers.answer(self._model(), update, public, plan=job.plan),
+        )
+
+    def _tell(self, seen: Progress) -> None:
+        event = {"stage": "adapter", "node": self.desk.name}
+        self.desk.notify({**event, "done": seen.step, "total": seen.steps})
+
+
+def _charge(
+    plan: AdapterPlan, release: ReleasePublished, version: int
+) -> Charge | None:
+    if plan.steps is None:
+        return None
+    return Charge(
+        purpose="adapter",
+        run=release.run_id,
+        number=version,
+        steps=plan.steps,
+        own_multiplier=plan.steps.noise_multiplier,
+    )
+
+
+def _sync(folder: Path) -> None:
+    """Bring all files of a folder, and their names, to the disk."""
+    try:
+        for path in [folder, *folder.rglob("*")]:
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        storage.sync_folder(folder.parent)
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _message(folder: Path) -> Message:
+    """Pack a publication: its two entries, then its files.
+
+    Guarantees:
+        What leaves are the files of the manifest, unchanged, with the manifest and the
+        two entries. Nothing that came into the folder later leaves with them.
+
+    Raises:
+        VerificationError: The folder is not what was written; it says what to remove.
+    """
+    entries = [
+        (folder / FOLDER / name).read_bytes() for name in (_ACCOUNTED, _PUBLISHED)
+    ]
+    listed = manifest.read(folder)
+    manifest.verify(folder, listed)
+    own = (manifest.FILE, _ACCOUNTED, _PUBLISHED)
+    names = sorted([*(f.name for f in listed.files), *(f"{FOLDER}/{n}" for n in own)])
+    return Message(
+        kind=Kind.PUBLICATION,
+        body=canonical_json({"files": names}),
+        attachments=[*entries, *((folder / name).read_bytes() for name in names)],
+    )

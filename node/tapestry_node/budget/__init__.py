@@ -1,0 +1,1 @@
+"""The privacy budget: what the institution agreed to, what is spent."""

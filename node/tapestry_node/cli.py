@@ -1,0 +1,272 @@
+"""``tapestry node``: an institution's node, for the people who run it."""
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.exit_status import ExitStatus
+from tapestry.environment import direct
+from tapestry.errors import ConfigError
+from tapestry_node.check_output import check_as_json, check_as_lines
+
+if TYPE_CHECKING:
+    from tapestry.settings import NodeSettings, Transport
+    from tapestry_node.budget.ledger import Ledger
+    from tapestry_node.node_state import Store
+
+node_folder = click.argument(
+    "folder",
+    cls=Argument,
+    type=PATH,
+    metavar="[FOLDER]",
+    default=Path(),
+    help="The node's folder, with node.toml; default: the current one.",
+)
+
+
+@click.group(cls=Group)
+def app() -> None:
+    """An institution's node."""
+
+
+@app.command()
+@node_folder
+@click.option(
+    "--superlink",
+    metavar="HOST:PORT",
+    help="Where the SuperLink listens; default: as node.toml says.",
+)
+@click.option(
+    "--root-certificates",
+    type=PATH,
+    metavar="FILE",
+    help="The certificate (PEM) of the SuperLink's authority.",
+)
+@click.option(
+    "--auth-key",
+    type=PATH,
+    metavar="FILE",
+    help="The node's private key towards the SuperLink.",
+)
+def run(
+    folder: Path,
+    superlink: str | None,
+    root_certificates: Path | None,
+    auth_key: Path | None,
+) -> None:
+    """Serve rounds until stopped; stop it with Ctrl-C at any time.
+
+    The node dials out, and acts only on what its own policy allows and the log
+    proves. Its log goes to standard error; what left is in `tapestry node egress`.
+    """
+    import torch
+
+    from tapestry.settings import NodeSettings
+    from tapestry.workloads.language.base_models import open_base
+    from tapestry_node.flower import serve
+    from tapestry_node.node import Node
+
+    console.start_logging()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    settings = NodeSettings.read(folder / "node.toml")
+    where = _transport(settings, folder, superlink, root_certificates, auth_key)
+    torch.set_num_threads(settings.speed.threads)
+    node = Node(folder, workload=open_base(settings.base))
+    stop = threading.Event()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: stop.set())
+    console.note(f"{node.name}: dialling {where.superlink}")
+    with direct(where.superlink):
+        serve(
+            node.handle,
+            superlink=where.superlink,
+            root_certificates=Path(where.root_certificates),
+            auth_key=Path(where.auth_key),
+            poll_seconds=where.poll_seconds,
+            stop=stop,
+        )
+    node.close()
+
+
+@app.command()
+@node_folder
+@as_json
+def check(folder: Path, as_json: bool) -> ExitStatus:
+    """Check settings, keys, data and budget before joining; nothing leaves.
+
+    It counts the records and prices the trainings that are known of, in epsilon. A
+    node that would refuse every round is not ready, and is told why; so is one that
+    lacks what `tapestry node run` needs.
+    """
+    from tapestry.settings import NodeSettings
+    from tapestry.workloads.language.base_models import open_base
+    from tapestry_node.node import Node
+
+    settings = NodeSettings.read(folder / "node.toml")
+    node = Node(folder, workload=open_base(settings.base))
+    seen, balance, refused = node.inspect(), node.ledger.balance(), node.objections()
+    node.close()
+    refused += [line for line in seen.refused if not any(line in r for r in refused)]
+    if as_json:
+        console.say_json(check_as_json(settings, seen, balance, refused=refused))
+    else:
+        for line in check_as_lines(settings, seen, balance, refused=refused):
+            console.say(line)
+    if refused:
+        return ExitStatus.RULE_BROKEN
+    return ExitStatus.INCOMPLETE if seen.missing else ExitStatus.HOLDS
+
+
+@app.command()
+@node_folder
+@as_json
+def budget(folder: Path, as_json: bool) -> None:
+    """Show what was spent, for which records, and what is left.
+
+    It is the ledger that says so, whatever became of the data.
+    """
+    ledger = _ledger(folder)
+    balance = ledger.balance()
+    rows = ledger.rows()
+    if as_json:
+        found = {
+            "unit": balance.unit,
+            "adjacency": balance.adjacency,
+            "delta": balance.delta,
+            "limit": balance.limit,
+            "spent": balance.spent,
+            "committed": balance.committed,
+            "fallback": balance.fallback,
+            "fallback_limit": balance.fallback_limit,
+            "charges": [
+                {
+                    **row.charge.body(),
+                    "state": row.state,
+                    "time": row.time.isoformat(),
+                }
+                for row in rows
+            ],
+        }
+        console.say_json(found)
+        return
+    for row in rows:
+        steps = row.charge.steps
+        console.say(
+            f"{row.charge.title:<24}{row.state:<10}{steps.steps} steps, noise"
+            f" multiplier {steps.noise_multiplier:g}, rate {steps.sampling_rate:.4f}"
+        )
+    console.say(
+        f"epsilon {balance.spent:.4f} of {balance.limit:g} is spent at delta"
+        f" {balance.delta:g}; unit {balance.unit}, adjacency {balance.adjacency}"
+    )
+    if balance.fallback > balance.spent:
+        console.say(
+            f"epsilon {balance.fallback:.4f} of {balance.fallback_limit:g} is spent if"
+            " everybody else takes their noise out"
+        )
+    rounds = [row.charge for row in rows if row.charge.purpose == "round"]
+    if rounds:  # an adapter is trained once
+        console.say(
+            f"{ledger.rounds_left(rounds[-1])} more like {rounds[-1].title} fit"
+        )
+
+
+@app.command()
+@node_folder
+@as_json
+def egress(folder: Path, as_json: bool) -> None:
+    """Show every message that left, with its size and digest."""
+    store = _store(folder)
+    total = 0
+    for receipt in store.receipts():
+        total += receipt.bytes
+        if as_json:
+            row = {name: getattr(receipt, name) for name in receipt.__slots__}
+            console.say_json(row, indent=None)
+        else:
+            console.say(
+                f"{receipt.time}  {receipt.kind:<14}{receipt.bytes:>12}"
+                f"  {receipt.content}"
+            )
+    if not as_json:
+        console.say(f"{total} bytes left this node")
+    store.close()
+
+
+def _transport(
+    settings: "NodeSettings",
+    folder: Path,
+    superlink: str | None,
+    root_certificates: Path | None,
+    auth_key: Path | None,
+) -> "Transport":
+    """Take what the command line names, and the rest from node.toml.
+
+    Raises:
+        ConfigError: Neither says where the SuperLink is.
+    """
+    from tapestry.settings import Transport
+
+    known = settings.transport
+    if known is not None:
+        superlink = superlink or known.superlink
+        root_certificates = root_certificates or folder / known.root_certificates
+        auth_key = auth_key or folder / known.auth_key
+    if superlink is None or root_certificates is None or auth_key is None:
+        raise ConfigError(
+            f"{folder / 'node.toml'} has no [transport]; add it, or give --superlink,"
+            " --root-certificates and --auth-key"
+        )
+    return Transport(
+        superlink=superlink,
+        root_certificates=str(root_certificates),
+        auth_key=str(auth_key),
+        poll_seconds=known.poll_seconds if known else 0.1,
+    )
+
+
+def _store(folder: Path) -> "Store":
+    """Open the receipts, and hold them against the log where there is a mirror.
+
+    Raises:
+        ConfigError: The node never ran: its folder has no ``state.db``.
+        VerificationError: They are older than what the log says of this node.
+    """
+    from tapestry.settings import NodeSettings
+    from tapestry_node.directory import open_view
+    from tapestry_node.log_history import committed_rounds
+    from tapestry_node.node_state import Store
+
+    path, mirror = folder / "state.db", folder / "view.db"
+    if not path.exists():
+        why = "it was deleted; put it back" if mirror.exists() else "the node never ran"
+        raise ConfigError(f"{folder} has no state.db; {why}")
+    committed: list[tuple[str, int]] = []
+    if mirror.exists():
+        settings = NodeSettings.read(folder / "node.toml")
+        view = open_view(folder, settings, readonly=True)
+        committed = list(committed_rounds(view, settings.name))
+        view.close()
+    store = Store(path, readonly=True)
+    store.require(committed)
+    return store
+
+
+def _ledger(folder: Path) -> "Ledger":
+    from tapestry.settings import NodeSettings, number
+    from tapestry_node.budget.ledger import Ledger
+
+    settings = NodeSettings.read(folder / "node.toml")
+    if not (folder / "budget.db").exists():
+        raise ConfigError(f"{folder} has no budget.db; the node never ran")
+    return Ledger.look(
+        folder / "budget.db",
+        epsilon=number(settings.policy.epsilon_limit),
+        fallback_epsilon=number(settings.policy.fallback_epsilon_limit),
+    )

@@ -1,0 +1,1 @@
+"""Private records, read on the node only."""

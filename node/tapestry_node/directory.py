@@ -1,0 +1,60 @@
+"""A node's folder: its keys, whom it trusts, and its mirror of the log.
+
+::
+
+    node.toml  policy.txt  keys/  data/            written by people
+    view.db  state.db  budget.db  budget.db.mirror  kept by the node
+"""
+
+from pathlib import Path
+
+from tapestry.errors import ConfigError, ProtocolError, VerificationError
+from tapestry.keys import SigningKey
+from tapestry.settings import NodeSettings
+from tapestry.tlog.trust_policy import Trust
+from tapestry_governance.audit.bundle import read_small
+from tapestry_governance.log.mirror import View
+
+_PURPOSES = ("node", "witness", "community")
+
+
+def read_keys(directory: Path) -> dict[str, SigningKey]:
+    """Read the keys that a node signs with, by purpose.
+
+    Raises:
+        ConfigError: One is missing, open to others, or no key.
+    """
+    folder = directory / "keys"
+    return {name: SigningKey.load(folder / f"{name}.key") for name in _PURPOSES}
+
+
+def read_trust(directory: Path) -> Trust:
+    """Read whom a node trusts.
+
+    Raises:
+        ConfigError: There is no ``policy.txt``, or it is no trust policy.
+    """
+    path = directory / "policy.txt"
+    try:
+        return Trust.parse(read_small(path))
+    except (ProtocolError, VerificationError) as error:  # the latter: it is too large
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def open_view(
+    directory: Path, settings: NodeSettings, *, readonly: bool = False
+) -> View:
+    """Open the mirror of the log.
+
+    Args:
+        directory: The node's folder.
+        settings: The node's settings.
+        readonly: Read alone; then the mirror must be there.
+
+    Raises:
+        ConfigError: As ``read_trust``.
+        ResourceError, VerificationError: As ``View.open``.
+    """
+    trust = read_trust(directory)
+    path, genesis = directory / "view.db", settings.genesis
+    return View.open(path, trust=trust, genesis=genesis, readonly=readonly)

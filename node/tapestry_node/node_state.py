@@ -1,0 +1,304 @@
+"""What a node must not forget: ``state.db``, and the receipts of what left.
+
+SQLite in WAL mode with ``synchronous=FULL``: a write that guards a send is durable
+before the send.
+
+* The high-water mark: one upload per (run, round), ever. Taking it is the only way
+  to get the ``Reservation`` without which ``secagg`` masks nothing.
+* The outbox: entries of the node's own that the log does not have yet.
+* The base that each round gave by this node's own step: what it disputes, it
+  disputes after a restart, too.
+* Chunks of sums that the node drew for spot checks: a draw is made once.
+* Egress receipts: kind, size and digest of each message that leaves, chained by
+  hash, so that a row changed or taken out of the middle shows. That the last rows
+  were deleted does not, nor a chain computed anew: the list is not proven whole.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tapestry.databases import open_readonly, require_plain, require_sound
+from tapestry.encoding import canonical_json, digest, digest_all
+from tapestry.errors import (
+    ConfigError,
+    ProtocolError,
+    ResourceError,
+    VerificationError,
+)
+from tapestry.protocol.wire_messages import Message
+from tapestry_node.disk import create_private, why
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS mark (
+    run TEXT PRIMARY KEY, round INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS egress (
+    number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL,
+    bytes INTEGER NOT NULL, content TEXT NOT NULL, chain TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS outbox (
+    number INTEGER PRIMARY KEY, entry BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS base (
+    run TEXT, round INTEGER, digest TEXT NOT NULL, PRIMARY KEY (run, round)
+) STRICT;
+CREATE TABLE IF NOT EXISTS spot (
+    run TEXT, round INTEGER, chunk INTEGER, seen INTEGER NOT NULL,
+    PRIMARY KEY (run, round, chunk)
+) STRICT;
+CREATE TABLE IF NOT EXISTS secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+"""
+_GENESIS = digest(b"tapestry-egress/1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """One message that left the node."""
+
+    number: int
+    time: str
+    kind: str
+    bytes: int
+    content: str  # digest of body and attachments
+    chain: str  # digest of the previous chain value and this row
+
+
+class Store:
+    """The node's durable memory.
+
+    Every method raises ``ResourceError`` when the disk is full or failing.
+    """
+
+    def __init__(
+        self, path: Path, *, exclusive: bool = False, readonly: bool = False
+    ) -> None:
+        """Open ``state.db``, or create it.
+
+        Args:
+            path: The database.
+            exclusive: Keep other processes from serving with it; readers may read.
+            readonly: Read alone; then it must be there.
+
+        Raises:
+            ConfigError: Another process serves with it.
+            ResourceError: It cannot be written, or read.
+        """
+        self._path = path
+        self._lock = _take_lock(path.with_suffix(".lock")) if exclusive else None
+        try:
+            if readonly:
+                self._db = open_readonly(path)
+                require_sound(self._db)
+                return
+            require_plain(path)
+            create_private(path)
+            self._db = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False
+            )
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            require_sound(self._db)
+            self._db.executescript(_SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise ResourceError(f"cannot open {path}: {why(error, path)}") from error
+
+    def highest(self, run_id: str) -> int:
+        """Return the last round of a run that this node uploaded for; 0 for none."""
+        rows, _ = self._do("SELECT round FROM mark WHERE run = ?", run_id)
+        return int(rows[0][0]) if rows else 0
+
+    def raise_to(self, run_id: str, round_number: int) -> None:
+        """Take the only upload of a round, durably.
+
+        Raises:
+            ProtocolError: The round, or a later one of its run, was taken before.
+        """
+        _, changed = self._do(
+            "INSERT INTO mark VALUES (?, ?) ON CONFLICT (run) DO UPDATE "
+            "SET round = excluded.round WHERE excluded.round > mark.round",
+            run_id,
+            round_number,
+        )
+        if changed != 1:
+            raise ProtocolError(
+                f"round {round_number} of {run_id} was uploaded for already; one "
+                "upload per round, ever"
+            )
+
+    def require(self, committed: Iterable[tuple[str, int]]) -> None:
+        """Compare with the rounds that the log says this node uploaded for.
+
+        Raises:
+            VerificationError: The log holds one above the mark: the database was
+                deleted, or restored from before that round.
+        """
+        for run_id, round_number in committed:
+            mark = self.highest(run_id)
+            if mark < round_number:
+                raise VerificationError(
+                    f"the log says that this node uploaded for round {round_number} of"
+                    f" {run_id!r}, {self._path} knows of {mark}: it was deleted or is"
+                    " an older copy; put the newest back"
+                )
+
+    def post(self, entry: bytes) -> None:
+        """Keep an entry of the node's own until the log has it; once is enough."""
+        self._do(
+            "INSERT INTO outbox (entry) SELECT ?1 "
+            "WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE entry = ?1)",
+            entry,
+        )
+
+    def outbox(self) -> list[bytes]:
+        """Entries that the log should get, the oldest first."""
+        rows, _ = self._do("SELECT entry FROM outbox ORDER BY number")
+        return [bytes(row[0]) for row in rows]
+
+    def clear(self, entry: bytes) -> None:
+        """Forget an entry that is in the log now."""
+        self._do("DELETE FROM outbox WHERE entry = ?", entry)
+
+    def keep_base(self, run_id: str, round_number: int, *, gives: str) -> None:
+        """Remember which base a round gives, by this node's own step."""
+        self._do(
+            "INSERT OR REPLACE INTO base VALUES (?, ?, ?)", run_id, round_number, gives
+        )
+
+    def bases(self) -> dict[tuple[str, int], str]:
+        """The base that each round gave here, by run and number."""
+        rows, _ = self._do("SELECT run, round, digest FROM base")
+        return {(str(run), int(number)): str(base) for run, number, base in rows}
+
+    def keep_spots(
+        self, run_id: str, round_number: int, *, chunks: Sequence[int]
+    ) -> None:
+        """Remember a draw for spot checks, unless there is one of this round."""
+        self._do(
+            "INSERT INTO spot SELECT ?1, ?2, value, 0 FROM json_each(?3) WHERE NOT "
+            "EXISTS (SELECT 1 FROM spot WHERE run = ?1 AND round = ?2)",
+            *(run_id, round_number, canonical_json(list(chunks)).decode()),
+        )
+
+    def spots(self, run_id: str, round_number: int) -> list[int]:
+        """The chunks of a round that were drawn and not seen yet."""
+        rows, _ = self._do(
+            "SELECT chunk FROM spot WHERE run = ? AND round = ? AND NOT seen "
+            "ORDER BY chunk",
+            *(run_id, round_number),
+        )
+        return [int(row[0]) for row in rows]
+
+    def see_spot(self, run_id: str, round_number: int, *, chunk: int) -> None:
+        """Mark a chunk that was drawn as seen."""
+        self._do(
+            "UPDATE spot SET seen = 1 WHERE run = ? AND round = ? AND chunk = ?",
+            *(run_id, round_number, chunk),
+        )
+
+    def dispute_spot(self, run_id: str, round_number: int, *, chunk: int) -> None:
+        """Note for good that a chunk of a sum is not the sum of the uploads."""
+        self._do(
+            "UPDATE spot SET seen = 2 WHERE run = ? AND round = ? AND chunk = ?",
+            *(run_id, round_number, chunk),
+        )
+
+    def disputed(self, run_id: str) -> list[int]:
+        """The rounds of a run whose sums are false, as this node has seen."""
+        rows, _ = self._do(
+            "SELECT DISTINCT round FROM spot WHERE run = ? AND seen = 2 ORDER BY round",
+            run_id,
+        )
+        return [number for (number,) in rows]
+
+    def unseen(self, run_id: str) -> list[int]:
+        """The rounds of a run of which not all is seen that was drawn."""
+        rows, _ = self._do(
+            "SELECT DISTINCT round FROM spot WHERE run = ? AND NOT seen ORDER BY round",
+            run_id,
+        )
+        return [int(row[0]) for row in rows]
+
+    def secret(self, name: str, fresh: bytes) -> bytes:
+        """Return a secret that was stored under a name, or store ``fresh``."""
+        self._do("INSERT OR IGNORE INTO secret VALUES (?, ?)", name, fresh)
+        rows, _ = self._do("SELECT value FROM secret WHERE name = ?", name)
+        return bytes(rows[0][0])
+
+    def record(self, message: Message) -> None:
+        """Write the receipt of a message before it leaves.
+
+        Raises:
+            ResourceError: It cannot be written; then the message must not leave.
+        """
+        rows, _ = self._do(
+            "SELECT number, chain FROM egress ORDER BY number DESC LIMIT 1"
+        )
+        number, chain = (rows[0][0] + 1, rows[0][1]) if rows else (1, _GENESIS)
+        parts: list[bytes | memoryview] = [message.body]
+        parts += [memoryview(a).cast("B") for a in message.attachments]
+        time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        row = (number, time, message.kind.value, message.size, digest_all(parts))
+        self._do(
+            "INSERT INTO egress VALUES (?, ?, ?, ?, ?, ?)", *row, _link(chain, row)
+        )
+
+    def receipts(self) -> Iterator[Receipt]:
+        """All receipts in order, with the chain checked.
+
+        Raises:
+            VerificationError: A row was changed, or one amid the others removed or
+                added, by hand.
+        """
+        chain = _GENESIS
+        rows, _ = self._do("SELECT * FROM egress ORDER BY number")
+        for expected, row in enumerate(rows, start=1):
+            chain = _link(chain, row[:5])
+            if row[0] != expected or row[5] != chain:
+                raise VerificationError(f"egress receipt {expected} was tampered with")
+            yield Receipt(
+                number=row[0],
+                time=row[1],
+                kind=row[2],
+                bytes=row[3],
+                content=row[4],
+                chain=row[5],
+            )
+
+    def _do(self, statement: str, *values: Any) -> tuple[list[Any], int]:
+        """Run a statement; what it selects, and how many rows it changed."""
+        try:
+            cursor = self._db.execute(statement, values)
+            return cursor.fetchall(), cursor.rowcount
+        except sqlite3.Error as error:
+            raise ResourceError(f"state.db: {why(error, self._path)}") from error
+
+    def close(self) -> None:
+        """Close the database and let others serve."""
+        self._db.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _take_lock(path: Path) -> int:
+    """Lock a file; the kernel lets go of it when the process dies, however it dies."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ResourceError(f"cannot open {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ConfigError(f"another process serves {path.parent}; stop it") from None
+    return handle
+
+
+def _link(chain: str, row: tuple[int, str, str, int, str]) -> str:
+    return digest(canonical_json([chain, *row]))

@@ -1,0 +1,1 @@
+"""One round on one node, from the offer to the result."""

@@ -1,0 +1,201 @@
+"""The institution's guard: whatever reaches a node is an offer, and this decides.
+
+Default deny. The node joins a round only when all of this holds:
+
+1. The log proves the round: its own mirror of the log, under a checkpoint that a
+   quorum cosigned lately, ends with ``round.opened`` holding exactly these bytes.
+2. The round starts from the base that this node holds, by digest, and its run from
+   one that its policy names; none named, none allowed.
+3. The code named by the round is the code that runs here.
+4. Cohort, threshold, noise, steps and parameterization are within its own policy; and
+   the plan, outer step and gate too, is that of the run's first round (``RunPlan``).
+5. The round can be trained here: model, plan, declared records and machine allow it,
+   and the gradients of single sequences are right (``machine_checks``, without any
+   record).
+6. Its privacy budget covers the round (``ledger.Ledger`` decides, before training).
+
+Guarantees:
+    Fails closed: an error on the way is a refusal. What leaves is a reason code;
+    the detail stays in the node's own log.
+"""
+
+from dataclasses import dataclass
+
+from tapestry.errors import (
+    BudgetExhausted,
+    InconsistentLog,
+    PolicyError,
+    ProtocolError,
+    QuorumError,
+    RuleError,
+    TapestryError,
+    VerificationError,
+)
+from tapestry.protocol.wire_messages import Reason, RoundManifest, recommended_threshold
+from tapestry.settings import NodePolicy, number
+from tapestry_governance.rules.federation_state import FederationState
+
+
+class Refused(PolicyError):
+    """The node refuses; ``reason`` is all that anybody else learns."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        """Keep the code for the wire and the detail for the operator."""
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
+    (BudgetExhausted, Reason.BUDGET_EXHAUSTED),
+    (InconsistentLog, Reason.INCONSISTENT_VIEW),
+    (QuorumError, Reason.QUORUM_MISSING),
+    (VerificationError, Reason.NOT_IN_LOG),
+    (RuleError, Reason.NOT_IN_LOG),
+    (ProtocolError, Reason.PROTOCOL),
+    (PolicyError, Reason.LOCAL_POLICY),
+    (TapestryError, Reason.MAINTENANCE),
+)
+
+
+def reason_of(error: Exception) -> Reason:
+    """Reduce an error to the only thing that may leave the node."""
+    if isinstance(error, Refused):
+        return error.reason
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            return reason
+    return Reason.INTERNAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the node knows by itself, never from the offer."""
+
+    name: str
+    federation: str
+    software_digest: str
+    base_digest: str
+    first_base: str  # of the run, by the log
+    layout_digest: str
+    layout_length: int
+
+
+def first_round(state: FederationState, run_id: str) -> RoundManifest:
+    """Find how a run began, whether or not that round was closed.
+
+    Raises:
+        Refused: The log has no round of it.
+    """
+    rounds = [m for key, m in state.rounds.items() if key[0] == run_id]
+    if not rounds:
+        raise Refused(Reason.NOT_IN_LOG, f"the log has no round of {run_id!r}")
+    return min(rounds, key=lambda m: (m.round_number, m.attempt))
+
+
+def check_offer(manifest: RoundManifest, *, policy: NodePolicy, facts: Facts) -> None:
+    """Compare an offered round with the node's own policy and facts.
+
+    Raises:
+        Refused: The first rule that the offer breaks.
+    """
+    _check_identity(manifest, facts)
+    _check_base(manifest, policy, facts)
+    check_policy(manifest, policy)
+
+
+def check_policy(manifest: RoundManifest, policy: NodePolicy) -> None:
+    """Compare cohort and work of a round with the node's own policy.
+
+    Raises:
+        Refused: The first rule that the round breaks.
+    """
+    _check_cohort(manifest, policy)
+    _check_work(manifest, policy)
+
+
+def _require(condition: bool, reason: Reason, detail: str) -> None:  # noqa: FBT001 - an assertion reads best so
+    if not condition:
+        raise Refused(reason, detail)
+
+
+def _check_identity(manifest: RoundManifest, facts: Facts) -> None:
+    _require(
+        manifest.federation == facts.federation,
+        Reason.LOCAL_POLICY,
+        f"federation {manifest.federation!r} is not {facts.federation!r}",
+    )
+    _require(
+        any(p.name == facts.name for p in manifest.participants),
+        Reason.LOCAL_POLICY,
+        f"{facts.name!r} is not in the cohort",
+    )
+    _require(
+        manifest.software_digest == facts.software_digest,
+        Reason.SOFTWARE_UNAPPROVED,
+        f"round asks for {manifest.software_digest}, here runs {facts.software_digest}",
+    )
+
+
+def _check_base(manifest: RoundManifest, policy: NodePolicy, facts: Facts) -> None:
+    _require(
+        manifest.model_digest == facts.base_digest,
+        Reason.BASE_MISMATCH,
+        f"round starts from {manifest.model_digest}, here is {facts.base_digest}",
+    )
+    _require(
+        facts.first_base in policy.bases,
+        Reason.LOCAL_POLICY,
+        f"the run began with {facts.first_base}, not among policy.bases",
+    )
+    _require(
+        (manifest.layout_digest, manifest.length)
+        == (facts.layout_digest, facts.layout_length),
+        Reason.BASE_MISMATCH,
+        "the layout of the update differs from the one computed here",
+    )
+
+
+def _check_cohort(manifest: RoundManifest, policy: NodePolicy) -> None:
+    n = len(manifest.participants)
+    least = recommended_threshold(n, max_colluding=manifest.max_colluding)
+    _require(
+        min(n, manifest.min_cohort) >= policy.min_cohort,
+        Reason.LOCAL_POLICY,
+        f"cohort of {n}, floor {manifest.min_cohort}; policy.min_cohort is "
+        f"{policy.min_cohort}",
+    )
+    _require(
+        manifest.max_colluding >= policy.max_colluding,
+        Reason.LOCAL_POLICY,
+        f"tolerates {manifest.max_colluding} colluders, policy.max_colluding is "
+        f"{policy.max_colluding}",
+    )
+    _require(
+        least <= manifest.threshold <= n,
+        Reason.LOCAL_POLICY,
+        f"threshold {manifest.threshold} is outside {least}..{n}",
+    )
+
+
+def _check_work(manifest: RoundManifest, policy: NodePolicy) -> None:
+    training, privacy = manifest.training, manifest.privacy
+    _require(
+        training.parameterization in policy.parameterizations,
+        Reason.LOCAL_POLICY,
+        f"parameterization {training.parameterization!r} is not allowed",
+    )
+    _require(
+        training.steps <= policy.max_steps,
+        Reason.LOCAL_POLICY,
+        f"{training.steps} steps, policy.max_steps is {policy.max_steps}",
+    )
+    _require(
+        privacy.noise in policy.noise,
+        Reason.LOCAL_POLICY,
+        f"noise {privacy.noise!r} is not in policy.noise",
+    )
+    _require(
+        number(privacy.target_delta) <= number(policy.target_delta),
+        Reason.LOCAL_POLICY,
+        f"delta {privacy.target_delta} is over policy.target_delta",
+    )

@@ -1,0 +1,218 @@
+"""The base as this node follows it: from published sums, by its own steps.
+
+After a round its sum travels, not the base. The node holds the sum against the log
+and against the plan of the round, takes the step itself, and compares. What a round
+gave here is remembered on the disk, and with it what this node disputes.
+
+A node cosigns a log with a *new* release only if the release is what its round gave
+here, and if it has seen the chunks that it drew of the sums (``spot_checks``).
+Withholding the result of a round from the members therefore gets no cosignature for a
+release of it; and what was disputed is never cosigned again, until the operator has
+looked into it. The same holds for a sum that it has seen to be false, with a proof for
+everybody: the node vouches for nothing that rests on it, and trains in that run no
+more.
+
+New is a release beyond the last checkpoint that this node has accepted. One within it
+has its quorum: so many members have followed its round, or vouch for those who have,
+and to refuse would stop the federation instead of the release. That is how a node
+comes back that cannot follow a round any more, since it ended in an earlier run.
+
+A node that was away refuses only until it has the results; they are shown to it under
+a checkpoint of the others, and that may be an older one. For as long as more nodes
+lack the result than the quorum can do without, the release waits for them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tapestry.errors import VerificationError
+from tapestry.model.replica import Replica, measure
+from tapestry.protocol.wire_messages import Ask, Reason, RoundManifest
+from tapestry.secagg.chunks import assemble
+from tapestry.secagg.client_states import Cohort, Done
+from tapestry.secagg.messages import Result
+from tapestry.secagg.transcript import check_own, check_sum_chunks, check_transcript
+from tapestry.vectors import Layout
+from tapestry_governance.events.envelope import open_entry
+from tapestry_governance.events.types import ReleasePublished, RoundClosed
+from tapestry_governance.log.mirror import View
+from tapestry_node.node_state import Store
+from tapestry_node.round.admission import Refused
+from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
+
+Chunks = Sequence[bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A round and its end, from the log."""
+
+    manifest: RoundManifest
+    closed: RoundClosed
+    index: int  # of its end in the log
+
+
+class Follower:
+    """The base that this node holds, and how it came about."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        *,
+        view: View,
+        store: Store,
+        spots: SpotChecks,
+        layout: Callable[[RoundManifest], Layout],
+    ) -> None:
+        """Start from the given base; results are taken again after a restart."""
+        self.replica, self.applied = replica, 0
+        self._view, self._store, self._layout = view, store, layout
+        self._spots = spots
+
+    def ended(self, number: int, *, within: int) -> Ended:
+        """Find the end of a round within the first entries of the log.
+
+        Raises:
+            Refused: It is not there.
+        """
+        entries = self._view.entries(0, within)
+        for index in reversed(range(len(entries))):
+            closed = open_entry(entries[index]).event.body
+            if isinstance(closed, RoundClosed) and closed.round_number == number:
+                key = (closed.run_id, closed.round_number, closed.attempt)
+                manifest = self._view.state.rounds[key]
+                return Ended(manifest=manifest, closed=closed, index=index)
+        raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
+
+    def take(
+        self, ended: Ended, result: Result, chunks: Chunks, *, done: Done | None
+    ) -> None:
+        """Take the step that a round means.
+
+        Guarantees:
+            The base moves only to the one that the log names, only by a sum that the
+            log names, and only if the plan of the round allows that sum. What the
+            round gives here is on the disk before a difference is reported.
+
+        Args:
+            ended: The round.
+            result: Its transcript.
+            chunks: Its sum.
+            done: What this node knows of the round, if it was in it to the end.
+
+        Raises:
+            VerificationError: Something does not hold; the base stays as it is.
+        """
+        manifest, closed = ended.manifest, ended.closed
+        if manifest.model_digest != self.replica.digest:
+            raise VerificationError(
+                f"round {manifest.round_number} starts from {manifest.model_digest}, "
+                f"here is {self.replica.digest}"
+            )
+        _check_result(ended, result, chunks)
+        if done is not None:
+            check_own(done, result)
+        after = self._step(ended, result, chunks)
+        # First: whoever holds the base has drawn.
+        self._spots.draw(Taken(manifest=manifest, result=result, index=ended.index))
+        self._store.keep_base(closed.run_id, closed.round_number, gives=after.digest)
+        if after.digest != closed.base_after:
+            raise VerificationError(
+                f"round {closed.round_number} gives {after.digest} here, the log says "
+                f"{closed.base_after}"
+            )
+        self.replica, self.applied = after, closed.round_number
+
+    def check_releases(self) -> None:
+        """Refuse to vouch for a release that is not what its round gave here.
+
+        Raises:
+            VerificationError: This node disputes a release.
+            Refused: This node has not followed the round of a new release.
+        """
+        given, new = self._store.bases(), self._new_releases()
+        for release in self._view.state.releases.values():
+            here = given.get((release.run_id, release.round_number))
+            if here is None and release.name in new:
+                raise Refused(
+                    Reason.BASE_MISMATCH,
+                    f"{release.name}: round {release.round_number} was not followed",
+                )
+            if here not in {None, release.parameters_digest}:
+                raise VerificationError(
+                    f"{release.name} is not what round {release.round_number} gives"
+                )
+            self.check_sums(release.run_id, until=release.round_number)
+            if release.name in new:
+                self._check_seen(release, new)
+
+    def check_sums(self, run_id: str, *, until: int) -> None:
+        """Refuse what rests on a sum that this node has seen to be false.
+
+        Raises:
+            VerificationError: There is such a sum up to that round.
+        """
+        for number in self._store.disputed(run_id):
+            if number <= until:
+                raise VerificationError(
+                    f"the sum of round {number} is false; the proof is in {DISPUTES}/"
+                )
+
+    def asks(self) -> list[Ask]:
+        """List the chunks that this node wants to see, of sums not yet released."""
+        if self._view.size:
+            new = self._new_releases()
+            for run_id in {r.run_id for r in self._view.state.releases.values()}:
+                self._spots.forget(run_id, until=self._released(run_id, new))
+        return self._spots.asks()
+
+    def _released(self, run_id: str, new: set[str]) -> int:
+        """The last round of a run whose release has a quorum; 0 if none has."""
+        rounds = (
+            each.round_number
+            for name, each in self._view.state.releases.items()
+            if name not in new and each.run_id == run_id
+        )
+        return max(rounds, default=0)
+
+    def _check_seen(self, release: ReleasePublished, new: set[str]) -> None:
+        """Hold what was drawn of the rounds since the last release with a quorum."""
+        since = self._released(release.run_id, new)
+        for number in self._spots.unseen(release.run_id):
+            if since < number <= release.round_number:
+                raise Refused(
+                    Reason.SUM_UNCHECKED,
+                    f"{release.name}: chunks of round {number} were not shown",
+                )
+
+    def _new_releases(self) -> set[str]:
+        accepted = self._view.accepted
+        start = accepted.checkpoint.size if accepted else 0
+        said = [
+            open_entry(entry).event.body
+            for entry in self._view.entries(start, self._view.size)
+        ]
+        return {body.name for body in said if isinstance(body, ReleasePublished)}
+
+    def _step(self, ended: Ended, result: Result, chunks: Chunks) -> Replica:
+        """Step as the rules demand, whatever the log says of a sum they forbid."""
+        manifest = ended.manifest
+        cohort = Cohort.of(manifest)
+        places = tuple(cohort.places[n] for n in result.transcript.survivors.names)
+        total = assemble(chunks, length=manifest.length)
+        fault = measure(total, places=places, manifest=manifest).fault
+        if ended.closed.outcome != "applied" or fault is not None:
+            return self.replica
+        return self.replica.after(
+            total, places=places, manifest=manifest, layout=self._layout(manifest)
+        )
+
+
+def _check_result(ended: Ended, result: Result, chunks: Chunks) -> None:
+    manifest, closed = ended.manifest, ended.closed
+    check_transcript(Cohort.of(manifest), result.transcript)
+    check_sum_chunks(result, chunks, length=manifest.length)
+    if result.sum_root != closed.aggregate_digest:
+        raise VerificationError("the sum is not the one that the log names")
+    if result.transcript.survivors.names != closed.included:
+        raise VerificationError("the log includes other nodes than were summed")

@@ -1,0 +1,153 @@
+"""Spot checks: chunks of a published sum that this node wants to see recomputed.
+
+After a round everybody has its transcript and its sum, but nobody can tell from these
+whether the sum is that of the uploads. So every node that takes a sum, whether its own
+upload is in it or not, draws chunks, asks to see them in every upload, and recomputes
+them. It draws when it has the sum, and the coordinator learns the draw when it can
+change nothing any more.
+
+A coordinator that falsified a fraction f of the chunks escapes c draws of honest nodes
+with probability (1 - f) ** c. It cannot draw anew by restarting anybody: a draw is on
+the disk before it is told, and stands. Whoever draws a false chunk keeps the proof, in
+the layout of a bundle's evidence on sums, and has done with that run::
+
+    disputes/<log index of round.closed>/
+
+Removing it changes nothing: what is disputed stays in the node's database.
+"""
+
+import logging
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tapestry.errors import ProtocolError
+from tapestry.protocol.wire_messages import (
+    MAX_ASKS,
+    Ask,
+    Message,
+    Reason,
+    RoundManifest,
+)
+from tapestry.secagg.chunks import count_chunks
+from tapestry.secagg.messages import Result
+from tapestry.secagg.transcript import FalseSum, SumChecker
+from tapestry_governance.audit.sum_evidence import (
+    Spot,
+    unpack_spot,
+    write_result,
+    write_spot,
+)
+from tapestry_node.node_state import Store
+from tapestry_node.round.admission import Refused
+
+_logger = logging.getLogger(__name__)
+_DRAW = secrets.SystemRandom()
+_Key = tuple[str, int]  # run, round
+DISPUTES = "disputes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A sum that this node has taken."""
+
+    manifest: RoundManifest
+    result: Result
+    index: int  # of round.closed in the log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpotChecks:
+    """What this node has drawn and not seen yet."""
+
+    store: Store
+    wanted: int  # chunks of each sum
+    folder: Path  # the node's; proofs against sums go there
+    _taken: dict[_Key, Taken] = field(default_factory=dict, init=False)
+
+    def draw(self, taken: Taken) -> None:
+        """Draw chunks of a sum that is at hand and fits its result; only once."""
+        key = taken.manifest.run_id, taken.manifest.round_number
+        count = count_chunks(taken.manifest.length)
+        drawn = _DRAW.sample(range(count), min(self.wanted, count))
+        self.store.keep_spots(*key, chunks=drawn)
+        if self.store.spots(*key):
+            self._taken[key] = taken
+
+    def forget(self, run_id: str, *, until: int) -> None:
+        """Ask no more about rounds that a quorum has vouched for: nobody can answer."""
+        for key in [k for k in self._taken if k[0] == run_id and k[1] <= until]:
+            del self._taken[key]
+
+    def asks(self) -> list[Ask]:
+        """List what the node wants to see."""
+        return list(self._asks())[:MAX_ASKS]
+
+    def _asks(self) -> Iterator[Ask]:
+        for run, number in sorted(self._taken):
+            for chunk in self.store.spots(run, number):
+                yield Ask(round_number=number, chunk=chunk)
+
+    def check(self, message: Message) -> None:
+        """Recompute a chunk that this node asked for.
+
+        Guarantees:
+            A chunk counts as seen only if it is the sum of that chunk of the uploads
+            that the survivors signed, less their masks.
+
+        Raises:
+            Refused, ProtocolError: The node did not ask for it.
+            FalseSum: It proves that the sum is another one; that is on the disk, and
+                the proof as well if there is room for it.
+            VerificationError: It proves nothing; the node goes on asking.
+        """
+        number, spot = unpack_spot(message)
+        key = next((each for each in self._taken if each[1] == number), None)
+        if key is None:
+            raise Refused(Reason.UNKNOWN_ROUND, f"nothing of round {number} is open")
+        if spot.index not in self.store.spots(*key):
+            raise ProtocolError(f"chunk {spot.index} of round {number} is not open")
+        taken = self._taken[key]
+        checker = SumChecker(taken.manifest, taken.result)
+        try:
+            checker.check(spot.index, uploads=spot.uploads, total=spot.total)
+        except FalseSum:
+            self._dispute(taken, spot)
+            raise
+        self.store.see_spot(*key, chunk=spot.index)
+        if not self.store.spots(*key):
+            del self._taken[key]
+
+    def _dispute(self, taken: Taken, spot: Spot) -> None:
+        """Note it for good, and only then write the proof, which may fail."""
+        run, number = taken.manifest.run_id, taken.manifest.round_number
+        self.store.dispute_spot(run, number, chunk=spot.index)
+        place = self.folder / DISPUTES / str(taken.index)
+        where = f"in {place}"
+        try:
+            self._write_proof(place, taken.result, spot)
+        except OSError as error:
+            where = f"NOT written to {place}: {error.strerror}"
+        _logger.error(
+            "chunk %d of the sum of round %d is NOT the sum of the uploads; proof %s",
+            *(spot.index, number, where),
+        )
+
+    def _write_proof(self, place: Path, result: Result, spot: Spot) -> None:
+        draft = self.folder / f"{DISPUTES}.draft"
+        for target in (place, place / str(spot.index)):
+            shutil.rmtree(draft, ignore_errors=True)
+            if target == place:
+                write_result(draft, result)
+            else:
+                write_spot(draft, spot)
+            target.parent.mkdir(exist_ok=True)
+            if not target.exists():
+                draft.replace(target)
+        shutil.rmtree(draft, ignore_errors=True)
+
+    def unseen(self, run_id: str) -> list[int]:
+        """Name the rounds of a run with chunks that this node still wants to see."""
+        return self.store.unseen(run_id) if self.wanted else []

@@ -1,0 +1,86 @@
+"""What a node needs to dial its SuperLink: an address, a certificate, a key.
+
+``tapestry node run`` reads them here, and ``tapestry node check`` beforehand.
+
+Guarantees:
+    A FIFO or device is refused and not waited for. No message holds a byte of a file.
+"""
+
+import os
+import re
+import ssl
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+from tapestry.errors import ConfigError, VerificationError
+from tapestry.inputs.plain_file import open_plain
+
+_ADDRESS = re.compile(r"[^\s/]+:([0-9]{1,5})")
+_MOST_BYTES = 1 << 20
+
+
+def check_address(superlink: str) -> None:
+    """Refuse what is no address of a SuperLink.
+
+    Raises:
+        ConfigError: It is not a host and a port from 1 to 65535.
+    """
+    found = _ADDRESS.fullmatch(superlink)
+    if found is None or not 0 < int(found[1]) < 1 << 16:
+        raise ConfigError(f"SuperLink {superlink!r} is not HOST:PORT")
+
+
+def read_certificates(path: Path) -> bytes:
+    """Read the certificate of the authority that a SuperLink is known by.
+
+    Raises:
+        ConfigError: No such file, or it holds no certificate (PEM).
+    """
+    data, _ = _read(path, "the certificates")
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=data.decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise ConfigError(
+            f"{path} holds no certificate; name the PEM file of the SuperLink's"
+            " authority"
+        ) from None
+    return data
+
+
+def load_auth_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read the key that authenticates a node to the SuperLink.
+
+    Raises:
+        ConfigError: No such file, readable by others, or not an EC key.
+    """
+    data, mode = _read(path, "the key")
+    if mode & 0o077:
+        raise ConfigError(f"key file {path} is open to others; chmod 600 it")
+    try:
+        key = load_ssh_private_key(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"{path} is not an OpenSSH private key") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{path} is not an elliptic-curve key")
+    return key
+
+
+def _read(path: Path, what: str) -> tuple[bytes, int]:
+    """Return the bytes of a file and its mode."""
+    try:
+        with open_plain(path, links=True) as file:
+            data = file.read(_MOST_BYTES + 1)
+            mode = os.fstat(file.fileno()).st_mode
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from error
+    except VerificationError:
+        raise ConfigError(
+            f"{path} is no plain file; put the file itself there"
+        ) from None
+    if len(data) > _MOST_BYTES:
+        raise ConfigError(f"{path} is over {_MOST_BYTES >> 20} MiB; it is another file")
+    return data, mode

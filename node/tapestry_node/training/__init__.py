@@ -1,0 +1,1 @@
+"""Training on private records: DP-SGD and the trainer that holds them."""

@@ -1,0 +1,368 @@
+"""Records and a base in, an update out: DP-SGD on the institution's own records.
+
+One logical step::
+
+    coins   every unit enters with probability q = batch_size / declared records
+    sum     each unit's gradient, clipped to clip_norm
+    noise   once per step: N(0, (noise_multiplier * clip_norm)**2) per coordinate
+    step    SGD or Adam on (sum + noise) / batch_size
+
+What is secure about it lives elsewhere and is tested alone: ``per_example_gradients``
+(no unit moves the sum by more than the bound), ``tapestry.privacy.gaussian`` (coins and
+noise nobody can predict), ``tapestry.privacy.accounting`` (what the steps cost).
+
+Guarantees:
+    With ``noise = "local"`` all steps together, and whatever is computed from the
+    result, cost ``accounting.epsilon`` of ``plan_checks.local_steps``: against
+    everybody, trusting nobody outside the institution, if every unit is one record
+    and the number of declared records is public.
+
+Edge cases:
+    A draw of no units is a step of noise alone: skipping it would tell that nothing
+    was drawn. The divisor is the expected batch, never the drawn one. A gradient
+    that is not finite counts as zero and raises a local alarm.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from tapestry.encoding import decode_fraction
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.privacy import accounting, clipping
+from tapestry.privacy.gaussian import NoiseSource, add_gaussian
+from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
+from tapestry.vectors import FloatVector
+from tapestry.workloads import plan_checks
+from tapestry.workloads.base import Unit, Workload
+from tapestry_node.training.microbatches import Limits
+from tapestry_node.training.per_example_gradients import (
+    Gradients,
+    Problem,
+    Tally,
+    attached,
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One step done; ``loss`` and ``drawn`` are private."""
+
+    step: int
+    steps: int
+    drawn: int
+    loss: float | None  # mean over the drawn units
+
+
+def _ignore(_: Progress) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What a training needs from outside; the source must be fresh."""
+
+    source: NoiseSource = field(default_factory=NoiseSource.fresh)
+    limits: Limits = field(default_factory=Limits)
+    progress: Callable[[Progress], None] = _ignore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What happened; private all of it, for the institution's own eyes."""
+
+    steps: int
+    empty_steps: int
+    drawn: int
+    clipped: int
+    non_finite: int
+    losses: tuple[float | None, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """Trained minus shared parameters, in the order of the layout; still private."""
+
+    values: FloatVector
+    fit: Fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recipe:
+    rate: float
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    clip_norm: float
+    stddev: float  # 0: without privacy
+
+    @property
+    def private(self) -> bool:
+        return self.stddev > 0
+
+
+def probe(workload: Workload, training: TrainingPlan, *, limits: Limits) -> None:
+    """Compare per-sequence gradients with the one-example loop, without any record.
+
+    ``per_example_gradients.attached`` does so before the first training of a model
+    anyway; this does it while nothing is paid for. The workload is left as it was.
+
+    Raises:
+        ConfigError: The gradients cannot be had, or differ.
+    """
+    with workload.attach(training) as parameters:
+        problem = Problem(
+            module=workload.module, parameters=parameters, losses=workload.losses
+        )
+        with attached(problem, limits, private=True):
+            pass
+
+
+def update(
+    workload: Workload,
+    units: Sequence[Unit],
+    *,
+    training: TrainingPlan,
+    privacy: PrivacyPlan,
+    records: int,
+    runtime: Runtime,
+) -> Update:
+    """Train on the records and return the change; the workload is left as it was.
+
+    Raises:
+        ConfigError: As ``fit``.
+        ResourceError: As ``fit``.
+    """
+    with workload.attach(training) as parameters:
+        problem = Problem(
+            module=workload.module, parameters=parameters, losses=workload.losses
+        )
+        before = [p.detach().clone() for _, p in parameters]
+        done = fit(
+            problem,
+            units,
+            training=training,
+            privacy=privacy,
+            records=records,
+            runtime=runtime,
+        )
+        changes = [
+            (p.detach() - b).flatten().cpu()
+            for (_, p), b in zip(parameters, before, strict=True)
+        ]
+        return Update(values=torch.cat(changes).numpy(), fit=done)
+
+
+def noiseless_step(
+    workload: Workload,
+    units: Sequence[Unit],
+    *,
+    training: TrainingPlan,
+    privacy: PrivacyPlan,
+    records: int,
+    runtime: Runtime,
+) -> Update:
+    """Take one step of SGD on one Poisson sample, without any noise.
+
+    For noise that nodes share: the caller rounds the step and adds its share
+    (``tapestry_node.round.contribution``) before anything leaves. One record moves the
+    result by at most ``clip_norm * learning_rate / batch_size``, rounding included, for
+    which
+    ``clipping.SLACK`` pays. Several local steps on a share of the noise would be far
+    less private than they look, so a plan of more than one is refused.
+
+    Raises:
+        ConfigError: As ``fit``, or the plan has more than one step or no clipping.
+    """
+    recipe = _read(training, privacy, records)
+    if recipe.steps != 1 or not recipe.private or training.optimizer != "sgd":
+        raise ConfigError("shared noise takes one private step of SGD a round")
+    _check_count(units, records)
+    started = time.monotonic()
+    with workload.attach(training) as parameters:
+        problem = Problem(
+            module=workload.module, parameters=parameters, losses=workload.losses
+        )
+        with attached(problem, runtime.limits, private=True) as gradients:
+            drawn = _draw(units, recipe, runtime.source)
+            total, tally = gradients.clipped_sum(drawn, clip_norm=recipe.clip_norm)
+    _alarm(tally)
+    runtime.progress(_progress(1, recipe, tally))
+    step = total.mul_(-recipe.learning_rate / recipe.batch_size)
+    return Update(
+        values=step.float().cpu().numpy(),
+        fit=_fit([tally], seconds=time.monotonic() - started),
+    )
+
+
+def fit(
+    problem: Problem,
+    units: Sequence[Unit],
+    *,
+    training: TrainingPlan,
+    privacy: PrivacyPlan,
+    records: int,
+    runtime: Runtime,
+) -> Fit:
+    """Train the problem's parameters in place.
+
+    Args:
+        problem: The model and what is trained in it, float32.
+        units: The records, encoded; may be fewer than declared, where some gave no
+            sequence.
+        training: Steps, expected batch, optimizer.
+        privacy: Clip norm and noise; ``none`` trains without either.
+        records: How many records the institution declared; sets the sampling rate.
+        runtime: Noise, sizes of physical batches, who hears of progress.
+
+    Raises:
+        ConfigError: A setting is out of range, more units than declared records, or
+            a model whose per-unit gradients cannot be had.
+        ResourceError: The weights did not change: the optimizer does not reach them.
+    """
+    recipe = _read(training, privacy, records)
+    _check_count(units, records)
+    _check_rounding(problem, recipe)
+    optimizer = _optimizer(problem, training.optimizer, recipe)
+    started = time.monotonic()
+    tallies: list[Tally] = []
+    with attached(problem, runtime.limits, private=recipe.private) as gradients:
+        for step in range(1, recipe.steps + 1):
+            drawn = _draw(units, recipe, runtime.source)
+            before = _fingerprint(problem) if step == 1 else None
+            tallies.append(_descend(gradients, drawn, recipe, runtime.source))
+            _decay(problem, recipe)
+            optimizer.step()
+            if before is not None and (drawn or recipe.private):
+                _check_moved(before, _fingerprint(problem))
+            runtime.progress(_progress(step, recipe, tallies[-1]))
+    _alarm(sum(tallies, Tally()))
+    return _fit(tallies, seconds=time.monotonic() - started)
+
+
+def _fit(tallies: Sequence[Tally], *, seconds: float) -> Fit:
+    total = sum(tallies, Tally())
+    return Fit(
+        steps=len(tallies),
+        empty_steps=sum(not seen.units for seen in tallies),
+        drawn=total.units,
+        clipped=total.clipped,
+        non_finite=total.non_finite,
+        losses=tuple(seen.mean_loss for seen in tallies),
+        seconds=seconds,
+    )
+
+
+def _check_count(units: Sequence[Unit], records: int) -> None:
+    if len(units) > records:
+        raise ConfigError(f"{len(units)} units, but only {records} declared records")
+
+
+def _check_rounding(problem: Problem, recipe: _Recipe) -> None:
+    if not recipe.private:
+        return
+    multiplier = recipe.stddev / recipe.clip_norm
+    try:
+        clipping.check_rounding(multiplier, length=problem.length)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _draw(units: Sequence[Unit], recipe: _Recipe, source: NoiseSource) -> list[Unit]:
+    """Poisson sampling: one secret coin per unit, whatever the others show."""
+    coins = source.coins(len(units), probability=recipe.rate)
+    return [unit for unit, drawn in zip(units, coins, strict=True) if drawn]
+
+
+def _descend(
+    gradients: Gradients, units: Sequence[Unit], recipe: _Recipe, source: NoiseSource
+) -> Tally:
+    """Leave the mean gradient, noised, where the optimizer looks for it."""
+    if recipe.private:
+        total, tally = gradients.clipped_sum(units, clip_norm=recipe.clip_norm)
+        device = total.device
+        total = total.cpu()
+        add_gaussian(total, stddev=recipe.stddev, source=source)
+        total = total.to(device)
+    else:
+        total, tally = gradients.plain_sum(units)
+    gradients.apply(total, scale=1 / recipe.batch_size)
+    return tally
+
+
+def _read(training: TrainingPlan, privacy: PrivacyPlan, records: int) -> _Recipe:
+    plan_checks.check_numbers(training, privacy)
+    plan_checks.check_records(training, privacy, records=records)
+    rate = accounting.sampling_rate(training.batch_size, records=records)
+    clip_norm, stddev = 0.0, 0.0
+    if privacy.noise != "none":
+        clip_norm = decode_fraction(privacy.clip_norm)
+        stddev = clip_norm * decode_fraction(privacy.noise_multiplier)
+    return _Recipe(
+        rate=rate,
+        steps=training.steps,
+        batch_size=training.batch_size,
+        learning_rate=decode_fraction(training.learning_rate),
+        weight_decay=decode_fraction(training.weight_decay),
+        clip_norm=clip_norm,
+        stddev=stddev,
+    )
+
+
+def _optimizer(problem: Problem, kind: str, recipe: _Recipe) -> torch.optim.Optimizer:
+    parameters = [p for _, p in problem.parameters]
+    match kind:
+        case "sgd":
+            return torch.optim.SGD(parameters, lr=recipe.learning_rate)
+        case "adam":
+            return torch.optim.Adam(parameters, lr=recipe.learning_rate)
+        case _:
+            raise ConfigError(f"no optimizer {kind!r}")
+
+
+@torch.no_grad()
+def _decay(problem: Problem, recipe: _Recipe) -> None:
+    """Decoupled weight decay (AdamW): reads no record."""
+    if recipe.weight_decay:
+        for _, parameter in problem.parameters:
+            parameter.mul_(1 - recipe.learning_rate * recipe.weight_decay)
+
+
+def _fingerprint(problem: Problem) -> list[torch.Tensor]:
+    """A few thousand values of each parameter, enough to see whether it moved."""
+    return [
+        p.detach().flatten()[:: max(1, p.numel() // 4096)].clone()
+        for _, p in problem.parameters
+    ]
+
+
+def _check_moved(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> None:
+    """Refuse to train weights that never move (opacus issue 820)."""
+    if all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+        raise ResourceError("the weights did not change in the first step")
+
+
+def _progress(step: int, recipe: _Recipe, seen: Tally) -> Progress:
+    return Progress(
+        step=step,
+        steps=recipe.steps,
+        drawn=seen.units,
+        loss=seen.mean_loss,
+    )
+
+
+def _alarm(tally: Tally) -> None:
+    if tally.non_finite or not math.isfinite(tally.loss):
+        _log.warning(
+            "%d of %d gradients were not finite and counted as zero",
+            tally.non_finite,
+            tally.units,
+        )

@@ -1,0 +1,164 @@
+"""Whether this node could train a plan: asked before its budget is touched.
+
+What depends on model, plan and the declared number of records is decided by
+``tapestry.workloads.plan_checks``, as the coordinator decides it, too. Here are the
+questions that only the machine that trains can answer: whether its memory is enough,
+and whether the model's per-sequence gradients are what one sequence at a time gives,
+tried on public sequences.
+
+Guarantees:
+    No record is looked at. The model is left as it was, but for its values, which may
+    become those of the base that is held here.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from tapestry.errors import (
+    ConfigError,
+    PolicyError,
+    ProtocolError,
+    ResourceError,
+)
+from tapestry.privacy import accounting
+from tapestry.protocol.wire_messages import (
+    PrivacyPlan,
+    Reason,
+    RoundManifest,
+    TrainingPlan,
+)
+from tapestry.secagg.quantization import Encoding
+from tapestry.vectors import Layout
+from tapestry.workloads import plan_checks
+from tapestry.workloads.base import Workload
+from tapestry.workloads.hardware import memory_bytes
+from tapestry_node.round.admission import Refused
+from tapestry_node.training import dp_sgd
+from tapestry_node.training.microbatches import Limits
+
+_BYTES = 20  # a coordinate: sum 8, gradient 4, value before 4, change 4
+_SEEDLESS = {"factor_seed": "0" * 64}
+# What was tried is code, not values: what held for a loaded model holds on.
+_TRIED: WeakKeyDictionary[nn.Module, set[tuple[str, Limits]]] = WeakKeyDictionary()
+
+
+@contextmanager
+def refusing(reason: Reason) -> Iterator[None]:
+    """Give an error of a plan the reason that may leave the node."""
+    try:
+        yield
+    except PolicyError:
+        raise  # has a reason of its own
+    except (ConfigError, ProtocolError, ResourceError) as error:
+        raise Refused(reason, str(error)) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainable:
+    """Answers for one loaded model."""
+
+    workload: Workload
+    records: int  # declared
+    limits: Limits
+
+    def check_round(
+        self, manifest: RoundManifest, *, load: Callable[[], object]
+    ) -> Layout:
+        """Ask everything about a round that is known before it starts.
+
+        Args:
+            manifest: The round.
+            load: Puts the base that is held here into the model.
+
+        Returns:
+            The layout of its update.
+
+        Raises:
+            Refused: The first question whose answer is no.
+        """
+        layout = self.check(manifest.training, manifest.privacy, load=load)
+        with refusing(Reason.PLAN_UNSUPPORTED):
+            plan_checks.check_outer(manifest.outer)
+            Encoding.of(manifest)
+            steps = plan_checks.round_steps(manifest, records=self.records)
+            _check_finite(steps, manifest.privacy)
+        return layout
+
+    def check(
+        self, plan: TrainingPlan, privacy: PrivacyPlan, *, load: Callable[[], object]
+    ) -> Layout:
+        """Ask everything about a training that is known before it starts.
+
+        Raises:
+            Refused: The first question whose answer is no.
+        """
+        with refusing(Reason.MODEL_UNSUPPORTED):
+            plan_checks.check_model(self.workload, privacy)
+        with refusing(Reason.PLAN_UNSUPPORTED):
+            plan_checks.check_records(plan, privacy, records=self.records)
+            layout = plan_checks.check_plan(self.workload, plan, privacy)
+        with refusing(Reason.MACHINE_UNFIT):
+            check_memory(layout, available=memory_bytes())
+        if privacy.noise != "none":
+            self._try(plan, load)
+        return layout
+
+    def _try(self, plan: TrainingPlan, load: Callable[[], object]) -> None:
+        """Try the gradients, once for each plan but for its factors."""
+        key = (plan.model_copy(update=_SEEDLESS).digest, self.limits)
+        known = _TRIED.setdefault(self.workload.module, set())
+        if key in known:
+            return
+        try:
+            self._probe(plan)
+        except Refused:  # the values of another base may be what fails
+            load()
+            self._probe(plan)
+        known.add(key)
+
+    def _probe(self, plan: TrainingPlan) -> None:
+        try:
+            dp_sgd.probe(self.workload, plan, limits=self.limits)
+        except ConfigError as error:
+            raise Refused(Reason.MODEL_UNSUPPORTED, str(error)) from error
+        except Exception as error:  # Opacus raises anything; no record is at hand
+            said = " ".join(str(error).split())[:200]
+            raise Refused(
+                Reason.MODEL_UNSUPPORTED,
+                f"gradients of single sequences fail: {type(error).__name__}: {said}",
+            ) from error
+
+
+def check_memory(layout: Layout, *, available: int | None) -> None:
+    """Refuse a plan whose gradient alone is more than the machine's memory.
+
+    Raises:
+        ResourceError: The gradient needs more bytes than are available.
+    """
+    needed = _BYTES * layout.length
+    if available is not None and needed > available:
+        raise ResourceError(
+            f"a step on {layout.length} parameters takes {needed / 2**30:.1f} GiB"
+            f" beside the model, this machine has {available / 2**30:.1f}; train fewer"
+            " (low_rank, a lower rank) or take a larger machine"
+        )
+
+
+def _check_finite(steps: accounting.Steps | None, privacy: PrivacyPlan) -> None:
+    """Refuse a round that alone promises nothing.
+
+    Raises:
+        ConfigError: Its epsilon is not finite.
+    """
+    if steps is None:
+        return
+    delta = float(privacy.target_delta)
+    if accounting.epsilon([steps], target_delta=delta) == float("inf"):
+        raise ConfigError(
+            f"one round of {steps.steps} steps with noise multiplier"
+            f" {steps.noise_multiplier:g} has no finite epsilon; take more noise"
+        )

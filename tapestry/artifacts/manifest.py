@@ -1,0 +1,208 @@
+"""What a release or adapter consists of: names, sizes, digests.
+
+A manifest lists every file of a folder but those under ``tapestry/``, where it lies
+itself next to proofs and approvals. Its digest goes into the log, so that a folder
+copied from anywhere can be held against what was published::
+
+    {"files":[{"content":"sha256:…","name":"config.json","size":612}, …],
+     "format":"tapestry-manifest/1"}
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tapestry.artifacts.foreign_files import Inventory, take_inventory
+from tapestry.encoding import digest_file
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ResourceError,
+    VerificationError,
+)
+from tapestry.inputs.plain_file import read_plain
+from tapestry.protocol.wire_messages import Digest, Strict
+
+FOLDER = "tapestry"
+FILE = "manifest.json"
+_LIMIT = 4 << 20
+_SEGMENT = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_. @+=,-]{0,119}")
+
+
+def check_name(name: str) -> str:
+    """Refuse a path that could leave its folder or be spelled in two ways.
+
+    Raises:
+        ValueError: Absolute, with ``.``, ``..`` or a backslash, too long or deep, or
+            with characters outside a small portable set.
+    """
+    segments = name.split("/")
+    if len(segments) > 8 or any(
+        not _SEGMENT.fullmatch(part) or part in (".", "..") or part != part.rstrip(" .")
+        for part in segments
+    ):
+        raise ValueError(f"not a portable relative path: {name[:80]!r}")
+    return name
+
+
+class File(Strict):
+    """One file."""
+
+    name: Annotated[str, AfterValidator(check_name)]
+    size: Annotated[int, Field(ge=0)]
+    content: Digest
+
+
+class Manifest(Strict):
+    """The files of a folder, in order of name."""
+
+    format: Literal["tapestry-manifest/1"]
+    files: Annotated[tuple[File, ...], Field(min_length=1, max_length=10_000)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [file.name for file in self.files]
+        if names != sorted(set(names)):
+            raise ValueError("files must be distinct and in order of name")
+        if len({name.lower() for name in names}) != len(names):
+            raise ValueError("two names differ in case only")
+        if any(name.lower().split("/")[0] == FOLDER for name in names):
+            raise ValueError(f"{FOLDER}/ does not belong into a manifest")
+        return self
+
+
+def describe(folder: Path) -> Manifest:
+    """List the files of a folder with sizes and digests.
+
+    Raises:
+        ConfigError: No such folder, or empty.
+        ResourceError: A file cannot be read.
+        VerificationError: A link, a device, or a name that is not portable.
+    """
+    files = []
+    try:
+        for name, path in _walk(folder):
+            size = path.stat().st_size
+            files.append(File(name=name, size=size, content=digest_file(path)))
+    except OSError as error:
+        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+    if not files:
+        raise ConfigError(f"{folder} holds no files")
+    return Manifest(
+        format="tapestry-manifest/1", files=tuple(sorted(files, key=lambda f: f.name))
+    )
+
+
+def write(folder: Path) -> Manifest:
+    """Describe a folder and leave the manifest in ``tapestry/manifest.json``.
+
+    Raises:
+        ConfigError: No such folder, or empty.
+        ResourceError: A file cannot be read or written.
+        VerificationError: A link, a device, or a name that is not portable.
+    """
+    manifest = describe(folder)
+    try:
+        (folder / FOLDER).mkdir(exist_ok=True)
+        (folder / FOLDER / FILE).write_bytes(manifest.encode())
+    except OSError as error:
+        raise ResourceError(f"cannot write into {folder}: {error.strerror}") from error
+    return manifest
+
+
+def read(folder: Path) -> Manifest:
+    """Read a folder's manifest, without holding the folder against it.
+
+    Raises:
+        IncompleteError: There is none, or it is empty.
+        ProtocolError: It is not a canonical manifest.
+        VerificationError: It is no plain file, or too large to be one.
+    """
+    path = folder / FOLDER / FILE
+    try:
+        if not (data := read_plain(path, limit=_LIMIT, links=True)):
+            raise IncompleteError(f"{path} is empty; get the folder again")
+        return Manifest.decode(data, limit=_LIMIT)
+    except OSError as error:
+        raise IncompleteError(
+            f"no manifest at {path}: {error.strerror}; name the folder of one release"
+            " or adapter"
+        ) from None
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Hold a folder against a manifest.
+
+    Guarantees:
+        On return the folder holds exactly the listed files with the listed bytes,
+        no link, and nothing else outside ``tapestry/``.
+
+    Edge cases:
+        What is missing or changed weighs more than what is foreign.
+
+    Raises:
+        IncompleteError: No such folder.
+        VerificationError: A file is missing, changed, or no plain file.
+        ForeignFileError: There are links, or files that are not listed.
+    """
+    if not folder.is_dir():
+        raise IncompleteError(f"no folder {folder}")
+    try:
+        found = take_stock(folder, manifest)
+        if found.missing:
+            raise VerificationError(f"{folder.name}: {found.missing[0]} is missing")
+        if found.odd:
+            raise VerificationError(f"{folder.name}: {found.odd[0]} is no plain file")
+        for file in manifest.files:
+            path = found.files.get(file.name)
+            if path is not None and not _is_as_listed(path, file):
+                raise VerificationError(
+                    f"{folder.name}: {file.name} was changed; get it again"
+                )
+    except OSError as error:
+        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+    found.refuse_foreign(folder.name)
+
+
+def take_stock(folder: Path, manifest: Manifest) -> Inventory:
+    """Compare the names of a folder's files with a manifest.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    listed = frozenset(file.name for file in manifest.files)
+    return take_inventory(folder, listed, own=FOLDER, own_is_folder=True)
+
+
+def _is_as_listed(path: Path, file: File) -> bool:
+    return path.stat().st_size == file.size and digest_file(path) == file.content
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a folder, refusing whatever is no plain file or folder."""
+    if not folder.is_dir():
+        raise ConfigError(f"no folder {folder}")
+    pending = [folder]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                name = path.relative_to(folder).as_posix()
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if name == FOLDER and stat.S_ISDIR(mode):
+                    continue
+                try:
+                    check_name(name)
+                except ValueError as error:
+                    raise VerificationError(f"{folder.name}: {error}") from None
+                if stat.S_ISDIR(mode):
+                    pending.append(path)
+                elif stat.S_ISREG(mode):
+                    yield name, path
+                else:
+                    raise VerificationError(f"{folder.name}: {name} is no plain file")

@@ -1,0 +1,1 @@
+"""Static pages without scripts or outside assets."""

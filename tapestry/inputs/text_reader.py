@@ -1,0 +1,492 @@
+r"""The reader of outside text: settings, records, public text, prompts.
+
+Everything that people or other programs wrote is read here, under one set of rules:
+
+==================  ================================================================
+encoding            UTF-8. UTF-16 and UTF-32 are recognized and named; nothing is
+                    guessed and no byte is replaced
+byte-order mark     one at the start of a file is dropped, in every kind of file;
+                    U+FEFF anywhere else is refused
+line ends           LF, CRLF and CR end a line, and are LF inside a text file.
+                    U+2028, U+2029, U+0085, VT and FF are characters of the text
+control characters  tab, LF, VT, FF, CR and U+0085 are text; NUL, the other C0 and
+                    C1 controls and DEL are refused
+surrogates          a lone one (``\ud800`` in JSON) is refused; it is no character
+noncharacters       U+FFFE, U+FFFF and U+FDD0 to U+FDEF are refused
+JSON lines          one object a line and nothing behind it; no key twice at any
+                    depth, no NaN or infinity, no number that a double cannot hold;
+                    blank lines do not count
+size                a line of JSON and a text file: 64 MiB; TOML: 1 MiB. Files of
+                    many lines are read line by line
+file                a regular file that stays as it is while it is read; a FIFO,
+                    socket or device is never opened for reading
+==================  ================================================================
+
+Text that passes is kept as it was written, and not normalized.
+
+Guarantees:
+    No message holds a byte of the content, and no error carries it: the exceptions
+    of the decoders, which do, are dropped. A message names file, line, rule, remedy.
+"""
+
+import json
+import math
+import os
+import re
+import stat
+import tomllib
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from tapestry.dialogue import Dialogue, Text
+from tapestry.errors import ConfigError
+from tapestry.inputs.faults import Fault, Faults
+
+MAX_TEXT_BYTES = 64 << 20
+MAX_TOML_BYTES = 1 << 20
+_MARK = b"\xef\xbb\xbf"  # the byte-order mark in UTF-8
+_REFUSED = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufeff\ufffe\uffff]"
+)
+_LOOK = 4096  # bytes by which an encoding is recognized
+_ROLES = ("user", "assistant")
+_DIGITS = 400  # of a number; no double needs more
+# Default-ignorable code points (Unicode 16, DerivedCoreProperties) that are not in
+# the categories C and Z, and the braille pattern without dots.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2065\u2800\u3164"
+    "\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+_ODD_TOML = "no lines key = value; put text in quotes"
+_NOT_TOML = (  # how a message of tomllib begins, and what is said instead
+    *(
+        (f"Cannot {verb}", "a key or table is there twice; take one out")
+        for verb in ("declare", "overwrite", "mutate", "redefine")
+    ),
+    ("Duplicate", "a key or table is there twice; take one out"),
+    ("Invalid value", "a value is missing or is no TOML value; put text in quotes"),
+    ("Invalid date", "a date or time is not valid; put text in quotes"),
+    ("Invalid hex", "an escape in a text is not valid; write \\\\ for a backslash"),
+    ("Unescaped", "an escape in a text is not valid; write \\\\ for a backslash"),
+    ("Escaped", "an escape in a text is no character; write the character"),
+    ("Unterminated", "a text has no end; close its quotes"),
+    ("Illegal character", "a text goes over its line; close its quotes"),
+    ("Unclosed", "a list or table has no end; close its bracket"),
+    ("Expected newline", "something follows a value; begin a new line"),
+    ("Expected '='", "a key has no value; write key = value"),
+    ("Exceeds the limit", "a number has too many digits"),
+)
+_CONVERT = "convert it to UTF-8, for example: iconv -f {} -t UTF-8 OLD > NEW"
+
+
+class _Rule(ValueError):
+    """A rule that a line of JSON breaks."""
+
+
+def check_text(text: str, where: str) -> None:
+    """Check text that did not come from a file, such as a prompt.
+
+    Args:
+        text: The text.
+        where: What to call it in a message.
+
+    Raises:
+        ConfigError: It holds a character that the rules of this module refuse.
+    """
+    if (rule := first_fault(text)) is not None:
+        raise ConfigError(f"{where}: {rule}")
+
+
+def is_invisible(text: str) -> bool:
+    """Return whether a reader would see nothing of a text.
+
+    So it is if all of its characters are separators, controls, formats, variation
+    selectors or fillers, of whatever script; and if there are none.
+    """
+    return all(
+        unicodedata.category(each) in {"Cc", "Cf", "Zs", "Zl", "Zp"}
+        or _BLANK.match(each)
+        for each in text
+    )
+
+
+def read_text(path: Path, *, links: bool = True) -> str:
+    """Read a text file.
+
+    Args:
+        path: The file.
+        links: Whether the path may be a symbolic link.
+
+    Raises:
+        ConfigError: The file cannot be read or breaks a rule of this module.
+    """
+    try:
+        return _read_whole(path, limit=MAX_TEXT_BYTES, links=links)
+    except FileNotFoundError as error:
+        raise Fault(path, f"cannot read it: {error.strerror}") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a file of settings.
+
+    Raises:
+        FileNotFoundError: There is no such file; the caller says what it is for.
+        ConfigError: The file cannot be read, breaks a rule of this module, or is not
+            TOML.
+    """
+    text = _read_whole(path, limit=MAX_TOML_BYTES, links=True)
+    if not text.strip():
+        raise Fault(path, "is empty; write its settings")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise Fault(path, "is not TOML: nested too deeply") from None
+    except ValueError as error:  # an integer of thousands of digits is one, too
+        rule, line = _why_not_toml(str(error))
+        raise Fault(path, f"is not TOML: {rule}", line=line) from None
+
+
+def _why_not_toml(said: str) -> tuple[str, int | None]:
+    """Tell in words of ours, and the line, what a parser says that may quote a key."""
+    found = re.search(r"\(at line ([0-9]+), column [0-9]+\)\Z", said)
+    rule = next(
+        (ours for start, ours in _NOT_TOML if said.startswith(start)), _ODD_TOML
+    )
+    return rule, None if found is None else int(found[1])
+
+
+def read_rows(
+    path: Path, faults: Faults, *, links: bool = True
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a file of JSON lines, with the numbers of their lines.
+
+    A line that breaks a rule becomes a fault, and reading goes on behind it. Strings
+    inside the objects are for ``fault_of_row`` and ``first_fault`` to check.
+
+    Args:
+        path: The file.
+        faults: Takes in what is wrong.
+        links: Whether the path may be a symbolic link.
+    """
+    try:
+        for number, data in _lines(path, links=links):
+            try:
+                text = _decode(data, path, line=number)
+                if text.strip(" \t\v\f"):
+                    yield number, _parse(text)
+            except _Rule as error:
+                faults.add(Fault(path, str(error), line=number))
+            except Fault as fault:
+                faults.add(fault)
+    except Fault as fault:
+        faults.add(fault)
+
+
+def read_public_texts(path: Path) -> list[Text]:
+    """Read a file of public text: a text or a dialogue a line, as ``text_of_row``.
+
+    Raises:
+        ConfigError: The file cannot be read, is empty, or a line of it breaks a rule
+            of this module, has another key, or has a text in which nothing is visible.
+    """
+    faults = Faults()
+    texts = public_texts(path, faults)
+    faults.check(path)
+    return texts
+
+
+def public_texts(path: Path, faults: Faults) -> list[Text]:
+    """Read a file as ``read_public_texts`` does; what is wrong becomes faults."""
+    return [text for _, text in public_rows(path, faults)]
+
+
+def public_rows(path: Path, faults: Faults) -> list[tuple[int, Text]]:
+    """Read a file as ``public_texts`` does, each text with the number of its line."""
+    rows: list[tuple[int, Text]] = []
+    before = len(faults)
+    for number, row in read_rows(path, faults):
+        rule = fault_of_row(row)
+        if rule is None and is_invisible(shown_part(text := text_of_row(row))):
+            rule = "the text is empty or shows nothing; take the line out"
+        if rule is None:
+            rows.append((number, text))
+        else:
+            faults.add(Fault(path, rule, line=number))
+    if not rows and len(faults) == before:
+        faults.add(Fault(path, 'is empty; want lines {"text": "..."}'))
+    return rows
+
+
+def text_of_row(row: dict[str, Any]) -> Text:
+    """Return the text or the dialogue of a row in which ``fault_of_row`` finds nothing.
+
+    ::
+
+        {"text": "..."}
+        {"messages": [{"role": "user", "content": "..."},
+                      {"role": "assistant", "content": "..."}]}
+    """
+    if "text" in row:
+        return str(row["text"])
+    return Dialogue(turns=tuple(str(each["content"]) for each in row["messages"]))
+
+
+def shown_part(text: Text) -> str:
+    """Return what must show something: a text, or the answers of a dialogue."""
+    return text if isinstance(text, str) else "".join(text.answers)
+
+
+def fault_of_row(row: dict[str, Any], *, keys: tuple[str, ...] = ()) -> str | None:
+    """Return which rule the keys or the text of a row break, or None.
+
+    Args:
+        row: One object of a file of JSON lines.
+        keys: What it may have besides ``text`` or ``messages``.
+    """
+    known = ("messages" if "messages" in row else "text", *keys)
+    if (rule := _fault_of_keys(row, known)) is not None:
+        return rule
+    if "messages" in row:
+        return _fault_of_messages(row["messages"])
+    if "text" not in row:
+        return (
+            '"text" is missing; want an object such as {"text": "..."}, or one with'
+            ' "messages"'
+        )
+    return _fault_of_text(row["text"], "text")
+
+
+def _fault_of_keys(row: dict[str, Any], known: tuple[str, ...]) -> str | None:
+    wanted = " and ".join(f'"{key}"' for key in known)
+    for place, key in enumerate(row, start=1):
+        if key not in known:
+            meant = next((k for k in known if k not in row and _is_like(key, k)), None)
+            hint = f', which looks like "{meant}"' if meant else ""
+            return f"key {place} of {len(row)} is not {wanted}{hint}; take it out"
+    return None
+
+
+def _fault_of_messages(messages: object) -> str | None:
+    """Return which rule a dialogue breaks: turns of user and assistant, in turn."""
+    if not isinstance(messages, list):
+        return f'"messages" is {_kind(messages)}; want a list of messages'
+    if not messages or len(messages) % 2:
+        return (
+            f'"messages" has {len(messages)} messages; want pairs, a user\'s and then'
+            " the assistant's"
+        )
+    for place, message in enumerate(messages, start=1):
+        role = _ROLES[(place - 1) % 2]
+        if not isinstance(message, dict):
+            rule: str | None = f"is {_kind(message)}; want an object"
+        elif (rule := _fault_of_keys(message, ("role", "content"))) is None:
+            if message.get("role") != role:
+                rule = f'is not of role "{role}"; user and assistant take turns'
+            else:
+                rule = _fault_of_text(message.get("content"), "content")
+        if rule is not None:
+            return f'"messages", message {place}: {rule}'
+    return None
+
+
+def _fault_of_text(text: object, name: str) -> str | None:
+    if not isinstance(text, str):
+        return f'"{name}" is {_kind(text)}; want text in quotes'
+    rule = first_fault(text)
+    return None if rule is None else f'"{name}" {rule}'
+
+
+def first_fault(text: str) -> str | None:
+    """Return which rule of this module a text breaks first, in words, or None."""
+    found = _first_refused(text)
+    return None if found is None else found[1]
+
+
+def _is_like(key: str, known: str) -> bool:
+    """Return whether a key could be meant for a known one, such as ``patient_ID``."""
+    letters = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", key)))
+    return letters.casefold().startswith(known) or letters.casefold().endswith(known)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean"}
+    return names.get(type(value), "a number")
+
+
+def _first_refused(text: str) -> tuple[int, str] | None:
+    """Find the first character that no text may hold: its place, and the rule."""
+    found = _REFUSED.search(text)
+    if found is None:
+        return None
+    code = ord(found[0])
+    if code == 0:
+        rule = "holds a NUL character; remove it"
+    elif code == 0xFEFF:
+        rule = "holds a byte-order mark inside the text; remove it"
+    elif 0xD800 <= code < 0xE000:
+        rule = "holds a lone surrogate, which is no character; export the data again"
+    elif code >= 0xFDD0:
+        rule = "holds a code point that is no character; export the data again"
+    elif code >= 0x80:
+        rule = "holds a C1 control, as misread Windows-1252 does; export it as UTF-8"
+    else:
+        rule = "holds a control character other than tab and line ends; remove it"
+    return found.start(), rule
+
+
+@contextmanager
+def _opened(path: Path, *, links: bool) -> Iterator[BinaryIO]:
+    """Open a regular file, and see afterwards that nobody changed it meanwhile.
+
+    A FIFO, socket or device is recognized before it is opened. Where one takes the
+    file's place in between, ``O_NONBLOCK`` keeps the node from waiting for it.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    flags |= 0 if links else os.O_NOFOLLOW
+    try:
+        _check_regular(path, path.stat(follow_symlinks=links))
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            before = os.fstat(file.fileno())
+            _check_regular(path, before)
+            yield file
+            after = os.fstat(file.fileno())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Fault(path, f"cannot read it: {error.strerror}") from None
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise Fault(path, "was changed while it was read; stop the writer, try again")
+
+
+def _check_regular(path: Path, found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise Fault(path, "is a link; put the file itself there")
+    if stat.S_ISDIR(found.st_mode):
+        raise Fault(path, "cannot read it: it is a folder; name a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise Fault(path, "is a FIFO, socket or device; put a file there")
+
+
+def _read_whole(path: Path, *, limit: int, links: bool) -> str:
+    with _opened(path, links=links) as file:
+        data = file.read(limit + 1)
+        if len(data) > limit:
+            raise Fault(path, f"is over {limit >> 20} MiB; split it")
+    _check_encoding(data, path)
+    text = _decode(data.removeprefix(_MARK), path)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if (found := _first_refused(text)) is not None:
+        place, rule = found
+        raise Fault(path, rule, line=text.count("\n", 0, place) + 1)
+    return text
+
+
+def _lines(path: Path, *, links: bool) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file without their ends, numbered from 1."""
+    number = 0
+    try:
+        with _opened(path, links=links) as file:
+            _check_encoding(file.peek(_LOOK), path)  # type: ignore[attr-defined]  # BufferedReader
+            while data := file.readline(MAX_TEXT_BYTES + 1):
+                if len(data) > MAX_TEXT_BYTES:
+                    rule = f"is over {MAX_TEXT_BYTES >> 20} MiB long; split the record"
+                    raise Fault(path, rule, line=number + 1)
+                if number == 0:
+                    data = data.removeprefix(_MARK)
+                data = data.removesuffix(b"\n").removesuffix(b"\r")
+                for line in data.split(b"\r"):
+                    number += 1
+                    yield number, line
+    except FileNotFoundError as error:
+        raise Fault(path, f"cannot read it: {error.strerror}") from None
+
+
+def _check_encoding(data: bytes, path: Path) -> None:
+    """Name the two encodings that a first look recognizes.
+
+    Raises:
+        Fault: It is UTF-16 or UTF-32.
+    """
+    head = data[:_LOOK]
+    odd, even = head[1::2].count(0), head[::2].count(0)
+    most, least = max(odd, even), min(odd, even)
+    found = None
+    if head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
+        found = "UTF-32"
+    elif head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        found = "UTF-16"
+    elif len(head) > 1 and most > 0.3 * len(head) and least < 0.05 * len(head):
+        found = "UTF-16LE" if odd > even else "UTF-16BE"
+    if found is not None:
+        raise Fault(path, f"is {found}, not UTF-8; {_CONVERT.format(found)}")
+
+
+def _decode(data: bytes, path: Path, *, line: int | None = None) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if line is None:
+            ends = re.findall(rb"\r\n|\r|\n", data[: error.start])
+            line = len(ends) + 1
+    raise Fault(path, f"not UTF-8; {_CONVERT.format('WINDOWS-1252')}", line=line)
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Read one line of JSON strictly.
+
+    Raises:
+        _Rule: It is not one JSON object, or breaks a rule of this module.
+    """
+    if (rule := first_fault(text)) is not None:
+        raise _Rule(rule)
+    try:
+        value = _STRICT.decode(text)
+    except json.JSONDecodeError as error:
+        place = error.pos + 1
+        if error.msg == "Extra data":
+            raise _Rule("something follows the object; write one a line") from None
+    except RecursionError:
+        raise _Rule("not JSON that is read here: nested too deeply") from None
+    else:
+        if isinstance(value, dict):
+            return value
+        raise _Rule(f"is {_kind(value)}; want an object")
+    if text.strip() in {"[", "{"}:
+        raise _Rule("not JSON: the value goes on in the next line; write one a line")
+    raise _Rule(f"not JSON from character {place} on; write one object a line")
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _Rule("a key stands there twice; keep one of the two")
+    return value
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise _Rule("NaN and infinity are not JSON; write a number or leave it out")
+
+
+def _float(text: str) -> float:
+    value = float(text) if len(text) <= _DIGITS else math.inf
+    if not math.isfinite(value):
+        raise _Rule("a number is too large; write it in quotes")
+    return value
+
+
+def _int(text: str) -> int:
+    _float(text)
+    return int(text)
+
+
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_no_key_twice,
+    parse_constant=_no_constant,
+    parse_float=_float,
+    parse_int=_int,
+)

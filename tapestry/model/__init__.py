@@ -1,0 +1,1 @@
+"""The shared model as numbers: its updates, its outer step, its replica."""

@@ -1,0 +1,140 @@
+"""The shared base as every party holds it, and the step from one to the next.
+
+Coordinator and nodes each keep a replica and move it by the published sum of a
+round. Since the step is deterministic (``tapestry.model.outer_optimizer``), equal logs
+and equal sums give equal parameters; a node compares the digest with the log's and so
+trusts nobody with the base.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from tapestry.errors import ProtocolError, VerificationError
+from tapestry.model.outer_optimizer import OuterState, advance
+from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.secagg.quantization import Encoding, check_sum, mean
+from tapestry.settings import number
+from tapestry.vectors import (
+    Layout,
+    Parameters,
+    RingVector,
+    parameters_digest,
+    tensor_digests,
+)
+
+_BLOCK = 1 << 16  # coordinates squared at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """How long the mean update of a round is, and why it must not be applied."""
+
+    norm: float  # 0 when the sum is out of range
+    fault: Literal["sum_out_of_range", "norm_too_large"] | None
+
+
+def measure(
+    total: RingVector, *, places: tuple[int, ...], manifest: RoundManifest
+) -> Measured:
+    """Hold a sum against the range and the length that the plan allows.
+
+    Guarantees:
+        Coordinator and nodes find the same: squares are added as whole numbers, and
+        root and factor are rounded once each, so the norm is equal everywhere.
+
+    Args:
+        total: The unmasked sum, shape (d,).
+        places: The survivors' places in the manifest, from 1.
+        manifest: The round.
+    """
+    encoding = Encoding.of(manifest)
+    try:
+        check_sum(total, encoding=encoding, survivors=len(places))
+    except ProtocolError:
+        return Measured(norm=0.0, fault="sum_out_of_range")
+    weight = sum(encoding.weights[place - 1] for place in places)
+    factor = encoding.weight_cap / weight / 2**encoding.scale_bits
+    norm = math.sqrt(_squares(total)) * factor
+    fits = norm <= number(manifest.outer.max_norm)
+    return Measured(norm=norm, fault=None if fits else "norm_too_large")
+
+
+def _squares(total: RingVector) -> int:
+    """Add the squares of signed coordinates, exactly: in halves, which do not wrap."""
+    found = 0
+    for start in range(0, total.size, _BLOCK):
+        wide = total[start : start + _BLOCK].view(np.int32).astype(np.int64)
+        squares = (wide * wide).view(np.uint64)
+        found += int((squares >> np.uint64(32)).sum()) << 32
+        found += int((squares & np.uint64(0xFFFFFFFF)).sum())
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """Parameters, the outer optimizer's state, and their digests."""
+
+    parameters: Parameters
+    hashes: Mapping[str, str]
+    digest: str
+    optimizer: OuterState = field(default_factory=OuterState)
+
+    @classmethod
+    def start(cls, parameters: Parameters) -> "Replica":
+        """Start from a given base."""
+        hashes = tensor_digests(parameters)
+        return cls(
+            parameters=parameters,
+            hashes=hashes,
+            digest=parameters_digest(parameters, hashes),
+        )
+
+    def after(
+        self,
+        total: RingVector,
+        *,
+        places: tuple[int, ...],
+        manifest: RoundManifest,
+        layout: Layout,
+    ) -> "Replica":
+        """Apply the sum of a round.
+
+        Args:
+            total: The unmasked sum, shape (d,).
+            places: The survivors' places in the manifest, from 1.
+            manifest: The round.
+            layout: The layout computed here, not the coordinator's word.
+
+        Raises:
+            VerificationError: The round starts from another base or layout.
+        """
+        if manifest.model_digest != self.digest:
+            raise VerificationError(
+                f"round {manifest.round_number} starts from {manifest.model_digest}, "
+                f"here is {self.digest}"
+            )
+        if (layout.digest, total.size) != (manifest.layout_digest, layout.length):
+            raise VerificationError("the sum does not fit the layout computed here")
+        parameters, optimizer = advance(
+            self.parameters,
+            self.optimizer,
+            mean=mean(total, encoding=Encoding.of(manifest), places=places),
+            layout=layout,
+            manifest=manifest,
+        )
+        kept = {
+            name: inner
+            for name, inner in self.hashes.items()
+            if parameters[name] is self.parameters[name]
+        }
+        hashes = tensor_digests(parameters, kept)
+        return Replica(
+            parameters=parameters,
+            hashes=hashes,
+            digest=parameters_digest(parameters, hashes),
+            optimizer=optimizer,
+        )

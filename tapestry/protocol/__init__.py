@@ -1,0 +1,1 @@
+"""Messages between node and coordinator, and how they are framed."""

@@ -1,0 +1,132 @@
+"""The stages that a node passes through in a round, one type for each.
+
+A state holds what later stages need and nothing else: mask keys are gone once the
+upload was sent, shares once they were revealed. Secrets do not appear in ``repr``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from tapestry.keys import SigningKey, VerifyKey
+from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.secagg.masks import Mask
+from tapestry.secagg.messages import Advertisement, ShareHead, SurvivorList
+from tapestry.secagg.quantization import Encoding
+from tapestry.secagg.requirements import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """What both halves read off a manifest."""
+
+    manifest: RoundManifest
+    context: bytes
+    roster: Mapping[str, VerifyKey]  # in order of name
+    places: Mapping[str, int]  # share numbers: places in the manifest, from 1
+    encoding: Encoding
+
+    @classmethod
+    def of(cls, manifest: RoundManifest) -> Self:
+        """Read a manifest.
+
+        Raises:
+            ProtocolError: A key is malformed, or the encoding does not fit.
+        """
+        roster = {p.name: VerifyKey.parse(p.key) for p in manifest.participants}
+        return cls(
+            manifest=manifest,
+            context=manifest.context,
+            roster=roster,
+            places={name: place for place, name in enumerate(roster, 1)},
+            encoding=Encoding.of(manifest),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What stays the same on one node for the whole round."""
+
+    cohort: Cohort
+    node: str
+    identity: SigningKey
+    min_cohort: int
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets:
+    """What a node draws for one round."""
+
+    channel: bytes = field(repr=False)  # X25519, seals shares
+    mask: bytes = field(repr=False)  # X25519, masks between pairs
+    seed: bytes = field(repr=False)  # of the self mask
+    polynomials: tuple[bytes, bytes] = field(repr=False)  # seeds of the two sharings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldShares:
+    """One node's shares of another's two secrets (or of its own)."""
+
+    seed: bytes = field(repr=False)
+    mask: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """Message 1 was sent."""
+
+    round: Round
+    secrets: Secrets = field(repr=False)
+    advertisement: Advertisement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """Message 3 was sent."""
+
+    round: Round
+    secrets: Secrets = field(repr=False)
+    view: bytes  # of the key list
+    agreed: Mapping[str, tuple[bytes, bytes]] = field(repr=False)  # channel, mask
+    head: ShareHead
+    own: HeldShares
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Message 4 was accepted; the masks are fixed."""
+
+    round: Round
+    masks: tuple[Mask, ...] = field(repr=False)
+    held: Mapping[str, HeldShares] = field(repr=False)  # of U2, its own included
+    view: str  # of the head list
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploaded:
+    """Message 5 was sent; mask keys and self seed are gone."""
+
+    round: Round
+    held: Mapping[str, HeldShares] = field(repr=False)
+    view: str
+    root: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consented:
+    """Message 7 was sent."""
+
+    round: Round
+    held: Mapping[str, HeldShares] = field(repr=False)
+    survivors: SurvivorList
+    root: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Message 9 was sent; no secret is left."""
+
+    round: Round
+    survivors: SurvivorList
+    root: str

@@ -1,0 +1,231 @@
+"""What a node insists on before it takes part in a round (TSA-1, message 0).
+
+The coordinator proposes a manifest; these are the node's own numbers to hold it
+against. Nothing here is taken from the coordinator's word.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from threading import Lock
+from typing import Final, Literal, Protocol, Self
+
+from tapestry.errors import PolicyError, ProtocolError
+from tapestry.protocol.wire_messages import (
+    OuterPlan,
+    PrivacyPlan,
+    PublicWeights,
+    RoundManifest,
+    TrainingPlan,
+    recommended_threshold,
+)
+from tapestry.secagg.quantization import Encoding
+
+MIN_HONEST = 2  # honest nodes in every sum; a sum over one is that node's update
+
+
+def recommended_colluding(cohort: int) -> int:
+    """Return the default n_C: just under a third of the cohort."""
+    return -(-cohort // 3) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What the members agreed on for every round of a run."""
+
+    layout_digest: str
+    length: int
+    clip_norm: str
+    clip_value: str
+    scale_bits: int
+    weighting: Literal["uniform"] | PublicWeights
+    privacy: PrivacyPlan
+    training: TrainingPlan
+    outer: OuterPlan
+
+    @classmethod
+    def of(cls, manifest: RoundManifest) -> Self:
+        """Read off what a manifest proposes."""
+        return cls(
+            layout_digest=manifest.layout_digest,
+            length=manifest.length,
+            clip_norm=manifest.clip_norm,
+            clip_value=manifest.clip_value,
+            scale_bits=manifest.scale_bits,
+            weighting=manifest.weighting,
+            privacy=manifest.privacy,
+            training=manifest.training,
+            outer=manifest.outer,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """A node's own view of the federation and its own policy.
+
+    ``afford`` raises BudgetExhausted when the privacy budget does not cover the
+    round; it must not spend.
+    """
+
+    model_digest: str  # of the parameters it would train
+    roster_digest: str
+    roster: Mapping[str, str]  # member name -> verify key of its node, as a vkey
+    plan: RunPlan
+    min_cohort: int  # its own floor
+    min_colluding: int  # the least n_C it wants protection from
+    weight_cap: int  # the most that one node may count, relative to the least: 1
+    # The last round of this run for which it uploaded, 0 for none: the larger of its
+    # own mark and what the log shows it committed to, lest a restored backup forget.
+    highest_round: int
+    afford: Callable[[RoundManifest], None]
+
+
+def check_manifest(manifest: RoundManifest, terms: Terms) -> int:
+    """Hold a manifest against the node's terms.
+
+    Guarantees:
+        After it, two survivor lists cannot both reach the threshold while at most
+        ``max_colluding`` nodes help the coordinator, and every sum that the node
+        helps to open has at least two honest nodes in it.
+
+    Returns:
+        The smallest cohort that the node accepts at any later stage.
+
+    Raises:
+        ProtocolError: A rule of the protocol is broken.
+        PolicyError: The node's own policy refuses it.
+    """
+    if manifest.model_digest != terms.model_digest:
+        raise ProtocolError(f"round is for model {manifest.model_digest}")
+    if manifest.round_number <= terms.highest_round:
+        raise ProtocolError(f"uploaded for round {terms.highest_round} already")
+    _check_roster(manifest, terms)
+    if RunPlan.of(manifest) != terms.plan:
+        raise ProtocolError("the manifest differs from the plan of the run")
+    Encoding.of(manifest)
+    _check_influence(manifest, terms)
+    min_cohort = _check_cohort(manifest, terms)
+    terms.afford(manifest)
+    return min_cohort
+
+
+def _check_roster(manifest: RoundManifest, terms: Terms) -> None:
+    if manifest.roster_digest != terms.roster_digest:
+        raise ProtocolError("the manifest names another roster")
+    for participant in manifest.participants:
+        if terms.roster.get(participant.name) != participant.key:
+            raise ProtocolError(f"{participant.name!r} is not in the roster")
+    keys = {participant.key for participant in manifest.participants}
+    if len(keys) != len(manifest.participants):
+        raise ProtocolError("two participants share an identity key")
+
+
+def _check_influence(manifest: RoundManifest, terms: Terms) -> None:
+    cap = 1 if manifest.weighting == "uniform" else manifest.weighting.cap
+    if cap > terms.weight_cap:
+        raise PolicyError(f"weights up to {cap}, the cap is {terms.weight_cap}")
+
+
+def _check_cohort(manifest: RoundManifest, terms: Terms) -> int:
+    cohort, colluding = len(manifest.participants), manifest.max_colluding
+    if colluding < terms.min_colluding:
+        raise PolicyError(
+            f"n_C = {colluding} colluding nodes, own policy {terms.min_colluding}"
+        )
+    least = recommended_threshold(cohort, max_colluding=colluding)
+    if not least <= manifest.threshold <= cohort:
+        raise ProtocolError(
+            f"threshold {manifest.threshold} of {cohort}, want at least {least}"
+        )
+    min_cohort = max(manifest.min_cohort, manifest.threshold, terms.min_cohort)
+    if cohort < min_cohort:
+        raise PolicyError(f"cohort of {cohort}, want at least {min_cohort}")
+    if min_cohort - colluding < MIN_HONEST:
+        raise ProtocolError(f"fewer than {MIN_HONEST} honest nodes in the sum")
+    return min_cohort
+
+
+class Stage(IntEnum):
+    """How far a node is in a round."""
+
+    JOINED = 1
+    SHARED = 2
+    READY = 3
+    RESERVED = 4
+    UPLOADED = 5
+    CONSENTED = 6
+    DONE = 7
+
+
+@dataclass(slots=True)
+class Progress:
+    """A counter shared by all states of one round on one node; it only grows.
+
+    It makes an old state worthless: whoever holds on to one cannot send a second
+    upload, consent or reveal from it.
+    """
+
+    stage: Stage = Stage.JOINED
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def require(self, stage: Stage) -> None:
+        """Refuse unless the round is at a stage.
+
+        Raises:
+            ProtocolError: It is elsewhere: a message out of order, or a replay.
+        """
+        if self.stage is not stage:
+            raise ProtocolError(f"round is {self.stage.name}, want {stage.name}")
+
+    def advance(self, stage: Stage) -> None:
+        """Go from one stage to the next.
+
+        Raises:
+            ProtocolError: The round is not at ``stage``.
+        """
+        with self._lock:
+            self.require(stage)
+            self.stage = Stage(stage + 1)
+
+
+class Marks(Protocol):
+    """A node's durable high-water marks: for which round of a run it uploaded last."""
+
+    def highest(self, run_id: str) -> int:
+        """Return the number of that round, 0 for none."""
+        ...
+
+    def raise_to(self, run_id: str, round_number: int) -> None:
+        """Record that the node is about to upload; on disk before it returns.
+
+        Raises:
+            ProtocolError: The round is not above the highest.
+        """
+        ...
+
+
+_ISSUER: Final = object()
+
+
+class Reservation:
+    """Proof that the high-water mark of a round is on disk; good for one upload."""
+
+    __slots__ = ("context",)
+
+    def __init__(self, context: bytes, *, issuer: object) -> None:
+        """Take the context of the round; only :func:`issue_reservation` can."""
+        if issuer is not _ISSUER:
+            raise ValueError("reservations come from raising a high-water mark")
+        self.context = context
+
+
+def issue_reservation(
+    manifest: RoundManifest, *, context: bytes, marks: Marks
+) -> Reservation:
+    """Raise the durable mark, then hand out the right to upload.
+
+    Raises:
+        ProtocolError: The node has uploaded for this round or a later one.
+    """
+    marks.raise_to(manifest.run_id, manifest.round_number)
+    return Reservation(context, issuer=_ISSUER)

@@ -1,0 +1,108 @@
+"""A log's origin, size and root: signed by the log, cosigned by its members.
+
+The text of a checkpoint (C2SP tlog-checkpoint) is three lines::
+
+    tapestry.example/gov
+    5
+    h9UMXqS06cZqY1DcnPgMhWQabcLU6G++7tynUvpM20w=
+
+The origin is the name of the log's key. Extension lines are refused: nobody
+could audit what they say.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from tapestry.encoding import (
+    decode_base64,
+    decode_decimal,
+    encode_base64,
+    encode_decimal,
+)
+from tapestry.errors import ProtocolError
+from tapestry.keys import SigningKey
+from tapestry.tlog import note
+from tapestry.tlog.merkle import EMPTY_ROOT, HASH_BYTES
+
+_ORIGIN = re.compile(r"[!-*,-~]{1,128}")  # as the name of a key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a log claims to be: so many entries, under this root.
+
+    Guarantees:
+        ``Checkpoint.parse(str(checkpoint)) == checkpoint``, and a text that
+        parses is printed again byte for byte.
+    """
+
+    origin: str
+    size: int
+    root: bytes
+
+    def __post_init__(self) -> None:
+        """Refuse values that have no spelling."""
+        if not _ORIGIN.fullmatch(self.origin):
+            raise ProtocolError(f"not the origin of a log: {self.origin[:40]!r}")
+        encode_decimal(self.size)
+        if len(self.root) != HASH_BYTES:
+            raise ProtocolError(f"root of {len(self.root)} bytes, want {HASH_BYTES}")
+        if self.size == 0 and self.root != EMPTY_ROOT:
+            raise ProtocolError("an empty log has the root of nothing")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the text of a checkpoint.
+
+        Raises:
+            ProtocolError: Not exactly these three lines.
+        """
+        lines = text.split("\n")
+        if len(lines) != 4 or lines[3]:
+            raise ProtocolError("a checkpoint has three lines")
+        return cls(
+            origin=lines[0], size=decode_decimal(lines[1]), root=decode_base64(lines[2])
+        )
+
+    def __str__(self) -> str:
+        """Print the text, each line ended."""
+        size, root = encode_decimal(self.size), encode_base64(self.root)
+        return f"{self.origin}\n{size}\n{root}\n"
+
+    def sign(self, key: SigningKey) -> bytes:
+        """Sign as the log; returns a note.
+
+        Raises:
+            ValueError: The key is not named as the origin, or is for cosigning.
+        """
+        if key.name != self.origin:
+            raise ValueError(f"key {key.name} cannot sign for {self.origin}")
+        signature = note.sign(str(self), key)
+        return note.Note(text=str(self), signatures=(signature,)).encode()
+
+    def cosign(self, key: SigningKey, *, time: int) -> bytes:
+        """Cosign as a witness; returns one signature line.
+
+        Not protected:
+            A cosignature says: append-only, as far as I have seen, at this
+            time. Whether that is so the caller must have made sure of, and
+            stored durably, before calling.
+
+        Args:
+            key: A key of type 0x04.
+            time: POSIX seconds.
+        """
+        return str(note.cosign(str(self), key, time=time)).encode()
+
+
+def read_claim(data: bytes) -> Checkpoint:
+    """Read what a note claims, without checking any signature.
+
+    For messages about a note that is refused, and for choosing which size to
+    ask for. Never act on it.
+
+    Raises:
+        ProtocolError: Not a note over a checkpoint.
+    """
+    return Checkpoint.parse(note.parse(data).text)

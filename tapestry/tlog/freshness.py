@@ -1,0 +1,98 @@
+"""When a checkpoint was cosigned, although some clocks are wrong or lie.
+
+Each cosignature says when it was made, and its maker may be mistaken or help the
+coordinator. So no single time counts. Let f witnesses be faulty::
+
+    cosigned at     10:58   11:00   11:01   11:02   12:00        f = 1
+                            ^ known_by              ^ refused as a time
+                                            ^ seen_at
+
+* ``seen_at``, the (f+1)-th newest: some honest witness cosigned then or later. How
+  old a checkpoint is counts from here, so f liars cannot freshen an old one.
+* ``known_by``, the (f+1)-th oldest: some honest witness cosigned then or before.
+  Whether a checkpoint is from the future is decided here, so f clocks that run ahead
+  do not make it so.
+
+f is how many witnesses the trust policy can do without: n - k for k of n. That is at
+least the floor((n-1)/3) that ``witness_quorum`` guards against, and never so many that
+waiting for honest clocks could block a checkpoint: when none is missing, f of them may
+be fast and f slow, as long as n > 2f.
+
+Edge cases:
+    With fewer than 2f + 1 cosignatures the two times may cross, and one wrong clock
+    can make the checkpoint look too old or too new: refused, never wrongly accepted.
+    With no more than f (a policy of ``any``), all of them have to agree.
+"""
+
+from dataclasses import dataclass
+
+from tapestry.errors import PolicyError
+from tapestry.tlog.trust_policy import NONE, CosignedCheckpoint, Trust
+
+MAX_AHEAD = 300  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Between which honest clocks a checkpoint was cosigned, in POSIX seconds."""
+
+    known_by: int
+    seen_at: int
+
+    @classmethod
+    def of(cls, opened: CosignedCheckpoint, trust: Trust) -> "Times":
+        """Read them off the cosignatures.
+
+        Raises:
+            PolicyError: There are none, as a policy without a quorum allows.
+        """
+        times = sorted(c.time for c in opened.cosignatures)
+        if not times:
+            raise PolicyError("no cosignature says when")
+        skipped = min(tolerated(trust), len(times) - 1)
+        return cls(known_by=times[skipped], seen_at=times[-1 - skipped])
+
+
+def check_fresh(
+    opened: CosignedCheckpoint,
+    trust: Trust,
+    *,
+    now: int,
+    limit: int,
+    before: CosignedCheckpoint | None,
+) -> None:
+    """Refuse a checkpoint that is old, from the future, or older than the last one.
+
+    Args:
+        opened: The checkpoint.
+        trust: Says how many clocks may be wrong.
+        now: The time here, in POSIX seconds.
+        limit: How many seconds old it may be.
+        before: The checkpoint that was accepted last.
+
+    Raises:
+        PolicyError: The checkpoint is older than the limit, ahead of this clock, or
+            older than the one accepted before.
+    """
+    times = Times.of(opened, trust)
+    age, ahead = now - times.seen_at, times.known_by - now
+    if age > limit:
+        raise PolicyError(f"checkpoint is {age} s old, at most {limit}")
+    if ahead > MAX_AHEAD:
+        raise PolicyError(f"checkpoint is {ahead} s ahead of this clock")
+    if before is None:
+        return
+    behind = Times.of(before, trust).seen_at - times.known_by
+    if behind > MAX_AHEAD:
+        raise PolicyError(f"checkpoint is {behind} s before the last one")
+
+
+def tolerated(trust: Trust) -> int:
+    """Return how many witnesses, whichever they are, the quorum can do without."""
+    if trust.quorum == NONE:
+        return 0
+    needed = dict.fromkeys((witness.name for witness in trust.witnesses), 1)
+    for group in trust.groups:  # in order of definition, so members come first
+        cheapest = sorted(needed[name] for name in group.members)
+        needed[group.name] = sum(cheapest[: len(cheapest) - group.threshold + 1])
+    return needed[trust.quorum] - 1

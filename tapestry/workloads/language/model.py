@@ -1,0 +1,518 @@
+"""Causal language models in the layout of Hugging Face, safetensors only.
+
+A text becomes tokens and the tokens become windows of ``sequence_length`` that
+overlap by one token, so that each token but the first is predicted exactly once::
+
+    tokens  t0 t1 t2 t3 t4 t5 t6          sequence_length 4
+    windows t0 t1 t2 t3
+                     t3 t4 t5 t6
+
+A tokenizer that puts a beginning-of-text token first gets one, and then t0 is that
+token. Others (SmolLM2 among them: what it calls BOS is a delimiter of its chat
+format) get none; the code length then charges the first token of a text log2 of the
+vocabulary, which is the same for every model that shares the tokenizer.
+
+A dialogue becomes the tokens that the chat template gives (``chat_template``); only its
+answers count, in training and in code length.
+
+Shapes: B sequences, T positions, V tokens of the vocabulary.
+"""
+
+import inspect
+import math
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tapestry.dialogue import Dialogue, Text
+from tapestry.errors import ConfigError, ProtocolError, ResourceError
+from tapestry.model.low_rank import factor
+from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.vectors import FloatVector, Layout, Parameters
+from tapestry.workloads.base import Evaluation, Unit
+from tapestry.workloads.hardware import multiplies_bfloat16
+from tapestry.workloads.language import lora_layers
+from tapestry.workloads.language.chat_template import ChatTemplate
+from tapestry.workloads.language.generation import decode
+from tapestry.workloads.language.pretrained import (
+    check_saved,
+    open_pretrained,
+    transformers_library,
+)
+from tapestry.workloads.language.target_modules import (
+    choose_targets,
+    find_targets,
+    linear_modules,
+)
+from tapestry.workloads.language.tokens import by_length, pad, start_tokens, windows
+
+MIN_TEMPERATURE = 0.01  # below, float32 tells nothing from the likeliest token
+_EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
+
+
+class LanguageModel:
+    """A loaded model with its tokenizer; implements ``workloads.base.Workload``.
+
+    Guarantees:
+        Parameters are float32, and are named and ordered by the module as it was
+        loaded, tied ones once; attaching changes neither names nor order.
+    """
+
+    def __init__(
+        self, module: nn.Module, tokenizer: Any, *, coarse_evaluation: bool = False
+    ) -> None:
+        """Take a Hugging Face model and its tokenizer; see also ``open``."""
+        self._module = module.eval()
+        self._tokenizer = tokenizer
+        self._parameters = dict(module.named_parameters())
+        self._start = start_tokens(tokenizer)
+        self._template = ChatTemplate(tokenizer)
+        known = inspect.signature(module.forward).parameters
+        self._keeps_logits = "logits_to_keep" in known
+        self._coarse = coarse_evaluation and multiplies_bfloat16()
+
+    @classmethod
+    def open(cls, directory: Path, *, coarse_evaluation: bool = False) -> Self:
+        """Load a local Hugging Face folder without network or code from it.
+
+        Args:
+            directory: The folder.
+            coarse_evaluation: Multiply in bfloat16 when evaluating, never when
+                training, if the processor can: 2.5 times faster then, and for
+                SmolLM2 within 0.01 % of the exact bits per byte.
+
+        Guarantees:
+            The parameters are the tensors of the folder, one to one and to the bit.
+
+        Raises:
+            ConfigError, ForeignFileError, ResourceError: As
+                ``pretrained.open_pretrained``.
+        """
+        module, tokenizer = open_pretrained(directory)
+        return cls(module, tokenizer, coarse_evaluation=coarse_evaluation)
+
+    @property
+    def module(self) -> nn.Module:
+        """The torch module."""
+        return self._module
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer brings a template for dialogues."""
+        return bool(getattr(self._tokenizer, "chat_template", None))
+
+    def prompt_tokens(self, prompt: Text) -> tuple[int, ...]:
+        """Tokenize a prompt, as ``complete`` does."""
+        return tuple(self._prompt(prompt))
+
+    def whole_tokens(self, prompt: Text) -> tuple[int, ...] | None:
+        """Tokenize a prompt as other programs do, if that is sure.
+
+        See ``ChatTemplate.whole``, also for what it raises.
+        """
+        if isinstance(prompt, Dialogue):
+            row = self._template.whole(prompt)
+            return None if row is None else tuple(row)
+        return tuple(self._tokenizer(prompt, verbose=False)["input_ids"])
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer or a continuation, in ascending order."""
+        return tuple(sorted(self._template.ends))
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self._tokenizer
+
+    def parameters(self) -> dict[str, FloatVector]:
+        """Copy all parameters out, by name, float32."""
+        return {
+            name: parameter.detach().cpu().numpy().astype(np.float32)
+            for name, parameter in self._parameters.items()
+        }
+
+    def load(self, parameters: Parameters) -> None:
+        """Copy parameters in.
+
+        Raises:
+            ProtocolError: Names or shapes differ from the model's; nothing is
+                copied then.
+        """
+        if strange := sorted(parameters.keys() ^ self._parameters.keys()):
+            raise ProtocolError(
+                f"the model and the parameters differ in {strange[0]!r}"
+            )
+        for name, parameter in self._parameters.items():
+            if parameters[name].shape != tuple(parameter.shape):
+                raise ProtocolError(
+                    f"parameter {name!r} of shape {parameters[name].shape},"
+                    f" the model's is {tuple(parameter.shape)}"
+                )
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                array = np.ascontiguousarray(parameters[name], dtype=np.float32)
+                parameter.copy_(torch.tensor(array))
+
+    def layout(self, plan: TrainingPlan) -> Layout:
+        """Order the trained tensors: all, or B of each target in module order.
+
+        Raises:
+            ConfigError: A target is not a linear module of this model, or the rank
+                does not fit the parameterization.
+        """
+        if plan.parameterization == "full":
+            rows = [(n, tuple(p.shape)) for n, p in self._parameters.items()]
+            return Layout(tensors=tuple(rows))
+        modules = self.targets(plan)
+        return Layout(
+            tensors=tuple(
+                (f"{name}.weight", (module.out_features, plan.rank))
+                for name, module in modules.items()
+            )
+        )
+
+    def targets(self, plan: TrainingPlan) -> dict[str, nn.Linear]:
+        """Find the linear modules that a low-rank plan moves, in module order.
+
+        Raises:
+            ConfigError: As ``layout``.
+        """
+        return find_targets(linear_modules(self._module, self._parameters), plan)
+
+    def choose_targets(self) -> tuple[str, ...]:
+        """Name the targets of a low-rank plan where settings leave them open.
+
+        Raises:
+            ConfigError: Nothing in this model can be targeted.
+        """
+        linear = linear_modules(self._module, self._parameters)
+        return choose_targets(self._module, linear)
+
+    @contextmanager
+    def attach(self, plan: TrainingPlan) -> Iterator[list[tuple[str, nn.Parameter]]]:
+        """Make exactly the tensors of ``layout`` trainable, in that order.
+
+        Guarantees:
+            On leaving, whatever happened inside, no LoRA layer is left, and values,
+            flags and gradients of all parameters are those from before.
+        """
+        layout = self.layout(plan)
+        flags = {name: p.requires_grad for name, p in self._parameters.items()}
+        training = self._module.training
+        self._module.requires_grad_(requires_grad=False)
+        scope = (
+            self._full() if plan.parameterization == "full" else self._low_rank(plan)
+        )
+        try:
+            with scope as trained:
+                self._module.train()
+                yield [(name, trained[name]) for name, _ in layout.tensors]
+        finally:
+            self._module.train(training)
+            for name, parameter in self._parameters.items():
+                parameter.requires_grad = flags[name]
+                parameter.grad = None
+
+    @contextmanager
+    def moved(self, update: FloatVector, plan: TrainingPlan) -> Iterator[None]:
+        """Run with a low-rank update of shape (d,) attached but not folded in.
+
+        Raises:
+            ConfigError: As ``layout``.
+            ProtocolError: The update has another length.
+        """
+        pieces = self.layout(plan).split(update)
+        with self.attach(plan) as trained:
+            with torch.no_grad():
+                for name, parameter in trained:
+                    parameter.copy_(torch.from_numpy(pieces[name]))
+            yield
+
+    def adapted(self, directory: Path) -> AbstractContextManager[None]:
+        """Run with a published PEFT adapter, exactly as plain ``peft`` loads it.
+
+        Raises:
+            ConfigError: The folder holds no adapter that fits this model.
+        """
+        return lora_layers.published(self._module, directory)
+
+    def encode(self, texts: Sequence[Text], *, sequence_length: int) -> list[Unit]:
+        """Turn each text into one unit; a text too short for a loss gives none."""
+        units = []
+        for tokens in self._tokenize(texts):
+            if sequences := windows(tokens, sequence_length):
+                units.append(Unit(sequences=tuple(sequences)))
+        return units
+
+    def losses(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Mean loss in nats of the tokens that count, shape (len(sequences),).
+
+        No value depends on any other sequence of the batch: each mean is over the
+        sequence's own tokens, and padding stands after all of them.
+        """
+        losses_BT, counts_B = self._token_losses(sequences)
+        return losses_BT.sum(dim=1) / counts_B
+
+    def evaluate(self, texts: Sequence[Text], *, sequence_length: int) -> Evaluation:
+        """Code length of texts and of the answers of dialogues, without gradients.
+
+        Guarantees:
+            The same texts in the same order give the same bits on one machine.
+            What is scored is all that was written: a text of which the tokenizer drops
+            or changes something is refused (``find_fault``), as its bits per byte would
+            be those of another text. Of a text all bytes count, and all tokens, the
+            first one as the module says; of a dialogue those of the answers, and each
+            answer's end.
+
+        Raises:
+            ConfigError: The tokenizer loses something of a text, or the chat template
+                refuses a dialogue; the message has the number of the text.
+        """
+        for number, text in enumerate(texts, start=1):
+            if (fault := self._fault_of_tokens(text)) is not None:
+                raise ConfigError(f"text {number}: {fault}")
+        first = 0.0 if self._start else math.log2(len(self._tokenizer))
+        tokens = self._tokenize(texts)
+        length = min(sequence_length, self._positions)
+        cut = [windows(row, length) for row in tokens]
+        rows = [window for each in cut for window in each]
+        owners = np.repeat(np.arange(len(cut)), [len(each) for each in cut])
+        bits = np.array([first if row and row[0] >= 0 else 0.0 for row in tokens])
+        with self._inference(coarse=self._coarse):
+            for batch in by_length(rows, tokens=_EVALUATION_TOKENS):
+                losses_BT, _ = self._token_losses([rows[i] for i in batch])
+                nats = losses_BT.double().sum(dim=1).cpu().numpy()
+                np.add.at(bits, owners[batch], nats / math.log(2))
+        return Evaluation(
+            bits_by_text=tuple(bits.tolist()),
+            bytes_by_text=tuple(map(_counted_bytes, texts)),
+        )
+
+    def find_fault(self, text: Text) -> str | None:
+        """Say why a text cannot be scored, or its first question not be asked, or None.
+
+        Everybody who is going to evaluate texts asks this before anybody pays.
+
+        Edge cases:
+            Lossless is up to canonical composition (NFC, which some tokenizers apply)
+            and one space before a text (which others add and take away again).
+        """
+        try:
+            if isinstance(text, Dialogue):
+                self._template.encode([text])
+                self._check_prompt(self._prompt(Dialogue(turns=text.turns[:1])))
+        except ConfigError as error:
+            return str(error)
+        return self._fault_of_tokens(text)
+
+    def complete(self, prompt: Text, *, max_tokens: int) -> str:
+        """Continue a text, or answer a dialogue, by the likeliest tokens."""
+        return self.complete_all([prompt], max_tokens=max_tokens)[0]
+
+    def complete_all(
+        self,
+        prompts: Sequence[Text],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> list[str]:
+        """Continue texts, and answer dialogues, until the model ends each.
+
+        Args:
+            prompts: Texts so far, and dialogues that end with a turn of the user.
+            max_tokens: How many tokens at most for each.
+            temperature: 0 takes the likeliest token each time; else from
+                ``MIN_TEMPERATURE``.
+            generator: Draws tokens when the temperature is not 0; all prompts take
+                from it in turn.
+
+        Edge cases:
+            An answer ends where the positions of the model do.
+
+        Raises:
+            ConfigError: The chat template cannot print such a dialogue, a prompt is
+                longer than the model takes, or the model gives NaN or infinity.
+            ValueError: The temperature is no such number.
+        """
+        if not (temperature == 0 or MIN_TEMPERATURE <= temperature < math.inf):
+            raise ValueError(f"temperature is {temperature}, want 0 or a higher number")
+        given = [self._prompt(prompt) for prompt in prompts]
+        for tokens in given:
+            self._check_prompt(tokens)
+        with self._inference(coarse=False):
+            rows = decode(
+                self._module,
+                given,
+                ends=self._template.ends,
+                most=[min(max_tokens, self._positions - len(row)) for row in given],
+                choose=partial(_choose, temperature=temperature, generator=generator),
+            )
+        return [
+            str(self._tokenizer.decode(row, skip_special_tokens=True)) for row in rows
+        ]
+
+    def save(self, directory: Path) -> None:
+        """Write the model in the Hugging Face layout, safetensors only.
+
+        Raises:
+            ConfigError, ForeignFileError: What was written could not be opened again.
+            ResourceError: The folder cannot be written.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            transformers_library()
+            module: Any = self._module
+            module.save_pretrained(str(directory), save_original_format=False)
+            self._tokenizer.save_pretrained(str(directory))
+            for path in directory.iterdir():  # safetensors writes with mode 0600
+                path.chmod(0o755 if path.is_dir() else 0o644)
+        except (OSError, SafetensorError) as error:
+            raise ResourceError(f"cannot write {directory}: {error}") from error
+        check_saved(directory, self._module)
+
+    @contextmanager
+    def _full(self) -> Iterator[dict[str, nn.Parameter]]:
+        before = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self._module.requires_grad_(requires_grad=True)
+        try:
+            yield self._parameters
+        finally:
+            with torch.no_grad():
+                for name, parameter in self._parameters.items():
+                    parameter.copy_(before[name])
+
+    @contextmanager
+    def _low_rank(self, plan: TrainingPlan) -> Iterator[dict[str, nn.Parameter]]:
+        factors = {
+            name: factor(
+                f"{name}.weight",
+                rank=plan.rank,
+                width=module.in_features,
+                seed=plan.factor_seed,
+            )
+            for name, module in self.targets(plan).items()
+        }
+        with lora_layers.inserted(self._module, factors) as left:
+            yield {f"{name}.weight": parameter for name, parameter in left.items()}
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._parameters.values())).device
+
+    def _tokenize(self, texts: Sequence[Text]) -> list[list[int]]:
+        plain = [text for text in texts if isinstance(text, str)]
+        dialogues = [text for text in texts if isinstance(text, Dialogue)]
+        rows = {
+            str: iter(self._plain(plain)),
+            Dialogue: iter(self._template.encode(dialogues)),
+        }
+        return [next(rows[type(text)]) for text in texts]
+
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenize texts; an empty one gives no tokens."""
+        return [
+            [*self._start, *row] if row else []
+            for row in self._template.text.encode(texts)
+        ]
+
+    def _fault_of_tokens(self, text: Text) -> str | None:
+        """Say what the tokenizer loses of what is scored: one character, no word."""
+        for part in (text,) if isinstance(text, str) else text.answers:
+            (tokens,) = self._template.text.encode([part])
+            back = self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+            want = _composed(part)
+            if _composed(back) not in {want, f" {want}", want.removeprefix(" ")}:
+                lost = [c for c in want if c not in _composed(back)]
+                which = f", such as U+{ord(lost[0]):04X}" if lost else ""
+                return (
+                    f"the base's tokenizer drops or changes something of it{which}, so"
+                    " that its bits per byte would be another text's; take it out, or"
+                    " choose a base whose tokenizer keeps it"
+                )
+        return None
+
+    @property
+    def _positions(self) -> int:
+        """How many tokens the model takes at most; unbounded where it does not say."""
+        config: Any = self._module.config
+        known = getattr(config, "max_position_embeddings", None)
+        return known if type(known) is int and known > 0 else sys.maxsize
+
+    def _check_prompt(self, tokens: Sequence[int]) -> None:
+        if len(tokens) >= self._positions:
+            raise ConfigError(
+                f"the prompt has {len(tokens)} tokens with what the chat template adds,"
+                f" and the model takes {self._positions} with the answer; shorten it"
+            )
+
+    def _prompt(self, prompt: Text) -> list[int]:
+        if isinstance(prompt, Dialogue):
+            return self._template.prompts([prompt])[0]
+        (tokens,) = self._plain([prompt])
+        return tokens or self._start or [self._tokenizer.eos_token_id or 0]
+
+    @contextmanager
+    def _inference(self, *, coarse: bool) -> Iterator[None]:
+        training = self._module.training
+        self._module.eval()
+        kind, bfloat16 = self._device.type, torch.bfloat16
+        try:
+            with torch.no_grad(), torch.autocast(kind, dtype=bfloat16, enabled=coarse):
+                yield
+        finally:
+            self._module.train(training)
+
+    def _token_losses(
+        self, sequences: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return losses of shape (B, T - start) and how many tokens of a row count.
+
+        Columns before the first token that counts in any row are context alone, as the
+        head of a chat template is; no logits are made for them.
+        """
+        batch = pad(sequences, device=self._device)
+        start = int(batch.counted_BT[:, 1:].any(dim=0).nonzero()[0]) + 1
+        keep = batch.tokens_BT.shape[1] - start + 1
+        logits_BTV = self._module(
+            input_ids=batch.tokens_BT,
+            attention_mask=batch.attention_BT,
+            use_cache=False,
+            **({"logits_to_keep": keep} if self._keeps_logits else {}),
+        ).logits[:, -keep:]
+        counted_BT = batch.counted_BT[:, start:]
+        losses_BT = functional.cross_entropy(
+            logits_BTV[:, :-1].flatten(0, 1),
+            batch.tokens_BT[:, start:].flatten(),
+            reduction="none",
+        ).view_as(counted_BT)
+        return losses_BT * counted_BT, counted_BT.sum(dim=1)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _counted_bytes(text: Text) -> int:
+    parts = (text,) if isinstance(text, str) else text.answers
+    return sum(len(part.encode()) for part in parts)
+
+
+def _choose(
+    logits_V: Tensor, *, temperature: float, generator: torch.Generator | None
+) -> int:
+    if temperature == 0:
+        return int(logits_V.argmax())
+    chances_V = torch.softmax(logits_V / temperature, dim=-1)
+    return int(torch.multinomial(chances_V, 1, generator=generator))

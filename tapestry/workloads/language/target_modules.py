@@ -1,0 +1,104 @@
+"""Which modules of a model a low-rank plan moves, and which it can.
+
+A plan in the log names its targets. Settings may leave them open; then they are chosen
+from the model when the plan is made: those of PEFT's own list for this kind of model,
+else the linear projections of its attention.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from tapestry.errors import ConfigError
+from tapestry.protocol.wire_messages import TrainingPlan
+
+_ATTENTION = ("attn", "attention")  # in the name of a part
+
+
+def linear_modules(
+    module: nn.Module, parameters: Collection[str]
+) -> dict[str, nn.Linear]:
+    """Find what a low-rank plan can move, by name, in module order.
+
+    Args:
+        module: The model; LoRA layers that are attached to it do not count.
+        parameters: Names of the model's own parameters, tied ones once.
+    """
+    return {
+        name.removesuffix(".base_layer"): part
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear) and ".lora_" not in name
+        if f"{name.removesuffix('.base_layer')}.weight" in parameters
+    }
+
+
+def find_targets(
+    linear: Mapping[str, nn.Linear], plan: TrainingPlan
+) -> dict[str, nn.Linear]:
+    """Pick the modules that a plan names, in module order.
+
+    Raises:
+        ConfigError: The rank is 0, no target is named, or one is not a linear module
+            of this model.
+    """
+    if plan.rank < 1:
+        raise ConfigError("rank 0 trains nothing; set rank to 1 or more")
+    if not plan.targets:
+        raise ConfigError(f"no linear module is named; {_choice(linear)}")
+    for target in plan.targets:
+        if not any(_matches(name, target) for name in linear):
+            raise ConfigError(
+                f"no linear module {target!r} in this model; {_choice(linear)}"
+            )
+    return {
+        name: part
+        for name, part in linear.items()
+        if any(_matches(name, target) for target in plan.targets)
+    }
+
+
+def choose_targets(
+    module: nn.Module, linear: Mapping[str, nn.Linear]
+) -> tuple[str, ...]:
+    """Choose targets for a model where settings name none.
+
+    Raises:
+        ConfigError: Nothing in it can be targeted.
+    """
+    from peft.utils.constants import (
+        TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN,
+    )
+
+    config: Any = getattr(module, "config", None)
+    known = KNOWN.get(getattr(config, "model_type", ""), ())
+    leaves = _leaves(linear)
+    chosen = (
+        [] if isinstance(known, str) else [leaf for leaf in known if leaf in leaves]
+    )
+    if not chosen:
+        inside = (n for n in linear if any(word in n.lower() for word in _ATTENTION))
+        chosen = _leaves(inside)
+    if not chosen:
+        raise ConfigError(f"no linear module of attention to target; {_choice(linear)}")
+    return tuple(chosen)
+
+
+def _choice(linear: Iterable[str]) -> str:
+    """Say what can be targeted."""
+    known = sorted(_leaves(linear))
+    if not known:
+        return (
+            "nothing in this model can be targeted: it has no layer of type"
+            " torch.nn.Linear (GPT-2 has Conv1D); choose another base"
+        )
+    return f"targets may be {', '.join(known)}"
+
+
+def _leaves(names: Iterable[str]) -> list[str]:
+    """Last parts of module names, each once, in the order of the model."""
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+
+
+def _matches(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")

@@ -1,0 +1,221 @@
+"""What is knowable of a training before any record is looked at.
+
+Model, plan and declared number of records decide whether a training can run at all and
+whether its privacy can be accounted for. So everybody who would pay for a training that
+cannot run asks beforehand, the same questions: the coordinator before it opens a round,
+a node when its operator checks it, and again before it reserves a budget.
+
+Guarantees:
+    Nothing here reads a record, draws a number or changes the model.
+"""
+
+from typing import Any
+
+import torch
+
+from tapestry.encoding import decode_fraction
+from tapestry.errors import ConfigError
+from tapestry.privacy import accounting, clipping
+from tapestry.privacy.noise_shares import NoiseShare
+from tapestry.protocol.wire_messages import (
+    OuterPlan,
+    PrivacyPlan,
+    RoundManifest,
+    TrainingPlan,
+)
+from tapestry.vectors import Layout
+from tapestry.workloads.base import Workload
+from tapestry.workloads.language.architectures import check_architecture
+
+_MOST = 1e6  # of a learning rate; float32 has no room for more on any gradient
+
+
+def check_model(workload: Workload, privacy: PrivacyPlan) -> None:
+    """Refuse a model that cannot be trained under this kind of noise.
+
+    Edge cases:
+        Without noise no gradient of a single sequence is needed, and any model will do.
+
+    Raises:
+        ConfigError: A parameter is not float32, or a private training needs gradients
+            that the model does not give (``architectures``).
+    """
+    for name, parameter in workload.module.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise ConfigError(
+                f"{name} is {parameter.dtype}; training needs float32: convert the base"
+            )
+    if privacy.noise != "none":
+        check_architecture(workload.module)
+
+
+def check_plan(
+    workload: Workload, training: TrainingPlan, privacy: PrivacyPlan
+) -> Layout:
+    """Hold a plan against the model, and against itself.
+
+    Returns:
+        The layout of its update.
+
+    Raises:
+        ConfigError: A target, the rank or the length of sequences is not the model's, a
+            number is out of range, or the noise cannot be had with this plan.
+    """
+    check_numbers(training, privacy)
+    _check_length(workload, training)
+    layout = workload.layout(training)
+    if training.parameterization == "low_rank":
+        _check_rank(workload, layout, rank=training.rank)
+    if privacy.noise != "none":
+        multiplier = decode_fraction(privacy.noise_multiplier)
+        if privacy.noise == "local" and multiplier < accounting.MIN_NOISE:
+            raise ConfigError(
+                f"noise multiplier {privacy.noise_multiplier} gives no finite epsilon;"
+                f" take {accounting.MIN_NOISE:g} or more"
+            )
+        try:
+            clipping.check_rounding(multiplier, length=layout.length)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    return layout
+
+
+def check_numbers(training: TrainingPlan, privacy: PrivacyPlan) -> None:
+    """Hold the numbers of a plan against their ranges.
+
+    Raises:
+        ConfigError: One is out of range, or the noise is not what the plan can have.
+    """
+    rate = decode_fraction(training.learning_rate)
+    decay = decode_fraction(training.weight_decay)
+    if not 0 < rate <= _MOST:
+        raise ConfigError(
+            f"learning rate {training.learning_rate} is not positive"
+            if rate <= 0
+            else f"learning rate {training.learning_rate} is above {_MOST:g}"
+        )
+    if not 0 <= decay * rate < 1:
+        raise ConfigError(
+            f"weight decay {training.weight_decay} is out of range; times the learning"
+            " rate it must be at least 0 and below 1"
+        )
+    if privacy.noise != "none":
+        _check_noise(privacy)
+    if privacy.noise == "shared" and (
+        training.steps != 1
+        or training.optimizer != "sgd"
+        or training.weight_decay != "0"
+    ):
+        raise ConfigError(
+            "shared noise takes one private step of SGD a round, without weight decay;"
+            f" the plan has {training.steps} of {training.optimizer} with"
+            f" {training.weight_decay}"
+        )
+
+
+def check_records(
+    training: TrainingPlan, privacy: PrivacyPlan, *, records: int
+) -> None:
+    """Hold a plan against a declared number of records; the number alone is read.
+
+    Raises:
+        ConfigError: The batch expects more records than there are, or delta is not
+            below one in the records.
+    """
+    accounting.sampling_rate(training.batch_size, records=records)
+    if privacy.noise != "none":
+        accounting.check_delta(decode_fraction(privacy.target_delta), records=records)
+
+
+def check_outer(outer: OuterPlan) -> None:
+    """Refuse an outer step after which every round would be rejected or in vain.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+    for name, plain in (
+        ("outer.learning_rate", outer.learning_rate),
+        ("outer.max_norm", outer.max_norm),
+    ):
+        if not decode_fraction(plain) > 0:
+            raise ConfigError(f"{name} {plain} is not positive; no round would count")
+    if not 0 <= decode_fraction(outer.momentum) < 1:
+        raise ConfigError(f"outer.momentum {outer.momentum} is not in [0, 1)")
+
+
+def round_steps(manifest: RoundManifest, *, records: int) -> accounting.Steps | None:
+    """What a round costs each of a node's records, known before it starts.
+
+    Edge cases:
+        None without noise: then there is no promise to account for.
+
+    Raises:
+        ConfigError: As ``check_numbers`` and ``check_records``.
+        ProtocolError: The noise is shared and cannot be (``noise_shares``).
+    """
+    steps = local_steps(manifest.training, manifest.privacy, records=records)
+    share = NoiseShare.of(manifest)
+    if steps is None or share is None:
+        return steps
+    return accounting.Steps(
+        noise_multiplier=share.noise_multiplier,
+        sampling_rate=steps.sampling_rate,
+        steps=steps.steps,
+        coordinates=manifest.length,
+        bound=share.bound,
+    )
+
+
+def local_steps(
+    training: TrainingPlan, privacy: PrivacyPlan, *, records: int
+) -> accounting.Steps | None:
+    """What a training costs each record if the node adds all noise by itself.
+
+    Edge cases:
+        None without noise: then there is no promise to account for.
+
+    Raises:
+        ConfigError: As ``check_numbers`` and ``check_records``.
+    """
+    if privacy.noise == "none":
+        return None
+    check_numbers(training, privacy)
+    check_records(training, privacy, records=records)
+    return accounting.Steps(
+        noise_multiplier=decode_fraction(privacy.noise_multiplier),
+        sampling_rate=accounting.sampling_rate(training.batch_size, records=records),
+        steps=training.steps,
+    )
+
+
+def _check_noise(privacy: PrivacyPlan) -> None:
+    clip_norm = decode_fraction(privacy.clip_norm)
+    multiplier = decode_fraction(privacy.noise_multiplier)
+    if not (clip_norm > 0 and multiplier > 0):
+        raise ConfigError(
+            f"clip norm {privacy.clip_norm} and noise multiplier"
+            f" {privacy.noise_multiplier} must both be positive; without noise, say"
+            " noise = 'none'"
+        )
+
+
+def _check_rank(workload: Workload, layout: Layout, *, rank: int) -> None:
+    """Refuse a rank that costs noise and bytes and gives nothing more."""
+    shapes = {name: p.shape for name, p in workload.module.named_parameters()}
+    for name, _ in layout.tensors:
+        room = min(shapes[name])
+        if rank > room:
+            raise ConfigError(
+                f"rank {rank} is above the {room} that {name!r} has room for; set rank"
+                f" to {room} or less"
+            )
+
+
+def _check_length(workload: Workload, training: TrainingPlan) -> None:
+    config: Any = getattr(workload.module, "config", None)
+    longest = getattr(config, "max_position_embeddings", None)
+    if isinstance(longest, int) and training.sequence_length > longest:
+        raise ConfigError(
+            f"sequence_length {training.sequence_length} is above the {longest}"
+            " positions of the model (max_position_embeddings); lower it"
+        )

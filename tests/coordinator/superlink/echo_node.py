@@ -1,0 +1,54 @@
+"""A node process for tests: answers every request with what it got."""
+
+import functools
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tapestry.encoding import canonical_json
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry_node.flower import serve
+
+
+def answer(name: str, request: Message) -> Message:
+    """Echo, or do what the body asks for."""
+    if request.kind is Kind.HELLO:
+        return Message(kind=Kind.IDENTITY, body=canonical_json({"name": name}))
+    wish = request.json()
+    if "sleep" in wish:
+        time.sleep(float(wish["sleep"]))
+    if wish.get("fail") == "bug":
+        raise KeyError("patient 17")
+    if wish.get("die") == name:
+        mark = Path(wish["mark"])
+        if not mark.exists():
+            mark.touch()
+            kill = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
+            threading.Timer(float(wish.get("after", 0)), kill).start()
+    return Message(
+        kind=Kind.RECEIPT, body=request.body, attachments=request.attachments
+    )
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    name, superlink, certificates, key = sys.argv[1:5]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    serve(
+        lambda request: answer(name, request),
+        superlink=superlink,
+        root_certificates=Path(certificates),
+        auth_key=Path(key),
+        stop=stop,
+    )
+
+
+if __name__ == "__main__":
+    main()

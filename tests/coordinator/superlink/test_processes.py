@@ -1,0 +1,108 @@
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tapestry.errors import ResourceError
+from tapestry_coordinator.superlink import processes
+from tapestry_coordinator.superlink.flwr_command import flwr, one_line, program
+from tapestry_coordinator.superlink.processes import Child
+
+
+def child(tmp_path: Path, code: str) -> Child:
+    return Child(
+        [sys.executable, "-c", code], log=tmp_path / "log", environment=dict(os.environ)
+    )
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_output_goes_to_the_log(tmp_path: Path) -> None:
+    one = child(tmp_path, "print('hello')")
+    wait_until(lambda: not one.alive)
+    assert (tmp_path / "log").read_text() == "hello\n"
+
+
+def test_what_ended_is_started_again_but_not_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = child(tmp_path, "pass")
+    before = one.pid
+    assert not one.tend()
+    wait_until(lambda: not one.alive)
+    assert not one.tend()
+    monkeypatch.setattr(processes, "_QUICK_DEATH", 0.0)
+    assert one.tend()
+    assert one.pid != before
+    one.end(10)
+
+
+def test_who_does_not_listen_is_killed(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    code = (
+        "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    )
+    one = child(tmp_path, code)
+    wait_until(ready.exists)
+    one.ask_to_end()
+    assert one.alive
+    one.end(0.1)
+    assert not one.alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a promise of the Linux kernel")
+def test_a_child_ends_when_we_are_killed(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time, pathlib\n"
+        "from tapestry_coordinator.superlink.processes import Child\n"
+        "child = Child([sys.executable, '-c', 'import time; time.sleep(60)'],\n"
+        "              log=pathlib.Path(sys.argv[1]), environment=dict(os.environ))\n"
+        "print(child.pid, flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "log")], stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    wait_until(
+        lambda: (
+            not psutil.pid_exists(pid)
+            or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        )
+    )
+
+
+def test_errors_come_as_one_line() -> None:
+    framed = "Usage: x\n╭─ Error ─────╮\n│ No such run │\n╰─────────────╯\n"
+    assert one_line(framed) == "No such run"
+    assert one_line("\n \n") == "no message"
+
+
+def test_a_missing_program_says_what_to_install() -> None:
+    with pytest.raises(ResourceError, match="install"):
+        program("flower-that-does-not-exist")
+
+
+@pytest.mark.slow
+def test_flower_that_fails_says_so_in_one_line(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "FLWR_HOME": str(tmp_path),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
+    with pytest.raises(ResourceError, match=r"flwr list failed: .*nowhere"):
+        flwr(["list", "nowhere"], environment=environment)

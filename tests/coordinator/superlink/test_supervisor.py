@@ -1,0 +1,264 @@
+"""The engine as it runs: a SuperLink, TLS, registered keys, four node processes.
+
+One engine serves all tests of this module, the murderous ones too; each leaves it as
+good as new, which is what is tested.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tapestry.errors import QuorumError, ResourceError
+from tapestry.protocol.wire_messages import Message
+from tapestry_coordinator.superlink.outcome import clear_outcome, read_outcome
+from tapestry_coordinator.superlink.supervisor import Engine, Site
+from tapestry_coordinator.superlink.tls import make_node_key
+from tapestry_node.flower import serve
+
+HERE = Path(__file__).parent
+NAMES = ("be", "de", "fr", "it")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    home = tmp_path_factory.mktemp("engine")
+    with Engine(home, environment={"PYTHONPATH": str(HERE)}) as engine:
+        for name in NAMES:
+            site = engine.enroll(name, home / "keys" / name)
+            engine.start_node(name, node_command(name, site))
+        yield engine
+    assert not [process for process in children() if process.is_running()]
+
+
+def children() -> list[Any]:
+    found = psutil.Process().children(recursive=True)
+    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def node_command(name: str, site: Site) -> list[str]:
+    script = str(HERE / "echo_node.py")
+    files = [str(site.root_certificates), str(site.auth_key)]
+    return [sys.executable, script, name, site.superlink, *files]
+
+
+def step(**fields: Any) -> dict[str, Any]:
+    return {"body": {}, "deadline": 40.0} | fields
+
+
+def run(
+    engine: Engine,
+    directory: Path,
+    steps: Sequence[dict[str, Any]],
+    *,
+    tick: Callable[[], None] | None = None,
+    **plan: Any,
+) -> list[dict[str, Any]]:
+    text = json.dumps({"nodes": len(NAMES), "steps": steps} | plan)
+    (directory / "plan.json").write_text(text)
+    engine.run(directory, app="echo_app:app", tick=tick)
+    return [
+        json.loads((directory / f"step-{number}.json").read_text())
+        for number in range(len(steps))
+    ]
+
+
+def after(seconds: float, act: Callable[[], None]) -> Callable[[], None]:
+    """Act once, so many seconds after the first tick."""
+    state: dict[str, Any] = {}
+
+    def tick() -> None:
+        start = state.setdefault("start", time.monotonic())
+        if time.monotonic() > start + seconds and not state.get("done"):
+            state["done"] = True
+            act()
+
+    return tick
+
+
+def test_every_node_answers_every_time(engine: Engine, tmp_path: Path) -> None:
+    for note in run(engine, tmp_path, [step()] * 8):
+        assert note["kinds"] == dict.fromkeys(NAMES, "receipt")
+
+
+def test_forty_megabytes_come_back_unchanged(engine: Engine, tmp_path: Path) -> None:
+    (note,) = run(engine, tmp_path, [step(blocks=40, deadline=120.0)])
+    assert sorted(note["kinds"]) == list(NAMES)
+    assert note["same"]
+
+
+def test_equal_attachments_are_not_merged(engine: Engine, tmp_path: Path) -> None:
+    (note,) = run(engine, tmp_path, [step(blocks=9, distinct=False)])
+    assert sorted(note["kinds"]) == list(NAMES)
+    assert note["same"]
+
+
+def test_an_exception_that_nobody_receipted_leaves_nothing(
+    engine: Engine, tmp_path: Path
+) -> None:
+    silent, on_time = run(
+        engine, tmp_path, [step(body={"fail": "bug"}, deadline=1.0), step()]
+    )
+    assert silent["kinds"] == {}
+    assert sorted(on_time["kinds"]) == list(NAMES)
+
+
+def test_the_deadline_holds_when_nodes_are_slow(engine: Engine, tmp_path: Path) -> None:
+    late, on_time = run(
+        engine, tmp_path, [step(body={"sleep": "3"}, deadline=1.0), step()]
+    )
+    assert late["kinds"] == {}
+    assert sorted(on_time["kinds"]) == list(NAMES)
+
+
+def test_a_killed_node_is_started_and_asked_again(
+    engine: Engine, tmp_path: Path
+) -> None:
+    wish = {"die": "fr", "mark": str(tmp_path / "killed")}
+    before = engine.pids["fr"]
+    (note,) = run(engine, tmp_path, [step(body=wish)])
+    assert engine.pids["fr"] != before
+    assert sorted(note["kinds"]) == list(NAMES)
+
+
+def test_a_node_killed_amid_its_reply_is_asked_again(
+    engine: Engine, tmp_path: Path
+) -> None:
+    wish = {"die": "fr", "mark": str(tmp_path / "killed"), "after": "0.4"}
+    before = engine.pids["fr"]
+    (note,) = run(engine, tmp_path, [step(body=wish, blocks=60, deadline=150.0)])
+    assert engine.pids["fr"] != before
+    assert sorted(note["kinds"]) == list(NAMES)
+    assert note["same"]
+
+
+def test_a_killed_superlink_costs_one_run_and_no_step(
+    engine: Engine, tmp_path: Path
+) -> None:
+    before = engine.pids
+    done = run(
+        engine,
+        tmp_path,
+        [step(), step(body={"sleep": "6"}), step()],
+        tick=after(5, lambda: os.kill(engine.pids["superlink"], signal.SIGKILL)),
+    )
+    assert engine.pids["superlink"] != before["superlink"]
+    assert [engine.pids[name] for name in NAMES] == [before[name] for name in NAMES]
+    assert [sorted(note["kinds"]) for note in done] == [list(NAMES)] * 3
+
+
+def test_a_killed_coordinator_goes_on_in_another_run(
+    engine: Engine, tmp_path: Path
+) -> None:
+    def kill() -> None:
+        apps = [p for p in children() if "guarded_serverapp" in " ".join(p.cmdline())]
+        assert len(apps) == 1
+        apps[0].kill()
+
+    done = run(
+        engine,
+        tmp_path,
+        [step(), step(body={"sleep": "6"}), step()],
+        tick=after(5, kill),
+    )
+    assert [sorted(note["kinds"]) for note in done] == [list(NAMES)] * 3
+
+
+def test_what_ends_the_coordinator_for_good_is_raised_here(
+    engine: Engine, tmp_path: Path
+) -> None:
+    with pytest.raises(QuorumError, match="2 of 3 nodes answered"):
+        run(engine, tmp_path, [], end="quorum")
+
+
+def test_a_node_that_is_not_registered_keeps_trying_and_does_no_harm(
+    engine: Engine, tmp_path: Path
+) -> None:
+    key = tmp_path / "stranger"
+    make_node_key(key)
+    site, stop, asked = engine.site(key), threading.Event(), []
+
+    def handle(request: Message) -> Message:
+        asked.append(request)
+        return request
+
+    def stranger() -> None:
+        serve(
+            handle,
+            superlink=site.superlink,
+            root_certificates=site.root_certificates,
+            auth_key=key,
+            stop=stop,
+        )
+
+    thread = threading.Thread(target=stranger)
+    thread.start()
+    try:
+        (note,) = run(engine, tmp_path, [step()])
+        assert thread.is_alive()
+    finally:
+        stop.set()
+        thread.join(15)
+    assert not thread.is_alive()
+    assert sorted(note["kinds"]) == list(NAMES)
+    assert asked == []
+
+
+@pytest.mark.parametrize("changed", ["code", "directory"])
+def test_a_bundle_that_is_not_ours_is_not_run(
+    engine: Engine, tmp_path: Path, changed: str
+) -> None:
+    run(engine, tmp_path, [])
+    clear_outcome(tmp_path)
+    mark, bundle = tmp_path / "mark", tmp_path / "bundle"
+    shutil.copytree(engine.home / "bundle", bundle)
+    (tmp_path / "other").mkdir()
+    options = []
+    if changed == "code":
+        code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n"
+        (bundle / "echo_app.py").write_text(code + "app = None\n")
+    else:
+        options = ["--run-config", f"directory='{tmp_path / 'other'}'"]
+    answer = engine._flwr("run", str(bundle), "local", *options)
+    end = time.monotonic() + 30
+    while not (status := engine._status(answer["run-id"])).startswith("finished"):
+        assert time.monotonic() < end
+    assert status == "finished:failed"
+    assert not mark.exists()
+    assert read_outcome(tmp_path) == (False, None)
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ResourceError, match=f"^port {port} cannot be used: [^\n]*$"
+        ):
+            Engine(tmp_path, port=port).start()
+
+
+@pytest.mark.usefixtures("engine")
+def test_nothing_of_flower_listens_beyond_the_loopback() -> None:
+    listening = [
+        connection.laddr.ip
+        for process in children()
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert set(listening) == {"127.0.0.1"}

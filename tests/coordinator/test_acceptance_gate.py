@@ -1,0 +1,264 @@
+"""The gate: what it lets through, what it stops, and that it says why."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tapestry.errors import ConfigError
+from tapestry.model.replica import Replica
+from tapestry.protocol.wire_messages import OuterPlan, RoundManifest
+from tapestry.secagg.client_states import Cohort
+from tapestry.secagg.server import Unmasked
+from tapestry.vectors import Layout
+from tapestry.workloads.base import Evaluation
+from tapestry_coordinator.acceptance_gate import (
+    Gate,
+    bits_per_byte,
+    check_held_out,
+    logged_evaluations,
+    mean_of,
+    read_held_out,
+)
+from tapestry_coordinator.journal import Journal
+from tests.support.log_world import NAMES, World, renamed
+
+LAYOUT = Layout(tensors=(("w", (8,)),))
+
+
+@dataclass
+class Model:
+    """A workload whose code length is one parameter, and that counts evaluations."""
+
+    value: float = 0.0
+    count: int = 0
+
+    def layout(self, _plan: object) -> Layout:
+        return LAYOUT
+
+    def load(self, parameters: Mapping[str, Any]) -> None:
+        self.value = float(parameters["w"][0])
+
+    def evaluate(self, texts: list[str], *, sequence_length: int) -> Evaluation:
+        assert sequence_length == 16
+        self.count += 1
+        return Evaluation(
+            bits_by_text=tuple(3 + self.value for _ in texts),
+            bytes_by_text=tuple(1 for _ in texts),
+        )
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def gate(model: Model, tmp_path: Path) -> Iterator[Gate]:
+    journal = Journal(tmp_path)
+    workload: Any = model
+    yield Gate(
+        workload=workload,
+        texts={"fr": ["a", "b"], "id": ["c"]},
+        journal=journal,
+        sequence_length=16,
+    )
+    journal.close()
+
+
+START = Replica.start({"w": np.zeros(8, dtype=np.float32)})
+
+
+def _manifest(**outer: str) -> RoundManifest:
+    plan = {
+        "optimizer": "mean",
+        "learning_rate": "1",
+        "momentum": "0",
+        "max_norm": "2",
+        "max_loss_increase": "0.5",
+    }
+    return renamed(
+        World().found().manifest(),
+        model_digest=START.digest,
+        layout_digest=LAYOUT.digest,
+        length=8,
+        clip_norm="4",
+        clip_value="4",
+        scale_bits=10,
+        outer=OuterPlan.model_validate({**plan, **outer}),
+    )
+
+
+def _sum(manifest: RoundManifest, mean: float, *, whole: bool = False) -> Unmasked:
+    """A sum of four whose mean has one value in the first coordinate, or in all."""
+    values = np.zeros(8, dtype=np.int32)
+    values[: None if whole else 1] = round(mean * 4 * 2**10)
+    transcript: Any = SimpleNamespace(survivors=SimpleNamespace(names=NAMES))
+    return Unmasked(
+        cohort=Cohort.of(manifest),
+        values=values.view(np.uint32),
+        transcript=transcript,
+        sum_root="",
+        faults=(),
+    )
+
+
+def test_a_step_that_helps_is_taken(gate: Gate) -> None:
+    manifest = _manifest()
+    verdict = gate.judge(manifest, _sum(manifest, -0.5), replica=START)
+    assert verdict.reason is None
+    assert verdict.norm == pytest.approx(0.5)
+    assert verdict.scores == {"fr": 2.5, "id": 2.5}
+    assert verdict.replica.parameters["w"][0] == -0.5
+
+
+def test_a_step_may_cost_a_little_and_no_more(gate: Gate) -> None:
+    manifest = _manifest()
+    taken = gate.judge(manifest, _sum(manifest, 0.5), replica=START)
+    assert taken.reason is None
+    stopped = gate.judge(manifest, _sum(manifest, 0.51), replica=START)
+    assert stopped.reason == "held_out_worse"
+    assert stopped.replica is START
+    assert stopped.scores["fr"] == pytest.approx(3.51, abs=0.01)
+
+
+def test_a_step_that_is_too_long_is_not_even_tried(gate: Gate, model: Model) -> None:
+    manifest = _manifest()
+    verdict = gate.judge(manifest, _sum(manifest, 1.0, whole=True), replica=START)
+    assert verdict.reason == "norm_too_large"
+    assert verdict.norm == pytest.approx(8**0.5)
+    assert verdict.replica is START
+    assert model.count == 2
+
+
+def test_a_sum_that_honest_nodes_cannot_give_is_named(gate: Gate) -> None:
+    manifest = _manifest(max_norm="1000000000")
+    verdict = gate.judge(manifest, _sum(manifest, 4.1), replica=START)
+    assert verdict.reason == "sum_out_of_range"
+    assert verdict.replica is START
+    assert verdict.scores == {"fr": 3.0, "id": 3.0}
+
+
+@pytest.mark.parametrize("bits", [math.nan, math.inf, 1e300], ids=str)
+def test_a_model_that_breaks_does_not_pass(
+    gate: Gate, model: Model, bits: float
+) -> None:
+    """Not a number is no better than before, and has no place in the log."""
+    manifest = _manifest()
+    _break(model, bits, when=lambda: bool(model.value))
+    verdict = gate.judge(manifest, _sum(manifest, -0.5), replica=START)
+    assert verdict.reason == "held_out_worse"
+    assert verdict.scores == {}
+    assert verdict.replica is START
+    assert len(gate.journal.facts()) == 1
+
+
+def test_a_base_that_is_broken_already_takes_no_step(gate: Gate, model: Model) -> None:
+    manifest = _manifest()
+    _break(model, math.nan, when=lambda: not model.value)
+    verdict = gate.judge(manifest, _sum(manifest, -0.5), replica=START)
+    assert verdict.reason == "held_out_worse"
+    _break(model, math.nan, when=lambda: True)
+    verdict = gate.judge(manifest, _sum(manifest, 4.1), replica=START)
+    assert (verdict.reason, verdict.scores) == ("sum_out_of_range", {})
+
+
+def _break(model: Model, bits: float, *, when: Callable[[], bool]) -> None:
+    honest = Model.evaluate
+
+    def broken(texts: list[str], *, sequence_length: int) -> Evaluation:
+        found = honest(model, texts, sequence_length=sequence_length)
+        if not when():
+            return found
+        return Evaluation(bits_by_text=(bits,), bytes_by_text=(1,))
+
+    vars(model)["evaluate"] = broken
+
+
+def test_a_base_is_evaluated_once_over_restarts(gate: Gate, model: Model) -> None:
+    first = gate.scores(START)
+    assert gate.scores(START) == first
+    assert model.count == 2
+    known = logged_evaluations(gate.journal, START.digest)
+    assert known is not None
+    assert {name: e.bytes_by_text for name, e in known.items()} == {
+        "fr": (1, 1),
+        "id": (1,),
+    }
+    assert bits_per_byte(known) == first
+    assert logged_evaluations(gate.journal, "sha256:" + "0" * 64) is None
+
+
+def test_each_country_counts_the_same() -> None:
+    assert mean_of({"a": 1.0, "b": 2.0, "c": 6.0}) == 3.0
+
+
+def test_held_out_text_is_read_by_country(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": text}) + "\n" for text in ("un", "deux")]
+    (tmp_path / "fr.jsonl").write_text("".join(lines))
+    assert read_held_out(tmp_path) == {"fr": ["un", "deux"]}
+
+
+def test_nothing_in_the_folder_of_held_out_text_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "fr.jsonl").write_text('{"text": "un"}\n')
+    (tmp_path / "it.JSONL").write_text('{"text": "uno"}\n')
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "id.jsonl").write_text('{"text": "satu"}\n')
+    (tmp_path / "es.jsonl").symlink_to("/nowhere")
+    with pytest.raises(ConfigError) as caught:
+        read_held_out(tmp_path)
+    said = str(caught.value)
+    assert "es.jsonl: is a link" in said
+    assert "it.JSONL: is no <country>.jsonl" in said
+    assert "more/id.jsonl: is no <country>.jsonl" in said
+
+
+@pytest.mark.parametrize("text", ["", "{}\n", "[]\n", "nonsense\n", '"x"\n'])
+def test_a_file_that_is_no_held_out_text_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "fr.jsonl").write_text(text)
+    with pytest.raises(ConfigError, match=r"fr\.jsonl[:,] [^\n]+$"):
+        read_held_out(tmp_path)
+
+
+def test_without_held_out_text_there_is_no_gate(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the gate needs held-out text"):
+        read_held_out(tmp_path)
+
+
+class Picky:
+    """A workload that cannot read a text with an x."""
+
+    def find_fault(self, text: object) -> str | None:
+        return "it has an x; take it out" if "x" in str(text) else None
+
+
+def test_a_held_out_text_that_cannot_be_scored_is_named_by_its_line(
+    tmp_path: Path,
+) -> None:
+    workload: Any = Picky()
+    folder = tmp_path / "held-out"
+    folder.mkdir()
+    (folder / "fr.jsonl").write_text('{"text": "un"}\n\n{"text": "deux"}\n')
+    (folder / "it.jsonl").write_text('{"text": "uno"}\n')
+    with pytest.raises(ConfigError, match=r"fr\.jsonl.*3.*it has an x; take it out"):
+        check_held_out(folder, workload)
+    (folder / "fr.jsonl").write_text('{"text": "un"}\n')
+    check_held_out(folder, workload)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_base_without_a_score_opens_no_round(
+    gate: Gate, model: Model, tmp_path: Path, value: float
+) -> None:
+    model.find_fault = lambda _text: None  # type: ignore[attr-defined]
+    (tmp_path / "none").mkdir()
+    gate.check(START, held_out=tmp_path / "none")
+    broken = Replica.start({"w": np.full(8, value, dtype=np.float32)})
+    with pytest.raises(ConfigError, match=r"no finite bits per byte on none/fr\.jsonl"):
+        gate.check(broken, held_out=tmp_path / "none")

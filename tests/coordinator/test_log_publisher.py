@@ -1,0 +1,266 @@
+"""The coordinator's hand on the log: it orders, others vouch."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapestry.encoding import canonical_json
+from tapestry.errors import InconsistentLog, ProtocolError, QuorumError, RuleError
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.tlog.checkpoint import read_claim
+from tapestry_coordinator import log_publisher as module
+from tapestry_coordinator.grid import LocalGrid
+from tapestry_coordinator.log_publisher import Bulletin, event_of
+from tapestry_governance.events.types import DataDeclared, RoundAborted, RoundOpened
+from tapestry_governance.log.writer import Log
+from tapestry_governance.rules.replay import apply_all
+from tests.support.log_world import NAMES, World
+
+
+class Witness:
+    """A node that cosigns whatever it is shown, and hands in what it has."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.petitions: list[bytes] = []
+        self.seen: list[Message] = []
+
+    def handle(self, message: Message) -> Message:
+        assert message.kind is Kind.COSIGN
+        self.seen.append(message)
+        checkpoint = read_claim(str(message.json()["checkpoint"]).encode())
+        key = self.world.keys[self.name, "witness"]
+        line = checkpoint.cosign(key, time=int(self.world.now.timestamp()))
+        return Message(
+            kind=Kind.COSIGNATURE,
+            body=canonical_json({"line": line.decode()}),
+            attachments=self.petitions,
+        )
+
+
+Make = Callable[..., Bulletin]
+
+
+@pytest.fixture
+def world() -> World:
+    return World().found()
+
+
+@pytest.fixture
+def witnesses(world: World) -> dict[str, Witness]:
+    return {name: Witness(world, name) for name in NAMES}
+
+
+@pytest.fixture
+def bulletin(
+    world: World, witnesses: dict[str, Witness], tmp_path: Path
+) -> Iterator[Bulletin]:
+    with Log.create(tmp_path / "log", key=world.log_key) as log:
+        log.append(world.entries)
+        grid = LocalGrid({name: each.handle for name, each in witnesses.items()})
+        yield Bulletin(
+            log,
+            trust=world.trust,
+            key=world.coordinator_key,
+            grid=grid,
+            deadline=5,
+        )
+
+
+def test_a_log_without_a_charter_is_no_federation(world: World, tmp_path: Path) -> None:
+    with (
+        Log.create(tmp_path / "log", key=world.log_key) as log,
+        pytest.raises(ProtocolError, match="no charter"),
+    ):
+        Bulletin(
+            log,
+            trust=world.trust,
+            key=world.coordinator_key,
+            grid=LocalGrid({}),
+            deadline=1,
+        )
+
+
+def test_a_quorum_makes_a_checkpoint_public(world: World, bulletin: Bulletin) -> None:
+    with pytest.raises(QuorumError):
+        _ = bulletin.checkpoint
+    note = bulletin.publish(NAMES[:3])
+    assert bulletin.checkpoint == note
+    assert world.trust.open(note).checkpoint.size == len(world.entries)
+
+
+def test_too_few_cosignatures_publish_nothing(bulletin: Bulletin) -> None:
+    with pytest.raises(QuorumError):
+        bulletin.publish(NAMES[:1])
+    with pytest.raises(QuorumError):
+        _ = bulletin.checkpoint
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Message(kind=Kind.REFUSAL, body=b'{"reason":"internal"}'),
+        Message(kind=Kind.COSIGNATURE),
+        Message(kind=Kind.COSIGNATURE, body=b"[]"),
+        Message(kind=Kind.COSIGNATURE, body=b"\xff"),
+        Message(kind=Kind.COSIGNATURE, body=b'{"line":"x"}'),
+        Message(kind=Kind.COSIGNATURE, body=b'{"line":1}'),
+    ],
+    ids=["refusal", "empty", "list", "bytes", "text", "number"],
+)
+def test_whatever_one_witness_says_the_others_count(
+    bulletin: Bulletin, witnesses: dict[str, Witness], reply: Message
+) -> None:
+    grid = bulletin._grid
+    assert isinstance(grid, LocalGrid)
+    grid._handlers["de"] = lambda _: reply
+    assert bulletin.publish(NAMES)
+    assert all(witnesses[name].seen for name in NAMES[1:])
+
+
+def test_the_line_of_another_witness_counts_once(
+    bulletin: Bulletin, witnesses: dict[str, Witness]
+) -> None:
+    grid = bulletin._grid
+    assert isinstance(grid, LocalGrid)
+    for name in NAMES:
+        grid._handlers[name] = witnesses["de"].handle
+    with pytest.raises(QuorumError):
+        bulletin.publish(NAMES)
+
+
+def test_a_node_gets_only_what_it_lacks(
+    bulletin: Bulletin, witnesses: dict[str, Witness]
+) -> None:
+    bulletin.meet("de", 3, None)
+    bulletin.meet("es", 99, None)
+    bulletin.publish(NAMES)
+    starts = {name: w.seen[-1].json()["start"] for name, w in witnesses.items()}
+    counts = {name: len(w.seen[-1].attachments) for name, w in witnesses.items()}
+    assert starts == {"de": 3, "es": 5, "fr": 0, "id": 0}
+    assert counts == {"de": 2, "es": 0, "fr": 5, "id": 5}
+    bulletin.publish(NAMES)
+    assert {w.seen[-1].json()["start"] for w in witnesses.values()} == {5}
+
+
+def test_what_nodes_hand_in_gets_into_the_log_and_is_cosigned(
+    world: World, bulletin: Bulletin, witnesses: dict[str, Witness]
+) -> None:
+    declared = world.declaration("de").model_copy(update={"records": 2000})
+    entry = world.entry(declared, "de", "node")
+    witnesses["de"].petitions = [entry]
+    note = bulletin.publish(NAMES)
+    assert bulletin.log.find(entry) == len(world.entries)
+    assert read_claim(note).size == len(world.entries) + 1
+    body = event_of(bulletin.log.entries(5, 6)[0])
+    assert isinstance(body, DataDeclared)
+    assert body.records == 2000
+
+
+@pytest.mark.parametrize("petition", [b"", b"{}", b"\xff" * 100])
+def test_a_petition_that_is_no_entry_is_left_out(
+    bulletin: Bulletin, witnesses: dict[str, Witness], petition: bytes
+) -> None:
+    witnesses["de"].petitions = [petition] * 3
+    assert read_claim(bulletin.publish(NAMES)).size == 5
+
+
+def test_a_node_that_never_stops_handing_in_does_not_hold_up_the_others(
+    world: World, bulletin: Bulletin, witnesses: dict[str, Witness]
+) -> None:
+    honest = witnesses["de"].handle
+
+    def endless(message: Message) -> Message:
+        declared = world.declaration("de")
+        records = len(witnesses["de"].seen) + 1
+        changed = declared.model_copy(update={"records": 1000 + records})
+        witnesses["de"].petitions = [world.entry(changed, "de", "node")]
+        return honest(message)
+
+    grid = bulletin._grid
+    assert isinstance(grid, LocalGrid)
+    grid._handlers["de"] = endless
+    assert bulletin.publish(NAMES)
+    assert len(witnesses["es"].seen) < 20
+
+
+def _declarations(world: World, count: int) -> list[bytes]:
+    plain = world.declaration("de")
+    bodies = [plain.model_copy(update={"records": 2000 + i}) for i in range(count)]
+    return [world.entry(body, "de", "node") for body in bodies]
+
+
+def test_a_node_hands_in_a_few_entries_in_each_pass(
+    world: World, bulletin: Bulletin, witnesses: dict[str, Witness]
+) -> None:
+    """What is left over comes with the next checkpoint; nothing is lost."""
+    entries = _declarations(world, 20)
+    witnesses["de"].petitions = entries
+    sizes = [read_claim(bulletin.publish(NAMES)).size - 5 for _ in range(3)]
+    assert sizes == [12, 20, 20]
+    assert bulletin.log.entries(5, 25) == entries
+
+
+def test_what_was_refused_is_not_looked_at_again_and_starves_nothing(
+    world: World,
+    bulletin: Bulletin,
+    witnesses: dict[str, Witness],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried: list[bytes] = []
+
+    def count(state: Any, entries: Any) -> Any:
+        tried.extend(entries)
+        return apply_all(state, entries)
+
+    monkeypatch.setattr(module, "apply_all", count)
+    junk = [b"%d" % i for i in range(3)]
+    (good,) = _declarations(world, 1)
+    witnesses["de"].petitions = [*junk, *junk, good]
+    for _ in range(3):
+        bulletin.publish(NAMES)
+    assert tried == [*junk, good]
+    assert bulletin.log.find(good) == 5
+    assert caplog.text.count("an entry that de handed in is refused") == 3
+
+
+def test_an_entry_that_breaks_a_rule_is_not_appended(
+    world: World, bulletin: Bulletin
+) -> None:
+    manifest = world.manifest()
+    aborted = RoundAborted(
+        run_id="run", round_number=1, attempt=1, phase="keys", reason="quorum"
+    )
+    before = bulletin.log.size
+    with pytest.raises(RuleError):
+        bulletin.say(aborted)
+    assert bulletin.log.size == before
+    index = bulletin.say(RoundOpened(manifest=manifest))
+    assert index == before
+    assert bulletin.state.open_round is not None
+    bulletin.say(aborted)
+    assert bulletin.state.open_round is None
+
+
+def test_an_entry_that_is_there_keeps_its_place(
+    world: World, bulletin: Bulletin
+) -> None:
+    assert [bulletin.add(entry) for entry in world.entries] == list(range(5))
+    assert bulletin.log.size == 5
+
+
+def test_a_member_who_saw_another_log_stops_the_coordinator(
+    world: World, bulletin: Bulletin
+) -> None:
+    bulletin.publish(NAMES)
+    bulletin.meet("de", 5, world.note())
+    other = World(rules={"max_attempt": 2})
+    other.add(other.charter())
+    with pytest.raises(InconsistentLog):
+        bulletin.meet("de", 1, other.note())
+    longer = [*world.entries, world.entry(world.declaration("de"), "de", "node")]
+    with pytest.raises(InconsistentLog):
+        bulletin.meet("de", 6, world.note(longer))

@@ -1,0 +1,98 @@
+"""Whom a pass waits for."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tapestry.encoding import canonical_json
+from tapestry.errors import QuorumError
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry_coordinator import node_tracker
+from tapestry_coordinator.grid import LocalGrid
+from tapestry_coordinator.node_tracker import RollCall
+
+NAMES = ("fi", "fr", "id", "sw")
+
+
+class Clock:
+    """Time that passes while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(node_tracker, "time", clock)
+    return clock
+
+
+def _answer(name: str) -> Message:
+    body = {"applied": 0, "asks": [], "checkpoint": None, "name": name, "size": 1}
+    return Message(kind=Kind.IDENTITY, body=canonical_json(body))
+
+
+def _roll(*names: str) -> RollCall:
+    handlers = {name: lambda _, name=name: _answer(name) for name in names}
+    settings: Any = SimpleNamespace(
+        deadlines=SimpleNamespace(offer=60, cosign=5),
+        secagg=SimpleNamespace(min_cohort=2),
+    )
+    bulletin: Any = SimpleNamespace(meet=lambda *_: None)
+    journal: Any = None
+    return RollCall(
+        settings=settings, grid=LocalGrid(handlers), bulletin=bulletin, journal=journal
+    )
+
+
+def test_when_all_are_here_nobody_waits(clock: Clock) -> None:
+    assert _roll(*NAMES).gather(members=NAMES) == list(NAMES)
+    assert clock.now == 0
+
+
+def test_who_did_not_come_is_waited_for_once(clock: Clock) -> None:
+    roll = _roll("fi", "fr", "id")
+    assert roll.gather(members=NAMES) == ["fi", "fr", "id"]
+    assert clock.now >= 60
+    before = clock.now
+    assert roll.gather(members=NAMES) == ["fi", "fr", "id"]
+    assert clock.now == before
+
+
+def test_who_comes_back_is_welcome_and_waited_for_again(clock: Clock) -> None:
+    roll = _roll("fi", "fr", "id")
+    roll.gather(members=NAMES)
+    grid: Any = roll.grid
+    grid._handlers["sw"] = lambda _: _answer("sw")
+    before = clock.now
+    assert roll.gather(members=NAMES) == list(NAMES)
+    assert clock.now == before
+    del grid._handlers["sw"]
+    roll.gather(members=NAMES)
+    assert clock.now >= before + 60
+
+
+def test_below_the_floor_every_pass_waits(clock: Clock) -> None:
+    roll = _roll("fi")
+    for count in (1, 2):
+        with pytest.raises(QuorumError, match="1 nodes are here, at least 2"):
+            roll.gather(members=NAMES)
+        assert clock.now >= 60 * count
+
+
+def test_who_is_connected_but_does_not_answer_is_not_waited_for(clock: Clock) -> None:
+    roll = _roll(*NAMES)
+    grid: Any = roll.grid
+    grid._handlers["sw"] = lambda _: Message(kind=Kind.REFUSAL)
+    assert roll.gather(members=NAMES) == ["fi", "fr", "id"]
+    del grid._handlers["sw"]
+    assert roll.gather(members=NAMES) == ["fi", "fr", "id"]
+    assert clock.now == 0

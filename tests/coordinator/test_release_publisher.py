@@ -1,0 +1,104 @@
+"""What becomes of an adapter whose next version the log refuses."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tapestry.errors import RuleError, TapestryError
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.settings import CoordinatorSettings
+from tapestry_coordinator import release_publisher
+from tapestry_coordinator import run as driver
+from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.events.envelope import Author, open_entry, sign_entry
+from tapestry_governance.events.types import AdapterPublished
+from tests.coordinator.conftest import Found
+from tests.support.federation import Federation
+
+
+@pytest.fixture
+def federation(found: Found) -> Federation:
+    """One whose institutions have published an adapter each."""
+    federation = found(coordinator={"adapters": True})
+    federation.run()
+    return federation
+
+
+@pytest.fixture
+def run(federation: Federation) -> Iterator[driver.Run]:
+    folder = federation.coordinator
+    run = driver.Run(
+        folder,
+        federation.wire,
+        settings=CoordinatorSettings.read(folder / "coordinator.toml"),
+        workload=federation.base.workload,
+        notify=federation.events.append,
+    )
+    yield run
+    run.close()
+
+
+def _publication(federation: Federation, name: str) -> Message:
+    sent = [e for e in federation.wire.replies(Kind.RELEASED) if e.node == name]
+    assert sent[-1].reply is not None
+    return sent[-1].reply
+
+
+def _second(federation: Federation, *, version: int) -> Message:
+    """Publish the same files once more, under another version, not paid for."""
+    node, first = federation.nodes["fr"], _publication(federation, "fr")
+    said = open_entry(bytes(first.attachments[1])).event
+    assert isinstance(said.body, AdapterPublished)
+    body = said.body.model_copy(update={"version": version})
+    author = Author(federation="simulated", actor="fr", role="community")
+    event = author.event(body, now=node._clock(), seen=node._view.seen)
+    entry = sign_entry(event, node._keys["community"])
+    attachments = [first.attachments[0], entry, *first.attachments[2:]]
+    return dataclasses.replace(first, attachments=attachments)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_version_that_the_log_refuses_leaves_the_one_before_as_it_was(
+    federation: Federation, run: driver.Run, version: int
+) -> None:
+    adapters = federation.coordinator / "adapters"
+    before = _files(adapters)
+    with pytest.raises(RuleError):
+        release_publisher._keep(run, "fr", _second(federation, version=version))
+    assert _files(adapters) == before
+    federation.bundle()
+    assert federation.audit().verdict is Verdict.HOLDS
+
+
+def test_a_version_with_other_files_than_it_names_leaves_the_one_before(
+    federation: Federation, run: driver.Run
+) -> None:
+    adapters = federation.coordinator / "adapters"
+    before = _files(adapters)
+    first = _publication(federation, "fr")
+    garbled = list(first.attachments)
+    garbled[2] = bytes(garbled[2]) + b" "
+    with pytest.raises(TapestryError):
+        release_publisher._keep(
+            run, "fr", dataclasses.replace(first, attachments=garbled)
+        )
+    assert _files(adapters) == before
+
+
+def test_a_publication_that_is_known_is_written_again(
+    federation: Federation, run: driver.Run
+) -> None:
+    """As after a crash between the log and the files."""
+    adapters = federation.coordinator / "adapters"
+    before, size = _files(adapters), run.log.size
+    (adapters / "fr" / "README.md").write_text("damaged")
+    assert release_publisher._keep(run, "fr", _publication(federation, "fr")) == "fr"
+    assert _files(adapters) == before
+    assert run.log.size == size

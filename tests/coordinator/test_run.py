@@ -1,0 +1,161 @@
+"""Too few, too full, somebody else's folder: one clear line, and no traceback."""
+
+import errno
+import math
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from tapestry import cli
+from tapestry.cli.exit_status import ExitStatus
+from tapestry.errors import ConfigError, QuorumError, ResourceError
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.settings import CoordinatorSettings
+from tapestry.workloads.base import Evaluation
+from tapestry_coordinator import run
+from tapestry_coordinator.spot_check_responder import EVIDENCE
+from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.events.types import RoundOpened
+from tests.coordinator.conftest import Found
+from tests.support.federation import NAMES, Deliver, lost
+
+FLOOR: dict[str, Any] = {
+    "coordinator": {"secagg": {"min_cohort": 4}},
+    "policy": {"min_cohort": 4},
+}
+
+
+@pytest.mark.parametrize("here", [("fi", "id", "sw"), ("fi",)], ids=["three", "one"])
+def test_too_few_answers_open_no_round(found: Found, here: tuple[str, ...]) -> None:
+    """A floor of four: with three the log is cosigned, but no round is planned."""
+    federation = found(**FLOOR)
+    federation.wire.on("fr", Kind.HELLO, lost)
+    for name in set(NAMES) - set(here):
+        federation.wire.on(name, Kind.HELLO, lost if name == "fr" else _heard)
+        federation.wire.on(name, Kind.HELLO, lost)
+    federation.run()
+    (closed,) = federation.closed()
+    assert (closed.round_number, closed.included) == (1, NAMES)
+    assert federation.aborted() == []
+
+
+def _heard(_name: str, request: Message, deliver: Deliver) -> Message:
+    return deliver(request)
+
+
+def test_a_run_without_enough_answers_ends_with_the_count(found: Found) -> None:
+    federation = found(**FLOOR)
+    federation.wire.on("fr", Kind.HELLO, lost, times=100)
+    with pytest.raises(QuorumError, match="5 rounds failed: 3 members are here, a ro"):
+        federation.run()
+    assert federation.said(RoundOpened) == []
+
+
+def test_an_abort_is_logged_with_its_reason(found: Found) -> None:
+    federation = found()
+    for name in ("fr", "id"):
+        federation.wire.on(name, Kind.OFFER, lost)
+    federation.run()
+    assert [a.reason for a in federation.aborted()] == ["quorum_missing"]
+
+
+def test_a_model_that_breaks_is_rejected_and_not_retried(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = found()
+    given = federation.base.replica.digest
+    honest = type(federation.base.workload).evaluate
+
+    def evaluate(self: Any, texts: Any, **rest: Any) -> Evaluation:
+        whole = honest(self, texts, **rest)
+        broken = "evaluate" in [event.get("phase") for event in federation.events]
+        nothing = Evaluation(bits_by_text=(math.nan,), bytes_by_text=(1,))
+        return nothing if broken else whole
+
+    monkeypatch.setattr(type(federation.base.workload), "evaluate", evaluate)
+    federation.run()
+    (closed,) = federation.closed()
+    assert (closed.outcome, closed.reason) == ("rejected", "held_out_worse")
+    assert closed.base_after == given
+    assert set(closed.metrics) == {"mean_norm"}
+    assert federation.aborted() == []
+    federation.bundle()
+    assert federation.audit().verdict is Verdict.HOLDS
+
+
+def test_a_folder_belongs_to_one_run(found: Found) -> None:
+    federation = found()
+    federation.run()
+    path = federation.coordinator / "coordinator.toml"
+    plan = CoordinatorSettings.read(path).model_dump(mode="json")
+    path.write_text(tomli_w.dumps({**plan, "run_id": "second"}))
+    before, asked = federation.entries(), len(federation.wire.log)
+    with pytest.raises(ConfigError, match=r"run 'run'.*run 'second'") as caught:
+        federation.run()
+    assert "\n" not in str(caught.value)
+    assert federation.entries() == before
+    assert len(federation.wire.log) == asked
+
+
+FULL: dict[str, Callable[[Path], object]] = {
+    "evidence": lambda folder: (folder / EVIDENCE).write_text(""),
+    "sums": lambda folder: (folder / "sums" / "round-00001.part").mkdir(parents=True),
+    "uploads": lambda folder: (folder / "uploads").write_text(""),
+}
+
+
+@pytest.mark.parametrize("place", list(FULL))
+def test_a_place_that_cannot_be_written_is_named(found: Found, place: str) -> None:
+    federation = found()
+    FULL[place](federation.coordinator)
+    with pytest.raises(ResourceError, match=rf"^cannot write [^\n]*{place}[^\n]*$"):
+        federation.run()
+    shutil.rmtree(federation.coordinator / place, ignore_errors=True)
+
+
+def test_a_full_disk_under_the_progress_is_named() -> None:
+    with pytest.raises(ResourceError, match=r"^cannot write /dev/full: No space left"):
+        run._scribe(Path("/dev/full"))({"stage": "round"})
+
+
+MACHINES = {
+    OSError(errno.ENOSPC, "No space left on device", "/data/x"): "/data/x: No space",
+    OSError(errno.EIO, "Input/output error"): "Input/output error",
+    sqlite3.OperationalError(
+        "database or\ndisk is full"
+    ): "database: database or disk is full",
+}
+
+
+@pytest.mark.parametrize("error", list(MACHINES), ids=repr)
+def test_what_the_machine_refuses_is_one_line_and_incomplete(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.app, "make_context", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["coordinator", "status", "x"])
+    assert ended.value.code == ExitStatus.INCOMPLETE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tapestry: {MACHINES[error]}")
+
+
+@pytest.mark.parametrize("threads", ["-1", "100000000000"])
+def test_a_demo_on_no_number_of_threads_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["demo", "--threads", threads, "--out", str(tmp_path / "demo")])
+    assert ended.value.code == ExitStatus.USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tapestry: --threads {threads} is not a number from 0 to")
+    assert not (tmp_path / "demo").exists()

@@ -1,0 +1,195 @@
+"""``tapestry chat``: the base and its adapters answer the same prompt, side by side."""
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tapestry.artifacts import manifest
+from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.vectors import parameters_digest
+from tapestry.workloads.language.base_models import build_tiny
+from tapestry.workloads.language.peft_folder import BaseName, write_peft
+from tests.support.commands import Result, exit_status, tapestry
+
+PLAN = TrainingPlan(
+    workload="language",
+    parameterization="low_rank",
+    rank=4,
+    targets=("q_proj", "down_proj"),
+    factor_seed="ab" * 32,
+    sequence_length=16,
+    steps=1,
+    batch_size=1,
+    optimizer="sgd",
+    learning_rate="0.1",
+    weight_decay="0",
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lay out a base and two adapters that change what it says."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("chat")
+    model = build_tiny()
+    model.save(root / "base-1")
+    digest = parameters_digest(model.parameters())
+    generator = np.random.default_rng(5)
+    for name in ("italy", "spain"):
+        update = generator.normal(size=model.layout(PLAN).length).astype(np.float32)
+        write_peft(
+            root / name,
+            update,
+            model=model,
+            plan=PLAN,
+            base=BaseName(name="base-1", digest=digest),
+        )
+        (root / name / "README.md").write_text(f"# {name}\n")
+        manifest.write(root / name)
+    return root
+
+
+def _chat(*arguments: object, typed: str | None = None) -> Result:
+    return tapestry("chat", *arguments, typed=typed)
+
+
+def _three(folders: Path) -> list[object]:
+    adapters = [folders / "italy", folders / "spain"]
+    return [
+        "--base",
+        folders / "base-1",
+        *(x for a in adapters for x in ("--adapter", a)),
+    ]
+
+
+def test_base_and_adapters_answer_the_same_prompt(folders: Path) -> None:
+    options = [*_three(folders), "--prompt", "Ciao", "--max-tokens", 8, "--json"]
+    first = json.loads(_chat(*options).stdout)
+    assert first["prompt"] == "Ciao"
+    assert list(first["answers"]) == ["base", "italy", "spain"]
+    assert first["answers"]["italy"] != first["answers"]["base"]
+    assert json.loads(_chat(*options).stdout) == first  # temperature 0
+
+
+def test_people_see_one_column_each(folders: Path) -> None:
+    result = _chat(*_three(folders), "--prompt", "Ciao [bold]", "--max-tokens", 4)
+    assert result.exit_code == 0
+    for word in ("base", "italy", "spain", "Ciao [bold]"):
+        assert word in result.stdout
+
+
+def test_without_a_prompt_it_asks_until_an_empty_line(folders: Path) -> None:
+    options = ["--base", folders / "base-1", "--max-tokens", 2, "--json"]
+    result = _chat(*options, typed="uno\ndue\n\ntre\n")
+    assert result.exit_code == 0
+    assert result.stdout.count('"answers"') == 2
+    assert _chat(*options, typed="").exit_code == 0
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_pipe_is_read_whatever_stream_is_closed(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ciao\n"))
+    monkeypatch.setattr(sys, stream, None)
+    status = exit_status(["chat", "--base", str(folders / "base-1")])
+    assert status == (3 if stream == "stdout" else 0)
+
+
+def test_an_adapter_that_is_a_loop_of_links_is_named(
+    folders: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    said = _chat("--base", folders / "base-1", "--adapter", tmp_path / "loop")
+    assert said.exit_code == 64
+    assert "no adapter folder" in said.stderr
+
+
+def test_a_temperature_draws_tokens(folders: Path) -> None:
+    options = ["--base", folders / "base-1", "--prompt", "x", "--max-tokens", 12]
+    drawn = {_chat(*options, "--temperature", 5, "--json").stdout for _ in range(3)}
+    assert len(drawn) > 1
+
+
+def test_a_tampered_adapter_or_another_base_is_refused(
+    folders: Path, tmp_path: Path
+) -> None:
+    other = build_tiny()
+    other.load({n: v * np.float32(0.5) for n, v in other.parameters().items()})
+    other.save(tmp_path / "other")
+    adapter = ["--adapter", folders / "italy", "--prompt", "x"]
+    result = _chat("--base", tmp_path / "other", *adapter)
+    assert result.exit_code == 1
+    assert "take the base that it was trained on" in result.stderr
+    card = folders / "italy" / "README.md"
+    content = card.read_bytes()
+    try:
+        card.write_text("# better\n")
+        result = _chat("--base", folders / "base-1", *adapter)
+        assert result.exit_code == 1
+    finally:
+        card.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "status", "message"),
+    [
+        ("nowhere", 64, "no adapter folder"),
+        ("base-1", 3, "name the folder of one release or adapter"),
+    ],
+)
+def test_a_folder_that_is_no_adapter_is_named(
+    folders: Path, adapter: str, status: int, message: str
+) -> None:
+    result = _chat("--base", "tiny", "--adapter", folders / adapter, "--prompt", "x")
+    assert result.exit_code == status
+    assert message in result.stderr
+
+
+def test_a_release_that_was_changed_is_not_run(folders: Path, tmp_path: Path) -> None:
+    release = tmp_path / "base-1"
+    shutil.copytree(folders / "base-1", release)
+    manifest.write(release)
+    assert _chat("--base", release, "--prompt", "ciao").exit_code == 0
+    (release / "generation_config.json").write_text("{}")
+    refused = _chat("--base", release, "--prompt", "ciao")
+    assert refused.exit_code == 1
+    assert "generation_config.json was changed" in refused.stderr
+
+
+def test_two_adapters_of_one_name_and_an_unknown_base_are_named(folders: Path) -> None:
+    twice = ["--adapter", folders / "italy"] * 2
+    result = _chat("--base", folders / "base-1", *twice, "--prompt", "x")
+    assert result.exit_code == 64
+    result = _chat("--base", "gpt-5", "--prompt", "x")
+    assert result.exit_code == 64
+    assert "no base 'gpt-5'" in result.stderr
+
+
+def test_wrong_usage_has_the_status_of_wrong_usage(folders: Path) -> None:
+    assert _chat("--prompt", "x").exit_code == 64
+    options = ["--base", folders / "base-1", "--prompt", "x"]
+    assert _chat(*options, "--max-tokens", 0).exit_code == 64
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e-320", "0.009", "-1", "11", "x"])
+def test_a_temperature_that_nothing_can_be_divided_by_is_wrong_usage(
+    folders: Path, value: str
+) -> None:
+    options = ("--base", folders / "base-1", "--prompt", "Ciao", "--temperature", value)
+    done = _chat(*options)
+    assert done.exit_code == 64
+    assert value in done.stderr
+
+
+def test_a_prompt_longer_than_the_model_takes_is_said_so(folders: Path) -> None:
+    done = _chat("--base", folders / "base-1", "--prompt", "Ciao " * 300)
+    assert done.exit_code == 64
+    assert "the prompt has 150" in done.stderr
+    assert "the model takes 1024 with the answer; shorten it" in done.stderr

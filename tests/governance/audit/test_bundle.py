@@ -1,0 +1,135 @@
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ResourceError,
+    VerificationError,
+)
+from tapestry_governance.audit.bundle import (
+    open_bundle,
+    read_small,
+    write_bundle,
+    write_manifest,
+)
+from tapestry_governance.audit.verify import Verdict, verify
+from tests.support.audit_bundles import bundle_of, released
+from tests.support.log_world import World
+
+
+def test_a_bundle_is_read_as_it_was_written(tmp_path: Path) -> None:
+    world, base = released(tmp_path)
+    bundle = bundle_of(world, tmp_path, artifacts={"base-2": base})
+    again = open_bundle(bundle.folder)
+    assert again == bundle
+    assert again.policy == world.trust.encode()
+    assert again.genesis == world.genesis
+    assert again.checkpoint == world.note()
+    assert list(again.artifacts) == ["base-2"]
+    assert len(again.blobs) == 2
+
+
+def test_a_listed_file_with_one_changed_byte_is_refused(tmp_path: Path) -> None:
+    world, base = released(tmp_path)
+    folder = bundle_of(world, tmp_path, artifacts={"base-2": base}).folder
+    path = folder / "checkpoint"
+    path.write_bytes(path.read_bytes().replace(b"=", b"A", 1))
+    with pytest.raises(VerificationError, match="checkpoint was changed"):
+        open_bundle(folder)
+
+
+def test_other_tools_can_check_the_list_of_files(tmp_path: Path) -> None:
+    bundle = bundle_of(World().found(), tmp_path)
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", "MANIFEST.sha256"],
+        cwd=bundle.folder,
+        check=False,
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_a_bundle_never_overwrites_a_folder(tmp_path: Path) -> None:
+    world = World().found()
+    bundle = bundle_of(world, tmp_path)
+    with pytest.raises(ConfigError, match="exists"):
+        write_bundle(
+            bundle.folder,
+            public=tmp_path / "public",
+            trust=world.trust.encode(),
+            genesis=world.genesis,
+            artifacts={},
+        )
+
+
+def test_a_log_that_was_never_published_has_no_bundle(tmp_path: Path) -> None:
+    world = World().found()
+    (tmp_path / "public").mkdir()
+    with pytest.raises(IncompleteError, match="no cosigned checkpoint"):
+        write_bundle(
+            tmp_path / "bundle",
+            public=tmp_path / "public",
+            trust=world.trust.encode(),
+            genesis=world.genesis,
+            artifacts={},
+        )
+
+
+def test_an_artifact_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="base-9"):
+        bundle_of(World().found(), tmp_path, artifacts={"base-9": tmp_path / "base-9"})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("MANIFEST.sha256", "MANIFEST.sha256 is empty"),
+        ("policy.txt", "policy.txt is empty"),
+        ("checkpoint", "checkpoint is empty"),
+        ("genesis.sha256", "genesis.sha256 is empty"),
+        ("artifacts/base-2/tapestry/manifest.json", "manifest.json is empty"),
+        ("artifacts/base-2/tapestry/release.entry", "release.entry is empty"),
+        ("artifacts/base-2/tapestry/release.tlog-proof", "tlog-proof is empty"),
+    ],
+)
+def test_an_empty_file_is_called_empty(tmp_path: Path, name: str, said: str) -> None:
+    world, base = released(tmp_path)
+    bundle = bundle_of(world, tmp_path, artifacts={"base-2": base})
+    (bundle.folder / name).write_bytes(b"")
+    if name != "MANIFEST.sha256":
+        write_manifest(bundle.folder)
+    audit = verify(bundle.folder)
+    assert said in audit.steps[-1].detail
+    assert audit.verdict is Verdict.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint", "genesis.sha256", "policy.txt", "tile/0/000.p"]
+)
+def test_a_file_that_is_always_small_is_not_hashed_for_hours(
+    tmp_path: Path, name: str
+) -> None:
+    world, base = released(tmp_path)
+    bundle = bundle_of(world, tmp_path, artifacts={"base-2": base})
+    found = bundle.folder / name
+    path = found if found.is_file() else next(found.iterdir())
+    os.truncate(path, 1 << 40)
+    with pytest.raises(VerificationError, match="was changed: it is over"):
+        open_bundle(bundle.folder)
+
+
+def test_a_small_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    file = tmp_path / "policy.txt"
+    file.touch()
+    os.truncate(file, 1 << 40)
+    with pytest.raises(VerificationError, match=r"policy\.txt is over"):
+        read_small(file)
+    for other in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="is no plain file; name the file"):
+            read_small(other)
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_small(tmp_path / "gone")

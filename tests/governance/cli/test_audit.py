@@ -1,0 +1,165 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tapestry_governance.events.types import RoundOpened
+from tests.support.audit_bundles import bundle_of
+from tests.support.commands import Result, tapestry
+from tests.support.log_world import World, fake_digest, renamed
+
+_BLOCKED = ("torch", "flwr", "transformers", "peft", "opacus", "safetensors")
+_WITHOUT = f"""
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {_BLOCKED!r}:
+            raise ImportError("blocked: " + name)
+
+sys.meta_path.insert(0, Blocker())
+from tapestry.cli import main
+
+for command in ("verify", "account"):
+    try:
+        main(["audit", command, sys.argv[1]])
+    except SystemExit as error:
+        if error.code:
+            raise
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle_of(World().grow(), tmp_path_factory.mktemp("bundle")).folder
+
+
+def run(*words: object) -> Result:
+    return tapestry("audit", *words)
+
+
+def test_a_bundle_that_holds_exits_with_zero_and_says_why(bundle: Path) -> None:
+    result = run("verify", bundle, "--trust", bundle / "policy.txt")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["holds", "files", "7", "files,", "each", "as", "listed"]
+    assert lines[-1] == (
+        "HOLDS: 10 steps, every one holds; not in the bundle, so not checked: "
+        "2 releases and adapters and the sums of 2 rounds"
+    )
+    assert result.stderr == ""
+
+
+def test_an_empty_policy_trusts_nobody(bundle: Path, tmp_path: Path) -> None:
+    """A download that broke off must not fall back to what the bundle says."""
+    empty = tmp_path / "policy.txt"
+    empty.touch()
+    result = run("verify", bundle, "--trust", empty)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[1].split()[:2] == ["FAILS", "trust"]
+    assert "the trust policy is empty" in result.stdout
+
+
+def test_trusting_the_bundles_own_policy_is_said(bundle: Path) -> None:
+    assert "give the one you hold" in run("verify", bundle).stderr
+
+
+def test_machines_read_the_same_verdict(bundle: Path) -> None:
+    result = run("verify", bundle, "--since", bundle / "checkpoint", "--json")
+    report = json.loads(result.stdout)
+    assert (report["verdict"], report["exit"], report["reason"]) == ("holds", 0, None)
+    names = [step["name"] for step in report["steps"]]
+    assert names == [
+        "files", "trust", "signatures", "log", "since", "charter", "events", "privacy",
+        "artifacts", "blobs", "sums",
+    ]  # fmt: skip
+    assert all(step["holds"] for step in report["steps"])
+
+
+def test_epsilon_is_recomputed_per_node_and_run(bundle: Path) -> None:
+    result = run("account", bundle)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 6
+    accounts = json.loads(run("account", bundle, "--json").stdout)["accounts"]
+    rows = {(row["node"], row["run"]): row for row in accounts}
+    assert set(rows) == {
+        ("de", "run"), ("es", "run"), ("fr", "run"), ("id", "run"),
+        ("fr", "adapters"), ("fr", None),
+    }  # fmt: skip
+    row = rows["fr", "run"]
+    assert row["epsilon_reported"] == 2.5
+    assert 2.4 < row["epsilon_recomputed"] < 2.5
+    together = rows["fr", None]["epsilon_recomputed"]
+    assert together > row["epsilon_recomputed"]
+    assert together < 2.5 + rows["fr", "adapters"]["epsilon_reported"]
+
+
+def test_each_kind_of_failure_has_its_exit_status(tmp_path: Path) -> None:
+    broken = World().grow()
+    bad = renamed(broken.manifest(3), policy_digest=fake_digest("lax"))
+    broken.entries.append(broken.entry(RoundOpened(manifest=bad)))
+    rule = bundle_of(broken, tmp_path / "rule").folder
+    missing = bundle_of(World().found(), tmp_path / "missing").folder
+    (missing / "checkpoint").unlink()
+    forged = bundle_of(World().found(), tmp_path / "forged").folder
+    (forged / "genesis.sha256").write_text("sha256:0\n")
+    for folder, status, word in (
+        (forged, 1, "FAILS"),
+        (rule, 2, "RULE BROKEN"),
+        (missing, 3, "INCOMPLETE"),
+    ):
+        for command in ("verify", "account"):
+            result = run(command, folder)
+            assert result.exit_code == status
+            assert result.stdout.splitlines()[-1].startswith(f"{word}: ")
+        report = json.loads(run("verify", folder, "--json").stdout)
+        assert report["exit"] == status
+        assert not report["steps"][-1]["holds"]
+
+
+def test_a_release_states_its_promise(bundle: Path) -> None:
+    page = run("statement", bundle, "base-2")
+    assert page.exit_code == 0
+    assert page.stdout.startswith("# Privacy of base-2\n")
+    report = json.loads(run("statement", bundle, "fr-culture", "--json").stdout)
+    assert report["kind"] == "adapter"
+    assert run("statement", bundle, "base-9").exit_code == 3
+
+
+def test_wrong_usage_is_told_from_a_broken_rule(bundle: Path, tmp_path: Path) -> None:
+    for words in (
+        ("verify",),
+        ("verify", bundle, "--lax"),
+        ("verify", tmp_path / "nothing"),
+        ("verify", bundle, "--trust", tmp_path / "nothing"),
+        ("check", bundle),
+    ):
+        result = run(*words)
+        assert result.exit_code == 64
+        assert len(result.stderr.splitlines()) == 1
+    assert "BUNDLE is missing" in run("verify").stderr
+
+
+@pytest.mark.slow
+def test_an_audit_needs_no_machine_learning(bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT, str(bundle)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "HOLDS: 10 steps" in done.stdout
+    assert "recomputed" in done.stdout
+
+
+def test_a_statement_that_cannot_be_made_is_json_where_json_was_asked(
+    bundle: Path, tmp_path: Path
+) -> None:
+    trust = tmp_path / "policy.txt"
+    trust.write_text("garbage\n")
+    result = run("statement", bundle, "base-2", "--trust", trust, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["exit"] == 1

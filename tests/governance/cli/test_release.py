@@ -1,0 +1,100 @@
+"""``tapestry release``: is a folder the base model that was published."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tapestry.artifacts import manifest
+from tests.support.adapter_folders import make_demo, words
+from tests.support.commands import Result, tapestry
+
+
+def _run(*arguments: object) -> Result:
+    return tapestry("release", *arguments)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    return make_demo(tmp_path)
+
+
+@pytest.fixture
+def release(demo: Path) -> Path:
+    return demo / "releases" / "base-2"
+
+
+def test_a_release_of_the_demo_holds_without_further_options(release: Path) -> None:
+    result = _run("verify", release)
+    assert words(result) == {"folder": "holds", "log": "holds"}
+    assert result.exit_code == 0
+    assert "give the one you hold" in result.stderr
+
+
+def test_a_policy_of_ones_own_is_used(demo: Path, release: Path) -> None:
+    policy = demo / "bundle" / "policy.txt"
+    assert _run("verify", release, "--trust", policy).exit_code == 0
+    (demo / "empty").touch()
+    result = _run("verify", release, "--trust", demo / "empty")
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("place", [100, -1])
+def test_one_byte_of_the_weights_fails(release: Path, place: int) -> None:
+    path = release / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(bytes(content))
+    result = _run("verify", release)
+    assert words(result) == {"folder": "FAILS"}
+    assert "base-2: model.safetensors was changed; get it again" in result.stdout
+    assert result.exit_code == 1
+
+
+def test_another_model_with_a_manifest_of_its_own_fails(release: Path) -> None:
+    (release / "config.json").write_text("{}")
+    manifest.write(release)
+    result = _run("verify", release)
+    assert words(result) == {"folder": "holds", "log": "FAILS"}
+    assert "base-2 was published with other files" in result.stdout
+    assert result.exit_code == 1
+
+
+def test_without_a_log_there_is_no_verdict(demo: Path, release: Path) -> None:
+    shutil.move(demo / "bundle", demo / "elsewhere")
+    result = _run("verify", release)
+    assert words(result) == {"folder": "holds", "log": "not checked"}
+    assert result.exit_code == 3
+    assert _run("verify", release, "--bundle", demo / "elsewhere").exit_code == 0
+
+
+def test_a_base_that_nobody_released_has_no_verdict(release: Path) -> None:
+    shutil.rmtree(release / manifest.FOLDER)
+    result = _run("verify", release)
+    assert words(result) == {"folder": "INCOMPLETE"}
+    assert result.exit_code == 3
+
+
+def test_a_release_that_the_log_does_not_know_has_no_verdict(release: Path) -> None:
+    other = release.with_name("base-9")
+    shutil.move(release, other)
+    assert _run("verify", other).exit_code == 0  # known by its files
+    (other / "NOTICE.txt").write_text("mine")
+    manifest.write(other)
+    result = _run("verify", other)
+    assert "the log has no release base-9" in result.stdout
+    assert result.exit_code == 3
+
+
+def test_machines_read_the_same_verdict(release: Path) -> None:
+    report = json.loads(_run("verify", release, "--json").stdout)
+    assert [step["holds"] for step in report["steps"]] == [True, True]
+    assert report["exit"] == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["verify", "nosuch"], ["verify"], ["check"], [], ["--nosuch"]]
+)
+def test_wrong_usage_exits_with_64(words: list[str]) -> None:
+    assert _run(*words).exit_code == 64

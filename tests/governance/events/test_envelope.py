@@ -1,0 +1,216 @@
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapestry.encoding import canonical_json, decode_base64, encode_base64
+from tapestry.errors import IncompleteError, ProtocolError, VerificationError
+from tapestry.keys import SigningKey
+from tapestry_governance.events.envelope import (
+    Author,
+    Event,
+    new_identifier,
+    open_entry,
+    sign_entry,
+)
+from tapestry_governance.events.types import (
+    BODIES,
+    DataDeclared,
+    EvaluationRecorded,
+    RoundClosed,
+)
+from tests.support.log_world import START, World, changed, fake_digest
+
+KEY = SigningKey.generate("fr.example/node")
+AUTHOR = Author(federation="tapestry", actor="fr", role="node")
+DATA = DataDeclared(
+    dataset=fake_digest("data"),
+    records=7,
+    unit="record",
+    languages=("fr", "pt-BR"),
+    licences=("CC-BY-4.0",),
+)
+
+
+def envelope(entry: bytes) -> Any:
+    return json.loads(entry)
+
+
+def with_payload(entry: bytes, payload: bytes) -> bytes:
+    return canonical_json({**envelope(entry), "payload": encode_base64(payload)})
+
+
+def test_an_entry_opens_to_the_event_that_was_signed() -> None:
+    event = AUTHOR.event(DATA, now=START, seen=None, refs=(3, 1))
+    signed = open_entry(sign_entry(event, KEY))
+    signed.verify(KEY.verify_key)
+    assert signed.event == event
+    assert isinstance(signed.event.body, DataDeclared)
+
+
+def test_every_kind_of_event_prints_and_parses_to_itself() -> None:
+    kinds = set()
+    for entry in World().grow().entries:
+        signed = open_entry(entry)
+        kinds.add(signed.event.type)
+        assert Event.decode(signed.payload) == signed.event
+        assert signed.event.encode() == signed.payload
+    assert kinds >= {"charter.adopted", "round.closed", "adapter.published"}
+    assert kinds < set(BODIES)
+
+
+@given(position=st.integers(min_value=0), bit=st.integers(0, 7))
+def test_a_flipped_bit_never_verifies(position: int, bit: int) -> None:
+    entry = bytearray(sign_entry(AUTHOR.event(DATA, now=START, seen=None), KEY))
+    entry[position % len(entry)] ^= 1 << bit
+    with pytest.raises((ProtocolError, VerificationError, IncompleteError)):
+        open_entry(bytes(entry)).verify(KEY.verify_key)
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_are_no_entry(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        open_entry(data)
+
+
+def test_another_key_of_the_same_name_does_not_verify() -> None:
+    entry = sign_entry(AUTHOR.event(DATA, now=START, seen=None), KEY)
+    other = SigningKey.generate(KEY.name)
+    with pytest.raises(VerificationError, match="not signed by"):
+        open_entry(entry).verify(other.verify_key)
+
+
+@pytest.mark.parametrize(
+    "mutate",
+    [
+        lambda p: p[:-1] + b" }",
+        lambda p: p + b"\n",
+        lambda p: p.replace(b'"v":1', b'"v":1,"v":1'),
+        lambda p: p.replace(b'"records":7', b'"records":7.0'),
+        lambda p: p.replace(b'"records":7', b'"records":9007199254740993'),
+        lambda p: p.replace(b'"records":7', b'"records":"7"'),
+        lambda p: p.replace(b'"records":7', b'"records":true'),
+        lambda p: p.replace(b'"pt-BR"', '"e\u0301"'.encode()),
+        lambda p: p.replace(b'"refs":[]', b'"more":1,"refs":[]'),
+        lambda p: p.replace(b"12:00:00Z", b"12:00:60Z"),
+        lambda p: p.replace(b"12:00:00Z", b"12:00:0Z"),
+        lambda p: p.replace(b'"role":"node"', b'"role":"king"'),
+        lambda p: p.replace(b'"v":1', b'"v":true'),
+        lambda p: p.replace(b'"v":1', b'"v":0'),
+    ],
+    ids=[
+        "spaces", "trailing", "duplicate-key", "float", "huge-int", "text-for-int",
+        "bool-for-int", "NFD", "extra-key", "second-60", "short-time", "role",
+        "bool-version", "version-0",
+    ],
+)  # fmt: skip
+def test_a_second_spelling_of_an_event_is_refused(
+    mutate: Callable[[bytes], bytes],
+) -> None:
+    entry = sign_entry(AUTHOR.event(DATA, now=START, seen=None), KEY)
+    payload = decode_base64(envelope(entry)["payload"])
+    assert mutate(payload) != payload
+    with pytest.raises(ProtocolError):
+        open_entry(with_payload(entry, mutate(payload)))
+
+
+def test_types_and_versions_of_the_future_stop_without_a_verdict() -> None:
+    entry = sign_entry(AUTHOR.event(DATA, now=START, seen=None), KEY)
+    payload = decode_base64(envelope(entry)["payload"])
+    for old, new in ((b"data.declared", b"vote.cast"), (b'"v":1', b'"v":2')):
+        with pytest.raises(IncompleteError):
+            open_entry(with_payload(entry, payload.replace(old, new)))
+
+
+def test_an_oversize_event_is_refused_when_signed() -> None:
+    scores = {f"m{i}-{'x' * 50}": "0.12345678901" for i in range(200)}
+    body = EvaluationRecorded(
+        subject=fake_digest("a"),
+        suite="s",
+        suite_digest=fake_digest("s"),
+        scores=scores,
+    )
+    event = AUTHOR.event(body, now=START, seen=None, refs=range(10**6, 10**6 + 256))
+    assert len(event.encode()) < 24 << 10
+    sign_entry(event, KEY)
+    many = AUTHOR.event(
+        RoundClosed(
+            run_id="r",
+            round_number=1,
+            attempt=1,
+            outcome="applied",
+            reason=None,
+            included=tuple(f"n{i:03}{'x' * 59}" for i in range(400)),
+            dropped=(),
+            commitments=tuple(range(400)),
+            aggregate_digest=fake_digest("a"),
+            base_before=fake_digest("a"),
+            base_after=fake_digest("a"),
+            outer_digest=fake_digest("a"),
+            metrics={},
+        ),
+        now=START,
+        seen=None,
+    )
+    with pytest.raises(ProtocolError, match="limit"):
+        sign_entry(many, KEY)
+
+
+def test_seventeen_signatures_are_refused() -> None:
+    keys = [SigningKey.generate(f"n{i:02}") for i in range(17)]
+    event = AUTHOR.event(DATA, now=START, seen=None)
+    assert len(open_entry(sign_entry(event, *keys[:16])).signatures) == 16
+    with pytest.raises(ProtocolError):
+        sign_entry(event, *keys)
+
+
+def test_signatures_out_of_order_or_twice_are_refused() -> None:
+    event = AUTHOR.event(DATA, now=START, seen=None)
+    keys = [SigningKey.generate("a"), SigningKey.generate("b")]
+    whole = envelope(sign_entry(event, *keys))
+    first, second = whole["signatures"]
+    for signatures in ([second, first], [first, first], []):
+        with pytest.raises(ProtocolError):
+            open_entry(canonical_json({**whole, "signatures": signatures}))
+    with pytest.raises(ValueError, match="distinct"):
+        sign_entry(event, KEY, KEY)
+
+
+@given(
+    st.datetimes(
+        min_value=datetime(1980, 1, 1),  # noqa: DTZ001
+        max_value=datetime(2900, 1, 1),  # noqa: DTZ001
+    ),
+    st.binary(min_size=10, max_size=10),
+)
+def test_identifiers_are_version_seven_and_in_order_of_time(
+    naive: datetime, entropy: bytes
+) -> None:
+    now = naive.replace(tzinfo=UTC)
+    first = new_identifier(now, lambda _: entropy)
+    later = new_identifier(now + timedelta(milliseconds=1), lambda _: entropy)
+    assert first < later
+    event = AUTHOR.event(DATA, now=now, seen=None, entropy=lambda _: entropy)
+    assert event.id == first
+
+
+def test_a_time_without_a_timezone_is_a_bug() -> None:
+    with pytest.raises(ValueError, match="timezone"):
+        AUTHOR.event(DATA, now=START.replace(tzinfo=None), seen=None)
+
+
+def test_a_charter_with_one_key_for_two_purposes_is_refused() -> None:
+    charter = World().charter()
+    first, *rest = charter.members
+    twice = first.model_copy(update={"root": first.node})
+    with pytest.raises(ValueError, match="one key, one purpose"):
+        changed(charter, members=(twice, *rest))
+    swapped = first.model_copy(update={"witness": first.node})
+    with pytest.raises(ValueError, match="another purpose"):
+        type(first).model_validate(swapped.model_dump())
+    with pytest.raises(ValueError, match="in order"):
+        changed(charter, members=tuple(reversed(charter.members)))

@@ -1,0 +1,184 @@
+"""Attacks on the rules; numbers in brackets are rows of the attack matrix."""
+
+import dataclasses
+
+import pytest
+
+from tapestry.encoding import canonical_json, decode_json, encode_base64
+from tapestry.errors import (
+    IncompleteError,
+    ProtocolError,
+    RuleError,
+    VerificationError,
+)
+from tapestry.keys import SigningKey
+from tapestry.tlog.merkle import leaf_hash, root
+from tapestry_governance.events.envelope import Seen
+from tapestry_governance.events.types import (
+    PolicyAdopted,
+    Role,
+    RoundOpened,
+)
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.replay import apply, apply_all
+from tests.support.log_world import NAMES, World, fake_digest
+
+
+@pytest.fixture
+def world() -> World:
+    return World().found()
+
+
+def test_a_whole_history_is_valid_and_leaves_the_expected_state() -> None:
+    state = World().grow().folded
+    assert state.base == fake_digest("base 2")
+    assert state.epsilon["fr", "run"] == "2.5"
+    assert state.epsilon["id", "run"] == "2"
+    assert list(state.releases) == ["base-2"]
+    assert state.publishers == {"fr-culture": "fr"}
+    assert state.next_rounds == (("run", 3, 1),)
+
+
+def test_the_same_entries_give_the_same_state() -> None:
+    world = World().grow()
+    again = apply_all(None, world.entries)
+    assert again is not None
+    assert again.root == world.folded.root == root(map(leaf_hash, world.entries))
+    one = dataclasses.replace(again, past=world.folded.past)
+    assert one == world.folded
+
+
+def test_a_state_is_not_changed_by_what_follows_it(world: World) -> None:
+    before = world.folded
+    root_before = before.root
+    left = world.entry(world.declaration("de"), "de", "node")
+    right = world.entry(world.declaration("es"), "es", "node")
+    one = apply(before, left, before.size)
+    other = apply(before, right, before.size)
+    assert before.root == root_before
+    assert one.root != other.root
+    assert one.past.root(before.size) == other.past.root(before.size)
+    with pytest.raises(RuleError, match="already"):
+        apply(other, right, other.size)
+    apply(other, left, other.size)  # unknown on this branch
+
+
+def test_a_log_starts_with_its_charter_and_has_one(world: World) -> None:
+    with pytest.raises(RuleError, match="starts with its charter"):
+        apply(None, world.entries[1], 0)
+    with pytest.raises(RuleError, match="one charter"):
+        world.append(world.entry(world.charter()))
+
+
+def test_a_duplicate_event_is_refused(world: World) -> None:  # [16]
+    with pytest.raises(RuleError, match="in the log already"):
+        world.append(world.entries[2])
+
+
+def test_an_event_by_a_key_that_is_not_the_actors_is_refused(world: World) -> None:
+    body = world.declaration("fr")  # [17]
+    cases = [
+        [world.keys["de", "node"]],
+        [world.keys["fr", "community"]],
+        [world.coordinator_key],
+        [SigningKey.generate("fr.example/node")],
+        [world.keys["fr", "node"], world.keys["de", "node"]],
+    ]
+    for signers in cases:
+        with pytest.raises(RuleError, match="sign"):
+            world.append(world.entry(body, "fr", "node", signers=signers))
+    with pytest.raises(RuleError, match="is not a node"):
+        world.append(
+            world.entry(body, "xx", "node", signers=[world.keys["fr", "node"]])
+        )
+
+
+def test_a_node_key_cannot_speak_in_another_role(world: World) -> None:  # [18]
+    world.run_round(1)
+    stolen = [world.keys["fr", "node"]]
+    claims: list[tuple[str, Role]] = [
+        ("fr", "node"),
+        ("fr", "root"),
+        ("coordinator", "coordinator"),
+    ]
+    for actor, role in claims:
+        with pytest.raises(RuleError):
+            world.append(world.entry(world.release(1), actor, role, signers=stolen))
+    policy = PolicyAdopted(policy=world.policy(version=2))
+    with pytest.raises(RuleError):
+        world.append(world.entry(policy, "fr", "node", signers=stolen))
+
+
+def test_a_forged_signature_is_a_cryptographic_failure(world: World) -> None:
+    entry = world.entry(world.declaration("fr"), "fr", "node")
+    envelope = decode_json(entry)
+    envelope["signatures"][0]["sig"] = encode_base64(bytes(64))
+    with pytest.raises(VerificationError, match="entry 5: bad signature"):
+        world.append(canonical_json(envelope))
+
+
+def test_bytes_that_are_no_event_stop_the_fold(world: World) -> None:  # [10]
+    with pytest.raises(ProtocolError):
+        world.append(b"{}")
+    envelope = decode_json(world.entry(world.declaration("fr"), "fr", "node"))
+    envelope["payload"] = encode_base64(b'{"type":"vote.cast","v":1}')
+    with pytest.raises(IncompleteError, match="unknown type"):
+        world.append(canonical_json(envelope))
+
+
+def test_an_event_of_another_federation_is_refused(world: World) -> None:
+    body = world.declaration("fr")
+    with pytest.raises(RuleError, match="federation"):
+        world.append(world.entry(body, "fr", "node", federation="federation.b"))
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (Seen(size=6, root="0" * 64), "claims to have seen 6"),
+        (Seen(size=5, root="0" * 64), "fork: fr saw another log of 5"),
+        (Seen(size=1, root="0" * 64), "claims to have seen 1"),
+        (None, "says none"),
+    ],
+    ids=["ahead", "fork", "behind", "silent"],
+)
+def test_a_view_that_is_no_prefix_of_the_log_is_refused(  # [5]
+    world: World, seen: Seen | None, reason: str
+) -> None:
+    with pytest.raises(RuleError, match=reason):
+        world.append(world.entry(world.declaration("fr"), "fr", "node", seen=seen))
+
+
+def test_a_policy_needs_the_roots_of_most_members(world: World) -> None:  # [26]
+    body = PolicyAdopted(policy=world.policy(version=2, min_cohort=4))
+    roots = [world.keys[name, "root"] for name in NAMES]
+
+    def sign(*keys: SigningKey) -> bytes:
+        return world.entry(body, "de", "root", signers=keys)
+
+    for keys in (roots[:1], roots[:2]):
+        with pytest.raises(RuleError, match="no majority"):
+            world.append(sign(*keys))
+    with pytest.raises(RuleError, match="not by de"):
+        world.append(sign(*roots[1:]))
+    with pytest.raises(RuleError, match="may not sign"):
+        world.append(sign(*roots[:3], world.keys["id", "node"]))
+    world.append(sign(*roots[:3]))
+    assert world.folded.policy.min_cohort == 4
+    with pytest.raises(RuleError, match="policy 2 after 2"):
+        world.append(sign(*roots[:3]))
+
+
+def test_the_policy_does_not_change_within_a_round(world: World) -> None:  # [25]
+    world.add(RoundOpened(manifest=world.manifest()))
+    body = PolicyAdopted(policy=world.policy(version=2))
+    roots = [world.keys[name, "root"] for name in NAMES]
+    with pytest.raises(RuleError, match="between rounds"):
+        world.append(world.entry(body, "de", "root", signers=roots))
+
+
+def test_a_state_says_who_speaks_with_which_key(world: World) -> None:
+    state: FederationState = world.folded
+    assert state.key_of("fr", "node") == world.keys["fr", "node"].verify_key
+    assert state.key_of("fr", "coordinator") is None
+    assert state.key_of("coordinator", "node") is None

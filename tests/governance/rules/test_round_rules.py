@@ -1,0 +1,224 @@
+"""Attacks on the rules; numbers in brackets are rows of the attack matrix."""
+
+import pytest
+
+from tapestry.errors import (
+    RuleError,
+)
+from tapestry.protocol.wire_messages import Reason
+from tapestry_governance.events.types import (
+    ContributionRefused,
+    Dropped,
+    RoundAborted,
+    RoundOpened,
+)
+from tapestry_governance.rules.replay import apply
+from tests.support.log_world import NAMES, World, changed, fake_digest, renamed
+
+
+@pytest.fixture
+def world() -> World:
+    return World().found()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"federation": "other"}, "round of other"),
+        ({"round_number": 2}, "starts with round"),
+        ({"attempt": 2}, "starts with round"),
+        ({"attempt": 4}, "attempt 4"),
+        ({"model_digest": fake_digest("mine")}, "names no base"),
+        ({"policy_digest": fake_digest("lax")}, "not in force"),
+        ({"roster_digest": fake_digest("us")}, "roster"),
+        ({"min_cohort": 2}, "at least 2"),
+        ({"max_colluding": 0}, "tolerates 0"),
+        ({"threshold": 2}, "threshold 2"),
+        ({"threshold": 5}, "threshold 5"),
+    ],
+)
+def test_a_round_outside_the_policy_is_refused(
+    world: World, change: dict[str, object], reason: str
+) -> None:
+    manifest = renamed(world.manifest(), **change)
+    with pytest.raises(RuleError, match=reason):
+        world.append(world.entry(RoundOpened(manifest=manifest)))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"noise": "none"}, "noise 'none'"),
+        ({"target_delta": "0.0001"}, "delta 0.0001"),
+        ({"noise_multiplier": "0"}, "positive"),
+        ({"clip_norm": "0"}, "positive"),
+    ],
+)
+def test_a_round_without_the_promised_privacy_is_refused(
+    world: World, change: dict[str, object], reason: str
+) -> None:
+    manifest = world.manifest()
+    privacy = manifest.privacy.model_copy(update=change)
+    with pytest.raises(RuleError, match=reason):
+        world.add(RoundOpened(manifest=renamed(manifest, privacy=privacy)))
+
+
+def test_a_stranger_or_a_foreign_key_in_the_cohort_is_refused(world: World) -> None:
+    manifest = world.manifest()
+    first, *rest = manifest.participants
+    foreign = first.model_copy(update={"key": str(world.log_key.verify_key)})
+    extra = first.model_copy(update={"name": "zz"})
+    for participants in ((foreign, *rest), (*manifest.participants, extra)):
+        with pytest.raises(RuleError, match="no member with this node key"):
+            world.add(
+                RoundOpened(manifest=renamed(manifest, participants=participants))
+            )
+
+
+def test_rounds_follow_one_another(world: World) -> None:
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    with pytest.raises(RuleError, match="still open"):
+        world.add(RoundOpened(manifest=world.manifest(attempt=2)))
+    world.add(abort(1))
+    with pytest.raises(RuleError, match=r"\('run', 1, 1\), not"):
+        world.add(RoundOpened(manifest=manifest))
+    other = renamed(world.manifest(attempt=2), model_digest=fake_digest("base 1"))
+    with pytest.raises(RuleError, match="to go on from"):
+        world.add(RoundOpened(manifest=other))
+    world.add(RoundOpened(manifest=world.manifest(attempt=2)))
+    world.add(abort(2))
+    world.add(RoundOpened(manifest=world.manifest(attempt=3)))
+    world.add(abort(3))
+    with pytest.raises(RuleError, match="attempt 4"):
+        world.add(RoundOpened(manifest=world.manifest(attempt=4)))
+
+
+def test_a_new_run_goes_on_from_the_base_or_starts_anew(world: World) -> None:
+    world.run_round(1)
+    fresh = renamed(world.manifest(1), run_id="run-2", model_digest=world.base(1))
+    given = renamed(fresh, model_digest=world.base(0))
+    for manifest in (fresh, given):
+        apply(
+            world.folded,
+            world.entry(RoundOpened(manifest=manifest)),
+            len(world.entries),
+        )
+    back = renamed(world.manifest(2), model_digest=world.base(0))
+    with pytest.raises(RuleError, match="to go on from"):
+        world.add(RoundOpened(manifest=back))
+
+
+def test_a_round_that_was_never_logged_has_no_commitments(world: World) -> None:
+    manifest = world.manifest()  # [21]
+    commitment = world.commitment("fr", manifest)
+    with pytest.raises(RuleError, match="open is none"):
+        world.add(commitment, "fr", "node")
+    world.add(RoundOpened(manifest=manifest))
+    world.add(commitment, "fr", "node")
+    with pytest.raises(RuleError, match="twice"):
+        world.add(commitment, "fr", "node")
+
+
+def test_a_commitment_to_another_plan_is_refused(world: World) -> None:  # [22]
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    other = renamed(manifest, software_digest=fake_digest("patched"))
+    with pytest.raises(RuleError, match="another manifest"):
+        world.add(world.commitment("fr", other), "fr", "node")
+
+
+def test_a_node_commits_or_refuses_but_not_both(world: World) -> None:
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    world.add(world.commitment("fr", manifest), "fr", "node")
+    with pytest.raises(RuleError, match="committed to this attempt"):
+        world.add(refusal(), "fr", "node")
+    world.add(refusal(), "de", "node")
+    with pytest.raises(RuleError, match="refused this attempt"):
+        world.add(world.commitment("de", manifest), "de", "node")
+    world.add(changed(refusal(), round_number=9), "fr", "node")  # of a round unknown
+
+
+def test_a_node_commits_once_to_an_attempt(world: World) -> None:
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    world.add(world.commitment("fr", manifest), "fr", "node")
+    with pytest.raises(RuleError, match="committed twice to one attempt"):
+        world.add(world.commitment("fr", manifest), "fr", "node")
+
+
+def opened(world: World, names: tuple[str, ...] = NAMES) -> dict[str, int]:
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    indexes = {}
+    for name in names:
+        indexes[name] = world.add(world.commitment(name, manifest), name, "node")
+        world.add(world.account(manifest), name, "node")
+    return indexes
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"commitments": (5, 7, 9, 11)}, "is not de's commitment"),
+        ({"commitments": (6, 8, 12, 10)}, "is not fr's commitment"),
+        ({"base_before": fake_digest("x")}, "opened from"),
+        ({"included": NAMES[:3], "commitments": (6, 8, 10)}, "not the participants"),
+        ({"dropped": (Dropped(name="id", phase="upload"),)}, "not the participants"),
+        ({"round_number": 2}, "open is"),
+        ({"attempt": 2}, "open is"),
+        ({"outcome": "rejected", "reason": "norm"}, "leaves the base"),
+        (
+            {
+                "included": NAMES[:2],
+                "commitments": (6, 8),
+                "dropped": tuple(Dropped(name=n, phase="upload") for n in NAMES[2:]),
+            },
+            "a sum of 2",
+        ),
+    ],
+)
+def test_a_round_closed_falsely_is_refused(  # [24]
+    world: World, change: dict[str, object], reason: str
+) -> None:
+    closing = world.closing(world.manifest(), opened(world))
+    with pytest.raises(RuleError, match=reason):
+        world.add(changed(closing, **change))
+    world.add(closing)
+
+
+def test_a_rejected_round_leaves_the_base(world: World) -> None:
+    closing = world.closing(world.manifest(), opened(world))
+    rejected = changed(
+        closing, outcome="rejected", reason="norm", base_after=closing.base_before
+    )
+    world.add(rejected)
+    assert world.folded.base == world.base(0)
+
+
+def test_a_contribution_without_accounting_cannot_be_summed(world: World) -> None:
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    indexes = {
+        name: world.add(world.commitment(name, manifest), name, "node")
+        for name in NAMES
+    }
+    with pytest.raises(RuleError, match="accounted for no privacy loss"):
+        world.add(world.closing(manifest, indexes))
+
+
+def abort(attempt: int) -> RoundAborted:
+    return RoundAborted(
+        run_id="run",
+        round_number=1,
+        attempt=attempt,
+        phase="upload",
+        reason="too_few",
+    )
+
+
+def refusal() -> ContributionRefused:
+    return ContributionRefused(
+        run_id="run", round_number=1, attempt=1, reason=Reason.MAINTENANCE
+    )

@@ -1,0 +1,286 @@
+"""An adapter is planned, paid, trained, written and loads with plain ``peft``."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tapestry.errors import ConfigError, ResourceError, VerificationError
+from tapestry.privacy import accounting
+from tapestry.privacy.gaussian import NoiseSource
+from tapestry.settings import AdapterSettings
+from tapestry.vectors import FloatVector, parameters_digest
+from tapestry.workloads.language.base_models import build_tiny
+from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.peft_folder import BaseName
+from tapestry_governance import registry
+from tapestry_node.adapters import adapter_trainer
+from tapestry_node.adapters.model_card import Card, render
+from tapestry_node.training import dp_sgd
+
+TEXTS = [f"La ricetta numero {i} vuole farina, acqua e sale." for i in range(64)]
+DELTA = "0.001"
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[LanguageModel]:
+    torch.set_num_threads(1)
+    tiny = build_tiny()
+    before = parameters_digest(tiny.parameters())
+    yield tiny
+    assert parameters_digest(tiny.parameters()) == before
+
+
+@pytest.fixture(scope="module")
+def title(model: LanguageModel) -> adapter_trainer.Title:
+    base = BaseName(name="base-1", digest=parameters_digest(model.parameters()))
+    return adapter_trainer.Title(name="italy", version=1, base=base)
+
+
+def _settings(**changes: object) -> AdapterSettings:
+    values: dict[str, object] = {
+        "publish": True,
+        "licence": "Apache-2.0",
+        "rank": 2,
+        "targets": ("q_proj", "v_proj"),
+        "sequence_length": 32,
+        "steps": 4,
+        "batch_size": 16,
+        "learning_rate": "0.5",
+        "epsilon": "8",
+        "clip_norm": "1",
+    }
+    return AdapterSettings.model_validate({**values, **changes})
+
+
+def _trained(model: LanguageModel, plan: adapter_trainer.AdapterPlan) -> FloatVector:
+    units = model.encode(TEXTS, sequence_length=plan.training.sequence_length)
+    source = NoiseSource.unsafe_from_key(b"k" * 32)
+    runtime = dp_sgd.Runtime(source=source)
+    return adapter_trainer.train(model, units, plan=plan, runtime=runtime)
+
+
+def _card(
+    title: adapter_trainer.Title, plan: adapter_trainer.AdapterPlan, **changes: object
+) -> Card:
+    values: dict[str, object] = {
+        "name": title.name,
+        "version": title.version,
+        "country": 'Italy: "la bella"',
+        "language": "it",
+        "licence": "Apache-2.0",
+        "text_licence": "BSD-3-Clause",
+        "base": title.base,
+        "rank": plan.training.rank,
+        "promise": plan.promise("7.9"),
+        "evaluation": {"bits-per-byte/base": "8.01", "bits-per-byte/adapter": "7.2"},
+    }
+    return Card(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def written(
+    model: LanguageModel,
+    title: adapter_trainer.Title,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, FloatVector, adapter_trainer.AdapterPlan]:
+    plan = adapter_trainer.plan(
+        title, _settings(), records=len(TEXTS), target_delta=DELTA
+    )
+    update = _trained(model, plan)
+    folder = tmp_path_factory.mktemp("adapters") / "italy"
+    adapter_trainer.write(
+        folder, update, model=model, plan=plan, card=_card(title, plan)
+    )
+    return folder, update, plan
+
+
+@pytest.mark.slow
+def test_the_plan_spends_at_most_the_epsilon_it_was_given(
+    title: adapter_trainer.Title,
+) -> None:
+    plan = adapter_trainer.plan(title, _settings(), records=64, target_delta=DELTA)
+    assert plan.steps is not None
+    spent = accounting.epsilon([plan.steps], target_delta=float(DELTA))
+    assert 7.5 < spent <= 8
+    assert plan.privacy.noise == "local"
+    assert plan.promise("8").sampling_rate == "0.25"
+
+
+def test_epsilon_zero_plans_no_noise_and_promises_nothing(
+    title: adapter_trainer.Title,
+) -> None:
+    settings = _settings(epsilon="0")
+    plan = adapter_trainer.plan(title, settings, records=64, target_delta=DELTA)
+    assert plan.steps is None
+    assert plan.privacy.noise == "none"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 65}, "65 is not between 1 and the 64 records"),
+        ({"epsilon": "-1"}, "epsilon -1"),
+        ({"learning_rate": "0"}, "learning rate 0"),
+        ({"clip_norm": "0"}, "clip norm 0"),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    title: adapter_trainer.Title, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        adapter_trainer.plan(
+            title, _settings(**settings), records=64, target_delta=DELTA
+        )
+
+
+@pytest.mark.slow
+def test_the_public_factor_depends_on_the_title_only(
+    title: adapter_trainer.Title,
+) -> None:
+    plan = adapter_trainer.plan(title, _settings(), records=64, target_delta=DELTA)
+    again = adapter_trainer.plan(
+        title, _settings(learning_rate="0.5"), records=60, target_delta=DELTA
+    )
+    other = adapter_trainer.plan(
+        adapter_trainer.Title(name="italy", version=2, base=title.base),
+        _settings(),
+        records=64,
+        target_delta=DELTA,
+    )
+    assert plan.training.factor_seed == again.training.factor_seed
+    assert plan.training.factor_seed != other.training.factor_seed
+
+
+def test_training_helps_and_the_published_folder_does_what_was_trained(
+    model: LanguageModel, written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan]
+) -> None:
+    folder, update, plan = written
+    scores = adapter_trainer.score(model, update, TEXTS[:8], plan=plan)
+    assert float(scores["bits-per-byte/adapter"]) < float(scores["bits-per-byte/base"])
+    with model.adapted(folder):
+        loaded = model.evaluate(TEXTS[:8], sequence_length=32).bits_per_byte
+    assert loaded == pytest.approx(float(scores["bits-per-byte/adapter"]), abs=1e-4)
+    assert adapter_trainer.score(model, update, [], plan=plan) == {}
+
+
+def test_the_registry_accepts_the_folder_on_its_base(
+    model: LanguageModel,
+    title: adapter_trainer.Title,
+    written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
+    tmp_path: Path,
+) -> None:
+    folder, _, plan = written
+    found = registry.check_folder(folder)
+    assert (found.base, found.base_digest) == ("base-1", title.base.digest)
+    assert found.rank == plan.training.rank
+    model.save(tmp_path)
+    registry.check_fit(folder, registry.read_base(tmp_path))
+
+
+def test_the_same_update_gives_the_same_bytes(
+    model: LanguageModel,
+    title: adapter_trainer.Title,
+    written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
+    tmp_path: Path,
+) -> None:
+    folder, update, plan = written
+    card = _card(title, plan)
+    again = adapter_trainer.write(
+        tmp_path / "x", update, model=model, plan=plan, card=card
+    )
+    assert again == registry.check_folder(folder)
+    with pytest.raises(ConfigError, match="never overwritten"):
+        adapter_trainer.write(tmp_path / "x", update, model=model, plan=plan, card=card)
+
+
+def test_a_useless_or_diverged_adapter_is_not_published(
+    model: LanguageModel,
+    title: adapter_trainer.Title,
+    written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
+    tmp_path: Path,
+) -> None:
+    _, update, plan = written
+    card = _card(title, plan)
+    with pytest.raises(VerificationError, match="every factor B is zero"):
+        adapter_trainer.write(
+            tmp_path / "zero", np.zeros_like(update), model=model, plan=plan, card=card
+        )
+
+
+def test_a_training_that_diverged_is_named(
+    model: LanguageModel,
+    written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, update, plan = written
+    fit = dp_sgd.Fit(
+        steps=1, empty_steps=0, drawn=1, clipped=0, non_finite=1, losses=(), seconds=0.0
+    )
+    diverged = dp_sgd.Update(values=np.full_like(update, np.nan), fit=fit)
+    monkeypatch.setattr(dp_sgd, "update", lambda *_, **__: diverged)
+    with pytest.raises(ResourceError, match=r"lower adapter\.learning_rate"):
+        _trained(model, plan)
+
+
+def test_the_card_reads_as_yaml_and_says_what_was_promised(
+    title: adapter_trainer.Title,
+    written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
+) -> None:
+    folder, _, plan = written
+    text = (folder / "README.md").read_text("utf-8")
+    _, front, body = text.split("---\n", 2)
+    value = yaml.safe_load(front)
+    assert value["language"] == "it"
+    assert value["license"] == "apache-2.0"
+    assert value["library_name"] == "peft"
+    assert value["base_model"] == "base-1"
+    ours = value["tapestry"]
+    assert ours["country"] == 'Italy: "la bella"'
+    assert ours["base_digest"] == title.base.digest
+    privacy = ours["privacy"]
+    assert (privacy["unit"], privacy["adjacency"]) == ("record", "add-remove")
+    assert privacy["epsilon"] == "7.9"
+    assert ours["evaluation"] == {
+        "bits-per-byte/base": "8.01",
+        "bits-per-byte/adapter": "7.2",
+    }
+    assert "epsilon 7.9 at delta 0.001, per record" in body
+    silent = render(_card(title, plan, promise=plan.promise(None), evaluation={}))
+    nothing = yaml.safe_load(silent.split("---\n", 2)[1])["tapestry"]
+    assert nothing["privacy"] == {"mechanism": "none", "epsilon": None}
+    assert nothing["evaluation"] == {}
+    assert "no promise about single records" in silent
+
+
+@pytest.mark.slow
+def test_the_folder_loads_with_plain_peft(
+    model: LanguageModel,
+    written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
+    tmp_path: Path,
+) -> None:
+    folder, _, _ = written
+    model.save(tmp_path)
+    program = """
+import json, sys, torch, transformers, peft
+base = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
+model = peft.PeftModel.from_pretrained(base, sys.argv[2])
+tokens = torch.tensor([[256, 40, 41, 42, 60, 61]])
+loss = model(input_ids=tokens, labels=tokens).loss.item()
+print(json.dumps([loss, "tapestry" in sys.modules]))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path), str(folder)]
+    out = subprocess.run(
+        command, capture_output=True, check=True, cwd=tmp_path, env=os.environ.copy()
+    )
+    with model.adapted(folder):
+        want = model.losses([[256, 40, 41, 42, 60, 61]]).item()
+    assert json.loads(out.stdout) == [pytest.approx(want, rel=1e-5), False]
+    assert want != pytest.approx(model.losses([[256, 40, 41, 42, 60, 61]]).item())

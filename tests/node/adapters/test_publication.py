@@ -1,0 +1,331 @@
+"""An adapter is trained, paid for and published once, wherever the process dies."""
+
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from tapestry import storage
+from tapestry.errors import ResourceError
+from tapestry.protocol.wire_messages import Kind, Message, Reason
+from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.events.types import AdapterPublished, DpAccounted
+from tapestry_node.adapters import adapter_trainer, publication
+from tapestry_node.budget.ledger import Ledger
+from tapestry_node.node_state import Store
+from tapestry_node.round.admission import Refused
+from tests.support.federation import NAMES, Base, Deliver, Federation, Killed
+
+Wants = Callable[..., Federation]
+
+
+@pytest.fixture
+def wants(base: Base, tmp_path: Path) -> Iterator[Wants]:
+    """Found a federation of which ``fr`` alone publishes an adapter."""
+    made: list[Federation] = []
+
+    def make(**adapter: Any) -> Federation:
+        off = {name: {"adapter": {"publish": False}} for name in NAMES}
+        found = Federation(
+            tmp_path / "federation",
+            base,
+            coordinator={"adapters": True},
+            policy={"noise": ("local", "none")},
+            institutions=off | {"fr": {"adapter": adapter}},
+        )
+        made.append(found)
+        return found
+
+    yield make
+    for federation in made:
+        federation.close()
+
+
+class Trainings:
+    """Counts the trainings of adapters, and lets them fail when asked to."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.error: Exception | None = None
+        self._honest = adapter_trainer.train
+
+    def __call__(self, *arguments: Any, **rest: Any) -> Any:
+        self.count += 1
+        if self.error is not None:
+            raise self.error
+        return self._honest(*arguments, **rest)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    counting = Trainings()
+    monkeypatch.setattr(adapter_trainer, "train", counting)
+    return counting
+
+
+def accounts(federation: Federation) -> list[DpAccounted]:
+    """What ``fr`` said that its adapters cost, in the log."""
+    said = [e.body for e in federation.logged() if e.actor == "fr"]
+    return [b for b in said if isinstance(b, DpAccounted) and b.adapter is not None]
+
+
+def charges(federation: Federation) -> list[tuple[int, str]]:
+    rows = federation.nodes["fr"].ledger.rows()
+    return [
+        (row.charge.number, row.state)
+        for row in rows
+        if row.charge.purpose == "adapter"
+    ]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
+
+
+def once(federation: Federation, *, version: int = 1) -> None:
+    """One publication is in the log, is what the node has, and was paid for once."""
+    (published,) = federation.said(AdapterPublished)
+    assert (published.name, published.version) == ("fr", version)
+    given = files(federation.coordinator / "adapters" / "fr")
+    own = federation.directory / "nodes" / "fr" / "adapters"
+    assert files(own / f"fr-{version}") == given
+    assert not list(own.glob("*.update"))
+    node = federation.restart("fr")  # a ledger behind the log would refuse for ever
+    assert node.store.outbox() == []
+    federation.bundle()
+    assert federation.audit().verdict is Verdict.HOLDS
+
+
+Place = tuple[Any, str, int]  # an owner, its function, and which call of it
+STEPS: dict[str, Place] = {
+    "reserve": (Ledger, "reserve", 1),
+    "train": (adapter_trainer, "train", 1),
+    "keep the update": (storage, "replace", 1),
+    "spend": (Ledger, "spend", 1),
+    "keep the account": (storage, "replace", 2),
+    "write": (adapter_trainer, "write", 1),
+    "copy the account": (storage, "replace", 3),
+    "sync": (publication, "_sync", 1),
+    "publish": (storage, "replace", 4),
+    "post": (Store, "post", 1),
+    "pack": (publication, "_message", 1),
+}
+REPEATED = {("train", True), ("keep the update", False)}  # nothing was left of it
+
+
+def dies(monkeypatch: pytest.MonkeyPatch, place: Place, *, after: bool) -> None:
+    """Let the process die at a call of a function."""
+    owner, name, which = place
+    original, calls = getattr(owner, name), iter(range(1, 100))
+
+    def call(*arguments: Any, **rest: Any) -> Any:
+        if next(calls) != which:
+            return original(*arguments, **rest)
+        monkeypatch.setattr(owner, name, original)
+        if after:
+            original(*arguments, **rest)
+        raise Killed
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def _cases() -> list[Any]:
+    quick = {("keep the account", True), ("publish", False), ("post", False)}
+    found = []
+    for step in STEPS:
+        for after in (False, True):
+            name = f"{'after' if after else 'before'} {step}"
+            marks = () if (step, after) in quick else pytest.mark.slow
+            found.append(pytest.param(step, after, id=name, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("step", "after"), _cases())
+def test_a_node_that_dies_while_publishing_goes_on(
+    wants: Wants,
+    trainings: Trainings,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    after: bool,
+) -> None:
+    federation = wants()
+
+    def dies_once(name: str, request: Message, deliver: Deliver) -> None:
+        dies(monkeypatch, STEPS[step], after=after)
+        with suppress(Killed):
+            deliver(request)
+            raise AssertionError("the node was not killed")
+        federation.restart(name)
+
+    federation.wire.on("fr", Kind.RELEASED, dies_once)
+    federation.run()
+    assert federation.said(AdapterPublished) == []
+    federation.run()
+    assert trainings.count == (2 if (step, after) in REPEATED else 1)
+    assert len(accounts(federation)) == 1
+    assert charges(federation) == [(1, "spent")]
+    once(federation)
+
+
+def test_a_publication_is_given_again_byte_for_byte(
+    wants: Wants, trainings: Trainings
+) -> None:
+    federation = wants()
+    replies = []
+
+    def twice(_name: str, request: Message, deliver: Deliver) -> None:
+        replies.extend([deliver(request), deliver(request)])  # and both are lost
+
+    federation.wire.on("fr", Kind.RELEASED, twice)
+    federation.run()
+    federation.restart("fr")
+    federation.run()
+    replies += [
+        e.reply
+        for e in federation.wire.replies(Kind.RELEASED)
+        if e.node == "fr" and e.reply is not None
+    ]
+    first, *others = [(r.kind, r.body, list(r.attachments)) for r in replies]
+    assert others == [first, first]
+    assert trainings.count == 1
+    assert len(accounts(federation)) == 1
+    once(federation)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".DS_Store", "tapestry/notes.txt"])
+def test_what_came_into_the_folder_later_does_not_leave(
+    wants: Wants, name: str
+) -> None:
+    federation = wants()
+    replies = []
+
+    def with_more(_name: str, request: Message, deliver: Deliver) -> None:
+        replies.append(deliver(request))
+        place = federation.directory / "nodes" / "fr" / "adapters" / "fr-1" / name
+        place.write_text("a private note")
+        replies.append(deliver(request))
+        place.unlink()
+
+    federation.wire.on("fr", Kind.RELEASED, with_more)
+    federation.run()
+    first, second = replies
+    assert first.kind is Kind.PUBLICATION
+    if second.kind is Kind.PUBLICATION:  # without it
+        assert (second.body, second.attachments) == (first.body, first.attachments)
+    assert b"a private note" not in b"".join(map(bytes, second.attachments))
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_is_paid_for_and_logged_before_the_next(
+    wants: Wants, trainings: Trainings
+) -> None:
+    """That it failed may depend on the records: it is not tried for free again."""
+    federation = wants()
+    trainings.error = ResourceError("it diverged")
+    federation.run()
+    assert charges(federation) == [(1, "spent")]
+    assert accounts(federation) == []
+    trainings.error = None
+    federation.run()
+    assert trainings.count == 1  # the log must have the account first
+    assert len(accounts(federation)) == 1
+    assert federation.said(AdapterPublished) == []
+    federation.restart("fr")  # by its operator, who read why
+    federation.run()
+    assert trainings.count == 2
+    assert len(accounts(federation)) == 2
+    assert charges(federation) == [(1, "spent"), (2, "spent")]
+    once(federation, version=2)
+
+
+def answers(federation: Federation) -> list[str]:
+    """What ``fr`` said to each request for its adapter, a reason where it refused."""
+    return [
+        e.reply.json().get("reason", e.reply.kind.value)
+        for e in federation.wire.replies(Kind.RELEASED)
+        if e.node == "fr" and e.reply is not None
+    ]
+
+
+def test_one_failed_training_is_paid_for_however_often_it_is_asked_for(
+    wants: Wants, trainings: Trainings
+) -> None:
+    federation = wants()
+    trainings.error = ValueError("it fails always")
+
+    def again_and_again(_name: str, request: Message, deliver: Deliver) -> Message:
+        return [deliver(request) for _ in range(4)][-1]
+
+    federation.wire.on("fr", Kind.RELEASED, again_and_again, times=2)
+    for _ in range(3):
+        federation.run()
+    assert trainings.count == 1
+    assert charges(federation) == [(1, "spent")]
+    assert len(accounts(federation)) == 1
+    assert answers(federation)[-1] == "training_failed"
+    with pytest.raises(Refused, match="restart the node") as caught:  # nor a round
+        federation.nodes["fr"]._desk.check_failed("run")
+    assert caught.value.reason is Reason.TRAINING_FAILED
+
+
+def test_a_failure_after_the_training_lets_no_other_training_begin(
+    wants: Wants, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = wants()
+    honest, failures = adapter_trainer.write, iter(range(2))
+
+    def write(*arguments: Any, **rest: Any) -> Any:
+        if next(failures, None) is not None:
+            raise ResourceError("the disk is full")
+        return honest(*arguments, **rest)
+
+    monkeypatch.setattr(adapter_trainer, "write", write)
+    federation.run()
+    assert federation.nodes["fr"]._desk.failed == {"run"}
+    for _ in range(2):  # what was trained and paid for is published all the same
+        federation.run()
+    assert trainings.count == 1
+    once(federation)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": "0.2"},
+        pytest.param({"steps": 2}, marks=pytest.mark.slow),
+        pytest.param({"epsilon": "0"}, marks=pytest.mark.slow),
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_what_was_trained_under_other_settings_is_not_published(
+    wants: Wants,
+    trainings: Trainings,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    federation = wants()
+    path = federation.directory / "nodes" / "fr" / "node.toml"
+
+    def dies_once(name: str, request: Message, deliver: Deliver) -> None:
+        dies(monkeypatch, STEPS["write"], after=False)
+        with suppress(Killed):
+            deliver(request)
+            raise AssertionError("the node was not killed")
+        known = tomllib.loads(path.read_text())
+        changed = known | {"adapter": known["adapter"] | settings}
+        changed["policy"]["noise"] = ["local", "none"]
+        path.write_text(tomli_w.dumps(changed))
+        federation.restart(name)
+
+    federation.wire.on("fr", Kind.RELEASED, dies_once)
+    for _ in range(3):
+        federation.run()
+    assert trainings.count == 2
+    assert len(accounts(federation)) == 2
+    assert charges(federation)[0] == (1, "spent")
+    once(federation, version=2)

@@ -1,0 +1,375 @@
+"""The ledger: durable before anything leaves, never less, never restored."""
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import sqlite3
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tapestry.encoding import canonical_json, digest
+from tapestry.errors import (
+    BudgetExhausted,
+    ConfigError,
+    PolicyError,
+    ResourceError,
+    VerificationError,
+)
+from tapestry.privacy import accounting
+from tapestry_node.budget.ledger import Charge, FileMirror, Ledger, Terms
+
+TERMS = Terms(
+    dataset=digest(b"records"),
+    records=1000,
+    epsilon=4.0,
+    fallback_epsilon=40.0,
+    delta=1e-5,
+)
+STEPS = accounting.Steps(noise_multiplier=1.0, sampling_rate=0.05, steps=10)
+
+
+def charge(number: int, *, run: str = "run-1", steps: int = 10) -> Charge:
+    return Charge(
+        purpose="round",
+        run=run,
+        number=number,
+        steps=replace(STEPS, steps=steps),
+        own_multiplier=STEPS.noise_multiplier,
+    )
+
+
+def shared(number: int, *, own: float = 0.5) -> Charge:
+    """A round of one step with noise 1, of which ``own`` is the node's."""
+    steps = replace(STEPS, steps=1, coordinates=1000, bound=2.0**20)
+    return replace(charge(number), steps=steps, own_multiplier=own)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "budget.db"
+
+
+def test_a_spent_charge_is_there_after_reopening(path: Path) -> None:
+    ledger = Ledger.open(path, TERMS)
+    ledger.reserve(charge(1))
+    ledger.spend(charge(1))
+    (row,) = Ledger.open(path, TERMS).rows()
+    assert (row.charge, row.state) == (charge(1), "spent")
+
+
+def test_the_balance_is_the_accountants_figure_per_run_and_in_all(path: Path) -> None:
+    ledger = Ledger.open(path, TERMS)
+    for c in (charge(1), charge(2), charge(1, run="run-2")):
+        ledger.reserve(c)
+    ledger.spend(charge(1))
+    ledger.spend(charge(1, run="run-2"))
+    balance = ledger.balance()
+    assert balance.spent == accounting.epsilon([STEPS] * 2, target_delta=1e-5)
+    assert balance.committed == accounting.epsilon([STEPS] * 3, target_delta=1e-5)
+    alone = accounting.epsilon([STEPS], target_delta=1e-5)
+    assert balance.by_run == {"run-1": alone, "run-2": alone}
+    assert (balance.unit, balance.adjacency) == ("record", "add-remove")
+
+
+def test_the_round_that_would_pass_the_limit_is_refused_and_told_what_is_left(
+    path: Path,
+) -> None:
+    ledger = Ledger.open(path, TERMS)
+    fit = ledger.rounds_left(charge(1))
+    for number in range(1, fit + 1):
+        assert ledger.rounds_left(charge(1)) == fit + 1 - number
+        ledger.reserve(charge(number))
+        ledger.spend(charge(number))
+    assert 1 < fit < 20
+    with pytest.raises(BudgetExhausted, match=r"over the limit of 4; 3\.\d+ .*0 of"):
+        ledger.reserve(charge(fit + 1))
+    assert ledger.balance().spent <= 4.0
+
+
+@pytest.mark.slow
+def test_shared_noise_costs_less_than_its_fallback_and_both_have_limits(
+    path: Path,
+) -> None:
+    ledger = Ledger.open(path, replace(TERMS, epsilon=2.0, fallback_epsilon=6.0))
+    assert not ledger.shares_noise("run-1")
+    fit = ledger.rounds_left(shared(1))
+    assert 0 < fit < ledger.rounds_left(shared(1, own=1.0))
+    for number in range(1, fit + 1):
+        ledger.reserve(shared(number))
+        ledger.spend(shared(number))
+    assert ledger.shares_noise("run-1")
+    balance = ledger.balance()
+    assert 2 * balance.spent < balance.fallback <= 6.0
+    with pytest.raises(BudgetExhausted, match="fallback epsilon to 6"):
+        ledger.reserve(shared(fit + 1))
+
+
+def test_a_run_over_the_federations_cap_is_refused_before_it_is_reserved(
+    path: Path,
+) -> None:
+    ledger = Ledger.open(path, TERMS)
+    one = accounting.epsilon([STEPS], target_delta=1e-6)
+    ledger.check_run(charge(1), target_delta=1e-6, cap=one)
+    with pytest.raises(BudgetExhausted, match="the federation's cap"):
+        ledger.check_run(charge(1), target_delta=1e-6, cap=0.99 * one)
+    ledger.reserve(charge(1))
+    with pytest.raises(BudgetExhausted, match="the federation's cap"):
+        ledger.check_run(charge(2), target_delta=1e-6, cap=one)
+    ledger.check_run(charge(2, run="run-2"), target_delta=1e-6, cap=one)
+
+
+def test_a_reservation_counts_until_it_is_released(path: Path) -> None:
+    ledger = Ledger.open(path, TERMS)
+    ledger.reserve(charge(1, steps=120))
+    with pytest.raises(BudgetExhausted):
+        ledger.reserve(charge(2, steps=120))
+    ledger.release(charge(1, steps=120))
+    ledger.reserve(charge(2, steps=120))
+
+
+def test_what_is_spent_is_never_released(path: Path) -> None:
+    ledger = Ledger.open(path, TERMS)
+    ledger.reserve(charge(1))
+    ledger.spend(charge(1))
+    before = ledger.balance().spent
+    ledger.release(charge(1))
+    assert ledger.balance().spent == before > 0
+
+
+def test_the_same_charge_twice_counts_once(path: Path) -> None:
+    ledger = Ledger.open(path, TERMS)
+    for _ in range(2):
+        ledger.reserve(charge(1))
+        ledger.spend(charge(1))
+    assert len(ledger.rows()) == 1
+
+
+def test_the_same_name_with_other_steps_is_refused(path: Path) -> None:
+    ledger = Ledger.open(path, TERMS)
+    ledger.reserve(charge(1))
+    with pytest.raises(PolicyError, match="other steps"):
+        ledger.spend(charge(1, steps=11))
+
+
+def test_nothing_is_spent_that_was_not_reserved(path: Path) -> None:
+    with pytest.raises(PolicyError, match="not reserved"):
+        Ledger.open(path, TERMS).spend(charge(1))
+
+
+def test_a_restored_database_is_refused(path: Path) -> None:
+    ledger = Ledger.open(path, TERMS)
+    ledger.reserve(charge(1))
+    backup = path.with_suffix(".backup")
+    with sqlite3.connect(path) as source, sqlite3.connect(backup) as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    ledger.spend(charge(1))
+    for extra in path.parent.glob("budget.db-*"):
+        extra.unlink()
+    shutil.copy(backup, path)
+    with pytest.raises(VerificationError, match="restored from a backup"):
+        Ledger.open(path, TERMS)
+    with pytest.raises(VerificationError, match="restored from a backup"):
+        ledger.reserve(charge(2))
+
+
+def test_a_deleted_database_or_mirror_is_refused(path: Path) -> None:
+    ledger = Ledger.open(path, TERMS)
+    ledger.reserve(charge(1))
+    mirror = path.with_name("budget.db.mirror")
+    kept = mirror.read_bytes()
+    mirror.unlink()
+    with pytest.raises(VerificationError, match="lost its mirror"):
+        Ledger.open(path, TERMS)
+    mirror.write_bytes(kept)
+    for file in path.parent.glob("budget.db*"):
+        if file != mirror:
+            file.unlink()
+    with pytest.raises(VerificationError, match="restored from a backup"):
+        Ledger.open(path, TERMS)
+
+
+def test_an_entry_changed_in_place_is_refused(path: Path) -> None:
+    ledger = Ledger.open(path, TERMS)
+    ledger.reserve(charge(1))
+    ledger.spend(charge(1))
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), '\"steps\":10',"
+            " '\"steps\":1') AS BLOB) WHERE number = 3"
+        )
+    connection.close()
+    with pytest.raises(VerificationError, match="entry 4 does not follow"):
+        Ledger.open(path, TERMS)
+
+
+@pytest.mark.parametrize("field", ["time", "type", "previous", "canary"])
+def test_an_entry_of_another_hand_is_refused_without_quoting_it(
+    path: Path, field: str
+) -> None:
+    Ledger.open(path, TERMS)
+    entry = {"previous": "", "time": "2026-01-01T00:00:00+00:00", "type": "open"}
+    body = canonical_json(entry | {field: "canary"})
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE entries SET body = ? WHERE number = 1", (body,))
+    connection.close()
+    with pytest.raises(VerificationError, match=r"^\S+ ") as caught:
+        Ledger.open(path, TERMS)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_mirror_too_large_to_be_one_is_not_read(path: Path) -> None:
+    Ledger.open(path, TERMS).reserve(charge(1))
+    os.truncate(path.with_name("budget.db.mirror"), 1 << 40)
+    with pytest.raises(VerificationError, match=r"budget\.db\.mirror is over"):
+        Ledger.open(path, TERMS)
+
+
+def test_a_log_that_knows_more_than_ledger_and_mirror_is_believed(path: Path) -> None:
+    ledger = Ledger.open(path, TERMS)
+    ledger.reserve(charge(1))
+    ledger.spend(charge(1))
+    ledger.require([charge(1)])
+    with pytest.raises(VerificationError, match="the log says"):
+        ledger.require([charge(1), charge(2)])
+
+
+def test_a_crash_between_database_and_mirror_is_mended(path: Path) -> None:
+    class Crashing(FileMirror):
+        def record(self, number: int, digest: str) -> None:
+            raise KeyboardInterrupt((number, digest))
+
+    mirror = path.with_name("mirror")
+    Ledger.open(path, TERMS, mirror=FileMirror(mirror)).reserve(charge(1))
+    ledger = Ledger.open(path, TERMS, mirror=Crashing(mirror))
+    with pytest.raises(KeyboardInterrupt):
+        ledger.spend(charge(1))
+    after = Ledger.open(path, TERMS, mirror=FileMirror(mirror))
+    assert [row.state for row in after.rows()] == ["spent"]
+    after.reserve(charge(2))
+    assert len(Ledger.open(path, TERMS, mirror=FileMirror(mirror)).rows()) == 2
+
+
+def test_a_mirror_line_cut_by_a_crash_does_not_count(path: Path) -> None:
+    mirror = FileMirror(path)
+    mirror.record(1, digest(b"1"))
+    path.write_bytes(path.read_bytes() + b"2 sha2")
+    assert mirror.latest() == (1, digest(b"1"))
+    mirror.record(2, digest(b"2"))
+    assert mirror.latest() == (2, digest(b"2"))
+
+
+def _die_after_spending(path: Path, number: int) -> None:
+    import os
+    import signal
+
+    ledger = Ledger.open(path, TERMS)
+    ledger.reserve(charge(number))
+    ledger.spend(charge(number))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_node_killed_after_spending_has_spent(path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    spent = 0.0
+    for number in (1, 2):
+        child = context.Process(target=_die_after_spending, args=(path, number))
+        child.start()
+        child.join()
+        now = Ledger.open(path, TERMS).balance().spent
+        assert now > spent
+        spent = now
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"dataset": digest(b"others")}, "the data was changed: its dataset is sha256"),
+        ({"delta": 1e-6}, "delta is"),
+    ],
+)
+def test_other_terms_than_the_ledgers_are_refused(
+    path: Path, changes: dict[str, Any], match: str
+) -> None:
+    Ledger.open(path, TERMS)
+    with pytest.raises(ConfigError, match=match):
+        Ledger.open(path, replace(TERMS, **changes))
+
+
+def test_a_lower_limit_holds_at_once(path: Path) -> None:
+    Ledger.open(path, TERMS).reserve(charge(1))
+    with pytest.raises(BudgetExhausted, match="limit of 1;"):
+        Ledger.open(path, replace(TERMS, epsilon=1.0)).reserve(charge(2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"epsilon": 0.0}, "epsilon 0"),
+        ({"epsilon": float("nan")}, "epsilon nan"),
+        ({"epsilon": float("inf")}, "epsilon inf"),
+        ({"delta": 0.0}, "delta 0"),
+        ({"delta": 1.0}, "delta 1"),
+        ({"delta": 0.001}, "not below 1/1000"),
+        ({"records": 0}, "0 records"),
+        ({"dataset": "sha256:no"}, "dataset is not a digest"),
+        ({"adjacency": "replace-one"}, "replace-one"),
+    ],
+)
+def test_terms_that_promise_nothing_are_refused(
+    changes: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ConfigError, match=match):
+        replace(TERMS, **changes)
+
+
+def test_a_clock_set_back_is_refused(path: Path) -> None:
+    now = datetime(2026, 11, 23, tzinfo=UTC)
+    Ledger.open(path, TERMS, clock=lambda: now)
+    Ledger.open(path, TERMS, clock=lambda: now - timedelta(minutes=1))
+    with pytest.raises(ConfigError, match="set the clock"):
+        Ledger.open(path, TERMS, clock=lambda: now - timedelta(hours=1))
+
+
+def test_a_file_that_is_no_database_is_a_resource_error(path: Path) -> None:
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(ResourceError, match=r"budget\.db"):
+        Ledger.open(path, TERMS)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["reserve", "spend", "release"]), st.integers(1, 4)),
+        max_size=12,
+    )
+)
+def test_spent_epsilon_never_falls_and_never_passes_the_limit(
+    tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[str, int]]
+) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "budget.db"
+    spent = 0.0
+    for move, number in moves:
+        ledger = Ledger.open(path, TERMS)
+        with contextlib.suppress(PolicyError):
+            getattr(ledger, move)(charge(number, steps=8))
+        balance = ledger.balance()
+        assert spent <= balance.spent <= balance.committed <= balance.limit
+        spent = balance.spent
+
+
+def test_looking_at_an_empty_ledger_leaves_it_empty(tmp_path: Path) -> None:
+    path = tmp_path / "budget.db"
+    path.touch()
+    with pytest.raises(ConfigError, match="never started"):
+        Ledger.look(path, epsilon=1.0, fallback_epsilon=10.0)
+    assert [each.name for each in tmp_path.iterdir()] == ["budget.db"]
+    assert path.read_bytes() == b""

@@ -1,0 +1,91 @@
+"""The only way out: whatever goes in, what comes out is clipped and on the grid."""
+
+import secrets
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from tapestry.privacy.gaussian import NoiseSource
+from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.settings import number
+from tapestry.vectors import FloatVector
+from tapestry_node.round.contribution import prepare
+from tests.support.log_world import World, renamed
+
+LENGTH = 40
+MANIFEST = renamed(
+    World().found().manifest(),
+    length=LENGTH,
+    clip_norm="1",
+    clip_value="0.25",
+    scale_bits=16,
+)
+VECTORS = arrays.arrays(
+    np.float32,
+    LENGTH,
+    elements=st.floats(-8, 8, width=32),
+)
+
+
+def _decoded(update: FloatVector, manifest: RoundManifest = MANIFEST) -> FloatVector:
+    quantized = prepare(
+        update,
+        manifest=manifest,
+        place=1,
+        random=secrets.token_bytes,
+        noise=NoiseSource.fresh(),
+    )
+    signed = quantized.values.view(np.int32)
+    return np.asarray(signed / 2.0**manifest.scale_bits, dtype=np.float32)
+
+
+@given(VECTORS)
+def test_no_update_is_longer_than_the_bounds(update: FloatVector) -> None:
+    found = _decoded(update)
+    grid = 2.0**-MANIFEST.scale_bits
+    assert np.abs(found).max() <= number(MANIFEST.clip_value)
+    assert np.linalg.norm(found.astype(np.float64)) <= 1 + 1e-6 + grid * LENGTH**0.5
+
+
+@given(VECTORS)
+def test_an_update_within_the_bounds_comes_through(update: FloatVector) -> None:
+    small = update / np.float32(64 * LENGTH**0.5)
+    assert np.abs(_decoded(small) - small).max() <= 2.0**-MANIFEST.scale_bits
+
+
+def test_a_long_update_keeps_its_direction() -> None:
+    update = np.full(LENGTH, 3.0, dtype=np.float32)
+    found = _decoded(update)
+    assert np.allclose(found, 1 / LENGTH**0.5, atol=2.0**-15)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_an_update_that_is_not_finite_becomes_nothing_with_an_alarm(
+    bad: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Silence would be a dropout that depends on private records."""
+    update = np.ones(LENGTH, dtype=np.float32)
+    update[7] = bad
+    assert not _decoded(update).any()
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "is not finite" in caplog.text
+
+
+def test_rounding_is_fair_and_drawn_anew() -> None:
+    """A value between two grid points is rounded up as often as it is above."""
+    manifest = renamed(MANIFEST, scale_bits=4)
+    update = np.full(LENGTH, 0.25 * 2.0**-4, dtype=np.float32)
+    drawn = np.stack([_decoded(update, manifest) for _ in range(100)]) * 2**4
+    assert set(np.unique(drawn)) == {0.0, 1.0}
+    share = drawn.mean()
+    assert abs(share - 0.25) < 5 * (0.25 * 0.75 / drawn.size) ** 0.5
+    assert abs(0.5 - share) > 5 * (0.25 * 0.75 / drawn.size) ** 0.5
+
+
+def test_an_update_is_left_as_it_was() -> None:
+    update = np.full(LENGTH, 3.0, dtype=np.float32)
+    _decoded(update)
+    assert np.array_equal(update, np.full(LENGTH, 3.0, dtype=np.float32))

@@ -1,0 +1,257 @@
+"""What a node must not forget, over restarts and under tampering."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapestry.encoding import digest
+from tapestry.errors import (
+    ConfigError,
+    ProtocolError,
+    ResourceError,
+    VerificationError,
+)
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry_node.node_state import Store
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+def spoil(path: Path, table: str, change: str) -> None:
+    """Change rows as damage does, past the types that their table declares."""
+    write = "UPDATE sqlite_master SET sql = ? WHERE name = ?"
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        query = "SELECT sql FROM sqlite_master WHERE name = ?"
+        ((strict,),) = database.execute(query, (table,)).fetchall()
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute(write, (strict.replace(" STRICT", ""), table))
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(change)
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute(write, (strict, table))
+
+
+def test_a_round_is_uploaded_for_once_ever(path: Path) -> None:
+    store = Store(path)
+    assert store.highest("run") == 0
+    store.raise_to("run", 3)
+    for number in (3, 2, 1):
+        with pytest.raises(ProtocolError, match="one upload"):
+            store.raise_to("run", number)
+    store.close()
+    store = Store(path)
+    assert store.highest("run") == 3
+    with pytest.raises(ProtocolError):
+        store.raise_to("run", 3)
+    store.raise_to("run", 4)
+    store.raise_to("other", 1)
+    assert (store.highest("run"), store.highest("other")) == (4, 1)
+    store.close()
+
+
+@given(st.lists(st.integers(1, 9), max_size=12))
+def test_the_mark_only_rises(numbers: list[int]) -> None:
+    store = Store(Path(":memory:"))
+    highest = 0
+    for number in numbers:
+        if number > highest:
+            store.raise_to("run", number)
+            highest = number
+        else:
+            with pytest.raises(ProtocolError):
+                store.raise_to("run", number)
+        assert store.highest("run") == highest
+    store.close()
+
+
+def test_a_mark_behind_what_the_log_knows_is_an_older_copy(path: Path) -> None:
+    store = Store(path)
+    store.raise_to("run", 2)
+    store.require([("run", 1), ("run", 2)])
+    for run, number in (("run", 3), ("other", 1)):
+        with pytest.raises(VerificationError, match=rf"round {number} of '{run}'"):
+            store.require([("run", 1), (run, number)])
+    store.close()
+
+
+def test_two_processes_cannot_both_take_a_round(path: Path) -> None:
+    one, other = Store(path), Store(path)
+    one.raise_to("run", 1)
+    with pytest.raises(ProtocolError):
+        other.raise_to("run", 1)
+    one.close()
+    other.close()
+
+
+def test_one_process_serves_and_others_only_read(path: Path) -> None:
+    serving = Store(path, exclusive=True)
+    with pytest.raises(ConfigError, match="another process serves"):
+        Store(path, exclusive=True)
+    reading = Store(path)
+    assert list(reading.receipts()) == []
+    reading.close()
+    serving.close()
+    Store(path, exclusive=True).close()
+
+
+def test_a_reader_changes_nothing(path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"cannot open .*unable to open"):
+        Store(path, readonly=True)
+    assert not path.exists()
+    serving = Store(path, exclusive=True)
+    serving.raise_to("run", 1)
+    reading = Store(path, readonly=True)
+    assert reading.highest("run") == 1
+    with pytest.raises(ResourceError, match="readonly"):
+        reading.raise_to("run", 2)
+    reading.close()
+    serving.close()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(path: Path) -> None:
+    path.with_suffix(".lock").symlink_to(path.with_name("made"))
+    with pytest.raises(ResourceError, match="cannot open"):
+        Store(path, exclusive=True)
+    assert not path.with_name("made").exists()
+
+
+def test_entries_wait_in_order_until_the_log_has_them(path: Path) -> None:
+    store = Store(path)
+    store.post(b"one")
+    store.post(b"two")
+    store.close()
+    store = Store(path)
+    assert store.outbox() == [b"one", b"two"]
+    store.clear(b"one")
+    store.clear(b"nothing")
+    assert store.outbox() == [b"two"]
+    store.close()
+
+
+def test_a_secret_is_drawn_once(path: Path) -> None:
+    store = Store(path)
+    assert store.secret("salt", b"first") == b"first"
+    assert store.secret("salt", b"second") == b"first"
+    assert store.secret("other", b"third") == b"third"
+    store.close()
+
+
+def _fill(store: Store) -> None:
+    store.record(Message(kind=Kind.IDENTITY, body=b'{"name":"fr"}'))
+    store.record(Message(kind=Kind.UPLOAD, attachments=[b"abc", memoryview(b"de")]))
+    store.record(Message(kind=Kind.REFUSAL, body=b'{"reason":"internal"}'))
+
+
+def test_a_receipt_names_kind_size_and_content(path: Path) -> None:
+    store = Store(path)
+    _fill(store)
+    found = list(store.receipts())
+    assert [r.kind for r in found] == ["identity", "upload", "refusal"]
+    assert found[1].bytes == len(b"{}abcde")
+    assert found[1].content == digest(b"{}abcde")
+    assert [r.number for r in found] == [1, 2, 3]
+    assert len({r.chain for r in found}) == 3
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE egress SET bytes = bytes + 1 WHERE number = 2",
+        "UPDATE egress SET kind = 'receipt' WHERE number = 2",
+        "UPDATE egress SET time = '2026-01-01T00:00:00Z' WHERE number = 1",
+        "UPDATE egress SET content = chain WHERE number = 3",
+        "DELETE FROM egress WHERE number = 2",
+        "DELETE FROM egress WHERE number = 1",
+        "UPDATE egress SET number = 9 WHERE number = 3",
+        "INSERT INTO egress VALUES (4, '2026-01-01', 'receipt', 2, 'x', 'y')",
+    ],
+)
+def test_a_receipt_that_was_changed_is_noticed(path: Path, change: str) -> None:
+    store = Store(path)
+    _fill(store)
+    store.close()
+    with sqlite3.connect(path) as database:
+        database.execute(change)
+    database.close()
+    store = Store(path)
+    with pytest.raises(VerificationError, match="tampered"):
+        list(store.receipts())
+    store.close()
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    for exclusive in (False, True):
+        with pytest.raises(ResourceError, match=r"^[^\n]+$"):
+            Store(tmp_path / "no" / "state.db", exclusive=exclusive)
+
+
+def test_a_file_that_is_no_database_is_one_line(path: Path) -> None:
+    path.write_bytes(b"not a database, but long enough to look at" * 30)
+    with pytest.raises(ResourceError, match="cannot open"):
+        Store(path)
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_row_that_lost_its_types_is_damage(path: Path, *, readonly: bool) -> None:
+    store = Store(path)
+    store.raise_to("run", 1)
+    store.close()
+    spoil(path, "mark", "UPDATE mark SET round = 'x'")
+    with pytest.raises(ResourceError, match="is damaged; put its newest copy back"):
+        Store(path, readonly=readonly)
+
+
+def test_an_entry_that_waits_is_not_posted_twice(path: Path) -> None:
+    store = Store(path)
+    for entry in (b"one", b"two", b"one"):
+        store.post(entry)
+    assert store.outbox() == [b"one", b"two"]
+    store.close()
+
+
+def test_what_a_round_gave_is_remembered(path: Path) -> None:
+    store = Store(path)
+    store.keep_base("run", 1, gives="sha256:a")
+    store.keep_base("run", 2, gives="sha256:b")
+    store.keep_base("run", 2, gives="sha256:c")
+    store.close()
+    store = Store(path)
+    assert store.bases() == {("run", 1): "sha256:a", ("run", 2): "sha256:c"}
+    store.close()
+
+
+WORK: dict[str, Callable[[Store], object]] = {
+    "highest": lambda store: store.highest("run"),
+    "raise_to": lambda store: store.raise_to("run", 1),
+    "post": lambda store: store.post(b"one"),
+    "outbox": lambda store: store.outbox(),
+    "clear": lambda store: store.clear(b"one"),
+    "keep_base": lambda store: store.keep_base("run", 1, gives="sha256:a"),
+    "bases": lambda store: store.bases(),
+    "secret": lambda store: store.secret("salt", b"one"),
+    "record": lambda store: store.record(Message(kind=Kind.RECEIPT)),
+    "receipts": lambda store: list(store.receipts()),
+}
+
+
+@pytest.mark.parametrize("work", list(WORK.values()), ids=list(WORK))
+def test_a_disk_that_fails_is_an_error_of_ours(
+    path: Path, work: Callable[[Store], object]
+) -> None:
+    store = Store(path)
+    with sqlite3.connect(path) as database:
+        for table in ("mark", "egress", "outbox", "base", "secret"):
+            database.execute(f"DROP TABLE {table}")
+    database.close()
+    with pytest.raises(ResourceError, match=r"^state.db: [^\n]+$"):
+        work(store)
+    store.close()

@@ -1,0 +1,307 @@
+"""DP-SGD on records: steps, noise, refusals, and the update that comes out."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.privacy.accounting import Steps
+from tapestry.privacy.gaussian import NoiseSource
+from tapestry.workloads.base import Unit
+from tapestry.workloads.language.base_models import build_tiny
+from tapestry.workloads.plan_checks import local_steps
+from tapestry_node.training import dp_sgd
+from tapestry_node.training.dp_sgd import (
+    Fit,
+    Progress,
+    Runtime,
+    fit,
+    noiseless_step,
+    update,
+)
+from tapestry_node.training.microbatches import Limits
+from tapestry_node.training.per_example_gradients import Problem
+from tests.support import tiny_models
+
+
+def runtime(key: int = 1, **changes: Any) -> Runtime:
+    source = NoiseSource.unsafe_from_key(bytes([key]) * 32)
+    return Runtime(source=source, **changes)
+
+
+def values(problem: Problem) -> Tensor:
+    return torch.cat([p.detach().flatten() for _, p in problem.parameters])
+
+
+def run(
+    units: Sequence[Unit],
+    *,
+    plan: dict[str, Any] | None = None,
+    privacy: dict[str, Any] | None = None,
+    records: int | None = None,
+    runtime_: Runtime | None = None,
+) -> tuple[np.ndarray, Fit]:
+    """Train a tiny Llama's B; return the change and the report."""
+    with tiny_models.lora(tiny_models.llama()) as problem:
+        before = values(problem)
+        done = fit(
+            problem,
+            units,
+            training=tiny_models.training_plan(**(plan or {})),
+            privacy=tiny_models.privacy_plan(**(privacy or {})),
+            records=records or len(units),
+            runtime=runtime_ or runtime(),
+        )
+        return (values(problem) - before).double().numpy(), done
+
+
+def test_without_privacy_training_is_plain_sgd() -> None:
+    units = tiny_models.units(8, sequences=2)
+    plan = {"batch_size": 8, "steps": 3, "learning_rate": "0.5", "weight_decay": "0.1"}
+    got, done = run(units, plan=plan, privacy={"noise": "none"})
+    with tiny_models.lora(tiny_models.llama()) as problem:
+        start = values(problem)
+        parameters = [p for _, p in problem.parameters]
+        for _ in range(3):
+            unit_losses = [problem.losses(u.sequences).mean() for u in units]
+            loss = torch.stack(unit_losses).sum() / 8
+            grads = torch.autograd.grad(loss, parameters)
+            with torch.no_grad():
+                for parameter, grad in zip(parameters, grads, strict=True):
+                    parameter.mul_(1 - 0.5 * 0.1).sub_(0.5 * grad)
+        want = (values(problem) - start).double().numpy()
+    assert np.linalg.norm(got - want) < 1e-5 * np.linalg.norm(want)
+    assert (done.drawn, done.clipped, done.empty_steps) == (24, 0, 0)
+
+
+def test_with_tiny_noise_and_a_loose_bound_private_training_is_plain() -> None:
+    units = tiny_models.units(8)
+    plan = {"batch_size": 8, "optimizer": "adam", "learning_rate": "0.01"}
+    plain, _ = run(units, plan=plan, privacy={"noise": "none"})
+    loose = {"clip_norm": "1000", "noise_multiplier": "0.000000001"}
+    private, done = run(units, plan=plan, privacy=loose)
+    assert done.clipped == 0
+    assert np.linalg.norm(private - plain) < 1e-2 * np.linalg.norm(plain)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_private_training_lowers_the_loss(optimizer: str) -> None:
+    units = [Unit(sequences=((5, 6, 7, 8, 9, 10),))] * 16
+    rate = {"sgd": "2", "adam": "0.05"}[optimizer]
+    plan = {"optimizer": optimizer, "learning_rate": rate, "steps": 12}
+    _, done = run(units, plan=plan, privacy={"noise_multiplier": "0.3"})
+    seen = [loss for loss in done.losses if loss is not None]
+    assert seen[-1] < 0.8 * seen[0]
+
+
+def test_an_empty_draw_is_a_step_of_noise_alone() -> None:
+    moved, done = run([], plan={"steps": 1, "learning_rate": "8"}, records=100)
+    assert (done.empty_steps, done.drawn, done.losses) == (1, 0, (None,))
+    assert stats.kstest(moved, "norm").pvalue > 1e-3  # lr 8 over batch 8, noise 1
+    assert 0.88 < moved.std() < 1.12
+
+
+def test_empty_draws_happen_and_are_survived() -> None:
+    plan = {"steps": 40, "batch_size": 1}
+    _, done = run(tiny_models.units(2), plan=plan, records=2)
+    assert 1 <= done.empty_steps < 40
+    assert done.steps == len(done.losses) == 40
+
+
+def test_noise_is_drawn_once_a_step_however_many_physical_batches() -> None:
+    units = tiny_models.units(30)
+    plan = {"steps": 1, "batch_size": 15, "learning_rate": "15"}
+    changes = [
+        run(units, plan=plan, runtime_=runtime(limits=limits))[0]
+        for limits in (Limits(rows=1), Limits(), Limits(gradient_bytes=0))
+    ]
+    for other in changes[1:]:
+        assert np.linalg.norm(other - changes[0]) < 1e-4
+
+
+@pytest.mark.slow
+def test_batches_are_poisson_samples() -> None:
+    drawn: list[int] = []
+
+    def note(progress: Progress) -> None:
+        drawn.append(progress.drawn)
+
+    units = [Unit(sequences=((5, 6),))] * 40
+    run(
+        units,
+        plan={"steps": 150, "batch_size": 10},
+        runtime_=runtime(progress=note),
+    )
+    assert np.mean(drawn) == pytest.approx(10, abs=1.0)
+    assert np.var(drawn) == pytest.approx(40 * 0.25 * 0.75, rel=0.5)
+
+
+def test_the_divisor_is_the_expected_batch_not_the_drawn_one() -> None:
+    one = tiny_models.units(1)
+    privacy = {"noise_multiplier": "0.000001", "clip_norm": "0.01"}
+    plan = {"steps": 1, "batch_size": 4, "learning_rate": "4"}
+    units = one * 4
+    moved, done = run(units, plan=plan, privacy=privacy, records=4)
+    assert done.drawn == 4
+    assert np.linalg.norm(moved) == pytest.approx(0.04, rel=1e-2)
+    alone, done = run(one, plan=plan, privacy=privacy, records=4)
+    assert done.drawn == 1
+    assert np.linalg.norm(alone) == pytest.approx(0.01, rel=1e-2)
+
+
+def test_every_parameter_moves_in_the_first_step() -> None:
+    for trained in (tiny_models.full, tiny_models.lora):
+        with trained(tiny_models.llama()) as problem:
+            before = [p.detach().clone() for _, p in problem.parameters]
+            fit(
+                problem,
+                tiny_models.units(8),
+                training=tiny_models.training_plan(steps=1),
+                privacy=tiny_models.privacy_plan(),
+                records=8,
+                runtime=runtime(),
+            )
+            for (name, after), start in zip(problem.parameters, before, strict=True):
+                assert not torch.equal(after, start), name
+
+
+def test_weights_that_never_move_are_refused() -> None:
+    plan = {"learning_rate": "0.000000000001", "steps": 1}
+    with (
+        pytest.raises(ResourceError, match="did not change"),
+        tiny_models.full(tiny_models.llama()) as problem,
+    ):
+        fit(
+            problem,
+            tiny_models.units(8),
+            training=tiny_models.training_plan(**plan),
+            privacy=tiny_models.privacy_plan(),
+            records=8,
+            runtime=runtime(),
+        )
+
+
+@pytest.mark.parametrize("parameterization", ["full", "low_rank"])
+def test_an_update_is_the_change_in_layout_order_and_leaves_the_base(
+    parameterization: str,
+) -> None:
+    workload = build_tiny()
+    low_rank = parameterization == "low_rank"
+    plan = tiny_models.training_plan(
+        parameterization=parameterization,
+        rank=4 if low_rank else 0,
+        targets=("q_proj", "down_proj") if low_rank else (),
+        learning_rate="0.01",
+    )
+    units = workload.encode(["first text here", "and a second"] * 8, sequence_length=16)
+    before = workload.parameters()
+    got = update(
+        workload,
+        units,
+        training=plan,
+        privacy=tiny_models.privacy_plan(),
+        records=len(units),
+        runtime=runtime(),
+    )
+    layout = workload.layout(plan)
+    assert got.values.shape == (layout.length,)
+    assert got.values.dtype == np.float32
+    for name, piece in layout.split(got.values).items():
+        assert piece.any(), name
+    for name, value in workload.parameters().items():
+        assert np.array_equal(value, before[name]), name
+
+
+def test_a_noiseless_step_for_shared_noise_is_one_clipped_release() -> None:
+    workload = build_tiny()
+    units = workload.encode(["some text", "other words"] * 6, sequence_length=16)
+    plan = tiny_models.training_plan(steps=1, batch_size=12)
+    got = noiseless_step(
+        workload,
+        units,
+        training=plan,
+        privacy=tiny_models.privacy_plan(clip_norm="0.01"),
+        records=12,
+        runtime=runtime(),
+    )
+    assert got.values.shape == (workload.layout(plan).length,)
+    assert 0 < np.linalg.norm(got.values) <= 12 * 0.01
+    assert (got.fit.drawn, got.fit.clipped, got.fit.steps) == (12, 12, 1)
+    for wrong in ({"steps": 2}, {"batch_size": 13}):
+        with pytest.raises(ConfigError):
+            noiseless_step(
+                workload,
+                units,
+                training=plan.model_copy(update=wrong),
+                privacy=tiny_models.privacy_plan(),
+                records=12,
+                runtime=runtime(),
+            )
+
+
+def test_a_broken_record_counts_as_zero_and_raises_a_local_alarm(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def losses(sequences: Sequence[Sequence[int]]) -> Tensor:
+        scale = [float("nan") if s[0] == 63 else 1.0 for s in sequences]
+        return tiny_models.losses_of(problem.module, sequences) * torch.tensor(scale)
+
+    bad = Unit(sequences=((63, 63, 63),))
+    with (
+        tiny_models.lora(tiny_models.llama()) as problem,
+        caplog.at_level(logging.WARNING),
+    ):
+        done = fit(
+            replace(problem, losses=losses),
+            [bad, *tiny_models.units(7)],
+            training=tiny_models.training_plan(steps=2),
+            privacy=tiny_models.privacy_plan(),
+            records=8,
+            runtime=runtime(),
+        )
+        assert bool(torch.isfinite(values(problem)).all())
+    assert done.non_finite == 2
+    assert "2 of 16 gradients were not finite" in caplog.text
+
+
+def test_what_is_spent_is_known_before_training() -> None:
+    plan = tiny_models.training_plan(steps=7, batch_size=8)
+    want = Steps(noise_multiplier=1.0, sampling_rate=0.08, steps=7)
+    assert local_steps(plan, tiny_models.privacy_plan(), records=100) == want
+    assert (
+        local_steps(plan, tiny_models.privacy_plan(noise="none"), records=100) is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "privacy", "records", "match"),
+    [
+        ({"batch_size": 9}, {}, 8, "batch size 9"),
+        ({}, {"target_delta": "0.2"}, 8, "not below 1/8"),
+        ({}, {"target_delta": "0"}, 8, "delta 0"),
+        ({}, {"clip_norm": "0"}, 8, "clip norm 0"),
+        ({}, {"noise_multiplier": "0"}, 8, "noise multiplier 0"),
+        ({}, {"noise_multiplier": "-1"}, 8, "noise multiplier -1"),
+        ({"learning_rate": "0"}, {}, 8, "learning rate 0"),
+        ({"weight_decay": "-1"}, {}, 8, "weight decay -1"),
+        ({"batch_size": 4}, {}, 7, "only 7 declared"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_training(
+    plan: dict[str, Any], privacy: dict[str, Any], records: int, match: str
+) -> None:
+    with pytest.raises(ConfigError, match=match):
+        run(tiny_models.units(8), plan=plan, privacy=privacy, records=records)
+
+
+def test_no_loader_can_be_handed_in() -> None:
+    """Only units go in; the sampler is inside, so that the rate is what it says."""
+    assert set(Runtime.__dataclass_fields__) == {"source", "limits", "progress"}
+    assert "sampler" not in dp_sgd.fit.__annotations__

@@ -1,0 +1,122 @@
+"""What this machine cannot train is refused before it is paid for."""
+
+from typing import Any
+
+import pytest
+
+from tapestry.errors import ResourceError
+from tapestry.protocol.wire_messages import Reason
+from tapestry.vectors import Layout
+from tapestry.workloads.hardware import memory_bytes
+from tapestry.workloads.language.base_models import build_tiny
+from tapestry.workloads.language.model import LanguageModel
+from tapestry_node.round.admission import Refused
+from tapestry_node.training import dp_sgd
+from tapestry_node.training import machine_checks as module
+from tapestry_node.training.machine_checks import Trainable, check_memory
+from tapestry_node.training.microbatches import Limits
+from tests.support import tiny_models
+
+PLAN = tiny_models.training_plan(
+    parameterization="low_rank", rank=2, targets=("q_proj",)
+)
+
+
+@pytest.fixture
+def model() -> LanguageModel:
+    return build_tiny()
+
+
+def asked(model: LanguageModel, **changes: Any) -> Refused | None:
+    plan = PLAN.model_copy(update=changes)
+    found = Trainable(workload=model, records=64, limits=Limits())
+    try:
+        found.check(plan, tiny_models.privacy_plan(), load=lambda: None)
+    except Refused as error:
+        return error
+    return None
+
+
+def test_what_fits_is_tried_once_for_each_plan(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+    honest = dp_sgd.probe
+
+    def probe(workload: Any, plan: Any, *, limits: Limits) -> None:
+        tries.append(plan.factor_seed)
+        honest(workload, plan, limits=limits)
+
+    monkeypatch.setattr(dp_sgd, "probe", probe)
+    found = Trainable(workload=model, records=64, limits=Limits())
+    for seed in ("0", "1", "1"):
+        plan = PLAN.model_copy(update={"factor_seed": seed * 64})
+        found.check(plan, tiny_models.privacy_plan(), load=lambda: None)
+    assert tries == ["0" * 64]  # the factors of a round change nothing about it
+    wider = PLAN.model_copy(update={"targets": ("v_proj",)})
+    found.check(wider, tiny_models.privacy_plan(), load=lambda: None)
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"targets": ("no",)}, Reason.PLAN_UNSUPPORTED),
+        ({"batch_size": 65}, Reason.PLAN_UNSUPPORTED),
+        ({"sequence_length": 2000}, Reason.PLAN_UNSUPPORTED),
+    ],
+)
+def test_a_plan_that_does_not_fit_has_its_own_reason(
+    model: LanguageModel, changes: dict[str, Any], reason: Reason
+) -> None:
+    refused = asked(model, **changes)
+    assert refused is not None
+    assert refused.reason is reason
+
+
+def test_gradients_that_fail_are_refused_in_words_and_not_as_a_crash(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probe(*_: Any, **__: Any) -> None:
+        raise IndexError("index 5 is out of range\nof 4")
+
+    monkeypatch.setattr(dp_sgd, "probe", probe)
+    refused = asked(model)
+    assert refused is not None
+    assert refused.reason is Reason.MODEL_UNSUPPORTED
+    assert refused.detail == (
+        "gradients of single sequences fail: IndexError: index 5 is out of range of 4"
+    )
+
+
+def test_another_bases_broken_values_are_no_fault_of_the_model(
+    model: LanguageModel,
+) -> None:
+    good = model.parameters()
+    name = next(iter(good))
+    model.load({**good, name: good[name] * float("nan")})
+    found = Trainable(workload=model, records=64, limits=Limits())
+    with pytest.raises(Refused, match="model_unsupported"):
+        found.check(PLAN, tiny_models.privacy_plan(), load=lambda: None)
+    found.check(PLAN, tiny_models.privacy_plan(), load=lambda: model.load(good))
+
+
+def test_a_gradient_that_memory_cannot_hold_is_refused(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(tensors=(("w", (1 << 30,)),))
+    check_memory(layout, available=20 << 30)
+    check_memory(layout, available=None)
+    with pytest.raises(
+        ResourceError, match=r"takes 20\.0 GiB .*has 19\.0; train fewer"
+    ):
+        check_memory(layout, available=19 << 30)
+    monkeypatch.setattr(module, "memory_bytes", lambda: 1000)
+    refused = asked(model)
+    assert refused is not None
+    assert refused.reason is Reason.MACHINE_UNFIT
+
+
+def test_this_machine_says_how_much_memory_it_has() -> None:
+    found = memory_bytes()
+    assert found is None or found > 1 << 28

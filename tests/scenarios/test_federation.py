@@ -1,0 +1,261 @@
+"""A whole run in one process: rounds, releases, adapters, log, bundle."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tapestry.privacy.clipping import clip
+from tapestry.protocol.wire_messages import Kind, RoundManifest
+from tapestry.secagg.messages import Result
+from tapestry.secagg.quantization import Encoding, mean
+from tapestry.settings import number
+from tapestry.vectors import parameters_digest
+from tapestry.workloads.language.model import LanguageModel
+from tapestry_coordinator.journal import Journal
+from tapestry_governance import registry
+from tapestry_governance.audit.verify import Verdict, verify
+from tapestry_governance.events.types import (
+    AdapterPublished,
+    DataDeclared,
+    DpAccounted,
+    ReleasePublished,
+    RoundOpened,
+)
+from tests.support.commands import tapestry
+from tests.support.federation import NAMES, Base, Federation, sentences
+
+ENTRIES = 2  # log entries in front of an upload's chunks
+
+
+@pytest.fixture(scope="module")
+def federation(
+    base: Base, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Federation]:
+    """Two rounds, a release after each, an adapter of everybody, and the bundle."""
+    directory = tmp_path_factory.mktemp("whole") / "federation"
+    settings = {"rounds": 2, "release_every": 1, "adapters": True}
+    made = Federation(directory, base, coordinator=settings, train=True)
+    made.run()
+    made.bundle()
+    yield made
+    made.close()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Read every file but those that SQLite keeps beside a database."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {p: p.read_bytes() for p in files if not p.name.endswith(("-wal", "-shm"))}
+
+
+def _manifests(federation: Federation) -> list[RoundManifest]:
+    return [body.manifest for body in federation.said(RoundOpened)]
+
+
+def test_rounds_run_and_everybody_is_in_every_sum(federation: Federation) -> None:
+    closed = federation.closed()
+    assert [body.round_number for body in closed] == [1, 2]
+    assert {body.outcome for body in closed} == {"applied"}
+    assert all(body.included == NAMES for body in closed)
+    assert closed[0].base_after == closed[1].base_before
+
+
+def test_the_unmasked_mean_is_the_mean_of_what_was_trained(
+    federation: Federation,
+) -> None:
+    journal = Journal(federation.coordinator)
+    for manifest in _manifests(federation):
+        encoding = Encoding.of(manifest)
+        total = journal.load_sum(manifest.round_number)
+        found = mean(total, encoding=encoding, places=(1, 2, 3, 4))
+        bound = number(manifest.clip_norm)
+        true = [
+            clip(federation.updates[name, manifest.round_number], clip_norm=bound)
+            for name in NAMES
+        ]
+        expected = np.mean([each.values for each in true], axis=0)
+        grid = 2.0**-manifest.scale_bits
+        assert np.abs(found - expected).max() <= grid * 1.01
+        assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+    journal.close()
+
+
+def test_all_replicas_are_the_base_that_the_log_names(federation: Federation) -> None:
+    after = federation.closed()[-1].base_after
+    assert federation.digests() == dict.fromkeys(NAMES, after)
+    assert after != federation.base.replica.digest
+
+
+def test_what_leaves_a_node_is_uniform_and_far_from_its_update(
+    federation: Federation,
+) -> None:
+    for exchange in federation.wire.replies(Kind.CIPHERTEXTS):
+        assert exchange.reply is not None
+        chunks = b"".join(map(bytes, exchange.reply.attachments[ENTRIES:]))
+        counts = np.bincount(np.frombuffer(chunks, dtype=np.uint8), minlength=256)
+        expected = len(chunks) / 256
+        statistic = float(((counts - expected) ** 2 / expected).sum())
+        assert statistic < 255 + 6 * (2 * 255) ** 0.5
+        assert len(chunks) == 4 * _manifests(federation)[0].length
+
+
+def test_no_private_text_and_no_name_of_a_record_is_on_the_wire(
+    federation: Federation,
+) -> None:
+    sent = b"\n".join(
+        b"".join([e.reply.body, *map(bytes, e.reply.attachments)])
+        for e in federation.wire.log
+        if e.reply is not None
+    )
+    for name in NAMES:
+        for text in sentences(name, 24):
+            assert text.encode() not in sent
+
+
+def test_releases_load_with_plain_transformers(federation: Federation) -> None:
+    import transformers
+
+    for release in federation.said(ReleasePublished):
+        folder = federation.coordinator / "releases" / release.name
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokens = tokenizer("forêt", return_tensors="pt")
+        assert model(**tokens).logits.shape[-1] == model.config.vocab_size
+        values = LanguageModel.open(folder).parameters()
+        assert parameters_digest(values) == release.parameters_digest
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_adapters_load_with_plain_peft_and_are_what_the_log_names(
+    federation: Federation,
+) -> None:
+    import peft
+    import transformers
+
+    published = {body.name: body for body in federation.said(AdapterPublished)}
+    assert sorted(published) == list(NAMES)
+    for name, entry in published.items():
+        folder = federation.coordinator / "adapters" / name
+        found = registry.check_folder(folder)
+        release = federation.coordinator / "releases" / entry.base
+        registry.check_fit(folder, registry.read_base(release))
+        registry.check_entry(found, entry)
+        model = transformers.AutoModelForCausalLM.from_pretrained(release)
+        adapted = peft.PeftModel.from_pretrained(model, str(folder))
+        assert any("lora_B" in key for key, _ in adapted.named_parameters())
+
+
+def test_the_log_accounts_for_what_each_ledger_spent(federation: Federation) -> None:
+    declared = federation.said(DataDeclared)
+    assert {body.records for body in declared} == {24}
+    events = federation.logged()
+    for name, node in federation.nodes.items():
+        accounts = [
+            event.body
+            for event in events
+            if event.actor == name and isinstance(event.body, DpAccounted)
+        ]
+        assert [a.round_number for a in accounts] == [1, 2, None]
+        rows = node.ledger.rows()
+        assert [row.state for row in rows] == ["spent"] * 3
+        last = number(accounts[-1].epsilon_run or "0")
+        assert node.ledger.balance().spent == pytest.approx(last, abs=1e-6)
+
+
+def test_every_message_that_left_has_a_receipt(federation: Federation) -> None:
+    for name, node in federation.nodes.items():
+        sent = [
+            e.reply
+            for e in federation.wire.log
+            if e.node == name and e.reply is not None
+        ]
+        receipts = list(node.store.receipts())
+        assert [r.kind for r in receipts] == [m.kind.value for m in sent]
+        assert [r.bytes for r in receipts] == [m.size for m in sent]
+
+
+def test_every_node_can_check_the_sum_that_was_published(
+    federation: Federation,
+) -> None:
+    journal = Journal(federation.coordinator)
+    rows = journal.rounds()
+    journal.close()
+    assert [row.status for row in rows] == ["closed", "closed"]
+    for row, closed in zip(rows, federation.closed(), strict=True):
+        assert row.result is not None
+        result = Result.decode(row.result)
+        assert result.sum_root == closed.aggregate_digest
+        assert result.model_digest == closed.base_after
+
+
+def test_a_coordinators_status_is_shown_while_it_runs(federation: Federation) -> None:
+    said = tapestry("coordinator", "status", federation.coordinator)
+    assert said.exit_code == 0
+    assert "2 of 2 rounds closed" in said.stdout
+
+
+@pytest.mark.parametrize("verb", ["status", "budget", "egress"])
+@pytest.mark.parametrize("emptied", [False, True], ids=["whole", "without tables"])
+def test_what_only_shows_changes_nothing(
+    federation: Federation, tmp_path: Path, verb: str, *, emptied: bool
+) -> None:
+    """Nor does it begin anew what a folder has lost."""
+    role = "coordinator" if verb == "status" else "node"
+    node = federation.directory / "nodes" / NAMES[0]
+    kept = federation.coordinator if role == "coordinator" else node
+    folder = shutil.copytree(kept, tmp_path / "copy")
+    for path in folder.rglob("lock") if emptied else ():
+        path.unlink()
+    for path in folder.rglob("*.db") if emptied else ():
+        with closing(sqlite3.connect(path)) as database:
+            names = database.execute(
+                "SELECT name FROM sqlite_master WHERE type='table'"
+            )
+            for (name,) in names.fetchall():
+                database.execute(f"DROP TABLE {name}")
+    before = contents(folder)
+    said = tapestry(role, verb, folder)
+    assert (said.exit_code == 0) is not emptied
+    assert contents(folder) == before
+
+
+def test_the_bundle_verifies_and_costs_are_as_reported(federation: Federation) -> None:
+    audit = federation.audit()
+    assert audit.verdict is Verdict.HOLDS
+    assert audit.accounts
+    assert all(a.recomputed is not None for a in audit.accounts)
+
+
+def test_one_flipped_byte_in_any_file_of_the_bundle_fails(
+    federation: Federation, tmp_path: Path
+) -> None:
+    bundle = federation.directory / "bundle"
+    files = sorted(p for p in bundle.rglob("*") if p.is_file())
+    large = [p for p in files if p.suffix == ".safetensors" and "base-1" in p.parts]
+    for path in [p for p in files if p.suffix != ".safetensors"] + large:
+        data = path.read_bytes()
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+        try:
+            assert federation.audit().verdict is not Verdict.HOLDS, path
+        finally:
+            path.write_bytes(data)
+    assert federation.audit().verdict is Verdict.HOLDS
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    assert verify(copy).verdict is Verdict.HOLDS
+    (copy / "more").write_text("x")
+    assert verify(copy).verdict is not Verdict.HOLDS
+
+
+def test_a_second_start_of_a_finished_run_changes_nothing(
+    federation: Federation,
+) -> None:
+    before = federation.entries()
+    federation.run()
+    assert federation.entries() == before
+    assert set(federation.uploads().values()) == {1}

@@ -1,0 +1,380 @@
+"""What a node refuses, and that only the reason code leaves it."""
+
+import dataclasses
+import json
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tapestry.encoding import canonical_json, decode_json
+from tapestry.errors import PolicyError, QuorumError
+from tapestry.model.replica import Replica
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.tlog.checkpoint import Checkpoint
+from tapestry_coordinator import round_plan
+from tapestry_governance.events.envelope import open_entry
+from tapestry_governance.events.types import ContributionRefused
+from tapestry_governance.log.writer import Log
+from tests.scenarios.conftest import Found
+from tests.support.federation import NAMES, Base, Federation, changed, lost
+
+QUOTE = "mvua usiku"  # what an error of the trainer might quote
+
+
+def reason_in(reply: Message) -> str:
+    """Take a refusal apart; anything in it but the code fails the test."""
+    assert reply.kind is Kind.REFUSAL
+    body = decode_json(reply.body)
+    assert reply.body == canonical_json({"reason": body["reason"]})
+    assert len(reply.attachments) <= 1
+    for entry in reply.attachments:
+        event = open_entry(bytes(entry)).event
+        assert isinstance(event.body, ContributionRefused)
+        assert event.body.reason.value == body["reason"]
+    assert QUOTE.encode() not in b"".join([reply.body, *map(bytes, reply.attachments)])
+    return str(body["reason"])
+
+
+def offered(federation: Federation) -> dict[str, str]:
+    """Run until the offers are out; what each node said to the last one."""
+    federation.run_until_killed(lambda _name, message: message.kind is Kind.KEYS)
+    said = {}
+    for exchange in federation.wire.replies(Kind.OFFER):
+        reply = exchange.reply
+        assert reply is not None
+        joins = reply.kind is Kind.ADVERTISEMENT
+        said[exchange.node] = "joins" if joins else reason_in(reply)
+    return said
+
+
+def joined_but(reason: str) -> dict[str, str]:
+    return {name: reason if name == "fr" else "joins" for name in NAMES}
+
+
+def checkpoint_of(federation: Federation) -> bytes:
+    with Log.start(federation.coordinator / "log", key=federation.log_key()) as log:
+        note = log.latest()
+    assert note is not None
+    return note
+
+
+def offer(note: bytes) -> Message:
+    body = canonical_json({"checkpoint": note.decode()})
+    return Message(kind=Kind.OFFER, body=body)
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ({"min_cohort": 4}, "local_policy"),
+        ({"max_colluding": 2}, "local_policy"),
+        ({"noise": ["none"]}, "local_policy"),
+        ({"parameterizations": ["full"]}, "local_policy"),
+        ({"bases": ["sha256:" + "0" * 64]}, "local_policy"),
+        ({"target_delta": "0.000001"}, "local_policy"),
+        ({"epsilon_limit": "0.001"}, "budget_exhausted"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_stricter_policy_refuses_and_the_others_go_on(
+    found: Found, policy: dict[str, Any], reason: str
+) -> None:
+    federation = found(institutions={"fr": {"policy": policy}})
+    assert offered(federation) == joined_but(reason)
+    assert federation.refusals() == {"fr": reason}
+
+
+def test_more_steps_than_the_policy_allows_are_refused(found: Found) -> None:
+    federation = found(
+        coordinator={"training": {"steps": 3}},
+        institutions={"fr": {"policy": {"max_steps": 2}}},
+    )
+    assert offered(federation) == joined_but("local_policy")
+
+
+def test_a_round_goes_on_without_a_node_that_refuses(found: Found) -> None:
+    federation = found(institutions={"fr": {"policy": {"epsilon_limit": "0.001"}}})
+    federation.run()
+    (closed,) = federation.closed()
+    assert [(d.name, d.phase) for d in closed.dropped] == [("fr", "offer")]
+    assert federation.refusals() == {"fr": "budget_exhausted"}
+    assert federation.nodes["fr"].ledger.rows() == []
+    assert federation.digests()["fr"] == closed.base_after
+
+
+@pytest.mark.slow
+def test_the_budget_ends_a_run_and_not_a_step_later(found: Found) -> None:
+    """Some rounds fit; for the next one every node says so."""
+    federation = found(
+        coordinator={"rounds": 5},
+        institution={"policy": {"epsilon_limit": "4"}},
+    )
+    with pytest.raises(PolicyError, match="the run ends: "):
+        federation.run()
+    assert set(federation.refusals().values()) == {"budget_exhausted"}
+    fit = len(federation.closed())
+    assert 1 <= fit < 5
+    for node in federation.nodes.values():
+        assert node.ledger.balance().spent <= 4
+        assert [row.state for row in node.ledger.rows()] == ["spent"] * fit
+
+
+def test_other_software_is_refused(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(round_plan, "software_digest", lambda: "sha256:" + "1" * 64)
+    federation = found()
+    with pytest.raises(PolicyError, match="the run ends: "):
+        federation.run()
+    assert set(federation.refusals().items()) == {
+        (name, "software_unapproved") for name in NAMES
+    }
+
+
+def test_factors_that_somebody_chose_are_refused(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(round_plan, "round_seed", lambda *_, **__: "ab" * 32)
+    federation = found()
+    with pytest.raises(QuorumError):
+        federation.run()
+    assert set(federation.refusals().values()) == {"local_policy"}
+
+
+def test_a_round_from_another_base_is_refused(found: Found, base: Base) -> None:
+    values = dict(base.replica.parameters)
+    name = min(values)
+    values[name] = values[name] + np.float32(1)
+    federation = found()
+    federation.kill("fr")
+    own = federation.base
+    federation.base = dataclasses.replace(own, replica=Replica.start(values))
+    federation.start("fr")
+    federation.base = own
+    assert offered(federation) == joined_but("base_mismatch")
+
+
+def test_a_node_whose_records_are_not_declared_does_not_join(found: Found) -> None:
+    federation = found()
+    handler = federation.nodes["fr"].handle
+
+    def without_petitions(request: Message) -> Message:
+        reply = handler(request)
+        if reply.kind is Kind.COSIGNATURE:
+            return dataclasses.replace(reply, attachments=())
+        return reply
+
+    federation.wire.handlers["fr"] = without_petitions
+    assert offered(federation) == joined_but("maintenance")
+
+
+def test_a_round_that_is_not_in_the_log_is_refused(found: Found) -> None:
+    federation = found()
+    federation.run()
+    note = checkpoint_of(federation)
+    assert reason_in(federation.nodes["fr"].handle(offer(note))) == "not_in_log"
+
+
+@pytest.mark.parametrize(
+    "kind", [Kind.KEYS, Kind.CIPHERTEXTS, Kind.SURVIVORS, Kind.CONSENTS], ids=str
+)
+def test_without_an_offer_there_is_no_round(found: Found, kind: Kind) -> None:
+    node = found().nodes["fr"]
+    assert reason_in(node.handle(Message(kind=kind))) == "unknown_round"
+
+
+@pytest.mark.parametrize("kind", list(Kind), ids=str)
+@pytest.mark.parametrize(
+    "body",
+    [b"{}", b"", b"[]", b'{"checkpoint":1,"start":-1}', b'{"checkpoint":"x"}', b"\xff"],
+    ids=["empty", "nothing", "list", "numbers", "text", "bytes"],
+)
+def test_whatever_comes_in_only_a_code_goes_out(
+    mute: Federation, kind: Kind, body: bytes
+) -> None:
+    reply = mute.nodes["fr"].handle(Message(kind=kind, body=body))
+    if kind is Kind.HELLO:
+        assert reply.kind is Kind.IDENTITY
+    else:
+        assert reason_in(reply) != "internal"
+
+
+@pytest.fixture(scope="module")
+def mute(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """A federation for tests that change nothing."""
+    return Federation(tmp_path_factory.mktemp("mute") / "federation", base)
+
+
+def opened(federation: Federation) -> list[bytes]:
+    """Run until the round is open at all nodes; the checkpoints they accepted."""
+    federation.run_until_killed(lambda _name, message: message.kind is Kind.KEYS)
+    return [
+        str(e.request.json()["checkpoint"]).encode()
+        for e in federation.wire.log
+        if e.request.kind is Kind.COSIGN and e.node == "fr"
+    ]
+
+
+def test_an_older_checkpoint_is_refused_and_kept_as_evidence(found: Found) -> None:
+    federation = found()
+    federation.run()
+    first = federation.wire.replies(Kind.OFFER)[0].request
+    node = federation.nodes["fr"]
+    assert reason_in(node.handle(first)) == "inconsistent_view"
+    assert "rollback" in node._view.evidence()[-1].reason
+
+
+def test_a_checkpoint_without_a_quorum_is_refused(found: Found) -> None:
+    federation = found()
+    opened(federation)
+    note = checkpoint_of(federation)
+    text, _, signatures = note.partition(b"\n\n")
+    lines = signatures.splitlines(keepends=True)
+    assert len(lines) == 1 + len(NAMES)
+    bare = text + b"\n\n" + b"".join(lines[:2])
+    assert reason_in(federation.nodes["fr"].handle(offer(bare))) == "quorum_missing"
+
+
+def test_a_checkpoint_that_nobody_signed_is_refused(found: Found) -> None:
+    federation = found()
+    opened(federation)
+    note = checkpoint_of(federation)
+    text, _, signatures = note.partition(b"\n\n")
+    lines = signatures.splitlines(keepends=True)
+    bare = text + b"\n\n" + b"".join(lines[1:])
+    reason = reason_in(federation.nodes["fr"].handle(offer(bare)))
+    assert reason in {"not_in_log", "protocol"}
+
+
+@pytest.mark.parametrize("hours", [25, -1])
+def test_a_checkpoint_that_is_old_or_from_the_future_is_refused(
+    found: Found, hours: int
+) -> None:
+    federation = found()
+    opened(federation)
+    federation.now = timedelta(hours=hours)
+    note = checkpoint_of(federation)
+    reply = federation.nodes["fr"].handle(offer(note))
+    assert reason_in(reply) == "stale_checkpoint"
+
+
+def test_an_institution_may_want_fresher_checkpoints_than_the_others(
+    found: Found,
+) -> None:
+    federation = found(institutions={"fr": {"policy": {"max_checkpoint_age": 60}}})
+    opened(federation)
+    federation.now = timedelta(minutes=2)
+    note = checkpoint_of(federation)
+    reply = federation.nodes["fr"].handle(offer(note))
+    assert reason_in(reply) == "stale_checkpoint"
+    assert federation.nodes["id"].handle(offer(note)).kind is Kind.ADVERTISEMENT
+
+
+def _update_of(federation: Federation) -> Message:
+    """The last update of the log that a node was asked to cosign."""
+    sent = [e.request for e in federation.wire.log if e.request.kind is Kind.COSIGN]
+    return sent[-1]
+
+
+def test_a_log_that_was_rolled_back_gets_no_cosignature(found: Found) -> None:
+    federation = found()
+    federation.run()
+    first = federation.wire.replies(Kind.COSIGN)[0].request
+    node = federation.nodes["fi"]
+    assert reason_in(node.handle(first)) == "inconsistent_view"
+    assert "rollback" in node._view.evidence()[-1].reason
+
+
+def test_a_forked_log_gets_no_cosignature(found: Found) -> None:
+    """The log's own key signs another log of the same size."""
+    federation = found()
+    federation.run()
+    entries = federation.entries()
+    last = _update_of(federation)
+    other = Checkpoint(
+        origin=federation.log_key().name, size=len(entries), root=bytes(32)
+    )
+    body = last.json() | {
+        "checkpoint": other.sign(federation.log_key()).decode(),
+        "start": 0,
+    }
+    request = Message(kind=Kind.COSIGN, body=canonical_json(body), attachments=entries)
+    node = federation.nodes["fr"]
+    assert reason_in(node.handle(request)) == "inconsistent_view"
+    assert "fork" in node._view.evidence()[-1].reason
+
+
+def test_an_entry_that_breaks_a_rule_gets_no_cosignature(found: Found) -> None:
+    """A coordinator logs a round of a stranger's: nobody vouches for that log."""
+    federation = found()
+    federation.wire.on(
+        "fr",
+        Kind.COSIGN,
+        changed(
+            lambda m: dataclasses.replace(m, attachments=[*m.attachments[:-1], b"{}"])
+        ),
+    )
+    federation.run_until_killed(lambda _name, message: message.kind is Kind.KEYS)
+    refused = [
+        reason_in(e.reply)
+        for e in federation.wire.replies(Kind.COSIGN)
+        if e.node == "fr" and e.reply and e.reply.kind is Kind.REFUSAL
+    ]
+    assert refused == ["inconsistent_view"]
+
+
+def test_a_lost_update_of_the_log_means_no_round_for_that_node(found: Found) -> None:
+    federation = found()
+    federation.wire.on("fr", Kind.COSIGN, lost, times=9)
+    said = offered(federation)
+    assert said == joined_but("protocol") or said["fr"] in {"not_in_log", "maintenance"}
+
+
+def test_an_exception_in_training_leaves_as_a_code(
+    found: Found, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = found()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(f"cannot train on {QUOTE!r}")
+
+    monkeypatch.setitem(vars(federation.nodes["fr"]._trainer), "update", fail)
+    federation.run()
+    (closed,) = federation.closed()
+    assert [(d.name, d.phase) for d in closed.dropped] == [("fr", "upload")]
+    reasons = [
+        reason_in(e.reply)
+        for e in federation.wire.log
+        if e.reply is not None and e.reply.kind is Kind.REFUSAL
+    ]
+    assert reasons == ["internal"]
+    assert QUOTE not in json.dumps(federation.events)
+    assert QUOTE not in caplog.text  # nor on the node's own machine, unless asked for
+    assert "internal error: RuntimeError in tapestry_node.round.session:" in caplog.text
+
+
+@pytest.mark.slow
+def test_an_adapter_is_the_institutions_own_decision(found: Found) -> None:
+    federation = found(
+        coordinator={"adapters": True},
+        institutions={
+            "fr": {"adapter": {"publish": False}},
+            "id": {"adapter": {"epsilon": "19.9"}, "policy": {"epsilon_limit": "2"}},
+            "sw": {"adapter": {"epsilon": "0"}},
+        },
+    )
+    federation.run()
+    reasons = {
+        e.node: reason_in(e.reply)
+        for e in federation.wire.replies(Kind.RELEASED)
+        if e.reply is not None and e.reply.kind is Kind.REFUSAL
+    }
+    assert reasons == {
+        "fr": "local_policy",
+        "id": "budget_exhausted",
+        "sw": "local_policy",
+    }
+    adapters = sorted(p.name for p in (federation.coordinator / "adapters").iterdir())
+    assert adapters == ["fi"]

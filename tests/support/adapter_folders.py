@@ -1,0 +1,103 @@
+"""Tiny adapters and bases of two weights, as folders."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from tapestry.artifacts import manifest
+from tapestry.vectors import parameters_digest
+from tests.support.audit_bundles import bundle_of
+from tests.support.commands import Result
+from tests.support.log_world import World, changed
+
+BASE = {
+    "model.layers.0.self_attn.q_proj.weight": np.full((6, 8), 0.5, dtype=np.float32),
+    "model.layers.0.self_attn.v_proj.weight": np.full((4, 8), 0.25, dtype=np.float32),
+    "model.norm.weight": np.ones(8, dtype=np.float32),
+}
+MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
+CONFIG: dict[str, Any] = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": "base-1",
+    "inference_mode": True,
+    "r": 2,
+    "lora_alpha": 2,
+    "target_modules": ["q_proj", "v_proj"],
+}
+Tensors = dict[str, Any]
+
+
+def make_tensors() -> Tensors:
+    found: Tensors = {}
+    for module in MODULES:
+        out, width = BASE[f"{module}.weight"].shape
+        prefix = f"base_model.model.{module}"
+        found[f"{prefix}.lora_A.weight"] = np.full((2, width), 0.25, dtype=np.float32)
+        found[f"{prefix}.lora_B.weight"] = np.full((out, 2), 0.5, dtype=np.float32)
+    return found
+
+
+def make_metadata(**changes: str) -> dict[str, str]:
+    digest = parameters_digest(BASE)
+    return {"format": "pt", "base": "base-1", "base_digest": digest, **changes}
+
+
+def make_adapter(
+    folder: Path,
+    *,
+    tensors: Tensors | None = None,
+    metadata: dict[str, str] | None = None,
+    config: str | None = None,
+    config_changes: dict[str, Any] | None = None,
+    card: str = "# italy\n",
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save(tensors or make_tensors(), metadata or make_metadata())
+    (folder / "adapter_model.safetensors").write_bytes(content)
+    text = config or json.dumps({**CONFIG, **(config_changes or {})})
+    (folder / "adapter_config.json").write_text(text)
+    (folder / "README.md").write_text(card)
+    manifest.write(folder)
+    return folder
+
+
+def make_base(folder: Path, *, scale: float = 1.0) -> Path:
+    folder.mkdir(parents=True)
+    values = {name: np.float32(scale) * value for name, value in BASE.items()}
+    (folder / "model.safetensors").write_bytes(save(values, {"format": "pt"}))
+    return folder
+
+
+def make_demo(folder: Path) -> Path:
+    """Lay out releases/, adapters/ and bundle/ as the demo leaves them."""
+    world = World()
+    world.parameters = {2: parameters_digest(BASE)}
+    world.found()
+    world.run_round(1)
+    world.run_round(2)
+    base = make_base(folder / "releases" / "base-2")
+    released = manifest.write(base)
+    world.add(world.release(2, manifest_digest=released.digest))
+    adapter = make_adapter(
+        folder / "adapters" / "fr-culture",
+        metadata=make_metadata(base="base-2"),
+        config_changes={"base_model_name_or_path": "base-2"},
+    )
+    world.add(world.adapter_account(), "fr", "node")
+    published = changed(world.adapter(2), manifest_digest=manifest.read(adapter).digest)
+    world.add(published, "fr", "community")
+    bundle = bundle_of(world, folder, artifacts={}).folder
+    if bundle != folder / "bundle":
+        shutil.move(bundle, folder / "bundle")
+    return folder
+
+
+def words(result: Result) -> dict[str, str]:
+    """Take the lines of checks apart: which check, and what came of it."""
+    lines = [line for line in result.stdout.splitlines() if line]
+    return {line[13:21].strip(): line[:13].strip() for line in lines}

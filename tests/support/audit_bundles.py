@@ -1,0 +1,73 @@
+"""Bundles on disk, made from a federation in memory."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tapestry.artifacts import manifest
+from tapestry.tlog import tiles
+from tapestry.tlog.merkle import inclusion_proof, leaf_hash
+from tapestry.tlog.proof import Proof
+from tapestry.vectors import parameters_digest
+from tapestry_governance.audit.bundle import Bundle, write_bundle
+from tests.support.log_world import World
+
+
+def released(folder: Path) -> tuple[World, Path]:
+    """Grow a federation whose release and its files are real; small ones."""
+    base = folder / "base-2"
+    base.mkdir(parents=True)
+    (base / "config.json").write_bytes(b"{}")
+    (base / "tokenizer.model").write_bytes(bytes(range(256)))
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    (base / "model.safetensors").write_bytes(safetensors({"w": values}))
+    listed = manifest.write(base)
+    world = World()
+    world.parameters[2] = parameters_digest({"w": values})
+    world.found()
+    world.run_round(1)
+    world.run_round(2, names=("de", "es", "fr"))
+    index = world.add(world.release(2, manifest_digest=listed.digest))
+    world.add(world.adapter_account(), "fr", "node")
+    world.add(world.adapter(2), "fr", "community")
+    hashes = inclusion_proof([leaf_hash(entry) for entry in world.entries], index)
+    proof = Proof(index=index, hashes=tuple(hashes), checkpoint=world.note())
+    (base / "tapestry" / "release.tlog-proof").write_bytes(proof.encode())
+    (base / "tapestry" / "release.entry").write_bytes(world.entries[index])
+    return world, base
+
+
+def safetensors(tensors: dict[str, npt.NDArray[np.float32]]) -> bytes:
+    """Print float32 tensors in the format of safetensors."""
+    header, data = {}, b""
+    for name, array in tensors.items():
+        part = array.astype("<f4").tobytes()
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(array.shape),
+            "data_offsets": [len(data), len(data) + len(part)],
+        }
+        data += part
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def bundle_of(
+    world: World, folder: Path, *, artifacts: dict[str, Path] | None = None
+) -> Bundle:
+    """Write the public files of a log and then its bundle."""
+    public = folder / "public"
+    public.mkdir(parents=True)
+    (public / "checkpoint").write_bytes(world.note())
+    tiles.write(public, world.entries)
+    return write_bundle(
+        folder / "bundle",
+        public=public,
+        trust=world.trust.encode(),
+        genesis=world.genesis,
+        artifacts=artifacts or {},
+        blobs=[b"a sum", b""],
+    )

@@ -1,0 +1,560 @@
+"""A whole federation in one process, on a wire that loses what a test wants lost.
+
+``Federation`` founds institutions in a folder, as ``tapestry demo`` does, with small
+text of their own, and runs coordinator and nodes over ``Wire``: a grid that can drop,
+hold, corrupt or replay any message, and on which a coordinator can be killed between
+any two messages. Everything else is the product: real keys, log, masks, training.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tapestry.model.replica import Replica
+from tapestry.protocol.wire_messages import Kind, Message, RoundManifest
+from tapestry.settings import CoordinatorSettings
+from tapestry.tlog.checkpoint import read_claim
+from tapestry.vectors import FloatVector
+from tapestry.workloads.language.model import LanguageModel
+from tapestry_coordinator import run as driver
+from tapestry_coordinator.spot_check_responder import EVIDENCE
+from tapestry_demo import local_federation
+from tapestry_governance.audit.bundle import add_sums, write_bundle
+from tapestry_governance.audit.verify import Audit, verify
+from tapestry_governance.events.envelope import Event, open_entry
+from tapestry_governance.events.types import (
+    Body,
+    ContributionCommitted,
+    ContributionRefused,
+    Policy,
+    RoundAborted,
+    RoundClosed,
+)
+from tapestry_governance.log.writer import Log
+from tapestry_node.node import Node
+
+Settings = Mapping[str, Any]
+Deliver = Callable[[Message], Message]
+Fault = Callable[[str, Message, Deliver], Message | None]
+
+NAMES = ("fi", "fr", "id", "sw")
+RECORDS = 24
+DELTA = "0.00001"
+_TEXT = {
+    "fi": "talvi joki lumi metsä valo ranta kesä yö tuuli saari",
+    "fr": "mer été forêt neige rivière lumière nuit pluie île vent",
+    "id": "laut hujan hutan malam angin pulau cahaya sungai pagi awan",
+    "sw": "bahari mvua msitu usiku upepo kisiwa mwanga mto asubuhi jua",
+}
+
+
+class Killed(BaseException):
+    """The process is gone; nobody catches this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A given base, loaded once and shared by everybody of this process."""
+
+    workload: LanguageModel
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One request and what came back; None for silence."""
+
+    node: str
+    request: Message
+    reply: Message | None
+
+
+@dataclass(slots=True)
+class Wire:
+    """A ``Grid`` that calls nodes of this process, with faults in between."""
+
+    handlers: dict[str, Deliver] = field(default_factory=dict)
+    faults: dict[tuple[str, Kind], list[Fault]] = field(default_factory=dict)
+    log: list[Exchange] = field(default_factory=list)
+    before: Callable[[str, Message], None] = lambda _name, _message: None
+
+    def nodes(self) -> list[str]:
+        return sorted(self.handlers)
+
+    def exchange(
+        self, requests: Mapping[str, Message], *, deadline: float
+    ) -> Iterator[tuple[str, Message]]:
+        assert deadline > 0
+        for name in sorted(requests):
+            self.before(name, requests[name])
+            reply = self._ask(name, requests[name])
+            self.log.append(Exchange(node=name, request=requests[name], reply=reply))
+            if reply is not None:
+                yield name, reply
+
+    def on(self, name: str, kind: Kind, fault: Fault, *, times: int = 1) -> None:
+        """Let the next requests of a kind to a node meet a fault."""
+        self.faults.setdefault((name, kind), []).extend([fault] * times)
+
+    def replies(self, kind: Kind) -> list[Exchange]:
+        """What nodes answered to requests of a kind."""
+        return [e for e in self.log if e.request.kind is kind and e.reply is not None]
+
+    def _ask(self, name: str, request: Message) -> Message | None:
+        handler = self.handlers.get(name)
+        if handler is None:
+            return None
+        waiting = self.faults.get((name, request.kind))
+        if waiting:
+            return waiting.pop(0)(name, request, handler)
+        return handler(request)
+
+
+def lost(_name: str, _request: Message, _deliver: Deliver) -> None:
+    """The request never arrives."""
+
+
+def unanswered(_name: str, request: Message, deliver: Deliver) -> None:
+    """The node does its work; the reply never arrives."""
+    deliver(request)
+
+
+def replayed(_name: str, request: Message, deliver: Deliver) -> Message:
+    """The request arrives twice; the second reply counts."""
+    deliver(request)
+    return deliver(request)
+
+
+def doubled(_name: str, request: Message, deliver: Deliver) -> Message:
+    """The request arrives twice; the first reply counts."""
+    reply = deliver(request)
+    deliver(request)
+    return reply
+
+
+def corrupted(place: str) -> Fault:
+    """Flip a bit of the reply: in its ``body`` or its last ``attachment``."""
+
+    def fault(_name: str, request: Message, deliver: Deliver) -> Message:
+        reply = deliver(request)
+        body, attachments = reply.body, [bytes(a) for a in reply.attachments]
+        if place == "body":
+            body = _flip(body)
+        else:
+            attachments[-1] = _flip(attachments[-1])
+        return Message(kind=reply.kind, body=body, attachments=attachments)
+
+    return fault
+
+
+def answered(reply: Message) -> Fault:
+    """A node of somebody's own making says this."""
+
+    def fault(_name: str, request: Message, deliver: Deliver) -> Message:
+        deliver(request)
+        return reply
+
+    return fault
+
+
+def changed(change: Callable[[Message], Message]) -> Fault:
+    """The coordinator, or the network, changes the request."""
+
+    def fault(_name: str, request: Message, deliver: Deliver) -> Message:
+        return deliver(change(request))
+
+    return fault
+
+
+def _flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+class Federation:
+    """Institutions, a coordinator and its log, in one folder."""
+
+    def __init__(
+        self,
+        directory: Path,
+        base: Base,
+        *,
+        coordinator: Settings | None = None,
+        policy: Settings | None = None,
+        institution: Settings | None = None,
+        institutions: Mapping[str, Settings] | None = None,
+        train: bool = False,
+    ) -> None:
+        """Found it.
+
+        Args:
+            directory: An empty folder.
+            base: The given base.
+            coordinator: Settings of the run that differ from ``run_settings``.
+            policy: Settings that differ in the federation's policy.
+            institution: Settings that differ in everybody's ``node.toml``.
+            institutions: Settings that differ in one institution's.
+            train: Train on the records; otherwise updates are made up, which is
+                faster and the same to everything outside the trainer.
+        """
+        self.directory, self.base, self.train = directory, base, train
+        self.wire = Wire()
+        self.events: list[dict[str, Any]] = []  # that the coordinator told
+        self.updates: dict[tuple[str, int], FloatVector] = {}
+        self.poison: dict[str, Callable[[FloatVector], FloatVector]] = {}
+        self.now = timedelta()  # what nodes' clocks are ahead
+        self.nodes: dict[str, Node] = {}
+        only = institutions or {}
+        self.genesis = local_federation.found(
+            directory,
+            local_federation.Founding(
+                coordinator=CoordinatorSettings.model_validate(
+                    merged(run_settings(), coordinator or {})
+                ),
+                policy=Policy.model_validate(
+                    merged(common_policy(base.replica.digest), policy or {})
+                ),
+                institutions=[
+                    local_federation.Institution(
+                        name=name,
+                        data=write_text(directory / "text", name),
+                        settings=merged(
+                            node_settings(base.replica.digest),
+                            merged(institution or {}, only.get(name, {})),
+                        ),
+                    )
+                    for name in NAMES
+                ],
+            ),
+        )
+        (directory / "held-out").rename(self.coordinator / "held-out")
+        for name in NAMES:
+            self.start(name)
+
+    @property
+    def coordinator(self) -> Path:
+        """The coordinator's folder."""
+        return self.directory / "coordinator"
+
+    def start(self, name: str) -> Node:
+        """Open a node's folder and put the node on the wire."""
+        node = Node(
+            self.directory / "nodes" / name,
+            workload=self.base.workload,
+            replica=self.base.replica,
+            clock=lambda: datetime.now(UTC) + self.now,
+        )
+        self._listen(node)
+        self.nodes[name] = node
+        self.wire.handlers[name] = node.handle
+        return node
+
+    def kill(self, name: str) -> None:
+        """End a node's process: what is not on its disk is gone."""
+        self.nodes.pop(name).close()
+        del self.wire.handlers[name]
+
+    def restart(self, name: str) -> Node:
+        """Kill a node and start it again."""
+        self.kill(name)
+        return self.start(name)
+
+    def run(self) -> None:
+        """Let a new coordinator process finish the run."""
+        driver.main(
+            self.coordinator,
+            self.wire,
+            workload=self.base.workload,
+            replica=self.base.replica,
+            notify=self.events.append,
+        )
+
+    def run_until_killed(self, when: Callable[[str, Message], bool]) -> None:
+        """Let the coordinator die just before it sends a certain request."""
+
+        def look(name: str, message: Message) -> None:
+            if when(name, message):
+                raise Killed
+
+        self.wire.before = look
+        with suppress(Killed):
+            self.run()
+            raise AssertionError("the coordinator was not killed")
+        self.wire.before = lambda _name, _message: None
+
+    def close(self) -> None:
+        """End all nodes."""
+        for name in list(self.nodes):
+            self.kill(name)
+
+    def entries(self) -> list[bytes]:
+        """Everything in the log."""
+        with Log.start(self.coordinator / "log", key=self.log_key()) as log:
+            return log.entries(0, log.size)
+
+    def logged(self) -> list[Event]:
+        """All events of the log."""
+        return [open_entry(entry).event for entry in self.entries()]
+
+    def said(self, kind: type[Body]) -> list[Any]:
+        """All bodies of one type in the log."""
+        return [e.body for e in self.logged() if isinstance(e.body, kind)]
+
+    def closed(self) -> list[RoundClosed]:
+        """All rounds that were closed."""
+        return self.said(RoundClosed)
+
+    def aborted(self) -> list[RoundAborted]:
+        """All rounds that were aborted."""
+        return self.said(RoundAborted)
+
+    def refusals(self) -> dict[str, str]:
+        """The reason that each node gave last, from the log."""
+        return {
+            event.actor: event.body.reason.value
+            for event in self.logged()
+            if isinstance(event.body, ContributionRefused)
+        }
+
+    def committed(self) -> Counter[tuple[str, int]]:
+        """How often each node committed to an upload, by round."""
+        return Counter(
+            (event.actor, event.body.round_number)
+            for event in self.logged()
+            if isinstance(event.body, ContributionCommitted)
+        )
+
+    def uploads(self) -> Counter[tuple[str, int]]:
+        """How many different uploads left each node, by round."""
+        heads = set()
+        for exchange in self.wire.log:
+            reply = exchange.reply
+            if reply is not None and reply.kind is Kind.UPLOAD:
+                body = open_entry(bytes(reply.attachments[1])).event.body
+                assert isinstance(body, ContributionCommitted)
+                heads.add((exchange.node, body.round_number, reply.body))
+        return Counter((name, number) for name, number, _ in heads)
+
+    def digests(self) -> dict[str, str]:
+        """The base that each node holds now."""
+        return {name: node.replica.digest for name, node in self.nodes.items()}
+
+    def bundle(self, name: str = "bundle") -> Path:
+        """Collect what an auditor gets, in a new folder."""
+        folder = self.directory / name
+        artifacts = {
+            path.name: path
+            for kind in ("releases", "adapters")
+            for path in sorted((self.coordinator / kind).glob("*"))
+        }
+        write_bundle(
+            folder,
+            public=self.coordinator / "log" / "public",
+            trust=(self.coordinator / "policy.txt").read_bytes(),
+            genesis=self.genesis,
+            artifacts=artifacts,
+        )
+        evidence = (self.coordinator / EVIDENCE).glob("*")
+        add_sums(folder, {int(path.name): path for path in evidence})
+        return folder
+
+    def audit(self, name: str = "bundle") -> Audit:
+        """Verify a bundle."""
+        trust = (self.coordinator / "policy.txt").read_bytes()
+        return verify(self.directory / name, trust=trust)
+
+    def cosigned(self) -> list[Event]:
+        """The events under the last checkpoint that a quorum cosigned."""
+        with Log.start(self.coordinator / "log", key=self.log_key()) as log:
+            note = log.latest()
+        return self.logged()[: read_claim(note).size if note else 0]
+
+    def log_key(self) -> Any:
+        """The key that signs the log."""
+        from tapestry.keys import SigningKey
+
+        return SigningKey.load(self.coordinator / "keys" / "log.key")
+
+    def _listen(self, node: Node) -> None:
+        """Note what a node really trained, and let a test poison it."""
+        trainer, honest = node._trainer, node._trainer.update
+
+        def update(replica: Any, manifest: Any, **rest: Any) -> FloatVector:
+            if self.train:
+                found = honest(replica, manifest, **rest)
+            else:
+                found = _made_up(node.name, manifest)
+            found = self.poison.get(node.name, _same)(found)
+            self.updates[node.name, manifest.round_number] = found.copy()
+            return found
+
+        vars(trainer)["update"] = update
+
+
+def _made_up(name: str, manifest: RoundManifest) -> FloatVector:
+    generator = np.random.default_rng([manifest.round_number, *name.encode()])
+    return (generator.standard_normal(manifest.length) / 64).astype(np.float32)
+
+
+def _same(update: FloatVector) -> FloatVector:
+    return update
+
+
+def merged(left: Settings, right: Settings) -> dict[str, Any]:
+    """Replace values of nested tables by others."""
+    both = dict(left)
+    for key, value in right.items():
+        known = both.get(key)
+        nested = isinstance(known, Mapping) and isinstance(value, Mapping)
+        both[key] = merged(known, value) if nested and known is not None else value
+    return both
+
+
+def write_text(folder: Path, name: str) -> Path:
+    """Write an institution's private records and, above them, public text."""
+    texts = sentences(name, RECORDS + 2)
+    private = folder / name / "private"
+    private.mkdir(parents=True)
+    (private / "corpus.toml").write_text(
+        f'language = "{name}"\nlicence = "CC0-1.0"\nunit = "record"\n'
+    )
+    write_lines(private / "text.jsonl", texts[:RECORDS])
+    gate = folder.parent / "held-out"
+    gate.mkdir(exist_ok=True)
+    write_lines(gate / f"{name}.jsonl", texts[RECORDS:])
+    return private
+
+
+def sentences(name: str, count: int) -> list[str]:
+    """Make up short texts in a language; the same on each call."""
+    generator = np.random.default_rng(sum(name.encode()))
+    return [
+        " ".join(generator.choice(_TEXT[name].split(), size=5, replace=False))
+        for _ in range(count)
+    ]
+
+
+def write_lines(path: Path, texts: Sequence[str]) -> None:
+    """Write records as JSONL."""
+    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def run_settings() -> dict[str, Any]:
+    """``coordinator.toml`` of a run of one round with one step."""
+    return {
+        "federation": "simulated",
+        "origin": "simulated.example/log",
+        "run_id": "run",
+        "rounds": 1,
+        "release_every": 10,
+        "base": "tiny",
+        "models": "models",
+        "adapters": False,
+        "training": {
+            "parameterization": "low_rank",
+            "rank": 2,
+            "targets": ("q_proj",),
+            "sequence_length": 16,
+            "steps": 1,
+            "batch_size": 6,
+            "optimizer": "sgd",
+            "learning_rate": "0.1",
+            "weight_decay": "0",
+        },
+        "privacy": {
+            "noise": "local",
+            "unit": "record",
+            "adjacency": "add-remove",
+            "clip_norm": "0.5",
+            "noise_multiplier": "1",
+            "min_share": "0",
+            "target_delta": DELTA,
+        },
+        "secagg": {
+            "max_colluding": 1,
+            "min_cohort": 3,
+            "clip_norm": "4",
+            "clip_value": "4",
+            "scale_bits": 20,
+        },
+        "outer": {
+            "optimizer": "nesterov",
+            "learning_rate": "0.5",
+            "momentum": "0.5",
+            "max_norm": "4",
+            "max_loss_increase": "1",
+        },
+        "deadlines": dict.fromkeys(
+            (
+                "cosign",
+                "offer",
+                "keys",
+                "upload",
+                "agree",
+                "reveal",
+                "result",
+                "adapter",
+            ),
+            1,
+        ),
+    }
+
+
+def common_policy(base_digest: str) -> dict[str, Any]:
+    """The federation's policy."""
+    return {
+        "version": 1,
+        "min_cohort": 3,
+        "max_colluding": 1,
+        "noise": ("local",),
+        "epsilon_cap": "20",
+        "max_delta": DELTA,
+        "bases": (base_digest,),
+        "adapter_licences": ("CC0-1.0",),
+        "max_attempt": 1,
+        "max_checkpoint_age": 86_400,
+    }
+
+
+def node_settings(base_digest: str) -> dict[str, Any]:
+    """An institution's ``node.toml``."""
+    return {
+        "federation": "simulated",
+        "country": "somewhere",
+        "base": "tiny",
+        "data": "data",
+        "models": "models",
+        "policy": {
+            "min_cohort": 3,
+            "max_colluding": 1,
+            "noise": ["local"],
+            "epsilon_limit": "20",
+            "fallback_epsilon_limit": "1000",
+            "spot_checks": 2,
+            "target_delta": DELTA,
+            "max_steps": 10,
+            "bases": [base_digest],
+            "parameterizations": ["low_rank"],
+            "max_checkpoint_age": 86_400,
+        },
+        "adapter": {
+            "publish": True,
+            "licence": "CC0-1.0",
+            "rank": 2,
+            "targets": ["q_proj"],
+            "sequence_length": 16,
+            "steps": 1,
+            "batch_size": 6,
+            "learning_rate": "0.1",
+            "epsilon": "4",
+            "clip_norm": "0.5",
+        },
+    }

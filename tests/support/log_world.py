@@ -1,0 +1,403 @@
+"""A federation in memory: keys, a log as a list of entries, and its checkpoints."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from tapestry.encoding import digest
+from tapestry.keys import Algorithm, SigningKey
+from tapestry.protocol.wire_messages import (
+    OuterPlan,
+    Participant,
+    PrivacyPlan,
+    RoundManifest,
+    TrainingPlan,
+)
+from tapestry.tlog.checkpoint import Checkpoint
+from tapestry.tlog.merkle import leaf_hash, root
+from tapestry.tlog.trust_policy import Trust
+from tapestry_governance.events.envelope import Author, Seen, sign_entry
+from tapestry_governance.events.types import (
+    AdapterPublished,
+    Body,
+    CharterAdopted,
+    ContributionCommitted,
+    Coordinator,
+    DataDeclared,
+    DpAccounted,
+    Dropped,
+    Member,
+    Policy,
+    ReleasePublished,
+    Role,
+    RoundClosed,
+    RoundOpened,
+    roster_digest,
+)
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.replay import apply
+
+NAMES = ("de", "es", "fr", "id")
+START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+EPSILON = {1: "2", 2: "2.5", 3: "2.9"}  # a little above what the rounds cost
+
+
+def fake_digest(text: str) -> str:
+    return digest(text.encode())
+
+
+def _key(
+    name: str, purpose: str, algorithm: Algorithm = Algorithm.SIGNATURE
+) -> SigningKey:
+    seed = hashlib.sha256(f"{name}/{purpose}".encode()).digest()
+    return SigningKey(name=f"{name}.example/{purpose}", algorithm=algorithm, seed=seed)
+
+
+class World:
+    """Everybody's keys and one log; deterministic, so tests can be replayed."""
+
+    def __init__(self, *, rules: dict[str, object] | None = None) -> None:
+        self.log_key = _key("tapestry", "log")
+        self.coordinator_key = _key("coordinator", "author")
+        self.keys: dict[tuple[str, str], SigningKey] = {}
+        for name in NAMES:
+            for purpose in ("root", "node", "community"):
+                self.keys[name, purpose] = _key(name, purpose)
+            self.keys[name, "witness"] = _key(name, "witness", Algorithm.COSIGNATURE)
+        self.entries: list[bytes] = []
+        self.state: FederationState | None = None
+        self.now = START
+        self.ids = 0
+        self.rules = rules or {}
+        self.parameters: dict[int, str] = {}  # of bases that have real files
+
+    @property
+    def trust(self) -> Trust:
+        witnesses = [self.keys[name, "witness"].verify_key for name in NAMES]
+        return Trust.of_members(self.log_key.verify_key, witnesses)
+
+    @property
+    def genesis(self) -> str:
+        return digest(self.entries[0])
+
+    @property
+    def folded(self) -> FederationState:
+        assert self.state is not None
+        return self.state
+
+    def members(self) -> tuple[Member, ...]:
+        return tuple(
+            Member(
+                name=name,
+                root=str(self.keys[name, "root"].verify_key),
+                node=str(self.keys[name, "node"].verify_key),
+                witness=str(self.keys[name, "witness"].verify_key),
+                community=str(self.keys[name, "community"].verify_key),
+            )
+            for name in NAMES
+        )
+
+    def policy(self, **changes: object) -> Policy:
+        base: dict[str, object] = {
+            "version": 1,
+            "min_cohort": 3,
+            "max_colluding": 1,
+            "noise": ("local",),
+            "epsilon_cap": "8",
+            "max_delta": "0.00001",
+            "bases": (fake_digest("given"),),
+            "adapter_licences": ("CC-BY-4.0",),
+            "max_attempt": 3,
+            "max_checkpoint_age": 86_400,
+        }
+        return Policy.model_validate({**base, **self.rules, **changes})
+
+    def charter(self) -> CharterAdopted:
+        return CharterAdopted(
+            log=str(self.log_key.verify_key),
+            coordinator=Coordinator(
+                name="coordinator", key=str(self.coordinator_key.verify_key)
+            ),
+            members=self.members(),
+            policy=self.policy(),
+        )
+
+    def key(self, actor: str, role: Role) -> SigningKey:
+        if role == "coordinator":
+            return self.coordinator_key
+        return self.keys[actor, role]
+
+    def entry(
+        self,
+        body: Body,
+        actor: str = "coordinator",
+        role: Role = "coordinator",
+        *,
+        signers: Sequence[SigningKey] = (),
+        seen: Seen | Literal["newest"] | None = "newest",
+        federation: str = "tapestry",
+    ) -> bytes:
+        """Sign an event as a party would; nothing is appended."""
+        author = Author(federation=federation, actor=actor, role=role)
+        self.ids += 1
+        self.now += timedelta(seconds=1)
+        number = self.ids
+        if seen == "newest":
+            seen = self.seen() if self.entries else None
+        event = author.event(
+            body, now=self.now, seen=seen, entropy=lambda n: number.to_bytes(n, "big")
+        )
+        return sign_entry(event, *(signers or [self.key(actor, role)]))
+
+    def add(
+        self, body: Body, actor: str = "coordinator", role: Role = "coordinator"
+    ) -> int:
+        """Append an event that must be valid; returns its index."""
+        return self.append(self.entry(body, actor, role))
+
+    def append(self, entry: bytes) -> int:
+        index = len(self.entries)
+        self.state = apply(self.state, entry, index)
+        self.entries.append(entry)
+        return index
+
+    def seen(self, size: int | None = None) -> Seen:
+        size = len(self.entries) if size is None else size
+        return Seen(size=size, root=root(map(leaf_hash, self.entries[:size])).hex())
+
+    def checkpoint(self, entries: Sequence[bytes] | None = None) -> Checkpoint:
+        entries = self.entries if entries is None else entries
+        return Checkpoint(
+            origin=self.log_key.name,
+            size=len(entries),
+            root=root(map(leaf_hash, entries)),
+        )
+
+    def note(
+        self,
+        entries: Sequence[bytes] | None = None,
+        *,
+        witnesses: Sequence[str] = NAMES[:3],
+        at: datetime | None = None,
+    ) -> bytes:
+        """Sign and cosign a checkpoint over some entries, by default all."""
+        checkpoint = self.checkpoint(entries)
+        time = int((at or self.now).timestamp())
+        lines = [
+            checkpoint.cosign(self.keys[name, "witness"], time=time)
+            for name in witnesses
+        ]
+        return checkpoint.sign(self.log_key) + b"".join(lines)
+
+    def found(self) -> "World":
+        self.add(self.charter())
+        for name in NAMES:
+            self.add(self.declaration(name), name, "node")
+        return self
+
+    def declaration(self, name: str) -> DataDeclared:
+        return DataDeclared(
+            dataset=fake_digest(f"data of {name}"),
+            records=1000,
+            unit="record",
+            languages=(name,),
+            licences=("CC-BY-4.0",),
+        )
+
+    def manifest(self, number: int = 1, *, attempt: int = 1) -> RoundManifest:
+        return RoundManifest(
+            protocol="tapestry-secagg/1",
+            federation="tapestry",
+            run_id="run",
+            round_number=number,
+            attempt=attempt,
+            model_digest=self.base(number - 1),
+            layout_digest=fake_digest("layout"),
+            software_digest=fake_digest("software"),
+            policy_digest=self.folded.policy.digest,
+            roster_digest=roster_digest(self.members()),
+            participants=tuple(
+                Participant(name=name, key=str(self.keys[name, "node"].verify_key))
+                for name in NAMES
+            ),
+            max_colluding=1,
+            threshold=3,
+            min_cohort=3,
+            ring_bits=32,
+            length=1000,
+            clip_norm="1",
+            clip_value="0.1",
+            scale_bits=20,
+            weighting="uniform",
+            training=TrainingPlan(
+                workload="language",
+                parameterization="full",
+                rank=0,
+                targets=(),
+                factor_seed="0" * 64,
+                sequence_length=64,
+                steps=20,
+                batch_size=50,
+                optimizer="sgd",
+                learning_rate="0.1",
+                weight_decay="0",
+            ),
+            privacy=PrivacyPlan(
+                noise="local",
+                unit="record",
+                adjacency="add-remove",
+                clip_norm="1",
+                noise_multiplier="1",
+                min_share="0",
+                target_delta="0.00001",
+            ),
+            outer=OuterPlan(
+                optimizer="mean",
+                learning_rate="1",
+                momentum="0",
+                max_norm="10",
+                max_loss_increase="0.1",
+            ),
+            deadlines={"offer": 60},
+            post_quantum=None,
+        )
+
+    def base(self, number: int) -> str:
+        if number in self.parameters:
+            return self.parameters[number]
+        return fake_digest("given" if number == 0 else f"base {number}")
+
+    def commitment(self, name: str, manifest: RoundManifest) -> ContributionCommitted:
+        return ContributionCommitted(
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=manifest.attempt,
+            context=manifest.context.hex(),
+            masked_root=hashlib.sha256(name.encode()).hexdigest(),
+        )
+
+    def account(
+        self, manifest: RoundManifest, *, epsilon: str | None = None
+    ) -> DpAccounted:
+        return DpAccounted(
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=manifest.attempt,
+            adapter=None,
+            version=None,
+            mechanism="poisson-subsampled-gaussian",
+            unit="record",
+            adjacency="add-remove",
+            trust_model="local",
+            clip_norm="1",
+            noise_multiplier="1",
+            own_multiplier="1",
+            shares=1,
+            coordinates=0,
+            bound="0",
+            sampling_rate="0.05",
+            steps=20,
+            target_delta="0.00001",
+            epsilon_run=epsilon or EPSILON[manifest.round_number],
+            epsilon_fallback=None,
+            accountant="dp-accounting/pld",
+            accountant_version="0.6.0",
+        )
+
+    def adapter_account(self, name: str = "fr-culture") -> DpAccounted:
+        account = self.account(self.manifest(), epsilon="2.9")
+        return account.model_copy(
+            update={
+                "run_id": "adapters",
+                "round_number": None,
+                "attempt": None,
+                "adapter": name,
+                "version": 1,
+            }
+        )
+
+    def closing(
+        self, manifest: RoundManifest, commitments: dict[str, int]
+    ) -> RoundClosed:
+        included = tuple(sorted(commitments))
+        return RoundClosed(
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=manifest.attempt,
+            outcome="applied",
+            reason=None,
+            included=included,
+            dropped=tuple(
+                Dropped(name=name, phase="upload")
+                for name in NAMES
+                if name not in included
+            ),
+            commitments=tuple(commitments[name] for name in included),
+            aggregate_digest=fake_digest(f"sum {manifest.round_number}"),
+            base_before=manifest.model_digest,
+            base_after=self.base(manifest.round_number),
+            outer_digest=fake_digest("outer"),
+            metrics={"held-out.fr": "3.5"},
+        )
+
+    def run_round(
+        self, number: int = 1, *, names: Sequence[str] = NAMES
+    ) -> RoundManifest:
+        manifest = self.manifest(number)
+        self.add(RoundOpened(manifest=manifest))
+        commitments = {}
+        for name in names:
+            commitments[name] = self.add(self.commitment(name, manifest), name, "node")
+            self.add(self.account(manifest), name, "node")
+        self.add(self.closing(manifest, commitments))
+        return manifest
+
+    def release(
+        self, number: int = 1, *, manifest_digest: str | None = None
+    ) -> ReleasePublished:
+        return ReleasePublished(
+            name=f"base-{number}",
+            parameters_digest=self.base(number),
+            manifest_digest=manifest_digest or fake_digest(f"files of base-{number}"),
+            run_id="run",
+            round_number=number,
+            previous=max(self.folded.releases, default=None),
+        )
+
+    def adapter(self, number: int = 1) -> AdapterPublished:
+        return AdapterPublished(
+            name="fr-culture",
+            version=1,
+            country="France",
+            language="fr",
+            licence="CC-BY-4.0",
+            base=f"base-{number}",
+            base_digest=self.base(number),
+            manifest_digest=fake_digest("adapter files"),
+            epsilon="2.9",
+            target_delta="0.00001",
+            evaluation={"held-out.fr": "3.4"},
+        )
+
+    def grow(self) -> "World":
+        """Found, two rounds (one node drops out of the second), release, adapter."""
+        self.found()
+        self.run_round(1)
+        self.run_round(2, names=NAMES[:3])
+        self.add(self.release(2))
+        self.add(self.adapter_account(), "fr", "node")
+        self.add(self.adapter(2), "fr", "community")
+        return self
+
+
+def changed(body: Body, **changes: object) -> Body:
+    """Return a body with other values, validated as if it came from outside."""
+    values = {name: getattr(body, name) for name in type(body).model_fields}
+    return type(body).model_validate({**values, **changes})
+
+
+def renamed(manifest: RoundManifest, **changes: object) -> RoundManifest:
+    """Return a round manifest with other values."""
+    values = {name: getattr(manifest, name) for name in RoundManifest.model_fields}
+    return RoundManifest.model_validate({**values, **changes})

@@ -1,0 +1,269 @@
+"""What a round of TSA-1 must refuse, as edits of the messages of a good one."""
+
+import json
+import re
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from tests.support.reference_secagg import (
+    LOW_ORDER,
+    PRIME,
+    canon,
+    fixed,
+    named,
+    public,
+)
+from tests.support.reference_secagg_round import (
+    CONTEXT,
+    FIRST,
+    LEFT,
+    LOST,
+    Rows,
+    advertise,
+    channel,
+    consent,
+    play,
+    reveal,
+    secret,
+    share,
+    share_of,
+    upload,
+)
+
+
+def edit(good: str, bad: str) -> dict[str, Any]:
+    """Say what to cut from a message, and what to put there."""
+    at = common(good, bad)
+    end = common(good[at:][::-1], bad[at:][::-1])
+    return {
+        "at": at,
+        "cut": good[at : len(good) - end],
+        "put": bad[at : len(bad) - end],
+    }
+
+
+def common(one: str, other: str) -> int:
+    """Count the characters that two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def misspelled(value: dict[str, Any]) -> Rows:
+    """Ways to misspell any message; none may be read."""
+    good, names = canon(value), sorted(value)
+    fields = [canon({name: value[name]})[1:-1] for name in names]
+    rows = {
+        "hex in upper case": re.sub(
+            "[0-9a-f]{64}", lambda found: found[0].upper(), good, count=1
+        ),
+        "a field too many": good[:-1] + ',"zz":1}',
+        "a field missing": "{" + ",".join(fields[1:]) + "}",
+        "a field twice": "{" + ",".join([fields[0], *fields]) + "}",
+        "a space": good.replace(":", ": ", 1),
+        "a byte after the end": good + "\n",
+        "a name in upper case": good.replace('"a.ex', '"A.ex'),
+    }
+    if len(fields) > 1:
+        first, second, *rest = fields
+        rows["fields out of order"] = "{" + ",".join([second, first, *rest]) + "}"
+    return rows
+
+
+def misordered(value: dict[str, Any], *path: str) -> Rows:
+    def changed(swap: Any) -> str:
+        copy = json.loads(canon(value))
+        inner = copy
+        for step in path[:-1]:
+            inner = inner[step]
+        inner[path[-1]] = swap(inner[path[-1]])
+        return canon(copy)
+
+    return {
+        "names out of order": changed(lambda rows: [rows[1], rows[0], *rows[2:]]),
+        "a name twice": changed(lambda rows: [rows[0], *rows]),
+    }
+
+
+LISTS = {
+    "0": ("participants",),
+    "2": ("advertisements",),
+    "4": ("heads", "heads"),
+    "6": ("survivors",),
+    "8": ("consents",),
+    "10": ("transcript", "uploads"),
+}
+
+
+def unreadable(number: str, value: dict[str, Any]) -> Rows:
+    rows = misspelled(value)
+    if number in LISTS:
+        rows |= misordered(value, *LISTS[number])
+    good = canon(value)
+    if number == "0":
+        rows["a fraction with a zero at the end"] = good.replace('"0.25"', '"0.250"')
+        rows["a number that is not a string"] = good.replace('"0.25"', "0.25")
+        rows["another protocol"] = good.replace("secagg/1", "secagg/2")
+        rows["a weight above the cap"] = good.replace("[1,2,4,4]", "[1,2,4,5]")
+        rows["a weight too few"] = good.replace("[1,2,4,4]", "[1,2,4]")
+    if number == "2":
+        a, b = value["advertisements"][:2]
+        rows["a public key twice"] = good.replace(b["mask_key"], a["mask_key"])
+    if number == "9":
+        mine = value["self_shares"][FIRST]
+        both = {**value["mask_shares"], FIRST: mine}
+        rows["both secrets of one node"] = canon({**value, "mask_shares": both})
+        rows["a share of 32 bytes"] = good.replace(mine, mine[2:])
+        rows["a share of 2**257"] = good.replace(mine, "02" + mine[2:])
+    return rows
+
+
+def flip(hexes: str) -> str:
+    return hexes[:-1] + f"{int(hexes[-1], 16) ^ 1:x}"
+
+
+def forged(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "signature": flip(body["signature"])}
+
+
+def refused_by_coordinator(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What ``a.example`` may not send, although it can be read."""
+    keys = {w: public(secret(FIRST, w)).hex() for w in ("channel_key", "mask_key")}
+    mine, view, second = m["3"][FIRST], m["5"][FIRST]["view"], named("another view")
+    boxes = mine["ciphertexts"]
+    fewer = {n: box for n, box in boxes.items() if n != LOST}
+    head = share(FIRST, mine["head"]["view"], ciphertexts=named(canon(fewer)))["head"]
+    others = {**boxes, LOST: flip(boxes[LOST])}
+    own = m["9"][FIRST]["self_shares"]
+    beyond = {**own, FIRST: PRIME.to_bytes(33, "big").hex()}
+    less = {n: own[n] for n in LEFT[:-1]}
+    more = {**m["9"][FIRST]["mask_shares"], LEFT[-1]: own[LEFT[-1]]}
+    return {
+        "1": {
+            "a forged signature": forged(m["1"][FIRST]),
+            "a key of low order": advertise(FIRST, mask_key=LOW_ORDER),
+            "one key for both": advertise(FIRST, mask_key=keys["channel_key"]),
+        },
+        "3": {
+            "a forged signature": {**mine, "head": forged(mine["head"])},
+            "another view": share(FIRST, second),
+            "other ciphertexts than were signed": {**mine, "ciphertexts": others},
+            "a ciphertext too few": {"ciphertexts": fewer, "head": head},
+        },
+        "5": {
+            "a forged signature": forged(m["5"][FIRST]),
+            "another view": upload(FIRST, second),
+            "another root": upload(FIRST, view, root=second),
+        },
+        "7": {
+            "a forged signature": forged(m["7"][FIRST]),
+            "another list": consent(FIRST, second),
+        },
+        "9": {
+            "a forged signature": forged(m["9"][FIRST]),
+            "a share that is not below the prime": reveal(FIRST, self_shares=beyond),
+            "a self mask too few": reveal(FIRST, self_shares=less),
+            "a survivor's mask key": reveal(FIRST, self_shares=less, mask_shares=more),
+        },
+    }
+
+
+def refused_by_node(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What ``a.example`` may not accept, although it can be read."""
+    a, b, c, d = m["2"]["advertisements"]
+    e, low = advertise("e.example"), advertise("c.example", mask_key=LOW_ORDER)
+    swapped = advertise(FIRST, mask_key=public(fixed("another")).hex())
+    heads, boxes = m["4"][FIRST]["heads"]["heads"], m["4"][FIRST]["ciphertexts"]
+    other = share("c.example", named("another view"))["head"]
+    box = ChaCha20Poly1305(channel("c.example", FIRST, named(canon(m["2"]))))
+    shares = PRIME.to_bytes(33, "big") + share_of("c.example", "mask_key", FIRST)
+    data = CONTEXT + f"c.example\n{FIRST}\n".encode()
+    beyond = box.encrypt(bytes(12), shares, data).hex()
+
+    def four(rows: list[Any], sealed: dict[str, str]) -> dict[str, Any]:
+        return {"ciphertexts": sealed, "heads": {"heads": rows}}
+
+    x, y, z = m["6"]["survivors"]
+    lost = {"node": LOST, "root": y["root"]}
+    one, two, three = m["8"]["consents"]
+    lists = {
+        "own keys left out": [b, c, d],
+        "own keys changed": [swapped, b, c, d],
+        "a stranger": [a, b, c, d, e],
+        "too few": [a, b],
+        "a forged signature": [a, b, forged(c), d],
+        "a key of low order": [a, b, low, d],
+    }
+    survivors = {
+        "own upload left out": [lost, y, z],
+        "own upload changed": [{**x, "root": y["root"]}, y, z],
+        "a stranger": [x, y, z, {**z, "node": "e.example"}],
+        "too few": [x, y],
+    }
+    consents = {
+        "too few": [one, two],
+        "a forged signature": [one, two, forged(three)],
+        "one to another list": [one, two, consent(LEFT[2], named("another list"))],
+        "one of a node that dropped out": [one, consent(LOST, one["survivors"]), two],
+    }
+    return {
+        "2": {why: {"advertisements": rows} for why, rows in lists.items()},
+        "4": {
+            "own head left out": four(heads[1:], boxes),
+            "a forged signature": four([*heads[:3], forged(heads[3])], boxes),
+            "a head with another view": four([*heads[:2], other, heads[3]], boxes),
+            "too few": four(heads[:2], {LOST: boxes[LOST]}),
+            "a ciphertext too few": four(heads, {LOST: boxes[LOST]}),
+            "one that does not open": four(heads, {**boxes, LOST: flip(boxes[LOST])}),
+            "a share that is not below the prime": four(
+                heads, {**boxes, "c.example": beyond}
+            ),
+        },
+        "6": {
+            **{why: {**m["6"], "survivors": rows} for why, rows in survivors.items()},
+            "another view": {**m["6"], "view": named("another view")},
+        },
+        "8": {why: {"consents": rows} for why, rows in consents.items()},
+    }
+
+
+def refused_by_all(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What anyone who checks the result may not accept."""
+    good, sent = m["10"], m["10"]["transcript"]
+    seeds = {**sent["self_seeds"], FIRST: flip(sent["self_seeds"][FIRST])}
+    secrets = {LOST: flip(sent["mask_secrets"][LOST])}
+    x, y, z = sent["uploads"]
+    changes: dict[str, dict[str, Any]] = {
+        "a seed that was not committed to": {"self_seeds": seeds},
+        "a mask key that was not advertised": {"mask_secrets": secrets},
+        "too few consents": {"consents": {"consents": m["8"]["consents"][:2]}},
+        "a forged upload": {"uploads": [x, y, forged(z)]},
+        "a mask key too few": {"mask_secrets": {}},
+    }
+    rows = {
+        why: {**good, "transcript": {**sent, **change}}
+        for why, change in changes.items()
+    }
+    return {"10": {**rows, "another sum": {**good, "sum_root": named("another")}}}
+
+
+def refusals() -> dict[str, Any]:
+    m = play()
+    good = {number: body.get(FIRST, body) for number, body in m.items()}
+    rows = refused_by_coordinator(m) | refused_by_node(m) | refused_by_all(m)
+    return {
+        "unreadable": {
+            number: {
+                why: edit(canon(value), bad)
+                for why, bad in unreadable(number, value).items()
+            }
+            for number, value in good.items()
+        },
+        "refused": {
+            number: {
+                why: edit(canon(good[number]), canon(bad))
+                for why, bad in rows[number].items()
+            }
+            for number in sorted(rows, key=int)
+        },
+    }

@@ -1,0 +1,276 @@
+"""A cohort and its coordinator in memory, for the tests of secure aggregation."""
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from tapestry.errors import ProtocolError
+from tapestry.keys import Algorithm, SigningKey
+from tapestry.protocol.wire_messages import (
+    OuterPlan,
+    Participant,
+    PrivacyPlan,
+    RoundManifest,
+    TrainingPlan,
+    recommended_threshold,
+)
+from tapestry.secagg import client
+from tapestry.secagg.masks import Random
+from tapestry.secagg.messages import Result, Upload
+from tapestry.secagg.requirements import RunPlan, Terms, recommended_colluding
+from tapestry.secagg.server import (
+    Advertising,
+    Unmasked,
+)
+from tapestry.vectors import Quantized, RingVector
+
+DIGEST = "sha256:" + "ab" * 32
+
+TRAINING = TrainingPlan(
+    workload="language",
+    parameterization="full",
+    rank=0,
+    targets=(),
+    factor_seed="00" * 32,
+    sequence_length=32,
+    steps=1,
+    batch_size=8,
+    optimizer="sgd",
+    learning_rate="0.1",
+    weight_decay="0",
+)
+PRIVACY = PrivacyPlan(
+    noise="none",
+    unit="record",
+    adjacency="add-remove",
+    clip_norm="1",
+    noise_multiplier="0",
+    min_share="0",
+    target_delta="0.00001",
+)
+OUTER = OuterPlan(
+    optimizer="mean",
+    learning_rate="1",
+    momentum="0",
+    max_norm="10",
+    max_loss_increase="1",
+)
+
+
+class MemoryMarks:
+    """High-water marks that forget everything when the process ends."""
+
+    def __init__(self) -> None:
+        self._marks: dict[str, int] = {}
+
+    def highest(self, run_id: str) -> int:
+        return self._marks.get(run_id, 0)
+
+    def raise_to(self, run_id: str, round_number: int) -> None:
+        if round_number <= self.highest(run_id):
+            raise ProtocolError(f"uploaded for round {round_number} already")
+        self._marks[run_id] = round_number
+
+
+@dataclass
+class Member:
+    """One institution: its key, its durable marks, its state in the round."""
+
+    name: str
+    identity: SigningKey
+    marks: MemoryMarks = field(default_factory=MemoryMarks)
+    state: Any = None
+
+
+def members(count: int) -> list[Member]:
+    """Found a federation; the keys follow from the names."""
+    rows = []
+    for index in range(1, count + 1):
+        name = f"n{index:04d}.example"
+        seed = index.to_bytes(32, "big")
+        identity = SigningKey(
+            name=f"{name}/node", algorithm=Algorithm.SIGNATURE, seed=seed
+        )
+        rows.append(Member(name=name, identity=identity))
+    return rows
+
+
+def manifest_for(
+    cohort: Sequence[Member], *, length: int = 50, **changes: Any
+) -> RoundManifest:
+    """Propose a round to a cohort, with the recommended numbers."""
+    n = len(cohort)
+    colluding = recommended_colluding(n)
+    threshold = recommended_threshold(n, max_colluding=colluding)
+    fields = {
+        "protocol": "tapestry-secagg/1",
+        "federation": "loom.example",
+        "run_id": "run-1",
+        "round_number": 1,
+        "attempt": 1,
+        "model_digest": DIGEST,
+        "layout_digest": DIGEST,
+        "software_digest": DIGEST,
+        "policy_digest": DIGEST,
+        "roster_digest": DIGEST,
+        "participants": tuple(
+            Participant(name=m.name, key=str(m.identity.verify_key)) for m in cohort
+        ),
+        "max_colluding": colluding,
+        "threshold": threshold,
+        "min_cohort": threshold,
+        "ring_bits": 32,
+        "length": length,
+        "clip_norm": "1",
+        "clip_value": "0.5",
+        "scale_bits": 16,
+        "weighting": "uniform",
+        "training": TRAINING,
+        "privacy": PRIVACY,
+        "outer": OUTER,
+        "deadlines": {"keys": 60},
+        "post_quantum": None,
+    }
+    return RoundManifest.model_validate({**fields, **changes})
+
+
+def terms_for(manifest: RoundManifest, **changes: Any) -> Terms:
+    """Terms that a manifest meets exactly."""
+    terms = Terms(
+        model_digest=manifest.model_digest,
+        roster_digest=manifest.roster_digest,
+        roster={p.name: p.key for p in manifest.participants},
+        plan=RunPlan.of(manifest),
+        min_cohort=2,
+        min_colluding=manifest.max_colluding,
+        weight_cap=1000,
+        highest_round=0,
+        afford=lambda _: None,
+    )
+    return replace(terms, **changes)
+
+
+@dataclass
+class Federation:
+    """A round in progress; every step can be stopped short of some nodes."""
+
+    manifest: RoundManifest
+    cohort: list[Member]
+    random: Random = secrets.token_bytes
+    vectors: dict[str, RingVector] = field(default_factory=dict)
+    uploads: dict[str, Upload] = field(default_factory=dict)
+    stage: Any = None
+    message: Any = None
+    keys: Any = None
+
+    @classmethod
+    def of(cls, count: int, *, length: int = 50, **changes: Any) -> "Federation":
+        cohort = members(count)
+        manifest = manifest_for(cohort, length=length, **changes)
+        return cls(manifest=manifest, cohort=cohort)
+
+    def member(self, name: str) -> Member:
+        return next(m for m in self.cohort if m.name == name)
+
+    def names(self) -> list[str]:
+        return [m.name for m in self.cohort]
+
+    def advertise(self, names: Iterable[str] | None = None) -> None:
+        stage = Advertising(self.manifest)
+        for name in self.names() if names is None else names:
+            member = self.member(name)
+            terms = terms_for(
+                self.manifest,
+                highest_round=member.marks.highest(self.manifest.run_id),
+            )
+            member.state, message = client.join(
+                self.manifest, member.identity, terms=terms, random=self.random
+            )
+            stage.accept(name, message)
+        self.stage, self.message = stage.close()
+        self.keys = self.message
+
+    def share(self, names: Iterable[str] | None = None) -> None:
+        for name in self._asked() if names is None else names:
+            member = self.member(name)
+            member.state, message = client.share(member.state, self.message)
+            self.stage.accept(name, message)
+        self.stage, self.message = self.stage.close()
+
+    def receive(self, names: Iterable[str] | None = None) -> None:
+        for name in self._asked() if names is None else names:
+            member = self.member(name)
+            member.state = client.receive(member.state, self.message[name])
+
+    def mask(self, name: str, vector: RingVector) -> Upload:
+        member = self.member(name)
+        self.vectors[name] = vector.copy()
+        reservation = client.reserve(member.state, member.marks)
+        member.state, upload = client.upload(
+            member.state, Quantized(values=vector.copy()), reservation=reservation
+        )
+        self.uploads[name] = upload
+        return upload
+
+    def upload(
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        vector: Callable[[str], RingVector] | None = None,
+    ) -> None:
+        for name in self._asked() if names is None else names:
+            values = vector(name) if vector else self.draw(name)
+            self.stage.accept(name, self.mask(name, values))
+        self.stage, self.message = self.stage.close()
+
+    def consent(self, names: Iterable[str] | None = None) -> None:
+        for name in self._asked() if names is None else names:
+            member = self.member(name)
+            member.state, message = client.consent(member.state, self.message)
+            self.stage.accept(name, message)
+        self.stage, self.message = self.stage.close()
+
+    def reveal(self, names: Iterable[str] | None = None) -> Unmasked:
+        for name in self._asked() if names is None else names:
+            member = self.member(name)
+            member.state, message = client.reveal(member.state, self.message)
+            self.stage.accept(name, message)
+        unmasked: Unmasked = self.stage.close()
+        return unmasked
+
+    def run(self, until: str = "reveal") -> Any:
+        """Run the stages in order, everybody answering, up to and with one."""
+        result = None
+        for step in ("advertise", "share", "receive", "upload", "consent", "reveal"):
+            result = getattr(self, step)()
+            if step == until:
+                break
+        return result
+
+    def draw(self, name: str) -> RingVector:
+        """A vector within the range of the round, the same for the same name."""
+        seed = int.from_bytes(name.encode(), "big") % 2**32
+        rng = np.random.default_rng(seed)
+        bound = 1000
+        drawn = rng.integers(-bound, bound, self.manifest.length, dtype=np.int32)
+        return drawn.view(np.uint32)
+
+    def expected(self, names: Iterable[str]) -> RingVector:
+        total = np.zeros(self.manifest.length, dtype=np.uint32)
+        for name in names:
+            total += self.vectors[name]
+        return total
+
+    def result(self, unmasked: Unmasked) -> Result:
+        return Result(
+            transcript=unmasked.transcript,
+            sum_root=unmasked.sum_root,
+            model_digest=DIGEST,
+        )
+
+    def _asked(self) -> list[str]:
+        missing: list[str] = self.stage.missing
+        return missing

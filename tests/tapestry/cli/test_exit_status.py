@@ -1,0 +1,195 @@
+"""Exit statuses: one table, and no error that is taken for another one."""
+
+import errno
+import sqlite3
+from collections.abc import Callable
+
+import click
+import pytest
+
+from tapestry import errors
+from tapestry.cli import commands
+from tapestry.cli.exit_status import MEANINGS, ExitStatus, status_of, worst
+from tapestry_demo import cli
+from tests.support.commands import Result, tapestry
+
+OURS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.TapestryError)
+]
+TABLE = {
+    errors.TapestryError: 1,
+    errors.VerificationError: 1,
+    errors.InconsistentLog: 1,
+    errors.ProtocolError: 1,
+    errors.QuorumError: 1,
+    errors.RuleError: 2,
+    errors.PolicyError: 2,
+    errors.BudgetExhausted: 2,
+    errors.IncompleteError: 3,
+    errors.ResourceError: 3,
+    errors.ForeignFileError: 4,
+    errors.ConfigError: 64,
+}
+OTHERS = [
+    (OSError(errno.ENOSPC, "no space"), 3),
+    (PermissionError(errno.EACCES, "denied"), 3),
+    (sqlite3.OperationalError("locked"), 3),
+    (ModuleNotFoundError("no torch", name="torch"), 3),
+    (ImportError("no such name", name="transformers.models"), 3),
+    (MemoryError(), 3),
+    (RecursionError(), 3),
+    (EOFError(), 3),
+    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), 64),
+    (UnicodeEncodeError("utf-8", "\udce9", 0, 1, "bad"), 64),
+    (KeyboardInterrupt(), 130),
+    (ModuleNotFoundError("no ours", name="tapestry.nothing"), 70),
+    (ImportError("of nobody"), 70),
+    (ValueError("a bug"), 70),
+    (AssertionError(), 70),
+    (SystemExit(1), 70),
+    (click.Abort(), 70),
+]
+
+
+def ending(monkeypatch: pytest.MonkeyPatch, end: Callable[[], object]) -> Result:
+    """Run ``tapestry demo`` with a command in its place."""
+
+    @click.command(cls=commands.Command)
+    def command() -> object:
+        return end()
+
+    monkeypatch.setattr(cli, "app", command)
+    return tapestry("demo")
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    def end() -> object:
+        raise error
+
+    return end
+
+
+def test_the_table_names_every_error_that_there_is() -> None:
+    assert set(TABLE) == set(OURS)
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
+def test_each_error_of_ours_has_its_status(
+    monkeypatch: pytest.MonkeyPatch, kind: type[errors.TapestryError]
+) -> None:
+    result = ending(monkeypatch, raising(kind("what is wrong")))
+    assert result.exit_code == TABLE[kind] == status_of(kind("what is wrong"))
+    assert result.stderr == "tapestry: what is wrong\n"
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(("error", "status"), OTHERS, ids=repr)
+def test_no_other_error_is_taken_for_a_verdict(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int
+) -> None:
+    result = ending(monkeypatch, raising(error))
+    assert result.exit_code == status == status_of(error)
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("tapestry: ")
+
+
+def test_an_error_of_nobody_does_not_show_what_it_worked_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TAPESTRY_TRACEBACK", raising=False)
+    secret = raising(KeyError("Jane Doe has the flu"))
+    result = ending(monkeypatch, secret)
+    assert result.exit_code == 70
+    assert "Jane" not in result.stdout + result.stderr
+    assert "internal error: KeyError in tapestry.cli" in result.stderr
+    assert "please report it" in result.stderr
+
+
+def test_the_traceback_is_there_for_whoever_asks(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tapestry.cli import main
+
+    monkeypatch.setenv("TAPESTRY_TRACEBACK", "1")
+    monkeypatch.setattr(
+        cli, "app", click.Command("demo", callback=raising(KeyError("x")))
+    )
+    with pytest.raises(SystemExit):
+        main(["demo"])
+    assert "Traceback (most recent call last):" in capfd.readouterr().err
+
+
+def test_a_line_feed_in_an_error_forges_no_second_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = errors.VerificationError("bad\nHOLDS: 11 steps, every one holds")
+    result = ending(monkeypatch, raising(error))
+    assert result.stderr == "tapestry: bad\\nHOLDS: 11 steps, every one holds\n"
+
+
+def test_a_verdict_that_a_command_returns_is_its_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert ending(monkeypatch, lambda: ExitStatus.FOREIGN_FILE).exit_code == 4
+    assert ending(monkeypatch, lambda: None).exit_code == 0
+
+
+def test_the_worst_of_several_verdicts_is_that_of_all() -> None:
+    order = [1, 2, 4, 3, 0]
+    for place, status in enumerate(order):
+        assert worst(ExitStatus(each) for each in reversed(order[place:])) == status
+    assert worst([]) is ExitStatus.HOLDS
+
+
+def test_every_status_but_the_reserved_one_has_a_meaning() -> None:
+    assert set(ExitStatus) - set(MEANINGS) == {ExitStatus.PROVISIONAL}
+    assert [int(each) for each in ExitStatus] == [0, 1, 2, 3, 4, 5, 64, 70, 130]
+
+
+def test_the_numbers_of_an_audit_are_those_of_the_table() -> None:
+    from tapestry_governance.audit.verify import verdict_of
+
+    settings = {errors.ConfigError, errors.PolicyError, errors.BudgetExhausted}
+    for kind in OURS:
+        verdict = int(verdict_of(kind("x")))
+        if kind not in settings:
+            assert verdict == TABLE[kind], kind
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["demo", "extra"], "tapestry demo takes no arguments; got unexpected extra"),
+        (["horse"], "no command 'horse'; choose from demo, node, coordinator, "),
+        (
+            ["audit", "x"],
+            "choose from verify, account, statement; see tapestry audit -",
+        ),
+        (["node", "x"], "choose from run, check, budget, egress; see tapestry node -"),
+        (["audit", "verify"], "BUNDLE is missing: the bundle's folder; see tapestry a"),
+        (["audit", "verify", "x", "--lax"], "no option --lax; choose from --trust, "),
+        (["audit", "verify", "x", "--trust"], "see tapestry audit verify --help"),
+        (["audit", "verify", "x", "y"], "tapestry audit verify takes BUNDLE; "),
+        (["--lax"], "no option --lax; choose from --version, --help; see tapestry -"),
+        (["chat"], "--base is missing: "),
+        (
+            ["chat", "--base", "x", "--max-tokens", "many"],
+            "--max-tokens: 'many' is not",
+        ),
+        (["chat", "--base", "x", "--max-tokens", "0"], "; for example --max-tokens 48"),
+        (["demo", "--engine", "horse"], "'horse' is not one of 'inprocess', 'flower'"),
+        (["--json", "audit"], "no option --json"),
+        (["audit", "--json=1", "verify"], "no option --json"),
+        (["audit", "verify", "x", "--json=1"], "see tapestry audit verify --help"),
+        ([""], "no command ''"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_says_what_is_allowed(words: list[str], said: str) -> None:
+    result = tapestry(*words)
+    assert result.exit_code == 64
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""

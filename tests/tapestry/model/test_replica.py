@@ -1,0 +1,156 @@
+"""Everybody's own copy of the base, moved by the published sum."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tapestry.errors import VerificationError
+from tapestry.model import replica
+from tapestry.model.replica import Measured, Replica, measure
+from tapestry.protocol.wire_messages import OuterPlan, RoundManifest
+from tapestry.vectors import Layout, parameters_digest, tensor_digests
+from tests.support.log_world import World, renamed
+
+LAYOUT = Layout(tensors=(("w", (4, 5)),))
+
+
+def _parameters() -> dict[str, np.ndarray]:
+    return {
+        "w": np.arange(20, dtype=np.float32).reshape(4, 5),
+        "frozen": np.ones(3, dtype=np.float32),
+    }
+
+
+def _manifest(replica: Replica, **changes: object) -> RoundManifest:
+    outer = OuterPlan(
+        optimizer="nesterov",
+        learning_rate="1",
+        momentum="0.5",
+        max_norm="100",
+        max_loss_increase="1",
+    )
+    fixed = {
+        "model_digest": replica.digest,
+        "layout_digest": LAYOUT.digest,
+        "length": LAYOUT.length,
+        "clip_norm": "16",
+        "clip_value": "16",
+        "scale_bits": 10,
+        "outer": outer,
+    }
+    return renamed(World().found().manifest(), **{**fixed, **changes})
+
+
+def _total(value: float, nodes: int) -> np.ndarray:
+    return np.full(20, round(value * nodes * 2**10), dtype=np.int32).view(np.uint32)
+
+
+def test_a_sum_moves_the_base_by_its_mean() -> None:
+    start = Replica.start(_parameters())
+    after = start.after(
+        _total(0.25, 3),
+        places=(1, 2, 4),
+        manifest=_manifest(start),
+        layout=LAYOUT,
+    )
+    # Nesterov's first step is (1 + momentum) times the mean.
+    assert np.allclose(after.parameters["w"], start.parameters["w"] + 0.375)
+    assert after.parameters["frozen"] is start.parameters["frozen"]
+    assert after.optimizer.step == 1
+    assert after.digest == parameters_digest(after.parameters)
+    assert after.hashes == tensor_digests(after.parameters)
+    assert after.digest != start.digest
+
+
+def test_two_who_see_the_same_sums_hold_the_same_base() -> None:
+    ends = []
+    for _ in range(2):
+        replica = Replica.start(_parameters())
+        for value in (0.5, -0.25, 0.125):
+            replica = replica.after(
+                _total(value, 4),
+                places=(1, 2, 3, 4),
+                manifest=_manifest(replica),
+                layout=LAYOUT,
+            )
+        ends.append((replica.digest, replica.optimizer.digest))
+    assert ends[0] == ends[1]
+
+
+def test_the_order_of_sums_matters() -> None:
+    ends = set()
+    for values in ((0.5, -0.25), (-0.25, 0.5)):
+        replica = Replica.start(_parameters())
+        for value in values:
+            replica = replica.after(
+                _total(value, 4),
+                places=(1, 2, 3, 4),
+                manifest=_manifest(replica),
+                layout=LAYOUT,
+            )
+        ends.add(replica.digest)
+    assert len(ends) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_digest": "sha256:" + "0" * 64},
+        {"layout_digest": "sha256:" + "0" * 64},
+    ],
+    ids=["base", "layout"],
+)
+def test_a_round_of_another_base_or_layout_moves_nothing(
+    changes: dict[str, object],
+) -> None:
+    start = Replica.start(_parameters())
+    with pytest.raises(VerificationError):
+        start.after(
+            _total(1, 4),
+            places=(1, 2, 3, 4),
+            manifest=_manifest(start, **changes),
+            layout=LAYOUT,
+        )
+    assert start.digest == Replica.start(_parameters()).digest
+
+
+def test_a_sum_of_another_length_moves_nothing() -> None:
+    start = Replica.start(_parameters())
+    with pytest.raises(VerificationError):
+        start.after(
+            _total(1, 4)[:-1],
+            places=(1, 2, 3, 4),
+            manifest=_manifest(start),
+            layout=LAYOUT,
+        )
+
+
+def test_the_length_of_a_mean_is_measured_in_whole_numbers() -> None:
+    manifest = _manifest(Replica.start(_parameters()))
+    found = measure(_total(0.25, 3), places=(1, 2, 4), manifest=manifest)
+    assert found == Measured(norm=math.sqrt(20 * 768**2) * (1 / 3 / 2**10), fault=None)
+    total = np.full(20, -(2**31), dtype=np.int64).astype(np.int32).view(np.uint32)
+    assert replica._squares(total) == 20 * 2**62
+
+
+@pytest.mark.parametrize(
+    ("value", "max_norm", "fault"),
+    [
+        (0.25, "1.2", None),  # 0.25 * sqrt(20) = 1.118
+        (0.25, "1.1", "norm_too_large"),
+        (-0.25, "1.1", "norm_too_large"),
+        (3.5, "100", None),
+        (4.0, "100", "sum_out_of_range"),  # a node may be 16 long
+        (17.0, "1000", "sum_out_of_range"),
+    ],
+)
+def test_a_sum_out_of_range_or_too_long_is_named(
+    value: float, max_norm: str, fault: str | None
+) -> None:
+    start = Replica.start(_parameters())
+    outer = _manifest(start).outer.model_copy(update={"max_norm": max_norm})
+    manifest = _manifest(start, outer=outer)
+    found = measure(_total(value, 3), places=(1, 2, 3), manifest=manifest)
+    assert found.fault == fault
+    assert (found.norm == 0) == (fault == "sum_out_of_range")

@@ -1,0 +1,147 @@
+"""Messages and the round manifest: closed, strict, of one spelling."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapestry.encoding import canonical_json, decode_json
+from tapestry.errors import ProtocolError
+from tapestry.protocol.wire_messages import (
+    Kind,
+    Message,
+    PublicWeights,
+    Reason,
+    RoundManifest,
+    recommended_threshold,
+)
+from tests.support.log_world import World, renamed
+
+MANIFEST = World().found().manifest()
+
+
+def test_a_manifest_is_read_as_it_was_printed() -> None:
+    assert RoundManifest.decode(MANIFEST.encode()) == MANIFEST
+    assert RoundManifest.decode(MANIFEST.encode()).digest == MANIFEST.digest
+
+
+def _changed(**changes: Any) -> bytes:
+    return canonical_json({**decode_json(MANIFEST.encode()), **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"extra": 1},
+        {"protocol": "tapestry-secagg/2"},
+        {"round_number": 0},
+        {"round_number": "1"},
+        {"round_number": True},
+        {"attempt": 0},
+        {"model_digest": "sha256:ABC"},
+        {"participants": []},
+        {"participants": [{"name": "de", "key": "x"}]},
+        {
+            "participants": [
+                {"name": "es", "key": "x"},
+                {"name": "de", "key": "y"},
+            ]
+        },
+        {
+            "participants": [
+                {"name": "de", "key": "x"},
+                {"name": "de", "key": "y"},
+            ]
+        },
+        {"min_cohort": 1},
+        {"threshold": 1},
+        {"max_colluding": -1},
+        {"ring_bits": 64},
+        {"length": 0},
+        {"clip_norm": "0"},
+        {"clip_norm": "-1"},
+        {"clip_value": "1e3"},
+        {"clip_value": "1.0"},
+        {"scale_bits": 31},
+        {"weighting": "by size"},
+        {"weighting": {"cap": 1, "weights": [1]}},
+        {"weighting": {"cap": 1, "weights": [2, 1, 1, 1]}},
+        {"deadlines": {"offer": 0}},
+        {"deadlines": {"Offer": 1}},
+        {"post_quantum": "soon"},
+        {"federation": "../x"},
+        {"run_id": ""},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_breaks_a_rule_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError):
+        RoundManifest.decode(_changed(**changes))
+
+
+@pytest.mark.parametrize("name", sorted(RoundManifest.model_fields))
+def test_nothing_in_a_manifest_has_a_default(name: str) -> None:
+    fields = decode_json(MANIFEST.encode())
+    del fields[name]
+    with pytest.raises(ProtocolError):
+        RoundManifest.decode(canonical_json(fields))
+
+
+def test_a_refusal_of_a_manifest_repeats_no_value() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        RoundManifest.decode(_changed(run_id="SECRET TEXT"))
+    assert "run_id" in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_the_context_is_bound_to_every_field() -> None:
+    contexts = {
+        MANIFEST.context,
+        renamed(MANIFEST, round_number=2).context,
+        renamed(MANIFEST, attempt=2).context,
+        renamed(MANIFEST, threshold=4).context,
+        renamed(MANIFEST, scale_bits=19).context,
+        renamed(MANIFEST, weighting=PublicWeights(cap=1, weights=(1, 1, 1, 1))).context,
+        renamed(MANIFEST, deadlines={"offer": 61}).context,
+    }
+    assert len(contexts) == 7
+    assert all(len(context) == 32 for context in contexts)
+
+
+def test_a_participant_is_found_by_name_alone() -> None:
+    assert MANIFEST.participant("fr").name == "fr"
+    with pytest.raises(ProtocolError):
+        MANIFEST.participant("nobody")
+
+
+@given(st.integers(2, 1000), st.integers(0, 400))
+def test_two_survivor_lists_cannot_both_reach_the_threshold(n: int, bad: int) -> None:
+    """Honest nodes sign one list; colluders sign both."""
+    t = recommended_threshold(n, max_colluding=bad)
+    assert 2 * t > n + bad
+    assert 2 * (t - 1) <= n + bad
+
+
+def test_the_size_of_a_message_is_that_of_its_payload() -> None:
+    message = Message(
+        kind=Kind.UPLOAD, body=b"{}", attachments=[b"abc", memoryview(bytes(8))]
+    )
+    assert message.size == 13
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"a": 1}', b'{"a":1}\n', b'{"a":1.5}'])
+def test_a_body_in_another_spelling_is_refused(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        Message(kind=Kind.HELLO, body=body).json()
+
+
+def test_the_words_on_the_wire_are_the_closed_list() -> None:
+    """A word that is added here is a new way out of a node; think twice."""
+    assert {kind.value for kind in Kind} == {
+        *("hello", "identity", "cosign", "cosignature", "offer", "advertisement"),
+        *("keys", "shares", "ciphertexts", "upload", "survivors", "consent"),
+        *("consents", "reveal", "result", "receipt", "released", "publication"),
+        *("evidence", "refusal"),
+    }
+    assert all(reason.value.replace("_", "").isalpha() for reason in Reason)

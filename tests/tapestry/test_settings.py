@@ -1,0 +1,263 @@
+"""Settings files: strict, whole, and named by the line that is wrong."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import tomli_w
+from pydantic import BaseModel
+
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.inputs.setting_faults import example_of
+from tapestry.settings import (
+    CoordinatorSettings,
+    NodeSettings,
+    write_new,
+)
+from tapestry_node.data.records import Corpus
+from tests.support.federation import merged, node_settings, run_settings
+
+DIGEST = "sha256:" + "0" * 64
+Place = tuple[str, ...]
+
+
+def _node() -> dict[str, Any]:
+    return {**node_settings(DIGEST), "name": "fr", "genesis": DIGEST}
+
+
+def _write(path: Path, settings: dict[str, Any]) -> Path:
+    path.write_text(tomli_w.dumps(settings), encoding="utf-8")
+    return path
+
+
+def _without(settings: dict[str, Any], dotted: str) -> dict[str, Any]:
+    head, _, rest = dotted.partition(".")
+    kept = dict(settings)
+    if rest:
+        kept[head] = _without(kept[head], rest)
+    else:
+        del kept[head]
+    return kept
+
+
+def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
+    node = NodeSettings.read(_write(tmp_path / "node.toml", _node()))
+    assert node.name == "fr"
+    assert node.policy.noise == ("local",)
+    assert node.transport is None
+    assert node.speed.physical_batch == 8
+    text = tomli_w.dumps(
+        CoordinatorSettings.model_validate(run_settings()).model_dump()
+    )
+    (tmp_path / "coordinator.toml").write_text(text)
+    again = CoordinatorSettings.read(tmp_path / "coordinator.toml")
+    assert again == CoordinatorSettings.model_validate(run_settings())
+
+
+@pytest.mark.parametrize(
+    "dotted",
+    [
+        "genesis",
+        "policy",
+        *(f"policy.{name}" for name in node_settings(DIGEST)["policy"]),
+        *(f"adapter.{name}" for name in node_settings(DIGEST)["adapter"]),
+    ],
+)
+def test_nothing_that_affects_privacy_or_trust_has_a_default(
+    tmp_path: Path, dotted: str
+) -> None:
+    path = _write(tmp_path / "node.toml", _without(_node(), dotted))
+    with pytest.raises(
+        ConfigError, match=rf"{dotted}: is missing; (write|add)"
+    ) as caught:
+        NodeSettings.read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"polcy": {}}, "polcy"),
+        ({"policy": {"min_cohrt": 3}}, "policy.min_cohrt"),
+        ({"policy": {"min_cohort": 1}}, "policy.min_cohort"),
+        ({"policy": {"min_cohort": "3"}}, "policy.min_cohort"),
+        ({"policy": {"epsilon_limit": 8}}, "policy.epsilon_limit"),
+        ({"policy": {"epsilon_limit": "8.0"}}, "policy.epsilon_limit"),
+        ({"policy": {"epsilon_limit": "0"}}, "policy.epsilon_limit"),
+        ({"policy": {"epsilon_limit": "1001"}}, "policy.epsilon_limit"),
+        ({"policy": {"fallback_epsilon_limit": "0"}}, "policy.fallback_epsilon_limit"),
+        ({"policy": {"target_delta": "1"}}, "policy.target_delta"),
+        ({"policy": {"noise": ["some"]}}, "policy.noise.0"),
+        ({"policy": {"bases": ["smollm2"]}}, "policy.bases.0"),
+        ({"name": "FR"}, "name"),
+        ({"speed": {"threads": 0}}, "speed.threads"),
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_named(
+    tmp_path: Path, changes: dict[str, Any], where: str
+) -> None:
+    path = _write(tmp_path / "node.toml", merged(_node(), changes))
+    with pytest.raises(ConfigError, match=rf"node\.toml: {where}: "):
+        NodeSettings.read(path)
+
+
+def test_a_misspelled_key_is_named_and_not_the_one_that_lacks(tmp_path: Path) -> None:
+    settings = _without(_node(), "policy.min_cohort")
+    path = _write(
+        tmp_path / "node.toml", merged(settings, {"policy": {"min_cohrt": 3}})
+    )
+    with pytest.raises(ConfigError) as caught:
+        NodeSettings.read(path)
+    said = f"{path}: policy.min_cohrt: no such key; is min_cohort meant?"
+    assert str(caught.value) == said
+
+
+def test_a_number_out_of_range_is_told_its_rule(tmp_path: Path) -> None:
+    changes = {"policy": {"epsilon_limit": "0"}}
+    path = _write(tmp_path / "node.toml", merged(_node(), changes))
+    with pytest.raises(ConfigError) as caught:
+        NodeSettings.read(path)
+    said = (
+        f"{path}: policy.epsilon_limit: epsilon 0 is not in (0, 1000];"
+        ' write, for example, epsilon_limit = "8"'
+    )
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule", "example"),
+    [
+        ("policy.epsilon_limit", 8, "8 must be text in quotes", '"8"'),
+        ("policy.target_delta", 1e-6, "1e-06 must be text in quotes", '"0.000001"'),
+        ("policy.min_cohort", "3", '"3" must be a whole number without quotes', "3"),
+        ("policy.min_cohort", 1, "1 must be 2 or more", "3"),
+        ("policy.noise", "local", '"local" must be a list in brackets', '["local"]'),
+        ("adapter.publish", "y", '"y" must be true or false without quotes', "true"),
+        ("adapter.rank", 2.5, "2.5 must be a whole number", "1"),
+        (
+            "name",
+            "FR hospital",
+            '"FR hospital" is not a name: up to 63 of a-z, 0-9, dots and hyphens',
+            '"italy"',
+        ),
+        (
+            "genesis",
+            "sha256:AB",
+            '"sha256:AB" is not a digest: sha256: and 64 hex digits in lower case',
+            f'"{DIGEST}"',
+        ),
+    ],
+    ids=str,
+)
+def test_a_message_says_what_to_write(
+    tmp_path: Path, key: str, value: object, rule: str, example: str
+) -> None:
+    table, _, name = key.rpartition(".")
+    changes = {table: {name: value}} if table else {name: value}
+    path = _write(tmp_path / "node.toml", merged(_node(), changes))
+    with pytest.raises(ConfigError) as caught:
+        NodeSettings.read(path)
+    said = f"{path}: {key}: {rule}; write, for example, {name} = {example}"
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"policy": 3}, "policy: 3 must be a table; add the table [policy]"),
+        ({"Name": "fr"}, "Name: no such key; is name meant?"),
+        ({"transprt": {}}, "transprt: no such key; is transport meant?"),
+        ({"zzz": 1}, "zzz: no such key; mind the spelling"),
+        (
+            {"policy": {"noise": ["some"]}},
+            (
+                "policy.noise.0: \"some\" must be 'none', 'local' or 'shared';"
+                ' write, for example, noise = ["local"]'
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_table_key_or_choice_is_told_in_words(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    path = _write(tmp_path / "node.toml", merged(_node(), changes))
+    with pytest.raises(ConfigError) as caught:
+        NodeSettings.read(path)
+    assert str(caught.value) == f"{path}: {said}"
+
+
+def test_all_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
+    changes = {"policy": {"min_cohort": 1, "epsilon_limit": 8}, "colour": "red"}
+    path = _write(tmp_path / "node.toml", merged(_node(), changes))
+    with pytest.raises(ConfigError) as caught:
+        NodeSettings.read(path)
+    head, *lines = str(caught.value).splitlines()
+    assert head == f"{path}: 3 faults"
+    keys = ["colour", "policy.min_cohort", "policy.epsilon_limit"]
+    assert [line.split(":")[0].strip() for line in lines] == keys
+
+
+def _leaves(model: type[BaseModel], *, at: Place = ()) -> Iterator[Place]:
+    for name, field in model.model_fields.items():
+        options = [field.annotation, *get_args(field.annotation)]
+        tables = [
+            o for o in options if isinstance(o, type) and issubclass(o, BaseModel)
+        ]
+        if tables:
+            yield from _leaves(tables[0], at=(*at, name))
+        else:
+            yield (*at, name)
+
+
+@pytest.mark.parametrize("model", [NodeSettings, CoordinatorSettings, Corpus])
+def test_each_setting_has_an_example_that_is_right(model: type[BaseModel]) -> None:
+    example: dict[str, Any] = {}
+    for place in _leaves(model):
+        value = example_of(model, place)
+        assert value is not None, place
+        table = example
+        for part in place[:-1]:
+            table = table.setdefault(part, {})
+        table[place[-1]] = value
+    model.model_validate_json(json.dumps(example))
+
+
+@pytest.mark.parametrize("text", ["= 1", "a = [" * 9999, "", "\x00"])
+def test_a_file_that_is_no_settings_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"^[^\n]+$"):
+        NodeSettings.read(path)
+
+
+def test_a_file_in_another_encoding_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_bytes(b'name = "\xff"')
+    with pytest.raises(ConfigError, match=r"node\.toml, line 1: not UTF-8"):
+        NodeSettings.read(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*node\.toml"):
+        NodeSettings.read(tmp_path / "node.toml")
+
+
+def test_settings_are_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    write_new(path, "a = 1\n")
+    with pytest.raises(ConfigError, match="exists"):
+        write_new(path, "a = 2\n")
+    assert path.read_text() == "a = 1\n"
+    with pytest.raises(ResourceError):
+        write_new(tmp_path / "no" / "node.toml", "")
+
+
+def test_settings_cannot_be_changed_afterwards(tmp_path: Path) -> None:
+    node = NodeSettings.read(_write(tmp_path / "node.toml", _node()))
+    with pytest.raises(ValueError, match="frozen"):
+        node.policy.min_cohort = 2  # type: ignore[misc]  # that is what is tested

@@ -1,0 +1,243 @@
+"""The trust policy: which checkpoints count."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapestry import keys
+from tapestry.errors import ProtocolError, QuorumError, VerificationError
+from tapestry.keys import Algorithm, SigningKey, VerifyKey
+from tapestry.tlog import note
+from tapestry.tlog.checkpoint import Checkpoint
+from tapestry.tlog.merkle import EMPTY_ROOT, leaf_hash, root
+from tapestry.tlog.trust_policy import Group, Trust, Witness, witness_quorum
+from tests.support.cosigning import (
+    LOG_KEY,
+    TIME,
+    TRUST,
+    WITNESSES,
+    cosigned,
+    entry,
+    signing_key,
+    without_line,
+)
+
+VECTORS: dict[str, Any] = json.loads(
+    (Path(__file__).parents[2] / "vectors" / "trust.json").read_text()
+)
+CHECKPOINT = Checkpoint(
+    origin=LOG_KEY.name, size=5, root=root(leaf_hash(entry(n)) for n in range(5))
+)
+
+
+def test_a_policy_is_read_and_printed_in_one_spelling() -> None:
+    trust = Trust.parse(VECTORS["policy"].encode())
+    assert trust.encode().decode() == VECTORS["printed"]
+    assert Trust.parse(trust.encode()) == trust
+    assert trust.logs[0].url == "https://log.example/gov/"
+    assert trust.witnesses[1].url is None
+
+
+@pytest.mark.parametrize("case", VECTORS["refused"], ids=lambda case: case["why"])
+def test_policies_that_contradict_themselves_are_refused(case: dict[str, str]) -> None:
+    with pytest.raises(ProtocolError):
+        Trust.parse(case["policy"].encode())
+
+
+@pytest.mark.parametrize(
+    "case", VECTORS["quorums"], ids=lambda c: "+".join(c["cosigned"])
+)
+def test_groups_of_groups_decide(case: dict[str, Any]) -> None:
+    trust = Trust.parse(VECTORS["policy"].encode())
+    assert trust.is_quorum(set(case["cosigned"])) == case["enough"]
+
+
+def test_the_quorum_leaves_no_room_for_two_branches() -> None:
+    for members, needed in VECTORS["witness_quorum"].items():
+        assert witness_quorum(int(members)) == needed
+    for members in range(1, 100):
+        faulty = (members - 1) // 3
+        assert 2 * witness_quorum(members) - members > faulty
+        assert witness_quorum(members) <= members - faulty  # the honest suffice
+    with pytest.raises(ValueError, match="witnesses"):
+        witness_quorum(0)
+
+
+def test_names_are_opaque_bytes() -> None:
+    line = f"witness \xe9\xff {WITNESSES[0].verify_key}\nquorum \xe9\xff\n"
+    data = line.encode("latin-1")
+    assert Trust.parse(data).encode() == data
+
+
+@given(by=st.permutations(range(4)), count=st.integers(0, 4))
+def test_any_three_of_four_witnesses_are_enough(by: list[int], count: int) -> None:
+    lines = [CHECKPOINT.cosign(WITNESSES[at], time=TIME + at) for at in by[:count]]
+    data = CHECKPOINT.sign(LOG_KEY) + b"".join(lines)
+    if count < 3:
+        with pytest.raises(QuorumError):
+            TRUST.open(data)
+    else:
+        opened = TRUST.open(data)
+        assert opened.checkpoint == CHECKPOINT
+        assert opened.note == data
+        assert opened.newest == TIME + max(by[:count])
+        assert opened.median_time == TIME + sorted(by[:count])[(count - 1) // 2]
+    assert len(TRUST.open_pending(data).cosignatures) == count
+
+
+def test_without_cosignatures_there_is_no_time() -> None:
+    opened = TRUST.open_pending(CHECKPOINT.sign(LOG_KEY))
+    assert opened.newest is None
+    assert opened.median_time is None
+
+
+def test_quorum_none_asks_nobody() -> None:
+    trust = Trust.parse(f"log {LOG_KEY.verify_key}\nquorum none\n".encode())
+    assert trust.open(CHECKPOINT.sign(LOG_KEY)).cosignatures == ()
+
+
+def test_witnesses_alone_are_no_log() -> None:
+    data = without_line(cosigned(CHECKPOINT), LOG_KEY.name)
+    with pytest.raises(VerificationError, match="not signed by the log"):
+        TRUST.open(data)
+
+
+def test_a_listed_log_does_not_speak_for_another() -> None:
+    """Attack 9: a signature, and cosignatures, for another origin."""
+    other = signing_key("other.example/gov")
+    trust = Trust.parse(
+        f"log {LOG_KEY.verify_key}\nlog {other.verify_key}\nquorum none\n".encode()
+    )
+    text = str(Checkpoint(origin=other.name, size=0, root=EMPTY_ROOT))
+    data = note.Note(text=text, signatures=(note.sign(text, LOG_KEY),)).encode()
+    with pytest.raises(VerificationError, match="not signed by the log other"):
+        trust.open(data)
+
+
+def test_cosignatures_are_not_moved_to_another_checkpoint() -> None:
+    """Attacks 2 and 5: the log key re-signs, the witnesses do not."""
+    fork = Checkpoint(
+        origin=LOG_KEY.name, size=5, root=root(leaf_hash(entry(n)) for n in range(1, 6))
+    )
+    lines = cosigned(CHECKPOINT).removeprefix(CHECKPOINT.sign(LOG_KEY))
+    with pytest.raises(VerificationError, match="bad signature"):
+        TRUST.open(fork.sign(LOG_KEY) + lines)
+    with pytest.raises(QuorumError):
+        TRUST.open(fork.sign(LOG_KEY))
+
+
+def test_one_forged_cosignature_condemns_the_note() -> None:
+    """Attack 8: known name and id, wrong signature."""
+    key = WITNESSES[3].verify_key
+    line = note.Signature(name=key.name, key_id=key.id, blob=bytes(72))
+    with pytest.raises(VerificationError, match="bad signature"):
+        TRUST.open(cosigned(CHECKPOINT) + str(line).encode())
+
+
+def test_strangers_lines_mean_nothing() -> None:
+    """Attack 8: right name, wrong id."""
+    impostor = SigningKey.generate(WITNESSES[2].name, algorithm=Algorithm.COSIGNATURE)
+    two = cosigned(CHECKPOINT, by=2)
+    with pytest.raises(QuorumError, match="2 cosignatures"):
+        TRUST.open(two + CHECKPOINT.cosign(impostor, time=TIME))
+    opened = TRUST.open(cosigned(CHECKPOINT) + CHECKPOINT.cosign(impostor, time=9**9))
+    assert opened.newest == TIME
+
+
+def test_a_witness_does_not_count_twice() -> None:
+    two = cosigned(CHECKPOINT, by=2)
+    again = CHECKPOINT.cosign(WITNESSES[0], time=TIME + 1)
+    with pytest.raises(VerificationError, match="twice"):
+        TRUST.open(two + again)
+
+
+@given(at=st.integers(0), bits=st.integers(1, 255))
+def test_a_flipped_byte_in_a_note_that_just_counts_is_refused(
+    at: int, bits: int
+) -> None:
+    """Attack 12."""
+    data = bytearray(cosigned(CHECKPOINT))
+    data[at % len(data)] ^= bits
+    with pytest.raises((ProtocolError, VerificationError, QuorumError)):
+        TRUST.open(bytes(data))
+
+
+def test_one_line_is_checked_like_a_whole_note() -> None:
+    line = CHECKPOINT.cosign(WITNESSES[0], time=TIME)
+    held = TRUST.open_cosignature(CHECKPOINT, line)
+    assert (held.witness, held.time) == (WITNESSES[0].name, TIME)
+    stranger = signing_key("x.example/w", Algorithm.COSIGNATURE)
+    with pytest.raises(VerificationError, match="no witness of ours"):
+        TRUST.open_cosignature(CHECKPOINT, CHECKPOINT.cosign(stranger, time=TIME))
+    signature = note.sign(str(CHECKPOINT), LOG_KEY)
+    with pytest.raises(VerificationError, match="no witness of ours"):
+        TRUST.open_cosignature(CHECKPOINT, str(signature).encode())
+    for wrong in (line[:-1], line + line, b"\xff\n", b"", b"\n"):
+        with pytest.raises(ProtocolError):
+            TRUST.open_cosignature(CHECKPOINT, wrong)
+
+
+def test_policies_are_checked_when_built_in_code_too() -> None:
+    key = WITNESSES[0].verify_key
+    with pytest.raises(ProtocolError, match="listed twice"):
+        Trust.of_members(LOG_KEY.verify_key, [key, key])
+    with pytest.raises(ProtocolError, match="another purpose"):
+        Trust.of_members(key, [WITNESSES[1].verify_key])
+    for name in ("a b", "", "none"):
+        witness = Witness(name=name, key=key)
+        with pytest.raises(ProtocolError, match="cannot be defined"):
+            Trust(logs=(), witnesses=(witness,), groups=(), quorum="none")
+    group = Group(name="g", threshold=1, members=("nobody",))
+    with pytest.raises(ProtocolError, match="cannot join"):
+        Trust(logs=(), witnesses=(), groups=(group,), quorum="g")
+    with pytest.raises(ProtocolError, match="no quorum"):
+        Trust(logs=(), witnesses=(), groups=(), quorum="nobody")
+
+
+def test_one_key_has_one_purpose_across_the_policy() -> None:
+    log = LOG_KEY.verify_key
+    witness = VerifyKey(
+        name=log.name, algorithm=Algorithm.COSIGNATURE, public=log.public
+    )
+    with pytest.raises(ProtocolError, match="listed twice"):
+        Trust.of_members(log, [witness])
+
+
+def test_keys_whose_short_ids_collide_cannot_be_listed_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Attack 8: four bytes can be made to collide on purpose."""
+    monkeypatch.setattr(keys, "key_id", lambda *_: bytes(4))
+    twins = [
+        SigningKey(
+            name="twin.example", algorithm=Algorithm.COSIGNATURE, seed=bytes([at]) * 32
+        ).verify_key
+        for at in (1, 2)
+    ]
+    with pytest.raises(ProtocolError, match="listed twice"):
+        Trust.of_members(LOG_KEY.verify_key, twins)
+    with pytest.raises(ValueError, match="one key"):
+        note.open_note(cosigned(CHECKPOINT), twins)
+
+
+def test_a_policy_is_bounded() -> None:
+    with pytest.raises(ProtocolError, match="400000 bytes is over"):
+        Trust.parse(b"#\n" * 200_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "the trust policy is empty"),
+        (b" \n\n", "the trust policy is empty"),
+        (b"quorum none", "the last line of the trust policy has no line end"),
+        (b"# to be written\n", "with 0 quorum lines"),
+    ],
+)
+def test_an_empty_or_broken_off_policy_is_called_that(data: bytes, said: str) -> None:
+    with pytest.raises(ProtocolError, match=said):
+        Trust.parse(data)

@@ -1,0 +1,455 @@
+"""A healthy folder opens and opens the same; a damaged one is refused by name."""
+
+import functools
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models
+
+from tapestry.errors import ConfigError, ForeignFileError, ResourceError, TapestryError
+from tapestry.vectors import parameters_digest
+from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.pretrained import refusing
+from tapestry_governance import registry
+from tests.support.model_folders import (
+    ARCHITECTURES,
+    MUTATIONS,
+    Mutation,
+    build,
+    edit,
+    shard,
+    tensors,
+    write,
+)
+
+TWICE = (
+    "About {{ messages[0].content }}:{% for m in messages %}<{{ m.role }}>"
+    "{{ m.content }}</s>{% endfor %}"
+)
+_FEW = ("llama", "gpt2")
+_SLOW = tuple(
+    pytest.param(kind, marks=() if kind in _FEW else pytest.mark.slow)
+    for kind in ARCHITECTURES
+)
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("healthy")
+
+
+def _folder(healthy: Path, kind: str) -> Path:
+    folder = healthy / kind
+    return folder if folder.exists() else build(folder, kind)
+
+
+@pytest.mark.parametrize("kind", _SLOW)
+def test_a_healthy_folder_opens_with_the_digest_of_its_files(
+    healthy: Path, kind: str, tmp_path: Path
+) -> None:
+    folder = _folder(healthy, kind)
+    model = LanguageModel.open(folder)
+    digest = parameters_digest(model.parameters())
+    assert parameters_digest(LanguageModel.open(folder).parameters()) == digest
+    assert registry.read_base(folder).digest == digest
+    model.save(tmp_path / "again")
+    assert registry.read_base(tmp_path / "again").digest == digest
+    assert (
+        parameters_digest(LanguageModel.open(tmp_path / "again").parameters()) == digest
+    )
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("kind", _SLOW)
+def test_a_damaged_folder_is_refused_by_name(
+    healthy: Path, kind: str, mutation: Mutation, tmp_path: Path
+) -> None:
+    folder = tmp_path / kind
+    shutil.copytree(_folder(healthy, kind), folder)
+    named = mutation(folder)
+    for _ in range(2):  # transformers gives some warnings only once
+        with pytest.raises((ConfigError, ForeignFileError)) as caught:
+            LanguageModel.open(folder)
+        assert named in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 600
+
+
+def _refused(folder: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        LanguageModel.open(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def folder(healthy: Path, tmp_path: Path) -> Path:
+    """Copy a healthy llama, to be damaged."""
+    place = tmp_path / "base"
+    shutil.copytree(_folder(healthy, "llama"), place)
+    return place
+
+
+def test_a_model_in_shards_or_half_precision_opens_as_its_values_say(
+    folder: Path,
+) -> None:
+    digest = parameters_digest(LanguageModel.open(folder).parameters())
+    shard(folder)
+    assert parameters_digest(LanguageModel.open(folder).parameters()) == digest
+    for path in folder.glob("model*"):
+        path.unlink()
+    module = LanguageModel.open(_rounded(folder)).module
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    found = parameters_digest(LanguageModel.open(folder).parameters())
+    assert registry.read_base(folder).digest == found != digest
+
+
+def _rounded(folder: Path) -> Path:
+    config = transformers.AutoConfig.from_pretrained(str(folder))
+    module = transformers.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    module.save_pretrained(str(folder))
+    return folder
+
+
+def test_a_head_of_its_own_is_refused_where_it_is_tied_even_if_it_is_equal(
+    tmp_path: Path,
+) -> None:
+    folder = build(tmp_path / "base", "llama", tie_word_embeddings=True)
+    values = tensors(folder)
+    head = values["model.embed_tokens.weight"]
+    for own in (head.copy(), head + 1):
+        write(folder, {**values, "lm_head.weight": own})
+        message = _refused(folder)
+        assert "config.json ties 'lm_head.weight'" in message
+        assert "save it anew" in message
+
+
+def test_a_head_is_not_initialised_where_config_says_it_is_its_own(
+    folder: Path,
+) -> None:
+    values = tensors(folder)
+    del values["lm_head.weight"]
+    write(folder, values)
+    assert "lacks 'lm_head.weight', which by config.json is not tied" in _refused(
+        folder
+    )
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_value_that_is_not_finite_is_named_by_tensor(
+    folder: Path, value: float
+) -> None:
+    values = tensors(folder)
+    values["model.norm.weight"][-1] = value
+    write(folder, values)
+    assert "'model.norm.weight' holds NaN or infinity" in _refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "unheard-of"}, "model_type is 'unheard-of'"),
+        ({"model_type": "mistral"}, "architectures is 'LlamaForCausalLM'"),
+        ({"model_type": "t5"}, "does not know as a causal language model"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "architectures is 'GPT2LMHeadModel'"),
+        ({"vocab_size": 512}, "has shape (260, 32), by config.json (512, 32)"),
+        ({"hidden_size": 64}, "has shape"),
+        ({"hidden_size": 10**9}, "has shape"),
+        ({"hidden_size": 33}, "config.json describes no language model"),
+        ({"hidden_act": "unheard-of"}, "config.json describes no language model"),
+        ({"rope_parameters": {"rope_type": "unheard-of"}}, "config.json describes no"),
+    ],
+)
+def test_a_configuration_of_another_model_is_refused(
+    folder: Path, changes: dict[str, object], message: str
+) -> None:
+    edit(folder, "config.json", **changes)
+    assert message in _refused(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": 0.3},
+        {"do_sample": True, "num_return_sequences": 0.5, "max_new_tokens": -1},
+        {"early_stopping": "maybe"},
+        {"cache_implementation": "unheard-of"},
+    ],
+)
+def test_strange_settings_of_generation_are_refused_when_opened(
+    folder: Path, changes: dict[str, object]
+) -> None:
+    edit(folder, "generation_config.json", **changes)
+    assert "generation_config.json" in _refused(folder)
+
+
+def _edit_tokenizer(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "tokenizer.json"
+    value = json.loads(path.read_text("utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def test_a_token_number_far_beyond_the_embedding_is_refused(folder: Path) -> None:
+    def change(value: dict[str, Any]) -> None:
+        vocabulary = value["model"]["vocab"]
+        vocabulary[next(iter(vocabulary))] = 100_000
+
+    _edit_tokenizer(folder, change)
+    assert "as number 100000" in _refused(folder)
+
+
+def test_a_tokenizer_that_makes_no_tokens_is_refused(folder: Path) -> None:
+    def change(value: dict[str, Any]) -> None:
+        value["normalizer"] = {
+            "type": "Replace", "pattern": {"Regex": "."}, "content": ""
+        }  # fmt: skip
+
+    _edit_tokenizer(folder, change)
+    assert "makes no tokens of plain text" in _refused(folder)
+
+
+def test_a_tokenizer_that_says_another_text_is_refused(folder: Path) -> None:
+    def change(value: dict[str, Any]) -> None:
+        value["normalizer"] = {
+            "type": "Replace", "pattern": {"String": "red"}, "content": "blue"
+        }  # fmt: skip
+
+    _edit_tokenizer(folder, change)
+    assert "into tokens that say 'The blue house" in _refused(folder)
+
+
+def test_a_tokenizer_of_unknown_words_is_refused(folder: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "zebra": 1}, "<unk>"))
+    special = {"unk_token": "<unk>"}
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **special
+    ).save_pretrained(str(folder))
+    assert "knows no word of plain text" in _refused(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"version": "1.0"}', "[" * 9, "null"])
+def test_a_damaged_tokenizer_is_refused(folder: Path, text: str) -> None:
+    (folder / "tokenizer.json").write_text(text)
+    assert "tokenizer" in _refused(folder)
+
+
+def test_a_missing_tokenizer_is_refused(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    assert "token" in _refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}", "refuses a dialogue of 1 turns"),
+        (
+            "{{ raise_exception('no turns here') }}",
+            "refuses a dialogue of 1 turns: no turns here",
+        ),
+        ("{{ messages[0]['text']['x'] }}", "refuses a dialogue of 1 turns"),
+        (
+            "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+            "refuses a dialogue of 1 turns",
+        ),
+        ("always the same", "does not print each of 1 turns"),
+        ("{{ messages[0]['content'] }}", "does not print each of 2 turns"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_refused(
+    folder: Path, template: str, message: str
+) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    assert message in _refused(folder)
+
+
+def test_a_chat_template_that_renders_is_kept(folder: Path, tmp_path: Path) -> None:
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    LanguageModel.open(folder).save(tmp_path / "again")
+    assert LanguageModel.open(tmp_path / "again").tokenizer.chat_template == template
+
+
+def test_whatever_transformers_warns_of_is_a_refusal_each_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    logger = transformers.utils.logging.get_logger("transformers.modeling_utils")
+
+    def warn(*arguments: object, **options: object) -> object:
+        logger.warning_once("weights were\nmended")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", warn)
+    transformers.utils.logging.set_verbosity(50)
+    try:
+        for _ in range(2):
+            assert "weights were mended" in _refused(folder)
+        assert transformers.utils.logging.get_verbosity() == 50
+    finally:
+        transformers.utils.logging.set_verbosity_warning()
+    assert "mended" not in capfd.readouterr().err
+
+
+def test_a_module_that_is_not_what_the_file_holds_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = transformers.AutoModelForCausalLM.from_pretrained
+
+    def change(*arguments: object, **options: object) -> object:
+        module, info = load(*arguments, **options)
+        with torch.no_grad():
+            module.lm_head.weight[3, 3] += 1
+        return module, info
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", change)
+    assert "'lm_head.weight' is changed while it is loaded" in _refused(folder)
+
+
+def test_a_missing_package_or_memory_is_the_machine_and_not_the_folder() -> None:
+    for error in (ImportError("sentencepiece is needed"), MemoryError()):
+        with (
+            pytest.raises(ResourceError, match=r"it: (sentence|no mem)"),
+            refusing("it"),
+        ):
+            raise error
+
+
+def test_a_panic_of_the_tokenizers_library_is_a_refusal() -> None:
+    class PanicException(BaseException):  # as pyo3 names and derives it
+        pass
+
+    with pytest.raises(ConfigError, match="it: index out of bounds"), refusing("it"):
+        raise PanicException("index out of bounds")
+    with pytest.raises(KeyboardInterrupt), refusing("it"):
+        raise KeyboardInterrupt
+
+
+def test_a_release_that_could_not_be_opened_again_is_not_written(
+    folder: Path, tmp_path: Path
+) -> None:
+    model = LanguageModel.open(folder)
+    place = tmp_path / "release"
+    place.mkdir()
+    (place / "pytorch_model.bin").write_text("of another day")
+    with pytest.raises(ForeignFileError, match=r"pytorch_model\.bin"):
+        model.save(place)
+    model.module.register_buffer("scale", torch.ones(1))
+    with pytest.raises(ConfigError, match="'scale' is not saved as it is"):
+        model.save(tmp_path / "another")
+
+
+_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    3,
+    10**6,
+    2**63,
+    0.5,
+    "",
+    "x",
+    "../x",
+    [],
+    [1],
+    {},
+    [[]],
+)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    pairs = value.items() if isinstance(value, dict) else ()
+    for key, inner in enumerate(value[:4]) if isinstance(value, list) else pairs:
+        if key != "vocab":
+            yield from _places(inner, (*path, key))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(80))
+def test_any_changed_setting_is_refused_in_words_or_leaves_the_parameters(
+    healthy: Path, folder: Path, seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    files = sorted(folder.glob("*.json"))
+    path = files[draw.integers(len(files))]
+    value = json.loads(path.read_text("utf-8"))
+    places = list(_places(value))
+    *above, key = places[draw.integers(len(places))]
+    inner = functools.reduce(lambda each, step: each[step], above, value)
+    if draw.random() < 0.25:
+        del inner[key]
+    else:
+        inner[key] = _VALUES[draw.integers(len(_VALUES))]
+    path.write_text(json.dumps(value), encoding="utf-8")
+    try:
+        model = LanguageModel.open(folder)
+    except TapestryError as error:
+        assert "\n" not in str(error)  # noqa: PT017 either outcome is right
+        return
+    digest = registry.read_base(_folder(healthy, "llama")).digest
+    assert parameters_digest(model.parameters()) == digest
+    model.complete("ciao", max_tokens=2)
+    model.save(folder.with_name("again"))
+
+
+def test_what_a_release_could_not_hold_does_not_open(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other versions of transformers write other files."""
+    plain = transformers.PreTrainedTokenizerBase.save_pretrained
+
+    def write(tokenizer: Any, place: str, *rest: Any, **settings: Any) -> Any:
+        inner = Path(place) / "additional_chat_templates"
+        inner.mkdir(parents=True)
+        (inner / "tool_use.jinja").write_text("x")
+        return plain(tokenizer, place, *rest, **settings)
+
+    folder = _folder(healthy, "llama")
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", write)
+    with pytest.raises(ConfigError, match="no release may hold: additional_chat_temp"):
+        LanguageModel.open(folder)
+
+
+def test_a_setting_that_a_release_would_change_is_refused(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _folder(healthy, "llama")
+    before = json.loads((folder / "config.json").read_text("utf-8"))["hidden_size"]
+    plain = transformers.PretrainedConfig.to_diff_dict
+
+    def changed(config: Any) -> dict[str, Any]:
+        return {**plain(config), "hidden_size": before + 1}
+
+    monkeypatch.setattr(transformers.PretrainedConfig, "to_diff_dict", changed)
+    with pytest.raises(ConfigError, match="would say hidden_size otherwise"):
+        LanguageModel.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (TWICE, "does not print each of 1 turns once and in order"),
+        ("{{ 'a' * 60000000000 }}", "of 1 turns: it takes too much memory"),
+        ("{{ ['a', 'b'] | random }}", "of 1 turns: it draws at random"),
+    ],
+)
+def test_a_chat_template_is_tried_when_a_base_is_opened(
+    healthy: Path, tmp_path: Path, template: str, said: str
+) -> None:
+    folder = tmp_path / "llama"
+    shutil.copytree(_folder(healthy, "llama"), folder)
+    edit(folder, "tokenizer_config.json", chat_template=template)
+    with pytest.raises(ConfigError, match=said):
+        LanguageModel.open(folder)
