@@ -15,7 +15,9 @@ import json
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import rfc8785
@@ -27,6 +29,7 @@ _FRACTION = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{0,17}[1-9])?")
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _MAX_INT = 2**53
 _MAX_DEPTH = 32
+_SCALARS = frozenset({str, bool, NoneType})  # types with one spelling, if ASCII
 
 
 def encode_decimal(number: int) -> str:
@@ -63,6 +66,7 @@ def encode_fraction(number: float) -> str:
     return text
 
 
+@lru_cache(maxsize=4096)  # a plan's few decimals recur in every entry of its run
 def decode_fraction(text: str) -> float:
     """Decode a plain decimal such as ``0.5`` or ``-3``.
 
@@ -101,10 +105,15 @@ def canonical_json(value: Any) -> bytes:
         ProtocolError: Floats, integers of 2**53 and above, strings that are not
             in normal form C, keys that are not strings, nesting over 32 levels.
     """
-    _check(value, 0)
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    try:
+        text = _ENCODER.encode(value)
+    except (TypeError, ValueError, RecursionError):
+        _check(value, 0)  # says what there is no spelling for
+        raise ProtocolError("no canonical JSON for this value") from None
     if text.isascii():  # then RFC 8785 spells it in the same way, ten times slower
+        _check_types(value, 0)
         return text.encode("ascii")
+    _check(value, 0)
     return rfc8785.dumps(value)
 
 
@@ -126,6 +135,8 @@ def decode_json(data: bytes, *, limit: int = 65_535) -> Any:
         raise ProtocolError("JSON is empty")
     if len(data) > limit:
         raise ProtocolError(f"JSON of {len(data)} bytes is over the limit of {limit}")
+    if data.isascii():
+        return _decode_ascii(data.decode("ascii"))
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -133,6 +144,17 @@ def decode_json(data: bytes, *, limit: int = 65_535) -> Any:
     if canonical_json(value) != data:
         raise ProtocolError("JSON is not in canonical form")
     return value
+
+
+def spells(data: bytes, value: Any) -> bool:
+    """Return whether canonical JSON is the spelling of a value with string keys.
+
+    A dump of the value with sorted keys decides. That is enough, since ``data`` passed
+    :func:`decode_json` before.
+    """
+    if data.isascii():
+        return _ENCODER.encode(value) == data.decode("ascii")
+    return canonical_json(value) == data
 
 
 def digest(data: bytes | bytearray | memoryview) -> str:
@@ -163,6 +185,60 @@ def decode_digest(text: str) -> bytes:
     if not _DIGEST.fullmatch(text):
         raise ProtocolError(f"not a digest: {text[:80]!r}")
     return bytes.fromhex(text[7:])
+
+
+def _decode_ascii(text: str) -> Any:
+    """Decode canonical JSON of ASCII text by comparing it with a sorted dump.
+
+    A dump does not escape what is not ASCII, so text that is equal to its dump has
+    ASCII strings only: they are in normal form C, sort by code point, and are spelled
+    as in RFC 8785. Numbers are refused while they are read; what remains is the depth.
+    """
+    try:
+        value = _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        raise ProtocolError("not JSON") from None
+    if _ENCODER.encode(value) != text:
+        raise ProtocolError("JSON is not in canonical form")
+    if text.count("[") + text.count("{") > _MAX_DEPTH:
+        _check(value, 0)
+    return value
+
+
+def _read_integer(text: str) -> int:
+    number = int(text)
+    _check_scalar(number)
+    return number
+
+
+def _refuse_float(text: str) -> float:
+    raise ProtocolError(f"no canonical JSON for a float: {text[:20]}")
+
+
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), sort_keys=True, check_circular=True
+)
+_DECODER = json.JSONDecoder(
+    parse_int=_read_integer, parse_float=_refuse_float, parse_constant=_refuse_float
+)
+
+
+def _check_types(value: Any, depth: int) -> None:
+    """Check a value whose strings and keys are known to be ASCII, if they are such."""
+    if type(value) not in (dict, list, tuple):
+        _check(value, depth)
+        return
+    items: Collection[Any] = value
+    if type(value) is dict:
+        if not set(map(type, value)) <= {str}:
+            _check(value, depth)
+        items = value.values()
+    if items and depth >= _MAX_DEPTH:
+        raise ProtocolError(f"JSON nested over {_MAX_DEPTH} levels")
+    if not set(map(type, items)) <= _SCALARS:
+        for item in items:
+            if type(item) not in _SCALARS:
+                _check_types(item, depth + 1)
 
 
 def _check(value: Any, depth: int) -> None:

@@ -17,6 +17,7 @@ import re
 import stat
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -33,6 +34,7 @@ from tapestry.inputs.plain_file import read_plain
 _NAME = re.compile(r"[!-*,-~]{1,128}")  # printable ASCII without space and plus
 _PRIVATE = "PRIVATE+KEY+"
 _MAX_BYTES = 4096
+_CACHED = 4096  # public keys that are kept parsed; a log names the same few for ever
 
 
 class Algorithm(IntEnum):
@@ -42,6 +44,7 @@ class Algorithm(IntEnum):
     COSIGNATURE = 0x04
 
 
+@lru_cache(maxsize=_CACHED)
 def key_id(name: str, algorithm: Algorithm, public: bytes) -> bytes:
     """Return the 4 bytes that stand for a key in a note (C2SP signed-note)."""
     return hashlib.sha256(name.encode() + b"\n" + bytes([algorithm]) + public).digest()[
@@ -98,7 +101,7 @@ class VerifyKey:
             VerificationError: The signature is not this key's over this message.
         """
         try:
-            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
+            _public_key(self.public).verify(signature, message)
         except (InvalidSignature, ValueError):
             raise VerificationError(f"bad signature of {self.keyid}") from None
 
@@ -202,6 +205,11 @@ class SigningKey:
         if not text.startswith(f"{_PRIVATE}{key.verify_key.keyid}+"):
             raise ConfigError(f"{path}: the key id does not match the key")
         return key
+
+
+@lru_cache(maxsize=_CACHED)
+def _public_key(public: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(public)
 
 
 def _parse(text: str) -> tuple[str, Algorithm, bytes]:

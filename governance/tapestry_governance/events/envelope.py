@@ -11,22 +11,21 @@ payload. Its author signs an event, the log only orders it; being in the log doe
 not make an event valid, the fold does (``replay.py``).
 """
 
-import json
 import re
 import secrets
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
     Field,
     SerializeAsAny,
     ValidationError,
-    ValidationInfo,
-    field_validator,
+    create_model,
+    model_validator,
 )
 
 from tapestry.encoding import (
@@ -35,6 +34,7 @@ from tapestry.encoding import (
     decode_json,
     digest,
     encode_base64,
+    spells,
 )
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey, VerifyKey
@@ -46,6 +46,9 @@ EVENT_LIMIT = 24 << 10
 ENTRY_LIMIT = 48 << 10
 SIGNATURE_LIMIT = 16
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+_TIME_PARTS = re.compile(
+    "([1-9][0-9]{3})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})Z"
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UUID7 = re.compile(
     "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
@@ -53,12 +56,14 @@ _UUID7 = re.compile(
 
 
 def _time(text: str) -> str:
+    parts = _TIME_PARTS.fullmatch(text)
+    if parts is None:
+        raise ValueError(f"not a UTC time in seconds: {text[:40]!r}")
+    year, month, day, hour, minute, second = map(int, parts.groups())
     try:
-        parsed = datetime.strptime(text, _TIME).replace(tzinfo=UTC)
-    except ValueError:
-        raise ValueError(f"not a UTC time in seconds: {text[:40]!r}") from None
-    if parsed.strftime(_TIME) != text:
-        raise ValueError(f"not the one spelling of a time: {text[:40]!r}")
+        datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+    except ValueError as error:
+        raise ValueError(f"no such time, {text}: {error}") from None
     return text
 
 
@@ -89,17 +94,36 @@ class Event(Strict):
     refs: Annotated[tuple[Index, ...], Field(max_length=256)]
     body: SerializeAsAny[Body]
 
-    @field_validator("body", mode="plain")
     @classmethod
-    def _decode_body(cls, value: Any, info: ValidationInfo) -> Body:
-        kind = BODIES.get(info.data.get("type", ""))
-        if kind is None:
-            raise ValueError("unknown type")
-        if isinstance(value, kind):
-            return value
-        if not isinstance(value, dict):
-            raise ValueError("not an object")  # noqa: TRY004 - pydantic wants ValueError
-        return _shape(kind, json.dumps(value))
+    def decode(cls, data: bytes, *, limit: int = EVENT_LIMIT) -> Self:
+        """Read an event of a known type and version from canonical JSON.
+
+        Raises:
+            ProtocolError: Not canonical, or not of this shape.
+            IncompleteError: A later version or a type that this release does not know.
+        """
+        header = decode_json(data, limit=limit)
+        kind: Any = cls
+        if isinstance(header, dict):
+            _refuse_unknown(header)
+            kind = _EVENTS.get(str(header.get("type")), cls)
+        try:
+            return cast("Self", kind.model_validate_json(data))
+        except ValidationError as error:
+            raise _misshapen("Event", error) from None
+
+    @model_validator(mode="after")
+    def _check_body(self) -> Self:
+        if BODIES.get(self.type) is not type(self.body):
+            raise ValueError(f"type {self.type[:60]!r} has another body")
+        return self
+
+
+_EVENTS: dict[str, type[Event]] = {
+    kind: create_model("Event", __base__=Event, __module__=__name__, body=(body, ...))
+    for kind, body in BODIES.items()
+}
+"""Events by type: like ``Event``, with the body's own fields checked in one pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +152,7 @@ class Author:
             refs: Indexes of the entries it refers to.
             entropy: Where the id's random bits come from.
         """
-        return Event(
+        return _EVENTS[body.type](
             v=1,
             type=body.type,
             id=new_identifier(now, entropy),
@@ -164,8 +188,8 @@ class _Signature(Strict):
 class _Envelope(Strict):
     payload: str
     payloadType: Literal["application/vnd.tapestry.event.v1+json"]  # noqa: N815 - DSSE's
-    signatures: Annotated[
-        tuple[_Signature, ...], Field(min_length=1, max_length=SIGNATURE_LIMIT)
+    signatures: Annotated[  # a list, as JSON has it, so that it is parsed once
+        list[_Signature], Field(min_length=1, max_length=SIGNATURE_LIMIT)
     ]
 
 
@@ -230,34 +254,31 @@ def open_entry(entry: bytes) -> Signed:
         ProtocolError: Over a limit, not canonical, or not of this shape.
         IncompleteError: A later version or a type that this release does not know.
     """
-    envelope = _Envelope.decode(bytes(entry), limit=ENTRY_LIMIT)
+    entry = bytes(entry)
+    envelope = _read_envelope(entry)
     payload = decode_base64(envelope.payload)
-    header = decode_json(payload, limit=EVENT_LIMIT)
-    if isinstance(header, dict):
-        _refuse_unknown(header)
-    event = _shape(Event, payload)
-    if event.encode() != payload:
+    event = Event.decode(payload)
+    if not spells(payload, event.model_dump(mode="json")):
         raise ProtocolError("event has a second spelling")
     signatures = tuple((s.keyid, decode_base64(s.sig)) for s in envelope.signatures)
     names = [keyid for keyid, _ in signatures]
     if names != sorted(set(names)):
         raise ProtocolError("signatures must be distinct and in order of key id")
-    return Signed(
-        entry=bytes(entry), payload=payload, event=event, signatures=signatures
-    )
+    return Signed(entry=entry, payload=payload, event=event, signatures=signatures)
 
 
-_Model = TypeVar("_Model", bound=Strict)
-
-
-def _shape(model: type[_Model], data: bytes | str) -> _Model:
-    """Read a model from JSON that is known to be canonical."""
+def _read_envelope(entry: bytes) -> _Envelope:
+    value = decode_json(entry, limit=ENTRY_LIMIT)
     try:
-        return model.model_validate_json(data)
+        return _Envelope.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ProtocolError(f"{model.__name__} {where}: {first['msg']}") from None
+        raise _misshapen("_Envelope", error) from None
+
+
+def _misshapen(what: str, error: ValidationError) -> ProtocolError:
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return ProtocolError(f"{what} {where}: {first['msg']}")
 
 
 def _refuse_unknown(header: dict[str, Any]) -> None:

@@ -1,0 +1,342 @@
+"""What it costs to audit a long log, to serve a request under one, and to append.
+
+    python benchmarks/audit.py [--json] [--only audit accounts offer append] [--entries N]
+
+``audit`` and ``accounts`` are CPU seconds of ``tapestry audit verify``, in a process of
+their own, beside as many bare Ed25519 verifications by the same library in the same
+process; ``offer`` and ``append`` are wall clock.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from long_logs import LongLog, Parties
+from tapestry.encoding import canonical_json, digest
+from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.storage import replace as write_file
+from tapestry.tlog import tiles
+from tapestry_governance.audit.bundle import write_bundle
+from tapestry_governance.audit.verify import Verdict, verify
+from tapestry_governance.log.writer import Log
+from tests.support.log_world import NAMES, World
+
+Figures = dict[str, float]
+ENTRIES = 100_000
+ACCOUNTS_BASE = 10_000  # entries that the accounts of one member are added to
+SIZES = {"1k": 300, "30k": 1_000}
+REPEATS = 9
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def plain_world() -> tuple[LongLog, World]:
+    """Return an empty long log with the keys and the plan of the tests' federation."""
+    world = World().found()
+    parties = Parties(
+        federation="tapestry",
+        log=world.log_key,
+        coordinator=world.coordinator_key,
+        members={
+            name: {
+                purpose: world.keys[name, purpose]
+                for purpose in ("root", "node", "community", "witness")
+            }
+            for name in NAMES
+        },
+    )
+    template = world.manifest()
+    privacy = template.privacy.model_copy(update={"noise_multiplier": "6"})
+    template = template.model_copy(update={"privacy": privacy})
+    log = LongLog(world.entries[0], parties, template=template)
+    log.declare(1000)
+    return log, world
+
+
+def write(folder: Path, log: LongLog, world: World) -> None:
+    """Write a bundle of a log."""
+    public = folder.with_name(f"{folder.name}-public")
+    tiles.write(public, log.entries)
+    write_file(public / "checkpoint", log.note())
+    write_bundle(
+        folder,
+        public=public,
+        trust=world.trust.encode(),
+        genesis=digest(log.entries[0]),
+        artifacts={},
+    )
+
+
+def _build(folder: str, entries: int, accounts: int) -> None:
+    log, world = plain_world()
+    log.grow(entries - accounts, cohort=NAMES)
+    log.add_adapter_accounts(NAMES[0], accounts)
+    write(Path(folder), log, world)
+
+
+def _measure(folder: str, result: "multiprocessing.Queue[Figures]") -> None:
+    count = int(Path(folder, "checkpoint").read_text().splitlines()[1])
+    bare = _bare(count // 2)
+    start = time.process_time()
+    trust = (Path(folder) / "policy.txt").read_bytes()
+    audit = verify(Path(folder), trust=trust)
+    seconds = time.process_time() - start
+    if audit.verdict is not Verdict.HOLDS:
+        raise RuntimeError(f"the audit ends: {audit.steps[-1]}")
+    peak = _peak()
+    bare += _bare(count - count // 2)
+    result.put(
+        {"entries": count, "audit_s": seconds, "ed25519_s": bare, "peak_mb": peak}
+    )
+
+
+def _bare(count: int) -> float:
+    """Time verifications with one key over messages as long as an event."""
+    private = Ed25519PrivateKey.generate()
+    public = private.public_key()
+    message = bytes(800)
+    signature = private.sign(message)
+    start = time.process_time()
+    for _ in range(count):
+        public.verify(signature, message)
+    return time.process_time() - start
+
+
+def _peak() -> float:
+    """Read the peak of this process's resident memory (Linux), in megabytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError("no VmHWM")
+
+
+def _apart(work: Callable[..., None], *arguments: Any) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"{work.__name__} failed")
+
+
+def measure_bundle(place: Path, *, entries: int, accounts: int = 0) -> Figures:
+    """Build a bundle and audit it, each in a process of its own."""
+    folder = place / f"bundle-{entries}-{accounts}"
+    _apart(_build, str(folder), entries, accounts)
+    queue: multiprocessing.Queue[Figures] = multiprocessing.get_context("spawn").Queue()
+    _apart(_measure, str(folder), queue)
+    return queue.get()
+
+
+def audit(place: Path, entries: int) -> Figures:
+    """Audit a log of so many entries, and verify as many signatures."""
+    found = measure_bundle(place, entries=entries)
+    label = f"{entries // 1000}k"
+    return {
+        f"audit_{label}_s": found["audit_s"],
+        f"ed25519_{label}_s": found["ed25519_s"],
+        "audit_over_ed25519": found["audit_s"] / found["ed25519_s"],
+        f"audit_{label}_peak_mb": found["peak_mb"],
+    }
+
+
+def accounts(place: Path, _: int) -> Figures:
+    """Add accounts of adapters of one member, each of other noise, to a log."""
+    found = {
+        count: measure_bundle(place, entries=ACCOUNTS_BASE + count, accounts=count)
+        for count in (0, 300, 600)
+    }
+    seconds = {count: each["audit_s"] for count, each in found.items()}
+    plain = seconds[0] / found[0]["entries"]
+    return {
+        "accounts_0_s": seconds[0],
+        "accounts_300_s": seconds[300],
+        "accounts_600_s": seconds[600],
+        "accounts_300_per_entry": seconds[300] / found[300]["entries"] / plain,
+        "accounts_600_over_300": (seconds[600] - seconds[0])
+        / (seconds[300] - seconds[0]),
+    }
+
+
+def append(place: Path, _: int) -> Figures:
+    """Append entries to a log on the disk, one a commit."""
+    log, world = plain_world()
+    log.grow(3000, cohort=NAMES)
+    with closing(Log.create(place / "log", key=world.log_key)) as writer:
+        writer.append(log.entries[:1000])
+        start = time.perf_counter()
+        for entry in log.entries[1000:]:
+            writer.append([entry])
+        seconds = time.perf_counter() - start
+    return {"append_per_s": (len(log.entries) - 1000) / seconds}
+
+
+def offer(place: Path, _: int) -> Figures:
+    """Let a node cosign and answer an offer, below logs of several lengths."""
+    import torch
+
+    from tapestry.model.replica import Replica
+    from tapestry.workloads.language.base_models import build_tiny
+    from tests.support.federation import Base
+
+    torch.set_num_threads(1)
+    workload = build_tiny()
+    base = Base(workload=workload, replica=Replica.start(workload.parameters()))
+    figures: Figures = {}
+    seats = {
+        label: Seat(place / label, base, size=size) for label, size in SIZES.items()
+    }
+    times: dict[str, list[tuple[float, float]]] = {label: [] for label in seats}
+    for _ in range(REPEATS):
+        for label, seat in seats.items():
+            times[label].append(seat.serve())
+    for label, seat in seats.items():
+        cosigns, offers = zip(*times[label], strict=True)
+        figures[f"cosign_ms_{label}"] = statistics.median(cosigns)
+        figures[f"offer_ms_{label}"] = statistics.median(offers)
+        seat.close()
+    figures["offer_30k_over_1k"] = figures["offer_ms_30k"] / figures["offer_ms_1k"]
+    figures["cosign_30k_over_1k"] = figures["cosign_ms_30k"] / figures["cosign_ms_1k"]
+    return figures
+
+
+class Seat:
+    """A node with a long log that it took part in, and a round that is open."""
+
+    def __init__(self, place: Path, base: Any, *, size: int) -> None:
+        from tapestry_coordinator.round_plan import plan_round
+        from tapestry_governance.events.types import RoundAborted, RoundOpened
+        from tapestry.settings import CoordinatorSettings
+        from tapestry_governance.rules.replay import apply
+        from tests.support.federation import NAMES as names
+        from tests.support.federation import Federation
+
+        self._federation = federation = Federation(
+            place, base, policy={"max_attempt": 1000, "min_cohort": 3}
+        )
+        self.name = names[0]
+        settings = CoordinatorSettings.read(federation.coordinator / "coordinator.toml")
+        state = apply(None, federation.entries()[0], 0)
+        self._opened = RoundOpened
+        self._plan = lambda number: plan_round(
+            settings,
+            state,
+            present=list(names),
+            round_number=number,
+            model_digest=base.replica.digest,
+            workload=base.workload,
+        )
+        self._aborted = RoundAborted
+        self._number = 0
+        self._log = log = LongLog(
+            federation.entries()[0], _parties(federation), template=self._plan(1)
+        )
+        self._node = node = federation.nodes[self.name]
+        log.declare(node._trainer.count)
+        log.grow(size, cohort=names[1:])
+        self._held = 0
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Mirror the history, whose releases others have cosigned."""
+        for request in (self._update(), self._offer()):
+            self._node.handle(request)  # refused: no round is open yet
+        self._held = len(self._log.entries)
+
+    def _offer(self) -> Message:
+        body = canonical_json({"checkpoint": self._log.note().decode()})
+        return Message(kind=Kind.OFFER, body=body)
+
+    def _update(self) -> Message:
+        body = {"start": self._held, "checkpoint": self._log.note().decode()}
+        new = self._log.entries[self._held :]
+        return Message(kind=Kind.COSIGN, body=canonical_json(body), attachments=new)
+
+    def serve(self) -> tuple[float, float]:
+        """Open a round; time the cosignature and the offer, in milliseconds."""
+        self._number += 1
+        manifest = self._plan(self._number)
+        self._log.add(self._opened(manifest=manifest))
+        cosign = self._cosign()
+        request = self._offer()
+        start = time.perf_counter()
+        reply = self._node.handle(request)
+        seconds = time.perf_counter() - start
+        if reply.kind is not Kind.ADVERTISEMENT:
+            raise RuntimeError(f"the node refuses: {reply.body!r}")
+        self._log.add(
+            self._aborted(
+                run_id=manifest.run_id,
+                round_number=manifest.round_number,
+                attempt=manifest.attempt,
+                phase="keys",
+                reason="quorum_missing",
+            )
+        )
+        return cosign * 1000, seconds * 1000
+
+    def _cosign(self) -> float:
+        request = self._update()
+        start = time.perf_counter()
+        reply = self._node.handle(request)
+        seconds = time.perf_counter() - start
+        if reply.kind is not Kind.COSIGNATURE:
+            raise RuntimeError(f"the node does not cosign: {reply.body!r}")
+        self._held = len(self._log.entries)
+        return seconds
+
+    def close(self) -> None:
+        self._federation.close()
+
+
+def _parties(federation: Any) -> Parties:
+    from tapestry.keys import SigningKey
+
+    keys = federation.coordinator / "keys"
+    return Parties(
+        federation="simulated",
+        log=SigningKey.load(keys / "log.key"),
+        coordinator=SigningKey.load(keys / "author.key"),
+        members={
+            folder.name: {
+                path.stem: SigningKey.load(path)
+                for path in sorted((folder / "keys").glob("*.key"))
+            }
+            for folder in sorted((federation.directory / "nodes").iterdir())
+        },
+    )
+
+
+PARTS = {"audit": audit, "accounts": accounts, "offer": offer, "append": append}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="figures on stdout")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--entries", type=int, default=ENTRIES)
+    arguments = parser.parse_args()
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory(prefix="audit-") as place:
+        for name in arguments.only:
+            found = PARTS[name](Path(place), arguments.entries)
+            for label, figure in found.items():
+                say(f"{label:32} {figure:12.4f}")
+            figures |= found
+    if arguments.json:
+        print(json.dumps({k: round(v, 6) for k, v in figures.items()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

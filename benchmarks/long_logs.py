@@ -1,0 +1,230 @@
+"""Valid logs of any length, with real signatures, made without replaying them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from tapestry.encoding import digest, encode_fraction
+from tapestry.keys import SigningKey
+from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.tlog.checkpoint import Checkpoint
+from tapestry.tlog.merkle import Tree, leaf_hash
+from tapestry_governance.events.envelope import Author, Seen, sign_entry
+from tapestry_governance.events.types import (
+    Body,
+    ContributionCommitted,
+    DataDeclared,
+    DpAccounted,
+    ReleasePublished,
+    Role,
+    RoundClosed,
+    RoundOpened,
+)
+
+ROUNDS_PER_RUN = 100
+ROUNDS_PER_RELEASE = 50
+EPSILON = "7"  # above what the rounds of a run cost, below the policy's cap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parties:
+    """The keys of a federation: members' by name and purpose."""
+
+    federation: str
+    log: SigningKey
+    coordinator: SigningKey
+    members: Mapping[str, Mapping[str, SigningKey]]
+
+
+class LongLog:
+    """A growing log; ``entries`` and ``note`` are what an auditor or a node gets."""
+
+    def __init__(
+        self, founding: bytes, parties: Parties, *, template: RoundManifest
+    ) -> None:
+        """Start after the charter; rounds follow the plan of a template."""
+        self.entries: list[bytes] = []
+        self._parties, self._template = parties, template
+        self._tree = Tree()
+        self._base = template.model_digest
+        self._rounds = self._releases = 0
+        self._rate = "1"
+        self.now = datetime.now(UTC) - timedelta(hours=1)
+        self._append(founding)
+
+    def declare(self, records: int) -> None:
+        """Let every member declare its data."""
+        rate = self._template.training.batch_size / records
+        self._rate = encode_fraction(min(1.0, rate))
+        for name in sorted(self._parties.members):
+            self.add(
+                DataDeclared(
+                    dataset=digest(name.encode()),
+                    records=records,
+                    unit="record",
+                    languages=("en",),
+                    licences=("CC-BY-4.0",),
+                ),
+                name,
+                "node",
+            )
+
+    def grow(self, size: int, *, cohort: Sequence[str]) -> None:
+        """Add rounds and releases up to about a size; the last one is whole."""
+        while len(self.entries) < size:
+            self.add_round(cohort)
+
+    def add_round(self, cohort: Sequence[str]) -> None:
+        """Add a round from its opening to its end, and a release when one is due."""
+        run, number = divmod(self._rounds, ROUNDS_PER_RUN)
+        self._rounds += 1
+        plan = self._template
+        manifest = plan.model_copy(
+            update={
+                "run_id": f"history-{run}",
+                "round_number": number + 1,
+                "attempt": 1,
+                "model_digest": self._base,
+                "participants": tuple(
+                    p for p in plan.participants if p.name in set(cohort)
+                ),
+            }
+        )
+        self.add(RoundOpened(manifest=manifest))
+        commitments = []
+        for name in sorted(cohort):
+            self.add(self._account(manifest), name, "node")
+            commitments.append(self.add(self._commitment(name, manifest), name, "node"))
+        after = digest(f"base {self._rounds}".encode())
+        self.add(self._closing(manifest, sorted(cohort), commitments, after))
+        self._base = after
+        if self._rounds % ROUNDS_PER_RELEASE == 0:
+            self.add(self._release(manifest))
+
+    def add_adapter_accounts(self, name: str, count: int) -> None:
+        """Let one member account for adapters of its own, each of other noise."""
+        manifest = self._template
+        for at in range(count):
+            self.add(
+                self._account(manifest).model_copy(
+                    update={
+                        "run_id": "adapters",
+                        "round_number": None,
+                        "attempt": None,
+                        "adapter": f"adapter-{at}",
+                        "version": 1,
+                        "noise_multiplier": f"6.{at + 1:04}1",
+                        "own_multiplier": f"6.{at + 1:04}1",
+                    }
+                ),
+                name,
+                "node",
+            )
+
+    def add(
+        self,
+        body: Body,
+        actor: str = "coordinator",
+        role: Role = "coordinator",
+    ) -> int:
+        """Append an event; returns its index."""
+        parties = self._parties
+        author = Author(federation=parties.federation, actor=actor, role=role)
+        self.now += timedelta(milliseconds=10)
+        size = len(self.entries)
+        seen = Seen(size=size, root=self._tree.root().hex())
+        event = author.event(body, now=self.now, seen=seen)
+        coordinator = role == "coordinator"
+        key = parties.coordinator if coordinator else parties.members[actor][role]
+        return self._append(sign_entry(event, key))
+
+    def note(self, size: int | None = None) -> bytes:
+        """Sign and cosign a checkpoint by everybody."""
+        size = len(self.entries) if size is None else size
+        parties = self._parties
+        checkpoint = Checkpoint(
+            origin=parties.log.name, size=size, root=self._tree.root(size)
+        )
+        time = int(datetime.now(UTC).timestamp())
+        lines = [
+            checkpoint.cosign(keys["witness"], time=time)
+            for _, keys in sorted(parties.members.items())
+        ]
+        return checkpoint.sign(parties.log) + b"".join(lines)
+
+    def _append(self, entry: bytes) -> int:
+        self.entries.append(entry)
+        self._tree.push(leaf_hash(entry))
+        return len(self.entries) - 1
+
+    def _account(self, manifest: RoundManifest) -> DpAccounted:
+        plan = manifest.privacy
+        return DpAccounted(
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=manifest.attempt,
+            adapter=None,
+            version=None,
+            mechanism="poisson-subsampled-gaussian",
+            unit="record",
+            adjacency="add-remove",
+            trust_model="local",
+            clip_norm=plan.clip_norm,
+            noise_multiplier=plan.noise_multiplier,
+            own_multiplier=plan.noise_multiplier,
+            shares=1,
+            coordinates=0,
+            bound="0",
+            sampling_rate=self._rate,
+            steps=manifest.training.steps,
+            target_delta=plan.target_delta,
+            epsilon_run=EPSILON,
+            epsilon_fallback=None,
+            accountant="dp-accounting/pld",
+            accountant_version="0.6.0",
+        )
+
+    @staticmethod
+    def _commitment(name: str, manifest: RoundManifest) -> ContributionCommitted:
+        return ContributionCommitted(
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=manifest.attempt,
+            context=manifest.context.hex(),
+            masked_root=digest(f"{name} {manifest.round_number}".encode())[7:],
+        )
+
+    def _closing(
+        self,
+        manifest: RoundManifest,
+        cohort: Sequence[str],
+        commitments: Sequence[int],
+        after: str,
+    ) -> RoundClosed:
+        return RoundClosed(
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=manifest.attempt,
+            outcome="applied",
+            reason=None,
+            included=tuple(cohort),
+            dropped=(),
+            commitments=tuple(commitments),
+            aggregate_digest=digest(f"sum {self._rounds}".encode()),
+            base_before=manifest.model_digest,
+            base_after=after,
+            outer_digest=digest(b"outer"),
+            metrics={"bits_per_byte/en": "1.25", "mean_norm": "0.5"},
+        )
+
+    def _release(self, manifest: RoundManifest) -> ReleasePublished:
+        self._releases += 1
+        previous = f"base-{self._releases - 1}" if self._releases > 1 else None
+        return ReleasePublished(
+            name=f"base-{self._releases}",
+            parameters_digest=self._base,
+            manifest_digest=digest(f"files {self._releases}".encode()),
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            previous=previous,
+        )
