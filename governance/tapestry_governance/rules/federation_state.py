@@ -6,40 +6,57 @@ state. States are values; :func:`tapestry_governance.rules.replay.apply` makes n
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Self
 
 from tapestry.keys import VerifyKey
 from tapestry.protocol.wire_messages import RoundManifest
-from tapestry.tlog.merkle import Tree, leaf_hash
+from tapestry.tlog.merkle import leaf_hash
+from tapestry_governance.events.envelope import Signed
 from tapestry_governance.events.types import (
     AdapterPublished,
     CharterAdopted,
     DataDeclared,
-    DpAccounted,
     Member,
     Policy,
     ReleasePublished,
     Role,
     RoundClosed,
+    roster_digest,
+)
+from tapestry_governance.rules.persistent_collections import (
+    PersistentList,
+    PersistentMap,
+    PersistentTree,
+)
+from tapestry_governance.rules.round_records import (
+    AccountedSpending,
+    AccountingTerms,
+    ClosedRound,
+    ReleaseRecord,
+    RoundKey,
+    RoundRecord,
 )
 
-RoundKey = tuple[str, int, int]  # run, round number, attempt
+_EMPTY: PersistentMap[Any, Any] = PersistentMap()
+_NONE: PersistentList[Any] = PersistentList()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """The roots and event ids of every prefix, shared by the states of one log.
+    """The roots and event ids of every prefix of a log.
 
     Guarantees:
-        A ``Past`` never changes: what is pushed after it lies beyond its size. Two
-        extensions of the same past do not see each other.
+        A ``Past`` never changes, and shares its storage with those that follow it.
     """
 
-    __slots__ = ("_ids", "_tree", "size")
+    tree: PersistentTree = field(default_factory=PersistentTree)
+    ids: PersistentMap[str, int] = _EMPTY  # event id -> index
 
-    def __init__(self) -> None:
-        """Start before the first entry."""
-        self._tree = Tree()
-        self._ids: dict[str, int] = {}
-        self.size = 0
+    @property
+    def size(self) -> int:
+        """How many entries there are."""
+        return self.tree.size
 
     def root(self, size: int) -> bytes:
         """Return the root over the first ``size`` entries.
@@ -47,27 +64,55 @@ class Past:
         Raises:
             ValueError: The log was never so long.
         """
-        if not 0 <= size <= self.size:
-            raise ValueError(f"no prefix of {size} entries in a log of {self.size}")
-        return self._tree.root(size)
+        return self.tree.root(size)
 
     def index_of(self, identifier: str) -> int | None:
         """Return the index of the entry with this event id."""
-        index = self._ids.get(identifier)
-        return index if index is not None and index < self.size else None
+        index: int | None = self.ids.get(identifier)
+        return index
+
+    def find(self, signed: Signed) -> int | None:
+        """Return the index of exactly this entry, or None if the log lacks it."""
+        index = self.index_of(signed.event.id)
+        if index is None or self.tree.leaf(index) != leaf_hash(signed.entry):
+            return None
+        return index
 
     def push(self, entry: bytes, identifier: str) -> "Past":
         """Return the past of a log with one more entry."""
-        twin = Past()
-        if self._tree.size == self.size:
-            twin._tree, twin._ids = self._tree, self._ids
-        else:  # somebody else went on from here: part company
-            twin._tree = Tree(self._tree.nodes(0, 0, self.size))
-            twin._ids = {k: i for k, i in self._ids.items() if i < self.size}
-        twin._tree.push(leaf_hash(entry))
-        twin._ids[identifier] = self.size
-        twin.size = self.size + 1
-        return twin
+        return Past(
+            tree=self.tree.push(leaf_hash(entry)),
+            ids=self.ids.set(identifier, self.size),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roster:
+    """The members and all keys by which anybody speaks, parsed once."""
+
+    members: Mapping[str, Member]
+    keys: Mapping[tuple[str, Role], VerifyKey]  # by actor and role
+    roots: Mapping[str, VerifyKey]  # the members' root keys, by key id
+    digest: str  # of names and node keys, as in a round manifest
+
+    @classmethod
+    def of(cls, charter: CharterAdopted) -> Self:
+        """Read the parties from a charter."""
+        coordinator = charter.coordinator
+        keys: dict[tuple[str, Role], VerifyKey] = {
+            (coordinator.name, "coordinator"): VerifyKey.parse(coordinator.key)
+        }
+        for member in charter.members:
+            keys[member.name, "root"] = VerifyKey.parse(member.root)
+            keys[member.name, "node"] = VerifyKey.parse(member.node)
+            keys[member.name, "community"] = VerifyKey.parse(member.community)
+        roots = [keys[member.name, "root"] for member in charter.members]
+        return cls(
+            members=MappingProxyType({m.name: m for m in charter.members}),
+            keys=MappingProxyType(keys),
+            roots=MappingProxyType({root.keyid: root for root in roots}),
+            digest=roster_digest(charter.members),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +122,8 @@ class OpenRound:
     index: int  # of its round.opened
     manifest: RoundManifest
     context: str  # of the manifest, in hex
-    commitments: Mapping[str, int] = field(default_factory=dict)  # node -> log index
+    terms: AccountingTerms
+    commitments: PersistentMap[str, int] = _EMPTY  # node -> log index
     refused: frozenset[str] = frozenset()
 
     @property
@@ -88,28 +134,42 @@ class OpenRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FederationState:
-    """Members, rules, models and budgets, as of ``size`` entries."""
+    """Members, rules, models and budgets, as of ``size`` entries.
+
+    It answers by index what would otherwise take a scan of the log; what an entry says
+    in full is read from the log at the index that is given here. States of one log
+    share their maps.
+    """
 
     past: Past
     federation: str
     charter: CharterAdopted
+    roster: Roster
     policy: Policy
-    seen: Mapping[str, int] = field(default_factory=dict)  # actor -> newest view
-    data: Mapping[str, DataDeclared] = field(default_factory=dict)
+    policy_digest: str
+    seen: PersistentMap[str, int] = _EMPTY  # actor -> size of its newest view
+    data: PersistentMap[str, DataDeclared] = _EMPTY
     base: str | None = None  # parameters digest; None until a round was closed
-    bases: frozenset[str] = frozenset()  # every base there was
     open_round: OpenRound | None = None
     last: RoundKey | None = None  # the round opened last
+    newest: RoundManifest | None = None  # of the round opened last
     last_closed: RoundClosed | None = None  # None after an abort in a fresh run
-    runs: frozenset[str] = frozenset()
-    rounds: Mapping[RoundKey, RoundManifest] = field(default_factory=dict)
-    accounted: Mapping[RoundKey, frozenset[str]] = field(default_factory=dict)
-    epsilon: Mapping[tuple[str, str], str] = field(default_factory=dict)  # node, run
-    bare: frozenset[tuple[str, str]] = frozenset()  # node, run: trained without noise
-    unpublished: Mapping[tuple[str, str], DpAccounted] = field(default_factory=dict)
-    releases: Mapping[str, ReleasePublished] = field(default_factory=dict)
-    adapters: Mapping[str, AdapterPublished] = field(default_factory=dict)
-    publishers: Mapping[str, str] = field(default_factory=dict)  # adapter -> member
+    runs: PersistentMap[str, int] = _EMPTY  # run -> index of its first round.opened
+    rounds: PersistentMap[RoundKey, RoundRecord] = _EMPTY
+    closed: PersistentList[ClosedRound] = _NONE
+    closed_by_number: PersistentMap[int, PersistentList[ClosedRound]] = _EMPTY
+    uploads: PersistentMap[str, PersistentMap[str, int]] = _EMPTY
+    accounted: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
+    spending: PersistentMap[str, PersistentList[AccountedSpending]] = _EMPTY
+    epsilon: PersistentMap[tuple[str, str], str] = _EMPTY  # node, run
+    bare: PersistentMap[tuple[str, str], int] = _EMPTY  # node, run: without noise
+    unpublished: PersistentMap[tuple[str, str], AccountedSpending] = _EMPTY
+    releases: PersistentMap[str, ReleasePublished] = _EMPTY
+    released: PersistentList[ReleaseRecord] = _NONE
+    released_by_run: PersistentMap[str, PersistentList[ReleaseRecord]] = _EMPTY
+    adapters: PersistentMap[str, AdapterPublished] = _EMPTY
+    publishers: PersistentMap[str, str] = _EMPTY  # adapter -> member
+    published: PersistentMap[str, int] = _EMPTY  # release, adapter -> newest index
 
     @property
     def size(self) -> int:
@@ -122,31 +182,42 @@ class FederationState:
         return self.past.root(self.past.size)
 
     @property
-    def members(self) -> dict[str, Member]:
+    def members(self) -> Mapping[str, Member]:
         """The institutions, by name."""
-        return {member.name: member for member in self.charter.members}
+        return self.roster.members
 
     def key_of(self, actor: str, role: Role) -> VerifyKey | None:
         """Return the key by which a party speaks in a role, if it may at all."""
-        if role == "coordinator":
-            coordinator = self.charter.coordinator
-            own = actor == coordinator.name
-            return VerifyKey.parse(coordinator.key) if own else None
-        member = self.members.get(actor)
-        if member is None:
-            return None
-        match role:
-            case "root":
-                return VerifyKey.parse(member.root)
-            case "node":
-                return VerifyKey.parse(member.node)
-            case "community":
-                return VerifyKey.parse(member.community)
+        return self.roster.keys.get((actor, role))
 
-    @property
-    def roots(self) -> tuple[VerifyKey, ...]:
-        """The members' root keys, in order of name."""
-        return tuple(VerifyKey.parse(member.root) for member in self.charter.members)
+    def closed_round(self, number: int, *, within: int) -> ClosedRound | None:
+        """Return the newest closed round of a number among the first entries."""
+        found: PersistentList[ClosedRound] = self.closed_by_number.get(number, _NONE)
+        for closed in found.newest_first():
+            if closed.index < within:
+                return closed
+        return None
+
+    def uploads_of(self, node: str) -> Mapping[str, int]:
+        """Return the highest round that a node committed an upload to, by run."""
+        uploads: Mapping[str, int] = self.uploads.get(node, {})
+        return uploads
+
+    def spending_of(self, node: str, *, since: int = 0) -> list[AccountedSpending]:
+        """Return what a node accounted for from an index on, oldest first."""
+        return _since(self.spending.get(node, _NONE), since)
+
+    def releases_since(self, size: int) -> list[ReleaseRecord]:
+        """Return the releases beyond the first entries, oldest first."""
+        return _since(self.released, size)
+
+    def released_round(self, run_id: str, *, within: int) -> int:
+        """Return the last round of a run whose base the first entries release, or 0."""
+        found: PersistentList[ReleaseRecord] = self.released_by_run.get(run_id, _NONE)
+        for release in found.newest_first():
+            if release.index < within:
+                return release.round_number
+        return 0
 
     @property
     def was_closed(self) -> bool:
@@ -172,6 +243,10 @@ class FederationState:
         return (
             (following,) if self.was_closed else ((run, number, attempt + 1), following)
         )
+
+
+def _since(records: PersistentList[Any], size: int) -> list[Any]:
+    return records.while_newest(lambda record: record.index >= size)
 
 
 def round_key(manifest: RoundManifest) -> RoundKey:

@@ -4,25 +4,28 @@ import dataclasses
 
 from tapestry.encoding import decode_fraction
 from tapestry.errors import RuleError
-from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import RoundManifest
 from tapestry_governance.events.types import (
     AdapterPublished,
     DpAccounted,
     ReleasePublished,
 )
 from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.persistent_collections import (
+    PersistentList,
+    PersistentMap,
+)
+from tapestry_governance.rules.round_records import (
+    AccountedSpending,
+    AccountingTerms,
+    ReleaseRecord,
+    RoundKey,
+)
 
-_MECHANISMS = {
-    "none": "none",
-    "local": "poisson-subsampled-gaussian",
-    "shared": "poisson-subsampled-skellam",
-}
 _ROUNDING = 1e-12  # of a plain decimal, see encode_fraction
 
 
 def dp_accounted(
-    state: FederationState, body: DpAccounted, *, actor: str
+    state: FederationState, body: DpAccounted, *, actor: str, index: int
 ) -> FederationState:
     """Charge a node for a round or an adapter, within the policy's cap.
 
@@ -34,20 +37,30 @@ def dp_accounted(
             raise RuleError("the policy does not allow training without noise")
     else:
         _check_spent(state, body, actor)
+    record = AccountedSpending.of(body, index=index)
+    unpublished, accounted = state.unpublished, state.accounted
     if body.adapter is not None:
-        unpublished = {**state.unpublished, (actor, body.adapter): body}
-        following = dataclasses.replace(state, unpublished=unpublished)
+        unpublished = unpublished.set((actor, body.adapter), record)
     else:
-        following = _account_round(state, body, actor)
-    if body.epsilon_run is None:
-        bare = state.bare | {(actor, body.run_id)}
-        return dataclasses.replace(following, bare=bare)
-    epsilon = {**state.epsilon, (actor, body.run_id): body.epsilon_run}
-    return dataclasses.replace(following, epsilon=epsilon)
+        accounted = _account_round(state, body, actor)
+    bare, epsilon, spender = state.bare, state.epsilon, (actor, body.run_id)
+    if record.epsilon_run is None:
+        bare = bare if spender in bare else bare.set(spender, index)
+    else:
+        epsilon = epsilon.set(spender, record.epsilon_run)
+    spending = state.spending.get(actor, PersistentList())
+    return dataclasses.replace(
+        state,
+        unpublished=unpublished,
+        accounted=accounted,
+        bare=bare,
+        epsilon=epsilon,
+        spending=state.spending.set(actor, spending.append(record)),
+    )
 
 
 def release_published(
-    state: FederationState, body: ReleasePublished
+    state: FederationState, body: ReleasePublished, index: int
 ) -> FederationState:
     """Publish the current base under the next name."""
     closed = state.last_closed
@@ -57,17 +70,30 @@ def release_published(
         raise RuleError(f"release of round {body.round_number}, not of the last")
     if body.parameters_digest != state.base:
         raise RuleError(f"released {body.parameters_digest}, the base is {state.base}")
-    latest = max(state.releases, key=_number, default=None)
+    before = state.released.last
+    latest = None if before is None else before.name
     if body.previous != latest:
         raise RuleError(f"release after {body.previous}, the latest is {latest}")
     if latest is not None and _number(body.name) <= _number(latest):
         raise RuleError(f"{body.name} does not come after {latest}")
-    releases = {**state.releases, body.name: body}
-    return dataclasses.replace(state, releases=releases)
+    record = ReleaseRecord(
+        name=body.name,
+        run_id=body.run_id,
+        round_number=body.round_number,
+        index=index,
+    )
+    of_run = state.released_by_run.get(body.run_id, PersistentList())
+    return dataclasses.replace(
+        state,
+        releases=state.releases.set(body.name, body),
+        released=state.released.append(record),
+        released_by_run=state.released_by_run.set(body.run_id, of_run.append(record)),
+        published=state.published.set(body.name, index),
+    )
 
 
 def adapter_published(
-    state: FederationState, body: AdapterPublished, *, actor: str
+    state: FederationState, body: AdapterPublished, *, actor: str, index: int
 ) -> FederationState:
     """Publish an adapter that is paid for, on a base that was released."""
     if body.name.startswith("base-"):
@@ -91,12 +117,12 @@ def adapter_published(
             f"{body.name} claims epsilon {body.epsilon} at {body.target_delta},"
             f" accounted were {charge.epsilon_run} at {charge.target_delta}"
         )
-    left = {k: v for k, v in state.unpublished.items() if k != (actor, body.name)}
     return dataclasses.replace(
         state,
-        unpublished=left,
-        adapters={**state.adapters, body.name: body},
-        publishers={**state.publishers, body.name: actor},
+        unpublished=state.unpublished.without((actor, body.name)),
+        adapters=state.adapters.set(body.name, body),
+        publishers=state.publishers.set(body.name, actor),
+        published=state.published.set(body.name, index),
     )
 
 
@@ -123,56 +149,49 @@ def _check_spent(state: FederationState, body: DpAccounted, actor: str) -> None:
 
 def _account_round(
     state: FederationState, body: DpAccounted, actor: str
-) -> FederationState:
+) -> PersistentMap[RoundKey, frozenset[str]]:
     if body.round_number is None or body.attempt is None:
         raise RuleError("neither a round nor an adapter")
     key = (body.run_id, body.round_number, body.attempt)
-    manifest = state.rounds.get(key)
-    if manifest is None or all(actor != p.name for p in manifest.participants):
+    record = state.rounds.get(key)
+    if record is None or actor not in record.terms.participants:
         raise RuleError(f"{actor} takes part in no round {key}")
-    before = state.accounted.get(key, frozenset())
+    before: frozenset[str] = state.accounted.get(key, frozenset())
     if actor in before:
         raise RuleError(f"{actor} accounted twice for round {key}")
-    _check_plan(state, body, actor)
-    accounted = {**state.accounted, key: before | {actor}}
-    return dataclasses.replace(state, accounted=accounted)
+    _check_plan(state, body, actor, terms=record.terms)
+    return state.accounted.set(key, before | {actor})
 
 
-def _check_plan(state: FederationState, body: DpAccounted, actor: str) -> None:
-    """Hold what a node says it did against the plan of the round."""
-    manifest = state.rounds[body.run_id, body.round_number or 0, body.attempt or 0]
-    plan = manifest.privacy
-    want = _MECHANISMS[plan.noise]
-    if body.mechanism != want:
-        raise RuleError(f"mechanism {body.mechanism}, planned was {want}")
-    if body.steps != manifest.training.steps:
-        raise RuleError(f"{body.steps} steps, planned were {manifest.training.steps}")
+def _check_plan(
+    state: FederationState, body: DpAccounted, actor: str, *, terms: AccountingTerms
+) -> None:
+    """Compare what a node says it did with the plan of the round."""
+    if body.mechanism != terms.mechanism:
+        raise RuleError(f"mechanism {body.mechanism}, planned was {terms.mechanism}")
+    if body.steps != terms.steps:
+        raise RuleError(f"{body.steps} steps, planned were {terms.steps}")
     if body.mechanism == "none":
         return
-    same = (body.clip_norm, body.target_delta) == (plan.clip_norm, plan.target_delta)
-    if not same or not _has_noise(body, manifest):
+    same = (body.clip_norm, body.target_delta) == (terms.clip_norm, terms.target_delta)
+    if not same or not _has_noise(body, terms):
         raise RuleError(f"{actor}'s clip norm, delta or noise is not the plan's")
     data = state.data.get(actor)
     if data is None:
         raise RuleError(f"{actor} declared no data, so its sampling rate is unknown")
-    rate = min(1.0, manifest.training.batch_size / data.records)
+    rate = min(1.0, terms.batch_size / data.records)
     if decode_fraction(body.sampling_rate) < rate - _ROUNDING:
         raise RuleError(f"{actor}'s sampling rate {body.sampling_rate} is below {rate}")
 
 
-def _has_noise(body: DpAccounted, manifest: RoundManifest) -> bool:
+def _has_noise(body: DpAccounted, terms: AccountingTerms) -> bool:
     """Whether there is as much noise as planned, in the node's own part and in all."""
-    share = NoiseShare.of(manifest)
-    whole = decode_fraction(manifest.privacy.noise_multiplier)
-    want = (whole, whole, 1, 0, 0.0)
-    if share is not None:
-        numbers = (share.noise_multiplier, share.own_multiplier, share.shares)
-        want = (*numbers, manifest.length, share.bound)
+    drift = abs(decode_fraction(body.bound) - terms.bound)
     return (
-        decode_fraction(body.noise_multiplier) >= want[0] - _ROUNDING
-        and decode_fraction(body.own_multiplier) >= want[1] - _ROUNDING
-        and (body.shares, body.coordinates) == want[2:4]
-        and abs(decode_fraction(body.bound) - want[4]) <= _ROUNDING * max(1.0, want[4])
+        decode_fraction(body.noise_multiplier) >= terms.noise_multiplier - _ROUNDING
+        and decode_fraction(body.own_multiplier) >= terms.own_multiplier - _ROUNDING
+        and (body.shares, body.coordinates) == (terms.shares, terms.coordinates)
+        and drift <= _ROUNDING * max(1.0, terms.bound)
     )
 
 

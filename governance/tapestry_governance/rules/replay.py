@@ -37,12 +37,13 @@ from tapestry_governance.events.types import (
     RoundClosed,
     RoundOpened,
 )
-from tapestry_governance.rules.federation_state import FederationState, Past
+from tapestry_governance.rules.federation_state import FederationState, Past, Roster
 from tapestry_governance.rules.model_rules import (
     adapter_published,
     dp_accounted,
     release_published,
 )
+from tapestry_governance.rules.persistent_collections import PersistentMap
 from tapestry_governance.rules.round_rules import (
     contribution_committed,
     contribution_refused,
@@ -120,7 +121,9 @@ def _found(signed: Signed) -> FederationState:
         past=Past(),
         federation=event.federation,
         charter=charter,
+        roster=Roster.of(charter),
         policy=charter.policy,
+        policy_digest=charter.policy.digest,
     )
     _check_author(state, signed)
     if event.seen is not None or event.refs:
@@ -143,10 +146,10 @@ def _check_author(state: FederationState, signed: Signed) -> None:
         raise RuleError(f"signed by {min(signers)}, not by {key.keyid}")
     allowed = {key.keyid: key}
     if isinstance(event.body, PolicyAdopted | CharterAdopted):
-        roots = {root.keyid: root for root in state.roots}
+        roots = state.roster.roots
         if event.role == "root" and 2 * len(signers & roots.keys()) <= len(roots):
             raise RuleError(f"{len(signers)} of {len(roots)} roots is no majority")
-        allowed |= roots
+        allowed.update(roots)
     if strangers := signers - allowed.keys():
         raise RuleError(f"{min(strangers)} may not sign {event.type}")
     for keyid in signers:
@@ -176,10 +179,10 @@ def _check_common(state: FederationState, event: Event, index: int) -> None:
         )
 
 
-def _pinned(state: FederationState, event: Event) -> dict[str, int]:
-    if event.seen is None:
-        return dict(state.seen)
-    return {**state.seen, event.actor: event.seen.size}
+def _pinned(state: FederationState, event: Event) -> PersistentMap[str, int]:
+    if event.seen is None or state.seen.get(event.actor) == event.seen.size:
+        return state.seen
+    return state.seen.set(event.actor, event.seen.size)
 
 
 def _dispatch(state: FederationState, event: Event, index: int) -> FederationState:
@@ -189,7 +192,7 @@ def _dispatch(state: FederationState, event: Event, index: int) -> FederationSta
         case RoundOpened() as body:
             return round_opened(state, body, index)
         case RoundClosed() as body:
-            return round_closed(state, body)
+            return round_closed(state, body, index)
         case RoundAborted() as body:
             return round_aborted(state, body)
         case _:
@@ -205,11 +208,11 @@ def _dispatch_member(
         case ContributionRefused() as body:
             return contribution_refused(state, body, actor=event.actor)
         case DpAccounted() as body:
-            return dp_accounted(state, body, actor=event.actor)
+            return dp_accounted(state, body, actor=event.actor, index=index)
         case ReleasePublished() as body:
-            return release_published(state, body)
+            return release_published(state, body, index)
         case AdapterPublished() as body:
-            return adapter_published(state, body, actor=event.actor)
+            return adapter_published(state, body, actor=event.actor, index=index)
         case _:
             raise RuleError(f"no rule for {event.type}")
 
@@ -221,10 +224,11 @@ def _declare(state: FederationState, event: Event) -> FederationState:
                 raise RuleError(f"policy {policy.version} after {state.policy.version}")
             if state.open_round is not None:
                 raise RuleError("the policy changes between rounds, not within one")
-            return dataclasses.replace(state, policy=policy)
+            return dataclasses.replace(
+                state, policy=policy, policy_digest=policy.digest
+            )
         case DataDeclared() as body:
-            data = {**state.data, event.actor: body}
-            return dataclasses.replace(state, data=data)
+            return dataclasses.replace(state, data=state.data.set(event.actor, body))
         case EvaluationRecorded():
             return state
         case _:

@@ -4,7 +4,6 @@ import dataclasses
 
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ProtocolError, RuleError
-from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.wire_messages import RoundManifest, recommended_threshold
 from tapestry_governance.events.types import (
     ContributionCommitted,
@@ -13,12 +12,20 @@ from tapestry_governance.events.types import (
     RoundAborted,
     RoundClosed,
     RoundOpened,
-    roster_digest,
 )
 from tapestry_governance.rules.federation_state import (
     FederationState,
     OpenRound,
     round_key,
+)
+from tapestry_governance.rules.persistent_collections import (
+    PersistentList,
+    PersistentMap,
+)
+from tapestry_governance.rules.round_records import (
+    AccountingTerms,
+    ClosedRound,
+    RoundRecord,
 )
 
 
@@ -33,15 +40,17 @@ def round_opened(
     _check_base(state, manifest)
     _check_cohort(state, manifest)
     _check_privacy(state, manifest)
-    key = round_key(manifest)
+    key, terms = round_key(manifest), _terms(state, manifest)
+    runs = state.runs
     return dataclasses.replace(
         state,
         open_round=OpenRound(
-            index=index, manifest=manifest, context=manifest.context.hex()
+            index=index, manifest=manifest, context=manifest.context.hex(), terms=terms
         ),
         last=key,
-        runs=state.runs | {manifest.run_id},
-        rounds={**state.rounds, key: manifest},
+        newest=manifest,
+        runs=runs if key[0] in runs else runs.set(key[0], index),
+        rounds=state.rounds.set(key, RoundRecord(opened=index, terms=terms)),
     )
 
 
@@ -57,9 +66,15 @@ def contribution_committed(
         raise RuleError(f"{actor} committed twice to one attempt")
     if actor in current.refused:
         raise RuleError(f"{actor} refused this attempt")
-    commitments = {**current.commitments, actor: index}
+    commitments = current.commitments.set(actor, index)
     following = dataclasses.replace(current, commitments=commitments)
-    return dataclasses.replace(state, open_round=following)
+    runs = state.uploads.get(actor, PersistentMap())
+    highest = max(body.round_number, runs.get(body.run_id, 0))
+    return dataclasses.replace(
+        state,
+        open_round=following,
+        uploads=state.uploads.set(actor, runs.set(body.run_id, highest)),
+    )
 
 
 def contribution_refused(
@@ -75,26 +90,42 @@ def contribution_refused(
     return dataclasses.replace(state, open_round=following)
 
 
-def round_closed(state: FederationState, body: RoundClosed) -> FederationState:
+def round_closed(
+    state: FederationState, body: RoundClosed, index: int
+) -> FederationState:
     """Close a round: everybody accounted for, the chain of bases unbroken."""
     current = _open(state, body)
     _check_outcome(current, body)
-    for name, index in zip(body.included, body.commitments, strict=True):
-        if current.commitments.get(name) != index:
-            raise RuleError(f"entry {index} is not {name}'s commitment to this round")
-        if name not in state.accounted.get(current.key, ()):
+    accounted = state.accounted.get(current.key, ())
+    for name, committed in zip(body.included, body.commitments, strict=True):
+        if current.commitments.get(name) != committed:
+            raise RuleError(
+                f"entry {committed} is not {name}'s commitment to this round"
+            )
+        if name not in accounted:
             raise RuleError(f"{name} is in the sum but accounted for no privacy loss")
     before = current.manifest.model_digest
     if body.base_before != before:
         raise RuleError(f"closed from base {body.base_before}, opened from {before}")
     if body.outcome == "rejected" and body.base_after != before:
         raise RuleError("a rejected round leaves the base as it was")
+    closed = ClosedRound(
+        run_id=body.run_id,
+        round_number=body.round_number,
+        attempt=body.attempt,
+        opened=current.index,
+        index=index,
+    )
+    same = state.closed_by_number.get(body.round_number, PersistentList())
     return dataclasses.replace(
         state,
         open_round=None,
         base=body.base_after,
-        bases=state.bases | {before, body.base_after},
         last_closed=body,
+        closed=state.closed.append(closed),
+        closed_by_number=state.closed_by_number.set(
+            body.round_number, same.append(closed)
+        ),
     )
 
 
@@ -126,17 +157,17 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
             raise RuleError(f"the policy names no base {base} to start from")
         return
     expected = state.base
-    if not state.was_closed and state.last is not None:
-        expected = state.rounds[state.last].model_digest
+    if not state.was_closed and state.newest is not None:
+        expected = state.newest.model_digest
     if base != expected:
         raise RuleError(f"base {base} is not the one to go on from, {expected}")
 
 
 def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
     policy, count = state.policy, len(manifest.participants)
-    if manifest.policy_digest != policy.digest:
+    if manifest.policy_digest != state.policy_digest:
         raise RuleError(f"policy {manifest.policy_digest} is not in force")
-    if manifest.roster_digest != roster_digest(state.charter.members):
+    if manifest.roster_digest != state.roster.digest:
         raise RuleError(f"roster {manifest.roster_digest} is not the members'")
     members = state.members
     for participant in manifest.participants:
@@ -166,10 +197,16 @@ def _check_privacy(state: FederationState, manifest: RoundManifest) -> None:
         raise RuleError(f"delta {plan.target_delta}, at most {policy.max_delta}")
     if min(map(decode_fraction, (plan.noise_multiplier, plan.clip_norm))) <= 0:
         raise RuleError("clip norm and noise multiplier must be positive")
+
+
+def _terms(state: FederationState, manifest: RoundManifest) -> AccountingTerms:
+    """Read what accounts must say; rounds of equal plans share one object."""
     try:
-        NoiseShare.of(manifest)
+        terms = AccountingTerms.of(manifest)
     except ProtocolError as error:
         raise RuleError(str(error)) from None
+    before = state.rounds.get(state.last)
+    return before.terms if before is not None and before.terms == terms else terms
 
 
 def _check_outcome(current: OpenRound, body: RoundClosed) -> None:
@@ -192,7 +229,7 @@ def _open(state: FederationState, body: InRound) -> OpenRound:
 
 
 def _check_participant(current: OpenRound, actor: str) -> None:
-    if all(actor != participant.name for participant in current.manifest.participants):
+    if actor not in current.terms.participants:
         raise RuleError(f"{actor} does not take part in round {current.key}")
 
 

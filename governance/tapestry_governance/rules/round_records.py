@@ -1,0 +1,136 @@
+"""What a state keeps of rounds and accounts that are over: indexes, digests, numbers.
+
+A manifest with its participants is kilobytes, and a log has one for every round. What
+rules and readers ask about ended rounds is here; the rest is one lookup in the log
+away, by index. Equal terms and texts of many entries are one object.
+"""
+
+import sys
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from tapestry.encoding import decode_fraction
+from tapestry.privacy.noise_shares import NoiseShare
+from tapestry.protocol.wire_messages import RoundManifest
+from tapestry_governance.events.types import DpAccounted
+
+RoundKey = tuple[str, int, int]  # run, round number, attempt
+
+_MECHANISMS = {
+    "none": "none",
+    "local": "poisson-subsampled-gaussian",
+    "shared": "poisson-subsampled-skellam",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountingTerms:
+    """What the plan of a round demands of its participants' accounts."""
+
+    participants: frozenset[str]
+    mechanism: str
+    steps: int
+    batch_size: int
+    clip_norm: str
+    target_delta: str
+    noise_multiplier: float
+    own_multiplier: float
+    shares: int
+    coordinates: int
+    bound: float
+
+    @classmethod
+    def of(cls, manifest: RoundManifest) -> Self:
+        """Read the terms from a manifest.
+
+        Raises:
+            ProtocolError: Its noise has no size, or the grid is too coarse for it.
+        """
+        plan, share = manifest.privacy, NoiseShare.of(manifest)
+        whole = decode_fraction(plan.noise_multiplier)
+        return cls(
+            participants=frozenset(p.name for p in manifest.participants),
+            mechanism=_MECHANISMS[plan.noise],
+            steps=manifest.training.steps,
+            batch_size=manifest.training.batch_size,
+            clip_norm=plan.clip_norm,
+            target_delta=plan.target_delta,
+            noise_multiplier=whole if share is None else share.noise_multiplier,
+            own_multiplier=whole if share is None else share.own_multiplier,
+            shares=1 if share is None else share.shares,
+            coordinates=0 if share is None else manifest.length,
+            bound=0.0 if share is None else share.bound,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRecord:
+    """A round that was opened, whatever became of it."""
+
+    opened: int  # index of its round.opened
+    terms: AccountingTerms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedRound:
+    """A round that was closed, not aborted."""
+
+    run_id: str
+    round_number: int
+    attempt: int
+    opened: int  # index of its round.opened
+    index: int  # of its round.closed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseRecord:
+    """A release, by the round that it holds the base of."""
+
+    name: str
+    run_id: str
+    round_number: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountedSpending:
+    """What a node accounted for: the fields of its ``dp.accounted``, and the index."""
+
+    index: int
+    run_id: str
+    round_number: int | None
+    attempt: int | None
+    adapter: str | None
+    version: int | None
+    mechanism: str
+    unit: str
+    adjacency: str
+    trust_model: str
+    clip_norm: str
+    noise_multiplier: str
+    own_multiplier: str
+    shares: int
+    coordinates: int
+    bound: str
+    sampling_rate: str
+    steps: int
+    target_delta: str
+    epsilon_run: str | None
+    epsilon_fallback: str | None
+    accountant: str
+    accountant_version: str
+
+    @classmethod
+    def of(cls, body: DpAccounted, *, index: int) -> Self:
+        """Take over what an event says; equal texts become one object."""
+        said: dict[str, Any] = body.__dict__
+        kept: dict[str, Any] = {
+            name: sys.intern(value) if type(value) is str else value
+            for name, value in said.items()
+        }
+        return cls(index=index, **kept)
+
+
+_COPIED = {field.name for field in fields(AccountedSpending)} - {"index"}
+if set(DpAccounted.model_fields) != _COPIED:
+    raise TypeError("AccountedSpending lacks a field of dp.accounted")
