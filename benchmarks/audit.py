@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from long_logs import LongLog, Parties
+
 from tapestry.encoding import canonical_json, digest
 from tapestry.protocol.wire_messages import Kind, Message
 from tapestry.storage import replace as write_file
@@ -215,9 +215,9 @@ class Seat:
     """A node with a long log that it took part in, and a round that is open."""
 
     def __init__(self, place: Path, base: Any, *, size: int) -> None:
+        from tapestry.settings import CoordinatorSettings
         from tapestry_coordinator.round_plan import plan_round
         from tapestry_governance.events.types import RoundAborted, RoundOpened
-        from tapestry.settings import CoordinatorSettings
         from tapestry_governance.rules.replay import apply
         from tests.support.federation import NAMES as names
         from tests.support.federation import Federation

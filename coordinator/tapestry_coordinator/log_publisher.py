@@ -53,7 +53,7 @@ class Bulletin:
             RuleError: The log breaks its own rules.
             ProtocolError: The log is empty; found the federation first.
         """
-        state = apply_all(None, log.entries(0, log.size))
+        state = apply_all(None, log.stream())
         if state is None:
             raise ProtocolError("the log is empty: no charter was adopted")
         self._log, self._trust, self._key = log, trust, key

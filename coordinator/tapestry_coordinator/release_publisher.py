@@ -12,7 +12,6 @@ from tapestry.errors import ProtocolError, ResourceError, TapestryError
 from tapestry.protocol.wire_messages import Kind, Message
 from tapestry_coordinator import release_files as releases
 from tapestry_coordinator.journal import writing
-from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.refusals import words_of
 from tapestry_governance import registry
 from tapestry_governance.events.envelope import open_entry
@@ -36,13 +35,11 @@ def release(run: "Run") -> None:
     closed = state.last_closed
     if closed is None:
         return
-    latest = max(
-        state.releases.values(), key=lambda each: each.round_number, default=None
-    )
-    if latest is None or latest.round_number < closed.round_number:
-        index = _publish(run, previous=latest)
+    latest, last = state.released.last, (closed.run_id, closed.round_number)
+    if latest is None or (latest.run_id, latest.round_number) != last:
+        index = _publish(run, previous=None if latest is None else latest.name)
     else:
-        index = _find(run, latest.name)
+        index = latest.index
     name = f"base-{len(run.bulletin.state.releases)}"
     run.bulletin.publish(run.grid.nodes())
     folder = run.directory / "releases" / name
@@ -50,7 +47,7 @@ def release(run: "Run") -> None:
         releases.attach_proof(folder, log=run.log, index=index, trust=run.trust)
 
 
-def _publish(run: "Run", *, previous: ReleasePublished | None) -> int:
+def _publish(run: "Run", *, previous: str | None) -> int:
     closed = run.bulletin.state.last_closed
     if closed is None:
         raise ProtocolError("nothing to release")
@@ -78,27 +75,19 @@ def _publish(run: "Run", *, previous: ReleasePublished | None) -> int:
             manifest_digest=digest,
             run_id=closed.run_id,
             round_number=closed.round_number,
-            previous=previous.name if previous else None,
+            previous=previous,
         )
     )
-
-
-def _find(run: "Run", name: str) -> int:
-    for index, entry in enumerate(run.log.entries(0, run.log.size)):
-        body = event_of(entry)
-        if isinstance(body, ReleasePublished) and body.name == name:
-            return index
-    raise ProtocolError(f"the log has no release {name}")
 
 
 def collect_adapters(run: "Run") -> None:
     """Tell the nodes of the last release and keep the adapters they publish."""
     state = run.bulletin.state
-    if not state.releases:
+    latest = state.released.last
+    if latest is None:
         return
-    name = max(state.releases.values(), key=lambda each: each.round_number).name
     here = run.roll.gather()
-    body = {"name": name, "checkpoint": run.bulletin.publish(here).decode()}
+    body = {"name": latest.name, "checkpoint": run.bulletin.publish(here).decode()}
     request = Message(kind=Kind.RELEASED, body=canonical_json(body))
     present = [n for n in here if n not in state.publishers.values()]
     waited = run.settings.deadlines.adapter

@@ -219,9 +219,12 @@ class Run:
 
     def _recover(self) -> None:
         """Replay the closed rounds, and abort the one that was open."""
-        events = map(event_of, self.log.entries(0, self.log.size))
-        for closed in [event for event in events if isinstance(event, RoundClosed)]:
-            self._replay(closed)
+        for closed in self.bulletin.state.closed:
+            (entry,) = self.log.entries(closed.index, closed.index + 1)
+            body = event_of(entry)
+            if not isinstance(body, RoundClosed):
+                raise InconsistentLog(f"entry {closed.index} closes no round")
+            self._replay(body)
         if self.bulletin.state.open_round is not None:
             self._abort("restart", "coordinator_restarted")
         for row in self.journal.rounds():

@@ -20,7 +20,6 @@ from tapestry.secagg.messages import Result
 from tapestry.secagg.transcript import Evidence
 from tapestry.tlog.merkle import inclusion_proof
 from tapestry_coordinator.journal import Journal, writing
-from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.node_tracker import RollCall
 from tapestry_coordinator.uploads import Uploads
 from tapestry_governance.audit.sum_evidence import (
@@ -29,7 +28,6 @@ from tapestry_governance.audit.sum_evidence import (
     write_result,
     write_spot,
 )
-from tapestry_governance.events.types import RoundClosed
 
 _logger = logging.getLogger(__name__)
 EVIDENCE = "evidence"  # on sums, by the log index of round.closed
@@ -166,12 +164,11 @@ class Showing:
                 draft.replace(place)
 
     def _index_of(self, number: int) -> int:
-        log = self._roll.bulletin.log
-        for index, entry in enumerate(log.entries(0, log.size)):
-            body = event_of(entry)
-            if isinstance(body, RoundClosed) and body.round_number == number:
-                return index
-        raise IncompleteError(f"the log does not close round {number}")
+        state = self._roll.bulletin.state
+        closed = state.closed_round(number, within=state.size)
+        if closed is None:
+            raise IncompleteError(f"the log does not close round {number}")
+        return closed.index
 
 
 def _turns(asks: Mapping[str, list[Ask]], *, width: int) -> Iterator[dict[str, Ask]]:

@@ -47,7 +47,7 @@ from tapestry_demo.runners import ENGINE_FOLDER, run_flower, run_in_process
 from tapestry_demo.shell_command import command
 from tapestry_demo.wire_tap import Tap
 from tapestry_governance.audit.bundle import add_sums, write_bundle
-from tapestry_governance.audit.statement_files import write_statements
+from tapestry_governance.audit.privacy_statement import write_statements
 from tapestry_governance.cli.folder_checks import audited
 from tapestry_node.data.held_out import FILE as HELD_OUT
 
@@ -239,7 +239,7 @@ def tell(story: Story) -> dict[str, Any]:
     audit = audited(story.out / "bundle", trust=None)
     matrix, samples = fill(story, workload=workload, given=given)
     story.progress({"stage": "report", "text": "writing"})
-    write_statements(audit, story.out / "privacy")
+    write_statements(audit.state, story.out / "privacy")
     return summarize(story, matrix=matrix, samples=samples, tap=story.tap, audit=audit)
 
 

@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -240,18 +241,17 @@ def _store(folder: Path) -> "Store":
     """
     from tapestry.settings import NodeSettings
     from tapestry_node.directory import open_view
-    from tapestry_node.log_history import committed_rounds
     from tapestry_node.node_state import Store
 
     path, mirror = folder / "state.db", folder / "view.db"
     if not path.exists():
         why = "it was deleted; put it back" if mirror.exists() else "the node never ran"
         raise ConfigError(f"{folder} has no state.db; {why}")
-    committed: list[tuple[str, int]] = []
+    committed: Mapping[str, int] = {}
     if mirror.exists():
         settings = NodeSettings.read(folder / "node.toml")
         view = open_view(folder, settings, readonly=True)
-        committed = list(committed_rounds(view, settings.name))
+        committed = view.state.uploads_of(settings.name) if view.size else {}
         view.close()
     store = Store(path, readonly=True)
     store.require(committed)

@@ -26,9 +26,9 @@ from tapestry_governance.events.envelope import Author
 from tapestry_governance.events.types import ContributionRefused
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
+from tapestry_node.budget.log_accounts import published_charges
 from tapestry_node.directory import open_view, read_keys, read_trust
 from tapestry_node.inspection import Inspection, Inspector
-from tapestry_node.log_history import committed_rounds, published_charges
 from tapestry_node.node_state import Store
 from tapestry_node.readiness import Standing, check_keys, objections
 from tapestry_node.request_fields import fields, read_note, stale
@@ -94,8 +94,10 @@ class Node:
         data = directory / self.settings.data
         self._trainer = Trainer(data, workload=workload, settings=self.settings)
         self._ledger = Ledger.open(directory / "budget.db", self._trainer.terms)
-        self._ledger.require(published_charges(self._view, self.settings.name))
-        self._store.require(committed_rounds(self._view, self.settings.name))
+        self._charged = 0  # how much of the log the ledger was compared with
+        self._require_charges()
+        if self._view.size:
+            self._store.require(self._view.state.uploads_of(self.name))
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
         self._spots = SpotChecks(
@@ -163,7 +165,7 @@ class Node:
 
     def _last_round(self) -> RoundManifest | None:
         state = self._view.state if self._view.size else None
-        return state.rounds[state.last] if state and state.last else None
+        return state.newest if state else None
 
     def handle(self, message: Message) -> Message:
         """Answer a request; whatever goes wrong is a refusal.
@@ -268,12 +270,10 @@ class Node:
 
     def _petitions(self) -> list[bytes]:
         """Entries of this node's own that the log lacks."""
-        state = self._view.state
-        stored = set(self._view.entries(0, state.size))
         for entry in self._store.outbox():
-            if entry in stored:
+            if self._view.holds(entry):
                 self._store.clear(entry)
-        if self.name not in state.data and not self._store.outbox():
+        if self.name not in self._view.state.data and not self._store.outbox():
             salt = self._store.secret("dataset-salt", self._trainer.salt())
             declared = self._trainer.declaration(salt)
             self._store.post(self._desk.say(declared, now=self._clock()))
@@ -293,7 +293,7 @@ class Node:
         if current is None:
             raise Refused(Reason.NOT_IN_LOG, "the log has no open round")
         self._check_declared()
-        self._ledger.require(published_charges(self._view, self.name))
+        self._require_charges()
         self._leave_session()
         manifest = current.manifest
         self._base.check_sums(manifest.run_id, until=manifest.round_number)
@@ -305,7 +305,7 @@ class Node:
             federation=self.settings.federation,
             software_digest=software_digest(),
             base_digest=self.replica.digest,
-            first_base=first_round(self._view.state, manifest.run_id).model_digest,
+            first_base=first_round(self._view, manifest.run_id).model_digest,
             layout_digest=layout.digest,
             layout_length=layout.length,
         )
@@ -323,6 +323,19 @@ class Node:
     def _load(self) -> None:
         """Put the base that is held here into the model."""
         self._trainer.workload.load(self.replica.parameters)
+
+    def _require_charges(self) -> None:
+        """Compare the ledger with what the log says since it was compared last.
+
+        Raises:
+            VerificationError: The log holds a charge that the ledger does not.
+        """
+        if self._view.size:
+            state = self._view.state
+            self._ledger.require(
+                published_charges(state, self.name, since=self._charged)
+            )
+            self._charged = state.size
 
     def _check_declared(self) -> None:
         declared = self._view.state.data.get(self.name)

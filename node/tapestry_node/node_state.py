@@ -17,7 +17,7 @@ before the send.
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,6 +52,7 @@ CREATE TABLE IF NOT EXISTS spot (
     run TEXT, round INTEGER, chunk INTEGER, seen INTEGER NOT NULL,
     PRIMARY KEY (run, round, chunk)
 ) STRICT;
+CREATE INDEX IF NOT EXISTS spot_open ON spot (run, round, seen) WHERE seen <> 1;
 CREATE TABLE IF NOT EXISTS secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 """
 _GENESIS = digest(b"tapestry-egress/1")
@@ -131,14 +132,17 @@ class Store:
                 "upload per round, ever"
             )
 
-    def require(self, committed: Iterable[tuple[str, int]]) -> None:
-        """Compare with the rounds that the log says this node uploaded for.
+    def require(self, committed: Mapping[str, int]) -> None:
+        """Compare with the last rounds that the log says this node uploaded for.
+
+        Args:
+            committed: The number of the last such round, by run.
 
         Raises:
             VerificationError: The log holds one above the mark: the database was
                 deleted, or restored from before that round.
         """
-        for run_id, round_number in committed:
+        for run_id, round_number in committed.items():
             mark = self.highest(run_id)
             if mark < round_number:
                 raise VerificationError(
@@ -170,10 +174,12 @@ class Store:
             "INSERT OR REPLACE INTO base VALUES (?, ?, ?)", run_id, round_number, gives
         )
 
-    def bases(self) -> dict[tuple[str, int], str]:
-        """The base that each round gave here, by run and number."""
-        rows, _ = self._do("SELECT run, round, digest FROM base")
-        return {(str(run), int(number)): str(base) for run, number, base in rows}
+    def base(self, run_id: str, round_number: int) -> str | None:
+        """Return the base that a round gave here, if it was followed."""
+        rows, _ = self._do(
+            "SELECT digest FROM base WHERE run = ? AND round = ?", run_id, round_number
+        )
+        return str(rows[0][0]) if rows else None
 
     def keep_spots(
         self, run_id: str, round_number: int, *, chunks: Sequence[int]
@@ -211,15 +217,25 @@ class Store:
     def disputed(self, run_id: str) -> list[int]:
         """The rounds of a run whose sums are false, as this node has seen."""
         rows, _ = self._do(
-            "SELECT DISTINCT round FROM spot WHERE run = ? AND seen = 2 ORDER BY round",
+            "SELECT DISTINCT round FROM spot WHERE run = ? AND seen <> 1 AND seen = 2"
+            " ORDER BY round",
             run_id,
         )
         return [number for (number,) in rows]
 
+    def disputed_sums(self) -> list[tuple[str, int]]:
+        """List run and number of the rounds whose sums are false, as seen here."""
+        rows, _ = self._do(
+            "SELECT DISTINCT run, round FROM spot WHERE seen <> 1 AND seen = 2"
+            " ORDER BY run, round"
+        )
+        return [(str(run), int(number)) for run, number in rows]
+
     def unseen(self, run_id: str) -> list[int]:
         """The rounds of a run of which not all is seen that was drawn."""
         rows, _ = self._do(
-            "SELECT DISTINCT round FROM spot WHERE run = ? AND NOT seen ORDER BY round",
+            "SELECT DISTINCT round FROM spot WHERE run = ? AND seen <> 1 AND NOT seen"
+            " ORDER BY round",
             run_id,
         )
         return [int(row[0]) for row in rows]

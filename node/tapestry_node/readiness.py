@@ -53,9 +53,7 @@ class Standing:
     @property
     def last(self) -> RoundManifest | None:
         """The log's last round, whatever became of it."""
-        if self.state is None or self.state.last is None:
-            return None
-        return self.state.rounds[self.state.last]
+        return None if self.state is None else self.state.newest
 
 
 def objections(standing: Standing) -> list[str]:

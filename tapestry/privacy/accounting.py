@@ -110,6 +110,64 @@ def epsilon(steps: Iterable[Steps], *, target_delta: float) -> float:
     return total if total <= MAX_CLOSE_EPSILON else math.inf
 
 
+class Composition:
+    """Steps on the same records that are composed as they come.
+
+    For a reader who asks what was spent after each of many steps: ``epsilon`` composes
+    all of them anew for each question, this one only what is new.
+
+    Guarantees:
+        As for :func:`epsilon`, which gives the same numbers but for what rounding up
+        once more in each part adds: below one millionth of them.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing spent."""
+        self._counts: dict[Steps, int] = {}  # of one step each
+        self._composed: dict[Steps, int] = {}  # how many of these are in the total
+        self._total: Any = None
+        self._interval = 0.0
+
+    def add(self, steps: Steps) -> None:
+        """Add some equal steps."""
+        if steps.steps:
+            one = replace(steps, steps=1)
+            self._counts[one] = self._counts.get(one, 0) + steps.steps
+
+    def epsilon(self, *, target_delta: float) -> float:
+        """Return the epsilon of all steps so far.
+
+        Raises:
+            ConfigError: Delta is not in (0, 1).
+        """
+        check_delta(target_delta)
+        counts = self._counts
+        if sum(n * _divergence(one) for one, n in counts.items()) > MAX_DIVERGENCE:
+            return math.inf
+        if not counts:
+            return 0.0
+        self._compose()
+        if not any(one.coordinates for one in counts):
+            return float(self._total.get_epsilon_for_delta(target_delta))
+        delta = target_delta * (1 - _PAID)
+        apart = closeness(replace(one, steps=n) for one, n in counts.items())
+        total = float(self._total.get_epsilon_for_delta(delta)) + 2 * apart
+        return total if total <= MAX_CLOSE_EPSILON else math.inf
+
+    def _compose(self) -> None:
+        interval = _interval(sum(self._counts.values()))
+        if interval != self._interval:  # from here on another grid
+            self._total, self._composed, self._interval = None, {}, interval
+        for one, count in self._counts.items():
+            new = count - self._composed.get(one, 0)
+            if new:
+                part = _distribution(one.noise_multiplier, one.sampling_rate, interval)
+                part = part.self_compose(new) if new > 1 else part
+                total = self._total
+                self._total = part if total is None else total.compose(part)
+        self._composed = dict(self._counts)
+
+
 def closeness(steps: Iterable[Steps]) -> float:
     """How far log-probabilities under integer noise are from Gaussian ones.
 
@@ -272,13 +330,18 @@ def _divergence(s: Steps) -> float:
 
 @lru_cache(maxsize=4096)
 def _epsilon(merged: tuple[Steps, ...], target_delta: float) -> float:
-    interval = 5e-4 if sum(s.steps for s in merged) <= 5000 else 1e-4
+    interval = _interval(sum(s.steps for s in merged))
     total: Any = None
     for s in merged:
         part = _distribution(s.noise_multiplier, s.sampling_rate, interval)
         part = part.self_compose(s.steps) if s.steps > 1 else part
         total = part if total is None else total.compose(part)
     return float(total.get_epsilon_for_delta(target_delta))
+
+
+def _interval(steps: int) -> float:
+    """Return how finely losses are counted when so many steps are composed."""
+    return 5e-4 if steps <= 5000 else 1e-4
 
 
 @lru_cache(maxsize=32)

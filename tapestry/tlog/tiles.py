@@ -19,7 +19,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Self, overload
 
 from tapestry import storage
 from tapestry.encoding import decode_decimal
@@ -180,8 +180,74 @@ def write(directory: Path, entries: Sequence[bytes]) -> None:
         storage.replace(directory / tile.path, data)
 
 
-def read_entries(directory: Path, size: int) -> list[bytes]:
-    """Read the first entries of a log from its bundles, checking no hash.
+class StoredEntries(Sequence[bytes]):
+    """The entries of a verified log, read from its bundles when they are asked for.
+
+    Guarantees:
+        Each entry is hashed again and compared with the tree under the checkpoint's
+        root before it is given out, so that a file which changes after the log was
+        verified is an error. One bundle is in memory at a time.
+
+    Raises:
+        VerificationError: On reading, a bundle is not what it was.
+    """
+
+    def __init__(self, directory: Path, tree: Tree) -> None:
+        """Read entries in a folder that must be the leaves of a tree."""
+        self._directory, self._tree = directory, tree
+        self._held: tuple[int, list[bytes]] = (-1, [])  # the bundle read last
+
+    def __len__(self) -> int:
+        """Count the entries."""
+        return self._tree.size
+
+    @overload
+    def __getitem__(self, key: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[bytes]: ...
+
+    def __getitem__(self, key: int | slice) -> bytes | list[bytes]:
+        """Return an entry, or several.
+
+        Raises:
+            IndexError: There is no such entry.
+        """
+        if isinstance(key, slice):
+            return [self[index] for index in range(*key.indices(len(self)))]
+        index = key + len(self) if key < 0 else key
+        if not 0 <= index < len(self):
+            raise IndexError(f"no entry {key} in a log of {len(self)}")
+        number, place = divmod(index, WIDTH)
+        if self._held[0] != number:
+            self._held = (number, self._read(number))
+        return self._held[1][place]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate over all entries, bundle by bundle."""
+        for number in range(-(-len(self) // WIDTH)):
+            yield from self._read(number)
+
+    def root(self, size: int) -> bytes:
+        """Return the root over the first entries.
+
+        Raises:
+            ValueError: There are fewer.
+        """
+        return self._tree.root(size)
+
+    def _read(self, number: int) -> list[bytes]:
+        start = number * WIDTH
+        stop = min(start + WIDTH, len(self))
+        tile = Tile(level=ENTRIES, index=number, width=stop - start)
+        entries = _read_bundle(self._directory, tile)
+        if [leaf_hash(entry) for entry in entries] != self._tree.nodes(0, start, stop):
+            raise VerificationError(f"{tile.path} was changed while it was read")
+        return entries
+
+
+def read_entries(directory: Path, size: int) -> Iterator[bytes]:
+    """Iterate over the first entries of a log in its bundles, checking no hash.
 
     Where a partial bundle is gone, the full one is read in its place.
 
@@ -189,26 +255,28 @@ def read_entries(directory: Path, size: int) -> list[bytes]:
         IncompleteError: A bundle is missing.
         ProtocolError: A bundle is malformed or has another number of entries.
     """
-    entries: list[bytes] = []
     for tile in layout(size):
         if tile.level != ENTRIES:
             break
-        file = tile if (directory / tile.path).exists() else tile.whole
-        found = decode_bundle(_read(directory / file.path))
-        if len(found) != file.width:
-            raise ProtocolError(
-                f"{file.path} has {len(found)} entries, the log says {file.width}"
-            )
-        entries += found[: tile.width]
-    return entries
+        yield from _read_bundle(directory, tile)
 
 
-def verify(directory: Path, checkpoint: Checkpoint) -> list[bytes]:
+def _read_bundle(directory: Path, tile: Tile) -> list[bytes]:
+    file = tile if (directory / tile.path).exists() else tile.whole
+    found = decode_bundle(_read(directory / file.path))
+    if len(found) != file.width:
+        raise ProtocolError(
+            f"{file.path} has {len(found)} entries, the log says {file.width}"
+        )
+    return found[: tile.width]
+
+
+def verify(directory: Path, checkpoint: Checkpoint) -> StoredEntries:
     """Recompute every file of a log from its entries and compare.
 
     Guarantees:
-        The entries returned are the ones under the checkpoint's root; they were
-        read once. Each file that a log of this size needs is there. Each file
+        The entries returned are the ones under the checkpoint's root. Each file
+        that a log of this size needs is there. Each file
         under ``tile/`` is one that this log may have, superseded partial ones
         included, and holds the bytes that follow from the entries. There is
         nothing else under ``tile/``: no other name, link or device.
@@ -222,17 +290,17 @@ def verify(directory: Path, checkpoint: Checkpoint) -> list[bytes]:
         VerificationError: The entries are not under the root, a file differs
             from what follows from them, or does not belong here.
     """
-    entries = read_entries(directory, checkpoint.size)
-    tree = Tree(map(leaf_hash, entries))
+    tree = Tree(map(leaf_hash, read_entries(directory, checkpoint.size)))
     if tree.root() != checkpoint.root:
         raise VerificationError(
             f"the {checkpoint.size} entries are not under the checkpoint's root"
         )
+    entries = StoredEntries(directory, tree)
     present = list_files(directory)
     for tile in layout(checkpoint.size):
         if tile not in present:
             raise IncompleteError(f"{tile.path} is missing")
-    for tile in present:
+    for tile in sorted(present):
         compare(directory, tile, tree=tree, read=_reader(entries))
     return entries
 

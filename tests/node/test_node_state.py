@@ -75,10 +75,10 @@ def test_the_mark_only_rises(numbers: list[int]) -> None:
 def test_a_mark_behind_what_the_log_knows_is_an_older_copy(path: Path) -> None:
     store = Store(path)
     store.raise_to("run", 2)
-    store.require([("run", 1), ("run", 2)])
+    store.require({"run": 2, "other": 0})
     for run, number in (("run", 3), ("other", 1)):
         with pytest.raises(VerificationError, match=rf"round {number} of '{run}'"):
-            store.require([("run", 1), (run, number)])
+            store.require({"run": 1, run: number})
     store.close()
 
 
@@ -225,7 +225,10 @@ def test_what_a_round_gave_is_remembered(path: Path) -> None:
     store.keep_base("run", 2, gives="sha256:c")
     store.close()
     store = Store(path)
-    assert store.bases() == {("run", 1): "sha256:a", ("run", 2): "sha256:c"}
+    assert store.base("run", 1) == "sha256:a"
+    assert store.base("run", 2) == "sha256:c"
+    assert store.base("run", 3) is None
+    assert store.base("other", 1) is None
     store.close()
 
 
@@ -236,7 +239,8 @@ WORK: dict[str, Callable[[Store], object]] = {
     "outbox": lambda store: store.outbox(),
     "clear": lambda store: store.clear(b"one"),
     "keep_base": lambda store: store.keep_base("run", 1, gives="sha256:a"),
-    "bases": lambda store: store.bases(),
+    "base": lambda store: store.base("run", 1),
+    "disputed_sums": lambda store: store.disputed_sums(),
     "secret": lambda store: store.secret("salt", b"one"),
     "record": lambda store: store.record(Message(kind=Kind.RECEIPT)),
     "receipts": lambda store: list(store.receipts()),
@@ -249,7 +253,7 @@ def test_a_disk_that_fails_is_an_error_of_ours(
 ) -> None:
     store = Store(path)
     with sqlite3.connect(path) as database:
-        for table in ("mark", "egress", "outbox", "base", "secret"):
+        for table in ("mark", "egress", "outbox", "base", "spot", "secret"):
             database.execute(f"DROP TABLE {table}")
     database.close()
     with pytest.raises(ResourceError, match=r"^state.db: [^\n]+$"):

@@ -1,7 +1,6 @@
 """What a node says it spent is what it spent, at the delta that it names."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ from tapestry.settings import number
 from tapestry_coordinator import round_plan, run
 from tapestry_governance.audit import privacy_accounts
 from tapestry_governance.audit.verify import Verdict
-from tapestry_governance.events.envelope import Author, Event
 from tapestry_governance.events.types import DpAccounted, RoundOpened
+from tapestry_governance.rules.round_records import AccountedSpending
 from tests.scenarios.conftest import Found
 from tests.support.log_world import World
 
@@ -80,11 +79,11 @@ def test_an_account_that_nobody_can_compose_breaks_a_rule(
 ) -> None:
     world = World().found()
     body = world.account(world.manifest()).model_copy(update=change)
-    event = _event(body)
-    (found,) = privacy_accounts.recompute([event])
+    said = _spending(body)
+    (found,) = privacy_accounts.recompute(said)
     assert found.recomputed is None
     with pytest.raises(RuleError, match="its parameters cost None"):
-        privacy_accounts.check([event], [found])
+        privacy_accounts.check(said, [found])
 
 
 def test_an_understated_fallback_breaks_a_rule() -> None:
@@ -99,20 +98,19 @@ def test_an_understated_fallback_breaks_a_rule() -> None:
             "bound": "1000000",
         }
     )
-    (probe,) = privacy_accounts.recompute([_event(honest)])
+    (probe,) = privacy_accounts.recompute(_spending(honest))
     assert probe.fallback_recomputed is not None
     assert probe.recomputed is not None
     assert probe.fallback_recomputed > 2 * probe.recomputed
     for share, understated in ((1.001, False), (0.99, True)):
         fallback = f"{probe.fallback_recomputed * share:.6f}1"
         said = honest.model_copy(update={"epsilon_fallback": fallback})
-        (found,) = privacy_accounts.recompute([_event(said)])
+        (found,) = privacy_accounts.recompute(_spending(said))
         assert found.is_understated is understated
-    (silent,) = privacy_accounts.recompute([_event(honest)])
+    (silent,) = privacy_accounts.recompute(_spending(honest))
     assert silent.is_understated
     assert not replace(silent, run_id=None).is_understated
 
 
-def _event(body: DpAccounted) -> Event:
-    author = Author(federation="tapestry", actor="fr", role="node")
-    return author.event(body, now=datetime.now(UTC), seen=None)
+def _spending(body: DpAccounted) -> dict[str, list[AccountedSpending]]:
+    return {"fr": [AccountedSpending.of(body, index=0)]}

@@ -73,7 +73,7 @@ def test_the_sum_has_the_noise_of_all_shares_and_everybody_accounts_for_it(
     audit = federation.audit()
     assert audit.verdict is Verdict.HOLDS
     assert all(a.fallback_recomputed and not a.is_understated for a in audit.accounts)
-    page = to_markdown(state_privacy(audit.events, "base-1"))
+    page = to_markdown(state_privacy(audit.state, "base-1"))
     assert "fallback epsilon" in page
     assert "from the shares of 2 nodes" in page
 

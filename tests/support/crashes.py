@@ -95,7 +95,7 @@ def _check(directory: Path, acknowledged: Path) -> None:
     public = directory / "public"
     if (public / "checkpoint").exists():  # as a reader sees it, without any repair
         shown = TRUST.open((public / "checkpoint").read_bytes()).checkpoint
-        read = tiles.read_entries(public, shown.size)
+        read = list(tiles.read_entries(public, shown.size))
         assert read == [entry(number) for number in range(shown.size)]
     if "public" in facts:
         assert (public / "checkpoint").read_bytes().hex() == facts["public"]

@@ -232,7 +232,7 @@ def _write_log(folder: Path, public: Path) -> None:
         raise IncompleteError(f"{public} has no cosigned checkpoint")
     note = read_small(path)
     (folder / CHECKPOINT).write_bytes(note)
-    tiles.write(folder, tiles.read_entries(public, read_claim(note).size))
+    tiles.write(folder, list(tiles.read_entries(public, read_claim(note).size)))
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:

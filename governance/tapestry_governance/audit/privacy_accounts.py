@@ -9,15 +9,17 @@ it spent on but that failed before the log heard of them.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain
 
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ConfigError, RuleError
-from tapestry.privacy.accounting import Steps, epsilon
-from tapestry_governance.events.envelope import Event
-from tapestry_governance.events.types import DpAccounted
+from tapestry.privacy.accounting import Composition, Steps, epsilon
+from tapestry_governance.rules.round_records import AccountedSpending
+
+Spending = Mapping[str, Iterable[AccountedSpending]]
+"""What each node accounted for, by name; ``FederationState.spending`` is one."""
 
 _TOLERANCE = 1e-4  # relative; between versions of the accountant
 
@@ -61,27 +63,27 @@ def _is_below(reported: str, recomputed: float | None) -> bool:
     return decode_fraction(reported) < recomputed * (1 - _TOLERANCE)
 
 
-def recompute(events: Iterable[Event]) -> list[Account]:
+def recompute(spending: Spending) -> list[Account]:
     """Recompute what every node spent, by run, in order of node and run.
 
     Where a node has several runs, a line for all of them together follows: records
     that took part in each are protected by that figure, not by the single ones.
+
+    Args:
+        spending: What each node accounted for, in the order of the log.
     """
-    spent: dict[tuple[str, str], list[DpAccounted]] = defaultdict(list)
-    for event in events:
-        if isinstance(event.body, DpAccounted):
-            spent[event.actor, event.body.run_id].append(event.body)
     accounts = []
-    for node, keys in groupby(sorted(spent), key=lambda key: key[0]):
-        runs = [key[1] for key in keys]
-        accounts += [_account(node, run, spent[node, run]) for run in runs]
+    for node in sorted(spending):
+        by_run = _by_run(spending[node])
+        runs = sorted(by_run)
+        accounts += [_account(node, run, by_run[run]) for run in runs]
         if len(runs) > 1:
-            everything = [body for run in runs for body in spent[node, run]]
+            everything = [body for run in runs for body in by_run[run]]
             accounts.append(_account(node, None, everything))
     return accounts
 
 
-def check(events: Iterable[Event], accounts: Iterable[Account]) -> None:
+def check(spending: Spending, accounts: Iterable[Account]) -> None:
     """Demand that nobody understates.
 
     Guarantees:
@@ -89,13 +91,13 @@ def check(events: Iterable[Event], accounts: Iterable[Account]) -> None:
         card repeats.
 
     Args:
-        events: The whole log.
+        spending: What each node accounted for, in the order of the log.
         accounts: What :func:`recompute` made of it.
 
     Raises:
         RuleError: A report is below what its own parameters cost.
     """
-    for account in [*accounts, *_at_adapters(events)]:
+    for account in chain(accounts, _at_adapters(spending)):
         if account.is_understated:
             raise RuleError(
                 f"{account.node} reports epsilon {account.reported} for run"
@@ -103,22 +105,86 @@ def check(events: Iterable[Event], accounts: Iterable[Account]) -> None:
             )
 
 
-def _at_adapters(events: Iterable[Event]) -> list[Account]:
+def _by_run(bodies: Iterable[AccountedSpending]) -> dict[str, list[AccountedSpending]]:
+    by_run: dict[str, list[AccountedSpending]] = defaultdict(list)
+    for body in bodies:
+        by_run[body.run_id].append(body)
+    return by_run
+
+
+def _at_adapters(spending: Spending) -> Iterator[Account]:
     """Recompute each run as it stood when an adapter was accounted for."""
-    spent: dict[tuple[str, str], list[DpAccounted]] = defaultdict(list)
-    accounts = []
-    for event in events:
-        if not isinstance(event.body, DpAccounted):
-            continue
-        body = event.body
-        spent[event.actor, body.run_id].append(body)
-        if body.adapter is not None:
-            run = spent[event.actor, body.run_id]
-            accounts.append(_account(event.actor, body.run_id, list(run)))
-    return accounts
+    for node in sorted(spending):
+        for run, bodies in sorted(_by_run(spending[node]).items()):
+            if any(body.adapter is not None for body in bodies):
+                running = _RunningAccount(node, run)
+                for body in bodies:
+                    running.add(body)
+                    if body.adapter is not None:
+                        yield running.account(body)
 
 
-def _account(node: str, run: str | None, bodies: list[DpAccounted]) -> Account:
+class _RunningAccount:
+    """One run of one node, account after account."""
+
+    def __init__(self, node: str, run: str) -> None:
+        """Start with nothing spent."""
+        self._node, self._run = node, run
+        self._rounds = self._adapters = self._steps = 0
+        self._spent: Composition | None = Composition()  # None: nothing is promised
+        self._fallback: Composition | None = Composition()
+        self._counts_on_others = False
+
+    def add(self, body: AccountedSpending) -> None:
+        """Count one more account in."""
+        self._rounds += body.round_number is not None
+        self._adapters += body.adapter is not None
+        self._steps += body.steps
+        self._counts_on_others |= body.own_multiplier != body.noise_multiplier
+        self._spent = _added(self._spent, body, own=False)
+        self._fallback = _added(self._fallback, body, own=True)
+
+    def account(self, body: AccountedSpending) -> Account:
+        """Return the run as it stands, at the delta that its last account names."""
+        delta = decode_fraction(body.target_delta)
+        fallback = self._fallback if self._counts_on_others else None
+        return Account(
+            node=self._node,
+            run_id=self._run,
+            rounds=self._rounds,
+            adapters=self._adapters,
+            steps=self._steps,
+            target_delta=body.target_delta,
+            reported=body.epsilon_run,
+            recomputed=_composed(self._spent, delta),
+            fallback_reported=body.epsilon_fallback,
+            fallback_recomputed=_composed(fallback, delta),
+        )
+
+
+def _added(
+    composition: Composition | None, body: AccountedSpending, *, own: bool
+) -> Composition | None:
+    """Add an account to a composition; None once nothing is promised."""
+    if composition is None or body.mechanism == "none":
+        return None
+    try:
+        composition.add(steps_of(body, own=own))
+    except ConfigError:  # integer noise of a few grid steps
+        return None
+    return composition
+
+
+def _composed(composition: Composition | None, target_delta: float) -> float | None:
+    value = (
+        math.inf
+        if composition is None
+        else composition.epsilon(target_delta=target_delta)
+    )
+    return None if math.isinf(value) else value
+
+
+def _account(node: str, run: str | None, bodies: list[AccountedSpending]) -> Account:
     target_delta = max((body.target_delta for body in bodies), key=decode_fraction)
     if run is not None:  # a report speaks of the delta it names
         target_delta = bodies[-1].target_delta
@@ -140,7 +206,7 @@ def _account(node: str, run: str | None, bodies: list[DpAccounted]) -> Account:
     )
 
 
-def steps_of(body: DpAccounted, *, own: bool = False) -> Steps:
+def steps_of(body: AccountedSpending, *, own: bool = False) -> Steps:
     """Read the mechanism of an account; with ``own``, by the node's own noise alone."""
     noise = body.own_multiplier if own else body.noise_multiplier
     return Steps(
@@ -153,7 +219,7 @@ def steps_of(body: DpAccounted, *, own: bool = False) -> Steps:
 
 
 def _epsilon(
-    bodies: list[DpAccounted], target_delta: float, *, own: bool = False
+    bodies: list[AccountedSpending], target_delta: float, *, own: bool = False
 ) -> float | None:
     if any(body.mechanism == "none" for body in bodies):
         return None

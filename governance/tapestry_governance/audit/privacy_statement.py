@@ -5,18 +5,17 @@ adjacency, trust model, mechanism and its parameters, delta, epsilon, accountant
 what is not covered. Nobody writes this page; an auditor gets the same one.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from tapestry.errors import IncompleteError
+from tapestry.errors import IncompleteError, ResourceError
 from tapestry_governance.audit.privacy_accounts import Account, recompute
-from tapestry_governance.events.envelope import Event
-from tapestry_governance.events.types import (
-    AdapterPublished,
-    DpAccounted,
-    ReleasePublished,
-)
+from tapestry_governance.events.types import AdapterPublished, ReleasePublished
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.round_records import AccountedSpending
 
 NOT_COVERED = (
     "That an institution took part, and how many records it declared: both are public.",
@@ -85,29 +84,21 @@ class Statement:
         return asdict(self)
 
 
-def state_privacy(events: Iterable[Event], name: str) -> Statement:
+def state_privacy(state: FederationState, name: str) -> Statement:
     """Collect what the log says about the privacy of a release or adapter.
 
     Args:
-        events: The verified log.
+        state: The verified log, folded.
         name: As it was published; of an adapter the newest version.
 
     Raises:
         IncompleteError: The log publishes nothing of this name.
     """
-    log = list(events)
-    for at in reversed(range(len(log))):
-        body, before = log[at].body, log[:at]
-        if isinstance(body, ReleasePublished) and body.name == name:
-            return _of_release(body, before)
-        if isinstance(body, AdapterPublished) and body.name == name:
-            return _of_adapter(body, before, actor=log[at].actor)
-    known = {
-        event.body.name
-        for event in log
-        if isinstance(event.body, ReleasePublished | AdapterPublished)
-    }
-    there = ", ".join(sorted(known)) or "nothing yet"
+    if name in state.releases:
+        return _of_release(state, state.releases[name])
+    if name in state.adapters:
+        return _of_adapter(state, state.adapters[name])
+    there = ", ".join(state.published) or "nothing yet"
     raise IncompleteError(f"the log publishes no {name!r}; it publishes {there}")
 
 
@@ -129,12 +120,38 @@ def to_markdown(statement: Statement) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _of_release(body: ReleasePublished, before: Sequence[Event]) -> Statement:
-    spent = [
-        event
-        for event in before
-        if isinstance(event.body, DpAccounted) and event.body.run_id == body.run_id
-    ]
+def write_statements(state: FederationState, folder: Path) -> list[str]:
+    """Write ``NAME.md`` and ``NAME.json`` for each release and adapter of a log.
+
+    Args:
+        state: The verified log, folded.
+        folder: Where to; made if need be.
+
+    Returns:
+        The names, releases first.
+
+    Raises:
+        ResourceError: A file cannot be written.
+    """
+    names = [*state.releases, *state.adapters]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            statement = state_privacy(state, name)
+            page = json.dumps(statement.to_json(), indent=2) + "\n"
+            (folder / f"{name}.json").write_text(page, encoding="utf-8")
+            (folder / f"{name}.md").write_text(to_markdown(statement), encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+    return names
+
+
+def _of_release(state: FederationState, body: ReleasePublished) -> Statement:
+    before = state.published[body.name]
+    spent = {
+        node: [s for s in said if s.index < before and s.run_id == body.run_id]
+        for node, said in state.spending.items()
+    }
     return Statement(
         name=body.name,
         kind="base release",
@@ -144,38 +161,24 @@ def _of_release(body: ReleasePublished, before: Sequence[Event]) -> Statement:
     )
 
 
-def _of_adapter(
-    body: AdapterPublished, before: Sequence[Event], *, actor: str
-) -> Statement:
-    own = [
-        event
-        for event in before
-        if isinstance(event.body, DpAccounted) and event.actor == actor
-    ]
-    runs = [
-        event.body.run_id
-        for event in own
-        if isinstance(event.body, DpAccounted) and event.body.adapter == body.name
-    ]
-    run = runs[-1]  # the fold let nobody publish without accounting
-    spent = [e for e in own if isinstance(e.body, DpAccounted) and e.body.run_id == run]
+def _of_adapter(state: FederationState, body: AdapterPublished) -> Statement:
+    actor, before = state.publishers[body.name], state.published[body.name]
+    own = [s for s in state.spending_of(actor) if s.index < before]
+    runs = [said.run_id for said in own if said.adapter == body.name]
+    run = runs[-1]  # the rules let nobody publish without accounting
     return Statement(
         name=body.name,
         kind="adapter",
         run_id=run,
         base=body.base,
-        promises=_promises(spent),
+        promises=_promises({actor: [said for said in own if said.run_id == run]}),
     )
 
 
-def _promises(spent: Sequence[Event]) -> tuple[Promise, ...]:
+def _promises(spent: Mapping[str, list[AccountedSpending]]) -> tuple[Promise, ...]:
     promises = []
     for account in recompute(spent):
-        bodies = [
-            event.body
-            for event in spent
-            if isinstance(event.body, DpAccounted) and event.actor == account.node
-        ]
+        bodies = spent[account.node]
         last = bodies[-1]
         promises.append(
             Promise(
@@ -191,7 +194,7 @@ def _promises(spent: Sequence[Event]) -> tuple[Promise, ...]:
     return tuple(promises)
 
 
-def _parts(bodies: Sequence[DpAccounted]) -> tuple[Part, ...]:
+def _parts(bodies: Sequence[AccountedSpending]) -> tuple[Part, ...]:
     times: dict[Part, int] = {}
     for body in bodies:
         part = Part(

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tapestry.artifacts import manifest
-from tapestry.errors import IncompleteError, VerificationError
+from tapestry.errors import IncompleteError, TapestryError, VerificationError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.trust_policy import Trust
 from tapestry_governance import registry
+from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.rules.federation_state import FederationState
 
 _MAX_SMALL = 1 << 19
@@ -52,7 +53,7 @@ def check_artifacts(
             raise VerificationError(
                 f"{name}: manifest {listed.digest}, in the log is {digests[name]}"
             )
-        _check_proofs(folder, entries=entries, trust=trust)
+        _check_proofs(folder, state=state, entries=entries, trust=trust)
         found = manifest.take_stock(folder, listed)
         if found.files:
             manifest.verify(folder, listed)
@@ -78,17 +79,26 @@ def _check_models(folders: Mapping[str, Path], state: FederationState) -> None:
             registry.check_fit(folders[name], bases[entry.base])
 
 
-def _check_proofs(folder: Path, *, entries: Sequence[bytes], trust: Trust) -> None:
+def _check_proofs(
+    folder: Path, *, state: FederationState, entries: Sequence[bytes], trust: Trust
+) -> None:
     """Check what lies beside a manifest: an entry of the log, and its proof."""
     place = folder / manifest.FOLDER
     for path in sorted(place.glob("*.entry")):
-        if _read(path) not in entries:
+        if not _is_logged(_read(path), state):
             raise VerificationError(f"{folder.name}: {path.name} is not in the log")
     for path in sorted(place.glob("*.tlog-proof")):
         proof = Proof.parse(_read(path))
         if proof.index >= len(entries):
             raise VerificationError(f"{folder.name}: {path.name} is beyond the log")
         proof.verify(entries[proof.index], trust)
+
+
+def _is_logged(entry: bytes, state: FederationState) -> bool:
+    try:
+        return state.past.find(open_entry(entry)) is not None
+    except TapestryError:  # no entry at all
+        return False
 
 
 def _read(path: Path) -> bytes:

@@ -147,7 +147,7 @@ def _check_round(folder: Path, index: int, events: Sequence[Event]) -> int:
         raise VerificationError(f"entry {index} closes no round")
     result = Result.decode(_read(folder / _RESULT, _MAX_RESULT))
     _check_log(closed, result, events)
-    checker = SumChecker(_manifest_of(closed, events[:index]), result)
+    checker = SumChecker(_manifest_of(closed, events, before=index), result)
     count = 0
     for chunk, place in _numbered(folder):
         spot = read_spot(place, chunk)
@@ -174,11 +174,15 @@ def _check_log(closed: RoundClosed, result: Result, events: Sequence[Event]) -> 
             raise VerificationError(f"{survivor.node!r} committed to another upload")
 
 
-def _manifest_of(closed: RoundClosed, events: Sequence[Event]) -> RoundManifest:
+def _manifest_of(
+    closed: RoundClosed, events: Sequence[Event], *, before: int
+) -> RoundManifest:
+    """Go back from the end of a round to its opening."""
     key = (closed.run_id, closed.round_number, closed.attempt)
-    for event in reversed(events):
-        if isinstance(event.body, RoundOpened):
-            manifest = event.body.manifest
+    for index in range(before - 1, -1, -1):
+        body = events[index].body
+        if isinstance(body, RoundOpened):
+            manifest = body.manifest
             if (manifest.run_id, manifest.round_number, manifest.attempt) == key:
                 return manifest
     raise VerificationError("the round was closed but not opened")

@@ -44,12 +44,12 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.tlog import tiles
-from tapestry.tlog.merkle import leaf_hash, root
+from tapestry.tlog.tiles import StoredEntries
 from tapestry.tlog.trust_policy import CosignedCheckpoint, Trust
 from tapestry_governance.audit.bundle import SUMS, Bundle, open_bundle
 from tapestry_governance.audit.published_folders import check_artifacts
 from tapestry_governance.audit.sum_evidence import check_sums
-from tapestry_governance.events.envelope import Event, open_entry
+from tapestry_governance.events.envelope import DecodedEvents, open_entry
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_signed
 
@@ -90,8 +90,7 @@ class Audit:
     bundle: Bundle = field(init=False)
     trust: Trust = field(init=False)
     opened: CosignedCheckpoint = field(init=False)
-    entries: list[bytes] = field(init=False)
-    events: list[Event] = field(default_factory=list)
+    entries: StoredEntries = field(init=False)
     state: FederationState = field(init=False)
     unchecked: list[str] = field(default_factory=list)  # what the bundle lacks
 
@@ -204,7 +203,7 @@ def _since(audit: Audit) -> Found:
         raise InconsistentLog(
             f"rollback: {older.size} entries were seen, here are {checkpoint.size}"
         )
-    if root(map(leaf_hash, audit.entries[: older.size])) != older.root:
+    if audit.entries.root(older.size) != older.root:
         raise InconsistentLog(f"fork: another log of {older.size} entries was seen")
     new = checkpoint.size - older.size
     return f"the {older.size} entries seen are a prefix, {new} are new", {"new": new}
@@ -230,7 +229,7 @@ def _charter(audit: Audit) -> Found:
 
 
 def _events(audit: Audit) -> Found:
-    signatures = 0
+    signatures, kinds = 0, Counter[str]()
     state: FederationState | None = None
     for index, entry in enumerate(audit.entries):
         try:
@@ -239,15 +238,14 @@ def _events(audit: Audit) -> Found:
             raise type(error)(f"entry {index}: {error}") from error
         state = apply_signed(state, signed)
         signatures += len(signed.signatures)
-        audit.events.append(signed.event)
+        kinds[signed.event.type] += 1
     audit.state = state or audit.state
-    kinds = Counter(event.type for event in audit.events)
     detail = (
-        f"{len(audit.events)} canonical, {signatures} author signatures,"
+        f"{audit.state.size} canonical, {signatures} author signatures,"
         f" no rule broken; {kinds['round.closed']} rounds closed,"
         f" {kinds['round.aborted']} aborted"
     )
-    counts = {"events": len(audit.events), "author_signatures": signatures}
+    counts = {"events": audit.state.size, "author_signatures": signatures}
     return detail, counts | dict(sorted(kinds.items()))
 
 
@@ -255,8 +253,8 @@ def _privacy(audit: Audit) -> Found:
     # The accountant takes seconds to load; an audit that ends before needs none of it.
     from tapestry_governance.audit.privacy_accounts import check, recompute
 
-    audit.accounts = recompute(audit.events)
-    check(audit.events, audit.accounts)
+    audit.accounts = recompute(audit.state.spending)
+    check(audit.state.spending, audit.accounts)
     single = [account for account in audit.accounts if account.run_id is not None]
     without = sum(account.recomputed is None for account in single)
     detail = f"{len(single)} accounts of a node and a run, none understated"
@@ -291,8 +289,9 @@ def _blobs(audit: Audit) -> Found:
 
 
 def _sums(audit: Audit) -> Found:
-    rounds, chunks = check_sums(audit.folder / SUMS, audit.events)
-    closed = sum(event.type == "round.closed" for event in audit.events)
+    events = DecodedEvents(audit.entries)
+    rounds, chunks = check_sums(audit.folder / SUMS, events)
+    closed = len(audit.state.closed)
     if rounds < closed:
         audit.unchecked.append(f"the sums of {closed - rounds} rounds")
     detail = f"{chunks} chunks of {rounds} sums recomputed from the masked uploads"

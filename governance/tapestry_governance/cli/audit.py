@@ -98,7 +98,7 @@ def statement_command(
         else:
             _say_reason(audit)
         return status(audit)
-    statement = state_privacy(audit.events, name)
+    statement = state_privacy(audit.state, name)
     if as_json:
         console.say_json(statement.to_json())
     else:

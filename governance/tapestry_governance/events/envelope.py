@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast, overload
 
 from pydantic import (
     AfterValidator,
@@ -265,6 +265,34 @@ def open_entry(entry: bytes) -> Signed:
     if names != sorted(set(names)):
         raise ProtocolError("signatures must be distinct and in order of key id")
     return Signed(entry=entry, payload=payload, event=event, signatures=signatures)
+
+
+class DecodedEvents(Sequence[Event]):
+    """The events of some entries, each decoded when it is asked for."""
+
+    def __init__(self, entries: Sequence[bytes]) -> None:
+        """Take entries that were checked before."""
+        self._entries = entries
+
+    def __len__(self) -> int:
+        """Count the events."""
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, key: int) -> Event: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[Event]: ...
+
+    def __getitem__(self, key: int | slice) -> Event | list[Event]:
+        """Return an event, or several.
+
+        Raises:
+            IndexError: There is no such event.
+        """
+        if isinstance(key, slice):
+            return [open_entry(entry).event for entry in self._entries[key]]
+        return open_entry(self._entries[key]).event
 
 
 def _read_envelope(entry: bytes) -> _Envelope:

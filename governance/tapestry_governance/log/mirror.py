@@ -32,6 +32,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from tapestry.databases import open_readonly, require_plain
 from tapestry.encoding import canonical_json, digest, encode_base64
@@ -47,12 +48,15 @@ from tapestry.errors import (
 from tapestry.keys import SigningKey
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.freshness import check_fresh
-from tapestry.tlog.merkle import Frontier, leaf_hash
+from tapestry.tlog.merkle import leaf_hash
 from tapestry.tlog.trust_policy import CosignedCheckpoint, Trust
-from tapestry_governance.events.envelope import Seen
+from tapestry_governance.events.envelope import Seen, open_entry
+from tapestry_governance.events.types import Body
 from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.persistent_collections import PersistentTree
 from tapestry_governance.rules.replay import apply_all
 
+_Body = TypeVar("_Body", bound=Body)
 MAX_AGE = 24 * 3600  # seconds; a policy may only shorten it
 _MAX_EVIDENCE = 64
 _SCHEMA = """
@@ -88,7 +92,6 @@ class View:
         self._trust = trust
         self._genesis = genesis
         self._state: FederationState | None = None
-        self._frontier = Frontier()
         self._accepted: CosignedCheckpoint | None = None
 
     @classmethod
@@ -190,7 +193,7 @@ class View:
             self._database.execute(
                 "INSERT OR IGNORE INTO signed VALUES (?, ?)", (checkpoint.size, note)
             )
-        self._grow(following, fresh)
+        self._state = following
 
     def cosign(self, key: SigningKey, now: datetime) -> bytes:
         """Cosign all that is stored; returns a signature line.
@@ -260,6 +263,26 @@ class View:
         ).fetchone()
         return row is not None
 
+    def holds(self, entry: bytes) -> bool:
+        """Say whether exactly these bytes are stored, accepted or not."""
+        row = self._database.execute(
+            "SELECT 1 FROM entry WHERE leaf = ?", (leaf_hash(entry),)
+        ).fetchone()
+        return row is not None
+
+    def body(self, index: int, kind: type[_Body]) -> _Body:
+        """Return what a stored entry says, at an index that the state gives.
+
+        Raises:
+            ValueError: There is no such entry.
+            VerificationError: It says something of another kind.
+        """
+        (entry,) = self.entries(index, index + 1)
+        body = open_entry(entry).event.body
+        if not isinstance(body, kind):
+            raise VerificationError(f"entry {index} is {body.type}, not {kind.type}")
+        return body
+
     def entries(self, start: int, stop: int) -> list[bytes]:
         """Return stored entries.
 
@@ -282,15 +305,9 @@ class View:
         return [Evidence(reason=r[0], note=r[1], update=r[2]) for r in rows]
 
     def _load(self) -> None:
-        rows = self._database.execute("SELECT idx, bytes FROM entry ORDER BY idx")
-        stored = list(rows)
-        if [index for index, _ in stored] != list(range(len(stored))):
-            raise VerificationError("the view has lost entries")
-        entries = [_stored(entry) for _, entry in stored]
-        if not entries:
+        self._state = apply_all(None, self._stored_entries())
+        if self._state is None:
             return
-        self._check_genesis(entries[0])
-        self._grow(apply_all(None, entries), entries)
         for table in ("signed", "accepted"):
             row = self._database.execute(
                 f"SELECT note FROM {table} ORDER BY size DESC LIMIT 1"  # noqa: S608 - one of two constants
@@ -304,10 +321,15 @@ class View:
             if table == "accepted":
                 self._accepted = opened
 
-    def _grow(self, state: FederationState | None, entries: Sequence[bytes]) -> None:
-        self._state = state
-        for entry in entries:
-            self._frontier.push(leaf_hash(entry))
+    def _stored_entries(self) -> Iterator[bytes]:
+        """Iterate over what is stored, one entry in memory at a time."""
+        rows = self._database.execute("SELECT idx, bytes FROM entry ORDER BY idx")
+        for expected, (index, entry) in enumerate(rows):
+            if index != expected:
+                raise VerificationError("the view has lost entries")
+            if index == 0:
+                self._check_genesis(_stored(entry))
+            yield _stored(entry)
 
     def _check_append(
         self, start: int, entries: Sequence[bytes], checkpoint: Checkpoint
@@ -328,10 +350,10 @@ class View:
         self, fresh: Sequence[bytes], checkpoint: Checkpoint
     ) -> FederationState | None:
         """Demand the checkpoint's root over mirror and new entries, then the rules."""
-        frontier = self._frontier.copy()
+        tree = self._state.past.tree if self._state else PersistentTree()
         for entry in fresh:
-            frontier.push(leaf_hash(entry))
-        if frontier.root() != checkpoint.root:
+            tree = tree.push(leaf_hash(entry))
+        if tree.root(tree.size) != checkpoint.root:
             raise InconsistentLog(
                 f"fork: another log of {checkpoint.size} entries is signed"
             )

@@ -211,6 +211,10 @@ class Log:
         """Return the index of an entry, or None if it is not in the log."""
         return self._store.find(leaf_hash(entry))
 
+    def stream(self) -> Iterator[bytes]:
+        """Read all entries, one in memory at a time."""
+        return (data for _, _, data in self._store.rows(0, self.size))
+
     def entries(self, start: int, stop: int) -> list[bytes]:
         """Read entries from ``start`` up to before ``stop``.
 

@@ -211,6 +211,14 @@ class FederationState:
         """Return the releases beyond the first entries, oldest first."""
         return _since(self.released, size)
 
+    def release_of(self, run_id: str, number: int) -> ReleaseRecord | None:
+        """Return the release of the base that a round gave, if there is one."""
+        found: PersistentList[ReleaseRecord] = self.released_by_run.get(run_id, _NONE)
+        for release in found.newest_first():
+            if release.round_number <= number:
+                return release if release.round_number == number else None
+        return None
+
     def released_round(self, run_id: str, *, within: int) -> int:
         """Return the last round of a run whose base the first entries release, or 0."""
         found: PersistentList[ReleaseRecord] = self.released_by_run.get(run_id, _NONE)

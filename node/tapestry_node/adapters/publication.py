@@ -59,8 +59,9 @@ from tapestry_node.adapters.adapter_check import (
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.adapters.model_card import Card
 from tapestry_node.budget.ledger import Charge, Ledger
+from tapestry_node.budget.log_accounts import account_of
 from tapestry_node.round.admission import Refused
-from tapestry_node.round.session import Desk, account_of
+from tapestry_node.round.session import Desk
 from tapestry_node.training.dp_sgd import Progress, Runtime
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"

@@ -33,7 +33,8 @@ from tapestry.errors import (
 )
 from tapestry.protocol.wire_messages import Reason, RoundManifest, recommended_threshold
 from tapestry.settings import NodePolicy, number
-from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.events.types import RoundOpened
+from tapestry_governance.log.mirror import View
 
 
 class Refused(PolicyError):
@@ -80,16 +81,16 @@ class Facts:
     layout_length: int
 
 
-def first_round(state: FederationState, run_id: str) -> RoundManifest:
-    """Find how a run began, whether or not that round was closed.
+def first_round(view: View, run_id: str) -> RoundManifest:
+    """Return the plan that a run began with, whether or not that round was closed.
 
     Raises:
         Refused: The log has no round of it.
     """
-    rounds = [m for key, m in state.rounds.items() if key[0] == run_id]
-    if not rounds:
+    index = view.state.runs.get(run_id)
+    if index is None:
         raise Refused(Reason.NOT_IN_LOG, f"the log has no round of {run_id!r}")
-    return min(rounds, key=lambda m: (m.round_number, m.attempt))
+    return view.body(index, RoundOpened).manifest
 
 
 def check_offer(manifest: RoundManifest, *, policy: NodePolicy, facts: Facts) -> None:

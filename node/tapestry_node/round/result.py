@@ -23,6 +23,7 @@ lack the result than the quorum can do without, the release waits for them.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tapestry.errors import VerificationError
@@ -33,9 +34,9 @@ from tapestry.secagg.client_states import Cohort, Done
 from tapestry.secagg.messages import Result
 from tapestry.secagg.transcript import check_own, check_sum_chunks, check_transcript
 from tapestry.vectors import Layout
-from tapestry_governance.events.envelope import open_entry
-from tapestry_governance.events.types import ReleasePublished, RoundClosed
+from tapestry_governance.events.types import RoundClosed, RoundOpened
 from tapestry_governance.log.mirror import View
+from tapestry_governance.rules.round_records import ReleaseRecord
 from tapestry_node.node_state import Store
 from tapestry_node.round.admission import Refused
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
@@ -68,6 +69,11 @@ class Follower:
         self.replica, self.applied = replica, 0
         self._view, self._store, self._layout = view, store, layout
         self._spots = spots
+        self._compared = 0  # how much of the log's releases was compared
+        self._uncompared: list[tuple[str, int]] = []  # rounds taken since, likewise
+        if view.size:
+            with suppress(VerificationError):  # found again when it matters
+                self._compare_releases()
 
     def ended(self, number: int, *, within: int) -> Ended:
         """Find the end of a round within the first entries of the log.
@@ -75,14 +81,15 @@ class Follower:
         Raises:
             Refused: It is not there.
         """
-        entries = self._view.entries(0, within)
-        for index in reversed(range(len(entries))):
-            closed = open_entry(entries[index]).event.body
-            if isinstance(closed, RoundClosed) and closed.round_number == number:
-                key = (closed.run_id, closed.round_number, closed.attempt)
-                manifest = self._view.state.rounds[key]
-                return Ended(manifest=manifest, closed=closed, index=index)
-        raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
+        state = self._view.state
+        found = state.closed_round(number, within=within)
+        if found is None:
+            raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
+        return Ended(
+            manifest=self._view.body(found.opened, RoundOpened).manifest,
+            closed=self._view.body(found.index, RoundClosed),
+            index=found.index,
+        )
 
     def take(
         self, ended: Ended, result: Result, chunks: Chunks, *, done: Done | None
@@ -116,6 +123,7 @@ class Follower:
         # First: whoever holds the base has drawn.
         self._spots.draw(Taken(manifest=manifest, result=result, index=ended.index))
         self._store.keep_base(closed.run_id, closed.round_number, gives=after.digest)
+        self._uncompared.append((closed.run_id, closed.round_number))
         if after.digest != closed.base_after:
             raise VerificationError(
                 f"round {closed.round_number} gives {after.digest} here, the log says "
@@ -130,21 +138,38 @@ class Follower:
             VerificationError: This node disputes a release.
             Refused: This node has not followed the round of a new release.
         """
-        given, new = self._store.bases(), self._new_releases()
-        for release in self._view.state.releases.values():
-            here = given.get((release.run_id, release.round_number))
-            if here is None and release.name in new:
+        state = self._view.state
+        self._compare_releases()
+        for run_id, number in self._store.disputed_sums():
+            if number <= state.released_round(run_id, within=state.size):
+                self.check_sums(run_id, until=number)
+        for release in state.releases_since(self._accepted_size()):
+            if self._store.base(release.run_id, release.round_number) is None:
                 raise Refused(
                     Reason.BASE_MISMATCH,
                     f"{release.name}: round {release.round_number} was not followed",
                 )
-            if here not in {None, release.parameters_digest}:
+            self._check_seen(release)
+
+    def _compare_releases(self) -> None:
+        """Compare new releases, and rounds that were taken since, with one another.
+
+        Raises:
+            VerificationError: A release is not what its round gave here. It is found
+                again next time.
+        """
+        state = self._view.state
+        late = [state.release_of(*key) for key in self._uncompared]
+        new = state.releases_since(self._compared)
+        for release in [*new, *(each for each in late if each is not None)]:
+            here = self._store.base(release.run_id, release.round_number)
+            said = state.releases[release.name].parameters_digest
+            if here not in {None, said}:
                 raise VerificationError(
                     f"{release.name} is not what round {release.round_number} gives"
                 )
-            self.check_sums(release.run_id, until=release.round_number)
-            if release.name in new:
-                self._check_seen(release, new)
+        self._compared = state.size
+        self._uncompared.clear()
 
     def check_sums(self, run_id: str, *, until: int) -> None:
         """Refuse what rests on a sum that this node has seen to be false.
@@ -161,23 +186,21 @@ class Follower:
     def asks(self) -> list[Ask]:
         """List the chunks that this node wants to see, of sums not yet released."""
         if self._view.size:
-            new = self._new_releases()
-            for run_id in {r.run_id for r in self._view.state.releases.values()}:
-                self._spots.forget(run_id, until=self._released(run_id, new))
+            state, accepted = self._view.state, self._accepted_size()
+            for run_id in self._spots.runs():
+                until = state.released_round(run_id, within=accepted)
+                self._spots.forget(run_id, until=until)
         return self._spots.asks()
 
-    def _released(self, run_id: str, new: set[str]) -> int:
-        """The last round of a run whose release has a quorum; 0 if none has."""
-        rounds = (
-            each.round_number
-            for name, each in self._view.state.releases.items()
-            if name not in new and each.run_id == run_id
-        )
-        return max(rounds, default=0)
+    def _check_seen(self, release: ReleaseRecord) -> None:
+        """Demand what was drawn of the rounds since the last release with a quorum.
 
-    def _check_seen(self, release: ReleasePublished, new: set[str]) -> None:
-        """Hold what was drawn of the rounds since the last release with a quorum."""
-        since = self._released(release.run_id, new)
+        Raises:
+            Refused: A chunk was not shown yet.
+        """
+        since = self._view.state.released_round(
+            release.run_id, within=self._accepted_size()
+        )
         for number in self._spots.unseen(release.run_id):
             if since < number <= release.round_number:
                 raise Refused(
@@ -185,14 +208,10 @@ class Follower:
                     f"{release.name}: chunks of round {number} were not shown",
                 )
 
-    def _new_releases(self) -> set[str]:
+    def _accepted_size(self) -> int:
+        """Count the entries that a quorum has cosigned, as far as this node knows."""
         accepted = self._view.accepted
-        start = accepted.checkpoint.size if accepted else 0
-        said = [
-            open_entry(entry).event.body
-            for entry in self._view.entries(start, self._view.size)
-        ]
-        return {body.name for body in said if isinstance(body, ReleasePublished)}
+        return accepted.checkpoint.size if accepted else 0
 
     def _step(self, ended: Ended, result: Result, chunks: Chunks) -> Replica:
         """Step as the rules demand, whatever the log says of a sum they forbid."""

@@ -10,17 +10,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tapestry.encoding import encode_fraction
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
-from tapestry.privacy import accounting
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.protocol.wire_messages import (
     Kind,
     Message,
-    PrivacyPlan,
     Reason,
     RoundManifest,
 )
@@ -43,9 +40,8 @@ from tapestry_governance.events.types import (
     roster_digest,
 )
 from tapestry_governance.log.mirror import View
-from tapestry_governance.rules.federation_state import FederationState
-from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.log_history import committed_rounds
+from tapestry_node.budget.ledger import Ledger
+from tapestry_node.budget.log_accounts import account_of
 from tapestry_node.node_state import Store
 from tapestry_node.round.admission import Refused, first_round
 from tapestry_node.round.contribution import prepare
@@ -117,7 +113,7 @@ class Session:
             model_digest=replica.digest,
             roster_digest=roster_digest(desk.view.state.charter.members),
             roster={m.name: m.node for m in desk.view.state.members.values()},
-            plan=_agreed_plan(desk.view.state, manifest, layout),
+            plan=_agreed_plan(desk.view, manifest, layout),
             min_cohort=desk.min_cohort,
             min_colluding=desk.max_colluding,
             weight_cap=1,
@@ -248,72 +244,17 @@ class Session:
         )
 
 
-def account_of(
-    charge: Charge | None, plan: PrivacyPlan, *, ledger: Ledger
-) -> dict[str, Any]:
-    """The fields of a ``dp.accounted`` event that a charge and its promise fix.
-
-    The epsilons are composed at the delta that the event names, which may be smaller
-    than the ledger's.
-    """
-    fixed = {
-        "unit": plan.unit,
-        "adjacency": plan.adjacency,
-        "clip_norm": plan.clip_norm,
-        "target_delta": plan.target_delta,
-        "accountant": accounting.ACCOUNTANT,
-        "accountant_version": accounting.accountant_version(),
-    }
-    if charge is None:
-        return {**fixed, **_NOTHING_PROMISED}
-    delta, shared = number(plan.target_delta), ledger.shares_noise(charge.run)
-    epsilon = ledger.spent_on(charge.run, target_delta=delta)
-    fallback = ledger.spent_on(charge.run, target_delta=delta, fallback=True)
-    steps, own = charge.steps, charge.own_multiplier
-    integer = steps.coordinates > 0
-    return {
-        **fixed,
-        "trust_model": "shared" if shared else "local",
-        "mechanism": accounting.INTEGER_MECHANISM if integer else accounting.MECHANISM,
-        "noise_multiplier": encode_fraction(steps.noise_multiplier),
-        "own_multiplier": encode_fraction(own),
-        "shares": round((steps.noise_multiplier / own) ** 2),
-        "coordinates": steps.coordinates,
-        "bound": encode_fraction(steps.bound),
-        "sampling_rate": encode_fraction(steps.sampling_rate),
-        "epsilon_run": encode_fraction(round(epsilon, 6)),
-        "epsilon_fallback": encode_fraction(round(fallback, 6)) if shared else None,
-    }
-
-
-_NOTHING_PROMISED = {
-    "trust_model": "local",
-    "mechanism": "none",
-    "noise_multiplier": "0",
-    "own_multiplier": "0",
-    "shares": 1,
-    "coordinates": 0,
-    "bound": "0",
-    "sampling_rate": "1",
-    "epsilon_run": None,
-    "epsilon_fallback": None,
-}
-
-
 def _highest(desk: Desk, run_id: str) -> int:
     """The last round that this node uploaded for, by its own mark and by the log.
 
     A node whose disk was restored from a backup is behind the log, which still knows
     what it committed to.
     """
-    logged = committed_rounds(desk.view, desk.name)
-    numbers = (number for run, number in logged if run == run_id)
-    return max(desk.store.highest(run_id), *numbers, 0)
+    logged = desk.view.state.uploads_of(desk.name)
+    return max(desk.store.highest(run_id), logged.get(run_id, 0))
 
 
-def _agreed_plan(
-    state: FederationState, manifest: RoundManifest, layout: Layout
-) -> RunPlan:
+def _agreed_plan(view: View, manifest: RoundManifest, layout: Layout) -> RunPlan:
     """The plan of the run's first round, with this round's factors.
 
     Raises:
@@ -324,7 +265,7 @@ def _agreed_plan(
     )
     if manifest.training.factor_seed != seed:
         raise Refused(Reason.LOCAL_POLICY, "the factor seed was chosen by somebody")
-    first = first_round(state, manifest.run_id)
+    first = first_round(view, manifest.run_id)
     training = first.training.model_copy(update={"factor_seed": seed})
     return RunPlan(
         layout_digest=layout.digest,

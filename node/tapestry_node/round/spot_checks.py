@@ -81,6 +81,10 @@ class SpotChecks:
         for key in [k for k in self._taken if k[0] == run_id and k[1] <= until]:
             del self._taken[key]
 
+    def runs(self) -> set[str]:
+        """Name the runs with sums of which this node still wants to see chunks."""
+        return {run for run, _ in self._taken}
+
     def asks(self) -> list[Ask]:
         """List what the node wants to see."""
         return list(self._asks())[:MAX_ASKS]

@@ -10,24 +10,26 @@ from tapestry_governance.audit.privacy_statement import (
     state_privacy,
     to_markdown,
 )
-from tapestry_governance.events.envelope import Event, open_entry
+from tapestry_governance.rules.federation_state import FederationState
 from tests.support.log_world import World
 
 
 @pytest.fixture(scope="module")
-def events() -> list[Event]:
+def state() -> FederationState:
     world = World().grow()
     world.run_round(3)
-    return [open_entry(entry).event for entry in world.entries]
+    return world.folded
 
 
-def rows(events: list[Event], name: str) -> dict[str, Any]:
-    promises = state_privacy(events, name).to_json()["promises"]
+def rows(state: FederationState, name: str) -> dict[str, Any]:
+    promises = state_privacy(state, name).to_json()["promises"]
     return {promise["account"]["node"]: promise for promise in promises}
 
 
-def test_a_release_states_what_every_node_spent_until_then(events: list[Event]) -> None:
-    found = rows(events, "base-2")
+def test_a_release_states_what_every_node_spent_until_then(
+    state: FederationState,
+) -> None:
+    found = rows(state, "base-2")
     assert sorted(found) == ["de", "es", "fr", "id"]
     assert {node: row["account"]["rounds"] for node, row in found.items()} == {
         "de": 2, "es": 2, "fr": 2, "id": 1,
@@ -49,15 +51,15 @@ def test_a_release_states_what_every_node_spent_until_then(events: list[Event]) 
     )
 
 
-def test_an_adapter_states_what_its_publisher_spent(events: list[Event]) -> None:
-    statement = state_privacy(events, "fr-culture")
+def test_an_adapter_states_what_its_publisher_spent(state: FederationState) -> None:
+    statement = state_privacy(state, "fr-culture")
     assert (statement.kind, statement.base) == ("adapter", "base-2")
     assert [promise.account.node for promise in statement.promises] == ["fr"]
     assert statement.promises[0].account.adapters == 1
 
 
-def test_the_page_names_every_item_of_the_claim(events: list[Event]) -> None:
-    page = to_markdown(state_privacy(events, "base-2"))
+def test_the_page_names_every_item_of_the_claim(state: FederationState) -> None:
+    page = to_markdown(state_privacy(state, "base-2"))
     for item in (
         "unit of privacy | record", "adjacency | add-remove", "trust model | local",
         "delta | 0.00001", "epsilon | 2.4681 (reported 2.5)", "dp-accounting/pld 0.6.0",
@@ -68,11 +70,11 @@ def test_the_page_names_every_item_of_the_claim(events: list[Event]) -> None:
 
 
 def test_the_page_defines_epsilon_and_delta_only_where_they_hold(
-    events: list[Event],
+    state: FederationState,
 ) -> None:
     assert "at most e to the power of epsilon times its probability" in DEFINITION
     assert "plus delta" in DEFINITION
-    statement = state_privacy(events, "base-2")
+    statement = state_privacy(state, "base-2")
     without = tuple(
         replace(promise, account=replace(promise.account, recomputed=None))
         for promise in statement.promises
@@ -80,9 +82,9 @@ def test_the_page_defines_epsilon_and_delta_only_where_they_hold(
     assert DEFINITION not in to_markdown(replace(statement, promises=without))
 
 
-def test_what_was_never_published_has_no_statement(events: list[Event]) -> None:
+def test_what_was_never_published_has_no_statement(state: FederationState) -> None:
     said = r"no 'base-9'; it publishes base-2, fr-culture"
     with pytest.raises(IncompleteError, match=said):
-        state_privacy(events, "base-9")
+        state_privacy(state, "base-9")
     with pytest.raises(IncompleteError, match=r"no 'base-1'; it publishes nothing yet"):
-        state_privacy([], "base-1")
+        state_privacy(World().found().folded, "base-1")

@@ -183,7 +183,7 @@ def test_the_public_files_verify_at_every_step(log: Log) -> None:
         log.append([entry(number) for number in range(50 * step, 50 * step + 50)])
         publish(log)
         checkpoint = TRUST.open((log.public / "checkpoint").read_bytes()).checkpoint
-        assert tiles.verify(log.public, checkpoint) == log.entries(0, log.size)
+        assert list(tiles.verify(log.public, checkpoint)) == log.entries(0, log.size)
     for superseded in ("tile/0/000.p", "tile/0/001.p", "tile/entries/001.p"):
         assert not (log.public / superseded).exists()
     assert (log.public / "tile/0/002.p/38").exists()  # of an older checkpoint

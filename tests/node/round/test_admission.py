@@ -1,6 +1,7 @@
 """Every rule of the guard, one at a time: what it refuses, and with which code."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tapestry.protocol.wire_messages import (
     TrainingPlan,
 )
 from tapestry.settings import NodePolicy
+from tapestry_governance.log.mirror import View
 from tapestry_node.round.admission import (
     Facts,
     Refused,
@@ -134,15 +136,17 @@ def test_a_later_round_starts_from_what_the_node_computed_itself() -> None:
     check_offer(later, policy=POLICY, facts=moved)
 
 
-def test_a_run_begins_with_its_first_round_in_the_log() -> None:
+def test_a_run_begins_with_its_first_round_in_the_log(tmp_path: Path) -> None:
     world = World().found()
     world.run_round(1)
     world.run_round(2)
-    state = world.folded
+    view = View.open(tmp_path / "view.db", trust=world.trust, genesis=world.genesis)
+    view.extend(0, world.entries, world.note())
     run = world.manifest(2).run_id
-    assert first_round(state, run).round_number == 1
+    assert first_round(view, run).round_number == 1
     with pytest.raises(Refused, match="not_in_log"):
-        first_round(state, "another")
+        first_round(view, "another")
+    view.close()
 
 
 def test_a_stricter_institution_refuses_what_the_federation_allows() -> None:

@@ -127,8 +127,8 @@ def test_an_entry_has_at_most_65535_bytes() -> None:
 @pytest.mark.parametrize("size", [0, 1, 2, 255, 256, 257, 511, 512, 513, 600])
 def test_logs_at_tile_borders_verify(size: int, tmp_path: Path) -> None:
     tiles.write(tmp_path, ENTRIES[:size])
-    assert tiles.verify(tmp_path, _checkpoint(ENTRIES[:size])) == ENTRIES[:size]
-    assert tiles.read_entries(tmp_path, size) == ENTRIES[:size]
+    assert list(tiles.verify(tmp_path, _checkpoint(ENTRIES[:size]))) == ENTRIES[:size]
+    assert list(tiles.read_entries(tmp_path, size)) == ENTRIES[:size]
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_large_logs_verify(
     monkeypatch.setattr(os, "fsync", id)  # half a minute of waiting for the disk
     entries = [entry(number) for number in range(size)]
     tiles.write(tmp_path, entries)
-    assert tiles.verify(tmp_path, _checkpoint(entries)) == entries
+    assert list(tiles.verify(tmp_path, _checkpoint(entries))) == entries
 
 
 def test_every_hash_in_a_tile_is_a_root_over_its_leaves() -> None:
@@ -157,7 +157,7 @@ def _no_entries(start: int, stop: int) -> list[bytes]:
 
 def test_older_sizes_are_read_from_a_log_that_has_grown(log_of_600: Path) -> None:
     for size in (0, 1, 255, 256, 300, 512, 600):
-        assert tiles.read_entries(log_of_600, size) == ENTRIES[:size]
+        assert list(tiles.read_entries(log_of_600, size)) == ENTRIES[:size]
 
 
 def test_superseded_partial_files_are_verified_too(
@@ -165,7 +165,7 @@ def test_superseded_partial_files_are_verified_too(
 ) -> None:
     directory = _copy(log_of_600, tmp_path / "log")
     tiles.write(directory, ENTRIES[:530])
-    assert tiles.verify(directory, _checkpoint(ENTRIES)) == ENTRIES
+    assert list(tiles.verify(directory, _checkpoint(ENTRIES))) == ENTRIES
     stale = directory / "tile/0/002.p/18"
     stale.write_bytes(stale.read_bytes()[:-32] + bytes(32))
     with pytest.raises(InconsistentLog, match="differs"):
@@ -296,7 +296,7 @@ def test_a_bundle_of_another_number_of_entries_is_refused(tmp_path: Path) -> Non
     for entries in (ENTRIES[:9], ENTRIES[:11], []):
         path.write_bytes(tiles.encode_bundle(entries))
         with pytest.raises(ProtocolError, match=f"has {len(entries)} entries"):
-            tiles.read_entries(tmp_path, 10)
+            list(tiles.read_entries(tmp_path, 10))
 
 
 def test_an_endless_file_is_not_read(log_of_600: Path, tmp_path: Path) -> None:
