@@ -51,6 +51,7 @@ class LongLog:
         self._rate = "1"
         self.now = datetime.now(UTC) - timedelta(hours=1)
         self._append(founding)
+        self._seen = self._newest()
 
     def declare(self, records: int) -> None:
         """Let every member declare its data."""
@@ -91,6 +92,7 @@ class LongLog:
             }
         )
         self.add(RoundOpened(manifest=manifest))
+        self._seen = self._newest()  # what nodes accept before they join
         commitments = []
         for name in sorted(cohort):
             self.add(self._account(manifest), name, "node")
@@ -131,9 +133,7 @@ class LongLog:
         parties = self._parties
         author = Author(federation=parties.federation, actor=actor, role=role)
         self.now += timedelta(milliseconds=10)
-        size = len(self.entries)
-        seen = Seen(size=size, root=self._tree.root().hex())
-        event = author.event(body, now=self.now, seen=seen)
+        event = author.event(body, now=self.now, seen=self._seen)
         coordinator = role == "coordinator"
         key = parties.coordinator if coordinator else parties.members[actor][role]
         return self._append(sign_entry(event, key))
@@ -151,6 +151,9 @@ class LongLog:
             for _, keys in sorted(parties.members.items())
         ]
         return checkpoint.sign(parties.log) + b"".join(lines)
+
+    def _newest(self) -> Seen:
+        return Seen(size=len(self.entries), root=self._tree.root().hex())
 
     def _append(self, entry: bytes) -> int:
         self.entries.append(entry)

@@ -146,17 +146,6 @@ def decode_json(data: bytes, *, limit: int = 65_535) -> Any:
     return value
 
 
-def spells(data: bytes, value: Any) -> bool:
-    """Return whether canonical JSON is the spelling of a value with string keys.
-
-    A dump of the value with sorted keys decides. That is enough, since ``data`` passed
-    :func:`decode_json` before.
-    """
-    if data.isascii():
-        return _ENCODER.encode(value) == data.decode("ascii")
-    return canonical_json(value) == data
-
-
 def digest(data: bytes | bytearray | memoryview) -> str:
     """Name bytes by their SHA-256, as ``sha256:`` and 64 lower-case hex digits."""
     return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -22,7 +22,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from tapestry.errors import RuleError, TapestryError
-from tapestry_governance.events.envelope import Event, Signed, open_entry
+from tapestry_governance.events.envelope import Event, Seen, Signed, open_entry
 from tapestry_governance.events.types import (
     AdapterPublished,
     CharterAdopted,
@@ -93,11 +93,8 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
         following = _dispatch(state, signed.event, index)
     except TapestryError as error:
         raise type(error)(f"entry {index}: {error}") from error
-    return dataclasses.replace(
-        following,
-        past=state.past.push(signed.entry, signed.event.id),
-        seen=_pinned(state, signed.event),
-    )
+    past = state.past.push(signed.entry, signed.event.id)
+    return following.after(past, seen=_pinned(state, signed.event))
 
 
 def apply_all(
@@ -163,11 +160,19 @@ def _check_common(state: FederationState, event: Event, index: int) -> None:
         raise RuleError(f"event {event.id} is in the log already, at {first}")
     if any(reference >= index for reference in event.refs):
         raise RuleError("a reference points forward")
-    pinned = state.seen.get(event.actor, 0)
+    _check_seen(state, event, index)
+
+
+def _check_seen(state: FederationState, event: Event, index: int) -> None:
+    """Demand that an author saw a prefix of this log, and no less than before."""
+    before = state.seen.get(event.actor)
+    pinned = before.size if before else 0
     if event.seen is None:
         if pinned:
             raise RuleError(f"{event.actor} has seen {pinned} entries and says none")
         return
+    if event.seen == before:
+        return  # compared when it was new
     if event.seen.size > index or event.seen.size < pinned:
         raise RuleError(
             f"{event.actor} claims to have seen {event.seen.size} entries,"
@@ -179,10 +184,10 @@ def _check_common(state: FederationState, event: Event, index: int) -> None:
         )
 
 
-def _pinned(state: FederationState, event: Event) -> PersistentMap[str, int]:
-    if event.seen is None or state.seen.get(event.actor) == event.seen.size:
+def _pinned(state: FederationState, event: Event) -> PersistentMap[str, Seen]:
+    if event.seen is None or event.seen == state.seen.get(event.actor):
         return state.seen
-    return state.seen.set(event.actor, event.seen.size)
+    return state.seen.set(event.actor, event.seen)
 
 
 def _dispatch(state: FederationState, event: Event, index: int) -> FederationState:
