@@ -34,7 +34,7 @@ from tests.support.log_world import NAMES, World
 Figures = dict[str, float]
 ENTRIES = 100_000
 ACCOUNTS_BASE = 10_000  # entries that the accounts of one member are added to
-SIZES = {"1k": 1_000, "30k": 5_000}
+SIZES = {"1k": 1_000, "30k": 30_000}
 REPEATS = 9
 
 
