@@ -27,7 +27,7 @@ from tapestry.protocol.wire_messages import Kind, Message
 from tapestry.storage import replace as write_file
 from tapestry.tlog import tiles
 from tapestry_governance.audit.bundle import write_bundle
-from tapestry_governance.audit.verify import Verdict, verify
+from tapestry_governance.audit.verify import AuditVerdict, verify
 from tapestry_governance.log.writer import Log
 from tests.support.log_world import NAMES, World
 
@@ -90,10 +90,10 @@ def _measure(folder: str, result: "multiprocessing.Queue[Figures]") -> None:
     count = int(Path(folder, "checkpoint").read_text().splitlines()[1])
     bare = _bare(count // 2)
     start = time.process_time()
-    trust = (Path(folder) / "policy.txt").read_bytes()
+    trust = (Path(folder) / "trust-policy.txt").read_bytes()
     audit = verify(Path(folder), trust=trust)
     seconds = time.process_time() - start
-    if audit.verdict is not Verdict.HOLDS:
+    if audit.verdict is not AuditVerdict.HOLDS:
         raise RuntimeError(f"the audit ends: {audit.steps[-1]}")
     peak = _peak()
     bare += _bare(count - count // 2)

@@ -162,8 +162,10 @@ class FederationState:
     accounted: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
     spending: PersistentMap[str, PersistentList[AccountedSpending]] = _EMPTY
     epsilon: PersistentMap[tuple[str, str], str] = _EMPTY  # node, run
-    bare: PersistentMap[tuple[str, str], int] = _EMPTY  # node, run: without noise
-    unpublished: PersistentMap[tuple[str, str], AccountedSpending] = _EMPTY
+    runs_without_noise: PersistentMap[tuple[str, str], int] = (
+        _EMPTY  # node, run: without noise
+    )
+    pending_adapter_charges: PersistentMap[tuple[str, str], AccountedSpending] = _EMPTY
     releases: PersistentMap[str, ReleasePublished] = _EMPTY
     released: PersistentList[ReleaseRecord] = _NONE
     released_by_run: PersistentMap[str, PersistentList[ReleaseRecord]] = _EMPTY

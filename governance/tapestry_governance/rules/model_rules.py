@@ -38,12 +38,18 @@ def dp_accounted(
     else:
         _check_spent(state, body, actor)
     record = AccountedSpending.of(body, index=index)
-    unpublished, accounted = state.unpublished, state.accounted
+    pending_adapter_charges, accounted = state.pending_adapter_charges, state.accounted
     if body.adapter is not None:
-        unpublished = unpublished.set((actor, body.adapter), record)
+        pending_adapter_charges = pending_adapter_charges.set(
+            (actor, body.adapter), record
+        )
     else:
         accounted = _account_round(state, body, actor)
-    bare, epsilon, spender = state.bare, state.epsilon, (actor, body.run_id)
+    bare, epsilon, spender = (
+        state.runs_without_noise,
+        state.epsilon,
+        (actor, body.run_id),
+    )
     if record.epsilon_run is None:
         bare = bare if spender in bare else bare.set(spender, index)
     else:
@@ -51,9 +57,9 @@ def dp_accounted(
     spending = state.spending.get(actor, PersistentList())
     return dataclasses.replace(
         state,
-        unpublished=unpublished,
+        pending_adapter_charges=pending_adapter_charges,
         accounted=accounted,
-        bare=bare,
+        runs_without_noise=bare,
         epsilon=epsilon,
         spending=state.spending.set(actor, spending.append(record)),
     )
@@ -109,7 +115,7 @@ def adapter_published(
         raise RuleError(f"no release {body.base} with parameters {body.base_digest}")
     if body.licence not in state.policy.adapter_licences:
         raise RuleError(f"the policy does not allow licence {body.licence}")
-    charge = state.unpublished.get((actor, body.name))
+    charge = state.pending_adapter_charges.get((actor, body.name))
     if charge is None:
         raise RuleError(f"{actor} accounted for no adapter {body.name}")
     if (body.epsilon, body.target_delta) != (charge.epsilon_run, charge.target_delta):
@@ -119,7 +125,9 @@ def adapter_published(
         )
     return dataclasses.replace(
         state,
-        unpublished=state.unpublished.without((actor, body.name)),
+        pending_adapter_charges=state.pending_adapter_charges.without(
+            (actor, body.name)
+        ),
         adapters=state.adapters.set(body.name, body),
         publishers=state.publishers.set(body.name, actor),
         published=state.published.set(body.name, index),
@@ -130,7 +138,7 @@ def _check_spent(state: FederationState, body: DpAccounted, actor: str) -> None:
     policy = state.policy
     if body.epsilon_run is None:
         raise RuleError("noise was added, but no epsilon is promised")
-    if (actor, body.run_id) in state.bare:
+    if (actor, body.run_id) in state.runs_without_noise:
         raise RuleError(
             f"{actor} trained without noise in run {body.run_id}, so no epsilon holds"
         )

@@ -34,7 +34,7 @@ from tapestry.errors import (
 from tapestry.protocol.wire_messages import Reason, RoundManifest, recommended_threshold
 from tapestry.settings import NodePolicy, number
 from tapestry_governance.events.types import RoundOpened
-from tapestry_governance.log.mirror import View
+from tapestry_governance.log.mirror import LogMirror
 
 
 class Refused(PolicyError):
@@ -81,7 +81,7 @@ class Facts:
     layout_length: int
 
 
-def first_round(view: View, run_id: str) -> RoundManifest:
+def first_round(view: LogMirror, run_id: str) -> RoundManifest:
     """Return the plan that a run began with, whether or not that round was closed.
 
     Raises:

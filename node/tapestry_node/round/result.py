@@ -28,16 +28,16 @@ from dataclasses import dataclass
 
 from tapestry.errors import VerificationError
 from tapestry.model.replica import Replica, measure
-from tapestry.protocol.wire_messages import Ask, Reason, RoundManifest
+from tapestry.protocol.wire_messages import ChunkRequest, Reason, RoundManifest
 from tapestry.secagg.chunks import assemble
 from tapestry.secagg.client_states import Cohort, Done
 from tapestry.secagg.messages import Result
 from tapestry.secagg.transcript import check_own, check_sum_chunks, check_transcript
 from tapestry.vectors import Layout
 from tapestry_governance.events.types import RoundClosed, RoundOpened
-from tapestry_governance.log.mirror import View
+from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.round_records import ReleaseRecord
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 from tapestry_node.round.admission import Refused
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 
@@ -45,7 +45,7 @@ Chunks = Sequence[bytes | memoryview]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class EndedRound:
     """A round and its end, from the log."""
 
     manifest: RoundManifest
@@ -53,15 +53,15 @@ class Ended:
     index: int  # of its end in the log
 
 
-class Follower:
+class ResultApplier:
     """The base that this node holds, and how it came about."""
 
     def __init__(
         self,
         replica: Replica,
         *,
-        view: View,
-        store: Store,
+        view: LogMirror,
+        store: NodeState,
         spots: SpotChecks,
         layout: Callable[[RoundManifest], Layout],
     ) -> None:
@@ -75,7 +75,7 @@ class Follower:
             with suppress(VerificationError):  # found again when it matters
                 self._compare_releases()
 
-    def ended(self, number: int, *, within: int) -> Ended:
+    def ended(self, number: int, *, within: int) -> EndedRound:
         """Find the end of a round within the first entries of the log.
 
         Raises:
@@ -85,14 +85,14 @@ class Follower:
         found = state.closed_round(number, within=within)
         if found is None:
             raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
-        return Ended(
+        return EndedRound(
             manifest=self._view.body(found.opened, RoundOpened).manifest,
             closed=self._view.body(found.index, RoundClosed),
             index=found.index,
         )
 
     def take(
-        self, ended: Ended, result: Result, chunks: Chunks, *, done: Done | None
+        self, ended: EndedRound, result: Result, chunks: Chunks, *, done: Done | None
     ) -> None:
         """Take the step that a round means.
 
@@ -183,7 +183,7 @@ class Follower:
                     f"the sum of round {number} is false; the proof is in {DISPUTES}/"
                 )
 
-    def asks(self) -> list[Ask]:
+    def asks(self) -> list[ChunkRequest]:
         """List the chunks that this node wants to see, of sums not yet released."""
         if self._view.size:
             state, accepted = self._view.state, self._accepted_size()
@@ -201,7 +201,7 @@ class Follower:
         since = self._view.state.released_round(
             release.run_id, within=self._accepted_size()
         )
-        for number in self._spots.unseen(release.run_id):
+        for number in self._spots.pending_rounds(release.run_id):
             if since < number <= release.round_number:
                 raise Refused(
                     Reason.SUM_UNCHECKED,
@@ -213,7 +213,7 @@ class Follower:
         accepted = self._view.accepted
         return accepted.checkpoint.size if accepted else 0
 
-    def _step(self, ended: Ended, result: Result, chunks: Chunks) -> Replica:
+    def _step(self, ended: EndedRound, result: Result, chunks: Chunks) -> Replica:
         """Step as the rules demand, whatever the log says of a sum they forbid."""
         manifest = ended.manifest
         cohort = Cohort.of(manifest)
@@ -227,7 +227,7 @@ class Follower:
         )
 
 
-def _check_result(ended: Ended, result: Result, chunks: Chunks) -> None:
+def _check_result(ended: EndedRound, result: Result, chunks: Chunks) -> None:
     manifest, closed = ended.manifest, ended.closed
     check_transcript(Cohort.of(manifest), result.transcript)
     check_sum_chunks(result, chunks, length=manifest.length)

@@ -24,7 +24,7 @@ from tapestry.protocol.wire_messages import (
     TrainingPlan,
 )
 from tapestry.settings import NodePolicy
-from tapestry_governance.log.mirror import View
+from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.round.admission import (
     Facts,
     Refused,
@@ -140,7 +140,9 @@ def test_a_run_begins_with_its_first_round_in_the_log(tmp_path: Path) -> None:
     world = World().found()
     world.run_round(1)
     world.run_round(2)
-    view = View.open(tmp_path / "view.db", trust=world.trust, genesis=world.genesis)
+    view = LogMirror.open(
+        tmp_path / "view.db", trust=world.trust, genesis=world.genesis
+    )
     view.extend(0, world.entries, world.note())
     run = world.manifest(2).run_id
     assert first_round(view, run).round_number == 1
