@@ -18,6 +18,11 @@ _PACKAGES = ("tapestry", "node", "coordinator", "governance", "deploy")
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 _TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 _ROAD = re.compile(r"<!-- road -->\n((?:\|.*\n)+)")
+_IDIOM = re.compile(
+    r"\b(vouch\w*|in league|com(e|es|ing) off|mend(s|ed|ing)?|nobody|everybody|somebody"
+    r"|whoever|hand(s|ed|ing)? in|h[eo]ld(s|ing)? [\w ]{1,30} against)\b",
+    re.IGNORECASE,
+)
 _LAYERS = re.compile(r"<!-- layers: pyproject.toml -->\n```\n(.*?)\n```", re.DOTALL)
 PAGES = [
     *sorted(ROOT.glob("*.md")),
@@ -158,6 +163,17 @@ def words_undefined(text: str) -> list[str]:
     return found
 
 
+def idioms(text: str) -> list[str]:
+    """Words that only this project would use so, outside of quoted code."""
+    prose = re.sub(r"```.*?```|`[^`]*`", " ", text, flags=re.DOTALL)
+    return [found[0] for found in _IDIOM.finditer(prose)]
+
+
+def before_the_first_table(text: str) -> str:
+    """What a page says before its first table."""
+    return re.split(r"^\|", text, maxsplit=1, flags=re.MULTILINE)[0]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_a_page_links_files_and_headings_that_exist(page: Path) -> None:
     assert links_astray(page.read_text("utf-8"), folder=page.parent) == []
@@ -191,6 +207,25 @@ def test_glossary_has_each_word_once_in_order() -> None:
 
 def test_glossary_words_are_defined_where_it_says() -> None:
     assert words_undefined(_text("GLOSSARY.md")) == []
+
+
+def test_readme_says_first_what_it_is_for_whom_and_what_not() -> None:
+    first = before_the_first_table(_text("README.md"))
+    leads = re.findall(r"^\*\*([\w ]+)\.\*\*", first, re.MULTILINE)
+    assert leads == ["How", "For whom", "What it does not do"]
+    assert first.index("**What it does not do.**") < 2000  # of a screen's characters
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_page_speaks_plain_english(page: Path) -> None:
+    text = page.read_text("utf-8")
+    if page.name == "CONTRIBUTING.md":  # which lists what not to say
+        text = re.sub(r"- A sentence has a subject.*?\n- ", "- ", text, flags=re.DOTALL)
+    if page == ROOT / "README.md":  # the product shows this list, word for word
+        text = re.sub(
+            r"\n## What is not protected\n.*?\n## ", "", text, flags=re.DOTALL
+        )
+    assert idioms(text) == []
 
 
 def test_the_roadmap_stands_in_one_page_only() -> None:
@@ -245,6 +280,17 @@ def test_a_step_that_is_not_there_is_found() -> None:
     assert steps_astray(f"{head}| 1 | `steps_astray` | {page} | x |\n") == []
     assert len(steps_astray(f"{head}| 1 | `other` | {page} | x |\n")) == 1
     assert len(steps_astray(f"{head}| 2 | `steps_astray` | {page} | x |\n")) == 1
+
+
+def test_an_idiom_is_found_in_prose_and_not_in_code() -> None:
+    assert idioms(
+        "A node vouches for it;\nnobody mends `everybody` or what is amended."
+    ) == [
+        "vouches",
+        "nobody",
+        "mends",
+    ]
+    assert idioms("It is hold it against X.") == ["hold it against"]
 
 
 def test_a_layer_that_was_moved_is_found() -> None:
