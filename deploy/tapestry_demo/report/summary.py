@@ -17,7 +17,7 @@ from tapestry_demo.demo_run import DemoRun
 from tapestry_demo.held_out_answers import HeldOutPrompt
 from tapestry_demo.report.data import SUSPECT, read
 from tapestry_demo.report.names import place
-from tapestry_demo.report.opening import headline
+from tapestry_demo.report.overview import headline
 from tapestry_demo.wire_tap import WireTap
 from tapestry_governance.audit.privacy_statement import DEFINITION
 from tapestry_governance.audit.verify import Audit
