@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("tapestry", "node", "coordinator", "governance", "deploy")
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 _TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+_SOURCE = re.compile(r"`([\w./-]+\.(?:py|go|mjs))`")
 _ROAD = re.compile(r"<!-- road -->\n((?:\|.*\n)+)")
 _IDIOM = re.compile(
     r"\b(vouch\w*|in league|com(e|es|ing) off|mend(s|ed|ing)?|nobody|everybody|somebody"
@@ -92,6 +93,23 @@ def astray_tests(text: str) -> list[str]:
         if not path.is_file() or (test and test not in _definitions(path)):
             found.append(f"{name}::{test}")
     return found
+
+
+@cache
+def _sources() -> frozenset[str]:
+    """Every tail of the path of every source file, such as ``secagg/server.py``."""
+    found = set()
+    for folder in (*_PACKAGES, "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in {".py", ".go", ".mjs"}:
+                parts = path.relative_to(ROOT).parts
+                found |= {"/".join(parts[n:]) for n in range(len(parts))}
+    return frozenset(found)
+
+
+def astray_sources(text: str) -> list[str]:
+    """Source files that a page names in code and that are not there."""
+    return [name for name in _SOURCE.findall(text) if name not in _sources()]
 
 
 def packages_unnamed(text: str) -> list[str]:
@@ -182,6 +200,16 @@ def test_a_page_links_files_and_headings_that_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_a_page_names_tests_that_exist(page: Path) -> None:
     assert astray_tests(page.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_page_names_source_files_that_exist(page: Path) -> None:
+    assert astray_sources(page.read_text("utf-8")) == []
+
+
+def test_a_source_file_that_is_not_there_is_found() -> None:
+    assert astray_sources("`house/test_pages.py` `test_pages.py`") == []
+    assert astray_sources("`house/test_nothing.py`") == ["house/test_nothing.py"]
 
 
 def test_architecture_names_every_package_in_one_table() -> None:
