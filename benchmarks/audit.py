@@ -217,7 +217,7 @@ class Seat:
     def __init__(self, place: Path, base: Any, *, size: int) -> None:
         from tapestry.settings import CoordinatorSettings
         from tapestry_coordinator.round_plan import plan_round
-        from tapestry_governance.events.types import RoundAborted, RoundOpened
+        from tapestry_governance.events.round_events import RoundAborted, RoundOpened
         from tapestry_governance.rules.replay import apply
         from tests.support.federation import NAMES as names
         from tests.support.federation import Federation

@@ -11,7 +11,7 @@ from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
 from tapestry.settings import CoordinatorSettings
 from tapestry_demo import scenario
 from tapestry_demo.local_federation import Founding, Institution
-from tapestry_governance.events.types import Policy
+from tapestry_governance.events.federation_events import Policy
 
 LANGUAGES = ("de", "fr", "es", "id")
 LENGTH = 128

@@ -10,13 +10,11 @@ from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry_governance.events.envelope import Author, Seen, sign_entry
-from tapestry_governance.events.types import (
-    Body,
+from tapestry_governance.events.event_body import Body, Role
+from tapestry_governance.events.model_events import ReleasePublished
+from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
+from tapestry_governance.events.round_events import (
     ContributionCommitted,
-    DataDeclared,
-    DpAccounted,
-    ReleasePublished,
-    Role,
     RoundClosed,
     RoundOpened,
 )

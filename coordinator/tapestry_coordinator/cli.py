@@ -34,7 +34,7 @@ def status(folder: Path, as_json: bool) -> None:
     from tapestry_coordinator.journal import Journal
     from tapestry_coordinator.log_publisher import event_of
     from tapestry_coordinator.refusals import by_round
-    from tapestry_governance.events.types import RoundClosed
+    from tapestry_governance.events.round_events import RoundClosed
     from tapestry_governance.log.writer import Log
 
     settings = CoordinatorSettings.read(folder / "coordinator.toml")

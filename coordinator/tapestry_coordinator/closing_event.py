@@ -7,7 +7,7 @@ from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.secagg.messages import Result
 from tapestry_coordinator.acceptance_gate import GateVerdict
 from tapestry_coordinator.round import RoundOutcome
-from tapestry_governance.events.types import Dropped, RoundClosed
+from tapestry_governance.events.round_events import Dropped, RoundClosed
 
 _REASONS = {  # of an abort, for the log
     QuorumError: "quorum_missing",

@@ -25,7 +25,7 @@ from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import words_of
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
-from tapestry_governance.events.types import Body
+from tapestry_governance.events.event_body import Body
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_all

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from tapestry.errors import ProtocolError
 from tapestry.protocol.wire_messages import Kind, Message, Reason, RoundManifest
 from tapestry_governance.events.envelope import open_entry
-from tapestry_governance.events.types import ContributionRefused
+from tapestry_governance.events.round_events import ContributionRefused
 
 _HONEST = 2  # refusals that end a run, at least
 

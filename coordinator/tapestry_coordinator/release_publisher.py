@@ -15,7 +15,7 @@ from tapestry_coordinator.journal import writing
 from tapestry_coordinator.refusals import words_of
 from tapestry_governance import registry
 from tapestry_governance.events.envelope import open_entry
-from tapestry_governance.events.types import AdapterPublished, ReleasePublished
+from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 
 if TYPE_CHECKING:
     from tapestry_coordinator.run import Run

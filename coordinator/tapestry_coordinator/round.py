@@ -36,10 +36,10 @@ from tapestry.settings import Deadlines
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import words_of
 from tapestry_governance.events.envelope import open_entry
-from tapestry_governance.events.types import (
+from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.round_events import (
     ContributionCommitted,
     ContributionRefused,
-    DpAccounted,
 )
 
 _logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from tapestry.settings import CoordinatorSettings, number
 from tapestry.software_digest import software_digest
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Workload
-from tapestry_governance.events.types import roster_digest
+from tapestry_governance.events.federation_events import roster_digest
 from tapestry_governance.rules.federation_state import FederationState
 
 

@@ -46,7 +46,11 @@ from tapestry_coordinator.round_plan import check_run, plan_round
 from tapestry_coordinator.spot_check_responder import SpotCheckResponder
 from tapestry_coordinator.uploads import Uploads
 from tapestry_governance.audit.bundle import read_small
-from tapestry_governance.events.types import RoundAborted, RoundClosed, RoundOpened
+from tapestry_governance.events.round_events import (
+    RoundAborted,
+    RoundClosed,
+    RoundOpened,
+)
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.federation_state import OpenRound
 

@@ -21,7 +21,12 @@ from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.settings import CoordinatorSettings, NodeSettings, write_new
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.events.envelope import Author, sign_entry
-from tapestry_governance.events.types import CharterAdopted, Coordinator, Member, Policy
+from tapestry_governance.events.federation_events import (
+    CharterAdopted,
+    Coordinator,
+    Member,
+    Policy,
+)
 from tapestry_governance.log.writer import Log
 
 NODE_KEYS = {

@@ -12,7 +12,7 @@ from tapestry.encoding import encode_fraction
 from tapestry.privacy import accounting
 from tapestry.settings import CoordinatorSettings
 from tapestry_demo.local_federation import Founding, Institution
-from tapestry_governance.events.types import Policy
+from tapestry_governance.events.federation_events import Policy
 
 FEDERATION = "demo"
 RUN = "run-1"

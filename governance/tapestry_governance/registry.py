@@ -28,10 +28,10 @@ from tapestry.artifacts.safetensors_reader import TensorFile, TensorLimits
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.vectors import parameters_digest
-from tapestry_governance.events import types
-from tapestry_governance.events.types import AdapterPublished, ReleasePublished
+from tapestry_governance.events import event_body
+from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 
-_NAME: TypeAdapter[str] = TypeAdapter(types.Base)
+_NAME: TypeAdapter[str] = TypeAdapter(event_body.Base)
 _REQUIRED = frozenset({WEIGHTS, CONFIG, CARD})
 
 

@@ -23,7 +23,7 @@ from tapestry.settings import NodeSettings
 from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author
-from tapestry_governance.events.types import ContributionRefused
+from tapestry_governance.events.round_events import ContributionRefused
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges

@@ -20,7 +20,7 @@ from tapestry.privacy import accounting
 from tapestry.protocol.wire_messages import PrivacyPlan, RoundManifest, TrainingPlan
 from tapestry.settings import NodePolicy, NodeSettings, number
 from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry_governance.events.types import Member
+from tapestry_governance.events.federation_events import Member
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.adapters.adapter_check import (
     PUBLICATIONS,

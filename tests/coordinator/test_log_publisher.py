@@ -13,7 +13,8 @@ from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator import log_publisher as module
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_coordinator.log_publisher import LogPublisher, event_of
-from tapestry_governance.events.types import DataDeclared, RoundAborted, RoundOpened
+from tapestry_governance.events.privacy_events import DataDeclared
+from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.replay import apply_all
 from tests.support.log_world import NAMES, World

@@ -13,7 +13,7 @@ from tapestry_coordinator import release_publisher
 from tapestry_coordinator import run as driver
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
-from tapestry_governance.events.types import AdapterPublished
+from tapestry_governance.events.model_events import AdapterPublished
 from tests.coordinator.conftest import Found
 from tests.support.federation import Federation
 

@@ -13,12 +13,9 @@ from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
-from tapestry_governance.events.types import (
-    Body,
-    DataDeclared,
-    RoundClosed,
-    RoundOpened,
-)
+from tapestry_governance.events.event_body import Body
+from tapestry_governance.events.privacy_events import DataDeclared
+from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 from tests.coordinator.conftest import Found
 from tests.support.federation import NAMES, Deliver, Federation, lost
 

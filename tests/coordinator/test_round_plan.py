@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ConfigError
-from tapestry_governance.events.types import RoundOpened
+from tapestry_governance.events.round_events import RoundOpened
 from tests.coordinator.conftest import Found
 from tests.support.federation import RECORDS
 

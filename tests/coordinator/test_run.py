@@ -20,7 +20,7 @@ from tapestry.workloads.base import Evaluation
 from tapestry_coordinator import run
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.types import RoundOpened
+from tapestry_governance.events.round_events import RoundOpened
 from tests.coordinator.conftest import Found
 from tests.support.federation import NAMES, Deliver, lost
 

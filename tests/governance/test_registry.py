@@ -23,7 +23,7 @@ from tapestry.errors import (
 )
 from tapestry.vectors import parameters_digest
 from tapestry_governance import registry
-from tapestry_governance.events.types import AdapterPublished
+from tapestry_governance.events.model_events import AdapterPublished
 from tests.support.adapter_folders import (
     BASE,
     CONFIG,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestry_governance.events.types import RoundOpened
+from tapestry_governance.events.round_events import RoundOpened
 from tests.install.environments import (
     Installed,
     Plan,

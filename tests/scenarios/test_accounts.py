@@ -10,7 +10,8 @@ from tapestry.settings import number
 from tapestry_coordinator import round_plan, run
 from tapestry_governance.audit import privacy_accounts
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.types import DpAccounted, RoundOpened
+from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.rules.round_records import AccountedSpending
 from tests.scenarios.conftest import Found
 from tests.support.log_world import World

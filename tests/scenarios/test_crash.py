@@ -12,7 +12,9 @@ from tapestry.protocol.wire_messages import Kind, Message
 from tapestry_coordinator import round_plan, run
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.types import DpAccounted, ReleasePublished, RoundOpened
+from tapestry_governance.events.model_events import ReleasePublished
+from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.log.writer import Log
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState

@@ -22,7 +22,7 @@ import pytest
 from tapestry.cli import main
 from tapestry_governance.audit.verify import Audit, AuditVerdict, verify
 from tapestry_governance.events.envelope import open_entry
-from tapestry_governance.events.types import RoundClosed
+from tapestry_governance.events.round_events import RoundClosed
 
 pytestmark = pytest.mark.slow
 

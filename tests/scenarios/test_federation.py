@@ -19,13 +19,9 @@ from tapestry.workloads.language.model import LanguageModel
 from tapestry_coordinator.journal import Journal
 from tapestry_governance import registry
 from tapestry_governance.audit.verify import AuditVerdict, verify
-from tapestry_governance.events.types import (
-    AdapterPublished,
-    DataDeclared,
-    DpAccounted,
-    ReleasePublished,
-    RoundOpened,
-)
+from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
+from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
+from tapestry_governance.events.round_events import RoundOpened
 from tests.support.commands import tapestry
 from tests.support.federation import NAMES, Base, Federation, sentences
 

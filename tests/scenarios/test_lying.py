@@ -16,7 +16,9 @@ from tapestry_coordinator import log_publisher
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
-from tapestry_governance.events.types import DpAccounted, ReleasePublished, RoundClosed
+from tapestry_governance.events.model_events import ReleasePublished
+from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.round_events import RoundClosed
 from tapestry_governance.rules.replay import apply_all
 from tapestry_node.round import contribution, session
 from tests.scenarios.conftest import Found

@@ -15,7 +15,7 @@ from tapestry.protocol.wire_messages import Kind, Message
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry_coordinator import round_plan
 from tapestry_governance.events.envelope import open_entry
-from tapestry_governance.events.types import ContributionRefused
+from tapestry_governance.events.round_events import ContributionRefused
 from tapestry_governance.log.writer import Log
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Base, Federation, changed, lost

@@ -14,7 +14,8 @@ from tapestry.settings import number
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.audit.privacy_statement import state_privacy, to_markdown
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.types import DpAccounted, RoundOpened
+from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.round_events import RoundOpened
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Federation, lost
 

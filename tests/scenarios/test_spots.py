@@ -16,7 +16,7 @@ from tapestry_coordinator.spot_check_responder import EVIDENCE, SpotCheckRespond
 from tapestry_governance.audit.bundle import add_sums
 from tapestry_governance.audit.sum_evidence import unpack_spot
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.types import ReleasePublished
+from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_node.node import Node
 from tapestry_node.node_state import NodeState
 from tapestry_node.round import spot_checks

@@ -16,7 +16,7 @@ from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator import acceptance_gate
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.types import ReleasePublished
+from tapestry_governance.events.model_events import ReleasePublished
 from tests.scenarios.conftest import Found
 from tests.scenarios.test_crash import nth
 from tests.scenarios.test_refusals import checkpoint_of, offer, offered, reason_in

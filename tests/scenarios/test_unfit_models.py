@@ -17,7 +17,8 @@ from tapestry.workloads.language import base_models
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_coordinator import round_plan, run
-from tapestry_governance.events.types import DpAccounted, RoundOpened
+from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.round_events import RoundOpened
 from tapestry_node.round.admission import Refused
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Base, Federation

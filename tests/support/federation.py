@@ -29,11 +29,11 @@ from tapestry_demo import local_federation
 from tapestry_governance.audit.bundle import add_sums, write_bundle
 from tapestry_governance.audit.verify import Audit, verify
 from tapestry_governance.events.envelope import Event, open_entry
-from tapestry_governance.events.types import (
-    Body,
+from tapestry_governance.events.event_body import Body
+from tapestry_governance.events.federation_events import Policy
+from tapestry_governance.events.round_events import (
     ContributionCommitted,
     ContributionRefused,
-    Policy,
     RoundAborted,
     RoundClosed,
 )

@@ -18,22 +18,21 @@ from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import leaf_hash, root
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.events.envelope import Author, Seen, sign_entry
-from tapestry_governance.events.types import (
-    AdapterPublished,
-    Body,
+from tapestry_governance.events.event_body import Body, Role
+from tapestry_governance.events.federation_events import (
     CharterAdopted,
-    ContributionCommitted,
     Coordinator,
-    DataDeclared,
-    DpAccounted,
-    Dropped,
     Member,
     Policy,
-    ReleasePublished,
-    Role,
+    roster_digest,
+)
+from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
+from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
+from tapestry_governance.events.round_events import (
+    ContributionCommitted,
+    Dropped,
     RoundClosed,
     RoundOpened,
-    roster_digest,
 )
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply

@@ -22,7 +22,8 @@ from tapestry_demo.wire_tap import WireTap
 from tapestry_governance.audit.privacy_statement import DEFINITION
 from tapestry_governance.audit.verify import Audit
 from tapestry_governance.events.envelope import Event, open_entry
-from tapestry_governance.events.types import DpAccounted, RoundClosed, RoundOpened
+from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 from tapestry_governance.registry import read_base
 from tapestry_node.node_state import NodeState
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tapestry.errors import IncompleteError, ResourceError
 from tapestry_governance.audit.privacy_accounts import Account, recompute
-from tapestry_governance.events.types import AdapterPublished, ReleasePublished
+from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import AccountedSpending
 

@@ -34,7 +34,7 @@ from tapestry.protocol.wire_messages import (
 from tapestry.secagg.messages import Hex32, Result
 from tapestry.secagg.transcript import ChunkProof, SumChecker
 from tapestry_governance.events.envelope import Event
-from tapestry_governance.events.types import (
+from tapestry_governance.events.round_events import (
     ContributionCommitted,
     RoundClosed,
     RoundOpened,

@@ -25,7 +25,7 @@ from tapestry_governance.cli.folder_checks import (
 if TYPE_CHECKING:
     from tapestry_governance import registry
     from tapestry_governance.audit.verify import Audit
-    from tapestry_governance.events.types import AdapterPublished
+    from tapestry_governance.events.model_events import AdapterPublished
 
 
 @click.group(cls=CommandGroup)

@@ -19,7 +19,10 @@ from tapestry_governance.cli.audit import WORDS, status
 
 if TYPE_CHECKING:
     from tapestry_governance.audit.verify import Audit
-    from tapestry_governance.events.types import AdapterPublished, ReleasePublished
+    from tapestry_governance.events.model_events import (
+        AdapterPublished,
+        ReleasePublished,
+    )
 
 _Entry = TypeVar("_Entry", "AdapterPublished", "ReleasePublished")
 

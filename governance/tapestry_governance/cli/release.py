@@ -21,7 +21,7 @@ from tapestry_governance.cli.folder_checks import (
 if TYPE_CHECKING:
     from tapestry_governance import registry
     from tapestry_governance.audit.verify import Audit
-    from tapestry_governance.events.types import ReleasePublished
+    from tapestry_governance.events.model_events import ReleasePublished
 
 
 @click.group(cls=CommandGroup)

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, cast, overload
 
 from pydantic import (
@@ -38,7 +39,42 @@ from tapestry.encoding import (
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.protocol.wire_messages import Name, Strict
-from tapestry_governance.events.types import BODIES, Body, Hash, Index, Role
+from tapestry_governance.events.event_body import Body, Hash, Index, Role
+from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
+from tapestry_governance.events.model_events import (
+    AdapterPublished,
+    EvaluationRecorded,
+    ReleasePublished,
+)
+from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
+from tapestry_governance.events.round_events import (
+    ContributionCommitted,
+    ContributionRefused,
+    RoundAborted,
+    RoundClosed,
+    RoundOpened,
+)
+
+BODIES = MappingProxyType(
+    {
+        body.type: body
+        for body in (
+            CharterAdopted,
+            PolicyAdopted,
+            DataDeclared,
+            RoundOpened,
+            ContributionCommitted,
+            ContributionRefused,
+            DpAccounted,
+            RoundClosed,
+            RoundAborted,
+            EvaluationRecorded,
+            ReleasePublished,
+            AdapterPublished,
+        )
+    }
+)
+"""The bodies by type of event: what a log may say."""
 
 PAYLOAD_TYPE = "application/vnd.tapestry.event.v1+json"
 EVENT_LIMIT = 24 << 10

@@ -51,7 +51,7 @@ from tapestry.tlog.freshness import check_fresh
 from tapestry.tlog.merkle import leaf_hash
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.events.envelope import Seen, open_entry
-from tapestry_governance.events.types import Body
+from tapestry_governance.events.event_body import Body
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.persistent_collections import PersistentTree
 from tapestry_governance.rules.replay import apply_all

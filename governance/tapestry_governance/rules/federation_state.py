@@ -13,17 +13,16 @@ from tapestry.keys import VerifyKey
 from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.tlog.merkle import leaf_hash
 from tapestry_governance.events.envelope import Seen, Signed
-from tapestry_governance.events.types import (
-    AdapterPublished,
+from tapestry_governance.events.event_body import Role
+from tapestry_governance.events.federation_events import (
     CharterAdopted,
-    DataDeclared,
     Member,
     Policy,
-    ReleasePublished,
-    Role,
-    RoundClosed,
     roster_digest,
 )
+from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
+from tapestry_governance.events.privacy_events import DataDeclared
+from tapestry_governance.events.round_events import RoundClosed
 from tapestry_governance.rules.persistent_collections import (
     PersistentList,
     PersistentMap,

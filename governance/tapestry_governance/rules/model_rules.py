@@ -4,11 +4,8 @@ import dataclasses
 
 from tapestry.encoding import decode_fraction
 from tapestry.errors import RuleError
-from tapestry_governance.events.types import (
-    AdapterPublished,
-    DpAccounted,
-    ReleasePublished,
-)
+from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
+from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.persistent_collections import (
     PersistentList,

@@ -23,16 +23,16 @@ from collections.abc import Iterable
 
 from tapestry.errors import RuleError, TapestryError
 from tapestry_governance.events.envelope import Event, Seen, Signed, open_entry
-from tapestry_governance.events.types import (
+from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
+from tapestry_governance.events.model_events import (
     AdapterPublished,
-    CharterAdopted,
+    EvaluationRecorded,
+    ReleasePublished,
+)
+from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
+from tapestry_governance.events.round_events import (
     ContributionCommitted,
     ContributionRefused,
-    DataDeclared,
-    DpAccounted,
-    EvaluationRecorded,
-    PolicyAdopted,
-    ReleasePublished,
     RoundAborted,
     RoundClosed,
     RoundOpened,

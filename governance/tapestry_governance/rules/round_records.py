@@ -12,7 +12,7 @@ from typing import Any, Self
 from tapestry.encoding import decode_fraction
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.wire_messages import RoundManifest
-from tapestry_governance.events.types import DpAccounted
+from tapestry_governance.events.privacy_events import DpAccounted
 
 RoundKey = tuple[str, int, int]  # run, round number, attempt
 

@@ -20,7 +20,8 @@ from tapestry.inputs.faults import InputFault
 from tapestry.protocol.wire_messages import Reason
 from tapestry.settings import NodeSettings, number
 from tapestry.workloads.language.peft_folder import BaseName
-from tapestry_governance.events.types import AdapterPublished, Policy
+from tapestry_governance.events.federation_events import Policy
+from tapestry_governance.events.model_events import AdapterPublished
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.data import held_out

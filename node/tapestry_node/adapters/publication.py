@@ -44,11 +44,8 @@ from tapestry.vectors import FloatVector
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import BaseName
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
-from tapestry_governance.events.types import (
-    AdapterPublished,
-    DpAccounted,
-    ReleasePublished,
-)
+from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
+from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_node.adapters import adapter_trainer, sample_answers
 from tapestry_node.adapters.adapter_check import (
     PUBLICATIONS,

@@ -33,7 +33,7 @@ from tapestry.errors import (
 )
 from tapestry.protocol.wire_messages import Reason, RoundManifest, recommended_threshold
 from tapestry.settings import NodePolicy, number
-from tapestry_governance.events.types import RoundOpened
+from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.log.mirror import LogMirror
 
 

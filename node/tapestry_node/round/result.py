@@ -34,7 +34,7 @@ from tapestry.secagg.client_states import Cohort, Done
 from tapestry.secagg.messages import Result
 from tapestry.secagg.transcript import check_own, check_sum_chunks, check_transcript
 from tapestry.vectors import Layout
-from tapestry_governance.events.types import RoundClosed, RoundOpened
+from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.round_records import ReleaseRecord
 from tapestry_node.node_state import NodeState

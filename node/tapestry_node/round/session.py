@@ -33,12 +33,10 @@ from tapestry.secagg.requirements import Requirements, RunPlan
 from tapestry.settings import number
 from tapestry.vectors import FloatVector, Layout
 from tapestry_governance.events.envelope import Author, sign_entry
-from tapestry_governance.events.types import (
-    Body,
-    ContributionCommitted,
-    DpAccounted,
-    roster_digest,
-)
+from tapestry_governance.events.event_body import Body
+from tapestry_governance.events.federation_events import roster_digest
+from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.round_events import ContributionCommitted
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import account_of

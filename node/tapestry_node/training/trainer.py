@@ -19,7 +19,7 @@ from tapestry.settings import NodeSettings, number
 from tapestry.vectors import FloatVector, Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Unit, Workload
-from tapestry_governance.events.types import DataDeclared
+from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
 from tapestry_node.data import overlap, records
 from tapestry_node.data.record_statistics import Census, Coverage, Lengths

@@ -22,8 +22,8 @@ from tapestry_governance.audit.sum_evidence import (
     write_spot,
 )
 from tapestry_governance.events.envelope import Event
-from tapestry_governance.events.types import (
-    Body,
+from tapestry_governance.events.event_body import Body
+from tapestry_governance.events.round_events import (
     ContributionCommitted,
     RoundClosed,
     RoundOpened,

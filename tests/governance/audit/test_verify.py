@@ -19,7 +19,7 @@ from tapestry_governance.audit.bundle import write_manifest
 from tapestry_governance.audit.verify import Audit, AuditVerdict, verify
 from tapestry_governance.events import envelope as entry_module
 from tapestry_governance.events.envelope import PAYLOAD_TYPE
-from tapestry_governance.events.types import RoundOpened
+from tapestry_governance.events.round_events import RoundOpened
 from tests.support.audit_bundles import bundle_of, released, safetensors
 from tests.support.log_world import NAMES, World, changed, fake_digest, renamed
 

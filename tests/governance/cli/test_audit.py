@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestry_governance.events.types import RoundOpened
+from tapestry_governance.events.round_events import RoundOpened
 from tests.support.audit_bundles import bundle_of
 from tests.support.commands import Result, tapestry
 from tests.support.log_world import World, fake_digest, renamed

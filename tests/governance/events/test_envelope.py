@@ -11,18 +11,16 @@ from tapestry.encoding import canonical_json, decode_base64, encode_base64
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry_governance.events.envelope import (
+    BODIES,
     Author,
     Event,
     new_identifier,
     open_entry,
     sign_entry,
 )
-from tapestry_governance.events.types import (
-    BODIES,
-    DataDeclared,
-    EvaluationRecorded,
-    RoundClosed,
-)
+from tapestry_governance.events.model_events import EvaluationRecorded
+from tapestry_governance.events.privacy_events import DataDeclared
+from tapestry_governance.events.round_events import RoundClosed
 from tests.support.log_world import START, World, changed, fake_digest
 
 KEY = SigningKey.generate("fr.example/node")

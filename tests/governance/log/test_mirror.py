@@ -19,7 +19,7 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry_governance.events.types import RoundOpened
+from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.log.mirror import LogMirror
 from tests.support.log_world import NAMES, World, fake_digest, renamed
 

@@ -5,10 +5,7 @@ import pytest
 from tapestry.errors import (
     RuleError,
 )
-from tapestry_governance.events.types import (
-    RoundAborted,
-    RoundOpened,
-)
+from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tests.support.log_world import World, changed, fake_digest
 
 

@@ -14,11 +14,9 @@ from tapestry.errors import (
 from tapestry.keys import SigningKey
 from tapestry.tlog.merkle import leaf_hash, root
 from tapestry_governance.events.envelope import Seen
-from tapestry_governance.events.types import (
-    PolicyAdopted,
-    Role,
-    RoundOpened,
-)
+from tapestry_governance.events.event_body import Role
+from tapestry_governance.events.federation_events import PolicyAdopted
+from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply, apply_all
 from tests.support.log_world import NAMES, World, fake_digest

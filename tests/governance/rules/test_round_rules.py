@@ -6,7 +6,7 @@ from tapestry.errors import (
     RuleError,
 )
 from tapestry.protocol.wire_messages import Reason
-from tapestry_governance.events.types import (
+from tapestry_governance.events.round_events import (
     ContributionRefused,
     Dropped,
     RoundAborted,

@@ -13,7 +13,8 @@ from tapestry import storage
 from tapestry.errors import ResourceError
 from tapestry.protocol.wire_messages import Kind, Message, Reason
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.types import AdapterPublished, DpAccounted
+from tapestry_governance.events.model_events import AdapterPublished
+from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_node.adapters import adapter_trainer, publication
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState

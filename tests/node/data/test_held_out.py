@@ -15,7 +15,7 @@ from tapestry.model.replica import Replica
 from tapestry.workloads.language import base_models
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
-from tapestry_governance.events.types import AdapterPublished
+from tapestry_governance.events.model_events import AdapterPublished
 from tapestry_node.data.held_out import FILE, read
 from tests.support.federation import NAMES, Base, Federation
 

@@ -10,7 +10,7 @@ from tapestry_demo import corpora, demo_stages
 from tapestry_demo.report.summary import promise_in_words, view
 from tapestry_demo.wire_tap import WireTap
 from tapestry_governance.audit.privacy_statement import DEFINITION
-from tapestry_governance.events.types import DpAccounted
+from tapestry_governance.events.privacy_events import DpAccounted
 
 
 def account(**changes: Any) -> DpAccounted:

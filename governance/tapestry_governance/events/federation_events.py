@@ -1,0 +1,96 @@
+"""Events about the federation itself: its charter, members and policy."""
+
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from tapestry.keys import VerifyKey
+from tapestry.protocol.wire_messages import Digest, Name, Noise, Plain, Strict
+from tapestry_governance.events.event_body import (
+    Attempt,
+    Body,
+    Licence,
+    Role,
+    SignatureKey,
+    WitnessKey,
+)
+
+
+class Policy(Strict):
+    """The federation's rules that the fold holds every event to."""
+
+    version: Annotated[int, Field(ge=1)]
+    min_cohort: Annotated[int, Field(ge=2)]
+    max_colluding: Annotated[int, Field(ge=0)]  # a round must tolerate at least these
+    noise: tuple[Noise, ...]
+    epsilon_cap: Plain  # per node and run
+    max_delta: Plain
+    bases: tuple[Digest, ...]  # a run may start from these; empty = any
+    adapter_licences: tuple[Licence, ...]
+    max_attempt: Attempt
+    max_checkpoint_age: Annotated[int, Field(ge=1)]  # seconds
+
+
+class Member(Strict):
+    """An institution and its keys, one per purpose."""
+
+    name: Name
+    root: SignatureKey  # policy
+    node: SignatureKey  # contributions, accounting, declarations
+    witness: WitnessKey  # cosigns checkpoints
+    community: SignatureKey  # adapters
+
+
+class Coordinator(Strict):
+    """Who orders rounds; no member, counts in no quorum."""
+
+    name: Name
+    key: SignatureKey
+
+
+class CharterAdopted(Body):
+    """Entry 0: who takes part, under which rules."""
+
+    type: ClassVar[str] = "charter.adopted"
+    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
+    log: SignatureKey  # signs checkpoints; its name is the origin
+    coordinator: Coordinator
+    members: Annotated[tuple[Member, ...], Field(min_length=2, max_length=128)]
+    policy: Policy
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [member.name for member in self.members]
+        if names != sorted(set(names)) or self.coordinator.name in names:
+            raise ValueError("members must be distinct and in order of name")
+        texts = [self.log, self.coordinator.key]
+        for member in self.members:
+            texts += [member.root, member.node, member.witness, member.community]
+        keys = [VerifyKey.parse(text) for text in texts]
+        if len({key.public for key in keys}) != len(keys):
+            raise ValueError("one key, one purpose: a key occurs twice")
+        if len({key.keyid for key in keys}) != len(keys):
+            raise ValueError("two keys share a key id")
+        return self
+
+    @property
+    def origin(self) -> str:
+        """The log's name."""
+        return VerifyKey.parse(self.log).name
+
+
+class PolicyAdopted(Body):
+    """New rules, signed by the root keys of more than half of the members."""
+
+    type: ClassVar[str] = "policy.adopted"
+    roles: ClassVar[tuple[Role, ...]] = ("root",)
+    policy: Policy
+
+
+def roster_digest(members: tuple[Member, ...]) -> str:
+    """Name the members and their node keys, as a round manifest does."""
+    return _Roster(nodes=tuple((m.name, m.node) for m in members)).digest
+
+
+class _Roster(Strict):
+    nodes: tuple[tuple[Name, str], ...]

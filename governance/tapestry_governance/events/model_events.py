@@ -1,0 +1,61 @@
+"""Events about models: evaluations, releases of the base, adapters."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from tapestry.protocol.wire_messages import Digest, Name, Plain
+from tapestry_governance.events.event_body import (
+    Base,
+    Body,
+    Language,
+    Licence,
+    Role,
+    RoundNumber,
+    Scores,
+)
+
+
+class EvaluationRecorded(Body):
+    """Scores of a base or adapter on public text.
+
+    Nodes cannot say it: what a node computes on its records is charged, or stays.
+    """
+
+    type: ClassVar[str] = "evaluation.recorded"
+    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
+    subject: Digest  # parameters of a base, manifest of an adapter
+    suite: Name
+    suite_digest: Digest
+    scores: Scores
+
+
+class ReleasePublished(Body):
+    """A base model that anybody may use."""
+
+    type: ClassVar[str] = "release.published"
+    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
+    name: Base
+    parameters_digest: Digest
+    manifest_digest: Digest
+    run_id: Name
+    round_number: RoundNumber
+    previous: Base | None
+
+
+class AdapterPublished(Body):
+    """A community's adapter on a released base."""
+
+    type: ClassVar[str] = "adapter.published"
+    roles: ClassVar[tuple[Role, ...]] = ("community",)
+    name: Name
+    version: Annotated[int, Field(ge=1)]
+    country: Annotated[str, Field(min_length=1, max_length=60)]
+    language: Language
+    licence: Licence
+    base: Base
+    base_digest: Digest
+    manifest_digest: Digest
+    epsilon: Plain | None  # as in its dp.accounted; null = nothing is promised
+    target_delta: Plain
+    evaluation: Scores

@@ -1,0 +1,95 @@
+"""Events of a round: opened, committed to or refused, closed or aborted."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from tapestry.protocol.wire_messages import Digest, Name, Reason, RoundManifest, Strict
+from tapestry_governance.events.event_body import (
+    Attempt,
+    Body,
+    Code,
+    Hash,
+    Index,
+    Role,
+    RoundNumber,
+    Scores,
+)
+
+
+class RoundOpened(Body):
+    """A round's whole plan, fixed before anybody is asked to train."""
+
+    type: ClassVar[str] = "round.opened"
+    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
+    manifest: RoundManifest
+
+
+class InRound(Body):
+    """What belongs to one attempt at one round."""
+
+    run_id: Name
+    round_number: RoundNumber
+    attempt: Attempt
+
+
+class ContributionCommitted(InRound):
+    """A node's word on what it uploaded: the root over its masked chunks."""
+
+    type: ClassVar[str] = "contribution.committed"
+    roles: ClassVar[tuple[Role, ...]] = ("node",)
+    context: Hash  # of the round manifest
+    masked_root: Hash
+
+
+class ContributionRefused(InRound):
+    """A node did not take part; the code is all it says."""
+
+    type: ClassVar[str] = "contribution.refused"
+    roles: ClassVar[tuple[Role, ...]] = ("node",)
+    reason: Reason
+
+
+class Dropped(Strict):
+    """A participant whose update is not in the sum, and where it was lost."""
+
+    name: Name
+    phase: Code
+
+
+class RoundClosed(InRound):
+    """What came of a round."""
+
+    type: ClassVar[str] = "round.closed"
+    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
+    outcome: Literal["applied", "rejected"]
+    reason: Code | None  # why it was rejected
+    included: tuple[Name, ...]  # in order of name
+    dropped: tuple[Dropped, ...]  # in order of name
+    commitments: tuple[Index, ...]  # log indexes, in the order of ``included``
+    aggregate_digest: Digest
+    base_before: Digest
+    base_after: Digest
+    outer_digest: Digest  # of the outer optimizer's state after the round
+    metrics: Scores
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [entry.name for entry in self.dropped]
+        for group in (list(self.included), names):
+            if group != sorted(set(group)):
+                raise ValueError("names must be distinct and in order")
+        if len(self.commitments) != len(self.included):
+            raise ValueError("one commitment per included node")
+        if (self.outcome == "rejected") != (self.reason is not None):
+            raise ValueError("a rejected round has a reason, an applied one has none")
+        return self
+
+
+class RoundAborted(InRound):
+    """A round that ended without a sum."""
+
+    type: ClassVar[str] = "round.aborted"
+    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
+    phase: Code
+    reason: Code
