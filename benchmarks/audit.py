@@ -1,6 +1,6 @@
 """What it costs to audit a long log, to serve a request under one, and to append.
 
-    python benchmarks/audit.py [--json] [--only audit accounts offer append] [--entries N]
+    PYTHONPATH=. python benchmarks/audit.py [--json] [--only PART...] [--entries N]
 
 ``audit`` and ``accounts`` are CPU seconds of ``tapestry audit verify``, in a process of
 their own, beside as many bare Ed25519 verifications by the same library in the same
@@ -20,16 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from long_logs import LongLog, Parties
 
-from tapestry.encoding import canonical_json, digest
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.encoding import digest
 from tapestry.storage import replace as write_file
 from tapestry.tlog import tiles
 from tapestry_governance.audit.bundle import write_bundle
 from tapestry_governance.audit.verify import AuditVerdict, verify
 from tapestry_governance.log.writer import Log
 from tests.support.log_world import NAMES, World
+from tests.support.long_logs import LongLog, Parties
 
 Figures = dict[str, float]
 ENTRIES = 100_000
@@ -184,23 +183,20 @@ def append(place: Path, _: int) -> Figures:
 
 def offer(place: Path, _: int) -> Figures:
     """Let a node cosign and answer an offer, below logs of several lengths."""
-    import torch
+    # Torch is loaded here only: the memory of an audit is measured in this program.
+    from tests.support.node_under_log import NodeUnderLog, tiny_base
 
-    from tapestry.model.replica import Replica
-    from tapestry.workloads.language.base_models import build_tiny
-    from tests.support.federation import Base
-
-    torch.set_num_threads(1)
-    workload = build_tiny()
-    base = Base(workload=workload, replica=Replica.start(workload.parameters()))
+    base = tiny_base()
     figures: Figures = {}
     seats = {
-        label: Seat(place / label, base, size=size) for label, size in SIZES.items()
+        label: NodeUnderLog(place / label, base, size=size)
+        for label, size in SIZES.items()
     }
     times: dict[str, list[tuple[float, float]]] = {label: [] for label in seats}
     for _ in range(REPEATS):
         for label, seat in seats.items():
-            times[label].append(seat.serve())
+            cosign, offer = seat.serve()
+            times[label].append((cosign * 1000, offer * 1000))
     for label, seat in seats.items():
         cosigns, offers = zip(*times[label], strict=True)
         figures[f"cosign_ms_{label}"] = statistics.median(cosigns)
@@ -209,113 +205,6 @@ def offer(place: Path, _: int) -> Figures:
     figures["offer_30k_over_1k"] = figures["offer_ms_30k"] / figures["offer_ms_1k"]
     figures["cosign_30k_over_1k"] = figures["cosign_ms_30k"] / figures["cosign_ms_1k"]
     return figures
-
-
-class Seat:
-    """A node with a long log that it took part in, and a round that is open."""
-
-    def __init__(self, place: Path, base: Any, *, size: int) -> None:
-        from tapestry.settings import CoordinatorSettings
-        from tapestry_coordinator.round_plan import plan_round
-        from tapestry_governance.events.round_events import RoundAborted, RoundOpened
-        from tapestry_governance.rules.replay import apply
-        from tests.support.federation import NAMES as names
-        from tests.support.federation import Federation
-
-        self._federation = federation = Federation(
-            place, base, policy={"max_attempt": 1000, "min_cohort": 3}
-        )
-        self.name = names[0]
-        settings = CoordinatorSettings.read(federation.coordinator / "coordinator.toml")
-        state = apply(None, federation.entries()[0], 0)
-        self._opened = RoundOpened
-        self._plan = lambda number: plan_round(
-            settings,
-            state,
-            present=list(names),
-            round_number=number,
-            model_digest=base.replica.digest,
-            workload=base.workload,
-        )
-        self._aborted = RoundAborted
-        self._number = 0
-        self._log = log = LongLog(
-            federation.entries()[0], _parties(federation), template=self._plan(1)
-        )
-        self._node = node = federation.nodes[self.name]
-        log.declare(node._trainer.count)
-        log.grow(size, cohort=names[1:])
-        self._held = 0
-        self._catch_up()
-
-    def _catch_up(self) -> None:
-        """Mirror the history, whose releases others have cosigned."""
-        for request in (self._update(), self._offer()):
-            self._node.handle(request)  # refused: no round is open yet
-        self._held = len(self._log.entries)
-
-    def _offer(self) -> Message:
-        body = canonical_json({"checkpoint": self._log.note().decode()})
-        return Message(kind=Kind.OFFER, body=body)
-
-    def _update(self) -> Message:
-        body = {"start": self._held, "checkpoint": self._log.note().decode()}
-        new = self._log.entries[self._held :]
-        return Message(kind=Kind.COSIGN, body=canonical_json(body), attachments=new)
-
-    def serve(self) -> tuple[float, float]:
-        """Open a round; time the cosignature and the offer, in milliseconds."""
-        self._number += 1
-        manifest = self._plan(self._number)
-        self._log.add(self._opened(manifest=manifest))
-        cosign = self._cosign()
-        request = self._offer()
-        start = time.perf_counter()
-        reply = self._node.handle(request)
-        seconds = time.perf_counter() - start
-        if reply.kind is not Kind.ADVERTISEMENT:
-            raise RuntimeError(f"the node refuses: {reply.body!r}")
-        self._log.add(
-            self._aborted(
-                run_id=manifest.run_id,
-                round_number=manifest.round_number,
-                attempt=manifest.attempt,
-                phase="keys",
-                reason="quorum_missing",
-            )
-        )
-        return cosign * 1000, seconds * 1000
-
-    def _cosign(self) -> float:
-        request = self._update()
-        start = time.perf_counter()
-        reply = self._node.handle(request)
-        seconds = time.perf_counter() - start
-        if reply.kind is not Kind.COSIGNATURE:
-            raise RuntimeError(f"the node does not cosign: {reply.body!r}")
-        self._held = len(self._log.entries)
-        return seconds
-
-    def close(self) -> None:
-        self._federation.close()
-
-
-def _parties(federation: Any) -> Parties:
-    from tapestry.keys import SigningKey
-
-    keys = federation.coordinator / "keys"
-    return Parties(
-        federation="simulated",
-        log=SigningKey.load(keys / "log.key"),
-        coordinator=SigningKey.load(keys / "author.key"),
-        members={
-            folder.name: {
-                path.stem: SigningKey.load(path)
-                for path in sorted((folder / "keys").glob("*.key"))
-            }
-            for folder in sorted((federation.directory / "nodes").iterdir())
-        },
-    )
 
 
 PARTS = {"audit": audit, "accounts": accounts, "offer": offer, "append": append}

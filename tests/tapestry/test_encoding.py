@@ -1,11 +1,12 @@
 """One spelling: printed as RFC 8785 says, and nothing else is read."""
 
+import json
 import unicodedata
 from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapestry.encoding import canonical_json, decode_json
@@ -85,3 +86,80 @@ def test_another_spelling_is_refused(data: bytes) -> None:
 def test_what_is_too_long_is_refused_before_it_is_read() -> None:
     with pytest.raises(ProtocolError, match="over the limit of 3"):
         decode_json(b"1234", limit=3)
+
+
+def _reference(data: bytes) -> Any:
+    """Decode canonical JSON as the library of RFC 8785 has it, and no faster."""
+    try:
+        value = json.loads(data)
+        if rfc8785.dumps(value) != data or _breaks_a_restriction(value, 0):
+            raise ProtocolError("refused")
+    except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
+        raise ProtocolError("refused") from error
+    return value
+
+
+def _breaks_a_restriction(value: Any, depth: int) -> bool:
+    if isinstance(value, dict):
+        inner = [*value, *value.values()]
+    else:
+        inner = value if isinstance(value, list) else []
+    large = isinstance(value, int) and not -(2**53) < value < 2**53
+    text = isinstance(value, str) and not unicodedata.is_normalized("NFC", value)
+    if depth > 32 or isinstance(value, float) or large or text:
+        return True
+    return any(_breaks_a_restriction(each, depth + 1) for each in inner)
+
+
+_pieces = st.sampled_from(
+    [
+        *('"', "{", "}", "[", "]", ",", ":", "0", "-1", "1.5", "1e2", "true", "null"),
+        *(" ", "\\n", '"a":', '"b":1', "é", "e\u0301", "\\ud800", "\\u00e9", "\ufeff"),
+        *(
+            "9007199254740991",
+            "9007199254740992",
+            "NaN",
+            "\x00",
+            "\x7f",
+            "\\/",
+            "[" * 40,
+        ),
+    ]
+)
+
+
+@settings(max_examples=400)
+@given(value=values, data=st.data())
+def test_a_damaged_spelling_is_refused_just_where_the_library_refuses_it(
+    value: Any, data: st.DataObject
+) -> None:
+    text = rfc8785.dumps(value).decode()
+    for _ in range(data.draw(st.integers(0, 3))):
+        start = data.draw(st.integers(0, len(text)))
+        stop = data.draw(st.integers(start, min(len(text), start + 4)))
+        text = text[:start] + data.draw(_pieces) + text[stop:]
+    try:
+        encoded = text.encode()
+        expected = _reference(encoded)
+    except (ProtocolError, UnicodeEncodeError):
+        with pytest.raises(ProtocolError):
+            decode_json(text.encode("utf-8", "surrogatepass"))
+    else:
+        assert decode_json(encoded) == expected
+        assert repr(decode_json(encoded)) == repr(expected)  # 1 is not true
+
+
+@given(depth=st.integers(28, 36), inner=st.sampled_from([[], {}, 1, "a", None]))
+def test_nesting_ends_at_one_depth_in_both_directions(depth: int, inner: Any) -> None:
+    value = inner
+    for at in range(depth):
+        value = [value] if at % 2 else {"a": value}
+    data = rfc8785.dumps(value)
+    if depth > 32:
+        with pytest.raises(ProtocolError, match="32 levels"):
+            decode_json(data)
+        with pytest.raises(ProtocolError, match="32 levels"):
+            canonical_json(value)
+    else:
+        assert decode_json(data) == value
+        assert canonical_json(value) == data

@@ -16,23 +16,14 @@ from tapestry.protocol.wire_messages import Plain, Strict
 Role = Literal["coordinator", "root", "node", "community"]
 
 Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]  # a reason, a phase
-
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9._/-]{0,62}$")]  # a metric
-
 Licence = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$")]  # SPDX
-
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$")]
-
 Base = Annotated[str, Field(pattern=r"^base-(0|[1-9][0-9]{0,5})$")]
-
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
 Index = Annotated[int, Field(ge=0)]
-
 RoundNumber = Annotated[int, Field(ge=1, le=1_000_000)]
-
 Attempt = Annotated[int, Field(ge=1, le=1000)]
-
 Scores = Annotated[dict[Label, Plain], Field(max_length=200)]
 
 

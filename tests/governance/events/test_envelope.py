@@ -4,15 +4,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapestry.encoding import canonical_json, decode_base64, encode_base64
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey
+from tapestry_governance.events import envelope as envelope_module
 from tapestry_governance.events.envelope import (
     BODIES,
+    EVENT_LIMIT,
     Author,
+    DecodedEvents,
     Event,
     new_identifier,
     open_entry,
@@ -212,3 +215,74 @@ def test_a_charter_with_one_key_for_two_purposes_is_refused() -> None:
         type(first).model_validate(swapped.model_dump())
     with pytest.raises(ValueError, match="in order"):
         changed(charter, members=tuple(reversed(charter.members)))
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_the_quick_reading_accepts_what_the_strict_one_accepts(
+    data: st.DataObject,
+) -> None:
+    entry = sign_entry(AUTHOR.event(DATA, now=START, seen=None), KEY)
+    payload = decode_base64(envelope(entry)["payload"])
+    pieces = st.sampled_from(
+        [b"", b" ", b'"', b"\\", b"=", b",", b"A", b"1", b"\xc3\xa9", b"{}"]
+    )
+
+    def damage(bytes_: bytes) -> bytes:
+        for _ in range(data.draw(st.integers(0, 2))):
+            start = data.draw(st.integers(0, len(bytes_)))
+            stop = data.draw(st.integers(start, min(len(bytes_), start + 3)))
+            bytes_ = bytes_[:start] + data.draw(pieces) + bytes_[stop:]
+        return bytes_
+
+    entry, payload = damage(entry), damage(payload)
+    quick = envelope_module._read_plain_envelope(entry)
+    if quick is not None:
+        assert envelope_module._read_envelope(entry) == quick
+    event = envelope_module._read_plain(payload)
+    if event is not None:
+        strict = envelope_module._read_any(payload, limit=EVENT_LIMIT)
+        assert strict == event
+        assert type(strict) is type(event)
+
+
+def test_entries_as_a_log_has_them_are_read_quickly() -> None:
+    for entry in World().grow().entries:
+        assert envelope_module._read_plain_envelope(entry) is not None
+        assert envelope_module._read_plain(open_entry(entry).payload) is not None
+
+
+times = st.one_of(
+    st.datetimes().map(lambda moment: moment.strftime("%Y-%m-%dT%H:%M:%SZ")),
+    st.from_regex(
+        r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\n?", fullmatch=True
+    ),
+    st.sampled_from(
+        ["2026-02-29T00:00:00Z", "2024-02-29T24:00:00Z", "\u0662026-01-01T00:00:00Z"]
+    ),
+)
+
+
+@given(text=times)
+def test_a_time_is_one_that_the_calendar_has_in_its_one_spelling(text: str) -> None:
+    form = "%Y-%m-%dT%H:%M:%SZ"
+    try:
+        moment = datetime.strptime(text, form).replace(tzinfo=UTC)
+        expected = moment.strftime(form) == text and moment.year > 999
+    except ValueError:
+        expected = False
+    if expected:
+        assert envelope_module._time(text) == text
+    else:
+        with pytest.raises(ValueError, match="time"):
+            envelope_module._time(text)
+
+
+def test_events_of_entries_are_decoded_by_index() -> None:
+    entries = World().grow().entries
+    events = DecodedEvents(entries)
+    assert len(events) == len(entries)
+    assert events[3] == open_entry(entries[3]).event
+    assert events[-2:] == [open_entry(entry).event for entry in entries[-2:]]
+    with pytest.raises(IndexError):
+        events[len(entries)]

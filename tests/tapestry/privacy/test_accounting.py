@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tapestry.errors import ConfigError
 from tapestry.privacy.accounting import (
     MIN_VARIANCE,
+    Composition,
     Steps,
     calibrate,
     check_delta,
@@ -286,3 +287,37 @@ def test_what_cannot_be_composed_spends_everything() -> None:
     )
     assert epsilon([many], target_delta=1e-5) == math.inf  # over MAX_CLOSE_EPSILON
     assert epsilon([replace(many, coordinates=0)], target_delta=1e-5) > 60
+
+
+def test_steps_composed_as_they_come_cost_what_they_cost_together() -> None:
+    plain = Steps(noise_multiplier=1.5, sampling_rate=0.05, steps=20)
+    other = replace(plain, noise_multiplier=2.0, steps=1)
+    integer = replace(plain, coordinates=1000, bound=1e6, steps=3)
+    composition = Composition()
+    so_far: list[Steps] = []
+    assert composition.epsilon(target_delta=1e-5) == 0
+    for part in (plain, plain, other, integer, replace(plain, steps=0), other):
+        composition.add(part)
+        so_far.append(part)
+        for delta in (1e-5, 1e-6):
+            together = epsilon(so_far, target_delta=delta)
+            found = composition.epsilon(target_delta=delta)
+            assert found == pytest.approx(together, rel=1e-6)
+
+
+def test_a_long_composition_goes_on_with_a_finer_grid() -> None:
+    part = Steps(noise_multiplier=8.0, sampling_rate=0.01, steps=4000)
+    composition = Composition()
+    for times in (1, 2):
+        composition.add(part)
+        together = epsilon([part] * times, target_delta=1e-5)
+        found = composition.epsilon(target_delta=1e-5)
+        assert found == pytest.approx(together, rel=1e-6)
+
+
+def test_a_composition_with_a_step_without_noise_is_infinite() -> None:
+    composition = Composition()
+    composition.add(Steps(noise_multiplier=0.0, sampling_rate=0.5, steps=1))
+    assert composition.epsilon(target_delta=1e-5) == math.inf
+    with pytest.raises(ConfigError):
+        composition.epsilon(target_delta=0)

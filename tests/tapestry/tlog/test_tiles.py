@@ -314,3 +314,34 @@ def test_a_checkpoint_of_more_or_fewer_entries_is_refused(log_of_600: Path) -> N
         checkpoint = Checkpoint(origin=LOG_KEY.name, size=size, root=claimed)
         with pytest.raises(TapestryError):
             tiles.verify(log_of_600, checkpoint)
+
+
+def test_verified_entries_are_read_by_index_and_in_order(log_of_600: Path) -> None:
+    found = tiles.verify(log_of_600, _checkpoint(ENTRIES))
+    assert len(found) == 600
+    assert [found[at] for at in (0, 255, 256, -1)] == [
+        ENTRIES[at] for at in (0, 255, 256, 599)
+    ]
+    assert found[250:260] == ENTRIES[250:260]
+    assert list(found) == ENTRIES
+    for size in (0, 1, 300, 600):
+        assert found.root(size) == root(map(leaf_hash, ENTRIES[:size]))
+    with pytest.raises(ValueError, match="no prefix"):
+        found.root(601)
+    for index in (600, -601):
+        with pytest.raises(IndexError):
+            found[index]
+
+
+def test_entries_that_change_after_they_were_verified_are_refused(
+    log_of_600: Path, tmp_path: Path
+) -> None:
+    directory = _copy(log_of_600, tmp_path / "log")
+    found = tiles.verify(directory, _checkpoint(ENTRIES))
+    forged = [*ENTRIES[256:300], b"forged", *ENTRIES[301:512]]
+    (directory / "tile/entries/001").write_bytes(tiles.encode_bundle(forged))
+    assert found[0] == ENTRIES[0]
+    with pytest.raises(VerificationError, match="was changed"):
+        found[256]
+    with pytest.raises(VerificationError, match="was changed"):
+        list(found)

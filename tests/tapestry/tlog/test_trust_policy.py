@@ -90,14 +90,12 @@ def test_any_three_of_four_witnesses_are_enough(by: list[int], count: int) -> No
         assert opened.checkpoint == CHECKPOINT
         assert opened.note == data
         assert opened.newest == TIME + max(by[:count])
-        assert opened.median_time == TIME + sorted(by[:count])[(count - 1) // 2]
     assert len(TRUST.open_pending(data).cosignatures) == count
 
 
 def test_without_cosignatures_there_is_no_time() -> None:
     opened = TRUST.open_pending(CHECKPOINT.sign(LOG_KEY))
     assert opened.newest is None
-    assert opened.median_time is None
 
 
 def test_quorum_none_asks_nobody() -> None:

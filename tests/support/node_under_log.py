@@ -1,0 +1,127 @@
+"""A node with a long log that it took no part in, and a round that is open to it."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from tapestry.encoding import canonical_json
+from tapestry.keys import SigningKey
+from tapestry.model.replica import Replica
+from tapestry.protocol.wire_messages import Kind, Message, RoundManifest
+from tapestry.settings import CoordinatorSettings
+from tapestry.workloads.language.base_models import build_tiny
+from tapestry_coordinator.round_plan import plan_round
+from tapestry_governance.events.round_events import RoundAborted, RoundOpened
+from tapestry_governance.rules.replay import apply
+from tests.support.federation import NAMES, RECORDS, Base, Federation
+from tests.support.long_logs import LongLog, Parties
+
+
+def tiny_base() -> Base:
+    """Build the given base."""
+    torch.set_num_threads(1)
+    workload = build_tiny()
+    return Base(workload=workload, replica=Replica.start(workload.parameters()))
+
+
+class NodeUnderLog:
+    """A node that is asked to cosign and to join, by a coordinator of a test."""
+
+    def __init__(self, place: Path, base: Base, *, size: int) -> None:
+        """Found a federation, and let a node mirror about ``size`` entries.
+
+        The other members ran rounds and released; of these the node knows that a
+        quorum has cosigned them.
+        """
+        self._federation = federation = Federation(
+            place, base, policy={"max_attempt": 1000, "min_cohort": 3}
+        )
+        self._base = base
+        settings = CoordinatorSettings.read(federation.coordinator / "coordinator.toml")
+        self._settings = settings
+        (charter,) = federation.entries()
+        self._founded = apply(None, charter, 0)
+        self._number = 0
+        template = self._plan(1)
+        self.log = log = LongLog(charter, _parties(federation), template=template)
+        self.node = federation.nodes[NAMES[0]]
+        log.declare(RECORDS)
+        log.grow(size, cohort=NAMES[1:])
+        self._held = 0
+        for request in (self._update(), self._offer()):
+            self.node.handle(request)  # refused: no round is open yet
+        self._held = len(log.entries)
+
+    def serve(self) -> tuple[float, float]:
+        """Open a round, and abort it when the node has joined.
+
+        Returns:
+            How many seconds the cosignature and the offer took.
+        """
+        self._number += 1
+        manifest = self._plan(self._number)
+        self.log.add(RoundOpened(manifest=manifest))
+        cosign = self._timed(self._update(), Kind.COSIGNATURE)
+        self._held = len(self.log.entries)
+        offer = self._timed(self._offer(), Kind.ADVERTISEMENT)
+        aborted = RoundAborted(
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=manifest.attempt,
+            phase="keys",
+            reason="quorum_missing",
+        )
+        self.log.add(aborted)
+        return cosign, offer
+
+    def restart(self) -> None:
+        """End the node's process and start it again from its folder."""
+        self.node = self._federation.restart(NAMES[0])
+
+    def close(self) -> None:
+        """Close the node."""
+        self._federation.close()
+
+    def _plan(self, number: int) -> RoundManifest:
+        return plan_round(
+            self._settings,
+            self._founded,
+            present=list(NAMES),
+            round_number=number,
+            model_digest=self._base.replica.digest,
+            workload=self._base.workload,
+        )
+
+    def _timed(self, request: Message, wanted: Kind) -> float:
+        start = time.perf_counter()
+        reply = self.node.handle(request)
+        seconds = time.perf_counter() - start
+        if reply.kind is not wanted:
+            raise RuntimeError(f"the node answers {reply.kind}: {reply.body!r}")
+        return seconds
+
+    def _update(self) -> Message:
+        body = {"start": self._held, "checkpoint": self.log.note().decode()}
+        new = self.log.entries[self._held :]
+        return Message(kind=Kind.COSIGN, body=canonical_json(body), attachments=new)
+
+    def _offer(self) -> Message:
+        body = canonical_json({"checkpoint": self.log.note().decode()})
+        return Message(kind=Kind.OFFER, body=body)
+
+
+def _parties(federation: Federation) -> Parties:
+    keys = federation.coordinator / "keys"
+    return Parties(
+        federation="simulated",
+        log=SigningKey.load(keys / "log.key"),
+        coordinator=SigningKey.load(keys / "author.key"),
+        members={
+            folder.name: {
+                path.stem: SigningKey.load(path)
+                for path in sorted((folder / "keys").glob("*.key"))
+            }
+            for folder in sorted((federation.directory / "nodes").iterdir())
+        },
+    )
