@@ -10,6 +10,7 @@ process; ``offer`` and ``append`` are wall clock.
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -35,6 +36,7 @@ ENTRIES = 100_000
 ACCOUNTS_BASE = 10_000  # entries that the accounts of one member are added to
 SIZES = {"1k": 1_000, "30k": 30_000}
 REPEATS = 9
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a file system without a disk
 
 
 def say(text: str) -> None:
@@ -151,7 +153,7 @@ def audit(place: Path, entries: int) -> Figures:
 
 
 def accounts(place: Path, _: int) -> Figures:
-    """Add accounts of adapters of one member, each of other noise, to a log."""
+    """Add accounts of adapters of one member, all made in one way, to a log."""
     found = {
         count: measure_bundle(place, entries=ACCOUNTS_BASE + count, accounts=count)
         for count in (0, 300, 600)
@@ -169,16 +171,43 @@ def accounts(place: Path, _: int) -> Figures:
 
 
 def append(place: Path, _: int) -> Figures:
-    """Append entries to a log on the disk, one a commit."""
+    """Append entries to a log, one a commit: on the disk, and in memory.
+
+    An append returns when its entry is on the disk, so it is no faster than the disk
+    waits (``disk_syncs_per_s``). In memory (tmpfs) nothing waits; that is the program.
+    """
     log, world = plain_world()
     log.grow(3000, cohort=NAMES)
-    with closing(Log.create(place / "log", key=world.log_key)) as writer:
+    figures = {
+        "append_per_s": _append(place / "log", log, world),
+        "disk_syncs_per_s": _sync(place / "sync"),
+    }
+    if _MEMORY.is_dir():
+        with tempfile.TemporaryDirectory(dir=_MEMORY) as memory:
+            rate = _append(Path(memory) / "log", log, world)
+            figures["append_in_memory_per_s"] = rate
+    return figures
+
+
+def _append(folder: Path, log: LongLog, world: World) -> float:
+    with closing(Log.create(folder, key=world.log_key)) as writer:
         writer.append(log.entries[:1000])
         start = time.perf_counter()
         for entry in log.entries[1000:]:
             writer.append([entry])
-        seconds = time.perf_counter() - start
-    return {"append_per_s": (len(log.entries) - 1000) / seconds}
+        return (len(log.entries) - 1000) / (time.perf_counter() - start)
+
+
+def _sync(path: Path) -> float:
+    """Write a page and wait for the disk, as a commit must, over and over."""
+    count = 500
+    with path.open("wb") as file:
+        start = time.perf_counter()
+        for _ in range(count):
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+        return count / (time.perf_counter() - start)
 
 
 def offer(place: Path, _: int) -> Figures:

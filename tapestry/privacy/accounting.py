@@ -161,8 +161,7 @@ class Composition:
         for one, count in self._counts.items():
             new = count - self._composed.get(one, 0)
             if new:
-                part = _distribution(one.noise_multiplier, one.sampling_rate, interval)
-                part = part.self_compose(new) if new > 1 else part
+                part = _part(one.noise_multiplier, one.sampling_rate, interval, new)
                 total = self._total
                 self._total = part if total is None else total.compose(part)
         self._composed = dict(self._counts)
@@ -333,8 +332,7 @@ def _epsilon(merged: tuple[Steps, ...], target_delta: float) -> float:
     interval = _interval(sum(s.steps for s in merged))
     total: Any = None
     for s in merged:
-        part = _distribution(s.noise_multiplier, s.sampling_rate, interval)
-        part = part.self_compose(s.steps) if s.steps > 1 else part
+        part = _part(s.noise_multiplier, s.sampling_rate, interval, s.steps)
         total = part if total is None else total.compose(part)
     return float(total.get_epsilon_for_delta(target_delta))
 
@@ -351,3 +349,9 @@ def _distribution(noise: float, rate: float, interval: float) -> Any:
         sampling_prob=rate,
         value_discretization_interval=interval,
     )
+
+
+@lru_cache(maxsize=32)
+def _part(noise: float, rate: float, interval: float, steps: int) -> Any:
+    one = _distribution(noise, rate, interval)
+    return one.self_compose(steps) if steps > 1 else one

@@ -102,7 +102,7 @@ class LongLog:
             self.add(self._release(manifest))
 
     def add_adapter_accounts(self, name: str, count: int) -> None:
-        """Let one member account for adapters of its own, each of other noise."""
+        """Let one member account for adapters of its own, all made in one way."""
         manifest = self._template
         for at in range(count):
             self.add(
@@ -113,8 +113,7 @@ class LongLog:
                         "attempt": None,
                         "adapter": f"adapter-{at}",
                         "version": 1,
-                        "noise_multiplier": f"6.{at + 1:04}1",
-                        "own_multiplier": f"6.{at + 1:04}1",
+                        "steps": 1,
                     }
                 ),
                 name,
