@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting
 from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
 from tapestry.settings import CoordinatorSettings
@@ -55,7 +55,7 @@ class Recipe:
             steps=self.steps,
             batch_size=self.batch_size,
             optimizer=self.optimizer,
-            learning_rate=encode_fraction(self.rate),
+            learning_rate=encode_decimal(self.rate),
             weight_decay="0",
         )
 
@@ -76,10 +76,10 @@ class Recipe:
             noise=self.kind,
             unit="record",
             adjacency="add-remove",
-            clip_norm=encode_fraction(self.clip_norm),
-            noise_multiplier=encode_fraction(noise),
+            clip_norm=encode_decimal(self.clip_norm),
+            noise_multiplier=encode_decimal(noise),
             min_share="0",
-            target_delta=encode_fraction(DELTA),
+            target_delta=encode_decimal(DELTA),
         )
 
     def founding(
@@ -93,7 +93,7 @@ class Recipe:
             max_colluding=1,
             noise=(self.kind,),
             epsilon_cap="8",
-            max_delta=encode_fraction(DELTA),
+            max_delta=encode_decimal(DELTA),
             bases=(base,),
             adapter_licences=("GPL-2.0-or-later",),
             max_attempt=1,
@@ -158,7 +158,7 @@ def _institution(recipe: Recipe, name: str, base: str) -> dict[str, object]:
             "epsilon_limit": "8",
             "fallback_epsilon_limit": "8",
             "spot_checks": 2,
-            "target_delta": encode_fraction(DELTA),
+            "target_delta": encode_decimal(DELTA),
             "max_steps": 100,
             "bases": [base],
             "parameterizations": [recipe.parameterization],

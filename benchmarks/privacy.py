@@ -29,7 +29,7 @@ import torch
 from scipy import stats
 
 from tapestry.dialogue import Text
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting, skellam
 from tapestry.privacy.gaussian import NoiseSource, add_gaussian
 from tapestry.protocol.wire_messages import (
@@ -232,10 +232,10 @@ def _privacy(
         noise="none" if epsilon is None else "local",
         unit="record",
         adjacency="add-remove",
-        clip_norm=encode_fraction(study.clip_norm),
-        noise_multiplier=encode_fraction(noise),
+        clip_norm=encode_decimal(study.clip_norm),
+        noise_multiplier=encode_decimal(noise),
         min_share="0",
-        target_delta=encode_fraction(DELTA),
+        target_delta=encode_decimal(DELTA),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import Fault, Faults, show
 from tapestry.inputs.setting_faults import explain
@@ -32,13 +32,13 @@ MAX_EPSILON = 1000  # of a limit or a target; more promises nothing
 
 
 def _epsilon(plain: str) -> str:
-    if not 0 < decode_fraction(plain) <= MAX_EPSILON:
+    if not 0 < decode_decimal(plain) <= MAX_EPSILON:
         raise ValueError(f"epsilon {plain} is not in (0, {MAX_EPSILON}]")
     return plain
 
 
 def _delta(plain: str) -> str:
-    if not 0 < decode_fraction(plain) < 1:
+    if not 0 < decode_decimal(plain) < 1:
         raise ValueError(f"delta {plain} is not between 0 and 1")
     return plain
 
@@ -207,11 +207,6 @@ class CoordinatorSettings(Settings):
     outer: OuterPlan
     deadlines: Deadlines
     speed: Speed = Speed()
-
-
-def number(plain: str) -> float:
-    """Read a plain decimal setting."""
-    return decode_fraction(plain)
 
 
 def write_new(path: Path, text: str) -> None:

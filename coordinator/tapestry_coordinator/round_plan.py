@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import ValidationError
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError, QuorumError
 from tapestry.model.low_rank import round_seed
 from tapestry.privacy import accounting
@@ -14,7 +15,7 @@ from tapestry.protocol.wire_messages import (
     recommended_threshold,
 )
 from tapestry.secagg.quantization import Encoding
-from tapestry.settings import CoordinatorSettings, number
+from tapestry.settings import CoordinatorSettings
 from tapestry.software_digest import software_digest
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Workload
@@ -186,7 +187,7 @@ def _unable(
 ) -> dict[str, str]:
     """Find members whose declared number of records rules them out, and why."""
     found = {}
-    cap = number(state.policy.epsilon_cap)
+    cap = decode_decimal(state.policy.epsilon_cap)
     for name in sorted(names):
         declared = state.data.get(name)
         if declared is None:
@@ -203,7 +204,7 @@ def _check_member(manifest: RoundManifest, *, records: int, cap: float) -> None:
     steps = plan_checks.round_steps(manifest, records=records)
     if steps is None:
         return
-    delta = number(manifest.privacy.target_delta)
+    delta = decode_decimal(manifest.privacy.target_delta)
     once = accounting.epsilon([steps], target_delta=delta)
     if not once <= cap:
         raise ConfigError(

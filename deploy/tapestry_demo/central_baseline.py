@@ -12,12 +12,12 @@ because the demo's text is public.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.model.low_rank import expand, round_seed
 from tapestry.model.replica import Replica
 from tapestry.privacy import accounting
 from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
-from tapestry.settings import CoordinatorSettings, number
+from tapestry.settings import CoordinatorSettings
 from tapestry.vectors import FloatVector
 from tapestry.workloads.base import Unit, Workload
 from tapestry_node.training import dp_sgd
@@ -54,7 +54,7 @@ def train_centrally(
     settings = reference.settings
     plan = settings.training.plan(factor_seed="0" * 64)
     if reference.epsilon is None:
-        rate = encode_fraction(number(plan.learning_rate) / 2)
+        rate = encode_decimal(decode_decimal(plan.learning_rate) / 2)
         changes = {"steps": plan.steps * reference.nodes, "learning_rate": rate}
     else:
         changes = {"batch_size": plan.batch_size * reference.nodes}
@@ -95,5 +95,5 @@ def _privacy(reference: Reference, plan: TrainingPlan, *, records: int) -> Priva
         steps=plan.steps * settings.rounds,
     )
     return settings.privacy.model_copy(
-        update={"noise": "local", "noise_multiplier": encode_fraction(noise)}
+        update={"noise": "local", "noise_multiplier": encode_decimal(noise)}
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting
 from tapestry.settings import CoordinatorSettings
 from tapestry_demo.local_federation import Founding, Institution
@@ -166,22 +166,22 @@ def _coordinator(scale: Scale, *, noise: float, models: Path) -> CoordinatorSett
             "steps": scale.steps,
             "batch_size": scale.batch_size,
             "optimizer": "sgd",
-            "learning_rate": encode_fraction(scale.learning_rate),
+            "learning_rate": encode_decimal(scale.learning_rate),
             "weight_decay": "0",
         },
         "privacy": {
             "noise": "local",
             "unit": "record",
             "adjacency": "add-remove",
-            "clip_norm": encode_fraction(scale.clip_norm),
-            "noise_multiplier": encode_fraction(noise),
+            "clip_norm": encode_decimal(scale.clip_norm),
+            "noise_multiplier": encode_decimal(noise),
             "min_share": "0",
             "target_delta": DELTA,
         },
         "secagg": {
             "max_colluding": 1,
             "min_cohort": 3,
-            "clip_norm": encode_fraction(scale.update_norm),
+            "clip_norm": encode_decimal(scale.update_norm),
             "clip_value": "64",
             "scale_bits": 20,
         },
@@ -189,7 +189,7 @@ def _coordinator(scale: Scale, *, noise: float, models: Path) -> CoordinatorSett
             "optimizer": "mean",
             "learning_rate": "1",
             "momentum": "0",
-            "max_norm": encode_fraction(scale.update_norm),
+            "max_norm": encode_decimal(scale.update_norm),
             "max_loss_increase": "0.05",
         },
         "deadlines": DEADLINES,
@@ -227,9 +227,9 @@ def _institution(
             "sequence_length": scale.sequence_length,
             "steps": scale.adapter_steps,
             "batch_size": scale.adapter_batch,
-            "learning_rate": encode_fraction(scale.adapter_rate),
-            "epsilon": encode_fraction(scale.adapter_epsilon),
-            "clip_norm": encode_fraction(scale.clip_norm),
+            "learning_rate": encode_decimal(scale.adapter_rate),
+            "epsilon": encode_decimal(scale.adapter_epsilon),
+            "clip_norm": encode_decimal(scale.clip_norm),
         },
         "speed": {"threads": 1, "physical_batch": 8},
     }

@@ -16,6 +16,7 @@ from tapestry.errors import ConfigError
 from tapestry_node.check_output import check_as_json, check_as_lines
 
 if TYPE_CHECKING:
+    from tapestry.encoding import decode_decimal
     from tapestry.settings import NodeSettings, Transport
     from tapestry_node.budget.ledger import Ledger
     from tapestry_node.node_state import Store
@@ -259,7 +260,7 @@ def _store(folder: Path) -> "Store":
 
 
 def _ledger(folder: Path) -> "Ledger":
-    from tapestry.settings import NodeSettings, number
+    from tapestry.settings import NodeSettings
     from tapestry_node.budget.ledger import Ledger
 
     settings = NodeSettings.read(folder / "node.toml")
@@ -267,6 +268,6 @@ def _ledger(folder: Path) -> "Ledger":
         raise ConfigError(f"{folder} has no budget.db; the node never ran")
     return Ledger.look(
         folder / "budget.db",
-        epsilon=number(settings.policy.epsilon_limit),
-        fallback_epsilon=number(settings.policy.fallback_epsilon_limit),
+        epsilon=decode_decimal(settings.policy.epsilon_limit),
+        fallback_epsilon=decode_decimal(settings.policy.fallback_epsilon_limit),
     )

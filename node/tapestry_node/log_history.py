@@ -6,7 +6,7 @@ and receipts on any machine.
 
 from collections.abc import Iterator
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry_governance.audit.privacy_accounts import steps_of
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import ContributionCommitted, DpAccounted
@@ -27,7 +27,7 @@ def published_charges(view: View, name: str) -> Iterator[Charge]:
                 run=said.run_id,
                 number=said.round_number or said.version or 0,
                 steps=steps_of(said),
-                own_multiplier=decode_fraction(said.own_multiplier),
+                own_multiplier=decode_decimal(said.own_multiplier),
             )
 
 

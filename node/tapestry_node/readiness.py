@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.privacy import accounting
 from tapestry.protocol.wire_messages import PrivacyPlan, RoundManifest, TrainingPlan
-from tapestry.settings import NodePolicy, NodeSettings, number
+from tapestry.settings import NodePolicy, NodeSettings
 from tapestry.tlog.trust_policy import Trust
 from tapestry_governance.events.types import Member
 from tapestry_governance.rules.federation_state import FederationState
@@ -141,8 +142,8 @@ def _adapter(standing: Standing) -> Iterator[str]:
     settings, trainer = standing.settings, standing.trainer
     if not settings.adapter.publish:
         return
-    limit = number(settings.policy.epsilon_limit)
-    if number(settings.adapter.epsilon) > limit:
+    limit = decode_decimal(settings.policy.epsilon_limit)
+    if decode_decimal(settings.adapter.epsilon) > limit:
         if not list(_budget(standing)):  # which says enough
             yield (
                 f"the adapter: adapter.epsilon {settings.adapter.epsilon} is above"
@@ -195,8 +196,8 @@ def _check_budget(standing: Standing, steps: accounting.Steps) -> None:
         own_multiplier=steps.noise_multiplier,
     )
     if standing.state is not None:
-        delta = number(standing.settings.policy.target_delta)
-        cap = number(standing.state.policy.epsilon_cap)
+        delta = decode_decimal(standing.settings.policy.target_delta)
+        cap = decode_decimal(standing.state.policy.epsilon_cap)
         ledger.check_run(charge, target_delta=delta, cap=cap)
     if not list(_budget(standing)):
         ledger.check(charge)

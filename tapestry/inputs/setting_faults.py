@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import encode_decimal
 
 _LONGEST = 60  # characters of a value that is shown
 _WANTED = {
@@ -117,7 +117,7 @@ def _hint(where: tuple[str | int, ...], value: Any, kind: str, wanted: _Wanted) 
 
 def _quoted(value: float) -> str | None:
     try:
-        return encode_fraction(value)
+        return encode_decimal(value)
     except ValueError:
         return None
 

@@ -33,7 +33,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapestry.encoding import canonical_json, decode_fraction, decode_json, digest
+from tapestry.encoding import canonical_json, decode_decimal, decode_json, digest
 from tapestry.errors import ProtocolError
 
 CHUNK_BYTES = 1 << 20
@@ -155,7 +155,7 @@ class Message:
 
 def _plain_decimal(text: str) -> str:
     try:
-        decode_fraction(text)
+        decode_decimal(text)
     except ProtocolError as error:
         raise ValueError(str(error)) from None
     return text
@@ -328,7 +328,7 @@ class RoundManifest(Strict):
         if weights != "uniform" and len(weights.weights) != len(names):
             raise ValueError("one weight per participant")
         for plain in (self.clip_norm, self.clip_value):
-            if decode_fraction(plain) <= 0:
+            if decode_decimal(plain) <= 0:
                 raise ValueError("clip bounds must be positive")
         self._check_noise()
         return self

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from tapestry import storage
-from tapestry.encoding import decode_decimal
+from tapestry.encoding import decode_integer
 from tapestry.errors import (
     ForeignFileError,
     IncompleteError,
@@ -82,7 +82,7 @@ class Tile:
         if folder != FOLDER or match is None or len(name) > 40:
             raise ProtocolError(f"not a file of a log: {path[:80]!r}")
         number, width = match.groups()
-        level = ENTRIES if level_name == "entries" else decode_decimal(level_name)
+        level = ENTRIES if level_name == "entries" else decode_integer(level_name)
         index = int(number.replace("x", "").replace("/", ""))
         tile = cls(level=level, index=index, width=int(width or WIDTH))
         if tile.path != path or level > _MAX_LEVEL or tile.width > WIDTH:

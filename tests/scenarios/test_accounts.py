@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, PolicyError, RuleError
-from tapestry.settings import number
 from tapestry_coordinator import round_plan, run
 from tapestry_governance.audit import privacy_accounts
 from tapestry_governance.audit.verify import Verdict
@@ -32,9 +32,11 @@ def test_a_plan_with_a_smaller_delta_than_the_nodes_is_accounted_for_at_it(
     assert {each.target_delta for each in audit.accounts} == {SMALLER}
     for each in audit.accounts:
         assert each.reported is not None
-        assert number(each.reported) == pytest.approx(each.recomputed, abs=1e-5)
+        assert decode_decimal(each.reported) == pytest.approx(each.recomputed, abs=1e-5)
         ledger = federation.nodes[each.node].ledger.balance()
-        assert ledger.spent < number(each.reported) * 0.95  # at the node's own delta
+        assert (
+            ledger.spent < decode_decimal(each.reported) * 0.95
+        )  # at the node's own delta
 
 
 def test_a_round_over_the_federations_cap_is_refused_before_anybody_trains(

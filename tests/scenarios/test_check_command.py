@@ -13,7 +13,8 @@ import pytest
 import tomli_w
 
 from tapestry import cli
-from tapestry.settings import NodeSettings, number
+from tapestry.encoding import decode_decimal
+from tapestry.settings import NodeSettings
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
 from tapestry_node.budget.ledger import Balance
@@ -151,8 +152,8 @@ def test_the_same_is_shown_to_machines(
         run_settings()["training"]["batch_size"] / RECORDS
     )
     plan = NodeSettings.read(used / "node.toml").adapter
-    assert adapter["epsilon"] <= number(plan.epsilon)
-    assert adapter["epsilon"] == pytest.approx(number(plan.epsilon), rel=0.01)
+    assert adapter["epsilon"] <= decode_decimal(plan.epsilon)
+    assert adapter["epsilon"] == pytest.approx(decode_decimal(plan.epsilon), rel=0.01)
 
 
 def test_records_that_are_cut_or_left_out_are_counted(
@@ -275,7 +276,7 @@ def test_a_fifo_is_waited_for_nowhere(
 def test_an_adapter_that_does_not_fit_the_budget_is_no_readiness(
     used: Path, base: Base, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    price = number(NodeSettings.read(used / "node.toml").adapter.epsilon)
+    price = decode_decimal(NodeSettings.read(used / "node.toml").adapter.epsilon)
     limit = f"{price + 0.01:.2f}"
     assert 0 < balance_of(used, base).spent < price
     change(used, {"policy": {"epsilon_limit": limit}})

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapestry import __version__
-from tapestry.settings import CoordinatorSettings, NodeSettings, number
+from tapestry.encoding import decode_decimal
+from tapestry.settings import CoordinatorSettings, NodeSettings
 from tapestry.software_digest import software_digest
 from tapestry_demo.cross_evaluation import Matrix, errors, scores
 from tapestry_demo.held_out_answers import Sample
@@ -131,9 +132,9 @@ def _round(body: RoundClosed) -> dict[str, Any]:
         "outcome": body.outcome,
         "included": list(body.included),
         "dropped": [{"name": d.name, "phase": d.phase} for d in body.dropped],
-        "mean_norm": number(body.metrics.get("mean_norm", "0")),
+        "mean_norm": decode_decimal(body.metrics.get("mean_norm", "0")),
         "bits_per_byte": {
-            name.removeprefix(prefix): number(value)
+            name.removeprefix(prefix): decode_decimal(value)
             for name, value in body.metrics.items()
             if name.startswith(prefix)
         },
@@ -152,7 +153,7 @@ def _epsilon(audit: Audit) -> dict[str, dict[str, float | None]]:
 def _after_rounds(events: list[Event]) -> dict[str, float]:
     """What each node said it had spent on the rounds, before its adapter."""
     return {
-        event.actor: number(event.body.epsilon_run)
+        event.actor: decode_decimal(event.body.epsilon_run)
         for event in events
         if isinstance(event.body, DpAccounted)
         and event.body.adapter is None
@@ -162,7 +163,9 @@ def _after_rounds(events: list[Event]) -> dict[str, float]:
 
 def _limits(story: "Story") -> dict[str, float]:
     return {
-        member.name: number(_node_settings(story, member.name).policy.epsilon_limit)
+        member.name: decode_decimal(
+            _node_settings(story, member.name).policy.epsilon_limit
+        )
         for member in story.members
     }
 
@@ -178,9 +181,9 @@ def _privacy(
     return {
         "unit": plan.unit,
         "adjacency": plan.adjacency,
-        "delta": number(plan.target_delta),
-        "noise_multiplier": number(plan.noise_multiplier),
-        "clip_norm": number(plan.clip_norm),
+        "delta": decode_decimal(plan.target_delta),
+        "noise_multiplier": decode_decimal(plan.noise_multiplier),
+        "clip_norm": decode_decimal(plan.clip_norm),
         "statement": promise_in_words(spent),
     }
 
@@ -329,7 +332,7 @@ def _adapters(audit: Audit) -> list[dict[str, Any]]:
         {
             "name": a.name,
             "country": a.country,
-            "epsilon": None if a.epsilon is None else number(a.epsilon),
+            "epsilon": None if a.epsilon is None else decode_decimal(a.epsilon),
             "digest": a.manifest_digest,
         }
         for a in audit.state.adapters.values()

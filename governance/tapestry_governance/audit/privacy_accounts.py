@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, RuleError
 from tapestry.privacy.accounting import Steps, epsilon
 from tapestry_governance.events.envelope import Event
@@ -58,7 +58,7 @@ class Account:
 def _is_below(reported: str, recomputed: float | None) -> bool:
     if recomputed is None:
         return True
-    return decode_fraction(reported) < recomputed * (1 - _TOLERANCE)
+    return decode_decimal(reported) < recomputed * (1 - _TOLERANCE)
 
 
 def recompute(events: Iterable[Event]) -> list[Account]:
@@ -119,7 +119,7 @@ def _at_adapters(events: Iterable[Event]) -> list[Account]:
 
 
 def _account(node: str, run: str | None, bodies: list[DpAccounted]) -> Account:
-    target_delta = max((body.target_delta for body in bodies), key=decode_fraction)
+    target_delta = max((body.target_delta for body in bodies), key=decode_decimal)
     if run is not None:  # a report speaks of the delta it names
         target_delta = bodies[-1].target_delta
     return Account(
@@ -130,10 +130,10 @@ def _account(node: str, run: str | None, bodies: list[DpAccounted]) -> Account:
         steps=sum(body.steps for body in bodies),
         target_delta=target_delta,
         reported=None if run is None else bodies[-1].epsilon_run,
-        recomputed=_epsilon(bodies, decode_fraction(target_delta)),
+        recomputed=_epsilon(bodies, decode_decimal(target_delta)),
         fallback_reported=None if run is None else bodies[-1].epsilon_fallback,
         fallback_recomputed=(
-            _epsilon(bodies, decode_fraction(target_delta), own=True)
+            _epsilon(bodies, decode_decimal(target_delta), own=True)
             if any(body.own_multiplier != body.noise_multiplier for body in bodies)
             else None
         ),
@@ -144,11 +144,11 @@ def steps_of(body: DpAccounted, *, own: bool = False) -> Steps:
     """Read the mechanism of an account; with ``own``, by the node's own noise alone."""
     noise = body.own_multiplier if own else body.noise_multiplier
     return Steps(
-        noise_multiplier=decode_fraction(noise),
-        sampling_rate=decode_fraction(body.sampling_rate),
+        noise_multiplier=decode_decimal(noise),
+        sampling_rate=decode_decimal(body.sampling_rate),
         steps=body.steps,
         coordinates=body.coordinates,
-        bound=decode_fraction(body.bound),
+        bound=decode_decimal(body.bound),
     )
 
 

@@ -197,14 +197,14 @@ def _verdict(audit: "Audit") -> dict[str, Any]:
 
 
 def _row(account: "Account") -> dict[str, Any]:
-    from tapestry.encoding import decode_fraction
+    from tapestry.encoding import decode_decimal
 
     reported = account.reported
     return {
         "node": account.node,
         "run": account.run_id,
         "epsilon_recomputed": account.recomputed,
-        "epsilon_reported": None if reported is None else decode_fraction(reported),
+        "epsilon_reported": None if reported is None else decode_decimal(reported),
         "epsilon_fallback": account.fallback_recomputed,
         "target_delta": account.target_delta,
         "rounds": account.rounds,

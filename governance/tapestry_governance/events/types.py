@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ProtocolError
 from tapestry.keys import Algorithm, VerifyKey
 from tapestry.protocol.wire_messages import (
@@ -240,17 +240,17 @@ class DpAccounted(Body):
 
     def _check_numbers(self) -> None:
         positive = (self.clip_norm, self.own_multiplier, self.target_delta)
-        if any(decode_fraction(text) <= 0 for text in positive):
+        if any(decode_decimal(text) <= 0 for text in positive):
             raise ValueError("clip norm, noise multiplier and delta are positive")
-        if not 0 < decode_fraction(self.sampling_rate) <= 1:
+        if not 0 < decode_decimal(self.sampling_rate) <= 1:
             raise ValueError("the sampling rate lies in (0, 1]")
         integer = self.mechanism == "poisson-subsampled-skellam"
         if integer and self.trust_model != "shared":
             raise ValueError("integer noise is noise that is shared")
         if integer != (self.coordinates > 0) or integer != (self.bound != "0"):
             raise ValueError("a grid goes with integer noise")
-        reach = decode_fraction(self.own_multiplier) * math.sqrt(self.shares)
-        if decode_fraction(self.noise_multiplier) > reach + 1e-9:
+        reach = decode_decimal(self.own_multiplier) * math.sqrt(self.shares)
+        if decode_decimal(self.noise_multiplier) > reach + 1e-9:
             raise ValueError("the shares do not add up to the noise multiplier")
 
 

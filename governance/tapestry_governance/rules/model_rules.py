@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import RuleError
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.wire_messages import RoundManifest
@@ -18,7 +18,7 @@ _MECHANISMS = {
     "local": "poisson-subsampled-gaussian",
     "shared": "poisson-subsampled-skellam",
 }
-_ROUNDING = 1e-12  # of a plain decimal, see encode_fraction
+_ROUNDING = 1e-12  # of a plain decimal, see encode_decimal
 
 
 def dp_accounted(
@@ -108,16 +108,16 @@ def _check_spent(state: FederationState, body: DpAccounted, actor: str) -> None:
         raise RuleError(
             f"{actor} trained without noise in run {body.run_id}, so no epsilon holds"
         )
-    spent = decode_fraction(body.epsilon_run)
-    if not 0 <= spent <= decode_fraction(policy.epsilon_cap):
+    spent = decode_decimal(body.epsilon_run)
+    if not 0 <= spent <= decode_decimal(policy.epsilon_cap):
         raise RuleError(
             f"{actor} spent {body.epsilon_run} in run {body.run_id}, the policy"
             f" allows {policy.epsilon_cap}"
         )
     before = state.epsilon.get((actor, body.run_id), "0")
-    if spent < decode_fraction(before):
+    if spent < decode_decimal(before):
         raise RuleError(f"{actor}'s epsilon falls from {before} to {body.epsilon_run}")
-    if decode_fraction(body.target_delta) > decode_fraction(policy.max_delta):
+    if decode_decimal(body.target_delta) > decode_decimal(policy.max_delta):
         raise RuleError(f"delta {body.target_delta}, at most {policy.max_delta}")
 
 
@@ -156,23 +156,23 @@ def _check_plan(state: FederationState, body: DpAccounted, actor: str) -> None:
     if data is None:
         raise RuleError(f"{actor} declared no data, so its sampling rate is unknown")
     rate = min(1.0, manifest.training.batch_size / data.records)
-    if decode_fraction(body.sampling_rate) < rate - _ROUNDING:
+    if decode_decimal(body.sampling_rate) < rate - _ROUNDING:
         raise RuleError(f"{actor}'s sampling rate {body.sampling_rate} is below {rate}")
 
 
 def _has_noise(body: DpAccounted, manifest: RoundManifest) -> bool:
     """Whether there is as much noise as planned, in the node's own part and in all."""
     share = NoiseShare.of(manifest)
-    whole = decode_fraction(manifest.privacy.noise_multiplier)
+    whole = decode_decimal(manifest.privacy.noise_multiplier)
     want = (whole, whole, 1, 0, 0.0)
     if share is not None:
         numbers = (share.noise_multiplier, share.own_multiplier, share.shares)
         want = (*numbers, manifest.length, share.bound)
     return (
-        decode_fraction(body.noise_multiplier) >= want[0] - _ROUNDING
-        and decode_fraction(body.own_multiplier) >= want[1] - _ROUNDING
+        decode_decimal(body.noise_multiplier) >= want[0] - _ROUNDING
+        and decode_decimal(body.own_multiplier) >= want[1] - _ROUNDING
         and (body.shares, body.coordinates) == want[2:4]
-        and abs(decode_fraction(body.bound) - want[4]) <= _ROUNDING * max(1.0, want[4])
+        and abs(decode_decimal(body.bound) - want[4]) <= _ROUNDING * max(1.0, want[4])
     )
 
 

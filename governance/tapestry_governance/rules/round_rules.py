@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ProtocolError, RuleError
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.wire_messages import RoundManifest, recommended_threshold
@@ -162,9 +162,9 @@ def _check_privacy(state: FederationState, manifest: RoundManifest) -> None:
         raise RuleError(f"the policy does not allow noise {plan.noise!r}")
     if plan.noise == "none":
         return
-    if not 0 < decode_fraction(plan.target_delta) <= decode_fraction(policy.max_delta):
+    if not 0 < decode_decimal(plan.target_delta) <= decode_decimal(policy.max_delta):
         raise RuleError(f"delta {plan.target_delta}, at most {policy.max_delta}")
-    if min(map(decode_fraction, (plan.noise_multiplier, plan.clip_norm))) <= 0:
+    if min(map(decode_decimal, (plan.noise_multiplier, plan.clip_norm))) <= 0:
         raise RuleError("clip norm and noise multiplier must be positive")
     try:
         NoiseShare.of(manifest)

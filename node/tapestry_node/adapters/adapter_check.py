@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from tapestry import storage
 from tapestry.dialogue import Text
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import Fault
 from tapestry.protocol.wire_messages import Reason
-from tapestry.settings import NodeSettings, number
+from tapestry.settings import NodeSettings
 from tapestry.workloads.language.peft_folder import BaseName
 from tapestry_governance.events.types import AdapterPublished, Policy
 from tapestry_node.adapters import adapter_trainer
@@ -131,7 +132,7 @@ def _check_federation(settings: NodeSettings, policy: Policy) -> None:
             f"adapter.licence {licence!r} is not one that the federation allows:"
             f" {', '.join(policy.adapter_licences) or 'none'}"
         )
-    if number(settings.policy.target_delta) > number(policy.max_delta):
+    if decode_decimal(settings.policy.target_delta) > decode_decimal(policy.max_delta):
         raise ConfigError(
             f"policy.target_delta {settings.policy.target_delta} is above the"
             f" federation's {policy.max_delta}; lower it"

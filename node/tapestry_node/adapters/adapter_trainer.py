@@ -24,7 +24,7 @@ import numpy as np
 from tapestry.artifacts import manifest
 from tapestry.artifacts.adapter_folder import CARD
 from tapestry.dialogue import Text
-from tapestry.encoding import decode_fraction, encode_fraction
+from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy import accounting
 from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
@@ -56,7 +56,7 @@ class AdapterPlan:
             target_delta=self.privacy.target_delta,
             clip_norm=self.privacy.clip_norm,
             noise_multiplier=self.privacy.noise_multiplier,
-            sampling_rate=encode_fraction(
+            sampling_rate=encode_decimal(
                 accounting.sampling_rate(self.training.batch_size, records=self.records)
             ),
             steps=self.training.steps,
@@ -85,12 +85,12 @@ def plan(
         ConfigError: A setting is out of range, or more is asked than the records give.
     """
     rate = accounting.sampling_rate(settings.batch_size, records=records)
-    epsilon = decode_fraction(settings.epsilon)
+    epsilon = decode_decimal(settings.epsilon)
     noise = 0.0
     if epsilon != 0:
         noise = accounting.calibrate(
             target_epsilon=epsilon,
-            target_delta=decode_fraction(target_delta),
+            target_delta=decode_decimal(target_delta),
             sampling_rate=rate,
             steps=settings.steps,
         )
@@ -112,7 +112,7 @@ def plan(
         unit="record",
         adjacency="add-remove",
         clip_norm=settings.clip_norm,
-        noise_multiplier=encode_fraction(noise),
+        noise_multiplier=encode_decimal(noise),
         min_share="0",
         target_delta=target_delta,
     )
@@ -193,8 +193,8 @@ def score(
     with model.moved(update, plan.training):
         after = model.evaluate(texts, sequence_length=length)
     return {
-        "bits-per-byte/base": encode_fraction(round(before.bits_per_byte, 4)),
-        "bits-per-byte/adapter": encode_fraction(round(after.bits_per_byte, 4)),
+        "bits-per-byte/base": encode_decimal(round(before.bits_per_byte, 4)),
+        "bits-per-byte/adapter": encode_decimal(round(after.bits_per_byte, 4)),
     }
 
 

@@ -34,12 +34,12 @@ from tapestry import storage
 from tapestry.artifacts import manifest
 from tapestry.artifacts.manifest import FOLDER
 from tapestry.dialogue import Text
-from tapestry.encoding import canonical_json, digest
+from tapestry.encoding import canonical_json, decode_decimal, digest
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.wire_messages import Kind, Message, Reason
-from tapestry.settings import NodeSettings, number
+from tapestry.settings import NodeSettings
 from tapestry.vectors import FloatVector
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import BaseName
@@ -204,8 +204,8 @@ class Publisher:
             self.desk.check_failed(job.release.run_id)
         public = self._check(job)
         if job.charge is not None:
-            cap = number(self.desk.view.state.policy.epsilon_cap)
-            delta = number(self.settings.policy.target_delta)
+            cap = decode_decimal(self.desk.view.state.policy.epsilon_cap)
+            delta = decode_decimal(self.settings.policy.target_delta)
             self.ledger.check_run(job.charge, target_delta=delta, cap=cap)
             self.ledger.reserve(job.charge)
         try:

@@ -35,9 +35,9 @@ from typing import Self
 
 from tapestry.databases import open_readonly, require_plain
 from tapestry.encoding import (
-    decode_fraction,
+    decode_decimal,
     digest,
-    encode_fraction,
+    encode_decimal,
 )
 from tapestry.errors import (
     BudgetExhausted,
@@ -142,7 +142,7 @@ class Ledger:
             held = book.terms
         if held is None:
             raise ConfigError(never)
-        delta = decode_fraction(held["delta"])
+        delta = decode_decimal(held["delta"])
         terms = replace(terms, dataset=held["dataset"], delta=delta)
         return cls(path, terms, mirror=mirror, readonly=True)
 
@@ -283,7 +283,7 @@ class Ledger:
         fixed = {
             "format": _FORMAT,
             "dataset": self._terms.dataset,
-            "delta": encode_fraction(self._terms.delta),
+            "delta": encode_decimal(self._terms.delta),
             "unit": self._terms.unit,
             "adjacency": self._terms.adjacency,
         }
@@ -299,8 +299,8 @@ class Ledger:
                 )
             if held != value:
                 raise ConfigError(f"{name} is {value}, the ledger's is {held}")
-        epsilon = encode_fraction(self._terms.epsilon)
-        fallback = encode_fraction(self._terms.fallback_epsilon)
+        epsilon = encode_decimal(self._terms.epsilon)
+        fallback = encode_decimal(self._terms.fallback_epsilon)
         if book.limits != (epsilon, fallback):
             book.append(
                 {"type": "limit", "epsilon": epsilon, "fallback_epsilon": fallback}

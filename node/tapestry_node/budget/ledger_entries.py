@@ -10,10 +10,10 @@ from typing import Any, Literal, Protocol
 
 from tapestry.encoding import (
     canonical_json,
-    decode_fraction,
+    decode_decimal,
     decode_json,
     digest,
-    encode_fraction,
+    encode_decimal,
 )
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.inputs.plain_file import read_plain
@@ -58,12 +58,12 @@ class Charge:
             "purpose": self.purpose,
             "run": self.run,
             "number": self.number,
-            "noise_multiplier": encode_fraction(self.steps.noise_multiplier),
-            "own_multiplier": encode_fraction(self.own_multiplier),
-            "sampling_rate": encode_fraction(self.steps.sampling_rate),
+            "noise_multiplier": encode_decimal(self.steps.noise_multiplier),
+            "own_multiplier": encode_decimal(self.own_multiplier),
+            "sampling_rate": encode_decimal(self.steps.sampling_rate),
             "steps": self.steps.steps,
             "coordinates": self.steps.coordinates,
-            "bound": encode_fraction(self.steps.bound),
+            "bound": encode_decimal(self.steps.bound),
         }
 
 
@@ -215,11 +215,11 @@ def _charge(entry: dict[str, Any]) -> Charge:
         run=entry["run"],
         number=entry["number"],
         steps=accounting.Steps(
-            noise_multiplier=decode_fraction(entry["noise_multiplier"]),
-            sampling_rate=decode_fraction(entry["sampling_rate"]),
+            noise_multiplier=decode_decimal(entry["noise_multiplier"]),
+            sampling_rate=decode_decimal(entry["sampling_rate"]),
             steps=entry["steps"],
             coordinates=entry["coordinates"],
-            bound=decode_fraction(entry["bound"]),
+            bound=decode_decimal(entry["bound"]),
         ),
-        own_multiplier=decode_fraction(entry["own_multiplier"]),
+        own_multiplier=decode_decimal(entry["own_multiplier"]),
     )

@@ -21,6 +21,7 @@ Guarantees:
 
 from dataclasses import dataclass
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import (
     BudgetExhausted,
     InconsistentLog,
@@ -32,7 +33,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol.wire_messages import Reason, RoundManifest, recommended_threshold
-from tapestry.settings import NodePolicy, number
+from tapestry.settings import NodePolicy
 from tapestry_governance.rules.federation_state import FederationState
 
 
@@ -195,7 +196,7 @@ def _check_work(manifest: RoundManifest, policy: NodePolicy) -> None:
         f"noise {privacy.noise!r} is not in policy.noise",
     )
     _require(
-        number(privacy.target_delta) <= number(policy.target_delta),
+        decode_decimal(privacy.target_delta) <= decode_decimal(policy.target_delta),
         Reason.LOCAL_POLICY,
         f"delta {privacy.target_delta} is over policy.target_delta",
     )

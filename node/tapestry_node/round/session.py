@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
@@ -33,7 +33,6 @@ from tapestry.secagg.messages import (
     Upload,
 )
 from tapestry.secagg.requirements import RunPlan, Terms
-from tapestry.settings import number
 from tapestry.vectors import FloatVector, Layout
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.types import (
@@ -204,8 +203,8 @@ class Session:
 
     def _reserve(self) -> None:
         if self._charge is not None:
-            cap = number(self._desk.view.state.policy.epsilon_cap)
-            delta = number(self.manifest.privacy.target_delta)
+            cap = decode_decimal(self._desk.view.state.policy.epsilon_cap)
+            delta = decode_decimal(self.manifest.privacy.target_delta)
             self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
             self._ledger.reserve(self._charge)
 
@@ -266,7 +265,7 @@ def account_of(
     }
     if charge is None:
         return {**fixed, **_NOTHING_PROMISED}
-    delta, shared = number(plan.target_delta), ledger.shares_noise(charge.run)
+    delta, shared = decode_decimal(plan.target_delta), ledger.shares_noise(charge.run)
     epsilon = ledger.spent_on(charge.run, target_delta=delta)
     fallback = ledger.spent_on(charge.run, target_delta=delta, fallback=True)
     steps, own = charge.steps, charge.own_multiplier
@@ -275,14 +274,14 @@ def account_of(
         **fixed,
         "trust_model": "shared" if shared else "local",
         "mechanism": accounting.INTEGER_MECHANISM if integer else accounting.MECHANISM,
-        "noise_multiplier": encode_fraction(steps.noise_multiplier),
-        "own_multiplier": encode_fraction(own),
+        "noise_multiplier": encode_decimal(steps.noise_multiplier),
+        "own_multiplier": encode_decimal(own),
         "shares": round((steps.noise_multiplier / own) ** 2),
         "coordinates": steps.coordinates,
-        "bound": encode_fraction(steps.bound),
-        "sampling_rate": encode_fraction(steps.sampling_rate),
-        "epsilon_run": encode_fraction(round(epsilon, 6)),
-        "epsilon_fallback": encode_fraction(round(fallback, 6)) if shared else None,
+        "bound": encode_decimal(steps.bound),
+        "sampling_rate": encode_decimal(steps.sampling_rate),
+        "epsilon_run": encode_decimal(round(epsilon, 6)),
+        "epsilon_fallback": encode_decimal(round(fallback, 6)) if shared else None,
     }
 
 
