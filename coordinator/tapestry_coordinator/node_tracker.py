@@ -25,10 +25,10 @@ from tapestry.errors import (
 from tapestry.protocol.wire_messages import MAX_ASKS, Ask, Kind, Message, Name, Strict
 from tapestry.secagg.chunks import cut
 from tapestry.secagg.messages import Result
-from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import Bulletin
+from tapestry_coordinator.settings import CoordinatorSettings
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds between looks for nodes

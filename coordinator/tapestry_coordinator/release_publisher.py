@@ -58,13 +58,14 @@ def _publish(run: "Run", *, previous: ReleasePublished | None) -> int:
     run.notify({"stage": "release", "text": name})
     run.workload.load(run.replica.parameters)
     settings = run.settings
-    facts = {
-        "given base": settings.base,
-        "noise": settings.privacy.noise,
-        "noise multiplier": settings.privacy.noise_multiplier,
-        "unit of privacy": settings.privacy.unit,
-        "adjacency": settings.privacy.adjacency,
-    }
+    privacy = settings.privacy
+    facts = {"given base": settings.base, "noise": privacy.noise}
+    if privacy.noise != "none":
+        facts |= {
+            "noise multiplier": privacy.noise_multiplier,
+            "unit of privacy": privacy.unit,
+            "adjacency": privacy.adjacency,
+        }
     card = releases.card_of(
         name, digest=run.replica.digest, rounds=closed.round_number, facts=facts
     )

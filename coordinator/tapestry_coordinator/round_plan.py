@@ -15,10 +15,10 @@ from tapestry.protocol.wire_messages import (
     recommended_threshold,
 )
 from tapestry.secagg.quantization import Encoding
-from tapestry.settings import CoordinatorSettings
 from tapestry.software_digest import software_digest
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Workload
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.events.types import roster_digest
 from tapestry_governance.rules.federation_state import FederationState
 
@@ -202,9 +202,10 @@ def _unable(
 def _check_member(manifest: RoundManifest, *, records: int, cap: float) -> None:
     plan_checks.check_records(manifest.training, manifest.privacy, records=records)
     steps = plan_checks.round_steps(manifest, records=records)
-    if steps is None:
+    privacy = manifest.privacy
+    if steps is None or privacy.noise == "none":
         return
-    delta = decode_decimal(manifest.privacy.target_delta)
+    delta = decode_decimal(privacy.target_delta)
     once = accounting.epsilon([steps], target_delta=delta)
     if not once <= cap:
         raise ConfigError(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.errors import (
+    ConfigError,
     IncompleteError,
     InconsistentLog,
     PolicyError,
@@ -28,7 +29,6 @@ from tapestry.model.replica import Replica
 from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.secagg.messages import Result
 from tapestry.secagg.server import Unmasked
-from tapestry.settings import CoordinatorSettings
 from tapestry.tlog.trust_policy import Trust
 from tapestry.workloads.base import Workload
 from tapestry.workloads.language.base_models import open_base
@@ -43,6 +43,7 @@ from tapestry_coordinator.node_tracker import RollCall
 from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.round import Attendance, Notify, Table
 from tapestry_coordinator.round_plan import check_run, plan_round
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import Showing
 from tapestry_coordinator.uploads import Uploads
 from tapestry_governance.audit.bundle import read_small
@@ -93,8 +94,7 @@ def main(
     with closing(Journal(directory)) as journal:
         journal.claim(settings.run_id)
     if workload is None:
-        cache = directory / settings.models
-        workload = open_base(settings.base, cache=cache)
+        workload = open_base(settings.base)
     run = Run(
         directory,
         grid,
@@ -125,6 +125,11 @@ class Run:
         self.workload, self.notify = workload, notify
         self.trust = read_small(directory / "policy.txt")
         log_key = SigningKey.load(directory / "keys" / "log.key")
+        if log_key.name != settings.origin:
+            raise ConfigError(
+                f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
+                f" for {log_key.name!r}; name the origin of the log"
+            )
         self.log = Log.open(directory / "log", key=log_key)
         self.bulletin = Bulletin(
             self.log,

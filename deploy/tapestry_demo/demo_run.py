@@ -23,10 +23,10 @@ from tapestry.cli.progress import Event, Progress, live
 from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.model.replica import Replica
-from tapestry.settings import CoordinatorSettings
 from tapestry.workloads.language.architectures import check_architecture
 from tapestry.workloads.language.base_models import open_base
 from tapestry.workloads.language.model import LanguageModel
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_coordinator.superlink.config_files import check_home
 from tapestry_demo import corpora, local_federation, scenario
@@ -280,9 +280,7 @@ def _prepare(story: Story, given: Replica) -> None:
         story.progress({"stage": "prepare", "text": f"text of {country}"})
         place = story.out / "text" / country
         corpora.prepare(country, place, longest=scenario.LONGEST)
-    founding = scenario.founding(
-        story.scale, story.members, base_digest=given.digest, models=Path("models")
-    )
+    founding = scenario.founding(story.scale, story.members, base_digest=given.digest)
     story.record.genesis = local_federation.found(story.out, founding)
     _spread_held_out(story.out, [m.name for m in story.members])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting
-from tapestry.settings import CoordinatorSettings
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_demo.local_federation import Founding, Institution
 from tapestry_governance.events.types import Policy
 
@@ -111,13 +111,11 @@ def scale_of(base: str) -> Scale:
     return replace(SCALES["smollm2"], base=base)
 
 
-def founding(
-    scale: Scale, members: Sequence[Member], *, base_digest: str, models: Path
-) -> Founding:
+def founding(scale: Scale, members: Sequence[Member], *, base_digest: str) -> Founding:
     """Write down what everybody agrees on."""
     noise = noise_multiplier(scale, members)
     return Founding(
-        coordinator=_coordinator(scale, noise=noise, models=models),
+        coordinator=_coordinator(scale, noise=noise),
         policy=Policy(
             version=1,
             min_cohort=3,
@@ -131,8 +129,7 @@ def founding(
             max_checkpoint_age=86_400,
         ),
         institutions=[
-            _institution(scale, member, base_digest=base_digest, models=models)
-            for member in members
+            _institution(scale, member, base_digest=base_digest) for member in members
         ],
     )
 
@@ -148,7 +145,7 @@ def noise_multiplier(scale: Scale, members: Sequence[Member]) -> float:
     )
 
 
-def _coordinator(scale: Scale, *, noise: float, models: Path) -> CoordinatorSettings:
+def _coordinator(scale: Scale, *, noise: float) -> CoordinatorSettings:
     settings = {
         "federation": FEDERATION,
         "origin": "tapestry.example/demo",
@@ -156,7 +153,6 @@ def _coordinator(scale: Scale, *, noise: float, models: Path) -> CoordinatorSett
         "rounds": scale.rounds,
         "release_every": scale.release_every,
         "base": scale.base,
-        "models": str(models),
         "adapters": True,
         "training": {
             "parameterization": "low_rank",
@@ -175,7 +171,6 @@ def _coordinator(scale: Scale, *, noise: float, models: Path) -> CoordinatorSett
             "adjacency": "add-remove",
             "clip_norm": encode_decimal(scale.clip_norm),
             "noise_multiplier": encode_decimal(noise),
-            "min_share": "0",
             "target_delta": DELTA,
         },
         "secagg": {
@@ -188,7 +183,6 @@ def _coordinator(scale: Scale, *, noise: float, models: Path) -> CoordinatorSett
         "outer": {
             "optimizer": "mean",
             "learning_rate": "1",
-            "momentum": "0",
             "max_norm": encode_decimal(scale.update_norm),
             "max_loss_increase": "0.05",
         },
@@ -197,15 +191,12 @@ def _coordinator(scale: Scale, *, noise: float, models: Path) -> CoordinatorSett
     return CoordinatorSettings.model_validate(settings)
 
 
-def _institution(
-    scale: Scale, member: Member, *, base_digest: str, models: Path
-) -> Institution:
+def _institution(scale: Scale, member: Member, *, base_digest: str) -> Institution:
     settings = {
         "federation": FEDERATION,
         "country": member.country,
         "base": scale.base,
         "data": "data",
-        "models": str(models),
         "policy": {
             "min_cohort": 3,
             "max_colluding": 1,
@@ -228,6 +219,7 @@ def _institution(
             "steps": scale.adapter_steps,
             "batch_size": scale.adapter_batch,
             "learning_rate": encode_decimal(scale.adapter_rate),
+            "noise": "local",
             "epsilon": encode_decimal(scale.adapter_epsilon),
             "clip_norm": encode_decimal(scale.clip_norm),
         },

@@ -18,9 +18,9 @@ from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.privacy import accounting
 from tapestry.protocol.wire_messages import RoundManifest
-from tapestry.settings import NodeSettings, Transport
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.data.record_statistics import Census, Coverage
+from tapestry_node.settings import NodeSettings, Transport
 from tapestry_node.superlink_credentials import (
     check_address,
     load_auth_key,
@@ -122,7 +122,7 @@ class Inspector:
             ConfigError: These records are too few for it.
         """
         plan = self.settings.adapter
-        if not plan.publish or decode_decimal(plan.epsilon) == 0:
+        if not plan.publish or plan.noise == "none":
             return None
         rate = accounting.sampling_rate(plan.batch_size, records=self.trainer.count)
         noise = accounting.calibrate(

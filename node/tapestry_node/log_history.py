@@ -21,13 +21,13 @@ def published_charges(view: View, name: str) -> Iterator[Charge]:
         said = event.body
         if event.actor != name or not isinstance(said, DpAccounted):
             continue
-        if said.epsilon_run is not None:
+        if (loss := said.promise) is not None:
             yield Charge(
                 purpose="adapter" if said.round_number is None else "round",
                 run=said.run_id,
                 number=said.round_number or said.version or 0,
-                steps=steps_of(said),
-                own_multiplier=decode_decimal(said.own_multiplier),
+                steps=steps_of(said.steps, loss),
+                own_multiplier=decode_decimal(loss.own_multiplier),
             )
 
 

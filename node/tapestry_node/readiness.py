@@ -18,8 +18,14 @@ from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import PrivacyPlan, RoundManifest, TrainingPlan
-from tapestry.settings import NodePolicy, NodeSettings
+from tapestry.protocol.wire_messages import (
+    LocalNoise,
+    NoNoise,
+    PrivacyPlan,
+    RoundManifest,
+    SharedNoise,
+    TrainingPlan,
+)
 from tapestry.tlog.trust_policy import Trust
 from tapestry_governance.events.types import Member
 from tapestry_governance.rules.federation_state import FederationState
@@ -32,6 +38,7 @@ from tapestry_node.adapters.adapter_check import (
 )
 from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.round.admission import Refused, check_policy
+from tapestry_node.settings import NodePolicy, NodeSettings
 from tapestry_node.training.trainer import Trainer
 
 
@@ -126,15 +133,18 @@ def _trial(standing: Standing, parameterization: str) -> str | None:
 
 def _least_noise(policy: NodePolicy) -> PrivacyPlan:
     """The noise that asks least of a model, among those that the policy accepts."""
-    return PrivacyPlan(
-        noise="none" if "none" in policy.noise else policy.noise[0],
-        unit="record",
-        adjacency="add-remove",
-        clip_norm="1",
-        noise_multiplier="1",
-        min_share="0",
-        target_delta=policy.target_delta,
-    )
+    if "none" in policy.noise:
+        return NoNoise(noise="none")
+    least = {
+        "unit": "record",
+        "adjacency": "add-remove",
+        "clip_norm": "1",
+        "noise_multiplier": "1",
+        "target_delta": policy.target_delta,
+    }
+    if policy.noise[0] == "local":
+        return LocalNoise.model_validate({"noise": "local", **least})
+    return SharedNoise.model_validate({"noise": "shared", "min_share": "0", **least})
 
 
 def _adapter(standing: Standing) -> Iterator[str]:
@@ -143,10 +153,11 @@ def _adapter(standing: Standing) -> Iterator[str]:
     if not settings.adapter.publish:
         return
     limit = decode_decimal(settings.policy.epsilon_limit)
-    if decode_decimal(settings.adapter.epsilon) > limit:
+    adapter = settings.adapter
+    if adapter.noise != "none" and decode_decimal(adapter.epsilon) > limit:
         if not list(_budget(standing)):  # which says enough
             yield (
-                f"the adapter: adapter.epsilon {settings.adapter.epsilon} is above"
+                f"the adapter: adapter.epsilon {adapter.epsilon} is above"
                 f" policy.epsilon_limit {limit:g}; lower it, or set adapter.publish ="
                 " false"
             )

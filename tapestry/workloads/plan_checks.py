@@ -18,6 +18,7 @@ from tapestry.errors import ConfigError
 from tapestry.privacy import accounting, clipping
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.wire_messages import (
+    DpPlan,
     OuterPlan,
     PrivacyPlan,
     RoundManifest,
@@ -139,6 +140,8 @@ def check_outer(outer: OuterPlan) -> None:
     ):
         if not decode_decimal(plain) > 0:
             raise ConfigError(f"{name} {plain} is not positive; no round would count")
+    if outer.optimizer != "nesterov":
+        return
     if not 0 <= decode_decimal(outer.momentum) < 1:
         raise ConfigError(f"outer.momentum {outer.momentum} is not in [0, 1)")
 
@@ -188,7 +191,7 @@ def local_steps(
     )
 
 
-def _check_noise(privacy: PrivacyPlan) -> None:
+def _check_noise(privacy: DpPlan) -> None:
     clip_norm = decode_decimal(privacy.clip_norm)
     multiplier = decode_decimal(privacy.noise_multiplier)
     if not (clip_norm > 0 and multiplier > 0):

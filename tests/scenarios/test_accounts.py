@@ -14,7 +14,7 @@ from tapestry_governance.audit.verify import Verdict
 from tapestry_governance.events.envelope import Author, Event
 from tapestry_governance.events.types import DpAccounted, RoundOpened
 from tests.scenarios.conftest import Found
-from tests.support.log_world import World
+from tests.support.log_world import World, with_loss
 
 SMALLER = "0.000001"
 
@@ -81,7 +81,11 @@ def test_an_account_that_nobody_can_compose_breaks_a_rule(
     change: dict[str, Any],
 ) -> None:
     world = World().found()
-    body = world.account(world.manifest()).model_copy(update=change)
+    body = world.account(world.manifest())
+    if "steps" in change:
+        body = body.model_copy(update=change)
+    else:
+        body = with_loss(body, **change)
     event = _event(body)
     (found,) = privacy_accounts.recompute([event])
     assert found.recomputed is None
@@ -91,15 +95,14 @@ def test_an_account_that_nobody_can_compose_breaks_a_rule(
 
 def test_an_understated_fallback_breaks_a_rule() -> None:
     world = World().found()
-    honest = world.account(world.manifest()).model_copy(
-        update={
-            "mechanism": "poisson-subsampled-skellam",
-            "trust_model": "shared",
-            "own_multiplier": "0.5",
-            "shares": 4,
-            "coordinates": 1000,
-            "bound": "1000000",
-        }
+    honest = with_loss(
+        world.account(world.manifest()),
+        mechanism="poisson-subsampled-skellam",
+        trust_model="shared",
+        own_multiplier="0.5",
+        shares=4,
+        coordinates=1000,
+        bound="1000000",
     )
     (probe,) = privacy_accounts.recompute([_event(honest)])
     assert probe.fallback_recomputed is not None
@@ -107,7 +110,7 @@ def test_an_understated_fallback_breaks_a_rule() -> None:
     assert probe.fallback_recomputed > 2 * probe.recomputed
     for share, understated in ((1.001, False), (0.99, True)):
         fallback = f"{probe.fallback_recomputed * share:.6f}1"
-        said = honest.model_copy(update={"epsilon_fallback": fallback})
+        said = with_loss(honest, epsilon_fallback=fallback)
         (found,) = privacy_accounts.recompute([_event(said)])
         assert found.is_understated is understated
     (silent,) = privacy_accounts.recompute([_event(honest)])

@@ -11,9 +11,9 @@ import pytest
 from tapestry import cli
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError
-from tapestry.settings import NodeSettings
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node import Node
+from tapestry_node.settings import NodeSettings
 from tests.node.budget.test_ledger import charge, shared
 from tests.support.federation import NAMES, Base, Federation
 

@@ -162,7 +162,9 @@ def test_the_log_accounts_for_what_each_ledger_spent(federation: Federation) -> 
         assert [a.round_number for a in accounts] == [1, 2, None]
         rows = node.ledger.rows()
         assert [row.state for row in rows] == ["spent"] * 3
-        last = decode_decimal(accounts[-1].epsilon_run or "0")
+        loss = accounts[-1].promise
+        assert loss is not None
+        last = decode_decimal(loss.epsilon_run)
         assert node.ledger.balance().spent == pytest.approx(last, abs=1e-6)
 
 

@@ -22,9 +22,13 @@ SHARED: dict[str, Any] = {
     "coordinator": {
         "rounds": 2,
         "release_every": 2,
-        "privacy": {"noise": "shared"},
+        "privacy": {"noise": "shared", "min_share": "0"},
         "secagg": {"scale_bits": 26},
-        "outer": {"optimizer": "adam", "learning_rate": "0.01"},
+        "outer": {
+            "optimizer": "adam",
+            "learning_rate": "0.01",
+            "momentum": None,
+        },
     },
     "policy": {"noise": ("local", "shared")},
     "institution": {"policy": {"noise": ["local", "shared"]}},

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tapestry import __version__
 from tapestry.encoding import decode_decimal
-from tapestry.settings import CoordinatorSettings, NodeSettings
 from tapestry.software_digest import software_digest
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_demo.cross_evaluation import Matrix, errors, scores
 from tapestry_demo.held_out_answers import Sample
 from tapestry_demo.report.data import SUSPECT, read
@@ -25,6 +25,7 @@ from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.types import DpAccounted, RoundClosed, RoundOpened
 from tapestry_governance.registry import read_base
 from tapestry_node.node_state import Store
+from tapestry_node.settings import NodeSettings
 
 if TYPE_CHECKING:
     from tapestry_demo.demo_run import Story
@@ -153,11 +154,11 @@ def _epsilon(audit: Audit) -> dict[str, dict[str, float | None]]:
 def _after_rounds(events: list[Event]) -> dict[str, float]:
     """What each node said it had spent on the rounds, before its adapter."""
     return {
-        event.actor: decode_decimal(event.body.epsilon_run)
+        event.actor: decode_decimal(loss.epsilon_run)
         for event in events
         if isinstance(event.body, DpAccounted)
         and event.body.adapter is None
-        and event.body.epsilon_run
+        and (loss := event.body.promise) is not None
     }
 
 
@@ -178,6 +179,8 @@ def _privacy(
     settings: CoordinatorSettings, spent: Sequence[DpAccounted]
 ) -> dict[str, Any]:
     plan = settings.privacy
+    if plan.noise == "none":
+        return {"statement": promise_in_words(spent)}
     return {
         "unit": plan.unit,
         "adjacency": plan.adjacency,
@@ -190,9 +193,11 @@ def _privacy(
 
 def promise_in_words(spent: Sequence[DpAccounted]) -> str:
     """State the promise that the accounts of a log make; empty where they make none."""
-    if not spent or any(body.epsilon_run is None for body in spent):
+    losses = [body.promise for body in spent]
+    promises = [loss for loss in losses if loss is not None]
+    if not promises or len(promises) < len(losses):
         return ""
-    if all(body.trust_model == "local" for body in spent):
+    if all(loss.trust_model == "local" for loss in promises):
         trust = (
             "Each node adds all of the noise itself, so this holds whoever looks, other"
             " institutions and the coordinator included, and even if the secure"

@@ -122,7 +122,7 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
     base = manifest.model_digest
     if manifest.run_id not in state.runs:
         given = state.policy.bases
-        if base != state.base and given and base not in given:
+        if base != state.base and given != "any" and base not in given:
             raise RuleError(f"the policy names no base {base} to start from")
         return
     expected = state.base

@@ -19,13 +19,13 @@ from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import Fault
 from tapestry.protocol.wire_messages import Reason
-from tapestry.settings import NodeSettings
 from tapestry.workloads.language.peft_folder import BaseName
 from tapestry_governance.events.types import AdapterPublished, Policy
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.data import held_out
 from tapestry_node.round.admission import Refused
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 
 PUBLICATIONS = "adapters"  # below the node's folder
@@ -90,9 +90,9 @@ def check_adapter(
     if plan.steps is None and "none" not in settings.policy.noise:
         raise Refused(
             Reason.LOCAL_POLICY,
-            "adapter.epsilon is 0: no noise, and policy.noise does not name 'none'",
+            "adapter.noise is 'none', and policy.noise does not name 'none'",
         )
-    _check_entry(plan, place)
+    _check_entry(place)
     if place.policy is not None:
         _check_federation(settings, place.policy)
     _check_room(place.folder, name=settings.name)
@@ -139,7 +139,7 @@ def _check_federation(settings: NodeSettings, policy: Policy) -> None:
         )
 
 
-def _check_entry(plan: AdapterPlan, place: Place) -> None:
+def _check_entry(place: Place) -> None:
     """See that the log has a form for what would be published."""
     settings = place.settings
     try:
@@ -153,7 +153,7 @@ def _check_entry(plan: AdapterPlan, place: Place) -> None:
             base_digest=_ANY,
             manifest_digest=_ANY,
             epsilon=None,
-            target_delta=plan.privacy.target_delta,
+            target_delta=None,
             evaluation={},
         )
     except ValidationError as error:

@@ -39,7 +39,6 @@ from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.wire_messages import Kind, Message, Reason
-from tapestry.settings import NodeSettings
 from tapestry.vectors import FloatVector
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import BaseName
@@ -60,7 +59,8 @@ from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.adapters.model_card import Card
 from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.round.admission import Refused
-from tapestry_node.round.session import Desk, account_of
+from tapestry_node.round.session import Desk, loss_of
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training.dp_sgd import Progress, Runtime
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
@@ -262,13 +262,13 @@ class Publisher:
                 adapter=job.title.name,
                 version=job.title.version,
                 steps=steps,
-                **account_of(charge, job.plan.privacy, ledger=self.ledger),
+                loss=loss_of(charge, job.plan.privacy, ledger=self.ledger),
             )
             storage.replace(job.accounted, self.desk.say(account, now=now))
         found = open_entry(job.accounted.read_bytes()).event.body
         if not isinstance(found, DpAccounted):
             raise ProtocolError(f"{job.accounted} is no account")
-        if (found.epsilon_run is None) != (charge is None):
+        if (found.promise is None) != (charge is None):
             raise ConfigError(f"{job.accounted} is for other settings; restore those")
         return found
 
@@ -279,6 +279,7 @@ class Publisher:
         update = np.frombuffer(job.update.read_bytes(), dtype="<f4").copy()
         if job.folder.exists():  # of a process that died before it was done
             shutil.rmtree(job.folder)
+        loss = account.promise
         card = self._card(job, update, account=account, public=public)
         made = adapter_trainer.write(
             job.folder, update, model=self._model(), plan=job.plan, card=card
@@ -292,8 +293,8 @@ class Publisher:
             base=job.title.base.name,
             base_digest=job.title.base.digest,
             manifest_digest=made.manifest_digest,
-            epsilon=account.epsilon_run,
-            target_delta=account.target_delta,
+            epsilon=loss.epsilon_run if loss else None,
+            target_delta=loss.target_delta if loss else None,
             evaluation=dict(card.evaluation),
         )
         publisher = Author(
@@ -321,7 +322,7 @@ class Publisher:
         account: DpAccounted,
         public: list[Text],
     ) -> Card:
-        trainer = self.desk.trainer
+        trainer, loss = self.desk.trainer, account.promise
         return Card(
             name=job.title.name,
             version=job.title.version,
@@ -331,9 +332,7 @@ class Publisher:
             text_licence=trainer.corpus.licence,
             base=job.title.base,
             rank=job.plan.training.rank,
-            promise=job.plan.promise(
-                account.epsilon_run, fallback=account.epsilon_fallback
-            ),
+            promise=None if loss is None else job.plan.promise(loss),
             evaluation=adapter_trainer.score(
                 self._model(), update, public, plan=job.plan
             ),

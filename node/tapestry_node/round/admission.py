@@ -33,8 +33,8 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol.wire_messages import Reason, RoundManifest, recommended_threshold
-from tapestry.settings import NodePolicy
 from tapestry_governance.rules.federation_state import FederationState
+from tapestry_node.settings import NodePolicy
 
 
 class Refused(PolicyError):
@@ -195,6 +195,8 @@ def _check_work(manifest: RoundManifest, policy: NodePolicy) -> None:
         Reason.LOCAL_POLICY,
         f"noise {privacy.noise!r} is not in policy.noise",
     )
+    if privacy.noise == "none":
+        return
     _require(
         decode_decimal(privacy.target_delta) <= decode_decimal(policy.target_delta),
         Reason.LOCAL_POLICY,

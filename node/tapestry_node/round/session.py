@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from tapestry.encoding import decode_decimal, encode_decimal
-from tapestry.errors import ProtocolError
+from tapestry.errors import ConfigError, ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
@@ -39,6 +39,8 @@ from tapestry_governance.events.types import (
     Body,
     ContributionCommitted,
     DpAccounted,
+    PrivacyLoss,
+    UnboundedLoss,
     roster_digest,
 )
 from tapestry_governance.log.mirror import View
@@ -202,11 +204,15 @@ class Session:
         return self._state
 
     def _reserve(self) -> None:
-        if self._charge is not None:
-            cap = decode_decimal(self._desk.view.state.policy.epsilon_cap)
-            delta = decode_decimal(self.manifest.privacy.target_delta)
-            self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
-            self._ledger.reserve(self._charge)
+        privacy = self.manifest.privacy
+        if self._charge is None and privacy.noise == "none":
+            return
+        if self._charge is None or privacy.noise == "none":
+            raise ConfigError(f"noise {privacy.noise!r}, but charge {self._charge}")
+        cap = decode_decimal(self._desk.view.state.policy.epsilon_cap)
+        delta = decode_decimal(privacy.target_delta)
+        self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
+        self._ledger.reserve(self._charge)
 
     def _train(self) -> FloatVector:
         def done(step: int, steps: int) -> None:
@@ -233,7 +239,7 @@ class Session:
             adapter=None,
             version=None,
             steps=manifest.training.steps,
-            **account_of(charge, manifest.privacy, ledger=self._ledger),
+            loss=loss_of(charge, manifest.privacy, ledger=self._ledger),
         )
 
     def _commitment(self, upload: Upload) -> ContributionCommitted:
@@ -247,56 +253,44 @@ class Session:
         )
 
 
-def account_of(
+def loss_of(
     charge: Charge | None, plan: PrivacyPlan, *, ledger: Ledger
-) -> dict[str, Any]:
-    """The fields of a ``dp.accounted`` event that a charge and its promise fix.
+) -> UnboundedLoss | PrivacyLoss:
+    """Account for a charge as a ``dp.accounted`` event does.
 
     The epsilons are composed at the delta that the event names, which may be smaller
     than the ledger's.
+
+    Raises:
+        ConfigError: There is noise and no charge for it, or a charge and no noise.
     """
-    fixed = {
-        "unit": plan.unit,
-        "adjacency": plan.adjacency,
-        "clip_norm": plan.clip_norm,
-        "target_delta": plan.target_delta,
-        "accountant": accounting.ACCOUNTANT,
-        "accountant_version": accounting.accountant_version(),
-    }
-    if charge is None:
-        return {**fixed, **_NOTHING_PROMISED}
+    if charge is None and plan.noise == "none":
+        return UnboundedLoss(mechanism="none")
+    if charge is None or plan.noise == "none":
+        raise ConfigError(f"noise {plan.noise!r} does not go with charge {charge}")
     delta, shared = decode_decimal(plan.target_delta), ledger.shares_noise(charge.run)
     epsilon = ledger.spent_on(charge.run, target_delta=delta)
     fallback = ledger.spent_on(charge.run, target_delta=delta, fallback=True)
     steps, own = charge.steps, charge.own_multiplier
     integer = steps.coordinates > 0
-    return {
-        **fixed,
-        "trust_model": "shared" if shared else "local",
-        "mechanism": accounting.INTEGER_MECHANISM if integer else accounting.MECHANISM,
-        "noise_multiplier": encode_decimal(steps.noise_multiplier),
-        "own_multiplier": encode_decimal(own),
-        "shares": round((steps.noise_multiplier / own) ** 2),
-        "coordinates": steps.coordinates,
-        "bound": encode_decimal(steps.bound),
-        "sampling_rate": encode_decimal(steps.sampling_rate),
-        "epsilon_run": encode_decimal(round(epsilon, 6)),
-        "epsilon_fallback": encode_decimal(round(fallback, 6)) if shared else None,
-    }
-
-
-_NOTHING_PROMISED = {
-    "trust_model": "local",
-    "mechanism": "none",
-    "noise_multiplier": "0",
-    "own_multiplier": "0",
-    "shares": 1,
-    "coordinates": 0,
-    "bound": "0",
-    "sampling_rate": "1",
-    "epsilon_run": None,
-    "epsilon_fallback": None,
-}
+    return PrivacyLoss(
+        mechanism=accounting.INTEGER_MECHANISM if integer else accounting.MECHANISM,
+        unit=plan.unit,
+        adjacency=plan.adjacency,
+        trust_model="shared" if shared else "local",
+        clip_norm=plan.clip_norm,
+        noise_multiplier=encode_decimal(steps.noise_multiplier),
+        own_multiplier=encode_decimal(own),
+        shares=round((steps.noise_multiplier / own) ** 2),
+        coordinates=steps.coordinates,
+        bound=encode_decimal(steps.bound),
+        sampling_rate=encode_decimal(steps.sampling_rate),
+        target_delta=plan.target_delta,
+        epsilon_run=encode_decimal(round(epsilon, 6)),
+        epsilon_fallback=encode_decimal(round(fallback, 6)) if shared else None,
+        accountant=accounting.ACCOUNTANT,
+        accountant_version=accounting.accountant_version(),
+    )
 
 
 def _highest(desk: Desk, run_id: str) -> int:

@@ -16,7 +16,6 @@ from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.wire_messages import RoundManifest
-from tapestry.settings import NodeSettings
 from tapestry.vectors import FloatVector, Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Unit, Workload
@@ -24,6 +23,7 @@ from tapestry_governance.events.types import DataDeclared
 from tapestry_node.budget.ledger import Charge, Terms
 from tapestry_node.data import overlap, records
 from tapestry_node.data.record_statistics import Census, Coverage, Lengths
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.machine_checks import Trainable
 from tapestry_node.training.microbatches import Limits

@@ -1,13 +1,11 @@
 """An adapter is trained, paid for and published once, wherever the process dies."""
 
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
 from tapestry import storage
 from tapestry.errors import ResourceError
@@ -18,7 +16,16 @@ from tapestry_node.adapters import adapter_trainer, publication
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import Store
 from tapestry_node.round.admission import Refused
-from tests.support.federation import NAMES, Base, Deliver, Federation, Killed
+from tapestry_node.settings import NodeSettings
+from tests.support.federation import (
+    NAMES,
+    NO_ADAPTER_NOISE,
+    Base,
+    Deliver,
+    Federation,
+    Killed,
+)
+from tests.support.settings_files import change_settings
 
 Wants = Callable[..., Federation]
 
@@ -298,7 +305,7 @@ def test_a_failure_after_the_training_lets_no_other_training_begin(
     [
         {"learning_rate": "0.2"},
         pytest.param({"steps": 2}, marks=pytest.mark.slow),
-        pytest.param({"epsilon": "0"}, marks=pytest.mark.slow),
+        pytest.param(NO_ADAPTER_NOISE, marks=pytest.mark.slow),
     ],
     ids=lambda settings: next(iter(settings)),
 )
@@ -316,10 +323,8 @@ def test_what_was_trained_under_other_settings_is_not_published(
         with suppress(Killed):
             deliver(request)
             raise AssertionError("the node was not killed")
-        known = tomllib.loads(path.read_text())
-        changed = known | {"adapter": known["adapter"] | settings}
-        changed["policy"]["noise"] = ["local", "none"]
-        path.write_text(tomli_w.dumps(changed))
+        changes = {"adapter": settings, "policy": {"noise": ["local", "none"]}}
+        change_settings(path, NodeSettings, changes)
         federation.restart(name)
 
     federation.wire.on("fr", Kind.RELEASED, dies_once)

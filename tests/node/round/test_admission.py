@@ -17,12 +17,13 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol.wire_messages import (
+    LocalNoise,
+    NoNoise,
     PrivacyPlan,
     Reason,
     RoundManifest,
     TrainingPlan,
 )
-from tapestry.settings import NodePolicy
 from tapestry_node.round.admission import (
     Facts,
     Refused,
@@ -30,6 +31,7 @@ from tapestry_node.round.admission import (
     first_round,
     reason_of,
 )
+from tapestry_node.settings import NodePolicy
 from tests.support.log_world import World, renamed
 
 MANIFEST = World().found().manifest()
@@ -63,7 +65,7 @@ def _training(**changes: Any) -> TrainingPlan:
 
 
 def _privacy(**changes: Any) -> PrivacyPlan:
-    return PrivacyPlan.model_validate({**MANIFEST.privacy.model_dump(), **changes})
+    return LocalNoise.model_validate({**MANIFEST.privacy.model_dump(), **changes})
 
 
 def _refused(
@@ -102,7 +104,7 @@ def test_what_meets_every_rule_is_accepted() -> None:
             {"training": _training(parameterization="low_rank", rank=1)},
             "local_policy",
         ),
-        ("no noise", {"privacy": _privacy(noise="none")}, "local_policy"),
+        ("no noise", {"privacy": NoNoise(noise="none")}, "local_policy"),
         ("delta", {"privacy": _privacy(target_delta="0.0001")}, "local_policy"),
     ],
 )
