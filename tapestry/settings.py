@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, ValidationError
 
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.inputs.faults import Fault, Faults, show
+from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.setting_values import fit
 from tapestry.inputs.text_reader import read_toml
@@ -49,7 +49,7 @@ class Settings(Strict):
         except ValidationError as error:
             faults = Faults()
             for line in explain(error, cls):
-                faults.add(Fault(path, line))
+                faults.add(InputFault(path, line))
             faults.check(path)
             raise  # unreachable: an error has a line
 

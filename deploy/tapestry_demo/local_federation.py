@@ -3,8 +3,8 @@
 This is what institutions do once, each for itself, when they meet; ``tapestry demo``
 does it for all of them on one machine::
 
-    coordinator/   coordinator.toml policy.txt keys/ log/ held-out/
-    nodes/<name>/  node.toml policy.txt keys/ data/
+    coordinator/   coordinator.toml trust-policy.txt keys/ log/ held-out/
+    nodes/<name>/  node.toml trust-policy.txt keys/ data/
 """
 
 import shutil
@@ -20,7 +20,7 @@ from tapestry.errors import ConfigError
 from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.settings import write_new
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.types import CharterAdopted, Coordinator, Member, Policy
@@ -81,7 +81,7 @@ def found(directory: Path, founding: Founding) -> str:
     entry = sign_entry(event, author, *(keys["root"] for _, keys in members))
     with Log.create(coordinator / "log", key=log_key) as log:
         log.append([entry])
-    trust = Trust.of_members(
+    trust = TrustPolicy.of_members(
         log_key.verify_key,
         [VerifyKey.parse(member.witness) for member in charter.members],
     ).encode()
@@ -122,12 +122,12 @@ def _write_settings(
     directory: Path, founding: Founding, *, trust: bytes, genesis: str
 ) -> None:
     coordinator = directory / "coordinator"
-    (coordinator / "policy.txt").write_bytes(trust)
+    (coordinator / "trust-policy.txt").write_bytes(trust)
     plan = to_toml(founding.coordinator.model_dump(), CoordinatorSettings)
     write_new(coordinator / "coordinator.toml", tomli_w.dumps(plan))
     for each in founding.institutions:
         folder = directory / "nodes" / each.name
-        (folder / "policy.txt").write_bytes(trust)
+        (folder / "trust-policy.txt").write_bytes(trust)
         shutil.copytree(each.data, folder / "data")
         settings = {**each.settings, "name": each.name, "genesis": genesis}
         text = tomli_w.dumps(to_toml(settings, NodeSettings))

@@ -32,7 +32,7 @@ DEADLINES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class DemoScale:
     """How much a demo does; everything else follows."""
 
     base: str
@@ -53,8 +53,8 @@ class Scale:
     sequence_length: int
 
 
-SCALES: Mapping[str, Scale] = {
-    "smollm2": Scale(
+SCALES: Mapping[str, DemoScale] = {
+    "smollm2": DemoScale(
         base="smollm2",
         targets=("q_proj", "v_proj"),
         rank=8,
@@ -72,7 +72,7 @@ SCALES: Mapping[str, Scale] = {
         adapter_epsilon=5.0,
         sequence_length=96,
     ),
-    "tiny": Scale(
+    "tiny": DemoScale(
         base="tiny",
         targets=("q_proj", "v_proj"),
         rank=4,
@@ -94,7 +94,7 @@ SCALES: Mapping[str, Scale] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class DemoMember:
     """One institution of the demo."""
 
     name: str
@@ -103,7 +103,7 @@ class Member:
     records: int
 
 
-def scale_of(base: str) -> Scale:
+def scale_of(base: str) -> DemoScale:
     """Pick the scale of a base; a local folder gets that of ``smollm2``."""
     known = SCALES.get(base)
     if known is not None:
@@ -111,7 +111,9 @@ def scale_of(base: str) -> Scale:
     return replace(SCALES["smollm2"], base=base)
 
 
-def founding(scale: Scale, members: Sequence[Member], *, base_digest: str) -> Founding:
+def founding(
+    scale: DemoScale, members: Sequence[DemoMember], *, base_digest: str
+) -> Founding:
     """Write down what everybody agrees on."""
     noise = noise_multiplier(scale, members)
     return Founding(
@@ -134,7 +136,7 @@ def founding(scale: Scale, members: Sequence[Member], *, base_digest: str) -> Fo
     )
 
 
-def noise_multiplier(scale: Scale, members: Sequence[Member]) -> float:
+def noise_multiplier(scale: DemoScale, members: Sequence[DemoMember]) -> float:
     """Find the least noise that keeps the smallest institution's promise."""
     fewest = min(member.records for member in members)
     return accounting.calibrate(
@@ -145,7 +147,7 @@ def noise_multiplier(scale: Scale, members: Sequence[Member]) -> float:
     )
 
 
-def _coordinator(scale: Scale, *, noise: float) -> CoordinatorSettings:
+def _coordinator(scale: DemoScale, *, noise: float) -> CoordinatorSettings:
     settings = {
         "federation": FEDERATION,
         "origin": "tapestry.example/demo",
@@ -191,7 +193,9 @@ def _coordinator(scale: Scale, *, noise: float) -> CoordinatorSettings:
     return CoordinatorSettings.model_validate(settings)
 
 
-def _institution(scale: Scale, member: Member, *, base_digest: str) -> Institution:
+def _institution(
+    scale: DemoScale, member: DemoMember, *, base_digest: str
+) -> Institution:
     settings = {
         "federation": FEDERATION,
         "country": member.country,

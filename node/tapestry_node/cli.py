@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
@@ -18,7 +18,7 @@ from tapestry_node.check_output import check_as_json, check_as_lines
 
 if TYPE_CHECKING:
     from tapestry_node.budget.ledger import Ledger
-    from tapestry_node.node_state import Store
+    from tapestry_node.node_state import NodeState
     from tapestry_node.settings import NodeSettings, Transport
 
 node_folder = click.argument(
@@ -31,7 +31,7 @@ node_folder = click.argument(
 )
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def app() -> None:
     """An institution's node."""
 
@@ -232,7 +232,7 @@ def _transport(
     )
 
 
-def _store(folder: Path) -> "Store":
+def _store(folder: Path) -> "NodeState":
     """Open the receipts, and hold them against the log where there is a mirror.
 
     Raises:
@@ -241,7 +241,7 @@ def _store(folder: Path) -> "Store":
     """
     from tapestry_node.directory import open_view
     from tapestry_node.log_history import committed_rounds
-    from tapestry_node.node_state import Store
+    from tapestry_node.node_state import NodeState
     from tapestry_node.settings import NodeSettings
 
     path, mirror = folder / "state.db", folder / "view.db"
@@ -254,7 +254,7 @@ def _store(folder: Path) -> "Store":
         view = open_view(folder, settings, readonly=True)
         committed = list(committed_rounds(view, settings.name))
         view.close()
-    store = Store(path, readonly=True)
+    store = NodeState(path, readonly=True)
     store.require(committed)
     return store
 

@@ -39,8 +39,8 @@ from tapestry.workloads.base import Unit
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import BaseName, write_peft
 from tapestry_governance.events.types import PrivacyLoss
-from tapestry_governance.registry import Adapter, check_folder
-from tapestry_node.adapters.model_card import Card, Promise, render
+from tapestry_governance.registry import CheckedAdapter, check_folder
+from tapestry_node.adapters.model_card import AdapterPromise, Card, render
 from tapestry_node.settings import AdapterSettings
 from tapestry_node.training import dp_sgd
 
@@ -54,9 +54,9 @@ class AdapterPlan:
     records: int
     steps: accounting.Steps | None  # None: without noise, nothing is promised
 
-    def promise(self, loss: PrivacyLoss) -> Promise:
+    def promise(self, loss: PrivacyLoss) -> AdapterPromise:
         """State the promise with the epsilons that the log accounts for."""
-        return Promise(
+        return AdapterPromise(
             epsilon=loss.epsilon_run,
             fallback=loss.epsilon_fallback,
             target_delta=loss.target_delta,
@@ -163,7 +163,7 @@ def write(
     model: LanguageModel,
     plan: AdapterPlan,
     card: Card,
-) -> Adapter:
+) -> CheckedAdapter:
     """Write the PEFT folder with its card and manifest, and check it.
 
     Raises:
