@@ -132,7 +132,8 @@ class Run:
         if log_key.name != settings.origin:
             raise ConfigError(
                 f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
-                f" for {log_key.name!r}; name the origin of the log"
+                f" for {log_key.name!r}; name the origin of the log",
+                code="log-origin-differs",
             )
         self.log = Log.open(directory / "log", key=log_key)
         self.publisher = LogPublisher(

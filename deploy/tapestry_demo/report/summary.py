@@ -7,17 +7,18 @@ import resource
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tapestry import __version__
 from tapestry.encoding import decode_decimal
 from tapestry.software_digest import software_digest
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_demo.cross_evaluation import Matrix, errors, scores
+from tapestry_demo.demo_run import DemoRun
 from tapestry_demo.held_out_answers import HeldOutPrompt
 from tapestry_demo.report.data import SUSPECT, read
 from tapestry_demo.report.names import place
-from tapestry_demo.report.opening import headline
+from tapestry_demo.report.overview import headline
 from tapestry_demo.wire_tap import WireTap
 from tapestry_governance.audit.privacy_statement import DEFINITION
 from tapestry_governance.audit.verify import Audit
@@ -26,9 +27,6 @@ from tapestry_governance.events.types import DpAccounted, RoundClosed, RoundOpen
 from tapestry_governance.registry import read_base
 from tapestry_node.node_state import NodeState
 from tapestry_node.settings import NodeSettings
-
-if TYPE_CHECKING:
-    from tapestry_demo.demo_run import DemoRun
 
 _LANGUAGES = {
     "it": "Italian",
@@ -43,7 +41,7 @@ _KNOWN = {
 
 
 def summarize(
-    demo: "DemoRun",
+    demo: DemoRun,
     *,
     matrix: Matrix,
     samples: Sequence[HeldOutPrompt],
@@ -101,7 +99,7 @@ def summarize(
     return found | {"title": headline(read(found))}
 
 
-def _model(demo: "DemoRun") -> dict[str, Any]:
+def _model(demo: DemoRun) -> dict[str, Any]:
     """Name the given base, and count its parameters in the first release."""
     shapes = read_base(next((demo.out / "releases").glob("base-*"))).shapes
     base = demo.scale.base
@@ -109,7 +107,7 @@ def _model(demo: "DemoRun") -> dict[str, Any]:
     return {**known, "parameters": sum(map(math.prod, shapes.values()))}
 
 
-def _countries(demo: "DemoRun", audit: Audit) -> list[dict[str, Any]]:
+def _countries(demo: DemoRun, audit: Audit) -> list[dict[str, Any]]:
     rows = []
     for member in demo.members:
         declared = audit.state.data[member.name]
@@ -162,7 +160,7 @@ def _after_rounds(events: list[Event]) -> dict[str, float]:
     }
 
 
-def _limits(demo: "DemoRun") -> dict[str, float]:
+def _limits(demo: DemoRun) -> dict[str, float]:
     return {
         member.name: decode_decimal(
             _node_settings(demo, member.name).policy.epsilon_limit
@@ -171,7 +169,7 @@ def _limits(demo: "DemoRun") -> dict[str, float]:
     }
 
 
-def _node_settings(demo: "DemoRun", name: str) -> NodeSettings:
+def _node_settings(demo: DemoRun, name: str) -> NodeSettings:
     return NodeSettings.read(demo.out / "nodes" / name / "node.toml")
 
 
@@ -212,7 +210,7 @@ def promise_in_words(spent: Sequence[DpAccounted]) -> str:
     return f"{DEFINITION} {trust}"
 
 
-def _bytes_out(demo: "DemoRun") -> dict[str, dict[str, int]]:
+def _bytes_out(demo: DemoRun) -> dict[str, dict[str, int]]:
     """From the nodes' own egress receipts, whose chain is checked on the way."""
     found: dict[str, dict[str, int]] = {}
     for member in demo.members:
