@@ -22,9 +22,10 @@ from tests.support.cosigning import LOG_KEY, TIME, TRUST, WITNESSES, entry
 
 _CODE = (
     str(Path(tapestry_governance.__file__).parent),
+    str(Path(storage.__file__).parent),
     *(
         str(module.__file__)
-        for module in (checkpoint, freshness, proof, storage, tiles, trust_policy)
+        for module in (checkpoint, freshness, proof, tiles, trust_policy)
     ),
 )
 _VISITS = 4
