@@ -3,6 +3,7 @@
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from tapestry.errors import ResourceError, TapestryError
 from tapestry.storage.durable_files import failure, sync_folder
 
 __all__ = ["Database", "Schema", "open_database"]
+
+_PATIENCE = 5.0  # seconds to wait for another process; what sqlite3 waits by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,7 @@ class Database(sqlite3.Connection):
                     self.execute("ROLLBACK")
                 raise
 
-    def fetch(self, statement: str, *values: Any) -> list[Any]:
+    def query(self, statement: str, *values: Any) -> list[Any]:
         """Execute one statement and return its rows; what it writes is durable.
 
         Raises:
@@ -97,14 +100,17 @@ class Database(sqlite3.Connection):
     def holds(self, schema: Schema) -> bool:
         """Say whether the tables are there; False if nothing was made yet.
 
+        Call it inside a transaction: it looks three times, and another process may be
+        making the tables.
+
         Raises:
             sqlite3.DatabaseError: It is a database of another kind or version.
         """
+        ((tables,),) = self.execute("SELECT count(*) FROM sqlite_schema")
         ((application,),) = self.execute("PRAGMA application_id")
         ((version,),) = self.execute("PRAGMA user_version")
         if (application, version) == schema.marks:
             return True
-        ((tables,),) = self.execute("SELECT count(*) FROM sqlite_schema")
         if (application, version, tables) == (0, 0, 0):
             return False
         raise sqlite3.DatabaseError(
@@ -187,6 +193,7 @@ def open_database(
         database = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rw'}",
             uri=True,
+            timeout=_PATIENCE,
             isolation_level=None,
             check_same_thread=not threads,
             factory=Database,
@@ -194,7 +201,7 @@ def open_database(
         try:
             database.path, database.damage = path, damage
             if not readonly:
-                database.execute("PRAGMA journal_mode = WAL")
+                _set_wal(database)
                 database.execute("PRAGMA synchronous = FULL")
                 database.execute("PRAGMA foreign_keys = ON")
             if check:
@@ -219,8 +226,28 @@ def _require_plain(path: Path) -> None:
             raise OSError(errno.EINVAL, f"{file.name} is no plain file; put it back")
 
 
+def _set_wal(database: Database) -> None:
+    """Switch to WAL mode; SQLite does not wait for a process that does so as well."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 def _require_tables(database: Database, schema: Schema, *, readonly: bool) -> None:
-    if database.holds(schema):
+    database.execute("BEGIN")  # one moment's content, without keeping a writer out
+    try:
+        is_made = database.holds(schema)
+    finally:
+        database.execute("ROLLBACK")
+    if is_made:
         return
     if readonly:
         raise sqlite3.OperationalError("nothing was stored in it yet")
