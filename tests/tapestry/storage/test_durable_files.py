@@ -401,15 +401,15 @@ def test_a_folder_is_published_once(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    for act in (
-        lambda: replace_file(tmp_path / "file" / "x", b""),
-        lambda: make_folders(tmp_path / "file" / "x"),
-        lambda: create_file(tmp_path / "file" / "x"),
-        lambda: append_file(tmp_path / "file" / "x", b""),
-        lambda: sync_folder(tmp_path / "file"),
-    ):
+    acts: tuple[Callable[[Path], object], ...] = (
+        *(replace_file, make_folders, create_file, sync_folder),
+        lambda path: append_file(path, b""),
+    )
+    for act in acts:
         with pytest.raises(ResourceError, match=r"^cannot write [^\n]+file[^\n]*$"):
-            act()
+            act(tmp_path / "file" / "x")
+    with pytest.raises(ResourceError, match="Not a directory"):
+        sync_folder(tmp_path / "file")
     assert names(tmp_path) == ["file"]
 
 
