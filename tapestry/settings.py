@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError
 
 from tapestry.encoding import decode_fraction
-from tapestry.errors import ConfigError, ResourceError
+from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Fault, Faults, show
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.text_reader import read_toml
@@ -27,6 +27,7 @@ from tapestry.protocol.wire_messages import (
     Strict,
     TrainingPlan,
 )
+from tapestry.storage.durable_files import create_file
 
 MAX_EPSILON = 1000  # of a limit or a target; more promises nothing
 
@@ -222,9 +223,6 @@ def write_new(path: Path, text: str) -> None:
         ResourceError: It cannot be written.
     """
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        create_file(path, text.encode(), mode=0o666)
     except FileExistsError:
         raise ConfigError(f"{path} exists; choose another folder") from None
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}") from error
