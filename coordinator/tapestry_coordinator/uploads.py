@@ -16,7 +16,7 @@ from pathlib import Path
 from tapestry.errors import IncompleteError
 from tapestry.protocol.wire_messages import CHUNK_BYTES
 from tapestry.secagg.chunks import chunk_leaves
-from tapestry.secagg.transcript import Evidence
+from tapestry.secagg.transcript import ChunkProof
 from tapestry.storage import durable_files
 from tapestry.tlog.merkle import inclusion_proof
 
@@ -43,7 +43,7 @@ class Uploads:
         durable_files.replace_file(path.with_suffix(".leaves"), *leaves)
         durable_files.replace_file(path, *chunks)
 
-    def evidence(self, number: int, name: str, index: int) -> Evidence:
+    def evidence(self, number: int, name: str, index: int) -> ChunkProof:
         """Read one chunk with its path to the root.
 
         Raises:
@@ -62,7 +62,7 @@ class Uploads:
             raise IncompleteError(f"no upload {path}: {error.strerror}") from None
         if not chunk:
             raise IncompleteError(f"{path} has no chunk {index}")
-        return Evidence(chunk=chunk, proof=inclusion_proof(leaves, index))
+        return ChunkProof(chunk=chunk, proof=inclusion_proof(leaves, index))
 
     def rounds(self) -> list[int]:
         """The rounds whose uploads are here."""

@@ -45,10 +45,24 @@ from tapestry.errors import (
 )
 from tapestry.privacy import accounting
 from tapestry.storage.sqlite_database import Database, Schema, open_database
-from tapestry_node.budget.ledger_entries import Book, Charge, FileMirror, Mirror, Row
-from tapestry_node.budget.terms import Balance, Terms
+from tapestry_node.budget.ledger_entries import (
+    Charge,
+    ChargeRecord,
+    HeadFile,
+    HeadStore,
+    LedgerReplay,
+)
+from tapestry_node.budget.terms import Balance, PrivacyPromise
 
-__all__ = ["Balance", "Charge", "FileMirror", "Ledger", "Mirror", "Row", "Terms"]
+__all__ = [
+    "Balance",
+    "Charge",
+    "ChargeRecord",
+    "HeadFile",
+    "HeadStore",
+    "Ledger",
+    "PrivacyPromise",
+]
 
 _FORMAT = "tapestry-budget/1"
 _SCHEMA = Schema(
@@ -68,9 +82,9 @@ class Ledger:
     def __init__(
         self,
         path: Path,
-        terms: Terms,
+        terms: PrivacyPromise,
         *,
-        mirror: Mirror,
+        mirror: HeadStore,
         clock: Callable[[], datetime] = _now,
         readonly: bool = False,
     ) -> None:
@@ -85,9 +99,9 @@ class Ledger:
     def open(
         cls,
         path: Path,
-        terms: Terms,
+        terms: PrivacyPromise,
         *,
-        mirror: Mirror | None = None,
+        mirror: HeadStore | None = None,
         clock: Callable[[], datetime] = _now,
     ) -> Self:
         """Open the ledger of a dataset, or start one.
@@ -105,7 +119,7 @@ class Ledger:
             VerificationError: The database was restored, cut or changed.
             ResourceError: The database cannot be read or written.
         """
-        mirror = mirror or FileMirror(path.with_name(path.name + ".mirror"))
+        mirror = mirror or HeadFile(path.with_name(path.name + ".mirror"))
         ledger = cls(path, terms, mirror=mirror, clock=clock)
         with ledger._writing() as book:
             ledger._agree(book)
@@ -128,8 +142,8 @@ class Ledger:
         with suppress(OSError):  # what cannot be looked at, cannot be read either
             if path.is_file() and path.stat().st_size == 0:  # SQLite would begin it
                 raise ConfigError(never)
-        mirror = FileMirror(path.with_name(path.name + ".mirror"))
-        terms = Terms(
+        mirror = HeadFile(path.with_name(path.name + ".mirror"))
+        terms = PrivacyPromise(
             dataset=digest(b""),
             records=1,
             epsilon=epsilon,
@@ -215,7 +229,7 @@ class Ledger:
             if row is not None and row.state == "reserved":
                 book.append({"type": "release", **charge.body()})
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ChargeRecord]:
         """Everything reserved or spent, oldest first."""
         with self._reading() as book:
             return list(book.rows.values())
@@ -277,7 +291,7 @@ class Ledger:
                     " does not: it was restored from before that"
                 )
 
-    def _agree(self, book: Book) -> None:
+    def _agree(self, book: LedgerReplay) -> None:
         """Start the ledger, or see that it was started on the same terms."""
         fixed = {
             "format": _FORMAT,
@@ -305,7 +319,7 @@ class Ledger:
                 {"type": "limit", "epsilon": epsilon, "fallback_epsilon": fallback}
             )
 
-    def _known(self, book: Book, charge: Charge) -> bool:
+    def _known(self, book: LedgerReplay, charge: Charge) -> bool:
         row = book.rows.get(charge.key)
         if row is not None and row.charge.body() != charge.body():
             raise PolicyError(f"{charge.title} was charged before with other steps")
@@ -347,7 +361,7 @@ class Ledger:
         return min(left, last)
 
     @contextmanager
-    def _writing(self) -> Iterator[Book]:
+    def _writing(self) -> Iterator[LedgerReplay]:
         with self._opened() as database:
             with database.transaction():
                 book = self._read(database)
@@ -357,7 +371,7 @@ class Ledger:
                 self._mirror.record(book.number, book.head)
 
     @contextmanager
-    def _reading(self) -> Iterator[Book]:
+    def _reading(self) -> Iterator[LedgerReplay]:
         with self._opened(readonly=self._readonly) as database:
             yield self._read(database)
 
@@ -368,7 +382,7 @@ class Ledger:
         with closing(opened) as database, database.errors():
             yield database
 
-    def _read(self, database: Database) -> Book:
-        book = Book(database, self._clock())
+    def _read(self, database: Database) -> LedgerReplay:
+        book = LedgerReplay(database, self._clock())
         book.load(mirrored=self._mirror.latest(), name=str(self._path))
         return book
