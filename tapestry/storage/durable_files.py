@@ -117,7 +117,9 @@ def create_file(path: Path, *chunks: bytes | memoryview, mode: int = _PRIVATE) -
     except FileExistsError:
         raise
     except OSError as error:
-        raise ResourceError(failure("write", path, error)) from error
+        raise ResourceError(
+            failure("write", path, error), code="cannot-write"
+        ) from error
     try:
         with write_errors(path):
             _write(handle, chunks)
@@ -172,7 +174,9 @@ def remove_file(path: Path) -> None:
         path.parent.rmdir()
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-            raise ResourceError(failure("delete", path, error)) from error
+            raise ResourceError(
+                failure("delete", path, error), code="cannot-delete"
+            ) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -292,7 +296,9 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ResourceError(failure("write", path, error)) from error
+        raise ResourceError(
+            failure("write", path, error), code="cannot-write"
+        ) from error
 
 
 def failure(verb: str, path: Path, error: Exception) -> str:

@@ -89,7 +89,7 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ResourceError(failure("open", path, error)) from error
+        raise ResourceError(failure("open", path, error), code="cannot-open") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -103,7 +103,7 @@ def _lock(path: Path, flags: int, *, wait: bool) -> FileLock:
     try:
         handle = os.open(path, flags, 0o600)
     except OSError as error:
-        raise ResourceError(failure("open", path, error)) from error
+        raise ResourceError(failure("open", path, error), code="cannot-open") from error
     try:
         if flags == _FILE:
             require_regular(handle, path)
@@ -113,5 +113,5 @@ def _lock(path: Path, flags: int, *, wait: bool) -> FileLock:
         raise
     except OSError as error:
         os.close(handle)
-        raise ResourceError(failure("lock", path, error)) from error
+        raise ResourceError(failure("lock", path, error), code="cannot-lock") from error
     return FileLock(handle)

@@ -267,10 +267,16 @@ def _database_errors(
     try:
         yield
     except UnicodeDecodeError as error:  # damage, quoted in SQLite's own message
-        raise damage(f"cannot {verb} {path}: it is damaged") from error
+        raise damage(
+            f"cannot {verb} {path}: it is damaged", code="database-damaged"
+        ) from error
     except (OSError, sqlite3.OperationalError) as error:  # full, locked, read-only
-        raise ResourceError(failure(verb, path, error)) from error
+        raise ResourceError(
+            failure(verb, path, error), code="database-refused"
+        ) from error
     except sqlite3.DatabaseError as error:  # damaged; a constraint or a trigger
-        raise damage(failure(verb, path, error)) from error
+        raise damage(failure(verb, path, error), code="database-damaged") from error
     except sqlite3.Error as error:
-        raise ResourceError(failure(verb, path, error)) from error
+        raise ResourceError(
+            failure(verb, path, error), code="database-refused"
+        ) from error
