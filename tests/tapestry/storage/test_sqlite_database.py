@@ -16,6 +16,7 @@ import pytest
 from tapestry.errors import InconsistentLog, ResourceError
 from tapestry.storage.sqlite_database import Database, Schema, open_database
 from tests.support.file_limits import file_limit
+from tests.support.refusals import refused
 
 SCHEMA = Schema(
     application="TpTs",
@@ -161,7 +162,7 @@ def test_damage_is_of_the_class_that_the_caller_names(
     path: Path, damage: type[ResourceError | InconsistentLog], *, readonly: bool
 ) -> None:
     path.write_bytes(b"not a database, but long enough to be looked at" * 100)
-    with pytest.raises(damage, match=r"^cannot open \S+: file is not a database$"):
+    with refused(damage, "database-damaged", match=r"\S+db: file is not a database$"):
         open_database(path, SCHEMA, readonly=readonly, damage=damage)
 
 
@@ -292,7 +293,9 @@ def test_a_full_disk_commits_nothing_and_the_next_transaction_works(
 def test_a_second_writer_waits_and_then_says_so(database: Database, path: Path) -> None:
     with closing(open_database(path, SCHEMA)) as other:
         other.execute("PRAGMA busy_timeout = 100")
-        locked = pytest.raises(ResourceError, match=r"cannot use \S+: database is lock")
+        locked = refused(
+            ResourceError, "database-refused", match=r"\S+: database is lock"
+        )
         with database.transaction(), locked:
             other.query("INSERT INTO number VALUES (1)")
         other.query("INSERT INTO number VALUES (1)")
