@@ -11,12 +11,13 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
-from tapestry.errors import ConfigError, ResourceError
+from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.setting_values import fit
 from tapestry.inputs.text_reader import read_toml
 from tapestry.protocol.wire_messages import Strict
+from tapestry.storage.durable_files import create_file
 
 Count = Annotated[int, Field(ge=1)]
 Base = Annotated[str, Field(examples=["smollm2"])]
@@ -62,9 +63,6 @@ def write_new(path: Path, text: str) -> None:
         ResourceError: It cannot be written.
     """
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        create_file(path, text.encode(), mode=0o666)
     except FileExistsError:
         raise ConfigError(f"{path} exists; choose another folder") from None
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}") from error

@@ -29,6 +29,7 @@ from tapestry.model.replica import Replica
 from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.secagg.messages import Result
 from tapestry.secagg.server import Unmasked
+from tapestry.storage import durable_files
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.workloads.base import Workload
 from tapestry.workloads.language.base_models import open_base
@@ -37,7 +38,7 @@ from tapestry_coordinator import round as rounds
 from tapestry_coordinator.acceptance_gate import AcceptanceGate, read_held_out
 from tapestry_coordinator.closing_event import closing_of, reason_of
 from tapestry_coordinator.grid import Grid, ValidatingGrid
-from tapestry_coordinator.journal import Journal, writing
+from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher, event_of
 from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.refusals import end_the_run, in_words
@@ -60,7 +61,7 @@ def _scribe(path: Path) -> Notify:
     """Write events where another process can follow them."""
 
     def notify(event: dict[str, Any]) -> None:
-        with writing(path), path.open("a", encoding="utf-8") as file:
+        with durable_files.write_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
     return notify

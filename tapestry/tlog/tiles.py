@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from tapestry import storage
 from tapestry.encoding import decode_integer
 from tapestry.errors import (
     ForeignFileError,
@@ -30,6 +29,7 @@ from tapestry.errors import (
     ProtocolError,
     VerificationError,
 )
+from tapestry.storage import durable_files
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import HASH_BYTES, Tree, leaf_hash
 
@@ -177,7 +177,7 @@ def write(directory: Path, entries: Sequence[bytes]) -> None:
     tree = Tree(map(leaf_hash, entries))
     for tile in layout(len(entries)):
         data = content(tile, tree=tree, read=_reader(entries))
-        storage.replace(directory / tile.path, data)
+        durable_files.replace_file(directory / tile.path, data)
 
 
 def read_entries(directory: Path, size: int) -> list[bytes]:

@@ -113,7 +113,9 @@ def test_a_folder_belongs_to_one_run(found: Found) -> None:
 
 FULL: dict[str, Callable[[Path], object]] = {
     "evidence": lambda folder: (folder / EVIDENCE).write_text(""),
-    "sums": lambda folder: (folder / "sums" / "round-00001.part").mkdir(parents=True),
+    "sums": lambda folder: (folder / "sums" / "round-00001.u32.new").mkdir(
+        parents=True
+    ),
     "uploads": lambda folder: (folder / "uploads").write_text(""),
 }
 

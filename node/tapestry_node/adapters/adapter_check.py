@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tapestry import storage
 from tapestry.dialogue import Text
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import InputFault
 from tapestry.protocol.wire_messages import Reason
+from tapestry.storage import durable_files
 from tapestry.workloads.language.peft_folder import BaseName
 from tapestry_governance.events.types import AdapterPublished, Policy
 from tapestry_node.adapters import adapter_trainer
@@ -30,7 +30,7 @@ from tapestry_node.training.trainer import Trainer
 
 PUBLICATIONS = "adapters"  # below the node's folder
 _ANY = "sha256:" + "0" * 64
-_STEPS = (".update", ".accounted", storage.SUFFIX)  # of one that is under way
+_STEPS = (".update", ".accounted", durable_files.SUFFIX)  # of one that is under way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

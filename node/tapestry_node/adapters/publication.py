@@ -22,7 +22,6 @@ Edge cases:
     that run is begun, and paid for, only after a restart of the node.
 """
 
-import os
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,15 +29,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tapestry import storage
 from tapestry.artifacts import manifest
 from tapestry.artifacts.manifest import FOLDER
 from tapestry.dialogue import Text
 from tapestry.encoding import canonical_json, decode_decimal, digest
-from tapestry.errors import ConfigError, ProtocolError, ResourceError
+from tapestry.errors import ConfigError, ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.wire_messages import Kind, Message, Reason
+from tapestry.storage import durable_files
 from tapestry.vectors import FloatVector
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import BaseName
@@ -247,7 +246,7 @@ class Publisher:
             if job.charge is not None:
                 self.ledger.spend(job.charge)
             raise
-        storage.replace(job.update, update.astype("<f4").tobytes())
+        durable_files.replace_file(job.update, update.astype("<f4").tobytes())
 
     def _account(
         self, job: AdapterJob, charge: Charge | None, *, now: datetime
@@ -264,7 +263,9 @@ class Publisher:
                 steps=steps,
                 loss=loss_of(charge, job.plan.privacy, ledger=self.ledger),
             )
-            storage.replace(job.accounted, self.context.sign_event(account, now=now))
+            durable_files.replace_file(
+                job.accounted, self.context.sign_event(account, now=now)
+            )
         found = open_entry(job.accounted.read_bytes()).event.body
         if not isinstance(found, DpAccounted):
             raise ProtocolError(f"{job.accounted} is no account")
@@ -308,9 +309,11 @@ class Publisher:
             role="community",
         )
         event = publisher.event(published, now=now, seen=self.context.view.seen)
-        storage.replace(job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes())
-        _sync(job.folder)
-        storage.replace(job.published, sign_entry(event, self.community))
+        durable_files.replace_file(
+            job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes()
+        )
+        durable_files.sync_tree(job.folder)
+        durable_files.replace_file(job.published, sign_entry(event, self.community))
 
     def _model(self) -> LanguageModel:
         model = self.context.trainer.workload
@@ -364,20 +367,6 @@ def _charge(
         steps=plan.steps,
         own_multiplier=plan.steps.noise_multiplier,
     )
-
-
-def _sync(folder: Path) -> None:
-    """Bring all files of a folder, and their names, to the disk."""
-    try:
-        for path in [folder, *folder.rglob("*")]:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        storage.sync_folder(folder.parent)
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def _message(folder: Path) -> Message:

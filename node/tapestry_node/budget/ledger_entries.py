@@ -1,8 +1,6 @@
 """The pages of a budget ledger: charges, chained entries, and their mirror."""
 
-import os
 import re
-import sqlite3
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +16,8 @@ from tapestry.encoding import (
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.privacy import accounting
+from tapestry.storage import durable_files
+from tapestry.storage.sqlite_database import Database
 
 _MAX_MIRROR = 64 << 20  # bytes: half a million entries
 _LINE = re.compile(r"^([1-9][0-9]{0,17}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
@@ -105,17 +105,15 @@ class HeadFile:
     def record(self, number: int, digest: str) -> None:
         """Append a line and wait for the disk."""
         torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
-        with self._path.open("ab") as file:
-            file.write(b"\n" * torn + f"{number} {digest}\n".encode("ascii"))
-            file.flush()
-            os.fsync(file.fileno())
+        line = b"\n" * torn + f"{number} {digest}\n".encode("ascii")
+        durable_files.append_file(self._path, line)
 
 
 class LedgerReplay:
     """All entries of a ledger, replayed in order inside one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, now: datetime) -> None:
-        self._connection = connection
+    def __init__(self, database: Database, now: datetime) -> None:
+        self._database = database
         self._now = now
         self._last: datetime | None = None
         self._digests: list[str] = []
@@ -161,7 +159,7 @@ class LedgerReplay:
 
     def _replay_all(self, name: str) -> None:
         try:
-            for number, body in self._connection.execute(
+            for number, body in self._database.execute(
                 "SELECT number, body FROM entries ORDER BY number"
             ):
                 self._replay(number, bytes(body))
@@ -183,7 +181,7 @@ class LedgerReplay:
             }
         )
         number = self.number + 1
-        self._connection.execute("INSERT INTO entries VALUES (?, ?)", (number, body))
+        self._database.execute("INSERT INTO entries VALUES (?, ?)", (number, body))
         self._replay(number, body)
 
     def _replay(self, number: int, body: bytes) -> None:

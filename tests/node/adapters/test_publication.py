@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tapestry import storage
 from tapestry.errors import ResourceError
 from tapestry.protocol.wire_messages import Kind, Message, Reason
+from tapestry.storage import durable_files
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.types import AdapterPublished, DpAccounted
 from tapestry_node.adapters import adapter_trainer, publication
@@ -112,13 +112,13 @@ Place = tuple[Any, str, int]  # an owner, its function, and which call of it
 STEPS: dict[str, Place] = {
     "reserve": (Ledger, "reserve", 1),
     "train": (adapter_trainer, "train", 1),
-    "keep the update": (storage, "replace", 1),
+    "keep the update": (durable_files, "replace_file", 1),
     "spend": (Ledger, "spend", 1),
-    "keep the account": (storage, "replace", 2),
+    "keep the account": (durable_files, "replace_file", 2),
     "write": (adapter_trainer, "write", 1),
-    "copy the account": (storage, "replace", 3),
-    "sync": (publication, "_sync", 1),
-    "publish": (storage, "replace", 4),
+    "copy the account": (durable_files, "replace_file", 3),
+    "sync": (durable_files, "sync_tree", 1),
+    "publish": (durable_files, "replace_file", 4),
     "post": (NodeState, "post", 1),
     "pack": (publication, "_message", 1),
 }
