@@ -1,6 +1,7 @@
 """Numbers, dates and lists have one spelling, and a bound is never rounded down."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -72,3 +73,96 @@ def test_no_number_has_an_exponent(value: float) -> None:
 @given(st.floats(1.0, 9e5))
 def test_a_bound_on_a_factor_is_never_rounded_down(value: float) -> None:
     assert float(numbers.factor(value).replace(",", "")) >= value * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (numbers.bits(0.0), "0"),
+        (numbers.short(-2.5), "\u22122.5"),
+        (numbers.whole(-1234.0), "\u22121,234"),
+        (numbers.size(2.5e15), "2,500\u00a0TB"),
+        (numbers.duration(0.04), "0.0\u00a0s"),
+        (numbers.epsilon(None), "no bound"),
+        (numbers.epsilon(1234.5), "1,234.50"),
+        (numbers.chance(0.2), "20.0\u00a0%"),
+        (numbers.probability(0.0412), "0.041"),
+        (numbers.at_most(2.0), "at most 2.00"),
+        (numbers.at_most(2e6), "more than 1,000,000, which in practice is no bound"),
+        (numbers.enumerated([]), ""),
+        (numbers.enumerated(["a"]), "a"),
+        (numbers.enumerated(["a", "b", "c"]), "a, b and c"),
+        (numbers.spelled(12), "twelve"),
+        (numbers.spelled(13), "13"),
+        (numbers.spelled(-1), "\u22121"),
+        (numbers.counted(2, "node"), "two nodes"),
+        (numbers.counted(2, "entry", "entries"), "two entries"),
+        (numbers.capital("éa B"), "Éa B"),
+        (
+            numbers.date("2026-11-24 21:40:05.25+02:00"),
+            "24 November 2026, 21:40 +02:00",
+        ),
+        (numbers.date("2026-13-01"), "2026-13-01"),
+    ],
+)
+def test_a_zero_and_an_end_of_a_range_have_their_spelling(
+    shown: str, expected: str
+) -> None:
+    assert shown == expected
+
+
+@given(st.floats(0.5, 1.0))
+def test_a_bound_on_a_probability_is_never_rounded_down(value: float) -> None:
+    shown = numbers.likely(value)
+    if shown.startswith("nearly"):
+        assert 0.999 < value < 1
+    else:
+        said = float(shown.removesuffix("\u00a0%")) / 100
+        assert value - 1e-9 <= said <= value + 0.00101
+        assert said < 1 or value > 0.9989
+
+
+@given(st.integers(0, 10**16))
+def test_a_size_is_near_what_it_stands_for(count: int) -> None:
+    text, unit = numbers.size(count).split("\u00a0")
+    power = ["bytes", "kB", "MB", "GB", "TB"].index(unit)
+    value = float(text.replace(",", "")) * 1000**power
+    assert value == pytest.approx(count, rel=0.051)
+
+
+@given(st.integers(0, 10**7))
+def test_a_duration_is_near_what_it_stands_for(seconds: int) -> None:
+    scale = {"s": 1, "min": 60, "h": 3600}
+    words = numbers.duration(seconds).replace(",", "").replace("\u00a0", " ").split()
+    value = sum(
+        float(n) * scale[unit] for n, unit in zip(words[::2], words[1::2], strict=True)
+    )
+    assert len(words) <= 4
+    assert abs(value - seconds) < (60 if "h" in words else 1)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        numbers.bits,
+        numbers.percent,
+        numbers.better,
+        numbers.short,
+        numbers.whole,
+        numbers.size,
+        numbers.duration,
+        numbers.chance,
+    ],
+    ids=lambda form: form.__name__,
+)
+def test_a_number_that_is_missing_is_a_dash(
+    form: Callable[[float | None], str],
+) -> None:
+    assert form(None) == numbers.NONE
+    assert form(1.5) != numbers.NONE
+
+
+def test_nothing_is_spelled_as_nothing() -> None:
+    assert numbers.capital("") == ""
+    assert numbers.spelled(0) == numbers.short(0.0) == "0"
+    assert numbers.chance(0.0) == numbers.NONE
