@@ -1,11 +1,15 @@
 """The cache is found, made whole or not at all, or refused with the way out."""
 
+import errno
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tapestry.cache import cache_folder
+from tapestry.cache import cache_folder, cached
+from tapestry.errors import ResourceError
 from tests.support.processes import (
     STRANGER,
     as_root,
@@ -125,3 +129,78 @@ def test_the_cache_folder_can_be_chosen(
     monkeypatch.delenv("TAPESTRY_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "tapestry"
+
+
+def _build(folder: Path) -> None:
+    (folder / "file").write_text("whole")
+
+
+def test_a_folder_is_built_once_and_readable_by_others(tmp_path: Path) -> None:
+    built = []
+
+    def build(folder: Path) -> None:
+        built.append(folder)
+        _build(folder)
+
+    cache = tmp_path / "deep" / "cache"
+    first = cached(cache, "base-1", build)
+    assert cached(cache, "base-1", build) == first == cache / "base-1"
+    assert len(built) == 1
+    assert (first / "file").read_text() == "whole"
+    assert first.stat().st_mode & 0o777 == 0o755
+    assert cached(cache, "base-2", build) != first
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "I/O error"), KeyboardInterrupt(), ValueError("bug")]
+)
+def test_a_build_that_fails_leaves_nothing_under_its_name(
+    tmp_path: Path, error: BaseException
+) -> None:
+    def build(folder: Path) -> None:
+        _build(folder)
+        raise error
+
+    with pytest.raises((ResourceError, type(error))):
+        cached(tmp_path, "base", build)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "way"),
+    [
+        (errno.ENOSPC, "make room there"),
+        (errno.EDQUOT, "make room there"),
+        (errno.EACCES, "make it a folder of yours"),
+    ],
+)
+def test_a_cache_that_cannot_be_written_says_what_mends_it(
+    tmp_path: Path, number: int, way: str
+) -> None:
+    def build(_: Path) -> None:
+        raise OSError(number, "why")
+
+    with pytest.raises(ResourceError, match=f"cache {tmp_path}: why; {way}, or set"):
+        cached(tmp_path, "base", build)
+
+
+def test_several_who_build_at_once_get_one_whole_folder(tmp_path: Path) -> None:
+    both = threading.Barrier(4)
+
+    def build(folder: Path) -> None:
+        _build(folder)
+        both.wait(timeout=20)  # all have built before the first one is done
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: cached(tmp_path, "base", build), range(4)))
+    assert found == {tmp_path / "base"}
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+    assert (tmp_path / "base" / "file").read_text() == "whole"
+
+
+def test_a_file_under_the_name_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "base").write_text("somebody's")
+    with pytest.raises(ResourceError, match="cannot write the cache"):
+        cached(tmp_path, "base", _build)
+    assert (tmp_path / "base").read_text() == "somebody's"
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
