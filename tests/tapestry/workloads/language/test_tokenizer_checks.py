@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import transformers
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tapestry.errors import ConfigError
+from tapestry.workloads.language.base_models import byte_tokenizer
 from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.tokenizer_checks import check_tokenizer
 from tests.support.model_folders import (
     build,
 )
@@ -78,3 +80,40 @@ def test_a_tokenizer_of_unknown_words_is_refused(folder: Path) -> None:
         tokenizer_object=tokenizer, **special
     ).save_pretrained(str(folder))
     assert "knows no word of plain text" in _refused(folder)
+
+
+def test_a_tokenizer_fits_a_model_of_as_many_rows_and_no_fewer() -> None:
+    tokenizer = byte_tokenizer()
+    rows = len(tokenizer)
+    check_tokenizer(tokenizer, rows=rows)
+    check_tokenizer(tokenizer, rows=rows + 100)  # rows are often rounded up
+    with pytest.raises(
+        ConfigError, match=f"{rows} tokens, the embedding has {rows - 1}"
+    ):
+        check_tokenizer(tokenizer, rows=rows - 1)
+
+
+def test_a_vocabulary_of_nothing_is_refused() -> None:
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({}, "<unk>"))
+    )
+    with pytest.raises(ConfigError, match="missing or has no tokens"):
+        check_tokenizer(tokenizer, rows=10)
+
+
+def test_some_unknown_words_are_no_fault_and_white_space_may_change() -> None:
+    words = {"<unk>": 0, "the": 1, "red": 2, "house": 3}
+    special = {"unk_token": "<unk>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, "<unk>")), **special
+    )
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    check_tokenizer(tokenizer, rows=4)
+
+
+@pytest.mark.slow
+def test_a_chat_template_is_checked_with_the_tokenizer() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "nothing of what was said"
+    with pytest.raises(ConfigError, match="chat template"):
+        check_tokenizer(tokenizer, rows=len(tokenizer))
