@@ -63,3 +63,13 @@ def body_words(data: dict[str, Any]) -> str:
     body = page_of(data).split("<h1>")[1]
     text = re.sub(r"</?(a|strong|span|b)\b[^>]*>", "", body)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+def tables_of(markup: str) -> list[list[list[str]]]:
+    """The text of each cell of each row of each table, with plain spaces."""
+    found = []
+    for table in re.findall(r"<table .*?</table>", markup, re.DOTALL):
+        rows = re.findall(r"<tr .*?</tr>", table, re.DOTALL)
+        cells = [re.findall(r"<t[hd] .*?</t[hd]>", row, re.DOTALL) for row in rows]
+        found.append([[Page(c).words().replace("\xa0", " ") for c in r] for r in cells])
+    return found

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.report_pages import body_words, figures, words_of
+from tapestry_demo.report.data import RunFigures
+from tapestry_demo.report.overview import headline, opening
+from tests.support.report_pages import Page, body_words, figures, run_of, words_of
 
 
 def test_the_first_screen_answers_in_words() -> None:
@@ -184,3 +186,58 @@ def test_nothing_is_masked_where_no_masks_are_told_of() -> None:
     data = figures()
     del data["secagg"]
     assert "only their sum" not in body_words(data)
+
+
+def _opening(**changes: Any) -> str:
+    return Page(opening(run_of(**changes)).text).words()
+
+
+def test_a_run_without_countries_has_its_own_title_and_may_have_no_opening() -> None:
+    assert headline(run_of(countries=[])) == run_of().title
+    assert not opening(RunFigures(title="t"))
+
+
+def test_a_model_that_did_not_change_is_not_called_better() -> None:
+    scores = {
+        model: dict.fromkeys(run_of().scores["given"], 2.0)
+        for model in ("given", "base-4")
+    }
+    told = headline(run_of(bits_per_byte=scores, bits_per_byte_se={}))
+    assert told.endswith("and the model was not clearly changed for all of them")
+
+
+def test_no_stop_has_a_space_in_front_and_no_two_words_run_together() -> None:
+    words = _opening()
+    assert " ." not in words
+    assert ".." not in words
+    assert "betterthan" not in words
+    assert "worsethan" not in words
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        (
+            {"size": 1, "cosignatures": ["a"], "quorum": 1},
+            "has one entry, signed by one",
+        ),
+        (
+            {"size": 7, "cosignatures": [], "quorum": 3},
+            "signed by no members, fewer than",
+        ),
+    ],
+    ids=str,
+)
+def test_who_signed_the_log_is_counted(log: dict[str, Any], told: str) -> None:
+    assert told in _opening(log=log)
+
+
+def test_a_log_of_unknown_size_was_checked_by_nobody() -> None:
+    assert "Who checked it" not in _opening(log={})
+
+
+def test_a_bound_without_delta_has_nothing_in_addition() -> None:
+    privacy = {"unit": "patient", "delta": None}
+    words = _opening(privacy=privacy)
+    assert "plus at most" not in words
+    assert "one particular patient" in words

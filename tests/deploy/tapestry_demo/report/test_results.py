@@ -1,12 +1,20 @@
 """How much better the models became: chart, cross table, rounds, references."""
 
 import re
+from typing import Any
 
 import pytest
 
 from tapestry_demo.report import results
-from tapestry_demo.report.data import read
-from tests.support.report_pages import Page, body_words, figures, words_of
+from tapestry_demo.report.data import RunFigures, read
+from tests.support.report_pages import (
+    Page,
+    body_words,
+    figures,
+    run_of,
+    tables_of,
+    words_of,
+)
 
 
 def test_figures_of_answers_alone_are_called_that() -> None:
@@ -61,3 +69,119 @@ def test_references_are_told_of_those_that_were_made() -> None:
     words = body_words(data)
     assert "Without noise it promises no privacy." in words
     assert "With noise of the same kind" not in words
+
+
+def _scores(**changes: dict[str, float | None]) -> dict[str, Any]:
+    scores = {"given": {"italy": 2.0, "spain": 4.0}, **changes}
+    return {
+        "countries": [{"name": "italy"}, {"name": "spain"}],
+        "bits_per_byte": scores,
+        "bits_per_byte_se": {},
+    }
+
+
+def test_a_run_that_measured_nothing_has_no_results_and_no_rounds() -> None:
+    empty = RunFigures(title="t")
+    assert not results.results(empty)
+    assert not results.rounds(empty)
+    assert not results.results(run_of(countries=[]))
+
+
+def test_only_kinds_of_models_that_were_measured_are_drawn() -> None:
+    run = run_of(**_scores(central={"italy": 1.0}))
+    drawn = results.results(run).text
+    legend = Page(drawn.split('class="legend"')[1].split("</ul>")[0]).text
+    assert "trained in one place, without noise" in legend
+    assert "the shared model" not in legend
+    assert "Not compared" not in drawn
+
+
+def test_a_given_model_alone_is_a_table_and_no_chart() -> None:
+    drawn = results.results(run_of(**_scores())).text
+    assert "<svg" not in drawn
+    assert "The model as it was given" in drawn
+
+
+def test_the_shade_of_a_cell_grows_with_how_good_the_model_is() -> None:
+    run = run_of(
+        **_scores(
+            **{
+                "base-1": {"italy": 1.5, "spain": None},
+                "base-2": {"italy": 1.0, "spain": 4.0},
+            }
+        )
+    )
+    cells = re.findall(r'class="number (h\d(?: best)?)"', results.results(run).text)
+    assert cells == [
+        *("h0", "h0 best", "h0"),  # italy, spain, mean of the given model
+        *("h3", "h0", "h0"),
+        *("h6 best", "h0 best", "h6 best"),
+    ]
+
+
+def test_a_model_without_a_single_value_has_no_row() -> None:
+    drawn = results.results(run_of(**_scores(**{"base-1": {"italy": None}}))).text
+    assert "the shared model after" not in drawn.lower()
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        (
+            {"example_gradients_federated": 6144, "example_gradients_central": 6144},
+            "Each way used 6,144 gradients of single examples.",
+        ),
+        (
+            {"example_gradients_federated": 1000, "example_gradients_central": 6144},
+            "It used 6,144 gradients of single examples there and 1,000 here.",
+        ),
+    ],
+    ids=["equal", "unequal"],
+)
+def test_references_are_told_with_the_work_that_they_took(
+    budget: dict[str, int], told: str
+) -> None:
+    assert told in Page(results.results(run_of(budget=budget)).text).words()
+    assert "gradients of single" not in results.results(run_of(budget={})).text
+
+
+def test_a_round_names_who_was_in_it_and_who_dropped_out() -> None:
+    rounds = [
+        {"number": 1, "outcome": "applied", "included": ["italy", "spain"]},
+        {
+            "number": 2,
+            "outcome": "rejected",
+            "dropped": ["italy", {"name": "uk", "phase": "offer"}],
+            "mean_norm": 1.25,
+            "bits_per_byte": {"italy": 2.0},
+        },
+    ]
+    countries = [{"name": "italy"}]
+    drawn = results.rounds(run_of(rounds=rounds, countries=countries)).text
+    (table,) = tables_of(drawn)
+    assert table[1:] == [
+        ["Round 1", "used", "Italy and Spain", "nobody", "\u2013", "\u2013"],
+        [
+            *("Round 2", "rejected by the gate", "\u2013"),
+            *("Italy and the United Kingdom (before it began)", "1.25", "2.000"),
+        ],
+    ]
+
+
+@pytest.mark.parametrize(("rounds", "drawn"), [(1, False), (2, True)])
+def test_a_plot_has_three_points_at_least(rounds: int, drawn: bool) -> None:
+    rows = [
+        {"number": n, "bits_per_byte": {"italy": 2.0 - n / 10, "spain": 4.0}}
+        for n in range(1, rounds + 1)
+    ]
+    shown = results.rounds(run_of(**_scores(), rounds=rows)).text
+    assert ("<svg" in shown) is drawn
+    assert ("as given" in shown) is drawn
+
+
+def test_a_plot_without_the_given_model_begins_with_its_first_round() -> None:
+    rows = [{"number": n, "bits_per_byte": {"italy": 2.0}} for n in (2, 3, 4)]
+    run = run_of(rounds=rows, countries=[{"name": "italy"}], bits_per_byte={})
+    words = Page(results.rounds(run).text).text
+    assert "round 2" in words
+    assert "as given" not in words
