@@ -1,12 +1,16 @@
 """One signal stops a demo in order, the next one at once, and none is forgotten."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from tapestry_demo.interrupts import Stop, interruptible
 from tests.support.process_families import (
     arguments,
     lives,
@@ -76,3 +80,55 @@ def test_a_signal_that_was_ignored_stays_ignored() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_stop_that_was_swallowed_is_raised_again_at_the_next_check() -> None:
+    stop = Stop()
+    stop.check()
+    with pytest.raises(KeyboardInterrupt):
+        stop.take(signal.SIGINT, None)
+    assert stop.requested
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            stop.check()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_first_signal_stops_the_block_and_its_handler_is_gone_afterwards(
+    number: signal.Signals,
+) -> None:
+    before, stops = signal.getsignal(number), list[Stop]()
+
+    def work() -> None:
+        with interruptible() as stop:
+            stops.append(stop)
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert stops[0].requested
+    assert signal.getsignal(number) is before
+
+
+def test_handlers_are_put_back_after_a_block_that_ended_by_itself() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with interruptible() as stop:
+        assert all(signal.getsignal(number) == stop.take for number in numbers)
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert not stop.requested
+
+
+def test_in_another_thread_nothing_changes() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[object] = []
+
+    def work() -> None:
+        with interruptible() as stop:
+            seen.extend([signal.getsignal(signal.SIGTERM), stop.requested])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before, False]

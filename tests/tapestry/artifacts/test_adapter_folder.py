@@ -60,13 +60,17 @@ def test_one_factor_b_that_is_not_zero_is_enough(tmp_path: Path) -> None:
     tensors = make_tensors()
     name = f"base_model.model.{MODULES[0]}.lora_B.weight"
     tensors[name] = np.zeros_like(tensors[name])
-    assert adapter_folder.read(make_adapter(tmp_path / "italy", tensors=tensors))
+    found = adapter_folder.read(make_adapter(tmp_path / "italy", tensors=tensors))
+    assert not found.factor(MODULES[0], "B").any()
 
 
 def test_a_target_names_the_whole_last_part_of_a_module(tmp_path: Path) -> None:
     """``proj`` is no part of ``q_proj``, and ``self_attn.q_proj`` is one."""
     changes = {"target_modules": ["self_attn.q_proj", "v_proj"]}
-    assert adapter_folder.read(make_adapter(tmp_path / "italy", config_changes=changes))
+    found = adapter_folder.read(
+        make_adapter(tmp_path / "italy", config_changes=changes)
+    )
+    assert found.modules == MODULES
     changes = {"target_modules": ["proj"]}
     with pytest.raises(VerificationError, match="q_proj is not in target_modules"):
         adapter_folder.read(make_adapter(tmp_path / "spain", config_changes=changes))

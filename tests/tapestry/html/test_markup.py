@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tapestry.html.markup import (
     Cell,
+    Child,
     Markup,
     behind,
     element,
@@ -122,7 +123,7 @@ def test_a_table_of_three_columns_may_become_blocks(
 
 
 def test_columns_of_text_stand_left_and_those_of_numbers_right() -> None:
-    rows = [["1", Cell("best", "2"), "3"]]
+    rows: list[list[Child | Cell]] = [["1", Cell("best", "2"), "3"]]
     seen = Page(table("c", ["A", "B", "C"], rows, text_columns=2, kind="matrix").text)
     sides = [a["class"] for name, a in seen.tags if name in {"td", "th"}]
     assert sides == ["text", "text", "number", "text", "text best", "number"]
