@@ -63,9 +63,11 @@ def test_a_module_that_is_new_gone_or_moved_changes_the_digest(installed: Path) 
     found.append(_digest())
     (installed / "one" / "new.py").rename(installed / "two" / "new.py")
     found.append(_digest())
+    (installed / "two" / "new.py").rename(installed / "two" / "inner" / "new.py")
+    found.append(_digest())
     (installed / "two" / "inner" / "module.py").unlink()
     found.append(_digest())
-    assert len(set(found)) == 4
+    assert len(set(found)) == 5
 
 
 def test_files_that_are_no_modules_and_the_place_do_not_count(

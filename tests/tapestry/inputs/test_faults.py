@@ -144,7 +144,7 @@ def test_an_unforeseen_error_is_named_by_the_last_line_of_ours_and_without_its_t
 ) -> None:
     """The innermost frame is the library's; the operator needs ours."""
     source = tmp_path / "module.py"
-    source.write_text("def work(act):\n    act()\n")
+    source.write_text("def outer(act):\n    inner(act)\ndef inner(act):\n    act()\n")
     spec = importlib.util.spec_from_file_location("tapestry_node.stand_in", source)
     assert spec is not None
     assert spec.loader is not None
@@ -155,8 +155,8 @@ def test_an_unforeseen_error_is_named_by_the_last_line_of_ours_and_without_its_t
         raise KeyError("Jane Doe has the flu")
 
     with pytest.raises(KeyError) as caught:
-        module.work(library)
-    assert unforeseen(caught.value) == "KeyError in tapestry_node.stand_in:2"
+        module.outer(library)
+    assert unforeseen(caught.value) == "KeyError in tapestry_node.stand_in:4"
 
 
 def test_an_error_that_never_came_through_our_code_names_the_package() -> None:
