@@ -1,6 +1,7 @@
 """The cache is found, made whole or not at all, or refused with the way out."""
 
 import errno
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -143,7 +144,11 @@ def test_a_folder_is_built_once_and_readable_by_others(tmp_path: Path) -> None:
         _build(folder)
 
     cache = tmp_path / "deep" / "cache"
-    first = cached(cache, "base-1", build)
+    before = os.umask(0o077)
+    try:
+        first = cached(cache, "base-1", build)
+    finally:
+        os.umask(before)
     assert cached(cache, "base-1", build) == first == cache / "base-1"
     assert len(built) == 1
     assert (first / "file").read_text() == "whole"
