@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.cli.progress import ProgressEvent
-from tapestry.settings import CoordinatorSettings
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_demo import scenario
 from tapestry_demo.demo_folder import Record
 from tapestry_demo.demo_run import DemoRun
@@ -45,9 +45,7 @@ def demo_founding(
     base_digest: str = DIGEST,
 ) -> Founding:
     """What these members agree on."""
-    return scenario.founding(
-        scale, members, base_digest=base_digest, models=Path("models")
-    )
+    return scenario.founding(scale, members, base_digest=base_digest)
 
 
 def demo_run(
