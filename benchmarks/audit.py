@@ -10,7 +10,6 @@ process; ``offer`` and ``append`` are wall clock.
 import argparse
 import json
 import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tapestry.encoding import digest
-from tapestry.storage import replace as write_file
+from tapestry.storage import durable_files
 from tapestry.tlog import tiles
 from tapestry_governance.audit.bundle import write_bundle
 from tapestry_governance.audit.verify import AuditVerdict, verify
@@ -70,7 +69,7 @@ def write(folder: Path, log: LongLog, world: World) -> None:
     """Write a bundle of a log."""
     public = folder.with_name(f"{folder.name}-public")
     tiles.write(public, log.entries)
-    write_file(public / "checkpoint", log.note())
+    durable_files.replace_file(public / "checkpoint", log.note())
     write_bundle(
         folder,
         public=public,
@@ -199,15 +198,12 @@ def _append(folder: Path, log: LongLog, world: World) -> float:
 
 
 def _sync(path: Path) -> float:
-    """Write a page and wait for the disk, as a commit must, over and over."""
+    """Append a page to a file and wait for the disk, as a commit must."""
     count = 500
-    with path.open("wb") as file:
-        start = time.perf_counter()
-        for _ in range(count):
-            file.write(bytes(4096))
-            file.flush()
-            os.fsync(file.fileno())
-        return count / (time.perf_counter() - start)
+    start = time.perf_counter()
+    for _ in range(count):
+        durable_files.append_file(path, bytes(4096))
+    return count / (time.perf_counter() - start)
 
 
 def offer(place: Path, _: int) -> Figures:

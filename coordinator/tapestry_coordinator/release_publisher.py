@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,8 @@ from tapestry.artifacts import manifest as manifests
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ProtocolError, ResourceError, TapestryError
 from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.storage import durable_files
 from tapestry_coordinator import release_files as releases
-from tapestry_coordinator.journal import writing
 from tapestry_coordinator.refusals import words_of
 from tapestry_governance import registry
 from tapestry_governance.events.envelope import open_entry
@@ -55,13 +54,14 @@ def _publish(run: "Run", *, previous: str | None) -> int:
     run.notify({"stage": "release", "text": name})
     run.workload.load(run.replica.parameters)
     settings = run.settings
-    facts = {
-        "given base": settings.base,
-        "noise": settings.privacy.noise,
-        "noise multiplier": settings.privacy.noise_multiplier,
-        "unit of privacy": settings.privacy.unit,
-        "adjacency": settings.privacy.adjacency,
-    }
+    privacy = settings.privacy
+    facts = {"given base": settings.base, "noise": privacy.noise}
+    if privacy.noise != "none":
+        facts |= {
+            "noise multiplier": privacy.noise_multiplier,
+            "unit of privacy": privacy.unit,
+            "adjacency": privacy.adjacency,
+        }
     card = releases.card_of(
         name, digest=run.replica.digest, rounds=closed.round_number, facts=facts
     )
@@ -125,19 +125,13 @@ def _keep(run: "Run", node: str, reply: Message) -> str:
         raise ProtocolError("the publication is not an adapter of this node")
     folder = run.directory / "adapters" / published.name
     draft = folder.with_name(f".{published.name}")
-    try:
+    with durable_files.replace_folder(folder, draft=draft):
         _write(draft, files)
         registry.check_entry(registry.check_folder(draft), published)
         base = run.directory / "releases" / published.base
         registry.check_fit(draft, registry.read_base(base))
         for each in (accounted, entry):
             run.publisher.add(each)
-        with writing(folder):
-            if folder.exists():
-                shutil.rmtree(folder)
-            draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return published.name
 
 
@@ -168,8 +162,6 @@ def _unpack(reply: Message) -> tuple[bytes, bytes, dict[str, Any]]:
 
 
 def _write(folder: Path, files: dict[str, Any]) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
     try:
         for name, data in files.items():
             path = folder / name

@@ -32,9 +32,9 @@ from tapestry.secagg.messages import (
     UploadHead,
 )
 from tapestry.secagg.server import Advertising, Revealing, Unmasked
-from tapestry.settings import Deadlines
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import words_of
+from tapestry_coordinator.settings import Deadlines
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import (

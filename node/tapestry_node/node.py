@@ -19,7 +19,6 @@ from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
 from tapestry.model.replica import Replica
 from tapestry.protocol.wire_messages import Kind, Message, Reason, RoundManifest
 from tapestry.secagg.messages import Result
-from tapestry.settings import NodeSettings
 from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author
@@ -42,6 +41,7 @@ from tapestry_node.round.admission import (
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.session import NodeContext, Notify, Session
 from tapestry_node.round.spot_checks import SpotChecks
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training.machine_checks import refusing
 from tapestry_node.training.trainer import Trainer
 
@@ -102,7 +102,7 @@ class Node:
             self._ledger.release(row.charge)
         self._spots = SpotChecks(
             store=self._store,
-            wanted=self.settings.policy.spot_checks,
+            wanted=self.settings.policy.chunks_to_check,
             folder=directory,
         )
         self._base = ResultApplier(

@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ProtocolError, VerificationError
 from tapestry.model.outer_optimizer import OuterState, advance
 from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.secagg.quantization import Encoding, check_sum, mean
-from tapestry.settings import number
 from tapestry.vectors import (
     Layout,
     Parameters,
@@ -59,7 +59,7 @@ def measure(
     weight = sum(encoding.weights[place - 1] for place in places)
     factor = encoding.weight_cap / weight / 2**encoding.scale_bits
     norm = math.sqrt(_squares(total)) * factor
-    fits = norm <= number(manifest.outer.max_norm)
+    fits = norm <= decode_decimal(manifest.outer.max_norm)
     return Measured(norm=norm, fault=None if fits else "norm_too_large")
 
 

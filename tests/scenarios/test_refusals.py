@@ -18,7 +18,14 @@ from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.round_events import ContributionRefused
 from tapestry_governance.log.writer import Log
 from tests.scenarios.conftest import Found
-from tests.support.federation import NAMES, Base, Federation, changed, lost
+from tests.support.federation import (
+    NAMES,
+    NO_ADAPTER_NOISE,
+    Base,
+    Federation,
+    changed,
+    lost,
+)
 
 QUOTE = "mvua usiku"  # what an error of the trainer might quote
 
@@ -362,7 +369,7 @@ def test_an_adapter_is_the_institutions_own_decision(found: Found) -> None:
         institutions={
             "fr": {"adapter": {"publish": False}},
             "id": {"adapter": {"epsilon": "19.9"}, "policy": {"epsilon_limit": "2"}},
-            "sw": {"adapter": {"epsilon": "0"}},
+            "sw": {"adapter": NO_ADAPTER_NOISE},
         },
     )
     federation.run()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from tapestry.encoding import digest, encode_fraction
+from tapestry.encoding import digest, encode_decimal
 from tapestry.keys import SigningKey
 from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.tlog.checkpoint import Checkpoint
@@ -12,7 +12,11 @@ from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry_governance.events.envelope import Author, Seen, sign_entry
 from tapestry_governance.events.event_body import Body, Role
 from tapestry_governance.events.model_events import ReleasePublished
-from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
+from tapestry_governance.events.privacy_events import (
+    DataDeclared,
+    DpAccounted,
+    PrivacyLoss,
+)
 from tapestry_governance.events.round_events import (
     ContributionCommitted,
     RoundClosed,
@@ -54,7 +58,7 @@ class LongLog:
     def declare(self, records: int) -> None:
         """Let every member declare its data."""
         rate = self._template.training.batch_size / records
-        self._rate = encode_fraction(min(1.0, rate))
+        self._rate = encode_decimal(min(1.0, rate))
         for name in sorted(self._parties.members):
             self.add(
                 DataDeclared(
@@ -159,29 +163,33 @@ class LongLog:
 
     def _account(self, manifest: RoundManifest) -> DpAccounted:
         plan = manifest.privacy
+        if plan.noise == "none":
+            raise ValueError("the history of a long log has noise")
         return DpAccounted(
             run_id=manifest.run_id,
             round_number=manifest.round_number,
             attempt=manifest.attempt,
             adapter=None,
             version=None,
-            mechanism="poisson-subsampled-gaussian",
-            unit="record",
-            adjacency="add-remove",
-            trust_model="local",
-            clip_norm=plan.clip_norm,
-            noise_multiplier=plan.noise_multiplier,
-            own_multiplier=plan.noise_multiplier,
-            shares=1,
-            coordinates=0,
-            bound="0",
-            sampling_rate=self._rate,
             steps=manifest.training.steps,
-            target_delta=plan.target_delta,
-            epsilon_run=EPSILON,
-            epsilon_fallback=None,
-            accountant="dp-accounting/pld",
-            accountant_version="0.6.0",
+            loss=PrivacyLoss(
+                mechanism="poisson-subsampled-gaussian",
+                unit="record",
+                adjacency="add-remove",
+                trust_model="local",
+                clip_norm=plan.clip_norm,
+                noise_multiplier=plan.noise_multiplier,
+                own_multiplier=plan.noise_multiplier,
+                shares=1,
+                coordinates=0,
+                bound="0",
+                sampling_rate=self._rate,
+                target_delta=plan.target_delta,
+                epsilon_run=EPSILON,
+                epsilon_fallback=None,
+                accountant="dp-accounting/pld",
+                accountant_version="0.6.0",
+            ),
         )
 
     @staticmethod

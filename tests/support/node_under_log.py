@@ -9,9 +9,9 @@ from tapestry.encoding import canonical_json
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.wire_messages import Kind, Message, RoundManifest
-from tapestry.settings import CoordinatorSettings
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry_coordinator.round_plan import plan_round
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.replay import apply
 from tests.support.federation import NAMES, RECORDS, Base, Federation

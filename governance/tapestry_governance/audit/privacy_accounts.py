@@ -10,13 +10,13 @@ it spent on but that failed before the log heard of them.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, RuleError
 from tapestry.privacy.accounting import Composition, Steps, epsilon
-from tapestry_governance.rules.round_records import AccountedSpending
+from tapestry_governance.rules.round_records import AccountedLoss, AccountedSpending
 
 Spending = Mapping[str, Iterable[AccountedSpending]]
 """What each node accounted for, by name; ``FederationState.spending`` is one."""
@@ -29,9 +29,9 @@ class Account:
     """What one node spent in one run, or in all of its runs together.
 
     ``run_id`` is None for all runs together; nobody reports that figure.
-    ``recomputed`` is None where nothing is promised: a part was without noise, or with
-    so little that nobody could tell what it costs. The fallback is None unless a part
-    counts on the noise of others.
+    Without noise nothing is promised: ``recomputed`` and ``target_delta`` are None.
+    ``recomputed`` is None, too, where the noise is so little that its cost cannot be
+    told. The fallback is None unless a part counts on the noise of others.
     """
 
     node: str
@@ -39,7 +39,7 @@ class Account:
     rounds: int
     adapters: int
     steps: int
-    target_delta: str
+    target_delta: str | None
     reported: str | None
     recomputed: float | None
     fallback_reported: str | None = None
@@ -60,7 +60,7 @@ class Account:
 def _is_below(reported: str, recomputed: float | None) -> bool:
     if recomputed is None:
         return True
-    return decode_fraction(reported) < recomputed * (1 - _TOLERANCE)
+    return decode_decimal(reported) < recomputed * (1 - _TOLERANCE)
 
 
 def recompute(spending: Spending) -> list[Account]:
@@ -133,98 +133,133 @@ class _RunningAccount:
         self._rounds = self._adapters = self._steps = 0
         self._spent: Composition | None = Composition()  # None: nothing is promised
         self._fallback: Composition | None = Composition()
-        self._counts_on_others = False
+        self._counts_on_others = self._lacks_noise = False
 
     def add(self, body: AccountedSpending) -> None:
         """Count one more account in."""
         self._rounds += body.round_number is not None
         self._adapters += body.adapter is not None
         self._steps += body.steps
-        self._counts_on_others |= body.own_multiplier != body.noise_multiplier
-        self._spent = _added(self._spent, body, own=False)
-        self._fallback = _added(self._fallback, body, own=True)
+        loss = body.promise
+        if loss is None:
+            self._lacks_noise = True
+            return
+        self._counts_on_others |= loss.own_multiplier != loss.noise_multiplier
+        self._spent = _added(self._spent, body.steps, loss, own=False)
+        self._fallback = _added(self._fallback, body.steps, loss, own=True)
 
-    def account(self, body: AccountedSpending) -> Account:
+    def account(self, last: AccountedSpending) -> Account:
         """Return the run as it stands, at the delta that its last account names."""
-        delta = decode_fraction(body.target_delta)
+        account = _unpromised(
+            (self._node, self._run),
+            counts=(self._rounds, self._adapters, self._steps),
+            last=last.promise,
+        )
+        if self._lacks_noise or last.promise is None:
+            return account
+        delta = decode_decimal(last.promise.target_delta)
         fallback = self._fallback if self._counts_on_others else None
-        return Account(
-            node=self._node,
-            run_id=self._run,
-            rounds=self._rounds,
-            adapters=self._adapters,
-            steps=self._steps,
-            target_delta=body.target_delta,
-            reported=body.epsilon_run,
+        return replace(
+            account,
+            target_delta=last.promise.target_delta,
             recomputed=_composed(self._spent, delta),
-            fallback_reported=body.epsilon_fallback,
+            fallback_reported=last.promise.epsilon_fallback,
             fallback_recomputed=_composed(fallback, delta),
         )
 
 
 def _added(
-    composition: Composition | None, body: AccountedSpending, *, own: bool
+    composition: Composition | None, steps: int, loss: AccountedLoss, *, own: bool
 ) -> Composition | None:
-    """Add an account to a composition; None once nothing is promised."""
-    if composition is None or body.mechanism == "none":
+    """Add an account to a composition; None once its cost cannot be told."""
+    if composition is None:
         return None
     try:
-        composition.add(steps_of(body, own=own))
+        composition.add(steps_of(steps, loss, own=own))
     except ConfigError:  # integer noise of a few grid steps
         return None
     return composition
 
 
 def _composed(composition: Composition | None, target_delta: float) -> float | None:
-    value = (
-        math.inf
-        if composition is None
-        else composition.epsilon(target_delta=target_delta)
-    )
+    if composition is None:
+        return None
+    value = composition.epsilon(target_delta=target_delta)
     return None if math.isinf(value) else value
 
 
-def _account(node: str, run: str | None, bodies: list[AccountedSpending]) -> Account:
-    target_delta = max((body.target_delta for body in bodies), key=decode_fraction)
-    if run is not None:  # a report speaks of the delta it names
-        target_delta = bodies[-1].target_delta
+def _unpromised(
+    spender: tuple[str, str | None],
+    *,
+    counts: tuple[int, int, int],
+    last: AccountedLoss | None,
+) -> Account:
+    """Count what a node did; of privacy it has what the last account reports."""
+    rounds, adapters, steps = counts
+    node, run = spender
     return Account(
         node=node,
         run_id=run,
-        rounds=sum(body.round_number is not None for body in bodies),
-        adapters=sum(body.adapter is not None for body in bodies),
-        steps=sum(body.steps for body in bodies),
-        target_delta=target_delta,
-        reported=None if run is None else bodies[-1].epsilon_run,
-        recomputed=_epsilon(bodies, decode_fraction(target_delta)),
-        fallback_reported=None if run is None else bodies[-1].epsilon_fallback,
-        fallback_recomputed=(
-            _epsilon(bodies, decode_fraction(target_delta), own=True)
-            if any(body.own_multiplier != body.noise_multiplier for body in bodies)
-            else None
-        ),
+        rounds=rounds,
+        adapters=adapters,
+        steps=steps,
+        target_delta=None,
+        reported=None if run is None or last is None else last.epsilon_run,
+        recomputed=None,
     )
 
 
-def steps_of(body: AccountedSpending, *, own: bool = False) -> Steps:
+def _account(node: str, run: str | None, bodies: list[AccountedSpending]) -> Account:
+    account = _unpromised(
+        (node, run),
+        counts=(
+            sum(body.round_number is not None for body in bodies),
+            sum(body.adapter is not None for body in bodies),
+            sum(body.steps for body in bodies),
+        ),
+        last=bodies[-1].promise,
+    )
+    promises = [body.promise for body in bodies if body.promise is not None]
+    if len(promises) < len(bodies):
+        return account
+    steps = [body.steps for body in bodies]
+    return _promised(account, list(zip(steps, promises, strict=True)))
+
+
+def _promised(account: Account, spent: list[tuple[int, AccountedLoss]]) -> Account:
+    """Recompute an account of trainings that all had noise."""
+    target_delta = max((loss.target_delta for _, loss in spent), key=decode_decimal)
+    last = spent[-1][1]
+    if account.run_id is not None:  # a report speaks of the delta it names
+        target_delta = last.target_delta
+        account = replace(account, fallback_reported=last.epsilon_fallback)
+    delta = decode_decimal(target_delta)
+    shares = any(loss.own_multiplier != loss.noise_multiplier for _, loss in spent)
+    return replace(
+        account,
+        target_delta=target_delta,
+        recomputed=_epsilon(spent, delta),
+        fallback_recomputed=_epsilon(spent, delta, own=True) if shares else None,
+    )
+
+
+def steps_of(steps: int, loss: AccountedLoss, *, own: bool = False) -> Steps:
     """Read the mechanism of an account; with ``own``, by the node's own noise alone."""
-    noise = body.own_multiplier if own else body.noise_multiplier
+    noise = loss.own_multiplier if own else loss.noise_multiplier
     return Steps(
-        noise_multiplier=decode_fraction(noise),
-        sampling_rate=decode_fraction(body.sampling_rate),
-        steps=body.steps,
-        coordinates=body.coordinates,
-        bound=decode_fraction(body.bound),
+        noise_multiplier=decode_decimal(noise),
+        sampling_rate=decode_decimal(loss.sampling_rate),
+        steps=steps,
+        coordinates=loss.coordinates,
+        bound=decode_decimal(loss.bound),
     )
 
 
 def _epsilon(
-    bodies: list[AccountedSpending], target_delta: float, *, own: bool = False
+    spent: list[tuple[int, AccountedLoss]], target_delta: float, *, own: bool = False
 ) -> float | None:
-    if any(body.mechanism == "none" for body in bodies):
-        return None
     try:
-        steps = [steps_of(body, own=own) for body in bodies]
+        steps = [steps_of(count, loss, own=own) for count, loss in spent]
     except ConfigError:  # integer noise of a few grid steps
         return None
     value = epsilon(steps, target_delta=target_delta)

@@ -20,7 +20,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tapestry.artifacts.foreign_files import refuse
-from tapestry.encoding import decode_decimal
+from tapestry.encoding import decode_integer
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.protocol.wire_messages import (
@@ -220,7 +220,7 @@ def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
             continue
         if path.is_symlink() or not path.is_dir():
             refuse("sums", foreign=[path.name])
-        yield decode_decimal(path.name), path
+        yield decode_integer(path.name), path
 
 
 def _read(path: Path, limit: int) -> bytes:

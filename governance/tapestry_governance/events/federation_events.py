@@ -1,6 +1,6 @@
 """Events about the federation itself: its charter, members and policy."""
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,7 +25,8 @@ class Policy(Strict):
     noise: tuple[Noise, ...]
     epsilon_cap: Plain  # per node and run
     max_delta: Plain
-    bases: tuple[Digest, ...]  # a run may start from these; empty = any
+    # A run may start from these.
+    bases: Literal["any"] | Annotated[tuple[Digest, ...], Field(min_length=1)]
     adapter_licences: tuple[Licence, ...]
     max_attempt: Attempt
     max_checkpoint_age: Annotated[int, Field(ge=1)]  # seconds

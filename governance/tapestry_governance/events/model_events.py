@@ -1,8 +1,8 @@
 """Events about models: evaluations, releases of the base, adapters."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tapestry.protocol.wire_messages import Digest, Name, Plain
 from tapestry_governance.events.event_body import (
@@ -57,5 +57,11 @@ class AdapterPublished(Body):
     base_digest: Digest
     manifest_digest: Digest
     epsilon: Plain | None  # as in its dp.accounted; null = nothing is promised
-    target_delta: Plain
+    target_delta: Plain | None  # likewise
     evaluation: Scores
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.epsilon is None) != (self.target_delta is None):
+            raise ValueError("epsilon and delta make one promise, or none")
+        return self

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import RuleError
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
-from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.privacy_events import DpAccounted, PrivacyLoss
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.persistent_collections import (
     PersistentList,
@@ -14,11 +14,12 @@ from tapestry_governance.rules.persistent_collections import (
 from tapestry_governance.rules.round_records import (
     AccountedSpending,
     AccountingTerms,
+    NoiseTerms,
     ReleaseRecord,
     RoundKey,
 )
 
-_ROUNDING = 1e-12  # of a plain decimal, see encode_fraction
+_ROUNDING = 1e-12  # of a plain decimal, see encode_decimal
 
 
 def dp_accounted(
@@ -29,11 +30,12 @@ def dp_accounted(
     A round that failed may be accounted for after it ended: the noise was drawn and
     the budget spent whether or not a sum came of it.
     """
-    if body.mechanism == "none":
+    promise = body.promise
+    if promise is None:
         if "none" not in state.policy.noise:
             raise RuleError("the policy does not allow training without noise")
     else:
-        _check_spent(state, body, actor)
+        _check_spent(state, body, promise, actor=actor)
     record = AccountedSpending.of(body, index=index)
     pending_adapter_charges, accounted = state.pending_adapter_charges, state.accounted
     if body.adapter is not None:
@@ -42,15 +44,12 @@ def dp_accounted(
         )
     else:
         accounted = _account_round(state, body, actor)
-    bare, epsilon, spender = (
-        state.runs_without_noise,
-        state.epsilon,
-        (actor, body.run_id),
-    )
-    if record.epsilon_run is None:
+    bare, epsilon = state.runs_without_noise, state.epsilon
+    spender = (actor, body.run_id)
+    if record.promise is None:
         bare = bare if spender in bare else bare.set(spender, index)
     else:
-        epsilon = epsilon.set(spender, record.epsilon_run)
+        epsilon = epsilon.set(spender, record.promise.epsilon_run)
     spending = state.spending.get(actor, PersistentList())
     return dataclasses.replace(
         state,
@@ -115,10 +114,12 @@ def adapter_published(
     charge = state.pending_adapter_charges.get((actor, body.name))
     if charge is None:
         raise RuleError(f"{actor} accounted for no adapter {body.name}")
-    if (body.epsilon, body.target_delta) != (charge.epsilon_run, charge.target_delta):
+    promise = charge.promise
+    spent = (promise.epsilon_run, promise.target_delta) if promise else (None, None)
+    if (body.epsilon, body.target_delta) != spent:
         raise RuleError(
             f"{body.name} claims epsilon {body.epsilon} at {body.target_delta},"
-            f" accounted were {charge.epsilon_run} at {charge.target_delta}"
+            f" accounted were {spent[0]} at {spent[1]}"
         )
     return dataclasses.replace(
         state,
@@ -131,25 +132,27 @@ def adapter_published(
     )
 
 
-def _check_spent(state: FederationState, body: DpAccounted, actor: str) -> None:
+def _check_spent(
+    state: FederationState, body: DpAccounted, promise: PrivacyLoss, *, actor: str
+) -> None:
     policy = state.policy
-    if body.epsilon_run is None:
-        raise RuleError("noise was added, but no epsilon is promised")
     if (actor, body.run_id) in state.runs_without_noise:
         raise RuleError(
             f"{actor} trained without noise in run {body.run_id}, so no epsilon holds"
         )
-    spent = decode_fraction(body.epsilon_run)
-    if not 0 <= spent <= decode_fraction(policy.epsilon_cap):
+    spent = decode_decimal(promise.epsilon_run)
+    if not 0 <= spent <= decode_decimal(policy.epsilon_cap):
         raise RuleError(
-            f"{actor} spent {body.epsilon_run} in run {body.run_id}, the policy"
+            f"{actor} spent {promise.epsilon_run} in run {body.run_id}, the policy"
             f" allows {policy.epsilon_cap}"
         )
     before = state.epsilon.get((actor, body.run_id), "0")
-    if spent < decode_fraction(before):
-        raise RuleError(f"{actor}'s epsilon falls from {before} to {body.epsilon_run}")
-    if decode_fraction(body.target_delta) > decode_fraction(policy.max_delta):
-        raise RuleError(f"delta {body.target_delta}, at most {policy.max_delta}")
+    if spent < decode_decimal(before):
+        raise RuleError(
+            f"{actor}'s epsilon falls from {before} to {promise.epsilon_run}"
+        )
+    if decode_decimal(promise.target_delta) > decode_decimal(policy.max_delta):
+        raise RuleError(f"delta {promise.target_delta}, at most {policy.max_delta}")
 
 
 def _account_round(
@@ -172,31 +175,36 @@ def _check_plan(
     state: FederationState, body: DpAccounted, actor: str, *, terms: AccountingTerms
 ) -> None:
     """Compare what a node says it did with the plan of the round."""
-    if body.mechanism != terms.mechanism:
-        raise RuleError(f"mechanism {body.mechanism}, planned was {terms.mechanism}")
+    loss, planned = body.loss, terms.noise
+    want = "none" if planned is None else planned.mechanism
+    if loss.mechanism != want:
+        raise RuleError(f"mechanism {loss.mechanism}, planned was {want}")
     if body.steps != terms.steps:
         raise RuleError(f"{body.steps} steps, planned were {terms.steps}")
-    if body.mechanism == "none":
+    if planned is None or loss.mechanism == "none":
         return
-    same = (body.clip_norm, body.target_delta) == (terms.clip_norm, terms.target_delta)
-    if not same or not _has_noise(body, terms):
+    same = (loss.clip_norm, loss.target_delta) == (
+        planned.clip_norm,
+        planned.target_delta,
+    )
+    if not same or not _has_noise(loss, planned):
         raise RuleError(f"{actor}'s clip norm, delta or noise is not the plan's")
     data = state.data.get(actor)
     if data is None:
         raise RuleError(f"{actor} declared no data, so its sampling rate is unknown")
     rate = min(1.0, terms.batch_size / data.records)
-    if decode_fraction(body.sampling_rate) < rate - _ROUNDING:
-        raise RuleError(f"{actor}'s sampling rate {body.sampling_rate} is below {rate}")
+    if decode_decimal(loss.sampling_rate) < rate - _ROUNDING:
+        raise RuleError(f"{actor}'s sampling rate {loss.sampling_rate} is below {rate}")
 
 
-def _has_noise(body: DpAccounted, terms: AccountingTerms) -> bool:
+def _has_noise(loss: PrivacyLoss, planned: NoiseTerms) -> bool:
     """Whether there is as much noise as planned, in the node's own part and in all."""
-    drift = abs(decode_fraction(body.bound) - terms.bound)
+    drift = abs(decode_decimal(loss.bound) - planned.bound)
     return (
-        decode_fraction(body.noise_multiplier) >= terms.noise_multiplier - _ROUNDING
-        and decode_fraction(body.own_multiplier) >= terms.own_multiplier - _ROUNDING
-        and (body.shares, body.coordinates) == (terms.shares, terms.coordinates)
-        and drift <= _ROUNDING * max(1.0, terms.bound)
+        decode_decimal(loss.noise_multiplier) >= planned.noise_multiplier - _ROUNDING
+        and decode_decimal(loss.own_multiplier) >= planned.own_multiplier - _ROUNDING
+        and (loss.shares, loss.coordinates) == (planned.shares, planned.coordinates)
+        and drift <= _ROUNDING * max(1.0, planned.bound)
     )
 
 

@@ -9,15 +9,14 @@ import sys
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.wire_messages import RoundManifest
-from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.privacy_events import DpAccounted, PrivacyLoss
 
 RoundKey = tuple[str, int, int]  # run, round number, attempt
 
 _MECHANISMS = {
-    "none": "none",
     "local": "poisson-subsampled-gaussian",
     "shared": "poisson-subsampled-skellam",
 }
@@ -28,9 +27,30 @@ class AccountingTerms:
     """What the plan of a round demands of its participants' accounts."""
 
     participants: frozenset[str]
-    mechanism: str
     steps: int
     batch_size: int
+    noise: "NoiseTerms | None"  # None: training without noise
+
+    @classmethod
+    def of(cls, manifest: RoundManifest) -> Self:
+        """Read the terms from a manifest.
+
+        Raises:
+            ProtocolError: Its noise has no size, or the grid is too coarse for it.
+        """
+        return cls(
+            participants=frozenset(p.name for p in manifest.participants),
+            steps=manifest.training.steps,
+            batch_size=manifest.training.batch_size,
+            noise=NoiseTerms.of(manifest),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseTerms:
+    """The noise that a plan demands of each participant."""
+
+    mechanism: str
     clip_norm: str
     target_delta: str
     noise_multiplier: float
@@ -40,19 +60,18 @@ class AccountingTerms:
     bound: float
 
     @classmethod
-    def of(cls, manifest: RoundManifest) -> Self:
-        """Read the terms from a manifest.
+    def of(cls, manifest: RoundManifest) -> Self | None:
+        """Read the noise from a manifest; None where it plans none.
 
         Raises:
-            ProtocolError: Its noise has no size, or the grid is too coarse for it.
+            ProtocolError: The noise has no size, or the grid is too coarse for it.
         """
         plan, share = manifest.privacy, NoiseShare.of(manifest)
-        whole = decode_fraction(plan.noise_multiplier)
+        if plan.noise == "none":
+            return None
+        whole = decode_decimal(plan.noise_multiplier)
         return cls(
-            participants=frozenset(p.name for p in manifest.participants),
             mechanism=_MECHANISMS[plan.noise],
-            steps=manifest.training.steps,
-            batch_size=manifest.training.batch_size,
             clip_norm=plan.clip_norm,
             target_delta=plan.target_delta,
             noise_multiplier=whole if share is None else share.noise_multiplier,
@@ -93,15 +112,9 @@ class ReleaseRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccountedSpending:
-    """What a node accounted for: the fields of its ``dp.accounted``, and the index."""
+class AccountedLoss:
+    """The fields of the privacy loss of a ``dp.accounted``."""
 
-    index: int
-    run_id: str
-    round_number: int | None
-    attempt: int | None
-    adapter: str | None
-    version: int | None
     mechanism: str
     unit: str
     adjacency: str
@@ -113,24 +126,53 @@ class AccountedSpending:
     coordinates: int
     bound: str
     sampling_rate: str
-    steps: int
     target_delta: str
-    epsilon_run: str | None
+    epsilon_run: str
     epsilon_fallback: str | None
     accountant: str
     accountant_version: str
 
     @classmethod
-    def of(cls, body: DpAccounted, *, index: int) -> Self:
+    def of(cls, loss: PrivacyLoss) -> Self:
         """Take over what an event says; equal texts become one object."""
-        said: dict[str, Any] = body.__dict__
+        said: dict[str, Any] = loss.__dict__
         kept: dict[str, Any] = {
             name: sys.intern(value) if type(value) is str else value
             for name, value in said.items()
         }
-        return cls(index=index, **kept)
+        return cls(**kept)
 
 
-_COPIED = {field.name for field in fields(AccountedSpending)} - {"index"}
-if set(DpAccounted.model_fields) != _COPIED:
-    raise TypeError("AccountedSpending lacks a field of dp.accounted")
+if set(PrivacyLoss.model_fields) != {field.name for field in fields(AccountedLoss)}:
+    raise TypeError("AccountedLoss has other fields than dp.accounted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountedSpending:
+    """What a node accounted for, at an index of the log."""
+
+    index: int
+    run_id: str
+    round_number: int | None
+    attempt: int | None
+    adapter: str | None
+    version: int | None
+    steps: int
+    mechanism: str
+    promise: AccountedLoss | None  # None without noise
+
+    @classmethod
+    def of(cls, body: DpAccounted, *, index: int) -> Self:
+        """Take over what an event says."""
+        promise = body.promise
+        return cls(
+            index=index,
+            run_id=sys.intern(body.run_id),
+            round_number=body.round_number,
+            attempt=body.attempt,
+            adapter=body.adapter,
+            version=body.version,
+            steps=body.steps,
+            mechanism=sys.intern(body.loss.mechanism),
+            promise=None if promise is None else AccountedLoss.of(promise),
+        )

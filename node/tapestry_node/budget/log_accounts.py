@@ -5,13 +5,13 @@ and receipts on any machine.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
-from tapestry.encoding import decode_fraction, encode_fraction
+from tapestry.encoding import decode_decimal, encode_decimal
+from tapestry.errors import ConfigError
 from tapestry.privacy import accounting
 from tapestry.protocol.wire_messages import PrivacyPlan
-from tapestry.settings import number
 from tapestry_governance.audit.privacy_accounts import steps_of
+from tapestry_governance.events.privacy_events import PrivacyLoss, UnboundedLoss
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.ledger_entries import Charge
@@ -28,63 +28,51 @@ def published_charges(
         since: The index of the first entry that counts.
     """
     for said in state.spending_of(name, since=since):
-        if said.epsilon_run is not None:
+        if (loss := said.promise) is not None:
             yield Charge(
                 purpose="adapter" if said.round_number is None else "round",
                 run=said.run_id,
                 number=said.round_number or said.version or 0,
-                steps=steps_of(said),
-                own_multiplier=decode_fraction(said.own_multiplier),
+                steps=steps_of(said.steps, loss),
+                own_multiplier=decode_decimal(loss.own_multiplier),
             )
 
 
-def account_of(
+def loss_of(
     charge: Charge | None, plan: PrivacyPlan, *, ledger: Ledger
-) -> dict[str, Any]:
-    """The fields of a ``dp.accounted`` event that a charge and its promise fix.
+) -> UnboundedLoss | PrivacyLoss:
+    """Account for a charge as a ``dp.accounted`` event does.
 
     The epsilons are composed at the delta that the event names, which may be smaller
     than the ledger's.
+
+    Raises:
+        ConfigError: There is noise and no charge for it, or a charge and no noise.
     """
-    fixed = {
-        "unit": plan.unit,
-        "adjacency": plan.adjacency,
-        "clip_norm": plan.clip_norm,
-        "target_delta": plan.target_delta,
-        "accountant": accounting.ACCOUNTANT,
-        "accountant_version": accounting.accountant_version(),
-    }
-    if charge is None:
-        return {**fixed, **_NOTHING_PROMISED}
-    delta, shared = number(plan.target_delta), ledger.shares_noise(charge.run)
+    if charge is None and plan.noise == "none":
+        return UnboundedLoss(mechanism="none")
+    if charge is None or plan.noise == "none":
+        raise ConfigError(f"noise {plan.noise!r} does not go with charge {charge}")
+    delta, shared = decode_decimal(plan.target_delta), ledger.shares_noise(charge.run)
     epsilon = ledger.spent_on(charge.run, target_delta=delta)
     fallback = ledger.spent_on(charge.run, target_delta=delta, fallback=True)
     steps, own = charge.steps, charge.own_multiplier
     integer = steps.coordinates > 0
-    return {
-        **fixed,
-        "trust_model": "shared" if shared else "local",
-        "mechanism": accounting.INTEGER_MECHANISM if integer else accounting.MECHANISM,
-        "noise_multiplier": encode_fraction(steps.noise_multiplier),
-        "own_multiplier": encode_fraction(own),
-        "shares": round((steps.noise_multiplier / own) ** 2),
-        "coordinates": steps.coordinates,
-        "bound": encode_fraction(steps.bound),
-        "sampling_rate": encode_fraction(steps.sampling_rate),
-        "epsilon_run": encode_fraction(round(epsilon, 6)),
-        "epsilon_fallback": encode_fraction(round(fallback, 6)) if shared else None,
-    }
-
-
-_NOTHING_PROMISED = {
-    "trust_model": "local",
-    "mechanism": "none",
-    "noise_multiplier": "0",
-    "own_multiplier": "0",
-    "shares": 1,
-    "coordinates": 0,
-    "bound": "0",
-    "sampling_rate": "1",
-    "epsilon_run": None,
-    "epsilon_fallback": None,
-}
+    return PrivacyLoss(
+        mechanism=accounting.INTEGER_MECHANISM if integer else accounting.MECHANISM,
+        unit=plan.unit,
+        adjacency=plan.adjacency,
+        trust_model="shared" if shared else "local",
+        clip_norm=plan.clip_norm,
+        noise_multiplier=encode_decimal(steps.noise_multiplier),
+        own_multiplier=encode_decimal(own),
+        shares=round((steps.noise_multiplier / own) ** 2),
+        coordinates=steps.coordinates,
+        bound=encode_decimal(steps.bound),
+        sampling_rate=encode_decimal(steps.sampling_rate),
+        target_delta=plan.target_delta,
+        epsilon_run=encode_decimal(round(epsilon, 6)),
+        epsilon_fallback=encode_decimal(round(fallback, 6)) if shared else None,
+        accountant=accounting.ACCOUNTANT,
+        accountant_version=accounting.accountant_version(),
+    )

@@ -21,6 +21,7 @@ Guarantees:
 
 from dataclasses import dataclass
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import (
     BudgetExhausted,
     InconsistentLog,
@@ -32,9 +33,9 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol.wire_messages import Reason, RoundManifest, recommended_threshold
-from tapestry.settings import NodePolicy, number
 from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.log.mirror import LogMirror
+from tapestry_node.settings import NodePolicy
 
 
 class Refused(PolicyError):
@@ -195,8 +196,10 @@ def _check_work(manifest: RoundManifest, policy: NodePolicy) -> None:
         Reason.LOCAL_POLICY,
         f"noise {privacy.noise!r} is not in policy.noise",
     )
+    if privacy.noise == "none":
+        return
     _require(
-        number(privacy.target_delta) <= number(policy.target_delta),
+        decode_decimal(privacy.target_delta) <= decode_decimal(policy.target_delta),
         Reason.LOCAL_POLICY,
         f"delta {privacy.target_delta} is over policy.target_delta",
     )

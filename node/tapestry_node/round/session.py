@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tapestry.errors import ProtocolError
+from tapestry.encoding import decode_decimal
+from tapestry.errors import ConfigError, ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
@@ -30,7 +31,6 @@ from tapestry.secagg.messages import (
     Upload,
 )
 from tapestry.secagg.requirements import Requirements, RunPlan
-from tapestry.settings import number
 from tapestry.vectors import FloatVector, Layout
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.event_body import Body
@@ -39,7 +39,7 @@ from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import ContributionCommitted
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.budget.ledger import Ledger
-from tapestry_node.budget.log_accounts import account_of
+from tapestry_node.budget.log_accounts import loss_of
 from tapestry_node.node_state import NodeState
 from tapestry_node.round.admission import Refused, first_round
 from tapestry_node.round.contribution import prepare
@@ -197,11 +197,15 @@ class Session:
         return self._state
 
     def _reserve(self) -> None:
-        if self._charge is not None:
-            cap = number(self._context.view.state.policy.epsilon_cap)
-            delta = number(self.manifest.privacy.target_delta)
-            self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
-            self._ledger.reserve(self._charge)
+        privacy = self.manifest.privacy
+        if self._charge is None and privacy.noise == "none":
+            return
+        if self._charge is None or privacy.noise == "none":
+            raise ConfigError(f"noise {privacy.noise!r}, but charge {self._charge}")
+        cap = decode_decimal(self._context.view.state.policy.epsilon_cap)
+        delta = decode_decimal(privacy.target_delta)
+        self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
+        self._ledger.reserve(self._charge)
 
     def _train(self) -> FloatVector:
         def done(step: int, steps: int) -> None:
@@ -228,7 +232,7 @@ class Session:
             adapter=None,
             version=None,
             steps=manifest.training.steps,
-            **account_of(charge, manifest.privacy, ledger=self._ledger),
+            loss=loss_of(charge, manifest.privacy, ledger=self._ledger),
         )
 
     def _commitment(self, upload: Upload) -> ContributionCommitted:

@@ -28,7 +28,7 @@ class History:
     """A legal log that grows by what a test draws, with the state after each entry."""
 
     def __init__(self) -> None:
-        self.world = World(rules={"bases": ()}).found()
+        self.world = World(rules={"bases": "any"}).found()
         self.run, self.number = "run-0", 0
         self.base = fake_digest("given")
         self.aborted: Any = None
@@ -176,7 +176,8 @@ def _scan_model(found: dict[str, Any], index: int, event: Event) -> None:
         case DpAccounted() as body:
             said = (index, body.run_id, body.adapter)
             found["spent"].setdefault(event.actor, []).append(said)
-            found["epsilon"][event.actor, body.run_id] = body.epsilon_run
+            assert body.promise is not None
+            found["epsilon"][event.actor, body.run_id] = body.promise.epsilon_run
             if body.round_number is not None:
                 key = (body.run_id, body.round_number, body.attempt)
                 found["accounted"].setdefault(key, set()).add(event.actor)

@@ -18,12 +18,13 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol.wire_messages import (
+    LocalNoise,
+    NoNoise,
     PrivacyPlan,
     Reason,
     RoundManifest,
     TrainingPlan,
 )
-from tapestry.settings import NodePolicy
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.round.admission import (
     Facts,
@@ -32,6 +33,7 @@ from tapestry_node.round.admission import (
     first_round,
     reason_of,
 )
+from tapestry_node.settings import NodePolicy
 from tests.support.log_world import World, renamed
 
 MANIFEST = World().found().manifest()
@@ -65,7 +67,7 @@ def _training(**changes: Any) -> TrainingPlan:
 
 
 def _privacy(**changes: Any) -> PrivacyPlan:
-    return PrivacyPlan.model_validate({**MANIFEST.privacy.model_dump(), **changes})
+    return LocalNoise.model_validate({**MANIFEST.privacy.model_dump(), **changes})
 
 
 def _refused(
@@ -104,7 +106,7 @@ def test_what_meets_every_rule_is_accepted() -> None:
             {"training": _training(parameterization="low_rank", rank=1)},
             "local_policy",
         ),
-        ("no noise", {"privacy": _privacy(noise="none")}, "local_policy"),
+        ("no noise", {"privacy": NoNoise(noise="none")}, "local_policy"),
         ("delta", {"privacy": _privacy(target_delta="0.0001")}, "local_policy"),
     ],
 )

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from tapestry.cli import progress as module
 from tapestry.cli.progress import PHASES, STAGES, ProgressEvent, live
-from tapestry_demo.runners import StageTimer
 
 
 class _Terminal(io.StringIO):
@@ -214,17 +213,3 @@ def test_a_terminal_gets_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     with live("A run", stream=shown) as progress:
         progress({"stage": "prepare", "text": "four nodes"})
     assert "\x1b" in shown.getvalue()
-
-
-def test_a_round_has_one_name_whoever_tells_of_it() -> None:
-    seen: list[ProgressEvent] = []
-    clock = StageTimer(seen.append, {})
-    for number, fields in (
-        (1, {"of": 2, "phase": "open"}),
-        (1, {"phase": "keys"}),
-        (2, {"phase": "training", "node": "italy"}),
-        (3, {"of": 2, "phase": "open"}),
-    ):
-        clock({"stage": "round", "round": number, **fields})
-    named = [(event["round"], event["of"]) for event in seen]
-    assert named == [(1, 2), (1, 2), (2, 2), (3, 3)]
