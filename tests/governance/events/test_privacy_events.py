@@ -1,0 +1,54 @@
+"""What a node says that it spent: for one thing, with noise that adds up."""
+
+import pytest
+
+from tapestry_governance.events.privacy_events import DpAccounted
+from tests.support.log_world import World, changed, without_noise
+
+
+@pytest.fixture
+def account() -> DpAccounted:
+    world = World().found()
+    return world.account(world.manifest())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"adapter": "fr-culture"}, "either a round or an adapter"),
+        ({"round_number": None}, "either a round or an adapter"),
+        ({"attempt": None}, "a round has an attempt"),
+        ({"version": 1}, "an adapter has a version"),
+    ],
+)
+def test_an_account_is_for_a_round_or_for_an_adapter(
+    account: DpAccounted, change: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        changed(account, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"clip_norm": "0"}, "are positive"),
+        ({"sampling_rate": "1.5"}, r"lies in \(0, 1\]"),
+        ({"noise_multiplier": "1.1"}, "do not add up"),
+        ({"coordinates": 10}, "a grid goes with integer noise"),
+        ({"mechanism": "poisson-subsampled-skellam"}, "noise that is shared"),
+        ({"epsilon_fallback": "3"}, "fallback"),
+    ],
+)
+def test_a_loss_that_contradicts_itself_is_refused(
+    account: DpAccounted, change: dict[str, object], reason: str
+) -> None:
+    assert account.promise is not None
+    loss = account.promise.model_dump() | change
+    with pytest.raises(ValueError, match=reason):
+        changed(account, loss=loss)
+
+
+def test_without_noise_nothing_is_promised(account: DpAccounted) -> None:
+    bare = without_noise(account)
+    assert bare.promise is None
+    assert DpAccounted.decode(bare.encode()) == bare
