@@ -224,10 +224,12 @@ def _check_types(value: Any, depth: int) -> None:
         items = value.values()
     if items and depth >= _MAX_DEPTH:
         raise ProtocolError(f"JSON nested over {_MAX_DEPTH} levels")
-    if not set(map(type, items)) <= _SCALARS:
-        for item in items:
-            if type(item) not in _SCALARS:
-                _check_types(item, depth + 1)
+    for item in items:
+        kind = type(item)
+        if kind is int and -_MAX_INT < item < _MAX_INT:
+            continue
+        if kind not in _SCALARS:
+            _check_types(item, depth + 1)
 
 
 def _check(value: Any, depth: int) -> None:

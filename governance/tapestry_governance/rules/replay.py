@@ -18,7 +18,6 @@ Errors:
     ``IncompleteError`` a type or version from the future.
 """
 
-import dataclasses
 from collections.abc import Iterable
 
 from tapestry.errors import RuleError, TapestryError
@@ -37,7 +36,12 @@ from tapestry_governance.events.round_events import (
     RoundClosed,
     RoundOpened,
 )
-from tapestry_governance.rules.federation_state import FederationState, Past, Roster
+from tapestry_governance.rules.federation_state import (
+    FederationState,
+    Past,
+    Roster,
+    changed,
+)
 from tapestry_governance.rules.model_rules import (
     adapter_published,
     dp_accounted,
@@ -94,7 +98,7 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
     except TapestryError as error:
         raise error.at(f"entry {index}") from error
     past = state.past.push(signed.entry, signed.event.id)
-    return following.after(past, seen=_pinned(state, signed.event))
+    return changed(following, past=past, seen=_pinned(state, signed.event))
 
 
 def apply_all(
@@ -127,7 +131,7 @@ def _found(signed: Signed) -> FederationState:
         raise RuleError("a charter has nothing before it")
     if charter.policy.version != 1:
         raise RuleError("the first policy has version 1")
-    return dataclasses.replace(state, past=state.past.push(signed.entry, event.id))
+    return changed(state, past=state.past.push(signed.entry, event.id))
 
 
 def _check_author(state: FederationState, signed: Signed) -> None:
@@ -185,8 +189,9 @@ def _check_seen(state: FederationState, event: Event, index: int) -> None:
 
 
 def _pinned(state: FederationState, event: Event) -> PersistentMap[str, Seen]:
-    if event.seen is None or event.seen == state.seen.get(event.actor):
-        return state.seen
+    before: Seen | None = state.seen.get(event.actor)
+    if event.seen is None or (before and before.size == event.seen.size):
+        return state.seen  # of one size there is one root, see _check_seen
     return state.seen.set(event.actor, event.seen)
 
 
@@ -229,11 +234,9 @@ def _declare(state: FederationState, event: Event) -> FederationState:
                 raise RuleError(f"policy {policy.version} after {state.policy.version}")
             if state.open_round is not None:
                 raise RuleError("the policy changes between rounds, not within one")
-            return dataclasses.replace(
-                state, policy=policy, policy_digest=policy.digest
-            )
+            return changed(state, policy=policy, policy_digest=policy.digest)
         case DataDeclared() as body:
-            return dataclasses.replace(state, data=state.data.set(event.actor, body))
+            return changed(state, data=state.data.set(event.actor, body))
         case EvaluationRecorded():
             return state
         case _:

@@ -16,6 +16,7 @@ from tapestry_governance.events.round_events import (
 from tapestry_governance.rules.federation_state import (
     FederationState,
     OpenRound,
+    changed,
     round_key,
 )
 from tapestry_governance.rules.persistent_collections import (
@@ -42,7 +43,7 @@ def round_opened(
     _check_privacy(state, manifest)
     key, terms = round_key(manifest), _terms(state, manifest)
     runs = state.runs
-    return dataclasses.replace(
+    return changed(
         state,
         open_round=OpenRound(
             index=index, manifest=manifest, context=manifest.context.hex(), terms=terms
@@ -70,7 +71,7 @@ def contribution_committed(
     following = dataclasses.replace(current, commitments=commitments)
     runs = state.uploads.get(actor, PersistentMap())
     highest = max(body.round_number, runs.get(body.run_id, 0))
-    return dataclasses.replace(
+    return changed(
         state,
         open_round=following,
         uploads=state.uploads.set(actor, runs.set(body.run_id, highest)),
@@ -87,7 +88,7 @@ def contribution_refused(
     if actor in current.commitments:
         raise RuleError(f"{actor} committed to this attempt")
     following = dataclasses.replace(current, refused=current.refused | {actor})
-    return dataclasses.replace(state, open_round=following)
+    return changed(state, open_round=following)
 
 
 def round_closed(
@@ -117,7 +118,7 @@ def round_closed(
         index=index,
     )
     same = state.closed_by_number.get(body.round_number, PersistentList())
-    return dataclasses.replace(
+    return changed(
         state,
         open_round=None,
         base=body.base_after,
@@ -132,7 +133,7 @@ def round_closed(
 def round_aborted(state: FederationState, body: RoundAborted) -> FederationState:
     """End an attempt without a sum."""
     _open(state, body)
-    return dataclasses.replace(state, open_round=None)
+    return changed(state, open_round=None)
 
 
 def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
