@@ -19,8 +19,8 @@ import numpy as np
 
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.protocol.wire_messages import PrivacyPlan, RoundManifest, TrainingPlan
-from tapestry.secagg.messages import Result
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.quantization import Encoding, mean
 from tapestry.vectors import FloatVector, Layout, RingVector
 from tapestry.workloads.base import Unit, Workload

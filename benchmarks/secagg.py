@@ -31,6 +31,13 @@ from flwr.common.secure_aggregation.quantization import quantize as flwr_quantiz
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
 from tapestry.keys import VerifyKey
+from tapestry.protocol.secagg_messages import (
+    Ciphertexts,
+    ConsentList,
+    KeyList,
+    SurvivorList,
+    encode_all,
+)
 from tapestry.secagg import client as masking
 from tapestry.secagg.chunks import chunk_root, cut
 from tapestry.secagg.masks import (
@@ -39,13 +46,6 @@ from tapestry.secagg.masks import (
     add_masks,
     aligned_empty,
     keystream_into,
-)
-from tapestry.secagg.messages import (
-    Ciphertexts,
-    ConsentList,
-    KeyList,
-    SurvivorList,
-    encode_all,
 )
 from tapestry.secagg.quantization import Encoding, quantize
 from tapestry.secagg.server import Advertising

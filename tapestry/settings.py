@@ -16,17 +16,9 @@ from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import Fault, Faults, show
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.text_reader import read_toml
-from tapestry.protocol.wire_messages import (
-    MAX_ASKS,
-    Digest,
-    Name,
-    Noise,
-    OuterPlan,
-    Plain,
-    PrivacyPlan,
-    Strict,
-    TrainingPlan,
-)
+from tapestry.protocol.messages import MAX_ASKS
+from tapestry.protocol.round_manifest import OuterPlan, PrivacyPlan, TrainingPlan
+from tapestry.schema import Digest, Name, Noise, Plain, Strict
 
 MAX_EPSILON = 1000  # of a limit or a target; more promises nothing
 

@@ -17,7 +17,7 @@ from tapestry.inputs.faults import Fault, Faults
 from tapestry.inputs.folder_walker import walk
 from tapestry.inputs.text_reader import public_texts, read_rows, text_of_row
 from tapestry.model.replica import Replica, measure
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.server import Unmasked
 from tapestry.settings import number
 from tapestry.workloads.base import Evaluation, Workload

@@ -3,8 +3,8 @@
 from tapestry.encoding import encode_fraction
 from tapestry.errors import QuorumError, RuleError, TapestryError, VerificationError
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import RoundManifest
-from tapestry.secagg.messages import Result
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
 from tapestry_coordinator.acceptance_gate import Verdict
 from tapestry_coordinator.round import Attendance
 from tapestry_governance.events.types import Dropped, RoundClosed

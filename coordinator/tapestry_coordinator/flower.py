@@ -41,7 +41,7 @@ from flwr.superlink.grid import http_grid
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, TapestryError
 from tapestry.inputs.faults import unforeseen
 from tapestry.protocol.framing import pack, unpack
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.superlink.outcome import working_on, write_outcome
 

@@ -20,7 +20,8 @@ from tapestry.errors import (
     TapestryError,
 )
 from tapestry.keys import SigningKey
-from tapestry.protocol.wire_messages import Kind, Message, Strict
+from tapestry.protocol.messages import Kind, Message
+from tapestry.schema import Strict
 from tapestry.tlog.trust_policy import Trust
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import words_of

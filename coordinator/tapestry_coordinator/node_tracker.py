@@ -22,9 +22,10 @@ from tapestry.errors import (
     ResourceError,
     TapestryError,
 )
-from tapestry.protocol.wire_messages import MAX_ASKS, Ask, Kind, Message, Name, Strict
+from tapestry.protocol.messages import MAX_ASKS, Ask, Kind, Message
+from tapestry.protocol.secagg_messages import Result
+from tapestry.schema import Name, Strict
 from tapestry.secagg.chunks import cut
-from tapestry.secagg.messages import Result
 from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal

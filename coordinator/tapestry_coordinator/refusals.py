@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tapestry.errors import ProtocolError
-from tapestry.protocol.wire_messages import Kind, Message, Reason, RoundManifest
+from tapestry.protocol.messages import Kind, Message, Reason
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import ContributionRefused
 

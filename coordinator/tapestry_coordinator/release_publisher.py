@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tapestry.artifacts import manifest as manifests
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ProtocolError, ResourceError, TapestryError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import release_files as releases
 from tapestry_coordinator.journal import writing
 from tapestry_coordinator.log_publisher import event_of

@@ -18,10 +18,9 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import Kind, Message, Reason, RoundManifest
-from tapestry.secagg.bad_dealers import bad_dealers
-from tapestry.secagg.client_states import Cohort
-from tapestry.secagg.messages import (
+from tapestry.protocol.messages import Kind, Message, Reason
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import (
     Advertisement,
     Consent,
     HeadList,
@@ -31,6 +30,8 @@ from tapestry.secagg.messages import (
     Upload,
     UploadHead,
 )
+from tapestry.secagg.bad_dealers import bad_dealers
+from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.server import Advertising, Revealing, Unmasked
 from tapestry.settings import Deadlines
 from tapestry_coordinator.grid import Grid

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from tapestry.errors import ConfigError, ProtocolError, QuorumError
 from tapestry.model.low_rank import round_seed
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     Participant,
     RoundManifest,
     TrainingPlan,

@@ -25,8 +25,8 @@ from tapestry.errors import (
 )
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import RoundManifest
-from tapestry.secagg.messages import Result
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.server import Unmasked
 from tapestry.settings import CoordinatorSettings
 from tapestry.tlog.trust_policy import Trust

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tapestry.errors import IncompleteError
-from tapestry.protocol.wire_messages import MAX_ASKS, Ask, Kind, Message
+from tapestry.protocol.messages import MAX_ASKS, Ask, Kind, Message
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import chunk_leaves, cut
-from tapestry.secagg.messages import Result
 from tapestry.secagg.transcript import Evidence
 from tapestry.tlog.merkle import inclusion_proof
 from tapestry_coordinator.journal import Journal, writing

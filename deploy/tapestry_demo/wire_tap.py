@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from tapestry.errors import ConfigError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator.grid import Grid
 
 _ENTRIES = 2  # public log entries in front of the chunks

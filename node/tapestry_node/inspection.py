@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.settings import NodeSettings, Transport, number
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.data.record_statistics import Census, Coverage

@@ -1,7 +1,7 @@
 """An institution's node: requests in, replies out, default deny.
 
 ``handle`` is all there is to talk to. It answers each request of the closed list in
-``tapestry.protocol.wire_messages`` and turns whatever goes wrong into a reason code;
+``tapestry.protocol.messages`` and turns whatever goes wrong into a reason code;
 the detail goes to the node's own log, without the text of an error that is not ours.
 Every reply is receipted before it leaves.
 """
@@ -17,8 +17,9 @@ from tapestry.encoding import canonical_json
 from tapestry.errors import ProtocolError, TapestryError
 from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message, Reason, RoundManifest
-from tapestry.secagg.messages import Result
+from tapestry.protocol.messages import Kind, Message, Reason
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
 from tapestry.settings import NodeSettings
 from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload

@@ -17,7 +17,7 @@ from pathlib import Path
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import PrivacyPlan, RoundManifest, TrainingPlan
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
 from tapestry.settings import NodePolicy, NodeSettings, number
 from tapestry.tlog.trust_policy import Trust
 from tapestry_governance.events.types import Member

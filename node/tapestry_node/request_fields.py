@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tapestry.errors import PolicyError, ProtocolError
-from tapestry.protocol.wire_messages import Reason
+from tapestry.protocol.messages import Reason
 from tapestry_node.round.admission import Refused
 
 

@@ -26,7 +26,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.inputs.plain_file import read_plain
-from tapestry.protocol.wire_messages import Digest, Strict
+from tapestry.schema import Digest, Strict
 
 FOLDER = "tapestry"
 FILE = "manifest.json"

@@ -25,7 +25,23 @@ from collections.abc import Mapping
 from tapestry.encoding import canonical_json, decode_digest, digest
 from tapestry.errors import ProtocolError, QuorumError, VerificationError
 from tapestry.keys import SigningKey
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import (
+    SHARE_BYTES,
+    UNSIGNED,
+    Advertisement,
+    Ciphertexts,
+    Consent,
+    ConsentList,
+    KeyList,
+    Reveal,
+    ShareHead,
+    ShareMessage,
+    SurvivorList,
+    Upload,
+    UploadHead,
+    require_subset,
+)
 from tapestry.secagg.chunks import chunk_root, cut
 from tapestry.secagg.client_states import (
     Cohort,
@@ -50,21 +66,6 @@ from tapestry.secagg.key_schedule import (
     unseal,
 )
 from tapestry.secagg.masks import Mask, Random, add_masks
-from tapestry.secagg.messages import (
-    UNSIGNED,
-    Advertisement,
-    Ciphertexts,
-    Consent,
-    ConsentList,
-    KeyList,
-    Reveal,
-    ShareHead,
-    ShareMessage,
-    SurvivorList,
-    Upload,
-    UploadHead,
-    require_subset,
-)
 from tapestry.secagg.requirements import (
     Marks,
     Progress,
@@ -74,7 +75,7 @@ from tapestry.secagg.requirements import (
     check_manifest,
     issue_reservation,
 )
-from tapestry.secagg.shamir import SHARE_BYTES, decode_share, split
+from tapestry.secagg.shamir import decode_share, split
 from tapestry.vectors import MaskedVector, Quantized
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from tapestry.keys import SigningKey, VerifyKey
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Advertisement, ShareHead, SurvivorList
 from tapestry.secagg.masks import Mask
-from tapestry.secagg.messages import Advertisement, ShareHead, SurvivorList
 from tapestry.secagg.quantization import Encoding
 from tapestry.secagg.requirements import Progress
 

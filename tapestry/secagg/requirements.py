@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Final, Literal, Protocol, Self
 
 from tapestry.errors import PolicyError, ProtocolError
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     OuterPlan,
     PrivacyPlan,
     PublicWeights,

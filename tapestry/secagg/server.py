@@ -18,12 +18,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from tapestry.errors import ProtocolError, QuorumError
-from tapestry.protocol.wire_messages import RoundManifest
-from tapestry.secagg.chunks import check_sizes, chunk_root, cut, read_chunk
-from tapestry.secagg.client_states import Cohort
-from tapestry.secagg.key_schedule import Agreement
-from tapestry.secagg.masks import add_masks, aligned_empty
-from tapestry.secagg.messages import (
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import (
     Advertisement,
     Ciphertexts,
     Consent,
@@ -38,6 +34,10 @@ from tapestry.secagg.messages import (
     Upload,
     UploadHead,
 )
+from tapestry.secagg.chunks import check_sizes, chunk_root, cut, read_chunk
+from tapestry.secagg.client_states import Cohort
+from tapestry.secagg.key_schedule import Agreement
+from tapestry.secagg.masks import add_masks, aligned_empty
 from tapestry.secagg.quantization import check_sum, mean
 from tapestry.secagg.recovery import Fault, recover_round
 from tapestry.secagg.shamir import decode_share

@@ -13,7 +13,8 @@ import numpy as np
 
 from tapestry.encoding import decode_digest
 from tapestry.errors import ProtocolError, VerificationError
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result, Transcript, require_subset
 from tapestry.secagg.chunks import (
     CHUNK_COORDINATES,
     check_sizes,
@@ -30,7 +31,6 @@ from tapestry.secagg.key_schedule import (
     self_key,
 )
 from tapestry.secagg.masks import Mask, add_masks, aligned_empty
-from tapestry.secagg.messages import Result, Transcript, require_subset
 from tapestry.tlog.merkle import leaf_hash, verify_inclusion
 from tapestry.vectors import RingVector
 

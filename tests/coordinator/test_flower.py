@@ -20,7 +20,7 @@ from flwr.superlink.grid import http_grid
 from tapestry.encoding import canonical_json
 from tapestry.errors import ConfigError, QuorumError
 from tapestry.protocol.framing import pack, unpack
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import flower as flower_side
 from tapestry_coordinator.flower import FlowerGrid, server_app
 from tapestry_coordinator.grid import Grid

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tapestry.protocol.wire_messages import BODY_LIMIT, Kind, Message
+from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 from tapestry_coordinator.grid import Checked, LocalGrid
 
 HELLO = Message(kind=Kind.HELLO)

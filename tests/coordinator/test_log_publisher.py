@@ -8,7 +8,7 @@ import pytest
 
 from tapestry.encoding import canonical_json
 from tapestry.errors import InconsistentLog, ProtocolError, QuorumError, RuleError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator import log_publisher as module
 from tapestry_coordinator.grid import LocalGrid

@@ -7,7 +7,7 @@ import pytest
 
 from tapestry.encoding import canonical_json
 from tapestry.errors import QuorumError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import node_tracker
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_coordinator.node_tracker import RollCall

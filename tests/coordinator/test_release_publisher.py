@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import RuleError, TapestryError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import run as driver

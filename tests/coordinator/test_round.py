@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tapestry.errors import RuleError
-from tapestry.protocol.wire_messages import Kind, Message
-from tapestry.secagg.messages import Reveal
+from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.secagg_messages import Reveal
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import Bulletin
 from tapestry_governance.audit.verify import Verdict

@@ -14,7 +14,7 @@ import tomli_w
 from tapestry import cli
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, QuorumError, ResourceError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.settings import CoordinatorSettings
 from tapestry.workloads.base import Evaluation
 from tapestry_coordinator import run

@@ -16,7 +16,7 @@ from tapestry.errors import (
     ResourceError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_node.node_state import Store
 
 

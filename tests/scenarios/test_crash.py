@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tapestry.errors import TapestryError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import round_plan, run
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.audit.verify import Verdict

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import QuorumError
-from tapestry.protocol.wire_messages import Kind
+from tapestry.protocol.messages import Kind
 from tapestry_governance.audit.verify import Verdict
 from tests.scenarios.conftest import Found
 from tests.support.federation import (

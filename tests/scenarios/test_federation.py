@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tapestry.privacy.clipping import clip
-from tapestry.protocol.wire_messages import Kind, RoundManifest
-from tapestry.secagg.messages import Result
+from tapestry.protocol.messages import Kind
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.quantization import Encoding, mean
 from tapestry.settings import number
 from tapestry.vectors import parameters_digest

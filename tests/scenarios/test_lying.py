@@ -10,7 +10,7 @@ import pytest
 from tapestry.encoding import canonical_json
 from tapestry.errors import QuorumError, RuleError, TapestryError
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.vectors import FloatVector, Quantized
 from tapestry_coordinator import log_publisher
 from tapestry_coordinator.acceptance_gate import Gate

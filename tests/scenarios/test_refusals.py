@@ -11,7 +11,7 @@ import pytest
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import PolicyError, QuorumError
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry_coordinator import round_plan
 from tapestry_governance.events.envelope import open_entry

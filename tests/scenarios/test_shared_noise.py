@@ -8,7 +8,7 @@ import pytest
 
 from tapestry.privacy.clipping import clip
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import Kind
+from tapestry.protocol.messages import Kind
 from tapestry.secagg.quantization import Encoding, mean
 from tapestry.settings import number
 from tapestry_coordinator.journal import Journal

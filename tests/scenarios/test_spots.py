@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tapestry.errors import QuorumError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.secagg.chunks import chunk_root
 from tapestry.secagg.server import Revealing, Unmasked
 from tapestry_coordinator import spot_check_responder

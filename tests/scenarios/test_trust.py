@@ -11,7 +11,7 @@ import pytest
 from tapestry.errors import QuorumError
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica, measure
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator import acceptance_gate
 from tapestry_coordinator.acceptance_gate import Gate

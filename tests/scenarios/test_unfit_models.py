@@ -11,7 +11,7 @@ import pytest
 from tapestry import cli
 from tapestry.errors import ConfigError, PolicyError
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Reason
+from tapestry.protocol.messages import Kind, Reason
 from tapestry.workloads import plan_checks
 from tapestry.workloads.language import base_models
 from tapestry.workloads.language.base_models import build_tiny

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message, RoundManifest
+from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.settings import CoordinatorSettings
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import FloatVector

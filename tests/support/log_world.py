@@ -7,7 +7,7 @@ from typing import Literal
 
 from tapestry.encoding import digest
 from tapestry.keys import Algorithm, SigningKey
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     OuterPlan,
     Participant,
     PrivacyPlan,

@@ -9,7 +9,7 @@ import numpy as np
 
 from tapestry.errors import ProtocolError
 from tapestry.keys import Algorithm, SigningKey
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     OuterPlan,
     Participant,
     PrivacyPlan,
@@ -17,9 +17,9 @@ from tapestry.protocol.wire_messages import (
     TrainingPlan,
     recommended_threshold,
 )
+from tapestry.protocol.secagg_messages import Result, Upload
 from tapestry.secagg import client
 from tapestry.secagg.masks import Random
-from tapestry.secagg.messages import Result, Upload
 from tapestry.secagg.requirements import RunPlan, Terms, recommended_colluding
 from tapestry.secagg.server import (
     Advertising,

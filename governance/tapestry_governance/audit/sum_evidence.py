@@ -23,15 +23,11 @@ from tapestry.artifacts.foreign_files import refuse
 from tapestry.encoding import decode_decimal
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.inputs.plain_file import read_plain
-from tapestry.protocol.wire_messages import (
-    CHUNK_BYTES,
-    Kind,
-    Message,
-    Name,
-    RoundManifest,
-    Strict,
-)
-from tapestry.secagg.messages import Hex32, Result
+from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Hex32, Result
+from tapestry.schema import Name, Strict
+from tapestry.secagg.chunks import CHUNK_BYTES
 from tapestry.secagg.transcript import Evidence, SumChecker
 from tapestry_governance.events.envelope import Event
 from tapestry_governance.events.types import (

@@ -14,15 +14,9 @@ from pydantic import AfterValidator, Field, model_validator
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ProtocolError
 from tapestry.keys import Algorithm, VerifyKey
-from tapestry.protocol.wire_messages import (
-    Digest,
-    Name,
-    Noise,
-    Plain,
-    Reason,
-    RoundManifest,
-    Strict,
-)
+from tapestry.protocol.messages import Reason
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.schema import Digest, Name, Noise, Plain, Strict
 
 Role = Literal["coordinator", "root", "node", "community"]
 

@@ -38,7 +38,7 @@ from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message, Reason
+from tapestry.protocol.messages import Kind, Message, Reason
 from tapestry.settings import NodeSettings, number
 from tapestry.vectors import FloatVector
 from tapestry.workloads.language.model import LanguageModel

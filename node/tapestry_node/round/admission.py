@@ -31,7 +31,8 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import Reason, RoundManifest, recommended_threshold
+from tapestry.protocol.messages import Reason
+from tapestry.protocol.round_manifest import RoundManifest, recommended_threshold
 from tapestry.settings import NodePolicy, number
 from tapestry_governance.rules.federation_state import FederationState
 

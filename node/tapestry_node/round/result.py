@@ -27,10 +27,11 @@ from dataclasses import dataclass
 
 from tapestry.errors import VerificationError
 from tapestry.model.replica import Replica, measure
-from tapestry.protocol.wire_messages import Ask, Reason, RoundManifest
+from tapestry.protocol.messages import Ask, Reason
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import assemble
 from tapestry.secagg.client_states import Cohort, Done
-from tapestry.secagg.messages import Result
 from tapestry.secagg.transcript import check_own, check_sum_chunks, check_transcript
 from tapestry.vectors import Layout
 from tapestry_governance.events.envelope import open_entry

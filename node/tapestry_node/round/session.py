@@ -17,21 +17,16 @@ from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
 from tapestry.privacy import accounting
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.protocol.wire_messages import (
-    Kind,
-    Message,
-    PrivacyPlan,
-    Reason,
-    RoundManifest,
-)
-from tapestry.secagg import client, client_states
-from tapestry.secagg.messages import (
+from tapestry.protocol.messages import Kind, Message, Reason
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest
+from tapestry.protocol.secagg_messages import (
     Ciphertexts,
     ConsentList,
     KeyList,
     SurvivorList,
     Upload,
 )
+from tapestry.secagg import client, client_states
 from tapestry.secagg.requirements import RunPlan, Terms
 from tapestry.settings import number
 from tapestry.vectors import FloatVector, Layout

@@ -24,15 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapestry.errors import ProtocolError
-from tapestry.protocol.wire_messages import (
-    MAX_ASKS,
-    Ask,
-    Message,
-    Reason,
-    RoundManifest,
-)
+from tapestry.protocol.messages import MAX_ASKS, Ask, Message, Reason
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import count_chunks
-from tapestry.secagg.messages import Result
 from tapestry.secagg.transcript import FalseSum, SumChecker
 from tapestry_governance.audit.sum_evidence import (
     Spot,

@@ -25,12 +25,8 @@ from tapestry.errors import (
     ResourceError,
 )
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import (
-    PrivacyPlan,
-    Reason,
-    RoundManifest,
-    TrainingPlan,
-)
+from tapestry.protocol.messages import Reason
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
 from tapestry.secagg.quantization import Encoding
 from tapestry.vectors import Layout
 from tapestry.workloads import plan_checks

@@ -7,7 +7,7 @@ from typing import Any
 
 from tapestry.encoding import canonical_json
 from tapestry.errors import QuorumError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator.flower import server_app
 from tapestry_coordinator.grid import Grid
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tapestry.encoding import canonical_json
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_node.flower import serve
 
 

@@ -5,7 +5,7 @@ import pytest
 from tapestry.errors import (
     RuleError,
 )
-from tapestry.protocol.wire_messages import Reason
+from tapestry.protocol.messages import Reason
 from tapestry_governance.events.types import (
     ContributionRefused,
     Dropped,

@@ -11,7 +11,7 @@ import tomli_w
 
 from tapestry import storage
 from tapestry.errors import ResourceError
-from tapestry.protocol.wire_messages import Kind, Message, Reason
+from tapestry.protocol.messages import Kind, Message, Reason
 from tapestry_governance.audit.verify import Verdict
 from tapestry_governance.events.types import AdapterPublished, DpAccounted
 from tapestry_node.adapters import adapter_trainer, publication

@@ -16,12 +16,8 @@ from tapestry.errors import (
     RuleError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import (
-    PrivacyPlan,
-    Reason,
-    RoundManifest,
-    TrainingPlan,
-)
+from tapestry.protocol.messages import Reason
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
 from tapestry.settings import NodePolicy
 from tapestry_node.round.admission import (
     Facts,

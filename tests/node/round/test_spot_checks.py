@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import ProtocolError, VerificationError
-from tapestry.protocol.wire_messages import CHUNK_BYTES, Ask, Message
-from tapestry.secagg.chunks import chunk_leaves, chunk_root
-from tapestry.secagg.messages import Result
+from tapestry.protocol.messages import Ask, Message
+from tapestry.protocol.secagg_messages import Result
+from tapestry.secagg.chunks import CHUNK_BYTES, chunk_leaves, chunk_root
 from tapestry.secagg.server import Unmasked
 from tapestry.secagg.transcript import Evidence, FalseSum, SumChecker
 from tapestry.tlog.merkle import inclusion_proof

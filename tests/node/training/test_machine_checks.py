@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ResourceError
-from tapestry.protocol.wire_messages import Reason
+from tapestry.protocol.messages import Reason
 from tapestry.vectors import Layout
 from tapestry.workloads.hardware import memory_bytes
 from tapestry.workloads.language.base_models import build_tiny

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tapestry.errors import ProtocolError
 from tapestry.protocol import framing
 from tapestry.protocol.framing import pack, unpack
-from tapestry.protocol.wire_messages import BODY_LIMIT, Kind, Message
+from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 
 messages = st.builds(
     Message,

@@ -17,11 +17,16 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import (
+    Ciphertexts,
+    HeadList,
+    KeyList,
+    SurvivorList,
+)
 from tapestry.secagg import client
 from tapestry.secagg.key_schedule import Agreement, pair_key, public_key, self_key
 from tapestry.secagg.masks import Mask, add_masks
-from tapestry.secagg.messages import Ciphertexts, HeadList, KeyList, SurvivorList
 from tapestry.secagg.requirements import recommended_colluding
 from tapestry.vectors import RingVector
 from tests.support.attackers import (

@@ -14,9 +14,8 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import PublicWeights, RoundManifest
-from tapestry.secagg import client
-from tapestry.secagg.messages import (
+from tapestry.protocol.round_manifest import PublicWeights, RoundManifest
+from tapestry.protocol.secagg_messages import (
     Ciphertexts,
     ConsentList,
     HeadList,
@@ -24,6 +23,7 @@ from tapestry.secagg.messages import (
     Survivor,
     SurvivorList,
 )
+from tapestry.secagg import client
 from tapestry.secagg.requirements import Reservation, Terms
 from tapestry.vectors import Quantized
 from tests.support.secagg_cohort import (

@@ -14,10 +14,7 @@ from hypothesis import strategies as st
 
 from tapestry.encoding import canonical_json
 from tapestry.errors import ProtocolError, TapestryError
-from tapestry.protocol.wire_messages import Strict
-from tapestry.secagg import client
-from tapestry.secagg.client_states import Shared
-from tapestry.secagg.messages import (
+from tapestry.protocol.secagg_messages import (
     Advertisement,
     Ciphertexts,
     Consent,
@@ -30,6 +27,9 @@ from tapestry.secagg.messages import (
     Upload,
     UploadHead,
 )
+from tapestry.schema import Strict
+from tapestry.secagg import client
+from tapestry.secagg.client_states import Shared
 from tapestry.secagg.requirements import Progress, Stage
 from tapestry.secagg.server import Advertising
 from tapestry.secagg.transcript import SumChecker, check_own

@@ -15,8 +15,11 @@ import pytest
 from tapestry.errors import ProtocolError, QuorumError, VerificationError
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import RoundManifest, Strict
-from tapestry.secagg import client, messages
+from tapestry.protocol import secagg_messages as messages
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Advertisement
+from tapestry.schema import Strict
+from tapestry.secagg import client
 from tapestry.secagg.chunks import chunk_leaves, chunk_root, cut
 from tapestry.secagg.key_schedule import (
     Agreement,
@@ -29,7 +32,6 @@ from tapestry.secagg.key_schedule import (
     unseal,
 )
 from tapestry.secagg.masks import Mask, add_masks, keystream_into
-from tapestry.secagg.messages import Advertisement
 from tapestry.secagg.quantization import Encoding, check_sum, quantize, weigh
 from tapestry.secagg.server import Advertising, Unmasked
 from tapestry.secagg.shamir import decode_share, recover, split

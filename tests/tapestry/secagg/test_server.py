@@ -16,10 +16,10 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import PublicWeights
+from tapestry.protocol.round_manifest import PublicWeights
+from tapestry.protocol.secagg_messages import Upload
 from tapestry.secagg import client
 from tapestry.secagg.key_schedule import channel_key, seal
-from tapestry.secagg.messages import Upload
 from tapestry.secagg.recovery import Fault
 from tapestry.secagg.server import Advertising
 from tapestry.secagg.shamir import PRIME

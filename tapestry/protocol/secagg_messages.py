@@ -30,10 +30,10 @@ from pydantic import Field, model_validator
 from tapestry.encoding import canonical_json, decode_digest, digest
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey, VerifyKey
-from tapestry.protocol.wire_messages import Digest, Name, Strict
-from tapestry.secagg.shamir import SHARE_BYTES
+from tapestry.schema import Digest, Name, Strict
 
 PROTOCOL = "tapestry-secagg/1"
+SHARE_BYTES = 33  # a number below the prime of ``tapestry.secagg.shamir``
 SEALED_BYTES = 2 * SHARE_BYTES + 16
 
 Hex32 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

@@ -1,0 +1,30 @@
+"""Messages: a closed list of kinds, and bodies of one spelling."""
+
+import pytest
+
+from tapestry.errors import ProtocolError
+from tapestry.protocol.messages import Kind, Message, Reason
+
+
+def test_the_size_of_a_message_is_that_of_its_payload() -> None:
+    message = Message(
+        kind=Kind.UPLOAD, body=b"{}", attachments=[b"abc", memoryview(bytes(8))]
+    )
+    assert message.size == 13
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"a": 1}', b'{"a":1}\n', b'{"a":1.5}'])
+def test_a_body_in_another_spelling_is_refused(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        Message(kind=Kind.HELLO, body=body).json()
+
+
+def test_the_words_on_the_wire_are_the_closed_list() -> None:
+    """A word that is added here is a new way out of a node; think twice."""
+    assert {kind.value for kind in Kind} == {
+        *("hello", "identity", "cosign", "cosignature", "offer", "advertisement"),
+        *("keys", "shares", "ciphertexts", "upload", "survivors", "consent"),
+        *("consents", "reveal", "result", "receipt", "released", "publication"),
+        *("evidence", "refusal"),
+    }
+    assert all(reason.value.replace("_", "").isalpha() for reason in Reason)
