@@ -51,7 +51,7 @@ class Witness:
 
     def notify(self, event: dict[str, Any]) -> None:
         """When a round is closed, compare the masked mean with the plain one."""
-        if event.get("phase") != "close" or self.total is None:
+        if event.get("round_stage") != "close" or self.total is None:
             return
         self.scores.append(event["bits_per_byte"])
         journal = Journal(self.coordinator)

@@ -17,7 +17,12 @@ from tapestry.inputs.faults import Fault, Faults, show
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.text_reader import read_toml
 from tapestry.protocol.messages import MAX_ASKS
-from tapestry.protocol.round_manifest import OuterPlan, PrivacyPlan, TrainingPlan
+from tapestry.protocol.round_manifest import (
+    OuterPlan,
+    PrivacyPlan,
+    StageDeadlines,
+    TrainingPlan,
+)
 from tapestry.schema import Digest, Name, Noise, Plain, Strict
 
 MAX_EPSILON = 1000  # of a limit or a target; more promises nothing
@@ -169,17 +174,12 @@ class TrainingSettings(Strict):
         )
 
 
-class Deadlines(Strict):
-    """Seconds the coordinator waits per stage."""
+class Deadlines(StageDeadlines):
+    """Seconds the coordinator waits for replies, by kind of request."""
 
     cosign: Count
-    offer: Count
-    keys: Count
-    upload: Count
-    agree: Count
-    reveal: Count
-    result: Count
-    adapter: Count
+    apply_result: Count
+    publish_adapter: Count
 
 
 class CoordinatorSettings(Settings):

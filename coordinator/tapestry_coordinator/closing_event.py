@@ -5,6 +5,7 @@ from tapestry.errors import QuorumError, RuleError, TapestryError, VerificationE
 from tapestry.model.replica import Replica
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
+from tapestry.protocol.stages import RoundStage
 from tapestry_coordinator.acceptance_gate import Verdict
 from tapestry_coordinator.round import Attendance
 from tapestry_governance.events.types import Dropped, RoundClosed
@@ -18,7 +19,7 @@ _REASONS = {  # of an abort, for the log
 
 def reason_of(error: TapestryError, attendance: Attendance) -> str:
     """Say in a word why a round is aborted."""
-    if attendance.phase == "sum" and isinstance(error, VerificationError):
+    if attendance.stage is RoundStage.UNMASK and isinstance(error, VerificationError):
         return "bad_shares"
     return _REASONS.get(type(error), "protocol")
 
@@ -45,7 +46,7 @@ def closing_of(
         outcome="rejected" if verdict.reason else "applied",
         reason=verdict.reason,
         included=names,
-        dropped=tuple(Dropped(name=n, phase=attendance.dropped[n]) for n in dropped),
+        dropped=tuple(Dropped(name=n, stage=attendance.dropped[n]) for n in dropped),
         commitments=tuple(attendance.commitments[name] for name in names),
         aggregate_digest=result.sum_root,
         base_before=manifest.model_digest,

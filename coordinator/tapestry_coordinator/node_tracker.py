@@ -65,7 +65,7 @@ class RollCall:
                 is welcome, but not waited for again.
 
         Raises:
-            QuorumError: Fewer than the floor came within the offer's deadline.
+            QuorumError: Fewer than the floor came before the first stage's deadline.
         """
         floor = self.settings.secagg.min_cohort
         names = self._await(set(members) - self.away, floor if members else 0)
@@ -90,7 +90,7 @@ class RollCall:
         return sorted(name for name, reply in replies if self._meet(name, reply))
 
     def _await(self, names: set[str], least: int) -> list[str]:
-        end = time.monotonic() + self.settings.deadlines.offer
+        end = time.monotonic() + self.settings.deadlines.advertise_keys
         while True:
             here = self.grid.nodes()
             complete = names.issubset(here) and len(here) >= least
@@ -131,11 +131,11 @@ class RollCall:
             "result": Result.decode(row.result).model_dump(mode="json"),
         }
         request = Message(
-            kind=Kind.RESULT,
+            kind=Kind.APPLY_RESULT,
             body=canonical_json(body),
             attachments=cut(self.journal.load_sum(round_number)),
         )
-        waited = self.settings.deadlines.result
+        waited = self.settings.deadlines.apply_result
         requests = dict.fromkeys(names, request)
         for name, reply in self.grid.exchange(requests, deadline=waited):
             if reply.kind is Kind.RECEIPT:

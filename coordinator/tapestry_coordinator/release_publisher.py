@@ -99,9 +99,9 @@ def collect_adapters(run: "Run") -> None:
     name = max(state.releases.values(), key=lambda each: each.round_number).name
     here = run.roll.gather()
     body = {"name": name, "checkpoint": run.bulletin.publish(here).decode()}
-    request = Message(kind=Kind.RELEASED, body=canonical_json(body))
+    request = Message(kind=Kind.PUBLISH_ADAPTER, body=canonical_json(body))
     present = [n for n in here if n not in state.publishers.values()]
-    waited = run.settings.deadlines.adapter
+    waited = run.settings.deadlines.publish_adapter
     for node, reply in run.grid.exchange(
         dict.fromkeys(present, request), deadline=waited
     ):

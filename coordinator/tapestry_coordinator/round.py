@@ -30,9 +30,10 @@ from tapestry.protocol.secagg_messages import (
     Upload,
     UploadHead,
 )
+from tapestry.protocol.stages import RoundStage
 from tapestry.secagg.bad_dealers import bad_dealers
 from tapestry.secagg.client_states import Cohort
-from tapestry.secagg.server import Advertising, Revealing, Unmasked
+from tapestry.secagg.server import AdvertiseKeysStage, Unmasked, UnmaskStage
 from tapestry.settings import Deadlines
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import words_of
@@ -46,6 +47,8 @@ from tapestry_governance.events.types import (
 _logger = logging.getLogger(__name__)
 Notify = Callable[[dict[str, Any]], None]
 _Said = TypeVar("_Said", ContributionCommitted, ContributionRefused, DpAccounted)
+# A node that is lost in one of these has its update in the sum all the same.
+_AFTER_UPLOAD = (RoundStage.CHECK_CONSISTENCY, RoundStage.UNMASK)
 _ENTRIES = 2  # of the node's own in front of the chunks: dp.accounted, committed
 
 
@@ -66,15 +69,15 @@ class Table:
 class Attendance:
     """Where participants were lost, and who committed to what."""
 
-    dropped: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, RoundStage] = field(default_factory=dict)
     commitments: dict[str, int] = field(default_factory=dict)
     refused: dict[str, Reason] = field(default_factory=dict)  # as they signed
-    phase: str = "offer"
+    stage: RoundStage = RoundStage.OPEN
     bad_dealers: tuple[str, ...] = ()  # whose shares gave no sum
 
 
 def run(manifest: RoundManifest, table: Table, *, attendance: Attendance) -> Unmasked:
-    """Lead the cohort from the offer to the sum.
+    """Lead the cohort from the first stage of secure aggregation to the sum.
 
     Args:
         manifest: The round; it is in the cosigned log.
@@ -86,28 +89,33 @@ def run(manifest: RoundManifest, table: Table, *, attendance: Attendance) -> Unm
         VerificationError: The masks do not come off.
     """
     lead = _Lead(manifest, table, attendance)
-    offer = Message(kind=Kind.OFFER, body=_checkpoint(table.checkpoint))
+    opened = Message(kind=Kind.ADVERTISE_KEYS, body=_checkpoint(table.checkpoint))
     names = [p.name for p in manifest.participants]
-    advertising = Advertising(manifest)
-    lead.ask("offer", dict.fromkeys(names, offer), advertising, _read_advertisement)
+    advertising = AdvertiseKeysStage(manifest)
+    stage = RoundStage.ADVERTISE_KEYS
+    lead.ask(stage, dict.fromkeys(names, opened), advertising, _read_advertisement)
     sharing, keys = advertising.close()
-    request = Message(kind=Kind.KEYS, body=keys.encode())
-    lead.ask("keys", dict.fromkeys(sharing.missing, request), sharing, _read_shares)
+    request = Message(kind=Kind.SHARE_KEYS, body=keys.encode())
+    stage = RoundStage.SHARE_KEYS
+    lead.ask(stage, dict.fromkeys(sharing.missing, request), sharing, _read_shares)
     collecting, sealed = sharing.close()
     requests = {
-        name: Message(kind=Kind.CIPHERTEXTS, body=message.encode())
+        name: Message(kind=Kind.COLLECT_MASKED_INPUTS, body=message.encode())
         for name, message in sealed.items()
     }
-    lead.ask("upload", requests, collecting, lead.read_upload)
+    lead.ask(RoundStage.COLLECT_MASKED_INPUTS, requests, collecting, lead.read_upload)
     agreeing, survivors = collecting.close()
-    request = Message(kind=Kind.SURVIVORS, body=survivors.encode())
-    lead.ask("agree", dict.fromkeys(agreeing.missing, request), agreeing, _read_consent)
+    request = Message(kind=Kind.CHECK_CONSISTENCY, body=survivors.encode())
+    stage = RoundStage.CHECK_CONSISTENCY
+    lead.ask(stage, dict.fromkeys(agreeing.missing, request), agreeing, _read_consent)
     revealing, consents = agreeing.close()
-    request = Message(kind=Kind.CONSENTS, body=consents.encode())
+    request = Message(kind=Kind.UNMASK, body=consents.encode())
     lead.ask(
-        "reveal", dict.fromkeys(revealing.missing, request), revealing, _read_reveal
+        RoundStage.UNMASK,
+        dict.fromkeys(revealing.missing, request),
+        revealing,
+        _read_reveal,
     )
-    attendance.phase = "sum"
     heads = next(iter(sealed.values())).heads
     return lead.unmask(revealing, keys, heads)
 
@@ -125,16 +133,16 @@ class _Lead:
 
     def ask(
         self,
-        phase: str,
+        stage: RoundStage,
         requests: Mapping[str, Message],
         collector: Any,
         read: Callable[[Message, str], Any],
     ) -> None:
         """Send a stage's requests; keep valid replies, drop the senders of others."""
-        self._attendance.phase = phase
+        self._attendance.stage = stage
         table, number = self._table, self._manifest.round_number
-        table.notify({"stage": "round", "round": number, "phase": phase})
-        waited = int(getattr(table.deadlines, phase))
+        table.notify({"stage": "round", "round": number, "round_stage": stage})
+        waited = table.deadlines.of(stage)
         for name, reply in table.grid.exchange(requests, deadline=waited):
             try:
                 self._accept(name, reply, collector, read)
@@ -143,12 +151,12 @@ class _Lead:
             except TapestryError as error:
                 _logger.warning("%s is out of round %d: %s", name, number, error)
             else:
-                event = {"stage": "round", "round": number, "phase": phase}
+                event = {"stage": "round", "round": number, "round_stage": stage}
                 table.notify({**event, "node": name, "done": 1, "total": 1})
-        if phase not in ("agree", "reveal"):  # later their update is in the sum
+        if stage not in _AFTER_UPLOAD:
             for name in requests:
                 if name in collector.missing:
-                    self._attendance.dropped[name] = phase
+                    self._attendance.dropped[name] = stage
 
     def _accept(
         self,
@@ -164,7 +172,9 @@ class _Lead:
         if isinstance(message, Reveal):
             self._reveals.append(message)
 
-    def unmask(self, revealing: Revealing, keys: KeyList, heads: HeadList) -> Unmasked:
+    def unmask(
+        self, revealing: UnmaskStage, keys: KeyList, heads: HeadList
+    ) -> Unmasked:
         """Take off the masks, and say whose shares were bad."""
         number = self._manifest.round_number
         try:
@@ -183,7 +193,7 @@ class _Lead:
 
     def read_upload(self, reply: Message, name: str) -> Upload:
         """Take an upload whose entries the log will take and that commit to it."""
-        if reply.kind is not Kind.UPLOAD or len(reply.attachments) < _ENTRIES:
+        if reply.kind is not Kind.MASKED_INPUT or len(reply.attachments) < _ENTRIES:
             raise ProtocolError(f"{name} sent {reply.kind}, want an upload")
         head = UploadHead.decode(reply.body)
         entries = [bytes(item) for item in reply.attachments[:_ENTRIES]]
@@ -248,11 +258,11 @@ def _expect(reply: Message, kind: Kind) -> bytes:
 
 
 def _read_advertisement(reply: Message, _: str) -> Advertisement:
-    return Advertisement.decode(_expect(reply, Kind.ADVERTISEMENT))
+    return Advertisement.decode(_expect(reply, Kind.ADVERTISED_KEYS))
 
 
 def _read_shares(reply: Message, _: str) -> ShareMessage:
-    return ShareMessage.decode(_expect(reply, Kind.SHARES))
+    return ShareMessage.decode(_expect(reply, Kind.SHARED_KEYS))
 
 
 def _read_consent(reply: Message, _: str) -> Consent:
@@ -260,4 +270,4 @@ def _read_consent(reply: Message, _: str) -> Consent:
 
 
 def _read_reveal(reply: Message, _: str) -> Reveal:
-    return Reveal.decode(_expect(reply, Kind.REVEAL))
+    return Reveal.decode(_expect(reply, Kind.UNMASKING_SHARES))

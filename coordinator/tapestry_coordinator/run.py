@@ -8,6 +8,7 @@ next number, since whoever uploaded joins no second attempt.
 
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
+from tapestry.protocol.stages import RoundStage
 from tapestry.secagg.server import Unmasked
 from tapestry.settings import CoordinatorSettings
 from tapestry.tlog.trust_policy import Trust
@@ -223,7 +225,7 @@ class Run:
         for closed in [event for event in events if isinstance(event, RoundClosed)]:
             self._replay(closed)
         if self.bulletin.state.open_round is not None:
-            self._abort("restart", "coordinator_restarted")
+            self._abort(None, "coordinator_restarted")
         for row in self.journal.rounds():
             if row.status == "open":
                 self._give_up(row.number)
@@ -267,8 +269,8 @@ class Run:
             if isinstance(error, RuleError) and current is None:
                 raise
             said = self._explain(error, attendance, current)
-            _logger.warning("round aborted at %s: %s", attendance.phase, said)
-            self._abort(attendance.phase, reason_of(error, attendance))
+            _logger.warning("round aborted at %s: %s", attendance.stage, said)
+            self._abort(attendance.stage, reason_of(error, attendance))
             self._leave_out(attendance.bad_dealers)
             self._failures += 1
             if current and end_the_run(attendance.refused, current.manifest):
@@ -307,7 +309,7 @@ class Run:
         )
         self.journal.open_round(manifest.round_number, manifest.encode())
         self.bulletin.say(RoundOpened(manifest=manifest))
-        self._tell(manifest, "open")
+        self._tell(manifest, {"round_stage": RoundStage.OPEN})
         table = Table(
             grid=self.grid,
             deadlines=self.settings.deadlines,
@@ -329,7 +331,7 @@ class Run:
         known = last is not None and last[0] == self.settings.run_id
         return last[1] + 1 if last is not None and known else 1
 
-    def _abort(self, phase: str, reason: str) -> None:
+    def _abort(self, stage: RoundStage | None, reason: str) -> None:
         current = self.bulletin.state.open_round
         if current is None:
             return
@@ -339,12 +341,12 @@ class Run:
                 run_id=manifest.run_id,
                 round_number=manifest.round_number,
                 attempt=manifest.attempt,
-                phase=phase,
+                stage=stage,
                 reason=reason,
             )
         )
         self._give_up(manifest.round_number)
-        self._tell(manifest, "aborted")
+        self._tell(manifest, {"text": "aborted"})
 
     def _give_up(self, number: int) -> None:
         """Mark a round as aborted; its uploads stay masked for good."""
@@ -355,8 +357,8 @@ class Run:
         self, manifest: RoundManifest, total: Unmasked, attendance: Attendance
     ) -> None:
         """Gate the sum, step, and log what came of it."""
-        self._tell(manifest, "evaluate")
-        attendance.phase = "evaluate"
+        attendance.stage = RoundStage.EVALUATE
+        self._tell(manifest, {"round_stage": attendance.stage})
         verdict = self.gate.judge(manifest, total, replica=self.replica)
         base = self.replica if verdict.reason else verdict.replica
         result = Result(
@@ -370,10 +372,9 @@ class Run:
         self.bulletin.say(closed, refs=closed.commitments)
         self.replica = base
         self.journal.settle(manifest.round_number, "closed")
-        event = {"stage": "round", "round": manifest.round_number, "phase": "close"}
         scores = {"bits_per_byte": verdict.scores, "norm": verdict.norm}
-        self.notify({**event, **scores, "of": self.settings.rounds})
+        self._tell(manifest, {"round_stage": RoundStage.CLOSE, **scores})
 
-    def _tell(self, manifest: RoundManifest, phase: str) -> None:
-        event = {"stage": "round", "round": manifest.round_number, "phase": phase}
-        self.notify({**event, "of": self.settings.rounds})
+    def _tell(self, manifest: RoundManifest, event: Mapping[str, object]) -> None:
+        rounds = {"round": manifest.round_number, "of": self.settings.rounds}
+        self.notify({"stage": "round", **rounds, **event})

@@ -123,7 +123,7 @@ class Showing:
         return took
 
     def _send(self, requests: Mapping[str, Message]) -> set[str]:
-        waited = self._roll.settings.deadlines.result
+        waited = self._roll.settings.deadlines.apply_result
         replies = dict(self._roll.grid.exchange(requests, deadline=waited))
         takers = {name for name in replies if replies[name].kind is Kind.RECEIPT}
         for name in requests.keys() - takers:

@@ -41,7 +41,7 @@ class Tap:
         """See a reply as the coordinator sees it."""
         self.kinds.add(reply.kind.value)
         self._search(reply)
-        if reply.kind is not Kind.UPLOAD:
+        if reply.kind is not Kind.MASKED_INPUT:
             return
         self.uploads += 1
         for chunk in reply.attachments[_ENTRIES:]:

@@ -221,10 +221,10 @@ class Node:
         answers = {
             Kind.HELLO: self._hello,
             Kind.COSIGN: self._cosign,
-            Kind.OFFER: self._offer,
-            Kind.RESULT: self._result,
-            Kind.EVIDENCE: self._evidence,
-            Kind.RELEASED: self._released,
+            Kind.ADVERTISE_KEYS: self._offer,
+            Kind.APPLY_RESULT: self._result,
+            Kind.CHECK_CHUNK: self._evidence,
+            Kind.PUBLISH_ADAPTER: self._released,
         }
         return answers.get(message.kind, self._continue)(message)
 
@@ -233,13 +233,13 @@ class Node:
         if session is None:
             raise Refused(Reason.UNKNOWN_ROUND, "no round is under way here")
         match message.kind:
-            case Kind.KEYS:
+            case Kind.SHARE_KEYS:
                 return session.share(message)
-            case Kind.CIPHERTEXTS:
+            case Kind.COLLECT_MASKED_INPUTS:
                 return session.contribute(message, now=self._clock())
-            case Kind.SURVIVORS:
+            case Kind.CHECK_CONSISTENCY:
                 return session.consent(message)
-            case Kind.CONSENTS:
+            case Kind.UNMASK:
                 return session.reveal(message)
             case _:
                 raise ProtocolError(f"{message.kind} is no request")
@@ -391,7 +391,7 @@ class Node:
         body = canonical_json({"reason": reason.value})
         entries: list[bytes] = []
         current = self._view.state.open_round if self._view.size else None
-        if message.kind is Kind.OFFER and current is not None:
+        if message.kind is Kind.ADVERTISE_KEYS and current is not None:
             manifest = current.manifest
             refused = ContributionRefused(
                 run_id=manifest.run_id,

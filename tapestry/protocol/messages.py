@@ -2,17 +2,17 @@
 
 A node never calls the coordinator. It answers requests, one reply to each::
 
-    coordinator asks          node replies              TSA-1
+    coordinator asks          node replies         TSA-1
     hello                     identity
     cosign                    cosignature
-    offer                     advertisement | refusal   0, 1
-    keys                      shares                    2, 3
-    ciphertexts               upload                    4, 5
-    survivors                 consent                   6, 7
-    consents                  reveal                    8, 9
-    result                    receipt                   10
-    evidence                  receipt                   chunks that the node drew
-    released                  publication | refusal
+    advertise_keys            advertised_keys      0, 1
+    share_keys                shared_keys          2, 3
+    collect_masked_inputs     masked_input         4, 5
+    check_consistency         consent              6, 7
+    unmask                    unmasking_shares     8, 9
+    apply_result              receipt              10
+    check_chunk               receipt              a chunk that the node drew
+    publish_adapter           publication
 
 This list is closed: it is all that can leave a node. ``body`` is canonical JSON;
 ``attachments`` carry bulk (log entries, chunks of vectors, files). Any reply may
@@ -27,6 +27,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tapestry.encoding import decode_json
+from tapestry.protocol.stages import RoundStage
 from tapestry.schema import Strict
 
 BODY_LIMIT = 8 << 20
@@ -40,20 +41,20 @@ class Kind(StrEnum):
     IDENTITY = "identity"
     COSIGN = "cosign"
     COSIGNATURE = "cosignature"
-    OFFER = "offer"
-    ADVERTISEMENT = "advertisement"
-    KEYS = "keys"
-    SHARES = "shares"
-    CIPHERTEXTS = "ciphertexts"
-    UPLOAD = "upload"
-    SURVIVORS = "survivors"
+    ADVERTISE_KEYS = RoundStage.ADVERTISE_KEYS.value
+    ADVERTISED_KEYS = "advertised_keys"
+    SHARE_KEYS = RoundStage.SHARE_KEYS.value
+    SHARED_KEYS = "shared_keys"
+    COLLECT_MASKED_INPUTS = RoundStage.COLLECT_MASKED_INPUTS.value
+    MASKED_INPUT = "masked_input"
+    CHECK_CONSISTENCY = RoundStage.CHECK_CONSISTENCY.value
     CONSENT = "consent"
-    CONSENTS = "consents"
-    REVEAL = "reveal"
-    RESULT = "result"
+    UNMASK = RoundStage.UNMASK.value
+    UNMASKING_SHARES = "unmasking_shares"
+    APPLY_RESULT = "apply_result"
+    CHECK_CHUNK = "check_chunk"
     RECEIPT = "receipt"
-    EVIDENCE = "evidence"
-    RELEASED = "released"
+    PUBLISH_ADAPTER = "publish_adapter"
     PUBLICATION = "publication"
     REFUSAL = "refusal"
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from tapestry.encoding import decode_fraction, digest
 from tapestry.errors import ProtocolError
+from tapestry.protocol.stages import RoundStage
 from tapestry.schema import Digest, Name, Noise, Plain, Strict
 
 
@@ -73,6 +74,21 @@ class PublicWeights(Strict):
         return self
 
 
+class StageDeadlines(Strict):
+    """Seconds that the coordinator waits for replies, by stage of the aggregation."""
+
+    advertise_keys: Annotated[int, Field(ge=1)]
+    share_keys: Annotated[int, Field(ge=1)]
+    collect_masked_inputs: Annotated[int, Field(ge=1)]
+    check_consistency: Annotated[int, Field(ge=1)]
+    unmask: Annotated[int, Field(ge=1)]
+
+    def of(self, stage: RoundStage) -> int:
+        """Return the seconds of one of ``SECAGG_STAGES``."""
+        seconds: int = getattr(self, stage.value)
+        return seconds
+
+
 class RoundManifest(Strict):
     """Everything that a round is, fixed before it starts (TSA-1, message 0).
 
@@ -105,7 +121,7 @@ class RoundManifest(Strict):
     training: TrainingPlan
     privacy: PrivacyPlan
     outer: OuterPlan
-    deadlines: dict[Name, Annotated[int, Field(ge=1)]]  # seconds per stage
+    deadlines: StageDeadlines
     post_quantum: None  # reserved: a hybrid key agreement
 
     @model_validator(mode="after")

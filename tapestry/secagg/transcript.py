@@ -22,7 +22,7 @@ from tapestry.secagg.chunks import (
     count_chunks,
     read_chunk,
 )
-from tapestry.secagg.client_states import Cohort, Done
+from tapestry.secagg.client_states import Cohort, SharesRevealed
 from tapestry.secagg.key_schedule import (
     Agreement,
     commitment,
@@ -54,7 +54,7 @@ def check_transcript(cohort: Cohort, transcript: Transcript) -> None:
     _check_seeds(cohort, transcript)
 
 
-def check_own(state: Done, result: Result) -> None:
+def check_own(state: SharesRevealed, result: Result) -> None:
     """See that the result sums the uploads that this node consented to.
 
     Raises:

@@ -108,7 +108,7 @@ def grid_of(*nodes: FakeNode) -> tuple[FlowerGrid, FakeFlower]:
 
 
 def offer(text: str = "x") -> Message:
-    return Message(kind=Kind.OFFER, body=canonical_json({"text": text}))
+    return Message(kind=Kind.ADVERTISE_KEYS, body=canonical_json({"text": text}))
 
 
 def never(_: Message) -> Reply:

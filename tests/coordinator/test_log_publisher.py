@@ -9,6 +9,7 @@ import pytest
 from tapestry.encoding import canonical_json
 from tapestry.errors import InconsistentLog, ProtocolError, QuorumError, RuleError
 from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.stages import RoundStage
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator import log_publisher as module
 from tapestry_coordinator.grid import LocalGrid
@@ -232,7 +233,11 @@ def test_an_entry_that_breaks_a_rule_is_not_appended(
 ) -> None:
     manifest = world.manifest()
     aborted = RoundAborted(
-        run_id="run", round_number=1, attempt=1, phase="keys", reason="quorum"
+        run_id="run",
+        round_number=1,
+        attempt=1,
+        stage=RoundStage.SHARE_KEYS,
+        reason="quorum",
     )
     before = bulletin.log.size
     with pytest.raises(RuleError):

@@ -24,8 +24,14 @@ from tests.support.federation import NAMES, Deliver, Federation, lost
 
 OTHERS = {name for name in NAMES if name != "fr"}
 STAGES = [
-    *(Kind.HELLO, Kind.COSIGN, Kind.OFFER, Kind.KEYS, Kind.CIPHERTEXTS),
-    *(Kind.SURVIVORS, Kind.CONSENTS, Kind.RESULT, Kind.EVIDENCE),
+    *(
+        Kind.HELLO,
+        Kind.COSIGN,
+        Kind.ADVERTISE_KEYS,
+        Kind.SHARE_KEYS,
+        Kind.COLLECT_MASKED_INPUTS,
+    ),
+    *(Kind.CHECK_CONSISTENCY, Kind.UNMASK, Kind.APPLY_RESULT, Kind.CHECK_CHUNK),
 ]
 Change = Callable[[Message], Any]
 
@@ -246,7 +252,7 @@ def _or_nothing(change: Change) -> Change:
 @pytest.mark.slow
 def test_no_shape_of_a_publication_ends_the_run(found: Found) -> None:
     federation = _lenient(found, adapters=True)
-    federation.wire.on("fr", Kind.RELEASED, lost)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, lost)
     federation.run()
     run = driver.Run(
         federation.coordinator,
@@ -259,9 +265,9 @@ def test_no_shape_of_a_publication_ends_the_run(found: Found) -> None:
     @settings(BOUNDED, max_examples=12)
     @given(change=CHANGES)
     def check(change: Change) -> None:
-        federation.wire.on("fr", Kind.RELEASED, _lying(_or_nothing(change)))
+        federation.wire.on("fr", Kind.PUBLISH_ADAPTER, _lying(_or_nothing(change)))
         release_publisher.collect_adapters(run)
-        assert not federation.wire.faults["fr", Kind.RELEASED]
+        assert not federation.wire.faults["fr", Kind.PUBLISH_ADAPTER]
 
     try:
         check()

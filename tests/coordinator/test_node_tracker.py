@@ -43,7 +43,7 @@ def _answer(name: str) -> Message:
 def _roll(*names: str) -> RollCall:
     handlers = {name: lambda _, name=name: _answer(name) for name in names}
     settings: Any = SimpleNamespace(
-        deadlines=SimpleNamespace(offer=60, cosign=5),
+        deadlines=SimpleNamespace(advertise_keys=60, cosign=5),
         secagg=SimpleNamespace(min_cohort=2),
     )
     bulletin: Any = SimpleNamespace(meet=lambda *_: None)

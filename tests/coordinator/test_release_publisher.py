@@ -41,7 +41,7 @@ def run(federation: Federation) -> Iterator[driver.Run]:
 
 
 def _publication(federation: Federation, name: str) -> Message:
-    sent = [e for e in federation.wire.replies(Kind.RELEASED) if e.node == name]
+    sent = [e for e in federation.wire.replies(Kind.PUBLISH_ADAPTER) if e.node == name]
     assert sent[-1].reply is not None
     return sent[-1].reply
 

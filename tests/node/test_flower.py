@@ -126,7 +126,7 @@ def work(handler: Counting, link: FakeLink) -> Any:
 
 
 def offer(body: bytes) -> Message:
-    return Message(kind=Kind.OFFER, body=body)
+    return Message(kind=Kind.ADVERTISE_KEYS, body=body)
 
 
 class TestWorker:

@@ -94,7 +94,7 @@ def test_all_replicas_are_the_base_that_the_log_names(federation: Federation) ->
 def test_what_leaves_a_node_is_uniform_and_far_from_its_update(
     federation: Federation,
 ) -> None:
-    for exchange in federation.wire.replies(Kind.CIPHERTEXTS):
+    for exchange in federation.wire.replies(Kind.COLLECT_MASKED_INPUTS):
         assert exchange.reply is not None
         chunks = b"".join(map(bytes, exchange.reply.attachments[ENTRIES:]))
         counts = np.bincount(np.frombuffer(chunks, dtype=np.uint8), minlength=256)

@@ -12,6 +12,7 @@ from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import PolicyError, QuorumError
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.stages import RoundStage
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry_coordinator import round_plan
 from tapestry_governance.events.envelope import open_entry
@@ -39,12 +40,12 @@ def reason_in(reply: Message) -> str:
 
 def offered(federation: Federation) -> dict[str, str]:
     """Run until the offers are out; what each node said to the last one."""
-    federation.run_until_killed(lambda _name, message: message.kind is Kind.KEYS)
+    federation.run_until_killed(lambda _name, message: message.kind is Kind.SHARE_KEYS)
     said = {}
-    for exchange in federation.wire.replies(Kind.OFFER):
+    for exchange in federation.wire.replies(Kind.ADVERTISE_KEYS):
         reply = exchange.reply
         assert reply is not None
-        joins = reply.kind is Kind.ADVERTISEMENT
+        joins = reply.kind is Kind.ADVERTISED_KEYS
         said[exchange.node] = "joins" if joins else reason_in(reply)
     return said
 
@@ -62,7 +63,7 @@ def checkpoint_of(federation: Federation) -> bytes:
 
 def offer(note: bytes) -> Message:
     body = canonical_json({"checkpoint": note.decode()})
-    return Message(kind=Kind.OFFER, body=body)
+    return Message(kind=Kind.ADVERTISE_KEYS, body=body)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,9 @@ def test_a_round_goes_on_without_a_node_that_refuses(found: Found) -> None:
     federation = found(institutions={"fr": {"policy": {"epsilon_limit": "0.001"}}})
     federation.run()
     (closed,) = federation.closed()
-    assert [(d.name, d.phase) for d in closed.dropped] == [("fr", "offer")]
+    assert [(d.name, d.stage) for d in closed.dropped] == [
+        ("fr", RoundStage.ADVERTISE_KEYS)
+    ]
     assert federation.refusals() == {"fr": "budget_exhausted"}
     assert federation.nodes["fr"].ledger.rows() == []
     assert federation.digests()["fr"] == closed.base_after
@@ -178,7 +181,9 @@ def test_a_round_that_is_not_in_the_log_is_refused(found: Found) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [Kind.KEYS, Kind.CIPHERTEXTS, Kind.SURVIVORS, Kind.CONSENTS], ids=str
+    "kind",
+    [Kind.SHARE_KEYS, Kind.COLLECT_MASKED_INPUTS, Kind.CHECK_CONSISTENCY, Kind.UNMASK],
+    ids=str,
 )
 def test_without_an_offer_there_is_no_round(found: Found, kind: Kind) -> None:
     node = found().nodes["fr"]
@@ -209,7 +214,7 @@ def mute(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 def opened(federation: Federation) -> list[bytes]:
     """Run until the round is open at all nodes; the checkpoints they accepted."""
-    federation.run_until_killed(lambda _name, message: message.kind is Kind.KEYS)
+    federation.run_until_killed(lambda _name, message: message.kind is Kind.SHARE_KEYS)
     return [
         str(e.request.json()["checkpoint"]).encode()
         for e in federation.wire.log
@@ -220,7 +225,7 @@ def opened(federation: Federation) -> list[bytes]:
 def test_an_older_checkpoint_is_refused_and_kept_as_evidence(found: Found) -> None:
     federation = found()
     federation.run()
-    first = federation.wire.replies(Kind.OFFER)[0].request
+    first = federation.wire.replies(Kind.ADVERTISE_KEYS)[0].request
     node = federation.nodes["fr"]
     assert reason_in(node.handle(first)) == "inconsistent_view"
     assert "rollback" in node._view.evidence()[-1].reason
@@ -269,7 +274,7 @@ def test_an_institution_may_want_fresher_checkpoints_than_the_others(
     note = checkpoint_of(federation)
     reply = federation.nodes["fr"].handle(offer(note))
     assert reason_in(reply) == "stale_checkpoint"
-    assert federation.nodes["id"].handle(offer(note)).kind is Kind.ADVERTISEMENT
+    assert federation.nodes["id"].handle(offer(note)).kind is Kind.ADVERTISED_KEYS
 
 
 def _update_of(federation: Federation) -> Message:
@@ -316,7 +321,7 @@ def test_an_entry_that_breaks_a_rule_gets_no_cosignature(found: Found) -> None:
             lambda m: dataclasses.replace(m, attachments=[*m.attachments[:-1], b"{}"])
         ),
     )
-    federation.run_until_killed(lambda _name, message: message.kind is Kind.KEYS)
+    federation.run_until_killed(lambda _name, message: message.kind is Kind.SHARE_KEYS)
     refused = [
         reason_in(e.reply)
         for e in federation.wire.replies(Kind.COSIGN)
@@ -343,7 +348,9 @@ def test_an_exception_in_training_leaves_as_a_code(
     monkeypatch.setitem(vars(federation.nodes["fr"]._trainer), "update", fail)
     federation.run()
     (closed,) = federation.closed()
-    assert [(d.name, d.phase) for d in closed.dropped] == [("fr", "upload")]
+    assert [(d.name, d.stage) for d in closed.dropped] == [
+        ("fr", RoundStage.COLLECT_MASKED_INPUTS)
+    ]
     reasons = [
         reason_in(e.reply)
         for e in federation.wire.log
@@ -368,7 +375,7 @@ def test_an_adapter_is_the_institutions_own_decision(found: Found) -> None:
     federation.run()
     reasons = {
         e.node: reason_in(e.reply)
-        for e in federation.wire.replies(Kind.RELEASED)
+        for e in federation.wire.replies(Kind.PUBLISH_ADAPTER)
         if e.reply is not None and e.reply.kind is Kind.REFUSAL
     }
     assert reasons == {

@@ -80,7 +80,7 @@ def test_the_sum_has_the_noise_of_all_shares_and_everybody_accounts_for_it(
 
 def test_whoever_drops_out_takes_a_share_and_not_the_promise(found: Found) -> None:
     federation = found(**SHARED)
-    federation.wire.on("id", Kind.CIPHERTEXTS, lost)
+    federation.wire.on("id", Kind.COLLECT_MASKED_INPUTS, lost)
     federation.run()
     rest = tuple(name for name in NAMES if name != "id")
     assert federation.closed()[0].included == rest

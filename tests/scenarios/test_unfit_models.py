@@ -91,7 +91,9 @@ def test_nodes_refuse_it_once_before_any_charge_and_the_run_ends_in_words(
     assert len(federation.aborted()) == len(federation.said(RoundOpened)) == 1
     assert charged(federation) == 0
     assert federation.said(DpAccounted) == []
-    sent = [e.reply.body for e in federation.wire.replies(Kind.OFFER) if e.reply]
+    sent = [
+        e.reply.body for e in federation.wire.replies(Kind.ADVERTISE_KEYS) if e.reply
+    ]
     assert sent == [b'{"reason":"model_unsupported"}'] * len(NAMES)
     assert said in caplog.text  # on the node's own machine
 

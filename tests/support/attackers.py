@@ -55,14 +55,14 @@ def open_list(
     asked = list(asked)
     for name in asked:
         member = federation.member(name)
-        member.state, message = client.consent(member.state, survivors)
+        member.state, message = client.check_consistency(member.state, survivors)
         consents.append(message)
     consents.sort(key=lambda c: c.node)
     reveals = []
     for name in asked:
         member = federation.member(name)
         try:
-            member.state, reply = client.reveal(
+            member.state, reply = client.unmask(
                 member.state, ConsentList(consents=tuple(consents))
             )
         except QuorumError:

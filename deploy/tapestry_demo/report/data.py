@@ -85,7 +85,7 @@ class Dropped(_Part):
     """A node that did not finish a round."""
 
     name: str
-    phase: str = ""
+    stage: str = ""
 
 
 class Round(_Part):
@@ -106,7 +106,7 @@ class Round(_Part):
 
     @property
     def absent(self) -> list[Dropped]:
-        """Each node that dropped out; the phase is empty if it is not known."""
+        """Each node that dropped out; the stage is empty if it is not known."""
         return [Dropped(name=d) if isinstance(d, str) else d for d in self.dropped]
 
 

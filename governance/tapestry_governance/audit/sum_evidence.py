@@ -86,7 +86,7 @@ def pack_spot(spot: Spot, *, round_number: int) -> Message:
     body = Shown(round_number=round_number, chunk=spot.index, proofs=_proofs(spot))
     rows = [spot.total, *(spot.uploads[name] for name in sorted(spot.uploads))]
     return Message(
-        kind=Kind.EVIDENCE,
+        kind=Kind.CHECK_CHUNK,
         body=body.encode(),
         attachments=[row.chunk for row in rows],
     )

@@ -31,7 +31,7 @@ from tapestry.protocol.messages import Ask, Reason
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import assemble
-from tapestry.secagg.client_states import Cohort, Done
+from tapestry.secagg.client_states import Cohort, SharesRevealed
 from tapestry.secagg.transcript import check_own, check_sum_chunks, check_transcript
 from tapestry.vectors import Layout
 from tapestry_governance.events.envelope import open_entry
@@ -86,7 +86,12 @@ class Follower:
         raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
 
     def take(
-        self, ended: Ended, result: Result, chunks: Chunks, *, done: Done | None
+        self,
+        ended: Ended,
+        result: Result,
+        chunks: Chunks,
+        *,
+        done: SharesRevealed | None,
     ) -> None:
         """Take the step that a round means.
 

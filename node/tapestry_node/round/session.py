@@ -26,6 +26,7 @@ from tapestry.protocol.secagg_messages import (
     SurvivorList,
     Upload,
 )
+from tapestry.protocol.stages import RoundStage
 from tapestry.secagg import client, client_states
 from tapestry.secagg.requirements import RunPlan, Terms
 from tapestry.settings import number
@@ -120,18 +121,20 @@ class Session:
             afford=lambda _: self._reserve(),
         )
         self._state: Any
-        self._state, self._hello = client.join(manifest, desk.identity, terms=terms)
+        self._state, self._hello = client.advertise_keys(
+            manifest, desk.identity, terms=terms
+        )
 
     def advertise(self) -> Message:
         """Message 1."""
-        return Message(kind=Kind.ADVERTISEMENT, body=self._hello.encode())
+        return Message(kind=Kind.ADVERTISED_KEYS, body=self._hello.encode())
 
     def share(self, message: Message) -> Message:
         """Messages 2 and 3."""
-        self._state, reply = client.share(
-            self._expect(client_states.Joined), KeyList.decode(message.body)
+        self._state, reply = client.share_keys(
+            self._expect(client_states.KeysAdvertised), KeyList.decode(message.body)
         )
-        return Message(kind=Kind.SHARES, body=reply.encode())
+        return Message(kind=Kind.SHARED_KEYS, body=reply.encode())
 
     def contribute(self, message: Message, *, now: datetime) -> Message:
         """Messages 4 and 5, with training in between.
@@ -141,8 +144,8 @@ class Session:
             disk before the upload is returned. A training that fails is paid for,
             too: that it failed may depend on the records, and the refusal tells.
         """
-        ready = client.receive(
-            self._expect(client_states.Shared), Ciphertexts.decode(message.body)
+        ready = client.receive_shares(
+            self._expect(client_states.KeysShared), Ciphertexts.decode(message.body)
         )
         try:
             update = self._train()
@@ -160,32 +163,39 @@ class Session:
             noise=NoiseSource.fresh(),
         )
         reservation = client.reserve(ready, self._desk.store)
-        self._state, upload = client.upload(ready, quantized, reservation=reservation)
+        self._state, upload = client.mask_input(
+            ready, quantized, reservation=reservation
+        )
         committed = self._desk.say(self._commitment(upload), now=now)
         return Message(
-            kind=Kind.UPLOAD,
+            kind=Kind.MASKED_INPUT,
             body=upload.head.encode(),
             attachments=[accounted, committed, *upload.chunks],
         )
 
     def consent(self, message: Message) -> Message:
         """Messages 6 and 7."""
-        self._state, reply = client.consent(
-            self._expect(client_states.Uploaded), SurvivorList.decode(message.body)
+        self._state, reply = client.check_consistency(
+            self._expect(client_states.InputMasked), SurvivorList.decode(message.body)
         )
         return Message(kind=Kind.CONSENT, body=reply.encode())
 
     def reveal(self, message: Message) -> Message:
         """Messages 8 and 9."""
-        self._state, reply = client.reveal(
-            self._expect(client_states.Consented), ConsentList.decode(message.body)
+        self._state, reply = client.unmask(
+            self._expect(client_states.ConsistencyChecked),
+            ConsentList.decode(message.body),
         )
-        return Message(kind=Kind.REVEAL, body=reply.encode())
+        return Message(kind=Kind.UNMASKING_SHARES, body=reply.encode())
 
     @property
-    def done(self) -> client_states.Done | None:
+    def done(self) -> client_states.SharesRevealed | None:
         """What is left after message 9, to check the result against."""
-        return self._state if isinstance(self._state, client_states.Done) else None
+        return (
+            self._state
+            if isinstance(self._state, client_states.SharesRevealed)
+            else None
+        )
 
     def abandon(self) -> None:
         """Give back budget of a round for which nothing left."""
@@ -207,7 +217,8 @@ class Session:
     def _train(self) -> FloatVector:
         def done(step: int, steps: int) -> None:
             event = {"stage": "round", "round": self.manifest.round_number}
-            work = {"phase": "training", "node": self._desk.name}
+            stage = RoundStage.COLLECT_MASKED_INPUTS
+            work = {"round_stage": stage, "node": self._desk.name}
             self._desk.notify({**event, **work, "done": step, "total": steps})
 
         return self._desk.trainer.update(self._replica, self.manifest, done=done)

@@ -162,7 +162,7 @@ def test_a_node_that_dies_while_publishing_goes_on(
             raise AssertionError("the node was not killed")
         federation.restart(name)
 
-    federation.wire.on("fr", Kind.RELEASED, dies_once)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, dies_once)
     federation.run()
     assert federation.said(AdapterPublished) == []
     federation.run()
@@ -181,13 +181,13 @@ def test_a_publication_is_given_again_byte_for_byte(
     def twice(_name: str, request: Message, deliver: Deliver) -> None:
         replies.extend([deliver(request), deliver(request)])  # and both are lost
 
-    federation.wire.on("fr", Kind.RELEASED, twice)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, twice)
     federation.run()
     federation.restart("fr")
     federation.run()
     replies += [
         e.reply
-        for e in federation.wire.replies(Kind.RELEASED)
+        for e in federation.wire.replies(Kind.PUBLISH_ADAPTER)
         if e.node == "fr" and e.reply is not None
     ]
     first, *others = [(r.kind, r.body, list(r.attachments)) for r in replies]
@@ -211,7 +211,7 @@ def test_what_came_into_the_folder_later_does_not_leave(
         replies.append(deliver(request))
         place.unlink()
 
-    federation.wire.on("fr", Kind.RELEASED, with_more)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, with_more)
     federation.run()
     first, second = replies
     assert first.kind is Kind.PUBLICATION
@@ -247,7 +247,7 @@ def answers(federation: Federation) -> list[str]:
     """What ``fr`` said to each request for its adapter, a reason where it refused."""
     return [
         e.reply.json().get("reason", e.reply.kind.value)
-        for e in federation.wire.replies(Kind.RELEASED)
+        for e in federation.wire.replies(Kind.PUBLISH_ADAPTER)
         if e.node == "fr" and e.reply is not None
     ]
 
@@ -261,7 +261,7 @@ def test_one_failed_training_is_paid_for_however_often_it_is_asked_for(
     def again_and_again(_name: str, request: Message, deliver: Deliver) -> Message:
         return [deliver(request) for _ in range(4)][-1]
 
-    federation.wire.on("fr", Kind.RELEASED, again_and_again, times=2)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, again_and_again, times=2)
     for _ in range(3):
         federation.run()
     assert trainings.count == 1
@@ -322,7 +322,7 @@ def test_what_was_trained_under_other_settings_is_not_published(
         path.write_text(tomli_w.dumps(changed))
         federation.restart(name)
 
-    federation.wire.on("fr", Kind.RELEASED, dies_once)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, dies_once)
     for _ in range(3):
         federation.run()
     assert trainings.count == 2

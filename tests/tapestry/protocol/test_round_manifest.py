@@ -11,10 +11,13 @@ from tapestry.errors import ProtocolError
 from tapestry.protocol.round_manifest import (
     PublicWeights,
     RoundManifest,
+    StageDeadlines,
     recommended_threshold,
 )
+from tapestry.protocol.stages import SECAGG_STAGES
 from tests.support.log_world import World, renamed
 
+DEADLINES = {stage.value: 60 for stage in SECAGG_STAGES}
 MANIFEST = World().found().manifest()
 
 
@@ -64,8 +67,9 @@ def _changed(**changes: Any) -> bytes:
         {"weighting": "by size"},
         {"weighting": {"cap": 1, "weights": [1]}},
         {"weighting": {"cap": 1, "weights": [2, 1, 1, 1]}},
-        {"deadlines": {"offer": 0}},
-        {"deadlines": {"Offer": 1}},
+        {"deadlines": {**DEADLINES, "unmask": 0}},
+        {"deadlines": {**DEADLINES, "offer": 1}},
+        {"deadlines": dict.fromkeys(SECAGG_STAGES[1:], 60)},
         {"post_quantum": "soon"},
         {"federation": "../x"},
         {"run_id": ""},
@@ -100,7 +104,9 @@ def test_the_context_is_bound_to_every_field() -> None:
         renamed(MANIFEST, threshold=4).context,
         renamed(MANIFEST, scale_bits=19).context,
         renamed(MANIFEST, weighting=PublicWeights(cap=1, weights=(1, 1, 1, 1))).context,
-        renamed(MANIFEST, deadlines={"offer": 61}).context,
+        renamed(
+            MANIFEST, deadlines=StageDeadlines(**{**DEADLINES, "unmask": 61})
+        ).context,
     }
     assert len(contexts) == 7
     assert all(len(context) == 32 for context in contexts)
