@@ -13,7 +13,7 @@ from pathlib import Path
 from tapestry.dialogue import Text
 from tapestry.encoding import canonical_json, decode_json, encode_fraction
 from tapestry.errors import ConfigError
-from tapestry.inputs.faults import Fault, Faults
+from tapestry.inputs.faults import Faults, InputFault
 from tapestry.inputs.folder_walker import walk
 from tapestry.inputs.text_reader import public_texts, read_rows, text_of_row
 from tapestry.model.replica import Replica, measure
@@ -37,7 +37,9 @@ def read_held_out(folder: Path) -> dict[str, list[Text]]:
     texts: dict[str, list[Text]] = {}
     for path in walk(folder, faults):
         if path.suffix != ".jsonl" or path.parent != folder:
-            faults.add(Fault(path, "is no <country>.jsonl; move it out of this folder"))
+            faults.add(
+                InputFault(path, "is no <country>.jsonl; move it out of this folder")
+            )
         else:
             texts[path.stem] = public_texts(path, faults)
     faults.check(folder)
@@ -57,7 +59,7 @@ def check_held_out(folder: Path, workload: Workload) -> None:
     for path in walk(folder, faults):
         for line, row in read_rows(path, faults):
             if (rule := workload.find_fault(text_of_row(row))) is not None:
-                faults.add(Fault(path, rule, line=line))
+                faults.add(InputFault(path, rule, line=line))
     faults.check(folder)
 
 
@@ -107,7 +109,7 @@ def finite(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class GateVerdict:
     """What the gate says of a step; ``reason`` is None when it is taken.
 
     Guarantees:
@@ -121,7 +123,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
+class AcceptanceGate:
     """Tries steps before they are taken."""
 
     workload: Workload
@@ -131,10 +133,10 @@ class Gate:
 
     def judge(
         self, manifest: RoundManifest, total: Unmasked, *, replica: Replica
-    ) -> Verdict:
+    ) -> GateVerdict:
         """Try the step that a sum gives."""
         before = self.scores(replica)
-        rejected = partial(Verdict, replica=replica, scores=finite(before))
+        rejected = partial(GateVerdict, replica=replica, scores=finite(before))
         places = tuple(
             total.cohort.places[name] for name in total.transcript.survivors.names
         )
@@ -153,7 +155,7 @@ class Gate:
         scores = finite(after)
         if not mean_of(after) <= limit:
             return rejected(reason="held_out_worse", norm=norm, scores=scores)
-        return Verdict(replica=candidate, reason=None, norm=norm, scores=scores)
+        return GateVerdict(replica=candidate, reason=None, norm=norm, scores=scores)
 
     def check(self, replica: Replica, *, held_out: Path) -> None:
         """Ask before the first round what would reject every round.

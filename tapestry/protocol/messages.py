@@ -146,7 +146,7 @@ class Message:
         return decode_json(self.body, limit=BODY_LIMIT)
 
 
-class Ask(Strict):
+class ChunkRequest(Strict):
     """A chunk that a node wants to see, of the sum of a round and of every upload."""
 
     round_number: Annotated[int, Field(ge=1)]

@@ -16,7 +16,7 @@ everything as it was. Secrets live in memory only: a node that restarts has drop
 Guarantees:
     The coordinator together with up to n_C nodes learns the sum over the survivors,
     of whom at least two are honest, and nothing else about a node's update. No state
-    sends twice: see ``Progress``. There is no upload without a ``Reservation``.
+    sends twice: see ``ClientProgress``. There is no upload without a ``Reservation``.
 
 Not protected: availability, and the honesty of what other nodes put in. Python cannot
 wipe memory; secrets are dropped with the state that holds them.
@@ -47,6 +47,7 @@ from tapestry.protocol.secagg_messages import (
 )
 from tapestry.secagg.chunks import chunk_root, cut
 from tapestry.secagg.client_states import (
+    ClientRound,
     Cohort,
     ConsistencyChecked,
     HeldShares,
@@ -54,7 +55,6 @@ from tapestry.secagg.client_states import (
     KeysAdvertised,
     KeysShared,
     MasksReady,
-    Round,
     Secrets,
     SharesRevealed,
 )
@@ -70,11 +70,11 @@ from tapestry.secagg.key_schedule import (
 )
 from tapestry.secagg.masks import Mask, Random, add_masks
 from tapestry.secagg.requirements import (
+    ClientProgress,
     ClientStep,
     Marks,
-    Progress,
+    Requirements,
     Reservation,
-    Terms,
     check_manifest,
     issue_reservation,
 )
@@ -86,7 +86,7 @@ def advertise_keys(
     manifest: RoundManifest,
     identity: SigningKey,
     *,
-    terms: Terms,
+    terms: Requirements,
     random: Random = secrets.token_bytes,
 ) -> tuple[KeysAdvertised, Advertisement]:
     """Take part in a round (message 0), and advertise two fresh keys (message 1).
@@ -103,12 +103,12 @@ def advertise_keys(
     if not own:
         raise ProtocolError(f"{identity.name!r} is not in the cohort")
     min_cohort = check_manifest(manifest, terms)  # last, since it may reserve budget
-    state = Round(
+    state = ClientRound(
         cohort=cohort,
         node=own[0],
         identity=identity,
         min_cohort=min_cohort,
-        progress=Progress(),
+        progress=ClientProgress(),
     )
     drawn = Secrets(
         channel=random(32),
@@ -369,7 +369,7 @@ def _open(state: KeysShared, name: str, ciphertext: bytes) -> HeldShares:
     return HeldShares(seed=seed, mask=mask)
 
 
-def _check_size(r: Round, count: int, what: str) -> None:
+def _check_size(r: ClientRound, count: int, what: str) -> None:
     if count < r.min_cohort:
         raise QuorumError(f"{count} {what}, want at least {r.min_cohort}")
 
@@ -387,7 +387,7 @@ def _count_consents(state: ConsistencyChecked, message: ConsentList) -> None:
         raise QuorumError(f"{valid} valid consents, want {r.cohort.manifest.threshold}")
 
 
-def _is_signed(entry: Consent, r: Round) -> bool:
+def _is_signed(entry: Consent, r: ClientRound) -> bool:
     try:
         entry.verify(r.cohort.context, r.cohort.roster[entry.node])
     except VerificationError:

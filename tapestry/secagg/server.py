@@ -40,7 +40,7 @@ from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.key_schedule import Agreement
 from tapestry.secagg.masks import add_masks, aligned_empty
 from tapestry.secagg.quantization import check_sum, mean
-from tapestry.secagg.recovery import Fault, recover_round
+from tapestry.secagg.recovery import InconsistentShare, recover_round
 from tapestry.secagg.shamir import decode_share
 from tapestry.secagg.transcript import removal_masks
 from tapestry.vectors import FloatVector, RingVector
@@ -48,7 +48,7 @@ from tapestry.vectors import FloatVector, RingVector
 _T = TypeVar("_T")
 
 
-class _Signed(Protocol):
+class _SignedMessage(Protocol):
     @property
     def node(self) -> str: ...
 
@@ -61,7 +61,7 @@ class Unmasked:
     values: RingVector
     transcript: Transcript
     sum_root: str
-    faults: tuple[Fault, ...]
+    faults: tuple[InconsistentShare, ...]
 
     def mean(self) -> FloatVector:
         """Read the sum as the weighted mean of the survivors' updates.
@@ -376,7 +376,9 @@ def _missing(
     return [name for name in expected if name not in kept]
 
 
-def _check_sender(sender: str, message: _Signed, *, expected: Sequence[str]) -> None:
+def _check_sender(
+    sender: str, message: _SignedMessage, *, expected: Sequence[str]
+) -> None:
     if message.node != sender:
         raise ProtocolError(f"{sender!r} sent a message of {message.node!r}")
     if sender not in expected:

@@ -7,7 +7,7 @@ import pytest
 from tapestry.errors import QuorumError
 from tapestry.protocol.messages import Kind
 from tapestry.protocol.stages import RoundStage
-from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.audit.verify import AuditVerdict
 from tests.scenarios.conftest import Found
 from tests.support.federation import (
     NAMES,
@@ -33,7 +33,7 @@ STAGES = {
 def _holds(federation: Federation) -> None:
     """Whatever happened, the log verifies and nobody uploaded twice."""
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
     assert set(federation.uploads().values()) == {1}
 
 

@@ -21,7 +21,7 @@ from tapestry.protocol.secagg_messages import Result, Upload
 from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.secagg import client
 from tapestry.secagg.masks import Random
-from tapestry.secagg.requirements import RunPlan, Terms, recommended_colluding
+from tapestry.secagg.requirements import Requirements, RunPlan, recommended_colluding
 from tapestry.secagg.server import (
     AdvertiseKeysStage,
     Unmasked,
@@ -138,9 +138,9 @@ def manifest_for(
     return RoundManifest.model_validate({**fields, **changes})
 
 
-def terms_for(manifest: RoundManifest, **changes: Any) -> Terms:
+def terms_for(manifest: RoundManifest, **changes: Any) -> Requirements:
     """Terms that a manifest meets exactly."""
-    terms = Terms(
+    terms = Requirements(
         model_digest=manifest.model_digest,
         roster_digest=manifest.roster_digest,
         roster={p.name: p.key for p in manifest.participants},

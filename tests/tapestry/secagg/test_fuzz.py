@@ -30,7 +30,7 @@ from tapestry.protocol.secagg_messages import (
 from tapestry.schema import Strict
 from tapestry.secagg import client
 from tapestry.secagg.client_states import KeysShared
-from tapestry.secagg.requirements import ClientStep, Progress
+from tapestry.secagg.requirements import ClientProgress, ClientStep
 from tapestry.secagg.server import AdvertiseKeysStage
 from tapestry.secagg.transcript import SumChecker, check_own
 from tests.support.secagg_cohort import Federation
@@ -99,7 +99,7 @@ class World:
         state = self.states[kind]
         steps = {"keys": 1, "ciphertexts": 2, "survivors": 5, "consents": 6}
         step = ClientStep(steps.get(kind, 7))
-        fixed = replace(state.round, progress=Progress(step=step))
+        fixed = replace(state.round, progress=ClientProgress(step=step))
         return replace(state, round=fixed)
 
     @staticmethod

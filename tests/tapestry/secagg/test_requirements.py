@@ -10,7 +10,11 @@ import pytest
 
 from tapestry.errors import ProtocolError
 from tapestry.secagg import client
-from tapestry.secagg.requirements import ClientStep, Progress, recommended_colluding
+from tapestry.secagg.requirements import (
+    ClientProgress,
+    ClientStep,
+    recommended_colluding,
+)
 from tests.support.secagg_cohort import Federation, manifest_for, terms_for
 
 
@@ -103,7 +107,7 @@ def test_a_mark_that_cannot_be_raised_leaves_the_round_where_it_was() -> None:
 
 
 def test_progress_only_grows() -> None:
-    progress = Progress()
+    progress = ClientProgress()
     progress.advance(ClientStep.SHARE_KEYS)
     with pytest.raises(ProtocolError, match="is receive_shares, not share_keys"):
         progress.advance(ClientStep.SHARE_KEYS)
