@@ -1,7 +1,6 @@
 """The cross matrix: every model on every country's held-out text."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tapestry.dialogue import Text
 from tapestry.model.replica import Replica
@@ -17,11 +16,9 @@ from tapestry_coordinator.acceptance_gate import (
 from tapestry_coordinator.journal import Journal
 from tapestry_demo import corpora, scenario
 from tapestry_demo.central_baseline import Reference, train_centrally
+from tapestry_demo.demo_run import DemoRun
 from tapestry_demo.held_out_answers import HeldOutPrompt, ask, choose_samples
 from tapestry_governance.registry import read_base
-
-if TYPE_CHECKING:
-    from tapestry_demo.demo_run import DemoRun
 
 Matrix = dict[str, dict[str, Evaluation]]  # by model, by country
 Figures = dict[str, dict[str, float]]
@@ -44,7 +41,7 @@ def errors(matrix: Matrix) -> Figures:
 
 
 def fill(
-    demo: "DemoRun", *, workload: LanguageModel, given: Replica
+    demo: DemoRun, *, workload: LanguageModel, given: Replica
 ) -> tuple[Matrix, list[HeldOutPrompt]]:
     """Try every base and adapter, and the central references if they are wanted.
 
@@ -82,7 +79,7 @@ def fill(
     return matrix, samples
 
 
-def _logged(demo: "DemoRun", given: Replica) -> Matrix:
+def _logged(demo: DemoRun, given: Replica) -> Matrix:
     """What the coordinator evaluated on the way: the bases."""
     names = {"given": given.digest}
     for folder in sorted((demo.out / "releases").glob("base-*"), key=_number):
@@ -94,7 +91,7 @@ def _logged(demo: "DemoRun", given: Replica) -> Matrix:
 
 
 def _central(
-    demo: "DemoRun",
+    demo: DemoRun,
     workload: LanguageModel,
     *,
     given: Replica,
