@@ -32,14 +32,9 @@ from tapestry_node.inspection import Inspection, Inspector
 from tapestry_node.log_history import committed_rounds, published_charges
 from tapestry_node.node_state import NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
+from tapestry_node.refusal import Refused, reason_of
 from tapestry_node.request_fields import fields, read_note, stale
-from tapestry_node.round.admission import (
-    Facts,
-    Refused,
-    check_offer,
-    first_round,
-    reason_of,
-)
+from tapestry_node.round.admission import Facts, check_offer, first_round
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.session import NodeContext, Notify, Session
 from tapestry_node.round.spot_checks import SpotChecks

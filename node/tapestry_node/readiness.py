@@ -30,7 +30,8 @@ from tapestry_node.adapters.adapter_check import (
     trial_title,
 )
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.round.admission import Refused, check_policy
+from tapestry_node.refusal import Refused
+from tapestry_node.round.admission import check_policy
 from tapestry_node.training.trainer import Trainer
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tapestry.errors import PolicyError, ProtocolError
 from tapestry.protocol.messages import Reason
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 
 
 def read_note(body: Any) -> bytes:

@@ -18,7 +18,7 @@ from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_coordinator import round_plan, run
 from tapestry_governance.events.types import DpAccounted, RoundOpened
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Base, Federation
 

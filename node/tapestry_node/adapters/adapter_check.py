@@ -24,7 +24,7 @@ from tapestry_governance.events.types import AdapterPublished, Policy
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.data import held_out
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.training.trainer import Trainer
 
 PUBLICATIONS = "adapters"  # below the node's folder

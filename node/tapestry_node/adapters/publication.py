@@ -59,7 +59,7 @@ from tapestry_node.adapters.adapter_check import (
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.adapters.model_card import Card
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext, account_of
 from tapestry_node.training.dp_sgd import Runtime, StepProgress
 

@@ -38,7 +38,7 @@ from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import ReleasePublished, RoundClosed
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 
 Chunks = Sequence[bytes | memoryview]

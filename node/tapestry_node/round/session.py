@@ -43,7 +43,8 @@ from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.log_history import committed_rounds
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.admission import Refused, first_round
+from tapestry_node.refusal import Refused
+from tapestry_node.round.admission import first_round
 from tapestry_node.round.contribution import prepare
 from tapestry_node.training.trainer import Trainer
 

@@ -36,7 +36,7 @@ from tapestry_governance.audit.sum_evidence import (
     write_spot,
 )
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 
 _logger = logging.getLogger(__name__)
 _DRAW = secrets.SystemRandom()

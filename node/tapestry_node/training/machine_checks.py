@@ -32,7 +32,7 @@ from tapestry.vectors import Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Workload
 from tapestry.workloads.hardware import memory_bytes
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.microbatches import BatchLimits
 

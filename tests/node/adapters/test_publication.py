@@ -17,7 +17,7 @@ from tapestry_governance.events.types import AdapterPublished, DpAccounted
 from tapestry_node.adapters import adapter_trainer, publication
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tests.support.federation import NAMES, Base, Deliver, Federation, Killed
 
 Wants = Callable[..., Federation]

@@ -15,7 +15,7 @@ from tapestry.secagg.transcript import ChunkProof, FalseSum, SumChecker
 from tapestry.tlog.merkle import inclusion_proof
 from tapestry_governance.audit.sum_evidence import Spot, pack_spot, read_spot
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 from tests.support.secagg_cohort import Federation
 
