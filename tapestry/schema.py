@@ -1,5 +1,6 @@
 """Types for data from outside: strict models, names, digests and plain decimals."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -8,6 +9,7 @@ from tapestry.encoding import canonical_json, decode_fraction, decode_json, dige
 from tapestry.errors import ProtocolError
 
 DOCUMENT_LIMIT = 8 << 20  # bytes of JSON
+_SEGMENT = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_. @+=,-]{0,119}")
 
 
 def _plain_decimal(text: str) -> str:
@@ -16,6 +18,22 @@ def _plain_decimal(text: str) -> str:
     except ProtocolError as error:
         raise ValueError(str(error)) from None
     return text
+
+
+def check_file_name(name: str) -> str:
+    """Refuse a path that could leave its folder or be spelled in two ways.
+
+    Raises:
+        ValueError: Absolute, with ``.``, ``..`` or a backslash, too long or deep, or
+            with characters outside a small portable set.
+    """
+    segments = name.split("/")
+    if len(segments) > 8 or any(
+        not _SEGMENT.fullmatch(part) or part in (".", "..") or part != part.rstrip(" .")
+        for part in segments
+    ):
+        raise ValueError(f"not a portable relative path: {name[:80]!r}")
+    return name
 
 
 Noise = Literal["none", "local", "shared"]
@@ -38,6 +56,7 @@ Name = Annotated[
 Plain = Annotated[
     str, Field(max_length=40, examples=["0.5"]), AfterValidator(_plain_decimal)
 ]
+FileName = Annotated[str, AfterValidator(check_file_name)]
 
 
 class Strict(BaseModel):

@@ -58,8 +58,9 @@ class FakeNode:
 
     def reply(self, request: Message) -> Reply:
         if request.kind is Kind.HELLO:
-            body = canonical_json({"name": self.says})
-            return Message(kind=Kind.IDENTITY, body=body)
+            body = {"applied": 0, "asks": [], "checkpoint": None, "size": 0}
+            named = canonical_json({**body, "name": self.says})
+            return Message(kind=Kind.IDENTITY, body=named)
         self.asked.append(request)
         return self.answer(request)
 

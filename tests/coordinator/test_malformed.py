@@ -14,8 +14,8 @@ import tomli_w
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tapestry.encoding import canonical_json
-from tapestry.protocol.messages import Kind, Message
+from tapestry.encoding import canonical_json, decode_json
+from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import run as driver
@@ -61,7 +61,7 @@ def _walk(value: Any) -> list[tuple[Any, Any]]:
 
 def _with_value(at: int, junk: Any, how: str) -> Change:
     def change(reply: Message) -> Any:
-        body = copy.deepcopy(reply.json())
+        body = copy.deepcopy(decode_json(reply.body, limit=BODY_LIMIT))
         places = _walk(body)
         if not places or how == "add":
             return dataclasses.replace(reply, body=canonical_json({"extra": junk}))
@@ -234,7 +234,10 @@ def test_a_node_that_misstates_where_it_is_is_left_out(
 
 def _with_fields(fields: dict[str, Any]) -> Change:
     def change(reply: Message) -> Message:
-        return dataclasses.replace(reply, body=canonical_json(reply.json() | fields))
+        return dataclasses.replace(
+            reply,
+            body=canonical_json(decode_json(reply.body, limit=BODY_LIMIT) | fields),
+        )
 
     return change
 

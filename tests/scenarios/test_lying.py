@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tapestry.encoding import canonical_json
+from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import QuorumError, RuleError, TapestryError
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Kind, Message
@@ -267,7 +267,7 @@ def test_a_publication_with_strange_file_names_is_not_kept(
 
     def rename(_name: str, request: Message, deliver: Deliver) -> Message:
         reply = deliver(request)
-        body = {"files": change(reply.json()["files"])}
+        body = {"files": change(decode_json(reply.body)["files"])}
         return dataclasses.replace(reply, body=canonical_json(body))
 
     federation.wire.on("fi", Kind.PUBLISH_ADAPTER, rename)

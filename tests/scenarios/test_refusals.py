@@ -11,7 +11,7 @@ import pytest
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import PolicyError, QuorumError
 from tapestry.model.replica import Replica
-from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message, encode_message
 from tapestry.protocol.stages import RoundStage
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry_coordinator import round_plan
@@ -20,6 +20,7 @@ from tapestry_governance.events.types import ContributionRefused
 from tapestry_governance.log.writer import Log
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Base, Federation, changed, lost
+from tests.support.message_samples import sample_bodies
 
 QUOTE = "mvua usiku"  # what an error of the trainer might quote
 
@@ -187,7 +188,8 @@ def test_a_round_that_is_not_in_the_log_is_refused(found: Found) -> None:
 )
 def test_without_an_offer_there_is_no_round(found: Found, kind: Kind) -> None:
     node = found().nodes["fr"]
-    assert reason_in(node.handle(Message(kind=kind))) == "unknown_round"
+    request = encode_message(sample_bodies()[kind])
+    assert reason_in(node.handle(request)) == "unknown_round"
 
 
 @pytest.mark.parametrize("kind", list(Kind), ids=str)
@@ -200,10 +202,26 @@ def test_whatever_comes_in_only_a_code_goes_out(
     mute: Federation, kind: Kind, body: bytes
 ) -> None:
     reply = mute.nodes["fr"].handle(Message(kind=kind, body=body))
-    if kind is Kind.HELLO:
+    if kind is Kind.HELLO and body == b"{}":
         assert reply.kind is Kind.IDENTITY
     else:
-        assert reason_in(reply) != "internal"
+        assert reason_in(reply) == "protocol"
+
+
+REPLIES = {
+    *(Kind.IDENTITY, Kind.COSIGNATURE, Kind.ADVERTISED_KEYS, Kind.SHARED_KEYS),
+    *(Kind.MASKED_INPUT, Kind.CONSENT, Kind.UNMASKING_SHARES, Kind.RECEIPT),
+    *(Kind.PUBLICATION, Kind.REFUSAL),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(REPLIES), ids=str)
+def test_a_node_answers_no_kind_that_is_a_reply(
+    mute: Federation, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = mute.nodes["fr"].handle(encode_message(sample_bodies()[kind]))
+    assert reason_in(reply) == "protocol"
+    assert "is no request" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +234,7 @@ def opened(federation: Federation) -> list[bytes]:
     """Run until the round is open at all nodes; the checkpoints they accepted."""
     federation.run_until_killed(lambda _name, message: message.kind is Kind.SHARE_KEYS)
     return [
-        str(e.request.json()["checkpoint"]).encode()
+        str(decode_json(e.request.body)["checkpoint"]).encode()
         for e in federation.wire.log
         if e.request.kind is Kind.COSIGN and e.node == "fr"
     ]
@@ -301,7 +319,7 @@ def test_a_forked_log_gets_no_cosignature(found: Found) -> None:
     other = Checkpoint(
         origin=federation.log_key().name, size=len(entries), root=bytes(32)
     )
-    body = last.json() | {
+    body = decode_json(last.body) | {
         "checkpoint": other.sign(federation.log_key()).decode(),
         "start": 0,
     }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tapestry.errors import QuorumError
-from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.messages import CheckChunkRequest, Kind, Message, expect_body
 from tapestry.secagg.chunks import chunk_root
 from tapestry.secagg.server import Unmasked, UnmaskStage
 from tapestry_coordinator import spot_check_responder
@@ -32,8 +32,9 @@ def shown(federation: Federation) -> list[tuple[str, int, int]]:
     found = []
     for each in federation.wire.replies(Kind.CHECK_CHUNK):
         if each.reply is not None and each.reply.kind is Kind.RECEIPT:
-            number, spot = unpack_spot(each.request)
-            found.append((each.node, number, spot.index))
+            body = expect_body(each.request, CheckChunkRequest)
+            unpack_spot(body, each.request.attachments)
+            found.append((each.node, body.round_number, body.chunk))
     return found
 
 

@@ -10,6 +10,7 @@ import pytest
 import tomli_w
 
 from tapestry import storage
+from tapestry.encoding import decode_json
 from tapestry.errors import ResourceError
 from tapestry.protocol.messages import Kind, Message, Reason
 from tapestry_governance.audit.verify import AuditVerdict
@@ -246,7 +247,7 @@ def test_a_training_that_fails_is_paid_for_and_logged_before_the_next(
 def answers(federation: Federation) -> list[str]:
     """What ``fr`` said to each request for its adapter, a reason where it refused."""
     return [
-        e.reply.json().get("reason", e.reply.kind.value)
+        decode_json(e.reply.body).get("reason", e.reply.kind.value)
         for e in federation.wire.replies(Kind.PUBLISH_ADAPTER)
         if e.node == "fr" and e.reply is not None
     ]
