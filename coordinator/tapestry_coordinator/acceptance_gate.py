@@ -11,7 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from tapestry.dialogue import Text
-from tapestry.encoding import canonical_json, decode_json, encode_fraction
+from tapestry.encoding import (
+    canonical_json,
+    decode_decimal,
+    decode_json,
+    encode_decimal,
+)
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults, InputFault
 from tapestry.inputs.folder_walker import walk
@@ -19,7 +24,6 @@ from tapestry.inputs.text_reader import public_texts, read_rows, text_of_row
 from tapestry.model.replica import Replica, measure
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.server import Unmasked
-from tapestry.settings import number
 from tapestry.workloads.base import Evaluation, Workload
 from tapestry_coordinator.journal import Journal
 
@@ -87,7 +91,7 @@ def logged_evaluations(
         return None
     return {
         name: Evaluation(
-            bits_by_text=tuple(map(number, each["bits"])),
+            bits_by_text=tuple(map(decode_decimal, each["bits"])),
             bytes_by_text=tuple(each["bytes"]),
         )
         for name, each in decode_json(known.encode()).items()
@@ -149,7 +153,7 @@ class AcceptanceGate:
             layout=self.workload.layout(manifest.training),
         )
         after = self.scores(candidate)
-        limit = mean_of(before) + number(manifest.outer.max_loss_increase)
+        limit = mean_of(before) + decode_decimal(manifest.outer.max_loss_increase)
         scores = finite(after)
         if not mean_of(after) <= limit:
             return rejected(reason="held_out_worse", norm=norm, scores=scores)
@@ -193,7 +197,7 @@ class AcceptanceGate:
         if all(abs(bits) < _PRINTED for e in found.values() for bits in e.bits_by_text):
             plain = {
                 name: {
-                    "bits": list(map(encode_fraction, each.bits_by_text)),
+                    "bits": list(map(encode_decimal, each.bits_by_text)),
                     "bytes": list(each.bytes_by_text),
                 }
                 for name, each in found.items()

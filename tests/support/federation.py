@@ -21,11 +21,11 @@ from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Kind, Message
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.stages import SECAGG_STAGES
-from tapestry.settings import CoordinatorSettings
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import FloatVector
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_coordinator import run as driver
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_demo import local_federation
 from tapestry_governance.audit.bundle import add_sums, write_bundle
@@ -49,6 +49,14 @@ Fault = Callable[[str, Message, Deliver], Message | None]
 NAMES = ("fi", "fr", "id", "sw")
 RECORDS = 24
 DELTA = "0.00001"
+# Changes of ``run_settings`` and ``node_settings`` after which there is no noise.
+NO_NOISE = {
+    "noise": "none",
+    **dict.fromkeys(
+        ("unit", "adjacency", "clip_norm", "noise_multiplier", "target_delta")
+    ),
+}
+NO_ADAPTER_NOISE = {"noise": "none", "epsilon": None, "clip_norm": None}
 _TEXT = {
     "fi": "talvi joki lumi metsä valo ranta kesä yö tuuli saari",
     "fr": "mer été forêt neige rivière lumière nuit pluie île vent",
@@ -228,8 +236,10 @@ class Federation:
                         name=name,
                         data=write_text(directory / "text", name),
                         settings=merged(
-                            node_settings(base.replica.digest),
-                            merged(institution or {}, only.get(name, {})),
+                            merged(
+                                node_settings(base.replica.digest), institution or {}
+                            ),
+                            only.get(name, {}),
                         ),
                     )
                     for name in NAMES
@@ -410,9 +420,12 @@ def _same(update: FloatVector) -> FloatVector:
 
 
 def merged(left: Settings, right: Settings) -> dict[str, Any]:
-    """Replace values of nested tables by others."""
+    """Replace values of nested tables by others; None takes a key out."""
     both = dict(left)
     for key, value in right.items():
+        if value is None:
+            both.pop(key, None)
+            continue
         known = both.get(key)
         nested = isinstance(known, Mapping) and isinstance(value, Mapping)
         both[key] = merged(known, value) if nested and known is not None else value
@@ -458,7 +471,6 @@ def run_settings() -> dict[str, Any]:
         "rounds": 1,
         "release_every": 10,
         "base": "tiny",
-        "models": "models",
         "adapters": False,
         "training": {
             "parameterization": "low_rank",
@@ -477,7 +489,6 @@ def run_settings() -> dict[str, Any]:
             "adjacency": "add-remove",
             "clip_norm": "0.5",
             "noise_multiplier": "1",
-            "min_share": "0",
             "target_delta": DELTA,
         },
         "secagg": {
@@ -523,7 +534,6 @@ def node_settings(base_digest: str) -> dict[str, Any]:
         "country": "somewhere",
         "base": "tiny",
         "data": "data",
-        "models": "models",
         "policy": {
             "min_cohort": 3,
             "max_colluding": 1,
@@ -546,6 +556,7 @@ def node_settings(base_digest: str) -> dict[str, Any]:
             "steps": 1,
             "batch_size": 6,
             "learning_rate": "0.1",
+            "noise": "local",
             "epsilon": "4",
             "clip_norm": "0.5",
         },

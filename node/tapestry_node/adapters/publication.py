@@ -22,7 +22,6 @@ Edge cases:
     that run is begun, and paid for, only after a restart of the node.
 """
 
-import os
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,16 +29,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tapestry import storage
 from tapestry.artifacts import manifest
 from tapestry.artifacts.manifest import FOLDER
 from tapestry.dialogue import Text
-from tapestry.encoding import canonical_json, digest
-from tapestry.errors import ConfigError, ProtocolError, ResourceError
+from tapestry.encoding import canonical_json, decode_decimal, digest
+from tapestry.errors import ConfigError, ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Message, Publication, Reason, encode_message
-from tapestry.settings import NodeSettings, number
+from tapestry.storage import durable_files
 from tapestry.vectors import FloatVector
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import BaseName
@@ -59,9 +57,10 @@ from tapestry_node.adapters.adapter_check import (
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.adapters.model_card import Card
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.budget.log_accounts import AccountSubject, account_of
+from tapestry_node.budget.log_accounts import loss_of
 from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training.dp_sgd import Runtime, StepProgress
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
@@ -205,8 +204,8 @@ class Publisher:
             self.context.check_failed(job.release.run_id)
         public = self._check(job)
         if job.charge is not None:
-            cap = number(self.context.view.state.policy.epsilon_cap)
-            delta = number(self.settings.policy.target_delta)
+            cap = decode_decimal(self.context.view.state.policy.epsilon_cap)
+            delta = decode_decimal(self.settings.policy.target_delta)
             self.ledger.check_run(job.charge, target_delta=delta, cap=cap)
             self.ledger.reserve(job.charge)
         try:
@@ -248,7 +247,7 @@ class Publisher:
             if job.charge is not None:
                 self.ledger.spend(job.charge)
             raise
-        storage.replace(job.update, update.astype("<f4").tobytes())
+        durable_files.replace_file(job.update, update.astype("<f4").tobytes())
 
     def _account(
         self, job: AdapterJob, charge: Charge | None, *, now: datetime
@@ -256,19 +255,22 @@ class Publisher:
         """Sign what the training cost, or read what was signed."""
         if not job.accounted.exists():
             steps = charge.steps.steps if charge else job.plan.training.steps
-            subject = AccountSubject(
+            account = DpAccounted(
                 run_id=job.release.run_id,
-                steps=steps,
+                round_number=None,
+                attempt=None,
                 adapter=job.title.name,
                 version=job.title.version,
+                steps=steps,
+                loss=loss_of(charge, job.plan.privacy, ledger=self.ledger),
             )
-            plan = job.plan.privacy
-            account = account_of(subject, charge, plan, ledger=self.ledger)
-            storage.replace(job.accounted, self.context.sign_event(account, now=now))
+            durable_files.replace_file(
+                job.accounted, self.context.sign_event(account, now=now)
+            )
         found = open_entry(job.accounted.read_bytes()).event.body
         if not isinstance(found, DpAccounted):
             raise ProtocolError(f"{job.accounted} is no account")
-        if (found.epsilon_run is None) != (charge is None):
+        if (found.promise is None) != (charge is None):
             raise ConfigError(f"{job.accounted} is for other settings; restore those")
         return found
 
@@ -284,6 +286,7 @@ class Publisher:
         update = np.frombuffer(job.update.read_bytes(), dtype="<f4").copy()
         if job.folder.exists():  # of a process that died before it was done
             shutil.rmtree(job.folder)
+        loss = account.promise
         card = self._card(job, update, account=account, public=public)
         made = adapter_trainer.write(
             job.folder, update, model=self._model(), plan=job.plan, card=card
@@ -297,8 +300,8 @@ class Publisher:
             base=job.title.base.name,
             base_digest=job.title.base.digest,
             manifest_digest=made.manifest_digest,
-            epsilon=account.epsilon_run,
-            target_delta=account.target_delta,
+            epsilon=loss.epsilon_run if loss else None,
+            target_delta=loss.target_delta if loss else None,
             evaluation=dict(card.evaluation),
         )
         publisher = Author(
@@ -307,9 +310,11 @@ class Publisher:
             role="community",
         )
         event = publisher.event(published, now=now, seen=self.context.view.seen)
-        storage.replace(job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes())
-        _sync(job.folder)
-        storage.replace(job.published, sign_entry(event, self.community))
+        durable_files.replace_file(
+            job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes()
+        )
+        durable_files.sync_tree(job.folder)
+        durable_files.replace_file(job.published, sign_entry(event, self.community))
 
     def _model(self) -> LanguageModel:
         model = self.context.trainer.workload
@@ -326,7 +331,7 @@ class Publisher:
         account: DpAccounted,
         public: list[Text],
     ) -> Card:
-        trainer = self.context.trainer
+        trainer, loss = self.context.trainer, account.promise
         return Card(
             name=job.title.name,
             version=job.title.version,
@@ -336,9 +341,7 @@ class Publisher:
             text_licence=trainer.corpus.licence,
             base=job.title.base,
             rank=job.plan.training.rank,
-            promise=job.plan.promise(
-                account.epsilon_run, fallback=account.epsilon_fallback
-            ),
+            promise=None if loss is None else job.plan.promise(loss),
             evaluation=adapter_trainer.score(
                 self._model(), update, public, plan=job.plan
             ),
@@ -365,20 +368,6 @@ def _charge(
         steps=plan.steps,
         own_multiplier=plan.steps.noise_multiplier,
     )
-
-
-def _sync(folder: Path) -> None:
-    """Bring all files of a folder, and their names, to the disk."""
-    try:
-        for path in [folder, *folder.rglob("*")]:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        storage.sync_folder(folder.parent)
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def _message(folder: Path) -> Message:

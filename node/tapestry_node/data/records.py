@@ -48,6 +48,7 @@ from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.folder_walker import walk
 from tapestry.inputs.setting_faults import explain
+from tapestry.inputs.setting_values import fit
 from tapestry_node.data.record_statistics import Census, Lengths
 
 MANIFEST = "corpus.toml"
@@ -185,7 +186,7 @@ def _read_corpus(folder: Path, faults: Faults) -> Corpus | None:
     if not folder.is_dir():
         raise ConfigError(f"no folder {show(folder)}; name the one with {MANIFEST}")
     try:
-        return Corpus.model_validate(text_reader.read_toml(path))
+        return Corpus.model_validate(fit(text_reader.read_toml(path), Corpus))
     except FileNotFoundError:
         rule = f"has no {MANIFEST}; write one with language, licence and unit"
         faults.add(ConfigError(f"{show(folder)} {rule}"))

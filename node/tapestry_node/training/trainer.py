@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tapestry.dialogue import Text
+from tapestry.encoding import decode_decimal
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import RoundManifest
-from tapestry.settings import NodeSettings, number
 from tapestry.vectors import FloatVector, Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Unit, Workload
@@ -23,6 +23,7 @@ from tapestry_governance.events.types import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
 from tapestry_node.data import overlap, records
 from tapestry_node.data.record_statistics import Census, Coverage, Lengths
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.machine_checks import Trainable
 from tapestry_node.training.microbatches import BatchLimits
@@ -88,9 +89,9 @@ class Trainer:
         return PrivacyPromise(
             dataset=self._records.digest,
             records=self.count,
-            epsilon=number(policy.epsilon_limit),
-            fallback_epsilon=number(policy.fallback_epsilon_limit),
-            delta=number(policy.target_delta),
+            epsilon=decode_decimal(policy.epsilon_limit),
+            fallback_epsilon=decode_decimal(policy.fallback_epsilon_limit),
+            delta=decode_decimal(policy.target_delta),
             place=str(self._folder),
         )
 

@@ -12,17 +12,23 @@ import pytest
 import torch
 import yaml
 
+from tapestry.encoding import encode_decimal
 from tapestry.errors import ConfigError, ResourceError, VerificationError
 from tapestry.privacy import accounting
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.settings import AdapterSettings
 from tapestry.vectors import FloatVector, parameters_digest
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import BaseName
 from tapestry_governance import registry
+from tapestry_governance.events.types import PrivacyLoss
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.model_card import Card, render
+from tapestry_node.settings import (
+    AdapterSettings,
+    NoiselessAdapterSettings,
+    PrivateAdapterSettings,
+)
 from tapestry_node.training import dp_sgd
 
 TEXTS = [f"La ricetta numero {i} vuole farina, acqua e sale." for i in range(64)]
@@ -54,10 +60,11 @@ def _settings(**changes: object) -> AdapterSettings:
         "steps": 4,
         "batch_size": 16,
         "learning_rate": "0.5",
+        "noise": "local",
         "epsilon": "8",
         "clip_norm": "1",
     }
-    return AdapterSettings.model_validate({**values, **changes})
+    return PrivateAdapterSettings.model_validate({**values, **changes})
 
 
 def _trained(model: LanguageModel, plan: adapter_trainer.AdapterPlan) -> FloatVector:
@@ -65,6 +72,31 @@ def _trained(model: LanguageModel, plan: adapter_trainer.AdapterPlan) -> FloatVe
     source = NoiseSource.unsafe_from_key(b"k" * 32)
     runtime = dp_sgd.Runtime(source=source)
     return adapter_trainer.train(model, units, plan=plan, runtime=runtime)
+
+
+def _loss(plan: adapter_trainer.AdapterPlan, *, epsilon: str) -> PrivacyLoss:
+    """What the log would say of a plan of one node's own noise."""
+    privacy = plan.privacy
+    assert privacy.noise == "local"
+    assert plan.steps is not None
+    return PrivacyLoss(
+        mechanism="poisson-subsampled-gaussian",
+        unit="record",
+        adjacency="add-remove",
+        trust_model="local",
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=privacy.noise_multiplier,
+        own_multiplier=privacy.noise_multiplier,
+        shares=1,
+        coordinates=0,
+        bound="0",
+        sampling_rate=encode_decimal(plan.steps.sampling_rate),
+        target_delta=privacy.target_delta,
+        epsilon_run=epsilon,
+        epsilon_fallback=None,
+        accountant="dp-accounting/pld",
+        accountant_version="0.6.0",
+    )
 
 
 def _card(
@@ -79,7 +111,7 @@ def _card(
         "text_licence": "BSD-3-Clause",
         "base": title.base,
         "rank": plan.training.rank,
-        "promise": plan.promise("7.9"),
+        "promise": plan.promise(_loss(plan, epsilon="7.9")),
         "evaluation": {"bits-per-byte/base": "8.01", "bits-per-byte/adapter": "7.2"},
     }
     return Card(**{**values, **changes})  # type: ignore[arg-type]
@@ -111,23 +143,29 @@ def test_the_plan_spends_at_most_the_epsilon_it_was_given(
     spent = accounting.epsilon([plan.steps], target_delta=float(DELTA))
     assert 7.5 < spent <= 8
     assert plan.privacy.noise == "local"
-    assert plan.promise("8").sampling_rate == "0.25"
+    assert plan.steps.sampling_rate == 0.25
 
 
-def test_epsilon_zero_plans_no_noise_and_promises_nothing(
+def test_settings_without_noise_plan_none_and_promise_nothing(
     title: adapter_trainer.Title,
 ) -> None:
-    settings = _settings(epsilon="0")
+    values = _settings().model_dump(exclude={"noise", "epsilon", "clip_norm"})
+    settings = NoiselessAdapterSettings(noise="none", **values)
     plan = adapter_trainer.plan(title, settings, records=64, target_delta=DELTA)
     assert plan.steps is None
     assert plan.privacy.noise == "none"
+
+
+def test_an_epsilon_that_promises_nothing_is_no_setting() -> None:
+    for epsilon in ("-1", "0", "1001"):
+        with pytest.raises(ValueError, match=rf"epsilon\n.* {epsilon} is n"):
+            _settings(epsilon=epsilon)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"batch_size": 65}, "65 is not between 1 and the 64 records"),
-        ({"epsilon": "-1"}, "epsilon -1"),
         ({"learning_rate": "0"}, "learning rate 0"),
         ({"clip_norm": "0"}, "clip norm 0"),
     ],
@@ -253,9 +291,9 @@ def test_the_card_reads_as_yaml_and_says_what_was_promised(
         "bits-per-byte/adapter": "7.2",
     }
     assert "epsilon 7.9 at delta 0.001, per record" in body
-    silent = render(_card(title, plan, promise=plan.promise(None), evaluation={}))
+    silent = render(_card(title, plan, promise=None, evaluation={}))
     nothing = yaml.safe_load(silent.split("---\n", 2)[1])["tapestry"]
-    assert nothing["privacy"] == {"mechanism": "none", "epsilon": None}
+    assert nothing["privacy"] == {"mechanism": "none"}
     assert nothing["evaluation"] == {}
     assert "no promise about single records" in silent
 

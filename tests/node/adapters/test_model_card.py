@@ -11,24 +11,9 @@ from hypothesis import strategies as st
 from tapestry.dialogue import Dialogue
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.peft_folder import BaseName
-from tapestry_node.adapters.model_card import (
-    AdapterPromise,
-    Asking,
-    Card,
-    SampleAnswer,
-    render,
-)
+from tapestry_node.adapters.model_card import Asking, Card, SampleAnswer, render
 from tapestry_node.adapters.sample_answers import asking, first_tokens, prompts_of
 
-PROMISE = AdapterPromise(
-    epsilon=None,
-    fallback=None,
-    target_delta="0.001",
-    clip_norm="1",
-    noise_multiplier="0",
-    sampling_rate="0.5",
-    steps=1,
-)
 SECTIONS = ["How to use it", "Privacy", "Evaluation", "Sample answers", "Limits"]
 NASTY = [
     "```\n# Injected\n---\n<script>alert(1)</script>",
@@ -54,7 +39,7 @@ def card(**changes: Any) -> Card:
         "text_licence": "CC0-1.0",
         "base": BaseName(name="base-1", digest="sha256:" + "0" * 64),
         "rank": 2,
-        "promise": PROMISE,
+        "promise": None,
         "evaluation": {},
     }
     return Card(**(values | changes))

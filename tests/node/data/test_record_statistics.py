@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tapestry.settings import NodeSettings
 from tapestry.workloads.base import Unit
 from tapestry_node.data.record_statistics import Coverage, Lengths
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 from tests.support.federation import node_settings
 

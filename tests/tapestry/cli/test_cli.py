@@ -15,9 +15,13 @@ from tapestry import __version__
 from tapestry.cli import app
 from tapestry.cli.commands import Argument
 from tapestry.cli.exit_status import MEANINGS
+from tapestry.inputs.setting_values import to_toml
+from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_node.settings import NodeSettings
 from tests.support.command_table import README, written
 from tests.support.commands import exit_status
 from tests.support.federation import node_settings, run_settings
+from tests.support.settings_files import write_settings
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -172,21 +176,20 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("x")
+    settings = {**node_settings(DIGEST), "name": "fr", "genesis": DIGEST}
+    idle = to_toml(settings, NodeSettings)
     for name, text in {
         "not-toml": "= 1",
         "wrong-key": tomli_w.dumps({"nam": "fr"}),
-        "idle": tomli_w.dumps(
-            {**node_settings(DIGEST), "name": "fr", "genesis": DIGEST}
-        ),
-        "no-base": tomli_w.dumps(
-            {**node_settings(DIGEST), "name": "fr", "genesis": DIGEST, "base": "gone"}
-        ),
+        "idle": tomli_w.dumps(idle),
+        "no-base": tomli_w.dumps({**idle, "base": "gone"}),
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "node.toml").write_text(text)
     (tmp_path / "led").mkdir()
-    text = tomli_w.dumps(run_settings())
-    (tmp_path / "led" / "coordinator.toml").write_text(text)
+    write_settings(
+        tmp_path / "led" / "coordinator.toml", run_settings(), CoordinatorSettings
+    )
     return tmp_path
 
 

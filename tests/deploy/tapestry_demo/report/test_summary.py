@@ -20,6 +20,9 @@ def account(**changes: Any) -> DpAccounted:
         "attempt": 1,
         "adapter": None,
         "version": None,
+        "steps": 20,
+    }
+    loss = {
         "mechanism": "poisson-subsampled-gaussian",
         "unit": "record",
         "adjacency": "add-remove",
@@ -31,14 +34,15 @@ def account(**changes: Any) -> DpAccounted:
         "coordinates": 0,
         "bound": "0",
         "sampling_rate": "0.05",
-        "steps": 20,
         "target_delta": "0.00001",
         "epsilon_run": "2.5",
         "epsilon_fallback": None,
         "accountant": "dp-accounting/pld",
         "accountant_version": "0.6.0",
     }
-    return DpAccounted.model_validate(values | changes)
+    if changes.get("mechanism") == "none":
+        loss = {}
+    return DpAccounted.model_validate({**values, "loss": loss | changes})
 
 
 def test_the_promise_defines_epsilon_and_delta_and_names_no_chance_of_failure() -> None:
@@ -73,8 +77,7 @@ def test_the_promise_trusts_whom_the_log_says(
 
 
 def test_without_noise_nothing_is_promised() -> None:
-    noiseless = {"mechanism": "none", "epsilon_run": None}
-    assert promise_in_words([account(), account(**noiseless)]) == ""
+    assert promise_in_words([account(), account(mechanism="none")]) == ""
     assert promise_in_words([]) == ""
 
 
