@@ -16,7 +16,7 @@ from pathlib import Path
 import tomli_w
 
 from tapestry.encoding import digest
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.settings import write_new
@@ -58,8 +58,17 @@ def found(directory: Path, founding: Founding) -> str:
 
     Raises:
         ConfigError: A folder exists already.
-        ResourceError: A file cannot be written.
+        ResourceError: A file cannot be written, or the data not be read.
     """
+    try:
+        return _found(directory, founding)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot found a federation in {directory}: {error}"
+        ) from error
+
+
+def _found(directory: Path, founding: Founding) -> str:
     coordinator = directory / "coordinator"
     log_key, author = _make_keys(coordinator, founding.coordinator)
     members = [

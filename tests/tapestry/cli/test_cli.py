@@ -254,43 +254,6 @@ def test_an_interruption_is_no_traceback(
     assert "Traceback" not in out + err
 
 
-_BLOCKED = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "flwr", "transformers", "peft", "opacus"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
-from tapestry.cli import main
-main(sys.argv[1:])
-"""
-
-
-def _auditors(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run as on a machine with an auditor's install."""
-    return subprocess.run(
-        [sys.executable, "-c", _BLOCKED, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_an_auditors_install_audits(tmp_path: Path) -> None:
-    done = _auditors("audit", "verify", str(tmp_path))
-    assert done.returncode == 3, done.stderr
-    assert _auditors("--help").returncode == 0
-
-
-def test_an_auditors_install_says_what_it_lacks(tmp_path: Path) -> None:
-    done = _auditors("node", "check", str(tmp_path))
-    assert done.returncode == 3
-    assert "torch is not installed; tapestry node needs the extra 'node'" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
 def test_an_argument_as_long_as_a_book_is_shown_by_its_ends(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
