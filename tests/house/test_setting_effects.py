@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from tapestry.inputs.setting_types import type_of
+from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_node.settings import NodeSettings
 
@@ -109,11 +110,20 @@ COORDINATOR_READERS = {
 }
 COORDINATOR_READERS |= {
     "deadlines.cosign": (f"{COORDINATOR}/run.py", "deadlines.cosign"),
-    "deadlines.offer": (f"{COORDINATOR}/node_tracker.py", "deadlines.offer"),
-    "deadlines.result": (f"{COORDINATOR}/node_tracker.py", "deadlines.result"),
-    "deadlines.adapter": (f"{COORDINATOR}/release_publisher.py", "deadlines.adapter"),
+    "deadlines.advertise_keys": (
+        f"{COORDINATOR}/node_tracker.py",
+        "deadlines.advertise_keys",
+    ),
+    "deadlines.apply_result": (
+        f"{COORDINATOR}/node_tracker.py",
+        "deadlines.apply_result",
+    ),
+    "deadlines.publish_adapter": (
+        f"{COORDINATOR}/release_publisher.py",
+        "deadlines.publish_adapter",
+    ),
     **dict.fromkeys(  # by the name of the stage
-        ("deadlines.keys", "deadlines.upload", "deadlines.agree", "deadlines.reveal"),
+        [f"deadlines.{stage}" for stage in SECAGG_STAGES[1:]],
         (f"{COORDINATOR}/round.py", "table.deadlines"),
     ),
 }

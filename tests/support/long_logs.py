@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from tapestry.encoding import digest, encode_decimal
 from tapestry.keys import SigningKey
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry_governance.events.envelope import Author, Seen, sign_entry

@@ -5,10 +5,17 @@ from pathlib import Path
 
 import torch
 
-from tapestry.encoding import canonical_json
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message, RoundManifest
+from tapestry.protocol.messages import (
+    AdvertiseKeysRequest,
+    CosignRequest,
+    Kind,
+    Message,
+    encode_message,
+)
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.stages import RoundStage
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry_coordinator.round_plan import plan_round
 from tapestry_coordinator.settings import CoordinatorSettings
@@ -64,12 +71,12 @@ class NodeUnderLog:
         self.log.add(RoundOpened(manifest=manifest))
         cosign = self._timed(self._update(), Kind.COSIGNATURE)
         self._held = len(self.log.entries)
-        offer = self._timed(self._offer(), Kind.ADVERTISEMENT)
+        offer = self._timed(self._offer(), Kind.ADVERTISED_KEYS)
         aborted = RoundAborted(
             run_id=manifest.run_id,
             round_number=manifest.round_number,
             attempt=manifest.attempt,
-            phase="keys",
+            stage=RoundStage.SHARE_KEYS,
             reason="quorum_missing",
         )
         self.log.add(aborted)
@@ -102,13 +109,11 @@ class NodeUnderLog:
         return seconds
 
     def _update(self) -> Message:
-        body = {"start": self._held, "checkpoint": self.log.note().decode()}
-        new = self.log.entries[self._held :]
-        return Message(kind=Kind.COSIGN, body=canonical_json(body), attachments=new)
+        body = CosignRequest(start=self._held, checkpoint=self.log.note().decode())
+        return encode_message(body, self.log.entries[self._held :])
 
     def _offer(self) -> Message:
-        body = canonical_json({"checkpoint": self.log.note().decode()})
-        return Message(kind=Kind.OFFER, body=body)
+        return encode_message(AdvertiseKeysRequest(checkpoint=self.log.note().decode()))
 
 
 def _parties(federation: Federation) -> Parties:

@@ -38,7 +38,7 @@ from tapestry.encoding import (
 )
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey, VerifyKey
-from tapestry.protocol.wire_messages import Name, Strict
+from tapestry.schema import Name, Strict
 from tapestry_governance.events.event_body import Body, Hash, Index, Role
 from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
 from tapestry_governance.events.model_events import (

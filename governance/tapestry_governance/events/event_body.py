@@ -11,11 +11,11 @@ from pydantic import AfterValidator, Field
 
 from tapestry.errors import ProtocolError
 from tapestry.keys import Algorithm, VerifyKey
-from tapestry.protocol.wire_messages import Plain, Strict
+from tapestry.schema import Plain, Strict
 
 Role = Literal["coordinator", "root", "node", "community"]
 
-Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]  # a reason, a phase
+Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]  # a reason
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9._/-]{0,62}$")]  # a metric
 Licence = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$")]  # SPDX
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$")]

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tapestry.keys import VerifyKey
-from tapestry.protocol.wire_messages import Digest, Name, Noise, Plain, Strict
+from tapestry.schema import Digest, Name, Noise, Plain, Strict
 from tapestry_governance.events.event_body import (
     Attempt,
     Body,

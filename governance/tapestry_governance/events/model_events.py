@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from tapestry.protocol.wire_messages import Digest, Name, Plain
+from tapestry.schema import Digest, Name, Plain
 from tapestry_governance.events.event_body import (
     Base,
     Body,

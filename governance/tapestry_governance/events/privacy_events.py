@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tapestry.encoding import decode_decimal
-from tapestry.protocol.wire_messages import Digest, Name, Plain, Strict
+from tapestry.schema import Digest, Name, Plain, Strict
 from tapestry_governance.events.event_body import (
     Attempt,
     Body,

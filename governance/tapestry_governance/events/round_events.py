@@ -4,7 +4,10 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from tapestry.protocol.wire_messages import Digest, Name, Reason, RoundManifest, Strict
+from tapestry.protocol.messages import Reason
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.stages import RoundStage
+from tapestry.schema import Digest, Name, Strict
 from tapestry_governance.events.event_body import (
     Attempt,
     Body,
@@ -54,7 +57,7 @@ class Dropped(Strict):
     """A participant whose update is not in the sum, and where it was lost."""
 
     name: Name
-    phase: Code
+    stage: RoundStage
 
 
 class RoundClosed(InRound):
@@ -91,5 +94,5 @@ class RoundAborted(InRound):
 
     type: ClassVar[str] = "round.aborted"
     roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
-    phase: Code
+    stage: RoundStage | None  # none: the coordinator died, and does not know it
     reason: Code

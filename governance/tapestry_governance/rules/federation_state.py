@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from tapestry.keys import VerifyKey
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.tlog.merkle import leaf_hash
 from tapestry_governance.events.envelope import Seen, Signed
 from tapestry_governance.events.event_body import Role

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry_governance.events.privacy_events import DpAccounted, PrivacyLoss
 
 RoundKey = tuple[str, int, int]  # run, round number, attempt

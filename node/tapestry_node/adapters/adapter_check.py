@@ -17,7 +17,7 @@ from tapestry.dialogue import Text
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import InputFault
-from tapestry.protocol.wire_messages import Reason
+from tapestry.protocol.messages import Reason
 from tapestry.storage import durable_files
 from tapestry.workloads.language.peft_folder import BaseName
 from tapestry_governance.events.federation_events import Policy
@@ -25,7 +25,7 @@ from tapestry_governance.events.model_events import AdapterPublished
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.data import held_out
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.errors import ConfigError
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import PrivacyPlan
+from tapestry.protocol.round_manifest import PrivacyPlan
 from tapestry_governance.audit.privacy_accounts import steps_of
 from tapestry_governance.events.privacy_events import PrivacyLoss, UnboundedLoss
 from tapestry_governance.rules.federation_state import FederationState

@@ -2,8 +2,11 @@
 
 import pytest
 
+from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.round_events import Dropped, RoundClosed
 from tests.support.log_world import World, changed
+
+LOST = Dropped(name="id", stage=RoundStage.SHARE_KEYS)
 
 
 @pytest.fixture
@@ -17,7 +20,10 @@ def closed() -> RoundClosed:
     [
         ({"included": ("es", "de", "fr")}, "in order"),
         ({"included": ("de", "de", "fr")}, "distinct"),
-        ({"dropped": (Dropped(name="id", phase="keys"),) * 2}, "distinct"),
+        (
+            {"dropped": (Dropped(name="id", stage=RoundStage.SHARE_KEYS),) * 2},
+            "distinct",
+        ),
         ({"commitments": (5, 6)}, "one commitment per included node"),
         ({"outcome": "rejected"}, "a rejected round has a reason"),
         ({"reason": "norm"}, "an applied one has none"),

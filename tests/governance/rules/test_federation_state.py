@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapestry.errors import RuleError
+from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import DpAccounted
@@ -43,7 +44,11 @@ class History:
                 manifest = self._open()
                 self._commit(manifest, names[0])
                 self.world.add(
-                    RoundAborted(**_key(manifest), phase="upload", reason="quorum")
+                    RoundAborted(
+                        **_key(manifest),
+                        stage=RoundStage.COLLECT_MASKED_INPUTS,
+                        reason="quorum",
+                    )
                 )
                 self.aborted = manifest
             case "late" if self.aborted is not None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tapestry.protocol.wire_messages import NoNoise
+from tapestry.protocol.round_manifest import NoNoise
 from tapestry_governance.rules.round_records import (
     AccountedLoss,
     AccountedSpending,

@@ -151,7 +151,7 @@ def test_a_round_names_who_was_in_it_and_who_dropped_out() -> None:
         {
             "number": 2,
             "outcome": "rejected",
-            "dropped": ["italy", {"name": "uk", "phase": "offer"}],
+            "dropped": ["italy", {"name": "uk", "stage": "advertise_keys"}],
             "mean_norm": 1.25,
             "bits_per_byte": {"italy": 2.0},
         },
