@@ -7,7 +7,7 @@ state. States are values; :func:`tapestry_governance.rules.replay.apply` makes n
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from tapestry.keys import VerifyKey
 from tapestry.protocol.round_manifest import RoundManifest
@@ -36,8 +36,6 @@ from tapestry_governance.rules.round_records import (
     RoundKey,
     RoundRecord,
 )
-
-__all__ = ["FederationState", "OpenRound", "Past", "Roster", "changed", "round_key"]
 
 _EMPTY: PersistentMap[Any, Any] = PersistentMap()
 _NONE: PersistentList[Any] = PersistentList()
@@ -184,6 +182,16 @@ class FederationState:
         """The log's root."""
         return self.past.root(self.past.size)
 
+    def after(self, past: Past, *, seen: PersistentMap[str, Seen]) -> "FederationState":
+        """Return this state under a longer past; each entry ends with this.
+
+        The fields are taken over as they are, which is ten times faster than to name
+        each to a constructor.
+        """
+        made = object.__new__(FederationState)
+        made.__dict__.update(self.__dict__, past=past, seen=seen)
+        return made
+
     @property
     def members(self) -> Mapping[str, Member]:
         """The institutions, by name."""
@@ -263,21 +271,6 @@ def _short(identifier: str) -> bytes:
 
 def _since(records: PersistentList[Any], size: int) -> list[Any]:
     return records.while_newest(lambda record: record.index >= size)
-
-
-if TYPE_CHECKING:  # so that the names and types of fields are checked
-    from dataclasses import replace as changed
-else:
-
-    def changed(state: FederationState, **fields: object) -> FederationState:
-        """Return a state with other fields, as ``dataclasses.replace`` does.
-
-        Most entries change a few of thirty fields. The others are taken over at once,
-        which is ten times faster than to hand each to a constructor.
-        """
-        made = object.__new__(FederationState)
-        made.__dict__.update(state.__dict__, **fields)
-        return made
 
 
 def round_key(manifest: RoundManifest) -> RoundKey:

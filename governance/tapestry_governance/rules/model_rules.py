@@ -1,10 +1,12 @@
 """The rules of what a model costs and where it goes: accounting, releases, adapters."""
 
+import dataclasses
+
 from tapestry.encoding import decode_decimal
 from tapestry.errors import RuleError
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import DpAccounted, PrivacyLoss
-from tapestry_governance.rules.federation_state import FederationState, changed
+from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.persistent_collections import (
     PersistentList,
     PersistentMap,
@@ -49,7 +51,7 @@ def dp_accounted(
     else:
         epsilon = epsilon.set(spender, record.promise.epsilon_run)
     spending = state.spending.get(actor, PersistentList())
-    return changed(
+    return dataclasses.replace(
         state,
         pending_adapter_charges=pending_adapter_charges,
         accounted=accounted,
@@ -83,7 +85,7 @@ def release_published(
         index=index,
     )
     of_run = state.released_by_run.get(body.run_id, PersistentList())
-    return changed(
+    return dataclasses.replace(
         state,
         releases=state.releases.set(body.name, body),
         released=state.released.append(record),
@@ -119,7 +121,7 @@ def adapter_published(
             f"{body.name} claims epsilon {body.epsilon} at {body.target_delta},"
             f" accounted were {spent[0]} at {spent[1]}"
         )
-    return changed(
+    return dataclasses.replace(
         state,
         pending_adapter_charges=state.pending_adapter_charges.without(
             (actor, body.name)

@@ -18,6 +18,7 @@ Errors:
     ``IncompleteError`` a type or version from the future.
 """
 
+import dataclasses
 from collections.abc import Iterable
 
 from tapestry.errors import RuleError, TapestryError
@@ -40,7 +41,6 @@ from tapestry_governance.rules.federation_state import (
     FederationState,
     Past,
     Roster,
-    changed,
 )
 from tapestry_governance.rules.model_rules import (
     adapter_published,
@@ -98,7 +98,7 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
     except TapestryError as error:
         raise error.at(f"entry {index}") from error
     past = state.past.push(signed.entry, signed.event.id)
-    return changed(following, past=past, seen=_pinned(state, signed.event))
+    return following.after(past, seen=_pinned(state, signed.event))
 
 
 def apply_all(
@@ -131,7 +131,7 @@ def _found(signed: Signed) -> FederationState:
         raise RuleError("a charter has nothing before it")
     if charter.policy.version != 1:
         raise RuleError("the first policy has version 1")
-    return changed(state, past=state.past.push(signed.entry, event.id))
+    return dataclasses.replace(state, past=state.past.push(signed.entry, event.id))
 
 
 def _check_author(state: FederationState, signed: Signed) -> None:
@@ -234,9 +234,11 @@ def _declare(state: FederationState, event: Event) -> FederationState:
                 raise RuleError(f"policy {policy.version} after {state.policy.version}")
             if state.open_round is not None:
                 raise RuleError("the policy changes between rounds, not within one")
-            return changed(state, policy=policy, policy_digest=policy.digest)
+            return dataclasses.replace(
+                state, policy=policy, policy_digest=policy.digest
+            )
         case DataDeclared() as body:
-            return changed(state, data=state.data.set(event.actor, body))
+            return dataclasses.replace(state, data=state.data.set(event.actor, body))
         case EvaluationRecorded():
             return state
         case _:

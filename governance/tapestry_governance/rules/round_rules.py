@@ -16,7 +16,6 @@ from tapestry_governance.events.round_events import (
 from tapestry_governance.rules.federation_state import (
     FederationState,
     OpenRound,
-    changed,
     round_key,
 )
 from tapestry_governance.rules.persistent_collections import (
@@ -43,7 +42,7 @@ def round_opened(
     _check_privacy(state, manifest)
     key, terms = round_key(manifest), _terms(state, manifest)
     runs = state.runs
-    return changed(
+    return dataclasses.replace(
         state,
         open_round=OpenRound(
             index=index, manifest=manifest, context=manifest.context.hex(), terms=terms
@@ -71,7 +70,7 @@ def contribution_committed(
     following = dataclasses.replace(current, commitments=commitments)
     runs = state.uploads.get(actor, PersistentMap())
     highest = max(body.round_number, runs.get(body.run_id, 0))
-    return changed(
+    return dataclasses.replace(
         state,
         open_round=following,
         uploads=state.uploads.set(actor, runs.set(body.run_id, highest)),
@@ -88,7 +87,7 @@ def contribution_refused(
     if actor in current.commitments:
         raise RuleError(f"{actor} committed to this attempt")
     following = dataclasses.replace(current, refused=current.refused | {actor})
-    return changed(state, open_round=following)
+    return dataclasses.replace(state, open_round=following)
 
 
 def round_closed(
@@ -118,7 +117,7 @@ def round_closed(
         index=index,
     )
     same = state.closed_by_number.get(body.round_number, PersistentList())
-    return changed(
+    return dataclasses.replace(
         state,
         open_round=None,
         base=body.base_after,
@@ -133,7 +132,7 @@ def round_closed(
 def round_aborted(state: FederationState, body: RoundAborted) -> FederationState:
     """End an attempt without a sum."""
     _open(state, body)
-    return changed(state, open_round=None)
+    return dataclasses.replace(state, open_round=None)
 
 
 def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
