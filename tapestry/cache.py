@@ -68,7 +68,8 @@ def cached(cache: Path, name: str, build: Callable[[Path], None]) -> Path:
         way = "make room there" if _is_full(cause) else "make it a folder of yours"
         raise ResourceError(
             f"cannot write the cache {cache}: {why}; {way}, or set"
-            " TAPESTRY_CACHE to another folder"
+            " TAPESTRY_CACHE to another folder",
+            code="cache-unwritable",
         ) from error
     return folder
 
@@ -91,7 +92,8 @@ def _own_cache(named: str) -> Path:
         return _home() / named[2:]
     if named.startswith("~"):
         raise ConfigError(
-            f"{CACHE_VARIABLE}={named} is no folder: write it as an absolute path"
+            f"{CACHE_VARIABLE}={named} is no folder: write it as an absolute path",
+            code="setting-invalid",
         )
     require_current_folder()
     return Path(named).absolute()
@@ -106,11 +108,13 @@ def _home() -> Path:
         except KeyError:
             raise ResourceError(
                 f"no folder for the cache: HOME is not set, and user {os.getuid()} has"
-                f" no home folder; set {CACHE_VARIABLE} to a folder that you can write"
+                f" no home folder; set {CACHE_VARIABLE} to a folder that you can write",
+                code="home-folder-missing",
             ) from None
     if not os.path.isdir(named):  # noqa: PTH112 - never raises, other than Path.is_dir
         raise ResourceError(
             f"no folder for the cache: the home folder {named} does not exist; set"
-            f" {CACHE_VARIABLE} to a folder that you can write"
+            f" {CACHE_VARIABLE} to a folder that you can write",
+            code="home-folder-missing",
         )
     return Path(named)

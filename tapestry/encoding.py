@@ -43,7 +43,9 @@ def decode_integer(text: str) -> int:
         ProtocolError: The text is spelled differently from what we print.
     """
     if not _INTEGER.fullmatch(text):
-        raise ProtocolError(f"not a whole number: {text[:20]!r}")
+        raise ProtocolError(
+            f"not a whole number: {text[:20]!r}", code="integer-not-canonical"
+        )
     return int(text)
 
 
@@ -59,7 +61,9 @@ def encode_decimal(number: float) -> str:
     text = f"{number:.12f}".rstrip("0").rstrip(".")
     text = "0" if text == "-0" else text
     if not _DECIMAL.fullmatch(text):
-        raise ProtocolError(f"no plain decimal spelling for {number!r}")
+        raise ProtocolError(
+            f"no plain decimal spelling for {number!r}", code="decimal-not-canonical"
+        )
     return text
 
 
@@ -70,7 +74,9 @@ def decode_decimal(text: str) -> float:
         ProtocolError: Exponents, plus signs, trailing zeros, minus zero.
     """
     if not _DECIMAL.fullmatch(text) or text == "-0":
-        raise ProtocolError(f"not a plain decimal: {text[:40]!r}")
+        raise ProtocolError(
+            f"not a plain decimal: {text[:40]!r}", code="decimal-not-canonical"
+        )
     return float(text)
 
 
@@ -88,9 +94,13 @@ def decode_base64(text: str) -> bytes:
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ProtocolError(f"not base64: {text[:20]!r}") from None
+        raise ProtocolError(
+            f"not base64: {text[:20]!r}", code="base64-not-canonical"
+        ) from None
     if encode_base64(data) != text:
-        raise ProtocolError(f"not canonical base64: {text[:20]!r}")
+        raise ProtocolError(
+            f"not canonical base64: {text[:20]!r}", code="base64-not-canonical"
+        )
     return data
 
 
@@ -123,15 +133,18 @@ def decode_json(data: bytes, *, limit: int = 65_535) -> Any:
         ProtocolError: Too long, not JSON, or JSON in another spelling.
     """
     if not data:
-        raise ProtocolError("JSON is empty")
+        raise ProtocolError("JSON is empty", code="json-invalid")
     if len(data) > limit:
-        raise ProtocolError(f"JSON of {len(data)} bytes is over the limit of {limit}")
+        raise ProtocolError(
+            f"JSON of {len(data)} bytes is over the limit of {limit}",
+            code="json-too-large",
+        )
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        raise ProtocolError("not JSON") from None
+        raise ProtocolError("not JSON", code="json-invalid") from None
     if canonical_json(value) != data:
-        raise ProtocolError("JSON is not in canonical form")
+        raise ProtocolError("JSON is not in canonical form", code="json-not-canonical")
     return value
 
 
@@ -161,13 +174,15 @@ def decode_digest(text: str) -> bytes:
         ProtocolError: Another algorithm, length or case.
     """
     if not _DIGEST.fullmatch(text):
-        raise ProtocolError(f"not a digest: {text[:80]!r}")
+        raise ProtocolError(f"not a digest: {text[:80]!r}", code="digest-malformed")
     return bytes.fromhex(text[7:])
 
 
 def _check(value: Any, depth: int) -> None:
     if depth > _MAX_DEPTH:
-        raise ProtocolError(f"JSON nested over {_MAX_DEPTH} levels")
+        raise ProtocolError(
+            f"JSON nested over {_MAX_DEPTH} levels", code="json-too-deep"
+        )
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, list | tuple):
@@ -186,7 +201,9 @@ def _check_items(items: Collection[Any], depth: int) -> None:
         for item in items:
             _check(item, depth)
     elif items and depth > _MAX_DEPTH:
-        raise ProtocolError(f"JSON nested over {_MAX_DEPTH} levels")
+        raise ProtocolError(
+            f"JSON nested over {_MAX_DEPTH} levels", code="json-too-deep"
+        )
 
 
 def _is_plain(items: Collection[Any]) -> bool:
@@ -198,14 +215,21 @@ def _check_scalar(value: Any) -> None:
     if value is None or isinstance(value, bool):
         return
     if not isinstance(value, int):
-        raise ProtocolError(f"no canonical JSON for a {type(value).__name__}")
+        raise ProtocolError(
+            f"no canonical JSON for a {type(value).__name__}",
+            code="json-type-unsupported",
+        )
     if not -_MAX_INT < value < _MAX_INT:
-        raise ProtocolError(f"integer {value} is not below 2**53")
+        raise ProtocolError(
+            f"integer {value} is not below 2**53", code="json-number-invalid"
+        )
 
 
 def _check_key(key: Any) -> None:
     if not isinstance(key, str):
-        raise ProtocolError(f"JSON key {key!r} is not a string")
+        raise ProtocolError(
+            f"JSON key {key!r} is not a string", code="json-type-unsupported"
+        )
     _check_text(key)
 
 
@@ -215,6 +239,10 @@ def _check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ProtocolError("string with a lone surrogate") from None
+        raise ProtocolError(
+            "string with a lone surrogate", code="text-not-utf8"
+        ) from None
     if not unicodedata.is_normalized("NFC", text):
-        raise ProtocolError(f"string is not in normal form C: {text[:40]!r}")
+        raise ProtocolError(
+            f"string is not in normal form C: {text[:40]!r}", code="text-not-normalized"
+        )

@@ -35,7 +35,8 @@ def require_current_folder() -> None:
     except OSError as error:
         raise ResourceError(
             f"the current folder cannot be reached ({error.strerror}): change to a"
-            " folder that exists, for instance with cd ~"
+            " folder that exists, for instance with cd ~",
+            code="current-folder-missing",
         ) from None
 
 
@@ -48,7 +49,8 @@ def require_docstrings() -> None:
     if sys.flags.optimize >= _NO_DOCSTRINGS:
         raise ConfigError(
             f"Python drops docstrings (PYTHONOPTIMIZE={sys.flags.optimize} or -OO) and"
-            " transformers needs them: unset PYTHONOPTIMIZE"
+            " transformers needs them: unset PYTHONOPTIMIZE",
+            code="docstrings-missing",
         )
 
 

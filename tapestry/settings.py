@@ -44,13 +44,15 @@ class Settings(Strict):
         try:
             raw = read_toml(path)
         except FileNotFoundError as error:
-            raise ConfigError(f"cannot read {show(path)}: {error.strerror}") from None
+            raise ConfigError(
+                f"cannot read {show(path)}: {error.strerror}", code="file-missing"
+            ) from None
         try:
             return cls.model_validate(fit(raw, cls))
         except ValidationError as error:
             faults = Faults()
             for line in explain(error, cls):
-                faults.add(InputFault(path, line))
+                faults.add(InputFault(path, line, code="setting-invalid"))
             faults.check(path)
             raise  # unreachable: an error has a line
 
@@ -65,4 +67,6 @@ def write_new(path: Path, text: str) -> None:
     try:
         create_file(path, text.encode(), mode=0o666)
     except FileExistsError:
-        raise ConfigError(f"{path} exists; choose another folder") from None
+        raise ConfigError(
+            f"{path} exists; choose another folder", code="file-exists"
+        ) from None

@@ -33,7 +33,9 @@ def software_digest() -> str:
     for package in PACKAGES:
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise ResourceError(f"package {package} is not installed")
+            raise ResourceError(
+                f"package {package} is not installed", code="package-missing"
+            )
         root = Path(next(iter(spec.submodule_search_locations)))
         for path in sorted(root.rglob("*.py")):
             inner = hashlib.sha256(path.read_bytes()).hexdigest()

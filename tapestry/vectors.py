@@ -46,7 +46,9 @@ class Layout:
         start = 0
         for name, shape in self.tensors:
             if name not in parameters or parameters[name].shape != shape:
-                raise ProtocolError(f"no tensor {name!r} of shape {shape}")
+                raise ProtocolError(
+                    f"no tensor {name!r} of shape {shape}", code="tensor-shape-differs"
+                )
             stop = start + _size(shape)
             vector[start:stop] = parameters[name].reshape(-1)
             start = stop
@@ -59,7 +61,10 @@ class Layout:
             ProtocolError: The vector has another length.
         """
         if vector.shape != (self.length,):
-            raise ProtocolError(f"vector of {vector.shape}, want ({self.length},)")
+            raise ProtocolError(
+                f"vector of {vector.shape}, want ({self.length},)",
+                code="vector-length-differs",
+            )
         views = {}
         start = 0
         for name, shape in self.tensors:

@@ -45,7 +45,9 @@ class ClosedList:
                 elif not self._belongs(name, mode):
                     foreign.append(name + "/" * stat.S_ISDIR(mode))
         except OSError as error:
-            raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+            raise ResourceError(
+                f"cannot read {folder}: {error.strerror}", code="file-unreadable"
+            ) from error
         if foreign or links:
             refuse(f"{folder} as {self.what}", foreign=foreign, links=links)
 

@@ -116,7 +116,7 @@ def refuse(
             f"{_names(links)} {are}; copy the folder with its links followed (cp -rL)"
         )
     files = (*sorted(foreign), *sorted(links))
-    raise ForeignFileError(f"{where}: {'; '.join(said)}", files)
+    raise ForeignFileError(f"{where}: {'; '.join(said)}", files, code="foreign-file")
 
 
 def _walk(

@@ -90,9 +90,11 @@ def describe(folder: Path) -> Manifest:
             size = path.stat().st_size
             files.append(File(name=name, size=size, content=digest_file(path)))
     except OSError as error:
-        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
+        ) from error
     if not files:
-        raise ConfigError(f"{folder} holds no files")
+        raise ConfigError(f"{folder} holds no files", code="folder-empty")
     return Manifest(
         format="tapestry-manifest/1", files=tuple(sorted(files, key=lambda f: f.name))
     )
@@ -111,7 +113,9 @@ def write(folder: Path) -> Manifest:
         (folder / FOLDER).mkdir(exist_ok=True)
         (folder / FOLDER / FILE).write_bytes(manifest.encode())
     except OSError as error:
-        raise ResourceError(f"cannot write into {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot write into {folder}: {error.strerror}", code="file-unwritable"
+        ) from error
     return manifest
 
 
@@ -126,12 +130,15 @@ def read(folder: Path) -> Manifest:
     path = folder / FOLDER / FILE
     try:
         if not (data := read_plain(path, limit=_LIMIT, links=True)):
-            raise IncompleteError(f"{path} is empty; get the folder again")
+            raise IncompleteError(
+                f"{path} is empty; get the folder again", code="manifest-missing"
+            )
         return Manifest.decode(data, limit=_LIMIT)
     except OSError as error:
         raise IncompleteError(
             f"no manifest at {path}: {error.strerror}; name the folder of one release"
-            " or adapter"
+            " or adapter",
+            code="manifest-missing",
         ) from None
 
 
@@ -151,21 +158,29 @@ def verify(folder: Path, manifest: Manifest) -> None:
         ForeignFileError: There are links, or files that are not listed.
     """
     if not folder.is_dir():
-        raise IncompleteError(f"no folder {folder}")
+        raise IncompleteError(f"no folder {folder}", code="folder-missing")
     try:
         found = take_stock(folder, manifest)
         if found.missing:
-            raise VerificationError(f"{folder.name}: {found.missing[0]} is missing")
+            raise VerificationError(
+                f"{folder.name}: {found.missing[0]} is missing",
+                code="manifest-file-missing",
+            )
         if found.odd:
-            raise VerificationError(f"{folder.name}: {found.odd[0]} is no plain file")
+            raise VerificationError(
+                f"{folder.name}: {found.odd[0]} is no plain file", code="file-not-plain"
+            )
         for file in manifest.files:
             path = found.files.get(file.name)
             if path is not None and not _is_as_listed(path, file):
                 raise VerificationError(
-                    f"{folder.name}: {file.name} was changed; get it again"
+                    f"{folder.name}: {file.name} was changed; get it again",
+                    code="manifest-file-changed",
                 )
     except OSError as error:
-        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
+        ) from error
     found.refuse_foreign(folder.name)
 
 
@@ -186,7 +201,7 @@ def _is_as_listed(path: Path, file: File) -> bool:
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the files of a folder, refusing whatever is no plain file or folder."""
     if not folder.is_dir():
-        raise ConfigError(f"no folder {folder}")
+        raise ConfigError(f"no folder {folder}", code="folder-missing")
     pending = [folder]
     while pending:
         with os.scandir(pending.pop()) as entries:
@@ -199,10 +214,14 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
                 try:
                     check_name(name)
                 except ValueError as error:
-                    raise VerificationError(f"{folder.name}: {error}") from None
+                    raise VerificationError(
+                        f"{folder.name}: {error}", code="name-not-portable"
+                    ) from None
                 if stat.S_ISDIR(mode):
                     pending.append(path)
                 elif stat.S_ISREG(mode):
                     yield name, path
                 else:
-                    raise VerificationError(f"{folder.name}: {name} is no plain file")
+                    raise VerificationError(
+                        f"{folder.name}: {name} is no plain file", code="file-not-plain"
+                    )

@@ -143,7 +143,8 @@ class CommandGroup(_Helpful, click.Group):
         if command is None:
             known = ", ".join(self.list_commands(ctx))
             raise ConfigError(
-                f"no command {args[0]!r}; choose from {known}; {_see(ctx)}"
+                f"no command {args[0]!r}; choose from {known}; {_see(ctx)}",
+                code="usage",
             )
         return args[0], command, args[1:]
 

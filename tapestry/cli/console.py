@@ -178,12 +178,14 @@ def check_text(text: str, *, what: str) -> str:
             text = os.fsencode(text).decode("utf-8")
         except UnicodeError:
             raise ConfigError(
-                f"{what} is not valid UTF-8; save or type it as UTF-8"
+                f"{what} is not valid UTF-8; save or type it as UTF-8",
+                code="text-not-utf8",
             ) from None
     if found := _NONSENSE.search(text):
         raise ConfigError(
             f"{what} holds the control character {shown(found[0])} at position"
-            f" {found.start() + 1}; remove it"
+            f" {found.start() + 1}; remove it",
+            code="character-not-allowed",
         )
     return text
 

@@ -37,13 +37,17 @@ def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
         handle = os.open(path, flags)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise VerificationError(f"{path.name} is a link") from None
+            raise VerificationError(
+                f"{path.name} is a link", code="link-not-allowed"
+            ) from None
         if error.errno == errno.ENXIO:  # a socket
-            raise VerificationError(f"{path.name} is no plain file") from None
+            raise VerificationError(
+                f"{path.name} is no plain file", code="file-not-plain"
+            ) from None
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise VerificationError(f"{path.name} is no plain file")
+        raise VerificationError(f"{path.name} is no plain file", code="file-not-plain")
     return os.fdopen(handle, "rb")
 
 
@@ -62,5 +66,7 @@ def read_plain(path: Path, *, limit: int, links: bool = False) -> bytes:
     with open_plain(path, links=links) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise VerificationError(f"{path.name} is over {limit} bytes")
+        raise VerificationError(
+            f"{path.name} is over {limit} bytes", code="file-too-large"
+        )
     return data

@@ -115,10 +115,13 @@ class Replica:
         if manifest.model_digest != self.digest:
             raise VerificationError(
                 f"round {manifest.round_number} starts from {manifest.model_digest}, "
-                f"here is {self.digest}"
+                f"here is {self.digest}",
+                code="base-differs",
             )
         if (layout.digest, total.size) != (manifest.layout_digest, layout.length):
-            raise VerificationError("the sum does not fit the layout computed here")
+            raise VerificationError(
+                "the sum does not fit the layout computed here", code="layout-differs"
+            )
         parameters, optimizer = advance(
             self.parameters,
             self.optimizer,

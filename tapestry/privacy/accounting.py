@@ -63,15 +63,23 @@ class Steps:
     def __post_init__(self) -> None:
         noise = self.noise_multiplier
         if not 0 <= noise < math.inf:
-            raise ConfigError(f"noise multiplier {noise} is not >= 0")
+            raise ConfigError(
+                f"noise multiplier {noise} is not >= 0", code="setting-out-of-range"
+            )
         if not 0 < self.sampling_rate <= 1:
-            raise ConfigError(f"sampling rate {self.sampling_rate} is not in (0, 1]")
+            raise ConfigError(
+                f"sampling rate {self.sampling_rate} is not in (0, 1]",
+                code="setting-out-of-range",
+            )
         if self.steps < 0:
-            raise ConfigError(f"{self.steps} steps is not a count")
+            raise ConfigError(
+                f"{self.steps} steps is not a count", code="setting-out-of-range"
+            )
         if self.coordinates and (noise * self.bound) ** 2 < MIN_VARIANCE:
             raise ConfigError(
                 f"integer noise of deviation {noise * self.bound:g}; at least"
-                f" {math.sqrt(MIN_VARIANCE):g} can be accounted for"
+                f" {math.sqrt(MIN_VARIANCE):g} can be accounted for",
+                code="noise-too-small",
             )
 
 
@@ -208,11 +216,14 @@ def check_delta(target_delta: float, *, records: int | None = None) -> None:
             publishing a record at random would pass for private.
     """
     if not 0 < target_delta < 1:
-        raise ConfigError(f"delta {target_delta} is not between 0 and 1")
+        raise ConfigError(
+            f"delta {target_delta} is not between 0 and 1", code="delta-out-of-range"
+        )
     if records is not None and target_delta * records >= 1:
         raise ConfigError(
             f"delta {target_delta:g} is not below 1/{records}, one over the number of"
-            " records; lower it, or hold more records"
+            " records; lower it, or hold more records",
+            code="delta-too-large",
         )
 
 
@@ -223,7 +234,10 @@ def check_epsilon(target_epsilon: float) -> None:
         ConfigError: It is not.
     """
     if not 0 < target_epsilon <= MAX_EPSILON:
-        raise ConfigError(f"epsilon {target_epsilon} is not in (0, {MAX_EPSILON:g}]")
+        raise ConfigError(
+            f"epsilon {target_epsilon} is not in (0, {MAX_EPSILON:g}]",
+            code="epsilon-out-of-range",
+        )
 
 
 def sampling_rate(batch_size: int, *, records: int) -> float:
@@ -238,7 +252,8 @@ def sampling_rate(batch_size: int, *, records: int) -> float:
     """
     if not 0 < batch_size <= records:
         raise ConfigError(
-            f"batch size {batch_size} is not between 1 and the {records} records"
+            f"batch size {batch_size} is not between 1 and the {records} records",
+            code="setting-out-of-range",
         )
     return min(1.0, math.ceil(batch_size * 10**12 / records) / 10**12)
 
@@ -258,7 +273,10 @@ def _bracket(excess: Callable[[float], float]) -> tuple[float, float]:
         return low, high
     while excess(high := high + factor) > 0:
         if high > ceiling:
-            raise ConfigError(f"no noise up to {MAX_NOISE:g} is enough for the target")
+            raise ConfigError(
+                f"no noise up to {MAX_NOISE:g} is enough for the target",
+                code="epsilon-unreachable",
+            )
         low = high
     return low, high
 

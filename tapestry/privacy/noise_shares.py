@@ -61,7 +61,9 @@ class NoiseShare:
         step = learning_step(manifest) * decode_decimal(plan.clip_norm)
         bound = step * 2.0**manifest.scale_bits
         if not (shares >= 1 and whole > 0 and floor >= 0 and bound > 0):
-            raise ProtocolError("shared noise without a positive share")
+            raise ProtocolError(
+                "shared noise without a positive share", code="noise-share-not-positive"
+            )
         share = max(whole / math.sqrt(shares), floor)
         _check_grid(manifest, step=step, deviation=share * bound)
         return cls(
@@ -87,12 +89,14 @@ def _check_grid(manifest: RoundManifest, *, step: float, deviation: float) -> No
     if deviation < MIN_DEVIATION:
         raise ProtocolError(
             f"noise of {deviation:.0f} grid steps, at least {MIN_DEVIATION:.0f};"
-            " raise scale_bits"
+            " raise scale_bits",
+            code="noise-below-grid",
         )
     rounding = math.sqrt(manifest.length) / (step * 2.0**manifest.scale_bits)
     drift = _DRIFT * decode_decimal(manifest.clip_norm) / step
     if rounding + drift > _ROUNDING:
         raise ProtocolError(
             f"rounding moves {rounding + drift:.2g} of what a record may, at most"
-            f" {_ROUNDING:.2g}; raise scale_bits or lower clip_norm"
+            f" {_ROUNDING:.2g}; raise scale_bits or lower clip_norm",
+            code="grid-too-coarse",
         )

@@ -31,6 +31,7 @@ __all__ = [
     "replace_file",
     "replace_folder",
     "require_regular",
+    "storage_error",
     "sync_folder",
     "sync_tree",
     "write_errors",
@@ -117,9 +118,7 @@ def create_file(path: Path, *chunks: bytes | memoryview, mode: int = _PRIVATE) -
     except FileExistsError:
         raise
     except OSError as error:
-        raise ResourceError(
-            failure("write", path, error), code="cannot-write"
-        ) from error
+        raise storage_error("write", path, error, code="file-unwritable") from error
     try:
         with write_errors(path):
             _write(handle, chunks)
@@ -174,8 +173,8 @@ def remove_file(path: Path) -> None:
         path.parent.rmdir()
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-            raise ResourceError(
-                failure("delete", path, error), code="cannot-delete"
+            raise storage_error(
+                "delete", path, error, code="file-unwritable"
             ) from error
 
 
@@ -296,17 +295,37 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ResourceError(
-            failure("write", path, error), code="cannot-write"
-        ) from error
+        raise storage_error("write", path, error, code="file-unwritable") from error
+
+
+def storage_error(
+    verb: str, path: Path, error: Exception, *, code: str
+) -> ResourceError:
+    """Return the error of a failed operation; a full disk has a code of its own.
+
+    SQLite reports a full disk under many names, so the free space decides.
+
+    Args:
+        verb: The operation, as in ``cannot {verb}``.
+        path: The file or folder.
+        error: What the system or SQLite reported.
+        code: The rule's stable name, unless the disk is full: then ``disk-full``.
+    """
+    code = "disk-full" if _is_full(path) else code
+    return ResourceError(failure(verb, path, error), code=code)
 
 
 def failure(verb: str, path: Path, error: Exception) -> str:
-    """Say in one line what failed and why; SQLite calls a full disk many names."""
+    """Describe in one line which operation failed, why, and whether the disk is full.
+
+    Args:
+        verb: The operation, as in ``cannot {verb}``.
+        path: The file or folder.
+        error: What the system or SQLite reported.
+    """
     said = " ".join((getattr(error, "strerror", None) or str(error)).split())
-    with suppress(OSError):
-        if shutil.disk_usage(path.parent).free < _ROOM:
-            said += f"; the disk is full, make room in {path.parent}"
+    if _is_full(path):
+        said += f"; the disk is full, make room in {path.parent}"
     return f"cannot {verb} {path}: {said}"
 
 
@@ -318,6 +337,13 @@ def require_regular(handle: int, path: Path) -> None:
     """
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         raise OSError(errno.EINVAL, "it is no plain file; put it back", str(path))
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < _ROOM
+    except OSError:
+        return False
 
 
 def _staged(path: Path) -> Path:

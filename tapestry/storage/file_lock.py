@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from tapestry.errors import ResourceError
-from tapestry.storage.durable_files import failure, require_regular
+from tapestry.storage.durable_files import require_regular, storage_error
 
 __all__ = ["FileLock", "is_locked", "lock_file", "lock_folder"]
 
@@ -89,7 +88,7 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ResourceError(failure("open", path, error), code="cannot-open") from error
+        raise storage_error("open", path, error, code="lock-unavailable") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -103,7 +102,7 @@ def _lock(path: Path, flags: int, *, wait: bool) -> FileLock:
     try:
         handle = os.open(path, flags, 0o600)
     except OSError as error:
-        raise ResourceError(failure("open", path, error), code="cannot-open") from error
+        raise storage_error("open", path, error, code="lock-unavailable") from error
     try:
         if flags == _FILE:
             require_regular(handle, path)
@@ -113,5 +112,5 @@ def _lock(path: Path, flags: int, *, wait: bool) -> FileLock:
         raise
     except OSError as error:
         os.close(handle)
-        raise ResourceError(failure("lock", path, error), code="cannot-lock") from error
+        raise storage_error("lock", path, error, code="lock-unavailable") from error
     return FileLock(handle)

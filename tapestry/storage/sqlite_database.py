@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.errors import ResourceError, TapestryError
-from tapestry.storage.durable_files import failure, sync_folder
+from tapestry.storage.durable_files import failure, storage_error, sync_folder
 
 __all__ = ["Database", "Schema", "open_database"]
 
@@ -271,12 +271,8 @@ def _database_errors(
             f"cannot {verb} {path}: it is damaged", code="database-damaged"
         ) from error
     except (OSError, sqlite3.OperationalError) as error:  # full, locked, read-only
-        raise ResourceError(
-            failure(verb, path, error), code="database-refused"
-        ) from error
+        raise storage_error(verb, path, error, code="database-unavailable") from error
     except sqlite3.DatabaseError as error:  # damaged; a constraint or a trigger
         raise damage(failure(verb, path, error), code="database-damaged") from error
     except sqlite3.Error as error:
-        raise ResourceError(
-            failure(verb, path, error), code="database-refused"
-        ) from error
+        raise storage_error(verb, path, error, code="database-unavailable") from error

@@ -44,12 +44,20 @@ class Checkpoint:
     def __post_init__(self) -> None:
         """Refuse values that have no spelling."""
         if not _ORIGIN.fullmatch(self.origin):
-            raise ProtocolError(f"not the origin of a log: {self.origin[:40]!r}")
+            raise ProtocolError(
+                f"not the origin of a log: {self.origin[:40]!r}",
+                code="checkpoint-malformed",
+            )
         encode_integer(self.size)
         if len(self.root) != HASH_BYTES:
-            raise ProtocolError(f"root of {len(self.root)} bytes, want {HASH_BYTES}")
+            raise ProtocolError(
+                f"root of {len(self.root)} bytes, want {HASH_BYTES}",
+                code="checkpoint-malformed",
+            )
         if self.size == 0 and self.root != EMPTY_ROOT:
-            raise ProtocolError("an empty log has the root of nothing")
+            raise ProtocolError(
+                "an empty log has the root of nothing", code="checkpoint-malformed"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -60,7 +68,9 @@ class Checkpoint:
         """
         lines = text.split("\n")
         if len(lines) != 4 or lines[3]:
-            raise ProtocolError("a checkpoint has three lines")
+            raise ProtocolError(
+                "a checkpoint has three lines", code="checkpoint-malformed"
+            )
         return cls(
             origin=lines[0], size=decode_integer(lines[1]), root=decode_base64(lines[2])
         )

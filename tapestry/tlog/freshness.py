@@ -48,7 +48,9 @@ class Times:
         """
         times = sorted(c.time for c in opened.cosignatures)
         if not times:
-            raise PolicyError("no cosignature says when")
+            raise PolicyError(
+                "no cosignature says when", code="checkpoint-without-time"
+            )
         skipped = min(tolerated(trust), len(times) - 1)
         return cls(known_by=times[skipped], seen_at=times[-1 - skipped])
 
@@ -77,14 +79,22 @@ def check_fresh(
     times = Times.of(opened, trust)
     age, ahead = now - times.seen_at, times.known_by - now
     if age > limit:
-        raise PolicyError(f"checkpoint is {age} s old, at most {limit}")
+        raise PolicyError(
+            f"checkpoint is {age} s old, at most {limit}", code="checkpoint-too-old"
+        )
     if ahead > MAX_AHEAD:
-        raise PolicyError(f"checkpoint is {ahead} s ahead of this clock")
+        raise PolicyError(
+            f"checkpoint is {ahead} s ahead of this clock",
+            code="checkpoint-from-future",
+        )
     if before is None:
         return
     behind = Times.of(before, trust).seen_at - times.known_by
     if behind > MAX_AHEAD:
-        raise PolicyError(f"checkpoint is {behind} s before the last one")
+        raise PolicyError(
+            f"checkpoint is {behind} s before the last one",
+            code="checkpoint-before-last",
+        )
 
 
 def tolerated(trust: TrustPolicy) -> int:

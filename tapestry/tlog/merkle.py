@@ -224,9 +224,13 @@ def verify_inclusion(
         VerificationError: The proof does not lead to the root.
     """
     if not 0 <= index < size:
-        raise VerificationError(f"no leaf {index} in a tree of {size}")
+        raise VerificationError(
+            f"no leaf {index} in a tree of {size}", code="inclusion-proof-invalid"
+        )
     if len(proof) != _inclusion_length(index, size):
-        raise VerificationError(f"inclusion proof of {len(proof)} hashes")
+        raise VerificationError(
+            f"inclusion proof of {len(proof)} hashes", code="inclusion-proof-invalid"
+        )
     current, position, last = leaf, index, size - 1
     for sibling in proof:
         if position & 1 or position == last:
@@ -237,7 +241,10 @@ def verify_inclusion(
             current = node_hash(current, sibling)
         position, last = position >> 1, last >> 1
     if current != root:
-        raise VerificationError(f"leaf {index} is not under the root at size {size}")
+        raise VerificationError(
+            f"leaf {index} is not under the root at size {size}",
+            code="inclusion-proof-invalid",
+        )
 
 
 def verify_consistency(
@@ -253,17 +260,24 @@ def verify_consistency(
         InconsistentLog: The roots contradict each other or the proof is wrong.
     """
     if not 0 <= old_size <= size:
-        raise InconsistentLog(f"a log of {old_size} entries cannot shrink to {size}")
+        raise InconsistentLog(
+            f"a log of {old_size} entries cannot shrink to {size}", code="log-shrunk"
+        )
     if old_size in (0, size):
         want = root if old_size else EMPTY_ROOT
         if proof or old_root != want or (size == 0 and root != EMPTY_ROOT):
-            raise InconsistentLog(f"two roots for the log at size {old_size}")
+            raise InconsistentLog(
+                f"two roots for the log at size {old_size}", code="log-forked"
+            )
         return
     if _rebuild(proof, old_size=old_size, old_root=old_root, size=size) != (
         old_root,
         root,
     ):
-        raise InconsistentLog(f"size {old_size} is not a prefix of size {size}")
+        raise InconsistentLog(
+            f"size {old_size} is not a prefix of size {size}",
+            code="consistency-proof-invalid",
+        )
 
 
 def _rebuild(

@@ -54,13 +54,21 @@ class Signature:
         """
         parts = line.removesuffix("\n").removeprefix(_DASH).split(" ")
         if len(parts) != 2 or not line.endswith("\n") or not line.startswith(_DASH):
-            raise ProtocolError(f"not a signature line: {line[:40]!r}")
+            raise ProtocolError(
+                f"not a signature line: {line[:40]!r}", code="signature-line-malformed"
+            )
         name, material = parts
         if not name or "+" in name or any(map(str.isspace, name)):
-            raise ProtocolError(f"not a name of a signer: {name[:40]!r}")
+            raise ProtocolError(
+                f"not a name of a signer: {name[:40]!r}",
+                code="signature-line-malformed",
+            )
         data = decode_base64(material)
         if len(data) < 5:
-            raise ProtocolError(f"signature of {name[:40]!r} is too short")
+            raise ProtocolError(
+                f"signature of {name[:40]!r} is too short",
+                code="signature-line-malformed",
+            )
         return cls(name=name, key_id=data[:4], blob=data[4:])
 
     def __str__(self) -> str:
@@ -108,20 +116,22 @@ def parse(data: bytes) -> Note:
         ProtocolError: Too long, not UTF-8, control characters, no signature.
     """
     if not data:
-        raise ProtocolError("the note is empty")
+        raise ProtocolError("the note is empty", code="note-malformed")
     if len(data) > MAX_BYTES:
-        raise ProtocolError(f"note of {len(data)} bytes is over {MAX_BYTES}")
+        raise ProtocolError(
+            f"note of {len(data)} bytes is over {MAX_BYTES}", code="note-too-large"
+        )
     try:
         whole = data.decode()
     except UnicodeDecodeError:
-        raise ProtocolError("note is not UTF-8") from None
+        raise ProtocolError("note is not UTF-8", code="note-malformed") from None
     check_text(whole)
     head, gap, tail = whole.rpartition("\n\n")
     if not gap:
-        raise ProtocolError("note has no signatures")
+        raise ProtocolError("note has no signatures", code="note-malformed")
     lines = tail.removesuffix("\n").split("\n")
     if len(lines) > MAX_SIGNATURES:
-        raise ProtocolError(f"note of {len(lines)} signatures")
+        raise ProtocolError(f"note of {len(lines)} signatures", code="note-too-large")
     signatures = tuple(Signature.parse(line + "\n") for line in lines)
     return Note(text=head + "\n", signatures=signatures)
 
@@ -172,10 +182,14 @@ def open_note(data: bytes, keys: Iterable[VerifyKey]) -> Opened:
         if (key := known.get(identity)) is None:
             continue
         if identity in verified:
-            raise VerificationError(f"note is signed twice by {key.keyid}")
+            raise VerificationError(
+                f"note is signed twice by {key.keyid}", code="signature-duplicated"
+            )
         verified[identity] = verify_signature(note.text, signature, key)
     if not verified:
-        raise VerificationError("note is signed by no known key")
+        raise VerificationError(
+            "note is signed by no known key", code="signature-missing"
+        )
     return Opened(text=note.text, verified=tuple(verified.values()))
 
 
@@ -186,13 +200,18 @@ def verify_signature(text: str, signature: Signature, key: VerifyKey) -> Verifie
         VerificationError: Name, id or signature are not this key's.
     """
     if (signature.name, signature.key_id) != (key.name, key.id):
-        raise VerificationError(f"signature of {signature.name}, not of {key.keyid}")
+        raise VerificationError(
+            f"signature of {signature.name}, not of {key.keyid}",
+            code="signature-key-differs",
+        )
     if key.algorithm is Algorithm.SIGNATURE:
         key.verify(text.encode(), signature.blob)
         return Verified(key=key, time=None, signature=signature)
     time = int.from_bytes(signature.blob[:8], "big")
     if len(signature.blob) != 72 or time >= 2**63:
-        raise VerificationError(f"cosignature of {key.keyid} is malformed")
+        raise VerificationError(
+            f"cosignature of {key.keyid} is malformed", code="cosignature-malformed"
+        )
     key.verify(_cosigned(text, time), signature.blob[8:])
     return Verified(key=key, time=time, signature=signature)
 
@@ -204,9 +223,9 @@ def check_text(text: str) -> None:
         ProtocolError: No line feed at the end, or control characters.
     """
     if not text.endswith("\n"):
-        raise ProtocolError("note does not end with a line feed")
+        raise ProtocolError("note does not end with a line feed", code="note-malformed")
     if any(char < " " and char != "\n" for char in text):
-        raise ProtocolError("control character in a note")
+        raise ProtocolError("control character in a note", code="note-malformed")
 
 
 def _cosigned(text: str, time: int) -> bytes:

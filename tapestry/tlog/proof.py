@@ -55,18 +55,23 @@ class Proof:
             ProtocolError: Not the one spelling of a proof.
         """
         if len(data) > _MAX_BYTES:
-            raise ProtocolError(f"proof of {len(data)} bytes is over {_MAX_BYTES}")
+            raise ProtocolError(
+                f"proof of {len(data)} bytes is over {_MAX_BYTES}",
+                code="proof-too-large",
+            )
         head, gap, checkpoint = data.partition(b"\n\n")
         try:
             lines = head.decode("ascii").split("\n")
         except UnicodeDecodeError:
-            raise ProtocolError("proof is not ASCII") from None
+            raise ProtocolError("proof is not ASCII", code="proof-malformed") from None
         if not gap or len(lines) < 2 or lines[0] != _HEADER:
-            raise ProtocolError("not a tlog-proof")
+            raise ProtocolError("not a tlog-proof", code="proof-malformed")
         if not lines[1].startswith("index "):
-            raise ProtocolError("proof without an index")
+            raise ProtocolError("proof without an index", code="proof-malformed")
         if len(lines) - 2 > MAX_HASHES:
-            raise ProtocolError(f"proof of {len(lines) - 2} hashes")
+            raise ProtocolError(
+                f"proof of {len(lines) - 2} hashes", code="proof-too-large"
+            )
         return cls(
             index=decode_integer(lines[1].removeprefix("index ")),
             hashes=tuple(map(_decode_hash, lines[2:])),
@@ -104,5 +109,7 @@ class Proof:
 def _decode_hash(text: str) -> bytes:
     value = decode_base64(text)
     if len(value) != HASH_BYTES:
-        raise ProtocolError(f"hash of {len(value)} bytes in a proof")
+        raise ProtocolError(
+            f"hash of {len(value)} bytes in a proof", code="proof-malformed"
+        )
     return value

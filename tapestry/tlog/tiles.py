@@ -80,13 +80,17 @@ class Tile:
         level_name, _, name = rest.partition("/")
         match = _NAME.fullmatch(name)
         if folder != FOLDER or match is None or len(name) > 40:
-            raise ProtocolError(f"not a file of a log: {path[:80]!r}")
+            raise ProtocolError(
+                f"not a file of a log: {path[:80]!r}", code="tile-path-invalid"
+            )
         number, width = match.groups()
         level = ENTRIES if level_name == "entries" else decode_integer(level_name)
         index = int(number.replace("x", "").replace("/", ""))
         tile = cls(level=level, index=index, width=int(width or WIDTH))
         if tile.path != path or level > _MAX_LEVEL or tile.width > WIDTH:
-            raise ProtocolError(f"not a file of a log: {path[:80]!r}")
+            raise ProtocolError(
+                f"not a file of a log: {path[:80]!r}", code="tile-path-invalid"
+            )
         return tile
 
     @property
@@ -142,7 +146,9 @@ def decode_bundle(data: bytes) -> list[bytes]:
         start = at + 2
         at = start + int.from_bytes(data[at:start], "big")
         if at > len(data) or len(entries) == WIDTH:
-            raise ProtocolError("bundle is cut short or too long")
+            raise ProtocolError(
+                "bundle is cut short or too long", code="entry-bundle-malformed"
+            )
         entries.append(data[start:at])
     return entries
 
@@ -150,7 +156,10 @@ def decode_bundle(data: bytes) -> list[bytes]:
 def check_entry(entry: bytes) -> None:
     """Demand that the length of an entry fits into two bytes."""
     if len(entry) > MAX_ENTRY_BYTES:
-        raise ProtocolError(f"entry of {len(entry)} bytes is over {MAX_ENTRY_BYTES}")
+        raise ProtocolError(
+            f"entry of {len(entry)} bytes is over {MAX_ENTRY_BYTES}",
+            code="entry-too-large",
+        )
 
 
 def content(tile: Tile, *, tree: Tree, read: Reader) -> bytes:
@@ -160,7 +169,10 @@ def content(tile: Tile, *, tree: Tree, read: Reader) -> bytes:
         InconsistentLog: The log is too small to have this file.
     """
     if not tile.is_within(tree.size):
-        raise InconsistentLog(f"{tile.path} is beyond the log's {tree.size} entries")
+        raise InconsistentLog(
+            f"{tile.path} is beyond the log's {tree.size} entries",
+            code="tile-beyond-log",
+        )
     start = tile.index * WIDTH
     stop = start + tile.width
     if tile.level == ENTRIES:
@@ -197,7 +209,8 @@ def read_entries(directory: Path, size: int) -> list[bytes]:
         found = decode_bundle(_read(directory / file.path))
         if len(found) != file.width:
             raise ProtocolError(
-                f"{file.path} has {len(found)} entries, the log says {file.width}"
+                f"{file.path} has {len(found)} entries, the log says {file.width}",
+                code="entry-count-differs",
             )
         entries += found[: tile.width]
     return entries
@@ -226,12 +239,13 @@ def verify(directory: Path, checkpoint: Checkpoint) -> list[bytes]:
     tree = Tree(map(leaf_hash, entries))
     if tree.root() != checkpoint.root:
         raise VerificationError(
-            f"the {checkpoint.size} entries are not under the checkpoint's root"
+            f"the {checkpoint.size} entries are not under the checkpoint's root",
+            code="log-root-differs",
         )
     present = list_files(directory)
     for tile in layout(checkpoint.size):
         if tile not in present:
-            raise IncompleteError(f"{tile.path} is missing")
+            raise IncompleteError(f"{tile.path} is missing", code="tile-missing")
     for tile in present:
         compare(directory, tile, tree=tree, read=_reader(entries))
     return entries
@@ -245,7 +259,9 @@ def compare(directory: Path, tile: Tile, *, tree: Tree, read: Reader) -> None:
     """
     want = content(tile, tree=tree, read=read)
     if _read(directory / tile.path) != want:
-        raise InconsistentLog(f"{tile.path} differs from the log's entries")
+        raise InconsistentLog(
+            f"{tile.path} differs from the log's entries", code="tile-differs"
+        )
 
 
 def list_files(directory: Path) -> set[Tile]:
@@ -266,7 +282,9 @@ def _reader(entries: Sequence[bytes]) -> Reader:
 
 def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
     if not stat.S_ISDIR(folder.lstat().st_mode) or depth > _MAX_DEPTH:
-        raise VerificationError(f"{folder} is not a folder of a log")
+        raise VerificationError(
+            f"{folder} is not a folder of a log", code="file-not-plain"
+        )
     for path in sorted(folder.iterdir()):
         mode = path.lstat().st_mode  # a link is neither folder nor file here
         if stat.S_ISREG(mode):
@@ -280,7 +298,9 @@ def _file(directory: Path, path: Path) -> Tile:
         return Tile.parse(str(PurePosixPath(path.relative_to(directory))))
     except ProtocolError:
         raise ForeignFileError(
-            f"{path} does not belong to a log; remove it", [path.name]
+            f"{path} does not belong to a log; remove it",
+            [path.name],
+            code="foreign-file",
         ) from None
 
 
@@ -289,11 +309,15 @@ def _read(path: Path) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise IncompleteError(f"{path} is missing") from None
+        raise IncompleteError(f"{path} is missing", code="tile-missing") from None
     except OSError as error:
-        raise VerificationError(f"cannot read {path}: {error.strerror}") from error
+        raise VerificationError(
+            f"cannot read {path}: {error.strerror}", code="file-unreadable"
+        ) from error
     with os.fdopen(handle, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-            raise VerificationError(f"{path} is no file of a log")
+            raise VerificationError(
+                f"{path} is no file of a log", code="file-not-plain"
+            )
         return file.read()

@@ -141,10 +141,14 @@ class TrustPolicy:
                     # Its words stay untold: the file may be a key or hold records.
                     raise ProtocolError(
                         f"trust policy: line {number} is no log, witness, group or"
-                        " quorum line, or names what no line before it defines"
+                        " quorum line, or names what no line before it defines",
+                        code="trust-policy-malformed",
                     )
         if len(quorums) != 1:
-            raise ProtocolError(f"trust policy with {len(quorums)} quorum lines")
+            raise ProtocolError(
+                f"trust policy with {len(quorums)} quorum lines",
+                code="trust-policy-malformed",
+            )
         return cls(
             logs=tuple(logs),
             witnesses=tuple(witnesses),
@@ -194,7 +198,8 @@ class TrustPolicy:
         if not self.is_quorum(names):
             raise QuorumError(
                 f"checkpoint of size {opened.checkpoint.size}: "
-                f"{len(names)} cosignatures are no quorum {self.quorum!r}"
+                f"{len(names)} cosignatures are no quorum {self.quorum!r}",
+                code="quorum-not-reached",
             )
         return opened
 
@@ -213,7 +218,10 @@ class TrustPolicy:
         checkpoint = Checkpoint.parse(opened.text)
         signers = [v.key.name for v in opened.verified if v.time is None]
         if checkpoint.origin not in signers:
-            raise VerificationError(f"not signed by the log {checkpoint.origin}")
+            raise VerificationError(
+                f"not signed by the log {checkpoint.origin}",
+                code="log-signature-missing",
+            )
         return CosignedCheckpoint(
             checkpoint=checkpoint,
             note=data,
@@ -234,12 +242,16 @@ class TrustPolicy:
         try:
             signature = note.Signature.parse(line.decode())
         except UnicodeDecodeError:
-            raise ProtocolError("signature line is not UTF-8") from None
+            raise ProtocolError(
+                "signature line is not UTF-8", code="signature-line-malformed"
+            ) from None
         for witness in self.witnesses:
             if (witness.key.name, witness.key.id) == (signature.name, signature.key_id):
                 held = note.verify_signature(str(checkpoint), signature, witness.key)
                 return _cosignature(witness.name, held)
-        raise VerificationError(f"{signature.name[:40]!r} is no witness of ours")
+        raise VerificationError(
+            f"{signature.name[:40]!r} is no witness of ours", code="witness-unknown"
+        )
 
     def is_quorum(self, cosigned: set[str]) -> bool:
         """Say whether these witnesses, by their names here, are enough."""
@@ -265,20 +277,33 @@ def witness_quorum(members: int) -> int:
 
 def _cosignature(witness: str, held: note.Verified) -> Cosignature:
     if held.time is None:
-        raise VerificationError(f"{held.key.keyid} signs; it does not cosign")
+        raise VerificationError(
+            f"{held.key.keyid} signs; it does not cosign", code="cosignature-missing"
+        )
     return Cosignature(witness=witness, key=held.key, time=held.time)
 
 
 def _lines(data: bytes) -> list[tuple[int, list[str]]]:
     if not data.strip():
-        raise ProtocolError("the trust policy is empty; ask for the file again")
+        raise ProtocolError(
+            "the trust policy is empty; ask for the file again",
+            code="trust-policy-malformed",
+        )
     if len(data) > MAX_BYTES:
-        raise ProtocolError(f"trust policy of {len(data)} bytes is over {MAX_BYTES}")
+        raise ProtocolError(
+            f"trust policy of {len(data)} bytes is over {MAX_BYTES}",
+            code="trust-policy-malformed",
+        )
     if not data.endswith(b"\n"):
-        raise ProtocolError("the last line of the trust policy has no line end")
+        raise ProtocolError(
+            "the last line of the trust policy has no line end",
+            code="trust-policy-malformed",
+        )
     text = data.decode(errors="surrogateescape")  # names are opaque bytes
     if _CONTROL.search(text):
-        raise ProtocolError("control character in a trust policy")
+        raise ProtocolError(
+            "control character in a trust policy", code="trust-policy-malformed"
+        )
     lines = [line.strip(" \t") for line in text.split("\n")]
     return [
         (number, _BLANK.split(line))
@@ -299,7 +324,10 @@ def _group(name: str, count: str, members: list[str]) -> WitnessGroup:
     elif _NUMBER.fullmatch(count):
         threshold = int(count)
     else:
-        raise ProtocolError(f"group {name!r}: no such threshold {count[:20]!r}")
+        raise ProtocolError(
+            f"group {name!r}: no such threshold {count[:20]!r}",
+            code="trust-policy-malformed",
+        )
     return WitnessGroup(name=name, threshold=threshold, members=tuple(members))
 
 
@@ -309,9 +337,15 @@ def _check_keys(trust: TrustPolicy) -> None:
     seen: set[bytes | str] = set()
     for key, purpose in purposes:
         if key.algorithm is not purpose:
-            raise ProtocolError(f"trust policy: {key.keyid} has another purpose")
+            raise ProtocolError(
+                f"trust policy: {key.keyid} has another purpose",
+                code="trust-policy-inconsistent",
+            )
         if key.public in seen or key.keyid in seen:  # ids of 4 bytes can collide
-            raise ProtocolError(f"trust policy: {key.keyid} is listed twice")
+            raise ProtocolError(
+                f"trust policy: {key.keyid} is listed twice",
+                code="trust-policy-inconsistent",
+            )
         seen |= {key.public, key.keyid}
 
 
@@ -322,17 +356,29 @@ def _check_names(trust: TrustPolicy) -> None:
         _define(name, defined)
     for group in trust.groups:
         if not 1 <= group.threshold <= len(group.members):
-            raise ProtocolError(f"group {group.name!r}: threshold out of range")
+            raise ProtocolError(
+                f"group {group.name!r}: threshold out of range",
+                code="trust-policy-inconsistent",
+            )
         for member in group.members:
             if member not in defined or member in grouped:
-                raise ProtocolError(f"group {group.name!r}: {member!r} cannot join")
+                raise ProtocolError(
+                    f"group {group.name!r}: {member!r} cannot join",
+                    code="trust-policy-inconsistent",
+                )
             grouped.add(member)
         _define(group.name, defined)
     if trust.quorum not in defined:
-        raise ProtocolError(f"trust policy: no quorum {trust.quorum!r}")
+        raise ProtocolError(
+            f"trust policy: no quorum {trust.quorum!r}",
+            code="trust-policy-inconsistent",
+        )
 
 
 def _define(name: str, defined: set[str]) -> None:
     if name in defined or _BLANK.search(name) or not name:
-        raise ProtocolError(f"trust policy: {name!r} cannot be defined")
+        raise ProtocolError(
+            f"trust policy: {name!r} cannot be defined",
+            code="trust-policy-inconsistent",
+        )
     defined.add(name)

@@ -189,7 +189,7 @@ def test_a_step_that_the_machine_refuses_leaves_the_old_bytes(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, function, fail)
-        with refused(ResourceError, "cannot-write", match=r"\S+: Input/output"):
+        with refused(ResourceError, "file-unwritable", match=r"\S+: Input/output"):
             WRITES[write](tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"old"
     left = ["file", "list"] if (write, function) == ("append", "fsync") else ["file"]
@@ -441,7 +441,7 @@ def test_the_last_file_of_a_folder_goes_with_it(tmp_path: Path) -> None:
     for _ in range(2):
         remove_file(tmp_path / "place" / "one")
         assert names(tmp_path) == ["place", "place/other"]
-    with refused(ResourceError, "cannot-delete", match=r"\S+place: Is a directory"):
+    with refused(ResourceError, "file-unwritable", match=r"\S+place: Is a directory"):
         remove_file(tmp_path / "place")
 
 

@@ -138,7 +138,7 @@ def test_what_is_no_plain_file_is_not_locked(
 def test_a_link_is_not_asked_for_its_lock(tmp_path: Path, kind_of_file: str) -> None:
     (tmp_path / "target").write_bytes(b"")
     IN_PLACE[kind_of_file](tmp_path / "lock")
-    with refused(ResourceError, "cannot-open"):
+    with refused(ResourceError, "lock-unavailable"):
         is_locked(tmp_path / "lock")
 
 
@@ -156,5 +156,5 @@ def test_a_file_system_without_locks_is_not_taken_for_a_held_lock(
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", fail)
-    with refused(ResourceError, "cannot-lock", match=r"lock: No locks available"):
+    with refused(ResourceError, "lock-unavailable", match=r"lock: No locks available"):
         lock_file(tmp_path / "lock")

@@ -294,7 +294,7 @@ def test_a_second_writer_waits_and_then_says_so(database: Database, path: Path) 
     with closing(open_database(path, SCHEMA)) as other:
         other.execute("PRAGMA busy_timeout = 100")
         locked = refused(
-            ResourceError, "database-refused", match=r"\S+: database is lock"
+            ResourceError, "database-unavailable", match=r"\S+: database is lock"
         )
         with database.transaction(), locked:
             other.query("INSERT INTO number VALUES (1)")
