@@ -24,7 +24,7 @@ _HEAD = """# Error codes
 Each refusal and each rule has a code. A message ends with it in brackets; with
 `--json` a command that fails prints `{"error": {"code": ..., "message": ...}}`. A code
 stays when the sentence changes, so programs and tests compare codes. The kind decides
-the exit status ([list](../README.md#command-line)). Several faults of one folder are one
+the exit status ([list](../README.md#command-line)). Several faults of one folder are an
 error with the code `many-faults`; each of its lines ends with the code of the fault.
 
 `python -m tests.support.error_codes` writes this page.
