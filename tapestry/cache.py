@@ -1,6 +1,6 @@
-"""The cache: where it is, and folders in it that are built once.
+"""The cache folder, and folders in it that are built once.
 
-What is in it can be made again; nothing private ever is.
+Everything in the cache can be built again, and nothing in it is private.
 """
 
 import errno
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
     Raises:
         ConfigError: ``TAPESTRY_CACHE`` begins with the ``~`` of an unknown user.
-        ResourceError: There is no home folder, or no current folder.
+        ResourceError: The home folder or the current folder does not exist.
     """
     if own := os.environ.get(CACHE_VARIABLE):
         return _own_cache(own)
@@ -100,7 +100,7 @@ def _own_cache(named: str) -> Path:
 
 
 def _home() -> Path:
-    """Return the home folder, of which HOME is the first witness."""
+    """Return the home folder: ``$HOME``, or that of the user's account."""
     named = os.environ.get("HOME", "")
     if not Path(named).is_absolute():
         try:

@@ -1,4 +1,4 @@
-"""Bytes with one spelling: decode strictly, encode canonically, digest.
+"""Encodings with one spelling for each value, their strict decoders, and digests.
 
 Every format of Tapestry is built from the few spellings below. Each decoder
 accepts exactly what its encoder prints; a second spelling of the same value is
@@ -40,7 +40,7 @@ def decode_integer(text: str) -> int:
     """Decode a number below 10**19 without sign, space or leading zero.
 
     Raises:
-        ProtocolError: The text is spelled differently from what we print.
+        ProtocolError: The text is not what ``encode_integer`` prints.
     """
     if not _INTEGER.fullmatch(text):
         raise ProtocolError(
@@ -71,7 +71,8 @@ def decode_decimal(text: str) -> float:
     """Decode a plain decimal such as ``0.5`` or ``-3``.
 
     Raises:
-        ProtocolError: Exponents, plus signs, trailing zeros, minus zero.
+        ProtocolError: The text has an exponent, a plus sign, trailing zeros, more than
+            18 digits before or after the point, or is minus zero.
     """
     if not _DECIMAL.fullmatch(text) or text == "-0":
         raise ProtocolError(
@@ -89,7 +90,7 @@ def decode_base64(text: str) -> bytes:
     """Decode standard base64 with padding and zero trailing bits.
 
     Raises:
-        ProtocolError: Anything but the one canonical spelling.
+        ProtocolError: The text is not the canonical spelling of any bytes.
     """
     try:
         data = base64.b64decode(text, validate=True)
@@ -108,8 +109,9 @@ def canonical_json(value: Any) -> bytes:
     """Encode a value as canonical JSON.
 
     Raises:
-        ProtocolError: Floats, integers of 2**53 and above, strings that are not
-            in normal form C, keys that are not strings, nesting over 32 levels.
+        ProtocolError: The value holds a float, an integer of 2**53 or above, a string
+            that is not in normal form C, a key that is not a string, or is nested
+            over 32 levels.
     """
     _check(value, 0)
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
@@ -130,7 +132,8 @@ def decode_json(data: bytes, *, limit: int = 65_535) -> Any:
         limit: How many bytes are accepted.
 
     Raises:
-        ProtocolError: Too long, not JSON, or JSON in another spelling.
+        ProtocolError: The bytes are over the limit, are not JSON, or are JSON in
+            another spelling.
     """
     if not data:
         raise ProtocolError("JSON is empty", code="json-invalid")
@@ -142,7 +145,9 @@ def decode_json(data: bytes, *, limit: int = 65_535) -> Any:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        raise ProtocolError("not JSON", code="json-invalid") from None
+        raise ProtocolError(
+            f"{len(data)} bytes are not JSON", code="json-invalid"
+        ) from None
     if canonical_json(value) != data:
         raise ProtocolError("JSON is not in canonical form", code="json-not-canonical")
     return value
@@ -171,7 +176,7 @@ def decode_digest(text: str) -> bytes:
     """Decode a digest into its 32 bytes.
 
     Raises:
-        ProtocolError: Another algorithm, length or case.
+        ProtocolError: The text has another algorithm, length or case.
     """
     if not _DIGEST.fullmatch(text):
         raise ProtocolError(f"not a digest: {text[:80]!r}", code="digest-malformed")
@@ -207,7 +212,7 @@ def _check_items(items: Collection[Any], depth: int) -> None:
 
 
 def _is_plain(items: Collection[Any]) -> bool:
-    """Are all of them ASCII strings? Cohorts of 500 make lists that are long."""
+    """Return whether all items are ASCII strings, as in the long lists of a cohort."""
     return set(map(type, items)) <= {str} and all(map(str.isascii, items))
 
 
@@ -240,7 +245,8 @@ def _check_text(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ProtocolError(
-            "string with a lone surrogate", code="text-not-utf8"
+            "a string holds a lone surrogate, which is no character",
+            code="text-not-utf8",
         ) from None
     if not unicodedata.is_normalized("NFC", text):
         raise ProtocolError(

@@ -1,4 +1,4 @@
-"""Identities: Ed25519 keys with a name and one purpose.
+"""Ed25519 keys, each with a name and one purpose.
 
 The spellings are those of C2SP signed-note and of Go's ``sumdb/note``::
 
@@ -36,7 +36,7 @@ _MAX_BYTES = 4096
 
 
 class Algorithm(IntEnum):
-    """What a key may sign (C2SP signed-note, signature types)."""
+    """The purpose of a key (C2SP signed-note, signature types)."""
 
     SIGNATURE = 0x01
     COSIGNATURE = 0x04
@@ -74,7 +74,8 @@ class VerifyKey:
         """Read a verify key.
 
         Raises:
-            ProtocolError: Not the one spelling of a key, or the id is not the key's.
+            ProtocolError: The text is not the one spelling of a key, or the id is
+                another key's.
         """
         name, algorithm, material = _parse(text)
         key = cls(name=name, algorithm=algorithm, public=material)
@@ -102,7 +103,7 @@ class VerifyKey:
         """Check a signature.
 
         Raises:
-            VerificationError: The signature is not this key's over this message.
+            VerificationError: The signature was not made by this key over this message.
         """
         try:
             Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
@@ -178,13 +179,15 @@ class SigningKey:
         """Read a key file.
 
         Raises:
-            ConfigError: No such file, readable by others, or not a key.
+            ConfigError: The file does not exist, is readable by others, or is not a
+                key.
         """
         try:
             mode = path.stat().st_mode
             if not stat.S_ISREG(mode):  # a FIFO would be waited for
                 raise ConfigError(
-                    f"{path} is not a key file, nor any file", code="key-file-invalid"
+                    f"{path} is not a key file, but a folder or a device; name the key",
+                    code="key-file-invalid",
                 )
             if mode & 0o077:
                 raise ConfigError(

@@ -1,4 +1,4 @@
-"""Adapter folders as PEFT writes them, read without running or trusting them.
+"""Reader of adapter folders as PEFT writes them, which runs and trusts nothing in them.
 
 A folder is plain LoRA: every setting is known, and every one that could import code,
 change other weights or read further files is at its harmless default; each tensor is
@@ -152,9 +152,9 @@ def read_config(path: Path) -> Lora:
     """Read and check ``adapter_config.json``.
 
     Raises:
-        IncompleteError: No such file.
-        VerificationError: No plain file, too long, not JSON, an unknown key or a
-            dangerous value.
+        IncompleteError: The file is missing or cannot be opened.
+        VerificationError: The file is not a plain file, is over 64 KiB or is not JSON,
+            or a key is unknown or has a value that is not allowed.
     """
     try:
         data = read_plain(path, limit=_CONFIG_BYTES)
@@ -184,7 +184,7 @@ def _pairs(weights: TensorFile) -> list[str]:
         match = _TENSOR.fullmatch(name)
         if match is None:
             raise VerificationError(
-                f"{WEIGHTS}: {name[:120]!r} is no LoRA factor",
+                f"{WEIGHTS}: {name[:120]!r} is no LoRA factor A or B",
                 code="adapter-tensor-unknown",
             )
         found.setdefault(match[1], set()).add(match[2])

@@ -1,8 +1,8 @@
-"""What a release or adapter consists of: names, sizes, digests.
+"""Manifest of a release or adapter: the name, size and digest of each file.
 
 A manifest lists every file of a folder but those under ``tapestry/``, where it lies
 itself next to proofs and approvals. Its digest goes into the log, so that a folder
-copied from anywhere can be held against what was published::
+copied from anywhere can be compared with what was published::
 
     {"files":[{"content":"sha256:…","name":"config.json","size":612}, …],
      "format":"tapestry-manifest/1"}
@@ -38,8 +38,8 @@ def check_name(name: str) -> str:
     """Refuse a path that could leave its folder or be spelled in two ways.
 
     Raises:
-        ValueError: Absolute, with ``.``, ``..`` or a backslash, too long or deep, or
-            with characters outside a small portable set.
+        ValueError: The path is absolute, has a part ``.`` or ``..``, is too long or
+            deep, or has characters outside a small portable set.
     """
     segments = name.split("/")
     if len(segments) > 8 or any(
@@ -80,9 +80,10 @@ def describe(folder: Path) -> Manifest:
     """List the files of a folder with sizes and digests.
 
     Raises:
-        ConfigError: No such folder, or empty.
+        ConfigError: The folder does not exist or holds no files.
         ResourceError: A file cannot be read.
-        VerificationError: A link, a device, or a name that is not portable.
+        VerificationError: The folder holds a link, a device, or a name that is not
+            portable.
     """
     files = []
     try:
@@ -104,9 +105,10 @@ def write(folder: Path) -> Manifest:
     """Describe a folder and leave the manifest in ``tapestry/manifest.json``.
 
     Raises:
-        ConfigError: No such folder, or empty.
+        ConfigError: The folder does not exist or holds no files.
         ResourceError: A file cannot be read or written.
-        VerificationError: A link, a device, or a name that is not portable.
+        VerificationError: The folder holds a link, a device, or a name that is not
+            portable.
     """
     manifest = describe(folder)
     try:
@@ -120,12 +122,12 @@ def write(folder: Path) -> Manifest:
 
 
 def read(folder: Path) -> Manifest:
-    """Read a folder's manifest, without holding the folder against it.
+    """Read a folder's manifest, without comparing the folder with it.
 
     Raises:
-        IncompleteError: There is none, or it is empty.
-        ProtocolError: It is not a canonical manifest.
-        VerificationError: It is no plain file, or too large to be one.
+        IncompleteError: The manifest is missing or empty.
+        ProtocolError: The bytes are not a canonical manifest.
+        VerificationError: The manifest is not a plain file, or is over 4 MiB.
     """
     path = folder / FOLDER / FILE
     try:
@@ -143,7 +145,7 @@ def read(folder: Path) -> Manifest:
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Hold a folder against a manifest.
+    """Compare a folder with its manifest, byte by byte.
 
     Guarantees:
         On return the folder holds exactly the listed files with the listed bytes,
@@ -153,17 +155,20 @@ def verify(folder: Path, manifest: Manifest) -> None:
         What is missing or changed weighs more than what is foreign.
 
     Raises:
-        IncompleteError: No such folder.
-        VerificationError: A file is missing, changed, or no plain file.
-        ForeignFileError: There are links, or files that are not listed.
+        IncompleteError: The folder does not exist.
+        ResourceError: A file cannot be read.
+        VerificationError: A listed file is missing, changed, or not a plain file.
+        ForeignFileError: The folder holds links, or files that are not listed.
     """
     if not folder.is_dir():
-        raise IncompleteError(f"no folder {folder}", code="folder-missing")
+        raise IncompleteError(
+            f"no folder {folder}; name another", code="folder-missing"
+        )
     try:
         found = take_stock(folder, manifest)
         if found.missing:
             raise VerificationError(
-                f"{folder.name}: {found.missing[0]} is missing",
+                f"{folder.name}: {found.missing[0]} is missing; get the folder again",
                 code="manifest-file-missing",
             )
         if found.odd:
@@ -201,7 +206,7 @@ def _is_as_listed(path: Path, file: File) -> bool:
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the files of a folder, refusing whatever is no plain file or folder."""
     if not folder.is_dir():
-        raise ConfigError(f"no folder {folder}", code="folder-missing")
+        raise ConfigError(f"no folder {folder}; name another", code="folder-missing")
     pending = [folder]
     while pending:
         with os.scandir(pending.pop()) as entries:

@@ -1,4 +1,4 @@
-"""Model folders in the Hugging Face layout, read without running or trusting them.
+"""Reader of Hugging Face model folders, which runs and trusts nothing in them.
 
 ::
 
@@ -114,8 +114,8 @@ def read(folder: Path) -> ModelFolder:
     """Check a folder as a whole, but for the values of its tensors.
 
     Raises:
-        ConfigError: Not a model folder, or a file in it breaks a rule; the message
-            names the file and the tensor or key.
+        ConfigError: The folder is not a model folder, or a file in it breaks a rule;
+            the message names the file and the tensor or key.
         ForeignFileError: A file, folder or link is there that has no place in it.
         ResourceError: A file cannot be read.
     """
@@ -144,7 +144,7 @@ def read_tensors(folder: Path) -> dict[str, TensorFile]:
     """Find the file of each tensor: one file, or shards as the index lists them.
 
     Raises:
-        IncompleteError: No safetensors, or a shard without an index.
+        IncompleteError: The folder has no safetensors file, or shards without an index.
         VerificationError: A file breaks a rule of the format, a tensor is in two
             files, or files and index differ; the message names it.
     """
@@ -167,9 +167,9 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a file of settings as strict JSON.
 
     Raises:
-        VerificationError: Not UTF-8, with a byte-order mark, too long or deep, not
-            JSON, a key twice, NaN, infinity or a number that a double cannot hold, or
-            not an object.
+        VerificationError: The file is not a JSON object in UTF-8 without a byte-order
+            mark, is too long or nested too deep, has a key twice, or holds NaN,
+            infinity or a number that a double cannot hold.
     """
     limit = _LARGE if path.name in _VOCABULARIES else _SMALL
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Read safetensors without trusting them and without a machine-learning stack.
+"""Strict reader of safetensors files, without a machine-learning stack.
 
 A file is ``u64 little-endian n``, ``n`` bytes of JSON, then the tensors' bytes::
 
@@ -9,8 +9,8 @@ Guarantees:
     What is accepted has one reading: a plain file, a header in UTF-8 with no duplicate
     name, no half of a surrogate pair and no ``-0``, tensors that fill the data area
     from the first byte to the last without overlap or hole, sizes that follow from
-    shapes, 16- or 32-bit floats only. No more than the header is
-    held in memory before all of that is known.
+    shapes, 16- or 32-bit floats only. No more than the header is held in memory before
+    all of that is known.
 """
 
 import json
@@ -45,7 +45,7 @@ class TensorLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """Where a tensor lies in its file."""
+    """The place, type and shape of a tensor in its file."""
 
     name: str
     dtype: str
@@ -70,7 +70,7 @@ class TensorFile:
         return flat.reshape(tensor.shape)
 
     def check_finite(self) -> None:
-        """Look at every value.
+        """Check that every value is finite.
 
         Raises:
             VerificationError: A value is NaN or infinite.
@@ -108,8 +108,8 @@ def open_tensors(path: Path, *, limits: TensorLimits | None = None) -> TensorFil
     """Read and check the header of a safetensors file.
 
     Raises:
-        IncompleteError: No such file.
-        VerificationError: Not a plain file, or the header breaks a rule.
+        IncompleteError: The file does not exist.
+        VerificationError: The file is not a plain file, or its header breaks a rule.
     """
     limits = limits or TensorLimits()
     size, header = _read_header(path, limits)
@@ -182,7 +182,7 @@ def _parse(file: str, header: bytes) -> dict[str, Any]:
     if not header.startswith(b"{"):
         raise VerificationError(
             f"{file} is not safetensors: its header is no JSON",
-            code="tensor-header-invalid",
+            code="json-invalid",
         )
     try:
         value = json.loads(

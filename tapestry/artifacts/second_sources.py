@@ -1,4 +1,4 @@
-"""What a model folder says in two places: the same, or a refusal that names both.
+"""Comparison of settings that a model folder holds in two places.
 
 Tokenizers are stored in up to seven files and rotary settings under up to three keys.
 Each library takes one of the places, not each the same; transformers drops the others.
@@ -31,7 +31,7 @@ _VERSION = re.compile(r"#version:.*")
 
 
 def check_sources(folder: Path, settings: Settings) -> None:
-    """Compare what a folder says twice.
+    """Compare the settings that a folder holds in two places.
 
     Args:
         folder: For the files that are no JSON.
@@ -123,7 +123,7 @@ def _check_special(settings: Settings) -> None:
 
 
 def _check_added(settings: Settings) -> None:
-    """Hold the two other lists of added tokens against that of ``tokenizer.json``."""
+    """Compare the two other lists of added tokens with that of ``tokenizer.json``."""
     known = _added(settings[_FAST])
     decoder = settings.get(_TOKENIZER, {}).get("added_tokens_decoder") or {}
     if not isinstance(decoder, Mapping):
@@ -155,7 +155,7 @@ def _check_added(settings: Settings) -> None:
 
 
 def _check_vocabulary(folder: Path, settings: Settings) -> None:
-    """Hold ``vocab.json`` and ``merges.txt`` against ``tokenizer.json``."""
+    """Compare ``vocab.json`` and ``merges.txt`` with ``tokenizer.json``."""
     fast = settings[_FAST]
     if "vocab.json" in settings:
         given, known, added = settings["vocab.json"], _vocabulary(fast), _added(fast)

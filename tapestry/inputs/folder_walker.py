@@ -1,4 +1,4 @@
-"""The walker of folders that people fill: each thing is a file to read, or a fault.
+"""Walker of folders that people fill: each entry is a file to read, or a fault.
 
 ``Path.rglob`` leaves out what it cannot open and does not enter linked folders, and
 says neither. Here, nothing is left out:
@@ -33,10 +33,10 @@ def walk(folder: Path, faults: Faults) -> list[Path]:
 
     Args:
         folder: Where to begin.
-        faults: Takes in whatever is there and cannot be read as a file.
+        faults: Receives a fault for each entry that cannot be read as a file.
 
     Raises:
-        ConfigError: There is no such folder.
+        ConfigError: The folder does not exist.
     """
     if not folder.is_dir():
         raise ConfigError(

@@ -1,4 +1,4 @@
-r"""The reader of outside text: settings, records, public text, prompts.
+r"""Reader of outside text: settings, records, public text, prompts.
 
 Everything that people or other programs wrote is read here, under one set of rules:
 
@@ -98,17 +98,17 @@ def check_text(text: str, where: str) -> None:
         where: What to call it in a message.
 
     Raises:
-        ConfigError: It holds a character that the rules of this module refuse.
+        ConfigError: The text holds a character that the rules of this module refuse.
     """
     if (rule := first_fault(text)) is not None:
         raise ConfigError(f"{where}: {rule}", code="character-not-allowed")
 
 
 def is_invisible(text: str) -> bool:
-    """Return whether a reader would see nothing of a text.
+    """Return whether a text shows nothing to a reader.
 
-    So it is if all of its characters are separators, controls, formats, variation
-    selectors or fillers, of whatever script; and if there are none.
+    A text is invisible if it is empty, or if all of its characters are separators,
+    controls, formats, variation selectors or fillers, of any script.
     """
     return all(
         unicodedata.category(each) in {"Cc", "Cf", "Zs", "Zl", "Zp"}
@@ -142,7 +142,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         Its tables; floats as ``WrittenFloat``.
 
     Raises:
-        FileNotFoundError: There is no such file; the caller says what it is for.
+        FileNotFoundError: The file does not exist; the caller names its purpose.
         ConfigError: The file cannot be read, breaks a rule of this module, or is not
             TOML.
     """
@@ -163,7 +163,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _why_not_toml(said: str) -> tuple[str, int | None]:
-    """Tell in words of ours, and the line, what a parser says that may quote a key."""
+    """Return the rule and the line of a parser's message, which may quote a key."""
     found = re.search(r"\(at line ([0-9]+), column [0-9]+\)\Z", said)
     rule = next(
         (ours for start, ours in _NOT_TOML if said.startswith(start)), _ODD_TOML
@@ -181,7 +181,7 @@ def read_rows(
 
     Args:
         path: The file.
-        faults: Takes in what is wrong.
+        faults: Receives what is wrong.
         links: Whether the path may be a symbolic link.
     """
     try:
@@ -357,9 +357,9 @@ def _first_refused(text: str) -> tuple[int, str] | None:
 
 @contextmanager
 def _opened(path: Path, *, links: bool) -> Iterator[BinaryIO]:
-    """Open a regular file, and see afterwards that nobody changed it meanwhile.
+    """Open a regular file, and check afterwards that it was not changed meanwhile.
 
-    A FIFO, socket or device is recognized before it is opened. Where one takes the
+    A FIFO, socket or device is recognized before it is opened. If one takes the
     file's place in between, ``O_NONBLOCK`` keeps the node from waiting for it.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -444,10 +444,10 @@ def _lines(path: Path, *, links: bool) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_encoding(data: bytes, path: Path) -> None:
-    """Name the two encodings that a first look recognizes.
+    """Refuse the two other encodings that the first bytes show.
 
     Raises:
-        Fault: It is UTF-16 or UTF-32.
+        InputFault: The text is UTF-16 or UTF-32.
     """
     head = data[:_LOOK]
     odd, even = head[1::2].count(0), head[::2].count(0)

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, also after a power failure.
+"""Atomic and durable writes of files and folders.
 
 A file or a folder is written under its own name with ``.new`` after it, reaches the
 disk, takes its name, and then the folder that holds the name reaches the disk. What a
@@ -149,7 +149,7 @@ def append_file(path: Path, data: bytes, *, mode: int = _PRIVATE) -> None:
         mode: Of a new file, less what the umask takes.
 
     Raises:
-        ResourceError: The disk is full or failing, or it is no plain file.
+        ResourceError: The disk is full or failing, or the path is no plain file.
     """
     with write_errors(path):
         is_new = not path.exists()
@@ -166,7 +166,7 @@ def remove_file(path: Path) -> None:
     """Delete a file, and its folder if it was the last one there.
 
     Raises:
-        ResourceError: It is a folder, or its folder cannot be written.
+        ResourceError: The path is a folder, or its folder cannot be written.
     """
     try:
         path.unlink(missing_ok=True)
@@ -265,7 +265,7 @@ def sync_folder(path: Path) -> None:
     """Bring the names in a folder to the disk.
 
     Raises:
-        ResourceError: It is no folder, or the disk is failing.
+        ResourceError: The path is no folder, or the disk is failing.
     """
     with write_errors(path):
         _sync(path, _FOLDER)
@@ -301,7 +301,7 @@ def write_errors(path: Path) -> Iterator[None]:
 def storage_error(
     verb: str, path: Path, error: Exception, *, code: str
 ) -> ResourceError:
-    """Return the error of a failed operation; a full disk has a code of its own.
+    """Return the error of a failed operation; a full disk has its own code.
 
     SQLite reports a full disk under many names, so the free space decides.
 
@@ -330,10 +330,10 @@ def failure(verb: str, path: Path, error: Exception) -> str:
 
 
 def require_regular(handle: int, path: Path) -> None:
-    """Demand that an open handle is that of a plain file.
+    """Require that an open handle is that of a plain file.
 
     Raises:
-        OSError: It is that of a FIFO, a device or a folder.
+        OSError: The handle is that of a FIFO, a device or a folder.
     """
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         raise OSError(errno.EINVAL, "it is no plain file; put it back", str(path))

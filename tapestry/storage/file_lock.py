@@ -1,4 +1,4 @@
-"""Locks on files and folders, by which one process at a time works in a place."""
+"""Locks on files and folders, which one process at a time can hold."""
 
 import fcntl
 import os
@@ -57,8 +57,8 @@ def lock_file(path: Path, *, wait: bool = False) -> FileLock:
 
     Raises:
         BlockingIOError: Another process holds it, and ``wait`` is not set.
-        ResourceError: It cannot be opened, is no plain file, or the file system has
-            no locks.
+        ResourceError: The file cannot be opened, is no plain file, or the file system
+            has no locks.
     """
     return _lock(path, _FILE, wait=wait)
 
@@ -68,20 +68,20 @@ def lock_folder(path: Path) -> FileLock:
 
     Raises:
         BlockingIOError: Another process holds it.
-        ResourceError: It is no folder, cannot be read, or the file system has no
+        ResourceError: The path is no folder, cannot be read, or the file system has no
             locks.
     """
     return _lock(path, _FOLDER, wait=False)
 
 
 def is_locked(path: Path) -> bool:
-    """Say whether a process holds a file that ``lock_file`` locks; take nothing.
+    """Return whether a process holds a file that ``lock_file`` locks; take no lock.
 
     Edge cases:
         A file that is not there is not held.
 
     Raises:
-        ResourceError: It cannot be opened.
+        ResourceError: The file cannot be opened.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""The Merkle tree of a log: roots, proofs, and the two ways to keep one.
+"""Merkle trees of a log: roots and proofs (RFC 6962, RFC 9162).
 
 RFC 6962, section 2.1, with SHA-256::
 
@@ -9,8 +9,9 @@ A tree of n leaves splits at the largest power of two below n. The two prefixes
 keep a leaf from being taken for a node. Everything here works on leaf *hashes*;
 only :func:`leaf_hash` sees an entry.
 
-``Frontier`` holds a logarithmic number of hashes and can only grow: for whoever
-follows a log. ``Tree`` holds all hashes and proves: for whoever serves one.
+``Frontier`` holds a logarithmic number of hashes and can only grow: a party that
+follows a log keeps one. ``Tree`` holds all hashes and makes proofs: a party that serves
+a log keeps one.
 """
 
 import hashlib
@@ -68,7 +69,7 @@ class Frontier:
 
     @property
     def size(self) -> int:
-        """How many leaves were pushed."""
+        """The number of leaves."""
         return self._size
 
     def push(self, leaf: bytes) -> None:
@@ -117,7 +118,7 @@ class Tree:
 
     @property
     def size(self) -> int:
-        """How many leaves were pushed."""
+        """The number of leaves."""
         return len(self._levels[0])
 
     def push(self, leaf: bytes) -> None:
@@ -229,7 +230,9 @@ def verify_inclusion(
         )
     if len(proof) != _inclusion_length(index, size):
         raise VerificationError(
-            f"inclusion proof of {len(proof)} hashes", code="inclusion-proof-invalid"
+            f"inclusion proof of {len(proof)} hashes for leaf {index} of {size}, want"
+            f" {_inclusion_length(index, size)}",
+            code="inclusion-proof-invalid",
         )
     current, position, last = leaf, index, size - 1
     for sibling in proof:

@@ -1,4 +1,4 @@
-"""Signed text: sign, cosign, open (C2SP signed-note and tlog-cosignature).
+"""Signed notes: signing, cosigning, verification (C2SP signed-note, tlog-cosignature).
 
 ::
 
@@ -39,7 +39,7 @@ _DASH = "\N{EM DASH} "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """One signature line: who claims to have signed, and what was signed with."""
+    """A signature line: the name and key id of its maker, and the signature."""
 
     name: str
     key_id: bytes
@@ -50,7 +50,7 @@ class Signature:
         """Read a line, which ends with a line feed.
 
         Raises:
-            ProtocolError: Not the one spelling of a signature line.
+            ProtocolError: The line is not the one spelling of a signature line.
         """
         parts = line.removesuffix("\n").removeprefix(_DASH).split(" ")
         if len(parts) != 2 or not line.endswith("\n") or not line.startswith(_DASH):
@@ -113,7 +113,8 @@ def parse(data: bytes) -> Note:
     """Split a note into text and signatures, checking neither.
 
     Raises:
-        ProtocolError: Too long, not UTF-8, control characters, no signature.
+        ProtocolError: The bytes are over 256 KiB, are not UTF-8, hold control
+            characters, or have no signature or over 100.
     """
     if not data:
         raise ProtocolError("the note is empty", code="note-malformed")
@@ -131,7 +132,10 @@ def parse(data: bytes) -> Note:
         raise ProtocolError("note has no signatures", code="note-malformed")
     lines = tail.removesuffix("\n").split("\n")
     if len(lines) > MAX_SIGNATURES:
-        raise ProtocolError(f"note of {len(lines)} signatures", code="note-too-large")
+        raise ProtocolError(
+            f"note of {len(lines)} signatures is over {MAX_SIGNATURES}",
+            code="note-too-large",
+        )
     signatures = tuple(Signature.parse(line + "\n") for line in lines)
     return Note(text=head + "\n", signatures=signatures)
 
@@ -169,7 +173,7 @@ def open_note(data: bytes, keys: Iterable[VerifyKey]) -> Opened:
     """Return the text of a note that known keys have signed.
 
     Raises:
-        ProtocolError: Not a note.
+        ProtocolError: The bytes are not a note.
         VerificationError: A known key's signature is bad or there twice, or no
             known key has signed.
         ValueError: Two of the keys share name and id, or two cosigners share a key.
@@ -187,8 +191,10 @@ def open_note(data: bytes, keys: Iterable[VerifyKey]) -> Opened:
             )
         verified[identity] = verify_signature(note.text, signature, key)
     if not verified:
+        signers = ", ".join(ascii(each.name[:40]) for each in note.signatures[:3])
         raise VerificationError(
-            "note is signed by no known key", code="signature-missing"
+            f"note is signed by no known key; it names {signers}",
+            code="signature-missing",
         )
     return Opened(text=note.text, verified=tuple(verified.values()))
 
@@ -210,17 +216,20 @@ def verify_signature(text: str, signature: Signature, key: VerifyKey) -> Verifie
     time = int.from_bytes(signature.blob[:8], "big")
     if len(signature.blob) != 72 or time >= 2**63:
         raise VerificationError(
-            f"cosignature of {key.keyid} is malformed", code="cosignature-malformed"
+            f"cosignature of {key.keyid} is malformed: {len(signature.blob)} bytes,"
+            " want 72 and a time below 2**63",
+            code="cosignature-malformed",
         )
     key.verify(_cosigned(text, time), signature.blob[8:])
     return Verified(key=key, time=time, signature=signature)
 
 
 def check_text(text: str) -> None:
-    """Demand a text that can be signed, or a whole note that can be printed.
+    """Require a text that can be signed, or a whole note that can be printed.
 
     Raises:
-        ProtocolError: No line feed at the end, or control characters.
+        ProtocolError: The text does not end with a line feed, or holds control
+            characters.
     """
     if not text.endswith("\n"):
         raise ProtocolError("note does not end with a line feed", code="note-malformed")

@@ -1,4 +1,4 @@
-"""A log as plain files (C2SP tlog-tiles), and how to check them all.
+"""A log as plain files (C2SP tlog-tiles): writer, reader and verification.
 
 ::
 
@@ -74,7 +74,7 @@ class Tile:
         """Read a path.
 
         Raises:
-            ProtocolError: Not the one path of a tile or bundle.
+            ProtocolError: The path is not the one path of a tile or bundle.
         """
         folder, _, rest = path.partition("/")
         level_name, _, name = rest.partition("/")
@@ -95,7 +95,7 @@ class Tile:
 
     @property
     def is_partial(self) -> bool:
-        """Whether fewer than 256 items are in it."""
+        """True if the file holds fewer than 256 items."""
         return self.width < WIDTH
 
     @property
@@ -104,7 +104,7 @@ class Tile:
         return Tile(level=self.level, index=self.index)
 
     def is_within(self, size: int) -> bool:
-        """Whether a log of that size has all items of this file."""
+        """Return whether a log of that size has all items of this file."""
         items = size >> (_HEIGHT * max(self.level, 0))
         return self.index * WIDTH + self.width <= items
 
@@ -138,7 +138,7 @@ def decode_bundle(data: bytes) -> list[bytes]:
     """Split a bundle into entries.
 
     Raises:
-        ProtocolError: Bytes are missing at the end, or there are over 256 entries.
+        ProtocolError: Bytes are missing at the end, or the bundle has over 256 entries.
     """
     entries: list[bytes] = []
     at = 0
@@ -147,14 +147,20 @@ def decode_bundle(data: bytes) -> list[bytes]:
         at = start + int.from_bytes(data[at:start], "big")
         if at > len(data) or len(entries) == WIDTH:
             raise ProtocolError(
-                "bundle is cut short or too long", code="entry-bundle-malformed"
+                f"entry bundle is cut short, or has over {WIDTH} entries, at entry"
+                f" {len(entries)}",
+                code="entry-bundle-malformed",
             )
         entries.append(data[start:at])
     return entries
 
 
 def check_entry(entry: bytes) -> None:
-    """Demand that the length of an entry fits into two bytes."""
+    """Require that the length of an entry fits into two bytes.
+
+    Raises:
+        ProtocolError: The entry is over 65,535 bytes.
+    """
     if len(entry) > MAX_ENTRY_BYTES:
         raise ProtocolError(
             f"entry of {len(entry)} bytes is over {MAX_ENTRY_BYTES}",
@@ -227,7 +233,7 @@ def verify(directory: Path, checkpoint: Checkpoint) -> list[bytes]:
         nothing else under ``tile/``: no other name, link or device.
 
     Not protected:
-        Whether the checkpoint is to be trusted: open it with ``Trust`` first.
+        The checkpoint is taken as it is; open it with ``TrustPolicy.open`` first.
 
     Raises:
         IncompleteError: A file is missing.
@@ -252,10 +258,10 @@ def verify(directory: Path, checkpoint: Checkpoint) -> list[bytes]:
 
 
 def compare(directory: Path, tile: Tile, *, tree: Tree, read: Reader) -> None:
-    """Demand that a file is one this log has, byte for byte.
+    """Require that a file has the bytes that follow from the log's entries.
 
     Raises:
-        InconsistentLog: The log is too small for it, or it differs.
+        InconsistentLog: The log is too small to have this file, or the bytes differ.
     """
     want = content(tile, tree=tree, read=read)
     if _read(directory / tile.path) != want:
@@ -268,7 +274,9 @@ def list_files(directory: Path) -> set[Tile]:
     """List the files of a log that are in a folder.
 
     Raises:
-        VerificationError: Something else is under ``tile/``.
+        ForeignFileError: A file under ``tile/`` has another name than a tile.
+        VerificationError: A link or a device is under ``tile/``, or folders are nested
+            too deep.
     """
     top = directory / FOLDER
     if not top.exists():
@@ -283,7 +291,9 @@ def _reader(entries: Sequence[bytes]) -> Reader:
 def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
     if not stat.S_ISDIR(folder.lstat().st_mode) or depth > _MAX_DEPTH:
         raise VerificationError(
-            f"{folder} is not a folder of a log", code="file-not-plain"
+            f"{folder} is a link or a device, or nested over {_MAX_DEPTH} deep;"
+            " remove it",
+            code="file-not-plain",
         )
     for path in sorted(folder.iterdir()):
         mode = path.lstat().st_mode  # a link is neither folder nor file here
@@ -318,6 +328,7 @@ def _read(path: Path) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
             raise VerificationError(
-                f"{path} is no file of a log", code="file-not-plain"
+                f"{path} is no file of a log: not a plain file, or over {limit} bytes",
+                code="file-not-plain",
             )
         return file.read()

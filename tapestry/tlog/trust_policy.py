@@ -1,4 +1,4 @@
-"""Whom a verifier trusts: the log's key, the witnesses, and how many of them.
+"""Trust policy of a verifier: the log's key, the witnesses, and their quorum.
 
 The file is C2SP tlog-policy. It is the root of trust of nodes and auditors and
 reaches them outside the federation (by post, in a handbook, on a web page)::
@@ -36,7 +36,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogKey:
-    """A log that is accepted, and perhaps where it is."""
+    """The key of a log that is accepted, and its address if it is known."""
 
     key: VerifyKey
     url: str | None = None
@@ -44,7 +44,7 @@ class LogKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Witness:
-    """A cosigner under a name of the policy's own."""
+    """A cosigner, under the name that the policy gives it."""
 
     name: str
     key: VerifyKey
@@ -117,7 +117,7 @@ class TrustPolicy:
         """Read a policy file.
 
         Raises:
-            ProtocolError: Not a policy, or one that contradicts itself.
+            ProtocolError: The bytes are not a policy, or the policy contradicts itself.
         """
         logs: list[LogKey] = []
         witnesses: list[Witness] = []
@@ -146,7 +146,7 @@ class TrustPolicy:
                     )
         if len(quorums) != 1:
             raise ProtocolError(
-                f"trust policy with {len(quorums)} quorum lines",
+                f"trust policy with {len(quorums)} quorum lines, want one",
                 code="trust-policy-malformed",
             )
         return cls(
@@ -185,10 +185,10 @@ class TrustPolicy:
 
         Guarantees:
             A listed log has signed the checkpoint under its own origin, and the
-            quorum has cosigned it. How old it may be the caller decides.
+            quorum has cosigned it. The caller decides how old it may be.
 
         Raises:
-            ProtocolError: Not a checkpoint.
+            ProtocolError: The bytes are not a checkpoint.
             VerificationError: No listed log has signed, or a known key's
                 signature is bad.
             QuorumError: Too few witnesses have cosigned.
@@ -204,13 +204,14 @@ class TrustPolicy:
         return opened
 
     def open_pending(self, data: bytes) -> CosignedCheckpoint:
-        """Open a checkpoint that the log has signed, whoever has cosigned it.
+        """Open a checkpoint that the log has signed, whether or not it is cosigned.
 
-        For witnesses, which come before the quorum. Nobody else may act on it.
+        Only a witness, which cosigns before the quorum is there, may act on it.
 
         Raises:
-            ProtocolError: Not a checkpoint.
-            VerificationError: As for :meth:`open`.
+            ProtocolError: The bytes are not a checkpoint.
+            VerificationError: No listed log has signed, or a known key's signature is
+                bad.
         """
         names = {w.key.keyid: w.name for w in self.witnesses}
         keys = [*(log.key for log in self.logs), *(w.key for w in self.witnesses)]
@@ -219,7 +220,8 @@ class TrustPolicy:
         signers = [v.key.name for v in opened.verified if v.time is None]
         if checkpoint.origin not in signers:
             raise VerificationError(
-                f"not signed by the log {checkpoint.origin}",
+                f"checkpoint of size {checkpoint.size} is not signed by the log"
+                f" {checkpoint.origin}",
                 code="log-signature-missing",
             )
         return CosignedCheckpoint(
@@ -236,8 +238,8 @@ class TrustPolicy:
         """Check one cosignature line, as a witness returned it.
 
         Raises:
-            ProtocolError: Not a signature line.
-            VerificationError: Not of a listed witness, or it does not hold.
+            ProtocolError: The bytes are not a signature line.
+            VerificationError: The signature is of no listed witness, or is bad.
         """
         try:
             signature = note.Signature.parse(line.decode())
@@ -250,11 +252,13 @@ class TrustPolicy:
                 held = note.verify_signature(str(checkpoint), signature, witness.key)
                 return _cosignature(witness.name, held)
         raise VerificationError(
-            f"{signature.name[:40]!r} is no witness of ours", code="witness-unknown"
+            f"signature of {signature.name[:40]!r}, which is no witness of the trust"
+            " policy",
+            code="witness-unknown",
         )
 
     def is_quorum(self, cosigned: set[str]) -> bool:
-        """Say whether these witnesses, by their names here, are enough."""
+        """Return whether these witnesses, named as in the policy, are a quorum."""
         reached = set(cosigned) | {NONE}
         for group in self.groups:  # in order of definition, so members come first
             if len(reached.intersection(group.members)) >= group.threshold:
@@ -278,7 +282,8 @@ def witness_quorum(members: int) -> int:
 def _cosignature(witness: str, held: note.Verified) -> Cosignature:
     if held.time is None:
         raise VerificationError(
-            f"{held.key.keyid} signs; it does not cosign", code="cosignature-missing"
+            f"signature of {held.key.keyid} has no time, so it is no cosignature",
+            code="cosignature-missing",
         )
     return Cosignature(witness=witness, key=held.key, time=held.time)
 
@@ -302,7 +307,8 @@ def _lines(data: bytes) -> list[tuple[int, list[str]]]:
     text = data.decode(errors="surrogateescape")  # names are opaque bytes
     if _CONTROL.search(text):
         raise ProtocolError(
-            "control character in a trust policy", code="trust-policy-malformed"
+            "the trust policy holds a control character; ask for the file again",
+            code="trust-policy-malformed",
         )
     lines = [line.strip(" \t") for line in text.split("\n")]
     return [
@@ -325,7 +331,8 @@ def _group(name: str, count: str, members: list[str]) -> WitnessGroup:
         threshold = int(count)
     else:
         raise ProtocolError(
-            f"group {name!r}: no such threshold {count[:20]!r}",
+            f"trust policy: group {name!r} has threshold {count[:20]!r}, want all, any"
+            " or a number",
             code="trust-policy-malformed",
         )
     return WitnessGroup(name=name, threshold=threshold, members=tuple(members))
@@ -338,7 +345,8 @@ def _check_keys(trust: TrustPolicy) -> None:
     for key, purpose in purposes:
         if key.algorithm is not purpose:
             raise ProtocolError(
-                f"trust policy: {key.keyid} has another purpose",
+                f"trust policy: {key.keyid} has type {key.algorithm:#04x}, want"
+                f" {purpose:#04x}",
                 code="trust-policy-inconsistent",
             )
         if key.public in seen or key.keyid in seen:  # ids of 4 bytes can collide
@@ -357,20 +365,22 @@ def _check_names(trust: TrustPolicy) -> None:
     for group in trust.groups:
         if not 1 <= group.threshold <= len(group.members):
             raise ProtocolError(
-                f"group {group.name!r}: threshold out of range",
+                f"trust policy: group {group.name!r} has threshold {group.threshold},"
+                f" want 1 to {len(group.members)}",
                 code="trust-policy-inconsistent",
             )
         for member in group.members:
             if member not in defined or member in grouped:
                 raise ProtocolError(
-                    f"group {group.name!r}: {member!r} cannot join",
+                    f"trust policy: group {group.name!r}: {member!r} is not defined"
+                    " before it, or is in a group already",
                     code="trust-policy-inconsistent",
                 )
             grouped.add(member)
         _define(group.name, defined)
     if trust.quorum not in defined:
         raise ProtocolError(
-            f"trust policy: no quorum {trust.quorum!r}",
+            f"trust policy: quorum {trust.quorum!r} is not defined",
             code="trust-policy-inconsistent",
         )
 
@@ -378,7 +388,7 @@ def _check_names(trust: TrustPolicy) -> None:
 def _define(name: str, defined: set[str]) -> None:
     if name in defined or _BLANK.search(name) or not name:
         raise ProtocolError(
-            f"trust policy: {name!r} cannot be defined",
+            f"trust policy: {name!r} is defined twice, empty or has spaces",
             code="trust-policy-inconsistent",
         )
     defined.add(name)

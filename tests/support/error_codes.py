@@ -6,6 +6,7 @@ the errors that name no code.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def sites() -> list[Site]:
         A code that is taken from another error (``code=error.code``) is named where
         that error is raised, so such a call is no site and lacks nothing.
     """
-    known = kinds() - _OWN_CODE
+    known = (kinds() | {"TapestryError"}) - _OWN_CODE
     builders = _builders(known)
     found = []
     for path, node in _nodes(ast.Call):
@@ -94,8 +95,8 @@ def families() -> dict[str, str]:
         assert isinstance(node, ast.ClassDef)
         for base in node.bases:
             above[node.name] = _name(base)
-    found = {}
-    for kind in kinds() - {"TapestryError"}:
+    found = {"TapestryError": "TapestryError"}
+    for kind in kinds():
         top = kind
         while above[top] != "TapestryError":
             top = above[top]
@@ -104,8 +105,18 @@ def families() -> dict[str, str]:
 
 
 def _builders(known: set[str]) -> dict[str, list[str]]:
-    """Find the functions that pass their parameter ``code`` to an error's class."""
+    """Find what builds an error of these kinds, by name.
+
+    Such are the functions that pass their parameter ``code`` to an error's class, and
+    the parameters that are such a class (``damage: type[TapestryError]``).
+    """
     found: dict[str, set[str]] = {}
+    for _, parameter in _nodes(ast.arg):
+        assert isinstance(parameter, ast.arg)
+        spelled = ast.unparse(parameter.annotation) if parameter.annotation else ""
+        named = re.fullmatch(r"type\[(\w+)\]", spelled)
+        if named and named[1] in known:
+            found.setdefault(parameter.arg, set()).add(named[1])
     for _, function in _nodes(ast.FunctionDef):
         assert isinstance(function, ast.FunctionDef)
         parameters = [*function.args.args, *function.args.kwonlyargs]

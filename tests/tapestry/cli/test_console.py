@@ -17,7 +17,9 @@ from tapestry.cli import console
 from tapestry.errors import ConfigError
 from tests.support.audit_bundles import bundle_of
 from tests.support.log_world import World
+from tests.support.refusals import refused
 
+_CONTROLS = ("\x00", "a\x1b[2J", "\x7f", "\x9b1m", "\r")
 ENVIRONMENTS = {
     "LANG=C": {"LANG": "C", "LC_ALL": "C", "TERM": "dumb"},
     "no UTF-8": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
@@ -123,10 +125,14 @@ def test_text_of_a_person_is_taken_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a\udcffb", "\x00", "a\x1b[2J", "\x7f", "\x9b1m", "\r"]
+    ("text", "code"),
+    [
+        ("a\udcffb", "text-not-utf8"),
+        *((each, "character-not-allowed") for each in _CONTROLS),
+    ],
 )
-def test_text_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="the prompt") as caught:
+def test_bytes_and_control_characters_are_no_text(text: str, code: str) -> None:
+    with refused(ConfigError, code, match="the prompt") as caught:
         console.check_text(text, what="the prompt")
     str(caught.value).encode("ascii")
 
