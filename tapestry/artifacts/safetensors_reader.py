@@ -16,7 +16,6 @@ Guarantees:
 import json
 import math
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tapestry.errors import IncompleteError, VerificationError
+from tapestry.inputs.plain_file import open_plain
 from tapestry.vectors import FloatVector
 
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
@@ -146,7 +146,15 @@ def open_tensors(path: Path, *, limits: TensorLimits | None = None) -> TensorFil
 
 
 def _read_header(path: Path, limits: TensorLimits) -> tuple[int, bytes]:
-    with os.fdopen(_open_plain(path), "rb") as file:
+    try:
+        opened = open_plain(path)
+    except FileNotFoundError:
+        raise IncompleteError(f"no file {path}", code="file-missing") from None
+    except OSError as error:
+        raise VerificationError(
+            f"cannot open {path.name}: {error.strerror}", code="file-unreadable"
+        ) from None
+    with opened as file:
         size = os.fstat(file.fileno()).st_size
         if not 8 < size <= limits.file_bytes:
             raise VerificationError(
@@ -161,21 +169,6 @@ def _read_header(path: Path, limits: TensorLimits) -> tuple[int, bytes]:
                 code="tensor-header-invalid",
             )
         return size, file.read(length)
-
-
-def _open_plain(path: Path) -> int:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise IncompleteError(f"no file {path}", code="file-missing") from None
-    except OSError as error:
-        raise VerificationError(
-            f"cannot open {path.name}: {error.strerror}", code="file-unreadable"
-        ) from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise VerificationError(f"{path.name} is no plain file", code="file-not-plain")
-    return handle
 
 
 def _parse(file: str, header: bytes) -> dict[str, Any]:

@@ -66,11 +66,6 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return lines
 
 
-def example_of(model: type[BaseModel], where: Place) -> Any:
-    """Return an example of a setting; None where its type gives none."""
-    return type_at(model, where).example
-
-
 def _untagged(found: Any) -> Any:
     """Describe the key that picks a table's model as any other key."""
     kind, context = found["type"], found.get("ctx", {})

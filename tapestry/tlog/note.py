@@ -87,10 +87,6 @@ class Note:
         """Print the note."""
         return (self.text + "\n" + "".join(map(str, self.signatures))).encode()
 
-    def signed_by(self, *more: Signature) -> "Note":
-        """Return the note with further signatures at its end."""
-        return Note(text=self.text, signatures=(*self.signatures, *more))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:

@@ -13,7 +13,6 @@ a partial one may go once the full one is there. The number of a tile is written
 in groups of three digits, all but the last behind an ``x``: ``x001/x234/067``.
 """
 
-import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from tapestry.errors import (
     ProtocolError,
     VerificationError,
 )
+from tapestry.inputs.plain_file import read_plain
 from tapestry.storage import durable_files
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import HASH_BYTES, Tree, leaf_hash
@@ -315,20 +315,11 @@ def _file(directory: Path, path: Path) -> Tile:
 
 
 def _read(path: Path) -> bytes:
-    limit = WIDTH * max(HASH_BYTES, MAX_ENTRY_BYTES + 2)
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return read_plain(path, limit=WIDTH * max(HASH_BYTES, MAX_ENTRY_BYTES + 2))
     except FileNotFoundError:
         raise IncompleteError(f"{path} is missing", code="tile-missing") from None
     except OSError as error:
         raise VerificationError(
             f"cannot read {path}: {error.strerror}", code="file-unreadable"
         ) from error
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-            raise VerificationError(
-                f"{path} is no file of a log: not a plain file, or over {limit} bytes",
-                code="file-not-plain",
-            )
-        return file.read()

@@ -17,7 +17,6 @@ has one, must not be listed.
 """
 
 import re
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -85,12 +84,6 @@ class CosignedCheckpoint:
     def newest(self) -> int | None:
         """The latest time among the cosignatures, in POSIX seconds."""
         return max((c.time for c in self.cosignatures), default=None)
-
-    @property
-    def median_time(self) -> int | None:
-        """The median time; a minority of false clocks cannot move it far."""
-        times = [c.time for c in self.cosignatures]
-        return statistics.median_low(times) if times else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

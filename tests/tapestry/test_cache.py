@@ -80,7 +80,7 @@ def test_a_cache_is_found_and_made(
     ],
     ids=str,
 )
-def test_a_cache_that_cannot_be_is_one_line_with_the_variable(
+def test_a_cache_folder_that_cannot_exist_is_refused_with_the_variable(
     tmp_path: Path, changed: dict[str, str], named: list[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -93,7 +93,7 @@ def test_a_cache_that_cannot_be_is_one_line_with_the_variable(
 
 @as_root
 @pytest.mark.parametrize("home", [None, ""])
-def test_a_user_that_nobody_knows_is_told_to_name_a_cache(
+def test_a_user_without_an_account_is_told_to_set_the_cache(
     tmp_path: Path, home: str | None
 ) -> None:
     said = cache_of(str(STRANGER), env=environment(HOME=home), cwd=tmp_path)
@@ -180,7 +180,7 @@ def test_a_build_that_fails_leaves_nothing_under_its_name(
         (errno.EACCES, "make it a folder of yours"),
     ],
 )
-def test_a_cache_that_cannot_be_written_says_what_mends_it(
+def test_a_cache_that_cannot_be_written_names_the_repair(
     tmp_path: Path, number: int, way: str
 ) -> None:
     def build(_: Path) -> None:
@@ -190,7 +190,9 @@ def test_a_cache_that_cannot_be_written_says_what_mends_it(
         cached(tmp_path, "base", build)
 
 
-def test_several_who_build_at_once_get_one_whole_folder(tmp_path: Path) -> None:
+def test_concurrent_builds_of_a_cached_folder_give_one_whole_folder(
+    tmp_path: Path,
+) -> None:
     both = threading.Barrier(4)
 
     def build(folder: Path) -> None:

@@ -10,7 +10,7 @@ import tomli_w
 from pydantic import BaseModel
 
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.inputs.setting_faults import example_of
+from tapestry.inputs.setting_types import type_at
 from tapestry.inputs.setting_values import fit, to_toml
 from tapestry.inputs.text_reader import read_toml
 from tapestry.settings import write_new
@@ -231,7 +231,7 @@ def test_each_setting_has_an_example_that_is_right(
 ) -> None:
     example: dict[str, Any] = {}
     for place in _leaves(model):
-        value = example_of(model, place)
+        value = type_at(model, place).example
         assert value is not None, place
         table = example
         for part in place[:-1]:

@@ -60,7 +60,7 @@ def verify(role: str, demo: Path, *options: object) -> Result:
 
 
 @pytest.mark.parametrize("role", KINDS)
-def test_all_that_tools_leave_is_named_at_once(demo: Path, role: str) -> None:
+def test_all_files_that_tools_leave_are_named_at_once(demo: Path, role: str) -> None:
     assert verify(role, demo).exit_code == 0
     names = {leave(demo / KINDS[role], name) for name in LEFT}
     result = verify(role, demo)
@@ -75,7 +75,7 @@ def test_all_that_tools_leave_is_named_at_once(demo: Path, role: str) -> None:
 
 @pytest.mark.parametrize("role", KINDS)
 @pytest.mark.parametrize("name", LEFT)
-def test_each_is_refused_alone_as_well(demo: Path, role: str, name: str) -> None:
+def test_each_foreign_file_alone_is_refused(demo: Path, role: str, name: str) -> None:
     left = leave(demo / KINDS[role], name)
     report = json.loads(verify(role, demo, "--json").stdout)
     assert (report["foreign_files"], report["exit"]) == ([left], 4)

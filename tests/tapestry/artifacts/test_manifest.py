@@ -84,7 +84,7 @@ def test_any_change_to_a_folder_is_noticed(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_whatever_is_not_listed_is_refused_by_name(
+def test_a_file_that_the_manifest_does_not_list_is_refused_by_name(
     folder: Path, add: Callable[[Path], object], name: str
 ) -> None:
     listed = manifest.write(folder)
@@ -105,7 +105,7 @@ def deep(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"")
 
 
-def test_folders_without_files_are_nothing(folder: Path) -> None:
+def test_folders_without_files_are_ignored(folder: Path) -> None:
     listed = manifest.write(folder)
     (folder / ".git" / "hooks").mkdir(parents=True)
     manifest.verify(folder, listed)
@@ -164,7 +164,9 @@ def test_a_manifest_has_one_spelling(folder: Path) -> None:
         manifest.read(folder)
 
 
-def test_what_is_not_there_gives_no_verdict(tmp_path: Path, folder: Path) -> None:
+def test_a_missing_folder_or_manifest_gives_no_verdict(
+    tmp_path: Path, folder: Path
+) -> None:
     with refused(IncompleteError, "manifest-missing"):
         manifest.read(folder)
     listed = manifest.describe(folder)

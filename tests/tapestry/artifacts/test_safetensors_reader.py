@@ -287,7 +287,7 @@ def test_nan_and_infinity_are_found_in_every_type(
 
 
 @given(data=st.data())
-def test_random_damage_raises_only_our_errors(
+def test_random_damage_raises_only_tapestry_errors(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     content = bytearray(_raw(GOOD, b"\0" * 12))

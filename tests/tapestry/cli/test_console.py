@@ -59,7 +59,7 @@ def printed(print_it: Callable[[], None], *, encoding: str) -> str:
 
 
 @given(st.text(st.characters(codec=None)))
-def test_whatever_a_text_holds_it_is_one_harmless_line(text: str) -> None:
+def test_any_text_is_printed_as_one_harmless_line(text: str) -> None:
     line = console.shown(text)
     assert len(line.splitlines()) <= 1
     assert not {c for c in line if ord(c) < 32 or 127 <= ord(c) < 160}
@@ -175,7 +175,7 @@ def test_a_prompt_that_is_no_text_is_wrong_usage() -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_went_away_is_no_news(bundle: Path) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(bundle: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -200,7 +200,7 @@ def test_a_reader_that_went_away_is_no_news(bundle: Path) -> None:
     [["audit", "verify", "BUNDLE"], ["--version"], ["--help"], ["node", "--help"]],
     ids=" ".join,
 )
-def test_a_verdict_that_cannot_be_printed_is_none(
+def test_a_verdict_that_cannot_be_printed_is_incomplete(
     bundle: Path, redirection: str, said: str, words: list[str]
 ) -> None:
     """A verdict that nobody could read must not look like one that holds."""

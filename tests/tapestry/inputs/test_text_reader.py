@@ -213,7 +213,7 @@ def test_ten_faults_are_named_and_the_others_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", ["a = [", "a = " + "[" * 50_000, "a = " + "1" * 9999])
-def test_toml_that_is_none_is_one_line(tmp_path: Path, data: str) -> None:
+def test_invalid_toml_is_refused_in_one_line(tmp_path: Path, data: str) -> None:
     with refused(ConfigError, "toml-invalid", match=r"^[^\n]+$"):
         text_reader.read_toml(_write(tmp_path / "a.toml", data))
 
@@ -241,7 +241,7 @@ def test_toml_that_is_none_is_one_line(tmp_path: Path, data: str) -> None:
         ("a = " + "1" * 9999, "a number has too many digits"),
     ],
 )
-def test_what_is_wrong_with_toml_is_told_in_words_of_ours(
+def test_a_toml_error_is_described_without_quoting_the_file(
     tmp_path: Path, data: str, said: str
 ) -> None:
     path = _write(tmp_path / "a.toml", f"# of ours\n{data}\n")

@@ -64,7 +64,7 @@ def test_a_sum_moves_the_base_by_its_mean() -> None:
     assert after.digest != start.digest
 
 
-def test_two_who_see_the_same_sums_hold_the_same_base() -> None:
+def test_equal_sums_give_equal_replicas() -> None:
     ends = []
     for _ in range(2):
         replica = Replica.start(_parameters())

@@ -100,7 +100,7 @@ def test_different_steps_compose_to_more_than_each_and_less_than_their_sum() -> 
     assert max(alone) < both < sum(alone)
 
 
-def test_nothing_spends_nothing_and_no_noise_spends_everything() -> None:
+def test_no_steps_spend_zero_and_steps_without_noise_spend_infinity() -> None:
     assert epsilon([], target_delta=1e-5) == 0
     assert epsilon([steps(1.0, 0.1, 0)], target_delta=1e-5) == 0
     assert epsilon([steps(0.0, 0.1, 1)], target_delta=1e-5) == math.inf
@@ -279,7 +279,7 @@ def test_integer_noise_costs_what_gaussian_noise_does_and_a_little() -> None:
         replace(integer, bound=99.0)
 
 
-def test_what_cannot_be_composed_spends_everything() -> None:
+def test_steps_beyond_the_divergence_limit_spend_infinity() -> None:
     for noise, count in ((0.001, 1), (1e-12, 1), (0.2, 10**6), (1.0, 2**53 - 1)):
         assert epsilon([steps(noise, 1.0, count)], target_delta=1e-5) == math.inf
     many = Steps(

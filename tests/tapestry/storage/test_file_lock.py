@@ -56,7 +56,7 @@ def test_of_two_processes_one_holds_a_lock(kind: tuple[str, Path]) -> None:
     LOCKS[name](place).release()
 
 
-def test_a_process_that_is_killed_lets_go(kind: tuple[str, Path]) -> None:
+def test_a_killed_process_releases_its_lock(kind: tuple[str, Path]) -> None:
     name, place = kind
     with another_process(*kind) as process:
         process.kill()
@@ -91,7 +91,7 @@ def test_a_lock_may_be_waited_for(tmp_path: Path) -> None:
     assert taken.is_set()
 
 
-def test_who_asks_takes_nothing(tmp_path: Path) -> None:
+def test_asking_whether_a_file_is_locked_takes_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert not is_locked(path)
     assert not path.exists()

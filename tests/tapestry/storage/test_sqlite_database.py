@@ -185,7 +185,7 @@ def test_a_refused_row_is_of_the_class_that_the_caller_names(path: Path) -> None
             database.query("SELECT * FROM elsewhere")
 
 
-def test_text_that_is_no_text_is_damage(path: Path) -> None:
+def test_text_that_is_not_utf8_is_damage(path: Path) -> None:
     with closing(open_database(path, SCHEMA, damage=InconsistentLog)) as database:
         damaged = refused(
             InconsistentLog, "database-damaged", match=r"cannot use \S+db"

@@ -36,7 +36,7 @@ def _by_definition(leaves: list[bytes]) -> bytes:
     ).digest()
 
 
-def test_roots_of_certificate_transparency_are_ours() -> None:
+def test_roots_equal_those_of_certificate_transparency() -> None:
     leaves = [merkle.leaf_hash(bytes.fromhex(data)) for data in VECTORS["ct_inputs"]]
     for size, root in enumerate(VECTORS["ct_roots"], 1):
         assert merkle.root(leaves[:size]).hex() == root
@@ -226,7 +226,7 @@ def test_a_hash_more_less_or_misshapen_breaks_any_proof(
 
 
 @given(case=cases)
-def test_a_fork_has_no_proof(case: tuple[int, int]) -> None:
+def test_a_forked_log_has_no_consistency_proof(case: tuple[int, int]) -> None:
     """The best forger sends the honest proof: it must not carry the fork."""
     size, index = case
     fork = [*LEAVES[:index], merkle.leaf_hash(b"forged"), *LEAVES[index + 1 : size]]
@@ -259,7 +259,7 @@ def test_an_inner_node_is_not_proven_as_a_leaf() -> None:
         merkle.verify_inclusion(left, index=0, size=4, proof=[right], root=root)
 
 
-def test_there_is_no_leaf_outside_the_tree() -> None:
+def test_an_inclusion_proof_beyond_the_tree_is_refused() -> None:
     for index, size in ((-1, 1), (-2, 4), (1, 1), (0, 0), (4, 4)):
         with refused(VerificationError, "inclusion-proof-invalid"):
             merkle.verify_inclusion(
@@ -274,7 +274,7 @@ def test_a_log_does_not_shrink() -> None:
         )
 
 
-def test_nothing_has_one_root_only() -> None:
+def test_consistency_from_an_empty_tree_requires_the_empty_root() -> None:
     merkle.verify_consistency(
         old_size=0, old_root=merkle.EMPTY_ROOT, size=7, root=TREE.root(7), proof=[]
     )
@@ -289,7 +289,7 @@ def test_nothing_has_one_root_only() -> None:
             )
 
 
-def test_asking_for_what_is_not_there_is_the_callers_bug() -> None:
+def test_proofs_and_roots_beyond_the_tree_are_value_errors() -> None:
     for call in (
         lambda: TREE.root(601),
         lambda: TREE.inclusion_proof(5, 5),

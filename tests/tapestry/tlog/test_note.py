@@ -56,7 +56,9 @@ def test_malformed_notes_are_refused(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", VECTORS["unverified"], ids=_case)
-def test_notes_that_nobody_vouches_for_are_refused(case: dict[str, Any]) -> None:
+def test_notes_without_a_valid_known_signature_are_refused(
+    case: dict[str, Any],
+) -> None:
     keys = [VerifyKey.parse(key) for key in case["keys"]]
     with pytest.raises(VerificationError):
         note.open_note(case["note"].encode(), keys)
@@ -170,7 +172,7 @@ def test_a_key_id_that_collides_is_not_enough() -> None:
         note.verify_signature(TEXT, line, mallory.verify_key)
 
 
-def test_cosigners_do_not_share_a_key() -> None:
+def test_cosigners_that_share_a_key_are_refused() -> None:
     twin = VerifyKey(
         name="twin.example/w",
         algorithm=Algorithm.COSIGNATURE,

@@ -234,7 +234,9 @@ def test_a_rewritten_entry_is_refused_even_with_its_tiles(tmp_path: Path) -> Non
         "tile/0/.hidden",
     ],
 )
-def test_nothing_else_may_be_there(log_of_600: Path, tmp_path: Path, name: str) -> None:
+def test_foreign_files_under_the_tile_folder_are_refused(
+    log_of_600: Path, tmp_path: Path, name: str
+) -> None:
     directory = _copy(log_of_600, tmp_path / "log")
     path = directory / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -307,7 +309,7 @@ def test_an_endless_file_is_not_read(log_of_600: Path, tmp_path: Path) -> None:
     directory = _copy(log_of_600, tmp_path / "log")
     with (directory / "tile/entries/001").open("r+b") as file:
         file.truncate(1 << 40)
-    with refused(VerificationError, "file-not-plain"):
+    with refused(VerificationError, "file-too-large"):
         tiles.verify(directory, _checkpoint(ENTRIES))
 
 
