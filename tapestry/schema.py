@@ -1,4 +1,4 @@
-"""Strict models and types for data from outside: names, digests, plain decimals."""
+"""Types for data from outside: strict models, names, digests and plain decimals."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -25,8 +25,8 @@ def check_file_name(name: str) -> str:
     """Refuse a path that could leave its folder or be spelled in two ways.
 
     Raises:
-        ValueError: The path is absolute, has a part ``.`` or ``..``, is too long or
-            deep, or has characters outside a small portable set.
+        ValueError: The path is absolute, has ``.``, ``..`` or a backslash, is too long
+            or deep, or has characters outside a small portable set.
     """
     segments = name.split("/")
     if len(segments) > 8 or any(
@@ -72,8 +72,8 @@ class Strict(BaseModel):
         """Read from canonical JSON.
 
         Raises:
-            ProtocolError: The bytes are over the limit, are not canonical JSON, or do
-                not have the fields of this model.
+            ProtocolError: The bytes are not canonical JSON, or not of this shape; the
+                message has the place and the rule, never the value.
         """
         decode_json(data, limit=limit)
         try:
@@ -82,7 +82,7 @@ class Strict(BaseModel):
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ProtocolError(
-                f"{cls.__name__} {where}: {first['msg']}", code="document-malformed"
+                f"{cls.__name__} {where}: {first['msg']}", code="schema-violated"
             ) from None
 
     def encode(self) -> bytes:
