@@ -1,3 +1,3 @@
-"""Tapestry: one open base model, trained together by those who share no data."""
+"""Tapestry: federated training of one open base model without sharing data."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""``python -m tapestry``."""
+"""Runs the command line: ``python -m tapestry``."""
 
 from tapestry.cli import main
 

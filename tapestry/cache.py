@@ -1,6 +1,6 @@
-"""The cache: where it is, and folders in it that are built once.
+"""The cache folder, and folders in it that are built once.
 
-What is in it can be made again; nothing private ever is.
+Everything in the cache can be built again, and nothing in it is private.
 """
 
 import errno
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
     Raises:
         ConfigError: ``TAPESTRY_CACHE`` begins with the ``~`` of an unknown user.
-        ResourceError: There is no home folder, or no current folder.
+        ResourceError: The home folder or the current folder does not exist.
     """
     if own := os.environ.get(CACHE_VARIABLE):
         return _own_cache(own)
@@ -68,7 +68,8 @@ def cached(cache: Path, name: str, build: Callable[[Path], None]) -> Path:
         way = "make room there" if _is_full(cause) else "make it a folder of yours"
         raise ResourceError(
             f"cannot write the cache {cache}: {why}; {way}, or set"
-            " TAPESTRY_CACHE to another folder"
+            " TAPESTRY_CACHE to another folder",
+            code="cache-unwritable",
         ) from error
     return folder
 
@@ -91,14 +92,15 @@ def _own_cache(named: str) -> Path:
         return _home() / named[2:]
     if named.startswith("~"):
         raise ConfigError(
-            f"{CACHE_VARIABLE}={named} is no folder: write it as an absolute path"
+            f"{CACHE_VARIABLE}={named} is no folder: write it as an absolute path",
+            code="setting-invalid",
         )
     require_current_folder()
     return Path(named).absolute()
 
 
 def _home() -> Path:
-    """Return the home folder, of which HOME is the first witness."""
+    """Return the home folder: ``$HOME``, or that of the user's account."""
     named = os.environ.get("HOME", "")
     if not Path(named).is_absolute():
         try:
@@ -106,11 +108,13 @@ def _home() -> Path:
         except KeyError:
             raise ResourceError(
                 f"no folder for the cache: HOME is not set, and user {os.getuid()} has"
-                f" no home folder; set {CACHE_VARIABLE} to a folder that you can write"
+                f" no home folder; set {CACHE_VARIABLE} to a folder that you can write",
+                code="home-folder-missing",
             ) from None
     if not os.path.isdir(named):  # noqa: PTH112 - never raises, other than Path.is_dir
         raise ResourceError(
             f"no folder for the cache: the home folder {named} does not exist; set"
-            f" {CACHE_VARIABLE} to a folder that you can write"
+            f" {CACHE_VARIABLE} to a folder that you can write",
+            code="home-folder-missing",
         )
     return Path(named)

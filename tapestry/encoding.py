@@ -1,4 +1,4 @@
-"""Bytes with one spelling: decode strictly, encode canonically, digest.
+"""Encodings with one spelling for each value, their strict decoders, and digests.
 
 Every format of Tapestry is built from the few spellings below. Each decoder
 accepts exactly what its encoder prints; a second spelling of the same value is
@@ -43,10 +43,12 @@ def decode_integer(text: str) -> int:
     """Decode a number below 10**19 without sign, space or leading zero.
 
     Raises:
-        ProtocolError: The text is spelled differently from what we print.
+        ProtocolError: The text is not what ``encode_integer`` prints.
     """
     if not _INTEGER.fullmatch(text):
-        raise ProtocolError(f"not a whole number: {text[:20]!r}")
+        raise ProtocolError(
+            f"not a whole number: {text[:20]!r}", code="integer-not-canonical"
+        )
     return int(text)
 
 
@@ -62,7 +64,9 @@ def encode_decimal(number: float) -> str:
     text = f"{number:.12f}".rstrip("0").rstrip(".")
     text = "0" if text == "-0" else text
     if not _DECIMAL.fullmatch(text):
-        raise ProtocolError(f"no plain decimal spelling for {number!r}")
+        raise ProtocolError(
+            f"no plain decimal spelling for {number!r}", code="decimal-not-canonical"
+        )
     return text
 
 
@@ -71,10 +75,13 @@ def decode_decimal(text: str) -> float:
     """Decode a plain decimal such as ``0.5`` or ``-3``.
 
     Raises:
-        ProtocolError: Exponents, plus signs, trailing zeros, minus zero.
+        ProtocolError: The text has an exponent, a plus sign, trailing zeros, more than
+            18 digits before or after the point, or is minus zero.
     """
     if not _DECIMAL.fullmatch(text) or text == "-0":
-        raise ProtocolError(f"not a plain decimal: {text[:40]!r}")
+        raise ProtocolError(
+            f"not a plain decimal: {text[:40]!r}", code="decimal-not-canonical"
+        )
     return float(text)
 
 
@@ -87,14 +94,18 @@ def decode_base64(text: str) -> bytes:
     """Decode standard base64 with padding and zero trailing bits.
 
     Raises:
-        ProtocolError: Anything but the one canonical spelling.
+        ProtocolError: The text is not the canonical spelling of any bytes.
     """
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ProtocolError(f"not base64: {text[:20]!r}") from None
+        raise ProtocolError(
+            f"not base64: {text[:20]!r}", code="base64-not-canonical"
+        ) from None
     if encode_base64(data) != text:
-        raise ProtocolError(f"not canonical base64: {text[:20]!r}")
+        raise ProtocolError(
+            f"not canonical base64: {text[:20]!r}", code="base64-not-canonical"
+        )
     return data
 
 
@@ -102,14 +113,17 @@ def canonical_json(value: Any) -> bytes:
     """Encode a value as canonical JSON.
 
     Raises:
-        ProtocolError: Floats, integers of 2**53 and above, strings that are not
-            in normal form C, keys that are not strings, nesting over 32 levels.
+        ProtocolError: The value holds a float, an integer of 2**53 or above, a string
+            that is not in normal form C, a key that is not a string, or is nested
+            over 32 levels.
     """
     try:
         text = _ENCODER.encode(value)
     except (TypeError, ValueError, RecursionError):
         _check(value, 0)  # says what there is no spelling for
-        raise ProtocolError("no canonical JSON for this value") from None
+        raise ProtocolError(
+            "no canonical JSON for this value", code="json-type-unsupported"
+        ) from None
     if text.isascii():  # then RFC 8785 spells it in the same way, ten times slower
         _check_types(value, 0)
         return text.encode("ascii")
@@ -129,20 +143,26 @@ def decode_json(data: bytes, *, limit: int = 65_535) -> Any:
         limit: How many bytes are accepted.
 
     Raises:
-        ProtocolError: Too long, not JSON, or JSON in another spelling.
+        ProtocolError: The bytes are over the limit, are not JSON, or are JSON in
+            another spelling.
     """
     if not data:
-        raise ProtocolError("JSON is empty")
+        raise ProtocolError("JSON is empty", code="json-invalid")
     if len(data) > limit:
-        raise ProtocolError(f"JSON of {len(data)} bytes is over the limit of {limit}")
+        raise ProtocolError(
+            f"JSON of {len(data)} bytes is over the limit of {limit}",
+            code="json-too-large",
+        )
     if data.isascii():
         return _decode_ascii(data.decode("ascii"))
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        raise ProtocolError("not JSON") from None
+        raise ProtocolError(
+            f"{len(data)} bytes are not JSON", code="json-invalid"
+        ) from None
     if canonical_json(value) != data:
-        raise ProtocolError("JSON is not in canonical form")
+        raise ProtocolError("JSON is not in canonical form", code="json-not-canonical")
     return value
 
 
@@ -169,10 +189,10 @@ def decode_digest(text: str) -> bytes:
     """Decode a digest into its 32 bytes.
 
     Raises:
-        ProtocolError: Another algorithm, length or case.
+        ProtocolError: The text has another algorithm, length or case.
     """
     if not _DIGEST.fullmatch(text):
-        raise ProtocolError(f"not a digest: {text[:80]!r}")
+        raise ProtocolError(f"not a digest: {text[:80]!r}", code="digest-malformed")
     return bytes.fromhex(text[7:])
 
 
@@ -186,9 +206,9 @@ def _decode_ascii(text: str) -> Any:
     try:
         value = _DECODER.decode(text)
     except (ValueError, RecursionError):
-        raise ProtocolError("not JSON") from None
+        raise ProtocolError("not JSON", code="json-invalid") from None
     if _ENCODER.encode(value) != text:
-        raise ProtocolError("JSON is not in canonical form")
+        raise ProtocolError("JSON is not in canonical form", code="json-not-canonical")
     if text.count("[") + text.count("{") > _MAX_DEPTH:
         _check(value, 0)
     return value
@@ -201,7 +221,9 @@ def _read_integer(text: str) -> int:
 
 
 def _refuse_float(text: str) -> float:
-    raise ProtocolError(f"no canonical JSON for a float: {text[:20]}")
+    raise ProtocolError(
+        f"no canonical JSON for a float: {text[:20]}", code="json-type-unsupported"
+    )
 
 
 _ENCODER = json.JSONEncoder(
@@ -223,7 +245,9 @@ def _check_types(value: Any, depth: int) -> None:
             _check(value, depth)
         items = value.values()
     if items and depth >= _MAX_DEPTH:
-        raise ProtocolError(f"JSON nested over {_MAX_DEPTH} levels")
+        raise ProtocolError(
+            f"JSON nested over {_MAX_DEPTH} levels", code="json-too-deep"
+        )
     for item in items:
         kind = type(item)
         if kind is int and -_MAX_INT < item < _MAX_INT:
@@ -234,7 +258,9 @@ def _check_types(value: Any, depth: int) -> None:
 
 def _check(value: Any, depth: int) -> None:
     if depth > _MAX_DEPTH:
-        raise ProtocolError(f"JSON nested over {_MAX_DEPTH} levels")
+        raise ProtocolError(
+            f"JSON nested over {_MAX_DEPTH} levels", code="json-too-deep"
+        )
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, list | tuple):
@@ -253,11 +279,13 @@ def _check_items(items: Collection[Any], depth: int) -> None:
         for item in items:
             _check(item, depth)
     elif items and depth > _MAX_DEPTH:
-        raise ProtocolError(f"JSON nested over {_MAX_DEPTH} levels")
+        raise ProtocolError(
+            f"JSON nested over {_MAX_DEPTH} levels", code="json-too-deep"
+        )
 
 
 def _is_plain(items: Collection[Any]) -> bool:
-    """Are all of them ASCII strings? Cohorts of 500 make lists that are long."""
+    """Return whether all items are ASCII strings, as in the long lists of a cohort."""
     return set(map(type, items)) <= {str} and all(map(str.isascii, items))
 
 
@@ -265,14 +293,21 @@ def _check_scalar(value: Any) -> None:
     if value is None or isinstance(value, bool):
         return
     if not isinstance(value, int):
-        raise ProtocolError(f"no canonical JSON for a {type(value).__name__}")
+        raise ProtocolError(
+            f"no canonical JSON for a {type(value).__name__}",
+            code="json-type-unsupported",
+        )
     if not -_MAX_INT < value < _MAX_INT:
-        raise ProtocolError(f"integer {value} is not below 2**53")
+        raise ProtocolError(
+            f"integer {value} is not below 2**53", code="json-number-invalid"
+        )
 
 
 def _check_key(key: Any) -> None:
     if not isinstance(key, str):
-        raise ProtocolError(f"JSON key {key!r} is not a string")
+        raise ProtocolError(
+            f"JSON key {key!r} is not a string", code="json-type-unsupported"
+        )
     _check_text(key)
 
 
@@ -282,6 +317,11 @@ def _check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ProtocolError("string with a lone surrogate") from None
+        raise ProtocolError(
+            "a string holds a lone surrogate, which is no character",
+            code="text-not-utf8",
+        ) from None
     if not unicodedata.is_normalized("NFC", text):
-        raise ProtocolError(f"string is not in normal form C: {text[:40]!r}")
+        raise ProtocolError(
+            f"string is not in normal form C: {text[:40]!r}", code="text-not-normalized"
+        )

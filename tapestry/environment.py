@@ -1,9 +1,9 @@
-"""The environment that a process was started in: checked, or replaced by what works.
+"""Checks of the environment that a process was started in, and repairs of it.
 
 A shell, a service manager or a container decides what proxies, the current folder and
 Python's own switches are. Each function here takes one of these, and either returns a
-value that can be used or raises one line that names the variable and the way out. The
-folder of the cache has a module of its own (``cache.py``). Nothing is read at import.
+value that can be used or raises an error that names the variable and the remedy. The
+folder of the cache has its own module (``cache.py``). Nothing is read at import.
 """
 
 import ipaddress
@@ -25,35 +25,37 @@ _NO_DOCSTRINGS = 2  # the level of optimization that drops them
 
 
 def require_current_folder() -> None:
-    """See that the current folder exists; libraries end the process without it.
+    """Require that the current folder exists; libraries end the process without it.
 
     Raises:
-        ResourceError: It was deleted, or cannot be reached.
+        ResourceError: The folder was deleted, or cannot be reached.
     """
     try:
         os.getcwd()  # noqa: PTH109 - Path.cwd() is the same call
     except OSError as error:
         raise ResourceError(
             f"the current folder cannot be reached ({error.strerror}): change to a"
-            " folder that exists, for instance with cd ~"
+            " folder that exists, for instance with cd ~",
+            code="current-folder-missing",
         ) from None
 
 
 def require_docstrings() -> None:
-    """See that Python keeps docstrings, from which transformers builds its classes.
+    """Require that Python keeps docstrings: transformers builds classes from them.
 
     Raises:
-        ConfigError: They are dropped, by PYTHONOPTIMIZE=2 or python -OO.
+        ConfigError: Docstrings are dropped, by PYTHONOPTIMIZE=2 or python -OO.
     """
     if sys.flags.optimize >= _NO_DOCSTRINGS:
         raise ConfigError(
             f"Python drops docstrings (PYTHONOPTIMIZE={sys.flags.optimize} or -OO) and"
-            " transformers needs them: unset PYTHONOPTIMIZE"
+            " transformers needs them: unset PYTHONOPTIMIZE",
+            code="docstrings-missing",
         )
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether a host, or ``host:port``, is this machine itself."""
+    """Return whether a host, or ``host:port``, is this machine itself."""
     host = address.rsplit(":", 1)[0] if address.count(":") == 1 else address
     host = host.removeprefix("[").partition("]")[0]
     if host.rstrip(".").lower() == "localhost":
@@ -86,7 +88,7 @@ def direct(address: str) -> Iterator[None]:
 
     Edge cases:
         With any other address the environment stays as the operator made it. The
-        environment belongs to the whole process: open it once, at the rim.
+        environment belongs to the whole process: enter this context once, at its start.
     """
     if not is_loopback(address):
         yield

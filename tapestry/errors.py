@@ -1,4 +1,4 @@
-"""Every deliberate error of Tapestry, as one tree.
+"""The errors that Tapestry raises on purpose, as one tree.
 
 ::
 
@@ -17,7 +17,8 @@
 
 ``ValueError`` is left for bugs of the caller. A message names the value and the
 rule, never a private record. ``code`` names the rule for programs: it stays the same
-when the sentence changes, and two rules never share one. Only ``tapestry.cli`` turns
+when the sentence changes, and two rules never share one (``governance/ERRORS.md``
+lists them). Only ``tapestry.cli`` turns
 these into exit codes.
 """
 
@@ -45,7 +46,7 @@ class TapestryError(Exception):
     """Base of every error that Tapestry raises on purpose.
 
     Args:
-        message: The value, the rule that it breaks, and what mends it.
+        message: The value, the rule that it breaks, and what repairs it.
         code: The rule's stable name, such as ``round-not-open``; by default the
             kind of the error, such as ``rule``.
     """
@@ -63,7 +64,7 @@ class TapestryError(Exception):
 
 
 class ConfigError(TapestryError):
-    """A setting, a file or an argument is wrong; the message says how to mend it."""
+    """A setting, a file or an argument is wrong; the message says how to repair it."""
 
 
 class ResourceError(TapestryError):
@@ -94,7 +95,7 @@ class ForeignFileError(TapestryError):
     """A folder holds files that are not part of it, and is otherwise as listed.
 
     Args:
-        message: What to do about it.
+        message: The names of the files, and what to do about them.
         files: The names of the files, relative to the folder.
         code: The rule's stable name.
     """

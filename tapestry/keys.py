@@ -1,4 +1,4 @@
-"""Identities: Ed25519 keys with a name and one purpose.
+"""Ed25519 keys, each with a name and one purpose.
 
 The spellings are those of C2SP signed-note and of Go's ``sumdb/note``::
 
@@ -38,7 +38,7 @@ _CACHED = 4096  # public keys that are kept parsed; a log names the same few for
 
 
 class Algorithm(IntEnum):
-    """What a key may sign (C2SP signed-note, signature types)."""
+    """The purpose of a key (C2SP signed-note, signature types)."""
 
     SIGNATURE = 0x01
     COSIGNATURE = 0x04
@@ -63,21 +63,29 @@ class VerifyKey:
     def __post_init__(self) -> None:
         """Refuse names and keys that have no spelling."""
         if not _NAME.fullmatch(self.name):
-            raise ProtocolError(f"not a key name: {self.name[:40]!r}")
+            raise ProtocolError(
+                f"not a key name: {self.name[:40]!r}", code="key-name-invalid"
+            )
         if len(self.public) != 32:
-            raise ProtocolError(f"Ed25519 key of {len(self.public)} bytes, want 32")
+            raise ProtocolError(
+                f"Ed25519 key of {len(self.public)} bytes, want 32",
+                code="key-malformed",
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a verify key.
 
         Raises:
-            ProtocolError: Not the one spelling of a key, or the id is not the key's.
+            ProtocolError: The text is not the one spelling of a key, or the id is
+                another key's.
         """
         name, algorithm, material = _parse(text)
         key = cls(name=name, algorithm=algorithm, public=material)
         if str(key) != text:
-            raise ProtocolError(f"key id does not match the key: {text[:80]!r}")
+            raise ProtocolError(
+                f"key id does not match the key: {text[:80]!r}", code="key-id-differs"
+            )
         return key
 
     @property
@@ -98,12 +106,14 @@ class VerifyKey:
         """Check a signature.
 
         Raises:
-            VerificationError: The signature is not this key's over this message.
+            VerificationError: The signature was not made by this key over this message.
         """
         try:
             _public_key(self.public).verify(signature, message)
         except (InvalidSignature, ValueError):
-            raise VerificationError(f"bad signature of {self.keyid}") from None
+            raise VerificationError(
+                f"bad signature of {self.keyid}", code="signature-invalid"
+            ) from None
 
 
 class SigningKey:
@@ -163,39 +173,55 @@ class SigningKey:
         try:
             create_file(path, text.encode("ascii"))
         except FileExistsError:
-            raise ConfigError(f"{path} exists; keys are never overwritten") from None
+            raise ConfigError(
+                f"{path} exists; keys are never overwritten", code="file-exists"
+            ) from None
 
     @classmethod
     def load(cls, path: Path) -> "SigningKey":
         """Read a key file.
 
         Raises:
-            ConfigError: No such file, readable by others, or not a key.
+            ConfigError: The file does not exist, is readable by others, or is not a
+                key.
         """
         try:
             mode = path.stat().st_mode
             if not stat.S_ISREG(mode):  # a FIFO would be waited for
-                raise ConfigError(f"{path} is not a key file, nor any file")
+                raise ConfigError(
+                    f"{path} is not a key file, but a folder or a device; name the key",
+                    code="key-file-invalid",
+                )
             if mode & 0o077:
-                raise ConfigError(f"key file {path} is open to others; chmod 600 it")
+                raise ConfigError(
+                    f"key file {path} is open to others; chmod 600 it",
+                    code="key-file-not-private",
+                )
             text = read_plain(path, limit=_MAX_BYTES, links=True).decode("ascii")
         except OSError as error:
             raise ConfigError(
-                f"cannot read the key {path}: {error.strerror}"
+                f"cannot read the key {path}: {error.strerror}", code="file-unreadable"
             ) from error
         except (UnicodeDecodeError, VerificationError):
-            raise ConfigError(f"{path} is not a key file") from None
+            raise ConfigError(
+                f"{path} is not a key file", code="key-file-invalid"
+            ) from None
         if not text.strip():
             raise ConfigError(
-                f"{path} is empty, so it is not a key file; put its copy back"
+                f"{path} is empty, so it is not a key file; put its copy back",
+                code="key-file-invalid",
             )
         try:
             name, algorithm, seed = _parse(text.removeprefix(_PRIVATE).rstrip("\n"))
             key = cls(name=name, algorithm=algorithm, seed=seed)
         except (ProtocolError, ValueError):
-            raise ConfigError(f"{path} is not a key file") from None
+            raise ConfigError(
+                f"{path} is not a key file", code="key-file-invalid"
+            ) from None
         if not text.startswith(f"{_PRIVATE}{key.verify_key.keyid}+"):
-            raise ConfigError(f"{path}: the key id does not match the key")
+            raise ConfigError(
+                f"{path}: the key id does not match the key", code="key-file-invalid"
+            )
         return key
 
 
@@ -207,8 +233,10 @@ def _public_key(public: bytes) -> Ed25519PublicKey:
 def _parse(text: str) -> tuple[str, Algorithm, bytes]:
     parts = text.split("+", 2)
     if len(parts) != 3:
-        raise ProtocolError(f"not a key: {text[:20]!r}")
+        raise ProtocolError(f"not a key: {text[:20]!r}", code="key-malformed")
     material = decode_base64(parts[2])
     if len(material) != 33 or material[0] not in set(Algorithm):
-        raise ProtocolError(f"not an Ed25519 key: {parts[0][:40]!r}")
+        raise ProtocolError(
+            f"not an Ed25519 key: {parts[0][:40]!r}", code="key-malformed"
+        )
     return parts[0], Algorithm(material[0]), material[1:]

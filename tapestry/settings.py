@@ -1,4 +1,4 @@
-"""A role's settings: one TOML file, read once into a strict, frozen model.
+"""Settings of a role: one TOML file, read once into a strict, frozen model.
 
 Unknown keys are errors. Nothing that affects privacy or trust has a default.
 Settings that change a guarantee (``policy``, ``training``, ``privacy``, ``secagg``)
@@ -38,19 +38,21 @@ class Settings(Strict):
         """Read a TOML file.
 
         Raises:
-            ConfigError: No such file, one that ``tapestry.inputs.text_reader`` refuses,
-                or settings that break a rule; all of them are named, up to ten.
+            ConfigError: The file does not exist, ``tapestry.inputs.text_reader``
+                refuses it, or settings break a rule; all of them are named, up to ten.
         """
         try:
             raw = read_toml(path)
         except FileNotFoundError as error:
-            raise ConfigError(f"cannot read {show(path)}: {error.strerror}") from None
+            raise ConfigError(
+                f"cannot read {show(path)}: {error.strerror}", code="file-missing"
+            ) from None
         try:
             return cls.model_validate(fit(raw, cls))
         except ValidationError as error:
             faults = Faults()
             for line in explain(error, cls):
-                faults.add(InputFault(path, line))
+                faults.add(InputFault(path, line, code="setting-invalid"))
             faults.check(path)
             raise  # unreachable: an error has a line
 
@@ -59,10 +61,12 @@ def write_new(path: Path, text: str) -> None:
     """Write a settings file that must not exist yet.
 
     Raises:
-        ConfigError: It exists.
-        ResourceError: It cannot be written.
+        ConfigError: A file of this name exists.
+        ResourceError: The file cannot be written.
     """
     try:
         create_file(path, text.encode(), mode=0o666)
     except FileExistsError:
-        raise ConfigError(f"{path} exists; choose another folder") from None
+        raise ConfigError(
+            f"{path} exists; choose another folder", code="file-exists"
+        ) from None

@@ -1,4 +1,4 @@
-"""Which code is running: a digest that a round names and a node compares.
+"""The digest of the running code, which a round names and a node compares.
 
 The digest covers every Python file of the six packages as installed, by path below
 the package's folder. Two machines with the same release have the same digest.
@@ -33,7 +33,11 @@ def software_digest() -> str:
     for package in PACKAGES:
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise ResourceError(f"package {package} is not installed")
+            raise ResourceError(
+                f"package {package} is not installed as files; install"
+                " tapestry-federated again",
+                code="package-missing",
+            )
         root = Path(next(iter(spec.submodule_search_locations)))
         for path in sorted(root.rglob("*.py")):
             inner = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Parameters and the one flat vector that travels, with the stages of an update.
+"""Parameters, the flat vector in which they travel, and the stages of an update.
 
 ``Parameters`` maps a name to a float32 array. A ``Layout`` fixes the order in which
 the trainable ones are laid end to end in a vector of length d. Everything here is
@@ -33,7 +33,7 @@ class Layout:
 
     @property
     def digest(self) -> str:
-        """What a manifest says about the layout."""
+        """The digest of the layout that a manifest names."""
         return digest(canonical_json([[n, list(s)] for n, s in self.tensors]))
 
     def flatten(self, parameters: Parameters) -> FloatVector:
@@ -46,7 +46,9 @@ class Layout:
         start = 0
         for name, shape in self.tensors:
             if name not in parameters or parameters[name].shape != shape:
-                raise ProtocolError(f"no tensor {name!r} of shape {shape}")
+                raise ProtocolError(
+                    f"no tensor {name!r} of shape {shape}", code="tensor-shape-differs"
+                )
             stop = start + _size(shape)
             vector[start:stop] = parameters[name].reshape(-1)
             start = stop
@@ -59,7 +61,10 @@ class Layout:
             ProtocolError: The vector has another length.
         """
         if vector.shape != (self.length,):
-            raise ProtocolError(f"vector of {vector.shape}, want ({self.length},)")
+            raise ProtocolError(
+                f"vector of shape {vector.shape}, want ({self.length},)",
+                code="vector-length-differs",
+            )
         views = {}
         start = 0
         for name, shape in self.tensors:
@@ -86,7 +91,7 @@ class Quantized:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedVector:
-    """A quantized update under its masks, shape (d,); uniform to whoever lacks them."""
+    """A quantized update under its masks, shape (d,); uniform without them."""
 
     values: RingVector
 
@@ -98,7 +103,7 @@ def tensor_digests(
 
     Args:
         parameters: The tensors.
-        known: Hashes to take over for names it holds; the caller vouches for them.
+        known: Hashes by name that are taken as they are; the caller guarantees them.
     """
     known = known or {}
     return {

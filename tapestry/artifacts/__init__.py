@@ -1,4 +1,5 @@
-"""Static readers of model folders and weights: no machine-learning stack, no code run.
+"""Static readers of model folders and weights, without a machine-learning stack.
 
-What these modules accept has one reading, whichever program loads it later.
+No code of a folder is run. What these modules accept has one reading, whichever program
+loads it later.
 """

@@ -1,4 +1,4 @@
-"""Adapter folders as PEFT writes them, read without running or trusting them.
+"""Reader of adapter folders as PEFT writes them, which runs and trusts nothing in them.
 
 A folder is plain LoRA: every setting is known, and every one that could import code,
 change other weights or read further files is at its harmless default; each tensor is
@@ -113,7 +113,10 @@ class AdapterFolder:
         for module in self.modules:
             shape = shapes.get(f"{module}.weight")
             if shape is None or len(shape) != 2:
-                raise VerificationError(f"{WEIGHTS}: the base has no weight {module!r}")
+                raise VerificationError(
+                    f"{WEIGHTS}: the base has no weight {module!r}",
+                    code="adapter-shape-mismatch",
+                )
             want = {"A": (self.config.r, shape[1]), "B": (shape[0], self.config.r)}
             for letter, expected in want.items():
                 name = _factor(module, letter)
@@ -121,7 +124,8 @@ class AdapterFolder:
                 if found != expected:
                     raise VerificationError(
                         f"{WEIGHTS}: {name} has shape {found}, the base needs"
-                        f" {expected}"
+                        f" {expected}",
+                        code="adapter-shape-mismatch",
                     )
 
 
@@ -138,7 +142,9 @@ def read(folder: Path, *, limits: TensorLimits | None = None) -> AdapterFolder:
     _check_targets(modules, config)
     weights.check_finite()
     if all(weights.is_zero(_factor(module, "B")) for module in modules):
-        raise VerificationError(f"{WEIGHTS}: every factor B is zero")
+        raise VerificationError(
+            f"{WEIGHTS}: every factor B is zero", code="adapter-all-zero"
+        )
     return AdapterFolder(config=config, weights=weights, modules=tuple(modules))
 
 
@@ -146,23 +152,29 @@ def read_config(path: Path) -> Lora:
     """Read and check ``adapter_config.json``.
 
     Raises:
-        IncompleteError: No such file.
-        VerificationError: No plain file, too long, not JSON, an unknown key or a
-            dangerous value.
+        IncompleteError: The file is missing or cannot be opened.
+        VerificationError: The file is not a plain file, is over 64 KiB or is not JSON,
+            or a key is unknown or has a value that is not allowed.
     """
     try:
         data = read_plain(path, limit=_CONFIG_BYTES)
     except OSError as error:
-        raise IncompleteError(f"cannot read {path}: {error.strerror}") from None
+        raise IncompleteError(
+            f"cannot read {path}: {error.strerror}", code="file-missing"
+        ) from None
     try:
         json.loads(data, object_pairs_hook=_no_duplicates)
         return Lora.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise VerificationError(f"{path.name}: {where}: {first['msg']}") from None
+        raise VerificationError(
+            f"{path.name}: {where}: {first['msg']}", code="adapter-config-invalid"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise VerificationError(f"{path.name}: {error}") from None
+        raise VerificationError(
+            f"{path.name}: {error}", code="adapter-config-invalid"
+        ) from None
 
 
 def _pairs(weights: TensorFile) -> list[str]:
@@ -171,11 +183,17 @@ def _pairs(weights: TensorFile) -> list[str]:
     for name in weights.tensors:
         match = _TENSOR.fullmatch(name)
         if match is None:
-            raise VerificationError(f"{WEIGHTS}: {name[:120]!r} is no LoRA factor")
+            raise VerificationError(
+                f"{WEIGHTS}: {name[:120]!r} is no LoRA factor A or B",
+                code="adapter-tensor-unknown",
+            )
         found.setdefault(match[1], set()).add(match[2])
     for module, letters in found.items():
         if len(letters) != 2:
-            raise VerificationError(f"{WEIGHTS}: {module} lacks one of its factors")
+            raise VerificationError(
+                f"{WEIGHTS}: {module} lacks one of its factors",
+                code="adapter-factor-missing",
+            )
     return sorted(found)
 
 
@@ -184,10 +202,15 @@ def _check_targets(modules: Iterable[str], config: Lora) -> None:
     for module in modules:
         hits = {t for t in config.target_modules if f".{module}".endswith(f".{t}")}
         if not hits:
-            raise VerificationError(f"{WEIGHTS}: {module} is not in target_modules")
+            raise VerificationError(
+                f"{WEIGHTS}: {module} is not in target_modules",
+                code="adapter-targets-differ",
+            )
         unused -= hits
     if unused:
-        raise VerificationError(f"{CONFIG}: no factors for {min(unused)}")
+        raise VerificationError(
+            f"{CONFIG}: no factors for {min(unused)}", code="adapter-targets-differ"
+        )
 
 
 def _factor(module: str, letter: str) -> str:

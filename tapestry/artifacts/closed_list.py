@@ -1,8 +1,9 @@
-"""Folders whose list of files is closed: what has no place in it is a refusal.
+"""Folders with a closed list of files, in which any other file is refused.
 
-Libraries act on files that nobody named: transformers obeys an ``adapter_config.json``
-beside a model, picks one of several weight files, and imports code. A link is refused
-as well: what it leads to lies outside of the folder, where other programs change it.
+Libraries act on files that the user did not name: transformers obeys an
+``adapter_config.json`` beside a model, picks one of several weight files, and imports
+code. A link is refused as well, because it leads out of the folder, where other
+programs change the file.
 """
 
 import os
@@ -45,7 +46,9 @@ class ClosedList:
                 elif not self._belongs(name, mode):
                     foreign.append(name + "/" * stat.S_ISDIR(mode))
         except OSError as error:
-            raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+            raise ResourceError(
+                f"cannot read {folder}: {error.strerror}", code="file-unreadable"
+            ) from error
         if foreign or links:
             refuse(f"{folder} as {self.what}", foreign=foreign, links=links)
 

@@ -1,9 +1,9 @@
-"""Foreign files: what lies in a folder and is not part of it.
+"""Foreign files: files in a folder that are not part of it.
 
 People's tools leave files behind: ``.DS_Store``, ``.gitattributes``, ``.git/``, the
 ``.cache/huggingface/`` of a download. A hub's own cache holds links in place of files.
 None of that is tampering, and none of it is let through: a folder is what its list
-says, to the file. So a foreign file is refused by name, as an error of its own.
+says, to the file. So a foreign file is refused by name, with its own kind of error.
 
 Guarantees:
     ``take_inventory`` follows no link and opens no file. Each entry of the folder is
@@ -25,7 +25,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """What a folder holds, beside what it should hold.
+    """The files that a folder holds, sorted by whether they belong there.
 
     ``files`` are there and plain; ``missing`` are not there; ``odd`` are listed, but
     are devices or pipes; ``links`` are links, listed or not, or lead through one;
@@ -42,7 +42,7 @@ class Inventory:
         """Refuse the folder if it holds links or foreign files.
 
         Raises:
-            ForeignFileError: It does; the message says what to do about them.
+            ForeignFileError: The folder holds one; the message says how to remove it.
         """
         if self.foreign or self.links:
             refuse(where, foreign=self.foreign, links=self.links)
@@ -116,7 +116,7 @@ def refuse(
             f"{_names(links)} {are}; copy the folder with its links followed (cp -rL)"
         )
     files = (*sorted(foreign), *sorted(links))
-    raise ForeignFileError(f"{where}: {'; '.join(said)}", files)
+    raise ForeignFileError(f"{where}: {'; '.join(said)}", files, code="foreign-file")
 
 
 def _walk(

@@ -1,8 +1,8 @@
-"""What a release or adapter consists of: names, sizes, digests.
+"""Manifest of a release or adapter: the name, size and digest of each file.
 
 A manifest lists every file of a folder but those under ``tapestry/``, where it lies
 itself next to proofs and approvals. Its digest goes into the log, so that a folder
-copied from anywhere can be held against what was published::
+copied from anywhere can be compared with what was published::
 
     {"files":[{"content":"sha256:…","name":"config.json","size":612}, …],
      "format":"tapestry-manifest/1"}
@@ -62,9 +62,10 @@ def describe(folder: Path) -> Manifest:
     """List the files of a folder with sizes and digests.
 
     Raises:
-        ConfigError: No such folder, or empty.
+        ConfigError: The folder does not exist or holds no files.
         ResourceError: A file cannot be read.
-        VerificationError: A link, a device, or a name that is not portable.
+        VerificationError: The folder holds a link, a device, or a name that is not
+            portable.
     """
     files = []
     try:
@@ -72,9 +73,11 @@ def describe(folder: Path) -> Manifest:
             size = path.stat().st_size
             files.append(File(name=name, size=size, content=digest_file(path)))
     except OSError as error:
-        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
+        ) from error
     if not files:
-        raise ConfigError(f"{folder} holds no files")
+        raise ConfigError(f"{folder} holds no files", code="folder-empty")
     return Manifest(
         format="tapestry-manifest/1", files=tuple(sorted(files, key=lambda f: f.name))
     )
@@ -84,41 +87,47 @@ def write(folder: Path) -> Manifest:
     """Describe a folder and leave the manifest in ``tapestry/manifest.json``.
 
     Raises:
-        ConfigError: No such folder, or empty.
+        ConfigError: The folder does not exist or holds no files.
         ResourceError: A file cannot be read or written.
-        VerificationError: A link, a device, or a name that is not portable.
+        VerificationError: The folder holds a link, a device, or a name that is not
+            portable.
     """
     manifest = describe(folder)
     try:
         (folder / FOLDER).mkdir(exist_ok=True)
         (folder / FOLDER / FILE).write_bytes(manifest.encode())
     except OSError as error:
-        raise ResourceError(f"cannot write into {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot write into {folder}: {error.strerror}", code="file-unwritable"
+        ) from error
     return manifest
 
 
 def read(folder: Path) -> Manifest:
-    """Read a folder's manifest, without holding the folder against it.
+    """Read a folder's manifest, without comparing the folder with it.
 
     Raises:
-        IncompleteError: There is none, or it is empty.
-        ProtocolError: It is not a canonical manifest.
-        VerificationError: It is no plain file, or too large to be one.
+        IncompleteError: The manifest is missing or empty.
+        ProtocolError: The bytes are not a canonical manifest.
+        VerificationError: The manifest is not a plain file, or is over 4 MiB.
     """
     path = folder / FOLDER / FILE
     try:
         if not (data := read_plain(path, limit=_LIMIT, links=True)):
-            raise IncompleteError(f"{path} is empty; get the folder again")
+            raise IncompleteError(
+                f"{path} is empty; get the folder again", code="manifest-missing"
+            )
         return Manifest.decode(data, limit=_LIMIT)
     except OSError as error:
         raise IncompleteError(
             f"no manifest at {path}: {error.strerror}; name the folder of one release"
-            " or adapter"
+            " or adapter",
+            code="manifest-missing",
         ) from None
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Hold a folder against a manifest.
+    """Compare a folder with its manifest, byte by byte.
 
     Guarantees:
         On return the folder holds exactly the listed files with the listed bytes,
@@ -128,26 +137,37 @@ def verify(folder: Path, manifest: Manifest) -> None:
         What is missing or changed weighs more than what is foreign.
 
     Raises:
-        IncompleteError: No such folder.
-        VerificationError: A file is missing, changed, or no plain file.
-        ForeignFileError: There are links, or files that are not listed.
+        IncompleteError: The folder does not exist.
+        ResourceError: A file cannot be read.
+        VerificationError: A listed file is missing, changed, or not a plain file.
+        ForeignFileError: The folder holds links, or files that are not listed.
     """
     if not folder.is_dir():
-        raise IncompleteError(f"no folder {folder}")
+        raise IncompleteError(
+            f"no folder {folder}; name another", code="folder-missing"
+        )
     try:
         found = take_stock(folder, manifest)
         if found.missing:
-            raise VerificationError(f"{folder.name}: {found.missing[0]} is missing")
+            raise VerificationError(
+                f"{folder.name}: {found.missing[0]} is missing; get the folder again",
+                code="manifest-file-missing",
+            )
         if found.odd:
-            raise VerificationError(f"{folder.name}: {found.odd[0]} is no plain file")
+            raise VerificationError(
+                f"{folder.name}: {found.odd[0]} is no plain file", code="file-not-plain"
+            )
         for file in manifest.files:
             path = found.files.get(file.name)
             if path is not None and not _is_as_listed(path, file):
                 raise VerificationError(
-                    f"{folder.name}: {file.name} was changed; get it again"
+                    f"{folder.name}: {file.name} was changed; get it again",
+                    code="manifest-file-changed",
                 )
     except OSError as error:
-        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
+        ) from error
     found.refuse_foreign(folder.name)
 
 
@@ -168,7 +188,7 @@ def _is_as_listed(path: Path, file: File) -> bool:
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the files of a folder, refusing whatever is no plain file or folder."""
     if not folder.is_dir():
-        raise ConfigError(f"no folder {folder}")
+        raise ConfigError(f"no folder {folder}; name another", code="folder-missing")
     pending = [folder]
     while pending:
         with os.scandir(pending.pop()) as entries:
@@ -181,10 +201,14 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
                 try:
                     check_file_name(name)
                 except ValueError as error:
-                    raise VerificationError(f"{folder.name}: {error}") from None
+                    raise VerificationError(
+                        f"{folder.name}: {error}", code="name-not-portable"
+                    ) from None
                 if stat.S_ISDIR(mode):
                     pending.append(path)
                 elif stat.S_ISREG(mode):
                     yield name, path
                 else:
-                    raise VerificationError(f"{folder.name}: {name} is no plain file")
+                    raise VerificationError(
+                        f"{folder.name}: {name} is no plain file", code="file-not-plain"
+                    )

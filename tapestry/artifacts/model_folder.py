@@ -1,4 +1,4 @@
-"""Model folders in the Hugging Face layout, read without running or trusting them.
+"""Reader of Hugging Face model folders, which runs and trusts nothing in them.
 
 ::
 
@@ -114,8 +114,8 @@ def read(folder: Path) -> ModelFolder:
     """Check a folder as a whole, but for the values of its tensors.
 
     Raises:
-        ConfigError: Not a model folder, or a file in it breaks a rule; the message
-            names the file and the tensor or key.
+        ConfigError: The folder is not a model folder, or a file in it breaks a rule;
+            the message names the file and the tensor or key.
         ForeignFileError: A file, folder or link is there that has no place in it.
         ResourceError: A file cannot be read.
     """
@@ -130,9 +130,13 @@ def read(folder: Path) -> ModelFolder:
         for name in (CONFIG, GENERATION):
             _check_ids(name, settings.get(name, {}), config["vocab_size"])
     except (VerificationError, IncompleteError) as error:
-        raise ConfigError(f"{folder} is not a sound model: {error}") from None
+        raise ConfigError(
+            f"{folder} is not a sound model: {error}", code=error.code
+        ) from None
     except OSError as error:
-        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
+        ) from error
     return ModelFolder(folder=folder, config=config, tensors=tensors)
 
 
@@ -140,18 +144,19 @@ def read_tensors(folder: Path) -> dict[str, TensorFile]:
     """Find the file of each tensor: one file, or shards as the index lists them.
 
     Raises:
-        IncompleteError: No safetensors, or a shard without an index.
+        IncompleteError: The folder has no safetensors file, or shards without an index.
         VerificationError: A file breaks a rule of the format, a tensor is in two
             files, or files and index differ; the message names it.
     """
     present = {path.name for path in folder.glob("*.safetensors")}
     if not present:
-        raise IncompleteError(f"no base model in {folder}")
+        raise IncompleteError(f"no base model in {folder}", code="weights-missing")
     if WEIGHTS in present:
         others = present - {WEIGHTS} | ({INDEX} if (folder / INDEX).exists() else set())
         if others:
             raise VerificationError(
-                f"{min(others)} lies beside {WEIGHTS}, and only one of them is loaded"
+                f"{min(others)} lies beside {WEIGHTS}, and only one of them is loaded",
+                code="weights-ambiguous",
             )
         file = open_tensors(folder / WEIGHTS, limits=LIMITS)
         return dict.fromkeys(file.tensors, file)
@@ -162,15 +167,17 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a file of settings as strict JSON.
 
     Raises:
-        VerificationError: Not UTF-8, with a byte-order mark, too long or deep, not
-            JSON, a key twice, NaN, infinity or a number that a double cannot hold, or
-            not an object.
+        VerificationError: The file is not a JSON object in UTF-8 without a byte-order
+            mark, is too long or nested too deep, has a key twice, or holds NaN,
+            infinity or a number that a double cannot hold.
     """
     limit = _LARGE if path.name in _VOCABULARIES else _SMALL
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise VerificationError(f"{path.name} is over {limit} bytes")
+        raise VerificationError(
+            f"{path.name} is over {limit} bytes", code="file-too-large"
+        )
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -181,15 +188,23 @@ def read_object(path: Path) -> dict[str, Any]:
         )
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # no lone surrogate
     except VerificationError as error:
-        raise VerificationError(f"{path.name}: {error}") from None
+        raise VerificationError(f"{path.name}: {error}", code=error.code) from None
     except UnicodeError:
-        raise VerificationError(f"{path.name} is not UTF-8") from None
+        raise VerificationError(
+            f"{path.name} is not UTF-8", code="text-not-utf8"
+        ) from None
     except RecursionError:
-        raise VerificationError(f"{path.name} is nested too deep") from None
+        raise VerificationError(
+            f"{path.name} is nested too deep", code="json-too-deep"
+        ) from None
     except ValueError as error:
-        raise VerificationError(f"{path.name} is not JSON: {str(error)[:80]}") from None
+        raise VerificationError(
+            f"{path.name} is not JSON: {str(error)[:80]}", code="json-invalid"
+        ) from None
     if not isinstance(value, dict):
-        raise VerificationError(f"{path.name} is not a JSON object")
+        raise VerificationError(
+            f"{path.name} is not a JSON object", code="json-invalid"
+        )
     return value
 
 
@@ -221,10 +236,14 @@ def _check_kind(folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise ConfigError(
             f"{folder} is not a model folder: it has no config.json; name a folder"
-            " in the Hugging Face layout"
+            " in the Hugging Face layout",
+            code="model-config-missing",
         )
     if not any(folder.glob("*.safetensors")):
-        raise ConfigError(f"{folder} has no safetensors file; convert the weights")
+        raise ConfigError(
+            f"{folder} has no safetensors file; convert the weights",
+            code="weights-missing",
+        )
 
 
 def _read_shards(folder: Path, present: set[str]) -> dict[str, TensorFile]:
@@ -236,36 +255,51 @@ def _read_shards(folder: Path, present: set[str]) -> dict[str, TensorFile]:
             if name in found:
                 raise VerificationError(
                     f"{_short(name)} is in two files, {found[name].path.name}"
-                    f" and {shard}"
+                    f" and {shard}",
+                    code="tensor-duplicated",
                 )
             if index.get(name) != shard:
                 raise VerificationError(
                     f"{_short(name)} is in {shard}, {INDEX} says"
-                    f" {_short(index.get(name))}"
+                    f" {_short(index.get(name))}",
+                    code="tensor-index-differs",
                 )
             found[name] = file
     if missing := sorted(index.keys() - found.keys()):
-        raise VerificationError(f"{_short(missing[0])} is not in {index[missing[0]]}")
+        raise VerificationError(
+            f"{_short(missing[0])} is not in {index[missing[0]]}",
+            code="tensor-index-differs",
+        )
     return found
 
 
 def _read_index(folder: Path, present: set[str]) -> dict[str, str]:
     """Read which shard holds which tensor; the shards are those that are there."""
     if not (folder / INDEX).is_file():
-        raise IncompleteError(f"{min(present)} needs {INDEX}, which is missing")
+        raise IncompleteError(
+            f"{min(present)} needs {INDEX}, which is missing",
+            code="tensor-index-missing",
+        )
     index = read_object(folder / INDEX).get("weight_map")
     if not isinstance(index, dict):
-        raise VerificationError(f"{INDEX} has no weight_map")
+        raise VerificationError(
+            f"{INDEX} has no weight_map", code="tensor-index-invalid"
+        )
     for name, shard in index.items():
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
             raise VerificationError(
                 f"{INDEX}: {_short(name)} is in {_short(shard)}, which is not the name"
-                " of a shard in this folder"
+                " of a shard in this folder",
+                code="tensor-index-invalid",
             )
         if shard not in present:
-            raise IncompleteError(f"{shard} is missing, {INDEX} names it")
+            raise IncompleteError(
+                f"{shard} is missing, {INDEX} names it", code="weights-missing"
+            )
     if stray := sorted(present - set(index.values())):
-        raise VerificationError(f"{stray[0]} is not in {INDEX}")
+        raise VerificationError(
+            f"{stray[0]} is not in {INDEX}", code="tensor-index-differs"
+        )
     return index
 
 
@@ -276,15 +310,20 @@ def _check_keys(file: str, value: Mapping[str, Any]) -> None:
         if key in forbidden and item is not None:
             raise VerificationError(
                 f"{file}: {key} is not supported; it names code, files or a format of"
-                " weights that is not plain safetensors"
+                " weights that is not plain safetensors",
+                code="model-setting-forbidden",
             )
         if file == TOKENIZER and key.endswith("_file") and item is not None:
             raise VerificationError(
-                f"{file}: {key} names a file, {_short(item)}; remove the key"
+                f"{file}: {key} names a file, {_short(item)}; remove the key",
+                code="model-setting-forbidden",
             )
         implementation = key.endswith(("attn_implementation", "experts_implementation"))
         if implementation and isinstance(item, str) and item not in _ATTENTION:
-            raise VerificationError(f"{file}: {key} is {_short(item)}, want sdpa")
+            raise VerificationError(
+                f"{file}: {key} is {_short(item)}, want sdpa",
+                code="model-setting-forbidden",
+            )
 
 
 def _check_config(config: Mapping[str, Any], tensors: int) -> None:
@@ -304,13 +343,15 @@ def _check_config(config: Mapping[str, Any], tensors: int) -> None:
     for key, holds in checks.items():
         if not holds:
             raise VerificationError(
-                f"{CONFIG}: {key} is {_short(config.get(key))}, want {_WANTED[key]}"
+                f"{CONFIG}: {key} is {_short(config.get(key))}, want {_WANTED[key]}",
+                code="model-setting-invalid",
             )
     for key in _LAYERS & config.keys():
         if not _is_count(config[key], tensors):
             raise VerificationError(
                 f"{CONFIG}: {key} is {_short(config[key])}, and the weights hold"
-                f" {tensors} tensors"
+                f" {tensors} tensors",
+                code="model-setting-invalid",
             )
 
 
@@ -326,7 +367,8 @@ def _check_ids(file: str, value: Mapping[str, Any], vocabulary: int) -> None:
         for token in item if isinstance(item, list) else [item]:
             if type(token) is not int or not 0 <= token < vocabulary:
                 raise VerificationError(
-                    f"{file}: {key} is {_short(token)}, want 0 to {vocabulary - 1}"
+                    f"{file}: {key} is {_short(token)}, want 0 to {vocabulary - 1}",
+                    code="model-setting-invalid",
                 )
 
 
@@ -335,13 +377,14 @@ def _check_numbers(generation: Mapping[str, Any]) -> None:
         item = generation[key]
         if isinstance(item, bool) or not isinstance(item, (int, float, type(None))):
             raise VerificationError(
-                f"{GENERATION}: {key} is {_short(item)}, want a number"
+                f"{GENERATION}: {key} is {_short(item)}, want a number",
+                code="model-setting-invalid",
             )
 
 
 def _walk(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     if depth > _DEPTH:
-        raise VerificationError(f"nested over {_DEPTH} levels")
+        raise VerificationError(f"nested over {_DEPTH} levels", code="json-too-deep")
     if isinstance(value, dict):
         yield from value.items()
         value = list(value.values())
@@ -354,18 +397,22 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         keys = sorted(key for key, _ in pairs)
         twice = next(a for a, b in pairwise(keys) if a == b)
-        raise VerificationError(f"{_short(twice)} occurs twice")
+        raise VerificationError(
+            f"{_short(twice)} occurs twice", code="json-key-duplicated"
+        )
     return value
 
 
 def _refuse_constant(text: str) -> None:
-    raise VerificationError(f"{text} is not JSON")
+    raise VerificationError(f"{text} is not JSON", code="json-number-invalid")
 
 
 def _finite(text: str) -> float:
     value = float(text) if len(text) <= _DIGITS else math.inf
     if not math.isfinite(value):
-        raise VerificationError(f"{text[:20]} is larger than a double can hold")
+        raise VerificationError(
+            f"{text[:20]} is larger than a double can hold", code="json-number-invalid"
+        )
     return value
 
 

@@ -1,4 +1,4 @@
-"""Read safetensors without trusting them and without a machine-learning stack.
+"""Strict reader of safetensors files, without a machine-learning stack.
 
 A file is ``u64 little-endian n``, ``n`` bytes of JSON, then the tensors' bytes::
 
@@ -9,14 +9,13 @@ Guarantees:
     What is accepted has one reading: a plain file, a header in UTF-8 with no duplicate
     name, no half of a surrogate pair and no ``-0``, tensors that fill the data area
     from the first byte to the last without overlap or hole, sizes that follow from
-    shapes, 16- or 32-bit floats only. No more than the header is
-    held in memory before all of that is known.
+    shapes, 16- or 32-bit floats only. No more than the header is held in memory before
+    all of that is known.
 """
 
 import json
 import math
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tapestry.errors import IncompleteError, VerificationError
+from tapestry.inputs.plain_file import open_plain
 from tapestry.vectors import FloatVector
 
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
@@ -45,7 +45,7 @@ class TensorLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """Where a tensor lies in its file."""
+    """The place, type and shape of a tensor in its file."""
 
     name: str
     dtype: str
@@ -70,7 +70,7 @@ class TensorFile:
         return flat.reshape(tensor.shape)
 
     def check_finite(self) -> None:
-        """Look at every value.
+        """Check that every value is finite.
 
         Raises:
             VerificationError: A value is NaN or infinite.
@@ -79,7 +79,8 @@ class TensorFile:
             for part in self._raw(tensor):
                 if not _finite(part, tensor.dtype):
                     raise VerificationError(
-                        f"{self.path.name}: {tensor.name} holds NaN or infinity"
+                        f"{self.path.name}: {tensor.name} holds NaN or infinity",
+                        code="tensor-not-finite",
                     )
 
     def is_zero(self, name: str) -> bool:
@@ -96,7 +97,8 @@ class TensorFile:
                 data = file.read(min(left, _CHUNK * width))
                 if not data or len(data) % width:
                     raise VerificationError(
-                        f"{self.path.name} changed while being read"
+                        f"{self.path.name} changed while being read",
+                        code="file-changed",
                     )
                 left -= len(data)
                 yield np.frombuffer(data, dtype=dtype)
@@ -106,8 +108,8 @@ def open_tensors(path: Path, *, limits: TensorLimits | None = None) -> TensorFil
     """Read and check the header of a safetensors file.
 
     Raises:
-        IncompleteError: No such file.
-        VerificationError: Not a plain file, or the header breaks a rule.
+        IncompleteError: The file does not exist.
+        VerificationError: The file is not a plain file, or its header breaks a rule.
     """
     limits = limits or TensorLimits()
     size, header = _read_header(path, limits)
@@ -116,10 +118,13 @@ def open_tensors(path: Path, *, limits: TensorLimits | None = None) -> TensorFil
     if not isinstance(metadata, dict) or not all(
         isinstance(text, str) for text in metadata.values()
     ):
-        raise VerificationError(f"{path.name}: metadata is not text")
+        raise VerificationError(
+            f"{path.name}: metadata is not text", code="tensor-header-invalid"
+        )
     if not 0 < len(value) <= limits.tensors:
         raise VerificationError(
-            f"{path.name}: {len(value)} tensors, want 1 to {limits.tensors}"
+            f"{path.name}: {len(value)} tensors, want 1 to {limits.tensors}",
+            code="tensor-count-invalid",
         )
     origin = 8 + len(header)
     tensors = [_tensor(path.name, name, entry) for name, entry in value.items()]
@@ -141,37 +146,37 @@ def open_tensors(path: Path, *, limits: TensorLimits | None = None) -> TensorFil
 
 
 def _read_header(path: Path, limits: TensorLimits) -> tuple[int, bytes]:
-    with os.fdopen(_open_plain(path), "rb") as file:
+    try:
+        opened = open_plain(path)
+    except FileNotFoundError:
+        raise IncompleteError(f"no file {path}", code="file-missing") from None
+    except OSError as error:
+        raise VerificationError(
+            f"cannot open {path.name}: {error.strerror}", code="file-unreadable"
+        ) from None
+    with opened as file:
         size = os.fstat(file.fileno()).st_size
         if not 8 < size <= limits.file_bytes:
             raise VerificationError(
-                f"{path.name} has {size} bytes, want 9 to {limits.file_bytes}"
+                f"{path.name} has {size} bytes, want 9 to {limits.file_bytes}",
+                code="file-size-invalid",
             )
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(limits.header_bytes, size - 8):
             raise VerificationError(
                 f"{path.name}: header of {length} bytes, at most"
-                f" {min(limits.header_bytes, size - 8)} fit"
+                f" {min(limits.header_bytes, size - 8)} fit",
+                code="tensor-header-invalid",
             )
         return size, file.read(length)
 
 
-def _open_plain(path: Path) -> int:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise IncompleteError(f"no file {path}") from None
-    except OSError as error:
-        raise VerificationError(f"cannot open {path.name}: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise VerificationError(f"{path.name} is no plain file")
-    return handle
-
-
 def _parse(file: str, header: bytes) -> dict[str, Any]:
     if not header.startswith(b"{"):
-        raise VerificationError(f"{file} is not safetensors: its header is no JSON")
+        raise VerificationError(
+            f"{file} is not safetensors: its header is no JSON",
+            code="json-invalid",
+        )
     try:
         value = json.loads(
             header.decode("utf-8"),  # of bytes, json would guess the encoding
@@ -180,27 +185,35 @@ def _parse(file: str, header: bytes) -> dict[str, Any]:
         )
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except VerificationError as error:
-        raise VerificationError(f"{file}: {error}") from None
+        raise VerificationError(f"{file}: {error}", code=error.code) from None
     except UnicodeError:
-        raise VerificationError(f"{file}: its header is not UTF-8") from None
+        raise VerificationError(
+            f"{file}: its header is not UTF-8", code="text-not-utf8"
+        ) from None
     except (ValueError, RecursionError):
-        raise VerificationError(f"{file} is not safetensors: bad JSON") from None
+        raise VerificationError(
+            f"{file} is not safetensors: bad JSON", code="json-invalid"
+        ) from None
     if not isinstance(value, dict):
-        raise VerificationError(f"{file} is not safetensors: its header is no object")
+        raise VerificationError(
+            f"{file} is not safetensors: its header is no object", code="json-invalid"
+        )
     return value
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise VerificationError("a name occurs twice in JSON")
+        raise VerificationError(
+            "a name occurs twice in JSON", code="json-key-duplicated"
+        )
     return value
 
 
 def _no_negative_zero(text: str) -> int:
     """Read an integer; ``-0`` is a second spelling of 0, which others refuse."""
     if text == "-0":
-        raise VerificationError("-0 in JSON, want 0")
+        raise VerificationError("-0 in JSON, want 0", code="json-number-invalid")
     return int(text)
 
 
@@ -212,18 +225,28 @@ def _tensor(file: str, name: str, entry: Any) -> Tensor:
         "shape",
         "data_offsets",
     }:
-        raise VerificationError(f"{where} is not dtype, shape and data_offsets")
+        raise VerificationError(
+            f"{where} is not dtype, shape and data_offsets", code="tensor-entry-invalid"
+        )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _WIDTHS:
-        raise VerificationError(f"{where} is {str(dtype)[:20]}, want F32, F16 or BF16")
+        raise VerificationError(
+            f"{where} is {str(dtype)[:20]}, want F32, F16 or BF16",
+            code="tensor-type-unsupported",
+        )
     if not _counts(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise VerificationError(f"{where} has no plain shape")
+        raise VerificationError(
+            f"{where} has no plain shape", code="tensor-entry-invalid"
+        )
     if not _counts(offsets) or len(offsets) != 2:
-        raise VerificationError(f"{where} has no plain offsets")
+        raise VerificationError(
+            f"{where} has no plain offsets", code="tensor-entry-invalid"
+        )
     size = math.prod(shape) * _WIDTHS[dtype]
     if offsets[1] - offsets[0] != size:
         raise VerificationError(
-            f"{where} of {size} bytes lies at {offsets[0]} to {offsets[1]}"
+            f"{where} of {size} bytes lies at {offsets[0]} to {offsets[1]}",
+            code="tensor-size-differs",
         )
     return Tensor(
         name=name, dtype=dtype, shape=tuple(shape), start=offsets[0], size=size
@@ -242,11 +265,15 @@ def _check_filled(file: str, tensors: list[Tensor], size: int) -> None:
     for tensor in sorted(tensors, key=lambda t: (t.start, t.size)):
         if tensor.start != position:
             kind = "overlap" if tensor.start < position else "leave a hole"
-            raise VerificationError(f"{file}: tensors {kind} at {tensor.name[:100]!r}")
+            raise VerificationError(
+                f"{file}: tensors {kind} at {tensor.name[:100]!r}",
+                code="tensor-layout-invalid",
+            )
         position += tensor.size
     if position != size:
         raise VerificationError(
-            f"{file}: {size} bytes of data, {position} are described"
+            f"{file}: {size} bytes of data, {position} are described",
+            code="tensor-layout-invalid",
         )
 
 

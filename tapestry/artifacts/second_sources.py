@@ -1,4 +1,4 @@
-"""What a model folder says in two places: the same, or a refusal that names both.
+"""Comparison of settings that a model folder holds in two places.
 
 Tokenizers are stored in up to seven files and rotary settings under up to three keys.
 Each library takes one of the places, not each the same; transformers drops the others.
@@ -31,7 +31,7 @@ _VERSION = re.compile(r"#version:.*")
 
 
 def check_sources(folder: Path, settings: Settings) -> None:
-    """Compare what a folder says twice.
+    """Compare the settings that a folder holds in two places.
 
     Args:
         folder: For the files that are no JSON.
@@ -86,7 +86,8 @@ def _same(one: Any, other: Any, first: str, second: str) -> None:
     if one is None or other is None or one == other:
         return
     raise VerificationError(
-        f"{CONFIG}: {first} is {_short(one)}, {second} is {_short(other)}{_ANEW}"
+        f"{CONFIG}: {first} is {_short(one)}, {second} is {_short(other)}{_ANEW}",
+        code="model-sources-differ",
     )
 
 
@@ -95,7 +96,8 @@ def _check_template(folder: Path, tokenizer: Mapping[str, Any]) -> None:
     if template is not None and not isinstance(template, str):
         raise VerificationError(
             f"{_TOKENIZER}: chat_template is {_short(template)}, want one template as"
-            " text; a release holds one, so keep the one that is meant"
+            " text; a release holds one, so keep the one that is meant",
+            code="model-setting-invalid",
         )
     path = folder / TEMPLATE
     if not path.exists():
@@ -103,7 +105,8 @@ def _check_template(folder: Path, tokenizer: Mapping[str, Any]) -> None:
     own = _read(path, limit=_TEMPLATE_BYTES)
     if template is not None and own.removesuffix("\n") != template.removesuffix("\n"):
         raise VerificationError(
-            f"{TEMPLATE} is not the chat_template of {_TOKENIZER}{_ANEW}"
+            f"{TEMPLATE} is not the chat_template of {_TOKENIZER}{_ANEW}",
+            code="model-sources-differ",
         )
 
 
@@ -114,16 +117,20 @@ def _check_special(settings: Settings) -> None:
         if one is not None and other is not None and one != other:
             raise VerificationError(
                 f"{_SPECIAL}: {key} is {_short(one)}, {_TOKENIZER} says"
-                f" {_short(other)}{_ANEW}"
+                f" {_short(other)}{_ANEW}",
+                code="model-sources-differ",
             )
 
 
 def _check_added(settings: Settings) -> None:
-    """Hold the two other lists of added tokens against that of ``tokenizer.json``."""
+    """Compare the two other lists of added tokens with that of ``tokenizer.json``."""
     known = _added(settings[_FAST])
     decoder = settings.get(_TOKENIZER, {}).get("added_tokens_decoder") or {}
     if not isinstance(decoder, Mapping):
-        raise VerificationError(f"{_TOKENIZER}: added_tokens_decoder is no object")
+        raise VerificationError(
+            f"{_TOKENIZER}: added_tokens_decoder is no object",
+            code="model-setting-invalid",
+        )
     lists = {
         "added_tokens.json": list(settings.get("added_tokens.json", {}).items()),
         f"{_TOKENIZER} (added_tokens_decoder)": [
@@ -135,16 +142,20 @@ def _check_added(settings: Settings) -> None:
     for file, tokens in lists.items():
         for token, number in tokens:
             if not _text(token):
-                raise VerificationError(f"{file}: {_short(token)} is no token")
-            if known.get(token, vocabulary.get(token)) != number:
+                raise VerificationError(
+                    f"{file}: {_short(token)} is no token", code="model-setting-invalid"
+                )
+            listed = known.get(token, vocabulary.get(token))
+            if listed != number:
                 raise VerificationError(
                     f"{file}: token {_short(token)} is number {_short(number)}, in"
-                    f" {_FAST} {_short(known.get(token, vocabulary.get(token)))}{_ANEW}"
+                    f" {_FAST} {_short(listed)}{_ANEW}",
+                    code="model-sources-differ",
                 )
 
 
 def _check_vocabulary(folder: Path, settings: Settings) -> None:
-    """Hold ``vocab.json`` and ``merges.txt`` against ``tokenizer.json``."""
+    """Compare ``vocab.json`` and ``merges.txt`` with ``tokenizer.json``."""
     fast = settings[_FAST]
     if "vocab.json" in settings:
         given, known, added = settings["vocab.json"], _vocabulary(fast), _added(fast)
@@ -155,14 +166,18 @@ def _check_vocabulary(folder: Path, settings: Settings) -> None:
             raise VerificationError(
                 f"vocab.json: token {_short(token)} is number"
                 f" {_short(given.get(token))}, in {_FAST}"
-                f" {_short(known.get(token, added.get(token)))}{_ANEW}"
+                f" {_short(known.get(token, added.get(token)))}{_ANEW}",
+                code="model-sources-differ",
             )
     path, merges = folder / "merges.txt", _model(fast).get("merges")
     if path.exists() and _merges(path) != [
         each if isinstance(each, str) else " ".join(map(str, each))
         for each in merges or ()
     ]:
-        raise VerificationError(f"merges.txt has not the merges of {_FAST}{_ANEW}")
+        raise VerificationError(
+            f"merges.txt has not the merges of {_FAST}{_ANEW}",
+            code="model-sources-differ",
+        )
 
 
 def _merges(path: Path) -> list[str]:
@@ -175,11 +190,15 @@ def _read(path: Path, *, limit: int) -> str:
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise VerificationError(f"{path.name} is over {limit} bytes")
+        raise VerificationError(
+            f"{path.name} is over {limit} bytes", code="file-too-large"
+        )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise VerificationError(f"{path.name} is not UTF-8") from None
+        raise VerificationError(
+            f"{path.name} is not UTF-8", code="text-not-utf8"
+        ) from None
 
 
 def _model(fast: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: pick the role, map every error to a line and an exit status.
+"""The command line: picks the role, maps every error to a line and an exit status.
 
 A role's module is imported only when it is asked for, and what it needs only when it
 runs, so that auditing never loads a machine-learning stack and help loads nothing. The
@@ -6,8 +6,8 @@ exit statuses are in ``exit_status``; only ``main`` turns an error into one.
 
 Guarantees:
     Whatever goes wrong ends as one line on standard error, and no traceback. The text
-    of an error that nobody foresaw is not shown, as it may carry a record;
-    ``TAPESTRY_TRACEBACK=1`` shows it to whoever sits at the machine.
+    of an unexpected error is not shown, as it may carry a record;
+    ``TAPESTRY_TRACEBACK=1`` shows it on this machine.
 """
 
 import os
@@ -81,9 +81,9 @@ def _run(words: list[str]) -> ExitStatus:
     """Run a command and return its status.
 
     Raises:
-        ConfigError: Wrong usage.
+        ConfigError: The words are not a command, an option or an argument of one.
         ResourceError: The current folder was deleted.
-        TapestryError: Whatever the command refuses.
+        TapestryError: The command refuses, for the reason that the error names.
     """
     require_current_folder()
     try:
@@ -96,7 +96,7 @@ def _run(words: list[str]) -> ExitStatus:
 
 
 def _end(error: BaseException, words: Sequence[str]) -> ExitStatus:
-    """Say what went wrong, and return the status for it."""
+    """Print the error, and return the exit status for it."""
     if isinstance(error, NoVerb):
         for line in str(error).splitlines():
             console.note(line)

@@ -1,4 +1,4 @@
-"""Commands, groups and arguments of the command line, and one wording for wrong usage.
+"""Commands, groups and arguments of the command line, and the errors of wrong usage.
 
 A command returns its exit status, or nothing if all is well. Whatever is wrong with
 the words that were given ends as ``ConfigError``: what was given, what is allowed, and
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 PATH: "click.Path[Path]" = click.Path(path_type=Path)
-"""A file or folder; whoever opens it says what is wrong with it."""
+"""A file or folder; the code that opens it reports what is wrong with it."""
 
 
 class NoVerb(Exception):
@@ -124,7 +124,7 @@ class CommandGroup(_Helpful, click.Group):
         """Read what comes before a verb.
 
         Raises:
-            NoVerb: Nothing was given.
+            NoVerb: The command line ends behind the role.
         """
         if not args and not ctx.resilient_parsing:
             raise NoVerb(ctx.get_help())
@@ -137,13 +137,15 @@ class CommandGroup(_Helpful, click.Group):
         """Find a command by its name.
 
         Raises:
-            ConfigError: There is none; the message lists those that there are.
+            ConfigError: The group has no command of this name; the message lists those
+                that it has.
         """
         command = self.get_command(ctx, args[0])
         if command is None:
             known = ", ".join(self.list_commands(ctx))
             raise ConfigError(
-                f"no command {args[0]!r}; choose from {known}; {_see(ctx)}"
+                f"no command {args[0]!r}; choose from {known}; {_see(ctx)}",
+                code="usage",
             )
         return args[0], command, args[1:]
 
@@ -179,7 +181,7 @@ as_json = click.option(
 
 
 def usage_error(error: click.UsageError) -> ConfigError:
-    """Say in one line what was given, what is allowed, and where to read more."""
+    """Return the error of wrong usage: what was given, and what is allowed."""
     context = error.ctx
     said = _lower(error.format_message())
     if context is None:
@@ -203,7 +205,7 @@ def usage_error(error: click.UsageError) -> ConfigError:
 
 @contextmanager
 def _located(context: click.Context) -> Iterator[None]:
-    """Note at which command the words went wrong; click's parser leaves that out."""
+    """Add the command to an error of usage; click's parser leaves it out."""
     try:
         yield
     except click.UsageError as error:

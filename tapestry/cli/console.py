@@ -1,4 +1,4 @@
-r"""The one printer: results to standard output, notes to standard error.
+r"""The printer of all commands: results to standard output, notes to standard error.
 
 Guarantees:
     No text from outside moves the cursor, colours, renames or reorders a terminal:
@@ -100,10 +100,10 @@ def say_json(value: Any, *, indent: int | None = 2) -> None:
 
 
 def note(text: object) -> None:
-    """Print one line to standard error; if that is gone, nobody is left to tell.
+    """Print one line to standard error; do nothing where that is closed.
 
     Edge cases:
-        Of a line that nobody reads the middle is left out; rule and remedy end it.
+        A line of over 2,000 characters loses its middle; rule and remedy end it.
     """
     if sys.stderr is None:
         return
@@ -116,7 +116,7 @@ class _LogLines(logging.Formatter):
     """One line for each record of a program's log, whatever others put into it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Spell a record; a traceback of ours keeps its lines."""
+        """Spell a record; a traceback of this program keeps its lines."""
         return "\n".join(map(shown, super().format(record).split("\n")))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
@@ -135,7 +135,7 @@ def output() -> IO[str]:
     """Return standard output, for a library that draws on it by itself.
 
     Raises:
-        OSError: It is closed.
+        OSError: Standard output is closed.
     """
     if sys.stdout is None:
         raise OSError(errno.EBADF, "closed", _STDOUT)
@@ -168,8 +168,8 @@ def check_text(text: str, *, what: str) -> str:
         A terminal without UTF-8 hands over the bytes undecoded; they are read as UTF-8.
 
     Raises:
-        ConfigError: It is not valid UTF-8, or holds control characters other than tab
-            and line feed.
+        ConfigError: The text is not valid UTF-8, or holds control characters other than
+            tab and line feed.
     """
     try:
         text.encode("utf-8")
@@ -178,12 +178,14 @@ def check_text(text: str, *, what: str) -> str:
             text = os.fsencode(text).decode("utf-8")
         except UnicodeError:
             raise ConfigError(
-                f"{what} is not valid UTF-8; save or type it as UTF-8"
+                f"{what} is not valid UTF-8; save or type it as UTF-8",
+                code="text-not-utf8",
             ) from None
     if found := _NONSENSE.search(text):
         raise ConfigError(
             f"{what} holds the control character {shown(found[0])} at position"
-            f" {found.start() + 1}; remove it"
+            f" {found.start() + 1}; remove it",
+            code="character-not-allowed",
         )
     return text
 
@@ -201,7 +203,7 @@ def _write(text: str) -> None:
 
 @contextlib.contextmanager
 def _named() -> Iterator[None]:
-    """Say of an error that it is about standard output."""
+    """Name standard output in an ``OSError`` that names no file."""
     try:
         yield
     except OSError as error:

@@ -2,7 +2,7 @@
 
 Guarantees:
     ``FAILED`` is the status of cryptographic failures alone. A mistake of the caller,
-    a fault of the machine and a bug of the program have statuses of their own, so that
+    a fault of the machine and a bug of the program each have their own status, so that
     a script never takes one of them for tampering, or tampering for one of them.
 
 Not protected:
@@ -28,7 +28,7 @@ __all__ = ["MEANINGS", "ExitStatus", "status_of", "worst"]
 
 
 class ExitStatus(IntEnum):
-    """How a command ended."""
+    """The exit status of a command."""
 
     HOLDS = 0
     FAILED = 1
@@ -51,7 +51,7 @@ MEANINGS = {
     ExitStatus.INTERNAL: "a fault of this program; please report it",
     ExitStatus.INTERRUPTED: "interrupted",
 }
-"""What each status means. PROVISIONAL (candidate or withdrawn) is reserved."""
+"""The meaning of each status. PROVISIONAL (candidate or withdrawn) is reserved."""
 
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], ExitStatus], ...] = (
     ((ConfigError, UnicodeError), ExitStatus.USAGE),
@@ -75,13 +75,13 @@ def status_of(error: BaseException) -> ExitStatus:
     """Return the exit status of a command that ends with this error.
 
     Edge cases:
-        A missing package is the machine's, unless it is one of our own modules: that
+        A missing package is the machine's, unless it is a module of Tapestry: that
         is a bug, as is every error that this function does not know.
     """
     for kinds, status in _KINDS:
         if isinstance(error, kinds):
             return status
-    # ImportError says whose module it is about; one of our own is a bug.
+    # An ImportError names its module; where that is one of Tapestry's, it is a bug.
     if isinstance(error, ImportError) and not _is_ours(error):
         return ExitStatus.INCOMPLETE
     return ExitStatus.INTERNAL

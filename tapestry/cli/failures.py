@@ -1,7 +1,7 @@
-"""Every error as one line that says what is wrong and what mends it.
+"""Describes every error in one line: what is wrong and what repairs it.
 
 Guarantees:
-    The text of an error that is not one of ours or the machine's is not shown, as it
+    The text of an error is shown only if it is Tapestry's or the machine's. Any other
     may carry a record.
 """
 
@@ -24,7 +24,7 @@ _KNOWN: dict[type[BaseException], str] = {
 
 
 def describe(error: BaseException, role: str) -> str:
-    """Say what went wrong while a role was at work."""
+    """Return one line about an error that ended a command of a role."""
     if isinstance(error, TapestryError):
         return str(error)
     for kind, text in _KNOWN.items():
@@ -54,7 +54,7 @@ def _missing(error: ImportError, role: str) -> str:
 
 
 def _refused(error: BaseException) -> str:
-    """Say what the machine refuses, and where."""
+    """Name what the machine refuses, and the file or stream."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     where = getattr(error, "filename", None)
     if isinstance(error, sqlite3.Error):
@@ -64,7 +64,7 @@ def _refused(error: BaseException) -> str:
 
 
 def _internal(error: BaseException) -> str:
-    """Say where a bug is, and nothing of what it was working on."""
+    """Name the place of a bug, and nothing of the data that it was working on."""
     return (
         f"internal error: {unforeseen(error)}; please report it; {TRACEBACK}=1 shows"
         " the traceback"

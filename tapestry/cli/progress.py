@@ -1,6 +1,6 @@
-"""Show a run while it happens: a table in a terminal, plain lines elsewhere.
+"""Shows the progress of a run: a table in a terminal, plain lines elsewhere.
 
-Whoever does the work reports with one callable, which takes one event::
+The code that does the work reports with one callable, which takes one event::
 
     with live("Four institutions, one base") as progress:
         progress({"stage": "prepare", "text": "reading the base"})
@@ -46,7 +46,7 @@ class _Needed(TypedDict):
 
 
 class ProgressEvent(_Needed, total=False):
-    """One thing that happened."""
+    """An event of a run: its stage, and what has changed."""
 
     round: int
     of: int
@@ -66,7 +66,7 @@ _FIELDS = ProgressEvent.__required_keys__ | ProgressEvent.__optional_keys__
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
-    """What is known of one stage, or of one round."""
+    """The state of one stage, or of one round."""
 
     name: str
     round_stage: str = ""
@@ -113,7 +113,7 @@ class _Board:
         return name
 
     def end_others(self) -> None:
-        """Stop the clocks of what came before."""
+        """Stop the clocks of the stages before this one."""
         self.nodes.clear()
         now = self.clock()
         for name, row in self.rows.items():
@@ -150,7 +150,7 @@ def live(
         steps within it. Variables that force colour force no table on a file.
 
     Args:
-        title: What is being done.
+        title: The heading of the table.
         quiet: Show nothing, but still check the events.
         stream: Where to show it instead of stderr.
     """
@@ -198,7 +198,7 @@ class _PlainView:
 
 
 def _can_draw(stream: IO[str]) -> bool:
-    """Say whether a stream is a terminal that can spell the table."""
+    """Return whether a stream is a terminal that can spell the table."""
     try:
         _GLYPHS.encode(getattr(stream, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Plots as SVG, drawn so that shape and words say what colour says too.
+"""Plots as SVG, in which shape and words repeat everything that colour says.
 
 Places along the width are percentages and all other lengths are pixels. So a plot
 fills whatever width there is, and its text has the same size on every screen. Colours
@@ -55,7 +55,7 @@ class AxisScale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Say where a value lies."""
+        """Return the place of a value."""
         part = (value - self.low) / ((self.high - self.low) or 1.0)
         return self.start + part * (self.end - self.start)
 
@@ -64,7 +64,7 @@ def lanes(title: str, groups: Sequence[LaneGroup]) -> Markup:
     """Draw for each group one line from zero to each of its marks.
 
     Guarantees:
-        Every mark and every word has a lane of its own, so none hides another.
+        Every mark and every word has its own lane, so none hides another.
     """
     values = [lane.value for group in groups for lane in group.lanes]
     low, high = min([0.0, *values]), max([0.0, *values])
@@ -140,9 +140,9 @@ def weave(threads: int) -> Markup:
 
 
 def mark(number: int, at: tuple[float, float]) -> Markup:
-    """Draw the mark of a series: a shape of its own in a colour of its own.
+    """Draw the mark of a series, which has its own shape and colour.
 
-    It has an ``svg`` of its own around it, which can be placed by a percentage.
+    The mark is inside its own ``svg``, which can be placed by a percentage.
     """
     kind: Attributes = {"class": f"mark s{number % 6}"}
     match SHAPES[number % len(SHAPES)]:

@@ -1,4 +1,4 @@
-"""HTML with one way to write it, in which text is always escaped.
+"""Builder of HTML in which text is always escaped.
 
 A page is built from `element` alone. Whatever is a plain string, child or
 attribute, is escaped; only a `Markup` passes as it is, and only this module
@@ -33,7 +33,7 @@ class Markup:
     text: str
 
     def __bool__(self) -> bool:
-        """Whether there is anything to show."""
+        """Return whether there is anything to show."""
         return bool(self.text)
 
 
@@ -42,7 +42,7 @@ Child = str | Markup
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of a table, with a class of its own."""
+    """A cell of a table, with its own style class."""
 
     kind: str
     content: Child
@@ -79,12 +79,12 @@ def joined(*children: Child) -> Markup:
 
 
 def visible(text: str) -> str:
-    """Text in which characters without a shape are spelled: ``[U+0007]``."""
+    """Spell characters without a shape as ``[U+0007]``."""
     return _UNSHOWN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
 def outside(name: str, text: str, *, kind: str, language: str | None = None) -> Markup:
-    """Text of unknown origin and direction, with its line breaks.
+    """Write text of unknown origin and direction, with its line breaks.
 
     Args:
         name: The element that holds it.
@@ -98,7 +98,7 @@ def outside(name: str, text: str, *, kind: str, language: str | None = None) -> 
 
 
 def link(path: str, *children: Child) -> Markup:
-    """A link to a part of this page (``#part``) or to a file beside it.
+    """Write a link to a part of this page (``#part``) or to a file beside it.
 
     Raises:
         ValueError: The path is not relative, or it leaves the folder of the page.
@@ -134,7 +134,7 @@ def table(
     Args:
         caption: What the table shows, also for those who hear the page.
         header: One cell for each column.
-        rows: The cells; a `Cell` brings a class of its own.
+        rows: The cells; a `Cell` has its own style class.
         text_columns: So many columns from the left hold text; the others hold
             numbers and are set flush right.
         kind: A class of the table.

@@ -1,4 +1,4 @@
-"""Numbers, dates and lists as people read them: the page's only number format.
+"""Numbers, dates and lists as people read them, in the one format of the pages.
 
 The decimal sign is a point, thousands are set apart by a comma, a percentage has one
 decimal, and a unit follows after a space that does not break. No number is written

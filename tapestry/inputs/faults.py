@@ -1,8 +1,8 @@
-"""Faults of outside files, and errors of others: where each lies, and what mends it.
+"""Faults of outside files, each with its place and its repair.
 
 A fault names a file by the operator's own path, a line by its number, and a rule by
 words of this repository. A ``Faults`` gathers those of a whole folder, so that an
-operator mends a folder once and not once per fault::
+operator repairs a folder once and not once per fault::
 
     data: 12 faults
       a.jsonl, line 3: "text" is missing; …
@@ -12,9 +12,9 @@ operator mends a folder once and not once per fault::
 
 Guarantees:
     No message holds a byte of a file's content. Each fault is one line of printable
-    text, whatever the file is called. Of an error that is not one of ours the type and
-    the place are told and never the text: a library quotes there what it was given,
-    which may be a record.
+    text, whatever the file is called. Of an error of another library the type and the
+    place are named and never the text, because a library quotes in it what it was
+    given, which may be a record.
 """
 
 import os
@@ -39,7 +39,7 @@ class InputFault(ConfigError):
 
         Args:
             path: The file or folder.
-            rule: What is wrong and, after a semicolon, what mends it.
+            rule: What is wrong and, after a semicolon, what repairs it.
             line: The number of the line, from 1; None for the file as a whole.
             code: The rule's stable name.
         """
@@ -47,7 +47,7 @@ class InputFault(ConfigError):
         super().__init__(self._spell(show(path)), code=code)
 
     def below(self, folder: Path) -> str:
-        """Tell the fault to a reader who knows which folder, or file, it is about."""
+        """Return the message with the place relative to a folder or file."""
         if self.path == folder:
             return self._spell("")
         known = self.path.is_relative_to(folder)
@@ -80,17 +80,17 @@ class Faults:
         return self._count
 
     def add(self, fault: ConfigError) -> None:
-        """Take a fault in."""
+        """Add a fault."""
         self._count += 1
         if len(self._first) < SHOWN:
             self._first.append(fault)
 
     def check(self, folder: Path) -> None:
-        """Refuse a folder, or a file, if anything is wrong in it.
+        """Refuse a folder, or a file, if a fault was added.
 
         Raises:
-            ConfigError: There is a fault. One fault is its own message; several
-                stand below each other, under its name.
+            ConfigError: At least one fault was added. One fault is raised as it is;
+                several are a line each, below the name of the folder.
         """
         if self._count == 1:
             raise self._first[0]
@@ -107,17 +107,17 @@ class Faults:
 
 
 def unforeseen(error: BaseException) -> str:
-    """Name the type of an error that nobody foresaw, and the place in our code."""
+    """Return the type of an unexpected error, and its place in Tapestry's code."""
     return f"{type(error).__name__} in {_place(error.__traceback__)}"
 
 
 def wants_traceback() -> bool:
-    """Return whether whoever sits at the machine asked for tracebacks."""
+    """Return whether the operator asked for tracebacks."""
     return os.environ.get(TRACEBACK) == "1"
 
 
 def _place(trace: TracebackType | None) -> str:
-    """Return the innermost module and line of ours on the way to an error."""
+    """Return the innermost module and line of Tapestry on the way to an error."""
     found = "tapestry"
     while trace is not None:
         module = str(trace.tb_frame.f_globals.get("__name__", ""))

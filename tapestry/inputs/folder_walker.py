@@ -1,4 +1,4 @@
-"""The walker of folders that people fill: each thing is a file to read, or a fault.
+"""Walker of folders that people fill: each entry is a file to read, or a fault.
 
 ``Path.rglob`` leaves out what it cannot open and does not enter linked folders, and
 says neither. Here, nothing is left out:
@@ -33,19 +33,21 @@ def walk(folder: Path, faults: Faults) -> list[Path]:
 
     Args:
         folder: Where to begin.
-        faults: Takes in whatever is there and cannot be read as a file.
+        faults: Receives a fault for each entry that cannot be read as a file.
 
     Raises:
-        ConfigError: There is no such folder.
+        ConfigError: The folder does not exist.
     """
     if not folder.is_dir():
-        raise ConfigError(f"no folder {show(folder)}; make it, or name another")
+        raise ConfigError(
+            f"no folder {show(folder)}; make it, or name another", code="folder-missing"
+        )
     found: list[Path] = []
     pending = [folder]
     while pending:
         for path, mode in _entries(pending.pop(), faults):
-            if (rule := _refused(path, mode)) is not None:
-                faults.add(InputFault(path, rule))
+            if (fault := _refused(path, mode)) is not None:
+                faults.add(fault)
             elif stat.S_ISDIR(mode):
                 pending.append(path)
             else:
@@ -60,22 +62,36 @@ def _entries(folder: Path, faults: Faults) -> Iterator[tuple[Path, int]]:
             names = sorted(entry.name for entry in entries)
     except OSError as error:
         rule = f"cannot read this folder: {error.strerror}; give the node access to it"
-        faults.add(InputFault(folder, rule))
+        faults.add(InputFault(folder, rule, code="file-unreadable"))
         return
     for name in names:
         path = folder / name
         try:
             yield path, path.lstat().st_mode
         except OSError as error:
-            faults.add(InputFault(path, f"cannot read it: {error.strerror}"))
+            faults.add(
+                InputFault(
+                    path, f"cannot read it: {error.strerror}", code="file-unreadable"
+                )
+            )
 
 
-def _refused(path: Path, mode: int) -> str | None:
-    """Return why a thing is neither entered nor read, in words, or None."""
+def _refused(path: Path, mode: int) -> InputFault | None:
+    """Return the fault of an entry that is neither entered nor read, or None."""
     if stat.S_ISLNK(mode):
-        return "is a link; put the file or folder itself there, or take the link out"
+        return InputFault(
+            path,
+            "is a link; put the file or folder itself there, or take the link out",
+            code="link-not-allowed",
+        )
     if path.name.startswith("."):
-        return "is hidden, as what other programs leave behind; remove it"
+        return InputFault(
+            path,
+            "is hidden, as what other programs leave behind; remove it",
+            code="file-hidden",
+        )
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-        return "is a FIFO, socket or device; take it out"
+        return InputFault(
+            path, "is a FIFO, socket or device; take it out", code="file-not-plain"
+        )
     return None

@@ -1,4 +1,4 @@
-"""Plain files from outside: opened without waiting, and read up to a limit.
+"""Reader of plain files from outside, which never waits and reads up to a limit.
 
 A folder from elsewhere may hold a FIFO, which a reader waits for without end, a link
 to a device that never ends, or a sparse file of terabytes. So what kind of file it is
@@ -28,8 +28,8 @@ def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
         No FIFO, socket or device is waited for or read.
 
     Raises:
-        OSError: There is no such file, or it cannot be opened.
-        VerificationError: It is a link, a folder, a FIFO, a socket or a device.
+        OSError: The file does not exist or cannot be opened.
+        VerificationError: The path is a link, a folder, a FIFO, a socket or a device.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     flags |= 0 if links else os.O_NOFOLLOW
@@ -37,13 +37,17 @@ def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
         handle = os.open(path, flags)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise VerificationError(f"{path.name} is a link") from None
+            raise VerificationError(
+                f"{path.name} is a link", code="link-not-allowed"
+            ) from None
         if error.errno == errno.ENXIO:  # a socket
-            raise VerificationError(f"{path.name} is no plain file") from None
+            raise VerificationError(
+                f"{path.name} is no plain file", code="file-not-plain"
+            ) from None
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise VerificationError(f"{path.name} is no plain file")
+        raise VerificationError(f"{path.name} is no plain file", code="file-not-plain")
     return os.fdopen(handle, "rb")
 
 
@@ -52,15 +56,17 @@ def read_plain(path: Path, *, limit: int, links: bool = False) -> bytes:
 
     Args:
         path: The file.
-        limit: Bytes that it may have; not one more than that is read beyond it.
+        limit: Bytes that it may have; at most one more is read.
         links: Whether the path may be a symbolic link.
 
     Raises:
-        OSError: There is no such file, or it cannot be read.
-        VerificationError: It is no plain file, or over the limit.
+        OSError: The file does not exist or cannot be read.
+        VerificationError: The path is no plain file, or the file is over the limit.
     """
     with open_plain(path, links=links) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise VerificationError(f"{path.name} is over {limit} bytes")
+        raise VerificationError(
+            f"{path.name} is over {limit} bytes", code="file-too-large"
+        )
     return data

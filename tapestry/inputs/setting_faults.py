@@ -1,4 +1,4 @@
-"""Faults of settings, in words: what pydantic finds, as an operator needs it told.
+"""Messages for operators about settings that pydantic refuses.
 
 A message names the key, the value that stands there, what is wanted, and what may be
 written in its place::
@@ -46,7 +46,7 @@ _BOUNDS: Mapping[str, Callable[[Any], str]] = {
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Tell each fault of some settings in a line, misspelled keys first.
+    """Describe each fault of some settings in a line, misspelled keys first.
 
     A key that is probably there under another spelling is not called missing as well.
     """
@@ -66,13 +66,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return lines
 
 
-def example_of(model: type[BaseModel], where: Place) -> Any:
-    """Return an example of a setting; None where its type gives none."""
-    return type_at(model, where).example
-
-
 def _untagged(found: Any) -> Any:
-    """Tell of the key that picks a table's model as of any other key."""
+    """Describe the key that picks a table's model as any other key."""
     kind, context = found["type"], found.get("ctx", {})
     if kind not in {"union_tag_not_found", "union_tag_invalid"}:
         return found
@@ -86,7 +81,7 @@ def _untagged(found: Any) -> Any:
 
 
 def _unknown(model: type[BaseModel], where: Place, *, close: str | None) -> str:
-    """Say what to do with a key that the model does not have."""
+    """Return what to do with a key that the model does not have."""
     former: Mapping[str, str] = getattr(model, "former_keys", {})
     told = former.get(_spell(without_tags(model, where)))
     if told is not None:
@@ -99,7 +94,7 @@ def _unknown(model: type[BaseModel], where: Place, *, close: str | None) -> str:
 
 
 def _line(error: Any, where: Place, wanted: SettingType) -> str:
-    """Tell one fault that is no misspelled key."""
+    """Describe a fault that is no misspelled key."""
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
     if kind == "missing":
         rule = "is missing"
@@ -118,7 +113,7 @@ def _line(error: Any, where: Place, wanted: SettingType) -> str:
 
 
 def _decimal_rule(value: Any, where: Place, wanted: SettingType) -> str:
-    """Tell why a value is no decimal, and how to write the one that it is."""
+    """Describe why a value is no decimal, and how to write the one that it is."""
     shown, write = _show(value), f"write {_key(where)} = "
     plain = None
     if isinstance(value, Quoted | WrittenFloat):
@@ -138,7 +133,7 @@ def _decimal_rule(value: Any, where: Place, wanted: SettingType) -> str:
 
 
 def _hint(where: Place, value: Any, kind: str, wanted: SettingType) -> str:
-    """Say what to write, for the value given where it can be told from that."""
+    """Return what to write, derived from the given value where that is possible."""
     if wanted.tables:
         return f"; add the table [{_spell(where)}]"
     example = wanted.example

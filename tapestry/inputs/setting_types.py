@@ -1,6 +1,7 @@
 """The type of a setting, found by its place in a model.
 
-A table may be one of several models, told apart by a key of theirs (a tagged union)::
+A table may be one of several models, which differ in the value of one key (a tagged
+union)::
 
     [adapter]
     noise = "none"      ->  the model whose ``noise`` is "none"
@@ -23,7 +24,7 @@ DECIMAL = {"format": "decimal"}  # what the schema of a text that is a decimal s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingType:
-    """What a setting must be."""
+    """The type of a setting: annotation, description and example."""
 
     annotation: Any
     description: str | None = None

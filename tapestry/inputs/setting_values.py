@@ -1,4 +1,4 @@
-"""Values of a TOML file, as the fields of a strict model take them.
+"""Converts values of a TOML file to what the fields of a strict model take.
 
 Decimals are text in plain decimal spelling wherever they travel, so that a number has
 one spelling and one digest. In a file they are numbers, and stay exact::

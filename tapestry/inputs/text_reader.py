@@ -1,4 +1,4 @@
-r"""The reader of outside text: settings, records, public text, prompts.
+r"""Reader of outside text: settings, records, public text, prompts.
 
 Everything that people or other programs wrote is read here, under one set of rules:
 
@@ -90,10 +90,6 @@ class WrittenFloat:
     text: str
 
 
-class _Rule(ValueError):
-    """A rule that a line of JSON breaks."""
-
-
 def check_text(text: str, where: str) -> None:
     """Check text that did not come from a file, such as a prompt.
 
@@ -102,17 +98,17 @@ def check_text(text: str, where: str) -> None:
         where: What to call it in a message.
 
     Raises:
-        ConfigError: It holds a character that the rules of this module refuse.
+        ConfigError: The text holds a character that the rules of this module refuse.
     """
     if (rule := first_fault(text)) is not None:
-        raise ConfigError(f"{where}: {rule}")
+        raise ConfigError(f"{where}: {rule}", code="character-not-allowed")
 
 
 def is_invisible(text: str) -> bool:
-    """Return whether a reader would see nothing of a text.
+    """Return whether a text shows nothing to a reader.
 
-    So it is if all of its characters are separators, controls, formats, variation
-    selectors or fillers, of whatever script; and if there are none.
+    A text is invisible if it is empty, or if all of its characters are separators,
+    controls, formats, variation selectors or fillers, of any script.
     """
     return all(
         unicodedata.category(each) in {"Cc", "Cf", "Zs", "Zl", "Zp"}
@@ -134,7 +130,9 @@ def read_text(path: Path, *, links: bool = True) -> str:
     try:
         return _read_whole(path, limit=MAX_TEXT_BYTES, links=links)
     except FileNotFoundError as error:
-        raise InputFault(path, f"cannot read it: {error.strerror}") from None
+        raise InputFault(
+            path, f"cannot read it: {error.strerror}", code="file-missing"
+        ) from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -144,24 +142,28 @@ def read_toml(path: Path) -> dict[str, Any]:
         Its tables; floats as ``WrittenFloat``.
 
     Raises:
-        FileNotFoundError: There is no such file; the caller says what it is for.
+        FileNotFoundError: The file does not exist; the caller names its purpose.
         ConfigError: The file cannot be read, breaks a rule of this module, or is not
             TOML.
     """
     text = _read_whole(path, limit=MAX_TOML_BYTES, links=True)
     if not text.strip():
-        raise InputFault(path, "is empty; write its settings")
+        raise InputFault(path, "is empty; write its settings", code="file-empty")
     try:
         return tomllib.loads(text, parse_float=WrittenFloat)
     except RecursionError:
-        raise InputFault(path, "is not TOML: nested too deeply") from None
+        raise InputFault(
+            path, "is not TOML: nested too deeply", code="toml-invalid"
+        ) from None
     except ValueError as error:  # an integer of thousands of digits is one, too
         rule, line = _why_not_toml(str(error))
-        raise InputFault(path, f"is not TOML: {rule}", line=line) from None
+        raise InputFault(
+            path, f"is not TOML: {rule}", line=line, code="toml-invalid"
+        ) from None
 
 
 def _why_not_toml(said: str) -> tuple[str, int | None]:
-    """Tell in words of ours, and the line, what a parser says that may quote a key."""
+    """Return the rule and the line of a parser's message, which may quote a key."""
     found = re.search(r"\(at line ([0-9]+), column [0-9]+\)\Z", said)
     rule = next(
         (ours for start, ours in _NOT_TOML if said.startswith(start)), _ODD_TOML
@@ -179,7 +181,7 @@ def read_rows(
 
     Args:
         path: The file.
-        faults: Takes in what is wrong.
+        faults: Receives what is wrong.
         links: Whether the path may be a symbolic link.
     """
     try:
@@ -188,10 +190,11 @@ def read_rows(
                 text = _decode(data, path, line=number)
                 if text.strip(" \t\v\f"):
                     yield number, _parse(text)
-            except _Rule as error:
-                faults.add(InputFault(path, str(error), line=number))
             except InputFault as fault:
                 faults.add(fault)
+            except ConfigError as error:
+                rule = str(error)
+                faults.add(InputFault(path, rule, line=number, code=error.code))
     except InputFault as fault:
         faults.add(fault)
 
@@ -225,9 +228,11 @@ def public_rows(path: Path, faults: Faults) -> list[tuple[int, Text]]:
         if rule is None:
             rows.append((number, text))
         else:
-            faults.add(InputFault(path, rule, line=number))
+            faults.add(InputFault(path, rule, line=number, code="record-invalid"))
     if not rows and len(faults) == before:
-        faults.add(InputFault(path, 'is empty; want lines {"text": "..."}'))
+        faults.add(
+            InputFault(path, 'is empty; want lines {"text": "..."}', code="file-empty")
+        )
     return rows
 
 
@@ -352,9 +357,9 @@ def _first_refused(text: str) -> tuple[int, str] | None:
 
 @contextmanager
 def _opened(path: Path, *, links: bool) -> Iterator[BinaryIO]:
-    """Open a regular file, and see afterwards that nobody changed it meanwhile.
+    """Open a regular file, and check afterwards that it was not changed meanwhile.
 
-    A FIFO, socket or device is recognized before it is opened. Where one takes the
+    A FIFO, socket or device is recognized before it is opened. If one takes the
     file's place in between, ``O_NONBLOCK`` keeps the node from waiting for it.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -369,33 +374,50 @@ def _opened(path: Path, *, links: bool) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise InputFault(path, f"cannot read it: {error.strerror}") from None
+        raise InputFault(
+            path, f"cannot read it: {error.strerror}", code="file-unreadable"
+        ) from None
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise InputFault(
-            path, "was changed while it was read; stop the writer, try again"
+            path,
+            "was changed while it was read; stop the writer, try again",
+            code="file-changed",
         )
 
 
 def _check_regular(path: Path, found: os.stat_result) -> None:
     if stat.S_ISLNK(found.st_mode):
-        raise InputFault(path, "is a link; put the file itself there")
+        raise InputFault(
+            path, "is a link; put the file itself there", code="link-not-allowed"
+        )
     if stat.S_ISDIR(found.st_mode):
-        raise InputFault(path, "cannot read it: it is a folder; name a file")
+        raise InputFault(
+            path, "cannot read it: it is a folder; name a file", code="file-not-plain"
+        )
     if not stat.S_ISREG(found.st_mode):
-        raise InputFault(path, "is a FIFO, socket or device; put a file there")
+        raise InputFault(
+            path, "is a FIFO, socket or device; put a file there", code="file-not-plain"
+        )
 
 
 def _read_whole(path: Path, *, limit: int, links: bool) -> str:
     with _opened(path, links=links) as file:
         data = file.read(limit + 1)
         if len(data) > limit:
-            raise InputFault(path, f"is over {limit >> 20} MiB; split it")
+            raise InputFault(
+                path, f"is over {limit >> 20} MiB; split it", code="file-too-large"
+            )
     _check_encoding(data, path)
     text = _decode(data.removeprefix(_MARK), path)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if (found := _first_refused(text)) is not None:
         place, rule = found
-        raise InputFault(path, rule, line=text.count("\n", 0, place) + 1)
+        raise InputFault(
+            path,
+            rule,
+            line=text.count("\n", 0, place) + 1,
+            code="character-not-allowed",
+        )
     return text
 
 
@@ -408,7 +430,7 @@ def _lines(path: Path, *, links: bool) -> Iterator[tuple[int, bytes]]:
             while data := file.readline(MAX_TEXT_BYTES + 1):
                 if len(data) > MAX_TEXT_BYTES:
                     rule = f"is over {MAX_TEXT_BYTES >> 20} MiB long; split the record"
-                    raise InputFault(path, rule, line=number + 1)
+                    raise InputFault(path, rule, line=number + 1, code="line-too-long")
                 if number == 0:
                     data = data.removeprefix(_MARK)
                 data = data.removesuffix(b"\n").removesuffix(b"\r")
@@ -416,14 +438,16 @@ def _lines(path: Path, *, links: bool) -> Iterator[tuple[int, bytes]]:
                     number += 1
                     yield number, line
     except FileNotFoundError as error:
-        raise InputFault(path, f"cannot read it: {error.strerror}") from None
+        raise InputFault(
+            path, f"cannot read it: {error.strerror}", code="file-missing"
+        ) from None
 
 
 def _check_encoding(data: bytes, path: Path) -> None:
-    """Name the two encodings that a first look recognizes.
+    """Refuse the two other encodings that the first bytes show.
 
     Raises:
-        Fault: It is UTF-16 or UTF-32.
+        InputFault: The text is UTF-16 or UTF-32.
     """
     head = data[:_LOOK]
     odd, even = head[1::2].count(0), head[::2].count(0)
@@ -436,7 +460,11 @@ def _check_encoding(data: bytes, path: Path) -> None:
     elif len(head) > 1 and most > 0.3 * len(head) and least < 0.05 * len(head):
         found = "UTF-16LE" if odd > even else "UTF-16BE"
     if found is not None:
-        raise InputFault(path, f"is {found}, not UTF-8; {_CONVERT.format(found)}")
+        raise InputFault(
+            path,
+            f"is {found}, not UTF-8; {_CONVERT.format(found)}",
+            code="text-not-utf8",
+        )
 
 
 def _decode(data: bytes, path: Path, *, line: int | None = None) -> str:
@@ -446,49 +474,71 @@ def _decode(data: bytes, path: Path, *, line: int | None = None) -> str:
         if line is None:
             ends = re.findall(rb"\r\n|\r|\n", data[: error.start])
             line = len(ends) + 1
-    raise InputFault(path, f"not UTF-8; {_CONVERT.format('WINDOWS-1252')}", line=line)
+    raise InputFault(
+        path,
+        f"not UTF-8; {_CONVERT.format('WINDOWS-1252')}",
+        line=line,
+        code="text-not-utf8",
+    )
 
 
 def _parse(text: str) -> dict[str, Any]:
     """Read one line of JSON strictly.
 
     Raises:
-        _Rule: It is not one JSON object, or breaks a rule of this module.
+        ConfigError: The line is not one JSON object, or breaks a rule of this module.
     """
     if (rule := first_fault(text)) is not None:
-        raise _Rule(rule)
+        raise ConfigError(rule, code="character-not-allowed")
     try:
         value = _STRICT.decode(text)
     except json.JSONDecodeError as error:
         place = error.pos + 1
         if error.msg == "Extra data":
-            raise _Rule("something follows the object; write one a line") from None
+            raise ConfigError(
+                "something follows the object; write one a line", code="json-invalid"
+            ) from None
     except RecursionError:
-        raise _Rule("not JSON that is read here: nested too deeply") from None
+        raise ConfigError(
+            "not JSON that is read here: nested too deeply", code="json-too-deep"
+        ) from None
     else:
         if isinstance(value, dict):
             return value
-        raise _Rule(f"is {_kind(value)}; want an object")
+        raise ConfigError(f"is {_kind(value)}; want an object", code="json-invalid")
     if text.strip() in {"[", "{"}:
-        raise _Rule("not JSON: the value goes on in the next line; write one a line")
-    raise _Rule(f"not JSON from character {place} on; write one object a line")
+        raise ConfigError(
+            "not JSON: the value goes on in the next line; write one a line",
+            code="json-invalid",
+        )
+    raise ConfigError(
+        f"not JSON from character {place} on; write one object a line",
+        code="json-invalid",
+    )
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise _Rule("a key stands there twice; keep one of the two")
+        raise ConfigError(
+            "a key stands there twice; keep one of the two", code="json-key-duplicated"
+        )
     return value
 
 
 def _no_constant(_: str) -> NoReturn:
-    raise _Rule("NaN and infinity are not JSON; write a number or leave it out")
+    raise ConfigError(
+        "NaN and infinity are not JSON; write a number or leave it out",
+        code="json-number-invalid",
+    )
 
 
 def _float(text: str) -> float:
     value = float(text) if len(text) <= _DIGITS else math.inf
     if not math.isfinite(value):
-        raise _Rule("a number is too large; write it in quotes")
+        raise ConfigError(
+            "a number is too large; write it in quotes", code="json-number-invalid"
+        )
     return value
 
 

@@ -1,1 +1,1 @@
-"""The shared model as numbers: its updates, its outer step, its replica."""
+"""The shared model as arrays: updates, outer optimizer, replica."""

@@ -1,4 +1,4 @@
-"""W + B A with a public A: the low-rank update whose mean is exact.
+"""Low-rank updates W + B A with a public A, whose mean is exact.
 
 A is drawn from a public seed of the round and is the same on every node; only B is
 trained, from zero. Hence ``mean(B_i) A == mean(B_i A)``: the mean of the small
@@ -22,7 +22,7 @@ from tapestry.vectors import FloatVector, Layout, Parameters
 
 
 def round_seed(run_id: str, round_number: int, *, model_digest: str) -> str:
-    """Derive the public seed of a round's factors; nobody chooses it."""
+    """Derive the public seed of a round's factors, which no party can choose."""
     label = f"tapestry-round-seed/1\n{run_id}\n{round_number}\n{model_digest}\n"
     return digest(label.encode())[7:]
 

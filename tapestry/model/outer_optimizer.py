@@ -1,9 +1,9 @@
-"""The outer optimizer: mean update -> new parameters, bit for bit on every machine.
+"""The outer optimizer: turns a mean update into new parameters, bit for bit equal.
 
 Coordinator, every node and an auditor take the same step and must reach the same
-digest. So only elementwise float32 operations of NumPy are used, one after the
-other and in a fixed order; each is correctly rounded by IEEE 754, so the result
-does not depend on the processor, the number of threads or a BLAS.
+digest on every machine. So only elementwise float32 operations of NumPy are used, one
+after the other and in a fixed order; each is correctly rounded by IEEE 754, so the
+result does not depend on the processor, the number of threads or a BLAS.
 
 ``nesterov`` is DiLoCo's outer optimizer (arXiv 2311.08105): ``v <- m v + g``,
 ``p <- p + lr (g + m v)`` with g the mean update (already a descent direction).
@@ -35,7 +35,7 @@ class OuterState:
 
     @property
     def digest(self) -> str:
-        """What ``round.closed`` says about the optimizer's state."""
+        """The digest of the optimizer's state that ``round.closed`` names."""
         parts = [tensor_digests(self.first), tensor_digests(self.second)]
         return digest(canonical_json([self.step, *parts]))
 

@@ -1,9 +1,9 @@
-"""The shared base as every party holds it, and the step from one to the next.
+"""A replica of the shared base, and its step from one round to the next.
 
 Coordinator and nodes each keep a replica and move it by the published sum of a
 round. Since the step is deterministic (``tapestry.model.outer_optimizer``), equal logs
-and equal sums give equal parameters; a node compares the digest with the log's and so
-trusts nobody with the base.
+and equal sums give equal parameters; a node compares its digest with the log's and so
+needs to trust no other party with the base.
 """
 
 import math
@@ -31,14 +31,14 @@ _BLOCK = 1 << 16  # coordinates squared at a time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """How long the mean update of a round is, and why it must not be applied."""
+    """The norm of a round's mean update, and the reason not to apply it, if any."""
 
     norm: float  # 0 when the sum is out of range
     fault: Literal["sum_out_of_range", "norm_too_large"] | None
 
 
 def measure(total: RingVector, *, survivors: int, manifest: RoundManifest) -> Measured:
-    """Hold a sum against the range and the length that the plan allows.
+    """Compare a sum with the range and the norm that the plan allows.
 
     Guarantees:
         Coordinator and nodes find the same: squares are added as whole numbers, and
@@ -107,15 +107,22 @@ class Replica:
             layout: The layout computed here, not the coordinator's word.
 
         Raises:
-            VerificationError: The round starts from another base or layout.
+            VerificationError: The round starts from another base, or the sum has
+                another length or layout than this base.
         """
         if manifest.model_digest != self.digest:
             raise VerificationError(
-                f"round {manifest.round_number} starts from {manifest.model_digest}, "
-                f"here is {self.digest}"
+                f"round {manifest.round_number} starts from base"
+                f" {manifest.model_digest}; the base here is {self.digest}",
+                code="base-differs",
             )
         if (layout.digest, total.size) != (manifest.layout_digest, layout.length):
-            raise VerificationError("the sum does not fit the layout computed here")
+            raise VerificationError(
+                f"round {manifest.round_number}: a sum of {total.size} coordinates and"
+                f" layout {manifest.layout_digest}; the layout computed here has"
+                f" {layout.length} and digest {layout.digest}",
+                code="layout-differs",
+            )
         parameters, optimizer = advance(
             self.parameters,
             self.optimizer,

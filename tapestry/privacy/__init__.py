@@ -1,1 +1,1 @@
-"""Bound, noise and account: what a record can give away."""
+"""Differential privacy: clipping, noise, accounting and an empirical audit."""

@@ -1,4 +1,6 @@
-"""Epsilon spent by a list of steps; plain arithmetic, no torch.
+"""Privacy accounting: the epsilon that a list of steps spends.
+
+The module is plain arithmetic and needs no torch.
 
 A step is one release of the Poisson-subsampled Gaussian mechanism: each unit enters
 with probability ``sampling_rate``, what it adds is bounded by a clip norm, and the
@@ -63,25 +65,33 @@ class Steps:
     def __post_init__(self) -> None:
         noise = self.noise_multiplier
         if not 0 <= noise < math.inf:
-            raise ConfigError(f"noise multiplier {noise} is not >= 0")
+            raise ConfigError(
+                f"noise multiplier {noise} is not >= 0", code="setting-out-of-range"
+            )
         if not 0 < self.sampling_rate <= 1:
-            raise ConfigError(f"sampling rate {self.sampling_rate} is not in (0, 1]")
+            raise ConfigError(
+                f"sampling rate {self.sampling_rate} is not in (0, 1]",
+                code="setting-out-of-range",
+            )
         if self.steps < 0:
-            raise ConfigError(f"{self.steps} steps is not a count")
+            raise ConfigError(
+                f"{self.steps} steps is not a count", code="setting-out-of-range"
+            )
         if self.coordinates and (noise * self.bound) ** 2 < MIN_VARIANCE:
             raise ConfigError(
                 f"integer noise of deviation {noise * self.bound:g}; at least"
-                f" {math.sqrt(MIN_VARIANCE):g} can be accounted for"
+                f" {math.sqrt(MIN_VARIANCE):g} can be accounted for",
+                code="noise-too-small",
             )
 
 
 def accountant_version() -> str:
-    """The version of dp-accounting; stands in every report next to its name."""
+    """Return the version of dp-accounting, which every report names."""
     return importlib.metadata.version("dp-accounting")
 
 
 def epsilon(steps: Iterable[Steps], *, target_delta: float) -> float:
-    """The epsilon that some steps on the same records give together.
+    """Return the epsilon that some steps on the same records spend together.
 
     Guarantees:
         An upper bound: every rounding inside goes up. It depends on the multiset of
@@ -168,7 +178,7 @@ class Composition:
 
 
 def closeness(steps: Iterable[Steps]) -> float:
-    """How far log-probabilities under integer noise are from Gaussian ones.
+    """Bound how far log-probabilities under integer noise are from Gaussian ones.
 
     One coordinate's log ratio at y deviations is close to
     ``(y**4 - 6 y**2 + 3) / (24 variance)`` (the excess of a Skellam variable's kurtosis
@@ -188,7 +198,7 @@ def closeness(steps: Iterable[Steps]) -> float:
 
 
 def merge(steps: Iterable[Steps]) -> tuple[Steps, ...]:
-    """Add up equal steps and put them in order; leaves out what has none."""
+    """Add up equal steps and sort them; entries without steps are left out."""
     counts: dict[Steps, int] = {}
     for s in steps:
         if s.steps:
@@ -200,7 +210,7 @@ def merge(steps: Iterable[Steps]) -> tuple[Steps, ...]:
 def calibrate(
     *, target_epsilon: float, target_delta: float, sampling_rate: float, steps: int
 ) -> float:
-    """The least noise multiplier that keeps some steps within the target.
+    """Find the least noise multiplier that keeps some steps within the target.
 
     Guarantees:
         ``epsilon`` of the result is at most ``target_epsilon``; a multiplier
@@ -236,7 +246,7 @@ def rounds_left(
     limit_epsilon: float,
     target_delta: float,
 ) -> int:
-    """How many more times ``step`` fits under a limit; 1000 stands for more.
+    """Count how many more times ``step`` fits under a limit, up to 1000.
 
     Raises:
         ConfigError: Delta is not in (0, 1).
@@ -261,15 +271,18 @@ def check_delta(target_delta: float, *, records: int | None = None) -> None:
     """Refuse a delta that promises nothing.
 
     Raises:
-        ConfigError: Not in (0, 1), or at least one in the number of records, where
-            publishing a record at random would pass for private.
+        ConfigError: Delta is not in (0, 1), or is at least one in the number of
+            records, where publishing a record at random would pass for private.
     """
     if not 0 < target_delta < 1:
-        raise ConfigError(f"delta {target_delta} is not between 0 and 1")
+        raise ConfigError(
+            f"delta {target_delta} is not between 0 and 1", code="delta-out-of-range"
+        )
     if records is not None and target_delta * records >= 1:
         raise ConfigError(
             f"delta {target_delta:g} is not below 1/{records}, one over the number of"
-            " records; lower it, or hold more records"
+            " records; lower it, or hold more records",
+            code="delta-too-large",
         )
 
 
@@ -277,31 +290,35 @@ def check_epsilon(target_epsilon: float) -> None:
     """Refuse an epsilon that is not a positive number up to 1000.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: Epsilon is not in (0, 1000].
     """
     if not 0 < target_epsilon <= MAX_EPSILON:
-        raise ConfigError(f"epsilon {target_epsilon} is not in (0, {MAX_EPSILON:g}]")
+        raise ConfigError(
+            f"epsilon {target_epsilon} is not in (0, {MAX_EPSILON:g}]",
+            code="epsilon-out-of-range",
+        )
 
 
 def sampling_rate(batch_size: int, *, records: int) -> float:
-    """The coin of each record: expected batch size over declared records.
+    """Return the sampling probability: expected batch size over declared records.
 
     Guarantees:
-        A multiple of 1e-12, rounded up: the number that is tossed is the number that
-        is accounted for and the number that a log can spell.
+        The result is a multiple of 1e-12, rounded up: the probability that is sampled
+        with is the one that is accounted for and the one that a log can spell.
 
     Raises:
-        ConfigError: There are fewer records than the batch expects.
+        ConfigError: The batch size is below 1 or over the number of records.
     """
     if not 0 < batch_size <= records:
         raise ConfigError(
-            f"batch size {batch_size} is not between 1 and the {records} records"
+            f"batch size {batch_size} is not between 1 and the {records} records",
+            code="setting-out-of-range",
         )
     return min(1.0, math.ceil(batch_size * 10**12 / records) / 10**12)
 
 
 def _bracket(excess: Callable[[float], float]) -> tuple[float, float]:
-    """Find noise that is too little and noise that is enough, as logarithms.
+    """Bracket the noise by one that is too little and one that is enough (logarithms).
 
     From 1 outwards: the smaller the noise, the longer the accounting takes.
     """
@@ -315,7 +332,10 @@ def _bracket(excess: Callable[[float], float]) -> tuple[float, float]:
         return low, high
     while excess(high := high + factor) > 0:
         if high > ceiling:
-            raise ConfigError(f"no noise up to {MAX_NOISE:g} is enough for the target")
+            raise ConfigError(
+                f"no noise up to {MAX_NOISE:g} is enough for the target",
+                code="epsilon-unreachable",
+            )
         low = high
     return low, high
 

@@ -1,4 +1,4 @@
-"""Ranges of epsilon and delta, as types of a setting."""
+"""Types of settings for epsilon and delta, with their ranges."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Bound what one unit, or one node, can contribute.
+"""Clipping: bounds on what one unit, or one node, can contribute.
 
 Both bounds are L2. A vector that is not finite counts as zero, because refusing it
 would show the coordinator a dropout that depends on private records.
@@ -56,7 +56,7 @@ def clip(update: FloatVector, *, clip_norm: float) -> Clipped:
 def factors(
     norms: npt.NDArray[np.float64], *, clip_norm: float
 ) -> npt.NDArray[np.float64]:
-    """What to multiply each unit's gradient with.
+    """Compute the factor that clips each unit's gradient.
 
     Guarantees:
         ``factor * norm <= clip_norm * (1 - SLACK)``. No factor exceeds 1 or depends
@@ -94,7 +94,7 @@ def check_rounding(noise_multiplier: float, *, length: int) -> None:
 
 
 def norm(vector: FloatVector) -> float:
-    """The L2 norm, summed in float64 without a float64 copy of the whole."""
+    """Compute the L2 norm, summed in float64 without a float64 copy of the whole."""
     total = 0.0
     for start in range(0, vector.size, 1 << 20):
         block = vector[start : start + (1 << 20)].astype(np.float64)

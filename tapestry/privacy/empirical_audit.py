@@ -1,4 +1,4 @@
-"""What an attacker could show: a lower bound on epsilon from one run.
+"""Empirical privacy audit: a lower bound on epsilon from one run.
 
 Canaries are units whose gradient is one coordinate, clipped to the bound. Each is
 put into the data by a fair coin; afterwards its coordinate tells how far it moved.
@@ -21,7 +21,7 @@ Scores = npt.NDArray[np.float64]
 def gaussian_bound(
     included: Scores, excluded: Scores, *, target_delta: float, confidence: float
 ) -> float:
-    """The least epsilon that explains how far apart two groups of canaries are.
+    """Compute the least epsilon that explains the distance of two groups of canaries.
 
     Guarantees:
         If scores are independent and normal, the probability that a training that
@@ -34,7 +34,7 @@ def gaussian_bound(
         confidence: For example 0.999.
 
     Raises:
-        ValueError: Fewer than ten scores in a group.
+        ValueError: A group has fewer than ten scores.
     """
     if min(included.size, excluded.size) < 10:
         raise ValueError("an audit needs ten canaries of each kind")
@@ -45,7 +45,7 @@ def gaussian_bound(
 
 
 def _lower_shift(included: Scores, excluded: Scores, *, confidence: float) -> float:
-    """Lower confidence bound of the shift between the groups, in noise deviations.
+    """Bound from below the shift between the groups, in deviations of the noise.
 
     Half of the error is for the difference of means (Welch), half for the deviation.
     """

@@ -1,7 +1,7 @@
-"""One node's noise and coins, from AES-256-CTR.
+"""Secret randomness of one node, from AES-256-CTR: Gaussian noise and Poisson samples.
 
-Whoever can predict the noise can subtract it, so a statistical generator will not
-do. Nor will naive floating point: which numbers ``x + noise`` can reach depends on
+A party that can predict the noise can subtract it, so a statistical generator is not
+enough. Nor is naive floating point: which numbers ``x + noise`` can reach depends on
 ``x`` (arXiv 2112.05307). Here the sum is first rounded to a grid far below the
 noise, and the noise, drawn in float64, is rounded to the same grid before it is
 added. Every grid point is reachable from every sum, and since rounding the noise is
@@ -43,12 +43,12 @@ class NoiseSource:
 
     @classmethod
     def fresh(cls) -> Self:
-        """Start a stream that nobody else has."""
+        """Start a stream from a fresh random key."""
         return cls(secrets.token_bytes(32))
 
     @classmethod
     def unsafe_from_key(cls, key: bytes) -> Self:
-        """Start a stream that everybody with the key can repeat; tests only."""
+        """Start a stream that can be repeated from the key; for tests only."""
         return cls(key)
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
@@ -115,7 +115,8 @@ def add_gaussian(total: torch.Tensor, *, stddev: float, source: NoiseSource) -> 
         source: Where the noise comes from.
 
     Raises:
-        ValueError: No positive finite deviation, or a total of another type.
+        ValueError: The deviation is not positive and finite, or the total is not a
+            contiguous float64 vector.
     """
     if not 0 < stddev < math.inf:
         raise ValueError(f"noise of deviation {stddev} is not a positive number")

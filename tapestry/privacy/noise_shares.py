@@ -1,4 +1,4 @@
-"""How the nodes of a round split its noise; plain arithmetic, no randomness.
+"""The split of a round's noise among its nodes; plain arithmetic, no randomness.
 
 With ``noise = "shared"`` a node uploads one step of SGD on one Poisson sample and adds
 a share of the noise, in whole steps of the ring's grid. Shares add up inside the
@@ -10,8 +10,8 @@ masked sum, so the cohort pays for one noise instead of one each::
                        and (min_share * bound) ** 2
 
 A sum has at least ``threshold`` uploads in it, of which at most ``max_colluding`` are
-of nodes that leave their noise out or tell it to others. What a node's own share is
-worth if *everybody* else does is the fallback; ``min_share`` is its floor.
+of nodes that leave their noise out or tell it to others. If all other nodes do so, a
+node's own share alone protects its records; ``min_share`` is the floor of that share.
 """
 
 import math
@@ -50,7 +50,7 @@ class NoiseShare:
 
         Raises:
             ProtocolError: The noise has no positive size, the grid is too coarse for
-                it, or nobody's share is counted on.
+                it, or no share is counted on (``threshold <= max_colluding``).
         """
         plan = manifest.privacy
         if plan.noise != "shared":
@@ -61,7 +61,12 @@ class NoiseShare:
         step = learning_step(manifest) * decode_decimal(plan.clip_norm)
         bound = step * 2.0**manifest.scale_bits
         if not (shares >= 1 and whole > 0 and floor >= 0 and bound > 0):
-            raise ProtocolError("shared noise without a positive share")
+            raise ProtocolError(
+                f"round {manifest.round_number}: shared noise of {shares} honest"
+                f" shares, noise_multiplier {whole:g}, min_share {floor:g} and bound"
+                f" {bound:g}; all but min_share must be positive",
+                code="noise-share-not-positive",
+            )
         share = max(whole / math.sqrt(shares), floor)
         _check_grid(manifest, step=step, deviation=share * bound)
         return cls(
@@ -78,7 +83,7 @@ class NoiseShare:
 
 
 def learning_step(manifest: RoundManifest) -> float:
-    """What a gradient is multiplied by before it is uploaded: rate over batch."""
+    """Return the factor of an uploaded gradient: learning rate over batch size."""
     training = manifest.training
     return decode_decimal(training.learning_rate) / training.batch_size
 
@@ -86,13 +91,16 @@ def learning_step(manifest: RoundManifest) -> float:
 def _check_grid(manifest: RoundManifest, *, step: float, deviation: float) -> None:
     if deviation < MIN_DEVIATION:
         raise ProtocolError(
-            f"noise of {deviation:.0f} grid steps, at least {MIN_DEVIATION:.0f};"
-            " raise scale_bits"
+            f"round {manifest.round_number}: noise of {deviation:.0f} grid steps, at"
+            f" least {MIN_DEVIATION:.0f}; raise scale_bits",
+            code="noise-below-grid",
         )
     rounding = math.sqrt(manifest.length) / (step * 2.0**manifest.scale_bits)
     drift = _DRIFT * decode_decimal(manifest.clip_norm) / step
     if rounding + drift > _ROUNDING:
         raise ProtocolError(
-            f"rounding moves {rounding + drift:.2g} of what a record may, at most"
-            f" {_ROUNDING:.2g}; raise scale_bits or lower clip_norm"
+            f"round {manifest.round_number}: rounding moves {rounding + drift:.2g} of"
+            f" what a record may, at most {_ROUNDING:.2g}; raise scale_bits or lower"
+            " clip_norm",
+            code="grid-too-coarse",
         )

@@ -1,8 +1,8 @@
-"""Integer noise for the ring: shares that add up to full scale inside the masked sum.
+"""Skellam noise for the ring, in shares that add up to full scale in the masked sum.
 
 A Skellam variable is the difference of two Poisson variables of equal mean. Sums of
 Skellam variables are Skellam, so each of ``h`` honest nodes adds a share of variance
-``s**2 / h`` and the sum has at least ``s**2``, whoever drops out or cheats beyond.
+``s**2 / h`` and the sum has at least ``s**2``, whichever other nodes drop out or cheat.
 
 Accounting treats the noise as Gaussian, rounded to integers, and pays for the
 difference (``accounting.closeness``). At the scale of a 2**32 ring that is far below
@@ -57,7 +57,7 @@ def add_noise(values: RingVector, *, variance: float, source: NoiseSource) -> No
         the stated variance; sums wrap around mod 2**32.
 
     Raises:
-        ValueError: As ``draw``.
+        ValueError: The variance is not between 10**4 and 2**60.
     """
     for start in range(0, values.size, _BLOCK):
         block = values[start : start + _BLOCK]
@@ -99,7 +99,7 @@ def _candidates(count: int, *, mean: float, source: NoiseSource) -> Integers:
 
 
 def _log_probability(offset: Floats, *, mean: float) -> Floats:
-    """Log of the Poisson probability at ``floor(mean) + offset``.
+    """Compute the log of the Poisson probability at ``floor(mean) + offset``.
 
     By the saddle point (Loader 2000): ``-mean + k log(mean) - log(k!)`` itself loses
     all digits at large means.

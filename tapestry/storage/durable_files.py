@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, also after a power failure.
+"""Atomic and durable writes of files and folders.
 
 A file or a folder is written under its own name with ``.new`` after it, reaches the
 disk, takes its name, and then the folder that holds the name reaches the disk. What a
@@ -31,6 +31,7 @@ __all__ = [
     "replace_file",
     "replace_folder",
     "require_regular",
+    "storage_error",
     "sync_folder",
     "sync_tree",
     "write_errors",
@@ -117,9 +118,7 @@ def create_file(path: Path, *chunks: bytes | memoryview, mode: int = _PRIVATE) -
     except FileExistsError:
         raise
     except OSError as error:
-        raise ResourceError(
-            failure("write", path, error), code="cannot-write"
-        ) from error
+        raise storage_error("write", path, error, code="file-unwritable") from error
     try:
         with write_errors(path):
             _write(handle, chunks)
@@ -150,7 +149,7 @@ def append_file(path: Path, data: bytes, *, mode: int = _PRIVATE) -> None:
         mode: Of a new file, less what the umask takes.
 
     Raises:
-        ResourceError: The disk is full or failing, or it is no plain file.
+        ResourceError: The disk is full or failing, or the path is no plain file.
     """
     with write_errors(path):
         is_new = not path.exists()
@@ -167,15 +166,15 @@ def remove_file(path: Path) -> None:
     """Delete a file, and its folder if it was the last one there.
 
     Raises:
-        ResourceError: It is a folder, or its folder cannot be written.
+        ResourceError: The path is a folder, or its folder cannot be written.
     """
     try:
         path.unlink(missing_ok=True)
         path.parent.rmdir()
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-            raise ResourceError(
-                failure("delete", path, error), code="cannot-delete"
+            raise storage_error(
+                "delete", path, error, code="file-unwritable"
             ) from error
 
 
@@ -266,7 +265,7 @@ def sync_folder(path: Path) -> None:
     """Bring the names in a folder to the disk.
 
     Raises:
-        ResourceError: It is no folder, or the disk is failing.
+        ResourceError: The path is no folder, or the disk is failing.
     """
     with write_errors(path):
         _sync(path, _FOLDER)
@@ -296,28 +295,55 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ResourceError(
-            failure("write", path, error), code="cannot-write"
-        ) from error
+        raise storage_error("write", path, error, code="file-unwritable") from error
+
+
+def storage_error(
+    verb: str, path: Path, error: Exception, *, code: str
+) -> ResourceError:
+    """Return the error of a failed operation; a full disk has its own code.
+
+    SQLite reports a full disk under many names, so the free space decides.
+
+    Args:
+        verb: The operation, as in ``cannot {verb}``.
+        path: The file or folder.
+        error: What the system or SQLite reported.
+        code: The rule's stable name, unless the disk is full: then ``disk-full``.
+    """
+    code = "disk-full" if _is_full(path) else code
+    return ResourceError(failure(verb, path, error), code=code)
 
 
 def failure(verb: str, path: Path, error: Exception) -> str:
-    """Say in one line what failed and why; SQLite calls a full disk many names."""
+    """Describe in one line which operation failed, why, and whether the disk is full.
+
+    Args:
+        verb: The operation, as in ``cannot {verb}``.
+        path: The file or folder.
+        error: What the system or SQLite reported.
+    """
     said = " ".join((getattr(error, "strerror", None) or str(error)).split())
-    with suppress(OSError):
-        if shutil.disk_usage(path.parent).free < _ROOM:
-            said += f"; the disk is full, make room in {path.parent}"
+    if _is_full(path):
+        said += f"; the disk is full, make room in {path.parent}"
     return f"cannot {verb} {path}: {said}"
 
 
 def require_regular(handle: int, path: Path) -> None:
-    """Demand that an open handle is that of a plain file.
+    """Require that an open handle is that of a plain file.
 
     Raises:
-        OSError: It is that of a FIFO, a device or a folder.
+        OSError: The handle is that of a FIFO, a device or a folder.
     """
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         raise OSError(errno.EINVAL, "it is no plain file; put it back", str(path))
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < _ROOM
+    except OSError:
+        return False
 
 
 def _staged(path: Path) -> Path:

@@ -1,12 +1,11 @@
-"""Locks on files and folders, by which one process at a time works in a place."""
+"""Locks on files and folders, which one process at a time can hold."""
 
 import fcntl
 import os
 from pathlib import Path
 from typing import Self
 
-from tapestry.errors import ResourceError
-from tapestry.storage.durable_files import failure, require_regular
+from tapestry.storage.durable_files import require_regular, storage_error
 
 __all__ = ["FileLock", "is_locked", "lock_file", "lock_folder"]
 
@@ -58,8 +57,8 @@ def lock_file(path: Path, *, wait: bool = False) -> FileLock:
 
     Raises:
         BlockingIOError: Another process holds it, and ``wait`` is not set.
-        ResourceError: It cannot be opened, is no plain file, or the file system has
-            no locks.
+        ResourceError: The file cannot be opened, is no plain file, or the file system
+            has no locks.
     """
     return _lock(path, _FILE, wait=wait)
 
@@ -69,27 +68,27 @@ def lock_folder(path: Path) -> FileLock:
 
     Raises:
         BlockingIOError: Another process holds it.
-        ResourceError: It is no folder, cannot be read, or the file system has no
+        ResourceError: The path is no folder, cannot be read, or the file system has no
             locks.
     """
     return _lock(path, _FOLDER, wait=False)
 
 
 def is_locked(path: Path) -> bool:
-    """Say whether a process holds a file that ``lock_file`` locks; take nothing.
+    """Return whether a process holds a file that ``lock_file`` locks; take no lock.
 
     Edge cases:
         A file that is not there is not held.
 
     Raises:
-        ResourceError: It cannot be opened.
+        ResourceError: The file cannot be opened.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ResourceError(failure("open", path, error), code="cannot-open") from error
+        raise storage_error("open", path, error, code="lock-unavailable") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -103,7 +102,7 @@ def _lock(path: Path, flags: int, *, wait: bool) -> FileLock:
     try:
         handle = os.open(path, flags, 0o600)
     except OSError as error:
-        raise ResourceError(failure("open", path, error), code="cannot-open") from error
+        raise storage_error("open", path, error, code="lock-unavailable") from error
     try:
         if flags == _FILE:
             require_regular(handle, path)
@@ -113,5 +112,5 @@ def _lock(path: Path, flags: int, *, wait: bool) -> FileLock:
         raise
     except OSError as error:
         os.close(handle)
-        raise ResourceError(failure("lock", path, error), code="cannot-lock") from error
+        raise storage_error("lock", path, error, code="lock-unavailable") from error
     return FileLock(handle)

@@ -1,4 +1,4 @@
-"""SQLite databases: durable commits, one kind per file, errors in plain words."""
+"""SQLite databases with durable commits, one kind per file, and typed errors."""
 
 import errno
 import os
@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.errors import ResourceError, TapestryError
-from tapestry.storage.durable_files import failure, sync_folder
+from tapestry.storage.durable_files import failure, storage_error, sync_folder
 
 __all__ = ["Database", "Schema", "open_database"]
 
 _PATIENCE = 5.0  # seconds to wait for another process; what sqlite3 waits by itself
+
+
+class OtherKindError(sqlite3.DatabaseError):
+    """The file is a database of another kind or version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +27,7 @@ class Schema:
     """The tables of one kind of database, and the marks that tell it from others."""
 
     application: str  # four ASCII characters: SQLite's application_id
-    version: int  # SQLite's user_version; 0 is a database that nobody made yet
+    version: int  # SQLite's user_version; 0 is a database without tables yet
     tables: str  # the statements that make it
 
     @property
@@ -98,13 +102,13 @@ class Database(sqlite3.Connection):
                 statement = ""
 
     def holds(self, schema: Schema) -> bool:
-        """Say whether the tables are there; False if nothing was made yet.
+        """Return whether the tables are there; False if the database is empty.
 
         Call it inside a transaction: it looks three times, and another process may be
         making the tables.
 
         Raises:
-            sqlite3.DatabaseError: It is a database of another kind or version.
+            OtherKindError: The database is of another kind or version.
         """
         ((tables,),) = self.execute("SELECT count(*) FROM sqlite_schema")
         ((application,),) = self.execute("PRAGMA application_id")
@@ -113,7 +117,7 @@ class Database(sqlite3.Connection):
             return True
         if (application, version, tables) == (0, 0, 0):
             return False
-        raise sqlite3.DatabaseError(
+        raise OtherKindError(
             f"it is of kind {application:#x}, version {version}, and not of kind"
             f" {schema.marks[0]:#x}, version {schema.version}; put the right file back"
         )
@@ -128,7 +132,7 @@ class Database(sqlite3.Connection):
                 self.execute(f"PRAGMA user_version = {version}")
 
     def require_sound(self) -> None:
-        """See that each row is of the types that its table declares.
+        """Require that each row has the types that its table declares.
 
         SQLite reads what it can of a file that was cut, and gives NULL or numbers
         where text or bytes were stored.
@@ -172,19 +176,19 @@ def open_database(
 
     Args:
         path: The file; its folder is there.
-        schema: What it must hold; None where the caller sees to that.
+        schema: The tables that it must hold; None where the caller checks them.
         readonly: Read alone; then it must be there. SQLite may leave ``-wal`` and
             ``-shm`` files beside it.
         check: Look for rows of other types than their tables declare. It reads the
             whole file; leave it out where the caller checks each row by a digest.
         threads: Whether several threads use the connection, one at a time.
-        damage: What to raise when the file is damaged.
+        damage: The error to raise when the file is damaged.
 
     Raises:
-        ResourceError: It cannot be read or written, or is no plain file; another
+        ResourceError: The file cannot be read or written, or is no plain file; another
             process holds it for seconds.
-        TapestryError: It is damaged, or of another kind or version; of the class
-            ``damage``.
+        TapestryError: The file is damaged, or of another kind or version; the error
+            is of the class ``damage``.
     """
     with _database_errors(path, "open", damage=damage):
         _require_plain(path)
@@ -215,7 +219,7 @@ def open_database(
 
 
 def _require_plain(path: Path) -> None:
-    """See that a database is a plain file, or not there yet.
+    """Require that a database is a plain file, or not there yet.
 
     SQLite takes a device for a database and writes a journal beside it, and waits for
     a FIFO in the place of a journal.
@@ -271,12 +275,13 @@ def _database_errors(
             f"cannot {verb} {path}: it is damaged", code="database-damaged"
         ) from error
     except (OSError, sqlite3.OperationalError) as error:  # full, locked, read-only
-        raise ResourceError(
-            failure(verb, path, error), code="database-refused"
-        ) from error
-    except sqlite3.DatabaseError as error:  # damaged; a constraint or a trigger
+        raise storage_error(verb, path, error, code="database-unavailable") from error
+    except sqlite3.IntegrityError as error:  # a constraint or a trigger
+        raise damage(failure(verb, path, error), code="row-refused") from error
+    except OtherKindError as error:
+        said = failure(verb, path, error)
+        raise damage(said, code="database-kind-differs") from error
+    except sqlite3.DatabaseError as error:
         raise damage(failure(verb, path, error), code="database-damaged") from error
     except sqlite3.Error as error:
-        raise ResourceError(
-            failure(verb, path, error), code="database-refused"
-        ) from error
+        raise storage_error(verb, path, error, code="database-unavailable") from error

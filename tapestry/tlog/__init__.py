@@ -1,1 +1,1 @@
-"""The formats of a transparency log (C2SP): no I/O but tiles, no federation."""
+"""The formats of a transparency log (C2SP), without any rule of the federation."""

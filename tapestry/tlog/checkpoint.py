@@ -1,4 +1,4 @@
-"""A log's origin, size and root: signed by the log, cosigned by its members.
+"""Checkpoint of a log: origin, size and root, signed by the log, cosigned by members.
 
 The text of a checkpoint (C2SP tlog-checkpoint) is three lines::
 
@@ -6,8 +6,8 @@ The text of a checkpoint (C2SP tlog-checkpoint) is three lines::
     5
     h9UMXqS06cZqY1DcnPgMhWQabcLU6G++7tynUvpM20w=
 
-The origin is the name of the log's key. Extension lines are refused: nobody
-could audit what they say.
+The origin is the name of the log's key. Extension lines are refused, because no rule
+could audit them.
 """
 
 import re
@@ -30,7 +30,7 @@ _ORIGIN = re.compile(r"[!-*,-~]{1,128}")  # as the name of a key
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What a log claims to be: so many entries, under this root.
+    """The claim of a log: its number of entries and their root.
 
     Guarantees:
         ``Checkpoint.parse(str(checkpoint)) == checkpoint``, and a text that
@@ -44,23 +44,37 @@ class Checkpoint:
     def __post_init__(self) -> None:
         """Refuse values that have no spelling."""
         if not _ORIGIN.fullmatch(self.origin):
-            raise ProtocolError(f"not the origin of a log: {self.origin[:40]!r}")
+            raise ProtocolError(
+                f"checkpoint: not the origin of a log: {self.origin[:40]!r}",
+                code="checkpoint-malformed",
+            )
         encode_integer(self.size)
         if len(self.root) != HASH_BYTES:
-            raise ProtocolError(f"root of {len(self.root)} bytes, want {HASH_BYTES}")
+            raise ProtocolError(
+                f"checkpoint: root of {len(self.root)} bytes, want {HASH_BYTES}",
+                code="checkpoint-malformed",
+            )
         if self.size == 0 and self.root != EMPTY_ROOT:
-            raise ProtocolError("an empty log has the root of nothing")
+            raise ProtocolError(
+                f"checkpoint of an empty log: root {self.root.hex()}, want"
+                f" {EMPTY_ROOT.hex()}",
+                code="checkpoint-malformed",
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the text of a checkpoint.
 
         Raises:
-            ProtocolError: Not exactly these three lines.
+            ProtocolError: The text is not exactly these three lines.
         """
         lines = text.split("\n")
         if len(lines) != 4 or lines[3]:
-            raise ProtocolError("a checkpoint has three lines")
+            raise ProtocolError(
+                f"checkpoint of {len(lines) - 1} line ends, want three lines: origin,"
+                " size, root",
+                code="checkpoint-malformed",
+            )
         return cls(
             origin=lines[0], size=decode_integer(lines[1]), root=decode_base64(lines[2])
         )
@@ -85,9 +99,9 @@ class Checkpoint:
         """Cosign as a witness; returns one signature line.
 
         Not protected:
-            A cosignature says: append-only, as far as I have seen, at this
-            time. Whether that is so the caller must have made sure of, and
-            stored durably, before calling.
+            A cosignature states that the log was append-only in all that this witness
+            has seen until this time. The caller must have verified that, and stored
+            it durably, before calling.
 
         Args:
             key: A key of type 0x04.
@@ -97,12 +111,12 @@ class Checkpoint:
 
 
 def read_claim(data: bytes) -> Checkpoint:
-    """Read what a note claims, without checking any signature.
+    """Read the checkpoint in a note, without checking any signature.
 
-    For messages about a note that is refused, and for choosing which size to
-    ask for. Never act on it.
+    Use it for messages about a note that is refused, and for choosing which size to
+    ask for. Never act on the result.
 
     Raises:
-        ProtocolError: Not a note over a checkpoint.
+        ProtocolError: The bytes are not a note over a checkpoint.
     """
     return Checkpoint.parse(note.parse(data).text)

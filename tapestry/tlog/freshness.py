@@ -1,4 +1,4 @@
-"""When a checkpoint was cosigned, although some clocks are wrong or lie.
+"""The age of a checkpoint, although some clocks of witnesses are wrong or lie.
 
 Each cosignature says when it was made, and its maker may be mistaken or help the
 coordinator. So no single time counts. Let f witnesses be faulty::
@@ -41,14 +41,19 @@ class Times:
 
     @classmethod
     def of(cls, opened: CosignedCheckpoint, trust: TrustPolicy) -> "Times":
-        """Read them off the cosignatures.
+        """Derive both times from the cosignatures.
 
         Raises:
-            PolicyError: There are none, as a policy without a quorum allows.
+            PolicyError: The checkpoint has no cosignature, which a policy without a
+                quorum allows.
         """
         times = sorted(c.time for c in opened.cosignatures)
         if not times:
-            raise PolicyError("no cosignature says when")
+            raise PolicyError(
+                f"checkpoint of size {opened.checkpoint.size} has no cosignature, so"
+                " its age is unknown",
+                code="checkpoint-without-time",
+            )
         skipped = min(tolerated(trust), len(times) - 1)
         return cls(known_by=times[skipped], seen_at=times[-1 - skipped])
 
@@ -74,17 +79,27 @@ def check_fresh(
         PolicyError: The checkpoint is older than the limit, ahead of this clock, or
             older than the one accepted before.
     """
-    times = Times.of(opened, trust)
+    times, size = Times.of(opened, trust), opened.checkpoint.size
     age, ahead = now - times.seen_at, times.known_by - now
     if age > limit:
-        raise PolicyError(f"checkpoint is {age} s old, at most {limit}")
+        raise PolicyError(
+            f"checkpoint of size {size} is {age} s old, at most {limit} s are allowed",
+            code="checkpoint-too-old",
+        )
     if ahead > MAX_AHEAD:
-        raise PolicyError(f"checkpoint is {ahead} s ahead of this clock")
+        raise PolicyError(
+            f"checkpoint of size {size} is {ahead} s ahead of this clock, at"
+            f" most {MAX_AHEAD} s are allowed; check the clock",
+            code="checkpoint-from-future",
+        )
     if before is None:
         return
     behind = Times.of(before, trust).seen_at - times.known_by
     if behind > MAX_AHEAD:
-        raise PolicyError(f"checkpoint is {behind} s before the last one")
+        raise PolicyError(
+            f"checkpoint of size {size} is {behind} s before the last one",
+            code="checkpoint-before-last",
+        )
 
 
 def tolerated(trust: TrustPolicy) -> int:

@@ -1,4 +1,4 @@
-"""The Merkle tree of a log: roots, proofs, and the two ways to keep one.
+"""Merkle trees of a log: roots and proofs (RFC 6962, RFC 9162).
 
 RFC 6962, section 2.1, with SHA-256::
 
@@ -9,8 +9,9 @@ A tree of n leaves splits at the largest power of two below n. The two prefixes
 keep a leaf from being taken for a node. Everything here works on leaf *hashes*;
 only :func:`leaf_hash` sees an entry.
 
-``Frontier`` holds a logarithmic number of hashes and can only grow: for whoever
-follows a log. ``Tree`` holds all hashes and proves: for whoever serves one.
+``Frontier`` holds a logarithmic number of hashes and can only grow: a party that
+follows a log keeps one. ``Tree`` holds all hashes and makes proofs: a party that serves
+a log keeps one.
 """
 
 import hashlib
@@ -68,7 +69,7 @@ class Frontier:
 
     @property
     def size(self) -> int:
-        """How many leaves were pushed."""
+        """The number of leaves."""
         return self._size
 
     def push(self, leaf: bytes) -> None:
@@ -117,7 +118,7 @@ class Tree:
 
     @property
     def size(self) -> int:
-        """How many leaves were pushed."""
+        """The number of leaves."""
         return len(self._levels[0])
 
     def push(self, leaf: bytes) -> None:
@@ -224,9 +225,15 @@ def verify_inclusion(
         VerificationError: The proof does not lead to the root.
     """
     if not 0 <= index < size:
-        raise VerificationError(f"no leaf {index} in a tree of {size}")
+        raise VerificationError(
+            f"no leaf {index} in a tree of {size}", code="inclusion-proof-invalid"
+        )
     if len(proof) != _inclusion_length(index, size):
-        raise VerificationError(f"inclusion proof of {len(proof)} hashes")
+        raise VerificationError(
+            f"inclusion proof of {len(proof)} hashes for leaf {index} of {size}, want"
+            f" {_inclusion_length(index, size)}",
+            code="inclusion-proof-invalid",
+        )
     current, position, last = leaf, index, size - 1
     for sibling in proof:
         if position & 1 or position == last:
@@ -237,7 +244,10 @@ def verify_inclusion(
             current = node_hash(current, sibling)
         position, last = position >> 1, last >> 1
     if current != root:
-        raise VerificationError(f"leaf {index} is not under the root at size {size}")
+        raise VerificationError(
+            f"leaf {index} is not under the root at size {size}",
+            code="inclusion-proof-invalid",
+        )
 
 
 def verify_consistency(
@@ -253,17 +263,24 @@ def verify_consistency(
         InconsistentLog: The roots contradict each other or the proof is wrong.
     """
     if not 0 <= old_size <= size:
-        raise InconsistentLog(f"a log of {old_size} entries cannot shrink to {size}")
+        raise InconsistentLog(
+            f"a log of {old_size} entries cannot shrink to {size}", code="log-shrunk"
+        )
     if old_size in (0, size):
         want = root if old_size else EMPTY_ROOT
         if proof or old_root != want or (size == 0 and root != EMPTY_ROOT):
-            raise InconsistentLog(f"two roots for the log at size {old_size}")
+            raise InconsistentLog(
+                f"two roots for the log at size {old_size}", code="log-forked"
+            )
         return
     if _rebuild(proof, old_size=old_size, old_root=old_root, size=size) != (
         old_root,
         root,
     ):
-        raise InconsistentLog(f"size {old_size} is not a prefix of size {size}")
+        raise InconsistentLog(
+            f"size {old_size} is not a prefix of size {size}",
+            code="consistency-proof-invalid",
+        )
 
 
 def _rebuild(

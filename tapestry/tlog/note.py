@@ -1,4 +1,4 @@
-"""Signed text: sign, cosign, open (C2SP signed-note and tlog-cosignature).
+"""Signed notes: signing, cosigning, verification (C2SP signed-note, tlog-cosignature).
 
 ::
 
@@ -39,7 +39,7 @@ _DASH = "\N{EM DASH} "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """One signature line: who claims to have signed, and what was signed with."""
+    """A signature line: the name and key id of its maker, and the signature."""
 
     name: str
     key_id: bytes
@@ -50,17 +50,25 @@ class Signature:
         """Read a line, which ends with a line feed.
 
         Raises:
-            ProtocolError: Not the one spelling of a signature line.
+            ProtocolError: The line is not the one spelling of a signature line.
         """
         parts = line.removesuffix("\n").removeprefix(_DASH).split(" ")
         if len(parts) != 2 or not line.endswith("\n") or not line.startswith(_DASH):
-            raise ProtocolError(f"not a signature line: {line[:40]!r}")
+            raise ProtocolError(
+                f"not a signature line: {line[:40]!r}", code="signature-line-malformed"
+            )
         name, material = parts
         if not name or "+" in name or any(map(str.isspace, name)):
-            raise ProtocolError(f"not a name of a signer: {name[:40]!r}")
+            raise ProtocolError(
+                f"not a name of a signer: {name[:40]!r}",
+                code="signature-line-malformed",
+            )
         data = decode_base64(material)
         if len(data) < 5:
-            raise ProtocolError(f"signature of {name[:40]!r} is too short")
+            raise ProtocolError(
+                f"signature of {name[:40]!r} is too short",
+                code="signature-line-malformed",
+            )
         return cls(name=name, key_id=data[:4], blob=data[4:])
 
     def __str__(self) -> str:
@@ -78,10 +86,6 @@ class Note:
     def encode(self) -> bytes:
         """Print the note."""
         return (self.text + "\n" + "".join(map(str, self.signatures))).encode()
-
-    def signed_by(self, *more: Signature) -> "Note":
-        """Return the note with further signatures at its end."""
-        return Note(text=self.text, signatures=(*self.signatures, *more))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,23 +109,29 @@ def parse(data: bytes) -> Note:
     """Split a note into text and signatures, checking neither.
 
     Raises:
-        ProtocolError: Too long, not UTF-8, control characters, no signature.
+        ProtocolError: The bytes are over 256 KiB, are not UTF-8, hold control
+            characters, or have no signature or over 100.
     """
     if not data:
-        raise ProtocolError("the note is empty")
+        raise ProtocolError("the note is empty", code="note-malformed")
     if len(data) > MAX_BYTES:
-        raise ProtocolError(f"note of {len(data)} bytes is over {MAX_BYTES}")
+        raise ProtocolError(
+            f"note of {len(data)} bytes is over {MAX_BYTES}", code="note-too-large"
+        )
     try:
         whole = data.decode()
     except UnicodeDecodeError:
-        raise ProtocolError("note is not UTF-8") from None
+        raise ProtocolError("note is not UTF-8", code="note-malformed") from None
     check_text(whole)
     head, gap, tail = whole.rpartition("\n\n")
     if not gap:
-        raise ProtocolError("note has no signatures")
+        raise ProtocolError("note has no signatures", code="note-malformed")
     lines = tail.removesuffix("\n").split("\n")
     if len(lines) > MAX_SIGNATURES:
-        raise ProtocolError(f"note of {len(lines)} signatures")
+        raise ProtocolError(
+            f"note of {len(lines)} signatures is over {MAX_SIGNATURES}",
+            code="note-too-large",
+        )
     signatures = tuple(Signature.parse(line + "\n") for line in lines)
     return Note(text=head + "\n", signatures=signatures)
 
@@ -159,7 +169,7 @@ def open_note(data: bytes, keys: Iterable[VerifyKey]) -> Opened:
     """Return the text of a note that known keys have signed.
 
     Raises:
-        ProtocolError: Not a note.
+        ProtocolError: The bytes are not a note.
         VerificationError: A known key's signature is bad or there twice, or no
             known key has signed.
         ValueError: Two of the keys share name and id, or two cosigners share a key.
@@ -172,10 +182,16 @@ def open_note(data: bytes, keys: Iterable[VerifyKey]) -> Opened:
         if (key := known.get(identity)) is None:
             continue
         if identity in verified:
-            raise VerificationError(f"note is signed twice by {key.keyid}")
+            raise VerificationError(
+                f"note is signed twice by {key.keyid}", code="signature-duplicated"
+            )
         verified[identity] = verify_signature(note.text, signature, key)
     if not verified:
-        raise VerificationError("note is signed by no known key")
+        signers = ", ".join(ascii(each.name[:40]) for each in note.signatures[:3])
+        raise VerificationError(
+            f"note is signed by no known key; it names {signers}",
+            code="signature-missing",
+        )
     return Opened(text=note.text, verified=tuple(verified.values()))
 
 
@@ -186,27 +202,35 @@ def verify_signature(text: str, signature: Signature, key: VerifyKey) -> Verifie
         VerificationError: Name, id or signature are not this key's.
     """
     if (signature.name, signature.key_id) != (key.name, key.id):
-        raise VerificationError(f"signature of {signature.name}, not of {key.keyid}")
+        raise VerificationError(
+            f"signature of {signature.name}, not of {key.keyid}",
+            code="signature-key-differs",
+        )
     if key.algorithm is Algorithm.SIGNATURE:
         key.verify(text.encode(), signature.blob)
         return Verified(key=key, time=None, signature=signature)
     time = int.from_bytes(signature.blob[:8], "big")
     if len(signature.blob) != 72 or time >= 2**63:
-        raise VerificationError(f"cosignature of {key.keyid} is malformed")
+        raise VerificationError(
+            f"cosignature of {key.keyid} is malformed: {len(signature.blob)} bytes,"
+            " want 72 and a time below 2**63",
+            code="cosignature-malformed",
+        )
     key.verify(_cosigned(text, time), signature.blob[8:])
     return Verified(key=key, time=time, signature=signature)
 
 
 def check_text(text: str) -> None:
-    """Demand a text that can be signed, or a whole note that can be printed.
+    """Require a text that can be signed, or a whole note that can be printed.
 
     Raises:
-        ProtocolError: No line feed at the end, or control characters.
+        ProtocolError: The text does not end with a line feed, or holds control
+            characters.
     """
     if not text.endswith("\n"):
-        raise ProtocolError("note does not end with a line feed")
+        raise ProtocolError("note does not end with a line feed", code="note-malformed")
     if any(char < " " and char != "\n" for char in text):
-        raise ProtocolError("control character in a note")
+        raise ProtocolError("control character in a note", code="note-malformed")
 
 
 def _cosigned(text: str, time: int) -> bytes:

@@ -52,21 +52,33 @@ class Proof:
         """Read a proof file.
 
         Raises:
-            ProtocolError: Not the one spelling of a proof.
+            ProtocolError: The bytes are not the one spelling of a proof.
         """
         if len(data) > _MAX_BYTES:
-            raise ProtocolError(f"proof of {len(data)} bytes is over {_MAX_BYTES}")
+            raise ProtocolError(
+                f"proof of {len(data)} bytes is over {_MAX_BYTES}",
+                code="proof-too-large",
+            )
         head, gap, checkpoint = data.partition(b"\n\n")
         try:
             lines = head.decode("ascii").split("\n")
         except UnicodeDecodeError:
-            raise ProtocolError("proof is not ASCII") from None
+            raise ProtocolError("proof is not ASCII", code="proof-malformed") from None
         if not gap or len(lines) < 2 or lines[0] != _HEADER:
-            raise ProtocolError("not a tlog-proof")
+            raise ProtocolError(
+                f"not a tlog-proof: want {_HEADER}, an index, hashes, an empty line",
+                code="proof-malformed",
+            )
         if not lines[1].startswith("index "):
-            raise ProtocolError("proof without an index")
+            raise ProtocolError(
+                f"tlog-proof: line 2 is {lines[1][:40]!r}, want an index",
+                code="proof-malformed",
+            )
         if len(lines) - 2 > MAX_HASHES:
-            raise ProtocolError(f"proof of {len(lines) - 2} hashes")
+            raise ProtocolError(
+                f"proof of {len(lines) - 2} hashes is over {MAX_HASHES}",
+                code="proof-too-large",
+            )
         return cls(
             index=decode_integer(lines[1].removeprefix("index ")),
             hashes=tuple(map(_decode_hash, lines[2:])),
@@ -83,7 +95,7 @@ class Proof:
         """Check that the log holds exactly these bytes at the index.
 
         Returns:
-            The checkpoint; how old it may be the caller decides.
+            The checkpoint; the caller decides how old it may be.
 
         Raises:
             ProtocolError: The checkpoint is malformed.
@@ -104,5 +116,8 @@ class Proof:
 def _decode_hash(text: str) -> bytes:
     value = decode_base64(text)
     if len(value) != HASH_BYTES:
-        raise ProtocolError(f"hash of {len(value)} bytes in a proof")
+        raise ProtocolError(
+            f"hash of {len(value)} bytes in a proof, want {HASH_BYTES}",
+            code="proof-malformed",
+        )
     return value

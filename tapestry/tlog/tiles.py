@@ -1,4 +1,4 @@
-"""A log as plain files (C2SP tlog-tiles), and how to check them all.
+"""A log as plain files (C2SP tlog-tiles): writer, reader and verification.
 
 ::
 
@@ -13,7 +13,6 @@ a partial one may go once the full one is there. The number of a tile is written
 in groups of three digits, all but the last behind an ``x``: ``x001/x234/067``.
 """
 
-import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from tapestry.errors import (
     ProtocolError,
     VerificationError,
 )
+from tapestry.inputs.plain_file import read_plain
 from tapestry.storage import durable_files
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import HASH_BYTES, Tree, leaf_hash, root
@@ -74,24 +74,28 @@ class Tile:
         """Read a path.
 
         Raises:
-            ProtocolError: Not the one path of a tile or bundle.
+            ProtocolError: The path is not the one path of a tile or bundle.
         """
         folder, _, rest = path.partition("/")
         level_name, _, name = rest.partition("/")
         match = _NAME.fullmatch(name)
         if folder != FOLDER or match is None or len(name) > 40:
-            raise ProtocolError(f"not a file of a log: {path[:80]!r}")
+            raise ProtocolError(
+                f"not a file of a log: {path[:80]!r}", code="tile-path-invalid"
+            )
         number, width = match.groups()
         level = ENTRIES if level_name == "entries" else decode_integer(level_name)
         index = int(number.replace("x", "").replace("/", ""))
         tile = cls(level=level, index=index, width=int(width or WIDTH))
         if tile.path != path or level > _MAX_LEVEL or tile.width > WIDTH:
-            raise ProtocolError(f"not a file of a log: {path[:80]!r}")
+            raise ProtocolError(
+                f"not a file of a log: {path[:80]!r}", code="tile-path-invalid"
+            )
         return tile
 
     @property
     def is_partial(self) -> bool:
-        """Whether fewer than 256 items are in it."""
+        """True if the file holds fewer than 256 items."""
         return self.width < WIDTH
 
     @property
@@ -100,7 +104,7 @@ class Tile:
         return Tile(level=self.level, index=self.index)
 
     def is_within(self, size: int) -> bool:
-        """Whether a log of that size has all items of this file."""
+        """Return whether a log of that size has all items of this file."""
         items = size >> (_HEIGHT * max(self.level, 0))
         return self.index * WIDTH + self.width <= items
 
@@ -134,7 +138,7 @@ def decode_bundle(data: bytes) -> list[bytes]:
     """Split a bundle into entries.
 
     Raises:
-        ProtocolError: Bytes are missing at the end, or there are over 256 entries.
+        ProtocolError: Bytes are missing at the end, or the bundle has over 256 entries.
     """
     entries: list[bytes] = []
     at = 0
@@ -142,15 +146,26 @@ def decode_bundle(data: bytes) -> list[bytes]:
         start = at + 2
         at = start + int.from_bytes(data[at:start], "big")
         if at > len(data) or len(entries) == WIDTH:
-            raise ProtocolError("bundle is cut short or too long")
+            raise ProtocolError(
+                f"entry bundle is cut short, or has over {WIDTH} entries, at entry"
+                f" {len(entries)}",
+                code="entry-bundle-malformed",
+            )
         entries.append(data[start:at])
     return entries
 
 
 def check_entry(entry: bytes) -> None:
-    """Demand that the length of an entry fits into two bytes."""
+    """Require that the length of an entry fits into two bytes.
+
+    Raises:
+        ProtocolError: The entry is over 65,535 bytes.
+    """
     if len(entry) > MAX_ENTRY_BYTES:
-        raise ProtocolError(f"entry of {len(entry)} bytes is over {MAX_ENTRY_BYTES}")
+        raise ProtocolError(
+            f"entry of {len(entry)} bytes is over {MAX_ENTRY_BYTES}",
+            code="entry-too-large",
+        )
 
 
 def content(tile: Tile, *, tree: Tree, read: Reader) -> bytes:
@@ -160,7 +175,10 @@ def content(tile: Tile, *, tree: Tree, read: Reader) -> bytes:
         InconsistentLog: The log is too small to have this file.
     """
     if not tile.is_within(tree.size):
-        raise InconsistentLog(f"{tile.path} is beyond the log's {tree.size} entries")
+        raise InconsistentLog(
+            f"{tile.path} is beyond the log's {tree.size} entries",
+            code="tile-beyond-log",
+        )
     start = tile.index * WIDTH
     stop = start + tile.width
     if tile.level == ENTRIES:
@@ -273,7 +291,8 @@ def _read_bundle(directory: Path, tile: Tile) -> list[bytes]:
     found = decode_bundle(_read(directory / file.path))
     if len(found) != file.width:
         raise ProtocolError(
-            f"{file.path} has {len(found)} entries, the log says {file.width}"
+            f"{file.path} has {len(found)} entries, the log says {file.width}",
+            code="entry-count-differs",
         )
     return found[: tile.width]
 
@@ -289,7 +308,7 @@ def verify(directory: Path, checkpoint: Checkpoint) -> StoredEntries:
         nothing else under ``tile/``: no other name, link or device.
 
     Not protected:
-        Whether the checkpoint is to be trusted: open it with ``Trust`` first.
+        The checkpoint is taken as it is; open it with ``TrustPolicy.open`` first.
 
     Raises:
         IncompleteError: A file is missing.
@@ -300,7 +319,8 @@ def verify(directory: Path, checkpoint: Checkpoint) -> StoredEntries:
     tree = Tree(map(leaf_hash, read_entries(directory, checkpoint.size)))
     if tree.root() != checkpoint.root:
         raise VerificationError(
-            f"the {checkpoint.size} entries are not under the checkpoint's root"
+            f"the {checkpoint.size} entries are not under the checkpoint's root",
+            code="log-root-differs",
         )
     entries = StoredEntries(directory, tree.nodes(0, 0, tree.size))
     present = list_files(directory)
@@ -313,21 +333,25 @@ def verify(directory: Path, checkpoint: Checkpoint) -> StoredEntries:
 
 
 def compare(directory: Path, tile: Tile, *, tree: Tree, read: Reader) -> None:
-    """Demand that a file is one this log has, byte for byte.
+    """Require that a file has the bytes that follow from the log's entries.
 
     Raises:
-        InconsistentLog: The log is too small for it, or it differs.
+        InconsistentLog: The log is too small to have this file, or the bytes differ.
     """
     want = content(tile, tree=tree, read=read)
     if _read(directory / tile.path) != want:
-        raise InconsistentLog(f"{tile.path} differs from the log's entries")
+        raise InconsistentLog(
+            f"{tile.path} differs from the log's entries", code="tile-differs"
+        )
 
 
 def list_files(directory: Path) -> set[Tile]:
     """List the files of a log that are in a folder.
 
     Raises:
-        VerificationError: Something else is under ``tile/``.
+        ForeignFileError: A file under ``tile/`` has another name than a tile.
+        VerificationError: A link or a device is under ``tile/``, or folders are nested
+            too deep.
     """
     top = directory / FOLDER
     if not top.exists():
@@ -341,7 +365,11 @@ def _reader(entries: Sequence[bytes]) -> Reader:
 
 def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
     if not stat.S_ISDIR(folder.lstat().st_mode) or depth > _MAX_DEPTH:
-        raise VerificationError(f"{folder} is not a folder of a log")
+        raise VerificationError(
+            f"{folder} is a link or a device, or nested over {_MAX_DEPTH} deep;"
+            " remove it",
+            code="file-not-plain",
+        )
     for path in sorted(folder.iterdir()):
         mode = path.lstat().st_mode  # a link is neither folder nor file here
         if stat.S_ISREG(mode):
@@ -355,20 +383,18 @@ def _file(directory: Path, path: Path) -> Tile:
         return Tile.parse(str(PurePosixPath(path.relative_to(directory))))
     except ProtocolError:
         raise ForeignFileError(
-            f"{path} does not belong to a log; remove it", [path.name]
+            f"{path} does not belong to a log; remove it",
+            [path.name],
+            code="foreign-file",
         ) from None
 
 
 def _read(path: Path) -> bytes:
-    limit = WIDTH * max(HASH_BYTES, MAX_ENTRY_BYTES + 2)
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return read_plain(path, limit=WIDTH * max(HASH_BYTES, MAX_ENTRY_BYTES + 2))
     except FileNotFoundError:
-        raise IncompleteError(f"{path} is missing") from None
+        raise IncompleteError(f"{path} is missing", code="tile-missing") from None
     except OSError as error:
-        raise VerificationError(f"cannot read {path}: {error.strerror}") from error
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-            raise VerificationError(f"{path} is no file of a log")
-        return file.read()
+        raise VerificationError(
+            f"cannot read {path}: {error.strerror}", code="file-unreadable"
+        ) from error

@@ -1,4 +1,4 @@
-"""Whom a verifier trusts: the log's key, the witnesses, and how many of them.
+"""Trust policy of a verifier: the log's key, the witnesses, and their quorum.
 
 The file is C2SP tlog-policy. It is the root of trust of nodes and auditors and
 reaches them outside the federation (by post, in a handbook, on a web page)::
@@ -35,7 +35,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogKey:
-    """A log that is accepted, and perhaps where it is."""
+    """The key of a log that is accepted, and its address if it is known."""
 
     key: VerifyKey
     url: str | None = None
@@ -43,7 +43,7 @@ class LogKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Witness:
-    """A cosigner under a name of the policy's own."""
+    """A cosigner, under the name that the policy gives it."""
 
     name: str
     key: VerifyKey
@@ -110,7 +110,7 @@ class TrustPolicy:
         """Read a policy file.
 
         Raises:
-            ProtocolError: Not a policy, or one that contradicts itself.
+            ProtocolError: The bytes are not a policy, or the policy contradicts itself.
         """
         logs: list[LogKey] = []
         witnesses: list[Witness] = []
@@ -134,10 +134,14 @@ class TrustPolicy:
                     # Its words stay untold: the file may be a key or hold records.
                     raise ProtocolError(
                         f"trust policy: line {number} is no log, witness, group or"
-                        " quorum line, or names what no line before it defines"
+                        " quorum line, or names what no line before it defines",
+                        code="trust-policy-malformed",
                     )
         if len(quorums) != 1:
-            raise ProtocolError(f"trust policy with {len(quorums)} quorum lines")
+            raise ProtocolError(
+                f"trust policy with {len(quorums)} quorum lines, want one",
+                code="trust-policy-malformed",
+            )
         return cls(
             logs=tuple(logs),
             witnesses=tuple(witnesses),
@@ -174,10 +178,10 @@ class TrustPolicy:
 
         Guarantees:
             A listed log has signed the checkpoint under its own origin, and the
-            quorum has cosigned it. How old it may be the caller decides.
+            quorum has cosigned it. The caller decides how old it may be.
 
         Raises:
-            ProtocolError: Not a checkpoint.
+            ProtocolError: The bytes are not a checkpoint.
             VerificationError: No listed log has signed, or a known key's
                 signature is bad.
             QuorumError: Too few witnesses have cosigned.
@@ -187,18 +191,20 @@ class TrustPolicy:
         if not self.is_quorum(names):
             raise QuorumError(
                 f"checkpoint of size {opened.checkpoint.size}: "
-                f"{len(names)} cosignatures are no quorum {self.quorum!r}"
+                f"{len(names)} cosignatures are no quorum {self.quorum!r}",
+                code="quorum-not-reached",
             )
         return opened
 
     def open_pending(self, data: bytes) -> CosignedCheckpoint:
-        """Open a checkpoint that the log has signed, whoever has cosigned it.
+        """Open a checkpoint that the log has signed, whether or not it is cosigned.
 
-        For witnesses, which come before the quorum. Nobody else may act on it.
+        Only a witness, which cosigns before the quorum is there, may act on it.
 
         Raises:
-            ProtocolError: Not a checkpoint.
-            VerificationError: As for :meth:`open`.
+            ProtocolError: The bytes are not a checkpoint.
+            VerificationError: No listed log has signed, or a known key's signature is
+                bad.
         """
         names = {w.key.keyid: w.name for w in self.witnesses}
         keys = [*(log.key for log in self.logs), *(w.key for w in self.witnesses)]
@@ -206,7 +212,11 @@ class TrustPolicy:
         checkpoint = Checkpoint.parse(opened.text)
         signers = [v.key.name for v in opened.verified if v.time is None]
         if checkpoint.origin not in signers:
-            raise VerificationError(f"not signed by the log {checkpoint.origin}")
+            raise VerificationError(
+                f"checkpoint of size {checkpoint.size} is not signed by the log"
+                f" {checkpoint.origin}",
+                code="log-signature-missing",
+            )
         return CosignedCheckpoint(
             checkpoint=checkpoint,
             note=data,
@@ -221,21 +231,27 @@ class TrustPolicy:
         """Check one cosignature line, as a witness returned it.
 
         Raises:
-            ProtocolError: Not a signature line.
-            VerificationError: Not of a listed witness, or it does not hold.
+            ProtocolError: The bytes are not a signature line.
+            VerificationError: The signature is of no listed witness, or is bad.
         """
         try:
             signature = note.Signature.parse(line.decode())
         except UnicodeDecodeError:
-            raise ProtocolError("signature line is not UTF-8") from None
+            raise ProtocolError(
+                "signature line is not UTF-8", code="signature-line-malformed"
+            ) from None
         for witness in self.witnesses:
             if (witness.key.name, witness.key.id) == (signature.name, signature.key_id):
                 held = note.verify_signature(str(checkpoint), signature, witness.key)
                 return _cosignature(witness.name, held)
-        raise VerificationError(f"{signature.name[:40]!r} is no witness of ours")
+        raise VerificationError(
+            f"signature of {signature.name[:40]!r}, which is no witness of the trust"
+            " policy",
+            code="witness-unknown",
+        )
 
     def is_quorum(self, cosigned: set[str]) -> bool:
-        """Say whether these witnesses, by their names here, are enough."""
+        """Return whether these witnesses, named as in the policy, are a quorum."""
         reached = set(cosigned) | {NONE}
         for group in self.groups:  # in order of definition, so members come first
             if len(reached.intersection(group.members)) >= group.threshold:
@@ -258,20 +274,35 @@ def witness_quorum(members: int) -> int:
 
 def _cosignature(witness: str, held: note.Verified) -> Cosignature:
     if held.time is None:
-        raise VerificationError(f"{held.key.keyid} signs; it does not cosign")
+        raise VerificationError(
+            f"signature of {held.key.keyid} has no time, so it is no cosignature",
+            code="cosignature-missing",
+        )
     return Cosignature(witness=witness, key=held.key, time=held.time)
 
 
 def _lines(data: bytes) -> list[tuple[int, list[str]]]:
     if not data.strip():
-        raise ProtocolError("the trust policy is empty; ask for the file again")
+        raise ProtocolError(
+            "the trust policy is empty; ask for the file again",
+            code="trust-policy-malformed",
+        )
     if len(data) > MAX_BYTES:
-        raise ProtocolError(f"trust policy of {len(data)} bytes is over {MAX_BYTES}")
+        raise ProtocolError(
+            f"trust policy of {len(data)} bytes is over {MAX_BYTES}",
+            code="trust-policy-malformed",
+        )
     if not data.endswith(b"\n"):
-        raise ProtocolError("the last line of the trust policy has no line end")
+        raise ProtocolError(
+            "the last line of the trust policy has no line end",
+            code="trust-policy-malformed",
+        )
     text = data.decode(errors="surrogateescape")  # names are opaque bytes
     if _CONTROL.search(text):
-        raise ProtocolError("control character in a trust policy")
+        raise ProtocolError(
+            "the trust policy holds a control character; ask for the file again",
+            code="trust-policy-malformed",
+        )
     lines = [line.strip(" \t") for line in text.split("\n")]
     return [
         (number, _BLANK.split(line))
@@ -292,7 +323,11 @@ def _group(name: str, count: str, members: list[str]) -> WitnessGroup:
     elif _NUMBER.fullmatch(count):
         threshold = int(count)
     else:
-        raise ProtocolError(f"group {name!r}: no such threshold {count[:20]!r}")
+        raise ProtocolError(
+            f"trust policy: group {name!r} has threshold {count[:20]!r}, want all, any"
+            " or a number",
+            code="trust-policy-malformed",
+        )
     return WitnessGroup(name=name, threshold=threshold, members=tuple(members))
 
 
@@ -302,9 +337,16 @@ def _check_keys(trust: TrustPolicy) -> None:
     seen: set[bytes | str] = set()
     for key, purpose in purposes:
         if key.algorithm is not purpose:
-            raise ProtocolError(f"trust policy: {key.keyid} has another purpose")
+            raise ProtocolError(
+                f"trust policy: {key.keyid} has type {key.algorithm:#04x}, want"
+                f" {purpose:#04x}",
+                code="trust-policy-inconsistent",
+            )
         if key.public in seen or key.keyid in seen:  # ids of 4 bytes can collide
-            raise ProtocolError(f"trust policy: {key.keyid} is listed twice")
+            raise ProtocolError(
+                f"trust policy: {key.keyid} is listed twice",
+                code="trust-policy-inconsistent",
+            )
         seen |= {key.public, key.keyid}
 
 
@@ -315,17 +357,31 @@ def _check_names(trust: TrustPolicy) -> None:
         _define(name, defined)
     for group in trust.groups:
         if not 1 <= group.threshold <= len(group.members):
-            raise ProtocolError(f"group {group.name!r}: threshold out of range")
+            raise ProtocolError(
+                f"trust policy: group {group.name!r} has threshold {group.threshold},"
+                f" want 1 to {len(group.members)}",
+                code="trust-policy-inconsistent",
+            )
         for member in group.members:
             if member not in defined or member in grouped:
-                raise ProtocolError(f"group {group.name!r}: {member!r} cannot join")
+                raise ProtocolError(
+                    f"trust policy: group {group.name!r}: {member!r} is not defined"
+                    " before it, or is in a group already",
+                    code="trust-policy-inconsistent",
+                )
             grouped.add(member)
         _define(group.name, defined)
     if trust.quorum not in defined:
-        raise ProtocolError(f"trust policy: no quorum {trust.quorum!r}")
+        raise ProtocolError(
+            f"trust policy: quorum {trust.quorum!r} is not defined",
+            code="trust-policy-inconsistent",
+        )
 
 
 def _define(name: str, defined: set[str]) -> None:
     if name in defined or _BLANK.search(name) or not name:
-        raise ProtocolError(f"trust policy: {name!r} cannot be defined")
+        raise ProtocolError(
+            f"trust policy: {name!r} is defined twice, empty or has spaces",
+            code="trust-policy-inconsistent",
+        )
     defined.add(name)

@@ -18,6 +18,7 @@ from tests.support.processes import (
     reachable_folder,
     run,
 )
+from tests.support.refusals import refused
 
 _CACHE = """
 import os, pwd, sys, traceback
@@ -79,7 +80,7 @@ def test_a_cache_is_found_and_made(
     ],
     ids=str,
 )
-def test_a_cache_that_cannot_be_is_one_line_with_the_variable(
+def test_a_cache_folder_that_cannot_exist_is_refused_with_the_variable(
     tmp_path: Path, changed: dict[str, str], named: list[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -92,7 +93,7 @@ def test_a_cache_that_cannot_be_is_one_line_with_the_variable(
 
 @as_root
 @pytest.mark.parametrize("home", [None, ""])
-def test_a_user_that_nobody_knows_is_told_to_name_a_cache(
+def test_a_user_without_an_account_is_told_to_set_the_cache(
     tmp_path: Path, home: str | None
 ) -> None:
     said = cache_of(str(STRANGER), env=environment(HOME=home), cwd=tmp_path)
@@ -179,17 +180,19 @@ def test_a_build_that_fails_leaves_nothing_under_its_name(
         (errno.EACCES, "make it a folder of yours"),
     ],
 )
-def test_a_cache_that_cannot_be_written_says_what_mends_it(
+def test_a_cache_that_cannot_be_written_names_the_repair(
     tmp_path: Path, number: int, way: str
 ) -> None:
     def build(_: Path) -> None:
         raise OSError(number, "why")
 
-    with pytest.raises(ResourceError, match=f"cache {tmp_path}: why; {way}, or set"):
+    with refused(ResourceError, "cache-unwritable", match=f"{tmp_path}: why; {way}"):
         cached(tmp_path, "base", build)
 
 
-def test_several_who_build_at_once_get_one_whole_folder(tmp_path: Path) -> None:
+def test_concurrent_builds_of_a_cached_folder_give_one_whole_folder(
+    tmp_path: Path,
+) -> None:
     both = threading.Barrier(4)
 
     def build(folder: Path) -> None:
@@ -205,7 +208,7 @@ def test_several_who_build_at_once_get_one_whole_folder(tmp_path: Path) -> None:
 
 def test_a_file_under_the_name_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "base").write_text("somebody's")
-    with pytest.raises(ResourceError, match="cannot write the cache"):
+    with refused(ResourceError, "cache-unwritable"):
         cached(tmp_path, "base", _build)
     assert (tmp_path / "base").read_text() == "somebody's"
     assert [path.name for path in tmp_path.iterdir()] == ["base"]

@@ -10,7 +10,7 @@ import tomli_w
 from pydantic import BaseModel
 
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.inputs.setting_faults import example_of
+from tapestry.inputs.setting_types import type_at
 from tapestry.inputs.setting_values import fit, to_toml
 from tapestry.inputs.text_reader import read_toml
 from tapestry.settings import write_new
@@ -18,6 +18,7 @@ from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_node.data.records import Corpus
 from tapestry_node.settings import NodeSettings
 from tests.support.federation import merged, node_settings, run_settings
+from tests.support.refusals import refused
 
 DIGEST = "sha256:" + "0" * 64
 DAY = datetime.date(2026, 1, 2)
@@ -69,8 +70,8 @@ def test_nothing_that_affects_privacy_or_trust_has_a_default(
     tmp_path: Path, dotted: str
 ) -> None:
     path = _write(tmp_path / "node.toml", _without(_node(), dotted))
-    with pytest.raises(
-        ConfigError, match=rf"{dotted}: is missing; (write|add)"
+    with refused(
+        ConfigError, "setting-invalid", match=rf"{dotted}: is .*; (write|add)"
     ) as caught:
         NodeSettings.read(path)
     assert str(path) in str(caught.value)
@@ -101,7 +102,7 @@ def test_a_wrong_setting_is_named(
     tmp_path: Path, changes: dict[str, Any], where: str
 ) -> None:
     path = _write(tmp_path / "node.toml", merged(_node(), changes))
-    with pytest.raises(ConfigError, match=rf"node\.toml: {where}: "):
+    with refused(ConfigError, "setting-invalid", match=rf"node\.toml: {where}: "):
         NodeSettings.read(path)
 
 
@@ -110,7 +111,7 @@ def test_a_misspelled_key_is_named_and_not_the_one_that_lacks(tmp_path: Path) ->
     path = _write(
         tmp_path / "node.toml", merged(settings, {"policy": {"min_cohrt": 3}})
     )
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "setting-invalid") as caught:
         NodeSettings.read(path)
     said = f"{path}: policy.min_cohrt: no such key; is min_cohort meant?"
     assert str(caught.value) == said
@@ -119,7 +120,7 @@ def test_a_misspelled_key_is_named_and_not_the_one_that_lacks(tmp_path: Path) ->
 def test_a_number_out_of_range_is_told_its_rule(tmp_path: Path) -> None:
     changes = {"policy": {"epsilon_limit": 0}}
     path = _write(tmp_path / "node.toml", merged(_node(), changes))
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "setting-invalid") as caught:
         NodeSettings.read(path)
     said = (
         f"{path}: policy.epsilon_limit: epsilon 0 is not in (0, 1000];"
@@ -169,7 +170,7 @@ def test_a_message_says_what_to_write(
     table, _, name = key.rpartition(".")
     changes = {table: {name: value}} if table else {name: value}
     path = _write(tmp_path / "node.toml", merged(_node(), changes))
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "setting-invalid") as caught:
         NodeSettings.read(path)
     said = f"{path}: {key}: {rule}; write, for example, {name} = {example}"
     assert str(caught.value) == said
@@ -196,7 +197,7 @@ def test_a_wrong_table_key_or_choice_is_told_in_words(
     tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     path = _write(tmp_path / "node.toml", merged(_node(), changes))
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "setting-invalid") as caught:
         NodeSettings.read(path)
     assert str(caught.value) == f"{path}: {said}"
 
@@ -204,7 +205,7 @@ def test_a_wrong_table_key_or_choice_is_told_in_words(
 def test_all_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
     changes = {"policy": {"min_cohort": 1, "epsilon_limit": "8"}, "colour": "red"}
     path = _write(tmp_path / "node.toml", merged(_node(), changes))
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "many-faults") as caught:
         NodeSettings.read(path)
     head, *lines = str(caught.value).splitlines()
     assert head == f"{path}: 3 faults"
@@ -230,7 +231,7 @@ def test_each_setting_has_an_example_that_is_right(
 ) -> None:
     example: dict[str, Any] = {}
     for place in _leaves(model):
-        value = example_of(model, place)
+        value = type_at(model, place).example
         assert value is not None, place
         table = example
         for part in place[:-1]:
@@ -251,22 +252,22 @@ def test_a_file_that_is_no_settings_is_one_line(tmp_path: Path, text: str) -> No
 def test_a_file_in_another_encoding_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_bytes(b'name = "\xff"')
-    with pytest.raises(ConfigError, match=r"node\.toml, line 1: not UTF-8"):
+    with refused(ConfigError, "text-not-utf8", match=r"node\.toml, line 1: "):
         NodeSettings.read(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot read .*node\.toml"):
+    with refused(ConfigError, "file-missing", match=r"node\.toml"):
         NodeSettings.read(tmp_path / "node.toml")
 
 
 def test_settings_are_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     write_new(path, "a = 1\n")
-    with pytest.raises(ConfigError, match="exists"):
+    with refused(ConfigError, "file-exists"):
         write_new(path, "a = 2\n")
     assert path.read_text() == "a = 1\n"
-    with pytest.raises(ResourceError):
+    with refused(ResourceError, "file-unwritable"):
         write_new(tmp_path / "no" / "node.toml", "")
 
 

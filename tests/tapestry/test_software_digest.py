@@ -13,6 +13,7 @@ from tapestry.encoding import decode_digest
 from tapestry.errors import ResourceError
 from tapestry.software_digest import PACKAGES, software_digest
 from tests.house.test_house import PACKAGES as FOLDERS
+from tests.support.refusals import refused
 
 
 @pytest.fixture
@@ -94,5 +95,5 @@ def test_a_package_that_is_not_there_as_files_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(module, "PACKAGES", ("one", name))
-    with pytest.raises(ResourceError, match=f"{name} is not installed"):
+    with refused(ResourceError, "package-missing", match=name):
         _digest()

@@ -8,6 +8,7 @@ import pytest
 
 from tapestry.artifacts.closed_list import PROOFS, ClosedList
 from tapestry.errors import ForeignFileError, ResourceError
+from tests.support.refusals import refused
 
 LIST = ClosedList(
     what="a thing",
@@ -27,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _foreign(folder: Path) -> tuple[str, ...]:
-    with pytest.raises(ForeignFileError) as caught:
+    with refused(ForeignFileError, "foreign-file") as caught:
         LIST.check(folder)
     assert "as a thing" in str(caught.value)
     return caught.value.files
@@ -89,7 +90,7 @@ def test_a_link_is_refused_even_where_a_file_has_a_place(
 ) -> None:
     (folder / name).rename(tmp_path / "elsewhere")
     (folder / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ForeignFileError, match=f"{name} is a link"):
+    with refused(ForeignFileError, "foreign-file", match=name):
         LIST.check(folder)
 
 
@@ -115,11 +116,11 @@ def test_all_that_is_foreign_is_named_at_once(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere", "thing/a.txt"])
 def test_what_is_no_folder_cannot_be_read(folder: Path, name: str) -> None:
-    with pytest.raises(ResourceError, match=f"cannot read .*{name}"):
+    with refused(ResourceError, "file-unreadable", match=name):
         LIST.check(folder.parent / name)
 
 
 def test_a_list_without_folders_of_its_own_takes_proofs_alone(folder: Path) -> None:
     plain = ClosedList(what="a thing", files=re.compile("a.txt"))
-    with pytest.raises(ForeignFileError, match="inner/"):
+    with refused(ForeignFileError, "foreign-file", match="inner/"):
         plain.check(folder)

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from tapestry.artifacts import model_folder
 from tapestry.errors import ConfigError, ForeignFileError, TapestryError
 from tests.support.model_folders import edit, shard, tensors, write, write_index
+from tests.support.refusals import refused
 
 _CONFIG = {
     "model_type": "llama",
@@ -36,8 +37,8 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def _refused(folder: Path) -> TapestryError:
-    with pytest.raises(TapestryError) as caught:
+def _refused(folder: Path, code: str) -> TapestryError:
+    with refused(TapestryError, code) as caught:
         model_folder.read(folder)
     assert "\n" not in str(caught.value)
     return caught.value
@@ -71,7 +72,7 @@ def test_a_file_that_has_no_place_is_named(folder: Path, name: str) -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}")
-    error = _refused(folder)
+    error = _refused(folder, "foreign-file")
     assert isinstance(error, ForeignFileError)
     top = "/".join(name.split("/")[: 2 if name.startswith("tapestry/") else 1])
     assert repr(top)[1:-1] in str(error)
@@ -81,7 +82,7 @@ def test_a_file_that_has_no_place_is_named(folder: Path, name: str) -> None:
 def test_a_hub_download_gets_one_line_with_up_to_ten_names(folder: Path) -> None:
     for number in range(12):
         (folder / f"part-{number:02d}.bin").write_text("")
-    message = str(_refused(folder))
+    message = str(_refused(folder, "foreign-file"))
     assert "part-09.bin and 2 more" in message
     assert "part-10.bin" not in message
 
@@ -94,7 +95,7 @@ def test_a_link_is_refused_with_the_way_to_copy_it(folder: Path, name: str) -> N
     else:
         target.mkdir()
     (folder / name).symlink_to(target)
-    error = _refused(folder)
+    error = _refused(folder, "foreign-file")
     assert isinstance(error, ForeignFileError)
     assert f"{name} is a link" in str(error)
     assert "cp -rL" in str(error)
@@ -102,42 +103,58 @@ def test_a_link_is_refused_with_the_way_to_copy_it(folder: Path, name: str) -> N
 
 def test_a_pipe_is_refused_without_waiting(folder: Path) -> None:
     os.mkfifo(folder / "README.md")
-    assert "README.md" in str(_refused(folder))
+    assert "README.md" in str(_refused(folder, "foreign-file"))
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "code", "value"),
     [
-        (b"", "config.json is not JSON"),
-        (b"[]", "config.json is not a JSON object"),
-        (b"\xef\xbb\xbf{}", "config.json is not JSON"),
-        (b"\xff", "config.json is not UTF-8"),
-        (b'{"a": "\\ud800"}', "config.json is not UTF-8"),
-        (b'{"vocab_size": 260, "vocab_size": 261}', "config.json: 'vocab_size' occurs"),
-        (b'{"a": NaN}', "config.json: NaN is not JSON"),
-        (b'{"a": -Infinity}', "config.json: -Infinity is not JSON"),
-        (b'{"a": 1e999}', "config.json: 1e999 is larger than a double can hold"),
-        (b'{"a": [-1e999]}', "config.json: -1e999 is larger than"),
-        (b'{"a": 1' + b"0" * 400 + b"}", "0 is larger than a double can hold"),
-        (b'{"a": ' + b"[" * 100_000, "config.json is nested too deep"),
-        (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", "nested over 64 levels"),
-        (b" " * (4 << 20) + b"{}", "config.json is over"),
-        (b"{}", "config.json: model_type is None"),
+        (b"", "json-invalid", ""),
+        (b"[]", "json-invalid", ""),
+        (b"\xef\xbb\xbf{}", "json-invalid", ""),
+        (b"\xff", "text-not-utf8", ""),
+        (b'{"a": "\\ud800"}', "text-not-utf8", ""),
+        (
+            b'{"vocab_size": 260, "vocab_size": 261}',
+            "json-key-duplicated",
+            "'vocab_size'",
+        ),
+        (b'{"a": NaN}', "json-number-invalid", "NaN"),
+        (b'{"a": -Infinity}', "json-number-invalid", "-Infinity"),
+        (b'{"a": 1e999}', "json-number-invalid", "1e999"),
+        (b'{"a": [-1e999]}', "json-number-invalid", "-1e999"),
+        (b'{"a": 1' + b"0" * 400 + b"}", "json-number-invalid", "10000"),
+        (b'{"a": ' + b"[" * 100_000, "json-too-deep", ""),
+        (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", "json-too-deep", "64"),
+        (b" " * (4 << 20) + b"{}", "file-too-large", "4194304"),
+        (b"{}", "model-setting-invalid", "model_type is None"),
     ],
 )
 def test_a_configuration_that_is_not_one_strict_object_is_refused(
-    folder: Path, data: bytes, message: str
+    folder: Path, data: bytes, code: str, value: str
 ) -> None:
     (folder / "config.json").write_bytes(data)
-    error = _refused(folder)
+    error = _refused(folder, code)
     assert isinstance(error, ConfigError)
-    assert message in str(error)
+    assert value in str(error)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json"])
 def test_other_settings_are_as_strict(folder: Path, name: str) -> None:
     (folder / name).write_text('{"x": 1, "x": 2}')
-    assert f"{name}: 'x' occurs twice" in str(_refused(folder))
+    error = _refused(folder, "json-key-duplicated")
+    assert f"{name}: 'x'" in str(error)
+
+
+_LEADING_ELSEWHERE = (
+    "auto_map", "text_config", "quantization_config", "transformers_weights",
+    "_attn_implementation", "experts_implementation", "custom_generate",
+    "tokenizer_file", "fast_tokenizer_files", "init_inputs",
+)  # fmt: skip
+_CODES = {
+    **dict.fromkeys(_LEADING_ELSEWHERE, "model-setting-forbidden"),
+    "torch_dtype": "model-sources-differ",
+}
 
 
 @pytest.mark.parametrize(
@@ -182,94 +199,94 @@ def test_a_setting_that_cannot_hold_is_refused_by_key(
     folder: Path, file: str, key: str, value: object
 ) -> None:
     edit(folder, file, **{key: value})
-    error = _refused(folder)
+    error = _refused(folder, _CODES.get(key, "model-setting-invalid"))
     assert isinstance(error, ConfigError)
     assert file in str(error)
     assert (key if key != "text_config" else "auto_map") in str(error)
 
 
-def _truncated(folder: Path) -> str:
+def _truncated(folder: Path) -> tuple[str, str]:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    return "bytes of data"
+    return "tensor-layout-invalid", "bytes of data"
 
 
-def _whole_numbers(folder: Path) -> str:
+def _whole_numbers(folder: Path) -> tuple[str, str]:
     write(folder, {**tensors(folder), "q": np.ones(2, np.int8)})
-    return "'q' is I8"
+    return "tensor-type-unsupported", "'q' is I8"
 
 
-def _index_beside(folder: Path) -> str:
+def _index_beside(folder: Path) -> tuple[str, str]:
     write_index(folder, {})
-    return "model.safetensors.index.json lies beside model.safetensors"
+    return "weights-ambiguous", "model.safetensors.index.json"
 
 
-def _shard_beside(folder: Path) -> str:
+def _shard_beside(folder: Path) -> tuple[str, str]:
     write_part = {"e": np.ones(2, np.float32)}
     save_file(write_part, folder / "model-00001-of-00002.safetensors")
-    return "model-00001-of-00002.safetensors lies beside model.safetensors"
+    return "weights-ambiguous", "model-00001-of-00002.safetensors"
 
 
-def _shard_unlisted(folder: Path) -> str:
+def _shard_unlisted(folder: Path) -> tuple[str, str]:
     shard(folder)
     stray = folder / "model-00003-of-00003.safetensors"
     save_file({"e": np.ones(2, np.float32)}, stray)
-    return f"{stray.name} is not in"
+    return "tensor-index-differs", stray.name
 
 
-def _shard_missing(folder: Path) -> str:
+def _shard_missing(folder: Path) -> tuple[str, str]:
     shard(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    return "model-00002-of-00002.safetensors is missing"
+    return "weights-missing", "model-00002-of-00002.safetensors"
 
 
-def _index_missing(folder: Path) -> str:
+def _index_missing(folder: Path) -> tuple[str, str]:
     shard(folder)
     (folder / "model.safetensors.index.json").unlink()
-    return "needs model.safetensors.index.json"
+    return "tensor-index-missing", "model.safetensors.index.json"
 
 
-def _tensor_in_two(folder: Path) -> str:
+def _tensor_in_two(folder: Path) -> tuple[str, str]:
     shard(folder)
     path = folder / "model-00002-of-00002.safetensors"
     save_file({name: np.ones(2, np.float32) for name in "abd"}, path)
-    return "'a' is in two files"
+    return "tensor-duplicated", "'a'"
 
 
-def _tensor_elsewhere(folder: Path) -> str:
+def _tensor_elsewhere(folder: Path) -> tuple[str, str]:
     index = shard(folder)
     write_index(folder, {**index, "a": index["b"]})
-    return "'a' is in model-00001-of-00002.safetensors"
+    return "tensor-index-differs", "'a' is in model-00001-of-00002"
 
 
-def _tensor_nowhere(folder: Path) -> str:
+def _tensor_nowhere(folder: Path) -> tuple[str, str]:
     index = shard(folder)
     write_index(folder, {**index, "z": index["b"]})
-    return "'z' is not in model-00002-of-00002.safetensors"
+    return "tensor-index-differs", "'z' is not in model-00002-of-00002"
 
 
-def _tensor_unlisted(folder: Path) -> str:
+def _tensor_unlisted(folder: Path) -> tuple[str, str]:
     index = shard(folder)
     write_index(folder, {n: f for n, f in index.items() if n != "c"})
-    return "'c' is in model-00001-of-00002.safetensors"
+    return "tensor-index-differs", "'c' is in model-00001-of-00002"
 
 
-def _shard_by_path(folder: Path) -> str:
+def _shard_by_path(folder: Path) -> tuple[str, str]:
     index = shard(folder)
     write_index(folder, {**index, "a": "../model-00001-of-00002.safetensors"})
-    return "not the name of a shard"
+    return "tensor-index-invalid", "'a' is in '../model-00001"
 
 
-def _index_of_numbers(folder: Path) -> str:
+def _index_of_numbers(folder: Path) -> tuple[str, str]:
     shard(folder)
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 1}}')
-    return "not the name of a shard"
+    return "tensor-index-invalid", "'a' is in 1"
 
 
-def _index_without_map(folder: Path) -> str:
+def _index_without_map(folder: Path) -> tuple[str, str]:
     shard(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"a": 1}))
-    return "has no weight_map"
+    return "tensor-index-invalid", "weight_map"
 
 
 @pytest.mark.parametrize(
@@ -283,9 +300,9 @@ def _index_without_map(folder: Path) -> str:
     ids=lambda each: each.__name__.strip("_"),
 )  # fmt: skip
 def test_weights_that_have_two_readings_are_refused_by_name(
-    folder: Path, damage: Callable[[Path], str]
+    folder: Path, damage: Callable[[Path], tuple[str, str]]
 ) -> None:
-    named = damage(folder)
-    error = _refused(folder)
+    code, named = damage(folder)
+    error = _refused(folder, code)
     assert isinstance(error, ConfigError)
     assert named in str(error)

@@ -12,6 +12,7 @@ from tapestry.artifacts import model_folder
 from tapestry.errors import ConfigError
 from tapestry.workloads.language.model import LanguageModel
 from tests.support.model_folders import build, edit
+from tests.support.refusals import refused
 
 Change = Callable[[Path], object]
 TEMPLATE = "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
@@ -59,21 +60,22 @@ def _decoder(folder: Path, number: str, token: object) -> None:
     edit(folder, "tokenizer_config.json", added_tokens_decoder={number: token})
 
 
-DIFFERENT: dict[str, tuple[Change, str]] = {
+DIFFERENT: dict[str, tuple[Change, str, str]] = {
     "two bases of the rotation": (
         _rotary(rope_theta=500000.0),
+        "model-sources-differ",
         "rope_theta is 500000.0, rope_parameters.rope_theta is 10000.0",
     ),
     "two rotations": (
         _rotary(rope_scaling={"rope_type": "linear", "factor": 2.0}),
+        "model-sources-differ",
         "rope_scaling is",
     ),
     "two types of one rotation": (
         _rotary(
-            rope_parameters={
-                "type": "yarn", "rope_type": "default", "rope_theta": 1e4
-            }
+            rope_parameters={"type": "yarn", "rope_type": "default", "rope_theta": 1e4}
         ),
+        "model-sources-differ",
         "rope_parameters.type is 'yarn', rope_parameters.rope_type is 'default'",
     ),
     "a base that no kind of layer has": (
@@ -81,26 +83,32 @@ DIFFERENT: dict[str, tuple[Change, str]] = {
             rope_theta=5.0,
             rope_parameters={"full_attention": {"rope_theta": 7.0}},
         ),
+        "model-sources-differ",
         "rope_theta is 5.0, rope_parameters.*.rope_theta is 7.0",
     ),
     "two precisions": (
         _rotary(torch_dtype="float16", dtype="bfloat16"),
+        "model-sources-differ",
         "torch_dtype is 'float16', dtype is 'bfloat16'",
     ),
     "two precisions of a part": (
         _rotary(text_config={"torch_dtype": "float16", "dtype": "bfloat16"}),
+        "model-sources-differ",
         "text_config.torch_dtype",
     ),
     "two templates": (
         lambda folder: _template(folder, "B" + TEMPLATE),
+        "model-sources-differ",
         "chat_template.jinja is not the chat_template of tokenizer_config.json",
     ),
     "a template in another encoding": (
         lambda folder: _put(folder, "chat_template.jinja", b"\xff"),
-        "chat_template.jinja is not UTF-8",
+        "text-not-utf8",
+        "chat_template.jinja",
     ),
     "a template of megabytes": (
         lambda folder: _put(folder, "chat_template.jinja", " " * ((4 << 20) + 1)),
+        "file-too-large",
         "chat_template.jinja is over 4194304 bytes",
     ),
     "named templates": (
@@ -109,51 +117,64 @@ DIFFERENT: dict[str, tuple[Change, str]] = {
             "tokenizer_config.json",
             chat_template=[{"name": "default", "template": TEMPLATE}],
         ),
-        "want one template as text",
+        "model-setting-invalid",
+        "chat_template",
     ),
     "another vocabulary": (
         lambda folder: _put(folder, "vocab.json", {"zzz": 0}),
+        "model-sources-differ",
         "vocab.json: token 'zzz' is number 0, in tokenizer.json None",
     ),
     "another number": (
         lambda folder: _vocabulary(folder, a=7),
+        "model-sources-differ",
         "vocab.json: token 'a' is number 7, in tokenizer.json",
     ),
     "a word fewer": (
         lambda folder: _vocabulary(folder, a=None),
+        "model-sources-differ",
         "vocab.json: token 'a' is number None",
     ),
     "other merges": (
         lambda folder: _put(folder, "merges.txt", "#version: 0.2\na b\n"),
+        "model-sources-differ",
         "merges.txt has not the merges of tokenizer.json",
     ),
     "another added token": (
         lambda folder: _put(folder, "added_tokens.json", {"<new>": 259}),
+        "model-sources-differ",
         "added_tokens.json: token '<new>' is number 259, in tokenizer.json None",
     ),
     "another number of an added token": (
         lambda folder: _put(folder, "added_tokens.json", {"</s>": 256}),
+        "model-sources-differ",
         "added_tokens.json: token '</s>' is number 256, in tokenizer.json 257",
     ),
     "another decoder": (
         lambda folder: _decoder(folder, "257", {"content": "</t>"}),
+        "model-sources-differ",
         "added_tokens_decoder): token '</t>' is number 257",
     ),
-    "a decoder of lists": (lambda folder: _decoder(folder, "257", []), "is no token"),
+    "a decoder of lists": (
+        lambda folder: _decoder(folder, "257", []),
+        "model-setting-invalid",
+        "added_tokens_decoder",
+    ),
     "another end": (
         lambda folder: _put(
             folder, "special_tokens_map.json", {"eos_token": {"content": "<pad>"}}
         ),
+        "model-sources-differ",
         "special_tokens_map.json: eos_token is '<pad>', tokenizer_config.json says",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", DIFFERENT)
 def test_two_places_that_differ_are_refused(folder: Path, case: str) -> None:
-    change, said = DIFFERENT[case]
+    change, code, said = DIFFERENT[case]
     change(folder)
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, code) as caught:
         model_folder.read(folder)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

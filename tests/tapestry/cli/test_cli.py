@@ -54,7 +54,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return status, out, err
 
 
-def test_there_is_a_command_for_everybody() -> None:
+def test_each_role_has_a_command() -> None:
     assert {
         *(("demo",), ("chat",), ("audit", "verify"), ("audit", "account")),
         *(("adapter", "verify"), ("adapter", "list"), ("node", "run")),

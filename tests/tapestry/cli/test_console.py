@@ -17,7 +17,9 @@ from tapestry.cli import console
 from tapestry.errors import ConfigError
 from tests.support.audit_bundles import bundle_of
 from tests.support.log_world import World
+from tests.support.refusals import refused
 
+_CONTROLS = ("\x00", "a\x1b[2J", "\x7f", "\x9b1m", "\r")
 ENVIRONMENTS = {
     "LANG=C": {"LANG": "C", "LC_ALL": "C", "TERM": "dumb"},
     "no UTF-8": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
@@ -57,7 +59,7 @@ def printed(print_it: Callable[[], None], *, encoding: str) -> str:
 
 
 @given(st.text(st.characters(codec=None)))
-def test_whatever_a_text_holds_it_is_one_harmless_line(text: str) -> None:
+def test_any_text_is_printed_as_one_harmless_line(text: str) -> None:
     line = console.shown(text)
     assert len(line.splitlines()) <= 1
     assert not {c for c in line if ord(c) < 32 or 127 <= ord(c) < 160}
@@ -123,10 +125,14 @@ def test_text_of_a_person_is_taken_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a\udcffb", "\x00", "a\x1b[2J", "\x7f", "\x9b1m", "\r"]
+    ("text", "code"),
+    [
+        ("a\udcffb", "text-not-utf8"),
+        *((each, "character-not-allowed") for each in _CONTROLS),
+    ],
 )
-def test_text_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="the prompt") as caught:
+def test_bytes_and_control_characters_are_no_text(text: str, code: str) -> None:
+    with refused(ConfigError, code, match="the prompt") as caught:
         console.check_text(text, what="the prompt")
     str(caught.value).encode("ascii")
 
@@ -169,7 +175,7 @@ def test_a_prompt_that_is_no_text_is_wrong_usage() -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_went_away_is_no_news(bundle: Path) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(bundle: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -194,7 +200,7 @@ def test_a_reader_that_went_away_is_no_news(bundle: Path) -> None:
     [["audit", "verify", "BUNDLE"], ["--version"], ["--help"], ["node", "--help"]],
     ids=" ".join,
 )
-def test_a_verdict_that_cannot_be_printed_is_none(
+def test_a_verdict_that_cannot_be_printed_is_incomplete(
     bundle: Path, redirection: str, said: str, words: list[str]
 ) -> None:
     """A verdict that nobody could read must not look like one that holds."""

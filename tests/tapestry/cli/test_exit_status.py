@@ -57,7 +57,7 @@ def test_the_table_names_every_error_that_there_is() -> None:
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
-def test_each_error_of_ours_has_its_status(
+def test_each_error_of_tapestry_has_its_status(
     monkeypatch: pytest.MonkeyPatch, kind: type[errors.TapestryError]
 ) -> None:
     result = ending(monkeypatch, raising(kind("what is wrong", code="some-rule")))
@@ -81,7 +81,7 @@ def test_an_error_under_json_is_an_object_with_the_code(
     ("error", "code"),
     [(KeyError("x"), "internal"), (KeyboardInterrupt(), "interrupted")],
 )
-def test_an_error_of_others_has_the_name_of_its_status_as_code(
+def test_an_error_of_python_has_the_name_of_its_status_as_code(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, code: str
 ) -> None:
     result = ending(monkeypatch, raising(error), "--json")
@@ -98,7 +98,7 @@ def test_no_other_error_is_taken_for_a_verdict(
     assert result.stderr.startswith("tapestry: ")
 
 
-def test_the_traceback_is_there_for_whoever_asks(
+def test_the_command_line_shows_a_traceback_when_the_variable_is_set(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from tapestry.cli import main

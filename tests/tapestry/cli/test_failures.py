@@ -13,7 +13,7 @@ from tapestry.errors import RuleError
 from tests.support.failing_command import ending, raising
 
 
-def test_an_error_of_nobody_does_not_show_what_it_worked_on(
+def test_an_unexpected_error_does_not_show_its_data(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("TAPESTRY_TRACEBACK", raising=False)
@@ -62,7 +62,7 @@ def test_an_auditors_install_says_what_it_lacks(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_an_error_of_ours_is_told_in_its_own_words() -> None:
+def test_an_error_of_tapestry_is_described_by_its_message() -> None:
     assert describe(RuleError("round 3 is closed"), "audit") == "round 3 is closed"
 
 
@@ -77,7 +77,7 @@ def test_an_error_of_ours_is_told_in_its_own_words() -> None:
     ],
     ids=repr,
 )
-def test_an_error_of_python_is_told_without_its_text(
+def test_an_error_of_python_is_described_without_its_text(
     error: BaseException, said: str
 ) -> None:
     told = describe(error, "demo")

@@ -107,7 +107,7 @@ def test_unknown_words_are_a_bug_of_the_caller(event: ProgressEvent) -> None:
         _run(event)
 
 
-def test_the_table_shows_who_is_how_far() -> None:
+def test_the_table_shows_the_progress_of_each_node() -> None:
     shown = _board(
         _Clock(),
         {"stage": "prepare", "seconds": 3.0},

@@ -144,7 +144,7 @@ def test_a_page_holds_its_title_once_and_escaped() -> None:
     assert text.count("<style>p{color:red}</style>") == 1
 
 
-def test_a_page_of_another_style_has_another_policy() -> None:
+def test_a_page_of_another_style_has_another_content_security_policy() -> None:
     policies = {
         re.search(r"sha256-[^&]+", page("t", "en", style, joined()))[0]  # type: ignore[index]
         for style in ("p{}", "p{} ")

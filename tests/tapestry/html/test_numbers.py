@@ -162,7 +162,7 @@ def test_a_number_that_is_missing_is_a_dash(
     assert form(1.5) != numbers.NONE
 
 
-def test_nothing_is_spelled_as_nothing() -> None:
+def test_empty_lists_and_words_are_spelled_as_nothing() -> None:
     assert numbers.capital("") == ""
     assert numbers.spelled(0) == numbers.short(0.0) == "0"
     assert numbers.chance(0.0) == numbers.NONE

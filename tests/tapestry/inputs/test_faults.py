@@ -19,6 +19,7 @@ from tapestry.inputs.faults import (
     unforeseen,
     wants_traceback,
 )
+from tests.support.refusals import refused
 
 DATA = Path("data")
 
@@ -27,7 +28,7 @@ def _told(*faults: ConfigError) -> str:
     found = Faults()
     for fault in faults:
         found.add(fault)
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "many-faults") as caught:
         found.check(DATA)
     return str(caught.value)
 
@@ -70,7 +71,7 @@ def test_one_fault_is_its_own_message() -> None:
     fault = InputFault(DATA / "a", "bad", code="some-rule")
     faults = Faults()
     faults.add(fault)
-    with pytest.raises(InputFault) as caught:
+    with refused(InputFault, "some-rule") as caught:
         faults.check(DATA)
     assert caught.value is fault
 
@@ -130,7 +131,7 @@ def test_a_long_path_keeps_its_beginning_and_its_end() -> None:
 
 
 @pytest.mark.parametrize(("value", "wanted"), [("1", True), ("0", False), ("", False)])
-def test_a_traceback_is_shown_to_who_asks_for_it(
+def test_a_traceback_is_wanted_only_when_the_variable_is_one(
     monkeypatch: pytest.MonkeyPatch, value: str, wanted: bool
 ) -> None:
     monkeypatch.setenv(TRACEBACK, value)
@@ -139,7 +140,7 @@ def test_a_traceback_is_shown_to_who_asks_for_it(
     assert wants_traceback() is False
 
 
-def test_an_unforeseen_error_is_named_by_the_last_line_of_ours_and_without_its_text(
+def test_an_unexpected_error_is_named_by_type_and_last_line_of_tapestry(
     tmp_path: Path,
 ) -> None:
     """The innermost frame is the library's; the operator needs ours."""
@@ -159,5 +160,5 @@ def test_an_unforeseen_error_is_named_by_the_last_line_of_ours_and_without_its_t
     assert unforeseen(caught.value) == "KeyError in tapestry_node.stand_in:4"
 
 
-def test_an_error_that_never_came_through_our_code_names_the_package() -> None:
+def test_an_error_outside_tapestry_code_names_the_package() -> None:
     assert unforeseen(ValueError("secret")) == "ValueError in tapestry"

@@ -11,6 +11,7 @@ import pytest
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults
 from tapestry.inputs.folder_walker import walk
+from tests.support.refusals import refused
 
 NOBODY = 65534
 
@@ -70,7 +71,7 @@ def test_what_programs_leave_behind_is_named(tmp_path: Path, name: str) -> None:
     assert said.endswith(": is hidden, as what other programs leave behind; remove it")
 
 
-def test_what_is_no_file_is_named_and_not_opened(tmp_path: Path) -> None:
+def test_an_entry_that_is_no_file_is_named_and_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.txt")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "socket.txt"))
@@ -80,7 +81,7 @@ def test_what_is_no_file_is_named_and_not_opened(tmp_path: Path) -> None:
     assert "socket.txt: is a FIFO, socket or device" in said
 
 
-def test_a_name_is_one_printable_line_whatever_it_is(tmp_path: Path) -> None:
+def test_any_file_name_is_one_printable_line(tmp_path: Path) -> None:
     odd = os.fsdecode(b"\xff\n\x1b[2J.txt")
     (tmp_path / odd).touch()
     names, said = _walk(tmp_path)
@@ -90,11 +91,11 @@ def test_a_name_is_one_printable_line_whatever_it_is(tmp_path: Path) -> None:
     assert _walk(tmp_path)[1].startswith(f"{tmp_path}/\\xfe\\n: is a link")
 
 
-def test_no_folder_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no folder .*nowhere"):
+def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
+    with refused(ConfigError, "folder-missing", match="nowhere"):
         walk(tmp_path / "nowhere", Faults())
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="no folder"):
+    with refused(ConfigError, "folder-missing"):
         walk(tmp_path / "file", Faults())
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tapestry.inputs.setting_faults import example_of, explain
+from tapestry.inputs.setting_faults import explain
+from tapestry.inputs.setting_types import type_at
 
 
 class _Table(BaseModel):
@@ -152,7 +153,7 @@ def test_misspelled_keys_come_first_and_no_fault_is_left_out() -> None:
     ]
 
 
-def test_a_rule_of_the_settings_own_is_told_in_its_words() -> None:
+def test_a_message_of_a_settings_validator_is_shown_as_it_is() -> None:
     assert _lines(word="bad") == ["word: bad is no word"]
 
 
@@ -182,11 +183,11 @@ def test_a_value_and_a_key_as_long_as_a_book_are_cut() -> None:
 def test_an_example_is_that_of_the_field_or_of_its_type(
     where: tuple[str | int, ...], example: object
 ) -> None:
-    assert example_of(Outer, where) == example
+    assert type_at(Outer, where).example == example
 
 
 def test_a_number_without_an_example_shows_the_least_that_it_may_be() -> None:
     class Bounded(_Table):
         steps: Annotated[int, Field(ge=1)]
 
-    assert example_of(Bounded, ("steps",)) == 1
+    assert type_at(Bounded, ("steps",)).example == 1

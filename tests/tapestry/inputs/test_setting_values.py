@@ -17,6 +17,7 @@ from tapestry.inputs.setting_values import fit, plain_spelling, to_toml
 from tapestry.inputs.text_reader import WrittenFloat
 from tapestry.schema import Plain, Strict
 from tapestry.settings import Settings
+from tests.support.refusals import refused
 
 
 class Recipe(Settings):
@@ -32,7 +33,7 @@ def _read(folder: Path, written: str) -> Recipe:
 
 
 def _said(folder: Path, written: str) -> str:
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "setting-invalid") as caught:
         _read(folder, written)
     return str(caught.value).partition(": rate: ")[2]
 

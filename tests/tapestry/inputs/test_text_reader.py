@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tapestry.errors import ConfigError
 from tapestry.inputs import text_reader
 from tapestry.inputs.faults import SHOWN, Faults
+from tests.support.refusals import refused
 
 CANARY = "canary"
 
@@ -63,29 +64,45 @@ def _faults_of(path: Path) -> Faults:
 
 @pytest.mark.parametrize("read", READERS, ids=["text", "toml", "public", "rows"])
 @pytest.mark.parametrize(
-    ("data", "rule"),
+    ("data", "code", "rule"),
     [
-        ('{"text": "canary"}\n'.encode("utf-16"), "is UTF-16, not UTF-8"),
-        ('{"text": "canary"}\n'.encode("utf-16-le"), "is UTF-16LE, not UTF-8"),
-        ('{"text": "canary"}\n'.encode("utf-16-be"), "is UTF-16BE, not UTF-8"),
-        ('{"text": "canary"}\n'.encode("utf-32"), "is UTF-32, not UTF-8"),
-        ("canary = 'città'".encode("latin-1"), "line 1: not UTF-8"),
-        (b"\r\n\rcanary \xed\xa0\x80", "line 3: not UTF-8"),  # a surrogate
-        (b"canary \xc0\xaf", "line 1: not UTF-8"),  # an overlong slash
-        (b'{"text": "canary"}\n{"text": "a\x00"}', "line 2: holds a NUL"),
-        (b'{"text": "canary\x1b[2J"}', "holds a control character"),
-        ('{"text": "canary\x96"}'.encode(), "Windows-1252"),
-        ('\ufeff{"text": "canary\ufeff"}'.encode(), "line 1: holds a byte-order mark"),
-        ('\ufeff\ufeff{"text": "canary"}'.encode(), "line 1: holds a byte-order mark"),
-        ('{"text": "canary\uffff"}'.encode(), "no character"),
+        ('{"text": "canary"}\n'.encode("utf-16"), "text-not-utf8", "is UTF-16"),
+        ('{"text": "canary"}\n'.encode("utf-16-le"), "text-not-utf8", "is UTF-16LE"),
+        ('{"text": "canary"}\n'.encode("utf-16-be"), "text-not-utf8", "is UTF-16BE"),
+        ('{"text": "canary"}\n'.encode("utf-32"), "text-not-utf8", "is UTF-32"),
+        ("canary = 'città'".encode("latin-1"), "text-not-utf8", "line 1"),
+        (b"\r\n\rcanary \xed\xa0\x80", "text-not-utf8", "line 3"),  # a surrogate
+        (b"canary \xc0\xaf", "text-not-utf8", "line 1"),  # an overlong slash
+        (
+            b'{"text": "canary"}\n{"text": "a\x00"}',
+            "character-not-allowed",
+            "line 2: holds a NUL",
+        ),
+        (
+            b'{"text": "canary\x1b[2J"}',
+            "character-not-allowed",
+            "holds a control character",
+        ),
+        ('{"text": "canary\x96"}'.encode(), "character-not-allowed", "Windows-1252"),
+        (
+            '\ufeff{"text": "canary\ufeff"}'.encode(),
+            "character-not-allowed",
+            "line 1: holds a byte-order mark",
+        ),
+        (
+            '\ufeff\ufeff{"text": "canary"}'.encode(),
+            "character-not-allowed",
+            "line 1: holds a byte-order mark",
+        ),
+        ('{"text": "canary\uffff"}'.encode(), "character-not-allowed", "no character"),
     ],
     ids=str,
 )
 def test_what_is_no_text_is_named_by_every_reader(
-    tmp_path: Path, read: Callable[[Path], object], data: bytes, rule: str
+    tmp_path: Path, read: Callable[[Path], object], data: bytes, code: str, rule: str
 ) -> None:
     path = _write(tmp_path / "outside", data)
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, code) as caught:
         read(path)
     assert rule in str(caught.value)
     assert CANARY not in _chain(caught.value)
@@ -165,7 +182,7 @@ def test_a_row_of_public_text_is_an_object_with_text(
     tmp_path: Path, row: dict[str, Any], rule: str
 ) -> None:
     path = _write(tmp_path / "a", json.dumps(row))  # escapes what is not ASCII
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "record-invalid") as caught:
         text_reader.read_public_texts(path)
     assert str(caught.value).startswith(f"{path}, line 1: ")
     assert rule in str(caught.value)
@@ -175,7 +192,7 @@ def test_a_row_of_public_text_is_an_object_with_text(
 
 def test_a_public_file_without_rows_says_that_it_is_empty(tmp_path: Path) -> None:
     for data in (b"", b"\n\n", b"\xef\xbb\xbf"):
-        with pytest.raises(ConfigError, match="is empty"):
+        with refused(ConfigError, "file-empty"):
             text_reader.read_public_texts(_write(tmp_path / "a", data))
 
 
@@ -196,8 +213,8 @@ def test_ten_faults_are_named_and_the_others_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", ["a = [", "a = " + "[" * 50_000, "a = " + "1" * 9999])
-def test_toml_that_is_none_is_one_line(tmp_path: Path, data: str) -> None:
-    with pytest.raises(ConfigError, match=r"^[^\n]+is not TOML: [^\n]+$"):
+def test_invalid_toml_is_refused_in_one_line(tmp_path: Path, data: str) -> None:
+    with refused(ConfigError, "toml-invalid", match=r"^[^\n]+$"):
         text_reader.read_toml(_write(tmp_path / "a.toml", data))
 
 
@@ -224,11 +241,11 @@ def test_toml_that_is_none_is_one_line(tmp_path: Path, data: str) -> None:
         ("a = " + "1" * 9999, "a number has too many digits"),
     ],
 )
-def test_what_is_wrong_with_toml_is_told_in_words_of_ours(
+def test_a_toml_error_is_described_without_quoting_the_file(
     tmp_path: Path, data: str, said: str
 ) -> None:
     path = _write(tmp_path / "a.toml", f"# of ours\n{data}\n")
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "toml-invalid") as caught:
         text_reader.read_toml(path)
     assert re.fullmatch(
         rf"{re.escape(str(path))}(, line [2-4])?: is not TOML: {said}(;.*)?",
@@ -239,7 +256,7 @@ def test_what_is_wrong_with_toml_is_told_in_words_of_ours(
 
 
 def test_empty_toml_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is empty"):
+    with refused(ConfigError, "file-empty"):
         text_reader.read_toml(_write(tmp_path / "a.toml", " \n"))
 
 
@@ -253,9 +270,9 @@ def test_long_files_and_lines_are_refused_unread(
         file.truncate(1 << 40)
     tracemalloc.start()
     rows, said = _rows(path)
-    with pytest.raises(ConfigError, match="is over 1 MiB; split it"):
+    with refused(ConfigError, "file-too-large", match="1 MiB"):
         text_reader.read_text(path)
-    with pytest.raises(ConfigError, match="is over 1 MiB; split it"):
+    with refused(ConfigError, "file-too-large", match="1 MiB"):
         text_reader.read_toml(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -278,11 +295,11 @@ def test_what_is_no_file_is_never_waited_for(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     for read in READERS:
-        with pytest.raises(ConfigError, match="is a FIFO, socket or device"):
+        with refused(ConfigError, "file-not-plain"):
             read(fifo)
-        with pytest.raises(ConfigError, match="FIFO, socket or device"):
+        with refused(ConfigError, "file-not-plain"):
             read(Path("/dev/zero"))
-        with pytest.raises(ConfigError, match="it is a folder"):
+        with refused(ConfigError, "file-not-plain"):
             read(tmp_path)
 
 
@@ -290,7 +307,7 @@ def test_a_link_is_followed_only_where_it_may_be(tmp_path: Path) -> None:
     _write(tmp_path / "file", "uno")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert text_reader.read_text(tmp_path / "link") == "uno"
-    with pytest.raises(ConfigError, match="is a link"):
+    with refused(ConfigError, "link-not-allowed"):
         text_reader.read_text(tmp_path / "link", links=False)
 
 
@@ -301,7 +318,7 @@ def test_a_file_that_is_written_meanwhile_is_refused(tmp_path: Path) -> None:
         if number == 2:
             with path.open("a") as file:
                 file.write('{"text": "due"}\n')
-    with pytest.raises(ConfigError, match="was changed while it was read"):
+    with refused(ConfigError, "file-changed"):
         faults.check(path)
 
 
@@ -310,7 +327,9 @@ def test_a_file_that_is_written_meanwhile_is_refused(tmp_path: Path) -> None:
     [("\ud800", "lone surrogate"), ("a\x00", "NUL"), ("\x1b[2J", "control character")],
 )
 def test_a_prompt_is_text(text: str, rule: str) -> None:
-    with pytest.raises(ConfigError, match=f"^the prompt: holds .*{rule}") as caught:
+    with refused(
+        ConfigError, "character-not-allowed", match=f"^the prompt: .*{rule}"
+    ) as caught:
         text_reader.check_text(text, "the prompt")
     assert text not in str(caught.value)
     text_reader.check_text("Ciao,\n\tcome stai? \U0001f600 ไทย", "the prompt")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tapestry.model.low_rank import expand, factor, round_seed
 from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import Layout
+from tests.support.refusals import refused
 
 SEED = "0123456789abcdef" * 4
 KNOWN = [[0, 1, 0, 0, 0, 1, 0, 1], [1, 1, 1, 0, 0, 0, 0, 1]]
@@ -139,7 +140,7 @@ def test_an_update_of_another_length_is_refused(length: int) -> None:
     from tapestry.errors import ProtocolError
 
     layout = Layout(tensors=(("w", (2, 2)),))
-    with pytest.raises(ProtocolError):
+    with refused(ProtocolError, "vector-length-differs"):
         expand(
             np.zeros(length, dtype=np.float32),
             layout=layout,

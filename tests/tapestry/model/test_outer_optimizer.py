@@ -125,7 +125,7 @@ def test_a_step_gives_the_same_bits_as_ever(
     assert seen.hexdigest()[:16] == KNOWN[optimizer]
 
 
-def test_what_did_not_move_is_the_same_object(manifest: RoundManifest) -> None:
+def test_unchanged_tensors_stay_the_same_objects(manifest: RoundManifest) -> None:
     before = _start()
     after, _ = advance(
         before,
@@ -152,7 +152,7 @@ def test_a_step_depends_on_its_inputs_alone(seed: int, optimizer: str) -> None:
     assert all(v.dtype == np.float32 for v in results[0][0].values())
 
 
-def test_the_state_has_a_name_of_its_own(manifest: RoundManifest) -> None:
+def test_the_state_of_the_optimizer_has_a_digest(manifest: RoundManifest) -> None:
     digests = {OuterState().digest}
     for optimizer in ("mean", "nesterov", "adam"):
         digests.add(_run(manifest, _plan(optimizer), 1)[1].digest)

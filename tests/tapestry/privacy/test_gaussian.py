@@ -69,7 +69,7 @@ def test_coins_fall_with_their_probability(source: NoiseSource) -> None:
         assert stats.binomtest(heads, 400_000, probability).pvalue > 1e-4
 
 
-def test_certain_coins_are_certain(source: NoiseSource) -> None:
+def test_coins_of_probability_zero_or_one_are_constant(source: NoiseSource) -> None:
     assert source.coins(1000, probability=1.0).all()
     assert not source.coins(1000, probability=0.0).any()
 
@@ -142,7 +142,9 @@ def test_each_call_draws_anew(source: NoiseSource) -> None:
 
 
 @pytest.mark.parametrize("stddev", [0.0, -1.0, math.nan, math.inf])
-def test_no_noise_is_a_bug(source: NoiseSource, stddev: float) -> None:
+def test_a_deviation_that_is_not_positive_is_a_value_error(
+    source: NoiseSource, stddev: float
+) -> None:
     with pytest.raises(ValueError, match="deviation"):
         add_gaussian(torch.zeros(4).double(), stddev=stddev, source=source)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tapestry.encoding import decode_base64, encode_base64
 from tapestry.errors import InconsistentLog, VerificationError
 from tapestry.tlog import merkle
+from tests.support.refusals import refused
 
 VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "vectors" / "merkle.json").read_text()
@@ -35,7 +36,7 @@ def _by_definition(leaves: list[bytes]) -> bytes:
     ).digest()
 
 
-def test_roots_of_certificate_transparency_are_ours() -> None:
+def test_roots_equal_those_of_certificate_transparency() -> None:
     leaves = [merkle.leaf_hash(bytes.fromhex(data)) for data in VECTORS["ct_inputs"]]
     for size, root in enumerate(VECTORS["ct_roots"], 1):
         assert merkle.root(leaves[:size]).hex() == root
@@ -135,7 +136,7 @@ def test_no_leaf_is_proven_elsewhere() -> None:
             for other in range(size + 1):
                 if other == index:
                     continue
-                with pytest.raises(VerificationError):
+                with refused(VerificationError, "inclusion-proof-invalid"):
                     merkle.verify_inclusion(
                         LEAVES[index],
                         index=other,
@@ -183,7 +184,7 @@ def test_a_flipped_byte_breaks_an_inclusion_proof(
     size, index = case
     values = [LEAVES[index], TREE.root(size), *TREE.inclusion_proof(index, size)]
     leaf, root, *proof = _flip(values, flip)
-    with pytest.raises(VerificationError):
+    with refused(VerificationError, "inclusion-proof-invalid"):
         merkle.verify_inclusion(leaf, index=index, size=size, proof=proof, root=root)
 
 
@@ -212,7 +213,7 @@ def test_a_hash_more_less_or_misshapen_breaks_any_proof(
     old_root, root = TREE.root(index), TREE.root(size)
     longer = [*inclusion[:at], extra, *inclusion[at:]]
     for proof in (longer, inclusion[:-1] if inclusion else [root]):
-        with pytest.raises(VerificationError):
+        with refused(VerificationError, "inclusion-proof-invalid"):
             merkle.verify_inclusion(
                 LEAVES[index], index=index, size=size, proof=proof, root=root
             )
@@ -225,7 +226,7 @@ def test_a_hash_more_less_or_misshapen_breaks_any_proof(
 
 
 @given(case=cases)
-def test_a_fork_has_no_proof(case: tuple[int, int]) -> None:
+def test_a_forked_log_has_no_consistency_proof(case: tuple[int, int]) -> None:
     """The best forger sends the honest proof: it must not carry the fork."""
     size, index = case
     fork = [*LEAVES[:index], merkle.leaf_hash(b"forged"), *LEAVES[index + 1 : size]]
@@ -241,7 +242,7 @@ def test_a_fork_has_no_proof(case: tuple[int, int]) -> None:
 
 def test_an_empty_proof_proves_nothing() -> None:
     for old in range(1, 33):
-        with pytest.raises(InconsistentLog):
+        with refused(InconsistentLog, "consistency-proof-invalid"):
             merkle.verify_consistency(
                 old_size=old,
                 old_root=TREE.root(old),
@@ -254,26 +255,26 @@ def test_an_empty_proof_proves_nothing() -> None:
 def test_an_inner_node_is_not_proven_as_a_leaf() -> None:
     left, right = TREE.nodes(1, 0, 2)
     root = merkle.root(LEAVES[:4])
-    with pytest.raises(VerificationError, match="proof of 1 hashes"):
+    with refused(VerificationError, "inclusion-proof-invalid", match="1 hashes"):
         merkle.verify_inclusion(left, index=0, size=4, proof=[right], root=root)
 
 
-def test_there_is_no_leaf_outside_the_tree() -> None:
+def test_an_inclusion_proof_beyond_the_tree_is_refused() -> None:
     for index, size in ((-1, 1), (-2, 4), (1, 1), (0, 0), (4, 4)):
-        with pytest.raises(VerificationError, match="no leaf"):
+        with refused(VerificationError, "inclusion-proof-invalid"):
             merkle.verify_inclusion(
                 LEAVES[0], index=index, size=size, proof=[], root=LEAVES[0]
             )
 
 
 def test_a_log_does_not_shrink() -> None:
-    with pytest.raises(InconsistentLog, match="cannot shrink"):
+    with refused(InconsistentLog, "log-shrunk"):
         merkle.verify_consistency(
             old_size=5, old_root=TREE.root(5), size=3, root=TREE.root(3), proof=[]
         )
 
 
-def test_nothing_has_one_root_only() -> None:
+def test_consistency_from_an_empty_tree_requires_the_empty_root() -> None:
     merkle.verify_consistency(
         old_size=0, old_root=merkle.EMPTY_ROOT, size=7, root=TREE.root(7), proof=[]
     )
@@ -282,13 +283,13 @@ def test_nothing_has_one_root_only() -> None:
         (TREE.root(1), 0, TREE.root(1)),
         (merkle.EMPTY_ROOT, 0, TREE.root(1)),
     ):
-        with pytest.raises(InconsistentLog):
+        with refused(InconsistentLog, "log-forked"):
             merkle.verify_consistency(
                 old_size=0, old_root=old_root, size=size, root=root, proof=[]
             )
 
 
-def test_asking_for_what_is_not_there_is_the_callers_bug() -> None:
+def test_proofs_and_roots_beyond_the_tree_are_value_errors() -> None:
     for call in (
         lambda: TREE.root(601),
         lambda: TREE.inclusion_proof(5, 5),

@@ -30,6 +30,7 @@ from tests.support.cosigning import (
     signing_key,
     without_line,
 )
+from tests.support.refusals import refused
 
 VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "vectors" / "trust.json").read_text()
@@ -83,7 +84,7 @@ def test_any_three_of_four_witnesses_are_enough(by: list[int], count: int) -> No
     lines = [CHECKPOINT.cosign(WITNESSES[at], time=TIME + at) for at in by[:count]]
     data = CHECKPOINT.sign(LOG_KEY) + b"".join(lines)
     if count < 3:
-        with pytest.raises(QuorumError):
+        with refused(QuorumError, "quorum-not-reached"):
             TRUST.open(data)
     else:
         opened = TRUST.open(data)
@@ -98,14 +99,14 @@ def test_without_cosignatures_there_is_no_time() -> None:
     assert opened.newest is None
 
 
-def test_quorum_none_asks_nobody() -> None:
+def test_quorum_none_needs_no_cosignature() -> None:
     trust = TrustPolicy.parse(f"log {LOG_KEY.verify_key}\nquorum none\n".encode())
     assert trust.open(CHECKPOINT.sign(LOG_KEY)).cosignatures == ()
 
 
-def test_witnesses_alone_are_no_log() -> None:
+def test_a_checkpoint_without_the_logs_signature_is_refused() -> None:
     data = without_line(cosigned(CHECKPOINT), LOG_KEY.name)
-    with pytest.raises(VerificationError, match="not signed by the log"):
+    with refused(VerificationError, "log-signature-missing"):
         TRUST.open(data)
 
 
@@ -117,7 +118,7 @@ def test_a_listed_log_does_not_speak_for_another() -> None:
     )
     text = str(Checkpoint(origin=other.name, size=0, root=EMPTY_ROOT))
     data = note.Note(text=text, signatures=(note.sign(text, LOG_KEY),)).encode()
-    with pytest.raises(VerificationError, match="not signed by the log other"):
+    with refused(VerificationError, "log-signature-missing"):
         trust.open(data)
 
 
@@ -127,9 +128,9 @@ def test_cosignatures_are_not_moved_to_another_checkpoint() -> None:
         origin=LOG_KEY.name, size=5, root=root(leaf_hash(entry(n)) for n in range(1, 6))
     )
     lines = cosigned(CHECKPOINT).removeprefix(CHECKPOINT.sign(LOG_KEY))
-    with pytest.raises(VerificationError, match="bad signature"):
+    with refused(VerificationError, "signature-invalid"):
         TRUST.open(fork.sign(LOG_KEY) + lines)
-    with pytest.raises(QuorumError):
+    with refused(QuorumError, "quorum-not-reached"):
         TRUST.open(fork.sign(LOG_KEY))
 
 
@@ -137,15 +138,15 @@ def test_one_forged_cosignature_condemns_the_note() -> None:
     """Attack 8: known name and id, wrong signature."""
     key = WITNESSES[3].verify_key
     line = note.Signature(name=key.name, key_id=key.id, blob=bytes(72))
-    with pytest.raises(VerificationError, match="bad signature"):
+    with refused(VerificationError, "signature-invalid"):
         TRUST.open(cosigned(CHECKPOINT) + str(line).encode())
 
 
-def test_strangers_lines_mean_nothing() -> None:
+def test_signatures_of_unknown_keys_are_ignored() -> None:
     """Attack 8: right name, wrong id."""
     impostor = SigningKey.generate(WITNESSES[2].name, algorithm=Algorithm.COSIGNATURE)
     two = cosigned(CHECKPOINT, by=2)
-    with pytest.raises(QuorumError, match="2 cosignatures"):
+    with refused(QuorumError, "quorum-not-reached", match="2 cosignatures"):
         TRUST.open(two + CHECKPOINT.cosign(impostor, time=TIME))
     opened = TRUST.open(cosigned(CHECKPOINT) + CHECKPOINT.cosign(impostor, time=9**9))
     assert opened.newest == TIME
@@ -154,7 +155,7 @@ def test_strangers_lines_mean_nothing() -> None:
 def test_a_witness_does_not_count_twice() -> None:
     two = cosigned(CHECKPOINT, by=2)
     again = CHECKPOINT.cosign(WITNESSES[0], time=TIME + 1)
-    with pytest.raises(VerificationError, match="twice"):
+    with refused(VerificationError, "signature-duplicated"):
         TRUST.open(two + again)
 
 
@@ -174,30 +175,30 @@ def test_one_line_is_checked_like_a_whole_note() -> None:
     held = TRUST.open_cosignature(CHECKPOINT, line)
     assert (held.witness, held.time) == (WITNESSES[0].name, TIME)
     stranger = signing_key("x.example/w", Algorithm.COSIGNATURE)
-    with pytest.raises(VerificationError, match="no witness of ours"):
+    with refused(VerificationError, "witness-unknown"):
         TRUST.open_cosignature(CHECKPOINT, CHECKPOINT.cosign(stranger, time=TIME))
     signature = note.sign(str(CHECKPOINT), LOG_KEY)
-    with pytest.raises(VerificationError, match="no witness of ours"):
+    with refused(VerificationError, "witness-unknown"):
         TRUST.open_cosignature(CHECKPOINT, str(signature).encode())
     for wrong in (line[:-1], line + line, b"\xff\n", b"", b"\n"):
-        with pytest.raises(ProtocolError):
+        with refused(ProtocolError, "signature-line-malformed"):
             TRUST.open_cosignature(CHECKPOINT, wrong)
 
 
 def test_policies_are_checked_when_built_in_code_too() -> None:
     key = WITNESSES[0].verify_key
-    with pytest.raises(ProtocolError, match="listed twice"):
+    with refused(ProtocolError, "trust-policy-inconsistent"):
         TrustPolicy.of_members(LOG_KEY.verify_key, [key, key])
-    with pytest.raises(ProtocolError, match="another purpose"):
+    with refused(ProtocolError, "trust-policy-inconsistent"):
         TrustPolicy.of_members(key, [WITNESSES[1].verify_key])
     for name in ("a b", "", "none"):
         witness = Witness(name=name, key=key)
-        with pytest.raises(ProtocolError, match="cannot be defined"):
+        with refused(ProtocolError, "trust-policy-inconsistent"):
             TrustPolicy(logs=(), witnesses=(witness,), groups=(), quorum="none")
     group = WitnessGroup(name="g", threshold=1, members=("nobody",))
-    with pytest.raises(ProtocolError, match="cannot join"):
+    with refused(ProtocolError, "trust-policy-inconsistent"):
         TrustPolicy(logs=(), witnesses=(), groups=(group,), quorum="g")
-    with pytest.raises(ProtocolError, match="no quorum"):
+    with refused(ProtocolError, "trust-policy-inconsistent"):
         TrustPolicy(logs=(), witnesses=(), groups=(), quorum="nobody")
 
 
@@ -206,7 +207,7 @@ def test_one_key_has_one_purpose_across_the_policy() -> None:
     witness = VerifyKey(
         name=log.name, algorithm=Algorithm.COSIGNATURE, public=log.public
     )
-    with pytest.raises(ProtocolError, match="listed twice"):
+    with refused(ProtocolError, "trust-policy-inconsistent"):
         TrustPolicy.of_members(log, [witness])
 
 
@@ -221,14 +222,14 @@ def test_keys_whose_short_ids_collide_cannot_be_listed_together(
         ).verify_key
         for at in (1, 2)
     ]
-    with pytest.raises(ProtocolError, match="listed twice"):
+    with refused(ProtocolError, "trust-policy-inconsistent"):
         TrustPolicy.of_members(LOG_KEY.verify_key, twins)
     with pytest.raises(ValueError, match="one key"):
         note.open_note(cosigned(CHECKPOINT), twins)
 
 
 def test_a_policy_is_bounded() -> None:
-    with pytest.raises(ProtocolError, match="400000 bytes is over"):
+    with refused(ProtocolError, "trust-policy-malformed", match="400000 bytes"):
         TrustPolicy.parse(b"#\n" * 200_000)
 
 
@@ -241,6 +242,6 @@ def test_a_policy_is_bounded() -> None:
         (b"# to be written\n", "with 0 quorum lines"),
     ],
 )
-def test_an_empty_or_broken_off_policy_is_called_that(data: bytes, said: str) -> None:
-    with pytest.raises(ProtocolError, match=said):
+def test_an_empty_or_truncated_policy_is_refused(data: bytes, said: str) -> None:
+    with refused(ProtocolError, "trust-policy-malformed", match=said):
         TrustPolicy.parse(data)
