@@ -25,8 +25,8 @@ def check_file_name(name: str) -> str:
     """Refuse a path that could leave its folder or be spelled in two ways.
 
     Raises:
-        ValueError: Absolute, with ``.``, ``..`` or a backslash, too long or deep, or
-            with characters outside a small portable set.
+        ValueError: The path is absolute, has ``.``, ``..`` or a backslash, is too long
+            or deep, or has characters outside a small portable set.
     """
     segments = name.split("/")
     if len(segments) > 8 or any(
@@ -72,7 +72,8 @@ class Strict(BaseModel):
         """Read from canonical JSON.
 
         Raises:
-            ProtocolError: Not canonical, or not of this shape.
+            ProtocolError: The bytes are not canonical JSON, or not of this shape; the
+                message has the place and the rule, never the value.
         """
         decode_json(data, limit=limit)
         try:
@@ -80,7 +81,9 @@ class Strict(BaseModel):
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ProtocolError(f"{cls.__name__} {where}: {first['msg']}") from None
+            raise ProtocolError(
+                f"{cls.__name__} {where}: {first['msg']}", code="schema-violated"
+            ) from None
 
     def encode(self) -> bytes:
         """Print as canonical JSON; the inverse of decode."""
