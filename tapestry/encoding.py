@@ -125,7 +125,10 @@ def decode_json(data: bytes, *, limit: int = 65_535) -> Any:
     if not data:
         raise ProtocolError("JSON is empty")
     if len(data) > limit:
-        raise ProtocolError(f"JSON of {len(data)} bytes is over the limit of {limit}")
+        raise ProtocolError(
+            f"JSON of {len(data)} bytes is over the limit of {limit}",
+            code="json-too-large",
+        )
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

@@ -100,7 +100,9 @@ class VerifyKey:
         try:
             Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
         except (InvalidSignature, ValueError):
-            raise VerificationError(f"bad signature of {self.keyid}") from None
+            raise VerificationError(
+                f"bad signature of {self.keyid}", code="signature-invalid"
+            ) from None
 
 
 class SigningKey:

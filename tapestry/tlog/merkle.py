@@ -237,7 +237,10 @@ def verify_inclusion(
             current = node_hash(current, sibling)
         position, last = position >> 1, last >> 1
     if current != root:
-        raise VerificationError(f"leaf {index} is not under the root at size {size}")
+        raise VerificationError(
+            f"leaf {index} is not under the root at size {size}",
+            code="inclusion-proof-invalid",
+        )
 
 
 def verify_consistency(

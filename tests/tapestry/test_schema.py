@@ -8,6 +8,7 @@ from pydantic import Field
 from tapestry.encoding import canonical_json
 from tapestry.errors import ProtocolError
 from tapestry.schema import Digest, FileName, Name, Plain, Strict
+from tests.support.refusals import refused
 
 DIGEST = "sha256:" + "0a" * 32
 
@@ -65,25 +66,25 @@ def test_a_model_is_read_as_it_was_printed() -> None:
     ids=str,
 )
 def test_another_spelling_is_refused(field: str, value: object) -> None:
-    with pytest.raises(ProtocolError, match=f"_Sample {field}"):
+    with refused(ProtocolError, "schema-violated", match=f"_Sample {field}"):
         _Sample.decode(canonical_json({**GOOD, field: value}))
 
 
 @pytest.mark.parametrize("field", sorted(GOOD))
 def test_a_missing_field_is_refused_by_name(field: str) -> None:
     rest = {name: value for name, value in GOOD.items() if name != field}
-    with pytest.raises(ProtocolError, match=f"_Sample {field}"):
+    with refused(ProtocolError, "schema-violated", match=f"_Sample {field}"):
         _Sample.decode(canonical_json(rest))
 
 
 def test_an_unknown_field_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="_Sample more"):
+    with refused(ProtocolError, "schema-violated", match="_Sample more"):
         _Sample.decode(canonical_json({**GOOD, "more": 1}))
 
 
 def test_a_document_over_the_limit_is_refused() -> None:
     body = canonical_json(GOOD)
-    with pytest.raises(ProtocolError):
+    with refused(ProtocolError, "json-too-large"):
         _Sample.decode(body, limit=len(body) - 1)
 
 
