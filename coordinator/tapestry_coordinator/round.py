@@ -38,8 +38,8 @@ from tapestry.protocol.secagg_messages import (
     UploadHead,
 )
 from tapestry.protocol.stages import RoundStage
-from tapestry.secagg.bad_dealers import bad_dealers
 from tapestry.secagg.client_states import Cohort
+from tapestry.secagg.recovery import bad_dealers
 from tapestry.secagg.server import AdvertiseKeysStage, Unmasked, UnmaskStage
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import read_reply

@@ -1,4 +1,4 @@
-"""A message as a few plain records, for a transport with sized records.
+"""Framing of a message as a few plain records, for a transport with sized records.
 
 Attachments vary from ten bytes (a cosignature) to gigabytes (a vector), and their
 number from none to thousands. A transport pays per record, so they travel as one
@@ -37,24 +37,29 @@ def pack(message: Message) -> Records:
 
 
 def unpack(records: Mapping[str, Mapping[str, Any]]) -> Message:
-    """Put a message together again.
+    """Join the records of a message; the inverse of ``pack``.
 
     Guarantees:
-        ``pack(unpack(records)) == records`` for whatever is accepted. The memory used
-        is at most twice that of the records, whatever they claim.
+        ``pack(unpack(records)) == records`` for all records that are accepted. The
+        memory used is at most twice that of the records, whatever sizes they claim.
 
     Raises:
-        ProtocolError: An unknown kind, a body over the limit, or records that are
-            not the ones that ``pack`` would make.
+        ProtocolError: The kind is unknown, the body is over the limit, or the records
+            are not the ones that ``pack`` would make.
     """
     head, pieces = _take_apart(records)
     try:
         kind = Kind(head["kind"])
     except ValueError:
-        raise ProtocolError(f"unknown kind of message: {head['kind']!r:.40}") from None
+        raise ProtocolError(
+            f"unknown kind of message: {head['kind']!r:.40}",
+            code="message-kind-unknown",
+        ) from None
     body: bytes = head["body"]
     if len(body) > BODY_LIMIT:
-        raise ProtocolError(f"body of {len(body)} bytes is over {BODY_LIMIT}")
+        raise ProtocolError(
+            f"body of {len(body)} bytes is over {BODY_LIMIT}", code="json-too-large"
+        )
     sizes = _decode_sizes(head["sizes"])
     _check_pieces(pieces, sum(sizes))
     return Message(kind=kind, body=body, attachments=tuple(_attachments(pieces, sizes)))
@@ -85,15 +90,26 @@ def _take_apart(
 ) -> tuple[Mapping[str, Any], list[bytes]]:
     names = [_piece_name(number) for number in range(len(records) - 1)]
     if set(records) != {"message", *names}:
-        raise ProtocolError("a record of the message is missing or unknown")
+        raise ProtocolError(
+            f"{len(records)} records of a message, want 'message' and pieces numbered"
+            " from 0",
+            code="message-records-malformed",
+        )
     head = records["message"]
     shape = {"kind": str, "body": bytes, "sizes": bytes}
     if {name: type(value) for name, value in head.items()} != shape:
-        raise ProtocolError("the header of the message has another shape")
+        raise ProtocolError(
+            "the header of the message has another shape, want kind as text, body and"
+            " sizes as bytes",
+            code="message-records-malformed",
+        )
     pieces = []
     for name in names:
         if [*records[name]] != ["bytes"] or type(records[name]["bytes"]) is not bytes:
-            raise ProtocolError("a piece of the message has another shape")
+            raise ProtocolError(
+                f"{name} of the message has another shape, want bytes",
+                code="message-records-malformed",
+            )
         pieces.append(records[name]["bytes"])
     return head, pieces
 
@@ -101,10 +117,15 @@ def _take_apart(
 def _decode_sizes(data: bytes) -> list[int]:
     sizes = decode_json(data, limit=BODY_LIMIT)
     if not isinstance(sizes, list):
-        raise ProtocolError("sizes of attachments are not a list")
+        raise ProtocolError(
+            "sizes of attachments are not a list", code="message-records-malformed"
+        )
     for size in sizes:
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise ProtocolError(f"not the size of an attachment: {size!r:.40}")
+            raise ProtocolError(
+                f"not the size of an attachment: {size!r:.40}",
+                code="message-records-malformed",
+            )
     return sizes
 
 
@@ -112,7 +133,10 @@ def _check_pieces(pieces: Sequence[bytes], total: int) -> None:
     full, rest = divmod(total, PIECE_BYTES)
     want = [PIECE_BYTES] * min(full, len(pieces)) + ([rest] if rest else [])
     if full > len(pieces) or [len(piece) for piece in pieces] != want:
-        raise ProtocolError(f"pieces do not add up to {total} bytes of attachments")
+        raise ProtocolError(
+            f"{len(pieces)} pieces do not add up to {total} bytes of attachments",
+            code="message-size-differs",
+        )
 
 
 def _attachments(pieces: Sequence[bytes], sizes: Sequence[int]) -> Iterator[bytes]:

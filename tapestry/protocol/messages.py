@@ -63,7 +63,7 @@ RoundNumber = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Kind(StrEnum):
-    """Every message there is."""
+    """The kind of a message; the list is closed."""
 
     HELLO = "hello"
     IDENTITY = "identity"
@@ -88,7 +88,7 @@ class Kind(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a node refuses; the only thing a refusal says."""
+    """The reason of a refusal; a refusal says nothing else."""
 
     NOT_IN_LOG = "not_in_log"
     INCONSISTENT_VIEW = "inconsistent_view"
@@ -115,7 +115,7 @@ class Reason(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether waiting cannot mend it: a person has to change something first."""
+        """True where waiting does not help: a person has to change something first."""
         return self in _FINAL
 
 
@@ -151,18 +151,18 @@ _FINAL = frozenset(
 
 
 class ChunkRequest(Strict):
-    """A chunk that a node wants to see, of the sum of a round and of every upload."""
+    """A chunk that a node asks for, of the sum of a round and of every upload."""
 
     round_number: Annotated[int, Field(ge=1)]
     chunk: Annotated[int, Field(ge=0)]
 
 
 class HelloRequest(Strict):
-    """Asks how far a node is."""
+    """Asks for a node's name and its progress in the log and the rounds."""
 
 
 class Identity(Strict):
-    """Who a node is, and how far: the reply to ``HelloRequest``."""
+    """A node's name and progress: the reply to ``HelloRequest``."""
 
     name: Name
     size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
@@ -193,7 +193,7 @@ class AdvertiseKeysRequest(Strict):
 
 
 class ApplyResultRequest(Strict):
-    """Shows how a round ended; the chunks of its sum are attached."""
+    """Shows the result of a round; the chunks of its sum are attached."""
 
     round_number: RoundNumber
     checkpoint: Note
@@ -239,7 +239,7 @@ class Publication(Strict):
 
 
 class Refusal(Strict):
-    """Says why a node refuses; for the log, a signed entry may be attached."""
+    """Gives the reason of a refusal; for the log, a signed entry may be attached."""
 
     reason: Reason
 
@@ -293,7 +293,7 @@ class Message:
 
     @property
     def size(self) -> int:
-        """How many bytes of payload it carries."""
+        """The payload in bytes: body and attachments."""
         return len(self.body) + sum(memoryview(a).nbytes for a in self.attachments)
 
 
@@ -324,17 +324,20 @@ def expect_body(message: Message, want: type[BodyT]) -> BodyT:
     """Read the body of a message that must be of one kind.
 
     Raises:
-        ProtocolError: The message is of another kind, or as ``decode_body``.
+        ProtocolError: The message is of another kind, or ``decode_body`` refuses it.
     """
     if message.kind is not _KINDS[want]:
-        raise ProtocolError(f"{message.kind} instead of {_KINDS[want]}")
+        raise ProtocolError(
+            f"{message.kind} instead of {_KINDS[want]}", code="message-kind-unexpected"
+        )
     return _decode(message, want)
 
 
 def _decode(message: Message, want: type[BodyT]) -> BodyT:
     if message.attachments and message.kind not in _WITH_BULK:
         raise ProtocolError(
-            f"{message.kind} with {len(message.attachments)} attachments, want none"
+            f"{message.kind} with {len(message.attachments)} attachments, want none",
+            code="attachments-not-allowed",
         )
     return want.decode(message.body, limit=BODY_LIMIT)
 
@@ -347,7 +350,8 @@ def split_entries(attachments: Bulk) -> tuple[bytes, bytes, Bulk]:
     """
     if len(attachments) < LEADING_ENTRIES:
         raise ProtocolError(
-            f"{len(attachments)} attachments, want {LEADING_ENTRIES} log entries first"
+            f"{len(attachments)} attachments, want {LEADING_ENTRIES} log entries first",
+            code="log-entries-missing",
         )
     first, second = map(bytes, attachments[:LEADING_ENTRIES])
     return first, second, attachments[LEADING_ENTRIES:]

@@ -1,4 +1,4 @@
-"""The manifest of a round: its cohort, its plans, and what binds them together."""
+"""Manifest of a round: its cohort, its plans, and the context that binds them."""
 
 from typing import Annotated, Literal, Self
 
@@ -18,7 +18,7 @@ class Participant(Strict):
 
 
 class TrainingPlan(Strict):
-    """What every node computes on its records."""
+    """The computation of every node on its records."""
 
     workload: Literal["language"]
     parameterization: Literal["full", "low_rank"]
@@ -115,7 +115,7 @@ class StageDeadlines(Strict):
 
 
 class RoundManifest(Strict):
-    """Everything that a round is, fixed before it starts (TSA-1, message 0).
+    """The terms of a round, fixed before it starts (TSA-1, message 0).
 
     The log holds it inside ``round.opened``; ``context`` binds every key, mask,
     share and signature of the round to these bytes.
@@ -178,14 +178,17 @@ class RoundManifest(Strict):
         """Find a node of the cohort.
 
         Raises:
-            ProtocolError: It is not in the cohort.
+            ProtocolError: No participant has this name.
         """
         for participant in self.participants:
             if participant.name == name:
                 return participant
-        raise ProtocolError(f"{name!r} is not in the cohort")
+        raise ProtocolError(
+            f"{name!r} is not in the cohort of round {self.round_number}",
+            code="node-not-in-cohort",
+        )
 
 
 def recommended_threshold(cohort: int, *, max_colluding: int) -> int:
-    """The least t for which two survivor lists cannot both reach it: 2t > n + n_C."""
+    """Return the least t that two survivor lists cannot both reach: 2t > n + n_C."""
     return (cohort + max_colluding) // 2 + 1

@@ -3,15 +3,15 @@ r"""The messages of TSA-1, as they travel: canonical JSON, bytes in lower-case h
 ::
 
     1  Advertisement    a node's two public keys
-    2  KeyList          everybody's
-    3  ShareMessage     a head that everybody will see, one ciphertext per other node
+    2  KeyList          the keys of all nodes
+    3  ShareMessage     a head that all nodes will see, one ciphertext per other node
     4  Ciphertexts      all heads, and what the others sealed for this node
     5  UploadHead       the Merkle root over the masked chunks, which follow as bulk
-    6  SurvivorList     whose uploads are summed
+    6  SurvivorList     the nodes whose uploads are summed
     7  Consent          a signature on that list
     8  ConsentList      at least ``threshold`` of them
     9  Reveal           shares: of a self mask *or* of a pair-mask key, per node
-    10 Result           what the sum is made of, for anyone to check
+    10 Result           the parts of the sum, for anyone to check
 
 What is signed (by the node's Ed25519 key of the manifest) is::
 
@@ -46,7 +46,7 @@ HexSealed = Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * SEALED_BYTES}}}$")]
 def statement(
     stage: RoundStage, context: bytes, *, node: str, parts: Sequence[bytes]
 ) -> bytes:
-    """Lay out what a node signs; every part takes 32 bytes."""
+    """Build the bytes that a node signs; every part takes 32 bytes."""
     head = f"{PROTOCOL}\n{stage}\n{node}\n".encode()
     return head + context + b"".join(parts)
 
@@ -64,7 +64,8 @@ class _Signed(Strict):
         """Check the signature.
 
         Raises:
-            VerificationError: It is not this node's, for this round.
+            VerificationError: The signature is not this node's over this message and
+                this round.
         """
         key.verify(self._statement(context), bytes.fromhex(self.signature))
 
@@ -105,7 +106,7 @@ class KeyList(Strict):
 
 
 class ShareHead(_Signed):
-    """What everybody sees of message 3."""
+    """The part of message 3 that all nodes see."""
 
     view: Digest  # of the key list
     commitment: Hex32  # to the seed of the self mask
@@ -128,7 +129,7 @@ class ShareMessage(Strict):
 
     @property
     def ciphertexts_digest(self) -> str:
-        """What the head must say about the ciphertexts."""
+        """The digest of the ciphertexts, which the head must have."""
         return digest(canonical_json(self.ciphertexts))
 
 
@@ -196,7 +197,7 @@ class Survivor(Strict):
 
 
 class SurvivorList(Strict):
-    """Message 6: whose uploads are summed (U3), in order of name."""
+    """Message 6: the nodes whose uploads are summed (U3), in order of name."""
 
     view: Digest  # of the head list
     survivors: tuple[Survivor, ...]
@@ -254,7 +255,7 @@ class Reveal(_Signed):
 
 
 class Transcript(Strict):
-    """All that is public about a finished round: who signed what, and the seeds.
+    """The public record of a finished round: the signed messages, and the seeds.
 
     The seeds unmask the sum. Pair masks between survivors stay secret, so no
     single upload can be unmasked with them.
@@ -280,7 +281,7 @@ class Transcript(Strict):
 
 
 class Result(Strict):
-    """Message 10: how the sum came about, and what became of it.
+    """Message 10: the transcript of the sum, its root, and the model after the step.
 
     The chunks of the sum follow as bulk.
     """
@@ -301,14 +302,20 @@ def find_duplicate(names: Iterable[str]) -> str | None:
 
 
 def require_subset(names: Iterable[str], allowed: Iterable[str], *, rule: str) -> None:
-    """Refuse names that are not allowed.
+    """Refuse names that are not in the list before theirs.
+
+    Args:
+        names: The names of a list.
+        allowed: The names of the list before it.
+        rule: The condition that a name must meet, for the message: ``in the cohort``.
 
     Raises:
-        ProtocolError: Names one of them and the rule.
+        ProtocolError: A name is not allowed; the message gives the first, and the
+            rule.
     """
     extra = sorted(set(names) - set(allowed))
     if extra:
-        raise ProtocolError(f"{extra[0]!r} is not {rule}")
+        raise ProtocolError(f"{extra[0]!r} is not {rule}", code="node-not-listed")
 
 
 def _in_order(names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""A vector as it travels: chunks of 1 MiB under one Merkle root (RFC 6962, 2.1).
+"""Chunks of a vector on the wire: 1 MiB each, under one Merkle root (RFC 6962, 2.1).
 
 A coordinate takes 4 bytes, little-endian. Every chunk but the last is full.
 """
@@ -33,16 +33,29 @@ def cut(values: RingVector) -> list[memoryview]:
 def check_sizes(chunks: Sequence[bytes | memoryview], *, length: int) -> None:
     """Refuse anything but the chunks of a vector of that length.
 
+    Args:
+        chunks: The chunks, in order.
+        length: The number of coordinates.
+
     Raises:
-        ProtocolError: Too many, too few, too long or too short.
+        ProtocolError: There are too many or too few chunks, or one of them is too
+            long or too short.
     """
     if len(chunks) != count_chunks(length):
-        raise ProtocolError(f"{len(chunks)} chunks, want {count_chunks(length)}")
+        raise ProtocolError(
+            f"{len(chunks)} chunks, want {count_chunks(length)} for {length}"
+            " coordinates",
+            code="chunk-count-differs",
+        )
     left = 4 * length
     for index, chunk in enumerate(chunks):
         size = memoryview(chunk).nbytes
-        if size != min(left, CHUNK_BYTES):
-            raise ProtocolError(f"chunk {index} of {size} bytes")
+        want = min(left, CHUNK_BYTES)
+        if size != want:
+            raise ProtocolError(
+                f"chunk {index} of {size} bytes, want {want}",
+                code="chunk-size-invalid",
+            )
         left -= size
 
 
@@ -66,15 +79,19 @@ def read_chunk(chunk: bytes | memoryview) -> RingVector:
     """Read a chunk as integers without copying.
 
     Raises:
-        ProtocolError: Its size is not a multiple of 4.
+        ProtocolError: Its size is not a multiple of 4 bytes.
     """
-    if memoryview(chunk).nbytes % 4:
-        raise ProtocolError("chunk is not made of whole coordinates")
+    size = memoryview(chunk).nbytes
+    if size % 4:
+        raise ProtocolError(
+            f"chunk of {size} bytes, want whole coordinates of 4 bytes",
+            code="chunk-size-invalid",
+        )
     return np.frombuffer(chunk, dtype="<u4").astype(np.uint32, copy=False)
 
 
 def assemble(chunks: Sequence[bytes | memoryview], *, length: int) -> RingVector:
-    """Put a vector together again; the inverse of cut.
+    """Join the chunks of a vector; the inverse of cut.
 
     Raises:
         ProtocolError: The chunks are not those of a vector of that length.

@@ -1,13 +1,18 @@
-"""The node's half of TSA-1.
+"""Client of secure aggregation: the node's half of TSA-1, messages 0 to 9.
+
+TSA-1 (governance/SECAGG.md) follows Bonawitz et al., "Practical Secure Aggregation for
+Privacy-Preserving Machine Learning" (CCS 2017), figure 4, with the consistency check
+against active adversaries (sections 4 and 6). The rules are those of the page's section
+"A node MUST".
 
 One state type per step; each function takes the state and a message and returns the
 next state and the reply. Functions are named after the stages of a round::
 
-    advertise_keys -> KeysAdvertised
-    --share_keys--> KeysShared
-    --receive_shares--> MasksReady --mask_input--> InputMasked
-    --check_consistency--> ConsistencyChecked
-    --unmask--> SharesRevealed
+    advertise_keys -> KeysAdvertised                            messages 0, 1
+    --share_keys--> KeysShared                                  2, 3
+    --receive_shares--> MasksReady --mask_input--> InputMasked  4, 5
+    --check_consistency--> ConsistencyChecked                   6, 7
+    --unmask--> SharesRevealed                                  8, 9
 
 All randomness of a round is drawn in ``advertise_keys``; what follows is determined by
 it and by the messages. A message that breaks a rule raises one error and leaves
@@ -95,13 +100,18 @@ def advertise_keys(
     the coordinator.
 
     Raises:
-        ProtocolError: The manifest breaks a rule, or this node is not in it.
-        PolicyError: The node's own terms refuse it.
+        ProtocolError: The manifest breaks a rule of :func:`check_manifest`, or no
+            participant of it has this node's key.
+        PolicyError: The node's own terms refuse the round.
     """
     cohort = Cohort.of(manifest)
     own = [name for name, key in cohort.roster.items() if key == identity.verify_key]
     if not own:
-        raise ProtocolError(f"{identity.name!r} is not in the cohort")
+        raise ProtocolError(
+            f"no participant of round {manifest.round_number} has the key of"
+            f" {identity.name!r}",
+            code="node-not-in-cohort",
+        )
     min_cohort = check_manifest(manifest, terms)  # last, since it may reserve budget
     state = ClientRound(
         cohort=cohort,
@@ -128,12 +138,13 @@ def advertise_keys(
 def share_keys(
     state: KeysAdvertised, message: KeyList
 ) -> tuple[KeysShared, ShareMessage]:
-    """Check everybody's keys (message 2) and seal shares for them (message 3).
+    """Check the keys of all nodes (message 2) and seal shares for them (message 3).
 
     Raises:
-        ProtocolError: A stranger, a small cohort, a key of low order, an own entry
-            that was changed or left out, or a message out of order.
-        VerificationError: A bad signature.
+        ProtocolError: The list names a node outside the cohort or a key of low order,
+            this node's entry was changed or left out, or the message is out of order.
+        QuorumError: The list has fewer nodes than this node accepts.
+        VerificationError: A node's signature does not hold.
     """
     r = state.round
     r.progress.require(ClientStep.SHARE_KEYS)
@@ -173,10 +184,11 @@ def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
     """Open the shares of the others (message 4) and fix the masks.
 
     Raises:
-        ProtocolError: Too few sharers, a stranger, an own head that was changed or
-            left out, a ciphertext missing or not opening, a malformed share, or a
-            message out of order.
-        VerificationError: A bad signature, or a node that saw other keys.
+        ProtocolError: A node is not in the key list, this node's head was changed or
+            left out, a ciphertext is missing or does not open, a share is malformed,
+            or the message is out of order.
+        QuorumError: Fewer nodes shared than this node accepts.
+        VerificationError: A node's signature does not hold, or it saw other keys.
     """
     r = state.round
     r.progress.require(ClientStep.RECEIVE_SHARES)
@@ -220,11 +232,11 @@ def mask_input(
     """Mask an update and sign the Merkle root over its chunks (message 5).
 
     Guarantees:
-        What leaves is uniform in Z_2^32 to whoever lacks the masks. The vector is
-        masked in place: the plain one is gone, and memory does not grow.
+        Without the masks, what leaves is uniform in Z_2^32. The vector is masked in
+        place: the plain one is gone, and memory does not grow.
 
     Raises:
-        ProtocolError: No reservation for this round, or one that was used.
+        ProtocolError: The reservation is for another round, or was used.
         ValueError: The update has another length than the round: a bug.
     """
     r = state.round
@@ -233,7 +245,11 @@ def mask_input(
             f"{update.values.shape} coordinates, want {r.cohort.manifest.length}"
         )
     if reservation.context != r.cohort.context:
-        raise ProtocolError("the reservation is for another round")
+        raise ProtocolError(
+            "the reservation is for another round than"
+            f" {r.cohort.manifest.round_number}",
+            code="reservation-differs",
+        )
     r.progress.advance(ClientStep.MASK_INPUT)
     add_masks(update.values, state.masks, threads=threads)
     masked = MaskedVector(values=update.values)
@@ -251,21 +267,31 @@ def mask_input(
 def check_consistency(
     state: InputMasked, message: SurvivorList
 ) -> tuple[ConsistencyChecked, Consent]:
-    """Check whose uploads are to be summed (message 6) and sign the list (message 7).
+    """Check the list of uploads to be summed (message 6) and sign it (message 7).
 
     Raises:
-        ProtocolError: This node is not on the list or with another upload; too few
-            survivors; a stranger; other sharers; a second list.
+        ProtocolError: The list lacks this node or names another upload of it, names a
+            node that did not share, follows another list of shares, or is a second
+            one.
+        QuorumError: The list has fewer survivors than this node accepts.
     """
     r = state.round
     r.progress.require(ClientStep.CHECK_CONSISTENCY)
     if message.view != state.view:
-        raise ProtocolError("the survivors shared with another set of nodes")
+        raise ProtocolError(
+            f"the survivors of round {r.cohort.manifest.round_number} shared with"
+            f" another set of nodes: {message.view}, want {state.view}",
+            code="share-list-differs",
+        )
     require_subset(message.names, state.held, rule="among the nodes that shared")
     _check_size(r, len(message.survivors), "survivors")
     own = [s.root for s in message.survivors if s.node == r.node]
     if own != [state.root]:
-        raise ProtocolError("the survivor list lacks this node's upload")
+        raise ProtocolError(
+            f"the survivor list of round {r.cohort.manifest.round_number} lacks the"
+            f" upload {state.root} of {r.node!r}",
+            code="own-entry-differs",
+        )
     reply = Consent(node=r.node, survivors=message.digest, signature=UNSIGNED).signed(
         r.cohort.context, r.identity
     )
@@ -279,15 +305,17 @@ def check_consistency(
 def unmask(
     state: ConsistencyChecked, message: ConsentList
 ) -> tuple[SharesRevealed, Reveal]:
-    """See that enough consented to the same list (message 8), then reveal (message 9).
+    """Count the consents to the same list (message 8), then reveal (message 9).
 
     Guarantees:
         For each node it is a share of the self seed or of the mask key, never both,
         and once per round.
 
     Raises:
-        ProtocolError: A second request, or a consent of a node not on the list.
-        QuorumError: Fewer than ``threshold`` valid consents to this node's list.
+        ProtocolError: The request is a second one, or has a consent of a node that is
+            not on the list.
+        QuorumError: There are fewer than ``threshold`` valid consents to this node's
+            list.
     """
     r = state.round
     r.progress.require(ClientStep.UNMASK)
@@ -309,7 +337,11 @@ def _check_keys(state: KeysAdvertised, message: KeyList) -> None:
     require_subset(entries, r.cohort.roster, rule="in the cohort")
     _check_size(r, len(entries), "advertised keys")
     if entries.get(r.node) != state.advertisement:
-        raise ProtocolError("the key list lacks this node's own keys")
+        raise ProtocolError(
+            f"the key list of round {r.cohort.manifest.round_number} lacks the keys"
+            f" that {r.node!r} advertised",
+            code="own-entry-differs",
+        )
     for name, entry in entries.items():
         if name != r.node:
             entry.verify(r.cohort.context, r.cohort.roster[name])
@@ -348,12 +380,23 @@ def _check_heads(state: KeysShared, message: Ciphertexts) -> None:
     require_subset(heads, {r.node, *state.agreed}, rule="in the key list")
     _check_size(r, len(heads), "nodes that shared")
     if heads.get(r.node) != state.head:
-        raise ProtocolError("the list of shares lacks this node's own")
+        raise ProtocolError(
+            f"the list of shares of round {r.cohort.manifest.round_number} lacks the"
+            f" head that {r.node!r} signed",
+            code="own-entry-differs",
+        )
     if message.ciphertexts.keys() != heads.keys() - {r.node}:
-        raise ProtocolError("not one ciphertext from each of the others")
+        raise ProtocolError(
+            f"{len(message.ciphertexts)} ciphertexts, want one from each of the"
+            f" {len(heads) - 1} other nodes that shared",
+            code="ciphertext-set-differs",
+        )
     for name, head in heads.items():
         if head.view != state.head.view:
-            raise VerificationError(f"{name!r} saw another key list")
+            raise VerificationError(
+                f"{name!r} saw another key list: {head.view}, want {state.head.view}",
+                code="key-list-differs",
+            )
         if name != r.node:
             head.verify(r.cohort.context, r.cohort.roster[name])
 
@@ -371,7 +414,11 @@ def _open(state: KeysShared, name: str, ciphertext: bytes) -> HeldShares:
 
 def _check_size(r: ClientRound, count: int, what: str) -> None:
     if count < r.min_cohort:
-        raise QuorumError(f"{count} {what}, want at least {r.min_cohort}")
+        raise QuorumError(
+            f"{count} {what} in round {r.cohort.manifest.round_number}, want at least"
+            f" {r.min_cohort}",
+            code="cohort-too-small",
+        )
 
 
 def _count_consents(state: ConsistencyChecked, message: ConsentList) -> None:
@@ -384,7 +431,11 @@ def _count_consents(state: ConsistencyChecked, message: ConsentList) -> None:
         if entry.survivors == want and _is_signed(entry, r):
             valid += 1
     if valid < r.cohort.manifest.threshold:
-        raise QuorumError(f"{valid} valid consents, want {r.cohort.manifest.threshold}")
+        raise QuorumError(
+            f"{valid} valid consents to the survivor list of round"
+            f" {r.cohort.manifest.round_number}, want {r.cohort.manifest.threshold}",
+            code="consents-too-few",
+        )
 
 
 def _is_signed(entry: Consent, r: ClientRound) -> bool:

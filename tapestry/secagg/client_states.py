@@ -1,4 +1,4 @@
-"""The states of a node in a round, one type for each step of ``client``.
+"""States of a node in a round, one type for each step of ``client``.
 
 A state holds what later stages need and nothing else: mask keys are gone once the
 upload was sent, shares once they were revealed. Secrets do not appear in ``repr``.
@@ -18,7 +18,7 @@ from tapestry.secagg.requirements import ClientProgress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cohort:
-    """What both halves read off a manifest."""
+    """A manifest, read: what client and server compute from it alike."""
 
     manifest: RoundManifest
     context: bytes
@@ -31,7 +31,8 @@ class Cohort:
         """Read a manifest.
 
         Raises:
-            ProtocolError: A key is malformed, or the encoding does not fit.
+            ProtocolError: A participant's key is malformed, or the encoding does not
+                fit 31 bits.
         """
         roster = {p.name: VerifyKey.parse(p.key) for p in manifest.participants}
         return cls(
@@ -45,7 +46,7 @@ class Cohort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientRound:
-    """What stays the same on one node for the whole round."""
+    """The part of a node's state that stays the same for the whole round."""
 
     cohort: Cohort
     node: str
@@ -56,7 +57,7 @@ class ClientRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
-    """What a node draws for one round."""
+    """The secrets that a node draws for one round."""
 
     channel: bytes = field(repr=False)  # X25519, seals shares
     mask: bytes = field(repr=False)  # X25519, masks between pairs

@@ -1,4 +1,4 @@
-r"""Keys of a round: who agrees with whom, on what, and bound to which bytes.
+r"""Keys of a round: agreement between nodes, derivation, commitments and sealing.
 
 Every derivation is HKDF-SHA256 (RFC 5869) with the round's context as salt, and an
 ``info`` that says what the key is for and whose it is::
@@ -52,13 +52,17 @@ class Agreement:
         """Agree on 32 secret bytes with the holder of a public key.
 
         Raises:
-            ProtocolError: The public key is of low order, so the secret would be
-                known to everybody (RFC 7748, 6.1).
+            ProtocolError: The public key is of low order, so anyone would know the
+                secret (RFC 7748, 6.1).
         """
         try:
             return self._key.exchange(_read_public(public))
         except ValueError:
-            raise ProtocolError("X25519 key of low order") from None
+            raise ProtocolError(
+                f"X25519 key {public.hex()} is of low order: anyone would know the"
+                " secret agreed on with it",
+                code="key-of-low-order",
+            ) from None
 
 
 @lru_cache(maxsize=1024)
@@ -107,13 +111,18 @@ def unseal(
     """Decrypt the one message of a channel.
 
     Raises:
-        ProtocolError: It was not sealed under this key for these two.
+        ProtocolError: The ciphertext was not sealed under this key, from this sender
+            for this receiver.
     """
     data = _associated(context, sender, receiver)
     try:
         return ChaCha20Poly1305(key).decrypt(_NONCE, ciphertext, data)
     except InvalidTag:
-        raise ProtocolError(f"ciphertext of {sender!r} does not open") from None
+        raise ProtocolError(
+            f"ciphertext of {sender!r} for {receiver!r} does not open under the key of"
+            " this round",
+            code="ciphertext-invalid",
+        ) from None
 
 
 def _associated(context: bytes, sender: str, receiver: str) -> bytes:

@@ -89,7 +89,7 @@ def add_masks(
     Args:
         values: The vector, or a part of it.
         masks: The masks; read once, a group at a time.
-        start: Where the part begins in the vector; a multiple of 4.
+        start: The first coordinate of the part; a multiple of 4.
         threads: How many to use; 0 means one per available core.
     """
     group: list[Mask] = []

@@ -1,4 +1,4 @@
-"""Integers mod 2**32: bound an update, round it to a grid, and read a sum back.
+"""Quantization of updates to integers mod 2**32, and of their sum back to a mean.
 
 A node multiplies its update by ``2**scale_bits``, cuts every coordinate to
 ``[-bound, bound]`` and rounds it to a whole number, at random and without bias.
@@ -53,19 +53,24 @@ class Encoding:
 
         Raises:
             ProtocolError: The sum of the cohort and its noise would not fit 31
-                bits, or the grid is so coarse that nothing is left.
+                bits, or clip_value is less than one step of the grid.
         """
         steps = Fraction(manifest.clip_value) * 2**manifest.scale_bits
         bound = math.floor(steps)
         cohort = len(manifest.participants)
         if bound < 1:
-            raise ProtocolError("clip_value is less than one grid step")
+            raise ProtocolError(
+                f"clip_value {manifest.clip_value} is less than one grid step of"
+                f" 2**-{manifest.scale_bits}; raise scale_bits or clip_value",
+                code="clip-value-below-grid",
+            )
         share = NoiseShare.of(manifest)
         noise = share.deviation if share else 0.0
         if cohort * bound + _TAIL * math.sqrt(cohort) * noise >= 2**31:
             raise ProtocolError(
                 f"{cohort} nodes times {bound} grid steps, and noise of {noise:.0f},"
-                " do not fit 31 bits"
+                " do not fit 31 bits; lower scale_bits or clip_value",
+                code="sum-may-overflow",
             )
         return cls(
             length=manifest.length,
@@ -215,14 +220,19 @@ def check_sum(total: RingVector, *, encoding: Encoding, survivors: int) -> None:
         no more than what any honest node could, and that much.
 
     Raises:
-        ProtocolError: Some node, unknown which, sent what the encoding forbids.
+        ProtocolError: A coordinate of the sum, or its L2 norm, is beyond what the
+            encoding allows: some node, unknown which, broke it.
     """
     signed = total.view(np.int32)
     noise = encoding.noise * math.sqrt(survivors)
     limit = survivors * encoding.bound + _TAIL * noise
     high, low = int(signed.max()), int(signed.min())
     if high > limit or low < -limit:
-        raise ProtocolError("the sum has a coordinate outside the range of the round")
+        raise ProtocolError(
+            f"the sum has a coordinate outside the range of the round: {low} to {high}"
+            f" grid steps, {survivors} survivors give at most {limit:.0f}",
+            code="sum-out-of-range",
+        )
     squares = 0.0
     for start in range(0, total.size, BLOCK_COORDINATES):
         wide = signed[start : start + BLOCK_COORDINATES].astype(np.float64)
@@ -230,8 +240,13 @@ def check_sum(total: RingVector, *, encoding: Encoding, survivors: int) -> None:
     rounding = math.sqrt(total.size)  # at most one grid step per coordinate
     steps = encoding.clip_norm * (1 + NORM_SLACK) * 2**encoding.scale_bits
     reach = survivors * (steps + rounding) + noise * (rounding + _TAIL)
-    if math.sqrt(squares) > reach:
-        raise ProtocolError("the sum is longer than the updates of the round can give")
+    length = math.sqrt(squares)
+    if length > reach:
+        raise ProtocolError(
+            f"the sum has an L2 norm of {length:.0f} grid steps, {survivors} survivors"
+            f" give at most {reach:.0f}",
+            code="sum-norm-too-large",
+        )
 
 
 def mean(total: RingVector, *, encoding: Encoding, survivors: int) -> FloatVector:
@@ -243,7 +258,7 @@ def mean(total: RingVector, *, encoding: Encoding, survivors: int) -> FloatVecto
         survivors: How many updates are in the sum.
 
     Raises:
-        ValueError: No survivors.
+        ValueError: ``survivors`` is below 1.
     """
     if survivors < 1:
         raise ValueError("a mean needs at least one survivor")

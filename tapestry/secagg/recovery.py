@@ -1,8 +1,14 @@
-"""From shares to seeds: what the coordinator learns at the end of a round.
+"""Seeds and keys from shares, and the dealers and reporters of wrong ones.
 
-Each recovered secret is held against what its owner published before: the seed of a
-self mask against its commitment, a mask key against the public key. If it does not
-match, other sets of shares are tried, and the wrong ones are named.
+The coordinator's last step of a round, with identifiable abort. Each recovered secret
+is compared with what its owner published before: the seed of a self mask with its
+commitment, a mask key with the public key. If they differ, other sets of shares are
+tried, and the shares that do not fit are named.
+
+A share is sealed for its receiver, so one that does not fit was either dealt wrong or
+reported wrong, and no signature tells which. Counting does: with as many correct
+reporters as the manifest counts on, a dealer's secret is found whatever the others
+say. If it is not found, the dealer lied.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +19,8 @@ from tapestry.protocol.secagg_messages import HeadList, KeyList, Reveal
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.key_schedule import commitment, public_key
 from tapestry.secagg.shamir import recover_checked
+
+_SEARCHED = 16  # cohorts up to this size are searched for t good shares, see shamir
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +43,13 @@ def recover_round(
         reveals: At least ``threshold``, each with shares of the same secrets.
 
     Returns:
-        Seeds by name, mask keys by name, and the shares that were found wrong.
+        Seeds by name, mask keys by name (32 bytes in hex), and the shares that were
+        found wrong.
 
     Raises:
-        VerificationError: A node, named, dealt shares of nothing it committed to.
+        QuorumError: There are fewer reveals than ``threshold``.
+        VerificationError: No set of shares gives the secret that a dealer, named, had
+            committed to.
     """
     committed = {h.node: h.commitment for h in heads.heads}
     advertised = {a.node: a.mask_key for a in keys.advertisements}
@@ -63,6 +74,54 @@ def recover_round(
         faults=faults,
     )
     return seeds, secrets, tuple(faults)
+
+
+def bad_dealers(
+    cohort: Cohort, keys: KeyList, *, heads: HeadList, reveals: Sequence[Reveal]
+) -> tuple[str, ...]:
+    """Name the dealers whose shares do not give what they had committed to.
+
+    Args:
+        cohort: The manifest, read.
+        keys: The key list.
+        heads: The commitments.
+        reveals: Those of a round that :func:`recover_round` could not unmask.
+
+    Guarantees:
+        While at most ``max_colluding`` nodes lie (one, where it is 0), only liars are
+        named.
+
+    Edge cases:
+        With too few reveals to tell a bad dealer from a bad reporter, none is named.
+    """
+    manifest = cohort.manifest
+    liars = max(1, manifest.max_colluding)
+    spare = liars if len(manifest.participants) <= _SEARCHED else 2 * liars
+    if len(reveals) < manifest.threshold + spare:
+        return ()
+    named = []
+    for dealer in sorted(
+        {n for r in reveals for n in (*r.self_shares, *r.mask_shares)}
+    ):
+        dealt = [_of_dealer(reveal, dealer) for reveal in reveals]
+        try:
+            recover_round(cohort, keys, heads=heads, reveals=dealt)
+        except VerificationError:
+            named.append(dealer)
+    return tuple(named)
+
+
+def _of_dealer(reveal: Reveal, dealer: str) -> Reveal:
+    """Keep the shares of one dealer."""
+
+    def only(shares: Mapping[str, str]) -> dict[str, str]:
+        return {name: share for name, share in shares.items() if name == dealer}
+
+    shares = {
+        "self_shares": only(reveal.self_shares),
+        "mask_shares": only(reveal.mask_shares),
+    }
+    return reveal.model_copy(update=shares)
 
 
 def _recover(
@@ -92,7 +151,12 @@ def _recover(
                 suspects=[cohort.places[fault.reporter] for fault in faults],
             )
         except VerificationError:
-            raise VerificationError(f"{dealer!r} dealt shares of nothing") from None
+            raise VerificationError(
+                f"no {cohort.manifest.threshold} of {len(points)} revealed shares give"
+                f" the secret that {dealer!r} committed to in round"
+                f" {cohort.manifest.round_number}",
+                code="secret-not-recovered",
+            ) from None
         faults += [
             InconsistentShare(dealer=dealer, reporter=names[p - 1]) for p in wrong
         ]

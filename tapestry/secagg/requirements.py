@@ -1,11 +1,12 @@
-"""What a node insists on before it takes part in a round (TSA-1, message 0).
+"""Requirements of a node on a round that it is asked to join (TSA-1, message 0).
 
-The coordinator proposes a manifest; these are the node's own numbers to hold it
-against. Nothing here is taken from the coordinator's word.
+The coordinator proposes a manifest, and the node compares it with numbers of its own.
+None of these comes from the coordinator. The module also keeps the order of a node's
+steps in a round, and its right to upload once.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from threading import Lock
 from typing import Final, Protocol, Self
@@ -25,7 +26,7 @@ MIN_HONEST = 2  # honest nodes in every sum; a sum over one is that node's updat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """What the members agreed on for every round of a run."""
+    """The part of a manifest that the members fixed for every round of a run."""
 
     layout_digest: str
     length: int
@@ -72,7 +73,7 @@ class Requirements:
 
 
 def check_manifest(manifest: RoundManifest, terms: Requirements) -> int:
-    """Hold a manifest against the node's terms.
+    """Compare a manifest with the node's terms.
 
     Guarantees:
         After it, two survivor lists cannot both reach the threshold while at most
@@ -83,16 +84,37 @@ def check_manifest(manifest: RoundManifest, terms: Requirements) -> int:
         The smallest cohort that the node accepts at any later stage.
 
     Raises:
-        ProtocolError: A rule of the protocol is broken.
-        PolicyError: The node's own policy refuses it.
+        ProtocolError: The manifest is for another model, a round that the node has
+            uploaded for, another roster or another plan, or its threshold does not
+            keep two survivor lists apart.
+        PolicyError: The cohort or n_C is below the node's own floor.
+        BudgetExhausted: The privacy budget does not cover the round.
     """
+    number = manifest.round_number
     if manifest.model_digest != terms.model_digest:
-        raise ProtocolError(f"round is for model {manifest.model_digest}")
-    if manifest.round_number <= terms.highest_round:
-        raise ProtocolError(f"uploaded for round {terms.highest_round} already")
+        raise ProtocolError(
+            f"round {number} is for model {manifest.model_digest}, this node holds"
+            f" {terms.model_digest}",
+            code="base-differs",
+        )
+    if number <= terms.highest_round:
+        raise ProtocolError(
+            f"round {number} is refused: the node uploaded for round"
+            f" {terms.highest_round} already",
+            code="round-already-uploaded",
+        )
     _check_roster(manifest, terms)
     if RunPlan.of(manifest) != terms.plan:
-        raise ProtocolError("the manifest differs from the plan of the run")
+        changed = [
+            field.name
+            for field in fields(RunPlan)
+            if getattr(manifest, field.name) != getattr(terms.plan, field.name)
+        ]
+        raise ProtocolError(
+            f"the manifest of round {number} differs from the plan of the run in"
+            f" {', '.join(changed)}",
+            code="run-plan-differs",
+        )
     Encoding.of(manifest)
     min_cohort = _check_cohort(manifest, terms)
     terms.afford(manifest)
@@ -101,31 +123,54 @@ def check_manifest(manifest: RoundManifest, terms: Requirements) -> int:
 
 def _check_roster(manifest: RoundManifest, terms: Requirements) -> None:
     if manifest.roster_digest != terms.roster_digest:
-        raise ProtocolError("the manifest names another roster")
+        raise ProtocolError(
+            f"the manifest names roster {manifest.roster_digest}, the node knows"
+            f" {terms.roster_digest}",
+            code="roster-differs",
+        )
     for participant in manifest.participants:
         if terms.roster.get(participant.name) != participant.key:
-            raise ProtocolError(f"{participant.name!r} is not in the roster")
+            raise ProtocolError(
+                f"{participant.name!r} is not in the roster with the key that the"
+                " manifest gives it",
+                code="participant-not-in-roster",
+            )
     keys = {participant.key for participant in manifest.participants}
     if len(keys) != len(manifest.participants):
-        raise ProtocolError("two participants share an identity key")
+        raise ProtocolError(
+            f"{len(manifest.participants)} participants have {len(keys)} identity keys,"
+            " want one each",
+            code="identity-key-duplicated",
+        )
 
 
 def _check_cohort(manifest: RoundManifest, terms: Requirements) -> int:
     cohort, colluding = len(manifest.participants), manifest.max_colluding
     if colluding < terms.min_colluding:
         raise PolicyError(
-            f"n_C = {colluding} colluding nodes, own policy {terms.min_colluding}"
+            f"the round is protected from {colluding} colluding nodes, the node's own"
+            f" policy wants {terms.min_colluding}",
+            code="max-colluding-too-small",
         )
     least = recommended_threshold(cohort, max_colluding=colluding)
     if not least <= manifest.threshold <= cohort:
         raise ProtocolError(
-            f"threshold {manifest.threshold} of {cohort}, want at least {least}"
+            f"threshold {manifest.threshold} of {cohort} nodes, want {least} to"
+            f" {cohort}",
+            code="threshold-out-of-range",
         )
     min_cohort = max(manifest.min_cohort, manifest.threshold, terms.min_cohort)
     if cohort < min_cohort:
-        raise PolicyError(f"cohort of {cohort}, want at least {min_cohort}")
+        raise PolicyError(
+            f"cohort of {cohort} nodes, want at least {min_cohort}",
+            code="cohort-too-small",
+        )
     if min_cohort - colluding < MIN_HONEST:
-        raise ProtocolError(f"fewer than {MIN_HONEST} honest nodes in the sum")
+        raise ProtocolError(
+            f"{min_cohort} nodes less {colluding} colluding ones leave fewer than"
+            f" {MIN_HONEST} honest nodes in the sum",
+            code="honest-nodes-too-few",
+        )
     return min_cohort
 
 
@@ -149,8 +194,8 @@ class ClientStep(IntEnum):
 class ClientProgress:
     """A counter shared by all states of one round on one node; it only grows.
 
-    It makes an old state worthless: whoever holds on to one cannot send a second
-    upload, consent or reveal from it.
+    It makes an old state worthless: no second upload, consent or reveal can be sent
+    from one that was kept.
     """
 
     step: ClientStep = ClientStep.SHARE_KEYS
@@ -165,7 +210,8 @@ class ClientProgress:
         if self.step is not step:
             raise ProtocolError(
                 f"the next step of the round is {self.step.name.lower()}, "
-                f"not {step.name.lower()}"
+                f"not {step.name.lower()}",
+                code="step-out-of-order",
             )
 
     def advance(self, step: ClientStep) -> None:
@@ -213,7 +259,7 @@ class Reservation:
 def issue_reservation(
     manifest: RoundManifest, *, context: bytes, marks: Marks
 ) -> Reservation:
-    """Raise the durable mark, then hand out the right to upload.
+    """Raise the durable mark, then give the right to upload.
 
     Raises:
         ProtocolError: The node has uploaded for this round or a later one.

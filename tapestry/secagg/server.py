@@ -1,17 +1,25 @@
-"""The coordinator's half of TSA-1.
+"""Server of secure aggregation: the coordinator's half of TSA-1, messages 1 to 10.
+
+TSA-1 (governance/SECAGG.md) follows Bonawitz et al., "Practical Secure Aggregation for
+Privacy-Preserving Machine Learning" (CCS 2017), figure 4, with the consistency check
+against active adversaries (sections 4 and 6). What ``accept`` refuses is what the page
+asks for in its section "The coordinator MUST".
 
 One collector per stage. ``accept(sender, message)`` checks a message and keeps it, or
 raises one error that names the sender and the rule and keeps nothing; the round goes
-on without the sender. ``close()`` ends the stage with whoever answered::
+on without the sender. ``close()`` ends the stage with the nodes that answered::
 
-    AdvertiseKeysStage -> ShareKeysStage -> CollectMaskedInputsStage
-    -> CheckConsistencyStage -> UnmaskStage -> Unmasked
+    AdvertiseKeysStage        collects message 1, makes 2
+    ShareKeysStage            3, 4
+    CollectMaskedInputsStage  5, 6
+    CheckConsistencyStage     7, 8
+    UnmaskStage               9, 10 (``Unmasked``)
 
-``missing`` names those who may still answer. ``close`` raises QuorumError when too
+``missing`` names the nodes that may still answer. ``close`` raises QuorumError when too
 few did; the round is then over, and what was uploaded stays masked for good.
 
-Nothing here is trusted by the nodes. A coordinator that deviates is held by what
-they refuse in ``client``, and by what anyone can check in ``transcript``.
+The nodes trust nothing here. They refuse in ``client`` what a coordinator that deviates
+may send, and anyone can check in ``transcript`` what it publishes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +63,7 @@ class _SignedMessage(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unmasked:
-    """The sum of the survivors' updates, and how it came about."""
+    """The sum of the survivors' updates, and the transcript that explains it."""
 
     cohort: Cohort
     values: RingVector
@@ -67,7 +75,7 @@ class Unmasked:
         """Read the sum as the mean of the survivors' updates.
 
         Raises:
-            ProtocolError: No honest updates give this sum.
+            ProtocolError: The sum is outside what honest updates can give.
         """
         encoding, survivors = self.cohort.encoding, len(self.transcript.uploads)
         check_sum(self.values, encoding=encoding, survivors=survivors)
@@ -85,7 +93,8 @@ class AdvertiseKeysStage:
         """Open a round.
 
         Raises:
-            ProtocolError: The encoding does not fit, or a key is malformed.
+            ProtocolError: The encoding does not fit 31 bits, or a participant's key is
+                malformed.
         """
         self._cohort = Cohort.of(manifest)
         self._kept: dict[str, Advertisement] = {}
@@ -94,21 +103,24 @@ class AdvertiseKeysStage:
 
     @property
     def missing(self) -> list[str]:
-        """Who may still answer."""
+        """The nodes that may still answer."""
         return _missing(self._cohort.roster, self._kept)
 
     def accept(self, sender: str, message: Advertisement) -> None:
         """Keep a node's keys.
 
         Raises:
-            ProtocolError: A stranger, a second message, a key that another node has
-                or that is of low order.
-            VerificationError: A bad signature.
+            ProtocolError: No message is expected of the sender, or a key is another
+                node's, occurs twice or is of low order.
+            VerificationError: The sender's signature does not hold.
         """
         _check_sender(sender, message, expected=self.missing)
         keys = (message.channel_key, message.mask_key)
         if len(set(keys)) < len(keys) or not self._taken.isdisjoint(keys):
-            raise ProtocolError(f"{sender!r} advertised a key twice")
+            raise ProtocolError(
+                f"{sender!r} advertised a public key that was advertised before",
+                code="public-key-duplicated",
+            )
         message.verify(self._cohort.context, self._cohort.roster[sender])
         for key in keys:
             self._probe.with_peer(bytes.fromhex(key))
@@ -119,7 +131,7 @@ class AdvertiseKeysStage:
         """Make the key list.
 
         Raises:
-            QuorumError: Fewer nodes than ``min_cohort``.
+            QuorumError: Fewer nodes answered than ``min_cohort`` or ``threshold``.
         """
         _check_size(self._cohort, self._kept)
         keys = KeyList(advertisements=_ordered(self._kept))
@@ -139,25 +151,36 @@ class ShareKeysStage:
 
     @property
     def missing(self) -> list[str]:
-        """Who may still answer."""
+        """The nodes that may still answer."""
         return _missing(self._names, self._kept)
 
     def accept(self, sender: str, message: ShareMessage) -> None:
         """Keep a node's sealed shares.
 
         Raises:
-            ProtocolError: A stranger, a second message, another key list, not one
-                ciphertext for each of the others, or not those that were signed.
-            VerificationError: A bad signature.
+            ProtocolError: No message is expected of the sender, it saw another key
+                list, the ciphertexts are not one for each other node, or not those
+                that were signed.
+            VerificationError: The sender's signature does not hold.
         """
         head = message.head
         _check_sender(sender, head, expected=self.missing)
         if head.view != self._view:
-            raise ProtocolError(f"{sender!r} saw another key list")
+            raise ProtocolError(
+                f"{sender!r} saw another key list: {head.view}, want {self._view}",
+                code="key-list-differs",
+            )
         if message.ciphertexts.keys() != set(self._names) - {sender}:
-            raise ProtocolError(f"{sender!r} did not share with each of the others")
+            raise ProtocolError(
+                f"{sender!r} sent {len(message.ciphertexts)} ciphertexts, want one for"
+                f" each of the {len(self._names) - 1} other nodes",
+                code="ciphertext-set-differs",
+            )
         if head.ciphertexts != message.ciphertexts_digest:
-            raise ProtocolError(f"{sender!r} signed other ciphertexts")
+            raise ProtocolError(
+                f"{sender!r} signed other ciphertexts than it sent",
+                code="ciphertexts-not-signed",
+            )
         head.verify(self._cohort.context, self._cohort.roster[sender])
         self._kept[sender] = message
 
@@ -165,7 +188,7 @@ class ShareKeysStage:
         """Make message 4, one for each node that shared.
 
         Raises:
-            QuorumError: Fewer nodes than ``min_cohort``.
+            QuorumError: Fewer nodes answered than ``min_cohort`` or ``threshold``.
         """
         _check_size(self._cohort, self._kept)
         heads = HeadList(heads=tuple(m.head for m in _ordered(self._kept)))
@@ -188,7 +211,7 @@ class CollectMaskedInputsStage:
     """Collects message 5, adding each upload to one running sum."""
 
     def __init__(self, cohort: Cohort, keys: KeyList, heads: HeadList) -> None:
-        """Take the lists of those who advertised and shared."""
+        """Take the lists of the nodes that advertised and shared."""
         self._cohort = cohort
         self._keys = keys
         self._heads = heads
@@ -200,25 +223,34 @@ class CollectMaskedInputsStage:
 
     @property
     def missing(self) -> list[str]:
-        """Who may still answer."""
+        """The nodes that may still answer."""
         return _missing(self._names, self._kept)
 
     def accept(self, sender: str, message: Upload) -> None:
         """Add a node's masked vector to the sum.
 
         Raises:
-            ProtocolError: A stranger, a second upload, other sharers, chunks of the
-                wrong number or size, or not those that were signed.
-            VerificationError: A bad signature.
+            ProtocolError: No upload is expected of the sender, it follows another list
+                of shares, or its chunks have the wrong number or size or are not those
+                that were signed.
+            VerificationError: The sender's signature does not hold.
         """
         head = message.head
         _check_sender(sender, head, expected=self.missing)
         if head.view != self._view:
-            raise ProtocolError(f"{sender!r} shared with another set of nodes")
+            raise ProtocolError(
+                f"{sender!r} shared with another set of nodes: {head.view}, want"
+                f" {self._view}",
+                code="share-list-differs",
+            )
         check_sizes(message.chunks, length=self._cohort.manifest.length)
         head.verify(self._cohort.context, self._cohort.roster[sender])
         if chunk_root(message.chunks) != head.root:
-            raise ProtocolError(f"{sender!r} signed another Merkle root")
+            raise ProtocolError(
+                f"{sender!r} signed the Merkle root {head.root}, its chunks have"
+                " another",
+                code="upload-root-differs",
+            )
         start = 0
         for chunk in message.chunks:
             part = read_chunk(chunk)
@@ -230,7 +262,7 @@ class CollectMaskedInputsStage:
         """Make the list of survivors.
 
         Raises:
-            QuorumError: Fewer nodes than ``min_cohort``.
+            QuorumError: Fewer nodes answered than ``min_cohort`` or ``threshold``.
         """
         _check_size(self._cohort, self._kept)
         uploads = _ordered(self._kept)
@@ -248,7 +280,7 @@ class CollectMaskedInputsStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Masked:
-    """The sum of the uploads, still masked, and who signed what up to here."""
+    """The sum of the uploads, still masked, and the signed messages up to here."""
 
     cohort: Cohort
     keys: KeyList
@@ -269,20 +301,25 @@ class CheckConsistencyStage:
 
     @property
     def missing(self) -> list[str]:
-        """Who may still answer."""
+        """The nodes that may still answer."""
         return _missing(self._survivors.names, self._kept)
 
     def accept(self, sender: str, message: Consent) -> None:
         """Keep a consent.
 
         Raises:
-            ProtocolError: A stranger, a second message, or another list.
-            VerificationError: A bad signature.
+            ProtocolError: No consent is expected of the sender, or it is one to
+                another list.
+            VerificationError: The sender's signature does not hold.
         """
         cohort = self._masked.cohort
         _check_sender(sender, message, expected=self.missing)
         if message.survivors != self._digest:
-            raise ProtocolError(f"{sender!r} consented to another list")
+            raise ProtocolError(
+                f"{sender!r} consented to another survivor list: {message.survivors},"
+                f" want {self._digest}",
+                code="survivor-list-differs",
+            )
         message.verify(cohort.context, cohort.roster[sender])
         self._kept[sender] = message
 
@@ -290,9 +327,14 @@ class CheckConsistencyStage:
         """Make the list of consents.
 
         Raises:
-            QuorumError: Fewer than ``threshold``.
+            QuorumError: Fewer nodes than ``threshold`` consented.
         """
-        _check_threshold(self._masked.cohort, self._kept, "consents")
+        threshold = self._masked.cohort.manifest.threshold
+        if len(self._kept) < threshold:
+            raise QuorumError(
+                f"{len(self._kept)} consents, want {threshold}",
+                code="consents-too-few",
+            )
         consents = ConsentList(consents=_ordered(self._kept))
         return UnmaskStage(self._masked, consents), consents
 
@@ -311,41 +353,53 @@ class UnmaskStage:
 
     @property
     def missing(self) -> list[str]:
-        """Who may still answer."""
+        """The nodes that may still answer."""
         return _missing(self._survivors, self._kept)
 
     def accept(self, sender: str, message: Reveal) -> None:
         """Keep a node's shares.
 
         Raises:
-            ProtocolError: A stranger, a second message, shares of other secrets
-                than were asked for, or a share that is not below the prime.
-            VerificationError: A bad signature.
+            ProtocolError: No shares are expected of the sender, they are of other
+                secrets than were asked for, or one is not below the prime.
+            VerificationError: The sender's signature does not hold.
         """
         cohort = self._masked.cohort
         _check_sender(sender, message, expected=self.missing)
         if message.self_shares.keys() != set(self._survivors):
-            raise ProtocolError(f"{sender!r} revealed other self masks than asked for")
+            raise ProtocolError(
+                f"{sender!r} revealed shares of {len(message.self_shares)} self masks,"
+                f" want those of the {len(self._survivors)} survivors",
+                code="share-set-differs",
+            )
         if message.mask_shares.keys() != set(self._dropped):
-            raise ProtocolError(f"{sender!r} revealed other mask keys than asked for")
+            raise ProtocolError(
+                f"{sender!r} revealed shares of {len(message.mask_shares)} mask keys,"
+                f" want those of the {len(self._dropped)} nodes that dropped out",
+                code="share-set-differs",
+            )
         message.verify(cohort.context, cohort.roster[sender])
         try:
             for share in (*message.self_shares.values(), *message.mask_shares.values()):
                 decode_share(bytes.fromhex(share))
         except ProtocolError as error:
-            raise ProtocolError(f"{sender!r} revealed no share: {error}") from None
+            raise error.at(f"{sender!r} revealed a bad share") from None
         self._kept[sender] = message
 
     def close(self, *, threads: int = 0) -> Unmasked:
         """Recover the seeds and take the masks off the sum.
 
         Raises:
-            QuorumError: Fewer than ``threshold`` reveals.
+            QuorumError: Fewer nodes than ``threshold`` revealed shares.
             VerificationError: No set of shares gives what some node, named, had
                 committed to.
         """
         masked, cohort = self._masked, self._masked.cohort
-        _check_threshold(cohort, self._kept, "reveals")
+        if len(self._kept) < cohort.manifest.threshold:
+            raise QuorumError(
+                f"{len(self._kept)} reveals, want {cohort.manifest.threshold}",
+                code="shares-too-few",
+            )
         seeds, secrets, faults = recover_round(
             cohort, masked.keys, heads=masked.heads, reveals=_ordered(self._kept)
         )
@@ -378,20 +432,25 @@ def _check_sender(
     sender: str, message: _SignedMessage, *, expected: Sequence[str]
 ) -> None:
     if message.node != sender:
-        raise ProtocolError(f"{sender!r} sent a message of {message.node!r}")
+        raise ProtocolError(
+            f"{sender!r} sent a message of {message.node!r}", code="sender-differs"
+        )
     if sender not in expected:
-        raise ProtocolError(f"no message is expected of {sender!r}")
+        raise ProtocolError(
+            f"no message is expected of {sender!r}: it takes no part in this stage, or"
+            " has answered",
+            code="message-unexpected",
+        )
 
 
 def _check_size(cohort: Cohort, kept: Mapping[str, object]) -> None:
     want = max(cohort.manifest.min_cohort, cohort.manifest.threshold)
     if len(kept) < want:
-        raise QuorumError(f"{len(kept)} nodes are left, want {want}")
-
-
-def _check_threshold(cohort: Cohort, kept: Mapping[str, object], what: str) -> None:
-    if len(kept) < cohort.manifest.threshold:
-        raise QuorumError(f"{len(kept)} {what}, want {cohort.manifest.threshold}")
+        raise QuorumError(
+            f"{len(kept)} nodes are left in round {cohort.manifest.round_number}, want"
+            f" {want}",
+            code="cohort-too-small",
+        )
 
 
 def _ordered(kept: Mapping[str, _T]) -> tuple[_T, ...]:

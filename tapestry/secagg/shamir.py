@@ -1,4 +1,4 @@
-"""Split a secret, recover it from a threshold of shares (Shamir 1979).
+"""Secret sharing: any threshold of shares recovers a secret (Shamir 1979).
 
 The field is that of the integers mod p = 2**256 + 297, the least prime above 2**256,
 so every 32-byte string is a secret. A share is the value of a polynomial of degree
@@ -79,13 +79,20 @@ def decode_share(share: bytes) -> int:
     """Read a share.
 
     Raises:
-        ProtocolError: Another length, or not below the prime.
+        ProtocolError: The share has not 33 bytes, or its number is not below the
+            prime.
     """
     if len(share) != SHARE_BYTES:
-        raise ProtocolError(f"share of {len(share)} bytes, want {SHARE_BYTES}")
+        raise ProtocolError(
+            f"share of {len(share)} bytes, want {SHARE_BYTES}",
+            code="share-size-invalid",
+        )
     value = int.from_bytes(share, "big")
     if value >= PRIME:
-        raise ProtocolError("share is not below the prime of the field")
+        raise ProtocolError(
+            "share is not below the prime of the field, 2**256 + 297",
+            code="share-not-in-field",
+        )
     return value
 
 
@@ -93,16 +100,18 @@ def recover(shares: Mapping[int, bytes], threshold: int) -> bytes:
     """Recover a secret from the first ``threshold`` shares in order of place.
 
     Raises:
-        QuorumError: Too few shares.
+        QuorumError: There are fewer shares than ``threshold``.
         ProtocolError: A share is malformed.
-        VerificationError: The shares give no 32-byte secret.
+        VerificationError: The shares give a number of more than 32 bytes.
     """
-    if len(shares) < threshold:
-        raise QuorumError(f"{len(shares)} shares of the {threshold} that are needed")
+    _check_count(shares, threshold)
     places = tuple(sorted(shares))[:threshold]
     value = _at({x: decode_share(shares[x]) for x in places}, 0)
     if value >> 256:
-        raise VerificationError("the shares give no 32-byte secret")
+        raise VerificationError(
+            f"the shares at places {places} give no {SECRET_BYTES}-byte secret",
+            code="secret-not-recovered",
+        )
     return value.to_bytes(SECRET_BYTES, "big")
 
 
@@ -113,20 +122,20 @@ def recover_checked(
     accept: Callable[[bytes], bool],
     suspects: Sequence[int] = (),
 ) -> tuple[bytes, tuple[int, ...]]:
-    """Recover a secret although some shares are wrong, and say which.
+    """Recover a secret although some shares are wrong, and return the wrong ones.
 
     Guarantees:
         What is returned passed ``accept``. With m shares it is found whenever at
         most (m - t) // 2 are wrong; when there are up to 5,000 subsets of t (all
-        cohorts up to 16), whenever t are right. There, nobody is named whose share
+        cohorts up to 16), whenever t are right. There, no place is named whose share
         is right, even if the others conspire: two liars can make t shares fit the
-        secret on a polynomial of their own, and then nobody is named at all. In
-        larger cohorts names hold while at most (m - t) // 2 lie.
+        secret on another polynomial, and then none is named at all. In larger
+        cohorts names hold while at most (m - t) // 2 lie.
 
     Args:
         shares: Place to share.
         threshold: How many recover the secret.
-        accept: Whether a candidate is the secret that the dealer committed to.
+        accept: Says whether a candidate is the secret that the dealer committed to.
         suspects: Places whose shares were wrong before; tried last.
 
     Returns:
@@ -134,12 +143,11 @@ def recover_checked(
         first attempt did not need go unchecked.
 
     Raises:
-        QuorumError: Too few shares.
+        QuorumError: There are fewer shares than ``threshold``.
         ProtocolError: A share is malformed.
         VerificationError: No combination gives the committed secret.
     """
-    if len(shares) < threshold:
-        raise QuorumError(f"{len(shares)} shares of the {threshold} that are needed")
+    _check_count(shares, threshold)
     points = {x: decode_share(share) for x, share in shares.items()}
     order = sorted(points.keys() - suspects) + sorted(points.keys() & suspects)
     secret = _try(points, order[:threshold], accept)
@@ -151,10 +159,21 @@ def recover_checked(
     else:
         found = _search(points, _decoded(points, threshold), accept)
     if not found:
-        raise VerificationError("no set of shares gives the secret committed to")
+        raise VerificationError(
+            f"no {threshold} of {len(shares)} shares give the secret committed to",
+            code="secret-not-recovered",
+        )
     secret = next(iter(found.values()))
     fitting = next(iter(found)) if len(found) == 1 else frozenset(points)
     return secret, tuple(sorted(points.keys() - fitting))
+
+
+def _check_count(shares: Mapping[int, bytes], threshold: int) -> None:
+    if len(shares) < threshold:
+        raise QuorumError(
+            f"{len(shares)} shares of the {threshold} that are needed",
+            code="shares-too-few",
+        )
 
 
 def _try(

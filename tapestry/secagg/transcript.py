@@ -1,9 +1,9 @@
-"""What anyone can check about a finished round, from public bytes alone.
+"""Verification of a finished round, by anyone and from public bytes alone.
 
-A transcript says who took part, which uploads were summed, who consented, and the
-seeds of all masks that do not cancel. With chunk j of every upload and its Merkle
-path, chunk j of the sum is recomputed exactly. ``c`` random chunks miss tampering
-with a fraction ``f`` of them with probability ``(1 - f) ** c``.
+A transcript has the nodes that took part, the uploads that were summed, the consents,
+and the seeds of all masks that do not cancel. With chunk j of every upload and its
+Merkle path, chunk j of the sum is recomputed exactly. ``c`` random chunks miss
+tampering with a fraction ``f`` of them with probability ``(1 - f) ** c``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ from tapestry.vectors import RingVector
 
 
 def check_transcript(cohort: Cohort, transcript: Transcript) -> None:
-    """Check everything that a transcript claims, short of the vectors.
+    """Check everything that a transcript claims, except the vectors.
 
     Guarantees:
         The listed nodes signed these keys, shares and uploads for this manifest;
@@ -44,48 +44,63 @@ def check_transcript(cohort: Cohort, transcript: Transcript) -> None:
         seeds are those that the nodes had committed to before they uploaded.
 
     Raises:
-        VerificationError: Something does not hold; the message says what.
+        VerificationError: A list has a node too many or too few, two lists differ, a
+            signature does not hold, or a seed is not the one committed to; the code
+            says which.
     """
     try:
         _check_lists(cohort, transcript)
     except ProtocolError as error:
-        raise VerificationError(f"transcript: {error}") from None
+        raise VerificationError(f"transcript: {error}", code=error.code) from None
     _check_signatures(cohort, transcript)
     _check_seeds(cohort, transcript)
 
 
 def check_own(state: SharesRevealed, result: Result) -> None:
-    """See that the result sums the uploads that this node consented to.
+    """Check that the result sums the uploads that this node consented to.
 
     Raises:
-        VerificationError: Its own root is missing, or the list is another one.
+        VerificationError: The node's own root is missing, or the list is another one.
     """
     survivors = result.transcript.survivors
     own = [s.root for s in survivors.survivors if s.node == state.round.node]
     if own != [state.root]:
-        raise VerificationError("the result lacks this node's upload")
+        raise VerificationError(
+            f"the result lacks the upload {state.root} of {state.round.node!r}",
+            code="own-entry-differs",
+        )
     if survivors != state.survivors:
-        raise VerificationError("the result sums other uploads than were agreed on")
+        raise VerificationError(
+            "the result sums other uploads than were agreed on:"
+            f" {survivors.digest}, want {state.survivors.digest}",
+            code="survivor-list-differs",
+        )
 
 
 def check_sum_chunks(
     result: Result, chunks: Sequence[bytes | memoryview], *, length: int
 ) -> None:
-    """See that the chunks of the sum are those that the result names.
+    """Check that the chunks of the sum are those that the result names.
 
     Raises:
-        ProtocolError: Wrong number or size.
-        VerificationError: Another Merkle root.
+        ProtocolError: The chunks have the wrong number or size for that length.
+        VerificationError: The chunks have another Merkle root.
     """
     check_sizes(chunks, length=length)
-    if chunk_root(chunks) != result.sum_root:
-        raise VerificationError("the chunks of the sum have another Merkle root")
+    found = chunk_root(chunks)
+    if found != result.sum_root:
+        raise VerificationError(
+            f"the chunks of the sum have the Merkle root {found}, the result names"
+            f" {result.sum_root}",
+            code="sum-root-differs",
+        )
 
 
 def removal_masks(cohort: Cohort, transcript: Transcript) -> Iterator[Mask]:
-    """Yield what takes the masks off the sum of the uploads.
+    """Yield the masks that unmask the sum of the uploads when they are added to it.
 
-    That is each survivor's own mask, and its pair masks with nodes that dropped out.
+    They are the negatives of each survivor's own mask, and of its pair masks with
+    nodes that dropped out.
     """
     context, view = cohort.context, decode_digest(transcript.heads.digest)
     for node, seed in transcript.self_seeds.items():
@@ -115,7 +130,7 @@ class ChunkProof:
 class FalseSum(VerificationError):
     """Authentic chunks of the uploads do not add up to an authentic one of the sum.
 
-    Whoever holds them can prove that the coordinator published another sum.
+    They prove to anyone that the coordinator published another sum.
     """
 
 
@@ -139,7 +154,7 @@ class SumChecker:
 
     @property
     def count(self) -> int:
-        """How many chunks there are."""
+        """The number of chunks of the sum."""
         return count_chunks(self._cohort.manifest.length)
 
     def check(
@@ -148,14 +163,22 @@ class SumChecker:
         """Recompute one chunk of the sum from that chunk of every upload.
 
         Raises:
-            FalseSum: All paths hold, and the sum does not.
-            VerificationError: A path does not hold, or an upload lacks.
+            FalseSum: All Merkle paths hold, and the sum does not.
+            VerificationError: A path does not hold, the chunks are not one from each
+                survivor, there is no such chunk, or one has the wrong size.
         """
         roots = {u.node: u.root for u in self._result.transcript.uploads}
         if uploads.keys() != roots.keys():
-            raise VerificationError("not one chunk from each survivor")
+            raise VerificationError(
+                f"{len(uploads)} chunks of uploads, want one from each of the"
+                f" {len(roots)} survivors",
+                code="chunk-set-differs",
+            )
         if not 0 <= index < self.count:
-            raise VerificationError(f"chunk {index} of {self.count}")
+            raise VerificationError(
+                f"chunk {index} of {self.count}; they count from 0",
+                code="chunk-out-of-range",
+            )
         want = self._open(index, total, self._result.sum_root)
         values = aligned_empty(want.size)
         values[:] = 0
@@ -163,12 +186,19 @@ class SumChecker:
             values += self._open(index, evidence, roots[node])
         add_masks(values, self._masks, start=index * CHUNK_COORDINATES)
         if not np.array_equal(values, want):
-            raise FalseSum(f"chunk {index} of the sum is not the sum")
+            raise FalseSum(
+                f"chunk {index} of the sum is not the sum of those of the uploads",
+                code="false-sum",
+            )
 
     def _open(self, index: int, evidence: ChunkProof, root: str) -> RingVector:
         left = self._cohort.manifest.length - index * CHUNK_COORDINATES
-        if memoryview(evidence.chunk).nbytes != 4 * min(left, CHUNK_COORDINATES):
-            raise VerificationError(f"chunk {index} has the wrong size")
+        want, size = 4 * min(left, CHUNK_COORDINATES), memoryview(evidence.chunk).nbytes
+        if size != want:
+            raise VerificationError(
+                f"chunk {index} of {size} bytes, want {want}",
+                code="chunk-size-invalid",
+            )
         verify_inclusion(
             leaf_hash(evidence.chunk),
             index=index,
@@ -190,24 +220,53 @@ def _check_lists(cohort: Cohort, transcript: Transcript) -> None:
     require_subset(survived, shared, rule="among the nodes that shared")
     require_subset(consented, survived, rule="a survivor")
     if len(survived) < max(manifest.min_cohort, manifest.threshold):
-        raise ProtocolError(f"{len(survived)} survivors")
+        raise ProtocolError(
+            f"{len(survived)} survivors, want"
+            f" {max(manifest.min_cohort, manifest.threshold)}",
+            code="cohort-too-small",
+        )
     if len(consented) < manifest.threshold:
-        raise ProtocolError(f"{len(consented)} consents, want {manifest.threshold}")
+        raise ProtocolError(
+            f"{len(consented)} consents, want {manifest.threshold}",
+            code="consents-too-few",
+        )
     if transcript.self_seeds.keys() != set(survived):
-        raise ProtocolError("not one self seed for each survivor")
+        raise ProtocolError(
+            f"{len(transcript.self_seeds)} self seeds, want one for each of the"
+            f" {len(survived)} survivors",
+            code="secret-set-differs",
+        )
     if transcript.mask_secrets.keys() != set(shared) - set(survived):
-        raise ProtocolError("not one mask key for each node that dropped out")
+        raise ProtocolError(
+            f"{len(transcript.mask_secrets)} mask keys, want one for each of the"
+            f" {len(shared) - len(survived)} nodes that dropped out",
+            code="secret-set-differs",
+        )
 
 
 def _check_signatures(cohort: Cohort, transcript: Transcript) -> None:
     keys, heads = transcript.keys.digest, transcript.heads.digest
-    if any(h.view != keys for h in transcript.heads.heads):
-        raise VerificationError("a node saw another key list")
-    if any(u.view != heads for u in transcript.uploads):
-        raise VerificationError("a node shared with another set of nodes")
     agreed = transcript.survivors.digest
-    if any(c.survivors != agreed for c in transcript.consents.consents):
-        raise VerificationError("a node consented to another list")
+    for head in transcript.heads.heads:
+        if head.view != keys:
+            raise VerificationError(
+                f"{head.node!r} saw another key list: {head.view}, want {keys}",
+                code="key-list-differs",
+            )
+    for upload in transcript.uploads:
+        if upload.view != heads:
+            raise VerificationError(
+                f"{upload.node!r} shared with another set of nodes: {upload.view},"
+                f" want {heads}",
+                code="share-list-differs",
+            )
+    for consent in transcript.consents.consents:
+        if consent.survivors != agreed:
+            raise VerificationError(
+                f"{consent.node!r} consented to another survivor list:"
+                f" {consent.survivors}, want {agreed}",
+                code="survivor-list-differs",
+            )
     for signed in (
         *transcript.keys.advertisements,
         *transcript.heads.heads,
@@ -222,8 +281,14 @@ def _check_seeds(cohort: Cohort, transcript: Transcript) -> None:
     for node, seed in transcript.self_seeds.items():
         mine = commitment(bytes.fromhex(seed), cohort.context, node=node).hex()
         if mine != committed[node]:
-            raise VerificationError(f"{node!r} had committed to another self seed")
+            raise VerificationError(
+                f"{node!r} had committed to another self seed than the transcript has",
+                code="self-seed-differs",
+            )
     advertised = {a.node: a.mask_key for a in transcript.keys.advertisements}
     for node, secret in transcript.mask_secrets.items():
         if public_key(bytes.fromhex(secret)).hex() != advertised[node]:
-            raise VerificationError(f"{node!r} had advertised another mask key")
+            raise VerificationError(
+                f"{node!r} had advertised another mask key than the transcript has",
+                code="mask-key-differs",
+            )

@@ -8,8 +8,9 @@ import pytest
 
 from tapestry.errors import RuleError
 from tapestry.protocol.messages import Kind, Message
-from tapestry.protocol.secagg_messages import Reveal
+from tapestry.protocol.secagg_messages import SHARE_BYTES, Reveal
 from tapestry.protocol.stages import RoundStage
+from tapestry.secagg.shamir import PRIME, decode_share
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
 from tapestry_governance.audit.verify import AuditVerdict
@@ -125,7 +126,13 @@ def test_a_plan_that_breaks_a_rule_is_not_tried_again(found: Found) -> None:
 
 
 def _wrong(share: str) -> str:
-    return share[:-1] + ("0" if share[-1] != "0" else "1")
+    """Add one: altered alike, any shares give a wrong secret, never the right one.
+
+    Where each is altered by another number, three of four fit the secret by chance, in
+    one of 25 rounds if the numbers are below 16.
+    """
+    value = (decode_share(bytes.fromhex(share)) + 1) % PRIME
+    return value.to_bytes(SHARE_BYTES, "big").hex()
 
 
 def _reveals(

@@ -45,13 +45,6 @@ LACKING: dict[str, tuple[str, ...]] = {
         "node/tapestry_node/training/microbatches.py",
         "node/tapestry_node/training/trainer.py",
     ),
-    "tested from test_client, test_server, test_fuzz and the published vectors": (
-        "tapestry/secagg/bad_dealers.py",
-        "tapestry/secagg/chunks.py",
-        "tapestry/secagg/client_states.py",
-        "tapestry/secagg/key_schedule.py",
-        "tapestry/secagg/recovery.py",
-    ),
 }
 
 

@@ -52,22 +52,22 @@ def sample_bodies() -> Mapping[Kind, Strict]:
 
 def _round_bodies() -> dict[Kind, Any]:
     federation = Federation.of(4)
-    federation.advertise()
+    federation.advertise_keys()
     bodies: dict[Kind, Any] = {Kind.SHARE_KEYS: federation.message}
     bodies[Kind.ADVERTISED_KEYS] = federation.message.advertisements[0]
     sharing = federation.stage
-    federation.share()
+    federation.share_keys()
     first, *left = federation.names()
     bodies[Kind.SHARED_KEYS] = sharing._kept[first]
     bodies[Kind.COLLECT_MASKED_INPUTS] = federation.message[first]
-    federation.receive()
-    federation.upload([first, *left[:-1]])
+    federation.receive_shares()
+    federation.collect_masked_inputs([first, *left[:-1]])
     bodies[Kind.MASKED_INPUT] = federation.uploads[first].head
     bodies[Kind.CHECK_CONSISTENCY] = federation.message
-    federation.consent()
+    federation.check_consistency()
     bodies[Kind.UNMASK] = federation.message
     bodies[Kind.CONSENT] = federation.message.consents[0]
     unmasking = federation.stage
-    bodies[Kind.APPLY_RESULT] = federation.result(federation.reveal())
+    bodies[Kind.APPLY_RESULT] = federation.result(federation.unmask())
     bodies[Kind.UNMASKING_SHARES] = unmasking._kept[first]
     return bodies

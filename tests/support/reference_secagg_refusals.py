@@ -1,4 +1,4 @@
-"""What a round of TSA-1 must refuse, as edits of the messages of a good one."""
+"""Refused messages of a round of TSA-1, as edits of the messages of a good one."""
 
 import json
 import re
@@ -127,7 +127,7 @@ def forged(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def refused_by_coordinator(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What ``a.example`` may not send, although it can be read."""
+    """Build what the coordinator must refuse of ``a.example``, although it is read."""
     keys = {w: public(secret(FIRST, w)).hex() for w in ("channel_key", "mask_key")}
     mine, view, second = m["3"][FIRST], m["5"][FIRST]["view"], named("another view")
     boxes = mine["ciphertexts"]
@@ -169,7 +169,7 @@ def refused_by_coordinator(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def refused_by_node(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What ``a.example`` may not accept, although it can be read."""
+    """Build what ``a.example`` must refuse, although it can be read."""
     a, b, c, d = m["2"]["advertisements"]
     e, low = advertise("e.example"), advertise("c.example", mask_key=LOW_ORDER)
     swapped = advertise(FIRST, mask_key=public(fixed("another")).hex())
@@ -228,7 +228,7 @@ def refused_by_node(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def refused_by_all(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What anyone who checks the result may not accept."""
+    """Build what an auditor or a node must refuse of a result."""
     good, sent = m["10"], m["10"]["transcript"]
     seeds = {**sent["self_seeds"], FIRST: flip(sent["self_seeds"][FIRST])}
     secrets = {LOST: flip(sent["mask_secrets"][LOST])}

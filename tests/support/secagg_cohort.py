@@ -63,7 +63,10 @@ class MemoryMarks:
 
     def raise_to(self, run_id: str, round_number: int) -> None:
         if round_number <= self.highest(run_id):
-            raise ProtocolError(f"uploaded for round {round_number} already")
+            raise ProtocolError(
+                f"uploaded for round {round_number} already",
+                code="round-already-uploaded",
+            )
         self._marks[run_id] = round_number
 
 
@@ -150,7 +153,7 @@ def terms_for(manifest: RoundManifest, **changes: Any) -> Requirements:
 
 @dataclass
 class Federation:
-    """A round in progress; every step can be stopped short of some nodes."""
+    """A round in progress; each stage can be run with some of its nodes only."""
 
     manifest: RoundManifest
     cohort: list[Member]
@@ -173,7 +176,7 @@ class Federation:
     def names(self) -> list[str]:
         return [m.name for m in self.cohort]
 
-    def advertise(self, names: Iterable[str] | None = None) -> None:
+    def advertise_keys(self, names: Iterable[str] | None = None) -> None:
         stage = AdvertiseKeysStage(self.manifest)
         for name in self.names() if names is None else names:
             member = self.member(name)
@@ -188,19 +191,19 @@ class Federation:
         self.stage, self.message = stage.close()
         self.keys = self.message
 
-    def share(self, names: Iterable[str] | None = None) -> None:
+    def share_keys(self, names: Iterable[str] | None = None) -> None:
         for name in self._asked() if names is None else names:
             member = self.member(name)
             member.state, message = client.share_keys(member.state, self.message)
             self.stage.accept(name, message)
         self.stage, self.message = self.stage.close()
 
-    def receive(self, names: Iterable[str] | None = None) -> None:
+    def receive_shares(self, names: Iterable[str] | None = None) -> None:
         for name in self._asked() if names is None else names:
             member = self.member(name)
             member.state = client.receive_shares(member.state, self.message[name])
 
-    def mask(self, name: str, vector: RingVector) -> Upload:
+    def mask_input(self, name: str, vector: RingVector) -> Upload:
         member = self.member(name)
         self.vectors[name] = vector.copy()
         reservation = client.reserve(member.state, member.marks)
@@ -210,7 +213,7 @@ class Federation:
         self.uploads[name] = upload
         return upload
 
-    def upload(
+    def collect_masked_inputs(
         self,
         names: Iterable[str] | None = None,
         *,
@@ -218,17 +221,17 @@ class Federation:
     ) -> None:
         for name in self._asked() if names is None else names:
             values = vector(name) if vector else self.draw(name)
-            self.stage.accept(name, self.mask(name, values))
+            self.stage.accept(name, self.mask_input(name, values))
         self.stage, self.message = self.stage.close()
 
-    def consent(self, names: Iterable[str] | None = None) -> None:
+    def check_consistency(self, names: Iterable[str] | None = None) -> None:
         for name in self._asked() if names is None else names:
             member = self.member(name)
             member.state, message = client.check_consistency(member.state, self.message)
             self.stage.accept(name, message)
         self.stage, self.message = self.stage.close()
 
-    def reveal(self, names: Iterable[str] | None = None) -> Unmasked:
+    def unmask(self, names: Iterable[str] | None = None) -> Unmasked:
         for name in self._asked() if names is None else names:
             member = self.member(name)
             member.state, message = client.unmask(member.state, self.message)
@@ -236,10 +239,21 @@ class Federation:
         unmasked: Unmasked = self.stage.close()
         return unmasked
 
-    def run(self, until: str = "reveal") -> Any:
-        """Run the stages in order, everybody answering, up to and with one."""
+    def run(self, until: str = "unmask") -> Any:
+        """Run the stages in order, all nodes answering, up to and with one.
+
+        The stages have their names; a node takes ``collect_masked_inputs`` in two
+        steps, of which the first is ``receive_shares``.
+        """
         result = None
-        for step in ("advertise", "share", "receive", "upload", "consent", "reveal"):
+        for step in (
+            "advertise_keys",
+            "share_keys",
+            "receive_shares",
+            "collect_masked_inputs",
+            "check_consistency",
+            "unmask",
+        ):
             result = getattr(self, step)()
             if step == until:
                 break

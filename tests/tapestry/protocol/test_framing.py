@@ -8,6 +8,7 @@ from tapestry.errors import ProtocolError
 from tapestry.protocol import framing
 from tapestry.protocol.framing import pack, unpack
 from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
+from tests.support.refusals import refused
 
 messages = st.builds(
     Message,
@@ -74,10 +75,39 @@ def test_views_of_wider_items_travel_as_their_bytes() -> None:
 @pytest.mark.parametrize("sizes", [b"[9007199254740991]", b"[1]", b"[0,0,17]"])
 def test_a_header_that_claims_more_than_there_is_is_refused(sizes: bytes) -> None:
     records = {"message": {"kind": "hello", "body": b"{}", "sizes": sizes}}
-    with pytest.raises(ProtocolError, match="add up"):
+    with refused(ProtocolError, "message-size-differs"):
         unpack(records)
 
 
 def test_a_body_over_the_limit_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="over"):
+    with refused(ProtocolError, "json-too-large", match=str(BODY_LIMIT)):
         unpack(pack(Message(kind=Kind.HELLO, body=bytes(BODY_LIMIT + 1))))
+
+
+RECORDS: dict[str, tuple[Any, str]] = {
+    "a kind that is not known": ({"kind": "nonsense"}, "message-kind-unknown"),
+    "a body that is a text": ({"body": "{}"}, "message-records-malformed"),
+    "a header with a field more": ({"more": b""}, "message-records-malformed"),
+    "sizes that are no list": ({"sizes": b"{}"}, "message-records-malformed"),
+    "a size below zero": ({"sizes": b"[-1]"}, "message-records-malformed"),
+    "a size that is no number": ({"sizes": b"[true]"}, "message-records-malformed"),
+}
+
+
+@pytest.mark.parametrize(("change", "code"), RECORDS.values(), ids=list(RECORDS))
+def test_a_malformed_header_is_refused(change: Any, code: str) -> None:
+    good = {"kind": "hello", "body": b"{}", "sizes": b"[]"}
+    assert unpack({"message": good}) == Message(kind=Kind.HELLO)
+    with refused(ProtocolError, code):
+        unpack({"message": {**good, **change}})
+
+
+def test_records_other_than_the_header_and_its_pieces_are_refused() -> None:
+    records: Any = pack(Message(kind=Kind.MASKED_INPUT, attachments=(b"abc",)))
+    for bad in (
+        {"message": records["message"], "piece-00": records["piece-0"]},
+        {"piece-0": records["piece-0"]},
+        {**records, "piece-0": {"bytes": "abc"}},
+    ):
+        with refused(ProtocolError, "message-records-malformed"):
+            unpack(bad)

@@ -29,6 +29,7 @@ from tapestry.protocol.messages import (
 )
 from tapestry.schema import Strict
 from tests.support.message_samples import sample_bodies
+from tests.support.refusals import refused
 
 Path = tuple[str | int, ...]
 
@@ -290,7 +291,7 @@ BULKY = {
 @pytest.mark.parametrize("kind", sorted(set(Kind) - BULKY), ids=str)
 def test_attachments_are_refused_where_the_kind_has_none(kind: Kind) -> None:
     body = SAMPLES[kind]
-    with pytest.raises(ProtocolError, match="attachments"):
+    with refused(ProtocolError, "attachments-not-allowed", match=f"^{kind} with 1 "):
         decode_body(Message(kind=kind, body=body.encode(), attachments=[b""]))
     with pytest.raises(ValueError, match="attachments"):
         encode_message(body, [b""])
@@ -306,7 +307,7 @@ def test_attachments_travel_with_kinds_that_have_them(kind: Kind) -> None:
 def test_a_message_of_another_kind_is_not_what_was_expected() -> None:
     message = encode_message(HelloRequest())
     assert expect_body(message, HelloRequest) == HelloRequest()
-    with pytest.raises(ProtocolError, match="hello instead of receipt"):
+    with refused(ProtocolError, "message-kind-unexpected", match="hello .* receipt"):
         expect_body(message, ReceiptReply)
 
 
@@ -317,6 +318,6 @@ def test_a_model_that_is_no_body_makes_no_message() -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_an_upload_without_its_two_entries_is_refused(count: int) -> None:
-    with pytest.raises(ProtocolError, match="log entries"):
+    with refused(ProtocolError, "log-entries-missing", match=f"^{count} .* 2 "):
         split_entries([b"entry"] * count)
     assert split_entries([b"a", memoryview(b"b"), b"c"]) == (b"a", b"b", [b"c"])

@@ -25,6 +25,7 @@ from tapestry.protocol.secagg_messages import (
 from tapestry.protocol.stages import SECAGG_STAGES, RoundStage
 from tapestry.secagg.shamir import PRIME
 from tests.support.message_samples import sample_bodies
+from tests.support.refusals import refused
 
 SAMPLES: dict[Kind, Any] = dict(sample_bodies())
 KEY = SigningKey.generate("fr/node")
@@ -46,12 +47,12 @@ def test_every_stage_has_a_message_that_its_node_signs() -> None:
 def test_a_signature_holds_for_one_node_and_one_round(stage: RoundStage) -> None:
     signed = SIGNED[stage].signed(CONTEXT, KEY)
     signed.verify(CONTEXT, KEY.verify_key)
-    with pytest.raises(VerificationError):
+    with refused(VerificationError, "signature-invalid"):
         signed.verify(bytes(32), KEY.verify_key)
-    with pytest.raises(VerificationError):
+    with refused(VerificationError, "signature-invalid"):
         signed.verify(CONTEXT, SigningKey.generate("fr/node").verify_key)
     other = signed.model_copy(update={"node": "zz.example"})
-    with pytest.raises(VerificationError):
+    with refused(VerificationError, "signature-invalid"):
         other.verify(CONTEXT, KEY.verify_key)
 
 
@@ -126,7 +127,7 @@ def test_a_share_has_room_for_every_number_below_the_prime() -> None:
 
 def test_names_that_are_not_allowed_are_named() -> None:
     require_subset(["a"], ["a", "b"], rule="in the cohort")
-    with pytest.raises(ProtocolError, match="'c' is not in the cohort"):
+    with refused(ProtocolError, "node-not-listed", match="'c' is not in the cohort"):
         require_subset(["a", "c"], ["a", "b"], rule="in the cohort")
 
 
@@ -138,7 +139,7 @@ def test_the_first_duplicate_or_misplaced_name_is_found() -> None:
 
 def test_an_advertisement_without_a_signature_is_not_signed() -> None:
     unsigned: Advertisement = SIGNED[RoundStage.ADVERTISE_KEYS]
-    with pytest.raises(VerificationError):
+    with refused(VerificationError, "signature-invalid"):
         unsigned.model_copy(update={"signature": "0" * 128}).verify(
             CONTEXT, KEY.verify_key
         )

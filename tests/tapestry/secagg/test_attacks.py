@@ -5,6 +5,8 @@ weakened variant, or on an update that was not masked, and must succeed.
 """
 
 import itertools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,14 @@ from tests.support.attackers import (
     uploaded,
     without,
 )
-from tests.support.randomness import FixedRandom, correlation, looks_uniform
+from tests.support.randomness import (
+    CHI_SQUARE_255,
+    FixedRandom,
+    chi_square,
+    correlation,
+    looks_uniform,
+)
+from tests.support.refusals import refused
 from tests.support.secagg_cohort import (
     Federation,
     manifest_for,
@@ -67,11 +76,11 @@ def split_lists(federation: Federation, first: int) -> tuple[RingVector | None, 
     names = federation.names()
     colluders, honest = names[:count], names[count:]
     victim, rest = honest[0], honest[1:]
-    everybody: SurvivorList = federation.message
+    full: SurvivorList = federation.message
     told = [victim, *rest[: first - 1]] if first else []
-    with_victim = open_list(federation, everybody, asked=told, colluders=colluders)
+    with_victim = open_list(federation, full, asked=told, colluders=colluders)
     others = [name for name in rest if name not in told]
-    lacking = without(everybody, victim)
+    lacking = without(full, victim)
     without_victim = open_list(federation, lacking, asked=others, colluders=colluders)
     opened = bool(with_victim) + bool(without_victim)
     try:
@@ -91,7 +100,7 @@ def test_two_survivor_lists_never_open_both_secrets_of_a_node(count: int) -> Non
     honest = count - recommended_colluding(count)
     for first in range(honest + 1):
         federation = Federation.of(count)
-        federation.run("upload")
+        federation.run("collect_masked_inputs")
         stolen, opened = split_lists(federation, first)
         assert stolen is None
         assert opened <= 1
@@ -105,7 +114,7 @@ def test_two_survivor_lists_works_against_a_low_threshold(count: int) -> None:
     for first in range(1, honest + 1):
         federation = Federation.of(count, threshold=threshold, min_cohort=threshold)
         with node_that_trusts_the_threshold():
-            federation.run("upload")
+            federation.run("collect_masked_inputs")
         victim = federation.names()[recommended_colluding(count)]
         stolen, opened = split_lists(federation, first)
         if stolen is not None:
@@ -115,44 +124,44 @@ def test_two_survivor_lists_works_against_a_low_threshold(count: int) -> None:
     assert won
 
 
-def both_lists_to_everybody(federation: Federation) -> RingVector:
+def both_lists_to_all_nodes(federation: Federation) -> RingVector:
     """No colluders: ask the same nodes about two lists, one after the other."""
     victim, *rest = federation.names()
-    everybody = federation.message
+    full = federation.message
     states = {name: federation.member(name).state for name in rest}
-    reveals = open_list(federation, everybody, asked=federation.names(), colluders=[])
+    reveals = open_list(federation, full, asked=federation.names(), colluders=[])
     for name, state in states.items():  # an old state of the node, kept or restored
         federation.member(name).state = state
-    lacking = without(everybody, victim)
+    lacking = without(full, victim)
     reveals += open_list(federation, lacking, asked=rest, colluders=[])
     return steal(federation, victim, reveals=reveals, colluders=[])
 
 
 def test_a_node_answers_one_survivor_list_even_from_an_old_state() -> None:
     federation = Federation.of(5)
-    federation.run("upload")
-    with pytest.raises(ProtocolError, match="the next step of the round is none"):
-        both_lists_to_everybody(federation)
+    federation.run("collect_masked_inputs")
+    with refused(ProtocolError, "step-out-of-order", match="is none"):
+        both_lists_to_all_nodes(federation)
 
 
 def test_both_lists_works_against_nodes_that_answer_twice() -> None:
     federation = Federation.of(5)
-    federation.run("upload")
+    federation.run("collect_masked_inputs")
     with node_that_answers_twice():
-        stolen = both_lists_to_everybody(federation)
+        stolen = both_lists_to_all_nodes(federation)
     assert np.array_equal(stolen, federation.vectors[federation.names()[0]])
 
 
 def test_a_list_that_calls_an_active_node_dropped_opens_one_secret_only() -> None:
     federation = Federation.of(5)
-    federation.run("upload")
+    federation.run("collect_masked_inputs")
     victim, *rest = federation.names()
     lacking = without(federation.message, victim)
-    with pytest.raises(ProtocolError, match="lacks this node's upload"):
+    with refused(ProtocolError, "own-entry-differs", match=victim):
         client.check_consistency(federation.member(victim).state, lacking)
     reveals = open_list(federation, lacking, asked=rest, colluders=[])
     assert len(reveals) == 4
-    with pytest.raises(QuorumError):
+    with refused(QuorumError, "shares-too-few"):
         steal(federation, victim, reveals=reveals, colluders=[])
 
 
@@ -181,16 +190,16 @@ def put_in_the_middle(federation: Federation, victim: str) -> dict[str, bytes]:
 
 def test_substituted_keys_are_refused_before_anything_is_shared() -> None:
     federation = Federation.of(5)
-    federation.run("advertise")
+    federation.run("advertise_keys")
     victim = federation.names()[0]
     put_in_the_middle(federation, victim)
-    with pytest.raises(VerificationError, match="bad signature"):
+    with refused(VerificationError, "signature-invalid", match="n0002"):
         client.share_keys(federation.member(victim).state, federation.message)
 
 
 def test_key_substitution_works_against_nodes_that_trust_the_key_list() -> None:
     federation = Federation.of(5)
-    federation.run("advertise")
+    federation.run("advertise_keys")
     victim = federation.names()[0]
     drawn = put_in_the_middle(federation, victim)
     member = federation.member(victim)
@@ -209,40 +218,56 @@ def test_sybils_small_cohorts_and_low_numbers_are_refused_at_the_start() -> None
     sybils = members(9)
     roster = {m.name: str(m.identity.verify_key) for m in cohort}
     me = cohort[0].identity
-    cases: list[tuple[RoundManifest, dict[str, Any], type[TapestryError]]] = [
-        (manifest_for(sybils), {"roster": roster}, ProtocolError),
-        (manifest_for(cohort[:3]), {"min_cohort": 5}, PolicyError),
-        (manifest_for(cohort, threshold=4), {}, ProtocolError),
-        (manifest_for(cohort, max_colluding=1), {"min_colluding": 2}, PolicyError),
+    few, weak = {"min_cohort": 5}, {"min_colluding": 2}
+    cases: list[tuple[RoundManifest, dict[str, Any], type[TapestryError], str]] = [
+        (
+            manifest_for(sybils),
+            {"roster": roster},
+            ProtocolError,
+            "participant-not-in-roster",
+        ),
+        (manifest_for(cohort[:3]), few, PolicyError, "cohort-too-small"),
+        (
+            manifest_for(cohort, threshold=4),
+            {},
+            ProtocolError,
+            "threshold-out-of-range",
+        ),
+        (
+            manifest_for(cohort, max_colluding=1),
+            weak,
+            PolicyError,
+            "max-colluding-too-small",
+        ),
     ]
-    for manifest, changes, error in cases:
-        with pytest.raises(error):
+    for manifest, changes, error, code in cases:
+        with refused(error, code):
             client.advertise_keys(manifest, me, terms=terms_for(manifest, **changes))
 
 
 def test_different_key_lists_are_noticed_in_the_views() -> None:
     federation = Federation.of(7)
-    federation.run("advertise")
-    everybody = federation.keys
-    fewer = KeyList(advertisements=everybody.advertisements[:6])
+    federation.run("advertise_keys")
+    full = federation.keys
+    fewer = KeyList(advertisements=full.advertisements[:6])
     first, *others = federation.cohort[:6]
     first.state, split = client.share_keys(first.state, fewer)
-    with pytest.raises(ProtocolError, match="saw another key list"):
+    with refused(ProtocolError, "key-list-differs", match=first.name):
         federation.stage.accept(first.name, split)
     heads, sealed = [split.head], {}
     for member in others:
-        member.state, message = client.share_keys(member.state, everybody)
+        member.state, message = client.share_keys(member.state, full)
         heads.append(message.head)
         sealed[member.name] = message.ciphertexts[first.name]
     forced = Ciphertexts(heads=HeadList(heads=tuple(heads)), ciphertexts=sealed)
-    with pytest.raises(VerificationError, match="saw another key list"):
+    with refused(VerificationError, "key-list-differs", match=others[0].name):
         client.receive_shares(first.state, forced)
 
 
 def test_a_split_set_of_sharers_is_refused_and_if_forced_gives_noise() -> None:
     federation = Federation.of(7, length=20_000, threshold=5)
     federation.random = FixedRandom("split")
-    federation.run("share")
+    federation.run("share_keys")
     names = federation.names()
     halves = {name: names[:6] if name < names[3] else names[1:] for name in names}
     seeds = {m.name: m.state.secrets.seed for m in federation.cohort}
@@ -258,7 +283,7 @@ def test_a_split_set_of_sharers_is_refused_and_if_forced_gives_noise() -> None:
         }
         changed = Ciphertexts(heads=HeadList(heads=tuple(kept)), ciphertexts=sealed)
         member.state = client.receive_shares(member.state, changed)
-        federation.mask(member.name, zero)
+        federation.mask_input(member.name, zero)
         total += uploaded(federation, member.name)
         key = self_key(
             seeds[member.name], member.state.round.cohort.context, node=member.name
@@ -271,7 +296,7 @@ def test_a_split_set_of_sharers_is_refused_and_if_forced_gives_noise() -> None:
         rows.append({"node": name, "root": head.root})
     view = federation.uploads[names[1]].head.view
     forced = SurvivorList.model_validate({"view": view, "survivors": tuple(rows)})
-    with pytest.raises(ProtocolError, match="another set of nodes"):
+    with refused(ProtocolError, "share-list-differs", match=view):
         client.check_consistency(federation.member(names[5]).state, forced)
 
 
@@ -280,15 +305,15 @@ def test_a_split_set_of_sharers_is_refused_and_if_forced_gives_noise() -> None:
 
 def test_another_model_or_manifest_is_refused_and_its_signatures_fail() -> None:
     federation = Federation.of(5)
-    federation.run("advertise")
+    federation.run("advertise_keys")
     other = Federation.of(5, model_digest=OTHER)
     terms = terms_for(federation.manifest)
     me = federation.cohort[0].identity
-    with pytest.raises(ProtocolError, match="for model"):
+    with refused(ProtocolError, "base-differs", match=OTHER):
         client.advertise_keys(other.manifest, me, terms=terms)
-    other.run("advertise")
+    other.run("advertise_keys")
     mixed = (federation.keys.advertisements[0], *other.keys.advertisements[1:])
-    with pytest.raises(VerificationError, match="bad signature"):
+    with refused(VerificationError, "signature-invalid", match="n0002"):
         client.share_keys(federation.cohort[0].state, KeyList(advertisements=mixed))
 
 
@@ -306,11 +331,11 @@ def test_unequal_views_give_unequal_pair_masks() -> None:
 
 def test_a_retry_of_a_round_that_a_node_uploaded_for_is_refused() -> None:
     federation = Federation.of(5)
-    federation.run("upload")
+    federation.run("collect_masked_inputs")
     member = federation.cohort[0]
     again = manifest_for(federation.cohort[:4], attempt=2)
     highest = member.marks.highest(again.run_id)
-    with pytest.raises(ProtocolError, match="uploaded for round 1"):
+    with refused(ProtocolError, "round-already-uploaded", match="round 1"):
         client.advertise_keys(
             again, member.identity, terms=terms_for(again, highest_round=highest)
         )
@@ -318,7 +343,7 @@ def test_a_retry_of_a_round_that_a_node_uploaded_for_is_refused() -> None:
 
 def test_an_aborted_round_may_be_retried_by_nodes_that_did_not_upload() -> None:
     federation = Federation.of(5)
-    federation.run("receive")
+    federation.run("receive_shares")
     member = federation.cohort[0]
     again = manifest_for(federation.cohort[:4], attempt=2)
     highest = member.marks.highest(again.run_id)
@@ -330,15 +355,15 @@ def test_an_aborted_round_may_be_retried_by_nodes_that_did_not_upload() -> None:
 def test_a_late_upload_stays_hidden_when_the_mask_key_is_known() -> None:
     federation = Federation.of(5, length=20_000)
     federation.random = FixedRandom("late")
-    federation.run("receive")
+    federation.run("receive_shares")
     late, *rest = federation.names()
     ready = federation.member(late).state
-    federation.upload(rest)
-    federation.consent()
-    unmasked = federation.reveal()
+    federation.collect_masked_inputs(rest)
+    federation.check_consistency()
+    unmasked = federation.unmask()
     assert np.array_equal(unmasked.values, federation.expected(rest))
     federation.member(late).state = ready
-    federation.mask(late, np.zeros(20_000, dtype=np.uint32))
+    federation.mask_input(late, np.zeros(20_000, dtype=np.uint32))
     residual = uploaded(federation, late)
     key = bytes.fromhex(unmasked.transcript.mask_secrets[late])
     add_masks(residual, pair_masks(federation, late, key))
@@ -380,10 +405,10 @@ def inverted_round() -> tuple[Federation, dict[str, set[int]], RingVector]:
     federation = Federation.of(10, length=VOCABULARY * WIDTH)
     federation.random = FixedRandom("inversion")
     drawn = {n: embedding_update(i) for i, n in enumerate(federation.names())}
-    federation.run("receive")
-    federation.upload(vector=lambda name: grid(drawn[name][0]))
-    federation.consent()
-    unmasked = federation.reveal()
+    federation.run("receive_shares")
+    federation.collect_masked_inputs(vector=lambda name: grid(drawn[name][0]))
+    federation.check_consistency()
+    unmasked = federation.unmask()
     return federation, {n: tokens for n, (_, tokens) in drawn.items()}, unmasked.values
 
 
@@ -393,19 +418,77 @@ def test_inversion_works_against_an_update_that_is_not_masked() -> None:
         assert guess_tokens(vector) == tokens[name]
 
 
-def test_inversion_of_a_masked_update_is_at_chance() -> None:
+def masked_round() -> tuple[list[RingVector], list[RingVector], list[set[int]]]:
+    """Ten updates: as they leave their nodes, as they are, and their tokens."""
     federation, tokens, _ = inverted_round()
-    length = VOCABULARY * WIDTH
-    hits, everything = 0, []
-    for name, vector in federation.vectors.items():
-        masked = uploaded(federation, name)
-        hits += len(guess_tokens(masked) & tokens[name])
-        everything.append(masked)
-        assert not looks_uniform(vector)
-        assert abs(correlation(masked, vector)) < 4 / np.sqrt(length)
-    assert looks_uniform(np.concatenate(everything))  # one test: false once in 1,000
-    chance = 10 * BATCH * BATCH / VOCABULARY  # 3.6 expected hits
-    assert hits < chance + 4 * np.sqrt(chance)
+    masked = [uploaded(federation, name) for name in federation.vectors]
+    return masked, list(federation.vectors.values()), [*tokens.values()]
+
+
+MOST_HITS = 17  # of ten updates; 3.6 are expected, more than 17 with 5e-8 (Poisson)
+DEVIATIONS = 6.5  # more by chance, of ten coefficients: 8e-10
+
+
+def hidden(
+    sent: list[RingVector], plain: list[RingVector], tokens: list[set[int]]
+) -> dict[str, bool]:
+    """Say of ten vectors whether each statistic takes them for masked ones.
+
+    All three together take truly masked ones for something else once in 10**7 draws.
+    """
+    far = DEVIATIONS / np.sqrt(VOCABULARY * WIDTH)
+    pairs = list(zip(sent, plain, strict=True))
+    hits = [guess_tokens(v) & t for v, t in zip(sent, tokens, strict=True)]
+    return {
+        "uniform": looks_uniform(np.concatenate(sent)),
+        "uncorrelated": all(abs(correlation(v, own)) < far for v, own in pairs),
+        "at chance": sum(map(len, hits)) <= MOST_HITS,
+    }
+
+
+def test_inversion_of_a_masked_update_is_at_chance() -> None:
+    masked, plain, tokens = masked_round()
+    assert all(hidden(masked, plain, tokens).values())
+
+
+LOW, ODD = np.uint32(0x0000FFFF), np.arange(VOCABULARY * WIDTH) % 2 == 1
+HALVES: dict[str, Callable[[int, RingVector, RingVector], RingVector]] = {
+    "no mask": lambda _, __, own: own,
+    "one update in ten without": lambda i, sent, own: own if i == 0 else sent,
+    "every other coordinate without": lambda _, sent, own: np.where(ODD, own, sent),
+    "the low half without": lambda _, sent, own: own + ((sent - own) & ~LOW),
+    "the high half without": lambda _, sent, own: own + ((sent - own) & LOW),
+    "one byte in a hundred zero": lambda _, sent, __: np.where(
+        np.arange(sent.size) % 25 == 0, sent & ~np.uint32(0xFF), sent
+    ),
+}
+
+
+@pytest.mark.parametrize("half", HALVES.values(), ids=list(HALVES))
+def test_a_mask_over_half_an_update_is_noticed(half: Any) -> None:
+    masked, plain, tokens = masked_round()
+    pairs = enumerate(zip(masked, plain, strict=True))
+    sent = [half(i, one, own) for i, (one, own) in pairs]
+    assert not hidden(sent, plain, tokens)["uniform"]
+
+
+def test_inversion_statistics_notice_an_update_that_is_not_masked() -> None:
+    _, plain, tokens = masked_round()
+    assert not any(hidden(plain, plain, tokens).values())
+
+
+def test_uniform_vectors_pass_with_the_margin_that_the_limit_states() -> None:
+    """Mean and spread of the statistic are those of chi-square, and so is its tail."""
+    rng = np.random.default_rng(7)
+    drawn = [
+        chi_square(rng.integers(0, 2**32, 20_000, dtype=np.uint32)) for _ in range(1000)
+    ]
+    assert np.mean(drawn) == pytest.approx(255, abs=6 * np.sqrt(510 / 1000))
+    assert np.var(drawn) == pytest.approx(510, rel=6 * np.sqrt(2 / 1000))
+    # Wilson and Hilferty (1931): the cube root of chi-square over k is about normal.
+    root, spread = (CHI_SQUARE_255 / 255) ** (1 / 3), 2 / (9 * 255)
+    beyond = 0.5 * math.erfc((root - (1 - spread)) / math.sqrt(2 * spread))
+    assert 5e-9 < beyond < 2e-8
 
 
 def test_inversion_works_against_the_sum_unless_there_is_noise() -> None:
@@ -448,15 +531,15 @@ def poisoned_mean(nodes: int, *, poisoners: int) -> np.ndarray:
         update = np.clip(-40 * honest, -0.5, 0.5) if name in bad else honest
         return grid(update)
 
-    federation.run("receive")
-    federation.upload(vector=vector)
-    federation.consent()
-    return federation.reveal().mean().astype(np.float64)
+    federation.run("receive_shares")
+    federation.collect_masked_inputs(vector=vector)
+    federation.check_consistency()
+    return federation.unmask().mean().astype(np.float64)
 
 
 def test_a_coordinate_out_of_range_leaves_the_model_alone() -> None:
     federation = Federation.of(10)
-    federation.run("receive")
+    federation.run("receive_shares")
     poisoner = federation.names()[3]
 
     def vector(name: str) -> RingVector:
@@ -465,10 +548,10 @@ def test_a_coordinate_out_of_range_leaves_the_model_alone() -> None:
             values[0] = 2**31
         return values
 
-    federation.upload(vector=vector)
-    federation.consent()
-    unmasked = federation.reveal()
-    with pytest.raises(ProtocolError, match="outside the range"):
+    federation.collect_masked_inputs(vector=vector)
+    federation.check_consistency()
+    unmasked = federation.unmask()
+    with refused(ProtocolError, "sum-out-of-range", match="10 survivors"):
         unmasked.mean()  # the only way to a model goes through here
 
 

@@ -110,7 +110,7 @@ def test_ranges_cover_everything_once() -> None:
             assert (seen == 1).all()
 
 
-def test_a_start_inside_a_cipher_block_is_a_bug() -> None:
+def test_a_start_inside_a_cipher_block_raises_value_error() -> None:
     with pytest.raises(ValueError, match="cipher block"):
         keystream_into(bytes(32), start=2)
 
@@ -156,10 +156,10 @@ def test_the_sum_does_not_depend_on_the_cipher(
 
     monkeypatch.setattr(keystream, "keystream_into", chacha)
     federation = Federation.of(5, length=1000)
-    federation.run("receive")
-    federation.upload(federation.names()[1:])
-    federation.consent()
-    unmasked = federation.reveal()
+    federation.run("receive_shares")
+    federation.collect_masked_inputs(federation.names()[1:])
+    federation.check_consistency()
+    unmasked = federation.unmask()
     want = federation.expected(federation.names()[1:])
     assert np.array_equal(unmasked.values, want)
 

@@ -13,6 +13,7 @@ from tapestry.errors import ProtocolError
 from tapestry.secagg.quantization import Encoding, check_sum, mean, quantize
 from tapestry.vectors import Clipped, FloatVector, RingVector
 from tests.support.randomness import FixedRandom
+from tests.support.refusals import refused
 from tests.support.secagg_cohort import manifest_for, members
 
 
@@ -140,7 +141,7 @@ def test_rounding_is_unbiased(step: float) -> None:
     assert set(np.unique(drawn)) <= {np.floor(step), np.floor(step) + 1}
 
 
-def test_the_tolerance_would_notice_the_float32_trap() -> None:
+def test_rounding_tolerance_detects_the_bias_of_float32_addition() -> None:
     count = 1_000_000
     rng = np.random.default_rng(0)
     values = np.full(count, 2.0**15 + 0.5, dtype=np.float32)
@@ -172,7 +173,7 @@ def test_an_update_that_is_not_finite_or_too_long_becomes_zero(bad: float) -> No
     assert len(alarms) == 1
 
 
-def test_bugs_of_the_caller_are_errors() -> None:
+def test_an_update_of_another_length_or_norm_raises_value_error() -> None:
     enc = encoding(10)
     short = Clipped(values=np.zeros(9, dtype=np.float32), clip_norm=1.0)
     with pytest.raises(ValueError, match="want"):
@@ -232,8 +233,8 @@ def test_sums_that_honest_nodes_cannot_give_are_refused() -> None:
     check_sum(total.view(np.uint32), encoding=enc, survivors=3)
     for bad in (25, -25, -(2**31)):
         total[0] = bad
-        with pytest.raises(ProtocolError, match="outside the range"):
+        with refused(ProtocolError, "sum-out-of-range", match="at most 24"):
             check_sum(total.view(np.uint32), encoding=enc, survivors=3)
     total[:] = 24  # in range everywhere, but far too long
-    with pytest.raises(ProtocolError, match="longer than"):
+    with refused(ProtocolError, "sum-norm-too-large", match="240 .* 78$"):
         check_sum(total.view(np.uint32), encoding=enc, survivors=3)

@@ -1,4 +1,4 @@
-"""The high-water mark: durable before the upload, whatever happens in between."""
+"""Tests of requirements: the high-water mark is on disk before the upload."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ from tapestry.secagg.requirements import (
     ClientProgress,
     ClientStep,
 )
+from tests.support.refusals import refused
 from tests.support.secagg_cohort import (
     Federation,
     manifest_for,
@@ -36,7 +37,10 @@ class FileMarks:
 
     def raise_to(self, run_id: str, round_number: int) -> None:
         if round_number <= self.highest(run_id):
-            raise ProtocolError(f"uploaded for round {round_number} already")
+            raise ProtocolError(
+                f"uploaded for round {round_number} already",
+                code="round-already-uploaded",
+            )
         with self._path.open("w") as file:
             file.write(f"{run_id} {round_number}")
             file.flush()
@@ -51,7 +55,7 @@ from tests.support.secagg_cohort import Federation
 from tests.tapestry.secagg.test_requirements import FileMarks
 
 federation = Federation.of(4)
-federation.run("receive")
+federation.run("receive_shares")
 marks = FileMarks(Path(sys.argv[1]))
 client.reserve(federation.cohort[0].state, marks)
 os.kill(os.getpid(), signal.SIGKILL)  # after the mark, before the upload
@@ -73,7 +77,7 @@ def test_a_node_killed_between_mark_and_upload_does_not_join_again(
     again = manifest_for(federation.cohort, attempt=2)
     highest = FileMarks(path).highest(again.run_id)
     me = federation.cohort[0].identity
-    with pytest.raises(ProtocolError, match="uploaded for round 1"):
+    with refused(ProtocolError, "round-already-uploaded", match="round 1"):
         client.advertise_keys(again, me, terms=terms_for(again, highest_round=highest))
 
 
@@ -83,37 +87,41 @@ def test_a_node_restored_from_a_backup_trusts_what_the_log_says_it_did() -> None
     in_backup, in_log = 0, 1
     me = federation.cohort[0].identity
     terms = terms_for(federation.manifest, highest_round=max(in_backup, in_log))
-    with pytest.raises(ProtocolError, match="uploaded for round 1"):
+    with refused(ProtocolError, "round-already-uploaded", match="round 1"):
         client.advertise_keys(federation.manifest, me, terms=terms)
 
 
-def test_the_mark_is_raised_before_there_is_anything_to_send(tmp_path: Path) -> None:
+def test_a_reservation_raises_the_high_water_mark_before_the_upload(
+    tmp_path: Path,
+) -> None:
     federation = Federation.of(4)
-    federation.run("receive")
+    federation.run("receive_shares")
     marks = FileMarks(tmp_path / "marks")
     client.reserve(federation.cohort[0].state, marks)
     assert marks.highest("run-1") == 1
-    with pytest.raises(ProtocolError, match="the next step of the round is mask_input"):
+    with refused(ProtocolError, "step-out-of-order", match="mask_input"):
         client.reserve(federation.cohort[0].state, marks)
 
 
-def test_a_mark_that_cannot_be_raised_leaves_the_round_where_it_was() -> None:
+def test_a_high_water_mark_that_cannot_be_written_leaves_the_step_open() -> None:
     class Broken(FileMarks):
         def raise_to(self, run_id: str, round_number: int) -> None:
             raise OSError(f"disk full at {run_id} {round_number}")
 
     federation = Federation.of(4)
-    federation.run("receive")
+    federation.run("receive_shares")
     state = federation.cohort[0].state
     with pytest.raises(OSError, match="disk full"):
         client.reserve(state, Broken(Path("nowhere")))
     assert state.round.progress.step is ClientStep.RESERVE
 
 
-def test_progress_only_grows() -> None:
+def test_a_step_of_a_round_is_taken_once() -> None:
     progress = ClientProgress()
     progress.advance(ClientStep.SHARE_KEYS)
-    with pytest.raises(ProtocolError, match="is receive_shares, not share_keys"):
+    with refused(
+        ProtocolError, "step-out-of-order", match="receive_shares, not share_keys"
+    ):
         progress.advance(ClientStep.SHARE_KEYS)
     assert progress.step is ClientStep.RECEIVE_SHARES
 
@@ -122,5 +130,7 @@ def test_progress_only_grows() -> None:
     ("cohort", "colluding"),
     [(2, 0), (3, 0), (4, 1), (7, 2), (10, 3), (50, 16), (200, 66)],
 )
-def test_the_default_is_just_under_a_third(cohort: int, colluding: int) -> None:
+def test_recommended_colluding_is_just_under_a_third_of_the_cohort(
+    cohort: int, colluding: int
+) -> None:
     assert recommended_colluding(cohort) == colluding
