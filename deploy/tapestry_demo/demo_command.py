@@ -137,8 +137,8 @@ def _work(out: Path, record: Record, *, threads: int) -> None:
                     progress=progress,
                     tap=tap,
                 )
-                data = run_demo(demo)
-                write_report(data, out)
+                figures = run_demo(demo)
+                write_report(figures, out)
                 demo.once(FINISHED, lambda: None)
         except BaseException:
             if stop.requested or "prepare" in record.done:
@@ -147,7 +147,7 @@ def _work(out: Path, record: Record, *, threads: int) -> None:
                 _say_how_to_go_on(out)
             stop.check()  # whatever an interruption made of itself on its way here
             raise
-    taken, memory = time.monotonic() - started, data["peak_rss_mb"]
+    taken, memory = time.monotonic() - started, figures.peak_rss_mb or 0.0
     console.say(f"done in {taken:.0f} s, peak memory {memory:.0f} MB")
     _print_next_steps(out)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError
@@ -18,6 +17,7 @@ from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_demo import corpora, local_federation, scenario
 from tapestry_demo.cross_evaluation import fill
 from tapestry_demo.demo_run import FLOWER, DemoRun
+from tapestry_demo.report.data import RunFigures
 from tapestry_demo.report.summary import summarize
 from tapestry_demo.runners import run_flower, run_in_process
 from tapestry_governance.audit.bundle import add_sums, write_bundle
@@ -30,12 +30,12 @@ _CANARIES = 20  # pieces of private text of each country to look for on the wire
 _HELD_OUT = 12  # dialogues of each country, about
 
 
-def run_demo(demo: DemoRun) -> dict[str, Any]:
-    """Do it all, and return the numbers.
+def run_demo(demo: DemoRun) -> RunFigures:
+    """Run all stages that are not done yet, and return the figures of the report.
 
     Raises:
-        TapestryError: Something failed, or the bundle does not verify: then there is
-            no report, and the kind of error is the kind of verdict.
+        TapestryError: A stage failed, or the bundle does not verify. Then there is no
+            report, and the kind of error is the kind of verdict.
     """
     with demo.stage("prepare"):
         demo.progress({"stage": "prepare", "text": "reading the base"})

@@ -89,8 +89,8 @@ class WireTap:
 
     @property
     def p_value(self) -> float | None:
-        """How likely uniform bytes look at least this uneven; None without uploads."""
-        if self.uploads == 0:
+        """The p-value of a chi-squared test for uniform bytes; None without uploads."""
+        if not self.counts.any():
             return None
         return float(stats.chisquare(self.counts).pvalue)
 

@@ -43,7 +43,7 @@ _MESSAGES: Mapping[str, str] = {
     "consent": "agreement on who is in the sum",
     "reveal": "shares that open the sum",
     "receipt": "confirmation",
-    "publication": "its adapter, for everybody",
+    "publication": "its adapter, which is public",
     "refusal": "refusal",
 }
 _STAGES: Mapping[str, str] = {
