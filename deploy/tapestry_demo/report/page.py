@@ -54,7 +54,7 @@ def write_report(run: RunFigures, directory: Path) -> None:
         raise ResourceError(
             f"cannot write the report to {directory}: {error.strerror}; free the place"
             " or its disk, and call again with --resume",
-            code="cannot-write",
+            code="file-unwritable",
         ) from error
 
 

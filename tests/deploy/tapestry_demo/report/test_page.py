@@ -239,5 +239,7 @@ def test_each_plot_has_a_name_and_a_table() -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with refused(ResourceError, "cannot-write", match=f"{tmp_path}/taken: File exists"):
+    with refused(
+        ResourceError, "file-unwritable", match=f"{tmp_path}/taken: File exists"
+    ):
         write_report(run_of(), tmp_path / "taken")
