@@ -45,7 +45,7 @@ class _Part(BaseModel):
 
 
 class Country(_Part):
-    """One institution and what it brought."""
+    """One institution, with its language and the amount of its text."""
 
     name: str
     language: str = "und"
@@ -64,7 +64,7 @@ class Model(_Part):
 
 
 class PromptAnswers(_Part):
-    """A held-out prompt, and what each model answered, unedited."""
+    """A held-out prompt, with the unedited answer of each model."""
 
     country: str
     prompt: str
@@ -110,7 +110,7 @@ class RoundFigures(_Part):
     bits_per_byte: dict[str, Number] | Number = None
 
     def bits(self, country: str) -> Number:
-        """The value after this round on one country's held-out text."""
+        """Return the value after this round on one country's held-out text."""
         if isinstance(self.bits_per_byte, dict):
             return self.bits_per_byte.get(country)
         return None
@@ -149,7 +149,7 @@ class LogFacts(_Part):
 
 
 class SecAgg(_Part):
-    """How the masked sum was set up."""
+    """The parameters of the masked sum."""
 
     n: int | None = None
     threshold: int | None = None
@@ -167,7 +167,7 @@ class Sight(_Part):
 
 
 class Budget(_Part):
-    """How many gradients of single examples each way of training used."""
+    """The numbers of single-example gradients that each way of training used."""
 
     example_gradients_federated: int | None = None
     example_gradients_central: int | None = None
@@ -273,7 +273,7 @@ class RunFigures(_Part):
         return f"base-{max(numbers)}" if numbers else None
 
     def in_order(self, models: Iterable[str]) -> list[str]:
-        """The given model, the shared ones, the adapters, and then all others."""
+        """Sort models: the given one, shared ones, adapters, and then all others."""
         own = [c.name for c in self.countries]
 
         def place(model: str) -> tuple[int, int, str]:
@@ -290,22 +290,22 @@ class RunFigures(_Part):
         return sorted(models, key=place)
 
     def nodes(self, found: Iterable[str]) -> list[str]:
-        """Nodes in the order of their countries, and then all others."""
+        """Sort nodes by the order of their countries, and then all others by name."""
         own = [c.name for c in self.countries]
         known = [name for name in own if name in set(found)]
         return known + sorted(set(found) - set(own))
 
     def bits(self, model: str | None, country: str) -> Number:
-        """One cell of the cross matrix."""
+        """Return one cell of the cross matrix."""
         return self.scores.get(model or "", {}).get(country)
 
     def gain(self, model: str | None, country: str) -> Number:
-        """The share of bits saved against the given base; above zero is better."""
+        """Return the share of bits saved against the given base; above 0 is better."""
         before, after = self.bits("given", country), self.bits(model, country)
         return (before - after) / before if before and after is not None else None
 
     def is_clear(self, model: str | None, country: str) -> bool:
-        """A gain or loss exceeds two standard errors, where the error is known."""
+        """Return whether a change exceeds two standard errors, or none are known."""
         before, after = self.bits("given", country), self.bits(model, country)
         error = self.errors.get(model or "", {}).get(country)
         if before is None or after is None:
@@ -313,7 +313,7 @@ class RunFigures(_Part):
         return error is None or abs(after - before) > 2 * error
 
     def change(self, country: str) -> str:
-        """The change of the newest shared model for one country, in a word or two."""
+        """Name the change of the newest shared model for one country."""
         gain = self.gain(self.final_base, country)
         if gain is None:
             return "not measured"
@@ -322,13 +322,13 @@ class RunFigures(_Part):
         return "better" if gain > 0 else "worse"
 
     def mean_bits(self, model: str | None) -> Number:
-        """The mean over all countries, if each of them was measured."""
+        """Return the mean over all countries, if each of them was measured."""
         values = [self.bits(model, c.name) for c in self.countries]
         known = [v for v in values if v is not None]
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
     def mean_error(self, model: str) -> Number:
-        """Standard error of the mean over countries, whose texts are independent."""
+        """Return the standard error of that mean, as the texts are independent."""
         errors = self.errors.get(model, {})
         known = [e for c in self.countries if (e := errors.get(c.name)) is not None]
         if not known or len(known) != len(self.countries):
@@ -336,7 +336,7 @@ class RunFigures(_Part):
         return math.hypot(*known) / len(known)
 
     def spent(self, node: str) -> Number:
-        """The loss of a node: its ``total``, or else the sum, which bounds it."""
+        """Return the loss of a node: its ``total``, or else the sum, a bound on it."""
         runs = self.epsilon.get(node, {})
         if "total" in runs:
             return runs["total"]

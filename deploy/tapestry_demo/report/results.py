@@ -70,7 +70,7 @@ def _measure(run: RunFigures) -> str:
 
 
 def _series(run: RunFigures) -> list[tuple[str, dict[str, str]]]:
-    """The name of each kind of model, and its id for each country."""
+    """List the kinds of models, each with its name and its id for each country."""
     everywhere = [c.name for c in run.countries]
     final = run.final_base
     kinds = [
@@ -165,7 +165,7 @@ def _effort(run: RunFigures) -> str:
 
 
 def _matrix(run: RunFigures) -> Markup:
-    """Every model on every country's text, as a heat table."""
+    """Draw every model on every country's text, as a heat table."""
     models = [
         m
         for m in run.in_order(run.scores)
@@ -240,7 +240,7 @@ def _absent(name: str, phase: str) -> str:
 
 
 def _panel(run: RunFigures, country: str) -> Panel | None:
-    """A plot of at least three points; two are better read as numbers."""
+    """Return a plot of at least three points; two are better read as numbers."""
     points = [(r.number, value) for r in run.rounds if (value := r.bits(country))]
     given = run.bits("given", country)
     if given is not None:
