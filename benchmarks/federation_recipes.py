@@ -7,7 +7,7 @@ from typing import Literal
 
 from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     LocalNoise,
     NoNoise,
     PrivacyPlan,

@@ -32,7 +32,7 @@ from tapestry.dialogue import Text
 from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting, skellam
 from tapestry.privacy.gaussian import NoiseSource, add_gaussian
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     LocalNoise,
     NoNoise,
     PrivacyPlan,

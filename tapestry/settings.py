@@ -16,7 +16,7 @@ from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.setting_values import fit
 from tapestry.inputs.text_reader import read_toml
-from tapestry.protocol.wire_messages import Strict
+from tapestry.schema import Strict
 from tapestry.storage.durable_files import create_file
 
 Count = Annotated[int, Field(ge=1)]

@@ -22,7 +22,7 @@ from tapestry.inputs.faults import Faults, InputFault
 from tapestry.inputs.folder_walker import walk
 from tapestry.inputs.text_reader import public_texts, read_rows, text_of_row
 from tapestry.model.replica import Replica, measure
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.server import Unmasked
 from tapestry.workloads.base import Evaluation, Workload
 from tapestry_coordinator.journal import Journal
@@ -141,16 +141,14 @@ class AcceptanceGate:
         """Try the step that a sum gives."""
         before = self.scores(replica)
         rejected = partial(GateVerdict, replica=replica, scores=finite(before))
-        places = tuple(
-            total.cohort.places[name] for name in total.transcript.survivors.names
-        )
-        found = measure(total.values, places=places, manifest=manifest)
+        survivors = len(total.transcript.uploads)
+        found = measure(total.values, survivors=survivors, manifest=manifest)
         norm = found.norm
         if found.fault is not None:
             return rejected(reason=found.fault, norm=norm)
         candidate = replica.after(
             total.values,
-            places=places,
+            survivors=survivors,
             manifest=manifest,
             layout=self.workload.layout(manifest.training),
         )

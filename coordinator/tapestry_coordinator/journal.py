@@ -12,7 +12,7 @@ import numpy as np
 
 from tapestry.encoding import decode_json
 from tapestry.errors import ConfigError, IncompleteError
-from tapestry.protocol.wire_messages import BODY_LIMIT
+from tapestry.protocol.messages import BODY_LIMIT
 from tapestry.storage import durable_files
 from tapestry.storage.sqlite_database import Schema, open_database
 from tapestry.vectors import RingVector

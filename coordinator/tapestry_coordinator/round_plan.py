@@ -8,12 +8,14 @@ from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError, QuorumError
 from tapestry.model.low_rank import round_seed
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     Participant,
     RoundManifest,
+    StageDeadlines,
     TrainingPlan,
     recommended_threshold,
 )
+from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.secagg.quantization import Encoding
 from tapestry.software_digest import software_digest
 from tapestry.workloads import plan_checks
@@ -165,11 +167,12 @@ def _write_down(
             clip_norm=secagg.clip_norm,
             clip_value=secagg.clip_value,
             scale_bits=secagg.scale_bits,
-            weighting="uniform",
             training=training,
             privacy=settings.privacy,
             outer=settings.outer,
-            deadlines=settings.deadlines.model_dump(),
+            deadlines=StageDeadlines(
+                **{stage: settings.deadlines.of(stage) for stage in SECAGG_STAGES}
+            ),
             post_quantum=None,
         )
         Encoding.of(manifest)

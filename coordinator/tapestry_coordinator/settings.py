@@ -5,14 +5,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from tapestry.protocol.wire_messages import (
-    Name,
+from tapestry.protocol.round_manifest import (
     OuterPlan,
-    Plain,
     PrivacyPlan,
-    Strict,
+    StageDeadlines,
     TrainingPlan,
 )
+from tapestry.schema import Name, Plain, Strict
 from tapestry.settings import Base, Count, Settings, Targets
 
 
@@ -48,17 +47,12 @@ class TrainingSettings(Strict):
         )
 
 
-class Deadlines(Strict):
-    """Seconds the coordinator waits per stage."""
+class Deadlines(StageDeadlines):
+    """Seconds the coordinator waits for replies, by kind of request."""
 
     cosign: Count
-    offer: Count
-    keys: Count
-    upload: Count
-    agree: Count
-    reveal: Count
-    result: Count
-    adapter: Count
+    apply_result: Count
+    publish_adapter: Count
 
 
 class CoordinatorSettings(Settings):

@@ -16,7 +16,7 @@ from tapestry.errors import ConfigError
 from tapestry.model.low_rank import expand, round_seed
 from tapestry.model.replica import Replica
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     LocalNoise,
     NoNoise,
     PrivacyPlan,

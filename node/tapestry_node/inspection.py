@@ -17,7 +17,7 @@ from pathlib import Path
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.data.record_statistics import Census, Coverage
 from tapestry_node.settings import NodeSettings, Transport

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tapestry.encoding import canonical_json, digest, digest_all
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
-from tapestry.protocol.wire_messages import Message
+from tapestry.protocol.messages import Message
 from tapestry.storage.file_lock import FileLock, lock_file
 from tapestry.storage.sqlite_database import Schema, open_database
 

@@ -18,7 +18,7 @@ from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     LocalNoise,
     NoNoise,
     PrivacyPlan,
@@ -37,7 +37,8 @@ from tapestry_node.adapters.adapter_check import (
     trial_title,
 )
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.round.admission import Refused, check_policy
+from tapestry_node.refusal import Refused
+from tapestry_node.round.admission import check_policy
 from tapestry_node.settings import NodePolicy, NodeSettings
 from tapestry_node.training.trainer import Trainer
 

@@ -11,7 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.bounds import Delta, Epsilon
-from tapestry.protocol.wire_messages import MAX_ASKS, Digest, Name, Noise, Plain, Strict
+from tapestry.protocol.messages import MAX_ASKS
+from tapestry.schema import Digest, Name, Noise, Plain, Strict
 from tapestry.settings import Base, Count, Settings, Targets
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from tapestry.encoding import decode_decimal
-from tapestry.protocol.wire_messages import Plain
+from tapestry.schema import Plain
 
 MAX_EPSILON = 1000  # of a limit or a target; more promises nothing
 

@@ -17,7 +17,7 @@ from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError
 from tapestry.privacy import accounting, clipping
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     DpPlan,
     OuterPlan,
     PrivacyPlan,

@@ -7,7 +7,7 @@ import pytest
 import tomli_w
 
 from tapestry.inputs.setting_values import to_toml
-from tapestry.protocol.wire_messages import Reason
+from tapestry.protocol.messages import Reason
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.events.types import ContributionRefused, RoundOpened

@@ -13,7 +13,7 @@ import pytest
 from tapestry import cli
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, QuorumError, ResourceError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.workloads.base import Evaluation
 from tapestry_coordinator import run
 from tapestry_coordinator.settings import CoordinatorSettings
@@ -59,7 +59,7 @@ def test_a_run_without_enough_answers_ends_with_the_count(found: Found) -> None:
 def test_an_abort_is_logged_with_its_reason(found: Found) -> None:
     federation = found()
     for name in ("fr", "id"):
-        federation.wire.on(name, Kind.OFFER, lost)
+        federation.wire.on(name, Kind.ADVERTISE_KEYS, lost)
     federation.run()
     assert [a.reason for a in federation.aborted()] == ["quorum_missing"]
 
@@ -73,7 +73,7 @@ def test_a_model_that_breaks_is_rejected_and_not_retried(
 
     def evaluate(self: Any, texts: Any, **rest: Any) -> Evaluation:
         whole = honest(self, texts, **rest)
-        broken = "evaluate" in [event.get("phase") for event in federation.events]
+        broken = "evaluate" in [event.get("round_stage") for event in federation.events]
         nothing = Evaluation(bits_by_text=(math.nan,), bytes_by_text=(1,))
         return nothing if broken else whole
 

@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from tapestry.inputs.setting_types import type_of
+from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_node.settings import NodeSettings
 
@@ -84,11 +85,11 @@ COORDINATOR_READERS = {
     "training.learning_rate": (DP_SGD, "training.learning_rate"),
     "training.weight_decay": (DP_SGD, "training.weight_decay"),
     "privacy.noise": (DP_SGD, "privacy.noise"),
-    "privacy.unit": (f"{NODE}/round/session.py", "plan.unit"),
-    "privacy.adjacency": (f"{NODE}/round/session.py", "plan.adjacency"),
+    "privacy.unit": (f"{NODE}/budget/log_accounts.py", "plan.unit"),
+    "privacy.adjacency": (f"{NODE}/budget/log_accounts.py", "plan.adjacency"),
     "privacy.clip_norm": (DP_SGD, "privacy.clip_norm"),
     "privacy.noise_multiplier": (DP_SGD, "privacy.noise_multiplier"),
-    "privacy.target_delta": (f"{NODE}/round/session.py", "plan.target_delta"),
+    "privacy.target_delta": (f"{NODE}/budget/log_accounts.py", "plan.target_delta"),
     "privacy.min_share": ("tapestry/privacy/noise_shares.py", "plan.min_share"),
     "secagg.max_colluding": (PLAN, "secagg.max_colluding"),
     "secagg.min_cohort": (PLAN, "secagg.min_cohort"),
@@ -109,11 +110,20 @@ COORDINATOR_READERS = {
 }
 COORDINATOR_READERS |= {
     "deadlines.cosign": (f"{COORDINATOR}/run.py", "deadlines.cosign"),
-    "deadlines.offer": (f"{COORDINATOR}/node_tracker.py", "deadlines.offer"),
-    "deadlines.result": (f"{COORDINATOR}/node_tracker.py", "deadlines.result"),
-    "deadlines.adapter": (f"{COORDINATOR}/release_publisher.py", "deadlines.adapter"),
+    "deadlines.advertise_keys": (
+        f"{COORDINATOR}/node_tracker.py",
+        "deadlines.advertise_keys",
+    ),
+    "deadlines.apply_result": (
+        f"{COORDINATOR}/node_tracker.py",
+        "deadlines.apply_result",
+    ),
+    "deadlines.publish_adapter": (
+        f"{COORDINATOR}/release_publisher.py",
+        "deadlines.publish_adapter",
+    ),
     **dict.fromkeys(  # by the name of the stage
-        ("deadlines.keys", "deadlines.upload", "deadlines.agree", "deadlines.reveal"),
+        [f"deadlines.{stage}" for stage in SECAGG_STAGES[1:]],
         (f"{COORDINATOR}/round.py", "table.deadlines"),
     ),
 }

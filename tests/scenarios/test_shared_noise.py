@@ -9,7 +9,7 @@ import pytest
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.clipping import clip
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import Kind
+from tapestry.protocol.messages import Kind
 from tapestry.secagg.quantization import Encoding, mean
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.audit.privacy_statement import state_privacy, to_markdown
@@ -44,8 +44,7 @@ def noise_in_sum(federation: Federation, number_: int, names: tuple[str, ...]) -
     journal = Journal(federation.coordinator)
     total = journal.load_sum(number_)
     journal.close()
-    places = tuple(NAMES.index(name) + 1 for name in names)
-    found = mean(total, encoding=encoding, places=places) * len(names)
+    found = mean(total, encoding=encoding, survivors=len(names)) * len(names)
     steps = [
         clip(
             federation.updates[n, number_], clip_norm=decode_decimal(opened.clip_norm)
@@ -86,7 +85,7 @@ def test_the_sum_has_the_noise_of_all_shares_and_everybody_accounts_for_it(
 
 def test_whoever_drops_out_takes_a_share_and_not_the_promise(found: Found) -> None:
     federation = found(**SHARED)
-    federation.wire.on("id", Kind.CIPHERTEXTS, lost)
+    federation.wire.on("id", Kind.COLLECT_MASKED_INPUTS, lost)
     federation.run()
     rest = tuple(name for name in NAMES if name != "id")
     assert federation.closed()[0].included == rest

@@ -20,12 +20,8 @@ from tapestry.model.low_rank import factor
 from tapestry.privacy import accounting
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import (
-    Noise,
-    PrivacyPlan,
-    RoundManifest,
-    TrainingPlan,
-)
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
+from tapestry.schema import Noise
 from tapestry.secagg.masks import Mask, add_masks
 from tapestry.secagg.quantization import Encoding, check_sum, mean
 from tapestry.vectors import FloatVector, RingVector
@@ -120,7 +116,6 @@ class Federation:
         return prepare(
             trained,
             manifest=self.manifest,
-            place=place,
             random=random,
             noise=self.source(place, "share"),
         ).values
@@ -138,7 +133,7 @@ class Federation:
         rows = [self.encoded(row, place=i) for i, row in enumerate(trained, 1)]
         total: RingVector = np.stack(rows).sum(axis=0, dtype=np.uint32)
         check_sum(total, encoding=encoding, survivors=self.nodes)
-        return mean(total, encoding=encoding, places=tuple(range(1, self.nodes + 1)))
+        return mean(total, encoding=encoding, survivors=self.nodes)
 
     @property
     def epsilon(self) -> float | None:

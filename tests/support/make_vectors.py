@@ -202,7 +202,7 @@ def messages() -> dict[str, Any]:
         "mask_key": fixed("mask").hex(),
         "node": "a.example",
     }
-    signed = P + b"advertisement\na.example\n" + context
+    signed = P + b"advertise_keys\na.example\n" + context
     signed += fixed("channel") + fixed("mask")
     fields["signature"] = key.sign(signed).hex()
     good = json.dumps(fields, separators=(",", ":"), sort_keys=True)
@@ -237,7 +237,7 @@ def messages() -> dict[str, Any]:
 def noises() -> dict[str, Any]:
     def changed(noise: tuple[str, str], **changes: Any) -> dict[str, Any]:
         fixed_ = {"length": 10_000, "clip_norm": "0.5", "clip_value": "0.5"}
-        fixed_ |= {"scale_bits": 28, "weighting": "uniform"}
+        fixed_ |= {"scale_bits": 28}
         plan = {"unit": "record", "adjacency": "add-remove", "clip_norm": "0.5"}
         plan |= {"target_delta": "0.00001", "noise": "shared"}
         plan |= {"noise_multiplier": noise[0], "min_share": noise[1]}
@@ -270,7 +270,6 @@ def noises() -> dict[str, Any]:
         "several steps": changed(good, **training(steps=2)),
         "another optimizer": changed(good, **training(optimizer="adam")),
         "weight decay": changed(good, **training(weight_decay="0.1")),
-        "weights": changed(good, weighting=manifest()["weighting"]),
         "a least share of noise that is not shared": changed(good, privacy=local),
         "a noise multiplier without noise": changed(good, privacy=silent),
         "shared noise without a least share": changed(good, privacy=unbounded),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     LocalNoise,
     NoNoise,
     PrivacyPlan,

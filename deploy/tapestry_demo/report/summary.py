@@ -155,7 +155,7 @@ def round_figures(body: RoundClosed) -> RoundFigures:
         number=body.round_number,
         outcome=body.outcome,
         included=list(body.included),
-        dropped=[DroppedNode(name=d.name, phase=d.phase) for d in body.dropped],
+        dropped=[DroppedNode(name=d.name, stage=d.stage) for d in body.dropped],
         mean_norm=decode_decimal(body.metrics.get("mean_norm", "0")),
         bits_per_byte={
             name.removeprefix(prefix): decode_decimal(value)

@@ -5,7 +5,7 @@ import dataclasses
 from tapestry.encoding import decode_decimal
 from tapestry.errors import RuleError
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import DpPlan, RoundManifest
+from tapestry.protocol.round_manifest import DpPlan, RoundManifest
 from tapestry_governance.events.types import (
     AdapterPublished,
     DpAccounted,

@@ -17,14 +17,14 @@ from tapestry.dialogue import Text
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import InputFault
-from tapestry.protocol.wire_messages import Reason
+from tapestry.protocol.messages import Reason
 from tapestry.storage import durable_files
 from tapestry.workloads.language.peft_folder import BaseName
 from tapestry_governance.events.types import AdapterPublished, Policy
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.data import held_out
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 

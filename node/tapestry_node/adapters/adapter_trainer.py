@@ -27,7 +27,7 @@ from tapestry.dialogue import Text
 from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     LocalNoise,
     NoNoise,
     PrivacyPlan,

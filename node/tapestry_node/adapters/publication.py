@@ -36,7 +36,7 @@ from tapestry.encoding import canonical_json, decode_decimal, digest
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message, Reason
+from tapestry.protocol.messages import Message, Publication, Reason, encode_message
 from tapestry.storage import durable_files
 from tapestry.vectors import FloatVector
 from tapestry.workloads.language.model import LanguageModel
@@ -57,8 +57,9 @@ from tapestry_node.adapters.adapter_check import (
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.adapters.model_card import Card
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.round.admission import Refused
-from tapestry_node.round.session import NodeContext, loss_of
+from tapestry_node.budget.log_accounts import loss_of
+from tapestry_node.refusal import Refused
+from tapestry_node.round.session import NodeContext
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.dp_sgd import Runtime, StepProgress
 
@@ -386,8 +387,5 @@ def _message(folder: Path) -> Message:
     manifest.verify(folder, listed)
     own = (manifest.FILE, _ACCOUNTED, _PUBLISHED)
     names = sorted([*(f.name for f in listed.files), *(f"{FOLDER}/{n}" for n in own)])
-    return Message(
-        kind=Kind.PUBLICATION,
-        body=canonical_json({"files": names}),
-        attachments=[*entries, *((folder / name).read_bytes() for name in names)],
-    )
+    files = [(folder / name).read_bytes() for name in names]
+    return encode_message(Publication(files=tuple(names)), [*entries, *files])

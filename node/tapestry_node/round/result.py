@@ -27,17 +27,18 @@ from dataclasses import dataclass
 
 from tapestry.errors import VerificationError
 from tapestry.model.replica import Replica, measure
-from tapestry.protocol.wire_messages import ChunkRequest, Reason, RoundManifest
+from tapestry.protocol.messages import ChunkRequest, Reason
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import assemble
-from tapestry.secagg.client_states import Cohort, Done
-from tapestry.secagg.messages import Result
+from tapestry.secagg.client_states import Cohort, SharesRevealed
 from tapestry.secagg.transcript import check_own, check_sum_chunks, check_transcript
 from tapestry.vectors import Layout
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import ReleasePublished, RoundClosed
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 
 Chunks = Sequence[bytes | memoryview]
@@ -85,7 +86,12 @@ class ResultApplier:
         raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
 
     def take(
-        self, ended: EndedRound, result: Result, chunks: Chunks, *, done: Done | None
+        self,
+        ended: EndedRound,
+        result: Result,
+        chunks: Chunks,
+        *,
+        done: SharesRevealed | None,
     ) -> None:
         """Take the step that a round means.
 
@@ -197,14 +203,13 @@ class ResultApplier:
     def _step(self, ended: EndedRound, result: Result, chunks: Chunks) -> Replica:
         """Step as the rules demand, whatever the log says of a sum they forbid."""
         manifest = ended.manifest
-        cohort = Cohort.of(manifest)
-        places = tuple(cohort.places[n] for n in result.transcript.survivors.names)
+        survivors = len(result.transcript.uploads)
         total = assemble(chunks, length=manifest.length)
-        fault = measure(total, places=places, manifest=manifest).fault
+        fault = measure(total, survivors=survivors, manifest=manifest).fault
         if ended.closed.outcome != "applied" or fault is not None:
             return self.replica
         return self.replica.after(
-            total, places=places, manifest=manifest, layout=self._layout(manifest)
+            total, survivors=survivors, manifest=manifest, layout=self._layout(manifest)
         )
 
 

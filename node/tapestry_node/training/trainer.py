@@ -15,7 +15,7 @@ from tapestry.encoding import decode_decimal
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.vectors import FloatVector, Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Unit, Workload

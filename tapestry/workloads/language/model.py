@@ -37,7 +37,7 @@ from torch.nn import functional
 from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.model.low_rank import factor
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import FloatVector, Layout, Parameters
 from tapestry.workloads.base import Evaluation, Unit
 from tapestry.workloads.hardware import multiplies_bfloat16

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from tapestry.errors import ConfigError
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 
 _ATTENTION = ("attn", "attention")  # in the name of a part
 

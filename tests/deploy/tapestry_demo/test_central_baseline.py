@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
+from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
 from tapestry.vectors import FloatVector
 from tapestry.workloads.base import Unit
 from tapestry.workloads.plan_checks import local_steps

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tapestry.cli.progress import ProgressEvent, live
+from tapestry.protocol.stages import RoundStage
 from tapestry_demo import runners
 from tapestry_demo.runners import StageTimer
 from tapestry_demo.wire_tap import WireTap
@@ -18,10 +19,10 @@ def test_a_round_has_one_number_in_events_of_run_and_nodes() -> None:
     seen: list[ProgressEvent] = []
     clock = StageTimer(seen.append, {})
     for number, fields in (
-        (1, {"of": 2, "phase": "open"}),
-        (1, {"phase": "keys"}),
-        (2, {"phase": "training", "node": "italy"}),
-        (3, {"of": 2, "phase": "open"}),
+        (1, {"of": 2, "round_stage": RoundStage.OPEN}),
+        (1, {"round_stage": RoundStage.ADVERTISE_KEYS}),
+        (2, {"round_stage": RoundStage.COLLECT_MASKED_INPUTS, "node": "italy"}),
+        (3, {"of": 2, "round_stage": RoundStage.OPEN}),
     ):
         clock({"stage": "round", "round": number, **fields})
     named = [(event["round"], event["of"]) for event in seen]
@@ -70,8 +71,10 @@ def test_every_event_that_is_passed_on_is_one_that_the_view_takes(
 ) -> None:
     with live("A run", quiet=True) as progress:
         timer = StageTimer(progress, {})
-        for phase in ("offer", "aborted"):
-            timer({"stage": "round", "round": 1, "phase": phase, "reason": "x"})
+        for stage in RoundStage:
+            event = {"stage": "round", "round": 1, "round_stage": stage}
+            timer({**event, "reason": "x"})
+        timer({"stage": "round", "round": 1, "text": "aborted", "reason": "x"})
     assert capsys.readouterr().err == ""
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestry.errors import ConfigError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_demo.wire_tap import WireTap
 from tests.support.refusals import refused
@@ -18,7 +18,7 @@ ENTRIES = [b"entry one", b"entry two"]
 
 
 def _upload(*chunks: bytes) -> Message:
-    return Message(kind=Kind.UPLOAD, attachments=[*ENTRIES, *chunks])
+    return Message(kind=Kind.MASKED_INPUT, attachments=[*ENTRIES, *chunks])
 
 
 def _heard(*replies: Message, wanted: tuple[bytes, ...] = ()) -> WireTap:

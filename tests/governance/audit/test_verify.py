@@ -14,7 +14,7 @@ from tapestry.artifacts import manifest
 from tapestry.encoding import canonical_json, encode_base64
 from tapestry.errors import ConfigError
 from tapestry.keys import SigningKey
-from tapestry.protocol.wire_messages import NoNoise
+from tapestry.protocol.round_manifest import NoNoise
 from tapestry.tlog import tiles
 from tapestry_governance.audit.bundle import write_manifest
 from tapestry_governance.audit.verify import Audit, AuditVerdict, verify

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.vectors import FloatVector
 from tapestry_node.round.contribution import prepare
 from tests.support.log_world import World, renamed
@@ -34,7 +34,6 @@ def _decoded(update: FloatVector, manifest: RoundManifest = MANIFEST) -> FloatVe
     quantized = prepare(
         update,
         manifest=manifest,
-        place=1,
         random=secrets.token_bytes,
         noise=NoiseSource.fresh(),
     )

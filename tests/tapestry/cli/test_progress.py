@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tapestry.cli import progress as module
-from tapestry.cli.progress import PHASES, STAGES, ProgressEvent, live
+from tapestry.cli.progress import STAGES, ProgressEvent, live
+from tapestry.protocol.stages import RoundStage
+
+STAGE = RoundStage.COLLECT_MASKED_INPUTS
 
 
 class _Terminal(io.StringIO):
@@ -47,9 +50,9 @@ def _board(clock: _Clock, *events: ProgressEvent) -> str:
 def test_each_phase_of_each_round_gets_a_line() -> None:
     lines = _run(
         {"stage": "prepare", "text": "four nodes"},
-        {"stage": "round", "round": 2, "of": 4, "phase": "open"},
+        {"stage": "round", "round": 2, "of": 4, "round_stage": RoundStage.OPEN},
         {
-            "stage": "round", "round": 2, "of": 4, "phase": "close",
+            "stage": "round", "round": 2, "of": 4, "round_stage": RoundStage.CLOSE,
             "norm": 0.9123, "bits_per_byte": 2.1, "seconds": 41.04,
         },
     )  # fmt: skip
@@ -94,10 +97,10 @@ def test_quiet_shows_nothing_and_still_knows_its_words() -> None:
     [
         {},
         {"stage": "rounds"},
-        {"stage": "round", "phase": "nap"},
+        {"stage": "round", "round_stage": "nap"},
         {"stage": "round", "x": 1},
     ],
-    ids=["nothing", "stage", "phase", "field"],
+    ids=["nothing", "stage", "round stage", "field"],
 )
 def test_unknown_words_are_a_bug_of_the_caller(event: ProgressEvent) -> None:
     with pytest.raises(ValueError, match="no such"):
@@ -108,15 +111,15 @@ def test_the_table_shows_who_is_how_far() -> None:
     shown = _board(
         _Clock(),
         {"stage": "prepare", "seconds": 3.0},
-        {"stage": "round", "round": 1, "of": 4, "phase": "training"},
+        {"stage": "round", "round": 1, "of": 4, "round_stage": STAGE},
         {
-            "stage": "round", "round": 1, "of": 4, "phase": "training",
+            "stage": "round", "round": 1, "of": 4, "round_stage": STAGE,
             "node": "italy", "done": 3, "total": 8,
         },
     )  # fmt: skip
     assert "✓  prepare" in shown
     assert "▸  round 1 of 4" in shown
-    assert "italy  training  ━━━━━━━━━━━━  3/8" in shown
+    assert "italy  collect masked inputs  ━━━━━━━━━━━━  3/8" in shown
 
 
 def test_the_next_stage_ends_the_one_before() -> None:
@@ -128,8 +131,13 @@ def test_the_next_stage_ends_the_one_before() -> None:
 def test_nodes_of_a_phase_leave_with_it() -> None:
     shown = _board(
         _Clock(),
-        {"stage": "round", "round": 1, "phase": "upload", "node": "spain"},
-        {"stage": "round", "round": 1, "phase": "sum"},
+        {
+            "stage": "round",
+            "round": 1,
+            "round_stage": RoundStage.COLLECT_MASKED_INPUTS,
+            "node": "spain",
+        },
+        {"stage": "round", "round": 1, "round_stage": RoundStage.UNMASK},
     )
     assert "spain" not in shown
 
@@ -160,7 +168,7 @@ _EVENTS = st.fixed_dictionaries(
     optional={
         "round": st.integers(1, 9),
         "of": st.integers(1, 9),
-        "phase": st.sampled_from(PHASES),
+        "round_stage": st.sampled_from(RoundStage),
         "node": st.sampled_from(("italy", "spain")),
         "done": st.integers(0, 20),
         "total": st.integers(0, 10),

@@ -15,7 +15,7 @@ from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError
 from tapestry.inputs.setting_values import fit, plain_spelling, to_toml
 from tapestry.inputs.text_reader import WrittenFloat
-from tapestry.protocol.wire_messages import Plain, Strict
+from tapestry.schema import Plain, Strict
 from tapestry.settings import Settings
 
 

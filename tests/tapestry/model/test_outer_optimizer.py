@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestry.model.outer_optimizer import OuterState, advance
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     AdamStep,
     MeanStep,
     NesterovStep,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ConfigError
-from tapestry.protocol.wire_messages import NesterovStep
+from tapestry.protocol.round_manifest import NesterovStep
 from tapestry.workloads import plan_checks
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel

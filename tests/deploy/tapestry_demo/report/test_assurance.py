@@ -5,7 +5,7 @@ import shlex
 import numpy as np
 import pytest
 
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_demo.report import assurance
 from tapestry_demo.report.assurance import coordinator_view
 from tapestry_demo.report.data import RunFigures
@@ -91,7 +91,7 @@ def test_the_masks_are_told_with_whom_they_hold_against(
 def test_traffic_is_summed_for_each_institution_and_the_largest_kind_comes_first() -> (
     None
 ):
-    sent = {"italy": {"upload": 2000, "receipt": 10}, "spain": {"receipt": 30}}
+    sent = {"italy": {"masked_input": 2000, "receipt": 10}, "spain": {"receipt": 30}}
     drawn = assurance.traffic(run_of(bytes_out=sent)).text
     words = Page(drawn).words()
     assert "The most that left one institution is 2.0 kB." in words

@@ -248,15 +248,15 @@ def test_a_round_tells_the_value_of_a_country_and_who_dropped_out() -> None:
     told = RoundFigures.model_validate(
         {
             "number": 1,
-            "dropped": ["italy", {"name": "spain", "phase": "upload"}],
+            "dropped": ["italy", {"name": "spain", "stage": "collect_masked_inputs"}],
             "bits_per_byte": {"italy": 2.0},
         }
     )
     assert (told.bits("italy"), told.bits("spain")) == (2.0, None)
     assert RoundFigures(number=1, bits_per_byte=2.0).bits("italy") is None
-    assert [(d.name, d.phase) for d in told.absent] == [
+    assert [(d.name, d.stage) for d in told.absent] == [
         ("italy", ""),
-        ("spain", "upload"),
+        ("spain", "collect_masked_inputs"),
     ]
 
 

@@ -68,7 +68,7 @@ def test_a_release_is_called_by_its_round_where_that_is_known() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [names.engine, names.phase, names.message, names.stage],
+    [names.engine, names.lost_at, names.message, names.stage],
     ids=lambda each: each.__name__,
 )
 def test_an_id_of_no_table_is_shown_as_it_is(words: Callable[[str], str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tapestry.protocol.stages import RoundStage
 from tapestry.workloads.base import Evaluation
 from tapestry_demo.demo_run import DemoRun
 from tapestry_demo.held_out_answers import HeldOutPrompt
@@ -105,7 +106,9 @@ def test_a_round_has_the_measures_of_its_closing_event() -> None:
     figures = round_figures(body)
     assert (figures.number, figures.outcome) == (1, "applied")
     assert figures.included == ["de", "es", "fr"]
-    assert [(d.name, d.phase) for d in figures.absent] == [("id", "upload")]
+    assert [(d.name, d.stage) for d in figures.absent] == [
+        ("id", RoundStage.COLLECT_MASKED_INPUTS)
+    ]
     assert figures.mean_norm == 1.5
     assert figures.bits_per_byte == {"fr": 3.25}
 

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from tapestry.errors import ConfigError
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.workloads.language.target_modules import (
     choose_targets,
     find_targets,

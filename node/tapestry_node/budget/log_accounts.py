@@ -1,0 +1,49 @@
+"""What the log is told about a charge: the loss in a ``dp.accounted`` event."""
+
+from tapestry.encoding import decode_decimal, encode_decimal
+from tapestry.errors import ConfigError
+from tapestry.privacy import accounting
+from tapestry.protocol.round_manifest import PrivacyPlan
+from tapestry_governance.events.types import PrivacyLoss, UnboundedLoss
+from tapestry_node.budget.ledger import Ledger
+from tapestry_node.budget.ledger_entries import Charge
+
+
+def loss_of(
+    charge: Charge | None, plan: PrivacyPlan, *, ledger: Ledger
+) -> UnboundedLoss | PrivacyLoss:
+    """Account for a charge as a ``dp.accounted`` event does.
+
+    The epsilons are composed at the delta that the event names, which may be smaller
+    than the ledger's.
+
+    Raises:
+        ConfigError: There is noise and no charge for it, or a charge and no noise.
+    """
+    if charge is None and plan.noise == "none":
+        return UnboundedLoss(mechanism="none")
+    if charge is None or plan.noise == "none":
+        raise ConfigError(f"noise {plan.noise!r} does not go with charge {charge}")
+    delta, shared = decode_decimal(plan.target_delta), ledger.shares_noise(charge.run)
+    epsilon = ledger.spent_on(charge.run, target_delta=delta)
+    fallback = ledger.spent_on(charge.run, target_delta=delta, fallback=True)
+    steps, own = charge.steps, charge.own_multiplier
+    integer = steps.coordinates > 0
+    return PrivacyLoss(
+        mechanism=accounting.INTEGER_MECHANISM if integer else accounting.MECHANISM,
+        unit=plan.unit,
+        adjacency=plan.adjacency,
+        trust_model="shared" if shared else "local",
+        clip_norm=plan.clip_norm,
+        noise_multiplier=encode_decimal(steps.noise_multiplier),
+        own_multiplier=encode_decimal(own),
+        shares=round((steps.noise_multiplier / own) ** 2),
+        coordinates=steps.coordinates,
+        bound=encode_decimal(steps.bound),
+        sampling_rate=encode_decimal(steps.sampling_rate),
+        target_delta=plan.target_delta,
+        epsilon_run=encode_decimal(round(epsilon, 6)),
+        epsilon_fallback=encode_decimal(round(fallback, 6)) if shared else None,
+        accountant=accounting.ACCOUNTANT,
+        accountant_version=accounting.accountant_version(),
+    )
