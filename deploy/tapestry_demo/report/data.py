@@ -56,7 +56,7 @@ class Country(_Part):
 
 
 class Model(_Part):
-    """The pretrained model that everything started from."""
+    """The pretrained model that the run started from."""
 
     name: str
     parameters: int | None = None
