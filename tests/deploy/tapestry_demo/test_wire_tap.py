@@ -71,7 +71,7 @@ def test_the_counts_survive_a_restart(seed: int, uploads: int, found: int) -> No
     tap = WireTap(
         counts=counts,
         uploads=uploads,
-        kinds={"upload"},
+        kinds={"masked_input"},
         searched=9,
         found=found,
     )
