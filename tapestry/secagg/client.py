@@ -2,7 +2,7 @@
 
 TSA-1 (governance/SECAGG.md) follows Bonawitz et al., "Practical Secure Aggregation for
 Privacy-Preserving Machine Learning" (CCS 2017), figure 4, with the consistency check
-against active adversaries (sections 4 and 6). The rules are those of the page's section
+that it asks for against active adversaries. The rules are those of the page's section
 "A node MUST".
 
 One state type per step; each function takes the state and a message and returns the

@@ -2,7 +2,7 @@
 
 TSA-1 (governance/SECAGG.md) follows Bonawitz et al., "Practical Secure Aggregation for
 Privacy-Preserving Machine Learning" (CCS 2017), figure 4, with the consistency check
-against active adversaries (sections 4 and 6). What ``accept`` refuses is what the page
+that it asks for against active adversaries. What ``accept`` refuses is what the page
 asks for in its section "The coordinator MUST".
 
 One collector per stage. ``accept(sender, message)`` checks a message and keeps it, or
