@@ -42,8 +42,8 @@ from tapestry.errors import TapestryError
 from tapestry.model.low_rank import expand
 from tapestry.model.replica import Replica
 from tapestry.workloads.base import Unit
-from tapestry.workloads.hardware import multiplies_bfloat16
 from tapestry.workloads.language.base_models import open_base
+from tapestry.workloads.language.bfloat16 import multiplies_bfloat16
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_coordinator import run as driver
 from tapestry_coordinator.acceptance_gate import bits_per_byte, evaluate_all

@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from scipy import stats
 
-from tapestry.dialogue import Text
 from tapestry.encoding import encode_fraction
 from tapestry.privacy import accounting, skellam
 from tapestry.privacy.gaussian import NoiseSource, add_gaussian
@@ -39,6 +38,7 @@ from tapestry.protocol.wire_messages import (
 )
 from tapestry.workloads.base import Unit
 from tapestry.workloads.language.base_models import open_base
+from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_demo import corpora
 from tapestry_node.training.dp_sgd import Runtime, fit

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tapestry.dialogue import Text
 from tapestry.encoding import canonical_json, decode_json, encode_fraction
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Fault, Faults
 from tapestry.inputs.folder_walker import walk
-from tapestry.inputs.text_reader import public_texts, read_rows, text_of_row
+from tapestry.inputs.text_reader import read_rows
 from tapestry.model.replica import Replica, measure
 from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.secagg.server import Unmasked
 from tapestry.settings import number
 from tapestry.workloads.base import Evaluation, Workload
+from tapestry.workloads.language.dialogue import Text
+from tapestry.workloads.language.text_rows import public_texts, text_of_row
 from tapestry_coordinator.journal import Journal
 
 _PRINTED = 1e17  # a plain decimal has at most 18 digits before its point

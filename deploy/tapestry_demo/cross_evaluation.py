@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tapestry.dialogue import Text
 from tapestry.model.replica import Replica
 from tapestry.vectors import Parameters
 from tapestry.workloads.base import Evaluation
+from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_coordinator.acceptance_gate import (
     bits_per_byte,

@@ -20,12 +20,12 @@ import torch
 
 from tapestry.cli import console
 from tapestry.cli.progress import Event, Progress, live
-from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.model.replica import Replica
 from tapestry.settings import CoordinatorSettings
 from tapestry.workloads.language.architectures import check_architecture
 from tapestry.workloads.language.base_models import open_base
+from tapestry.workloads.language.dialogue import Dialogue
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_coordinator.superlink.config_files import check_home

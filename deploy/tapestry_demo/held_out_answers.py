@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tapestry.dialogue import Dialogue, Text
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel
 
 MAX_TOKENS = 32

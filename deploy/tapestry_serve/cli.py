@@ -149,7 +149,7 @@ def _answer(
     """Let each answer the prompt, with the same random numbers."""
     import torch
 
-    from tapestry.dialogue import Dialogue
+    from tapestry.workloads.language.dialogue import Dialogue
 
     seed = secrets.randbits(63)
 

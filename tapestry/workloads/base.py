@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tapestry.dialogue import Text
 from tapestry.protocol.wire_messages import TrainingPlan
 from tapestry.vectors import FloatVector, Layout, Parameters
+from tapestry.workloads.language.dialogue import Text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.inputs.text_reader import read_public_texts
+from tapestry.workloads.language.text_rows import read_public_texts
 from tapestry_node.data import records
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tapestry import storage
-from tapestry.dialogue import Text
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import Fault
 from tapestry.protocol.wire_messages import Reason
 from tapestry.settings import NodeSettings, number
+from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.peft_folder import BaseName
 from tapestry_governance.events.types import AdapterPublished, Policy
 from tapestry_node.adapters import adapter_trainer

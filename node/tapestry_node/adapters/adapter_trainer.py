@@ -23,7 +23,6 @@ import numpy as np
 
 from tapestry.artifacts import manifest
 from tapestry.artifacts.adapter_folder import CARD
-from tapestry.dialogue import Text
 from tapestry.encoding import decode_fraction, encode_fraction
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy import accounting
@@ -32,6 +31,7 @@ from tapestry.settings import AdapterSettings
 from tapestry.vectors import FloatVector
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Unit
+from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import BaseName, write_peft
 from tapestry_governance.registry import Adapter, check_folder

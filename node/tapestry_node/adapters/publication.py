@@ -33,7 +33,6 @@ import numpy as np
 from tapestry import storage
 from tapestry.artifacts import manifest
 from tapestry.artifacts.manifest import FOLDER
-from tapestry.dialogue import Text
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey
@@ -41,6 +40,7 @@ from tapestry.model.replica import Replica
 from tapestry.protocol.wire_messages import Kind, Message, Reason
 from tapestry.settings import NodeSettings, number
 from tapestry.vectors import FloatVector
+from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import BaseName
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry

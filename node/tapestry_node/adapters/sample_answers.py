@@ -7,8 +7,8 @@ No record is at hand here.
 
 from collections.abc import Iterator, Sequence
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.vectors import FloatVector
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_node.adapters.adapter_trainer import AdapterPlan
 from tapestry_node.adapters.model_card import Asking, Sample

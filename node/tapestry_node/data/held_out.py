@@ -19,11 +19,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tapestry.dialogue import Text
 from tapestry.errors import TapestryError
 from tapestry.inputs.faults import Fault, Faults
-from tapestry.inputs.text_reader import public_rows
+from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.text_rows import public_rows
 from tapestry_node.adapters.sample_answers import prompts_of
 from tapestry_node.training.trainer import Trainer
 

@@ -41,13 +41,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError
 from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Fault, Faults, show
 from tapestry.inputs.folder_walker import walk
 from tapestry.inputs.setting_faults import explain
+from tapestry.workloads.language.dialogue import Dialogue, Text
+from tapestry.workloads.language.text_rows import fault_of_row, shown_part, text_of_row
 from tapestry_node.data.record_statistics import Census, Lengths
 
 MANIFEST = "corpus.toml"
@@ -120,7 +121,7 @@ class _Collection:
 
     def add(self, key: str | None, text: Text) -> bool:
         """Take a row in; return whether anything in it is visible."""
-        if text_reader.is_invisible(text_reader.shown_part(text)):
+        if text_reader.is_invisible(shown_part(text)):
             self.invisible += 1
             return False
         self.parts.setdefault(len(self.parts) if key is None else key, []).append(text)
@@ -224,9 +225,9 @@ def _read_file(path: Path, faults: Faults) -> Iterator[tuple[int, str | None, Te
             faults.add(fault)
         return
     for number, row in text_reader.read_rows(path, faults, links=False):
-        rule = text_reader.fault_of_row(row, keys=_KEYS) or _fault_of_id(row)
+        rule = fault_of_row(row, keys=_KEYS) or _fault_of_id(row)
         if rule is None:
-            yield number, row.get("id"), text_reader.text_of_row(row)
+            yield number, row.get("id"), text_of_row(row)
         else:
             faults.add(Fault(path, rule, line=number))
 

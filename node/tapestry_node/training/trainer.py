@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tapestry.dialogue import Text
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
@@ -19,6 +18,7 @@ from tapestry.settings import NodeSettings, number
 from tapestry.vectors import FloatVector, Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Unit, Workload
+from tapestry.workloads.language.dialogue import Text
 from tapestry_governance.events.types import DataDeclared
 from tapestry_node.budget.ledger import Charge, Terms
 from tapestry_node.data import overlap, records

@@ -34,15 +34,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.model.low_rank import factor
 from tapestry.protocol.wire_messages import TrainingPlan
 from tapestry.vectors import FloatVector, Layout, Parameters
 from tapestry.workloads.base import Evaluation, Unit
-from tapestry.workloads.hardware import multiplies_bfloat16
 from tapestry.workloads.language import lora_layers
+from tapestry.workloads.language.bfloat16 import multiplies_bfloat16
 from tapestry.workloads.language.chat_template import ChatTemplate
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.generation import decode
 from tapestry.workloads.language.pretrained import (
     check_saved,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.inputs.text_reader import read_public_texts
+from tapestry.workloads.language.dialogue import Dialogue
+from tapestry.workloads.language.text_rows import read_public_texts
 from tapestry_demo import corpora
 from tapestry_node.data import records
 

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapestry.dialogue import Dialogue
 from tapestry.workloads.language.base_models import build_tiny
+from tapestry.workloads.language.dialogue import Dialogue
 from tapestry.workloads.language.peft_folder import BaseName
 from tapestry_node.adapters.model_card import Asking, Card, Promise, Sample, render
 from tapestry_node.adapters.sample_answers import asking, first_tokens, prompts_of

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestry.dialogue import Dialogue, Text
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry_node.data import records
 from tapestry_node.data.overlap import beginning, repeated
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import SHOWN
+from tapestry.workloads.language.dialogue import Dialogue
 from tapestry_node.data import records
 from tapestry_node.data.record_statistics import Census, Lengths
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.workloads.language import chat_template, template_rendering
 from tapestry.workloads.language.base_models import build_tiny, byte_tokenizer
 from tapestry.workloads.language.chat_template import ChatTemplate
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.generation import decode
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.tokens import PlainText

@@ -10,9 +10,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError
 from tapestry.workloads.language.base_models import build_tiny
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel
 from tests.support.model_folders import build
 
