@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from federation_probe import Scores, Witness, seeded, sources, stepped_once, watched
+from federation_probe import Scores, UpdateProbe, seeded, sources, stepped_once, watched
 from federation_recipes import LANGUAGES, LENGTH, RECIPES, ROUNDS, Recipe
 from passages import prepare, read_lines, spread, write_lines
 from torch import Tensor
@@ -53,7 +53,7 @@ from tapestry_node.data import records
 from tapestry_node.node import Node
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.dp_sgd import Runtime
-from tapestry_node.training.microbatches import Limits
+from tapestry_node.training.microbatches import BatchLimits
 
 HELD_OUT = 12  # passages of each language; as many others to choose rates by
 GATE = 2  # of the latter, what the coordinator holds each round against
@@ -123,7 +123,7 @@ def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
     gate.mkdir()
     for language, texts in bench.gate.items():
         write_lines(gate / f"{language}.jsonl", texts)
-    witness = Witness(coordinator=out / "coordinator", nodes=len(LANGUAGES))
+    witness = UpdateProbe(coordinator=out / "coordinator", nodes=len(LANGUAGES))
     nodes = [
         Node(folder, workload=model, replica=bench.given)
         for folder in sorted((out / "nodes").iterdir())
@@ -150,7 +150,7 @@ def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
     return result
 
 
-def _account(nodes: Sequence[Node], witness: Witness, *, length: int) -> Result:
+def _account(nodes: Sequence[Node], witness: UpdateProbe, *, length: int) -> Result:
     receipts = [receipt for node in nodes for receipt in node.store.receipts()]
     uploads = [receipt.bytes for receipt in receipts if receipt.kind == "upload"]
     rounds = len(witness.errors)
@@ -185,7 +185,7 @@ def sequential(
     )
     noise = recipe.noise(rate=plan.batch_size / len(units))
     model.load(bench.given.parameters)
-    runtime = Runtime(source=next(sources(label)), limits=Limits(rows=16))
+    runtime = Runtime(source=next(sources(label)), limits=BatchLimits(rows=16))
     found = dp_sgd.update(
         model,
         units,

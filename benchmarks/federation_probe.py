@@ -24,7 +24,7 @@ from tapestry.secagg.messages import Result
 from tapestry.secagg.quantization import Encoding, mean
 from tapestry.vectors import FloatVector, Layout, RingVector
 from tapestry.workloads.base import Unit, Workload
-from tapestry_coordinator.journal import Journal, Row
+from tapestry_coordinator.journal import Journal, JournaledRound
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.dp_sgd import Runtime, Update
 
@@ -32,7 +32,7 @@ Scores = dict[str, float]
 
 
 @dataclass(slots=True, kw_only=True)
-class Witness:
+class UpdateProbe:
     """Sees in the benchmark what nobody sees outside it: the nodes' own updates."""
 
     coordinator: Path
@@ -65,7 +65,7 @@ class Witness:
         self.total = None
 
 
-def _mean_of(row: Row, journal: Journal) -> FloatVector:
+def _mean_of(row: JournaledRound, journal: Journal) -> FloatVector:
     """Read the mean that came through the masks."""
     manifest = RoundManifest.decode(row.manifest)
     result = Result.decode(row.result or b"")
@@ -78,7 +78,7 @@ def _mean_of(row: Row, journal: Journal) -> FloatVector:
 
 
 @contextmanager
-def watched(witness: Witness) -> Iterator[None]:
+def watched(witness: UpdateProbe) -> Iterator[None]:
     original = dp_sgd.update
 
     def update(

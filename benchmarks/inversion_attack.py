@@ -48,7 +48,7 @@ Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class AttackedVector:
     """One vector that the attacker gets, and the records that are in it."""
 
     name: str
@@ -107,22 +107,22 @@ def _report(
 
 def _vectors(
     model: LanguageModel, multipliers: Sequence[str], *, seed: int
-) -> Iterator[Seen]:
+) -> Iterator[AttackedVector]:
     """Everything that is attacked once, over the same records."""
     texts = codes(np.random.default_rng(seed), max(COHORTS))
     bare = Federation(model=model, nodes=max(COHORTS), seed=seed)
     raw = _train(bare, texts)
     for count in (1, *COHORTS):
         total: FloatVector = np.stack(raw[:count]).sum(axis=0)
-        yield Seen(name=f"raw_{count}", vector=total, texts=texts[:count])
-    yield Seen(name="masked_1", vector=bare.masked(raw[0]), texts=texts[:1])
+        yield AttackedVector(name=f"raw_{count}", vector=total, texts=texts[:count])
+    yield AttackedVector(name="masked_1", vector=bare.masked(raw[0]), texts=texts[:1])
     trained: dict[str, list[FloatVector]] = {}
     for kind, multiplier, count in itertools.product(KINDS, multipliers, COHORTS):
         federation = replace(bare, nodes=count, noise=kind, noise_multiplier=multiplier)
         key = multiplier if kind == "local" else ""  # a shared step has no noise yet
         if key not in trained:
             trained[key] = _train(federation, texts)
-        yield Seen(
+        yield AttackedVector(
             name=f"{kind}_{count}_z{multiplier}",
             vector=federation.opened(trained[key][:count]),
             texts=texts[:count],

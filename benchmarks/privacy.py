@@ -42,7 +42,7 @@ from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_demo import corpora
 from tapestry_node.training.dp_sgd import Runtime, fit
-from tapestry_node.training.microbatches import Limits
+from tapestry_node.training.microbatches import BatchLimits
 from tapestry_node.training.per_example_gradients import Gradients, Problem, attached
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -119,7 +119,7 @@ def _time_steps(
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for repeat in range(repeats + 1):
         for private in (False, True):
-            with attached(problem, Limits(), private=private) as gradients:
+            with attached(problem, BatchLimits(), private=private) as gradients:
                 started = time.process_time()
                 if private:
                     total, _ = gradients.clipped_sum(units, clip_norm=1.0)
@@ -288,7 +288,7 @@ def _train(
     with model.attach(_plan(rank=8)) as parameters:
         problem = _problem(model, parameters)
         optimizer = torch.optim.Adam([p for _, p in parameters], lr=study.learning_rate)
-        with attached(problem, Limits(), private=True) as gradients:
+        with attached(problem, BatchLimits(), private=True) as gradients:
             for _ in range(study.steps):
                 parts = [list(units[i::nodes]) for i in range(nodes)]
                 total = _noised_sum(gradients, parts, study, kind, source)

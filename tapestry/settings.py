@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.inputs.faults import Fault, Faults, show
+from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.text_reader import read_toml
 from tapestry.protocol.wire_messages import (
@@ -71,7 +71,7 @@ class Settings(Strict):
         except ValidationError as error:
             faults = Faults()
             for line in explain(error, cls):
-                faults.add(Fault(path, line))
+                faults.add(InputFault(path, line))
             faults.check(path)
             raise  # unreachable: an error has a line
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tapestry.encoding import canonical_json, decode_json, encode_fraction
 from tapestry.errors import ConfigError
-from tapestry.inputs.faults import Fault, Faults
+from tapestry.inputs.faults import Faults, InputFault
 from tapestry.inputs.folder_walker import walk
 from tapestry.inputs.text_reader import read_rows
 from tapestry.model.replica import Replica, measure
@@ -38,7 +38,9 @@ def read_held_out(folder: Path) -> dict[str, list[Text]]:
     texts: dict[str, list[Text]] = {}
     for path in walk(folder, faults):
         if path.suffix != ".jsonl" or path.parent != folder:
-            faults.add(Fault(path, "is no <country>.jsonl; move it out of this folder"))
+            faults.add(
+                InputFault(path, "is no <country>.jsonl; move it out of this folder")
+            )
         else:
             texts[path.stem] = public_texts(path, faults)
     faults.check(folder)
@@ -58,7 +60,7 @@ def check_held_out(folder: Path, workload: Workload) -> None:
     for path in walk(folder, faults):
         for line, row in read_rows(path, faults):
             if (rule := workload.find_fault(text_of_row(row))) is not None:
-                faults.add(Fault(path, rule, line=line))
+                faults.add(InputFault(path, rule, line=line))
     faults.check(folder)
 
 
@@ -108,7 +110,7 @@ def finite(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class GateVerdict:
     """What the gate says of a step; ``reason`` is None when it is taken.
 
     Guarantees:
@@ -122,7 +124,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
+class AcceptanceGate:
     """Tries steps before they are taken."""
 
     workload: Workload
@@ -132,10 +134,10 @@ class Gate:
 
     def judge(
         self, manifest: RoundManifest, total: Unmasked, *, replica: Replica
-    ) -> Verdict:
+    ) -> GateVerdict:
         """Try the step that a sum gives."""
         before = self.scores(replica)
-        rejected = partial(Verdict, replica=replica, scores=finite(before))
+        rejected = partial(GateVerdict, replica=replica, scores=finite(before))
         places = tuple(
             total.cohort.places[name] for name in total.transcript.survivors.names
         )
@@ -154,7 +156,7 @@ class Gate:
         scores = finite(after)
         if not mean_of(after) <= limit:
             return rejected(reason="held_out_worse", norm=norm, scores=scores)
-        return Verdict(replica=candidate, reason=None, norm=norm, scores=scores)
+        return GateVerdict(replica=candidate, reason=None, norm=norm, scores=scores)
 
     def check(self, replica: Replica, *, held_out: Path) -> None:
         """Ask before the first round what would reject every round.

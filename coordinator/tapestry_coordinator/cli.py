@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 
 if TYPE_CHECKING:
     from tapestry.protocol.wire_messages import Reason
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def app() -> None:
     """Lead a federation's run."""
 

@@ -5,8 +5,8 @@ from tapestry.errors import QuorumError, RuleError, TapestryError, VerificationE
 from tapestry.model.replica import Replica
 from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.secagg.messages import Result
-from tapestry_coordinator.acceptance_gate import Verdict
-from tapestry_coordinator.round import Attendance
+from tapestry_coordinator.acceptance_gate import GateVerdict
+from tapestry_coordinator.round import RoundOutcome
 from tapestry_governance.events.types import Dropped, RoundClosed
 
 _REASONS = {  # of an abort, for the log
@@ -16,9 +16,9 @@ _REASONS = {  # of an abort, for the log
 }
 
 
-def reason_of(error: TapestryError, attendance: Attendance) -> str:
+def reason_of(error: TapestryError, outcome: RoundOutcome) -> str:
     """Say in a word why a round is aborted."""
-    if attendance.phase == "sum" and isinstance(error, VerificationError):
+    if outcome.phase == "sum" and isinstance(error, VerificationError):
         return "bad_shares"
     return _REASONS.get(type(error), "protocol")
 
@@ -26,14 +26,14 @@ def reason_of(error: TapestryError, attendance: Attendance) -> str:
 def closing_of(
     manifest: RoundManifest,
     result: Result,
-    attendance: Attendance,
+    outcome: RoundOutcome,
     *,
-    verdict: Verdict,
+    verdict: GateVerdict,
     base: Replica,
 ) -> RoundClosed:
     """Say what came of a round."""
     names = result.transcript.survivors.names
-    dropped = sorted(set(attendance.dropped) - set(names))
+    dropped = sorted(set(outcome.dropped) - set(names))
     scores = {
         f"bits_per_byte/{name}": encode_fraction(value)
         for name, value in verdict.scores.items()
@@ -45,8 +45,8 @@ def closing_of(
         outcome="rejected" if verdict.reason else "applied",
         reason=verdict.reason,
         included=names,
-        dropped=tuple(Dropped(name=n, phase=attendance.dropped[n]) for n in dropped),
-        commitments=tuple(attendance.commitments[name] for name in names),
+        dropped=tuple(Dropped(name=n, phase=outcome.dropped[n]) for n in dropped),
+        commitments=tuple(outcome.commitments[name] for name in names),
         aggregate_digest=result.sum_root,
         base_before=manifest.model_digest,
         base_after=base.digest,

@@ -64,7 +64,7 @@ _Arrival = tuple[str, Message] | Exception | None  # None: nothing of use will c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Errand:
+class _PendingRequest:
     """One request on its way."""
 
     name: str
@@ -157,7 +157,7 @@ class FlowerGrid:
             return
         arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
         errands = [
-            _Errand(
+            _PendingRequest(
                 name=name,
                 node_id=ids[name],
                 request=request,
@@ -198,7 +198,7 @@ class FlowerGrid:
                 self._look()
                 look = time.monotonic() + _LOOK_SECONDS
 
-    def _run(self, errand: _Errand, message_id: str) -> None:
+    def _run(self, errand: _PendingRequest, message_id: str) -> None:
         """See one request through, in a thread, so that no node blocks another."""
         try:
             reply = self._await_reply(errand, message_id)
@@ -210,7 +210,9 @@ class FlowerGrid:
         except Exception as error:  # noqa: BLE001 - raised where the driver waits
             errand.arrivals.put(error)
 
-    def _await_reply(self, errand: _Errand, message_id: str) -> FlowerMessage | None:
+    def _await_reply(
+        self, errand: _PendingRequest, message_id: str
+    ) -> FlowerMessage | None:
         activation = self._online.get(errand.node_id, "")
         pending = {message_id} - {""}  # empty: the SuperLink did not take it
         start = time.monotonic()
@@ -229,7 +231,7 @@ class FlowerGrid:
             errand.over.wait(min(max(waited, errand.pause), errand.pause * _LAZINESS))
         return None
 
-    def _is_lost(self, errand: _Errand, activation: str) -> bool:
+    def _is_lost(self, errand: _PendingRequest, activation: str) -> bool:
         now = self._online.get(errand.node_id, activation)
         return errand.is_over or now != activation
 

@@ -2,7 +2,7 @@
 
 Two grids exist: ``LocalGrid`` calls node objects of this process, ``FlowerGrid``
 (in ``flower.py``) goes over a SuperLink. The round driver knows only ``Grid``, and
-looks at it through ``Checked``.
+looks at it through ``ValidatingGrid``.
 """
 
 import logging
@@ -58,7 +58,7 @@ class LocalGrid:
                 yield name, self._handlers[name](requests[name])
 
 
-class Checked:
+class ValidatingGrid:
     """A grid on which a node that sends no proper message was silent.
 
     Guarantees:

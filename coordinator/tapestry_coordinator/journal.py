@@ -48,7 +48,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class JournaledRound:
     """One round: ``open``, ``closed`` or ``aborted``."""
 
     number: int
@@ -123,14 +123,17 @@ class Journal:
         """Mark a round ``closed`` or ``aborted``."""
         self._query("UPDATE round SET status = ? WHERE number = ?", (status, number))
 
-    def rounds(self) -> list[Row]:
+    def rounds(self) -> list[JournaledRound]:
         """All rounds in order."""
         rows = self._query(
             "SELECT number, status, manifest, result FROM round ORDER BY number"
         )
-        return [Row(number=n, status=s, manifest=m, result=r) for n, s, m, r in rows]
+        return [
+            JournaledRound(number=n, status=s, manifest=m, result=r)
+            for n, s, m, r in rows
+        ]
 
-    def row(self, number: int) -> Row:
+    def row(self, number: int) -> JournaledRound:
         """One round.
 
         Raises:

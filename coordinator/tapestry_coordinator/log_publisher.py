@@ -21,7 +21,7 @@ from tapestry.errors import (
 )
 from tapestry.keys import SigningKey
 from tapestry.protocol.wire_messages import Kind, Message, Strict
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import words_of
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
@@ -41,11 +41,17 @@ class Cosigned(Strict):
     line: Annotated[str, Field(max_length=1000)]
 
 
-class Bulletin:
+class LogPublisher:
     """The coordinator's hand on the log."""
 
     def __init__(
-        self, log: Log, *, trust: Trust, key: SigningKey, grid: Grid, deadline: float
+        self,
+        log: Log,
+        *,
+        trust: TrustPolicy,
+        key: SigningKey,
+        grid: Grid,
+        deadline: float,
     ) -> None:
         """Take an open log and fold it.
 
@@ -89,7 +95,7 @@ class Bulletin:
             raise QuorumError("the log has no cosigned checkpoint yet")
         return note
 
-    def say(self, body: Body, *, refs: Sequence[int] = ()) -> int:
+    def append_event(self, body: Body, *, refs: Sequence[int] = ()) -> int:
         """Append an event of the coordinator's own; returns its index."""
         event = self._author.event(
             body, now=datetime.now(UTC), seen=self._seen(), refs=refs
@@ -123,7 +129,7 @@ class Bulletin:
         """
         apply_all(self._state, entries)
 
-    def meet(self, name: str, size: int, note: bytes | None) -> None:
+    def record_mirror_size(self, name: str, size: int, note: bytes | None) -> None:
         """Remember how much of the log a node has, and see that we have it, too.
 
         Raises:

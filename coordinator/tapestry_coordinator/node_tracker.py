@@ -22,13 +22,20 @@ from tapestry.errors import (
     ResourceError,
     TapestryError,
 )
-from tapestry.protocol.wire_messages import MAX_ASKS, Ask, Kind, Message, Name, Strict
+from tapestry.protocol.wire_messages import (
+    MAX_ASKS,
+    ChunkRequest,
+    Kind,
+    Message,
+    Name,
+    Strict,
+)
 from tapestry.secagg.chunks import cut
 from tapestry.secagg.messages import Result
 from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal
-from tapestry_coordinator.log_publisher import Bulletin
+from tapestry_coordinator.log_publisher import LogPublisher
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds between looks for nodes
@@ -41,22 +48,26 @@ class Identity(Strict):
     size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
     applied: Annotated[int, Field(ge=0)]  # the last round whose result it has taken
     checkpoint: str | None  # the newest one that it accepted
-    asks: Annotated[tuple[Ask, ...], Field(max_length=MAX_ASKS)]  # not seen yet
+    asks: Annotated[
+        tuple[ChunkRequest, ...], Field(max_length=MAX_ASKS)
+    ]  # not seen yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RollCall:
+class NodeTracker:
     """The nodes of a run."""
 
     settings: CoordinatorSettings
     grid: Grid
-    bulletin: Bulletin
+    publisher: LogPublisher
     journal: Journal
     applied: dict[str, int] = field(default_factory=dict)  # node -> last round
-    asks: dict[str, set[Ask]] = field(default_factory=dict)  # node -> chunks, if known
+    asks: dict[str, set[ChunkRequest]] = field(
+        default_factory=dict
+    )  # node -> chunks, if known
     away: set[str] = field(default_factory=set)  # did not come when last waited for
 
-    def gather(self, *, members: Collection[str] = ()) -> list[str]:
+    def wait_for_nodes(self, *, members: Collection[str] = ()) -> list[str]:
         """Wait for nodes and learn where they are.
 
         Args:
@@ -72,13 +83,13 @@ class RollCall:
             raise QuorumError(
                 f"{len(names)} nodes are here, at least {floor} are needed"
             )
-        present = self.meet(names)
+        present = self.exchange_hello(names)
         if members:
             self.away.clear()
             self.away.update(set(members) - set(present))
         return present
 
-    def meet(self, names: Collection[str]) -> list[str]:
+    def exchange_hello(self, names: Collection[str]) -> list[str]:
         """Ask nodes where they are; returns those who say so, in order."""
         for name in names:
             self.asks.pop(name, None)  # who does not answer may want to see anything
@@ -101,7 +112,9 @@ class RollCall:
         try:
             said = _identity(name, reply)
             note = said.checkpoint
-            self.bulletin.meet(name, said.size, None if note is None else note.encode())
+            self.publisher.record_mirror_size(
+                name, said.size, None if note is None else note.encode()
+            )
         except (InconsistentLog, ResourceError):
             raise  # the former is proven by a quorum's signatures: do not go on
         except TapestryError as error:
@@ -126,7 +139,7 @@ class RollCall:
             raise IncompleteError(f"the journal lacks the result of {round_number}")
         body = {
             "round_number": round_number,
-            "checkpoint": self.bulletin.checkpoint.decode(),
+            "checkpoint": self.publisher.checkpoint.decode(),
             "result": Result.decode(row.result).model_dump(mode="json"),
         }
         request = Message(

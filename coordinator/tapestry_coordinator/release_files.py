@@ -7,7 +7,7 @@ more folder ``tapestry/`` inside::
     tapestry/manifest.json      every file above, with size and digest
     tapestry/release.entry      the log entry that names the manifest's digest
     tapestry/release.tlog-proof the entry is in the cosigned log
-    tapestry/policy.txt         whom that proof trusts
+    tapestry/trust-policy.txt         whom that proof trusts
 """
 
 import os
@@ -22,7 +22,7 @@ from tapestry_governance.log.writer import Log
 
 ENTRY = "release.entry"
 PROOF = "release.tlog-proof"
-POLICY = "policy.txt"
+POLICY = "trust-policy.txt"
 
 GIVEN = "given base"  # the fact of a card that says where the run started
 # What the bases of workloads/bases.py that have a name are, and their licences.

@@ -32,7 +32,7 @@ def release(run: "Run") -> None:
         QuorumError: The members do not cosign the release.
         ResourceError: The files cannot be written.
     """
-    state = run.bulletin.state
+    state = run.publisher.state
     closed = state.last_closed
     if closed is None:
         return
@@ -43,18 +43,18 @@ def release(run: "Run") -> None:
         index = _publish(run, previous=latest)
     else:
         index = _find(run, latest.name)
-    name = f"base-{len(run.bulletin.state.releases)}"
-    run.bulletin.publish(run.grid.nodes())
+    name = f"base-{len(run.publisher.state.releases)}"
+    run.publisher.publish(run.grid.nodes())
     folder = run.directory / "releases" / name
     if folder.exists():
         releases.attach_proof(folder, log=run.log, index=index, trust=run.trust)
 
 
 def _publish(run: "Run", *, previous: ReleasePublished | None) -> int:
-    closed = run.bulletin.state.last_closed
+    closed = run.publisher.state.last_closed
     if closed is None:
         raise ProtocolError("nothing to release")
-    name = f"base-{len(run.bulletin.state.releases) + 1}"
+    name = f"base-{len(run.publisher.state.releases) + 1}"
     run.notify({"stage": "release", "text": name})
     run.workload.load(run.replica.parameters)
     settings = run.settings
@@ -71,7 +71,7 @@ def _publish(run: "Run", *, previous: ReleasePublished | None) -> int:
     digest = releases.write_files(
         run.directory / "releases" / name, workload=run.workload, card=card
     )
-    return run.bulletin.say(
+    return run.publisher.append_event(
         ReleasePublished(
             name=name,
             parameters_digest=run.replica.digest,
@@ -93,12 +93,12 @@ def _find(run: "Run", name: str) -> int:
 
 def collect_adapters(run: "Run") -> None:
     """Tell the nodes of the last release and keep the adapters they publish."""
-    state = run.bulletin.state
+    state = run.publisher.state
     if not state.releases:
         return
     name = max(state.releases.values(), key=lambda each: each.round_number).name
-    here = run.roll.gather()
-    body = {"name": name, "checkpoint": run.bulletin.publish(here).decode()}
+    here = run.tracker.wait_for_nodes()
+    body = {"name": name, "checkpoint": run.publisher.publish(here).decode()}
     request = Message(kind=Kind.RELEASED, body=canonical_json(body))
     present = [n for n in here if n not in state.publishers.values()]
     waited = run.settings.deadlines.adapter
@@ -131,7 +131,7 @@ def _keep(run: "Run", node: str, reply: Message) -> str:
     accounted, entry, files = _unpack(reply)
     event = open_entry(entry).event
     published = event.body
-    owner = run.bulletin.state.publishers.get(getattr(published, "name", ""), node)
+    owner = run.publisher.state.publishers.get(getattr(published, "name", ""), node)
     if not isinstance(published, AdapterPublished) or {event.actor, owner} != {node}:
         raise ProtocolError("the publication is not an adapter of this node")
     folder = run.directory / "adapters" / published.name
@@ -142,7 +142,7 @@ def _keep(run: "Run", node: str, reply: Message) -> str:
         base = run.directory / "releases" / published.base
         registry.check_fit(draft, registry.read_base(base))
         for each in (accounted, entry):
-            run.bulletin.add(each)
+            run.publisher.add(each)
         with writing(folder):
             if folder.exists():
                 shutil.rmtree(folder)

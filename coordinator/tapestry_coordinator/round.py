@@ -49,7 +49,7 @@ _ENTRIES = 2  # of the node's own in front of the chunks: dp.accounted, committe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class RoundContext:
     """Whom a round talks to, and what it does with entries that nodes hand in."""
 
     grid: Grid
@@ -62,7 +62,7 @@ class Table:
 
 
 @dataclass(slots=True, kw_only=True)
-class Attendance:
+class RoundOutcome:
     """Where participants were lost, and who committed to what."""
 
     dropped: dict[str, str] = field(default_factory=dict)
@@ -72,19 +72,21 @@ class Attendance:
     bad_dealers: tuple[str, ...] = ()  # whose shares gave no sum
 
 
-def run(manifest: RoundManifest, table: Table, *, attendance: Attendance) -> Unmasked:
+def run(
+    manifest: RoundManifest, table: RoundContext, *, outcome: RoundOutcome
+) -> Unmasked:
     """Lead the cohort from the offer to the sum.
 
     Args:
         manifest: The round; it is in the cosigned log.
         table: Grid, deadlines and log.
-        attendance: Filled while the round goes on, so that an abort can tell.
+        outcome: Filled while the round goes on, so that an abort can tell.
 
     Raises:
         QuorumError: Too few nodes were left at some stage.
         VerificationError: The masks do not come off.
     """
-    lead = _Lead(manifest, table, attendance)
+    lead = _StageRunner(manifest, table, outcome)
     offer = Message(kind=Kind.OFFER, body=_checkpoint(table.checkpoint))
     names = [p.name for p in manifest.participants]
     advertising = Advertising(manifest)
@@ -106,20 +108,20 @@ def run(manifest: RoundManifest, table: Table, *, attendance: Attendance) -> Unm
     lead.ask(
         "reveal", dict.fromkeys(revealing.missing, request), revealing, _read_reveal
     )
-    attendance.phase = "sum"
+    outcome.phase = "sum"
     heads = next(iter(sealed.values())).heads
     return lead.unmask(revealing, keys, heads)
 
 
-class _Lead:
+class _StageRunner:
     """Asks one stage after the other and keeps the attendance."""
 
     def __init__(
-        self, manifest: RoundManifest, table: Table, attendance: Attendance
+        self, manifest: RoundManifest, table: RoundContext, outcome: RoundOutcome
     ) -> None:
         self._manifest = manifest
         self._table = table
-        self._attendance = attendance
+        self._attendance = outcome
         self._reveals: list[Reveal] = []
 
     def ask(

@@ -29,21 +29,21 @@ from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.secagg.messages import Result
 from tapestry.secagg.server import Unmasked
 from tapestry.settings import CoordinatorSettings
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.workloads.base import Workload
 from tapestry.workloads.language.base_models import open_base
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import round as rounds
-from tapestry_coordinator.acceptance_gate import Gate, read_held_out
+from tapestry_coordinator.acceptance_gate import AcceptanceGate, read_held_out
 from tapestry_coordinator.closing_event import closing_of, reason_of
-from tapestry_coordinator.grid import Checked, Grid
+from tapestry_coordinator.grid import Grid, ValidatingGrid
 from tapestry_coordinator.journal import Journal, writing
-from tapestry_coordinator.log_publisher import Bulletin, event_of
-from tapestry_coordinator.node_tracker import RollCall
+from tapestry_coordinator.log_publisher import LogPublisher, event_of
+from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.refusals import end_the_run, in_words
-from tapestry_coordinator.round import Attendance, Notify, Table
+from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
 from tapestry_coordinator.round_plan import check_run, plan_round
-from tapestry_coordinator.spot_check_responder import Showing
+from tapestry_coordinator.spot_check_responder import SpotCheckResponder
 from tapestry_coordinator.uploads import Uploads
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.events.types import RoundAborted, RoundClosed, RoundOpened
@@ -76,7 +76,7 @@ def main(
     """Finish the run of a coordinator's folder.
 
     Args:
-        directory: Holds ``coordinator.toml``, ``policy.txt``, ``keys/``, ``log/``
+        directory: Holds ``coordinator.toml``, ``trust-policy.txt``, ``keys/``, ``log/``
             and ``held-out/``.
         grid: The nodes.
         workload: The given base, loaded; opened from settings if absent.
@@ -121,34 +121,38 @@ class Run:
         notify: Notify,
     ) -> None:
         """Open log and journal."""
-        self.directory, self.settings, self.grid = directory, settings, Checked(grid)
+        self.directory, self.settings, self.grid = (
+            directory,
+            settings,
+            ValidatingGrid(grid),
+        )
         self.workload, self.notify = workload, notify
-        self.trust = read_small(directory / "policy.txt")
+        self.trust = read_small(directory / "trust-policy.txt")
         log_key = SigningKey.load(directory / "keys" / "log.key")
         self.log = Log.open(directory / "log", key=log_key)
-        self.bulletin = Bulletin(
+        self.publisher = LogPublisher(
             self.log,
-            trust=Trust.parse(self.trust),
+            trust=TrustPolicy.parse(self.trust),
             key=SigningKey.load(directory / "keys" / "author.key"),
             grid=self.grid,
             deadline=settings.deadlines.cosign,
         )
         self.journal = Journal(directory)
-        self.gate = Gate(
+        self.gate = AcceptanceGate(
             workload=workload,
             texts=read_held_out(directory / "held-out"),
             journal=self.journal,
             sequence_length=settings.training.sequence_length,
         )
-        self.roll = RollCall(
+        self.tracker = NodeTracker(
             settings=settings,
             grid=self.grid,
-            bulletin=self.bulletin,
+            publisher=self.publisher,
             journal=self.journal,
         )
         self.uploads = Uploads(directory)
-        self.showing = Showing(
-            directory, roll=self.roll, journal=self.journal, uploads=self.uploads
+        self.responder = SpotCheckResponder(
+            directory, tracker=self.tracker, journal=self.journal, uploads=self.uploads
         )
         self.replica = Replica.start({})
         self._failures = 0
@@ -168,7 +172,7 @@ class Run:
         if self._closed() < self.settings.rounds:
             check_run(
                 self.settings,
-                self.bulletin.state,
+                self.publisher.state,
                 model_digest=self.replica.digest,
                 workload=self.workload,
             )
@@ -180,7 +184,7 @@ class Run:
         self._release()
         if self.settings.adapters:
             release_publisher.collect_adapters(self)
-        self.bulletin.publish(self.grid.nodes())
+        self.publisher.publish(self.grid.nodes())
 
     def _release_if_due(self) -> None:
         closed = self._closed()
@@ -203,15 +207,15 @@ class Run:
         Nobody cosigns a release without the result of its round. So if too few do,
         results go first, under the last checkpoint that there is.
         """
-        present = self.roll.gather(members=self.bulletin.state.members)
+        present = self.tracker.wait_for_nodes(members=self.publisher.state.members)
         try:
-            self.bulletin.publish(present)
+            self.publisher.publish(present)
         except QuorumError:
-            self.roll.catch_up(present)
-            self.showing.show(present)
-            self.bulletin.publish(present)
-        self.roll.catch_up(present)
-        self.showing.show(present)
+            self.tracker.catch_up(present)
+            self.responder.respond(present)
+            self.publisher.publish(present)
+        self.tracker.catch_up(present)
+        self.responder.respond(present)
         return present
 
     def _closed(self) -> int:
@@ -222,7 +226,7 @@ class Run:
         events = map(event_of, self.log.entries(0, self.log.size))
         for closed in [event for event in events if isinstance(event, RoundClosed)]:
             self._replay(closed)
-        if self.bulletin.state.open_round is not None:
+        if self.publisher.state.open_round is not None:
             self._abort("restart", "coordinator_restarted")
         for row in self.journal.rounds():
             if row.status == "open":
@@ -257,21 +261,21 @@ class Run:
             PolicyError: So many nodes refuse for good.
             RuleError, ConfigError: No such round can be; waiting does not mend it.
         """
-        attendance = Attendance()
+        outcome = RoundOutcome()
         try:
-            self._round(attendance)
+            self._round(outcome)
         except InconsistentLog:
             raise
         except (QuorumError, ProtocolError, VerificationError, RuleError) as error:
-            current = self.bulletin.state.open_round
+            current = self.publisher.state.open_round
             if isinstance(error, RuleError) and current is None:
                 raise
-            said = self._explain(error, attendance, current)
-            _logger.warning("round aborted at %s: %s", attendance.phase, said)
-            self._abort(attendance.phase, reason_of(error, attendance))
-            self._leave_out(attendance.bad_dealers)
+            said = self._explain(error, outcome, current)
+            _logger.warning("round aborted at %s: %s", outcome.phase, said)
+            self._abort(outcome.phase, reason_of(error, outcome))
+            self._leave_out(outcome.bad_dealers)
             self._failures += 1
-            if current and end_the_run(attendance.refused, current.manifest):
+            if current and end_the_run(outcome.refused, current.manifest):
                 raise PolicyError(f"the run ends: {said}") from error
             if self._failures >= _FAILURES:
                 raise QuorumError(f"{_FAILURES} rounds failed: {said}") from error
@@ -280,13 +284,13 @@ class Run:
 
     @staticmethod
     def _explain(
-        error: TapestryError, attendance: Attendance, current: OpenRound | None
+        error: TapestryError, outcome: RoundOutcome, current: OpenRound | None
     ) -> str:
         """Say why a round failed, and what nodes said of it."""
-        if current is None or not attendance.refused:
+        if current is None or not outcome.refused:
             return str(error)
         plan = current.manifest
-        said = in_words(attendance.refused, asked=len(plan.participants))
+        said = in_words(outcome.refused, asked=len(plan.participants))
         return f"round {plan.round_number}: {said}; {error}"
 
     def _leave_out(self, names: tuple[str, ...]) -> None:
@@ -294,47 +298,47 @@ class Run:
             _logger.warning("%s dealt bad shares: it is left out of this run", name)
             self.journal.leave_out(name, "bad_shares")
 
-    def _round(self, attendance: Attendance) -> None:
+    def _round(self, outcome: RoundOutcome) -> None:
         present = self._bring_up_to_date()
         left_out = self.journal.left_out()
         manifest = plan_round(
             self.settings,
-            self.bulletin.state,
+            self.publisher.state,
             present=[name for name in present if name not in left_out],
             round_number=self._next_number(),
             model_digest=self.replica.digest,
             workload=self.workload,
         )
         self.journal.open_round(manifest.round_number, manifest.encode())
-        self.bulletin.say(RoundOpened(manifest=manifest))
+        self.publisher.append_event(RoundOpened(manifest=manifest))
         self._tell(manifest, "open")
-        table = Table(
+        table = RoundContext(
             grid=self.grid,
             deadlines=self.settings.deadlines,
-            checkpoint=self.bulletin.publish(present),
-            approve=self.bulletin.approve,
-            register=self.bulletin.add,
+            checkpoint=self.publisher.publish(present),
+            approve=self.publisher.approve,
+            register=self.publisher.add,
             keep=partial(self.uploads.keep, manifest.round_number),
             notify=self.notify,
         )
-        total = rounds.run(manifest, table, attendance=attendance)
-        self._close_round(manifest, total, attendance)
-        self.bulletin.publish(present)
-        self.roll.send_result(manifest.round_number, present)
-        self.showing.show(present)
+        total = rounds.run(manifest, table, outcome=outcome)
+        self._close_round(manifest, total, outcome)
+        self.publisher.publish(present)
+        self.tracker.send_result(manifest.round_number, present)
+        self.responder.respond(present)
 
     def _next_number(self) -> int:
         """The log decides: one more than the last round that was opened."""
-        last = self.bulletin.state.last
+        last = self.publisher.state.last
         known = last is not None and last[0] == self.settings.run_id
         return last[1] + 1 if last is not None and known else 1
 
     def _abort(self, phase: str, reason: str) -> None:
-        current = self.bulletin.state.open_round
+        current = self.publisher.state.open_round
         if current is None:
             return
         manifest = current.manifest
-        self.bulletin.say(
+        self.publisher.append_event(
             RoundAborted(
                 run_id=manifest.run_id,
                 round_number=manifest.round_number,
@@ -352,11 +356,11 @@ class Run:
         self.journal.settle(number, "aborted")
 
     def _close_round(
-        self, manifest: RoundManifest, total: Unmasked, attendance: Attendance
+        self, manifest: RoundManifest, total: Unmasked, outcome: RoundOutcome
     ) -> None:
         """Gate the sum, step, and log what came of it."""
         self._tell(manifest, "evaluate")
-        attendance.phase = "evaluate"
+        outcome.phase = "evaluate"
         verdict = self.gate.judge(manifest, total, replica=self.replica)
         base = self.replica if verdict.reason else verdict.replica
         result = Result(
@@ -366,8 +370,8 @@ class Run:
         )
         self.journal.store_sum(manifest.round_number, total.values)
         self.journal.store_result(manifest.round_number, result.encode())
-        closed = closing_of(manifest, result, attendance, verdict=verdict, base=base)
-        self.bulletin.say(closed, refs=closed.commitments)
+        closed = closing_of(manifest, result, outcome, verdict=verdict, base=base)
+        self.publisher.append_event(closed, refs=closed.commitments)
         self.replica = base
         self.journal.settle(manifest.round_number, "closed")
         event = {"stage": "round", "round": manifest.round_number, "phase": "close"}

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tapestry.errors import IncompleteError
-from tapestry.protocol.wire_messages import MAX_ASKS, Ask, Kind, Message
+from tapestry.protocol.wire_messages import MAX_ASKS, ChunkRequest, Kind, Message
 from tapestry.secagg.chunks import chunk_leaves, cut
 from tapestry.secagg.messages import Result
-from tapestry.secagg.transcript import Evidence
+from tapestry.secagg.transcript import ChunkProof
 from tapestry.tlog.merkle import inclusion_proof
 from tapestry_coordinator.journal import Journal, writing
 from tapestry_coordinator.log_publisher import event_of
-from tapestry_coordinator.node_tracker import RollCall
+from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.uploads import Uploads
 from tapestry_governance.audit.sum_evidence import (
     Spot,
@@ -37,18 +37,23 @@ _AT_ONCE = 256  # chunks in memory
 _KEPT = 8  # chunks of a round for auditors
 
 
-class Showing:
+class SpotCheckResponder:
     """Answers what nodes ask, as long as the uploads are here."""
 
     def __init__(
-        self, directory: Path, *, roll: RollCall, journal: Journal, uploads: Uploads
+        self,
+        directory: Path,
+        *,
+        tracker: NodeTracker,
+        journal: Journal,
+        uploads: Uploads,
     ) -> None:
         """Use ``evidence/`` in a coordinator's folder."""
         self._evidence = directory / EVIDENCE
-        self._roll, self._journal, self._uploads = roll, journal, uploads
+        self._tracker, self._journal, self._uploads = tracker, journal, uploads
         self._shown: Counter[tuple[str, int]] = Counter()  # taken, by node and round
 
-    def show(self, names: Sequence[str]) -> None:
+    def respond(self, names: Sequence[str]) -> None:
         """Let these nodes say what they ask for, and show it; then tidy up.
 
         A node that takes no evidence keeps its word: it vouches for no release.
@@ -57,14 +62,14 @@ class Showing:
         waiting = set(names)
         cut_off: set[str] = set()  # whose list was full, and may go on
         while rounds:
-            self._roll.meet(sorted(waiting))
-            asks = self._roll.asks
+            self._tracker.exchange_hello(sorted(waiting))
+            asks = self._tracker.asks
             cut_off = {n for n in waiting if len(asks.get(n, ())) == MAX_ASKS}
             took = [self._show_round(*each, waiting) for each in rounds.items()]
             if not (cut_off & waiting and any(took)):
                 break
         for name in cut_off:
-            self._roll.asks.pop(name, None)
+            self._tracker.asks.pop(name, None)
         self._tidy(rounds)
 
     def _shown_rounds(self) -> Iterator[tuple[int, Result]]:
@@ -78,13 +83,13 @@ class Showing:
 
         A member that has not said so since it took the result may want to.
         """
-        roll = self._roll
+        tracker = self._tracker
         for number in numbers:
             if all(
-                name in roll.asks
-                and roll.applied.get(name, 0) >= number
-                and all(ask.round_number != number for ask in roll.asks[name])
-                for name in roll.bulletin.state.members
+                name in tracker.asks
+                and tracker.applied.get(name, 0) >= number
+                and all(ask.round_number != number for ask in tracker.asks[name])
+                for name in tracker.publisher.state.members
             ):
                 self._uploads.forget(number)
 
@@ -94,8 +99,10 @@ class Showing:
         Who does not take what it asked for is not waited for any more.
         """
         asks = {
-            name: [ask for ask in self._roll.asks[name] if ask.round_number == number]
-            for name in sorted(waiting & self._roll.asks.keys())
+            name: [
+                ask for ask in self._tracker.asks[name] if ask.round_number == number
+            ]
+            for name in sorted(waiting & self._tracker.asks.keys())
         }
         if not any(asks.values()):
             return 0
@@ -117,14 +124,14 @@ class Showing:
             takers = self._send(requests)
             for node in takers:
                 self._shown[node, number] += 1
-                self._roll.asks[node].discard(turn[node])
+                self._tracker.asks[node].discard(turn[node])
             waiting.difference_update(requests.keys() - takers)
             took += len(takers)
         return took
 
     def _send(self, requests: Mapping[str, Message]) -> set[str]:
-        waited = self._roll.settings.deadlines.result
-        replies = dict(self._roll.grid.exchange(requests, deadline=waited))
+        waited = self._tracker.settings.deadlines.result
+        replies = dict(self._tracker.grid.exchange(requests, deadline=waited))
         takers = {name for name in replies if replies[name].kind is Kind.RECEIPT}
         for name in requests.keys() - takers:
             _logger.warning("%s does not take chunks that it asked for", name)
@@ -141,7 +148,7 @@ class Showing:
             uploads = {
                 name: self._uploads.evidence(number, name, index) for name in names
             }
-            mine = Evidence(chunk=total[index], proof=inclusion_proof(leaves, index))
+            mine = ChunkProof(chunk=total[index], proof=inclusion_proof(leaves, index))
             return Spot(index=index, total=mine, uploads=uploads)
 
         return cut_out
@@ -166,7 +173,7 @@ class Showing:
                 draft.replace(place)
 
     def _index_of(self, number: int) -> int:
-        log = self._roll.bulletin.log
+        log = self._tracker.publisher.log
         for index, entry in enumerate(log.entries(0, log.size)):
             body = event_of(entry)
             if isinstance(body, RoundClosed) and body.round_number == number:
@@ -174,7 +181,9 @@ class Showing:
         raise IncompleteError(f"the log does not close round {number}")
 
 
-def _turns(asks: Mapping[str, list[Ask]], *, width: int) -> Iterator[dict[str, Ask]]:
+def _turns(
+    asks: Mapping[str, list[ChunkRequest]], *, width: int
+) -> Iterator[dict[str, ChunkRequest]]:
     """One ask of each of a few nodes, until everybody's had its turn."""
     for place in range(max(map(len, asks.values()))):
         waiting = [name for name, each in asks.items() if len(each) > place]

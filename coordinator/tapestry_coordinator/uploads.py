@@ -17,7 +17,7 @@ from pathlib import Path
 from tapestry.errors import IncompleteError
 from tapestry.protocol.wire_messages import CHUNK_BYTES
 from tapestry.secagg.chunks import chunk_leaves
-from tapestry.secagg.transcript import Evidence
+from tapestry.secagg.transcript import ChunkProof
 from tapestry.tlog.merkle import inclusion_proof
 from tapestry_coordinator.journal import writing
 
@@ -45,7 +45,7 @@ class Uploads:
             _write(path.with_suffix(".leaves"), chunk_leaves(chunks))
             _write(path, chunks)
 
-    def evidence(self, number: int, name: str, index: int) -> Evidence:
+    def evidence(self, number: int, name: str, index: int) -> ChunkProof:
         """Read one chunk with its path to the root.
 
         Raises:
@@ -64,7 +64,7 @@ class Uploads:
             raise IncompleteError(f"no upload {path}: {error.strerror}") from None
         if not chunk:
             raise IncompleteError(f"{path} has no chunk {index}")
-        return Evidence(chunk=chunk, proof=inclusion_proof(leaves, index))
+        return ChunkProof(chunk=chunk, proof=inclusion_proof(leaves, index))
 
     def rounds(self) -> list[int]:
         """The rounds whose uploads are here."""

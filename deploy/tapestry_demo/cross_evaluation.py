@@ -17,11 +17,11 @@ from tapestry_coordinator.acceptance_gate import (
 from tapestry_coordinator.journal import Journal
 from tapestry_demo import corpora, scenario
 from tapestry_demo.central_baseline import Reference, train_centrally
-from tapestry_demo.held_out_answers import Sample, ask, choose_samples
+from tapestry_demo.held_out_answers import HeldOutPrompt, ask, choose_samples
 from tapestry_governance.registry import read_base
 
 if TYPE_CHECKING:
-    from tapestry_demo.demo_run import Story
+    from tapestry_demo.demo_run import DemoRun
 
 Matrix = dict[str, dict[str, Evaluation]]  # by model, by country
 Figures = dict[str, dict[str, float]]
@@ -44,57 +44,57 @@ def errors(matrix: Matrix) -> Figures:
 
 
 def fill(
-    story: "Story", *, workload: LanguageModel, given: Replica
-) -> tuple[Matrix, list[Sample]]:
+    demo: "DemoRun", *, workload: LanguageModel, given: Replica
+) -> tuple[Matrix, list[HeldOutPrompt]]:
     """Try every base and adapter, and the central references if they are wanted.
 
     Returns:
         The evaluations, and what given base, last release and adapters answer to
         questions of the held-out dialogues.
     """
-    matrix = _logged(story, given)
-    texts = read_held_out(story.out / "coordinator" / "held-out")
+    matrix = _logged(demo, given)
+    texts = read_held_out(demo.out / "coordinator" / "held-out")
     samples = choose_samples(texts)
-    length = story.scale.sequence_length
+    length = demo.scale.sequence_length
 
     def row() -> dict[str, Evaluation]:
         return evaluate_all(workload, texts, sequence_length=length)
 
-    with story.stage("evaluate"):
-        story.progress({"stage": "evaluate", "text": "answers of the given base"})
+    with demo.stage("evaluate"):
+        demo.progress({"stage": "evaluate", "text": "answers of the given base"})
         workload.load(given.parameters)
         ask(workload, samples, name="given")
-        last = max((story.out / "releases").glob("base-*"), key=_number)
-        story.progress({"stage": "evaluate", "text": f"answers of {last.name}"})
+        last = max((demo.out / "releases").glob("base-*"), key=_number)
+        demo.progress({"stage": "evaluate", "text": f"answers of {last.name}"})
         workload.load(LanguageModel.open(last).parameters())
         ask(workload, samples, name=last.name)
-        for folder in sorted((story.out / "adapters").glob("*")):
-            story.progress({"stage": "evaluate", "text": f"adapter {folder.name}"})
+        for folder in sorted((demo.out / "adapters").glob("*")):
+            demo.progress({"stage": "evaluate", "text": f"adapter {folder.name}"})
             own = [sample for sample in samples if sample.country == folder.name]
             with workload.adapted(folder):
                 matrix[f"adapter-{folder.name}"] = row()
                 ask(workload, own, name="adapter")
-    if story.record.references:
-        for name, epsilon in (("central", None), ("central-dp", story.scale.epsilon)):
-            with story.stage(name):
-                workload.load(_central(story, workload, given=given, epsilon=epsilon))
+    if demo.record.references:
+        for name, epsilon in (("central", None), ("central-dp", demo.scale.epsilon)):
+            with demo.stage(name):
+                workload.load(_central(demo, workload, given=given, epsilon=epsilon))
                 matrix[name] = row()
     return matrix, samples
 
 
-def _logged(story: "Story", given: Replica) -> Matrix:
+def _logged(demo: "DemoRun", given: Replica) -> Matrix:
     """What the coordinator evaluated on the way: the bases."""
     names = {"given": given.digest}
-    for folder in sorted((story.out / "releases").glob("base-*"), key=_number):
+    for folder in sorted((demo.out / "releases").glob("base-*"), key=_number):
         names[folder.name] = read_base(folder).digest
-    journal = Journal(story.out / "coordinator")
+    journal = Journal(demo.out / "coordinator")
     rows = {name: logged_evaluations(journal, key) for name, key in names.items()}
     journal.close()
     return {name: row for name, row in rows.items() if row is not None}
 
 
 def _central(
-    story: "Story",
+    demo: "DemoRun",
     workload: LanguageModel,
     *,
     given: Replica,
@@ -106,20 +106,18 @@ def _central(
         for rows in corpora.load(country, longest=scenario.LONGEST).private.values()
         for dialogue in rows
     ]
-    units = workload.encode(texts, sequence_length=story.scale.sequence_length)
+    units = workload.encode(texts, sequence_length=demo.scale.sequence_length)
     label = "with privacy" if epsilon else "without privacy"
 
     def report(done: int, total: int) -> None:
-        story.progress(
-            {"stage": "central", "text": label, "done": done, "total": total}
-        )
+        demo.progress({"stage": "central", "text": label, "done": done, "total": total})
 
-    report(0, story.scale.rounds)
+    report(0, demo.scale.rounds)
     return train_centrally(
         workload,
         units,
         reference=Reference(
-            settings=story.settings, nodes=len(story.members), epsilon=epsilon
+            settings=demo.settings, nodes=len(demo.members), epsilon=epsilon
         ),
         base=given,
         report=report,

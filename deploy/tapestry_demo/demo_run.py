@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tapestry.cli import console
-from tapestry.cli.progress import Event, Progress, live
+from tapestry.cli.progress import Progress, ProgressEvent, live
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.model.replica import Replica
 from tapestry.settings import CoordinatorSettings
@@ -45,7 +45,7 @@ from tapestry_demo.report.page import write_report
 from tapestry_demo.report.summary import summarize
 from tapestry_demo.runners import ENGINE_FOLDER, run_flower, run_in_process
 from tapestry_demo.shell_command import command
-from tapestry_demo.wire_tap import Tap
+from tapestry_demo.wire_tap import WireTap
 from tapestry_governance.audit.bundle import add_sums, write_bundle
 from tapestry_governance.audit.statement_files import write_statements
 from tapestry_governance.cli.folder_checks import audited
@@ -63,15 +63,15 @@ _COPIES = 10  # of a base's files: releases, cache and sums, in float32
 
 
 @dataclass(slots=True, kw_only=True)
-class Story:
+class DemoRun:
     """A demo under way."""
 
     out: Path
-    scale: scenario.Scale
+    scale: scenario.DemoScale
     record: Record
     progress: Progress
-    tap: Tap = field(default_factory=Tap)
-    members: list[scenario.Member] = field(default_factory=list)
+    tap: WireTap = field(default_factory=WireTap)
+    members: list[scenario.DemoMember] = field(default_factory=list)
 
     @property
     def engine(self) -> str:
@@ -179,7 +179,7 @@ def _go_on(out: Path, wishes: Wishes, *, threads: int) -> None:
                 )
         if FINISHED in record.done:
             console.say(f"{out} is finished; there is nothing left to do")
-            _say_goodbye(out)
+            _print_next_steps(out)
         else:
             _work(out, record, threads=threads)
 
@@ -188,25 +188,25 @@ def _work(out: Path, record: Record, *, threads: int) -> None:
     """Do what is left of a demo; say how to go on where it stops."""
     started = time.monotonic()
     torch.set_num_threads(threads)
-    tap = Tap.restore(record.tap)
+    tap = WireTap.restore(record.tap)
     with interruptible() as stop:
         try:
             with live(f"Four institutions train one base; results go to {out}") as show:
 
-                def progress(event: Event) -> None:
+                def progress(event: ProgressEvent) -> None:
                     stop.check()
                     show(event)
 
-                story = Story(
+                demo = DemoRun(
                     out=out,
                     scale=scenario.scale_of(record.base),
                     record=record,
                     progress=progress,
                     tap=tap,
                 )
-                data = tell(story)
+                data = run_demo(demo)
                 write_report(data, out)
-                story.once(FINISHED, lambda: None)
+                demo.once(FINISHED, lambda: None)
         except BaseException:
             if stop.requested or "prepare" in record.done:
                 with suppress(ResourceError):  # then the last state is good enough
@@ -216,79 +216,79 @@ def _work(out: Path, record: Record, *, threads: int) -> None:
             raise
     taken, memory = time.monotonic() - started, data["peak_rss_mb"]
     console.say(f"done in {taken:.0f} s, peak memory {memory:.0f} MB")
-    _say_goodbye(out)
+    _print_next_steps(out)
 
 
-def tell(story: Story) -> dict[str, Any]:
+def run_demo(demo: DemoRun) -> dict[str, Any]:
     """Do it all, and return the numbers.
 
     Raises:
         TapestryError: Something failed, or the bundle does not verify: then there is
             no report, and the kind of error is the kind of verdict.
     """
-    with story.stage("prepare"):
-        story.progress({"stage": "prepare", "text": "reading the base"})
-        workload = open_base(story.scale.base, coarse_evaluation=True)
+    with demo.stage("prepare"):
+        demo.progress({"stage": "prepare", "text": "reading the base"})
+        workload = open_base(demo.scale.base, coarse_evaluation=True)
         check_architecture(workload.module)  # before anything is prepared for it
         given = Replica.start(workload.parameters())
-        _check_base(story, given)
-        story.members = [_member(story.out, country) for country in corpora.COUNTRIES]
-        story.once("prepare", partial(_prepare, story, given))
-    story.once("rounds", partial(_run, story, workload, given))
-    story.once("collect", partial(_collect, story))
-    audit = audited(story.out / "bundle", trust=None)
-    matrix, samples = fill(story, workload=workload, given=given)
-    story.progress({"stage": "report", "text": "writing"})
-    write_statements(audit, story.out / "privacy")
-    return summarize(story, matrix=matrix, samples=samples, tap=story.tap, audit=audit)
+        _check_base(demo, given)
+        demo.members = [_member(demo.out, country) for country in corpora.COUNTRIES]
+        demo.once("prepare", partial(_prepare, demo, given))
+    demo.once("rounds", partial(_run, demo, workload, given))
+    demo.once("collect", partial(_collect, demo))
+    audit = audited(demo.out / "bundle", trust=None)
+    matrix, samples = fill(demo, workload=workload, given=given)
+    demo.progress({"stage": "report", "text": "writing"})
+    write_statements(audit, demo.out / "privacy")
+    return summarize(demo, matrix=matrix, samples=samples, tap=demo.tap, audit=audit)
 
 
-def _check_base(story: Story, given: Replica) -> None:
+def _check_base(demo: DemoRun, given: Replica) -> None:
     """See that a demo goes on from the base that it began with."""
-    known = story.record.base_digest
+    known = demo.record.base_digest
     if known not in ("", given.digest):
         raise ConfigError(
-            f"base {story.scale.base} is {given.digest} now; {story.out} was begun on"
+            f"base {demo.scale.base} is {given.digest} now; {demo.out} was begun on"
             f" {known}: put that one back, or begin again in another folder"
         )
-    story.record.base_digest = given.digest
+    demo.record.base_digest = given.digest
 
 
-def _run(story: Story, workload: LanguageModel, given: Replica) -> None:
+def _run(demo: DemoRun, workload: LanguageModel, given: Replica) -> None:
     """Run rounds and adapters, or what is left of them."""
-    if story.engine == FLOWER:
-        run_flower(story.out, seconds=story.seconds, notify=story.progress)
+    if demo.engine == FLOWER:
+        run_flower(demo.out, seconds=demo.seconds, notify=demo.progress)
         return
-    story.tap.wanted = _canaries([member.name for member in story.members])
+    demo.tap.wanted = _canaries([member.name for member in demo.members])
     try:
         run_in_process(
-            story.out,
+            demo.out,
             workload=workload,
             given=given,
-            tap=story.tap,
-            seconds=story.seconds,
-            notify=story.progress,
+            tap=demo.tap,
+            seconds=demo.seconds,
+            notify=demo.progress,
         )
     finally:
-        story.record.tap = story.tap.state()
+        demo.record.tap = demo.tap.state()
 
 
-def _prepare(story: Story, given: Replica) -> None:
+def _prepare(demo: DemoRun, given: Replica) -> None:
     """Found the federation; what an interrupted call left of it is made anew."""
-    _remove(story.out, "text", "coordinator", "nodes")
+    _remove(demo.out, "text", "coordinator", "nodes")
     for country in corpora.COUNTRIES:
-        story.progress({"stage": "prepare", "text": f"text of {country}"})
-        place = story.out / "text" / country
+        demo.progress({"stage": "prepare", "text": f"text of {country}"})
+        place = demo.out / "text" / country
         corpora.prepare(country, place, longest=scenario.LONGEST)
     founding = scenario.founding(
-        story.scale, story.members, base_digest=given.digest, models=Path("models")
+        demo.scale, demo.members, base_digest=given.digest, models=Path("models")
     )
-    story.record.genesis = local_federation.found(story.out, founding)
-    _spread_held_out(story.out, [m.name for m in story.members])
+    demo.record.genesis = local_federation.found(demo.out, founding)
+    _spread_held_out(demo.out, [m.name for m in demo.members])
 
 
-def _member(out: Path, country: str) -> scenario.Member:
-    return scenario.Member(
+def _member(out: Path, country: str) -> scenario.DemoMember:
+    return scenario.DemoMember(
         name=country,
         country=country,
         data=out / "text" / country / "private",
@@ -330,28 +330,28 @@ def _spread_held_out(out: Path, names: Sequence[str]) -> None:
     shutil.rmtree(out / "text")
 
 
-def _collect(story: Story) -> None:
+def _collect(demo: DemoRun) -> None:
     """Put what is public where people look, and make the auditor's bundle."""
-    _remove(story.out, "releases", "adapters", "bundle", SLIM)
-    coordinator = story.out / "coordinator"
+    _remove(demo.out, "releases", "adapters", "bundle", SLIM)
+    coordinator = demo.out / "coordinator"
     for name in ("releases", "adapters"):
         if (coordinator / name).exists():
             shutil.copytree(
-                coordinator / name, story.out / name, copy_function=_link_or_copy
+                coordinator / name, demo.out / name, copy_function=_link_or_copy
             )
     artifacts = {
-        f"{path.name}": path for path in sorted((story.out / "adapters").glob("*"))
+        f"{path.name}": path for path in sorted((demo.out / "adapters").glob("*"))
     }
-    with _slim_releases(story.out) as releases:
+    with _slim_releases(demo.out) as releases:
         write_bundle(
-            story.out / "bundle",
+            demo.out / "bundle",
             public=coordinator / "log" / "public",
-            trust=(coordinator / "policy.txt").read_bytes(),
-            genesis=story.record.genesis,
+            trust=(coordinator / "trust-policy.txt").read_bytes(),
+            genesis=demo.record.genesis,
             artifacts=artifacts | releases,
         )
     evidence = sorted((coordinator / EVIDENCE).glob("*"))
-    add_sums(story.out / "bundle", {int(path.name): path for path in evidence})
+    add_sums(demo.out / "bundle", {int(path.name): path for path in evidence})
 
 
 @contextmanager
@@ -407,7 +407,7 @@ def _say_how_to_go_on(out: Path) -> None:
     console.note(f"what is done is kept in {out}; go on with: {words}")
 
 
-def _say_goodbye(out: Path) -> None:
+def _print_next_steps(out: Path) -> None:
     console.say(f"report    {shlex.quote(str(out / 'report.html'))}")
     console.say(f"check it  {command('audit', 'verify', out / 'bundle')}")
     releases = sorted((out / "releases").glob("base-*"))

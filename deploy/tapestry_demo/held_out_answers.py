@@ -17,7 +17,7 @@ _QUESTIONS = 3  # of each country
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class HeldOutPrompt:
     """One held-out question of a country, and what models answered to it."""
 
     country: str
@@ -35,7 +35,7 @@ class Sample:
         }
 
 
-def choose_samples(held_out: Mapping[str, Sequence[Text]]) -> list[Sample]:
+def choose_samples(held_out: Mapping[str, Sequence[Text]]) -> list[HeldOutPrompt]:
     """Take the first questions of each country, without their answers.
 
     Edge cases:
@@ -47,13 +47,13 @@ def choose_samples(held_out: Mapping[str, Sequence[Text]]) -> list[Sample]:
         distinct = {d.turns[0]: d.turns[1] for d in reversed(dialogues)}
         order = dict.fromkeys(d.turns[0] for d in dialogues)
         found += [
-            Sample(country=country, prompt=prompt, reference=distinct[prompt])
+            HeldOutPrompt(country=country, prompt=prompt, reference=distinct[prompt])
             for prompt in list(order)[:_QUESTIONS]
         ]
     return found
 
 
-def ask(model: LanguageModel, samples: Sequence[Sample], *, name: str) -> None:
+def ask(model: LanguageModel, samples: Sequence[HeldOutPrompt], *, name: str) -> None:
     """Let a loaded model answer, and note its answers under a name."""
     prompts = [Dialogue(turns=(sample.prompt,)) for sample in samples]
     answers = model.complete_all(prompts, max_tokens=MAX_TOKENS)

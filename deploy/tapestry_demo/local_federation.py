@@ -3,8 +3,8 @@
 This is what institutions do once, each for itself, when they meet; ``tapestry demo``
 does it for all of them on one machine::
 
-    coordinator/   coordinator.toml policy.txt keys/ log/ held-out/
-    nodes/<name>/  node.toml policy.txt keys/ data/
+    coordinator/   coordinator.toml trust-policy.txt keys/ log/ held-out/
+    nodes/<name>/  node.toml trust-policy.txt keys/ data/
 """
 
 import shutil
@@ -19,7 +19,7 @@ from tapestry.encoding import digest
 from tapestry.errors import ConfigError
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.settings import CoordinatorSettings, NodeSettings, write_new
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.types import CharterAdopted, Coordinator, Member, Policy
 from tapestry_governance.log.writer import Log
@@ -78,7 +78,7 @@ def found(directory: Path, founding: Founding) -> str:
     entry = sign_entry(event, author, *(keys["root"] for _, keys in members))
     with Log.create(coordinator / "log", key=log_key) as log:
         log.append([entry])
-    trust = Trust.of_members(
+    trust = TrustPolicy.of_members(
         log_key.verify_key,
         [VerifyKey.parse(member.witness) for member in charter.members],
     ).encode()
@@ -119,12 +119,12 @@ def _write_settings(
     directory: Path, founding: Founding, *, trust: bytes, genesis: str
 ) -> None:
     coordinator = directory / "coordinator"
-    (coordinator / "policy.txt").write_bytes(trust)
+    (coordinator / "trust-policy.txt").write_bytes(trust)
     text = tomli_w.dumps(founding.coordinator.model_dump(mode="json"))
     write_new(coordinator / "coordinator.toml", text)
     for each in founding.institutions:
         folder = directory / "nodes" / each.name
-        (folder / "policy.txt").write_bytes(trust)
+        (folder / "trust-policy.txt").write_bytes(trust)
         shutil.copytree(each.data, folder / "data")
         settings = {**each.settings, "name": each.name, "genesis": genesis}
         write_new(folder / "node.toml", tomli_w.dumps(settings))

@@ -8,21 +8,21 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from tapestry.cli.progress import Event, Progress
+from tapestry.cli.progress import Progress, ProgressEvent
 from tapestry.model.replica import Replica
 from tapestry.workloads.base import Workload
 from tapestry_coordinator import run
 from tapestry_coordinator.grid import LocalGrid
-from tapestry_demo.wire_tap import Tap
+from tapestry_demo.wire_tap import WireTap
 from tapestry_node.node import Node
 
-_FIELDS = frozenset(Event.__required_keys__ | Event.__optional_keys__)
+_FIELDS = frozenset(ProgressEvent.__required_keys__ | ProgressEvent.__optional_keys__)
 _TOGETHER = {"upload": "training", "offer": "keys", "open": "log", "close": "log"}
 _SILENT = frozenset({"offer", "aborted"})
 ENGINE_FOLDER = "flower"
 
 
-class Clock:
+class StageTimer:
     """Pass events on to the view, and add up the time between them by stage."""
 
     def __init__(self, progress: Progress, seconds: MutableMapping[str, float]) -> None:
@@ -66,13 +66,13 @@ def run_in_process(
     *,
     workload: Workload,
     given: Replica,
-    tap: Tap,
+    tap: WireTap,
     seconds: MutableMapping[str, float],
     notify: Progress,
 ) -> None:
     """Run coordinator and nodes as objects of this process; the same messages."""
     logging.getLogger("tapestry_node").addHandler(logging.NullHandler())
-    clock = Clock(notify, seconds)
+    clock = StageTimer(notify, seconds)
     nodes = [
         Node(folder, workload=workload, replica=given, notify=clock)
         for folder in sorted((out / "nodes").iterdir())
@@ -98,7 +98,7 @@ def run_flower(
     """Run a SuperLink, the coordinator as its ServerApp, and each node as a process."""
     from tapestry_coordinator.superlink.supervisor import Engine
 
-    clock = Clock(notify, seconds)
+    clock = StageTimer(notify, seconds)
     tail = _Tail(out / "coordinator" / run.PROGRESS, clock)
     with Engine(out / ENGINE_FOLDER) as engine:
         for folder in sorted((out / "nodes").iterdir()):

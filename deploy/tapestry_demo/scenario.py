@@ -32,7 +32,7 @@ DEADLINES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class DemoScale:
     """How much a demo does; everything else follows."""
 
     base: str
@@ -53,8 +53,8 @@ class Scale:
     sequence_length: int
 
 
-SCALES: Mapping[str, Scale] = {
-    "smollm2": Scale(
+SCALES: Mapping[str, DemoScale] = {
+    "smollm2": DemoScale(
         base="smollm2",
         targets=("q_proj", "v_proj"),
         rank=8,
@@ -72,7 +72,7 @@ SCALES: Mapping[str, Scale] = {
         adapter_epsilon=5.0,
         sequence_length=96,
     ),
-    "tiny": Scale(
+    "tiny": DemoScale(
         base="tiny",
         targets=("q_proj", "v_proj"),
         rank=4,
@@ -94,7 +94,7 @@ SCALES: Mapping[str, Scale] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class DemoMember:
     """One institution of the demo."""
 
     name: str
@@ -103,7 +103,7 @@ class Member:
     records: int
 
 
-def scale_of(base: str) -> Scale:
+def scale_of(base: str) -> DemoScale:
     """Pick the scale of a base; a local folder gets that of ``smollm2``."""
     known = SCALES.get(base)
     if known is not None:
@@ -112,7 +112,7 @@ def scale_of(base: str) -> Scale:
 
 
 def founding(
-    scale: Scale, members: Sequence[Member], *, base_digest: str, models: Path
+    scale: DemoScale, members: Sequence[DemoMember], *, base_digest: str, models: Path
 ) -> Founding:
     """Write down what everybody agrees on."""
     noise = noise_multiplier(scale, members)
@@ -137,7 +137,7 @@ def founding(
     )
 
 
-def noise_multiplier(scale: Scale, members: Sequence[Member]) -> float:
+def noise_multiplier(scale: DemoScale, members: Sequence[DemoMember]) -> float:
     """Find the least noise that keeps the smallest institution's promise."""
     fewest = min(member.records for member in members)
     return accounting.calibrate(
@@ -148,7 +148,9 @@ def noise_multiplier(scale: Scale, members: Sequence[Member]) -> float:
     )
 
 
-def _coordinator(scale: Scale, *, noise: float, models: Path) -> CoordinatorSettings:
+def _coordinator(
+    scale: DemoScale, *, noise: float, models: Path
+) -> CoordinatorSettings:
     settings = {
         "federation": FEDERATION,
         "origin": "tapestry.example/demo",
@@ -198,7 +200,7 @@ def _coordinator(scale: Scale, *, noise: float, models: Path) -> CoordinatorSett
 
 
 def _institution(
-    scale: Scale, member: Member, *, base_digest: str, models: Path
+    scale: DemoScale, member: DemoMember, *, base_digest: str, models: Path
 ) -> Institution:
     settings = {
         "federation": FEDERATION,

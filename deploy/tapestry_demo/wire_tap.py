@@ -21,7 +21,7 @@ _ENTRIES = 2  # public log entries in front of the chunks
 
 
 @dataclass(slots=True, kw_only=True)
-class Tap:
+class WireTap:
     """What passed by."""
 
     counts: npt.NDArray[np.int64] = field(
@@ -98,7 +98,7 @@ class Tap:
 class _Tapped:
     """A grid that is listened to."""
 
-    def __init__(self, grid: Grid, tap: Tap) -> None:
+    def __init__(self, grid: Grid, tap: WireTap) -> None:
         self._grid, self._tap = grid, tap
 
     def nodes(self) -> list[str]:

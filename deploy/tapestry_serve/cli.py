@@ -108,7 +108,7 @@ def _load(
     model = open_base(base)
     if adapters:
         parameters = model.parameters()
-        found = registry.Base(
+        found = registry.BaseShape(
             digest=parameters_digest(parameters),
             shapes={name: value.shape for name, value in parameters.items()},
         )

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tapestry.artifacts import adapter_folder, manifest, model_folder
 from tapestry.artifacts.adapter_folder import CARD, CONFIG, WEIGHTS, AdapterFolder
-from tapestry.artifacts.safetensors_reader import Limits, TensorFile
+from tapestry.artifacts.safetensors_reader import TensorFile, TensorLimits
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.vectors import parameters_digest
@@ -36,7 +36,7 @@ _REQUIRED = frozenset({WEIGHTS, CONFIG, CARD})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
+class BaseShape:
     """A base model as far as an adapter must fit it."""
 
     digest: str
@@ -45,7 +45,7 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
+class CheckedAdapter:
     """What the checks found out about a folder."""
 
     base: str
@@ -56,7 +56,7 @@ class Adapter:
     manifest_digest: str
 
 
-def check_folder(folder: Path, *, limits: Limits | None = None) -> Adapter:
+def check_folder(folder: Path, *, limits: TensorLimits | None = None) -> CheckedAdapter:
     """Run the checks that need nothing but the folder: 1, 2, 3 and 6.
 
     Raises:
@@ -68,7 +68,7 @@ def check_folder(folder: Path, *, limits: Limits | None = None) -> Adapter:
     listed = _check_files(folder)
     found = adapter_folder.read(folder, limits=limits)
     base, base_digest = _claimed_base(found)
-    return Adapter(
+    return CheckedAdapter(
         base=base,
         base_digest=base_digest,
         rank=found.config.r,
@@ -78,7 +78,7 @@ def check_folder(folder: Path, *, limits: Limits | None = None) -> Adapter:
     )
 
 
-def check_fit(folder: Path, base: Base) -> None:
+def check_fit(folder: Path, base: BaseShape) -> None:
     """Run the checks against the base: 4 and 5.
 
     Raises:
@@ -95,7 +95,7 @@ def check_fit(folder: Path, base: Base) -> None:
     found.check_fit(base.shapes)
 
 
-def check_entry(found: Adapter, entry: AdapterPublished) -> None:
+def check_entry(found: CheckedAdapter, entry: AdapterPublished) -> None:
     """Hold a folder against what was published in the log.
 
     Raises:
@@ -112,7 +112,7 @@ def check_entry(found: Adapter, entry: AdapterPublished) -> None:
             )
 
 
-def check_base(folder: Path) -> Base:
+def check_base(folder: Path) -> BaseShape:
     """Read a base; one with a manifest must be as that lists it, to the file.
 
     A given base may come without; nobody can say then which other files belong to it.
@@ -129,7 +129,7 @@ def check_base(folder: Path) -> Base:
     return replace(read_base(folder), manifest_digest=listed.digest)
 
 
-def check_release(found: Base, entry: ReleasePublished) -> None:
+def check_release(found: BaseShape, entry: ReleasePublished) -> None:
     """Hold a release against its entry in a verified log.
 
     Raises:
@@ -141,7 +141,7 @@ def check_release(found: Base, entry: ReleasePublished) -> None:
         raise VerificationError(f"{entry.name} was published with other parameters")
 
 
-def read_base(folder: Path) -> Base:
+def read_base(folder: Path) -> BaseShape:
     """Read shapes and digest of a released base from its safetensors.
 
     Raises:
@@ -153,7 +153,7 @@ def read_base(folder: Path) -> Base:
         raise IncompleteError(f"no base model in {folder}")
     model_folder.FILES.check(folder)
     where = model_folder.read_tensors(folder)
-    return Base(
+    return BaseShape(
         digest=parameters_digest(_Lazy(where)),
         shapes={name: file.tensors[name].shape for name, file in where.items()},
     )

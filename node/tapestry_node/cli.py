@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.environment import direct
 from tapestry.errors import ConfigError
@@ -18,7 +18,7 @@ from tapestry_node.check_output import check_as_json, check_as_lines
 if TYPE_CHECKING:
     from tapestry.settings import NodeSettings, Transport
     from tapestry_node.budget.ledger import Ledger
-    from tapestry_node.node_state import Store
+    from tapestry_node.node_state import NodeState
 
 node_folder = click.argument(
     "folder",
@@ -30,7 +30,7 @@ node_folder = click.argument(
 )
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def app() -> None:
     """An institution's node."""
 
@@ -231,7 +231,7 @@ def _transport(
     )
 
 
-def _store(folder: Path) -> "Store":
+def _store(folder: Path) -> "NodeState":
     """Open the receipts, and hold them against the log where there is a mirror.
 
     Raises:
@@ -241,7 +241,7 @@ def _store(folder: Path) -> "Store":
     from tapestry.settings import NodeSettings
     from tapestry_node.directory import open_view
     from tapestry_node.log_history import committed_rounds
-    from tapestry_node.node_state import Store
+    from tapestry_node.node_state import NodeState
 
     path, mirror = folder / "state.db", folder / "view.db"
     if not path.exists():
@@ -253,7 +253,7 @@ def _store(folder: Path) -> "Store":
         view = open_view(folder, settings, readonly=True)
         committed = list(committed_rounds(view, settings.name))
         view.close()
-    store = Store(path, readonly=True)
+    store = NodeState(path, readonly=True)
     store.require(committed)
     return store
 

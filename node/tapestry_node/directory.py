@@ -2,7 +2,7 @@
 
 ::
 
-    node.toml  policy.txt  keys/  data/            written by people
+    node.toml  trust-policy.txt  keys/  data/            written by people
     view.db  state.db  budget.db  budget.db.mirror  kept by the node
 """
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry.settings import NodeSettings
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.audit.bundle import read_small
-from tapestry_governance.log.mirror import View
+from tapestry_governance.log.mirror import LogMirror
 
 _PURPOSES = ("node", "witness", "community")
 
@@ -28,22 +28,22 @@ def read_keys(directory: Path) -> dict[str, SigningKey]:
     return {name: SigningKey.load(folder / f"{name}.key") for name in _PURPOSES}
 
 
-def read_trust(directory: Path) -> Trust:
+def read_trust(directory: Path) -> TrustPolicy:
     """Read whom a node trusts.
 
     Raises:
-        ConfigError: There is no ``policy.txt``, or it is no trust policy.
+        ConfigError: There is no ``trust-policy.txt``, or it is no trust policy.
     """
-    path = directory / "policy.txt"
+    path = directory / "trust-policy.txt"
     try:
-        return Trust.parse(read_small(path))
+        return TrustPolicy.parse(read_small(path))
     except (ProtocolError, VerificationError) as error:  # the latter: it is too large
         raise ConfigError(f"{path}: {error}") from None
 
 
 def open_view(
     directory: Path, settings: NodeSettings, *, readonly: bool = False
-) -> View:
+) -> LogMirror:
     """Open the mirror of the log.
 
     Args:
@@ -53,8 +53,8 @@ def open_view(
 
     Raises:
         ConfigError: As ``read_trust``.
-        ResourceError, VerificationError: As ``View.open``.
+        ResourceError, VerificationError: As ``LogMirror.open``.
     """
     trust = read_trust(directory)
     path, genesis = directory / "view.db", settings.genesis
-    return View.open(path, trust=trust, genesis=genesis, readonly=readonly)
+    return LogMirror.open(path, trust=trust, genesis=genesis, readonly=readonly)

@@ -10,11 +10,11 @@ from tapestry.encoding import decode_fraction
 from tapestry_governance.audit.privacy_accounts import steps_of
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import ContributionCommitted, DpAccounted
-from tapestry_governance.log.mirror import View
+from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.budget.ledger_entries import Charge
 
 
-def published_charges(view: View, name: str) -> Iterator[Charge]:
+def published_charges(view: LogMirror, name: str) -> Iterator[Charge]:
     """What the log says that a node spent; its ledger must know all of it."""
     for entry in view.entries(0, view.size):
         event = open_entry(entry).event
@@ -31,7 +31,7 @@ def published_charges(view: View, name: str) -> Iterator[Charge]:
             )
 
 
-def committed_rounds(view: View, name: str) -> Iterator[tuple[str, int]]:
+def committed_rounds(view: LogMirror, name: str) -> Iterator[tuple[str, int]]:
     """Run and number of each round that a node uploaded for, by the log."""
     for entry in view.entries(0, view.size):
         event = open_entry(entry).event

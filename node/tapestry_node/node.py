@@ -29,7 +29,7 @@ from tapestry_node.budget.ledger import Ledger
 from tapestry_node.directory import open_view, read_keys, read_trust
 from tapestry_node.inspection import Inspection, Inspector
 from tapestry_node.log_history import committed_rounds, published_charges
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
 from tapestry_node.request_fields import fields, read_note, stale
 from tapestry_node.round.admission import (
@@ -39,8 +39,8 @@ from tapestry_node.round.admission import (
     first_round,
     reason_of,
 )
-from tapestry_node.round.result import Follower
-from tapestry_node.round.session import Desk, Notify, Session
+from tapestry_node.round.result import ResultApplier
+from tapestry_node.round.session import NodeContext, Notify, Session
 from tapestry_node.round.spot_checks import SpotChecks
 from tapestry_node.training.machine_checks import refusing
 from tapestry_node.training.trainer import Trainer
@@ -72,7 +72,7 @@ class Node:
         """Open a node's folder.
 
         Args:
-            directory: Holds ``node.toml``, ``policy.txt``, ``keys/`` and the data.
+            directory: Holds ``node.toml``, ``trust-policy.txt``, ``keys/``, the data.
             workload: The given base, loaded; may be shared by nodes of one process.
             replica: The given base's parameters, if they were read already.
             notify: Told, on this machine only, how far the work is.
@@ -87,7 +87,7 @@ class Node:
         self.settings = NodeSettings.read(directory / "node.toml")
         self.directory = directory
         self._keys = read_keys(directory)
-        self._store = Store(directory / "state.db", exclusive=True)
+        self._store = NodeState(directory / "state.db", exclusive=True)
         self._view = open_view(directory, self.settings)
         if self._view.size:
             check_keys(self._view.state.members, keys=self._keys, name=self.name)
@@ -103,7 +103,7 @@ class Node:
             wanted=self.settings.policy.spot_checks,
             folder=directory,
         )
-        self._base = Follower(
+        self._base = ResultApplier(
             replica or Replica.start(workload.parameters()),
             view=self._view,
             store=self._store,
@@ -112,7 +112,7 @@ class Node:
         )
         self._session: Session | None = None
         self._notify, self._clock = notify, clock
-        self._desk = self._make_desk()
+        self._context = self._make_desk()
 
     @property
     def name(self) -> str:
@@ -130,7 +130,7 @@ class Node:
         return self._ledger
 
     @property
-    def store(self) -> Store:
+    def store(self) -> NodeState:
         """Receipts of what left."""
         return self._store
 
@@ -200,9 +200,9 @@ class Node:
         self._view.close()
         self._store.close()
 
-    def _make_desk(self) -> Desk:
+    def _make_desk(self) -> NodeContext:
         settings = self.settings
-        return Desk(
+        return NodeContext(
             name=settings.name,
             identity=self._keys["node"],
             store=self._store,
@@ -264,9 +264,11 @@ class Node:
         self._base.check_releases()
         line = self._view.cosign(self._keys["witness"], self._clock())
         reply = canonical_json({"line": line.decode()})
-        return Message(kind=Kind.COSIGNATURE, body=reply, attachments=self._petitions())
+        return Message(
+            kind=Kind.COSIGNATURE, body=reply, attachments=self._submitted_entries()
+        )
 
-    def _petitions(self) -> list[bytes]:
+    def _submitted_entries(self) -> list[bytes]:
         """Entries of this node's own that the log lacks."""
         state = self._view.state
         stored = set(self._view.entries(0, state.size))
@@ -276,14 +278,16 @@ class Node:
         if self.name not in state.data and not self._store.outbox():
             salt = self._store.secret("dataset-salt", self._trainer.salt())
             declared = self._trainer.declaration(salt)
-            self._store.post(self._desk.say(declared, now=self._clock()))
+            self._store.post(self._context.sign_event(declared, now=self._clock()))
         return self._store.outbox()
 
     def _accept(self, message: Message) -> Any:
         body = message.json()
         longest = self.settings.policy.max_checkpoint_age
         with stale():
-            self._view.accept(read_note(body), self._clock(), max_age=longest)
+            self._view.accept_checkpoint(
+                read_note(body), self._clock(), max_age=longest
+            )
         return body
 
     def _offer(self, message: Message) -> Message:
@@ -297,7 +301,7 @@ class Node:
         self._leave_session()
         manifest = current.manifest
         self._base.check_sums(manifest.run_id, until=manifest.round_number)
-        self._desk.check_failed(manifest.run_id)
+        self._context.check_failed(manifest.run_id)
         with refusing(Reason.PLAN_UNSUPPORTED):
             layout = self._trainer.layout(manifest)
         facts = Facts(
@@ -312,7 +316,7 @@ class Node:
         check_offer(manifest, policy=self.settings.policy, facts=facts)
         self._trainer.trainable.check_round(manifest, load=self._load)
         self._session = Session(
-            self._desk,
+            self._context,
             manifest,
             replica=self.replica,
             layout=layout,
@@ -337,7 +341,7 @@ class Node:
             it, too: without the result a node vouches for no release that came since.
         """
         body = message.json()
-        size = self._view.confirm(read_note(body))
+        size = self._view.verify_prefix(read_note(body))
         if size == self._view.size:
             with suppress(Refused):  # it may be old, and proves the round all the same
                 self._accept(message)
@@ -376,7 +380,7 @@ class Node:
         if not self.settings.adapter.publish:
             raise Refused(Reason.LOCAL_POLICY, "adapter.publish is off")
         publisher = Publisher(
-            desk=self._desk,
+            context=self._context,
             settings=self.settings,
             replica=self.replica,
             ledger=self._ledger,
@@ -398,5 +402,5 @@ class Node:
                 attempt=manifest.attempt,
                 reason=reason,
             )
-            entries.append(self._desk.say(refused, now=self._clock()))
+            entries.append(self._context.sign_event(refused, now=self._clock()))
         return Message(kind=Kind.REFUSAL, body=body, attachments=entries)

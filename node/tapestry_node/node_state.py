@@ -69,7 +69,7 @@ class Receipt:
     chain: str  # digest of the previous chain value and this row
 
 
-class Store:
+class NodeState:
     """The node's durable memory.
 
     Every method raises ``ResourceError`` when the disk is full or failing.
@@ -194,7 +194,7 @@ class Store:
         )
         return [int(row[0]) for row in rows]
 
-    def see_spot(self, run_id: str, round_number: int, *, chunk: int) -> None:
+    def mark_verified(self, run_id: str, round_number: int, *, chunk: int) -> None:
         """Mark a chunk that was drawn as seen."""
         self._do(
             "UPDATE spot SET seen = 1 WHERE run = ? AND round = ? AND chunk = ?",
@@ -216,7 +216,7 @@ class Store:
         )
         return [number for (number,) in rows]
 
-    def unseen(self, run_id: str) -> list[int]:
+    def pending_rounds(self, run_id: str) -> list[int]:
         """The rounds of a run of which not all is seen that was drawn."""
         rows, _ = self._do(
             "SELECT DISTINCT round FROM spot WHERE run = ? AND NOT seen ORDER BY round",

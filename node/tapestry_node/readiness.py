@@ -7,7 +7,7 @@ log's last round where there is one, otherwise of the least that the policy acce
 Edge cases:
     Finding nothing promises nothing: an offer may still break a rule. Before the
     mirror of the log holds an entry, a key is held against its own name and against
-    ``policy.txt``; after that, against the members of the log.
+    ``trust-policy.txt``; after that, against the members of the log.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ from tapestry.keys import SigningKey, VerifyKey
 from tapestry.privacy import accounting
 from tapestry.protocol.wire_messages import PrivacyPlan, RoundManifest, TrainingPlan
 from tapestry.settings import NodePolicy, NodeSettings, number
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.events.types import Member
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.adapters.adapter_check import (
@@ -41,7 +41,7 @@ class Standing:
     folder: Path
     settings: NodeSettings
     keys: Mapping[str, VerifyKey]  # by purpose
-    trust: Trust
+    trust: TrustPolicy
     state: (
         FederationState | None
     )  # None: the mirror of the log is empty, before joining
@@ -261,7 +261,7 @@ def _keys(standing: Standing) -> Iterator[str]:
             yield _of_another(purpose, name=name, owner=owner)
             return
     if standing.keys["witness"] not in {w.key for w in standing.trust.witnesses}:
-        yield "keys/witness.key is not among the witnesses of policy.txt; name it there"
+        yield "keys/witness.key is no witness of trust-policy.txt; name it there"
 
 
 def check_keys(

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tapestry.artifacts.closed_list import ClosedList
-from tapestry.artifacts.safetensors_reader import Limits, TensorFile, open_tensors
+from tapestry.artifacts.safetensors_reader import TensorFile, TensorLimits, open_tensors
 from tapestry.errors import IncompleteError, VerificationError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.vectors import FloatVector
@@ -125,7 +125,7 @@ class AdapterFolder:
                     )
 
 
-def read(folder: Path, *, limits: Limits | None = None) -> AdapterFolder:
+def read(folder: Path, *, limits: TensorLimits | None = None) -> AdapterFolder:
     """Check settings and factors, also each value; other files are not looked at.
 
     Raises:

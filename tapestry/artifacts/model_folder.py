@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.artifacts.closed_list import ClosedList
-from tapestry.artifacts.safetensors_reader import Limits, TensorFile, open_tensors
+from tapestry.artifacts.safetensors_reader import TensorFile, TensorLimits, open_tensors
 from tapestry.artifacts.second_sources import check_sources
 from tapestry.errors import (
     ConfigError,
@@ -54,7 +54,7 @@ FILES = ClosedList(
         r"|(LICEN[CS]E|NOTICE|Notice|COPYING|USE_POLICY)(-[A-Za-z0-9_]{1,20})?(\.(md|txt))?"
     ),
 )
-LIMITS = Limits(header_bytes=16 << 20, file_bytes=1 << 42, tensors=100_000)
+LIMITS = TensorLimits(header_bytes=16 << 20, file_bytes=1 << 42, tensors=100_000)
 
 _SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 _SMALL = 4 << 20  # bytes of a file of settings

@@ -35,7 +35,7 @@ _EXPONENT = np.uint16(0x7F80)  # of a bfloat16: all ones in NaN and infinity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class TensorLimits:
     """Caps on a file; the defaults suit adapters."""
 
     header_bytes: int = 1 << 20
@@ -102,14 +102,14 @@ class TensorFile:
                 yield np.frombuffer(data, dtype=dtype)
 
 
-def open_tensors(path: Path, *, limits: Limits | None = None) -> TensorFile:
+def open_tensors(path: Path, *, limits: TensorLimits | None = None) -> TensorFile:
     """Read and check the header of a safetensors file.
 
     Raises:
         IncompleteError: No such file.
         VerificationError: Not a plain file, or the header breaks a rule.
     """
-    limits = limits or Limits()
+    limits = limits or TensorLimits()
     size, header = _read_header(path, limits)
     value = _parse(path.name, header)
     metadata = value.pop("__metadata__", {})
@@ -140,7 +140,7 @@ def open_tensors(path: Path, *, limits: Limits | None = None) -> TensorFile:
     )
 
 
-def _read_header(path: Path, limits: Limits) -> tuple[int, bytes]:
+def _read_header(path: Path, limits: TensorLimits) -> tuple[int, bytes]:
     with os.fdopen(_open_plain(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if not 8 < size <= limits.file_bytes:

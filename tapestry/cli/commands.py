@@ -21,7 +21,7 @@ __all__ = [
     "PATH",
     "Argument",
     "Command",
-    "Group",
+    "CommandGroup",
     "NoVerb",
     "Roles",
     "as_json",
@@ -91,7 +91,7 @@ class Command(_Helpful):
         _write_statuses(formatter)
 
 
-class Group(_Helpful, click.Group):
+class CommandGroup(_Helpful, click.Group):
     """A role: commands under one name, which shows its help when no verb is given."""
 
     command_class = Command
@@ -148,7 +148,7 @@ class Group(_Helpful, click.Group):
         return args[0], command, args[1:]
 
 
-class Roles(Group):
+class Roles(CommandGroup):
     """The top group, which imports a role only when it is asked for."""
 
     modules: Mapping[str, tuple[str, str]] = {}

@@ -112,7 +112,7 @@ def note(text: object) -> None:
         sys.stderr.flush()
 
 
-class _Lines(logging.Formatter):
+class _LogLines(logging.Formatter):
     """One line for each record of a program's log, whatever others put into it."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -127,7 +127,7 @@ class _Lines(logging.Formatter):
 def start_logging() -> None:
     """Write the program's log to standard error, from INFO on."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Lines("%(asctime)s %(name)s %(message)s"))
+    handler.setFormatter(_LogLines("%(asctime)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 

@@ -28,7 +28,7 @@ from rich.text import Text
 
 from tapestry.cli.console import shown
 
-__all__ = ["Event", "Progress", "live"]
+__all__ = ["Progress", "ProgressEvent", "live"]
 
 Stage = Literal[
     "prepare", "round", "release", "adapter", "central", "evaluate", "report"
@@ -56,7 +56,7 @@ class _Needed(TypedDict):
     stage: Stage
 
 
-class Event(_Needed, total=False):
+class ProgressEvent(_Needed, total=False):
     """One thing that happened."""
 
     round: int
@@ -71,8 +71,8 @@ class Event(_Needed, total=False):
     seconds: float
 
 
-Progress = Callable[[Event], None]
-_FIELDS = Event.__required_keys__ | Event.__optional_keys__
+Progress = Callable[[ProgressEvent], None]
+_FIELDS = ProgressEvent.__required_keys__ | ProgressEvent.__optional_keys__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class _Board:
     rows: dict[str, _Row] = field(default_factory=dict)
     nodes: dict[str, _Row] = field(default_factory=dict)
 
-    def apply(self, event: Event) -> str:
+    def apply(self, event: ProgressEvent) -> str:
         """Take in an event and name the row that it changed."""
         _check(event)
         name = _row_name(event)
@@ -174,13 +174,13 @@ def live(
             yield lambda event: _ignore(board.apply(event))
             board.end_others()  # not after an error: there the stage stays open
     else:
-        lines = _Lines(board=board, stream=stream or sys.stderr)
+        lines = _PlainView(board=board, stream=stream or sys.stderr)
         lines.write(title)
         yield lines.take
 
 
 @dataclass(slots=True, kw_only=True)
-class _Lines:
+class _PlainView:
     """The view for pipes, files and CI."""
 
     board: _Board
@@ -188,7 +188,7 @@ class _Lines:
     last: str = ""
     last_time: float = 0.0
 
-    def take(self, event: Event) -> None:
+    def take(self, event: ProgressEvent) -> None:
         """Write a line, unless one like it was written a moment ago."""
         name = self.board.apply(event)
         topic = f"{name} {event.get('phase', '')}"
@@ -216,7 +216,7 @@ def _can_draw(stream: IO[str]) -> bool:
     return stream.isatty()
 
 
-def _check(event: Event) -> None:
+def _check(event: ProgressEvent) -> None:
     unknown = set(event) - _FIELDS
     if unknown:
         raise ValueError(f"no such field in an event: {sorted(unknown)}")
@@ -226,14 +226,14 @@ def _check(event: Event) -> None:
         raise ValueError(f"no such phase: {event.get('phase')!r}")
 
 
-def _row_name(event: Event) -> str:
+def _row_name(event: ProgressEvent) -> str:
     if event["stage"] != "round" or "round" not in event:
         return event["stage"]
     of = f" of {event['of']}" if "of" in event else ""
     return f"round {event['round']}{of}"
 
 
-def _changed(row: _Row, event: Event) -> _Row:
+def _changed(row: _Row, event: ProgressEvent) -> _Row:
     return replace(
         row,
         phase=event.get("phase", row.phase),
@@ -245,7 +245,7 @@ def _changed(row: _Row, event: Event) -> _Row:
     )
 
 
-def _figures(event: Event) -> str:
+def _figures(event: ProgressEvent) -> str:
     found = []
     if "bits_per_byte" in event:
         found.append(f"{event['bits_per_byte']:.3f} bits per byte")
@@ -254,7 +254,7 @@ def _figures(event: Event) -> str:
     return ", ".join(found)
 
 
-def _line(name: str, event: Event, elapsed: float) -> str:
+def _line(name: str, event: ProgressEvent, elapsed: float) -> str:
     parts = [name, event.get("phase", ""), event.get("node", "")]
     if "done" in event:
         of = f" of {event['total']}" if "total" in event else ""

@@ -27,7 +27,7 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class LaneGroup:
     """A name, and under it a lane for each mark."""
 
     title: str
@@ -46,7 +46,7 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class AxisScale:
     """Map values onto lengths."""
 
     low: float
@@ -60,7 +60,7 @@ class Scale:
         return self.start + part * (self.end - self.start)
 
 
-def lanes(title: str, groups: Sequence[Group]) -> Markup:
+def lanes(title: str, groups: Sequence[LaneGroup]) -> Markup:
     """Draw for each group one line from zero to each of its marks.
 
     Guarantees:
@@ -68,7 +68,7 @@ def lanes(title: str, groups: Sequence[Group]) -> Markup:
     """
     values = [lane.value for group in groups for lane in group.lanes]
     low, high = min([0.0, *values]), max([0.0, *values])
-    scale = Scale(
+    scale = AxisScale(
         low=low,
         high=high if high > low else low + 1.0,
         start=36.0 if low < 0 else 3.0,  # room for words on the left, if needed
@@ -172,8 +172,8 @@ def _lane(lane: Lane, *, zero: float, x: float, y: float) -> Markup:
 def _panel(plot: Panel, span: float) -> Markup:
     values = [value for _, value in plot.points]
     middle = (max(values) + min(values)) / 2
-    across = Scale(low=plot.points[0][0], high=plot.points[-1][0], start=4, end=76)
-    up = Scale(low=middle - span / 2, high=middle + span / 2, start=138, end=52)
+    across = AxisScale(low=plot.points[0][0], high=plot.points[-1][0], start=4, end=76)
+    up = AxisScale(low=middle - span / 2, high=middle + span / 2, start=138, end=52)
     places = [(across(n), up(value)) for n, value in plot.points]
     first, last = places[0], places[-1]
     steps = itertools.pairwise(places)

@@ -30,7 +30,7 @@ _LONGEST = 200  # characters of a path; longer ones are cut in the middle
 _OURS = {"tapestry", "tapestry_node", "tapestry_coordinator", "tapestry_governance"}
 
 
-class Fault(ConfigError):
+class InputFault(ConfigError):
     """One rule that one file breaks."""
 
     def __init__(self, path: Path, rule: str, *, line: int | None = None) -> None:
@@ -95,7 +95,7 @@ class Faults:
         if self._count:
             lines = [f"{show(folder)}: {self._count} faults"]
             lines += [
-                fault.below(folder) if isinstance(fault, Fault) else str(fault)
+                fault.below(folder) if isinstance(fault, InputFault) else str(fault)
                 for fault in self._first
             ]
             if rest := self._count - len(self._first):

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tapestry.errors import ConfigError
-from tapestry.inputs.faults import Fault, Faults, show
+from tapestry.inputs.faults import Faults, InputFault, show
 
 
 def walk(folder: Path, faults: Faults) -> list[Path]:
@@ -45,7 +45,7 @@ def walk(folder: Path, faults: Faults) -> list[Path]:
     while pending:
         for path, mode in _entries(pending.pop(), faults):
             if (rule := _refused(path, mode)) is not None:
-                faults.add(Fault(path, rule))
+                faults.add(InputFault(path, rule))
             elif stat.S_ISDIR(mode):
                 pending.append(path)
             else:
@@ -60,14 +60,14 @@ def _entries(folder: Path, faults: Faults) -> Iterator[tuple[Path, int]]:
             names = sorted(entry.name for entry in entries)
     except OSError as error:
         rule = f"cannot read this folder: {error.strerror}; give the node access to it"
-        faults.add(Fault(folder, rule))
+        faults.add(InputFault(folder, rule))
         return
     for name in names:
         path = folder / name
         try:
             yield path, path.lstat().st_mode
         except OSError as error:
-            faults.add(Fault(path, f"cannot read it: {error.strerror}"))
+            faults.add(InputFault(path, f"cannot read it: {error.strerror}"))
 
 
 def _refused(path: Path, mode: int) -> str | None:

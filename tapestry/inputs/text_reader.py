@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from tapestry.errors import ConfigError
-from tapestry.inputs.faults import Fault, Faults
+from tapestry.inputs.faults import Faults, InputFault
 
 MAX_TEXT_BYTES = 64 << 20
 MAX_TOML_BYTES = 1 << 20
@@ -124,7 +124,7 @@ def read_text(path: Path, *, links: bool = True) -> str:
     try:
         return _read_whole(path, limit=MAX_TEXT_BYTES, links=links)
     except FileNotFoundError as error:
-        raise Fault(path, f"cannot read it: {error.strerror}") from None
+        raise InputFault(path, f"cannot read it: {error.strerror}") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -137,14 +137,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     text = _read_whole(path, limit=MAX_TOML_BYTES, links=True)
     if not text.strip():
-        raise Fault(path, "is empty; write its settings")
+        raise InputFault(path, "is empty; write its settings")
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise Fault(path, "is not TOML: nested too deeply") from None
+        raise InputFault(path, "is not TOML: nested too deeply") from None
     except ValueError as error:  # an integer of thousands of digits is one, too
         rule, line = _why_not_toml(str(error))
-        raise Fault(path, f"is not TOML: {rule}", line=line) from None
+        raise InputFault(path, f"is not TOML: {rule}", line=line) from None
 
 
 def _why_not_toml(said: str) -> tuple[str, int | None]:
@@ -176,10 +176,10 @@ def read_rows(
                 if text.strip(" \t\v\f"):
                     yield number, _parse(text)
             except _Rule as error:
-                faults.add(Fault(path, str(error), line=number))
-            except Fault as fault:
+                faults.add(InputFault(path, str(error), line=number))
+            except InputFault as fault:
                 faults.add(fault)
-    except Fault as fault:
+    except InputFault as fault:
         faults.add(fault)
 
 
@@ -237,31 +237,33 @@ def _opened(path: Path, *, links: bool) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Fault(path, f"cannot read it: {error.strerror}") from None
+        raise InputFault(path, f"cannot read it: {error.strerror}") from None
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise Fault(path, "was changed while it was read; stop the writer, try again")
+        raise InputFault(
+            path, "was changed while it was read; stop the writer, try again"
+        )
 
 
 def _check_regular(path: Path, found: os.stat_result) -> None:
     if stat.S_ISLNK(found.st_mode):
-        raise Fault(path, "is a link; put the file itself there")
+        raise InputFault(path, "is a link; put the file itself there")
     if stat.S_ISDIR(found.st_mode):
-        raise Fault(path, "cannot read it: it is a folder; name a file")
+        raise InputFault(path, "cannot read it: it is a folder; name a file")
     if not stat.S_ISREG(found.st_mode):
-        raise Fault(path, "is a FIFO, socket or device; put a file there")
+        raise InputFault(path, "is a FIFO, socket or device; put a file there")
 
 
 def _read_whole(path: Path, *, limit: int, links: bool) -> str:
     with _opened(path, links=links) as file:
         data = file.read(limit + 1)
         if len(data) > limit:
-            raise Fault(path, f"is over {limit >> 20} MiB; split it")
+            raise InputFault(path, f"is over {limit >> 20} MiB; split it")
     _check_encoding(data, path)
     text = _decode(data.removeprefix(_MARK), path)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if (found := _first_refused(text)) is not None:
         place, rule = found
-        raise Fault(path, rule, line=text.count("\n", 0, place) + 1)
+        raise InputFault(path, rule, line=text.count("\n", 0, place) + 1)
     return text
 
 
@@ -274,7 +276,7 @@ def _lines(path: Path, *, links: bool) -> Iterator[tuple[int, bytes]]:
             while data := file.readline(MAX_TEXT_BYTES + 1):
                 if len(data) > MAX_TEXT_BYTES:
                     rule = f"is over {MAX_TEXT_BYTES >> 20} MiB long; split the record"
-                    raise Fault(path, rule, line=number + 1)
+                    raise InputFault(path, rule, line=number + 1)
                 if number == 0:
                     data = data.removeprefix(_MARK)
                 data = data.removesuffix(b"\n").removesuffix(b"\r")
@@ -282,7 +284,7 @@ def _lines(path: Path, *, links: bool) -> Iterator[tuple[int, bytes]]:
                     number += 1
                     yield number, line
     except FileNotFoundError as error:
-        raise Fault(path, f"cannot read it: {error.strerror}") from None
+        raise InputFault(path, f"cannot read it: {error.strerror}") from None
 
 
 def _check_encoding(data: bytes, path: Path) -> None:
@@ -302,7 +304,7 @@ def _check_encoding(data: bytes, path: Path) -> None:
     elif len(head) > 1 and most > 0.3 * len(head) and least < 0.05 * len(head):
         found = "UTF-16LE" if odd > even else "UTF-16BE"
     if found is not None:
-        raise Fault(path, f"is {found}, not UTF-8; {_CONVERT.format(found)}")
+        raise InputFault(path, f"is {found}, not UTF-8; {_CONVERT.format(found)}")
 
 
 def _decode(data: bytes, path: Path, *, line: int | None = None) -> str:
@@ -312,7 +314,7 @@ def _decode(data: bytes, path: Path, *, line: int | None = None) -> str:
         if line is None:
             ends = re.findall(rb"\r\n|\r|\n", data[: error.start])
             line = len(ends) + 1
-    raise Fault(path, f"not UTF-8; {_CONVERT.format('WINDOWS-1252')}", line=line)
+    raise InputFault(path, f"not UTF-8; {_CONVERT.format('WINDOWS-1252')}", line=line)
 
 
 def _parse(text: str) -> dict[str, Any]:

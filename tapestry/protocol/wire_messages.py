@@ -213,7 +213,7 @@ class Strict(BaseModel):
         return digest(self.encode())
 
 
-class Ask(Strict):
+class ChunkRequest(Strict):
     """A chunk that a node wants to see, of the sum of a round and of every upload."""
 
     round_number: Annotated[int, Field(ge=1)]

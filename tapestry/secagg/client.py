@@ -13,7 +13,7 @@ it was. Secrets live in memory only: a node that restarts has dropped out.
 Guarantees:
     The coordinator together with up to n_C nodes learns the sum over the survivors,
     of whom at least two are honest, and nothing else about a node's update. No state
-    sends twice: see ``Progress``. There is no upload without a ``Reservation``.
+    sends twice: see ``ClientProgress``. There is no upload without a ``Reservation``.
 
 Not protected: availability, and the honesty of what other nodes put in. Python cannot
 wipe memory; secrets are dropped with the state that holds them.
@@ -28,13 +28,13 @@ from tapestry.keys import SigningKey
 from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.secagg.chunks import chunk_root, cut
 from tapestry.secagg.client_states import (
+    ClientRound,
     Cohort,
     Consented,
     Done,
     HeldShares,
     Joined,
     Ready,
-    Round,
     Secrets,
     Shared,
     Uploaded,
@@ -66,11 +66,11 @@ from tapestry.secagg.messages import (
     require_subset,
 )
 from tapestry.secagg.requirements import (
+    ClientProgress,
     Marks,
-    Progress,
+    Requirements,
     Reservation,
     Stage,
-    Terms,
     check_manifest,
     issue_reservation,
 )
@@ -82,7 +82,7 @@ def join(
     manifest: RoundManifest,
     identity: SigningKey,
     *,
-    terms: Terms,
+    terms: Requirements,
     random: Random = secrets.token_bytes,
 ) -> tuple[Joined, Advertisement]:
     """Take part in a round (message 0), and advertise two fresh keys (message 1).
@@ -99,12 +99,12 @@ def join(
     if not own:
         raise ProtocolError(f"{identity.name!r} is not in the cohort")
     min_cohort = check_manifest(manifest, terms)  # last, since it may reserve budget
-    state = Round(
+    state = ClientRound(
         cohort=cohort,
         node=own[0],
         identity=identity,
         min_cohort=min_cohort,
-        progress=Progress(),
+        progress=ClientProgress(),
     )
     drawn = Secrets(
         channel=random(32),
@@ -357,7 +357,7 @@ def _open(state: Shared, name: str, ciphertext: bytes) -> HeldShares:
     return HeldShares(seed=seed, mask=mask)
 
 
-def _check_size(r: Round, count: int, what: str) -> None:
+def _check_size(r: ClientRound, count: int, what: str) -> None:
     if count < r.min_cohort:
         raise QuorumError(f"{count} {what}, want at least {r.min_cohort}")
 
@@ -375,7 +375,7 @@ def _count_consents(state: Consented, message: ConsentList) -> None:
         raise QuorumError(f"{valid} valid consents, want {r.cohort.manifest.threshold}")
 
 
-def _is_signed(entry: Consent, r: Round) -> bool:
+def _is_signed(entry: Consent, r: ClientRound) -> bool:
     try:
         entry.verify(r.cohort.context, r.cohort.roster[entry.node])
     except VerificationError:

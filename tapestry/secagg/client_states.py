@@ -13,7 +13,7 @@ from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.secagg.masks import Mask
 from tapestry.secagg.messages import Advertisement, ShareHead, SurvivorList
 from tapestry.secagg.quantization import Encoding
-from tapestry.secagg.requirements import Progress
+from tapestry.secagg.requirements import ClientProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +44,14 @@ class Cohort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class ClientRound:
     """What stays the same on one node for the whole round."""
 
     cohort: Cohort
     node: str
     identity: SigningKey
     min_cohort: int
-    progress: Progress
+    progress: ClientProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class HeldShares:
 class Joined:
     """Message 1 was sent."""
 
-    round: Round
+    round: ClientRound
     secrets: Secrets = field(repr=False)
     advertisement: Advertisement
 
@@ -85,7 +85,7 @@ class Joined:
 class Shared:
     """Message 3 was sent."""
 
-    round: Round
+    round: ClientRound
     secrets: Secrets = field(repr=False)
     view: bytes  # of the key list
     agreed: Mapping[str, tuple[bytes, bytes]] = field(repr=False)  # channel, mask
@@ -97,7 +97,7 @@ class Shared:
 class Ready:
     """Message 4 was accepted; the masks are fixed."""
 
-    round: Round
+    round: ClientRound
     masks: tuple[Mask, ...] = field(repr=False)
     held: Mapping[str, HeldShares] = field(repr=False)  # of U2, its own included
     view: str  # of the head list
@@ -107,7 +107,7 @@ class Ready:
 class Uploaded:
     """Message 5 was sent; mask keys and self seed are gone."""
 
-    round: Round
+    round: ClientRound
     held: Mapping[str, HeldShares] = field(repr=False)
     view: str
     root: str
@@ -117,7 +117,7 @@ class Uploaded:
 class Consented:
     """Message 7 was sent."""
 
-    round: Round
+    round: ClientRound
     held: Mapping[str, HeldShares] = field(repr=False)
     survivors: SurvivorList
     root: str
@@ -127,6 +127,6 @@ class Consented:
 class Done:
     """Message 9 was sent; no secret is left."""
 
-    round: Round
+    round: ClientRound
     survivors: SurvivorList
     root: str

@@ -16,7 +16,7 @@ from tapestry.secagg.shamir import recover_checked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class InconsistentShare:
     """A share that does not lie on its dealer's polynomial: one of the two lied."""
 
     dealer: str
@@ -25,7 +25,7 @@ class Fault:
 
 def recover_round(
     cohort: Cohort, keys: KeyList, *, heads: HeadList, reveals: Sequence[Reveal]
-) -> tuple[dict[str, str], dict[str, str], tuple[Fault, ...]]:
+) -> tuple[dict[str, str], dict[str, str], tuple[InconsistentShare, ...]]:
     """Recover the seeds of the survivors and the mask keys of those that dropped out.
 
     Args:
@@ -49,7 +49,7 @@ def recover_round(
     def is_mask_key(name: str, secret: bytes) -> bool:
         return public_key(secret).hex() == advertised[name]
 
-    faults: list[Fault] = []
+    faults: list[InconsistentShare] = []
     seeds = _recover(
         cohort,
         {r.node: r.self_shares for r in reveals},
@@ -70,7 +70,7 @@ def _recover(
     shares: Mapping[str, Mapping[str, str]],
     *,
     matches: Callable[[str, bytes], bool],
-    faults: list[Fault],
+    faults: list[InconsistentShare],
 ) -> dict[str, str]:
     """Recover one secret per dealer, appending to ``faults``."""
     names = list(cohort.roster)
@@ -93,6 +93,8 @@ def _recover(
             )
         except VerificationError:
             raise VerificationError(f"{dealer!r} dealt shares of nothing") from None
-        faults += [Fault(dealer=dealer, reporter=names[p - 1]) for p in wrong]
+        faults += [
+            InconsistentShare(dealer=dealer, reporter=names[p - 1]) for p in wrong
+        ]
         found[dealer] = secret.hex()
     return found

@@ -60,7 +60,7 @@ class RunPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Requirements:
     """A node's own view of the federation and its own policy.
 
     ``afford`` raises BudgetExhausted when the privacy budget does not cover the
@@ -80,7 +80,7 @@ class Terms:
     afford: Callable[[RoundManifest], None]
 
 
-def check_manifest(manifest: RoundManifest, terms: Terms) -> int:
+def check_manifest(manifest: RoundManifest, terms: Requirements) -> int:
     """Hold a manifest against the node's terms.
 
     Guarantees:
@@ -109,7 +109,7 @@ def check_manifest(manifest: RoundManifest, terms: Terms) -> int:
     return min_cohort
 
 
-def _check_roster(manifest: RoundManifest, terms: Terms) -> None:
+def _check_roster(manifest: RoundManifest, terms: Requirements) -> None:
     if manifest.roster_digest != terms.roster_digest:
         raise ProtocolError("the manifest names another roster")
     for participant in manifest.participants:
@@ -120,13 +120,13 @@ def _check_roster(manifest: RoundManifest, terms: Terms) -> None:
         raise ProtocolError("two participants share an identity key")
 
 
-def _check_influence(manifest: RoundManifest, terms: Terms) -> None:
+def _check_influence(manifest: RoundManifest, terms: Requirements) -> None:
     cap = 1 if manifest.weighting == "uniform" else manifest.weighting.cap
     if cap > terms.weight_cap:
         raise PolicyError(f"weights up to {cap}, the cap is {terms.weight_cap}")
 
 
-def _check_cohort(manifest: RoundManifest, terms: Terms) -> int:
+def _check_cohort(manifest: RoundManifest, terms: Requirements) -> int:
     cohort, colluding = len(manifest.participants), manifest.max_colluding
     if colluding < terms.min_colluding:
         raise PolicyError(
@@ -158,7 +158,7 @@ class Stage(IntEnum):
 
 
 @dataclass(slots=True)
-class Progress:
+class ClientProgress:
     """A counter shared by all states of one round on one node; it only grows.
 
     It makes an old state worthless: whoever holds on to one cannot send a second

@@ -39,7 +39,7 @@ from tapestry.secagg.messages import (
     UploadHead,
 )
 from tapestry.secagg.quantization import check_sum, mean
-from tapestry.secagg.recovery import Fault, recover_round
+from tapestry.secagg.recovery import InconsistentShare, recover_round
 from tapestry.secagg.shamir import decode_share
 from tapestry.secagg.transcript import removal_masks
 from tapestry.vectors import FloatVector, RingVector
@@ -47,7 +47,7 @@ from tapestry.vectors import FloatVector, RingVector
 _T = TypeVar("_T")
 
 
-class _Signed(Protocol):
+class _SignedMessage(Protocol):
     @property
     def node(self) -> str: ...
 
@@ -60,7 +60,7 @@ class Unmasked:
     values: RingVector
     transcript: Transcript
     sum_root: str
-    faults: tuple[Fault, ...]
+    faults: tuple[InconsistentShare, ...]
 
     def mean(self) -> FloatVector:
         """Read the sum as the weighted mean of the survivors' updates.
@@ -375,7 +375,9 @@ def _missing(
     return [name for name in expected if name not in kept]
 
 
-def _check_sender(sender: str, message: _Signed, *, expected: Sequence[str]) -> None:
+def _check_sender(
+    sender: str, message: _SignedMessage, *, expected: Sequence[str]
+) -> None:
     if message.node != sender:
         raise ProtocolError(f"{sender!r} sent a message of {message.node!r}")
     if sender not in expected:

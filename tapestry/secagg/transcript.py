@@ -105,7 +105,7 @@ def removal_masks(cohort: Cohort, transcript: Transcript) -> Iterator[Mask]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class ChunkProof:
     """One chunk of a vector, and its Merkle path to a root."""
 
     chunk: bytes | memoryview
@@ -143,7 +143,7 @@ class SumChecker:
         return count_chunks(self._cohort.manifest.length)
 
     def check(
-        self, index: int, *, uploads: Mapping[str, Evidence], total: Evidence
+        self, index: int, *, uploads: Mapping[str, ChunkProof], total: ChunkProof
     ) -> None:
         """Recompute one chunk of the sum from that chunk of every upload.
 
@@ -165,7 +165,7 @@ class SumChecker:
         if not np.array_equal(values, want):
             raise FalseSum(f"chunk {index} of the sum is not the sum")
 
-    def _open(self, index: int, evidence: Evidence, root: str) -> RingVector:
+    def _open(self, index: int, evidence: ChunkProof, root: str) -> RingVector:
         left = self._cohort.manifest.length - index * CHUNK_COORDINATES
         if memoryview(evidence.chunk).nbytes != 4 * min(left, CHUNK_COORDINATES):
             raise VerificationError(f"chunk {index} has the wrong size")

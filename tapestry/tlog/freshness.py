@@ -27,7 +27,7 @@ Edge cases:
 from dataclasses import dataclass
 
 from tapestry.errors import PolicyError
-from tapestry.tlog.trust_policy import NONE, CosignedCheckpoint, Trust
+from tapestry.tlog.trust_policy import NONE, CosignedCheckpoint, TrustPolicy
 
 MAX_AHEAD = 300  # seconds
 
@@ -40,7 +40,7 @@ class Times:
     seen_at: int
 
     @classmethod
-    def of(cls, opened: CosignedCheckpoint, trust: Trust) -> "Times":
+    def of(cls, opened: CosignedCheckpoint, trust: TrustPolicy) -> "Times":
         """Read them off the cosignatures.
 
         Raises:
@@ -55,7 +55,7 @@ class Times:
 
 def check_fresh(
     opened: CosignedCheckpoint,
-    trust: Trust,
+    trust: TrustPolicy,
     *,
     now: int,
     limit: int,
@@ -87,7 +87,7 @@ def check_fresh(
         raise PolicyError(f"checkpoint is {behind} s before the last one")
 
 
-def tolerated(trust: Trust) -> int:
+def tolerated(trust: TrustPolicy) -> int:
     """Return how many witnesses, whichever they are, the quorum can do without."""
     if trust.quorum == NONE:
         return 0

@@ -27,7 +27,7 @@ from tapestry.encoding import (
 from tapestry.errors import ProtocolError
 from tapestry.tlog.merkle import HASH_BYTES, leaf_hash, verify_inclusion
 from tapestry.tlog.note import MAX_BYTES as MAX_NOTE_BYTES
-from tapestry.tlog.trust_policy import CosignedCheckpoint, Trust
+from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 
 MAX_HASHES = 63
 _HEADER = "c2sp.org/tlog-proof@v1"
@@ -79,7 +79,7 @@ class Proof:
         lines += [encode_base64(value) for value in self.hashes]
         return "\n".join(lines).encode() + b"\n\n" + self.checkpoint
 
-    def verify(self, entry: bytes, trust: Trust) -> CosignedCheckpoint:
+    def verify(self, entry: bytes, trust: TrustPolicy) -> CosignedCheckpoint:
         """Check that the log holds exactly these bytes at the index.
 
         Returns:

@@ -52,7 +52,7 @@ class Witness:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class WitnessGroup:
     """Witnesses or groups of which ``threshold`` must have cosigned."""
 
     name: str
@@ -74,7 +74,7 @@ class CosignedCheckpoint:
     """A checkpoint that the log has signed, with the cosignatures that hold.
 
     Guarantees:
-        Only :class:`Trust` makes one from bytes, after checking them.
+        Only :class:`TrustPolicy` makes one from bytes, after checking them.
     """
 
     checkpoint: Checkpoint
@@ -94,17 +94,17 @@ class CosignedCheckpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trust:
+class TrustPolicy:
     """A trust policy.
 
     Guarantees:
-        ``Trust.parse(trust.encode()) == trust``. No key is listed twice, under
+        ``TrustPolicy.parse(trust.encode()) == trust``. No key is listed twice, under
         whatever name; a witness counts for the quorum in one way only.
     """
 
     logs: tuple[LogKey, ...]
     witnesses: tuple[Witness, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[WitnessGroup, ...]
     quorum: str
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class Trust:
         """
         logs: list[LogKey] = []
         witnesses: list[Witness] = []
-        groups: list[Group] = []
+        groups: list[WitnessGroup] = []
         quorums: list[str] = []
         defined = {NONE}
         for number, words in _lines(data):
@@ -163,7 +163,7 @@ class Trust:
         return cls(
             logs=(LogKey(key=log),),
             witnesses=tuple(Witness(name=key.name, key=key) for key in witnesses),
-            groups=(Group(name="members", threshold=threshold, members=names),),
+            groups=(WitnessGroup(name="members", threshold=threshold, members=names),),
             quorum="members",
         )
 
@@ -291,7 +291,7 @@ def _only(words: list[str]) -> str | None:
     return words[0] if words else None
 
 
-def _group(name: str, count: str, members: list[str]) -> Group:
+def _group(name: str, count: str, members: list[str]) -> WitnessGroup:
     if count == "all":
         threshold = len(members)
     elif count == "any":
@@ -300,10 +300,10 @@ def _group(name: str, count: str, members: list[str]) -> Group:
         threshold = int(count)
     else:
         raise ProtocolError(f"group {name!r}: no such threshold {count[:20]!r}")
-    return Group(name=name, threshold=threshold, members=tuple(members))
+    return WitnessGroup(name=name, threshold=threshold, members=tuple(members))
 
 
-def _check_keys(trust: Trust) -> None:
+def _check_keys(trust: TrustPolicy) -> None:
     purposes = [(log.key, Algorithm.SIGNATURE) for log in trust.logs]
     purposes += [(w.key, Algorithm.COSIGNATURE) for w in trust.witnesses]
     seen: set[bytes | str] = set()
@@ -315,7 +315,7 @@ def _check_keys(trust: Trust) -> None:
         seen |= {key.public, key.keyid}
 
 
-def _check_names(trust: Trust) -> None:
+def _check_names(trust: TrustPolicy) -> None:
     defined = {NONE}
     grouped = {NONE}  # never a member
     for name in [w.name for w in trust.witnesses]:

@@ -19,7 +19,7 @@ from tapestry.secagg.server import Unmasked
 from tapestry.vectors import Layout
 from tapestry.workloads.base import Evaluation
 from tapestry_coordinator.acceptance_gate import (
-    Gate,
+    AcceptanceGate,
     bits_per_byte,
     check_held_out,
     logged_evaluations,
@@ -60,10 +60,10 @@ def model() -> Model:
 
 
 @pytest.fixture
-def gate(model: Model, tmp_path: Path) -> Iterator[Gate]:
+def gate(model: Model, tmp_path: Path) -> Iterator[AcceptanceGate]:
     journal = Journal(tmp_path)
     workload: Any = model
-    yield Gate(
+    yield AcceptanceGate(
         workload=workload,
         texts={"fr": ["a", "b"], "id": ["c"]},
         journal=journal,
@@ -109,7 +109,7 @@ def _sum(manifest: RoundManifest, mean: float, *, whole: bool = False) -> Unmask
     )
 
 
-def test_a_step_that_helps_is_taken(gate: Gate) -> None:
+def test_a_step_that_helps_is_taken(gate: AcceptanceGate) -> None:
     manifest = _manifest()
     verdict = gate.judge(manifest, _sum(manifest, -0.5), replica=START)
     assert verdict.reason is None
@@ -118,7 +118,7 @@ def test_a_step_that_helps_is_taken(gate: Gate) -> None:
     assert verdict.replica.parameters["w"][0] == -0.5
 
 
-def test_a_step_may_cost_a_little_and_no_more(gate: Gate) -> None:
+def test_a_step_may_cost_a_little_and_no_more(gate: AcceptanceGate) -> None:
     manifest = _manifest()
     taken = gate.judge(manifest, _sum(manifest, 0.5), replica=START)
     assert taken.reason is None
@@ -128,7 +128,9 @@ def test_a_step_may_cost_a_little_and_no_more(gate: Gate) -> None:
     assert stopped.scores["fr"] == pytest.approx(3.51, abs=0.01)
 
 
-def test_a_step_that_is_too_long_is_not_even_tried(gate: Gate, model: Model) -> None:
+def test_a_step_that_is_too_long_is_not_even_tried(
+    gate: AcceptanceGate, model: Model
+) -> None:
     manifest = _manifest()
     verdict = gate.judge(manifest, _sum(manifest, 1.0, whole=True), replica=START)
     assert verdict.reason == "norm_too_large"
@@ -137,7 +139,7 @@ def test_a_step_that_is_too_long_is_not_even_tried(gate: Gate, model: Model) -> 
     assert model.count == 2
 
 
-def test_a_sum_that_honest_nodes_cannot_give_is_named(gate: Gate) -> None:
+def test_a_sum_that_honest_nodes_cannot_give_is_named(gate: AcceptanceGate) -> None:
     manifest = _manifest(max_norm="1000000000")
     verdict = gate.judge(manifest, _sum(manifest, 4.1), replica=START)
     assert verdict.reason == "sum_out_of_range"
@@ -147,7 +149,7 @@ def test_a_sum_that_honest_nodes_cannot_give_is_named(gate: Gate) -> None:
 
 @pytest.mark.parametrize("bits", [math.nan, math.inf, 1e300], ids=str)
 def test_a_model_that_breaks_does_not_pass(
-    gate: Gate, model: Model, bits: float
+    gate: AcceptanceGate, model: Model, bits: float
 ) -> None:
     """Not a number is no better than before, and has no place in the log."""
     manifest = _manifest()
@@ -159,7 +161,9 @@ def test_a_model_that_breaks_does_not_pass(
     assert len(gate.journal.facts()) == 1
 
 
-def test_a_base_that_is_broken_already_takes_no_step(gate: Gate, model: Model) -> None:
+def test_a_base_that_is_broken_already_takes_no_step(
+    gate: AcceptanceGate, model: Model
+) -> None:
     manifest = _manifest()
     _break(model, math.nan, when=lambda: not model.value)
     verdict = gate.judge(manifest, _sum(manifest, -0.5), replica=START)
@@ -181,7 +185,9 @@ def _break(model: Model, bits: float, *, when: Callable[[], bool]) -> None:
     vars(model)["evaluate"] = broken
 
 
-def test_a_base_is_evaluated_once_over_restarts(gate: Gate, model: Model) -> None:
+def test_a_base_is_evaluated_once_over_restarts(
+    gate: AcceptanceGate, model: Model
+) -> None:
     first = gate.scores(START)
     assert gate.scores(START) == first
     assert model.count == 2
@@ -254,7 +260,7 @@ def test_a_held_out_text_that_cannot_be_scored_is_named_by_its_line(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_base_without_a_score_opens_no_round(
-    gate: Gate, model: Model, tmp_path: Path, value: float
+    gate: AcceptanceGate, model: Model, tmp_path: Path, value: float
 ) -> None:
     model.find_fault = lambda _text: None  # type: ignore[attr-defined]
     (tmp_path / "none").mkdir()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tapestry.protocol.wire_messages import BODY_LIMIT, Kind, Message
-from tapestry_coordinator.grid import Checked, LocalGrid
+from tapestry_coordinator.grid import LocalGrid, ValidatingGrid
 
 HELLO = Message(kind=Kind.HELLO)
 
@@ -82,7 +82,9 @@ STRANGE: list[Any] = [
 def test_what_is_no_message_was_not_said(
     reply: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    grid = Checked(LocalGrid({"a": lambda _: reply, "b": lambda message: message}))
+    grid = ValidatingGrid(
+        LocalGrid({"a": lambda _: reply, "b": lambda message: message})
+    )
     replies = list(grid.exchange(dict.fromkeys("ab", HELLO), deadline=5))
     assert replies == [("b", HELLO)]
     (line,) = caplog.messages
@@ -97,7 +99,7 @@ def test_who_was_not_asked_or_answers_twice_is_not_heard() -> None:
         def exchange(self, *_: Any, **__: Any) -> Iterator[tuple[str, Message]]:
             yield from [("a", HELLO), ("b", HELLO), ("a", HELLO), ("c", HELLO)]
 
-    grid = Checked(Chatty())
+    grid = ValidatingGrid(Chatty())
     assert grid.nodes() == ["a", "b"]
     assert [n for n, _ in grid.exchange({"a": HELLO}, deadline=5)] == ["a"]
 
@@ -106,5 +108,5 @@ def test_proper_replies_pass_unchanged() -> None:
     reply = Message(
         kind=Kind.UPLOAD, body=b"", attachments=[b"", memoryview(b"xy"), b"\xff"]
     )
-    grid = Checked(LocalGrid({"a": lambda _: reply}))
+    grid = ValidatingGrid(LocalGrid({"a": lambda _: reply}))
     assert [r is reply for _, r in grid.exchange({"a": HELLO}, deadline=5)] == [True]

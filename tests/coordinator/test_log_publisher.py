@@ -12,7 +12,7 @@ from tapestry.protocol.wire_messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator import log_publisher as module
 from tapestry_coordinator.grid import LocalGrid
-from tapestry_coordinator.log_publisher import Bulletin, event_of
+from tapestry_coordinator.log_publisher import LogPublisher, event_of
 from tapestry_governance.events.types import DataDeclared, RoundAborted, RoundOpened
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.replay import apply_all
@@ -40,7 +40,7 @@ class Witness:
         )
 
 
-Make = Callable[..., Bulletin]
+Make = Callable[..., LogPublisher]
 
 
 @pytest.fixture
@@ -54,13 +54,13 @@ def witnesses(world: World) -> dict[str, Witness]:
 
 
 @pytest.fixture
-def bulletin(
+def publisher(
     world: World, witnesses: dict[str, Witness], tmp_path: Path
-) -> Iterator[Bulletin]:
+) -> Iterator[LogPublisher]:
     with Log.create(tmp_path / "log", key=world.log_key) as log:
         log.append(world.entries)
         grid = LocalGrid({name: each.handle for name, each in witnesses.items()})
-        yield Bulletin(
+        yield LogPublisher(
             log,
             trust=world.trust,
             key=world.coordinator_key,
@@ -74,7 +74,7 @@ def test_a_log_without_a_charter_is_no_federation(world: World, tmp_path: Path) 
         Log.create(tmp_path / "log", key=world.log_key) as log,
         pytest.raises(ProtocolError, match="no charter"),
     ):
-        Bulletin(
+        LogPublisher(
             log,
             trust=world.trust,
             key=world.coordinator_key,
@@ -83,19 +83,21 @@ def test_a_log_without_a_charter_is_no_federation(world: World, tmp_path: Path) 
         )
 
 
-def test_a_quorum_makes_a_checkpoint_public(world: World, bulletin: Bulletin) -> None:
+def test_a_quorum_makes_a_checkpoint_public(
+    world: World, publisher: LogPublisher
+) -> None:
     with pytest.raises(QuorumError):
-        _ = bulletin.checkpoint
-    note = bulletin.publish(NAMES[:3])
-    assert bulletin.checkpoint == note
+        _ = publisher.checkpoint
+    note = publisher.publish(NAMES[:3])
+    assert publisher.checkpoint == note
     assert world.trust.open(note).checkpoint.size == len(world.entries)
 
 
-def test_too_few_cosignatures_publish_nothing(bulletin: Bulletin) -> None:
+def test_too_few_cosignatures_publish_nothing(publisher: LogPublisher) -> None:
     with pytest.raises(QuorumError):
-        bulletin.publish(NAMES[:1])
+        publisher.publish(NAMES[:1])
     with pytest.raises(QuorumError):
-        _ = bulletin.checkpoint
+        _ = publisher.checkpoint
 
 
 @pytest.mark.parametrize(
@@ -111,64 +113,64 @@ def test_too_few_cosignatures_publish_nothing(bulletin: Bulletin) -> None:
     ids=["refusal", "empty", "list", "bytes", "text", "number"],
 )
 def test_whatever_one_witness_says_the_others_count(
-    bulletin: Bulletin, witnesses: dict[str, Witness], reply: Message
+    publisher: LogPublisher, witnesses: dict[str, Witness], reply: Message
 ) -> None:
-    grid = bulletin._grid
+    grid = publisher._grid
     assert isinstance(grid, LocalGrid)
     grid._handlers["de"] = lambda _: reply
-    assert bulletin.publish(NAMES)
+    assert publisher.publish(NAMES)
     assert all(witnesses[name].seen for name in NAMES[1:])
 
 
 def test_the_line_of_another_witness_counts_once(
-    bulletin: Bulletin, witnesses: dict[str, Witness]
+    publisher: LogPublisher, witnesses: dict[str, Witness]
 ) -> None:
-    grid = bulletin._grid
+    grid = publisher._grid
     assert isinstance(grid, LocalGrid)
     for name in NAMES:
         grid._handlers[name] = witnesses["de"].handle
     with pytest.raises(QuorumError):
-        bulletin.publish(NAMES)
+        publisher.publish(NAMES)
 
 
 def test_a_node_gets_only_what_it_lacks(
-    bulletin: Bulletin, witnesses: dict[str, Witness]
+    publisher: LogPublisher, witnesses: dict[str, Witness]
 ) -> None:
-    bulletin.meet("de", 3, None)
-    bulletin.meet("es", 99, None)
-    bulletin.publish(NAMES)
+    publisher.record_mirror_size("de", 3, None)
+    publisher.record_mirror_size("es", 99, None)
+    publisher.publish(NAMES)
     starts = {name: w.seen[-1].json()["start"] for name, w in witnesses.items()}
     counts = {name: len(w.seen[-1].attachments) for name, w in witnesses.items()}
     assert starts == {"de": 3, "es": 5, "fr": 0, "id": 0}
     assert counts == {"de": 2, "es": 0, "fr": 5, "id": 5}
-    bulletin.publish(NAMES)
+    publisher.publish(NAMES)
     assert {w.seen[-1].json()["start"] for w in witnesses.values()} == {5}
 
 
 def test_what_nodes_hand_in_gets_into_the_log_and_is_cosigned(
-    world: World, bulletin: Bulletin, witnesses: dict[str, Witness]
+    world: World, publisher: LogPublisher, witnesses: dict[str, Witness]
 ) -> None:
     declared = world.declaration("de").model_copy(update={"records": 2000})
     entry = world.entry(declared, "de", "node")
     witnesses["de"].petitions = [entry]
-    note = bulletin.publish(NAMES)
-    assert bulletin.log.find(entry) == len(world.entries)
+    note = publisher.publish(NAMES)
+    assert publisher.log.find(entry) == len(world.entries)
     assert read_claim(note).size == len(world.entries) + 1
-    body = event_of(bulletin.log.entries(5, 6)[0])
+    body = event_of(publisher.log.entries(5, 6)[0])
     assert isinstance(body, DataDeclared)
     assert body.records == 2000
 
 
 @pytest.mark.parametrize("petition", [b"", b"{}", b"\xff" * 100])
 def test_a_petition_that_is_no_entry_is_left_out(
-    bulletin: Bulletin, witnesses: dict[str, Witness], petition: bytes
+    publisher: LogPublisher, witnesses: dict[str, Witness], petition: bytes
 ) -> None:
     witnesses["de"].petitions = [petition] * 3
-    assert read_claim(bulletin.publish(NAMES)).size == 5
+    assert read_claim(publisher.publish(NAMES)).size == 5
 
 
 def test_a_node_that_never_stops_handing_in_does_not_hold_up_the_others(
-    world: World, bulletin: Bulletin, witnesses: dict[str, Witness]
+    world: World, publisher: LogPublisher, witnesses: dict[str, Witness]
 ) -> None:
     honest = witnesses["de"].handle
 
@@ -179,10 +181,10 @@ def test_a_node_that_never_stops_handing_in_does_not_hold_up_the_others(
         witnesses["de"].petitions = [world.entry(changed, "de", "node")]
         return honest(message)
 
-    grid = bulletin._grid
+    grid = publisher._grid
     assert isinstance(grid, LocalGrid)
     grid._handlers["de"] = endless
-    assert bulletin.publish(NAMES)
+    assert publisher.publish(NAMES)
     assert len(witnesses["es"].seen) < 20
 
 
@@ -193,19 +195,19 @@ def _declarations(world: World, count: int) -> list[bytes]:
 
 
 def test_a_node_hands_in_a_few_entries_in_each_pass(
-    world: World, bulletin: Bulletin, witnesses: dict[str, Witness]
+    world: World, publisher: LogPublisher, witnesses: dict[str, Witness]
 ) -> None:
     """What is left over comes with the next checkpoint; nothing is lost."""
     entries = _declarations(world, 20)
     witnesses["de"].petitions = entries
-    sizes = [read_claim(bulletin.publish(NAMES)).size - 5 for _ in range(3)]
+    sizes = [read_claim(publisher.publish(NAMES)).size - 5 for _ in range(3)]
     assert sizes == [12, 20, 20]
-    assert bulletin.log.entries(5, 25) == entries
+    assert publisher.log.entries(5, 25) == entries
 
 
 def test_what_was_refused_is_not_looked_at_again_and_starves_nothing(
     world: World,
-    bulletin: Bulletin,
+    publisher: LogPublisher,
     witnesses: dict[str, Witness],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -221,46 +223,46 @@ def test_what_was_refused_is_not_looked_at_again_and_starves_nothing(
     (good,) = _declarations(world, 1)
     witnesses["de"].petitions = [*junk, *junk, good]
     for _ in range(3):
-        bulletin.publish(NAMES)
+        publisher.publish(NAMES)
     assert tried == [*junk, good]
-    assert bulletin.log.find(good) == 5
+    assert publisher.log.find(good) == 5
     assert caplog.text.count("an entry that de handed in is refused") == 3
 
 
 def test_an_entry_that_breaks_a_rule_is_not_appended(
-    world: World, bulletin: Bulletin
+    world: World, publisher: LogPublisher
 ) -> None:
     manifest = world.manifest()
     aborted = RoundAborted(
         run_id="run", round_number=1, attempt=1, phase="keys", reason="quorum"
     )
-    before = bulletin.log.size
+    before = publisher.log.size
     with pytest.raises(RuleError):
-        bulletin.say(aborted)
-    assert bulletin.log.size == before
-    index = bulletin.say(RoundOpened(manifest=manifest))
+        publisher.append_event(aborted)
+    assert publisher.log.size == before
+    index = publisher.append_event(RoundOpened(manifest=manifest))
     assert index == before
-    assert bulletin.state.open_round is not None
-    bulletin.say(aborted)
-    assert bulletin.state.open_round is None
+    assert publisher.state.open_round is not None
+    publisher.append_event(aborted)
+    assert publisher.state.open_round is None
 
 
 def test_an_entry_that_is_there_keeps_its_place(
-    world: World, bulletin: Bulletin
+    world: World, publisher: LogPublisher
 ) -> None:
-    assert [bulletin.add(entry) for entry in world.entries] == list(range(5))
-    assert bulletin.log.size == 5
+    assert [publisher.add(entry) for entry in world.entries] == list(range(5))
+    assert publisher.log.size == 5
 
 
 def test_a_member_who_saw_another_log_stops_the_coordinator(
-    world: World, bulletin: Bulletin
+    world: World, publisher: LogPublisher
 ) -> None:
-    bulletin.publish(NAMES)
-    bulletin.meet("de", 5, world.note())
+    publisher.publish(NAMES)
+    publisher.record_mirror_size("de", 5, world.note())
     other = World(rules={"max_attempt": 2})
     other.add(other.charter())
     with pytest.raises(InconsistentLog):
-        bulletin.meet("de", 1, other.note())
+        publisher.record_mirror_size("de", 1, other.note())
     longer = [*world.entries, world.entry(world.declaration("de"), "de", "node")]
     with pytest.raises(InconsistentLog):
-        bulletin.meet("de", 6, world.note(longer))
+        publisher.record_mirror_size("de", 6, world.note(longer))

@@ -10,7 +10,7 @@ from tapestry.errors import QuorumError
 from tapestry.protocol.wire_messages import Kind, Message
 from tapestry_coordinator import node_tracker
 from tapestry_coordinator.grid import LocalGrid
-from tapestry_coordinator.node_tracker import RollCall
+from tapestry_coordinator.node_tracker import NodeTracker
 
 NAMES = ("fi", "fr", "id", "sw")
 
@@ -40,59 +40,62 @@ def _answer(name: str) -> Message:
     return Message(kind=Kind.IDENTITY, body=canonical_json(body))
 
 
-def _roll(*names: str) -> RollCall:
+def _tracker(*names: str) -> NodeTracker:
     handlers = {name: lambda _, name=name: _answer(name) for name in names}
     settings: Any = SimpleNamespace(
         deadlines=SimpleNamespace(offer=60, cosign=5),
         secagg=SimpleNamespace(min_cohort=2),
     )
-    bulletin: Any = SimpleNamespace(meet=lambda *_: None)
+    publisher: Any = SimpleNamespace(meet=lambda *_: None)
     journal: Any = None
-    return RollCall(
-        settings=settings, grid=LocalGrid(handlers), bulletin=bulletin, journal=journal
+    return NodeTracker(
+        settings=settings,
+        grid=LocalGrid(handlers),
+        publisher=publisher,
+        journal=journal,
     )
 
 
 def test_when_all_are_here_nobody_waits(clock: Clock) -> None:
-    assert _roll(*NAMES).gather(members=NAMES) == list(NAMES)
+    assert _tracker(*NAMES).wait_for_nodes(members=NAMES) == list(NAMES)
     assert clock.now == 0
 
 
 def test_who_did_not_come_is_waited_for_once(clock: Clock) -> None:
-    roll = _roll("fi", "fr", "id")
-    assert roll.gather(members=NAMES) == ["fi", "fr", "id"]
+    tracker = _tracker("fi", "fr", "id")
+    assert tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
     assert clock.now >= 60
     before = clock.now
-    assert roll.gather(members=NAMES) == ["fi", "fr", "id"]
+    assert tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
     assert clock.now == before
 
 
 def test_who_comes_back_is_welcome_and_waited_for_again(clock: Clock) -> None:
-    roll = _roll("fi", "fr", "id")
-    roll.gather(members=NAMES)
-    grid: Any = roll.grid
+    tracker = _tracker("fi", "fr", "id")
+    tracker.wait_for_nodes(members=NAMES)
+    grid: Any = tracker.grid
     grid._handlers["sw"] = lambda _: _answer("sw")
     before = clock.now
-    assert roll.gather(members=NAMES) == list(NAMES)
+    assert tracker.wait_for_nodes(members=NAMES) == list(NAMES)
     assert clock.now == before
     del grid._handlers["sw"]
-    roll.gather(members=NAMES)
+    tracker.wait_for_nodes(members=NAMES)
     assert clock.now >= before + 60
 
 
 def test_below_the_floor_every_pass_waits(clock: Clock) -> None:
-    roll = _roll("fi")
+    tracker = _tracker("fi")
     for count in (1, 2):
         with pytest.raises(QuorumError, match="1 nodes are here, at least 2"):
-            roll.gather(members=NAMES)
+            tracker.wait_for_nodes(members=NAMES)
         assert clock.now >= 60 * count
 
 
 def test_who_is_connected_but_does_not_answer_is_not_waited_for(clock: Clock) -> None:
-    roll = _roll(*NAMES)
-    grid: Any = roll.grid
+    tracker = _tracker(*NAMES)
+    grid: Any = tracker.grid
     grid._handlers["sw"] = lambda _: Message(kind=Kind.REFUSAL)
-    assert roll.gather(members=NAMES) == ["fi", "fr", "id"]
+    assert tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
     del grid._handlers["sw"]
-    assert roll.gather(members=NAMES) == ["fi", "fr", "id"]
+    assert tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
     assert clock.now == 0

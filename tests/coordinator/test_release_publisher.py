@@ -11,7 +11,7 @@ from tapestry.protocol.wire_messages import Kind, Message
 from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import run as driver
-from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.types import AdapterPublished
 from tests.coordinator.conftest import Found
@@ -74,7 +74,7 @@ def test_a_version_that_the_log_refuses_leaves_the_one_before_as_it_was(
         release_publisher._keep(run, "fr", _second(federation, version=version))
     assert _files(adapters) == before
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
 def test_a_version_with_other_files_than_it_names_leaves_the_one_before(

@@ -10,8 +10,8 @@ from tapestry.errors import RuleError
 from tapestry.protocol.wire_messages import Kind, Message
 from tapestry.secagg.messages import Reveal
 from tapestry_coordinator.journal import Journal
-from tapestry_coordinator.log_publisher import Bulletin
-from tapestry_governance.audit.verify import Verdict
+from tapestry_coordinator.log_publisher import LogPublisher
+from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.types import (
     Body,
@@ -79,7 +79,7 @@ def test_an_upload_without_the_entries_that_belong_to_it_is_left_out(
     assert federation.aborted() == []
     assert any(m.startswith("fr is out of round 1: fr ") for m in caplog.messages)
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
 def test_a_refusal_brings_no_other_entry_into_the_log(found: Found) -> None:
@@ -103,15 +103,15 @@ def test_a_round_that_the_rules_do_not_let_close_is_aborted(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = found()
-    honest, broken = Bulletin.say, [True]
+    honest, broken = LogPublisher.append_event, [True]
 
-    def say(self: Bulletin, body: Body, **rest: Any) -> int:
+    def say(self: LogPublisher, body: Body, **rest: Any) -> int:
         if isinstance(body, RoundClosed) and broken:
             broken.pop()
             raise RuleError("fr is in the sum but accounted for no privacy loss")
         return honest(self, body, **rest)
 
-    monkeypatch.setattr(Bulletin, "say", say)
+    monkeypatch.setattr(LogPublisher, "append_event", say)
     federation.run()
     (aborted,) = federation.aborted()
     assert (aborted.phase, aborted.reason) == ("evaluate", "rule_broken")
@@ -179,7 +179,7 @@ def test_a_dealer_of_bad_shares_takes_part_no_more(
     assert "fr dealt bad shares: it is left out of this run" in caplog.text
     assert set(federation.digests().values()) == {federation.closed()[-1].base_after}
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
 def test_a_reporter_of_bad_shares_changes_nothing_and_is_noted(

@@ -19,7 +19,7 @@ from tapestry.settings import CoordinatorSettings
 from tapestry.workloads.base import Evaluation
 from tapestry_coordinator import run
 from tapestry_coordinator.spot_check_responder import EVIDENCE
-from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.types import RoundOpened
 from tests.coordinator.conftest import Found
 from tests.support.federation import NAMES, Deliver, lost
@@ -85,7 +85,7 @@ def test_a_model_that_breaks_is_rejected_and_not_retried(
     assert set(closed.metrics) == {"mean_norm"}
     assert federation.aborted() == []
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
 def test_a_folder_belongs_to_one_run(found: Found) -> None:

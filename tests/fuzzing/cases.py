@@ -18,7 +18,7 @@ USES = {
         "release verify @/releases/base-2", "adapter verify @/adapters/fr-culture",
         "chat --base ^/base --adapter @/adapters/fr-culture --prompt ciao",
     ),
-    "bundle": ("audit verify @", "audit verify @ --trust @/policy.txt"),
+    "bundle": ("audit verify @", "audit verify @ --trust @/trust-policy.txt"),
     "idle": ("node check @", "node check @", "node run @", "node budget @"),
     "used": ("node check @", "node run @", "node budget @", "node egress @"),
     "coordinator": ("coordinator status @",),
@@ -30,7 +30,7 @@ USES = {
 _DRAWN = ("demo",) * 5 + ("used",) * 5 + (*USES, "bundle", "idle", "coordinator")
 _SLOW = {"check", "run", "chat", "demo"}  # they load a machine-learning stack
 _ODD = (" ", "\udcff", "new\nline", "-dash", "\x1b[31m", "é" * 60)
-_SHARED = ("bundle", "bundle/policy.txt", "demo/bundle", "demo/bundle/checkpoint")
+_SHARED = ("bundle", "bundle/trust-policy.txt", "demo/bundle", "demo/bundle/checkpoint")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

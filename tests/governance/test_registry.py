@@ -36,23 +36,23 @@ from tests.support.adapter_folders import (
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> registry.Base:
+def base(tmp_path: Path) -> registry.BaseShape:
     return registry.read_base(make_base(tmp_path / "base"))
 
 
-def _check(folder: Path, base: registry.Base) -> registry.Adapter:
+def _check(folder: Path, base: registry.BaseShape) -> registry.CheckedAdapter:
     found = registry.check_folder(folder)
     registry.check_fit(folder, base)
     return found
 
 
-def test_a_plain_adapter_is_accepted(tmp_path: Path, base: registry.Base) -> None:
+def test_a_plain_adapter_is_accepted(tmp_path: Path, base: registry.BaseShape) -> None:
     found = _check(make_adapter(tmp_path / "italy"), base)
     assert (found.base, found.base_digest) == ("base-1", parameters_digest(BASE))
     assert (found.rank, found.modules, found.parameters) == (2, 2, 52)
 
 
-def test_what_peft_writes_is_accepted(tmp_path: Path, base: registry.Base) -> None:
+def test_what_peft_writes_is_accepted(tmp_path: Path, base: registry.BaseShape) -> None:
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(
         r=2,
@@ -81,7 +81,7 @@ def test_what_peft_writes_is_accepted(tmp_path: Path, base: registry.Base) -> No
     ],
 )
 def test_the_configuration_names_the_base_or_where_its_release_lies(
-    tmp_path: Path, base: registry.Base, path: str, holds: bool
+    tmp_path: Path, base: registry.BaseShape, path: str, holds: bool
 ) -> None:
     changes = {"base_model_name_or_path": path}
     folder = make_adapter(tmp_path / "italy", config_changes=changes)
@@ -93,7 +93,7 @@ def test_the_configuration_names_the_base_or_where_its_release_lies(
 
 
 def test_a_base_in_several_files_has_the_same_digest(
-    tmp_path: Path, base: registry.Base
+    tmp_path: Path, base: registry.BaseShape
 ) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
@@ -380,7 +380,7 @@ def test_tensors_that_are_not_pairs_of_factors_are_refused(
 
 @pytest.mark.parametrize("name", sorted(make_tensors()))
 def test_a_shape_that_does_not_fit_the_base_is_refused(
-    tmp_path: Path, base: registry.Base, name: str
+    tmp_path: Path, base: registry.BaseShape, name: str
 ) -> None:
     tensors = make_tensors()
     tensors[name] = np.ascontiguousarray(tensors[name].T)
@@ -391,7 +391,7 @@ def test_a_shape_that_does_not_fit_the_base_is_refused(
 
 
 def test_a_module_the_base_lacks_is_refused(
-    tmp_path: Path, base: registry.Base
+    tmp_path: Path, base: registry.BaseShape
 ) -> None:
     tensors = {n.replace("layers.0", "layers.7"): v for n, v in make_tensors().items()}
     folder = make_adapter(tmp_path / "italy", tensors=tensors)
@@ -402,7 +402,7 @@ def test_a_module_the_base_lacks_is_refused(
 # 5. the base
 
 
-def test_another_base_is_refused(tmp_path: Path, base: registry.Base) -> None:
+def test_another_base_is_refused(tmp_path: Path, base: registry.BaseShape) -> None:
     metadata = make_metadata(base_digest="sha256:" + "0" * 64)
     folder = make_adapter(tmp_path / "italy", metadata=metadata)
     said = r"italy was trained on base sha256:0000.*take the base"

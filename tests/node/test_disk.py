@@ -9,9 +9,9 @@ import pytest
 
 from tapestry.encoding import digest
 from tapestry.errors import ResourceError
-from tapestry_node.budget.ledger import Ledger, Terms
+from tapestry_node.budget.ledger import Ledger, PrivacyPromise
 from tapestry_node.disk import why
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 
 ERROR = sqlite3.OperationalError("disk I/O error")
 
@@ -35,14 +35,14 @@ def test_store_and_ledger_say_that_the_disk_is_full(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     for name in ("state.db", "budget.db"):
         (tmp_path / name).mkdir()  # no database can be opened there
-    terms = Terms(
+    terms = PrivacyPromise(
         dataset=digest(b""), records=2, epsilon=1, fallback_epsilon=1, delta=0.1
     )
     with pytest.raises(ResourceError, match=r"state\.db: .*the disk is full"):
-        Store(tmp_path / "state.db")
+        NodeState(tmp_path / "state.db")
     with pytest.raises(ResourceError, match=r"budget\.db: .*the disk is full"):
         Ledger.open(tmp_path / "budget.db", terms)
-    store = Store(tmp_path / "other.db")
+    store = NodeState(tmp_path / "other.db")
     store.close()
     vars(store)["_db"] = Failing()
     with pytest.raises(ResourceError, match=r"state\.db: disk I/O error; the disk is"):

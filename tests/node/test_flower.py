@@ -24,7 +24,7 @@ from tapestry.protocol.wire_messages import Kind, Message
 from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
 from tapestry_node import flower
 from tapestry_node.flower import serve
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 from tapestry_node.superlink_credentials import load_auth_key
 
 
@@ -211,7 +211,7 @@ def test_a_node_that_cannot_write_receipts_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The product: what leaves a node over the wire is in its receipts, each byte."""
-    store = Store(tmp_path / "state.db")
+    store = NodeState(tmp_path / "state.db")
 
     def handle(request: Message) -> Message:
         reply = Message(kind=Kind.RECEIPT, body=request.body)

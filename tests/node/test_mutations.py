@@ -23,7 +23,7 @@ from tapestry.privacy.empirical_audit import gaussian_bound
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.workloads.base import Unit
 from tapestry_node.training import dp_sgd, per_example_gradients
-from tapestry_node.training.dp_sgd import Progress, Runtime, fit
+from tapestry_node.training.dp_sgd import Runtime, StepProgress, fit
 from tapestry_node.training.per_example_gradients import Gradients, Problem, Tally
 from tests.support import tiny_models
 from tests.support.canaries import audit
@@ -83,7 +83,7 @@ def check_poisson() -> None:
     """The size of a batch varies like a sum of coins."""
     drawn: list[int] = []
 
-    def note(progress: Progress) -> None:
+    def note(progress: StepProgress) -> None:
         drawn.append(progress.drawn)
 
     units = [Unit(sequences=((5, 6),))] * 32

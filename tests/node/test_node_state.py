@@ -17,7 +17,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol.wire_messages import Kind, Message
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 
 
 @pytest.fixture
@@ -40,14 +40,14 @@ def spoil(path: Path, table: str, change: str) -> None:
 
 
 def test_a_round_is_uploaded_for_once_ever(path: Path) -> None:
-    store = Store(path)
+    store = NodeState(path)
     assert store.highest("run") == 0
     store.raise_to("run", 3)
     for number in (3, 2, 1):
         with pytest.raises(ProtocolError, match="one upload"):
             store.raise_to("run", number)
     store.close()
-    store = Store(path)
+    store = NodeState(path)
     assert store.highest("run") == 3
     with pytest.raises(ProtocolError):
         store.raise_to("run", 3)
@@ -59,7 +59,7 @@ def test_a_round_is_uploaded_for_once_ever(path: Path) -> None:
 
 @given(st.lists(st.integers(1, 9), max_size=12))
 def test_the_mark_only_rises(numbers: list[int]) -> None:
-    store = Store(Path(":memory:"))
+    store = NodeState(Path(":memory:"))
     highest = 0
     for number in numbers:
         if number > highest:
@@ -73,7 +73,7 @@ def test_the_mark_only_rises(numbers: list[int]) -> None:
 
 
 def test_a_mark_behind_what_the_log_knows_is_an_older_copy(path: Path) -> None:
-    store = Store(path)
+    store = NodeState(path)
     store.raise_to("run", 2)
     store.require([("run", 1), ("run", 2)])
     for run, number in (("run", 3), ("other", 1)):
@@ -83,7 +83,7 @@ def test_a_mark_behind_what_the_log_knows_is_an_older_copy(path: Path) -> None:
 
 
 def test_two_processes_cannot_both_take_a_round(path: Path) -> None:
-    one, other = Store(path), Store(path)
+    one, other = NodeState(path), NodeState(path)
     one.raise_to("run", 1)
     with pytest.raises(ProtocolError):
         other.raise_to("run", 1)
@@ -92,23 +92,23 @@ def test_two_processes_cannot_both_take_a_round(path: Path) -> None:
 
 
 def test_one_process_serves_and_others_only_read(path: Path) -> None:
-    serving = Store(path, exclusive=True)
+    serving = NodeState(path, exclusive=True)
     with pytest.raises(ConfigError, match="another process serves"):
-        Store(path, exclusive=True)
-    reading = Store(path)
+        NodeState(path, exclusive=True)
+    reading = NodeState(path)
     assert list(reading.receipts()) == []
     reading.close()
     serving.close()
-    Store(path, exclusive=True).close()
+    NodeState(path, exclusive=True).close()
 
 
 def test_a_reader_changes_nothing(path: Path) -> None:
     with pytest.raises(ResourceError, match=r"cannot open .*unable to open"):
-        Store(path, readonly=True)
+        NodeState(path, readonly=True)
     assert not path.exists()
-    serving = Store(path, exclusive=True)
+    serving = NodeState(path, exclusive=True)
     serving.raise_to("run", 1)
-    reading = Store(path, readonly=True)
+    reading = NodeState(path, readonly=True)
     assert reading.highest("run") == 1
     with pytest.raises(ResourceError, match="readonly"):
         reading.raise_to("run", 2)
@@ -119,16 +119,16 @@ def test_a_reader_changes_nothing(path: Path) -> None:
 def test_a_lock_that_is_a_link_is_not_followed(path: Path) -> None:
     path.with_suffix(".lock").symlink_to(path.with_name("made"))
     with pytest.raises(ResourceError, match="cannot open"):
-        Store(path, exclusive=True)
+        NodeState(path, exclusive=True)
     assert not path.with_name("made").exists()
 
 
 def test_entries_wait_in_order_until_the_log_has_them(path: Path) -> None:
-    store = Store(path)
+    store = NodeState(path)
     store.post(b"one")
     store.post(b"two")
     store.close()
-    store = Store(path)
+    store = NodeState(path)
     assert store.outbox() == [b"one", b"two"]
     store.clear(b"one")
     store.clear(b"nothing")
@@ -137,21 +137,21 @@ def test_entries_wait_in_order_until_the_log_has_them(path: Path) -> None:
 
 
 def test_a_secret_is_drawn_once(path: Path) -> None:
-    store = Store(path)
+    store = NodeState(path)
     assert store.secret("salt", b"first") == b"first"
     assert store.secret("salt", b"second") == b"first"
     assert store.secret("other", b"third") == b"third"
     store.close()
 
 
-def _fill(store: Store) -> None:
+def _fill(store: NodeState) -> None:
     store.record(Message(kind=Kind.IDENTITY, body=b'{"name":"fr"}'))
     store.record(Message(kind=Kind.UPLOAD, attachments=[b"abc", memoryview(b"de")]))
     store.record(Message(kind=Kind.REFUSAL, body=b'{"reason":"internal"}'))
 
 
 def test_a_receipt_names_kind_size_and_content(path: Path) -> None:
-    store = Store(path)
+    store = NodeState(path)
     _fill(store)
     found = list(store.receipts())
     assert [r.kind for r in found] == ["identity", "upload", "refusal"]
@@ -176,13 +176,13 @@ def test_a_receipt_names_kind_size_and_content(path: Path) -> None:
     ],
 )
 def test_a_receipt_that_was_changed_is_noticed(path: Path, change: str) -> None:
-    store = Store(path)
+    store = NodeState(path)
     _fill(store)
     store.close()
     with sqlite3.connect(path) as database:
         database.execute(change)
     database.close()
-    store = Store(path)
+    store = NodeState(path)
     with pytest.raises(VerificationError, match="tampered"):
         list(store.receipts())
     store.close()
@@ -191,27 +191,27 @@ def test_a_receipt_that_was_changed_is_noticed(path: Path, change: str) -> None:
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     for exclusive in (False, True):
         with pytest.raises(ResourceError, match=r"^[^\n]+$"):
-            Store(tmp_path / "no" / "state.db", exclusive=exclusive)
+            NodeState(tmp_path / "no" / "state.db", exclusive=exclusive)
 
 
 def test_a_file_that_is_no_database_is_one_line(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to look at" * 30)
     with pytest.raises(ResourceError, match="cannot open"):
-        Store(path)
+        NodeState(path)
 
 
 @pytest.mark.parametrize("readonly", [False, True])
 def test_a_row_that_lost_its_types_is_damage(path: Path, *, readonly: bool) -> None:
-    store = Store(path)
+    store = NodeState(path)
     store.raise_to("run", 1)
     store.close()
     spoil(path, "mark", "UPDATE mark SET round = 'x'")
     with pytest.raises(ResourceError, match="is damaged; put its newest copy back"):
-        Store(path, readonly=readonly)
+        NodeState(path, readonly=readonly)
 
 
 def test_an_entry_that_waits_is_not_posted_twice(path: Path) -> None:
-    store = Store(path)
+    store = NodeState(path)
     for entry in (b"one", b"two", b"one"):
         store.post(entry)
     assert store.outbox() == [b"one", b"two"]
@@ -219,17 +219,17 @@ def test_an_entry_that_waits_is_not_posted_twice(path: Path) -> None:
 
 
 def test_what_a_round_gave_is_remembered(path: Path) -> None:
-    store = Store(path)
+    store = NodeState(path)
     store.keep_base("run", 1, gives="sha256:a")
     store.keep_base("run", 2, gives="sha256:b")
     store.keep_base("run", 2, gives="sha256:c")
     store.close()
-    store = Store(path)
+    store = NodeState(path)
     assert store.bases() == {("run", 1): "sha256:a", ("run", 2): "sha256:c"}
     store.close()
 
 
-WORK: dict[str, Callable[[Store], object]] = {
+WORK: dict[str, Callable[[NodeState], object]] = {
     "highest": lambda store: store.highest("run"),
     "raise_to": lambda store: store.raise_to("run", 1),
     "post": lambda store: store.post(b"one"),
@@ -245,9 +245,9 @@ WORK: dict[str, Callable[[Store], object]] = {
 
 @pytest.mark.parametrize("work", list(WORK.values()), ids=list(WORK))
 def test_a_disk_that_fails_is_an_error_of_ours(
-    path: Path, work: Callable[[Store], object]
+    path: Path, work: Callable[[NodeState], object]
 ) -> None:
-    store = Store(path)
+    store = NodeState(path)
     with sqlite3.connect(path) as database:
         for table in ("mark", "egress", "outbox", "base", "secret"):
             database.execute(f"DROP TABLE {table}")

@@ -10,7 +10,7 @@ from tapestry.errors import ConfigError, PolicyError, RuleError
 from tapestry.settings import number
 from tapestry_coordinator import round_plan, run
 from tapestry_governance.audit import privacy_accounts
-from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, Event
 from tapestry_governance.events.types import DpAccounted, RoundOpened
 from tests.scenarios.conftest import Found
@@ -28,7 +28,7 @@ def test_a_plan_with_a_smaller_delta_than_the_nodes_is_accounted_for_at_it(
     federation.run()
     federation.bundle()
     audit = federation.audit()
-    assert audit.verdict is Verdict.HOLDS
+    assert audit.verdict is AuditVerdict.HOLDS
     assert {each.target_delta for each in audit.accounts} == {SMALLER}
     for each in audit.accounts:
         assert each.reported is not None

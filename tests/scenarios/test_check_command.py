@@ -263,7 +263,7 @@ def test_what_run_would_refuse_is_no_readiness(
     assert rule in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["policy.txt", "budget.db.mirror"])
+@pytest.mark.parametrize("name", ["trust-policy.txt", "budget.db.mirror"])
 def test_a_fifo_is_waited_for_nowhere(
     idle: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -417,20 +417,21 @@ def test_a_witness_that_the_trust_policy_lacks_is_no_readiness(
 ) -> None:
     stranger = found()
     stranger.close()
-    policy = stranger.directory / "nodes" / NAME / "policy.txt"
-    (idle / "policy.txt").write_bytes(policy.read_bytes())
+    policy = stranger.directory / "nodes" / NAME / "trust-policy.txt"
+    (idle / "trust-policy.txt").write_bytes(policy.read_bytes())
     assert run("check", idle) == 2
-    assert "is not among the witnesses of policy.txt" in capsys.readouterr().out
+    assert "is no witness of trust-policy.txt" in capsys.readouterr().out
 
 
 def test_a_wrong_line_of_the_trust_policy_is_named_with_its_file(
     idle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     secret = (idle / "keys" / "node.key").read_text().strip()
-    (idle / "policy.txt").write_text(f"# ours\n{secret}\n")
+    (idle / "trust-policy.txt").write_text(f"# ours\n{secret}\n")
     assert run("check", idle) == 64
     said = capsys.readouterr().err
-    start = f"tapestry: {idle / 'policy.txt'}: trust policy: line 2 is no log, witness,"
+    file = idle / "trust-policy.txt"
+    start = f"tapestry: {file}: trust policy: line 2 is no log, witness,"
     assert said.startswith(start)
     assert "PRIVATE" not in said
     assert secret[-24:] not in said
@@ -536,7 +537,7 @@ def test_budget_and_receipts_are_shown_without_torch(used: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("policy.txt", "the trust policy is empty"),
+        ("trust-policy.txt", "the trust policy is empty"),
         ("keys/node.key", "is empty, so it is not a key file"),
         ("node.toml", "is empty; write its settings"),
         ("data/corpus.toml", "is empty; write its settings"),

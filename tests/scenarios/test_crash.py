@@ -11,11 +11,11 @@ from tapestry.errors import TapestryError
 from tapestry.protocol.wire_messages import Kind, Message
 from tapestry_coordinator import round_plan, run
 from tapestry_coordinator.journal import Journal
-from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.types import DpAccounted, ReleasePublished, RoundOpened
 from tapestry_governance.log.writer import Log
 from tapestry_node.budget.ledger import Ledger
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Deliver, Federation, Killed
 from tests.support.log_world import renamed
@@ -29,7 +29,7 @@ def check(federation: Federation, *, rounds: int = 1) -> None:
     assert set(federation.uploads().values()) <= {1}
     assert set(federation.committed().values()) <= {1}
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
     check_ledgers(federation)
 
 
@@ -237,8 +237,8 @@ def test_a_node_that_is_started_again_has_dropped_out_and_catches_up(
     [
         pytest.param(Ledger, "reserve", id="reserve", marks=pytest.mark.slow),
         pytest.param(Ledger, "spend", id="spend"),
-        pytest.param(Store, "raise_to", id="mark"),
-        pytest.param(Store, "post", id="outbox", marks=pytest.mark.slow),
+        pytest.param(NodeState, "raise_to", id="mark"),
+        pytest.param(NodeState, "post", id="outbox", marks=pytest.mark.slow),
     ],
 )
 def test_a_node_that_dies_around_its_upload_never_uploads_twice(

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tapestry.cli import main
-from tapestry_governance.audit.verify import Audit, Verdict, verify
+from tapestry_governance.audit.verify import Audit, AuditVerdict, verify
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import RoundClosed
 
@@ -61,8 +61,10 @@ def _finish(demo: subprocess.Popen[str]) -> str:
 
 def _check(out: Path) -> dict[str, Any]:
     """The folder is complete, the log holds, and the report has what it must."""
-    audit = verify(out / "bundle", trust=(out / "nodes/italy/policy.txt").read_bytes())
-    assert audit.verdict is Verdict.HOLDS
+    audit = verify(
+        out / "bundle", trust=(out / "nodes/italy/trust-policy.txt").read_bytes()
+    )
+    assert audit.verdict is AuditVerdict.HOLDS
     assert audit.unchecked == []
     assert (out / "report.html").stat().st_size > 10_000
     report: dict[str, Any] = json.loads((out / "report.json").read_text())

@@ -6,7 +6,7 @@ import pytest
 
 from tapestry.errors import QuorumError
 from tapestry.protocol.wire_messages import Kind
-from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.audit.verify import AuditVerdict
 from tests.scenarios.conftest import Found
 from tests.support.federation import (
     NAMES,
@@ -32,7 +32,7 @@ STAGES = {
 def _holds(federation: Federation) -> None:
     """Whatever happened, the log verifies and nobody uploaded twice."""
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
     assert set(federation.uploads().values()) == {1}
 
 

@@ -18,7 +18,7 @@ from tapestry.vectors import parameters_digest
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_coordinator.journal import Journal
 from tapestry_governance import registry
-from tapestry_governance.audit.verify import Verdict, verify
+from tapestry_governance.audit.verify import AuditVerdict, verify
 from tapestry_governance.events.types import (
     AdapterPublished,
     DataDeclared,
@@ -225,7 +225,7 @@ def test_what_only_shows_changes_nothing(
 
 def test_the_bundle_verifies_and_costs_are_as_reported(federation: Federation) -> None:
     audit = federation.audit()
-    assert audit.verdict is Verdict.HOLDS
+    assert audit.verdict is AuditVerdict.HOLDS
     assert audit.accounts
     assert all(a.recomputed is not None for a in audit.accounts)
 
@@ -241,15 +241,15 @@ def test_one_flipped_byte_in_any_file_of_the_bundle_fails(
         middle = len(data) // 2
         path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
         try:
-            assert federation.audit().verdict is not Verdict.HOLDS, path
+            assert federation.audit().verdict is not AuditVerdict.HOLDS, path
         finally:
             path.write_bytes(data)
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)
-    assert verify(copy).verdict is Verdict.HOLDS
+    assert verify(copy).verdict is AuditVerdict.HOLDS
     (copy / "more").write_text("x")
-    assert verify(copy).verdict is not Verdict.HOLDS
+    assert verify(copy).verdict is not AuditVerdict.HOLDS
 
 
 def test_a_second_start_of_a_finished_run_changes_nothing(

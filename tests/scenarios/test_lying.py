@@ -13,8 +13,8 @@ from tapestry.model.replica import Replica
 from tapestry.protocol.wire_messages import Kind, Message
 from tapestry.vectors import FloatVector, Quantized
 from tapestry_coordinator import log_publisher
-from tapestry_coordinator.acceptance_gate import Gate
-from tapestry_governance.audit.verify import Verdict
+from tapestry_coordinator.acceptance_gate import AcceptanceGate
+from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.types import DpAccounted, ReleasePublished, RoundClosed
 from tapestry_governance.rules.replay import apply_all
@@ -33,7 +33,7 @@ def unharmed(federation: Federation, reason: str) -> None:
     assert closed.base_after == closed.base_before == federation.base.replica.digest
     assert set(federation.digests().values()) == {closed.base_before}
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
 def test_an_update_that_is_too_long_is_cut_by_its_own_node(found: Found) -> None:
@@ -125,7 +125,7 @@ def test_no_answer_of_one_node_stops_the_run(found: Found, reply: Message) -> No
     adapters = federation.coordinator / "adapters"
     assert {p.name for p in adapters.iterdir()} >= set(OTHERS)
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
 def _event_of(entry: bytes | memoryview) -> Any:
@@ -164,7 +164,7 @@ def test_an_upload_under_entries_of_another_node_is_left_out(
     (closed,) = federation.closed()
     assert closed.included == OTHERS
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
 def test_an_upload_that_is_not_the_one_committed_to_is_left_out(
@@ -210,7 +210,7 @@ def test_an_understated_cost_is_found_by_the_audit(found: Found) -> None:
     federation.wire.on("fr", Kind.CIPHERTEXTS, understate)
     federation.run()
     federation.bundle()
-    assert federation.audit().verdict is Verdict.RULE_BROKEN
+    assert federation.audit().verdict is AuditVerdict.RULE_BROKEN
 
 
 def test_an_adapter_under_the_name_of_another_does_not_replace_it(
@@ -234,7 +234,7 @@ def test_an_adapter_under_the_name_of_another_does_not_replace_it(
     adapters = federation.coordinator / "adapters"
     assert sorted(p.name for p in adapters.iterdir()) == ["fi", "fr", "id"]
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
 FILES: dict[str, Callable[[list[str]], Any]] = {
@@ -325,16 +325,16 @@ def test_a_release_of_other_parameters_gets_no_cosignature(
 
 def _log_another_base(monkeypatch: pytest.MonkeyPatch) -> None:
     """The coordinator steps somewhere else than where the sum leads, and says so."""
-    honest = Gate.judge
+    honest = AcceptanceGate.judge
 
-    def judge(gate: Gate, *arguments: Any, **rest: Any) -> Any:
+    def judge(gate: AcceptanceGate, *arguments: Any, **rest: Any) -> Any:
         verdict = honest(gate, *arguments, **rest)
         values = dict(verdict.replica.parameters)
         name = max(values)
         values[name] = values[name] + np.float32(1)
         return dataclasses.replace(verdict, replica=Replica.start(values))
 
-    monkeypatch.setattr(Gate, "judge", judge)
+    monkeypatch.setattr(AcceptanceGate, "judge", judge)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_a_log_that_breaks_a_rule_gets_no_cosignature(
             return state
 
     monkeypatch.setattr(log_publisher, "apply_all", lenient)
-    honest = log_publisher.Bulletin.say
+    honest = log_publisher.LogPublisher.append_event
 
     def say(self: Any, body: Any, **rest: Any) -> int:
         if isinstance(body, ReleasePublished) and "release" in rule:
@@ -362,7 +362,7 @@ def test_a_log_that_breaks_a_rule_gets_no_cosignature(
             body = body.model_copy(update={"round_number": 7})
         return honest(self, body, **rest)
 
-    monkeypatch.setattr(log_publisher.Bulletin, "say", say)
+    monkeypatch.setattr(log_publisher.LogPublisher, "append_event", say)
     with pytest.raises(TapestryError):
         federation.run()
     refused = [

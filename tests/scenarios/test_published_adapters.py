@@ -15,7 +15,7 @@ from tapestry.model.replica import Replica
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_governance import registry
-from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.audit.verify import AuditVerdict
 from tests.support.federation import NAMES, Base, Federation, sentences, write_lines
 
 NAME = "fr"
@@ -118,4 +118,4 @@ def test_the_registry_and_the_audit_take_it_with_targets_by_name(
     assert config.target_modules == ("q_proj", "v_proj")
     assert config.base_model_name_or_path == "./releases/base-1"
     assert registry.check_folder(folder).base == "base-1"
-    assert published.audit().verdict is Verdict.HOLDS
+    assert published.audit().verdict is AuditVerdict.HOLDS

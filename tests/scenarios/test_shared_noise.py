@@ -13,7 +13,7 @@ from tapestry.secagg.quantization import Encoding, mean
 from tapestry.settings import number
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.audit.privacy_statement import state_privacy, to_markdown
-from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.types import DpAccounted, RoundOpened
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Federation, lost
@@ -71,7 +71,7 @@ def test_the_sum_has_the_noise_of_all_shares_and_everybody_accounts_for_it(
         assert 1.2 * number(epsilon) < number(fallback)
     federation.bundle()
     audit = federation.audit()
-    assert audit.verdict is Verdict.HOLDS
+    assert audit.verdict is AuditVerdict.HOLDS
     assert all(a.fallback_recomputed and not a.is_understated for a in audit.accounts)
     page = to_markdown(state_privacy(audit.events, "base-1"))
     assert "fallback epsilon" in page

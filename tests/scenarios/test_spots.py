@@ -12,13 +12,13 @@ from tapestry.secagg.chunks import chunk_root
 from tapestry.secagg.server import Revealing, Unmasked
 from tapestry_coordinator import spot_check_responder
 from tapestry_coordinator.journal import Journal
-from tapestry_coordinator.spot_check_responder import EVIDENCE, Showing
+from tapestry_coordinator.spot_check_responder import EVIDENCE, SpotCheckResponder
 from tapestry_governance.audit.bundle import add_sums
 from tapestry_governance.audit.sum_evidence import unpack_spot
-from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.types import ReleasePublished
 from tapestry_node.node import Node
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 from tapestry_node.round import spot_checks
 from tapestry_node.round.spot_checks import DISPUTES
 from tests.scenarios.conftest import Found
@@ -106,7 +106,7 @@ def test_a_release_waits_for_those_who_were_shown_nothing(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = found()
-    monkeypatch.setattr(Showing, "show", lambda _self, _names: None)
+    monkeypatch.setattr(SpotCheckResponder, "show", lambda _self, _names: None)
     with pytest.raises(QuorumError):
         federation.run()
     assert vouched(federation) == []
@@ -176,10 +176,10 @@ def test_a_node_that_dies_as_it_takes_a_result_has_drawn(
 ) -> None:
     """What lets it vouch for the release is on its disk only after the draw is."""
     federation = found()
-    dies(monkeypatch, Store, "keep_base", after=True)
+    dies(monkeypatch, NodeState, "keep_base", after=True)
     with pytest.raises(Killed):
         federation.run()
-    owed = [node.store.unseen("run") for node in federation.nodes.values()]
+    owed = [node.store.pending_rounds("run") for node in federation.nodes.values()]
     assert sorted(owed) == [[], [], [], [1]]
     for name in NAMES:
         federation.restart(name)
@@ -275,10 +275,10 @@ def test_whoever_saw_a_lie_keeps_the_proof_and_has_done_with_the_run(
     assert grown == set(others)
     shutil.rmtree(federation.coordinator / EVIDENCE)  # who lies does not keep it
     bundle = federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
     proofs = (federation.nodes["fr"].directory / DISPUTES).iterdir()
     add_sums(bundle, {int(proof.name): proof for proof in proofs})
-    assert federation.audit().verdict is Verdict.FAILS
+    assert federation.audit().verdict is AuditVerdict.FAILS
 
 
 def test_a_member_that_takes_nothing_is_waited_for_once(found: Found) -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tapestry_coordinator.superlink import process_tree
-from tapestry_governance.audit.verify import Verdict, verify
+from tapestry_governance.audit.verify import AuditVerdict, verify
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +103,7 @@ def _tell(out: Path, stops: Sequence[Stop], *options: str) -> None:
     assert demo.returncode == 0, said
     assert list(_survivors()) == []
     audit = verify(out / "bundle")
-    assert audit.verdict is Verdict.HOLDS
+    assert audit.verdict is AuditVerdict.HOLDS
     assert audit.unchecked == []
     report = json.loads((out / "report.json").read_text())
     assert set(report["epsilon"]) == COUNTRIES

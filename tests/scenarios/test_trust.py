@@ -14,8 +14,8 @@ from tapestry.model.replica import Replica, measure
 from tapestry.protocol.wire_messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator import acceptance_gate
-from tapestry_coordinator.acceptance_gate import Gate
-from tapestry_governance.audit.verify import Verdict
+from tapestry_coordinator.acceptance_gate import AcceptanceGate
+from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.types import ReleasePublished
 from tests.scenarios.conftest import Found
 from tests.scenarios.test_crash import nth
@@ -35,7 +35,7 @@ def holds(federation: Federation, *, rounds: int) -> None:
     assert len(federation.closed()) == rounds
     assert set(federation.digests().values()) == {federation.closed()[-1].base_after}
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
 def refused(federation: Federation, kind: Kind) -> list[tuple[str, str]]:
@@ -204,15 +204,15 @@ def test_a_dispute_outlives_a_restart_of_every_node(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The coordinator is honest again but for its base; results come no more."""
-    honest = Gate.judge
+    honest = AcceptanceGate.judge
 
-    def judge(gate: Gate, *arguments: Any, **rest: Any) -> Any:
+    def judge(gate: AcceptanceGate, *arguments: Any, **rest: Any) -> Any:
         verdict = honest(gate, *arguments, **rest)
         values = dict(verdict.replica.parameters)
         values[max(values)] = values[max(values)] + np.float32(1)
         return dataclasses.replace(verdict, replica=Replica.start(values))
 
-    monkeypatch.setattr(Gate, "judge", judge)
+    monkeypatch.setattr(AcceptanceGate, "judge", judge)
     federation = found()
     with pytest.raises(QuorumError):
         federation.run()

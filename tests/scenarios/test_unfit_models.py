@@ -188,7 +188,7 @@ def test_a_training_that_failed_is_paid_for_once(
     assert federation.refusals()["fr"] == "training_failed"
     assert len(federation.nodes["id"].ledger.rows()) == 3
     federation.restart("fr")
-    assert federation.nodes["fr"]._desk.failed == set()
+    assert federation.nodes["fr"]._context.failed == set()
 
 
 def test_everybody_failing_in_training_ends_the_run_after_one_charge(

@@ -23,7 +23,7 @@ from tapestry.secagg.messages import (
     Reveal,
     SurvivorList,
 )
-from tapestry.secagg.requirements import Progress, Terms
+from tapestry.secagg.requirements import ClientProgress, Requirements
 from tapestry.secagg.shamir import recover
 from tapestry.vectors import RingVector
 from tests.support.secagg_cohort import Federation, Member
@@ -126,7 +126,7 @@ def pair_masks(federation: Federation, node: str, secret: bytes) -> Iterator[Mas
 def node_that_trusts_the_threshold() -> Iterator[None]:
     """Weakened: takes ``threshold`` from the manifest without 2 t > n + n_C."""
 
-    def check(manifest: RoundManifest, terms: Terms) -> int:
+    def check(manifest: RoundManifest, terms: Requirements) -> int:
         return max(manifest.min_cohort, terms.min_cohort)
 
     with patch.object(client, "check_manifest", check):
@@ -144,7 +144,7 @@ def node_that_trusts_the_key_list() -> Iterator[None]:
 def node_that_answers_twice() -> Iterator[None]:
     """Weakened: forgets that it has consented and revealed before."""
     with (
-        patch.object(Progress, "require", lambda *_: None),
-        patch.object(Progress, "advance", lambda *_: None),
+        patch.object(ClientProgress, "require", lambda *_: None),
+        patch.object(ClientProgress, "advance", lambda *_: None),
     ):
         yield

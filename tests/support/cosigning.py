@@ -6,7 +6,7 @@ from pathlib import Path
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.tlog import note
 from tapestry.tlog.checkpoint import Checkpoint, read_claim
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.log.writer import Log
 
 TIME = 1795452638
@@ -23,7 +23,7 @@ WITNESSES = [
     signing_key(f"{name}.example/w", Algorithm.COSIGNATURE)
     for name in ("de", "es", "fr", "id")
 ]
-TRUST = Trust.of_members(
+TRUST = TrustPolicy.of_members(
     LOG_KEY.verify_key, [witness.verify_key for witness in WITNESSES]
 )
 

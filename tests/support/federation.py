@@ -357,7 +357,7 @@ class Federation:
         write_bundle(
             folder,
             public=self.coordinator / "log" / "public",
-            trust=(self.coordinator / "policy.txt").read_bytes(),
+            trust=(self.coordinator / "trust-policy.txt").read_bytes(),
             genesis=self.genesis,
             artifacts=artifacts,
         )
@@ -367,7 +367,7 @@ class Federation:
 
     def audit(self, name: str = "bundle") -> Audit:
         """Verify a bundle."""
-        trust = (self.coordinator / "policy.txt").read_bytes()
+        trust = (self.coordinator / "trust-policy.txt").read_bytes()
         return verify(self.directory / name, trust=trust)
 
     def cosigned(self) -> list[Event]:

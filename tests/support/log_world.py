@@ -16,7 +16,7 @@ from tapestry.protocol.wire_messages import (
 )
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import leaf_hash, root
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.events.envelope import Author, Seen, sign_entry
 from tapestry_governance.events.types import (
     AdapterPublished,
@@ -73,9 +73,9 @@ class World:
         self.parameters: dict[int, str] = {}  # of bases that have real files
 
     @property
-    def trust(self) -> Trust:
+    def trust(self) -> TrustPolicy:
         witnesses = [self.keys[name, "witness"].verify_key for name in NAMES]
-        return Trust.of_members(self.log_key.verify_key, witnesses)
+        return TrustPolicy.of_members(self.log_key.verify_key, witnesses)
 
     @property
     def genesis(self) -> str:

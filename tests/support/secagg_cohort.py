@@ -20,7 +20,7 @@ from tapestry.protocol.wire_messages import (
 from tapestry.secagg import client
 from tapestry.secagg.masks import Random
 from tapestry.secagg.messages import Result, Upload
-from tapestry.secagg.requirements import RunPlan, Terms, recommended_colluding
+from tapestry.secagg.requirements import Requirements, RunPlan, recommended_colluding
 from tapestry.secagg.server import (
     Advertising,
     Unmasked,
@@ -137,9 +137,9 @@ def manifest_for(
     return RoundManifest.model_validate({**fields, **changes})
 
 
-def terms_for(manifest: RoundManifest, **changes: Any) -> Terms:
+def terms_for(manifest: RoundManifest, **changes: Any) -> Requirements:
     """Terms that a manifest meets exactly."""
-    terms = Terms(
+    terms = Requirements(
         model_digest=manifest.model_digest,
         roster_digest=manifest.roster_digest,
         roster={p.name: p.key for p in manifest.participants},

@@ -9,18 +9,18 @@ import pytest
 
 from tapestry.errors import ResourceError
 from tapestry_coordinator.journal import Journal
-from tapestry_governance.log.database import Store as LogStore
-from tapestry_governance.log.mirror import View
+from tapestry_governance.log.database import LogDatabase as LogStore
+from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.budget.ledger import Ledger
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 from tests.node.budget.test_ledger import TERMS
 from tests.support.cosigning import TRUST
 
 OPENERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "state": ("state.db", lambda folder: Store(folder / "state.db")),
+    "state": ("state.db", lambda folder: NodeState(folder / "state.db")),
     "state, to read": (
         "state.db",
-        lambda folder: Store(folder / "state.db", readonly=True),
+        lambda folder: NodeState(folder / "state.db", readonly=True),
     ),
     "budget": ("budget.db", lambda folder: Ledger.open(folder / "budget.db", TERMS)),
     "budget, to read": (
@@ -31,11 +31,11 @@ OPENERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     ),
     "view": (
         "view.db",
-        lambda folder: View.open(folder / "view.db", trust=TRUST, genesis=""),
+        lambda folder: LogMirror.open(folder / "view.db", trust=TRUST, genesis=""),
     ),
     "view, to read": (
         "view.db",
-        lambda folder: View.open(
+        lambda folder: LogMirror.open(
             folder / "view.db", trust=TRUST, genesis="", readonly=True
         ),
     ),

@@ -217,10 +217,10 @@ def test_secrets_are_private_whatever_the_umask(tmp_path: Path, mask: int) -> No
     from tapestry.keys import SigningKey
     from tapestry_coordinator.superlink.tls import make_node_key
     from tapestry_node.budget.ledger import Ledger
-    from tapestry_node.budget.terms import Terms
-    from tapestry_node.node_state import Store
+    from tapestry_node.budget.terms import PrivacyPromise
+    from tapestry_node.node_state import NodeState
 
-    terms = Terms(
+    terms = PrivacyPromise(
         dataset="sha256:" + "0" * 64,
         records=9,
         epsilon=8.0,
@@ -231,7 +231,7 @@ def test_secrets_are_private_whatever_the_umask(tmp_path: Path, mask: int) -> No
     try:
         SigningKey.generate("fr/node").save(tmp_path / "node.key")
         make_node_key(tmp_path / "transport")
-        store = Store(tmp_path / "state.db", exclusive=True)
+        store = NodeState(tmp_path / "state.db", exclusive=True)
         store.secret("name", b"secret")
         Ledger.open(tmp_path / "budget.db", terms)
     finally:

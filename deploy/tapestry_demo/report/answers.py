@@ -13,14 +13,14 @@ from tapestry.html.markup import (
     paragraphs,
 )
 from tapestry_demo.report import names, odds
-from tapestry_demo.report.data import Country, Model, Run, Sample
+from tapestry_demo.report.data import Country, Model, PromptAnswers, RunFigures
 from tapestry_demo.report.links import Folder
 
 _SMALL = 1_000_000_000  # parameters
 _NARROW, _WIDE = (12, 6), (7, 4)  # characters of a phrase that comes twice, thrice
 
 
-def countries(run: Run, folder: Folder) -> Markup:
+def countries(run: RunFigures, folder: Folder) -> Markup:
     """For each country: who took part, what improved, prompts and answers."""
     if not run.countries:
         return joined()
@@ -53,7 +53,7 @@ def _most(text: str, length: int) -> int:
     return max((text.count(piece) for piece in found), default=0)
 
 
-def _expectation(run: Run) -> str:
+def _expectation(run: RunFigures) -> str:
     """What a model of this size can do, as far as this run's data bear it out."""
     if run.model is None and not run.samples and not run.language_share:
         return ""
@@ -79,7 +79,7 @@ def _size(model: Model | None) -> str:
     )
 
 
-def _habits(samples: Sequence[Sample]) -> list[str]:
+def _habits(samples: Sequence[PromptAnswers]) -> list[str]:
     """Count what a reader would notice in the answers shown."""
     pairs = [(s.prompt.strip(), a.strip()) for s in samples for a in s.answers.values()]
     if not pairs:
@@ -105,7 +105,7 @@ def _habits(samples: Sequence[Sample]) -> list[str]:
     return [f"Of the {shown}, {numbers.enumerated(told)}."]
 
 
-def _languages(run: Run) -> str:
+def _languages(run: RunFigures) -> str:
     """Say in which share of answers the language was the one asked."""
     if not run.language_share:
         if not run.samples:
@@ -135,7 +135,7 @@ def _languages(run: Run) -> str:
     return f"Answers in the prompt\u2019s language: {numbers.enumerated(told)}."
 
 
-def _country(run: Run, country: Country, folder: Folder) -> Markup:
+def _country(run: RunFigures, country: Country, folder: Folder) -> Markup:
     title = {"id": f"country-{run.countries.index(country) + 1}"}
     samples = [s for s in run.samples if s.country == country.name]
     return joined(
@@ -150,7 +150,7 @@ def _country(run: Run, country: Country, folder: Folder) -> Markup:
     )
 
 
-def _facts(run: Run, country: Country) -> str:
+def _facts(run: RunFigures, country: Country) -> str:
     spent = run.spent(country.name)
     facts = [
         numbers.capital(country.institution),
@@ -170,7 +170,7 @@ def _facts(run: Run, country: Country) -> str:
     return " · ".join(fact for fact in facts if fact)
 
 
-def _progress(run: Run, country: Country) -> str:
+def _progress(run: RunFigures, country: Country) -> str:
     final, own = run.final_base, f"adapter-{country.name}"
     shared, with_own = run.gain(final, country.name), run.gain(own, country.name)
     told = []
@@ -189,7 +189,7 @@ def _progress(run: Run, country: Country) -> str:
     )
 
 
-def _share(run: Run, country: Country) -> str:
+def _share(run: RunFigures, country: Country) -> str:
     told = []
     for model in run.in_order(run.language_share):
         share = run.language_share[model].get(country.name)
@@ -204,7 +204,7 @@ def _share(run: Run, country: Country) -> str:
     return f"Answers in {tongue} to prompts in {tongue}: {numbers.enumerated(told)}."
 
 
-def _links(run: Run, country: Country, folder: Folder) -> Markup:
+def _links(run: RunFigures, country: Country, folder: Folder) -> Markup:
     targets = []
     for adapter in run.adapters:
         if country.name in (adapter.country, adapter.name):
@@ -221,7 +221,9 @@ def _links(run: Run, country: Country, folder: Folder) -> Markup:
     return element("p", {"class": "note"}, *parts)
 
 
-def _sample(run: Run, sample: Sample, *, country: Country, number: str) -> Markup:
+def _sample(
+    run: RunFigures, sample: PromptAnswers, *, country: Country, number: str
+) -> Markup:
     tag = country.language if country.language != "und" else ""
     models = run.in_order(sample.answers)
     told = [
@@ -242,7 +244,9 @@ def _sample(run: Run, sample: Sample, *, country: Country, number: str) -> Marku
     return element("section", {"class": "sample", "aria-label": label}, *told)
 
 
-def _answer(run: Run, model: str, sample: Sample, country: Country) -> Markup:
+def _answer(
+    run: RunFigures, model: str, sample: PromptAnswers, country: Country
+) -> Markup:
     name = f"adapter-{country.name}" if model == "adapter" else model
     text = sample.answers[model]
     shown = (

@@ -14,7 +14,7 @@ from tapestry.html.markup import (
     table,
 )
 from tapestry_demo.report import names
-from tapestry_demo.report.data import Run
+from tapestry_demo.report.data import RunFigures
 from tapestry_demo.report.links import Folder
 
 Rows = list[list[Child | Cell]]
@@ -26,7 +26,7 @@ _SEEN = {
 }
 
 
-def sight(run: Run) -> Markup:
+def sight(run: RunFigures) -> Markup:
     """What the coordinator could see, and how one knows."""
     if not run.coordinator_view:
         return joined()
@@ -47,7 +47,7 @@ def sight(run: Run) -> Markup:
     )
 
 
-def traffic(run: Run) -> Markup:
+def traffic(run: RunFigures) -> Markup:
     """What left each institution, by kind of message."""
     if not run.bytes_out:
         return joined()
@@ -76,7 +76,7 @@ def traffic(run: Run) -> Markup:
     )
 
 
-def members(run: Run) -> Markup:
+def members(run: RunFigures) -> Markup:
     """Who took part, with how much text."""
     if not run.countries:
         return joined()
@@ -97,7 +97,7 @@ def members(run: Run) -> Markup:
     )
 
 
-def time(run: Run) -> Markup:
+def time(run: RunFigures) -> Markup:
     """Where the time went."""
     known = {stage: v for stage, v in run.seconds.items() if v is not None}
     if not known:
@@ -116,7 +116,7 @@ def time(run: Run) -> Markup:
     )
 
 
-def published(run: Run, folder: Folder) -> Markup:
+def published(run: RunFigures, folder: Folder) -> Markup:
     """What was published, by its digests."""
     if not run.releases and not run.adapters:
         return joined()
@@ -147,7 +147,7 @@ def published(run: Run, folder: Folder) -> Markup:
     )
 
 
-def log(run: Run, folder: Folder) -> Markup:
+def log(run: RunFigures, folder: Folder) -> Markup:
     """The facts of the log."""
     facts = run.log
     if facts.size is None:
@@ -160,7 +160,10 @@ def log(run: Run, folder: Folder) -> Markup:
         ["Cosigned by", signers or "nobody"],
         ["Cosignatures needed", numbers.whole(facts.quorum)],
         ["Size and root, signed", folder.link("bundle/checkpoint", "checkpoint")],
-        ["Whose signatures count", folder.link("bundle/policy.txt", "trust policy")],
+        [
+            "Whose signatures count",
+            folder.link("bundle/trust-policy.txt", "trust policy"),
+        ],
     ]
     return joined(
         element("h3", {"id": "log"}, "The log"),
@@ -180,7 +183,7 @@ def log(run: Run, folder: Folder) -> Markup:
     )
 
 
-def check(run: Run) -> Markup:
+def check(run: RunFigures) -> Markup:
     """How to verify all of this oneself, in commands that can be pasted."""
     steps = [
         ("The whole log: every signature, proof and rule.", "audit verify bundle"),
@@ -214,7 +217,7 @@ def check(run: Run) -> Markup:
     )
 
 
-def software(run: Run) -> Markup:
+def software(run: RunFigures) -> Markup:
     """The versions, so that the run can be repeated."""
     if not run.software:
         return joined()
@@ -232,7 +235,7 @@ def _promise(folder: Folder, name: str) -> Child:
     return folder.link(path, "statement") if path in folder else ""
 
 
-def _masks(run: Run) -> Markup:
+def _masks(run: RunFigures) -> Markup:
     s = run.secagg
     if s.n is None:
         return joined()

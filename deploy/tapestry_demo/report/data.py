@@ -52,7 +52,7 @@ class Model(_Part):
     licence: str = ""
 
 
-class Sample(_Part):
+class PromptAnswers(_Part):
     """A held-out prompt, and what each model answered, unedited."""
 
     country: str
@@ -81,20 +81,20 @@ class Search(_Part):
     found: int = 0
 
 
-class Dropped(_Part):
+class DroppedNode(_Part):
     """A node that did not finish a round."""
 
     name: str
     phase: str = ""
 
 
-class Round(_Part):
+class RoundFigures(_Part):
     """What became of one round."""
 
     number: int
     outcome: str = ""
     included: list[str] = []
-    dropped: list[str | Dropped] = []
+    dropped: list[str | DroppedNode] = []
     mean_norm: Number = None
     bits_per_byte: dict[str, Number] | Number = None
 
@@ -105,9 +105,9 @@ class Round(_Part):
         return None
 
     @property
-    def absent(self) -> list[Dropped]:
+    def absent(self) -> list[DroppedNode]:
         """Each node that dropped out; the phase is empty if it is not known."""
-        return [Dropped(name=d) if isinstance(d, str) else d for d in self.dropped]
+        return [DroppedNode(name=d) if isinstance(d, str) else d for d in self.dropped]
 
 
 class Privacy(_Part):
@@ -170,7 +170,7 @@ class Release(_Part):
     round: int | None = None
 
 
-class Adapter(_Part):
+class AdapterFigures(_Part):
     """A published adapter."""
 
     name: str
@@ -179,7 +179,7 @@ class Adapter(_Part):
     digest: str = ""
 
 
-class Run(_Part):
+class RunFigures(_Part):
     """All the numbers of one run."""
 
     title: str
@@ -194,10 +194,10 @@ class Run(_Part):
     bits_per_byte_se: Figures = {}
     answer_bits: Figures = {}
     answer_bits_se: Figures = {}
-    samples: list[Sample] = []
+    samples: list[PromptAnswers] = []
     language_share: dict[str, dict[str, Share]] = {}
     references: bool | None = None
-    rounds: list[Round] = []
+    rounds: list[RoundFigures] = []
     epsilon: dict[str, dict[str, Number]] = {}
     epsilon_limit: dict[str, Number] = {}
     privacy: Privacy = Field(default_factory=Privacy)
@@ -212,7 +212,7 @@ class Run(_Part):
     budget: Budget = Field(default_factory=Budget)
     software: dict[str, str] = {}
     releases: list[Release] = []
-    adapters: list[Adapter] = []
+    adapters: list[AdapterFigures] = []
 
     @property
     def of_answers(self) -> bool:
@@ -361,14 +361,14 @@ def writable(value: Any) -> Any:
     return value
 
 
-def read(data: dict[str, Any]) -> Run:
+def read(data: dict[str, Any]) -> RunFigures:
     """Check what came from outside.
 
     Raises:
         ConfigError: A number or a name is not what the report needs.
     """
     try:
-        return Run.model_validate(writable(data))
+        return RunFigures.model_validate(writable(data))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

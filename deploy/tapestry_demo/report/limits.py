@@ -6,7 +6,7 @@ A test compares the two, so that neither can promise more than the other.
 import re
 
 from tapestry.html.markup import Markup, element, joined, paragraphs
-from tapestry_demo.report.data import Run
+from tapestry_demo.report.data import RunFigures
 
 LIMITS = (
     (
@@ -35,7 +35,7 @@ _NO_NOISE = (
 )
 
 
-def limits(run: Run) -> Markup:
+def limits(run: RunFigures) -> Markup:
     """A list of what an honest reader must not rely on."""
     ran = bool(run.epsilon or run.rounds or run.scores)
     unbounded = ran and run.worst_epsilon is None

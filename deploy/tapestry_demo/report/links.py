@@ -9,7 +9,7 @@ from tapestry.html.markup import Child, link
 _PATTERNS = (
     "adapters/*/README.md",
     "bundle/checkpoint",
-    "bundle/policy.txt",
+    "bundle/trust-policy.txt",
     "privacy/*.md",
     "releases/*/README.md",
 )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 from tapestry.html import numbers
-from tapestry_demo.report.data import Country, Run, release_number
+from tapestry_demo.report.data import Country, RunFigures, release_number
 
 _PLACES: Mapping[str, str] = {
     "usa": "the United States",
@@ -80,14 +80,14 @@ def title(node: str) -> str:
     return numbers.capital(place(node)) if node in _PLACES else place(node)
 
 
-def country(run: Run, node: str) -> str:
+def country(run: RunFigures, node: str) -> str:
     """A country and its language, as a title: ``Italy (Italian)``."""
     found = _country(run, node)
     language = found.language_name if found else ""
     return f"{title(node)} ({language})" if language else title(node)
 
 
-def language(run: Run, node: str) -> str:
+def language(run: RunFigures, node: str) -> str:
     """The language of a country's text, or else the country."""
     found = _country(run, node)
     return found.language_name if found and found.language_name else place(node)
@@ -98,7 +98,7 @@ def signer(witness: str) -> str:
     return place(witness.removesuffix("/witness"))
 
 
-def model(run: Run, name: str) -> str:
+def model(run: RunFigures, name: str) -> str:
     """A model, by what it is."""
     if name == "given":
         return "the model as it was given"
@@ -118,7 +118,7 @@ def adapter(node: str) -> str:
     return f"{owner}\u2019{'' if owner.endswith('s') else 's'} adapter"
 
 
-def base(run: Run) -> str:
+def base(run: RunFigures) -> str:
     """The pretrained model that everything started from."""
     if run.model is not None:
         return run.model.name
@@ -150,11 +150,11 @@ def stage(name: str) -> str:
     return _STAGES.get(name, name)
 
 
-def _country(run: Run, node: str) -> Country | None:
+def _country(run: RunFigures, node: str) -> Country | None:
     return next((c for c in run.countries if c.name == node), None)
 
 
-def _release(run: Run, name: str) -> str:
+def _release(run: RunFigures, name: str) -> str:
     known = (r.round for r in run.releases if r.name == name and r.round is not None)
     number = next(known, release_number(name))
     return f"the shared model after round\u00a0{number}"

@@ -3,12 +3,12 @@
 from tapestry.html import numbers
 from tapestry.html.markup import Child, Markup, element, joined, link
 from tapestry_demo.report import names, odds
-from tapestry_demo.report.data import SUSPECT, Run, UploadTest
+from tapestry_demo.report.data import SUSPECT, RunFigures, UploadTest
 
 _LISTED = 6  # languages; more are summed up
 
 
-def headline(run: Run) -> str:
+def headline(run: RunFigures) -> str:
     """What the run did, as its own figures say; without countries, its given title."""
     if not run.countries:
         return run.title
@@ -17,7 +17,7 @@ def headline(run: Run) -> str:
     return f"{who} trained one language model{together}{_change(run)}"
 
 
-def _change(run: Run) -> str:
+def _change(run: RunFigures) -> str:
     """For how many institutions the shared model got better, worse or neither."""
     if not run.gains:
         return "; how good it became was not measured"
@@ -31,7 +31,7 @@ def _change(run: Run) -> str:
     return f": {numbers.enumerated(told)}"
 
 
-def opening(run: Run) -> Markup:
+def opening(run: RunFigures) -> Markup:
     """Four answers: to what changed, what it cost, who saw what, who checked."""
     rows = [
         ("What changed", _improved(run)),
@@ -47,12 +47,12 @@ def opening(run: Run) -> Markup:
     return element("dl", {"class": "opening"}, *shown) if shown else joined()
 
 
-def _improved(run: Run) -> list[Child]:
+def _improved(run: RunFigures) -> list[Child]:
     told = [_who(run), *_outcome(run), *_adapters(run)]
     return _spaced(told)
 
 
-def _who(run: Run) -> str:
+def _who(run: RunFigures) -> str:
     if not run.countries:
         return ""
     places = numbers.enumerated([names.place(c.name) for c in run.countries])
@@ -65,7 +65,7 @@ def _who(run: Run) -> str:
     )
 
 
-def _kept(run: Run) -> str:
+def _kept(run: RunFigures) -> str:
     """What the closed list of messages gives, unless the uploads are in doubt."""
     if run.private_text.found:
         return " But private text was found in what was sent: something is wrong."
@@ -74,7 +74,7 @@ def _kept(run: Run) -> str:
     return " By design, no message that leaves an institution carries a private record."
 
 
-def _outcome(run: Run) -> list[Child]:
+def _outcome(run: RunFigures) -> list[Child]:
     final, gains = run.final_base, run.gains
     if final is None or not gains:
         return ["What the shared model gained was not measured."] if run.rounds else []
@@ -93,7 +93,7 @@ def _outcome(run: Run) -> list[Child]:
     return told
 
 
-def _adapters(run: Run) -> list[Child]:
+def _adapters(run: RunFigures) -> list[Child]:
     gains = _gains(run, {c.name: f"adapter-{c.name}" for c in run.countries})
     if not gains:
         return []
@@ -106,12 +106,12 @@ def _adapters(run: Run) -> list[Child]:
     ]
 
 
-def _gains(run: Run, models: dict[str, str | None]) -> dict[str, float]:
+def _gains(run: RunFigures, models: dict[str, str | None]) -> dict[str, float]:
     found = {name: run.gain(model, name) for name, model in models.items()}
     return {name: gain for name, gain in found.items() if gain is not None}
 
 
-def _listed(run: Run, gains: dict[str, float]) -> str:
+def _listed(run: RunFigures, gains: dict[str, float]) -> str:
     """Each language with its gain, or the range if there are many."""
     if len(gains) > _LISTED:
         good = sum(gain > 0 for gain in gains.values())
@@ -125,7 +125,7 @@ def _listed(run: Run, gains: dict[str, float]) -> str:
     )
 
 
-def _private(run: Run) -> list[Child]:
+def _private(run: RunFigures) -> list[Child]:
     if not run.epsilon:
         missing = "This report holds no account of the privacy loss: nothing is proven."
         return [missing] if run.rounds or run.scores else []
@@ -170,7 +170,7 @@ def _verdict(guess: float, unit: str) -> str:
     return f"That is a strong promise. Even in the worst case, {at_most}."
 
 
-def _seen(run: Run) -> list[Child]:
+def _seen(run: RunFigures) -> list[Child]:
     if not run.coordinator_view:
         return []
     told: list[Child] = [
@@ -183,7 +183,7 @@ def _seen(run: Run) -> list[Child]:
     return _spaced(told)
 
 
-def _masked(run: Run) -> list[Child]:
+def _masked(run: RunFigures) -> list[Child]:
     """What masks are for, where there were masks and nothing speaks against them."""
     if run.secagg.n is None or run.is_in_doubt:
         return ["The coordinator adds up the contributions."]
@@ -197,7 +197,7 @@ def _masked(run: Run) -> list[Child]:
     ]
 
 
-def _counts(run: Run) -> str:
+def _counts(run: RunFigures) -> str:
     """How many things were seen, were not, and which are in doubt."""
     seen = [s.seen for s in run.sights]
     kinds = (
@@ -227,7 +227,7 @@ def _test(test: UploadTest | None) -> str:
     )
 
 
-def _checked(run: Run) -> list[Child]:
+def _checked(run: RunFigures) -> list[Child]:
     log = run.log
     if log.size is None:
         return []

@@ -15,7 +15,7 @@ from tapestry.html.charts import weave
 from tapestry.html.markup import Child, Markup, element, joined, link, page
 from tapestry_demo.report import assurance, names
 from tapestry_demo.report.answers import countries
-from tapestry_demo.report.data import Run, read, writable
+from tapestry_demo.report.data import RunFigures, read, writable
 from tapestry_demo.report.limits import limits
 from tapestry_demo.report.links import Folder
 from tapestry_demo.report.opening import headline, opening
@@ -59,7 +59,7 @@ def write_report(data: dict[str, Any], directory: Path) -> None:
         ) from None
 
 
-def render(run: Run, folder: Folder) -> str:
+def render(run: RunFigures, folder: Folder) -> str:
     """Draw the page: first for everybody, then country by country, then for experts."""
     style = resources.files("tapestry.html").joinpath("style.css").read_text("utf-8")
     parts = {
@@ -87,7 +87,7 @@ def render(run: Run, folder: Folder) -> str:
     return page(headline(run), "en", style, threads, main, foot)
 
 
-def _top(run: Run) -> Markup:
+def _top(run: RunFigures) -> Markup:
     base = names.base(run)
     licence = run.model.licence if run.model else ""
     facts = [
@@ -104,7 +104,7 @@ def _top(run: Run) -> Markup:
     )
 
 
-def _details(run: Run, folder: Folder) -> Markup:
+def _details(run: RunFigures, folder: Folder) -> Markup:
     parts = [
         rounds(run),
         assurance.members(run),

@@ -11,13 +11,13 @@ from tapestry.html.markup import (
     table,
 )
 from tapestry_demo.report import names, odds
-from tapestry_demo.report.data import Run
+from tapestry_demo.report.data import RunFigures
 
 _COMPARED = (0.1, 1.0, 3.0, 8.0)  # privacy losses that many publications use
 _FALSE_ALARMS = 0.001  # of an attack in the example
 
 
-def privacy(run: Run) -> Markup:
+def privacy(run: RunFigures) -> Markup:
     """How to read the bound, what each institution spent, and the exact terms."""
     if not run.epsilon:
         return joined()
@@ -29,7 +29,7 @@ def privacy(run: Run) -> Markup:
     )
 
 
-def _reading(run: Run) -> Markup:
+def _reading(run: RunFigures) -> Markup:
     worst, unit = run.worst_epsilon, run.privacy.unit or "record"
     if worst is None:
         return paragraphs(
@@ -69,7 +69,7 @@ def _reading(run: Run) -> Markup:
     return joined(paragraphs(*told), _scale(worst, delta, unit))
 
 
-def _delta_of(run: Run, delta: float) -> str:
+def _delta_of(run: RunFigures, delta: float) -> str:
     known = [c.records for c in run.countries if c.records]
     if not known:
         return ""
@@ -112,7 +112,7 @@ def _scale(worst: float, delta: float, unit: str) -> Markup:
     return table(caption, header, rows)
 
 
-def _spent(run: Run) -> Markup:
+def _spent(run: RunFigures) -> Markup:
     found = dict.fromkeys(kind for runs in run.epsilon.values() for kind in runs)
     kinds = [kind for kind in found if kind != "total"] if len(found) > 1 else []
     rows: list[list[Child | Cell]] = []
@@ -131,7 +131,7 @@ def _spent(run: Run) -> Markup:
     return table(caption, header, rows)
 
 
-def _over(run: Run) -> str:
+def _over(run: RunFigures) -> str:
     """Who spent more than was agreed; where that is known, nobody did."""
     over = [
         names.place(node)
@@ -142,7 +142,7 @@ def _over(run: Run) -> str:
     return f" More than agreed: {numbers.enumerated(over)}." if over else ""
 
 
-def _terms(run: Run) -> Markup:
+def _terms(run: RunFigures) -> Markup:
     promise = run.privacy
     noise, clip, delta = promise.noise_multiplier, promise.clip_norm, promise.delta
     adjacency = {"add-remove": "one is added or removed"}.get(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tapestry.html import numbers
-from tapestry.html.charts import Group, Lane, Panel, lanes, legend, panels
+from tapestry.html.charts import Lane, LaneGroup, Panel, lanes, legend, panels
 from tapestry.html.markup import (
     Cell,
     Child,
@@ -15,12 +15,12 @@ from tapestry.html.markup import (
     table,
 )
 from tapestry_demo.report import names
-from tapestry_demo.report.data import Run
+from tapestry_demo.report.data import RunFigures
 
 _LEVELS = 6
 
 
-def results(run: Run) -> Markup:
+def results(run: RunFigures) -> Markup:
     """The measure in a sentence, the chart, and every figure behind it."""
     if not run.scores or not run.countries:
         return joined()
@@ -33,7 +33,7 @@ def results(run: Run) -> Markup:
     )
 
 
-def rounds(run: Run) -> Markup:
+def rounds(run: RunFigures) -> Markup:
     """How the shared model moved from round to round."""
     if not run.rounds:
         return joined()
@@ -56,7 +56,7 @@ def rounds(run: Run) -> Markup:
     )
 
 
-def _measure(run: Run) -> str:
+def _measure(run: RunFigures) -> str:
     over = (
         "answers in held-out dialogues, given what was said before"
         if run.of_answers
@@ -69,7 +69,7 @@ def _measure(run: Run) -> str:
     )
 
 
-def _series(run: Run) -> list[tuple[str, dict[str, str]]]:
+def _series(run: RunFigures) -> list[tuple[str, dict[str, str]]]:
     """The name of each kind of model, and its id for each country."""
     everywhere = [c.name for c in run.countries]
     final = run.final_base
@@ -88,13 +88,13 @@ def _series(run: Run) -> list[tuple[str, dict[str, str]]]:
     ]
 
 
-def _chart(run: Run) -> Markup:
+def _chart(run: RunFigures) -> Markup:
     series = _series(run)
     if not series:
         return joined()
     title = "Better than the model as it was given, for each language"
     groups = [
-        Group(
+        LaneGroup(
             title=names.country(run, c.name),
             lanes=[
                 Lane(series=n, value=gain, text=numbers.better(gain))
@@ -124,13 +124,13 @@ def _chart(run: Run) -> Markup:
     )
 
 
-def _both(run: Run, model: str, country: str) -> Markup:
+def _both(run: RunFigures, model: str, country: str) -> Markup:
     gain = numbers.better(run.gain(model, country))
     level = numbers.bits(run.bits(model, country))
     return joined(gain, " ", element("small", {}, level))
 
 
-def _references(run: Run) -> Markup:
+def _references(run: RunFigures) -> Markup:
     if not any(name in run.scores for name in ("central", "central-dp")):
         return element(
             "p",
@@ -151,7 +151,7 @@ def _references(run: Run) -> Markup:
     return paragraphs(told + _effort(run))
 
 
-def _effort(run: Run) -> str:
+def _effort(run: RunFigures) -> str:
     here = run.budget.example_gradients_federated
     there = run.budget.example_gradients_central
     if here is None or there is None:
@@ -164,7 +164,7 @@ def _effort(run: Run) -> str:
     )
 
 
-def _matrix(run: Run) -> Markup:
+def _matrix(run: RunFigures) -> Markup:
     """Every model on every country's text, as a heat table."""
     models = [
         m
@@ -193,7 +193,7 @@ def _matrix(run: Run) -> Markup:
     return table(told, header, rows, kind="matrix")
 
 
-def _column(run: Run, models: Sequence[str], country: str) -> list[Cell]:
+def _column(run: RunFigures, models: Sequence[str], country: str) -> list[Cell]:
     values = [run.bits(m, country) for m in models]
     errors = [run.errors.get(m, {}).get(country) for m in models]
     return _cells(values, errors)
@@ -217,7 +217,7 @@ def _cells(
     return cells
 
 
-def _rounds_table(run: Run) -> Markup:
+def _rounds_table(run: RunFigures) -> Markup:
     header = ["Round", "Outcome", "Included", "Dropped out", "Norm of the mean update"]
     header += [names.title(c.name) for c in run.countries]
     rows: list[list[Child | Cell]] = [
@@ -240,7 +240,7 @@ def _absent(name: str, phase: str) -> str:
     return f"{names.place(name)} ({names.phase(phase)})" if phase else names.place(name)
 
 
-def _panel(run: Run, country: str) -> Panel | None:
+def _panel(run: RunFigures, country: str) -> Panel | None:
     """A plot of at least three points; two are better read as numbers."""
     points = [(r.number, value) for r in run.rounds if (value := r.bits(country))]
     given = run.bits("given", country)

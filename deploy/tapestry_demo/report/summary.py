@@ -13,20 +13,20 @@ from tapestry import __version__
 from tapestry.settings import CoordinatorSettings, NodeSettings, number
 from tapestry.software_digest import software_digest
 from tapestry_demo.cross_evaluation import Matrix, errors, scores
-from tapestry_demo.held_out_answers import Sample
+from tapestry_demo.held_out_answers import HeldOutPrompt
 from tapestry_demo.report.data import SUSPECT, read
 from tapestry_demo.report.names import place
 from tapestry_demo.report.opening import headline
-from tapestry_demo.wire_tap import Tap
+from tapestry_demo.wire_tap import WireTap
 from tapestry_governance.audit.privacy_statement import DEFINITION
 from tapestry_governance.audit.verify import Audit
 from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.types import DpAccounted, RoundClosed, RoundOpened
 from tapestry_governance.registry import read_base
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 
 if TYPE_CHECKING:
-    from tapestry_demo.demo_run import Story
+    from tapestry_demo.demo_run import DemoRun
 
 _LANGUAGES = {
     "it": "Italian",
@@ -41,41 +41,41 @@ _KNOWN = {
 
 
 def summarize(
-    story: "Story",
+    demo: "DemoRun",
     *,
     matrix: Matrix,
-    samples: Sequence[Sample],
-    tap: Tap,
+    samples: Sequence[HeldOutPrompt],
+    tap: WireTap,
     audit: Audit,
 ) -> dict[str, Any]:
     """Collect the report's numbers; epsilon comes from the audit, not from the run."""
-    settings = story.settings
+    settings = demo.settings
     events = [open_entry(entry).event for entry in audit.entries]
     bodies = [event.body for event in events]
     spent = [body for body in bodies if isinstance(body, DpAccounted)]
     closed = [body for body in bodies if isinstance(body, RoundClosed)]
     opened = [body.manifest for body in bodies if isinstance(body, RoundOpened)]
     batch = settings.training.batch_size * settings.training.steps
-    gradients = batch * len(closed) * len(story.members)
+    gradients = batch * len(closed) * len(demo.members)
     found = {
         "title": "",
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "engine": story.engine,
-        "base": Path(story.scale.base).name,  # where it lies is nobody's concern
-        "model": _model(story),
+        "engine": demo.engine,
+        "base": Path(demo.scale.base).name,  # where it lies is nobody's concern
+        "model": _model(demo),
         "measure": "answers",
-        "references": story.record.references,
-        "countries": _countries(story, audit),
+        "references": demo.record.references,
+        "countries": _countries(demo, audit),
         "bits_per_byte": scores(matrix),
         "bits_per_byte_se": errors(matrix),
         "samples": [sample.to_json() for sample in samples],
         "rounds": [_round(body) for body in closed],
         "epsilon": _epsilon(audit),
         "epsilon_after_rounds": _after_rounds(events),
-        "epsilon_limit": _limits(story),
+        "epsilon_limit": _limits(demo),
         "privacy": _privacy(settings, spent),
-        "bytes_out": _bytes_out(story),
-        "seconds": {k: v for k, v in story.seconds.items() if v >= 0.01},
+        "bytes_out": _bytes_out(demo),
+        "seconds": {k: v for k, v in demo.seconds.items() if v >= 0.01},
         "peak_rss_mb": _peak_mb(),
         "log": _log(audit),
         "secagg": {
@@ -90,7 +90,7 @@ def summarize(
         "private_text": {"searched": tap.searched, "found": tap.found},
         "budget": {
             "example_gradients_federated": gradients,
-            "example_gradients_central": gradients if story.record.references else None,
+            "example_gradients_central": gradients if demo.record.references else None,
         },
         "software": _software(),
         "releases": _releases(audit),
@@ -99,17 +99,17 @@ def summarize(
     return found | {"title": headline(read(found))}
 
 
-def _model(story: "Story") -> dict[str, Any]:
+def _model(demo: "DemoRun") -> dict[str, Any]:
     """Name the given base, and count its parameters in the first release."""
-    shapes = read_base(next((story.out / "releases").glob("base-*"))).shapes
-    base = story.scale.base
+    shapes = read_base(next((demo.out / "releases").glob("base-*"))).shapes
+    base = demo.scale.base
     known = _KNOWN.get(base, {"name": Path(base).name})
     return {**known, "parameters": sum(map(math.prod, shapes.values()))}
 
 
-def _countries(story: "Story", audit: Audit) -> list[dict[str, Any]]:
+def _countries(demo: "DemoRun", audit: Audit) -> list[dict[str, Any]]:
     rows = []
-    for member in story.members:
+    for member in demo.members:
         declared = audit.state.data[member.name]
         language = declared.languages[0]
         row = {
@@ -160,15 +160,15 @@ def _after_rounds(events: list[Event]) -> dict[str, float]:
     }
 
 
-def _limits(story: "Story") -> dict[str, float]:
+def _limits(demo: "DemoRun") -> dict[str, float]:
     return {
-        member.name: number(_node_settings(story, member.name).policy.epsilon_limit)
-        for member in story.members
+        member.name: number(_node_settings(demo, member.name).policy.epsilon_limit)
+        for member in demo.members
     }
 
 
-def _node_settings(story: "Story", name: str) -> NodeSettings:
-    return NodeSettings.read(story.out / "nodes" / name / "node.toml")
+def _node_settings(demo: "DemoRun", name: str) -> NodeSettings:
+    return NodeSettings.read(demo.out / "nodes" / name / "node.toml")
 
 
 def _privacy(
@@ -204,11 +204,11 @@ def promise_in_words(spent: Sequence[DpAccounted]) -> str:
     return f"{DEFINITION} {trust}"
 
 
-def _bytes_out(story: "Story") -> dict[str, dict[str, int]]:
+def _bytes_out(demo: "DemoRun") -> dict[str, dict[str, int]]:
     """From the nodes' own egress receipts, whose chain is checked on the way."""
     found: dict[str, dict[str, int]] = {}
-    for member in story.members:
-        store = Store(story.out / "nodes" / member.name / "state.db")
+    for member in demo.members:
+        store = NodeState(demo.out / "nodes" / member.name / "state.db")
         kinds = found.setdefault(member.name, {})
         for receipt in store.receipts():
             kinds[receipt.kind] = kinds.get(receipt.kind, 0) + receipt.bytes
@@ -235,7 +235,7 @@ def _log(audit: Audit) -> dict[str, Any]:
     }
 
 
-def view(tap: Tap, *, is_private: bool) -> list[dict[str, Any]]:
+def view(tap: WireTap, *, is_private: bool) -> list[dict[str, Any]]:
     """What the coordinator saw, by what passed by and what messages can carry.
 
     Args:
@@ -285,14 +285,14 @@ def view(tap: Tap, *, is_private: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _upload_test(tap: Tap) -> dict[str, Any] | None:
+def _upload_test(tap: WireTap) -> dict[str, Any] | None:
     if tap.p_value is None:
         return None
     size = int(tap.counts.sum())
     return {"uploads": tap.uploads, "bytes": size, "p_value": tap.p_value}
 
 
-def _searched(tap: Tap) -> str:
+def _searched(tap: WireTap) -> str:
     """What came of looking for private text in all that passed by."""
     if not tap.searched:
         return ""
@@ -303,7 +303,7 @@ def _searched(tap: Tap) -> str:
     )
 
 
-def _passed(tap: Tap) -> str:
+def _passed(tap: WireTap) -> str:
     """What kinds of message really passed by, if anybody listened."""
     if not tap.kinds:
         return ""

@@ -3,7 +3,7 @@
 ::
 
     MANIFEST.sha256     every other file with its SHA-256; sha256sum -c reads it
-    policy.txt          whom to trust (trust.py); compare it with the one you hold
+    trust-policy.txt          whom to trust (trust.py); compare it with the one you hold
     genesis.sha256      digest of entry 0
     checkpoint          the newest cosigned checkpoint
     tile/…              the log (tiles.py)
@@ -38,7 +38,7 @@ from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.note import MAX_BYTES
 
 MANIFEST = "MANIFEST.sha256"
-POLICY = "policy.txt"
+POLICY = "trust-policy.txt"
 GENESIS = "genesis.sha256"
 CHECKPOINT = "checkpoint"
 ARTIFACTS = "artifacts"

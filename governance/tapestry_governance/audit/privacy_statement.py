@@ -57,7 +57,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
+class NodePromise:
     """What holds for the records of one node."""
 
     account: Account
@@ -77,7 +77,7 @@ class Statement:
     kind: str
     run_id: str
     base: str | None  # the release that an adapter grew on; its statement holds, too
-    promises: tuple[Promise, ...]
+    promises: tuple[NodePromise, ...]
     not_covered: tuple[str, ...] = NOT_COVERED
 
     def to_json(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _of_adapter(
     )
 
 
-def _promises(spent: Sequence[Event]) -> tuple[Promise, ...]:
+def _promises(spent: Sequence[Event]) -> tuple[NodePromise, ...]:
     promises = []
     for account in recompute(spent):
         bodies = [
@@ -178,7 +178,7 @@ def _promises(spent: Sequence[Event]) -> tuple[Promise, ...]:
         ]
         last = bodies[-1]
         promises.append(
-            Promise(
+            NodePromise(
                 account=account,
                 unit=last.unit,
                 adjacency=last.adjacency,
@@ -209,7 +209,7 @@ def _parts(bodies: Sequence[DpAccounted]) -> tuple[Part, ...]:
     return tuple(replace(part, times=count) for part, count in times.items())
 
 
-def _promise_lines(promise: Promise) -> list[str]:
+def _promise_lines(promise: NodePromise) -> list[str]:
     account = promise.account
     epsilon = "none: a part was trained without noise"
     if account.recomputed is not None:

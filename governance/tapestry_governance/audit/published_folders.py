@@ -12,7 +12,7 @@ from tapestry.artifacts import manifest
 from tapestry.errors import IncompleteError, VerificationError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.tlog.proof import Proof
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance import registry
 from tapestry_governance.rules.federation_state import FederationState
 
@@ -24,7 +24,7 @@ def check_artifacts(
     *,
     state: FederationState,
     entries: Sequence[bytes],
-    trust: Trust,
+    trust: TrustPolicy,
 ) -> set[str]:
     """Check every folder; returns the names of those that are whole.
 
@@ -78,7 +78,9 @@ def _check_models(folders: Mapping[str, Path], state: FederationState) -> None:
             registry.check_fit(folders[name], bases[entry.base])
 
 
-def _check_proofs(folder: Path, *, entries: Sequence[bytes], trust: Trust) -> None:
+def _check_proofs(
+    folder: Path, *, entries: Sequence[bytes], trust: TrustPolicy
+) -> None:
     """Check what lies beside a manifest: an entry of the log, and its proof."""
     place = folder / manifest.FOLDER
     for path in sorted(place.glob("*.entry")):

@@ -32,7 +32,7 @@ from tapestry.protocol.wire_messages import (
     Strict,
 )
 from tapestry.secagg.messages import Hex32, Result
-from tapestry.secagg.transcript import Evidence, SumChecker
+from tapestry.secagg.transcript import ChunkProof, SumChecker
 from tapestry_governance.events.envelope import Event
 from tapestry_governance.events.types import (
     ContributionCommitted,
@@ -66,8 +66,8 @@ class Spot:
     """One chunk of a sum and of all that was summed."""
 
     index: int
-    total: Evidence
-    uploads: Mapping[str, Evidence]
+    total: ChunkProof
+    uploads: Mapping[str, ChunkProof]
 
 
 def write_result(folder: Path, result: Result) -> None:
@@ -110,9 +110,9 @@ def unpack_spot(message: Message) -> tuple[int, Spot]:
     total, *uploads = message.attachments
     spot = Spot(
         index=shown.chunk,
-        total=Evidence(chunk=total, proof=_parse(shown.proofs.total)),
+        total=ChunkProof(chunk=total, proof=_parse(shown.proofs.total)),
         uploads={
-            name: Evidence(chunk=chunk, proof=_parse(shown.proofs.uploads[name]))
+            name: ChunkProof(chunk=chunk, proof=_parse(shown.proofs.uploads[name]))
             for name, chunk in zip(names, uploads, strict=True)
         },
     )
@@ -196,11 +196,11 @@ def read_spot(folder: Path, index: int) -> Spot:
     extra = {path.name for path in folder.iterdir()} - files
     if extra:
         refuse(f"sums, chunk {index}", foreign=extra)
-    total = Evidence(
+    total = ChunkProof(
         chunk=_read(folder / _TOTAL, CHUNK_BYTES), proof=_parse(proofs.total)
     )
     uploads = {
-        node: Evidence(
+        node: ChunkProof(
             chunk=_read(folder / f"upload-{node}.bin", CHUNK_BYTES), proof=_parse(path)
         )
         for node, path in proofs.uploads.items()
@@ -233,7 +233,7 @@ def _proofs(spot: Spot) -> Proofs:
     )
 
 
-def _print(row: Evidence) -> tuple[str, ...]:
+def _print(row: ChunkProof) -> tuple[str, ...]:
     return tuple(step.hex() for step in row.proof)
 
 

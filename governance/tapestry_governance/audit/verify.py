@@ -16,11 +16,11 @@ with the error that says what does not::
     sums         chunks of masked uploads add up to the sums that the log names
 
 Guarantees:
-    ``verify`` returns ``Verdict.HOLDS`` only if every step held. What was read from
-    the bundle was read under these steps; nothing comes from the network.
+    ``verify`` returns ``AuditVerdict.HOLDS`` only if every step held. What was read
+    from the bundle was read under these steps; nothing comes from the network.
 
 Not protected:
-    Trust in the bundle's own ``policy.txt``: give the one you hold. Whether the
+    Trust in the bundle's own ``trust-policy.txt``: give the one you hold. Whether the
     bundle is the newest: compare its checkpoint with one you kept (``since``).
 """
 
@@ -45,7 +45,7 @@ from tapestry.errors import (
 )
 from tapestry.tlog import tiles
 from tapestry.tlog.merkle import leaf_hash, root
-from tapestry.tlog.trust_policy import CosignedCheckpoint, Trust
+from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.audit.bundle import SUMS, Bundle, open_bundle
 from tapestry_governance.audit.published_folders import check_artifacts
 from tapestry_governance.audit.sum_evidence import check_sums
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from tapestry_governance.audit.privacy_accounts import Account
 
 
-class Verdict(IntEnum):
+class AuditVerdict(IntEnum):
     """What an audit found; the number is the exit status."""
 
     HOLDS = 0
@@ -68,11 +68,11 @@ class Verdict(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class AuditStep:
     """One step of an audit and what it found."""
 
     name: str
-    verdict: Verdict
+    verdict: AuditVerdict
     detail: str
     counts: dict[str, int] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()  # files that are not part of the folder
@@ -85,10 +85,10 @@ class Audit:
     folder: Path
     trust_file: bytes | None
     since_file: bytes | None
-    steps: list[Step] = field(default_factory=list)
+    steps: list[AuditStep] = field(default_factory=list)
     accounts: "list[Account]" = field(default_factory=list)
     bundle: Bundle = field(init=False)
-    trust: Trust = field(init=False)
+    trust: TrustPolicy = field(init=False)
     opened: CosignedCheckpoint = field(init=False)
     entries: list[bytes] = field(init=False)
     events: list[Event] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Audit:
     unchecked: list[str] = field(default_factory=list)  # what the bundle lacks
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> AuditVerdict:
         """The verdict of the last step, which is the audit's."""
         return self.steps[-1].verdict
 
@@ -124,16 +124,16 @@ def verify(
         if name == "since" and since is None:
             continue
         audit.steps.append(_run(name, step, audit))
-        if audit.verdict is not Verdict.HOLDS:
+        if audit.verdict is not AuditVerdict.HOLDS:
             break
     return audit
 
 
-def _run(name: str, step: Callable[[Audit], Found], audit: Audit) -> Step:
+def _run(name: str, step: Callable[[Audit], Found], audit: Audit) -> AuditStep:
     try:
         detail, counts = step(audit)
     except TapestryError as error:
-        return Step(
+        return AuditStep(
             name=name,
             verdict=verdict_of(error),
             detail=str(error),
@@ -141,21 +141,23 @@ def _run(name: str, step: Callable[[Audit], Found], audit: Audit) -> Step:
         )
     except OSError as error:
         detail = f"cannot read {error.filename}: {error.strerror}"
-        return Step(name=name, verdict=Verdict.INCOMPLETE, detail=detail)
-    return Step(name=name, verdict=Verdict.HOLDS, detail=detail, counts=counts)
+        return AuditStep(name=name, verdict=AuditVerdict.INCOMPLETE, detail=detail)
+    return AuditStep(
+        name=name, verdict=AuditVerdict.HOLDS, detail=detail, counts=counts
+    )
 
 
-def verdict_of(error: TapestryError) -> Verdict:
+def verdict_of(error: TapestryError) -> AuditVerdict:
     """What it means for an audit that a check raised this."""
     match error:
         case RuleError():
-            return Verdict.RULE_BROKEN
+            return AuditVerdict.RULE_BROKEN
         case ForeignFileError():
-            return Verdict.FOREIGN_FILE
+            return AuditVerdict.FOREIGN_FILE
         case IncompleteError() | ResourceError():
-            return Verdict.INCOMPLETE
+            return AuditVerdict.INCOMPLETE
         case _:
-            return Verdict.FAILS
+            return AuditVerdict.FAILS
 
 
 def _files(audit: Audit) -> Found:
@@ -167,9 +169,9 @@ def _files(audit: Audit) -> Found:
 def _trust(audit: Audit) -> Found:
     given = audit.trust_file is not None
     policy = audit.bundle.policy if audit.trust_file is None else audit.trust_file
-    audit.trust = Trust.parse(policy)
+    audit.trust = TrustPolicy.parse(policy)
     logs, witnesses = len(audit.trust.logs), len(audit.trust.witnesses)
-    whose = "the policy given" if given else "the bundle's own policy.txt"
+    whose = "the policy given" if given else "the bundle's own trust-policy.txt"
     quorum = {g.name: g.threshold for g in audit.trust.groups}.get(audit.trust.quorum)
     detail = f"{whose}: {logs} log, {quorum or 'none'} of {witnesses} witnesses"
     return detail, {"logs": logs, "witnesses": witnesses}

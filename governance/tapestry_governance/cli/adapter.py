@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, IncompleteError
 from tapestry_governance.cli.audit import bundle_folder, note_trust, status, trust_file
 from tapestry_governance.cli.folder_checks import (
-    Step,
+    CheckStep,
     check_log,
     conclude,
     find,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tapestry_governance.events.types import AdapterPublished
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def app() -> None:
     """Country adapters: check one, list all."""
 
@@ -69,7 +69,7 @@ def verify_command(
     held = None if trust is None else read_small(trust)
     if not directory.is_dir():
         raise ConfigError(f"no folder {directory}; name the one of an adapter")
-    steps: list[Step] = []
+    steps: list[CheckStep] = []
     found = run(steps, "folder", lambda: registry.check_folder(directory), _describe)
     report: dict[str, Any] = {"adapter": str(directory)}
     if found is not None:
@@ -121,14 +121,17 @@ def list_command(bundle: Path, trust: Path | None, as_json: bool) -> ExitStatus:
 
 
 def _check_base(
-    steps: list[Step], directory: Path, found: "registry.Adapter", base: Path | None
-) -> "registry.Base | None":
+    steps: list[CheckStep],
+    directory: Path,
+    found: "registry.CheckedAdapter",
+    base: Path | None,
+) -> "registry.BaseShape | None":
     from tapestry_governance import registry
 
     beside = directory.resolve().parent.parent / "releases" / found.base
     folder = base or beside
 
-    def check() -> registry.Base:
+    def check() -> registry.BaseShape:
         if base is None and not beside.is_dir():
             raise IncompleteError(f"{found.base} is not at hand; name it with --base")
         held = registry.check_base(folder)
@@ -137,14 +140,14 @@ def _check_base(
             raise IncompleteError(f"{found.base} lacks tapestry/manifest.json")
         return held
 
-    def describe(_: registry.Base) -> str:
+    def describe(_: registry.BaseShape) -> str:
         return f"{found.base}, {found.base_digest}, all files as listed"
 
-    checked: registry.Base | None = run(steps, "base", check, describe)
+    checked: registry.BaseShape | None = run(steps, "base", check, describe)
     return checked
 
 
-def _describe(found: "registry.Adapter") -> str:
+def _describe(found: "registry.CheckedAdapter") -> str:
     return (
         f"LoRA of rank {found.rank} on {found.modules} modules, {found.parameters}"
         f" parameters; manifest {found.manifest_digest}"

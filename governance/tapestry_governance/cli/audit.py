@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ trust_file = click.option(
     "--trust",
     type=PATH,
     metavar="FILE",
-    help="The trust policy that you hold; default: the bundle's own policy.txt.",
+    help="The trust policy that you hold; default: the bundle's own trust-policy.txt.",
 )
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def app() -> None:
     """Check everything, from files alone."""
 
@@ -143,7 +143,7 @@ def note_trust(trust: bytes | None) -> None:
     """Remind of where the trust comes from, unless the reader brought it along."""
     if trust is None:
         console.note(
-            "note: trusted was the bundle's own policy.txt; give the one you hold"
+            "note: trusted was the bundle's own trust-policy.txt; give the one you hold"
             " with --trust"
         )
 

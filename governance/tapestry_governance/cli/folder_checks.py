@@ -25,7 +25,7 @@ _Entry = TypeVar("_Entry", "AdapterPublished", "ReleasePublished")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class CheckStep:
     """One check."""
 
     name: str
@@ -45,7 +45,7 @@ class Step:
 
 
 def run(
-    steps: list[Step],
+    steps: list[CheckStep],
     name: str,
     check: Callable[[], Any],
     describe: Callable[[Any], str],
@@ -62,14 +62,16 @@ def run(
     except TapestryError as error:
         foreign = getattr(error, "files", ())
         status = status_of(error)
-        steps.append(Step(name=name, status=status, detail=str(error), foreign=foreign))
+        steps.append(
+            CheckStep(name=name, status=status, detail=str(error), foreign=foreign)
+        )
         return None
-    steps.append(Step(name=name, status=ExitStatus.HOLDS, detail=describe(value)))
+    steps.append(CheckStep(name=name, status=ExitStatus.HOLDS, detail=describe(value)))
     return value
 
 
 def check_log(
-    steps: list[Step],
+    steps: list[CheckStep],
     directory: Path,
     check: Callable[["Audit"], Any],
     describe: Callable[[Any], str],
@@ -91,7 +93,9 @@ def check_log(
     if bundle is None and not beside.is_dir():
         detail = "no audit bundle at hand; name it with --bundle"
         missing = ExitStatus.INCOMPLETE
-        steps.append(Step(name="log", status=missing, detail=detail, checked=False))
+        steps.append(
+            CheckStep(name="log", status=missing, detail=detail, checked=False)
+        )
         return
     run(
         steps,
@@ -118,7 +122,7 @@ def find(
 
 
 def conclude(
-    steps: Sequence[Step], report: Mapping[str, Any], *, as_json: bool
+    steps: Sequence[CheckStep], report: Mapping[str, Any], *, as_json: bool
 ) -> ExitStatus:
     """Print the steps, or a report with them in it, and return the verdict."""
     verdict = worst(step.status for step in steps)
@@ -156,10 +160,10 @@ def audited(bundle: Path, *, trust: bytes | None) -> "Audit":
             raise VerificationError(detail)
 
 
-def log_holds(steps: Sequence[Step]) -> bool:
+def log_holds(steps: Sequence[CheckStep]) -> bool:
     """Whether the log was checked, and vouches for the folder."""
     return any(s.name == "log" and s.status is ExitStatus.HOLDS for s in steps)
 
 
-def _word(step: Step) -> str:
+def _word(step: CheckStep) -> str:
     return WORDS[step.status] if step.checked else "not checked"

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tapestry.cli.commands import PATH, Argument, Group, as_json
+from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, IncompleteError
 from tapestry_governance.cli.audit import note_trust, trust_file
 from tapestry_governance.cli.folder_checks import (
-    Step,
+    CheckStep,
     check_log,
     conclude,
     find,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tapestry_governance.events.types import ReleasePublished
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def app() -> None:
     """Released base models: check one."""
 
@@ -55,7 +55,7 @@ def verify_command(
     held = None if trust is None else read_small(trust)
     if not directory.is_dir():
         raise ConfigError(f"no folder {directory}; name the one of a release")
-    steps: list[Step] = []
+    steps: list[CheckStep] = []
     found = run(steps, "folder", lambda: _check_folder(directory), _describe)
     if found is not None:
 
@@ -75,7 +75,7 @@ def verify_command(
     return conclude(steps, {"release": str(directory)}, as_json=as_json)
 
 
-def _check_folder(directory: Path) -> "registry.Base":
+def _check_folder(directory: Path) -> "registry.BaseShape":
     from tapestry_governance import registry
 
     found = registry.check_base(directory)
@@ -84,7 +84,7 @@ def _check_folder(directory: Path) -> "registry.Base":
     return found
 
 
-def _describe(found: "registry.Base") -> str:
+def _describe(found: "registry.BaseShape") -> str:
     return (
         f"all files as listed, {len(found.shapes)} tensors, parameters {found.digest};"
         f" manifest {found.manifest_digest}"

@@ -58,7 +58,7 @@ PRAGMA user_version = 1;
 """
 
 
-class Store:
+class LogDatabase:
     """Entries, checkpoints, cosignatures and publications in one SQLite file.
 
     Guarantees:

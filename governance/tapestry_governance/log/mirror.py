@@ -48,7 +48,7 @@ from tapestry.keys import SigningKey
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.freshness import check_fresh
 from tapestry.tlog.merkle import Frontier, leaf_hash
-from tapestry.tlog.trust_policy import CosignedCheckpoint, Trust
+from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.events.envelope import Seen
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_all
@@ -69,7 +69,7 @@ CREATE TABLE IF NOT EXISTS evidence (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class ForkEvidence:
     """What made a view refuse: a signed note, and the entries that came with it."""
 
     reason: str
@@ -77,11 +77,11 @@ class Evidence:
     update: bytes  # canonical JSON: start, and the entries in base64
 
 
-class View:
+class LogMirror:
     """One party's mirror of one log. Open it with :meth:`open`."""
 
     def __init__(
-        self, database: sqlite3.Connection, *, trust: Trust, genesis: str
+        self, database: sqlite3.Connection, *, trust: TrustPolicy, genesis: str
     ) -> None:
         """Take an open database; :meth:`open` is the way to make one."""
         self._database = database
@@ -93,8 +93,8 @@ class View:
 
     @classmethod
     def open(
-        cls, path: Path, *, trust: Trust, genesis: str, readonly: bool = False
-    ) -> "View":
+        cls, path: Path, *, trust: TrustPolicy, genesis: str, readonly: bool = False
+    ) -> "LogMirror":
         """Open a view, or make an empty one, and verify all that it holds.
 
         Args:
@@ -204,7 +204,7 @@ class View:
         """
         return self._beginning(self.size).cosign(key, time=_seconds(now))
 
-    def accept(
+    def accept_checkpoint(
         self, note: bytes, now: datetime, *, max_age: int = MAX_AGE
     ) -> CosignedCheckpoint:
         """Accept the stored log as agreed: quorum, fresh, the same as here.
@@ -238,7 +238,7 @@ class View:
         self._accepted = opened
         return opened
 
-    def confirm(self, note: bytes) -> int:
+    def verify_prefix(self, note: bytes) -> int:
         """See that a quorum vouches for a beginning of what is stored.
 
         For what cannot change any more, as the end of a round; whoever acts on what
@@ -274,12 +274,12 @@ class View:
         )
         return [bytes(row[0]) for row in rows]
 
-    def evidence(self) -> list[Evidence]:
+    def evidence(self) -> list[ForkEvidence]:
         """Return what was refused, the oldest first."""
         rows = self._database.execute(
             "SELECT reason, note, update_json FROM evidence ORDER BY id"
         )
-        return [Evidence(reason=r[0], note=r[1], update=r[2]) for r in rows]
+        return [ForkEvidence(reason=r[0], note=r[1], update=r[2]) for r in rows]
 
     def _load(self) -> None:
         rows = self._database.execute("SELECT idx, bytes FROM entry ORDER BY idx")

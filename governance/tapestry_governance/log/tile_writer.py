@@ -16,7 +16,7 @@ from tapestry.tlog.note import MAX_BYTES
 CHECKPOINT = "checkpoint"
 
 
-class Public:
+class TileWriter:
     """The files that everybody may read.
 
     Guarantees:

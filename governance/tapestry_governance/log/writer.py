@@ -39,9 +39,9 @@ from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry.tlog.proof import Proof
-from tapestry.tlog.trust_policy import Trust
-from tapestry_governance.log.database import Store
-from tapestry_governance.log.tile_writer import Public
+from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_governance.log.database import LogDatabase
+from tapestry_governance.log.tile_writer import TileWriter
 
 
 class Log:
@@ -60,12 +60,14 @@ class Log:
         before the first append.
     """
 
-    def __init__(self, directory: Path, *, key: SigningKey, store: Store) -> None:
+    def __init__(self, directory: Path, *, key: SigningKey, store: LogDatabase) -> None:
         """Take over an open store; use ``start`` instead."""
         self._key = key
         self._store = store
         self._tree = Tree()
-        self._public = Public(directory / "public", tree=self._tree, read=self.entries)
+        self._public = TileWriter(
+            directory / "public", tree=self._tree, read=self.entries
+        )
 
     @classmethod
     def create(cls, directory: Path, *, key: SigningKey) -> Self:
@@ -81,7 +83,7 @@ class Log:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ResourceError(f"cannot make {directory}: {error.strerror}") from error
-        store = Store(directory)
+        store = LogDatabase(directory)
         try:
             store.create(str(key.verify_key))
             storage.sync_folder(directory)
@@ -242,7 +244,7 @@ class Log:
             self._store.insert_checkpoint(self.size, note)
         return note
 
-    def add_cosignature(self, size: int, line: bytes, *, trust: Trust) -> None:
+    def add_cosignature(self, size: int, line: bytes, *, trust: TrustPolicy) -> None:
         """Keep a witness's line over the checkpoint signed at a size.
 
         Edge cases:
@@ -261,7 +263,7 @@ class Log:
                 size, str(held.key), time=held.time, line=line
             )
 
-    def publish(self, *, trust: Trust) -> bytes:
+    def publish(self, *, trust: TrustPolicy) -> bytes:
         """Make the newest signed checkpoint public; returns the cosigned note.
 
         Guarantees:
@@ -340,7 +342,7 @@ class Log:
         if [_hash_row(at, row) for at, row in rows] != list(leaves):
             raise InconsistentLog(f"entries {start} to {stop} are not as they were")
 
-    def _counts(self, size: int, line: bytes, trust: Trust) -> bool:
+    def _counts(self, size: int, line: bytes, trust: TrustPolicy) -> bool:
         try:
             trust.open_cosignature(self._checkpoint(size), line)
         except VerificationError:  # its witness has left the policy
@@ -398,11 +400,11 @@ class Log:
 
 
 @contextmanager
-def _opened(directory: Path, *, readonly: bool = False) -> Iterator[Store]:
+def _opened(directory: Path, *, readonly: bool = False) -> Iterator[LogDatabase]:
     """Open the store of a log; close it again if what follows fails."""
     if not (directory / "log.db").exists():
         raise ConfigError(f"no log.db in {directory}")
-    store = Store(directory, readonly=readonly)
+    store = LogDatabase(directory, readonly=readonly)
     try:
         yield store
     except (ProtocolError, VerificationError) as error:

@@ -105,8 +105,12 @@ class FederationState:
     rounds: Mapping[RoundKey, RoundManifest] = field(default_factory=dict)
     accounted: Mapping[RoundKey, frozenset[str]] = field(default_factory=dict)
     epsilon: Mapping[tuple[str, str], str] = field(default_factory=dict)  # node, run
-    bare: frozenset[tuple[str, str]] = frozenset()  # node, run: trained without noise
-    unpublished: Mapping[tuple[str, str], DpAccounted] = field(default_factory=dict)
+    runs_without_noise: frozenset[tuple[str, str]] = (
+        frozenset()
+    )  # node, run: trained without noise
+    pending_adapter_charges: Mapping[tuple[str, str], DpAccounted] = field(
+        default_factory=dict
+    )
     releases: Mapping[str, ReleasePublished] = field(default_factory=dict)
     adapters: Mapping[str, AdapterPublished] = field(default_factory=dict)
     publishers: Mapping[str, str] = field(default_factory=dict)  # adapter -> member

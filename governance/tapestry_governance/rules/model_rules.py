@@ -35,13 +35,18 @@ def dp_accounted(
     else:
         _check_spent(state, body, actor)
     if body.adapter is not None:
-        unpublished = {**state.unpublished, (actor, body.adapter): body}
-        following = dataclasses.replace(state, unpublished=unpublished)
+        pending_adapter_charges = {
+            **state.pending_adapter_charges,
+            (actor, body.adapter): body,
+        }
+        following = dataclasses.replace(
+            state, pending_adapter_charges=pending_adapter_charges
+        )
     else:
         following = _account_round(state, body, actor)
     if body.epsilon_run is None:
-        bare = state.bare | {(actor, body.run_id)}
-        return dataclasses.replace(following, bare=bare)
+        bare = state.runs_without_noise | {(actor, body.run_id)}
+        return dataclasses.replace(following, runs_without_noise=bare)
     epsilon = {**state.epsilon, (actor, body.run_id): body.epsilon_run}
     return dataclasses.replace(following, epsilon=epsilon)
 
@@ -83,7 +88,7 @@ def adapter_published(
         raise RuleError(f"no release {body.base} with parameters {body.base_digest}")
     if body.licence not in state.policy.adapter_licences:
         raise RuleError(f"the policy does not allow licence {body.licence}")
-    charge = state.unpublished.get((actor, body.name))
+    charge = state.pending_adapter_charges.get((actor, body.name))
     if charge is None:
         raise RuleError(f"{actor} accounted for no adapter {body.name}")
     if (body.epsilon, body.target_delta) != (charge.epsilon_run, charge.target_delta):
@@ -91,10 +96,14 @@ def adapter_published(
             f"{body.name} claims epsilon {body.epsilon} at {body.target_delta},"
             f" accounted were {charge.epsilon_run} at {charge.target_delta}"
         )
-    left = {k: v for k, v in state.unpublished.items() if k != (actor, body.name)}
+    left = {
+        k: v
+        for k, v in state.pending_adapter_charges.items()
+        if k != (actor, body.name)
+    }
     return dataclasses.replace(
         state,
-        unpublished=left,
+        pending_adapter_charges=left,
         adapters={**state.adapters, body.name: body},
         publishers={**state.publishers, body.name: actor},
     )
@@ -104,7 +113,7 @@ def _check_spent(state: FederationState, body: DpAccounted, actor: str) -> None:
     policy = state.policy
     if body.epsilon_run is None:
         raise RuleError("noise was added, but no epsilon is promised")
-    if (actor, body.run_id) in state.bare:
+    if (actor, body.run_id) in state.runs_without_noise:
         raise RuleError(
             f"{actor} trained without noise in run {body.run_id}, so no epsilon holds"
         )

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from tapestry import storage
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.inputs.faults import Fault
+from tapestry.inputs.faults import InputFault
 from tapestry.protocol.wire_messages import Reason
 from tapestry.settings import NodeSettings, number
 from tapestry.workloads.language.dialogue import Text
@@ -111,7 +111,7 @@ def _check_room(folder: Path, *, name: str) -> None:
         if not os.path.lexists(root):
             root = folder
         if not root.is_dir():
-            raise Fault(root, "is no folder; move it away")
+            raise InputFault(root, "is no folder; move it away")
         if not os.access(root, os.W_OK | os.X_OK):
             raise ResourceError(f"cannot write {root}; change its mode or its owner")
         for path in root.glob(f"{name}-*") if root != folder else ():
@@ -119,7 +119,7 @@ def _check_room(folder: Path, *, name: str) -> None:
             step = path.suffix in _STEPS
             if not (stat.S_ISREG(mode) if step else stat.S_ISDIR(mode)):
                 kind = "file" if step else "folder"
-                raise Fault(path, f"is no plain {kind}; move it away")
+                raise InputFault(path, f"is no plain {kind}; move it away")
     except OSError as error:
         raise ResourceError(f"cannot read {root}: {error.strerror}") from error
 

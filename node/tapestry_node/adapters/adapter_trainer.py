@@ -34,8 +34,8 @@ from tapestry.workloads.base import Unit
 from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import BaseName, write_peft
-from tapestry_governance.registry import Adapter, check_folder
-from tapestry_node.adapters.model_card import Card, Promise, render
+from tapestry_governance.registry import CheckedAdapter, check_folder
+from tapestry_node.adapters.model_card import AdapterPromise, Card, render
 from tapestry_node.training import dp_sgd
 
 
@@ -48,9 +48,11 @@ class AdapterPlan:
     records: int
     steps: accounting.Steps | None  # None: without noise, nothing is promised
 
-    def promise(self, epsilon: str | None, *, fallback: str | None = None) -> Promise:
+    def promise(
+        self, epsilon: str | None, *, fallback: str | None = None
+    ) -> AdapterPromise:
         """State the promise with the epsilons that the log accounts for."""
-        return Promise(
+        return AdapterPromise(
             epsilon=epsilon,
             fallback=fallback,
             target_delta=self.privacy.target_delta,
@@ -155,7 +157,7 @@ def write(
     model: LanguageModel,
     plan: AdapterPlan,
     card: Card,
-) -> Adapter:
+) -> CheckedAdapter:
     """Write the PEFT folder with its card and manifest, and check it.
 
     Raises:

@@ -86,7 +86,7 @@ tokenizer.apply_chat_template(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
+class AdapterPromise:
     """The privacy of an adapter; decimals as in the log. None: nothing is promised."""
 
     epsilon: str | None
@@ -99,7 +99,7 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class SampleAnswer:
     """A public prompt and how base and adapter go on, unedited."""
 
     prompt: str
@@ -119,12 +119,12 @@ class Card:
     text_licence: str
     base: BaseName
     rank: int
-    promise: Promise
+    promise: AdapterPromise
     evaluation: Mapping[str, str]  # label -> plain decimal
     asking: Asking = Asking.CONTINUE
     tokens: tuple[int, ...] = ()  # of the first prompt
     ends: tuple[int, ...] = ()  # tokens that end an answer
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[SampleAnswer, ...] = ()
 
 
 def render(card: Card) -> str:
@@ -156,7 +156,7 @@ def _front(card: Card) -> Iterator[str]:
         yield f"    {_quote(name)}: {_quote(value)}"
 
 
-def _privacy(promise: Promise) -> dict[str, str | int | None]:
+def _privacy(promise: AdapterPromise) -> dict[str, str | int | None]:
     if promise.epsilon is None:
         return {"mechanism": "none", "epsilon": None}
     return {
@@ -232,7 +232,7 @@ def _ends(tokens: tuple[int, ...]) -> str:
     return f"eos_token_id={list(tokens)}, pad_token_id={tokens[0]}"
 
 
-def _sample_words(samples: tuple[Sample, ...]) -> Iterator[str]:
+def _sample_words(samples: tuple[SampleAnswer, ...]) -> Iterator[str]:
     if not samples:
         return
     yield "## Sample answers"
@@ -287,7 +287,7 @@ def _spelled(character: str) -> str:
     return f"\\u{number:04x}" if number < 1 << 16 else f"\\U{number:08x}"
 
 
-def _privacy_words(promise: Promise) -> Iterator[str]:
+def _privacy_words(promise: AdapterPromise) -> Iterator[str]:
     if promise.epsilon is None:
         yield "Trained without noise: no promise about single records."
         return
@@ -302,7 +302,7 @@ def _privacy_words(promise: Promise) -> Iterator[str]:
     )
 
 
-def _trust_words(promise: Promise) -> str:
+def _trust_words(promise: AdapterPromise) -> str:
     if promise.fallback is None:
         return "It trusts nobody outside the institution."
     return (

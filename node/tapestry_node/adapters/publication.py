@@ -60,14 +60,14 @@ from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.adapters.model_card import Card
 from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.round.admission import Refused
-from tapestry_node.round.session import Desk, account_of
-from tapestry_node.training.dp_sgd import Progress, Runtime
+from tapestry_node.round.session import NodeContext, account_of
+from tapestry_node.training.dp_sgd import Runtime, StepProgress
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class AdapterJob:
     """One adapter to publish, and where its steps are kept."""
 
     title: Title
@@ -113,7 +113,7 @@ class Job:
 class Publisher:
     """What publishing works with; all of it belongs to the node."""
 
-    desk: Desk
+    context: NodeContext
     settings: NodeSettings
     replica: Replica
     ledger: Ledger
@@ -133,14 +133,14 @@ class Publisher:
         job = self._next(release, now=now)
         if not job.published.exists():
             self._make(job, now=now)
-        self.desk.store.post(job.accounted.read_bytes())
+        self.context.store.post(job.accounted.read_bytes())
         for path in job.updates():
             path.unlink()
         return _message(job.folder)
 
-    def _next(self, release: ReleasePublished, *, now: datetime) -> Job:
+    def _next(self, release: ReleasePublished, *, now: datetime) -> AdapterJob:
         """Go on with the version that is under way, or begin the next."""
-        known = self.desk.view.state.adapters.get(self.desk.name)
+        known = self.context.view.state.adapters.get(self.context.name)
         version = known.version + 1 if known else 1
         job = self._job(release, version)
         while self._is_lost(job):
@@ -149,11 +149,11 @@ class Publisher:
             job = self._job(release, version)
         return job
 
-    def _job(self, release: ReleasePublished, version: int) -> Job:
+    def _job(self, release: ReleasePublished, version: int) -> AdapterJob:
         base = BaseName(name=release.name, digest=release.parameters_digest)
-        title = Title(name=self.desk.name, version=version, base=base)
-        plan = plan_adapter(title, self.settings, trainer=self.desk.trainer)
-        return Job(
+        title = Title(name=self.context.name, version=version, base=base)
+        plan = plan_adapter(title, self.settings, trainer=self.context.trainer)
+        return AdapterJob(
             title=title,
             release=release,
             plan=plan,
@@ -161,20 +161,20 @@ class Publisher:
             root=self.folder / PUBLICATIONS,
         )
 
-    def _is_lost(self, job: Job) -> bool:
+    def _is_lost(self, job: AdapterJob) -> bool:
         """Say whether a version was paid for and nothing is left to publish."""
         if job.published.exists() or job.update.exists():
             return False
         return job.accounted.exists() or self._paid(job) is not None
 
-    def _paid(self, job: Job) -> Charge | None:
+    def _paid(self, job: AdapterJob) -> Charge | None:
         for row in self.ledger.rows():
             same = job.charge is not None and row.charge.key == job.charge.key
             if same and row.state == "spent":
                 return row.charge
         return None
 
-    def _give_up(self, job: Job, *, now: datetime) -> None:
+    def _give_up(self, job: AdapterJob, *, now: datetime) -> None:
         """Account for a version that will never be published.
 
         Raises:
@@ -185,14 +185,14 @@ class Publisher:
         if not job.accounted.exists():
             self._account(job, self._paid(job), now=now)
         entry = job.accounted.read_bytes()
-        if not self.desk.view.contains(entry):
-            self.desk.store.post(entry)
+        if not self.context.view.contains(entry):
+            self.context.store.post(entry)
             raise Refused(
                 Reason.MAINTENANCE,
                 f"the log lacks the account of {job.folder.name}, which failed",
             )
 
-    def _make(self, job: Job, *, now: datetime) -> None:
+    def _make(self, job: AdapterJob, *, now: datetime) -> None:
         """Take the steps that were not taken yet.
 
         Guarantees:
@@ -201,10 +201,10 @@ class Publisher:
             published: that costs nothing.
         """
         if not job.update.exists():
-            self.desk.check_failed(job.release.run_id)
+            self.context.check_failed(job.release.run_id)
         public = self._check(job)
         if job.charge is not None:
-            cap = number(self.desk.view.state.policy.epsilon_cap)
+            cap = number(self.context.view.state.policy.epsilon_cap)
             delta = number(self.settings.policy.target_delta)
             self.ledger.check_run(job.charge, target_delta=delta, cap=cap)
             self.ledger.reserve(job.charge)
@@ -216,26 +216,26 @@ class Publisher:
             account = self._account(job, job.charge, now=now)
             self._write(job, account, public, now=now)
         except Exception:
-            self.desk.failed.add(job.release.run_id)
+            self.context.failed.add(job.release.run_id)
             raise
 
-    def _check(self, job: Job) -> list[Text]:
+    def _check(self, job: AdapterJob) -> list[Text]:
         """Ask what is known beforehand, before anything is paid for.
 
         Returns:
             The public text that was looked at; no other is published.
         """
-        trainer = self.desk.trainer
+        trainer = self.context.trainer
         place = Place(
             folder=self.folder,
             settings=self.settings,
-            policy=self.desk.view.state.policy,
+            policy=self.context.view.state.policy,
             language=trainer.corpus.language,
         )
         return check_adapter(job.plan, place, trainer=trainer, load=self._model)
 
-    def _train(self, job: Job) -> None:
-        trainer = self.desk.trainer
+    def _train(self, job: AdapterJob) -> None:
+        trainer = self.context.trainer
         try:
             update = adapter_trainer.train(
                 self._model(),
@@ -250,7 +250,7 @@ class Publisher:
         storage.replace(job.update, update.astype("<f4").tobytes())
 
     def _account(
-        self, job: Job, charge: Charge | None, *, now: datetime
+        self, job: AdapterJob, charge: Charge | None, *, now: datetime
     ) -> DpAccounted:
         """Sign what the training cost, or read what was signed."""
         if not job.accounted.exists():
@@ -264,7 +264,7 @@ class Publisher:
                 steps=steps,
                 **account_of(charge, job.plan.privacy, ledger=self.ledger),
             )
-            storage.replace(job.accounted, self.desk.say(account, now=now))
+            storage.replace(job.accounted, self.context.sign_event(account, now=now))
         found = open_entry(job.accounted.read_bytes()).event.body
         if not isinstance(found, DpAccounted):
             raise ProtocolError(f"{job.accounted} is no account")
@@ -273,7 +273,12 @@ class Publisher:
         return found
 
     def _write(
-        self, job: Job, account: DpAccounted, public: list[Text], *, now: datetime
+        self,
+        job: AdapterJob,
+        account: DpAccounted,
+        public: list[Text],
+        *,
+        now: datetime,
     ) -> None:
         """Write the publication; its last file makes it one."""
         update = np.frombuffer(job.update.read_bytes(), dtype="<f4").copy()
@@ -298,16 +303,16 @@ class Publisher:
         )
         publisher = Author(
             federation=self.settings.federation,
-            actor=self.desk.name,
+            actor=self.context.name,
             role="community",
         )
-        event = publisher.event(published, now=now, seen=self.desk.view.seen)
+        event = publisher.event(published, now=now, seen=self.context.view.seen)
         storage.replace(job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes())
         _sync(job.folder)
         storage.replace(job.published, sign_entry(event, self.community))
 
     def _model(self) -> LanguageModel:
-        model = self.desk.trainer.workload
+        model = self.context.trainer.workload
         if not isinstance(model, LanguageModel):
             raise ConfigError("adapters need a language model")
         model.load(self.replica.parameters)
@@ -315,13 +320,13 @@ class Publisher:
 
     def _card(
         self,
-        job: Job,
+        job: AdapterJob,
         update: FloatVector,
         *,
         account: DpAccounted,
         public: list[Text],
     ) -> Card:
-        trainer = self.desk.trainer
+        trainer = self.context.trainer
         return Card(
             name=job.title.name,
             version=job.title.version,
@@ -343,9 +348,9 @@ class Publisher:
             samples=sample_answers.answer(self._model(), update, public, plan=job.plan),
         )
 
-    def _tell(self, seen: Progress) -> None:
-        event = {"stage": "adapter", "node": self.desk.name}
-        self.desk.notify({**event, "done": seen.step, "total": seen.steps})
+    def _tell(self, seen: StepProgress) -> None:
+        event = {"stage": "adapter", "node": self.context.name}
+        self.context.notify({**event, "done": seen.step, "total": seen.steps})
 
 
 def _charge(

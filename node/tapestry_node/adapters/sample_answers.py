@@ -11,7 +11,7 @@ from tapestry.vectors import FloatVector
 from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_node.adapters.adapter_trainer import AdapterPlan
-from tapestry_node.adapters.model_card import Asking, Sample
+from tapestry_node.adapters.model_card import Asking, SampleAnswer
 from tapestry_node.data.overlap import beginning
 
 COUNT = 3
@@ -24,7 +24,7 @@ def answer(
     texts: Sequence[Text],
     *,
     plan: AdapterPlan,
-) -> tuple[Sample, ...]:
+) -> tuple[SampleAnswer, ...]:
     """Let base and adapter answer or continue the first prompts, greedily.
 
     Args:
@@ -38,7 +38,7 @@ def answer(
     with model.moved(update, plan.training):
         after = model.complete_all(prompts, max_tokens=MAX_TOKENS)
     rows = zip(map(_words_of, prompts), before, after, strict=True)
-    return tuple(Sample(prompt=p, base=b, adapter=a) for p, b, a in rows)
+    return tuple(SampleAnswer(prompt=p, base=b, adapter=a) for p, b, a in rows)
 
 
 def asking(model: LanguageModel, texts: Sequence[Text]) -> Asking:

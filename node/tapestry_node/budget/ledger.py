@@ -47,11 +47,25 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.privacy import accounting
-from tapestry_node.budget.ledger_entries import Book, Charge, FileMirror, Mirror, Row
-from tapestry_node.budget.terms import Balance, Terms
+from tapestry_node.budget.ledger_entries import (
+    Charge,
+    ChargeRecord,
+    HeadFile,
+    HeadStore,
+    LedgerReplay,
+)
+from tapestry_node.budget.terms import Balance, PrivacyPromise
 from tapestry_node.disk import create_private, why
 
-__all__ = ["Balance", "Charge", "FileMirror", "Ledger", "Mirror", "Row", "Terms"]
+__all__ = [
+    "Balance",
+    "Charge",
+    "ChargeRecord",
+    "HeadFile",
+    "HeadStore",
+    "Ledger",
+    "PrivacyPromise",
+]
 
 _FORMAT = "tapestry-budget/1"
 _SCHEMA = """
@@ -69,9 +83,9 @@ class Ledger:
     def __init__(
         self,
         path: Path,
-        terms: Terms,
+        terms: PrivacyPromise,
         *,
-        mirror: Mirror,
+        mirror: HeadStore,
         clock: Callable[[], datetime] = _now,
         readonly: bool = False,
     ) -> None:
@@ -86,9 +100,9 @@ class Ledger:
     def open(
         cls,
         path: Path,
-        terms: Terms,
+        terms: PrivacyPromise,
         *,
-        mirror: Mirror | None = None,
+        mirror: HeadStore | None = None,
         clock: Callable[[], datetime] = _now,
     ) -> Self:
         """Open the ledger of a dataset, or start one.
@@ -106,7 +120,7 @@ class Ledger:
             VerificationError: The database was restored, cut or changed.
             ResourceError: The database cannot be read or written.
         """
-        mirror = mirror or FileMirror(path.with_name(path.name + ".mirror"))
+        mirror = mirror or HeadFile(path.with_name(path.name + ".mirror"))
         ledger = cls(path, terms, mirror=mirror, clock=clock)
         with ledger._writing() as book:
             ledger._agree(book)
@@ -129,8 +143,8 @@ class Ledger:
         with suppress(OSError):  # what cannot be looked at, cannot be read either
             if path.is_file() and path.stat().st_size == 0:  # SQLite would begin it
                 raise ConfigError(never)
-        mirror = FileMirror(path.with_name(path.name + ".mirror"))
-        terms = Terms(
+        mirror = HeadFile(path.with_name(path.name + ".mirror"))
+        terms = PrivacyPromise(
             dataset=digest(b""),
             records=1,
             epsilon=epsilon,
@@ -216,7 +230,7 @@ class Ledger:
             if row is not None and row.state == "reserved":
                 book.append({"type": "release", **charge.body()})
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ChargeRecord]:
         """Everything reserved or spent, oldest first."""
         with self._reading() as book:
             return list(book.rows.values())
@@ -278,7 +292,7 @@ class Ledger:
                     " does not: it was restored from before that"
                 )
 
-    def _agree(self, book: Book) -> None:
+    def _agree(self, book: LedgerReplay) -> None:
         """Start the ledger, or see that it was started on the same terms."""
         fixed = {
             "format": _FORMAT,
@@ -306,7 +320,7 @@ class Ledger:
                 {"type": "limit", "epsilon": epsilon, "fallback_epsilon": fallback}
             )
 
-    def _known(self, book: Book, charge: Charge) -> bool:
+    def _known(self, book: LedgerReplay, charge: Charge) -> bool:
         row = book.rows.get(charge.key)
         if row is not None and row.charge.body() != charge.body():
             raise PolicyError(f"{charge.title} was charged before with other steps")
@@ -348,7 +362,7 @@ class Ledger:
         return min(left, last)
 
     @contextmanager
-    def _writing(self) -> Iterator[Book]:
+    def _writing(self) -> Iterator[LedgerReplay]:
         with self._connected() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -363,7 +377,7 @@ class Ledger:
                 self._mirror.record(book.number, book.head)
 
     @contextmanager
-    def _reading(self) -> Iterator[Book]:
+    def _reading(self) -> Iterator[LedgerReplay]:
         with self._connected(readonly=self._readonly) as connection:
             yield self._read(connection)
 
@@ -387,7 +401,7 @@ class Ledger:
             said = why(error, self._path)
             raise ResourceError(f"budget ledger {self._path}: {said}") from error
 
-    def _read(self, connection: sqlite3.Connection) -> Book:
-        book = Book(connection, self._clock())
+    def _read(self, connection: sqlite3.Connection) -> LedgerReplay:
+        book = LedgerReplay(connection, self._clock())
         book.load(mirrored=self._mirror.latest(), name=str(self._path))
         return book

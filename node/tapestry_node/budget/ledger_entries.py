@@ -68,7 +68,7 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ChargeRecord:
     """A charge as it stands."""
 
     charge: Charge
@@ -76,7 +76,7 @@ class Row:
     time: datetime
 
 
-class Mirror(Protocol):
+class HeadStore(Protocol):
     """The last entry of a ledger, kept where a restored database does not reach."""
 
     def latest(self) -> tuple[int, str] | None:
@@ -88,7 +88,7 @@ class Mirror(Protocol):
         ...
 
 
-class FileMirror:
+class HeadFile:
     """An append-only file, one line per entry; lives in the node's own log folder."""
 
     def __init__(self, path: Path) -> None:
@@ -111,7 +111,7 @@ class FileMirror:
             os.fsync(file.fileno())
 
 
-class Book:
+class LedgerReplay:
     """All entries of a ledger, replayed in order inside one transaction."""
 
     def __init__(self, connection: sqlite3.Connection, now: datetime) -> None:
@@ -119,7 +119,7 @@ class Book:
         self._now = now
         self._last: datetime | None = None
         self._digests: list[str] = []
-        self.rows: dict[Key, Row] = {}
+        self.rows: dict[Key, ChargeRecord] = {}
         self.terms: dict[str, str] | None = None
         self.limits: tuple[str, str] | None = None
 
@@ -202,7 +202,9 @@ class Book:
                 state: Literal["reserved", "spent"] = (
                     "reserved" if entry["type"] == "reserve" else "spent"
                 )
-                self.rows[charge.key] = Row(charge=charge, state=state, time=self._last)
+                self.rows[charge.key] = ChargeRecord(
+                    charge=charge, state=state, time=self._last
+                )
             case "release":
                 del self.rows[_charge(entry).key]
             case _:

@@ -8,7 +8,7 @@ from tapestry.privacy import accounting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class PrivacyPromise:
     """What the institution promises its records, from its policy.
 
     Raises:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tapestry.errors import TapestryError
-from tapestry.inputs.faults import Fault, Faults
+from tapestry.inputs.faults import Faults, InputFault
 from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.text_rows import public_rows
@@ -53,12 +53,12 @@ def read(folder: Path, *, trainer: Trainer) -> list[Text]:
     rows = public_rows(path, faults)
     repeated = set(trainer.repeated([text for _, text in rows]))
     for place in sorted(repeated):
-        faults.add(Fault(path, _REPEATS, line=rows[place][0]))
+        faults.add(InputFault(path, _REPEATS, line=rows[place][0]))
     model = trainer.workload
     if isinstance(model, LanguageModel):
         others = [row for place, row in enumerate(rows) if place not in repeated]
         for line, rule in _tried(model, others):
-            faults.add(Fault(path, rule, line=line))
+            faults.add(InputFault(path, rule, line=line))
     faults.check(path)
     return [text for _, text in rows]
 

@@ -44,7 +44,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError
 from tapestry.inputs import text_reader
-from tapestry.inputs.faults import Fault, Faults, show
+from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.folder_walker import walk
 from tapestry.inputs.setting_faults import explain
 from tapestry.workloads.language.dialogue import Dialogue, Text
@@ -142,7 +142,7 @@ def read(folder: Path) -> Records:
     size = empty = 0
     for path in paths:
         if path.suffix not in _SUFFIXES:
-            faults.add(Fault(path, _of_other_kind(path)))
+            faults.add(InputFault(path, _of_other_kind(path)))
             continue
         size += _size(path)
         empty += not _add_file(path, found, faults)
@@ -190,11 +190,11 @@ def _read_corpus(folder: Path, faults: Faults) -> Corpus | None:
     except FileNotFoundError:
         rule = f"has no {MANIFEST}; write one with language, licence and unit"
         faults.add(ConfigError(f"{show(folder)} {rule}"))
-    except Fault as fault:
+    except InputFault as fault:
         faults.add(fault)
     except ValidationError as error:
         for line in explain(error, Corpus):
-            faults.add(Fault(path, line))
+            faults.add(InputFault(path, line))
     return None
 
 
@@ -212,7 +212,7 @@ def _add_file(path: Path, found: _Collection, faults: Faults) -> bool:
         if rule is None:
             seen = found.add(key, text) or seen
         else:
-            faults.add(Fault(path, rule, line=line))
+            faults.add(InputFault(path, rule, line=line))
     return seen
 
 
@@ -221,7 +221,7 @@ def _read_file(path: Path, faults: Faults) -> Iterator[tuple[int, str | None, Te
     if path.suffix == ".txt":
         try:
             yield 1, None, text_reader.read_text(path, links=False)
-        except Fault as fault:
+        except InputFault as fault:
             faults.add(fault)
         return
     for number, row in text_reader.read_rows(path, faults, links=False):
@@ -229,7 +229,7 @@ def _read_file(path: Path, faults: Faults) -> Iterator[tuple[int, str | None, Te
         if rule is None:
             yield number, row.get("id"), text_of_row(row)
         else:
-            faults.add(Fault(path, rule, line=number))
+            faults.add(InputFault(path, rule, line=number))
 
 
 def _fault_of_id(row: dict[str, Any]) -> str | None:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from tapestry.errors import VerificationError
 from tapestry.model.replica import Replica, measure
-from tapestry.protocol.wire_messages import Ask, Reason, RoundManifest
+from tapestry.protocol.wire_messages import ChunkRequest, Reason, RoundManifest
 from tapestry.secagg.chunks import assemble
 from tapestry.secagg.client_states import Cohort, Done
 from tapestry.secagg.messages import Result
@@ -35,8 +35,8 @@ from tapestry.secagg.transcript import check_own, check_sum_chunks, check_transc
 from tapestry.vectors import Layout
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import ReleasePublished, RoundClosed
-from tapestry_governance.log.mirror import View
-from tapestry_node.node_state import Store
+from tapestry_governance.log.mirror import LogMirror
+from tapestry_node.node_state import NodeState
 from tapestry_node.round.admission import Refused
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 
@@ -44,7 +44,7 @@ Chunks = Sequence[bytes | memoryview]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class EndedRound:
     """A round and its end, from the log."""
 
     manifest: RoundManifest
@@ -52,15 +52,15 @@ class Ended:
     index: int  # of its end in the log
 
 
-class Follower:
+class ResultApplier:
     """The base that this node holds, and how it came about."""
 
     def __init__(
         self,
         replica: Replica,
         *,
-        view: View,
-        store: Store,
+        view: LogMirror,
+        store: NodeState,
         spots: SpotChecks,
         layout: Callable[[RoundManifest], Layout],
     ) -> None:
@@ -69,7 +69,7 @@ class Follower:
         self._view, self._store, self._layout = view, store, layout
         self._spots = spots
 
-    def ended(self, number: int, *, within: int) -> Ended:
+    def ended(self, number: int, *, within: int) -> EndedRound:
         """Find the end of a round within the first entries of the log.
 
         Raises:
@@ -81,11 +81,11 @@ class Follower:
             if isinstance(closed, RoundClosed) and closed.round_number == number:
                 key = (closed.run_id, closed.round_number, closed.attempt)
                 manifest = self._view.state.rounds[key]
-                return Ended(manifest=manifest, closed=closed, index=index)
+                return EndedRound(manifest=manifest, closed=closed, index=index)
         raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
 
     def take(
-        self, ended: Ended, result: Result, chunks: Chunks, *, done: Done | None
+        self, ended: EndedRound, result: Result, chunks: Chunks, *, done: Done | None
     ) -> None:
         """Take the step that a round means.
 
@@ -158,7 +158,7 @@ class Follower:
                     f"the sum of round {number} is false; the proof is in {DISPUTES}/"
                 )
 
-    def asks(self) -> list[Ask]:
+    def asks(self) -> list[ChunkRequest]:
         """List the chunks that this node wants to see, of sums not yet released."""
         if self._view.size:
             new = self._new_releases()
@@ -178,7 +178,7 @@ class Follower:
     def _check_seen(self, release: ReleasePublished, new: set[str]) -> None:
         """Hold what was drawn of the rounds since the last release with a quorum."""
         since = self._released(release.run_id, new)
-        for number in self._spots.unseen(release.run_id):
+        for number in self._spots.pending_rounds(release.run_id):
             if since < number <= release.round_number:
                 raise Refused(
                     Reason.SUM_UNCHECKED,
@@ -194,7 +194,7 @@ class Follower:
         ]
         return {body.name for body in said if isinstance(body, ReleasePublished)}
 
-    def _step(self, ended: Ended, result: Result, chunks: Chunks) -> Replica:
+    def _step(self, ended: EndedRound, result: Result, chunks: Chunks) -> Replica:
         """Step as the rules demand, whatever the log says of a sum they forbid."""
         manifest = ended.manifest
         cohort = Cohort.of(manifest)
@@ -208,7 +208,7 @@ class Follower:
         )
 
 
-def _check_result(ended: Ended, result: Result, chunks: Chunks) -> None:
+def _check_result(ended: EndedRound, result: Result, chunks: Chunks) -> None:
     manifest, closed = ended.manifest, ended.closed
     check_transcript(Cohort.of(manifest), result.transcript)
     check_sum_chunks(result, chunks, length=manifest.length)

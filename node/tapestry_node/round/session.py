@@ -32,7 +32,7 @@ from tapestry.secagg.messages import (
     SurvivorList,
     Upload,
 )
-from tapestry.secagg.requirements import RunPlan, Terms
+from tapestry.secagg.requirements import Requirements, RunPlan
 from tapestry.settings import number
 from tapestry.vectors import FloatVector, Layout
 from tapestry_governance.events.envelope import Author, sign_entry
@@ -42,11 +42,11 @@ from tapestry_governance.events.types import (
     DpAccounted,
     roster_digest,
 )
-from tapestry_governance.log.mirror import View
+from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.log_history import committed_rounds
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 from tapestry_node.round.admission import Refused, first_round
 from tapestry_node.round.contribution import prepare
 from tapestry_node.training.trainer import Trainer
@@ -55,13 +55,13 @@ Notify = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
+class NodeContext:
     """What a session works with; all of it belongs to the node."""
 
     name: str
     identity: SigningKey
-    store: Store
-    view: View
+    store: NodeState
+    view: LogMirror
     trainer: Trainer
     author: Author
     min_cohort: int
@@ -85,7 +85,7 @@ class Desk:
                 " above why, and restart the node to try again",
             )
 
-    def say(self, body: Body, *, now: datetime) -> bytes:
+    def sign_event(self, body: Body, *, now: datetime) -> bytes:
         """Sign an event as this node."""
         event = self.author.event(body, now=now, seen=self.view.seen)
         return sign_entry(event, self.identity)
@@ -96,7 +96,7 @@ class Session:
 
     def __init__(
         self,
-        desk: Desk,
+        context: NodeContext,
         manifest: RoundManifest,
         *,
         replica: Replica,
@@ -111,21 +111,21 @@ class Session:
                 this node.
         """
         self.manifest = manifest
-        self._desk, self._replica, self._ledger = desk, replica, ledger
-        self._charge = desk.trainer.charge(manifest)
-        terms = Terms(
+        self._context, self._replica, self._ledger = context, replica, ledger
+        self._charge = context.trainer.charge(manifest)
+        terms = Requirements(
             model_digest=replica.digest,
-            roster_digest=roster_digest(desk.view.state.charter.members),
-            roster={m.name: m.node for m in desk.view.state.members.values()},
-            plan=_agreed_plan(desk.view.state, manifest, layout),
-            min_cohort=desk.min_cohort,
-            min_colluding=desk.max_colluding,
+            roster_digest=roster_digest(context.view.state.charter.members),
+            roster={m.name: m.node for m in context.view.state.members.values()},
+            plan=_agreed_plan(context.view.state, manifest, layout),
+            min_cohort=context.min_cohort,
+            min_colluding=context.max_colluding,
             weight_cap=1,
-            highest_round=_highest(desk, manifest.run_id),
+            highest_round=_highest(context, manifest.run_id),
             afford=lambda _: self._reserve(),
         )
         self._state: Any
-        self._state, self._hello = client.join(manifest, desk.identity, terms=terms)
+        self._state, self._hello = client.join(manifest, context.identity, terms=terms)
 
     def advertise(self) -> Message:
         """Message 1."""
@@ -152,11 +152,11 @@ class Session:
         try:
             update = self._train()
         except Exception:
-            self._desk.failed.add(self.manifest.run_id)
+            self._context.failed.add(self.manifest.run_id)
             raise
         finally:
             accounted = self._spend(now)
-        place = ready.round.cohort.places[self._desk.name]
+        place = ready.round.cohort.places[self._context.name]
         quantized = prepare(
             update,
             manifest=self.manifest,
@@ -164,9 +164,9 @@ class Session:
             random=secrets.token_bytes,
             noise=NoiseSource.fresh(),
         )
-        reservation = client.reserve(ready, self._desk.store)
+        reservation = client.reserve(ready, self._context.store)
         self._state, upload = client.upload(ready, quantized, reservation=reservation)
-        committed = self._desk.say(self._commitment(upload), now=now)
+        committed = self._context.sign_event(self._commitment(upload), now=now)
         return Message(
             kind=Kind.UPLOAD,
             body=upload.head.encode(),
@@ -204,7 +204,7 @@ class Session:
 
     def _reserve(self) -> None:
         if self._charge is not None:
-            cap = number(self._desk.view.state.policy.epsilon_cap)
+            cap = number(self._context.view.state.policy.epsilon_cap)
             delta = number(self.manifest.privacy.target_delta)
             self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
             self._ledger.reserve(self._charge)
@@ -212,17 +212,17 @@ class Session:
     def _train(self) -> FloatVector:
         def done(step: int, steps: int) -> None:
             event = {"stage": "round", "round": self.manifest.round_number}
-            work = {"phase": "training", "node": self._desk.name}
-            self._desk.notify({**event, **work, "done": step, "total": steps})
+            work = {"phase": "training", "node": self._context.name}
+            self._context.notify({**event, **work, "done": step, "total": steps})
 
-        return self._desk.trainer.update(self._replica, self.manifest, done=done)
+        return self._context.trainer.update(self._replica, self.manifest, done=done)
 
     def _spend(self, now: datetime) -> bytes:
         if self._charge is not None:
             self._ledger.spend(self._charge)
         body = self._account()
-        entry = self._desk.say(body, now=now)
-        self._desk.store.post(entry)
+        entry = self._context.sign_event(body, now=now)
+        self._context.store.post(entry)
         return entry
 
     def _account(self) -> DpAccounted:
@@ -300,15 +300,15 @@ _NOTHING_PROMISED = {
 }
 
 
-def _highest(desk: Desk, run_id: str) -> int:
+def _highest(context: NodeContext, run_id: str) -> int:
     """The last round that this node uploaded for, by its own mark and by the log.
 
     A node whose disk was restored from a backup is behind the log, which still knows
     what it committed to.
     """
-    logged = committed_rounds(desk.view, desk.name)
+    logged = committed_rounds(context.view, context.name)
     numbers = (number for run, number in logged if run == run_id)
-    return max(desk.store.highest(run_id), *numbers, 0)
+    return max(context.store.highest(run_id), *numbers, 0)
 
 
 def _agreed_plan(

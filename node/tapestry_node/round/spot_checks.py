@@ -26,7 +26,7 @@ from pathlib import Path
 from tapestry.errors import ProtocolError
 from tapestry.protocol.wire_messages import (
     MAX_ASKS,
-    Ask,
+    ChunkRequest,
     Message,
     Reason,
     RoundManifest,
@@ -40,7 +40,7 @@ from tapestry_governance.audit.sum_evidence import (
     write_result,
     write_spot,
 )
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 from tapestry_node.round.admission import Refused
 
 _logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Taken:
 class SpotChecks:
     """What this node has drawn and not seen yet."""
 
-    store: Store
+    store: NodeState
     wanted: int  # chunks of each sum
     folder: Path  # the node's; proofs against sums go there
     _taken: dict[_Key, Taken] = field(default_factory=dict, init=False)
@@ -81,14 +81,14 @@ class SpotChecks:
         for key in [k for k in self._taken if k[0] == run_id and k[1] <= until]:
             del self._taken[key]
 
-    def asks(self) -> list[Ask]:
+    def asks(self) -> list[ChunkRequest]:
         """List what the node wants to see."""
         return list(self._asks())[:MAX_ASKS]
 
-    def _asks(self) -> Iterator[Ask]:
+    def _asks(self) -> Iterator[ChunkRequest]:
         for run, number in sorted(self._taken):
             for chunk in self.store.spots(run, number):
-                yield Ask(round_number=number, chunk=chunk)
+                yield ChunkRequest(round_number=number, chunk=chunk)
 
     def check(self, message: Message) -> None:
         """Recompute a chunk that this node asked for.
@@ -116,7 +116,7 @@ class SpotChecks:
         except FalseSum:
             self._dispute(taken, spot)
             raise
-        self.store.see_spot(*key, chunk=spot.index)
+        self.store.mark_verified(*key, chunk=spot.index)
         if not self.store.spots(*key):
             del self._taken[key]
 
@@ -148,6 +148,6 @@ class SpotChecks:
                 draft.replace(target)
         shutil.rmtree(draft, ignore_errors=True)
 
-    def unseen(self, run_id: str) -> list[int]:
+    def pending_rounds(self, run_id: str) -> list[int]:
         """Name the rounds of a run with chunks that this node still wants to see."""
-        return self.store.unseen(run_id) if self.wanted else []
+        return self.store.pending_rounds(run_id) if self.wanted else []

@@ -39,7 +39,7 @@ from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
 from tapestry.vectors import FloatVector
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Unit, Workload
-from tapestry_node.training.microbatches import Limits
+from tapestry_node.training.microbatches import BatchLimits
 from tapestry_node.training.per_example_gradients import (
     Gradients,
     Problem,
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class StepProgress:
     """One step done; ``loss`` and ``drawn`` are private."""
 
     step: int
@@ -60,7 +60,7 @@ class Progress:
     loss: float | None  # mean over the drawn units
 
 
-def _ignore(_: Progress) -> None:
+def _ignore(_: StepProgress) -> None:
     return
 
 
@@ -69,8 +69,8 @@ class Runtime:
     """What a training needs from outside; the source must be fresh."""
 
     source: NoiseSource = field(default_factory=NoiseSource.fresh)
-    limits: Limits = field(default_factory=Limits)
-    progress: Callable[[Progress], None] = _ignore
+    limits: BatchLimits = field(default_factory=BatchLimits)
+    progress: Callable[[StepProgress], None] = _ignore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ class _Recipe:
         return self.stddev > 0
 
 
-def probe(workload: Workload, training: TrainingPlan, *, limits: Limits) -> None:
+def probe(workload: Workload, training: TrainingPlan, *, limits: BatchLimits) -> None:
     """Compare per-sequence gradients with the one-example loop, without any record.
 
     ``per_example_gradients.attached`` does so before the first training of a model
@@ -350,8 +350,8 @@ def _check_moved(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) 
         raise ResourceError("the weights did not change in the first step")
 
 
-def _progress(step: int, recipe: _Recipe, seen: Tally) -> Progress:
-    return Progress(
+def _progress(step: int, recipe: _Recipe, seen: Tally) -> StepProgress:
+    return StepProgress(
         step=step,
         steps=recipe.steps,
         drawn=seen.units,

@@ -38,12 +38,12 @@ from tapestry.workloads.base import Workload
 from tapestry.workloads.hardware import memory_bytes
 from tapestry_node.round.admission import Refused
 from tapestry_node.training import dp_sgd
-from tapestry_node.training.microbatches import Limits
+from tapestry_node.training.microbatches import BatchLimits
 
 _BYTES = 20  # a coordinate: sum 8, gradient 4, value before 4, change 4
 _SEEDLESS = {"factor_seed": "0" * 64}
 # What was tried is code, not values: what held for a loaded model holds on.
-_TRIED: WeakKeyDictionary[nn.Module, set[tuple[str, Limits]]] = WeakKeyDictionary()
+_TRIED: WeakKeyDictionary[nn.Module, set[tuple[str, BatchLimits]]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -63,7 +63,7 @@ class Trainable:
 
     workload: Workload
     records: int  # declared
-    limits: Limits
+    limits: BatchLimits
 
     def check_round(
         self, manifest: RoundManifest, *, load: Callable[[], object]

@@ -19,7 +19,7 @@ _BUSY = 256  # tokens in a batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class BatchLimits:
     """Sizes of physical batches."""
 
     rows: int = 16
@@ -36,7 +36,7 @@ class Limits:
         return rows <= self.rows_of(max(len(s) for u in units for s in u.sequences))
 
 
-def pack(units: Sequence[Unit], limits: Limits) -> Iterator[list[Unit]]:
+def pack(units: Sequence[Unit], limits: BatchLimits) -> Iterator[list[Unit]]:
     """Cut units into physical batches, those of like length together.
 
     A unit is never split; one with more sequences than fit stands alone.
@@ -52,7 +52,7 @@ def pack(units: Sequence[Unit], limits: Limits) -> Iterator[list[Unit]]:
         yield group
 
 
-def alike(rows: Sequence[Sequence[int]], limits: Limits) -> Iterator[list[int]]:
+def alike(rows: Sequence[Sequence[int]], limits: BatchLimits) -> Iterator[list[int]]:
     """Cut sequences into batches of like length, the longest first; yields places.
 
     What is shorter is padded, at the price of a token each. A batch ends where that

@@ -33,7 +33,7 @@ from tapestry.errors import ConfigError
 from tapestry.privacy import clipping
 from tapestry.workloads.base import Unit
 from tapestry.workloads.language.architectures import check_architecture
-from tapestry_node.training.microbatches import Limits, alike, pack
+from tapestry_node.training.microbatches import BatchLimits, alike, pack
 
 _PROBE = ((5, 4, 3, 2, 1, 2, 3, 4), (1, 2, 3))  # public, of unequal length
 _TOLERANCE = 1e-3
@@ -87,7 +87,7 @@ class Gradients:
     """Sums of gradients of one problem; made by ``attached``."""
 
     def __init__(
-        self, problem: Problem, limits: Limits, hooks: GradSampleHooks | None
+        self, problem: Problem, limits: BatchLimits, hooks: GradSampleHooks | None
     ) -> None:
         self._problem = problem
         self._limits = limits
@@ -229,7 +229,9 @@ class Gradients:
 
 
 @contextmanager
-def attached(problem: Problem, limits: Limits, *, private: bool) -> Iterator[Gradients]:
+def attached(
+    problem: Problem, limits: BatchLimits, *, private: bool
+) -> Iterator[Gradients]:
     """Prepare a problem for its gradients, and undo that on leaving.
 
     Raises:
@@ -250,7 +252,7 @@ def attached(problem: Problem, limits: Limits, *, private: bool) -> Iterator[Gra
                 hooks = GradSampleHooks(problem.module, loss_reduction="sum")
                 hooks.disable_hooks()
         if private:
-            pair = Limits(rows=len(_PROBE))  # one row alone would compare nothing
+            pair = BatchLimits(rows=len(_PROBE))  # one row alone would compare nothing
             _check_once(Gradients(problem, pair, hooks), problem)
         yield Gradients(problem, limits, hooks)
     finally:
@@ -297,7 +299,7 @@ def check_per_unit(gradients: Gradients, problem: Problem) -> None:
     _compare(together.double(), alone.double(), "losses")
     if not gradients.by_rows:
         return
-    single = Gradients(problem, Limits(rows=1), None)
+    single = Gradients(problem, BatchLimits(rows=1), None)
     for clip_norm in (1e-3, 1e12):
         want, _ = single.clipped_sum(units[:1], clip_norm=clip_norm)
         want += single.clipped_sum(units[1:], clip_norm=clip_norm)[0]

@@ -20,12 +20,12 @@ from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Unit, Workload
 from tapestry.workloads.language.dialogue import Text
 from tapestry_governance.events.types import DataDeclared
-from tapestry_node.budget.ledger import Charge, Terms
+from tapestry_node.budget.ledger import Charge, PrivacyPromise
 from tapestry_node.data import overlap, records
 from tapestry_node.data.record_statistics import Census, Coverage, Lengths
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.machine_checks import Trainable
-from tapestry_node.training.microbatches import Limits
+from tapestry_node.training.microbatches import BatchLimits
 
 StepDone = Callable[[int, int], None]
 
@@ -82,10 +82,10 @@ class Trainer:
         )
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> PrivacyPromise:
         """The promise that the ledger keeps for these records."""
         policy = self._settings.policy
-        return Terms(
+        return PrivacyPromise(
             dataset=self._records.digest,
             records=self.count,
             epsilon=number(policy.epsilon_limit),
@@ -163,8 +163,8 @@ class Trainer:
         return self._units[sequence_length]
 
     @property
-    def _limits(self) -> Limits:
-        return Limits(rows=self._settings.speed.physical_batch)
+    def _limits(self) -> BatchLimits:
+        return BatchLimits(rows=self._settings.speed.physical_batch)
 
     @staticmethod
     def salt() -> bytes:

@@ -24,7 +24,7 @@ from typing import Any
 
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.workloads.language.dialogue import Dialogue
-from tapestry.workloads.language.template_rendering import Job, render
+from tapestry.workloads.language.template_rendering import RenderingJob, render
 from tapestry.workloads.language.tokens import PlainText, start_tokens
 
 _USUAL = 6  # turns that most conversations have at most
@@ -104,7 +104,7 @@ class ChatTemplate:
         if template := getattr(self._tokenizer, "chat_template", None):
             if "strftime_now" in template:
                 return None
-            job = Job(turns=prompt.turns, prompt=True)
+            job = RenderingJob(turns=prompt.turns, prompt=True)
             try:
                 (rendered,) = render(template, self._variables(), (job,))
             except ResourceError:
@@ -210,7 +210,9 @@ class ChatTemplate:
         wanted = [(number, number % 2 == 1) for number in range(first, last + 1)]
         if (turns, prompt) not in wanted:
             wanted = [(turns, prompt)]
-        jobs = tuple(Job(turns=_markers(number), prompt=p) for number, p in wanted)
+        jobs = tuple(
+            RenderingJob(turns=_markers(number), prompt=p) for number, p in wanted
+        )
         names, place = self._variables(), wanted.index((turns, prompt))
         answers = render(template, names, jobs)
         if len(jobs) > 1 and all(each.reason is not None for each in answers):

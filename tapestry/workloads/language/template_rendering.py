@@ -39,7 +39,7 @@ _PROGRAM = Path(__file__).with_name("template_process.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class RenderingJob:
     """Turns to print, the first of the user; ``prompt`` awaits an answer after them."""
 
     turns: tuple[str, ...]
@@ -56,7 +56,9 @@ class Rendered:
 
 @lru_cache(maxsize=64)
 def render(
-    template: str, variables: tuple[tuple[str, str], ...], jobs: tuple[Job, ...]
+    template: str,
+    variables: tuple[tuple[str, str], ...],
+    jobs: tuple[RenderingJob, ...],
 ) -> tuple[Rendered, ...]:
     """Render each job, in one process for all of them.
 

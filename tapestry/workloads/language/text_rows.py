@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from tapestry.inputs.faults import Fault, Faults
+from tapestry.inputs.faults import Faults, InputFault
 from tapestry.inputs.text_reader import first_fault, is_invisible, kind_of, read_rows
 from tapestry.workloads.language.dialogue import Dialogue, Text
 
@@ -44,9 +44,9 @@ def public_rows(path: Path, faults: Faults) -> list[tuple[int, Text]]:
         if rule is None:
             rows.append((number, text))
         else:
-            faults.add(Fault(path, rule, line=number))
+            faults.add(InputFault(path, rule, line=number))
     if not rows and len(faults) == before:
-        faults.add(Fault(path, 'is empty; want lines {"text": "..."}'))
+        faults.add(InputFault(path, 'is empty; want lines {"text": "..."}'))
     return rows
 
 

@@ -16,7 +16,7 @@ from tapestry_governance.audit.bundle import (
     write_bundle,
     write_manifest,
 )
-from tapestry_governance.audit.verify import Verdict, verify
+from tapestry_governance.audit.verify import AuditVerdict, verify
 from tests.support.audit_bundles import bundle_of, released
 from tests.support.log_world import World
 
@@ -88,7 +88,7 @@ def test_an_artifact_that_is_not_there_is_named(tmp_path: Path) -> None:
     ("name", "said"),
     [
         ("MANIFEST.sha256", "MANIFEST.sha256 is empty"),
-        ("policy.txt", "policy.txt is empty"),
+        ("trust-policy.txt", "trust-policy.txt is empty"),
         ("checkpoint", "checkpoint is empty"),
         ("genesis.sha256", "genesis.sha256 is empty"),
         ("artifacts/base-2/tapestry/manifest.json", "manifest.json is empty"),
@@ -104,11 +104,11 @@ def test_an_empty_file_is_called_empty(tmp_path: Path, name: str, said: str) -> 
         write_manifest(bundle.folder)
     audit = verify(bundle.folder)
     assert said in audit.steps[-1].detail
-    assert audit.verdict is Verdict.INCOMPLETE
+    assert audit.verdict is AuditVerdict.INCOMPLETE
 
 
 @pytest.mark.parametrize(
-    "name", ["checkpoint", "genesis.sha256", "policy.txt", "tile/0/000.p"]
+    "name", ["checkpoint", "genesis.sha256", "trust-policy.txt", "tile/0/000.p"]
 )
 def test_a_file_that_is_always_small_is_not_hashed_for_hours(
     tmp_path: Path, name: str
@@ -123,7 +123,7 @@ def test_a_file_that_is_always_small_is_not_hashed_for_hours(
 
 
 def test_a_small_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
-    file = tmp_path / "policy.txt"
+    file = tmp_path / "trust-policy.txt"
     file.touch()
     os.truncate(file, 1 << 40)
     with pytest.raises(VerificationError, match=r"policy\.txt is over"):

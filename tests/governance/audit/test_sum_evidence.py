@@ -12,7 +12,7 @@ from tapestry.protocol.wire_messages import CHUNK_BYTES
 from tapestry.secagg.chunks import chunk_leaves, chunk_root
 from tapestry.secagg.messages import Result
 from tapestry.secagg.server import Unmasked
-from tapestry.secagg.transcript import Evidence
+from tapestry.secagg.transcript import ChunkProof
 from tapestry.tlog.merkle import inclusion_proof
 from tapestry_governance.audit.bundle import SUMS, add_sums
 from tapestry_governance.audit.sum_evidence import (
@@ -38,9 +38,9 @@ Chunks = Sequence[bytes | memoryview]
 def spot_of(index: int, *, total: Chunks, uploads: Mapping[str, Chunks]) -> Spot:
     """Cut one chunk, with its paths, out of a sum and its uploads."""
 
-    def cut(chunks: Chunks) -> Evidence:
+    def cut(chunks: Chunks) -> ChunkProof:
         path = inclusion_proof(chunk_leaves(chunks), index)
-        return Evidence(chunk=bytes(chunks[index]), proof=path)
+        return ChunkProof(chunk=bytes(chunks[index]), proof=path)
 
     rows = {name: cut(chunks) for name, chunks in uploads.items()}
     return Spot(index=index, total=cut(total), uploads=rows)

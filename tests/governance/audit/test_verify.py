@@ -16,7 +16,7 @@ from tapestry.errors import ConfigError
 from tapestry.keys import SigningKey
 from tapestry.tlog import tiles
 from tapestry_governance.audit.bundle import write_manifest
-from tapestry_governance.audit.verify import Audit, Verdict, verify
+from tapestry_governance.audit.verify import Audit, AuditVerdict, verify
 from tapestry_governance.events import envelope as entry_module
 from tapestry_governance.events.envelope import PAYLOAD_TYPE
 from tapestry_governance.events.types import RoundOpened
@@ -49,13 +49,13 @@ def rewritten(world: World, entries: list[bytes], folder: Path) -> Path:
     return bundle_of(twin, folder).folder
 
 
-def failed(audit: Audit) -> tuple[str, Verdict]:
+def failed(audit: Audit) -> tuple[str, AuditVerdict]:
     return audit.steps[-1].name, audit.verdict
 
 
 def test_an_untouched_bundle_holds_with_counts(world: World, bundle: Path) -> None:
     audit = verify(bundle, trust=world.trust.encode(), since=world.note())
-    assert audit.verdict is Verdict.HOLDS
+    assert audit.verdict is AuditVerdict.HOLDS
     counts = {step.name: step.counts for step in audit.steps}
     assert counts["files"]["files"] == 13
     assert counts["signatures"]["cosignatures"] == 3
@@ -83,7 +83,7 @@ def test_one_flipped_byte_in_any_file_is_noticed(
     after[at] ^= data.draw(st.integers(1, 255), "flip")
     try:
         path.write_bytes(after)
-        assert verify(bundle).verdict is not Verdict.HOLDS
+        assert verify(bundle).verdict is not AuditVerdict.HOLDS
     finally:
         path.write_bytes(before)
 
@@ -100,7 +100,7 @@ def test_a_flipped_byte_is_noticed_though_the_manifest_was_mended(
         for path in sorted(bundle.rglob("*"))
         if path.is_file()
         and path.stat().st_size
-        and path.name not in ("MANIFEST.sha256", "policy.txt")
+        and path.name not in ("MANIFEST.sha256", "trust-policy.txt")
     ]
     path = data.draw(st.sampled_from(files), "file")
     before, listed = path.read_bytes(), (bundle / "MANIFEST.sha256").read_bytes()
@@ -111,7 +111,7 @@ def test_a_flipped_byte_is_noticed_though_the_manifest_was_mended(
         path.write_bytes(after)
         write_manifest(bundle)
         audit = verify(bundle, trust=world.trust.encode())
-        assert audit.verdict is not Verdict.HOLDS
+        assert audit.verdict is not AuditVerdict.HOLDS
         assert audit.steps[-1].name != "files"
     finally:
         path.write_bytes(before)
@@ -120,29 +120,29 @@ def test_a_flipped_byte_is_noticed_though_the_manifest_was_mended(
 
 def test_a_file_more_or_less_is_noticed(bundle: Path) -> None:
     (bundle / "artifacts" / "base-2" / "extra.bin").write_bytes(b"x")
-    assert failed(verify(bundle)) == ("files", Verdict.FOREIGN_FILE)
+    assert failed(verify(bundle)) == ("files", AuditVerdict.FOREIGN_FILE)
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("artifacts", Verdict.FOREIGN_FILE)  # [29]
+    assert failed(verify(bundle)) == ("artifacts", AuditVerdict.FOREIGN_FILE)  # [29]
     (bundle / "artifacts" / "base-2" / "extra.bin").unlink()
     (bundle / "tile" / "0" / "000.p" / "26").unlink()
-    assert failed(verify(bundle)) == ("files", Verdict.INCOMPLETE)
+    assert failed(verify(bundle)) == ("files", AuditVerdict.INCOMPLETE)
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("log", Verdict.INCOMPLETE)
+    assert failed(verify(bundle)) == ("log", AuditVerdict.INCOMPLETE)
     (bundle / "MANIFEST.sha256").unlink()
-    assert failed(verify(bundle)) == ("files", Verdict.INCOMPLETE)
+    assert failed(verify(bundle)) == ("files", AuditVerdict.INCOMPLETE)
 
 
 def test_a_renamed_model_file_with_the_same_bytes_is_noticed(bundle: Path) -> None:
     config = bundle / "artifacts" / "base-2" / "config.json"  # [29]
     config.rename(config.with_name("settings.json"))
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("artifacts", Verdict.FAILS)
+    assert failed(verify(bundle)) == ("artifacts", AuditVerdict.FAILS)
 
 
 def test_an_artifact_that_was_never_logged_is_refused(bundle: Path) -> None:
     shutil.copytree(bundle / "artifacts" / "base-2", bundle / "artifacts" / "base-3")
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("artifacts", Verdict.FAILS)
+    assert failed(verify(bundle)) == ("artifacts", AuditVerdict.FAILS)
 
 
 def test_a_release_with_other_parameters_than_the_rounds_led_to_is_refused(
@@ -157,7 +157,7 @@ def test_a_release_with_other_parameters_than_the_rounds_led_to_is_refused(
     world.run_round(1)
     world.add(world.release(1, manifest_digest=listed.digest))
     audit = verify(bundle_of(world, tmp_path, artifacts={"base-1": base}).folder)
-    assert failed(audit) == ("artifacts", Verdict.FAILS)
+    assert failed(audit) == ("artifacts", AuditVerdict.FAILS)
     assert "holds parameters" in audit.steps[-1].detail
 
 
@@ -167,10 +167,10 @@ def test_an_entry_or_proof_beside_a_release_must_be_of_this_log(
     place = bundle / "artifacts" / "base-2" / "tapestry"
     (place / "release.entry").write_bytes(made[0].entries[0])
     write_manifest(bundle)
-    assert verify(bundle).verdict is Verdict.HOLDS
+    assert verify(bundle).verdict is AuditVerdict.HOLDS
     (place / "release.entry").write_bytes(b"{}")
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("artifacts", Verdict.FAILS)
+    assert failed(verify(bundle)) == ("artifacts", AuditVerdict.FAILS)
 
 
 def test_a_manifest_alone_stands_for_an_artifact(bundle: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_manifest_alone_stands_for_an_artifact(bundle: Path) -> None:
     (base / "tokenizer.model").unlink()
     write_manifest(bundle)
     audit = verify(bundle)
-    assert audit.verdict is Verdict.HOLDS
+    assert audit.verdict is AuditVerdict.HOLDS
     counts = {step.name: step.counts for step in audit.steps}
     assert counts["artifacts"] == {"logged": 2, "whole": 0, "manifests": 1}
 
@@ -188,29 +188,29 @@ def test_a_manifest_alone_stands_for_an_artifact(bundle: Path) -> None:
 @pytest.mark.parametrize("kind", ["link", "folder-link", "pipe"])
 def test_links_and_devices_are_refused(bundle: Path, kind: str) -> None:  # [31]
     if kind == "link":
-        (bundle / "policy.txt").unlink()
-        (bundle / "policy.txt").symlink_to(bundle / "checkpoint")
+        (bundle / "trust-policy.txt").unlink()
+        (bundle / "trust-policy.txt").symlink_to(bundle / "checkpoint")
     elif kind == "folder-link":
         shutil.move(bundle / "tile", bundle.parent / "elsewhere")
         (bundle / "tile").symlink_to(bundle.parent / "elsewhere")
     else:
         os.mkfifo(bundle / "artifacts" / "pipe")
-    assert failed(verify(bundle)) == ("files", Verdict.FOREIGN_FILE)
+    assert failed(verify(bundle)) == ("files", AuditVerdict.FOREIGN_FILE)
 
 
 @pytest.mark.parametrize(
     ("name", "verdict"),
     [
-        ("../outside", Verdict.FAILS),
-        ("/etc/passwd", Verdict.FAILS),
-        ("tile/../checkpoint", Verdict.FAILS),
-        ("a\\b", Verdict.FAILS),
-        ("notes.txt", Verdict.FOREIGN_FILE),
-        ("tile", Verdict.FOREIGN_FILE),
+        ("../outside", AuditVerdict.FAILS),
+        ("/etc/passwd", AuditVerdict.FAILS),
+        ("tile/../checkpoint", AuditVerdict.FAILS),
+        ("a\\b", AuditVerdict.FAILS),
+        ("notes.txt", AuditVerdict.FOREIGN_FILE),
+        ("tile", AuditVerdict.FOREIGN_FILE),
     ],
 )
 def test_names_that_leave_the_bundle_are_refused(
-    bundle: Path, name: str, verdict: Verdict
+    bundle: Path, name: str, verdict: AuditVerdict
 ) -> None:
     path = bundle / "MANIFEST.sha256"  # [31]
     lines = [*path.read_text().splitlines(), f"{'0' * 64}  {name}"]
@@ -223,12 +223,12 @@ def test_an_oversize_checkpoint_is_refused_unread(bundle: Path) -> None:  # [11,
     (bundle / "checkpoint").write_bytes(b"\n" * 10**6)
     write_manifest(bundle)
     audit = verify(bundle)
-    assert failed(audit) == ("files", Verdict.FAILS)
+    assert failed(audit) == ("files", AuditVerdict.FAILS)
     assert "over" in audit.steps[-1].detail
 
 
 def test_a_file_is_not_a_bundle(bundle: Path) -> None:
-    for path in (bundle / "policy.txt", bundle / "nothing"):
+    for path in (bundle / "trust-policy.txt", bundle / "nothing"):
         with pytest.raises(ConfigError):
             verify(path)
 
@@ -244,29 +244,29 @@ def test_a_history_rewritten_by_log_and_witnesses_fails_against_an_old_view(
     for name in NAMES * 3:
         fork.add(fork.declaration(name), name, "node")
     bundle = rewritten(world, fork.entries, tmp_path)
-    assert verify(bundle).verdict is Verdict.HOLDS
-    assert failed(verify(bundle, since=kept)) == ("since", Verdict.FAILS)
+    assert verify(bundle).verdict is AuditVerdict.HOLDS
+    assert failed(verify(bundle, since=kept)) == ("since", AuditVerdict.FAILS)
 
 
 def test_a_rollback_fails_against_an_old_view(world: World, tmp_path: Path) -> None:
     bundle = rewritten(world, world.entries[:20], tmp_path)  # [3]
     assert verify(bundle, since=world.note(world.entries[:20])).verdict == 0
     audit = verify(bundle, since=world.note())
-    assert failed(audit) == ("since", Verdict.FAILS)
+    assert failed(audit) == ("since", AuditVerdict.FAILS)
     assert "rollback" in audit.steps[-1].detail
 
 
 def test_too_few_cosignatures_do_not_hold(world: World, bundle: Path) -> None:  # [5]
     (bundle / "checkpoint").write_bytes(world.note(witnesses=NAMES[:2]))
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("signatures", Verdict.FAILS)
+    assert failed(verify(bundle)) == ("signatures", AuditVerdict.FAILS)
 
 
 def test_a_policy_of_somebody_else_does_not_hold(bundle: Path) -> None:  # [19]
     other = World()
     other.log_key = SigningKey.generate("tapestry.example/log")
     audit = verify(bundle, trust=other.trust.encode())
-    assert failed(audit) == ("signatures", Verdict.FAILS)
+    assert failed(audit) == ("signatures", AuditVerdict.FAILS)
 
 
 def test_a_member_whose_witness_is_not_trusted_is_noticed(
@@ -281,7 +281,7 @@ def test_a_member_whose_witness_is_not_trusted_is_noticed(
     )
     assert lines != stranger.trust.encode().decode().splitlines()
     audit = verify(bundle, trust=stranger.trust.encode())
-    assert failed(audit) == ("charter", Verdict.FAILS)
+    assert failed(audit) == ("charter", AuditVerdict.FAILS)
 
 
 def test_an_entry_that_breaks_a_rule_exits_with_two(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_an_entry_that_breaks_a_rule_exits_with_two(tmp_path: Path) -> None:
     bad = renamed(world.manifest(3), policy_digest=fake_digest("lax"))
     entries = [*world.entries, world.entry(RoundOpened(manifest=bad))]
     audit = verify(rewritten(world, entries, tmp_path))
-    assert failed(audit) == ("events", Verdict.RULE_BROKEN)
+    assert failed(audit) == ("events", AuditVerdict.RULE_BROKEN)
     assert audit.steps[-1].detail.startswith("entry 26:")
 
 
@@ -300,7 +300,7 @@ def test_a_commitment_before_its_round_was_opened_exits_with_two(
     commitment = world.commitment("fr", world.manifest())
     entries = [*world.entries, world.entry(commitment, "fr", "node")]
     audit = verify(rewritten(world, entries, tmp_path))
-    assert failed(audit) == ("events", Verdict.RULE_BROKEN)
+    assert failed(audit) == ("events", AuditVerdict.RULE_BROKEN)
 
 
 def test_an_understated_epsilon_exits_with_two(tmp_path: Path) -> None:  # [23]
@@ -309,7 +309,7 @@ def test_an_understated_epsilon_exits_with_two(tmp_path: Path) -> None:  # [23]
     world.add(RoundOpened(manifest=plan))
     world.add(world.account(plan, epsilon="1.98"), "fr", "node")
     audit = verify(bundle_of(world, tmp_path).folder)
-    assert failed(audit) == ("privacy", Verdict.RULE_BROKEN)
+    assert failed(audit) == ("privacy", AuditVerdict.RULE_BROKEN)
     assert "fr reports epsilon 1.98" in audit.steps[-1].detail
     assert [account.is_understated for account in audit.accounts] == [True]
 
@@ -322,7 +322,7 @@ def test_an_epsilon_understated_on_an_adapters_card_exits_with_two(
     world.add(low, "fr", "node")
     world.add(world.adapter_account("fr-other"), "fr", "node")
     audit = verify(bundle_of(world, tmp_path).folder)
-    assert failed(audit) == ("privacy", Verdict.RULE_BROKEN)
+    assert failed(audit) == ("privacy", AuditVerdict.RULE_BROKEN)
 
 
 def test_a_federation_without_noise_promises_nothing(tmp_path: Path) -> None:
@@ -334,23 +334,23 @@ def test_a_federation_without_noise_promises_nothing(tmp_path: Path) -> None:
     account = changed(world.account(plan), mechanism="none", epsilon_run=None)
     world.add(account, "fr", "node")
     audit = verify(bundle_of(world, tmp_path).folder)
-    assert audit.verdict is Verdict.HOLDS
+    assert audit.verdict is AuditVerdict.HOLDS
     assert audit.accounts[0].recomputed is None
 
 
 @pytest.mark.parametrize(
     ("forge", "verdict"),
     [
-        (lambda p: p.replace(b"data.declared", b"vote.cast"), Verdict.INCOMPLETE),
-        (lambda p: p.replace(b'"v":1', b'"v":2'), Verdict.INCOMPLETE),
-        (lambda p: p.replace(b'"v":1', b'"v":1 '), Verdict.FAILS),
-        (lambda p: p.replace(b'"records":', b'"x":1,"records":'), Verdict.FAILS),
-        (lambda p: p.replace(b'"fr"', b'"de"', 1), Verdict.RULE_BROKEN),
+        (lambda p: p.replace(b"data.declared", b"vote.cast"), AuditVerdict.INCOMPLETE),
+        (lambda p: p.replace(b'"v":1', b'"v":2'), AuditVerdict.INCOMPLETE),
+        (lambda p: p.replace(b'"v":1', b'"v":1 '), AuditVerdict.FAILS),
+        (lambda p: p.replace(b'"records":', b'"x":1,"records":'), AuditVerdict.FAILS),
+        (lambda p: p.replace(b'"fr"', b'"de"', 1), AuditVerdict.RULE_BROKEN),
     ],
     ids=["future-type", "future-version", "spaces", "extra-key", "other-actor"],
 )
 def test_entries_that_are_well_signed_but_wrong(
-    tmp_path: Path, forge: Callable[[bytes], bytes], verdict: Verdict
+    tmp_path: Path, forge: Callable[[bytes], bytes], verdict: AuditVerdict
 ) -> None:
     world = World().found()  # [10, 17]
     signed = entry_module.open_entry(world.entry(world.declaration("fr"), "fr", "node"))
@@ -376,7 +376,7 @@ def resign(payload: bytes, key: SigningKey) -> bytes:
 def test_another_genesis_is_noticed(bundle: Path) -> None:
     (bundle / "genesis.sha256").write_text(fake_digest("other") + "\n")
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("charter", Verdict.FAILS)
+    assert failed(verify(bundle)) == ("charter", AuditVerdict.FAILS)
 
 
 def test_an_empty_log_has_no_verdict(world: World, tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_an_empty_log_has_no_verdict(world: World, tmp_path: Path) -> None:
     public.mkdir()
     (public / "checkpoint").write_bytes(empty.note([], at=world.now))
     tiles.write(public, [])
-    (public / "policy.txt").write_bytes(world.trust.encode())
+    (public / "trust-policy.txt").write_bytes(world.trust.encode())
     (public / "genesis.sha256").write_text(world.genesis + "\n")
     write_manifest(public)
-    assert failed(verify(public)) == ("charter", Verdict.INCOMPLETE)
+    assert failed(verify(public)) == ("charter", AuditVerdict.INCOMPLETE)

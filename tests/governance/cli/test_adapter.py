@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tapestry.artifacts import manifest
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tests.support.adapter_folders import (
     make_adapter,
     make_base,
@@ -111,7 +111,7 @@ def test_an_adapter_alone_gets_no_verdict(demo: Path, tmp_path: Path) -> None:
     assert words(both) == {"folder": "holds", "base": "holds", "log": "holds"}
 
 
-NOTE = "note: trusted was the bundle's own policy.txt"
+NOTE = "note: trusted was the bundle's own trust-policy.txt"
 
 
 def test_without_a_trust_file_of_ones_own_there_is_a_note(demo: Path) -> None:
@@ -127,10 +127,10 @@ def test_without_a_trust_file_of_ones_own_there_is_a_note(demo: Path) -> None:
 
 
 def test_a_bundle_that_others_vouch_for_is_not_trusted(demo: Path) -> None:
-    """Whoever made the bundle made its policy.txt, too."""
+    """Whoever made the bundle made its trust-policy.txt, too."""
     stranger = World()
     stranger.log_key = stranger.keys["de", "node"]
-    trust = Trust.of_members(
+    trust = TrustPolicy.of_members(
         stranger.log_key.verify_key,
         [stranger.keys[name, "witness"].verify_key for name in NAMES],
     )

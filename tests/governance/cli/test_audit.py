@@ -41,7 +41,7 @@ def run(*words: object) -> Result:
 
 
 def test_a_bundle_that_holds_exits_with_zero_and_says_why(bundle: Path) -> None:
-    result = run("verify", bundle, "--trust", bundle / "policy.txt")
+    result = run("verify", bundle, "--trust", bundle / "trust-policy.txt")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["holds", "files", "7", "files,", "each", "as", "listed"]
@@ -54,7 +54,7 @@ def test_a_bundle_that_holds_exits_with_zero_and_says_why(bundle: Path) -> None:
 
 def test_an_empty_policy_trusts_nobody(bundle: Path, tmp_path: Path) -> None:
     """A download that broke off must not fall back to what the bundle says."""
-    empty = tmp_path / "policy.txt"
+    empty = tmp_path / "trust-policy.txt"
     empty.touch()
     result = run("verify", bundle, "--trust", empty)
     assert result.exit_code == 1
@@ -158,7 +158,7 @@ def test_an_audit_needs_no_machine_learning(bundle: Path) -> None:
 def test_a_statement_that_cannot_be_made_is_json_where_json_was_asked(
     bundle: Path, tmp_path: Path
 ) -> None:
-    trust = tmp_path / "policy.txt"
+    trust = tmp_path / "trust-policy.txt"
     trust.write_text("garbage\n")
     result = run("statement", bundle, "base-2", "--trust", trust, "--json")
     assert result.exit_code == 1

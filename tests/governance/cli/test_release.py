@@ -33,7 +33,7 @@ def test_a_release_of_the_demo_holds_without_further_options(release: Path) -> N
 
 
 def test_a_policy_of_ones_own_is_used(demo: Path, release: Path) -> None:
-    policy = demo / "bundle" / "policy.txt"
+    policy = demo / "bundle" / "trust-policy.txt"
     assert _run("verify", release, "--trust", policy).exit_code == 0
     (demo / "empty").touch()
     result = _run("verify", release, "--trust", demo / "empty")

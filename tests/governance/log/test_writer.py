@@ -24,7 +24,7 @@ from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import Checkpoint, read_claim
 from tapestry.tlog.merkle import leaf_hash, root, verify_consistency
 from tapestry.tlog.proof import Proof
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.log.writer import Log
 from tests.support.cosigning import (
     LOG_KEY,
@@ -171,11 +171,11 @@ def test_wrong_cosignatures_are_refused_one_by_one(log: Log) -> None:
 def test_lines_of_former_witnesses_do_not_count(log: Log) -> None:
     publish(log)
     keys = [witness.verify_key for witness in WITNESSES]
-    smaller = Trust.of_members(LOG_KEY.verify_key, keys[1:])
+    smaller = TrustPolicy.of_members(LOG_KEY.verify_key, keys[1:])
     note = log.publish(trust=smaller)
     assert len(smaller.open(note).cosignatures) == 2
     with pytest.raises(QuorumError):
-        log.publish(trust=Trust.of_members(LOG_KEY.verify_key, keys[3:]))
+        log.publish(trust=TrustPolicy.of_members(LOG_KEY.verify_key, keys[3:]))
 
 
 def test_the_public_files_verify_at_every_step(log: Log) -> None:

@@ -11,10 +11,16 @@ from hypothesis import strategies as st
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.dialogue import Dialogue
 from tapestry.workloads.language.peft_folder import BaseName
-from tapestry_node.adapters.model_card import Asking, Card, Promise, Sample, render
+from tapestry_node.adapters.model_card import (
+    AdapterPromise,
+    Asking,
+    Card,
+    SampleAnswer,
+    render,
+)
 from tapestry_node.adapters.sample_answers import asking, first_tokens, prompts_of
 
-PROMISE = Promise(
+PROMISE = AdapterPromise(
     epsilon=None,
     fallback=None,
     target_delta="0.001",
@@ -77,7 +83,9 @@ def parts(text: str) -> tuple[Any, str]:
 
 @pytest.mark.parametrize("nasty", NASTY, ids=range(len(NASTY)))
 def test_answers_cannot_leave_their_fences(nasty: str) -> None:
-    text = render(card(samples=(Sample(prompt=nasty, base=nasty, adapter=nasty),) * 3))
+    text = render(
+        card(samples=(SampleAnswer(prompt=nasty, base=nasty, adapter=nasty),) * 3)
+    )
     front, body = parts(text)
     assert front["tapestry"]["adapter"] == "italy"
     lines = outside_fences(body)
@@ -91,7 +99,7 @@ def test_answers_cannot_leave_their_fences(nasty: str) -> None:
 @settings(max_examples=20)
 @given(st.text(), st.text())
 def test_no_text_breaks_a_card(answer: str, country: str) -> None:
-    sample = Sample(prompt=answer, base=answer, adapter=answer)
+    sample = SampleAnswer(prompt=answer, base=answer, adapter=answer)
     front, body = parts(render(card(country=country, samples=(sample,))))
     assert front["tapestry"]["country"] == country
     lines = outside_fences(body)
@@ -100,7 +108,7 @@ def test_no_text_breaks_a_card(answer: str, country: str) -> None:
 
 
 def test_an_ordinary_answer_is_printed_as_it_is() -> None:
-    sample = Sample(prompt="Ciao, come", base="va?\n- sì", adapter="stai — bene!")
+    sample = SampleAnswer(prompt="Ciao, come", base="va?\n- sì", adapter="stai — bene!")
     body = parts(render(card(samples=(sample,))))[1]
     for text in ("Ciao, come", "va?\n- sì", "stai — bene!"):
         assert f"```text\n{text}\n```" in body

@@ -12,11 +12,11 @@ import tomli_w
 from tapestry import storage
 from tapestry.errors import ResourceError
 from tapestry.protocol.wire_messages import Kind, Message, Reason
-from tapestry_governance.audit.verify import Verdict
+from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.types import AdapterPublished, DpAccounted
 from tapestry_node.adapters import adapter_trainer, publication
 from tapestry_node.budget.ledger import Ledger
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 from tapestry_node.round.admission import Refused
 from tests.support.federation import NAMES, Base, Deliver, Federation, Killed
 
@@ -98,7 +98,7 @@ def once(federation: Federation, *, version: int = 1) -> None:
     node = federation.restart("fr")  # a ledger behind the log would refuse for ever
     assert node.store.outbox() == []
     federation.bundle()
-    assert federation.audit().verdict is Verdict.HOLDS
+    assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
 Place = tuple[Any, str, int]  # an owner, its function, and which call of it
@@ -112,7 +112,7 @@ STEPS: dict[str, Place] = {
     "copy the account": (storage, "replace", 3),
     "sync": (publication, "_sync", 1),
     "publish": (storage, "replace", 4),
-    "post": (Store, "post", 1),
+    "post": (NodeState, "post", 1),
     "pack": (publication, "_message", 1),
 }
 REPEATED = {("train", True), ("keep the update", False)}  # nothing was left of it
@@ -269,7 +269,7 @@ def test_one_failed_training_is_paid_for_however_often_it_is_asked_for(
     assert len(accounts(federation)) == 1
     assert answers(federation)[-1] == "training_failed"
     with pytest.raises(Refused, match="restart the node") as caught:  # nor a round
-        federation.nodes["fr"]._desk.check_failed("run")
+        federation.nodes["fr"]._context.check_failed("run")
     assert caught.value.reason is Reason.TRAINING_FAILED
 
 
@@ -286,7 +286,7 @@ def test_a_failure_after_the_training_lets_no_other_training_begin(
 
     monkeypatch.setattr(adapter_trainer, "write", write)
     federation.run()
-    assert federation.nodes["fr"]._desk.failed == {"run"}
+    assert federation.nodes["fr"]._context.failed == {"run"}
     for _ in range(2):  # what was trained and paid for is published all the same
         federation.run()
     assert trainings.count == 1

@@ -23,9 +23,9 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.privacy import accounting
-from tapestry_node.budget.ledger import Charge, FileMirror, Ledger, Terms
+from tapestry_node.budget.ledger import Charge, HeadFile, Ledger, PrivacyPromise
 
-TERMS = Terms(
+TERMS = PrivacyPromise(
     dataset=digest(b"records"),
     records=1000,
     epsilon=4.0,
@@ -243,23 +243,23 @@ def test_a_log_that_knows_more_than_ledger_and_mirror_is_believed(path: Path) ->
 
 
 def test_a_crash_between_database_and_mirror_is_mended(path: Path) -> None:
-    class Crashing(FileMirror):
+    class Crashing(HeadFile):
         def record(self, number: int, digest: str) -> None:
             raise KeyboardInterrupt((number, digest))
 
     mirror = path.with_name("mirror")
-    Ledger.open(path, TERMS, mirror=FileMirror(mirror)).reserve(charge(1))
+    Ledger.open(path, TERMS, mirror=HeadFile(mirror)).reserve(charge(1))
     ledger = Ledger.open(path, TERMS, mirror=Crashing(mirror))
     with pytest.raises(KeyboardInterrupt):
         ledger.spend(charge(1))
-    after = Ledger.open(path, TERMS, mirror=FileMirror(mirror))
+    after = Ledger.open(path, TERMS, mirror=HeadFile(mirror))
     assert [row.state for row in after.rows()] == ["spent"]
     after.reserve(charge(2))
-    assert len(Ledger.open(path, TERMS, mirror=FileMirror(mirror)).rows()) == 2
+    assert len(Ledger.open(path, TERMS, mirror=HeadFile(mirror)).rows()) == 2
 
 
 def test_a_mirror_line_cut_by_a_crash_does_not_count(path: Path) -> None:
-    mirror = FileMirror(path)
+    mirror = HeadFile(path)
     mirror.record(1, digest(b"1"))
     path.write_bytes(path.read_bytes() + b"2 sha2")
     assert mirror.latest() == (1, digest(b"1"))

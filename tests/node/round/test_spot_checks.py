@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import ProtocolError, VerificationError
-from tapestry.protocol.wire_messages import CHUNK_BYTES, Ask, Message
+from tapestry.protocol.wire_messages import CHUNK_BYTES, ChunkRequest, Message
 from tapestry.secagg.chunks import chunk_leaves, chunk_root
 from tapestry.secagg.messages import Result
 from tapestry.secagg.server import Unmasked
-from tapestry.secagg.transcript import Evidence, FalseSum, SumChecker
+from tapestry.secagg.transcript import ChunkProof, FalseSum, SumChecker
 from tapestry.tlog.merkle import inclusion_proof
 from tapestry_governance.audit.sum_evidence import Spot, pack_spot, read_spot
-from tapestry_node.node_state import Store
+from tapestry_node.node_state import NodeState
 from tapestry_node.round.admission import Refused
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 from tests.support.secagg_cohort import Federation
@@ -40,9 +40,9 @@ class Finished:
         return pack_spot(spot, round_number=number or ours)
 
 
-def cut(chunks: Sequence[bytes | memoryview], index: int) -> Evidence:
+def cut(chunks: Sequence[bytes | memoryview], index: int) -> ChunkProof:
     proof = inclusion_proof(chunk_leaves(chunks), index)
-    return Evidence(chunk=chunks[index], proof=proof)
+    return ChunkProof(chunk=chunks[index], proof=proof)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def lying(honest: Finished) -> Finished:
 
 
 def checks(folder: Path, finished: Finished, *, wanted: int) -> SpotChecks:
-    store = Store(folder / "state.db")
+    store = NodeState(folder / "state.db")
     made = SpotChecks(store=store, wanted=wanted, folder=folder)
     taken = Taken(
         manifest=finished.federation.manifest, result=finished.result, index=7
@@ -79,10 +79,10 @@ def test_a_node_asks_until_it_has_seen_what_it_drew(
     asked = spots.asks()
     assert len({ask.chunk for ask in asked}) == 3
     for left, ask in zip((2, 1, 0), asked, strict=True):
-        assert spots.unseen(run) == [1]
+        assert spots.pending_rounds(run) == [1]
         spots.check(honest.show(ask.chunk))
         assert len(spots.asks()) == left
-    assert spots.unseen(run) == []
+    assert spots.pending_rounds(run) == []
 
 
 def test_a_draw_is_made_once_and_survives_a_restart(
@@ -180,7 +180,7 @@ def test_what_was_not_asked_for_is_refused(tmp_path: Path, honest: Finished) -> 
         spots.check(honest.show((ask.chunk + 1) % CHUNKS))
     with pytest.raises(Refused, match="nothing of round 9 is open"):
         spots.check(honest.show(ask.chunk, number=9))
-    assert spots.asks() == [Ask(round_number=1, chunk=ask.chunk)]
+    assert spots.asks() == [ChunkRequest(round_number=1, chunk=ask.chunk)]
 
 
 def test_a_node_that_wants_none_draws_none(tmp_path: Path, honest: Finished) -> None:

@@ -20,13 +20,13 @@ from tapestry.workloads.plan_checks import local_steps
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.dp_sgd import (
     Fit,
-    Progress,
     Runtime,
+    StepProgress,
     fit,
     noiseless_step,
     update,
 )
-from tapestry_node.training.microbatches import Limits
+from tapestry_node.training.microbatches import BatchLimits
 from tapestry_node.training.per_example_gradients import Problem
 from tests.support import tiny_models
 
@@ -120,7 +120,11 @@ def test_noise_is_drawn_once_a_step_however_many_physical_batches() -> None:
     plan = {"steps": 1, "batch_size": 15, "learning_rate": "15"}
     changes = [
         run(units, plan=plan, runtime_=runtime(limits=limits))[0]
-        for limits in (Limits(rows=1), Limits(), Limits(gradient_bytes=0))
+        for limits in (
+            BatchLimits(rows=1),
+            BatchLimits(),
+            BatchLimits(gradient_bytes=0),
+        )
     ]
     for other in changes[1:]:
         assert np.linalg.norm(other - changes[0]) < 1e-4
@@ -130,7 +134,7 @@ def test_noise_is_drawn_once_a_step_however_many_physical_batches() -> None:
 def test_batches_are_poisson_samples() -> None:
     drawn: list[int] = []
 
-    def note(progress: Progress) -> None:
+    def note(progress: StepProgress) -> None:
         drawn.append(progress.drawn)
 
     units = [Unit(sequences=((5, 6),))] * 40

@@ -14,7 +14,7 @@ from tapestry_node.round.admission import Refused
 from tapestry_node.training import dp_sgd
 from tapestry_node.training import machine_checks as module
 from tapestry_node.training.machine_checks import Trainable, check_memory
-from tapestry_node.training.microbatches import Limits
+from tapestry_node.training.microbatches import BatchLimits
 from tests.support import tiny_models
 
 PLAN = tiny_models.training_plan(
@@ -29,7 +29,7 @@ def model() -> LanguageModel:
 
 def asked(model: LanguageModel, **changes: Any) -> Refused | None:
     plan = PLAN.model_copy(update=changes)
-    found = Trainable(workload=model, records=64, limits=Limits())
+    found = Trainable(workload=model, records=64, limits=BatchLimits())
     try:
         found.check(plan, tiny_models.privacy_plan(), load=lambda: None)
     except Refused as error:
@@ -43,12 +43,12 @@ def test_what_fits_is_tried_once_for_each_plan(
     tries: list[str] = []
     honest = dp_sgd.probe
 
-    def probe(workload: Any, plan: Any, *, limits: Limits) -> None:
+    def probe(workload: Any, plan: Any, *, limits: BatchLimits) -> None:
         tries.append(plan.factor_seed)
         honest(workload, plan, limits=limits)
 
     monkeypatch.setattr(dp_sgd, "probe", probe)
-    found = Trainable(workload=model, records=64, limits=Limits())
+    found = Trainable(workload=model, records=64, limits=BatchLimits())
     for seed in ("0", "1", "1"):
         plan = PLAN.model_copy(update={"factor_seed": seed * 64})
         found.check(plan, tiny_models.privacy_plan(), load=lambda: None)
@@ -95,7 +95,7 @@ def test_another_bases_broken_values_are_no_fault_of_the_model(
     good = model.parameters()
     name = next(iter(good))
     model.load({**good, name: good[name] * float("nan")})
-    found = Trainable(workload=model, records=64, limits=Limits())
+    found = Trainable(workload=model, records=64, limits=BatchLimits())
     with pytest.raises(Refused, match="model_unsupported"):
         found.check(PLAN, tiny_models.privacy_plan(), load=lambda: None)
     found.check(PLAN, tiny_models.privacy_plan(), load=lambda: model.load(good))

@@ -23,11 +23,11 @@ from tapestry.workloads.language.architectures import (
     check_rotary,
 )
 from tapestry_node.training import per_example_gradients
-from tapestry_node.training.microbatches import Limits, alike, pack
+from tapestry_node.training.microbatches import BatchLimits, alike, pack
 from tapestry_node.training.per_example_gradients import Problem, attached
 from tests.support import tiny_models
 
-LOOP = Limits(gradient_bytes=0)
+LOOP = BatchLimits(gradient_bytes=0)
 Trained = Callable[[nn.Module], AbstractContextManager[Problem]]
 TRAINED: dict[str, Trained] = {
     "full": tiny_models.full,
@@ -37,7 +37,7 @@ TRAINED: dict[str, Trained] = {
 
 
 def clipped_sum(
-    problem: Problem, units: Sequence[Unit], clip_norm: float, limits: Limits
+    problem: Problem, units: Sequence[Unit], clip_norm: float, limits: BatchLimits
 ) -> Tensor:
     with attached(problem, limits, private=True) as gradients:
         assert gradients.by_rows == (limits.gradient_bytes > 0)
@@ -66,7 +66,7 @@ def test_rows_and_loop_both_give_the_sum_by_hand(
     units = tiny_models.units(9, sequences=sequences)
     with TRAINED[trained](tiny_models.llama(tied=tied)) as problem:
         want = by_hand(problem, units, clip_norm)
-        for limits in (Limits(), LOOP):
+        for limits in (BatchLimits(), LOOP):
             got = clipped_sum(problem, units, clip_norm, limits)
             assert float((got - want).norm()) < 1e-5 * float(want.norm())
 
@@ -79,7 +79,7 @@ def test_every_allowed_architecture_gives_the_sum_by_hand(
     with TRAINED[trained](tiny_models.llama(kind=kind)) as problem:
         units = tiny_models.units(5)
         want = by_hand(problem, units, 0.05)
-        got = clipped_sum(problem, units, 0.05, Limits())
+        got = clipped_sum(problem, units, 0.05, BatchLimits())
         assert float((got - want).norm()) < 1e-5 * float(want.norm())
 
 
@@ -96,17 +96,17 @@ def test_physical_batches_never_show_in_the_sum(
 ) -> None:
     units = tiny_models.units(7, sequences=sequences)
     shuffled = data.draw(st.permutations(units))
-    limits = Limits(rows=rows, tokens=tokens)
+    limits = BatchLimits(rows=rows, tokens=tokens)
     with tiny_models.lora(tiny_models.llama()) as problem:
         want = clipped_sum(problem, units, 0.05, LOOP)
         got = clipped_sum(problem, shuffled, 0.05, limits)
     assert float((got - want).norm()) < 1e-5 * float(want.norm())
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(rows=3), LOOP])
+@pytest.mark.parametrize("limits", [BatchLimits(), BatchLimits(rows=3), LOOP])
 @pytest.mark.parametrize("clip_norm", [1e-3, 0.1, 10.0])
 def test_one_unit_more_moves_the_sum_by_less_than_the_bound(
-    clip_norm: float, limits: Limits
+    clip_norm: float, limits: BatchLimits
 ) -> None:
     units = tiny_models.units(12, sequences=2)
     with tiny_models.full(tiny_models.llama()) as problem:
@@ -120,11 +120,11 @@ def test_a_unit_moves_the_others_by_rounding_far_below_the_slack(trained: str) -
     clip_norm = 0.01
     units = tiny_models.units(200, seed=3)
     with TRAINED[trained](tiny_models.llama()) as problem:
-        everything = clipped_sum(problem, units, clip_norm, Limits())
+        everything = clipped_sum(problem, units, clip_norm, BatchLimits())
         for place in (0, 120):
             others = [*units[:place], *units[place + 1 :]]
-            own = clipped_sum(problem, [units[place]], clip_norm, Limits())
-            rest = clipped_sum(problem, others, clip_norm, Limits())
+            own = clipped_sum(problem, [units[place]], clip_norm, BatchLimits())
+            rest = clipped_sum(problem, others, clip_norm, BatchLimits())
             moved = float((everything - own - rest).norm())
             assert moved < 5e-6 * clip_norm < 0.01 * SLACK * clip_norm  # seen: 1e-6
 
@@ -133,7 +133,7 @@ def test_a_record_of_many_sequences_counts_as_one() -> None:
     (one,) = tiny_models.units(1)
     many = Unit(sequences=one.sequences * 50)
     with tiny_models.lora(tiny_models.llama()) as problem:
-        for limits in (Limits(), Limits(rows=64, tokens=10_000), LOOP):
+        for limits in (BatchLimits(), BatchLimits(rows=64, tokens=10_000), LOOP):
             short = clipped_sum(problem, [one], 0.01, limits)
             long = clipped_sum(problem, [many], 0.01, limits)
             assert float(long.norm()) == pytest.approx(0.01, rel=2e-3)
@@ -152,7 +152,7 @@ def test_memory_for_gradients_bounds_the_rows_and_then_picks_the_loop() -> None:
         watched = replace(problem, losses=losses)
         for rows, by_rows, most in ((16, True, 9), (3, True, 3), (1, False, 2)):
             largest = 0
-            limits = Limits(gradient_bytes=8 * problem.length * rows)
+            limits = BatchLimits(gradient_bytes=8 * problem.length * rows)
             with attached(watched, limits, private=True) as gradients:
                 assert gradients.by_rows == by_rows
                 gradients.clipped_sum(tiny_models.units(9), clip_norm=1.0)
@@ -162,7 +162,7 @@ def test_memory_for_gradients_bounds_the_rows_and_then_picks_the_loop() -> None:
 def test_no_units_give_zero_without_running_the_model() -> None:
     with (
         tiny_models.full(tiny_models.llama()) as problem,
-        attached(problem, Limits(), private=True) as gradients,
+        attached(problem, BatchLimits(), private=True) as gradients,
     ):
         object.__setattr__(problem, "losses", None)
         total, tally = gradients.clipped_sum([], clip_norm=1.0)
@@ -170,10 +170,10 @@ def test_no_units_give_zero_without_running_the_model() -> None:
     assert tally.units == 0
 
 
-@pytest.mark.parametrize("limits", [Limits(), LOOP])
+@pytest.mark.parametrize("limits", [BatchLimits(), LOOP])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_counts_as_zero(
-    bad: float, limits: Limits
+    bad: float, limits: BatchLimits
 ) -> None:
     poison = Unit(sequences=((9, 9, 9),))
 
@@ -195,7 +195,7 @@ def test_plain_gradients_are_neither_clipped_nor_different() -> None:
     units = tiny_models.units(9, sequences=2)
     with tiny_models.full(tiny_models.llama()) as problem:
         want = by_hand(problem, units, 1e9)
-        with attached(problem, Limits(rows=5), private=False) as gradients:
+        with attached(problem, BatchLimits(rows=5), private=False) as gradients:
             got, tally = gradients.plain_sum(units)
     assert float((got.double() - want).norm()) < 2e-3 * float(want.norm())
     assert tally.units == 9
@@ -204,7 +204,7 @@ def test_plain_gradients_are_neither_clipped_nor_different() -> None:
 def test_a_frozen_factor_gets_no_gradient_at_all() -> None:
     with (
         tiny_models.lora(tiny_models.llama()) as problem,
-        attached(problem, Limits(), private=True) as gradients,
+        attached(problem, BatchLimits(), private=True) as gradients,
     ):
         gradients.clipped_sum(tiny_models.units(3), clip_norm=1.0)
         named = {id(p) for _, p in problem.parameters}
@@ -216,7 +216,7 @@ def test_a_frozen_factor_gets_no_gradient_at_all() -> None:
 def test_nothing_of_opacus_stays_behind() -> None:
     model = tiny_models.llama()
     with tiny_models.full(model) as problem:
-        with attached(problem, Limits(), private=True) as gradients:
+        with attached(problem, BatchLimits(), private=True) as gradients:
             gradients.clipped_sum(tiny_models.units(3), clip_norm=1.0)
         assert not model.training
         for parameter in model.parameters():
@@ -240,11 +240,11 @@ def test_a_failed_batch_leaves_nothing_to_the_next_training() -> None:
         want = clipped_sum(problem, units, 0.1, LOOP)
         failing = replace(problem, losses=losses)
         with pytest.raises(MemoryError):
-            clipped_sum(failing, units, 0.1, Limits())
+            clipped_sum(failing, units, 0.1, BatchLimits())
         for module in problem.module.modules():
             assert not hasattr(module, "activations")
             assert not hasattr(module, "max_batch_len")
-        got = clipped_sum(problem, units, 0.1, Limits())
+        got = clipped_sum(problem, units, 0.1, BatchLimits())
     assert float((got - want).norm()) < 1e-5 * float(want.norm())
 
 
@@ -255,7 +255,7 @@ def test_a_loss_averaged_over_the_tokens_of_a_batch_is_refused() -> None:
         )
         with (
             pytest.raises(ConfigError, match="losses differ from the one-example"),
-            attached(mean, Limits(), private=True),
+            attached(mean, BatchLimits(), private=True),
         ):
             pass
 
@@ -269,14 +269,16 @@ def test_a_base_that_cannot_learn_is_refused_in_words(factor: float) -> None:
     with (
         tiny_models.full(module) as problem,
         pytest.raises(ConfigError, match="a base whose values vanish or overflow"),
-        attached(problem, Limits(), private=True),
+        attached(problem, BatchLimits(), private=True),
     ):
         pass
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(rows=1), Limits(tokens=8)])
+@pytest.mark.parametrize(
+    "limits", [BatchLimits(), BatchLimits(rows=1), BatchLimits(tokens=8)]
+)
 def test_wrong_gradients_of_a_layer_are_refused_whatever_the_limits(
-    monkeypatch: pytest.MonkeyPatch, limits: Limits
+    monkeypatch: pytest.MonkeyPatch, limits: BatchLimits
 ) -> None:
     from opacus.grad_sample import GradSampleHooks
 
@@ -287,7 +289,7 @@ def test_wrong_gradients_of_a_layer_are_refused_whatever_the_limits(
 
     monkeypatch.setitem(GradSampleHooks.GRAD_SAMPLERS, nn.Linear, wrong)
     with tiny_models.full(tiny_models.llama()) as problem:
-        for tried in (limits, Limits()):
+        for tried in (limits, BatchLimits()):
             with (
                 pytest.raises(ConfigError, match="gradients differ from the one-"),
                 attached(problem, tried, private=True),
@@ -306,7 +308,7 @@ def test_a_model_is_checked_at_its_first_use_and_after_each_refusal(
         right(summing, problem)
 
     def use(problem: Problem) -> int:
-        with attached(problem, Limits(), private=True):
+        with attached(problem, BatchLimits(), private=True):
             return len(checked)
 
     monkeypatch.setattr(per_example_gradients, "check_per_unit", check)
@@ -330,7 +332,7 @@ def test_dropout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         with (
             tiny_models.full(tiny_models.llama(attention_dropout=0.5)) as problem,
             pytest.raises(ConfigError, match=match),
-            attached(problem, Limits(), private=True),
+            attached(problem, BatchLimits(), private=True),
         ):
             pass
         monkeypatch.setattr(per_example_gradients, "check_architecture", lambda _: None)
@@ -344,7 +346,7 @@ def test_an_architecture_that_is_not_tested_is_refused(
         monkeypatch.setattr(problem.module, "config", SimpleNamespace(model_type=kind))
         with (
             pytest.raises(ConfigError, match="architecture"),
-            attached(problem, Limits(), private=True),
+            attached(problem, BatchLimits(), private=True),
         ):
             pass
 
@@ -368,7 +370,7 @@ def rotary_llama(kind: str) -> nn.Module:
     return tiny_models.llama(rope_parameters=rope)
 
 
-def moved_by_a_long_unit(module: nn.Module, limits: Limits) -> float:
+def moved_by_a_long_unit(module: nn.Module, limits: BatchLimits) -> float:
     """Say how far a unit of 140 tokens moves a sum of shorter ones bounded by 1."""
     generator = torch.Generator().manual_seed(1)
     *short, long = (
@@ -385,20 +387,20 @@ def moved_by_a_long_unit(module: nn.Module, limits: Limits) -> float:
     return float((with_it - without).norm())
 
 
-@pytest.mark.parametrize("limits", [Limits(), LOOP])
+@pytest.mark.parametrize("limits", [BatchLimits(), LOOP])
 @pytest.mark.parametrize("kind", sorted(ROTARY))
 def test_sequences_longer_than_a_models_positions_keep_the_bound(
-    kind: str, limits: Limits
+    kind: str, limits: BatchLimits
 ) -> None:
     assert 0.9 < moved_by_a_long_unit(rotary_llama(kind), limits) <= 1 - SLACK / 2
 
 
 @pytest.mark.parametrize(
     ("kind", "limits"),
-    [("longrope", Limits()), ("dynamic", Limits()), ("dynamic", LOOP)],
+    [("longrope", BatchLimits()), ("dynamic", BatchLimits()), ("dynamic", LOOP)],
 )
 def test_rotary_frequencies_that_depend_on_the_batch_break_the_bound_and_are_refused(
-    monkeypatch: pytest.MonkeyPatch, kind: str, limits: Limits
+    monkeypatch: pytest.MonkeyPatch, kind: str, limits: BatchLimits
 ) -> None:
     with pytest.raises(ConfigError, match=f"rotary type '{kind}'.*fixed are default"):
         moved_by_a_long_unit(rotary_llama(kind), limits)
@@ -443,7 +445,7 @@ def test_half_precision_is_refused() -> None:
     with (
         tiny_models.full(tiny_models.llama().bfloat16()) as problem,
         pytest.raises(ConfigError, match="float32"),
-        attached(problem, Limits(), private=True),
+        attached(problem, BatchLimits(), private=True),
     ):
         pass
 
@@ -453,7 +455,7 @@ def test_a_trainable_parameter_that_is_not_named_is_a_bug() -> None:
         fewer = replace(problem, parameters=problem.parameters[1:])
         with (
             pytest.raises(ValueError, match="trainable"),
-            attached(fewer, Limits(), private=True),
+            attached(fewer, BatchLimits(), private=True),
         ):
             pass
 
@@ -469,7 +471,7 @@ def test_packing_keeps_every_unit_whole_and_within_limits(
     lengths: list[list[int]], rows: int, tokens: int
 ) -> None:
     units = [Unit(sequences=tuple((1,) * n for n in row)) for row in lengths]
-    limits = Limits(rows=rows, tokens=tokens)
+    limits = BatchLimits(rows=rows, tokens=tokens)
     groups = list(pack(units, limits))
     assert sorted(map(id, units)) == sorted(id(u) for g in groups for u in g)
     for group in groups:
@@ -484,7 +486,7 @@ def test_packing_keeps_every_unit_whole_and_within_limits(
 def test_batches_take_every_sequence_once_and_little_padding(
     lengths: list[int], rows: int, tokens: int
 ) -> None:
-    limits = Limits(rows=rows, tokens=tokens)
+    limits = BatchLimits(rows=rows, tokens=tokens)
     batches = list(alike([(1,) * n for n in lengths], limits))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:

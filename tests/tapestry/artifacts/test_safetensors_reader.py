@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save
 
-from tapestry.artifacts.safetensors_reader import Limits, open_tensors
+from tapestry.artifacts.safetensors_reader import TensorLimits, open_tensors
 from tapestry.errors import IncompleteError, TapestryError, VerificationError
 
 FLOATS = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=5))
@@ -142,7 +142,7 @@ def test_a_file_with_a_second_reading_is_refused(tmp_path: Path, case: str) -> N
     content, message = BAD[case]
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    limits = Limits(header_bytes=4097, file_bytes=8192, tensors=8)
+    limits = TensorLimits(header_bytes=4097, file_bytes=8192, tensors=8)
     with pytest.raises(VerificationError, match=message) as caught:
         open_tensors(path, limits=limits)
     assert len(str(caught.value)) < 300
@@ -151,7 +151,7 @@ def test_a_file_with_a_second_reading_is_refused(tmp_path: Path, case: str) -> N
 def test_the_control_for_the_bad_ones_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(_raw(GOOD, b"\0" * 12))
-    assert open_tensors(path, limits=Limits(tensors=8)).is_zero("a")
+    assert open_tensors(path, limits=TensorLimits(tensors=8)).is_zero("a")
 
 
 def _link(path: Path) -> None:

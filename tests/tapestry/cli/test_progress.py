@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tapestry.cli import progress as module
-from tapestry.cli.progress import PHASES, STAGES, Event, live
-from tapestry_demo.runners import Clock
+from tapestry.cli.progress import PHASES, STAGES, ProgressEvent, live
+from tapestry_demo.runners import StageTimer
 
 
 class _Terminal(io.StringIO):
@@ -27,7 +27,7 @@ class _Clock:
         return self.now
 
 
-def _run(*events: Event, quiet: bool = False) -> list[str]:
+def _run(*events: ProgressEvent, quiet: bool = False) -> list[str]:
     stream = io.StringIO()
     with live("A run", quiet=quiet, stream=stream) as progress:
         for event in events:
@@ -35,7 +35,7 @@ def _run(*events: Event, quiet: bool = False) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def _board(clock: _Clock, *events: Event) -> str:
+def _board(clock: _Clock, *events: ProgressEvent) -> str:
     board = module._Board(title="A run", clock=clock, started=0.0)
     for event in events:
         board.apply(event)
@@ -63,7 +63,7 @@ def test_each_phase_of_each_round_gets_a_line() -> None:
 
 
 def test_steps_within_a_phase_do_not_flood_a_file() -> None:
-    steps: list[Event] = [
+    steps: list[ProgressEvent] = [
         {"stage": "adapter", "node": "italy", "done": n, "total": 900}
         for n in range(900)
     ]
@@ -73,7 +73,7 @@ def test_steps_within_a_phase_do_not_flood_a_file() -> None:
 def test_a_long_phase_reports_from_time_to_time() -> None:
     clock, stream = _Clock(), io.StringIO()
     board = module._Board(title="A run", clock=clock, started=0.0)
-    lines = module._Lines(board=board, stream=stream)
+    lines = module._PlainView(board=board, stream=stream)
     for step in range(25):
         lines.take({"stage": "central", "done": step, "total": 25})
         clock.now += 1.0
@@ -100,7 +100,7 @@ def test_quiet_shows_nothing_and_still_knows_its_words() -> None:
     ],
     ids=["nothing", "stage", "phase", "field"],
 )
-def test_unknown_words_are_a_bug_of_the_caller(event: Event) -> None:
+def test_unknown_words_are_a_bug_of_the_caller(event: ProgressEvent) -> None:
     with pytest.raises(ValueError, match="no such"):
         _run(event)
 
@@ -174,7 +174,7 @@ _EVENTS = st.fixed_dictionaries(
 
 
 @given(st.lists(_EVENTS, max_size=6))
-def test_no_order_of_events_breaks_the_view(events: list[Event]) -> None:
+def test_no_order_of_events_breaks_the_view(events: list[ProgressEvent]) -> None:
     assert "A run" in _board(_Clock(), *events)
     assert _run(*events)[0] == "A run"
 
@@ -217,8 +217,8 @@ def test_a_terminal_gets_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_round_has_one_name_whoever_tells_of_it() -> None:
-    seen: list[Event] = []
-    clock = Clock(seen.append, {})
+    seen: list[ProgressEvent] = []
+    clock = StageTimer(seen.append, {})
     for number, fields in (
         (1, {"of": 2, "phase": "open"}),
         (1, {"phase": "keys"}),

@@ -24,7 +24,7 @@ from tapestry.secagg.messages import (
     Survivor,
     SurvivorList,
 )
-from tapestry.secagg.requirements import Reservation, Terms
+from tapestry.secagg.requirements import Requirements, Reservation
 from tapestry.vectors import Quantized
 from tests.support.secagg_cohort import (
     DIGEST,
@@ -433,5 +433,5 @@ def test_terms_have_no_default() -> None:
     terms = terms_for(manifest)
     assert replace(terms, min_cohort=3).min_cohort == 3
     with pytest.raises(TypeError):
-        Terms(model_digest=DIGEST)  # type: ignore[call-arg]  # that is the test
+        Requirements(model_digest=DIGEST)  # type: ignore[call-arg]  # that is the test
     assert MemoryMarks().highest("run-1") == 0

@@ -30,7 +30,7 @@ from tapestry.secagg.messages import (
     Upload,
     UploadHead,
 )
-from tapestry.secagg.requirements import Progress, Stage
+from tapestry.secagg.requirements import ClientProgress, Stage
 from tapestry.secagg.server import Advertising
 from tapestry.secagg.transcript import SumChecker, check_own
 from tests.support.secagg_cohort import Federation
@@ -97,7 +97,7 @@ class World:
         state = self.states[kind]
         stages = {"keys": 1, "ciphertexts": 2, "survivors": 5, "consents": 6}
         stage = Stage(stages.get(kind, 7))
-        fixed = replace(state.round, progress=Progress(stage=stage))
+        fixed = replace(state.round, progress=ClientProgress(stage=stage))
         return replace(state, round=fixed)
 
     @staticmethod

@@ -10,7 +10,7 @@ import pytest
 
 from tapestry.errors import ProtocolError
 from tapestry.secagg import client
-from tapestry.secagg.requirements import Progress, Stage, recommended_colluding
+from tapestry.secagg.requirements import ClientProgress, Stage, recommended_colluding
 from tests.support.secagg_cohort import Federation, manifest_for, terms_for
 
 
@@ -103,7 +103,7 @@ def test_a_mark_that_cannot_be_raised_leaves_the_round_where_it_was() -> None:
 
 
 def test_progress_only_grows() -> None:
-    progress = Progress()
+    progress = ClientProgress()
     progress.advance(Stage.JOINED)
     with pytest.raises(ProtocolError, match="round is SHARED, want JOINED"):
         progress.advance(Stage.JOINED)

@@ -20,7 +20,7 @@ from tapestry.protocol.wire_messages import PublicWeights
 from tapestry.secagg import client
 from tapestry.secagg.key_schedule import channel_key, seal
 from tapestry.secagg.messages import Upload
-from tapestry.secagg.recovery import Fault
+from tapestry.secagg.recovery import InconsistentShare
 from tapestry.secagg.server import Advertising
 from tapestry.secagg.shamir import PRIME
 from tapestry.secagg.transcript import SumChecker
@@ -278,7 +278,9 @@ def test_the_largest_share_of_the_field_is_taken() -> None:
     bad = good.model_copy(update={"self_shares": wrong})
     federation.stage.accept(member.name, bad.signed(context, member.identity))
     unmasked = federation.reveal()
-    assert unmasked.faults == (Fault(dealer=member.name, reporter=member.name),)
+    assert unmasked.faults == (
+        InconsistentShare(dealer=member.name, reporter=member.name),
+    )
 
 
 def lying_reveals(federation: Federation, liars: list[str]) -> Any:
@@ -354,7 +356,7 @@ def test_a_dealer_who_cheats_some_is_named_and_the_round_completes() -> None:
     federation.consent()
     unmasked = federation.reveal()
     assert np.array_equal(unmasked.values, federation.expected(federation.names()))
-    want = {Fault(dealer=dealer.name, reporter=name) for name in victims}
+    want = {InconsistentShare(dealer=dealer.name, reporter=name) for name in victims}
     assert set(unmasked.faults) == want
 
 

@@ -13,7 +13,7 @@ from tapestry.secagg.chunks import assemble, chunk_leaves, chunk_root, cut
 from tapestry.secagg.messages import Result, Transcript
 from tapestry.secagg.server import Unmasked
 from tapestry.secagg.transcript import (
-    Evidence,
+    ChunkProof,
     SumChecker,
     check_own,
     check_sum_chunks,
@@ -32,9 +32,9 @@ def finished(length: int = 50) -> tuple[Federation, Unmasked]:
     return federation, federation.reveal()
 
 
-def evidence(chunks: Any, index: int) -> Evidence:
+def evidence(chunks: Any, index: int) -> ChunkProof:
     proof = inclusion_proof(chunk_leaves(chunks), index)
-    return Evidence(chunk=chunks[index], proof=proof)
+    return ChunkProof(chunk=chunks[index], proof=proof)
 
 
 def collect(federation: Federation, unmasked: Unmasked, index: int) -> dict[str, Any]:
@@ -169,10 +169,10 @@ def test_a_wrong_sum_a_wrong_path_and_a_missing_upload_are_noticed() -> None:
     checker.check(0, **collect(federation, unmasked, 0))
 
 
-def flipped(row: Evidence) -> Evidence:
+def flipped(row: ChunkProof) -> ChunkProof:
     data = bytearray(row.chunk)
     data[17] ^= 1
-    return Evidence(chunk=bytes(data), proof=row.proof)
+    return ChunkProof(chunk=bytes(data), proof=row.proof)
 
 
 @pytest.mark.slow
@@ -199,12 +199,12 @@ def test_500_spot_checks_catch_one_wrong_chunk_in_a_hundred(
     noticed = set()
     for index in {*bad, *range(0, 1000, 25)}:
         rows = {
-            n: Evidence(
+            n: ChunkProof(
                 chunk=uploads[n][index], proof=inclusion_proof(leaves[n], index)
             )
             for n in uploads
         }
-        mine = Evidence(chunk=total[index], proof=inclusion_proof(above, index))
+        mine = ChunkProof(chunk=total[index], proof=inclusion_proof(above, index))
         try:
             checker.check(index, uploads=rows, total=mine)
         except VerificationError:

@@ -11,7 +11,7 @@ from tapestry.errors import PolicyError
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.freshness import MAX_AHEAD, Times, check_fresh, tolerated
-from tapestry.tlog.trust_policy import CosignedCheckpoint, Trust, witness_quorum
+from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy, witness_quorum
 
 NOW = 1_795_452_638
 HOUR = 3600
@@ -28,12 +28,12 @@ WITNESSES = [
 CHECKPOINT = Checkpoint(origin="log.example", size=1, root=bytes(32))
 
 
-def of_members(count: int) -> Trust:
+def of_members(count: int) -> TrustPolicy:
     keys = [witness.verify_key for witness in WITNESSES[:count]]
-    return Trust.of_members(LOG.verify_key, keys)
+    return TrustPolicy.of_members(LOG.verify_key, keys)
 
 
-def cosigned(trust: Trust, times: Sequence[int]) -> CosignedCheckpoint:
+def cosigned(trust: TrustPolicy, times: Sequence[int]) -> CosignedCheckpoint:
     lines = [
         CHECKPOINT.cosign(witness, time=time)
         for witness, time in zip(WITNESSES, times, strict=False)
@@ -42,7 +42,7 @@ def cosigned(trust: Trust, times: Sequence[int]) -> CosignedCheckpoint:
 
 
 def fresh(
-    trust: Trust, times: Sequence[int], *, before: Sequence[int] | None = None
+    trust: TrustPolicy, times: Sequence[int], *, before: Sequence[int] | None = None
 ) -> None:
     check_fresh(
         cosigned(trust, times),
@@ -80,7 +80,7 @@ def test_for_any_policy_it_is_the_most_that_may_be_missing_whoever_they_are(
     names = "abcde"
     lines = [f"log {LOG.verify_key}\n"]
     lines += [f"witness {n} {w.verify_key}\n" for n, w in zip(names, WITNESSES)]  # noqa: B905 - five of ten
-    trust = Trust.parse("".join([*lines, groups]).encode())
+    trust = TrustPolicy.parse("".join([*lines, groups]).encode())
     survives = [
         count
         for count in range(len(names))
@@ -90,7 +90,7 @@ def test_for_any_policy_it_is_the_most_that_may_be_missing_whoever_they_are(
 
 
 def test_without_a_quorum_nothing_says_when() -> None:
-    trust = Trust.parse(f"log {LOG.verify_key}\nquorum none\n".encode())
+    trust = TrustPolicy.parse(f"log {LOG.verify_key}\nquorum none\n".encode())
     assert tolerated(trust) == 0
     with pytest.raises(PolicyError, match="says when"):
         fresh(trust, [])

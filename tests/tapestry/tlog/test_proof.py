@@ -12,13 +12,13 @@ from tapestry.errors import ProtocolError, QuorumError, VerificationError
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry.tlog.proof import Proof
-from tapestry.tlog.trust_policy import Trust
+from tapestry.tlog.trust_policy import TrustPolicy
 from tests.support.cosigning import LOG_KEY, TRUST, cosigned, entry
 
 VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "vectors" / "proof.json").read_text()
 )
-GOLDEN_TRUST = Trust.parse(VECTORS["policy"].encode())
+GOLDEN_TRUST = TrustPolicy.parse(VECTORS["policy"].encode())
 GOLDEN_ENTRY = VECTORS["entry"].encode()
 
 

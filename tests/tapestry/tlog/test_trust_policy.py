@@ -14,7 +14,12 @@ from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.tlog import note
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import EMPTY_ROOT, leaf_hash, root
-from tapestry.tlog.trust_policy import Group, Trust, Witness, witness_quorum
+from tapestry.tlog.trust_policy import (
+    TrustPolicy,
+    Witness,
+    WitnessGroup,
+    witness_quorum,
+)
 from tests.support.cosigning import (
     LOG_KEY,
     TIME,
@@ -35,9 +40,9 @@ CHECKPOINT = Checkpoint(
 
 
 def test_a_policy_is_read_and_printed_in_one_spelling() -> None:
-    trust = Trust.parse(VECTORS["policy"].encode())
+    trust = TrustPolicy.parse(VECTORS["policy"].encode())
     assert trust.encode().decode() == VECTORS["printed"]
-    assert Trust.parse(trust.encode()) == trust
+    assert TrustPolicy.parse(trust.encode()) == trust
     assert trust.logs[0].url == "https://log.example/gov/"
     assert trust.witnesses[1].url is None
 
@@ -45,14 +50,14 @@ def test_a_policy_is_read_and_printed_in_one_spelling() -> None:
 @pytest.mark.parametrize("case", VECTORS["refused"], ids=lambda case: case["why"])
 def test_policies_that_contradict_themselves_are_refused(case: dict[str, str]) -> None:
     with pytest.raises(ProtocolError):
-        Trust.parse(case["policy"].encode())
+        TrustPolicy.parse(case["policy"].encode())
 
 
 @pytest.mark.parametrize(
     "case", VECTORS["quorums"], ids=lambda c: "+".join(c["cosigned"])
 )
 def test_groups_of_groups_decide(case: dict[str, Any]) -> None:
-    trust = Trust.parse(VECTORS["policy"].encode())
+    trust = TrustPolicy.parse(VECTORS["policy"].encode())
     assert trust.is_quorum(set(case["cosigned"])) == case["enough"]
 
 
@@ -70,7 +75,7 @@ def test_the_quorum_leaves_no_room_for_two_branches() -> None:
 def test_names_are_opaque_bytes() -> None:
     line = f"witness \xe9\xff {WITNESSES[0].verify_key}\nquorum \xe9\xff\n"
     data = line.encode("latin-1")
-    assert Trust.parse(data).encode() == data
+    assert TrustPolicy.parse(data).encode() == data
 
 
 @given(by=st.permutations(range(4)), count=st.integers(0, 4))
@@ -96,7 +101,7 @@ def test_without_cosignatures_there_is_no_time() -> None:
 
 
 def test_quorum_none_asks_nobody() -> None:
-    trust = Trust.parse(f"log {LOG_KEY.verify_key}\nquorum none\n".encode())
+    trust = TrustPolicy.parse(f"log {LOG_KEY.verify_key}\nquorum none\n".encode())
     assert trust.open(CHECKPOINT.sign(LOG_KEY)).cosignatures == ()
 
 
@@ -109,7 +114,7 @@ def test_witnesses_alone_are_no_log() -> None:
 def test_a_listed_log_does_not_speak_for_another() -> None:
     """Attack 9: a signature, and cosignatures, for another origin."""
     other = signing_key("other.example/gov")
-    trust = Trust.parse(
+    trust = TrustPolicy.parse(
         f"log {LOG_KEY.verify_key}\nlog {other.verify_key}\nquorum none\n".encode()
     )
     text = str(Checkpoint(origin=other.name, size=0, root=EMPTY_ROOT))
@@ -184,18 +189,18 @@ def test_one_line_is_checked_like_a_whole_note() -> None:
 def test_policies_are_checked_when_built_in_code_too() -> None:
     key = WITNESSES[0].verify_key
     with pytest.raises(ProtocolError, match="listed twice"):
-        Trust.of_members(LOG_KEY.verify_key, [key, key])
+        TrustPolicy.of_members(LOG_KEY.verify_key, [key, key])
     with pytest.raises(ProtocolError, match="another purpose"):
-        Trust.of_members(key, [WITNESSES[1].verify_key])
+        TrustPolicy.of_members(key, [WITNESSES[1].verify_key])
     for name in ("a b", "", "none"):
         witness = Witness(name=name, key=key)
         with pytest.raises(ProtocolError, match="cannot be defined"):
-            Trust(logs=(), witnesses=(witness,), groups=(), quorum="none")
-    group = Group(name="g", threshold=1, members=("nobody",))
+            TrustPolicy(logs=(), witnesses=(witness,), groups=(), quorum="none")
+    group = WitnessGroup(name="g", threshold=1, members=("nobody",))
     with pytest.raises(ProtocolError, match="cannot join"):
-        Trust(logs=(), witnesses=(), groups=(group,), quorum="g")
+        TrustPolicy(logs=(), witnesses=(), groups=(group,), quorum="g")
     with pytest.raises(ProtocolError, match="no quorum"):
-        Trust(logs=(), witnesses=(), groups=(), quorum="nobody")
+        TrustPolicy(logs=(), witnesses=(), groups=(), quorum="nobody")
 
 
 def test_one_key_has_one_purpose_across_the_policy() -> None:
@@ -204,7 +209,7 @@ def test_one_key_has_one_purpose_across_the_policy() -> None:
         name=log.name, algorithm=Algorithm.COSIGNATURE, public=log.public
     )
     with pytest.raises(ProtocolError, match="listed twice"):
-        Trust.of_members(log, [witness])
+        TrustPolicy.of_members(log, [witness])
 
 
 def test_keys_whose_short_ids_collide_cannot_be_listed_together(
@@ -219,14 +224,14 @@ def test_keys_whose_short_ids_collide_cannot_be_listed_together(
         for at in (1, 2)
     ]
     with pytest.raises(ProtocolError, match="listed twice"):
-        Trust.of_members(LOG_KEY.verify_key, twins)
+        TrustPolicy.of_members(LOG_KEY.verify_key, twins)
     with pytest.raises(ValueError, match="one key"):
         note.open_note(cosigned(CHECKPOINT), twins)
 
 
 def test_a_policy_is_bounded() -> None:
     with pytest.raises(ProtocolError, match="400000 bytes is over"):
-        Trust.parse(b"#\n" * 200_000)
+        TrustPolicy.parse(b"#\n" * 200_000)
 
 
 @pytest.mark.parametrize(
@@ -240,4 +245,4 @@ def test_a_policy_is_bounded() -> None:
 )
 def test_an_empty_or_broken_off_policy_is_called_that(data: bytes, said: str) -> None:
     with pytest.raises(ProtocolError, match=said):
-        Trust.parse(data)
+        TrustPolicy.parse(data)

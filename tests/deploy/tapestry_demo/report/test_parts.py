@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestry.html import numbers
-from tapestry.html.charts import Group, Lane, lanes
+from tapestry.html.charts import Lane, LaneGroup, lanes
 from tapestry.html.markup import (
     Markup,
     element,
@@ -24,7 +24,7 @@ from tapestry.html.markup import (
 )
 from tapestry_demo.report import limits, names, odds
 from tapestry_demo.report.answers import repeats
-from tapestry_demo.report.data import Run, read
+from tapestry_demo.report.data import RunFigures, read
 from tapestry_demo.report.links import Folder
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent.parent
@@ -216,7 +216,7 @@ def test_the_limits_are_those_of_the_readme() -> None:
 
 @pytest.mark.parametrize("text", limits.LIMITS)
 def test_each_limit_is_shown_as_a_whole(text: str) -> None:
-    assert text in "".join(_Page(limits.limits(Run(title="t")).text).text)
+    assert text in "".join(_Page(limits.limits(RunFigures(title="t")).text).text)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_each_cell_of_a_table_knows_its_column() -> None:
 @given(st.lists(st.lists(st.floats(-2, 2), max_size=4), min_size=1, max_size=6))
 def test_no_two_marks_of_a_plot_share_a_line(values: list[list[float]]) -> None:
     groups = [
-        Group(
+        LaneGroup(
             title="g",
             lanes=[Lane(series=n, value=v, text="t") for n, v in enumerate(g)],
         )

@@ -8,7 +8,7 @@ import pytest
 from tapestry.protocol.wire_messages import Kind, Message
 from tapestry_demo import corpora, demo_run
 from tapestry_demo.report.summary import promise_in_words, view
-from tapestry_demo.wire_tap import Tap
+from tapestry_demo.wire_tap import WireTap
 from tapestry_governance.audit.privacy_statement import DEFINITION
 from tapestry_governance.events.types import DpAccounted
 
@@ -78,7 +78,7 @@ def test_without_noise_nothing_is_promised() -> None:
     assert promise_in_words([]) == ""
 
 
-def seen(tap: Tap) -> dict[str, bool | None]:
+def seen(tap: WireTap) -> dict[str, bool | None]:
     return {row["item"]: row["seen"] for row in view(tap, is_private=True)}
 
 
@@ -86,20 +86,22 @@ def test_uploads_that_are_not_random_leave_open_whether_an_update_was_seen() -> 
     update = "the update of any one institution"
     even, uneven = np.full(256, 1000), np.full(256, 1000)
     uneven[0] = 3000
-    assert seen(Tap(counts=even, uploads=4))[update] is False
-    assert seen(Tap(counts=uneven, uploads=4))[update] is None
-    assert update not in seen(Tap())
+    assert seen(WireTap(counts=even, uploads=4))[update] is False
+    assert seen(WireTap(counts=uneven, uploads=4))[update] is None
+    assert update not in seen(WireTap())
 
 
 def test_what_a_publication_carries_is_told() -> None:
-    (row,) = (r for r in view(Tap(), is_private=True) if "record" in r["item"][:20])
+    (row,) = (r for r in view(WireTap(), is_private=True) if "record" in r["item"][:20])
     assert "carries text" not in row["detail"]
     assert "public held-out text and what the models answered" in row["detail"]
 
 
 def test_a_sum_without_noise_is_not_called_private() -> None:
     for is_private in (True, False):
-        details = " ".join(row["detail"] for row in view(Tap(), is_private=is_private))
+        details = " ".join(
+            row["detail"] for row in view(WireTap(), is_private=is_private)
+        )
         assert ("differential privacy" in details) == is_private
 
 
@@ -118,9 +120,9 @@ CARRIED = Message(kind=Kind.PUBLICATION, attachments=[b"a card: der geheime Satz
 def test_private_text_is_looked_for_in_all_that_was_sent(
     reply: Message, told: str
 ) -> None:
-    tap = Tap(wanted=(b"der geheime Satz", b"un altro segreto"))
+    tap = WireTap(wanted=(b"der geheime Satz", b"un altro segreto"))
     tap.take(reply)
-    tap = Tap.restore(tap.state())  # the texts themselves are not kept
+    tap = WireTap.restore(tap.state())  # the texts themselves are not kept
     assert not tap.wanted
     (row,) = (r for r in view(tap, is_private=True) if r["item"].endswith("record"))
     assert "2 pieces of private text were looked for in all that was" in row["detail"]

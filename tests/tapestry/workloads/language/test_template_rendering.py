@@ -7,14 +7,18 @@ import pytest
 
 from tapestry.errors import ResourceError
 from tapestry.workloads.language import template_rendering
-from tapestry.workloads.language.template_rendering import Job, Rendered, render
+from tapestry.workloads.language.template_rendering import (
+    Rendered,
+    RenderingJob,
+    render,
+)
 
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 DOUBLING = (
     "{% set x = namespace(v='a' * 99) %}"
     "{% for i in range(60) %}{% set x.v = x.v ~ x.v %}{% endfor %}"
 )
-JOB = Job(turns=("one", "two", "three"), prompt=True)
+JOB = RenderingJob(turns=("one", "two", "three"), prompt=True)
 
 
 def _one(template: str, **variables: str) -> Rendered:
