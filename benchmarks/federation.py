@@ -39,14 +39,14 @@ from torch import Tensor
 
 from tapestry.encoding import encode_fraction
 from tapestry.errors import TapestryError
+from tapestry.evaluation.held_out import evaluate_all, scores_of
 from tapestry.model.low_rank import expand
 from tapestry.model.replica import Replica
-from tapestry.workloads.base import Unit
+from tapestry.workloads.base import Example
 from tapestry.workloads.language.base_models import open_base
 from tapestry.workloads.language.bfloat16 import multiplies_bfloat16
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator import run as driver
-from tapestry_coordinator.acceptance_gate import bits_per_byte, evaluate_all
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_demo import local_federation, scenario
 from tapestry_node.data import records
@@ -67,7 +67,7 @@ ARMS = {
 }
 
 
-class Coarse(LanguageModel):
+class Coarse(LanguageWorkload):
     """Multiplies in bfloat16."""
 
     def losses(self, sequences: Sequence[Sequence[int]]) -> Tensor:
@@ -82,8 +82,8 @@ class Bench:
 
     work: Path
     texts: Path
-    exact: LanguageModel
-    quick: LanguageModel
+    exact: LanguageWorkload
+    quick: LanguageWorkload
     given: Replica
     held_out: Mapping[str, list[str]]
     gate: Mapping[str, list[str]]
@@ -97,20 +97,23 @@ class Bench:
             base=self.given.digest,
         )
 
-    def model(self, recipe: Recipe) -> LanguageModel:
+    def model(self, recipe: Recipe) -> LanguageWorkload:
         """Pick the model that the recipe may be run on."""
         return self.exact if recipe.epsilon else self.quick
 
-    def scores(self, model: LanguageModel) -> Scores:
+    def scores(self, model: LanguageWorkload) -> Scores:
         """Bits per byte of each language under the loaded parameters."""
-        found = evaluate_all(model, self.held_out, sequence_length=LENGTH)
-        return bits_per_byte(found)
+        kind = model.evaluation({"sequence_length": LENGTH})
+        return scores_of(evaluate_all(kind, self.held_out))
 
-    def units(self, languages: Sequence[str]) -> list[Unit]:
+    def units(self, languages: Sequence[str]) -> list[Example]:
         """Encode the records of some institutions together."""
-        found = [records.read(self.texts / each / "private") for each in languages]
-        texts = [text for corpus in found for text in corpus.texts]
-        return self.exact.encode(texts, sequence_length=LENGTH)
+        reader = self.exact.reader
+        found = [
+            records.read(self.texts / each / "private", reader) for each in languages
+        ]
+        texts = [text for each in found for text in each.records]
+        return self.exact.examples(texts, {"sequence_length": LENGTH})
 
 
 def federated(bench: Bench, recipe: Recipe, label: str) -> Result:

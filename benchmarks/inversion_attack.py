@@ -36,7 +36,7 @@ import torch
 from tapestry.protocol.wire_messages import Noise
 from tapestry.vectors import FloatVector
 from tapestry.workloads.language.base_models import build_tiny
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.workload import LanguageWorkload
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.support.inversion import Federation, codes, recovered
@@ -67,7 +67,9 @@ def main() -> None:
         print(json.dumps(figures, indent=2))
 
 
-def study(model: LanguageModel, *, repeats: int, multipliers: Sequence[str]) -> Figures:
+def study(
+    model: LanguageWorkload, *, repeats: int, multipliers: Sequence[str]
+) -> Figures:
     """Attack everything, several times with other records and other noise."""
     found: dict[str, list[list[float]]] = defaultdict(list)
     chances: dict[str, list[float]] = defaultdict(list)
@@ -106,7 +108,7 @@ def _report(
 
 
 def _vectors(
-    model: LanguageModel, multipliers: Sequence[str], *, seed: int
+    model: LanguageWorkload, multipliers: Sequence[str], *, seed: int
 ) -> Iterator[AttackedVector]:
     """Everything that is attacked once, over the same records."""
     texts = codes(np.random.default_rng(seed), max(COHORTS))

@@ -21,6 +21,7 @@ from tapestry.protocol.wire_messages import (
     Digest,
     Name,
     Noise,
+    Options,
     OuterPlan,
     Plain,
     PrivacyPlan,
@@ -47,6 +48,8 @@ Count = Annotated[int, Field(ge=1)]
 Epsilon = Annotated[Plain, AfterValidator(_epsilon), Field(examples=["8"])]
 Delta = Annotated[Plain, AfterValidator(_delta), Field(examples=["0.00001"])]
 Base = Annotated[str, Field(examples=["smollm2"])]
+WorkloadName = Annotated[Name, Field(examples=["language"])]
+WorkloadOptions = Annotated[Options, Field(examples=[{"sequence_length": 128}])]
 Folder = Annotated[str, Field(examples=["data"])]
 Targets = tuple[Annotated[str, Field(examples=["q_proj"])], ...]
 
@@ -85,12 +88,12 @@ class AdapterSettings(Strict):
     ]
     rank: Annotated[int, Field(ge=1, le=256)]
     targets: Targets  # empty: chosen from the model
-    sequence_length: Annotated[int, Field(ge=8, le=8192)]
     steps: Count
     batch_size: Count
     learning_rate: Plain
     epsilon: Plain  # what it may add, at the node's delta; "0" trains without DP
     clip_norm: Plain
+    options: WorkloadOptions
 
 
 class NodePolicy(Strict):
@@ -135,6 +138,7 @@ class NodeSettings(Settings):
     name: Name
     federation: Name
     country: Annotated[str, Field(max_length=60, examples=["italy"])]
+    workload: WorkloadName
     base: Base
     data: Folder
     models: Folder
@@ -158,23 +162,20 @@ class SecaggSettings(Strict):
 class TrainingSettings(Strict):
     """A training plan but for what is drawn anew each round."""
 
+    workload: WorkloadName
     parameterization: Literal["full", "low_rank"]
     rank: Annotated[int, Field(ge=0, le=1024)]
     targets: Targets  # low_rank; empty: chosen from the model, named in the log
-    sequence_length: Annotated[int, Field(ge=8, le=8192)]
     steps: Count
     batch_size: Count
     optimizer: Literal["sgd", "adam"]
     learning_rate: Plain
     weight_decay: Plain
+    options: WorkloadOptions
 
     def plan(self, *, factor_seed: str) -> TrainingPlan:
         """Fix the round's factor seed."""
-        return TrainingPlan(
-            workload="language",
-            factor_seed=factor_seed,
-            **self.model_dump(),
-        )
+        return TrainingPlan(factor_seed=factor_seed, **self.model_dump())
 
 
 class Deadlines(Strict):

@@ -66,7 +66,11 @@ def _publish(run: "Run", *, previous: ReleasePublished | None) -> int:
         "adjacency": settings.privacy.adjacency,
     }
     card = releases.card_of(
-        name, digest=run.replica.digest, rounds=closed.round_number, facts=facts
+        name,
+        digest=run.replica.digest,
+        rounds=closed.round_number,
+        workload=run.workload,
+        facts=facts,
     )
     digest = releases.write_files(
         run.directory / "releases" / name, workload=run.workload, card=card

@@ -23,6 +23,7 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
+from tapestry.evaluation.held_out import read_held_out
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.wire_messages import RoundManifest
@@ -31,10 +32,10 @@ from tapestry.secagg.server import Unmasked
 from tapestry.settings import CoordinatorSettings
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.workloads.base import Workload
-from tapestry.workloads.language.base_models import open_base
+from tapestry.workloads.registry import open_workload
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import round as rounds
-from tapestry_coordinator.acceptance_gate import AcceptanceGate, read_held_out
+from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_coordinator.closing_event import closing_of, reason_of
 from tapestry_coordinator.grid import Grid, ValidatingGrid
 from tapestry_coordinator.journal import Journal, writing
@@ -52,6 +53,7 @@ from tapestry_governance.rules.federation_state import OpenRound
 
 _logger = logging.getLogger(__name__)
 PROGRESS = "progress.jsonl"
+HELD_OUT = "held-out"  # the folder of public data
 _FAILURES = 5  # aborted rounds in a row after which the run stops
 
 
@@ -94,7 +96,8 @@ def main(
         journal.claim(settings.run_id)
     if workload is None:
         cache = directory / settings.models
-        workload = open_base(settings.base, cache=cache)
+        name = settings.training.workload
+        workload = open_workload(name, settings.base, cache=cache)
     run = Run(
         directory,
         grid,
@@ -138,11 +141,12 @@ class Run:
             deadline=settings.deadlines.cosign,
         )
         self.journal = Journal(directory)
+        kind = workload.evaluation(settings.training.options)
         self.gate = AcceptanceGate(
             workload=workload,
-            texts=read_held_out(directory / "held-out"),
+            kind=kind,
+            held_out=read_held_out(directory / HELD_OUT, kind),
             journal=self.journal,
-            sequence_length=settings.training.sequence_length,
         )
         self.tracker = NodeTracker(
             settings=settings,
@@ -176,7 +180,7 @@ class Run:
                 model_digest=self.replica.digest,
                 workload=self.workload,
             )
-            self.gate.check(self.replica, held_out=self.directory / "held-out")
+            self.gate.check(self.replica, folder=self.directory / HELD_OUT)
         while self._closed() < self.settings.rounds:
             self._try_round()
             self._release_if_due()
@@ -375,8 +379,9 @@ class Run:
         self.replica = base
         self.journal.settle(manifest.round_number, "closed")
         event = {"stage": "round", "round": manifest.round_number, "phase": "close"}
-        scores = {"bits_per_byte": verdict.scores, "norm": verdict.norm}
-        self.notify({**event, **scores, "of": self.settings.rounds})
+        scores = {"measure": verdict.measure, "scores": verdict.scores}
+        norm = {"norm": verdict.norm}
+        self.notify({**event, **scores, **norm, "of": self.settings.rounds})
 
     def _tell(self, manifest: RoundManifest, phase: str) -> None:
         event = {"stage": "round", "round": manifest.round_number, "phase": phase}

@@ -19,7 +19,7 @@ from tapestry.privacy import accounting
 from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
 from tapestry.settings import CoordinatorSettings, number
 from tapestry.vectors import FloatVector
-from tapestry.workloads.base import Unit, Workload
+from tapestry.workloads.base import Example, Workload
 from tapestry_node.training import dp_sgd
 
 Report = Callable[[int, int], None]
@@ -36,7 +36,7 @@ class Reference:
 
 def train_centrally(
     workload: Workload,
-    units: Sequence[Unit],
+    units: Sequence[Example],
     *,
     reference: Reference,
     base: Replica,

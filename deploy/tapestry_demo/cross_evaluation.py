@@ -3,17 +3,20 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tapestry.evaluation.held_out import (
+    HeldOut,
+    evaluate_all,
+    read_held_out,
+    scores_of,
+)
 from tapestry.model.replica import Replica
 from tapestry.vectors import Parameters
-from tapestry.workloads.base import Evaluation
+from tapestry.workloads.base import Evaluation, EvaluationKind
 from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
-from tapestry_coordinator.acceptance_gate import (
-    bits_per_byte,
-    evaluate_all,
-    logged_evaluations,
-    read_held_out,
-)
+from tapestry.workloads.language.options import LanguageOptions
+from tapestry.workloads.language.workload import LanguageWorkload
+from tapestry_coordinator.acceptance_gate import logged_evaluations
 from tapestry_coordinator.journal import Journal
 from tapestry_demo import corpora, scenario
 from tapestry_demo.central_baseline import Reference, train_centrally
@@ -29,7 +32,7 @@ Figures = dict[str, dict[str, float]]
 
 def scores(matrix: Matrix) -> Figures:
     """Bits per byte of every model on every country's text."""
-    return {model: bits_per_byte(row) for model, row in matrix.items()}
+    return {model: scores_of(row) for model, row in matrix.items()}
 
 
 def errors(matrix: Matrix) -> Figures:
@@ -44,7 +47,7 @@ def errors(matrix: Matrix) -> Figures:
 
 
 def fill(
-    demo: "DemoRun", *, workload: LanguageModel, given: Replica
+    demo: "DemoRun", *, workload: LanguageWorkload, given: Replica
 ) -> tuple[Matrix, list[HeldOutPrompt]]:
     """Try every base and adapter, and the central references if they are wanted.
 
@@ -52,13 +55,14 @@ def fill(
         The evaluations, and what given base, last release and adapters answer to
         questions of the held-out dialogues.
     """
-    matrix = _logged(demo, given)
-    texts = read_held_out(demo.out / "coordinator" / "held-out")
-    samples = choose_samples(texts)
-    length = demo.scale.sequence_length
+    options = LanguageOptions(sequence_length=demo.scale.sequence_length)
+    kind = workload.evaluation(options.to_options())
+    held_out = read_held_out(demo.out / "coordinator" / "held-out", kind)
+    matrix = _logged(demo, given, kind=kind, held_out=held_out)
+    samples = choose_samples(held_out.sets)
 
     def row() -> dict[str, Evaluation]:
-        return evaluate_all(workload, texts, sequence_length=length)
+        return evaluate_all(kind, held_out.sets)
 
     with demo.stage("evaluate"):
         demo.progress({"stage": "evaluate", "text": "answers of the given base"})
@@ -82,20 +86,25 @@ def fill(
     return matrix, samples
 
 
-def _logged(demo: "DemoRun", given: Replica) -> Matrix:
+def _logged(
+    demo: "DemoRun", given: Replica, *, kind: EvaluationKind, held_out: HeldOut
+) -> Matrix:
     """What the coordinator evaluated on the way: the bases."""
     names = {"given": given.digest}
     for folder in sorted((demo.out / "releases").glob("base-*"), key=_number):
         names[folder.name] = read_base(folder).digest
     journal = Journal(demo.out / "coordinator")
-    rows = {name: logged_evaluations(journal, key) for name, key in names.items()}
+    rows = {
+        name: logged_evaluations(journal, key, kind=kind, held_out=held_out)
+        for name, key in names.items()
+    }
     journal.close()
     return {name: row for name, row in rows.items() if row is not None}
 
 
 def _central(
     demo: "DemoRun",
-    workload: LanguageModel,
+    workload: LanguageWorkload,
     *,
     given: Replica,
     epsilon: float | None,

@@ -23,10 +23,10 @@ from tapestry.cli.progress import Progress, ProgressEvent, live
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.model.replica import Replica
 from tapestry.settings import CoordinatorSettings
-from tapestry.workloads.language.architectures import check_architecture
 from tapestry.workloads.language.base_models import open_base
 from tapestry.workloads.language.dialogue import Dialogue
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.public_text import FILE as HELD_OUT
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_coordinator.superlink.config_files import check_home
 from tapestry_demo import corpora, local_federation, scenario
@@ -49,7 +49,6 @@ from tapestry_demo.wire_tap import WireTap
 from tapestry_governance.audit.bundle import add_sums, write_bundle
 from tapestry_governance.audit.statement_files import write_statements
 from tapestry_governance.cli.folder_checks import audited
-from tapestry_node.data.held_out import FILE as HELD_OUT
 
 IN_PROCESS, FLOWER = "inprocess", "flower"  # how requests travel
 SLIM = ".slim"  # releases on their way into the bundle
@@ -229,7 +228,7 @@ def run_demo(demo: DemoRun) -> dict[str, Any]:
     with demo.stage("prepare"):
         demo.progress({"stage": "prepare", "text": "reading the base"})
         workload = open_base(demo.scale.base, coarse_evaluation=True)
-        check_architecture(workload.module)  # before anything is prepared for it
+        workload.check_private()  # before anything is prepared for it
         given = Replica.start(workload.parameters())
         _check_base(demo, given)
         demo.members = [_member(demo.out, country) for country in corpora.COUNTRIES]
@@ -254,7 +253,7 @@ def _check_base(demo: DemoRun, given: Replica) -> None:
     demo.record.base_digest = given.digest
 
 
-def _run(demo: DemoRun, workload: LanguageModel, given: Replica) -> None:
+def _run(demo: DemoRun, workload: LanguageWorkload, given: Replica) -> None:
     """Run rounds and adapters, or what is left of them."""
     if demo.engine == FLOWER:
         run_flower(demo.out, seconds=demo.seconds, notify=demo.progress)

@@ -36,9 +36,9 @@ class StageTimer:
         stage = str(event.get("phase", event["stage"]))
         self.enter(_TOGETHER.get(stage, stage))
         shown = {key: value for key, value in event.items() if key in _FIELDS}
-        scores = shown.get("bits_per_byte")
+        scores = event.get("scores")
         if isinstance(scores, dict):
-            shown["bits_per_byte"] = sum(scores.values()) / max(len(scores), 1)
+            shown["score"] = sum(scores.values()) / max(len(scores), 1)
         if shown.get("phase") in _SILENT:
             shown["phase"] = "open"
         if shown["stage"] == "round" and "round" in shown:

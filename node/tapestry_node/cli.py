@@ -68,7 +68,7 @@ def run(
     import torch
 
     from tapestry.settings import NodeSettings
-    from tapestry.workloads.language.base_models import open_base
+    from tapestry.workloads.registry import open_workload
     from tapestry_node.flower import serve
     from tapestry_node.node import Node
 
@@ -77,7 +77,7 @@ def run(
     settings = NodeSettings.read(folder / "node.toml")
     where = _transport(settings, folder, superlink, root_certificates, auth_key)
     torch.set_num_threads(settings.speed.threads)
-    node = Node(folder, workload=open_base(settings.base))
+    node = Node(folder, workload=open_workload(settings.workload, settings.base))
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
@@ -105,11 +105,11 @@ def check(folder: Path, as_json: bool) -> ExitStatus:
     lacks what `tapestry node run` needs.
     """
     from tapestry.settings import NodeSettings
-    from tapestry.workloads.language.base_models import open_base
+    from tapestry.workloads.registry import open_workload
     from tapestry_node.node import Node
 
     settings = NodeSettings.read(folder / "node.toml")
-    node = Node(folder, workload=open_base(settings.base))
+    node = Node(folder, workload=open_workload(settings.workload, settings.base))
     seen, balance, refused = node.inspect(), node.ledger.balance(), node.objections()
     node.close()
     refused += [line for line in seen.refused if not any(line in r for r in refused)]

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.wire_messages import Options, RoundManifest
 from tapestry.settings import NodeSettings, Transport, number
+from tapestry.workloads.base import Summary
+from tapestry.workloads.data_manifest import DataManifest
 from tapestry_node.budget.ledger import Ledger
-from tapestry_node.data.record_statistics import Census, Coverage
 from tapestry_node.superlink_credentials import (
     check_address,
     load_auth_key,
@@ -49,10 +50,9 @@ class Inspection:
     node run`` would refuse, ``missing`` what that needs and does not find.
     """
 
-    language: str
-    licence: str
-    census: Census
-    coverage: tuple[Coverage, ...]
+    data: DataManifest
+    summary: Summary
+    coverage: tuple[Summary, ...]
     prices: tuple[Price, ...]
     keys: dict[str, str]  # mode of each file, in octal digits
     superlink: str | None
@@ -81,12 +81,10 @@ class Inspector:
                     prices.append(price)
             except (ConfigError, ProtocolError) as error:
                 refused.append(str(error))
-        corpus = self.trainer.corpus
         return Inspection(
-            language=corpus.language,
-            licence=corpus.licence,
-            census=self.trainer.census,
-            coverage=tuple(map(self.trainer.coverage, self._sequence_lengths())),
+            data=self.trainer.manifest,
+            summary=self.trainer.summary,
+            coverage=tuple(map(self.trainer.coverage, self._options())),
             prices=tuple(prices),
             keys=_modes(self.directory / "keys"),
             superlink=transport.superlink if transport else None,
@@ -94,12 +92,18 @@ class Inspector:
             missing=tuple(missing),
         )
 
-    def _sequence_lengths(self) -> list[int]:
-        """List the lengths that are known: the adapter's and the last round's."""
-        lengths = {self.settings.adapter.sequence_length}
-        if self.last is not None:
-            lengths.add(self.last.training.sequence_length)
-        return sorted(lengths)
+    def _options(self) -> list[Options]:
+        """List the options that are known: the adapter's and the last round's.
+
+        Edge cases:
+            Those of a round that this workload does not take are left out; the
+            objections name them.
+        """
+        known = [self.settings.adapter.options]
+        workload = self.trainer.workload
+        if self.last is not None and self.last.training.workload == workload.name:
+            known.append(self.last.training.options)
+        return [each for at, each in enumerate(known) if each not in known[:at]]
 
     def _round(self) -> Price | None:
         """Price a round like the log's last one; None where nothing is promised.

@@ -123,6 +123,9 @@ def _quoted(value: float) -> str | None:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{key} = {_toml(each)}" for key, each in value.items())
+        return f"{{ {pairs} }}"
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -227,20 +227,39 @@ class Participant(Strict):
     key: Annotated[str, Field(max_length=300)]  # verify key of the node, as a vkey
 
 
-class TrainingPlan(Strict):
-    """What every node computes on its records."""
+Option = (
+    Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]
+    | Annotated[str, Field(max_length=200)]
+)
+OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Options = Annotated[
+    dict[OptionName, Option | Annotated[tuple[Option, ...], Field(max_length=1000)]],
+    Field(max_length=50),
+]
+"""What one workload's plans say beyond every plan: whole numbers, texts, lists."""
 
-    workload: Literal["language"]
+
+class TrainingPlan(Strict):
+    """What every node computes on its records: a union, tagged by ``workload``.
+
+    The common part is read by all: by secure aggregation, by the accounting of privacy,
+    by an auditor. ``options`` belong to the workload that the tag names; its plan model
+    reads them (``workloads.base.read_options``), on nodes and coordinator alike, and
+    refuses what it does not know. The log holds any workload's plan, so an auditor
+    needs none of them.
+    """
+
+    workload: Name
     parameterization: Literal["full", "low_rank"]
     rank: Annotated[int, Field(ge=0, le=1024)]  # 0 with "full"
     targets: tuple[Annotated[str, Field(max_length=80)], ...]  # module names; low_rank
     factor_seed: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # draws A; low_rank
-    sequence_length: Annotated[int, Field(ge=8, le=8192)]
     steps: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]  # expected, in records
     optimizer: Literal["sgd", "adam"]
     learning_rate: Plain
     weight_decay: Plain
+    options: Options
 
 
 class PrivacyPlan(Strict):
@@ -268,7 +287,7 @@ class OuterPlan(Strict):
     learning_rate: Plain
     momentum: Plain
     max_norm: Plain  # gate: L2 norm of the mean update
-    max_loss_increase: Plain  # gate: public held-out text, bits per byte
+    max_loss_increase: Plain  # gate: mean score on public held-out data
 
 
 class PublicWeights(Strict):

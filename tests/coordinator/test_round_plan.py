@@ -13,7 +13,10 @@ from tests.support.federation import RECORDS
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"training": {"sequence_length": 2048}}, "2048 is above the 1024 positions"),
+        (
+            {"training": {"options": {"sequence_length": 2048}}},
+            "2048 is above the 1024 positions",
+        ),
         ({"training": {"targets": ("c_attn",)}}, "'c_attn' .*targets may be down_proj"),
         ({"training": {"rank": 0}}, "rank 0 trains nothing"),
         ({"training": {"rank": 200}}, "rank 200 is above the 96"),

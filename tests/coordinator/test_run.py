@@ -16,7 +16,8 @@ from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, QuorumError, ResourceError
 from tapestry.protocol.wire_messages import Kind, Message
 from tapestry.settings import CoordinatorSettings
-from tapestry.workloads.base import Evaluation
+from tapestry.workloads.language.code_length import CodeLength
+from tapestry.workloads.language.model import LanguageModel
 from tapestry_coordinator import run
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_governance.audit.verify import AuditVerdict
@@ -69,15 +70,15 @@ def test_a_model_that_breaks_is_rejected_and_not_retried(
 ) -> None:
     federation = found()
     given = federation.base.replica.digest
-    honest = type(federation.base.workload).evaluate
+    honest = LanguageModel.evaluate
 
-    def evaluate(self: Any, texts: Any, **rest: Any) -> Evaluation:
+    def evaluate(self: Any, texts: Any, **rest: Any) -> CodeLength:
         whole = honest(self, texts, **rest)
         broken = "evaluate" in [event.get("phase") for event in federation.events]
-        nothing = Evaluation(bits_by_text=(math.nan,), bytes_by_text=(1,))
+        nothing = CodeLength(bits_by_text=(math.nan,), bytes_by_text=(1,))
         return nothing if broken else whole
 
-    monkeypatch.setattr(type(federation.base.workload), "evaluate", evaluate)
+    monkeypatch.setattr(LanguageModel, "evaluate", evaluate)
     federation.run()
     (closed,) = federation.closed()
     assert (closed.outcome, closed.reason) == ("rejected", "held_out_worse")

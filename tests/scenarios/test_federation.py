@@ -15,7 +15,7 @@ from tapestry.secagg.messages import Result
 from tapestry.secagg.quantization import Encoding, mean
 from tapestry.settings import number
 from tapestry.vectors import parameters_digest
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator.journal import Journal
 from tapestry_governance import registry
 from tapestry_governance.audit.verify import AuditVerdict, verify
@@ -125,7 +125,7 @@ def test_releases_load_with_plain_transformers(federation: Federation) -> None:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         tokens = tokenizer("forêt", return_tensors="pt")
         assert model(**tokens).logits.shape[-1] == model.config.vocab_size
-        values = LanguageModel.open(folder).parameters()
+        values = LanguageWorkload.open(folder).parameters()
         assert parameters_digest(values) == release.parameters_digest
 
 

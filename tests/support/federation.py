@@ -22,7 +22,7 @@ from tapestry.protocol.wire_messages import Kind, Message, RoundManifest
 from tapestry.settings import CoordinatorSettings
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import FloatVector
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.base import Workload
 from tapestry_coordinator import run as driver
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_demo import local_federation
@@ -63,7 +63,7 @@ class Killed(BaseException):
 class Base:
     """A given base, loaded once and shared by everybody of this process."""
 
-    workload: LanguageModel
+    workload: Workload
     replica: Replica
 
 
@@ -459,15 +459,16 @@ def run_settings() -> dict[str, Any]:
         "models": "models",
         "adapters": False,
         "training": {
+            "workload": "language",
             "parameterization": "low_rank",
             "rank": 2,
             "targets": ("q_proj",),
-            "sequence_length": 16,
             "steps": 1,
             "batch_size": 6,
             "optimizer": "sgd",
             "learning_rate": "0.1",
             "weight_decay": "0",
+            "options": {"sequence_length": 16},
         },
         "privacy": {
             "noise": "local",
@@ -529,6 +530,7 @@ def node_settings(base_digest: str) -> dict[str, Any]:
     return {
         "federation": "simulated",
         "country": "somewhere",
+        "workload": "language",
         "base": "tiny",
         "data": "data",
         "models": "models",
@@ -550,11 +552,11 @@ def node_settings(base_digest: str) -> dict[str, Any]:
             "licence": "CC0-1.0",
             "rank": 2,
             "targets": ["q_proj"],
-            "sequence_length": 16,
             "steps": 1,
             "batch_size": 6,
             "learning_rate": "0.1",
             "epsilon": "4",
             "clip_norm": "0.5",
+            "options": {"sequence_length": 16},
         },
     }

@@ -16,7 +16,7 @@ from tapestry.settings import (
     NodeSettings,
     write_new,
 )
-from tapestry_node.data.records import Corpus
+from tapestry.workloads.language.text_records import Corpus
 from tests.support.federation import merged, node_settings, run_settings
 
 DIGEST = "sha256:" + "0" * 64

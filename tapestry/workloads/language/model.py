@@ -38,10 +38,10 @@ from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.model.low_rank import factor
 from tapestry.protocol.wire_messages import TrainingPlan
 from tapestry.vectors import FloatVector, Layout, Parameters
-from tapestry.workloads.base import Evaluation, Unit
 from tapestry.workloads.language import lora_layers
 from tapestry.workloads.language.bfloat16 import multiplies_bfloat16
 from tapestry.workloads.language.chat_template import ChatTemplate
+from tapestry.workloads.language.code_length import CodeLength
 from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.generation import decode
 from tapestry.workloads.language.pretrained import (
@@ -54,14 +54,22 @@ from tapestry.workloads.language.target_modules import (
     find_targets,
     linear_modules,
 )
-from tapestry.workloads.language.tokens import by_length, pad, start_tokens, windows
+from tapestry.workloads.language.tokens import (
+    TokenExample,
+    by_length,
+    pad,
+    start_tokens,
+    windows,
+)
 
 MIN_TEMPERATURE = 0.01  # below, float32 tells nothing from the likeliest token
 _EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
 
 
 class LanguageModel:
-    """A loaded model with its tokenizer; implements ``workloads.base.Workload``.
+    """A loaded model with its tokenizer.
+
+    ``workload.LanguageWorkload`` adds what training asks of it.
 
     Guarantees:
         Parameters are float32, and are named and ordered by the module as it was
@@ -247,24 +255,26 @@ class LanguageModel:
         """
         return lora_layers.published(self._module, directory)
 
-    def encode(self, texts: Sequence[Text], *, sequence_length: int) -> list[Unit]:
-        """Turn each text into one unit; a text too short for a loss gives none."""
-        units = []
+    def encode(
+        self, texts: Sequence[Text], *, sequence_length: int
+    ) -> list[TokenExample]:
+        """Turn each text into one example; a text too short for a loss gives none."""
+        examples = []
         for tokens in self._tokenize(texts):
             if sequences := windows(tokens, sequence_length):
-                units.append(Unit(sequences=tuple(sequences)))
-        return units
+                examples.append(TokenExample(rows=tuple(sequences)))
+        return examples
 
-    def losses(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Mean loss in nats of the tokens that count, shape (len(sequences),).
+    def losses(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Mean loss in nats of the tokens that count, shape (len(rows),).
 
         No value depends on any other sequence of the batch: each mean is over the
         sequence's own tokens, and padding stands after all of them.
         """
-        losses_BT, counts_B = self._token_losses(sequences)
+        losses_BT, counts_B = self._token_losses(rows)
         return losses_BT.sum(dim=1) / counts_B
 
-    def evaluate(self, texts: Sequence[Text], *, sequence_length: int) -> Evaluation:
+    def evaluate(self, texts: Sequence[Text], *, sequence_length: int) -> CodeLength:
         """Code length of texts and of the answers of dialogues, without gradients.
 
         Guarantees:
@@ -284,7 +294,7 @@ class LanguageModel:
                 raise ConfigError(f"text {number}: {fault}")
         first = 0.0 if self._start else math.log2(len(self._tokenizer))
         tokens = self._tokenize(texts)
-        length = min(sequence_length, self._positions)
+        length = min(sequence_length, self.positions)
         cut = [windows(row, length) for row in tokens]
         rows = [window for each in cut for window in each]
         owners = np.repeat(np.arange(len(cut)), [len(each) for each in cut])
@@ -294,7 +304,7 @@ class LanguageModel:
                 losses_BT, _ = self._token_losses([rows[i] for i in batch])
                 nats = losses_BT.double().sum(dim=1).cpu().numpy()
                 np.add.at(bits, owners[batch], nats / math.log(2))
-        return Evaluation(
+        return CodeLength(
             bits_by_text=tuple(bits.tolist()),
             bytes_by_text=tuple(map(_counted_bytes, texts)),
         )
@@ -356,7 +366,7 @@ class LanguageModel:
                 self._module,
                 given,
                 ends=self._template.ends,
-                most=[min(max_tokens, self._positions - len(row)) for row in given],
+                most=[min(max_tokens, self.positions - len(row)) for row in given],
                 choose=partial(_choose, temperature=temperature, generator=generator),
             )
         return [
@@ -444,17 +454,17 @@ class LanguageModel:
         return None
 
     @property
-    def _positions(self) -> int:
+    def positions(self) -> int:
         """How many tokens the model takes at most; unbounded where it does not say."""
         config: Any = self._module.config
         known = getattr(config, "max_position_embeddings", None)
         return known if type(known) is int and known > 0 else sys.maxsize
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:
-        if len(tokens) >= self._positions:
+        if len(tokens) >= self.positions:
             raise ConfigError(
                 f"the prompt has {len(tokens)} tokens with what the chat template adds,"
-                f" and the model takes {self._positions} with the answer; shorten it"
+                f" and the model takes {self.positions} with the answer; shorten it"
             )
 
     def _prompt(self, prompt: Text) -> list[int]:

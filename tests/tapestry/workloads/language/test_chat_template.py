@@ -342,7 +342,7 @@ def test_the_loss_of_a_dialogue_is_that_of_its_answers(model: LanguageModel) -> 
     model.tokenizer.chat_template = None
     dialogue = Dialogue(turns=("question", "answer"))
     (unit,) = model.encode([dialogue], sequence_length=64)
-    (row,) = unit.sequences
+    (row,) = unit.rows
     tokens = torch.tensor([_plain(list(row))])
     with torch.no_grad():
         logits = model.module(input_ids=tokens).logits[0, :-1]
@@ -364,8 +364,8 @@ def test_windows_without_an_answer_are_left_out(model: LanguageModel) -> None:
     model.tokenizer.chat_template = None
     dialogue = Dialogue(turns=("q" * 100, "a" * 20))
     (unit,) = model.encode([dialogue], sequence_length=16)
-    assert all(max(row[1:]) >= 0 for row in unit.sequences)
-    counted = [t for row in unit.sequences for t in row[1:] if t >= 0]
+    assert all(max(row[1:]) >= 0 for row in unit.rows)
+    counted = [t for row in unit.rows for t in row[1:] if t >= 0]
     assert len(counted) == 21  # each byte of the answer and its end, once
 
 
@@ -424,9 +424,9 @@ def test_the_loss_of_a_dialogue_is_the_same_in_any_company(
         ("qq", "bb"),
     ]
     units = model.encode([Dialogue(turns=t) for t in turns], sequence_length=64)
-    rows = [row for unit in units for row in unit.sequences]
+    rows = [row for unit in units for row in unit.rows]
     text = model.encode(["a text in which every byte counts"], sequence_length=64)
-    rows += text[0].sequences
+    rows += text[0].rows
     with torch.no_grad():
         together = model.losses(rows)
         alone = torch.cat([model.losses([row]) for row in rows])

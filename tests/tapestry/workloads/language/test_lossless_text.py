@@ -101,7 +101,7 @@ def test_truncation_and_padding_of_a_tokenizer_are_not_obeyed() -> None:
 
     model = _with_backend(change)
     (unit,) = model.encode(["a" * 30], sequence_length=99)
-    assert len(unit.sequences[0]) == 30
+    assert len(unit.rows[0]) == 30
 
 
 def test_a_long_text_writes_nothing_past_the_printer(

@@ -42,21 +42,19 @@ def _plan(parameterization: str = "low_rank", **changes: object) -> TrainingPlan
         "rank": 4 if parameterization == "low_rank" else 0,
         "targets": ("q_proj", "v_proj", "down_proj"),
         "factor_seed": "5e" * 32,
-        "sequence_length": 16,
         "steps": 1,
         "batch_size": 1,
         "optimizer": "sgd",
         "learning_rate": "0.1",
         "weight_decay": "0",
+        "options": {"sequence_length": 16},
     }
     return TrainingPlan.model_validate({**values, **changes})
 
 
 def _update(model: LanguageModel, plan: TrainingPlan, text: str) -> FloatVector:
     """Take one plain gradient step on a text and return the change."""
-    sequences = [
-        s for u in model.encode([text], sequence_length=16) for s in u.sequences
-    ]
+    sequences = [s for u in model.encode([text], sequence_length=16) for s in u.rows]
     with model.attach(plan) as trained:
         parameters = [parameter for _, parameter in trained]
         loss = model.losses(sequences).mean()
@@ -206,7 +204,7 @@ def test_windows_predict_each_token_once(
 ) -> None:
     text = "abcdefghij" * 7
     units = model.encode([text[:count]], sequence_length=length)
-    sequences = [s for unit in units for s in unit.sequences]
+    sequences = [s for unit in units for s in unit.rows]
     assert all(2 <= len(s) <= length for s in sequences)
     predicted = [t for s in sequences for t in s[1:]]
     assert bytes(model.tokenizer.decode(predicted), "ascii") == text[:count].encode()
@@ -215,7 +213,7 @@ def test_windows_predict_each_token_once(
 
 def test_a_special_token_spelled_in_a_text_stays_text(model: LanguageModel) -> None:
     (unit,) = model.encode(["</s>"], sequence_length=16)
-    assert len(unit.sequences[0]) == 5
+    assert len(unit.rows[0]) == 5
 
 
 def test_an_evaluation_counts_all_bits_and_all_bytes(model: LanguageModel) -> None:
@@ -223,9 +221,7 @@ def test_an_evaluation_counts_all_bits_and_all_bytes(model: LanguageModel) -> No
     assert score.bytes == sum(len(text.encode()) for text in TEXTS)
     units = model.encode(TEXTS, sequence_length=16)
     nats = sum(
-        model.losses([s]).item() * (len(s) - 1)
-        for unit in units
-        for s in unit.sequences
+        model.losses([s]).item() * (len(s) - 1) for unit in units for s in unit.rows
     )
     assert score.bits == pytest.approx(nats / math.log(2), rel=1e-5)
     assert model.evaluate(TEXTS, sequence_length=16) == score
@@ -320,7 +316,7 @@ print(json.dumps([tokens, loss.item(), "tapestry" in sys.modules]))
     tokens, loss, ours = json.loads(out.stdout)
     assert tokens == [
         256,
-        *model.encode(["ciao"], sequence_length=8)[0].sequences[0][1:],
+        *model.encode(["ciao"], sequence_length=8)[0].rows[0][1:],
     ]
     assert loss == pytest.approx(model.losses([tokens]).item(), rel=1e-5)
     assert not ours

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from tapestry.workloads.base import Evaluation
+from tapestry.workloads.language.code_length import CodeLength
 
 
-def evaluation(bits: list[float], sizes: list[int]) -> Evaluation:
-    return Evaluation(bits_by_text=tuple(bits), bytes_by_text=tuple(sizes))
+def evaluation(bits: list[float], sizes: list[int]) -> CodeLength:
+    return CodeLength(bits_by_text=tuple(bits), bytes_by_text=tuple(sizes))
 
 
 def test_long_texts_count_for_more() -> None:

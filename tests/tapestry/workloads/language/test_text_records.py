@@ -14,10 +14,20 @@ from hypothesis import strategies as st
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import SHOWN
 from tapestry.workloads.language.dialogue import Dialogue
+from tapestry.workloads.language.record_statistics import Census, Lengths
+from tapestry.workloads.language.text_records import TextReader
 from tapestry_node.data import records
-from tapestry_node.data.record_statistics import Census, Lengths
 
 MANIFEST = 'language = "it"\nlicence = "BSD-3-Clause"\nunit = "record"\n'
+
+
+def census(found: records.Records) -> Census:
+    assert isinstance(found.summary, Census)
+    return found.summary
+
+
+def read(folder: Path) -> records.Records:
+    return records.read(folder, TextReader())
 
 
 def _folder(tmp_path: Path, **files: str) -> Path:
@@ -37,7 +47,7 @@ def _lines(*rows: object) -> str:
 def test_a_text_file_is_one_record_and_a_json_line_is_one(tmp_path: Path) -> None:
     lines = _lines({"text": "due"}, {"text": "tre\u2028quattro\x85"})
     folder = _folder(tmp_path, a_txt="uno\nriga", sub__b_jsonl=lines, c_txt="  \n")
-    assert set(records.read(folder).texts) == {
+    assert set(read(folder).records) == {
         "uno\nriga",
         "due",
         "tre\u2028quattro\x85",
@@ -47,8 +57,8 @@ def test_a_text_file_is_one_record_and_a_json_line_is_one(tmp_path: Path) -> Non
 def test_lines_with_one_id_are_one_record_across_files(tmp_path: Path) -> None:
     one = _lines({"id": "p1", "text": "lunedì"}, {"id": "p2", "text": "altro"})
     two = _lines({"id": "p1", "text": "martedì"}, {"text": "senza"})
-    found = records.read(_folder(tmp_path, a_jsonl=one, b_jsonl=two))
-    assert set(found.texts) == {"lunedì\nmartedì", "altro", "senza"}
+    found = read(_folder(tmp_path, a_jsonl=one, b_jsonl=two))
+    assert set(found.records) == {"lunedì\nmartedì", "altro", "senza"}
 
 
 @given(order=st.permutations(["uno", "due", "tre", "due"]))
@@ -56,7 +66,7 @@ def test_the_digest_does_not_depend_on_files_or_order(
     tmp_path_factory: pytest.TempPathFactory, order: list[str]
 ) -> None:
     rows = _lines(*({"text": text} for text in order))
-    found = records.read(_folder(tmp_path_factory.mktemp("data"), x_jsonl=rows))
+    found = read(_folder(tmp_path_factory.mktemp("data"), x_jsonl=rows))
     separate = _folder(
         tmp_path_factory.mktemp("data"),
         a_txt="due",
@@ -64,15 +74,15 @@ def test_the_digest_does_not_depend_on_files_or_order(
         c_txt="tre",
         d_txt="uno",
     )
-    assert found.digest == records.read(separate).digest
+    assert found.digest == read(separate).digest
     fewer = _folder(
         tmp_path_factory.mktemp("data"), a_txt="due", b_txt="tre", c_txt="uno"
     )
-    assert found.digest != records.read(fewer).digest
+    assert found.digest != read(fewer).digest
 
 
 def test_a_commitment_hides_the_records_behind_a_salt(tmp_path: Path) -> None:
-    found = records.read(_folder(tmp_path, a_txt="uno"))
+    found = read(_folder(tmp_path, a_txt="uno"))
     assert found.commitment(b"1" * 32) != found.commitment(b"2" * 32)
     assert found.digest not in found.commitment(b"1" * 32)
     with pytest.raises(ValueError, match="32 bytes"):
@@ -106,7 +116,7 @@ def test_a_wrong_manifest_is_named(tmp_path: Path, manifest: str, message: str) 
     folder = _folder(tmp_path, a_txt="uno")
     (folder / "corpus.toml").write_text(manifest)
     with pytest.raises(ConfigError, match=message):
-        records.read(folder)
+        read(folder)
 
 
 GOLDEN = {
@@ -131,7 +141,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> Path:
 
 def test_the_digest_of_known_data_stays_what_it_was(tmp_path: Path) -> None:
     """A ledger refuses other data, so this digest outlives every change of a reader."""
-    found = records.read(_write(tmp_path, GOLDEN))
+    found = read(_write(tmp_path, GOLDEN))
     assert found.digest == (
         "sha256:6e9f31473734d8587e02e0172f65974bc2bc3d26159b3321b27c68c62bf3fd5e"
     )
@@ -144,8 +154,8 @@ def test_a_folder_is_told_in_numbers(tmp_path: Path) -> None:
         "f.jsonl": b"",
         "g.jsonl": b'{"id": "P1", "text": "altro"}\n{"text": ""}\n',
     }
-    found = records.read(_write(tmp_path, files))
-    assert found.census == Census(
+    found = read(_write(tmp_path, files))
+    assert found.summary == Census(
         files=7,
         bytes=sum(map(len, files.values())),
         empty=2,
@@ -161,18 +171,18 @@ def test_a_folder_is_told_in_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mark", ["a.txt", "b.txt", "c.jsonl", "corpus.toml"])
 def test_a_byte_order_mark_makes_no_other_record(tmp_path: Path, mark: str) -> None:
     files = {"a.txt": b"uno", "b.txt": b"due", "c.jsonl": b'{"text": "tre"}\n'}
-    plain = records.read(_write(tmp_path / "plain", files)).digest
+    plain = read(_write(tmp_path / "plain", files)).digest
     folder = _write(tmp_path / "marked", files)
     content = (folder / mark).read_bytes()
     (folder / mark).write_bytes(b"\xef\xbb\xbf" + content)
-    assert records.read(folder).digest == plain
+    assert read(folder).digest == plain
 
 
 def test_an_id_that_spells_a_number_or_a_place_is_an_id(tmp_path: Path) -> None:
     """Keys of rows without an id cannot be spelled by an id."""
     rows = [{"text": "senza"}, {"id": "0", "text": "a"}, {"id": "1", "text": "b"}]
-    found = records.read(_folder(tmp_path, a_jsonl=_lines(*rows, {"text": "fine"})))
-    assert found.texts == ("a", "b", "fine", "senza")
+    found = read(_folder(tmp_path, a_jsonl=_lines(*rows, {"text": "fine"})))
+    assert found.records == ("a", "b", "fine", "senza")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +212,7 @@ def test_an_id_that_spells_a_number_or_a_place_is_an_id(tmp_path: Path) -> None:
 def test_an_id_has_one_spelling(tmp_path: Path, key: object, rule: str) -> None:
     folder = _folder(tmp_path, a_jsonl=json.dumps({"text": "private", "id": key}))
     with pytest.raises(ConfigError) as caught:
-        records.read(folder)
+        read(folder)
     said = str(caught.value).removeprefix(f"{folder}/a.jsonl, line 1: ")
     assert said.startswith(rule)
     assert "priv" not in said
@@ -212,21 +222,21 @@ def test_an_id_has_one_spelling(tmp_path: Path, key: object, rule: str) -> None:
 @pytest.mark.parametrize("key", ["7", "è-1", "Anna Rossi", "病人-7", "a/b:c", "\u0e44"])
 def test_an_id_may_be_any_visible_text(tmp_path: Path, key: str) -> None:
     rows = _lines({"id": key, "text": "uno"}, {"id": key, "text": "due"})
-    assert records.read(_folder(tmp_path, a_jsonl=rows)).texts == ("uno\ndue",)
+    assert read(_folder(tmp_path, a_jsonl=rows)).records == ("uno\ndue",)
 
 
 def test_ids_that_differ_in_case_are_two_and_are_counted(tmp_path: Path) -> None:
     rows = _lines({"id": "a-1", "text": "uno"}, {"id": "A-1", "text": "due"})
-    found = records.read(_folder(tmp_path, a_jsonl=rows))
-    assert found.texts == ("due", "uno")
-    assert found.census.like_ids == 2
+    found = read(_folder(tmp_path, a_jsonl=rows))
+    assert found.records == ("due", "uno")
+    assert census(found).like_ids == 2
 
 
 @pytest.mark.parametrize("key", ["ID", "Id", "id ", "i\u200bd", "patient_id", "_id"])
 def test_a_misspelled_key_is_no_record_of_its_own(tmp_path: Path, key: str) -> None:
     folder = _folder(tmp_path, a_jsonl=json.dumps({"text": "private", key: "private"}))
     with pytest.raises(ConfigError, match=r'line 1: key 2 of 2 .* looks like "id"'):
-        records.read(folder)
+        read(folder)
 
 
 def test_the_order_of_the_rows_of_one_id_is_part_of_its_text(tmp_path: Path) -> None:
@@ -242,13 +252,13 @@ def test_the_order_of_the_rows_of_one_id_is_part_of_its_text(tmp_path: Path) -> 
         {"b_jsonl": _lines(one), "c_jsonl": _lines(other, two)},
     ]
     found = {
-        records.read(_folder(_new(tmp_path, n), **files)).digest
+        read(_folder(_new(tmp_path, n), **files)).digest
         for n, files in enumerate(layouts)
     }
     assert len(found) == 1
     turned = _folder(_new(tmp_path, 9), a_jsonl=_lines(two, one, other))
-    assert records.read(turned).texts == ("2\n1", "x")
-    assert records.read(turned).digest not in found
+    assert read(turned).records == ("2\n1", "x")
+    assert read(turned).digest not in found
 
 
 def _new(folder: Path, number: int) -> Path:
@@ -281,7 +291,7 @@ def test_a_wrong_file_is_named_and_no_text_is_shown(
     tmp_path: Path, files: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        records.read(_folder(tmp_path, **files))
+        read(_folder(tmp_path, **files))
     assert "private" not in str(caught.value).replace(str(tmp_path), "")
     assert "\n" not in str(caught.value)
 
@@ -293,7 +303,7 @@ def test_all_faults_of_a_folder_are_told_at_once(tmp_path: Path) -> None:
     (folder / "link.txt").symlink_to("/nowhere")
     (folder / "corpus.toml").write_text(MANIFEST.replace('"it"', '"Italian!"'))
     with pytest.raises(ConfigError) as caught:
-        records.read(folder)
+        read(folder)
     head, *lines = str(caught.value).splitlines()
     assert head == f"{folder}: 13 faults"
     assert len(lines) == SHOWN + 1
@@ -308,24 +318,24 @@ def test_linked_and_odd_things_lose_nothing_silently(tmp_path: Path) -> None:
     folder = _write(tmp_path / "data", {"a.txt": b"uno"})
     (folder / "more").symlink_to(outside)
     with pytest.raises(ConfigError, match="data/more: is a link"):
-        records.read(folder)
+        read(folder)
     (folder / "more").unlink()
     os.mkfifo(folder / "b.txt")
     with pytest.raises(ConfigError, match=r"data/b\.txt: is a FIFO"):
-        records.read(folder)
+        read(folder)
 
 
 def test_file_names_of_any_bytes_are_read(tmp_path: Path) -> None:
     folder = _write(tmp_path, {"a.txt": b"uno", "A.txt": b"due"})
     (folder / os.fsdecode(b"\xff\n.txt")).write_text("tre")
-    assert records.read(folder).texts == ("due", "tre", "uno")
+    assert read(folder).records == ("due", "tre", "uno")
 
 
 def test_missing_folders_and_manifests_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no folder .*nowhere"):
-        records.read(tmp_path / "nowhere")
+        read(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"has no corpus\.toml"):
-        records.read(tmp_path)
+        read(tmp_path)
 
 
 def _as_nobody(folder: Path, out: "multiprocessing.SimpleQueue[str]") -> None:
@@ -334,7 +344,7 @@ def _as_nobody(folder: Path, out: "multiprocessing.SimpleQueue[str]") -> None:
         os.setgid(65534)
         os.setuid(65534)
     try:
-        records.read(folder)
+        read(folder)
     except ConfigError as error:
         out.put(str(error))
     else:
@@ -366,25 +376,25 @@ ANSWER = {"role": "assistant", "content": "bene"}
 
 def test_a_row_of_messages_is_a_dialogue(tmp_path: Path) -> None:
     rows = [{"messages": [QUESTION, ANSWER]}, {"text": "ciao"}]
-    found = records.read(_folder(tmp_path, **{"a.jsonl": _lines(*rows)}))
-    assert found.texts == ("ciao", Dialogue(turns=("come stai?", "bene")))
-    assert found.census.characters == Lengths(shortest=4, median=4, longest=14)
+    found = read(_folder(tmp_path, **{"a.jsonl": _lines(*rows)}))
+    assert found.records == ("ciao", Dialogue(turns=("come stai?", "bene")))
+    assert census(found).characters == Lengths(shortest=4, median=4, longest=14)
 
 
 def test_dialogues_of_one_id_follow_one_another_in_one_record(tmp_path: Path) -> None:
     row = {"id": "7", "messages": [QUESTION, ANSWER]}
-    found = records.read(_folder(tmp_path, **{"a.jsonl": _lines(row, row)}))
-    assert found.texts == (Dialogue(turns=("come stai?", "bene") * 2),)
+    found = read(_folder(tmp_path, **{"a.jsonl": _lines(row, row)}))
+    assert found.records == (Dialogue(turns=("come stai?", "bene") * 2),)
 
 
 def test_a_text_and_a_dialogue_are_never_the_same_record(tmp_path: Path) -> None:
     dialogue = _lines({"messages": [QUESTION, ANSWER]})
-    first = records.read(_folder(tmp_path / "a", **{"a.jsonl": dialogue}))
+    first = read(_folder(tmp_path / "a", **{"a.jsonl": dialogue}))
     spelled = _lines({"text": '\x00messages\x00["come stai?","bene"]'})
     with pytest.raises(ConfigError, match="NUL"):
-        records.read(_folder(tmp_path / "b", **{"a.jsonl": spelled}))
+        read(_folder(tmp_path / "b", **{"a.jsonl": spelled}))
     text = _lines({"text": 'messages["come stai?","bene"]'})
-    other = records.read(_folder(tmp_path / "c", **{"a.jsonl": text}))
+    other = read(_folder(tmp_path / "c", **{"a.jsonl": text}))
     assert first.digest != other.digest
 
 
@@ -421,7 +431,7 @@ def test_a_dialogue_has_one_spelling_and_no_message_shows_it(
 ) -> None:
     folder = _folder(tmp_path, **{"a.jsonl": _lines({"text": "fine"}, row)})
     with pytest.raises(ConfigError) as caught:
-        records.read(folder)
+        read(folder)
     assert "a.jsonl, line 2" in str(caught.value)
     assert rule in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -431,9 +441,9 @@ def test_a_dialogue_has_one_spelling_and_no_message_shows_it(
 def test_a_dialogue_whose_answers_show_nothing_is_left_out(tmp_path: Path) -> None:
     row = {"messages": [QUESTION, {**ANSWER, "content": " \u200b"}]}
     folder = _folder(tmp_path, **{"a.jsonl": _lines({"text": "fine"}, row)})
-    found = records.read(folder)
-    assert found.texts == ("fine",)
-    assert found.census.invisible == 1
+    found = read(folder)
+    assert found.records == ("fine",)
+    assert census(found).invisible == 1
 
 
 def test_texts_and_dialogues_of_one_id_do_not_mix(tmp_path: Path) -> None:
@@ -441,4 +451,4 @@ def test_texts_and_dialogues_of_one_id_do_not_mix(tmp_path: Path) -> None:
     for name, order in (("a", rows), ("b", rows[::-1])):
         folder = _folder(tmp_path / name, **{"a.jsonl": _lines(*order)})
         with pytest.raises(ConfigError, match="line 2: has"):
-            records.read(folder)
+            read(folder)

@@ -8,17 +8,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tapestry.workloads.adapter_format import AdapterPromise, BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.dialogue import Dialogue
-from tapestry.workloads.language.peft_folder import BaseName
-from tapestry_node.adapters.model_card import (
-    AdapterPromise,
+from tapestry.workloads.language.model_card import (
     Asking,
     Card,
     SampleAnswer,
     render,
 )
-from tapestry_node.adapters.sample_answers import asking, first_tokens, prompts_of
+from tapestry.workloads.language.sample_answers import asking, first_tokens, prompts_of
 
 PROMISE = AdapterPromise(
     epsilon=None,
