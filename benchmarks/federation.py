@@ -103,8 +103,8 @@ class Bench:
 
     def scores(self, model: LanguageWorkload) -> Scores:
         """Bits per byte of each language under the loaded parameters."""
-        kind = model.evaluation({"sequence_length": LENGTH})
-        return scores_of(evaluate_all(kind, self.held_out))
+        evaluation = model.evaluation({"sequence_length": LENGTH})
+        return scores_of(evaluate_all(evaluation, self.held_out))
 
     def units(self, languages: Sequence[str]) -> list[Example]:
         """Encode the records of some institutions together."""

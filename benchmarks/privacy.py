@@ -367,7 +367,7 @@ def _texts(
 
 
 def _loss(model: LanguageWorkload, texts: Sequence[Text], study: Study) -> float:
-    return model.evaluate(texts, sequence_length=study.sequence_length).bits_per_byte
+    return model.evaluate(texts, sequence_length=study.sequence_length).score
 
 
 def _plan(*, rank: int) -> TrainingPlan:

@@ -2,7 +2,7 @@
 
 A round whose mean update is too long, or after which the mean score over the
 institutions' public data grows by more than the plan allows, changes nothing and is
-logged so. What is scored, and how, is the workload's (``EvaluationKind``).
+logged so. What is scored, and how, is the workload's (``Evaluation``).
 """
 
 from dataclasses import dataclass
@@ -24,19 +24,20 @@ from tapestry.model.replica import Replica, measure
 from tapestry.protocol.wire_messages import RoundManifest
 from tapestry.secagg.server import Unmasked
 from tapestry.settings import number
-from tapestry.workloads.base import Evaluation, EvaluationKind, Workload
+from tapestry.workloads.base import Evaluation, Workload
+from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator.journal import Journal
 
 
 def logged_evaluations(
-    journal: Journal, model_digest: str, *, kind: EvaluationKind, held_out: HeldOut
-) -> dict[str, Evaluation] | None:
+    journal: Journal, model_digest: str, *, evaluation: Evaluation, held_out: HeldOut
+) -> dict[str, RatioScore] | None:
     """Read what a gate found out about a base; None if it never tried it so."""
-    known = journal.facts().get(evaluation_key(kind, held_out, model_digest))
+    known = journal.facts().get(evaluation_key(evaluation, held_out, model_digest))
     if known is None:
         return None
     found = decode_json(known.encode())
-    return {name: kind.from_json(each) for name, each in found.items()}
+    return {name: RatioScore.from_json(each) for name, each in found.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class AcceptanceGate:
     """Tries steps before they are taken."""
 
     workload: Workload
-    kind: EvaluationKind
+    evaluation: Evaluation
     held_out: HeldOut
     journal: Journal
 
@@ -71,7 +72,7 @@ class AcceptanceGate:
         rejected = partial(
             GateVerdict,
             replica=replica,
-            measure=self.kind.name,
+            measure=self.evaluation.name,
             scores=finite(before),
         )
         places = tuple(
@@ -96,7 +97,7 @@ class AcceptanceGate:
             replica=candidate,
             reason=None,
             norm=norm,
-            measure=self.kind.name,
+            measure=self.evaluation.name,
             scores=scores,
         )
 
@@ -111,12 +112,12 @@ class AcceptanceGate:
             ConfigError: The model cannot be scored on some data, or gives no finite
                 score on those of an institution.
         """
-        check_held_out(folder, self.kind)
+        check_held_out(folder, self.evaluation)
         scores = self.scores(replica)
         if lacking := sorted(scores.keys() - finite(scores).keys()):
-            place = f"{folder.name}/{lacking[0]}{self.kind.suffix}"
+            place = f"{folder.name}/{lacking[0]}{self.evaluation.suffix}"
             raise ConfigError(
-                f"the base gives no finite {self.kind.name.replace('_', ' ')} on"
+                f"the base gives no finite {self.evaluation.name.replace('_', ' ')} on"
                 f" {place}; its weights are damaged, or too large for float32"
             )
 
@@ -128,14 +129,17 @@ class AcceptanceGate:
             neither remembered nor printed.
         """
         known = logged_evaluations(
-            self.journal, replica.digest, kind=self.kind, held_out=self.held_out
+            self.journal,
+            replica.digest,
+            evaluation=self.evaluation,
+            held_out=self.held_out,
         )
         if known is not None:
             return scores_of(known)
         self.workload.load(replica.parameters)
-        found = evaluate_all(self.kind, self.held_out.sets)
+        found = evaluate_all(self.evaluation, self.held_out.sets)
         if all(each.is_finite for each in found.values()):
             plain = {name: each.to_json() for name, each in found.items()}
-            key = evaluation_key(self.kind, self.held_out, replica.digest)
+            key = evaluation_key(self.evaluation, self.held_out, replica.digest)
             self.journal.set_fact(key, canonical_json(plain).decode())
         return scores_of(found)

@@ -82,7 +82,7 @@ def card_of(
         facts: What else to tell; ``GIVEN`` is the run's base, a name or a folder.
     """
     origin = workload.origin(facts[GIVEN])
-    kind = "".join(f"{key}: {value}\n" for key, value in workload.card_fields.items())
+    kind = "".join(f"{key}: {value}\n" for key, value in origin.fields.items())
     licence = origin.licence
     front = f'tapestry:\n  given_base_licence: "{licence}"\n' if licence else ""
     # The place of a folder on the coordinator's disk is not published.

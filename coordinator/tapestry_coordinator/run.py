@@ -141,11 +141,11 @@ class Run:
             deadline=settings.deadlines.cosign,
         )
         self.journal = Journal(directory)
-        kind = workload.evaluation(settings.training.options)
+        evaluation = workload.evaluation(settings.training.options)
         self.gate = AcceptanceGate(
             workload=workload,
-            kind=kind,
-            held_out=read_held_out(directory / HELD_OUT, kind),
+            evaluation=evaluation,
+            held_out=read_held_out(directory / HELD_OUT, evaluation),
             journal=self.journal,
         )
         self.tracker = NodeTracker(

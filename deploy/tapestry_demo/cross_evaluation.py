@@ -11,11 +11,12 @@ from tapestry.evaluation.held_out import (
 )
 from tapestry.model.replica import Replica
 from tapestry.vectors import Parameters
-from tapestry.workloads.base import Evaluation, EvaluationKind
+from tapestry.workloads.base import Evaluation
 from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.options import LanguageOptions
 from tapestry.workloads.language.workload import LanguageWorkload
+from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator.acceptance_gate import logged_evaluations
 from tapestry_coordinator.journal import Journal
 from tapestry_demo import corpora, scenario
@@ -26,7 +27,7 @@ from tapestry_governance.registry import read_base
 if TYPE_CHECKING:
     from tapestry_demo.demo_run import DemoRun
 
-Matrix = dict[str, dict[str, Evaluation]]  # by model, by country
+Matrix = dict[str, dict[str, RatioScore]]  # by model, by country
 Figures = dict[str, dict[str, float]]
 
 
@@ -56,13 +57,13 @@ def fill(
         questions of the held-out dialogues.
     """
     options = LanguageOptions(sequence_length=demo.scale.sequence_length)
-    kind = workload.evaluation(options.to_options())
-    held_out = read_held_out(demo.out / "coordinator" / "held-out", kind)
-    matrix = _logged(demo, given, kind=kind, held_out=held_out)
+    evaluation = workload.evaluation(options.to_options())
+    held_out = read_held_out(demo.out / "coordinator" / "held-out", evaluation)
+    matrix = _logged(demo, given, evaluation=evaluation, held_out=held_out)
     samples = choose_samples(held_out.sets)
 
-    def row() -> dict[str, Evaluation]:
-        return evaluate_all(kind, held_out.sets)
+    def row() -> dict[str, RatioScore]:
+        return evaluate_all(evaluation, held_out.sets)
 
     with demo.stage("evaluate"):
         demo.progress({"stage": "evaluate", "text": "answers of the given base"})
@@ -87,7 +88,7 @@ def fill(
 
 
 def _logged(
-    demo: "DemoRun", given: Replica, *, kind: EvaluationKind, held_out: HeldOut
+    demo: "DemoRun", given: Replica, *, evaluation: Evaluation, held_out: HeldOut
 ) -> Matrix:
     """What the coordinator evaluated on the way: the bases."""
     names = {"given": given.digest}
@@ -95,7 +96,7 @@ def _logged(
         names[folder.name] = read_base(folder).digest
     journal = Journal(demo.out / "coordinator")
     rows = {
-        name: logged_evaluations(journal, key, kind=kind, held_out=held_out)
+        name: logged_evaluations(journal, key, evaluation=evaluation, held_out=held_out)
         for name, key in names.items()
     }
     journal.close()

@@ -27,7 +27,8 @@ def check_as_json(
         "budget": asdict(balance),
         **seen.data.model_dump(include={"licence"}),
         "languages": list(seen.data.languages),
-        "census": seen.summary.to_json(),
+        "records": seen.records,
+        "census": seen.summary.to_json() if seen.summary else None,
         "coverage": [each.to_json() for each in seen.coverage],
         "prices": [asdict(price) for price in seen.prices],
         "keys": seen.keys,
@@ -66,7 +67,9 @@ def _records(seen: "Inspection") -> Iterator[str]:
     described = f"licence {seen.data.licence}"
     if seen.data.languages:
         described = f"language {', '.join(seen.data.languages)}, {described}"
-    for summary in (seen.summary, *seen.coverage):
+    if seen.summary is None:
+        yield f"data      {_count(seen.records, 'record')}; {described}"
+    for summary in filter(None, (seen.summary, *seen.coverage)):
         for label, text in summary.lines():
             rest = f"; {described}" if label == "data" else ""
             yield f"{label:<9} {text}{rest}"

@@ -51,7 +51,8 @@ class Inspection:
     """
 
     data: DataManifest
-    summary: Summary
+    records: int
+    summary: Summary | None
     coverage: tuple[Summary, ...]
     prices: tuple[Price, ...]
     keys: dict[str, str]  # mode of each file, in octal digits
@@ -83,8 +84,9 @@ class Inspector:
                 refused.append(str(error))
         return Inspection(
             data=self.trainer.manifest,
+            records=self.trainer.count,
             summary=self.trainer.summary,
-            coverage=tuple(map(self.trainer.coverage, self._options())),
+            coverage=tuple(filter(None, map(self.trainer.coverage, self._options()))),
             prices=tuple(prices),
             keys=_modes(self.directory / "keys"),
             superlink=transport.superlink if transport else None,

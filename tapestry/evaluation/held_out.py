@@ -12,8 +12,9 @@ from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import Faults, InputFault
 from tapestry.inputs.folder_walker import walk
-from tapestry.workloads.base import LARGEST_SCORE, Evaluation, EvaluationKind
+from tapestry.workloads.base import Evaluation
 from tapestry.workloads.data_manifest import Record
+from tapestry.workloads.ratio_score import LARGEST, RatioScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class HeldOut:
     digest: str  # of the files' names and bytes
 
 
-def read_held_out(folder: Path, kind: EvaluationKind) -> HeldOut:
+def read_held_out(folder: Path, evaluation: Evaluation) -> HeldOut:
     """Read the public data of each institution.
 
     Raises:
@@ -36,19 +37,19 @@ def read_held_out(folder: Path, kind: EvaluationKind) -> HeldOut:
     faults = Faults()
     sets: dict[str, Sequence[Record]] = {}
     for path in walk(folder, faults):
-        if path.suffix != kind.suffix or path.parent != folder:
-            rule = f"is no <country>{kind.suffix}; move it out of this folder"
+        if path.suffix != evaluation.suffix or path.parent != folder:
+            rule = f"is no <country>{evaluation.suffix}; move it out of this folder"
             faults.add(InputFault(path, rule))
         else:
-            sets[path.stem] = kind.read(path, faults)
+            sets[path.stem] = evaluation.read(path, faults)
     faults.check(folder)
     if not sets:
         raise ConfigError(
-            f"{folder} holds no *{kind.suffix}; the gate needs held-out data"
+            f"{folder} holds no *{evaluation.suffix}; the gate needs held-out data"
         )
     try:
         files = {
-            name: digest((folder / f"{name}{kind.suffix}").read_bytes())
+            name: digest((folder / f"{name}{evaluation.suffix}").read_bytes())
             for name in sets
         }
     except OSError as error:
@@ -56,7 +57,7 @@ def read_held_out(folder: Path, kind: EvaluationKind) -> HeldOut:
     return HeldOut(sets=sets, digest=digest(canonical_json(files)))
 
 
-def check_held_out(folder: Path, kind: EvaluationKind) -> None:
+def check_held_out(folder: Path, evaluation: Evaluation) -> None:
     """Require that the model can be scored on all data, before a round is opened.
 
     Raises:
@@ -65,20 +66,20 @@ def check_held_out(folder: Path, kind: EvaluationKind) -> None:
     """
     faults = Faults()
     for path in walk(folder, faults):
-        kind.check(path, faults)
+        evaluation.check(path, faults)
     faults.check(folder)
 
 
 def evaluate_all(
-    kind: EvaluationKind, sets: Mapping[str, Sequence[Record]]
-) -> dict[str, Evaluation]:
+    evaluation: Evaluation, sets: Mapping[str, Sequence[Record]]
+) -> dict[str, RatioScore]:
     """Score the loaded parameters on each institution's data."""
-    return {name: kind.evaluate(data) for name, data in sets.items()}
+    return {name: evaluation.evaluate(data) for name, data in sets.items()}
 
 
-def scores_of(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
-    """Reduce each institution's evaluation to its score."""
-    return {name: each.score for name, each in evaluations.items()}
+def scores_of(scores: Mapping[str, RatioScore]) -> dict[str, float]:
+    """Reduce each institution's score to one number."""
+    return {name: each.score for name, each in scores.items()}
 
 
 def mean_of(scores: Mapping[str, float]) -> float:
@@ -88,16 +89,16 @@ def mean_of(scores: Mapping[str, float]) -> float:
 
 def finite(scores: Mapping[str, float]) -> dict[str, float]:
     """Keep the scores that have a plain decimal spelling, for log and journal."""
-    return {n: value for n, value in scores.items() if abs(value) < LARGEST_SCORE}
+    return {n: value for n, value in scores.items() if abs(value) < LARGEST}
 
 
-def evaluation_key(kind: EvaluationKind, held_out: HeldOut, model_digest: str) -> str:
+def evaluation_key(evaluation: Evaluation, held_out: HeldOut, model_digest: str) -> str:
     """Name an evaluation by all that it depends on, so that no other is taken for it.
 
     Args:
-        kind: The measure and its settings.
+        evaluation: The measure and its settings.
         held_out: The data.
         model_digest: Of the parameters.
     """
-    value = [kind.name, dict(kind.settings), held_out.digest, model_digest]
+    value = [evaluation.name, dict(evaluation.settings), held_out.digest, model_digest]
     return f"evaluations {digest(canonical_json(value))}"

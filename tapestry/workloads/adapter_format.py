@@ -1,6 +1,6 @@
 """Adapters as a workload publishes them, and the facts that every adapter has."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +46,17 @@ class AdapterFacts:
 
 class AdapterFormat(Protocol):
     """How a workload publishes a low-rank update as an adapter of its own."""
+
+    def repeated(
+        self, public: Sequence[Record], private: Iterable[Record]
+    ) -> list[int]:
+        """Return the places of public data that would publish a private record.
+
+        Args:
+            public: What is to be published.
+            private: Records, and the rows that they are joined from.
+        """
+        ...
 
     def read_public(
         self, folder: Path, *, repeated: Callable[[Sequence[Record]], list[int]]

@@ -11,11 +11,11 @@ A workload without some ability says so: ``adapters`` may be None, and a plan th
 cannot follow is refused by ``check_plan``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -27,11 +27,11 @@ from tapestry.protocol.wire_messages import Options, Strict, TrainingPlan
 from tapestry.vectors import FloatVector, Layout, Parameters
 from tapestry.workloads.adapter_format import AdapterFormat
 from tapestry.workloads.data_manifest import DataManifest, Record, Row
+from tapestry.workloads.ratio_score import RatioScore
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LARGEST_SCORE = 1e17  # a plain decimal has at most 18 digits before its point
 _Options = TypeVar("_Options", bound=Strict)
 
 
@@ -77,7 +77,7 @@ class Summary(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ReadRecords:
     """What a reader found in a folder; private.
 
@@ -87,9 +87,9 @@ class ReadRecords:
 
     records: tuple[Record, ...]
     spellings: tuple[bytes, ...]
-    parts: tuple[Record, ...]  # rows that some records are joined from
-    summary: Summary
     hint: str  # what to put into a folder without records
+    parts: tuple[Record, ...] = ()  # rows that some records are joined from
+    summary: Summary | None = None
 
 
 class RecordReader(Protocol):
@@ -113,40 +113,8 @@ class RecordReader(Protocol):
         """
         ...
 
-    def repeated(
-        self, public: Sequence[Record], private: Iterable[Record]
-    ) -> list[int]:
-        """Return the places of public data that would publish a private record."""
-        ...
-
 
 class Evaluation(Protocol):
-    """The score of one model on one set of public data."""
-
-    @property
-    def score(self) -> float:
-        """One number for the whole set; lower is better."""
-        ...
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether every number has a plain decimal spelling."""
-        ...
-
-    def difference_error(self, other: Self) -> float | None:
-        """Estimate the standard error of the difference of two models' scores.
-
-        Edge cases:
-            None where the data are too few, or are not the same for both.
-        """
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain JSON; the inverse of ``EvaluationKind.from_json``."""
-        ...
-
-
-class EvaluationKind(Protocol):
     """How a workload scores a model on public held-out data.
 
     Bits per byte of text is one kind. The acceptance gate compares the mean of the
@@ -172,25 +140,22 @@ class EvaluationKind(Protocol):
         """Read a file of public data; what is wrong becomes faults."""
         ...
 
-    def check(self, path: Path, faults: Faults) -> None:
-        """Add what of a file the loaded model cannot be scored on to the faults."""
+    def check(self, path: Path, faults: Faults) -> Sequence[Record]:
+        """Read a file again; what the loaded model cannot be scored on is a fault."""
         ...
 
-    def evaluate(self, data: Sequence[Record]) -> Evaluation:
+    def evaluate(self, data: Sequence[Record]) -> RatioScore:
         """Score the loaded parameters, without gradients."""
-        ...
-
-    def from_json(self, plain: Mapping[str, Any]) -> Evaluation:
-        """Read what ``Evaluation.to_json`` returned."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseOrigin:
-    """A given base, for the card of a release."""
+    """What the card of a release says of the given base and of the model's kind."""
 
     title: str
     licence: str | None  # None: the base names none
+    fields: Mapping[str, str] = field(default_factory=dict)  # of the front matter
 
 
 class Workload(Protocol):
@@ -286,12 +251,18 @@ class Workload(Protocol):
 
     def coverage(
         self, examples: Sequence[Example], options: Options, *, records: int
-    ) -> Summary:
-        """Count what a training reads of some records, for their own operator."""
+    ) -> Summary | None:
+        """Count what a training reads of some records, for their own operator.
+
+        Edge cases:
+            None where that is all of them.
+        """
         ...
 
     def probe(self) -> Sequence[Example]:
-        """Return public examples of one row each, two or more, of unequal length.
+        """Return public examples of one row each, two or more.
+
+        Where rows differ in length, so must these.
 
         Their gradients are compared with those of one example at a time before a
         model is trained privately.
@@ -302,7 +273,7 @@ class Workload(Protocol):
         """Loss of each row, shape (len(rows),); none depends on any other row."""
         ...
 
-    def evaluation(self, options: Options) -> EvaluationKind:
+    def evaluation(self, options: Options) -> Evaluation:
         """Return how the model is scored, as a plan with these options has it.
 
         Raises:
@@ -317,11 +288,6 @@ class Workload(Protocol):
 
     def origin(self, base: str) -> BaseOrigin:
         """Say what a given base is, by the name or folder that settings give it."""
-        ...
-
-    @property
-    def card_fields(self) -> Mapping[str, str]:
-        """What the front matter of a release's card says of the model's kind."""
         ...
 
     def save(self, directory: Path) -> None:

@@ -17,9 +17,8 @@ from tapestry.protocol.wire_messages import OuterPlan, RoundManifest
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.server import Unmasked
 from tapestry.vectors import Layout
-from tapestry.workloads.base import Evaluation
 from tapestry.workloads.language.bits_per_byte import BitsPerByte
-from tapestry.workloads.language.code_length import CodeLength
+from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator.acceptance_gate import AcceptanceGate, logged_evaluations
 from tapestry_coordinator.journal import Journal
 from tests.support.log_world import NAMES, World, renamed
@@ -41,12 +40,12 @@ class Model:
     def load(self, parameters: Mapping[str, Any]) -> None:
         self.value = float(parameters["w"][0])
 
-    def evaluate(self, texts: list[str], *, sequence_length: int) -> CodeLength:
+    def evaluate(self, texts: list[str], *, sequence_length: int) -> RatioScore:
         assert sequence_length == 16
         self.count += 1
-        return CodeLength(
-            bits_by_text=tuple(3 + self.value for _ in texts),
-            bytes_by_text=tuple(1 for _ in texts),
+        return RatioScore(
+            amounts=tuple(3 + self.value for _ in texts),
+            sizes=tuple(1 for _ in texts),
         )
 
 
@@ -61,7 +60,7 @@ def gate(model: Model, tmp_path: Path) -> Iterator[AcceptanceGate]:
     workload: Any = model
     yield AcceptanceGate(
         workload=workload,
-        kind=BitsPerByte(model=workload, sequence_length=16),
+        evaluation=BitsPerByte(model=workload, sequence_length=16),
         held_out=HELD_OUT,
         journal=journal,
     )
@@ -172,11 +171,11 @@ def test_a_base_that_is_broken_already_takes_no_step(
 def _break(model: Model, bits: float, *, when: Callable[[], bool]) -> None:
     honest = Model.evaluate
 
-    def broken(texts: list[str], *, sequence_length: int) -> CodeLength:
+    def broken(texts: list[str], *, sequence_length: int) -> RatioScore:
         found = honest(model, texts, sequence_length=sequence_length)
         if not when():
             return found
-        return CodeLength(bits_by_text=(bits,), bytes_by_text=(1,))
+        return RatioScore(amounts=(bits,), sizes=(1,))
 
     vars(model)["evaluate"] = broken
 
@@ -189,7 +188,7 @@ def test_a_base_is_evaluated_once_over_restarts(
     assert model.count == 2
     known = _logged(gate, START.digest)
     assert known is not None
-    assert {name: e.to_json()["bytes"] for name, e in known.items()} == {
+    assert {name: e.to_json()["sizes"] for name, e in known.items()} == {
         "fr": [1, 1],
         "id": [1],
     }
@@ -197,9 +196,9 @@ def test_a_base_is_evaluated_once_over_restarts(
     assert _logged(gate, "sha256:" + "0" * 64) is None
 
 
-def _logged(gate: AcceptanceGate, model_digest: str) -> dict[str, Evaluation] | None:
+def _logged(gate: AcceptanceGate, model_digest: str) -> dict[str, RatioScore] | None:
     return logged_evaluations(
-        gate.journal, model_digest, kind=gate.kind, held_out=gate.held_out
+        gate.journal, model_digest, evaluation=gate.evaluation, held_out=gate.held_out
     )
 
 
@@ -211,7 +210,7 @@ def test_other_data_or_settings_are_evaluated_anew(
     other = HeldOut(sets=HELD_OUT.sets, digest="sha256:" + "2" * 64)
     for changed in (
         replace(gate, held_out=other),
-        replace(gate, kind=BitsPerByte(model=workload, sequence_length=8)),
+        replace(gate, evaluation=BitsPerByte(model=workload, sequence_length=8)),
     ):
         assert _logged(changed, START.digest) is None
     replace(gate, held_out=other).scores(START)

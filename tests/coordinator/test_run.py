@@ -16,8 +16,8 @@ from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, QuorumError, ResourceError
 from tapestry.protocol.wire_messages import Kind, Message
 from tapestry.settings import CoordinatorSettings
-from tapestry.workloads.language.code_length import CodeLength
 from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator import run
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_governance.audit.verify import AuditVerdict
@@ -72,10 +72,10 @@ def test_a_model_that_breaks_is_rejected_and_not_retried(
     given = federation.base.replica.digest
     honest = LanguageModel.evaluate
 
-    def evaluate(self: Any, texts: Any, **rest: Any) -> CodeLength:
+    def evaluate(self: Any, texts: Any, **rest: Any) -> RatioScore:
         whole = honest(self, texts, **rest)
         broken = "evaluate" in [event.get("phase") for event in federation.events]
-        nothing = CodeLength(bits_by_text=(math.nan,), bytes_by_text=(1,))
+        nothing = RatioScore(amounts=(math.nan,), sizes=(1,))
         return nothing if broken else whole
 
     monkeypatch.setattr(LanguageModel, "evaluate", evaluate)

@@ -43,6 +43,7 @@ from tapestry_node.node import Node
 Settings = Mapping[str, Any]
 Deliver = Callable[[Message], Message]
 Fault = Callable[[str, Message, Deliver], Message | None]
+Data = Callable[[Path, str], Path]
 
 NAMES = ("fi", "fr", "id", "sw")
 RECORDS = 24
@@ -191,6 +192,7 @@ class Federation:
         institution: Settings | None = None,
         institutions: Mapping[str, Settings] | None = None,
         train: bool = False,
+        data: Data | None = None,
     ) -> None:
         """Found it.
 
@@ -203,6 +205,7 @@ class Federation:
             institutions: Settings that differ in one institution's.
             train: Train on the records; otherwise updates are made up, which is
                 faster and the same to everything outside the trainer.
+            data: Writes an institution's data, as ``write_text`` does.
         """
         self.directory, self.base, self.train = directory, base, train
         self.wire = Wire()
@@ -224,7 +227,7 @@ class Federation:
                 institutions=[
                     local_federation.Institution(
                         name=name,
-                        data=write_text(directory / "text", name),
+                        data=(data or write_text)(directory / "text", name),
                         settings=merged(
                             node_settings(base.replica.digest),
                             merged(institution or {}, only.get(name, {})),
@@ -408,11 +411,12 @@ def _same(update: FloatVector) -> FloatVector:
 
 
 def merged(left: Settings, right: Settings) -> dict[str, Any]:
-    """Replace values of nested tables by others."""
+    """Replace values of nested tables by others; a workload's options as a whole."""
     both = dict(left)
     for key, value in right.items():
         known = both.get(key)
         nested = isinstance(known, Mapping) and isinstance(value, Mapping)
+        nested = nested and key != "options"
         both[key] = merged(known, value) if nested and known is not None else value
     return both
 

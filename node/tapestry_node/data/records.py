@@ -47,7 +47,7 @@ class Records:
     records: tuple[Record, ...]
     parts: tuple[Record, ...]  # rows that some records are joined from
     digest: str
-    summary: Summary
+    summary: Summary | None  # None: there is no more to say than how many
 
     def commitment(self, salt: bytes) -> str:
         """Commit to the records; opened to an auditor by telling the salt."""

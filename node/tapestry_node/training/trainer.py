@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tapestry.encoding import canonical_json, digest
+from tapestry.errors import ConfigError
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
@@ -66,11 +67,11 @@ class Trainer:
         return len(self._records.records)
 
     @property
-    def summary(self) -> Summary:
+    def summary(self) -> Summary | None:
         """What the data folder holds, in numbers; for the institution's own eyes."""
         return self._records.summary
 
-    def coverage(self, options: Options) -> Summary:
+    def coverage(self, options: Options) -> Summary | None:
         """Count what a training with some options reads of the records."""
         return self._workload.coverage(
             self.examples(options), options, records=self.count
@@ -90,9 +91,16 @@ class Trainer:
         )
 
     def repeated(self, public: Sequence[Record]) -> list[int]:
-        """Return the places of public data that would publish a record, or a row."""
+        """Return the places of public data that would publish a record, or a row.
+
+        Raises:
+            ConfigError: The workload publishes no adapters, and so no public data.
+        """
+        adapters = self._workload.adapters
+        if adapters is None:
+            raise ConfigError(f"workload {self._workload.name!r} publishes no adapters")
         private = itertools.chain(self._records.records, self._records.parts)
-        return self._workload.reader.repeated(public, private)
+        return adapters.repeated(public, private)
 
     def declaration(self, salt: bytes) -> DataDeclared:
         """What the log is told about the records."""

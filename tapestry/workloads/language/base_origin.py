@@ -5,11 +5,14 @@ from pathlib import Path
 
 from tapestry.workloads.base import BaseOrigin
 
+_FIELDS = {"library_name": "transformers", "pipeline_tag": "text-generation"}
 _NAMED = {  # the bases of ``base_models`` that have a name
     "smollm2": BaseOrigin(
-        title="SmolLM2-135M-Instruct by HuggingFaceTB", licence="Apache-2.0"
+        title="SmolLM2-135M-Instruct by HuggingFaceTB",
+        licence="Apache-2.0",
+        fields=_FIELDS,
     ),
-    "tiny": BaseOrigin(title="random parameters", licence=None),
+    "tiny": BaseOrigin(title="random parameters", licence=None, fields=_FIELDS),
 }
 _FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
 _LICENCE = re.compile(  # the hub's word, or that of a release's card
@@ -29,7 +32,7 @@ def origin_of(base: str) -> BaseOrigin:
     if base in _NAMED:
         return _NAMED[base]
     licence = _licence_in(Path(base) / "README.md")
-    return BaseOrigin(title="a model folder", licence=licence)
+    return BaseOrigin(title="a model folder", licence=licence, fields=_FIELDS)
 
 
 def _licence_in(card: Path) -> str | None:

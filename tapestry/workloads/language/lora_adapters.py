@@ -1,6 +1,6 @@
 """LoRA adapters of a language model: a PEFT folder with a model card and samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tapestry.errors import ResourceError
 from tapestry.protocol.wire_messages import TrainingPlan
 from tapestry.vectors import FloatVector
 from tapestry.workloads.adapter_format import AdapterFacts
-from tapestry.workloads.language import public_text, sample_answers
+from tapestry.workloads.language import public_text, sample_answers, text_overlap
 from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.model_card import Card, render
@@ -23,6 +23,10 @@ class LoraAdapters:
     """Publishes adapters; implements ``workloads.adapter_format.AdapterFormat``."""
 
     model: LanguageModel
+
+    def repeated(self, public: Sequence[Text], private: Iterable[Text]) -> list[int]:
+        """Return the places of public texts that would publish a private one."""
+        return text_overlap.repeated(public, private)
 
     def read_public(
         self, folder: Path, *, repeated: Callable[[Sequence[Text]], list[int]]
@@ -104,6 +108,6 @@ def score(
     with model.moved(update, plan):
         after = model.evaluate(texts, sequence_length=length)
     return {
-        "bits-per-byte/base": encode_fraction(round(before.bits_per_byte, 4)),
-        "bits-per-byte/adapter": encode_fraction(round(after.bits_per_byte, 4)),
+        "bits-per-byte/base": encode_fraction(round(before.score, 4)),
+        "bits-per-byte/adapter": encode_fraction(round(after.score, 4)),
     }

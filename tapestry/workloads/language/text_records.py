@@ -34,7 +34,7 @@ Guarantees:
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +46,6 @@ from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Faults, InputFault
 from tapestry.workloads.base import ReadRecords
 from tapestry.workloads.data_manifest import DataManifest
-from tapestry.workloads.language import text_overlap
 from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.record_statistics import Census, Lengths
 from tapestry.workloads.language.text_rows import fault_of_row, shown_part, text_of_row
@@ -116,10 +115,6 @@ class TextReader:
             summary=_count(found, joined, files=(len(paths), empty, size)),
             hint=f"{rest if found.invisible else ''}; put .txt or .jsonl files there",
         )
-
-    def repeated(self, public: Sequence[Text], private: Iterable[Text]) -> list[int]:
-        """Return the places of public texts that would publish a private one."""
-        return text_overlap.repeated(public, private)
 
 
 def _of_other_kind(path: Path) -> str:

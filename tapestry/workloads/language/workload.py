@@ -1,6 +1,6 @@
 """The language workload: a language model with what training asks of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from tapestry.errors import ConfigError
@@ -28,10 +28,6 @@ class LanguageWorkload(LanguageModel):
 
     name = "language"
     reader = TextReader()
-    card_fields: Mapping[str, str] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-    }
 
     @property
     def adapters(self) -> LoraAdapters:

@@ -192,7 +192,7 @@ def test_training_helps_and_the_published_folder_does_what_was_trained(
     scores = score(model, update, TEXTS[:8], plan=plan.training)
     assert float(scores["bits-per-byte/adapter"]) < float(scores["bits-per-byte/base"])
     with model.adapted(folder):
-        loaded = model.evaluate(TEXTS[:8], sequence_length=32).bits_per_byte
+        loaded = model.evaluate(TEXTS[:8], sequence_length=32).score
     assert loaded == pytest.approx(float(scores["bits-per-byte/adapter"]), abs=1e-4)
     assert score(model, update, [], plan=plan.training) == {}
 

@@ -354,9 +354,9 @@ def test_the_loss_of_a_dialogue_is_that_of_its_answers(model: LanguageModel) -> 
     got = model.losses([row]).detach()
     assert torch.allclose(got, each[counted].mean()[None], atol=1e-5)
     found = model.evaluate([dialogue], sequence_length=64)
-    assert found.bytes == len(b"answer")
+    assert found.size == len(b"answer")
     assert math.isclose(
-        found.bits, float(each[counted].sum()) / math.log(2), abs_tol=1e-3
+        found.amount, float(each[counted].sum()) / math.log(2), abs_tol=1e-3
     )
 
 
@@ -375,8 +375,8 @@ def test_texts_and_dialogues_keep_their_order(model: LanguageModel) -> None:
     together = model.evaluate(mixed, sequence_length=32)
     alone = [model.evaluate([each], sequence_length=32) for each in mixed]
     for place, each in enumerate(alone):
-        assert together.bytes_by_text[place] == each.bytes
-        assert math.isclose(together.bits_by_text[place], each.bits, rel_tol=1e-5)
+        assert together.sizes[place] == each.size
+        assert math.isclose(together.amounts[place], each.amount, rel_tol=1e-5)
 
 
 def test_prompts_decoded_together_give_what_each_gives_alone(

@@ -71,7 +71,7 @@ def test_a_text_that_a_tokenizer_loses_has_no_score(
     given: Text = text if kind is str else Dialogue(turns=("Ciao", text))
     if kept:
         assert model.find_fault(given) is None
-        assert model.evaluate([given], sequence_length=32).bits > 0
+        assert model.evaluate([given], sequence_length=32).amount > 0
         return
     fault = model.find_fault(given)
     assert fault is not None

@@ -218,17 +218,17 @@ def test_a_special_token_spelled_in_a_text_stays_text(model: LanguageModel) -> N
 
 def test_an_evaluation_counts_all_bits_and_all_bytes(model: LanguageModel) -> None:
     score = model.evaluate(TEXTS, sequence_length=16)
-    assert score.bytes == sum(len(text.encode()) for text in TEXTS)
+    assert score.size == sum(len(text.encode()) for text in TEXTS)
     units = model.encode(TEXTS, sequence_length=16)
     nats = sum(
         model.losses([s]).item() * (len(s) - 1) for unit in units for s in unit.rows
     )
-    assert score.bits == pytest.approx(nats / math.log(2), rel=1e-5)
+    assert score.amount == pytest.approx(nats / math.log(2), rel=1e-5)
     assert model.evaluate(TEXTS, sequence_length=16) == score
-    for text, bits in zip(TEXTS, score.bits_by_text, strict=True):
+    for text, bits in zip(TEXTS, score.amounts, strict=True):
         alone = model.evaluate([text], sequence_length=16)
-        assert bits == pytest.approx(alone.bits, rel=1e-5)
-    assert 7 < score.bits_per_byte < 9  # a random model of bytes knows nothing
+        assert bits == pytest.approx(alone.amount, rel=1e-5)
+    assert 7 < score.score < 9  # a random model of bytes knows nothing
 
 
 def test_a_coarse_evaluation_is_close_and_trains_as_exactly(
@@ -238,9 +238,9 @@ def test_a_coarse_evaluation_is_close_and_trains_as_exactly(
     coarse = LanguageModel(model.module, model.tokenizer, coarse_evaluation=True)
     exact = model.evaluate(TEXTS, sequence_length=16)
     score = coarse.evaluate(TEXTS, sequence_length=16)
-    assert score.bytes == exact.bytes
-    assert score.bits != exact.bits
-    assert score.bits == pytest.approx(exact.bits, rel=1e-3)
+    assert score.size == exact.size
+    assert score.amount != exact.amount
+    assert score.amount == pytest.approx(exact.amount, rel=1e-3)
     assert torch.equal(coarse.losses([[1, 2, 3]]), model.losses([[1, 2, 3]]))
 
 
@@ -258,7 +258,7 @@ def test_without_a_start_token_the_first_token_costs_a_uniform_choice(
 ) -> None:
     headless = LanguageModel(model.module, _without_start(model.tokenizer))
     score = headless.evaluate(["a", ""], sequence_length=16)
-    assert score.bits == pytest.approx(math.log2(len(headless.tokenizer)))
+    assert score.amount == pytest.approx(math.log2(len(headless.tokenizer)))
     assert headless.encode(["a"], sequence_length=16) == []
 
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from tapestry.errors import ConfigError
 from tapestry.protocol.wire_messages import TrainingPlan
-from tapestry.workloads.language.target_modules import (
-    choose_targets,
+from tapestry.workloads.language.attention_targets import choose_targets
+from tapestry.workloads.target_modules import (
     find_targets,
     linear_modules,
 )

@@ -5,16 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from tapestry.workloads.language.code_length import CodeLength
+from tapestry.workloads.ratio_score import RatioScore
 
 
-def evaluation(bits: list[float], sizes: list[int]) -> CodeLength:
-    return CodeLength(bits_by_text=tuple(bits), bytes_by_text=tuple(sizes))
+def evaluation(bits: list[float], sizes: list[int]) -> RatioScore:
+    return RatioScore(amounts=tuple(bits), sizes=tuple(sizes))
 
 
 def test_long_texts_count_for_more() -> None:
-    assert evaluation([30.0, 10.0], [10, 10]).bits_per_byte == 2.0
-    assert evaluation([30.0, 10.0], [10, 30]).bits_per_byte == 1.0
+    assert evaluation([30.0, 10.0], [10, 10]).score == 2.0
+    assert evaluation([30.0, 10.0], [10, 30]).score == 1.0
 
 
 def test_a_gain_that_is_the_same_for_every_byte_has_no_error() -> None:
