@@ -16,10 +16,14 @@
         └── InconsistentLog    two views of one log contradict each other
 
 ``ValueError`` is left for bugs of the caller. A message names the value and the
-rule, never a private record. Only ``tapestry.cli`` turns these into exit codes.
+rule, never a private record. ``code`` names the rule for programs: it stays the same
+when the sentence changes, and two rules never share one. Only ``tapestry.cli`` turns
+these into exit codes.
 """
 
+import re
 from collections.abc import Sequence
+from typing import Self
 
 __all__ = [
     "BudgetExhausted",
@@ -38,7 +42,24 @@ __all__ = [
 
 
 class TapestryError(Exception):
-    """Base of every error that Tapestry raises on purpose."""
+    """Base of every error that Tapestry raises on purpose.
+
+    Args:
+        message: The value, the rule that it breaks, and what mends it.
+        code: The rule's stable name, such as ``round-not-open``; by default the
+            kind of the error, such as ``rule``.
+    """
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or _kind(type(self))
+
+    def at(self, place: str) -> Self:
+        """Return the same error with the place where it was found in front."""
+        found = type(self).__new__(type(self))
+        found.args = (f"{place}: {self}",)
+        vars(found).update(vars(self))
+        return found
 
 
 class ConfigError(TapestryError):
@@ -75,10 +96,13 @@ class ForeignFileError(TapestryError):
     Args:
         message: What to do about it.
         files: The names of the files, relative to the folder.
+        code: The rule's stable name.
     """
 
-    def __init__(self, message: str, files: Sequence[str] = ()) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, files: Sequence[str] = (), *, code: str = ""
+    ) -> None:
+        super().__init__(message, code=code)
         self.files = tuple(files)
 
 
@@ -92,3 +116,9 @@ class VerificationError(TapestryError):
 
 class InconsistentLog(VerificationError):
     """Two views of one log contradict each other; keep both as evidence."""
+
+
+def _kind(error: type[TapestryError]) -> str:
+    """Spell a class as a code: ``RuleError`` is ``rule``."""
+    name = error.__name__.removesuffix("Error") or "error"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()

@@ -32,7 +32,7 @@ from tapestry.secagg.server import Unmasked
 from tapestry.settings import CoordinatorSettings
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.workloads.base import Workload
-from tapestry.workloads.registry import open_workload
+from tapestry.workloads.workload_registry import open_workload
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import round as rounds
 from tapestry_coordinator.acceptance_gate import AcceptanceGate

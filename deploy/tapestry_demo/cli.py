@@ -58,7 +58,9 @@ def app(
     Stop it with Ctrl-C at any time; --resume goes on from there.
     """
     require_docstrings()
-    from tapestry_demo.demo_run import Wishes, show
+    from tapestry_demo.demo_command import DemoOptions, start_or_resume
 
-    wishes = Wishes(engine=engine, base=base, threads=threads, references=references)
-    show(out, wishes, resume=resume)
+    options = DemoOptions(
+        engine=engine, base=base, threads=threads, references=references
+    )
+    start_or_resume(out, options, resume=resume)

@@ -1,7 +1,6 @@
 """The cross matrix: every model on every country's held-out text."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tapestry.evaluation.held_out import (
     HeldOut,
@@ -21,11 +20,9 @@ from tapestry_coordinator.acceptance_gate import logged_evaluations
 from tapestry_coordinator.journal import Journal
 from tapestry_demo import corpora, scenario
 from tapestry_demo.central_baseline import Reference, train_centrally
+from tapestry_demo.demo_run import DemoRun
 from tapestry_demo.held_out_answers import HeldOutPrompt, ask, choose_samples
 from tapestry_governance.registry import read_base
-
-if TYPE_CHECKING:
-    from tapestry_demo.demo_run import DemoRun
 
 Matrix = dict[str, dict[str, RatioScore]]  # by model, by country
 Figures = dict[str, dict[str, float]]
@@ -48,7 +45,7 @@ def errors(matrix: Matrix) -> Figures:
 
 
 def fill(
-    demo: "DemoRun", *, workload: LanguageWorkload, given: Replica
+    demo: DemoRun, *, workload: LanguageWorkload, given: Replica
 ) -> tuple[Matrix, list[HeldOutPrompt]]:
     """Try every base and adapter, and the central references if they are wanted.
 
@@ -88,7 +85,7 @@ def fill(
 
 
 def _logged(
-    demo: "DemoRun", given: Replica, *, evaluation: Evaluation, held_out: HeldOut
+    demo: DemoRun, given: Replica, *, evaluation: Evaluation, held_out: HeldOut
 ) -> Matrix:
     """What the coordinator evaluated on the way: the bases."""
     names = {"given": given.digest}
@@ -104,7 +101,7 @@ def _logged(
 
 
 def _central(
-    demo: "DemoRun",
+    demo: DemoRun,
     workload: LanguageWorkload,
     *,
     given: Replica,

@@ -68,7 +68,7 @@ def run(
     import torch
 
     from tapestry.settings import NodeSettings
-    from tapestry.workloads.registry import open_workload
+    from tapestry.workloads.workload_registry import open_workload
     from tapestry_node.flower import serve
     from tapestry_node.node import Node
 
@@ -105,7 +105,7 @@ def check(folder: Path, as_json: bool) -> ExitStatus:
     lacks what `tapestry node run` needs.
     """
     from tapestry.settings import NodeSettings
-    from tapestry.workloads.registry import open_workload
+    from tapestry.workloads.workload_registry import open_workload
     from tapestry_node.node import Node
 
     settings = NodeSettings.read(folder / "node.toml")

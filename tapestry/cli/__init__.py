@@ -24,6 +24,7 @@ from tapestry.cli.commands import NoVerb, Roles, usage_error
 from tapestry.cli.exit_status import ExitStatus, is_broken_pipe, status_of
 from tapestry.cli.failures import describe
 from tapestry.environment import require_current_folder
+from tapestry.errors import TapestryError
 from tapestry.inputs.faults import ManyFaults, wants_traceback
 
 __all__ = ["app", "main"]
@@ -107,11 +108,24 @@ def _end(error: BaseException, words: Sequence[str]) -> ExitStatus:
     if status is ExitStatus.INTERNAL and wants_traceback():
         for line in "".join(traceback.format_exception(error)).splitlines():
             console.note(line)
-    said = f"tapestry: {describe(error, words[0] if words else '')}"
-    for line in said.split("\n") if isinstance(error, ManyFaults) else [said]:
-        console.note(line)
     try:
+        _tell(error, words, status)
         console.finish()
     except OSError:
         console.abandon()
     return status
+
+
+def _tell(error: BaseException, words: Sequence[str], status: ExitStatus) -> None:
+    """Print the message and the rule's code, with ``--json`` as an object as well.
+
+    Raises:
+        OSError: Standard output is closed, full or gone.
+    """
+    said = describe(error, words[0] if words else "")
+    code = error.code if isinstance(error, TapestryError) else status.name.lower()
+    first, *others = said.split("\n") if isinstance(error, ManyFaults) else [said]
+    for line in (f"tapestry: {first} [{code}]", *others):
+        console.note(line)
+    if "--json" in words:
+        console.say_json({"error": {"code": code, "message": said}})

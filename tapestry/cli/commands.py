@@ -183,7 +183,7 @@ def usage_error(error: click.UsageError) -> ConfigError:
     context = error.ctx
     said = _lower(error.format_message())
     if context is None:
-        return ConfigError(said)
+        return ConfigError(said, code="usage")
     command = context.command
     match error:
         case click.NoSuchOption():
@@ -198,7 +198,7 @@ def usage_error(error: click.UsageError) -> ConfigError:
             pass
         case _ if "unexpected extra" in said:
             said = f"{context.command_path} takes {_arguments(command)}; {said}"
-    return ConfigError(f"{said}; {_see(context)}")
+    return ConfigError(f"{said}; {_see(context)}", code="usage")
 
 
 @contextmanager

@@ -27,22 +27,24 @@ from tapestry.errors import ConfigError
 SHOWN = 10
 TRACEBACK = "TAPESTRY_TRACEBACK"  # set to 1, it shows tracebacks on this machine
 _LONGEST = 200  # characters of a path; longer ones are cut in the middle
-_OURS = {"tapestry", "tapestry_node", "tapestry_coordinator", "tapestry_governance"}
 
 
 class InputFault(ConfigError):
     """One rule that one file breaks."""
 
-    def __init__(self, path: Path, rule: str, *, line: int | None = None) -> None:
+    def __init__(
+        self, path: Path, rule: str, *, line: int | None = None, code: str = ""
+    ) -> None:
         """Name the place and the rule.
 
         Args:
             path: The file or folder.
             rule: What is wrong and, after a semicolon, what mends it.
             line: The number of the line, from 1; None for the file as a whole.
+            code: The rule's stable name.
         """
         self.path, self.rule, self.line = path, rule, line
-        super().__init__(self._spell(show(path)))
+        super().__init__(self._spell(show(path)), code=code)
 
     def below(self, folder: Path) -> str:
         """Tell the fault to a reader who knows which folder, or file, it is about."""
@@ -95,7 +97,8 @@ class Faults:
         if self._count:
             lines = [f"{show(folder)}: {self._count} faults"]
             lines += [
-                fault.below(folder) if isinstance(fault, InputFault) else str(fault)
+                f"{fault.below(folder) if isinstance(fault, InputFault) else fault}"
+                f" [{fault.code}]"
                 for fault in self._first
             ]
             if rest := self._count - len(self._first):
@@ -118,7 +121,7 @@ def _place(trace: TracebackType | None) -> str:
     found = "tapestry"
     while trace is not None:
         module = str(trace.tb_frame.f_globals.get("__name__", ""))
-        if module.split(".")[0] in _OURS:
+        if module.split(".")[0].split("_")[0] == "tapestry":
             found = f"{module}:{trace.tb_lineno}"
         trace = trace.tb_next
     return found

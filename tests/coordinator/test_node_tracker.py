@@ -46,7 +46,7 @@ def _tracker(*names: str) -> NodeTracker:
         deadlines=SimpleNamespace(offer=60, cosign=5),
         secagg=SimpleNamespace(min_cohort=2),
     )
-    publisher: Any = SimpleNamespace(meet=lambda *_: None)
+    publisher: Any = SimpleNamespace(record_mirror_size=lambda *_: None)
     journal: Any = None
     return NodeTracker(
         settings=settings,

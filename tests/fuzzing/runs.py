@@ -47,7 +47,7 @@ def run_here(case: Case, work: Path, *, cache: Path) -> Outcome:
         os.environ.update(_environment(around, cache))
         stack.enter_context(chdir(work))
         stack.enter_context(mock.patch.multiple(sys, **streams))
-        stack.enter_context(mock.patch("tapestry_demo.demo_run._work", _interrupt))
+        stack.enter_context(mock.patch("tapestry_demo.demo_command._work", _interrupt))
         stack.enter_context(mock.patch("tapestry_node.flower.serve", _interrupt))
         with suppress(Hung):
             try:

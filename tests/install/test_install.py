@@ -67,7 +67,7 @@ MODULES = {
     "chat": ["rich.table", "gguf"],
     "coordinator": ["tapestry_coordinator.flower", "tapestry_coordinator.run"],
     "node": ["tapestry_node.flower"],
-    "demo": ["tapestry_demo.demo_run", "tapestry_coordinator.superlink.supervisor"],
+    "demo": ["tapestry_demo.demo_command", "tapestry_coordinator.superlink.supervisor"],
 }
 
 

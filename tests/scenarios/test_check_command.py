@@ -326,7 +326,7 @@ def test_faults_of_the_data_are_all_told_and_hold_no_record(
     assert run("check", idle) == 64
     said = capsys.readouterr()
     head, *lines = said.err.splitlines()
-    assert head == f"tapestry: {idle / 'data'}: 3 faults"
+    assert head == f"tapestry: {idle / 'data'}: 3 faults [many-faults]"
     assert [line.split(":")[0].strip() for line in lines] == [
         "more",
         "text.jsonl, line 1",

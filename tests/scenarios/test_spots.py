@@ -106,7 +106,7 @@ def test_a_release_waits_for_those_who_were_shown_nothing(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = found()
-    monkeypatch.setattr(SpotCheckResponder, "show", lambda _self, _names: None)
+    monkeypatch.setattr(SpotCheckResponder, "respond", lambda _self, _names: None)
     with pytest.raises(QuorumError):
         federation.run()
     assert vouched(federation) == []

@@ -14,7 +14,7 @@ import pytest
 from tapestry.errors import ConfigError, PolicyError
 from tapestry.model.replica import Replica
 from tapestry.settings import number
-from tapestry.workloads.registry import INSTALLED, open_workload
+from tapestry.workloads.workload_registry import INSTALLED, open_workload
 from tapestry_governance.audit.privacy_statement import state_privacy, to_markdown
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.types import (

@@ -18,7 +18,7 @@ from tapestry_demo.report.answers import countries
 from tapestry_demo.report.data import RunFigures, read, writable
 from tapestry_demo.report.limits import limits
 from tapestry_demo.report.links import Folder
-from tapestry_demo.report.opening import headline, opening
+from tapestry_demo.report.overview import headline, opening
 from tapestry_demo.report.privacy_section import privacy
 from tapestry_demo.report.results import results, rounds
 

@@ -7,16 +7,17 @@ import resource
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tapestry import __version__
 from tapestry.settings import CoordinatorSettings, NodeSettings, number
 from tapestry.software_digest import software_digest
 from tapestry_demo.cross_evaluation import Matrix, errors, scores
+from tapestry_demo.demo_run import DemoRun
 from tapestry_demo.held_out_answers import HeldOutPrompt
 from tapestry_demo.report.data import SUSPECT, read
 from tapestry_demo.report.names import place
-from tapestry_demo.report.opening import headline
+from tapestry_demo.report.overview import headline
 from tapestry_demo.wire_tap import WireTap
 from tapestry_governance.audit.privacy_statement import DEFINITION
 from tapestry_governance.audit.verify import Audit
@@ -24,9 +25,6 @@ from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.types import DpAccounted, RoundClosed, RoundOpened
 from tapestry_governance.registry import read_base
 from tapestry_node.node_state import NodeState
-
-if TYPE_CHECKING:
-    from tapestry_demo.demo_run import DemoRun
 
 _LANGUAGES = {
     "it": "Italian",
@@ -41,7 +39,7 @@ _KNOWN = {
 
 
 def summarize(
-    demo: "DemoRun",
+    demo: DemoRun,
     *,
     matrix: Matrix,
     samples: Sequence[HeldOutPrompt],
@@ -99,7 +97,7 @@ def summarize(
     return found | {"title": headline(read(found))}
 
 
-def _model(demo: "DemoRun") -> dict[str, Any]:
+def _model(demo: DemoRun) -> dict[str, Any]:
     """Name the given base, and count its parameters in the first release."""
     shapes = read_base(next((demo.out / "releases").glob("base-*"))).shapes
     base = demo.scale.base
@@ -107,7 +105,7 @@ def _model(demo: "DemoRun") -> dict[str, Any]:
     return {**known, "parameters": sum(map(math.prod, shapes.values()))}
 
 
-def _countries(demo: "DemoRun", audit: Audit) -> list[dict[str, Any]]:
+def _countries(demo: DemoRun, audit: Audit) -> list[dict[str, Any]]:
     rows = []
     for member in demo.members:
         declared = audit.state.data[member.name]
@@ -160,14 +158,14 @@ def _after_rounds(events: list[Event]) -> dict[str, float]:
     }
 
 
-def _limits(demo: "DemoRun") -> dict[str, float]:
+def _limits(demo: DemoRun) -> dict[str, float]:
     return {
         member.name: number(_node_settings(demo, member.name).policy.epsilon_limit)
         for member in demo.members
     }
 
 
-def _node_settings(demo: "DemoRun", name: str) -> NodeSettings:
+def _node_settings(demo: DemoRun, name: str) -> NodeSettings:
     return NodeSettings.read(demo.out / "nodes" / name / "node.toml")
 
 
@@ -204,7 +202,7 @@ def promise_in_words(spent: Sequence[DpAccounted]) -> str:
     return f"{DEFINITION} {trust}"
 
 
-def _bytes_out(demo: "DemoRun") -> dict[str, dict[str, int]]:
+def _bytes_out(demo: DemoRun) -> dict[str, dict[str, int]]:
     """From the nodes' own egress receipts, whose chain is checked on the way."""
     found: dict[str, dict[str, int]] = {}
     for member in demo.members:

@@ -238,7 +238,7 @@ def _events(audit: Audit) -> Found:
         try:
             signed = open_entry(entry)
         except TapestryError as error:
-            raise type(error)(f"entry {index}: {error}") from error
+            raise error.at(f"entry {index}") from error
         state = apply_signed(state, signed)
         signatures += len(signed.signatures)
         audit.events.append(signed.event)

@@ -72,7 +72,7 @@ def apply(state: FederationState | None, entry: bytes, index: int) -> Federation
     try:
         signed = open_entry(entry)
     except TapestryError as error:
-        raise type(error)(f"entry {index}: {error}") from error
+        raise error.at(f"entry {index}") from error
     return apply_signed(state, signed)
 
 
@@ -91,7 +91,7 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
         _check_common(state, signed.event, index)
         following = _dispatch(state, signed.event, index)
     except TapestryError as error:
-        raise type(error)(f"entry {index}: {error}") from error
+        raise error.at(f"entry {index}") from error
     return dataclasses.replace(
         following,
         past=state.past.push(signed.entry, signed.event.id),

@@ -41,7 +41,7 @@ class Refused(PolicyError):
 
     def __init__(self, reason: Reason, detail: str) -> None:
         """Keep the code for the wire and the detail for the operator."""
-        super().__init__(f"{reason.value}: {detail}")
+        super().__init__(f"{reason.value}: {detail}", code=reason.value)
         self.reason, self.detail = reason, detail
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.workloads.language.dialogue import Dialogue
-from tapestry.workloads.language.template_rendering import RenderingJob, render
+from tapestry.workloads.language.template_renderer import RenderingJob, render
 from tapestry.workloads.language.tokens import PlainText, start_tokens
 
 _USUAL = 6  # turns that most conversations have at most

@@ -244,7 +244,7 @@ def test_an_interruption_is_no_traceback(
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(node_state, "Store", interrupt)
+    monkeypatch.setattr(node_state, "NodeState", interrupt)
     (folder / "idle" / "state.db").touch()
     status, out, err = run(capsys, "node", "egress", str(folder / "idle"))
     assert status == 130

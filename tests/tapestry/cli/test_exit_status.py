@@ -1,6 +1,7 @@
 """Exit statuses: one table, and no error that is taken for another one."""
 
 import errno
+import json
 import sqlite3
 from collections.abc import Callable
 
@@ -53,15 +54,18 @@ OTHERS = [
 ]
 
 
-def ending(monkeypatch: pytest.MonkeyPatch, end: Callable[[], object]) -> Result:
+def ending(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[], object], *words: str
+) -> Result:
     """Run ``tapestry demo`` with a command in its place."""
 
     @click.command(cls=commands.Command)
+    @click.option("--json", is_flag=True, expose_value=False)
     def command() -> object:
         return end()
 
     monkeypatch.setattr(cli, "app", command)
-    return tapestry("demo")
+    return tapestry("demo", *words)
 
 
 def raising(error: BaseException) -> Callable[[], object]:
@@ -79,10 +83,41 @@ def test_the_table_names_every_error_that_there_is() -> None:
 def test_each_error_of_ours_has_its_status(
     monkeypatch: pytest.MonkeyPatch, kind: type[errors.TapestryError]
 ) -> None:
-    result = ending(monkeypatch, raising(kind("what is wrong")))
+    result = ending(monkeypatch, raising(kind("what is wrong", code="some-rule")))
     assert result.exit_code == TABLE[kind] == status_of(kind("what is wrong"))
-    assert result.stderr == "tapestry: what is wrong\n"
+    assert result.stderr == "tapestry: what is wrong [some-rule]\n"
     assert result.stdout == ""
+
+
+def test_an_error_under_json_is_an_object_with_the_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = errors.RuleError("round 3 is closed", code="round-not-open")
+    result = ending(monkeypatch, raising(error), "--json")
+    assert json.loads(result.stdout) == {
+        "error": {"code": "round-not-open", "message": "round 3 is closed"}
+    }
+    assert result.stderr == "tapestry: round 3 is closed [round-not-open]\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyError("x"), "internal"), (KeyboardInterrupt(), "interrupted")],
+)
+def test_an_error_of_others_has_the_name_of_its_status_as_code(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: str
+) -> None:
+    result = ending(monkeypatch, raising(error), "--json")
+    assert json.loads(result.stdout)["error"]["code"] == code
+
+
+def test_a_place_in_front_of_an_error_keeps_kind_code_and_what_it_holds() -> None:
+    error = errors.ForeignFileError("two files too many", ["a"], code="foreign-file")
+    placed = error.at("entry 7")
+    assert type(placed) is errors.ForeignFileError
+    assert str(placed) == "entry 7: two files too many"
+    assert (placed.code, placed.files) == ("foreign-file", ("a",))
+    assert str(error) == "two files too many"
 
 
 @pytest.mark.parametrize(("error", "status"), OTHERS, ids=repr)
@@ -126,7 +161,9 @@ def test_a_line_feed_in_an_error_forges_no_second_line(
 ) -> None:
     error = errors.VerificationError("bad\nHOLDS: 11 steps, every one holds")
     result = ending(monkeypatch, raising(error))
-    assert result.stderr == "tapestry: bad\\nHOLDS: 11 steps, every one holds\n"
+    assert result.stderr == (
+        "tapestry: bad\\nHOLDS: 11 steps, every one holds [verification]\n"
+    )
 
 
 def test_a_verdict_that_a_command_returns_is_its_status(

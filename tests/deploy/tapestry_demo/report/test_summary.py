@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tapestry.protocol.wire_messages import Kind, Message
-from tapestry_demo import corpora, demo_run
+from tapestry_demo import corpora, demo_stages
 from tapestry_demo.report.summary import promise_in_words, view
 from tapestry_demo.wire_tap import WireTap
 from tapestry_governance.audit.privacy_statement import DEFINITION
@@ -132,7 +132,7 @@ def test_private_text_is_looked_for_in_all_that_was_sent(
 
 def test_what_is_looked_for_is_private_and_long() -> None:
     pytest.importorskip("chatterbot_corpus")
-    texts = demo_run._canaries(["italy", "brazil"])
+    texts = demo_stages._canaries(["italy", "brazil"])
     assert len(texts) == 40
     assert min(map(len, texts)) > 40
     held_out = corpora.load("italy").held_out

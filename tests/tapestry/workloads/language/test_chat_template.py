@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.workloads.language import chat_template, template_rendering
+from tapestry.workloads.language import chat_template, template_renderer
 from tapestry.workloads.language.base_models import build_tiny, byte_tokenizer
 from tapestry.workloads.language.chat_template import ChatTemplate
 from tapestry.workloads.language.dialogue import Dialogue, Text
@@ -240,7 +240,7 @@ def test_a_short_dialogue_is_not_blamed_for_a_long_one(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some lengths are printed together, and one may take all the time there is."""
-    monkeypatch.setattr(template_rendering, "SECONDS", 1)
+    monkeypatch.setattr(template_renderer, "SECONDS", 1)
     loops = "{% for i in range(9999) %}{% for j in range(99999) %}{% endfor %}" * 2
     slow = "{% if messages | length > 4 %}" + loops + "{% endfor %}" * 2 + "{% endif %}"
     template = _template(model, slow + CHATML)
@@ -257,9 +257,9 @@ def test_long_dialogues_are_printed_ten_lengths_at_a_time(
 
     def count(template: str, names: Any, jobs: Any) -> Any:
         started.append(len(jobs))
-        return template_rendering.render(template, names, jobs)
+        return template_renderer.render(template, names, jobs)
 
-    template_rendering.render.cache_clear()
+    template_renderer.render.cache_clear()
     monkeypatch.setattr(chat_template, "render", count)
     template = _template(model, CHATML)
     for turns in range(7, 27):
@@ -267,7 +267,7 @@ def test_long_dialogues_are_printed_ten_lengths_at_a_time(
         read = template.encode if turns % 2 == 0 else template.prompts
         assert len(read([dialogue])[0]) > turns
     assert set(started) == {10}
-    assert template_rendering.render.cache_info().misses == 2
+    assert template_renderer.render.cache_info().misses == 2
 
 
 def test_a_template_that_goes_wrong_after_two_turns_is_refused(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import ResourceError
-from tapestry.workloads.language import template_rendering
-from tapestry.workloads.language.template_rendering import (
+from tapestry.workloads.language import template_renderer
+from tapestry.workloads.language.template_renderer import (
     Rendered,
     RenderingJob,
     render,
@@ -77,7 +77,7 @@ def test_a_template_that_cannot_be_used_says_why(template: str, said: str) -> No
 def test_a_template_that_does_not_end_is_ended(
     template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(template_rendering, "SECONDS", 1)
+    monkeypatch.setattr(template_renderer, "SECONDS", 1)
     reason = _one(template).reason
     assert reason == "it takes over 1 seconds of processor time"
 
@@ -86,7 +86,7 @@ def test_what_was_rendered_once_starts_no_process_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = _one("again{{ messages | length }}")
-    monkeypatch.setattr(template_rendering, "_run", None)
+    monkeypatch.setattr(template_renderer, "_run", None)
     assert _one("again{{ messages | length }}") == first == Rendered(text="again3")
 
 
@@ -99,7 +99,7 @@ def test_the_process_gets_nothing_of_the_environment_but_usual_variables(
     program.write_text(
         "import json, os\nprint(json.dumps([{'text': ' '.join(sorted(os.environ))}]))\n"
     )
-    monkeypatch.setattr(template_rendering, "_PROGRAM", program)
+    monkeypatch.setattr(template_renderer, "_PROGRAM", program)
     found = set(_one("{# environment #}").text.split())
     assert "LANG" in found
     assert "TAPESTRY_CANARY" not in found
@@ -115,7 +115,7 @@ def test_a_signal_from_outside_is_not_blamed_on_the_template(
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(f"import os, signal\nos.kill(os.getpid(), {int(number)})\n")
-    monkeypatch.setattr(template_rendering, "_PROGRAM", program)
+    monkeypatch.setattr(template_renderer, "_PROGRAM", program)
     for _ in range(2):  # nor is it remembered
         with pytest.raises(ResourceError, match="ended by signal"):
             _one(f"{{# {number} #}}")

@@ -1,0 +1,192 @@
+"""The stages of the demo: preparation, rounds, collection, audit, evaluation."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tapestry.errors import ConfigError
+from tapestry.model.replica import Replica
+from tapestry.workloads.language.base_models import open_base
+from tapestry.workloads.language.dialogue import Dialogue
+from tapestry.workloads.language.public_text import FILE as HELD_OUT
+from tapestry.workloads.language.workload import LanguageWorkload
+from tapestry_coordinator.spot_check_responder import EVIDENCE
+from tapestry_demo import corpora, local_federation, scenario
+from tapestry_demo.cross_evaluation import fill
+from tapestry_demo.demo_run import FLOWER, DemoRun
+from tapestry_demo.report.summary import summarize
+from tapestry_demo.runners import run_flower, run_in_process
+from tapestry_governance.audit.bundle import add_sums, write_bundle
+from tapestry_governance.audit.statement_files import write_statements
+from tapestry_governance.cli.folder_checks import audited
+
+_SLIM = ".slim"  # releases on their way into the bundle
+_CANARIES = 20  # pieces of private text of each country to look for on the wire
+_HELD_OUT = 12  # dialogues of each country, about
+
+
+def run_demo(demo: DemoRun) -> dict[str, Any]:
+    """Do it all, and return the numbers.
+
+    Raises:
+        TapestryError: Something failed, or the bundle does not verify: then there is
+            no report, and the kind of error is the kind of verdict.
+    """
+    with demo.stage("prepare"):
+        demo.progress({"stage": "prepare", "text": "reading the base"})
+        workload = open_base(demo.scale.base, coarse_evaluation=True)
+        workload.check_private()  # before anything is prepared for it
+        given = Replica.start(workload.parameters())
+        _check_base(demo, given)
+        demo.members = [_member(demo.out, country) for country in corpora.COUNTRIES]
+        demo.once("prepare", partial(_prepare, demo, given))
+    demo.once("rounds", partial(_run, demo, workload, given))
+    demo.once("collect", partial(_collect, demo))
+    audit = audited(demo.out / "bundle", trust=None)
+    matrix, samples = fill(demo, workload=workload, given=given)
+    demo.progress({"stage": "report", "text": "writing"})
+    write_statements(audit, demo.out / "privacy")
+    return summarize(demo, matrix=matrix, samples=samples, tap=demo.tap, audit=audit)
+
+
+def _check_base(demo: DemoRun, given: Replica) -> None:
+    """See that a demo goes on from the base that it began with."""
+    known = demo.record.base_digest
+    if known not in ("", given.digest):
+        raise ConfigError(
+            f"base {demo.scale.base} is {given.digest} now; {demo.out} was begun on"
+            f" {known}: put that one back, or begin again in another folder"
+        )
+    demo.record.base_digest = given.digest
+
+
+def _run(demo: DemoRun, workload: LanguageWorkload, given: Replica) -> None:
+    """Run rounds and adapters, or what is left of them."""
+    if demo.engine == FLOWER:
+        run_flower(demo.out, seconds=demo.seconds, notify=demo.progress)
+        return
+    demo.tap.wanted = _canaries([member.name for member in demo.members])
+    try:
+        run_in_process(
+            demo.out,
+            workload=workload,
+            given=given,
+            tap=demo.tap,
+            seconds=demo.seconds,
+            notify=demo.progress,
+        )
+    finally:
+        demo.record.tap = demo.tap.state()
+
+
+def _prepare(demo: DemoRun, given: Replica) -> None:
+    """Found the federation; what an interrupted call left of it is made anew."""
+    _remove(demo.out, "text", "coordinator", "nodes")
+    for country in corpora.COUNTRIES:
+        demo.progress({"stage": "prepare", "text": f"text of {country}"})
+        place = demo.out / "text" / country
+        corpora.prepare(country, place, longest=scenario.LONGEST)
+    founding = scenario.founding(
+        demo.scale, demo.members, base_digest=given.digest, models=Path("models")
+    )
+    demo.record.genesis = local_federation.found(demo.out, founding)
+    _spread_held_out(demo.out, [m.name for m in demo.members])
+
+
+def _member(out: Path, country: str) -> scenario.DemoMember:
+    return scenario.DemoMember(
+        name=country,
+        country=country,
+        data=out / "text" / country / "private",
+        records=sum(map(len, _private(country).values())),
+    )
+
+
+def _private(country: str) -> dict[str, tuple[Dialogue, ...]]:
+    return corpora.load(country, longest=scenario.LONGEST).private
+
+
+def _canaries(countries: Sequence[str]) -> tuple[bytes, ...]:
+    """The longest private turns of each country that stand in no public text."""
+    loaded = [corpora.load(name, longest=scenario.LONGEST) for name in countries]
+    public = "\n".join(turn for each in loaded for turn in _turns(each.held_out))
+    chosen: list[str] = []
+    for each in loaded:
+        turns = set(_turns(each.private))
+        own = sorted((t for t in turns if t not in public), key=lambda t: (-len(t), t))
+        chosen += own[:_CANARIES]
+    return tuple(turn.encode() for turn in chosen)
+
+
+def _turns(dialogues: Mapping[str, Sequence[Dialogue]]) -> Iterator[str]:
+    """Each turn of all topics."""
+    return (turn for rows in dialogues.values() for each in rows for turn in each.turns)
+
+
+def _spread_held_out(out: Path, names: Sequence[str]) -> None:
+    """Give everybody some public text; then forget the preparation's folder."""
+    gate = out / "coordinator" / "held-out"
+    gate.mkdir()
+    for name in names:
+        source = out / "text" / name / "held-out.jsonl"
+        lines = source.read_text("utf-8").rstrip("\n").split("\n")
+        text = "\n".join(lines[:: max(1, len(lines) // _HELD_OUT)]) + "\n"
+        for place in (gate / f"{name}.jsonl", out / "nodes" / name / HELD_OUT):
+            place.write_text(text, "utf-8")
+    shutil.rmtree(out / "text")
+
+
+def _collect(demo: DemoRun) -> None:
+    """Put what is public where people look, and make the auditor's bundle."""
+    _remove(demo.out, "releases", "adapters", "bundle", _SLIM)
+    coordinator = demo.out / "coordinator"
+    for name in ("releases", "adapters"):
+        if (coordinator / name).exists():
+            shutil.copytree(
+                coordinator / name, demo.out / name, copy_function=_link_or_copy
+            )
+    artifacts = {
+        f"{path.name}": path for path in sorted((demo.out / "adapters").glob("*"))
+    }
+    with _slim_releases(demo.out) as releases:
+        write_bundle(
+            demo.out / "bundle",
+            public=coordinator / "log" / "public",
+            trust=(coordinator / "trust-policy.txt").read_bytes(),
+            genesis=demo.record.genesis,
+            artifacts=artifacts | releases,
+        )
+    evidence = sorted((coordinator / EVIDENCE).glob("*"))
+    add_sums(demo.out / "bundle", {int(path.name): path for path in evidence})
+
+
+@contextmanager
+def _slim_releases(out: Path) -> Iterator[dict[str, Path]]:
+    """Releases without their weights: the bundle names them by digest."""
+    draft = out / _SLIM
+    found: dict[str, Path] = {}
+    for path in sorted((out / "releases").glob("*")):
+        shutil.copytree(path / "tapestry", draft / path.name / "tapestry")
+        found[path.name] = draft / path.name
+    try:
+        yield found
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _remove(out: Path, *names: str) -> None:
+    """Remove what an earlier call left half done."""
+    for name in names:
+        if (out / name).exists():
+            shutil.rmtree(out / name)
