@@ -155,7 +155,7 @@ def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
 
 def _account(nodes: Sequence[Node], witness: UpdateProbe, *, length: int) -> Result:
     receipts = [receipt for node in nodes for receipt in node.store.receipts()]
-    uploads = [receipt.bytes for receipt in receipts if receipt.kind == "upload"]
+    uploads = [receipt.bytes for receipt in receipts if receipt.kind == "masked_input"]
     rounds = len(witness.errors)
     spent = [node.ledger.balance().by_run.get(scenario.RUN) for node in nodes]
     return {

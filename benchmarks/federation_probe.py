@@ -19,8 +19,8 @@ import numpy as np
 
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.protocol.wire_messages import PrivacyPlan, RoundManifest, TrainingPlan
-from tapestry.secagg.messages import Result
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.quantization import Encoding, mean
 from tapestry.vectors import FloatVector, Layout, RingVector
 from tapestry.workloads.base import Example, Workload
@@ -51,7 +51,7 @@ class UpdateProbe:
 
     def notify(self, event: dict[str, Any]) -> None:
         """When a round is closed, compare the masked mean with the plain one."""
-        if event.get("phase") != "close" or self.total is None:
+        if event.get("round_stage") != "close" or self.total is None:
             return
         self.scores.append(event["scores"])
         journal = Journal(self.coordinator)

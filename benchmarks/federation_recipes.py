@@ -7,7 +7,7 @@ from typing import Literal
 
 from tapestry.encoding import encode_fraction
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
+from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
 from tapestry.settings import CoordinatorSettings
 from tapestry_demo import scenario
 from tapestry_demo.local_federation import Founding, Institution

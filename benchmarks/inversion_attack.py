@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tapestry.protocol.wire_messages import Noise
+from tapestry.schema import Noise
 from tapestry.vectors import FloatVector
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.workload import LanguageWorkload

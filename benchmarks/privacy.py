@@ -31,7 +31,7 @@ from scipy import stats
 from tapestry.encoding import encode_fraction
 from tapestry.privacy import accounting, skellam
 from tapestry.privacy.gaussian import NoiseSource, add_gaussian
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     PrivacyPlan,
     TrainingPlan,
     recommended_threshold,

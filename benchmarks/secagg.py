@@ -31,6 +31,13 @@ from flwr.common.secure_aggregation.quantization import quantize as flwr_quantiz
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
 from tapestry.keys import VerifyKey
+from tapestry.protocol.secagg_messages import (
+    Ciphertexts,
+    ConsentList,
+    KeyList,
+    SurvivorList,
+    encode_all,
+)
 from tapestry.secagg import client as masking
 from tapestry.secagg.chunks import chunk_root, cut
 from tapestry.secagg.masks import (
@@ -40,15 +47,8 @@ from tapestry.secagg.masks import (
     aligned_empty,
     keystream_into,
 )
-from tapestry.secagg.messages import (
-    Ciphertexts,
-    ConsentList,
-    KeyList,
-    SurvivorList,
-    encode_all,
-)
 from tapestry.secagg.quantization import Encoding, quantize
-from tapestry.secagg.server import Advertising
+from tapestry.secagg.server import AdvertiseKeysStage
 from tapestry.vectors import Clipped, FloatVector, RingVector
 from tests.support.secagg_cohort import Member, manifest_for, members, terms_for
 
@@ -243,7 +243,7 @@ class Timed:
         self.lost = {member.name for member in self.cohort[1 : lost + 1]}
         self.measured = self.cohort[0].name
         self.node, self.coordinator, self.extras = Clock(), Clock(), Clock()
-        self.stage: Any = Advertising(self.manifest)
+        self.stage: Any = AdvertiseKeysStage(self.manifest)
 
     def run(self) -> None:
         """Everybody shares; ``lost`` nodes drop out before they upload."""
@@ -285,18 +285,18 @@ class Timed:
             return encode_all(messages)
 
     def _join(self, member: Member) -> tuple[Any, int]:
-        member.state, message = masking.join(
+        member.state, message = masking.advertise_keys(
             self.manifest, member.identity, terms=self.terms
         )
         return message, len(message.encode())
 
     def _share(self, member: Member, body: bytes) -> tuple[Any, int]:
-        state, message = masking.share(member.state, KeyList.decode(body))
+        state, message = masking.share_keys(member.state, KeyList.decode(body))
         member.state = state
         return message, len(message.encode())
 
     def _upload(self, member: Member, body: bytes) -> tuple[Any, int]:
-        state = masking.receive(member.state, Ciphertexts.decode(body))
+        state = masking.receive_shares(member.state, Ciphertexts.decode(body))
         quantized = quantize(
             Clipped(values=self.values, clip_norm=1.0),
             encoding=Encoding.of(self.manifest),
@@ -305,7 +305,7 @@ class Timed:
             threads=1,
         )
         reservation = masking.reserve(state, member.marks)
-        member.state, message = masking.upload(
+        member.state, message = masking.mask_input(
             state, quantized, reservation=reservation, threads=1
         )
         size = len(message.head.encode()) + sum(len(c) for c in message.chunks)
@@ -313,12 +313,12 @@ class Timed:
 
     def _consent(self, member: Member, body: bytes) -> tuple[Any, int]:
         message = SurvivorList.decode(body)
-        member.state, reply = masking.consent(member.state, message)
+        member.state, reply = masking.check_consistency(member.state, message)
         return reply, len(reply.encode())
 
     def _reveal(self, member: Member, body: bytes) -> tuple[Any, int]:
         message = ConsentList.decode(body)
-        member.state, reply = masking.reveal(member.state, message)
+        member.state, reply = masking.unmask(member.state, message)
         return reply, len(reply.encode())
 
 

@@ -16,18 +16,15 @@ from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.text_reader import read_toml
-from tapestry.protocol.wire_messages import (
-    MAX_ASKS,
-    Digest,
-    Name,
-    Noise,
+from tapestry.protocol.messages import MAX_ASKS
+from tapestry.protocol.round_manifest import (
     Options,
     OuterPlan,
-    Plain,
     PrivacyPlan,
-    Strict,
+    StageDeadlines,
     TrainingPlan,
 )
+from tapestry.schema import Digest, Name, Noise, Plain, Strict
 
 MAX_EPSILON = 1000  # of a limit or a target; more promises nothing
 
@@ -178,17 +175,12 @@ class TrainingSettings(Strict):
         return TrainingPlan(factor_seed=factor_seed, **self.model_dump())
 
 
-class Deadlines(Strict):
-    """Seconds the coordinator waits per stage."""
+class Deadlines(StageDeadlines):
+    """Seconds the coordinator waits for replies, by kind of request."""
 
     cosign: Count
-    offer: Count
-    keys: Count
-    upload: Count
-    agree: Count
-    reveal: Count
-    result: Count
-    adapter: Count
+    apply_result: Count
+    publish_adapter: Count
 
 
 class CoordinatorSettings(Settings):

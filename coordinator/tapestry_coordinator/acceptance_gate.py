@@ -21,7 +21,7 @@ from tapestry.evaluation.held_out import (
     scores_of,
 )
 from tapestry.model.replica import Replica, measure
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.server import Unmasked
 from tapestry.settings import number
 from tapestry.workloads.base import Evaluation, Workload

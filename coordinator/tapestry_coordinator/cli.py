@@ -10,7 +10,7 @@ from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 
 if TYPE_CHECKING:
-    from tapestry.protocol.wire_messages import Reason
+    from tapestry.protocol.messages import Reason
 
 
 @click.group(cls=CommandGroup)
@@ -76,7 +76,7 @@ def status(folder: Path, as_json: bool) -> None:
 
 def _say_refusals(manifest: bytes, refused: "Mapping[str, Reason]") -> None:
     """Say below a round how many of those that were asked refused it, and why."""
-    from tapestry.protocol.wire_messages import RoundManifest
+    from tapestry.protocol.round_manifest import RoundManifest
     from tapestry_coordinator.refusals import in_words
 
     asked = len(RoundManifest.decode(manifest).participants)

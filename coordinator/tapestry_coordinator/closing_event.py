@@ -3,8 +3,9 @@
 from tapestry.encoding import encode_fraction
 from tapestry.errors import QuorumError, RuleError, TapestryError, VerificationError
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import RoundManifest
-from tapestry.secagg.messages import Result
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
+from tapestry.protocol.stages import RoundStage
 from tapestry_coordinator.acceptance_gate import GateVerdict
 from tapestry_coordinator.round import RoundOutcome
 from tapestry_governance.events.types import Dropped, RoundClosed
@@ -18,7 +19,7 @@ _REASONS = {  # of an abort, for the log
 
 def reason_of(error: TapestryError, outcome: RoundOutcome) -> str:
     """Say in a word why a round is aborted."""
-    if outcome.phase == "sum" and isinstance(error, VerificationError):
+    if outcome.stage is RoundStage.UNMASK and isinstance(error, VerificationError):
         return "bad_shares"
     return _REASONS.get(type(error), "protocol")
 
@@ -45,7 +46,7 @@ def closing_of(
         outcome="rejected" if verdict.reason else "applied",
         reason=verdict.reason,
         included=names,
-        dropped=tuple(Dropped(name=n, phase=outcome.dropped[n]) for n in dropped),
+        dropped=tuple(Dropped(name=n, stage=outcome.dropped[n]) for n in dropped),
         commitments=tuple(outcome.commitments[name] for name in names),
         aggregate_digest=result.sum_root,
         base_before=manifest.model_digest,

@@ -41,7 +41,13 @@ from flwr.superlink.grid import http_grid
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, TapestryError
 from tapestry.inputs.faults import unforeseen
 from tapestry.protocol.framing import pack, unpack
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import (
+    HelloRequest,
+    Identity,
+    Message,
+    encode_message,
+    expect_body,
+)
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.superlink.outcome import working_on, write_outcome
 
@@ -120,7 +126,7 @@ class FlowerGrid:
             if name:  # also when it is too busy to say so
                 self._introduce(node_id, name)
         new = {str(key): key for key in self._online if key not in self._names}
-        hello = dict.fromkeys(new, Message(kind=Kind.HELLO))
+        hello = dict.fromkeys(new, encode_message(HelloRequest()))
         for key, reply in self._exchange(hello, new, deadline=_HELLO_SECONDS):
             self._introduce(new[key], _identity(reply))
         return sorted(name for key, name in self._names.items() if key in self._online)
@@ -238,11 +244,9 @@ class FlowerGrid:
 
 def _identity(reply: Message) -> str:
     try:
-        name = reply.json()["name"]
-    except (ProtocolError, KeyError, TypeError):
+        return expect_body(reply, Identity).name
+    except ProtocolError:
         return ""
-    known = reply.kind is Kind.IDENTITY and isinstance(name, str)
-    return name if known else ""
 
 
 def server_app(main: Main) -> ServerApp:

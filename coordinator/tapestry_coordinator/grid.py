@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from tapestry.errors import ProtocolError
-from tapestry.protocol.wire_messages import BODY_LIMIT, Kind, Message
+from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 
 _logger = logging.getLogger(__name__)
 Handler = Callable[[Message], Message]

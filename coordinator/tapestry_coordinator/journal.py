@@ -18,7 +18,7 @@ import numpy as np
 from tapestry.databases import open_readonly, require_plain, require_sound
 from tapestry.encoding import decode_json
 from tapestry.errors import ConfigError, IncompleteError, ResourceError
-from tapestry.protocol.wire_messages import BODY_LIMIT
+from tapestry.protocol.messages import BODY_LIMIT
 from tapestry.vectors import RingVector
 
 _SCHEMA = """

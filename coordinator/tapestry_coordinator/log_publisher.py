@@ -8,11 +8,8 @@ that. Before an entry goes in it is held against the same rules as everywhere
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated
 
-from pydantic import Field
-
-from tapestry.encoding import canonical_json, digest
+from tapestry.encoding import digest
 from tapestry.errors import (
     ProtocolError,
     QuorumError,
@@ -20,10 +17,15 @@ from tapestry.errors import (
     TapestryError,
 )
 from tapestry.keys import SigningKey
-from tapestry.protocol.wire_messages import Kind, Message, Strict
+from tapestry.protocol.messages import (
+    CosignReply,
+    CosignRequest,
+    Message,
+    encode_message,
+)
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.grid import Grid
-from tapestry_coordinator.refusals import words_of
+from tapestry_coordinator.refusals import read_reply
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
 from tapestry_governance.events.types import Body
 from tapestry_governance.log.writer import Log
@@ -33,12 +35,6 @@ from tapestry_governance.rules.replay import apply_all
 _logger = logging.getLogger(__name__)
 _PASSES = 3  # how often nodes may make the log grow while it is cosigned
 _PETITIONS = 4  # new entries that a node may hand in at once
-
-
-class Cosigned(Strict):
-    """What a witness answers; entries that it hands in are attached."""
-
-    line: Annotated[str, Field(max_length=1000)]
 
 
 class LogPublisher:
@@ -169,9 +165,7 @@ class LogPublisher:
         found: list[tuple[str, bytes]] = []
         for name, reply in self._grid.exchange(requests, deadline=self._deadline):
             try:
-                if reply.kind is not Kind.COSIGNATURE:
-                    raise ProtocolError(words_of(reply))
-                line = Cosigned.decode(reply.body).line.encode()
+                line = read_reply(reply, CosignReply).line.encode()
                 self._log.add_cosignature(size, line, trust=self._trust)
             except ResourceError:
                 raise
@@ -194,9 +188,8 @@ class LogPublisher:
 
     def _update(self, name: str, note: bytes) -> Message:
         start = min(self._sizes.get(name, 0), self._log.size)
-        body = {"start": start, "checkpoint": note.decode()}
-        entries = self._log.entries(start, self._log.size)
-        return Message(kind=Kind.COSIGN, body=canonical_json(body), attachments=entries)
+        request = CosignRequest(start=start, checkpoint=note.decode())
+        return encode_message(request, self._log.entries(start, self._log.size))
 
     def _try_add(self, name: str, entry: bytes) -> None:
         try:

@@ -9,11 +9,7 @@ import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Annotated
 
-from pydantic import Field
-
-from tapestry.encoding import canonical_json
 from tapestry.errors import (
     IncompleteError,
     InconsistentLog,
@@ -22,35 +18,25 @@ from tapestry.errors import (
     ResourceError,
     TapestryError,
 )
-from tapestry.protocol.wire_messages import (
-    MAX_ASKS,
+from tapestry.protocol.messages import (
+    ApplyResultRequest,
     ChunkRequest,
-    Kind,
+    HelloRequest,
+    Identity,
     Message,
-    Name,
-    Strict,
+    ReceiptReply,
+    encode_message,
 )
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import cut
-from tapestry.secagg.messages import Result
 from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
+from tapestry_coordinator.refusals import read_reply
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds between looks for nodes
-
-
-class Identity(Strict):
-    """What a node says of itself."""
-
-    name: Name
-    size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
-    applied: Annotated[int, Field(ge=0)]  # the last round whose result it has taken
-    checkpoint: str | None  # the newest one that it accepted
-    asks: Annotated[
-        tuple[ChunkRequest, ...], Field(max_length=MAX_ASKS)
-    ]  # not seen yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +61,7 @@ class NodeTracker:
                 is welcome, but not waited for again.
 
         Raises:
-            QuorumError: Fewer than the floor came within the offer's deadline.
+            QuorumError: Fewer than the floor came before the first stage's deadline.
         """
         floor = self.settings.secagg.min_cohort
         names = self._await(set(members) - self.away, floor if members else 0)
@@ -94,13 +80,13 @@ class NodeTracker:
         for name in names:
             self.asks.pop(name, None)  # who does not answer may want to see anything
         replies = self.grid.exchange(
-            dict.fromkeys(names, Message(kind=Kind.HELLO)),
+            dict.fromkeys(names, encode_message(HelloRequest())),
             deadline=self.settings.deadlines.cosign,
         )
         return sorted(name for name, reply in replies if self._meet(name, reply))
 
     def _await(self, names: set[str], least: int) -> list[str]:
-        end = time.monotonic() + self.settings.deadlines.offer
+        end = time.monotonic() + self.settings.deadlines.advertise_keys
         while True:
             here = self.grid.nodes()
             complete = names.issubset(here) and len(here) >= least
@@ -137,30 +123,30 @@ class NodeTracker:
         row = self.journal.row(round_number)
         if row.result is None:
             raise IncompleteError(f"the journal lacks the result of {round_number}")
-        body = {
-            "round_number": round_number,
-            "checkpoint": self.publisher.checkpoint.decode(),
-            "result": Result.decode(row.result).model_dump(mode="json"),
-        }
-        request = Message(
-            kind=Kind.RESULT,
-            body=canonical_json(body),
-            attachments=cut(self.journal.load_sum(round_number)),
+        request = encode_message(
+            ApplyResultRequest(
+                round_number=round_number,
+                checkpoint=self.publisher.checkpoint.decode(),
+                result=Result.decode(row.result),
+            ),
+            cut(self.journal.load_sum(round_number)),
         )
-        waited = self.settings.deadlines.result
+        waited = self.settings.deadlines.apply_result
         requests = dict.fromkeys(names, request)
         for name, reply in self.grid.exchange(requests, deadline=waited):
-            if reply.kind is Kind.RECEIPT:
-                self.applied[name] = round_number
-                self.asks.pop(name, None)  # it has drawn since it was asked
-            else:
-                _logger.warning("%s does not take round %d", name, round_number)
+            try:
+                read_reply(reply, ReceiptReply)
+            except ProtocolError as error:
+                _logger.warning(
+                    "%s does not take round %d: %s", name, round_number, error
+                )
+                continue
+            self.applied[name] = round_number
+            self.asks.pop(name, None)  # it has drawn since it was asked
 
 
 def _identity(name: str, reply: Message) -> Identity:
-    if reply.kind is not Kind.IDENTITY:
-        raise ProtocolError(f"{reply.kind} instead of {Kind.IDENTITY}")
-    said = Identity.decode(reply.body)
+    said = read_reply(reply, Identity)
     if said.name != name:
         raise ProtocolError(f"it goes by the name of {said.name}")
     return said

@@ -8,28 +8,32 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tapestry.errors import ProtocolError
-from tapestry.protocol.wire_messages import Kind, Message, Reason, RoundManifest
+from tapestry.protocol.messages import (
+    BodyT,
+    Kind,
+    Message,
+    Reason,
+    Refusal,
+    expect_body,
+)
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import ContributionRefused
 
 _HONEST = 2  # refusals that end a run, at least
 
 
-def words_of(reply: Message) -> str:
-    """Say what a reply is that was not wanted; a refusal's code in words.
+def read_reply(reply: Message, want: type[BodyT]) -> BodyT:
+    """Read the body of a reply that must be of one kind.
 
     Raises:
-        ProtocolError: A refusal that gives no known reason.
+        ProtocolError: The node refuses, in words; or the reply is of another kind, or
+            its body is not of that type.
     """
-    if reply.kind is not Kind.REFUSAL:
-        return f"{reply.kind} is no answer to this"
-    body = reply.json()
-    code = body.get("reason") if isinstance(body, dict) else None
-    try:
-        reason = Reason(str(code))
-    except ValueError:
-        raise ProtocolError("a refusal without a known reason") from None
-    return f"it refuses: {reason.words} ({reason.value})"
+    if reply.kind is Kind.REFUSAL:
+        reason = expect_body(reply, Refusal).reason
+        raise ProtocolError(f"it refuses: {reason.words} ({reason.value})")
+    return expect_body(reply, want)
 
 
 def in_words(refused: Mapping[str, Reason], *, asked: int) -> str:

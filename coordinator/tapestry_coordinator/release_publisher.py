@@ -3,17 +3,22 @@
 import errno
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tapestry.artifacts import manifest as manifests
-from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ProtocolError, ResourceError, TapestryError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import (
+    Message,
+    Publication,
+    PublishAdapterRequest,
+    encode_message,
+    split_entries,
+)
 from tapestry_coordinator import release_files as releases
 from tapestry_coordinator.journal import writing
 from tapestry_coordinator.log_publisher import event_of
-from tapestry_coordinator.refusals import words_of
+from tapestry_coordinator.refusals import read_reply
 from tapestry_governance import registry
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import AdapterPublished, ReleasePublished
@@ -22,7 +27,6 @@ if TYPE_CHECKING:
     from tapestry_coordinator.run import Run
 
 _logger = logging.getLogger(__name__)
-_ENTRIES = 2  # in front of the files: dp.accounted, adapter.published
 
 
 def release(run: "Run") -> None:
@@ -102,10 +106,10 @@ def collect_adapters(run: "Run") -> None:
         return
     name = max(state.releases.values(), key=lambda each: each.round_number).name
     here = run.tracker.wait_for_nodes()
-    body = {"name": name, "checkpoint": run.publisher.publish(here).decode()}
-    request = Message(kind=Kind.RELEASED, body=canonical_json(body))
+    checkpoint = run.publisher.publish(here).decode()
+    request = encode_message(PublishAdapterRequest(name=name, checkpoint=checkpoint))
     present = [n for n in here if n not in state.publishers.values()]
-    waited = run.settings.deadlines.adapter
+    waited = run.settings.deadlines.publish_adapter
     for node, reply in run.grid.exchange(
         dict.fromkeys(present, request), deadline=waited
     ):
@@ -156,33 +160,21 @@ def _keep(run: "Run", node: str, reply: Message) -> str:
     return published.name
 
 
-def _unpack(reply: Message) -> tuple[bytes, bytes, dict[str, Any]]:
+def _unpack(reply: Message) -> tuple[bytes, bytes, Mapping[str, bytes | memoryview]]:
     """Take a publication apart: two entries, then files by name.
 
     Raises:
         ProtocolError: Another kind of message, too few attachments, or names that
             do not fit the files.
     """
-    if reply.kind is not Kind.PUBLICATION or len(reply.attachments) < _ENTRIES:
-        raise ProtocolError(words_of(reply))
-    accounted, published, *files = reply.attachments
-    body = decode_json(reply.body)
-    names = body.get("files") if isinstance(body, dict) else None
-    if not isinstance(names, list) or len(names) != len(files):
-        raise ProtocolError("the publication does not name its files")
-    try:
-        for name in names:
-            manifests.check_name(str(name))
-    except ValueError as error:
-        raise ProtocolError(str(error)) from None
-    return (
-        bytes(accounted),
-        bytes(published),
-        dict(zip(map(str, names), files, strict=True)),
-    )
+    names = read_reply(reply, Publication).files
+    accounted, published, files = split_entries(reply.attachments)
+    if len(names) != len(files):
+        raise ProtocolError(f"{len(names)} names of files for {len(files)} files")
+    return accounted, published, dict(zip(names, files, strict=True))
 
 
-def _write(folder: Path, files: dict[str, Any]) -> None:
+def _write(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     try:

@@ -9,19 +9,25 @@ uploaded stays masked for good. Nothing that a node sends ends more than its own
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from tapestry.encoding import canonical_json
 from tapestry.errors import (
     ProtocolError,
     ResourceError,
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import Kind, Message, Reason, RoundManifest
-from tapestry.secagg.bad_dealers import bad_dealers
-from tapestry.secagg.client_states import Cohort
-from tapestry.secagg.messages import (
+from tapestry.protocol.messages import (
+    AdvertiseKeysRequest,
+    BodyT,
+    Kind,
+    Message,
+    Reason,
+    encode_message,
+    split_entries,
+)
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import (
     Advertisement,
     Consent,
     HeadList,
@@ -31,10 +37,13 @@ from tapestry.secagg.messages import (
     Upload,
     UploadHead,
 )
-from tapestry.secagg.server import Advertising, Revealing, Unmasked
+from tapestry.protocol.stages import RoundStage
+from tapestry.secagg.bad_dealers import bad_dealers
+from tapestry.secagg.client_states import Cohort
+from tapestry.secagg.server import AdvertiseKeysStage, Unmasked, UnmaskStage
 from tapestry.settings import Deadlines
 from tapestry_coordinator.grid import Grid
-from tapestry_coordinator.refusals import words_of
+from tapestry_coordinator.refusals import read_reply
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import (
     ContributionCommitted,
@@ -44,8 +53,11 @@ from tapestry_governance.events.types import (
 
 _logger = logging.getLogger(__name__)
 Notify = Callable[[dict[str, Any]], None]
+_ReplyIn = TypeVar("_ReplyIn", contravariant=True)
+_Reply = TypeVar("_Reply")
 _Said = TypeVar("_Said", ContributionCommitted, ContributionRefused, DpAccounted)
-_ENTRIES = 2  # of the node's own in front of the chunks: dp.accounted, committed
+# A node that is lost in one of these has its update in the sum all the same.
+_AFTER_UPLOAD = (RoundStage.CHECK_CONSISTENCY, RoundStage.UNMASK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +77,17 @@ class RoundContext:
 class RoundOutcome:
     """Where participants were lost, and who committed to what."""
 
-    dropped: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, RoundStage] = field(default_factory=dict)
     commitments: dict[str, int] = field(default_factory=dict)
     refused: dict[str, Reason] = field(default_factory=dict)  # as they signed
-    phase: str = "offer"
+    stage: RoundStage = RoundStage.OPEN
     bad_dealers: tuple[str, ...] = ()  # whose shares gave no sum
 
 
 def run(
     manifest: RoundManifest, table: RoundContext, *, outcome: RoundOutcome
 ) -> Unmasked:
-    """Lead the cohort from the offer to the sum.
+    """Lead the cohort from the first stage of secure aggregation to the sum.
 
     Args:
         manifest: The round; it is in the cosigned log.
@@ -87,30 +99,65 @@ def run(
         VerificationError: The masks do not come off.
     """
     lead = _StageRunner(manifest, table, outcome)
-    offer = Message(kind=Kind.OFFER, body=_checkpoint(table.checkpoint))
-    names = [p.name for p in manifest.participants]
-    advertising = Advertising(manifest)
-    lead.ask("offer", dict.fromkeys(names, offer), advertising, _read_advertisement)
-    sharing, keys = advertising.close()
-    request = Message(kind=Kind.KEYS, body=keys.encode())
-    lead.ask("keys", dict.fromkeys(sharing.missing, request), sharing, _read_shares)
-    collecting, sealed = sharing.close()
-    requests = {
-        name: Message(kind=Kind.CIPHERTEXTS, body=message.encode())
-        for name, message in sealed.items()
-    }
-    lead.ask("upload", requests, collecting, lead.read_upload)
-    agreeing, survivors = collecting.close()
-    request = Message(kind=Kind.SURVIVORS, body=survivors.encode())
-    lead.ask("agree", dict.fromkeys(agreeing.missing, request), agreeing, _read_consent)
-    revealing, consents = agreeing.close()
-    request = Message(kind=Kind.CONSENTS, body=consents.encode())
+    offer = encode_message(AdvertiseKeysRequest(checkpoint=table.checkpoint.decode()))
+    advertising = AdvertiseKeysStage(manifest)
     lead.ask(
-        "reveal", dict.fromkeys(revealing.missing, request), revealing, _read_reveal
+        RoundStage.ADVERTISE_KEYS,
+        dict.fromkeys(advertising.missing, offer),
+        _Replies(advertising, _reader(Advertisement)),
     )
-    outcome.phase = "sum"
+    sharing, keys = advertising.close()
+    lead.ask(
+        RoundStage.SHARE_KEYS,
+        dict.fromkeys(sharing.missing, encode_message(keys)),
+        _Replies(sharing, _reader(ShareMessage)),
+    )
+    collecting, sealed = sharing.close()
+    lead.ask(
+        RoundStage.COLLECT_MASKED_INPUTS,
+        {name: encode_message(ciphertexts) for name, ciphertexts in sealed.items()},
+        _Replies(collecting, lead.read_upload, lead.keep_upload),
+    )
+    checking, survivors = collecting.close()
+    lead.ask(
+        RoundStage.CHECK_CONSISTENCY,
+        dict.fromkeys(checking.missing, encode_message(survivors)),
+        _Replies(checking, _reader(Consent)),
+    )
+    unmasking, consents = checking.close()
+    lead.ask(
+        RoundStage.UNMASK,
+        dict.fromkeys(unmasking.missing, encode_message(consents)),
+        _Replies(unmasking, _reader(Reveal), lead.keep_reveal),
+    )
     heads = next(iter(sealed.values())).heads
-    return lead.unmask(revealing, keys, heads)
+    return lead.unmask(unmasking, keys, heads)
+
+
+class _Collector(Protocol[_ReplyIn]):
+    """A stage of ``tapestry.secagg.server``, as this module uses it."""
+
+    @property
+    def missing(self) -> list[str]: ...
+
+    def accept(self, sender: str, message: _ReplyIn) -> None: ...
+
+
+def _keep_nothing(_name: str, _reply: object) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class _Replies(Generic[_Reply]):
+    """How the replies of one stage are read, checked and kept."""
+
+    collector: _Collector[_Reply]
+    read: Callable[[str, Message], _Reply]
+    keep: Callable[[str, _Reply], None] = _keep_nothing  # what the collector accepted
+
+
+def _reader(want: type[BodyT]) -> Callable[[str, Message], BodyT]:
+    return lambda _, reply: read_reply(reply, want)
 
 
 class _StageRunner:
@@ -121,51 +168,42 @@ class _StageRunner:
     ) -> None:
         self._manifest = manifest
         self._table = table
-        self._attendance = outcome
+        self._outcome = outcome
+        self._entries: dict[str, tuple[bytes, bytes]] = {}  # with uploads, by node
         self._reveals: list[Reveal] = []
 
     def ask(
         self,
-        phase: str,
+        stage: RoundStage,
         requests: Mapping[str, Message],
-        collector: Any,
-        read: Callable[[Message, str], Any],
+        replies: _Replies[_Reply],
     ) -> None:
         """Send a stage's requests; keep valid replies, drop the senders of others."""
-        self._attendance.phase = phase
+        self._outcome.stage = stage
         table, number = self._table, self._manifest.round_number
-        table.notify({"stage": "round", "round": number, "phase": phase})
-        waited = int(getattr(table.deadlines, phase))
-        for name, reply in table.grid.exchange(requests, deadline=waited):
+        event = {"stage": "round", "round": number, "round_stage": stage}
+        table.notify(event)
+        deadline = table.deadlines.of(stage)
+        for name, reply in table.grid.exchange(requests, deadline=deadline):
             try:
-                self._accept(name, reply, collector, read)
+                self._log_refusal(name, reply)
+                body = replies.read(name, reply)
+                replies.collector.accept(name, body)
+                replies.keep(name, body)
             except ResourceError:
                 raise
             except TapestryError as error:
                 _logger.warning("%s is out of round %d: %s", name, number, error)
             else:
-                event = {"stage": "round", "round": number, "phase": phase}
                 table.notify({**event, "node": name, "done": 1, "total": 1})
-        if phase not in ("agree", "reveal"):  # later their update is in the sum
+        if stage not in _AFTER_UPLOAD:
             for name in requests:
-                if name in collector.missing:
-                    self._attendance.dropped[name] = phase
+                if name in replies.collector.missing:
+                    self._outcome.dropped[name] = stage
 
-    def _accept(
-        self,
-        name: str,
-        reply: Message,
-        collector: Any,
-        read: Callable[[Message, str], Any],
-    ) -> None:
-        message = self._take(reply, name, read)
-        collector.accept(name, message)
-        if isinstance(message, Upload):
-            self._keep(name, reply, message)
-        if isinstance(message, Reveal):
-            self._reveals.append(message)
-
-    def unmask(self, revealing: Revealing, keys: KeyList, heads: HeadList) -> Unmasked:
+    def unmask(
+        self, revealing: UnmaskStage, keys: KeyList, heads: HeadList
+    ) -> Unmasked:
         """Take off the masks, and say whose shares were bad."""
         number = self._manifest.round_number
         try:
@@ -173,7 +211,7 @@ class _StageRunner:
         except VerificationError:
             cohort, reveals = Cohort.of(self._manifest), self._reveals
             named = bad_dealers(cohort, keys, heads=heads, reveals=reveals)
-            self._attendance.bad_dealers = named
+            self._outcome.bad_dealers = named
             raise
         for fault in total.faults:
             _logger.warning(
@@ -182,34 +220,34 @@ class _StageRunner:
             )
         return total
 
-    def read_upload(self, reply: Message, name: str) -> Upload:
+    def read_upload(self, name: str, reply: Message) -> Upload:
         """Take an upload whose entries the log will take and that commit to it."""
-        if reply.kind is not Kind.UPLOAD or len(reply.attachments) < _ENTRIES:
-            raise ProtocolError(f"{name} sent {reply.kind}, want an upload")
-        head = UploadHead.decode(reply.body)
-        entries = [bytes(item) for item in reply.attachments[:_ENTRIES]]
-        self._check_entries(*entries, name=name, root=head.root)
-        self._table.approve(entries)
-        return Upload(head=head, chunks=reply.attachments[_ENTRIES:])
+        head = read_reply(reply, UploadHead)
+        accounted, committed, chunks = split_entries(reply.attachments)
+        self._check_entries(accounted, committed, name=name, root=head.root)
+        self._table.approve([accounted, committed])
+        self._entries[name] = accounted, committed
+        return Upload(head=head, chunks=chunks)
 
-    def _keep(self, name: str, reply: Message, upload: Upload) -> None:
+    def keep_upload(self, name: str, upload: Upload) -> None:
         """Log an upload that is in the sum, and keep it for who wants to see it."""
-        accounted, committed = reply.attachments[:_ENTRIES]
-        self._table.register(bytes(accounted))
-        index = self._table.register(bytes(committed))
-        self._attendance.commitments[name] = index
+        accounted, committed = self._entries[name]
+        self._table.register(accounted)
+        self._outcome.commitments[name] = self._table.register(committed)
         self._table.keep(name, upload.chunks)
 
-    def _take(
-        self, reply: Message, name: str, read: Callable[[Message, str], Any]
-    ) -> Any:
-        if reply.kind is Kind.REFUSAL:
-            for entry in map(bytes, reply.attachments[:1]):
-                said = self._read_entry(entry, ContributionRefused, name=name)
-                self._table.register(entry)
-                self._attendance.refused[name] = said.reason
-            raise ProtocolError(words_of(reply))
-        return read(reply, name)
+    def keep_reveal(self, _: str, reveal: Reveal) -> None:
+        """Keep a reveal, to say later whose shares were bad."""
+        self._reveals.append(reveal)
+
+    def _log_refusal(self, name: str, reply: Message) -> None:
+        """Log the entry that a refusal carries, if it carries one."""
+        if reply.kind is not Kind.REFUSAL:
+            return
+        for entry in map(bytes, reply.attachments[:1]):
+            said = self._read_entry(entry, ContributionRefused, name=name)
+            self._table.register(entry)
+            self._outcome.refused[name] = said.reason
 
     def _check_entries(
         self, accounted: bytes, committed: bytes, *, name: str, root: str
@@ -236,29 +274,3 @@ class _StageRunner:
         if said != (name, plan.run_id, plan.round_number, plan.attempt):
             raise ProtocolError(f"{name} sent an entry about {said}")
         return body
-
-
-def _checkpoint(note: bytes) -> bytes:
-    return canonical_json({"checkpoint": note.decode()})
-
-
-def _expect(reply: Message, kind: Kind) -> bytes:
-    if reply.kind is not kind:
-        raise ProtocolError(f"{reply.kind} instead of {kind}")
-    return reply.body
-
-
-def _read_advertisement(reply: Message, _: str) -> Advertisement:
-    return Advertisement.decode(_expect(reply, Kind.ADVERTISEMENT))
-
-
-def _read_shares(reply: Message, _: str) -> ShareMessage:
-    return ShareMessage.decode(_expect(reply, Kind.SHARES))
-
-
-def _read_consent(reply: Message, _: str) -> Consent:
-    return Consent.decode(_expect(reply, Kind.CONSENT))
-
-
-def _read_reveal(reply: Message, _: str) -> Reveal:
-    return Reveal.decode(_expect(reply, Kind.REVEAL))

@@ -7,12 +7,14 @@ from pydantic import ValidationError
 from tapestry.errors import ConfigError, ProtocolError, QuorumError
 from tapestry.model.low_rank import round_seed
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     Participant,
     RoundManifest,
+    StageDeadlines,
     TrainingPlan,
     recommended_threshold,
 )
+from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.secagg.quantization import Encoding
 from tapestry.settings import CoordinatorSettings, number
 from tapestry.software_digest import software_digest
@@ -168,7 +170,9 @@ def _write_down(
             training=training,
             privacy=settings.privacy,
             outer=settings.outer,
-            deadlines=settings.deadlines.model_dump(),
+            deadlines=StageDeadlines(
+                **{stage: settings.deadlines.of(stage) for stage in SECAGG_STAGES}
+            ),
             post_quantum=None,
         )
         Encoding.of(manifest)

@@ -8,6 +8,7 @@ next number, since whoever uploaded joins no second attempt.
 
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,9 @@ from tapestry.errors import (
 from tapestry.evaluation.held_out import read_held_out
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import RoundManifest
-from tapestry.secagg.messages import Result
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
+from tapestry.protocol.stages import RoundStage
 from tapestry.secagg.server import Unmasked
 from tapestry.settings import CoordinatorSettings
 from tapestry.tlog.trust_policy import TrustPolicy
@@ -231,7 +233,7 @@ class Run:
         for closed in [event for event in events if isinstance(event, RoundClosed)]:
             self._replay(closed)
         if self.publisher.state.open_round is not None:
-            self._abort("restart", "coordinator_restarted")
+            self._abort(None, "coordinator_restarted")
         for row in self.journal.rounds():
             if row.status == "open":
                 self._give_up(row.number)
@@ -275,8 +277,8 @@ class Run:
             if isinstance(error, RuleError) and current is None:
                 raise
             said = self._explain(error, outcome, current)
-            _logger.warning("round aborted at %s: %s", outcome.phase, said)
-            self._abort(outcome.phase, reason_of(error, outcome))
+            _logger.warning("round aborted at %s: %s", outcome.stage, said)
+            self._abort(outcome.stage, reason_of(error, outcome))
             self._leave_out(outcome.bad_dealers)
             self._failures += 1
             if current and end_the_run(outcome.refused, current.manifest):
@@ -315,7 +317,7 @@ class Run:
         )
         self.journal.open_round(manifest.round_number, manifest.encode())
         self.publisher.append_event(RoundOpened(manifest=manifest))
-        self._tell(manifest, "open")
+        self._tell(manifest, {"round_stage": RoundStage.OPEN})
         table = RoundContext(
             grid=self.grid,
             deadlines=self.settings.deadlines,
@@ -337,7 +339,7 @@ class Run:
         known = last is not None and last[0] == self.settings.run_id
         return last[1] + 1 if last is not None and known else 1
 
-    def _abort(self, phase: str, reason: str) -> None:
+    def _abort(self, stage: RoundStage | None, reason: str) -> None:
         current = self.publisher.state.open_round
         if current is None:
             return
@@ -347,12 +349,12 @@ class Run:
                 run_id=manifest.run_id,
                 round_number=manifest.round_number,
                 attempt=manifest.attempt,
-                phase=phase,
+                stage=stage,
                 reason=reason,
             )
         )
         self._give_up(manifest.round_number)
-        self._tell(manifest, "aborted")
+        self._tell(manifest, {"text": "aborted"})
 
     def _give_up(self, number: int) -> None:
         """Mark a round as aborted; its uploads stay masked for good."""
@@ -363,8 +365,8 @@ class Run:
         self, manifest: RoundManifest, total: Unmasked, outcome: RoundOutcome
     ) -> None:
         """Gate the sum, step, and log what came of it."""
-        self._tell(manifest, "evaluate")
-        outcome.phase = "evaluate"
+        outcome.stage = RoundStage.EVALUATE
+        self._tell(manifest, {"round_stage": outcome.stage})
         verdict = self.gate.judge(manifest, total, replica=self.replica)
         base = self.replica if verdict.reason else verdict.replica
         result = Result(
@@ -378,11 +380,10 @@ class Run:
         self.publisher.append_event(closed, refs=closed.commitments)
         self.replica = base
         self.journal.settle(manifest.round_number, "closed")
-        event = {"stage": "round", "round": manifest.round_number, "phase": "close"}
         scores = {"measure": verdict.measure, "scores": verdict.scores}
-        norm = {"norm": verdict.norm}
-        self.notify({**event, **scores, **norm, "of": self.settings.rounds})
+        news = {**scores, "norm": verdict.norm}
+        self._tell(manifest, {"round_stage": RoundStage.CLOSE, **news})
 
-    def _tell(self, manifest: RoundManifest, phase: str) -> None:
-        event = {"stage": "round", "round": manifest.round_number, "phase": phase}
-        self.notify({**event, "of": self.settings.rounds})
+    def _tell(self, manifest: RoundManifest, event: Mapping[str, object]) -> None:
+        rounds = {"round": manifest.round_number, "of": self.settings.rounds}
+        self.notify({"stage": "round", **rounds, **event})

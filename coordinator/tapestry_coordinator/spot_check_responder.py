@@ -13,15 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tapestry.errors import IncompleteError
-from tapestry.protocol.wire_messages import MAX_ASKS, ChunkRequest, Kind, Message
+from tapestry.errors import IncompleteError, ProtocolError
+from tapestry.protocol.messages import MAX_ASKS, ChunkRequest, Message, ReceiptReply
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import chunk_leaves, cut
-from tapestry.secagg.messages import Result
 from tapestry.secagg.transcript import ChunkProof
 from tapestry.tlog.merkle import inclusion_proof
 from tapestry_coordinator.journal import Journal, writing
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.node_tracker import NodeTracker
+from tapestry_coordinator.refusals import read_reply
 from tapestry_coordinator.uploads import Uploads
 from tapestry_governance.audit.sum_evidence import (
     Spot,
@@ -130,9 +131,9 @@ class SpotCheckResponder:
         return took
 
     def _send(self, requests: Mapping[str, Message]) -> set[str]:
-        waited = self._tracker.settings.deadlines.result
+        waited = self._tracker.settings.deadlines.apply_result
         replies = dict(self._tracker.grid.exchange(requests, deadline=waited))
-        takers = {name for name in replies if replies[name].kind is Kind.RECEIPT}
+        takers = {name for name in replies if _is_taken(replies[name])}
         for name in requests.keys() - takers:
             _logger.warning("%s does not take chunks that it asked for", name)
         return takers
@@ -179,6 +180,14 @@ class SpotCheckResponder:
             if isinstance(body, RoundClosed) and body.round_number == number:
                 return index
         raise IncompleteError(f"the log does not close round {number}")
+
+
+def _is_taken(reply: Message) -> bool:
+    try:
+        read_reply(reply, ReceiptReply)
+    except ProtocolError:
+        return False
+    return True
 
 
 def _turns(

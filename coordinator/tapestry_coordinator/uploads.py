@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tapestry.errors import IncompleteError
-from tapestry.protocol.wire_messages import CHUNK_BYTES
-from tapestry.secagg.chunks import chunk_leaves
+from tapestry.secagg.chunks import CHUNK_BYTES, chunk_leaves
 from tapestry.secagg.transcript import ChunkProof
 from tapestry.tlog.merkle import inclusion_proof
 from tapestry_coordinator.journal import writing

@@ -16,7 +16,7 @@ from tapestry.encoding import encode_fraction
 from tapestry.model.low_rank import expand, round_seed
 from tapestry.model.replica import Replica
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
+from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
 from tapestry.settings import CoordinatorSettings, number
 from tapestry.vectors import FloatVector
 from tapestry.workloads.base import Example, Workload

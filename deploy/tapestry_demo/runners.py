@@ -17,8 +17,6 @@ from tapestry_demo.wire_tap import WireTap
 from tapestry_node.node import Node
 
 _FIELDS = frozenset(ProgressEvent.__required_keys__ | ProgressEvent.__optional_keys__)
-_TOGETHER = {"upload": "training", "offer": "keys", "open": "log", "close": "log"}
-_SILENT = frozenset({"offer", "aborted"})
 ENGINE_FOLDER = "flower"
 
 
@@ -33,14 +31,11 @@ class StageTimer:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take an event of a driver or node."""
-        stage = str(event.get("phase", event["stage"]))
-        self.enter(_TOGETHER.get(stage, stage))
+        self.enter(str(event.get("round_stage", event["stage"])))
         shown = {key: value for key, value in event.items() if key in _FIELDS}
         scores = event.get("scores")
         if isinstance(scores, dict):
             shown["score"] = sum(scores.values()) / max(len(scores), 1)
-        if shown.get("phase") in _SILENT:
-            shown["phase"] = "open"
         if shown["stage"] == "round" and "round" in shown:
             self._count(shown)
         self._progress(shown)  # type: ignore[arg-type]  # the view checks the words

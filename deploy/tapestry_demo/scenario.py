@@ -21,13 +21,13 @@ LONGEST = 140  # bytes of a dialogue; of longer ones the end is left out
 EPSILON_LIMIT = "8"
 DEADLINES = {
     "cosign": 60,
-    "offer": 120,
-    "keys": 60,
-    "upload": 1800,
-    "agree": 60,
-    "reveal": 60,
-    "result": 300,
-    "adapter": 1800,
+    "advertise_keys": 120,
+    "share_keys": 60,
+    "collect_masked_inputs": 1800,
+    "check_consistency": 60,
+    "unmask": 60,
+    "apply_result": 300,
+    "publish_adapter": 1800,
 }
 
 

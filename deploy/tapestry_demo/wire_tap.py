@@ -14,10 +14,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from tapestry.errors import ConfigError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import LEADING_ENTRIES, Kind, Message
 from tapestry_coordinator.grid import Grid
-
-_ENTRIES = 2  # public log entries in front of the chunks
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,10 +39,10 @@ class WireTap:
         """See a reply as the coordinator sees it."""
         self.kinds.add(reply.kind.value)
         self._search(reply)
-        if reply.kind is not Kind.UPLOAD:
+        if reply.kind is not Kind.MASKED_INPUT:
             return
         self.uploads += 1
-        for chunk in reply.attachments[_ENTRIES:]:
+        for chunk in reply.attachments[LEADING_ENTRIES:]:
             data = np.frombuffer(chunk, dtype=np.uint8)
             self.counts += np.bincount(data, minlength=256)
 

@@ -71,7 +71,7 @@ from tapestry.errors import (
 from tapestry.inputs.faults import wants_traceback
 from tapestry.inputs.plain_file import read_plain
 from tapestry.protocol.framing import pack, unpack
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_node.superlink_credentials import (
     check_address,
     load_auth_key,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import Options, RoundManifest
+from tapestry.protocol.round_manifest import Options, RoundManifest
 from tapestry.settings import NodeSettings, Transport, number
 from tapestry.workloads.base import Summary
 from tapestry.workloads.data_manifest import DataManifest

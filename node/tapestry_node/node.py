@@ -1,7 +1,7 @@
 """An institution's node: requests in, replies out, default deny.
 
 ``handle`` is all there is to talk to. It answers each request of the closed list in
-``tapestry.protocol.wire_messages`` and turns whatever goes wrong into a reason code;
+``tapestry.protocol.messages`` and turns whatever goes wrong into a reason code;
 the detail goes to the node's own log, without the text of an error that is not ours.
 Every reply is receipted before it leaves.
 """
@@ -10,15 +10,39 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import singledispatchmethod
 from pathlib import Path
 from typing import Any
 
-from tapestry.encoding import canonical_json
-from tapestry.errors import ProtocolError, TapestryError
+from tapestry.errors import PolicyError, ProtocolError, TapestryError
 from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message, Reason, RoundManifest
-from tapestry.secagg.messages import Result
+from tapestry.protocol.messages import (
+    AdvertiseKeysRequest,
+    ApplyResultRequest,
+    Bulk,
+    CheckChunkRequest,
+    CosignReply,
+    CosignRequest,
+    HelloRequest,
+    Identity,
+    Kind,
+    Message,
+    PublishAdapterRequest,
+    Reason,
+    ReceiptReply,
+    Refusal,
+    decode_body,
+    encode_message,
+)
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import (
+    Ciphertexts,
+    ConsentList,
+    KeyList,
+    SurvivorList,
+)
+from tapestry.schema import Strict
 from tapestry.settings import NodeSettings
 from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload
@@ -31,14 +55,8 @@ from tapestry_node.inspection import Inspection, Inspector
 from tapestry_node.log_history import committed_rounds, published_charges
 from tapestry_node.node_state import NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
-from tapestry_node.request_fields import fields, read_note, stale
-from tapestry_node.round.admission import (
-    Facts,
-    Refused,
-    check_offer,
-    first_round,
-    reason_of,
-)
+from tapestry_node.refusal import Refused, reason_of
+from tapestry_node.round.admission import Facts, check_offer, first_round
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.session import NodeContext, Notify, Session
 from tapestry_node.round.spot_checks import SpotChecks
@@ -172,7 +190,7 @@ class Node:
             ResourceError: Not even the receipt could be written; nothing leaves.
         """
         try:
-            reply = self._dispatch(message)
+            reply = self._answer(decode_body(message), message.attachments)
         except Exception as error:  # noqa: BLE001 - default deny, whatever it is
             self._note(message.kind, error)
             reply = self._refuse(message, reason_of(error))
@@ -216,56 +234,41 @@ class Node:
             notify=self._notify,
         )
 
-    def _dispatch(self, message: Message) -> Message:
-        answers = {
-            Kind.HELLO: self._hello,
-            Kind.COSIGN: self._cosign,
-            Kind.OFFER: self._offer,
-            Kind.RESULT: self._result,
-            Kind.EVIDENCE: self._evidence,
-            Kind.RELEASED: self._released,
-        }
-        return answers.get(message.kind, self._continue)(message)
+    @singledispatchmethod
+    def _answer(self, request: Strict, _: Bulk) -> Message:
+        """Answer a request by the type of its body; other bodies are no requests."""
+        raise ProtocolError(f"{type(request).__name__} is no request")
 
-    def _continue(self, message: Message) -> Message:
-        session = self._session
-        if session is None:
+    @_answer.register
+    def _continue(
+        self, request: KeyList | Ciphertexts | SurvivorList | ConsentList, _: Bulk
+    ) -> Message:
+        if self._session is None:
             raise Refused(Reason.UNKNOWN_ROUND, "no round is under way here")
-        match message.kind:
-            case Kind.KEYS:
-                return session.share(message)
-            case Kind.CIPHERTEXTS:
-                return session.contribute(message, now=self._clock())
-            case Kind.SURVIVORS:
-                return session.consent(message)
-            case Kind.CONSENTS:
-                return session.reveal(message)
-            case _:
-                raise ProtocolError(f"{message.kind} is no request")
+        return self._session.answer(request, now=self._clock())
 
-    def _hello(self, _: Message) -> Message:
+    @_answer.register
+    def _hello(self, _: HelloRequest, __: Bulk) -> Message:
         accepted = self._view.accepted
-        body = {
-            "name": self.name,
-            "size": self._view.size,
-            "applied": self._base.applied,
-            "checkpoint": accepted.note.decode() if accepted else None,
-            "asks": [ask.model_dump() for ask in self._base.asks()],
-        }
-        return Message(kind=Kind.IDENTITY, body=canonical_json(body))
+        return encode_message(
+            Identity(
+                name=self.name,
+                size=self._view.size,
+                applied=self._base.applied,
+                checkpoint=accepted.note.decode() if accepted else None,
+                asks=tuple(self._base.asks()),
+            )
+        )
 
-    def _cosign(self, message: Message) -> Message:
+    @_answer.register
+    def _cosign(self, request: CosignRequest, entries: Bulk) -> Message:
         """Mirror the log's new entries, then vouch for append-only and the rules."""
-        body = message.json()
-        entries = [bytes(item) for item in message.attachments]
-        with fields():
-            start, note = int(body["start"]), str(body["checkpoint"]).encode()
-        self._view.extend(start, entries, note)
+        note = request.checkpoint.encode()
+        self._view.extend(request.start, [bytes(entry) for entry in entries], note)
         self._base.check_releases()
         line = self._view.cosign(self._keys["witness"], self._clock())
-        reply = canonical_json({"line": line.decode()})
-        return Message(
-            kind=Kind.COSIGNATURE, body=reply, attachments=self._submitted_entries()
+        return encode_message(
+            CosignReply(line=line.decode()), self._submitted_entries()
         )
 
     def _submitted_entries(self) -> list[bytes]:
@@ -281,18 +284,23 @@ class Node:
             self._store.post(self._context.sign_event(declared, now=self._clock()))
         return self._store.outbox()
 
-    def _accept(self, message: Message) -> Any:
-        body = message.json()
-        longest = self.settings.policy.max_checkpoint_age
-        with stale():
-            self._view.accept_checkpoint(
-                read_note(body), self._clock(), max_age=longest
-            )
-        return body
+    def _accept(self, checkpoint: str) -> None:
+        """Accept a checkpoint as the newest one.
 
-    def _offer(self, message: Message) -> Message:
+        Raises:
+            Refused: It is too old.
+        """
+        longest = self.settings.policy.max_checkpoint_age
+        note, now = checkpoint.encode(), self._clock()
+        try:
+            self._view.accept_checkpoint(note, now, max_age=longest)
+        except PolicyError as error:
+            raise Refused(Reason.STALE_CHECKPOINT, str(error)) from None
+
+    @_answer.register
+    def _offer(self, request: AdvertiseKeysRequest, _: Bulk) -> Message:
         """Join the round that the log proves, if the guard and the ledger agree."""
-        self._accept(message)
+        self._accept(request.checkpoint)
         current = self._view.state.open_round
         if current is None:
             raise Refused(Reason.NOT_IN_LOG, "the log has no open round")
@@ -322,7 +330,7 @@ class Node:
             layout=layout,
             ledger=self._ledger,
         )
-        return self._session.advertise()
+        return encode_message(self._session.advertisement)
 
     def _load(self) -> None:
         """Put the base that is held here into the model."""
@@ -333,34 +341,32 @@ class Node:
         if declared is None or declared.records != self._trainer.count:
             raise Refused(Reason.MAINTENANCE, "the log lacks this node's declaration")
 
-    def _result(self, message: Message) -> Message:
+    @_answer.register
+    def _result(self, request: ApplyResultRequest, chunks: Bulk) -> Message:
         """Take the step that the log says, from the published sum, and compare.
 
         Edge cases:
             The end of a round stands, so that an older checkpoint of a quorum proves
             it, too: without the result a node vouches for no release that came since.
         """
-        body = message.json()
-        size = self._view.verify_prefix(read_note(body))
+        size = self._view.verify_prefix(request.checkpoint.encode())
         if size == self._view.size:
             with suppress(Refused):  # it may be old, and proves the round all the same
-                self._accept(message)
-        with fields():
-            result = Result.decode(canonical_json(body["result"]))
-            number = int(body["round_number"])
-        ended = self._base.ended(number, within=size)
-        if number > self._base.applied:
+                self._accept(request.checkpoint)
+        ended = self._base.ended(request.round_number, within=size)
+        if request.round_number > self._base.applied:
             session = self._session
             ours = session is not None and session.manifest == ended.manifest
             done = session.done if session is not None and ours else None
-            self._base.take(ended, result, message.attachments, done=done)
+            self._base.take(ended, request.result, chunks, done=done)
             self._leave_session()
-        return Message(kind=Kind.RECEIPT)
+        return encode_message(ReceiptReply())
 
-    def _evidence(self, message: Message) -> Message:
+    @_answer.register
+    def _check_chunk(self, request: CheckChunkRequest, chunks: Bulk) -> Message:
         """Recompute a chunk that this node asked for."""
-        self._spots.check(message)
-        return Message(kind=Kind.RECEIPT)
+        self._spots.check(request, chunks)
+        return encode_message(ReceiptReply())
 
     def _leave_session(self) -> None:
         """Forget a round, and give back what was reserved for it but not spent."""
@@ -368,11 +374,11 @@ class Node:
             self._session.abandon()
         self._session = None
 
-    def _released(self, message: Message) -> Message:
+    @_answer.register
+    def _publish_adapter(self, request: PublishAdapterRequest, _: Bulk) -> Message:
         """Grow this institution's adapter on a release, by its own decision only."""
-        body = self._accept(message)
-        with fields():
-            name = str(body["name"])
+        self._accept(request.checkpoint)
+        name = request.name
         release = self._view.state.releases.get(name)
         if release is None or release.parameters_digest != self.replica.digest:
             raise Refused(Reason.BASE_MISMATCH, f"{name} is not the base held here")
@@ -391,10 +397,9 @@ class Node:
 
     def _refuse(self, message: Message, reason: Reason) -> Message:
         """Say the code and no more; a refused offer is signed for the log."""
-        body = canonical_json({"reason": reason.value})
         entries: list[bytes] = []
         current = self._view.state.open_round if self._view.size else None
-        if message.kind is Kind.OFFER and current is not None:
+        if message.kind is Kind.ADVERTISE_KEYS and current is not None:
             manifest = current.manifest
             refused = ContributionRefused(
                 run_id=manifest.run_id,
@@ -403,4 +408,4 @@ class Node:
                 reason=reason,
             )
             entries.append(self._context.sign_event(refused, now=self._clock()))
-        return Message(kind=Kind.REFUSAL, body=body, attachments=entries)
+        return encode_message(Refusal(reason=reason), entries)

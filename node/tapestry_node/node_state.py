@@ -31,7 +31,7 @@ from tapestry.errors import (
     ResourceError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import Message
+from tapestry.protocol.messages import Message
 from tapestry_node.disk import create_private, why
 
 _SCHEMA = """

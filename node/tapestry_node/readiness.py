@@ -17,7 +17,7 @@ from pathlib import Path
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import PrivacyPlan, RoundManifest, TrainingPlan
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
 from tapestry.settings import NodePolicy, NodeSettings, number
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.events.types import Member
@@ -30,7 +30,8 @@ from tapestry_node.adapters.adapter_check import (
     trial_title,
 )
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.round.admission import Refused, check_policy
+from tapestry_node.refusal import Refused
+from tapestry_node.round.admission import check_policy
 from tapestry_node.training.trainer import Trainer
 
 

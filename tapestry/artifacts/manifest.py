@@ -9,13 +9,12 @@ copied from anywhere can be held against what was published::
 """
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tapestry.artifacts.foreign_files import Inventory, take_inventory
 from tapestry.encoding import digest_file
@@ -26,34 +25,17 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.inputs.plain_file import read_plain
-from tapestry.protocol.wire_messages import Digest, Strict
+from tapestry.schema import Digest, FileName, Strict, check_file_name
 
 FOLDER = "tapestry"
 FILE = "manifest.json"
 _LIMIT = 4 << 20
-_SEGMENT = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_. @+=,-]{0,119}")
-
-
-def check_name(name: str) -> str:
-    """Refuse a path that could leave its folder or be spelled in two ways.
-
-    Raises:
-        ValueError: Absolute, with ``.``, ``..`` or a backslash, too long or deep, or
-            with characters outside a small portable set.
-    """
-    segments = name.split("/")
-    if len(segments) > 8 or any(
-        not _SEGMENT.fullmatch(part) or part in (".", "..") or part != part.rstrip(" .")
-        for part in segments
-    ):
-        raise ValueError(f"not a portable relative path: {name[:80]!r}")
-    return name
 
 
 class File(Strict):
     """One file."""
 
-    name: Annotated[str, AfterValidator(check_name)]
+    name: FileName
     size: Annotated[int, Field(ge=0)]
     content: Digest
 
@@ -197,7 +179,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
                 if name == FOLDER and stat.S_ISDIR(mode):
                     continue
                 try:
-                    check_name(name)
+                    check_file_name(name)
                 except ValueError as error:
                     raise VerificationError(f"{folder.name}: {error}") from None
                 if stat.S_ISDIR(mode):

@@ -4,9 +4,9 @@ Whoever does the work reports with one callable, which takes one event::
 
     with live("Four institutions, one base") as progress:
         progress({"stage": "prepare", "text": "reading the base"})
-        progress({"stage": "round", "round": 1, "of": 4, "phase": "training",
-                  "node": "italy", "done": 3, "total": 8})
-        progress({"stage": "round", "round": 1, "of": 4, "phase": "close",
+        progress({"stage": "round", "round": 1, "of": 4, "round_stage":
+                  "collect_masked_inputs", "node": "italy", "done": 3, "total": 8})
+        progress({"stage": "round", "round": 1, "of": 4, "round_stage": "close",
                   "norm": 0.9, "measure": "bits_per_byte", "score": 2.1,
                   "seconds": 41.0})
 
@@ -28,25 +28,14 @@ from rich.table import Table
 from rich.text import Text
 
 from tapestry.cli.console import shown
+from tapestry.protocol.stages import RoundStage
 
 __all__ = ["Progress", "ProgressEvent", "live"]
 
 Stage = Literal[
     "prepare", "round", "release", "adapter", "central", "evaluate", "report"
 ]
-Phase = Literal[
-    "open",
-    "keys",
-    "training",
-    "upload",
-    "agree",
-    "reveal",
-    "sum",
-    "evaluate",
-    "close",
-]
 STAGES: tuple[str, ...] = get_args(Stage)
-PHASES: tuple[str, ...] = get_args(Phase)
 _REDRAWS = 8  # per second
 _LINE_SECONDS = 10.0  # between two plain lines on the same piece of work
 _BAR = 12
@@ -62,7 +51,7 @@ class ProgressEvent(_Needed, total=False):
 
     round: int
     of: int
-    phase: Phase
+    round_stage: RoundStage
     node: str
     done: int
     total: int
@@ -82,7 +71,7 @@ class _Row:
     """What is known of one stage, or of one round."""
 
     name: str
-    phase: str = ""
+    round_stage: str = ""
     text: str = ""
     figures: str = ""
     done: int = 0
@@ -111,17 +100,18 @@ class _Board:
         node = event.get("node")
         if node is None:
             self.rows[name] = _changed(self.rows[name], event)
-            if "phase" in event:
+            if "round_stage" in event:
                 self.nodes.clear()
         else:
             row = self.nodes.get(node, _Row(name=node))
-            if row.phase != event.get("phase", event["stage"]):
+            if row.round_stage != event.get("round_stage", event["stage"]):
                 row = _Row(name=node)
             self.nodes[node] = replace(
-                _changed(row, event), phase=event.get("phase", event["stage"])
+                _changed(row, event),
+                round_stage=event.get("round_stage", event["stage"]),
             )
-            phase = event.get("phase", self.rows[name].phase)
-            self.rows[name] = replace(self.rows[name], phase=phase)
+            round_stage = event.get("round_stage", self.rows[name].round_stage)
+            self.rows[name] = replace(self.rows[name], round_stage=round_stage)
         return name
 
     def end_others(self) -> None:
@@ -158,7 +148,7 @@ def live(
     Edge cases:
         Where stderr is no terminal, or one that cannot move its cursor or spell the
         table (``TERM=dumb``, an ASCII locale), one plain line without control codes is
-        written for each change of stage or phase, and at most one in ten seconds for
+        written for each change of stage, and at most one in ten seconds for
         steps within it. Variables that force colour force no table on a file.
 
     Args:
@@ -193,7 +183,7 @@ class _PlainView:
     def take(self, event: ProgressEvent) -> None:
         """Write a line, unless one like it was written a moment ago."""
         name = self.board.apply(event)
-        topic = f"{name} {event.get('phase', '')}"
+        topic = f"{name} {event.get('round_stage', '')}"
         now = self.board.clock()
         news = {"text", "score", "norm", "seconds"} & set(event)
         if topic == self.last and not news and now - self.last_time < _LINE_SECONDS:
@@ -224,8 +214,8 @@ def _check(event: ProgressEvent) -> None:
         raise ValueError(f"no such field in an event: {sorted(unknown)}")
     if event.get("stage") not in STAGES:
         raise ValueError(f"no such stage: {event.get('stage')!r}")
-    if event.get("phase", "open") not in PHASES:
-        raise ValueError(f"no such phase: {event.get('phase')!r}")
+    if event.get("round_stage", RoundStage.OPEN) not in set(RoundStage):
+        raise ValueError(f"no such stage of a round: {event.get('round_stage')!r}")
 
 
 def _row_name(event: ProgressEvent) -> str:
@@ -238,7 +228,7 @@ def _row_name(event: ProgressEvent) -> str:
 def _changed(row: _Row, event: ProgressEvent) -> _Row:
     return replace(
         row,
-        phase=event.get("phase", row.phase),
+        round_stage=event.get("round_stage", row.round_stage),
         text=shown(event["text"]) if "text" in event else row.text,
         figures=_figures(event) or row.figures,
         done=event.get("done", row.done),
@@ -258,7 +248,7 @@ def _figures(event: ProgressEvent) -> str:
 
 
 def _line(name: str, event: ProgressEvent, elapsed: float) -> str:
-    parts = [name, event.get("phase", ""), event.get("node", "")]
+    parts = [name, _words(event.get("round_stage", "")), event.get("node", "")]
     if "done" in event:
         of = f" of {event['total']}" if "total" in event else ""
         parts.append(f"{event['done']}{of}")
@@ -271,7 +261,7 @@ def _line(name: str, event: ProgressEvent, elapsed: float) -> str:
 def _stage_cells(row: _Row, now: float) -> list[Text]:
     ended = row.seconds is not None
     seconds = row.seconds if row.seconds is not None else now - row.started
-    told = row.text or ("" if ended else row.phase)
+    told = row.text or ("" if ended else _words(row.round_stage))
     if row.total and not ended:
         told = f"{told} {row.done}/{row.total}".strip()
     return [
@@ -288,7 +278,17 @@ def _node_cells(row: _Row) -> list[Text]:
     bar.append("━" * (_BAR - filled if row.total else 0), style="dim")
     counts = f"{row.done}/{row.total}" if row.total else ""
     told = " ".join(part for part in (row.text, row.figures) if part)
-    return [Text(row.name), Text(row.phase, style="dim"), bar, Text(counts), Text(told)]
+    return [
+        Text(row.name),
+        Text(_words(row.round_stage), style="dim"),
+        bar,
+        Text(counts),
+        Text(told),
+    ]
+
+
+def _words(stage: str) -> str:
+    return stage.replace("_", " ")
 
 
 def _clock(seconds: float) -> str:

@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from tapestry.encoding import digest
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import FloatVector, Layout, Parameters
 
 

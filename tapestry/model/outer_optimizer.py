@@ -17,7 +17,7 @@ import numpy as np
 
 from tapestry.encoding import canonical_json, decode_fraction, digest
 from tapestry.model.low_rank import expand
-from tapestry.protocol.wire_messages import OuterPlan, RoundManifest
+from tapestry.protocol.round_manifest import OuterPlan, RoundManifest
 from tapestry.vectors import FloatVector, Layout, Parameters, tensor_digests
 
 _BETA1 = np.float32(0.9)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tapestry.errors import ProtocolError, VerificationError
 from tapestry.model.outer_optimizer import OuterState, advance
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.quantization import Encoding, check_sum, mean
 from tapestry.settings import number
 from tapestry.vectors import (

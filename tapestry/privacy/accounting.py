@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from dp_accounting.pld import privacy_loss_distribution
 from scipy import optimize
@@ -30,8 +30,8 @@ from tapestry.errors import ConfigError
 from tapestry.settings import MAX_EPSILON
 
 ADJACENCY = "add-remove"
-MECHANISM = "poisson-subsampled-gaussian"
-INTEGER_MECHANISM = "poisson-subsampled-skellam"
+MECHANISM: Final = "poisson-subsampled-gaussian"
+INTEGER_MECHANISM: Final = "poisson-subsampled-skellam"
 ACCOUNTANT = "dp-accounting/pld"
 MOST_ROUNDS = 1000  # counted by rounds_left; more would take minutes
 MIN_NOISE, MAX_NOISE = 0.2, 1e4  # where calibrate looks

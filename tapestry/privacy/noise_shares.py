@@ -20,7 +20,7 @@ from typing import Self
 
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ProtocolError
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 
 MIN_DEVIATION = 1000.0  # grid steps; below, integer noise is too far from Gaussian
 _ROUNDING = 2.0**-11  # half of ``privacy.clipping.SLACK``; the rest pays for clipping

@@ -14,7 +14,7 @@ from typing import Any
 
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ProtocolError
-from tapestry.protocol.wire_messages import BODY_LIMIT, Kind, Message
+from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 
 PIECE_BYTES = 1 << 20  # larger ones travel no faster and cost memory at every hop
 

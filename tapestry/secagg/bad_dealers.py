@@ -9,8 +9,8 @@ say. If it is not found, the dealer lied.
 from collections.abc import Mapping, Sequence
 
 from tapestry.errors import VerificationError
+from tapestry.protocol.secagg_messages import HeadList, KeyList, Reveal
 from tapestry.secagg.client_states import Cohort
-from tapestry.secagg.messages import HeadList, KeyList, Reveal
 from tapestry.secagg.recovery import recover_round
 
 _SEARCHED = 16  # cohorts up to this size are searched for t good shares, see sharing

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from tapestry.errors import ProtocolError
-from tapestry.protocol.wire_messages import CHUNK_BYTES
 from tapestry.secagg.masks import aligned_empty, available_cores
 from tapestry.tlog.merkle import leaf_hash, root
 from tapestry.vectors import RingVector
 
+CHUNK_BYTES = 1 << 20
 CHUNK_COORDINATES = CHUNK_BYTES // 4
 
 

@@ -1,14 +1,17 @@
 """The node's half of TSA-1.
 
-One state type per stage; each function takes the state and a message and returns
-the next state and the reply::
+One state type per step; each function takes the state and a message and returns the
+next state and the reply. Functions are named after the stages of a round::
 
-    join -> Joined --share--> Shared --receive--> Ready --upload--> Uploaded
-         --consent--> Consented --reveal--> Done
+    advertise_keys -> KeysAdvertised
+    --share_keys--> KeysShared
+    --receive_shares--> MasksReady --mask_input--> InputMasked
+    --check_consistency--> ConsistencyChecked
+    --unmask--> SharesRevealed
 
-All randomness of a round is drawn in ``join``; what follows is determined by it and by
-the messages. A message that breaks a rule raises one error and leaves everything as
-it was. Secrets live in memory only: a node that restarts has dropped out.
+All randomness of a round is drawn in ``advertise_keys``; what follows is determined by
+it and by the messages. A message that breaks a rule raises one error and leaves
+everything as it was. Secrets live in memory only: a node that restarts has dropped out.
 
 Guarantees:
     The coordinator together with up to n_C nodes learns the sum over the survivors,
@@ -25,32 +28,9 @@ from collections.abc import Mapping
 from tapestry.encoding import canonical_json, decode_digest, digest
 from tapestry.errors import ProtocolError, QuorumError, VerificationError
 from tapestry.keys import SigningKey
-from tapestry.protocol.wire_messages import RoundManifest
-from tapestry.secagg.chunks import chunk_root, cut
-from tapestry.secagg.client_states import (
-    ClientRound,
-    Cohort,
-    Consented,
-    Done,
-    HeldShares,
-    Joined,
-    Ready,
-    Secrets,
-    Shared,
-    Uploaded,
-)
-from tapestry.secagg.key_schedule import (
-    Agreement,
-    channel_key,
-    commitment,
-    pair_key,
-    public_key,
-    seal,
-    self_key,
-    unseal,
-)
-from tapestry.secagg.masks import Mask, Random, add_masks
-from tapestry.secagg.messages import (
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import (
+    SHARE_BYTES,
     UNSIGNED,
     Advertisement,
     Ciphertexts,
@@ -65,26 +45,50 @@ from tapestry.secagg.messages import (
     UploadHead,
     require_subset,
 )
+from tapestry.secagg.chunks import chunk_root, cut
+from tapestry.secagg.client_states import (
+    ClientRound,
+    Cohort,
+    ConsistencyChecked,
+    HeldShares,
+    InputMasked,
+    KeysAdvertised,
+    KeysShared,
+    MasksReady,
+    Secrets,
+    SharesRevealed,
+)
+from tapestry.secagg.key_schedule import (
+    Agreement,
+    channel_key,
+    commitment,
+    pair_key,
+    public_key,
+    seal,
+    self_key,
+    unseal,
+)
+from tapestry.secagg.masks import Mask, Random, add_masks
 from tapestry.secagg.requirements import (
     ClientProgress,
+    ClientStep,
     Marks,
     Requirements,
     Reservation,
-    Stage,
     check_manifest,
     issue_reservation,
 )
-from tapestry.secagg.shamir import SHARE_BYTES, decode_share, split
+from tapestry.secagg.shamir import decode_share, split
 from tapestry.vectors import MaskedVector, Quantized
 
 
-def join(
+def advertise_keys(
     manifest: RoundManifest,
     identity: SigningKey,
     *,
     terms: Requirements,
     random: Random = secrets.token_bytes,
-) -> tuple[Joined, Advertisement]:
+) -> tuple[KeysAdvertised, Advertisement]:
     """Take part in a round (message 0), and advertise two fresh keys (message 1).
 
     The caller has authenticated the manifest: it is in the cosigned log, signed by
@@ -118,10 +122,12 @@ def join(
         mask_key=public_key(drawn.mask).hex(),
         signature=UNSIGNED,
     ).signed(cohort.context, identity)
-    return Joined(round=state, secrets=drawn, advertisement=message), message
+    return KeysAdvertised(round=state, secrets=drawn, advertisement=message), message
 
 
-def share(state: Joined, message: KeyList) -> tuple[Shared, ShareMessage]:
+def share_keys(
+    state: KeysAdvertised, message: KeyList
+) -> tuple[KeysShared, ShareMessage]:
     """Check everybody's keys (message 2) and seal shares for them (message 3).
 
     Raises:
@@ -130,7 +136,7 @@ def share(state: Joined, message: KeyList) -> tuple[Shared, ShareMessage]:
         VerificationError: A bad signature.
     """
     r = state.round
-    r.progress.require(Stage.JOINED)
+    r.progress.require(ClientStep.SHARE_KEYS)
     _check_keys(state, message)
     context, places = r.cohort.context, r.cohort.places
     agreed = _agree(state, message)
@@ -151,7 +157,7 @@ def share(state: Joined, message: KeyList) -> tuple[Shared, ShareMessage]:
         signature=UNSIGNED,
     ).signed(context, r.identity)
     place = places[r.node]
-    after = Shared(
+    after = KeysShared(
         round=r,
         secrets=state.secrets,
         view=view,
@@ -159,11 +165,11 @@ def share(state: Joined, message: KeyList) -> tuple[Shared, ShareMessage]:
         head=head,
         own=HeldShares(seed=seed_shares[place], mask=mask_shares[place]),
     )
-    r.progress.advance(Stage.JOINED)
+    r.progress.advance(ClientStep.SHARE_KEYS)
     return after, ShareMessage(head=head, ciphertexts=ciphertexts)
 
 
-def receive(state: Shared, message: Ciphertexts) -> Ready:
+def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
     """Open the shares of the others (message 4) and fix the masks.
 
     Raises:
@@ -173,7 +179,7 @@ def receive(state: Shared, message: Ciphertexts) -> Ready:
         VerificationError: A bad signature, or a node that saw other keys.
     """
     r = state.round
-    r.progress.require(Stage.SHARED)
+    r.progress.require(ClientStep.RECEIVE_SHARES)
     _check_heads(state, message)
     context = r.cohort.context
     held = {r.node: state.own}
@@ -187,11 +193,11 @@ def receive(state: Shared, message: Ciphertexts) -> Ready:
         shared = state.agreed[name][1]
         key = pair_key(shared, context, names=names, view=bound)
         masks.append(Mask(key, negative=name < r.node))
-    r.progress.advance(Stage.SHARED)
-    return Ready(round=r, masks=tuple(masks), held=held, view=view)
+    r.progress.advance(ClientStep.RECEIVE_SHARES)
+    return MasksReady(round=r, masks=tuple(masks), held=held, view=view)
 
 
-def reserve(state: Ready, marks: Marks) -> Reservation:
+def reserve(state: MasksReady, marks: Marks) -> Reservation:
     """Raise the node's durable mark: from here on the round counts as uploaded.
 
     Write the spent privacy budget in the same transaction.
@@ -200,17 +206,17 @@ def reserve(state: Ready, marks: Marks) -> Reservation:
         ProtocolError: The node has uploaded for this round or a later one.
     """
     r = state.round
-    r.progress.require(Stage.READY)
+    r.progress.require(ClientStep.RESERVE)
     reservation = issue_reservation(
         r.cohort.manifest, context=r.cohort.context, marks=marks
     )
-    r.progress.advance(Stage.READY)
+    r.progress.advance(ClientStep.RESERVE)
     return reservation
 
 
-def upload(
-    state: Ready, update: Quantized, *, reservation: Reservation, threads: int = 0
-) -> tuple[Uploaded, Upload]:
+def mask_input(
+    state: MasksReady, update: Quantized, *, reservation: Reservation, threads: int = 0
+) -> tuple[InputMasked, Upload]:
     """Mask an update and sign the Merkle root over its chunks (message 5).
 
     Guarantees:
@@ -228,7 +234,7 @@ def upload(
         )
     if reservation.context != r.cohort.context:
         raise ProtocolError("the reservation is for another round")
-    r.progress.advance(Stage.RESERVED)
+    r.progress.advance(ClientStep.MASK_INPUT)
     add_masks(update.values, state.masks, threads=threads)
     masked = MaskedVector(values=update.values)
     chunks = cut(masked.values)
@@ -238,11 +244,13 @@ def upload(
         root=chunk_root(chunks, threads=threads),
         signature=UNSIGNED,
     ).signed(r.cohort.context, r.identity)
-    after = Uploaded(round=r, held=state.held, view=state.view, root=head.root)
+    after = InputMasked(round=r, held=state.held, view=state.view, root=head.root)
     return after, Upload(head=head, chunks=chunks)
 
 
-def consent(state: Uploaded, message: SurvivorList) -> tuple[Consented, Consent]:
+def check_consistency(
+    state: InputMasked, message: SurvivorList
+) -> tuple[ConsistencyChecked, Consent]:
     """Check whose uploads are to be summed (message 6) and sign the list (message 7).
 
     Raises:
@@ -250,7 +258,7 @@ def consent(state: Uploaded, message: SurvivorList) -> tuple[Consented, Consent]
             survivors; a stranger; other sharers; a second list.
     """
     r = state.round
-    r.progress.require(Stage.UPLOADED)
+    r.progress.require(ClientStep.CHECK_CONSISTENCY)
     if message.view != state.view:
         raise ProtocolError("the survivors shared with another set of nodes")
     require_subset(message.names, state.held, rule="among the nodes that shared")
@@ -261,12 +269,16 @@ def consent(state: Uploaded, message: SurvivorList) -> tuple[Consented, Consent]
     reply = Consent(node=r.node, survivors=message.digest, signature=UNSIGNED).signed(
         r.cohort.context, r.identity
     )
-    r.progress.advance(Stage.UPLOADED)
-    after = Consented(round=r, held=state.held, survivors=message, root=state.root)
+    r.progress.advance(ClientStep.CHECK_CONSISTENCY)
+    after = ConsistencyChecked(
+        round=r, held=state.held, survivors=message, root=state.root
+    )
     return after, reply
 
 
-def reveal(state: Consented, message: ConsentList) -> tuple[Done, Reveal]:
+def unmask(
+    state: ConsistencyChecked, message: ConsentList
+) -> tuple[SharesRevealed, Reveal]:
     """See that enough consented to the same list (message 8), then reveal (message 9).
 
     Guarantees:
@@ -278,7 +290,7 @@ def reveal(state: Consented, message: ConsentList) -> tuple[Done, Reveal]:
         QuorumError: Fewer than ``threshold`` valid consents to this node's list.
     """
     r = state.round
-    r.progress.require(Stage.CONSENTED)
+    r.progress.require(ClientStep.UNMASK)
     survivors = set(state.survivors.names)
     require_subset((c.node for c in message.consents), survivors, rule="a survivor")
     _count_consents(state, message)
@@ -287,11 +299,11 @@ def reveal(state: Consented, message: ConsentList) -> tuple[Done, Reveal]:
     reply = Reveal(
         node=r.node, self_shares=seeds, mask_shares=masks, signature=UNSIGNED
     ).signed(r.cohort.context, r.identity)
-    r.progress.advance(Stage.CONSENTED)
-    return Done(round=r, survivors=state.survivors, root=state.root), reply
+    r.progress.advance(ClientStep.UNMASK)
+    return SharesRevealed(round=r, survivors=state.survivors, root=state.root), reply
 
 
-def _check_keys(state: Joined, message: KeyList) -> None:
+def _check_keys(state: KeysAdvertised, message: KeyList) -> None:
     r = state.round
     entries = {a.node: a for a in message.advertisements}
     require_subset(entries, r.cohort.roster, rule="in the cohort")
@@ -303,7 +315,7 @@ def _check_keys(state: Joined, message: KeyList) -> None:
             entry.verify(r.cohort.context, r.cohort.roster[name])
 
 
-def _agree(state: Joined, message: KeyList) -> dict[str, tuple[bytes, bytes]]:
+def _agree(state: KeysAdvertised, message: KeyList) -> dict[str, tuple[bytes, bytes]]:
     channel, mask = Agreement(state.secrets.channel), Agreement(state.secrets.mask)
     return {
         a.node: (
@@ -316,7 +328,7 @@ def _agree(state: Joined, message: KeyList) -> dict[str, tuple[bytes, bytes]]:
 
 
 def _split(
-    state: Joined, message: KeyList
+    state: KeysAdvertised, message: KeyList
 ) -> tuple[Mapping[int, bytes], Mapping[int, bytes]]:
     r = state.round
     places = [r.cohort.places[a.node] for a in message.advertisements]
@@ -330,7 +342,7 @@ def _split(
     return seeds, masks
 
 
-def _check_heads(state: Shared, message: Ciphertexts) -> None:
+def _check_heads(state: KeysShared, message: Ciphertexts) -> None:
     r = state.round
     heads = {h.node: h for h in message.heads.heads}
     require_subset(heads, {r.node, *state.agreed}, rule="in the key list")
@@ -346,7 +358,7 @@ def _check_heads(state: Shared, message: Ciphertexts) -> None:
             head.verify(r.cohort.context, r.cohort.roster[name])
 
 
-def _open(state: Shared, name: str, ciphertext: bytes) -> HeldShares:
+def _open(state: KeysShared, name: str, ciphertext: bytes) -> HeldShares:
     r = state.round
     channel, context = state.agreed[name][0], r.cohort.context
     key = channel_key(channel, context, sender=name, receiver=r.node, view=state.view)
@@ -362,7 +374,7 @@ def _check_size(r: ClientRound, count: int, what: str) -> None:
         raise QuorumError(f"{count} {what}, want at least {r.min_cohort}")
 
 
-def _count_consents(state: Consented, message: ConsentList) -> None:
+def _count_consents(state: ConsistencyChecked, message: ConsentList) -> None:
     r = state.round
     want = state.survivors.digest
     valid = 0

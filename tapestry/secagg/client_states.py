@@ -1,4 +1,4 @@
-"""The stages that a node passes through in a round, one type for each.
+"""The states of a node in a round, one type for each step of ``client``.
 
 A state holds what later stages need and nothing else: mask keys are gone once the
 upload was sent, shares once they were revealed. Secrets do not appear in ``repr``.
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from tapestry.keys import SigningKey, VerifyKey
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Advertisement, ShareHead, SurvivorList
 from tapestry.secagg.masks import Mask
-from tapestry.secagg.messages import Advertisement, ShareHead, SurvivorList
 from tapestry.secagg.quantization import Encoding
 from tapestry.secagg.requirements import ClientProgress
 
@@ -73,7 +73,7 @@ class HeldShares:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Joined:
+class KeysAdvertised:
     """Message 1 was sent."""
 
     round: ClientRound
@@ -82,7 +82,7 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
+class KeysShared:
     """Message 3 was sent."""
 
     round: ClientRound
@@ -94,7 +94,7 @@ class Shared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class MasksReady:
     """Message 4 was accepted; the masks are fixed."""
 
     round: ClientRound
@@ -104,7 +104,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Uploaded:
+class InputMasked:
     """Message 5 was sent; mask keys and self seed are gone."""
 
     round: ClientRound
@@ -114,7 +114,7 @@ class Uploaded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Consented:
+class ConsistencyChecked:
     """Message 7 was sent."""
 
     round: ClientRound
@@ -124,7 +124,7 @@ class Consented:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class SharesRevealed:
     """Message 9 was sent; no secret is left."""
 
     round: ClientRound

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ProtocolError
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.masks import (
     BLOCK_COORDINATES,
     Random,

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tapestry.errors import VerificationError
+from tapestry.protocol.secagg_messages import HeadList, KeyList, Reveal
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.key_schedule import commitment, public_key
-from tapestry.secagg.messages import HeadList, KeyList, Reveal
 from tapestry.secagg.shamir import recover_checked
 
 

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Final, Literal, Protocol, Self
 
 from tapestry.errors import PolicyError, ProtocolError
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     OuterPlan,
     PrivacyPlan,
     PublicWeights,
@@ -145,16 +145,20 @@ def _check_cohort(manifest: RoundManifest, terms: Requirements) -> int:
     return min_cohort
 
 
-class Stage(IntEnum):
-    """How far a node is in a round."""
+class ClientStep(IntEnum):
+    """The next function of ``client`` that a node may call in a round.
 
-    JOINED = 1
-    SHARED = 2
-    READY = 3
-    RESERVED = 4
-    UPLOADED = 5
-    CONSENTED = 6
-    DONE = 7
+    Each is a stage of the round, but for the collection of masked inputs, which takes
+    a node three steps.
+    """
+
+    SHARE_KEYS = 1
+    RECEIVE_SHARES = 2
+    RESERVE = 3
+    MASK_INPUT = 4
+    CHECK_CONSISTENCY = 5
+    UNMASK = 6
+    NONE = 7
 
 
 @dataclass(slots=True)
@@ -165,27 +169,30 @@ class ClientProgress:
     upload, consent or reveal from it.
     """
 
-    stage: Stage = Stage.JOINED
+    step: ClientStep = ClientStep.SHARE_KEYS
     _lock: Lock = field(default_factory=Lock, repr=False)
 
-    def require(self, stage: Stage) -> None:
-        """Refuse unless the round is at a stage.
+    def require(self, step: ClientStep) -> None:
+        """Refuse unless a step is the next one.
 
         Raises:
-            ProtocolError: It is elsewhere: a message out of order, or a replay.
+            ProtocolError: Another step is next: a message out of order, or a replay.
         """
-        if self.stage is not stage:
-            raise ProtocolError(f"round is {self.stage.name}, want {stage.name}")
+        if self.step is not step:
+            raise ProtocolError(
+                f"the next step of the round is {self.step.name.lower()}, "
+                f"not {step.name.lower()}"
+            )
 
-    def advance(self, stage: Stage) -> None:
-        """Go from one stage to the next.
+    def advance(self, step: ClientStep) -> None:
+        """Go on to the step after one.
 
         Raises:
-            ProtocolError: The round is not at ``stage``.
+            ProtocolError: ``step`` is not the next one.
         """
         with self._lock:
-            self.require(stage)
-            self.stage = Stage(stage + 1)
+            self.require(step)
+            self.step = ClientStep(step + 1)
 
 
 class Marks(Protocol):

@@ -4,7 +4,8 @@ One collector per stage. ``accept(sender, message)`` checks a message and keeps 
 raises one error that names the sender and the rule and keeps nothing; the round goes
 on without the sender. ``close()`` ends the stage with whoever answered::
 
-    Advertising -> Sharing -> Collecting -> Agreeing -> Revealing -> Unmasked
+    AdvertiseKeysStage -> ShareKeysStage -> CollectMaskedInputsStage
+    -> CheckConsistencyStage -> UnmaskStage -> Unmasked
 
 ``missing`` names those who may still answer. ``close`` raises QuorumError when too
 few did; the round is then over, and what was uploaded stays masked for good.
@@ -18,12 +19,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from tapestry.errors import ProtocolError, QuorumError
-from tapestry.protocol.wire_messages import RoundManifest
-from tapestry.secagg.chunks import check_sizes, chunk_root, cut, read_chunk
-from tapestry.secagg.client_states import Cohort
-from tapestry.secagg.key_schedule import Agreement
-from tapestry.secagg.masks import add_masks, aligned_empty
-from tapestry.secagg.messages import (
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import (
     Advertisement,
     Ciphertexts,
     Consent,
@@ -38,6 +35,10 @@ from tapestry.secagg.messages import (
     Upload,
     UploadHead,
 )
+from tapestry.secagg.chunks import check_sizes, chunk_root, cut, read_chunk
+from tapestry.secagg.client_states import Cohort
+from tapestry.secagg.key_schedule import Agreement
+from tapestry.secagg.masks import add_masks, aligned_empty
 from tapestry.secagg.quantization import check_sum, mean
 from tapestry.secagg.recovery import InconsistentShare, recover_round
 from tapestry.secagg.shamir import decode_share
@@ -79,7 +80,7 @@ class Unmasked:
         return cut(self.values)
 
 
-class Advertising:
+class AdvertiseKeysStage:
     """Collects message 1."""
 
     def __init__(self, manifest: RoundManifest) -> None:
@@ -116,7 +117,7 @@ class Advertising:
         self._kept[sender] = message
         self._taken.update(keys)
 
-    def close(self) -> tuple["Sharing", KeyList]:
+    def close(self) -> tuple["ShareKeysStage", KeyList]:
         """Make the key list.
 
         Raises:
@@ -124,10 +125,10 @@ class Advertising:
         """
         _check_size(self._cohort, self._kept)
         keys = KeyList(advertisements=_ordered(self._kept))
-        return Sharing(self._cohort, keys), keys
+        return ShareKeysStage(self._cohort, keys), keys
 
 
-class Sharing:
+class ShareKeysStage:
     """Collects message 3."""
 
     def __init__(self, cohort: Cohort, keys: KeyList) -> None:
@@ -162,7 +163,7 @@ class Sharing:
         head.verify(self._cohort.context, self._cohort.roster[sender])
         self._kept[sender] = message
 
-    def close(self) -> tuple["Collecting", dict[str, Ciphertexts]]:
+    def close(self) -> tuple["CollectMaskedInputsStage", dict[str, Ciphertexts]]:
         """Make message 4, one for each node that shared.
 
         Raises:
@@ -182,10 +183,10 @@ class Sharing:
             )
             for receiver in names
         }
-        return Collecting(self._cohort, self._keys, heads), messages
+        return CollectMaskedInputsStage(self._cohort, self._keys, heads), messages
 
 
-class Collecting:
+class CollectMaskedInputsStage:
     """Collects message 5, adding each upload to one running sum."""
 
     def __init__(self, cohort: Cohort, keys: KeyList, heads: HeadList) -> None:
@@ -227,7 +228,7 @@ class Collecting:
             start += part.size
         self._kept[sender] = head
 
-    def close(self) -> tuple["Agreeing", SurvivorList]:
+    def close(self) -> tuple["CheckConsistencyStage", SurvivorList]:
         """Make the list of survivors.
 
         Raises:
@@ -244,7 +245,7 @@ class Collecting:
             uploads=uploads,
             total=self._total,
         )
-        return Agreeing(masked, survivors), survivors
+        return CheckConsistencyStage(masked, survivors), survivors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +259,7 @@ class Masked:
     total: RingVector
 
 
-class Agreeing:
+class CheckConsistencyStage:
     """Collects message 7."""
 
     def __init__(self, masked: Masked, survivors: SurvivorList) -> None:
@@ -287,7 +288,7 @@ class Agreeing:
         message.verify(cohort.context, cohort.roster[sender])
         self._kept[sender] = message
 
-    def close(self) -> tuple["Revealing", ConsentList]:
+    def close(self) -> tuple["UnmaskStage", ConsentList]:
         """Make the list of consents.
 
         Raises:
@@ -295,10 +296,10 @@ class Agreeing:
         """
         _check_threshold(self._masked.cohort, self._kept, "consents")
         consents = ConsentList(consents=_ordered(self._kept))
-        return Revealing(self._masked, consents), consents
+        return UnmaskStage(self._masked, consents), consents
 
 
-class Revealing:
+class UnmaskStage:
     """Collects message 9."""
 
     def __init__(self, masked: Masked, consents: ConsentList) -> None:

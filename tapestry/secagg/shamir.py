@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tapestry.errors import ProtocolError, QuorumError, VerificationError
+from tapestry.protocol.secagg_messages import SHARE_BYTES
 from tapestry.secagg.masks import keystream_into
 
 PRIME = 2**256 + 297
 SECRET_BYTES = 32
-SHARE_BYTES = 33
 _WIDE_BYTES = 48  # reduced mod p this is uniform up to 2**-127
 _REDUCE_EVERY = 16
 _LIMBS, _LIMB_BITS = 8, 32  # 256 bits as an array

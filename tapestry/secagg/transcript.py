@@ -13,7 +13,8 @@ import numpy as np
 
 from tapestry.encoding import decode_digest
 from tapestry.errors import ProtocolError, VerificationError
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result, Transcript, require_subset
 from tapestry.secagg.chunks import (
     CHUNK_COORDINATES,
     check_sizes,
@@ -21,7 +22,7 @@ from tapestry.secagg.chunks import (
     count_chunks,
     read_chunk,
 )
-from tapestry.secagg.client_states import Cohort, Done
+from tapestry.secagg.client_states import Cohort, SharesRevealed
 from tapestry.secagg.key_schedule import (
     Agreement,
     commitment,
@@ -30,7 +31,6 @@ from tapestry.secagg.key_schedule import (
     self_key,
 )
 from tapestry.secagg.masks import Mask, add_masks, aligned_empty
-from tapestry.secagg.messages import Result, Transcript, require_subset
 from tapestry.tlog.merkle import leaf_hash, verify_inclusion
 from tapestry.vectors import RingVector
 
@@ -54,7 +54,7 @@ def check_transcript(cohort: Cohort, transcript: Transcript) -> None:
     _check_seeds(cohort, transcript)
 
 
-def check_own(state: Done, result: Result) -> None:
+def check_own(state: SharesRevealed, result: Result) -> None:
     """See that the result sums the uploads that this node consented to.
 
     Raises:

@@ -23,7 +23,8 @@ from tapestry.encoding import canonical_json
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults
 from tapestry.inputs.setting_faults import explain
-from tapestry.protocol.wire_messages import Options, Strict, TrainingPlan
+from tapestry.protocol.round_manifest import Options, TrainingPlan
+from tapestry.schema import Strict
 from tapestry.vectors import FloatVector, Layout, Parameters
 from tapestry.workloads.adapter_format import AdapterFormat
 from tapestry.workloads.data_manifest import DataManifest, Record, Row

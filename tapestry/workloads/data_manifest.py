@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from tapestry.protocol.wire_messages import Strict
+from tapestry.schema import Strict
 
 Record: TypeAlias = Any
 """A record, or a piece of public data, of the workload's own type; opaque."""

@@ -15,7 +15,7 @@ from tapestry.encoding import decode_fraction
 from tapestry.errors import ConfigError
 from tapestry.privacy import accounting, clipping
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     OuterPlan,
     PrivacyPlan,
     RoundManifest,

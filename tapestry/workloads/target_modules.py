@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from torch import nn
 
 from tapestry.errors import ConfigError
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 
 
 def linear_modules(

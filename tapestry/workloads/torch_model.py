@@ -9,7 +9,7 @@ from torch import nn
 
 from tapestry.errors import ProtocolError
 from tapestry.model.low_rank import factor
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import FloatVector, Layout, Parameters
 from tapestry.workloads.lora_layers import inserted
 from tapestry.workloads.target_modules import find_targets, leaves_of, linear_modules

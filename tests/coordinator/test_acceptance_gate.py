@@ -13,7 +13,7 @@ import pytest
 from tapestry.errors import ConfigError
 from tapestry.evaluation.held_out import HeldOut, scores_of
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import OuterPlan, RoundManifest
+from tapestry.protocol.round_manifest import OuterPlan, RoundManifest
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.server import Unmasked
 from tapestry.vectors import Layout

@@ -20,7 +20,7 @@ from flwr.superlink.grid import http_grid
 from tapestry.encoding import canonical_json
 from tapestry.errors import ConfigError, QuorumError
 from tapestry.protocol.framing import pack, unpack
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import flower as flower_side
 from tapestry_coordinator.flower import FlowerGrid, server_app
 from tapestry_coordinator.grid import Grid
@@ -58,8 +58,9 @@ class FakeNode:
 
     def reply(self, request: Message) -> Reply:
         if request.kind is Kind.HELLO:
-            body = canonical_json({"name": self.says})
-            return Message(kind=Kind.IDENTITY, body=body)
+            body = {"applied": 0, "asks": [], "checkpoint": None, "size": 0}
+            named = canonical_json({**body, "name": self.says})
+            return Message(kind=Kind.IDENTITY, body=named)
         self.asked.append(request)
         return self.answer(request)
 
@@ -108,7 +109,7 @@ def grid_of(*nodes: FakeNode) -> tuple[FlowerGrid, FakeFlower]:
 
 
 def offer(text: str = "x") -> Message:
-    return Message(kind=Kind.OFFER, body=canonical_json({"text": text}))
+    return Message(kind=Kind.ADVERTISE_KEYS, body=canonical_json({"text": text}))
 
 
 def never(_: Message) -> Reply:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tapestry.protocol.wire_messages import BODY_LIMIT, Kind, Message
+from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 from tapestry_coordinator.grid import LocalGrid, ValidatingGrid
 
 HELLO = Message(kind=Kind.HELLO)
@@ -106,7 +106,7 @@ def test_who_was_not_asked_or_answers_twice_is_not_heard() -> None:
 
 def test_proper_replies_pass_unchanged() -> None:
     reply = Message(
-        kind=Kind.UPLOAD, body=b"", attachments=[b"", memoryview(b"xy"), b"\xff"]
+        kind=Kind.MASKED_INPUT, body=b"", attachments=[b"", memoryview(b"xy"), b"\xff"]
     )
     grid = ValidatingGrid(LocalGrid({"a": lambda _: reply}))
     assert [r is reply for _, r in grid.exchange({"a": HELLO}, deadline=5)] == [True]

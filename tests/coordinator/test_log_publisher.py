@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from tapestry.encoding import canonical_json
+from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import InconsistentLog, ProtocolError, QuorumError, RuleError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.stages import RoundStage
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator import log_publisher as module
 from tapestry_coordinator.grid import LocalGrid
@@ -30,7 +31,7 @@ class Witness:
     def handle(self, message: Message) -> Message:
         assert message.kind is Kind.COSIGN
         self.seen.append(message)
-        checkpoint = read_claim(str(message.json()["checkpoint"]).encode())
+        checkpoint = read_claim(str(decode_json(message.body)["checkpoint"]).encode())
         key = self.world.keys[self.name, "witness"]
         line = checkpoint.cosign(key, time=int(self.world.now.timestamp()))
         return Message(
@@ -139,12 +140,14 @@ def test_a_node_gets_only_what_it_lacks(
     publisher.record_mirror_size("de", 3, None)
     publisher.record_mirror_size("es", 99, None)
     publisher.publish(NAMES)
-    starts = {name: w.seen[-1].json()["start"] for name, w in witnesses.items()}
+    starts = {
+        name: decode_json(w.seen[-1].body)["start"] for name, w in witnesses.items()
+    }
     counts = {name: len(w.seen[-1].attachments) for name, w in witnesses.items()}
     assert starts == {"de": 3, "es": 5, "fr": 0, "id": 0}
     assert counts == {"de": 2, "es": 0, "fr": 5, "id": 5}
     publisher.publish(NAMES)
-    assert {w.seen[-1].json()["start"] for w in witnesses.values()} == {5}
+    assert {decode_json(w.seen[-1].body)["start"] for w in witnesses.values()} == {5}
 
 
 def test_what_nodes_hand_in_gets_into_the_log_and_is_cosigned(
@@ -234,7 +237,11 @@ def test_an_entry_that_breaks_a_rule_is_not_appended(
 ) -> None:
     manifest = world.manifest()
     aborted = RoundAborted(
-        run_id="run", round_number=1, attempt=1, phase="keys", reason="quorum"
+        run_id="run",
+        round_number=1,
+        attempt=1,
+        stage=RoundStage.SHARE_KEYS,
+        reason="quorum",
     )
     before = publisher.log.size
     with pytest.raises(RuleError):

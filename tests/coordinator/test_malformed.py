@@ -14,8 +14,8 @@ import tomli_w
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tapestry.encoding import canonical_json
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.encoding import canonical_json, decode_json
+from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import run as driver
@@ -24,8 +24,14 @@ from tests.support.federation import NAMES, Deliver, Federation, lost
 
 OTHERS = {name for name in NAMES if name != "fr"}
 STAGES = [
-    *(Kind.HELLO, Kind.COSIGN, Kind.OFFER, Kind.KEYS, Kind.CIPHERTEXTS),
-    *(Kind.SURVIVORS, Kind.CONSENTS, Kind.RESULT, Kind.EVIDENCE),
+    *(
+        Kind.HELLO,
+        Kind.COSIGN,
+        Kind.ADVERTISE_KEYS,
+        Kind.SHARE_KEYS,
+        Kind.COLLECT_MASKED_INPUTS,
+    ),
+    *(Kind.CHECK_CONSISTENCY, Kind.UNMASK, Kind.APPLY_RESULT, Kind.CHECK_CHUNK),
 ]
 Change = Callable[[Message], Any]
 
@@ -55,7 +61,7 @@ def _walk(value: Any) -> list[tuple[Any, Any]]:
 
 def _with_value(at: int, junk: Any, how: str) -> Change:
     def change(reply: Message) -> Any:
-        body = copy.deepcopy(reply.json())
+        body = copy.deepcopy(decode_json(reply.body, limit=BODY_LIMIT))
         places = _walk(body)
         if not places or how == "add":
             return dataclasses.replace(reply, body=canonical_json({"extra": junk}))
@@ -228,7 +234,10 @@ def test_a_node_that_misstates_where_it_is_is_left_out(
 
 def _with_fields(fields: dict[str, Any]) -> Change:
     def change(reply: Message) -> Message:
-        return dataclasses.replace(reply, body=canonical_json(reply.json() | fields))
+        return dataclasses.replace(
+            reply,
+            body=canonical_json(decode_json(reply.body, limit=BODY_LIMIT) | fields),
+        )
 
     return change
 
@@ -246,7 +255,7 @@ def _or_nothing(change: Change) -> Change:
 @pytest.mark.slow
 def test_no_shape_of_a_publication_ends_the_run(found: Found) -> None:
     federation = _lenient(found, adapters=True)
-    federation.wire.on("fr", Kind.RELEASED, lost)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, lost)
     federation.run()
     run = driver.Run(
         federation.coordinator,
@@ -259,9 +268,9 @@ def test_no_shape_of_a_publication_ends_the_run(found: Found) -> None:
     @settings(BOUNDED, max_examples=12)
     @given(change=CHANGES)
     def check(change: Change) -> None:
-        federation.wire.on("fr", Kind.RELEASED, _lying(_or_nothing(change)))
+        federation.wire.on("fr", Kind.PUBLISH_ADAPTER, _lying(_or_nothing(change)))
         release_publisher.collect_adapters(run)
-        assert not federation.wire.faults["fr", Kind.RELEASED]
+        assert not federation.wire.faults["fr", Kind.PUBLISH_ADAPTER]
 
     try:
         check()

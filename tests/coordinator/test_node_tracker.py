@@ -7,7 +7,7 @@ import pytest
 
 from tapestry.encoding import canonical_json
 from tapestry.errors import QuorumError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import node_tracker
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_coordinator.node_tracker import NodeTracker
@@ -43,7 +43,7 @@ def _answer(name: str) -> Message:
 def _tracker(*names: str) -> NodeTracker:
     handlers = {name: lambda _, name=name: _answer(name) for name in names}
     settings: Any = SimpleNamespace(
-        deadlines=SimpleNamespace(offer=60, cosign=5),
+        deadlines=SimpleNamespace(advertise_keys=60, cosign=5),
         secagg=SimpleNamespace(min_cohort=2),
     )
     publisher: Any = SimpleNamespace(record_mirror_size=lambda *_: None)

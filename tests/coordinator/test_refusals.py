@@ -2,7 +2,7 @@
 
 import pytest
 
-from tapestry.protocol.wire_messages import Reason
+from tapestry.protocol.messages import Reason
 from tapestry_coordinator.refusals import end_the_run, in_words
 from tests.support.log_world import World, renamed
 

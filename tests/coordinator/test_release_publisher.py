@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import RuleError, TapestryError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import run as driver
@@ -41,7 +41,7 @@ def run(federation: Federation) -> Iterator[driver.Run]:
 
 
 def _publication(federation: Federation, name: str) -> Message:
-    sent = [e for e in federation.wire.replies(Kind.RELEASED) if e.node == name]
+    sent = [e for e in federation.wire.replies(Kind.PUBLISH_ADAPTER) if e.node == name]
     assert sent[-1].reply is not None
     return sent[-1].reply
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tapestry.errors import RuleError
-from tapestry.protocol.wire_messages import Kind, Message
-from tapestry.secagg.messages import Reveal
+from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.secagg_messages import Reveal
+from tapestry.protocol.stages import RoundStage
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
 from tapestry_governance.audit.verify import AuditVerdict
@@ -72,7 +73,7 @@ def test_an_upload_without_the_entries_that_belong_to_it_is_left_out(
             reply, attachments=[*entries, *reply.attachments[2:]]
         )
 
-    federation.wire.on("fr", Kind.CIPHERTEXTS, replace)
+    federation.wire.on("fr", Kind.COLLECT_MASKED_INPUTS, replace)
     federation.run()
     (closed,) = federation.closed()
     assert closed.included == OTHERS
@@ -93,7 +94,7 @@ def test_a_refusal_brings_no_other_entry_into_the_log(found: Found) -> None:
             kind=Kind.REFUSAL, body=b'{"reason":"internal"}', attachments=[entry]
         )
 
-    federation.wire.on("fr", Kind.KEYS, refuse)
+    federation.wire.on("fr", Kind.SHARE_KEYS, refuse)
     federation.run()
     assert federation.closed()[0].included == OTHERS
     assert 7 not in [body.records for body in federation.said(DataDeclared)]
@@ -114,7 +115,7 @@ def test_a_round_that_the_rules_do_not_let_close_is_aborted(
     monkeypatch.setattr(LogPublisher, "append_event", say)
     federation.run()
     (aborted,) = federation.aborted()
-    assert (aborted.phase, aborted.reason) == ("evaluate", "rule_broken")
+    assert (aborted.stage, aborted.reason) == (RoundStage.EVALUATE, "rule_broken")
     (closed,) = federation.closed()
     assert (closed.round_number, closed.included) == (2, NAMES)
 
@@ -147,11 +148,11 @@ def _reveals(
             reply, body=said.signed(current.manifest.context, key).encode()
         )
 
-    federation.wire.on(name, Kind.CONSENTS, fault)
+    federation.wire.on(name, Kind.UNMASK, fault)
 
 
 def _has_closed(federation: Federation) -> bool:
-    return "close" in [event.get("phase") for event in federation.events]
+    return "close" in [event.get("round_stage") for event in federation.events]
 
 
 def _left_out(federation: Federation) -> set[str]:
@@ -173,7 +174,7 @@ def test_a_dealer_of_bad_shares_takes_part_no_more(
     )
     federation.run()
     (aborted,) = federation.aborted()
-    assert (aborted.phase, aborted.reason) == ("sum", "bad_shares")
+    assert (aborted.stage, aborted.reason) == (RoundStage.UNMASK, "bad_shares")
     assert [c.included for c in federation.closed()] == [OTHERS] * 2
     assert _left_out(federation) == {"fr"}
     assert "fr dealt bad shares: it is left out of this run" in caplog.text
@@ -196,11 +197,11 @@ def test_a_reporter_of_bad_shares_changes_nothing_and_is_noted(
 def test_nobody_is_blamed_where_dealer_or_reporter_may_have_lied(found: Found) -> None:
     """With as few reveals as it takes, one wrong share could be anybody's."""
     federation = found()
-    federation.wire.on("id", Kind.CONSENTS, lost)
+    federation.wire.on("id", Kind.UNMASK, lost)
     _reveals(federation, "fi", lambda n, s: _wrong(s) if n == "sw" else s)
     federation.run()
     (aborted,) = federation.aborted()
-    assert (aborted.phase, aborted.reason) == ("sum", "bad_shares")
+    assert (aborted.stage, aborted.reason) == (RoundStage.UNMASK, "bad_shares")
     assert _left_out(federation) == set()
     assert federation.closed()[0].included == NAMES
 

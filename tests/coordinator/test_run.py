@@ -14,7 +14,7 @@ import tomli_w
 from tapestry import cli
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, QuorumError, ResourceError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.settings import CoordinatorSettings
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.ratio_score import RatioScore
@@ -60,7 +60,7 @@ def test_a_run_without_enough_answers_ends_with_the_count(found: Found) -> None:
 def test_an_abort_is_logged_with_its_reason(found: Found) -> None:
     federation = found()
     for name in ("fr", "id"):
-        federation.wire.on(name, Kind.OFFER, lost)
+        federation.wire.on(name, Kind.ADVERTISE_KEYS, lost)
     federation.run()
     assert [a.reason for a in federation.aborted()] == ["quorum_missing"]
 
@@ -74,7 +74,7 @@ def test_a_model_that_breaks_is_rejected_and_not_retried(
 
     def evaluate(self: Any, texts: Any, **rest: Any) -> RatioScore:
         whole = honest(self, texts, **rest)
-        broken = "evaluate" in [event.get("phase") for event in federation.events]
+        broken = "evaluate" in [event.get("round_stage") for event in federation.events]
         nothing = RatioScore(amounts=(math.nan,), sizes=(1,))
         return nothing if broken else whole
 

@@ -7,8 +7,7 @@ import pytest
 
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ResourceError
-from tapestry.protocol.wire_messages import CHUNK_BYTES
-from tapestry.secagg.chunks import chunk_root, cut
+from tapestry.secagg.chunks import CHUNK_BYTES, chunk_root, cut
 from tapestry.tlog.merkle import leaf_hash, verify_inclusion
 from tapestry_coordinator.uploads import Uploads
 

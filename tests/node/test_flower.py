@@ -20,7 +20,7 @@ from flwr.app.message import make_message
 from tapestry.encoding import digest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.protocol.framing import pack, unpack
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
 from tapestry_node import flower
 from tapestry_node.flower import serve
@@ -126,7 +126,7 @@ def work(handler: Counting, link: FakeLink) -> Any:
 
 
 def offer(body: bytes) -> Message:
-    return Message(kind=Kind.OFFER, body=body)
+    return Message(kind=Kind.ADVERTISE_KEYS, body=body)
 
 
 class TestWorker:

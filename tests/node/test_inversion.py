@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tapestry.protocol.wire_messages import Noise
+from tapestry.schema import Noise
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.workload import LanguageWorkload
 from tests.support.inversion import BYTES, Federation, codes, present, recovered, scores

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ResourceError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_node.adapters import adapter_trainer
 from tests.support.federation import Base, Federation
 

@@ -16,7 +16,7 @@ from tapestry.errors import (
     ResourceError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_node.node_state import NodeState
 
 
@@ -146,7 +146,9 @@ def test_a_secret_is_drawn_once(path: Path) -> None:
 
 def _fill(store: NodeState) -> None:
     store.record(Message(kind=Kind.IDENTITY, body=b'{"name":"fr"}'))
-    store.record(Message(kind=Kind.UPLOAD, attachments=[b"abc", memoryview(b"de")]))
+    store.record(
+        Message(kind=Kind.MASKED_INPUT, attachments=[b"abc", memoryview(b"de")])
+    )
     store.record(Message(kind=Kind.REFUSAL, body=b'{"reason":"internal"}'))
 
 
@@ -154,7 +156,7 @@ def test_a_receipt_names_kind_size_and_content(path: Path) -> None:
     store = NodeState(path)
     _fill(store)
     found = list(store.receipts())
-    assert [r.kind for r in found] == ["identity", "upload", "refusal"]
+    assert [r.kind for r in found] == ["identity", "masked_input", "refusal"]
     assert found[1].bytes == len(b"{}abcde")
     assert found[1].content == digest(b"{}abcde")
     assert [r.number for r in found] == [1, 2, 3]

@@ -467,7 +467,7 @@ def test_receipts_that_the_log_agrees_with_are_shown(
     used: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("egress", used) == 0
-    assert "upload" in capsys.readouterr().out
+    assert "masked_input" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tapestry.errors import TapestryError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.stages import RoundStage
 from tapestry_coordinator import round_plan, run
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.audit.verify import AuditVerdict
@@ -70,14 +71,14 @@ STAGES = [
     _slow(Kind.HELLO, 2, "at the roll call"),
     pytest.param(Kind.COSIGN, 2, id="before the first checkpoint"),
     _slow(Kind.COSIGN, 10, "before the round is cosigned"),
-    pytest.param(Kind.OFFER, 3, id="in the middle of the offers"),
-    _slow(Kind.KEYS, 3, "in the middle of the keys"),
-    _slow(Kind.CIPHERTEXTS, 1, "before the first upload"),
-    pytest.param(Kind.CIPHERTEXTS, 4, id="before the last upload"),
-    _slow(Kind.SURVIVORS, 3, "in the middle of the survivors"),
-    pytest.param(Kind.CONSENTS, 3, id="in the middle of the consents"),
+    pytest.param(Kind.ADVERTISE_KEYS, 3, id="in the middle of the offers"),
+    _slow(Kind.SHARE_KEYS, 3, "in the middle of the keys"),
+    _slow(Kind.COLLECT_MASKED_INPUTS, 1, "before the first upload"),
+    pytest.param(Kind.COLLECT_MASKED_INPUTS, 4, id="before the last upload"),
+    _slow(Kind.CHECK_CONSISTENCY, 3, "in the middle of the survivors"),
+    pytest.param(Kind.UNMASK, 3, id="in the middle of the consents"),
     pytest.param(Kind.COSIGN, 14, id="before its end is cosigned"),
-    pytest.param(Kind.RESULT, 3, id="in the middle of the results"),
+    pytest.param(Kind.APPLY_RESULT, 3, id="in the middle of the results"),
 ]
 
 
@@ -157,7 +158,7 @@ def test_a_release_that_was_due_when_the_coordinator_died_is_made(
     found: Found,
 ) -> None:
     federation = found(coordinator={"rounds": 2, "release_every": 1})
-    federation.run_until_killed(nth(Kind.RESULT, 4))
+    federation.run_until_killed(nth(Kind.APPLY_RESULT, 4))
     federation.run()
     check(federation, rounds=2)
     releases = federation.said(ReleasePublished)
@@ -167,7 +168,7 @@ def test_a_release_that_was_due_when_the_coordinator_died_is_made(
 @pytest.mark.slow
 def test_adapters_that_were_not_collected_are_asked_for_again(found: Found) -> None:
     federation = found(coordinator={"adapters": True})
-    federation.run_until_killed(nth(Kind.RELEASED, 3))
+    federation.run_until_killed(nth(Kind.PUBLISH_ADAPTER, 3))
     federation.run()
     check(federation)
     folder = federation.coordinator / "adapters"
@@ -180,7 +181,7 @@ def test_adapters_that_were_not_collected_are_asked_for_again(found: Found) -> N
 @pytest.mark.slow
 def test_a_coordinator_may_die_again_and_again(found: Found) -> None:
     federation = found()
-    for kind in (Kind.OFFER, Kind.CIPHERTEXTS, Kind.CONSENTS):
+    for kind in (Kind.ADVERTISE_KEYS, Kind.COLLECT_MASKED_INPUTS, Kind.UNMASK):
         federation.run_until_killed(nth(kind, 2))
     federation.run()
     assert len(federation.aborted()) == 3
@@ -204,18 +205,18 @@ def test_whatever_message_it_was_the_run_completes(found: Found, count: int) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "phase"),
+    ("kind", "stage"),
     [
-        (Kind.KEYS, "keys"),
-        (Kind.CIPHERTEXTS, "upload"),
-        (Kind.SURVIVORS, None),
-        (Kind.CONSENTS, None),
-        (Kind.RESULT, None),
+        (Kind.SHARE_KEYS, RoundStage.SHARE_KEYS),
+        (Kind.COLLECT_MASKED_INPUTS, RoundStage.COLLECT_MASKED_INPUTS),
+        (Kind.CHECK_CONSISTENCY, None),
+        (Kind.UNMASK, None),
+        (Kind.APPLY_RESULT, None),
     ],
     ids=str,
 )
 def test_a_node_that_is_started_again_has_dropped_out_and_catches_up(
-    found: Found, kind: Kind, phase: str | None
+    found: Found, kind: Kind, stage: RoundStage | None
 ) -> None:
     federation = found(coordinator={"rounds": 2})
 
@@ -225,8 +226,8 @@ def test_a_node_that_is_started_again_has_dropped_out_and_catches_up(
     federation.wire.on("fr", kind, restarts)
     federation.run()
     first, second = federation.closed()
-    dropped = [] if phase is None else [("fr", phase)]
-    assert [(d.name, d.phase) for d in first.dropped] == dropped
+    dropped = [] if stage is None else [("fr", stage)]
+    assert [(d.name, d.stage) for d in first.dropped] == dropped
     assert second.included == NAMES
     check(federation, rounds=2)
 
@@ -258,7 +259,7 @@ def test_a_node_that_dies_around_its_upload_never_uploads_twice(
             raise AssertionError("the node was not killed")
         federation.restart(name)
 
-    kind = Kind.OFFER if method == "reserve" else Kind.CIPHERTEXTS
+    kind = Kind.ADVERTISE_KEYS if method == "reserve" else Kind.COLLECT_MASKED_INPUTS
     federation.wire.on("fr", kind, dies_once)
     federation.run()
     assert federation.closed()[0].included == tuple(n for n in NAMES if n != "fr")
@@ -269,7 +270,7 @@ def test_a_node_that_dies_around_its_upload_never_uploads_twice(
 @pytest.mark.slow
 def test_all_nodes_are_started_again_between_two_rounds(found: Found) -> None:
     federation = found(coordinator={"rounds": 2})
-    federation.run_until_killed(nth(Kind.RESULT, 4))
+    federation.run_until_killed(nth(Kind.APPLY_RESULT, 4))
     for name in NAMES:
         federation.restart(name)
     federation.run()
@@ -282,7 +283,7 @@ def test_a_restored_log_is_noticed_by_those_who_saw_more(
 ) -> None:
     """A coordinator's backup from before the run: no node cosigns over it."""
     federation = found()
-    federation.run_until_killed(nth(Kind.OFFER, 1))
+    federation.run_until_killed(nth(Kind.ADVERTISE_KEYS, 1))
     shutil.copytree(federation.coordinator, tmp_path / "backup")
     federation.run()
     shutil.rmtree(federation.coordinator)
@@ -298,7 +299,7 @@ def test_a_node_restored_from_a_backup_spends_nothing_twice(found: Found) -> Non
     folder = federation.directory / "nodes" / name
     backup = federation.directory / "backup"
     shutil.copytree(folder, backup)  # before it has spent anything
-    federation.run_until_killed(nth(Kind.RESULT, 4))
+    federation.run_until_killed(nth(Kind.APPLY_RESULT, 4))
     federation.kill(name)
     shutil.rmtree(folder)
     shutil.copytree(backup, folder)
@@ -322,7 +323,7 @@ def test_a_node_restored_from_a_backup_uploads_for_no_round_of_the_log_again(
     folder = federation.directory / "nodes" / name
     backup = federation.directory / "backup"
     shutil.copytree(folder, backup)
-    federation.run_until_killed(nth(Kind.SURVIVORS, 1))
+    federation.run_until_killed(nth(Kind.CHECK_CONSISTENCY, 1))
     assert federation.committed()[name, 1] == 1
     federation.kill(name)
     shutil.rmtree(folder)

@@ -244,15 +244,15 @@ def test_every_command_of_the_report_works_as_it_is_pasted(
         assert not ended.value.code, command
 
 
-def _wait_for(out: Path, demo: subprocess.Popen[str], phase: str) -> None:
-    """Wait until the coordinator says that it is in a phase of a round."""
+def _wait_for(out: Path, demo: subprocess.Popen[str], stage: str) -> None:
+    """Wait until the coordinator says that it is at a stage of a round."""
     progress = out / "coordinator" / "progress.jsonl"
     end = time.monotonic() + _SECONDS
     while demo.poll() is None and time.monotonic() < end:
-        if progress.exists() and f'"phase": "{phase}"' in progress.read_text():
+        if progress.exists() and f'"round_stage": "{stage}"' in progress.read_text():
             return
         time.sleep(0.05)
-    raise AssertionError(f"no {phase} within {_SECONDS} s")
+    raise AssertionError(f"no {stage} within {_SECONDS} s")
 
 
 def _descendants(demo: subprocess.Popen[str]) -> Iterator[tuple[Any, str]]:
@@ -272,11 +272,13 @@ def _is_coordinator(command: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("victim", "phase"),
+    ("victim", "stage"),
     [
         pytest.param(None, "", id="nobody is killed"),
-        pytest.param(_is_node, "upload", id="a node is killed"),
-        pytest.param(_is_coordinator, "upload", id="the coordinator is killed"),
+        pytest.param(_is_node, "collect_masked_inputs", id="a node is killed"),
+        pytest.param(
+            _is_coordinator, "collect_masked_inputs", id="the coordinator is killed"
+        ),
     ],
 )
 def test_the_demo_over_flower_completes_whoever_is_killed(
@@ -284,13 +286,13 @@ def test_the_demo_over_flower_completes_whoever_is_killed(
     cache: Path,
     embedded: Path,
     victim: Callable[[str], bool] | None,
-    phase: str,
+    stage: str,
 ) -> None:
     out = tmp_path / "demo"
     demo = _start(out, cache, "--engine", "flower")
     try:
         if victim is not None:
-            _wait_for(out, demo, phase)
+            _wait_for(out, demo, stage)
             found = [p for p, command in _descendants(demo) if victim(command)]
             assert found, [command for _, command in _descendants(demo)]
             for process in found:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import QuorumError
-from tapestry.protocol.wire_messages import Kind
+from tapestry.protocol.messages import Kind
+from tapestry.protocol.stages import RoundStage
 from tapestry_governance.audit.verify import AuditVerdict
 from tests.scenarios.conftest import Found
 from tests.support.federation import (
@@ -21,11 +22,11 @@ from tests.support.federation import (
 
 OTHERS = tuple(name for name in NAMES if name != "fr")
 STAGES = {
-    "offer": Kind.OFFER,
-    "keys": Kind.KEYS,
-    "upload": Kind.CIPHERTEXTS,
-    "agree": Kind.SURVIVORS,
-    "reveal": Kind.CONSENTS,
+    RoundStage.ADVERTISE_KEYS: Kind.ADVERTISE_KEYS,
+    RoundStage.SHARE_KEYS: Kind.SHARE_KEYS,
+    RoundStage.COLLECT_MASKED_INPUTS: Kind.COLLECT_MASKED_INPUTS,
+    RoundStage.CHECK_CONSISTENCY: Kind.CHECK_CONSISTENCY,
+    RoundStage.UNMASK: Kind.UNMASK,
 }
 
 
@@ -37,23 +38,23 @@ def _holds(federation: Federation) -> None:
 
 
 @pytest.mark.parametrize("fault", [lost, unanswered], ids=["request", "reply"])
-@pytest.mark.parametrize("stage", ["offer", "keys", "upload"])
+@pytest.mark.parametrize("stage", [*STAGES][:3], ids=str)
 def test_a_node_lost_before_the_upload_counted_is_left_out_of_the_sum(
-    found: Found, stage: str, fault: Fault
+    found: Found, stage: RoundStage, fault: Fault
 ) -> None:
     federation = found()
     federation.wire.on("fr", STAGES[stage], fault)
     federation.run()
     (closed,) = federation.closed()
     assert closed.included == OTHERS
-    assert [(d.name, d.phase) for d in closed.dropped] == [("fr", stage)]
+    assert [(d.name, d.stage) for d in closed.dropped] == [("fr", stage)]
     assert len(set(federation.digests().values())) == 1
     _holds(federation)
 
 
-@pytest.mark.parametrize("stage", ["agree", "reveal"])
+@pytest.mark.parametrize("stage", [*STAGES][3:], ids=str)
 def test_a_node_lost_after_its_upload_stays_in_the_sum(
-    found: Found, stage: str
+    found: Found, stage: RoundStage
 ) -> None:
     federation = found()
     federation.wire.on("fr", STAGES[stage], lost)
@@ -68,24 +69,24 @@ def test_a_node_lost_after_its_upload_stays_in_the_sum(
 @pytest.mark.parametrize(
     "stage",
     [
-        "keys",
-        "reveal",
+        RoundStage.SHARE_KEYS,
+        RoundStage.UNMASK,
         *(
             pytest.param(s, marks=pytest.mark.slow)
-            for s in ("offer", "upload", "agree")
+            for s in STAGES
+            if s not in (RoundStage.SHARE_KEYS, RoundStage.UNMASK)
         ),
     ],
 )
 def test_below_the_floor_the_round_aborts_and_the_next_one_goes_on(
-    found: Found, stage: str
+    found: Found, stage: RoundStage
 ) -> None:
     federation = found()
     for name in ("fr", "id"):
         federation.wire.on(name, STAGES[stage], lost)
     federation.run()
     (aborted,) = federation.aborted()
-    counted = {"reveal": "sum"}  # reveals are counted where the masks come off
-    assert (aborted.round_number, aborted.phase) == (1, counted.get(stage, stage))
+    assert (aborted.round_number, aborted.stage) == (1, stage)
     (closed,) = federation.closed()
     assert closed.round_number == 2
     assert closed.included == NAMES
@@ -98,7 +99,7 @@ def test_what_was_uploaded_for_an_aborted_round_is_spent_and_logged(
 ) -> None:
     federation = found()
     for name in ("fr", "id"):
-        federation.wire.on(name, Kind.SURVIVORS, lost)
+        federation.wire.on(name, Kind.CHECK_CONSISTENCY, lost)
     federation.run()
     for node in federation.nodes.values():
         rows = node.ledger.rows()
@@ -111,7 +112,7 @@ def test_what_was_uploaded_for_an_aborted_round_is_spent_and_logged(
 
 def test_a_node_that_did_not_upload_gets_its_reservation_back(found: Found) -> None:
     federation = found(coordinator={"rounds": 2})
-    federation.wire.on("fr", Kind.CIPHERTEXTS, lost)
+    federation.wire.on("fr", Kind.COLLECT_MASKED_INPUTS, lost)
     federation.run()
     rows = federation.nodes["fr"].ledger.rows()
     assert [(r.charge.number, r.state) for r in rows] == [(2, "spent")]
@@ -120,14 +121,14 @@ def test_a_node_that_did_not_upload_gets_its_reservation_back(found: Found) -> N
 def test_a_run_ends_when_round_after_round_fails(found: Found) -> None:
     federation = found()
     for name in ("fr", "id"):
-        federation.wire.on(name, Kind.OFFER, lost, times=100)
+        federation.wire.on(name, Kind.ADVERTISE_KEYS, lost, times=100)
     with pytest.raises(QuorumError, match="rounds"):
         federation.run()
     assert federation.closed() == []
     assert len(federation.aborted()) >= 2
 
 
-@pytest.mark.parametrize("kind", [Kind.RESULT, Kind.COSIGN], ids=str)
+@pytest.mark.parametrize("kind", [Kind.APPLY_RESULT, Kind.COSIGN], ids=str)
 def test_a_late_node_catches_up_by_the_results_it_missed(
     found: Found, kind: Kind
 ) -> None:
@@ -148,7 +149,7 @@ def test_a_node_that_was_away_for_a_round_comes_back(found: Found) -> None:
 
     def back(_name: str, _message: object) -> None:
         last = federation.events[-1] if federation.events else {}
-        if last.get("phase") == "close" and "fr" not in federation.nodes:
+        if last.get("round_stage") == "close" and "fr" not in federation.nodes:
             federation.start("fr")
 
     federation.wire.before = back
@@ -161,7 +162,9 @@ def test_a_node_that_was_away_for_a_round_comes_back(found: Found) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*STAGES.values(), Kind.COSIGN, Kind.RESULT], ids=str)
+@pytest.mark.parametrize(
+    "kind", [*STAGES.values(), Kind.COSIGN, Kind.APPLY_RESULT], ids=str
+)
 def test_a_request_that_arrives_twice_does_no_harm(found: Found, kind: Kind) -> None:
     """The second one is answered or refused; the sum is right without it."""
     federation = found()
@@ -188,7 +191,7 @@ def test_an_upload_that_was_garbled_on_its_way_is_left_out(
     found: Found, place: str
 ) -> None:
     federation = found()
-    federation.wire.on("fr", Kind.CIPHERTEXTS, corrupted(place))
+    federation.wire.on("fr", Kind.COLLECT_MASKED_INPUTS, corrupted(place))
     federation.run()
     (closed,) = federation.closed()
     assert closed.included == OTHERS
@@ -197,7 +200,15 @@ def test_an_upload_that_was_garbled_on_its_way_is_left_out(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [Kind.OFFER, Kind.KEYS, Kind.SURVIVORS, Kind.CONSENTS, Kind.COSIGN], ids=str
+    "kind",
+    [
+        Kind.ADVERTISE_KEYS,
+        Kind.SHARE_KEYS,
+        Kind.CHECK_CONSISTENCY,
+        Kind.UNMASK,
+        Kind.COSIGN,
+    ],
+    ids=str,
 )
 def test_a_garbled_reply_counts_as_none(found: Found, kind: Kind) -> None:
     federation = found()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tapestry.privacy.clipping import clip
-from tapestry.protocol.wire_messages import Kind, RoundManifest
-from tapestry.secagg.messages import Result
+from tapestry.protocol.messages import Kind
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.quantization import Encoding, mean
 from tapestry.settings import number
 from tapestry.vectors import parameters_digest
@@ -93,7 +94,7 @@ def test_all_replicas_are_the_base_that_the_log_names(federation: Federation) ->
 def test_what_leaves_a_node_is_uniform_and_far_from_its_update(
     federation: Federation,
 ) -> None:
-    for exchange in federation.wire.replies(Kind.CIPHERTEXTS):
+    for exchange in federation.wire.replies(Kind.COLLECT_MASKED_INPUTS):
         assert exchange.reply is not None
         chunks = b"".join(map(bytes, exchange.reply.attachments[ENTRIES:]))
         counts = np.bincount(np.frombuffer(chunks, dtype=np.uint8), minlength=256)

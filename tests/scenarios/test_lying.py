@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tapestry.encoding import canonical_json
+from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import QuorumError, RuleError, TapestryError
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.vectors import FloatVector, Quantized
 from tapestry_coordinator import log_publisher
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
@@ -97,13 +97,25 @@ REPLIES = {
     "strange entries": Message(
         kind=Kind.REFUSAL, body=b'{"reason":"internal"}', attachments=[b"{}"] * 3
     ),
-    "a request": Message(kind=Kind.OFFER),
-    "an empty upload": Message(kind=Kind.UPLOAD, attachments=[b"", b""]),
+    "a request": Message(kind=Kind.ADVERTISE_KEYS),
+    "an empty upload": Message(kind=Kind.MASKED_INPUT, attachments=[b"", b""]),
     "an empty publication": Message(kind=Kind.PUBLICATION),
 }
 REQUESTS = [
-    *(Kind.HELLO, Kind.COSIGN, Kind.OFFER, Kind.KEYS, Kind.CIPHERTEXTS),
-    *(Kind.SURVIVORS, Kind.CONSENTS, Kind.RESULT, Kind.EVIDENCE, Kind.RELEASED),
+    *(
+        Kind.HELLO,
+        Kind.COSIGN,
+        Kind.ADVERTISE_KEYS,
+        Kind.SHARE_KEYS,
+        Kind.COLLECT_MASKED_INPUTS,
+    ),
+    *(
+        Kind.CHECK_CONSISTENCY,
+        Kind.UNMASK,
+        Kind.APPLY_RESULT,
+        Kind.CHECK_CHUNK,
+        Kind.PUBLISH_ADAPTER,
+    ),
 ]
 
 
@@ -135,7 +147,7 @@ def _event_of(entry: bytes | memoryview) -> Any:
 def _entries_of(federation: Federation, name: str) -> list[bytes]:
     sent = [
         e.reply
-        for e in federation.wire.replies(Kind.CIPHERTEXTS)
+        for e in federation.wire.replies(Kind.COLLECT_MASKED_INPUTS)
         if e.node == name and e.reply is not None
     ]
     return [bytes(entry) for entry in sent[-1].attachments[:2]]
@@ -151,7 +163,7 @@ def _swap_entries(federation: Federation, *places: int) -> None:
             attachments[place] = _entries_of(federation, "fi")[place]
         return dataclasses.replace(reply, attachments=attachments)
 
-    federation.wire.on("fr", Kind.CIPHERTEXTS, swap)
+    federation.wire.on("fr", Kind.COLLECT_MASKED_INPUTS, swap)
 
 
 @pytest.mark.parametrize("places", [(0,), (1,), (0, 1)], ids=["cost", "root", "both"])
@@ -184,7 +196,7 @@ def test_an_upload_that_is_not_the_one_committed_to_is_left_out(
         attachments = [reply.attachments[0], entry, *reply.attachments[2:]]
         return dataclasses.replace(reply, attachments=attachments)
 
-    federation.wire.on("fr", Kind.CIPHERTEXTS, commit_to_another)
+    federation.wire.on("fr", Kind.COLLECT_MASKED_INPUTS, commit_to_another)
     federation.run()
     (closed,) = federation.closed()
     assert closed.included == OTHERS
@@ -207,7 +219,7 @@ def test_an_understated_cost_is_found_by_the_audit(found: Found) -> None:
         attachments = [entry, *reply.attachments[1:]]
         return dataclasses.replace(reply, attachments=attachments)
 
-    federation.wire.on("fr", Kind.CIPHERTEXTS, understate)
+    federation.wire.on("fr", Kind.COLLECT_MASKED_INPUTS, understate)
     federation.run()
     federation.bundle()
     assert federation.audit().verdict is AuditVerdict.RULE_BROKEN
@@ -221,7 +233,7 @@ def test_an_adapter_under_the_name_of_another_does_not_replace_it(
 
     def steal(_name: str, request: Message, deliver: Deliver) -> Message:
         reply = deliver(request)
-        first = federation.wire.replies(Kind.RELEASED)[0]
+        first = federation.wire.replies(Kind.PUBLISH_ADAPTER)[0]
         assert first.node == "fi"
         assert first.reply is not None
         theirs = list(first.reply.attachments[:2])
@@ -229,7 +241,7 @@ def test_an_adapter_under_the_name_of_another_does_not_replace_it(
             reply, attachments=theirs + list(reply.attachments[2:])
         )
 
-    federation.wire.on("sw", Kind.RELEASED, steal)
+    federation.wire.on("sw", Kind.PUBLISH_ADAPTER, steal)
     federation.run()
     adapters = federation.coordinator / "adapters"
     assert sorted(p.name for p in adapters.iterdir()) == ["fi", "fr", "id"]
@@ -255,10 +267,10 @@ def test_a_publication_with_strange_file_names_is_not_kept(
 
     def rename(_name: str, request: Message, deliver: Deliver) -> Message:
         reply = deliver(request)
-        body = {"files": change(reply.json()["files"])}
+        body = {"files": change(decode_json(reply.body)["files"])}
         return dataclasses.replace(reply, body=canonical_json(body))
 
-    federation.wire.on("fi", Kind.RELEASED, rename)
+    federation.wire.on("fi", Kind.PUBLISH_ADAPTER, rename)
     federation.run()
     adapters = federation.coordinator / "adapters"
     assert sorted(p.name for p in adapters.iterdir()) == ["fr", "id", "sw"]
@@ -277,14 +289,14 @@ def test_a_result_that_is_not_the_logs_is_refused_by_every_node(
         return dataclasses.replace(message, attachments=chunks)
 
     for name in NAMES:
-        federation.wire.on(name, Kind.RESULT, changed(other_sum), times=3)
+        federation.wire.on(name, Kind.APPLY_RESULT, changed(other_sum), times=3)
     with pytest.raises(QuorumError):  # nobody vouches for the release
         federation.run()
     given = federation.base.replica.digest
     assert set(federation.digests().values()) == {given}
     reasons = {
         reason_in(e.reply)
-        for e in federation.wire.replies(Kind.RESULT)
+        for e in federation.wire.replies(Kind.APPLY_RESULT)
         if e.reply is not None
     }
     assert reasons == {"not_in_log"}
@@ -302,7 +314,7 @@ def test_a_base_that_does_not_follow_from_the_sum_is_refused(
     assert set(federation.digests().values()) == {federation.base.replica.digest}
     reasons = {
         reason_in(e.reply)
-        for e in federation.wire.replies(Kind.RESULT)
+        for e in federation.wire.replies(Kind.APPLY_RESULT)
         if e.reply is not None
     }
     assert reasons == {"not_in_log"}

@@ -11,7 +11,8 @@ import pytest
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import PolicyError, QuorumError
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message, encode_message
+from tapestry.protocol.stages import RoundStage
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry_coordinator import round_plan
 from tapestry_governance.events.envelope import open_entry
@@ -19,6 +20,7 @@ from tapestry_governance.events.types import ContributionRefused
 from tapestry_governance.log.writer import Log
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Base, Federation, changed, lost
+from tests.support.message_samples import sample_bodies
 
 QUOTE = "mvua usiku"  # what an error of the trainer might quote
 
@@ -39,12 +41,12 @@ def reason_in(reply: Message) -> str:
 
 def offered(federation: Federation) -> dict[str, str]:
     """Run until the offers are out; what each node said to the last one."""
-    federation.run_until_killed(lambda _name, message: message.kind is Kind.KEYS)
+    federation.run_until_killed(lambda _name, message: message.kind is Kind.SHARE_KEYS)
     said = {}
-    for exchange in federation.wire.replies(Kind.OFFER):
+    for exchange in federation.wire.replies(Kind.ADVERTISE_KEYS):
         reply = exchange.reply
         assert reply is not None
-        joins = reply.kind is Kind.ADVERTISEMENT
+        joins = reply.kind is Kind.ADVERTISED_KEYS
         said[exchange.node] = "joins" if joins else reason_in(reply)
     return said
 
@@ -62,7 +64,7 @@ def checkpoint_of(federation: Federation) -> bytes:
 
 def offer(note: bytes) -> Message:
     body = canonical_json({"checkpoint": note.decode()})
-    return Message(kind=Kind.OFFER, body=body)
+    return Message(kind=Kind.ADVERTISE_KEYS, body=body)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,9 @@ def test_a_round_goes_on_without_a_node_that_refuses(found: Found) -> None:
     federation = found(institutions={"fr": {"policy": {"epsilon_limit": "0.001"}}})
     federation.run()
     (closed,) = federation.closed()
-    assert [(d.name, d.phase) for d in closed.dropped] == [("fr", "offer")]
+    assert [(d.name, d.stage) for d in closed.dropped] == [
+        ("fr", RoundStage.ADVERTISE_KEYS)
+    ]
     assert federation.refusals() == {"fr": "budget_exhausted"}
     assert federation.nodes["fr"].ledger.rows() == []
     assert federation.digests()["fr"] == closed.base_after
@@ -178,11 +182,14 @@ def test_a_round_that_is_not_in_the_log_is_refused(found: Found) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [Kind.KEYS, Kind.CIPHERTEXTS, Kind.SURVIVORS, Kind.CONSENTS], ids=str
+    "kind",
+    [Kind.SHARE_KEYS, Kind.COLLECT_MASKED_INPUTS, Kind.CHECK_CONSISTENCY, Kind.UNMASK],
+    ids=str,
 )
 def test_without_an_offer_there_is_no_round(found: Found, kind: Kind) -> None:
     node = found().nodes["fr"]
-    assert reason_in(node.handle(Message(kind=kind))) == "unknown_round"
+    request = encode_message(sample_bodies()[kind])
+    assert reason_in(node.handle(request)) == "unknown_round"
 
 
 @pytest.mark.parametrize("kind", list(Kind), ids=str)
@@ -195,10 +202,26 @@ def test_whatever_comes_in_only_a_code_goes_out(
     mute: Federation, kind: Kind, body: bytes
 ) -> None:
     reply = mute.nodes["fr"].handle(Message(kind=kind, body=body))
-    if kind is Kind.HELLO:
+    if kind is Kind.HELLO and body == b"{}":
         assert reply.kind is Kind.IDENTITY
     else:
-        assert reason_in(reply) != "internal"
+        assert reason_in(reply) == "protocol"
+
+
+REPLIES = {
+    *(Kind.IDENTITY, Kind.COSIGNATURE, Kind.ADVERTISED_KEYS, Kind.SHARED_KEYS),
+    *(Kind.MASKED_INPUT, Kind.CONSENT, Kind.UNMASKING_SHARES, Kind.RECEIPT),
+    *(Kind.PUBLICATION, Kind.REFUSAL),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(REPLIES), ids=str)
+def test_a_node_answers_no_kind_that_is_a_reply(
+    mute: Federation, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = mute.nodes["fr"].handle(encode_message(sample_bodies()[kind]))
+    assert reason_in(reply) == "protocol"
+    assert "is no request" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +232,9 @@ def mute(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 def opened(federation: Federation) -> list[bytes]:
     """Run until the round is open at all nodes; the checkpoints they accepted."""
-    federation.run_until_killed(lambda _name, message: message.kind is Kind.KEYS)
+    federation.run_until_killed(lambda _name, message: message.kind is Kind.SHARE_KEYS)
     return [
-        str(e.request.json()["checkpoint"]).encode()
+        str(decode_json(e.request.body)["checkpoint"]).encode()
         for e in federation.wire.log
         if e.request.kind is Kind.COSIGN and e.node == "fr"
     ]
@@ -220,7 +243,7 @@ def opened(federation: Federation) -> list[bytes]:
 def test_an_older_checkpoint_is_refused_and_kept_as_evidence(found: Found) -> None:
     federation = found()
     federation.run()
-    first = federation.wire.replies(Kind.OFFER)[0].request
+    first = federation.wire.replies(Kind.ADVERTISE_KEYS)[0].request
     node = federation.nodes["fr"]
     assert reason_in(node.handle(first)) == "inconsistent_view"
     assert "rollback" in node._view.evidence()[-1].reason
@@ -269,7 +292,7 @@ def test_an_institution_may_want_fresher_checkpoints_than_the_others(
     note = checkpoint_of(federation)
     reply = federation.nodes["fr"].handle(offer(note))
     assert reason_in(reply) == "stale_checkpoint"
-    assert federation.nodes["id"].handle(offer(note)).kind is Kind.ADVERTISEMENT
+    assert federation.nodes["id"].handle(offer(note)).kind is Kind.ADVERTISED_KEYS
 
 
 def _update_of(federation: Federation) -> Message:
@@ -296,7 +319,7 @@ def test_a_forked_log_gets_no_cosignature(found: Found) -> None:
     other = Checkpoint(
         origin=federation.log_key().name, size=len(entries), root=bytes(32)
     )
-    body = last.json() | {
+    body = decode_json(last.body) | {
         "checkpoint": other.sign(federation.log_key()).decode(),
         "start": 0,
     }
@@ -316,7 +339,7 @@ def test_an_entry_that_breaks_a_rule_gets_no_cosignature(found: Found) -> None:
             lambda m: dataclasses.replace(m, attachments=[*m.attachments[:-1], b"{}"])
         ),
     )
-    federation.run_until_killed(lambda _name, message: message.kind is Kind.KEYS)
+    federation.run_until_killed(lambda _name, message: message.kind is Kind.SHARE_KEYS)
     refused = [
         reason_in(e.reply)
         for e in federation.wire.replies(Kind.COSIGN)
@@ -343,7 +366,9 @@ def test_an_exception_in_training_leaves_as_a_code(
     monkeypatch.setitem(vars(federation.nodes["fr"]._trainer), "update", fail)
     federation.run()
     (closed,) = federation.closed()
-    assert [(d.name, d.phase) for d in closed.dropped] == [("fr", "upload")]
+    assert [(d.name, d.stage) for d in closed.dropped] == [
+        ("fr", RoundStage.COLLECT_MASKED_INPUTS)
+    ]
     reasons = [
         reason_in(e.reply)
         for e in federation.wire.log
@@ -368,7 +393,7 @@ def test_an_adapter_is_the_institutions_own_decision(found: Found) -> None:
     federation.run()
     reasons = {
         e.node: reason_in(e.reply)
-        for e in federation.wire.replies(Kind.RELEASED)
+        for e in federation.wire.replies(Kind.PUBLISH_ADAPTER)
         if e.reply is not None and e.reply.kind is Kind.REFUSAL
     }
     assert reasons == {

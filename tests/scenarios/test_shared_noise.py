@@ -8,7 +8,7 @@ import pytest
 
 from tapestry.privacy.clipping import clip
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import Kind
+from tapestry.protocol.messages import Kind
 from tapestry.secagg.quantization import Encoding, mean
 from tapestry.settings import number
 from tapestry_coordinator.journal import Journal
@@ -80,7 +80,7 @@ def test_the_sum_has_the_noise_of_all_shares_and_everybody_accounts_for_it(
 
 def test_whoever_drops_out_takes_a_share_and_not_the_promise(found: Found) -> None:
     federation = found(**SHARED)
-    federation.wire.on("id", Kind.CIPHERTEXTS, lost)
+    federation.wire.on("id", Kind.COLLECT_MASKED_INPUTS, lost)
     federation.run()
     rest = tuple(name for name in NAMES if name != "id")
     assert federation.closed()[0].included == rest

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from tapestry.errors import QuorumError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import CheckChunkRequest, Kind, Message, expect_body
 from tapestry.secagg.chunks import chunk_root
-from tapestry.secagg.server import Revealing, Unmasked
+from tapestry.secagg.server import Unmasked, UnmaskStage
 from tapestry_coordinator import spot_check_responder
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.spot_check_responder import EVIDENCE, SpotCheckResponder
@@ -30,10 +30,11 @@ from tests.support.federation import NAMES, Deliver, Federation, Killed, changed
 def shown(federation: Federation) -> list[tuple[str, int, int]]:
     """Who took which chunk of which round."""
     found = []
-    for each in federation.wire.replies(Kind.EVIDENCE):
+    for each in federation.wire.replies(Kind.CHECK_CHUNK):
         if each.reply is not None and each.reply.kind is Kind.RECEIPT:
-            number, spot = unpack_spot(each.request)
-            found.append((each.node, number, spot.index))
+            body = expect_body(each.request, CheckChunkRequest)
+            unpack_spot(body, each.request.attachments)
+            found.append((each.node, body.round_number, body.chunk))
     return found
 
 
@@ -50,14 +51,14 @@ def vouched(federation: Federation) -> list[str]:
 
 def lies(monkeypatch: pytest.MonkeyPatch) -> None:
     """The coordinator publishes another sum, and logs and steps by it in order."""
-    honest = Revealing.close
+    honest = UnmaskStage.close
 
-    def close(self: Revealing) -> Unmasked:
+    def close(self: UnmaskStage) -> Unmasked:
         total = honest(self)
         total.values[0] += 1
         return dataclasses.replace(total, sum_root=chunk_root(total.chunks()))
 
-    monkeypatch.setattr(Revealing, "close", close)
+    monkeypatch.setattr(UnmaskStage, "close", close)
 
 
 def test_everybody_sees_a_chunk_of_every_sum_and_nothing_is_left(
@@ -87,7 +88,7 @@ def test_a_sum_that_is_not_the_sum_is_refused_by_those_who_drew_the_chunk(
     assert vouched(federation) == []
     reasons = [
         reason_in(each.reply)
-        for each in federation.wire.replies(Kind.EVIDENCE)
+        for each in federation.wire.replies(Kind.CHECK_CHUNK)
         if each.reply is not None
     ]
     assert set(reasons) == {"not_in_log"}
@@ -159,11 +160,11 @@ def test_evidence_that_does_not_hold_counts_for_nothing_and_may_come_again(
 ) -> None:
     federation = found()
     alter, reason = FALSE[change]
-    federation.wire.on("fr", Kind.EVIDENCE, changed(alter))
+    federation.wire.on("fr", Kind.CHECK_CHUNK, changed(alter))
     federation.run()
     answers = [
         each.reply
-        for each in federation.wire.replies(Kind.EVIDENCE)
+        for each in federation.wire.replies(Kind.CHECK_CHUNK)
         if each.node == "fr" and each.reply is not None
     ]
     assert reason_in(answers[0]) == reason
@@ -191,7 +192,7 @@ def test_a_node_that_dies_as_it_takes_a_result_has_drawn(
 def test_a_draw_stands_whoever_starts_anew(found: Found) -> None:
     """Neither end can bring about another draw, and none is answered twice."""
     federation = found()
-    federation.run_until_killed(nth(Kind.EVIDENCE, 3))
+    federation.run_until_killed(nth(Kind.CHECK_CHUNK, 3))
     before = {name: node._spots.asks() for name, node in federation.nodes.items()}
     assert sum(map(len, before.values())) == 2
     for name in NAMES:
@@ -204,7 +205,7 @@ def test_a_draw_stands_whoever_starts_anew(found: Found) -> None:
 
 def test_a_coordinator_that_dies_with_an_upload_erases_it(found: Found) -> None:
     federation = found()
-    federation.run_until_killed(nth(Kind.CIPHERTEXTS, 3))
+    federation.run_until_killed(nth(Kind.COLLECT_MASKED_INPUTS, 3))
     assert uploads(federation) == ["1"]
     federation.run()
     assert uploads(federation) == []
@@ -217,7 +218,7 @@ def test_a_coordinator_that_dies_as_it_gives_a_round_up_leaves_no_upload(
     """Once the journal calls a round aborted, nobody would look for them again."""
     federation = found()
     for name in ("id", "sw"):
-        federation.wire.on(name, Kind.SURVIVORS, lambda *_: None)
+        federation.wire.on(name, Kind.CHECK_CONSISTENCY, lambda *_: None)
     dies(monkeypatch, Journal, "settle", after=True)
     with pytest.raises(Killed):
         federation.run()
@@ -234,7 +235,7 @@ def test_uploads_are_kept_for_a_member_that_is_away_until_the_release(
     def lost(_name: str, _request: Message, _deliver: Deliver) -> None:
         seen.append(uploads(federation))
 
-    federation.wire.on("sw", Kind.EVIDENCE, lost)
+    federation.wire.on("sw", Kind.CHECK_CHUNK, lost)
     federation.run()
     assert seen == [["1"]]
     assert ("sw", 1, 0) in shown(federation)  # in the next pass
@@ -245,7 +246,7 @@ def test_uploads_are_kept_for_a_member_that_is_away_until_the_release(
 def test_a_node_checks_the_sums_that_it_is_not_in_as_well(found: Found) -> None:
     """Or a coordinator would invite few, and the others would vouch for its lie."""
     federation = found()
-    federation.wire.on("sw", Kind.OFFER, lambda *_: None)
+    federation.wire.on("sw", Kind.ADVERTISE_KEYS, lambda *_: None)
     federation.run()
     assert federation.closed()[0].included == ("fi", "fr", "id")
     assert {name for name, _, _ in shown(federation)} == set(NAMES)
@@ -283,9 +284,9 @@ def test_whoever_saw_a_lie_keeps_the_proof_and_has_done_with_the_run(
 
 def test_a_member_that_takes_nothing_is_waited_for_once(found: Found) -> None:
     federation = found(coordinator={"rounds": 2, "release_every": 2})
-    federation.wire.on("id", Kind.EVIDENCE, lambda *_: None, times=100)
+    federation.wire.on("id", Kind.CHECK_CHUNK, lambda *_: None, times=100)
     federation.run()
-    asked = [e for e in federation.wire.log if e.request.kind is Kind.EVIDENCE]
+    asked = [e for e in federation.wire.log if e.request.kind is Kind.CHECK_CHUNK]
     passes = 5  # after each round, before the second, and twice for the release
     assert sum(each.node == "id" for each in asked) <= passes
     assert vouched(federation) == ["base-1"]
@@ -299,7 +300,7 @@ def test_a_list_that_is_cut_off_is_shown_to_its_end(
     monkeypatch.setattr(spot_checks, "MAX_ASKS", 1)
     monkeypatch.setattr(spot_check_responder, "MAX_ASKS", 1)
     federation = found(coordinator={"rounds": 2, "release_every": 2})
-    federation.wire.on("sw", Kind.EVIDENCE, lambda *_: None, times=2)
+    federation.wire.on("sw", Kind.CHECK_CHUNK, lambda *_: None, times=2)
     federation.run()
     assert {("sw", 1, 0), ("sw", 2, 0)} <= set(shown(federation))
     answers = [e.reply for e in federation.wire.replies(Kind.COSIGN) if e.reply]
@@ -317,7 +318,7 @@ def test_uploads_stay_while_a_member_has_not_said_what_it_wants(found: Found) ->
         return deliver(request)
 
     for name in ("sw", "id"):
-        federation.wire.on(name, Kind.RESULT, take)
+        federation.wire.on(name, Kind.APPLY_RESULT, take)
     federation.run()
     assert {("sw", 1, 0), ("id", 1, 0)} <= set(shown(federation))
     check(federation, rounds=2)

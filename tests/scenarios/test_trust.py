@@ -11,7 +11,7 @@ import pytest
 from tapestry.errors import QuorumError
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica, measure
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator import acceptance_gate
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
@@ -54,8 +54,11 @@ def test_one_fast_and_one_slow_clock_stop_nobody_but_themselves(found: Found) ->
     federation.run()
     assert len(federation.closed()) == 2
     assert all({"fi", "id"} <= set(c.included) for c in federation.closed())
-    assert {name for name, _ in refused(federation, Kind.OFFER)} <= {"fr", "sw"}
-    assert refused(federation, Kind.RESULT) == []
+    assert {name for name, _ in refused(federation, Kind.ADVERTISE_KEYS)} <= {
+        "fr",
+        "sw",
+    }
+    assert refused(federation, Kind.APPLY_RESULT) == []
 
 
 def test_a_fast_clock_stops_its_own_node_at_most(found: Found) -> None:
@@ -89,7 +92,7 @@ def test_coordinator_and_one_witness_do_not_freshen_an_old_checkpoint(
         assert reason_in(reply) == "stale_checkpoint"
     note = recosigned(federation, note, "id", now)  # a second one is not foreseen
     reply = federation.nodes["fi"].handle(offer(note))
-    assert reply.kind is Kind.ADVERTISEMENT
+    assert reply.kind is Kind.ADVERTISED_KEYS
 
 
 @pytest.mark.slow
@@ -101,7 +104,7 @@ def test_a_base_that_the_policy_does_not_name_is_refused_in_every_round(
         coordinator={"rounds": 3}, institutions={"fr": {"policy": {"bases": bases}}}
     )
     federation.run()
-    assert refused(federation, Kind.OFFER) == [("fr", "local_policy")] * 3
+    assert refused(federation, Kind.ADVERTISE_KEYS) == [("fr", "local_policy")] * 3
     assert all("fr" not in closed.included for closed in federation.closed())
     holds(federation, rounds=3)
 
@@ -122,7 +125,7 @@ def test_the_outer_step_is_not_changed_in_the_middle_of_a_run(
     found: Found, change: dict[str, str]
 ) -> None:
     federation = found(coordinator={"rounds": 2})
-    federation.run_until_killed(nth(Kind.OFFER, 5))
+    federation.run_until_killed(nth(Kind.ADVERTISE_KEYS, 5))
     assert len(federation.closed()) == 1
     path = federation.coordinator / "coordinator.toml"
     ((name, value),) = change.items()
@@ -133,7 +136,9 @@ def test_the_outer_step_is_not_changed_in_the_middle_of_a_run(
     with pytest.raises(QuorumError):
         federation.run()
     assert len(federation.closed()) == 1
-    assert {reason for _, reason in refused(federation, Kind.OFFER)} == {"protocol"}
+    assert {reason for _, reason in refused(federation, Kind.ADVERTISE_KEYS)} == {
+        "protocol"
+    }
 
 
 def _apply_whatever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +191,9 @@ def _disputed(federation: Federation) -> None:
     assert closed.outcome == "applied"
     assert closed.base_after != given
     assert set(federation.digests().values()) == {given}
-    assert {reason for _, reason in refused(federation, Kind.RESULT)} == {"not_in_log"}
+    assert {reason for _, reason in refused(federation, Kind.APPLY_RESULT)} == {
+        "not_in_log"
+    }
     assert not _released(federation)
 
 
@@ -228,7 +235,7 @@ def test_a_release_of_a_round_whose_result_was_withheld_gets_no_cosignature(
     """Nodes cannot tell what they were not shown, and vouch for nothing unseen."""
     federation = found()
     for name in NAMES:
-        federation.wire.on(name, Kind.RESULT, lost, times=100)
+        federation.wire.on(name, Kind.APPLY_RESULT, lost, times=100)
     with pytest.raises(QuorumError):
         federation.run()
     assert not _released(federation)
@@ -245,7 +252,7 @@ def test_once_the_results_come_the_release_is_cosigned(
     """No node has taken the result when the release is in the log: no deadlock."""
     federation = found()
     for name in NAMES:
-        federation.wire.on(name, Kind.RESULT, lost, times=3)
+        federation.wire.on(name, Kind.APPLY_RESULT, lost, times=3)
     with pytest.raises(QuorumError):
         federation.run()
     for name in NAMES if restart else ():
@@ -259,7 +266,7 @@ def test_once_the_results_come_the_release_is_cosigned(
 def test_results_that_are_late_hold_up_a_release_and_not_the_run(found: Found) -> None:
     federation = found(coordinator={"rounds": 2, "release_every": 1})
     for name in ("fr", "sw"):
-        federation.wire.on(name, Kind.RESULT, lost)
+        federation.wire.on(name, Kind.APPLY_RESULT, lost)
     federation.run()
     releases = federation.said(ReleasePublished)
     assert [release.round_number for release in releases] == [1, 2]

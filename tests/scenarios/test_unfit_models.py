@@ -11,14 +11,14 @@ import pytest
 from tapestry import cli
 from tapestry.errors import ConfigError, PolicyError
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Reason
+from tapestry.protocol.messages import Kind, Reason
 from tapestry.workloads import plan_checks
 from tapestry.workloads.language import base_models
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator import round_plan, run
 from tapestry_governance.events.types import DpAccounted, RoundOpened
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Base, Federation
 
@@ -91,7 +91,9 @@ def test_nodes_refuse_it_once_before_any_charge_and_the_run_ends_in_words(
     assert len(federation.aborted()) == len(federation.said(RoundOpened)) == 1
     assert charged(federation) == 0
     assert federation.said(DpAccounted) == []
-    sent = [e.reply.body for e in federation.wire.replies(Kind.OFFER) if e.reply]
+    sent = [
+        e.reply.body for e in federation.wire.replies(Kind.ADVERTISE_KEYS) if e.reply
+    ]
     assert sent == [b'{"reason":"model_unsupported"}'] * len(NAMES)
     assert said in caplog.text  # on the node's own machine
 

@@ -12,17 +12,17 @@ import numpy as np
 
 from tapestry.encoding import decode_digest
 from tapestry.errors import QuorumError
-from tapestry.protocol.wire_messages import RoundManifest
-from tapestry.secagg import client
-from tapestry.secagg.key_schedule import Agreement, pair_key, self_key
-from tapestry.secagg.masks import Mask, add_masks
-from tapestry.secagg.messages import (
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import (
     UNSIGNED,
     Consent,
     ConsentList,
     Reveal,
     SurvivorList,
 )
+from tapestry.secagg import client
+from tapestry.secagg.key_schedule import Agreement, pair_key, self_key
+from tapestry.secagg.masks import Mask, add_masks
 from tapestry.secagg.requirements import ClientProgress, Requirements
 from tapestry.secagg.shamir import recover
 from tapestry.vectors import RingVector
@@ -55,14 +55,14 @@ def open_list(
     asked = list(asked)
     for name in asked:
         member = federation.member(name)
-        member.state, message = client.consent(member.state, survivors)
+        member.state, message = client.check_consistency(member.state, survivors)
         consents.append(message)
     consents.sort(key=lambda c: c.node)
     reveals = []
     for name in asked:
         member = federation.member(name)
         try:
-            member.state, reply = client.reveal(
+            member.state, reply = client.unmask(
                 member.state, ConsentList(consents=tuple(consents))
             )
         except QuorumError:

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message, RoundManifest
+from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.settings import CoordinatorSettings
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import FloatVector
@@ -339,7 +341,7 @@ class Federation:
         heads = set()
         for exchange in self.wire.log:
             reply = exchange.reply
-            if reply is not None and reply.kind is Kind.UPLOAD:
+            if reply is not None and reply.kind is Kind.MASKED_INPUT:
                 body = open_entry(bytes(reply.attachments[1])).event.body
                 assert isinstance(body, ContributionCommitted)
                 heads.add((exchange.node, body.round_number, reply.body))
@@ -498,17 +500,7 @@ def run_settings() -> dict[str, Any]:
             "max_loss_increase": "1",
         },
         "deadlines": dict.fromkeys(
-            (
-                "cosign",
-                "offer",
-                "keys",
-                "upload",
-                "agree",
-                "reveal",
-                "result",
-                "adapter",
-            ),
-            1,
+            ("cosign", *SECAGG_STAGES, "apply_result", "publish_adapter"), 1
         ),
     }
 

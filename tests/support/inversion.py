@@ -20,7 +20,8 @@ from tapestry.model.low_rank import factor
 from tapestry.privacy import accounting
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import Noise, RoundManifest, TrainingPlan
+from tapestry.protocol.round_manifest import RoundManifest, TrainingPlan
+from tapestry.schema import Noise
 from tapestry.secagg.masks import Mask, add_masks
 from tapestry.secagg.quantization import Encoding, check_sum, mean
 from tapestry.vectors import FloatVector, RingVector

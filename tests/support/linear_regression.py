@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tapestry.inputs.faults import Faults, InputFault
 from tapestry.inputs.text_reader import read_text
-from tapestry.protocol.wire_messages import Options, Strict, TrainingPlan
+from tapestry.protocol.round_manifest import Options, TrainingPlan
+from tapestry.schema import Strict
 from tapestry.settings import Count
 from tapestry.workloads.base import BaseOrigin, Example, ReadRecords, read_options
 from tapestry.workloads.data_manifest import DataManifest
@@ -79,8 +80,7 @@ class LinearRegression(TorchModel):
         most = read_options(options, LinearOptions).bound
         return [OneRow((tuple(max(-most, min(n, most)) for n in r),)) for r in records]
 
-    def coverage(self, *_: object, **__: object) -> None:
-        return None
+    def coverage(self, *_: object, **__: object) -> None: ...
 
     def probe(self) -> list[Example]:
         return self.examples([(1, 2, 3, 4, 5), (0, 1, 0, 2, 0)], {"bound": 9})

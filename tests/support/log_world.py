@@ -7,13 +7,15 @@ from typing import Literal
 
 from tapestry.encoding import digest
 from tapestry.keys import Algorithm, SigningKey
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     OuterPlan,
     Participant,
     PrivacyPlan,
     RoundManifest,
+    StageDeadlines,
     TrainingPlan,
 )
+from tapestry.protocol.stages import SECAGG_STAGES, RoundStage
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import leaf_hash, root
 from tapestry.tlog.trust_policy import TrustPolicy
@@ -40,6 +42,7 @@ from tapestry_governance.rules.replay import apply
 
 NAMES = ("de", "es", "fr", "id")
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+DEADLINES = StageDeadlines(**dict.fromkeys(SECAGG_STAGES, 60))
 EPSILON = {1: "2", 2: "2.5", 3: "2.9"}  # a little above what the rounds cost
 
 
@@ -259,7 +262,7 @@ class World:
                 max_norm="10",
                 max_loss_increase="0.1",
             ),
-            deadlines={"offer": 60},
+            deadlines=DEADLINES,
             post_quantum=None,
         )
 
@@ -329,7 +332,7 @@ class World:
             reason=None,
             included=included,
             dropped=tuple(
-                Dropped(name=name, phase="upload")
+                Dropped(name=name, stage=RoundStage.COLLECT_MASKED_INPUTS)
                 for name in NAMES
                 if name not in included
             ),

@@ -202,7 +202,7 @@ def messages() -> dict[str, Any]:
         "mask_key": fixed("mask").hex(),
         "node": "a.example",
     }
-    signed = P + b"advertisement\na.example\n" + context
+    signed = P + b"advertise_keys\na.example\n" + context
     signed += fixed("channel") + fixed("mask")
     fields["signature"] = key.sign(signed).hex()
     good = json.dumps(fields, separators=(",", ":"), sort_keys=True)

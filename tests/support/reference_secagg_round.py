@@ -30,6 +30,14 @@ LEFT = tuple(name for name in NAMES if name != LOST)
 THRESHOLD, LENGTH, BITS, BOUND = 3, 6, 12, 1024
 WEIGHTS, CAP = dict(zip(NAMES, (1, 2, 4, 4), strict=True)), 4
 
+STAGES = (
+    "advertise_keys",
+    "share_keys",
+    "collect_masked_inputs",
+    "check_consistency",
+    "unmask",
+)
+
 Rows = dict[str, str]
 
 
@@ -93,7 +101,7 @@ def manifest() -> dict[str, Any]:
             "max_norm": "10",
             "max_loss_increase": "1",
         },
-        "deadlines": {"keys": 60},
+        "deadlines": dict.fromkeys(STAGES, 60),
         "post_quantum": None,
     }
 
@@ -119,7 +127,7 @@ def advertise(node: str, **changes: str) -> dict[str, Any]:
     keys = {w: public(secret(node, w)).hex() for w in ("channel_key", "mask_key")}
     keys |= changes
     parts = [bytes.fromhex(keys[word]) for word in ("channel_key", "mask_key")]
-    return sign("advertisement", {"node": node, **keys}, *parts)
+    return sign("advertise_keys", {"node": node, **keys}, *parts)
 
 
 def polynomial(node: str, what: str) -> list[int]:
@@ -163,7 +171,7 @@ def share(node: str, view: str, **changes: str) -> dict[str, Any]:
         "ciphertexts": named(canon(sealed)),
     } | changes
     parts = (tail(head["view"]), bytes.fromhex(head["commitment"]))
-    head = sign("shares", head, *parts, tail(head["ciphertexts"]))
+    head = sign("share_keys", head, *parts, tail(head["ciphertexts"]))
     return {"ciphertexts": sealed, "head": head}
 
 
@@ -217,12 +225,12 @@ def leaf(data: bytes) -> bytes:
 def upload(node: str, view: str, **changes: str) -> dict[str, Any]:
     root = "sha256:" + leaf(chunk(masked(node, view))).hex()
     body = {"node": node, "root": root, "view": view} | changes
-    return sign("upload", body, tail(body["view"]), tail(body["root"]))
+    return sign("collect_masked_inputs", body, tail(body["view"]), tail(body["root"]))
 
 
 def consent(node: str, survivors: str) -> dict[str, Any]:
     body = {"node": node, "survivors": survivors}
-    return sign("consent", body, tail(survivors))
+    return sign("check_consistency", body, tail(survivors))
 
 
 def reveal(node: str, **changes: dict[str, str]) -> dict[str, Any]:
@@ -230,7 +238,7 @@ def reveal(node: str, **changes: dict[str, str]) -> dict[str, Any]:
         "mask_shares": {LOST: share_of(LOST, "mask_key", node).hex()},
         "self_shares": {n: share_of(n, "seed", node).hex() for n in LEFT},
     } | changes
-    return sign("reveal", {"node": node, **shares}, tail(named(canon(shares))))
+    return sign("unmask", {"node": node, **shares}, tail(named(canon(shares))))
 
 
 def recover(reveals: list[dict[str, Any]], kind: str, dealer: str) -> str:
@@ -304,27 +312,31 @@ def statements(m: dict[str, Any]) -> dict[str, Rows]:
         return b"".join(tail(body[field]) for field in fields)
 
     return {
-        "advertisement": {
-            n: signed("advertisement", n, pieces(body, "channel_key", "mask_key")).hex()
+        "advertise_keys": {
+            n: signed(
+                "advertise_keys", n, pieces(body, "channel_key", "mask_key")
+            ).hex()
             for n, body in m["1"].items()
         },
-        "shares": {
+        "share_keys": {
             n: signed(
-                "shares", n, pieces(body["head"], "view", "commitment", "ciphertexts")
+                "share_keys",
+                n,
+                pieces(body["head"], "view", "commitment", "ciphertexts"),
             ).hex()
             for n, body in m["3"].items()
         },
-        "upload": {
-            n: signed("upload", n, pieces(body, "view", "root")).hex()
+        "collect_masked_inputs": {
+            n: signed("collect_masked_inputs", n, pieces(body, "view", "root")).hex()
             for n, body in m["5"].items()
         },
-        "consent": {
-            n: signed("consent", n, pieces(body, "survivors")).hex()
+        "check_consistency": {
+            n: signed("check_consistency", n, pieces(body, "survivors")).hex()
             for n, body in m["7"].items()
         },
-        "reveal": {
+        "unmask": {
             n: signed(
-                "reveal",
+                "unmask",
                 n,
                 tail(named(canon({k: v for k, v in body.items() if "_shares" in k}))),
             ).hex()

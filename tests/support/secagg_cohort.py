@@ -9,7 +9,7 @@ import numpy as np
 
 from tapestry.errors import ProtocolError
 from tapestry.keys import Algorithm, SigningKey
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.round_manifest import (
     OuterPlan,
     Participant,
     PrivacyPlan,
@@ -17,12 +17,13 @@ from tapestry.protocol.wire_messages import (
     TrainingPlan,
     recommended_threshold,
 )
+from tapestry.protocol.secagg_messages import Result, Upload
+from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.secagg import client
 from tapestry.secagg.masks import Random
-from tapestry.secagg.messages import Result, Upload
 from tapestry.secagg.requirements import Requirements, RunPlan, recommended_colluding
 from tapestry.secagg.server import (
-    Advertising,
+    AdvertiseKeysStage,
     Unmasked,
 )
 from tapestry.vectors import Quantized, RingVector
@@ -131,7 +132,7 @@ def manifest_for(
         "training": TRAINING,
         "privacy": PRIVACY,
         "outer": OUTER,
-        "deadlines": {"keys": 60},
+        "deadlines": dict.fromkeys(SECAGG_STAGES, 60),
         "post_quantum": None,
     }
     return RoundManifest.model_validate({**fields, **changes})
@@ -179,14 +180,14 @@ class Federation:
         return [m.name for m in self.cohort]
 
     def advertise(self, names: Iterable[str] | None = None) -> None:
-        stage = Advertising(self.manifest)
+        stage = AdvertiseKeysStage(self.manifest)
         for name in self.names() if names is None else names:
             member = self.member(name)
             terms = terms_for(
                 self.manifest,
                 highest_round=member.marks.highest(self.manifest.run_id),
             )
-            member.state, message = client.join(
+            member.state, message = client.advertise_keys(
                 self.manifest, member.identity, terms=terms, random=self.random
             )
             stage.accept(name, message)
@@ -196,20 +197,20 @@ class Federation:
     def share(self, names: Iterable[str] | None = None) -> None:
         for name in self._asked() if names is None else names:
             member = self.member(name)
-            member.state, message = client.share(member.state, self.message)
+            member.state, message = client.share_keys(member.state, self.message)
             self.stage.accept(name, message)
         self.stage, self.message = self.stage.close()
 
     def receive(self, names: Iterable[str] | None = None) -> None:
         for name in self._asked() if names is None else names:
             member = self.member(name)
-            member.state = client.receive(member.state, self.message[name])
+            member.state = client.receive_shares(member.state, self.message[name])
 
     def mask(self, name: str, vector: RingVector) -> Upload:
         member = self.member(name)
         self.vectors[name] = vector.copy()
         reservation = client.reserve(member.state, member.marks)
-        member.state, upload = client.upload(
+        member.state, upload = client.mask_input(
             member.state, Quantized(values=vector.copy()), reservation=reservation
         )
         self.uploads[name] = upload
@@ -229,14 +230,14 @@ class Federation:
     def consent(self, names: Iterable[str] | None = None) -> None:
         for name in self._asked() if names is None else names:
             member = self.member(name)
-            member.state, message = client.consent(member.state, self.message)
+            member.state, message = client.check_consistency(member.state, self.message)
             self.stage.accept(name, message)
         self.stage, self.message = self.stage.close()
 
     def reveal(self, names: Iterable[str] | None = None) -> Unmasked:
         for name in self._asked() if names is None else names:
             member = self.member(name)
-            member.state, message = client.reveal(member.state, self.message)
+            member.state, message = client.unmask(member.state, self.message)
             self.stage.accept(name, message)
         unmasked: Unmasked = self.stage.close()
         return unmasked

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
+from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
 from tapestry.workloads.language.architectures import check_architecture
 from tapestry.workloads.language.tokens import TokenExample
 from tapestry.workloads.language.workload import PROBE

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ProtocolError
-from tapestry.protocol.wire_messages import Kind
+from tapestry.protocol.messages import Kind
 
 texts = st.text(max_size=8).filter(lambda t: unicodedata.is_normalized("NFC", t))
 ascii_texts = st.text(st.characters(max_codepoint=127), max_size=8)

@@ -85,7 +85,7 @@ class DroppedNode(_Part):
     """A node that did not finish a round."""
 
     name: str
-    phase: str = ""
+    stage: str = ""
 
 
 class RoundFigures(_Part):
@@ -106,7 +106,7 @@ class RoundFigures(_Part):
 
     @property
     def absent(self) -> list[DroppedNode]:
-        """Each node that dropped out; the phase is empty if it is not known."""
+        """Each node that dropped out; the stage is empty if it is not known."""
         return [DroppedNode(name=d) if isinstance(d, str) else d for d in self.dropped]
 
 

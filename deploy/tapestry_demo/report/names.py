@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 
 from tapestry.html import numbers
+from tapestry.protocol.stages import RoundStage
 from tapestry_demo.report.data import Country, RunFigures, release_number
 
 _PLACES: Mapping[str, str] = {
@@ -27,21 +28,21 @@ _OUTCOMES: Mapping[str, str] = {
     "applied": "used",
     "rejected": "rejected by the gate",
 }
-_PHASES: Mapping[str, str] = {
-    "offer": "before it began",
-    "keys": "while keys were agreed",
-    "upload": "before its upload arrived",
-    "agree": "when the cohort was agreed",
-    "reveal": "when the sum was opened",
+_LOST_AT: Mapping[str, str] = {
+    RoundStage.ADVERTISE_KEYS: "before it began",
+    RoundStage.SHARE_KEYS: "while keys were agreed",
+    RoundStage.COLLECT_MASKED_INPUTS: "before its upload arrived",
+    RoundStage.CHECK_CONSISTENCY: "when the cohort was agreed",
+    RoundStage.UNMASK: "when the sum was opened",
 }
 _MESSAGES: Mapping[str, str] = {
     "identity": "who it is, and which rules it follows",
     "cosignature": "signature under the log",
-    "advertisement": "public keys for one round",
-    "shares": "encrypted shares of its mask keys",
-    "upload": "masked update",
+    "advertised_keys": "public keys for one round",
+    "shared_keys": "encrypted shares of its mask keys",
+    "masked_input": "masked update",
     "consent": "agreement on who is in the sum",
-    "reveal": "shares that open the sum",
+    "unmasking_shares": "shares that open the sum",
     "receipt": "confirmation",
     "publication": "its adapter, for everybody",
     "refusal": "refusal",
@@ -49,12 +50,15 @@ _MESSAGES: Mapping[str, str] = {
 _STAGES: Mapping[str, str] = {
     "prepare": "preparation of model and text",
     "start": "start",
-    "log": "log and cosignatures",
-    "keys": "agreement on keys",
-    "training": "training at the institutions",
+    "round": "rounds",
     "rounds": "rounds",
-    "upload": "uploads",
-    "reveal": "opening of the sums",
+    RoundStage.OPEN: "opening of the rounds in the log",
+    RoundStage.ADVERTISE_KEYS: "public keys",
+    RoundStage.SHARE_KEYS: "shares of the keys",
+    RoundStage.COLLECT_MASKED_INPUTS: "training at the institutions, and uploads",
+    RoundStage.CHECK_CONSISTENCY: "agreement on who is in the sums",
+    RoundStage.UNMASK: "opening of the sums",
+    RoundStage.CLOSE: "closing of the rounds in the log",
     "release": "releases",
     "adapter": "training of the adapters",
     "adapters": "training of the adapters",
@@ -135,9 +139,9 @@ def outcome(name: str) -> str:
     return _OUTCOMES.get(name, name) or numbers.NONE
 
 
-def phase(name: str) -> str:
+def lost_at(stage: str) -> str:
     """The point at which a node was missing."""
-    return _PHASES.get(name, name)
+    return _LOST_AT.get(stage, stage)
 
 
 def message(kind: str) -> str:

@@ -225,7 +225,7 @@ def _rounds_table(run: RunFigures) -> Markup:
             f"Round\u00a0{r.number}",
             names.outcome(r.outcome),
             numbers.enumerated([names.place(n) for n in r.included]) or numbers.NONE,
-            numbers.enumerated([_absent(d.name, d.phase) for d in r.absent])
+            numbers.enumerated([_absent(d.name, d.stage) for d in r.absent])
             or "nobody",
             numbers.short(r.mean_norm),
             *(numbers.bits(r.bits(c.name)) for c in run.countries),
@@ -236,8 +236,10 @@ def _rounds_table(run: RunFigures) -> Markup:
     return table(caption, header, rows, text_columns=4)
 
 
-def _absent(name: str, phase: str) -> str:
-    return f"{names.place(name)} ({names.phase(phase)})" if phase else names.place(name)
+def _absent(name: str, stage: str) -> str:
+    return (
+        f"{names.place(name)} ({names.lost_at(stage)})" if stage else names.place(name)
+    )
 
 
 def _panel(run: RunFigures, country: str) -> Panel | None:

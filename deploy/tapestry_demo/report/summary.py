@@ -128,7 +128,7 @@ def _round(body: RoundClosed) -> dict[str, Any]:
         "number": body.round_number,
         "outcome": body.outcome,
         "included": list(body.included),
-        "dropped": [{"name": d.name, "phase": d.phase} for d in body.dropped],
+        "dropped": [{"name": d.name, "stage": d.stage} for d in body.dropped],
         "mean_norm": number(body.metrics.get("mean_norm", "0")),
         "bits_per_byte": {
             name.removeprefix(prefix): number(value)

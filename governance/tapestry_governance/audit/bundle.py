@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.artifacts.foreign_files import refuse, take_inventory
-from tapestry.artifacts.manifest import check_name
 from tapestry.encoding import decode_digest, digest, digest_file
 from tapestry.errors import (
     ConfigError,
@@ -33,6 +32,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.inputs.plain_file import read_plain
+from tapestry.schema import check_file_name
 from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.note import MAX_BYTES
@@ -183,7 +183,7 @@ def write_bundle(
         (folder / POLICY).write_bytes(trust)
         (folder / GENESIS).write_text(f"{genesis}\n", encoding="ascii")
         for name, source in artifacts.items():
-            check_name(name)
+            check_file_name(name)
             shutil.copytree(source, folder / ARTIFACTS / name)
         for blob in blobs:
             path = folder / BLOBS / digest(blob).removeprefix("sha256:")
@@ -271,7 +271,7 @@ def _has_place(name: str) -> bool:
         VerificationError: It is not portable.
     """
     try:
-        check_name(name)
+        check_file_name(name)
     except ValueError as error:
         raise VerificationError(str(error)) from None
     if name not in _SINGLE and not name.startswith(_FOLDERS):

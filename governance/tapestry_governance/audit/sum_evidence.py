@@ -15,23 +15,21 @@ chunks drawn by somebody else with probability (1 - f) ** c.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from tapestry.artifacts.foreign_files import refuse
 from tapestry.encoding import decode_decimal
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.inputs.plain_file import read_plain
-from tapestry.protocol.wire_messages import (
-    CHUNK_BYTES,
-    Kind,
+from tapestry.protocol.messages import (
+    Bulk,
+    CheckChunkRequest,
+    ChunkPaths,
     Message,
-    Name,
-    RoundManifest,
-    Strict,
+    encode_message,
 )
-from tapestry.secagg.messages import Hex32, Result
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
+from tapestry.secagg.chunks import CHUNK_BYTES
 from tapestry.secagg.transcript import ChunkProof, SumChecker
 from tapestry_governance.events.envelope import Event
 from tapestry_governance.events.types import (
@@ -44,21 +42,6 @@ _RESULT = "result.json"
 _PROOFS = "proofs.json"
 _TOTAL = "sum.bin"
 _MAX_RESULT = 8 << 20
-
-
-class Proofs(Strict):
-    """The Merkle paths of one chunk, the lowest hash first."""
-
-    total: tuple[Hex32, ...]
-    uploads: dict[Name, tuple[Hex32, ...]]
-
-
-class Shown(Strict):
-    """What a coordinator says with the chunks that it shows a node."""
-
-    round_number: Annotated[int, Field(ge=1)]
-    chunk: Annotated[int, Field(ge=0)]
-    proofs: Proofs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +62,7 @@ def write_result(folder: Path, result: Result) -> None:
 def write_spot(folder: Path, spot: Spot) -> None:
     """Write one chunk into a new folder."""
     folder.mkdir(parents=True)
-    (folder / _PROOFS).write_bytes(_proofs(spot).encode())
+    (folder / _PROOFS).write_bytes(_paths(spot).encode())
     (folder / _TOTAL).write_bytes(spot.total.chunk)
     for node, row in spot.uploads.items():
         (folder / f"upload-{node}.bin").write_bytes(row.chunk)
@@ -87,28 +70,24 @@ def write_spot(folder: Path, spot: Spot) -> None:
 
 def pack_spot(spot: Spot, *, round_number: int) -> Message:
     """Put one chunk into a message: the sum's first, then the uploads by name."""
-    body = Shown(round_number=round_number, chunk=spot.index, proofs=_proofs(spot))
-    rows = [spot.total, *(spot.uploads[name] for name in sorted(spot.uploads))]
-    return Message(
-        kind=Kind.EVIDENCE,
-        body=body.encode(),
-        attachments=[row.chunk for row in rows],
+    body = CheckChunkRequest(
+        round_number=round_number, chunk=spot.index, proofs=_paths(spot)
     )
+    rows = [spot.total, *(spot.uploads[name] for name in sorted(spot.uploads))]
+    return encode_message(body, [row.chunk for row in rows])
 
 
-def unpack_spot(message: Message) -> tuple[int, Spot]:
-    """Take such a message apart: the round, and what it shows; nothing is checked.
+def unpack_spot(shown: CheckChunkRequest, chunks: Bulk) -> Spot:
+    """Put together what such a message shows; nothing is checked.
 
     Raises:
-        ProtocolError: The body is not a ``Shown``, or has not one chunk for the sum
-            and one for each upload.
+        ProtocolError: There is not one chunk for the sum and one for each upload.
     """
-    shown = Shown.decode(message.body)
     names = sorted(shown.proofs.uploads)
-    if len(message.attachments) != 1 + len(names):
-        raise ProtocolError(f"{len(message.attachments)} chunks, want {1 + len(names)}")
-    total, *uploads = message.attachments
-    spot = Spot(
+    if len(chunks) != 1 + len(names):
+        raise ProtocolError(f"{len(chunks)} chunks, want {1 + len(names)}")
+    total, *uploads = chunks
+    return Spot(
         index=shown.chunk,
         total=ChunkProof(chunk=total, proof=_parse(shown.proofs.total)),
         uploads={
@@ -116,7 +95,6 @@ def unpack_spot(message: Message) -> tuple[int, Spot]:
             for name, chunk in zip(names, uploads, strict=True)
         },
     )
-    return shown.round_number, spot
 
 
 def check_sums(folder: Path, events: Sequence[Event]) -> tuple[int, int]:
@@ -191,7 +169,7 @@ def read_spot(folder: Path, index: int) -> Spot:
         IncompleteError: A file is missing.
         ProtocolError: A file is not as described above, or one too many.
     """
-    proofs = Proofs.decode(_read(folder / _PROOFS, _MAX_RESULT))
+    proofs = ChunkPaths.decode(_read(folder / _PROOFS, _MAX_RESULT))
     files = {f"upload-{node}.bin" for node in proofs.uploads} | {_PROOFS, _TOTAL}
     extra = {path.name for path in folder.iterdir()} - files
     if extra:
@@ -226,8 +204,8 @@ def _read(path: Path, limit: int) -> bytes:
         raise IncompleteError(f"{path.name} is missing in {path.parent.name}") from None
 
 
-def _proofs(spot: Spot) -> Proofs:
-    return Proofs(
+def _paths(spot: Spot) -> ChunkPaths:
+    return ChunkPaths(
         total=_print(spot.total),
         uploads={node: _print(row) for node, row in spot.uploads.items()},
     )

@@ -38,7 +38,7 @@ from tapestry.encoding import (
 )
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey, VerifyKey
-from tapestry.protocol.wire_messages import Name, Strict
+from tapestry.schema import Name, Strict
 from tapestry_governance.events.types import BODIES, Body, Hash, Index, Role
 
 PAYLOAD_TYPE = "application/vnd.tapestry.event.v1+json"

@@ -14,19 +14,14 @@ from pydantic import AfterValidator, Field, model_validator
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ProtocolError
 from tapestry.keys import Algorithm, VerifyKey
-from tapestry.protocol.wire_messages import (
-    Digest,
-    Name,
-    Noise,
-    Plain,
-    Reason,
-    RoundManifest,
-    Strict,
-)
+from tapestry.protocol.messages import Reason
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.stages import RoundStage
+from tapestry.schema import Digest, Name, Noise, Plain, Strict
 
 Role = Literal["coordinator", "root", "node", "community"]
 
-Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]  # a reason, a phase
+Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]  # a reason
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9._/-]{0,62}$")]  # a metric
 Licence = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$")]  # SPDX
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$")]
@@ -258,7 +253,7 @@ class Dropped(Strict):
     """A participant whose update is not in the sum, and where it was lost."""
 
     name: Name
-    phase: Code
+    stage: RoundStage
 
 
 class RoundClosed(InRound):
@@ -295,7 +290,7 @@ class RoundAborted(InRound):
 
     type: ClassVar[str] = "round.aborted"
     roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
-    phase: Code
+    stage: RoundStage | None  # none: the coordinator died, and does not know it
     reason: Code
 
 

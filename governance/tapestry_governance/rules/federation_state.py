@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tapestry.keys import VerifyKey
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry_governance.events.types import (
     AdapterPublished,

@@ -5,7 +5,7 @@ import dataclasses
 from tapestry.encoding import decode_fraction
 from tapestry.errors import ProtocolError, RuleError
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import RoundManifest, recommended_threshold
+from tapestry.protocol.round_manifest import RoundManifest, recommended_threshold
 from tapestry_governance.events.types import (
     ContributionCommitted,
     ContributionRefused,

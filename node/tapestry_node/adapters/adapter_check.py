@@ -16,14 +16,14 @@ from pydantic import ValidationError
 from tapestry import storage
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import InputFault
-from tapestry.protocol.wire_messages import Reason
+from tapestry.protocol.messages import Reason
 from tapestry.settings import NodeSettings, number
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.data_manifest import DataManifest, Record
 from tapestry_governance.events.types import AdapterPublished, Policy
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.training.trainer import Trainer
 
 PUBLICATIONS = "adapters"  # below the node's folder

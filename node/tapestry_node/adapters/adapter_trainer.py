@@ -25,7 +25,7 @@ from tapestry.artifacts import manifest
 from tapestry.encoding import decode_fraction, encode_fraction
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
+from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
 from tapestry.settings import AdapterSettings
 from tapestry.vectors import FloatVector
 from tapestry.workloads import plan_checks

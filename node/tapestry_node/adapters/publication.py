@@ -37,7 +37,7 @@ from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
-from tapestry.protocol.wire_messages import Kind, Message, Reason
+from tapestry.protocol.messages import Message, Publication, Reason, encode_message
 from tapestry.settings import NodeSettings, number
 from tapestry.workloads.adapter_format import AdapterFacts, BaseName
 from tapestry.workloads.base import Workload
@@ -58,8 +58,9 @@ from tapestry_node.adapters.adapter_check import (
 )
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.round.admission import Refused
-from tapestry_node.round.session import NodeContext, account_of
+from tapestry_node.budget.log_accounts import AccountSubject, account_of
+from tapestry_node.refusal import Refused
+from tapestry_node.round.session import NodeContext
 from tapestry_node.training.dp_sgd import Runtime, StepProgress
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
@@ -254,15 +255,14 @@ class Publisher:
         """Sign what the training cost, or read what was signed."""
         if not job.accounted.exists():
             steps = charge.steps.steps if charge else job.plan.training.steps
-            account = DpAccounted(
+            subject = AccountSubject(
                 run_id=job.release.run_id,
-                round_number=None,
-                attempt=None,
+                steps=steps,
                 adapter=job.title.name,
                 version=job.title.version,
-                steps=steps,
-                **account_of(charge, job.plan.privacy, ledger=self.ledger),
             )
+            plan = job.plan.privacy
+            account = account_of(subject, charge, plan, ledger=self.ledger)
             storage.replace(job.accounted, self.context.sign_event(account, now=now))
         found = open_entry(job.accounted.read_bytes()).event.body
         if not isinstance(found, DpAccounted):
@@ -384,8 +384,5 @@ def _message(folder: Path) -> Message:
     manifest.verify(folder, listed)
     own = (manifest.FILE, _ACCOUNTED, _PUBLISHED)
     names = sorted([*(f.name for f in listed.files), *(f"{FOLDER}/{n}" for n in own)])
-    return Message(
-        kind=Kind.PUBLICATION,
-        body=canonical_json({"files": names}),
-        attachments=[*entries, *((folder / name).read_bytes() for name in names)],
-    )
+    files = [(folder / name).read_bytes() for name in names]
+    return encode_message(Publication(files=tuple(names)), [*entries, *files])

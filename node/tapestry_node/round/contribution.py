@@ -25,7 +25,7 @@ from tapestry.privacy.clipping import clip
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.privacy.skellam import add_noise
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.masks import Random
 from tapestry.secagg.quantization import Encoding, quantize, weigh
 from tapestry.settings import number

@@ -27,17 +27,18 @@ from dataclasses import dataclass
 
 from tapestry.errors import VerificationError
 from tapestry.model.replica import Replica, measure
-from tapestry.protocol.wire_messages import ChunkRequest, Reason, RoundManifest
+from tapestry.protocol.messages import ChunkRequest, Reason
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import assemble
-from tapestry.secagg.client_states import Cohort, Done
-from tapestry.secagg.messages import Result
+from tapestry.secagg.client_states import Cohort, SharesRevealed
 from tapestry.secagg.transcript import check_own, check_sum_chunks, check_transcript
 from tapestry.vectors import Layout
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import ReleasePublished, RoundClosed
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 
 Chunks = Sequence[bytes | memoryview]
@@ -85,7 +86,12 @@ class ResultApplier:
         raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
 
     def take(
-        self, ended: EndedRound, result: Result, chunks: Chunks, *, done: Done | None
+        self,
+        ended: EndedRound,
+        result: Result,
+        chunks: Chunks,
+        *,
+        done: SharesRevealed | None,
     ) -> None:
         """Take the step that a round means.
 

@@ -10,27 +10,28 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tapestry.encoding import encode_fraction
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
-from tapestry.privacy import accounting
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.protocol.wire_messages import (
-    Kind,
-    Message,
-    PrivacyPlan,
-    Reason,
-    RoundManifest,
-)
-from tapestry.secagg import client, client_states
-from tapestry.secagg.messages import (
+from tapestry.protocol.messages import Message, Reason, encode_message
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import (
     Ciphertexts,
     ConsentList,
     KeyList,
     SurvivorList,
     Upload,
+)
+from tapestry.protocol.stages import RoundStage
+from tapestry.secagg import client
+from tapestry.secagg.client_states import (
+    ConsistencyChecked,
+    InputMasked,
+    KeysAdvertised,
+    KeysShared,
+    SharesRevealed,
 )
 from tapestry.secagg.requirements import Requirements, RunPlan
 from tapestry.settings import number
@@ -39,18 +40,21 @@ from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.types import (
     Body,
     ContributionCommitted,
-    DpAccounted,
     roster_digest,
 )
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_node.budget.ledger import Charge, Ledger
+from tapestry_node.budget.ledger import Ledger
+from tapestry_node.budget.log_accounts import AccountSubject, account_of
 from tapestry_node.log_history import committed_rounds
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.admission import Refused, first_round
+from tapestry_node.refusal import Refused
+from tapestry_node.round.admission import first_round
 from tapestry_node.round.contribution import prepare
 from tapestry_node.training.trainer import Trainer
 
+StageRequest = KeyList | Ciphertexts | SurvivorList | ConsentList
+_State = KeysAdvertised | KeysShared | InputMasked | ConsistencyChecked | SharesRevealed
 Notify = Callable[[dict[str, Any]], None]
 
 
@@ -124,31 +128,47 @@ class Session:
             highest_round=_highest(context, manifest.run_id),
             afford=lambda _: self._reserve(),
         )
-        self._state: Any
-        self._state, self._hello = client.join(manifest, context.identity, terms=terms)
-
-    def advertise(self) -> Message:
-        """Message 1."""
-        return Message(kind=Kind.ADVERTISEMENT, body=self._hello.encode())
-
-    def share(self, message: Message) -> Message:
-        """Messages 2 and 3."""
-        self._state, reply = client.share(
-            self._expect(client_states.Joined), KeyList.decode(message.body)
+        self._state: _State
+        self._state, self.advertisement = client.advertise_keys(
+            manifest, context.identity, terms=terms
         )
-        return Message(kind=Kind.SHARES, body=reply.encode())
 
-    def contribute(self, message: Message, *, now: datetime) -> Message:
-        """Messages 4 and 5, with training in between.
+    def answer(self, request: StageRequest, *, now: datetime) -> Message:
+        """Take the step of TSA-1 that a request asks for (messages 2 to 9).
+
+        Raises:
+            ProtocolError: The request belongs to another step, or breaks a rule of it.
+            VerificationError: A signature in it does not hold.
+            QuorumError: It names too few nodes.
+        """
+        match self._state, request:
+            case KeysAdvertised() as advertised, KeyList() as keys:
+                self._state, shares = client.share_keys(advertised, keys)
+                return encode_message(shares)
+            case KeysShared() as shared, Ciphertexts() as ciphertexts:
+                return self._contribute(shared, ciphertexts, now=now)
+            case InputMasked() as masked, SurvivorList() as survivors:
+                self._state, consent = client.check_consistency(masked, survivors)
+                return encode_message(consent)
+            case ConsistencyChecked() as checked, ConsentList() as consents:
+                self._state, reveal = client.unmask(checked, consents)
+                return encode_message(reveal)
+        raise ProtocolError(
+            f"round {self.manifest.round_number} is at {type(self._state).__name__} "
+            f"here; it takes no {type(request).__name__}"
+        )
+
+    def _contribute(
+        self, shared: KeysShared, ciphertexts: Ciphertexts, *, now: datetime
+    ) -> Message:
+        """Train, and answer message 4 with message 5.
 
         Guarantees:
             Budget, high-water mark and the signed account of the spending are on
             disk before the upload is returned. A training that fails is paid for,
             too: that it failed may depend on the records, and the refusal tells.
         """
-        ready = client.receive(
-            self._expect(client_states.Shared), Ciphertexts.decode(message.body)
-        )
+        ready = client.receive_shares(shared, ciphertexts)
         try:
             update = self._train()
         except Exception:
@@ -156,51 +176,29 @@ class Session:
             raise
         finally:
             accounted = self._spend(now)
-        place = ready.round.cohort.places[self._context.name]
         quantized = prepare(
             update,
             manifest=self.manifest,
-            place=place,
+            place=ready.round.cohort.places[self._context.name],
             random=secrets.token_bytes,
             noise=NoiseSource.fresh(),
         )
         reservation = client.reserve(ready, self._context.store)
-        self._state, upload = client.upload(ready, quantized, reservation=reservation)
+        self._state, upload = client.mask_input(
+            ready, quantized, reservation=reservation
+        )
         committed = self._context.sign_event(self._commitment(upload), now=now)
-        return Message(
-            kind=Kind.UPLOAD,
-            body=upload.head.encode(),
-            attachments=[accounted, committed, *upload.chunks],
-        )
-
-    def consent(self, message: Message) -> Message:
-        """Messages 6 and 7."""
-        self._state, reply = client.consent(
-            self._expect(client_states.Uploaded), SurvivorList.decode(message.body)
-        )
-        return Message(kind=Kind.CONSENT, body=reply.encode())
-
-    def reveal(self, message: Message) -> Message:
-        """Messages 8 and 9."""
-        self._state, reply = client.reveal(
-            self._expect(client_states.Consented), ConsentList.decode(message.body)
-        )
-        return Message(kind=Kind.REVEAL, body=reply.encode())
+        return encode_message(upload.head, [accounted, committed, *upload.chunks])
 
     @property
-    def done(self) -> client_states.Done | None:
+    def done(self) -> SharesRevealed | None:
         """What is left after message 9, to check the result against."""
-        return self._state if isinstance(self._state, client_states.Done) else None
+        return self._state if isinstance(self._state, SharesRevealed) else None
 
     def abandon(self) -> None:
         """Give back budget of a round for which nothing left."""
         if self._charge is not None:
             self._ledger.release(self._charge)
-
-    def _expect(self, kind: type[Any]) -> Any:
-        if not isinstance(self._state, kind):
-            raise ProtocolError(f"the round is not at the stage {kind.__name__}")
-        return self._state
 
     def _reserve(self) -> None:
         if self._charge is not None:
@@ -212,7 +210,8 @@ class Session:
     def _train(self) -> FloatVector:
         def done(step: int, steps: int) -> None:
             event = {"stage": "round", "round": self.manifest.round_number}
-            work = {"phase": "training", "node": self._context.name}
+            stage = RoundStage.COLLECT_MASKED_INPUTS
+            work = {"round_stage": stage, "node": self._context.name}
             self._context.notify({**event, **work, "done": step, "total": steps})
 
         return self._context.trainer.update(self._replica, self.manifest, done=done)
@@ -220,22 +219,11 @@ class Session:
     def _spend(self, now: datetime) -> bytes:
         if self._charge is not None:
             self._ledger.spend(self._charge)
-        body = self._account()
-        entry = self._context.sign_event(body, now=now)
+        subject, plan = AccountSubject.of_round(self.manifest), self.manifest.privacy
+        account = account_of(subject, self._charge, plan, ledger=self._ledger)
+        entry = self._context.sign_event(account, now=now)
         self._context.store.post(entry)
         return entry
-
-    def _account(self) -> DpAccounted:
-        manifest, charge = self.manifest, self._charge
-        return DpAccounted(
-            run_id=manifest.run_id,
-            round_number=manifest.round_number,
-            attempt=manifest.attempt,
-            adapter=None,
-            version=None,
-            steps=manifest.training.steps,
-            **account_of(charge, manifest.privacy, ledger=self._ledger),
-        )
 
     def _commitment(self, upload: Upload) -> ContributionCommitted:
         manifest = self.manifest
@@ -246,58 +234,6 @@ class Session:
             context=manifest.context.hex(),
             masked_root=upload.head.root.removeprefix("sha256:"),
         )
-
-
-def account_of(
-    charge: Charge | None, plan: PrivacyPlan, *, ledger: Ledger
-) -> dict[str, Any]:
-    """The fields of a ``dp.accounted`` event that a charge and its promise fix.
-
-    The epsilons are composed at the delta that the event names, which may be smaller
-    than the ledger's.
-    """
-    fixed = {
-        "unit": plan.unit,
-        "adjacency": plan.adjacency,
-        "clip_norm": plan.clip_norm,
-        "target_delta": plan.target_delta,
-        "accountant": accounting.ACCOUNTANT,
-        "accountant_version": accounting.accountant_version(),
-    }
-    if charge is None:
-        return {**fixed, **_NOTHING_PROMISED}
-    delta, shared = number(plan.target_delta), ledger.shares_noise(charge.run)
-    epsilon = ledger.spent_on(charge.run, target_delta=delta)
-    fallback = ledger.spent_on(charge.run, target_delta=delta, fallback=True)
-    steps, own = charge.steps, charge.own_multiplier
-    integer = steps.coordinates > 0
-    return {
-        **fixed,
-        "trust_model": "shared" if shared else "local",
-        "mechanism": accounting.INTEGER_MECHANISM if integer else accounting.MECHANISM,
-        "noise_multiplier": encode_fraction(steps.noise_multiplier),
-        "own_multiplier": encode_fraction(own),
-        "shares": round((steps.noise_multiplier / own) ** 2),
-        "coordinates": steps.coordinates,
-        "bound": encode_fraction(steps.bound),
-        "sampling_rate": encode_fraction(steps.sampling_rate),
-        "epsilon_run": encode_fraction(round(epsilon, 6)),
-        "epsilon_fallback": encode_fraction(round(fallback, 6)) if shared else None,
-    }
-
-
-_NOTHING_PROMISED = {
-    "trust_model": "local",
-    "mechanism": "none",
-    "noise_multiplier": "0",
-    "own_multiplier": "0",
-    "shares": 1,
-    "coordinates": 0,
-    "bound": "0",
-    "sampling_rate": "1",
-    "epsilon_run": None,
-    "epsilon_fallback": None,
-}
 
 
 def _highest(context: NodeContext, run_id: str) -> int:

@@ -24,15 +24,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapestry.errors import ProtocolError
-from tapestry.protocol.wire_messages import (
+from tapestry.protocol.messages import (
     MAX_ASKS,
+    Bulk,
+    CheckChunkRequest,
     ChunkRequest,
-    Message,
     Reason,
-    RoundManifest,
 )
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import count_chunks
-from tapestry.secagg.messages import Result
 from tapestry.secagg.transcript import FalseSum, SumChecker
 from tapestry_governance.audit.sum_evidence import (
     Spot,
@@ -41,7 +42,7 @@ from tapestry_governance.audit.sum_evidence import (
     write_spot,
 )
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 
 _logger = logging.getLogger(__name__)
 _DRAW = secrets.SystemRandom()
@@ -90,7 +91,7 @@ class SpotChecks:
             for chunk in self.store.spots(run, number):
                 yield ChunkRequest(round_number=number, chunk=chunk)
 
-    def check(self, message: Message) -> None:
+    def check(self, shown: CheckChunkRequest, chunks: Bulk) -> None:
         """Recompute a chunk that this node asked for.
 
         Guarantees:
@@ -103,7 +104,7 @@ class SpotChecks:
                 the proof as well if there is room for it.
             VerificationError: It proves nothing; the node goes on asking.
         """
-        number, spot = unpack_spot(message)
+        number, spot = shown.round_number, unpack_spot(shown, chunks)
         key = next((each for each in self._taken if each[1] == number), None)
         if key is None:
             raise Refused(Reason.UNKNOWN_ROUND, f"nothing of round {number} is open")

@@ -35,7 +35,7 @@ from tapestry.encoding import decode_fraction
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy import accounting, clipping
 from tapestry.privacy.gaussian import NoiseSource, add_gaussian
-from tapestry.protocol.wire_messages import PrivacyPlan, TrainingPlan
+from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
 from tapestry.vectors import FloatVector
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Example, Workload

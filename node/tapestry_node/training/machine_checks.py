@@ -25,18 +25,14 @@ from tapestry.errors import (
     ResourceError,
 )
 from tapestry.privacy import accounting
-from tapestry.protocol.wire_messages import (
-    PrivacyPlan,
-    Reason,
-    RoundManifest,
-    TrainingPlan,
-)
+from tapestry.protocol.messages import Reason
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
 from tapestry.secagg.quantization import Encoding
 from tapestry.vectors import Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Workload
 from tapestry.workloads.hardware import memory_bytes
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.microbatches import BatchLimits
 

@@ -15,7 +15,7 @@ from tapestry.errors import ConfigError
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import Options, RoundManifest
+from tapestry.protocol.round_manifest import Options, RoundManifest
 from tapestry.settings import NodeSettings, number
 from tapestry.vectors import FloatVector, Layout
 from tapestry.workloads import plan_checks

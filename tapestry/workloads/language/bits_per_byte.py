@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.inputs.faults import Faults, InputFault
-from tapestry.protocol.wire_messages import Options
+from tapestry.protocol.round_manifest import Options
 from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.text_rows import public_rows, public_texts

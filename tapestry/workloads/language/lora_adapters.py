@@ -7,7 +7,7 @@ from pathlib import Path
 from tapestry.artifacts.adapter_folder import CARD
 from tapestry.encoding import encode_fraction
 from tapestry.errors import ResourceError
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import FloatVector
 from tapestry.workloads.adapter_format import AdapterFacts
 from tapestry.workloads.language import public_text, sample_answers, text_overlap

@@ -4,7 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from tapestry.protocol.wire_messages import Options, Strict
+from tapestry.protocol.round_manifest import Options
+from tapestry.schema import Strict
 from tapestry.workloads.base import read_options
 
 

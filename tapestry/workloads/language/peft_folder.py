@@ -14,7 +14,7 @@ import numpy as np
 
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.model.low_rank import factor
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import FloatVector
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.model import LanguageModel

@@ -7,7 +7,7 @@ No record is at hand here.
 
 from collections.abc import Iterator, Sequence
 
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import FloatVector
 from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel

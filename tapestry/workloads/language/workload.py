@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from tapestry.errors import ConfigError
-from tapestry.protocol.wire_messages import Options, TrainingPlan
+from tapestry.protocol.round_manifest import Options, TrainingPlan
 from tapestry.workloads.base import BaseOrigin, Example
 from tapestry.workloads.language.architectures import check_architecture
 from tapestry.workloads.language.base_origin import origin_of

@@ -7,7 +7,7 @@ from typing import Any
 
 from tapestry.encoding import canonical_json
 from tapestry.errors import QuorumError
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator.flower import server_app
 from tapestry_coordinator.grid import Grid
 
@@ -32,7 +32,7 @@ def _step(grid: Grid, names: list[str], step: dict[str, Any]) -> dict[str, Any]:
     block = bytes(range(256)) * 4096
     count = int(step.get("blocks", 0))
     request = Message(
-        kind=Kind.OFFER,
+        kind=Kind.ADVERTISE_KEYS,
         body=canonical_json(step["body"]),
         attachments=[
             bytes([number]) + block[1:] if step.get("distinct", True) else block

@@ -9,16 +9,18 @@ import threading
 import time
 from pathlib import Path
 
-from tapestry.encoding import canonical_json
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.encoding import decode_json
+from tapestry.protocol.messages import Identity, Kind, Message, encode_message
 from tapestry_node.flower import serve
 
 
 def answer(name: str, request: Message) -> Message:
     """Echo, or do what the body asks for."""
     if request.kind is Kind.HELLO:
-        return Message(kind=Kind.IDENTITY, body=canonical_json({"name": name}))
-    wish = request.json()
+        return encode_message(
+            Identity(name=name, size=0, applied=0, checkpoint=None, asks=())
+        )
+    wish = decode_json(request.body)
     if "sleep" in wish:
         time.sleep(float(wish["sleep"]))
     if wish.get("fail") == "bug":

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tapestry.errors import QuorumError, ResourceError
-from tapestry.protocol.wire_messages import Message
+from tapestry.protocol.messages import Message
 from tapestry_coordinator.superlink.outcome import clear_outcome, read_outcome
 from tapestry_coordinator.superlink.supervisor import Engine, Site
 from tapestry_coordinator.superlink.tls import make_node_key

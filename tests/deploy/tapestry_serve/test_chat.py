@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tapestry.artifacts import manifest
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import parameters_digest
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.base_models import build_tiny

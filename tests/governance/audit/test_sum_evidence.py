@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
-from tapestry.protocol.wire_messages import CHUNK_BYTES
-from tapestry.secagg.chunks import chunk_leaves, chunk_root
-from tapestry.secagg.messages import Result
+from tapestry.protocol.secagg_messages import Result
+from tapestry.secagg.chunks import CHUNK_BYTES, chunk_leaves, chunk_root
 from tapestry.secagg.server import Unmasked
 from tapestry.secagg.transcript import ChunkProof
 from tapestry.tlog.merkle import inclusion_proof

@@ -5,6 +5,7 @@ import pytest
 from tapestry.errors import (
     RuleError,
 )
+from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.types import (
     RoundAborted,
     RoundOpened,
@@ -151,6 +152,6 @@ def abort(attempt: int) -> RoundAborted:
         run_id="run",
         round_number=1,
         attempt=attempt,
-        phase="upload",
+        stage=RoundStage.COLLECT_MASKED_INPUTS,
         reason="too_few",
     )

@@ -5,7 +5,8 @@ import pytest
 from tapestry.errors import (
     RuleError,
 )
-from tapestry.protocol.wire_messages import Reason
+from tapestry.protocol.messages import Reason
+from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.types import (
     ContributionRefused,
     Dropped,
@@ -165,7 +166,10 @@ def opened(world: World, names: tuple[str, ...] = NAMES) -> dict[str, int]:
         ({"commitments": (6, 8, 12, 10)}, "is not fr's commitment"),
         ({"base_before": fake_digest("x")}, "opened from"),
         ({"included": NAMES[:3], "commitments": (6, 8, 10)}, "not the participants"),
-        ({"dropped": (Dropped(name="id", phase="upload"),)}, "not the participants"),
+        (
+            {"dropped": (Dropped(name="id", stage=RoundStage.COLLECT_MASKED_INPUTS),)},
+            "not the participants",
+        ),
         ({"round_number": 2}, "open is"),
         ({"attempt": 2}, "open is"),
         ({"outcome": "rejected", "reason": "norm"}, "leaves the base"),
@@ -173,7 +177,10 @@ def opened(world: World, names: tuple[str, ...] = NAMES) -> dict[str, int]:
             {
                 "included": NAMES[:2],
                 "commitments": (6, 8),
-                "dropped": tuple(Dropped(name=n, phase="upload") for n in NAMES[2:]),
+                "dropped": tuple(
+                    Dropped(name=n, stage=RoundStage.COLLECT_MASKED_INPUTS)
+                    for n in NAMES[2:]
+                ),
             },
             "a sum of 2",
         ),
@@ -213,7 +220,7 @@ def abort(attempt: int) -> RoundAborted:
         run_id="run",
         round_number=1,
         attempt=attempt,
-        phase="upload",
+        stage=RoundStage.COLLECT_MASKED_INPUTS,
         reason="too_few",
     )
 

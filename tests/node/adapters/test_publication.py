@@ -10,14 +10,15 @@ import pytest
 import tomli_w
 
 from tapestry import storage
+from tapestry.encoding import decode_json
 from tapestry.errors import ResourceError
-from tapestry.protocol.wire_messages import Kind, Message, Reason
+from tapestry.protocol.messages import Kind, Message, Reason
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.types import AdapterPublished, DpAccounted
 from tapestry_node.adapters import adapter_trainer, publication
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tests.support.federation import NAMES, Base, Deliver, Federation, Killed
 
 Wants = Callable[..., Federation]
@@ -162,7 +163,7 @@ def test_a_node_that_dies_while_publishing_goes_on(
             raise AssertionError("the node was not killed")
         federation.restart(name)
 
-    federation.wire.on("fr", Kind.RELEASED, dies_once)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, dies_once)
     federation.run()
     assert federation.said(AdapterPublished) == []
     federation.run()
@@ -181,13 +182,13 @@ def test_a_publication_is_given_again_byte_for_byte(
     def twice(_name: str, request: Message, deliver: Deliver) -> None:
         replies.extend([deliver(request), deliver(request)])  # and both are lost
 
-    federation.wire.on("fr", Kind.RELEASED, twice)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, twice)
     federation.run()
     federation.restart("fr")
     federation.run()
     replies += [
         e.reply
-        for e in federation.wire.replies(Kind.RELEASED)
+        for e in federation.wire.replies(Kind.PUBLISH_ADAPTER)
         if e.node == "fr" and e.reply is not None
     ]
     first, *others = [(r.kind, r.body, list(r.attachments)) for r in replies]
@@ -211,7 +212,7 @@ def test_what_came_into_the_folder_later_does_not_leave(
         replies.append(deliver(request))
         place.unlink()
 
-    federation.wire.on("fr", Kind.RELEASED, with_more)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, with_more)
     federation.run()
     first, second = replies
     assert first.kind is Kind.PUBLICATION
@@ -246,8 +247,8 @@ def test_a_training_that_fails_is_paid_for_and_logged_before_the_next(
 def answers(federation: Federation) -> list[str]:
     """What ``fr`` said to each request for its adapter, a reason where it refused."""
     return [
-        e.reply.json().get("reason", e.reply.kind.value)
-        for e in federation.wire.replies(Kind.RELEASED)
+        decode_json(e.reply.body).get("reason", e.reply.kind.value)
+        for e in federation.wire.replies(Kind.PUBLISH_ADAPTER)
         if e.node == "fr" and e.reply is not None
     ]
 
@@ -261,7 +262,7 @@ def test_one_failed_training_is_paid_for_however_often_it_is_asked_for(
     def again_and_again(_name: str, request: Message, deliver: Deliver) -> Message:
         return [deliver(request) for _ in range(4)][-1]
 
-    federation.wire.on("fr", Kind.RELEASED, again_and_again, times=2)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, again_and_again, times=2)
     for _ in range(3):
         federation.run()
     assert trainings.count == 1
@@ -322,7 +323,7 @@ def test_what_was_trained_under_other_settings_is_not_published(
         path.write_text(tomli_w.dumps(changed))
         federation.restart(name)
 
-    federation.wire.on("fr", Kind.RELEASED, dies_once)
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, dies_once)
     for _ in range(3):
         federation.run()
     assert trainings.count == 2

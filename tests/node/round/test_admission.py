@@ -5,31 +5,10 @@ from typing import Any
 
 import pytest
 
-from tapestry.errors import (
-    BudgetExhausted,
-    ConfigError,
-    InconsistentLog,
-    PolicyError,
-    ProtocolError,
-    QuorumError,
-    ResourceError,
-    RuleError,
-    VerificationError,
-)
-from tapestry.protocol.wire_messages import (
-    PrivacyPlan,
-    Reason,
-    RoundManifest,
-    TrainingPlan,
-)
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
 from tapestry.settings import NodePolicy
-from tapestry_node.round.admission import (
-    Facts,
-    Refused,
-    check_offer,
-    first_round,
-    reason_of,
-)
+from tapestry_node.refusal import Refused
+from tapestry_node.round.admission import Facts, check_offer, first_round
 from tests.support.log_world import World, renamed
 
 MANIFEST = World().found().manifest()
@@ -155,25 +134,3 @@ def test_a_stricter_institution_refuses_what_the_federation_allows() -> None:
         {"parameterizations": ("low_rank",)},
     ):
         assert _refused(policy=POLICY.model_copy(update=change)) == "local_policy"
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (Refused(Reason.BASE_MISMATCH, "x"), Reason.BASE_MISMATCH),
-        (BudgetExhausted("x"), Reason.BUDGET_EXHAUSTED),
-        (InconsistentLog("x"), Reason.INCONSISTENT_VIEW),
-        (QuorumError("x"), Reason.QUORUM_MISSING),
-        (VerificationError("x"), Reason.NOT_IN_LOG),
-        (RuleError("x"), Reason.NOT_IN_LOG),
-        (ProtocolError("x"), Reason.PROTOCOL),
-        (PolicyError("x"), Reason.LOCAL_POLICY),
-        (ConfigError("x"), Reason.MAINTENANCE),
-        (ResourceError("x"), Reason.MAINTENANCE),
-        (ValueError("x"), Reason.INTERNAL),
-        (MemoryError("x"), Reason.INTERNAL),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
-)
-def test_an_error_is_reduced_to_a_code(error: Exception, reason: Reason) -> None:
-    assert reason_of(error) is reason

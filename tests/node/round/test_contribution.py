@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.settings import number
 from tapestry.vectors import FloatVector
 from tapestry_node.round.contribution import prepare

@@ -7,15 +7,20 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import ProtocolError, VerificationError
-from tapestry.protocol.wire_messages import CHUNK_BYTES, ChunkRequest, Message
-from tapestry.secagg.chunks import chunk_leaves, chunk_root
-from tapestry.secagg.messages import Result
+from tapestry.protocol.messages import (
+    Bulk,
+    CheckChunkRequest,
+    ChunkRequest,
+    expect_body,
+)
+from tapestry.protocol.secagg_messages import Result
+from tapestry.secagg.chunks import CHUNK_BYTES, chunk_leaves, chunk_root
 from tapestry.secagg.server import Unmasked
 from tapestry.secagg.transcript import ChunkProof, FalseSum, SumChecker
 from tapestry.tlog.merkle import inclusion_proof
 from tapestry_governance.audit.sum_evidence import Spot, pack_spot, read_spot
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 from tests.support.secagg_cohort import Federation
 
@@ -31,13 +36,16 @@ class Finished:
     total: Unmasked
     result: Result
 
-    def show(self, index: int, *, number: int | None = None) -> Message:
+    def show(
+        self, index: int, *, number: int | None = None
+    ) -> tuple[CheckChunkRequest, Bulk]:
         uploads = self.federation.uploads
         rows = {name: cut(upload.chunks, index) for name, upload in uploads.items()}
         total = cut(self.total.chunks(), index)
         spot = Spot(index=index, total=total, uploads=rows)
         ours = self.federation.manifest.round_number
-        return pack_spot(spot, round_number=number or ours)
+        message = pack_spot(spot, round_number=number or ours)
+        return expect_body(message, CheckChunkRequest), message.attachments
 
 
 def cut(chunks: Sequence[bytes | memoryview], index: int) -> ChunkProof:
@@ -80,7 +88,7 @@ def test_a_node_asks_until_it_has_seen_what_it_drew(
     assert len({ask.chunk for ask in asked}) == 3
     for left, ask in zip((2, 1, 0), asked, strict=True):
         assert spots.pending_rounds(run) == [1]
-        spots.check(honest.show(ask.chunk))
+        spots.check(*honest.show(ask.chunk))
         assert len(spots.asks()) == left
     assert spots.pending_rounds(run) == []
 
@@ -90,12 +98,12 @@ def test_a_draw_is_made_once_and_survives_a_restart(
 ) -> None:
     first = checks(tmp_path, honest, wanted=2)
     asked = first.asks()
-    first.check(honest.show(asked[0].chunk))
+    first.check(*honest.show(asked[0].chunk))
     again = first
     for _ in range(5):
         again = checks(tmp_path, honest, wanted=2)
         assert again.asks() == asked[1:]
-    again.check(honest.show(asked[1].chunk))
+    again.check(*honest.show(asked[1].chunk))
     assert checks(tmp_path, honest, wanted=2).asks() == []
 
 
@@ -115,9 +123,9 @@ def test_a_lie_is_found_by_whoever_drew_it_and_by_nobody_else(
     for chunk in range(CHUNKS):
         if chunk == 2:
             with pytest.raises(VerificationError, match="chunk 2 of the sum is not"):
-                spots.check(lying.show(chunk))
+                spots.check(*lying.show(chunk))
         else:
-            spots.check(lying.show(chunk))
+            spots.check(*lying.show(chunk))
     assert spots.asks() == []
     assert spots.store.disputed(lying.federation.manifest.run_id) == [1]
     again = checks(tmp_path, lying, wanted=CHUNKS)
@@ -129,7 +137,7 @@ def test_the_proof_of_a_lie_convinces_whoever_has_the_log(
 ) -> None:
     spots = checks(tmp_path, lying, wanted=CHUNKS)
     with pytest.raises(FalseSum):
-        spots.check(lying.show(2))
+        spots.check(*lying.show(2))
     folder = tmp_path / DISPUTES / "7"
     result = Result.decode((folder / "result.json").read_bytes())
     checker = SumChecker(lying.federation.manifest, result)
@@ -144,7 +152,7 @@ def test_a_lie_is_disputed_though_its_proof_cannot_be_written(
     spots = checks(tmp_path, lying, wanted=CHUNKS)
     (tmp_path / DISPUTES).touch()
     with pytest.raises(FalseSum):
-        spots.check(lying.show(2))
+        spots.check(*lying.show(2))
     assert spots.store.disputed(lying.federation.manifest.run_id) == [1]
     assert "proof NOT written" in caplog.text
 
@@ -155,7 +163,7 @@ def test_what_proves_nothing_accuses_nobody(
     """The true chunk does not fit the false root, so the path fails and no more."""
     spots = checks(tmp_path, lying, wanted=CHUNKS)
     with pytest.raises(VerificationError):
-        spots.check(honest.show(2))
+        spots.check(*honest.show(2))
     assert 2 in [ask.chunk for ask in spots.asks()]
     assert spots.store.disputed(lying.federation.manifest.run_id) == []
     assert not (tmp_path / DISPUTES).exists()
@@ -177,9 +185,9 @@ def test_what_was_not_asked_for_is_refused(tmp_path: Path, honest: Finished) -> 
     spots = checks(tmp_path, honest, wanted=1)
     (ask,) = spots.asks()
     with pytest.raises(ProtocolError, match="is not open"):
-        spots.check(honest.show((ask.chunk + 1) % CHUNKS))
+        spots.check(*honest.show((ask.chunk + 1) % CHUNKS))
     with pytest.raises(Refused, match="nothing of round 9 is open"):
-        spots.check(honest.show(ask.chunk, number=9))
+        spots.check(*honest.show(ask.chunk, number=9))
     assert spots.asks() == [ChunkRequest(round_number=1, chunk=ask.chunk)]
 
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ResourceError
-from tapestry.protocol.wire_messages import Reason
+from tapestry.protocol.messages import Reason
 from tapestry.vectors import Layout
 from tapestry.workloads.hardware import memory_bytes
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.workload import LanguageWorkload
-from tapestry_node.round.admission import Refused
+from tapestry_node.refusal import Refused
 from tapestry_node.training import dp_sgd
 from tapestry_node.training import machine_checks as module
 from tapestry_node.training.machine_checks import Trainable, check_memory

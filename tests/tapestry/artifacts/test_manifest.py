@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestry.artifacts import manifest
-from tapestry.artifacts.manifest import File, Manifest, check_name
+from tapestry.artifacts.manifest import File, Manifest
 from tapestry.errors import (
     ConfigError,
     ForeignFileError,
@@ -15,6 +15,7 @@ from tapestry.errors import (
     ProtocolError,
     VerificationError,
 )
+from tapestry.schema import check_file_name
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -136,7 +137,7 @@ def test_one_flipped_byte_is_noticed(
 )  # fmt: skip
 def test_names_that_are_not_portable_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="portable"):
-        check_name(name)
+        check_file_name(name)
 
 
 def test_a_manifest_has_one_spelling(folder: Path) -> None:

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tapestry.cli import progress as module
-from tapestry.cli.progress import PHASES, STAGES, ProgressEvent, live
+from tapestry.cli.progress import STAGES, ProgressEvent, live
+from tapestry.protocol.stages import RoundStage
 from tapestry_demo.runners import StageTimer
+
+STAGE = RoundStage.COLLECT_MASKED_INPUTS
 
 
 class _Terminal(io.StringIO):
@@ -48,9 +51,9 @@ def _board(clock: _Clock, *events: ProgressEvent) -> str:
 def test_each_phase_of_each_round_gets_a_line() -> None:
     lines = _run(
         {"stage": "prepare", "text": "four nodes"},
-        {"stage": "round", "round": 2, "of": 4, "phase": "open"},
+        {"stage": "round", "round": 2, "of": 4, "round_stage": RoundStage.OPEN},
         {
-            "stage": "round", "round": 2, "of": 4, "phase": "close",
+            "stage": "round", "round": 2, "of": 4, "round_stage": RoundStage.CLOSE,
             "norm": 0.9123, "measure": "bits_per_byte", "score": 2.1,
             "seconds": 41.04,
         },
@@ -96,10 +99,10 @@ def test_quiet_shows_nothing_and_still_knows_its_words() -> None:
     [
         {},
         {"stage": "rounds"},
-        {"stage": "round", "phase": "nap"},
+        {"stage": "round", "round_stage": "nap"},
         {"stage": "round", "x": 1},
     ],
-    ids=["nothing", "stage", "phase", "field"],
+    ids=["nothing", "stage", "round stage", "field"],
 )
 def test_unknown_words_are_a_bug_of_the_caller(event: ProgressEvent) -> None:
     with pytest.raises(ValueError, match="no such"):
@@ -110,15 +113,15 @@ def test_the_table_shows_who_is_how_far() -> None:
     shown = _board(
         _Clock(),
         {"stage": "prepare", "seconds": 3.0},
-        {"stage": "round", "round": 1, "of": 4, "phase": "training"},
+        {"stage": "round", "round": 1, "of": 4, "round_stage": STAGE},
         {
-            "stage": "round", "round": 1, "of": 4, "phase": "training",
+            "stage": "round", "round": 1, "of": 4, "round_stage": STAGE,
             "node": "italy", "done": 3, "total": 8,
         },
     )  # fmt: skip
     assert "✓  prepare" in shown
     assert "▸  round 1 of 4" in shown
-    assert "italy  training  ━━━━━━━━━━━━  3/8" in shown
+    assert "italy  collect masked inputs  ━━━━━━━━━━━━  3/8" in shown
 
 
 def test_the_next_stage_ends_the_one_before() -> None:
@@ -130,8 +133,13 @@ def test_the_next_stage_ends_the_one_before() -> None:
 def test_nodes_of_a_phase_leave_with_it() -> None:
     shown = _board(
         _Clock(),
-        {"stage": "round", "round": 1, "phase": "upload", "node": "spain"},
-        {"stage": "round", "round": 1, "phase": "sum"},
+        {
+            "stage": "round",
+            "round": 1,
+            "round_stage": RoundStage.COLLECT_MASKED_INPUTS,
+            "node": "spain",
+        },
+        {"stage": "round", "round": 1, "round_stage": RoundStage.UNMASK},
     )
     assert "spain" not in shown
 
@@ -162,7 +170,7 @@ _EVENTS = st.fixed_dictionaries(
     optional={
         "round": st.integers(1, 9),
         "of": st.integers(1, 9),
-        "phase": st.sampled_from(PHASES),
+        "round_stage": st.sampled_from(RoundStage),
         "node": st.sampled_from(("italy", "spain")),
         "done": st.integers(0, 20),
         "total": st.integers(0, 10),
@@ -222,10 +230,10 @@ def test_a_round_has_one_name_whoever_tells_of_it() -> None:
     seen: list[ProgressEvent] = []
     clock = StageTimer(seen.append, {})
     for number, fields in (
-        (1, {"of": 2, "phase": "open"}),
-        (1, {"phase": "keys"}),
-        (2, {"phase": "training", "node": "italy"}),
-        (3, {"of": 2, "phase": "open"}),
+        (1, {"of": 2, "round_stage": RoundStage.OPEN}),
+        (1, {"round_stage": RoundStage.ADVERTISE_KEYS}),
+        (2, {"round_stage": RoundStage.COLLECT_MASKED_INPUTS, "node": "italy"}),
+        (3, {"of": 2, "round_stage": RoundStage.OPEN}),
     ):
         clock({"stage": "round", "round": number, **fields})
     named = [(event["round"], event["of"]) for event in seen]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestry.model.outer_optimizer import OuterState, advance
-from tapestry.protocol.wire_messages import OuterPlan, RoundManifest
+from tapestry.protocol.round_manifest import OuterPlan, RoundManifest
 from tapestry.vectors import FloatVector, Layout, parameters_digest
 from tests.support.log_world import World, renamed
 

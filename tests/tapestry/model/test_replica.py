@@ -8,7 +8,7 @@ import pytest
 from tapestry.errors import VerificationError
 from tapestry.model import replica
 from tapestry.model.replica import Measured, Replica, measure
-from tapestry.protocol.wire_messages import OuterPlan, RoundManifest
+from tapestry.protocol.round_manifest import OuterPlan, RoundManifest
 from tapestry.vectors import Layout, parameters_digest, tensor_digests
 from tests.support.log_world import World, renamed
 

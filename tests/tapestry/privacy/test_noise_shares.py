@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tapestry.errors import ProtocolError
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.quantization import Encoding
 from tests.support.log_world import World, renamed
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tapestry.errors import ProtocolError
 from tapestry.protocol import framing
 from tapestry.protocol.framing import pack, unpack
-from tapestry.protocol.wire_messages import BODY_LIMIT, Kind, Message
+from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 
 messages = st.builds(
     Message,
@@ -67,7 +67,7 @@ def test_what_unpacks_is_exactly_what_would_be_packed(records: Any) -> None:
 
 def test_views_of_wider_items_travel_as_their_bytes() -> None:
     view = memoryview(b"12345678").cast("I")
-    message = Message(kind=Kind.UPLOAD, attachments=(view,))
+    message = Message(kind=Kind.MASKED_INPUT, attachments=(view,))
     assert unpack(pack(message)).attachments == (b"12345678",)
 
 

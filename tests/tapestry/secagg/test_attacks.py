@@ -17,11 +17,16 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import (
+    Ciphertexts,
+    HeadList,
+    KeyList,
+    SurvivorList,
+)
 from tapestry.secagg import client
 from tapestry.secagg.key_schedule import Agreement, pair_key, public_key, self_key
 from tapestry.secagg.masks import Mask, add_masks
-from tapestry.secagg.messages import Ciphertexts, HeadList, KeyList, SurvivorList
 from tapestry.secagg.requirements import recommended_colluding
 from tapestry.vectors import RingVector
 from tests.support.attackers import (
@@ -121,7 +126,7 @@ def both_lists_to_everybody(federation: Federation) -> RingVector:
 def test_a_node_answers_one_survivor_list_even_from_an_old_state() -> None:
     federation = Federation.of(5)
     federation.run("upload")
-    with pytest.raises(ProtocolError, match="round is DONE"):
+    with pytest.raises(ProtocolError, match="the next step of the round is none"):
         both_lists_to_everybody(federation)
 
 
@@ -139,7 +144,7 @@ def test_a_list_that_calls_an_active_node_dropped_opens_one_secret_only() -> Non
     victim, *rest = federation.names()
     lacking = without(federation.message, victim)
     with pytest.raises(ProtocolError, match="lacks this node's upload"):
-        client.consent(federation.member(victim).state, lacking)
+        client.check_consistency(federation.member(victim).state, lacking)
     reveals = open_list(federation, lacking, asked=rest, colluders=[])
     assert len(reveals) == 4
     with pytest.raises(QuorumError):
@@ -175,7 +180,7 @@ def test_substituted_keys_are_refused_before_anything_is_shared() -> None:
     victim = federation.names()[0]
     put_in_the_middle(federation, victim)
     with pytest.raises(VerificationError, match="bad signature"):
-        client.share(federation.member(victim).state, federation.message)
+        client.share_keys(federation.member(victim).state, federation.message)
 
 
 def test_key_substitution_works_against_nodes_that_trust_the_key_list() -> None:
@@ -185,7 +190,7 @@ def test_key_substitution_works_against_nodes_that_trust_the_key_list() -> None:
     drawn = put_in_the_middle(federation, victim)
     member = federation.member(victim)
     with node_that_trusts_the_key_list():
-        state, _ = client.share(member.state, federation.message)
+        state, _ = client.share_keys(member.state, federation.message)
     mine = bytes.fromhex(member.state.advertisement.mask_key)
     for name, secret in drawn.items():
         assert Agreement(secret).with_peer(mine) == state.agreed[name][1]
@@ -207,7 +212,7 @@ def test_sybils_small_cohorts_and_low_numbers_are_refused_at_the_start() -> None
     ]
     for manifest, changes, error in cases:
         with pytest.raises(error):
-            client.join(manifest, me, terms=terms_for(manifest, **changes))
+            client.advertise_keys(manifest, me, terms=terms_for(manifest, **changes))
 
 
 def test_different_key_lists_are_noticed_in_the_views() -> None:
@@ -216,17 +221,17 @@ def test_different_key_lists_are_noticed_in_the_views() -> None:
     everybody = federation.keys
     fewer = KeyList(advertisements=everybody.advertisements[:6])
     first, *others = federation.cohort[:6]
-    first.state, split = client.share(first.state, fewer)
+    first.state, split = client.share_keys(first.state, fewer)
     with pytest.raises(ProtocolError, match="saw another key list"):
         federation.stage.accept(first.name, split)
     heads, sealed = [split.head], {}
     for member in others:
-        member.state, message = client.share(member.state, everybody)
+        member.state, message = client.share_keys(member.state, everybody)
         heads.append(message.head)
         sealed[member.name] = message.ciphertexts[first.name]
     forced = Ciphertexts(heads=HeadList(heads=tuple(heads)), ciphertexts=sealed)
     with pytest.raises(VerificationError, match="saw another key list"):
-        client.receive(first.state, forced)
+        client.receive_shares(first.state, forced)
 
 
 def test_a_split_set_of_sharers_is_refused_and_if_forced_gives_noise() -> None:
@@ -247,7 +252,7 @@ def test_a_split_set_of_sharers_is_refused_and_if_forced_gives_noise() -> None:
             h.node: sent.ciphertexts[h.node] for h in kept if h.node != member.name
         }
         changed = Ciphertexts(heads=HeadList(heads=tuple(kept)), ciphertexts=sealed)
-        member.state = client.receive(member.state, changed)
+        member.state = client.receive_shares(member.state, changed)
         federation.mask(member.name, zero)
         total += uploaded(federation, member.name)
         key = self_key(
@@ -262,7 +267,7 @@ def test_a_split_set_of_sharers_is_refused_and_if_forced_gives_noise() -> None:
     view = federation.uploads[names[1]].head.view
     forced = SurvivorList.model_validate({"view": view, "survivors": tuple(rows)})
     with pytest.raises(ProtocolError, match="another set of nodes"):
-        client.consent(federation.member(names[5]).state, forced)
+        client.check_consistency(federation.member(names[5]).state, forced)
 
 
 # --- one story for all ---------------------------------------------------------
@@ -275,11 +280,11 @@ def test_another_model_or_manifest_is_refused_and_its_signatures_fail() -> None:
     terms = terms_for(federation.manifest)
     me = federation.cohort[0].identity
     with pytest.raises(ProtocolError, match="for model"):
-        client.join(other.manifest, me, terms=terms)
+        client.advertise_keys(other.manifest, me, terms=terms)
     other.run("advertise")
     mixed = (federation.keys.advertisements[0], *other.keys.advertisements[1:])
     with pytest.raises(VerificationError, match="bad signature"):
-        client.share(federation.cohort[0].state, KeyList(advertisements=mixed))
+        client.share_keys(federation.cohort[0].state, KeyList(advertisements=mixed))
 
 
 def test_unequal_views_give_unequal_pair_masks() -> None:
@@ -301,7 +306,7 @@ def test_a_retry_of_a_round_that_a_node_uploaded_for_is_refused() -> None:
     again = manifest_for(federation.cohort[:4], attempt=2)
     highest = member.marks.highest(again.run_id)
     with pytest.raises(ProtocolError, match="uploaded for round 1"):
-        client.join(
+        client.advertise_keys(
             again, member.identity, terms=terms_for(again, highest_round=highest)
         )
 
@@ -312,7 +317,9 @@ def test_an_aborted_round_may_be_retried_by_nodes_that_did_not_upload() -> None:
     member = federation.cohort[0]
     again = manifest_for(federation.cohort[:4], attempt=2)
     highest = member.marks.highest(again.run_id)
-    client.join(again, member.identity, terms=terms_for(again, highest_round=highest))
+    client.advertise_keys(
+        again, member.identity, terms=terms_for(again, highest_round=highest)
+    )
 
 
 def test_a_late_upload_stays_hidden_when_the_mask_key_is_known() -> None:

@@ -14,9 +14,8 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import PublicWeights, RoundManifest
-from tapestry.secagg import client
-from tapestry.secagg.messages import (
+from tapestry.protocol.round_manifest import PublicWeights, RoundManifest
+from tapestry.protocol.secagg_messages import (
     Ciphertexts,
     ConsentList,
     HeadList,
@@ -24,6 +23,7 @@ from tapestry.secagg.messages import (
     Survivor,
     SurvivorList,
 )
+from tapestry.secagg import client
 from tapestry.secagg.requirements import Requirements, Reservation
 from tapestry.vectors import Quantized
 from tests.support.secagg_cohort import (
@@ -40,7 +40,7 @@ OTHER = "sha256:" + "cd" * 32
 
 def join(manifest: RoundManifest, index: int = 0, **changes: Any) -> None:
     identity = members(20)[index].identity
-    client.join(manifest, identity, terms=terms_for(manifest, **changes))
+    client.advertise_keys(manifest, identity, terms=terms_for(manifest, **changes))
 
 
 def broke(manifest: RoundManifest) -> None:
@@ -120,7 +120,7 @@ def test_a_node_refuses_two_participants_with_one_key() -> None:
     twin = second.model_copy(update={"key": first.key})
     twins = manifest.model_copy(update={"participants": (first, twin, *rest)})
     with pytest.raises(ProtocolError, match="share an identity key"):
-        client.join(twins, members(1)[0].identity, terms=terms_for(twins))
+        client.advertise_keys(twins, members(1)[0].identity, terms=terms_for(twins))
 
 
 def test_a_cohort_of_four_with_a_floor_of_three_is_allowed() -> None:
@@ -134,10 +134,10 @@ def test_a_cohort_of_four_with_a_floor_of_three_is_allowed() -> None:
 def refused(
     state: Any, step: Any, message: Any, *, error: type[TapestryError], rule: str
 ) -> None:
-    before = state.round.progress.stage
+    before = state.round.progress.step
     with pytest.raises(error, match=rule):
         step(state, message)
-    assert state.round.progress.stage is before
+    assert state.round.progress.step is before
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def share_refused(
 ) -> None:
     state = federation.cohort[0].state
     message = KeyList.model_construct(advertisements=tuple(entries))
-    refused(state, client.share, message, error=error, rule=rule)
+    refused(state, client.share_keys, message, error=error, rule=rule)
 
 
 def test_a_swapped_key_is_refused_and_nothing_is_shared(advertised: Federation) -> None:
@@ -210,7 +210,7 @@ def receive_refused(
     federation: Federation, message: Ciphertexts, error: type[TapestryError], rule: str
 ) -> None:
     state = federation.cohort[0].state
-    refused(state, client.receive, message, error=error, rule=rule)
+    refused(state, client.receive_shares, message, error=error, rule=rule)
 
 
 def with_heads(message: Ciphertexts, heads: Any) -> Ciphertexts:
@@ -279,13 +279,15 @@ def test_there_is_no_upload_without_a_reservation_for_this_round() -> None:
     update = Quantized(values=federation.draw(member.name))
     wrong = client.reserve(stranger.state, stranger.marks)
     with pytest.raises(ProtocolError, match="another round"):
-        client.upload(member.state, update, reservation=wrong)
+        client.mask_input(member.state, update, reservation=wrong)
     with pytest.raises(ValueError, match="high-water mark"):
         Reservation(member.state.round.cohort.context, issuer=object())
     right = client.reserve(member.state, member.marks)
-    client.upload(member.state, update, reservation=right)
-    with pytest.raises(ProtocolError, match="round is UPLOADED"):
-        client.upload(member.state, update, reservation=right)
+    client.mask_input(member.state, update, reservation=right)
+    with pytest.raises(
+        ProtocolError, match="the next step of the round is check_consistency"
+    ):
+        client.mask_input(member.state, update, reservation=right)
 
 
 def test_a_reservation_needs_a_mark_below_the_round() -> None:
@@ -304,9 +306,9 @@ def test_an_update_of_another_length_is_a_bug_and_costs_nothing() -> None:
     reservation = client.reserve(member.state, member.marks)
     short = Quantized(values=np.zeros(49, dtype=np.uint32))
     with pytest.raises(ValueError, match="want 50"):
-        client.upload(member.state, short, reservation=reservation)
+        client.mask_input(member.state, short, reservation=reservation)
     whole = Quantized(values=np.zeros(50, dtype=np.uint32))
-    client.upload(member.state, whole, reservation=reservation)
+    client.mask_input(member.state, whole, reservation=reservation)
 
 
 @pytest.fixture
@@ -320,7 +322,7 @@ def consent_refused(
     federation: Federation, message: SurvivorList, error: type[TapestryError], rule: str
 ) -> None:
     state = federation.cohort[0].state
-    refused(state, client.consent, message, error=error, rule=rule)
+    refused(state, client.check_consistency, message, error=error, rule=rule)
 
 
 def test_survivor_lists_that_break_a_rule_are_refused(uploaded: Federation) -> None:
@@ -344,9 +346,15 @@ def test_survivor_lists_that_break_a_rule_are_refused(uploaded: Federation) -> N
         consent_refused(uploaded, changed, error, rule)
     swapped = SurvivorList(view=view, survivors=(rows[0], other, *rows[2:]))
     state = uploaded.cohort[0].state
-    client.consent(state, swapped)  # cannot know the others' roots, but binds them
+    client.check_consistency(
+        state, swapped
+    )  # cannot know the others' roots, but binds them
     refused(
-        state, client.consent, message, error=ProtocolError, rule="round is CONSENTED"
+        state,
+        client.check_consistency,
+        message,
+        error=ProtocolError,
+        rule="the next step of the round is unmask",
     )
 
 
@@ -361,45 +369,45 @@ def test_too_few_valid_consents_open_nothing(consented: Federation) -> None:
     state = consented.cohort[0].state
     rows = consented.message.consents
     few = ConsentList(consents=rows[:4])
-    refused(state, client.reveal, few, error=QuorumError, rule="4 valid consents")
+    refused(state, client.unmask, few, error=QuorumError, rule="4 valid consents")
     bad = [c.model_copy(update={"signature": "00" * 64}) for c in rows[4:]]
     forged = ConsentList(consents=(*rows[:4], *bad))
-    refused(state, client.reveal, forged, error=QuorumError, rule="4 valid consents")
+    refused(state, client.unmask, forged, error=QuorumError, rule="4 valid consents")
     other = [c.model_copy(update={"survivors": OTHER}) for c in rows[4:]]
     mixed = ConsentList(consents=(*rows[:4], *other))
-    refused(state, client.reveal, mixed, error=QuorumError, rule="4 valid consents")
+    refused(state, client.unmask, mixed, error=QuorumError, rule="4 valid consents")
     rounds = {each.state.round.node: each.state.round for each in consented.cohort}
     signed = [
         c.signed(rounds[c.node].cohort.context, rounds[c.node].identity) for c in other
     ]
     mixed = ConsentList(consents=(*rows[:4], *signed))
-    refused(state, client.reveal, mixed, error=QuorumError, rule="4 valid consents")
+    refused(state, client.unmask, mixed, error=QuorumError, rule="4 valid consents")
     stranger = rows[0].model_copy(update={"node": "zz.example"})
     more = ConsentList(consents=(*rows, stranger))
-    refused(state, client.reveal, more, error=ProtocolError, rule="'zz.example'")
+    refused(state, client.unmask, more, error=ProtocolError, rule="'zz.example'")
 
 
 def test_a_second_reveal_is_refused(consented: Federation) -> None:
     state = consented.cohort[0].state
-    client.reveal(state, consented.message)
+    client.unmask(state, consented.message)
     refused(
         state,
-        client.reveal,
+        client.unmask,
         consented.message,
         error=ProtocolError,
-        rule="round is DONE",
+        rule="the next step of the round is none",
     )
 
 
 def test_a_message_out_of_order_is_refused(advertised: Federation) -> None:
     state = advertised.cohort[0].state
-    after, _ = client.share(state, advertised.message)
+    after, _ = client.share_keys(state, advertised.message)
     refused(
         state,
-        client.share,
+        client.share_keys,
         advertised.message,
         error=ProtocolError,
-        rule="round is SHARED, want JOINED",
+        rule="the next step of the round is receive_shares, not share_keys",
     )
     assert after.round.progress is state.round.progress
 
@@ -424,7 +432,7 @@ def test_secrets_are_gone_with_the_stage_that_needs_them() -> None:
     state = federation.cohort[0].state
     assert not hasattr(state, "secrets")
     assert not hasattr(state, "masks")
-    done, _ = client.reveal(state, federation.message)
+    done, _ = client.unmask(state, federation.message)
     assert not hasattr(done, "held")
 
 

@@ -14,10 +14,7 @@ from hypothesis import strategies as st
 
 from tapestry.encoding import canonical_json
 from tapestry.errors import ProtocolError, TapestryError
-from tapestry.protocol.wire_messages import Strict
-from tapestry.secagg import client
-from tapestry.secagg.client_states import Shared
-from tapestry.secagg.messages import (
+from tapestry.protocol.secagg_messages import (
     Advertisement,
     Ciphertexts,
     Consent,
@@ -30,16 +27,19 @@ from tapestry.secagg.messages import (
     Upload,
     UploadHead,
 )
-from tapestry.secagg.requirements import ClientProgress, Stage
-from tapestry.secagg.server import Advertising
+from tapestry.schema import Strict
+from tapestry.secagg import client
+from tapestry.secagg.client_states import KeysShared
+from tapestry.secagg.requirements import ClientProgress, ClientStep
+from tapestry.secagg.server import AdvertiseKeysStage
 from tapestry.secagg.transcript import SumChecker, check_own
 from tests.support.secagg_cohort import Federation
 
 TO_NODE: dict[str, tuple[type[Strict], Callable[[Any, Any], Any]]] = {
-    "keys": (KeyList, client.share),
-    "ciphertexts": (Ciphertexts, client.receive),
-    "survivors": (SurvivorList, client.consent),
-    "consents": (ConsentList, client.reveal),
+    "keys": (KeyList, client.share_keys),
+    "ciphertexts": (Ciphertexts, client.receive_shares),
+    "survivors": (SurvivorList, client.check_consistency),
+    "consents": (ConsentList, client.unmask),
     "result": (Result, check_own),
 }
 TO_COORDINATOR: dict[str, type[Strict]] = {
@@ -59,11 +59,13 @@ class World:
         self.me = f.cohort[0]
         self.bodies: dict[str, bytes] = {}
         self.states: dict[str, Any] = {}
-        self.collectors: dict[str, Any] = {"advertisement": Advertising(f.manifest)}
+        self.collectors: dict[str, Any] = {
+            "advertisement": AdvertiseKeysStage(f.manifest)
+        }
         f.advertise()
         self._sent("advertisement", self.me.state.advertisement)
         self._asked("keys", f.message, "shares")
-        state, message = client.share(self.fresh("keys"), f.message)
+        state, message = client.share_keys(self.fresh("keys"), f.message)
         self._sent("shares", message)
         f.share()
         self.states["ciphertexts"] = self.me.state
@@ -73,16 +75,16 @@ class World:
         f.upload()
         self._sent("upload", f.uploads[self.me.name].head)
         self._asked("survivors", f.message, "consent")
-        _, consent = client.consent(self.fresh("survivors"), f.message)
+        _, consent = client.check_consistency(self.fresh("survivors"), f.message)
         self._sent("consent", consent)
         f.consent()
         self._asked("consents", f.message, "reveal")
-        _, reveal = client.reveal(self.fresh("consents"), f.message)
+        _, reveal = client.unmask(self.fresh("consents"), f.message)
         self._sent("reveal", reveal)
         unmasked = f.reveal()
         self.states["result"] = self.me.state
         self.bodies["result"] = f.result(unmasked).encode()
-        assert isinstance(state, Shared)
+        assert isinstance(state, KeysShared)
 
     def _asked(self, kind: str, message: Any, reply: str) -> None:
         self.states[kind] = self.me.state
@@ -95,9 +97,9 @@ class World:
     def fresh(self, kind: str) -> Any:
         """The node's state when that message came, as often as needed."""
         state = self.states[kind]
-        stages = {"keys": 1, "ciphertexts": 2, "survivors": 5, "consents": 6}
-        stage = Stage(stages.get(kind, 7))
-        fixed = replace(state.round, progress=ClientProgress(stage=stage))
+        steps = {"keys": 1, "ciphertexts": 2, "survivors": 5, "consents": 6}
+        step = ClientStep(steps.get(kind, 7))
+        fixed = replace(state.round, progress=ClientProgress(step=step))
         return replace(state, round=fixed)
 
     @staticmethod
@@ -184,12 +186,12 @@ def test_a_node_answers_a_bad_message_with_one_typed_error(
     message_type, step = TO_NODE[kind]
     body = data.draw(mutations(w.bodies[kind]))
     state = w.fresh(kind)
-    before = state.round.progress.stage
+    before = state.round.progress.step
     try:
         message = message_type.decode(body)
         step(state, message)
     except TapestryError:
-        assert state.round.progress.stage is before
+        assert state.round.progress.step is before
         if kind != "result":
             step(state, message_type.decode(w.bodies[kind]))  # the good one still works
 

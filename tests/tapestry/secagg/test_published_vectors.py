@@ -15,8 +15,12 @@ import pytest
 from tapestry.errors import ProtocolError, QuorumError, VerificationError
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.wire_messages import RoundManifest, Strict
-from tapestry.secagg import client, messages
+from tapestry.protocol import secagg_messages as messages
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.secagg_messages import Advertisement
+from tapestry.protocol.stages import SECAGG_STAGES
+from tapestry.schema import Strict
+from tapestry.secagg import client
 from tapestry.secagg.chunks import chunk_leaves, chunk_root, cut
 from tapestry.secagg.key_schedule import (
     Agreement,
@@ -29,9 +33,8 @@ from tapestry.secagg.key_schedule import (
     unseal,
 )
 from tapestry.secagg.masks import Mask, add_masks, keystream_into
-from tapestry.secagg.messages import Advertisement
 from tapestry.secagg.quantization import Encoding, check_sum, quantize, weigh
-from tapestry.secagg.server import Advertising, Unmasked
+from tapestry.secagg.server import AdvertiseKeysStage, Unmasked
 from tapestry.secagg.shamir import decode_share, recover, split
 from tapestry.secagg.transcript import SumChecker, check_own, check_sum_chunks
 from tapestry.vectors import Clipped, Quantized
@@ -275,7 +278,7 @@ class Replay:
         self.refused = load("refused")["refused"]
         self.seen: set[str] = set()
         self.manifest = RoundManifest.decode(self.messages["0"].encode())
-        self.stage: Any = Advertising(self.manifest)
+        self.stage: Any = AdvertiseKeysStage(self.manifest)
         self.states: dict[str, Any] = {}
 
     def identity(self, name: str) -> SigningKey:
@@ -301,7 +304,7 @@ class Replay:
         for name, own in self.v["nodes"].items():
             seeds = [own["channel_key"], own["mask_key"], own["seed"]]
             drawn = iter([*map(raw, seeds), *map(raw, own["polynomials"])])
-            self.states[name], message = client.join(
+            self.states[name], message = client.advertise_keys(
                 self.manifest,
                 self.identity(name),
                 terms=terms_for(self.manifest),
@@ -329,14 +332,14 @@ class Replay:
         self.stage, sealed = self.stage.close()
         for name, text in self.messages["4"].items():
             assert sealed[name].encode().decode() == text
-            self.states[name] = self.answer(name, client.receive, "4", text)
+            self.states[name] = self.answer(name, client.receive_shares, "4", text)
         printed = messages.encode_all(sealed)
         assert {n: body.decode() for n, body in printed.items()} == self.messages["4"]
 
     def upload(self, name: str) -> None:
         state = self.states[name]
         reservation = client.reserve(state, MemoryMarks())
-        self.states[name], sent = client.upload(
+        self.states[name], sent = client.mask_input(
             state, self.encode(name), reservation=reservation
         )
         assert [bytes(c).hex() for c in sent.chunks] == self.v["chunks"][name]
@@ -369,12 +372,12 @@ class Replay:
     def play(self) -> Unmasked:
         left = list(self.messages["5"])
         self.join()
-        self.broadcast("2", client.share, list(self.states))
+        self.broadcast("2", client.share_keys, list(self.states))
         self.receive()
         for name in left:
             self.upload(name)
-        self.broadcast("6", client.consent, left)
-        self.broadcast("8", client.reveal, left)
+        self.broadcast("6", client.check_consistency, left)
+        self.broadcast("8", client.unmask, left)
         unmasked: Unmasked = self.stage.close()
         return unmasked
 
@@ -438,7 +441,7 @@ def test_a_round_has_the_context_views_and_keys_that_are_written() -> None:
 
 def test_what_is_signed_in_a_round_is_as_written() -> None:
     v, replay = load("round"), Replay()
-    numbers = {"advertisement": 1, "shares": 3, "upload": 5, "consent": 7, "reveal": 9}
+    numbers = dict(zip(SECAGG_STAGES, (1, 3, 5, 7, 9), strict=True))
     assert v["signed"].keys() == numbers.keys()
     for stage, rows in v["signed"].items():
         for name, statement in rows.items():

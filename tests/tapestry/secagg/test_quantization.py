@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tapestry.errors import ProtocolError
-from tapestry.protocol.wire_messages import PublicWeights
+from tapestry.protocol.round_manifest import PublicWeights
 from tapestry.secagg.quantization import Encoding, check_sum, mean, quantize, weigh
 from tapestry.vectors import Clipped, FloatVector, RingVector
 from tests.support.randomness import FixedRandom

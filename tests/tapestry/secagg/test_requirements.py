@@ -10,7 +10,11 @@ import pytest
 
 from tapestry.errors import ProtocolError
 from tapestry.secagg import client
-from tapestry.secagg.requirements import ClientProgress, Stage, recommended_colluding
+from tapestry.secagg.requirements import (
+    ClientProgress,
+    ClientStep,
+    recommended_colluding,
+)
 from tests.support.secagg_cohort import Federation, manifest_for, terms_for
 
 
@@ -66,7 +70,7 @@ def test_a_node_killed_between_mark_and_upload_does_not_join_again(
     highest = FileMarks(path).highest(again.run_id)
     me = federation.cohort[0].identity
     with pytest.raises(ProtocolError, match="uploaded for round 1"):
-        client.join(again, me, terms=terms_for(again, highest_round=highest))
+        client.advertise_keys(again, me, terms=terms_for(again, highest_round=highest))
 
 
 def test_a_node_restored_from_a_backup_trusts_what_the_log_says_it_did() -> None:
@@ -76,7 +80,7 @@ def test_a_node_restored_from_a_backup_trusts_what_the_log_says_it_did() -> None
     me = federation.cohort[0].identity
     terms = terms_for(federation.manifest, highest_round=max(in_backup, in_log))
     with pytest.raises(ProtocolError, match="uploaded for round 1"):
-        client.join(federation.manifest, me, terms=terms)
+        client.advertise_keys(federation.manifest, me, terms=terms)
 
 
 def test_the_mark_is_raised_before_there_is_anything_to_send(tmp_path: Path) -> None:
@@ -85,7 +89,7 @@ def test_the_mark_is_raised_before_there_is_anything_to_send(tmp_path: Path) -> 
     marks = FileMarks(tmp_path / "marks")
     client.reserve(federation.cohort[0].state, marks)
     assert marks.highest("run-1") == 1
-    with pytest.raises(ProtocolError, match="round is RESERVED"):
+    with pytest.raises(ProtocolError, match="the next step of the round is mask_input"):
         client.reserve(federation.cohort[0].state, marks)
 
 
@@ -99,15 +103,15 @@ def test_a_mark_that_cannot_be_raised_leaves_the_round_where_it_was() -> None:
     state = federation.cohort[0].state
     with pytest.raises(OSError, match="disk full"):
         client.reserve(state, Broken(Path("nowhere")))
-    assert state.round.progress.stage is Stage.READY
+    assert state.round.progress.step is ClientStep.RESERVE
 
 
 def test_progress_only_grows() -> None:
     progress = ClientProgress()
-    progress.advance(Stage.JOINED)
-    with pytest.raises(ProtocolError, match="round is SHARED, want JOINED"):
-        progress.advance(Stage.JOINED)
-    assert progress.stage is Stage.SHARED
+    progress.advance(ClientStep.SHARE_KEYS)
+    with pytest.raises(ProtocolError, match="is receive_shares, not share_keys"):
+        progress.advance(ClientStep.SHARE_KEYS)
+    assert progress.step is ClientStep.RECEIVE_SHARES
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.wire_messages import PublicWeights
+from tapestry.protocol.round_manifest import PublicWeights
+from tapestry.protocol.secagg_messages import Upload
 from tapestry.secagg import client
 from tapestry.secagg.key_schedule import channel_key, seal
-from tapestry.secagg.messages import Upload
 from tapestry.secagg.recovery import InconsistentShare
-from tapestry.secagg.server import Advertising
+from tapestry.secagg.server import AdvertiseKeysStage
 from tapestry.secagg.shamir import PRIME
 from tapestry.secagg.transcript import SumChecker
 from tapestry.vectors import RingVector
@@ -138,7 +138,7 @@ def test_an_aborted_round_leaves_only_uniform_vectors_behind(stage: str) -> None
 
 def test_messages_of_strangers_and_second_messages_are_refused() -> None:
     federation = Federation.of(4)
-    stage = Advertising(federation.manifest)
+    stage = AdvertiseKeysStage(federation.manifest)
     federation.advertise()
     messages = {m.name: m.state.advertisement for m in federation.cohort}
     first, second = federation.names()[:2]
@@ -150,7 +150,7 @@ def test_messages_of_strangers_and_second_messages_are_refused() -> None:
 
 def test_bad_advertisements_name_their_sender() -> None:
     federation = Federation.of(4)
-    stage = Advertising(federation.manifest)
+    stage = AdvertiseKeysStage(federation.manifest)
     federation.advertise()
     a, b = federation.cohort[:2]
     stage.accept(a.name, a.state.advertisement)
@@ -171,7 +171,7 @@ def test_bad_shares_name_their_sender() -> None:
     federation = Federation.of(4)
     federation.run("advertise")
     stage, member = federation.stage, federation.cohort[1]
-    member.state, good = client.share(member.state, federation.message)
+    member.state, good = client.share_keys(member.state, federation.message)
     context = member.state.round.cohort.context
     name = member.name
     head = good.head.model_copy(update={"view": OTHER}).signed(context, member.identity)
@@ -226,7 +226,7 @@ def test_bad_consents_and_reveals_name_their_sender() -> None:
     federation.run("upload")
     stage, member = federation.stage, federation.cohort[0]
     context, key, name = member.state.round.cohort.context, member.identity, member.name
-    member.state, good = client.consent(member.state, federation.message)
+    member.state, good = client.check_consistency(member.state, federation.message)
     bad = good.model_copy(update={"survivors": OTHER}).signed(context, key)
     refused(stage, name, bad, error=ProtocolError, rule="consented to another list")
     bad = good.model_copy(update={"signature": "00" * 64})
@@ -234,7 +234,7 @@ def test_bad_consents_and_reveals_name_their_sender() -> None:
     stage.accept(name, good)
     federation.consent()
     stage = federation.stage
-    member.state, revealed = client.reveal(member.state, federation.message)
+    member.state, revealed = client.unmask(member.state, federation.message)
     worse = revealed.model_copy(update={"self_shares": {}}).signed(context, key)
     refused(stage, name, worse, error=ProtocolError, rule="other self masks")
     extra = {"zz.example": "00" * 33}
@@ -256,7 +256,7 @@ def test_a_share_outside_the_field_costs_its_sender_and_not_the_round(
     federation.consent()
     stage, member = federation.stage, federation.cohort[3]
     context = member.state.round.cohort.context
-    member.state, good = client.reveal(member.state, federation.message)
+    member.state, good = client.unmask(member.state, federation.message)
     shares = getattr(good, kind)
     wrong = {**shares, min(shares): value.to_bytes(33, "big").hex()}
     worse = good.model_copy(update={kind: wrong}).signed(context, member.identity)
@@ -273,7 +273,7 @@ def test_the_largest_share_of_the_field_is_taken() -> None:
     federation.run("consent")
     member = federation.cohort[3]
     context = member.state.round.cohort.context
-    member.state, good = client.reveal(member.state, federation.message)
+    member.state, good = client.unmask(member.state, federation.message)
     wrong = {**good.self_shares, member.name: (PRIME - 1).to_bytes(33, "big").hex()}
     bad = good.model_copy(update={"self_shares": wrong})
     federation.stage.accept(member.name, bad.signed(context, member.identity))
@@ -288,7 +288,7 @@ def lying_reveals(federation: Federation, liars: list[str]) -> Any:
     for name in list(federation.stage.missing):
         member = federation.member(name)
         context = member.state.round.cohort.context
-        member.state, message = client.reveal(member.state, federation.message)
+        member.state, message = client.unmask(member.state, federation.message)
         if name in liars:
             wrong = dict.fromkeys(message.self_shares, "00" + "77" * 32)
             masks = dict.fromkeys(message.mask_shares, "00" + "77" * 32)
@@ -330,7 +330,7 @@ def test_a_dealer_who_cheats_some_is_named_and_the_round_completes() -> None:
     dealer, victims = federation.cohort[2], federation.names()[:2]
     view = bytes.fromhex(federation.message.digest[7:])
     state = dealer.state
-    after, message = client.share(state, federation.message)
+    after, message = client.share_keys(state, federation.message)
     context = state.round.cohort.context
     ciphertexts = dict(message.ciphertexts)
     for name in victims:

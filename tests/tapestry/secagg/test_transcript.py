@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from tapestry.errors import ProtocolError, VerificationError
-from tapestry.protocol.wire_messages import CHUNK_BYTES
+from tapestry.protocol.secagg_messages import Result, Transcript
 from tapestry.secagg import chunks as chunks_module
 from tapestry.secagg import transcript as verifying
-from tapestry.secagg.chunks import assemble, chunk_leaves, chunk_root, cut
-from tapestry.secagg.messages import Result, Transcript
+from tapestry.secagg.chunks import CHUNK_BYTES, assemble, chunk_leaves, chunk_root, cut
 from tapestry.secagg.server import Unmasked
 from tapestry.secagg.transcript import (
     ChunkProof,

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from tapestry.artifacts import manifest
 from tapestry.errors import ConfigError, ForeignFileError
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import parameters_digest
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.base_models import build_tiny

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ConfigError
-from tapestry.protocol.wire_messages import OuterPlan
+from tapestry.protocol.round_manifest import OuterPlan
 from tapestry.workloads import plan_checks
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.workload import LanguageWorkload

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from tapestry.errors import ConfigError
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.workloads.language.attention_targets import choose_targets
 from tapestry.workloads.target_modules import (
     find_targets,

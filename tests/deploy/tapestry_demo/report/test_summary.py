@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tapestry.protocol.wire_messages import Kind, Message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_demo import corpora, demo_stages
 from tapestry_demo.report.summary import promise_in_words, view
 from tapestry_demo.wire_tap import WireTap

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.model.low_rank import expand, factor
-from tapestry.protocol.wire_messages import TrainingPlan
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import FloatVector, parameters_digest
 from tapestry.workloads.language import model as language
 from tapestry.workloads.language.base_models import build_tiny

@@ -30,10 +30,11 @@ from pydantic import Field, model_validator
 from tapestry.encoding import canonical_json, decode_digest, digest
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey, VerifyKey
-from tapestry.protocol.wire_messages import Digest, Name, Strict
-from tapestry.secagg.shamir import SHARE_BYTES
+from tapestry.protocol.stages import RoundStage
+from tapestry.schema import Digest, Name, Strict
 
 PROTOCOL = "tapestry-secagg/1"
+SHARE_BYTES = 33  # a number below the prime of ``tapestry.secagg.shamir``
 SEALED_BYTES = 2 * SHARE_BYTES + 16
 
 Hex32 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -43,7 +44,7 @@ HexSealed = Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * SEALED_BYTES}}}$")]
 
 
 def statement(
-    stage: str, context: bytes, *, node: str, parts: Sequence[bytes]
+    stage: RoundStage, context: bytes, *, node: str, parts: Sequence[bytes]
 ) -> bytes:
     """Lay out what a node signs; every part takes 32 bytes."""
     head = f"{PROTOCOL}\n{stage}\n{node}\n".encode()
@@ -84,7 +85,9 @@ class Advertisement(_Signed):
 
     def _statement(self, context: bytes) -> bytes:
         parts = (bytes.fromhex(self.channel_key), bytes.fromhex(self.mask_key))
-        return statement("advertisement", context, node=self.node, parts=parts)
+        return statement(
+            RoundStage.ADVERTISE_KEYS, context, node=self.node, parts=parts
+        )
 
 
 class KeyList(Strict):
@@ -114,7 +117,7 @@ class ShareHead(_Signed):
             bytes.fromhex(self.commitment),
             decode_digest(self.ciphertexts),
         )
-        return statement("shares", context, node=self.node, parts=parts)
+        return statement(RoundStage.SHARE_KEYS, context, node=self.node, parts=parts)
 
 
 class ShareMessage(Strict):
@@ -172,7 +175,9 @@ class UploadHead(_Signed):
 
     def _statement(self, context: bytes) -> bytes:
         parts = (decode_digest(self.view), decode_digest(self.root))
-        return statement("upload", context, node=self.node, parts=parts)
+        return statement(
+            RoundStage.COLLECT_MASKED_INPUTS, context, node=self.node, parts=parts
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +219,9 @@ class Consent(_Signed):
 
     def _statement(self, context: bytes) -> bytes:
         parts = (decode_digest(self.survivors),)
-        return statement("consent", context, node=self.node, parts=parts)
+        return statement(
+            RoundStage.CHECK_CONSISTENCY, context, node=self.node, parts=parts
+        )
 
 
 class ConsentList(Strict):
@@ -243,7 +250,7 @@ class Reveal(_Signed):
     def _statement(self, context: bytes) -> bytes:
         shares = {"mask_shares": self.mask_shares, "self_shares": self.self_shares}
         parts = (decode_digest(digest(canonical_json(shares))),)
-        return statement("reveal", context, node=self.node, parts=parts)
+        return statement(RoundStage.UNMASK, context, node=self.node, parts=parts)
 
 
 class Transcript(Strict):

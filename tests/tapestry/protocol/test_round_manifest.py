@@ -1,4 +1,4 @@
-"""Messages and the round manifest: closed, strict, of one spelling."""
+"""The round manifest: strict, of one spelling, bound to its round."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ProtocolError
-from tapestry.protocol.wire_messages import (
-    Kind,
-    Message,
+from tapestry.protocol.round_manifest import (
     PublicWeights,
-    Reason,
     RoundManifest,
+    StageDeadlines,
     recommended_threshold,
 )
+from tapestry.protocol.stages import SECAGG_STAGES
 from tests.support.log_world import World, renamed
 
+DEADLINES = {stage.value: 60 for stage in SECAGG_STAGES}
 MANIFEST = World().found().manifest()
 
 
@@ -67,8 +67,9 @@ def _changed(**changes: Any) -> bytes:
         {"weighting": "by size"},
         {"weighting": {"cap": 1, "weights": [1]}},
         {"weighting": {"cap": 1, "weights": [2, 1, 1, 1]}},
-        {"deadlines": {"offer": 0}},
-        {"deadlines": {"Offer": 1}},
+        {"deadlines": {**DEADLINES, "unmask": 0}},
+        {"deadlines": {**DEADLINES, "offer": 1}},
+        {"deadlines": dict.fromkeys(SECAGG_STAGES[1:], 60)},
         {"post_quantum": "soon"},
         {"federation": "../x"},
         {"run_id": ""},
@@ -103,7 +104,9 @@ def test_the_context_is_bound_to_every_field() -> None:
         renamed(MANIFEST, threshold=4).context,
         renamed(MANIFEST, scale_bits=19).context,
         renamed(MANIFEST, weighting=PublicWeights(cap=1, weights=(1, 1, 1, 1))).context,
-        renamed(MANIFEST, deadlines={"offer": 61}).context,
+        renamed(
+            MANIFEST, deadlines=StageDeadlines(**{**DEADLINES, "unmask": 61})
+        ).context,
     }
     assert len(contexts) == 7
     assert all(len(context) == 32 for context in contexts)
@@ -121,27 +124,3 @@ def test_two_survivor_lists_cannot_both_reach_the_threshold(n: int, bad: int) ->
     t = recommended_threshold(n, max_colluding=bad)
     assert 2 * t > n + bad
     assert 2 * (t - 1) <= n + bad
-
-
-def test_the_size_of_a_message_is_that_of_its_payload() -> None:
-    message = Message(
-        kind=Kind.UPLOAD, body=b"{}", attachments=[b"abc", memoryview(bytes(8))]
-    )
-    assert message.size == 13
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b'{"a": 1}', b'{"a":1}\n', b'{"a":1.5}'])
-def test_a_body_in_another_spelling_is_refused(body: bytes) -> None:
-    with pytest.raises(ProtocolError):
-        Message(kind=Kind.HELLO, body=body).json()
-
-
-def test_the_words_on_the_wire_are_the_closed_list() -> None:
-    """A word that is added here is a new way out of a node; think twice."""
-    assert {kind.value for kind in Kind} == {
-        *("hello", "identity", "cosign", "cosignature", "offer", "advertisement"),
-        *("keys", "shares", "ciphertexts", "upload", "survivors", "consent"),
-        *("consents", "reveal", "result", "receipt", "released", "publication"),
-        *("evidence", "refusal"),
-    }
-    assert all(reason.value.replace("_", "").isalpha() for reason in Reason)

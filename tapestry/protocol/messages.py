@@ -1,0 +1,353 @@
+"""Messages between node and coordinator: a closed list of kinds, a typed body for each.
+
+A node never calls the coordinator. It answers requests, one reply to each::
+
+    coordinator asks          node replies         TSA-1
+    hello                     identity
+    cosign                    cosignature
+    advertise_keys            advertised_keys      0, 1
+    share_keys                shared_keys          2, 3
+    collect_masked_inputs     masked_input         4, 5
+    check_consistency         consent              6, 7
+    unmask                    unmasking_shares     8, 9
+    apply_result              receipt              10
+    check_chunk               receipt              a chunk that the node drew
+    publish_adapter           publication
+
+This list is closed: it is all that can leave a node. Any reply may be ``refusal``
+instead, with a reason code and nothing else.
+
+A body travels as canonical JSON, attachments carry bulk: log entries, chunks of
+vectors, files. ``encode_message`` and ``decode_body`` are the only way from a body to a
+message and back; ``_BODIES`` says which body belongs to which kind.
+
+Guarantees:
+    What ``decode_body`` accepts has one spelling: ``encode_message`` of the body gives
+    the same bytes. Unknown and missing fields, values of another type and attachments
+    where the kind has none are refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated, Final, Self, TypeVar
+
+from pydantic import Field, model_validator
+
+from tapestry.errors import ProtocolError
+from tapestry.protocol.secagg_messages import (
+    Advertisement,
+    Ciphertexts,
+    Consent,
+    ConsentList,
+    Hex32,
+    KeyList,
+    Result,
+    Reveal,
+    ShareMessage,
+    SurvivorList,
+    UploadHead,
+)
+from tapestry.protocol.stages import RoundStage
+from tapestry.schema import DOCUMENT_LIMIT, FileName, Name, Strict
+
+BODY_LIMIT = DOCUMENT_LIMIT
+NOTE_LIMIT = 1 << 18  # characters of a signed checkpoint
+MAX_ASKS = 64  # chunks that a node may ask for at a time
+LEADING_ENTRIES = 2  # of the log, in front of the bulk of an upload or publication
+
+Bulk = Sequence[bytes | memoryview]
+Note = Annotated[str, Field(max_length=NOTE_LIMIT)]
+RoundNumber = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Kind(StrEnum):
+    """Every message there is."""
+
+    HELLO = "hello"
+    IDENTITY = "identity"
+    COSIGN = "cosign"
+    COSIGNATURE = "cosignature"
+    ADVERTISE_KEYS = RoundStage.ADVERTISE_KEYS.value
+    ADVERTISED_KEYS = "advertised_keys"
+    SHARE_KEYS = RoundStage.SHARE_KEYS.value
+    SHARED_KEYS = "shared_keys"
+    COLLECT_MASKED_INPUTS = RoundStage.COLLECT_MASKED_INPUTS.value
+    MASKED_INPUT = "masked_input"
+    CHECK_CONSISTENCY = RoundStage.CHECK_CONSISTENCY.value
+    CONSENT = "consent"
+    UNMASK = RoundStage.UNMASK.value
+    UNMASKING_SHARES = "unmasking_shares"
+    APPLY_RESULT = "apply_result"
+    CHECK_CHUNK = "check_chunk"
+    RECEIPT = "receipt"
+    PUBLISH_ADAPTER = "publish_adapter"
+    PUBLICATION = "publication"
+    REFUSAL = "refusal"
+
+
+class Reason(StrEnum):
+    """Why a node refuses; the only thing a refusal says."""
+
+    NOT_IN_LOG = "not_in_log"
+    INCONSISTENT_VIEW = "inconsistent_view"
+    STALE_CHECKPOINT = "stale_checkpoint"
+    QUORUM_MISSING = "quorum_missing"
+    SOFTWARE_UNAPPROVED = "software_unapproved"
+    BASE_MISMATCH = "base_mismatch"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    LOCAL_POLICY = "local_policy"
+    PROTOCOL = "protocol"
+    UNKNOWN_ROUND = "unknown_round"
+    SUM_UNCHECKED = "sum_unchecked"
+    MODEL_UNSUPPORTED = "model_unsupported"
+    PLAN_UNSUPPORTED = "plan_unsupported"
+    MACHINE_UNFIT = "machine_unfit"
+    TRAINING_FAILED = "training_failed"
+    MAINTENANCE = "maintenance"
+    INTERNAL = "internal"
+
+    @property
+    def words(self) -> str:
+        """The code as a clause for people; it says no more than the code does."""
+        return _WORDS[self]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether waiting cannot mend it: a person has to change something first."""
+        return self in _FINAL
+
+
+_WORDS = {
+    Reason.NOT_IN_LOG: "the log does not prove the request",
+    Reason.INCONSISTENT_VIEW: "the log contradicts what the node saw of it before",
+    Reason.STALE_CHECKPOINT: "the log's newest checkpoint is too old",
+    Reason.QUORUM_MISSING: "too few members cosigned the log",
+    Reason.SOFTWARE_UNAPPROVED: "other software runs there than the round names",
+    Reason.BASE_MISMATCH: "the node holds another base",
+    Reason.BUDGET_EXHAUSTED: "the privacy budget does not cover it",
+    Reason.LOCAL_POLICY: "the institution's own policy does not allow it",
+    Reason.PROTOCOL: "a message breaks the protocol",
+    Reason.UNKNOWN_ROUND: "the node takes no part in such a round",
+    Reason.SUM_UNCHECKED: "a published sum is unchecked or was found false",
+    Reason.MODEL_UNSUPPORTED: "the model cannot be trained as the plan asks",
+    Reason.PLAN_UNSUPPORTED: "the plan does not fit the model or the records",
+    Reason.MACHINE_UNFIT: "the node's machine cannot do the training",
+    Reason.TRAINING_FAILED: "the node's training failed before and awaits its operator",
+    Reason.MAINTENANCE: "the node is not ready; its own log says why",
+    Reason.INTERNAL: "an unexpected error; the node's own log has it",
+}
+_FINAL = frozenset(
+    {
+        Reason.SOFTWARE_UNAPPROVED,
+        Reason.BUDGET_EXHAUSTED,
+        Reason.MODEL_UNSUPPORTED,
+        Reason.PLAN_UNSUPPORTED,
+        Reason.MACHINE_UNFIT,
+        Reason.TRAINING_FAILED,
+    }
+)
+
+
+class ChunkRequest(Strict):
+    """A chunk that a node wants to see, of the sum of a round and of every upload."""
+
+    round_number: Annotated[int, Field(ge=1)]
+    chunk: Annotated[int, Field(ge=0)]
+
+
+class HelloRequest(Strict):
+    """Asks how far a node is."""
+
+
+class Identity(Strict):
+    """Who a node is, and how far: the reply to ``HelloRequest``."""
+
+    name: Name
+    size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
+    applied: Annotated[int, Field(ge=0)]  # the last round whose result it has applied
+    checkpoint: Note | None  # the newest one that it accepted
+    asks: Annotated[
+        tuple[ChunkRequest, ...], Field(max_length=MAX_ASKS)
+    ]  # not seen yet
+
+
+class CosignRequest(Strict):
+    """Asks a node to mirror the attached entries and to cosign the checkpoint."""
+
+    start: Annotated[int, Field(ge=0)]  # index of the first attached entry
+    checkpoint: Note
+
+
+class CosignReply(Strict):
+    """A cosignature line; entries that the node submits to the log are attached."""
+
+    line: Annotated[str, Field(max_length=1000)]
+
+
+class AdvertiseKeysRequest(Strict):
+    """Asks a node to join the round that the log has open (TSA-1, message 0)."""
+
+    checkpoint: Note
+
+
+class ApplyResultRequest(Strict):
+    """Shows how a round ended; the chunks of its sum are attached."""
+
+    round_number: RoundNumber
+    checkpoint: Note
+    result: Result
+
+
+class ChunkPaths(Strict):
+    """The Merkle paths of one chunk, the lowest hash first."""
+
+    total: tuple[Hex32, ...]
+    uploads: dict[Name, tuple[Hex32, ...]]
+
+
+class CheckChunkRequest(Strict):
+    """Shows a chunk that the node asked for: attached, of the sum and each upload."""
+
+    round_number: RoundNumber
+    chunk: Annotated[int, Field(ge=0)]
+    proofs: ChunkPaths
+
+
+class PublishAdapterRequest(Strict):
+    """Tells a node of a release, on which it may publish an adapter."""
+
+    name: Name
+    checkpoint: Note
+
+
+class ReceiptReply(Strict):
+    """Says that a node has taken what it was shown."""
+
+
+class Publication(Strict):
+    """Names the files of an adapter, which are attached behind two log entries."""
+
+    files: tuple[FileName, ...]  # in order
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if list(self.files) != sorted(set(self.files)):
+            raise ValueError("names of files must be distinct and in order")
+        return self
+
+
+class Refusal(Strict):
+    """Says why a node refuses; for the log, a signed entry may be attached."""
+
+    reason: Reason
+
+
+_BODIES: Final[Mapping[Kind, type[Strict]]] = MappingProxyType(
+    {
+        Kind.HELLO: HelloRequest,
+        Kind.IDENTITY: Identity,
+        Kind.COSIGN: CosignRequest,
+        Kind.COSIGNATURE: CosignReply,
+        Kind.ADVERTISE_KEYS: AdvertiseKeysRequest,
+        Kind.ADVERTISED_KEYS: Advertisement,
+        Kind.SHARE_KEYS: KeyList,
+        Kind.SHARED_KEYS: ShareMessage,
+        Kind.COLLECT_MASKED_INPUTS: Ciphertexts,
+        Kind.MASKED_INPUT: UploadHead,
+        Kind.CHECK_CONSISTENCY: SurvivorList,
+        Kind.CONSENT: Consent,
+        Kind.UNMASK: ConsentList,
+        Kind.UNMASKING_SHARES: Reveal,
+        Kind.APPLY_RESULT: ApplyResultRequest,
+        Kind.CHECK_CHUNK: CheckChunkRequest,
+        Kind.RECEIPT: ReceiptReply,
+        Kind.PUBLISH_ADAPTER: PublishAdapterRequest,
+        Kind.PUBLICATION: Publication,
+        Kind.REFUSAL: Refusal,
+    }
+)
+_KINDS: Final = MappingProxyType({body: kind for kind, body in _BODIES.items()})
+_WITH_BULK: Final = frozenset(
+    {
+        Kind.COSIGN,
+        Kind.COSIGNATURE,
+        Kind.MASKED_INPUT,
+        Kind.APPLY_RESULT,
+        Kind.CHECK_CHUNK,
+        Kind.PUBLICATION,
+        Kind.REFUSAL,
+    }
+)
+BodyT = TypeVar("BodyT", bound=Strict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One request or reply, as bytes: what a transport carries."""
+
+    kind: Kind
+    body: bytes = b"{}"
+    attachments: Bulk = ()
+
+    @property
+    def size(self) -> int:
+        """How many bytes of payload it carries."""
+        return len(self.body) + sum(memoryview(a).nbytes for a in self.attachments)
+
+
+def encode_message(body: Strict, attachments: Bulk = ()) -> Message:
+    """Build the message of a body; its type decides the kind.
+
+    Raises:
+        ValueError: The type is no body of a message, or its kind has no attachments:
+            a bug of the caller.
+    """
+    kind = _KINDS.get(type(body))
+    if kind is None or (attachments and kind not in _WITH_BULK):
+        raise ValueError(f"no message has a {type(body).__name__} and attachments")
+    return Message(kind=kind, body=body.encode(), attachments=attachments)
+
+
+def decode_body(message: Message) -> Strict:
+    """Read the body of a message, as the type of its kind.
+
+    Raises:
+        ProtocolError: The body is over the limit, not canonical JSON or not of that
+            type, or there are attachments on a kind that has none.
+    """
+    return _decode(message, _BODIES[message.kind])
+
+
+def expect_body(message: Message, want: type[BodyT]) -> BodyT:
+    """Read the body of a message that must be of one kind.
+
+    Raises:
+        ProtocolError: The message is of another kind, or as ``decode_body``.
+    """
+    if message.kind is not _KINDS[want]:
+        raise ProtocolError(f"{message.kind} instead of {_KINDS[want]}")
+    return _decode(message, want)
+
+
+def _decode(message: Message, want: type[BodyT]) -> BodyT:
+    if message.attachments and message.kind not in _WITH_BULK:
+        raise ProtocolError(
+            f"{message.kind} with {len(message.attachments)} attachments, want none"
+        )
+    return want.decode(message.body, limit=BODY_LIMIT)
+
+
+def split_entries(attachments: Bulk) -> tuple[bytes, bytes, Bulk]:
+    """Split the attachments of an upload or publication: two log entries, the bulk.
+
+    Raises:
+        ProtocolError: There are fewer than two attachments.
+    """
+    if len(attachments) < LEADING_ENTRIES:
+        raise ProtocolError(
+            f"{len(attachments)} attachments, want {LEADING_ENTRIES} log entries first"
+        )
+    first, second = map(bytes, attachments[:LEADING_ENTRIES])
+    return first, second, attachments[LEADING_ENTRIES:]

@@ -1,0 +1,191 @@
+"""The manifest of a round: its cohort, its plans, and what binds them together."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tapestry.encoding import decode_fraction, digest
+from tapestry.errors import ProtocolError
+from tapestry.protocol.stages import RoundStage
+from tapestry.schema import Digest, Name, Noise, Plain, Strict
+
+
+class Participant(Strict):
+    """A node of the cohort; its place in the list, from 1, is its share number."""
+
+    name: Name
+    key: Annotated[str, Field(max_length=300)]  # verify key of the node, as a vkey
+
+
+Option = (
+    Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]
+    | Annotated[str, Field(max_length=200)]
+)
+OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Options = Annotated[
+    dict[OptionName, Option | Annotated[tuple[Option, ...], Field(max_length=1000)]],
+    Field(max_length=50),
+]
+"""What one workload's plans say beyond every plan: whole numbers, texts, lists."""
+
+
+class TrainingPlan(Strict):
+    """What every node computes on its records: a union, tagged by ``workload``.
+
+    The common part is read by all: by secure aggregation, by the accounting of privacy,
+    by an auditor. ``options`` belong to the workload that the tag names; its plan model
+    reads them (``workloads.base.read_options``), on nodes and coordinator alike, and
+    refuses what it does not know. The log holds any workload's plan, so an auditor
+    needs none of them.
+    """
+
+    workload: Name
+    parameterization: Literal["full", "low_rank"]
+    rank: Annotated[int, Field(ge=0, le=1024)]  # 0 with "full"
+    targets: tuple[Annotated[str, Field(max_length=80)], ...]  # module names; low_rank
+    factor_seed: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # draws A; low_rank
+    steps: Annotated[int, Field(ge=1, le=100_000)]
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]  # expected, in records
+    optimizer: Literal["sgd", "adam"]
+    learning_rate: Plain
+    weight_decay: Plain
+    options: Options
+
+
+class PrivacyPlan(Strict):
+    """The noise that every node adds, and the promise it makes for it.
+
+    ``noise`` is ``none`` only where the institutions' policies allow it (public
+    text, studies); ``local`` is DP-SGD with the node's own noise at full scale;
+    ``shared`` is one step, whose noise adds up inside the masked sum
+    (``noise_shares``).
+    """
+
+    noise: Annotated[Noise, Field(examples=["local"])]
+    unit: Literal["record"]
+    adjacency: Literal["add-remove"]
+    clip_norm: Plain  # per record, L2, of its gradient
+    noise_multiplier: Plain
+    min_share: Plain  # least noise multiplier of one node's share; "0" unless shared
+    target_delta: Plain
+
+
+class OuterPlan(Strict):
+    """How the mean update moves the base."""
+
+    optimizer: Literal["mean", "nesterov", "adam"]
+    learning_rate: Plain
+    momentum: Plain
+    max_norm: Plain  # gate: L2 norm of the mean update
+    max_loss_increase: Plain  # gate: mean score on public held-out data
+
+
+class PublicWeights(Strict):
+    """How much each participant counts: public, whole, fixed before the round."""
+
+    cap: Annotated[int, Field(ge=1, le=1000)]
+    weights: tuple[Annotated[int, Field(ge=1, le=1000)], ...]  # in order of name
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(weight > self.cap for weight in self.weights):
+            raise ValueError("a weight is above the cap")
+        return self
+
+
+class StageDeadlines(Strict):
+    """Seconds that the coordinator waits for replies, by stage of the aggregation."""
+
+    advertise_keys: Annotated[int, Field(ge=1)]
+    share_keys: Annotated[int, Field(ge=1)]
+    collect_masked_inputs: Annotated[int, Field(ge=1)]
+    check_consistency: Annotated[int, Field(ge=1)]
+    unmask: Annotated[int, Field(ge=1)]
+
+    def of(self, stage: RoundStage) -> int:
+        """Return the seconds of one of ``SECAGG_STAGES``."""
+        seconds: int = getattr(self, stage.value)
+        return seconds
+
+
+class RoundManifest(Strict):
+    """Everything that a round is, fixed before it starts (TSA-1, message 0).
+
+    The log holds it inside ``round.opened``; ``context`` binds every key, mask,
+    share and signature of the round to these bytes.
+    """
+
+    protocol: Literal["tapestry-secagg/1"]
+    federation: Name
+    run_id: Name
+    round_number: Annotated[int, Field(ge=1, le=1_000_000)]
+    attempt: Annotated[int, Field(ge=1, le=1000)]
+    model_digest: Digest
+    layout_digest: Digest
+    software_digest: Digest
+    policy_digest: Digest
+    roster_digest: Digest
+    participants: Annotated[
+        tuple[Participant, ...], Field(min_length=2, max_length=1000)
+    ]
+    max_colluding: Annotated[int, Field(ge=0)]  # n_C
+    threshold: Annotated[int, Field(ge=2)]  # t
+    min_cohort: Annotated[int, Field(ge=2)]  # n_min
+    ring_bits: Literal[32]
+    length: Annotated[int, Field(ge=1, le=2**40)]  # d
+    clip_norm: Plain  # L2 bound of the update
+    clip_value: Plain  # L-infinity bound of the update
+    scale_bits: Annotated[int, Field(ge=0, le=30)]  # grid step 2**-scale_bits
+    weighting: Literal["uniform"] | PublicWeights
+    training: TrainingPlan
+    privacy: PrivacyPlan
+    outer: OuterPlan
+    deadlines: StageDeadlines
+    post_quantum: None  # reserved: a hybrid key agreement
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [p.name for p in self.participants]
+        if len(set(names)) != len(names) or names != sorted(names):
+            raise ValueError("participants must be distinct and in order of name")
+        weights = self.weighting
+        if weights != "uniform" and len(weights.weights) != len(names):
+            raise ValueError("one weight per participant")
+        for plain in (self.clip_norm, self.clip_value):
+            if decode_fraction(plain) <= 0:
+                raise ValueError("clip bounds must be positive")
+        self._check_noise()
+        return self
+
+    def _check_noise(self) -> None:
+        training = self.training
+        if self.privacy.noise != "shared":
+            if self.privacy.min_share != "0":
+                raise ValueError("min_share is for noise that is shared")
+            return
+        if (training.steps, training.optimizer) != (1, "sgd"):
+            raise ValueError("shared noise takes one step of SGD a round")
+        if training.weight_decay != "0" or self.weighting != "uniform":
+            raise ValueError("shared noise takes no weight decay and equal weights")
+
+    @property
+    def context(self) -> bytes:
+        """Hash that every key, mask and signature of the round is bound to."""
+        data = b"tapestry-secagg/1" + self.encode()
+        return bytes.fromhex(digest(data)[7:])
+
+    def participant(self, name: str) -> Participant:
+        """Find a node of the cohort.
+
+        Raises:
+            ProtocolError: It is not in the cohort.
+        """
+        for participant in self.participants:
+            if participant.name == name:
+                return participant
+        raise ProtocolError(f"{name!r} is not in the cohort")
+
+
+def recommended_threshold(cohort: int, *, max_colluding: int) -> int:
+    """The least t for which two survivor lists cannot both reach it: 2t > n + n_C."""
+    return (cohort + max_colluding) // 2 + 1

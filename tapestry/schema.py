@@ -1,0 +1,89 @@
+"""Types for data from outside: strict models, names, digests and plain decimals."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from tapestry.encoding import canonical_json, decode_fraction, decode_json, digest
+from tapestry.errors import ProtocolError
+
+DOCUMENT_LIMIT = 8 << 20  # bytes of JSON
+_SEGMENT = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_. @+=,-]{0,119}")
+
+
+def _plain_decimal(text: str) -> str:
+    try:
+        decode_fraction(text)
+    except ProtocolError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def check_file_name(name: str) -> str:
+    """Refuse a path that could leave its folder or be spelled in two ways.
+
+    Raises:
+        ValueError: Absolute, with ``.``, ``..`` or a backslash, too long or deep, or
+            with characters outside a small portable set.
+    """
+    segments = name.split("/")
+    if len(segments) > 8 or any(
+        not _SEGMENT.fullmatch(part) or part in (".", "..") or part != part.rstrip(" .")
+        for part in segments
+    ):
+        raise ValueError(f"not a portable relative path: {name[:80]!r}")
+    return name
+
+
+Noise = Literal["none", "local", "shared"]
+Digest = Annotated[
+    str,
+    Field(
+        pattern="^sha256:[0-9a-f]{64}$",
+        description="a digest: sha256: and 64 hex digits in lower case",
+        examples=["sha256:" + "0" * 64],
+    ),
+]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$",
+        description="a name: up to 63 of a-z, 0-9, dots and hyphens",
+        examples=["italy"],
+    ),
+]
+Plain = Annotated[
+    str, Field(max_length=40, examples=["0.5"]), AfterValidator(_plain_decimal)
+]
+FileName = Annotated[str, AfterValidator(check_file_name)]
+
+
+class Strict(BaseModel):
+    """Outside data: unknown keys, lenient types and later changes are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @classmethod
+    def decode(cls, data: bytes, *, limit: int = DOCUMENT_LIMIT) -> Self:
+        """Read from canonical JSON.
+
+        Raises:
+            ProtocolError: Not canonical, or not of this shape.
+        """
+        decode_json(data, limit=limit)
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ProtocolError(f"{cls.__name__} {where}: {first['msg']}") from None
+
+    def encode(self) -> bytes:
+        """Print as canonical JSON; the inverse of decode."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        """The digest of the canonical bytes."""
+        return digest(self.encode())

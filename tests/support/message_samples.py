@@ -1,0 +1,73 @@
+"""One body of every kind of message, from a round of four in which one drops out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tapestry.protocol.messages import (
+    AdvertiseKeysRequest,
+    ApplyResultRequest,
+    CheckChunkRequest,
+    ChunkPaths,
+    ChunkRequest,
+    CosignReply,
+    CosignRequest,
+    HelloRequest,
+    Identity,
+    Kind,
+    Publication,
+    PublishAdapterRequest,
+    Reason,
+    ReceiptReply,
+    Refusal,
+)
+from tapestry.schema import Strict
+from tests.support.secagg_cohort import Federation
+
+
+def sample_bodies() -> Mapping[Kind, Strict]:
+    """Build a body for each kind; none of its lists and maps is empty."""
+    bodies = _round_bodies()
+    note = "origin\n5\nroot\n"
+    paths = ChunkPaths(total=("0" * 64,), uploads={"a.example": ("1" * 64, "2" * 64)})
+    asks = (ChunkRequest(round_number=1, chunk=0),)
+    bodies |= {
+        Kind.HELLO: HelloRequest(),
+        Kind.IDENTITY: Identity(
+            name="fr", size=7, applied=1, checkpoint=note, asks=asks
+        ),
+        Kind.COSIGN: CosignRequest(start=1, checkpoint=note),
+        Kind.COSIGNATURE: CosignReply(line="— fr/witness AAAA\n"),
+        Kind.ADVERTISE_KEYS: AdvertiseKeysRequest(checkpoint=note),
+        Kind.APPLY_RESULT: ApplyResultRequest(
+            round_number=1, checkpoint=note, result=bodies.pop(Kind.APPLY_RESULT)
+        ),
+        Kind.CHECK_CHUNK: CheckChunkRequest(round_number=1, chunk=1, proofs=paths),
+        Kind.RECEIPT: ReceiptReply(),
+        Kind.PUBLISH_ADAPTER: PublishAdapterRequest(name="base-1", checkpoint=note),
+        Kind.PUBLICATION: Publication(files=("README.md", "tapestry/proof.txt")),
+        Kind.REFUSAL: Refusal(reason=Reason.BUDGET_EXHAUSTED),
+    }
+    return bodies
+
+
+def _round_bodies() -> dict[Kind, Any]:
+    federation = Federation.of(4)
+    federation.advertise()
+    bodies: dict[Kind, Any] = {Kind.SHARE_KEYS: federation.message}
+    bodies[Kind.ADVERTISED_KEYS] = federation.message.advertisements[0]
+    sharing = federation.stage
+    federation.share()
+    first, *left = federation.names()
+    bodies[Kind.SHARED_KEYS] = sharing._kept[first]
+    bodies[Kind.COLLECT_MASKED_INPUTS] = federation.message[first]
+    federation.receive()
+    federation.upload([first, *left[:-1]])
+    bodies[Kind.MASKED_INPUT] = federation.uploads[first].head
+    bodies[Kind.CHECK_CONSISTENCY] = federation.message
+    federation.consent()
+    bodies[Kind.UNMASK] = federation.message
+    bodies[Kind.CONSENT] = federation.message.consents[0]
+    unmasking = federation.stage
+    bodies[Kind.APPLY_RESULT] = federation.result(federation.reveal())
+    bodies[Kind.UNMASKING_SHARES] = unmasking._kept[first]
+    return bodies
