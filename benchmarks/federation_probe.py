@@ -71,10 +71,8 @@ def _mean_of(row: JournaledRound, journal: Journal) -> FloatVector:
     result = Result.decode(row.result or b"")
     if result.model_digest == manifest.model_digest:
         raise RuntimeError(f"the gate rejected round {row.number}")
-    order = [p.name for p in manifest.participants]
-    places = tuple(order.index(n) + 1 for n in result.transcript.survivors.names)
-    total = journal.load_sum(row.number)
-    return mean(total, encoding=Encoding.of(manifest), places=places)
+    total, survivors = journal.load_sum(row.number), len(result.transcript.uploads)
+    return mean(total, encoding=Encoding.of(manifest), survivors=survivors)
 
 
 @contextmanager
@@ -132,14 +130,16 @@ def stepped_once() -> Iterator[list[Replica]]:
         self: Replica,
         total: RingVector,
         *,
-        places: tuple[int, ...],
+        survivors: int,
         manifest: RoundManifest,
         layout: Layout,
     ) -> Replica:
         for digest, other, result in known:
             if digest == self.digest and np.array_equal(other, total):
                 return result
-        result = original(self, total, places=places, manifest=manifest, layout=layout)
+        result = original(
+            self, total, survivors=survivors, manifest=manifest, layout=layout
+        )
         known[:] = [(self.digest, total, result)]
         newest[:] = [result]
         return result

@@ -145,8 +145,6 @@ def encoding(length: int, nodes: int) -> Encoding:
         scale_bits=24,
         bound=(2**31 - 1) // nodes,
         clip_norm=1.0,
-        weights=(1,) * nodes,
-        weight_cap=1,
     )
 
 

@@ -75,16 +75,14 @@ class AcceptanceGate:
             measure=self.evaluation.name,
             scores=finite(before),
         )
-        places = tuple(
-            total.cohort.places[name] for name in total.transcript.survivors.names
-        )
-        found = measure(total.values, places=places, manifest=manifest)
+        survivors = len(total.transcript.uploads)
+        found = measure(total.values, survivors=survivors, manifest=manifest)
         norm = found.norm
         if found.fault is not None:
             return rejected(reason=found.fault, norm=norm)
         candidate = replica.after(
             total.values,
-            places=places,
+            survivors=survivors,
             manifest=manifest,
             layout=self.workload.layout(manifest.training),
         )

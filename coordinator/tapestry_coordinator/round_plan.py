@@ -166,7 +166,6 @@ def _write_down(
             clip_norm=secagg.clip_norm,
             clip_value=secagg.clip_value,
             scale_bits=secagg.scale_bits,
-            weighting="uniform",
             training=training,
             privacy=settings.privacy,
             outer=settings.outer,

@@ -244,11 +244,9 @@ class Run:
             raise IncompleteError(f"the journal lacks the result of {row.number}")
         if closed.outcome == "applied":
             manifest = RoundManifest.decode(row.manifest)
-            order = [p.name for p in manifest.participants]
-            names = Result.decode(row.result).transcript.survivors.names
             self.replica = self.replica.after(
                 self.journal.load_sum(row.number),
-                places=tuple(order.index(name) + 1 for name in names),
+                survivors=len(Result.decode(row.result).transcript.uploads),
                 manifest=manifest,
                 layout=self.workload.layout(manifest.training),
             )

@@ -37,9 +37,7 @@ class Measured:
     fault: Literal["sum_out_of_range", "norm_too_large"] | None
 
 
-def measure(
-    total: RingVector, *, places: tuple[int, ...], manifest: RoundManifest
-) -> Measured:
+def measure(total: RingVector, *, survivors: int, manifest: RoundManifest) -> Measured:
     """Hold a sum against the range and the length that the plan allows.
 
     Guarantees:
@@ -48,16 +46,15 @@ def measure(
 
     Args:
         total: The unmasked sum, shape (d,).
-        places: The survivors' places in the manifest, from 1.
+        survivors: How many updates are in the sum.
         manifest: The round.
     """
     encoding = Encoding.of(manifest)
     try:
-        check_sum(total, encoding=encoding, survivors=len(places))
+        check_sum(total, encoding=encoding, survivors=survivors)
     except ProtocolError:
         return Measured(norm=0.0, fault="sum_out_of_range")
-    weight = sum(encoding.weights[place - 1] for place in places)
-    factor = encoding.weight_cap / weight / 2**encoding.scale_bits
+    factor = 1 / survivors / 2**encoding.scale_bits
     norm = math.sqrt(_squares(total)) * factor
     fits = norm <= number(manifest.outer.max_norm)
     return Measured(norm=norm, fault=None if fits else "norm_too_large")
@@ -97,7 +94,7 @@ class Replica:
         self,
         total: RingVector,
         *,
-        places: tuple[int, ...],
+        survivors: int,
         manifest: RoundManifest,
         layout: Layout,
     ) -> "Replica":
@@ -105,7 +102,7 @@ class Replica:
 
         Args:
             total: The unmasked sum, shape (d,).
-            places: The survivors' places in the manifest, from 1.
+            survivors: How many updates are in the sum.
             manifest: The round.
             layout: The layout computed here, not the coordinator's word.
 
@@ -122,7 +119,7 @@ class Replica:
         parameters, optimizer = advance(
             self.parameters,
             self.optimizer,
-            mean=mean(total, encoding=Encoding.of(manifest), places=places),
+            mean=mean(total, encoding=Encoding.of(manifest), survivors=survivors),
             layout=layout,
             manifest=manifest,
         )

@@ -80,19 +80,6 @@ class OuterPlan(Strict):
     max_loss_increase: Plain  # gate: mean score on public held-out data
 
 
-class PublicWeights(Strict):
-    """How much each participant counts: public, whole, fixed before the round."""
-
-    cap: Annotated[int, Field(ge=1, le=1000)]
-    weights: tuple[Annotated[int, Field(ge=1, le=1000)], ...]  # in order of name
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if any(weight > self.cap for weight in self.weights):
-            raise ValueError("a weight is above the cap")
-        return self
-
-
 class StageDeadlines(Strict):
     """Seconds that the coordinator waits for replies, by stage of the aggregation."""
 
@@ -136,7 +123,6 @@ class RoundManifest(Strict):
     clip_norm: Plain  # L2 bound of the update
     clip_value: Plain  # L-infinity bound of the update
     scale_bits: Annotated[int, Field(ge=0, le=30)]  # grid step 2**-scale_bits
-    weighting: Literal["uniform"] | PublicWeights
     training: TrainingPlan
     privacy: PrivacyPlan
     outer: OuterPlan
@@ -148,9 +134,6 @@ class RoundManifest(Strict):
         names = [p.name for p in self.participants]
         if len(set(names)) != len(names) or names != sorted(names):
             raise ValueError("participants must be distinct and in order of name")
-        weights = self.weighting
-        if weights != "uniform" and len(weights.weights) != len(names):
-            raise ValueError("one weight per participant")
         for plain in (self.clip_norm, self.clip_value):
             if decode_fraction(plain) <= 0:
                 raise ValueError("clip bounds must be positive")
@@ -165,8 +148,8 @@ class RoundManifest(Strict):
             return
         if (training.steps, training.optimizer) != (1, "sgd"):
             raise ValueError("shared noise takes one step of SGD a round")
-        if training.weight_decay != "0" or self.weighting != "uniform":
-            raise ValueError("shared noise takes no weight decay and equal weights")
+        if training.weight_decay != "0":
+            raise ValueError("shared noise takes no weight decay")
 
     @property
     def context(self) -> bytes:

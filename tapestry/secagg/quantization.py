@@ -45,8 +45,6 @@ class Encoding:
     scale_bits: int
     bound: int  # the largest integer of one node, in grid steps
     clip_norm: float
-    weights: tuple[int, ...]  # one per participant
-    weight_cap: int
     noise: float = 0.0  # deviation of one node's share of noise, in grid steps
 
     @classmethod
@@ -69,35 +67,13 @@ class Encoding:
                 f"{cohort} nodes times {bound} grid steps, and noise of {noise:.0f},"
                 " do not fit 31 bits"
             )
-        public = manifest.weighting
-        weights = (1,) * cohort if public == "uniform" else public.weights
         return cls(
             length=manifest.length,
             scale_bits=manifest.scale_bits,
             bound=bound,
             clip_norm=decode_fraction(manifest.clip_norm),
-            weights=weights,
-            weight_cap=1 if public == "uniform" else public.cap,
             noise=noise,
         )
-
-
-def weigh(update: FloatVector, *, weight: int, weight_cap: int) -> FloatVector:
-    """Scale an update by its public weight, as a share of the cap.
-
-    Guarantees:
-        The factor is at most 1 and known to everybody before the round. Clip
-        *after* weighing: the sensitivity of what leaves is then ``clip_norm``
-        whatever the weight.
-
-    Raises:
-        ValueError: The weight is not between 1 and the cap.
-    """
-    if not 1 <= weight <= weight_cap:
-        raise ValueError(f"weight {weight} is not between 1 and {weight_cap}")
-    if weight == weight_cap:
-        return update
-    return update * np.float32(weight / weight_cap)
 
 
 def quantize(
@@ -258,23 +234,20 @@ def check_sum(total: RingVector, *, encoding: Encoding, survivors: int) -> None:
         raise ProtocolError("the sum is longer than the updates of the round can give")
 
 
-def mean(
-    total: RingVector, *, encoding: Encoding, places: tuple[int, ...]
-) -> FloatVector:
-    """Read a sum of integers as the weighted mean of the survivors' updates.
+def mean(total: RingVector, *, encoding: Encoding, survivors: int) -> FloatVector:
+    """Read a sum of integers as the mean of the survivors' updates.
 
     Args:
         total: The unmasked sum.
         encoding: The grid of the round.
-        places: The survivors' places in the manifest, from 1.
+        survivors: How many updates are in the sum.
 
     Raises:
         ValueError: No survivors.
     """
-    weight = sum(encoding.weights[place - 1] for place in places)
-    if weight == 0:
+    if survivors < 1:
         raise ValueError("a mean needs at least one survivor")
-    factor = encoding.weight_cap / weight / 2**encoding.scale_bits
+    factor = 1 / survivors / 2**encoding.scale_bits
     result: FloatVector = np.empty(total.shape, dtype=np.float32)
     signed: npt.NDArray[np.int32] = total.view(np.int32)
     for start in range(0, total.size, BLOCK_COORDINATES):

@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from threading import Lock
-from typing import Final, Literal, Protocol, Self
+from typing import Final, Protocol, Self
 
 from tapestry.errors import PolicyError, ProtocolError
 from tapestry.protocol.round_manifest import (
     OuterPlan,
     PrivacyPlan,
-    PublicWeights,
     RoundManifest,
     TrainingPlan,
     recommended_threshold,
@@ -22,11 +21,6 @@ from tapestry.protocol.round_manifest import (
 from tapestry.secagg.quantization import Encoding
 
 MIN_HONEST = 2  # honest nodes in every sum; a sum over one is that node's update
-
-
-def recommended_colluding(cohort: int) -> int:
-    """Return the default n_C: just under a third of the cohort."""
-    return -(-cohort // 3) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +32,6 @@ class RunPlan:
     clip_norm: str
     clip_value: str
     scale_bits: int
-    weighting: Literal["uniform"] | PublicWeights
     privacy: PrivacyPlan
     training: TrainingPlan
     outer: OuterPlan
@@ -52,7 +45,6 @@ class RunPlan:
             clip_norm=manifest.clip_norm,
             clip_value=manifest.clip_value,
             scale_bits=manifest.scale_bits,
-            weighting=manifest.weighting,
             privacy=manifest.privacy,
             training=manifest.training,
             outer=manifest.outer,
@@ -73,7 +65,6 @@ class Requirements:
     plan: RunPlan
     min_cohort: int  # its own floor
     min_colluding: int  # the least n_C it wants protection from
-    weight_cap: int  # the most that one node may count, relative to the least: 1
     # The last round of this run for which it uploaded, 0 for none: the larger of its
     # own mark and what the log shows it committed to, lest a restored backup forget.
     highest_round: int
@@ -103,7 +94,6 @@ def check_manifest(manifest: RoundManifest, terms: Requirements) -> int:
     if RunPlan.of(manifest) != terms.plan:
         raise ProtocolError("the manifest differs from the plan of the run")
     Encoding.of(manifest)
-    _check_influence(manifest, terms)
     min_cohort = _check_cohort(manifest, terms)
     terms.afford(manifest)
     return min_cohort
@@ -118,12 +108,6 @@ def _check_roster(manifest: RoundManifest, terms: Requirements) -> None:
     keys = {participant.key for participant in manifest.participants}
     if len(keys) != len(manifest.participants):
         raise ProtocolError("two participants share an identity key")
-
-
-def _check_influence(manifest: RoundManifest, terms: Requirements) -> None:
-    cap = 1 if manifest.weighting == "uniform" else manifest.weighting.cap
-    if cap > terms.weight_cap:
-        raise PolicyError(f"weights up to {cap}, the cap is {terms.weight_cap}")
 
 
 def _check_cohort(manifest: RoundManifest, terms: Requirements) -> int:

@@ -64,16 +64,14 @@ class Unmasked:
     faults: tuple[InconsistentShare, ...]
 
     def mean(self) -> FloatVector:
-        """Read the sum as the weighted mean of the survivors' updates.
+        """Read the sum as the mean of the survivors' updates.
 
         Raises:
             ProtocolError: No honest updates give this sum.
         """
-        names = self.transcript.survivors.names
-        places = tuple(self.cohort.places[name] for name in names)
-        encoding = self.cohort.encoding
-        check_sum(self.values, encoding=encoding, survivors=len(places))
-        return mean(self.values, encoding=encoding, places=places)
+        encoding, survivors = self.cohort.encoding, len(self.transcript.uploads)
+        check_sum(self.values, encoding=encoding, survivors=survivors)
+        return mean(self.values, encoding=encoding, survivors=survivors)
 
     def chunks(self) -> list[memoryview]:
         """Cut the sum into the chunks of message 10."""

@@ -94,7 +94,7 @@ def _sum(manifest: RoundManifest, mean: float, *, whole: bool = False) -> Unmask
     """A sum of four whose mean has one value in the first coordinate, or in all."""
     values = np.zeros(8, dtype=np.int32)
     values[: None if whole else 1] = round(mean * 4 * 2**10)
-    transcript: Any = SimpleNamespace(survivors=SimpleNamespace(names=NAMES))
+    transcript: Any = SimpleNamespace(uploads=NAMES)
     return Unmasked(
         cohort=Cohort.of(manifest),
         values=values.view(np.uint32),

@@ -235,17 +235,6 @@ def test_pins_name_versions_and_no_place_to_fetch_them_from() -> None:
     assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)] == []
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    found = []
-    for page in _texts():
-        if page.suffix != ".md":
-            continue
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
-            if not target.startswith("http") and not (page.parent / target).exists():
-                found.append(f"{_name(page)}: {target}")
-    assert found == []
-
-
 def test_every_skip_says_why() -> None:
     found = [
         _at(path, node, ast.unparse(node))

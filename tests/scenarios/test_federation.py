@@ -72,7 +72,7 @@ def test_the_unmasked_mean_is_the_mean_of_what_was_trained(
     for manifest in _manifests(federation):
         encoding = Encoding.of(manifest)
         total = journal.load_sum(manifest.round_number)
-        found = mean(total, encoding=encoding, places=(1, 2, 3, 4))
+        found = mean(total, encoding=encoding, survivors=4)
         bound = number(manifest.clip_norm)
         true = [
             clip(federation.updates[name, manifest.round_number], clip_norm=bound)

@@ -11,6 +11,8 @@ from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import QuorumError, RuleError, TapestryError
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Kind, Message
+from tapestry.secagg import client
+from tapestry.secagg.client_states import MasksReady
 from tapestry.vectors import FloatVector, Quantized
 from tapestry_coordinator import log_publisher
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
@@ -18,7 +20,6 @@ from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.types import DpAccounted, ReleasePublished, RoundClosed
 from tapestry_governance.rules.replay import apply_all
-from tapestry_node.round import contribution, session
 from tests.scenarios.conftest import Found
 from tests.scenarios.test_refusals import reason_in
 from tests.support.federation import NAMES, Deliver, Federation, answered, changed
@@ -79,13 +80,14 @@ def test_poison_out_of_range_is_rejected(
 ) -> None:
     """A node without our clipping puts 2**31 into one coordinate."""
 
-    def prepare(update: FloatVector, *, place: int, **rest: Any) -> Quantized:
-        quantized = contribution.prepare(update, place=place, **rest)
-        if place == NAMES.index("fr") + 1:
-            quantized.values[0] ^= np.uint32(1 << 31)
-        return quantized
+    honest = client.mask_input
 
-    monkeypatch.setattr(session, "prepare", prepare)
+    def mask_input(state: MasksReady, update: Quantized, **rest: Any) -> Any:
+        if state.round.node == "fr":
+            update.values[0] ^= np.uint32(1 << 31)
+        return honest(state, update, **rest)
+
+    monkeypatch.setattr(client, "mask_input", mask_input)
     federation = found()
     federation.run()
     unharmed(federation, "sum_out_of_range")

@@ -40,8 +40,7 @@ def noise_in_sum(federation: Federation, number_: int, names: tuple[str, ...]) -
     journal = Journal(federation.coordinator)
     total = journal.load_sum(number_)
     journal.close()
-    places = tuple(NAMES.index(name) + 1 for name in names)
-    found = mean(total, encoding=encoding, places=places) * len(names)
+    found = mean(total, encoding=encoding, survivors=len(names)) * len(names)
     steps = [
         clip(federation.updates[n, number_], clip_norm=number(opened.clip_norm)).values
         for n in names

@@ -165,16 +165,16 @@ def test_a_sum_that_is_too_long_is_not_applied_though_the_log_says_so(
 def test_a_sum_out_of_range_is_not_applied_though_the_log_says_so(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tapestry.vectors import Quantized
-    from tapestry_node.round import contribution, session
+    from tapestry.secagg import client
 
-    def prepare(update: Any, *, place: int, **rest: Any) -> Quantized:
-        quantized = contribution.prepare(update, place=place, **rest)
-        if place == 1:
-            quantized.values[0] ^= np.uint32(1 << 31)
-        return quantized
+    honest = client.mask_input
 
-    monkeypatch.setattr(session, "prepare", prepare)
+    def mask_input(state: Any, update: Any, **rest: Any) -> Any:
+        if state.round.node == NAMES[0]:
+            update.values[0] ^= np.uint32(1 << 31)
+        return honest(state, update, **rest)
+
+    monkeypatch.setattr(client, "mask_input", mask_input)
     _apply_whatever_it_is(monkeypatch)
     federation = found(
         coordinator={"outer": {"max_norm": "1000000", "max_loss_increase": "1000"}}

@@ -111,7 +111,6 @@ class Federation:
         return prepare(
             trained,
             manifest=self.manifest,
-            place=place,
             random=random,
             noise=self.source(place, "share"),
         ).values
@@ -129,7 +128,7 @@ class Federation:
         rows = [self.encoded(row, place=i) for i, row in enumerate(trained, 1)]
         total: RingVector = np.stack(rows).sum(axis=0, dtype=np.uint32)
         check_sum(total, encoding=encoding, survivors=self.nodes)
-        return mean(total, encoding=encoding, places=tuple(range(1, self.nodes + 1)))
+        return mean(total, encoding=encoding, survivors=self.nodes)
 
     @property
     def epsilon(self) -> float | None:

@@ -232,7 +232,6 @@ class World:
             clip_norm="1",
             clip_value="0.1",
             scale_bits=20,
-            weighting="uniform",
             training=TrainingPlan(
                 workload="language",
                 parameterization="full",

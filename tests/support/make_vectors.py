@@ -237,7 +237,7 @@ def messages() -> dict[str, Any]:
 def noises() -> dict[str, Any]:
     def changed(noise: tuple[str, str], **changes: Any) -> dict[str, Any]:
         fixed_ = {"length": 10_000, "clip_norm": "0.5", "clip_value": "0.5"}
-        fixed_ |= {"scale_bits": 28, "weighting": "uniform"}
+        fixed_ |= {"scale_bits": 28}
         plan = manifest()["privacy"]
         plan |= {"noise": "shared", "noise_multiplier": noise[0], "min_share": noise[1]}
         return {**manifest(), **fixed_, "privacy": plan, **changes}
@@ -265,7 +265,6 @@ def noises() -> dict[str, Any]:
         "several steps": changed(good, **training(steps=2)),
         "another optimizer": changed(good, **training(optimizer="adam")),
         "weight decay": changed(good, **training(weight_decay="0.1")),
-        "weights": changed(good, weighting=manifest()["weighting"]),
         "a least share of noise that is not shared": changed(good, privacy=plain_noise),
         "no noise": changed(("0", "0")),
         "a negative least share": changed(("1", "-1")),

@@ -104,8 +104,8 @@ def unreadable(number: str, value: dict[str, Any]) -> Rows:
         rows["a fraction with a zero at the end"] = good.replace('"0.25"', '"0.250"')
         rows["a number that is not a string"] = good.replace('"0.25"', "0.25")
         rows["another protocol"] = good.replace("secagg/1", "secagg/2")
-        rows["a weight above the cap"] = good.replace("[1,2,4,4]", "[1,2,4,5]")
-        rows["a weight too few"] = good.replace("[1,2,4,4]", "[1,2,4]")
+        rows["weights of the participants"] = canon({**value, "weighting": "uniform"})
+        rows["a deadline too few"] = good.replace(',"unmask":60', "")
     if number == "2":
         a, b = value["advertisements"][:2]
         rows["a public key twice"] = good.replace(b["mask_key"], a["mask_key"])

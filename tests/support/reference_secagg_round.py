@@ -28,7 +28,6 @@ NAMES = ("a.example", "b.example", "c.example", "d.example")
 FIRST, LOST = "a.example", "b.example"  # the latter is silent once it has shared
 LEFT = tuple(name for name in NAMES if name != LOST)
 THRESHOLD, LENGTH, BITS, BOUND = 3, 6, 12, 1024
-WEIGHTS, CAP = dict(zip(NAMES, (1, 2, 4, 4), strict=True)), 4
 
 STAGES = (
     "advertise_keys",
@@ -71,7 +70,6 @@ def manifest() -> dict[str, Any]:
         "clip_norm": "2",
         "clip_value": "0.25",
         "scale_bits": BITS,
-        "weighting": {"cap": CAP, "weights": list(WEIGHTS.values())},
         "training": {
             "workload": "language",
             "parameterization": "full",
@@ -193,8 +191,7 @@ def update(node: str) -> list[Fraction]:
 
 
 def plain(node: str) -> list[int]:
-    weighed = [x * WEIGHTS[node] / CAP for x in update(node)]
-    return encode(weighed, bits=BITS, bound=BOUND, key=secret(node, "rounding"))
+    return encode(update(node), bits=BITS, bound=BOUND, key=secret(node, "rounding"))
 
 
 def masked(node: str, view: str) -> list[int]:
@@ -302,9 +299,8 @@ def total() -> list[int]:
 
 
 def means() -> list[str]:
-    weight = sum(WEIGHTS[n] for n in LEFT)
     centred = [(x + 2**31) % 2**32 - 2**31 for x in total()]
-    return [str(Fraction(x * CAP, weight * 2**BITS)) for x in centred]
+    return [str(Fraction(x, len(LEFT) * 2**BITS)) for x in centred]
 
 
 def statements(m: dict[str, Any]) -> dict[str, Rows]:

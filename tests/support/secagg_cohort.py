@@ -21,7 +21,7 @@ from tapestry.protocol.secagg_messages import Result, Upload
 from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.secagg import client
 from tapestry.secagg.masks import Random
-from tapestry.secagg.requirements import Requirements, RunPlan, recommended_colluding
+from tapestry.secagg.requirements import Requirements, RunPlan
 from tapestry.secagg.server import (
     AdvertiseKeysStage,
     Unmasked,
@@ -99,6 +99,11 @@ def members(count: int) -> list[Member]:
     return rows
 
 
+def recommended_colluding(cohort: int) -> int:
+    """Return n_C just under a third of the cohort."""
+    return -(-cohort // 3) - 1
+
+
 def manifest_for(
     cohort: Sequence[Member], *, length: int = 50, **changes: Any
 ) -> RoundManifest:
@@ -128,7 +133,6 @@ def manifest_for(
         "clip_norm": "1",
         "clip_value": "0.5",
         "scale_bits": 16,
-        "weighting": "uniform",
         "training": TRAINING,
         "privacy": PRIVACY,
         "outer": OUTER,
@@ -147,7 +151,6 @@ def terms_for(manifest: RoundManifest, **changes: Any) -> Requirements:
         plan=RunPlan.of(manifest),
         min_cohort=2,
         min_colluding=manifest.max_colluding,
-        weight_cap=1000,
         highest_round=0,
         afford=lambda _: None,
     )

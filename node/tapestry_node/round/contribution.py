@@ -27,7 +27,7 @@ from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.privacy.skellam import add_noise
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.masks import Random
-from tapestry.secagg.quantization import Encoding, quantize, weigh
+from tapestry.secagg.quantization import Encoding, quantize
 from tapestry.settings import number
 from tapestry.vectors import FloatVector, Quantized
 
@@ -38,16 +38,14 @@ def prepare(
     update: FloatVector,
     *,
     manifest: RoundManifest,
-    place: int,
     random: Random,
     noise: NoiseSource,
 ) -> Quantized:
-    """Weigh, clip and round an update, and add this node's share of noise, if any.
+    """Clip and round an update, and add this node's share of noise, if any.
 
     Args:
         update: Trained minus shared parameters, shape (d,).
         manifest: The round.
-        place: This node's place in the manifest, from 1.
         random: Source of the rounding's key; ``secrets.token_bytes`` outside tests.
         noise: Source of the share of noise; fresh outside tests.
 
@@ -56,14 +54,10 @@ def prepare(
         ``manifest.clip_norm`` and every coordinate is within ``manifest.clip_value``.
     """
     encoding = Encoding.of(manifest)
-    weighed = weigh(
-        np.ascontiguousarray(update, dtype=np.float32),
-        weight=encoding.weights[place - 1],
-        weight_cap=encoding.weight_cap,
-    )
-    if not np.isfinite(weighed).all():  # clip makes it zero without a word
+    update = np.ascontiguousarray(update, dtype=np.float32)
+    if not np.isfinite(update).all():  # clip makes it zero without a word
         _logger.error("the update is not finite; zero is sent instead")
-    clipped = clip(weighed, clip_norm=number(manifest.clip_norm))
+    clipped = clip(update, clip_norm=number(manifest.clip_norm))
     rounded = quantize(
         clipped,
         encoding=encoding,

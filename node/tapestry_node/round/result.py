@@ -203,14 +203,13 @@ class ResultApplier:
     def _step(self, ended: EndedRound, result: Result, chunks: Chunks) -> Replica:
         """Step as the rules demand, whatever the log says of a sum they forbid."""
         manifest = ended.manifest
-        cohort = Cohort.of(manifest)
-        places = tuple(cohort.places[n] for n in result.transcript.survivors.names)
+        survivors = len(result.transcript.uploads)
         total = assemble(chunks, length=manifest.length)
-        fault = measure(total, places=places, manifest=manifest).fault
+        fault = measure(total, survivors=survivors, manifest=manifest).fault
         if ended.closed.outcome != "applied" or fault is not None:
             return self.replica
         return self.replica.after(
-            total, places=places, manifest=manifest, layout=self._layout(manifest)
+            total, survivors=survivors, manifest=manifest, layout=self._layout(manifest)
         )
 
 

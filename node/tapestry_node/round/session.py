@@ -124,7 +124,6 @@ class Session:
             plan=_agreed_plan(context.view.state, manifest, layout),
             min_cohort=context.min_cohort,
             min_colluding=context.max_colluding,
-            weight_cap=1,
             highest_round=_highest(context, manifest.run_id),
             afford=lambda _: self._reserve(),
         )
@@ -179,7 +178,6 @@ class Session:
         quantized = prepare(
             update,
             manifest=self.manifest,
-            place=ready.round.cohort.places[self._context.name],
             random=secrets.token_bytes,
             noise=NoiseSource.fresh(),
         )
@@ -268,7 +266,6 @@ def _agreed_plan(
         clip_norm=first.clip_norm,
         clip_value=first.clip_value,
         scale_bits=first.scale_bits,
-        weighting=first.weighting,
         privacy=first.privacy,
         training=training,
         outer=first.outer,

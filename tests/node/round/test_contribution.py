@@ -34,7 +34,6 @@ def _decoded(update: FloatVector, manifest: RoundManifest = MANIFEST) -> FloatVe
     quantized = prepare(
         update,
         manifest=manifest,
-        place=1,
         random=secrets.token_bytes,
         noise=NoiseSource.fresh(),
     )

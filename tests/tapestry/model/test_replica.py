@@ -50,7 +50,7 @@ def test_a_sum_moves_the_base_by_its_mean() -> None:
     start = Replica.start(_parameters())
     after = start.after(
         _total(0.25, 3),
-        places=(1, 2, 4),
+        survivors=3,
         manifest=_manifest(start),
         layout=LAYOUT,
     )
@@ -70,7 +70,7 @@ def test_two_who_see_the_same_sums_hold_the_same_base() -> None:
         for value in (0.5, -0.25, 0.125):
             replica = replica.after(
                 _total(value, 4),
-                places=(1, 2, 3, 4),
+                survivors=4,
                 manifest=_manifest(replica),
                 layout=LAYOUT,
             )
@@ -85,7 +85,7 @@ def test_the_order_of_sums_matters() -> None:
         for value in values:
             replica = replica.after(
                 _total(value, 4),
-                places=(1, 2, 3, 4),
+                survivors=4,
                 manifest=_manifest(replica),
                 layout=LAYOUT,
             )
@@ -108,7 +108,7 @@ def test_a_round_of_another_base_or_layout_moves_nothing(
     with pytest.raises(VerificationError):
         start.after(
             _total(1, 4),
-            places=(1, 2, 3, 4),
+            survivors=4,
             manifest=_manifest(start, **changes),
             layout=LAYOUT,
         )
@@ -120,7 +120,7 @@ def test_a_sum_of_another_length_moves_nothing() -> None:
     with pytest.raises(VerificationError):
         start.after(
             _total(1, 4)[:-1],
-            places=(1, 2, 3, 4),
+            survivors=4,
             manifest=_manifest(start),
             layout=LAYOUT,
         )
@@ -128,7 +128,7 @@ def test_a_sum_of_another_length_moves_nothing() -> None:
 
 def test_the_length_of_a_mean_is_measured_in_whole_numbers() -> None:
     manifest = _manifest(Replica.start(_parameters()))
-    found = measure(_total(0.25, 3), places=(1, 2, 4), manifest=manifest)
+    found = measure(_total(0.25, 3), survivors=3, manifest=manifest)
     assert found == Measured(norm=math.sqrt(20 * 768**2) * (1 / 3 / 2**10), fault=None)
     total = np.full(20, -(2**31), dtype=np.int64).astype(np.int32).view(np.uint32)
     assert replica._squares(total) == 20 * 2**62
@@ -151,6 +151,6 @@ def test_a_sum_out_of_range_or_too_long_is_named(
     start = Replica.start(_parameters())
     outer = _manifest(start).outer.model_copy(update={"max_norm": max_norm})
     manifest = _manifest(start, outer=outer)
-    found = measure(_total(value, 3), places=(1, 2, 3), manifest=manifest)
+    found = measure(_total(value, 3), survivors=3, manifest=manifest)
     assert found.fault == fault
     assert (found.norm == 0) == (fault == "sum_out_of_range")

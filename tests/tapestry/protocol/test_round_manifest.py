@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ProtocolError
 from tapestry.protocol.round_manifest import (
-    PublicWeights,
     RoundManifest,
     StageDeadlines,
     recommended_threshold,
@@ -64,9 +63,8 @@ def _changed(**changes: Any) -> bytes:
         {"clip_value": "1e3"},
         {"clip_value": "1.0"},
         {"scale_bits": 31},
-        {"weighting": "by size"},
-        {"weighting": {"cap": 1, "weights": [1]}},
-        {"weighting": {"cap": 1, "weights": [2, 1, 1, 1]}},
+        {"weighting": "uniform"},
+        {"weights": [2, 1, 1, 1]},
         {"deadlines": {**DEADLINES, "unmask": 0}},
         {"deadlines": {**DEADLINES, "offer": 1}},
         {"deadlines": dict.fromkeys(SECAGG_STAGES[1:], 60)},
@@ -103,7 +101,7 @@ def test_the_context_is_bound_to_every_field() -> None:
         renamed(MANIFEST, attempt=2).context,
         renamed(MANIFEST, threshold=4).context,
         renamed(MANIFEST, scale_bits=19).context,
-        renamed(MANIFEST, weighting=PublicWeights(cap=1, weights=(1, 1, 1, 1))).context,
+        renamed(MANIFEST, clip_norm="3").context,
         renamed(
             MANIFEST, deadlines=StageDeadlines(**{**DEADLINES, "unmask": 61})
         ).context,

@@ -27,7 +27,6 @@ from tapestry.protocol.secagg_messages import (
 from tapestry.secagg import client
 from tapestry.secagg.key_schedule import Agreement, pair_key, public_key, self_key
 from tapestry.secagg.masks import Mask, add_masks
-from tapestry.secagg.requirements import recommended_colluding
 from tapestry.vectors import RingVector
 from tests.support.attackers import (
     node_that_answers_twice,
@@ -40,7 +39,13 @@ from tests.support.attackers import (
     without,
 )
 from tests.support.randomness import FixedRandom, correlation, looks_uniform
-from tests.support.secagg_cohort import Federation, manifest_for, members, terms_for
+from tests.support.secagg_cohort import (
+    Federation,
+    manifest_for,
+    members,
+    recommended_colluding,
+    terms_for,
+)
 
 OTHER = "sha256:" + "cd" * 32
 

@@ -14,7 +14,7 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.round_manifest import PublicWeights, RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import (
     Ciphertexts,
     ConsentList,
@@ -99,14 +99,6 @@ def test_a_node_refuses_a_manifest_that_differs_from_the_plan(
     agreed = terms_for(manifest_for(members(7))).plan
     with pytest.raises(ProtocolError, match="plan of the run"):
         join(manifest_for(members(7), **changes), plan=agreed)
-
-
-def test_a_node_refuses_weights_above_its_cap() -> None:
-    weights = PublicWeights(cap=4, weights=(1, 2, 4, 1, 1, 1, 1))
-    manifest = manifest_for(members(7), weighting=weights)
-    join(manifest, weight_cap=4)
-    with pytest.raises(PolicyError, match="the cap is 3"):
-        join(manifest, weight_cap=3)
 
 
 def test_a_node_refuses_a_round_that_it_is_not_in() -> None:

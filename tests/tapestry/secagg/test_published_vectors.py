@@ -33,7 +33,7 @@ from tapestry.secagg.key_schedule import (
     unseal,
 )
 from tapestry.secagg.masks import Mask, add_masks, keystream_into
-from tapestry.secagg.quantization import Encoding, check_sum, quantize, weigh
+from tapestry.secagg.quantization import Encoding, check_sum, quantize
 from tapestry.secagg.server import AdvertiseKeysStage, Unmasked
 from tapestry.secagg.shamir import decode_share, recover, split
 from tapestry.secagg.transcript import SumChecker, check_own, check_sum_chunks
@@ -163,8 +163,6 @@ def grid(length: int, *, bits: int, bound: int, clip_norm: float = 1e6) -> Encod
         scale_bits=bits,
         bound=bound,
         clip_norm=clip_norm,
-        weights=(1,),
-        weight_cap=1,
     )
 
 
@@ -355,13 +353,9 @@ class Replay:
 
     def encode(self, name: str) -> Quantized:
         own, encoding = self.v["nodes"][name], Encoding.of(self.manifest)
-        place = list(self.states).index(name)
         values = np.array([float(x) for x in own["update"]], dtype=np.float32)
-        weighed = weigh(
-            values, weight=encoding.weights[place], weight_cap=encoding.weight_cap
-        )
         encoded = quantize(
-            Clipped(values=weighed, clip_norm=encoding.clip_norm),
+            Clipped(values=values, clip_norm=encoding.clip_norm),
             encoding=encoding,
             random=functools.partial(fixed_key, raw(own["rounding"])),
             alarm=pytest.fail,

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tapestry.errors import ProtocolError
-from tapestry.protocol.round_manifest import PublicWeights
-from tapestry.secagg.quantization import Encoding, check_sum, mean, quantize, weigh
+from tapestry.secagg.quantization import Encoding, check_sum, mean, quantize
 from tapestry.vectors import Clipped, FloatVector, RingVector
 from tests.support.randomness import FixedRandom
 from tests.support.secagg_cohort import manifest_for, members
@@ -23,8 +22,6 @@ def encoding(length: int, *, scale_bits: int = 16, bound: int = 2**20) -> Encodi
         scale_bits=scale_bits,
         bound=bound,
         clip_norm=1e12,
-        weights=(1, 1, 1, 1),
-        weight_cap=1,
     )
 
 
@@ -49,7 +46,7 @@ def test_decoding_is_the_inverse_up_to_one_grid_step(
     values: FloatVector, bits: int
 ) -> None:
     enc = encoding(values.size, scale_bits=bits, bound=10 * 2**bits)
-    back = mean(encode(values, enc), encoding=enc, places=(1,))
+    back = mean(encode(values, enc), encoding=enc, survivors=1)
     assert np.abs(back - values).max() <= 2.0**-bits * (1 + 1e-6)
 
 
@@ -163,8 +160,6 @@ def test_an_update_that_is_not_finite_or_too_long_becomes_zero(bad: float) -> No
         scale_bits=8,
         bound=2**20,
         clip_norm=10.0,
-        weights=(1,),
-        weight_cap=1,
     )
     values = np.zeros(1000, dtype=np.float32)
     values[17] = bad
@@ -215,17 +210,14 @@ def test_the_encoding_is_read_exactly_from_the_manifest() -> None:
     enc = Encoding.of(manifest)
     assert enc.bound == int(Fraction("0.1") * 2**20)
     assert len(members(4)) * enc.bound < 2**31
-    weights = PublicWeights(cap=3, weights=(1, 2, 3, 3))
-    enc = Encoding.of(manifest_for(members(4), weighting=weights))
-    assert (enc.weights, enc.weight_cap) == ((1, 2, 3, 3), 3)
 
 
-def test_a_weight_shrinks_an_update_by_its_share_of_the_cap() -> None:
-    update = np.array([1.0, -2.0], dtype=np.float32)
-    assert np.array_equal(weigh(update, weight=4, weight_cap=4), update)
-    assert weigh(update, weight=1, weight_cap=4).tolist() == [0.25, -0.5]
-    with pytest.raises(ValueError, match="between 1 and 4"):
-        weigh(update, weight=5, weight_cap=4)
+def test_a_mean_divides_by_the_survivors_and_the_grid() -> None:
+    total = np.array([48, -24], dtype=np.int32).view(np.uint32)
+    enc = encoding(2, scale_bits=4)
+    assert mean(total, encoding=enc, survivors=3).tolist() == [1.0, -0.5]
+    with pytest.raises(ValueError, match="at least one survivor"):
+        mean(total, encoding=enc, survivors=0)
 
 
 def test_sums_that_honest_nodes_cannot_give_are_refused() -> None:
@@ -234,8 +226,6 @@ def test_sums_that_honest_nodes_cannot_give_are_refused() -> None:
         scale_bits=4,
         bound=8,
         clip_norm=1.0,
-        weights=(1,) * 4,
-        weight_cap=1,
     )
     total = np.zeros(100, dtype=np.int32)
     total[0] = 24

@@ -13,9 +13,13 @@ from tapestry.secagg import client
 from tapestry.secagg.requirements import (
     ClientProgress,
     ClientStep,
-    recommended_colluding,
 )
-from tests.support.secagg_cohort import Federation, manifest_for, terms_for
+from tests.support.secagg_cohort import (
+    Federation,
+    manifest_for,
+    recommended_colluding,
+    terms_for,
+)
 
 
 class FileMarks:

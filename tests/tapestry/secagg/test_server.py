@@ -16,7 +16,6 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.round_manifest import PublicWeights
 from tapestry.protocol.secagg_messages import Upload
 from tapestry.secagg import client
 from tapestry.secagg.key_schedule import channel_key, seal
@@ -360,20 +359,21 @@ def test_a_dealer_who_cheats_some_is_named_and_the_round_completes() -> None:
     assert set(unmasked.faults) == want
 
 
-def test_public_weights_give_the_weighted_mean_of_the_survivors() -> None:
-    weights = PublicWeights(cap=4, weights=(1, 2, 4, 4))
-    federation = Federation.of(4, length=3, weighting=weights, scale_bits=4)
+def test_the_mean_is_that_of_the_survivors() -> None:
+    federation = Federation.of(4, length=3, scale_bits=4)
     grid = {
-        name: np.array([16 * w // 4, 0, 4 * w // 4], dtype=np.uint32)
-        for name, w in zip(federation.names(), weights.weights, strict=True)
+        name: np.array([4 * n, 0, n], dtype=np.uint32)
+        for n, name in enumerate(federation.names())
     }
     federation.run("receive")
-    federation.upload(federation.names()[1:], vector=lambda name: grid[name] // 4)
+    federation.upload(federation.names()[1:], vector=lambda name: grid[name])
     federation.consent()
     unmasked = federation.reveal()
-    values = [federation.vectors[n] for n in federation.names()[1:]]
-    want = sum(v.astype(np.float64) for v in values) / 16 * 4 / (2 + 4 + 4)
-    assert np.allclose(unmasked.mean(), want)
+    assert unmasked.mean().tolist() == [
+        4 * (1 + 2 + 3) / 3 / 16,
+        0,
+        (1 + 2 + 3) / 3 / 16,
+    ]
 
 
 def test_a_poisoned_coordinate_is_found_in_the_sum() -> None:
