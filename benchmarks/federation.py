@@ -37,7 +37,7 @@ from federation_recipes import LANGUAGES, LENGTH, RECIPES, ROUNDS, Recipe
 from passages import prepare, read_lines, spread, write_lines
 from torch import Tensor
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import encode_decimal
 from tapestry.errors import TapestryError
 from tapestry.evaluation.held_out import evaluate_all, scores_of
 from tapestry.model.low_rank import expand
@@ -183,7 +183,7 @@ def sequential(
         update={
             "steps": ROUNDS * recipe.steps * (1 if recipe.joined else parts),
             "batch_size": recipe.batch_size * (parts if recipe.joined else 1),
-            "learning_rate": encode_fraction(recipe.central_rate),
+            "learning_rate": encode_decimal(recipe.central_rate),
         }
     )
     noise = recipe.noise(rate=plan.batch_size / len(units))

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting
-from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
-from tapestry.settings import CoordinatorSettings
+from tapestry.protocol.round_manifest import (
+    LocalNoise,
+    NoNoise,
+    PrivacyPlan,
+    TrainingPlan,
+)
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_demo import scenario
 from tapestry_demo.local_federation import Founding, Institution
 from tapestry_governance.events.types import Policy
@@ -54,7 +59,7 @@ class Recipe:
             steps=self.steps,
             batch_size=self.batch_size,
             optimizer=self.optimizer,
-            learning_rate=encode_fraction(self.rate),
+            learning_rate=encode_decimal(self.rate),
             weight_decay="0",
             options={"sequence_length": LENGTH},
         )
@@ -72,14 +77,15 @@ class Recipe:
 
     def privacy(self, *, noise: float) -> PrivacyPlan:
         """The promise, and how it is kept."""
-        return PrivacyPlan(
+        if self.kind == "none":
+            return NoNoise(noise="none")
+        return LocalNoise(
             noise=self.kind,
             unit="record",
             adjacency="add-remove",
-            clip_norm=encode_fraction(self.clip_norm),
-            noise_multiplier=encode_fraction(noise),
-            min_share="0",
-            target_delta=encode_fraction(DELTA),
+            clip_norm=encode_decimal(self.clip_norm),
+            noise_multiplier=encode_decimal(noise),
+            target_delta=encode_decimal(DELTA),
         )
 
     def founding(
@@ -93,7 +99,7 @@ class Recipe:
             max_colluding=1,
             noise=(self.kind,),
             epsilon_cap="8",
-            max_delta=encode_fraction(DELTA),
+            max_delta=encode_decimal(DELTA),
             bases=(base,),
             adapter_licences=("GPL-2.0-or-later",),
             max_attempt=1,
@@ -121,7 +127,6 @@ def _coordinator(recipe: Recipe, *, noise: float) -> CoordinatorSettings:
         "rounds": ROUNDS,
         "release_every": ROUNDS,
         "base": "smollm2",
-        "models": "models",
         "adapters": False,
         "training": plan,
         "privacy": recipe.privacy(noise=noise).model_dump(),
@@ -135,7 +140,7 @@ def _coordinator(recipe: Recipe, *, noise: float) -> CoordinatorSettings:
         "outer": {
             "optimizer": optimizer,
             "learning_rate": rate,
-            "momentum": momentum,
+            **({"momentum": momentum} if optimizer == "nesterov" else {}),
             "max_norm": "1000",
             "max_loss_increase": "0.2",
         },
@@ -151,7 +156,6 @@ def _institution(recipe: Recipe, name: str, base: str) -> dict[str, object]:
         "workload": "language",
         "base": "smollm2",
         "data": "data",
-        "models": "models",
         "policy": {
             "min_cohort": 3,
             "max_colluding": 1,
@@ -159,7 +163,7 @@ def _institution(recipe: Recipe, name: str, base: str) -> dict[str, object]:
             "epsilon_limit": "8",
             "fallback_epsilon_limit": "8",
             "spot_checks": 2,
-            "target_delta": encode_fraction(DELTA),
+            "target_delta": encode_decimal(DELTA),
             "max_steps": 100,
             "bases": [base],
             "parameterizations": [recipe.parameterization],
@@ -173,8 +177,7 @@ def _institution(recipe: Recipe, name: str, base: str) -> dict[str, object]:
             "steps": 1,
             "batch_size": 1,
             "learning_rate": "1",
-            "epsilon": "0",
-            "clip_norm": "1",
+            "noise": "none",
             "options": {"sequence_length": LENGTH},
         },
         "speed": {"threads": 1, "physical_batch": 16},

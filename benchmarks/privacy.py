@@ -28,10 +28,12 @@ import numpy as np
 import torch
 from scipy import stats
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting, skellam
 from tapestry.privacy.gaussian import NoiseSource, add_gaussian
 from tapestry.protocol.round_manifest import (
+    LocalNoise,
+    NoNoise,
     PrivacyPlan,
     TrainingPlan,
     recommended_threshold,
@@ -220,22 +222,21 @@ def _unit_losses(model: LanguageWorkload, units: Sequence[TokenExample]) -> np.n
 def _privacy(
     study: Study, plan: TrainingPlan, records: int, epsilon: float | None
 ) -> PrivacyPlan:
-    noise = 1.0
-    if epsilon is not None:
-        noise = accounting.calibrate(
-            target_epsilon=epsilon,
-            target_delta=DELTA,
-            sampling_rate=accounting.sampling_rate(plan.batch_size, records=records),
-            steps=plan.steps,
-        )
-    return PrivacyPlan(
-        noise="none" if epsilon is None else "local",
+    if epsilon is None:
+        return NoNoise(noise="none")
+    noise = accounting.calibrate(
+        target_epsilon=epsilon,
+        target_delta=DELTA,
+        sampling_rate=accounting.sampling_rate(plan.batch_size, records=records),
+        steps=plan.steps,
+    )
+    return LocalNoise(
+        noise="local",
         unit="record",
         adjacency="add-remove",
-        clip_norm=encode_fraction(study.clip_norm),
-        noise_multiplier=encode_fraction(noise),
-        min_share="0",
-        target_delta=encode_fraction(DELTA),
+        clip_norm=encode_decimal(study.clip_norm),
+        noise_multiplier=encode_decimal(noise),
+        target_delta=encode_decimal(DELTA),
     )
 
 

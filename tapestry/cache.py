@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tapestry.environment import require_current_folder
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.storage.durable_files import publish_folder
 
 CACHE_VARIABLE = "TAPESTRY_CACHE"
 
@@ -78,8 +79,8 @@ def _is_full(cause: BaseException) -> bool:
 
 def _publish(draft: Path, folder: Path) -> None:
     try:
-        draft.rename(folder)
-    except OSError:
+        publish_folder(draft, folder)
+    except ResourceError:
         if not folder.is_dir():  # another process was faster otherwise
             raise
         shutil.rmtree(draft)

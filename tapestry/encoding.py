@@ -22,32 +22,32 @@ import rfc8785
 
 from tapestry.errors import ProtocolError
 
-_DECIMAL = re.compile("0|[1-9][0-9]{0,18}")
-_FRACTION = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{0,17}[1-9])?")
+_INTEGER = re.compile("0|[1-9][0-9]{0,18}")
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{0,17}[1-9])?")
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _MAX_INT = 2**53
 _MAX_DEPTH = 32
 
 
-def encode_decimal(number: int) -> str:
+def encode_integer(number: int) -> str:
     """Print a whole number below 10**19 without sign or leading zero."""
     text = str(number)
-    decode_decimal(text)
+    decode_integer(text)
     return text
 
 
-def decode_decimal(text: str) -> int:
+def decode_integer(text: str) -> int:
     """Decode a number below 10**19 without sign, space or leading zero.
 
     Raises:
         ProtocolError: The text is spelled differently from what we print.
     """
-    if not _DECIMAL.fullmatch(text):
-        raise ProtocolError(f"not a decimal number: {text[:20]!r}")
+    if not _INTEGER.fullmatch(text):
+        raise ProtocolError(f"not a whole number: {text[:20]!r}")
     return int(text)
 
 
-def encode_fraction(number: float) -> str:
+def encode_decimal(number: float) -> str:
     """Print a number as a plain decimal with at most 12 digits after the point.
 
     Edge cases:
@@ -58,18 +58,18 @@ def encode_fraction(number: float) -> str:
     """
     text = f"{number:.12f}".rstrip("0").rstrip(".")
     text = "0" if text == "-0" else text
-    if not _FRACTION.fullmatch(text):
+    if not _DECIMAL.fullmatch(text):
         raise ProtocolError(f"no plain decimal spelling for {number!r}")
     return text
 
 
-def decode_fraction(text: str) -> float:
+def decode_decimal(text: str) -> float:
     """Decode a plain decimal such as ``0.5`` or ``-3``.
 
     Raises:
         ProtocolError: Exponents, plus signs, trailing zeros, minus zero.
     """
-    if not _FRACTION.fullmatch(text) or text == "-0":
+    if not _DECIMAL.fullmatch(text) or text == "-0":
         raise ProtocolError(f"not a plain decimal: {text[:40]!r}")
     return float(text)
 

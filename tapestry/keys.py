@@ -12,7 +12,6 @@ checkpoints (C2SP tlog-cosignature). One key, one purpose.
 """
 
 import hashlib
-import os
 import re
 import stat
 from dataclasses import dataclass
@@ -27,8 +26,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 
 from tapestry.encoding import decode_base64, encode_base64
-from tapestry.errors import ConfigError, ProtocolError, ResourceError, VerificationError
+from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.inputs.plain_file import read_plain
+from tapestry.storage.durable_files import create_file
 
 _NAME = re.compile(r"[!-*,-~]{1,128}")  # printable ASCII without space and plus
 _PRIVATE = "PRIVATE+KEY+"
@@ -158,17 +158,9 @@ class SigningKey:
         material = encode_base64(algorithm + self._private.private_bytes_raw())
         text = f"{_PRIVATE}{self.verify_key.keyid}+{material}\n"
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            create_file(path, text.encode("ascii"))
         except FileExistsError:
             raise ConfigError(f"{path} exists; keys are never overwritten") from None
-        except OSError as error:
-            raise ResourceError(
-                f"cannot write the key {path}: {error.strerror}"
-            ) from error
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
 
     @classmethod
     def load(cls, path: Path) -> "SigningKey":

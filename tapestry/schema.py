@@ -5,8 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from tapestry.encoding import canonical_json, decode_fraction, decode_json, digest
+from tapestry.encoding import canonical_json, decode_decimal, decode_json, digest
 from tapestry.errors import ProtocolError
+from tapestry.inputs.setting_types import DECIMAL
 
 DOCUMENT_LIMIT = 8 << 20  # bytes of JSON
 _SEGMENT = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_. @+=,-]{0,119}")
@@ -14,7 +15,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_. @+=,-]{0,119}")
 
 def _plain_decimal(text: str) -> str:
     try:
-        decode_fraction(text)
+        decode_decimal(text)
     except ProtocolError as error:
         raise ValueError(str(error)) from None
     return text
@@ -54,7 +55,9 @@ Name = Annotated[
     ),
 ]
 Plain = Annotated[
-    str, Field(max_length=40, examples=["0.5"]), AfterValidator(_plain_decimal)
+    str,
+    Field(max_length=40, examples=["0.5"], json_schema_extra=dict(DECIMAL)),
+    AfterValidator(_plain_decimal),
 ]
 FileName = Annotated[str, AfterValidator(check_file_name)]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tapestry.encoding import canonical_json, decode_json
+from tapestry.encoding import canonical_json, decode_decimal, decode_json
 from tapestry.errors import ConfigError
 from tapestry.evaluation.held_out import (
     HeldOut,
@@ -23,7 +23,6 @@ from tapestry.evaluation.held_out import (
 from tapestry.model.replica import Replica, measure
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.server import Unmasked
-from tapestry.settings import number
 from tapestry.workloads.base import Evaluation, Workload
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator.journal import Journal
@@ -87,7 +86,7 @@ class AcceptanceGate:
             layout=self.workload.layout(manifest.training),
         )
         after = self.scores(candidate)
-        limit = mean_of(before) + number(manifest.outer.max_loss_increase)
+        limit = mean_of(before) + decode_decimal(manifest.outer.max_loss_increase)
         scores = finite(after)
         if not mean_of(after) <= limit:
             return rejected(reason="held_out_worse", norm=norm, scores=scores)

@@ -30,10 +30,10 @@ def app() -> None:
 def status(folder: Path, as_json: bool) -> None:
     """Show the rounds of the run, and what the log says of them; also while it runs."""
     from tapestry.keys import SigningKey
-    from tapestry.settings import CoordinatorSettings
     from tapestry_coordinator.journal import Journal
     from tapestry_coordinator.log_publisher import event_of
     from tapestry_coordinator.refusals import by_round
+    from tapestry_coordinator.settings import CoordinatorSettings
     from tapestry_governance.events.types import RoundClosed
     from tapestry_governance.log.writer import Log
 

@@ -1,6 +1,6 @@
 """How a round ends, in the words of the log."""
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import encode_decimal
 from tapestry.errors import QuorumError, RuleError, TapestryError, VerificationError
 from tapestry.model.replica import Replica
 from tapestry.protocol.round_manifest import RoundManifest
@@ -36,7 +36,7 @@ def closing_of(
     names = result.transcript.survivors.names
     dropped = sorted(set(outcome.dropped) - set(names))
     scores = {
-        f"{verdict.measure}/{name}": encode_fraction(value)
+        f"{verdict.measure}/{name}": encode_decimal(value)
         for name, value in verdict.scores.items()
     }
     return RoundClosed(
@@ -52,5 +52,5 @@ def closing_of(
         base_before=manifest.model_digest,
         base_after=base.digest,
         outer_digest=base.optimizer.digest,
-        metrics={**scores, "mean_norm": encode_fraction(verdict.norm)},
+        metrics={**scores, "mean_norm": encode_decimal(verdict.norm)},
     )

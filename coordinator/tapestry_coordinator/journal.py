@@ -5,46 +5,27 @@ holds the sums, which are public but too large for the log. A row is durable
 (SQLite, WAL, ``synchronous=FULL``) before the step it announces.
 """
 
-import os
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tapestry.databases import open_readonly, require_plain, require_sound
 from tapestry.encoding import decode_json
-from tapestry.errors import ConfigError, IncompleteError, ResourceError
+from tapestry.errors import ConfigError, IncompleteError
 from tapestry.protocol.messages import BODY_LIMIT
+from tapestry.storage import durable_files
+from tapestry.storage.sqlite_database import Schema, open_database
 from tapestry.vectors import RingVector
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS round (
+_TABLES = """
+CREATE TABLE round (
     number INTEGER PRIMARY KEY, status TEXT NOT NULL, manifest BLOB NOT NULL,
     result BLOB
 ) STRICT;
-CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
-
-
+_SCHEMA = Schema(application="TpCj", version=1, tables=_TABLES)
 _LEFT_OUT = "left out "  # what such facts are named
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the machine's errors into one that names the path.
-
-    Raises:
-        ResourceError: The disk is full or failing, or the place cannot be written.
-    """
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ResourceError(f"cannot write {path}: {why}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,23 +57,9 @@ class Journal:
         """
         self._sums = directory / "sums"
         self._file = directory / "journal.db"
-        if readonly:
-            try:
-                self._db = open_readonly(self._file)
-                require_sound(self._db)
-            except sqlite3.Error as error:
-                raise ResourceError(f"cannot read {self._file}: {error}") from error
-            return
-        try:
-            self._sums.mkdir(parents=True, exist_ok=True)
-            require_plain(self._file)
-            self._db = sqlite3.connect(self._file, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            require_sound(self._db)
-            self._db.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise ResourceError(f"cannot write in {directory}: {error}") from error
+        if not readonly:
+            durable_files.make_folders(self._sums)
+        self._db = open_database(self._file, _SCHEMA, readonly=readonly)
 
     def claim(self, run_id: str) -> None:
         """See that the rounds in here are of this run; numbers alone do not tell.
@@ -110,22 +77,22 @@ class Journal:
 
     def open_round(self, number: int, manifest: bytes) -> None:
         """Remember a round before anybody hears of it."""
-        self._query(
+        self._db.query(
             "INSERT OR REPLACE INTO round VALUES (?, 'open', ?, NULL)",
-            (number, manifest),
+            *(number, manifest),
         )
 
     def store_result(self, number: int, result: bytes) -> None:
         """Keep message 10, for nodes that miss it."""
-        self._query("UPDATE round SET result = ? WHERE number = ?", (result, number))
+        self._db.query("UPDATE round SET result = ? WHERE number = ?", result, number)
 
     def settle(self, number: int, status: str) -> None:
         """Mark a round ``closed`` or ``aborted``."""
-        self._query("UPDATE round SET status = ? WHERE number = ?", (status, number))
+        self._db.query("UPDATE round SET status = ? WHERE number = ?", status, number)
 
     def rounds(self) -> list[JournaledRound]:
         """All rounds in order."""
-        rows = self._query(
+        rows = self._db.query(
             "SELECT number, status, manifest, result FROM round ORDER BY number"
         )
         return [
@@ -146,11 +113,11 @@ class Journal:
 
     def set_fact(self, name: str, value: str) -> None:
         """Remember a small public fact, such as a duration."""
-        self._query("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+        self._db.query("INSERT OR REPLACE INTO fact VALUES (?, ?)", name, value)
 
     def facts(self) -> dict[str, str]:
         """All facts."""
-        return dict(self._query("SELECT name, value FROM fact ORDER BY name"))
+        return dict(self._db.query("SELECT name, value FROM fact ORDER BY name"))
 
     def leave_out(self, name: str, reason: str) -> None:
         """Remember that a node takes part in no further round of this run."""
@@ -163,15 +130,8 @@ class Journal:
 
     def store_sum(self, number: int, total: RingVector) -> None:
         """Write the sum of a round durably."""
-        path = self._path(number)
-        partial = path.with_suffix(".part")
-        data = np.ascontiguousarray(total, dtype="<u4")
-        with writing(path):
-            with partial.open("wb") as file:
-                data.tofile(file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+        data = np.ascontiguousarray(total, dtype="<u4").view(np.uint8)
+        durable_files.replace_file(self._path(number), data.data)
 
     def load_sum(self, number: int) -> RingVector:
         """Read a sum back, shape (d,).
@@ -185,10 +145,6 @@ class Journal:
             raise IncompleteError(
                 f"no sum of round {number}: {error.strerror}"
             ) from None
-
-    def _query(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        with writing(self._file):
-            return self._db.execute(statement, values).fetchall()
 
     def _path(self, number: int) -> Path:
         return self._sums / f"round-{number:05d}.u32"

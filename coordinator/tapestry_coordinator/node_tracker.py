@@ -29,11 +29,11 @@ from tapestry.protocol.messages import (
 )
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import cut
-from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
 from tapestry_coordinator.refusals import read_reply
+from tapestry_coordinator.settings import CoordinatorSettings
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds between looks for nodes

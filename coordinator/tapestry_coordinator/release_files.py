@@ -10,13 +10,11 @@ more folder ``tapestry/`` inside::
     tapestry/trust-policy.txt         whom that proof trusts
 """
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from tapestry.artifacts import manifest as manifests
-from tapestry.errors import ResourceError
+from tapestry.storage import durable_files
 from tapestry.workloads.base import BaseOrigin, Workload
 from tapestry_governance.log.writer import Log
 
@@ -36,20 +34,11 @@ def write_files(folder: Path, *, workload: Workload, card: str) -> str:
     Raises:
         ResourceError: The disk is full or the folder cannot be written.
     """
-    draft = folder.with_name(folder.name + ".draft")
-    try:
-        for leftover in (draft, folder):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        draft.mkdir(parents=True)
+    with durable_files.replace_folder(folder) as draft:
+        draft.mkdir()
         workload.save(draft)
         (draft / "README.md").write_text(card, encoding="utf-8")
-        digest = manifests.write(draft).digest
-        draft.replace(folder)
-        _sync(folder.parent)
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
-    return digest
+        return manifests.write(draft).digest
 
 
 def attach_proof(folder: Path, *, log: Log, index: int, trust: bytes) -> None:
@@ -117,11 +106,3 @@ def _changed_from(origin: BaseOrigin) -> str:
     else:
         terms = f"the given base is under {origin.licence}"
     return f"Changed from the given base, {origin.title};\n{terms}."
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

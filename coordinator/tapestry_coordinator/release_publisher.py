@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +14,8 @@ from tapestry.protocol.messages import (
     encode_message,
     split_entries,
 )
+from tapestry.storage import durable_files
 from tapestry_coordinator import release_files as releases
-from tapestry_coordinator.journal import writing
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.refusals import read_reply
 from tapestry_governance import registry
@@ -62,13 +61,14 @@ def _publish(run: "Run", *, previous: ReleasePublished | None) -> int:
     run.notify({"stage": "release", "text": name})
     run.workload.load(run.replica.parameters)
     settings = run.settings
-    facts = {
-        "given base": settings.base,
-        "noise": settings.privacy.noise,
-        "noise multiplier": settings.privacy.noise_multiplier,
-        "unit of privacy": settings.privacy.unit,
-        "adjacency": settings.privacy.adjacency,
-    }
+    privacy = settings.privacy
+    facts = {"given base": settings.base, "noise": privacy.noise}
+    if privacy.noise != "none":
+        facts |= {
+            "noise multiplier": privacy.noise_multiplier,
+            "unit of privacy": privacy.unit,
+            "adjacency": privacy.adjacency,
+        }
     card = releases.card_of(
         name,
         digest=run.replica.digest,
@@ -144,19 +144,13 @@ def _keep(run: "Run", node: str, reply: Message) -> str:
         raise ProtocolError("the publication is not an adapter of this node")
     folder = run.directory / "adapters" / published.name
     draft = folder.with_name(f".{published.name}")
-    try:
+    with durable_files.replace_folder(folder, draft=draft):
         _write(draft, files)
         registry.check_entry(registry.check_folder(draft), published)
         base = run.directory / "releases" / published.base
         registry.check_fit(draft, registry.read_base(base))
         for each in (accounted, entry):
             run.publisher.add(each)
-        with writing(folder):
-            if folder.exists():
-                shutil.rmtree(folder)
-            draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return published.name
 
 
@@ -175,8 +169,6 @@ def _unpack(reply: Message) -> tuple[bytes, bytes, Mapping[str, bytes | memoryvi
 
 
 def _write(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
     try:
         for name, data in files.items():
             path = folder / name

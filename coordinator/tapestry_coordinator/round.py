@@ -41,9 +41,9 @@ from tapestry.protocol.stages import RoundStage
 from tapestry.secagg.bad_dealers import bad_dealers
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.server import AdvertiseKeysStage, Unmasked, UnmaskStage
-from tapestry.settings import Deadlines
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import read_reply
+from tapestry_coordinator.settings import Deadlines
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import (
     ContributionCommitted,

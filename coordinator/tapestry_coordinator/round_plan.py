@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import ValidationError
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError, QuorumError
 from tapestry.model.low_rank import round_seed
 from tapestry.privacy import accounting
@@ -16,10 +17,10 @@ from tapestry.protocol.round_manifest import (
 )
 from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.secagg.quantization import Encoding
-from tapestry.settings import CoordinatorSettings, number
 from tapestry.software_digest import software_digest
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Workload
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.events.types import roster_digest
 from tapestry_governance.rules.federation_state import FederationState
 
@@ -189,7 +190,7 @@ def _unable(
 ) -> dict[str, str]:
     """Find members whose declared number of records rules them out, and why."""
     found = {}
-    cap = number(state.policy.epsilon_cap)
+    cap = decode_decimal(state.policy.epsilon_cap)
     for name in sorted(names):
         declared = state.data.get(name)
         if declared is None:
@@ -204,9 +205,10 @@ def _unable(
 def _check_member(manifest: RoundManifest, *, records: int, cap: float) -> None:
     plan_checks.check_records(manifest.training, manifest.privacy, records=records)
     steps = plan_checks.round_steps(manifest, records=records)
-    if steps is None:
+    privacy = manifest.privacy
+    if steps is None or privacy.noise == "none":
         return
-    delta = number(manifest.privacy.target_delta)
+    delta = decode_decimal(privacy.target_delta)
     once = accounting.epsilon([steps], target_delta=delta)
     if not once <= cap:
         raise ConfigError(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.errors import (
+    ConfigError,
     IncompleteError,
     InconsistentLog,
     PolicyError,
@@ -31,7 +32,7 @@ from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
 from tapestry.protocol.stages import RoundStage
 from tapestry.secagg.server import Unmasked
-from tapestry.settings import CoordinatorSettings
+from tapestry.storage import durable_files
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.workloads.base import Workload
 from tapestry.workloads.workload_registry import open_workload
@@ -40,12 +41,13 @@ from tapestry_coordinator import round as rounds
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_coordinator.closing_event import closing_of, reason_of
 from tapestry_coordinator.grid import Grid, ValidatingGrid
-from tapestry_coordinator.journal import Journal, writing
+from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher, event_of
 from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
 from tapestry_coordinator.round_plan import check_run, plan_round
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import SpotCheckResponder
 from tapestry_coordinator.uploads import Uploads
 from tapestry_governance.audit.bundle import read_small
@@ -63,7 +65,7 @@ def _scribe(path: Path) -> Notify:
     """Write events where another process can follow them."""
 
     def notify(event: dict[str, Any]) -> None:
-        with writing(path), path.open("a", encoding="utf-8") as file:
+        with durable_files.write_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
     return notify
@@ -97,9 +99,7 @@ def main(
     with closing(Journal(directory)) as journal:
         journal.claim(settings.run_id)
     if workload is None:
-        cache = directory / settings.models
-        name = settings.training.workload
-        workload = open_workload(name, settings.base, cache=cache)
+        workload = open_workload(settings.training.workload, settings.base)
     run = Run(
         directory,
         grid,
@@ -134,6 +134,12 @@ class Run:
         self.workload, self.notify = workload, notify
         self.trust = read_small(directory / "trust-policy.txt")
         log_key = SigningKey.load(directory / "keys" / "log.key")
+        if log_key.name != settings.origin:
+            raise ConfigError(
+                f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
+                f" for {log_key.name!r}; name the origin of the log",
+                code="log-origin-differs",
+            )
         self.log = Log.open(directory / "log", key=log_key)
         self.publisher = LogPublisher(
             self.log,

@@ -8,7 +8,6 @@ evidence for auditors.
 """
 
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ from tapestry.protocol.messages import MAX_ASKS, ChunkRequest, Message, ReceiptR
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import chunk_leaves, cut
 from tapestry.secagg.transcript import ChunkProof
+from tapestry.storage import durable_files
 from tapestry.tlog.merkle import inclusion_proof
-from tapestry_coordinator.journal import Journal, writing
+from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.refusals import read_reply
@@ -161,17 +161,15 @@ class SpotCheckResponder:
             ResourceError: It cannot be written.
         """
         folder = self._evidence / str(self._index_of(number))
-        draft = self._evidence.with_name("evidence.draft")
-        with writing(folder):
-            shutil.rmtree(draft, ignore_errors=True)
+        draft = self._evidence.with_name(self._evidence.name + durable_files.SUFFIX)
+        place = folder / str(spot.index)
+        with durable_files.write_errors(folder):
             if not folder.exists():
-                write_result(draft, result)
-                folder.parent.mkdir(exist_ok=True)
-                draft.replace(folder)
-            place = folder / str(spot.index)
+                with durable_files.replace_folder(folder, draft=draft):
+                    write_result(draft, result)
             if not place.exists() and len(list(folder.iterdir())) <= _KEPT:
-                write_spot(draft, spot)
-                draft.replace(place)
+                with durable_files.replace_folder(place, draft=draft):
+                    write_spot(draft, spot)
 
     def _index_of(self, number: int) -> int:
         log = self._tracker.publisher.log

@@ -9,7 +9,6 @@ agreed to::
     uploads/<round>/<node>.leaves   their hashes in the Merkle tree, 32 bytes each
 """
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ from pathlib import Path
 from tapestry.errors import IncompleteError
 from tapestry.secagg.chunks import CHUNK_BYTES, chunk_leaves
 from tapestry.secagg.transcript import ChunkProof
+from tapestry.storage import durable_files
 from tapestry.tlog.merkle import inclusion_proof
-from tapestry_coordinator.journal import writing
 
 _LEAF = 32
 
@@ -39,10 +38,9 @@ class Uploads:
             ResourceError: The disk is full or failing.
         """
         path = self._root / str(number) / f"{name}.u32"
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path.with_suffix(".leaves"), chunk_leaves(chunks))
-            _write(path, chunks)
+        leaves = chunk_leaves(chunks)
+        durable_files.replace_file(path.with_suffix(".leaves"), *leaves)
+        durable_files.replace_file(path, *chunks)
 
     def evidence(self, number: int, name: str, index: int) -> ChunkProof:
         """Read one chunk with its path to the root.
@@ -79,13 +77,6 @@ class Uploads:
             ResourceError: They cannot be erased.
         """
         folder = self._root / str(number)
-        with writing(folder):
+        with durable_files.write_errors(folder):
             if folder.exists():
                 shutil.rmtree(folder)
-
-
-def _write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
-    with path.open("wb") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())

@@ -12,14 +12,20 @@ because the demo's text is public.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import decode_decimal, encode_decimal
+from tapestry.errors import ConfigError
 from tapestry.model.low_rank import expand, round_seed
 from tapestry.model.replica import Replica
 from tapestry.privacy import accounting
-from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
-from tapestry.settings import CoordinatorSettings, number
+from tapestry.protocol.round_manifest import (
+    LocalNoise,
+    NoNoise,
+    PrivacyPlan,
+    TrainingPlan,
+)
 from tapestry.vectors import FloatVector
 from tapestry.workloads.base import Example, Workload
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_node.training import dp_sgd
 
 Report = Callable[[int, int], None]
@@ -54,7 +60,7 @@ def train_centrally(
     settings = reference.settings
     plan = settings.training.plan(factor_seed="0" * 64)
     if reference.epsilon is None:
-        rate = encode_fraction(number(plan.learning_rate) / 2)
+        rate = encode_decimal(decode_decimal(plan.learning_rate) / 2)
         changes = {"steps": plan.steps * reference.nodes, "learning_rate": rate}
     else:
         changes = {"batch_size": plan.batch_size * reference.nodes}
@@ -86,14 +92,22 @@ def train_centrally(
 
 def _privacy(reference: Reference, plan: TrainingPlan, *, records: int) -> PrivacyPlan:
     settings, epsilon = reference.settings, reference.epsilon
+    federated = settings.privacy
     if epsilon is None:
-        return settings.privacy.model_copy(update={"noise": "none"})
+        return NoNoise(noise="none")
+    if federated.noise == "none":
+        raise ConfigError("a baseline with noise needs the clip norm of a private run")
     noise = accounting.calibrate(
         target_epsilon=epsilon,
-        target_delta=float(settings.privacy.target_delta),
+        target_delta=decode_decimal(federated.target_delta),
         sampling_rate=accounting.sampling_rate(plan.batch_size, records=records),
         steps=plan.steps * settings.rounds,
     )
-    return settings.privacy.model_copy(
-        update={"noise": "local", "noise_multiplier": encode_fraction(noise)}
+    return LocalNoise(
+        noise="local",
+        unit=federated.unit,
+        adjacency=federated.adjacency,
+        clip_norm=federated.clip_norm,
+        noise_multiplier=encode_decimal(noise),
+        target_delta=federated.target_delta,
     )

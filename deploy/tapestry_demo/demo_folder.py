@@ -5,7 +5,6 @@ that began it, which steps are done and how long they took. It is replaced as a 
 so a demo that was killed at any instant leaves the one from before or the one after.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,12 +19,14 @@ from pydantic import TypeAdapter, ValidationError
 from tapestry.errors import ConfigError, ResourceError, VerificationError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.software_digest import software_digest
+from tapestry.storage import durable_files
+from tapestry.storage.file_lock import FileLock, lock_folder
 from tapestry_demo.shell_command import command
 
 FILE = "demo.json"
 DEFAULT = "demo"
 FINISHED = "report"  # the last step
-_DRAFT = f".{FILE}.new"
+_DRAFT = FILE + durable_files.SUFFIX
 _FORMAT = "tapestry-demo/1"
 _PREPARED = (FILE, _DRAFT, "text", "coordinator", "nodes")  # by the first step
 _MOST_FOLDERS = 1000
@@ -52,16 +53,8 @@ class Record:
         Raises:
             ResourceError: The folder cannot be written.
         """
-        draft = folder / _DRAFT
-        try:
-            with draft.open("w", encoding="utf-8") as file:
-                json.dump({"format": _FORMAT, **asdict(self)}, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(folder / FILE)
-        except OSError as error:
-            raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+        text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n"
+        durable_files.replace_file(folder / FILE, text.encode())
 
 
 @dataclass(slots=True)
@@ -155,7 +148,7 @@ def claim_new(folder: Path) -> Iterator[Claim]:
                 claim.made.append(path)
     except OSError as error:
         raise ResourceError(f"cannot make {folder}: {error.strerror}") from error
-    with _locked(folder):
+    with _lock(folder):
         if not _is_empty(folder):
             raise ConfigError(_in_use(folder))
         yield claim
@@ -177,7 +170,7 @@ def claim_begun(folder: Path) -> Iterator[Record]:
             f" {software_digest()}): go on with that code, or begin again with"
             f" {command('demo', '--out')} and another folder"
         )
-    with _locked(folder):
+    with _lock(folder):
         yield record
 
 
@@ -248,21 +241,11 @@ def _is_empty(folder: Path) -> bool:
         raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder; the kernel lets go of it when this process dies."""
+def _lock(folder: Path) -> FileLock:
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ResourceError(f"cannot open {folder}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"another demo works in {folder}: stop it, or choose another folder"
-                " with --out"
-            ) from None
-        yield
-    finally:
-        os.close(handle)
+        return lock_folder(folder)
+    except BlockingIOError:
+        raise ConfigError(
+            f"another demo works in {folder}: stop it, or choose another folder"
+            " with --out"
+        ) from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapestry.cli.progress import Progress
-from tapestry.settings import CoordinatorSettings
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_demo import scenario
 from tapestry_demo.demo_folder import Record
 from tapestry_demo.wire_tap import WireTap

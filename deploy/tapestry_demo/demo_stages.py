@@ -90,9 +90,7 @@ def _prepare(demo: DemoRun, given: Replica) -> None:
         demo.progress({"stage": "prepare", "text": f"text of {country}"})
         place = demo.out / "text" / country
         corpora.prepare(country, place, longest=scenario.LONGEST)
-    founding = scenario.founding(
-        demo.scale, demo.members, base_digest=given.digest, models=Path("models")
-    )
+    founding = scenario.founding(demo.scale, demo.members, base_digest=given.digest)
     demo.record.genesis = local_federation.found(demo.out, founding)
     _spread_held_out(demo.out, [m.name for m in demo.members])
 

@@ -16,13 +16,16 @@ from pathlib import Path
 import tomli_w
 
 from tapestry.encoding import digest
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
-from tapestry.settings import CoordinatorSettings, NodeSettings, write_new
+from tapestry.settings import write_new
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.types import CharterAdopted, Coordinator, Member, Policy
 from tapestry_governance.log.writer import Log
+from tapestry_node.settings import NodeSettings
 
 NODE_KEYS = {
     "root": Algorithm.SIGNATURE,
@@ -55,8 +58,17 @@ def found(directory: Path, founding: Founding) -> str:
 
     Raises:
         ConfigError: A folder exists already.
-        ResourceError: A file cannot be written.
+        ResourceError: A file cannot be written, or the data not be read.
     """
+    try:
+        return _found(directory, founding)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot found a federation in {directory}: {error}"
+        ) from error
+
+
+def _found(directory: Path, founding: Founding) -> str:
     coordinator = directory / "coordinator"
     log_key, author = _make_keys(coordinator, founding.coordinator)
     members = [
@@ -120,14 +132,15 @@ def _write_settings(
 ) -> None:
     coordinator = directory / "coordinator"
     (coordinator / "trust-policy.txt").write_bytes(trust)
-    text = tomli_w.dumps(founding.coordinator.model_dump(mode="json"))
-    write_new(coordinator / "coordinator.toml", text)
+    plan = to_toml(founding.coordinator.model_dump(), CoordinatorSettings)
+    write_new(coordinator / "coordinator.toml", tomli_w.dumps(plan))
     for each in founding.institutions:
         folder = directory / "nodes" / each.name
         (folder / "trust-policy.txt").write_bytes(trust)
         shutil.copytree(each.data, folder / "data")
         settings = {**each.settings, "name": each.name, "genesis": genesis}
-        write_new(folder / "node.toml", tomli_w.dumps(settings))
+        text = tomli_w.dumps(to_toml(settings, NodeSettings))
+        write_new(folder / "node.toml", text)
         NodeSettings.read(folder / "node.toml")
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting
-from tapestry.settings import CoordinatorSettings
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_demo.local_federation import Founding, Institution
 from tapestry_governance.events.types import Policy
 
@@ -112,12 +112,12 @@ def scale_of(base: str) -> DemoScale:
 
 
 def founding(
-    scale: DemoScale, members: Sequence[DemoMember], *, base_digest: str, models: Path
+    scale: DemoScale, members: Sequence[DemoMember], *, base_digest: str
 ) -> Founding:
     """Write down what everybody agrees on."""
     noise = noise_multiplier(scale, members)
     return Founding(
-        coordinator=_coordinator(scale, noise=noise, models=models),
+        coordinator=_coordinator(scale, noise=noise),
         policy=Policy(
             version=1,
             min_cohort=3,
@@ -131,8 +131,7 @@ def founding(
             max_checkpoint_age=86_400,
         ),
         institutions=[
-            _institution(scale, member, base_digest=base_digest, models=models)
-            for member in members
+            _institution(scale, member, base_digest=base_digest) for member in members
         ],
     )
 
@@ -148,9 +147,7 @@ def noise_multiplier(scale: DemoScale, members: Sequence[DemoMember]) -> float:
     )
 
 
-def _coordinator(
-    scale: DemoScale, *, noise: float, models: Path
-) -> CoordinatorSettings:
+def _coordinator(scale: DemoScale, *, noise: float) -> CoordinatorSettings:
     settings = {
         "federation": FEDERATION,
         "origin": "tapestry.example/demo",
@@ -158,7 +155,6 @@ def _coordinator(
         "rounds": scale.rounds,
         "release_every": scale.release_every,
         "base": scale.base,
-        "models": str(models),
         "adapters": True,
         "training": {
             "workload": "language",
@@ -168,7 +164,7 @@ def _coordinator(
             "steps": scale.steps,
             "batch_size": scale.batch_size,
             "optimizer": "sgd",
-            "learning_rate": encode_fraction(scale.learning_rate),
+            "learning_rate": encode_decimal(scale.learning_rate),
             "weight_decay": "0",
             "options": {"sequence_length": scale.sequence_length},
         },
@@ -176,23 +172,21 @@ def _coordinator(
             "noise": "local",
             "unit": "record",
             "adjacency": "add-remove",
-            "clip_norm": encode_fraction(scale.clip_norm),
-            "noise_multiplier": encode_fraction(noise),
-            "min_share": "0",
+            "clip_norm": encode_decimal(scale.clip_norm),
+            "noise_multiplier": encode_decimal(noise),
             "target_delta": DELTA,
         },
         "secagg": {
             "max_colluding": 1,
             "min_cohort": 3,
-            "clip_norm": encode_fraction(scale.update_norm),
+            "clip_norm": encode_decimal(scale.update_norm),
             "clip_value": "64",
             "scale_bits": 20,
         },
         "outer": {
             "optimizer": "mean",
             "learning_rate": "1",
-            "momentum": "0",
-            "max_norm": encode_fraction(scale.update_norm),
+            "max_norm": encode_decimal(scale.update_norm),
             "max_loss_increase": "0.05",
         },
         "deadlines": DEADLINES,
@@ -201,7 +195,7 @@ def _coordinator(
 
 
 def _institution(
-    scale: DemoScale, member: DemoMember, *, base_digest: str, models: Path
+    scale: DemoScale, member: DemoMember, *, base_digest: str
 ) -> Institution:
     settings = {
         "federation": FEDERATION,
@@ -209,7 +203,6 @@ def _institution(
         "workload": "language",
         "base": scale.base,
         "data": "data",
-        "models": str(models),
         "policy": {
             "min_cohort": 3,
             "max_colluding": 1,
@@ -230,9 +223,10 @@ def _institution(
             "targets": list(scale.targets),
             "steps": scale.adapter_steps,
             "batch_size": scale.adapter_batch,
-            "learning_rate": encode_fraction(scale.adapter_rate),
-            "epsilon": encode_fraction(scale.adapter_epsilon),
-            "clip_norm": encode_fraction(scale.clip_norm),
+            "learning_rate": encode_decimal(scale.adapter_rate),
+            "noise": "local",
+            "epsilon": encode_decimal(scale.adapter_epsilon),
+            "clip_norm": encode_decimal(scale.clip_norm),
             "options": {"sequence_length": scale.sequence_length},
         },
         "speed": {"threads": 1, "physical_batch": 8},

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tapestry.settings import NodeSettings
     from tapestry_node.budget.ledger import Balance
     from tapestry_node.inspection import Inspection, Price
+    from tapestry_node.settings import NodeSettings
 
 
 def check_as_json(

@@ -11,14 +11,15 @@ import click
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
+from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
 from tapestry.errors import ConfigError
 from tapestry_node.check_output import check_as_json, check_as_lines
 
 if TYPE_CHECKING:
-    from tapestry.settings import NodeSettings, Transport
     from tapestry_node.budget.ledger import Ledger
     from tapestry_node.node_state import NodeState
+    from tapestry_node.settings import NodeSettings, Transport
 
 node_folder = click.argument(
     "folder",
@@ -67,10 +68,10 @@ def run(
     """
     import torch
 
-    from tapestry.settings import NodeSettings
     from tapestry.workloads.workload_registry import open_workload
     from tapestry_node.flower import serve
     from tapestry_node.node import Node
+    from tapestry_node.settings import NodeSettings
 
     console.start_logging()
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -88,7 +89,7 @@ def run(
             superlink=where.superlink,
             root_certificates=Path(where.root_certificates),
             auth_key=Path(where.auth_key),
-            poll_seconds=where.poll_seconds,
+            poll_seconds=decode_decimal(where.poll_seconds),
             stop=stop,
         )
     node.close()
@@ -104,9 +105,9 @@ def check(folder: Path, as_json: bool) -> ExitStatus:
     node that would refuse every round is not ready, and is told why; so is one that
     lacks what `tapestry node run` needs.
     """
-    from tapestry.settings import NodeSettings
     from tapestry.workloads.workload_registry import open_workload
     from tapestry_node.node import Node
+    from tapestry_node.settings import NodeSettings
 
     settings = NodeSettings.read(folder / "node.toml")
     node = Node(folder, workload=open_workload(settings.workload, settings.base))
@@ -211,7 +212,7 @@ def _transport(
     Raises:
         ConfigError: Neither says where the SuperLink is.
     """
-    from tapestry.settings import Transport
+    from tapestry_node.settings import Transport
 
     known = settings.transport
     if known is not None:
@@ -227,7 +228,7 @@ def _transport(
         superlink=superlink,
         root_certificates=str(root_certificates),
         auth_key=str(auth_key),
-        poll_seconds=known.poll_seconds if known else 0.1,
+        poll_seconds=known.poll_seconds if known else "0.1",
     )
 
 
@@ -238,10 +239,10 @@ def _store(folder: Path) -> "NodeState":
         ConfigError: The node never ran: its folder has no ``state.db``.
         VerificationError: They are older than what the log says of this node.
     """
-    from tapestry.settings import NodeSettings
     from tapestry_node.directory import open_view
     from tapestry_node.log_history import committed_rounds
     from tapestry_node.node_state import NodeState
+    from tapestry_node.settings import NodeSettings
 
     path, mirror = folder / "state.db", folder / "view.db"
     if not path.exists():
@@ -259,14 +260,14 @@ def _store(folder: Path) -> "NodeState":
 
 
 def _ledger(folder: Path) -> "Ledger":
-    from tapestry.settings import NodeSettings, number
     from tapestry_node.budget.ledger import Ledger
+    from tapestry_node.settings import NodeSettings
 
     settings = NodeSettings.read(folder / "node.toml")
     if not (folder / "budget.db").exists():
         raise ConfigError(f"{folder} has no budget.db; the node never ran")
     return Ledger.look(
         folder / "budget.db",
-        epsilon=number(settings.policy.epsilon_limit),
-        fallback_epsilon=number(settings.policy.fallback_epsilon_limit),
+        epsilon=decode_decimal(settings.policy.epsilon_limit),
+        fallback_epsilon=decode_decimal(settings.policy.fallback_epsilon_limit),
     )

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey
-from tapestry.settings import NodeSettings
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.log.mirror import LogMirror
+from tapestry_node.settings import NodeSettings
 
 _PURPOSES = ("node", "witness", "community")
 

@@ -60,7 +60,6 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from tapestry import storage
 from tapestry.environment import proxies
 from tapestry.errors import (
     ConfigError,
@@ -72,6 +71,7 @@ from tapestry.inputs.faults import wants_traceback
 from tapestry.inputs.plain_file import read_plain
 from tapestry.protocol.framing import pack, unpack
 from tapestry.protocol.messages import Kind, Message
+from tapestry.storage import durable_files
 from tapestry_node.superlink_credentials import (
     check_address,
     load_auth_key,
@@ -334,7 +334,7 @@ def _activate(client: FleetHttpClient, site: _Site) -> int:
         )
     ).node_id
     with contextlib.suppress(ResourceError):
-        storage.replace(site.id_file, str(node_id).encode())
+        durable_files.replace_file(site.id_file, str(node_id).encode())
     return int(node_id)
 
 

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import Options, RoundManifest
-from tapestry.settings import NodeSettings, Transport, number
 from tapestry.workloads.base import Summary
 from tapestry.workloads.data_manifest import DataManifest
 from tapestry_node.budget.ledger import Ledger
+from tapestry_node.settings import NodeSettings, Transport
 from tapestry_node.superlink_credentials import (
     check_address,
     load_auth_key,
@@ -127,12 +128,12 @@ class Inspector:
             ConfigError: These records are too few for it.
         """
         plan = self.settings.adapter
-        if not plan.publish or number(plan.epsilon) == 0:
+        if not plan.publish or plan.noise == "none":
             return None
         rate = accounting.sampling_rate(plan.batch_size, records=self.trainer.count)
         noise = accounting.calibrate(
-            target_epsilon=number(plan.epsilon),
-            target_delta=number(self.settings.policy.target_delta),
+            target_epsilon=decode_decimal(plan.epsilon),
+            target_delta=decode_decimal(self.settings.policy.target_delta),
             sampling_rate=rate,
             steps=plan.steps,
         )
@@ -142,8 +143,8 @@ class Inspector:
         return self._price("the adapter", steps)
 
     def _price(self, title: str, steps: accounting.Steps) -> Price:
-        limit = number(self.settings.policy.epsilon_limit)
-        delta = number(self.settings.policy.target_delta)
+        limit = decode_decimal(self.settings.policy.epsilon_limit)
+        delta = decode_decimal(self.settings.policy.target_delta)
         known = [row.charge.steps for row in self.ledger.rows()]
         after = accounting.epsilon([*known, steps], target_delta=delta)
         return Price(

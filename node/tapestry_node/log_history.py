@@ -6,7 +6,7 @@ and receipts on any machine.
 
 from collections.abc import Iterator
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry_governance.audit.privacy_accounts import steps_of
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import ContributionCommitted, DpAccounted
@@ -21,13 +21,13 @@ def published_charges(view: LogMirror, name: str) -> Iterator[Charge]:
         said = event.body
         if event.actor != name or not isinstance(said, DpAccounted):
             continue
-        if said.epsilon_run is not None:
+        if (loss := said.promise) is not None:
             yield Charge(
                 purpose="adapter" if said.round_number is None else "round",
                 run=said.run_id,
                 number=said.round_number or said.version or 0,
-                steps=steps_of(said),
-                own_multiplier=decode_fraction(said.own_multiplier),
+                steps=steps_of(said.steps, loss),
+                own_multiplier=decode_decimal(loss.own_multiplier),
             )
 
 

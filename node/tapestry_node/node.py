@@ -43,7 +43,6 @@ from tapestry.protocol.secagg_messages import (
     SurvivorList,
 )
 from tapestry.schema import Strict
-from tapestry.settings import NodeSettings
 from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author
@@ -60,6 +59,7 @@ from tapestry_node.round.admission import Facts, check_offer, first_round
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.session import NodeContext, Notify, Session
 from tapestry_node.round.spot_checks import SpotChecks
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training.machine_checks import refusing
 from tapestry_node.training.trainer import Trainer
 
@@ -118,7 +118,7 @@ class Node:
             self._ledger.release(row.charge)
         self._spots = SpotChecks(
             store=self._store,
-            wanted=self.settings.policy.spot_checks,
+            wanted=self.settings.policy.chunks_to_check,
             folder=directory,
         )
         self._base = ResultApplier(

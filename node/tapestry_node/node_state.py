@@ -14,46 +14,38 @@ before the send.
   were deleted does not, nor a chain computed anew: the list is not proven whole.
 """
 
-import fcntl
-import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from tapestry.databases import open_readonly, require_plain, require_sound
 from tapestry.encoding import canonical_json, digest, digest_all
-from tapestry.errors import (
-    ConfigError,
-    ProtocolError,
-    ResourceError,
-    VerificationError,
-)
+from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.protocol.messages import Message
-from tapestry_node.disk import create_private, why
+from tapestry.storage.file_lock import FileLock, lock_file
+from tapestry.storage.sqlite_database import Schema, open_database
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS mark (
+_TABLES = """
+CREATE TABLE mark (
     run TEXT PRIMARY KEY, round INTEGER NOT NULL
 ) STRICT;
-CREATE TABLE IF NOT EXISTS egress (
+CREATE TABLE egress (
     number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL,
     bytes INTEGER NOT NULL, content TEXT NOT NULL, chain TEXT NOT NULL
 ) STRICT;
-CREATE TABLE IF NOT EXISTS outbox (
+CREATE TABLE outbox (
     number INTEGER PRIMARY KEY, entry BLOB NOT NULL
 ) STRICT;
-CREATE TABLE IF NOT EXISTS base (
+CREATE TABLE base (
     run TEXT, round INTEGER, digest TEXT NOT NULL, PRIMARY KEY (run, round)
 ) STRICT;
-CREATE TABLE IF NOT EXISTS spot (
+CREATE TABLE spot (
     run TEXT, round INTEGER, chunk INTEGER, seen INTEGER NOT NULL,
     PRIMARY KEY (run, round, chunk)
 ) STRICT;
-CREATE TABLE IF NOT EXISTS secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 """
+_SCHEMA = Schema(application="TpNs", version=1, tables=_TABLES)
 _GENESIS = digest(b"tapestry-egress/1")
 
 
@@ -92,25 +84,14 @@ class NodeState:
         self._path = path
         self._lock = _take_lock(path.with_suffix(".lock")) if exclusive else None
         try:
-            if readonly:
-                self._db = open_readonly(path)
-                require_sound(self._db)
-                return
-            require_plain(path)
-            create_private(path)
-            self._db = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False
-            )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            require_sound(self._db)
-            self._db.executescript(_SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise ResourceError(f"cannot open {path}: {why(error, path)}") from error
+            self._db = open_database(path, _SCHEMA, readonly=readonly, threads=True)
+        except BaseException:
+            self._release()
+            raise
 
     def highest(self, run_id: str) -> int:
         """Return the last round of a run that this node uploaded for; 0 for none."""
-        rows, _ = self._do("SELECT round FROM mark WHERE run = ?", run_id)
+        rows = self._db.query("SELECT round FROM mark WHERE run = ?", run_id)
         return int(rows[0][0]) if rows else 0
 
     def raise_to(self, run_id: str, round_number: int) -> None:
@@ -119,13 +100,14 @@ class NodeState:
         Raises:
             ProtocolError: The round, or a later one of its run, was taken before.
         """
-        _, changed = self._do(
+        taken = self._db.query(
             "INSERT INTO mark VALUES (?, ?) ON CONFLICT (run) DO UPDATE "
-            "SET round = excluded.round WHERE excluded.round > mark.round",
+            "SET round = excluded.round WHERE excluded.round > mark.round "
+            "RETURNING round",
             run_id,
             round_number,
         )
-        if changed != 1:
+        if not taken:
             raise ProtocolError(
                 f"round {round_number} of {run_id} was uploaded for already; one "
                 "upload per round, ever"
@@ -149,7 +131,7 @@ class NodeState:
 
     def post(self, entry: bytes) -> None:
         """Keep an entry of the node's own until the log has it; once is enough."""
-        self._do(
+        self._db.query(
             "INSERT INTO outbox (entry) SELECT ?1 "
             "WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE entry = ?1)",
             entry,
@@ -157,29 +139,29 @@ class NodeState:
 
     def outbox(self) -> list[bytes]:
         """Entries that the log should get, the oldest first."""
-        rows, _ = self._do("SELECT entry FROM outbox ORDER BY number")
+        rows = self._db.query("SELECT entry FROM outbox ORDER BY number")
         return [bytes(row[0]) for row in rows]
 
     def clear(self, entry: bytes) -> None:
         """Forget an entry that is in the log now."""
-        self._do("DELETE FROM outbox WHERE entry = ?", entry)
+        self._db.query("DELETE FROM outbox WHERE entry = ?", entry)
 
     def keep_base(self, run_id: str, round_number: int, *, gives: str) -> None:
         """Remember which base a round gives, by this node's own step."""
-        self._do(
+        self._db.query(
             "INSERT OR REPLACE INTO base VALUES (?, ?, ?)", run_id, round_number, gives
         )
 
     def bases(self) -> dict[tuple[str, int], str]:
         """The base that each round gave here, by run and number."""
-        rows, _ = self._do("SELECT run, round, digest FROM base")
+        rows = self._db.query("SELECT run, round, digest FROM base")
         return {(str(run), int(number)): str(base) for run, number, base in rows}
 
     def keep_spots(
         self, run_id: str, round_number: int, *, chunks: Sequence[int]
     ) -> None:
         """Remember a draw for spot checks, unless there is one of this round."""
-        self._do(
+        self._db.query(
             "INSERT INTO spot SELECT ?1, ?2, value, 0 FROM json_each(?3) WHERE NOT "
             "EXISTS (SELECT 1 FROM spot WHERE run = ?1 AND round = ?2)",
             *(run_id, round_number, canonical_json(list(chunks)).decode()),
@@ -187,7 +169,7 @@ class NodeState:
 
     def spots(self, run_id: str, round_number: int) -> list[int]:
         """The chunks of a round that were drawn and not seen yet."""
-        rows, _ = self._do(
+        rows = self._db.query(
             "SELECT chunk FROM spot WHERE run = ? AND round = ? AND NOT seen "
             "ORDER BY chunk",
             *(run_id, round_number),
@@ -196,21 +178,21 @@ class NodeState:
 
     def mark_verified(self, run_id: str, round_number: int, *, chunk: int) -> None:
         """Mark a chunk that was drawn as seen."""
-        self._do(
+        self._db.query(
             "UPDATE spot SET seen = 1 WHERE run = ? AND round = ? AND chunk = ?",
             *(run_id, round_number, chunk),
         )
 
     def dispute_spot(self, run_id: str, round_number: int, *, chunk: int) -> None:
         """Note for good that a chunk of a sum is not the sum of the uploads."""
-        self._do(
+        self._db.query(
             "UPDATE spot SET seen = 2 WHERE run = ? AND round = ? AND chunk = ?",
             *(run_id, round_number, chunk),
         )
 
     def disputed(self, run_id: str) -> list[int]:
         """The rounds of a run whose sums are false, as this node has seen."""
-        rows, _ = self._do(
+        rows = self._db.query(
             "SELECT DISTINCT round FROM spot WHERE run = ? AND seen = 2 ORDER BY round",
             run_id,
         )
@@ -218,7 +200,7 @@ class NodeState:
 
     def pending_rounds(self, run_id: str) -> list[int]:
         """The rounds of a run of which not all is seen that was drawn."""
-        rows, _ = self._do(
+        rows = self._db.query(
             "SELECT DISTINCT round FROM spot WHERE run = ? AND NOT seen ORDER BY round",
             run_id,
         )
@@ -226,8 +208,8 @@ class NodeState:
 
     def secret(self, name: str, fresh: bytes) -> bytes:
         """Return a secret that was stored under a name, or store ``fresh``."""
-        self._do("INSERT OR IGNORE INTO secret VALUES (?, ?)", name, fresh)
-        rows, _ = self._do("SELECT value FROM secret WHERE name = ?", name)
+        self._db.query("INSERT OR IGNORE INTO secret VALUES (?, ?)", name, fresh)
+        rows = self._db.query("SELECT value FROM secret WHERE name = ?", name)
         return bytes(rows[0][0])
 
     def record(self, message: Message) -> None:
@@ -236,7 +218,7 @@ class NodeState:
         Raises:
             ResourceError: It cannot be written; then the message must not leave.
         """
-        rows, _ = self._do(
+        rows = self._db.query(
             "SELECT number, chain FROM egress ORDER BY number DESC LIMIT 1"
         )
         number, chain = (rows[0][0] + 1, rows[0][1]) if rows else (1, _GENESIS)
@@ -244,7 +226,7 @@ class NodeState:
         parts += [memoryview(a).cast("B") for a in message.attachments]
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         row = (number, time, message.kind.value, message.size, digest_all(parts))
-        self._do(
+        self._db.query(
             "INSERT INTO egress VALUES (?, ?, ?, ?, ?, ?)", *row, _link(chain, row)
         )
 
@@ -256,7 +238,7 @@ class NodeState:
                 added, by hand.
         """
         chain = _GENESIS
-        rows, _ = self._do("SELECT * FROM egress ORDER BY number")
+        rows = self._db.query("SELECT * FROM egress ORDER BY number")
         for expected, row in enumerate(rows, start=1):
             chain = _link(chain, row[:5])
             if row[0] != expected or row[5] != chain:
@@ -270,34 +252,21 @@ class NodeState:
                 chain=row[5],
             )
 
-    def _do(self, statement: str, *values: Any) -> tuple[list[Any], int]:
-        """Run a statement; what it selects, and how many rows it changed."""
-        try:
-            cursor = self._db.execute(statement, values)
-            return cursor.fetchall(), cursor.rowcount
-        except sqlite3.Error as error:
-            raise ResourceError(f"state.db: {why(error, self._path)}") from error
-
     def close(self) -> None:
         """Close the database and let others serve."""
         self._db.close()
+        self._release()
+
+    def _release(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            self._lock.release()
 
 
-def _take_lock(path: Path) -> int:
-    """Lock a file; the kernel lets go of it when the process dies, however it dies."""
+def _take_lock(path: Path) -> FileLock:
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise ResourceError(f"cannot open {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_file(path)
     except BlockingIOError:
-        os.close(handle)
         raise ConfigError(f"another process serves {path.parent}; stop it") from None
-    return handle
 
 
 def _link(chain: str, row: tuple[int, str, str, int, str]) -> str:

@@ -14,11 +14,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, ResourceError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.privacy import accounting
-from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
-from tapestry.settings import NodePolicy, NodeSettings, number
+from tapestry.protocol.round_manifest import (
+    LocalNoise,
+    NoNoise,
+    PrivacyPlan,
+    RoundManifest,
+    SharedNoise,
+    TrainingPlan,
+)
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.events.types import Member
 from tapestry_governance.rules.federation_state import FederationState
@@ -32,6 +39,7 @@ from tapestry_node.adapters.adapter_check import (
 from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.refusal import Refused
 from tapestry_node.round.admission import check_policy
+from tapestry_node.settings import NodePolicy, NodeSettings
 from tapestry_node.training.trainer import Trainer
 
 
@@ -126,15 +134,18 @@ def _trial(standing: Standing, parameterization: str) -> str | None:
 
 def _least_noise(policy: NodePolicy) -> PrivacyPlan:
     """The noise that asks least of a model, among those that the policy accepts."""
-    return PrivacyPlan(
-        noise="none" if "none" in policy.noise else policy.noise[0],
-        unit="record",
-        adjacency="add-remove",
-        clip_norm="1",
-        noise_multiplier="1",
-        min_share="0",
-        target_delta=policy.target_delta,
-    )
+    if "none" in policy.noise:
+        return NoNoise(noise="none")
+    least = {
+        "unit": "record",
+        "adjacency": "add-remove",
+        "clip_norm": "1",
+        "noise_multiplier": "1",
+        "target_delta": policy.target_delta,
+    }
+    if policy.noise[0] == "local":
+        return LocalNoise.model_validate({"noise": "local", **least})
+    return SharedNoise.model_validate({"noise": "shared", "min_share": "0", **least})
 
 
 def _adapter(standing: Standing) -> Iterator[str]:
@@ -142,11 +153,12 @@ def _adapter(standing: Standing) -> Iterator[str]:
     settings, trainer = standing.settings, standing.trainer
     if not settings.adapter.publish:
         return
-    limit = number(settings.policy.epsilon_limit)
-    if number(settings.adapter.epsilon) > limit:
+    limit = decode_decimal(settings.policy.epsilon_limit)
+    adapter = settings.adapter
+    if adapter.noise != "none" and decode_decimal(adapter.epsilon) > limit:
         if not list(_budget(standing)):  # which says enough
             yield (
-                f"the adapter: adapter.epsilon {settings.adapter.epsilon} is above"
+                f"the adapter: adapter.epsilon {adapter.epsilon} is above"
                 f" policy.epsilon_limit {limit:g}; lower it, or set adapter.publish ="
                 " false"
             )
@@ -196,8 +208,8 @@ def _check_budget(standing: Standing, steps: accounting.Steps) -> None:
         own_multiplier=steps.noise_multiplier,
     )
     if standing.state is not None:
-        delta = number(standing.settings.policy.target_delta)
-        cap = number(standing.state.policy.epsilon_cap)
+        delta = decode_decimal(standing.settings.policy.target_delta)
+        cap = decode_decimal(standing.state.policy.epsilon_cap)
         ledger.check_run(charge, target_delta=delta, cap=cap)
     if not list(_budget(standing)):
         ledger.check(charge)

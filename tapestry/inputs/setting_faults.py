@@ -1,36 +1,37 @@
 """Faults of settings, in words: what pydantic finds, as an operator needs it told.
 
-A message names the key, the value that stands there, what is wanted, and an example
-that may be pasted::
+A message names the key, the value that stands there, what is wanted, and what may be
+written in its place::
 
-    policy.epsilon_limit: 8 must be text in quotes; write epsilon_limit = "8"
+    policy.epsilon_limit: "8" is text; write epsilon_limit = 8 without quotation marks
+    policy.min_cohort: 1 must be 2 or more; write, for example, min_cohort = 3
     policy.min_cohrt: no such key; is min_cohort meant?
 
 A type says what it wants with ``Field(description=…, examples=[…])``. Where it does
-not, choices, booleans and ranges speak for themselves.
+not, choices, booleans and ranges speak for themselves. A model names keys that it no
+longer has in ``former_keys``, each with what to write now.
 """
 
+import datetime
 import difflib
 import json
-import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
-from tapestry.encoding import encode_fraction
+from tapestry.inputs.setting_types import Place, SettingType, type_at, without_tags
+from tapestry.inputs.setting_values import Quoted, plain_spelling
+from tapestry.inputs.text_reader import WrittenFloat
 
 _LONGEST = 60  # characters of a value that is shown
 _WANTED = {
     "string_type": "must be text in quotes",
     "int_type": "must be a whole number{}",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number{}",
     "bool_type": "must be true or false{}",
     "tuple_type": "must be a list in brackets",
     "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
     "dict_type": "must be a table",
 }
 _BOUNDS: Mapping[str, Callable[[Any], str]] = {
@@ -39,17 +40,9 @@ _BOUNDS: Mapping[str, Callable[[Any], str]] = {
     "less_than_equal": lambda c: f"must be {c['le']} or less",
     "less_than": lambda c: f"must be below {c['lt']}",
     "string_too_long": lambda c: f"must have {c['max_length']} characters or fewer",
+    "too_short": lambda _: "must not be empty",
     "literal_error": lambda c: f"must be {c['expected']}",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What a setting's type asks for."""
-
-    annotation: Any
-    description: str | None = None
-    example: Any = None
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
@@ -57,34 +50,66 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
     A key that is probably there under another spelling is not called missing as well.
     """
-    found = error.errors(include_url=False)
+    found = [_untagged(each) for each in error.errors(include_url=False)]
     meant = {each["loc"]: _meant(each["loc"], found, model) for each in found}
     found.sort(key=lambda each: each["type"] != "extra_forbidden")
     lines = []
     for each in found:
-        where = each["loc"]
+        where = without_tags(model, each["loc"])
         if each["type"] == "extra_forbidden":
-            close = meant[where]
-            rest = f"is {close} meant?" if close else "mind the spelling"
-            lines.append(f"{_spell(where)}: no such key; {rest}")
-        elif each["type"] != "missing" or (where[-1], where[:-1]) not in {
+            rest = _unknown(model, each["loc"], close=meant[each["loc"]])
+            lines.append(f"{_spell(where)}: {rest}")
+        elif each["type"] != "missing" or (each["loc"][-1], each["loc"][:-1]) not in {
             (close, other[:-1]) for other, close in meant.items() if close
         }:
-            lines.append(_line(each, _wanted(model, where)))
+            lines.append(_line(each, where, type_at(model, each["loc"])))
     return lines
 
 
-def example_of(model: type[BaseModel], where: tuple[str | int, ...]) -> Any:
+def example_of(model: type[BaseModel], where: Place) -> Any:
     """Return an example of a setting; None where its type gives none."""
-    return _wanted(model, where).example
+    return type_at(model, where).example
 
 
-def _line(error: Any, wanted: _Wanted) -> str:
+def _untagged(found: Any) -> Any:
+    """Tell of the key that picks a table's model as of any other key."""
+    kind, context = found["type"], found.get("ctx", {})
+    if kind not in {"union_tag_not_found", "union_tag_invalid"}:
+        return found
+    key = context["discriminator"].strip("'")
+    changed = {**found, "loc": (*found["loc"], key), "type": "missing"}
+    if kind == "union_tag_invalid":
+        wanted = " or ".join(context["expected_tags"].rsplit(", ", 1))
+        changed |= {"type": "literal_error", "ctx": {"expected": wanted}}
+        changed |= {"input": found["input"][key]}
+    return changed
+
+
+def _unknown(model: type[BaseModel], where: Place, *, close: str | None) -> str:
+    """Say what to do with a key that the model does not have."""
+    former: Mapping[str, str] = getattr(model, "former_keys", {})
+    told = former.get(_spell(without_tags(model, where)))
+    if told is not None:
+        return f"no longer a key; {told}"
+    around = type_at(model, where[:-2])
+    elsewhere = {key for each in around.tables for key in each.model_fields}
+    if around.tag is not None and where[-1] in elsewhere:
+        return f"has no effect with {around.tag} = {_toml(where[-2])}; take it out"
+    return f"no such key; {f'is {close} meant?' if close else 'mind the spelling'}"
+
+
+def _line(error: Any, where: Place, wanted: SettingType) -> str:
     """Tell one fault that is no misspelled key."""
-    where, value = error["loc"], error["input"]
-    kind, context = error["type"], error.get("ctx", {})
+    value, kind, context = error["input"], error["type"], error.get("ctx", {})
+    is_option = kind == "value_error" and wanted.annotation is None
     if kind == "missing":
         rule = "is missing"
+    elif (kind == "string_type" and wanted.is_decimal) or (
+        is_option and isinstance(value, WrittenFloat)
+    ):
+        return f"{_spell(where)}: {_decimal_rule(value, where, wanted)}"
+    elif is_option:
+        rule = f"{_show(value)} {error['msg'].removeprefix('Value error, ')}"
     elif kind in _WANTED:
         quotes = " without quotes" if isinstance(value, str) else ""
         rule = f"{_show(value)} {_WANTED[kind].format(quotes)}"
@@ -97,29 +122,46 @@ def _line(error: Any, wanted: _Wanted) -> str:
     return f"{_spell(where)}: {rule}{_hint(where, value, kind, wanted)}"
 
 
-def _hint(where: tuple[str | int, ...], value: Any, kind: str, wanted: _Wanted) -> str:
+def _decimal_rule(value: Any, where: Place, wanted: SettingType) -> str:
+    """Tell why a value is no decimal, and how to write the one that it is."""
+    shown, write = _show(value), f"write {_key(where)} = "
+    plain = None
+    if isinstance(value, Quoted | WrittenFloat):
+        plain = plain_spelling(value.text)
+    if plain is not None and isinstance(value, Quoted):
+        return f"{shown} is text; {write}{plain} without quotation marks"
+    if plain is not None:
+        return f"{shown} is not spelled as a plain decimal; {write}{plain}"
+    rule = "must be a number"
+    if isinstance(value, Quoted):
+        rule += " without quotation marks"
+    elif isinstance(value, WrittenFloat) and value.text.lstrip("+-") in {"inf", "nan"}:
+        rule = "must be a finite number"
+    elif isinstance(value, WrittenFloat | int) and not isinstance(value, bool):
+        rule += " with at most 18 digits before and after the point"
+    example = "0.5" if wanted.example is None else wanted.example
+    return f"{shown} {rule}; write, for example, {_key(where)} = {example}"
+
+
+def _hint(where: Place, value: Any, kind: str, wanted: SettingType) -> str:
     """Say what to write, for the value given where it can be told from that."""
-    table = _model(wanted.annotation)
-    if table is not None:
+    if wanted.tables:
         return f"; add the table [{_spell(where)}]"
     example = wanted.example
-    if kind == "string_type" and type(value) in (int, float):
-        example = _quoted(value) or example
+    if kind == "string_type" and type(value) in (int, WrittenFloat):
+        example = _show(value)
     elif kind == "int_type" and isinstance(value, str) and value.isdecimal():
         example = int(value) if len(value) < 10 else example
     if example is None:
         return ""
-    keys = [part for part in where if isinstance(part, str)]
+    written = example if wanted.is_decimal else _toml(example)
     if where and isinstance(where[-1], int):
-        example = [example]
-    return f"; write, for example, {keys[-1]} = {_toml(example)}"
+        written = f"[{written}]"
+    return f"; write, for example, {_key(where)} = {written}"
 
 
-def _quoted(value: float) -> str | None:
-    try:
-        return encode_fraction(value)
-    except ValueError:
-        return None
+def _key(where: Place) -> str:
+    return [part for part in where if isinstance(part, str)][-1]
 
 
 def _toml(value: Any) -> str:
@@ -130,24 +172,32 @@ def _toml(value: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    text = _toml(value) if isinstance(value, str | int | float | bool) else ""
-    if not text:
+    """Print a value as it stands in the file, if it is short."""
+    if isinstance(value, WrittenFloat):
+        text = value.text
+    elif isinstance(value, Quoted):
+        text = _toml(value.text)
+    elif isinstance(value, datetime.date | datetime.time):
+        text = value.isoformat()
+    elif isinstance(value, int) and not -(10**_LONGEST) < value < 10**_LONGEST:
+        return "a number of many digits"
+    elif isinstance(value, str | int | bool):
+        text = _toml(value)
+    else:
         return "a table" if isinstance(value, dict) else "a list"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def _spell(where: tuple[str | int, ...]) -> str:
+def _spell(where: Place) -> str:
     return ".".join(json.dumps(str(part))[1:-1][:_LONGEST] for part in where)
 
 
-def _meant(
-    where: tuple[str | int, ...], found: list[Any], model: type[BaseModel]
-) -> str | None:
+def _meant(where: Place, found: list[Any], model: type[BaseModel]) -> str | None:
     """Find the key that a misspelled one was to be, first among those that lack."""
     if not any(e["loc"] == where and e["type"] == "extra_forbidden" for e in found):
         return None
-    table = _model(_wanted(model, where[:-1]).annotation)
-    if table is None:
+    tables = type_at(model, where[:-1]).tables
+    if not tables:
         return None
     missing = [
         str(each["loc"][-1])
@@ -155,69 +205,9 @@ def _meant(
         if each["type"] == "missing" and each["loc"][:-1] == where[:-1]
     ]
     key = str(where[-1])
-    for names in (missing, list(table.model_fields)):
+    for names in (missing, list(tables[0].model_fields)):
         folded = {name.casefold(): name for name in names}
         close = difflib.get_close_matches(key.casefold(), folded, n=1)
         if close:
             return folded[close[0]]
-    return None
-
-
-def _wanted(model: type[BaseModel], where: tuple[str | int, ...]) -> _Wanted:
-    """Follow a place into a model to the type that stands there."""
-    found = _Wanted(annotation=model)
-    for part in where:
-        if isinstance(part, int):
-            found = _element(found.annotation)
-            continue
-        table = _model(found.annotation)
-        if table is None or part not in table.model_fields:
-            return _Wanted(annotation=None)
-        found = _of_field(table.model_fields[part])
-    return found
-
-
-def _of_field(field: FieldInfo) -> _Wanted:
-    found = _Wanted(
-        annotation=field.annotation,
-        description=field.description,
-        example=(field.examples or [None])[0],
-    )
-    if found.example is None:
-        bounds = [getattr(each, "ge", None) for each in field.metadata]
-        least = next((bound for bound in bounds if bound is not None), None)
-        found = replace(found, example=_simple(field.annotation, least))
-    return found
-
-
-def _element(annotation: Any) -> _Wanted:
-    """Return what an element of a list must be."""
-    inner = (get_args(annotation) or (None,))[0]
-    if get_origin(inner) is Annotated:
-        return _of_field(FieldInfo.from_annotation(inner))
-    return _Wanted(annotation=inner, example=_simple(inner, None))
-
-
-def _simple(annotation: Any, least: Any) -> Any:
-    """Make an example of a type that speaks for itself."""
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)[0]
-    if get_origin(annotation) is tuple:
-        inner = _element(annotation).example
-        return None if inner is None else [inner]
-    if annotation is bool:
-        return True
-    return least
-
-
-def _model(annotation: Any) -> type[BaseModel] | None:
-    """Return the table that a type is, or may be."""
-    options = (
-        get_args(annotation)
-        if get_origin(annotation) in (Union, types.UnionType)
-        else (annotation,)
-    )
-    for option in options:
-        if isinstance(option, type) and issubclass(option, BaseModel):
-            return option
     return None

@@ -38,6 +38,7 @@ import tomllib
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -78,6 +79,13 @@ _NOT_TOML = (  # how a message of tomllib begins, and what is said instead
     ("Exceeds the limit", "a number has too many digits"),
 )
 _CONVERT = "convert it to UTF-8, for example: iconv -f {} -t UTF-8 OLD > NEW"
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFloat:
+    """A TOML float as it stands in the file; no digit of it is rounded."""
+
+    text: str
 
 
 class _Rule(ValueError):
@@ -130,6 +138,9 @@ def read_text(path: Path, *, links: bool = True) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a file of settings.
 
+    Returns:
+        Its tables; floats as ``WrittenFloat``.
+
     Raises:
         FileNotFoundError: There is no such file; the caller says what it is for.
         ConfigError: The file cannot be read, breaks a rule of this module, or is not
@@ -139,7 +150,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     if not text.strip():
         raise InputFault(path, "is empty; write its settings")
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text, parse_float=WrittenFloat)
     except RecursionError:
         raise InputFault(path, "is not TOML: nested too deeply") from None
     except ValueError as error:  # an integer of thousands of digits is one, too

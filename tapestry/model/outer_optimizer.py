@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tapestry.encoding import canonical_json, decode_fraction, digest
+from tapestry.encoding import canonical_json, decode_decimal, digest
 from tapestry.model.low_rank import expand
 from tapestry.protocol.round_manifest import OuterPlan, RoundManifest
 from tapestry.vectors import FloatVector, Layout, Parameters, tensor_digests
@@ -66,7 +66,7 @@ def advance(
     second: dict[str, FloatVector] = {}
     for name, gradient in change.items():
         direction = _direction(name, gradient, manifest.outer, state, first, second)
-        rate = np.float32(decode_fraction(manifest.outer.learning_rate))
+        rate = np.float32(decode_decimal(manifest.outer.learning_rate))
         moved[name] = parameters[name] + direction * rate
     after = OuterState(step=state.step + 1, first=first, second=second)
     return {**parameters, **moved}, after
@@ -84,7 +84,7 @@ def _direction(
         return gradient
     zero = np.zeros((), dtype=np.float32)
     if plan.optimizer == "nesterov":
-        momentum = np.float32(decode_fraction(plan.momentum))
+        momentum = np.float32(decode_decimal(plan.momentum))
         first[name] = state.first.get(name, zero) * momentum + gradient
         return gradient + first[name] * momentum
     one = np.float32(1)

@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ProtocolError, VerificationError
 from tapestry.model.outer_optimizer import OuterState, advance
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.quantization import Encoding, check_sum, mean
-from tapestry.settings import number
 from tapestry.vectors import (
     Layout,
     Parameters,
@@ -56,7 +56,7 @@ def measure(total: RingVector, *, survivors: int, manifest: RoundManifest) -> Me
         return Measured(norm=0.0, fault="sum_out_of_range")
     factor = 1 / survivors / 2**encoding.scale_bits
     norm = math.sqrt(_squares(total)) * factor
-    fits = norm <= number(manifest.outer.max_norm)
+    fits = norm <= decode_decimal(manifest.outer.max_norm)
     return Measured(norm=norm, fault=None if fits else "norm_too_large")
 
 

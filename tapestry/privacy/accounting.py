@@ -27,7 +27,7 @@ from dp_accounting.pld import privacy_loss_distribution
 from scipy import optimize
 
 from tapestry.errors import ConfigError
-from tapestry.settings import MAX_EPSILON
+from tapestry.privacy.bounds import MAX_EPSILON
 
 ADJACENCY = "add-remove"
 MECHANISM: Final = "poisson-subsampled-gaussian"

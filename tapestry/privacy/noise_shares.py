@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ProtocolError
 from tapestry.protocol.round_manifest import RoundManifest
 
@@ -56,9 +56,9 @@ class NoiseShare:
         if plan.noise != "shared":
             return None
         shares = manifest.threshold - manifest.max_colluding
-        whole = decode_fraction(plan.noise_multiplier)
-        floor = decode_fraction(plan.min_share)
-        step = learning_step(manifest) * decode_fraction(plan.clip_norm)
+        whole = decode_decimal(plan.noise_multiplier)
+        floor = decode_decimal(plan.min_share)
+        step = learning_step(manifest) * decode_decimal(plan.clip_norm)
         bound = step * 2.0**manifest.scale_bits
         if not (shares >= 1 and whole > 0 and floor >= 0 and bound > 0):
             raise ProtocolError("shared noise without a positive share")
@@ -80,7 +80,7 @@ class NoiseShare:
 def learning_step(manifest: RoundManifest) -> float:
     """What a gradient is multiplied by before it is uploaded: rate over batch."""
     training = manifest.training
-    return decode_fraction(training.learning_rate) / training.batch_size
+    return decode_decimal(training.learning_rate) / training.batch_size
 
 
 def _check_grid(manifest: RoundManifest, *, step: float, deviation: float) -> None:
@@ -90,7 +90,7 @@ def _check_grid(manifest: RoundManifest, *, step: float, deviation: float) -> No
             " raise scale_bits"
         )
     rounding = math.sqrt(manifest.length) / (step * 2.0**manifest.scale_bits)
-    drift = _DRIFT * decode_fraction(manifest.clip_norm) / step
+    drift = _DRIFT * decode_decimal(manifest.clip_norm) / step
     if rounding + drift > _ROUNDING:
         raise ProtocolError(
             f"rounding moves {rounding + drift:.2g} of what a record may, at most"

@@ -1,13 +1,20 @@
 """The manifest of a round: its cohort, its plans, and what binds them together."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
-from tapestry.encoding import decode_fraction, digest
+from tapestry.encoding import decode_decimal, digest
 from tapestry.errors import ProtocolError
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import Digest, Name, Noise, Plain, Strict
+from tapestry.schema import Digest, Name, Plain, Strict
 
 
 class Participant(Strict):
@@ -17,16 +24,41 @@ class Participant(Strict):
     key: Annotated[str, Field(max_length=300)]  # verify key of the node, as a vkey
 
 
+def _told_as_one(
+    value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo
+) -> Any:
+    """Tell one fault of an option, in place of one for each type that it may have."""
+    if info.mode == "json" and isinstance(value, list):
+        value = tuple(value)  # JSON has no other list
+    try:
+        return validate(value)
+    except ValidationError:
+        raise ValueError(
+            "must be a whole number below 2**53, a plain decimal, text of up to 200"
+            " characters, or a list of up to 1000 of them",
+        ) from None
+
+
 Option = (
     Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]
     | Annotated[str, Field(max_length=200)]
 )
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Options = Annotated[
-    dict[OptionName, Option | Annotated[tuple[Option, ...], Field(max_length=1000)]],
-    Field(max_length=50),
+    dict[
+        OptionName,
+        Annotated[
+            Option | Annotated[tuple[Option, ...], Field(max_length=1000)],
+            WrapValidator(_told_as_one),
+        ],
+    ],
+    Field(max_length=50, examples=[{"sequence_length": 128}]),
 ]
-"""What one workload's plans say beyond every plan: whole numbers, texts, lists."""
+"""What one workload's plans say beyond every plan: whole numbers, texts, lists.
+
+A decimal that is not whole is text in plain spelling (``"0.5"``), so that it is exact
+and has one digest; a whole one is a whole number.
+"""
 
 
 class TrainingPlan(Strict):
@@ -52,32 +84,70 @@ class TrainingPlan(Strict):
     options: Options
 
 
-class PrivacyPlan(Strict):
-    """The noise that every node adds, and the promise it makes for it.
+class NoNoise(Strict):
+    """Training without noise, for public text and studies: nothing is promised."""
 
-    ``noise`` is ``none`` only where the institutions' policies allow it (public
-    text, studies); ``local`` is DP-SGD with the node's own noise at full scale;
-    ``shared`` is one step, whose noise adds up inside the masked sum
-    (``noise_shares``).
-    """
+    noise: Literal["none"]
 
-    noise: Annotated[Noise, Field(examples=["local"])]
+
+class _DpSgd(Strict):
     unit: Literal["record"]
     adjacency: Literal["add-remove"]
     clip_norm: Plain  # per record, L2, of its gradient
     noise_multiplier: Plain
-    min_share: Plain  # least noise multiplier of one node's share; "0" unless shared
     target_delta: Plain
 
 
-class OuterPlan(Strict):
-    """How the mean update moves the base."""
+class LocalNoise(_DpSgd):
+    """DP-SGD with each node's own noise at full scale."""
 
-    optimizer: Literal["mean", "nesterov", "adam"]
+    noise: Literal["local"]
+
+
+class SharedNoise(_DpSgd):
+    """One step, whose noise adds up inside the masked sum (``noise_shares``)."""
+
+    noise: Literal["shared"]
+    min_share: Plain  # least noise multiplier of one node's share
+
+
+# The noise that every node adds, and the promise it makes for it. ``none`` is allowed
+# only where the institutions' policies name it.
+DpPlan = LocalNoise | SharedNoise
+PrivacyPlan = Annotated[
+    LocalNoise | SharedNoise | NoNoise, Field(discriminator="noise")
+]
+
+
+class _OuterStep(Strict):
     learning_rate: Plain
-    momentum: Plain
     max_norm: Plain  # gate: L2 norm of the mean update
     max_loss_increase: Plain  # gate: mean score on public held-out data
+
+
+class MeanStep(_OuterStep):
+    """The mean update itself, times a rate."""
+
+    optimizer: Literal["mean"]
+
+
+class NesterovStep(_OuterStep):
+    """Nesterov's momentum over the mean updates of a run, as in DiLoCo."""
+
+    optimizer: Literal["nesterov"]
+    momentum: Plain
+
+
+class AdamStep(_OuterStep):
+    """Adam over the mean updates of a run, as in FedAdam."""
+
+    optimizer: Literal["adam"]
+
+
+# How the mean update moves the base.
+OuterPlan = Annotated[
+    MeanStep | NesterovStep | AdamStep, Field(discriminator="optimizer")
+]
 
 
 class StageDeadlines(Strict):
@@ -135,7 +205,7 @@ class RoundManifest(Strict):
         if len(set(names)) != len(names) or names != sorted(names):
             raise ValueError("participants must be distinct and in order of name")
         for plain in (self.clip_norm, self.clip_value):
-            if decode_fraction(plain) <= 0:
+            if decode_decimal(plain) <= 0:
                 raise ValueError("clip bounds must be positive")
         self._check_noise()
         return self
@@ -143,8 +213,6 @@ class RoundManifest(Strict):
     def _check_noise(self) -> None:
         training = self.training
         if self.privacy.noise != "shared":
-            if self.privacy.min_share != "0":
-                raise ValueError("min_share is for noise that is shared")
             return
         if (training.steps, training.optimizer) != (1, "sgd"):
             raise ValueError("shared noise takes one step of SGD a round")

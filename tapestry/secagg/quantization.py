@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ProtocolError
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import RoundManifest
@@ -71,7 +71,7 @@ class Encoding:
             length=manifest.length,
             scale_bits=manifest.scale_bits,
             bound=bound,
-            clip_norm=decode_fraction(manifest.clip_norm),
+            clip_norm=decode_decimal(manifest.clip_norm),
             noise=noise,
         )
 

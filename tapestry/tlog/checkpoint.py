@@ -16,9 +16,9 @@ from typing import Self
 
 from tapestry.encoding import (
     decode_base64,
-    decode_decimal,
+    decode_integer,
     encode_base64,
-    encode_decimal,
+    encode_integer,
 )
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey
@@ -45,7 +45,7 @@ class Checkpoint:
         """Refuse values that have no spelling."""
         if not _ORIGIN.fullmatch(self.origin):
             raise ProtocolError(f"not the origin of a log: {self.origin[:40]!r}")
-        encode_decimal(self.size)
+        encode_integer(self.size)
         if len(self.root) != HASH_BYTES:
             raise ProtocolError(f"root of {len(self.root)} bytes, want {HASH_BYTES}")
         if self.size == 0 and self.root != EMPTY_ROOT:
@@ -62,12 +62,12 @@ class Checkpoint:
         if len(lines) != 4 or lines[3]:
             raise ProtocolError("a checkpoint has three lines")
         return cls(
-            origin=lines[0], size=decode_decimal(lines[1]), root=decode_base64(lines[2])
+            origin=lines[0], size=decode_integer(lines[1]), root=decode_base64(lines[2])
         )
 
     def __str__(self) -> str:
         """Print the text, each line ended."""
-        size, root = encode_decimal(self.size), encode_base64(self.root)
+        size, root = encode_integer(self.size), encode_base64(self.root)
         return f"{self.origin}\n{size}\n{root}\n"
 
     def sign(self, key: SigningKey) -> bytes:

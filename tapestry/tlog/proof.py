@@ -20,9 +20,9 @@ from typing import Self
 
 from tapestry.encoding import (
     decode_base64,
-    decode_decimal,
+    decode_integer,
     encode_base64,
-    encode_decimal,
+    encode_integer,
 )
 from tapestry.errors import ProtocolError
 from tapestry.tlog.merkle import HASH_BYTES, leaf_hash, verify_inclusion
@@ -68,14 +68,14 @@ class Proof:
         if len(lines) - 2 > MAX_HASHES:
             raise ProtocolError(f"proof of {len(lines) - 2} hashes")
         return cls(
-            index=decode_decimal(lines[1].removeprefix("index ")),
+            index=decode_integer(lines[1].removeprefix("index ")),
             hashes=tuple(map(_decode_hash, lines[2:])),
             checkpoint=checkpoint,
         )
 
     def encode(self) -> bytes:
         """Print the proof."""
-        lines = [_HEADER, f"index {encode_decimal(self.index)}"]
+        lines = [_HEADER, f"index {encode_integer(self.index)}"]
         lines += [encode_base64(value) for value in self.hashes]
         return "\n".join(lines).encode() + b"\n\n" + self.checkpoint
 

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from tapestry import storage
-from tapestry.encoding import decode_decimal
+from tapestry.encoding import decode_integer
 from tapestry.errors import (
     ForeignFileError,
     IncompleteError,
@@ -30,6 +29,7 @@ from tapestry.errors import (
     ProtocolError,
     VerificationError,
 )
+from tapestry.storage import durable_files
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import HASH_BYTES, Tree, leaf_hash
 
@@ -82,7 +82,7 @@ class Tile:
         if folder != FOLDER or match is None or len(name) > 40:
             raise ProtocolError(f"not a file of a log: {path[:80]!r}")
         number, width = match.groups()
-        level = ENTRIES if level_name == "entries" else decode_decimal(level_name)
+        level = ENTRIES if level_name == "entries" else decode_integer(level_name)
         index = int(number.replace("x", "").replace("/", ""))
         tile = cls(level=level, index=index, width=int(width or WIDTH))
         if tile.path != path or level > _MAX_LEVEL or tile.width > WIDTH:
@@ -177,7 +177,7 @@ def write(directory: Path, entries: Sequence[bytes]) -> None:
     tree = Tree(map(leaf_hash, entries))
     for tile in layout(len(entries)):
         data = content(tile, tree=tree, read=_reader(entries))
-        storage.replace(directory / tile.path, data)
+        durable_files.replace_file(directory / tile.path, data)
 
 
 def read_entries(directory: Path, size: int) -> list[bytes]:

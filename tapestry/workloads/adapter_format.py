@@ -20,9 +20,9 @@ class BaseName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterPromise:
-    """The privacy of an adapter; decimals as in the log. None: nothing is promised."""
+    """The privacy of an adapter that was trained with noise; decimals as in the log."""
 
-    epsilon: str | None
+    epsilon: str
     fallback: str | None  # if all others collude; None: the same
     target_delta: str
     clip_norm: str
@@ -41,7 +41,7 @@ class AdapterFacts:
     licence: str
     data: DataManifest
     base: BaseName
-    promise: AdapterPromise
+    promise: AdapterPromise | None  # None: trained without noise
 
 
 class AdapterFormat(Protocol):

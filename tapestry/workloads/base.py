@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from tapestry.encoding import canonical_json
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults
 from tapestry.inputs.setting_faults import explain
+from tapestry.inputs.setting_values import fit_options
 from tapestry.protocol.round_manifest import Options, TrainingPlan
 from tapestry.schema import Strict
 from tapestry.vectors import FloatVector, Layout, Parameters
@@ -47,7 +47,7 @@ def read_options(options: Options, model: type[_Options]) -> _Options:
         ConfigError: An option is missing, unknown or out of range; all are named.
     """
     try:
-        return model.model_validate_json(canonical_json(dict(options)))
+        return model.model_validate(fit_options(options, model))
     except ValidationError as error:
         lines = [f"options.{line}" for line in explain(error, model)]
         raise ConfigError("; ".join(lines)) from None

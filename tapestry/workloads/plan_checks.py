@@ -11,11 +11,12 @@ Guarantees:
 
 import torch
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError
 from tapestry.privacy import accounting, clipping
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import (
+    DpPlan,
     OuterPlan,
     PrivacyPlan,
     RoundManifest,
@@ -70,7 +71,7 @@ def check_plan(
     if training.parameterization == "low_rank":
         _check_rank(workload, layout, rank=training.rank)
     if privacy.noise != "none":
-        multiplier = decode_fraction(privacy.noise_multiplier)
+        multiplier = decode_decimal(privacy.noise_multiplier)
         if privacy.noise == "local" and multiplier < accounting.MIN_NOISE:
             raise ConfigError(
                 f"noise multiplier {privacy.noise_multiplier} gives no finite epsilon;"
@@ -89,8 +90,8 @@ def check_numbers(training: TrainingPlan, privacy: PrivacyPlan) -> None:
     Raises:
         ConfigError: One is out of range, or the noise is not what the plan can have.
     """
-    rate = decode_fraction(training.learning_rate)
-    decay = decode_fraction(training.weight_decay)
+    rate = decode_decimal(training.learning_rate)
+    decay = decode_decimal(training.weight_decay)
     if not 0 < rate <= _MOST:
         raise ConfigError(
             f"learning rate {training.learning_rate} is not positive"
@@ -127,7 +128,7 @@ def check_records(
     """
     accounting.sampling_rate(training.batch_size, records=records)
     if privacy.noise != "none":
-        accounting.check_delta(decode_fraction(privacy.target_delta), records=records)
+        accounting.check_delta(decode_decimal(privacy.target_delta), records=records)
 
 
 def check_outer(outer: OuterPlan) -> None:
@@ -140,9 +141,11 @@ def check_outer(outer: OuterPlan) -> None:
         ("outer.learning_rate", outer.learning_rate),
         ("outer.max_norm", outer.max_norm),
     ):
-        if not decode_fraction(plain) > 0:
+        if not decode_decimal(plain) > 0:
             raise ConfigError(f"{name} {plain} is not positive; no round would count")
-    if not 0 <= decode_fraction(outer.momentum) < 1:
+    if outer.optimizer != "nesterov":
+        return
+    if not 0 <= decode_decimal(outer.momentum) < 1:
         raise ConfigError(f"outer.momentum {outer.momentum} is not in [0, 1)")
 
 
@@ -185,15 +188,15 @@ def local_steps(
     check_numbers(training, privacy)
     check_records(training, privacy, records=records)
     return accounting.Steps(
-        noise_multiplier=decode_fraction(privacy.noise_multiplier),
+        noise_multiplier=decode_decimal(privacy.noise_multiplier),
         sampling_rate=accounting.sampling_rate(training.batch_size, records=records),
         steps=training.steps,
     )
 
 
-def _check_noise(privacy: PrivacyPlan) -> None:
-    clip_norm = decode_fraction(privacy.clip_norm)
-    multiplier = decode_fraction(privacy.noise_multiplier)
+def _check_noise(privacy: DpPlan) -> None:
+    clip_norm = decode_decimal(privacy.clip_norm)
+    multiplier = decode_decimal(privacy.noise_multiplier)
     if not (clip_norm > 0 and multiplier > 0):
         raise ConfigError(
             f"clip norm {privacy.clip_norm} and noise multiplier"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from tapestry.encoding import decode_fraction, encode_fraction
+from tapestry.encoding import decode_decimal, encode_decimal
 
 LARGEST = 1e17  # a plain decimal has at most 18 digits before its point
 
@@ -44,14 +44,14 @@ class RatioScore:
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
         """Read what ``to_json`` returned."""
         return cls(
-            amounts=tuple(map(decode_fraction, plain["amounts"])),
+            amounts=tuple(map(decode_decimal, plain["amounts"])),
             sizes=tuple(plain["sizes"]),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON, amounts as decimals."""
         return {
-            "amounts": list(map(encode_fraction, self.amounts)),
+            "amounts": list(map(encode_decimal, self.amounts)),
             "sizes": list(self.sizes),
         }
 

@@ -13,7 +13,7 @@ import pytest
 from tapestry.errors import ConfigError
 from tapestry.evaluation.held_out import HeldOut, scores_of
 from tapestry.model.replica import Replica
-from tapestry.protocol.round_manifest import OuterPlan, RoundManifest
+from tapestry.protocol.round_manifest import MeanStep, RoundManifest
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.server import Unmasked
 from tapestry.vectors import Layout
@@ -74,7 +74,6 @@ def _manifest(**outer: str) -> RoundManifest:
     plan = {
         "optimizer": "mean",
         "learning_rate": "1",
-        "momentum": "0",
         "max_norm": "2",
         "max_loss_increase": "0.5",
     }
@@ -86,7 +85,7 @@ def _manifest(**outer: str) -> RoundManifest:
         clip_norm="4",
         clip_value="4",
         scale_bits=10,
-        outer=OuterPlan.model_validate({**plan, **outer}),
+        outer=MeanStep.model_validate({**plan, **outer}),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from tapestry.errors import ConfigError, IncompleteError, ResourceError
 from tapestry_coordinator.journal import Journal
 from tests.node.test_node_state import spoil
+from tests.support.file_limits import file_limit
 
 
 def test_rounds_come_back_as_they_were_left(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_sum_is_read_as_it_was_written(tmp_path: Path, length: int) -> None:
 
 def test_a_sum_that_was_half_written_is_not_there(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    (tmp_path / "sums" / "round-00001.part").write_bytes(b"half")
+    (tmp_path / "sums" / "round-00001.u32.new").write_bytes(b"half")
     with pytest.raises(IncompleteError):
         journal.load_sum(1)
     journal.close()
@@ -75,23 +76,26 @@ def test_facts_are_replaced_by_name(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError, match=r"^cannot write in [^\n]+$"):
+    with pytest.raises(ResourceError, match=r"^cannot write [^\n]+sums[^\n]+$"):
         Journal(tmp_path / "file")
     (tmp_path / "journal.db").write_bytes(b"not a database, but long enough " * 40)
-    with pytest.raises(ResourceError, match="cannot write in"):
+    with pytest.raises(
+        ResourceError, match=r"cannot open .*journal\.db: file is not a database"
+    ):
         Journal(tmp_path)
 
 
 def test_a_full_disk_is_one_line_that_names_the_place(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal._db.execute("PRAGMA max_page_count=1")
-    with pytest.raises(ResourceError, match=r"cannot write .*journal\.db: .*full$"):
+    with pytest.raises(ResourceError, match=r"cannot use .*journal\.db: .*full$"):
         journal.open_round(1, b"manifest" * 10_000)
-    with pytest.raises(ResourceError, match=r"cannot write .*journal\.db: .*full$"):
+    with pytest.raises(ResourceError, match=r"cannot use .*journal\.db: .*full$"):
         journal.set_fact("a", "b" * 100_000)
-    (tmp_path / "sums" / "round-00001.part").symlink_to("/dev/full")
-    with pytest.raises(ResourceError, match=r"cannot write .*round-00001\.u32"):
+    no_room = pytest.raises(ResourceError, match=r"cannot write .*round-00001\.u32")
+    with file_limit(10_000), no_room:
         journal.store_sum(1, np.zeros(10_000, dtype=np.uint32))
+    assert list((tmp_path / "sums").iterdir()) == []
     journal.close()
 
 

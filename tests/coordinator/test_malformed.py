@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import tomli_w
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
-from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import run as driver
+from tapestry_coordinator.settings import CoordinatorSettings
 from tests.coordinator.conftest import Found
 from tests.support.federation import NAMES, Deliver, Federation, lost
+from tests.support.settings_files import change_settings
 
 OTHERS = {name for name in NAMES if name != "fr"}
 STAGES = [
@@ -132,8 +132,7 @@ BOUNDED = settings(
 def _rounds(federation: Federation, count: int) -> None:
     """Let the next run of the coordinator go on to so many rounds."""
     path = federation.coordinator / "coordinator.toml"
-    plan = CoordinatorSettings.read(path).model_dump(mode="json")
-    path.write_text(tomli_w.dumps({**plan, "rounds": count}))
+    change_settings(path, CoordinatorSettings, {"rounds": count})
 
 
 def _lying(change: Change) -> Callable[[str, Message, Deliver], Any]:

@@ -8,9 +8,9 @@ import pytest
 
 from tapestry.errors import RuleError, TapestryError
 from tapestry.protocol.messages import Kind, Message
-from tapestry.settings import CoordinatorSettings
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import run as driver
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.types import AdapterPublished

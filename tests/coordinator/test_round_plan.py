@@ -22,7 +22,7 @@ from tests.support.federation import RECORDS
         ({"training": {"rank": 200}}, "rank 200 is above the 96"),
         ({"training": {"learning_rate": "0"}}, "learning rate 0 is not positive"),
         ({"privacy": {"noise_multiplier": "0.1"}}, "0.1 gives no finite epsilon"),
-        ({"privacy": {"min_share": "1"}}, "min_share is for noise that is shared"),
+        ({"privacy": {"clip_norm": "0"}}, "clip norm 0 and noise .* be positive"),
         ({"secagg": {"scale_bits": 28}}, "4 nodes times .* grid steps.* do not fit 31"),
         ({"secagg": {"clip_value": "0"}}, "clip bounds must be positive"),
         (

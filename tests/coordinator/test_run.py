@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
 from tapestry import cli
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, QuorumError, ResourceError
 from tapestry.protocol.messages import Kind, Message
-from tapestry.settings import CoordinatorSettings
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator import run
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.types import RoundOpened
 from tests.coordinator.conftest import Found
 from tests.support.federation import NAMES, Deliver, lost
+from tests.support.settings_files import change_settings
 
 FLOOR: dict[str, Any] = {
     "coordinator": {"secagg": {"min_cohort": 4}},
@@ -89,12 +89,21 @@ def test_a_model_that_breaks_is_rejected_and_not_retried(
     assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
+def test_the_settings_name_the_origin_of_the_log(found: Found) -> None:
+    federation = found()
+    path = federation.coordinator / "coordinator.toml"
+    change_settings(path, CoordinatorSettings, {"origin": "other.example/log"})
+    said = "origin is 'other.example/log' .* signs for 'simulated.example/log'; name"
+    with pytest.raises(ConfigError, match=said):
+        federation.run()
+    assert federation.wire.log == []
+
+
 def test_a_folder_belongs_to_one_run(found: Found) -> None:
     federation = found()
     federation.run()
     path = federation.coordinator / "coordinator.toml"
-    plan = CoordinatorSettings.read(path).model_dump(mode="json")
-    path.write_text(tomli_w.dumps({**plan, "run_id": "second"}))
+    change_settings(path, CoordinatorSettings, {"run_id": "second"})
     before, asked = federation.entries(), len(federation.wire.log)
     with pytest.raises(ConfigError, match=r"run 'run'.*run 'second'") as caught:
         federation.run()
@@ -105,7 +114,9 @@ def test_a_folder_belongs_to_one_run(found: Found) -> None:
 
 FULL: dict[str, Callable[[Path], object]] = {
     "evidence": lambda folder: (folder / EVIDENCE).write_text(""),
-    "sums": lambda folder: (folder / "sums" / "round-00001.part").mkdir(parents=True),
+    "sums": lambda folder: (folder / "sums" / "round-00001.u32.new").mkdir(
+        parents=True
+    ),
     "uploads": lambda folder: (folder / "uploads").write_text(""),
 }
 

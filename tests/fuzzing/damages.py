@@ -3,6 +3,7 @@
 import json
 import tomllib
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import tomli_w
@@ -100,7 +101,7 @@ def _parse(data: bytes) -> tuple[Any, Callable[[Any], str]]:
     try:
         return json.loads(data), json.dumps
     except ValueError:
-        return tomllib.loads(data.decode()), tomli_w.dumps
+        return tomllib.loads(data.decode(), parse_float=Decimal), tomli_w.dumps
 
 
 def _places(tree: Any) -> list[tuple[Any, Any]]:

@@ -27,7 +27,7 @@ _TRANSPORT = {
     "superlink": "127.0.0.1:9092",
     "root_certificates": "authority.pem",
     "auth_key": "keys/transport",
-    "poll_seconds": 0.1,
+    "poll_seconds": "0.1",
 }
 
 

@@ -22,6 +22,12 @@ PACKAGES = (
 )
 # A role owns its commands; only commands print, and draw with click and rich.
 COMMANDS = re.compile(r"tapestry/cli/|\w+/tapestry_\w+/cli(\.py|/)")
+# Only this package makes anything durable, locks it or opens a database.
+STORAGE = "tapestry/storage/"
+LOW_LEVEL = re.compile(
+    r"(fcntl|posix|sqlite3\.dbapi2|_sqlite3)(\.|$)|sqlite3\.(connect|Connection)$"
+    r"|os\.(fsync|fdatasync|sync|lockf|posix_f\w+|rename|renames|replace)$"
+)
 MODULE_LINES = 600
 TEST_MODULE_LINES = 600  # a list of sentences, read one at a time
 BODY_LINES = 50
@@ -192,6 +198,111 @@ def test_only_the_command_line_draws_with_click_and_rich() -> None:
         and not COMMANDS.match(_name(path))
     ]
     assert found == []
+
+
+def test_only_the_storage_package_touches_the_disk_by_itself() -> None:
+    found = [
+        _at(path, node, text)
+        for path in SOURCES
+        if not _name(path).startswith(STORAGE)
+        for node, text in _low_level(_tree(path))
+    ]
+    assert found == [], "say it by tapestry.storage"
+
+
+def _low_level(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
+    """Yield what makes something durable, locks it, or renames it into its place.
+
+    A name is followed to its import, whatever it is called there. What only catches
+    an exception of SQLite or speaks its types is no such use.
+    """
+    origins = _origins(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from ((node, name) for name in _imported(node) if _is_low(name))
+        elif isinstance(node, (ast.Name, ast.Attribute)):
+            head, _, rest = ast.unparse(node).partition(".")
+            name = f"{origins.get(head, head)}.{rest}".rstrip(".")
+            if head in origins and rest and _is_low(name):
+                yield node, name
+        if isinstance(node, ast.Call) and _renames(node):
+            yield node, ast.unparse(node)
+
+
+def _is_low(name: str) -> bool:
+    return bool(LOW_LEVEL.match(name))
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> list[str]:
+    module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+    return [module + alias.name for alias in node.names]
+
+
+def _origins(tree: ast.Module) -> dict[str, str]:
+    """Map each imported name of a module to what it stands for."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for alias, name in zip(node.names, _imported(node), strict=True):
+                bound = alias.asname or alias.name.split(".")[0]
+                is_whole = alias.asname or isinstance(node, ast.ImportFrom)
+                found[bound] = name if is_whole else bound
+    return found
+
+
+def _renames(call: ast.Call) -> bool:
+    """Say whether a call is ``Path.rename`` or ``Path.replace``, by its arguments.
+
+    ``str.replace`` takes two, ``datetime.replace`` and ``dataclasses.replace`` take
+    keywords.
+    """
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    one = len(call.args) == 1 and not call.keywords
+    return call.func.attr == "rename" or (call.func.attr == "replace" and one)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sqlite3\nsqlite3.connect(path)",
+        "import sqlite3 as s\ns.connect(path)",
+        "import sqlite3\nopen_it = sqlite3.connect",
+        "import sqlite3.dbapi2\nsqlite3.dbapi2.connect(path)",
+        "from sqlite3 import connect",
+        "from sqlite3 import connect as open_it\nopen_it(path)",
+        "from sqlite3 import dbapi2",
+        "import sqlite3\nsqlite3.Connection(path)",
+        "import os\nos.fsync(1)",
+        "import os as system\nsystem.fdatasync(1)",
+        "from os import fsync as sync\nsync(1)",
+        "import posix\nposix.fsync(1)",
+        "import os\nos.lockf(1, 2, 3)",
+        "import fcntl",
+        "import fcntl as locks",
+        "from fcntl import flock as hold",
+        "def f():\n    import fcntl",
+        "import os\nos.replace(a, b)",
+        "from os import rename",
+        "draft.rename(path)",
+        "draft.replace(path)",
+    ],
+)
+def test_the_finder_of_low_level_storage_finds_it(source: str) -> None:
+    assert list(_low_level(ast.parse(source)))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sqlite3\ntry: f()\nexcept sqlite3.Error: pass",
+        "import os\nos.open(path, os.O_RDONLY)\nos.environ.get('x')",
+        "'a'.replace('a', 'b')\nnow.replace(tzinfo=None)\nreplace(row, a=1)",
+        "storage.connect(path)\nself.fsync()\nconnect()",
+    ],
+)
+def test_the_finder_of_low_level_storage_finds_nothing_else(source: str) -> None:
+    assert list(_low_level(ast.parse(source))) == []
 
 
 def test_no_module_about_models_says_checkpoint() -> None:

@@ -58,8 +58,10 @@ def test_a_round_is_uploaded_for_once_ever(path: Path) -> None:
 
 
 @given(st.lists(st.integers(1, 9), max_size=12))
-def test_the_mark_only_rises(numbers: list[int]) -> None:
-    store = NodeState(Path(":memory:"))
+def test_the_mark_only_rises(
+    tmp_path_factory: pytest.TempPathFactory, numbers: list[int]
+) -> None:
+    store = NodeState(tmp_path_factory.mktemp("node") / "state.db")
     highest = 0
     for number in numbers:
         if number > highest:
@@ -254,6 +256,6 @@ def test_a_disk_that_fails_is_an_error_of_ours(
         for table in ("mark", "egress", "outbox", "base", "secret"):
             database.execute(f"DROP TABLE {table}")
     database.close()
-    with pytest.raises(ResourceError, match=r"^state.db: [^\n]+$"):
+    with pytest.raises(ResourceError, match=r"^cannot use \S+state\.db: [^\n]+$"):
         work(store)
     store.close()

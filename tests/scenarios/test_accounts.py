@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, PolicyError, RuleError
-from tapestry.settings import number
 from tapestry_coordinator import round_plan, run
 from tapestry_governance.audit import privacy_accounts
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, Event
 from tapestry_governance.events.types import DpAccounted, RoundOpened
 from tests.scenarios.conftest import Found
-from tests.support.log_world import World
+from tests.support.log_world import World, with_loss
 
 SMALLER = "0.000001"
 
@@ -32,9 +32,11 @@ def test_a_plan_with_a_smaller_delta_than_the_nodes_is_accounted_for_at_it(
     assert {each.target_delta for each in audit.accounts} == {SMALLER}
     for each in audit.accounts:
         assert each.reported is not None
-        assert number(each.reported) == pytest.approx(each.recomputed, abs=1e-5)
+        assert decode_decimal(each.reported) == pytest.approx(each.recomputed, abs=1e-5)
         ledger = federation.nodes[each.node].ledger.balance()
-        assert ledger.spent < number(each.reported) * 0.95  # at the node's own delta
+        assert (
+            ledger.spent < decode_decimal(each.reported) * 0.95
+        )  # at the node's own delta
 
 
 def test_a_round_over_the_federations_cap_is_refused_before_anybody_trains(
@@ -79,7 +81,11 @@ def test_an_account_that_nobody_can_compose_breaks_a_rule(
     change: dict[str, Any],
 ) -> None:
     world = World().found()
-    body = world.account(world.manifest()).model_copy(update=change)
+    body = world.account(world.manifest())
+    if "steps" in change:
+        body = body.model_copy(update=change)
+    else:
+        body = with_loss(body, **change)
     event = _event(body)
     (found,) = privacy_accounts.recompute([event])
     assert found.recomputed is None
@@ -89,15 +95,14 @@ def test_an_account_that_nobody_can_compose_breaks_a_rule(
 
 def test_an_understated_fallback_breaks_a_rule() -> None:
     world = World().found()
-    honest = world.account(world.manifest()).model_copy(
-        update={
-            "mechanism": "poisson-subsampled-skellam",
-            "trust_model": "shared",
-            "own_multiplier": "0.5",
-            "shares": 4,
-            "coordinates": 1000,
-            "bound": "1000000",
-        }
+    honest = with_loss(
+        world.account(world.manifest()),
+        mechanism="poisson-subsampled-skellam",
+        trust_model="shared",
+        own_multiplier="0.5",
+        shares=4,
+        coordinates=1000,
+        bound="1000000",
     )
     (probe,) = privacy_accounts.recompute([_event(honest)])
     assert probe.fallback_recomputed is not None
@@ -105,7 +110,7 @@ def test_an_understated_fallback_breaks_a_rule() -> None:
     assert probe.fallback_recomputed > 2 * probe.recomputed
     for share, understated in ((1.001, False), (0.99, True)):
         fallback = f"{probe.fallback_recomputed * share:.6f}1"
-        said = honest.model_copy(update={"epsilon_fallback": fallback})
+        said = with_loss(honest, epsilon_fallback=fallback)
         (found,) = privacy_accounts.recompute([_event(said)])
         assert found.is_understated is understated
     (silent,) = privacy_accounts.recompute([_event(honest)])

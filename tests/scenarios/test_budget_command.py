@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from tapestry import cli
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError
-from tapestry.settings import NodeSettings, number
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node import Node
+from tapestry_node.settings import NodeSettings
 from tests.node.budget.test_ledger import charge, shared
 from tests.support.federation import NAMES, Base, Federation
 
@@ -30,8 +31,8 @@ def spend(folder: Path, *charges: Any) -> Ledger:
     policy = NodeSettings.read(folder / "node.toml").policy
     ledger = Ledger.look(
         folder / "budget.db",
-        epsilon=number(policy.epsilon_limit),
-        fallback_epsilon=number(policy.fallback_epsilon_limit),
+        epsilon=decode_decimal(policy.epsilon_limit),
+        fallback_epsilon=decode_decimal(policy.fallback_epsilon_limit),
     )
     for each in charges:
         ledger.reserve(each)

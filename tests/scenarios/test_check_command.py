@@ -10,31 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
 from tapestry import cli
-from tapestry.settings import NodeSettings, number
+from tapestry.encoding import decode_decimal
 from tapestry.workloads.base import Workload
 from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
 from tapestry_node.budget.ledger import Balance
 from tapestry_node.node import Node
+from tapestry_node.settings import NodeSettings
 from tests.scenarios.conftest import Found
 from tests.scenarios.test_shared_noise import SHARED
 from tests.support.federation import (
     NAMES,
+    NO_ADAPTER_NOISE,
     RECORDS,
     Base,
     Federation,
-    merged,
     run_settings,
 )
+from tests.support.settings_files import change_settings
 
 NAME, OTHER = NAMES[:2]
 TRANSPORT = {
     "superlink": "127.0.0.1:9092",
     "root_certificates": "authority.pem",
     "auth_key": "keys/transport",
-    "poll_seconds": 0.1,
+    "poll_seconds": "0.1",
 }
 WITHOUT_TORCH = """
 import sys
@@ -94,8 +95,7 @@ def closed(federation: Federation) -> Path:
 
 
 def change(folder: Path, settings: dict[str, Any]) -> None:
-    known = NodeSettings.read(folder / "node.toml").model_dump(exclude_none=True)
-    (folder / "node.toml").write_text(tomli_w.dumps(merged(known, settings)))
+    change_settings(folder / "node.toml", NodeSettings, settings)
 
 
 def run(verb: str, folder: Path, *more: str) -> int:
@@ -152,8 +152,9 @@ def test_the_same_is_shown_to_machines(
         run_settings()["training"]["batch_size"] / RECORDS
     )
     plan = NodeSettings.read(used / "node.toml").adapter
-    assert adapter["epsilon"] <= number(plan.epsilon)
-    assert adapter["epsilon"] == pytest.approx(number(plan.epsilon), rel=0.01)
+    assert plan.noise == "local"
+    assert adapter["epsilon"] <= decode_decimal(plan.epsilon)
+    assert adapter["epsilon"] == pytest.approx(decode_decimal(plan.epsilon), rel=0.01)
 
 
 def test_records_that_are_cut_or_left_out_are_counted(
@@ -182,9 +183,7 @@ def test_a_node_that_could_not_dial_is_not_ready(
     idle: Path, capsys: pytest.CaptureFixture[str], lost: str | None
 ) -> None:
     if lost is None:
-        settings = NodeSettings.read(idle / "node.toml")
-        known = settings.model_dump(exclude_none=True, exclude={"transport"})
-        (idle / "node.toml").write_text(tomli_w.dumps(known))
+        change(idle, {"transport": None})
     else:
         (idle / lost).unlink()
     assert run("check", idle) == 3
@@ -276,7 +275,9 @@ def test_a_fifo_is_waited_for_nowhere(
 def test_an_adapter_that_does_not_fit_the_budget_is_no_readiness(
     used: Path, base: Base, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    price = number(NodeSettings.read(used / "node.toml").adapter.epsilon)
+    adapter = NodeSettings.read(used / "node.toml").adapter
+    assert adapter.noise == "local"
+    price = decode_decimal(adapter.epsilon)
     limit = f"{price + 0.01:.2f}"
     assert 0 < balance_of(used, base).spent < price
     change(used, {"policy": {"epsilon_limit": limit}})
@@ -484,7 +485,7 @@ def test_receipts_that_the_log_agrees_with_are_shown(
             "the adapter: sequence_length 2048 is",
         ),
         ({"adapter": {"learning_rate": "0"}}, "the adapter: learning rate 0 is not"),
-        ({"adapter": {"epsilon": "0"}}, "the adapter: adapter.epsilon is 0: no noise"),
+        ({"adapter": NO_ADAPTER_NOISE}, "the adapter: adapter.noise is 'none', and po"),
         ({"adapter": {"epsilon": "21"}}, "the adapter: adapter.epsilon 21 is above po"),
         ({"adapter": {"licence": "CC BY"}}, "the adapter: an adapter's licence: "),
         ({"country": ""}, "the adapter: an adapter's country: "),

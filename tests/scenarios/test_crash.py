@@ -18,7 +18,7 @@ from tapestry_governance.log.writer import Log
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
 from tests.scenarios.conftest import Found
-from tests.support.federation import NAMES, Deliver, Federation, Killed
+from tests.support.federation import NAMES, NO_NOISE, Deliver, Federation, Killed
 from tests.support.log_world import renamed
 
 
@@ -315,7 +315,7 @@ def test_a_node_restored_from_a_backup_uploads_for_no_round_of_the_log_again(
 ) -> None:
     """Without noise no budget stops it, and its own mark is gone: the log knows."""
     federation = found(
-        coordinator={"privacy": {"noise": "none", "noise_multiplier": "0"}},
+        coordinator={"privacy": NO_NOISE},
         policy={"noise": ("none",), "max_attempt": 2},
         institution={"policy": {"noise": ["none"]}},
     )

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tapestry.encoding import decode_decimal
 from tapestry.privacy.clipping import clip
 from tapestry.protocol.messages import Kind
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.quantization import Encoding, mean
-from tapestry.settings import number
 from tapestry.vectors import parameters_digest
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator.journal import Journal
@@ -73,7 +73,7 @@ def test_the_unmasked_mean_is_the_mean_of_what_was_trained(
         encoding = Encoding.of(manifest)
         total = journal.load_sum(manifest.round_number)
         found = mean(total, encoding=encoding, survivors=4)
-        bound = number(manifest.clip_norm)
+        bound = decode_decimal(manifest.clip_norm)
         true = [
             clip(federation.updates[name, manifest.round_number], clip_norm=bound)
             for name in NAMES
@@ -163,7 +163,9 @@ def test_the_log_accounts_for_what_each_ledger_spent(federation: Federation) -> 
         assert [a.round_number for a in accounts] == [1, 2, None]
         rows = node.ledger.rows()
         assert [row.state for row in rows] == ["spent"] * 3
-        last = number(accounts[-1].epsilon_run or "0")
+        loss = accounts[-1].promise
+        assert loss is not None
+        last = decode_decimal(loss.epsilon_run)
         assert node.ledger.balance().spent == pytest.approx(last, abs=1e-6)
 
 

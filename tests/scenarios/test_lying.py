@@ -23,6 +23,7 @@ from tapestry_governance.rules.replay import apply_all
 from tests.scenarios.conftest import Found
 from tests.scenarios.test_refusals import reason_in
 from tests.support.federation import NAMES, Deliver, Federation, answered, changed
+from tests.support.log_world import with_loss
 
 OTHERS = tuple(name for name in NAMES if name != "fr")
 
@@ -212,7 +213,7 @@ def test_an_understated_cost_is_found_by_the_audit(found: Found) -> None:
         reply = deliver(request)
         said = _event_of(reply.attachments[0])
         assert isinstance(said.body, DpAccounted)
-        body = said.body.model_copy(update={"epsilon_run": "0.001"})
+        body = with_loss(said.body, epsilon_run="0.001")
         author = Author(federation=said.federation, actor="fr", role="node")
         event = author.event(body, now=node._clock(), seen=node._view.seen)
         for entry in node.store.outbox():

@@ -19,7 +19,14 @@ from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import ContributionRefused
 from tapestry_governance.log.writer import Log
 from tests.scenarios.conftest import Found
-from tests.support.federation import NAMES, Base, Federation, changed, lost
+from tests.support.federation import (
+    NAMES,
+    NO_ADAPTER_NOISE,
+    Base,
+    Federation,
+    changed,
+    lost,
+)
 from tests.support.message_samples import sample_bodies
 
 QUOTE = "mvua usiku"  # what an error of the trainer might quote
@@ -387,7 +394,7 @@ def test_an_adapter_is_the_institutions_own_decision(found: Found) -> None:
         institutions={
             "fr": {"adapter": {"publish": False}},
             "id": {"adapter": {"epsilon": "19.9"}, "policy": {"epsilon_limit": "2"}},
-            "sw": {"adapter": {"epsilon": "0"}},
+            "sw": {"adapter": NO_ADAPTER_NOISE},
         },
     )
     federation.run()

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tapestry.encoding import decode_decimal
 from tapestry.privacy.clipping import clip
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.messages import Kind
 from tapestry.secagg.quantization import Encoding, mean
-from tapestry.settings import number
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.audit.privacy_statement import state_privacy, to_markdown
 from tapestry_governance.audit.verify import AuditVerdict
@@ -22,9 +22,13 @@ SHARED: dict[str, Any] = {
     "coordinator": {
         "rounds": 2,
         "release_every": 2,
-        "privacy": {"noise": "shared"},
+        "privacy": {"noise": "shared", "min_share": "0"},
         "secagg": {"scale_bits": 26},
-        "outer": {"optimizer": "adam", "learning_rate": "0.01"},
+        "outer": {
+            "optimizer": "adam",
+            "learning_rate": "0.01",
+            "momentum": None,
+        },
     },
     "policy": {"noise": ("local", "shared")},
     "institution": {"policy": {"noise": ["local", "shared"]}},
@@ -42,7 +46,9 @@ def noise_in_sum(federation: Federation, number_: int, names: tuple[str, ...]) -
     journal.close()
     found = mean(total, encoding=encoding, survivors=len(names)) * len(names)
     steps = [
-        clip(federation.updates[n, number_], clip_norm=number(opened.clip_norm)).values
+        clip(
+            federation.updates[n, number_], clip_norm=decode_decimal(opened.clip_norm)
+        ).values
         for n in names
     ]
     scale = 2.0**opened.scale_bits / (share.deviation * math.sqrt(len(names)))
@@ -67,7 +73,7 @@ def test_the_sum_has_the_noise_of_all_shares_and_everybody_accounts_for_it(
         epsilon, fallback = account.epsilon_run, account.epsilon_fallback
         assert epsilon is not None
         assert fallback is not None
-        assert 1.2 * number(epsilon) < number(fallback)
+        assert 1.2 * decode_decimal(epsilon) < decode_decimal(fallback)
     federation.bundle()
     audit = federation.audit()
     assert audit.verdict is AuditVerdict.HOLDS

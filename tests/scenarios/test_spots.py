@@ -97,7 +97,7 @@ def test_a_sum_that_is_not_the_sum_is_refused_by_those_who_drew_the_chunk(
 def test_control_nodes_that_draw_nothing_vouch_for_the_same_lie(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    federation = found(institution={"policy": {"spot_checks": 0}})
+    federation = found(institution={"policy": {"spot_checks": "none"}})
     lies(monkeypatch)
     federation.run()
     assert vouched(federation) == ["base-1"]
@@ -258,7 +258,7 @@ def test_whoever_saw_a_lie_keeps_the_proof_and_has_done_with_the_run(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others drew nothing and release it; nobody can make ``fr`` go along."""
-    others = {n: {"policy": {"spot_checks": 0}} for n in ("fi", "id", "sw")}
+    others = {n: {"policy": {"spot_checks": "none"}} for n in ("fi", "id", "sw")}
     federation = found(
         coordinator={"rounds": 2, "release_every": 1, "adapters": True},
         institutions=others,

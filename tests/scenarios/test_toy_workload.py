@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, PolicyError
 from tapestry.model.replica import Replica
-from tapestry.settings import number
 from tapestry.workloads.workload_registry import INSTALLED, open_workload
 from tapestry_governance.audit.privacy_statement import state_privacy, to_markdown
 from tapestry_governance.audit.verify import AuditVerdict
@@ -25,7 +25,7 @@ from tapestry_governance.events.types import (
 )
 from tapestry_governance.registry import check_base, check_release
 from tests.support import linear_regression
-from tests.support.federation import NAMES, Base, Federation
+from tests.support.federation import NAMES, NO_NOISE, Base, Federation
 from tests.support.linear_regression import LinearRegression
 
 TRUE = np.array([[1.0, -2.0, 0.5], [0.0, 1.0, 3.0]])
@@ -38,9 +38,14 @@ def open_zeros(base: str, cache: Path | None) -> LinearRegression:
 
 WORKLOADS = {**INSTALLED, LinearRegression.name: open_zeros}
 OPTIONS = {"bound": 4}
-FULL = {"parameterization": "full", "rank": 0, "targets": ()}
+FULL = {"parameterization": "full", "rank": None, "targets": None}
 LOW_RANK = {"parameterization": "low_rank", "rank": 1, "targets": ("0",)}
-NOISES = ("none", "local", "shared")
+PRIVACY: dict[str, dict[str, Any]] = {
+    "none": NO_NOISE,
+    "local": {"noise": "local", "clip_norm": "2"},
+    "shared": {"noise": "shared", "clip_norm": "2", "min_share": "0"},
+}
+NOISES = tuple(PRIVACY)
 
 
 def write_tables(folder: Path, name: str) -> Path:
@@ -86,12 +91,12 @@ def make(tmp_path: Path) -> Any:
             "rounds": 3,
             "release_every": 3,
             "training": training,
-            "privacy": {"noise": noise, "clip_norm": "2"},
+            "privacy": PRIVACY[noise],
             "secagg": {"scale_bits": 26},
             "outer": {
                 "optimizer": "mean",
                 "learning_rate": "1",
-                "momentum": "0",
+                "momentum": None,
                 "max_loss_increase": worse,
             },
             **coordinator,
@@ -143,7 +148,7 @@ def test_a_workload_without_text_runs_a_whole_federation(
     assert set(closed[-1].metrics) == measures
     if noise == "none":  # the plain federated average learns the true coefficients
         first, last = (
-            sum(number(each.metrics[m]) for m in measures - {"mean_norm"})
+            sum(decode_decimal(each.metrics[m]) for m in measures - {"mean_norm"})
             for each in (closed[0], closed[-1])
         )
         assert last < first
@@ -178,10 +183,11 @@ def _check_statement(federation: Federation, noise: str) -> None:
     page = to_markdown(state_privacy(audit.events, "base-1"))
     assert all(name in page for name in NAMES)
     if noise == "none":
-        assert {account.mechanism for account in accounts} == {"none"}
+        assert {account.promise for account in accounts} == {None}
         assert "none: a part was trained without noise" in page
     else:
-        assert all(str(account.epsilon_run) in page for account in accounts[-4:])
+        promises = [account.promise for account in accounts[-len(NAMES) :]]
+        assert all(each and each.epsilon_run in page for each in promises)
         assert not any(each.is_understated for each in audit.accounts)
 
 

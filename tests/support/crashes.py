@@ -6,12 +6,9 @@ DIRECTORY STRIDE`` prints how many places it has killed at.
 
 import os
 import shutil
-import signal
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import tapestry_governance
 from tapestry import storage
@@ -19,19 +16,20 @@ from tapestry.tlog import checkpoint, freshness, proof, tiles, trust_policy
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_governance.log.writer import Log
 from tests.support.cosigning import LOG_KEY, TIME, TRUST, WITNESSES, entry
+from tests.support.kills import dies
 
 _CODE = (
     str(Path(tapestry_governance.__file__).parent),
+    str(Path(storage.__file__).parent),
     *(
         str(module.__file__)
-        for module in (checkpoint, freshness, proof, storage, tiles, trust_policy)
+        for module in (checkpoint, freshness, proof, tiles, trust_policy)
     ),
 )
-_VISITS = 4
 _BEFORE, _AFTER = 250, 262  # across the border of a tile
 
 
-def _step(directory: Path, acknowledge: Callable[[str], None]) -> None:
+def _step(directory: Path, acknowledge: Callable[[str], object]) -> None:
     """Append, sign, cosign and publish; doing it twice is doing it once."""
     with Log.start(directory, key=LOG_KEY) as log:
         missing = [entry(n) for n in range(_AFTER) if log.find(entry(n)) is None]
@@ -46,46 +44,14 @@ def _step(directory: Path, acknowledge: Callable[[str], None]) -> None:
         acknowledge(f"public {note.hex()}")
 
 
-def _die_at(line: int) -> None:
-    """Send this process SIGKILL before the n-th line of the log's code.
-
-    Only the first visits to a line count: loops over entries are all alike.
-    """
-    left = line
-    visits: Counter[tuple[str, int]] = Counter()
-
-    def trace(frame: FrameType, event: str, _: object) -> object:
-        nonlocal left
-        if not frame.f_code.co_filename.startswith(_CODE):
-            return None
-        place = (frame.f_code.co_filename, frame.f_lineno)
-        if event == "line" and visits[place] < _VISITS:
-            visits[place] += 1
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    sys.settrace(trace)  # type: ignore[arg-type]  # typeshed: a recursive type
-
-
 def _survives(directory: Path, line: int, acknowledged: Path) -> bool:
     """Run one step in a child that dies at a line; False if it did not get there."""
-    child = os.fork()
-    if child == 0:
+
+    def act() -> None:
         handle = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        _step(directory, lambda text: os.write(handle, text.encode() + b"\n"))
 
-        def acknowledge(text: str) -> None:
-            os.write(handle, text.encode() + b"\n")
-
-        _die_at(line)
-        _step(directory, acknowledge)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    assert os.WEXITSTATUS(status) == 0, f"failed at line {line}"
-    return False
+    return dies(act, line, _CODE)
 
 
 def _check(directory: Path, acknowledged: Path) -> None:

@@ -21,11 +21,11 @@ from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Kind, Message
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.stages import SECAGG_STAGES
-from tapestry.settings import CoordinatorSettings
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import FloatVector
 from tapestry.workloads.base import Workload
 from tapestry_coordinator import run as driver
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_demo import local_federation
 from tapestry_governance.audit.bundle import add_sums, write_bundle
@@ -50,6 +50,14 @@ Data = Callable[[Path, str], Path]
 NAMES = ("fi", "fr", "id", "sw")
 RECORDS = 24
 DELTA = "0.00001"
+# Changes of ``run_settings`` and ``node_settings`` after which there is no noise.
+NO_NOISE = {
+    "noise": "none",
+    **dict.fromkeys(
+        ("unit", "adjacency", "clip_norm", "noise_multiplier", "target_delta")
+    ),
+}
+NO_ADAPTER_NOISE = {"noise": "none", "epsilon": None, "clip_norm": None}
 _TEXT = {
     "fi": "talvi joki lumi metsä valo ranta kesä yö tuuli saari",
     "fr": "mer été forêt neige rivière lumière nuit pluie île vent",
@@ -231,8 +239,10 @@ class Federation:
                         name=name,
                         data=(data or write_text)(directory / "text", name),
                         settings=merged(
-                            node_settings(base.replica.digest),
-                            merged(institution or {}, only.get(name, {})),
+                            merged(
+                                node_settings(base.replica.digest), institution or {}
+                            ),
+                            only.get(name, {}),
                         ),
                     )
                     for name in NAMES
@@ -413,9 +423,15 @@ def _same(update: FloatVector) -> FloatVector:
 
 
 def merged(left: Settings, right: Settings) -> dict[str, Any]:
-    """Replace values of nested tables by others; a workload's options as a whole."""
+    """Replace values of nested tables by others; None takes a key out.
+
+    A workload's options are replaced as a whole.
+    """
     both = dict(left)
     for key, value in right.items():
+        if value is None:
+            both.pop(key, None)
+            continue
         known = both.get(key)
         nested = isinstance(known, Mapping) and isinstance(value, Mapping)
         nested = nested and key != "options"
@@ -462,7 +478,6 @@ def run_settings() -> dict[str, Any]:
         "rounds": 1,
         "release_every": 10,
         "base": "tiny",
-        "models": "models",
         "adapters": False,
         "training": {
             "workload": "language",
@@ -482,7 +497,6 @@ def run_settings() -> dict[str, Any]:
             "adjacency": "add-remove",
             "clip_norm": "0.5",
             "noise_multiplier": "1",
-            "min_share": "0",
             "target_delta": DELTA,
         },
         "secagg": {
@@ -529,7 +543,6 @@ def node_settings(base_digest: str) -> dict[str, Any]:
         "workload": "language",
         "base": "tiny",
         "data": "data",
-        "models": "models",
         "policy": {
             "min_cohort": 3,
             "max_colluding": 1,
@@ -551,6 +564,7 @@ def node_settings(base_digest: str) -> dict[str, Any]:
             "steps": 1,
             "batch_size": 6,
             "learning_rate": "0.1",
+            "noise": "local",
             "epsilon": "4",
             "clip_norm": "0.5",
             "options": {"sequence_length": 16},

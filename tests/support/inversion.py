@@ -20,7 +20,7 @@ from tapestry.model.low_rank import factor
 from tapestry.privacy import accounting
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.round_manifest import RoundManifest, TrainingPlan
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
 from tapestry.schema import Noise
 from tapestry.secagg.masks import Mask, add_masks
 from tapestry.secagg.quantization import Encoding, check_sum, mean
@@ -77,12 +77,17 @@ class Federation:
             clip_value="1",
             scale_bits=26,
             training=training,
-            privacy=tiny_models.privacy_plan(
-                noise=self.noise,
-                noise_multiplier=self.noise_multiplier,
-                clip_norm="0.015625",
-                target_delta=DELTA,
-            ),
+            privacy=self.privacy(),
+        )
+
+    def privacy(self) -> PrivacyPlan:
+        if self.noise == "none":
+            return tiny_models.privacy_plan(noise="none")
+        return tiny_models.privacy_plan(
+            noise=self.noise,
+            noise_multiplier=self.noise_multiplier,
+            clip_norm="0.015625",
+            target_delta=DELTA,
         )
 
     def source(self, place: int, use: str) -> NoiseSource:

@@ -8,9 +8,9 @@ from typing import Literal
 from tapestry.encoding import digest
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.protocol.round_manifest import (
-    OuterPlan,
+    LocalNoise,
+    MeanStep,
     Participant,
-    PrivacyPlan,
     RoundManifest,
     StageDeadlines,
     TrainingPlan,
@@ -31,10 +31,12 @@ from tapestry_governance.events.types import (
     Dropped,
     Member,
     Policy,
+    PrivacyLoss,
     ReleasePublished,
     Role,
     RoundClosed,
     RoundOpened,
+    UnboundedLoss,
     roster_digest,
 )
 from tapestry_governance.rules.federation_state import FederationState
@@ -245,19 +247,17 @@ class World:
                 weight_decay="0",
                 options={"sequence_length": 64},
             ),
-            privacy=PrivacyPlan(
+            privacy=LocalNoise(
                 noise="local",
                 unit="record",
                 adjacency="add-remove",
                 clip_norm="1",
                 noise_multiplier="1",
-                min_share="0",
                 target_delta="0.00001",
             ),
-            outer=OuterPlan(
+            outer=MeanStep(
                 optimizer="mean",
                 learning_rate="1",
-                momentum="0",
                 max_norm="10",
                 max_loss_increase="0.1",
             ),
@@ -288,23 +288,25 @@ class World:
             attempt=manifest.attempt,
             adapter=None,
             version=None,
-            mechanism="poisson-subsampled-gaussian",
-            unit="record",
-            adjacency="add-remove",
-            trust_model="local",
-            clip_norm="1",
-            noise_multiplier="1",
-            own_multiplier="1",
-            shares=1,
-            coordinates=0,
-            bound="0",
-            sampling_rate="0.05",
             steps=20,
-            target_delta="0.00001",
-            epsilon_run=epsilon or EPSILON[manifest.round_number],
-            epsilon_fallback=None,
-            accountant="dp-accounting/pld",
-            accountant_version="0.6.0",
+            loss=PrivacyLoss(
+                mechanism="poisson-subsampled-gaussian",
+                unit="record",
+                adjacency="add-remove",
+                trust_model="local",
+                clip_norm="1",
+                noise_multiplier="1",
+                own_multiplier="1",
+                shares=1,
+                coordinates=0,
+                bound="0",
+                sampling_rate="0.05",
+                target_delta="0.00001",
+                epsilon_run=epsilon or EPSILON[manifest.round_number],
+                epsilon_fallback=None,
+                accountant="dp-accounting/pld",
+                accountant_version="0.6.0",
+            ),
         )
 
     def adapter_account(self, name: str = "fr-culture") -> DpAccounted:
@@ -391,6 +393,17 @@ class World:
         self.add(self.adapter_account(), "fr", "node")
         self.add(self.adapter(2), "fr", "community")
         return self
+
+
+def without_noise(body: DpAccounted) -> DpAccounted:
+    """Account for the same training as one without noise."""
+    return body.model_copy(update={"loss": UnboundedLoss(mechanism="none")})
+
+
+def with_loss(body: DpAccounted, **changes: object) -> DpAccounted:
+    """Account for other noise, without a check of what is said of it."""
+    assert body.promise is not None
+    return body.model_copy(update={"loss": body.promise.model_copy(update=changes)})
 
 
 def changed(body: Body, **changes: object) -> Body:

@@ -238,8 +238,9 @@ def noises() -> dict[str, Any]:
     def changed(noise: tuple[str, str], **changes: Any) -> dict[str, Any]:
         fixed_ = {"length": 10_000, "clip_norm": "0.5", "clip_value": "0.5"}
         fixed_ |= {"scale_bits": 28}
-        plan = manifest()["privacy"]
-        plan |= {"noise": "shared", "noise_multiplier": noise[0], "min_share": noise[1]}
+        plan = {"unit": "record", "adjacency": "add-remove", "clip_norm": "0.5"}
+        plan |= {"target_delta": "0.00001", "noise": "shared"}
+        plan |= {"noise_multiplier": noise[0], "min_share": noise[1]}
         return {**manifest(), **fixed_, "privacy": plan, **changes}
 
     def training(**changes: Any) -> dict[str, Any]:
@@ -260,12 +261,18 @@ def noises() -> dict[str, Any]:
                 "limits": [n * 2**27 + 12 * math.sqrt(n) * own * bound for n in (3, 4)],
             }
         )
-    good, plain_noise = ("1", "0"), {**manifest()["privacy"], "min_share": "0.5"}
+    good = ("1", "0")
+    shared = changed(good)["privacy"]
+    local = {**shared, "noise": "local"}
+    silent = {"noise": "none", "noise_multiplier": "1"}
+    unbounded = {name: value for name, value in shared.items() if name != "min_share"}
     refused = {
         "several steps": changed(good, **training(steps=2)),
         "another optimizer": changed(good, **training(optimizer="adam")),
         "weight decay": changed(good, **training(weight_decay="0.1")),
-        "a least share of noise that is not shared": changed(good, privacy=plain_noise),
+        "a least share of noise that is not shared": changed(good, privacy=local),
+        "a noise multiplier without noise": changed(good, privacy=silent),
+        "shared noise without a least share": changed(good, privacy=unbounded),
         "no noise": changed(("0", "0")),
         "a negative least share": changed(("1", "-1")),
         "no share to count on": changed(good, threshold=2, max_colluding=2),

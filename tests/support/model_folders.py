@@ -18,6 +18,7 @@ ARCHITECTURES = (
     "phi", "phi3", "gpt2", "gpt_neox", "opt", "falcon", "stablelm", "olmo2", "granite",
     "mixtral",
 )  # fmt: skip
+POSITIONS = 64  # that a model of these takes
 _SIZES = {
     "vocab_size": 260,
     "hidden_size": 32,
@@ -25,7 +26,7 @@ _SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": POSITIONS,
     "bos_token_id": 256,
     "eos_token_id": 257,
     "pad_token_id": 258,

@@ -10,9 +10,9 @@ import numpy as np
 from tapestry.errors import ProtocolError
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.protocol.round_manifest import (
-    OuterPlan,
+    MeanStep,
+    NoNoise,
     Participant,
-    PrivacyPlan,
     RoundManifest,
     TrainingPlan,
     recommended_threshold,
@@ -43,19 +43,10 @@ TRAINING = TrainingPlan(
     weight_decay="0",
     options={"sequence_length": 32},
 )
-PRIVACY = PrivacyPlan(
-    noise="none",
-    unit="record",
-    adjacency="add-remove",
-    clip_norm="1",
-    noise_multiplier="0",
-    min_share="0",
-    target_delta="0.00001",
-)
-OUTER = OuterPlan(
+PRIVACY = NoNoise(noise="none")
+OUTER = MeanStep(
     optimizer="mean",
     learning_rate="1",
-    momentum="0",
     max_norm="10",
     max_loss_increase="1",
 )

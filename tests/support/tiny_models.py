@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
+from tapestry.protocol.round_manifest import (
+    LocalNoise,
+    NoNoise,
+    PrivacyPlan,
+    SharedNoise,
+    TrainingPlan,
+)
 from tapestry.workloads.language.architectures import check_architecture
 from tapestry.workloads.language.tokens import TokenExample
 from tapestry.workloads.language.workload import PROBE
@@ -158,14 +164,17 @@ def training_plan(**changes: Any) -> TrainingPlan:
 
 
 def privacy_plan(**changes: Any) -> PrivacyPlan:
-    """Plan local noise of one clip norm."""
+    """Plan local noise of one clip norm, other noise, or none."""
+    if changes.get("noise") == "none":
+        return NoNoise(**changes)
     settings: dict[str, Any] = {
         "noise": "local",
         "unit": "record",
         "adjacency": "add-remove",
         "clip_norm": "1",
         "noise_multiplier": "1",
-        "min_share": "0",
         "target_delta": "0.00001",
     }
-    return PrivacyPlan(**(settings | changes))
+    if changes.get("noise") == "shared":
+        return SharedNoise(**{"min_share": "0", **settings, **changes})
+    return LocalNoise(**(settings | changes))

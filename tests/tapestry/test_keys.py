@@ -155,7 +155,9 @@ def test_a_key_under_another_name_is_refused(tmp_path: Path) -> None:
 def test_a_missing_key_or_folder_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the key"):
         SigningKey.load(tmp_path / "none.key")
-    with pytest.raises(ResourceError, match="cannot write the key"):
+    with pytest.raises(
+        ResourceError, match=r"cannot write \S+folder\.key: No such file"
+    ):
         _key().save(tmp_path / "no" / "folder.key")
 
 

@@ -1,6 +1,6 @@
 """Settings files: strict, whole, and named by the line that is wrong."""
 
-import json
+import datetime
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -11,20 +11,23 @@ from pydantic import BaseModel
 
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.setting_faults import example_of
-from tapestry.settings import (
-    CoordinatorSettings,
-    NodeSettings,
-    write_new,
-)
+from tapestry.inputs.setting_values import fit, to_toml
+from tapestry.inputs.text_reader import read_toml
+from tapestry.settings import write_new
 from tapestry.workloads.language.text_records import Corpus
+from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_node.settings import NodeSettings
 from tests.support.federation import merged, node_settings, run_settings
 
 DIGEST = "sha256:" + "0" * 64
+DAY = datetime.date(2026, 1, 2)
 Place = tuple[str, ...]
 
 
 def _node() -> dict[str, Any]:
-    return {**node_settings(DIGEST), "name": "fr", "genesis": DIGEST}
+    """A ``node.toml``, as a TOML writer takes it."""
+    settings = {**node_settings(DIGEST), "name": "fr", "genesis": DIGEST}
+    return to_toml(settings, NodeSettings)
 
 
 def _write(path: Path, settings: dict[str, Any]) -> Path:
@@ -48,10 +51,7 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert node.policy.noise == ("local",)
     assert node.transport is None
     assert node.speed.physical_batch == 8
-    text = tomli_w.dumps(
-        CoordinatorSettings.model_validate(run_settings()).model_dump()
-    )
-    (tmp_path / "coordinator.toml").write_text(text)
+    _write(tmp_path / "coordinator.toml", to_toml(run_settings(), CoordinatorSettings))
     again = CoordinatorSettings.read(tmp_path / "coordinator.toml")
     assert again == CoordinatorSettings.model_validate(run_settings())
 
@@ -84,12 +84,12 @@ def test_nothing_that_affects_privacy_or_trust_has_a_default(
         ({"policy": {"min_cohrt": 3}}, "policy.min_cohrt"),
         ({"policy": {"min_cohort": 1}}, "policy.min_cohort"),
         ({"policy": {"min_cohort": "3"}}, "policy.min_cohort"),
-        ({"policy": {"epsilon_limit": 8}}, "policy.epsilon_limit"),
-        ({"policy": {"epsilon_limit": "8.0"}}, "policy.epsilon_limit"),
-        ({"policy": {"epsilon_limit": "0"}}, "policy.epsilon_limit"),
-        ({"policy": {"epsilon_limit": "1001"}}, "policy.epsilon_limit"),
-        ({"policy": {"fallback_epsilon_limit": "0"}}, "policy.fallback_epsilon_limit"),
-        ({"policy": {"target_delta": "1"}}, "policy.target_delta"),
+        ({"policy": {"epsilon_limit": "8"}}, "policy.epsilon_limit"),
+        ({"policy": {"epsilon_limit": 8.0}}, "policy.epsilon_limit"),
+        ({"policy": {"epsilon_limit": 0}}, "policy.epsilon_limit"),
+        ({"policy": {"epsilon_limit": 1001}}, "policy.epsilon_limit"),
+        ({"policy": {"fallback_epsilon_limit": 0}}, "policy.fallback_epsilon_limit"),
+        ({"policy": {"target_delta": 1}}, "policy.target_delta"),
         ({"policy": {"noise": ["some"]}}, "policy.noise.0"),
         ({"policy": {"bases": ["smollm2"]}}, "policy.bases.0"),
         ({"name": "FR"}, "name"),
@@ -117,13 +117,13 @@ def test_a_misspelled_key_is_named_and_not_the_one_that_lacks(tmp_path: Path) ->
 
 
 def test_a_number_out_of_range_is_told_its_rule(tmp_path: Path) -> None:
-    changes = {"policy": {"epsilon_limit": "0"}}
+    changes = {"policy": {"epsilon_limit": 0}}
     path = _write(tmp_path / "node.toml", merged(_node(), changes))
     with pytest.raises(ConfigError) as caught:
         NodeSettings.read(path)
     said = (
         f"{path}: policy.epsilon_limit: epsilon 0 is not in (0, 1000];"
-        ' write, for example, epsilon_limit = "8"'
+        " write, for example, epsilon_limit = 8"
     )
     assert str(caught.value) == said
 
@@ -131,8 +131,18 @@ def test_a_number_out_of_range_is_told_its_rule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "rule", "example"),
     [
-        ("policy.epsilon_limit", 8, "8 must be text in quotes", '"8"'),
-        ("policy.target_delta", 1e-6, "1e-06 must be text in quotes", '"0.000001"'),
+        ("base", 8, "8 must be text in quotes", '"8"'),
+        ("base", 0.25, "0.25 must be text in quotes", '"0.25"'),
+        ("base", DAY, "2026-01-02 must be text in quotes", '"smollm2"'),
+        ("name", DAY, "2026-01-02 must be text in quotes", '"italy"'),
+        ("policy.target_delta", True, "true must be a number", "0.00001"),
+        ("policy.target_delta", [0.1], "a list must be a number", "0.00001"),
+        (
+            "policy.epsilon_limit",
+            "eight",
+            '"eight" must be a number without quotation marks',
+            "8",
+        ),
         ("policy.min_cohort", "3", '"3" must be a whole number without quotes', "3"),
         ("policy.min_cohort", 1, "1 must be 2 or more", "3"),
         ("policy.noise", "local", '"local" must be a list in brackets', '["local"]'),
@@ -192,7 +202,7 @@ def test_a_wrong_table_key_or_choice_is_told_in_words(
 
 
 def test_all_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
-    changes = {"policy": {"min_cohort": 1, "epsilon_limit": 8}, "colour": "red"}
+    changes = {"policy": {"min_cohort": 1, "epsilon_limit": "8"}, "colour": "red"}
     path = _write(tmp_path / "node.toml", merged(_node(), changes))
     with pytest.raises(ConfigError) as caught:
         NodeSettings.read(path)
@@ -215,7 +225,9 @@ def _leaves(model: type[BaseModel], *, at: Place = ()) -> Iterator[Place]:
 
 
 @pytest.mark.parametrize("model", [NodeSettings, CoordinatorSettings, Corpus])
-def test_each_setting_has_an_example_that_is_right(model: type[BaseModel]) -> None:
+def test_each_setting_has_an_example_that_is_right(
+    model: type[BaseModel], tmp_path: Path
+) -> None:
     example: dict[str, Any] = {}
     for place in _leaves(model):
         value = example_of(model, place)
@@ -224,7 +236,8 @@ def test_each_setting_has_an_example_that_is_right(model: type[BaseModel]) -> No
         for part in place[:-1]:
             table = table.setdefault(part, {})
         table[place[-1]] = value
-    model.model_validate_json(json.dumps(example))
+    path = _write(tmp_path / "example.toml", to_toml(example, model))
+    model.model_validate(fit(read_toml(path), model))
 
 
 @pytest.mark.parametrize("text", ["= 1", "a = [" * 9999, "", "\x00"])

@@ -6,14 +6,13 @@ long as a coordinator works on it, and an outcome is left when it is done for go
 lock and no outcome: it was killed; start another.
 """
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tapestry.encoding import canonical_json, decode_json
-from tapestry_coordinator.journal import writing
+from tapestry.storage import durable_files
+from tapestry.storage.file_lock import is_locked, lock_file
 
 _LOCK = "coordinator.lock"
 _OUTCOME = "outcome.json"
@@ -25,22 +24,17 @@ def working_on(directory: Path) -> Iterator[None]:
 
     Guarantees:
         The kernel releases the lock when the process dies, however it dies.
+
+    Raises:
+        ResourceError: The lock cannot be made in the directory.
     """
-    with (directory / _LOCK).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock_file(directory / _LOCK, wait=True):
         yield
 
 
 def is_worked_on(directory: Path) -> bool:
     """Say whether a coordinator process holds the directory."""
-    try:
-        with (directory / _LOCK).open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_locked(directory / _LOCK)
 
 
 def write_outcome(directory: Path, *, error: str | None) -> None:
@@ -49,13 +43,7 @@ def write_outcome(directory: Path, *, error: str | None) -> None:
     Raises:
         ResourceError: The disk is full or failing.
     """
-    draft = directory / f"{_OUTCOME}.new"
-    with writing(directory / _OUTCOME):
-        with draft.open("wb") as file:
-            file.write(canonical_json({"error": error}))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(directory / _OUTCOME)
+    durable_files.replace_file(directory / _OUTCOME, canonical_json({"error": error}))
 
 
 def read_outcome(directory: Path) -> tuple[bool, str | None]:

@@ -7,7 +7,6 @@ it. None of these protects an update; that is the masks' and the signatures' wor
 
 import datetime
 import ipaddress
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.storage import durable_files
 
 _LIFETIME = datetime.timedelta(days=825)
 _DAY = datetime.timedelta(days=1)
@@ -65,9 +65,9 @@ def make_server_certificate(
     except OSError as error:
         raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
     pem = serialization.Encoding.PEM
-    _write(files.key, _private(server_key, serialization.PrivateFormat.PKCS8), 0o600)
-    files.certificate.write_bytes(certificate.public_bytes(pem))
-    files.authority.write_bytes(authority.public_bytes(pem))
+    _write_key(files.key, _private(server_key, serialization.PrivateFormat.PKCS8))
+    durable_files.replace_file(files.certificate, certificate.public_bytes(pem))
+    durable_files.replace_file(files.authority, authority.public_bytes(pem))
     return files
 
 
@@ -94,12 +94,12 @@ def make_node_key(path: Path) -> Path:
         ResourceError: The file cannot be written.
     """
     key = ec.generate_private_key(ec.SECP384R1())
-    _write(path, _private(key, serialization.PrivateFormat.OpenSSH), 0o600)
+    _write_key(path, _private(key, serialization.PrivateFormat.OpenSSH))
     public = path.with_name(path.name + ".pub")
     text = key.public_key().public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
-    public.write_bytes(text + b"\n")
+    durable_files.replace_file(public, text + b"\n")
     return public
 
 
@@ -192,14 +192,8 @@ def _private(
     )
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
+def _write_key(path: Path, data: bytes) -> None:
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        durable_files.create_file(path, data)
     except FileExistsError:
         raise ConfigError(f"{path} exists; keys are never overwritten") from None
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}") from error
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

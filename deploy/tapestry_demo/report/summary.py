@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tapestry import __version__
-from tapestry.settings import CoordinatorSettings, NodeSettings, number
+from tapestry.encoding import decode_decimal
 from tapestry.software_digest import software_digest
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_demo.cross_evaluation import Matrix, errors, scores
 from tapestry_demo.demo_run import DemoRun
 from tapestry_demo.held_out_answers import HeldOutPrompt
@@ -25,6 +26,7 @@ from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.types import DpAccounted, RoundClosed, RoundOpened
 from tapestry_governance.registry import read_base
 from tapestry_node.node_state import NodeState
+from tapestry_node.settings import NodeSettings
 
 _LANGUAGES = {
     "it": "Italian",
@@ -129,9 +131,9 @@ def _round(body: RoundClosed) -> dict[str, Any]:
         "outcome": body.outcome,
         "included": list(body.included),
         "dropped": [{"name": d.name, "stage": d.stage} for d in body.dropped],
-        "mean_norm": number(body.metrics.get("mean_norm", "0")),
+        "mean_norm": decode_decimal(body.metrics.get("mean_norm", "0")),
         "bits_per_byte": {
-            name.removeprefix(prefix): number(value)
+            name.removeprefix(prefix): decode_decimal(value)
             for name, value in body.metrics.items()
             if name.startswith(prefix)
         },
@@ -150,17 +152,19 @@ def _epsilon(audit: Audit) -> dict[str, dict[str, float | None]]:
 def _after_rounds(events: list[Event]) -> dict[str, float]:
     """What each node said it had spent on the rounds, before its adapter."""
     return {
-        event.actor: number(event.body.epsilon_run)
+        event.actor: decode_decimal(loss.epsilon_run)
         for event in events
         if isinstance(event.body, DpAccounted)
         and event.body.adapter is None
-        and event.body.epsilon_run
+        and (loss := event.body.promise) is not None
     }
 
 
 def _limits(demo: DemoRun) -> dict[str, float]:
     return {
-        member.name: number(_node_settings(demo, member.name).policy.epsilon_limit)
+        member.name: decode_decimal(
+            _node_settings(demo, member.name).policy.epsilon_limit
+        )
         for member in demo.members
     }
 
@@ -173,21 +177,25 @@ def _privacy(
     settings: CoordinatorSettings, spent: Sequence[DpAccounted]
 ) -> dict[str, Any]:
     plan = settings.privacy
+    if plan.noise == "none":
+        return {"statement": promise_in_words(spent)}
     return {
         "unit": plan.unit,
         "adjacency": plan.adjacency,
-        "delta": number(plan.target_delta),
-        "noise_multiplier": number(plan.noise_multiplier),
-        "clip_norm": number(plan.clip_norm),
+        "delta": decode_decimal(plan.target_delta),
+        "noise_multiplier": decode_decimal(plan.noise_multiplier),
+        "clip_norm": decode_decimal(plan.clip_norm),
         "statement": promise_in_words(spent),
     }
 
 
 def promise_in_words(spent: Sequence[DpAccounted]) -> str:
     """State the promise that the accounts of a log make; empty where they make none."""
-    if not spent or any(body.epsilon_run is None for body in spent):
+    losses = [body.promise for body in spent]
+    promises = [loss for loss in losses if loss is not None]
+    if not promises or len(promises) < len(losses):
         return ""
-    if all(body.trust_model == "local" for body in spent):
+    if all(loss.trust_model == "local" for loss in promises):
         trust = (
             "Each node adds all of the noise itself, so this holds whoever looks, other"
             " institutions and the coordinator included, and even if the secure"
@@ -327,7 +335,7 @@ def _adapters(audit: Audit) -> list[dict[str, Any]]:
         {
             "name": a.name,
             "country": a.country,
-            "epsilon": None if a.epsilon is None else number(a.epsilon),
+            "epsilon": None if a.epsilon is None else decode_decimal(a.epsilon),
             "digest": a.manifest_digest,
         }
         for a in audit.state.adapters.values()

@@ -10,14 +10,14 @@ it spent on but that failed before the log heard of them.
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, RuleError
 from tapestry.privacy.accounting import Steps, epsilon
 from tapestry_governance.events.envelope import Event
-from tapestry_governance.events.types import DpAccounted
+from tapestry_governance.events.types import DpAccounted, PrivacyLoss
 
 _TOLERANCE = 1e-4  # relative; between versions of the accountant
 
@@ -27,9 +27,9 @@ class Account:
     """What one node spent in one run, or in all of its runs together.
 
     ``run_id`` is None for all runs together; nobody reports that figure.
-    ``recomputed`` is None where nothing is promised: a part was without noise, or with
-    so little that nobody could tell what it costs. The fallback is None unless a part
-    counts on the noise of others.
+    Without noise nothing is promised: ``recomputed`` and ``target_delta`` are None.
+    ``recomputed`` is None, too, where the noise is so little that its cost cannot be
+    told. The fallback is None unless a part counts on the noise of others.
     """
 
     node: str
@@ -37,7 +37,7 @@ class Account:
     rounds: int
     adapters: int
     steps: int
-    target_delta: str
+    target_delta: str | None
     reported: str | None
     recomputed: float | None
     fallback_reported: str | None = None
@@ -58,7 +58,7 @@ class Account:
 def _is_below(reported: str, recomputed: float | None) -> bool:
     if recomputed is None:
         return True
-    return decode_fraction(reported) < recomputed * (1 - _TOLERANCE)
+    return decode_decimal(reported) < recomputed * (1 - _TOLERANCE)
 
 
 def recompute(events: Iterable[Event]) -> list[Account]:
@@ -119,46 +119,62 @@ def _at_adapters(events: Iterable[Event]) -> list[Account]:
 
 
 def _account(node: str, run: str | None, bodies: list[DpAccounted]) -> Account:
-    target_delta = max((body.target_delta for body in bodies), key=decode_fraction)
-    if run is not None:  # a report speaks of the delta it names
-        target_delta = bodies[-1].target_delta
-    return Account(
+    account = Account(
         node=node,
         run_id=run,
         rounds=sum(body.round_number is not None for body in bodies),
         adapters=sum(body.adapter is not None for body in bodies),
         steps=sum(body.steps for body in bodies),
+        target_delta=None,
+        reported=None,
+        recomputed=None,
+    )
+    promises = [body.promise for body in bodies if body.promise is not None]
+    if len(promises) < len(bodies):
+        last = bodies[-1].promise if run is not None else None
+        return account if last is None else replace(account, reported=last.epsilon_run)
+    steps = [body.steps for body in bodies]
+    return _promised(account, list(zip(steps, promises, strict=True)))
+
+
+def _promised(account: Account, spent: list[tuple[int, PrivacyLoss]]) -> Account:
+    """Recompute an account of trainings that all had noise."""
+    target_delta = max((loss.target_delta for _, loss in spent), key=decode_decimal)
+    last = spent[-1][1]
+    if account.run_id is not None:  # a report speaks of the delta it names
+        target_delta = last.target_delta
+        account = replace(
+            account,
+            reported=last.epsilon_run,
+            fallback_reported=last.epsilon_fallback,
+        )
+    delta = decode_decimal(target_delta)
+    shares = any(loss.own_multiplier != loss.noise_multiplier for _, loss in spent)
+    return replace(
+        account,
         target_delta=target_delta,
-        reported=None if run is None else bodies[-1].epsilon_run,
-        recomputed=_epsilon(bodies, decode_fraction(target_delta)),
-        fallback_reported=None if run is None else bodies[-1].epsilon_fallback,
-        fallback_recomputed=(
-            _epsilon(bodies, decode_fraction(target_delta), own=True)
-            if any(body.own_multiplier != body.noise_multiplier for body in bodies)
-            else None
-        ),
+        recomputed=_epsilon(spent, delta),
+        fallback_recomputed=_epsilon(spent, delta, own=True) if shares else None,
     )
 
 
-def steps_of(body: DpAccounted, *, own: bool = False) -> Steps:
+def steps_of(steps: int, loss: PrivacyLoss, *, own: bool = False) -> Steps:
     """Read the mechanism of an account; with ``own``, by the node's own noise alone."""
-    noise = body.own_multiplier if own else body.noise_multiplier
+    noise = loss.own_multiplier if own else loss.noise_multiplier
     return Steps(
-        noise_multiplier=decode_fraction(noise),
-        sampling_rate=decode_fraction(body.sampling_rate),
-        steps=body.steps,
-        coordinates=body.coordinates,
-        bound=decode_fraction(body.bound),
+        noise_multiplier=decode_decimal(noise),
+        sampling_rate=decode_decimal(loss.sampling_rate),
+        steps=steps,
+        coordinates=loss.coordinates,
+        bound=decode_decimal(loss.bound),
     )
 
 
 def _epsilon(
-    bodies: list[DpAccounted], target_delta: float, *, own: bool = False
+    spent: list[tuple[int, PrivacyLoss]], target_delta: float, *, own: bool = False
 ) -> float | None:
-    if any(body.mechanism == "none" for body in bodies):
-        return None
     try:
-        steps = [steps_of(body, own=own) for body in bodies]
+        steps = [steps_of(count, loss, own=own) for count, loss in spent]
     except ConfigError:  # integer noise of a few grid steps
         return None
     value = epsilon(steps, target_delta=target_delta)

@@ -47,25 +47,25 @@ class Part:
 
     times: int
     what: str  # rounds, or the adapter's name
-    mechanism: str
-    clip_norm: str
-    noise_multiplier: str
-    own_multiplier: str  # the node's own part of that noise
-    shares: int  # of how many nodes the noise is counted on
-    sampling_rate: str
     steps: int  # each time
+    mechanism: str
+    clip_norm: str | None = None  # None of what follows: without noise
+    noise_multiplier: str | None = None
+    own_multiplier: str | None = None  # the node's own part of that noise
+    shares: int | None = None  # of how many nodes the noise is counted on
+    sampling_rate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePromise:
-    """What holds for the records of one node."""
+    """What holds for the records of one node; None where a training had no noise."""
 
     account: Account
-    unit: str
-    adjacency: str
-    trust_model: str
-    accountant: str
-    accountant_version: str
+    unit: str | None
+    adjacency: str | None
+    trust_model: str | None
+    accountant: str | None
+    accountant_version: str | None
     parts: tuple[Part, ...]
 
 
@@ -176,15 +176,15 @@ def _promises(spent: Sequence[Event]) -> tuple[NodePromise, ...]:
             for event in spent
             if isinstance(event.body, DpAccounted) and event.actor == account.node
         ]
-        last = bodies[-1]
+        last = bodies[-1].promise
         promises.append(
             NodePromise(
                 account=account,
-                unit=last.unit,
-                adjacency=last.adjacency,
-                trust_model=last.trust_model,
-                accountant=last.accountant,
-                accountant_version=last.accountant_version,
+                unit=last.unit if last else None,
+                adjacency=last.adjacency if last else None,
+                trust_model=last.trust_model if last else None,
+                accountant=last.accountant if last else None,
+                accountant_version=last.accountant_version if last else None,
                 parts=_parts(bodies),
             )
         )
@@ -197,14 +197,18 @@ def _parts(bodies: Sequence[DpAccounted]) -> tuple[Part, ...]:
         part = Part(
             times=1,
             what="rounds" if body.adapter is None else body.adapter,
-            mechanism=body.mechanism,
-            clip_norm=body.clip_norm,
-            noise_multiplier=body.noise_multiplier,
-            own_multiplier=body.own_multiplier,
-            shares=body.shares,
-            sampling_rate=body.sampling_rate,
             steps=body.steps,
+            mechanism=body.loss.mechanism,
         )
+        if (loss := body.promise) is not None:
+            part = replace(
+                part,
+                clip_norm=loss.clip_norm,
+                noise_multiplier=loss.noise_multiplier,
+                own_multiplier=loss.own_multiplier,
+                shares=loss.shares,
+                sampling_rate=loss.sampling_rate,
+            )
         times[part] = times.get(part, 0) + 1
     return tuple(replace(part, times=count) for part, count in times.items())
 
@@ -214,29 +218,35 @@ def _promise_lines(promise: NodePromise) -> list[str]:
     epsilon = "none: a part was trained without noise"
     if account.recomputed is not None:
         epsilon = f"{_shown(account.recomputed)} (reported {account.reported})"
-    rows = [
-        ("epsilon", epsilon),
-        ("delta", account.target_delta),
-        ("unit of privacy", promise.unit),
-        ("adjacency", promise.adjacency),
-        ("trust model", _TRUST[promise.trust_model]),
-        ("accountant", f"{promise.accountant} {promise.accountant_version}"),
-    ]
+    rows: list[tuple[str, object]] = [("epsilon", epsilon)]
+    if promise.trust_model is not None:
+        rows += [
+            ("delta", account.target_delta or "none"),
+            ("unit of privacy", promise.unit),
+            ("adjacency", promise.adjacency),
+            ("trust model", _TRUST[promise.trust_model]),
+            ("accountant", f"{promise.accountant} {promise.accountant_version}"),
+        ]
     if account.fallback_reported is not None:
         fallback = _shown(account.fallback_recomputed)
         rows.insert(1, ("fallback epsilon", f"{fallback}, if all others collude"))
-    for part in promise.parts:
-        numbers = (
-            f"{part.times} times {part.steps} steps, {part.mechanism}, sampling rate"
-            f" {part.sampling_rate}, clip norm {part.clip_norm}, noise multiplier"
-            f" {part.noise_multiplier}"
-        )
-        if part.shares > 1:
-            each = part.own_multiplier
-            numbers += f" from the shares of {part.shares} nodes, {each} each"
-        rows.append((part.what, numbers))
+    rows += [(part.what, _numbers(part)) for part in promise.parts]
     table = [f"| {key} | {value} |" for key, value in rows]
     return [f"## Records of {account.node}", "", "| | |", "|---|---|", *table]
+
+
+def _numbers(part: Part) -> str:
+    steps = f"{part.times} times {part.steps} steps"
+    if part.shares is None:
+        return f"{steps}, without noise"
+    numbers = (
+        f"{steps}, {part.mechanism}, sampling rate {part.sampling_rate}, clip norm"
+        f" {part.clip_norm}, noise multiplier {part.noise_multiplier}"
+    )
+    if part.shares > 1:
+        each = part.own_multiplier
+        numbers += f" from the shares of {part.shares} nodes, {each} each"
+    return numbers
 
 
 def _shown(epsilon: float | None) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.artifacts.foreign_files import refuse
-from tapestry.encoding import decode_decimal
+from tapestry.encoding import decode_integer
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.protocol.messages import (
@@ -194,7 +194,7 @@ def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
             continue
         if path.is_symlink() or not path.is_dir():
             refuse("sums", foreign=[path.name])
-        yield decode_decimal(path.name), path
+        yield decode_integer(path.name), path
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -155,9 +155,11 @@ def _describe(found: "registry.CheckedAdapter") -> str:
 
 
 def _line(entry: "AdapterPublished") -> str:
-    promise = "no promise" if entry.epsilon is None else f"epsilon {entry.epsilon}"
+    promise = "no promise"
+    if entry.epsilon is not None:
+        promise = f"epsilon {entry.epsilon} at delta {entry.target_delta}"
     return (
         f"{entry.name} {entry.version}  {entry.country}  {entry.language}"
         f"  {entry.licence}  on {entry.base}"
-        f"  {promise} at delta {entry.target_delta}"
+        f"  {promise}"
     )

@@ -156,11 +156,15 @@ def _print_accounts(audit: "Audit") -> None:
             f"epsilon {_shown(each.recomputed):>9} recomputed,"
             f" {each.reported or 'none':>9} reported,"
             f"{_fallback(each)}"
-            f" delta {each.target_delta}, {each.rounds} rounds,"
+            f"{_delta(each)} {each.rounds} rounds,"
             f" {each.adapters} adapters, {each.steps} steps"
         )
     if status(audit) is not ExitStatus.HOLDS:
         _say_reason(audit)
+
+
+def _delta(account: "Account") -> str:
+    return "" if account.target_delta is None else f" delta {account.target_delta},"
 
 
 def _fallback(account: "Account") -> str:
@@ -197,14 +201,14 @@ def _verdict(audit: "Audit") -> dict[str, Any]:
 
 
 def _row(account: "Account") -> dict[str, Any]:
-    from tapestry.encoding import decode_fraction
+    from tapestry.encoding import decode_decimal
 
     reported = account.reported
     return {
         "node": account.node,
         "run": account.run_id,
         "epsilon_recomputed": account.recomputed,
-        "epsilon_reported": None if reported is None else decode_fraction(reported),
+        "epsilon_reported": None if reported is None else decode_decimal(reported),
         "epsilon_fallback": account.fallback_recomputed,
         "target_delta": account.target_delta,
         "rounds": account.rounds,

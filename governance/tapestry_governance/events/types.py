@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ProtocolError
 from tapestry.keys import Algorithm, VerifyKey
 from tapestry.protocol.messages import Reason
@@ -71,7 +71,8 @@ class Policy(Strict):
     noise: tuple[Noise, ...]
     epsilon_cap: Plain  # per node and run
     max_delta: Plain
-    bases: tuple[Digest, ...]  # a run may start from these; empty = any
+    # A run may start from these.
+    bases: Literal["any"] | Annotated[tuple[Digest, ...], Field(min_length=1)]
     adapter_licences: tuple[Licence, ...]
     max_attempt: Attempt
     max_checkpoint_age: Annotated[int, Field(ge=1)]  # seconds
@@ -178,26 +179,23 @@ class ContributionRefused(InRound):
     reason: Reason
 
 
-class DpAccounted(Body):
-    """What a node spent, with everything that recomputing it takes.
+class UnboundedLoss(Strict):
+    """What training without noise costs: nothing is promised any more."""
 
-    Either a round (``round_number``, ``attempt``) or an adapter (``adapter``,
-    ``version``). ``epsilon_run`` composes all that the node spent in ``run_id`` up to
-    and including this event, at ``target_delta``; it is null where nothing is promised
-    (mechanism none). Where a part of the run counts on noise of other nodes, the trust
-    model is ``shared`` and ``epsilon_fallback`` composes the run with the node's own
-    noise alone; otherwise both are one, and it is null.
+    mechanism: Literal["none"]
+
+
+class PrivacyLoss(Strict):
+    """What training with noise costs, with everything that recomputing it takes.
+
+    ``epsilon_run`` composes all that the node spent in the run up to and including this
+    event, at ``target_delta``. Where a part of the run counts on noise of other nodes,
+    the trust model is ``shared`` and ``epsilon_fallback`` composes the run with the
+    node's own noise alone; otherwise both are one, and it is null.
     """
 
-    type: ClassVar[str] = "dp.accounted"
-    roles: ClassVar[tuple[Role, ...]] = ("node",)
-    run_id: Name
-    round_number: RoundNumber | None
-    attempt: Attempt | None
-    adapter: Name | None
-    version: Annotated[int, Field(ge=1)] | None
     mechanism: Literal[  # of each step
-        "none", "poisson-subsampled-gaussian", "poisson-subsampled-skellam"
+        "poisson-subsampled-gaussian", "poisson-subsampled-skellam"
     ]
     unit: Literal["record"]
     adjacency: Literal["add-remove"]
@@ -209,12 +207,55 @@ class DpAccounted(Body):
     coordinates: Annotated[int, Field(ge=0, le=2**40)]  # 0 with Gaussian noise
     bound: Plain  # clip norm in steps of the grid of integer noise; 0 with Gaussian
     sampling_rate: Plain
-    steps: Annotated[int, Field(ge=1, le=1_000_000)]
     target_delta: Plain
-    epsilon_run: Plain | None
+    epsilon_run: Plain
     epsilon_fallback: Plain | None
     accountant: Annotated[str, Field(pattern=r"^[a-z][a-z0-9./-]{0,62}$")]
     accountant_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.trust_model == "shared") != (self.epsilon_fallback is not None):
+            raise ValueError("a fallback goes with noise that is shared")
+        positive = (self.clip_norm, self.own_multiplier, self.target_delta)
+        if any(decode_decimal(text) <= 0 for text in positive):
+            raise ValueError("clip norm, noise multiplier and delta are positive")
+        if not 0 < decode_decimal(self.sampling_rate) <= 1:
+            raise ValueError("the sampling rate lies in (0, 1]")
+        self._check_grid()
+        reach = decode_decimal(self.own_multiplier) * math.sqrt(self.shares)
+        if decode_decimal(self.noise_multiplier) > reach + 1e-9:
+            raise ValueError("the shares do not add up to the noise multiplier")
+        return self
+
+    def _check_grid(self) -> None:
+        integer = self.mechanism == "poisson-subsampled-skellam"
+        if integer and self.trust_model != "shared":
+            raise ValueError("integer noise is noise that is shared")
+        if integer != (self.coordinates > 0) or integer != (self.bound != "0"):
+            raise ValueError("a grid goes with integer noise")
+
+
+class DpAccounted(Body):
+    """What a node spent on a round (``round_number``, ``attempt``) or on an adapter.
+
+    An adapter is named by ``adapter`` and ``version``.
+    """
+
+    type: ClassVar[str] = "dp.accounted"
+    roles: ClassVar[tuple[Role, ...]] = ("node",)
+    run_id: Name
+    round_number: RoundNumber | None
+    attempt: Attempt | None
+    adapter: Name | None
+    version: Annotated[int, Field(ge=1)] | None
+    steps: Annotated[int, Field(ge=1, le=1_000_000)]
+    loss: Annotated[UnboundedLoss | PrivacyLoss, Field(discriminator="mechanism")]
+
+    @property
+    def promise(self) -> PrivacyLoss | None:
+        """Return what the noise bounds; None without noise."""
+        return None if self.loss.mechanism == "none" else self.loss
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -224,29 +265,7 @@ class DpAccounted(Body):
             raise ValueError("a round has an attempt")
         if (self.adapter is None) != (self.version is None):
             raise ValueError("an adapter has a version")
-        if self.mechanism == "none" and self.epsilon_run is not None:
-            raise ValueError("no mechanism, no epsilon")
-        shared = self.trust_model == "shared" and self.epsilon_run is not None
-        if shared != (self.epsilon_fallback is not None):
-            raise ValueError("a fallback goes with noise that is shared")
-        if self.mechanism != "none":
-            self._check_numbers()
         return self
-
-    def _check_numbers(self) -> None:
-        positive = (self.clip_norm, self.own_multiplier, self.target_delta)
-        if any(decode_fraction(text) <= 0 for text in positive):
-            raise ValueError("clip norm, noise multiplier and delta are positive")
-        if not 0 < decode_fraction(self.sampling_rate) <= 1:
-            raise ValueError("the sampling rate lies in (0, 1]")
-        integer = self.mechanism == "poisson-subsampled-skellam"
-        if integer and self.trust_model != "shared":
-            raise ValueError("integer noise is noise that is shared")
-        if integer != (self.coordinates > 0) or integer != (self.bound != "0"):
-            raise ValueError("a grid goes with integer noise")
-        reach = decode_fraction(self.own_multiplier) * math.sqrt(self.shares)
-        if decode_fraction(self.noise_multiplier) > reach + 1e-9:
-            raise ValueError("the shares do not add up to the noise multiplier")
 
 
 class Dropped(Strict):
@@ -335,8 +354,14 @@ class AdapterPublished(Body):
     base_digest: Digest
     manifest_digest: Digest
     epsilon: Plain | None  # as in its dp.accounted; null = nothing is promised
-    target_delta: Plain
+    target_delta: Plain | None  # likewise
     evaluation: Scores
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.epsilon is None) != (self.target_delta is None):
+            raise ValueError("epsilon and delta make one promise, or none")
+        return self
 
 
 BODIES = MappingProxyType(

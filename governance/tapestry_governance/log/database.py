@@ -5,19 +5,16 @@ refuse by themselves what must never happen: an entry changed, removed or
 inserted elsewhere than at the end, and a second root for one size.
 """
 
-import fcntl
-import os
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tapestry.databases import open_readonly, require_plain
 from tapestry.errors import ConfigError, InconsistentLog, ResourceError
+from tapestry.storage.file_lock import FileLock, lock_file
+from tapestry.storage.sqlite_database import open_database
 
 VERSION = 1
-_LOCKING = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _SCHEMA = """
 CREATE TABLE log (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -78,25 +75,30 @@ class LogDatabase:
         Raises:
             ResourceError: Another process has it open, or it cannot be written.
         """
-        self._lock = -1
-        if readonly:
-            with _errors():
-                self._db = open_readonly(directory / "log.db")
-                self._db.execute("BEGIN")
-            return
-        self._lock = _lock(directory / "lock")
+        self._lock = None if readonly else _lock(directory / "lock")
         try:
-            self._db = _connect(directory / "log.db")
+            self._db = open_database(
+                directory / "log.db",
+                None,  # a log is begun by ``create``, and never by opening it
+                readonly=readonly,
+                check=False,  # ``check_key`` looks at more
+                damage=InconsistentLog,
+            )
         except BaseException:
-            os.close(self._lock)
+            self._release()
             raise
+        if readonly:
+            with self._db.errors():
+                self._db.execute("BEGIN")
 
     def close(self) -> None:
         """Close the file and let others open it."""
         self._db.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -106,15 +108,8 @@ class LogDatabase:
             ResourceError: Disk full, I/O error, locked by another process.
             InconsistentLog: The file is damaged, or a table refused the write.
         """
-        with _errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # SQLite may have rolled back itself
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._db.transaction():
+            yield
 
     def create(self, key: str) -> None:
         """Make the tables for a log with this verify key.
@@ -125,8 +120,7 @@ class LogDatabase:
         if self._value("PRAGMA user_version") != 0:
             raise ConfigError("there is a log already")
         with self.transaction():
-            for statement in _statements(_SCHEMA):
-                self._db.execute(statement)
+            self._db.execute_script(_SCHEMA)
             self._db.execute("INSERT INTO log VALUES (1, ?)", (key,))
 
     def check_key(self, key: str) -> None:
@@ -156,7 +150,7 @@ class LogDatabase:
 
     def rows(self, start: int, stop: int) -> Iterator[tuple[int, bytes, bytes]]:
         """Read index, leaf hash and bytes of entries, in order."""
-        with _errors():
+        with self._db.errors():
             yield from self._db.execute(
                 "SELECT idx, leaf, bytes FROM entry WHERE idx >= ? AND idx < ?"
                 " ORDER BY idx",
@@ -183,7 +177,7 @@ class LogDatabase:
 
     def checkpoints(self) -> list[tuple[int, bytes]]:
         """List sizes with signed and published notes, the smallest first."""
-        with _errors():
+        with self._db.errors():
             return self._db.execute(
                 "SELECT size, note FROM checkpoint UNION ALL"
                 " SELECT size, note FROM publication ORDER BY size"
@@ -202,13 +196,13 @@ class LogDatabase:
 
     def cosignatures(self, size: int) -> list[bytes]:
         """List the cosignature lines kept for a size, by key."""
-        with _errors():
+        with self._db.errors():
             query = "SELECT line FROM cosignature WHERE size = ? ORDER BY key"
             return [line for (line,) in self._db.execute(query, (size,))]
 
     def cosigners(self, size: int) -> list[str]:
         """List the verify keys of the cosignatures kept for a size."""
-        with _errors():
+        with self._db.errors():
             query = "SELECT key FROM cosignature WHERE size = ?"
             return [key for (key,) in self._db.execute(query, (size,))]
 
@@ -224,7 +218,7 @@ class LogDatabase:
 
     def published_sizes(self) -> list[int]:
         """List the sizes that were made public, the smallest first."""
-        with _errors():
+        with self._db.errors():
             query = "SELECT size FROM publication ORDER BY size"
             return [size for (size,) in self._db.execute(query)]
 
@@ -233,57 +227,13 @@ class LogDatabase:
         return None if found is None else bytes(found)
 
     def _value(self, query: str, *values: int | bytes) -> Any:
-        with _errors(), closing(self._db.execute(query, values)) as cursor:
+        with self._db.errors(), closing(self._db.execute(query, values)) as cursor:
             row = cursor.fetchone()
             return None if row is None else row[0]
 
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Translate what SQLite says."""
+def _lock(path: Path) -> FileLock:
     try:
-        yield
-    except sqlite3.OperationalError as error:  # full, locked, read-only, I/O
-        raise ResourceError(f"the log's database: {error}") from error
-    except sqlite3.DatabaseError as error:  # malformed; a constraint or trigger
-        raise InconsistentLog(f"the log's database: {error}") from error
-    except UnicodeDecodeError as error:  # damage quoted in SQLite's own message
-        raise InconsistentLog("the log's database is damaged") from error
-
-
-def _lock(path: Path) -> int:
-    """Lock a file until its handle, which is returned, is closed."""
-    try:
-        handle = os.open(path, _LOCKING, 0o600)
-    except OSError as error:
-        raise ResourceError(f"cannot open {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
+        return lock_file(path)
+    except BlockingIOError:
         raise ResourceError(f"{path}: another process has the log open") from None
-    return handle
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    with _errors():
-        require_plain(path)
-        db = sqlite3.connect(path, isolation_level=None)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute("PRAGMA foreign_keys = ON")
-        except sqlite3.Error:
-            db.close()
-            raise
-        return db
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Split a script; ``executescript`` would commit the open transaction."""
-    statement = ""
-    for line in script.splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

@@ -26,25 +26,22 @@ Not protected:
     memory of what was seen; keep it where the keys are.
 """
 
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tapestry.databases import open_readonly, require_plain
 from tapestry.encoding import canonical_json, digest, encode_base64
 from tapestry.errors import (
     IncompleteError,
     InconsistentLog,
     ProtocolError,
-    ResourceError,
     RuleError,
     TapestryError,
     VerificationError,
 )
 from tapestry.keys import SigningKey
+from tapestry.storage.sqlite_database import Database, Schema, open_database
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.freshness import check_fresh
 from tapestry.tlog.merkle import Frontier, leaf_hash
@@ -55,17 +52,18 @@ from tapestry_governance.rules.replay import apply_all
 
 MAX_AGE = 24 * 3600  # seconds; a policy may only shorten it
 _MAX_EVIDENCE = 64
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entry (
+_TABLES = """
+CREATE TABLE entry (
     idx INTEGER PRIMARY KEY, leaf BLOB, bytes BLOB
 ) STRICT;
-CREATE INDEX IF NOT EXISTS entry_leaf ON entry (leaf);
-CREATE TABLE IF NOT EXISTS signed (size INTEGER PRIMARY KEY, note BLOB) STRICT;
-CREATE TABLE IF NOT EXISTS accepted (size INTEGER PRIMARY KEY, note BLOB) STRICT;
-CREATE TABLE IF NOT EXISTS evidence (
+CREATE INDEX entry_leaf ON entry (leaf);
+CREATE TABLE signed (size INTEGER PRIMARY KEY, note BLOB) STRICT;
+CREATE TABLE accepted (size INTEGER PRIMARY KEY, note BLOB) STRICT;
+CREATE TABLE evidence (
     id INTEGER PRIMARY KEY, reason TEXT, note BLOB, update_json BLOB
 ) STRICT;
 """
+_SCHEMA = Schema(application="TpLm", version=1, tables=_TABLES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +78,7 @@ class ForkEvidence:
 class LogMirror:
     """One party's mirror of one log. Open it with :meth:`open`."""
 
-    def __init__(
-        self, database: sqlite3.Connection, *, trust: TrustPolicy, genesis: str
-    ) -> None:
+    def __init__(self, database: Database, *, trust: TrustPolicy, genesis: str) -> None:
         """Take an open database; :meth:`open` is the way to make one."""
         self._database = database
         self._trust = trust
@@ -107,22 +103,20 @@ class LogMirror:
             ResourceError: The file cannot be opened or is no database.
             VerificationError: What is stored does not hold any more.
         """
+        database = open_database(
+            path,
+            _SCHEMA,
+            readonly=readonly,
+            check=False,  # each entry is verified by its hash
+            threads=True,
+        )
+        view = cls(database, trust=trust, genesis=genesis)
         try:
-            if readonly:
-                view = cls(open_readonly(path), trust=trust, genesis=genesis)
+            with database.errors():
                 view._load()
-                return view
-            require_plain(path)
-            database = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False
-            )
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute("PRAGMA synchronous=FULL")
-            database.executescript(_SCHEMA)
-            view = cls(database, trust=trust, genesis=genesis)
-            view._load()
-        except sqlite3.Error as error:
-            raise ResourceError(f"cannot open the view {path}: {error}") from error
+        except BaseException:
+            database.close()
+            raise
         return view
 
     @property
@@ -179,7 +173,7 @@ class LogMirror:
         except (InconsistentLog, RuleError) as error:
             self._keep_evidence(error, note, start=start, entries=entries)
             raise
-        with self._transaction():
+        with self._database.transaction():
             self._database.executemany(
                 "INSERT INTO entry VALUES (?, ?, ?)",
                 [
@@ -230,7 +224,7 @@ class LogMirror:
             limit=min(MAX_AGE, self.state.policy.max_checkpoint_age, max_age),
             before=self._accepted,
         )
-        with self._transaction():
+        with self._database.transaction():
             self._database.execute(
                 "INSERT OR REPLACE INTO accepted VALUES (?, ?)",
                 (opened.checkpoint.size, note),
@@ -378,26 +372,12 @@ class LogMirror:
         update = canonical_json(
             {"entries": [encode_base64(bytes(e)) for e in entries], "start": start}
         )
-        with self._transaction():
+        with self._database.transaction():
             self._database.execute(
                 "INSERT INTO evidence (reason, note, update_json)"
                 " SELECT ?, ?, ? WHERE (SELECT count(*) FROM evidence) < ?",
                 (str(error), note, update, _MAX_EVIDENCE),
             )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing, on the disk when it ends."""
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise ResourceError(f"cannot store the view: {error}") from error
 
 
 def _check_length(size: int, *, seen: int) -> None:

@@ -6,9 +6,9 @@ database is left alone and reported, since it may be evidence of a fork.
 
 from pathlib import Path
 
-from tapestry import storage
 from tapestry.errors import ResourceError
 from tapestry.inputs.plain_file import read_plain
+from tapestry.storage import durable_files
 from tapestry.tlog import tiles
 from tapestry.tlog.merkle import Tree
 from tapestry.tlog.note import MAX_BYTES
@@ -38,7 +38,7 @@ class TileWriter:
         Raises:
             VerificationError: A file differs, is beyond the log, or is foreign.
         """
-        storage.sweep(self.folder)
+        durable_files.remove_leftovers(self.folder)
         present = tiles.list_files(self.folder)
         for tile in present:
             tiles.compare(self.folder, tile, tree=self._tree, read=self._read)
@@ -64,10 +64,10 @@ class TileWriter:
         for tile in tiles.layout(size):
             self._write(tile)
         if self.checkpoint() != note:
-            storage.replace(self.folder / CHECKPOINT, note)
+            durable_files.replace_file(self.folder / CHECKPOINT, note)
         for tile in sorted(self._written):
             if tile.is_partial and tile.whole in self._written:
-                storage.remove(self.folder / tile.path)
+                durable_files.remove_file(self.folder / tile.path)
                 self._written.discard(tile)
 
     def restore(self, size: int, *, newest: int) -> None:
@@ -79,5 +79,5 @@ class TileWriter:
     def _write(self, tile: tiles.Tile) -> None:
         if tile not in self._written:
             data = tiles.content(tile, tree=self._tree, read=self._read)
-            storage.replace(self.folder / tile.path, data)
+            durable_files.replace_file(self.folder / tile.path, data)
             self._written.add(tile)

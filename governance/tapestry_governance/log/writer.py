@@ -23,7 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tapestry import storage
 from tapestry.errors import (
     ConfigError,
     IncompleteError,
@@ -34,6 +33,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.keys import SigningKey, VerifyKey
+from tapestry.storage import durable_files
 from tapestry.tlog import note as notes
 from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import Checkpoint
@@ -86,7 +86,7 @@ class Log:
         store = LogDatabase(directory)
         try:
             store.create(str(key.verify_key))
-            storage.sync_folder(directory)
+            durable_files.sync_folder(directory)
         except BaseException:
             store.close()
             raise

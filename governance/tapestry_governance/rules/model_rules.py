@@ -2,13 +2,14 @@
 
 import dataclasses
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import RuleError
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.round_manifest import DpPlan, RoundManifest
 from tapestry_governance.events.types import (
     AdapterPublished,
     DpAccounted,
+    PrivacyLoss,
     ReleasePublished,
 )
 from tapestry_governance.rules.federation_state import FederationState
@@ -18,7 +19,7 @@ _MECHANISMS = {
     "local": "poisson-subsampled-gaussian",
     "shared": "poisson-subsampled-skellam",
 }
-_ROUNDING = 1e-12  # of a plain decimal, see encode_fraction
+_ROUNDING = 1e-12  # of a plain decimal, see encode_decimal
 
 
 def dp_accounted(
@@ -29,11 +30,12 @@ def dp_accounted(
     A round that failed may be accounted for after it ended: the noise was drawn and
     the budget spent whether or not a sum came of it.
     """
-    if body.mechanism == "none":
+    promise = body.promise
+    if promise is None:
         if "none" not in state.policy.noise:
             raise RuleError("the policy does not allow training without noise")
     else:
-        _check_spent(state, body, actor)
+        _check_spent(state, body, promise, actor=actor)
     if body.adapter is not None:
         pending_adapter_charges = {
             **state.pending_adapter_charges,
@@ -44,10 +46,10 @@ def dp_accounted(
         )
     else:
         following = _account_round(state, body, actor)
-    if body.epsilon_run is None:
+    if promise is None:
         bare = state.runs_without_noise | {(actor, body.run_id)}
         return dataclasses.replace(following, runs_without_noise=bare)
-    epsilon = {**state.epsilon, (actor, body.run_id): body.epsilon_run}
+    epsilon = {**state.epsilon, (actor, body.run_id): promise.epsilon_run}
     return dataclasses.replace(following, epsilon=epsilon)
 
 
@@ -91,10 +93,12 @@ def adapter_published(
     charge = state.pending_adapter_charges.get((actor, body.name))
     if charge is None:
         raise RuleError(f"{actor} accounted for no adapter {body.name}")
-    if (body.epsilon, body.target_delta) != (charge.epsilon_run, charge.target_delta):
+    promise = charge.promise
+    spent = (promise.epsilon_run, promise.target_delta) if promise else (None, None)
+    if (body.epsilon, body.target_delta) != spent:
         raise RuleError(
             f"{body.name} claims epsilon {body.epsilon} at {body.target_delta},"
-            f" accounted were {charge.epsilon_run} at {charge.target_delta}"
+            f" accounted were {spent[0]} at {spent[1]}"
         )
     left = {
         k: v
@@ -109,25 +113,27 @@ def adapter_published(
     )
 
 
-def _check_spent(state: FederationState, body: DpAccounted, actor: str) -> None:
+def _check_spent(
+    state: FederationState, body: DpAccounted, promise: PrivacyLoss, *, actor: str
+) -> None:
     policy = state.policy
-    if body.epsilon_run is None:
-        raise RuleError("noise was added, but no epsilon is promised")
     if (actor, body.run_id) in state.runs_without_noise:
         raise RuleError(
             f"{actor} trained without noise in run {body.run_id}, so no epsilon holds"
         )
-    spent = decode_fraction(body.epsilon_run)
-    if not 0 <= spent <= decode_fraction(policy.epsilon_cap):
+    spent = decode_decimal(promise.epsilon_run)
+    if not 0 <= spent <= decode_decimal(policy.epsilon_cap):
         raise RuleError(
-            f"{actor} spent {body.epsilon_run} in run {body.run_id}, the policy"
+            f"{actor} spent {promise.epsilon_run} in run {body.run_id}, the policy"
             f" allows {policy.epsilon_cap}"
         )
     before = state.epsilon.get((actor, body.run_id), "0")
-    if spent < decode_fraction(before):
-        raise RuleError(f"{actor}'s epsilon falls from {before} to {body.epsilon_run}")
-    if decode_fraction(body.target_delta) > decode_fraction(policy.max_delta):
-        raise RuleError(f"delta {body.target_delta}, at most {policy.max_delta}")
+    if spent < decode_decimal(before):
+        raise RuleError(
+            f"{actor}'s epsilon falls from {before} to {promise.epsilon_run}"
+        )
+    if decode_decimal(promise.target_delta) > decode_decimal(policy.max_delta):
+        raise RuleError(f"delta {promise.target_delta}, at most {policy.max_delta}")
 
 
 def _account_round(
@@ -152,36 +158,37 @@ def _check_plan(state: FederationState, body: DpAccounted, actor: str) -> None:
     manifest = state.rounds[body.run_id, body.round_number or 0, body.attempt or 0]
     plan = manifest.privacy
     want = _MECHANISMS[plan.noise]
-    if body.mechanism != want:
-        raise RuleError(f"mechanism {body.mechanism}, planned was {want}")
+    if body.loss.mechanism != want:
+        raise RuleError(f"mechanism {body.loss.mechanism}, planned was {want}")
     if body.steps != manifest.training.steps:
         raise RuleError(f"{body.steps} steps, planned were {manifest.training.steps}")
-    if body.mechanism == "none":
+    loss = body.loss
+    if plan.noise == "none" or loss.mechanism == "none":
         return
-    same = (body.clip_norm, body.target_delta) == (plan.clip_norm, plan.target_delta)
-    if not same or not _has_noise(body, manifest):
+    same = (loss.clip_norm, loss.target_delta) == (plan.clip_norm, plan.target_delta)
+    if not same or not _has_noise(loss, manifest, plan):
         raise RuleError(f"{actor}'s clip norm, delta or noise is not the plan's")
     data = state.data.get(actor)
     if data is None:
         raise RuleError(f"{actor} declared no data, so its sampling rate is unknown")
     rate = min(1.0, manifest.training.batch_size / data.records)
-    if decode_fraction(body.sampling_rate) < rate - _ROUNDING:
-        raise RuleError(f"{actor}'s sampling rate {body.sampling_rate} is below {rate}")
+    if decode_decimal(loss.sampling_rate) < rate - _ROUNDING:
+        raise RuleError(f"{actor}'s sampling rate {loss.sampling_rate} is below {rate}")
 
 
-def _has_noise(body: DpAccounted, manifest: RoundManifest) -> bool:
+def _has_noise(loss: PrivacyLoss, manifest: RoundManifest, plan: DpPlan) -> bool:
     """Whether there is as much noise as planned, in the node's own part and in all."""
     share = NoiseShare.of(manifest)
-    whole = decode_fraction(manifest.privacy.noise_multiplier)
+    whole = decode_decimal(plan.noise_multiplier)
     want = (whole, whole, 1, 0, 0.0)
     if share is not None:
         numbers = (share.noise_multiplier, share.own_multiplier, share.shares)
         want = (*numbers, manifest.length, share.bound)
     return (
-        decode_fraction(body.noise_multiplier) >= want[0] - _ROUNDING
-        and decode_fraction(body.own_multiplier) >= want[1] - _ROUNDING
-        and (body.shares, body.coordinates) == want[2:4]
-        and abs(decode_fraction(body.bound) - want[4]) <= _ROUNDING * max(1.0, want[4])
+        decode_decimal(loss.noise_multiplier) >= want[0] - _ROUNDING
+        and decode_decimal(loss.own_multiplier) >= want[1] - _ROUNDING
+        and (loss.shares, loss.coordinates) == want[2:4]
+        and abs(decode_decimal(loss.bound) - want[4]) <= _ROUNDING * max(1.0, want[4])
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ProtocolError, RuleError
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import RoundManifest, recommended_threshold
@@ -122,7 +122,7 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
     base = manifest.model_digest
     if manifest.run_id not in state.runs:
         given = state.policy.bases
-        if base != state.base and given and base not in given:
+        if base != state.base and given != "any" and base not in given:
             raise RuleError(f"the policy names no base {base} to start from")
         return
     expected = state.base
@@ -162,9 +162,9 @@ def _check_privacy(state: FederationState, manifest: RoundManifest) -> None:
         raise RuleError(f"the policy does not allow noise {plan.noise!r}")
     if plan.noise == "none":
         return
-    if not 0 < decode_fraction(plan.target_delta) <= decode_fraction(policy.max_delta):
+    if not 0 < decode_decimal(plan.target_delta) <= decode_decimal(policy.max_delta):
         raise RuleError(f"delta {plan.target_delta}, at most {policy.max_delta}")
-    if min(map(decode_fraction, (plan.noise_multiplier, plan.clip_norm))) <= 0:
+    if min(map(decode_decimal, (plan.noise_multiplier, plan.clip_norm))) <= 0:
         raise RuleError("clip norm and noise multiplier must be positive")
     try:
         NoiseShare.of(manifest)

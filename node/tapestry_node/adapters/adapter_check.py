@@ -13,22 +13,23 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tapestry import storage
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import InputFault
 from tapestry.protocol.messages import Reason
-from tapestry.settings import NodeSettings, number
+from tapestry.storage import durable_files
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.data_manifest import DataManifest, Record
 from tapestry_governance.events.types import AdapterPublished, Policy
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.refusal import Refused
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 
 PUBLICATIONS = "adapters"  # below the node's folder
 _ANY = "sha256:" + "0" * 64
-_STEPS = (".update", ".accounted", storage.SUFFIX)  # of one that is under way
+_STEPS = (".update", ".accounted", durable_files.SUFFIX)  # of one that is under way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +91,9 @@ def check_adapter(
     if plan.steps is None and "none" not in settings.policy.noise:
         raise Refused(
             Reason.LOCAL_POLICY,
-            "adapter.epsilon is 0: no noise, and policy.noise does not name 'none'",
+            "adapter.noise is 'none', and policy.noise does not name 'none'",
         )
-    _check_entry(plan, place)
+    _check_entry(place)
     if place.policy is not None:
         _check_federation(settings, place.policy)
     _check_room(place.folder, name=settings.name)
@@ -143,14 +144,14 @@ def _check_federation(settings: NodeSettings, policy: Policy) -> None:
             f"adapter.licence {licence!r} is not one that the federation allows:"
             f" {', '.join(policy.adapter_licences) or 'none'}"
         )
-    if number(settings.policy.target_delta) > number(policy.max_delta):
+    if decode_decimal(settings.policy.target_delta) > decode_decimal(policy.max_delta):
         raise ConfigError(
             f"policy.target_delta {settings.policy.target_delta} is above the"
             f" federation's {policy.max_delta}; lower it"
         )
 
 
-def _check_entry(plan: AdapterPlan, place: Place) -> None:
+def _check_entry(place: Place) -> None:
     """See that the log has a form for what would be published."""
     settings = place.settings
     try:
@@ -164,7 +165,7 @@ def _check_entry(plan: AdapterPlan, place: Place) -> None:
             base_digest=_ANY,
             manifest_digest=_ANY,
             epsilon=None,
-            target_delta=plan.privacy.target_delta,
+            target_delta=None,
             evaluation={},
         )
     except ValidationError as error:

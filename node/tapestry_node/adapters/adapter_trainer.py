@@ -22,11 +22,15 @@ from pathlib import Path
 import numpy as np
 
 from tapestry.artifacts import manifest
-from tapestry.encoding import decode_fraction, encode_fraction
+from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy import accounting
-from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
-from tapestry.settings import AdapterSettings
+from tapestry.protocol.round_manifest import (
+    LocalNoise,
+    NoNoise,
+    PrivacyPlan,
+    TrainingPlan,
+)
 from tapestry.vectors import FloatVector
 from tapestry.workloads import plan_checks
 from tapestry.workloads.adapter_format import (
@@ -37,7 +41,9 @@ from tapestry.workloads.adapter_format import (
 )
 from tapestry.workloads.base import Example, Workload
 from tapestry.workloads.data_manifest import Record
+from tapestry_governance.events.types import PrivacyLoss
 from tapestry_governance.registry import CheckedAdapter, check_folder
+from tapestry_node.settings import AdapterSettings
 from tapestry_node.training import dp_sgd
 
 
@@ -50,19 +56,15 @@ class AdapterPlan:
     records: int
     steps: accounting.Steps | None  # None: without noise, nothing is promised
 
-    def promise(
-        self, epsilon: str | None, *, fallback: str | None = None
-    ) -> AdapterPromise:
+    def promise(self, loss: PrivacyLoss) -> AdapterPromise:
         """State the promise with the epsilons that the log accounts for."""
         return AdapterPromise(
-            epsilon=epsilon,
-            fallback=fallback,
-            target_delta=self.privacy.target_delta,
-            clip_norm=self.privacy.clip_norm,
-            noise_multiplier=self.privacy.noise_multiplier,
-            sampling_rate=encode_fraction(
-                accounting.sampling_rate(self.training.batch_size, records=self.records)
-            ),
+            epsilon=loss.epsilon_run,
+            fallback=loss.epsilon_fallback,
+            target_delta=loss.target_delta,
+            clip_norm=loss.clip_norm,
+            noise_multiplier=loss.noise_multiplier,
+            sampling_rate=loss.sampling_rate,
             steps=self.training.steps,
         )
 
@@ -87,22 +89,12 @@ def plan(
     """Fix the training and find the least noise that keeps the promised epsilon.
 
     Edge cases:
-        Epsilon 0 plans training without noise and promises nothing. Whether that is
-        allowed is the caller's policy.
+        Settings without noise promise nothing. Whether that is allowed is the caller's
+        policy.
 
     Raises:
         ConfigError: A setting is out of range, or more is asked than the records give.
     """
-    rate = accounting.sampling_rate(settings.batch_size, records=records)
-    epsilon = decode_fraction(settings.epsilon)
-    noise = 0.0
-    if epsilon != 0:
-        noise = accounting.calibrate(
-            target_epsilon=epsilon,
-            target_delta=decode_fraction(target_delta),
-            sampling_rate=rate,
-            steps=settings.steps,
-        )
     chosen = TrainingPlan(
         workload=workload,
         parameterization="low_rank",
@@ -116,17 +108,31 @@ def plan(
         learning_rate=settings.learning_rate,
         weight_decay="0",
     )
-    privacy = PrivacyPlan(
-        noise="local" if noise else "none",
+    privacy = _plan_noise(settings, records=records, target_delta=target_delta)
+    steps = plan_checks.local_steps(chosen, privacy, records=records)
+    return AdapterPlan(training=chosen, privacy=privacy, records=records, steps=steps)
+
+
+def _plan_noise(
+    settings: AdapterSettings, *, records: int, target_delta: str
+) -> PrivacyPlan:
+    rate = accounting.sampling_rate(settings.batch_size, records=records)
+    if settings.noise == "none":
+        return NoNoise(noise="none")
+    noise = accounting.calibrate(
+        target_epsilon=decode_decimal(settings.epsilon),
+        target_delta=decode_decimal(target_delta),
+        sampling_rate=rate,
+        steps=settings.steps,
+    )
+    return LocalNoise(
+        noise="local",
         unit="record",
         adjacency="add-remove",
         clip_norm=settings.clip_norm,
-        noise_multiplier=encode_fraction(noise),
-        min_share="0",
+        noise_multiplier=encode_decimal(noise),
         target_delta=target_delta,
     )
-    steps = plan_checks.local_steps(chosen, privacy, records=records)
-    return AdapterPlan(training=chosen, privacy=privacy, records=records, steps=steps)
 
 
 def train(

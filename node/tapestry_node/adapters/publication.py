@@ -22,7 +22,6 @@ Edge cases:
     that run is begun, and paid for, only after a restart of the node.
 """
 
-import os
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,15 +29,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tapestry import storage
 from tapestry.artifacts import manifest
 from tapestry.artifacts.manifest import FOLDER
-from tapestry.encoding import canonical_json, digest
-from tapestry.errors import ConfigError, ProtocolError, ResourceError
+from tapestry.encoding import canonical_json, decode_decimal, digest
+from tapestry.errors import ConfigError, ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Message, Publication, Reason, encode_message
-from tapestry.settings import NodeSettings, number
+from tapestry.storage import durable_files
 from tapestry.workloads.adapter_format import AdapterFacts, BaseName
 from tapestry.workloads.base import Workload
 from tapestry.workloads.data_manifest import Record
@@ -58,9 +56,10 @@ from tapestry_node.adapters.adapter_check import (
 )
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.budget.log_accounts import AccountSubject, account_of
+from tapestry_node.budget.log_accounts import loss_of
 from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training.dp_sgd import Runtime, StepProgress
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
@@ -204,8 +203,8 @@ class Publisher:
             self.context.check_failed(job.release.run_id)
         public = self._check(job)
         if job.charge is not None:
-            cap = number(self.context.view.state.policy.epsilon_cap)
-            delta = number(self.settings.policy.target_delta)
+            cap = decode_decimal(self.context.view.state.policy.epsilon_cap)
+            delta = decode_decimal(self.settings.policy.target_delta)
             self.ledger.check_run(job.charge, target_delta=delta, cap=cap)
             self.ledger.reserve(job.charge)
         try:
@@ -247,7 +246,7 @@ class Publisher:
             if job.charge is not None:
                 self.ledger.spend(job.charge)
             raise
-        storage.replace(job.update, update.astype("<f4").tobytes())
+        durable_files.replace_file(job.update, update.astype("<f4").tobytes())
 
     def _account(
         self, job: AdapterJob, charge: Charge | None, *, now: datetime
@@ -255,19 +254,22 @@ class Publisher:
         """Sign what the training cost, or read what was signed."""
         if not job.accounted.exists():
             steps = charge.steps.steps if charge else job.plan.training.steps
-            subject = AccountSubject(
+            account = DpAccounted(
                 run_id=job.release.run_id,
-                steps=steps,
+                round_number=None,
+                attempt=None,
                 adapter=job.title.name,
                 version=job.title.version,
+                steps=steps,
+                loss=loss_of(charge, job.plan.privacy, ledger=self.ledger),
             )
-            plan = job.plan.privacy
-            account = account_of(subject, charge, plan, ledger=self.ledger)
-            storage.replace(job.accounted, self.context.sign_event(account, now=now))
+            durable_files.replace_file(
+                job.accounted, self.context.sign_event(account, now=now)
+            )
         found = open_entry(job.accounted.read_bytes()).event.body
         if not isinstance(found, DpAccounted):
             raise ProtocolError(f"{job.accounted} is no account")
-        if (found.epsilon_run is None) != (charge is None):
+        if (found.promise is None) != (charge is None):
             raise ConfigError(f"{job.accounted} is for other settings; restore those")
         return found
 
@@ -283,6 +285,7 @@ class Publisher:
         update = np.frombuffer(job.update.read_bytes(), dtype="<f4").copy()
         if job.folder.exists():  # of a process that died before it was done
             shutil.rmtree(job.folder)
+        loss = account.promise
         facts = self._facts(job, account)
         made, scores = adapter_trainer.write(
             job.folder,
@@ -301,8 +304,8 @@ class Publisher:
             base=job.title.base.name,
             base_digest=job.title.base.digest,
             manifest_digest=made.manifest_digest,
-            epsilon=account.epsilon_run,
-            target_delta=account.target_delta,
+            epsilon=loss.epsilon_run if loss else None,
+            target_delta=loss.target_delta if loss else None,
             evaluation=scores,
         )
         publisher = Author(
@@ -311,9 +314,11 @@ class Publisher:
             role="community",
         )
         event = publisher.event(published, now=now, seen=self.context.view.seen)
-        storage.replace(job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes())
-        _sync(job.folder)
-        storage.replace(job.published, sign_entry(event, self.community))
+        durable_files.replace_file(
+            job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes()
+        )
+        durable_files.sync_tree(job.folder)
+        durable_files.replace_file(job.published, sign_entry(event, self.community))
 
     def _workload(self) -> Workload:
         """The workload, with the base that is held here in its model."""
@@ -322,6 +327,7 @@ class Publisher:
         return workload
 
     def _facts(self, job: AdapterJob, account: DpAccounted) -> AdapterFacts:
+        loss = account.promise
         return AdapterFacts(
             name=job.title.name,
             version=job.title.version,
@@ -329,9 +335,7 @@ class Publisher:
             licence=self.settings.adapter.licence,
             data=self.context.trainer.manifest,
             base=job.title.base,
-            promise=job.plan.promise(
-                account.epsilon_run, fallback=account.epsilon_fallback
-            ),
+            promise=None if loss is None else job.plan.promise(loss),
         )
 
     def _tell(self, seen: StepProgress) -> None:
@@ -351,20 +355,6 @@ def _charge(
         steps=plan.steps,
         own_multiplier=plan.steps.noise_multiplier,
     )
-
-
-def _sync(folder: Path) -> None:
-    """Bring all files of a folder, and their names, to the disk."""
-    try:
-        for path in [folder, *folder.rglob("*")]:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        storage.sync_folder(folder.parent)
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def _message(folder: Path) -> Message:

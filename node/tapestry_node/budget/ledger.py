@@ -25,7 +25,6 @@ Edge cases:
 """
 
 import math
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -33,20 +32,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from tapestry.databases import open_readonly, require_plain
 from tapestry.encoding import (
-    decode_fraction,
+    decode_decimal,
     digest,
-    encode_fraction,
+    encode_decimal,
 )
 from tapestry.errors import (
     BudgetExhausted,
     ConfigError,
     PolicyError,
-    ResourceError,
     VerificationError,
 )
 from tapestry.privacy import accounting
+from tapestry.storage.sqlite_database import Database, Schema, open_database
 from tapestry_node.budget.ledger_entries import (
     Charge,
     ChargeRecord,
@@ -55,7 +53,6 @@ from tapestry_node.budget.ledger_entries import (
     LedgerReplay,
 )
 from tapestry_node.budget.terms import Balance, PrivacyPromise
-from tapestry_node.disk import create_private, why
 
 __all__ = [
     "Balance",
@@ -68,9 +65,11 @@ __all__ = [
 ]
 
 _FORMAT = "tapestry-budget/1"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
-"""
+_SCHEMA = Schema(
+    application="TpLe",
+    version=1,
+    tables="CREATE TABLE entries (number INTEGER PRIMARY KEY, body BLOB NOT NULL);",
+)
 
 
 def _now() -> datetime:
@@ -156,7 +155,7 @@ class Ledger:
             held = book.terms
         if held is None:
             raise ConfigError(never)
-        delta = decode_fraction(held["delta"])
+        delta = decode_decimal(held["delta"])
         terms = replace(terms, dataset=held["dataset"], delta=delta)
         return cls(path, terms, mirror=mirror, readonly=True)
 
@@ -297,7 +296,7 @@ class Ledger:
         fixed = {
             "format": _FORMAT,
             "dataset": self._terms.dataset,
-            "delta": encode_fraction(self._terms.delta),
+            "delta": encode_decimal(self._terms.delta),
             "unit": self._terms.unit,
             "adjacency": self._terms.adjacency,
         }
@@ -313,8 +312,8 @@ class Ledger:
                 )
             if held != value:
                 raise ConfigError(f"{name} is {value}, the ledger's is {held}")
-        epsilon = encode_fraction(self._terms.epsilon)
-        fallback = encode_fraction(self._terms.fallback_epsilon)
+        epsilon = encode_decimal(self._terms.epsilon)
+        fallback = encode_decimal(self._terms.fallback_epsilon)
         if book.limits != (epsilon, fallback):
             book.append(
                 {"type": "limit", "epsilon": epsilon, "fallback_epsilon": fallback}
@@ -363,45 +362,27 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[LedgerReplay]:
-        with self._connected() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                book = self._read(connection)
+        with self._opened() as database:
+            with database.transaction():
+                book = self._read(database)
                 before = book.number
                 yield book
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
             if book.number > before or self._mirror.latest() is None:
                 self._mirror.record(book.number, book.head)
 
     @contextmanager
     def _reading(self) -> Iterator[LedgerReplay]:
-        with self._connected(readonly=self._readonly) as connection:
-            yield self._read(connection)
+        with self._opened(readonly=self._readonly) as database:
+            yield self._read(database)
 
     @contextmanager
-    def _connected(self, *, readonly: bool = False) -> Iterator[sqlite3.Connection]:
-        try:
-            if readonly:
-                with closing(open_readonly(self._path)) as connection:
-                    yield connection
-                return
-            require_plain(self._path)
-            create_private(self._path)
-            with closing(
-                sqlite3.connect(self._path, isolation_level=None)
-            ) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=FULL")
-                connection.executescript(_SCHEMA)
-                yield connection
-        except (sqlite3.Error, OSError) as error:
-            said = why(error, self._path)
-            raise ResourceError(f"budget ledger {self._path}: {said}") from error
+    def _opened(self, *, readonly: bool = False) -> Iterator[Database]:
+        """Open the database for one operation; each entry is checked by its digest."""
+        opened = open_database(self._path, _SCHEMA, readonly=readonly, check=False)
+        with closing(opened) as database, database.errors():
+            yield database
 
-    def _read(self, connection: sqlite3.Connection) -> LedgerReplay:
-        book = LedgerReplay(connection, self._clock())
+    def _read(self, database: Database) -> LedgerReplay:
+        book = LedgerReplay(database, self._clock())
         book.load(mirrored=self._mirror.latest(), name=str(self._path))
         return book

@@ -1,8 +1,6 @@
 """The pages of a budget ledger: charges, chained entries, and their mirror."""
 
-import os
 import re
-import sqlite3
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,14 +8,16 @@ from typing import Any, Literal, Protocol
 
 from tapestry.encoding import (
     canonical_json,
-    decode_fraction,
+    decode_decimal,
     decode_json,
     digest,
-    encode_fraction,
+    encode_decimal,
 )
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.privacy import accounting
+from tapestry.storage import durable_files
+from tapestry.storage.sqlite_database import Database
 
 _MAX_MIRROR = 64 << 20  # bytes: half a million entries
 _LINE = re.compile(r"^([1-9][0-9]{0,17}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
@@ -58,12 +58,12 @@ class Charge:
             "purpose": self.purpose,
             "run": self.run,
             "number": self.number,
-            "noise_multiplier": encode_fraction(self.steps.noise_multiplier),
-            "own_multiplier": encode_fraction(self.own_multiplier),
-            "sampling_rate": encode_fraction(self.steps.sampling_rate),
+            "noise_multiplier": encode_decimal(self.steps.noise_multiplier),
+            "own_multiplier": encode_decimal(self.own_multiplier),
+            "sampling_rate": encode_decimal(self.steps.sampling_rate),
             "steps": self.steps.steps,
             "coordinates": self.steps.coordinates,
-            "bound": encode_fraction(self.steps.bound),
+            "bound": encode_decimal(self.steps.bound),
         }
 
 
@@ -105,17 +105,15 @@ class HeadFile:
     def record(self, number: int, digest: str) -> None:
         """Append a line and wait for the disk."""
         torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
-        with self._path.open("ab") as file:
-            file.write(b"\n" * torn + f"{number} {digest}\n".encode("ascii"))
-            file.flush()
-            os.fsync(file.fileno())
+        line = b"\n" * torn + f"{number} {digest}\n".encode("ascii")
+        durable_files.append_file(self._path, line)
 
 
 class LedgerReplay:
     """All entries of a ledger, replayed in order inside one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, now: datetime) -> None:
-        self._connection = connection
+    def __init__(self, database: Database, now: datetime) -> None:
+        self._database = database
         self._now = now
         self._last: datetime | None = None
         self._digests: list[str] = []
@@ -161,7 +159,7 @@ class LedgerReplay:
 
     def _replay_all(self, name: str) -> None:
         try:
-            for number, body in self._connection.execute(
+            for number, body in self._database.execute(
                 "SELECT number, body FROM entries ORDER BY number"
             ):
                 self._replay(number, bytes(body))
@@ -183,7 +181,7 @@ class LedgerReplay:
             }
         )
         number = self.number + 1
-        self._connection.execute("INSERT INTO entries VALUES (?, ?)", (number, body))
+        self._database.execute("INSERT INTO entries VALUES (?, ?)", (number, body))
         self._replay(number, body)
 
     def _replay(self, number: int, body: bytes) -> None:
@@ -217,11 +215,11 @@ def _charge(entry: dict[str, Any]) -> Charge:
         run=entry["run"],
         number=entry["number"],
         steps=accounting.Steps(
-            noise_multiplier=decode_fraction(entry["noise_multiplier"]),
-            sampling_rate=decode_fraction(entry["sampling_rate"]),
+            noise_multiplier=decode_decimal(entry["noise_multiplier"]),
+            sampling_rate=decode_decimal(entry["sampling_rate"]),
             steps=entry["steps"],
             coordinates=entry["coordinates"],
-            bound=decode_fraction(entry["bound"]),
+            bound=decode_decimal(entry["bound"]),
         ),
-        own_multiplier=decode_fraction(entry["own_multiplier"]),
+        own_multiplier=decode_decimal(entry["own_multiplier"]),
     )

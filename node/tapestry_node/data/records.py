@@ -25,6 +25,7 @@ from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.folder_walker import walk
 from tapestry.inputs.setting_faults import explain
+from tapestry.inputs.setting_values import fit
 from tapestry.workloads.base import RecordReader, Summary
 from tapestry.workloads.data_manifest import DataManifest, Record
 
@@ -94,7 +95,7 @@ def _read_manifest(
             f"no folder {show(folder)}; name the one with {reader.manifest_file}"
         )
     try:
-        return model.model_validate(text_reader.read_toml(path))
+        return model.model_validate(fit(text_reader.read_toml(path), model))
     except FileNotFoundError:
         keys = [name for name, each in model.model_fields.items() if each.is_required()]
         wanted = " and ".join((", ".join(sorted(keys)[:-1]), sorted(keys)[-1]))

@@ -21,11 +21,12 @@ Guarantees:
 
 from dataclasses import dataclass
 
+from tapestry.encoding import decode_decimal
 from tapestry.protocol.messages import Reason
 from tapestry.protocol.round_manifest import RoundManifest, recommended_threshold
-from tapestry.settings import NodePolicy, number
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.refusal import Refused
+from tapestry_node.settings import NodePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +156,10 @@ def _check_work(manifest: RoundManifest, policy: NodePolicy) -> None:
         Reason.LOCAL_POLICY,
         f"noise {privacy.noise!r} is not in policy.noise",
     )
+    if privacy.noise == "none":
+        return
     _require(
-        number(privacy.target_delta) <= number(policy.target_delta),
+        decode_decimal(privacy.target_delta) <= decode_decimal(policy.target_delta),
         Reason.LOCAL_POLICY,
         f"delta {privacy.target_delta} is over policy.target_delta",
     )

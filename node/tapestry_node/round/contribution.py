@@ -21,6 +21,7 @@ import logging
 
 import numpy as np
 
+from tapestry.encoding import decode_decimal
 from tapestry.privacy.clipping import clip
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
@@ -28,7 +29,6 @@ from tapestry.privacy.skellam import add_noise
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.masks import Random
 from tapestry.secagg.quantization import Encoding, quantize
-from tapestry.settings import number
 from tapestry.vectors import FloatVector, Quantized
 
 _logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def prepare(
     update = np.ascontiguousarray(update, dtype=np.float32)
     if not np.isfinite(update).all():  # clip makes it zero without a word
         _logger.error("the update is not finite; zero is sent instead")
-    clipped = clip(update, clip_norm=number(manifest.clip_norm))
+    clipped = clip(update, clip_norm=decode_decimal(manifest.clip_norm))
     rounded = quantize(
         clipped,
         encoding=encoding,

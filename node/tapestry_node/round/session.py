@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tapestry.errors import ProtocolError
+from tapestry.encoding import decode_decimal
+from tapestry.errors import ConfigError, ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
@@ -34,18 +35,18 @@ from tapestry.secagg.client_states import (
     SharesRevealed,
 )
 from tapestry.secagg.requirements import Requirements, RunPlan
-from tapestry.settings import number
 from tapestry.vectors import FloatVector, Layout
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.types import (
     Body,
     ContributionCommitted,
+    DpAccounted,
     roster_digest,
 )
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.budget.ledger import Ledger
-from tapestry_node.budget.log_accounts import AccountSubject, account_of
+from tapestry_node.budget.log_accounts import loss_of
 from tapestry_node.log_history import committed_rounds
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
@@ -199,11 +200,15 @@ class Session:
             self._ledger.release(self._charge)
 
     def _reserve(self) -> None:
-        if self._charge is not None:
-            cap = number(self._context.view.state.policy.epsilon_cap)
-            delta = number(self.manifest.privacy.target_delta)
-            self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
-            self._ledger.reserve(self._charge)
+        privacy = self.manifest.privacy
+        if self._charge is None and privacy.noise == "none":
+            return
+        if self._charge is None or privacy.noise == "none":
+            raise ConfigError(f"noise {privacy.noise!r}, but charge {self._charge}")
+        cap = decode_decimal(self._context.view.state.policy.epsilon_cap)
+        delta = decode_decimal(privacy.target_delta)
+        self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
+        self._ledger.reserve(self._charge)
 
     def _train(self) -> FloatVector:
         def done(step: int, steps: int) -> None:
@@ -217,11 +222,21 @@ class Session:
     def _spend(self, now: datetime) -> bytes:
         if self._charge is not None:
             self._ledger.spend(self._charge)
-        subject, plan = AccountSubject.of_round(self.manifest), self.manifest.privacy
-        account = account_of(subject, self._charge, plan, ledger=self._ledger)
-        entry = self._context.sign_event(account, now=now)
+        entry = self._context.sign_event(self._account(), now=now)
         self._context.store.post(entry)
         return entry
+
+    def _account(self) -> DpAccounted:
+        manifest, charge = self.manifest, self._charge
+        return DpAccounted(
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=manifest.attempt,
+            adapter=None,
+            version=None,
+            steps=manifest.training.steps,
+            loss=loss_of(charge, manifest.privacy, ledger=self._ledger),
+        )
 
     def _commitment(self, upload: Upload) -> ContributionCommitted:
         manifest = self.manifest

@@ -18,12 +18,11 @@ Removing it changes nothing: what is disputed stays in the node's database.
 
 import logging
 import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tapestry.errors import ProtocolError
+from tapestry.errors import ProtocolError, ResourceError
 from tapestry.protocol.messages import (
     MAX_ASKS,
     Bulk,
@@ -35,6 +34,7 @@ from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import count_chunks
 from tapestry.secagg.transcript import FalseSum, SumChecker
+from tapestry.storage import durable_files
 from tapestry_governance.audit.sum_evidence import (
     Spot,
     unpack_spot,
@@ -129,25 +129,23 @@ class SpotChecks:
         where = f"in {place}"
         try:
             self._write_proof(place, taken.result, spot)
-        except OSError as error:
-            where = f"NOT written to {place}: {error.strerror}"
+        except ResourceError as error:
+            where = f"NOT written: {error}"
         _logger.error(
             "chunk %d of the sum of round %d is NOT the sum of the uploads; proof %s",
             *(spot.index, number, where),
         )
 
     def _write_proof(self, place: Path, result: Result, spot: Spot) -> None:
-        draft = self.folder / f"{DISPUTES}.draft"
-        for target in (place, place / str(spot.index)):
-            shutil.rmtree(draft, ignore_errors=True)
-            if target == place:
-                write_result(draft, result)
-            else:
-                write_spot(draft, spot)
-            target.parent.mkdir(exist_ok=True)
-            if not target.exists():
-                draft.replace(target)
-        shutil.rmtree(draft, ignore_errors=True)
+        draft = self.folder / f"{DISPUTES}{durable_files.SUFFIX}"
+        with durable_files.write_errors(place):
+            if not place.exists():
+                with durable_files.replace_folder(place, draft=draft):
+                    write_result(draft, result)
+            chunk = place / str(spot.index)
+            if not chunk.exists():
+                with durable_files.replace_folder(chunk, draft=draft):
+                    write_spot(draft, spot)
 
     def pending_rounds(self, run_id: str) -> list[int]:
         """Name the rounds of a run with chunks that this node still wants to see."""

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tapestry.encoding import decode_fraction
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy import accounting, clipping
 from tapestry.privacy.gaussian import NoiseSource, add_gaussian
@@ -313,14 +313,14 @@ def _read(training: TrainingPlan, privacy: PrivacyPlan, records: int) -> _Recipe
     rate = accounting.sampling_rate(training.batch_size, records=records)
     clip_norm, stddev = 0.0, 0.0
     if privacy.noise != "none":
-        clip_norm = decode_fraction(privacy.clip_norm)
-        stddev = clip_norm * decode_fraction(privacy.noise_multiplier)
+        clip_norm = decode_decimal(privacy.clip_norm)
+        stddev = clip_norm * decode_decimal(privacy.noise_multiplier)
     return _Recipe(
         rate=rate,
         steps=training.steps,
         batch_size=training.batch_size,
-        learning_rate=decode_fraction(training.learning_rate),
-        weight_decay=decode_fraction(training.weight_decay),
+        learning_rate=decode_decimal(training.learning_rate),
+        weight_decay=decode_decimal(training.weight_decay),
         clip_norm=clip_norm,
         stddev=stddev,
     )

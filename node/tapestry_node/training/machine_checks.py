@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import (
     ConfigError,
     PolicyError,
@@ -150,9 +151,9 @@ def _check_finite(steps: accounting.Steps | None, privacy: PrivacyPlan) -> None:
     Raises:
         ConfigError: Its epsilon is not finite.
     """
-    if steps is None:
+    if steps is None or privacy.noise == "none":
         return
-    delta = float(privacy.target_delta)
+    delta = decode_decimal(privacy.target_delta)
     if accounting.epsilon([steps], target_delta=delta) == float("inf"):
         raise ConfigError(
             f"one round of {steps.steps} steps with noise multiplier"

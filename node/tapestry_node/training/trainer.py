@@ -10,13 +10,12 @@ import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tapestry.encoding import canonical_json, digest
+from tapestry.encoding import canonical_json, decode_decimal, digest
 from tapestry.errors import ConfigError
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import Options, RoundManifest
-from tapestry.settings import NodeSettings, number
 from tapestry.vectors import FloatVector, Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Example, Summary, Workload
@@ -24,6 +23,7 @@ from tapestry.workloads.data_manifest import DataManifest, Record
 from tapestry_governance.events.types import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
 from tapestry_node.data import records
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.machine_checks import Trainable
 from tapestry_node.training.microbatches import BatchLimits
@@ -84,9 +84,9 @@ class Trainer:
         return PrivacyPromise(
             dataset=self._records.digest,
             records=self.count,
-            epsilon=number(policy.epsilon_limit),
-            fallback_epsilon=number(policy.fallback_epsilon_limit),
-            delta=number(policy.target_delta),
+            epsilon=decode_decimal(policy.epsilon_limit),
+            fallback_epsilon=decode_decimal(policy.fallback_epsilon_limit),
+            delta=decode_decimal(policy.target_delta),
             place=str(self._folder),
         )
 

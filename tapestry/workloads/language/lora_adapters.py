@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.artifacts.adapter_folder import CARD
-from tapestry.encoding import encode_fraction
+from tapestry.encoding import encode_decimal
 from tapestry.errors import ResourceError
 from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import FloatVector
@@ -108,6 +108,6 @@ def score(
     with model.moved(update, plan):
         after = model.evaluate(texts, sequence_length=length)
     return {
-        "bits-per-byte/base": encode_fraction(round(before.score, 4)),
-        "bits-per-byte/adapter": encode_fraction(round(after.score, 4)),
+        "bits-per-byte/base": encode_decimal(round(before.score, 4)),
+        "bits-per-byte/adapter": encode_decimal(round(after.score, 4)),
     }

@@ -107,7 +107,7 @@ class Card:
     text_licence: str
     base: BaseName
     rank: int
-    promise: AdapterPromise
+    promise: AdapterPromise | None  # None: trained without noise
     evaluation: Mapping[str, str]  # label -> plain decimal
     asking: Asking = Asking.CONTINUE
     tokens: tuple[int, ...] = ()  # of the first prompt
@@ -144,9 +144,9 @@ def _front(card: Card) -> Iterator[str]:
         yield f"    {_quote(name)}: {_quote(value)}"
 
 
-def _privacy(promise: AdapterPromise) -> dict[str, str | int | None]:
-    if promise.epsilon is None:
-        return {"mechanism": "none", "epsilon": None}
+def _privacy(promise: AdapterPromise | None) -> dict[str, str | int | None]:
+    if promise is None:
+        return {"mechanism": "none"}
     return {
         "mechanism": "dp-sgd",
         "unit": "record",
@@ -275,8 +275,8 @@ def _spelled(character: str) -> str:
     return f"\\u{number:04x}" if number < 1 << 16 else f"\\U{number:08x}"
 
 
-def _privacy_words(promise: AdapterPromise) -> Iterator[str]:
-    if promise.epsilon is None:
+def _privacy_words(promise: AdapterPromise | None) -> Iterator[str]:
+    if promise is None:
         yield "Trained without noise: no promise about single records."
         return
     yield (

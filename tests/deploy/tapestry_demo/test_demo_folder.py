@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,9 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ConfigError, ResourceError
-from tapestry_demo import shell_command
 from tapestry_demo.demo_folder import (
     FILE,
     FINISHED,
-    Record,
     check_space,
     claim_begun,
     claim_new,
@@ -24,24 +20,9 @@ from tapestry_demo.demo_folder import (
     read_record,
     unfinished_folder,
 )
-from tests.support.commands import tapestry
+from tests.support.demo_folders import begun
 
-ROOT = Path(__file__).resolve().parent.parent.parent.parent
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which the user is."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def begun(name: str, *done: str, **fields: Any) -> Path:
-    """A folder in which a demo was begun."""
-    folder = Path(name)
-    folder.mkdir()
-    Record(engine="inprocess", base="tiny", done=list(done), **fields).write(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_the_next_free_folder_is_taken() -> None:
@@ -151,120 +132,6 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_made() -> None:
     with pytest.raises(ResourceError, match=r"MiB free at .*, \d+ are needed; make"):
         check_space(Path("new/folder"), needed=1 << 60)
     assert list(Path().iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("words", "status", "named"),
-    [
-        (["--out", "full"], 64, "full is not empty; choose another folder"),
-        (["--out", "begun"], 64, "demo --out begun --resume"),
-        (["--out", "done"], 64, "a finished demo lies there"),
-        (["--out", "full/file"], 64, "full/file is a file"),
-        (["--out", "full/file/x"], 3, "cannot make full/file/x: Not a directory"),
-        (["--out", "new", "--base", "gone"], 64, "no base 'gone'"),
-        (["--out", "a:b", "--engine", "flower"], 64, "holds ':'"),
-        (["--resume"], 64, "no unfinished demo"),
-        (["--resume", "--out", "full"], 64, "holds no demo to go on with"),
-        (["--resume", "--out", "new"], 64, "holds no demo to go on with"),
-        (["--resume", "--out", "full/file"], 64, "holds no demo to go on with"),
-        (["--resume", "--out", "begun", "--base", "smollm2"], 64, "with --base tiny"),
-        (["--resume", "--out", "begun", "--engine", "flower"], 64, "leave --engine"),
-        (["--threads", "-1"], 64, "from 0 to 1024"),
-        (["extra"], 64, "extra"),
-    ],
-    ids=str,
-)
-def test_a_demo_that_cannot_start_says_why_and_leaves_no_trace(
-    here: Path, words: list[str], status: int, named: str
-) -> None:
-    Path("full").mkdir()
-    Path("full/file").touch()
-    begun("begun", "prepare")
-    begun("done", FINISHED)
-    before = sorted(map(str, here.rglob("*")))
-    result = tapestry("demo", *words)
-    assert (result.exit_code, named in result.stderr) == (status, True), result.stderr
-    said = [li for li in result.stderr.splitlines() if li.startswith("tapestry:")]
-    assert len(said) == 1
-    assert sorted(map(str, here.rglob("*"))) == before
-
-
-def test_a_base_that_changed_is_not_gone_on_with() -> None:
-    begun("begun", "prepare", base_digest="sha256:" + "0" * 64)
-    result = tapestry("demo", "--resume", "--out", "begun")
-    assert result.exit_code == 64
-    assert "was begun on sha256:0000" in result.stderr
-
-
-@pytest.mark.parametrize(
-    "path", ["plain", "with space", "-dash", "quo'te", 'dou"ble', "$HOME", "ü;ls", "~"]
-)
-def test_a_line_pastes_into_a_shell(path: str) -> None:
-    """A shell hands each word over as it is: here to a stand-in for the program."""
-    line = shell_command.command("audit", "verify", Path(path))
-    program = shell_command._program()
-    assert line.startswith(program)
-    words = subprocess.run(
-        ["sh", "-c", f"printf '%s\\n' {line.removeprefix(program)}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    expected = f"./{path}" if path.startswith("-") else path
-    assert words == ["audit", "verify", expected]
-
-
-def test_the_program_is_named_by_what_works_from_here(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = subprocess.run(
-        ["sh", "-c", f"{shell_command.command('--version')}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.startswith("tapestry ")
-    bin_folder = here / ".venv" / "bin"
-    bin_folder.mkdir(parents=True)
-    monkeypatch.setattr(sys, "executable", str(bin_folder / "python"))
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert shell_command.command() == ".venv/bin/python -m tapestry"
-    (bin_folder / "tapestry").touch(mode=0o755)
-    assert shell_command.command() == ".venv/bin/tapestry"
-    (here / "elsewhere").mkdir()
-    monkeypatch.chdir(here / "elsewhere")
-    assert shell_command.command() == str(bin_folder / "tapestry")
-    monkeypatch.setenv("PATH", str(bin_folder))
-    assert shell_command.command() == "tapestry"
-    monkeypatch.setenv("PATH", os.defpath)
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ([], "demo"),
-        (["OUT=a b"], 'demo --out "a b"'),
-        (["RESUME=1"], "demo --resume"),
-        (["RESUME=0"], "demo"),
-        (
-            ["OUT=x", "RESUME=1", "ARGS=--base tiny"],
-            'demo --out "x" --resume --base tiny',
-        ),
-    ],
-)
-def test_make_names_a_folder_only_if_it_was_given_one(
-    words: list[str], expected: str
-) -> None:
-    command = ["make", "-s", "-n", "-C", str(ROOT), "demo", "READY=", "PYTHON=false"]
-    # A make that runs these tests hands its own variables down.
-    ours = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "ARGS", "OUT", "RESUME"}
-    kept = {name: value for name, value in os.environ.items() if name not in ours}
-    done = subprocess.run(
-        [*command, *words], env=kept, capture_output=True, text=True, check=True
-    )
-    (line,) = done.stdout.strip().splitlines()
-    assert line.strip().endswith(f"/bin/tapestry {expected}")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "huge", "deep", "folder"])

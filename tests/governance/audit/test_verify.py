@@ -14,6 +14,7 @@ from tapestry.artifacts import manifest
 from tapestry.encoding import canonical_json, encode_base64
 from tapestry.errors import ConfigError
 from tapestry.keys import SigningKey
+from tapestry.protocol.round_manifest import NoNoise
 from tapestry.tlog import tiles
 from tapestry_governance.audit.bundle import write_manifest
 from tapestry_governance.audit.verify import Audit, AuditVerdict, verify
@@ -21,7 +22,14 @@ from tapestry_governance.events import envelope as entry_module
 from tapestry_governance.events.envelope import PAYLOAD_TYPE
 from tapestry_governance.events.types import RoundOpened
 from tests.support.audit_bundles import bundle_of, released, safetensors
-from tests.support.log_world import NAMES, World, changed, fake_digest, renamed
+from tests.support.log_world import (
+    NAMES,
+    World,
+    fake_digest,
+    renamed,
+    with_loss,
+    without_noise,
+)
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +326,7 @@ def test_an_epsilon_understated_on_an_adapters_card_exits_with_two(
     tmp_path: Path,
 ) -> None:
     world = World().found()
-    low = changed(world.adapter_account(), epsilon_run="1.5")
+    low = with_loss(world.adapter_account(), epsilon_run="1.5")
     world.add(low, "fr", "node")
     world.add(world.adapter_account("fr-other"), "fr", "node")
     audit = verify(bundle_of(world, tmp_path).folder)
@@ -328,14 +336,13 @@ def test_an_epsilon_understated_on_an_adapters_card_exits_with_two(
 def test_a_federation_without_noise_promises_nothing(tmp_path: Path) -> None:
     world = World(rules={"noise": ("none",)}).found()
     plan = world.manifest()
-    plain = plan.privacy.model_copy(update={"noise": "none"})
-    plan = renamed(plan, privacy=plain)
+    plan = renamed(plan, privacy=NoNoise(noise="none"))
     world.add(RoundOpened(manifest=plan))
-    account = changed(world.account(plan), mechanism="none", epsilon_run=None)
-    world.add(account, "fr", "node")
+    world.add(without_noise(world.account(plan)), "fr", "node")
     audit = verify(bundle_of(world, tmp_path).folder)
     assert audit.verdict is AuditVerdict.HOLDS
     assert audit.accounts[0].recomputed is None
+    assert audit.accounts[0].target_delta is None
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,19 @@ from tapestry.errors import (
 )
 from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.types import (
+    Body,
+    DpAccounted,
     RoundAborted,
     RoundOpened,
+    UnboundedLoss,
 )
-from tests.support.log_world import World, changed, fake_digest
+from tests.support.log_world import (
+    World,
+    changed,
+    fake_digest,
+    with_loss,
+    without_noise,
+)
 
 
 @pytest.fixture
@@ -18,12 +27,19 @@ def world() -> World:
     return World().found()
 
 
+def _changed(account: DpAccounted, change: dict[str, object]) -> Body:
+    """Change a field of an account, or of its loss; the body stays a valid one."""
+    fields = DpAccounted.model_fields
+    kept = {name: value for name, value in change.items() if name in fields}
+    rest = {name: value for name, value in change.items() if name not in fields}
+    return changed(with_loss(account, **rest) if rest else account, **kept)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"epsilon_run": "8.1"}, "the policy allows 8"),
-        ({"epsilon_run": None}, "no epsilon is promised"),
-        ({"mechanism": "none", "epsilon_run": None}, "without noise"),
+        ({"loss": UnboundedLoss(mechanism="none")}, "without noise"),
         ({"noise_multiplier": "0.9"}, "is not the plan's"),
         ({"clip_norm": "2"}, "is not the plan's"),
         ({"target_delta": "0.000001"}, "is not the plan's"),
@@ -40,7 +56,7 @@ def test_accounting_that_does_not_match_the_plan_is_refused(  # [22, 23]
     world.add(RoundOpened(manifest=manifest))
     account = world.account(manifest)
     with pytest.raises(RuleError, match=reason):
-        world.add(changed(account, **change), "fr", "node")
+        world.add(_changed(account, change), "fr", "node")
     world.add(account, "fr", "node")
     with pytest.raises(RuleError, match="accounted twice"):
         world.add(account, "fr", "node")
@@ -56,9 +72,7 @@ def test_epsilon_never_falls_within_a_run(world: World) -> None:
 
 def test_training_without_noise_voids_the_promise_of_a_run() -> None:
     world = World(rules={"noise": ("local", "none")}).found()
-    bare = changed(
-        world.adapter_account(), mechanism="none", epsilon_run=None, run_id="run"
-    )
+    bare = changed(without_noise(world.adapter_account()), run_id="run")
     world.add(bare, "fr", "node")
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
@@ -117,7 +131,7 @@ def test_a_release_waits_for_the_round_to_close(world: World) -> None:
         ({"base_digest": fake_digest("other")}, "no release base-1"),
         ({"licence": "Proprietary"}, "licence Proprietary"),
         ({"epsilon": "1"}, "claims epsilon 1"),
-        ({"epsilon": None}, "claims epsilon None"),
+        ({"epsilon": None, "target_delta": None}, "claims epsilon None"),
         ({"name": "fr-other"}, "accounted for no adapter"),
         ({"name": "base-2"}, "name for releases"),
     ],

@@ -12,10 +12,10 @@ import pytest
 import torch
 import yaml
 
+from tapestry.encoding import encode_decimal
 from tapestry.errors import ConfigError, ResourceError, VerificationError
 from tapestry.privacy import accounting
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.settings import AdapterSettings
 from tapestry.vectors import FloatVector, parameters_digest
 from tapestry.workloads.adapter_format import AdapterFacts, BaseName
 from tapestry.workloads.language.base_models import build_tiny
@@ -24,7 +24,13 @@ from tapestry.workloads.language.model_card import render
 from tapestry.workloads.language.text_records import Corpus
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_governance import registry
+from tapestry_governance.events.types import PrivacyLoss
 from tapestry_node.adapters import adapter_trainer
+from tapestry_node.settings import (
+    AdapterSettings,
+    NoiselessAdapterSettings,
+    PrivateAdapterSettings,
+)
 from tapestry_node.training import dp_sgd
 
 TEXTS = [f"La ricetta numero {i} vuole farina, acqua e sale." for i in range(64)]
@@ -55,11 +61,12 @@ def _settings(**changes: object) -> AdapterSettings:
         "steps": 4,
         "batch_size": 16,
         "learning_rate": "0.5",
+        "noise": "local",
         "epsilon": "8",
         "clip_norm": "1",
         "options": {"sequence_length": 32},
     }
-    return AdapterSettings.model_validate({**values, **changes})
+    return PrivateAdapterSettings.model_validate({**values, **changes})
 
 
 def _trained(model: LanguageWorkload, plan: adapter_trainer.AdapterPlan) -> FloatVector:
@@ -67,6 +74,31 @@ def _trained(model: LanguageWorkload, plan: adapter_trainer.AdapterPlan) -> Floa
     source = NoiseSource.unsafe_from_key(b"k" * 32)
     runtime = dp_sgd.Runtime(source=source)
     return adapter_trainer.train(model, units, plan=plan, runtime=runtime)
+
+
+def _loss(plan: adapter_trainer.AdapterPlan, *, epsilon: str) -> PrivacyLoss:
+    """What the log would say of a plan of one node's own noise."""
+    privacy = plan.privacy
+    assert privacy.noise == "local"
+    assert plan.steps is not None
+    return PrivacyLoss(
+        mechanism="poisson-subsampled-gaussian",
+        unit="record",
+        adjacency="add-remove",
+        trust_model="local",
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=privacy.noise_multiplier,
+        own_multiplier=privacy.noise_multiplier,
+        shares=1,
+        coordinates=0,
+        bound="0",
+        sampling_rate=encode_decimal(plan.steps.sampling_rate),
+        target_delta=privacy.target_delta,
+        epsilon_run=epsilon,
+        epsilon_fallback=None,
+        accountant="dp-accounting/pld",
+        accountant_version="0.6.0",
+    )
 
 
 def _facts(
@@ -79,7 +111,7 @@ def _facts(
         "licence": "Apache-2.0",
         "data": Corpus(language="it", licence="BSD-3-Clause", unit="record"),
         "base": title.base,
-        "promise": plan.promise("7.9"),
+        "promise": plan.promise(_loss(plan, epsilon="7.9")),
     }
     return AdapterFacts(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -123,13 +155,14 @@ def test_the_plan_spends_at_most_the_epsilon_it_was_given(
     spent = accounting.epsilon([plan.steps], target_delta=float(DELTA))
     assert 7.5 < spent <= 8
     assert plan.privacy.noise == "local"
-    assert plan.promise("8").sampling_rate == "0.25"
+    assert plan.steps.sampling_rate == 0.25
 
 
-def test_epsilon_zero_plans_no_noise_and_promises_nothing(
+def test_settings_without_noise_plan_none_and_promise_nothing(
     title: adapter_trainer.Title,
 ) -> None:
-    settings = _settings(epsilon="0")
+    values = _settings().model_dump(exclude={"noise", "epsilon", "clip_norm"})
+    settings = NoiselessAdapterSettings(noise="none", **values)
     plan = adapter_trainer.plan(
         title, settings, workload="language", records=64, target_delta=DELTA
     )
@@ -137,11 +170,16 @@ def test_epsilon_zero_plans_no_noise_and_promises_nothing(
     assert plan.privacy.noise == "none"
 
 
+def test_an_epsilon_that_promises_nothing_is_no_setting() -> None:
+    for epsilon in ("-1", "0", "1001"):
+        with pytest.raises(ValueError, match=rf"epsilon\n.* {epsilon} is n"):
+            _settings(epsilon=epsilon)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"batch_size": 65}, "65 is not between 1 and the 64 records"),
-        ({"epsilon": "-1"}, "epsilon -1"),
         ({"learning_rate": "0"}, "learning rate 0"),
         ({"clip_norm": "0"}, "clip norm 0"),
     ],
@@ -275,12 +313,12 @@ def test_the_card_reads_as_yaml_and_says_what_was_promised(
     assert ours["evaluation"] == score(model, update, TEXTS[:8], plan=plan.training)
     assert len(ours["evaluation"]) == 2
     assert "epsilon 7.9 at delta 0.001, per record" in body
-    facts = _facts(title, plan, promise=plan.promise(None))
+    facts = _facts(title, plan, promise=None)
     lora = LoraAdapters(model=model)
     card = lora.card(update, plan=plan.training, facts=facts, public=[])
     silent = render(card)
     nothing = yaml.safe_load(silent.split("---\n", 2)[1])["tapestry"]
-    assert nothing["privacy"] == {"mechanism": "none", "epsilon": None}
+    assert nothing["privacy"] == {"mechanism": "none"}
     assert nothing["evaluation"] == {}
     assert "no promise about single records" in silent
 

@@ -1,25 +1,32 @@
 """An adapter is trained, paid for and published once, wherever the process dies."""
 
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
-from tapestry import storage
 from tapestry.encoding import decode_json
 from tapestry.errors import ResourceError
 from tapestry.protocol.messages import Kind, Message, Reason
+from tapestry.storage import durable_files
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.types import AdapterPublished, DpAccounted
 from tapestry_node.adapters import adapter_trainer, publication
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
-from tests.support.federation import NAMES, Base, Deliver, Federation, Killed
+from tapestry_node.settings import NodeSettings
+from tests.support.federation import (
+    NAMES,
+    NO_ADAPTER_NOISE,
+    Base,
+    Deliver,
+    Federation,
+    Killed,
+)
+from tests.support.settings_files import change_settings
 
 Wants = Callable[..., Federation]
 
@@ -106,13 +113,13 @@ Place = tuple[Any, str, int]  # an owner, its function, and which call of it
 STEPS: dict[str, Place] = {
     "reserve": (Ledger, "reserve", 1),
     "train": (adapter_trainer, "train", 1),
-    "keep the update": (storage, "replace", 1),
+    "keep the update": (durable_files, "replace_file", 1),
     "spend": (Ledger, "spend", 1),
-    "keep the account": (storage, "replace", 2),
+    "keep the account": (durable_files, "replace_file", 2),
     "write": (adapter_trainer, "write", 1),
-    "copy the account": (storage, "replace", 3),
-    "sync": (publication, "_sync", 1),
-    "publish": (storage, "replace", 4),
+    "copy the account": (durable_files, "replace_file", 3),
+    "sync": (durable_files, "sync_tree", 1),
+    "publish": (durable_files, "replace_file", 4),
     "post": (NodeState, "post", 1),
     "pack": (publication, "_message", 1),
 }
@@ -299,7 +306,7 @@ def test_a_failure_after_the_training_lets_no_other_training_begin(
     [
         {"learning_rate": "0.2"},
         pytest.param({"steps": 2}, marks=pytest.mark.slow),
-        pytest.param({"epsilon": "0"}, marks=pytest.mark.slow),
+        pytest.param(NO_ADAPTER_NOISE, marks=pytest.mark.slow),
     ],
     ids=lambda settings: next(iter(settings)),
 )
@@ -317,10 +324,8 @@ def test_what_was_trained_under_other_settings_is_not_published(
         with suppress(Killed):
             deliver(request)
             raise AssertionError("the node was not killed")
-        known = tomllib.loads(path.read_text())
-        changed = known | {"adapter": known["adapter"] | settings}
-        changed["policy"]["noise"] = ["local", "none"]
-        path.write_text(tomli_w.dumps(changed))
+        changes = {"adapter": settings, "policy": {"noise": ["local", "none"]}}
+        change_settings(path, NodeSettings, changes)
         federation.restart(name)
 
     federation.wire.on("fr", Kind.PUBLISH_ADAPTER, dies_once)

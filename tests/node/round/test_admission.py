@@ -5,10 +5,16 @@ from typing import Any
 
 import pytest
 
-from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
-from tapestry.settings import NodePolicy
+from tapestry.protocol.round_manifest import (
+    LocalNoise,
+    NoNoise,
+    PrivacyPlan,
+    RoundManifest,
+    TrainingPlan,
+)
 from tapestry_node.refusal import Refused
 from tapestry_node.round.admission import Facts, check_offer, first_round
+from tapestry_node.settings import NodePolicy
 from tests.support.log_world import World, renamed
 
 MANIFEST = World().found().manifest()
@@ -42,7 +48,7 @@ def _training(**changes: Any) -> TrainingPlan:
 
 
 def _privacy(**changes: Any) -> PrivacyPlan:
-    return PrivacyPlan.model_validate({**MANIFEST.privacy.model_dump(), **changes})
+    return LocalNoise.model_validate({**MANIFEST.privacy.model_dump(), **changes})
 
 
 def _refused(
@@ -81,7 +87,7 @@ def test_what_meets_every_rule_is_accepted() -> None:
             {"training": _training(parameterization="low_rank", rank=1)},
             "local_policy",
         ),
-        ("no noise", {"privacy": _privacy(noise="none")}, "local_policy"),
+        ("no noise", {"privacy": NoNoise(noise="none")}, "local_policy"),
         ("delta", {"privacy": _privacy(target_delta="0.0001")}, "local_policy"),
     ],
 )

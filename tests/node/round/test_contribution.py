@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from tapestry.encoding import decode_decimal
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.protocol.round_manifest import RoundManifest
-from tapestry.settings import number
 from tapestry.vectors import FloatVector
 from tapestry_node.round.contribution import prepare
 from tests.support.log_world import World, renamed
@@ -45,7 +45,7 @@ def _decoded(update: FloatVector, manifest: RoundManifest = MANIFEST) -> FloatVe
 def test_no_update_is_longer_than_the_bounds(update: FloatVector) -> None:
     found = _decoded(update)
     grid = 2.0**-MANIFEST.scale_bits
-    assert np.abs(found).max() <= number(MANIFEST.clip_value)
+    assert np.abs(found).max() <= decode_decimal(MANIFEST.clip_value)
     assert np.linalg.norm(found.astype(np.float64)) <= 1 + 1e-6 + grid * LENGTH**0.5
 
 

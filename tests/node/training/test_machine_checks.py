@@ -7,7 +7,6 @@ import pytest
 from tapestry.errors import ResourceError
 from tapestry.protocol.messages import Reason
 from tapestry.vectors import Layout
-from tapestry.workloads.hardware import memory_bytes
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_node.refusal import Refused
@@ -115,8 +114,3 @@ def test_a_gradient_that_memory_cannot_hold_is_refused(
     refused = asked(model)
     assert refused is not None
     assert refused.reason is Reason.MACHINE_UNFIT
-
-
-def test_this_machine_says_how_much_memory_it_has() -> None:
-    found = memory_bytes()
-    assert found is None or found > 1 << 28

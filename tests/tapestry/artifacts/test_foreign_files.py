@@ -181,7 +181,7 @@ def test_chat_refuses_a_release_with_foreign_files_before_it_loads_it(
     assert result.exit_code == 4
     assert result.stderr == (
         "tapestry: fr-culture: not part of it: __pycache__/; remove it or copy the"
-        " folder without it\n"
+        " folder without it [foreign-file]\n"
     )
 
 

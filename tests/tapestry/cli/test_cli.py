@@ -15,9 +15,13 @@ from tapestry import __version__
 from tapestry.cli import app
 from tapestry.cli.commands import Argument
 from tapestry.cli.exit_status import MEANINGS
+from tapestry.inputs.setting_values import to_toml
+from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_node.settings import NodeSettings
 from tests.support.command_table import README, written
 from tests.support.commands import exit_status
 from tests.support.federation import node_settings, run_settings
+from tests.support.settings_files import write_settings
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -172,21 +176,20 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("x")
+    settings = {**node_settings(DIGEST), "name": "fr", "genesis": DIGEST}
+    idle = to_toml(settings, NodeSettings)
     for name, text in {
         "not-toml": "= 1",
         "wrong-key": tomli_w.dumps({"nam": "fr"}),
-        "idle": tomli_w.dumps(
-            {**node_settings(DIGEST), "name": "fr", "genesis": DIGEST}
-        ),
-        "no-base": tomli_w.dumps(
-            {**node_settings(DIGEST), "name": "fr", "genesis": DIGEST, "base": "gone"}
-        ),
+        "idle": tomli_w.dumps(idle),
+        "no-base": tomli_w.dumps({**idle, "base": "gone"}),
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "node.toml").write_text(text)
     (tmp_path / "led").mkdir()
-    text = tomli_w.dumps(run_settings())
-    (tmp_path / "led" / "coordinator.toml").write_text(text)
+    write_settings(
+        tmp_path / "led" / "coordinator.toml", run_settings(), CoordinatorSettings
+    )
     return tmp_path
 
 
@@ -249,43 +252,6 @@ def test_an_interruption_is_no_traceback(
     status, out, err = run(capsys, "node", "egress", str(folder / "idle"))
     assert status == 130
     assert "Traceback" not in out + err
-
-
-_BLOCKED = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "flwr", "transformers", "peft", "opacus"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
-from tapestry.cli import main
-main(sys.argv[1:])
-"""
-
-
-def _auditors(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run as on a machine with an auditor's install."""
-    return subprocess.run(
-        [sys.executable, "-c", _BLOCKED, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_an_auditors_install_audits(tmp_path: Path) -> None:
-    done = _auditors("audit", "verify", str(tmp_path))
-    assert done.returncode == 3, done.stderr
-    assert _auditors("--help").returncode == 0
-
-
-def test_an_auditors_install_says_what_it_lacks(tmp_path: Path) -> None:
-    done = _auditors("node", "check", str(tmp_path))
-    assert done.returncode == 3
-    assert "torch is not installed; tapestry node needs the extra 'node'" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_an_argument_as_long_as_a_book_is_shown_by_its_ends(

@@ -3,16 +3,14 @@
 import errno
 import json
 import sqlite3
-from collections.abc import Callable
 
 import click
 import pytest
 
 from tapestry import errors
-from tapestry.cli import commands
 from tapestry.cli.exit_status import MEANINGS, ExitStatus, status_of, worst
 from tapestry_demo import cli
-from tests.support.commands import Result, tapestry
+from tests.support.failing_command import ending, raising
 
 OURS = [
     kind
@@ -54,27 +52,6 @@ OTHERS = [
 ]
 
 
-def ending(
-    monkeypatch: pytest.MonkeyPatch, end: Callable[[], object], *words: str
-) -> Result:
-    """Run ``tapestry demo`` with a command in its place."""
-
-    @click.command(cls=commands.Command)
-    @click.option("--json", is_flag=True, expose_value=False)
-    def command() -> object:
-        return end()
-
-    monkeypatch.setattr(cli, "app", command)
-    return tapestry("demo", *words)
-
-
-def raising(error: BaseException) -> Callable[[], object]:
-    def end() -> object:
-        raise error
-
-    return end
-
-
 def test_the_table_names_every_error_that_there_is() -> None:
     assert set(TABLE) == set(OURS)
 
@@ -111,15 +88,6 @@ def test_an_error_of_others_has_the_name_of_its_status_as_code(
     assert json.loads(result.stdout)["error"]["code"] == code
 
 
-def test_a_place_in_front_of_an_error_keeps_kind_code_and_what_it_holds() -> None:
-    error = errors.ForeignFileError("two files too many", ["a"], code="foreign-file")
-    placed = error.at("entry 7")
-    assert type(placed) is errors.ForeignFileError
-    assert str(placed) == "entry 7: two files too many"
-    assert (placed.code, placed.files) == ("foreign-file", ("a",))
-    assert str(error) == "two files too many"
-
-
 @pytest.mark.parametrize(("error", "status"), OTHERS, ids=repr)
 def test_no_other_error_is_taken_for_a_verdict(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int
@@ -128,18 +96,6 @@ def test_no_other_error_is_taken_for_a_verdict(
     assert result.exit_code == status == status_of(error)
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("tapestry: ")
-
-
-def test_an_error_of_nobody_does_not_show_what_it_worked_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("TAPESTRY_TRACEBACK", raising=False)
-    secret = raising(KeyError("Jane Doe has the flu"))
-    result = ending(monkeypatch, secret)
-    assert result.exit_code == 70
-    assert "Jane" not in result.stdout + result.stderr
-    assert "internal error: KeyError in tapestry.cli" in result.stderr
-    assert "please report it" in result.stderr
 
 
 def test_the_traceback_is_there_for_whoever_asks(
@@ -193,40 +149,3 @@ def test_the_numbers_of_an_audit_are_those_of_the_table() -> None:
         verdict = int(verdict_of(kind("x")))
         if kind not in settings:
             assert verdict == TABLE[kind], kind
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["demo", "extra"], "tapestry demo takes no arguments; got unexpected extra"),
-        (["horse"], "no command 'horse'; choose from demo, node, coordinator, "),
-        (
-            ["audit", "x"],
-            "choose from verify, account, statement; see tapestry audit -",
-        ),
-        (["node", "x"], "choose from run, check, budget, egress; see tapestry node -"),
-        (["audit", "verify"], "BUNDLE is missing: the bundle's folder; see tapestry a"),
-        (["audit", "verify", "x", "--lax"], "no option --lax; choose from --trust, "),
-        (["audit", "verify", "x", "--trust"], "see tapestry audit verify --help"),
-        (["audit", "verify", "x", "y"], "tapestry audit verify takes BUNDLE; "),
-        (["--lax"], "no option --lax; choose from --version, --help; see tapestry -"),
-        (["chat"], "--base is missing: "),
-        (
-            ["chat", "--base", "x", "--max-tokens", "many"],
-            "--max-tokens: 'many' is not",
-        ),
-        (["chat", "--base", "x", "--max-tokens", "0"], "; for example --max-tokens 48"),
-        (["demo", "--engine", "horse"], "'horse' is not one of 'inprocess', 'flower'"),
-        (["--json", "audit"], "no option --json"),
-        (["audit", "--json=1", "verify"], "no option --json"),
-        (["audit", "verify", "x", "--json=1"], "see tapestry audit verify --help"),
-        ([""], "no command ''"),
-    ],
-    ids=str,
-)
-def test_wrong_usage_says_what_is_allowed(words: list[str], said: str) -> None:
-    result = tapestry(*words)
-    assert result.exit_code == 64
-    assert said in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert result.stdout == ""

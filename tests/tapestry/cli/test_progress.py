@@ -10,7 +10,6 @@ from rich.console import Console
 from tapestry.cli import progress as module
 from tapestry.cli.progress import STAGES, ProgressEvent, live
 from tapestry.protocol.stages import RoundStage
-from tapestry_demo.runners import StageTimer
 
 STAGE = RoundStage.COLLECT_MASKED_INPUTS
 
@@ -224,17 +223,3 @@ def test_a_terminal_gets_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     with live("A run", stream=shown) as progress:
         progress({"stage": "prepare", "text": "four nodes"})
     assert "\x1b" in shown.getvalue()
-
-
-def test_a_round_has_one_name_whoever_tells_of_it() -> None:
-    seen: list[ProgressEvent] = []
-    clock = StageTimer(seen.append, {})
-    for number, fields in (
-        (1, {"of": 2, "round_stage": RoundStage.OPEN}),
-        (1, {"round_stage": RoundStage.ADVERTISE_KEYS}),
-        (2, {"round_stage": RoundStage.COLLECT_MASKED_INPUTS, "node": "italy"}),
-        (3, {"of": 2, "round_stage": RoundStage.OPEN}),
-    ):
-        clock({"stage": "round", "round": number, **fields})
-    named = [(event["round"], event["of"]) for event in seen]
-    assert named == [(1, 2), (1, 2), (2, 2), (3, 3)]

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestry.model.outer_optimizer import OuterState, advance
-from tapestry.protocol.round_manifest import OuterPlan, RoundManifest
+from tapestry.protocol.round_manifest import (
+    AdamStep,
+    MeanStep,
+    NesterovStep,
+    OuterPlan,
+    RoundManifest,
+)
 from tapestry.vectors import FloatVector, Layout, parameters_digest
 from tests.support.log_world import World, renamed
 
@@ -29,15 +35,12 @@ def manifest() -> RoundManifest:
 
 
 def _plan(optimizer: str, rate: str = "0.5", momentum: str = "0.9") -> OuterPlan:
-    return OuterPlan.model_validate(
-        {
-            "optimizer": optimizer,
-            "learning_rate": rate,
-            "momentum": momentum,
-            "max_norm": "10",
-            "max_loss_increase": "1",
-        }
-    )
+    values = {"learning_rate": rate, "max_norm": "10", "max_loss_increase": "1"}
+    if optimizer == "nesterov":
+        return NesterovStep(optimizer="nesterov", momentum=momentum, **values)
+    if optimizer == "adam":
+        return AdamStep(optimizer="adam", **values)
+    return MeanStep(optimizer="mean", **values)
 
 
 def _spread(count: int, start: int) -> FloatVector:

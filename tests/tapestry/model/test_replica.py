@@ -8,7 +8,7 @@ import pytest
 from tapestry.errors import VerificationError
 from tapestry.model import replica
 from tapestry.model.replica import Measured, Replica, measure
-from tapestry.protocol.round_manifest import OuterPlan, RoundManifest
+from tapestry.protocol.round_manifest import NesterovStep, RoundManifest
 from tapestry.vectors import Layout, parameters_digest, tensor_digests
 from tests.support.log_world import World, renamed
 
@@ -23,7 +23,7 @@ def _parameters() -> dict[str, np.ndarray]:
 
 
 def _manifest(replica: Replica, **changes: object) -> RoundManifest:
-    outer = OuterPlan(
+    outer = NesterovStep(
         optimizer="nesterov",
         learning_rate="1",
         momentum="0.5",

@@ -166,10 +166,10 @@ def test_rounds_left_stops_counting_at_a_thousand() -> None:
 def test_the_sampling_rate_is_spelled_exactly_and_never_too_low(
     batch: int, more: int
 ) -> None:
-    from tapestry.encoding import decode_fraction, encode_fraction
+    from tapestry.encoding import decode_decimal, encode_decimal
 
     rate = sampling_rate(batch, records=batch + more)
-    assert decode_fraction(encode_fraction(rate)) == rate
+    assert decode_decimal(encode_decimal(rate)) == rate
     assert batch / (batch + more) <= rate * (1 + 1e-15) <= 1
     assert rate - batch / (batch + more) < 2e-12
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tapestry.errors import ProtocolError
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest, SharedNoise
 from tapestry.secagg.quantization import Encoding
 from tests.support.log_world import World, renamed
 
@@ -18,8 +18,9 @@ GIVEN = World().found().manifest()
 
 def manifest(**changes: Any) -> RoundManifest:
     """Four nodes, threshold 3, one may collude: two shares are counted on."""
-    privacy = GIVEN.privacy.model_copy(
-        update={
+    privacy = SharedNoise.model_validate(
+        {
+            **GIVEN.privacy.model_dump(),
             "noise": "shared",
             "clip_norm": "0.5",
             "noise_multiplier": changes.pop("noise_multiplier", "1"),

@@ -6,7 +6,7 @@ from tapestry.protocol.messages import Kind
 from tapestry.protocol.round_manifest import StageDeadlines
 from tapestry.protocol.stages import SECAGG_STAGES, RoundStage
 from tapestry.secagg.requirements import ClientStep
-from tapestry.settings import Deadlines
+from tapestry_coordinator.settings import Deadlines
 from tapestry_demo.report import names
 from tapestry_governance.events.types import Dropped, RoundAborted
 

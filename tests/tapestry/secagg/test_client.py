@@ -14,7 +14,7 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.round_manifest import AdamStep, NesterovStep, RoundManifest
 from tapestry.protocol.secagg_messages import (
     Ciphertexts,
     ConsentList,
@@ -36,6 +36,7 @@ from tests.support.secagg_cohort import (
 )
 
 OTHER = "sha256:" + "cd" * 32
+STEP = {"learning_rate": "1", "max_norm": "10", "max_loss_increase": "1"}
 
 
 def join(manifest: RoundManifest, index: int = 0, **changes: Any) -> None:
@@ -81,12 +82,12 @@ def test_a_node_refuses_a_manifest_that_breaks_its_terms(
         {"scale_bits": 12},
         {"length": 51},
         {"layout_digest": OTHER},
+        {"outer": AdamStep(optimizer="adam", **STEP)},
+        {"outer": NesterovStep(optimizer="nesterov", momentum="0.25", **STEP)},
         *(
             {"outer": manifest_for(members(7)).outer.model_copy(update=change)}
             for change in (
-                {"optimizer": "adam"},
                 {"learning_rate": "3"},
-                {"momentum": "0.25"},
                 {"max_norm": "1000"},
                 {"max_loss_increase": "1000"},
             )

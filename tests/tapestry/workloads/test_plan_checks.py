@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ConfigError
-from tapestry.protocol.round_manifest import OuterPlan
+from tapestry.protocol.round_manifest import NesterovStep
 from tapestry.workloads import plan_checks
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.workload import LanguageWorkload
@@ -103,12 +103,12 @@ def test_without_noise_any_architecture_will_do() -> None:
 )
 def test_an_outer_step_in_vain_is_named(changes: dict[str, str], said: str) -> None:
     fit = {
-        "optimizer": "mean",
+        "optimizer": "nesterov",
         "learning_rate": "1",
         "momentum": "0",
         "max_norm": "1",
         "max_loss_increase": "0",
     }
-    plan_checks.check_outer(OuterPlan.model_validate(fit))
+    plan_checks.check_outer(NesterovStep.model_validate(fit))
     with pytest.raises(ConfigError, match=said):
-        plan_checks.check_outer(OuterPlan.model_validate(fit | changes))
+        plan_checks.check_outer(NesterovStep.model_validate(fit | changes))

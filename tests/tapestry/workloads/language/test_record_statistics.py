@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tapestry.settings import NodeSettings
 from tapestry.workloads.language.record_statistics import Coverage, Lengths
 from tapestry.workloads.language.tokens import TokenExample
 from tapestry.workloads.language.workload import LanguageWorkload
+from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 from tests.support.federation import node_settings
 

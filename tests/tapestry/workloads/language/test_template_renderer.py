@@ -14,10 +14,6 @@ from tapestry.workloads.language.template_renderer import (
 )
 
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-DOUBLING = (
-    "{% set x = namespace(v='a' * 99) %}"
-    "{% for i in range(60) %}{% set x.v = x.v ~ x.v %}{% endfor %}"
-)
 JOB = RenderingJob(turns=("one", "two", "three"), prompt=True)
 
 
@@ -33,39 +29,6 @@ def test_a_template_prints_turns_roles_and_named_tokens() -> None:
     )
     assert found.text == "@user=one;assistant=two;user=three;True"
     assert found.reason is None
-
-
-def test_the_clock_stands_still() -> None:
-    assert _one("{{ strftime_now('%d %b %Y %H:%M:%S') }}").text == (
-        "01 Jan 2026 00:00:00"
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("template", "said"),
-    [
-        ("{{ ['x', 'y', 'zz'] | random }}", "it draws at random"),
-        ("{{ lipsum() }}", "it draws at random"),
-        ("{{ cycler('a') }}", "it prints where something lies in memory"),
-        ("{{ messages | map('upper') }}", "it prints where something lies in memory"),
-        ("{{ 'a' * 60000000000 }}", "it takes too much memory"),
-        (DOUBLING, "it takes too much memory"),
-        ("{{ ' ' * 3000000 }}", "it prints over 1048576 characters"),
-        ("{% for i in range(100001) %}{% endfor %}", "Range too big"),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
-        ("{{ ''.__class__.__mro__ }}", "unsafe"),
-        ("{{ raise_exception('not so') }}", "not so"),
-        ("{{ raise_exception('') }}", "TemplateError"),
-        ("{% for %}", "Expected"),
-    ],
-)  # fmt: skip
-def test_a_template_that_cannot_be_used_says_why(template: str, said: str) -> None:
-    reason = _one(template).reason
-    assert reason is not None
-    assert said in reason
-    assert len(reason) <= 200
-    assert "\n" not in reason
 
 
 @pytest.mark.slow
@@ -103,10 +66,6 @@ def test_the_process_gets_nothing_of_the_environment_but_usual_variables(
     found = set(_one("{# environment #}").text.split())
     assert "LANG" in found
     assert "TAPESTRY_CANARY" not in found
-
-
-def test_half_a_character_is_refused() -> None:
-    assert _one(r"{{ '\ud800' }}").reason == "it prints half of a surrogate pair"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -1,9 +1,11 @@
 """What stands where a database should be: no device, FIFO or folder is one."""
 
 import os
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,6 +46,7 @@ OPENERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "log": ("log.db", LogStore),
     "log, to read": ("log.db", partial(LogStore, readonly=True)),
 }
+WRITERS = [name for name in OPENERS if "read" not in name]
 IN_PLACE: dict[str, Callable[[Path], object]] = {
     "device": lambda path: path.symlink_to("/dev/null"),
     "FIFO": os.mkfifo,
@@ -79,3 +82,65 @@ def test_a_path_that_cannot_be_looked_at_is_said(tmp_path: Path, opener: str) ->
     _, take = OPENERS[opener]
     with pytest.raises(ResourceError):
         take(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize("opener", WRITERS)
+def test_a_full_disk_is_called_one_by_every_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opener: str
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    name, take = OPENERS[opener]
+    (tmp_path / name).mkdir()  # no database can be opened there
+    full = f"{name}: .*; the disk is full, make room in {tmp_path}$"
+    with pytest.raises(ResourceError, match=full):
+        take(tmp_path)
+
+
+def test_a_write_to_a_full_disk_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    store = NodeState(tmp_path / "state.db")
+    store._db.execute("PRAGMA max_page_count = 1")
+    full = f"state.db: database or disk is full; the disk is full, make.* {tmp_path}$"
+    with pytest.raises(ResourceError, match=full):
+        store.post(b"entry" * 10_000)
+    store.close()
+
+
+@pytest.mark.parametrize("opener", WRITERS)
+def test_every_database_is_private_whatever_the_umask(
+    tmp_path: Path, opener: str
+) -> None:
+    name, take = OPENERS[opener]
+    before = os.umask(0)
+    try:
+        opened = take(tmp_path)
+    finally:
+        os.umask(before)
+    modes = {oct(p.stat().st_mode & 0o777) for p in tmp_path.glob(f"{name}*")}
+    close(opened)
+    assert modes == {"0o600"}
+
+
+@pytest.mark.parametrize("place", [o for o in OPENERS if not o.startswith("log")])
+@pytest.mark.parametrize("content", WRITERS[:-1])
+def test_no_database_is_taken_for_one_of_another_kind(
+    tmp_path: Path, content: str, place: str
+) -> None:
+    """A node's budget in the place of its state would say that it never uploaded."""
+    (held, make), (name, take) = OPENERS[content], OPENERS[place]
+    close(make(tmp_path))
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / held, tmp_path / "other" / name)
+    if held != name:
+        with pytest.raises(ResourceError, match=rf"{name}: it is of kind 0x5470\w+,"):
+            take(tmp_path / "other")
+    elif name != "budget.db":  # which lacks its mirror
+        close(take(tmp_path / "other"))
+
+
+def close(opened: object) -> None:
+    """Close what was opened; a ledger opens its database for each operation."""
+    if not isinstance(opened, Ledger):
+        opened.close()  # type: ignore[attr-defined]  # the others have it

@@ -1,0 +1,99 @@
+"""The settings of a coordinator: ``coordinator.toml``, the plan of a run."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from tapestry.protocol.round_manifest import (
+    Options,
+    OuterPlan,
+    PrivacyPlan,
+    StageDeadlines,
+    TrainingPlan,
+)
+from tapestry.schema import Name, Plain, Strict
+from tapestry.settings import Base, Count, Settings, Targets, WorkloadName
+
+
+class SecaggSettings(Strict):
+    """Thresholds and encoding of the masked sum."""
+
+    max_colluding: Annotated[int, Field(ge=0, examples=[1])]
+    min_cohort: Annotated[int, Field(ge=2, examples=[3])]
+    clip_norm: Plain
+    clip_value: Plain
+    scale_bits: Annotated[int, Field(ge=0, le=30)]
+
+
+class _Training(Strict):
+    """A training plan but for what is drawn anew each round."""
+
+    workload: WorkloadName
+    steps: Count
+    batch_size: Count
+    optimizer: Literal["sgd", "adam"]
+    learning_rate: Plain
+    weight_decay: Plain
+    options: Options
+
+
+class FullTrainingSettings(_Training):
+    """Training of all parameters."""
+
+    parameterization: Literal["full"]
+
+    def plan(self, *, factor_seed: str) -> TrainingPlan:
+        """Fix the round's factor seed."""
+        return TrainingPlan(
+            rank=0, targets=(), factor_seed=factor_seed, **self.model_dump()
+        )
+
+
+class LowRankTrainingSettings(_Training):
+    """Training of B in a product BA beside each target; A is drawn anew each round."""
+
+    parameterization: Literal["low_rank"]
+    rank: Annotated[int, Field(ge=1, le=1024)]
+    targets: Targets  # empty: chosen from the model, named in the log
+
+    def plan(self, *, factor_seed: str) -> TrainingPlan:
+        """Fix the round's factor seed."""
+        return TrainingPlan(factor_seed=factor_seed, **self.model_dump())
+
+
+TrainingSettings = Annotated[
+    FullTrainingSettings | LowRankTrainingSettings,
+    Field(discriminator="parameterization"),
+]
+
+
+class Deadlines(StageDeadlines):
+    """Seconds the coordinator waits for replies, by kind of request."""
+
+    cosign: Count
+    apply_result: Count
+    publish_adapter: Count
+
+
+class CoordinatorSettings(Settings):
+    """``coordinator.toml``: the plan of a run."""
+
+    former_keys: ClassVar[Mapping[str, str]] = {
+        "models": "take it out: base names a model of the cache, or a folder",
+        "speed": "take it out: a coordinator trains nothing",
+        "training.sequence_length": "move it into the table [training.options]",
+    }
+
+    federation: Name
+    origin: Annotated[str, Field(examples=["tapestry.example/demo"])]
+    run_id: Name
+    rounds: Count
+    release_every: Count
+    base: Base
+    adapters: bool
+    training: TrainingSettings
+    privacy: PrivacyPlan
+    secagg: SecaggSettings
+    outer: OuterPlan
+    deadlines: Deadlines

@@ -1,0 +1,136 @@
+"""The settings of a node: ``node.toml``.
+
+Every key has an effect under the settings around it; one that would have none there is
+refused: ``epsilon`` belongs to ``noise = "local"``.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from tapestry.encoding import decode_decimal
+from tapestry.privacy.bounds import Delta, Epsilon
+from tapestry.protocol.messages import MAX_ASKS
+from tapestry.protocol.round_manifest import Options
+from tapestry.schema import Digest, Name, Noise, Plain, Strict
+from tapestry.settings import Base, Count, Settings, Targets, WorkloadName
+
+
+def _spot_checks(value: Any) -> Any:
+    if value == "none" or (type(value) is int and 1 <= value <= MAX_ASKS):
+        return value
+    said = "0 is now spelled" if value == 0 else "leave the check to others with"
+    raise ValueError(
+        f'must be a whole number from 1 to {MAX_ASKS} or "none"; {said} "none"'
+    )
+
+
+def _seconds(plain: str) -> str:
+    if not 0 < decode_decimal(plain) <= 60:
+        raise ValueError(f"{plain} seconds are not in (0, 60]")
+    return plain
+
+
+def _adapter_epsilon(value: Any) -> Any:
+    if value == "0":
+        raise ValueError('0 is now spelled noise = "none", without epsilon')
+    return value
+
+
+class _Adapter(Strict):
+    publish: bool
+    licence: Annotated[  # of the adapter, an SPDX name
+        str, Field(max_length=80, examples=["Apache-2.0"])
+    ]
+    rank: Annotated[int, Field(ge=1, le=256)]
+    targets: Targets  # empty: chosen from the model
+    steps: Count
+    batch_size: Count
+    learning_rate: Plain
+    options: Options
+
+
+class PrivateAdapterSettings(_Adapter):
+    """An adapter trained by DP-SGD, paid for from the node's budget."""
+
+    noise: Literal["local"]
+    # What it may add, at the node's delta.
+    epsilon: Annotated[Epsilon, BeforeValidator(_adapter_epsilon)]
+    clip_norm: Plain
+
+
+class NoiselessAdapterSettings(_Adapter):
+    """An adapter trained without noise: nothing is promised about single records."""
+
+    noise: Literal["none"]
+
+
+# The institution's own LoRA adapter; its decision, its budget.
+AdapterSettings = Annotated[
+    PrivateAdapterSettings | NoiselessAdapterSettings, Field(discriminator="noise")
+]
+
+
+class NodePolicy(Strict):
+    """What this institution allows; every rule refuses unless it is met."""
+
+    min_cohort: Annotated[int, Field(ge=2, examples=[3])]
+    # At least so many must be tolerated.
+    max_colluding: Annotated[int, Field(ge=0, examples=[1])]
+    noise: tuple[Annotated[Noise, Field(examples=["local"])], ...]
+    epsilon_limit: Epsilon
+    # Under shared noise: what is left of the promise if everybody else colludes.
+    fallback_epsilon_limit: Epsilon
+    target_delta: Delta
+    max_steps: Count  # local steps a round may ask for
+    bases: tuple[Digest, ...]  # parameter digests of given bases it will start from
+    parameterizations: tuple[Literal["full", "low_rank"], ...]
+    max_checkpoint_age: Count  # seconds
+    # Chunks of each sum to see recomputed before a release of it is cosigned; each
+    # costs a MiB per survivor. "none" leaves the check to the other members.
+    spot_checks: Annotated[
+        int | Literal["none"], BeforeValidator(_spot_checks), Field(examples=[2])
+    ]
+
+    @property
+    def chunks_to_check(self) -> int:
+        """Return how many chunks of each sum the node wants to see recomputed."""
+        return 0 if self.spot_checks == "none" else self.spot_checks
+
+
+class Transport(Strict):
+    """Where the SuperLink is and how the node proves itself to it."""
+
+    superlink: Annotated[str, Field(examples=["superlink.example:9092"])]
+    root_certificates: Annotated[str, Field(examples=["authority.pem"])]
+    auth_key: Annotated[str, Field(examples=["keys/transport"])]
+    poll_seconds: Annotated[Plain, AfterValidator(_seconds), Field(examples=["0.1"])]
+
+
+class Speed(Strict):
+    """Nothing here changes a result's meaning."""
+
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    physical_batch: Annotated[int, Field(ge=1, le=4096)] = 8
+
+
+class NodeSettings(Settings):
+    """``node.toml``: an institution's node. Paths are relative to its folder."""
+
+    former_keys: ClassVar[Mapping[str, str]] = {
+        "models": "take it out: base names a model of the cache, or a folder",
+        "adapter.sequence_length": "move it into the table [adapter.options]",
+    }
+
+    name: Name
+    federation: Name
+    country: Annotated[str, Field(max_length=60, examples=["italy"])]
+    workload: WorkloadName
+    base: Base
+    data: Annotated[str, Field(examples=["data"])]
+    genesis: Digest
+    policy: NodePolicy
+    adapter: AdapterSettings
+    transport: Transport | None = None
+    speed: Speed = Speed()

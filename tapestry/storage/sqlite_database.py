@@ -1,0 +1,282 @@
+"""SQLite databases: durable commits, one kind per file, errors in plain words."""
+
+import errno
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tapestry.errors import ResourceError, TapestryError
+from tapestry.storage.durable_files import failure, sync_folder
+
+__all__ = ["Database", "Schema", "open_database"]
+
+_PATIENCE = 5.0  # seconds to wait for another process; what sqlite3 waits by itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """The tables of one kind of database, and the marks that tell it from others."""
+
+    application: str  # four ASCII characters: SQLite's application_id
+    version: int  # SQLite's user_version; 0 is a database that nobody made yet
+    tables: str  # the statements that make it
+
+    @property
+    def marks(self) -> tuple[int, int]:
+        """The application id and the version."""
+        return int.from_bytes(self.application.encode("ascii"), "big"), self.version
+
+
+class Database(sqlite3.Connection):
+    """A connection to an SQLite database; open it with ``open_database``.
+
+    Its methods are those of ``sqlite3.Connection`` and raise ``sqlite3.Error``; the
+    three that are added here translate it.
+    """
+
+    path: Path
+    damage: type[TapestryError] = ResourceError
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn SQLite's errors of the block into the project's own.
+
+        Raises:
+            ResourceError: The disk is full or failing, another process holds the
+                database for seconds, or the block raised an ``OSError``.
+            TapestryError: The file is damaged, or a table refused a row; of the class
+                that ``open_database`` was given.
+        """
+        with _database_errors(self.path, "use", damage=self.damage):
+            yield
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Write all or nothing, with no other writer between the first and the last.
+
+        Guarantees:
+            When it ends, what it has written survives a crash and a power failure.
+            When the block raises, or the process dies, nothing of it remains.
+
+        Raises:
+            ResourceError, TapestryError: SQLite refused a statement; as ``errors``.
+        """
+        with self.errors():
+            self.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # SQLite may have rolled back itself
+                    self.execute("ROLLBACK")
+                raise
+
+    def query(self, statement: str, *values: Any) -> list[Any]:
+        """Execute one statement and return its rows; what it writes is durable.
+
+        Raises:
+            ResourceError, TapestryError: SQLite refused the statement; as ``errors``.
+        """
+        with self.errors():
+            return self.execute(statement, values).fetchall()
+
+    def execute_script(self, script: str) -> None:
+        """Execute statements in the open transaction.
+
+        ``sqlite3``'s own ``executescript`` would commit it first.
+        """
+        statement = ""
+        for line in script.splitlines(keepends=True):
+            statement += line
+            if sqlite3.complete_statement(statement):
+                self.execute(statement)
+                statement = ""
+
+    def holds(self, schema: Schema) -> bool:
+        """Say whether the tables are there; False if nothing was made yet.
+
+        Call it inside a transaction: it looks three times, and another process may be
+        making the tables.
+
+        Raises:
+            sqlite3.DatabaseError: It is a database of another kind or version.
+        """
+        ((tables,),) = self.execute("SELECT count(*) FROM sqlite_schema")
+        ((application,),) = self.execute("PRAGMA application_id")
+        ((version,),) = self.execute("PRAGMA user_version")
+        if (application, version) == schema.marks:
+            return True
+        if (application, version, tables) == (0, 0, 0):
+            return False
+        raise sqlite3.DatabaseError(
+            f"it is of kind {application:#x}, version {version}, and not of kind"
+            f" {schema.marks[0]:#x}, version {schema.version}; put the right file back"
+        )
+
+    def create(self, schema: Schema) -> None:
+        """Make the tables, all or none, unless another process was faster."""
+        with self.transaction():
+            if not self.holds(schema):
+                self.execute_script(schema.tables)
+                application, version = schema.marks
+                self.execute(f"PRAGMA application_id = {application}")
+                self.execute(f"PRAGMA user_version = {version}")
+
+    def require_sound(self) -> None:
+        """See that each row is of the types that its table declares.
+
+        SQLite reads what it can of a file that was cut, and gives NULL or numbers
+        where text or bytes were stored.
+
+        Raises:
+            sqlite3.DatabaseError: The file is damaged.
+        """
+        if self.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("it is damaged; put its newest copy back")
+
+
+def open_database(
+    path: Path,
+    schema: Schema | None,
+    *,
+    readonly: bool = False,
+    check: bool = True,
+    threads: bool = False,
+    damage: type[TapestryError] = ResourceError,
+) -> Database:
+    """Open a database, or make it; it commits each statement outside a transaction.
+
+    Guarantees:
+        A commit is on the disk when it returns (WAL, ``synchronous=FULL``), and
+        foreign keys are enforced. A new database is of mode 0600, whatever the umask,
+        and so are the files that SQLite keeps beside it. With ``readonly`` it is not
+        made, changed or brought up to date; a writer at work is no obstacle and is
+        not kept waiting.
+
+    Edge cases:
+        ============================  ==============================================
+        A FIFO, a device, a socket    refused without waiting for it, also in the
+        or a folder in its place      place of ``-journal``, ``-wal`` or ``-shm``
+        A link to a plain file        followed
+        The process is killed while   no tables; the next opening makes them
+        it makes the tables
+        A rollback journal is there,  ``readonly`` is refused: to finish what was
+        after a crash                 interrupted is to write
+        Another kind or version       refused; nothing is changed
+        ============================  ==============================================
+
+    Args:
+        path: The file; its folder is there.
+        schema: What it must hold; None where the caller sees to that.
+        readonly: Read alone; then it must be there. SQLite may leave ``-wal`` and
+            ``-shm`` files beside it.
+        check: Look for rows of other types than their tables declare. It reads the
+            whole file; leave it out where the caller checks each row by a digest.
+        threads: Whether several threads use the connection, one at a time.
+        damage: What to raise when the file is damaged.
+
+    Raises:
+        ResourceError: It cannot be read or written, or is no plain file; another
+            process holds it for seconds.
+        TapestryError: It is damaged, or of another kind or version; of the class
+            ``damage``.
+    """
+    with _database_errors(path, "open", damage=damage):
+        _require_plain(path)
+        if not readonly:
+            _create_private(path)
+        database = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rw'}",
+            uri=True,
+            timeout=_PATIENCE,
+            isolation_level=None,
+            check_same_thread=not threads,
+            factory=Database,
+        )
+        try:
+            database.path, database.damage = path, damage
+            if not readonly:
+                _set_wal(database)
+                database.execute("PRAGMA synchronous = FULL")
+                database.execute("PRAGMA foreign_keys = ON")
+            if check:
+                database.require_sound()
+            if schema is not None:
+                _require_tables(database, schema, readonly=readonly)
+        except BaseException:
+            database.close()
+            raise
+    return database
+
+
+def _require_plain(path: Path) -> None:
+    """See that a database is a plain file, or not there yet.
+
+    SQLite takes a device for a database and writes a journal beside it, and waits for
+    a FIFO in the place of a journal.
+    """
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        if file.exists() and not file.is_file():
+            raise OSError(errno.EINVAL, f"{file.name} is no plain file; put it back")
+
+
+def _set_wal(database: Database) -> None:
+    """Switch to WAL mode; SQLite does not wait for a process that does so as well."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _require_tables(database: Database, schema: Schema, *, readonly: bool) -> None:
+    database.execute("BEGIN")  # one moment's content, without keeping a writer out
+    try:
+        is_made = database.holds(schema)
+    finally:
+        database.execute("ROLLBACK")
+    if is_made:
+        return
+    if readonly:
+        raise sqlite3.OperationalError("nothing was stored in it yet")
+    database.create(schema)
+
+
+def _create_private(path: Path) -> None:
+    if not path.exists():  # a link that leads nowhere yet is followed
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        sync_folder(path.resolve().parent)
+
+
+@contextmanager
+def _database_errors(
+    path: Path, verb: str, *, damage: type[TapestryError]
+) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:  # damage, quoted in SQLite's own message
+        raise damage(
+            f"cannot {verb} {path}: it is damaged", code="database-damaged"
+        ) from error
+    except (OSError, sqlite3.OperationalError) as error:  # full, locked, read-only
+        raise ResourceError(
+            failure(verb, path, error), code="database-refused"
+        ) from error
+    except sqlite3.DatabaseError as error:  # damaged; a constraint or a trigger
+        raise damage(failure(verb, path, error), code="database-damaged") from error
+    except sqlite3.Error as error:
+        raise ResourceError(
+            failure(verb, path, error), code="database-refused"
+        ) from error

@@ -1,0 +1,176 @@
+"""Who saw what, what was published, and how to check it."""
+
+import shlex
+
+import pytest
+
+from tapestry_demo.report import assurance
+from tapestry_demo.report.data import RunFigures
+from tapestry_demo.report.links import Folder
+from tests.support.report_pages import Page, body_words, figures, run_of, tables_of
+
+
+def test_a_log_that_too_few_signed_is_not_called_fixed() -> None:
+    data = figures()
+    data["log"]["cosignatures"] = ["germany/witness"]
+    words = body_words(data)
+    assert "signed by one member, fewer than the three needed." in words
+    assert "Fewer signed than are needed, so this log proves nothing yet." in words
+    assert "is noticed" not in words
+
+
+EMPTY = RunFigures(title="t")
+ALL = Folder(
+    frozenset(
+        {
+            "bundle/checkpoint",
+            "bundle/trust-policy.txt",
+            "releases/base-4/README.md",
+            "privacy/base-4.md",
+            "adapters/italy/README.md",
+        }
+    )
+)
+
+
+def test_a_part_of_which_nothing_is_known_is_left_out() -> None:
+    parts = [
+        assurance.sight(EMPTY),
+        assurance.traffic(EMPTY),
+        assurance.members(EMPTY),
+        assurance.time(EMPTY),
+        assurance.published(EMPTY, ALL),
+        assurance.log(EMPTY, ALL),
+        assurance.software(EMPTY),
+    ]
+    assert not any(parts)
+    assert assurance.check(EMPTY)  # the log can always be checked
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [(True, "\u25cf seen"), (False, "\u25cb not seen"), (None, "? in doubt")],
+)
+def test_what_the_coordinator_saw_is_told_in_words_and_by_a_sign(
+    seen: bool | None, told: str
+) -> None:
+    view = [{"item": "an update", "seen": seen, "detail": ""}]
+    words = Page(assurance.sight(run_of(coordinator_view=view)).text).words()
+    assert f"An update{told}\u2013" in words
+
+
+@pytest.mark.parametrize(
+    ("colluding", "told"),
+    [
+        (0, "the coordinator alone."),
+        (None, "the coordinator alone."),
+        (1, "the coordinator together with up to one member."),
+        (2, "the coordinator together with up to two members."),
+    ],
+)
+def test_the_masks_are_told_with_whom_they_hold_against(
+    colluding: int | None, told: str
+) -> None:
+    secagg = {
+        "n": 4,
+        "threshold": 3,
+        "min_cohort": 3,
+        "max_colluding": colluding,
+        "length": 737_280,
+    }
+    words = Page(assurance.sight(run_of(secagg=secagg)).text).words()
+    assert f"designed to hold against {told}" in words
+    assert "four institutions in a round, at least 3 of them needed" in words
+    assert "Each contribution has 737,280 numbers." in words
+
+
+def test_traffic_is_summed_for_each_institution_and_the_largest_kind_comes_first() -> (
+    None
+):
+    sent = {"italy": {"masked_input": 2000, "receipt": 10}, "spain": {"receipt": 30}}
+    drawn = assurance.traffic(run_of(bytes_out=sent)).text
+    words = Page(drawn).words()
+    assert "The most that left one institution is 2.0 kB." in words
+    (rows,) = tables_of(drawn)
+    assert rows[1:] == [
+        ["Masked update", "2.0 kB", "\u2013"],
+        ["Confirmation", "10 bytes", "30 bytes"],
+        ["All together", "2.0 kB", "30 bytes"],
+    ]
+
+
+def test_members_stand_with_licence_and_records_or_a_dash() -> None:
+    run = run_of(countries=[{"name": "italy"}, {"name": "uk", "records": 1204}])
+    (rows,) = tables_of(assurance.members(run).text)
+    assert rows[1:] == [
+        ["Italy", "\u2013", "\u2013", "\u2013"],
+        ["The United Kingdom", "\u2013", "\u2013", "1,204"],
+    ]
+
+
+def test_the_slowest_stage_comes_first_and_an_unknown_one_is_left_out() -> None:
+    seconds = {"prepare": 2.0, "rounds": 61.0, "odd": None}
+    drawn = assurance.time(run_of(seconds=seconds, peak_rss_mb=1500.0)).text
+    (rows,) = tables_of(drawn)
+    assert [row[0] for row in rows[1:]] == ["Rounds", "Preparation of model and text"]
+    assert "The run took 1 min 3 s and 1.5 GB of memory at its peak." in Page(
+        drawn
+    ).words().replace("\u00a0", " ")
+    assert "memory" not in assurance.time(run_of(peak_rss_mb=None)).text
+
+
+def test_what_was_published_links_to_card_and_promise_where_they_are() -> None:
+    seen = Page(assurance.published(run_of(), ALL).text)
+    assert seen.hrefs() == [
+        *("releases/base-4/README.md", "privacy/base-4.md", "adapters/italy/README.md")
+    ]
+    assert "sha256:4ab4" in seen.words()
+    assert "Italy\u2019s adapterε 1.40" in seen.words()
+    assert Page(assurance.published(run_of(), Folder()).text).hrefs() == []
+
+
+def test_the_log_links_to_checkpoint_and_policy_where_they_are() -> None:
+    assert Page(assurance.log(run_of(), ALL).text).hrefs() == [
+        *("bundle/checkpoint", "bundle/trust-policy.txt")
+    ]
+    assert "is noticed" in assurance.log(run_of(), Folder()).text
+
+
+@pytest.mark.parametrize(
+    ("missing", "verbs"),
+    [
+        ({}, 5),
+        ({"adapters": []}, 3),
+        ({"releases": []}, 2),
+        ({"releases": [], "adapters": []}, 2),
+    ],
+    ids=str,
+)
+def test_commands_are_those_that_the_folder_can_answer(
+    missing: dict[str, list[object]], verbs: int
+) -> None:
+    assert assurance.check(run_of(**missing)).text.count("<pre>") == verbs
+
+
+def test_a_name_in_a_command_stays_one_word_of_the_shell() -> None:
+    name = "base-1; rm -rf $HOME"
+    run = run_of(releases=[{"name": name}], adapters=[{"name": "a'b"}])
+    commands = [
+        text
+        for text in Page(assurance.check(run).text).text
+        if text.startswith("tapestry ")
+    ]
+    assert shlex.split(commands[2]) == [
+        "tapestry",
+        "release",
+        "verify",
+        f"releases/{name}",
+    ]
+    assert shlex.split(commands[3])[-1] == "adapters/a'b"
+    assert len(shlex.split(commands[4])) == 6
+
+
+def test_versions_are_listed_in_order_of_name() -> None:
+    drawn = assurance.software(run_of(software={"torch": "2", "flwr": "1"})).text
+    assert drawn.index("flwr") < drawn.index("torch")
+    assert drawn.startswith("<details>")

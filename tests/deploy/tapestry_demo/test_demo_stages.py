@@ -1,0 +1,137 @@
+"""The stages of a demo, each on its own."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tapestry.errors import ConfigError
+from tapestry.model.replica import Replica
+from tapestry.workloads.language.public_text import FILE as HELD_OUT
+from tapestry_demo import corpora, demo_stages, scenario
+from tapestry_demo.demo_run import DemoRun
+from tests.support.commands import tapestry
+from tests.support.demo_folders import begun, demo_run
+from tests.support.federation import Base
+
+
+@pytest.mark.usefixtures("here")
+def test_a_base_that_changed_is_not_gone_on_with() -> None:
+    begun("begun", "prepare", base_digest="sha256:" + "0" * 64)
+    result = tapestry("demo", "--resume", "--out", "begun")
+    assert result.exit_code == 64
+    assert "was begun on sha256:0000" in result.stderr
+
+
+def test_what_is_looked_for_is_private_and_long() -> None:
+    pytest.importorskip("chatterbot_corpus")
+    texts = demo_stages._canaries(["italy", "brazil"])
+    assert len(texts) == 40
+    assert min(map(len, texts)) > 40
+    held_out = corpora.load("italy").held_out
+    public = "".join(t for rows in held_out.values() for d in rows for t in d.turns)
+    assert not any(text.decode() in public for text in texts)
+
+
+def test_a_base_is_remembered_and_another_one_is_refused(
+    base: Base, tmp_path: Path
+) -> None:
+    demo = demo_run(tmp_path)
+    for _ in range(2):
+        demo_stages._check_base(demo, base.replica)
+    assert demo.record.base_digest == base.replica.digest
+    other = Replica.start(
+        {name: value * 2 for name, value in base.replica.parameters.items()}
+    )
+    with pytest.raises(ConfigError, match=f"begun on {base.replica.digest}: put"):
+        demo_stages._check_base(demo, other)
+    assert demo.record.base_digest == base.replica.digest
+
+
+@pytest.fixture(scope="module")
+def prepared(base: Base, tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
+    """A demo after its preparation, over what an earlier call left half done."""
+    pytest.importorskip("chatterbot_corpus")
+    tmp_path = tmp_path_factory.mktemp("prepared")
+    for name in ("text", "nodes/italy/keys", "coordinator"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "half").touch()
+    demo = demo_run(tmp_path)
+    demo.members = [
+        demo_stages._member(tmp_path, country) for country in corpora.COUNTRIES
+    ]
+    demo_stages._prepare(demo, base.replica)
+    return demo
+
+
+def test_preparation_founds_a_federation_over_what_was_left_half_done(
+    prepared: DemoRun,
+) -> None:
+    out = prepared.out
+    assert list(out.rglob("half")) == []
+    assert sorted(path.name for path in out.iterdir()) == ["coordinator", "nodes"]
+    assert {path.name for path in (out / "nodes").iterdir()} == set(corpora.COUNTRIES)
+    assert prepared.record.genesis.startswith("sha256:")
+    assert prepared.settings.rounds == prepared.scale.rounds
+
+
+def test_members_declare_the_records_that_they_have(prepared: DemoRun) -> None:
+    for member in prepared.members:
+        data = prepared.out / "nodes" / member.name / "data"
+        lines = sum(len(path.read_text().splitlines()) for path in data.glob("*.jsonl"))
+        assert lines == member.records > 100
+
+
+def test_the_gate_and_each_node_get_a_dozen_lines_of_public_text(
+    prepared: DemoRun,
+) -> None:
+    for member in prepared.members:
+        gate = prepared.out / "coordinator" / "held-out" / f"{member.name}.jsonl"
+        own = prepared.out / "nodes" / member.name / HELD_OUT
+        assert gate.read_text() == own.read_text()
+        rows = gate.read_text().splitlines()
+        assert 10 <= len(rows) <= 24
+        public = corpora.load(member.name, longest=scenario.LONGEST).held_out
+        known = {turn for rows in public.values() for d in rows for turn in d.turns}
+        for row in rows:
+            assert {m["content"] for m in json.loads(row)["messages"]} <= known
+
+
+def test_a_bundle_gets_releases_without_their_weights_and_no_draft_stays(
+    tmp_path: Path,
+) -> None:
+    for name in ("base-1", "base-2"):
+        (tmp_path / "releases" / name / "tapestry").mkdir(parents=True)
+        (tmp_path / "releases" / name / "tapestry" / "manifest.json").write_text(name)
+        (tmp_path / "releases" / name / "model.safetensors").write_bytes(bytes(9))
+    with demo_stages._slim_releases(tmp_path) as found:
+        assert sorted(found) == ["base-1", "base-2"]
+        for name, folder in found.items():
+            files = [p for p in folder.rglob("*") if p.is_file()]
+            assert [path.read_text() for path in files] == [name]
+    assert [path.name for path in tmp_path.iterdir()] == ["releases"]
+
+    def fail() -> None:
+        with demo_stages._slim_releases(tmp_path):
+            raise ConfigError("no")
+
+    with pytest.raises(ConfigError):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["releases"]
+
+
+def test_a_file_is_linked_or_copied_where_links_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("x")
+    demo_stages._link_or_copy(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (tmp_path / "b").samefile(tmp_path / "a")
+
+    def refuse(*_: str) -> None:
+        raise OSError("Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    demo_stages._link_or_copy(str(tmp_path / "a"), str(tmp_path / "c"))
+    assert (tmp_path / "c").read_text() == "x"
+    assert not (tmp_path / "c").samefile(tmp_path / "a")

@@ -1,0 +1,138 @@
+"""A federation in a folder: keys of everybody's own, one charter, one trust policy."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tapestry.encoding import digest
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.keys import SigningKey
+from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_demo.local_federation import NODE_KEYS, Founding, found
+from tapestry_governance.events.envelope import open_entry
+from tapestry_governance.events.types import CharterAdopted
+from tapestry_governance.log.writer import Log
+from tests.support.demo_folders import demo_founding, demo_members
+
+
+@pytest.fixture(scope="module")
+def founding(tmp_path_factory: pytest.TempPathFactory) -> Founding:
+    return demo_founding(demo_members(tmp_path_factory.mktemp("members")))
+
+
+@pytest.fixture
+def folder(founding: Founding, tmp_path: Path) -> Path:
+    found(tmp_path, founding)
+    return tmp_path
+
+
+def _key(path: Path) -> SigningKey:
+    return SigningKey.load(path)
+
+
+def test_a_federation_has_a_folder_for_each_party(
+    founding: Founding, folder: Path
+) -> None:
+    assert {path.name for path in folder.iterdir()} == {"coordinator", "nodes"}
+    names = {each.name for each in founding.institutions}
+    assert {path.name for path in (folder / "nodes").iterdir()} == names
+    for name in names:
+        node = folder / "nodes" / name
+        assert {path.name for path in node.iterdir()} == {
+            *("node.toml", "trust-policy.txt", "keys", "data")
+        }
+        assert {path.stem for path in (node / "keys").iterdir()} == set(NODE_KEYS)
+        assert (node / "data" / "corpus.toml").is_file()
+
+
+def test_keys_and_folders_are_for_their_owner_alone(folder: Path) -> None:
+    keys = list(folder.rglob("*.key"))
+    assert len(keys) == 2 + 3 * len(NODE_KEYS)
+    for path in keys:
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_two_keys_of_a_federation_are_the_same(folder: Path) -> None:
+    keys = [str(_key(path).verify_key) for path in folder.rglob("*.key")]
+    assert len({key.split("+")[-1] for key in keys}) == len(keys)
+
+
+def test_the_first_entry_is_a_charter_that_every_root_signed(
+    founding: Founding, tmp_path: Path
+) -> None:
+    genesis = found(tmp_path, founding)
+    log_key = _key(tmp_path / "coordinator" / "keys" / "log.key")
+    with Log.start(tmp_path / "coordinator" / "log", key=log_key) as log:
+        (entry,) = log.entries(0, log.size)
+    assert digest(entry) == genesis
+    opened = open_entry(entry)
+    charter = opened.event.body
+    assert isinstance(charter, CharterAdopted)
+    assert charter.policy == founding.policy
+    assert charter.log == str(log_key.verify_key)
+    for member in charter.members:
+        keys = tmp_path / "nodes" / member.name / "keys"
+        for purpose in NODE_KEYS:
+            own = _key(keys / f"{purpose}.key").verify_key
+            assert getattr(member, purpose) == str(own)
+        opened.verify(_key(keys / "root.key").verify_key)
+
+
+def test_all_parties_hold_one_trust_policy_of_the_members_witnesses(
+    folder: Path,
+) -> None:
+    policies = {path.read_bytes() for path in folder.rglob("trust-policy.txt")}
+    assert len(policies) == 1
+    (text,) = policies
+    policy = TrustPolicy.parse(text)
+    witnesses = {
+        str(_key(path).verify_key) for path in folder.rglob("keys/witness.key")
+    }
+    assert {str(each.key) for each in policy.witnesses} == witnesses
+
+
+def test_settings_name_the_genesis_and_are_read_back_as_they_were_agreed(
+    founding: Founding, tmp_path: Path
+) -> None:
+    genesis = found(tmp_path, founding)
+    plan = type(founding.coordinator).read(tmp_path / "coordinator/coordinator.toml")
+    assert plan == founding.coordinator
+    for each in founding.institutions:
+        text = (tmp_path / "nodes" / each.name / "node.toml").read_text("utf-8")
+        assert f'genesis = "{genesis}"' in text
+        assert f'name = "{each.name}"' in text
+
+
+def test_two_federations_of_the_same_founders_differ(
+    founding: Founding, tmp_path: Path
+) -> None:
+    assert found(tmp_path / "a", founding) != found(tmp_path / "b", founding)
+
+
+@pytest.mark.parametrize("name", ["coordinator", "nodes/fr"])
+def test_a_folder_that_is_there_is_not_written_into(
+    founding: Founding, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / "mine").write_text("x")
+    with pytest.raises(ConfigError, match=f"{name} exists; choose an empty folder"):
+        found(tmp_path, founding)
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["mine"]
+
+
+def test_a_place_that_cannot_be_written_is_the_machines_fault(
+    founding: Founding, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match=r"cannot found a federation in .*file"):
+        found(tmp_path / "file", founding)
+
+
+def test_data_that_is_not_there_is_the_machines_fault(
+    founding: Founding, tmp_path: Path
+) -> None:
+    lost = [replace(each, data=tmp_path / "gone") for each in founding.institutions]
+    with pytest.raises(ResourceError, match=r"a federation in .*out: .*gone"):
+        found(tmp_path / "out", replace(founding, institutions=lost))

@@ -1,0 +1,82 @@
+"""What the log is told about a charge: figures that anyone can recompute."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tapestry.encoding import decode_decimal, digest
+from tapestry.errors import ConfigError
+from tapestry.privacy import accounting
+from tapestry.protocol.round_manifest import LocalNoise, NoNoise, SharedNoise
+from tapestry_governance.events.types import PrivacyLoss, UnboundedLoss
+from tapestry_node.budget.ledger import Charge, Ledger, PrivacyPromise
+from tapestry_node.budget.log_accounts import loss_of
+
+STEPS = accounting.Steps(noise_multiplier=1.0, sampling_rate=0.05, steps=10)
+CHARGE = Charge(purpose="round", run="run-1", number=1, steps=STEPS, own_multiplier=1.0)
+INTEGER = replace(STEPS, steps=1, coordinates=1000, bound=2.0**20)
+SHARED = replace(CHARGE, steps=INTEGER, own_multiplier=0.5)
+PLAN = LocalNoise(
+    noise="local",
+    unit="record",
+    adjacency="add-remove",
+    clip_norm="0.5",
+    noise_multiplier="1",
+    target_delta="0.00001",
+)
+SHARED_PLAN = SharedNoise(**{**PLAN.model_dump(), "noise": "shared"}, min_share="0")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    promise = PrivacyPromise(
+        dataset=digest(b"records"),
+        records=1000,
+        epsilon=40.0,
+        fallback_epsilon=400.0,
+        delta=1e-4,  # larger than what the plan promises
+    )
+    return Ledger.open(tmp_path / "budget.db", promise)
+
+
+def test_the_account_of_local_noise_has_the_epsilon_at_the_plans_delta(
+    ledger: Ledger,
+) -> None:
+    ledger.reserve(CHARGE)
+    ledger.spend(CHARGE)
+    loss = loss_of(CHARGE, PLAN, ledger=ledger)
+    assert isinstance(loss, PrivacyLoss)
+    assert (loss.trust_model, loss.mechanism) == ("local", accounting.MECHANISM)
+    assert (loss.clip_norm, loss.target_delta) == ("0.5", "0.00001")
+    assert (loss.shares, loss.coordinates, loss.epsilon_fallback) == (1, 0, None)
+    want = accounting.epsilon([STEPS], target_delta=1e-5)
+    assert decode_decimal(loss.epsilon_run) == pytest.approx(want, abs=1e-6)
+
+
+def test_the_account_of_shared_noise_names_the_fallback_as_well(
+    ledger: Ledger,
+) -> None:
+    ledger.reserve(SHARED)
+    ledger.spend(SHARED)
+    loss = loss_of(SHARED, SHARED_PLAN, ledger=ledger)
+    assert isinstance(loss, PrivacyLoss)
+    assert loss.trust_model == "shared"
+    assert loss.mechanism == accounting.INTEGER_MECHANISM
+    assert (loss.shares, loss.coordinates, loss.own_multiplier) == (4, 1000, "0.5")
+    assert loss.epsilon_fallback is not None
+    assert decode_decimal(loss.epsilon_fallback) > decode_decimal(loss.epsilon_run)
+
+
+def test_an_account_without_noise_promises_nothing(ledger: Ledger) -> None:
+    loss = loss_of(None, NoNoise(noise="none"), ledger=ledger)
+    assert loss == UnboundedLoss(mechanism="none")
+
+
+def test_noise_without_a_charge_and_a_charge_without_noise_are_refused(
+    ledger: Ledger,
+) -> None:
+    with pytest.raises(ConfigError, match="does not go with charge None"):
+        loss_of(None, PLAN, ledger=ledger)
+    with pytest.raises(ConfigError, match="noise 'none'"):
+        loss_of(CHARGE, NoNoise(noise="none"), ledger=ledger)

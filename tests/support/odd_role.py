@@ -1,0 +1,3 @@
+"""A role whose ``app`` is no command."""
+
+app = "nothing"

@@ -1,0 +1,144 @@
+"""The messages of TSA-1: signed for one stage, one round and one node, in one order."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tapestry.errors import ProtocolError, VerificationError
+from tapestry.keys import SigningKey
+from tapestry.protocol.messages import Kind
+from tapestry.protocol.secagg_messages import (
+    SHARE_BYTES,
+    Advertisement,
+    Ciphertexts,
+    ConsentList,
+    HeadList,
+    KeyList,
+    Reveal,
+    SurvivorList,
+    encode_all,
+    find_duplicate,
+    require_subset,
+    statement,
+)
+from tapestry.protocol.stages import SECAGG_STAGES, RoundStage
+from tapestry.secagg.shamir import PRIME
+from tests.support.message_samples import sample_bodies
+
+SAMPLES: dict[Kind, Any] = dict(sample_bodies())
+KEY = SigningKey.generate("fr/node")
+CONTEXT = bytes(range(32))
+SIGNED = {
+    RoundStage.ADVERTISE_KEYS: SAMPLES[Kind.ADVERTISED_KEYS],
+    RoundStage.SHARE_KEYS: SAMPLES[Kind.SHARED_KEYS].head,
+    RoundStage.COLLECT_MASKED_INPUTS: SAMPLES[Kind.MASKED_INPUT],
+    RoundStage.CHECK_CONSISTENCY: SAMPLES[Kind.CONSENT],
+    RoundStage.UNMASK: SAMPLES[Kind.UNMASKING_SHARES],
+}
+
+
+def test_every_stage_has_a_message_that_its_node_signs() -> None:
+    assert list(SIGNED) == list(SECAGG_STAGES)
+
+
+@pytest.mark.parametrize("stage", SECAGG_STAGES, ids=str)
+def test_a_signature_holds_for_one_node_and_one_round(stage: RoundStage) -> None:
+    signed = SIGNED[stage].signed(CONTEXT, KEY)
+    signed.verify(CONTEXT, KEY.verify_key)
+    with pytest.raises(VerificationError):
+        signed.verify(bytes(32), KEY.verify_key)
+    with pytest.raises(VerificationError):
+        signed.verify(CONTEXT, SigningKey.generate("fr/node").verify_key)
+    other = signed.model_copy(update={"node": "zz.example"})
+    with pytest.raises(VerificationError):
+        other.verify(CONTEXT, KEY.verify_key)
+
+
+@pytest.mark.parametrize("stage", SECAGG_STAGES, ids=str)
+def test_what_is_signed_begins_with_the_protocol_and_the_stage(
+    stage: RoundStage,
+) -> None:
+    said = SIGNED[stage]._statement(CONTEXT)
+    head = f"tapestry-secagg/1\n{stage.value}\n{said_by(stage)}\n".encode()
+    assert said.startswith(head + CONTEXT)
+    assert (len(said) - len(head)) % 32 == 0
+    assert statement(stage, CONTEXT, node="a", parts=[b"1" * 32]) == (
+        f"tapestry-secagg/1\n{stage.value}\na\n".encode() + CONTEXT + b"1" * 32
+    )
+
+
+def said_by(stage: RoundStage) -> str:
+    node: str = SIGNED[stage].node
+    return node
+
+
+LISTS: list[tuple[type[Any], str, Any]] = [
+    (KeyList, "advertisements", SAMPLES[Kind.SHARE_KEYS].advertisements),
+    (HeadList, "heads", SAMPLES[Kind.COLLECT_MASKED_INPUTS].heads.heads),
+    (ConsentList, "consents", SAMPLES[Kind.UNMASK].consents),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "rows"), LISTS, ids=["keys", "heads", "ok"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda rows: rows[::-1], lambda rows: (rows[0], *rows)],
+    ids=["out of order", "twice"],
+)
+def test_a_list_out_of_order_or_with_a_node_twice_is_refused(
+    kind: type[Any], field: str, rows: Any, change: Callable[[Any], Any]
+) -> None:
+    assert kind(**{field: rows})
+    with pytest.raises(ValueError, match="out of order or appears twice"):
+        kind(**{field: change(rows)})
+
+
+def test_a_survivor_list_out_of_order_is_refused() -> None:
+    good = SAMPLES[Kind.CHECK_CONSISTENCY]
+    with pytest.raises(ValueError, match="out of order"):
+        SurvivorList(view=good.view, survivors=good.survivors[::-1])
+
+
+def test_a_key_that_two_nodes_advertise_is_refused() -> None:
+    first, second, *_ = SAMPLES[Kind.SHARE_KEYS].advertisements
+    stolen = second.model_copy(update={"mask_key": first.mask_key})
+    with pytest.raises(ValueError, match="the same public key twice"):
+        KeyList(advertisements=(first, stolen))
+
+
+def test_a_reveal_of_both_secrets_of_a_node_is_refused() -> None:
+    good = SAMPLES[Kind.UNMASKING_SHARES]
+    both = {**good.mask_shares, **good.self_shares}
+    with pytest.raises(ValueError, match="both secrets of one node"):
+        Reveal.model_validate({**good.model_dump(), "mask_shares": both})
+
+
+def test_ciphertexts_are_printed_together_as_they_are_alone() -> None:
+    one: Ciphertexts = SAMPLES[Kind.COLLECT_MASKED_INPUTS]
+    two = one.model_copy(update={"ciphertexts": {}})
+    assert encode_all({"a": one, "b": two}) == {"a": one.encode(), "b": two.encode()}
+
+
+def test_a_share_has_room_for_every_number_below_the_prime() -> None:
+    assert (PRIME - 1).bit_length() <= 8 * SHARE_BYTES < (PRIME - 1).bit_length() + 8
+
+
+def test_names_that_are_not_allowed_are_named() -> None:
+    require_subset(["a"], ["a", "b"], rule="in the cohort")
+    with pytest.raises(ProtocolError, match="'c' is not in the cohort"):
+        require_subset(["a", "c"], ["a", "b"], rule="in the cohort")
+
+
+def test_the_first_duplicate_or_misplaced_name_is_found() -> None:
+    assert find_duplicate(["a", "b", "c"]) is None
+    assert find_duplicate(["a", "a"]) == "a"
+    assert find_duplicate(["b", "a"]) == "a"
+
+
+def test_an_advertisement_without_a_signature_is_not_signed() -> None:
+    unsigned: Advertisement = SIGNED[RoundStage.ADVERTISE_KEYS]
+    with pytest.raises(VerificationError):
+        unsigned.model_copy(update={"signature": "0" * 128}).verify(
+            CONTEXT, KEY.verify_key
+        )
