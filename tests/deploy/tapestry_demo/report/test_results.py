@@ -100,6 +100,7 @@ def test_a_given_model_alone_is_a_table_and_no_chart() -> None:
     drawn = results.results(run_of(**_scores())).text
     assert "<svg" not in drawn
     assert "The model as it was given" in drawn
+    assert not re.findall(r"★ [\d.]+", drawn)  # the best of one is no news
 
 
 def test_the_shade_of_a_cell_grows_with_how_good_the_model_is() -> None:
