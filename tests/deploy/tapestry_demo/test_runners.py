@@ -57,13 +57,13 @@ def test_what_the_view_does_not_know_is_left_out() -> None:
 
 
 def test_scores_of_countries_are_shown_as_their_mean() -> None:
-    scores = {"italy": 1.0, "spain": 2.0}
-    assert _passed({"stage": "evaluate", "bits_per_byte": scores}) == {
-        "stage": "evaluate",
-        "bits_per_byte": 1.5,
+    event = {"stage": "evaluate", "measure": "bits_per_byte"}
+    assert _passed({**event, "scores": {"italy": 1.0, "spain": 2.0}}) == {
+        **event,
+        "score": 1.5,
     }
-    assert _passed({"stage": "evaluate", "bits_per_byte": {}})["bits_per_byte"] == 0
-    assert _passed({"stage": "evaluate", "bits_per_byte": 2.5})["bits_per_byte"] == 2.5
+    assert _passed({**event, "scores": {}})["score"] == 0
+    assert _passed({**event, "score": 2.5}) == {**event, "score": 2.5}
 
 
 def test_every_event_that_is_passed_on_is_one_that_the_view_takes(
