@@ -1,4 +1,4 @@
-"""The cost of federation on real text: federated, central and alone, with DP and not.
+"""What federation costs, on real text: federated, central and alone; with DP, without.
 
     python benchmarks/debian_corpora.py CORPORA
     python benchmarks/federation.py CORPORA [--seeds 3] [--only full,dp] [--json]
@@ -39,14 +39,14 @@ from torch import Tensor
 
 from tapestry.encoding import encode_decimal
 from tapestry.errors import TapestryError
+from tapestry.evaluation.held_out import evaluate_all, scores_of
 from tapestry.model.low_rank import expand
 from tapestry.model.replica import Replica
-from tapestry.workloads.base import Unit
-from tapestry.workloads.hardware import multiplies_bfloat16
+from tapestry.workloads.base import Example
 from tapestry.workloads.language.base_models import open_base
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.bfloat16 import multiplies_bfloat16
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator import run as driver
-from tapestry_coordinator.acceptance_gate import bits_per_byte, evaluate_all
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_demo import local_federation, scenario
 from tapestry_node.data import records
@@ -67,23 +67,23 @@ ARMS = {
 }
 
 
-class Coarse(LanguageModel):
-    """A language model that multiplies in bfloat16."""
+class Coarse(LanguageWorkload):
+    """Multiplies in bfloat16."""
 
     def losses(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Evaluate as a language model does, a little less exactly."""
+        """As of a language model, a little less exact."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return super().losses(sequences)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """The base, the text and the options that all runs share."""
+    """What all runs share."""
 
     work: Path
     texts: Path
-    exact: LanguageModel
-    quick: LanguageModel
+    exact: LanguageWorkload
+    quick: LanguageWorkload
     given: Replica
     held_out: Mapping[str, list[str]]
     gate: Mapping[str, list[str]]
@@ -97,24 +97,27 @@ class Bench:
             base=self.given.digest,
         )
 
-    def model(self, recipe: Recipe) -> LanguageModel:
-        """Return the model on which the recipe may be run."""
+    def model(self, recipe: Recipe) -> LanguageWorkload:
+        """Pick the model that the recipe may be run on."""
         return self.exact if recipe.epsilon else self.quick
 
-    def scores(self, model: LanguageModel) -> Scores:
-        """Return bits per byte of each language under the loaded parameters."""
-        found = evaluate_all(model, self.held_out, sequence_length=LENGTH)
-        return bits_per_byte(found)
+    def scores(self, model: LanguageWorkload) -> Scores:
+        """Bits per byte of each language under the loaded parameters."""
+        evaluation = model.evaluation({"sequence_length": LENGTH})
+        return scores_of(evaluate_all(evaluation, self.held_out))
 
-    def units(self, languages: Sequence[str]) -> list[Unit]:
+    def units(self, languages: Sequence[str]) -> list[Example]:
         """Encode the records of some institutions together."""
-        found = [records.read(self.texts / each / "private") for each in languages]
-        texts = [text for corpus in found for text in corpus.texts]
-        return self.exact.encode(texts, sequence_length=LENGTH)
+        reader = self.exact.reader
+        found = [
+            records.read(self.texts / each / "private", reader) for each in languages
+        ]
+        texts = [text for each in found for text in each.records]
+        return self.exact.examples(texts, {"sequence_length": LENGTH})
 
 
 def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
-    """Train over the product's own path and return the results."""
+    """Train over the product's own path and return what came of it."""
     out = bench.work / f"run {label}"
     shutil.rmtree(out, ignore_errors=True)
     model = bench.model(recipe)
@@ -222,7 +225,7 @@ def alone(bench: Bench, recipe: Recipe, label: str) -> Result:
 
 
 def measure(bench: Bench, family: str, arm: str, seed: int) -> Result:
-    """Do a run, or read its results from an earlier call."""
+    """Do a run, or read what it gave before."""
     label, recipe = f"{family} {arm} {seed}", RECIPES[family]
     if bench.rate is not None:
         label += f" at {bench.rate:g}"
@@ -314,7 +317,7 @@ def _cell(figures: Mapping[str, float], key: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print the progress of the work."""
+    """Tell how far the work is."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -352,7 +355,7 @@ def set_up(
 
 
 def main() -> None:
-    """Run the recipes that the command line names and print the table."""
+    """Do what the command line asks for and print the table."""
     options = _parse()
     torch.set_num_threads(options.threads)
     try:

@@ -23,7 +23,7 @@ from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, Trainin
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.quantization import Encoding, mean
 from tapestry.vectors import FloatVector, Layout, RingVector
-from tapestry.workloads.base import Unit, Workload
+from tapestry.workloads.base import Example, Workload
 from tapestry_coordinator.journal import Journal, JournaledRound
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.dp_sgd import Runtime, Update
@@ -53,7 +53,7 @@ class UpdateProbe:
         """When a round is closed, compare the masked mean with the plain one."""
         if event.get("round_stage") != "close" or self.total is None:
             return
-        self.scores.append(event["bits_per_byte"])
+        self.scores.append(event["scores"])
         journal = Journal(self.coordinator)
         rows = {row.number: row for row in journal.rounds()}
         masked = _mean_of(rows[event["round"]], journal)
@@ -81,7 +81,7 @@ def watched(witness: UpdateProbe) -> Iterator[None]:
 
     def update(
         workload: Workload,
-        units: Sequence[Unit],
+        units: Sequence[Example],
         *,
         training: TrainingPlan,
         privacy: PrivacyPlan,

@@ -56,12 +56,12 @@ class Recipe:
             rank=self.rank,
             targets=self.targets,
             factor_seed="5" * 64,
-            sequence_length=LENGTH,
             steps=self.steps,
             batch_size=self.batch_size,
             optimizer=self.optimizer,
             learning_rate=encode_decimal(self.rate),
             weight_decay="0",
+            options={"sequence_length": LENGTH},
         )
 
     def noise(self, *, rate: float) -> float:
@@ -119,7 +119,7 @@ class Recipe:
 
 def _coordinator(recipe: Recipe, *, noise: float) -> CoordinatorSettings:
     optimizer, rate, momentum = recipe.outer
-    plan = recipe.plan().model_dump(exclude={"workload", "factor_seed"})
+    plan = recipe.plan().model_dump(exclude={"factor_seed"})
     settings = {
         "federation": scenario.FEDERATION,
         "origin": "tapestry.example/benchmark",
@@ -153,6 +153,7 @@ def _institution(recipe: Recipe, name: str, base: str) -> dict[str, object]:
     return {
         "federation": scenario.FEDERATION,
         "country": name,
+        "workload": "language",
         "base": "smollm2",
         "data": "data",
         "policy": {
@@ -173,11 +174,11 @@ def _institution(recipe: Recipe, name: str, base: str) -> dict[str, object]:
             "licence": "GPL-2.0-or-later",
             "rank": 8,
             "targets": ["q_proj"],
-            "sequence_length": LENGTH,
             "steps": 1,
             "batch_size": 1,
             "learning_rate": "1",
             "noise": "none",
+            "options": {"sequence_length": LENGTH},
         },
         "speed": {"threads": 1, "physical_batch": 16},
     }

@@ -1,4 +1,4 @@
-"""The cost of privacy: time per step, loss by kind of noise, and an empirical audit.
+"""What privacy costs: time per step, loss by kind of noise, and what an audit finds.
 
     python benchmarks/privacy.py [--json] [--base smollm2] [--only speed,audit,...]
 
@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from scipy import stats
 
-from tapestry.dialogue import Text
 from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting, skellam
 from tapestry.privacy.gaussian import NoiseSource, add_gaussian
@@ -39,11 +38,12 @@ from tapestry.protocol.round_manifest import (
     TrainingPlan,
     recommended_threshold,
 )
-from tapestry.workloads.base import Unit
 from tapestry.workloads.language.base_models import open_base
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.dialogue import Text
+from tapestry.workloads.language.tokens import TokenExample
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_demo import corpora
-from tapestry_node.training.dp_sgd import Runtime, fit
+from tapestry_node.training.dp_sgd import Runtime, fit, problem_of
 from tapestry_node.training.microbatches import BatchLimits
 from tapestry_node.training.per_example_gradients import Gradients, Problem, attached
 
@@ -93,9 +93,9 @@ def main() -> None:
         print(json.dumps(figures, indent=2, sort_keys=True))
 
 
-def speed(model: LanguageModel, *, repeats: int) -> Figures:
+def speed(model: LanguageWorkload, *, repeats: int) -> Figures:
     tokens = np.random.default_rng(0).integers(10, 250, size=(8, 128)).tolist()
-    units = [Unit(sequences=(tuple(row),)) for row in tokens]
+    units = [TokenExample(rows=(tuple(row),)) for row in tokens]
     figures: Figures = {}
     for name, plan in (("lora", _plan(rank=16)), ("full", _plan(rank=0))):
         with model.attach(plan) as parameters:
@@ -115,7 +115,7 @@ def speed(model: LanguageModel, *, repeats: int) -> Figures:
 
 
 def _time_steps(
-    problem: Problem, units: Sequence[Unit], repeats: int
+    problem: Problem, units: Sequence[TokenExample], repeats: int
 ) -> tuple[float, float]:
     source = NoiseSource.fresh()
     seconds: dict[bool, list[float]] = {False: [], True: []}
@@ -144,7 +144,7 @@ def audit() -> Figures:
     return {"audit_bound_over_claim": bound / claim}
 
 
-def noise(model: LanguageModel, study: Study) -> Figures:
+def noise(model: LanguageWorkload, study: Study) -> Figures:
     units, held_out = _texts(model, study)
     given = _loss(model, held_out, study)
     _say(f"noise: {len(units)} records, untouched base {given:.4f} bits per byte")
@@ -166,8 +166,8 @@ def noise(model: LanguageModel, study: Study) -> Figures:
     return _ratios(losses, given)
 
 
-def membership(model: LanguageModel, study: Study) -> Figures:
-    """Return how well the change in loss tells members of the data; 0.5 is chance.
+def membership(model: LanguageWorkload, study: Study) -> Figures:
+    """How well the change in loss tells who was in the data; 0.5 is chance.
 
     Sixty-four records of one country, each in the data by a fair coin; the attacker
     knows base, release and text, and scores each record by how much its loss fell.
@@ -188,8 +188,8 @@ def membership(model: LanguageModel, study: Study) -> Figures:
 
 
 def _losses_after(
-    model: LanguageModel,
-    units: Sequence[Unit],
+    model: LanguageWorkload,
+    units: Sequence[TokenExample],
     inside: np.ndarray,
     study: Study,
     epsilon: float | None,
@@ -210,13 +210,13 @@ def _losses_after(
         return _unit_losses(model, units)
 
 
-def _problem(model: LanguageModel, parameters: Any) -> Problem:
-    return Problem(module=model.module, parameters=parameters, losses=model.losses)
+def _problem(model: LanguageWorkload, parameters: Any) -> Problem:
+    return problem_of(model, parameters)
 
 
-def _unit_losses(model: LanguageModel, units: Sequence[Unit]) -> np.ndarray:
+def _unit_losses(model: LanguageWorkload, units: Sequence[TokenExample]) -> np.ndarray:
     with torch.no_grad():
-        return np.array([float(model.losses(u.sequences).mean()) for u in units])
+        return np.array([float(model.losses(u.rows).mean()) for u in units])
 
 
 def _privacy(
@@ -256,7 +256,7 @@ def _ratios(losses: dict[str, list[float]], given: float) -> Figures:
 
 
 def _over_seeds(key: str, values: Sequence[float]) -> Figures:
-    """Print the mean and, of several values, its standard error."""
+    """Mean and, of several, its standard error."""
     figures = {key: statistics.mean(values)}
     if len(values) > 1:
         figures[f"{key}_se"] = statistics.stdev(values) / math.sqrt(len(values))
@@ -264,7 +264,7 @@ def _over_seeds(key: str, values: Sequence[float]) -> Figures:
 
 
 def _say_fallback(study: Study, records: int) -> None:
-    """Return the noise that is left if all other nodes subtract theirs again."""
+    """What a node is left with if everybody else takes their noise out again."""
     whole = noise_multiplier(study, records)
     rate = accounting.sampling_rate(study.batch_size, records=records)
     for nodes in study.cohorts:
@@ -278,8 +278,8 @@ def _say_fallback(study: Study, records: int) -> None:
 
 
 def _train(
-    model: LanguageModel,
-    units: Sequence[Unit],
+    model: LanguageWorkload,
+    units: Sequence[TokenExample],
     held_out: Sequence[Text],
     study: Study,
     run: tuple[str, int, int],
@@ -300,12 +300,12 @@ def _train(
 
 def _noised_sum(
     gradients: Gradients,
-    parts: Sequence[Sequence[Unit]],
+    parts: Sequence[Sequence[TokenExample]],
     study: Study,
     kind: str,
     source: NoiseSource,
 ) -> torch.Tensor:
-    """Return one step's sum over the nodes, with the noise of its kind."""
+    """One step's sum over the nodes, with the noise of its kind."""
     records = sum(map(len, parts))
     stddev = study.clip_norm * noise_multiplier(study, records)
     sums = []
@@ -338,7 +338,7 @@ def _shared_sum(
 
 
 def honest(nodes: int) -> int:
-    """Return the number of noise shares that are sure to be in the sum, t - n_C."""
+    """How many shares of noise are sure to be in the sum: t - n_C."""
     colluding = math.ceil(nodes / 3) - 1
     return recommended_threshold(nodes, max_colluding=colluding) - colluding
 
@@ -352,7 +352,9 @@ def noise_multiplier(study: Study, records: int) -> float:
     )
 
 
-def _texts(model: LanguageModel, study: Study) -> tuple[list[Unit], list[Text]]:
+def _texts(
+    model: LanguageWorkload, study: Study
+) -> tuple[list[TokenExample], list[Text]]:
     private: list[Text] = []
     held_out: list[Text] = []
     for country in corpora.COUNTRIES:
@@ -361,12 +363,12 @@ def _texts(model: LanguageModel, study: Study) -> tuple[list[Unit], list[Text]]:
         held_out += [t for texts in split.held_out.values() for t in texts][:25]
     units = model.encode(private, sequence_length=study.sequence_length)
     order = np.random.default_rng(0).permutation(len(units))
-    short = [Unit(sequences=units[i].sequences[:1]) for i in order]
+    short = [TokenExample(rows=units[i].rows[:1]) for i in order]
     return short, held_out
 
 
-def _loss(model: LanguageModel, texts: Sequence[Text], study: Study) -> float:
-    return model.evaluate(texts, sequence_length=study.sequence_length).bits_per_byte
+def _loss(model: LanguageWorkload, texts: Sequence[Text], study: Study) -> float:
+    return model.evaluate(texts, sequence_length=study.sequence_length).score
 
 
 def _plan(*, rank: int) -> TrainingPlan:
@@ -376,12 +378,12 @@ def _plan(*, rank: int) -> TrainingPlan:
         rank=rank,
         targets=TARGETS if rank else (),
         factor_seed="5" * 64,
-        sequence_length=128,
         steps=1,
         batch_size=8,
         optimizer="adam",
         learning_rate="0.001",
         weight_decay="0",
+        options={"sequence_length": 128},
     )
 
 

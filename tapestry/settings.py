@@ -16,11 +16,12 @@ from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.setting_values import fit
 from tapestry.inputs.text_reader import read_toml
-from tapestry.schema import Strict
+from tapestry.schema import Name, Strict
 from tapestry.storage.durable_files import create_file
 
 Count = Annotated[int, Field(ge=1)]
 Base = Annotated[str, Field(examples=["smollm2"])]
+WorkloadName = Annotated[Name, Field(examples=["language"])]
 Targets = tuple[Annotated[str, Field(examples=["q_proj"])], ...]
 
 

@@ -36,7 +36,7 @@ def closing_of(
     names = result.transcript.survivors.names
     dropped = sorted(set(outcome.dropped) - set(names))
     scores = {
-        f"bits_per_byte/{name}": encode_decimal(value)
+        f"{verdict.measure}/{name}": encode_decimal(value)
         for name, value in verdict.scores.items()
     }
     return RoundClosed(

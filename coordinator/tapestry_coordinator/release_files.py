@@ -10,12 +10,12 @@ more folder ``tapestry/`` inside::
     tapestry/trust-policy.txt         whom that proof trusts
 """
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from tapestry.artifacts import manifest as manifests
 from tapestry.storage import durable_files
-from tapestry.workloads.base import Workload
+from tapestry.workloads.base import BaseOrigin, Workload
 from tapestry_governance.log.writer import Log
 
 ENTRY = "release.entry"
@@ -23,18 +23,6 @@ PROOF = "release.tlog-proof"
 POLICY = "trust-policy.txt"
 
 GIVEN = "given base"  # the fact of a card that says where the run started
-# What the bases of workloads/bases.py that have a name are, and their licences.
-_NAMED = {
-    "smollm2": ("SmolLM2-135M-Instruct by HuggingFaceTB", "Apache-2.0"),
-    "tiny": ("random parameters", None),
-}
-_FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
-_LICENCE = re.compile(  # the hub's word, or that of a release's card
-    r"""^(?:license|  given_base_licence): *(["']?)"""
-    r"""([A-Za-z0-9][A-Za-z0-9.+-]{0,79})\1 *$""",
-    re.MULTILINE,
-)
-_NO_LICENCE = frozenset({"other", "unknown"})  # the hub's words for "read the card"
 
 
 def write_files(folder: Path, *, workload: Workload, card: str) -> str:
@@ -61,7 +49,14 @@ def attach_proof(folder: Path, *, log: Log, index: int, trust: bytes) -> None:
     (place / POLICY).write_bytes(trust)
 
 
-def card_of(name: str, *, digest: str, rounds: int, facts: dict[str, str]) -> str:
+def card_of(
+    name: str,
+    *,
+    digest: str,
+    rounds: int,
+    workload: Workload,
+    facts: Mapping[str, str],
+) -> str:
     """Write the model card of a released base.
 
     Edge cases:
@@ -72,18 +67,18 @@ def card_of(name: str, *, digest: str, rounds: int, facts: dict[str, str]) -> st
         name: The release's.
         digest: Of its parameters.
         rounds: How many were closed.
+        workload: Says what kind of model it is and where the given base is from.
         facts: What else to tell; ``GIVEN`` is the run's base, a name or a folder.
     """
-    title, licence = _source(facts[GIVEN])
+    origin = workload.origin(facts[GIVEN])
+    kind = "".join(f"{key}: {value}\n" for key, value in origin.fields.items())
+    licence = origin.licence
     front = f'tapestry:\n  given_base_licence: "{licence}"\n' if licence else ""
-    shown = facts | {
-        GIVEN: Path(facts[GIVEN]).name
-    }  # where it lies is nobody's concern
+    # The place of a folder on the coordinator's disk is not published.
+    shown = {**facts, GIVEN: Path(facts[GIVEN]).name}
     rows = "\n".join(f"| {key} | {value} |" for key, value in shown.items())
     return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [tapestry, federated]
+{kind}tags: [tapestry, federated]
 {front}---
 
 # {name}
@@ -97,7 +92,7 @@ coordinator saw masked sums only. Every step is in the federation's log.
 | rounds | {rounds} |
 {rows}
 
-{_origin(title, licence)}
+{_changed_from(origin)}
 
 Check this folder with `tapestry release verify DIR`: its files, its parameters, and
 that the log has them. Name the trust policy that you hold with `--trust`, and the audit
@@ -105,26 +100,9 @@ bundle with `--bundle` where it does not lie beside `releases/`.
 """
 
 
-def _source(given: str) -> tuple[str, str | None]:
-    """Say what a given base is and, where that is known, under which licence."""
-    if given in _NAMED:
-        return _NAMED[given]
-    return "a model folder", _licence_in(Path(given) / "README.md")
-
-
-def _origin(title: str, licence: str | None) -> str:
-    if licence is None:
+def _changed_from(origin: BaseOrigin) -> str:
+    if origin.licence is None:
         terms = "see the given base for its licence"
     else:
-        terms = f"the given base is under {licence}"
-    return f"Changed from the given base, {title};\n{terms}."
-
-
-def _licence_in(card: Path) -> str | None:
-    """Read the licence from a model card's front matter, if it names one."""
-    try:
-        front = _FRONT.match(card.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return None
-    found = _LICENCE.search(front[1]) if front else None
-    return found[2] if found and found[2] not in _NO_LICENCE else None
+        terms = f"the given base is under {origin.licence}"
+    return f"Changed from the given base, {origin.title};\n{terms}."

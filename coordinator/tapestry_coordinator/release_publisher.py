@@ -67,7 +67,11 @@ def _publish(run: "Run", *, previous: str | None) -> int:
             "adjacency": privacy.adjacency,
         }
     card = releases.card_of(
-        name, digest=run.replica.digest, rounds=closed.round_number, facts=facts
+        name,
+        digest=run.replica.digest,
+        rounds=closed.round_number,
+        workload=run.workload,
+        facts=facts,
     )
     digest = releases.write_files(
         run.directory / "releases" / name, workload=run.workload, card=card

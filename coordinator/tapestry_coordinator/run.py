@@ -25,6 +25,7 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
+from tapestry.evaluation.held_out import read_held_out
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.round_manifest import RoundManifest
@@ -34,10 +35,10 @@ from tapestry.secagg.server import Unmasked
 from tapestry.storage import durable_files
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.workloads.base import Workload
-from tapestry.workloads.language.base_models import open_base
+from tapestry.workloads.workload_registry import open_workload
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import round as rounds
-from tapestry_coordinator.acceptance_gate import AcceptanceGate, read_held_out
+from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_coordinator.closing_event import closing_of, reason_of
 from tapestry_coordinator.grid import Grid, ValidatingGrid
 from tapestry_coordinator.journal import Journal
@@ -60,6 +61,7 @@ from tapestry_governance.rules.federation_state import OpenRound
 
 _logger = logging.getLogger(__name__)
 PROGRESS = "progress.jsonl"
+HELD_OUT = "held-out"  # the folder of public data
 _FAILURES = 5  # aborted rounds in a row after which the run stops
 
 
@@ -101,7 +103,7 @@ def main(
     with closing(Journal(directory)) as journal:
         journal.claim(settings.run_id)
     if workload is None:
-        workload = open_base(settings.base)
+        workload = open_workload(settings.training.workload, settings.base)
     run = Run(
         directory,
         grid,
@@ -151,11 +153,12 @@ class Run:
             deadline=settings.deadlines.cosign,
         )
         self.journal = Journal(directory)
+        evaluation = workload.evaluation(settings.training.options)
         self.gate = AcceptanceGate(
             workload=workload,
-            texts=read_held_out(directory / "held-out"),
+            evaluation=evaluation,
+            held_out=read_held_out(directory / HELD_OUT, evaluation),
             journal=self.journal,
-            sequence_length=settings.training.sequence_length,
         )
         self.tracker = NodeTracker(
             settings=settings,
@@ -189,7 +192,7 @@ class Run:
                 model_digest=self.replica.digest,
                 workload=self.workload,
             )
-            self.gate.check(self.replica, held_out=self.directory / "held-out")
+            self.gate.check(self.replica, folder=self.directory / HELD_OUT)
         while self._closed() < self.settings.rounds:
             self._try_round()
             self._release_if_due()
@@ -388,8 +391,9 @@ class Run:
         self.publisher.append_event(closed, refs=closed.commitments)
         self.replica = base
         self.journal.settle(manifest.round_number, "closed")
-        scores = {"bits_per_byte": verdict.scores, "norm": verdict.norm}
-        self._tell(manifest, {"round_stage": RoundStage.CLOSE, **scores})
+        scores = {"measure": verdict.measure, "scores": verdict.scores}
+        news = {**scores, "norm": verdict.norm}
+        self._tell(manifest, {"round_stage": RoundStage.CLOSE, **news})
 
     def _tell(self, manifest: RoundManifest, event: Mapping[str, object]) -> None:
         rounds = {"round": manifest.round_number, "of": self.settings.rounds}

@@ -6,13 +6,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from tapestry.protocol.round_manifest import (
+    Options,
     OuterPlan,
     PrivacyPlan,
     StageDeadlines,
     TrainingPlan,
 )
 from tapestry.schema import Name, Plain, Strict
-from tapestry.settings import Base, Count, Settings, Targets
+from tapestry.settings import Base, Count, Settings, Targets, WorkloadName
 
 
 class SecaggSettings(Strict):
@@ -25,26 +26,46 @@ class SecaggSettings(Strict):
     scale_bits: Annotated[int, Field(ge=0, le=30)]
 
 
-class TrainingSettings(Strict):
+class _Training(Strict):
     """A training plan but for what is drawn anew each round."""
 
-    parameterization: Literal["full", "low_rank"]
-    rank: Annotated[int, Field(ge=0, le=1024)]
-    targets: Targets  # low_rank; empty: chosen from the model, named in the log
-    sequence_length: Annotated[int, Field(ge=8, le=8192)]
+    workload: WorkloadName
     steps: Count
     batch_size: Count
     optimizer: Literal["sgd", "adam"]
     learning_rate: Plain
     weight_decay: Plain
+    options: Options
+
+
+class FullTrainingSettings(_Training):
+    """Training of all parameters."""
+
+    parameterization: Literal["full"]
 
     def plan(self, *, factor_seed: str) -> TrainingPlan:
         """Fix the round's factor seed."""
         return TrainingPlan(
-            workload="language",
-            factor_seed=factor_seed,
-            **self.model_dump(),
+            rank=0, targets=(), factor_seed=factor_seed, **self.model_dump()
         )
+
+
+class LowRankTrainingSettings(_Training):
+    """Training of B in a product BA beside each target; A is drawn anew each round."""
+
+    parameterization: Literal["low_rank"]
+    rank: Annotated[int, Field(ge=1, le=1024)]
+    targets: Targets  # empty: chosen from the model, named in the log
+
+    def plan(self, *, factor_seed: str) -> TrainingPlan:
+        """Fix the round's factor seed."""
+        return TrainingPlan(factor_seed=factor_seed, **self.model_dump())
+
+
+TrainingSettings = Annotated[
+    FullTrainingSettings | LowRankTrainingSettings,
+    Field(discriminator="parameterization"),
+]
 
 
 class Deadlines(StageDeadlines):
@@ -61,6 +82,7 @@ class CoordinatorSettings(Settings):
     former_keys: ClassVar[Mapping[str, str]] = {
         "models": "take it out: base names a model of the cache, or a folder",
         "speed": "take it out: a coordinator trains nothing",
+        "training.sequence_length": "move it into the table [training.options]",
     }
 
     federation: Name

@@ -23,7 +23,7 @@ from tapestry.protocol.round_manifest import (
     TrainingPlan,
 )
 from tapestry.vectors import FloatVector
-from tapestry.workloads.base import Unit, Workload
+from tapestry.workloads.base import Example, Workload
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_node.training import dp_sgd
 
@@ -41,7 +41,7 @@ class Reference:
 
 def train_centrally(
     workload: Workload,
-    units: Sequence[Unit],
+    units: Sequence[Example],
     *,
     reference: Reference,
     base: Replica,

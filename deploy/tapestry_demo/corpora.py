@@ -29,8 +29,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.workloads.language.dialogue import Dialogue
 
 LANGUAGES = {"italy": "it", "spain": "es", "brazil": "pt-BR", "netherlands": "nl"}
 COUNTRIES = tuple(LANGUAGES)

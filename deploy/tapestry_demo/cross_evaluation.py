@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
-from tapestry.dialogue import Text
+from tapestry.evaluation.held_out import (
+    HeldOut,
+    evaluate_all,
+    read_held_out,
+    scores_of,
+)
 from tapestry.model.replica import Replica
 from tapestry.vectors import Parameters
 from tapestry.workloads.base import Evaluation
+from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
-from tapestry_coordinator.acceptance_gate import (
-    bits_per_byte,
-    evaluate_all,
-    logged_evaluations,
-    read_held_out,
-)
+from tapestry.workloads.language.options import LanguageOptions
+from tapestry.workloads.language.workload import LanguageWorkload
+from tapestry.workloads.ratio_score import RatioScore
+from tapestry_coordinator.acceptance_gate import logged_evaluations
 from tapestry_coordinator.journal import Journal
 from tapestry_demo import corpora, scenario
 from tapestry_demo.central_baseline import Reference, train_centrally
@@ -20,13 +24,13 @@ from tapestry_demo.demo_run import DemoRun
 from tapestry_demo.held_out_answers import HeldOutPrompt, ask, choose_samples
 from tapestry_governance.registry import read_base
 
-Matrix = dict[str, dict[str, Evaluation]]  # by model, by country
+Matrix = dict[str, dict[str, RatioScore]]  # by model, by country
 Figures = dict[str, dict[str, float]]
 
 
 def scores(matrix: Matrix) -> Figures:
     """Bits per byte of every model on every country's text."""
-    return {model: bits_per_byte(row) for model, row in matrix.items()}
+    return {model: scores_of(row) for model, row in matrix.items()}
 
 
 def errors(matrix: Matrix) -> Figures:
@@ -41,7 +45,7 @@ def errors(matrix: Matrix) -> Figures:
 
 
 def fill(
-    demo: DemoRun, *, workload: LanguageModel, given: Replica
+    demo: DemoRun, *, workload: LanguageWorkload, given: Replica
 ) -> tuple[Matrix, list[HeldOutPrompt]]:
     """Evaluate every base and adapter, and the central references if they are wanted.
 
@@ -49,13 +53,14 @@ def fill(
         The evaluations, and the answers of given base, last release and adapters to
         questions of the held-out dialogues.
     """
-    matrix = _logged(demo, given)
-    texts = read_held_out(demo.out / "coordinator" / "held-out")
-    samples = choose_samples(texts)
-    length = demo.scale.sequence_length
+    options = LanguageOptions(sequence_length=demo.scale.sequence_length)
+    evaluation = workload.evaluation(options.to_options())
+    held_out = read_held_out(demo.out / "coordinator" / "held-out", evaluation)
+    matrix = _logged(demo, given, evaluation=evaluation, held_out=held_out)
+    samples = choose_samples(held_out.sets)
 
-    def row() -> dict[str, Evaluation]:
-        return evaluate_all(workload, texts, sequence_length=length)
+    def row() -> dict[str, RatioScore]:
+        return evaluate_all(evaluation, held_out.sets)
 
     with demo.stage("evaluate"):
         demo.progress({"stage": "evaluate", "text": "answers of the given base"})
@@ -79,20 +84,25 @@ def fill(
     return matrix, samples
 
 
-def _logged(demo: DemoRun, given: Replica) -> Matrix:
+def _logged(
+    demo: DemoRun, given: Replica, *, evaluation: Evaluation, held_out: HeldOut
+) -> Matrix:
     """What the coordinator evaluated on the way: the bases."""
     names = {"given": given.digest}
     for folder in sorted((demo.out / "releases").glob("base-*"), key=_number):
         names[folder.name] = read_base(folder).digest
     journal = Journal(demo.out / "coordinator")
-    rows = {name: logged_evaluations(journal, key) for name, key in names.items()}
+    rows = {
+        name: logged_evaluations(journal, key, evaluation=evaluation, held_out=held_out)
+        for name, key in names.items()
+    }
     journal.close()
     return {name: row for name, row in rows.items() if row is not None}
 
 
 def _central(
     demo: DemoRun,
-    workload: LanguageModel,
+    workload: LanguageWorkload,
     *,
     given: Replica,
     epsilon: float | None,

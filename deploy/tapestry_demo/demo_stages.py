@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError
 from tapestry.model.replica import Replica
-from tapestry.workloads.language.architectures import check_architecture
 from tapestry.workloads.language.base_models import open_base
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.dialogue import Dialogue
+from tapestry.workloads.language.public_text import FILE as HELD_OUT
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_demo import corpora, local_federation, scenario
 from tapestry_demo.cross_evaluation import fill
@@ -23,7 +23,6 @@ from tapestry_demo.runners import run_flower, run_in_process
 from tapestry_governance.audit.bundle import add_sums, write_bundle
 from tapestry_governance.audit.privacy_statement import write_statements
 from tapestry_governance.cli.folder_checks import audited
-from tapestry_node.data.held_out import FILE as HELD_OUT
 
 _SLIM = ".slim"  # releases on their way into the bundle
 _CANARIES = 20  # pieces of private text of each country to look for on the wire
@@ -40,7 +39,7 @@ def run_demo(demo: DemoRun) -> RunFigures:
     with demo.stage("prepare"):
         demo.progress({"stage": "prepare", "text": "reading the base"})
         workload = open_base(demo.scale.base, coarse_evaluation=True)
-        check_architecture(workload.module)  # before anything is prepared for it
+        workload.check_private()  # before anything is prepared for it
         given = Replica.start(workload.parameters())
         _check_base(demo, given)
         demo.members = [_member(demo.out, country) for country in corpora.COUNTRIES]
@@ -66,7 +65,7 @@ def _check_base(demo: DemoRun, given: Replica) -> None:
     demo.record.base_digest = given.digest
 
 
-def _run(demo: DemoRun, workload: LanguageModel, given: Replica) -> None:
+def _run(demo: DemoRun, workload: LanguageWorkload, given: Replica) -> None:
     """Run rounds and adapters, or what is left of them."""
     if demo.engine == FLOWER:
         run_flower(demo.out, seconds=demo.seconds, notify=demo.progress)

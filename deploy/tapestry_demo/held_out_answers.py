@@ -8,7 +8,7 @@ tokens, at most 32 of them.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tapestry.dialogue import Dialogue, Text
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel
 
 MAX_TOKENS = 32

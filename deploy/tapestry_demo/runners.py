@@ -33,9 +33,9 @@ class StageTimer:
         """Pass on an event of a run or node, and book the time before it."""
         self.enter(str(event.get("round_stage", event["stage"])))
         shown = {key: value for key, value in event.items() if key in _FIELDS}
-        scores = shown.get("bits_per_byte")
+        scores = event.get("scores")
         if isinstance(scores, dict):
-            shown["bits_per_byte"] = sum(scores.values()) / max(len(scores), 1)
+            shown["score"] = sum(scores.values()) / max(len(scores), 1)
         if shown["stage"] == "round" and "round" in shown:
             self._count(shown)
         self._progress(shown)  # type: ignore[arg-type]  # the view checks the words

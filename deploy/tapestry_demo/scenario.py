@@ -157,15 +157,16 @@ def _coordinator(scale: DemoScale, *, noise: float) -> CoordinatorSettings:
         "base": scale.base,
         "adapters": True,
         "training": {
+            "workload": "language",
             "parameterization": "low_rank",
             "rank": scale.rank,
             "targets": scale.targets,
-            "sequence_length": scale.sequence_length,
             "steps": scale.steps,
             "batch_size": scale.batch_size,
             "optimizer": "sgd",
             "learning_rate": encode_decimal(scale.learning_rate),
             "weight_decay": "0",
+            "options": {"sequence_length": scale.sequence_length},
         },
         "privacy": {
             "noise": "local",
@@ -199,6 +200,7 @@ def _institution(
     settings = {
         "federation": FEDERATION,
         "country": member.country,
+        "workload": "language",
         "base": scale.base,
         "data": "data",
         "policy": {
@@ -219,13 +221,13 @@ def _institution(
             "licence": "Apache-2.0",
             "rank": scale.rank,
             "targets": list(scale.targets),
-            "sequence_length": scale.sequence_length,
             "steps": scale.adapter_steps,
             "batch_size": scale.adapter_batch,
             "learning_rate": encode_decimal(scale.adapter_rate),
             "noise": "local",
             "epsilon": encode_decimal(scale.adapter_epsilon),
             "clip_norm": encode_decimal(scale.clip_norm),
+            "options": {"sequence_length": scale.sequence_length},
         },
         "speed": {"threads": 1, "physical_batch": 8},
     }

@@ -156,7 +156,7 @@ def _answer(
     """Return the answer of each model to the prompt, with the same random numbers."""
     import torch
 
-    from tapestry.dialogue import Dialogue
+    from tapestry.workloads.language.dialogue import Dialogue
 
     seed = secrets.randbits(63)
 

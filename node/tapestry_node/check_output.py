@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tapestry_node.budget.ledger import Balance
-    from tapestry_node.data.record_statistics import Coverage, Lengths
     from tapestry_node.inspection import Inspection, Price
     from tapestry_node.settings import NodeSettings
 
@@ -26,7 +25,15 @@ def check_as_json(
         "base": settings.base,
         "min_cohort": settings.policy.min_cohort,
         "budget": asdict(balance),
-        **asdict(seen),
+        **seen.data.model_dump(include={"licence"}),
+        "languages": list(seen.data.languages),
+        "records": seen.records,
+        "census": seen.summary.to_json() if seen.summary else None,
+        "coverage": [each.to_json() for each in seen.coverage],
+        "prices": [asdict(price) for price in seen.prices],
+        "keys": seen.keys,
+        "superlink": seen.superlink,
+        "missing": list(seen.missing),
         "refused": list(refused),
     }
 
@@ -43,8 +50,6 @@ def check_as_lines(
     yield f"base      {settings.base}"
     yield f"policy    cohorts of {settings.policy.min_cohort} and more"
     yield from _records(seen)
-    for each in seen.coverage:
-        yield f"tokens    {_coverage(each)}"
     yield f"budget    epsilon {balance.spent:.4f} of {balance.limit:g} is spent"
     for price in seen.prices:
         yield f"price     {_price(price, limit=balance.limit)}"
@@ -59,39 +64,19 @@ def check_as_lines(
 
 
 def _records(seen: "Inspection") -> Iterator[str]:
-    census = seen.census
-    yield (
-        f"data      {_count(census.records, 'record')} in"
-        f" {_count(census.files, 'file')} of {census.bytes} bytes; language"
-        f" {seen.language}, licence {seen.licence}"
-    )
-    yield f"length    {_lengths(census.characters)} characters"
-    for count, what in (
-        (census.joined, "records joined from several rows with one id"),
-        (census.duplicates, "records that repeat another one exactly"),
-        (census.like_ids, "ids that differ from another one in case only"),
-        (census.empty, "files without a visible text"),
-        (census.invisible, "texts left out, since nothing in them is visible"),
-    ):
-        if count:
-            yield f"note      {count} {what}"
-
-
-def _coverage(coverage: "Coverage") -> str:
-    return (
-        f"{_lengths(coverage.tokens)}; in sequences of {coverage.sequence_length},"
-        f" {_count(coverage.cut, 'record')} cut, {coverage.without_loss} too short"
-    )
+    described = f"licence {seen.data.licence}"
+    if seen.data.languages:
+        described = f"language {', '.join(seen.data.languages)}, {described}"
+    if seen.summary is None:
+        yield f"data      {_count(seen.records, 'record')}; {described}"
+    for summary in filter(None, (seen.summary, *seen.coverage)):
+        for label, text in summary.lines():
+            rest = f"; {described}" if label == "data" else ""
+            yield f"{label:<9} {text}{rest}"
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _lengths(lengths: "Lengths | None") -> str:
-    if lengths is None:
-        return "none"
-    return f"{lengths.shortest} to {lengths.longest}, median {lengths.median}"
 
 
 def _price(price: "Price", *, limit: float) -> str:

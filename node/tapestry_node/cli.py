@@ -69,7 +69,7 @@ def run(
     """
     import torch
 
-    from tapestry.workloads.language.base_models import open_base
+    from tapestry.workloads.workload_registry import open_workload
     from tapestry_node.flower import serve
     from tapestry_node.node import Node
     from tapestry_node.settings import NodeSettings
@@ -79,7 +79,7 @@ def run(
     settings = NodeSettings.read(folder / "node.toml")
     where = _transport(settings, folder, superlink, root_certificates, auth_key)
     torch.set_num_threads(settings.speed.threads)
-    node = Node(folder, workload=open_base(settings.base))
+    node = Node(folder, workload=open_workload(settings.workload, settings.base))
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
@@ -106,12 +106,12 @@ def check(folder: Path, as_json: bool) -> ExitStatus:
     node that would refuse every round is not ready, and is told why; so is one that
     lacks what `tapestry node run` needs.
     """
-    from tapestry.workloads.language.base_models import open_base
+    from tapestry.workloads.workload_registry import open_workload
     from tapestry_node.node import Node
     from tapestry_node.settings import NodeSettings
 
     settings = NodeSettings.read(folder / "node.toml")
-    node = Node(folder, workload=open_base(settings.base))
+    node = Node(folder, workload=open_workload(settings.workload, settings.base))
     seen, balance, refused = node.inspect(), node.ledger.balance(), node.objections()
     node.close()
     refused += [line for line in seen.refused if not any(line in r for r in refused)]

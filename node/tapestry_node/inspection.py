@@ -17,9 +17,10 @@ from pathlib import Path
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.privacy import accounting
-from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.round_manifest import Options, RoundManifest
+from tapestry.workloads.base import Summary
+from tapestry.workloads.data_manifest import DataManifest
 from tapestry_node.budget.ledger import Ledger
-from tapestry_node.data.record_statistics import Census, Coverage
 from tapestry_node.settings import NodeSettings, Transport
 from tapestry_node.superlink_credentials import (
     check_address,
@@ -50,10 +51,10 @@ class Inspection:
     node run`` would refuse, ``missing`` what that needs and does not find.
     """
 
-    language: str
-    licence: str
-    census: Census
-    coverage: tuple[Coverage, ...]
+    data: DataManifest
+    records: int
+    summary: Summary | None
+    coverage: tuple[Summary, ...]
     prices: tuple[Price, ...]
     keys: dict[str, str]  # mode of each file, in octal digits
     superlink: str | None
@@ -82,12 +83,11 @@ class Inspector:
                     prices.append(price)
             except (ConfigError, ProtocolError) as error:
                 refused.append(str(error))
-        corpus = self.trainer.corpus
         return Inspection(
-            language=corpus.language,
-            licence=corpus.licence,
-            census=self.trainer.census,
-            coverage=tuple(map(self.trainer.coverage, self._sequence_lengths())),
+            data=self.trainer.manifest,
+            records=self.trainer.count,
+            summary=self.trainer.summary,
+            coverage=tuple(filter(None, map(self.trainer.coverage, self._options()))),
             prices=tuple(prices),
             keys=_modes(self.directory / "keys"),
             superlink=transport.superlink if transport else None,
@@ -95,12 +95,18 @@ class Inspector:
             missing=tuple(missing),
         )
 
-    def _sequence_lengths(self) -> list[int]:
-        """List the lengths that are known: the adapter's and the last round's."""
-        lengths = {self.settings.adapter.sequence_length}
-        if self.last is not None:
-            lengths.add(self.last.training.sequence_length)
-        return sorted(lengths)
+    def _options(self) -> list[Options]:
+        """List the options that are known: the adapter's and the last round's.
+
+        Edge cases:
+            Those of a round that this workload does not take are left out; the
+            objections name them.
+        """
+        known = [self.settings.adapter.options]
+        workload = self.trainer.workload
+        if self.last is not None and self.last.training.workload == workload.name:
+            known.append(self.last.training.options)
+        return [each for at, each in enumerate(known) if each not in known[:at]]
 
     def _round(self) -> Price | None:
         """Price a round like the log's last one; None where nothing is promised.

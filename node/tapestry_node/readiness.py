@@ -69,7 +69,7 @@ def objections(standing: Standing) -> list[str]:
     """Say, one line each, why every offer would be refused; empty if nothing is known.
 
     Guarantees:
-        No line depends on a record, but for the lines of ``held-out.jsonl`` that
+        No line depends on a record, but for the lines of public data that
         repeat one; what is said of them is that.
     """
     found: dict[str, None] = {}
@@ -111,17 +111,17 @@ def _trial(standing: Standing, parameterization: str) -> str | None:
         low_rank = parameterization == "low_rank"
         plan = TrainingPlan.model_validate(
             {
-                "workload": "language",
+                "workload": workload.name,
                 "parameterization": parameterization,
                 "rank": int(low_rank),
                 "targets": workload.choose_targets() if low_rank else (),
                 "factor_seed": "0" * 64,
-                "sequence_length": 8,
                 "steps": 1,
                 "batch_size": 1,
                 "optimizer": "sgd",
                 "learning_rate": "0.001",
                 "weight_decay": "0",
+                "options": workload.least_options(),
             }
         )
         noise = _least_noise(standing.settings.policy)
@@ -168,7 +168,7 @@ def _adapter(standing: Standing) -> Iterator[str]:
             folder=standing.folder,
             settings=settings,
             policy=standing.state.policy if standing.state else None,
-            language=trainer.corpus.language,
+            data=trainer.manifest,
         )
         plan = plan_adapter(title, settings, trainer=trainer)
         check_adapter(plan, place, trainer=trainer, load=standing.load)

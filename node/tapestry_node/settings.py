@@ -12,8 +12,9 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.bounds import Delta, Epsilon
 from tapestry.protocol.messages import MAX_ASKS
+from tapestry.protocol.round_manifest import Options
 from tapestry.schema import Digest, Name, Noise, Plain, Strict
-from tapestry.settings import Base, Count, Settings, Targets
+from tapestry.settings import Base, Count, Settings, Targets, WorkloadName
 
 
 def _spot_checks(value: Any) -> Any:
@@ -44,10 +45,10 @@ class _Adapter(Strict):
     ]
     rank: Annotated[int, Field(ge=1, le=256)]
     targets: Targets  # empty: chosen from the model
-    sequence_length: Annotated[int, Field(ge=8, le=8192)]
     steps: Count
     batch_size: Count
     learning_rate: Plain
+    options: Options
 
 
 class PrivateAdapterSettings(_Adapter):
@@ -119,11 +120,13 @@ class NodeSettings(Settings):
 
     former_keys: ClassVar[Mapping[str, str]] = {
         "models": "take it out: base names a model of the cache, or a folder",
+        "adapter.sequence_length": "move it into the table [adapter.options]",
     }
 
     name: Name
     federation: Name
     country: Annotated[str, Field(max_length=60, examples=["italy"])]
+    workload: WorkloadName
     base: Base
     data: Annotated[str, Field(examples=["data"])]
     genesis: Digest

@@ -7,7 +7,8 @@ The code that does the work reports with one callable, which takes one event::
         progress({"stage": "round", "round": 1, "of": 4, "round_stage":
                   "collect_masked_inputs", "node": "italy", "done": 3, "total": 8})
         progress({"stage": "round", "round": 1, "of": 4, "round_stage": "close",
-                  "norm": 0.9, "bits_per_byte": 2.1, "seconds": 41.0})
+                  "norm": 0.9, "measure": "bits_per_byte", "score": 2.1,
+                  "seconds": 41.0})
 
 The vocabulary is closed; an unknown word is a bug of the caller. An event without
 a node is about the whole stage; one with ``seconds`` ends its stage (its round).
@@ -55,7 +56,8 @@ class ProgressEvent(_Needed, total=False):
     done: int
     total: int
     text: str
-    bits_per_byte: float
+    measure: str  # what the score is, such as bits_per_byte
+    score: float
     norm: float
     seconds: float
 
@@ -183,7 +185,7 @@ class _PlainView:
         name = self.board.apply(event)
         topic = f"{name} {event.get('round_stage', '')}"
         now = self.board.clock()
-        news = {"text", "bits_per_byte", "norm", "seconds"} & set(event)
+        news = {"text", "score", "norm", "seconds"} & set(event)
         if topic == self.last and not news and now - self.last_time < _LINE_SECONDS:
             return
         self.last, self.last_time = topic, now
@@ -237,8 +239,9 @@ def _changed(row: _Row, event: ProgressEvent) -> _Row:
 
 def _figures(event: ProgressEvent) -> str:
     found = []
-    if "bits_per_byte" in event:
-        found.append(f"{event['bits_per_byte']:.3f} bits per byte")
+    if "score" in event:
+        measure = event.get("measure", "score").replace("_", " ")
+        found.append(f"{event['score']:.3f} {measure}")
     if "norm" in event:
         found.append(f"norm {event['norm']:.3g}")
     return ", ".join(found)

@@ -96,10 +96,15 @@ def _unknown(model: type[BaseModel], where: Place, *, close: str | None) -> str:
 def _line(error: Any, where: Place, wanted: SettingType) -> str:
     """Describe a fault that is no misspelled key."""
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
+    is_option = kind == "value_error" and wanted.annotation is None
     if kind == "missing":
         rule = "is missing"
-    elif kind == "string_type" and wanted.is_decimal:
+    elif (kind == "string_type" and wanted.is_decimal) or (
+        is_option and isinstance(value, WrittenFloat)
+    ):
         return f"{_spell(where)}: {_decimal_rule(value, where, wanted)}"
+    elif is_option:
+        rule = f"{_show(value)} {error['msg'].removeprefix('Value error, ')}"
     elif kind in _WANTED:
         quotes = " without quotes" if isinstance(value, str) else ""
         rule = f"{_show(value)} {_WANTED[kind].format(quotes)}"
@@ -129,7 +134,8 @@ def _decimal_rule(value: Any, where: Place, wanted: SettingType) -> str:
         rule = "must be a finite number"
     elif isinstance(value, WrittenFloat | int) and not isinstance(value, bool):
         rule += " with at most 18 digits before and after the point"
-    return f"{shown} {rule}; write, for example, {_key(where)} = {wanted.example}"
+    example = "0.5" if wanted.example is None else wanted.example
+    return f"{shown} {rule}; write, for example, {_key(where)} = {example}"
 
 
 def _hint(where: Place, value: Any, kind: str, wanted: SettingType) -> str:
@@ -154,6 +160,9 @@ def _key(where: Place) -> str:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{key} = {_toml(each)}" for key, each in value.items())
+        return f"{{ {pairs} }}"
     return json.dumps(value, ensure_ascii=False)
 
 

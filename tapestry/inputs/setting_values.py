@@ -7,6 +7,9 @@ one spelling and one digest. In a file they are numbers, and stay exact::
     clip_norm = 1            "1"
     targets = ["q_proj"]     ("q_proj",)
 
+A workload's own options stand in a table whose keys no settings model knows. A whole
+number stays one there, and any other decimal becomes text.
+
 What does not fit is left for the model to refuse (``setting_faults`` says it in words):
 exponents, ``inf``, ``1.0`` for ``1``, and decimals in quotation marks, which this
 module marks as ``Quoted``.
@@ -15,7 +18,7 @@ module marks as ``Quoted``.
 import decimal
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel
 
@@ -48,6 +51,26 @@ def fit(raw: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     return {
         key: _fit(value, type_of(fields[key])) if key in fields else value
         for key, value in raw.items()
+    }
+
+
+def fit_options(options: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Convert the options of a workload to what the fields of its model take.
+
+    Options travel without their model, so that a decimal field has one spelling there
+    as well: a whole number is one, and any other decimal is text with a point.
+
+    Args:
+        options: Whole numbers, texts and lists of them, by name.
+        model: What they will be validated as.
+
+    Edge cases:
+        Unknown keys and values of another type stay as they are.
+    """
+    fields = model.model_fields
+    return {
+        key: _fit_option(value, type_of(fields[key])) if key in fields else value
+        for key, value in options.items()
     }
 
 
@@ -91,11 +114,32 @@ def _fit(value: Any, wanted: SettingType) -> Any:
         element = element_of(wanted.annotation)
         return tuple(_fit(each, element) for each in value)
     if isinstance(value, dict):
+        if get_origin(wanted.annotation) is dict:
+            return {key: _fit_free(each) for key, each in value.items()}
         table = wanted.table(value.get(wanted.tag or ""))
         return value if table is None else fit(value, table)
     if wanted.is_decimal:
         return _decimal(value)
     return value
+
+
+def _fit_free(value: Any) -> Any:
+    """Convert a value of a table whose keys no model names (``fit_options``)."""
+    if isinstance(value, list):
+        return tuple(map(_fit_free, value))
+    if isinstance(value, WrittenFloat) and plain_spelling(value.text) == value.text:
+        return value.text
+    return value
+
+
+def _fit_option(value: Any, wanted: SettingType) -> Any:
+    if isinstance(value, list | tuple):
+        element = element_of(wanted.annotation)
+        return tuple(_fit_option(each, element) for each in value)
+    if wanted.is_decimal and isinstance(value, str):
+        is_plain = "." in value and plain_spelling(value) == value
+        return value if is_plain else Quoted(value)
+    return _decimal(value) if wanted.is_decimal else value
 
 
 def _decimal(value: Any) -> Any:

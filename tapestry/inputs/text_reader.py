@@ -42,7 +42,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults, InputFault
 
@@ -53,7 +52,6 @@ _REFUSED = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufeff\ufffe\uffff]"
 )
 _LOOK = 4096  # bytes by which an encoding is recognized
-_ROLES = ("user", "assistant")
 _DIGITS = 400  # of a number; no double needs more
 # Default-ignorable code points (Unicode 16, DerivedCoreProperties) that are not in
 # the categories C and Z, and the braille pattern without dots.
@@ -177,7 +175,7 @@ def read_rows(
     """Yield the objects of a file of JSON lines, with the numbers of their lines.
 
     A line that breaks a rule becomes a fault, and reading goes on behind it. Strings
-    inside the objects are for ``fault_of_row`` and ``first_fault`` to check.
+    inside the objects are for the caller to check, with ``first_fault``.
 
     Args:
         path: The file.
@@ -199,135 +197,14 @@ def read_rows(
         faults.add(fault)
 
 
-def read_public_texts(path: Path) -> list[Text]:
-    """Read a file of public text: a text or a dialogue a line, as ``text_of_row``.
-
-    Raises:
-        ConfigError: The file cannot be read, is empty, or a line of it breaks a rule
-            of this module, has another key, or has a text in which nothing is visible.
-    """
-    faults = Faults()
-    texts = public_texts(path, faults)
-    faults.check(path)
-    return texts
-
-
-def public_texts(path: Path, faults: Faults) -> list[Text]:
-    """Read a file as ``read_public_texts`` does; what is wrong becomes faults."""
-    return [text for _, text in public_rows(path, faults)]
-
-
-def public_rows(path: Path, faults: Faults) -> list[tuple[int, Text]]:
-    """Read a file as ``public_texts`` does, each text with the number of its line."""
-    rows: list[tuple[int, Text]] = []
-    before = len(faults)
-    for number, row in read_rows(path, faults):
-        rule = fault_of_row(row)
-        if rule is None and is_invisible(shown_part(text := text_of_row(row))):
-            rule = "the text is empty or shows nothing; take the line out"
-        if rule is None:
-            rows.append((number, text))
-        else:
-            faults.add(InputFault(path, rule, line=number, code="record-invalid"))
-    if not rows and len(faults) == before:
-        faults.add(
-            InputFault(path, 'is empty; want lines {"text": "..."}', code="file-empty")
-        )
-    return rows
-
-
-def text_of_row(row: dict[str, Any]) -> Text:
-    """Return the text or the dialogue of a row in which ``fault_of_row`` finds nothing.
-
-    ::
-
-        {"text": "..."}
-        {"messages": [{"role": "user", "content": "..."},
-                      {"role": "assistant", "content": "..."}]}
-    """
-    if "text" in row:
-        return str(row["text"])
-    return Dialogue(turns=tuple(str(each["content"]) for each in row["messages"]))
-
-
-def shown_part(text: Text) -> str:
-    """Return what must show something: a text, or the answers of a dialogue."""
-    return text if isinstance(text, str) else "".join(text.answers)
-
-
-def fault_of_row(row: dict[str, Any], *, keys: tuple[str, ...] = ()) -> str | None:
-    """Return which rule the keys or the text of a row break, or None.
-
-    Args:
-        row: One object of a file of JSON lines.
-        keys: What it may have besides ``text`` or ``messages``.
-    """
-    known = ("messages" if "messages" in row else "text", *keys)
-    if (rule := _fault_of_keys(row, known)) is not None:
-        return rule
-    if "messages" in row:
-        return _fault_of_messages(row["messages"])
-    if "text" not in row:
-        return (
-            '"text" is missing; want an object such as {"text": "..."}, or one with'
-            ' "messages"'
-        )
-    return _fault_of_text(row["text"], "text")
-
-
-def _fault_of_keys(row: dict[str, Any], known: tuple[str, ...]) -> str | None:
-    wanted = " and ".join(f'"{key}"' for key in known)
-    for place, key in enumerate(row, start=1):
-        if key not in known:
-            meant = next((k for k in known if k not in row and _is_like(key, k)), None)
-            hint = f', which looks like "{meant}"' if meant else ""
-            return f"key {place} of {len(row)} is not {wanted}{hint}; take it out"
-    return None
-
-
-def _fault_of_messages(messages: object) -> str | None:
-    """Return which rule a dialogue breaks: turns of user and assistant, in turn."""
-    if not isinstance(messages, list):
-        return f'"messages" is {_kind(messages)}; want a list of messages'
-    if not messages or len(messages) % 2:
-        return (
-            f'"messages" has {len(messages)} messages; want pairs, a user\'s and then'
-            " the assistant's"
-        )
-    for place, message in enumerate(messages, start=1):
-        role = _ROLES[(place - 1) % 2]
-        if not isinstance(message, dict):
-            rule: str | None = f"is {_kind(message)}; want an object"
-        elif (rule := _fault_of_keys(message, ("role", "content"))) is None:
-            if message.get("role") != role:
-                rule = f'is not of role "{role}"; user and assistant take turns'
-            else:
-                rule = _fault_of_text(message.get("content"), "content")
-        if rule is not None:
-            return f'"messages", message {place}: {rule}'
-    return None
-
-
-def _fault_of_text(text: object, name: str) -> str | None:
-    if not isinstance(text, str):
-        return f'"{name}" is {_kind(text)}; want text in quotes'
-    rule = first_fault(text)
-    return None if rule is None else f'"{name}" {rule}'
-
-
 def first_fault(text: str) -> str | None:
     """Return which rule of this module a text breaks first, in words, or None."""
     found = _first_refused(text)
     return None if found is None else found[1]
 
 
-def _is_like(key: str, known: str) -> bool:
-    """Return whether a key could be meant for a known one, such as ``patient_ID``."""
-    letters = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", key)))
-    return letters.casefold().startswith(known) or letters.casefold().endswith(known)
-
-
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Name the JSON type of a value, with its article."""
     if value is None:
         return "null"
     names = {dict: "an object", list: "a list", str: "text", bool: "a boolean"}
@@ -505,7 +382,7 @@ def _parse(text: str) -> dict[str, Any]:
     else:
         if isinstance(value, dict):
             return value
-        raise ConfigError(f"is {_kind(value)}; want an object", code="json-invalid")
+        raise ConfigError(f"is {kind_of(value)}; want an object", code="json-invalid")
     if text.strip() in {"[", "{"}:
         raise ConfigError(
             "not JSON: the value goes on in the next line; write one a line",

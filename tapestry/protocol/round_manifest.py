@@ -1,8 +1,15 @@
 """Manifest of a round: its cohort, its plans, and the context that binds them."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from tapestry.encoding import decode_decimal, digest
 from tapestry.errors import ProtocolError
@@ -17,20 +24,64 @@ class Participant(Strict):
     key: Annotated[str, Field(max_length=300)]  # verify key of the node, as a vkey
 
 
-class TrainingPlan(Strict):
-    """The computation of every node on its records."""
+def _told_as_one(
+    value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo
+) -> Any:
+    """Tell one fault of an option, in place of one for each type that it may have."""
+    if info.mode == "json" and isinstance(value, list):
+        value = tuple(value)  # JSON has no other list
+    try:
+        return validate(value)
+    except ValidationError:
+        raise ValueError(
+            "must be a whole number below 2**53, a plain decimal, text of up to 200"
+            " characters, or a list of up to 1000 of them",
+        ) from None
 
-    workload: Literal["language"]
+
+Option = (
+    Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]
+    | Annotated[str, Field(max_length=200)]
+)
+OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Options = Annotated[
+    dict[
+        OptionName,
+        Annotated[
+            Option | Annotated[tuple[Option, ...], Field(max_length=1000)],
+            WrapValidator(_told_as_one),
+        ],
+    ],
+    Field(max_length=50, examples=[{"sequence_length": 128}]),
+]
+"""What one workload's plans say beyond every plan: whole numbers, texts, lists.
+
+A decimal that is not whole is text in plain spelling (``"0.5"``), so that it is exact
+and has one digest; a whole one is a whole number.
+"""
+
+
+class TrainingPlan(Strict):
+    """What every node computes on its records: a union, tagged by ``workload``.
+
+    The common part is read by all: by secure aggregation, by the accounting of privacy,
+    by an auditor. ``options`` belong to the workload that the tag names; its plan model
+    reads them (``workloads.base.read_options``), on nodes and coordinator alike, and
+    refuses what it does not know. The log holds any workload's plan, so an auditor
+    needs none of them.
+    """
+
+    workload: Name
     parameterization: Literal["full", "low_rank"]
     rank: Annotated[int, Field(ge=0, le=1024)]  # 0 with "full"
     targets: tuple[Annotated[str, Field(max_length=80)], ...]  # module names; low_rank
     factor_seed: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # draws A; low_rank
-    sequence_length: Annotated[int, Field(ge=8, le=8192)]
     steps: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]  # expected, in records
     optimizer: Literal["sgd", "adam"]
     learning_rate: Plain
     weight_decay: Plain
+    options: Options
 
 
 class NoNoise(Strict):
@@ -71,7 +122,7 @@ PrivacyPlan = Annotated[
 class _OuterStep(Strict):
     learning_rate: Plain
     max_norm: Plain  # gate: L2 norm of the mean update
-    max_loss_increase: Plain  # gate: public held-out text, bits per byte
+    max_loss_increase: Plain  # gate: mean score on public held-out data
 
 
 class MeanStep(_OuterStep):

@@ -1,83 +1,171 @@
-"""What can be trained: one small protocol, behind which nothing else is known.
+"""The seam between training and what is trained: protocols that name no kind of data.
 
-A *record* is encoded into a ``Unit``: the sequences that belong to it and that are
-clipped as one. The update of a node is a vector in the order of ``layout``.
+Node and coordinator train, sum, gate and release through ``Workload``. A record is
+whatever the workload's reader returns, and an example is that record as the workload's
+loss takes it. Nothing outside the workload looks inside either of them::
+
+    folder -> RecordReader.read -> records -> Workload.examples -> examples
+           -> Workload.losses -> gradients -> update in the order of Workload.layout
+
+A workload without some ability says so: ``adapters`` may be None, and a plan that it
+cannot follow is refused by ``check_plan``.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from tapestry.dialogue import Text
-from tapestry.protocol.round_manifest import TrainingPlan
+from pydantic import ValidationError
+
+from tapestry.errors import ConfigError
+from tapestry.inputs.faults import Faults
+from tapestry.inputs.setting_faults import explain
+from tapestry.inputs.setting_values import fit_options
+from tapestry.protocol.round_manifest import Options, TrainingPlan
+from tapestry.schema import Strict
 from tapestry.vectors import FloatVector, Layout, Parameters
+from tapestry.workloads.adapter_format import AdapterFormat
+from tapestry.workloads.data_manifest import DataManifest, Record, Row
+from tapestry.workloads.ratio_score import RatioScore
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_Options = TypeVar("_Options", bound=Strict)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """One record as token sequences, each of 2 to ``sequence_length`` tokens.
 
-    A token that is context only, and adds nothing to the loss, stands as its
-    complement ``~token``; each sequence has at least one that counts.
+def read_options(options: Options, model: type[_Options]) -> _Options:
+    """Read the part of a plan that is the workload's own.
+
+    Args:
+        options: Of a plan or of settings.
+        model: What the workload knows; unknown keys and lenient types are refused.
+
+    Raises:
+        ConfigError: An option is missing, unknown or out of range; all are named.
+    """
+    try:
+        return model.model_validate(fit_options(options, model))
+    except ValidationError as error:
+        lines = [f"options.{line}" for line in explain(error, model)]
+        raise ConfigError("; ".join(lines)) from None
+
+
+class Example(Protocol):
+    """One record, encoded; it is clipped as one.
+
+    Of a row only the length is looked at, as a measure of the work that it takes. The
+    loss of an example is the mean over its rows of the loss of each.
     """
 
-    sequences: tuple[tuple[int, ...], ...]
+    @property
+    def rows(self) -> Sequence[Row]:
+        """What ``Workload.losses`` takes; at least one."""
+        ...
+
+
+class Summary(Protocol):
+    """Counts of records for the institution's own operator; none leaves the node."""
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield a label and a sentence for each line that a terminal shows."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as one JSON object."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecords:
+    """What a reader found in a folder; private.
+
+    ``spellings`` has the canonical bytes of each record, for the digest of all. They
+    and the records stand in an order that depends on the records alone.
+    """
+
+    records: tuple[Record, ...]
+    spellings: tuple[bytes, ...]
+    hint: str  # what to put into a folder without records
+    parts: tuple[Record, ...] = ()  # rows that some records are joined from
+    summary: Summary | None = None
+
+
+class RecordReader(Protocol):
+    """The form of a workload's private records on disk."""
+
+    @property
+    def manifest_file(self) -> str:
+        """Name of the file that describes the data."""
+        ...
+
+    @property
+    def manifest(self) -> type[DataManifest]:
+        """What that file holds."""
+        ...
+
+    def read(self, paths: Sequence[Path], faults: Faults) -> ReadRecords:
+        """Read all files of a folder but the manifest; what is wrong becomes faults.
+
+        Guarantees:
+            A fault names a file, a line and a rule, and holds nothing of a record.
+        """
+        ...
+
+
+class Evaluation(Protocol):
+    """How a workload scores a model on public held-out data.
+
+    Bits per byte of text is one kind. The acceptance gate compares the mean of the
+    scores before and after a step, and the log names each of them.
+    """
+
+    @property
+    def name(self) -> str:
+        """The measure, as log and reports name it, such as ``bits_per_byte``."""
+        ...
+
+    @property
+    def settings(self) -> Options:
+        """Settings on which the scores depend, but for model and data."""
+        ...
+
+    @property
+    def suffix(self) -> str:
+        """How the name of a file of held-out data ends."""
+        ...
+
+    def read(self, path: Path, faults: Faults) -> Sequence[Record]:
+        """Read a file of public data; what is wrong becomes faults."""
+        ...
+
+    def check(self, path: Path, faults: Faults) -> Sequence[Record]:
+        """Read a file again; what the loaded model cannot be scored on is a fault."""
+        ...
+
+    def evaluate(self, data: Sequence[Record]) -> RatioScore:
+        """Score the loaded parameters, without gradients."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """Code lengths of some texts under a model, text by text."""
+class BaseOrigin:
+    """What the card of a release says of the given base and of the model's kind."""
 
-    bits_by_text: tuple[float, ...]
-    bytes_by_text: tuple[int, ...]
-
-    @property
-    def bits(self) -> float:
-        """Code length of all texts."""
-        return math.fsum(self.bits_by_text)
-
-    @property
-    def bytes(self) -> int:
-        """Length of all texts in UTF-8."""
-        return sum(self.bytes_by_text)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Comparable across tokenizers; lower is better."""
-        return self.bits / self.bytes
-
-    def difference_error(self, other: "Evaluation") -> float | None:
-        """Standard error of the difference of two models' bits per byte.
-
-        Both models wrote the same texts, so the error is that of a ratio of sums over
-        paired texts, linearized (Cochran, Sampling Techniques, 3rd ed., section 6.3).
-        It tells how much depends on which texts were held out, and nothing about how
-        another training would have turned out.
-
-        Args:
-            other: The other model on the same texts.
-
-        Edge cases:
-            One text, or texts of other lengths: None, nobody knows.
-        """
-        sizes = self.bytes_by_text
-        if len(sizes) < 2 or sizes != other.bytes_by_text:
-            return None
-        gap = (self.bits - other.bits) / self.bytes
-        pairs = zip(self.bits_by_text, other.bits_by_text, sizes, strict=True)
-        squares = [(mine - theirs - gap * size) ** 2 for mine, theirs, size in pairs]
-        spread = math.fsum(squares) * len(sizes) / (len(sizes) - 1)
-        return math.sqrt(spread) / self.bytes
+    title: str
+    licence: str | None  # None: the base names none
+    fields: Mapping[str, str] = field(default_factory=dict)  # of the front matter
 
 
 class Workload(Protocol):
-    """A loaded model and how its records become losses."""
+    """A loaded model, and how its records become losses and scores."""
+
+    @property
+    def name(self) -> str:
+        """The tag of its plans (``TrainingPlan.workload``)."""
+        ...
 
     @property
     def module(self) -> "nn.Module":
@@ -115,6 +203,29 @@ class Workload(Protocol):
         """
         ...
 
+    def least_options(self) -> Options:
+        """Return the options of the smallest plan that this workload takes."""
+        ...
+
+    def check_plan(self, plan: TrainingPlan) -> None:
+        """Refuse a plan whose options this model cannot follow.
+
+        Raises:
+            ConfigError: An option is missing, unknown, or not the model's.
+        """
+        ...
+
+    def check_private(self) -> None:
+        """Refuse a model whose gradients of single examples are not known to be right.
+
+        The workload holds the list of architectures that are tested.
+
+        Raises:
+            ConfigError: The model is not on the list, or is set to do something that
+                mixes examples or is drawn at random.
+        """
+        ...
+
     def attach(
         self, plan: TrainingPlan
     ) -> "AbstractContextManager[list[tuple[str, nn.Parameter]]]":
@@ -126,23 +237,58 @@ class Workload(Protocol):
         """
         ...
 
-    def encode(self, texts: Sequence[Text], *, sequence_length: int) -> list[Unit]:
-        """Turn each text into one unit; a text too short for a loss gives none."""
+    @property
+    def reader(self) -> RecordReader:
+        """The reader of private records."""
         ...
 
-    def find_fault(self, text: Text) -> str | None:
-        """Say why a text cannot be scored or its question not be asked, or None."""
-        ...
+    def examples(self, records: Sequence[Record], options: Options) -> list[Example]:
+        """Encode records; one that nothing can be learned from gives no example.
 
-    def losses(self, sequences: Sequence[Sequence[int]]) -> "Tensor":
-        """Mean loss in nats of the tokens that count, shape (len(sequences),).
-
-        No value depends on any other sequence of the batch.
+        Raises:
+            ConfigError: The options are not this workload's.
         """
         ...
 
-    def evaluate(self, texts: Sequence[Text], *, sequence_length: int) -> Evaluation:
-        """Code length of texts and of the answers of dialogues, without gradients."""
+    def coverage(
+        self, examples: Sequence[Example], options: Options, *, records: int
+    ) -> Summary | None:
+        """Count what a training reads of some records, for their own operator.
+
+        Edge cases:
+            None where that is all of them.
+        """
+        ...
+
+    def probe(self) -> Sequence[Example]:
+        """Return public examples of one row each, two or more.
+
+        Where rows differ in length, so must these.
+
+        Their gradients are compared with those of one example at a time before a
+        model is trained privately.
+        """
+        ...
+
+    def losses(self, rows: Sequence[Row]) -> "Tensor":
+        """Loss of each row, shape (len(rows),); none depends on any other row."""
+        ...
+
+    def evaluation(self, options: Options) -> Evaluation:
+        """Return how the model is scored, as a plan with these options has it.
+
+        Raises:
+            ConfigError: The options are not this workload's.
+        """
+        ...
+
+    @property
+    def adapters(self) -> AdapterFormat | None:
+        """How adapters are published; None where there are none."""
+        ...
+
+    def origin(self, base: str) -> BaseOrigin:
+        """Say what a given base is, by the name or folder that settings give it."""
         ...
 
     def save(self, directory: Path) -> None:

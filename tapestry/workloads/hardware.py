@@ -4,18 +4,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 _LIMITS = (  # of a container: cgroup 2, cgroup 1
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16; others take fifty times longer."""
-    known = torch.cpu.get_capabilities()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def memory_bytes() -> int | None:

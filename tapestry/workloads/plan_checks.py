@@ -9,8 +9,6 @@ Guarantees:
     Nothing here reads a record, draws a number or changes the model.
 """
 
-from typing import Any
-
 import torch
 
 from tapestry.encoding import decode_decimal
@@ -26,7 +24,6 @@ from tapestry.protocol.round_manifest import (
 )
 from tapestry.vectors import Layout
 from tapestry.workloads.base import Workload
-from tapestry.workloads.language.architectures import check_architecture
 
 _MOST = 1e6  # of a learning rate; float32 has no room for more on any gradient
 
@@ -35,11 +32,11 @@ def check_model(workload: Workload, privacy: PrivacyPlan) -> None:
     """Refuse a model that cannot be trained under this kind of noise.
 
     Edge cases:
-        Without noise no gradient of a single sequence is needed, and any model will do.
+        Without noise no gradient of a single example is needed, and any model will do.
 
     Raises:
         ConfigError: A parameter is not float32, or a private training needs gradients
-            that the model does not give (``architectures``).
+            that the model does not give (``Workload.check_private``).
     """
     for name, parameter in workload.module.named_parameters():
         if parameter.dtype != torch.float32:
@@ -47,7 +44,7 @@ def check_model(workload: Workload, privacy: PrivacyPlan) -> None:
                 f"{name} is {parameter.dtype}; training needs float32: convert the base"
             )
     if privacy.noise != "none":
-        check_architecture(workload.module)
+        workload.check_private()
 
 
 def check_plan(
@@ -59,11 +56,17 @@ def check_plan(
         The layout of its update.
 
     Raises:
-        ConfigError: A target, the rank or the length of sequences is not the model's, a
-            number is out of range, or the noise cannot be had with this plan.
+        ConfigError: The plan is another workload's; a target, the rank or an option is
+            not the model's; a number is out of range; or the noise cannot be had with
+            this plan.
     """
+    if training.workload != workload.name:
+        raise ConfigError(
+            f"the plan is for workload {training.workload!r}, the model here is of"
+            f" {workload.name!r}; name the same workload in all settings"
+        )
     check_numbers(training, privacy)
-    _check_length(workload, training)
+    workload.check_plan(training)
     layout = workload.layout(training)
     if training.parameterization == "low_rank":
         _check_rank(workload, layout, rank=training.rank)
@@ -212,13 +215,3 @@ def _check_rank(workload: Workload, layout: Layout, *, rank: int) -> None:
                 f"rank {rank} is above the {room} that {name!r} has room for; set rank"
                 f" to {room} or less"
             )
-
-
-def _check_length(workload: Workload, training: TrainingPlan) -> None:
-    config: Any = getattr(workload.module, "config", None)
-    longest = getattr(config, "max_position_embeddings", None)
-    if isinstance(longest, int) and training.sequence_length > longest:
-        raise ConfigError(
-            f"sequence_length {training.sequence_length} is above the {longest}"
-            " positions of the model (max_position_embeddings); lower it"
-        )

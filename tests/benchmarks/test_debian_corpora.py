@@ -8,7 +8,8 @@ from types import ModuleType
 import pytest
 
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.inputs.text_reader import read_public_texts
+from tapestry.workloads.language.text_records import TextReader
+from tapestry.workloads.language.text_rows import read_public_texts
 from tapestry_node.data import records
 
 
@@ -57,9 +58,9 @@ def test_paragraphs_are_records_and_held_out_chapters_are_public(
     tmp_path: Path,
 ) -> None:
     text.prepare(tmp_path / "out", ["de"], debs=None)
-    found = records.read(tmp_path / "out" / "de" / "private")
-    assert found.corpus.language == "de"
-    assert set(found.texts) == {
+    found = records.read(tmp_path / "out" / "de" / "private", TextReader())
+    assert found.manifest.languages == ("de",)
+    assert set(found.records) == {
         "Ein Absatz mit Code und Pakete, über zwei Zeilen.",
         "Ein zweiter Absatz, in einer Liste, ebenfalls über Pakete.",
     }

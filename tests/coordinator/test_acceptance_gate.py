@@ -1,9 +1,8 @@
 """The gate: what it lets through, what it stops, and that it says why."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,23 +11,19 @@ import numpy as np
 import pytest
 
 from tapestry.errors import ConfigError
+from tapestry.evaluation.held_out import HeldOut, scores_of
 from tapestry.model.replica import Replica
 from tapestry.protocol.round_manifest import MeanStep, RoundManifest
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.server import Unmasked
 from tapestry.vectors import Layout
-from tapestry.workloads.base import Evaluation
-from tapestry_coordinator.acceptance_gate import (
-    AcceptanceGate,
-    bits_per_byte,
-    check_held_out,
-    logged_evaluations,
-    mean_of,
-    read_held_out,
-)
+from tapestry.workloads.language.bits_per_byte import BitsPerByte
+from tapestry.workloads.ratio_score import RatioScore
+from tapestry_coordinator.acceptance_gate import AcceptanceGate, logged_evaluations
 from tapestry_coordinator.journal import Journal
 from tests.support.log_world import NAMES, World, renamed
 
+HELD_OUT = HeldOut(sets={"fr": ["a", "b"], "id": ["c"]}, digest="sha256:" + "1" * 64)
 LAYOUT = Layout(tensors=(("w", (8,)),))
 
 
@@ -45,12 +40,12 @@ class Model:
     def load(self, parameters: Mapping[str, Any]) -> None:
         self.value = float(parameters["w"][0])
 
-    def evaluate(self, texts: list[str], *, sequence_length: int) -> Evaluation:
+    def evaluate(self, texts: list[str], *, sequence_length: int) -> RatioScore:
         assert sequence_length == 16
         self.count += 1
-        return Evaluation(
-            bits_by_text=tuple(3 + self.value for _ in texts),
-            bytes_by_text=tuple(1 for _ in texts),
+        return RatioScore(
+            amounts=tuple(3 + self.value for _ in texts),
+            sizes=tuple(1 for _ in texts),
         )
 
 
@@ -65,9 +60,9 @@ def gate(model: Model, tmp_path: Path) -> Iterator[AcceptanceGate]:
     workload: Any = model
     yield AcceptanceGate(
         workload=workload,
-        texts={"fr": ["a", "b"], "id": ["c"]},
+        evaluation=BitsPerByte(model=workload, sequence_length=16),
+        held_out=HELD_OUT,
         journal=journal,
-        sequence_length=16,
     )
     journal.close()
 
@@ -175,11 +170,11 @@ def test_a_base_that_is_broken_already_takes_no_step(
 def _break(model: Model, bits: float, *, when: Callable[[], bool]) -> None:
     honest = Model.evaluate
 
-    def broken(texts: list[str], *, sequence_length: int) -> Evaluation:
+    def broken(texts: list[str], *, sequence_length: int) -> RatioScore:
         found = honest(model, texts, sequence_length=sequence_length)
         if not when():
             return found
-        return Evaluation(bits_by_text=(bits,), bytes_by_text=(1,))
+        return RatioScore(amounts=(bits,), sizes=(1,))
 
     vars(model)["evaluate"] = broken
 
@@ -190,71 +185,35 @@ def test_a_base_is_evaluated_once_over_restarts(
     first = gate.scores(START)
     assert gate.scores(START) == first
     assert model.count == 2
-    known = logged_evaluations(gate.journal, START.digest)
+    known = _logged(gate, START.digest)
     assert known is not None
-    assert {name: e.bytes_by_text for name, e in known.items()} == {
-        "fr": (1, 1),
-        "id": (1,),
+    assert {name: e.to_json()["sizes"] for name, e in known.items()} == {
+        "fr": [1, 1],
+        "id": [1],
     }
-    assert bits_per_byte(known) == first
-    assert logged_evaluations(gate.journal, "sha256:" + "0" * 64) is None
+    assert scores_of(known) == first
+    assert _logged(gate, "sha256:" + "0" * 64) is None
 
 
-def test_each_country_counts_the_same() -> None:
-    assert mean_of({"a": 1.0, "b": 2.0, "c": 6.0}) == 3.0
+def _logged(gate: AcceptanceGate, model_digest: str) -> dict[str, RatioScore] | None:
+    return logged_evaluations(
+        gate.journal, model_digest, evaluation=gate.evaluation, held_out=gate.held_out
+    )
 
 
-def test_held_out_text_is_read_by_country(tmp_path: Path) -> None:
-    lines = [json.dumps({"text": text}) + "\n" for text in ("un", "deux")]
-    (tmp_path / "fr.jsonl").write_text("".join(lines))
-    assert read_held_out(tmp_path) == {"fr": ["un", "deux"]}
-
-
-def test_nothing_in_the_folder_of_held_out_text_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "fr.jsonl").write_text('{"text": "un"}\n')
-    (tmp_path / "it.JSONL").write_text('{"text": "uno"}\n')
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "id.jsonl").write_text('{"text": "satu"}\n')
-    (tmp_path / "es.jsonl").symlink_to("/nowhere")
-    with pytest.raises(ConfigError) as caught:
-        read_held_out(tmp_path)
-    said = str(caught.value)
-    assert "es.jsonl: is a link" in said
-    assert "it.JSONL: is no <country>.jsonl" in said
-    assert "more/id.jsonl: is no <country>.jsonl" in said
-
-
-@pytest.mark.parametrize("text", ["", "{}\n", "[]\n", "nonsense\n", '"x"\n'])
-def test_a_file_that_is_no_held_out_text_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "fr.jsonl").write_text(text)
-    with pytest.raises(ConfigError, match=r"fr\.jsonl[:,] [^\n]+$"):
-        read_held_out(tmp_path)
-
-
-def test_without_held_out_text_there_is_no_gate(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the gate needs held-out text"):
-        read_held_out(tmp_path)
-
-
-class Picky:
-    """A workload that cannot read a text with an x."""
-
-    def find_fault(self, text: object) -> str | None:
-        return "it has an x; take it out" if "x" in str(text) else None
-
-
-def test_a_held_out_text_that_cannot_be_scored_is_named_by_its_line(
-    tmp_path: Path,
+def test_other_data_or_settings_are_evaluated_anew(
+    gate: AcceptanceGate, model: Model
 ) -> None:
-    workload: Any = Picky()
-    folder = tmp_path / "held-out"
-    folder.mkdir()
-    (folder / "fr.jsonl").write_text('{"text": "un"}\n\n{"text": "deux"}\n')
-    (folder / "it.jsonl").write_text('{"text": "uno"}\n')
-    with pytest.raises(ConfigError, match=r"fr\.jsonl.*3.*it has an x; take it out"):
-        check_held_out(folder, workload)
-    (folder / "fr.jsonl").write_text('{"text": "un"}\n')
-    check_held_out(folder, workload)
+    gate.scores(START)
+    workload: Any = model
+    other = HeldOut(sets=HELD_OUT.sets, digest="sha256:" + "2" * 64)
+    for changed in (
+        replace(gate, held_out=other),
+        replace(gate, evaluation=BitsPerByte(model=workload, sequence_length=8)),
+    ):
+        assert _logged(changed, START.digest) is None
+    replace(gate, held_out=other).scores(START)
+    assert model.count == 4
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -263,7 +222,7 @@ def test_a_base_without_a_score_opens_no_round(
 ) -> None:
     model.find_fault = lambda _text: None  # type: ignore[attr-defined]
     (tmp_path / "none").mkdir()
-    gate.check(START, held_out=tmp_path / "none")
+    gate.check(START, folder=tmp_path / "none")
     broken = Replica.start({"w": np.full(8, value, dtype=np.float32)})
     with pytest.raises(ConfigError, match=r"no finite bits per byte on none/fr\.jsonl"):
-        gate.check(broken, held_out=tmp_path / "none")
+        gate.check(broken, folder=tmp_path / "none")

@@ -4,13 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator.release_files import GIVEN, card_of
 from tapestry_governance.cli import release as command
 
 
 def card(given: str) -> str:
     facts = {GIVEN: given, "noise": "local"}
-    return card_of("base-1", digest="sha256:" + 64 * "0", rounds=2, facts=facts)
+    return card_of(
+        "base-1",
+        digest="sha256:" + 64 * "0",
+        rounds=2,
+        workload=LanguageWorkload.__new__(LanguageWorkload),  # no model is needed
+        facts=facts,
+    )
 
 
 def front(text: str) -> list[str]:

@@ -13,9 +13,12 @@ from tests.support.federation import RECORDS
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"training": {"sequence_length": 2048}}, "2048 is above the 1024 positions"),
+        (
+            {"training": {"options": {"sequence_length": 2048}}},
+            "2048 is above the 1024 positions",
+        ),
         ({"training": {"targets": ("c_attn",)}}, "'c_attn' .*targets may be down_proj"),
-        ({"training": {"rank": 0}}, "rank 0 trains nothing"),
+        ({"training": {"workload": "other"}}, "the plan is for workload 'other'"),
         ({"training": {"rank": 200}}, "rank 200 is above the 96"),
         ({"training": {"learning_rate": "0"}}, "learning rate 0 is not positive"),
         ({"privacy": {"noise_multiplier": "0.1"}}, "0.1 gives no finite epsilon"),

@@ -14,7 +14,8 @@ from tapestry import cli
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, QuorumError, ResourceError
 from tapestry.protocol.messages import Kind, Message
-from tapestry.workloads.base import Evaluation
+from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator import run
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
@@ -69,15 +70,15 @@ def test_a_model_that_breaks_is_rejected_and_not_retried(
 ) -> None:
     federation = found()
     given = federation.base.replica.digest
-    honest = type(federation.base.workload).evaluate
+    honest = LanguageModel.evaluate
 
-    def evaluate(self: Any, texts: Any, **rest: Any) -> Evaluation:
+    def evaluate(self: Any, texts: Any, **rest: Any) -> RatioScore:
         whole = honest(self, texts, **rest)
         broken = "evaluate" in [event.get("round_stage") for event in federation.events]
-        nothing = Evaluation(bits_by_text=(math.nan,), bytes_by_text=(1,))
+        nothing = RatioScore(amounts=(math.nan,), sizes=(1,))
         return nothing if broken else whole
 
-    monkeypatch.setattr(type(federation.base.workload), "evaluate", evaluate)
+    monkeypatch.setattr(LanguageModel, "evaluate", evaluate)
     federation.run()
     (closed,) = federation.closed()
     assert (closed.outcome, closed.reason) == ("rejected", "held_out_worse")

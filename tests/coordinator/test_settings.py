@@ -72,6 +72,33 @@ def test_a_run_without_noise_says_none_and_no_number(tmp_path: Path) -> None:
             ),
         ),
         ({"privacy": None}, "privacy: is missing; add the table [privacy]"),
+        (
+            {"training": {"sequence_length": 16}},
+            "training.sequence_length: no longer a key; move it into the table [train",
+        ),
+        (
+            {"training": {"parameterization": "full", "targets": None}},
+            'training.rank: has no effect with parameterization = "full"; take it out',
+        ),
+        (
+            {"training": {"parameterization": "full", "rank": None}},
+            'training.targets: has no effect with parameterization = "full"; take it',
+        ),
+        (
+            {"training": {"rank": None}},
+            "training.rank: is missing; write, for example, rank = 1",
+        ),
+        ({"training": {"rank": 0}}, "training.rank: 0 must be 1 or more"),
+        (
+            {"training": {"options": None}},
+            "training.options: is missing; write, for example, options = { sequence_l",
+        ),
+        ({"training": {"options": 16}}, "training.options: 16 must be a table; write"),
+        (
+            {"training": {"options": {"rate": 0.25, "share": True}}},
+            "training.options.share: true must be a whole number below 2**53, a plain",
+        ),
+        ({"training": {"workload": "My models"}}, 'training.workload: "My models" is'),
         ({"models": "models"}, "models: no longer a key; take it out: base names"),
         ({"speed": {"threads": 1}}, "speed: no longer a key; take it out: a coordin"),
     ],
@@ -81,6 +108,22 @@ def test_keys_without_effect_are_refused_and_those_that_lack_are_named(
     tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     assert _said(tmp_path, changes).startswith(said)
+
+
+def test_full_training_names_neither_rank_nor_targets(tmp_path: Path) -> None:
+    full = {"parameterization": "full", "rank": None, "targets": None}
+    plan = _read(tmp_path, {"training": full}).training.plan(factor_seed="0" * 64)
+    assert (plan.parameterization, plan.rank, plan.targets) == ("full", 0, ())
+
+
+def test_the_options_of_a_workload_are_kept_as_the_plan_has_them(
+    tmp_path: Path,
+) -> None:
+    options = {"length": 16, "rate": 0.25, "names": ["a", 1, 0.5], "kind": "flat"}
+    training = _read(tmp_path, {"training": {"options": options}}).training
+    wanted = {**options, "rate": "0.25", "names": ("a", 1, "0.5")}
+    assert training.options == wanted
+    assert training.plan(factor_seed="0" * 64).options == wanted
 
 
 def test_faults_inside_a_table_of_several_kinds_are_told_with_the_others(

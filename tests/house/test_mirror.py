@@ -30,7 +30,6 @@ LACKING: dict[str, tuple[str, ...]] = {
     ),
     "tested from the node's other files and, as a whole, from the scenarios": (
         "node/tapestry_node/adapters/adapter_check.py",
-        "node/tapestry_node/adapters/sample_answers.py",
         "node/tapestry_node/budget/ledger_entries.py",
         "node/tapestry_node/budget/terms.py",
         "node/tapestry_node/check_output.py",

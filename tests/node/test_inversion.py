@@ -11,14 +11,14 @@ import pytest
 
 from tapestry.schema import Noise
 from tapestry.workloads.language.base_models import build_tiny
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.workload import LanguageWorkload
 from tests.support.inversion import BYTES, Federation, codes, present, recovered, scores
 
 KINDS: tuple[Noise, ...] = ("local", "shared")
 
 
 @pytest.fixture(scope="module")
-def model() -> LanguageModel:
+def model() -> LanguageWorkload:
     return build_tiny()
 
 
@@ -32,7 +32,9 @@ def drawn(count: int, *, seed: int = 0) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_raw_update_gives_away_every_token(model: LanguageModel, seed: int) -> None:
+def test_a_raw_update_gives_away_every_token(
+    model: LanguageWorkload, seed: int
+) -> None:
     """Exactly its tokens lie in the span; nobody has to say how many there are."""
     [text] = drawn(1, seed=seed)
     vector = Federation(model=model, nodes=4).trained(text)
@@ -42,7 +44,7 @@ def test_a_raw_update_gives_away_every_token(model: LanguageModel, seed: int) ->
 
 @pytest.mark.parametrize("count", [4, 10])
 def test_a_sum_without_noise_gives_away_every_token_as_well(
-    model: LanguageModel, count: int
+    model: LanguageWorkload, count: int
 ) -> None:
     texts = drawn(count)
     federation = Federation(model=model, nodes=count)
@@ -52,7 +54,7 @@ def test_a_sum_without_noise_gives_away_every_token_as_well(
     assert chance < 0.2
 
 
-def test_clipping_alone_hides_nothing(model: LanguageModel) -> None:
+def test_clipping_alone_hides_nothing(model: LanguageWorkload) -> None:
     texts = drawn(1)
     federation = Federation(
         model=model, nodes=4, noise="local", noise_multiplier="0.0000001"
@@ -61,7 +63,7 @@ def test_clipping_alone_hides_nothing(model: LanguageModel) -> None:
     assert max(shares) == 1
 
 
-def test_a_masked_update_is_at_chance(model: LanguageModel) -> None:
+def test_a_masked_update_is_at_chance(model: LanguageWorkload) -> None:
     texts = drawn(8)
     bare = Federation(model=model, nodes=4)
     trained = [bare.trained(text) for text in texts]
@@ -83,7 +85,7 @@ def attacked(federation: Federation, texts: list[str]) -> tuple[list[float], flo
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_sum_under_noise_is_close_to_chance(
-    model: LanguageModel, kind: Noise
+    model: LanguageWorkload, kind: Noise
 ) -> None:
     """With the product's own noise; a five hundredth of it would be noticed."""
     texts = drawn(4)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tapestry.errors import ConfigError
 from tapestry.privacy import clipping, gaussian
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.workloads.base import Unit
+from tapestry.workloads.language.tokens import TokenExample
 from tapestry_node.training import dp_sgd, per_example_gradients
 from tapestry_node.training.dp_sgd import Runtime, StepProgress, fit
 from tapestry_node.training.per_example_gradients import Gradients, Problem, Tally
@@ -33,7 +33,7 @@ Norms = npt.NDArray[np.float64]
 
 def moved(
     problem: Problem,
-    units: Sequence[Unit],
+    units: Sequence[TokenExample],
     *,
     multiplier: str = "1",
     steps: int = 1,
@@ -67,7 +67,7 @@ def check_noise_scale() -> None:
 
 
 def check_sensitivity(
-    units: Sequence[Unit], *, losses: Any = tiny_models.losses_of
+    units: Sequence[TokenExample], *, losses: Any = tiny_models.losses_of
 ) -> None:
     """One unit more moves the sum by at most the bound, in whatever company."""
     with tiny_models.lora(tiny_models.llama()) as inner:
@@ -85,7 +85,7 @@ def check_poisson() -> None:
     def note(progress: StepProgress) -> None:
         drawn.append(progress.drawn)
 
-    units = [Unit(sequences=((5, 6),))] * 32
+    units = [TokenExample(rows=((5, 6),))] * 32
     with tiny_models.lora(tiny_models.llama()) as problem:
         moved(problem, units, steps=100, runtime=Runtime(progress=note))
     assert 0.4 < np.var(drawn) / (32 * 0.25 * 0.75) < 2.0
@@ -128,7 +128,7 @@ def test_noise_of_low_precision_is_caught(monkeypatch: Patch) -> None:
 
 
 def test_clip_doubled_is_caught(monkeypatch: Patch) -> None:
-    units = [tiny_models.units(1)[0]] + [Unit(sequences=((9, 9),))] * 7
+    units = [tiny_models.units(1)[0]] + [TokenExample(rows=((9, 9),))] * 7
     loud = partial(_scaled, factor=100.0)
     check_sensitivity(units, losses=loud)
     right = clipping.factors
@@ -141,13 +141,13 @@ def test_clip_doubled_is_caught(monkeypatch: Patch) -> None:
         check_sensitivity(units, losses=loud)
 
 
-def _by_sequence(units: Sequence[Unit]) -> list[int]:
-    return list(range(sum(len(unit.sequences) for unit in units)))
+def _by_sequence(units: Sequence[TokenExample]) -> list[int]:
+    return list(range(sum(len(unit.rows) for unit in units)))
 
 
 def test_clipping_sequences_instead_of_records_is_caught(monkeypatch: Patch) -> None:
-    many = Unit(sequences=((5, 6, 7, 8),) * 6)
-    units = [many] + [Unit(sequences=((9, 9),))] * 7
+    many = TokenExample(rows=((5, 6, 7, 8),) * 6)
+    units = [many] + [TokenExample(rows=((9, 9),))] * 7
     loud = partial(_scaled, factor=100.0)
     check_sensitivity(units, losses=loud)
     monkeypatch.setattr(per_example_gradients, "_owners", _by_sequence)
@@ -159,7 +159,9 @@ def test_clipping_sequences_instead_of_records_is_caught(monkeypatch: Patch) -> 
 def test_a_shuffled_loader_is_caught(monkeypatch: Patch) -> None:
     check_poisson()
 
-    def shuffled(units: Sequence[Unit], _: Any, source: NoiseSource) -> list[Unit]:
+    def shuffled(
+        units: Sequence[TokenExample], _: Any, source: NoiseSource
+    ) -> list[TokenExample]:
         order = np.argsort(source.words(len(units)))
         return [units[i] for i in order.tolist()[:8]]
 
@@ -172,7 +174,7 @@ def test_an_empty_batch_skipped_is_caught(monkeypatch: Patch) -> None:
     check_noise_scale()
     right: Callable[..., Tally] = dp_sgd._descend
 
-    def skipping(held: Gradients, units: Sequence[Unit], *rest: Any) -> Tally:
+    def skipping(held: Gradients, units: Sequence[TokenExample], *rest: Any) -> Tally:
         if units:
             return right(held, units, *rest)
         held.apply(torch.zeros(sum(p.numel() for p in held._parameters)), scale=1.0)
@@ -196,8 +198,8 @@ def test_a_token_mean_loss_is_caught_at_start() -> None:
 
 
 def test_a_token_mean_loss_would_be_caught_by_what_it_does(monkeypatch: Patch) -> None:
-    long = Unit(sequences=(tuple(range(3, 40)),))
-    units = [long] + [Unit(sequences=((9, 9),))] * 7
+    long = TokenExample(rows=(tuple(range(3, 40)),))
+    units = [long] + [TokenExample(rows=((9, 9),))] * 7
     check_sensitivity(units)
     monkeypatch.setattr(per_example_gradients, "check_per_unit", lambda *_: None)
     with pytest.raises(AssertionError):
@@ -223,12 +225,12 @@ def test_a_seed_reused_by_the_next_run_is_caught(monkeypatch: Patch) -> None:
 
 
 def test_dividing_by_the_drawn_batch_is_caught(monkeypatch: Patch) -> None:
-    units = [tiny_models.units(1)[0]] + [Unit(sequences=((9, 9),))] * 7
+    units = [tiny_models.units(1)[0]] + [TokenExample(rows=((9, 9),))] * 7
     loud = partial(_scaled, factor=100.0)
     right: Callable[..., Tally] = dp_sgd._descend
 
     def dividing(
-        held: Gradients, units: Sequence[Unit], recipe: Any, *rest: Any
+        held: Gradients, units: Sequence[TokenExample], recipe: Any, *rest: Any
     ) -> Any:
         return right(held, units, replace(recipe, batch_size=max(1, len(units))), *rest)
 

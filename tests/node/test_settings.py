@@ -110,6 +110,21 @@ def test_a_key_of_earlier_versions_is_told_what_to_write(tmp_path: Path) -> None
     assert said.startswith("models: no longer a key; take it out: base names ")
 
 
+def test_the_length_of_windows_is_an_option_of_the_workload(tmp_path: Path) -> None:
+    said = _said(tmp_path, {"adapter": {"sequence_length": 16}})
+    assert said == (
+        "adapter.sequence_length: no longer a key; move it into the table"
+        " [adapter.options]"
+    )
+    adapter = _read(tmp_path, {"adapter": {"options": {"rate": 0.5}}}).adapter
+    assert adapter.options == {"rate": "0.5"}
+
+
+@pytest.mark.parametrize("workload", ["", "Language", "a/b", 3, None], ids=repr)
+def test_a_workload_is_a_name(tmp_path: Path, workload: object) -> None:
+    assert _said(tmp_path, {"workload": workload}).startswith("workload: ")
+
+
 @pytest.mark.parametrize("seconds", [0, 60.5, -1])
 def test_the_pause_between_polls_has_a_range(tmp_path: Path, seconds: float) -> None:
     transport = {

@@ -13,7 +13,7 @@ import pytest
 
 from tapestry import cli
 from tapestry.encoding import decode_decimal
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.base import Workload
 from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
 from tapestry_node.budget.ledger import Balance
 from tapestry_node.node import Node
@@ -61,7 +61,8 @@ for words in (["budget"], ["budget", "--json"], ["egress"]):
 def loaded(monkeypatch: pytest.MonkeyPatch, base: Base) -> None:
     from tapestry.workloads.language import base_models
 
-    def open_base(_: str) -> LanguageModel:
+    def open_base(_: str, *, cache: Path | None) -> Workload:
+        assert cache is None
         base.workload.load(base.replica.parameters)  # runs leave others in it
         return base.workload
 
@@ -480,7 +481,7 @@ def test_receipts_that_the_log_agrees_with_are_shown(
         ({"adapter": {"rank": 97}}, "the adapter: rank 97 is above the 96"),
         ({"adapter": {"batch_size": 25}}, "the adapter: batch size 25 is not between"),
         (
-            {"adapter": {"sequence_length": 2048}},
+            {"adapter": {"options": {"sequence_length": 2048}}},
             "the adapter: sequence_length 2048 is",
         ),
         ({"adapter": {"learning_rate": "0"}}, "the adapter: learning rate 0 is not"),

@@ -16,7 +16,7 @@ from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.quantization import Encoding, mean
 from tapestry.vectors import parameters_digest
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator.journal import Journal
 from tapestry_governance import registry
 from tapestry_governance.audit.verify import AuditVerdict, verify
@@ -122,7 +122,7 @@ def test_releases_load_with_plain_transformers(federation: Federation) -> None:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         tokens = tokenizer("forêt", return_tensors="pt")
         assert model(**tokens).logits.shape[-1] == model.config.vocab_size
-        values = LanguageModel.open(folder).parameters()
+        values = LanguageWorkload.open(folder).parameters()
         assert parameters_digest(values) == release.parameters_digest
 
 

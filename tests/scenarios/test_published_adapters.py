@@ -13,7 +13,7 @@ import pytest
 from tapestry.artifacts import adapter_folder
 from tapestry.model.replica import Replica
 from tapestry.workloads.language.base_models import build_tiny
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_governance import registry
 from tapestry_governance.audit.verify import AuditVerdict
 from tests.support.federation import NAMES, Base, Federation, sentences, write_lines
@@ -41,7 +41,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     build_tiny().save(folder)
     path = folder / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | SETTINGS))
-    model = LanguageModel.open(folder)
+    model = LanguageWorkload.open(folder)
     return Base(workload=model, replica=Replica.start(model.parameters()))
 
 

@@ -15,7 +15,7 @@ from tapestry.protocol.messages import Kind, Reason
 from tapestry.workloads import plan_checks
 from tapestry.workloads.language import base_models
 from tapestry.workloads.language.base_models import build_tiny
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator import round_plan, run
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import RoundOpened
@@ -27,14 +27,14 @@ DROPOUT = "no private training with dropout, and attention_dropout is 0.1; set i
 PHI = "no private training of architecture 'phi'; tested are llama"
 
 
-def with_dropout() -> LanguageModel:
+def with_dropout() -> LanguageWorkload:
     model = build_tiny()
     settings: Any = model.module.config
     settings.attention_dropout = 0.1
     return model
 
 
-def phi() -> LanguageModel:
+def phi() -> LanguageWorkload:
     import transformers
 
     config = transformers.PhiConfig(
@@ -46,7 +46,7 @@ def phi() -> LanguageModel:
         max_position_embeddings=64,
     )
     module = transformers.PhiForCausalLM(config)
-    return LanguageModel(module, build_tiny().tokenizer)
+    return LanguageWorkload(module, build_tiny().tokenizer)
 
 
 @pytest.fixture(params=[(with_dropout, DROPOUT), (phi, PHI)], ids=["dropout", "phi"])
@@ -141,7 +141,9 @@ def test_node_check_says_so_beforehand(
 ) -> None:
     federation, said = unfit
     federation.close()
-    monkeypatch.setattr(base_models, "open_base", lambda _: federation.base.workload)
+    monkeypatch.setattr(
+        base_models, "open_base", lambda *_, **__: federation.base.workload
+    )
     with pytest.raises(SystemExit) as done:
         cli.main(["node", "check", str(federation.directory / "nodes" / "fr")])
     assert done.value.code == 2

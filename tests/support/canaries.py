@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tapestry.privacy.accounting import epsilon
 from tapestry.privacy.empirical_audit import gaussian_bound
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.workloads.base import Unit
+from tapestry.workloads.language.tokens import TokenExample
 from tapestry.workloads.plan_checks import local_steps
 from tapestry_node.training.dp_sgd import Runtime, fit
 from tapestry_node.training.per_example_gradients import Problem
@@ -50,6 +50,8 @@ def audited(count: int) -> Iterator[Problem]:
             module=module,
             parameters=[*inner.parameters, ("canary", coordinates)],
             losses=module.losses,
+            probe=inner.probe,
+            check_private=inner.check_private,
         )
 
 
@@ -59,7 +61,9 @@ def audit(
     """Train once with half of the canaries; return the bound and the claim."""
     inside = np.random.default_rng(5).random(count) < 0.5
     text = (5, 6, 7)
-    units = [Unit(sequences=((_FIRST + i, *text),)) for i in range(count) if inside[i]]
+    units = [
+        TokenExample(rows=((_FIRST + i, *text),)) for i in range(count) if inside[i]
+    ]
     training = tiny_models.training_plan(steps=steps, batch_size=len(units) // 4)
     privacy = tiny_models.privacy_plan(noise_multiplier=noise)
     with audited(count) as problem:

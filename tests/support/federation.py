@@ -23,7 +23,7 @@ from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import FloatVector
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.base import Workload
 from tapestry_coordinator import run as driver
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
@@ -45,6 +45,7 @@ from tapestry_node.node import Node
 Settings = Mapping[str, Any]
 Deliver = Callable[[Message], Message]
 Fault = Callable[[str, Message, Deliver], Message | None]
+Data = Callable[[Path, str], Path]
 
 NAMES = ("fi", "fr", "id", "sw")
 RECORDS = 24
@@ -73,7 +74,7 @@ class Killed(BaseException):
 class Base:
     """A given base, loaded once and shared by everybody of this process."""
 
-    workload: LanguageModel
+    workload: Workload
     replica: Replica
 
 
@@ -201,6 +202,7 @@ class Federation:
         institution: Settings | None = None,
         institutions: Mapping[str, Settings] | None = None,
         train: bool = False,
+        data: Data | None = None,
     ) -> None:
         """Found it.
 
@@ -213,6 +215,7 @@ class Federation:
             institutions: Settings that differ in one institution's.
             train: Train on the records; otherwise updates are made up, which is
                 faster and the same to everything outside the trainer.
+            data: Writes an institution's data, as ``write_text`` does.
         """
         self.directory, self.base, self.train = directory, base, train
         self.wire = Wire()
@@ -234,7 +237,7 @@ class Federation:
                 institutions=[
                     local_federation.Institution(
                         name=name,
-                        data=write_text(directory / "text", name),
+                        data=(data or write_text)(directory / "text", name),
                         settings=merged(
                             merged(
                                 node_settings(base.replica.digest), institution or {}
@@ -420,7 +423,10 @@ def _same(update: FloatVector) -> FloatVector:
 
 
 def merged(left: Settings, right: Settings) -> dict[str, Any]:
-    """Replace values of nested tables by others; None takes a key out."""
+    """Replace values of nested tables by others; None takes a key out.
+
+    A workload's options are replaced as a whole.
+    """
     both = dict(left)
     for key, value in right.items():
         if value is None:
@@ -428,6 +434,7 @@ def merged(left: Settings, right: Settings) -> dict[str, Any]:
             continue
         known = both.get(key)
         nested = isinstance(known, Mapping) and isinstance(value, Mapping)
+        nested = nested and key != "options"
         both[key] = merged(known, value) if nested and known is not None else value
     return both
 
@@ -473,15 +480,16 @@ def run_settings() -> dict[str, Any]:
         "base": "tiny",
         "adapters": False,
         "training": {
+            "workload": "language",
             "parameterization": "low_rank",
             "rank": 2,
             "targets": ("q_proj",),
-            "sequence_length": 16,
             "steps": 1,
             "batch_size": 6,
             "optimizer": "sgd",
             "learning_rate": "0.1",
             "weight_decay": "0",
+            "options": {"sequence_length": 16},
         },
         "privacy": {
             "noise": "local",
@@ -532,6 +540,7 @@ def node_settings(base_digest: str) -> dict[str, Any]:
     return {
         "federation": "simulated",
         "country": "somewhere",
+        "workload": "language",
         "base": "tiny",
         "data": "data",
         "policy": {
@@ -552,12 +561,12 @@ def node_settings(base_digest: str) -> dict[str, Any]:
             "licence": "CC0-1.0",
             "rank": 2,
             "targets": ["q_proj"],
-            "sequence_length": 16,
             "steps": 1,
             "batch_size": 6,
             "learning_rate": "0.1",
             "noise": "local",
             "epsilon": "4",
             "clip_norm": "0.5",
+            "options": {"sequence_length": 16},
         },
     }

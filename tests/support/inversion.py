@@ -25,7 +25,7 @@ from tapestry.schema import Noise
 from tapestry.secagg.masks import Mask, add_masks
 from tapestry.secagg.quantization import Encoding, check_sum, mean
 from tapestry.vectors import FloatVector, RingVector
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_node.round.contribution import prepare
 from tapestry_node.training.dp_sgd import Runtime, noiseless_step, update
 from tests.support import tiny_models
@@ -50,10 +50,10 @@ def training_plan() -> TrainingPlan:
         parameterization="low_rank",
         rank=RANK,
         targets=(TARGET,),
-        sequence_length=24,
         steps=1,
         batch_size=1,
         learning_rate="1",
+        options={"sequence_length": 24},
     )
 
 
@@ -61,7 +61,7 @@ def training_plan() -> TrainingPlan:
 class Federation:
     """Nodes with one record each, which is in every batch; clipped to the bound."""
 
-    model: LanguageModel
+    model: LanguageWorkload
     nodes: int
     noise: Noise = "none"
     noise_multiplier: str = "0"
@@ -152,14 +152,16 @@ class Federation:
         return accounting.epsilon([step], target_delta=float(DELTA))
 
 
-def present(model: LanguageModel, texts: Sequence[str]) -> set[int]:
+def present(model: LanguageWorkload, texts: Sequence[str]) -> set[int]:
     """All bytes but each last one, on which nothing depends."""
     units = model.encode(texts, sequence_length=24)
-    found = {token for u in units for s in u.sequences for token in s[:-1]}
+    found = {token for u in units for s in u.rows for token in s[:-1]}
     return {token for token in found if token < BYTES}
 
 
-def scores(model: LanguageModel, vector: FloatVector, *, tokens: int) -> list[Scores]:
+def scores(
+    model: LanguageWorkload, vector: FloatVector, *, tokens: int
+) -> list[Scores]:
     """Two ways to rank all bytes: nearness to the span, and energy along ``A x``."""
     gradient = vector.reshape(-1, RANK).astype(np.float64)
     plan = training_plan()
@@ -172,7 +174,7 @@ def scores(model: LanguageModel, vector: FloatVector, *, tokens: int) -> list[Sc
     return [inside, np.linalg.norm(vectors @ gradient.T, axis=1)]
 
 
-def inputs(model: LanguageModel) -> Scores:
+def inputs(model: LanguageWorkload) -> Scores:
     """What the first layer sees for each token, whatever its position."""
     inner = model.module.get_submodule("model")
     with torch.no_grad():
@@ -182,7 +184,7 @@ def inputs(model: LanguageModel) -> Scores:
 
 
 def recovered(
-    model: LanguageModel, vector: FloatVector, texts: Sequence[str]
+    model: LanguageWorkload, vector: FloatVector, texts: Sequence[str]
 ) -> tuple[list[float], float]:
     """The share of tokens among as many guesses, for each ranking; and by chance."""
     right = present(model, texts)

@@ -242,12 +242,12 @@ class World:
                 rank=0,
                 targets=(),
                 factor_seed="0" * 64,
-                sequence_length=64,
                 steps=20,
                 batch_size=50,
                 optimizer="sgd",
                 learning_rate="0.1",
                 weight_decay="0",
+                options={"sequence_length": 64},
             ),
             privacy=LocalNoise(
                 noise="local",

@@ -36,12 +36,12 @@ TRAINING = TrainingPlan(
     rank=0,
     targets=(),
     factor_seed="00" * 32,
-    sequence_length=32,
     steps=1,
     batch_size=8,
     optimizer="sgd",
     learning_rate="0.1",
     weight_decay="0",
+    options={"sequence_length": 32},
 )
 PRIVACY = NoNoise(noise="none")
 OUTER = MeanStep(

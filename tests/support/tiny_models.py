@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from tapestry.protocol.round_manifest import (
     SharedNoise,
     TrainingPlan,
 )
-from tapestry.workloads.base import Unit
+from tapestry.workloads.language.architectures import check_architecture
+from tapestry.workloads.language.tokens import TokenExample
+from tapestry.workloads.language.workload import PROBE
 from tapestry_node.training.per_example_gradients import Problem
 
 VOCABULARY = 64
@@ -92,6 +95,8 @@ def full(module: nn.Module) -> Iterator[Problem]:
         module=module,
         parameters=list(module.named_parameters()),
         losses=lambda sequences: losses_of(module, sequences),
+        probe=PROBE,
+        check_private=partial(check_architecture, module),
     )
 
 
@@ -118,12 +123,14 @@ def lora(module: nn.Module, *, both: bool = False) -> Iterator[Problem]:
             module=module,
             parameters=chosen,
             losses=lambda sequences: losses_of(module, sequences),
+            probe=PROBE,
+            check_private=partial(check_architecture, module),
         )
     finally:
         wrapped.unload()
 
 
-def units(count: int, *, seed: int = 0, sequences: int = 1) -> list[Unit]:
+def units(count: int, *, seed: int = 0, sequences: int = 1) -> list[TokenExample]:
     """Random units of unequal length."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -133,7 +140,7 @@ def units(count: int, *, seed: int = 0, sequences: int = 1) -> list[Unit]:
         return tuple(drawn.tolist())
 
     return [
-        Unit(sequences=tuple(sequence() for _ in range(sequences)))
+        TokenExample(rows=tuple(sequence() for _ in range(sequences)))
         for _ in range(count)
     ]
 
@@ -146,12 +153,12 @@ def training_plan(**changes: Any) -> TrainingPlan:
         "rank": 0,
         "targets": (),
         "factor_seed": "0" * 64,
-        "sequence_length": 16,
         "steps": 3,
         "batch_size": 8,
         "optimizer": "sgd",
         "learning_rate": "0.1",
         "weight_decay": "0",
+        "options": {"sequence_length": 16},
     }
     return TrainingPlan(**(settings | changes))
 

@@ -14,8 +14,8 @@ from tapestry.inputs.setting_types import type_at
 from tapestry.inputs.setting_values import fit, to_toml
 from tapestry.inputs.text_reader import read_toml
 from tapestry.settings import write_new
+from tapestry.workloads.language.text_records import Corpus
 from tapestry_coordinator.settings import CoordinatorSettings
-from tapestry_node.data.records import Corpus
 from tapestry_node.settings import NodeSettings
 from tests.support.federation import merged, node_settings, run_settings
 from tests.support.refusals import refused

@@ -25,7 +25,7 @@ class DataDeclared(Body):
     dataset: Digest  # a salted commitment, not a digest of the records
     records: Annotated[int, Field(ge=1)]  # a lower bound is safe, see EVENTS.md
     unit: Literal["record"]
-    languages: Annotated[tuple[Language, ...], Field(min_length=1, max_length=50)]
+    languages: Annotated[tuple[Language, ...], Field(max_length=50)]  # none: no text
     licences: Annotated[tuple[Licence, ...], Field(max_length=50)]
 
 

@@ -1,6 +1,6 @@
 """Whether an institution's adapter could be published: asked before it is paid for.
 
-Its training, its public text, the folder that it would be written to, and everything
+Its training, its public data, the folder that it would be written to, and everything
 else that the log or the registry would refuse afterwards for reasons that lie in
 settings and policy alone.
 """
@@ -13,18 +13,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tapestry.dialogue import Text
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import InputFault
 from tapestry.protocol.messages import Reason
 from tapestry.storage import durable_files
-from tapestry.workloads.language.peft_folder import BaseName
+from tapestry.workloads.adapter_format import BaseName
+from tapestry.workloads.data_manifest import DataManifest, Record
 from tapestry_governance.events.federation_events import Policy
 from tapestry_governance.events.model_events import AdapterPublished
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
-from tapestry_node.data import held_out
 from tapestry_node.refusal import Refused
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
@@ -41,7 +40,7 @@ class Place:
     folder: Path  # of the node
     settings: NodeSettings
     policy: Policy | None  # of the federation; None where the log is not known yet
-    language: str
+    data: DataManifest
 
 
 def plan_adapter(
@@ -59,6 +58,7 @@ def plan_adapter(
     return adapter_trainer.plan(
         title,
         adapter,
+        workload=trainer.workload.name,
         records=trainer.count,
         target_delta=settings.policy.target_delta,
     )
@@ -72,11 +72,11 @@ def trial_title(name: str, *, base_digest: str) -> Title:
 
 def check_adapter(
     plan: AdapterPlan, place: Place, *, trainer: Trainer, load: Callable[[], object]
-) -> list[Text]:
+) -> list[Record]:
     """Refuse an adapter that could not be trained, or not be published then.
 
     Returns:
-        The public text that it will be measured on.
+        The public data that it will be measured on.
 
     Edge cases:
         What the ledger has left is not asked here; ``Ledger.reserve`` decides.
@@ -88,6 +88,7 @@ def check_adapter(
         ResourceError: It could not be written.
     """
     settings = place.settings
+    adapters = adapter_trainer.adapters_of(trainer.workload)
     if plan.steps is None and "none" not in settings.policy.noise:
         raise Refused(
             Reason.LOCAL_POLICY,
@@ -98,7 +99,18 @@ def check_adapter(
         _check_federation(settings, place.policy)
     _check_room(place.folder, name=settings.name)
     trainer.trainable.check(plan.training, plan.privacy, load=load)
-    return held_out.read(place.folder, trainer=trainer)
+    return adapters.read_public(place.folder, repeated=trainer.repeated)
+
+
+def language_of(data: DataManifest) -> str:
+    """Return the language that the log names for an adapter.
+
+    Raises:
+        ConfigError: The data have none; the log has no form for such an adapter.
+    """
+    if not data.languages:
+        raise ConfigError("the data name no language, and an adapter's entry needs one")
+    return data.languages[0]
 
 
 def _check_room(folder: Path, *, name: str) -> None:
@@ -148,7 +160,7 @@ def _check_entry(place: Place) -> None:
             name=settings.name,
             version=1,
             country=settings.country,
-            language=place.language,
+            language=language_of(place.data),
             licence=settings.adapter.licence,
             base="base-1",
             base_digest=_ANY,

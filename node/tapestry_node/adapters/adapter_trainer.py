@@ -2,8 +2,8 @@
 
 The adapter is a low-rank update that stays apart: the same DP-SGD as a round's
 (``dp_sgd``), B over a public A, only that the result is not masked and summed but
-published as a PEFT folder. The institution decides on it alone and pays for it from
-the same budget::
+published in the workload's own form. The institution decides on it alone and pays for
+it from the same budget::
 
     plan    what will be done and what it costs     -> ledger.reserve
     train   update, on the institution's records    -> ledger.spend, log
@@ -11,7 +11,7 @@ the same budget::
 
 Guarantees:
     What ``train`` returns costs ``plan.steps`` and no more; everything after it is
-    computed from that and from public text, so it costs nothing.
+    computed from that and from public data, so it costs nothing.
 """
 
 import hashlib
@@ -22,8 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from tapestry.artifacts import manifest
-from tapestry.artifacts.adapter_folder import CARD
-from tapestry.dialogue import Text
 from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy import accounting
@@ -35,12 +33,16 @@ from tapestry.protocol.round_manifest import (
 )
 from tapestry.vectors import FloatVector
 from tapestry.workloads import plan_checks
-from tapestry.workloads.base import Unit
-from tapestry.workloads.language.model import LanguageModel
-from tapestry.workloads.language.peft_folder import BaseName, write_peft
+from tapestry.workloads.adapter_format import (
+    AdapterFacts,
+    AdapterFormat,
+    AdapterPromise,
+    BaseName,
+)
+from tapestry.workloads.base import Example, Workload
+from tapestry.workloads.data_manifest import Record
 from tapestry_governance.events.privacy_events import PrivacyLoss
 from tapestry_governance.registry import CheckedAdapter, check_folder
-from tapestry_node.adapters.model_card import AdapterPromise, Card, render
 from tapestry_node.settings import AdapterSettings
 from tapestry_node.training import dp_sgd
 
@@ -77,7 +79,12 @@ class Title:
 
 
 def plan(
-    title: Title, settings: AdapterSettings, *, records: int, target_delta: str
+    title: Title,
+    settings: AdapterSettings,
+    *,
+    workload: str,
+    records: int,
+    target_delta: str,
 ) -> AdapterPlan:
     """Fix the training and find the least noise that keeps the promised epsilon.
 
@@ -89,12 +96,12 @@ def plan(
         ConfigError: A setting is out of range, or more is asked than the records give.
     """
     chosen = TrainingPlan(
-        workload="language",
+        workload=workload,
         parameterization="low_rank",
         rank=settings.rank,
         targets=settings.targets,
         factor_seed=_seed(title),
-        sequence_length=settings.sequence_length,
+        options=settings.options,
         steps=settings.steps,
         batch_size=settings.batch_size,
         optimizer="sgd",
@@ -129,8 +136,8 @@ def _plan_noise(
 
 
 def train(
-    model: LanguageModel,
-    units: Sequence[Unit],
+    workload: Workload,
+    units: Sequence[Example],
     *,
     plan: AdapterPlan,
     runtime: dp_sgd.Runtime,
@@ -144,7 +151,7 @@ def train(
         ResourceError: As ``dp_sgd.fit``, or the training diverged.
     """
     done = dp_sgd.update(
-        model,
+        workload,
         units,
         training=plan.training,
         privacy=plan.privacy,
@@ -160,50 +167,43 @@ def write(
     folder: Path,
     update: FloatVector,
     *,
-    model: LanguageModel,
+    workload: Workload,
     plan: AdapterPlan,
-    card: Card,
-) -> CheckedAdapter:
-    """Write the PEFT folder with its card and manifest, and check it.
+    facts: AdapterFacts,
+    public: Sequence[Record],
+) -> tuple[CheckedAdapter, dict[str, str]]:
+    """Write the adapter's folder with its manifest, and check it.
+
+    Returns:
+        What the registry reads of it, and its scores on the public data.
 
     Raises:
-        ConfigError: The folder holds something already.
+        ConfigError: The folder holds something already, or the workload has no
+            adapters.
         ResourceError: It cannot be written.
         VerificationError: The registry would refuse it.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; an adapter is never overwritten")
-    write_peft(folder, update, model=model, plan=plan.training, base=card.base)
-    try:
-        (folder / CARD).write_text(render(card), encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+    scores = adapters_of(workload).write(
+        folder, update, plan=plan.training, facts=facts, public=public
+    )
     manifest.write(folder)
-    return check_folder(folder)
+    return check_folder(folder), scores
 
 
-def score(
-    model: LanguageModel,
-    update: FloatVector,
-    texts: Sequence[Text],
-    *,
-    plan: AdapterPlan,
-) -> dict[str, str]:
-    """Bits per byte of public text, by the base and with the adapter.
+def adapters_of(workload: Workload) -> AdapterFormat:
+    """Return how a workload publishes adapters.
 
-    Edge cases:
-        No text gives no score. The text must be public: the scores are published.
+    Raises:
+        ConfigError: It publishes none.
     """
-    if not texts:
-        return {}
-    length = plan.training.sequence_length
-    before = model.evaluate(texts, sequence_length=length)
-    with model.moved(update, plan.training):
-        after = model.evaluate(texts, sequence_length=length)
-    return {
-        "bits-per-byte/base": encode_decimal(round(before.bits_per_byte, 4)),
-        "bits-per-byte/adapter": encode_decimal(round(after.bits_per_byte, 4)),
-    }
+    if workload.adapters is None:
+        raise ConfigError(
+            f"workload {workload.name!r} publishes no adapters; set adapter.publish ="
+            " false"
+        )
+    return workload.adapters
 
 
 def _seed(title: Title) -> str:

@@ -31,28 +31,27 @@ import numpy as np
 
 from tapestry.artifacts import manifest
 from tapestry.artifacts.manifest import FOLDER
-from tapestry.dialogue import Text
 from tapestry.encoding import canonical_json, decode_decimal, digest
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Message, Publication, Reason, encode_message
 from tapestry.storage import durable_files
-from tapestry.vectors import FloatVector
-from tapestry.workloads.language.model import LanguageModel
-from tapestry.workloads.language.peft_folder import BaseName
+from tapestry.workloads.adapter_format import AdapterFacts, BaseName
+from tapestry.workloads.base import Workload
+from tapestry.workloads.data_manifest import Record
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import DpAccounted
-from tapestry_node.adapters import adapter_trainer, sample_answers
+from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_check import (
     PUBLICATIONS,
     Place,
     check_adapter,
+    language_of,
     plan_adapter,
 )
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
-from tapestry_node.adapters.model_card import Card
 from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.budget.log_accounts import loss_of
 from tapestry_node.refusal import Refused
@@ -216,27 +215,27 @@ class Publisher:
             self.context.failed.add(job.release.run_id)
             raise
 
-    def _check(self, job: AdapterJob) -> list[Text]:
+    def _check(self, job: AdapterJob) -> list[Record]:
         """Ask what is known beforehand, before anything is paid for.
 
         Returns:
-            The public text that was looked at; no other is published.
+            The public data that were looked at; no others are published.
         """
         trainer = self.context.trainer
         place = Place(
             folder=self.folder,
             settings=self.settings,
             policy=self.context.view.state.policy,
-            language=trainer.corpus.language,
+            data=trainer.manifest,
         )
-        return check_adapter(job.plan, place, trainer=trainer, load=self._model)
+        return check_adapter(job.plan, place, trainer=trainer, load=self._workload)
 
     def _train(self, job: AdapterJob) -> None:
         trainer = self.context.trainer
         try:
             update = adapter_trainer.train(
-                self._model(),
-                trainer.units(self.settings.adapter.sequence_length),
+                self._workload(),
+                trainer.examples(job.plan.training.options),
                 plan=job.plan,
                 runtime=Runtime(progress=self._tell),
             )
@@ -275,7 +274,7 @@ class Publisher:
         self,
         job: AdapterJob,
         account: DpAccounted,
-        public: list[Text],
+        public: list[Record],
         *,
         now: datetime,
     ) -> None:
@@ -284,22 +283,27 @@ class Publisher:
         if job.folder.exists():  # of a process that died before it was done
             shutil.rmtree(job.folder)
         loss = account.promise
-        card = self._card(job, update, account=account, public=public)
-        made = adapter_trainer.write(
-            job.folder, update, model=self._model(), plan=job.plan, card=card
+        facts = self._facts(job, account)
+        made, scores = adapter_trainer.write(
+            job.folder,
+            update,
+            workload=self._workload(),
+            plan=job.plan,
+            facts=facts,
+            public=public,
         )
         published = AdapterPublished(
             name=job.title.name,
             version=job.title.version,
-            country=card.country,
-            language=card.language,
-            licence=card.licence,
+            country=facts.country,
+            language=language_of(facts.data),
+            licence=facts.licence,
             base=job.title.base.name,
             base_digest=job.title.base.digest,
             manifest_digest=made.manifest_digest,
             epsilon=loss.epsilon_run if loss else None,
             target_delta=loss.target_delta if loss else None,
-            evaluation=dict(card.evaluation),
+            evaluation=scores,
         )
         publisher = Author(
             federation=self.settings.federation,
@@ -313,39 +317,22 @@ class Publisher:
         durable_files.sync_tree(job.folder)
         durable_files.replace_file(job.published, sign_entry(event, self.community))
 
-    def _model(self) -> LanguageModel:
-        model = self.context.trainer.workload
-        if not isinstance(model, LanguageModel):
-            raise ConfigError("adapters need a language model")
-        model.load(self.replica.parameters)
-        return model
+    def _workload(self) -> Workload:
+        """The workload, with the base that is held here in its model."""
+        workload = self.context.trainer.workload
+        workload.load(self.replica.parameters)
+        return workload
 
-    def _card(
-        self,
-        job: AdapterJob,
-        update: FloatVector,
-        *,
-        account: DpAccounted,
-        public: list[Text],
-    ) -> Card:
-        trainer, loss = self.context.trainer, account.promise
-        return Card(
+    def _facts(self, job: AdapterJob, account: DpAccounted) -> AdapterFacts:
+        loss = account.promise
+        return AdapterFacts(
             name=job.title.name,
             version=job.title.version,
             country=self.settings.country,
-            language=trainer.corpus.language,
             licence=self.settings.adapter.licence,
-            text_licence=trainer.corpus.licence,
+            data=self.context.trainer.manifest,
             base=job.title.base,
-            rank=job.plan.training.rank,
             promise=None if loss is None else job.plan.promise(loss),
-            evaluation=adapter_trainer.score(
-                self._model(), update, public, plan=job.plan
-            ),
-            asking=sample_answers.asking(self._model(), public),
-            tokens=sample_answers.first_tokens(self._model(), public),
-            ends=self._model().ends,
-            samples=sample_answers.answer(self._model(), update, public, plan=job.plan),
         )
 
     def _tell(self, seen: StepProgress) -> None:

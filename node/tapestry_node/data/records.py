@@ -1,47 +1,24 @@
-"""Private records: a folder of text with a small manifest, read on the node only.
+"""Private records: a folder of data with a small manifest, read on the node only.
 
-The folder holds ``corpus.toml`` and, beside or below it, the text::
+The folder holds a manifest and, beside or below it, the data. What the data are and how
+they are spelled is the workload's (``workloads.base.RecordReader``); what a folder may
+hold is the rule of ``tapestry.inputs.folder_walker``: what is there is read, or refused
+by name. Of every manifest this is common::
 
-    language = "it"            BCP 47
-    licence = "BSD-3-Clause"   SPDX; under which the institution holds the text
+    licence = "BSD-3-Clause"   SPDX; under which the institution holds the data
     unit = "record"            what the promise of privacy is about
     source = "where it comes from"
-
-    *.txt     each file is one record
-    *.jsonl   each line is one record, {"text": "..."}; lines with the same "id",
-              in whatever file, are one record: {"id": "patient-7", "text": "..."}
-              Instead of a text, a line may hold a dialogue, of which the answers are
-              learned: {"messages": [{"role": "user", "content": "..."},
-              {"role": "assistant", "content": "..."}, ...]}
-
-What a file may hold is the rule of ``tapestry.inputs.text_reader``, and what a folder
-may hold is that of ``tapestry.inputs.folder_walker``: what is there is read, or refused
-by name. On top of that:
-
-* A row has the keys ``text`` (or ``messages``) and ``id`` and no other: a third one is
-  often a misspelled ``id``, without which a patient's rows would count as many.
-* An id is text, never empty, null or a number, in normal form C, without space at its
-  ends and without invisible characters inside. Ids that differ in case are two ids.
-* A text in which nothing is visible is no record. It is left out and counted.
-* Texts and dialogues under one id do not mix.
-* The parts of one id are joined in order of file (path by path) and line. That order
-  is part of the record's text, and so of the digest.
 
 Guarantees:
     A message names at most a file of the operator's, a line, and a rule. It holds
     nothing of a record, and neither does the error.
 """
 
-import unicodedata
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError
 from tapestry.inputs import text_reader
@@ -49,39 +26,8 @@ from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.folder_walker import walk
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.setting_values import fit
-from tapestry_node.data.record_statistics import Census, Lengths
-
-MANIFEST = "corpus.toml"
-_LANGUAGE = r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$"
-_LICENCE = r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$"
-_SUFFIXES = (".txt", ".jsonl")
-_KEYS = ("id",)
-_MAX_ID = 1000  # characters
-
-
-class Corpus(BaseModel):
-    """What an institution says about its text; may be published."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    language: Annotated[
-        str,
-        Field(
-            pattern=_LANGUAGE,
-            description="a BCP 47 tag of language, script and region",
-            examples=["pt-BR"],
-        ),
-    ]
-    licence: Annotated[
-        str,
-        Field(
-            pattern=_LICENCE,
-            description="the SPDX name of a licence",
-            examples=["CC0-1.0"],
-        ),
-    ]
-    unit: Annotated[Literal["record"], Field(examples=["record"])]
-    source: Annotated[str, Field(max_length=300, examples=["our archive, 2024"])] = ""
+from tapestry.workloads.base import RecordReader, Summary
+from tapestry.workloads.data_manifest import DataManifest, Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,21 +35,20 @@ class Records:
     """All records of an institution; private.
 
     Guarantees:
-        ``digest`` depends on the texts and the manifest alone, so the budget of a
-        dataset cannot be had twice by moving files. It is private, too: whoever holds
-        a text could test it. Publish ``commitment`` instead.
+        ``digest`` depends on the records and the manifest alone, so the budget of a
+        dataset cannot be had twice by moving files. It is private, too: a holder of a
+        record could test for it. Publish ``commitment`` instead.
 
     Edge cases:
-        File names and the order of rows do not count, with one exception: the rows of
-        one id are joined in order of file and line, and in another order they are
-        another text.
+        File names and the order of rows do not count, but where the workload's reader
+        makes them part of a record.
     """
 
-    corpus: Corpus
-    texts: tuple[Text, ...]
-    rows: tuple[Text, ...]  # of which some texts are joined
+    manifest: DataManifest
+    records: tuple[Record, ...]
+    parts: tuple[Record, ...]  # rows that some records are joined from
     digest: str
-    census: Census
+    summary: Summary | None  # None: there is no more to say than how many
 
     def commitment(self, salt: bytes) -> str:
         """Commit to the records; opened to an auditor by telling the salt."""
@@ -112,204 +57,53 @@ class Records:
         return digest(salt + self.digest.encode())
 
 
-@dataclass(slots=True)
-class _Collection:
-    """Records while they are read; a key is an id, or the number of a record."""
-
-    parts: dict[str | int, list[Text]] = field(default_factory=dict)
-    invisible: int = 0
-
-    def add(self, key: str | None, text: Text) -> bool:
-        """Take a row in; return whether anything in it is visible."""
-        if text_reader.is_invisible(text_reader.shown_part(text)):
-            self.invisible += 1
-            return False
-        self.parts.setdefault(len(self.parts) if key is None else key, []).append(text)
-        return True
-
-
-def read(folder: Path) -> Records:
+def read(folder: Path, reader: RecordReader) -> Records:
     """Read all records of a folder.
 
     Raises:
-        ConfigError: No folder, no manifest or a wrong one, something that is not a
-            ``.txt`` or ``.jsonl`` file, a file or a row that breaks a rule, or not a
-            single record. All faults of the folder are in one message, up to ten.
+        ConfigError: No folder, no manifest or a wrong one, a file of a kind that the
+            reader does not know, a file or a row that breaks a rule, or not a single
+            record. All faults of the folder are in one message, up to ten.
     """
-    faults, found = Faults(), _Collection()
-    corpus = _read_corpus(folder, faults)
-    paths = [path for path in walk(folder, faults) if path != folder / MANIFEST]
-    size = empty = 0
-    for path in paths:
-        if path.suffix not in _SUFFIXES:
-            faults.add(InputFault(path, _of_other_kind(path)))
-            continue
-        size += _size(path)
-        empty += not _add_file(path, found, faults)
+    faults = Faults()
+    manifest = _read_manifest(folder, reader, faults)
+    own = folder / reader.manifest_file
+    paths = [path for path in walk(folder, faults) if path != own]
+    found = reader.read(paths, faults)
     faults.check(folder)
-    if corpus is None:  # unreachable: that was a fault
-        raise ConfigError(f"{show(folder)} has no {MANIFEST}")
-    if not found.parts:
-        rest = f"; {found.invisible} are empty or show nothing"
-        raise ConfigError(
-            f"no records in {show(folder)}{rest if found.invisible else ''}; put .txt"
-            " or .jsonl files there"
-        )
-    joined = sorted(map(_join, found.parts.values()), key=_order)
-    inner = [digest(_bytes_of(text)) for text in joined]
-    value = [corpus.model_dump(mode="json", exclude={"source"}), inner]
+    if manifest is None:  # unreachable: that was a fault
+        raise ConfigError(f"{show(folder)} has no {reader.manifest_file}")
+    if not found.records:
+        raise ConfigError(f"no records in {show(folder)}{found.hint}")
+    inner = [digest(spelling) for spelling in found.spellings]
+    value = [manifest.model_dump(mode="json", exclude={"source"}), inner]
     return Records(
-        corpus=corpus,
-        texts=tuple(joined),
-        rows=tuple(part for parts in found.parts.values() for part in parts),
+        manifest=manifest,
+        records=found.records,
+        parts=found.parts,
         digest=digest(canonical_json(value)),
-        census=_count(found, joined, files=(len(paths), empty, size)),
+        summary=found.summary,
     )
 
 
-def read_corpus(folder: Path) -> Corpus:
-    """Read the manifest of a folder.
-
-    Raises:
-        ConfigError: No folder, no manifest, or a wrong one.
-    """
-    faults = Faults()
-    corpus = _read_corpus(folder, faults)
-    faults.check(folder / MANIFEST)
-    if corpus is None:  # unreachable: that was a fault
-        raise ConfigError(f"{show(folder)} has no {MANIFEST}")
-    return corpus
-
-
-def _read_corpus(folder: Path, faults: Faults) -> Corpus | None:
-    path = folder / MANIFEST
+def _read_manifest(
+    folder: Path, reader: RecordReader, faults: Faults
+) -> DataManifest | None:
+    path, model = folder / reader.manifest_file, reader.manifest
     if not folder.is_dir():
-        raise ConfigError(f"no folder {show(folder)}; name the one with {MANIFEST}")
+        raise ConfigError(
+            f"no folder {show(folder)}; name the one with {reader.manifest_file}"
+        )
     try:
-        return Corpus.model_validate(fit(text_reader.read_toml(path), Corpus))
+        return model.model_validate(fit(text_reader.read_toml(path), model))
     except FileNotFoundError:
-        rule = f"has no {MANIFEST}; write one with language, licence and unit"
+        keys = [name for name, each in model.model_fields.items() if each.is_required()]
+        wanted = " and ".join((", ".join(sorted(keys)[:-1]), sorted(keys)[-1]))
+        rule = f"has no {path.name}; write one with {wanted}"
         faults.add(ConfigError(f"{show(folder)} {rule}"))
     except InputFault as fault:
         faults.add(fault)
     except ValidationError as error:
-        for line in explain(error, Corpus):
+        for line in explain(error, model):
             faults.add(InputFault(path, line))
     return None
-
-
-def _of_other_kind(path: Path) -> str:
-    if path.suffix.lower() in _SUFFIXES:
-        return f"ends in capitals; rename it to end in {path.suffix.lower()}"
-    return "is neither .txt nor .jsonl; move it out of the data folder"
-
-
-def _add_file(path: Path, found: _Collection, faults: Faults) -> bool:
-    """Take in the rows of a file; return whether anything in it is visible."""
-    seen = False
-    for line, key, text in _read_file(path, faults):
-        rule = _fault_of_mixture(found, key, text)
-        if rule is None:
-            seen = found.add(key, text) or seen
-        else:
-            faults.add(InputFault(path, rule, line=line))
-    return seen
-
-
-def _read_file(path: Path, faults: Faults) -> Iterator[tuple[int, str | None, Text]]:
-    """Yield line, id and text of each row of a file, or of a text file as a whole."""
-    if path.suffix == ".txt":
-        try:
-            yield 1, None, text_reader.read_text(path, links=False)
-        except InputFault as fault:
-            faults.add(fault)
-        return
-    for number, row in text_reader.read_rows(path, faults, links=False):
-        rule = text_reader.fault_of_row(row, keys=_KEYS) or _fault_of_id(row)
-        if rule is None:
-            yield number, row.get("id"), text_reader.text_of_row(row)
-        else:
-            faults.add(InputFault(path, rule, line=number))
-
-
-def _fault_of_id(row: dict[str, Any]) -> str | None:
-    """Return which rule the id of a row breaks, in words, or None."""
-    if "id" not in row:
-        return None
-    key = row["id"]
-    if not isinstance(key, str):
-        return '"id" must be a string; write it in quotes, or leave the key out'
-    if not key:
-        return '"id" is empty; leave the key out where a row is a record of its own'
-    rule = text_reader.first_fault(key)
-    if rule is None and len(key) > _MAX_ID:
-        rule = f"is over {_MAX_ID} characters; shorten it"
-    if rule is None and any(_is_hidden(each) for each in key):
-        rule = "holds an invisible character; remove it"
-    if rule is None and key != key.strip():
-        rule = "begins or ends with space; remove it"
-    if rule is None and not unicodedata.is_normalized("NFC", key):
-        rule = "is not in Unicode normal form C (NFC); normalize it"
-    return None if rule is None else f'"id" {rule}'
-
-
-def _fault_of_mixture(found: _Collection, key: str | None, text: Text) -> str | None:
-    """Return that the rows of an id are of two kinds, if they are."""
-    parts = found.parts.get(key, []) if key is not None else []
-    if parts and type(parts[0]) is not type(text):
-        return 'has "text", and an earlier row of its id has "messages", or the reverse'
-    return None
-
-
-def _join(parts: list[Text]) -> Text:
-    """Make one record of the rows of an id, which are all of one kind."""
-    dialogues = [part for part in parts if isinstance(part, Dialogue)]
-    if dialogues:
-        return Dialogue(turns=tuple(turn for each in dialogues for turn in each.turns))
-    return "\n".join(part for part in parts if isinstance(part, str))
-
-
-def _order(text: Text) -> tuple[bool, tuple[str, ...]]:
-    """Sort texts before dialogues."""
-    is_dialogue = isinstance(text, Dialogue)
-    return is_dialogue, text.turns if isinstance(text, Dialogue) else (text,)
-
-
-def _bytes_of(text: Text) -> bytes:
-    """Spell a record for its digest; NUL, which no text holds, marks a dialogue."""
-    if isinstance(text, str):
-        return text.encode()
-    return b"\0messages\0" + canonical_json(list(text.turns))
-
-
-def _characters(text: Text) -> int:
-    return len(text) if isinstance(text, str) else sum(map(len, text.turns))
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError:  # then it cannot be read, either, which is a fault
-        return 0
-
-
-def _count(
-    found: _Collection, texts: list[Text], *, files: tuple[int, int, int]
-) -> Census:
-    ids = [key for key in found.parts if isinstance(key, str)]
-    folded = Counter(key.casefold() for key in ids)
-    return Census(
-        files=files[0],
-        empty=files[1],
-        bytes=files[2],
-        records=len(texts),
-        joined=sum(len(parts) > 1 for parts in found.parts.values()),
-        invisible=found.invisible,
-        duplicates=len(texts) - len(set(texts)),
-        like_ids=sum(many for many in folded.values() if many > 1),
-        characters=Lengths.of(map(_characters, texts)),
-    )
-
-
-def _is_hidden(character: str) -> bool:
-    return character != " " and text_reader.is_invisible(character)

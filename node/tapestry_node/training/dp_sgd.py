@@ -38,7 +38,7 @@ from tapestry.privacy.gaussian import NoiseSource, add_gaussian
 from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
 from tapestry.vectors import FloatVector
 from tapestry.workloads import plan_checks
-from tapestry.workloads.base import Unit, Workload
+from tapestry.workloads.base import Example, Workload
 from tapestry_node.training.microbatches import BatchLimits
 from tapestry_node.training.per_example_gradients import (
     Gradients,
@@ -109,8 +109,21 @@ class _Recipe:
         return self.stddev > 0
 
 
+def problem_of(
+    workload: Workload, parameters: Sequence[tuple[str, torch.nn.Parameter]]
+) -> Problem:
+    """Put together what gradients take, from a workload and what is trained in it."""
+    return Problem(
+        module=workload.module,
+        parameters=parameters,
+        losses=workload.losses,
+        probe=workload.probe(),
+        check_private=workload.check_private,
+    )
+
+
 def probe(workload: Workload, training: TrainingPlan, *, limits: BatchLimits) -> None:
-    """Compare per-sequence gradients with the one-example loop, without any record.
+    """Compare per-row gradients with the one-example loop, without any record.
 
     ``per_example_gradients.attached`` does so before the first training of a model
     anyway; this does it while nothing is paid for. The workload is left as it was.
@@ -119,16 +132,14 @@ def probe(workload: Workload, training: TrainingPlan, *, limits: BatchLimits) ->
         ConfigError: The gradients cannot be had, or differ.
     """
     with workload.attach(training) as parameters:
-        problem = Problem(
-            module=workload.module, parameters=parameters, losses=workload.losses
-        )
+        problem = problem_of(workload, parameters)
         with attached(problem, limits, private=True):
             pass
 
 
 def update(
     workload: Workload,
-    units: Sequence[Unit],
+    units: Sequence[Example],
     *,
     training: TrainingPlan,
     privacy: PrivacyPlan,
@@ -142,9 +153,7 @@ def update(
         ResourceError: As ``fit``.
     """
     with workload.attach(training) as parameters:
-        problem = Problem(
-            module=workload.module, parameters=parameters, losses=workload.losses
-        )
+        problem = problem_of(workload, parameters)
         before = [p.detach().clone() for _, p in parameters]
         done = fit(
             problem,
@@ -163,7 +172,7 @@ def update(
 
 def noiseless_step(
     workload: Workload,
-    units: Sequence[Unit],
+    units: Sequence[Example],
     *,
     training: TrainingPlan,
     privacy: PrivacyPlan,
@@ -188,9 +197,7 @@ def noiseless_step(
     _check_count(units, records)
     started = time.monotonic()
     with workload.attach(training) as parameters:
-        problem = Problem(
-            module=workload.module, parameters=parameters, losses=workload.losses
-        )
+        problem = problem_of(workload, parameters)
         with attached(problem, runtime.limits, private=True) as gradients:
             drawn = _draw(units, recipe, runtime.source)
             total, tally = gradients.clipped_sum(drawn, clip_norm=recipe.clip_norm)
@@ -205,7 +212,7 @@ def noiseless_step(
 
 def fit(
     problem: Problem,
-    units: Sequence[Unit],
+    units: Sequence[Example],
     *,
     training: TrainingPlan,
     privacy: PrivacyPlan,
@@ -217,7 +224,7 @@ def fit(
     Args:
         problem: The model and what is trained in it, float32.
         units: The records, encoded; may be fewer than declared, where some gave no
-            sequence.
+            example.
         training: Steps, expected batch, optimizer.
         privacy: Clip norm and noise; ``none`` trains without either.
         records: How many records the institution declared; sets the sampling rate.
@@ -261,7 +268,7 @@ def _fit(tallies: Sequence[Tally], *, seconds: float) -> Fit:
     )
 
 
-def _check_count(units: Sequence[Unit], records: int) -> None:
+def _check_count(units: Sequence[Example], records: int) -> None:
     if len(units) > records:
         raise ConfigError(f"{len(units)} units, but only {records} declared records")
 
@@ -276,14 +283,16 @@ def _check_rounding(problem: Problem, recipe: _Recipe) -> None:
         raise ConfigError(str(error)) from None
 
 
-def _draw(units: Sequence[Unit], recipe: _Recipe, source: NoiseSource) -> list[Unit]:
+def _draw(
+    units: Sequence[Example], recipe: _Recipe, source: NoiseSource
+) -> list[Example]:
     """Poisson sampling: one secret coin per unit, whatever the others show."""
     coins = source.coins(len(units), probability=recipe.rate)
     return [unit for unit, drawn in zip(units, coins, strict=True) if drawn]
 
 
 def _descend(
-    gradients: Gradients, units: Sequence[Unit], recipe: _Recipe, source: NoiseSource
+    gradients: Gradients, units: Sequence[Example], recipe: _Recipe, source: NoiseSource
 ) -> Tally:
     """Leave the mean gradient, noised, where the optimizer looks for it."""
     if recipe.private:

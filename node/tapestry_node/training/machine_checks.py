@@ -3,8 +3,8 @@
 What depends on model, plan and the declared number of records is decided by
 ``tapestry.workloads.plan_checks``, as the coordinator decides it, too. Here are the
 questions that only the machine that trains can answer: whether its memory is enough,
-and whether the model's per-sequence gradients are what one sequence at a time gives,
-tried on public sequences.
+and whether the model's per-example gradients are what one example at a time gives,
+tried on public examples.
 
 Guarantees:
     No record is looked at. The model is left as it was, but for its values, which may
@@ -126,7 +126,7 @@ class Trainable:
             said = " ".join(str(error).split())[:200]
             raise Refused(
                 Reason.MODEL_UNSUPPORTED,
-                f"gradients of single sequences fail: {type(error).__name__}: {said}",
+                f"gradients of single examples fail: {type(error).__name__}: {said}",
             ) from error
 
 

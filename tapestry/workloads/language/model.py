@@ -34,34 +34,36 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tapestry.dialogue import Dialogue, Text
-from tapestry.errors import ConfigError, ProtocolError, ResourceError
-from tapestry.model.low_rank import factor
-from tapestry.protocol.round_manifest import TrainingPlan
-from tapestry.vectors import FloatVector, Layout, Parameters
-from tapestry.workloads.base import Evaluation, Unit
-from tapestry.workloads.hardware import multiplies_bfloat16
-from tapestry.workloads.language import lora_layers
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.workloads.language.attention_targets import choose_targets
+from tapestry.workloads.language.bfloat16 import multiplies_bfloat16
 from tapestry.workloads.language.chat_template import ChatTemplate
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.generation import decode
 from tapestry.workloads.language.pretrained import (
     check_saved,
     open_pretrained,
     transformers_library,
 )
-from tapestry.workloads.language.target_modules import (
-    choose_targets,
-    find_targets,
-    linear_modules,
+from tapestry.workloads.language.published_adapter import published
+from tapestry.workloads.language.tokens import (
+    TokenExample,
+    by_length,
+    pad,
+    start_tokens,
+    windows,
 )
-from tapestry.workloads.language.tokens import by_length, pad, start_tokens, windows
+from tapestry.workloads.ratio_score import RatioScore
+from tapestry.workloads.torch_model import TorchModel
 
 MIN_TEMPERATURE = 0.01  # below, float32 tells nothing from the likeliest token
 _EVALUATION_TOKENS = 1024  # positions per batch: bounds the memory of the logits
 
 
-class LanguageModel:
-    """A loaded model with its tokenizer; implements ``workloads.base.Workload``.
+class LanguageModel(TorchModel):
+    """A loaded model with its tokenizer.
+
+    ``workload.LanguageWorkload`` adds what training asks of it.
 
     Guarantees:
         Parameters are float32, and are named and ordered by the module as it was
@@ -72,9 +74,8 @@ class LanguageModel:
         self, module: nn.Module, tokenizer: Any, *, coarse_evaluation: bool = False
     ) -> None:
         """Take a Hugging Face model and its tokenizer; see also ``open``."""
-        self._module = module.eval()
+        super().__init__(module.eval())
         self._tokenizer = tokenizer
-        self._parameters = dict(module.named_parameters())
         self._start = start_tokens(tokenizer)
         self._template = ChatTemplate(tokenizer)
         known = inspect.signature(module.forward).parameters
@@ -100,11 +101,6 @@ class LanguageModel:
         """
         module, tokenizer = open_pretrained(directory)
         return cls(module, tokenizer, coarse_evaluation=coarse_evaluation)
-
-    @property
-    def module(self) -> nn.Module:
-        """The torch module."""
-        return self._module
 
     @property
     def has_chat_template(self) -> bool:
@@ -135,109 +131,13 @@ class LanguageModel:
         """The Hugging Face tokenizer."""
         return self._tokenizer
 
-    def parameters(self) -> dict[str, FloatVector]:
-        """Copy all parameters out, by name, float32."""
-        return {
-            name: parameter.detach().cpu().numpy().astype(np.float32)
-            for name, parameter in self._parameters.items()
-        }
-
-    def load(self, parameters: Parameters) -> None:
-        """Copy parameters in.
-
-        Raises:
-            ProtocolError: Names or shapes differ from the model's; nothing is
-                copied then.
-        """
-        if strange := sorted(parameters.keys() ^ self._parameters.keys()):
-            raise ProtocolError(
-                f"the model and the parameters differ in {strange[0]!r}"
-            )
-        for name, parameter in self._parameters.items():
-            if parameters[name].shape != tuple(parameter.shape):
-                raise ProtocolError(
-                    f"parameter {name!r} of shape {parameters[name].shape},"
-                    f" the model's is {tuple(parameter.shape)}"
-                )
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                array = np.ascontiguousarray(parameters[name], dtype=np.float32)
-                parameter.copy_(torch.tensor(array))
-
-    def layout(self, plan: TrainingPlan) -> Layout:
-        """Order the trained tensors: all, or B of each target in module order.
-
-        Raises:
-            ConfigError: A target is not a linear module of this model, or the rank
-                does not fit the parameterization.
-        """
-        if plan.parameterization == "full":
-            rows = [(n, tuple(p.shape)) for n, p in self._parameters.items()]
-            return Layout(tensors=tuple(rows))
-        modules = self.targets(plan)
-        return Layout(
-            tensors=tuple(
-                (f"{name}.weight", (module.out_features, plan.rank))
-                for name, module in modules.items()
-            )
-        )
-
-    def targets(self, plan: TrainingPlan) -> dict[str, nn.Linear]:
-        """Find the linear modules that a low-rank plan moves, in module order.
-
-        Raises:
-            ConfigError: As ``layout``.
-        """
-        return find_targets(linear_modules(self._module, self._parameters), plan)
-
     def choose_targets(self) -> tuple[str, ...]:
         """Name the targets of a low-rank plan where settings leave them open.
 
         Raises:
             ConfigError: Nothing in this model can be targeted.
         """
-        linear = linear_modules(self._module, self._parameters)
-        return choose_targets(self._module, linear)
-
-    @contextmanager
-    def attach(self, plan: TrainingPlan) -> Iterator[list[tuple[str, nn.Parameter]]]:
-        """Make exactly the tensors of ``layout`` trainable, in that order.
-
-        Guarantees:
-            On leaving, whatever happened inside, no LoRA layer is left, and values,
-            flags and gradients of all parameters are those from before.
-        """
-        layout = self.layout(plan)
-        flags = {name: p.requires_grad for name, p in self._parameters.items()}
-        training = self._module.training
-        self._module.requires_grad_(requires_grad=False)
-        scope = (
-            self._full() if plan.parameterization == "full" else self._low_rank(plan)
-        )
-        try:
-            with scope as trained:
-                self._module.train()
-                yield [(name, trained[name]) for name, _ in layout.tensors]
-        finally:
-            self._module.train(training)
-            for name, parameter in self._parameters.items():
-                parameter.requires_grad = flags[name]
-                parameter.grad = None
-
-    @contextmanager
-    def moved(self, update: FloatVector, plan: TrainingPlan) -> Iterator[None]:
-        """Run with a low-rank update of shape (d,) attached but not folded in.
-
-        Raises:
-            ConfigError: As ``layout``.
-            ProtocolError: The update has another length.
-        """
-        pieces = self.layout(plan).split(update)
-        with self.attach(plan) as trained:
-            with torch.no_grad():
-                for name, parameter in trained:
-                    parameter.copy_(torch.from_numpy(pieces[name]))
-            yield
+        return choose_targets(self._module, self.linear_modules())
 
     def adapted(self, directory: Path) -> AbstractContextManager[None]:
         """Run with a published PEFT adapter, exactly as plain ``peft`` loads it.
@@ -245,26 +145,28 @@ class LanguageModel:
         Raises:
             ConfigError: The folder holds no adapter that fits this model.
         """
-        return lora_layers.published(self._module, directory)
+        return published(self._module, directory)
 
-    def encode(self, texts: Sequence[Text], *, sequence_length: int) -> list[Unit]:
-        """Turn each text into one unit; a text too short for a loss gives none."""
-        units = []
+    def encode(
+        self, texts: Sequence[Text], *, sequence_length: int
+    ) -> list[TokenExample]:
+        """Turn each text into one example; a text too short for a loss gives none."""
+        examples = []
         for tokens in self._tokenize(texts):
             if sequences := windows(tokens, sequence_length):
-                units.append(Unit(sequences=tuple(sequences)))
-        return units
+                examples.append(TokenExample(rows=tuple(sequences)))
+        return examples
 
-    def losses(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Mean loss in nats of the tokens that count, shape (len(sequences),).
+    def losses(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Mean loss in nats of the tokens that count, shape (len(rows),).
 
         No value depends on any other sequence of the batch: each mean is over the
         sequence's own tokens, and padding stands after all of them.
         """
-        losses_BT, counts_B = self._token_losses(sequences)
+        losses_BT, counts_B = self._token_losses(rows)
         return losses_BT.sum(dim=1) / counts_B
 
-    def evaluate(self, texts: Sequence[Text], *, sequence_length: int) -> Evaluation:
+    def evaluate(self, texts: Sequence[Text], *, sequence_length: int) -> RatioScore:
         """Code length of texts and of the answers of dialogues, without gradients.
 
         Guarantees:
@@ -284,7 +186,7 @@ class LanguageModel:
                 raise ConfigError(f"text {number}: {fault}")
         first = 0.0 if self._start else math.log2(len(self._tokenizer))
         tokens = self._tokenize(texts)
-        length = min(sequence_length, self._positions)
+        length = min(sequence_length, self.positions)
         cut = [windows(row, length) for row in tokens]
         rows = [window for each in cut for window in each]
         owners = np.repeat(np.arange(len(cut)), [len(each) for each in cut])
@@ -294,9 +196,9 @@ class LanguageModel:
                 losses_BT, _ = self._token_losses([rows[i] for i in batch])
                 nats = losses_BT.double().sum(dim=1).cpu().numpy()
                 np.add.at(bits, owners[batch], nats / math.log(2))
-        return Evaluation(
-            bits_by_text=tuple(bits.tolist()),
-            bytes_by_text=tuple(map(_counted_bytes, texts)),
+        return RatioScore(
+            amounts=tuple(bits.tolist()),
+            sizes=tuple(map(_counted_bytes, texts)),
         )
 
     def find_fault(self, text: Text) -> str | None:
@@ -356,7 +258,7 @@ class LanguageModel:
                 self._module,
                 given,
                 ends=self._template.ends,
-                most=[min(max_tokens, self._positions - len(row)) for row in given],
+                most=[min(max_tokens, self.positions - len(row)) for row in given],
                 choose=partial(_choose, temperature=temperature, generator=generator),
             )
         return [
@@ -381,31 +283,6 @@ class LanguageModel:
         except (OSError, SafetensorError) as error:
             raise ResourceError(f"cannot write {directory}: {error}") from error
         check_saved(directory, self._module)
-
-    @contextmanager
-    def _full(self) -> Iterator[dict[str, nn.Parameter]]:
-        before = {name: p.detach().clone() for name, p in self._parameters.items()}
-        self._module.requires_grad_(requires_grad=True)
-        try:
-            yield self._parameters
-        finally:
-            with torch.no_grad():
-                for name, parameter in self._parameters.items():
-                    parameter.copy_(before[name])
-
-    @contextmanager
-    def _low_rank(self, plan: TrainingPlan) -> Iterator[dict[str, nn.Parameter]]:
-        factors = {
-            name: factor(
-                f"{name}.weight",
-                rank=plan.rank,
-                width=module.in_features,
-                seed=plan.factor_seed,
-            )
-            for name, module in self.targets(plan).items()
-        }
-        with lora_layers.inserted(self._module, factors) as left:
-            yield {f"{name}.weight": parameter for name, parameter in left.items()}
 
     @property
     def _device(self) -> torch.device:
@@ -444,17 +321,17 @@ class LanguageModel:
         return None
 
     @property
-    def _positions(self) -> int:
+    def positions(self) -> int:
         """How many tokens the model takes at most; unbounded where it does not say."""
         config: Any = self._module.config
         known = getattr(config, "max_position_embeddings", None)
         return known if type(known) is int and known > 0 else sys.maxsize
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:
-        if len(tokens) >= self._positions:
+        if len(tokens) >= self.positions:
             raise ConfigError(
                 f"the prompt has {len(tokens)} tokens with what the chat template adds,"
-                f" and the model takes {self._positions} with the answer; shorten it"
+                f" and the model takes {self.positions} with the answer; shorten it"
             )
 
     def _prompt(self, prompt: Text) -> list[int]:

@@ -8,7 +8,6 @@ lies beside the adapter, so that ``AutoPeftModelForCausalLM`` finds it.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,8 @@ from tapestry.errors import ConfigError, ResourceError
 from tapestry.model.low_rank import factor
 from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import FloatVector
+from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.model import LanguageModel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseName:
-    """The release that an adapter belongs to."""
-
-    name: str
-    digest: str  # of its parameters
 
 
 def base_path(name: str) -> str:

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tapestry.dialogue import Dialogue
 from tapestry.errors import ResourceError
+from tapestry.workloads.language.dialogue import Dialogue
 
 SECONDS = 10
 BYTES = 2 << 30

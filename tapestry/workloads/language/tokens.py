@@ -17,6 +17,17 @@ from tapestry.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenExample:
+    """One record as token sequences, each of 2 to ``sequence_length`` tokens.
+
+    A token that is context only, and adds nothing to the loss, stands as its
+    complement ``~token``; each sequence has at least one that counts.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Sequences padded on the right.
 

@@ -9,7 +9,7 @@ import pytest
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
 from tapestry.vectors import FloatVector
-from tapestry.workloads.base import Unit
+from tapestry.workloads.base import Example
 from tapestry.workloads.plan_checks import local_steps
 from tapestry_demo.central_baseline import Reference, train_centrally
 from tapestry_node.training import dp_sgd
@@ -28,7 +28,7 @@ class Watched:
 
         def update(
             workload: Any,
-            units: Sequence[Unit],
+            units: Sequence[Example],
             *,
             training: TrainingPlan,
             privacy: PrivacyPlan,
@@ -54,7 +54,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 
 def _train(base: Base, epsilon: float | None) -> tuple[dict[str, FloatVector], Any]:
-    units = base.workload.encode(sentences("fr", 30), sequence_length=16)
+    units = base.workload.examples(sentences("fr", 30), {"sequence_length": 16})
     told: list[tuple[int, int]] = []
     parameters = train_centrally(
         base.workload,

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError, ResourceError
-from tapestry.inputs.text_reader import read_public_texts
+from tapestry.workloads.language.dialogue import Dialogue
+from tapestry.workloads.language.text_records import TextReader
+from tapestry.workloads.language.text_rows import read_public_texts
 from tapestry_demo import corpora
 from tapestry_node.data import records
 from tests.support.refusals import refused
@@ -52,14 +53,14 @@ def test_a_dialogue_is_cut_to_its_length_and_keeps_its_question() -> None:
 
 def test_what_is_prepared_is_a_data_folder(tmp_path: Path) -> None:
     corpora.prepare("italy", tmp_path)
-    found = records.read(tmp_path / "private")
+    found = records.read(tmp_path / "private", TextReader())
     split = corpora.load("italy")
-    assert found.corpus.language == "it"
-    assert set(found.texts) == set(_all(split.private))
+    assert found.manifest.languages == ("it",)
+    assert set(found.records) == set(_all(split.private))
     held_out = read_public_texts(tmp_path / "held-out.jsonl")
     assert held_out == _all(split.held_out)
     corpora.prepare("italy", tmp_path)
-    assert records.read(tmp_path / "private").digest == found.digest
+    assert records.read(tmp_path / "private", TextReader()).digest == found.digest
 
 
 def test_an_unknown_country_and_a_missing_package_are_named(

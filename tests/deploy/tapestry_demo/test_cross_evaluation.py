@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from tapestry.cli.progress import ProgressEvent
+from tapestry.evaluation.held_out import read_held_out
 from tapestry.model.replica import Replica
 from tapestry.vectors import parameters_digest
-from tapestry.workloads.base import Evaluation
-from tapestry.workloads.language.peft_folder import BaseName, write_peft
-from tapestry_coordinator.acceptance_gate import AcceptanceGate, read_held_out
+from tapestry.workloads.adapter_format import BaseName
+from tapestry.workloads.language.peft_folder import write_peft
+from tapestry.workloads.language.workload import LanguageWorkload
+from tapestry.workloads.ratio_score import RatioScore
+from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_coordinator.journal import Journal
 from tapestry_demo.cross_evaluation import errors, fill, scores
 from tapestry_demo.demo_run import DemoRun
@@ -23,8 +26,8 @@ PLAN = training_plan(
 )
 
 
-def _evaluation(*bits: float) -> Evaluation:
-    return Evaluation(bits_by_text=bits, bytes_by_text=tuple(8 for _ in bits))
+def _evaluation(*bits: float) -> RatioScore:
+    return RatioScore(amounts=bits, sizes=tuple(8 for _ in bits))
 
 
 MATRIX = {
@@ -49,6 +52,12 @@ def test_an_error_is_that_of_the_difference_from_the_given_base() -> None:
     assert found["base-1"]["italy"] > 0  # of one text, as in Spain, nothing is known
 
 
+def language(base: Base) -> LanguageWorkload:
+    """The model of the given base."""
+    assert isinstance(base.workload, LanguageWorkload)
+    return base.workload
+
+
 @pytest.fixture
 def demo(base: Base, tmp_path: Path) -> DemoRun:
     """A demo after its rounds: two releases, one adapter, and what the gate found."""
@@ -64,11 +73,14 @@ def demo(base: Base, tmp_path: Path) -> DemoRun:
         ]
         (held_out / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
     journal = Journal(tmp_path / "coordinator")
+    evaluation = base.workload.evaluation(
+        {"sequence_length": found.scale.sequence_length}
+    )
     gate = AcceptanceGate(
         workload=base.workload,
-        texts=read_held_out(held_out),
+        evaluation=evaluation,
+        held_out=read_held_out(held_out, evaluation),
         journal=journal,
-        sequence_length=found.scale.sequence_length,
     )
     gate.scores(base.replica)
     for number in (9, 10):
@@ -82,7 +94,7 @@ def demo(base: Base, tmp_path: Path) -> DemoRun:
     write_peft(
         tmp_path / "adapters" / "italy",
         update,
-        model=base.workload,
+        model=language(base),
         plan=PLAN,
         base=BaseName(name="base-10", digest="sha256:" + "1" * 64),
     )
@@ -93,11 +105,11 @@ def test_every_base_and_adapter_is_tried_on_every_countrys_text(
     base: Base, demo: DemoRun
 ) -> None:
     before = parameters_digest(base.replica.parameters)
-    matrix, samples = fill(demo, workload=base.workload, given=base.replica)
+    matrix, samples = fill(demo, workload=language(base), given=base.replica)
     base.workload.load(base.replica.parameters)
     assert list(matrix) == ["given", "base-9", "base-10", "adapter-italy"]
     assert all(set(row) == {"italy", "spain"} for row in matrix.values())
-    values = {model: row["italy"].bits_per_byte for model, row in matrix.items()}
+    values = {model: row["italy"].score for model, row in matrix.items()}
     assert len(set(values.values())) == 4
     assert parameters_digest(base.replica.parameters) == before
     asked = {sample.country: set(sample.answers) for sample in samples}
@@ -110,7 +122,7 @@ def test_every_base_and_adapter_is_tried_on_every_countrys_text(
 
 def test_what_the_gate_never_tried_has_no_row(base: Base, demo: DemoRun) -> None:
     (demo.out / "coordinator" / "journal.db").unlink()
-    matrix, _ = fill(demo, workload=base.workload, given=base.replica)
+    matrix, _ = fill(demo, workload=language(base), given=base.replica)
     base.workload.load(base.replica.parameters)
     assert list(matrix) == ["adapter-italy"]
 
@@ -128,12 +140,12 @@ def test_references_are_trained_and_tried_where_they_are_wanted(
     (tmp_path / "federation" / "coordinator" / "coordinator.toml").rename(
         demo.out / "coordinator" / "coordinator.toml"
     )
-    matrix, _ = fill(demo, workload=base.workload, given=base.replica)
+    matrix, _ = fill(demo, workload=language(base), given=base.replica)
     base.workload.load(base.replica.parameters)
     assert list(matrix)[-2:] == ["central", "central-dp"]
     assert demo.seconds["central"] > 0
     central, private = (
-        matrix[name]["italy"].bits_per_byte for name in ("central", "central-dp")
+        matrix[name]["italy"].score for name in ("central", "central-dp")
     )
-    assert central < matrix["given"]["italy"].bits_per_byte
+    assert central < matrix["given"]["italy"].score
     assert central != private

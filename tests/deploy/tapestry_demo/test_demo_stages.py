@@ -8,9 +8,9 @@ import pytest
 
 from tapestry.errors import ConfigError
 from tapestry.model.replica import Replica
+from tapestry.workloads.language.public_text import FILE as HELD_OUT
 from tapestry_demo import corpora, demo_stages, scenario
 from tapestry_demo.demo_run import DemoRun
-from tapestry_node.data.held_out import FILE as HELD_OUT
 from tests.support.commands import tapestry
 from tests.support.demo_folders import begun, demo_run
 from tests.support.federation import Base

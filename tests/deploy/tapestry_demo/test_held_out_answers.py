@@ -5,8 +5,8 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from tapestry.dialogue import Dialogue
 from tapestry.workloads.language.base_models import build_tiny
+from tapestry.workloads.language.dialogue import Dialogue
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_demo.held_out_answers import MAX_TOKENS, ask, choose_samples
 

@@ -84,4 +84,6 @@ def test_the_run_is_as_large_as_its_scale_says(tmp_path: Path) -> None:
     assert plan.training.steps == scale.steps
     assert float(plan.training.learning_rate) == scale.learning_rate
     assert float(plan.outer.max_norm) == scale.update_norm
+    assert plan.training.parameterization == "low_rank"
     assert plan.training.targets == scale.targets
+    assert plan.training.options == {"sequence_length": scale.sequence_length}

@@ -17,13 +17,15 @@ from tapestry.errors import ConfigError, ResourceError, VerificationError
 from tapestry.privacy import accounting
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.vectors import FloatVector, parameters_digest
+from tapestry.workloads.adapter_format import AdapterFacts, BaseName
 from tapestry.workloads.language.base_models import build_tiny
-from tapestry.workloads.language.model import LanguageModel
-from tapestry.workloads.language.peft_folder import BaseName
+from tapestry.workloads.language.lora_adapters import LoraAdapters, score
+from tapestry.workloads.language.model_card import render
+from tapestry.workloads.language.text_records import Corpus
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_governance import registry
 from tapestry_governance.events.privacy_events import PrivacyLoss
 from tapestry_node.adapters import adapter_trainer
-from tapestry_node.adapters.model_card import Card, render
 from tapestry_node.settings import (
     AdapterSettings,
     NoiselessAdapterSettings,
@@ -36,7 +38,7 @@ DELTA = "0.001"
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[LanguageModel]:
+def model() -> Iterator[LanguageWorkload]:
     torch.set_num_threads(1)
     tiny = build_tiny()
     before = parameters_digest(tiny.parameters())
@@ -45,7 +47,7 @@ def model() -> Iterator[LanguageModel]:
 
 
 @pytest.fixture(scope="module")
-def title(model: LanguageModel) -> adapter_trainer.Title:
+def title(model: LanguageWorkload) -> adapter_trainer.Title:
     base = BaseName(name="base-1", digest=parameters_digest(model.parameters()))
     return adapter_trainer.Title(name="italy", version=1, base=base)
 
@@ -56,19 +58,19 @@ def _settings(**changes: object) -> AdapterSettings:
         "licence": "Apache-2.0",
         "rank": 2,
         "targets": ("q_proj", "v_proj"),
-        "sequence_length": 32,
         "steps": 4,
         "batch_size": 16,
         "learning_rate": "0.5",
         "noise": "local",
         "epsilon": "8",
         "clip_norm": "1",
+        "options": {"sequence_length": 32},
     }
     return PrivateAdapterSettings.model_validate({**values, **changes})
 
 
-def _trained(model: LanguageModel, plan: adapter_trainer.AdapterPlan) -> FloatVector:
-    units = model.encode(TEXTS, sequence_length=plan.training.sequence_length)
+def _trained(model: LanguageWorkload, plan: adapter_trainer.AdapterPlan) -> FloatVector:
+    units = model.examples(TEXTS, plan.training.options)
     source = NoiseSource.unsafe_from_key(b"k" * 32)
     runtime = dp_sgd.Runtime(source=source)
     return adapter_trainer.train(model, units, plan=plan, runtime=runtime)
@@ -99,38 +101,46 @@ def _loss(plan: adapter_trainer.AdapterPlan, *, epsilon: str) -> PrivacyLoss:
     )
 
 
-def _card(
+def _facts(
     title: adapter_trainer.Title, plan: adapter_trainer.AdapterPlan, **changes: object
-) -> Card:
+) -> AdapterFacts:
     values: dict[str, object] = {
         "name": title.name,
         "version": title.version,
         "country": 'Italy: "la bella"',
-        "language": "it",
         "licence": "Apache-2.0",
-        "text_licence": "BSD-3-Clause",
+        "data": Corpus(language="it", licence="BSD-3-Clause", unit="record"),
         "base": title.base,
-        "rank": plan.training.rank,
         "promise": plan.promise(_loss(plan, epsilon="7.9")),
-        "evaluation": {"bits-per-byte/base": "8.01", "bits-per-byte/adapter": "7.2"},
     }
-    return Card(**{**values, **changes})  # type: ignore[arg-type]
+    return AdapterFacts(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def _written(
+    folder: Path,
+    update: FloatVector,
+    model: LanguageWorkload,
+    plan: adapter_trainer.AdapterPlan,
+    facts: AdapterFacts,
+) -> registry.CheckedAdapter:
+    found, _ = adapter_trainer.write(
+        folder, update, workload=model, plan=plan, facts=facts, public=TEXTS[:8]
+    )
+    return found
 
 
 @pytest.fixture(scope="module")
 def written(
-    model: LanguageModel,
+    model: LanguageWorkload,
     title: adapter_trainer.Title,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, FloatVector, adapter_trainer.AdapterPlan]:
     plan = adapter_trainer.plan(
-        title, _settings(), records=len(TEXTS), target_delta=DELTA
+        title, _settings(), workload="language", records=len(TEXTS), target_delta=DELTA
     )
     update = _trained(model, plan)
     folder = tmp_path_factory.mktemp("adapters") / "italy"
-    adapter_trainer.write(
-        folder, update, model=model, plan=plan, card=_card(title, plan)
-    )
+    _written(folder, update, model, plan, _facts(title, plan))
     return folder, update, plan
 
 
@@ -138,7 +148,9 @@ def written(
 def test_the_plan_spends_at_most_the_epsilon_it_was_given(
     title: adapter_trainer.Title,
 ) -> None:
-    plan = adapter_trainer.plan(title, _settings(), records=64, target_delta=DELTA)
+    plan = adapter_trainer.plan(
+        title, _settings(), workload="language", records=64, target_delta=DELTA
+    )
     assert plan.steps is not None
     spent = accounting.epsilon([plan.steps], target_delta=float(DELTA))
     assert 7.5 < spent <= 8
@@ -151,7 +163,9 @@ def test_settings_without_noise_plan_none_and_promise_nothing(
 ) -> None:
     values = _settings().model_dump(exclude={"noise", "epsilon", "clip_norm"})
     settings = NoiselessAdapterSettings(noise="none", **values)
-    plan = adapter_trainer.plan(title, settings, records=64, target_delta=DELTA)
+    plan = adapter_trainer.plan(
+        title, settings, workload="language", records=64, target_delta=DELTA
+    )
     assert plan.steps is None
     assert plan.privacy.noise == "none"
 
@@ -175,7 +189,11 @@ def test_a_wrong_setting_is_named(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         adapter_trainer.plan(
-            title, _settings(**settings), records=64, target_delta=DELTA
+            title,
+            _settings(**settings),
+            workload="language",
+            records=64,
+            target_delta=DELTA,
         )
 
 
@@ -183,13 +201,20 @@ def test_a_wrong_setting_is_named(
 def test_the_public_factor_depends_on_the_title_only(
     title: adapter_trainer.Title,
 ) -> None:
-    plan = adapter_trainer.plan(title, _settings(), records=64, target_delta=DELTA)
+    plan = adapter_trainer.plan(
+        title, _settings(), workload="language", records=64, target_delta=DELTA
+    )
     again = adapter_trainer.plan(
-        title, _settings(learning_rate="0.5"), records=60, target_delta=DELTA
+        title,
+        _settings(learning_rate="0.5"),
+        workload="language",
+        records=60,
+        target_delta=DELTA,
     )
     other = adapter_trainer.plan(
         adapter_trainer.Title(name="italy", version=2, base=title.base),
         _settings(),
+        workload="language",
         records=64,
         target_delta=DELTA,
     )
@@ -198,19 +223,20 @@ def test_the_public_factor_depends_on_the_title_only(
 
 
 def test_training_helps_and_the_published_folder_does_what_was_trained(
-    model: LanguageModel, written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan]
+    model: LanguageWorkload,
+    written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
 ) -> None:
     folder, update, plan = written
-    scores = adapter_trainer.score(model, update, TEXTS[:8], plan=plan)
+    scores = score(model, update, TEXTS[:8], plan=plan.training)
     assert float(scores["bits-per-byte/adapter"]) < float(scores["bits-per-byte/base"])
     with model.adapted(folder):
-        loaded = model.evaluate(TEXTS[:8], sequence_length=32).bits_per_byte
+        loaded = model.evaluate(TEXTS[:8], sequence_length=32).score
     assert loaded == pytest.approx(float(scores["bits-per-byte/adapter"]), abs=1e-4)
-    assert adapter_trainer.score(model, update, [], plan=plan) == {}
+    assert score(model, update, [], plan=plan.training) == {}
 
 
 def test_the_registry_accepts_the_folder_on_its_base(
-    model: LanguageModel,
+    model: LanguageWorkload,
     title: adapter_trainer.Title,
     written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
     tmp_path: Path,
@@ -224,37 +250,33 @@ def test_the_registry_accepts_the_folder_on_its_base(
 
 
 def test_the_same_update_gives_the_same_bytes(
-    model: LanguageModel,
+    model: LanguageWorkload,
     title: adapter_trainer.Title,
     written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
     tmp_path: Path,
 ) -> None:
     folder, update, plan = written
-    card = _card(title, plan)
-    again = adapter_trainer.write(
-        tmp_path / "x", update, model=model, plan=plan, card=card
-    )
+    facts = _facts(title, plan)
+    again = _written(tmp_path / "x", update, model, plan, facts)
     assert again == registry.check_folder(folder)
     with pytest.raises(ConfigError, match="never overwritten"):
-        adapter_trainer.write(tmp_path / "x", update, model=model, plan=plan, card=card)
+        _written(tmp_path / "x", update, model, plan, facts)
 
 
 def test_a_useless_or_diverged_adapter_is_not_published(
-    model: LanguageModel,
+    model: LanguageWorkload,
     title: adapter_trainer.Title,
     written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
     tmp_path: Path,
 ) -> None:
     _, update, plan = written
-    card = _card(title, plan)
+    facts = _facts(title, plan)
     with pytest.raises(VerificationError, match="every factor B is zero"):
-        adapter_trainer.write(
-            tmp_path / "zero", np.zeros_like(update), model=model, plan=plan, card=card
-        )
+        _written(tmp_path / "zero", np.zeros_like(update), model, plan, facts)
 
 
 def test_a_training_that_diverged_is_named(
-    model: LanguageModel,
+    model: LanguageWorkload,
     written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -269,10 +291,11 @@ def test_a_training_that_diverged_is_named(
 
 
 def test_the_card_reads_as_yaml_and_says_what_was_promised(
+    model: LanguageWorkload,
     title: adapter_trainer.Title,
     written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
 ) -> None:
-    folder, _, plan = written
+    folder, update, plan = written
     text = (folder / "README.md").read_text("utf-8")
     _, front, body = text.split("---\n", 2)
     value = yaml.safe_load(front)
@@ -286,12 +309,14 @@ def test_the_card_reads_as_yaml_and_says_what_was_promised(
     privacy = ours["privacy"]
     assert (privacy["unit"], privacy["adjacency"]) == ("record", "add-remove")
     assert privacy["epsilon"] == "7.9"
-    assert ours["evaluation"] == {
-        "bits-per-byte/base": "8.01",
-        "bits-per-byte/adapter": "7.2",
-    }
+    assert ours["text_licence"] == "BSD-3-Clause"
+    assert ours["evaluation"] == score(model, update, TEXTS[:8], plan=plan.training)
+    assert len(ours["evaluation"]) == 2
     assert "epsilon 7.9 at delta 0.001, per record" in body
-    silent = render(_card(title, plan, promise=None, evaluation={}))
+    facts = _facts(title, plan, promise=None)
+    lora = LoraAdapters(model=model)
+    card = lora.card(update, plan=plan.training, facts=facts, public=[])
+    silent = render(card)
     nothing = yaml.safe_load(silent.split("---\n", 2)[1])["tapestry"]
     assert nothing["privacy"] == {"mechanism": "none"}
     assert nothing["evaluation"] == {}
@@ -300,7 +325,7 @@ def test_the_card_reads_as_yaml_and_says_what_was_promised(
 
 @pytest.mark.slow
 def test_the_folder_loads_with_plain_peft(
-    model: LanguageModel,
+    model: LanguageWorkload,
     written: tuple[Path, FloatVector, adapter_trainer.AdapterPlan],
     tmp_path: Path,
 ) -> None:

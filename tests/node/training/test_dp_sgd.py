@@ -14,8 +14,8 @@ from torch import Tensor
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy.accounting import Steps
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.workloads.base import Unit
 from tapestry.workloads.language.base_models import build_tiny
+from tapestry.workloads.language.tokens import TokenExample
 from tapestry.workloads.plan_checks import local_steps
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.dp_sgd import (
@@ -41,7 +41,7 @@ def values(problem: Problem) -> Tensor:
 
 
 def run(
-    units: Sequence[Unit],
+    units: Sequence[TokenExample],
     *,
     plan: dict[str, Any] | None = None,
     privacy: dict[str, Any] | None = None,
@@ -70,7 +70,7 @@ def test_without_privacy_training_is_plain_sgd() -> None:
         start = values(problem)
         parameters = [p for _, p in problem.parameters]
         for _ in range(3):
-            unit_losses = [problem.losses(u.sequences).mean() for u in units]
+            unit_losses = [problem.losses(u.rows).mean() for u in units]
             loss = torch.stack(unit_losses).sum() / 8
             grads = torch.autograd.grad(loss, parameters)
             with torch.no_grad():
@@ -93,7 +93,7 @@ def test_with_tiny_noise_and_a_loose_bound_private_training_is_plain() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_private_training_lowers_the_loss(optimizer: str) -> None:
-    units = [Unit(sequences=((5, 6, 7, 8, 9, 10),))] * 16
+    units = [TokenExample(rows=((5, 6, 7, 8, 9, 10),))] * 16
     rate = {"sgd": "2", "adam": "0.05"}[optimizer]
     plan = {"optimizer": optimizer, "learning_rate": rate, "steps": 12}
     _, done = run(units, plan=plan, privacy={"noise_multiplier": "0.3"})
@@ -137,7 +137,7 @@ def test_batches_are_poisson_samples() -> None:
     def note(progress: StepProgress) -> None:
         drawn.append(progress.drawn)
 
-    units = [Unit(sequences=((5, 6),))] * 40
+    units = [TokenExample(rows=((5, 6),))] * 40
     run(
         units,
         plan={"steps": 150, "batch_size": 10},
@@ -257,7 +257,7 @@ def test_a_broken_record_counts_as_zero_and_raises_a_local_alarm(
         scale = [float("nan") if s[0] == 63 else 1.0 for s in sequences]
         return tiny_models.losses_of(problem.module, sequences) * torch.tensor(scale)
 
-    bad = Unit(sequences=((63, 63, 63),))
+    bad = TokenExample(rows=((63, 63, 63),))
     with (
         tiny_models.lora(tiny_models.llama()) as problem,
         caplog.at_level(logging.WARNING),

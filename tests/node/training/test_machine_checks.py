@@ -8,7 +8,7 @@ from tapestry.errors import ResourceError
 from tapestry.protocol.messages import Reason
 from tapestry.vectors import Layout
 from tapestry.workloads.language.base_models import build_tiny
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_node.refusal import Refused
 from tapestry_node.training import dp_sgd
 from tapestry_node.training import machine_checks as module
@@ -22,11 +22,11 @@ PLAN = tiny_models.training_plan(
 
 
 @pytest.fixture
-def model() -> LanguageModel:
+def model() -> LanguageWorkload:
     return build_tiny()
 
 
-def asked(model: LanguageModel, **changes: Any) -> Refused | None:
+def asked(model: LanguageWorkload, **changes: Any) -> Refused | None:
     plan = PLAN.model_copy(update=changes)
     found = Trainable(workload=model, records=64, limits=BatchLimits())
     try:
@@ -37,7 +37,7 @@ def asked(model: LanguageModel, **changes: Any) -> Refused | None:
 
 
 def test_what_fits_is_tried_once_for_each_plan(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageWorkload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries: list[str] = []
     honest = dp_sgd.probe
@@ -62,11 +62,11 @@ def test_what_fits_is_tried_once_for_each_plan(
     [
         ({"targets": ("no",)}, Reason.PLAN_UNSUPPORTED),
         ({"batch_size": 65}, Reason.PLAN_UNSUPPORTED),
-        ({"sequence_length": 2000}, Reason.PLAN_UNSUPPORTED),
+        ({"options": {"sequence_length": 2000}}, Reason.PLAN_UNSUPPORTED),
     ],
 )
 def test_a_plan_that_does_not_fit_has_its_own_reason(
-    model: LanguageModel, changes: dict[str, Any], reason: Reason
+    model: LanguageWorkload, changes: dict[str, Any], reason: Reason
 ) -> None:
     refused = asked(model, **changes)
     assert refused is not None
@@ -74,7 +74,7 @@ def test_a_plan_that_does_not_fit_has_its_own_reason(
 
 
 def test_gradients_that_fail_are_refused_in_words_and_not_as_a_crash(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageWorkload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def probe(*_: Any, **__: Any) -> None:
         raise IndexError("index 5 is out of range\nof 4")
@@ -84,12 +84,12 @@ def test_gradients_that_fail_are_refused_in_words_and_not_as_a_crash(
     assert refused is not None
     assert refused.reason is Reason.MODEL_UNSUPPORTED
     assert refused.detail == (
-        "gradients of single sequences fail: IndexError: index 5 is out of range of 4"
+        "gradients of single examples fail: IndexError: index 5 is out of range of 4"
     )
 
 
 def test_another_bases_broken_values_are_no_fault_of_the_model(
-    model: LanguageModel,
+    model: LanguageWorkload,
 ) -> None:
     good = model.parameters()
     name = next(iter(good))
@@ -101,7 +101,7 @@ def test_another_bases_broken_values_are_no_fault_of_the_model(
 
 
 def test_a_gradient_that_memory_cannot_hold_is_refused(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageWorkload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = Layout(tensors=(("w", (1 << 30,)),))
     check_memory(layout, available=20 << 30)

@@ -53,7 +53,8 @@ def test_each_phase_of_each_round_gets_a_line() -> None:
         {"stage": "round", "round": 2, "of": 4, "round_stage": RoundStage.OPEN},
         {
             "stage": "round", "round": 2, "of": 4, "round_stage": RoundStage.CLOSE,
-            "norm": 0.9123, "bits_per_byte": 2.1, "seconds": 41.04,
+            "norm": 0.9123, "measure": "bits_per_byte", "score": 2.1,
+            "seconds": 41.04,
         },
     )  # fmt: skip
     assert lines == [
@@ -173,7 +174,8 @@ _EVENTS = st.fixed_dictionaries(
         "done": st.integers(0, 20),
         "total": st.integers(0, 10),
         "text": st.text(max_size=10),
-        "bits_per_byte": st.floats(0, 9),
+        "measure": st.text(max_size=10),
+        "score": st.floats(0, 9),
         "norm": st.floats(),
         "seconds": st.floats(0, 99),
     },

@@ -10,11 +10,13 @@ import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError
-from tapestry.inputs.setting_values import fit, plain_spelling, to_toml
+from tapestry.inputs.setting_values import fit, fit_options, plain_spelling, to_toml
 from tapestry.inputs.text_reader import WrittenFloat
+from tapestry.protocol.round_manifest import Options
 from tapestry.schema import Plain, Strict
 from tapestry.settings import Settings
 from tests.support.refusals import refused
@@ -165,6 +167,73 @@ def test_a_float_is_no_whole_number_and_no_text(tmp_path: Path, value: object) -
 def test_what_a_model_does_not_know_is_left_to_it() -> None:
     raw: dict[str, Any] = {"rate": 1, "other": [WrittenFloat("0.1"), {"a": [1]}]}
     assert fit(raw, Recipe) == {"rate": "1", "other": raw["other"]}
+
+
+class Optioned(Settings):
+    options: Options
+
+
+def _options(folder: Path, written: str) -> dict[str, Any]:
+    path = folder / "optioned.toml"
+    path.write_text(f"[options]\n{written}\n", encoding="utf-8")
+    return dict(Optioned.read(path).options)
+
+
+@given(written=decimals())
+def test_a_decimal_option_goes_through_a_plan_to_its_workload_as_it_was(
+    written: str,
+) -> None:
+    raw = tomllib.loads(f"[options]\nrate = {written}\n", parse_float=WrittenFloat)
+    try:
+        found = Optioned.model_validate(fit(raw, Optioned))
+    except ValidationError:
+        assert "." not in written
+        assert abs(int(written)) >= 2**53
+        return
+    assert found.options["rate"] == (written if "." in written else int(written))
+    assert Optioned.decode(found.encode()) == found
+    recipe = Recipe.model_validate(fit_options(found.options, Recipe))
+    assert recipe.rate == written
+
+
+def test_options_keep_their_types(tmp_path: Path) -> None:
+    written = 'n = 1\nrate = 0.5\nname = "x"\nlist = [1, 0.25, "y"]'
+    assert _options(tmp_path, written) == {
+        "n": 1,
+        "rate": "0.5",
+        "name": "x",
+        "list": (1, "0.25", "y"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("a = 0.50", "0.50 is not spelled as a plain decimal; write a = 0.5"),
+        ("a = 1.0", "1.0 is not spelled as a plain decimal; write a = 1"),
+        ("a = 1e-3", "1e-3 is not spelled as a plain decimal; write a = 0.001"),
+        ("a = inf", "inf must be a finite number; write, for example, a = 0.5"),
+        ("a = true", "true must be a whole number below 2**53, a plain decimal, text"),
+        ("a = [0.50]", "a list must be a whole number below 2**53, a plain decimal"),
+        ("a = {b = 1}", "a table must be a whole number below 2**53, a plain decima"),
+        ("a = 9007199254740992", "9007199254740992 must be a whole number below 2**"),
+    ],
+)
+def test_an_option_of_another_type_or_spelling_is_refused(
+    tmp_path: Path, written: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _options(tmp_path, written)
+    assert str(caught.value).partition(": options.a: ")[2].startswith(said)
+
+
+def test_options_that_no_field_is_for_are_left_to_the_model() -> None:
+    options = {"other": ("a", 1), "rate": 2, "count": "3"}
+    assert fit_options(options, Recipe) == {
+        "other": ("a", 1),
+        "rate": "2",
+        "count": "3",
+    }
 
 
 def test_none_is_left_out_of_a_file() -> None:

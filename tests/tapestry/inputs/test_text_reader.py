@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tapestry.errors import ConfigError
 from tapestry.inputs import text_reader
 from tapestry.inputs.faults import SHOWN, Faults
+from tapestry.workloads.language.text_rows import read_public_texts
 from tests.support.refusals import refused
 
 CANARY = "canary"
@@ -50,7 +51,7 @@ def _chain(error: BaseException | None) -> str:
 READERS: list[Callable[[Path], object]] = [
     text_reader.read_text,
     text_reader.read_toml,
-    text_reader.read_public_texts,
+    read_public_texts,
     lambda path: Faults.check(_faults_of(path), path),
 ]
 
@@ -114,7 +115,7 @@ def test_a_byte_order_mark_at_the_start_is_dropped_everywhere(tmp_path: Path) ->
     assert text_reader.read_text(_write(tmp_path / "a", mark + b"uno")) == "uno"
     assert text_reader.read_toml(_write(tmp_path / "b", mark + b"a = 1")) == {"a": 1}
     rows = _write(tmp_path / "c", mark + b'{"text": "uno"}')
-    assert text_reader.read_public_texts(rows) == ["uno"]
+    assert read_public_texts(rows) == ["uno"]
 
 
 def test_three_line_ends_and_no_other(tmp_path: Path) -> None:
@@ -158,47 +159,6 @@ def test_json_is_read_strictly(tmp_path: Path, line: str, rule: str) -> None:
     assert rule in said
     assert CANARY not in said
     assert [number for number, _ in rows] == [1, 3]
-
-
-@pytest.mark.parametrize(
-    ("row", "rule"),
-    [
-        ({}, '"text" is missing'),
-        ({"text": 7}, '"text" is a number'),
-        ({"text": None}, '"text" is null'),
-        ({"text": ["canary"]}, '"text" is a list'),
-        ({"text": "canary", "canary": 1}, 'key 2 of 2 is not "text"'),
-        ({"Text": "canary"}, 'looks like "text"'),
-        ({"text": "canary\ud800"}, '"text" holds a lone surrogate'),
-        ({"text": "canary\udfff\ud800"}, "lone surrogate"),
-        ({"text": "canary\x00"}, '"text" holds a NUL'),
-        ({"text": "\ufeffcanary"}, "byte-order mark"),
-        ({"text": ""}, "shows nothing"),
-        ({"text": "\u200b \u2060\u3164\u00a0\u2800\ufe0f\U000e0041"}, "shows nothing"),
-    ],
-    ids=str,
-)
-def test_a_row_of_public_text_is_an_object_with_text(
-    tmp_path: Path, row: dict[str, Any], rule: str
-) -> None:
-    path = _write(tmp_path / "a", json.dumps(row))  # escapes what is not ASCII
-    with refused(ConfigError, "record-invalid") as caught:
-        text_reader.read_public_texts(path)
-    assert str(caught.value).startswith(f"{path}, line 1: ")
-    assert rule in str(caught.value)
-    assert CANARY not in _chain(caught.value)
-    str(caught.value).encode()
-
-
-def test_a_public_file_without_rows_says_that_it_is_empty(tmp_path: Path) -> None:
-    for data in (b"", b"\n\n", b"\xef\xbb\xbf"):
-        with refused(ConfigError, "file-empty"):
-            text_reader.read_public_texts(_write(tmp_path / "a", data))
-
-
-def test_an_emoji_of_two_surrogates_in_json_is_one_character(tmp_path: Path) -> None:
-    path = _write(tmp_path / "a", r'{"text": "\ud83d\ude00"}')
-    assert text_reader.read_public_texts(path) == ["\U0001f600"]
 
 
 def test_ten_faults_are_named_and_the_others_counted(tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ def _plan(rank: int, *, kind: str = "low_rank") -> TrainingPlan:
             "rank": rank,
             "targets": ("q_proj",),
             "factor_seed": SEED,
-            "sequence_length": 16,
             "steps": 1,
             "batch_size": 1,
             "optimizer": "sgd",
             "learning_rate": "1",
             "weight_decay": "0",
+            "options": {"sequence_length": 16},
         }
     )
 

@@ -1,5 +1,6 @@
 """The round manifest: strict, of one spelling, bound to its round."""
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tapestry.errors import ProtocolError
 from tapestry.protocol.round_manifest import (
     RoundManifest,
     StageDeadlines,
+    TrainingPlan,
     recommended_threshold,
 )
 from tapestry.protocol.stages import SECAGG_STAGES
@@ -122,3 +124,25 @@ def test_two_survivor_lists_cannot_both_reach_the_threshold(n: int, bad: int) ->
     t = recommended_threshold(n, max_colluding=bad)
     assert 2 * t > n + bad
     assert 2 * (t - 1) <= n + bad
+
+
+@pytest.mark.parametrize(
+    "option",
+    [True, None, 1.5, {"a": 1}, [[1]], [True], 2**53, "x" * 201],
+    ids=lambda option: repr(option)[:20],
+)
+def test_an_option_is_a_whole_number_a_text_or_a_list_of_them(option: Any) -> None:
+    plain = MANIFEST.training.model_dump(mode="json")
+    plain["options"] = {"some_option": option}
+    with pytest.raises(ValueError, match=r"options\.some_option"):
+        TrainingPlan.model_validate_json(json.dumps(plain))
+
+
+def test_options_of_any_workload_are_kept_as_they_were_signed() -> None:
+    options = {"window": 4, "beta": "0.5", "tags": ("flow", 7)}
+    changes = {"workload": "world-model", "options": options}
+    plan = MANIFEST.training.model_copy(update=changes)
+    assert TrainingPlan.decode(plan.encode()) == plan
+    for name in ("Window", "1st", "a-b", "x" * 41, ""):
+        with pytest.raises(ProtocolError):
+            TrainingPlan.decode(plan.model_copy(update={"options": {name: 1}}).encode())

@@ -1,46 +1,105 @@
-"""What an evaluation says, and how sure it is."""
+"""The seam: options are read strictly, and workloads have all that is called."""
 
-import math
+import inspect
+from typing import Any, Literal
 
-import numpy as np
 import pytest
 
-from tapestry.workloads.base import Evaluation
+from tapestry.errors import ConfigError
+from tapestry.protocol.round_manifest import Options
+from tapestry.schema import Plain, Strict
+from tapestry.workloads.base import Evaluation, RecordReader, Workload, read_options
+from tapestry.workloads.language.bits_per_byte import BitsPerByte
+from tapestry.workloads.language.text_records import TextReader
+from tapestry.workloads.language.workload import LanguageWorkload
+from tests.support.linear_regression import (
+    CsvReader,
+    LinearRegression,
+    MeanSquaredError,
+)
 
 
-def evaluation(bits: list[float], sizes: list[int]) -> Evaluation:
-    return Evaluation(bits_by_text=tuple(bits), bytes_by_text=tuple(sizes))
+class Recipe(Strict):
+    count: int
+    rate: Plain = "1"
+    kind: Literal["flat", "deep"] = "flat"
+    rates: tuple[Plain, ...] = ()
+    names: tuple[str, ...] = ()
 
 
-def test_long_texts_count_for_more() -> None:
-    assert evaluation([30.0, 10.0], [10, 10]).bits_per_byte == 2.0
-    assert evaluation([30.0, 10.0], [10, 30]).bits_per_byte == 1.0
+def test_options_become_the_fields_of_the_workloads_model() -> None:
+    options: Options = {
+        "count": 3,
+        "kind": "deep",
+        "rates": (1, "0.5"),
+        "names": ("a", "0.5"),
+    }
+    assert read_options(options, Recipe) == Recipe(
+        count=3, kind="deep", rates=("1", "0.5"), names=("a", "0.5")
+    )
 
 
-def test_a_gain_that_is_the_same_for_every_byte_has_no_error() -> None:
-    sizes = [10, 20, 70]
-    before = evaluation([31.0, 44.0, 200.0], sizes)
-    after = evaluation([26.0, 34.0, 165.0], sizes)
-    assert after.difference_error(before) == pytest.approx(0.0, abs=1e-12)
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (2, "2"),
+        ("0.25", "0.25"),
+        (-3, "-3"),
+        ("2", '"2" is text; write rate = 2 without quotation marks'),
+        ("0.50", '"0.50" is text; write rate = 0.5 without quotation marks'),
+        ("much", '"much" must be a number without quotation marks'),
+        ((1,), "a list must be a number"),
+    ],
+    ids=repr,
+)
+def test_a_decimal_option_has_one_spelling(rate: Any, said: str) -> None:
+    options = {"count": 1, "rate": rate}
+    if not said[-1].isdigit():
+        with pytest.raises(ConfigError) as caught:
+            read_options(options, Recipe)
+        assert str(caught.value).startswith(f"options.rate: {said}")
+    else:
+        assert read_options(options, Recipe).rate == said
 
 
-def test_the_error_is_what_other_texts_would_have_changed() -> None:
-    draw = np.random.default_rng(7)
-    sizes = draw.integers(40, 160, 400)
-    before = sizes * draw.uniform(2.0, 4.0, 400)
-    after = before * draw.uniform(0.9, 1.0, 400)
-    first = evaluation(before.tolist(), sizes.tolist())
-    error = evaluation(after.tolist(), sizes.tolist()).difference_error(first)
-    chosen = draw.integers(0, 400, (2000, 400))  # other texts, 2000 times
-    gaps = (after - before)[chosen].sum(axis=1) / sizes[chosen].sum(axis=1)
-    assert error == pytest.approx(gaps.std(), rel=0.1)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "options.count: is missing"),
+        ({"count": "3"}, 'options.count: "3" must be a whole number'),
+        ({"count": 3, "kinds": "flat"}, "options.kinds: no such key; is kind meant"),
+        ({"count": 3, "kind": "odd"}, 'options.kind: "odd" must be'),
+        ({"count": 3, "names": "a"}, 'options.names: "a" must be a list'),
+        ({"count": 3, "names": (1,)}, "options.names.0: 1 must be text"),
+    ],
+    ids=str,
+)
+def test_options_that_a_workload_does_not_know_are_refused(
+    options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_options(options, Recipe)
+    assert str(caught.value).startswith(said)
 
 
-def test_where_nothing_can_be_said_nothing_is() -> None:
-    one = evaluation([3.0], [1])
-    assert one.difference_error(one) is None
-    pair = evaluation([3.0, 4.0], [1, 2])
-    assert pair.difference_error(evaluation([3.0, 4.0], [2, 1])) is None
-    broken = evaluation([math.nan, 4.0], [1, 2]).difference_error(pair)
-    assert broken is not None
-    assert math.isnan(broken)
+def test_all_faults_of_options_are_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"options\.more: .*; options\.count: is mis"):
+        read_options({"more": 1}, Recipe)
+
+
+@pytest.mark.parametrize(
+    ("seam", "kind"),
+    [
+        (Workload, LanguageWorkload),
+        (Workload, LinearRegression),
+        (RecordReader, TextReader),
+        (RecordReader, CsvReader),
+        (Evaluation, BitsPerByte),
+        (Evaluation, MeanSquaredError),
+    ],
+)
+def test_each_kind_has_all_that_the_seam_calls(seam: type, kind: type) -> None:
+    known = set(dir(kind)) | set(inspect.get_annotations(kind))
+    wanted = {name for name in vars(seam) if not name.startswith("_")}
+    assert wanted
+    assert wanted - known == set()

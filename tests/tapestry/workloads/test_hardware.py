@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from tapestry.workloads import hardware
 from tapestry.workloads.hardware import memory_bytes
@@ -51,21 +50,3 @@ def test_memory_that_no_system_tells_of_is_unknown(
     assert memory_bytes() is None
     limits[0].write_text("4096")
     assert memory_bytes() == 4096
-
-
-@pytest.mark.parametrize(
-    ("known", "expected"),
-    [
-        ({}, False),
-        ({"avx512_f": True}, False),
-        ({"avx512_bf16": False, "amx_bf16": False}, False),
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True}, True),
-    ],
-    ids=str,
-)
-def test_a_processor_multiplies_bfloat16_if_one_of_its_units_does(
-    monkeypatch: pytest.MonkeyPatch, known: dict[str, bool], expected: bool
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
-    assert hardware.multiplies_bfloat16() is expected

@@ -8,19 +8,19 @@ from tapestry.errors import ConfigError
 from tapestry.protocol.round_manifest import NesterovStep
 from tapestry.workloads import plan_checks
 from tapestry.workloads.language.base_models import build_tiny
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.workload import LanguageWorkload
 from tests.support import tiny_models
 
 
 @pytest.fixture(scope="module")
-def model() -> LanguageModel:
+def model() -> LanguageWorkload:
     return build_tiny()
 
 
 LOW_RANK = {"parameterization": "low_rank", "rank": 2, "targets": ("q_proj",)}
 
 
-def test_a_plan_that_fits_gives_its_layout(model: LanguageModel) -> None:
+def test_a_plan_that_fits_gives_its_layout(model: LanguageWorkload) -> None:
     for changes in ({}, LOW_RANK):
         plan = tiny_models.training_plan(**changes)
         found = plan_checks.check_plan(model, plan, tiny_models.privacy_plan())
@@ -32,7 +32,7 @@ def test_a_plan_that_fits_gives_its_layout(model: LanguageModel) -> None:
     ("training", "privacy", "said"),
     [
         (
-            {"sequence_length": 1025},
+            {"options": {"sequence_length": 1025}},
             {},
             "1025 is above the 1024 positions .*; lower it",
         ),
@@ -55,7 +55,10 @@ def test_a_plan_that_fits_gives_its_layout(model: LanguageModel) -> None:
     ],
 )
 def test_what_a_plan_asks_in_vain_is_named(
-    model: LanguageModel, training: dict[str, Any], privacy: dict[str, Any], said: str
+    model: LanguageWorkload,
+    training: dict[str, Any],
+    privacy: dict[str, Any],
+    said: str,
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         plan_checks.check_plan(
@@ -83,7 +86,7 @@ def test_a_model_that_is_not_float32_is_refused_even_without_noise() -> None:
 
 
 def test_without_noise_any_architecture_will_do() -> None:
-    model = LanguageModel(tiny_models.llama(kind="phi"), build_tiny().tokenizer)
+    model = LanguageWorkload(tiny_models.llama(kind="phi"), build_tiny().tokenizer)
     plan_checks.check_model(model, tiny_models.privacy_plan(noise="none"))
     with pytest.raises(ConfigError, match="architecture 'phi'"):
         plan_checks.check_model(model, tiny_models.privacy_plan())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tapestry.protocol.stages import RoundStage
-from tapestry.workloads.base import Evaluation
+from tapestry.workloads.ratio_score import RatioScore
 from tapestry_demo.demo_run import DemoRun
 from tapestry_demo.held_out_answers import HeldOutPrompt
 from tapestry_demo.report.data import RunFigures
@@ -149,8 +149,8 @@ def finished(
 def figures(finished: tuple[DemoRun, Audit]) -> RunFigures:
     """The figures of that demo, with evaluations and answers that were made up."""
     demo, audit = finished
-    one = Evaluation(bits_by_text=(16.0, 24.0), bytes_by_text=(8, 8))
-    two = replace(one, bits_by_text=(8.0, 24.0))
+    one = RatioScore(amounts=(16.0, 24.0), sizes=(8, 8))
+    two = replace(one, amounts=(8.0, 24.0))
     sample = HeldOutPrompt(country="fi", prompt="a", reference="b")
     sample.answers["given"] = "c"
     return summarize(

@@ -1,10 +1,15 @@
+"""Models of few positions, and the given base, built once."""
+
 from typing import Any
 
 import pytest
 import torch
 
 from tapestry.workloads.language.model import LanguageModel
+from tests.support.federation_fixtures import base
 from tests.support.model_folders import build
+
+__all__ = ["base"]
 
 
 @pytest.fixture(params=["gpt2", "opt", "llama"], scope="session")

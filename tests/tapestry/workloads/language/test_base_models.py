@@ -103,5 +103,5 @@ def test_smollm2_opens_without_llama_cpp() -> None:
     assert "Paris" in model.complete("The capital of France is", max_tokens=4)
     # what its tokenizer calls BOS is a chat delimiter, so texts do not start with it
     (unit,) = model.encode(["Bonjour"], sequence_length=8)
-    assert unit.sequences[0][0] != model.tokenizer.bos_token_id
+    assert unit.rows[0][0] != model.tokenizer.bos_token_id
     assert os.environ["HF_HUB_OFFLINE"] == "1"

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.workloads.language import chat_template, template_renderer
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.chat_template import ChatTemplate
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel
 from tests.support.chat_templates import CHATML, marked
 
@@ -276,7 +276,7 @@ def test_the_loss_of_a_dialogue_is_that_of_its_answers(model: LanguageModel) -> 
     model.tokenizer.chat_template = None
     dialogue = Dialogue(turns=("question", "answer"))
     (unit,) = model.encode([dialogue], sequence_length=64)
-    (row,) = unit.sequences
+    (row,) = unit.rows
     tokens = torch.tensor([_plain(list(row))])
     with torch.no_grad():
         logits = model.module(input_ids=tokens).logits[0, :-1]
@@ -288,9 +288,9 @@ def test_the_loss_of_a_dialogue_is_that_of_its_answers(model: LanguageModel) -> 
     got = model.losses([row]).detach()
     assert torch.allclose(got, each[counted].mean()[None], atol=1e-5)
     found = model.evaluate([dialogue], sequence_length=64)
-    assert found.bytes == len(b"answer")
+    assert found.size == len(b"answer")
     assert math.isclose(
-        found.bits, float(each[counted].sum()) / math.log(2), abs_tol=1e-3
+        found.amount, float(each[counted].sum()) / math.log(2), abs_tol=1e-3
     )
 
 
@@ -298,8 +298,8 @@ def test_windows_without_an_answer_are_left_out(model: LanguageModel) -> None:
     model.tokenizer.chat_template = None
     dialogue = Dialogue(turns=("q" * 100, "a" * 20))
     (unit,) = model.encode([dialogue], sequence_length=16)
-    assert all(max(row[1:]) >= 0 for row in unit.sequences)
-    counted = [t for row in unit.sequences for t in row[1:] if t >= 0]
+    assert all(max(row[1:]) >= 0 for row in unit.rows)
+    counted = [t for row in unit.rows for t in row[1:] if t >= 0]
     assert len(counted) == 21  # each byte of the answer and its end, once
 
 
@@ -309,8 +309,8 @@ def test_texts_and_dialogues_keep_their_order(model: LanguageModel) -> None:
     together = model.evaluate(mixed, sequence_length=32)
     alone = [model.evaluate([each], sequence_length=32) for each in mixed]
     for place, each in enumerate(alone):
-        assert together.bytes_by_text[place] == each.bytes
-        assert math.isclose(together.bits_by_text[place], each.bits, rel_tol=1e-5)
+        assert together.sizes[place] == each.size
+        assert math.isclose(together.amounts[place], each.amount, rel_tol=1e-5)
 
 
 def test_the_loss_of_a_dialogue_is_the_same_in_any_company(
@@ -323,9 +323,9 @@ def test_the_loss_of_a_dialogue_is_the_same_in_any_company(
         ("qq", "bb"),
     ]
     units = model.encode([Dialogue(turns=t) for t in turns], sequence_length=64)
-    rows = [row for unit in units for row in unit.sequences]
+    rows = [row for unit in units for row in unit.rows]
     text = model.encode(["a text in which every byte counts"], sequence_length=64)
-    rows += text[0].sequences
+    rows += text[0].rows
     with torch.no_grad():
         together = model.losses(rows)
         alone = torch.cat([model.losses([row]) for row in rows])

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError
 from tapestry.workloads.language.base_models import build_tiny
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.generation import decode
 from tapestry.workloads.language.model import LanguageModel
 from tests.support.chat_templates import CHATML

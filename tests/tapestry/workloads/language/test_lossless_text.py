@@ -10,9 +10,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.errors import ConfigError
 from tapestry.workloads.language.base_models import build_tiny
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel
 
 
@@ -71,7 +71,7 @@ def test_a_text_that_a_tokenizer_loses_has_no_score(
     given: Text = text if kind is str else Dialogue(turns=("Ciao", text))
     if kept:
         assert model.find_fault(given) is None
-        assert model.evaluate([given], sequence_length=32).bits > 0
+        assert model.evaluate([given], sequence_length=32).amount > 0
         return
     fault = model.find_fault(given)
     assert fault is not None
@@ -101,7 +101,7 @@ def test_truncation_and_padding_of_a_tokenizer_are_not_obeyed() -> None:
 
     model = _with_backend(change)
     (unit,) = model.encode(["a" * 30], sequence_length=99)
-    assert len(unit.sequences[0]) == 30
+    assert len(unit.rows[0]) == 30
 
 
 def test_a_long_text_writes_nothing_past_the_printer(

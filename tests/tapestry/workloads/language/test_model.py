@@ -42,21 +42,19 @@ def _plan(parameterization: str = "low_rank", **changes: object) -> TrainingPlan
         "rank": 4 if parameterization == "low_rank" else 0,
         "targets": ("q_proj", "v_proj", "down_proj"),
         "factor_seed": "5e" * 32,
-        "sequence_length": 16,
         "steps": 1,
         "batch_size": 1,
         "optimizer": "sgd",
         "learning_rate": "0.1",
         "weight_decay": "0",
+        "options": {"sequence_length": 16},
     }
     return TrainingPlan.model_validate({**values, **changes})
 
 
 def _update(model: LanguageModel, plan: TrainingPlan, text: str) -> FloatVector:
     """Take one plain gradient step on a text and return the change."""
-    sequences = [
-        s for u in model.encode([text], sequence_length=16) for s in u.sequences
-    ]
+    sequences = [s for u in model.encode([text], sequence_length=16) for s in u.rows]
     with model.attach(plan) as trained:
         parameters = [parameter for _, parameter in trained]
         loss = model.losses(sequences).mean()
@@ -206,7 +204,7 @@ def test_windows_predict_each_token_once(
 ) -> None:
     text = "abcdefghij" * 7
     units = model.encode([text[:count]], sequence_length=length)
-    sequences = [s for unit in units for s in unit.sequences]
+    sequences = [s for unit in units for s in unit.rows]
     assert all(2 <= len(s) <= length for s in sequences)
     predicted = [t for s in sequences for t in s[1:]]
     assert bytes(model.tokenizer.decode(predicted), "ascii") == text[:count].encode()
@@ -215,24 +213,22 @@ def test_windows_predict_each_token_once(
 
 def test_a_special_token_spelled_in_a_text_stays_text(model: LanguageModel) -> None:
     (unit,) = model.encode(["</s>"], sequence_length=16)
-    assert len(unit.sequences[0]) == 5
+    assert len(unit.rows[0]) == 5
 
 
 def test_an_evaluation_counts_all_bits_and_all_bytes(model: LanguageModel) -> None:
     score = model.evaluate(TEXTS, sequence_length=16)
-    assert score.bytes == sum(len(text.encode()) for text in TEXTS)
+    assert score.size == sum(len(text.encode()) for text in TEXTS)
     units = model.encode(TEXTS, sequence_length=16)
     nats = sum(
-        model.losses([s]).item() * (len(s) - 1)
-        for unit in units
-        for s in unit.sequences
+        model.losses([s]).item() * (len(s) - 1) for unit in units for s in unit.rows
     )
-    assert score.bits == pytest.approx(nats / math.log(2), rel=1e-5)
+    assert score.amount == pytest.approx(nats / math.log(2), rel=1e-5)
     assert model.evaluate(TEXTS, sequence_length=16) == score
-    for text, bits in zip(TEXTS, score.bits_by_text, strict=True):
+    for text, bits in zip(TEXTS, score.amounts, strict=True):
         alone = model.evaluate([text], sequence_length=16)
-        assert bits == pytest.approx(alone.bits, rel=1e-5)
-    assert 7 < score.bits_per_byte < 9  # a random model of bytes knows nothing
+        assert bits == pytest.approx(alone.amount, rel=1e-5)
+    assert 7 < score.score < 9  # a random model of bytes knows nothing
 
 
 def test_a_coarse_evaluation_is_close_and_trains_as_exactly(
@@ -242,9 +238,9 @@ def test_a_coarse_evaluation_is_close_and_trains_as_exactly(
     coarse = LanguageModel(model.module, model.tokenizer, coarse_evaluation=True)
     exact = model.evaluate(TEXTS, sequence_length=16)
     score = coarse.evaluate(TEXTS, sequence_length=16)
-    assert score.bytes == exact.bytes
-    assert score.bits != exact.bits
-    assert score.bits == pytest.approx(exact.bits, rel=1e-3)
+    assert score.size == exact.size
+    assert score.amount != exact.amount
+    assert score.amount == pytest.approx(exact.amount, rel=1e-3)
     assert torch.equal(coarse.losses([[1, 2, 3]]), model.losses([[1, 2, 3]]))
 
 
@@ -262,7 +258,7 @@ def test_without_a_start_token_the_first_token_costs_a_uniform_choice(
 ) -> None:
     headless = LanguageModel(model.module, _without_start(model.tokenizer))
     score = headless.evaluate(["a", ""], sequence_length=16)
-    assert score.bits == pytest.approx(math.log2(len(headless.tokenizer)))
+    assert score.amount == pytest.approx(math.log2(len(headless.tokenizer)))
     assert headless.encode(["a"], sequence_length=16) == []
 
 
@@ -320,7 +316,7 @@ print(json.dumps([tokens, loss.item(), "tapestry" in sys.modules]))
     tokens, loss, ours = json.loads(out.stdout)
     assert tokens == [
         256,
-        *model.encode(["ciao"], sequence_length=8)[0].sequences[0][1:],
+        *model.encode(["ciao"], sequence_length=8)[0].rows[0][1:],
     ]
     assert loss == pytest.approx(model.losses([tokens]).item(), rel=1e-5)
     assert not ours

@@ -13,9 +13,10 @@ from tapestry.artifacts import adapter_folder
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.model.low_rank import factor
 from tapestry.vectors import FloatVector
+from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
-from tapestry.workloads.language.peft_folder import BaseName, base_path, write_peft
+from tapestry.workloads.language.peft_folder import base_path, write_peft
 from tests.support.tiny_models import training_plan
 
 PLAN = training_plan(

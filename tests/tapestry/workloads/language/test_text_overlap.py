@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestry.dialogue import Dialogue, Text
+from tapestry.workloads.language.dialogue import Dialogue, Text
+from tapestry.workloads.language.text_overlap import beginning, repeated
+from tapestry.workloads.language.text_records import TextReader
 from tapestry_node.data import records
-from tapestry_node.data.overlap import beginning, repeated
 
 ASKED = Dialogue(turns=("Was fehlt?", "Ein Husten.", "Seit wann?", "Gestern."))
 
@@ -107,7 +108,7 @@ def test_a_row_of_a_record_of_several_rows_is_private_too(tmp_path: Path) -> Non
     )
     rows = [{"id": "7", "text": text} for text in ("one visit", "the other visit")]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = records.read(tmp_path)
-    assert found.texts == ("one visit\nthe other visit",)
-    assert repeated(["the other visit"], found.texts) == []
-    assert repeated(["the other visit"], found.rows) == [0]
+    found = records.read(tmp_path, TextReader())
+    assert found.records == ("one visit\nthe other visit",)
+    assert repeated(["the other visit"], found.records) == []
+    assert repeated(["the other visit"], found.parts) == [0]

@@ -1,19 +1,15 @@
-"""Which modules of a model a low-rank plan moves, and which it can.
+"""The modules of a model that a low-rank plan moves, and those that it can move.
 
-A plan in the log names its targets. Settings may leave them open; then they are chosen
-from the model when the plan is made: those of PEFT's own list for this kind of model,
-else the linear projections of its attention.
+A plan in the log names its targets. Settings may leave them open; then the workload
+chooses them from the model when the plan is made (``Workload.choose_targets``).
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 from torch import nn
 
 from tapestry.errors import ConfigError
 from tapestry.protocol.round_manifest import TrainingPlan
-
-_ATTENTION = ("attn", "attention")  # in the name of a part
 
 
 def linear_modules(
@@ -45,11 +41,11 @@ def find_targets(
     if plan.rank < 1:
         raise ConfigError("rank 0 trains nothing; set rank to 1 or more")
     if not plan.targets:
-        raise ConfigError(f"no linear module is named; {_choice(linear)}")
+        raise ConfigError(f"no linear module is named; {choice_of(linear)}")
     for target in plan.targets:
         if not any(_matches(name, target) for name in linear):
             raise ConfigError(
-                f"no linear module {target!r} in this model; {_choice(linear)}"
+                f"no linear module {target!r} in this model; {choice_of(linear)}"
             )
     return {
         name: part
@@ -58,35 +54,9 @@ def find_targets(
     }
 
 
-def choose_targets(
-    module: nn.Module, linear: Mapping[str, nn.Linear]
-) -> tuple[str, ...]:
-    """Choose targets for a model where settings name none.
-
-    Raises:
-        ConfigError: Nothing in it can be targeted.
-    """
-    from peft.utils.constants import (
-        TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN,
-    )
-
-    config: Any = getattr(module, "config", None)
-    known = KNOWN.get(getattr(config, "model_type", ""), ())
-    leaves = _leaves(linear)
-    chosen = (
-        [] if isinstance(known, str) else [leaf for leaf in known if leaf in leaves]
-    )
-    if not chosen:
-        inside = (n for n in linear if any(word in n.lower() for word in _ATTENTION))
-        chosen = _leaves(inside)
-    if not chosen:
-        raise ConfigError(f"no linear module of attention to target; {_choice(linear)}")
-    return tuple(chosen)
-
-
-def _choice(linear: Iterable[str]) -> str:
+def choice_of(linear: Iterable[str]) -> str:
     """Say what can be targeted."""
-    known = sorted(_leaves(linear))
+    known = sorted(leaves_of(linear))
     if not known:
         return (
             "nothing in this model can be targeted: it has no layer of type"
@@ -95,7 +65,7 @@ def _choice(linear: Iterable[str]) -> str:
     return f"targets may be {', '.join(known)}"
 
 
-def _leaves(names: Iterable[str]) -> list[str]:
+def leaves_of(names: Iterable[str]) -> list[str]:
     """Last parts of module names, each once, in the order of the model."""
     return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
 

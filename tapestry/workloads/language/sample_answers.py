@@ -7,12 +7,12 @@ No record is at hand here.
 
 from collections.abc import Iterator, Sequence
 
-from tapestry.dialogue import Dialogue, Text
+from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import FloatVector
+from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel
-from tapestry_node.adapters.adapter_trainer import AdapterPlan
-from tapestry_node.adapters.model_card import Asking, SampleAnswer
-from tapestry_node.data.overlap import beginning
+from tapestry.workloads.language.model_card import Asking, SampleAnswer
+from tapestry.workloads.language.text_overlap import beginning
 
 COUNT = 3
 MAX_TOKENS = 32
@@ -23,7 +23,7 @@ def answer(
     update: FloatVector,
     texts: Sequence[Text],
     *,
-    plan: AdapterPlan,
+    plan: TrainingPlan,
 ) -> tuple[SampleAnswer, ...]:
     """Let base and adapter answer or continue the first prompts, greedily.
 
@@ -35,7 +35,7 @@ def answer(
     """
     prompts = prompts_of(texts)
     before = model.complete_all(prompts, max_tokens=MAX_TOKENS)
-    with model.moved(update, plan.training):
+    with model.moved(update, plan):
         after = model.complete_all(prompts, max_tokens=MAX_TOKENS)
     rows = zip(map(_words_of, prompts), before, after, strict=True)
     return tuple(SampleAnswer(prompt=p, base=b, adapter=a) for p, b, a in rows)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tapestry.privacy import accounting
-from tapestry.workloads.language.peft_folder import BaseName, base_path
+from tapestry.workloads.adapter_format import AdapterPromise, BaseName
+from tapestry.workloads.language.peft_folder import base_path
 
 _UNPRINTED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINERS = "\u200c\u200d"  # spell words in some scripts
@@ -83,19 +84,6 @@ tokenizer.apply_chat_template(
     "attention_mask": torch.ones(1, COUNT, dtype=torch.long),
 }  # as the adapter learned to read it; the tokenizer alone reads it otherwise""",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterPromise:
-    """The privacy of an adapter that was trained with noise; decimals as in the log."""
-
-    epsilon: str
-    fallback: str | None  # if all others collude; None: the same
-    target_delta: str
-    clip_norm: str
-    noise_multiplier: str
-    sampling_rate: str
-    steps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

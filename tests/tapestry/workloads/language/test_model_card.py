@@ -8,11 +8,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapestry.dialogue import Dialogue
-from tapestry.workloads.language.base_models import build_tiny
-from tapestry.workloads.language.peft_folder import BaseName
-from tapestry_node.adapters.model_card import Asking, Card, SampleAnswer, render
-from tapestry_node.adapters.sample_answers import asking, first_tokens, prompts_of
+from tapestry.workloads.adapter_format import BaseName
+from tapestry.workloads.language.model_card import (
+    Asking,
+    Card,
+    SampleAnswer,
+    render,
+)
 
 SECTIONS = ["How to use it", "Privacy", "Evaluation", "Sample answers", "Limits"]
 NASTY = [
@@ -103,26 +105,6 @@ def test_a_card_without_public_text_shows_no_answers() -> None:
     assert "Sample answers" not in render(card())
 
 
-def test_prompts_are_the_beginnings_of_the_first_texts() -> None:
-    long = " ".join(f"w{i}" for i in range(100))
-    texts = [
-        "one two three four",
-        "",
-        "one two x y",
-        long,
-        "字" * 300,
-        "late text here",
-    ]
-    found = prompts_of(texts)
-    assert found == ["one two", " ".join(f"w{i}" for i in range(12)), "字" * 80]
-    assert prompts_of(["a b"] * 9) == ["a"]
-
-
-def test_prompts_are_questions_where_there_are_dialogues() -> None:
-    rows = [Dialogue(turns=(q, "answer")) for q in "aabcd"]
-    assert prompts_of(["some text", *rows]) == [Dialogue(turns=(q,)) for q in "abc"]
-
-
 def test_a_card_asks_in_the_way_that_the_samples_were_asked() -> None:
     for way, said in (
         (Asking.CONTINUE, "tokenizer(prompt, return"),
@@ -132,13 +114,8 @@ def test_a_card_asks_in_the_way_that_the_samples_were_asked() -> None:
         assert said in render(card(asking=way))
 
 
-def test_a_prompt_that_others_would_read_otherwise_is_put_as_tokens() -> None:
-    model = build_tiny()
-    assert asking(model, ["Ciao a tutti voi"]) is Asking.CONTINUE
-    assert asking(model, [Dialogue(turns=("Ciao", "Ciao!"))]) is Asking.LINE
-    spelled = ["a </s> tutti voi qui"]
-    assert asking(model, spelled) is Asking.TOKENS
-    tokens = first_tokens(model, spelled)
+def test_a_prompt_that_is_put_as_tokens_is_printed_as_tokens() -> None:
+    tokens = (3, 1, 2)
     printed = render(card(asking=Asking.TOKENS, tokens=tokens))
     assert f'"input_ids": torch.tensor([{list(tokens)}]),' in printed
     assert f"torch.ones(1, {len(tokens)}, dtype=torch.long)" in printed

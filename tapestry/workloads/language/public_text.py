@@ -16,16 +16,15 @@ Edge cases:
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tapestry.dialogue import Text
 from tapestry.errors import TapestryError
 from tapestry.inputs.faults import Faults, InputFault
-from tapestry.inputs.text_reader import public_rows
+from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
-from tapestry_node.adapters.sample_answers import prompts_of
-from tapestry_node.training.trainer import Trainer
+from tapestry.workloads.language.sample_answers import prompts_of
+from tapestry.workloads.language.text_rows import public_rows
 
 FILE = "held-out.jsonl"
 _REPEATS = (
@@ -36,12 +35,18 @@ _TRIED_TOKENS = 2  # reads the prompt, then goes on from what it kept of it
 Row = tuple[int, Text]  # with the number of its line
 
 
-def read(folder: Path, *, trainer: Trainer) -> list[Text]:
+def read(
+    folder: Path,
+    *,
+    model: LanguageModel,
+    repeated: Callable[[Sequence[Text]], list[int]],
+) -> list[Text]:
     """Read all public text of a node's folder, if there is any, and try it out.
 
     Args:
         folder: Of the node.
-        trainer: Holds the model.
+        model: Tried on the text.
+        repeated: Returns the places of texts that repeat a private record.
 
     Raises:
         ConfigError: A line cannot be read, repeats a record, or is one that the model
@@ -51,14 +56,12 @@ def read(folder: Path, *, trainer: Trainer) -> list[Text]:
     if not os.path.lexists(path):
         return []
     rows = public_rows(path, faults)
-    repeated = set(trainer.repeated([text for _, text in rows]))
-    for place in sorted(repeated):
+    private = set(repeated([text for _, text in rows]))
+    for place in sorted(private):
         faults.add(InputFault(path, _REPEATS, line=rows[place][0]))
-    model = trainer.workload
-    if isinstance(model, LanguageModel):
-        others = [row for place, row in enumerate(rows) if place not in repeated]
-        for line, rule in _tried(model, others):
-            faults.add(InputFault(path, rule, line=line))
+    others = [row for place, row in enumerate(rows) if place not in private]
+    for line, rule in _tried(model, others):
+        faults.add(InputFault(path, rule, line=line))
     faults.check(path)
     return [text for _, text in rows]
 

@@ -18,8 +18,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 
-from tapestry.dialogue import Dialogue, Text
 from tapestry.inputs.text_reader import is_invisible
+from tapestry.workloads.language.dialogue import Dialogue, Text
 
 _LEAST = 20  # characters of a beginning that counts
 _COMMON = 10  # records that have it in common

@@ -1,6 +1,5 @@
 """Public text that would spoil an adapter is refused before the adapter is paid for."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -14,9 +13,9 @@ from tapestry.errors import ConfigError
 from tapestry.model.replica import Replica
 from tapestry.workloads.language import base_models
 from tapestry.workloads.language.base_models import build_tiny
-from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.public_text import FILE, read
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_governance.events.model_events import AdapterPublished
-from tapestry_node.data.held_out import FILE, read
 from tests.support.federation import NAMES, Base, Federation
 
 TURNS = (
@@ -68,7 +67,7 @@ def in_the_way(name: str, make: Callable[[Path], object]) -> Spoil:
     return spoil
 
 
-def template(text: str | None) -> LanguageModel:
+def template(text: str | None) -> LanguageWorkload:
     model = build_tiny()
     model.tokenizer.chat_template = text
     return model
@@ -177,7 +176,9 @@ def test_what_could_not_be_published_is_not_paid_for(
     (line,) = [line for line in found if line.startswith("the adapter: ")]
     assert said in line
     federation.close()
-    monkeypatch.setattr(base_models, "open_base", lambda _: federation.base.workload)
+    monkeypatch.setattr(
+        base_models, "open_base", lambda *_, **__: federation.base.workload
+    )
     with pytest.raises(SystemExit) as done:
         cli.main(["node", "check", str(federation.directory / "nodes" / "fr")])
     assert done.value.code == 2
@@ -192,23 +193,13 @@ def test_what_could_not_be_published_is_not_paid_for(
 def test_nothing_of_a_line_that_repeats_a_record_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find_fault(_: LanguageModel, text: Any) -> str | None:
+    def find_fault(_: LanguageWorkload, text: Any) -> str | None:
         return f"the base does not know U+03A9 of {len(text)}" if "Ω" in text else None
 
-    @dataclasses.dataclass
-    class First:
-        """Says of the first line that it repeats a record."""
-
-        workload: LanguageModel
-
-        def repeated(self, _: Any) -> list[int]:
-            return [0]
-
-    monkeypatch.setattr(LanguageModel, "find_fault", find_fault)
+    monkeypatch.setattr(LanguageWorkload, "find_fault", find_fault)
     held_out({"text": "a record Ω"}, {"text": "public Ω"})(tmp_path)
-    trainer: Any = First(template(None))
-    with pytest.raises(ConfigError) as found:
-        read(tmp_path, trainer=trainer)
+    with pytest.raises(ConfigError) as found:  # of the first line it is said
+        read(tmp_path, model=template(None), repeated=lambda _: [0])
     first, second = str(found.value).split("line 2")
     assert "repeats a private record" in first
     assert "U+03A9" not in first
@@ -219,14 +210,14 @@ def test_a_prompt_that_the_base_cannot_answer_is_named(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as one longer than the positions that a model has learned."""
-    honest = LanguageModel.complete_all
+    honest = LanguageWorkload.complete_all
 
-    def complete_all(self: LanguageModel, prompts: Any, **rest: Any) -> list[str]:
+    def complete_all(self: LanguageWorkload, prompts: Any, **rest: Any) -> list[str]:
         if any(len(str(prompt)) > 100 for prompt in prompts):
             raise IndexError("index out of range in canary")
         return honest(self, prompts, **rest)
 
-    monkeypatch.setattr(LanguageModel, "complete_all", complete_all)
+    monkeypatch.setattr(LanguageWorkload, "complete_all", complete_all)
     federation = Federation(tmp_path / "federation", base)
     node = federation.nodes["fr"]
     long = dialogue("canary " * 40, "b")
@@ -266,17 +257,16 @@ def test_what_was_looked_at_is_what_is_published(
     federation.close()
 
 
-def test_a_base_of_another_kind_reads_no_public_text(tmp_path: Path) -> None:
-    """And lines that nobody can read are refused all the same."""
-    from types import SimpleNamespace
+def test_a_folder_without_public_text_gives_none(tmp_path: Path) -> None:
+    """And a line that is no text is refused."""
+    model = template(None)
 
-    from tapestry_node.data import held_out
+    def found() -> list[Any]:
+        return read(tmp_path, model=model, repeated=lambda _: [])
 
-    trainer: Any = SimpleNamespace(workload=object(), repeated=lambda _: [])
-    assert held_out.read(tmp_path, trainer=trainer) == []
+    assert found() == []
     (tmp_path / FILE).write_text(lines({"text": "una frase"}))
-    found = held_out.read(tmp_path, trainer=trainer)
-    assert found == ["una frase"]
+    assert found() == ["una frase"]
     (tmp_path / FILE).write_text(lines({"txt": "una frase"}))
     with pytest.raises(ConfigError, match="line 1"):
-        held_out.read(tmp_path, trainer=trainer)
+        found()

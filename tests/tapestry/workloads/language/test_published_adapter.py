@@ -15,9 +15,10 @@ from tapestry.artifacts import manifest
 from tapestry.errors import ConfigError, ForeignFileError
 from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import parameters_digest
+from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
-from tapestry.workloads.language.peft_folder import BaseName, write_peft
+from tapestry.workloads.language.peft_folder import write_peft
 from tests.support.model_folders import build, edit
 
 _PLAN = TrainingPlan(
@@ -26,12 +27,12 @@ _PLAN = TrainingPlan(
     rank=2,
     targets=("q_proj", "down_proj"),
     factor_seed="ab" * 32,
-    sequence_length=16,
     steps=1,
     batch_size=1,
     optimizer="sgd",
     learning_rate="0.1",
     weight_decay="0",
+    options={"sequence_length": 16},
 )
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"

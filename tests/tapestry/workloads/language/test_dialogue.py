@@ -1,6 +1,6 @@
 """A dialogue: turns of a user and an assistant, one after the other."""
 
-from tapestry.dialogue import Dialogue
+from tapestry.workloads.language.dialogue import Dialogue
 
 
 def test_the_user_begins_and_the_assistant_has_every_second_turn() -> None:

@@ -1,0 +1,1 @@
+"""Scores of models on public data, whatever the workload."""

@@ -1,0 +1,92 @@
+"""Adapters as a workload publishes them, and the facts that every adapter has."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tapestry.protocol.round_manifest import TrainingPlan
+from tapestry.vectors import FloatVector
+from tapestry.workloads.data_manifest import DataManifest, Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseName:
+    """The release that an adapter belongs to."""
+
+    name: str
+    digest: str  # of its parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterPromise:
+    """The privacy of an adapter that was trained with noise; decimals as in the log."""
+
+    epsilon: str
+    fallback: str | None  # if all others collude; None: the same
+    target_delta: str
+    clip_norm: str
+    noise_multiplier: str
+    sampling_rate: str
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterFacts:
+    """What is known of an adapter whatever its workload."""
+
+    name: str
+    version: int
+    country: str
+    licence: str
+    data: DataManifest
+    base: BaseName
+    promise: AdapterPromise | None  # None: trained without noise
+
+
+class AdapterFormat(Protocol):
+    """How a workload publishes a low-rank update as an adapter of its own."""
+
+    def repeated(
+        self, public: Sequence[Record], private: Iterable[Record]
+    ) -> list[int]:
+        """Return the places of public data that would publish a private record.
+
+        Args:
+            public: What is to be published.
+            private: Records, and the rows that they are joined from.
+        """
+        ...
+
+    def read_public(
+        self, folder: Path, *, repeated: Callable[[Sequence[Record]], list[int]]
+    ) -> list[Record]:
+        """Read the public data of a node's folder and refuse what would spoil a card.
+
+        Args:
+            folder: Of the node.
+            repeated: Returns the places of public data that repeat a private record.
+
+        Raises:
+            ConfigError: A line cannot be read or scored, or repeats a record.
+        """
+        ...
+
+    def write(
+        self,
+        folder: Path,
+        update: FloatVector,
+        *,
+        plan: TrainingPlan,
+        facts: AdapterFacts,
+        public: Sequence[Record],
+    ) -> dict[str, str]:
+        """Write the adapter's files and card; the base's parameters are loaded.
+
+        Returns:
+            Its scores on the public data, as the log names them.
+
+        Raises:
+            ResourceError: The folder cannot be written.
+        """
+        ...

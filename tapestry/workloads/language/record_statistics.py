@@ -1,0 +1,95 @@
+"""Counts of text records, for the institution's own eyes; none leaves a node."""
+
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """The shortest, the median (the lower of two) and the longest length."""
+
+    shortest: int
+    median: int
+    longest: int
+
+    @classmethod
+    def of(cls, lengths: Iterable[int]) -> Self | None:
+        """Sum up some lengths; None where there are none."""
+        ordered = sorted(lengths)
+        if not ordered:
+            return None
+        return cls(
+            shortest=ordered[0],
+            median=statistics.median_low(ordered),
+            longest=ordered[-1],
+        )
+
+    def __str__(self) -> str:
+        """Print them for people."""
+        return f"{self.shortest} to {self.longest}, median {self.median}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """What lies in a folder of records."""
+
+    files: int
+    bytes: int  # of all files
+    records: int
+    joined: int  # records of several rows with one id
+    empty: int  # files that gave no record
+    invisible: int  # text files and rows left out, since nothing in them is visible
+    duplicates: int  # records that repeat another one exactly
+    like_ids: int  # ids that differ from another one in case only
+    characters: Lengths | None  # of a record
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield what a terminal shows, each line with its label."""
+        files = count(self.files, "file")
+        yield (
+            "data",
+            f"{count(self.records, 'record')} in {files} of {self.bytes} bytes",
+        )
+        yield "length", f"{self.characters or 'none'} characters"
+        for number, what in (
+            (self.joined, "records joined from several rows with one id"),
+            (self.duplicates, "records that repeat another one exactly"),
+            (self.like_ids, "ids that differ from another one in case only"),
+            (self.empty, "files without a visible text"),
+            (self.invisible, "texts left out, since nothing in them is visible"),
+        ):
+            if number:
+                yield "note", f"{number} {what}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """What training reads of the records at one sequence length."""
+
+    sequence_length: int
+    tokens: Lengths | None  # of a record that is trained on
+    cut: int  # records of several sequences, each without sight of the others
+    without_loss: int  # records too short to learn anything from
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield what a terminal shows, with its label."""
+        text = (
+            f"{self.tokens or 'none'}; in sequences of {self.sequence_length},"
+            f" {count(self.cut, 'record')} cut, {self.without_loss} too short"
+        )
+        yield "tokens", text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+
+def count(number: int, what: str) -> str:
+    """Print a number of things: one record, two records."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

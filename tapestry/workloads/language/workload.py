@@ -1,0 +1,99 @@
+"""The language workload: a language model with what training asks of it."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from tapestry.errors import ConfigError
+from tapestry.protocol.round_manifest import Options, TrainingPlan
+from tapestry.workloads.base import BaseOrigin, Example
+from tapestry.workloads.language.architectures import check_architecture
+from tapestry.workloads.language.base_origin import origin_of
+from tapestry.workloads.language.bits_per_byte import BitsPerByte
+from tapestry.workloads.language.dialogue import Text
+from tapestry.workloads.language.lora_adapters import LoraAdapters
+from tapestry.workloads.language.model import LanguageModel
+from tapestry.workloads.language.options import LanguageOptions
+from tapestry.workloads.language.record_statistics import Coverage, Lengths
+from tapestry.workloads.language.text_records import TextReader
+from tapestry.workloads.language.tokens import TokenExample
+
+PROBE = (  # public, of unequal length
+    TokenExample(rows=((5, 4, 3, 2, 1, 2, 3, 4),)),
+    TokenExample(rows=((1, 2, 3),)),
+)
+
+
+class LanguageWorkload(LanguageModel):
+    """A language model that can be trained; implements ``workloads.base.Workload``."""
+
+    name = "language"
+    reader = TextReader()
+
+    @property
+    def adapters(self) -> LoraAdapters:
+        """How adapters are published."""
+        return LoraAdapters(model=self)
+
+    def least_options(self) -> Options:
+        """Return the shortest sequences that a plan may have."""
+        return LanguageOptions(sequence_length=8).to_options()
+
+    def check_plan(self, plan: TrainingPlan) -> None:
+        """Refuse a plan whose sequences are longer than the model's positions.
+
+        Raises:
+            ConfigError: They are, or an option is missing, unknown or out of range.
+        """
+        length = LanguageOptions.of(plan.options).sequence_length
+        if length > self.positions:
+            raise ConfigError(
+                f"sequence_length {length} is above the {self.positions} positions of"
+                " the model (max_position_embeddings); lower it"
+            )
+
+    def check_private(self) -> None:
+        """Refuse an architecture whose gradients of single sequences are not tested.
+
+        Raises:
+            ConfigError: As ``architectures.check_architecture``.
+        """
+        check_architecture(self.module)
+
+    def examples(self, records: Sequence[Text], options: Options) -> list[Example]:
+        """Encode texts; one that is too short for a loss gives no example.
+
+        Raises:
+            ConfigError: As ``LanguageOptions.of``.
+        """
+        length = LanguageOptions.of(options).sequence_length
+        return [*self.encode(records, sequence_length=length)]
+
+    def coverage(
+        self, examples: Sequence[Example], options: Options, *, records: int
+    ) -> Coverage:
+        """Count the tokens that a training reads of some records."""
+        rows = [cast("TokenExample", example).rows for example in examples]
+        return Coverage(
+            sequence_length=LanguageOptions.of(options).sequence_length,
+            # Sequences of one record overlap by a token.
+            tokens=Lengths.of(1 + sum(len(s) - 1 for s in each) for each in rows),
+            cut=sum(len(each) > 1 for each in rows),
+            without_loss=records - len(rows),
+        )
+
+    def probe(self) -> Sequence[Example]:
+        """Return two sequences of unequal length."""
+        return PROBE
+
+    def evaluation(self, options: Options) -> BitsPerByte:
+        """Return bits per byte of text in windows of a plan's length.
+
+        Raises:
+            ConfigError: As ``LanguageOptions.of``.
+        """
+        length = LanguageOptions.of(options).sequence_length
+        return BitsPerByte(model=self, sequence_length=length)
+
+    def origin(self, base: str) -> BaseOrigin:
+        """Say what a given base is, by its name or folder."""
+        return origin_of(base)

@@ -1,0 +1,59 @@
+"""The workloads that are installed, by the name that plans and settings give them.
+
+Guarantees:
+    A name selects among the workloads that the caller has, and never leads to code
+    from elsewhere: it is a key of a mapping, and no part of a module's path. The
+    modules below are imported when they are used, so the mapping costs no torch.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import cast
+
+from tapestry.errors import ConfigError
+from tapestry.workloads.base import Workload
+
+Opener = Callable[[str, Path | None], Workload]
+"""Loads a base, by its name or folder; the second is where expanded bases are kept."""
+
+
+def _installed(module: str) -> Opener:
+    """Return an opener that imports its module when it is called."""
+
+    def opener(base: str, cache: Path | None) -> Workload:
+        found = import_module(module).open_base
+        return cast("Workload", found(base, cache=cache))
+
+    return opener
+
+
+INSTALLED: Mapping[str, Opener] = MappingProxyType(
+    {"language": _installed("tapestry.workloads.language.base_models")}
+)
+
+
+def open_workload(
+    name: str,
+    base: str,
+    *,
+    cache: Path | None = None,
+    workloads: Mapping[str, Opener] = INSTALLED,
+) -> Workload:
+    """Load a base as a workload.
+
+    Args:
+        name: Of the workload, as in ``TrainingPlan.workload``.
+        base: The name or folder of a base that it knows.
+        cache: Where expanded bases are kept; by default a folder of the user's.
+        workloads: Which there are; a program or test with one of its own adds it here.
+
+    Raises:
+        ConfigError: There is no such workload or base.
+        ResourceError: The base cannot be read.
+    """
+    if name not in workloads:
+        known = ", ".join(sorted(workloads))
+        raise ConfigError(f"no workload {name!r} is installed; known are {known}")
+    return workloads[name](base, cache)
