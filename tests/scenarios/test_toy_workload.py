@@ -17,7 +17,6 @@ from tapestry.model.replica import Replica
 from tapestry.workloads.workload_registry import INSTALLED, open_workload
 from tapestry_governance.audit.privacy_statement import state_privacy, to_markdown
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.envelope import DecodedEvents
 from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
 from tapestry_governance.events.round_events import RoundOpened
@@ -178,7 +177,7 @@ def _check_statement(federation: Federation, noise: str) -> None:
     assert audit.verdict is AuditVerdict.HOLDS
     accounts = federation.said(DpAccounted)
     assert len(accounts) == 3 * len(NAMES)
-    page = to_markdown(state_privacy(DecodedEvents(audit.entries), "base-1"))
+    page = to_markdown(state_privacy(audit.state, "base-1"))
     assert all(name in page for name in NAMES)
     if noise == "none":
         assert {account.promise for account in accounts} == {None}
