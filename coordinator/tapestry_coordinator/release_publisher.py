@@ -1,33 +1,13 @@
-"""Releases of the base, and adapters that institutions choose to publish on them."""
+"""Releases of the base: files, card, log entry and proof."""
 
-import errno
-import logging
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from tapestry.errors import ProtocolError, ResourceError, TapestryError
-from tapestry.protocol.messages import (
-    Message,
-    Publication,
-    PublishAdapterRequest,
-    encode_message,
-    split_entries,
-)
-from tapestry.storage import durable_files
+from tapestry.errors import ProtocolError
+from tapestry.model.replica import Replica
 from tapestry_coordinator import release_files as releases
-from tapestry_coordinator.refusals import read_reply
-from tapestry_governance import registry
-from tapestry_governance.events.envelope import open_entry
-from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
-
-if TYPE_CHECKING:
-    from tapestry_coordinator.run import Run
-
-_logger = logging.getLogger(__name__)
+from tapestry_coordinator.run_context import RunContext
+from tapestry_governance.events.model_events import ReleasePublished
 
 
-def release(run: "Run") -> None:
+def release(run: RunContext, replica: Replica) -> None:
     """Publish the current base, unless it is published already.
 
     Raises:
@@ -40,7 +20,7 @@ def release(run: "Run") -> None:
         return
     latest, last = state.released.last, (closed.run_id, closed.round_number)
     if latest is None or (latest.run_id, latest.round_number) != last:
-        index = _publish(run, previous=None if latest is None else latest.name)
+        index = _publish(run, replica, previous=None if latest is None else latest.name)
     else:
         index = latest.index
     name = f"base-{len(run.publisher.state.releases)}"
@@ -50,13 +30,13 @@ def release(run: "Run") -> None:
         releases.attach_proof(folder, log=run.log, index=index, trust=run.trust)
 
 
-def _publish(run: "Run", *, previous: str | None) -> int:
+def _publish(run: RunContext, replica: Replica, *, previous: str | None) -> int:
     closed = run.publisher.state.last_closed
     if closed is None:
         raise ProtocolError("nothing to release")
     name = f"base-{len(run.publisher.state.releases) + 1}"
     run.notify({"stage": "release", "text": name})
-    run.workload.load(run.replica.parameters)
+    run.workload.load(replica.parameters)
     settings = run.settings
     privacy = settings.privacy
     facts = {"given base": settings.base, "noise": privacy.noise}
@@ -68,7 +48,7 @@ def _publish(run: "Run", *, previous: str | None) -> int:
         }
     card = releases.card_of(
         name,
-        digest=run.replica.digest,
+        digest=replica.digest,
         rounds=closed.round_number,
         workload=run.workload,
         facts=facts,
@@ -79,97 +59,10 @@ def _publish(run: "Run", *, previous: str | None) -> int:
     return run.publisher.append_event(
         ReleasePublished(
             name=name,
-            parameters_digest=run.replica.digest,
+            parameters_digest=replica.digest,
             manifest_digest=digest,
             run_id=closed.run_id,
             round_number=closed.round_number,
             previous=previous,
         )
     )
-
-
-def collect_adapters(run: "Run") -> None:
-    """Tell the nodes of the last release and keep the adapters they publish."""
-    state = run.publisher.state
-    latest = state.released.last
-    if latest is None:
-        return
-    here = run.tracker.wait_for_nodes()
-    checkpoint = run.publisher.publish(here).decode()
-    request = encode_message(
-        PublishAdapterRequest(name=latest.name, checkpoint=checkpoint)
-    )
-    present = [n for n in here if n not in state.publishers.values()]
-    waited = run.settings.deadlines.publish_adapter
-    for node, reply in run.grid.exchange(
-        dict.fromkeys(present, request), deadline=waited
-    ):
-        try:
-            adapter = _keep(run, node, reply)
-        except ResourceError:
-            raise
-        except TapestryError as error:
-            _logger.warning("no adapter of %s: %s", node, error)
-        else:
-            run.notify({"stage": "adapter", "node": node, "text": adapter})
-
-
-def _keep(run: "Run", node: str, reply: Message) -> str:
-    """Store an adapter's files, hold them against the rules, and log its entries.
-
-    Guarantees:
-        A node's publication touches no adapter of another node. What was there under
-        its name is replaced when the log has taken the new entry, and not before.
-
-    Raises:
-        ProtocolError, VerificationError, IncompleteError: The files break a rule of
-            the registry, or are not what the entry names. Nothing is kept.
-        RuleError: The log's rules refuse an entry.
-        ResourceError: The disk is full or failing.
-    """
-    accounted, entry, files = _unpack(reply)
-    event = open_entry(entry).event
-    published = event.body
-    owner = run.publisher.state.publishers.get(getattr(published, "name", ""), node)
-    if not isinstance(published, AdapterPublished) or {event.actor, owner} != {node}:
-        raise ProtocolError("the publication is not an adapter of this node")
-    folder = run.directory / "adapters" / published.name
-    draft = folder.with_name(f".{published.name}")
-    with durable_files.replace_folder(folder, draft=draft):
-        _write(draft, files)
-        registry.check_entry(registry.check_folder(draft), published)
-        base = run.directory / "releases" / published.base
-        registry.check_fit(draft, registry.read_base(base))
-        for each in (accounted, entry):
-            run.publisher.add(each)
-    return published.name
-
-
-def _unpack(reply: Message) -> tuple[bytes, bytes, Mapping[str, bytes | memoryview]]:
-    """Take a publication apart: two entries, then files by name.
-
-    Raises:
-        ProtocolError: Another kind of message, too few attachments, or names that
-            do not fit the files.
-    """
-    names = read_reply(reply, Publication).files
-    accounted, published, files = split_entries(reply.attachments)
-    if len(names) != len(files):
-        raise ProtocolError(f"{len(names)} names of files for {len(files)} files")
-    return accounted, published, dict(zip(names, files, strict=True))
-
-
-def _write(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
-    try:
-        for name, data in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        raise ProtocolError("two files of the publication have one name") from None
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # no matter of this machine's
-            raise ProtocolError(
-                "a file of the publication has too long a name"
-            ) from None
-        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error

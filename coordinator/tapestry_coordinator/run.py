@@ -39,6 +39,7 @@ from tapestry.workloads.workload_registry import open_workload
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import round as rounds
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
+from tapestry_coordinator.adapter_collector import collect_adapters
 from tapestry_coordinator.closing_event import closing_of, reason_of
 from tapestry_coordinator.grid import Grid, ValidatingGrid
 from tapestry_coordinator.journal import Journal
@@ -47,6 +48,7 @@ from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
 from tapestry_coordinator.round_plan import check_run, plan_round
+from tapestry_coordinator.run_context import RunContext
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import SpotCheckResponder
 from tapestry_coordinator.uploads import Uploads
@@ -130,13 +132,7 @@ class Run:
         notify: Notify,
     ) -> None:
         """Open log and journal."""
-        self.directory, self.settings, self.grid = (
-            directory,
-            settings,
-            ValidatingGrid(grid),
-        )
-        self.workload, self.notify = workload, notify
-        self.trust = read_small(directory / "trust-policy.txt")
+        trust = read_small(directory / "trust-policy.txt")
         log_key = SigningKey.load(directory / "keys" / "log.key")
         if log_key.name != settings.origin:
             raise ConfigError(
@@ -144,76 +140,85 @@ class Run:
                 f" for {log_key.name!r}; name the origin of the log",
                 code="log-origin-differs",
             )
-        self.log = Log.open(directory / "log", key=log_key)
-        self.publisher = LogPublisher(
-            self.log,
-            trust=TrustPolicy.parse(self.trust),
+        nodes = ValidatingGrid(grid)
+        log, journal = Log.open(directory / "log", key=log_key), Journal(directory)
+        publisher = LogPublisher(
+            log,
+            trust=TrustPolicy.parse(trust),
             key=SigningKey.load(directory / "keys" / "author.key"),
-            grid=self.grid,
+            grid=nodes,
             deadline=settings.deadlines.cosign,
         )
-        self.journal = Journal(directory)
+        tracker = NodeTracker(
+            settings=settings, grid=nodes, publisher=publisher, journal=journal
+        )
+        self.context = RunContext(
+            directory=directory,
+            settings=settings,
+            workload=workload,
+            grid=nodes,
+            trust=trust,
+            log=log,
+            journal=journal,
+            publisher=publisher,
+            tracker=tracker,
+            notify=notify,
+        )
         evaluation = workload.evaluation(settings.training.options)
         self.gate = AcceptanceGate(
             workload=workload,
             evaluation=evaluation,
             held_out=read_held_out(directory / HELD_OUT, evaluation),
-            journal=self.journal,
-        )
-        self.tracker = NodeTracker(
-            settings=settings,
-            grid=self.grid,
-            publisher=self.publisher,
-            journal=self.journal,
+            journal=journal,
         )
         self.uploads = Uploads(directory)
         self.responder = SpotCheckResponder(
-            directory, tracker=self.tracker, journal=self.journal, uploads=self.uploads
+            directory, tracker=tracker, journal=journal, uploads=self.uploads
         )
         self.replica = Replica.start({})
         self._failures = 0
 
     def close(self) -> None:
         """Close the databases."""
-        self.journal.close()
-        self.log.close()
+        self.context.journal.close()
+        self.context.log.close()
 
     def finish(self, replica: Replica | None) -> None:
         """Do what is left of the run."""
-        self.replica = replica or Replica.start(self.workload.parameters())
+        self.replica = replica or Replica.start(self.context.workload.parameters())
         self._recover()
         if self._closed():  # a release or result may be due since before a restart
             self._bring_up_to_date()
             self._release_if_due()
-        if self._closed() < self.settings.rounds:
+        if self._closed() < self.context.settings.rounds:
             check_run(
-                self.settings,
-                self.publisher.state,
+                self.context.settings,
+                self.context.publisher.state,
                 model_digest=self.replica.digest,
-                workload=self.workload,
+                workload=self.context.workload,
             )
-            self.gate.check(self.replica, folder=self.directory / HELD_OUT)
-        while self._closed() < self.settings.rounds:
+            self.gate.check(self.replica, folder=self.context.directory / HELD_OUT)
+        while self._closed() < self.context.settings.rounds:
             self._try_round()
             self._release_if_due()
         self._bring_up_to_date()
         self._release()
-        if self.settings.adapters:
-            release_publisher.collect_adapters(self)
-        self.publisher.publish(self.grid.nodes())
+        if self.context.settings.adapters:
+            collect_adapters(self.context)
+        self.context.publisher.publish(self.context.grid.nodes())
 
     def _release_if_due(self) -> None:
         closed = self._closed()
-        if closed and closed % self.settings.release_every == 0:
+        if closed and closed % self.context.settings.release_every == 0:
             self._release()
 
     def _release(self) -> None:
         """Publish the base; what nobody need ask about any more is erased."""
         try:
-            release_publisher.release(self)
+            release_publisher.release(self.context, self.replica)
         except QuorumError:  # too many lack the result, or chunks that they ask for
             self._bring_up_to_date()
-            release_publisher.release(self)
+            release_publisher.release(self.context, self.replica)
         for number in self.uploads.rounds():
             self.uploads.forget(number)
 
@@ -223,52 +228,54 @@ class Run:
         Nobody cosigns a release without the result of its round. So if too few do,
         results go first, under the last checkpoint that there is.
         """
-        present = self.tracker.wait_for_nodes(members=self.publisher.state.members)
+        present = self.context.tracker.wait_for_nodes(
+            members=self.context.publisher.state.members
+        )
         try:
-            self.publisher.publish(present)
+            self.context.publisher.publish(present)
         except QuorumError:
-            self.tracker.catch_up(present)
+            self.context.tracker.catch_up(present)
             self.responder.respond(present)
-            self.publisher.publish(present)
-        self.tracker.catch_up(present)
+            self.context.publisher.publish(present)
+        self.context.tracker.catch_up(present)
         self.responder.respond(present)
         return present
 
     def _closed(self) -> int:
-        return sum(row.status == "closed" for row in self.journal.rounds())
+        return sum(row.status == "closed" for row in self.context.journal.rounds())
 
     def _recover(self) -> None:
         """Replay the closed rounds, and abort the one that was open."""
-        for closed in self.publisher.state.closed:
-            (entry,) = self.log.entries(closed.index, closed.index + 1)
+        for closed in self.context.publisher.state.closed:
+            (entry,) = self.context.log.entries(closed.index, closed.index + 1)
             body = event_of(entry)
             if not isinstance(body, RoundClosed):
                 raise InconsistentLog(f"entry {closed.index} closes no round")
             self._replay(body)
-        if self.publisher.state.open_round is not None:
+        if self.context.publisher.state.open_round is not None:
             self._abort(None, "coordinator_restarted")
-        for row in self.journal.rounds():
+        for row in self.context.journal.rounds():
             if row.status == "open":
                 self._give_up(row.number)
 
     def _replay(self, closed: RoundClosed) -> None:
-        row = self.journal.row(closed.round_number)
+        row = self.context.journal.row(closed.round_number)
         if row.result is None:
             raise IncompleteError(f"the journal lacks the result of {row.number}")
         if closed.outcome == "applied":
             manifest = RoundManifest.decode(row.manifest)
             self.replica = self.replica.after(
-                self.journal.load_sum(row.number),
+                self.context.journal.load_sum(row.number),
                 survivors=len(Result.decode(row.result).transcript.uploads),
                 manifest=manifest,
-                layout=self.workload.layout(manifest.training),
+                layout=self.context.workload.layout(manifest.training),
             )
         if self.replica.digest != closed.base_after:
             raise VerificationError(
                 f"replaying round {closed.round_number} gives {self.replica.digest},"
                 f" the log says {closed.base_after}"
             )
-        self.journal.settle(row.number, "closed")
+        self.context.journal.settle(row.number, "closed")
 
     def _try_round(self) -> None:
         """Run a round; one that fails is aborted, and several in a row end the run.
@@ -284,7 +291,7 @@ class Run:
         except InconsistentLog:
             raise
         except (QuorumError, ProtocolError, VerificationError, RuleError) as error:
-            current = self.publisher.state.open_round
+            current = self.context.publisher.state.open_round
             if isinstance(error, RuleError) and current is None:
                 raise
             said = self._explain(error, outcome, current)
@@ -313,49 +320,49 @@ class Run:
     def _leave_out(self, names: tuple[str, ...]) -> None:
         for name in names:
             _logger.warning("%s dealt bad shares: it is left out of this run", name)
-            self.journal.leave_out(name, "bad_shares")
+            self.context.journal.leave_out(name, "bad_shares")
 
     def _round(self, outcome: RoundOutcome) -> None:
         present = self._bring_up_to_date()
-        left_out = self.journal.left_out()
+        left_out = self.context.journal.left_out()
         manifest = plan_round(
-            self.settings,
-            self.publisher.state,
+            self.context.settings,
+            self.context.publisher.state,
             present=[name for name in present if name not in left_out],
             round_number=self._next_number(),
             model_digest=self.replica.digest,
-            workload=self.workload,
+            workload=self.context.workload,
         )
-        self.journal.open_round(manifest.round_number, manifest.encode())
-        self.publisher.append_event(RoundOpened(manifest=manifest))
+        self.context.journal.open_round(manifest.round_number, manifest.encode())
+        self.context.publisher.append_event(RoundOpened(manifest=manifest))
         self._tell(manifest, {"round_stage": RoundStage.OPEN})
         table = RoundContext(
-            grid=self.grid,
-            deadlines=self.settings.deadlines,
-            checkpoint=self.publisher.publish(present),
-            approve=self.publisher.approve,
-            register=self.publisher.add,
+            grid=self.context.grid,
+            deadlines=self.context.settings.deadlines,
+            checkpoint=self.context.publisher.publish(present),
+            approve=self.context.publisher.approve,
+            register=self.context.publisher.add,
             keep=partial(self.uploads.keep, manifest.round_number),
-            notify=self.notify,
+            notify=self.context.notify,
         )
         total = rounds.run(manifest, table, outcome=outcome)
         self._close_round(manifest, total, outcome)
-        self.publisher.publish(present)
-        self.tracker.send_result(manifest.round_number, present)
+        self.context.publisher.publish(present)
+        self.context.tracker.send_result(manifest.round_number, present)
         self.responder.respond(present)
 
     def _next_number(self) -> int:
         """The log decides: one more than the last round that was opened."""
-        last = self.publisher.state.last
-        known = last is not None and last[0] == self.settings.run_id
+        last = self.context.publisher.state.last
+        known = last is not None and last[0] == self.context.settings.run_id
         return last[1] + 1 if last is not None and known else 1
 
     def _abort(self, stage: RoundStage | None, reason: str) -> None:
-        current = self.publisher.state.open_round
+        current = self.context.publisher.state.open_round
         if current is None:
             return
         manifest = current.manifest
-        self.publisher.append_event(
+        self.context.publisher.append_event(
             RoundAborted(
                 run_id=manifest.run_id,
                 round_number=manifest.round_number,
@@ -370,7 +377,7 @@ class Run:
     def _give_up(self, number: int) -> None:
         """Mark a round as aborted; its uploads stay masked for good."""
         self.uploads.forget(number)  # first: only open rounds are given up again
-        self.journal.settle(number, "aborted")
+        self.context.journal.settle(number, "aborted")
 
     def _close_round(
         self, manifest: RoundManifest, total: Unmasked, outcome: RoundOutcome
@@ -385,16 +392,16 @@ class Run:
             sum_root=total.sum_root,
             model_digest=base.digest,
         )
-        self.journal.store_sum(manifest.round_number, total.values)
-        self.journal.store_result(manifest.round_number, result.encode())
+        self.context.journal.store_sum(manifest.round_number, total.values)
+        self.context.journal.store_result(manifest.round_number, result.encode())
         closed = closing_of(manifest, result, outcome, verdict=verdict, base=base)
-        self.publisher.append_event(closed, refs=closed.commitments)
+        self.context.publisher.append_event(closed, refs=closed.commitments)
         self.replica = base
-        self.journal.settle(manifest.round_number, "closed")
+        self.context.journal.settle(manifest.round_number, "closed")
         scores = {"measure": verdict.measure, "scores": verdict.scores}
         news = {**scores, "norm": verdict.norm}
         self._tell(manifest, {"round_stage": RoundStage.CLOSE, **news})
 
     def _tell(self, manifest: RoundManifest, event: Mapping[str, object]) -> None:
-        rounds = {"round": manifest.round_number, "of": self.settings.rounds}
-        self.notify({"stage": "round", **rounds, **event})
+        rounds = {"round": manifest.round_number, "of": self.context.settings.rounds}
+        self.context.notify({"stage": "round", **rounds, **event})

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
-from tapestry_coordinator import release_publisher
+from tapestry_coordinator import adapter_collector
 from tapestry_coordinator import run as driver
 from tapestry_coordinator.settings import CoordinatorSettings
 from tests.coordinator.conftest import Found
@@ -268,7 +268,7 @@ def test_no_shape_of_a_publication_ends_the_run(found: Found) -> None:
     @given(change=CHANGES)
     def check(change: Change) -> None:
         federation.wire.on("fr", Kind.PUBLISH_ADAPTER, _lying(_or_nothing(change)))
-        release_publisher.collect_adapters(run)
+        adapter_collector.collect_adapters(run.context)
         assert not federation.wire.faults["fr", Kind.PUBLISH_ADAPTER]
 
     try:

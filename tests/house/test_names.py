@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.test_house import PROGRAMS, ROOT
+from tests.house.test_house import PROGRAMS, ROOT, SOURCES
 
 # Each role has its own commands, settings and Flower application.
 SHARED_MODULES = {"__init__", "cli", "settings", "flower"}
@@ -71,6 +71,16 @@ def test_no_module_name_stands_for_two_things() -> None:
 def test_a_module_is_named_by_a_noun() -> None:
     gerunds = {path.stem for path in PROGRAMS if path.stem.endswith("ing")}
     assert gerunds <= FIELD_NOUNS
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    names = {module_name(path): path for path in SOURCES}
+    graph = {
+        name: imported(path.read_text("utf-8"), set(names)) - {name}
+        for name, path in names.items()
+    }
+    assert sum(map(len, graph.values())) > len(graph)
+    assert circle(graph) == []
 
 
 def test_an_import_for_types_alone_closes_a_circle() -> None:

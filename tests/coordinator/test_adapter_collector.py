@@ -1,4 +1,4 @@
-"""What becomes of an adapter whose next version the log refuses."""
+"""Adapters that nodes send: what the log refuses leaves the one before as it was."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 from tapestry.errors import RuleError, TapestryError
 from tapestry.protocol.messages import Kind, Message
-from tapestry_coordinator import release_publisher
+from tapestry_coordinator import adapter_collector
 from tapestry_coordinator import run as driver
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.audit.verify import AuditVerdict
@@ -71,7 +71,7 @@ def test_a_version_that_the_log_refuses_leaves_the_one_before_as_it_was(
     adapters = federation.coordinator / "adapters"
     before = _files(adapters)
     with pytest.raises(RuleError):
-        release_publisher._keep(run, "fr", _second(federation, version=version))
+        adapter_collector._keep(run.context, "fr", _second(federation, version=version))
     assert _files(adapters) == before
     federation.bundle()
     assert federation.audit().verdict is AuditVerdict.HOLDS
@@ -86,8 +86,8 @@ def test_a_version_with_other_files_than_it_names_leaves_the_one_before(
     garbled = list(first.attachments)
     garbled[2] = bytes(garbled[2]) + b" "
     with pytest.raises(TapestryError):
-        release_publisher._keep(
-            run, "fr", dataclasses.replace(first, attachments=garbled)
+        adapter_collector._keep(
+            run.context, "fr", dataclasses.replace(first, attachments=garbled)
         )
     assert _files(adapters) == before
 
@@ -97,8 +97,11 @@ def test_a_publication_that_is_known_is_written_again(
 ) -> None:
     """As after a crash between the log and the files."""
     adapters = federation.coordinator / "adapters"
-    before, size = _files(adapters), run.log.size
+    before, size = _files(adapters), run.context.log.size
     (adapters / "fr" / "README.md").write_text("damaged")
-    assert release_publisher._keep(run, "fr", _publication(federation, "fr")) == "fr"
+    assert (
+        adapter_collector._keep(run.context, "fr", _publication(federation, "fr"))
+        == "fr"
+    )
     assert _files(adapters) == before
-    assert run.log.size == size
+    assert run.context.log.size == size
