@@ -1,4 +1,4 @@
-"""Prepare larger corpora than the demo's: Debian's handbook, guide and reference.
+"""Larger corpora than the demo's: Debian's handbook, guide and reference.
 
     python benchmarks/debian_corpora.py OUT --languages de fr es id
 
@@ -51,7 +51,7 @@ _SKIPPED = frozenset({"pre", "script", "style", "table", "head", "title"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """How a language is spelled in each book; None: there is no translation."""
+    """The spelling of a language in each book; None: there is no translation."""
 
     handbook: str
     guide: str | None
@@ -75,7 +75,7 @@ LANGUAGES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paragraph:
-    """A paragraph and where it stands; the chapter's name is that of every language."""
+    """A paragraph and its chapter, which has the same name in every language."""
 
     book: str
     chapter: str
@@ -119,7 +119,7 @@ class _Paragraphs(HTMLParser):
 
 
 def main() -> None:
-    """Prepare the corpora that the command line asks for."""
+    """Prepare the corpora that the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument(
@@ -137,7 +137,7 @@ def prepare(out: Path, languages: list[str], *, debs: Path | None) -> None:
     """Write the corpora of some languages and print their sizes.
 
     Raises:
-        ConfigError: A language that is not there, or no text for it in the packages.
+        ConfigError: A language is unknown, or the packages hold no text in it.
         ResourceError: A package cannot be fetched or unpacked.
     """
     for language in languages:

@@ -1,4 +1,4 @@
-"""What federation costs, on real text: federated, central and alone; with DP, without.
+"""The cost of federation on real text: federated, central and alone, with DP and not.
 
     python benchmarks/debian_corpora.py CORPORA
     python benchmarks/federation.py CORPORA [--seeds 3] [--only full,dp] [--json]
@@ -68,17 +68,17 @@ ARMS = {
 
 
 class Coarse(LanguageModel):
-    """Multiplies in bfloat16."""
+    """A language model that multiplies in bfloat16."""
 
     def losses(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """As of a language model, a little less exact."""
+        """Evaluate as a language model does, a little less exactly."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return super().losses(sequences)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What all runs share."""
+    """The base, the text and the options that all runs share."""
 
     work: Path
     texts: Path
@@ -98,11 +98,11 @@ class Bench:
         )
 
     def model(self, recipe: Recipe) -> LanguageModel:
-        """Pick the model that the recipe may be run on."""
+        """Return the model on which the recipe may be run."""
         return self.exact if recipe.epsilon else self.quick
 
     def scores(self, model: LanguageModel) -> Scores:
-        """Bits per byte of each language under the loaded parameters."""
+        """Return bits per byte of each language under the loaded parameters."""
         found = evaluate_all(model, self.held_out, sequence_length=LENGTH)
         return bits_per_byte(found)
 
@@ -114,7 +114,7 @@ class Bench:
 
 
 def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
-    """Train over the product's own path and return what came of it."""
+    """Train over the product's own path and return the results."""
     out = bench.work / f"run {label}"
     shutil.rmtree(out, ignore_errors=True)
     model = bench.model(recipe)
@@ -222,7 +222,7 @@ def alone(bench: Bench, recipe: Recipe, label: str) -> Result:
 
 
 def measure(bench: Bench, family: str, arm: str, seed: int) -> Result:
-    """Do a run, or read what it gave before."""
+    """Do a run, or read its results from an earlier call."""
     label, recipe = f"{family} {arm} {seed}", RECIPES[family]
     if bench.rate is not None:
         label += f" at {bench.rate:g}"
@@ -314,7 +314,7 @@ def _cell(figures: Mapping[str, float], key: str) -> str:
 
 
 def say(text: str) -> None:
-    """Tell how far the work is."""
+    """Print the progress of the work."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -352,7 +352,7 @@ def set_up(
 
 
 def main() -> None:
-    """Do what the command line asks for and print the table."""
+    """Run the recipes that the command line names and print the table."""
     options = _parse()
     torch.set_num_threads(options.threads)
     try:

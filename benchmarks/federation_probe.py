@@ -1,4 +1,4 @@
-"""What ``federation.py`` sees of a run that nobody sees outside a benchmark.
+"""A probe of a run for ``federation.py``, with figures that no party of a run sees.
 
 Three patches around the product's path, none of which changes what it computes: the
 nodes' updates are summed in the open, to compare the masked mean with; coins and noise
@@ -33,7 +33,7 @@ Scores = dict[str, float]
 
 @dataclass(slots=True, kw_only=True)
 class UpdateProbe:
-    """Sees in the benchmark what nobody sees outside it: the nodes' own updates."""
+    """A probe that sums the nodes' own updates, which no party of a run sees."""
 
     coordinator: Path
     nodes: int

@@ -1,4 +1,4 @@
-"""How the runs of ``federation.py`` train, and the federation that they found."""
+"""The training recipes of ``federation.py``, and the federation that they found."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ DELTA = 1e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a family of runs trains; steps and batch are of one node in one round."""
+    """The training of a family of runs; steps and batch are of one node in a round."""
 
     parameterization: Literal["full", "low_rank"]
     targets: tuple[str, ...] = ()
@@ -45,11 +45,11 @@ class Recipe:
 
     @property
     def kind(self) -> Literal["none", "local"]:
-        """Whose noise there is."""
+        """The kind of noise in the plan."""
         return "local" if self.epsilon else "none"
 
     def plan(self) -> TrainingPlan:
-        """What a node does in a round, and a central run with other numbers."""
+        """Return the training of a node in a round; a central run has other numbers."""
         return TrainingPlan(
             workload="language",
             parameterization=self.parameterization,
@@ -65,7 +65,7 @@ class Recipe:
         )
 
     def noise(self, *, rate: float) -> float:
-        """The least noise that keeps the promise over the whole run."""
+        """Return the least noise that keeps the promise over the whole run."""
         if self.epsilon is None:
             return 0.0
         return accounting.calibrate(
@@ -76,7 +76,7 @@ class Recipe:
         )
 
     def privacy(self, *, noise: float) -> PrivacyPlan:
-        """The promise, and how it is kept."""
+        """Return the privacy plan: the promise, and the noise that keeps it."""
         if self.kind == "none":
             return NoNoise(noise="none")
         return LocalNoise(
@@ -91,7 +91,7 @@ class Recipe:
     def founding(
         self, *, folders: Mapping[str, Path], fewest: int, base: str
     ) -> Founding:
-        """Plan a federation: who holds which records, and what all agreed to."""
+        """Plan a federation: the records of each institution, and the common policy."""
         noise = self.noise(rate=self.batch_size / fewest)
         policy = Policy(
             version=1,

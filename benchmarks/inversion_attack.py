@@ -1,9 +1,9 @@
-"""What an attacker reads off an update: the share of its tokens, by what leaves a node.
+"""The share of tokens that an attacker reads off an update, by what leaves a node.
 
     python benchmarks/inversion_attack.py [--json] [--repeats 12] [--multipliers 0.02
     0.3 1]
 
-The attacker is a coordinator that keeps to the protocol and looks closely. It knows
+The attacker is a coordinator that follows the protocol and is curious. It knows
 the base, the plan and the public factor, chose the plan that is worst for a node (one
 step, one record in every batch, the first layer alone), is told how many distinct
 tokens there are, and sees one vector. It ranks all 256 bytes by the first step of DAGER
@@ -11,12 +11,13 @@ tokens there are, and sees one vector. It ranks all 256 bytes by the first step 
 counts. Records are codes of twelve characters, which no language model guesses.
 
 raw     one update, or the sum of several: no secure aggregation, no noise
-masked  one upload, to whoever lacks the masks
+masked  one upload, to an observer without the masks
 local   the opened sum, each node's noise at full scale (DP-SGD)
 shared  the opened sum, noise in shares that add up; the claim counts t - n_C of them
 
-Not this attacker: one that has a record in hand and asks whether it was in (the audit
-of ``benchmarks/privacy.py``), and one that watches many rounds. Chance is no proof.
+Not measured: an attacker that has a record and asks whether it was used (the audit of
+``benchmarks/privacy.py`` does), and one that watches many rounds. A result at chance
+level is no proof.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def study(model: LanguageModel, *, repeats: int, multipliers: Sequence[str]) -> Figures:
-    """Attack everything, several times with other records and other noise."""
+    """Attack each kind of vector several times, with other records and noise."""
     found: dict[str, list[list[float]]] = defaultdict(list)
     chances: dict[str, list[float]] = defaultdict(list)
     epsilons: dict[str, float | None] = {}
@@ -108,7 +109,7 @@ def _report(
 def _vectors(
     model: LanguageModel, multipliers: Sequence[str], *, seed: int
 ) -> Iterator[AttackedVector]:
-    """Everything that is attacked once, over the same records."""
+    """Return each vector that is attacked once, over the same records."""
     texts = codes(np.random.default_rng(seed), max(COHORTS))
     bare = Federation(model=model, nodes=max(COHORTS), seed=seed)
     raw = _train(bare, texts)

@@ -1,4 +1,4 @@
-"""Paragraphs -> passages of one number of tokens: records for ``federation.py``."""
+"""Passages of equal length in tokens, cut from paragraphs for ``federation.py``."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def _prepare_language(source: Path, target: Path, tokenizer: Any, length: int) -
 
 
 def cut(texts: Sequence[str], tokenizer: Any, length: int) -> Iterator[str]:
-    """Join texts and cut them, before a blank, into passages of so many tokens."""
+    """Join texts and cut them, before a blank, into passages of ``length`` tokens."""
     whole = "\n".join(texts)
     encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
     starts = [start for start, _ in encoded["offset_mapping"]]

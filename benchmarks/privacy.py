@@ -1,4 +1,4 @@
-"""What privacy costs: time per step, loss by kind of noise, and what an audit finds.
+"""The cost of privacy: time per step, loss by kind of noise, and an empirical audit.
 
     python benchmarks/privacy.py [--json] [--base smollm2] [--only speed,audit,...]
 
@@ -167,7 +167,7 @@ def noise(model: LanguageModel, study: Study) -> Figures:
 
 
 def membership(model: LanguageModel, study: Study) -> Figures:
-    """How well the change in loss tells who was in the data; 0.5 is chance.
+    """Return how well the change in loss tells members of the data; 0.5 is chance.
 
     Sixty-four records of one country, each in the data by a fair coin; the attacker
     knows base, release and text, and scores each record by how much its loss fell.
@@ -256,7 +256,7 @@ def _ratios(losses: dict[str, list[float]], given: float) -> Figures:
 
 
 def _over_seeds(key: str, values: Sequence[float]) -> Figures:
-    """Mean and, of several, its standard error."""
+    """Print the mean and, of several values, its standard error."""
     figures = {key: statistics.mean(values)}
     if len(values) > 1:
         figures[f"{key}_se"] = statistics.stdev(values) / math.sqrt(len(values))
@@ -264,7 +264,7 @@ def _over_seeds(key: str, values: Sequence[float]) -> Figures:
 
 
 def _say_fallback(study: Study, records: int) -> None:
-    """What a node is left with if everybody else takes their noise out again."""
+    """Return the noise that is left if all other nodes subtract theirs again."""
     whole = noise_multiplier(study, records)
     rate = accounting.sampling_rate(study.batch_size, records=records)
     for nodes in study.cohorts:
@@ -305,7 +305,7 @@ def _noised_sum(
     kind: str,
     source: NoiseSource,
 ) -> torch.Tensor:
-    """One step's sum over the nodes, with the noise of its kind."""
+    """Return one step's sum over the nodes, with the noise of its kind."""
     records = sum(map(len, parts))
     stddev = study.clip_norm * noise_multiplier(study, records)
     sums = []
@@ -338,7 +338,7 @@ def _shared_sum(
 
 
 def honest(nodes: int) -> int:
-    """How many shares of noise are sure to be in the sum: t - n_C."""
+    """Return the number of noise shares that are sure to be in the sum, t - n_C."""
     colluding = math.ceil(nodes / 3) - 1
     return recommended_threshold(nodes, max_colluding=colluding) - colluding
 

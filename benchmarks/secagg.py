@@ -1,11 +1,10 @@
-"""What secure aggregation costs, and what Flower's costs on the same vector.
+"""The cost of secure aggregation, beside Flower's on the same vector.
 
     python benchmarks/secagg.py [--json] [--only rates client cohort memory]
 
 Times are CPU seconds on one core (``threads=1``), the best of a few repeats that take
 turns, all in one run: on a shared machine the ratios mean more than the rates. Flower
-is imported and timed, nothing more: its quantising and masking, as its own module calls
-them.
+is imported and timed only: its quantising and masking, as its own module calls them.
 """
 
 import argparse
@@ -72,11 +71,11 @@ def best(
     *,
     before: Callable[[], object] = lambda: None,
 ) -> Figures:
-    """Time each in turn, several times over; keep the best of each.
+    """Time each work in turn, several times; keep the best of each.
 
     Args:
-        works: What to time.
-        repeats: How often.
+        works: The functions to time.
+        repeats: The number of times.
         before: Called before each, and not timed.
     """
     times = dict.fromkeys(works, math.inf)
@@ -92,7 +91,7 @@ def keys(count: int) -> list[Mask]:
 
 
 def rates() -> Figures:
-    """Keystream, one mask and 16 fused masks, in 10^6 integers per second."""
+    """Measure keystream, one mask and 16 fused masks, in 10^6 integers per second."""
     blocks = 152  # 10 M integers
     length = blocks * BLOCK_COORDINATES
     buffer, values = aligned_empty(BLOCK_COORDINATES), aligned_empty(length)
@@ -129,7 +128,7 @@ def rates() -> Figures:
 
 
 def update(length: int) -> FloatVector:
-    """A vector of norm just under 1, made without temporaries."""
+    """Make a vector of norm just under 1, without temporaries."""
     rng = np.random.default_rng(0)
     values = np.empty(length, dtype=np.float32)
     for start in range(0, length, M):
@@ -163,7 +162,7 @@ def ours(clipped: FloatVector, nodes: int) -> RingVector:
 
 
 def flowers(values: FloatVector, nodes: int) -> None:
-    """The same in Flower, with the defaults of its workflow."""
+    """Do the same in Flower, with the defaults of its workflow."""
     rows = flwr_quantize([values], 8.0, 1 << 22)
     for _ in range(nodes):
         mask = pseudo_rand_gen(secrets.token_bytes(32), 1 << 32, [values.shape])
@@ -186,7 +185,7 @@ def _client(length: int, nodes: int, *, repeats: int, flower: bool) -> Figures:
 
 
 def client() -> Figures:
-    """The whole client stage, and Flower's, for two sizes and two cohorts."""
+    """Measure the client stage, and Flower's, for two sizes and two cohorts."""
     figures: Figures = {}
     for length, nodes, repeats in (
         (10 * M, 10, 3),
@@ -205,7 +204,7 @@ def client() -> Figures:
 
 @contextmanager
 def trusting(*, skip: bool) -> Iterator[None]:
-    """Let the nodes that are only extras skip signatures: they are not measured."""
+    """Skip the signatures of nodes that are not measured."""
     if not skip:
         yield
         return
@@ -214,7 +213,7 @@ def trusting(*, skip: bool) -> Iterator[None]:
 
 
 class Clock:
-    """CPU seconds and bytes of one party."""
+    """The CPU seconds and bytes of one party."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -222,7 +221,7 @@ class Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count what happens inside."""
+        """Count the CPU time of the block."""
         start = time.process_time()
         yield
         self.seconds += time.process_time() - start
@@ -244,7 +243,7 @@ class Timed:
         self.stage: Any = AdvertiseKeysStage(self.manifest)
 
     def run(self) -> None:
-        """Everybody shares; ``lost`` nodes drop out before they upload."""
+        """Let all nodes share keys; ``lost`` nodes drop out before they upload."""
         self._ask(lambda m, _: self._join(m), {m.name: b"" for m in self.cohort})
         body = self._close()
         self._ask(self._share, dict.fromkeys(self.stage.missing, body))
@@ -321,7 +320,7 @@ class Timed:
 
 
 def cohort() -> Figures:
-    """Whole rounds: every message, signature and check, printed and parsed."""
+    """Measure whole rounds: each message, signature and check, printed and parsed."""
     figures: Figures = {}
     for count, length, lost in (
         (10, 10 * M, 0),
@@ -368,7 +367,7 @@ def _measure_memory(result: "multiprocessing.Queue[int]") -> None:
 
 
 def memory() -> Figures:
-    """Peak memory of a 135 M upload with ten nodes, beyond the vector's own copy."""
+    """Measure the peak memory of a 135 M upload with ten nodes, less the vector."""
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[int] = context.Queue()
     process = context.Process(target=_measure_memory, args=(queue,))

@@ -1,4 +1,4 @@
-"""``tapestry coordinator``: lead a run, and see how far it is."""
+"""The commands of ``tapestry coordinator``, which show the progress of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,7 +75,7 @@ def status(folder: Path, as_json: bool) -> None:
 
 
 def _say_refusals(manifest: bytes, refused: "Mapping[str, Reason]") -> None:
-    """Say below a round how many of those that were asked refused it, and why."""
+    """Print below a round the number of nodes that refused it, and their reasons."""
     from tapestry.protocol.round_manifest import RoundManifest
     from tapestry_coordinator.refusals import in_words
 

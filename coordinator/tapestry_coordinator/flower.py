@@ -1,16 +1,16 @@
-"""The coordinator's end of the wire: a Flower ServerApp; translation only.
+"""The coordinator's end of the wire: a Flower ServerApp, for translation only.
 
-``FlowerGrid`` is the round driver's ``Grid``, over Flower's ``push_messages`` and
-``pull_messages``. ``app`` is what the submitted bundle refers to: it reads
-``directory`` from the run configuration and hands over to
-``tapestry_coordinator.run.main``.
+``FlowerGrid`` is the ``Grid`` of a run, over Flower's ``push_messages`` and
+``pull_messages``. The submitted bundle refers to ``app``, which reads ``directory``
+from the run configuration and calls ``tapestry_coordinator.run.main``.
 
-Flower ends or signals this process as it likes (SIGINT on status 401, exit when the
-SuperLink is gone). So be it: the process is disposable, all that counts is in the
-driver's journal, and whoever supervises submits a new run on the same directory.
+Flower may end or signal this process at any time (SIGINT on status 401, exit when the
+SuperLink is gone). That does no harm: all state is in the journal, and the supervisor
+submits a new run on the same directory.
 
-Whoever reaches a SuperLink's port can submit a bundle, and it would run here.
-``guarded_serverapp`` stands in for Flower's ``flwr-serverapp`` and runs none but ours.
+Every client that reaches a SuperLink's port can submit a bundle, which would run here.
+So ``guarded_serverapp`` takes the place of Flower's ``flwr-serverapp`` and runs only
+the bundle that the supervisor wrote.
 """
 
 import functools
@@ -38,6 +38,7 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
 from flwr.superlink.grid import http_grid
 
+from tapestry import errors
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, TapestryError
 from tapestry.inputs.faults import unforeseen
 from tapestry.protocol.framing import pack, unpack
@@ -49,7 +50,11 @@ from tapestry.protocol.messages import (
     expect_body,
 )
 from tapestry_coordinator.grid import Grid
-from tapestry_coordinator.superlink.outcome import working_on, write_outcome
+from tapestry_coordinator.superlink.outcome import (
+    Outcome,
+    working_on,
+    write_outcome,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,10 +68,10 @@ _LOOK_SECONDS = 1.0  # between looks at who is online
 _HELLO_SECONDS = 10.0
 _ENGINE_ERRORS = (httpx.HTTPError, RunNotRunningException)
 
-_THREAD = threading.local()  # lost: whether the errand of this thread is in vain
+_THREAD = threading.local()  # lost: the request of this thread is over
 
 Main = Callable[[Path, Grid], None]
-_Arrival = tuple[str, Message] | Exception | None  # None: nothing of use will come
+_Arrival = tuple[str, Message] | Exception | None  # None: no valid reply will come
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +110,13 @@ class FlowerGrid:
 
     Guarantees:
         ``exchange`` ends at its deadline, whatever a node does, half-sent replies
-        included. A node goes by the name it was registered under, or else by the one
-        in its ``identity``; a name is given once.
+        included. The name of a node is the one that it was registered under, or else
+        the one in its ``identity``. No two nodes have the same name.
 
     Edge cases:
         A request is sent again when its node was started again meanwhile, so a node
         can see it twice. A reply that does not decode counts as silence, and is not
-        waited for. Neither name proves anything: the protocol's signatures do.
+        waited for. Neither name is proof of an identity: the protocol's signatures are.
     """
 
     def __init__(self, flower: Flower) -> None:
@@ -121,9 +126,9 @@ class FlowerGrid:
         self._online: dict[int, str] = {}  # when each was activated last
 
     def nodes(self) -> list[str]:
-        """Name the nodes that are online, in order of name."""
+        """Return the names of the nodes that are online, in order."""
         for node_id, name in self._look().items():
-            if name:  # also when it is too busy to say so
+            if name:  # also of a node that is too busy to answer a hello
                 self._introduce(node_id, name)
         new = {str(key): key for key in self._online if key not in self._names}
         hello = dict.fromkeys(new, encode_message(HelloRequest()))
@@ -143,7 +148,7 @@ class FlowerGrid:
         yield from self._exchange(known, ids, deadline=end - time.monotonic())
 
     def _look(self) -> dict[int, str]:
-        """See who is online; return the names under which they were registered."""
+        """Update the nodes that are online; return their registered names by id."""
         infos = list(self._flower.get_nodes())
         self._online = {info.node_id: str(info.last_activated_at) for info in infos}
         return {info.node_id: str(info.name) for info in infos}
@@ -162,7 +167,7 @@ class FlowerGrid:
         if not requests:
             return
         arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
-        errands = [
+        all_pending = [
             _PendingRequest(
                 name=name,
                 node_id=ids[name],
@@ -174,16 +179,18 @@ class FlowerGrid:
             for name, request in requests.items()
         ]
         self._look()
-        sent = self._flower.push_messages([errand.message() for errand in errands])
-        for errand, message_id in zip(errands, sent, strict=True):
+        sent = self._flower.push_messages(
+            [pending.message() for pending in all_pending]
+        )
+        for pending, message_id in zip(all_pending, sent, strict=True):
             threading.Thread(
-                target=self._run, args=(errand, message_id), daemon=True
+                target=self._run, args=(pending, message_id), daemon=True
             ).start()
         try:
-            yield from self._arrivals(arrivals, len(errands), errands[0].end)
+            yield from self._arrivals(arrivals, len(all_pending), all_pending[0].end)
         finally:
-            for errand in errands:
-                errand.over.set()
+            for pending in all_pending:
+                pending.over.set()
 
     def _arrivals(
         self, arrivals: "queue.SimpleQueue[_Arrival]", count: int, end: float
@@ -204,42 +211,53 @@ class FlowerGrid:
                 self._look()
                 look = time.monotonic() + _LOOK_SECONDS
 
-    def _run(self, errand: _PendingRequest, message_id: str) -> None:
-        """See one request through, in a thread, so that no node blocks another."""
+    def _run(self, pending: _PendingRequest, message_id: str) -> None:
+        """Wait for the reply to one request, in a thread of its own, so none blocks."""
         try:
-            reply = self._await_reply(errand, message_id)
+            reply = self._await_reply(pending, message_id)
             if reply is not None:
-                errand.arrivals.put((errand.name, unpack(reply.content)))
+                pending.arrivals.put((pending.name, unpack(reply.content)))
         except ProtocolError as error:
-            _LOG.warning("dropped a reply of %s: %s", errand.name, error)
-            errand.arrivals.put(None)
-        except Exception as error:  # noqa: BLE001 - raised where the driver waits
-            errand.arrivals.put(error)
+            _LOG.warning(
+                "discarding malformed reply from node %s to %s: %s",
+                pending.name,
+                pending.request.kind.value,
+                error,
+            )
+            pending.arrivals.put(None)
+        except Exception as error:  # noqa: BLE001 - raised where the run waits
+            pending.arrivals.put(error)
 
     def _await_reply(
-        self, errand: _PendingRequest, message_id: str
+        self, pending: _PendingRequest, message_id: str
     ) -> FlowerMessage | None:
-        activation = self._online.get(errand.node_id, "")
-        pending = {message_id} - {""}  # empty: the SuperLink did not take it
+        activation = self._online.get(pending.node_id, "")
+        waiting = {message_id} - {""}  # empty: the SuperLink did not take it
         start = time.monotonic()
-        while not errand.is_over:
-            _THREAD.lost = functools.partial(self._is_lost, errand, activation)
-            for reply in self._flower.pull_messages(pending) if pending else ():
+        while not pending.is_over:
+            _THREAD.lost = functools.partial(self._is_lost, pending, activation)
+            for reply in self._flower.pull_messages(waiting) if waiting else ():
                 if reply.has_content():
                     return reply
-                pending.discard(reply.metadata.reply_to_message_id)  # it will not come
-            now = self._online.get(errand.node_id, activation)
+                waiting.discard(reply.metadata.reply_to_message_id)  # it will not come
+            now = self._online.get(pending.node_id, activation)
             if now != activation:
-                _LOG.info("%s was started again; asking it again", errand.name)
-                pending |= {*self._flower.push_messages([errand.message()])} - {""}
+                _LOG.info(
+                    "node %s was started again; sending it %s again",
+                    pending.name,
+                    pending.request.kind.value,
+                )
+                waiting |= {*self._flower.push_messages([pending.message()])} - {""}
                 activation, start = now, time.monotonic()
             waited = (time.monotonic() - start) / _LAZINESS
-            errand.over.wait(min(max(waited, errand.pause), errand.pause * _LAZINESS))
+            pending.over.wait(
+                min(max(waited, pending.pause), pending.pause * _LAZINESS)
+            )
         return None
 
-    def _is_lost(self, errand: _PendingRequest, activation: str) -> bool:
-        now = self._online.get(errand.node_id, activation)
-        return errand.is_over or now != activation
+    def _is_lost(self, pending: _PendingRequest, activation: str) -> bool:
+        now = self._online.get(pending.node_id, activation)
+        return pending.is_over or now != activation
 
 
 def _identity(reply: Message) -> str:
@@ -265,11 +283,14 @@ def server_app(main: Main) -> ServerApp:
 
 
 def guarded_serverapp() -> None:
-    """Be ``flwr-serverapp``, for the bundle in the folder ``$TAPESTRY_BUNDLE`` alone.
+    """Run Flower's ``flwr-serverapp``, but only the bundle in ``$TAPESTRY_BUNDLE``.
 
     Guarantees:
-        A bundle that differs from it in one byte ends the process before anything of
-        it is unpacked. So only installed code runs, whoever submitted what.
+        A bundle that differs from that folder in one byte ends the process before any
+        file of it is unpacked. So only installed code runs, whatever was submitted.
+
+    Raises:
+        PolicyError: The submitted bundle is another one.
     """
     bundle = Path(os.environ[BUNDLE_VARIABLE])
     runtime = importlib.import_module("flwr.superlink.runtime.run_serverapp")
@@ -277,7 +298,11 @@ def guarded_serverapp() -> None:
 
     def install_ours(content: bytes, *, skip_prompt: bool) -> Path:
         if content != build_fab_from_disk(bundle):
-            raise PolicyError("a bundle that is not ours is not run")
+            raise PolicyError(
+                f"the submitted bundle differs from {bundle}; this SuperLink runs only"
+                " that one",
+                code="bundle-not-allowed",
+            )
         return Path(install(content, skip_prompt=skip_prompt))
 
     vars(runtime)["install_from_fab"] = install_ours
@@ -286,12 +311,21 @@ def guarded_serverapp() -> None:
 
 def _check_directory(directory: Path) -> None:
     if not directory.is_absolute() or not directory.is_dir():
-        raise ConfigError(f"run-config directory={str(directory)!r} does not exist")
+        raise ConfigError(
+            f"run-config names directory {str(directory)!r}; it must be the absolute"
+            " path of a folder that exists",
+            code="folder-missing",
+        )
     bundle = os.environ.get(BUNDLE_VARIABLE)
-    if bundle is not None:  # then nobody else may choose another one
+    if bundle is not None:  # then no client may choose another directory
         project = tomllib.loads((Path(bundle) / "pyproject.toml").read_text("utf-8"))
-        if project["tool"]["flwr"]["app"]["config"]["directory"] != str(directory):
-            raise PolicyError("a directory that is not ours is not worked on")
+        allowed = project["tool"]["flwr"]["app"]["config"]["directory"]
+        if allowed != str(directory):
+            raise PolicyError(
+                f"run-config names directory {directory}; this SuperLink may only run"
+                f" {allowed}",
+                code="directory-not-allowed",
+            )
 
 
 def _run_to_the_end(main: Main, directory: Path, grid: Grid) -> None:
@@ -300,20 +334,29 @@ def _run_to_the_end(main: Main, directory: Path, grid: Grid) -> None:
     except _ENGINE_ERRORS:
         raise  # no outcome: another run can go on from here
     except Exception as error:
-        known = isinstance(error, TapestryError)
-        said = f"{type(error).__name__}: {error}" if known else unforeseen(error)
-        text = unicodedata.normalize("NFC", said)
-        write_outcome(directory, error=text.encode("ascii", "replace").decode())
+        write_outcome(directory, _failure(error))
         raise
-    write_outcome(directory, error=None)
+    write_outcome(directory, Outcome())
+
+
+def _failure(error: Exception) -> Outcome:
+    """Describe an error for the supervisor, by the kind that both sides know."""
+    if isinstance(error, TapestryError):
+        kinds = (each.__name__ for each in type(error).__mro__)
+        kind, code = next(k for k in kinds if k in errors.__all__), error.code
+        message = str(error)
+    else:
+        kind, code, message = type(error).__name__, "", unforeseen(error)
+    text = unicodedata.normalize("NFC", message).encode("ascii", "replace").decode()
+    return Outcome(kind=kind, code=code, message=text)
 
 
 def _pull_promptly() -> None:
-    """Mend how Flower fetches the parts of a reply, which shows up before they do.
+    """Replace Flower's way to fetch the parts of a reply, which arrive after its head.
 
-    It looks again after a second; we after a fiftieth. It waits three minutes for the
-    rest of a reply whose node died, and gives up on an upload that takes longer; we
-    wait as long as the errand of the calling thread does.
+    Flower looks again after one second, and this function after a fiftieth of one.
+    Flower waits three minutes for the rest of a reply whose node died and then gives up
+    on any upload that takes longer; here a part is waited for as long as its request.
     """
     pull_objects = http_grid.pull_objects
 
@@ -322,7 +365,7 @@ def _pull_promptly() -> None:
 
         def pull_unless_lost(object_id: str) -> bytes:
             if lost():
-                raise ObjectPullError(object_id, "nobody waits for it any more")
+                raise ObjectPullError(object_id, "its request is over")
             return pull_object_fn(object_id)
 
         return pull_objects(

@@ -1,12 +1,11 @@
-"""What the same text gives without federation: central training on the pooled text.
+"""Central training on the pooled text: the reference for a federated run.
 
-The reference that a federation is measured against. It takes as many example
-gradients as all nodes together, in the same parameterization and from the same
-factors: once without privacy, one step after the other instead of side by side and at
-half the rate, since such steps add up; and once as DP-SGD with the epsilon that the
-institutions promise, with the batches of all nodes joined in each step, since every
-step has its noise. Only possible where one party may hold everybody's text: here,
-because the demo's text is public.
+It takes as many example gradients as all nodes together, in the same parameterization
+and from the same factors. Without privacy it takes the steps of the nodes one after the
+other instead of side by side, at half the rate, since such steps add up. With privacy
+it is DP-SGD with the epsilon that the institutions promise, and each step joins the
+batches of all nodes, since every step has its noise. It is only possible where one
+party may hold the text of all institutions; here it may, because the text is public.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,10 +51,17 @@ def train_centrally(
 
     Args:
         workload: Any loaded model of the base's kind; its parameters are replaced.
-        units: Everybody's records, encoded.
-        reference: How much to train, and under which promise.
+        units: The records of all institutions, encoded.
+        reference: The amount of training, and the promise to keep.
         base: The given base.
-        report: Told after each piece of work, with the number of pieces.
+        report: Called after each round with the number done and the number of all.
+
+    Returns:
+        The parameters by name, in the shapes of the base's.
+
+    Raises:
+        ConfigError: An epsilon is given, but the federated run adds no noise and so
+            has no clip norm.
     """
     settings = reference.settings
     plan = settings.training.plan(factor_seed="0" * 64)
@@ -96,7 +102,11 @@ def _privacy(reference: Reference, plan: TrainingPlan, *, records: int) -> Priva
     if epsilon is None:
         return NoNoise(noise="none")
     if federated.noise == "none":
-        raise ConfigError("a baseline with noise needs the clip norm of a private run")
+        raise ConfigError(
+            "a baseline with noise needs the clip norm of a private run; leave the"
+            " epsilon out",
+            code="clip-norm-missing",
+        )
     noise = accounting.calibrate(
         target_epsilon=epsilon,
         target_delta=decode_decimal(federated.target_delta),

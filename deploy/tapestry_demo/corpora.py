@@ -9,10 +9,10 @@ in another one, or in none.
 Topics that all four languages have, money and trivia, are held out in each: so no
 country trains on a translation of what another is tested on.
 
-What is unfit and dropped:
+Two kinds of text are unfit and dropped:
 
 - jokes at the expense of groups, hearsay, opinions passed off as facts, flirtation,
-  what a bot says of its maker, and facts about the staff of one university.
+  a bot's statements on its maker, and facts about the staff of one university.
 - dialogues with a sentence left in English, with letters of a wrong code page, and
   repeated ones.
 
@@ -70,7 +70,7 @@ def prepare(country: str, out: Path, *, longest: int | None = None) -> None:
     of dialogues per topic and ``corpus.toml``. ``out/held-out.jsonl`` is public.
 
     Raises:
-        ConfigError: No text for this country.
+        ConfigError: The demo has no text for this country.
         ResourceError: The package is missing, or ``out`` cannot be written.
     """
     split = load(country, longest=longest)
@@ -89,7 +89,9 @@ def prepare(country: str, out: Path, *, longest: int | None = None) -> None:
             encoding="utf-8",
         )
     except OSError as error:
-        raise ResourceError(f"cannot write {out}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot write {out}: {error.strerror}", code="file-unwritable"
+        ) from error
 
 
 @cache
@@ -98,15 +100,16 @@ def load(country: str, *, longest: int | None = None) -> Split:
 
     Args:
         country: The name of the country.
-        longest: Where a dialogue ends at the latest, in bytes of UTF-8.
+        longest: The most bytes of UTF-8 in a dialogue; a longer one is cut.
 
     Raises:
-        ConfigError: No text for this country.
+        ConfigError: The demo has no text for this country.
         ResourceError: The package is missing.
     """
     if country not in _FOLDERS:
         raise ConfigError(
-            f"no demo text for {country!r}; there is {', '.join(COUNTRIES)}"
+            f"no demo text for {country!r}; there is {', '.join(COUNTRIES)}",
+            code="country-unknown",
         )
     data, english = _data_folder(), _english()
     private: dict[str, tuple[Dialogue, ...]] = {}
@@ -129,7 +132,9 @@ def _data_folder() -> Path:
     places = found.submodule_search_locations if found else None
     for place in places or ():
         return Path(place) / "data"
-    raise ResourceError(f"the demo's text is missing: pip install {_PACKAGE}")
+    raise ResourceError(
+        f"the demo's text is missing: pip install {_PACKAGE}", code="package-missing"
+    )
 
 
 @cache
@@ -151,7 +156,7 @@ def _is_fit(turns: list[str]) -> bool:
 
 
 def _long(turns: list[str]) -> list[str]:
-    """Keep what could be a sentence left in English; names are the same anywhere."""
+    """Keep the turns that could be a sentence left in English; a name is no sign."""
     return [turn for turn in turns if turn.count(" ") >= 2]
 
 
@@ -165,7 +170,7 @@ def _dialogues(turns: list[str], *, topic: str) -> Iterator[Dialogue]:
 
 
 def _cut(dialogue: Dialogue, longest: int | None) -> Dialogue | None:
-    """Keep a question, and as much of its answer as fits; None if nothing does."""
+    """Keep a question and as much of its answer as fits; None if no letter does."""
     question, answer = dialogue.turns
     room = None if longest is None else max(0, longest - len(question.encode()))
     kept = answer.encode()[:room].decode(errors="ignore").strip()

@@ -30,7 +30,7 @@ def scores(matrix: Matrix) -> Figures:
 
 
 def errors(matrix: Matrix) -> Figures:
-    """Standard errors of the differences from the given base, over the texts."""
+    """Return standard errors of the differences from the given base, over the texts."""
     found: Figures = {}
     for model, row in matrix.items():
         for country, each in row.items():
@@ -43,10 +43,10 @@ def errors(matrix: Matrix) -> Figures:
 def fill(
     demo: DemoRun, *, workload: LanguageModel, given: Replica
 ) -> tuple[Matrix, list[HeldOutPrompt]]:
-    """Try every base and adapter, and the central references if they are wanted.
+    """Evaluate every base and adapter, and the central references if they are wanted.
 
     Returns:
-        The evaluations, and what given base, last release and adapters answer to
+        The evaluations, and the answers of given base, last release and adapters to
         questions of the held-out dialogues.
     """
     matrix = _logged(demo, given)

@@ -45,7 +45,7 @@ _COPIES = 10  # of a base's files: releases, cache and sums, in float32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """What the command line asks of a demo; None: the default, or as it was begun."""
+    """The options of the command line; None is the default, or as the demo began."""
 
     engine: str | None = None  # how requests travel; in this process by default
     base: str | None = None  # a name or folder; SmolLM2 by default
@@ -54,21 +54,23 @@ class DemoOptions:
 
 
 def start_or_resume(out: Path | None, options: DemoOptions, *, resume: bool) -> None:
-    """Run the demo with a view of its progress, and say what it left.
+    """Run the demo with a view of its progress, and print its results.
 
     Args:
         out: The folder; by default the next free one, or the last unfinished one.
-        options: How to run it.
+        options: The options of the command line.
         resume: Go on with a demo that was stopped.
 
     Raises:
-        ConfigError: The folder is in use or no demo's, or a setting is wrong.
-        ResourceError: The machine lacks something.
-        KeyboardInterrupt: It was stopped.
+        ConfigError: The folder is in use or holds no demo, or a setting is wrong.
+        ResourceError: A package, a port or space on the disk is missing.
+        TapestryError: A stage of the demo failed.
+        KeyboardInterrupt: The demo was stopped.
     """
     if not 0 <= options.threads <= _THREADS:
         raise ConfigError(
-            f"--threads {options.threads} is not a number from 0 to {_THREADS}"
+            f"--threads {options.threads} is not a number from 0 to {_THREADS}",
+            code="setting-out-of-range",
         )
     threads = options.threads or _cores()
     if resume:
@@ -83,7 +85,7 @@ def start_or_resume(out: Path | None, options: DemoOptions, *, resume: bool) -> 
 
 
 def _begin(out: Path, record: Record, *, threads: int) -> None:
-    """Start a demo in a folder; one that fails at once leaves no folder."""
+    """Start a demo in a folder; a demo that fails at once leaves no folder."""
     if record.engine == FLOWER:
         check_home(out / ENGINE_FOLDER)
     check_space(out, needed=_needed(record.base))
@@ -108,7 +110,8 @@ def _go_on(out: Path, options: DemoOptions, *, threads: int) -> None:
             if given not in (None, begun):
                 raise ConfigError(
                     f"{out} was begun with --{option} {begun}, not {given}: leave"
-                    f" --{option} out, or begin again in another folder"
+                    f" --{option} out, or begin again in another folder",
+                    code="demo-option-differs",
                 )
         if FINISHED in record.done:
             console.say(f"{out} is finished; there is nothing left to do")
@@ -118,7 +121,7 @@ def _go_on(out: Path, options: DemoOptions, *, threads: int) -> None:
 
 
 def _work(out: Path, record: Record, *, threads: int) -> None:
-    """Do what is left of a demo; say how to go on where it stops."""
+    """Run the stages that are left; where that stops, print how to go on."""
     started = time.monotonic()
     torch.set_num_threads(threads)
     tap = WireTap.restore(record.tap)
@@ -137,17 +140,17 @@ def _work(out: Path, record: Record, *, threads: int) -> None:
                     progress=progress,
                     tap=tap,
                 )
-                data = run_demo(demo)
-                write_report(data, out)
+                figures = run_demo(demo)
+                write_report(figures, out)
                 demo.once(FINISHED, lambda: None)
         except BaseException:
             if stop.requested or "prepare" in record.done:
                 with suppress(ResourceError):  # then the last state is good enough
                     record.write(out)
                 _say_how_to_go_on(out)
-            stop.check()  # whatever an interruption made of itself on its way here
+            stop.check()  # an interruption may have become another error on its way
             raise
-    taken, memory = time.monotonic() - started, data["peak_rss_mb"]
+    taken, memory = time.monotonic() - started, figures.peak_rss_mb or 0.0
     console.say(f"done in {taken:.0f} s, peak memory {memory:.0f} MB")
     _print_next_steps(out)
 

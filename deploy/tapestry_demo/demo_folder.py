@@ -1,8 +1,9 @@
-"""The folder of a demo: which one it is, who works in it, and how far that came.
+"""The folder of a demo: its choice, its lock, and the record of its progress.
 
-``demo.json`` says what a later call needs in order to go on: the code, base and engine
-that began it, which steps are done and how long they took. It is replaced as a whole,
-so a demo that was killed at any instant leaves the one from before or the one after.
+``demo.json`` holds what a later call needs in order to go on: the code, base and engine
+that began the demo, the steps that are done, and the time they took. The file is
+replaced as a whole, so a demo that is killed at any instant leaves the old record or
+the new one.
 """
 
 import json
@@ -35,11 +36,11 @@ _MOST_BYTES = 1 << 20  # of demo.json, which holds a few hundred
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """What ``demo.json`` holds."""
+    """The content of ``demo.json``."""
 
     engine: str
     base: str
-    references: bool = False  # whether to train centrally as well
+    references: bool = False  # train centrally as well
     software: str = field(default_factory=software_digest)
     base_digest: str = ""
     genesis: str = ""
@@ -48,7 +49,7 @@ class Record:
     tap: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Replace the file.
+        """Replace the file in a folder.
 
         Raises:
             ResourceError: The folder cannot be written.
@@ -59,18 +60,18 @@ class Record:
 
 @dataclass(slots=True)
 class Claim:
-    """A folder that this process alone works in, and what it made of it."""
+    """A folder that this process alone works in, and the folders made for it."""
 
     folder: Path
     made: list[Path] = field(default_factory=list)  # folders, the outermost first
 
     def withdraw(self) -> None:
-        """Leave the place as it was found: remove what a failed start left.
+        """Remove the files of a failed start, so that the place is as it was.
 
         Guarantees:
-            Only what a start makes is removed, by name, from a folder that was empty,
-            or not there, when it was claimed. A file that another program put beside
-            it meanwhile stays.
+            Only files that a start makes are removed, by name, from a folder that was
+            empty or missing when it was claimed. A file that another program put
+            beside them meanwhile stays.
         """
         for name in _PREPARED:
             path = self.folder / name
@@ -92,7 +93,9 @@ def free_folder() -> Path:
     for path in _numbered():
         if not os.path.lexists(path) or (path.is_dir() and _is_empty(path)):
             return path
-    raise ConfigError(f"{DEFAULT} to {path} are all in use: remove some")
+    raise ConfigError(
+        f"{DEFAULT} to {path} are all in use: remove some", code="folder-not-empty"
+    )
 
 
 def unfinished_folder() -> Path:
@@ -107,26 +110,31 @@ def unfinished_folder() -> Path:
                 return path
     raise ConfigError(
         f"no unfinished demo here: name its folder, {command('demo', '--resume')} --out"
-        " DIR (under make: RESUME=1 OUT=DIR)"
+        " DIR (under make: RESUME=1 OUT=DIR)",
+        code="demo-missing",
     )
 
 
 def check_space(folder: Path, *, needed: int) -> None:
-    """See that so many bytes fit on the disk, before anything is made.
+    """Require that ``needed`` bytes are free on the disk, before a folder is made.
 
     Raises:
-        ResourceError: They do not, or the disk cannot be asked.
+        ResourceError: Less is free, or the disk cannot be read.
     """
     try:
         above = (folder.absolute(), *folder.absolute().parents)
         place = next(path for path in above if path.is_dir())
         free = shutil.disk_usage(place).free
     except OSError as error:
-        raise ResourceError(f"cannot look at {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot read the disk of {folder}: {error.strerror}",
+            code="file-unreadable",
+        ) from error
     if free < needed:
         raise ResourceError(
             f"{free >> 20} MiB free at {place}, {needed >> 20} are needed; make room,"
-            " or choose another folder with --out"
+            " or choose another folder with --out",
+            code="disk-full",
         )
 
 
@@ -135,11 +143,14 @@ def claim_new(folder: Path) -> Iterator[Claim]:
     """Make a folder for a new demo and keep others away while the block runs.
 
     Raises:
-        ConfigError: It is in use; the message says what to do.
-        ResourceError: It cannot be made.
+        ConfigError: The path is a file, the folder is not empty, or another process
+            works in it.
+        ResourceError: The folder cannot be made or read.
     """
     if os.path.lexists(folder) and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; choose a folder with --out")
+        raise ConfigError(
+            f"{folder} is a file; choose a folder with --out", code="not-a-folder"
+        )
     claim = Claim(folder)
     try:
         for path in reversed([folder, *folder.parents]):
@@ -147,73 +158,81 @@ def claim_new(folder: Path) -> Iterator[Claim]:
                 path.mkdir(exist_ok=True)
                 claim.made.append(path)
     except OSError as error:
-        raise ResourceError(f"cannot make {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot make {folder}: {error.strerror}", code="file-unwritable"
+        ) from error
     with _lock(folder):
         if not _is_empty(folder):
-            raise ConfigError(_in_use(folder))
+            raise ConfigError(_in_use(folder), code="folder-not-empty")
         yield claim
 
 
 @contextmanager
 def claim_begun(folder: Path) -> Iterator[Record]:
-    """Take up the folder of a demo that was begun.
+    """Open the folder of a demo that was begun; keep others away meanwhile.
 
     Raises:
-        ConfigError: There is none in it, other code began it, or another process
-            works in it.
-        ResourceError: It cannot be read.
+        ConfigError: The folder holds no demo or a damaged one, other code began it, or
+            another process works in it.
+        ResourceError: The folder cannot be read.
     """
     record = read_record(folder)
     if record.software != software_digest():
         raise ConfigError(
             f"{folder} was begun by other code ({record.software}; this is"
             f" {software_digest()}): go on with that code, or begin again with"
-            f" {command('demo', '--out')} and another folder"
+            f" {command('demo', '--out')} and another folder",
+            code="demo-software-differs",
         )
     with _lock(folder):
         yield record
 
 
 def read_record(folder: Path) -> Record:
-    """Read what a folder says about the demo in it.
+    """Read the record of the demo in a folder.
 
     Raises:
-        ConfigError: There is no demo in it, or what it says cannot be used.
-        ResourceError: It cannot be read.
+        ConfigError: The folder holds no demo, or its record is damaged or has another
+            format.
+        ResourceError: The record cannot be read.
     """
     value = _read_json(folder)
     known = {each.name for each in fields(Record)}
     if not isinstance(value, dict) or value.pop("format", None) != _FORMAT:
-        raise ConfigError(_damaged(folder))
+        raise _damaged(folder)
     try:
         record = TypeAdapter(Record).validate_json(json.dumps(value), strict=True)
     except ValidationError:
-        raise ConfigError(_damaged(folder)) from None
+        raise _damaged(folder) from None
     if value.keys() != known:
-        raise ConfigError(_damaged(folder))
+        raise _damaged(folder)
     return record
 
 
 def _read_json(folder: Path) -> Any:
-    """Read the file; None is no small plain file of JSON."""
+    """Read the file; return None if it is not a small plain file of JSON."""
     path = folder / FILE
     try:
         return json.loads(read_plain(path, limit=_MOST_BYTES, links=True))
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"{folder} holds no demo to go on with; begin one with"
-            f" {command('demo', '--out', folder)}"
+            f" {command('demo', '--out', folder)}",
+            code="demo-missing",
         ) from None
     except OSError as error:
-        raise ResourceError(f"cannot read {path}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot read {path}: {error.strerror}", code="file-unreadable"
+        ) from error
     except (VerificationError, ValueError, RecursionError):
         return None
 
 
-def _damaged(folder: Path) -> str:
-    return (
+def _damaged(folder: Path) -> ConfigError:
+    return ConfigError(
         f"{folder / FILE} is damaged or of another version: begin again with"
-        f" {command('demo', '--out')} and another folder"
+        f" {command('demo', '--out')} and another folder",
+        code="demo-record-invalid",
     )
 
 
@@ -238,7 +257,9 @@ def _is_empty(folder: Path) -> bool:
     try:
         return not any(folder.iterdir())
     except OSError as error:
-        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
+        ) from error
 
 
 def _lock(folder: Path) -> FileLock:
@@ -247,5 +268,6 @@ def _lock(folder: Path) -> FileLock:
     except BlockingIOError:
         raise ConfigError(
             f"another demo works in {folder}: stop it, or choose another folder"
-            " with --out"
+            " with --out",
+            code="folder-in-use",
         ) from None

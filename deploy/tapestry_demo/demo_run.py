@@ -1,4 +1,4 @@
-"""A demo under way: its folder, its scale, and what is done of it."""
+"""A demo under way: its folder, its scale, and the record of its progress."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -28,12 +28,12 @@ class DemoRun:
 
     @property
     def engine(self) -> str:
-        """How requests travel."""
+        """The way in which requests travel: in this process, or over Flower."""
         return self.record.engine
 
     @property
     def seconds(self) -> dict[str, float]:
-        """How long each piece of the work took, over all calls."""
+        """The seconds that each stage took, over all calls of the program."""
         return self.record.seconds
 
     @property
@@ -43,14 +43,14 @@ class DemoRun:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a piece of the work."""
+        """Time a stage of the work."""
         start = time.monotonic()
         yield
         taken = time.monotonic() - start
         self.seconds[name] = self.seconds.get(name, 0.0) + taken
 
     def once(self, step: str, act: Callable[[], None]) -> None:
-        """Take a step unless an earlier call of the program did; remember it."""
+        """Run a step unless an earlier call of the program did; then record it."""
         if step in self.record.done:
             return
         act()
@@ -58,6 +58,6 @@ class DemoRun:
         self.save()
 
     def save(self) -> None:
-        """Write down how far this came."""
+        """Write the record of the progress."""
         self.record.tap = self.tap.state()
         self.record.write(self.out)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tapestry.dialogue import Dialogue
 from tapestry.errors import ConfigError
@@ -18,6 +17,7 @@ from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_demo import corpora, local_federation, scenario
 from tapestry_demo.cross_evaluation import fill
 from tapestry_demo.demo_run import FLOWER, DemoRun
+from tapestry_demo.report.data import RunFigures
 from tapestry_demo.report.summary import summarize
 from tapestry_demo.runners import run_flower, run_in_process
 from tapestry_governance.audit.bundle import add_sums, write_bundle
@@ -30,12 +30,12 @@ _CANARIES = 20  # pieces of private text of each country to look for on the wire
 _HELD_OUT = 12  # dialogues of each country, about
 
 
-def run_demo(demo: DemoRun) -> dict[str, Any]:
-    """Do it all, and return the numbers.
+def run_demo(demo: DemoRun) -> RunFigures:
+    """Run all stages that are not done yet, and return the figures of the report.
 
     Raises:
-        TapestryError: Something failed, or the bundle does not verify: then there is
-            no report, and the kind of error is the kind of verdict.
+        TapestryError: A stage failed, or the bundle does not verify. Then there is no
+            report, and the kind of error is the kind of verdict.
     """
     with demo.stage("prepare"):
         demo.progress({"stage": "prepare", "text": "reading the base"})
@@ -55,12 +55,13 @@ def run_demo(demo: DemoRun) -> dict[str, Any]:
 
 
 def _check_base(demo: DemoRun, given: Replica) -> None:
-    """See that a demo goes on from the base that it began with."""
+    """Require that a demo goes on from the base that it began with."""
     known = demo.record.base_digest
     if known not in ("", given.digest):
         raise ConfigError(
             f"base {demo.scale.base} is {given.digest} now; {demo.out} was begun on"
-            f" {known}: put that one back, or begin again in another folder"
+            f" {known}: put that one back, or begin again in another folder",
+            code="demo-base-differs",
         )
     demo.record.base_digest = given.digest
 
@@ -85,7 +86,7 @@ def _run(demo: DemoRun, workload: LanguageModel, given: Replica) -> None:
 
 
 def _prepare(demo: DemoRun, given: Replica) -> None:
-    """Found the federation; what an interrupted call left of it is made anew."""
+    """Found the federation anew, over the files of an interrupted call."""
     _remove(demo.out, "text", "coordinator", "nodes")
     for country in corpora.COUNTRIES:
         demo.progress({"stage": "prepare", "text": f"text of {country}"})
@@ -110,7 +111,7 @@ def _private(country: str) -> dict[str, tuple[Dialogue, ...]]:
 
 
 def _canaries(countries: Sequence[str]) -> tuple[bytes, ...]:
-    """The longest private turns of each country that stand in no public text."""
+    """Choose the longest private turns of each country that no public text holds."""
     loaded = [corpora.load(name, longest=scenario.LONGEST) for name in countries]
     public = "\n".join(turn for each in loaded for turn in _turns(each.held_out))
     chosen: list[str] = []
@@ -122,12 +123,12 @@ def _canaries(countries: Sequence[str]) -> tuple[bytes, ...]:
 
 
 def _turns(dialogues: Mapping[str, Sequence[Dialogue]]) -> Iterator[str]:
-    """Each turn of all topics."""
+    """List each turn of all topics."""
     return (turn for rows in dialogues.values() for each in rows for turn in each.turns)
 
 
 def _spread_held_out(out: Path, names: Sequence[str]) -> None:
-    """Give everybody some public text; then forget the preparation's folder."""
+    """Give coordinator and nodes some public text; delete the folder of all text."""
     gate = out / "coordinator" / "held-out"
     gate.mkdir()
     for name in names:
@@ -140,7 +141,7 @@ def _spread_held_out(out: Path, names: Sequence[str]) -> None:
 
 
 def _collect(demo: DemoRun) -> None:
-    """Put what is public where people look, and make the auditor's bundle."""
+    """Copy the public artifacts to the demo's folder, and write the audit bundle."""
     _remove(demo.out, "releases", "adapters", "bundle", _SLIM)
     coordinator = demo.out / "coordinator"
     for name in ("releases", "adapters"):
@@ -165,7 +166,7 @@ def _collect(demo: DemoRun) -> None:
 
 @contextmanager
 def _slim_releases(out: Path) -> Iterator[dict[str, Path]]:
-    """Releases without their weights: the bundle names them by digest."""
+    """Copy releases without their weights, which the bundle names by digest."""
     draft = out / _SLIM
     found: dict[str, Path] = {}
     for path in sorted((out / "releases").glob("*")):
@@ -185,7 +186,7 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def _remove(out: Path, *names: str) -> None:
-    """Remove what an earlier call left half done."""
+    """Remove the unfinished files of an earlier call."""
     for name in names:
         if (out / name).exists():
             shutil.rmtree(out / name)

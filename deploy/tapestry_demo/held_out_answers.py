@@ -1,4 +1,4 @@
-"""What each model answers to held-out questions: for the report, unedited.
+"""The answers of each model to held-out questions, unedited, for the report.
 
 Three questions a country, the same for every model: the first distinct ones of its
 public held-out dialogues, so that no answer was picked. Answers are the likeliest
@@ -7,7 +7,6 @@ tokens, at most 32 of them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tapestry.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel
@@ -18,21 +17,12 @@ _QUESTIONS = 3  # of each country
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutPrompt:
-    """One held-out question of a country, and what models answered to it."""
+    """One held-out question of a country, with the answers of models to it."""
 
     country: str
     prompt: str
     reference: str  # the held-out answer
     answers: dict[str, str] = field(default_factory=dict)  # by model
-
-    def to_json(self) -> dict[str, Any]:
-        """One row of report.json."""
-        return {
-            "country": self.country,
-            "prompt": self.prompt,
-            "reference": self.reference,
-            "answers": self.answers,
-        }
 
 
 def choose_samples(held_out: Mapping[str, Sequence[Text]]) -> list[HeldOutPrompt]:
@@ -54,7 +44,7 @@ def choose_samples(held_out: Mapping[str, Sequence[Text]]) -> list[HeldOutPrompt
 
 
 def ask(model: LanguageModel, samples: Sequence[HeldOutPrompt], *, name: str) -> None:
-    """Let a loaded model answer, and note its answers under a name."""
+    """Let a loaded model answer the questions; keep its answers under a name."""
     prompts = [Dialogue(turns=(sample.prompt,)) for sample in samples]
     answers = model.complete_all(prompts, max_tokens=MAX_TOKENS)
     for sample, answer in zip(samples, answers, strict=True):

@@ -1,7 +1,7 @@
-"""One way to stop: Ctrl-C, SIGTERM and a closed terminal do the same.
+"""Interruption of the demo by Ctrl-C, SIGTERM or a closed terminal, all alike.
 
-The first signal raises ``KeyboardInterrupt``, so that everything is put away; a second
-one, while that goes on, kills what we started and ends this process at once.
+The first signal raises ``KeyboardInterrupt``, so that all resources are released. A
+second one, while that goes on, kills all child processes and ends this process at once.
 """
 
 import os
@@ -20,21 +20,21 @@ INTERRUPTED = 130  # the exit status
 
 @dataclass(slots=True)
 class Stop:
-    """Whether we were asked to stop."""
+    """The state of a block that signals can stop."""
 
     requested: bool = False
 
     def check(self) -> None:
-        """Stop now if we were asked to, and what raised then was swallowed.
+        """Raise again for a signal whose exception was caught on its way.
 
         Raises:
-            KeyboardInterrupt: We were asked to.
+            KeyboardInterrupt: A signal arrived earlier in the block.
         """
         if self.requested:
             raise KeyboardInterrupt
 
     def take(self, _number: int, _frame: FrameType | None) -> None:
-        """Take a signal."""
+        """Handle a signal: raise the first time, end the process the second time."""
         if self.requested:
             process_tree.end(process_tree.OURS, seconds=0)
             os.write(2, b"\nkilled at once\n")

@@ -1,7 +1,7 @@
-"""Found a federation in a folder: keys, trust policy, charter, settings.
+"""The founding of a federation in a folder: keys, trust policy, charter, settings.
 
-This is what institutions do once, each for itself, when they meet; ``tapestry demo``
-does it for all of them on one machine::
+In a real federation each institution does its part of this on its own machine;
+``tapestry demo`` does it for all of them on one machine::
 
     coordinator/   coordinator.toml trust-policy.txt keys/ log/ held-out/
     nodes/<name>/  node.toml trust-policy.txt keys/ data/
@@ -46,7 +46,7 @@ class Institution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Founding:
-    """What the founders agreed on."""
+    """The agreement of the founders: plan, policy and members."""
 
     coordinator: CoordinatorSettings
     policy: Policy
@@ -57,14 +57,15 @@ def found(directory: Path, founding: Founding) -> str:
     """Write the folders of a new federation and return the genesis digest.
 
     Raises:
-        ConfigError: A folder exists already.
-        ResourceError: A file cannot be written, or the data not be read.
+        ConfigError: A folder of a party exists already.
+        ResourceError: A file cannot be written, or the data cannot be read.
     """
     try:
         return _found(directory, founding)
     except OSError as error:
         raise ResourceError(
-            f"cannot found a federation in {directory}: {error}"
+            f"cannot found a federation in {directory}: {error}",
+            code="file-unwritable",
         ) from error
 
 
@@ -149,4 +150,6 @@ def _new_folder(folder: Path) -> None:
         folder.parent.mkdir(parents=True, mode=0o700)
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        raise ConfigError(f"{folder.parent} exists; choose an empty folder") from None
+        raise ConfigError(
+            f"{folder.parent} exists; choose an empty folder", code="file-exists"
+        ) from None

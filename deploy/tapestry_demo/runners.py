@@ -30,7 +30,7 @@ class StageTimer:
         self._rounds = 0
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Take an event of a driver or node."""
+        """Pass on an event of a run or node, and book the time before it."""
         self.enter(str(event.get("round_stage", event["stage"])))
         shown = {key: value for key, value in event.items() if key in _FIELDS}
         scores = shown.get("bits_per_byte")
@@ -41,9 +41,9 @@ class StageTimer:
         self._progress(shown)  # type: ignore[arg-type]  # the view checks the words
 
     def _count(self, shown: dict[str, Any]) -> None:
-        """Say of how many rounds this is one, also where only the driver knows.
+        """Add the number of all rounds, also to events of nodes, which lack it.
 
-        Rounds that were given up are counted as well, so there can be more.
+        Aborted rounds are counted as well, so the number can exceed the plan's.
         """
         self._rounds = max(shown["round"], shown.get("of", 0), self._rounds)
         shown["of"] = self._rounds
@@ -65,7 +65,7 @@ def run_in_process(
     seconds: MutableMapping[str, float],
     notify: Progress,
 ) -> None:
-    """Run coordinator and nodes as objects of this process; the same messages."""
+    """Run coordinator and nodes in this process, with the messages of a network."""
     logging.getLogger("tapestry_node").addHandler(logging.NullHandler())
     clock = StageTimer(notify, seconds)
     nodes = [

@@ -1,7 +1,7 @@
-"""The demo's plan: what its institutions agree on, and what each allows.
+"""The demo's plan: the settings of its coordinator, its policy and its institutions.
 
 Real federations write these settings by hand; here they are computed from the size
-of the data and the bases, so that the whole of it fits a small machine.
+of the data and the bases, so that the demo fits a small machine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ DEADLINES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoScale:
-    """How much a demo does; everything else follows."""
+    """The size of a demo, from which all other settings follow."""
 
     base: str
     targets: tuple[str, ...]
@@ -114,7 +114,7 @@ def scale_of(base: str) -> DemoScale:
 def founding(
     scale: DemoScale, members: Sequence[DemoMember], *, base_digest: str
 ) -> Founding:
-    """Write down what everybody agrees on."""
+    """Return the agreement of all institutions."""
     noise = noise_multiplier(scale, members)
     return Founding(
         coordinator=_coordinator(scale, noise=noise),

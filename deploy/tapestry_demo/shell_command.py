@@ -14,7 +14,7 @@ def command(*words: object) -> str:
 
     Guarantees:
         Each word arrives as it is, whatever it contains. A path that begins with a
-        dash is no option: it gets ``./`` in front.
+        dash is not taken for an option: it gets ``./`` in front.
 
     Args:
         words: Options and arguments; a ``Path`` is an argument.
@@ -28,7 +28,7 @@ def _word(word: object) -> str:
 
 
 def _program() -> str:
-    """Find how to call this program: by name, by its place, or by its Python."""
+    """Return a call of this program: by its name, its path, or its Python."""
     python = Path(sys.executable)
     beside = python.with_name(_NAME)
     found = shutil.which(_NAME)

@@ -1,8 +1,8 @@
-"""What a coordinator could see: listen on the wire as it does, and test for leaks.
+"""A tap in the coordinator's place, which tests what the coordinator could see.
 
-The tap sits where the coordinator sits. For each upload it takes the distribution of
-the bytes: masked vectors are uniform, and a chi-squared test says whether these are.
-In every reply it looks for pieces of private text, if it is given some.
+The tap counts the bytes of each upload: masked vectors are uniform, so a chi-squared
+test finds uploads that masks did not hide. In every reply it looks for pieces of
+private text, if it is given some.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from tapestry_coordinator.grid import Grid
 
 @dataclass(slots=True, kw_only=True)
 class WireTap:
-    """What passed by."""
+    """The counts of all replies that passed."""
 
     counts: npt.NDArray[np.int64] = field(
         default_factory=lambda: np.zeros(256, dtype=np.int64)
@@ -36,7 +36,7 @@ class WireTap:
         return _Tapped(grid, self)
 
     def take(self, reply: Message) -> None:
-        """See a reply as the coordinator sees it."""
+        """Count a reply as the coordinator receives it."""
         self.kinds.add(reply.kind.value)
         self._search(reply)
         if reply.kind is not Kind.MASKED_INPUT:
@@ -53,7 +53,7 @@ class WireTap:
             self.found += sum(text in data for text in self.wanted)
 
     def state(self) -> dict[str, Any]:
-        """Return what passed by, for ``restore`` in another process."""
+        """Return the counts, for ``restore`` in another process."""
         return {
             "counts": self.counts.tolist(),
             "uploads": self.uploads,
@@ -64,10 +64,10 @@ class WireTap:
 
     @classmethod
     def restore(cls, state: Mapping[str, Any]) -> Self:
-        """Go on from what another process saw pass by; nothing for an empty state.
+        """Go on from the counts of another process; an empty state is a new tap.
 
         Raises:
-            ConfigError: It is not what ``state`` returns.
+            ConfigError: The state is not one that ``state`` returns.
         """
         if not state:
             return cls()
@@ -76,7 +76,10 @@ class WireTap:
             uploads, kinds = int(state["uploads"]), set(map(str, state["kinds"]))
             searched, found = int(state["searched"]), int(state["found"])
         except (ValueError, KeyError, TypeError, OverflowError):
-            raise ConfigError("what was seen on the wire is damaged") from None
+            raise ConfigError(
+                "the tap's state in demo.json is damaged: begin again elsewhere",
+                code="demo-record-invalid",
+            ) from None
         return cls(
             counts=counts,
             uploads=uploads,
@@ -87,14 +90,14 @@ class WireTap:
 
     @property
     def p_value(self) -> float | None:
-        """How likely uniform bytes look at least this uneven; None without uploads."""
-        if self.uploads == 0:
+        """The p-value of a chi-squared test for uniform bytes; None without uploads."""
+        if not self.counts.any():
             return None
         return float(stats.chisquare(self.counts).pvalue)
 
 
 class _Tapped:
-    """A grid that is listened to."""
+    """A grid whose replies the tap counts."""
 
     def __init__(self, grid: Grid, tap: WireTap) -> None:
         self._grid, self._tap = grid, tap

@@ -72,7 +72,7 @@ def app(
     temperature: float,
     as_json: bool,
 ) -> None:
-    """Compare what a base and its adapters say to the same prompt."""
+    """Compare the answers of a base and its adapters to the same prompt."""
     if prompt is not None:
         prompt = console.check_text(prompt, what="the prompt")
     model, folders = _load(base, adapter)
@@ -97,10 +97,17 @@ def _load(
 
     for folder in adapters:
         if not folder.is_dir():
-            raise ConfigError(f"no adapter folder {folder}")
+            raise ConfigError(
+                f"no adapter folder {folder}; name one with --adapter",
+                code="folder-missing",
+            )
     folders = {folder.resolve().name: folder for folder in adapters}
     if len(folders) != len(adapters) or "base" in folders:
-        raise ConfigError("two adapters have the same name; rename one folder")
+        names = ", ".join(folder.resolve().name for folder in adapters)
+        raise ConfigError(
+            f"two models have the same name among base, {names}; rename one folder",
+            code="adapter-name-duplicated",
+        )
     for folder in adapters:
         registry.check_folder(folder)
     if (Path(base) / manifest.FOLDER / manifest.FILE).exists():
@@ -146,7 +153,7 @@ def _answer(
     max_tokens: int,
     temperature: float,
 ) -> Answers:
-    """Let each answer the prompt, with the same random numbers."""
+    """Return the answer of each model to the prompt, with the same random numbers."""
     import torch
 
     from tapestry.dialogue import Dialogue

@@ -1,3 +1,5 @@
+"""The coordinator's Flower app: names, exchanges, outcomes and what it refuses."""
+
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,13 +20,20 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import http_grid
 
 from tapestry.encoding import canonical_json
-from tapestry.errors import ConfigError, QuorumError
+from tapestry.errors import ConfigError, PolicyError, QuorumError
+from tapestry.inputs.faults import InputFault
 from tapestry.protocol.framing import pack, unpack
 from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import flower as flower_side
 from tapestry_coordinator.flower import FlowerGrid, server_app
 from tapestry_coordinator.grid import Grid
-from tapestry_coordinator.superlink.outcome import is_worked_on, read_outcome
+from tapestry_coordinator.superlink.config_files import write_bundle
+from tapestry_coordinator.superlink.outcome import (
+    Outcome,
+    is_worked_on,
+    read_outcome,
+)
+from tests.support.refusals import refused
 
 Reply: TypeAlias = Any  # a message, raw records, an error to send, one to raise, None
 
@@ -117,7 +126,7 @@ def never(_: Message) -> Reply:
 
 
 class TestNames:
-    def test_nodes_are_known_by_what_they_say(self) -> None:
+    def test_a_node_without_a_registered_name_has_the_name_it_says(self) -> None:
         grid, _ = grid_of(FakeNode("it"), FakeNode("be"), FakeNode("fr", online=False))
         assert grid.nodes() == ["be", "it"]
 
@@ -131,19 +140,19 @@ class TestNames:
         assert grid.nodes() == ["be", "fr"]
         assert flower.pushed == 0
 
-    def test_a_registered_name_cannot_be_taken_by_saying_so(self) -> None:
+    def test_a_registered_name_cannot_be_claimed_by_another_node(self) -> None:
         grid, _ = grid_of(FakeNode("fr"), FakeNode("xx", registered="fr"))
         assert grid.nodes() == ["fr"]
         assert grid._names == {12: "fr"}
 
-    def test_a_name_is_given_once(self) -> None:
+    def test_a_name_that_two_nodes_say_belongs_to_the_first(self) -> None:
         grid, flower = grid_of(FakeNode("it"), FakeNode("it"))
         assert grid.nodes() == ["it"]
         list(grid.exchange({"it": offer()}, deadline=2))
         assert sum(len(node.asked) for node in flower.nodes.values()) == 1
 
     @pytest.mark.parametrize("says", [7, None, ["it"]])
-    def test_a_name_that_is_none_is_ignored(self, says: Any) -> None:
+    def test_a_name_that_is_no_text_is_ignored(self, says: Any) -> None:
         grid, _ = grid_of(FakeNode(says), FakeNode("fr"))
         assert grid.nodes() == ["fr"]
 
@@ -163,7 +172,7 @@ class TestExchange:
             name: request.body for name, request in requests.items()
         }
 
-    def test_unknown_nodes_are_silent(self) -> None:
+    def test_a_request_to_an_unknown_node_gets_no_reply(self) -> None:
         grid, _ = grid_of(FakeNode("it"))
         start = time.monotonic()
         requests = {"it": offer(), "xx": offer()}
@@ -171,14 +180,14 @@ class TestExchange:
         assert time.monotonic() - start < 60
         assert list(grid.exchange({}, deadline=5)) == []
 
-    def test_the_deadline_ends_it(self) -> None:
+    def test_an_exchange_ends_at_its_deadline(self) -> None:
         grid, _ = grid_of(FakeNode("it", answer=never), FakeNode("be"))
         start = time.monotonic()
         names = dict.fromkeys(("it", "be"), offer())
         assert [name for name, _ in grid.exchange(names, deadline=0.5)] == ["be"]
         assert time.monotonic() - start >= 0.5
 
-    def test_a_half_sent_reply_holds_up_nobody_else(self) -> None:
+    def test_a_half_sent_reply_delays_no_other_node(self) -> None:
         release = threading.Event()
         grid, flower = grid_of(FakeNode("it"), FakeNode("be"))
         grid.nodes()
@@ -297,7 +306,7 @@ class TestPulling:
             asked.append(object_id)
             raise ObjectUnavailableError(object_id)
 
-        with pytest.raises(ObjectPullError, match="nobody waits"):
+        with pytest.raises(ObjectPullError, match="its request is over"):
             http_grid.pull_objects(object_ids=["a"], pull_object_fn=never_comes)
 
 
@@ -324,15 +333,44 @@ class TestServerApp:
 
         self.run(main, str(tmp_path))
         assert seen == [tmp_path, ["it"], True]
-        assert read_outcome(tmp_path) == (True, None)
+        assert read_outcome(tmp_path) == Outcome()
 
     def test_an_error_is_the_outcome(self, tmp_path: Path) -> None:
         def main(_: Path, __: Grid) -> None:
-            raise QuorumError("2 of 3 zu w\u00e9nig")
+            raise QuorumError("2 of 3 zu w\u00e9nig", code="quorum-not-reached")
 
-        with pytest.raises(QuorumError):
+        with refused(QuorumError, "quorum-not-reached"):
             self.run(main, str(tmp_path))
-        assert read_outcome(tmp_path) == (True, "QuorumError: 2 of 3 zu w?nig")
+        assert read_outcome(tmp_path) == Outcome(
+            kind="QuorumError",
+            code="quorum-not-reached",
+            message="2 of 3 zu w?nig",
+        )
+
+    def test_an_error_of_a_narrower_class_is_of_the_kind_that_is_known(
+        self, tmp_path: Path
+    ) -> None:
+        def main(directory: Path, _: Grid) -> None:
+            raise InputFault(directory / "x", "is a link", code="link-not-allowed")
+
+        with refused(ConfigError, "link-not-allowed"):
+            self.run(main, str(tmp_path))
+        outcome = read_outcome(tmp_path)
+        assert outcome is not None
+        assert (outcome.kind, outcome.code) == ("ConfigError", "link-not-allowed")
+
+    def test_an_unforeseen_error_is_an_outcome_without_its_text(
+        self, tmp_path: Path
+    ) -> None:
+        def main(_: Path, __: Grid) -> None:
+            raise ValueError("a private record")
+
+        with pytest.raises(ValueError, match="private"):
+            self.run(main, str(tmp_path))
+        outcome = read_outcome(tmp_path)
+        assert outcome is not None
+        assert (outcome.kind, outcome.code) == ("ValueError", "")
+        assert "private" not in outcome.message
 
     def test_an_engine_that_fails_leaves_no_outcome(self, tmp_path: Path) -> None:
         def main(_: Path, __: Grid) -> None:
@@ -340,12 +378,31 @@ class TestServerApp:
 
         with pytest.raises(httpx.ConnectError):
             self.run(main, str(tmp_path))
-        assert read_outcome(tmp_path) == (False, None)
+        assert read_outcome(tmp_path) is None
 
     @pytest.mark.parametrize("directory", ["", "relative", "/does/not/exist"])
-    def test_a_directory_that_is_none_is_refused(self, directory: str) -> None:
+    def test_a_directory_that_does_not_exist_is_refused(self, directory: str) -> None:
         def main(_: Path, __: Grid) -> None:
             raise AssertionError
 
-        with pytest.raises(ConfigError, match="directory"):
+        with refused(ConfigError, "folder-missing", match="names directory '"):
             self.run(main, directory)
+
+    def test_a_directory_that_the_bundle_does_not_name_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own, other = tmp_path / "own", tmp_path / "other"
+        own.mkdir()
+        other.mkdir()
+        write_bundle(tmp_path / "bundle", app="a:b", directory=own)
+        monkeypatch.setenv(flower_side.BUNDLE_VARIABLE, str(tmp_path / "bundle"))
+        seen: list[Path] = []
+
+        def main(directory: Path, _: Grid) -> None:
+            seen.append(directory)
+
+        with refused(PolicyError, "directory-not-allowed", match=f"{other}; .* {own}"):
+            self.run(main, str(other))
+        assert read_outcome(other) is None
+        self.run(main, str(own))
+        assert seen == [own]

@@ -249,10 +249,6 @@ def test_a_page_speaks_plain_english(page: Path) -> None:
     text = page.read_text("utf-8")
     if page.name == "CONTRIBUTING.md":  # which lists what not to say
         text = re.sub(r"- A sentence has a subject.*?\n- ", "- ", text, flags=re.DOTALL)
-    if page == ROOT / "README.md":  # the product shows this list, word for word
-        text = re.sub(
-            r"\n## What is not protected\n.*?\n## ", "", text, flags=re.DOTALL
-        )
     assert idioms(text) == []
 
 

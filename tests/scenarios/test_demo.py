@@ -92,7 +92,7 @@ def _check_costs(report: dict[str, Any]) -> None:
     assert all(0 < v <= 8 for runs in report["epsilon"].values() for v in runs.values())
     assert set(report["bytes_out"]) == COUNTRIES
     for kinds in report["bytes_out"].values():
-        assert kinds["upload"] > 0
+        assert kinds["masked_input"] > 0
         assert kinds["publication"] > 0
     assert report["seconds"]
     assert all(seconds > 0 for seconds in report["seconds"].values())

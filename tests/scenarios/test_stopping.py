@@ -126,7 +126,7 @@ def test_a_demo_in_one_process_goes_on_wherever_it_was_stopped() -> None:
         out,
         [
             ("text of spain", signal.SIGINT),
-            ("training: italy", signal.SIGTERM),
+            ("collect masked inputs: italy", signal.SIGTERM),
             ("adapter: spain", signal.SIGINT),
             ("evaluate: adapter italy", signal.SIGHUP),
         ],
@@ -149,7 +149,7 @@ def test_a_demo_over_flower_goes_on_wherever_it_was_stopped(
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
     _tell(
         Path("demo"),
-        [("round 1 of 2: upload", signal.SIGINT)],
+        [("round 1 of 2: collect masked inputs", signal.SIGINT)],
         *("--engine", "flower"),
     )
 

@@ -1,1 +1,1 @@
-"""The processes of the Flower engine, and the files and keys they read."""
+"""The processes of the Flower engine, with the files and keys that they read."""

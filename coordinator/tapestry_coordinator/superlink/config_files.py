@@ -1,8 +1,9 @@
-"""Files that Flower's programs read: a connection, a bundle, and who runs it.
+"""The files that Flower's programs read: connection, bundle, and stand-in programs.
 
-Flower lets anybody who reaches a SuperLink's port submit code, and starts programs of
-its own to run it. The folder of programs written here comes first on their path: what
-would run a bundle is ``guarded_serverapp``, and everything else ends at once.
+Flower accepts code from every client that reaches a SuperLink's port, and starts its
+own programs to run it. The folder of programs written here comes first on their search
+path, so that ``guarded_serverapp`` takes the place of the program that would run a
+bundle, and every other program ends at once.
 """
 
 import json
@@ -47,17 +48,18 @@ UNWANTED = (
 
 
 def check_home(home: Path) -> None:
-    """See that the engine's folder can stand on the path on which programs are sought.
+    """Require that the engine's folder can stand on the search path of programs.
 
-    Otherwise Flower's own programs would be found, which run whatever they are given.
+    Otherwise Flower's own programs would be found, which run any code they are given.
 
     Raises:
-        ConfigError: Its name holds the separator of search paths.
+        ConfigError: The name of the folder holds the separator of search paths.
     """
     if os.pathsep in str(home.absolute()):
         raise ConfigError(
             f"{home.absolute()} holds {os.pathsep!r}, which ends a folder on the"
-            " search path: choose a folder without it"
+            " search path: choose a folder without it",
+            code="path-separator-in-name",
         )
 
 

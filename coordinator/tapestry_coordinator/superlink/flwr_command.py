@@ -1,4 +1,4 @@
-"""Flower's programs, called as a person would call them; answers in JSON."""
+"""Calls of Flower's command-line programs, with answers in JSON."""
 
 import json
 import re
@@ -16,25 +16,27 @@ _FRAME = re.compile("[\u2500-\u257f]")  # box drawing, in which Flower frames er
 
 
 def program(name: str) -> str:
-    """Find a program beside our Python, or else on the path.
+    """Return the path of a program, beside this Python or else on the search path.
 
     Raises:
-        ResourceError: It is not installed.
+        ResourceError: The program is not installed.
     """
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
         raise ResourceError(
-            f"no {name}; in the source folder: make setup, or pip install '.[demo]'"
+            f"no {name}; in the source folder: make setup, or pip install '.[demo]'",
+            code="package-missing",
         )
     return found
 
 
 def flwr(arguments: Sequence[str], *, environment: Mapping[str, str]) -> Any:
-    """Call ``flwr``; return what it answers.
+    """Call ``flwr`` and return its answer.
 
     Raises:
-        ResourceError: It failed; the message is one line.
+        ResourceError: ``flwr`` is not installed, did not answer within a minute, or
+            failed; the message is one line.
     """
     try:
         done = subprocess.run(
@@ -47,16 +49,21 @@ def flwr(arguments: Sequence[str], *, environment: Mapping[str, str]) -> Any:
             timeout=_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise ResourceError(f"flwr {arguments[0]} did not answer") from None
+        raise ResourceError(
+            f"flwr {arguments[0]} did not answer within {_SECONDS:.0f} seconds",
+            code="flwr-unresponsive",
+        ) from None
     answer = _json(done.stdout)
     if done.returncode or not answer.get("success"):
         said = str(answer.get("error-message") or done.stderr or done.stdout)
-        raise ResourceError(f"flwr {arguments[0]} failed: {one_line(said)}")
+        raise ResourceError(
+            f"flwr {arguments[0]} failed: {one_line(said)}", code="flwr-failed"
+        )
     return answer
 
 
 def one_line(text: str) -> str:
-    """Return the last line that says something, without its frame."""
+    """Return the last line that is not empty, without its frame."""
     lines = [_FRAME.sub("", line).strip() for line in text.splitlines()]
     return next((line for line in reversed(lines) if line), "no message")[:300]
 

@@ -1,13 +1,15 @@
-"""How a coordinator process and the one that supervises it talk: through files.
+"""The state of a coordinator's work, as files that its supervisor reads.
 
 A coordinator process can be killed at any instant, and so can the SuperLink that
-reports on it. So the directory of the run itself says what matters: a lock is held as
-long as a coordinator works on it, and an outcome is left when it is done for good. No
-lock and no outcome: it was killed; start another.
+reports on it. So the directory of the run itself holds the state: a lock is held as
+long as a coordinator works on the directory, and an outcome is written when the work
+has ended for good. No lock and no outcome means that the process was killed and that
+another can go on.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tapestry.encoding import canonical_json, decode_json
@@ -16,6 +18,15 @@ from tapestry.storage.file_lock import is_locked, lock_file
 
 _LOCK = "coordinator.lock"
 _OUTCOME = "outcome.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The end of the work on a directory: success, or the error that ended it."""
+
+    kind: str = ""  # the class of the error; empty: the work is done
+    code: str = ""  # the rule that was broken
+    message: str = ""
 
 
 @contextmanager
@@ -33,29 +44,29 @@ def working_on(directory: Path) -> Iterator[None]:
 
 
 def is_worked_on(directory: Path) -> bool:
-    """Say whether a coordinator process holds the directory."""
+    """Return whether a coordinator process holds the directory."""
     return is_locked(directory / _LOCK)
 
 
-def write_outcome(directory: Path, *, error: str | None) -> None:
-    """Leave word that the work is done, or why it cannot be.
+def write_outcome(directory: Path, outcome: Outcome) -> None:
+    """Write that the work is done, or the error that ended it.
 
     Raises:
         ResourceError: The disk is full or failing.
     """
-    durable_files.replace_file(directory / _OUTCOME, canonical_json({"error": error}))
+    data = canonical_json(asdict(outcome))
+    durable_files.replace_file(directory / _OUTCOME, data)
 
 
-def read_outcome(directory: Path) -> tuple[bool, str | None]:
-    """Return whether there is an outcome, and the error if it failed."""
+def read_outcome(directory: Path) -> Outcome | None:
+    """Return the outcome; None while there is none."""
     try:
         data = (directory / _OUTCOME).read_bytes()
     except FileNotFoundError:
-        return False, None
-    error: str | None = decode_json(data)["error"]
-    return True, error
+        return None
+    return Outcome(**decode_json(data))
 
 
 def clear_outcome(directory: Path) -> None:
-    """Forget an earlier outcome, before new work on the directory."""
+    """Delete an earlier outcome, before new work on the directory."""
     (directory / _OUTCOME).unlink(missing_ok=True)

@@ -1,17 +1,18 @@
-"""Every process that descends from one of ours, however it was started since.
+"""The processes that descend from this one, found by a mark in their environment.
 
-Flower's programs start programs of their own, in sessions of their own, and some
-outlive their parents. All of them inherit the environment. So a mark in a child's
-environment finds its whole family, as a build server finds what a build left behind.
+Flower's programs start further programs in new sessions, and some outlive their
+parents. All of them inherit the environment. So a mark in a child's environment finds
+its whole family, as a build server finds what a build left behind.
 
 Guarantees:
     A signal goes to a process only while a handle is held on it (a pidfd) and its
-    environment carries the mark: an id that the system gave to another process since
-    is never hit, and neither is a process that was not started here.
+    environment carries the mark. So a process that got the id of one that ended is
+    never hit, and neither is a process that was not started here.
 
 Edge cases:
-    Only Linux shows an environment. Elsewhere nothing is found: children end by their
-    own signal, and Flower's programs look now and then whether their parent lives.
+    Only Linux shows an environment. On other systems no process is found: children end
+    by their own signal, and Flower's programs check at intervals that their parent
+    lives.
 """
 
 import os
@@ -34,17 +35,17 @@ def new_mark() -> str:
 
 
 def count(mark: str) -> int:
-    """Count the living processes whose mark begins with this."""
+    """Count the living processes whose mark begins with ``mark``."""
     with _handles(mark) as handles:
         return len(handles)
 
 
 def end(mark: str, *, seconds: float) -> None:
-    """End a family: SIGTERM, and SIGKILL for what lives so many seconds later.
+    """End a family: SIGTERM, and SIGKILL for each process that is alive later.
 
     Args:
-        mark: What the marks begin with.
-        seconds: 0 kills at once.
+        mark: The beginning of the marks.
+        seconds: The time between the two signals; 0 kills at once.
     """
     if seconds > 0:
         with _handles(mark) as handles:

@@ -1,4 +1,4 @@
-"""A child process that is started again when it ends, and never outlives us."""
+"""A child process that is started again when it ends, and never outlives this one."""
 
 import os
 import subprocess
@@ -9,8 +9,8 @@ from pathlib import Path
 
 _QUICK_DEATH = 2.0  # a process that lives no longer than this is started more slowly
 
-# The child gets SIGTERM when we die, however we die (prctl 1 is PR_SET_PDEATHSIG);
-# it ends by itself when that has happened already.
+# The child gets SIGTERM when this process dies, however it dies (prctl 1 is
+# PR_SET_PDEATHSIG); it ends by itself when that has happened already.
 _LAUNCHER = """\
 import ctypes, os, sys
 if sys.platform == "linux":
@@ -22,11 +22,11 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 class Child:
-    """One process of ours, with its output in a file.
+    """One child process, with its output in a file.
 
     Guarantees:
         Signals go to this process alone, by its id, and only until it was waited
-        for, so an id that the system gave to somebody else is never hit.
+        for, so another process that gets the id afterwards is never hit.
 
     Edge cases:
         On Linux it also ends when the thread that started it does.
@@ -54,7 +54,10 @@ class Child:
         return self._process.poll() is None
 
     def tend(self) -> bool:
-        """Start it again if it ended, and say so; one that dies at once has to wait."""
+        """Start the process again if it ended; return whether it was started.
+
+        A process that ends at once is started again after two seconds only.
+        """
         if self.alive or time.monotonic() - self._started < _QUICK_DEATH:
             return False
         self._process = self._start()
@@ -65,7 +68,7 @@ class Child:
         self._process.terminate()
 
     def end(self, seconds: float) -> None:
-        """Wait for the end; after so many seconds send SIGKILL."""
+        """Wait until the process has ended; after ``seconds`` send SIGKILL."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -81,5 +84,5 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is ours to handle
+                start_new_session=True,  # the parent handles Ctrl-C
             )

@@ -5,11 +5,12 @@
     Engine ── SuperLink ── (Flower) SuperExec ── ServerApp: tapestry_coordinator.flower
           └── one process per node, if asked to
 
-Everything of Flower's lives in one folder (``FLWR_HOME``, logs, TLS), listens on the
-loopback interface only, reports nothing to anybody and installs nothing. Flower lets
-anybody who reaches the port submit a run, so no bundle but ours is run. The SuperLink
-keeps its state in memory, three times as fast as on disk: after a restart the nodes are
-registered again and the coordinator goes on from its journal, so nothing is missed.
+All files of Flower lie in one folder (``FLWR_HOME``, logs, TLS). Its processes listen
+on the loopback interface only, send no telemetry and install nothing. Flower accepts a
+run from every client that reaches the port, so only the bundle written here is run. The
+SuperLink keeps its state in memory, which is three times as fast as on disk. After a
+restart the nodes are registered again and the coordinator goes on from its journal, so
+no state is lost.
 """
 
 import http.client
@@ -38,6 +39,7 @@ from tapestry_coordinator.superlink.config_files import (
 )
 from tapestry_coordinator.superlink.flwr_command import flwr, one_line, program
 from tapestry_coordinator.superlink.outcome import (
+    Outcome,
     clear_outcome,
     is_worked_on,
     read_outcome,
@@ -60,7 +62,7 @@ _MOST_RUNS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What a node needs to reach the coordinator: the arguments of ``serve``."""
+    """The arguments of ``serve``, by which a node reaches the coordinator."""
 
     superlink: str
     root_certificates: Path
@@ -72,8 +74,8 @@ class Engine:
 
     Guarantees:
         Only registered node keys are let in, over TLS. ``stop`` ends every process
-        that was started here, and only those; they also end when we are killed. On
-        Linux that includes what Flower's programs start in sessions of their own.
+        that was started here, and only those; they also end when this process is
+        killed. On Linux that includes what Flower's programs start in new sessions.
 
     Edge cases:
         Children are tied to the thread that calls ``start`` and ``start_node``: on
@@ -96,7 +98,7 @@ class Engine:
         self._enrolled: dict[str, Path] = {}
 
     def __enter__(self) -> Self:
-        """Start the SuperLink; what fails or is interrupted leaves no process."""
+        """Start the SuperLink; a start that fails or is stopped leaves no process."""
         try:
             self.start()
         except BaseException:
@@ -110,7 +112,7 @@ class Engine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop everything; at once if we were interrupted."""
+        """Stop all processes; at once after an interruption."""
         if kind is None or issubclass(kind, Exception):
             self.stop()
         else:
@@ -128,15 +130,16 @@ class Engine:
 
     @property
     def processes(self) -> int:
-        """How many processes there are, with all that they started."""
+        """The number of processes, with all that they started."""
         return max(process_tree.count(self._mark), len(self._children))
 
     def start(self) -> None:
         """Start the SuperLink and wait until it answers.
 
         Raises:
-            ConfigError: The folder cannot stand on a search path.
-            ResourceError: The port is in use, Flower is missing, or it does not start.
+            ConfigError: The name of the folder cannot stand on a search path.
+            ResourceError: The port is in use, Flower is not installed, or the
+                SuperLink ends or does not answer within a minute.
         """
         check_home(self.home)
         self.home.mkdir(parents=True, exist_ok=True)
@@ -163,7 +166,7 @@ class Engine:
         """End all processes: SIGTERM, and SIGKILL for those that do not listen.
 
         Args:
-            seconds: How long to wait in between.
+            seconds: The time between the two signals.
         """
         for child in self._children.values():
             child.ask_to_end()
@@ -179,7 +182,7 @@ class Engine:
         self.stop(seconds=_HURRY_SECONDS)
 
     def site(self, auth_key: Path) -> Site:
-        """Tell a node how to reach us."""
+        """Return the arguments by which a node with this key reaches the SuperLink."""
         return Site(
             superlink=self.address,
             root_certificates=self.home / "tls" / "authority.pem",
@@ -190,7 +193,7 @@ class Engine:
         """Register a node under its name; make its key if there is none.
 
         Raises:
-            ResourceError: The SuperLink refuses, for instance a known key.
+            ResourceError: The SuperLink refuses the key, for instance a known one.
         """
         public = auth_key.with_name(auth_key.name + ".pub")
         if not auth_key.exists():
@@ -201,16 +204,23 @@ class Engine:
         return self.site(auth_key)
 
     def start_node(self, name: str, command: Sequence[str]) -> None:
-        """Start the process of a node; it is started again when it ends."""
+        """Start the process of a node; it is started again when it ends.
+
+        Raises:
+            ConfigError: A process of this name runs already.
+        """
         if name == "superlink" or name in self._children:
-            raise ConfigError(f"a process {name!r} runs already")
+            raise ConfigError(
+                f"a process {name!r} runs already; choose another name",
+                code="process-name-taken",
+            )
         self._spawn(name, command)
 
     def tend(self) -> list[str]:
-        """Start again what has ended; return the names."""
+        """Start the processes again that have ended; return their names."""
         again = [name for name, child in self._children.items() if child.tend()]
         for name in again:
-            _LOG.warning("%s had ended; started again", name)
+            _LOG.warning("process %s had ended; started it again", name)
         if "superlink" in again:
             self._await_superlink()
             for name, public in self._enrolled.items():
@@ -231,12 +241,13 @@ class Engine:
 
         Args:
             directory: The coordinator's, on this machine.
-            app: What the bundle refers to.
+            app: The ServerApp that the bundle refers to.
             tick: Called a few times a second.
 
         Raises:
-            TapestryError: Whatever ended the coordinator for good.
-            ResourceError: Runs fail again and again.
+            TapestryError: The coordinator ended for good with this error.
+            ResourceError: A dozen runs ended without an outcome, or the coordinator
+                ended with an error that is not one of Tapestry's.
         """
         directory = directory.absolute()
         clear_outcome(directory)
@@ -244,31 +255,32 @@ class Engine:
             run_id = self._submit(app, directory)
             if run_id is None:
                 continue
-            done, error = self._watch(run_id, directory, tick or _nothing)
-            if done and error is not None:
-                raise _revive(error)
-            if done:
+            outcome = self._watch(run_id, directory, tick or _nothing)
+            if outcome is not None:
+                _require_success(outcome)
                 return
             _LOG.warning("run %s ended without an outcome; submitting another", run_id)
             self._forget(run_id)
             _await_release(directory)
         raise ResourceError(
-            f"{_MOST_RUNS} runs ended without an outcome; see {self.home}/superlink.log"
+            f"{_MOST_RUNS} runs ended without an outcome;"
+            f" see {self.home}/superlink.log",
+            code="runs-without-outcome",
         )
 
     def _watch(
         self, run_id: str, directory: Path, tick: Callable[[], None]
-    ) -> tuple[bool, str | None]:
-        """Wait until a run has an outcome (true) or was lost (false)."""
+    ) -> Outcome | None:
+        """Wait until a run has an outcome; return None if the run was lost."""
         began, look = False, time.monotonic() + _LIST_SECONDS
         while True:
             tick()
             if "superlink" in self.tend():
                 return read_outcome(directory)
             working = is_worked_on(directory)
-            done, error = read_outcome(directory)  # asked last, as it is written first
-            if done or (began and not working):
-                return done, error
+            outcome = read_outcome(directory)  # read last, as it is written first
+            if outcome is not None or (began and not working):
+                return outcome
             began = began or working
             if not began and time.monotonic() > look:
                 if self._status(run_id).startswith("finished"):
@@ -277,7 +289,7 @@ class Engine:
             time.sleep(_TICK)
 
     def _submit(self, app: str, directory: Path) -> str | None:
-        """Start a run; None when the SuperLink ended meanwhile and was restarted."""
+        """Start a run; return None if the SuperLink ended meanwhile and is back."""
         bundle = self.home / "bundle"
         write_bundle(bundle, app=app, directory=directory)
         try:
@@ -297,7 +309,7 @@ class Engine:
         try:
             runs = self._flwr("list", "local")["runs"]
         except ResourceError:
-            return ""  # the SuperLink has just ended; tend() sees to it
+            return ""  # the SuperLink has just ended; tend() starts it again
         return next((run["status"] for run in runs if run["run-id"] == run_id), "")
 
     def _forget(self, run_id: str) -> None:
@@ -305,7 +317,9 @@ class Engine:
         try:
             self._flwr("stop", run_id, "local")
         except ResourceError as error:
-            _LOG.info("run %s could not be stopped: %s", run_id, error)
+            _LOG.info(
+                "cannot stop run %s, submitting another anyway: %s", run_id, error
+            )
 
     def _flwr(self, *arguments: str) -> Any:
         return flwr(arguments, environment=self._environment())
@@ -339,9 +353,16 @@ class Engine:
         end = time.monotonic() + _START_SECONDS
         while not _answers(self.port or 0, context):
             if not child.alive:
-                raise ResourceError(f"the SuperLink ended: {_last_line(child.log)}")
+                raise ResourceError(
+                    f"the SuperLink ended: {_last_line(child.log)}; see {child.log}",
+                    code="superlink-ended",
+                )
             if time.monotonic() > end:
-                raise ResourceError(f"the SuperLink does not answer; see {child.log}")
+                raise ResourceError(
+                    f"the SuperLink did not answer within {_START_SECONDS:.0f} seconds;"
+                    f" see {child.log}",
+                    code="superlink-unresponsive",
+                )
             time.sleep(0.1)
 
 
@@ -364,7 +385,10 @@ def _check_port(port: int) -> int:
         try:
             probe.bind((_HOST, port))
         except (OSError, OverflowError) as error:
-            raise ResourceError(f"port {port} cannot be used: {error}") from error
+            raise ResourceError(
+                f"port {port} cannot be used: {error}; choose another",
+                code="port-unavailable",
+            ) from error
     return port
 
 
@@ -379,13 +403,15 @@ def _answers(port: int, context: ssl.SSLContext) -> bool:
         connection.close()
 
 
-def _revive(text: str) -> TapestryError:
-    """Turn ``Name: message`` back into the error that a coordinator ended with."""
-    name, _, message = text.partition(": ")
-    kind = getattr(errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, TapestryError):
-        return kind(message)
-    return ResourceError(f"the coordinator failed: {text}")
+def _require_success(outcome: Outcome) -> None:
+    """Raise the error that the coordinator ended with, if it did."""
+    if outcome.kind in errors.__all__:
+        kind: type[TapestryError] = getattr(errors, outcome.kind)
+        raise kind(outcome.message, code=outcome.code)
+    if outcome.kind:
+        raise ResourceError(
+            f"the coordinator failed: {outcome.message}", code="coordinator-failed"
+        )
 
 
 def _last_line(path: Path) -> str:

@@ -1,8 +1,8 @@
-"""Keys and certificates that the Flower engine needs, made here, kept at mode 0600.
+"""The keys and certificates of the Flower engine, in files of mode 0600.
 
-A private authority signs the SuperLink's certificate (and nothing else: path length 0,
-its key is forgotten at once), and each node has an EC key by which the SuperLink knows
-it. None of these protects an update; that is the masks' and the signatures' work.
+A private authority signs the SuperLink's certificate and nothing else: its path length
+is 0, and its key is never written. Each node has an EC key by which the SuperLink
+recognizes it. None of these protects an update: masks and signatures do.
 """
 
 import datetime
@@ -25,7 +25,7 @@ _SLACK = datetime.timedelta(hours=1)  # clocks differ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFiles:
-    """What a SuperLink needs to speak TLS, and nodes to recognize it."""
+    """The files by which a SuperLink speaks TLS and nodes recognize it."""
 
     authority: Path
     certificate: Path
@@ -38,15 +38,15 @@ def make_server_certificate(
     """Make an authority and a server certificate, unless the folder has them.
 
     Guarantees:
-        The authority's private key is never written, so nobody can use it to vouch
-        for another server.
+        The authority's private key is never written, so it cannot sign for another
+        server.
 
     Edge cases:
-        Certificates that are not valid now, by this machine's clock, are made anew: a
-        demo can be gone on with years later, or after the clock was mended.
+        Certificates that are not valid now, by this machine's clock, are made anew. So
+        a demo can go on years later, or after the clock was corrected.
 
     Raises:
-        ResourceError: The folder cannot be written.
+        ResourceError: The folder cannot be made or written.
     """
     files = ServerFiles(
         authority=folder / "authority.pem",
@@ -63,7 +63,9 @@ def make_server_certificate(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.key.unlink(missing_ok=True)
     except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot write {folder}: {error.strerror}", code="file-unwritable"
+        ) from error
     pem = serialization.Encoding.PEM
     _write_key(files.key, _private(server_key, serialization.PrivateFormat.PKCS8))
     durable_files.replace_file(files.certificate, certificate.public_bytes(pem))
@@ -72,7 +74,7 @@ def make_server_certificate(
 
 
 def _is_valid(files: ServerFiles, now: datetime.datetime) -> bool:
-    """Say whether both certificates are there and hold for another day."""
+    """Return whether both certificates are there and valid for another day."""
     try:
         found = [
             x509.load_pem_x509_certificate(path.read_bytes())
@@ -90,7 +92,7 @@ def make_node_key(path: Path) -> Path:
     """Make the EC key (P-384, OpenSSH) of a node; return the path of its public half.
 
     Raises:
-        ConfigError: The file exists; a key is never overwritten.
+        ConfigError: The file exists. A key is never overwritten.
         ResourceError: The file cannot be written.
     """
     key = ec.generate_private_key(ec.SECP384R1())
@@ -196,4 +198,6 @@ def _write_key(path: Path, data: bytes) -> None:
     try:
         durable_files.create_file(path, data)
     except FileExistsError:
-        raise ConfigError(f"{path} exists; keys are never overwritten") from None
+        raise ConfigError(
+            f"{path} exists; keys are never overwritten", code="file-exists"
+        ) from None

@@ -1,4 +1,4 @@
-"""Country by country: what the models answered, and how good to expect them to be."""
+"""The section on each country: its answers, and the quality to expect of them."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _NARROW, _WIDE = (12, 6), (7, 4)  # characters of a phrase that comes twice, thr
 
 
 def countries(run: RunFigures, folder: Folder) -> Markup:
-    """For each country: who took part, what improved, prompts and answers."""
+    """Draw for each country its institution, its gains, and prompts with answers."""
     if not run.countries:
         return joined()
     told = _expectation(run)
@@ -33,7 +33,7 @@ def countries(run: RunFigures, folder: Folder) -> Markup:
 
 
 def repeats(text: str) -> bool:
-    """An answer repeats itself: 12 characters come twice, or 6 come three times.
+    """Return whether 12 characters of an answer come twice, or 6 come three times.
 
     In a script of wide characters, which carry more, 7 and 4 of them are enough.
     Stretches without a letter or digit do not count, and none overlaps itself.
@@ -46,7 +46,7 @@ def repeats(text: str) -> bool:
 
 
 def _most(text: str, length: int) -> int:
-    """How often the most frequent stretch of a length comes, side by side."""
+    """Count the most frequent stretch of a length, without overlaps."""
     starts = range(len(text) - length + 1)
     pieces = {text[n : n + length] for n in starts}
     found = (p for p in pieces if sum(map(str.isalnum, p)) * 2 >= length)
@@ -54,7 +54,7 @@ def _most(text: str, length: int) -> int:
 
 
 def _expectation(run: RunFigures) -> str:
-    """What a model of this size can do, as far as this run's data bear it out."""
+    """Describe what to expect of a model of this size, as this run's data show it."""
     if run.model is None and not run.samples and not run.language_share:
         return ""
     sentences = [_size(run.model), *_habits(run.samples), _languages(run)]
@@ -80,7 +80,7 @@ def _size(model: Model | None) -> str:
 
 
 def _habits(samples: Sequence[PromptAnswers]) -> list[str]:
-    """Count what a reader would notice in the answers shown."""
+    """Count the answers with a fault that a reader would notice."""
     pairs = [(s.prompt.strip(), a.strip()) for s in samples for a in s.answers.values()]
     if not pairs:
         return []
@@ -106,7 +106,7 @@ def _habits(samples: Sequence[PromptAnswers]) -> list[str]:
 
 
 def _languages(run: RunFigures) -> str:
-    """Say in which share of answers the language was the one asked."""
+    """Count the answers in the language of their prompt."""
     if not run.language_share:
         if not run.samples:
             return ""

@@ -1,4 +1,4 @@
-"""Who saw what, what was published, and how to check all of it."""
+"""The sections for experts: the coordinator's view, traffic, log, and how to verify."""
 
 import shlex
 
@@ -14,8 +14,9 @@ from tapestry.html.markup import (
     table,
 )
 from tapestry_demo.report import names
-from tapestry_demo.report.data import RunFigures
+from tapestry_demo.report.data import SUSPECT, RunFigures, Sight
 from tapestry_demo.report.links import Folder
+from tapestry_demo.wire_tap import WireTap
 
 Rows = list[list[Child | Cell]]
 
@@ -26,8 +27,76 @@ _SEEN = {
 }
 
 
+def coordinator_view(tap: WireTap, *, is_private: bool) -> list[Sight]:
+    """List what the coordinator saw, by what passed the tap and what messages can hold.
+
+    Args:
+        tap: The tap in the coordinator's place.
+        is_private: The log's accounts bound the privacy loss of every node.
+
+    Returns:
+        One row for each thing. The update of one institution has a row only if the tap
+        saw uploads to test.
+    """
+    rows = [
+        Sight(
+            item="any private record",
+            seen=tap.found > 0,
+            detail=(
+                "no message of the closed list has a place for a record; a publication"
+                " carries an adapter's card, with public held-out text and what the"
+                f" models answered to it{_searched(tap)}{_passed(tap)}"
+            ),
+        ),
+        Sight(
+            item="loss or gradient of any one institution",
+            seen=False,
+            detail="no message of the closed list has a field for them",
+        ),
+        Sight(
+            item="sum of the updates of a round",
+            seen=True,
+            detail="this is what is aggregated"
+            + (", with the noise of differential privacy" if is_private else ""),
+        ),
+        Sight(
+            item="who took part, how many records each declared, when",
+            seen=True,
+            detail="in the log, which is public",
+        ),
+    ]
+    if tap.p_value is not None:
+        tested = Sight(
+            item="the update of any one institution",
+            seen=False if tap.p_value >= SUSPECT else None,
+            detail=(
+                f"{tap.uploads} uploads seen from the coordinator's place,"
+                f" {int(tap.counts.sum()):,} bytes; chi-squared test against"
+                f" uniform bytes: p = {tap.p_value:.3f}"
+            ),
+        )
+        rows.insert(1, tested)
+    return rows
+
+
+def _searched(tap: WireTap) -> str:
+    """Tell the result of the search for private text in all that was sent."""
+    if not tap.searched:
+        return ""
+    times = "not once" if not tap.found else f"{tap.found} times"
+    return (
+        f"; {tap.searched} pieces of private text were looked for in all that was sent,"
+        f" and found {times}"
+    )
+
+
+def _passed(tap: WireTap) -> str:
+    """List the kinds of message that passed the tap; empty where it saw none."""
+    return f"; seen were {', '.join(sorted(tap.kinds))}" if tap.kinds else ""
+
+
 def sight(run: RunFigures) -> Markup:
-    """What the coordinator could see, and how one knows."""
+    """Draw what the coordinator could see, and how that is known."""
     if not run.coordinator_view:
         return joined()
     rows: Rows = [
@@ -48,7 +117,7 @@ def sight(run: RunFigures) -> Markup:
 
 
 def traffic(run: RunFigures) -> Markup:
-    """What left each institution, by kind of message."""
+    """Draw the bytes that left each institution, by kind of message."""
     if not run.bytes_out:
         return joined()
     sums: dict[str, int] = {}
@@ -77,7 +146,7 @@ def traffic(run: RunFigures) -> Markup:
 
 
 def members(run: RunFigures) -> Markup:
-    """Who took part, with how much text."""
+    """Draw the list of institutions, with the amount of their text."""
     if not run.countries:
         return joined()
     rows: Rows = [
@@ -98,7 +167,7 @@ def members(run: RunFigures) -> Markup:
 
 
 def time(run: RunFigures) -> Markup:
-    """Where the time went."""
+    """Draw the time of each stage."""
     known = {stage: v for stage, v in run.seconds.items() if v is not None}
     if not known:
         return joined()
@@ -117,7 +186,7 @@ def time(run: RunFigures) -> Markup:
 
 
 def published(run: RunFigures, folder: Folder) -> Markup:
-    """What was published, by its digests."""
+    """Draw what was published, with its digests."""
     if not run.releases and not run.adapters:
         return joined()
     rows: Rows = []
@@ -148,7 +217,7 @@ def published(run: RunFigures, folder: Folder) -> Markup:
 
 
 def log(run: RunFigures, folder: Folder) -> Markup:
-    """The facts of the log."""
+    """Draw the facts of the log."""
     facts = run.log
     if facts.size is None:
         return joined()
@@ -157,7 +226,7 @@ def log(run: RunFigures, folder: Folder) -> Markup:
         ["Name of the log", _code(facts.origin)],
         ["Entries", numbers.whole(facts.size)],
         ["Root of its tree", _code(facts.root)],
-        ["Cosigned by", signers or "nobody"],
+        ["Cosigned by", signers or "no member"],
         ["Cosignatures needed", numbers.whole(facts.quorum)],
         ["Size and root, signed", folder.link("bundle/checkpoint", "checkpoint")],
         [
@@ -171,8 +240,8 @@ def log(run: RunFigures, folder: Folder) -> Markup:
             "Every step is an entry, signed by who took it. The members cosign the "
             "log\u2019s size and root (a checkpoint). "
             + (
-                "As many signed as are needed: whoever changes, drops or reorders an "
-                "entry now is noticed."
+                "As many signed as are needed: a change, loss or reordering of an "
+                "entry is noticed from now on."
                 if facts.has_quorum
                 else "Fewer signed than are needed, so this log proves nothing yet."
             )
@@ -184,7 +253,7 @@ def log(run: RunFigures, folder: Folder) -> Markup:
 
 
 def check(run: RunFigures) -> Markup:
-    """How to verify all of this oneself, in commands that can be pasted."""
+    """Draw the commands that verify all of this; they paste into a shell."""
     steps = [
         ("The whole log: every signature, proof and rule.", "audit verify bundle"),
         ("The privacy loss, recomputed from the log.", "audit account bundle"),
@@ -218,7 +287,7 @@ def check(run: RunFigures) -> Markup:
 
 
 def software(run: RunFigures) -> Markup:
-    """The versions, so that the run can be repeated."""
+    """Draw the versions, so that the run can be repeated."""
     if not run.software:
         return joined()
     rows: Rows = [

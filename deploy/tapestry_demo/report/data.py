@@ -1,7 +1,7 @@
-"""The numbers of one run, as report.json holds them.
+"""The figures of one run: the content of report.json, from which the page is drawn.
 
-Everything but the title may be missing: a report of a run that ended early shows
-what there is. Keys that are not known here stay in report.json and are not shown.
+Everything but the title may be missing; the page of a run that ended early shows what
+there is.
 """
 
 import math
@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tapestry.errors import ConfigError
 from tapestry.html.numbers import LEAST
 
 Number = float | None
@@ -30,11 +29,23 @@ Share = Annotated[tuple[int, int], AfterValidator(_part_of_whole)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)
+    """A part of the figures.
+
+    Guarantees:
+        Its numbers are finite and its text is valid UTF-8, so every part can be
+        written to a file: what cannot is replaced when the part is made.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _replace_unwritable(cls, data: Any) -> Any:
+        return writable(data)
 
 
 class Country(_Part):
-    """One institution and what it brought."""
+    """One institution, with its language and the amount of its text."""
 
     name: str
     language: str = "und"
@@ -45,7 +56,7 @@ class Country(_Part):
 
 
 class Model(_Part):
-    """The pretrained model that everything started from."""
+    """The pretrained model that the run started from."""
 
     name: str
     parameters: int | None = None
@@ -53,7 +64,7 @@ class Model(_Part):
 
 
 class PromptAnswers(_Part):
-    """A held-out prompt, and what each model answered, unedited."""
+    """A held-out prompt, with the unedited answer of each model."""
 
     country: str
     prompt: str
@@ -75,7 +86,7 @@ class UploadTest(_Part):
 
 
 class Search(_Part):
-    """Pieces of private text that were looked for in all that was sent."""
+    """The result of a search for pieces of private text in all that was sent."""
 
     searched: int = 0
     found: int = 0
@@ -89,7 +100,7 @@ class DroppedNode(_Part):
 
 
 class RoundFigures(_Part):
-    """What became of one round."""
+    """The outcome of one round."""
 
     number: int
     outcome: str = ""
@@ -99,7 +110,7 @@ class RoundFigures(_Part):
     bits_per_byte: dict[str, Number] | Number = None
 
     def bits(self, country: str) -> Number:
-        """The value after this round on one country's held-out text."""
+        """Return the value after this round on one country's held-out text."""
         if isinstance(self.bits_per_byte, dict):
             return self.bits_per_byte.get(country)
         return None
@@ -138,7 +149,7 @@ class LogFacts(_Part):
 
 
 class SecAgg(_Part):
-    """How the masked sum was set up."""
+    """The parameters of the masked sum."""
 
     n: int | None = None
     threshold: int | None = None
@@ -148,7 +159,7 @@ class SecAgg(_Part):
 
 
 class Sight(_Part):
-    """One thing, and whether the coordinator could see it; None: that is in doubt."""
+    """One thing that the coordinator saw or did not see; None: that is in doubt."""
 
     item: str
     seen: bool | None
@@ -156,10 +167,10 @@ class Sight(_Part):
 
 
 class Budget(_Part):
-    """How many gradients of single examples each way of training used."""
+    """The numbers of single-example gradients that each way of training used."""
 
-    example_gradients_federated: Number = None
-    example_gradients_central: Number = None
+    example_gradients_federated: int | None = None
+    example_gradients_central: int | None = None
 
 
 class Release(_Part):
@@ -199,6 +210,7 @@ class RunFigures(_Part):
     references: bool | None = None
     rounds: list[RoundFigures] = []
     epsilon: dict[str, dict[str, Number]] = {}
+    epsilon_after_rounds: dict[str, Number] = {}  # by node, before its adapter
     epsilon_limit: dict[str, Number] = {}
     privacy: Privacy = Field(default_factory=Privacy)
     bytes_out: dict[str, dict[str, int]] = {}
@@ -240,7 +252,7 @@ class RunFigures(_Part):
 
     @property
     def sights(self) -> list[Sight]:
-        """What the coordinator saw; what uploads may hold is in doubt with them."""
+        """What the coordinator saw; all that was not is in doubt if uploads are."""
         if not self.is_in_doubt:
             return self.coordinator_view
         return [
@@ -261,7 +273,7 @@ class RunFigures(_Part):
         return f"base-{max(numbers)}" if numbers else None
 
     def in_order(self, models: Iterable[str]) -> list[str]:
-        """The given model, the shared ones, the adapters, and then all others."""
+        """Sort models: the given one, shared ones, adapters, and then all others."""
         own = [c.name for c in self.countries]
 
         def place(model: str) -> tuple[int, int, str]:
@@ -278,22 +290,22 @@ class RunFigures(_Part):
         return sorted(models, key=place)
 
     def nodes(self, found: Iterable[str]) -> list[str]:
-        """Nodes in the order of their countries, and then all others."""
+        """Sort nodes by the order of their countries, and then all others by name."""
         own = [c.name for c in self.countries]
         known = [name for name in own if name in set(found)]
         return known + sorted(set(found) - set(own))
 
     def bits(self, model: str | None, country: str) -> Number:
-        """One cell of the cross matrix."""
+        """Return one cell of the cross matrix."""
         return self.scores.get(model or "", {}).get(country)
 
     def gain(self, model: str | None, country: str) -> Number:
-        """The share of bits saved against the given base; above zero is better."""
+        """Return the share of bits saved against the given base; above 0 is better."""
         before, after = self.bits("given", country), self.bits(model, country)
         return (before - after) / before if before and after is not None else None
 
     def is_clear(self, model: str | None, country: str) -> bool:
-        """A gain or loss exceeds two standard errors, where the error is known."""
+        """Return whether a change exceeds two standard errors, or none are known."""
         before, after = self.bits("given", country), self.bits(model, country)
         error = self.errors.get(model or "", {}).get(country)
         if before is None or after is None:
@@ -301,7 +313,7 @@ class RunFigures(_Part):
         return error is None or abs(after - before) > 2 * error
 
     def change(self, country: str) -> str:
-        """What became of the newest shared model for one country, in a word or two."""
+        """Name the change of the newest shared model for one country."""
         gain = self.gain(self.final_base, country)
         if gain is None:
             return "not measured"
@@ -310,13 +322,13 @@ class RunFigures(_Part):
         return "better" if gain > 0 else "worse"
 
     def mean_bits(self, model: str | None) -> Number:
-        """The mean over all countries, if each of them was measured."""
+        """Return the mean over all countries, if each of them was measured."""
         values = [self.bits(model, c.name) for c in self.countries]
         known = [v for v in values if v is not None]
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
     def mean_error(self, model: str) -> Number:
-        """Standard error of the mean over countries, whose texts are independent."""
+        """Return the standard error of that mean, as the texts are independent."""
         errors = self.errors.get(model, {})
         known = [e for c in self.countries if (e := errors.get(c.name)) is not None]
         if not known or len(known) != len(self.countries):
@@ -324,7 +336,7 @@ class RunFigures(_Part):
         return math.hypot(*known) / len(known)
 
     def spent(self, node: str) -> Number:
-        """What a node spent: its ``total``, or else the sum, which bounds it."""
+        """Return the loss of a node: its ``total``, or else the sum, a bound on it."""
         runs = self.epsilon.get(node, {})
         if "total" in runs:
             return runs["total"]
@@ -334,9 +346,9 @@ class RunFigures(_Part):
 
     @property
     def worst_epsilon(self) -> Number:
-        """The largest loss of any node; None if nobody or not everybody is bounded.
+        """The largest loss of any node; None unless every node has a bound.
 
-        A node that is in a sum and has no account is not bounded.
+        A node that is in a sum and has no account has no bound.
         """
         summed = {name for r in self.rounds for name in r.included}
         spent = [self.spent(node) for node in {*self.epsilon, *summed}]
@@ -359,20 +371,6 @@ def writable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [writable(item) for item in value]
     return value
-
-
-def read(data: dict[str, Any]) -> RunFigures:
-    """Check what came from outside.
-
-    Raises:
-        ConfigError: A number or a name is not what the report needs.
-    """
-    try:
-        return RunFigures.model_validate(writable(data))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"report data, {where}: {first['msg']}") from None
 
 
 def release_number(model: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What is not protected: the list of README.md, word for word.
+"""The section "What is not protected": the list of README.md, word for word.
 
 A test compares the two, so that neither can promise more than the other.
 """
@@ -22,11 +22,11 @@ LIMITS = (
     ),
     "Several records about one person as one: the promise is for a record.",
     (
-        "The list of what left a node, from whoever can write to its disk: receipts "
+        "The list of what left a node, from anyone who can write to its disk: receipts "
         "are a chain, which shows a gap in the middle, but not that the last ones were "
         "deleted or that it was made anew."
     ),
-    "More members in league with the coordinator than agreed.",
+    "More members colluding with the coordinator than agreed.",
     "What the given base had already seen before this federation began.",
 )
 _NO_NOISE = (
@@ -36,7 +36,7 @@ _NO_NOISE = (
 
 
 def limits(run: RunFigures) -> Markup:
-    """A list of what an honest reader must not rely on."""
+    """Draw the list of what is not protected; one item more where noise is missing."""
     ran = bool(run.epsilon or run.rounds or run.scores)
     unbounded = ran and run.worst_epsilon is None
     items = (_NO_NOISE, *LIMITS) if unbounded else LIMITS
@@ -50,6 +50,6 @@ def limits(run: RunFigures) -> Markup:
 
 
 def _item(text: str) -> Markup:
-    """The part up to the first stop is the topic."""
+    """Draw one limit; its part up to the first stop is the topic, in bold."""
     topic, stop, rest = re.split(r"(?<=\w)([.:;])(?= |$)", text, maxsplit=1)
     return element("li", {}, element("b", {}, topic + stop), rest)

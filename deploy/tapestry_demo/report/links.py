@@ -1,4 +1,4 @@
-"""Links from the page to files beside it; a file that is not there gets no link."""
+"""Links from the page to files beside it; a file that is missing gets no link."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Folder:
 
     @classmethod
     def read(cls, directory: Path) -> "Folder":
-        """The files that a page can link to, in the folder that will hold it."""
+        """Find the files that a page can link to, in the folder that will hold it."""
         found = {
             path.relative_to(directory).as_posix()
             for pattern in _PATTERNS
@@ -38,13 +38,13 @@ class Folder:
         return cls(frozenset({"report.json", *found}))
 
     def __contains__(self, path: str) -> bool:
-        """Whether the file is there."""
+        """Return whether the file is there."""
         return path in self.files
 
     def link(self, path: str, text: str) -> Child:
-        """A link to a file, or the text alone if the file is not there."""
+        """Return a link to a file, or the text alone if the file is missing."""
         return link(path, text) if path in self.files else text
 
     def links(self, targets: Iterable[tuple[str, str]]) -> list[Child]:
-        """A link for each of the files that are there."""
+        """Return a link for each of the files that are there."""
         return [link(path, text) for path, text in targets if path in self.files]

@@ -1,4 +1,4 @@
-"""Names that a reader knows, in place of the ids that programs exchange.
+"""The names that a reader knows, in place of the ids that programs exchange.
 
 An id that stands in no table is shown as it is, with a capital letter where it is a
 plain word: a federation may choose any.
@@ -44,7 +44,7 @@ _MESSAGES: Mapping[str, str] = {
     "consent": "agreement on who is in the sum",
     "unmasking_shares": "shares that open the sum",
     "receipt": "confirmation",
-    "publication": "its adapter, for everybody",
+    "publication": "its adapter, which is public",
     "refusal": "refusal",
 }
 _STAGES: Mapping[str, str] = {
@@ -71,7 +71,7 @@ _STAGES: Mapping[str, str] = {
 
 
 def place(name: str) -> str:
-    """A country's name, from the id of its node."""
+    """Return a country's name, from the id of its node."""
     if name in _PLACES:
         return _PLACES[name]
     if re.fullmatch(r"[a-z]+(-[a-z]+)*", name):
@@ -80,30 +80,30 @@ def place(name: str) -> str:
 
 
 def title(node: str) -> str:
-    """A country's name where a line begins: ``The Netherlands``."""
+    """Return a country's name where a line begins: ``The Netherlands``."""
     return numbers.capital(place(node)) if node in _PLACES else place(node)
 
 
 def country(run: RunFigures, node: str) -> str:
-    """A country and its language, as a title: ``Italy (Italian)``."""
+    """Return a country and its language, as a title: ``Italy (Italian)``."""
     found = _country(run, node)
     language = found.language_name if found else ""
     return f"{title(node)} ({language})" if language else title(node)
 
 
 def language(run: RunFigures, node: str) -> str:
-    """The language of a country's text, or else the country."""
+    """Return the language of a country's text, or else the country."""
     found = _country(run, node)
     return found.language_name if found and found.language_name else place(node)
 
 
 def signer(witness: str) -> str:
-    """The country of a witness: its key's name is ``italy/witness``."""
+    """Return the country of a witness, whose key is called ``italy/witness``."""
     return place(witness.removesuffix("/witness"))
 
 
 def model(run: RunFigures, name: str) -> str:
-    """A model, by what it is."""
+    """Describe a model, from its id."""
     if name == "given":
         return "the model as it was given"
     if release_number(name) is not None:
@@ -117,25 +117,25 @@ def model(run: RunFigures, name: str) -> str:
 
 
 def adapter(node: str) -> str:
-    """A country's adapter: ``Italy's adapter``, ``the Netherlands' adapter``."""
+    """Name a country's adapter: ``Italy's``, ``the Netherlands' adapter``."""
     owner = place(node)
     return f"{owner}\u2019{'' if owner.endswith('s') else 's'} adapter"
 
 
 def base(run: RunFigures) -> str:
-    """The pretrained model that everything started from."""
+    """Name the pretrained model that the run started from."""
     if run.model is not None:
         return run.model.name
     return _BASES.get(run.base, run.base)
 
 
 def engine(name: str) -> str:
-    """The way in which the parties were connected."""
+    """Describe the way in which the parties were connected."""
     return _ENGINES.get(name, name)
 
 
 def outcome(name: str) -> str:
-    """What became of a round."""
+    """Name the outcome of a round."""
     return _OUTCOMES.get(name, name) or numbers.NONE
 
 
@@ -145,12 +145,12 @@ def lost_at(stage: str) -> str:
 
 
 def message(kind: str) -> str:
-    """A kind of message that leaves a node."""
+    """Describe a kind of message that leaves a node."""
     return _MESSAGES.get(kind, kind)
 
 
 def stage(name: str) -> str:
-    """A stage of the run."""
+    """Describe a stage of the run."""
     return _STAGES.get(name, name)
 
 

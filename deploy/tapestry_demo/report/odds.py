@@ -1,10 +1,10 @@
-"""What a privacy loss means for one record, as numbers that need no mathematics.
+"""The meaning of a privacy loss for one record, in probabilities.
 
 Two runs differ in one record: one used it, the other did not. Under (epsilon, delta)
 differential privacy, any set of outcomes has in one of them at most e to the power of
 epsilon times the probability that it has in the other, plus delta. This is a bound for
 sets of outcomes. It does not say that the ratio of probabilities of a single outcome
-stays below that factor but with probability delta: it may exceed it more often.
+exceeds that factor with probability delta at most: it may exceed it more often.
 """
 
 import math
@@ -13,12 +13,12 @@ _LARGEST = 700.0  # beyond, e to this power is no longer a float
 
 
 def factor(epsilon: float) -> float:
-    """The factor of the bound on probabilities: e to the power of epsilon."""
+    """Return the factor of the bound on probabilities, e to the power of epsilon."""
     return math.exp(min(epsilon, _LARGEST))
 
 
 def right_guess(epsilon: float, *, delta: float) -> float:
-    """The largest probability of a right guess whether one record was used.
+    """Return the largest probability of a right guess whether one record was used.
 
     A fair coin decides whether it was; a guesser who knows everything else is right
     with probability at most (e^epsilon + delta) / (e^epsilon + 1), which is the bound
@@ -33,7 +33,7 @@ def right_guess(epsilon: float, *, delta: float) -> float:
 
 
 def detected(false_alarms: float, epsilon: float, *, delta: float) -> float:
-    """The largest share of used records that a test finds, from its false alarms.
+    """Return the largest share of used records that a test finds.
 
     A test that wrongly says of a share ``a`` of unused records that they were used
     says so rightly of a share of at most e^epsilon a + delta of the used ones, and of
@@ -48,7 +48,7 @@ def detected(false_alarms: float, epsilon: float, *, delta: float) -> float:
 
 
 def verdict(guess: float) -> str:
-    """One word for a bound, from the largest probability of a right guess."""
+    """Name a bound in one word, from the largest probability of a right guess."""
     if guess >= 0.95:
         return "weak"
     return "moderate" if guess >= 0.75 else "strong"

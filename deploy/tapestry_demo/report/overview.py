@@ -1,4 +1,4 @@
-"""The first screen: what happened, in sentences that need no prior knowledge."""
+"""The first screen of the page, in sentences that need no prior knowledge."""
 
 from tapestry.html import numbers
 from tapestry.html.markup import Child, Markup, element, joined, link
@@ -9,7 +9,7 @@ _LISTED = 6  # languages; more are summed up
 
 
 def headline(run: RunFigures) -> str:
-    """What the run did, as its own figures say; without countries, its given title."""
+    """Sum up the run from its own figures; without countries, return its title."""
     if not run.countries:
         return run.title
     who = numbers.capital(numbers.counted(len(run.countries), "institution"))
@@ -18,7 +18,7 @@ def headline(run: RunFigures) -> str:
 
 
 def _change(run: RunFigures) -> str:
-    """For how many institutions the shared model got better, worse or neither."""
+    """Count the institutions for which the model got better, worse or neither."""
     if not run.gains:
         return "; how good it became was not measured"
     found = [run.change(country.name) for country in run.countries]
@@ -32,7 +32,7 @@ def _change(run: RunFigures) -> str:
 
 
 def opening(run: RunFigures) -> Markup:
-    """Four answers: to what changed, what it cost, who saw what, who checked."""
+    """Draw four answers: the change, its privacy, the coordinator's view, the audit."""
     rows = [
         ("What changed", _improved(run)),
         ("Privacy of one record", _private(run)),
@@ -66,7 +66,7 @@ def _who(run: RunFigures) -> str:
 
 
 def _kept(run: RunFigures) -> str:
-    """What the closed list of messages gives, unless the uploads are in doubt."""
+    """State what the closed list of messages gives, unless uploads are in doubt."""
     if run.private_text.found:
         return " But private text was found in what was sent: something is wrong."
     if run.is_in_doubt:
@@ -112,7 +112,7 @@ def _gains(run: RunFigures, models: dict[str, str | None]) -> dict[str, float]:
 
 
 def _listed(run: RunFigures, gains: dict[str, float]) -> str:
-    """Each language with its gain, or the range if there are many."""
+    """List each language with its gain, or the range if there are many."""
     if len(gains) > _LISTED:
         good = sum(gain > 0 for gain in gains.values())
         low, high = (
@@ -140,8 +140,8 @@ def _private(run: RunFigures) -> list[Child]:
     guess = odds.right_guess(worst, delta=delta)
     told: list[Child] = [
         (
-            "Whatever somebody looks for in everything that was published: between a "
-            f"run that used one particular {unit} and a run that did not, the "
+            "Whatever an observer looks for in everything that was published: between "
+            f"a run that used one particular {unit} and a run that did not, the "
             "probability to find it differs"
         ),
         element("strong", {}, f"by a factor of {numbers.at_most(odds.factor(worst))}"),
@@ -155,15 +155,15 @@ def _private(run: RunFigures) -> list[Child]:
 
 def _verdict(guess: float, unit: str) -> str:
     at_most = (
-        f"whoever must say of one {unit} whether it was used, and would be right half "
-        "of the time by tossing a coin, could be right "
+        f"an observer who must say of one {unit} whether it was used, and would be "
+        "right half of the time by tossing a coin, could be right "
         f"{numbers.likely(guess)} of the time"
     )
     match odds.verdict(guess):
         case "weak":
             return (
                 "That is a weak promise, and in the worst case nearly none: "
-                f"{at_most}. It is what is proven, not what somebody did."
+                f"{at_most}. It is what is proven, not what an attack achieved."
             )
         case "moderate":
             return f"That is a moderate promise. In the worst case, {at_most}."
@@ -184,7 +184,7 @@ def _seen(run: RunFigures) -> list[Child]:
 
 
 def _masked(run: RunFigures) -> list[Child]:
-    """What masks are for, where there were masks and nothing speaks against them."""
+    """State what the masks hide, where there were masks and no test doubts them."""
     if run.secagg.n is None or run.is_in_doubt:
         return ["The coordinator adds up the contributions."]
     return [
@@ -198,7 +198,7 @@ def _masked(run: RunFigures) -> list[Child]:
 
 
 def _counts(run: RunFigures) -> str:
-    """How many things were seen, were not, and which are in doubt."""
+    """Count the things that were seen, that were not, and that are in doubt."""
     seen = [s.seen for s in run.sights]
     kinds = (
         (seen.count(True), "saw"),
@@ -239,7 +239,7 @@ def _checked(run: RunFigures) -> list[Child]:
             f"signed by {signers}{'' if log.has_quorum else few}."
         ),
         *_found(log.verdict),
-        link("#verify", "Anybody can repeat the audit"),
+        link("#verify", "Any reader can repeat the audit"),
     ]
     return _spaced(told)
 

@@ -1,13 +1,12 @@
-"""Write what happened: report.json for machines, report.html for everybody else.
+"""The two files of a report: report.json for programs, report.html for readers.
 
-Both hold the same numbers. The page loads nothing and runs nothing; it may be
-mailed, printed and archived as the one file that it is.
+Both hold the same figures. The page loads nothing and runs nothing, so it can be
+mailed, printed and archived as one file.
 """
 
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from tapestry.errors import ResourceError
 from tapestry.html import numbers
@@ -15,7 +14,7 @@ from tapestry.html.charts import weave
 from tapestry.html.markup import Child, Markup, element, joined, link, page
 from tapestry_demo.report import assurance, names
 from tapestry_demo.report.answers import countries
-from tapestry_demo.report.data import RunFigures, read, writable
+from tapestry_demo.report.data import RunFigures
 from tapestry_demo.report.limits import limits
 from tapestry_demo.report.links import Folder
 from tapestry_demo.report.overview import headline, opening
@@ -25,29 +24,27 @@ from tapestry_demo.report.results import results, rounds
 __all__ = ["write_report"]
 
 
-def write_report(data: dict[str, Any], directory: Path) -> None:
+def write_report(run: RunFigures, directory: Path) -> None:
     """Write ``report.json`` and ``report.html`` into a directory.
 
     Guarantees:
-        Equal data beside equal files give equal bytes. Text from the data appears in
-        the page as text, whatever it contains. A link leads to a part of the page or
-        to a file that stands in the directory when the page is written.
+        Equal figures beside equal files give equal bytes. Text from the figures
+        appears in the page as text, whatever it contains. A link leads to a part of
+        the page or to a file that stands in the directory when the page is written.
 
     Edge cases:
-        Missing parts are left out of the page. NaN and infinities become null in
-        the file and a dash, or "no bound" for epsilon, on the page. Half of a
-        surrogate pair, which UTF-8 cannot spell, becomes U+FFFD in both files.
+        Parts that were never set are left out of both files. An unknown number is
+        null in report.json and a dash, or "no bound" for epsilon, on the page.
 
     Args:
-        data: The numbers, in the shape of `tapestry_demo.report.data.Run`.
-        directory: Where to write; it is created if it does not exist.
+        run: The figures.
+        directory: The folder to write to; it is created if it does not exist.
 
     Raises:
-        ConfigError: A part has the wrong shape.
-        ResourceError: The files cannot be written.
+        ResourceError: The folder cannot be made or a file in it cannot be written.
     """
-    run = read(data)
-    text = json.dumps(writable(data), indent=2, sort_keys=True, ensure_ascii=False)
+    data = run.model_dump(mode="json", exclude_unset=True)
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         html = render(run, Folder.read(directory))
@@ -55,12 +52,14 @@ def write_report(data: dict[str, Any], directory: Path) -> None:
         (directory / "report.html").write_text(html, encoding="utf-8")
     except OSError as error:
         raise ResourceError(
-            f"cannot write the report to {directory}: {error}"
-        ) from None
+            f"cannot write the report to {directory}: {error.strerror}; free the place"
+            " or its disk, and call again with --resume",
+            code="file-unwritable",
+        ) from error
 
 
 def render(run: RunFigures, folder: Folder) -> str:
-    """Draw the page: first for everybody, then country by country, then for experts."""
+    """Draw the page: a summary, then country by country, then the parts for experts."""
     style = resources.files("tapestry.html").joinpath("style.css").read_text("utf-8")
     parts = {
         ("countries", "Country by country"): countries(run, folder),

@@ -1,4 +1,6 @@
-"""What can be learned about one record, said so that it can be weighed."""
+"""The section on privacy: the promise in words, the bound, and each node's loss."""
+
+from collections.abc import Sequence
 
 from tapestry.html import numbers
 from tapestry.html.markup import (
@@ -12,13 +14,43 @@ from tapestry.html.markup import (
 )
 from tapestry_demo.report import names, odds
 from tapestry_demo.report.data import RunFigures
+from tapestry_governance.audit.privacy_statement import DEFINITION
+from tapestry_governance.events.types import DpAccounted
 
 _COMPARED = (0.1, 1.0, 3.0, 8.0)  # privacy losses that many publications use
 _FALSE_ALARMS = 0.001  # of an attack in the example
+_LOCAL_TRUST = (
+    "Each node adds all of the noise itself, so this holds against every observer,"
+    " other institutions and the coordinator included, and even if the secure"
+    " aggregation failed."
+)
+_SHARED_TRUST = (
+    "The nodes share the noise, so this holds while as many of them as are counted on"
+    " add their part and keep it to themselves, and while the secure aggregation hides"
+    " the single uploads."
+)
+
+
+def promise_in_words(spent: Sequence[DpAccounted]) -> str:
+    """State the promise that the accounts of a log make.
+
+    Args:
+        spent: The accounts of all nodes.
+
+    Returns:
+        The definition of differential privacy and what it relies on; empty where there
+        is no account, or one without a bound.
+    """
+    losses = [body.promise for body in spent]
+    promises = [loss for loss in losses if loss is not None]
+    if not promises or len(promises) < len(losses):
+        return ""
+    is_local = all(loss.trust_model == "local" for loss in promises)
+    return f"{DEFINITION} {_LOCAL_TRUST if is_local else _SHARED_TRUST}"
 
 
 def privacy(run: RunFigures) -> Markup:
-    """How to read the bound, what each institution spent, and the exact terms."""
+    """Draw the bound and how to read it, each institution's loss, and the terms."""
     if not run.epsilon:
         return joined()
     return joined(
@@ -86,7 +118,7 @@ def _delta_of(run: RunFigures, delta: float) -> str:
 
 
 def _scale(worst: float, delta: float, unit: str) -> Markup:
-    """This run's loss among others, with what each of them allows."""
+    """Draw this run's loss among others, with what each of them allows."""
     rows: list[list[Child | Cell]] = []
     for value in sorted({*_COMPARED, worst}):
         here = value == worst
@@ -132,7 +164,7 @@ def _spent(run: RunFigures) -> Markup:
 
 
 def _over(run: RunFigures) -> str:
-    """Who spent more than was agreed; where that is known, nobody did."""
+    """Name the nodes that spent more than was agreed; empty if there are none."""
     over = [
         names.place(node)
         for node in run.nodes(run.epsilon)

@@ -1,4 +1,4 @@
-"""How much better the models became: the chart, the cross table, the rounds."""
+"""The section of results: the chart, the cross table and the rounds."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ _LEVELS = 6
 
 
 def results(run: RunFigures) -> Markup:
-    """The measure in a sentence, the chart, and every figure behind it."""
+    """Draw the measure in a sentence, the chart, and every figure behind it."""
     if not run.scores or not run.countries:
         return joined()
     return joined(
@@ -34,7 +34,7 @@ def results(run: RunFigures) -> Markup:
 
 
 def rounds(run: RunFigures) -> Markup:
-    """How the shared model moved from round to round."""
+    """Draw the change of the shared model from round to round."""
     if not run.rounds:
         return joined()
     plots = [p for p in (_panel(run, c.name) for c in run.countries) if p]
@@ -70,7 +70,7 @@ def _measure(run: RunFigures) -> str:
 
 
 def _series(run: RunFigures) -> list[tuple[str, dict[str, str]]]:
-    """The name of each kind of model, and its id for each country."""
+    """List the kinds of models, each with its name and its id for each country."""
     everywhere = [c.name for c in run.countries]
     final = run.final_base
     kinds = [
@@ -135,14 +135,14 @@ def _references(run: RunFigures) -> Markup:
         return element(
             "p",
             {},
-            "Not compared: what the same training gives if everybody hands over their "
-            "text, with and without noise. So this report does not say what privacy "
-            "cost in quality. Two more runs, on the pooled text, answer that: ",
+            "Not compared: what the same training gives if all institutions hand over "
+            "their text, with and without noise. So this report does not say what "
+            "privacy cost in quality. Two more runs, on the pooled text, answer that: ",
             element("code", {}, "tapestry demo --references"),
             ".",
         )
-    told = "Training in one place shows what would have happened if everybody had "
-    told += "handed over their text."
+    told = "Training in one place shows what would have happened if all "
+    told += "institutions had handed over their text."
     if "central" in run.scores:
         told += " Without noise it promises no privacy."
     if "central-dp" in run.scores:
@@ -165,7 +165,7 @@ def _effort(run: RunFigures) -> str:
 
 
 def _matrix(run: RunFigures) -> Markup:
-    """Every model on every country's text, as a heat table."""
+    """Draw every model on every country's text, as a heat table."""
     models = [
         m
         for m in run.in_order(run.scores)
@@ -225,8 +225,7 @@ def _rounds_table(run: RunFigures) -> Markup:
             f"Round\u00a0{r.number}",
             names.outcome(r.outcome),
             numbers.enumerated([names.place(n) for n in r.included]) or numbers.NONE,
-            numbers.enumerated([_absent(d.name, d.stage) for d in r.absent])
-            or "nobody",
+            numbers.enumerated([_absent(d.name, d.stage) for d in r.absent]) or "none",
             numbers.short(r.mean_norm),
             *(numbers.bits(r.bits(c.name)) for c in run.countries),
         ]
@@ -243,7 +242,7 @@ def _absent(name: str, stage: str) -> str:
 
 
 def _panel(run: RunFigures, country: str) -> Panel | None:
-    """A plot of at least three points; two are better read as numbers."""
+    """Return a plot of at least three points; two are better read as numbers."""
     points = [(r.number, value) for r in run.rounds if (value := r.bits(country))]
     given = run.bits("given", country)
     if given is not None:

@@ -25,7 +25,7 @@ def run(directory: Path, grid: Grid) -> None:
             draft.write_text(text)
             draft.replace(note)
     if plan.get("end") == "quorum":
-        raise QuorumError("2 of 3 nodes answered")
+        raise QuorumError("2 of 3 nodes answered", code="quorum-not-reached")
 
 
 def _step(grid: Grid, names: list[str], step: dict[str, Any]) -> dict[str, Any]:

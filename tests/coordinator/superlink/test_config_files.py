@@ -1,3 +1,5 @@
+"""The files that Flower's programs read, and the programs that stand in for them."""
+
 import shutil
 import subprocess
 import tomllib
@@ -7,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapestry.errors import ConfigError
 from tapestry_coordinator.superlink import config_files
 from tapestry_coordinator.superlink.config_files import (
+    check_home,
     write_bundle,
     write_connection,
     write_programs,
 )
+from tests.support.refusals import refused
 
 paths = st.text(
     st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20
@@ -53,3 +58,9 @@ def test_unwanted_programs_end_at_once(tmp_path: Path, name: str) -> None:
     assert (
         subprocess.run([tmp_path / name, "--token", "x"], check=False).returncode == 1
     )
+
+
+def test_a_home_whose_name_would_end_a_search_path_is_refused(tmp_path: Path) -> None:
+    check_home(tmp_path)
+    with refused(ConfigError, "path-separator-in-name", match="a:b"):
+        check_home(tmp_path / "a:b")

@@ -1,3 +1,5 @@
+"""The lock and the outcome by which a supervisor knows the state of the work."""
+
 import subprocess
 import sys
 import threading
@@ -6,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tapestry_coordinator.superlink.outcome import (
+    Outcome,
     clear_outcome,
     is_worked_on,
     read_outcome,
@@ -14,16 +17,23 @@ from tapestry_coordinator.superlink.outcome import (
 )
 
 
-@pytest.mark.parametrize("error", [None, "QuorumError: 2 of 3"])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(),
+        Outcome(kind="QuorumError", code="quorum-not-reached", message="2 of 3"),
+    ],
+    ids=["done", "failed"],
+)
 def test_an_outcome_is_read_as_written_and_cleared(
-    tmp_path: Path, error: str | None
+    tmp_path: Path, outcome: Outcome
 ) -> None:
-    assert read_outcome(tmp_path) == (False, None)
-    write_outcome(tmp_path, error=error)
-    assert read_outcome(tmp_path) == (True, error)
+    assert read_outcome(tmp_path) is None
+    write_outcome(tmp_path, outcome)
+    assert read_outcome(tmp_path) == outcome
     clear_outcome(tmp_path)
     clear_outcome(tmp_path)
-    assert read_outcome(tmp_path) == (False, None)
+    assert read_outcome(tmp_path) is None
 
 
 def test_the_lock_shows_from_outside_and_ends_with_the_work(tmp_path: Path) -> None:
@@ -33,7 +43,9 @@ def test_the_lock_shows_from_outside_and_ends_with_the_work(tmp_path: Path) -> N
     assert not is_worked_on(tmp_path)
 
 
-def test_asking_does_not_disturb_who_comes_next(tmp_path: Path) -> None:
+def test_a_look_at_the_lock_leaves_it_free_for_the_next_coordinator(
+    tmp_path: Path,
+) -> None:
     with working_on(tmp_path):
         pass
     assert not is_worked_on(tmp_path)
@@ -41,7 +53,7 @@ def test_asking_does_not_disturb_who_comes_next(tmp_path: Path) -> None:
         assert is_worked_on(tmp_path)
 
 
-def test_two_take_turns(tmp_path: Path) -> None:
+def test_a_second_coordinator_waits_until_the_first_lets_go(tmp_path: Path) -> None:
     order = []
 
     def second() -> None:
@@ -57,7 +69,7 @@ def test_two_take_turns(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_a_killed_process_lets_go(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib\n"
         "from tapestry_coordinator.superlink.outcome import working_on\n"

@@ -8,9 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tapestry.errors import ResourceError
 from tapestry_coordinator.superlink import processes
-from tapestry_coordinator.superlink.flwr_command import flwr, one_line, program
 from tapestry_coordinator.superlink.processes import Child
 
 
@@ -83,26 +81,3 @@ def test_a_child_ends_when_we_are_killed(tmp_path: Path) -> None:
             or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
         )
     )
-
-
-def test_errors_come_as_one_line() -> None:
-    framed = "Usage: x\n╭─ Error ─────╮\n│ No such run │\n╰─────────────╯\n"
-    assert one_line(framed) == "No such run"
-    assert one_line("\n \n") == "no message"
-
-
-def test_a_missing_program_says_what_to_install() -> None:
-    with pytest.raises(ResourceError, match="install"):
-        program("flower-that-does-not-exist")
-
-
-@pytest.mark.slow
-def test_flower_that_fails_says_so_in_one_line(tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "FLWR_HOME": str(tmp_path),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-    }
-    with pytest.raises(ResourceError, match=r"flwr list failed: .*nowhere"):
-        flwr(["list", "nowhere"], environment=environment)

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tapestry.errors import ConfigError, ResourceError
 from tapestry_coordinator.superlink import tls
 from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
+from tests.support.refusals import refused
 
 
 def mode(path: Path) -> int:
@@ -88,14 +89,17 @@ def test_a_node_key_is_ours_alone_and_never_overwritten(tmp_path: Path) -> None:
     before = (tmp_path / "key").read_bytes()
     assert mode(tmp_path / "key") == 0o600
     assert public.read_bytes().startswith(b"ecdsa-sha2-nistp384 ")
-    with pytest.raises(ConfigError, match="never overwritten"):
+    with refused(ConfigError, "file-exists", match=f"{tmp_path}/key"):
         make_node_key(tmp_path / "key")
     assert (tmp_path / "key").read_bytes() == before
 
 
-def test_a_folder_that_is_missing_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="cannot write"):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with refused(ResourceError, "cannot-write", match="missing/key"):
         make_node_key(tmp_path / "missing" / "key")
+    (tmp_path / "file").touch()
+    with refused(ResourceError, "file-unwritable", match=f"{tmp_path}/file"):
+        make_server_certificate(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

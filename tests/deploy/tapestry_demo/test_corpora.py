@@ -9,6 +9,7 @@ from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.text_reader import read_public_texts
 from tapestry_demo import corpora
 from tapestry_node.data import records
+from tests.support.refusals import refused
 
 UNFIT = {
     "humor", "gossip", "politics", "botprofile", "perfilbot", "compliment", "unilab",
@@ -64,11 +65,9 @@ def test_what_is_prepared_is_a_data_folder(tmp_path: Path) -> None:
 def test_an_unknown_country_and_a_missing_package_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(
-        ConfigError, match="no demo text for 'atlantis'; there is italy"
-    ):
+    with refused(ConfigError, "country-unknown", match="'atlantis'; there is italy"):
         corpora.prepare("atlantis", tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     corpora.load.cache_clear()
-    with pytest.raises(ResourceError, match="pip install chatterbot-corpus"):
+    with refused(ResourceError, "package-missing", match="chatterbot-corpus"):
         corpora.prepare("italy", tmp_path)

@@ -13,6 +13,7 @@ from tapestry_demo.demo_command import DemoOptions, start_or_resume
 from tapestry_demo.demo_folder import FINISHED, read_record
 from tests.support.commands import tapestry
 from tests.support.demo_folders import begun
+from tests.support.refusals import refused
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def _stopping(
 def test_a_number_of_threads_that_cannot_be_is_refused_before_anything_is_made(
     threads: int,
 ) -> None:
-    with pytest.raises(ConfigError, match=f"--threads {threads} is not a number"):
+    with refused(ConfigError, "setting-out-of-range", match=f"--threads {threads} "):
         start_or_resume(None, DemoOptions(threads=threads), resume=False)
     assert list(Path().iterdir()) == []
 
@@ -91,7 +92,7 @@ def test_a_finished_demo_is_not_done_again_and_says_what_to_do_with_it(
 
 
 @pytest.mark.usefixtures("here")
-def test_a_demo_without_an_adapter_offers_nobody_to_talk_to(
+def test_a_demo_without_an_adapter_prints_no_chat_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = begun("demo", FINISHED)
@@ -104,8 +105,8 @@ def test_a_demo_without_an_adapter_offers_nobody_to_talk_to(
 def test_a_demo_that_fails_before_it_is_prepared_leaves_no_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _stopping(monkeypatch, ConfigError("no such base"))
-    with pytest.raises(ConfigError, match="no such base"):
+    _stopping(monkeypatch, ConfigError("no such base", code="base-missing"))
+    with refused(ConfigError, "base-missing"):
         start_or_resume(None, DemoOptions(base="tiny"), resume=False)
     assert list(Path().iterdir()) == []
     assert "--resume" not in capsys.readouterr().err
@@ -115,8 +116,8 @@ def test_a_demo_that_fails_before_it_is_prepared_leaves_no_folder(
 def test_a_demo_that_fails_later_keeps_what_is_done_and_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _stopping(monkeypatch, ResourceError("disk full"), "prepare")
-    with pytest.raises(ResourceError, match="disk full"):
+    _stopping(monkeypatch, ResourceError("full", code="disk-full"), "prepare")
+    with refused(ResourceError, "disk-full"):
         start_or_resume(None, DemoOptions(base="tiny", references=True), resume=False)
     record = read_record(Path("demo"))
     assert (record.base, record.engine, record.done) == (
@@ -129,7 +130,7 @@ def test_a_demo_that_fails_later_keeps_what_is_done_and_says_how_to_go_on(
 
 
 @pytest.mark.usefixtures("here")
-def test_a_demo_that_is_stopped_before_it_is_prepared_can_be_gone_on_with(
+def test_a_demo_that_is_stopped_before_it_is_prepared_can_be_resumed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work(_: Any) -> Any:
@@ -144,7 +145,7 @@ def test_a_demo_that_is_stopped_before_it_is_prepared_can_be_gone_on_with(
 
 
 @pytest.mark.usefixtures("here")
-def test_an_interruption_that_became_another_error_is_still_one(
+def test_an_interruption_that_became_another_error_is_raised_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def work(_: Any) -> Any:
@@ -160,15 +161,28 @@ def test_an_interruption_that_became_another_error_is_still_one(
 
 
 @pytest.mark.usefixtures("here")
-def test_references_can_be_wanted_later_and_are_not_taken_back(
+def test_references_can_be_added_later_and_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begun("demo", "prepare")
-    _stopping(monkeypatch, ResourceError("stop"))
+    _stopping(monkeypatch, ResourceError("stop", code="disk-full"))
     for wanted in (True, False):
-        with pytest.raises(ResourceError):
+        with refused(ResourceError, "disk-full"):
             start_or_resume(None, DemoOptions(references=wanted), resume=True)
         assert read_record(Path("demo")).references
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "options", [DemoOptions(engine="flower"), DemoOptions(base="smollm2")], ids=str
+)
+def test_a_demo_goes_on_only_with_the_options_that_it_began_with(
+    options: DemoOptions,
+) -> None:
+    begun("demo", "prepare")
+    given = options.engine or options.base
+    with refused(ConfigError, "demo-option-differs", match=f"not {given}"):
+        start_or_resume(Path("demo"), options, resume=True)
 
 
 def test_a_base_in_a_folder_is_spelled_so_that_every_process_finds_it(
@@ -182,7 +196,7 @@ def test_a_base_in_a_folder_is_spelled_so_that_every_process_finds_it(
     assert demo_command._named("tiny") == "tiny"  # a known name comes first
 
 
-def test_a_base_of_ones_own_needs_room_for_its_copies(here: Path) -> None:
+def test_a_base_folder_needs_room_for_its_copies(here: Path) -> None:
     (here / "own").mkdir()
     least = demo_command._needed("own")
     (here / "own" / "model.safetensors").write_bytes(bytes(1000))
@@ -191,7 +205,7 @@ def test_a_base_of_ones_own_needs_room_for_its_copies(here: Path) -> None:
     assert demo_command._needed("smollm2") > demo_command._needed("tiny") == least
 
 
-def test_all_cores_of_this_process_are_taken_and_one_at_least(
+def test_the_number_of_threads_is_that_of_the_cores_and_one_at_least(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert demo_command._cores() == len(os.sched_getaffinity(0))

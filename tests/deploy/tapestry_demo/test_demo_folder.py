@@ -21,6 +21,7 @@ from tapestry_demo.demo_folder import (
     unfinished_folder,
 )
 from tests.support.demo_folders import begun
+from tests.support.refusals import refused
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -37,7 +38,7 @@ def test_the_next_free_folder_is_taken() -> None:
     assert free_folder() == Path("demo-5")
 
 
-def test_the_last_unfinished_folder_is_gone_on_with() -> None:
+def test_the_last_unfinished_folder_is_resumed() -> None:
     begun("demo", "prepare")
     begun("demo-2", "prepare")
     begun("demo-3", "prepare", "rounds", "collect", FINISHED)
@@ -45,11 +46,11 @@ def test_the_last_unfinished_folder_is_gone_on_with() -> None:
     assert unfinished_folder() == Path("demo-2")
     shutil.rmtree("demo-2")
     shutil.rmtree("demo")
-    with pytest.raises(ConfigError, match=r"no unfinished demo here.*OUT=DIR"):
+    with refused(ConfigError, "demo-missing", match="OUT=DIR"):
         unfinished_folder()
 
 
-def test_what_is_written_is_read_again() -> None:
+def test_a_record_is_read_as_it_was_written() -> None:
     folder = begun(
         *("demo", "prepare"), seconds={"prepare": 1.5}, tap={"uploads": 4}, genesis="g"
     )
@@ -69,7 +70,7 @@ def test_what_is_written_is_read_again() -> None:
 def test_a_damaged_record_says_how_to_begin_again(text: str) -> None:
     folder = begun("demo")
     (folder / FILE).write_text(text)
-    with pytest.raises(ConfigError, match=r"demo\.json is damaged.* demo --out"):
+    with refused(ConfigError, "demo-record-invalid", match=r"demo\.json .* demo --out"):
         read_record(folder)
 
 
@@ -80,25 +81,27 @@ def test_a_record_of_another_shape_is_refused(change: dict[str, Any]) -> None:
     folder = begun("demo")
     value = json.loads((folder / FILE).read_text()) | change
     (folder / FILE).write_text(json.dumps(value))
-    with pytest.raises(ConfigError, match="damaged or of another version"):
+    with refused(ConfigError, "demo-record-invalid", match=r"demo\.json"):
         read_record(folder)
 
 
-def test_other_code_does_not_go_on() -> None:
+def test_a_demo_of_other_code_is_refused() -> None:
     folder = begun("demo", software="sha256:" + "0" * 64)
     with (
-        pytest.raises(ConfigError, match=r"other code \(sha256:0000.*begin again with"),
+        refused(
+            ConfigError, "demo-software-differs", match=r"\(sha256:0000.*demo --out"
+        ),
         claim_begun(folder),
     ):
         pass
 
 
 @pytest.mark.parametrize("claim", [claim_new, claim_begun])
-def test_two_demos_do_not_work_in_one_folder(claim: Callable[[Path], Any]) -> None:
+def test_a_folder_that_a_demo_works_in_is_refused(claim: Callable[[Path], Any]) -> None:
     folder = begun("demo")
     with (
         claim_begun(folder),
-        pytest.raises(ConfigError, match="another demo works in demo: stop it, or"),
+        refused(ConfigError, "folder-in-use", match="in demo: stop it, or"),
         claim(folder),
     ):
         pass
@@ -106,7 +109,7 @@ def test_two_demos_do_not_work_in_one_folder(claim: Callable[[Path], Any]) -> No
         pass
 
 
-def test_a_failed_start_leaves_nothing_that_was_not_there() -> None:
+def test_a_withdrawn_claim_leaves_no_new_file() -> None:
     Path("mine").mkdir()
     for out in (Path("a/b/c"), Path("mine"), Path("mine/too")):
         with claim_new(out) as claim:
@@ -127,15 +130,15 @@ def test_a_folder_that_another_program_uses_meanwhile_stays() -> None:
     assert files == {"a/other", "a/b/theirs", "a/b/notes/text"}
 
 
-def test_a_disk_that_is_too_small_is_said_before_anything_is_made() -> None:
+def test_a_disk_that_is_too_small_is_refused_before_a_folder_is_made() -> None:
     check_space(Path("new/folder"), needed=1)
-    with pytest.raises(ResourceError, match=r"MiB free at .*, \d+ are needed; make"):
+    with refused(ResourceError, "disk-full", match=r"^\d+ MiB free at .*, \d+ are"):
         check_space(Path("new/folder"), needed=1 << 60)
     assert list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "huge", "deep", "folder"])
-def test_what_is_no_plain_small_file_is_not_read(kind: str) -> None:
+def test_a_record_that_is_no_small_plain_file_is_refused(kind: str) -> None:
     path = begun("demo", "prepare") / FILE
     path.unlink()
     match kind:
@@ -150,5 +153,28 @@ def test_what_is_no_plain_small_file_is_not_read(kind: str) -> None:
             path.mkdir()
         case _:
             path.write_text("[" * 100_000)
-    with pytest.raises(ConfigError, match="damaged"):
+    with refused(ConfigError, "demo-record-invalid"):
         read_record(Path("demo"))
+
+
+@pytest.mark.parametrize(
+    ("out", "kind", "code"),
+    [
+        ("file", ConfigError, "not-a-folder"),
+        ("full", ConfigError, "folder-not-empty"),
+        ("file/below", ResourceError, "file-unwritable"),
+    ],
+)
+def test_a_place_that_is_not_free_is_refused_by_its_rule(
+    out: str, kind: type[ConfigError | ResourceError], code: str
+) -> None:
+    Path("file").touch()
+    Path("full").mkdir()
+    Path("full/x").touch()
+    with refused(kind, code, match=out), claim_new(Path(out)):
+        pass
+
+
+def test_a_folder_without_a_record_holds_no_demo() -> None:
+    with refused(ConfigError, "demo-missing", match="demo --out gone"):
+        read_record(Path("gone"))

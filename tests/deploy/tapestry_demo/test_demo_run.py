@@ -10,9 +10,10 @@ from tapestry_demo.demo_folder import FILE, read_record
 from tapestry_demo.demo_run import FLOWER, IN_PROCESS
 from tapestry_demo.wire_tap import WireTap
 from tests.support.demo_folders import demo_run
+from tests.support.refusals import refused
 
 
-def test_a_step_is_taken_once_whoever_calls_the_program_again(tmp_path: Path) -> None:
+def test_a_step_is_taken_once_over_all_calls_of_the_program(tmp_path: Path) -> None:
     taken: list[str] = []
     demo = demo_run(tmp_path)
     demo.once("prepare", lambda: taken.append("prepare"))
@@ -29,9 +30,9 @@ def test_a_step_that_fails_is_taken_again(tmp_path: Path) -> None:
     demo = demo_run(tmp_path)
 
     def fail() -> None:
-        raise ConfigError("no")
+        raise ConfigError("no", code="some-rule")
 
-    with pytest.raises(ConfigError):
+    with refused(ConfigError, "some-rule"):
         demo.once("prepare", fail)
     assert demo.record.done == []
     assert not (tmp_path / FILE).exists()
@@ -52,7 +53,7 @@ def test_time_adds_up_over_calls_and_by_stage(
     assert demo.seconds == {"prepare": 2.75, "evaluate": 2.0}
 
 
-def test_what_was_heard_on_the_wire_is_saved_with_the_record(tmp_path: Path) -> None:
+def test_the_taps_counts_are_saved_with_the_record(tmp_path: Path) -> None:
     demo = demo_run(tmp_path)
     demo.tap = WireTap(uploads=3, wanted=(b"secret",))
     demo.save()

@@ -14,17 +14,18 @@ from tapestry_node.data.held_out import FILE as HELD_OUT
 from tests.support.commands import tapestry
 from tests.support.demo_folders import begun, demo_run
 from tests.support.federation import Base
+from tests.support.refusals import refused
 
 
 @pytest.mark.usefixtures("here")
-def test_a_base_that_changed_is_not_gone_on_with() -> None:
+def test_a_demo_whose_base_changed_is_not_resumed() -> None:
     begun("begun", "prepare", base_digest="sha256:" + "0" * 64)
     result = tapestry("demo", "--resume", "--out", "begun")
     assert result.exit_code == 64
     assert "was begun on sha256:0000" in result.stderr
 
 
-def test_what_is_looked_for_is_private_and_long() -> None:
+def test_the_text_that_the_tap_looks_for_is_private_and_long() -> None:
     pytest.importorskip("chatterbot_corpus")
     texts = demo_stages._canaries(["italy", "brazil"])
     assert len(texts) == 40
@@ -44,7 +45,7 @@ def test_a_base_is_remembered_and_another_one_is_refused(
     other = Replica.start(
         {name: value * 2 for name, value in base.replica.parameters.items()}
     )
-    with pytest.raises(ConfigError, match=f"begun on {base.replica.digest}: put"):
+    with refused(ConfigError, "demo-base-differs", match=f"on {base.replica.digest}:"):
         demo_stages._check_base(demo, other)
     assert demo.record.base_digest == base.replica.digest
 
@@ -114,9 +115,9 @@ def test_a_bundle_gets_releases_without_their_weights_and_no_draft_stays(
 
     def fail() -> None:
         with demo_stages._slim_releases(tmp_path):
-            raise ConfigError("no")
+            raise ConfigError("no", code="some-rule")
 
-    with pytest.raises(ConfigError):
+    with refused(ConfigError, "some-rule"):
         fail()
     assert [path.name for path in tmp_path.iterdir()] == ["releases"]
 

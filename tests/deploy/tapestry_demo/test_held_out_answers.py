@@ -1,5 +1,7 @@
 """The report's answers are the first ones, unedited, to the same questions."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -39,8 +41,7 @@ def test_answers_are_those_of_the_model_at_hand_and_short(model: LanguageModel) 
         Dialogue(turns=("ciao",)), max_tokens=MAX_TOKENS
     )
     assert answers["given"] != answers["other"]
-    row = samples[0].to_json()
-    assert row == {
+    assert asdict(samples[0]) == {
         "country": "italy",
         "prompt": "ciao",
         "reference": "ciao",

@@ -1,4 +1,4 @@
-"""A federation in a folder: keys of everybody's own, one charter, one trust policy."""
+"""A federation in a folder: keys of each party, one charter, one trust policy."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.types import CharterAdopted
 from tapestry_governance.log.writer import Log
 from tests.support.demo_folders import demo_founding, demo_members
+from tests.support.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -112,27 +113,27 @@ def test_two_federations_of_the_same_founders_differ(
 
 
 @pytest.mark.parametrize("name", ["coordinator", "nodes/fr"])
-def test_a_folder_that_is_there_is_not_written_into(
+def test_a_folder_that_exists_is_not_written_into(
     founding: Founding, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).mkdir(parents=True)
     (tmp_path / name / "mine").write_text("x")
-    with pytest.raises(ConfigError, match=f"{name} exists; choose an empty folder"):
+    with refused(ConfigError, "file-exists", match=f"{name} exists"):
         found(tmp_path, founding)
     assert [path.name for path in (tmp_path / name).iterdir()] == ["mine"]
 
 
-def test_a_place_that_cannot_be_written_is_the_machines_fault(
+def test_a_place_that_cannot_be_written_is_an_error_of_the_machine(
     founding: Founding, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ResourceError, match=r"cannot found a federation in .*file"):
+    with refused(ResourceError, "file-unwritable", match="a federation in .*file"):
         found(tmp_path / "file", founding)
 
 
-def test_data_that_is_not_there_is_the_machines_fault(
+def test_data_that_is_missing_is_an_error_of_the_machine(
     founding: Founding, tmp_path: Path
 ) -> None:
     lost = [replace(each, data=tmp_path / "gone") for each in founding.institutions]
-    with pytest.raises(ResourceError, match=r"a federation in .*out: .*gone"):
+    with refused(ResourceError, "file-unwritable", match=r"in .*out: .*gone"):
         found(tmp_path / "out", replace(founding, institutions=lost))

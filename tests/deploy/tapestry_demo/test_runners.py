@@ -15,7 +15,7 @@ from tests.support.federation import run_settings
 from tests.support.federation_fixtures import Found
 
 
-def test_a_round_has_one_name_whoever_tells_of_it() -> None:
+def test_a_round_has_one_number_in_events_of_run_and_nodes() -> None:
     seen: list[ProgressEvent] = []
     clock = StageTimer(seen.append, {})
     for number, fields in (
@@ -51,7 +51,7 @@ def test_time_is_booked_on_the_stage_that_an_event_began(
     assert seconds == {"start": 1.5, "adapter": 6.0, "release": 3.0}
 
 
-def test_what_the_view_does_not_know_is_left_out() -> None:
+def test_a_field_that_the_view_does_not_know_is_left_out() -> None:
     event = {"stage": "release", "text": "base-1", "digest": "sha256:0", "size": 3}
     assert _passed(event) == {"stage": "release", "text": "base-1"}
 
@@ -78,7 +78,7 @@ def test_every_event_that_is_passed_on_is_one_that_the_view_takes(
     assert capsys.readouterr().err == ""
 
 
-def test_a_tail_tells_whole_lines_once_and_from_now_on(tmp_path: Path) -> None:
+def test_a_tail_reads_each_whole_line_once_and_no_earlier_one(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
     path.write_text('{"n": 0}\n')
     told: list[dict[str, Any]] = []

@@ -28,7 +28,7 @@ def _epsilon(scale: DemoScale, noise: float, *, records: int) -> float:
     )
 
 
-def test_a_folder_of_ones_own_gets_the_scale_of_the_default_base() -> None:
+def test_a_base_folder_gets_the_scale_of_the_default_base() -> None:
     assert scale_of("tiny") is SCALES["tiny"]
     own = scale_of("./own")
     assert own == replace(SCALES["smollm2"], base="./own")
@@ -57,7 +57,7 @@ def test_the_noise_keeps_the_promise_of_the_smallest_and_is_no_larger(
     assert _epsilon(scale, noise, records=400) < scale.epsilon
 
 
-def test_what_everybody_agrees_on_is_what_each_allows(tmp_path: Path) -> None:
+def test_each_institution_allows_what_the_policy_agrees_on(tmp_path: Path) -> None:
     members = demo_members(tmp_path)
     founding = demo_founding(members)
     plan, policy = founding.coordinator, founding.policy

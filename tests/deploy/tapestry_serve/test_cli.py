@@ -77,14 +77,14 @@ def test_base_and_adapters_answer_the_same_prompt(folders: Path) -> None:
     assert json.loads(_chat(*options).stdout) == first  # temperature 0
 
 
-def test_people_see_one_column_each(folders: Path) -> None:
+def test_a_table_has_a_column_for_each_model(folders: Path) -> None:
     result = _chat(*_three(folders), "--prompt", "Ciao [bold]", "--max-tokens", 4)
     assert result.exit_code == 0
     for word in ("base", "italy", "spain", "Ciao [bold]"):
         assert word in result.stdout
 
 
-def test_without_a_prompt_it_asks_until_an_empty_line(folders: Path) -> None:
+def test_without_a_prompt_chat_reads_prompts_until_an_empty_line(folders: Path) -> None:
     options = ["--base", folders / "base-1", "--max-tokens", 2, "--json"]
     result = _chat(*options, typed="uno\ndue\n\ntre\n")
     assert result.exit_code == 0
@@ -93,7 +93,7 @@ def test_without_a_prompt_it_asks_until_an_empty_line(folders: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_pipe_is_read_whatever_stream_is_closed(
+def test_a_pipe_is_read_when_an_output_stream_is_closed(
     folders: Path, monkeypatch: pytest.MonkeyPatch, stream: str
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("ciao\n"))
@@ -167,6 +167,7 @@ def test_two_adapters_of_one_name_and_an_unknown_base_are_named(folders: Path) -
     twice = ["--adapter", folders / "italy"] * 2
     result = _chat("--base", folders / "base-1", *twice, "--prompt", "x")
     assert result.exit_code == 64
+    assert "italy, italy" in result.stderr
     result = _chat("--base", "gpt-5", "--prompt", "x")
     assert result.exit_code == 64
     assert "no base 'gpt-5'" in result.stderr
@@ -179,16 +180,14 @@ def test_wrong_usage_has_the_status_of_wrong_usage(folders: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "1e-320", "0.009", "-1", "11", "x"])
-def test_a_temperature_that_nothing_can_be_divided_by_is_wrong_usage(
-    folders: Path, value: str
-) -> None:
+def test_a_temperature_out_of_range_is_wrong_usage(folders: Path, value: str) -> None:
     options = ("--base", folders / "base-1", "--prompt", "Ciao", "--temperature", value)
     done = _chat(*options)
     assert done.exit_code == 64
     assert value in done.stderr
 
 
-def test_a_prompt_longer_than_the_model_takes_is_said_so(folders: Path) -> None:
+def test_a_prompt_longer_than_the_model_takes_is_wrong_usage(folders: Path) -> None:
     done = _chat("--base", folders / "base-1", "--prompt", "Ciao " * 300)
     assert done.exit_code == 64
     assert "the prompt has 150" in done.stderr

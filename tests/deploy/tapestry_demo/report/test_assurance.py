@@ -2,11 +2,15 @@
 
 import shlex
 
+import numpy as np
 import pytest
 
+from tapestry.protocol.messages import Kind, Message
 from tapestry_demo.report import assurance
+from tapestry_demo.report.assurance import coordinator_view
 from tapestry_demo.report.data import RunFigures
 from tapestry_demo.report.links import Folder
+from tapestry_demo.wire_tap import WireTap
 from tests.support.report_pages import Page, body_words, figures, run_of, tables_of
 
 
@@ -174,3 +178,57 @@ def test_versions_are_listed_in_order_of_name() -> None:
     drawn = assurance.software(run_of(software={"torch": "2", "flwr": "1"})).text
     assert drawn.index("flwr") < drawn.index("torch")
     assert drawn.startswith("<details>")
+
+
+def seen(tap: WireTap) -> dict[str, bool | None]:
+    return {row.item: row.seen for row in coordinator_view(tap, is_private=True)}
+
+
+def test_uploads_that_are_not_random_put_the_sight_of_an_update_in_doubt() -> None:
+    update = "the update of any one institution"
+    even, uneven = np.full(256, 1000), np.full(256, 1000)
+    uneven[0] = 3000
+    assert seen(WireTap(counts=even, uploads=4))[update] is False
+    assert seen(WireTap(counts=uneven, uploads=4))[update] is None
+    assert update not in seen(WireTap())
+
+
+def test_the_row_of_private_records_tells_what_a_publication_carries() -> None:
+    rows = coordinator_view(WireTap(), is_private=True)
+    (row,) = (r for r in rows if "record" in r.item[:20])
+    assert "carries text" not in row.detail
+    assert "public held-out text and what the models answered" in row.detail
+
+
+def test_a_sum_without_noise_is_not_called_private() -> None:
+    for is_private in (True, False):
+        details = " ".join(
+            row.detail for row in coordinator_view(WireTap(), is_private=is_private)
+        )
+        assert ("differential privacy" in details) == is_private
+
+
+CARRIED = Message(kind=Kind.PUBLICATION, attachments=[b"a card: der geheime Satz, so"])
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (Message(kind=Kind.PUBLICATION, attachments=[b"a card"]), "found not once"),
+        (CARRIED, "found 1 times"),
+        (Message(kind=Kind.RECEIPT, body=b'{"x":"der geheime Satz"}'), "found 1 times"),
+    ],
+    ids=["clean", "attachment", "body"],
+)
+def test_private_text_in_any_part_of_a_reply_is_counted_and_seen(
+    reply: Message, told: str
+) -> None:
+    tap = WireTap(wanted=(b"der geheime Satz", b"un altro segreto"))
+    tap.take(reply)
+    tap = WireTap.restore(tap.state())  # the texts themselves are not kept
+    assert not tap.wanted
+    rows = coordinator_view(tap, is_private=True)
+    (row,) = (r for r in rows if r.item.endswith("record"))
+    assert "2 pieces of private text were looked for in all that was" in row.detail
+    assert told in row.detail
+    assert row.seen is (told != "found not once")

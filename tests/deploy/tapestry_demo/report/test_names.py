@@ -5,12 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from tapestry_demo.report import names
-from tapestry_demo.report.data import read
-from tests.support.report_pages import run_of
+from tests.support.report_pages import figures_of, run_of
 
 
 def test_ids_become_names() -> None:
-    run = read(
+    run = figures_of(
         {
             "title": "t",
             "countries": [{"name": "czech-republic", "language_name": "Czech"}],

@@ -232,7 +232,7 @@ def test_who_signed_the_log_is_counted(log: dict[str, Any], told: str) -> None:
     assert told in _opening(log=log)
 
 
-def test_a_log_of_unknown_size_was_checked_by_nobody() -> None:
+def test_a_log_of_unknown_size_has_no_line_on_its_check() -> None:
     assert "Who checked it" not in _opening(log={})
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tapestry_demo.report.page import write_report
+from tests.support.report_pages import FIXTURE, figures, figures_of, run_of
 
-FIXTURE = Path(__file__).parent.parent.parent.parent / "vectors" / "report-fixture.json"
-MEASURE = Path(__file__).parent.parent.parent.parent / "vectors" / "measure-page.js"
+MEASURE = FIXTURE.parent / "measure-page.js"
 SMALLEST = 12.0  # pixels of text
 PHONE, DESK = 390, 1280
 
@@ -42,7 +42,7 @@ def _browse(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def _unkind() -> dict[str, Any]:
     """A run whose names and texts are as awkward as a federation may make them."""
-    data: dict[str, Any] = json.loads(FIXTURE.read_text("utf-8"))
+    data = figures()
     data["title"] = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbau" * 2
     data["countries"][0]["language_name"] = "Niederländisch-Westfriesisch"
     data["countries"][1]["institution"] = "x" * 200
@@ -70,9 +70,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     """What a browser measures, by run and width, with everything unfolded."""
     folder = tmp_path_factory.mktemp("pages")
     frames = []
-    runs = {"kind": json.loads(FIXTURE.read_text("utf-8")), "unkind": _unkind()}
+    runs = {"kind": figures(), "unkind": _unkind()}
     for name, data in runs.items():
-        write_report(data, folder / name)
+        write_report(figures_of(data), folder / name)
         text = (folder / name / "report.html").read_text("utf-8")
         for width in (PHONE, DESK):
             frames.append(
@@ -128,7 +128,7 @@ def test_no_mark_or_word_of_a_plot_hides_another(
 
 
 def test_a_browser_shows_the_page_without_complaint(tmp_path: Path) -> None:
-    write_report(json.loads(FIXTURE.read_text("utf-8")), tmp_path)
+    write_report(run_of(), tmp_path)
     done = _browse(tmp_path / "report.html", tmp_path)
     assert "What the coordinator could see" in done.stdout
     assert "CONSOLE" not in done.stderr

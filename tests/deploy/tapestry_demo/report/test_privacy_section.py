@@ -1,10 +1,12 @@
-"""The privacy section: a bound said so that it can be weighed, and no better."""
+"""The privacy section: the promise in words, and a bound that is not overstated."""
 
 from typing import Any
 
 import pytest
 
-from tapestry_demo.report.privacy_section import privacy
+from tapestry_demo.report.privacy_section import privacy, promise_in_words
+from tapestry_governance.audit.privacy_statement import DEFINITION
+from tapestry_governance.events.types import DpAccounted
 from tests.support.report_pages import (
     Page,
     body_words,
@@ -26,7 +28,7 @@ from tests.support.report_pages import (
             "takes 1 in 1,000 of the unused records for used ones recognizes at most",
         ),
         (1.0, "recognizes at most 0.3 % of the used ones"),
-        (1.0, "That is a strong promise. Even in the worst case, whoever must say"),
+        (1.0, "That is a strong promise. Even in the worst case, an observer who must"),
         (2.0, "That is a moderate promise."),
         (8.0, "could be right nearly 100 % of the time"),
         (60.0, "by a factor of more than 1,000,000, which in practice is no bound"),
@@ -128,3 +130,71 @@ def test_the_exact_terms_are_those_that_are_known() -> None:
     )
     assert "Unit of privacy" not in _section(privacy={})
     assert "The exact promise." in _section(privacy={"statement": "The exact promise."})
+
+
+def account(**changes: Any) -> DpAccounted:
+    values: dict[str, Any] = {
+        "run_id": "run-1",
+        "round_number": 1,
+        "attempt": 1,
+        "adapter": None,
+        "version": None,
+        "steps": 20,
+    }
+    loss = {
+        "mechanism": "poisson-subsampled-gaussian",
+        "unit": "record",
+        "adjacency": "add-remove",
+        "trust_model": "local",
+        "clip_norm": "1",
+        "noise_multiplier": "1",
+        "own_multiplier": "1",
+        "shares": 1,
+        "coordinates": 0,
+        "bound": "0",
+        "sampling_rate": "0.05",
+        "target_delta": "0.00001",
+        "epsilon_run": "2.5",
+        "epsilon_fallback": None,
+        "accountant": "dp-accounting/pld",
+        "accountant_version": "0.6.0",
+    }
+    if changes.get("mechanism") == "none":
+        loss = {}
+    return DpAccounted.model_validate({**values, "loss": loss | changes})
+
+
+def test_a_promise_defines_epsilon_and_delta_and_names_no_chance_of_failure() -> None:
+    told = promise_in_words([account()])
+    assert told.startswith(DEFINITION)
+    assert "chance" not in told
+
+
+@pytest.mark.parametrize(
+    ("second", "told", "not_told"),
+    [
+        ({}, "adds all of the noise itself", "share the noise"),
+        (
+            {
+                "trust_model": "shared",
+                "own_multiplier": "0.5",
+                "shares": 4,
+                "epsilon_fallback": "9",
+            },
+            "The nodes share the noise",
+            "even if the secure aggregation failed",
+        ),
+    ],
+    ids=["local", "shared"],
+)
+def test_a_promise_names_the_trust_that_its_accounts_need(
+    second: dict[str, Any], told: str, not_told: str
+) -> None:
+    words = promise_in_words([account(), account(**second)])
+    assert told in words
+    assert not_told not in words
+
+
+def test_an_account_without_noise_makes_the_promise_empty() -> None:
+    assert promise_in_words([account(), account(mechanism="none")]) == ""
+    assert promise_in_words([]) == ""

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from tapestry_demo.report import results
-from tapestry_demo.report.data import RunFigures, read
+from tapestry_demo.report.data import RunFigures
 from tests.support.report_pages import (
     Page,
     body_words,
     figures,
+    figures_of,
     run_of,
     tables_of,
     words_of,
@@ -40,27 +41,27 @@ def test_references_that_were_not_made_are_said_to_be_missing() -> None:
     for name in ("central", "central-dp"):
         del data["bits_per_byte"][name]
     words = words_of(data)
-    assert "Not compared: what the same training gives if everybody hands" in words
+    assert "Not compared: what the same training gives if all institutions" in words
     assert "tapestry demo --references" in words
 
 
 def test_the_best_model_of_each_column_is_marked_with_a_sign() -> None:
-    cells = re.findall(r"★ ([\d.]+)", results.results(read(figures())).text)
+    cells = re.findall(r"★ ([\d.]+)", results.results(figures_of(figures())).text)
     assert cells == ["1.906", "1.820", "1.909", "1.814", "1.911"]
 
 
 def test_levels_come_with_what_other_texts_would_have_changed() -> None:
     data = figures()
     data["bits_per_byte_se"] = {"base-4": {"italy": 0.012}}
-    words = Page(results.results(read(data)).text).words()
+    words = Page(results.results(figures_of(data)).text).words()
     assert words.count("± 0.012") == 1  # no mean: the other countries have none
     assert "standard error of the difference from the model as it was" in words
     full = dict.fromkeys(data["epsilon"], 0.02)
-    assert read(data | {"bits_per_byte_se": {"base-4": full}}).mean_error(
+    assert figures_of(data | {"bits_per_byte_se": {"base-4": full}}).mean_error(
         "base-4"
     ) == pytest.approx(0.01)
     del data["bits_per_byte_se"]
-    assert "±" not in results.results(read(data)).text
+    assert "±" not in results.results(figures_of(data)).text
 
 
 def test_references_are_told_of_those_that_were_made() -> None:
@@ -161,7 +162,7 @@ def test_a_round_names_who_was_in_it_and_who_dropped_out() -> None:
     drawn = results.rounds(run_of(rounds=rounds, countries=countries)).text
     (table,) = tables_of(drawn)
     assert table[1:] == [
-        ["Round 1", "used", "Italy and Spain", "nobody", "\u2013", "\u2013"],
+        ["Round 1", "used", "Italy and Spain", "none", "\u2013", "\u2013"],
         [
             *("Round 2", "rejected by the gate", "\u2013"),
             *("Italy and the United Kingdom (before it began)", "1.25", "2.000"),
