@@ -39,13 +39,14 @@ def read_held_out(folder: Path, evaluation: Evaluation) -> HeldOut:
     for path in walk(folder, faults):
         if path.suffix != evaluation.suffix or path.parent != folder:
             rule = f"is no <country>{evaluation.suffix}; move it out of this folder"
-            faults.add(InputFault(path, rule))
+            faults.add(InputFault(path, rule, code="file-not-expected"))
         else:
             sets[path.stem] = evaluation.read(path, faults)
     faults.check(folder)
     if not sets:
         raise ConfigError(
-            f"{folder} holds no *{evaluation.suffix}; the gate needs held-out data"
+            f"{folder} holds no *{evaluation.suffix}; the gate needs held-out data",
+            code="file-missing",
         )
     try:
         files = {
@@ -53,7 +54,9 @@ def read_held_out(folder: Path, evaluation: Evaluation) -> HeldOut:
             for name in sets
         }
     except OSError as error:
-        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
+        ) from error
     return HeldOut(sets=sets, digest=digest(canonical_json(files)))
 
 

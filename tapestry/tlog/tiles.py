@@ -267,7 +267,9 @@ class StoredEntries(Sequence[bytes]):
         tile = Tile(level=ENTRIES, index=number, width=stop - start)
         entries = _read_bundle(self._directory, tile)
         if [leaf_hash(entry) for entry in entries] != self._hashes(start, stop):
-            raise VerificationError(f"{tile.path} was changed while it was read")
+            raise VerificationError(
+                f"{tile.path} was changed while it was read", code="file-changed"
+            )
         return entries
 
 
@@ -326,7 +328,7 @@ def verify(directory: Path, checkpoint: Checkpoint) -> StoredEntries:
     present = list_files(directory)
     for tile in layout(checkpoint.size):
         if tile not in present:
-            raise IncompleteError(f"{tile.path} is missing")
+            raise IncompleteError(f"{tile.path} is missing", code="file-missing")
     for tile in sorted(present):
         compare(directory, tile, tree=tree, read=_reader(entries))
     return entries

@@ -118,7 +118,7 @@ COORDINATOR_READERS |= {
         "deadlines.apply_result",
     ),
     "deadlines.publish_adapter": (
-        f"{COORDINATOR}/release_publisher.py",
+        f"{COORDINATOR}/adapter_collector.py",
         "deadlines.publish_adapter",
     ),
     **dict.fromkeys(  # by the name of the stage

@@ -44,8 +44,10 @@ def test_an_adapter_without_noise_names_neither_epsilon_nor_clip_norm(
             {"noise": "none"},
             (
                 "2 faults\n"
-                '  adapter.epsilon: has no effect with noise = "none"; take it out\n'
+                '  adapter.epsilon: has no effect with noise = "none"; take it out'
+                " [setting-invalid]\n"
                 '  adapter.clip_norm: has no effect with noise = "none"; take it out'
+                " [setting-invalid]"
             ),
         ),
         ({"epsilon": None}, "epsilon: is missing; write, for example, epsilon = 8"),

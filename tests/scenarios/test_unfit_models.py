@@ -86,7 +86,8 @@ def test_nodes_refuse_it_once_before_any_charge_and_the_run_ends_in_words(
         federation.run()
     assert str(ended.value) == (
         "the run ends: round 1: 4 of 4 nodes refused: the model cannot be trained as"
-        " the plan asks (model_unsupported); 0 nodes are left, want 3"
+        " the plan asks (model_unsupported); 0 nodes are left in round 1,"
+        " want 3"
     )
     assert federation.refusals() == dict.fromkeys(NAMES, "model_unsupported")
     assert len(federation.aborted()) == len(federation.said(RoundOpened)) == 1

@@ -95,7 +95,7 @@ def test_a_node_key_is_ours_alone_and_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with refused(ResourceError, "cannot-write", match="missing/key"):
+    with refused(ResourceError, "file-unwritable", match="missing/key"):
         make_node_key(tmp_path / "missing" / "key")
     (tmp_path / "file").touch()
     with refused(ResourceError, "file-unwritable", match=f"{tmp_path}/file"):

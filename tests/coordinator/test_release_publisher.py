@@ -1,0 +1,51 @@
+"""Releases: published once for a closed round, whole and with a proof."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tapestry_coordinator import release_publisher
+from tapestry_coordinator import run as driver
+from tapestry_coordinator.settings import CoordinatorSettings
+from tests.support.federation import Federation
+from tests.support.federation_fixtures import Found
+
+
+@pytest.fixture
+def federation(found: Found) -> Federation:
+    federation = found()
+    federation.run()
+    return federation
+
+
+@pytest.fixture
+def run(federation: Federation) -> Iterator[driver.Run]:
+    folder = federation.coordinator
+    run = driver.Run(
+        folder,
+        federation.wire,
+        settings=CoordinatorSettings.read(folder / "coordinator.toml"),
+        workload=federation.base.workload,
+        notify=federation.events.append,
+    )
+    yield run
+    run.close()
+
+
+def test_a_round_that_is_released_is_not_released_again(run: driver.Run) -> None:
+    size, releases = run.context.log.size, run.context.publisher.state.releases
+    assert releases
+    release_publisher.release(run.context, run.replica)
+    assert run.context.log.size == size
+    assert run.context.publisher.state.releases.keys() == releases.keys()
+
+
+def test_a_proof_that_was_lost_is_written_again(
+    federation: Federation, run: driver.Run
+) -> None:
+    folder = federation.coordinator / "releases" / "base-1" / "tapestry"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in before.keys() - {"manifest.json"}:
+        (folder / name).unlink()
+    release_publisher.release(run.context, run.replica)
+    assert {path.name for path in folder.iterdir()} == before.keys()
