@@ -388,7 +388,7 @@ def test_an_operator_mends_what_check_says_is_missing(sessions: Sessions) -> Non
     said = sessions.check("node")
     assert "data was changed" in said
     assert f"data      {TEXTS + 1} records in 102 files" in said
-    assert re.search(r"^\S+  upload +\d+  sha256:", said, re.MULTILINE)
+    assert re.search(r"^\S+  masked_input +\d+  sha256:", said, re.MULTILINE)
 
 
 def test_a_coordinator_shows_its_rounds(sessions: Sessions) -> None:
