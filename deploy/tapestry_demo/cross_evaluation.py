@@ -87,7 +87,7 @@ def fill(
 def _logged(
     demo: DemoRun, given: Replica, *, evaluation: Evaluation, held_out: HeldOut
 ) -> Matrix:
-    """What the coordinator evaluated on the way: the bases."""
+    """Read the scores of the bases, which the coordinator evaluated on the way."""
     names = {"given": given.digest}
     for folder in sorted((demo.out / "releases").glob("base-*"), key=_number):
         names[folder.name] = read_base(folder).digest

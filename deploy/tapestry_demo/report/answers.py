@@ -182,7 +182,7 @@ def _progress(run: RunFigures, country: Country) -> str:
         told.append(f"{names.adapter(country.name)} {numbers.better(with_own)}{vague}")
     if not told:
         return ""
-    what = "answers" if run.of_answers else "text"
+    what = "answers" if run.measure == "answers" else "text"
     return (
         f"At predicting {what} in {names.language(run, country.name)}, compared with "
         f"the model as it was given: {numbers.enumerated(told)}."

@@ -198,13 +198,10 @@ class RunFigures(_Part):
     engine: str = ""
     base: str = ""
     model: Model | None = None
-    seed: int | None = None
     countries: list[Country] = []
     measure: Literal["text", "answers"] = "text"
     bits_per_byte: Figures = {}
     bits_per_byte_se: Figures = {}
-    answer_bits: Figures = {}
-    answer_bits_se: Figures = {}
     samples: list[PromptAnswers] = []
     language_share: dict[str, dict[str, Share]] = {}
     references: bool | None = None
@@ -227,32 +224,13 @@ class RunFigures(_Part):
     adapters: list[AdapterFigures] = []
 
     @property
-    def of_answers(self) -> bool:
-        """The figures are those of answers alone, not of whole texts."""
-        return self.measure == "answers" or (
-            bool(self.answer_bits) and not self.bits_per_byte
-        )
-
-    @property
-    def scores(self) -> Figures:
-        """Bits per byte of what is measured in this report."""
-        own = self.answer_bits if self.of_answers else {}
-        return own or self.bits_per_byte
-
-    @property
-    def errors(self) -> Figures:
-        """Standard errors of the differences from the given base."""
-        own = self.answer_bits_se if self.of_answers else {}
-        return own or self.bits_per_byte_se
-
-    @property
     def is_in_doubt(self) -> bool:
         """The test of the uploads found that masks may not have hidden them."""
         return self.upload_test is not None and self.upload_test.is_suspect
 
     @property
     def sights(self) -> list[Sight]:
-        """What the coordinator saw; all that was not is in doubt if uploads are."""
+        """The coordinator's view; if uploads are in doubt, so is what it did not see."""
         if not self.is_in_doubt:
             return self.coordinator_view
         return [
@@ -269,7 +247,7 @@ class RunFigures(_Part):
     @property
     def final_base(self) -> str | None:
         """The newest released base that was measured."""
-        numbers = [n for n in map(release_number, self.scores) if n is not None]
+        numbers = [n for n in map(release_number, self.bits_per_byte) if n is not None]
         return f"base-{max(numbers)}" if numbers else None
 
     def in_order(self, models: Iterable[str]) -> list[str]:
@@ -297,7 +275,7 @@ class RunFigures(_Part):
 
     def bits(self, model: str | None, country: str) -> Number:
         """Return one cell of the cross matrix."""
-        return self.scores.get(model or "", {}).get(country)
+        return self.bits_per_byte.get(model or "", {}).get(country)
 
     def gain(self, model: str | None, country: str) -> Number:
         """Return the share of bits saved against the given base; above 0 is better."""
@@ -307,7 +285,7 @@ class RunFigures(_Part):
     def is_clear(self, model: str | None, country: str) -> bool:
         """Return whether a change exceeds two standard errors, or none are known."""
         before, after = self.bits("given", country), self.bits(model, country)
-        error = self.errors.get(model or "", {}).get(country)
+        error = self.bits_per_byte_se.get(model or "", {}).get(country)
         if before is None or after is None:
             return False
         return error is None or abs(after - before) > 2 * error
@@ -329,7 +307,7 @@ class RunFigures(_Part):
 
     def mean_error(self, model: str) -> Number:
         """Return the standard error of that mean, as the texts are independent."""
-        errors = self.errors.get(model, {})
+        errors = self.bits_per_byte_se.get(model, {})
         known = [e for c in self.countries if (e := errors.get(c.name)) is not None]
         if not known or len(known) != len(self.countries):
             return None

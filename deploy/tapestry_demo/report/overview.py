@@ -78,7 +78,7 @@ def _outcome(run: RunFigures) -> list[Child]:
     final, gains = run.final_base, run.gains
     if final is None or not gains:
         return ["What the shared model gained was not measured."] if run.rounds else []
-    what = "the answers in dialogues" if run.of_answers else "text"
+    what = "the answers in dialogues" if run.measure == "answers" else "text"
     told: list[Child] = [
         f"The shared model now predicts {what} that it has never seen",
         element("strong", {}, _listed(run, gains)),
@@ -128,7 +128,7 @@ def _listed(run: RunFigures, gains: dict[str, float]) -> str:
 def _private(run: RunFigures) -> list[Child]:
     if not run.epsilon:
         missing = "This report holds no account of the privacy loss: nothing is proven."
-        return [missing] if run.rounds or run.scores else []
+        return [missing] if run.rounds or run.bits_per_byte else []
     worst, unit = run.worst_epsilon, run.privacy.unit or "record"
     if worst is None:
         return [

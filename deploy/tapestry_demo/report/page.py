@@ -93,7 +93,6 @@ def _top(run: RunFigures) -> Markup:
         numbers.date(run.created),
         f"model: {base}{f' ({licence})' if licence else ''}" if base else "",
         names.engine(run.engine),
-        "" if run.seed is None else f"seed {run.seed}",
     ]
     return element(
         "header",

@@ -22,7 +22,7 @@ _LEVELS = 6
 
 def results(run: RunFigures) -> Markup:
     """Draw the measure in a sentence, the chart, and every figure behind it."""
-    if not run.scores or not run.countries:
+    if not run.bits_per_byte or not run.countries:
         return joined()
     return joined(
         element("h2", {"id": "results"}, "How good the models are, compared with what"),
@@ -59,7 +59,7 @@ def rounds(run: RunFigures) -> Markup:
 def _measure(run: RunFigures) -> str:
     over = (
         "answers in held-out dialogues, given what was said before"
-        if run.of_answers
+        if run.measure == "answers"
         else "held-out text, which no model was trained on"
     )
     return (
@@ -131,7 +131,7 @@ def _both(run: RunFigures, model: str, country: str) -> Markup:
 
 
 def _references(run: RunFigures) -> Markup:
-    if not any(name in run.scores for name in ("central", "central-dp")):
+    if not any(name in run.bits_per_byte for name in ("central", "central-dp")):
         return element(
             "p",
             {},
@@ -143,9 +143,9 @@ def _references(run: RunFigures) -> Markup:
         )
     told = "Training in one place shows what would have happened if all "
     told += "institutions had handed over their text."
-    if "central" in run.scores:
+    if "central" in run.bits_per_byte:
         told += " Without noise it promises no privacy."
-    if "central-dp" in run.scores:
+    if "central-dp" in run.bits_per_byte:
         told += " With noise of the same kind it bounds the same loss, for the pooled "
         told += "text."
     return paragraphs(told + _effort(run))
@@ -168,8 +168,8 @@ def _matrix(run: RunFigures) -> Markup:
     """Draw every model on every country's text, as a heat table."""
     models = [
         m
-        for m in run.in_order(run.scores)
-        if any(v is not None for v in run.scores[m].values())
+        for m in run.in_order(run.bits_per_byte)
+        if any(v is not None for v in run.bits_per_byte[m].values())
     ]
     columns = [_column(run, models, c.name) for c in run.countries]
     means = _cells(
@@ -184,7 +184,7 @@ def _matrix(run: RunFigures) -> Markup:
         "Lower is better. Within a column, the stronger the shade, the better the "
         "model; the best one is framed and marked ★."
     )
-    if run.errors:
+    if run.bits_per_byte_se:
         told += (
             " After ±: the standard error of the difference from the model as it was "
             "given, over the held-out texts; other texts would move it by about as "
@@ -195,7 +195,7 @@ def _matrix(run: RunFigures) -> Markup:
 
 def _column(run: RunFigures, models: Sequence[str], country: str) -> list[Cell]:
     values = [run.bits(m, country) for m in models]
-    errors = [run.errors.get(m, {}).get(country) for m in models]
+    errors = [run.bits_per_byte_se.get(m, {}).get(country) for m in models]
     return _cells(values, errors)
 
 

@@ -258,15 +258,3 @@ def test_a_round_tells_the_value_of_a_country_and_who_dropped_out() -> None:
         ("italy", ""),
         ("spain", "collect_masked_inputs"),
     ]
-
-
-def test_figures_of_answers_are_taken_where_answers_are_what_was_measured() -> None:
-    text, answers = {"given": {"italy": 2.0}}, {"given": {"italy": 3.0}}
-    run = run_of(measure="text", bits_per_byte=text, answer_bits=answers)
-    assert (run.of_answers, run.scores) == (False, text)
-    run = run_of(measure="answers", bits_per_byte=text, answer_bits=answers)
-    assert (run.of_answers, run.scores) == (True, answers)
-    run = run_of(measure="text", bits_per_byte={}, answer_bits=answers)
-    assert (run.of_answers, run.scores) == (True, answers)
-    run = run_of(measure="answers", bits_per_byte=text, answer_bits={})
-    assert run.scores == text

@@ -199,7 +199,7 @@ def test_a_run_without_countries_has_its_own_title_and_may_have_no_opening() -> 
 
 def test_a_model_that_did_not_change_is_not_called_better() -> None:
     scores = {
-        model: dict.fromkeys(run_of().scores["given"], 2.0)
+        model: dict.fromkeys(run_of().bits_per_byte["given"], 2.0)
         for model in ("given", "base-4")
     }
     told = headline(run_of(bits_per_byte=scores, bits_per_byte_se={}))
