@@ -104,7 +104,7 @@ def load(country: str, *, longest: int | None = None) -> Split:
 
     Raises:
         ConfigError: The demo has no text for this country.
-        ResourceError: The package is missing.
+        ResourceError: The package of dialogues is not installed.
     """
     if country not in _FOLDERS:
         raise ConfigError(

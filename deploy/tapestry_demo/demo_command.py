@@ -65,20 +65,20 @@ def start_or_resume(out: Path | None, options: DemoOptions, *, resume: bool) -> 
         ConfigError: The folder is in use or holds no demo, or a setting is wrong.
         ResourceError: A package, a port or space on the disk is missing.
         TapestryError: A stage of the demo failed.
-        KeyboardInterrupt: The demo was stopped.
+        KeyboardInterrupt: The user stopped the demo.
     """
     if not 0 <= options.threads <= _THREADS:
         raise ConfigError(
             f"--threads {options.threads} is not a number from 0 to {_THREADS}",
             code="setting-out-of-range",
         )
-    threads = options.threads or _cores()
+    threads = options.threads or usable_cores()
     if resume:
         _go_on(out or unfinished_folder(), options, threads=threads)
     else:
         record = Record(
             engine=options.engine or IN_PROCESS,
-            base=_named(options.base or _DEFAULT),
+            base=spelled_base(options.base or _DEFAULT),
             references=options.references,
         )
         _begin(out or free_folder(), record, threads=threads)
@@ -88,7 +88,7 @@ def _begin(out: Path, record: Record, *, threads: int) -> None:
     """Start a demo in a folder; a demo that fails at once leaves no folder."""
     if record.engine == FLOWER:
         check_home(out / ENGINE_FOLDER)
-    check_space(out, needed=_needed(record.base))
+    check_space(out, needed=needed_bytes(record.base))
     with claim_new(out) as claim:
         try:
             record.write(out)
@@ -105,7 +105,7 @@ def _go_on(out: Path, options: DemoOptions, *, threads: int) -> None:
         record.references = record.references or options.references
         for option, given, begun in (
             ("engine", options.engine, record.engine),
-            ("base", _named(options.base) if options.base else None, record.base),
+            ("base", spelled_base(options.base) if options.base else None, record.base),
         ):
             if given not in (None, begun):
                 raise ConfigError(
@@ -155,19 +155,19 @@ def _work(out: Path, record: Record, *, threads: int) -> None:
     _print_next_steps(out)
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """Count the cores that this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)  # Linux only
     return (len(allowed(0)) if allowed else os.cpu_count()) or 1
 
 
-def _named(base: str) -> str:
+def spelled_base(base: str) -> str:
     """Spell a base so that every process finds it: a folder by its absolute path."""
     known = base in scenario.SCALES or not Path(base).is_dir()
     return base if known else str(Path(base).absolute())
 
 
-def _needed(base: str) -> int:
+def needed_bytes(base: str) -> int:
     """Estimate how many bytes a demo takes on disk."""
     files = Path(base).glob("*.safetensors")
     return _NEEDED.get(base) or _SMALLEST + _COPIES * sum(

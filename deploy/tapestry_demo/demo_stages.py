@@ -41,9 +41,9 @@ def run_demo(demo: DemoRun) -> RunFigures:
         workload = open_base(demo.scale.base, coarse_evaluation=True)
         workload.check_private()  # before anything is prepared for it
         given = Replica.start(workload.parameters())
-        _check_base(demo, given)
-        demo.members = [_member(demo.out, country) for country in corpora.COUNTRIES]
-        demo.once("prepare", partial(_prepare, demo, given))
+        check_base(demo, given)
+        demo.members = [member_of(demo.out, country) for country in corpora.COUNTRIES]
+        demo.once("prepare", partial(prepare, demo, given))
     demo.once("rounds", partial(_run, demo, workload, given))
     demo.once("collect", partial(_collect, demo))
     audit = audited(demo.out / "bundle", trust=None)
@@ -53,7 +53,7 @@ def run_demo(demo: DemoRun) -> RunFigures:
     return summarize(demo, matrix=matrix, samples=samples, tap=demo.tap, audit=audit)
 
 
-def _check_base(demo: DemoRun, given: Replica) -> None:
+def check_base(demo: DemoRun, given: Replica) -> None:
     """Require that a demo goes on from the base that it began with."""
     known = demo.record.base_digest
     if known not in ("", given.digest):
@@ -70,7 +70,7 @@ def _run(demo: DemoRun, workload: LanguageWorkload, given: Replica) -> None:
     if demo.engine == FLOWER:
         run_flower(demo.out, seconds=demo.seconds, notify=demo.progress)
         return
-    demo.tap.wanted = _canaries([member.name for member in demo.members])
+    demo.tap.wanted = choose_canaries([member.name for member in demo.members])
     try:
         run_in_process(
             demo.out,
@@ -84,7 +84,7 @@ def _run(demo: DemoRun, workload: LanguageWorkload, given: Replica) -> None:
         demo.record.tap = demo.tap.state()
 
 
-def _prepare(demo: DemoRun, given: Replica) -> None:
+def prepare(demo: DemoRun, given: Replica) -> None:
     """Found the federation anew, over the files of an interrupted call."""
     _remove(demo.out, "text", "coordinator", "nodes")
     for country in corpora.COUNTRIES:
@@ -96,7 +96,8 @@ def _prepare(demo: DemoRun, given: Replica) -> None:
     _spread_held_out(demo.out, [m.name for m in demo.members])
 
 
-def _member(out: Path, country: str) -> scenario.DemoMember:
+def member_of(out: Path, country: str) -> scenario.DemoMember:
+    """Return the institution of a country, with the number of its records."""
     return scenario.DemoMember(
         name=country,
         country=country,
@@ -109,7 +110,7 @@ def _private(country: str) -> dict[str, tuple[Dialogue, ...]]:
     return corpora.load(country, longest=scenario.LONGEST).private
 
 
-def _canaries(countries: Sequence[str]) -> tuple[bytes, ...]:
+def choose_canaries(countries: Sequence[str]) -> tuple[bytes, ...]:
     """Choose the longest private turns of each country that no public text holds."""
     loaded = [corpora.load(name, longest=scenario.LONGEST) for name in countries]
     public = "\n".join(turn for each in loaded for turn in _turns(each.held_out))
@@ -146,12 +147,12 @@ def _collect(demo: DemoRun) -> None:
     for name in ("releases", "adapters"):
         if (coordinator / name).exists():
             shutil.copytree(
-                coordinator / name, demo.out / name, copy_function=_link_or_copy
+                coordinator / name, demo.out / name, copy_function=link_or_copy
             )
     artifacts = {
         f"{path.name}": path for path in sorted((demo.out / "adapters").glob("*"))
     }
-    with _slim_releases(demo.out) as releases:
+    with slim_releases(demo.out) as releases:
         write_bundle(
             demo.out / "bundle",
             public=coordinator / "log" / "public",
@@ -164,7 +165,7 @@ def _collect(demo: DemoRun) -> None:
 
 
 @contextmanager
-def _slim_releases(out: Path) -> Iterator[dict[str, Path]]:
+def slim_releases(out: Path) -> Iterator[dict[str, Path]]:
     """Copy releases without their weights, which the bundle names by digest."""
     draft = out / _SLIM
     found: dict[str, Path] = {}
@@ -177,7 +178,8 @@ def _slim_releases(out: Path) -> Iterator[dict[str, Path]]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: str, target: str) -> None:
+    """Link a file, or copy it where the file system has no such links."""
     try:
         os.link(source, target)
     except OSError:

@@ -94,7 +94,7 @@ def run_flower(
     from tapestry_coordinator.superlink.supervisor import Engine
 
     clock = StageTimer(notify, seconds)
-    tail = _Tail(out / "coordinator" / run.PROGRESS, clock)
+    tail = EventTail(out / "coordinator" / run.PROGRESS, clock)
     with Engine(out / ENGINE_FOLDER) as engine:
         for folder in sorted((out / "nodes").iterdir()):
             site = engine.enroll(folder.name, folder / "keys" / "transport")
@@ -110,7 +110,7 @@ def run_flower(
     clock.enter("end")
 
 
-class _Tail:
+class EventTail:
     """Follow the events that a coordinator in another process writes from now on."""
 
     def __init__(self, path: Path, notify: Callable[[dict[str, Any]], None]) -> None:
@@ -118,6 +118,7 @@ class _Tail:
         self._position = path.stat().st_size if path.exists() else 0
 
     def read(self) -> None:
+        """Report the whole lines that were added since the last call."""
         if not self._path.exists():
             return
         with self._path.open("r", encoding="utf-8") as file:

@@ -19,7 +19,7 @@ def command(*words: object) -> str:
     Args:
         words: Options and arguments; a ``Path`` is an argument.
     """
-    return " ".join([_program(), *(shlex.quote(_word(word)) for word in words)])
+    return " ".join([program(), *(shlex.quote(_word(word)) for word in words)])
 
 
 def _word(word: object) -> str:
@@ -27,7 +27,7 @@ def _word(word: object) -> str:
     return f"./{text}" if isinstance(word, Path) and text.startswith("-") else text
 
 
-def _program() -> str:
+def program() -> str:
     """Return a call of this program: by its name, its path, or its Python."""
     python = Path(sys.executable)
     beside = python.with_name(_NAME)

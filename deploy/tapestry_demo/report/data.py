@@ -230,7 +230,7 @@ class RunFigures(_Part):
 
     @property
     def sights(self) -> list[Sight]:
-        """The coordinator's view; if uploads are in doubt, so is what it did not see."""
+        """The coordinator's view; uploads in doubt put what it did not see in doubt."""
         if not self.is_in_doubt:
             return self.coordinator_view
         return [

@@ -9,7 +9,13 @@ import pytest
 
 from tapestry.errors import ConfigError, ResourceError
 from tapestry_demo import demo_command
-from tapestry_demo.demo_command import DemoOptions, start_or_resume
+from tapestry_demo.demo_command import (
+    DemoOptions,
+    needed_bytes,
+    spelled_base,
+    start_or_resume,
+    usable_cores,
+)
 from tapestry_demo.demo_folder import FINISHED, read_record
 from tests.support.commands import tapestry
 from tests.support.demo_folders import begun
@@ -189,26 +195,26 @@ def test_a_base_in_a_folder_is_spelled_so_that_every_process_finds_it(
     here: Path,
 ) -> None:
     (here / "own").mkdir()
-    assert demo_command._named("own") == str(here / "own")
-    assert demo_command._named("./own") == str(here / "own")
-    assert demo_command._named("gone") == "gone"
+    assert spelled_base("own") == str(here / "own")
+    assert spelled_base("./own") == str(here / "own")
+    assert spelled_base("gone") == "gone"
     (here / "tiny").mkdir()
-    assert demo_command._named("tiny") == "tiny"  # a known name comes first
+    assert spelled_base("tiny") == "tiny"  # a known name comes first
 
 
 def test_a_base_folder_needs_room_for_its_copies(here: Path) -> None:
     (here / "own").mkdir()
-    least = demo_command._needed("own")
+    least = needed_bytes("own")
     (here / "own" / "model.safetensors").write_bytes(bytes(1000))
     (here / "own" / "notes.bin").write_bytes(bytes(5000))
-    assert demo_command._needed("own") == least + 10 * 1000
-    assert demo_command._needed("smollm2") > demo_command._needed("tiny") == least
+    assert needed_bytes("own") == least + 10 * 1000
+    assert needed_bytes("smollm2") > needed_bytes("tiny") == least
 
 
 def test_the_number_of_threads_is_that_of_the_cores_and_one_at_least(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert demo_command._cores() == len(os.sched_getaffinity(0))
+    assert usable_cores() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert demo_command._cores() == 1
+    assert usable_cores() == 1

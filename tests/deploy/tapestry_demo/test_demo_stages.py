@@ -27,7 +27,7 @@ def test_a_demo_whose_base_changed_is_not_resumed() -> None:
 
 def test_the_text_that_the_tap_looks_for_is_private_and_long() -> None:
     pytest.importorskip("chatterbot_corpus")
-    texts = demo_stages._canaries(["italy", "brazil"])
+    texts = demo_stages.choose_canaries(["italy", "brazil"])
     assert len(texts) == 40
     assert min(map(len, texts)) > 40
     held_out = corpora.load("italy").held_out
@@ -40,13 +40,13 @@ def test_a_base_is_remembered_and_another_one_is_refused(
 ) -> None:
     demo = demo_run(tmp_path)
     for _ in range(2):
-        demo_stages._check_base(demo, base.replica)
+        demo_stages.check_base(demo, base.replica)
     assert demo.record.base_digest == base.replica.digest
     other = Replica.start(
         {name: value * 2 for name, value in base.replica.parameters.items()}
     )
     with refused(ConfigError, "demo-base-differs", match=f"on {base.replica.digest}:"):
-        demo_stages._check_base(demo, other)
+        demo_stages.check_base(demo, other)
     assert demo.record.base_digest == base.replica.digest
 
 
@@ -60,9 +60,9 @@ def prepared(base: Base, tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
         (tmp_path / name / "half").touch()
     demo = demo_run(tmp_path)
     demo.members = [
-        demo_stages._member(tmp_path, country) for country in corpora.COUNTRIES
+        demo_stages.member_of(tmp_path, country) for country in corpora.COUNTRIES
     ]
-    demo_stages._prepare(demo, base.replica)
+    demo_stages.prepare(demo, base.replica)
     return demo
 
 
@@ -106,7 +106,7 @@ def test_a_bundle_gets_releases_without_their_weights_and_no_draft_stays(
         (tmp_path / "releases" / name / "tapestry").mkdir(parents=True)
         (tmp_path / "releases" / name / "tapestry" / "manifest.json").write_text(name)
         (tmp_path / "releases" / name / "model.safetensors").write_bytes(bytes(9))
-    with demo_stages._slim_releases(tmp_path) as found:
+    with demo_stages.slim_releases(tmp_path) as found:
         assert sorted(found) == ["base-1", "base-2"]
         for name, folder in found.items():
             files = [p for p in folder.rglob("*") if p.is_file()]
@@ -114,7 +114,7 @@ def test_a_bundle_gets_releases_without_their_weights_and_no_draft_stays(
     assert [path.name for path in tmp_path.iterdir()] == ["releases"]
 
     def fail() -> None:
-        with demo_stages._slim_releases(tmp_path):
+        with demo_stages.slim_releases(tmp_path):
             raise ConfigError("no", code="some-rule")
 
     with refused(ConfigError, "some-rule"):
@@ -126,13 +126,13 @@ def test_a_file_is_linked_or_copied_where_links_cannot_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_text("x")
-    demo_stages._link_or_copy(str(tmp_path / "a"), str(tmp_path / "b"))
+    demo_stages.link_or_copy(str(tmp_path / "a"), str(tmp_path / "b"))
     assert (tmp_path / "b").samefile(tmp_path / "a")
 
     def refuse(*_: str) -> None:
         raise OSError("Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    demo_stages._link_or_copy(str(tmp_path / "a"), str(tmp_path / "c"))
+    demo_stages.link_or_copy(str(tmp_path / "a"), str(tmp_path / "c"))
     assert (tmp_path / "c").read_text() == "x"
     assert not (tmp_path / "c").samefile(tmp_path / "a")

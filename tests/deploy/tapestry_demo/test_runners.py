@@ -82,7 +82,7 @@ def test_a_tail_reads_each_whole_line_once_and_no_earlier_one(tmp_path: Path) ->
     path = tmp_path / "progress.jsonl"
     path.write_text('{"n": 0}\n')
     told: list[dict[str, Any]] = []
-    tail = runners._Tail(path, told.append)
+    tail = runners.EventTail(path, told.append)
     tail.read()
     assert told == []
     with path.open("a", encoding="utf-8") as file:
@@ -99,7 +99,7 @@ def test_a_tail_reads_each_whole_line_once_and_no_earlier_one(tmp_path: Path) ->
 def test_a_tail_waits_for_a_file_that_is_not_there_yet(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
     told: list[dict[str, Any]] = []
-    tail = runners._Tail(path, told.append)
+    tail = runners.EventTail(path, told.append)
     tail.read()
     path.write_text(json.dumps({"n": 1}) + "\n")
     tail.read()

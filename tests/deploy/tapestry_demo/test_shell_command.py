@@ -16,7 +16,7 @@ from tapestry_demo import shell_command
 def test_a_line_pastes_into_a_shell(path: str) -> None:
     """A shell hands each word over as it is: here to a stand-in for the program."""
     line = shell_command.command("audit", "verify", Path(path))
-    program = shell_command._program()
+    program = shell_command.program()
     assert line.startswith(program)
     words = subprocess.run(
         ["sh", "-c", f"printf '%s\\n' {line.removeprefix(program)}"],
