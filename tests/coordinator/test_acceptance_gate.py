@@ -13,7 +13,7 @@ import pytest
 from tapestry.errors import ConfigError
 from tapestry.evaluation.held_out import HeldOut, scores_of
 from tapestry.model.replica import Replica
-from tapestry.protocol.round_manifest import MeanStep, RoundManifest
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.server import Unmasked
 from tapestry.vectors import Layout
@@ -22,6 +22,7 @@ from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator.acceptance_gate import AcceptanceGate, logged_evaluations
 from tapestry_coordinator.journal import Journal
 from tests.support.log_world import NAMES, World, renamed
+from tests.support.plans import outer_plan
 
 HELD_OUT = HeldOut(sets={"fr": ["a", "b"], "id": ["c"]}, digest="sha256:" + "1" * 64)
 LAYOUT = Layout(tensors=(("w", (8,)),))
@@ -71,12 +72,6 @@ START = Replica.start({"w": np.zeros(8, dtype=np.float32)})
 
 
 def _manifest(**outer: str) -> RoundManifest:
-    plan = {
-        "optimizer": "mean",
-        "learning_rate": "1",
-        "max_norm": "2",
-        "max_loss_increase": "0.5",
-    }
     return renamed(
         World().found().manifest(),
         model_digest=START.digest,
@@ -85,7 +80,7 @@ def _manifest(**outer: str) -> RoundManifest:
         clip_norm="4",
         clip_value="4",
         scale_bits=10,
-        outer=MeanStep.model_validate({**plan, **outer}),
+        outer=outer_plan(**{"max_norm": "2", "max_loss_increase": "0.5", **outer}),
     )
 
 

@@ -24,7 +24,7 @@ from tapestry.workloads.language.tokens import TokenExample
 from tapestry_node.training import dp_sgd, per_example_gradients
 from tapestry_node.training.dp_sgd import Runtime, StepProgress, fit
 from tapestry_node.training.per_example_gradients import Gradients, Problem, Tally
-from tests.support import tiny_models
+from tests.support import plans, tiny_models
 from tests.support.canaries import audit
 
 Patch = pytest.MonkeyPatch
@@ -44,10 +44,8 @@ def moved(
     fit(
         problem,
         units,
-        training=tiny_models.training_plan(
-            steps=steps, batch_size=8, learning_rate="8"
-        ),
-        privacy=tiny_models.privacy_plan(noise_multiplier=multiplier),
+        training=plans.training_plan(steps=steps, batch_size=8, learning_rate="8"),
+        privacy=plans.privacy_plan(noise_multiplier=multiplier),
         records=max(8, len(units)),
         runtime=runtime or Runtime(),
     )

@@ -15,7 +15,7 @@ from tapestry.workloads.language.tokens import TokenExample
 from tapestry.workloads.plan_checks import local_steps
 from tapestry_node.training.dp_sgd import Runtime, fit
 from tapestry_node.training.per_example_gradients import Problem
-from tests.support import tiny_models
+from tests.support import plans, tiny_models
 
 _FIRST = 1000  # sequences that start with token 1000 + i carry canary i
 _LOUD = 1e4  # drowns the language model's gradient, so that clipping leaves e_i
@@ -64,8 +64,8 @@ def audit(
     units = [
         TokenExample(rows=((_FIRST + i, *text),)) for i in range(count) if inside[i]
     ]
-    training = tiny_models.training_plan(steps=steps, batch_size=len(units) // 4)
-    privacy = tiny_models.privacy_plan(noise_multiplier=noise)
+    training = plans.training_plan(steps=steps, batch_size=len(units) // 4)
+    privacy = plans.privacy_plan(noise_multiplier=noise)
     with audited(count) as problem:
         fit(
             problem,

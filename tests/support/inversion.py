@@ -28,7 +28,7 @@ from tapestry.vectors import FloatVector, RingVector
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_node.round.contribution import prepare
 from tapestry_node.training.dp_sgd import Runtime, noiseless_step, update
-from tests.support import tiny_models
+from tests.support import plans
 from tests.support.secagg_cohort import manifest_for, members
 
 RANK, WIDTH, BYTES = 64, 96, 256
@@ -46,7 +46,7 @@ def codes(generator: np.random.Generator, count: int) -> list[str]:
 
 
 def training_plan() -> TrainingPlan:
-    return tiny_models.training_plan(
+    return plans.training_plan(
         parameterization="low_rank",
         rank=RANK,
         targets=(TARGET,),
@@ -82,8 +82,8 @@ class Federation:
 
     def privacy(self) -> PrivacyPlan:
         if self.noise == "none":
-            return tiny_models.privacy_plan(noise="none")
-        return tiny_models.privacy_plan(
+            return plans.privacy_plan(noise="none")
+        return plans.privacy_plan(
             noise=self.noise,
             noise_multiplier=self.noise_multiplier,
             clip_norm="0.015625",

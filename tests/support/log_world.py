@@ -8,12 +8,9 @@ from typing import Literal
 from tapestry.encoding import digest
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.protocol.round_manifest import (
-    LocalNoise,
-    MeanStep,
     Participant,
     RoundManifest,
     StageDeadlines,
-    TrainingPlan,
 )
 from tapestry.protocol.stages import SECAGG_STAGES, RoundStage
 from tapestry.tlog.checkpoint import Checkpoint
@@ -43,6 +40,7 @@ from tapestry_governance.events.round_events import (
 )
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply
+from tests.support.plans import outer_plan, privacy_plan, round_manifest, training_plan
 
 NAMES = ("de", "es", "fr", "id")
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -213,8 +211,11 @@ class World:
         )
 
     def manifest(self, number: int = 1, *, attempt: int = 1) -> RoundManifest:
-        return RoundManifest(
-            protocol="tapestry-secagg/1",
+        return round_manifest(
+            [
+                Participant(name=name, key=str(self.keys[name, "node"].verify_key))
+                for name in NAMES
+            ],
             federation="tapestry",
             run_id="run",
             round_number=number,
@@ -224,47 +225,16 @@ class World:
             software_digest=fake_digest("software"),
             policy_digest=self.folded.policy.digest,
             roster_digest=roster_digest(self.members()),
-            participants=tuple(
-                Participant(name=name, key=str(self.keys[name, "node"].verify_key))
-                for name in NAMES
-            ),
-            max_colluding=1,
-            threshold=3,
             min_cohort=3,
-            ring_bits=32,
             length=1000,
-            clip_norm="1",
             clip_value="0.1",
             scale_bits=20,
-            training=TrainingPlan(
-                workload="language",
-                parameterization="full",
-                rank=0,
-                targets=(),
-                factor_seed="0" * 64,
-                steps=20,
-                batch_size=50,
-                optimizer="sgd",
-                learning_rate="0.1",
-                weight_decay="0",
-                options={"sequence_length": 64},
+            training=training_plan(
+                steps=20, batch_size=50, options={"sequence_length": 64}
             ),
-            privacy=LocalNoise(
-                noise="local",
-                unit="record",
-                adjacency="add-remove",
-                clip_norm="1",
-                noise_multiplier="1",
-                target_delta="0.00001",
-            ),
-            outer=MeanStep(
-                optimizer="mean",
-                learning_rate="1",
-                max_norm="10",
-                max_loss_increase="0.1",
-            ),
+            privacy=privacy_plan(),
+            outer=outer_plan(max_loss_increase="0.1"),
             deadlines=DEADLINES,
-            post_quantum=None,
         )
 
     def base(self, number: int) -> str:

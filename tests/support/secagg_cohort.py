@@ -10,15 +10,10 @@ import numpy as np
 from tapestry.errors import ProtocolError
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.protocol.round_manifest import (
-    MeanStep,
-    NoNoise,
     Participant,
     RoundManifest,
-    TrainingPlan,
-    recommended_threshold,
 )
 from tapestry.protocol.secagg_messages import Result, Upload
-from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.secagg import client
 from tapestry.secagg.masks import Random
 from tapestry.secagg.requirements import Requirements, RunPlan
@@ -27,29 +22,7 @@ from tapestry.secagg.server import (
     Unmasked,
 )
 from tapestry.vectors import Quantized, RingVector
-
-DIGEST = "sha256:" + "ab" * 32
-
-TRAINING = TrainingPlan(
-    workload="language",
-    parameterization="full",
-    rank=0,
-    targets=(),
-    factor_seed="00" * 32,
-    steps=1,
-    batch_size=8,
-    optimizer="sgd",
-    learning_rate="0.1",
-    weight_decay="0",
-    options={"sequence_length": 32},
-)
-PRIVACY = NoNoise(noise="none")
-OUTER = MeanStep(
-    optimizer="mean",
-    learning_rate="1",
-    max_norm="10",
-    max_loss_increase="1",
-)
+from tests.support.plans import DIGEST, round_manifest
 
 
 class MemoryMarks:
@@ -93,47 +66,12 @@ def members(count: int) -> list[Member]:
     return rows
 
 
-def recommended_colluding(cohort: int) -> int:
-    """Return n_C just under a third of the cohort."""
-    return -(-cohort // 3) - 1
-
-
-def manifest_for(
-    cohort: Sequence[Member], *, length: int = 50, **changes: Any
-) -> RoundManifest:
+def manifest_for(cohort: Sequence[Member], **changes: Any) -> RoundManifest:
     """Propose a round to a cohort, with the recommended numbers."""
-    n = len(cohort)
-    colluding = recommended_colluding(n)
-    threshold = recommended_threshold(n, max_colluding=colluding)
-    fields = {
-        "protocol": "tapestry-secagg/1",
-        "federation": "loom.example",
-        "run_id": "run-1",
-        "round_number": 1,
-        "attempt": 1,
-        "model_digest": DIGEST,
-        "layout_digest": DIGEST,
-        "software_digest": DIGEST,
-        "policy_digest": DIGEST,
-        "roster_digest": DIGEST,
-        "participants": tuple(
-            Participant(name=m.name, key=str(m.identity.verify_key)) for m in cohort
-        ),
-        "max_colluding": colluding,
-        "threshold": threshold,
-        "min_cohort": threshold,
-        "ring_bits": 32,
-        "length": length,
-        "clip_norm": "1",
-        "clip_value": "0.5",
-        "scale_bits": 16,
-        "training": TRAINING,
-        "privacy": PRIVACY,
-        "outer": OUTER,
-        "deadlines": dict.fromkeys(SECAGG_STAGES, 60),
-        "post_quantum": None,
-    }
-    return RoundManifest.model_validate({**fields, **changes})
+    return round_manifest(
+        [Participant(name=m.name, key=str(m.identity.verify_key)) for m in cohort],
+        **changes,
+    )
 
 
 def terms_for(manifest: RoundManifest, **changes: Any) -> Requirements:

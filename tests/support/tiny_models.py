@@ -1,4 +1,4 @@
-"""A tiny Llama, its losses and its plans, for the tests of private training."""
+"""A tiny Llama, and its losses, for the tests of private training."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,13 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tapestry.protocol.round_manifest import (
-    LocalNoise,
-    NoNoise,
-    PrivacyPlan,
-    SharedNoise,
-    TrainingPlan,
-)
 from tapestry.workloads.language.architectures import check_architecture
 from tapestry.workloads.language.tokens import TokenExample
 from tapestry.workloads.language.workload import PROBE
@@ -143,38 +136,3 @@ def units(count: int, *, seed: int = 0, sequences: int = 1) -> list[TokenExample
         TokenExample(rows=tuple(sequence() for _ in range(sequences)))
         for _ in range(count)
     ]
-
-
-def training_plan(**changes: Any) -> TrainingPlan:
-    """Plan three SGD steps of eight expected records."""
-    settings: dict[str, Any] = {
-        "workload": "language",
-        "parameterization": "full",
-        "rank": 0,
-        "targets": (),
-        "factor_seed": "0" * 64,
-        "steps": 3,
-        "batch_size": 8,
-        "optimizer": "sgd",
-        "learning_rate": "0.1",
-        "weight_decay": "0",
-        "options": {"sequence_length": 16},
-    }
-    return TrainingPlan(**(settings | changes))
-
-
-def privacy_plan(**changes: Any) -> PrivacyPlan:
-    """Plan local noise of one clip norm, other noise, or none."""
-    if changes.get("noise") == "none":
-        return NoNoise(**changes)
-    settings: dict[str, Any] = {
-        "noise": "local",
-        "unit": "record",
-        "adjacency": "add-remove",
-        "clip_norm": "1",
-        "noise_multiplier": "1",
-        "target_delta": "0.00001",
-    }
-    if changes.get("noise") == "shared":
-        return SharedNoise(**{"min_share": "0", **settings, **changes})
-    return LocalNoise(**(settings | changes))

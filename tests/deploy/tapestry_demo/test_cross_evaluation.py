@@ -19,7 +19,7 @@ from tapestry_demo.cross_evaluation import errors, fill, scores
 from tapestry_demo.demo_run import DemoRun
 from tests.support.demo_folders import demo_founding, demo_members, demo_run
 from tests.support.federation import Base
-from tests.support.tiny_models import training_plan
+from tests.support.plans import training_plan
 
 PLAN = training_plan(
     parameterization="low_rank", rank=2, targets=("q_proj",), factor_seed="ab" * 32

@@ -11,25 +11,20 @@ import pytest
 import torch
 
 from tapestry.artifacts import manifest
-from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import parameters_digest
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.peft_folder import write_peft
 from tests.support.commands import Result, exit_status, tapestry
+from tests.support.plans import training_plan
 
-PLAN = TrainingPlan(
-    workload="language",
+PLAN = training_plan(
     parameterization="low_rank",
     rank=4,
     targets=("q_proj", "down_proj"),
     factor_seed="ab" * 32,
     steps=1,
     batch_size=1,
-    optimizer="sgd",
-    learning_rate="0.1",
-    weight_decay="0",
-    options={"sequence_length": 16},
 )
 
 

@@ -27,8 +27,9 @@ from tapestry_governance.events.round_events import (
     RoundClosed,
     RoundOpened,
 )
+from tests.support.plans import DIGEST
 from tests.support.refusals import refused
-from tests.support.secagg_cohort import DIGEST, Federation
+from tests.support.secagg_cohort import Federation
 
 LENGTH = CHUNK_BYTES // 4 + 100  # two chunks
 OTHER = "sha256:" + "cd" * 32

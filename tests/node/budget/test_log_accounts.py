@@ -8,25 +8,19 @@ import pytest
 from tapestry.encoding import decode_decimal, digest
 from tapestry.errors import ConfigError
 from tapestry.privacy import accounting
-from tapestry.protocol.round_manifest import LocalNoise, NoNoise, SharedNoise
+from tapestry.protocol.round_manifest import NoNoise
 from tapestry_governance.events.privacy_events import PrivacyLoss, UnboundedLoss
 from tapestry_node.budget.ledger import Charge, Ledger, PrivacyPromise
 from tapestry_node.budget.log_accounts import loss_of, published_charges
 from tests.support.log_world import World
+from tests.support.plans import privacy_plan
 
 STEPS = accounting.Steps(noise_multiplier=1.0, sampling_rate=0.05, steps=10)
 CHARGE = Charge(purpose="round", run="run-1", number=1, steps=STEPS, own_multiplier=1.0)
 INTEGER = replace(STEPS, steps=1, coordinates=1000, bound=2.0**20)
 SHARED = replace(CHARGE, steps=INTEGER, own_multiplier=0.5)
-PLAN = LocalNoise(
-    noise="local",
-    unit="record",
-    adjacency="add-remove",
-    clip_norm="0.5",
-    noise_multiplier="1",
-    target_delta="0.00001",
-)
-SHARED_PLAN = SharedNoise(**{**PLAN.model_dump(), "noise": "shared"}, min_share="0")
+PLAN = privacy_plan(clip_norm="0.5")
+SHARED_PLAN = privacy_plan(noise="shared", clip_norm="0.5")
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from tapestry_node.training.dp_sgd import (
 )
 from tapestry_node.training.microbatches import BatchLimits
 from tapestry_node.training.per_example_gradients import Problem
-from tests.support import tiny_models
+from tests.support import plans, tiny_models
 
 
 def runtime(key: int = 1, **changes: Any) -> Runtime:
@@ -54,8 +54,8 @@ def run(
         done = fit(
             problem,
             units,
-            training=tiny_models.training_plan(**(plan or {})),
-            privacy=tiny_models.privacy_plan(**(privacy or {})),
+            training=plans.training_plan(**(plan or {})),
+            privacy=plans.privacy_plan(**(privacy or {})),
             records=records or len(units),
             runtime=runtime_ or runtime(),
         )
@@ -167,8 +167,8 @@ def test_every_parameter_moves_in_the_first_step() -> None:
             fit(
                 problem,
                 tiny_models.units(8),
-                training=tiny_models.training_plan(steps=1),
-                privacy=tiny_models.privacy_plan(),
+                training=plans.training_plan(steps=1),
+                privacy=plans.privacy_plan(),
                 records=8,
                 runtime=runtime(),
             )
@@ -185,8 +185,8 @@ def test_weights_that_never_move_are_refused() -> None:
         fit(
             problem,
             tiny_models.units(8),
-            training=tiny_models.training_plan(**plan),
-            privacy=tiny_models.privacy_plan(),
+            training=plans.training_plan(**plan),
+            privacy=plans.privacy_plan(),
             records=8,
             runtime=runtime(),
         )
@@ -198,7 +198,7 @@ def test_an_update_is_the_change_in_layout_order_and_leaves_the_base(
 ) -> None:
     workload = build_tiny()
     low_rank = parameterization == "low_rank"
-    plan = tiny_models.training_plan(
+    plan = plans.training_plan(
         parameterization=parameterization,
         rank=4 if low_rank else 0,
         targets=("q_proj", "down_proj") if low_rank else (),
@@ -210,7 +210,7 @@ def test_an_update_is_the_change_in_layout_order_and_leaves_the_base(
         workload,
         units,
         training=plan,
-        privacy=tiny_models.privacy_plan(),
+        privacy=plans.privacy_plan(),
         records=len(units),
         runtime=runtime(),
     )
@@ -226,12 +226,12 @@ def test_an_update_is_the_change_in_layout_order_and_leaves_the_base(
 def test_a_noiseless_step_for_shared_noise_is_one_clipped_release() -> None:
     workload = build_tiny()
     units = workload.encode(["some text", "other words"] * 6, sequence_length=16)
-    plan = tiny_models.training_plan(steps=1, batch_size=12)
+    plan = plans.training_plan(steps=1, batch_size=12)
     got = noiseless_step(
         workload,
         units,
         training=plan,
-        privacy=tiny_models.privacy_plan(clip_norm="0.01"),
+        privacy=plans.privacy_plan(clip_norm="0.01"),
         records=12,
         runtime=runtime(),
     )
@@ -244,7 +244,7 @@ def test_a_noiseless_step_for_shared_noise_is_one_clipped_release() -> None:
                 workload,
                 units,
                 training=plan.model_copy(update=wrong),
-                privacy=tiny_models.privacy_plan(),
+                privacy=plans.privacy_plan(),
                 records=12,
                 runtime=runtime(),
             )
@@ -265,8 +265,8 @@ def test_a_broken_record_counts_as_zero_and_raises_a_local_alarm(
         done = fit(
             replace(problem, losses=losses),
             [bad, *tiny_models.units(7)],
-            training=tiny_models.training_plan(steps=2),
-            privacy=tiny_models.privacy_plan(),
+            training=plans.training_plan(steps=2),
+            privacy=plans.privacy_plan(),
             records=8,
             runtime=runtime(),
         )
@@ -276,12 +276,10 @@ def test_a_broken_record_counts_as_zero_and_raises_a_local_alarm(
 
 
 def test_what_is_spent_is_known_before_training() -> None:
-    plan = tiny_models.training_plan(steps=7, batch_size=8)
+    plan = plans.training_plan(steps=7, batch_size=8)
     want = Steps(noise_multiplier=1.0, sampling_rate=0.08, steps=7)
-    assert local_steps(plan, tiny_models.privacy_plan(), records=100) == want
-    assert (
-        local_steps(plan, tiny_models.privacy_plan(noise="none"), records=100) is None
-    )
+    assert local_steps(plan, plans.privacy_plan(), records=100) == want
+    assert local_steps(plan, plans.privacy_plan(noise="none"), records=100) is None
 
 
 @pytest.mark.parametrize(

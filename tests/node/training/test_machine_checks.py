@@ -14,11 +14,9 @@ from tapestry_node.training import dp_sgd
 from tapestry_node.training import machine_checks as module
 from tapestry_node.training.machine_checks import Trainable, check_memory
 from tapestry_node.training.microbatches import BatchLimits
-from tests.support import tiny_models
+from tests.support import plans
 
-PLAN = tiny_models.training_plan(
-    parameterization="low_rank", rank=2, targets=("q_proj",)
-)
+PLAN = plans.training_plan(parameterization="low_rank", rank=2, targets=("q_proj",))
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def asked(model: LanguageWorkload, **changes: Any) -> Refused | None:
     plan = PLAN.model_copy(update=changes)
     found = Trainable(workload=model, records=64, limits=BatchLimits())
     try:
-        found.check(plan, tiny_models.privacy_plan(), load=lambda: None)
+        found.check(plan, plans.privacy_plan(), load=lambda: None)
     except Refused as error:
         return error
     return None
@@ -50,10 +48,10 @@ def test_what_fits_is_tried_once_for_each_plan(
     found = Trainable(workload=model, records=64, limits=BatchLimits())
     for seed in ("0", "1", "1"):
         plan = PLAN.model_copy(update={"factor_seed": seed * 64})
-        found.check(plan, tiny_models.privacy_plan(), load=lambda: None)
+        found.check(plan, plans.privacy_plan(), load=lambda: None)
     assert tries == ["0" * 64]  # the factors of a round change nothing about it
     wider = PLAN.model_copy(update={"targets": ("v_proj",)})
-    found.check(wider, tiny_models.privacy_plan(), load=lambda: None)
+    found.check(wider, plans.privacy_plan(), load=lambda: None)
     assert len(tries) == 2
 
 
@@ -96,8 +94,8 @@ def test_another_bases_broken_values_are_no_fault_of_the_model(
     model.load({**good, name: good[name] * float("nan")})
     found = Trainable(workload=model, records=64, limits=BatchLimits())
     with pytest.raises(Refused, match="model_unsupported"):
-        found.check(PLAN, tiny_models.privacy_plan(), load=lambda: None)
-    found.check(PLAN, tiny_models.privacy_plan(), load=lambda: model.load(good))
+        found.check(PLAN, plans.privacy_plan(), load=lambda: None)
+    found.check(PLAN, plans.privacy_plan(), load=lambda: model.load(good))
 
 
 def test_a_gradient_that_memory_cannot_hold_is_refused(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tapestry.model.low_rank import expand, factor, round_seed
 from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import Layout
+from tests.support.plans import training_plan
 from tests.support.refusals import refused
 
 SEED = "0123456789abcdef" * 4
@@ -15,20 +16,8 @@ KNOWN = [[0, 1, 0, 0, 0, 1, 0, 1], [1, 1, 1, 0, 0, 0, 0, 1]]
 
 
 def _plan(rank: int, *, kind: str = "low_rank") -> TrainingPlan:
-    return TrainingPlan.model_validate(
-        {
-            "workload": "language",
-            "parameterization": kind,
-            "rank": rank,
-            "targets": ("q_proj",),
-            "factor_seed": SEED,
-            "steps": 1,
-            "batch_size": 1,
-            "optimizer": "sgd",
-            "learning_rate": "1",
-            "weight_decay": "0",
-            "options": {"sequence_length": 16},
-        }
+    return training_plan(
+        parameterization=kind, rank=rank, targets=("q_proj",), factor_seed=SEED
     )
 
 

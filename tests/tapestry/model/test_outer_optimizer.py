@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 
 from tapestry.model.outer_optimizer import OuterState, advance
 from tapestry.protocol.round_manifest import (
-    AdamStep,
-    MeanStep,
-    NesterovStep,
     OuterPlan,
     RoundManifest,
 )
 from tapestry.vectors import FloatVector, Layout, parameters_digest
 from tests.support.log_world import World, renamed
+from tests.support.plans import outer_plan
 
 LAYOUT = Layout(tensors=(("w", (3, 4)), ("b", (3,))))
 KNOWN = {
@@ -35,12 +33,8 @@ def manifest() -> RoundManifest:
 
 
 def _plan(optimizer: str, rate: str = "0.5", momentum: str = "0.9") -> OuterPlan:
-    values = {"learning_rate": rate, "max_norm": "10", "max_loss_increase": "1"}
-    if optimizer == "nesterov":
-        return NesterovStep(optimizer="nesterov", momentum=momentum, **values)
-    if optimizer == "adam":
-        return AdamStep(optimizer="adam", **values)
-    return MeanStep(optimizer="mean", **values)
+    more = {"momentum": momentum} if optimizer == "nesterov" else {}
+    return outer_plan(optimizer=optimizer, learning_rate=rate, **more)
 
 
 def _spread(count: int, start: int) -> FloatVector:

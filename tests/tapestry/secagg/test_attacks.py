@@ -40,6 +40,7 @@ from tests.support.attackers import (
     uploaded,
     without,
 )
+from tests.support.plans import recommended_colluding
 from tests.support.randomness import (
     CHI_SQUARE_255,
     FixedRandom,
@@ -48,13 +49,7 @@ from tests.support.randomness import (
     looks_uniform,
 )
 from tests.support.refusals import refused
-from tests.support.secagg_cohort import (
-    Federation,
-    manifest_for,
-    members,
-    recommended_colluding,
-    terms_for,
-)
+from tests.support.secagg_cohort import Federation, manifest_for, members, terms_for
 
 OTHER = "sha256:" + "cd" * 32
 

@@ -26,9 +26,9 @@ from tapestry.protocol.secagg_messages import (
 from tapestry.secagg import client
 from tapestry.secagg.requirements import Requirements, Reservation
 from tapestry.vectors import Quantized
+from tests.support.plans import DIGEST
 from tests.support.refusals import refused
 from tests.support.secagg_cohort import (
-    DIGEST,
     Federation,
     MemoryMarks,
     manifest_for,

@@ -14,13 +14,9 @@ from tapestry.secagg.requirements import (
     ClientProgress,
     ClientStep,
 )
+from tests.support.plans import recommended_colluding
 from tests.support.refusals import refused
-from tests.support.secagg_cohort import (
-    Federation,
-    manifest_for,
-    recommended_colluding,
-    terms_for,
-)
+from tests.support.secagg_cohort import Federation, manifest_for, terms_for
 
 
 class FileMarks:

@@ -9,7 +9,7 @@ from tapestry.protocol.round_manifest import NesterovStep
 from tapestry.workloads import plan_checks
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.workload import LanguageWorkload
-from tests.support import tiny_models
+from tests.support import plans, tiny_models
 
 
 @pytest.fixture(scope="module")
@@ -17,15 +17,12 @@ def model() -> LanguageWorkload:
     return build_tiny()
 
 
-LOW_RANK = {"parameterization": "low_rank", "rank": 2, "targets": ("q_proj",)}
-
-
 def test_a_plan_that_fits_gives_its_layout(model: LanguageWorkload) -> None:
-    for changes in ({}, LOW_RANK):
-        plan = tiny_models.training_plan(**changes)
-        found = plan_checks.check_plan(model, plan, tiny_models.privacy_plan())
+    for changes in ({}, plans.LOW_RANK):
+        plan = plans.training_plan(**changes)
+        found = plan_checks.check_plan(model, plan, plans.privacy_plan())
         assert found == model.layout(plan)
-    plan_checks.check_model(model, tiny_models.privacy_plan())
+    plan_checks.check_model(model, plans.privacy_plan())
 
 
 @pytest.mark.parametrize(
@@ -41,12 +38,12 @@ def test_a_plan_that_fits_gives_its_layout(model: LanguageWorkload) -> None:
         ({"weight_decay": "-1"}, {}, "weight decay -1 is out of range"),
         ({"weight_decay": "10"}, {}, "weight decay 10 is out of range"),
         (
-            LOW_RANK | {"targets": ("no",)},
+            plans.LOW_RANK | {"targets": ("no",)},
             {},
             "no linear module 'no'.*may be down_proj",
         ),
-        (LOW_RANK | {"rank": 0}, {}, "rank 0 trains nothing"),
-        (LOW_RANK | {"rank": 97}, {}, "rank 97 is above the 96"),
+        (plans.LOW_RANK | {"rank": 0}, {}, "rank 0 trains nothing"),
+        (plans.LOW_RANK | {"rank": 97}, {}, "rank 97 is above the 96"),
         ({}, {"clip_norm": "0"}, "clip norm 0 .* must both be positive"),
         ({}, {"noise_multiplier": "0"}, "multiplier 0 must both .*noise = 'none'"),
         ({}, {"noise_multiplier": "0.19"}, "0.19 gives no finite epsilon; take 0.2"),
@@ -63,13 +60,13 @@ def test_what_a_plan_asks_in_vain_is_named(
     with pytest.raises(ConfigError, match=said):
         plan_checks.check_plan(
             model,
-            tiny_models.training_plan(**training),
-            tiny_models.privacy_plan(**privacy),
+            plans.training_plan(**training),
+            plans.privacy_plan(**privacy),
         )
 
 
 def test_declared_records_bound_batch_and_delta() -> None:
-    plan, privacy = tiny_models.training_plan(batch_size=9), tiny_models.privacy_plan()
+    plan, privacy = plans.training_plan(batch_size=9), plans.privacy_plan()
     plan_checks.check_records(plan, privacy, records=9)
     with pytest.raises(ConfigError, match=r"batch size 9 .* the 8 records"):
         plan_checks.check_records(plan, privacy, records=8)
@@ -82,14 +79,14 @@ def test_a_model_that_is_not_float32_is_refused_even_without_noise() -> None:
     model.module.bfloat16()
     for noise in ("none", "local"):
         with pytest.raises(ConfigError, match=r"is torch\.bfloat16; training needs fl"):
-            plan_checks.check_model(model, tiny_models.privacy_plan(noise=noise))
+            plan_checks.check_model(model, plans.privacy_plan(noise=noise))
 
 
 def test_without_noise_any_architecture_will_do() -> None:
     model = LanguageWorkload(tiny_models.llama(kind="phi"), build_tiny().tokenizer)
-    plan_checks.check_model(model, tiny_models.privacy_plan(noise="none"))
+    plan_checks.check_model(model, plans.privacy_plan(noise="none"))
     with pytest.raises(ConfigError, match="architecture 'phi'"):
-        plan_checks.check_model(model, tiny_models.privacy_plan())
+        plan_checks.check_model(model, plans.privacy_plan())
 
 
 @pytest.mark.parametrize(

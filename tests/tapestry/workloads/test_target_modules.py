@@ -11,7 +11,7 @@ from tapestry.workloads.target_modules import (
     find_targets,
     linear_modules,
 )
-from tests.support import tiny_models
+from tests.support import plans, tiny_models
 
 
 def linear(module: nn.Module) -> dict[str, nn.Linear]:
@@ -30,8 +30,7 @@ def model(kind: str, **settings: Any) -> nn.Module:
 
 
 def plan(**changes: Any) -> TrainingPlan:
-    settings = {"parameterization": "low_rank", "rank": 2, "targets": ("q_proj",)}
-    return tiny_models.training_plan(**(settings | changes))
+    return plans.training_plan(**(plans.LOW_RANK | changes))
 
 
 def test_gpt2_has_no_linear_module_and_is_told_so() -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.workloads.torch_model import TorchModel
-from tests.support.tiny_models import training_plan
+from tests.support.plans import training_plan
 
 FULL = training_plan()
 LOW_RANK = training_plan(parameterization="low_rank", rank=1, targets=("2", "0"))

@@ -12,7 +12,7 @@ from tapestry.workloads.target_modules import (
     find_targets,
     linear_modules,
 )
-from tests.support import tiny_models
+from tests.support import plans, tiny_models
 
 
 def linear(module: nn.Module) -> dict[str, nn.Linear]:
@@ -31,8 +31,7 @@ def model(kind: str, **settings: Any) -> nn.Module:
 
 
 def plan(**changes: Any) -> TrainingPlan:
-    settings = {"parameterization": "low_rank", "rank": 2, "targets": ("q_proj",)}
-    return tiny_models.training_plan(**(settings | changes))
+    return plans.training_plan(**(plans.LOW_RANK | changes))
 
 
 @pytest.mark.parametrize(

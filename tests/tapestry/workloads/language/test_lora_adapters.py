@@ -15,7 +15,7 @@ from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.dialogue import Dialogue
 from tapestry.workloads.language.lora_adapters import LoraAdapters, score
 from tapestry.workloads.language.text_records import Corpus
-from tests.support.tiny_models import training_plan
+from tests.support.plans import training_plan
 
 PLAN = training_plan(
     parameterization="low_rank", rank=2, targets=("v_proj",), factor_seed="ab" * 32

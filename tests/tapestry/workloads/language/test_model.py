@@ -22,6 +22,7 @@ from tapestry.vectors import FloatVector, parameters_digest
 from tapestry.workloads.language import model as language
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
+from tests.support.plans import training_plan
 
 TEXTS = ["Buongiorno, come stai?", "犬も歩けば棒に当たる", "", "x" * 200]
 
@@ -37,19 +38,12 @@ def model() -> Iterator[LanguageModel]:
 
 def _plan(parameterization: str = "low_rank", **changes: object) -> TrainingPlan:
     values = {
-        "workload": "language",
         "parameterization": parameterization,
         "rank": 4 if parameterization == "low_rank" else 0,
         "targets": ("q_proj", "v_proj", "down_proj"),
         "factor_seed": "5e" * 32,
-        "steps": 1,
-        "batch_size": 1,
-        "optimizer": "sgd",
-        "learning_rate": "0.1",
-        "weight_decay": "0",
-        "options": {"sequence_length": 16},
     }
-    return TrainingPlan.model_validate({**values, **changes})
+    return training_plan(**{**values, **changes})
 
 
 def _update(model: LanguageModel, plan: TrainingPlan, text: str) -> FloatVector:

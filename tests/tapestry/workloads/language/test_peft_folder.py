@@ -17,7 +17,7 @@ from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import base_path, write_peft
-from tests.support.tiny_models import training_plan
+from tests.support.plans import training_plan
 
 PLAN = training_plan(
     parameterization="low_rank",

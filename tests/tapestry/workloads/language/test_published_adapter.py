@@ -13,26 +13,21 @@ from safetensors.numpy import load_file, save_file
 
 from tapestry.artifacts import manifest
 from tapestry.errors import ConfigError, ForeignFileError
-from tapestry.protocol.round_manifest import TrainingPlan
 from tapestry.vectors import parameters_digest
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import write_peft
 from tests.support.model_folders import build, edit
+from tests.support.plans import training_plan
 
-_PLAN = TrainingPlan(
-    workload="language",
+_PLAN = training_plan(
     parameterization="low_rank",
     rank=2,
     targets=("q_proj", "down_proj"),
     factor_seed="ab" * 32,
     steps=1,
     batch_size=1,
-    optimizer="sgd",
-    learning_rate="0.1",
-    weight_decay="0",
-    options={"sequence_length": 16},
 )
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"

@@ -15,7 +15,7 @@ from tapestry.workloads.language.sample_answers import (
     first_tokens,
     prompts_of,
 )
-from tests.support.tiny_models import training_plan
+from tests.support.plans import training_plan
 
 PLAN = training_plan(
     parameterization="low_rank", rank=2, targets=("v_proj",), factor_seed="ab" * 32

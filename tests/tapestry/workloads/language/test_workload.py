@@ -9,7 +9,7 @@ from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.bits_per_byte import BitsPerByte
 from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.workload import LanguageWorkload
-from tests.support.tiny_models import training_plan
+from tests.support.plans import training_plan
 
 OPTIONS: Options = {"sequence_length": 16}
 
