@@ -187,7 +187,7 @@ def _read_any(data: bytes, *, limit: int) -> Event:
     except ValidationError as error:
         raise _misshapen("Event", error) from None
     if event.encode() != data:
-        raise ProtocolError("event has a second spelling")
+        raise ProtocolError("event has a second spelling", code="entry-not-canonical")
     return event
 
 
@@ -282,7 +282,9 @@ class Signed:
             if keyid == key.keyid:
                 key.verify(_pae(self.payload), signature)
                 return
-        raise VerificationError(f"entry is not signed by {key.keyid}")
+        raise VerificationError(
+            f"entry is not signed by {key.keyid}", code="signature-missing"
+        )
 
 
 def sign_entry(event: Event, *keys: SigningKey) -> bytes:
@@ -384,22 +386,30 @@ def _read_envelope(entry: bytes) -> _Parts:
     envelope = _Envelope.decode(entry, limit=ENTRY_LIMIT)
     names = [each.keyid for each in envelope.signatures]
     if names != sorted(set(names)):
-        raise ProtocolError("signatures must be distinct and in order of key id")
+        raise ProtocolError(
+            "signatures must be distinct and in order of key id",
+            code="signatures-out-of-order",
+        )
     return envelope.payload, [(each.keyid, each.sig) for each in envelope.signatures]
 
 
 def _misshapen(what: str, error: ValidationError) -> ProtocolError:
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return ProtocolError(f"{what} {where}: {first['msg']}")
+    return ProtocolError(f"{what} {where}: {first['msg']}", code="schema-violated")
 
 
 def _refuse_unknown(header: dict[str, Any]) -> None:
     version, kind = header.get("v"), header.get("type")
     if isinstance(version, int) and version > 1:
-        raise IncompleteError(f"event of version {version}; this release knows 1")
+        raise IncompleteError(
+            f"event of version {version}; this release knows 1",
+            code="event-version-unknown",
+        )
     if isinstance(kind, str) and kind not in BODIES:
-        raise IncompleteError(f"event of unknown type {kind[:60]!r}")
+        raise IncompleteError(
+            f"event of unknown type {kind[:60]!r}", code="event-type-unknown"
+        )
 
 
 def _pae(payload: bytes) -> bytes:

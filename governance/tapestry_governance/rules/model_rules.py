@@ -33,7 +33,10 @@ def dp_accounted(
     promise = body.promise
     if promise is None:
         if "none" not in state.policy.noise:
-            raise RuleError("the policy does not allow training without noise")
+            raise RuleError(
+                "the policy does not allow training without noise",
+                code="noise-not-allowed",
+            )
     else:
         _check_spent(state, body, promise, actor=actor)
     record = AccountedSpending.of(body, index=index)
@@ -67,17 +70,31 @@ def release_published(
     """Publish the current base under the next name."""
     closed = state.last_closed
     if state.open_round is not None or closed is None:
-        raise RuleError("a release follows a closed round")
+        raise RuleError(
+            "a release follows a closed round", code="release-without-round"
+        )
     if (body.run_id, body.round_number) != (closed.run_id, closed.round_number):
-        raise RuleError(f"release of round {body.round_number}, not of the last")
+        raise RuleError(
+            f"release of round {body.round_number}, not of the last",
+            code="release-of-old-round",
+        )
     if body.parameters_digest != state.base:
-        raise RuleError(f"released {body.parameters_digest}, the base is {state.base}")
+        raise RuleError(
+            f"released {body.parameters_digest}, the base is {state.base}",
+            code="release-parameters-differ",
+        )
     before = state.released.last
     latest = None if before is None else before.name
     if body.previous != latest:
-        raise RuleError(f"release after {body.previous}, the latest is {latest}")
+        raise RuleError(
+            f"release after {body.previous}, the latest is {latest}",
+            code="release-predecessor-differs",
+        )
     if latest is not None and _number(body.name) <= _number(latest):
-        raise RuleError(f"{body.name} does not come after {latest}")
+        raise RuleError(
+            f"{body.name} does not come after {latest}",
+            code="release-name-out-of-order",
+        )
     record = ReleaseRecord(
         name=body.name,
         run_id=body.run_id,
@@ -99,27 +116,42 @@ def adapter_published(
 ) -> FederationState:
     """Publish an adapter that is paid for, on a base that was released."""
     if body.name.startswith("base-"):
-        raise RuleError(f"{body.name} is a name for releases")
+        raise RuleError(
+            f"{body.name} is a name for releases", code="adapter-name-reserved"
+        )
     owner = state.publishers.get(body.name, actor)
     if owner != actor:
-        raise RuleError(f"adapter {body.name} is {owner}'s")
+        raise RuleError(f"adapter {body.name} is {owner}'s", code="adapter-name-taken")
     older = state.adapters.get(body.name)
     if older is not None and body.version <= older.version:
-        raise RuleError(f"{body.name} {body.version} after {older.version}")
+        raise RuleError(
+            f"{body.name} {body.version} after {older.version}",
+            code="adapter-version-not-next",
+        )
     release = state.releases.get(body.base)
     if release is None or release.parameters_digest != body.base_digest:
-        raise RuleError(f"no release {body.base} with parameters {body.base_digest}")
+        raise RuleError(
+            f"no release {body.base} with parameters {body.base_digest}",
+            code="adapter-base-unpublished",
+        )
     if body.licence not in state.policy.adapter_licences:
-        raise RuleError(f"the policy does not allow licence {body.licence}")
+        raise RuleError(
+            f"the policy does not allow licence {body.licence}",
+            code="licence-not-allowed",
+        )
     charge = state.pending_adapter_charges.get((actor, body.name))
     if charge is None:
-        raise RuleError(f"{actor} accounted for no adapter {body.name}")
+        raise RuleError(
+            f"{actor} accounted for no adapter {body.name}",
+            code="adapter-not-accounted",
+        )
     promise = charge.promise
     spent = (promise.epsilon_run, promise.target_delta) if promise else (None, None)
     if (body.epsilon, body.target_delta) != spent:
         raise RuleError(
             f"{body.name} claims epsilon {body.epsilon} at {body.target_delta},"
-            f" accounted were {spent[0]} at {spent[1]}"
+            f" accounted were {spent[0]} at {spent[1]}",
+            code="adapter-epsilon-differs",
         )
     return dataclasses.replace(
         state,
@@ -138,35 +170,47 @@ def _check_spent(
     policy = state.policy
     if (actor, body.run_id) in state.runs_without_noise:
         raise RuleError(
-            f"{actor} trained without noise in run {body.run_id}, so no epsilon holds"
+            f"{actor} trained without noise in run {body.run_id}, so no epsilon holds",
+            code="runs-without-noise",
         )
     spent = decode_decimal(promise.epsilon_run)
     if not 0 <= spent <= decode_decimal(policy.epsilon_cap):
         raise RuleError(
             f"{actor} spent {promise.epsilon_run} in run {body.run_id}, the policy"
-            f" allows {policy.epsilon_cap}"
+            f" allows {policy.epsilon_cap}",
+            code="epsilon-above-cap",
         )
     before = state.epsilon.get((actor, body.run_id), "0")
     if spent < decode_decimal(before):
         raise RuleError(
-            f"{actor}'s epsilon falls from {before} to {promise.epsilon_run}"
+            f"{actor}'s epsilon falls from {before} to {promise.epsilon_run}",
+            code="epsilon-decreased",
         )
     if decode_decimal(promise.target_delta) > decode_decimal(policy.max_delta):
-        raise RuleError(f"delta {promise.target_delta}, at most {policy.max_delta}")
+        raise RuleError(
+            f"delta {promise.target_delta}, at most {policy.max_delta}",
+            code="delta-too-large",
+        )
 
 
 def _account_round(
     state: FederationState, body: DpAccounted, actor: str
 ) -> PersistentMap[RoundKey, frozenset[str]]:
     if body.round_number is None or body.attempt is None:
-        raise RuleError("neither a round nor an adapter")
+        raise RuleError(
+            "neither a round nor an adapter", code="account-subject-unknown"
+        )
     key = (body.run_id, body.round_number, body.attempt)
     record = state.rounds.get(key)
     if record is None or actor not in record.terms.participants:
-        raise RuleError(f"{actor} takes part in no round {key}")
+        raise RuleError(
+            f"{actor} takes part in no round {key}", code="node-not-in-cohort"
+        )
     before: frozenset[str] = state.accounted.get(key, frozenset())
     if actor in before:
-        raise RuleError(f"{actor} accounted twice for round {key}")
+        raise RuleError(
+            f"{actor} accounted twice for round {key}", code="account-duplicated"
+        )
     _check_plan(state, body, actor, terms=record.terms)
     return state.accounted.set(key, before | {actor})
 
@@ -178,9 +222,13 @@ def _check_plan(
     loss, planned = body.loss, terms.noise
     want = "none" if planned is None else planned.mechanism
     if loss.mechanism != want:
-        raise RuleError(f"mechanism {loss.mechanism}, planned was {want}")
+        raise RuleError(
+            f"mechanism {loss.mechanism}, planned was {want}", code="mechanism-differs"
+        )
     if body.steps != terms.steps:
-        raise RuleError(f"{body.steps} steps, planned were {terms.steps}")
+        raise RuleError(
+            f"{body.steps} steps, planned were {terms.steps}", code="steps-differ"
+        )
     if planned is None or loss.mechanism == "none":
         return
     same = (loss.clip_norm, loss.target_delta) == (
@@ -188,13 +236,22 @@ def _check_plan(
         planned.target_delta,
     )
     if not same or not _has_noise(loss, planned):
-        raise RuleError(f"{actor}'s clip norm, delta or noise is not the plan's")
+        raise RuleError(
+            f"{actor}'s clip norm, delta or noise is not the plan's",
+            code="privacy-terms-differ",
+        )
     data = state.data.get(actor)
     if data is None:
-        raise RuleError(f"{actor} declared no data, so its sampling rate is unknown")
+        raise RuleError(
+            f"{actor} declared no data, so its sampling rate is unknown",
+            code="data-not-declared",
+        )
     rate = min(1.0, terms.batch_size / data.records)
     if decode_decimal(loss.sampling_rate) < rate - _ROUNDING:
-        raise RuleError(f"{actor}'s sampling rate {loss.sampling_rate} is below {rate}")
+        raise RuleError(
+            f"{actor}'s sampling rate {loss.sampling_rate} is below {rate}",
+            code="sampling-rate-too-low",
+        )
 
 
 def _has_noise(loss: PrivacyLoss, planned: NoiseTerms) -> bool:

@@ -117,7 +117,10 @@ def apply_all(
 def _found(signed: Signed) -> FederationState:
     event, charter = signed.event, signed.event.body
     if not isinstance(charter, CharterAdopted):
-        raise RuleError(f"a log starts with its charter, not with {event.type}")
+        raise RuleError(
+            f"a log starts with its charter, not with {event.type}",
+            code="charter-not-first",
+        )
     state = FederationState(
         past=Past(),
         federation=event.federation,
@@ -128,9 +131,11 @@ def _found(signed: Signed) -> FederationState:
     )
     _check_author(state, signed)
     if event.seen is not None or event.refs:
-        raise RuleError("a charter has nothing before it")
+        raise RuleError("a charter has nothing before it", code="charter-not-first")
     if charter.policy.version != 1:
-        raise RuleError("the first policy has version 1")
+        raise RuleError(
+            "the first policy has version 1", code="policy-version-not-next"
+        )
     return dataclasses.replace(state, past=state.past.push(signed.entry, event.id))
 
 
@@ -138,32 +143,50 @@ def _check_author(state: FederationState, signed: Signed) -> None:
     """Demand that the actor's key for the claimed role signed, and may say this."""
     event = signed.event
     if event.role not in event.body.roles:
-        raise RuleError(f"a {event.role} key may not sign {event.type}")
+        raise RuleError(
+            f"a {event.role} key may not sign {event.type}", code="role-not-allowed"
+        )
     key = state.key_of(event.actor, event.role)
     if key is None:
-        raise RuleError(f"{event.actor} is not a {event.role} of {state.federation}")
+        raise RuleError(
+            f"{event.actor} is not a {event.role} of {state.federation}",
+            code="actor-unknown",
+        )
     signers = {keyid for keyid, _ in signed.signatures}
     if key.keyid not in signers:
-        raise RuleError(f"signed by {min(signers)}, not by {key.keyid}")
+        raise RuleError(
+            f"signed by {min(signers)}, not by {key.keyid}", code="signature-missing"
+        )
     allowed = {key.keyid: key}
     if isinstance(event.body, PolicyAdopted | CharterAdopted):
         roots = state.roster.roots
         if event.role == "root" and 2 * len(signers & roots.keys()) <= len(roots):
-            raise RuleError(f"{len(signers)} of {len(roots)} roots is no majority")
+            raise RuleError(
+                f"{len(signers)} of {len(roots)} roots is no majority",
+                code="majority-not-reached",
+            )
         allowed.update(roots)
     if strangers := signers - allowed.keys():
-        raise RuleError(f"{min(strangers)} may not sign {event.type}")
+        raise RuleError(
+            f"{min(strangers)} may not sign {event.type}", code="signer-not-allowed"
+        )
     for keyid in signers:
         signed.verify(allowed[keyid])
 
 
 def _check_common(state: FederationState, event: Event, index: int) -> None:
     if event.federation != state.federation:
-        raise RuleError(f"event of {event.federation} in the log of {state.federation}")
+        raise RuleError(
+            f"event of {event.federation} in the log of {state.federation}",
+            code="federation-differs",
+        )
     if (first := state.past.index_of(event.id)) is not None:
-        raise RuleError(f"event {event.id} is in the log already, at {first}")
+        raise RuleError(
+            f"event {event.id} is in the log already, at {first}",
+            code="event-duplicated",
+        )
     if any(reference >= index for reference in event.refs):
-        raise RuleError("a reference points forward")
+        raise RuleError("a reference points forward", code="reference-forward")
     _check_seen(state, event, index)
 
 
@@ -173,18 +196,23 @@ def _check_seen(state: FederationState, event: Event, index: int) -> None:
     pinned = before.size if before else 0
     if event.seen is None:
         if pinned:
-            raise RuleError(f"{event.actor} has seen {pinned} entries and says none")
+            raise RuleError(
+                f"{event.actor} has seen {pinned} entries and says none",
+                code="seen-size-missing",
+            )
         return
     if event.seen == before:
         return  # compared when it was new
     if event.seen.size > index or event.seen.size < pinned:
         raise RuleError(
             f"{event.actor} claims to have seen {event.seen.size} entries,"
-            f" not {pinned} to {index}"
+            f" not {pinned} to {index}",
+            code="seen-size-out-of-range",
         )
     if state.past.root(event.seen.size).hex() != event.seen.root:
         raise RuleError(
-            f"fork: {event.actor} saw another log of {event.seen.size} entries"
+            f"fork: {event.actor} saw another log of {event.seen.size} entries",
+            code="log-forked",
         )
 
 
@@ -224,16 +252,22 @@ def _dispatch_member(
         case AdapterPublished() as body:
             return adapter_published(state, body, actor=event.actor, index=index)
         case _:
-            raise RuleError(f"no rule for {event.type}")
+            raise RuleError(f"no rule for {event.type}", code="event-without-rule")
 
 
 def _declare(state: FederationState, event: Event) -> FederationState:
     match event.body:
         case PolicyAdopted(policy=policy):
             if policy.version != state.policy.version + 1:
-                raise RuleError(f"policy {policy.version} after {state.policy.version}")
+                raise RuleError(
+                    f"policy {policy.version} after {state.policy.version}",
+                    code="policy-version-not-next",
+                )
             if state.open_round is not None:
-                raise RuleError("the policy changes between rounds, not within one")
+                raise RuleError(
+                    "the policy changes between rounds, not within one",
+                    code="policy-within-round",
+                )
             return dataclasses.replace(
                 state, policy=policy, policy_digest=policy.digest
             )
@@ -242,4 +276,6 @@ def _declare(state: FederationState, event: Event) -> FederationState:
         case EvaluationRecorded():
             return state
         case _:
-            raise RuleError("there is one charter, and it comes first")
+            raise RuleError(
+                "there is one charter, and it comes first", code="charter-not-first"
+            )

@@ -35,7 +35,9 @@ def round_opened(
     """Open a round whose plan is allowed by the policy in force."""
     manifest = body.manifest
     if state.open_round is not None:
-        raise RuleError(f"round {state.open_round.key} is still open")
+        raise RuleError(
+            f"round {state.open_round.key} is still open", code="round-still-open"
+        )
     _check_turn(state, manifest)
     _check_base(state, manifest)
     _check_cohort(state, manifest)
@@ -61,11 +63,16 @@ def contribution_committed(
     current = _open(state, body)
     _check_participant(current, actor)
     if body.context != current.context:
-        raise RuleError(f"{actor} committed to another manifest of this round")
+        raise RuleError(
+            f"{actor} committed to another manifest of this round",
+            code="commitment-differs",
+        )
     if actor in current.commitments:
-        raise RuleError(f"{actor} committed twice to one attempt")
+        raise RuleError(
+            f"{actor} committed twice to one attempt", code="commitment-duplicated"
+        )
     if actor in current.refused:
-        raise RuleError(f"{actor} refused this attempt")
+        raise RuleError(f"{actor} refused this attempt", code="attempt-refused")
     commitments = current.commitments.set(actor, index)
     following = dataclasses.replace(current, commitments=commitments)
     runs = state.uploads.get(actor, PersistentMap())
@@ -85,7 +92,7 @@ def contribution_refused(
     if current is None or _key(body) != current.key:
         return state
     if actor in current.commitments:
-        raise RuleError(f"{actor} committed to this attempt")
+        raise RuleError(f"{actor} committed to this attempt", code="attempt-committed")
     following = dataclasses.replace(current, refused=current.refused | {actor})
     return dataclasses.replace(state, open_round=following)
 
@@ -100,15 +107,25 @@ def round_closed(
     for name, committed in zip(body.included, body.commitments, strict=True):
         if current.commitments.get(name) != committed:
             raise RuleError(
-                f"entry {committed} is not {name}'s commitment to this round"
+                f"entry {committed} is not {name}'s commitment to this round",
+                code="commitment-unknown",
             )
         if name not in accounted:
-            raise RuleError(f"{name} is in the sum but accounted for no privacy loss")
+            raise RuleError(
+                f"{name} is in the sum but accounted for no privacy loss",
+                code="account-missing",
+            )
     before = current.manifest.model_digest
     if body.base_before != before:
-        raise RuleError(f"closed from base {body.base_before}, opened from {before}")
+        raise RuleError(
+            f"closed from base {body.base_before}, opened from {before}",
+            code="base-differs",
+        )
     if body.outcome == "rejected" and body.base_after != before:
-        raise RuleError("a rejected round leaves the base as it was")
+        raise RuleError(
+            "a rejected round leaves the base as it was",
+            code="rejected-round-moved-base",
+        )
     closed = ClosedRound(
         run_id=body.run_id,
         round_number=body.round_number,
@@ -138,14 +155,23 @@ def round_aborted(state: FederationState, body: RoundAborted) -> FederationState
 def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
     run, number, attempt = round_key(manifest)
     if manifest.federation != state.federation:
-        raise RuleError(f"round of {manifest.federation}")
+        raise RuleError(f"round of {manifest.federation}", code="federation-differs")
     if attempt > state.policy.max_attempt:
-        raise RuleError(f"attempt {attempt} is over {state.policy.max_attempt}")
+        raise RuleError(
+            f"attempt {attempt} is over {state.policy.max_attempt}",
+            code="attempt-above-limit",
+        )
     if run not in state.runs:
         if (number, attempt) != (1, 1):
-            raise RuleError(f"run {run} starts with round {number}.{attempt}, not 1.1")
+            raise RuleError(
+                f"run {run} starts with round {number}.{attempt}, not 1.1",
+                code="run-starts-elsewhere",
+            )
     elif (run, number, attempt) not in state.next_rounds:
-        raise RuleError(f"round {(run, number, attempt)}, not {state.next_rounds}")
+        raise RuleError(
+            f"round {(run, number, attempt)}, not {state.next_rounds}",
+            code="round-not-next",
+        )
 
 
 def _check_base(state: FederationState, manifest: RoundManifest) -> None:
@@ -154,49 +180,76 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
     if manifest.run_id not in state.runs:
         given = state.policy.bases
         if base != state.base and given != "any" and base not in given:
-            raise RuleError(f"the policy names no base {base} to start from")
+            raise RuleError(
+                f"the policy names no base {base} to start from",
+                code="base-not-allowed",
+            )
         return
     expected = state.base
     if not state.was_closed and state.newest is not None:
         expected = state.newest.model_digest
     if base != expected:
-        raise RuleError(f"base {base} is not the one to go on from, {expected}")
+        raise RuleError(
+            f"base {base} is not the one to go on from, {expected}", code="base-differs"
+        )
 
 
 def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
     policy, count = state.policy, len(manifest.participants)
     if manifest.policy_digest != state.policy_digest:
-        raise RuleError(f"policy {manifest.policy_digest} is not in force")
+        raise RuleError(
+            f"policy {manifest.policy_digest} is not in force", code="policy-differs"
+        )
     if manifest.roster_digest != state.roster.digest:
-        raise RuleError(f"roster {manifest.roster_digest} is not the members'")
+        raise RuleError(
+            f"roster {manifest.roster_digest} is not the members'",
+            code="roster-differs",
+        )
     members = state.members
     for participant in manifest.participants:
         member = members.get(participant.name)
         if member is None or member.node != participant.key:
-            raise RuleError(f"{participant.name} is no member with this node key")
+            raise RuleError(
+                f"{participant.name} is no member with this node key",
+                code="participant-not-in-roster",
+            )
     if manifest.min_cohort < policy.min_cohort or count < manifest.min_cohort:
         raise RuleError(
             f"{count} participants, at least {manifest.min_cohort};"
-            f" the policy wants {policy.min_cohort}"
+            f" the policy wants {policy.min_cohort}",
+            code="cohort-too-small",
         )
     colluding = manifest.max_colluding
     if colluding < policy.max_colluding:
-        raise RuleError(f"tolerates {colluding} colluding, not {policy.max_colluding}")
+        raise RuleError(
+            f"tolerates {colluding} colluding, not {policy.max_colluding}",
+            code="max-colluding-differs",
+        )
     least = recommended_threshold(count, max_colluding=colluding)
     if not least <= manifest.threshold <= count:
-        raise RuleError(f"threshold {manifest.threshold}, not {least} to {count}")
+        raise RuleError(
+            f"threshold {manifest.threshold}, not {least} to {count}",
+            code="threshold-out-of-range",
+        )
 
 
 def _check_privacy(state: FederationState, manifest: RoundManifest) -> None:
     plan, policy = manifest.privacy, state.policy
     if plan.noise not in policy.noise:
-        raise RuleError(f"the policy does not allow noise {plan.noise!r}")
+        raise RuleError(
+            f"the policy does not allow noise {plan.noise!r}", code="noise-not-allowed"
+        )
     if plan.noise == "none":
         return
     if not 0 < decode_decimal(plan.target_delta) <= decode_decimal(policy.max_delta):
-        raise RuleError(f"delta {plan.target_delta}, at most {policy.max_delta}")
+        raise RuleError(
+            f"delta {plan.target_delta}, at most {policy.max_delta}",
+            code="delta-too-large",
+        )
     if min(map(decode_decimal, (plan.noise_multiplier, plan.clip_norm))) <= 0:
-        raise RuleError("clip norm and noise multiplier must be positive")
+        raise RuleError(
+            "clip norm and noise multiplier must be positive", code="noise-not-positive"
+        )
 
 
 def _terms(state: FederationState, manifest: RoundManifest) -> AccountingTerms:
@@ -204,7 +257,7 @@ def _terms(state: FederationState, manifest: RoundManifest) -> AccountingTerms:
     try:
         terms = AccountingTerms.of(manifest)
     except ProtocolError as error:
-        raise RuleError(str(error)) from None
+        raise RuleError(str(error), code=error.code) from None
     before = state.rounds.get(state.last)
     return before.terms if before is not None and before.terms == terms else terms
 
@@ -214,23 +267,33 @@ def _check_outcome(current: OpenRound, body: RoundClosed) -> None:
     dropped = [entry.name for entry in body.dropped]
     everybody = [participant.name for participant in manifest.participants]
     if sorted([*body.included, *dropped]) != everybody:
-        raise RuleError("included and dropped together are not the participants")
+        raise RuleError(
+            "included and dropped together are not the participants",
+            code="participants-differ",
+        )
     least = max(manifest.min_cohort, manifest.threshold)
     if len(body.included) < least:
-        raise RuleError(f"a sum of {len(body.included)}, at least {least}")
+        raise RuleError(
+            f"a sum of {len(body.included)}, at least {least}", code="sum-too-small"
+        )
 
 
 def _open(state: FederationState, body: InRound) -> OpenRound:
     current = state.open_round
     if current is None or _key(body) != current.key:
         what = current.key if current else "none"
-        raise RuleError(f"about round {_key(body)}, open is {what}")
+        raise RuleError(
+            f"about round {_key(body)}, open is {what}", code="round-not-open"
+        )
     return current
 
 
 def _check_participant(current: OpenRound, actor: str) -> None:
     if actor not in current.terms.participants:
-        raise RuleError(f"{actor} does not take part in round {current.key}")
+        raise RuleError(
+            f"{actor} does not take part in round {current.key}",
+            code="node-not-in-cohort",
+        )
 
 
 def _key(body: InRound) -> tuple[str, int, int]:
