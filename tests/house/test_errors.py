@@ -16,9 +16,7 @@ _CODE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+){0,3}")
 
 # Folders and modules in which an error still lacks a code. The list only shrinks.
 LACKING = {
-    "coordinator/tapestry_coordinator",
     "governance/tapestry_governance",
-    "node/tapestry_node",
     "tapestry/workloads",
 }
 
@@ -51,6 +49,43 @@ SEVERAL_KINDS: dict[str, set[str]] = {
         "own-entry-differs",
         "share-list-differs",
         "survivor-list-differs",
+    },
+    "a rule of the log, RuleError, that others check as well: ConfigError of settings,"
+    " ProtocolError of a message, VerificationError of a file, BudgetExhausted of a"
+    " charge": {
+        "commitment-differs",
+        "delta-too-large",
+        "epsilon-above-cap",
+        "licence-not-allowed",
+        "node-not-in-cohort",
+        "participant-not-in-roster",
+        "privacy-terms-differ",
+        "release-parameters-differ",
+        "release-without-round",
+        "roster-differs",
+        "round-not-open",
+        "signature-missing",
+        "threshold-out-of-range",
+    },
+    "the log's state: InconsistentLog of a database or a history, VerificationError or"
+    " IncompleteError of what was read, ConfigError of a folder, QuorumError while it"
+    " is written": {
+        "checkpoint-missing",
+        "chunk-out-of-range",
+        "closing-entry-missing",
+        "database-damaged",
+        "database-kind-differs",
+        "event-type-differs",
+        "log-entries-missing",
+        "log-forked",
+        "log-origin-differs",
+        "log-shrunk",
+    },
+    "a value in settings, ConfigError, or from elsewhere; or of one machine": {
+        "digest-malformed",
+        "epsilon-unreachable",
+        "file-not-expected",
+        "folder-in-use",
     },
 }
 

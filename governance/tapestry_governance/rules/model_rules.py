@@ -93,7 +93,7 @@ def release_published(
     if latest is not None and _number(body.name) <= _number(latest):
         raise RuleError(
             f"{body.name} does not come after {latest}",
-            code="release-name-out-of-order",
+            code="release-name-not-next",
         )
     record = ReleaseRecord(
         name=body.name,

@@ -165,7 +165,7 @@ def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
         if (number, attempt) != (1, 1):
             raise RuleError(
                 f"run {run} starts with round {number}.{attempt}, not 1.1",
-                code="run-starts-elsewhere",
+                code="first-round-missing",
             )
     elif (run, number, attempt) not in state.next_rounds:
         raise RuleError(
