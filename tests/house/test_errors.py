@@ -17,7 +17,6 @@ _CODE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+){0,3}")
 # Folders and modules in which an error still lacks a code. The list only shrinks.
 LACKING = {
     "governance/tapestry_governance",
-    "tapestry/workloads",
 }
 
 # Codes of more than one kind of error, by the reason. The kind says who has to act and
@@ -38,6 +37,11 @@ SEVERAL_KINDS: dict[str, set[str]] = {
         "link-not-allowed",
         "text-not-utf8",
         "weights-missing",
+        "adapter-shape-mismatch",
+        "model-setting-invalid",
+        "tensor-not-finite",
+        "tensor-set-differs",
+        "tensor-shape-differs",
     },
     "one rule that several parties check: PolicyError at a node, QuorumError at the"
     " coordinator, ProtocolError in a message, VerificationError in a transcript": {
@@ -58,6 +62,7 @@ SEVERAL_KINDS: dict[str, set[str]] = {
         "epsilon-above-cap",
         "licence-not-allowed",
         "node-not-in-cohort",
+        "noise-not-positive",
         "participant-not-in-roster",
         "privacy-terms-differ",
         "release-parameters-differ",

@@ -286,7 +286,7 @@ def _check_rounding(problem: Problem, recipe: _Recipe) -> None:
     try:
         clipping.check_rounding(multiplier, length=problem.length)
     except ValueError as error:
-        raise ConfigError(str(error), code="setting-invalid") from None
+        raise ConfigError(str(error), code="rounding-too-coarse") from None
 
 
 def _draw(
