@@ -24,13 +24,13 @@ Faults are put on the wire, for the next request of a kind to a node:
 |---|---|
 | ``lost`` | the request never arrives |
 | ``unanswered`` | the node does its work; the reply never arrives |
-| ``replayed``, ``doubled`` | the request arrives twice; the last or first reply counts |
+| ``replayed``, ``doubled`` | the request arrives twice; the last, first reply counts |
 | ``corrupted("body")`` | a bit of the reply is flipped |
 | ``changed(change)`` | the request arrives changed |
 | ``answered(reply)`` | the coordinator gets another reply |
 
 Processes end and start again: ``federation.restart("fr")`` loses what the node had not
-written, and ``federation.run_until_killed(when)`` ends the coordinator before a request;
+written, ``federation.run_until_killed(when)`` ends the coordinator before a request, and
 a later ``run()`` recovers. ``federation.poison["fr"]`` changes what a node trained, and
 ``federation.now`` moves the nodes' clocks.
 
