@@ -30,9 +30,9 @@ Faults are put on the wire, for the next request of a kind to a node:
 | ``answered(reply)`` | the coordinator gets another reply |
 
 Processes end and start again: ``federation.restart("fr")`` loses what the node had not
-written, ``federation.run_until_killed(when)`` ends the coordinator before a request, and
-a later ``run()`` recovers. ``federation.poison["fr"]`` changes what a node trained, and
-``federation.now`` moves the nodes' clocks.
+written, ``federation.run_until_killed(when)`` ends the coordinator before a request,
+and a later ``run()`` recovers. ``federation.poison["fr"]`` changes what a node trained,
+and ``federation.now`` moves the nodes' clocks.
 
 What happened is read from the log (``said``, ``closed``, ``aborted``, ``refusals``),
 from the wire (``wire.replies``, ``uploads``) and from the nodes (``digests``), and
