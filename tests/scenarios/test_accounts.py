@@ -40,7 +40,7 @@ def test_a_plan_with_a_smaller_delta_than_the_nodes_is_accounted_for_at_it(
         )  # at the node's own delta
 
 
-def test_a_round_over_the_federations_cap_is_refused_before_anybody_trains(
+def test_a_round_over_the_federations_cap_is_refused_before_any_training(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = found(policy={"epsilon_cap": "0.5"})
@@ -80,7 +80,7 @@ def test_an_adapter_over_the_federations_cap_is_refused_before_it_is_trained(
         {"steps": 1_000_000},
     ],
 )
-def test_an_account_that_nobody_can_compose_breaks_a_rule(
+def test_an_account_that_cannot_be_composed_breaks_a_rule(
     change: dict[str, Any],
 ) -> None:
     world = World().found()

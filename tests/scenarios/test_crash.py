@@ -193,7 +193,9 @@ def test_a_coordinator_may_die_again_and_again(found: Found) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", range(1, 66, 2))
-def test_whatever_message_it_was_the_run_completes(found: Found, count: int) -> None:
+def test_a_coordinator_killed_before_any_message_completes_the_run(
+    found: Found, count: int
+) -> None:
     federation = found(coordinator={"adapters": True})
     seen = {"count": 0}
 

@@ -57,7 +57,9 @@ IN_PLACE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", IN_PLACE)
 @pytest.mark.parametrize("opener", OPENERS)
-def test_what_is_no_file_is_no_database(tmp_path: Path, opener: str, kind: str) -> None:
+def test_a_path_that_is_no_plain_file_is_refused_as_a_database(
+    tmp_path: Path, opener: str, kind: str
+) -> None:
     """SQLite would write its journal beside a device."""
     name, take = OPENERS[opener]
     IN_PLACE[kind](tmp_path / name)
@@ -68,7 +70,7 @@ def test_what_is_no_file_is_no_database(tmp_path: Path, opener: str, kind: str) 
 
 @pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
 @pytest.mark.parametrize("opener", OPENERS)
-def test_what_is_no_file_is_no_journal_of_a_database(
+def test_a_journal_that_is_no_plain_file_is_refused(
     tmp_path: Path, opener: str, suffix: str
 ) -> None:
     """SQLite would wait for a FIFO."""
@@ -81,14 +83,14 @@ def test_what_is_no_file_is_no_journal_of_a_database(
 
 
 @pytest.mark.parametrize("opener", OPENERS)
-def test_a_path_that_cannot_be_looked_at_is_said(tmp_path: Path, opener: str) -> None:
+def test_an_unreadable_path_of_a_database_is_named(tmp_path: Path, opener: str) -> None:
     _, take = OPENERS[opener]
     with pytest.raises(ResourceError):
         take(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("opener", WRITERS)
-def test_a_full_disk_is_called_one_by_every_database(
+def test_a_full_disk_is_named_by_every_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opener: str
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))

@@ -281,7 +281,7 @@ def _is_coordinator(command: str) -> bool:
         ),
     ],
 )
-def test_the_demo_over_flower_completes_whoever_is_killed(
+def test_the_demo_over_flower_completes_when_any_process_is_killed(
     tmp_path: Path,
     cache: Path,
     embedded: Path,

@@ -53,7 +53,7 @@ def _manifests(federation: Federation) -> list[RoundManifest]:
     return [body.manifest for body in federation.said(RoundOpened)]
 
 
-def test_rounds_run_and_everybody_is_in_every_sum(federation: Federation) -> None:
+def test_rounds_run_with_every_node_in_every_sum(federation: Federation) -> None:
     closed = federation.closed()
     assert [body.round_number for body in closed] == [1, 2]
     assert {body.outcome for body in closed} == {"applied"}

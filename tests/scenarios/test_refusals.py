@@ -145,7 +145,7 @@ def test_other_software_is_refused(
     }
 
 
-def test_factors_that_somebody_chose_are_refused(
+def test_chosen_low_rank_factors_are_refused(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(round_plan, "round_seed", lambda *_, **__: "ab" * 32)
@@ -206,7 +206,7 @@ def test_without_an_offer_there_is_no_round(found: Found, kind: Kind) -> None:
     [b"{}", b"", b"[]", b'{"checkpoint":1,"start":-1}', b'{"checkpoint":"x"}', b"\xff"],
     ids=["empty", "nothing", "list", "numbers", "text", "bytes"],
 )
-def test_whatever_comes_in_only_a_code_goes_out(
+def test_a_malformed_request_gets_a_reason_code_alone(
     mute: Federation, kind: Kind, body: bytes
 ) -> None:
     reply = mute.nodes["fr"].handle(Message(kind=kind, body=body))
@@ -268,7 +268,7 @@ def test_a_checkpoint_without_a_quorum_is_refused(found: Found) -> None:
     assert reason_in(federation.nodes["fr"].handle(offer(bare))) == "quorum_missing"
 
 
-def test_a_checkpoint_that_nobody_signed_is_refused(found: Found) -> None:
+def test_an_unsigned_checkpoint_is_refused(found: Found) -> None:
     federation = found()
     opened(federation)
     note = checkpoint_of(federation)

@@ -57,7 +57,7 @@ def noise_in_sum(federation: Federation, number_: int, names: tuple[str, ...]) -
 
 
 @pytest.mark.slow
-def test_the_sum_has_the_noise_of_all_shares_and_everybody_accounts_for_it(
+def test_the_sum_has_the_noise_of_all_shares_and_every_node_accounts_for_it(
     found: Found,
 ) -> None:
     federation = found(train=True, **SHARED)
@@ -84,7 +84,7 @@ def test_the_sum_has_the_noise_of_all_shares_and_everybody_accounts_for_it(
     assert "from the shares of 2 nodes" in page
 
 
-def test_whoever_drops_out_takes_a_share_and_not_the_promise(found: Found) -> None:
+def test_a_dropout_removes_a_noise_share_and_the_promise_holds(found: Found) -> None:
     federation = found(**SHARED)
     federation.wire.on("id", Kind.COLLECT_MASKED_INPUTS, lost)
     federation.run()
@@ -106,7 +106,7 @@ def test_whoever_drops_out_takes_a_share_and_not_the_promise(found: Found) -> No
         ({"epsilon_limit": "1", "fallback_epsilon_limit": "1"}, "budget_exhausted"),
     ],
 )
-def test_a_node_that_does_not_want_it_refuses(
+def test_a_node_whose_policy_lacks_shared_noise_refuses(
     found: Found, institution: dict[str, Any], reason: str
 ) -> None:
     changes = {**SHARED, "institutions": {"fr": {"policy": institution}}}

@@ -62,7 +62,7 @@ def lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(UnmaskStage, "close", close)
 
 
-def test_everybody_sees_a_chunk_of_every_sum_and_nothing_is_left(
+def test_every_node_checks_a_chunk_of_every_sum_and_no_upload_is_left(
     found: Found,
 ) -> None:
     federation = found(coordinator={"rounds": 2})
@@ -95,7 +95,7 @@ def test_a_sum_that_is_not_the_sum_is_refused_by_those_who_drew_the_chunk(
     assert set(reasons) == {"not_in_log"}
 
 
-def test_control_nodes_that_draw_nothing_vouch_for_the_same_lie(
+def test_nodes_without_spot_checks_cosign_the_same_false_sum(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = found(institution={"policy": {"spot_checks": "none"}})
@@ -104,7 +104,7 @@ def test_control_nodes_that_draw_nothing_vouch_for_the_same_lie(
     assert vouched(federation) == ["base-1"]
 
 
-def test_a_release_waits_for_those_who_were_shown_nothing(
+def test_a_release_waits_for_nodes_without_evidence(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = found()
@@ -190,7 +190,7 @@ def test_a_node_that_dies_as_it_takes_a_result_has_drawn(
     check(federation)
 
 
-def test_a_draw_stands_whoever_starts_anew(found: Found) -> None:
+def test_a_draw_survives_a_restart_of_any_party(found: Found) -> None:
     """Neither end can bring about another draw, and none is answered twice."""
     federation = found()
     federation.run_until_killed(nth(Kind.CHECK_CHUNK, 3))
@@ -255,7 +255,7 @@ def test_a_node_checks_the_sums_that_it_is_not_in_as_well(found: Found) -> None:
 
 
 @pytest.mark.slow
-def test_whoever_saw_a_lie_keeps_the_proof_and_has_done_with_the_run(
+def test_a_node_that_finds_a_false_sum_keeps_the_proof_and_leaves_the_run(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others drew nothing and release it; nobody can make ``fr`` go along."""
@@ -327,7 +327,7 @@ def test_uploads_stay_while_a_member_has_not_said_what_it_wants(found: Found) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [(77, 999), (77, 1), (2**53 - 1, 1)])
-def test_a_node_that_asks_for_what_there_is_not_harms_nobody(
+def test_a_request_for_an_unknown_chunk_stops_no_other_node(
     found: Found, asked: tuple[int, int]
 ) -> None:
     federation = found()

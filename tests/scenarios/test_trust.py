@@ -50,7 +50,7 @@ def refusals_of(federation: Federation, kind: Kind) -> list[tuple[str, str]]:
     ]
 
 
-def test_one_fast_and_one_slow_clock_stop_nobody_but_themselves(found: Found) -> None:
+def test_one_fast_and_one_slow_clock_stop_no_other_node(found: Found) -> None:
     federation = found(coordinator={"rounds": 2, "release_every": 1})
     set_clock(federation, "fr", timedelta(hours=1))
     set_clock(federation, "sw", timedelta(hours=-1))
@@ -298,7 +298,7 @@ def second_roll_call(federation: Federation) -> Callable[[str, Message], bool]:
 
 
 @pytest.mark.slow
-def test_a_node_that_was_away_for_a_release_is_missed_by_nobody(found: Found) -> None:
+def test_a_release_goes_on_without_a_node_that_is_away(found: Found) -> None:
     """It comes back to a log with a release that it cannot judge yet."""
     federation = found(coordinator={"rounds": 2, "release_every": 1})
     federation.kill("fr")

@@ -64,7 +64,9 @@ def charged(federation: Federation) -> int:
     return sum(len(node.ledger.rows()) for node in federation.nodes.values())
 
 
-def test_a_coordinator_opens_no_round_of_it(unfit: tuple[Federation, str]) -> None:
+def test_a_coordinator_opens_no_round_of_an_unfit_model(
+    unfit: tuple[Federation, str],
+) -> None:
     federation, said = unfit
     with pytest.raises(ConfigError, match=said):
         federation.run()
@@ -73,7 +75,7 @@ def test_a_coordinator_opens_no_round_of_it(unfit: tuple[Federation, str]) -> No
     assert charged(federation) == 0
 
 
-def test_nodes_refuse_it_once_before_any_charge_and_the_run_ends_in_words(
+def test_nodes_refuse_an_unfit_model_before_any_charge_and_the_run_ends(
     unfit: tuple[Federation, str],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -101,7 +103,7 @@ def test_nodes_refuse_it_once_before_any_charge_and_the_run_ends_in_words(
     assert said in caplog.text  # on the node's own machine
 
 
-def test_a_coordinators_operator_reads_why(
+def test_an_unfit_model_is_named_to_the_coordinators_operator(
     found: Found, capsys: pytest.CaptureFixture[str]
 ) -> None:
     federation = found(institution={"policy": {"epsilon_limit": "0.001"}})
@@ -138,7 +140,7 @@ def test_a_demo_on_a_base_that_cannot_be_trained_prepares_nothing(
 
 
 @pytest.mark.slow
-def test_node_check_says_so_beforehand(
+def test_node_check_names_an_unfit_model(
     unfit: tuple[Federation, str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -202,7 +204,7 @@ def test_a_training_that_failed_is_paid_for_once(
     assert federation.nodes["fr"]._context.failed == set()
 
 
-def test_everybody_failing_in_training_ends_the_run_after_one_charge(
+def test_a_training_that_fails_everywhere_ends_the_run_after_one_charge(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = found()
