@@ -9,7 +9,7 @@ import tomli_w
 from tapestry.errors import ConfigError
 from tapestry.inputs.setting_values import to_toml
 from tapestry_coordinator.settings import CoordinatorSettings
-from tests.support.federation import NO_NOISE, merged, run_settings
+from tests.support.settings_files import NO_NOISE, merged, run_settings
 
 
 def _read(folder: Path, changes: dict[str, Any]) -> CoordinatorSettings:

@@ -9,7 +9,7 @@ import tomli_w
 from tapestry.errors import ConfigError
 from tapestry.inputs.setting_values import to_toml
 from tapestry_node.settings import NodeSettings
-from tests.support.federation import NO_ADAPTER_NOISE, merged, node_settings
+from tests.support.settings_files import NO_ADAPTER_NOISE, merged, node_settings
 
 DIGEST = "sha256:" + "0" * 64
 

@@ -20,15 +20,8 @@ from tapestry_node.node import Node
 from tapestry_node.settings import NodeSettings
 from tests.scenarios.conftest import Found
 from tests.scenarios.test_shared_noise import SHARED
-from tests.support.federation import (
-    NAMES,
-    NO_ADAPTER_NOISE,
-    RECORDS,
-    Base,
-    Federation,
-    run_settings,
-)
-from tests.support.settings_files import change_settings
+from tests.support.federation import NAMES, RECORDS, Base, Federation
+from tests.support.settings_files import NO_ADAPTER_NOISE, change_settings, run_settings
 
 NAME, OTHER = NAMES[:2]
 TRANSPORT = {

@@ -20,9 +20,10 @@ from tapestry_governance.log.writer import Log
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
 from tests.scenarios.conftest import Found
-from tests.support.federation import NAMES, NO_NOISE, Deliver, Federation, Killed
+from tests.support.federation import NAMES, Deliver, Federation, Killed
 from tests.support.log_world import renamed
 from tests.support.refusals import refused
+from tests.support.settings_files import NO_NOISE
 
 
 def check(federation: Federation, *, rounds: int = 1) -> None:

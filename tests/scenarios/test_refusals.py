@@ -19,16 +19,10 @@ from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.round_events import ContributionRefused
 from tapestry_governance.log.writer import Log
 from tests.scenarios.conftest import Found
-from tests.support.federation import (
-    NAMES,
-    NO_ADAPTER_NOISE,
-    Base,
-    Federation,
-    changed,
-    lost,
-)
+from tests.support.federation import NAMES, Base, Federation, changed, lost
 from tests.support.message_samples import sample_bodies
 from tests.support.refusals import refused
+from tests.support.settings_files import NO_ADAPTER_NOISE
 
 QUOTE = "mvua usiku"  # what an error of the trainer might quote
 

@@ -22,9 +22,10 @@ from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
 from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.registry import check_base, check_release
 from tests.support import linear_regression
-from tests.support.federation import NAMES, NO_NOISE, Base, Federation
+from tests.support.federation import NAMES, Base, Federation
 from tests.support.linear_regression import LinearRegression
 from tests.support.refusals import refused
+from tests.support.settings_files import NO_NOISE
 
 TRUE = np.array([[1.0, -2.0, 0.5], [0.0, 1.0, 3.0]])
 

@@ -10,7 +10,8 @@ from tapestry_demo import scenario
 from tapestry_demo.demo_folder import Record
 from tapestry_demo.demo_run import DemoRun
 from tapestry_demo.local_federation import Founding
-from tests.support.federation import merged, run_settings, write_text
+from tests.support.federation import write_text
+from tests.support.settings_files import merged, run_settings
 
 DIGEST = "sha256:" + "0" * 64
 

@@ -11,8 +11,8 @@ product: keys, log, masks, ledgers, training. A fixture founds one and closes it
         (closed,) = federation.closed()
         assert [d.name for d in closed.dropped] == ["fi"]
 
-Settings are those of ``run_settings``, ``common_policy`` and ``node_settings``; a test
-names what differs, and None takes a key out::
+Settings are those of ``tests.support.settings_files``; a test names what differs, and
+None takes a key out::
 
     found(coordinator={"rounds": 3}, policy={"epsilon_cap": "0.5"})
     found(institutions={"fr": {"policy": {"max_steps": 1}}})
@@ -56,7 +56,6 @@ import numpy as np
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Kind, Message
 from tapestry.protocol.round_manifest import RoundManifest
-from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import FloatVector
 from tapestry.workloads.base import Workload
@@ -77,6 +76,12 @@ from tapestry_governance.events.round_events import (
 )
 from tapestry_governance.log.writer import Log
 from tapestry_node.node import Node
+from tests.support.settings_files import (
+    common_policy,
+    merged,
+    node_settings,
+    run_settings,
+)
 
 Settings = Mapping[str, Any]
 Deliver = Callable[[Message], Message]
@@ -85,15 +90,6 @@ Data = Callable[[Path, str], Path]
 
 NAMES = ("fi", "fr", "id", "sw")
 RECORDS = 24
-DELTA = "0.00001"
-# Changes of ``run_settings`` and ``node_settings`` after which there is no noise.
-NO_NOISE = {
-    "noise": "none",
-    **dict.fromkeys(
-        ("unit", "adjacency", "clip_norm", "noise_multiplier", "target_delta")
-    ),
-}
-NO_ADAPTER_NOISE = {"noise": "none", "epsilon": None, "clip_norm": None}
 _TEXT = {
     "fi": "talvi joki lumi metsä valo ranta kesä yö tuuli saari",
     "fr": "mer été forêt neige rivière lumière nuit pluie île vent",
@@ -458,23 +454,6 @@ def _same(update: FloatVector) -> FloatVector:
     return update
 
 
-def merged(left: Settings, right: Settings) -> dict[str, Any]:
-    """Replace values of nested tables by others; None takes a key out.
-
-    A workload's options are replaced as a whole.
-    """
-    both = dict(left)
-    for key, value in right.items():
-        if value is None:
-            both.pop(key, None)
-            continue
-        known = both.get(key)
-        nested = isinstance(known, Mapping) and isinstance(value, Mapping)
-        nested = nested and key != "options"
-        both[key] = merged(known, value) if nested and known is not None else value
-    return both
-
-
 def write_text(folder: Path, name: str) -> Path:
     """Write an institution's private records and, above them, public text."""
     texts = sentences(name, RECORDS + 2)
@@ -503,106 +482,3 @@ def write_lines(path: Path, texts: Sequence[str]) -> None:
     """Write records as JSONL."""
     lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
     path.write_text("".join(lines), encoding="utf-8")
-
-
-def run_settings() -> dict[str, Any]:
-    """``coordinator.toml`` of a run of one round with one step."""
-    return {
-        "federation": "simulated",
-        "origin": "simulated.example/log",
-        "run_id": "run",
-        "rounds": 1,
-        "release_every": 10,
-        "base": "tiny",
-        "adapters": False,
-        "training": {
-            "workload": "language",
-            "parameterization": "low_rank",
-            "rank": 2,
-            "targets": ("q_proj",),
-            "steps": 1,
-            "batch_size": 6,
-            "optimizer": "sgd",
-            "learning_rate": "0.1",
-            "weight_decay": "0",
-            "options": {"sequence_length": 16},
-        },
-        "privacy": {
-            "noise": "local",
-            "unit": "record",
-            "adjacency": "add-remove",
-            "clip_norm": "0.5",
-            "noise_multiplier": "1",
-            "target_delta": DELTA,
-        },
-        "secagg": {
-            "max_colluding": 1,
-            "min_cohort": 3,
-            "clip_norm": "4",
-            "clip_value": "4",
-            "scale_bits": 20,
-        },
-        "outer": {
-            "optimizer": "nesterov",
-            "learning_rate": "0.5",
-            "momentum": "0.5",
-            "max_norm": "4",
-            "max_loss_increase": "1",
-        },
-        "deadlines": dict.fromkeys(
-            ("cosign", *SECAGG_STAGES, "apply_result", "publish_adapter"), 1
-        ),
-    }
-
-
-def common_policy(base_digest: str) -> dict[str, Any]:
-    """The federation's policy."""
-    return {
-        "version": 1,
-        "min_cohort": 3,
-        "max_colluding": 1,
-        "noise": ("local",),
-        "epsilon_cap": "20",
-        "max_delta": DELTA,
-        "bases": (base_digest,),
-        "adapter_licences": ("CC0-1.0",),
-        "max_attempt": 1,
-        "max_checkpoint_age": 86_400,
-    }
-
-
-def node_settings(base_digest: str) -> dict[str, Any]:
-    """An institution's ``node.toml``."""
-    return {
-        "federation": "simulated",
-        "country": "somewhere",
-        "workload": "language",
-        "base": "tiny",
-        "data": "data",
-        "policy": {
-            "min_cohort": 3,
-            "max_colluding": 1,
-            "noise": ["local"],
-            "epsilon_limit": "20",
-            "fallback_epsilon_limit": "1000",
-            "spot_checks": 2,
-            "target_delta": DELTA,
-            "max_steps": 10,
-            "bases": [base_digest],
-            "parameterizations": ["low_rank"],
-            "max_checkpoint_age": 86_400,
-        },
-        "adapter": {
-            "publish": True,
-            "licence": "CC0-1.0",
-            "rank": 2,
-            "targets": ["q_proj"],
-            "steps": 1,
-            "batch_size": 6,
-            "learning_rate": "0.1",
-            "noise": "local",
-            "epsilon": "4",
-            "clip_norm": "0.5",
-            "options": {"sequence_length": 16},
-        },
-    }

@@ -9,7 +9,7 @@ Each function returns a valid plan; a test names what differs::
 
 A change goes through the schema like any value from outside, so a plan that no message
 could hold cannot be built. Settings files (``coordinator.toml``, ``node.toml``) are in
-``tests.support.federation``.
+``tests.support.settings_files``.
 """
 
 from collections.abc import Sequence

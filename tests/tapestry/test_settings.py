@@ -17,8 +17,8 @@ from tapestry.settings import write_new
 from tapestry.workloads.language.text_records import Corpus
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_node.settings import NodeSettings
-from tests.support.federation import merged, node_settings, run_settings
 from tests.support.refusals import refused
+from tests.support.settings_files import merged, node_settings, run_settings
 
 DIGEST = "sha256:" + "0" * 64
 DAY = datetime.date(2026, 1, 2)

@@ -11,8 +11,8 @@ from tapestry.protocol.stages import RoundStage
 from tapestry_demo import runners
 from tapestry_demo.runners import StageTimer
 from tapestry_demo.wire_tap import WireTap
-from tests.support.federation import run_settings
 from tests.support.federation_fixtures import Found
+from tests.support.settings_files import run_settings
 
 
 def test_a_round_has_one_number_in_events_of_run_and_nodes() -> None:

@@ -19,16 +19,9 @@ from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.settings import NodeSettings
-from tests.support.federation import (
-    NAMES,
-    NO_ADAPTER_NOISE,
-    Base,
-    Deliver,
-    Federation,
-    Killed,
-)
+from tests.support.federation import NAMES, Base, Deliver, Federation, Killed
 from tests.support.refusals import refused
-from tests.support.settings_files import change_settings
+from tests.support.settings_files import NO_ADAPTER_NOISE, change_settings
 
 Wants = Callable[..., Federation]
 

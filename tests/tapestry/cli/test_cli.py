@@ -20,8 +20,7 @@ from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_node.settings import NodeSettings
 from tests.support.command_table import README, written
 from tests.support.commands import exit_status
-from tests.support.federation import node_settings, run_settings
-from tests.support.settings_files import write_settings
+from tests.support.settings_files import node_settings, run_settings, write_settings
 
 DIGEST = "sha256:" + "0" * 64
 

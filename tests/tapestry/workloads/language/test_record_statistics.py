@@ -10,7 +10,7 @@ from tapestry.workloads.language.tokens import TokenExample
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
-from tests.support.federation import node_settings
+from tests.support.settings_files import node_settings
 
 DIGEST = "sha256:" + "0" * 64
 
