@@ -1,6 +1,7 @@
-"""The rules of what a model costs and where it goes: accounting, releases, adapters."""
+"""The rules of accounts, releases and adapters."""
 
 import dataclasses
+from typing import cast
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import RuleError
@@ -29,34 +30,35 @@ def dp_accounted(
 
     A round that failed may be accounted for after it ended: the noise was drawn and
     the budget spent whether or not a sum came of it.
+
+    Raises:
+        RuleError: The account breaks rule 7.
     """
     promise = body.promise
     if promise is None:
         if "none" not in state.policy.noise:
             raise RuleError(
-                "the policy does not allow training without noise",
+                f"{actor} trained without noise, which the policy does not allow",
                 code="noise-not-allowed",
             )
     else:
         _check_spent(state, body, promise, actor=actor)
     record = AccountedSpending.of(body, index=index)
-    pending_adapter_charges, accounted = state.pending_adapter_charges, state.accounted
+    charges, accounted = state.pending_adapter_charges, state.accounted
     if body.adapter is not None:
-        pending_adapter_charges = pending_adapter_charges.set(
-            (actor, body.adapter), record
-        )
+        charges = charges.set((actor, body.adapter), record)
     else:
         accounted = _account_round(state, body, actor)
     bare, epsilon = state.runs_without_noise, state.epsilon
     spender = (actor, body.run_id)
-    if record.promise is None:
+    if promise is None:
         bare = bare if spender in bare else bare.set(spender, index)
     else:
-        epsilon = epsilon.set(spender, record.promise.epsilon_run)
+        epsilon = epsilon.set(spender, promise.epsilon_run)
     spending = state.spending.get(actor, PersistentList())
     return dataclasses.replace(
         state,
-        pending_adapter_charges=pending_adapter_charges,
+        pending_adapter_charges=charges,
         accounted=accounted,
         runs_without_noise=bare,
         epsilon=epsilon,
@@ -67,7 +69,11 @@ def dp_accounted(
 def release_published(
     state: FederationState, body: ReleasePublished, index: int
 ) -> FederationState:
-    """Publish the current base under the next name."""
+    """Publish the current base under the next name.
+
+    Raises:
+        RuleError: The release breaks rule 9.
+    """
     closed = state.last_closed
     if state.open_round is not None or closed is None:
         raise RuleError(
@@ -75,7 +81,8 @@ def release_published(
         )
     if (body.run_id, body.round_number) != (closed.run_id, closed.round_number):
         raise RuleError(
-            f"release of round {body.round_number}, not of the last",
+            f"release of round {body.round_number}, last closed was"
+            f" {closed.round_number}",
             code="release-of-old-round",
         )
     if body.parameters_digest != state.base:
@@ -114,7 +121,11 @@ def release_published(
 def adapter_published(
     state: FederationState, body: AdapterPublished, *, actor: str, index: int
 ) -> FederationState:
-    """Publish an adapter that is paid for, on a base that was released."""
+    """Publish an adapter that was accounted for, on a base that was released.
+
+    Raises:
+        RuleError: The adapter breaks rule 10.
+    """
     if body.name.startswith("base-"):
         raise RuleError(
             f"{body.name} is a name for releases", code="adapter-name-reserved"
@@ -139,13 +150,13 @@ def adapter_published(
             f"the policy does not allow licence {body.licence}",
             code="licence-not-allowed",
         )
-    charge = state.pending_adapter_charges.get((actor, body.name))
-    if charge is None:
+    charges, account = state.pending_adapter_charges, (actor, body.name)
+    if account not in charges:
         raise RuleError(
             f"{actor} accounted for no adapter {body.name}",
             code="adapter-not-accounted",
         )
-    promise = charge.promise
+    promise = charges[account].promise
     spent = (promise.epsilon_run, promise.target_delta) if promise else (None, None)
     if (body.epsilon, body.target_delta) != spent:
         raise RuleError(
@@ -155,9 +166,7 @@ def adapter_published(
         )
     return dataclasses.replace(
         state,
-        pending_adapter_charges=state.pending_adapter_charges.without(
-            (actor, body.name)
-        ),
+        pending_adapter_charges=charges.without(account),
         adapters=state.adapters.set(body.name, body),
         publishers=state.publishers.set(body.name, actor),
         published=state.published.set(body.name, index),
@@ -171,7 +180,7 @@ def _check_spent(
     if (actor, body.run_id) in state.runs_without_noise:
         raise RuleError(
             f"{actor} trained without noise in run {body.run_id}, so no epsilon holds",
-            code="runs-without-noise",
+            code="run-without-noise",
         )
     spent = decode_decimal(promise.epsilon_run)
     if not 0 <= spent <= decode_decimal(policy.epsilon_cap):
@@ -189,18 +198,15 @@ def _check_spent(
     if decode_decimal(promise.target_delta) > decode_decimal(policy.max_delta):
         raise RuleError(
             f"delta {promise.target_delta}, at most {policy.max_delta}",
-            code="delta-too-large",
+            code="delta-above-policy",
         )
 
 
 def _account_round(
     state: FederationState, body: DpAccounted, actor: str
 ) -> PersistentMap[RoundKey, frozenset[str]]:
-    if body.round_number is None or body.attempt is None:
-        raise RuleError(
-            "neither a round nor an adapter", code="account-subject-unknown"
-        )
-    key = (body.run_id, body.round_number, body.attempt)
+    # A body names an adapter or a round with its attempt; no round has the key None.
+    key = cast("RoundKey", (body.run_id, body.round_number, body.attempt))
     record = state.rounds.get(key)
     if record is None or actor not in record.terms.participants:
         raise RuleError(
@@ -231,15 +237,7 @@ def _check_plan(
         )
     if planned is None or loss.mechanism == "none":
         return
-    same = (loss.clip_norm, loss.target_delta) == (
-        planned.clip_norm,
-        planned.target_delta,
-    )
-    if not same or not _has_noise(loss, planned):
-        raise RuleError(
-            f"{actor}'s clip norm, delta or noise is not the plan's",
-            code="privacy-terms-differ",
-        )
+    _check_noise(loss, planned, actor)
     data = state.data.get(actor)
     if data is None:
         raise RuleError(
@@ -254,15 +252,24 @@ def _check_plan(
         )
 
 
-def _has_noise(loss: PrivacyLoss, planned: NoiseTerms) -> bool:
-    """Whether there is as much noise as planned, in the node's own part and in all."""
+def _check_noise(loss: PrivacyLoss, planned: NoiseTerms, actor: str) -> None:
+    """Demand the plan's clip norm, delta and grid, and no less than its noise."""
     drift = abs(decode_decimal(loss.bound) - planned.bound)
-    return (
-        decode_decimal(loss.noise_multiplier) >= planned.noise_multiplier - _ROUNDING
-        and decode_decimal(loss.own_multiplier) >= planned.own_multiplier - _ROUNDING
-        and (loss.shares, loss.coordinates) == (planned.shares, planned.coordinates)
-        and drift <= _ROUNDING * max(1.0, planned.bound)
-    )
+    differing = [
+        f"{name} {getattr(loss, name)}, planned was {getattr(planned, name)}"
+        for name in ("clip_norm", "target_delta", "shares", "coordinates", "bound")
+        if getattr(loss, name) != getattr(planned, name)
+        and (name != "bound" or drift > _ROUNDING * max(1.0, planned.bound))
+    ]
+    if differing:
+        raise RuleError(f"{actor}'s {differing[0]}", code="privacy-terms-differ")
+    for name in ("noise_multiplier", "own_multiplier"):
+        if decode_decimal(getattr(loss, name)) < getattr(planned, name) - _ROUNDING:
+            raise RuleError(
+                f"{actor}'s {name} {getattr(loss, name)} is below"
+                f" {getattr(planned, name)}",
+                code="noise-too-low",
+            )
 
 
 def _number(release: str) -> int:

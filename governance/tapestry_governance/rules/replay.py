@@ -1,4 +1,4 @@
-"""The rules of a federation: state and entry in, next state out.
+"""The replay of a log: state and entry in, next state out.
 
     state' = apply(state, entry, index)
 
@@ -9,13 +9,8 @@ obeys are here; those of one type are in ``round_rules`` and ``model_rules``.
 Guarantees:
     A state is returned only for an entry in its one spelling, signed by the key
     that its author holds in that role, with an id that is new, a view (``seen``)
-    that is a prefix of this very log, and a body that breaks no rule. What is not
-    understood stops the fold; nothing is skipped.
-
-Errors:
-    ``ProtocolError`` bytes that are no entry; ``VerificationError`` a signature
-    that does not hold; ``RuleError`` an authentic entry that breaks a rule;
-    ``IncompleteError`` a type or version from the future.
+    that is a prefix of this very log, and a body that breaks no rule. An entry of
+    an unknown type or version stops the replay; nothing is skipped.
 """
 
 import dataclasses
@@ -37,11 +32,7 @@ from tapestry_governance.events.round_events import (
     RoundClosed,
     RoundOpened,
 )
-from tapestry_governance.rules.federation_state import (
-    FederationState,
-    Past,
-    Roster,
-)
+from tapestry_governance.rules.federation_state import FederationState, Past, Roster
 from tapestry_governance.rules.model_rules import (
     adapter_published,
     dp_accounted,
@@ -58,18 +49,18 @@ from tapestry_governance.rules.round_rules import (
 
 
 def apply(state: FederationState | None, entry: bytes, index: int) -> FederationState:
-    """Take one entry into account.
+    """Return the state after one more entry.
 
     Args:
-        state: What the entries before it made; None before the first.
+        state: The state after the entries before it; None before the first.
         entry: The bytes in the log.
-        index: Where they are in the log.
+        index: The place of the entry in the log.
 
     Raises:
-        ProtocolError: The bytes are no entry.
-        VerificationError: A signature does not hold.
-        RuleError: The entry breaks a rule.
-        IncompleteError: An unknown type or version.
+        ProtocolError: The bytes are not an entry in its one spelling.
+        VerificationError: A signature of the entry does not hold.
+        RuleError: The entry is authentic and breaks a rule; the code names it.
+        IncompleteError: The type or version of the event is not known here.
         ValueError: The index is not the state's size: a bug of the caller.
     """
     if index != (state.size if state else 0):
@@ -82,11 +73,11 @@ def apply(state: FederationState | None, entry: bytes, index: int) -> Federation
 
 
 def apply_signed(state: FederationState | None, signed: Signed) -> FederationState:
-    """Take the next entry into account, which :func:`open_entry` took apart.
+    """Return the state after an entry that :func:`open_entry` took apart.
 
     Raises:
-        VerificationError: A signature does not hold.
-        RuleError: The entry breaks a rule.
+        VerificationError: A signature of the entry does not hold.
+        RuleError: The entry is authentic and breaks a rule; the code names it.
     """
     index = state.size if state else 0
     try:
@@ -104,10 +95,10 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
 def apply_all(
     state: FederationState | None, entries: Iterable[bytes]
 ) -> FederationState | None:
-    """Take several entries into account, in order; all or none.
+    """Return the state after several entries, in order; all or none.
 
     Raises:
-        TapestryError: As :func:`apply` does, for the first entry that fails.
+        TapestryError: :func:`apply` refuses one of the entries.
     """
     for entry in entries:
         state = apply(state, entry, state.size if state else 0)
@@ -131,10 +122,11 @@ def _found(signed: Signed) -> FederationState:
     )
     _check_author(state, signed)
     if event.seen is not None or event.refs:
-        raise RuleError("a charter has nothing before it", code="charter-not-first")
+        raise RuleError("a charter has nothing before it", code="charter-refers-back")
     if charter.policy.version != 1:
         raise RuleError(
-            "the first policy has version 1", code="policy-version-not-next"
+            f"the first policy has version {charter.policy.version}, not 1",
+            code="policy-version-not-next",
         )
     return dataclasses.replace(state, past=state.past.push(signed.entry, event.id))
 
@@ -186,7 +178,10 @@ def _check_common(state: FederationState, event: Event, index: int) -> None:
             code="event-duplicated",
         )
     if any(reference >= index for reference in event.refs):
-        raise RuleError("a reference points forward", code="reference-forward")
+        raise RuleError(
+            f"a reference points forward, to {max(event.refs)}",
+            code="reference-forward",
+        )
     _check_seen(state, event, index)
 
 
@@ -265,7 +260,7 @@ def _declare(state: FederationState, event: Event) -> FederationState:
                 )
             if state.open_round is not None:
                 raise RuleError(
-                    "the policy changes between rounds, not within one",
+                    f"policy {policy.version} within round {state.open_round.key}",
                     code="policy-within-round",
                 )
             return dataclasses.replace(

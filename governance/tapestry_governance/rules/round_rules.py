@@ -1,4 +1,4 @@
-"""The rules of a round: opened before anybody trains, closed with its reasons."""
+"""The rules of a round: opened, committed to or refused, closed or aborted."""
 
 import dataclasses
 
@@ -32,7 +32,11 @@ from tapestry_governance.rules.round_records import (
 def round_opened(
     state: FederationState, body: RoundOpened, index: int
 ) -> FederationState:
-    """Open a round whose plan is allowed by the policy in force."""
+    """Open a round whose plan is allowed by the policy in force.
+
+    Raises:
+        RuleError: The plan breaks rule 5.
+    """
     manifest = body.manifest
     if state.open_round is not None:
         raise RuleError(
@@ -59,20 +63,29 @@ def round_opened(
 def contribution_committed(
     state: FederationState, body: ContributionCommitted, *, actor: str, index: int
 ) -> FederationState:
-    """Note a participant's commitment; one per attempt."""
+    """Record a participant's commitment, one per attempt.
+
+    Raises:
+        RuleError: The commitment breaks rule 6.
+    """
     current = _open(state, body)
-    _check_participant(current, actor)
+    if actor not in current.terms.participants:
+        raise RuleError(
+            f"{actor} does not take part in round {current.key}",
+            code="node-not-in-cohort",
+        )
     if body.context != current.context:
         raise RuleError(
-            f"{actor} committed to another manifest of this round",
+            f"{actor} committed to another manifest of round {current.key}",
             code="commitment-differs",
         )
     if actor in current.commitments:
         raise RuleError(
-            f"{actor} committed twice to one attempt", code="commitment-duplicated"
+            f"{actor} committed twice to round {current.key}",
+            code="commitment-duplicated",
         )
     if actor in current.refused:
-        raise RuleError(f"{actor} refused this attempt", code="attempt-refused")
+        raise RuleError(f"{actor} refused round {current.key}", code="attempt-refused")
     commitments = current.commitments.set(actor, index)
     following = dataclasses.replace(current, commitments=commitments)
     runs = state.uploads.get(actor, PersistentMap())
@@ -87,12 +100,18 @@ def contribution_committed(
 def contribution_refused(
     state: FederationState, body: ContributionRefused, *, actor: str
 ) -> FederationState:
-    """Note a refusal. It may name any round, even one the log does not know."""
+    """Record a refusal. It may name any round, even one the log does not know.
+
+    Raises:
+        RuleError: The node committed to the attempt before.
+    """
     current = state.open_round
-    if current is None or _key(body) != current.key:
+    if current is None or round_key(body) != current.key:
         return state
     if actor in current.commitments:
-        raise RuleError(f"{actor} committed to this attempt", code="attempt-committed")
+        raise RuleError(
+            f"{actor} committed to round {current.key}", code="attempt-committed"
+        )
     following = dataclasses.replace(current, refused=current.refused | {actor})
     return dataclasses.replace(state, open_round=following)
 
@@ -100,7 +119,11 @@ def contribution_refused(
 def round_closed(
     state: FederationState, body: RoundClosed, index: int
 ) -> FederationState:
-    """Close a round: everybody accounted for, the chain of bases unbroken."""
+    """Close a round: each participant is accounted for, each base follows the last.
+
+    Raises:
+        RuleError: The closing breaks rule 8.
+    """
     current = _open(state, body)
     _check_outcome(current, body)
     accounted = state.accounted.get(current.key, ())
@@ -119,11 +142,11 @@ def round_closed(
     if body.base_before != before:
         raise RuleError(
             f"closed from base {body.base_before}, opened from {before}",
-            code="base-differs",
+            code="base-before-differs",
         )
     if body.outcome == "rejected" and body.base_after != before:
         raise RuleError(
-            "a rejected round leaves the base as it was",
+            f"a rejected round leaves base {before}, not {body.base_after}",
             code="rejected-round-moved-base",
         )
     closed = ClosedRound(
@@ -147,7 +170,11 @@ def round_closed(
 
 
 def round_aborted(state: FederationState, body: RoundAborted) -> FederationState:
-    """End an attempt without a sum."""
+    """End an attempt without a sum.
+
+    Raises:
+        RuleError: The attempt is not the open one.
+    """
     _open(state, body)
     return dataclasses.replace(state, open_round=None)
 
@@ -155,7 +182,10 @@ def round_aborted(state: FederationState, body: RoundAborted) -> FederationState
 def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
     run, number, attempt = round_key(manifest)
     if manifest.federation != state.federation:
-        raise RuleError(f"round of {manifest.federation}", code="federation-differs")
+        raise RuleError(
+            f"round of {manifest.federation} in the log of {state.federation}",
+            code="federation-differs",
+        )
     if attempt > state.policy.max_attempt:
         raise RuleError(
             f"attempt {attempt} is over {state.policy.max_attempt}",
@@ -175,7 +205,7 @@ def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
 
 
 def _check_base(state: FederationState, manifest: RoundManifest) -> None:
-    """Go on from the current base, or start a run from one that the policy names."""
+    """Demand the current base, or for a new run one that the policy names."""
     base = manifest.model_digest
     if manifest.run_id not in state.runs:
         given = state.policy.bases
@@ -190,7 +220,8 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
         expected = state.newest.model_digest
     if base != expected:
         raise RuleError(
-            f"base {base} is not the one to go on from, {expected}", code="base-differs"
+            f"base {base} is not the one to go on from, {expected}",
+            code="base-not-current",
         )
 
 
@@ -198,11 +229,12 @@ def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
     policy, count = state.policy, len(manifest.participants)
     if manifest.policy_digest != state.policy_digest:
         raise RuleError(
-            f"policy {manifest.policy_digest} is not in force", code="policy-differs"
+            f"policy {manifest.policy_digest}, in force is {state.policy_digest}",
+            code="policy-differs",
         )
     if manifest.roster_digest != state.roster.digest:
         raise RuleError(
-            f"roster {manifest.roster_digest} is not the members'",
+            f"roster {manifest.roster_digest}, the members' is {state.roster.digest}",
             code="roster-differs",
         )
     members = state.members
@@ -223,7 +255,7 @@ def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
     if colluding < policy.max_colluding:
         raise RuleError(
             f"tolerates {colluding} colluding, not {policy.max_colluding}",
-            code="max-colluding-differs",
+            code="max-colluding-too-small",
         )
     least = recommended_threshold(count, max_colluding=colluding)
     if not least <= manifest.threshold <= count:
@@ -244,16 +276,18 @@ def _check_privacy(state: FederationState, manifest: RoundManifest) -> None:
     if not 0 < decode_decimal(plan.target_delta) <= decode_decimal(policy.max_delta):
         raise RuleError(
             f"delta {plan.target_delta}, at most {policy.max_delta}",
-            code="delta-too-large",
+            code="delta-above-policy",
         )
     if min(map(decode_decimal, (plan.noise_multiplier, plan.clip_norm))) <= 0:
         raise RuleError(
-            "clip norm and noise multiplier must be positive", code="noise-not-positive"
+            f"clip norm {plan.clip_norm} and noise multiplier {plan.noise_multiplier}"
+            " must be positive",
+            code="noise-not-positive",
         )
 
 
 def _terms(state: FederationState, manifest: RoundManifest) -> AccountingTerms:
-    """Read what accounts must say; rounds of equal plans share one object."""
+    """Read what accounts must state; rounds of equal plans share one object."""
     try:
         terms = AccountingTerms.of(manifest)
     except ProtocolError as error:
@@ -264,11 +298,12 @@ def _terms(state: FederationState, manifest: RoundManifest) -> AccountingTerms:
 
 def _check_outcome(current: OpenRound, body: RoundClosed) -> None:
     manifest = current.manifest
-    dropped = [entry.name for entry in body.dropped]
-    everybody = [participant.name for participant in manifest.participants]
-    if sorted([*body.included, *dropped]) != everybody:
+    named = sorted([*body.included, *(entry.name for entry in body.dropped)])
+    participants = [participant.name for participant in manifest.participants]
+    if named != participants:
         raise RuleError(
-            "included and dropped together are not the participants",
+            f"included and dropped are not the {len(participants)} participants:"
+            f" {sorted(set(named) ^ set(participants))}",
             code="participants-differ",
         )
     least = max(manifest.min_cohort, manifest.threshold)
@@ -280,21 +315,9 @@ def _check_outcome(current: OpenRound, body: RoundClosed) -> None:
 
 def _open(state: FederationState, body: InRound) -> OpenRound:
     current = state.open_round
-    if current is None or _key(body) != current.key:
+    if current is None or round_key(body) != current.key:
         what = current.key if current else "none"
         raise RuleError(
-            f"about round {_key(body)}, open is {what}", code="round-not-open"
+            f"about round {round_key(body)}, open is {what}", code="round-not-open"
         )
     return current
-
-
-def _check_participant(current: OpenRound, actor: str) -> None:
-    if actor not in current.terms.participants:
-        raise RuleError(
-            f"{actor} does not take part in round {current.key}",
-            code="node-not-in-cohort",
-        )
-
-
-def _key(body: InRound) -> tuple[str, int, int]:
-    return body.run_id, body.round_number, body.attempt
