@@ -1,8 +1,9 @@
-"""What a release or adapter promises about privacy, generated from the log.
+"""The privacy statement of a release or adapter, generated from the log.
 
 The items are those that NIST SP 800-226 asks of a differential-privacy claim: unit,
 adjacency, trust model, mechanism and its parameters, delta, epsilon, accountant, and
-what is not covered. Nobody writes this page; an auditor gets the same one.
+the limits of the claim. The page has no source but the log, so each auditor generates
+the same one.
 """
 
 import json
@@ -31,6 +32,7 @@ DEFINITION = (
     " most e to the power of epsilon times its probability without that record, plus"
     " delta; and the other way round."
 )
+_SAID = ("unit", "adjacency", "trust_model", "accountant", "accountant_version")
 _TRUST = {
     "local": "local: holds whatever others do",
     "shared": (
@@ -42,7 +44,7 @@ _TRUST = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Equal trainings of one node: how often, and with which mechanism."""
+    """Equal trainings of one node, with their number and mechanism."""
 
     times: int
     what: str  # rounds, or the adapter's name
@@ -57,7 +59,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePromise:
-    """What holds for the records of one node; None where a training had no noise."""
+    """The promise for the records of one node; None where a training had no noise."""
 
     account: Account
     unit: str | None
@@ -85,11 +87,11 @@ class Statement:
 
 
 def state_privacy(state: FederationState, name: str) -> Statement:
-    """Collect what the log says about the privacy of a release or adapter.
+    """Collect the privacy statement of a release or adapter from the log.
 
     Args:
-        state: The verified log, folded.
-        name: As it was published; of an adapter the newest version.
+        state: The state after the verified log.
+        name: The published name; of an adapter the newest version is taken.
 
     Raises:
         IncompleteError: The log publishes nothing of this name.
@@ -99,7 +101,8 @@ def state_privacy(state: FederationState, name: str) -> Statement:
     if name in state.adapters:
         return _of_adapter(state, state.adapters[name])
     there = ", ".join(state.published) or "nothing yet"
-    raise IncompleteError(f"the log publishes no {name!r}; it publishes {there}")
+    message = f"the log publishes no {name!r}; it publishes {there}"
+    raise IncompleteError(message, code="name-not-published")
 
 
 def to_markdown(statement: Statement) -> str:
@@ -124,8 +127,8 @@ def write_statements(state: FederationState, folder: Path) -> list[str]:
     """Write ``NAME.md`` and ``NAME.json`` for each release and adapter of a log.
 
     Args:
-        state: The verified log, folded.
-        folder: Where to; made if need be.
+        state: The state after the verified log.
+        folder: The target, which is made if need be.
 
     Returns:
         The names, releases first.
@@ -142,7 +145,8 @@ def write_statements(state: FederationState, folder: Path) -> list[str]:
             (folder / f"{name}.json").write_text(page, encoding="utf-8")
             (folder / f"{name}.md").write_text(to_markdown(statement), encoding="utf-8")
     except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+        message = f"cannot write {folder}: {error.strerror}"
+        raise ResourceError(message, code="file-unwritable") from error
     return names
 
 
@@ -165,7 +169,7 @@ def _of_adapter(state: FederationState, body: AdapterPublished) -> Statement:
     actor, before = state.publishers[body.name], state.published[body.name]
     own = [s for s in state.spending_of(actor) if s.index < before]
     runs = [said.run_id for said in own if said.adapter == body.name]
-    run = runs[-1]  # the rules let nobody publish without accounting
+    run = runs[-1]  # no adapter is published without an account
     return Statement(
         name=body.name,
         kind="adapter",
@@ -179,18 +183,8 @@ def _promises(spent: Mapping[str, list[AccountedSpending]]) -> tuple[NodePromise
     promises = []
     for account in recompute(spent):
         bodies = spent[account.node]
-        last = bodies[-1].promise
-        promises.append(
-            NodePromise(
-                account=account,
-                unit=last.unit if last else None,
-                adjacency=last.adjacency if last else None,
-                trust_model=last.trust_model if last else None,
-                accountant=last.accountant if last else None,
-                accountant_version=last.accountant_version if last else None,
-                parts=_parts(bodies),
-            )
-        )
+        said = {name: getattr(bodies[-1].promise, name, None) for name in _SAID}
+        promises.append(NodePromise(account=account, parts=_parts(bodies), **said))
     return tuple(promises)
 
 

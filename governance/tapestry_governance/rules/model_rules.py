@@ -37,10 +37,8 @@ def dp_accounted(
     promise = body.promise
     if promise is None:
         if "none" not in state.policy.noise:
-            raise RuleError(
-                f"{actor} trained without noise, which the policy does not allow",
-                code="noise-not-allowed",
-            )
+            message = f"{actor} trained without noise, which the policy does not allow"
+            raise RuleError(message, code="noise-not-allowed")
     else:
         _check_spent(state, body, promise, actor=actor)
     record = AccountedSpending.of(body, index=index)
@@ -76,9 +74,8 @@ def release_published(
     """
     closed = state.last_closed
     if state.open_round is not None or closed is None:
-        raise RuleError(
-            "a release follows a closed round", code="release-without-round"
-        )
+        message = "a release follows a closed round"
+        raise RuleError(message, code="release-without-round")
     if (body.run_id, body.round_number) != (closed.run_id, closed.round_number):
         raise RuleError(
             f"release of round {body.round_number}, last closed was"
@@ -86,22 +83,16 @@ def release_published(
             code="release-of-old-round",
         )
     if body.parameters_digest != state.base:
-        raise RuleError(
-            f"released {body.parameters_digest}, the base is {state.base}",
-            code="release-parameters-differ",
-        )
+        message = f"released {body.parameters_digest}, the base is {state.base}"
+        raise RuleError(message, code="release-parameters-differ")
     before = state.released.last
     latest = None if before is None else before.name
     if body.previous != latest:
-        raise RuleError(
-            f"release after {body.previous}, the latest is {latest}",
-            code="release-predecessor-differs",
-        )
+        message = f"release after {body.previous}, the latest is {latest}"
+        raise RuleError(message, code="release-predecessor-differs")
     if latest is not None and _number(body.name) <= _number(latest):
-        raise RuleError(
-            f"{body.name} does not come after {latest}",
-            code="release-name-out-of-order",
-        )
+        message = f"{body.name} does not come after {latest}"
+        raise RuleError(message, code="release-name-out-of-order")
     record = ReleaseRecord(
         name=body.name,
         run_id=body.run_id,
@@ -127,35 +118,26 @@ def adapter_published(
         RuleError: The adapter breaks rule 10.
     """
     if body.name.startswith("base-"):
-        raise RuleError(
-            f"{body.name} is a name for releases", code="adapter-name-reserved"
-        )
+        message = f"{body.name} is a name for releases"
+        raise RuleError(message, code="adapter-name-reserved")
     owner = state.publishers.get(body.name, actor)
     if owner != actor:
         raise RuleError(f"adapter {body.name} is {owner}'s", code="adapter-name-taken")
     older = state.adapters.get(body.name)
     if older is not None and body.version <= older.version:
-        raise RuleError(
-            f"{body.name} {body.version} after {older.version}",
-            code="adapter-version-not-next",
-        )
+        message = f"{body.name} {body.version} after {older.version}"
+        raise RuleError(message, code="adapter-version-not-next")
     release = state.releases.get(body.base)
     if release is None or release.parameters_digest != body.base_digest:
-        raise RuleError(
-            f"no release {body.base} with parameters {body.base_digest}",
-            code="adapter-base-unpublished",
-        )
+        message = f"no release {body.base} with parameters {body.base_digest}"
+        raise RuleError(message, code="adapter-base-unpublished")
     if body.licence not in state.policy.adapter_licences:
-        raise RuleError(
-            f"the policy does not allow licence {body.licence}",
-            code="licence-not-allowed",
-        )
+        message = f"the policy does not allow licence {body.licence}"
+        raise RuleError(message, code="licence-not-allowed")
     charges, account = state.pending_adapter_charges, (actor, body.name)
     if account not in charges:
-        raise RuleError(
-            f"{actor} accounted for no adapter {body.name}",
-            code="adapter-not-accounted",
-        )
+        message = f"{actor} accounted for no adapter {body.name}"
+        raise RuleError(message, code="adapter-not-accounted")
     promise = charges[account].promise
     spent = (promise.epsilon_run, promise.target_delta) if promise else (None, None)
     if (body.epsilon, body.target_delta) != spent:
@@ -191,15 +173,11 @@ def _check_spent(
         )
     before = state.epsilon.get((actor, body.run_id), "0")
     if spent < decode_decimal(before):
-        raise RuleError(
-            f"{actor}'s epsilon falls from {before} to {promise.epsilon_run}",
-            code="epsilon-decreased",
-        )
+        message = f"{actor}'s epsilon falls from {before} to {promise.epsilon_run}"
+        raise RuleError(message, code="epsilon-decreased")
     if decode_decimal(promise.target_delta) > decode_decimal(policy.max_delta):
-        raise RuleError(
-            f"delta {promise.target_delta}, at most {policy.max_delta}",
-            code="delta-above-policy",
-        )
+        message = f"delta {promise.target_delta}, at most {policy.max_delta}"
+        raise RuleError(message, code="delta-above-policy")
 
 
 def _account_round(
@@ -209,14 +187,12 @@ def _account_round(
     key = cast("RoundKey", (body.run_id, body.round_number, body.attempt))
     record = state.rounds.get(key)
     if record is None or actor not in record.terms.participants:
-        raise RuleError(
-            f"{actor} takes part in no round {key}", code="node-not-in-cohort"
-        )
+        message = f"{actor} takes part in no round {key}"
+        raise RuleError(message, code="node-not-in-cohort")
     before: frozenset[str] = state.accounted.get(key, frozenset())
     if actor in before:
-        raise RuleError(
-            f"{actor} accounted twice for round {key}", code="account-duplicated"
-        )
+        message = f"{actor} accounted twice for round {key}"
+        raise RuleError(message, code="account-duplicated")
     _check_plan(state, body, actor, terms=record.terms)
     return state.accounted.set(key, before | {actor})
 
@@ -228,28 +204,22 @@ def _check_plan(
     loss, planned = body.loss, terms.noise
     want = "none" if planned is None else planned.mechanism
     if loss.mechanism != want:
-        raise RuleError(
-            f"mechanism {loss.mechanism}, planned was {want}", code="mechanism-differs"
-        )
+        message = f"mechanism {loss.mechanism}, planned was {want}"
+        raise RuleError(message, code="mechanism-differs")
     if body.steps != terms.steps:
-        raise RuleError(
-            f"{body.steps} steps, planned were {terms.steps}", code="steps-differ"
-        )
+        message = f"{body.steps} steps, planned were {terms.steps}"
+        raise RuleError(message, code="steps-differ")
     if planned is None or loss.mechanism == "none":
         return
     _check_noise(loss, planned, actor)
     data = state.data.get(actor)
     if data is None:
-        raise RuleError(
-            f"{actor} declared no data, so its sampling rate is unknown",
-            code="data-not-declared",
-        )
+        message = f"{actor} declared no data, so its sampling rate is unknown"
+        raise RuleError(message, code="data-not-declared")
     rate = min(1.0, terms.batch_size / data.records)
     if decode_decimal(loss.sampling_rate) < rate - _ROUNDING:
-        raise RuleError(
-            f"{actor}'s sampling rate {loss.sampling_rate} is below {rate}",
-            code="sampling-rate-too-low",
-        )
+        message = f"{actor}'s sampling rate {loss.sampling_rate} is below {rate}"
+        raise RuleError(message, code="sampling-rate-too-low")
 
 
 def _check_noise(loss: PrivacyLoss, planned: NoiseTerms, actor: str) -> None:

@@ -17,6 +17,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from tapestry.errors import RuleError, TapestryError
+from tapestry_governance.events import round_events
 from tapestry_governance.events.envelope import Event, Seen, Signed, open_entry
 from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
 from tapestry_governance.events.model_events import (
@@ -25,13 +26,6 @@ from tapestry_governance.events.model_events import (
     ReleasePublished,
 )
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
-from tapestry_governance.events.round_events import (
-    ContributionCommitted,
-    ContributionRefused,
-    RoundAborted,
-    RoundClosed,
-    RoundOpened,
-)
 from tapestry_governance.rules.federation_state import FederationState, Past, Roster
 from tapestry_governance.rules.model_rules import (
     adapter_published,
@@ -108,10 +102,8 @@ def apply_all(
 def _found(signed: Signed) -> FederationState:
     event, charter = signed.event, signed.event.body
     if not isinstance(charter, CharterAdopted):
-        raise RuleError(
-            f"a log starts with its charter, not with {event.type}",
-            code="charter-not-first",
-        )
+        message = f"a log starts with its charter, not with {event.type}"
+        raise RuleError(message, code="charter-not-first")
     state = FederationState(
         past=Past(),
         federation=event.federation,
@@ -124,10 +116,8 @@ def _found(signed: Signed) -> FederationState:
     if event.seen is not None or event.refs:
         raise RuleError("a charter has nothing before it", code="charter-refers-back")
     if charter.policy.version != 1:
-        raise RuleError(
-            f"the first policy has version {charter.policy.version}, not 1",
-            code="policy-version-not-next",
-        )
+        message = f"the first policy has version {charter.policy.version}, not 1"
+        raise RuleError(message, code="policy-version-not-next")
     return dataclasses.replace(state, past=state.past.push(signed.entry, event.id))
 
 
@@ -135,53 +125,40 @@ def _check_author(state: FederationState, signed: Signed) -> None:
     """Demand that the actor's key for the claimed role signed, and may say this."""
     event = signed.event
     if event.role not in event.body.roles:
-        raise RuleError(
-            f"a {event.role} key may not sign {event.type}", code="role-not-allowed"
-        )
+        message = f"a {event.role} key may not sign {event.type}"
+        raise RuleError(message, code="role-not-allowed")
     key = state.key_of(event.actor, event.role)
     if key is None:
-        raise RuleError(
-            f"{event.actor} is not a {event.role} of {state.federation}",
-            code="actor-unknown",
-        )
+        message = f"{event.actor} is not a {event.role} of {state.federation}"
+        raise RuleError(message, code="actor-unknown")
     signers = {keyid for keyid, _ in signed.signatures}
     if key.keyid not in signers:
-        raise RuleError(
-            f"signed by {min(signers)}, not by {key.keyid}", code="signature-missing"
-        )
+        message = f"signed by {min(signers)}, not by {key.keyid}"
+        raise RuleError(message, code="signature-missing")
     allowed = {key.keyid: key}
     if isinstance(event.body, PolicyAdopted | CharterAdopted):
         roots = state.roster.roots
         if event.role == "root" and 2 * len(signers & roots.keys()) <= len(roots):
-            raise RuleError(
-                f"{len(signers)} of {len(roots)} roots is no majority",
-                code="majority-not-reached",
-            )
+            message = f"{len(signers)} of {len(roots)} roots is no majority"
+            raise RuleError(message, code="majority-not-reached")
         allowed.update(roots)
     if strangers := signers - allowed.keys():
-        raise RuleError(
-            f"{min(strangers)} may not sign {event.type}", code="signer-not-allowed"
-        )
+        message = f"{min(strangers)} may not sign {event.type}"
+        raise RuleError(message, code="signer-not-allowed")
     for keyid in signers:
         signed.verify(allowed[keyid])
 
 
 def _check_common(state: FederationState, event: Event, index: int) -> None:
     if event.federation != state.federation:
-        raise RuleError(
-            f"event of {event.federation} in the log of {state.federation}",
-            code="federation-differs",
-        )
+        message = f"event of {event.federation} in the log of {state.federation}"
+        raise RuleError(message, code="federation-differs")
     if (first := state.past.index_of(event.id)) is not None:
-        raise RuleError(
-            f"event {event.id} is in the log already, at {first}",
-            code="event-duplicated",
-        )
+        message = f"event {event.id} is in the log already, at {first}"
+        raise RuleError(message, code="event-duplicated")
     if any(reference >= index for reference in event.refs):
-        raise RuleError(
-            f"a reference points forward, to {max(event.refs)}",
-            code="reference-forward",
-        )
+        message = f"a reference points forward, to {max(event.refs)}"
+        raise RuleError(message, code="reference-forward")
     _check_seen(state, event, index)
 
 
@@ -191,10 +168,8 @@ def _check_seen(state: FederationState, event: Event, index: int) -> None:
     pinned = before.size if before else 0
     if event.seen is None:
         if pinned:
-            raise RuleError(
-                f"{event.actor} has seen {pinned} entries and says none",
-                code="seen-size-missing",
-            )
+            message = f"{event.actor} has seen {pinned} entries and says none"
+            raise RuleError(message, code="seen-size-missing")
         return
     if event.seen == before:
         return  # compared when it was new
@@ -205,10 +180,8 @@ def _check_seen(state: FederationState, event: Event, index: int) -> None:
             code="seen-size-out-of-range",
         )
     if state.past.root(event.seen.size).hex() != event.seen.root:
-        raise RuleError(
-            f"fork: {event.actor} saw another log of {event.seen.size} entries",
-            code="log-forked",
-        )
+        message = f"fork: {event.actor} saw another log of {event.seen.size} entries"
+        raise RuleError(message, code="log-forked")
 
 
 def _pinned(state: FederationState, event: Event) -> PersistentMap[str, Seen]:
@@ -222,11 +195,11 @@ def _dispatch(state: FederationState, event: Event, index: int) -> FederationSta
     match event.body:
         case PolicyAdopted() | DataDeclared() | EvaluationRecorded() | CharterAdopted():
             return _declare(state, event)
-        case RoundOpened() as body:
+        case round_events.RoundOpened() as body:
             return round_opened(state, body, index)
-        case RoundClosed() as body:
+        case round_events.RoundClosed() as body:
             return round_closed(state, body, index)
-        case RoundAborted() as body:
+        case round_events.RoundAborted() as body:
             return round_aborted(state, body)
         case _:
             return _dispatch_member(state, event, index)
@@ -236,9 +209,9 @@ def _dispatch_member(
     state: FederationState, event: Event, index: int
 ) -> FederationState:
     match event.body:
-        case ContributionCommitted() as body:
+        case round_events.ContributionCommitted() as body:
             return contribution_committed(state, body, actor=event.actor, index=index)
-        case ContributionRefused() as body:
+        case round_events.ContributionRefused() as body:
             return contribution_refused(state, body, actor=event.actor)
         case DpAccounted() as body:
             return dp_accounted(state, body, actor=event.actor, index=index)
@@ -254,15 +227,11 @@ def _declare(state: FederationState, event: Event) -> FederationState:
     match event.body:
         case PolicyAdopted(policy=policy):
             if policy.version != state.policy.version + 1:
-                raise RuleError(
-                    f"policy {policy.version} after {state.policy.version}",
-                    code="policy-version-not-next",
-                )
+                message = f"policy {policy.version} after {state.policy.version}"
+                raise RuleError(message, code="policy-version-not-next")
             if state.open_round is not None:
-                raise RuleError(
-                    f"policy {policy.version} within round {state.open_round.key}",
-                    code="policy-within-round",
-                )
+                message = f"policy {policy.version} within round {state.open_round.key}"
+                raise RuleError(message, code="policy-within-round")
             return dataclasses.replace(
                 state, policy=policy, policy_digest=policy.digest
             )
@@ -271,6 +240,5 @@ def _declare(state: FederationState, event: Event) -> FederationState:
         case EvaluationRecorded():
             return state
         case _:
-            raise RuleError(
-                "there is one charter, and it comes first", code="charter-not-first"
-            )
+            message = "there is one charter, and it comes first"
+            raise RuleError(message, code="charter-not-first")

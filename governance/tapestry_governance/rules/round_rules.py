@@ -39,9 +39,8 @@ def round_opened(
     """
     manifest = body.manifest
     if state.open_round is not None:
-        raise RuleError(
-            f"round {state.open_round.key} is still open", code="round-still-open"
-        )
+        message = f"round {state.open_round.key} is still open"
+        raise RuleError(message, code="round-still-open")
     _check_turn(state, manifest)
     _check_base(state, manifest)
     _check_cohort(state, manifest)
@@ -70,20 +69,14 @@ def contribution_committed(
     """
     current = _open(state, body)
     if actor not in current.terms.participants:
-        raise RuleError(
-            f"{actor} does not take part in round {current.key}",
-            code="node-not-in-cohort",
-        )
+        message = f"{actor} does not take part in round {current.key}"
+        raise RuleError(message, code="node-not-in-cohort")
     if body.context != current.context:
-        raise RuleError(
-            f"{actor} committed to another manifest of round {current.key}",
-            code="commitment-differs",
-        )
+        message = f"{actor} committed to another manifest of round {current.key}"
+        raise RuleError(message, code="commitment-differs")
     if actor in current.commitments:
-        raise RuleError(
-            f"{actor} committed twice to round {current.key}",
-            code="commitment-duplicated",
-        )
+        message = f"{actor} committed twice to round {current.key}"
+        raise RuleError(message, code="commitment-duplicated")
     if actor in current.refused:
         raise RuleError(f"{actor} refused round {current.key}", code="attempt-refused")
     commitments = current.commitments.set(actor, index)
@@ -109,9 +102,8 @@ def contribution_refused(
     if current is None or round_key(body) != current.key:
         return state
     if actor in current.commitments:
-        raise RuleError(
-            f"{actor} committed to round {current.key}", code="attempt-committed"
-        )
+        message = f"{actor} committed to round {current.key}"
+        raise RuleError(message, code="attempt-committed")
     following = dataclasses.replace(current, refused=current.refused | {actor})
     return dataclasses.replace(state, open_round=following)
 
@@ -129,26 +121,18 @@ def round_closed(
     accounted = state.accounted.get(current.key, ())
     for name, committed in zip(body.included, body.commitments, strict=True):
         if current.commitments.get(name) != committed:
-            raise RuleError(
-                f"entry {committed} is not {name}'s commitment to this round",
-                code="commitment-unknown",
-            )
+            message = f"entry {committed} is not {name}'s commitment to this round"
+            raise RuleError(message, code="commitment-unknown")
         if name not in accounted:
-            raise RuleError(
-                f"{name} is in the sum but accounted for no privacy loss",
-                code="account-missing",
-            )
+            message = f"{name} is in the sum but accounted for no privacy loss"
+            raise RuleError(message, code="account-missing")
     before = current.manifest.model_digest
     if body.base_before != before:
-        raise RuleError(
-            f"closed from base {body.base_before}, opened from {before}",
-            code="base-before-differs",
-        )
+        message = f"closed from base {body.base_before}, opened from {before}"
+        raise RuleError(message, code="base-before-differs")
     if body.outcome == "rejected" and body.base_after != before:
-        raise RuleError(
-            f"a rejected round leaves base {before}, not {body.base_after}",
-            code="rejected-round-moved-base",
-        )
+        message = f"a rejected round leaves base {before}, not {body.base_after}"
+        raise RuleError(message, code="rejected-round-moved-base")
     closed = ClosedRound(
         run_id=body.run_id,
         round_number=body.round_number,
@@ -182,26 +166,18 @@ def round_aborted(state: FederationState, body: RoundAborted) -> FederationState
 def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
     run, number, attempt = round_key(manifest)
     if manifest.federation != state.federation:
-        raise RuleError(
-            f"round of {manifest.federation} in the log of {state.federation}",
-            code="federation-differs",
-        )
+        message = f"round of {manifest.federation} in the log of {state.federation}"
+        raise RuleError(message, code="federation-differs")
     if attempt > state.policy.max_attempt:
-        raise RuleError(
-            f"attempt {attempt} is over {state.policy.max_attempt}",
-            code="attempt-above-limit",
-        )
+        message = f"attempt {attempt} is over {state.policy.max_attempt}"
+        raise RuleError(message, code="attempt-above-limit")
     if run not in state.runs:
         if (number, attempt) != (1, 1):
-            raise RuleError(
-                f"run {run} starts with round {number}.{attempt}, not 1.1",
-                code="run-starts-elsewhere",
-            )
+            message = f"run {run} starts with round {number}.{attempt}, not 1.1"
+            raise RuleError(message, code="run-starts-elsewhere")
     elif (run, number, attempt) not in state.next_rounds:
-        raise RuleError(
-            f"round {(run, number, attempt)}, not {state.next_rounds}",
-            code="round-not-next",
-        )
+        message = f"round {(run, number, attempt)}, not {state.next_rounds}"
+        raise RuleError(message, code="round-not-next")
 
 
 def _check_base(state: FederationState, manifest: RoundManifest) -> None:
@@ -210,28 +186,22 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
     if manifest.run_id not in state.runs:
         given = state.policy.bases
         if base != state.base and given != "any" and base not in given:
-            raise RuleError(
-                f"the policy names no base {base} to start from",
-                code="base-not-allowed",
-            )
+            message = f"the policy names no base {base} to start from"
+            raise RuleError(message, code="base-not-allowed")
         return
     expected = state.base
     if not state.was_closed and state.newest is not None:
         expected = state.newest.model_digest
     if base != expected:
-        raise RuleError(
-            f"base {base} is not the one to go on from, {expected}",
-            code="base-not-current",
-        )
+        message = f"base {base} is not the one to go on from, {expected}"
+        raise RuleError(message, code="base-not-current")
 
 
 def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
     policy, count = state.policy, len(manifest.participants)
     if manifest.policy_digest != state.policy_digest:
-        raise RuleError(
-            f"policy {manifest.policy_digest}, in force is {state.policy_digest}",
-            code="policy-differs",
-        )
+        message = f"policy {manifest.policy_digest}, in force is {state.policy_digest}"
+        raise RuleError(message, code="policy-differs")
     if manifest.roster_digest != state.roster.digest:
         raise RuleError(
             f"roster {manifest.roster_digest}, the members' is {state.roster.digest}",
@@ -241,10 +211,8 @@ def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
     for participant in manifest.participants:
         member = members.get(participant.name)
         if member is None or member.node != participant.key:
-            raise RuleError(
-                f"{participant.name} is no member with this node key",
-                code="participant-not-in-roster",
-            )
+            message = f"{participant.name} is no member with this node key"
+            raise RuleError(message, code="participant-not-in-roster")
     if manifest.min_cohort < policy.min_cohort or count < manifest.min_cohort:
         raise RuleError(
             f"{count} participants, at least {manifest.min_cohort};"
@@ -253,31 +221,24 @@ def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
         )
     colluding = manifest.max_colluding
     if colluding < policy.max_colluding:
-        raise RuleError(
-            f"tolerates {colluding} colluding, not {policy.max_colluding}",
-            code="max-colluding-too-small",
-        )
+        message = f"tolerates {colluding} colluding, not {policy.max_colluding}"
+        raise RuleError(message, code="max-colluding-too-small")
     least = recommended_threshold(count, max_colluding=colluding)
     if not least <= manifest.threshold <= count:
-        raise RuleError(
-            f"threshold {manifest.threshold}, not {least} to {count}",
-            code="threshold-out-of-range",
-        )
+        message = f"threshold {manifest.threshold}, not {least} to {count}"
+        raise RuleError(message, code="threshold-out-of-range")
 
 
 def _check_privacy(state: FederationState, manifest: RoundManifest) -> None:
     plan, policy = manifest.privacy, state.policy
     if plan.noise not in policy.noise:
-        raise RuleError(
-            f"the policy does not allow noise {plan.noise!r}", code="noise-not-allowed"
-        )
+        message = f"the policy does not allow noise {plan.noise!r}"
+        raise RuleError(message, code="noise-not-allowed")
     if plan.noise == "none":
         return
     if not 0 < decode_decimal(plan.target_delta) <= decode_decimal(policy.max_delta):
-        raise RuleError(
-            f"delta {plan.target_delta}, at most {policy.max_delta}",
-            code="delta-above-policy",
-        )
+        message = f"delta {plan.target_delta}, at most {policy.max_delta}"
+        raise RuleError(message, code="delta-above-policy")
     if min(map(decode_decimal, (plan.noise_multiplier, plan.clip_norm))) <= 0:
         raise RuleError(
             f"clip norm {plan.clip_norm} and noise multiplier {plan.noise_multiplier}"
@@ -308,16 +269,14 @@ def _check_outcome(current: OpenRound, body: RoundClosed) -> None:
         )
     least = max(manifest.min_cohort, manifest.threshold)
     if len(body.included) < least:
-        raise RuleError(
-            f"a sum of {len(body.included)}, at least {least}", code="sum-too-small"
-        )
+        message = f"a sum of {len(body.included)}, at least {least}"
+        raise RuleError(message, code="sum-too-small")
 
 
 def _open(state: FederationState, body: InRound) -> OpenRound:
     current = state.open_round
     if current is None or round_key(body) != current.key:
         what = current.key if current else "none"
-        raise RuleError(
-            f"about round {round_key(body)}, open is {what}", code="round-not-open"
-        )
+        message = f"about round {round_key(body)}, open is {what}"
+        raise RuleError(message, code="round-not-open")
     return current
