@@ -86,18 +86,18 @@ def test_an_artifact_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "code"),
     [
-        "MANIFEST.sha256",
-        "trust-policy.txt",
-        "checkpoint",
-        "genesis.sha256",
-        "artifacts/base-2/tapestry/manifest.json",
-        "artifacts/base-2/tapestry/release.entry",
-        "artifacts/base-2/tapestry/release.tlog-proof",
+        ("MANIFEST.sha256", "file-empty"),
+        ("trust-policy.txt", "file-empty"),
+        ("checkpoint", "file-empty"),
+        ("genesis.sha256", "file-empty"),
+        ("artifacts/base-2/tapestry/manifest.json", "manifest-missing"),
+        ("artifacts/base-2/tapestry/release.entry", "file-empty"),
+        ("artifacts/base-2/tapestry/release.tlog-proof", "file-empty"),
     ],
 )
-def test_an_empty_file_is_called_empty(tmp_path: Path, name: str) -> None:
+def test_an_empty_file_is_called_empty(tmp_path: Path, name: str, code: str) -> None:
     world, base = released(tmp_path)
     bundle = bundle_of(world, tmp_path, artifacts={"base-2": base})
     (bundle.folder / name).write_bytes(b"")
@@ -105,7 +105,7 @@ def test_an_empty_file_is_called_empty(tmp_path: Path, name: str) -> None:
         write_manifest(bundle.folder)
     audit = verify(bundle.folder)
     assert f"{Path(name).name} is empty" in audit.steps[-1].detail
-    assert audit.steps[-1].code == "file-empty"
+    assert audit.steps[-1].code == code
     assert audit.verdict is AuditVerdict.INCOMPLETE
 
 
