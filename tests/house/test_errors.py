@@ -28,6 +28,7 @@ SEVERAL_KINDS: dict[str, set[str]] = {
     "ConfigError in the operator's own files; IncompleteError or VerificationError in a"
     " folder from elsewhere; ProtocolError in messages; ResourceError of a machine": {
         "file-changed",
+        "file-empty",
         "file-missing",
         "file-not-plain",
         "file-too-large",
@@ -42,15 +43,23 @@ SEVERAL_KINDS: dict[str, set[str]] = {
         "weights-missing",
     },
     "one rule that several parties check: PolicyError at a node, QuorumError at the"
-    " coordinator, ProtocolError in a message, VerificationError in a transcript": {
+    " coordinator, ProtocolError in a message, VerificationError in a transcript or"
+    " note, RuleError in the log": {
         "base-differs",
         "chunk-size-invalid",
         "cohort-too-small",
         "consents-too-few",
         "key-list-differs",
+        "log-forked",
+        "max-colluding-too-small",
+        "node-not-in-cohort",
         "own-entry-differs",
+        "participant-not-in-roster",
+        "roster-differs",
         "share-list-differs",
+        "signature-missing",
         "survivor-list-differs",
+        "threshold-out-of-range",
     },
 }
 
