@@ -17,8 +17,7 @@ checked to follow from the cosigned checkpoint (``verify``).
 
 import re
 import shutil
-import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,12 +227,19 @@ def _unwritable(folder: Path, error: Exception) -> ResourceError:
 
 
 def write_manifest(folder: Path) -> None:
-    """List the files of a folder; the last step of making a bundle."""
-    names = sorted(name for name in _walk(folder) if name != MANIFEST)
-    lines = [
-        f"{digest_file(folder / name).removeprefix('sha256:')}  {name}\n"
-        for name in names
-    ]
+    """List the files of a folder; the last step of making a bundle.
+
+    Raises:
+        VerificationError: The folder holds a link, a device or a pipe.
+    """
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    lines = []
+    for name, path in sorted(found.items()):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            message = f"{name} is no plain file"
+            raise VerificationError(message, code="file-not-plain")
+        if path.is_file() and name != MANIFEST:
+            lines.append(f"{digest_file(path).removeprefix('sha256:')}  {name}\n")
     (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
 
 
@@ -307,18 +313,3 @@ def _check_size(name: str, path: Path) -> None:
     if (single or name.startswith("tile/")) and path.stat().st_size > limit:
         message = f"{name} was changed: it is over {limit} bytes"
         raise VerificationError(message, code="file-too-large")
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    pending = [folder]
-    while pending:
-        for path in sorted(pending.pop().iterdir()):
-            mode = path.lstat().st_mode
-            name = path.relative_to(folder).as_posix()
-            if stat.S_ISDIR(mode):
-                pending.append(path)
-            elif stat.S_ISREG(mode):
-                yield name
-            else:
-                message = f"{name} is no plain file"
-                raise VerificationError(message, code="file-not-plain")

@@ -32,6 +32,7 @@ DEFINITION = (
     " most e to the power of epsilon times its probability without that record, plus"
     " delta; and the other way round."
 )
+_TERMS = ("clip_norm", "noise_multiplier", "own_multiplier", "shares", "sampling_rate")
 _SAID = ("unit", "adjacency", "trust_model", "accountant", "accountant_version")
 _TRUST = {
     "local": "local: holds whatever others do",
@@ -50,11 +51,11 @@ class Part:
     what: str  # rounds, or the adapter's name
     steps: int  # each time
     mechanism: str
-    clip_norm: str | None = None  # None of what follows: without noise
-    noise_multiplier: str | None = None
-    own_multiplier: str | None = None  # the node's own part of that noise
-    shares: int | None = None  # of how many nodes the noise is counted on
-    sampling_rate: str | None = None
+    clip_norm: str | None  # this and all below: None without noise
+    noise_multiplier: str | None
+    own_multiplier: str | None  # the node's own part of that noise
+    shares: int | None  # the number of nodes whose noise is counted on
+    sampling_rate: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,16 +197,8 @@ def _parts(bodies: Sequence[AccountedSpending]) -> tuple[Part, ...]:
             what="rounds" if body.adapter is None else body.adapter,
             steps=body.steps,
             mechanism=body.mechanism,
+            **{name: getattr(body.promise, name, None) for name in _TERMS},
         )
-        if (loss := body.promise) is not None:
-            part = replace(
-                part,
-                clip_norm=loss.clip_norm,
-                noise_multiplier=loss.noise_multiplier,
-                own_multiplier=loss.own_multiplier,
-                shares=loss.shares,
-                sampling_rate=loss.sampling_rate,
-            )
         times[part] = times.get(part, 0) + 1
     return tuple(replace(part, times=count) for part, count in times.items())
 

@@ -20,13 +20,8 @@ from tapestry.artifacts.foreign_files import refuse
 from tapestry.encoding import decode_integer
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.inputs.plain_file import read_plain
-from tapestry.protocol.messages import (
-    Bulk,
-    CheckChunkRequest,
-    ChunkPaths,
-    Message,
-    encode_message,
-)
+from tapestry.protocol import messages
+from tapestry.protocol.messages import CheckChunkRequest, ChunkPaths
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import CHUNK_BYTES
@@ -69,16 +64,16 @@ def write_spot(folder: Path, spot: Spot) -> None:
         (folder / f"upload-{node}.bin").write_bytes(row.chunk)
 
 
-def pack_spot(spot: Spot, *, round_number: int) -> Message:
+def pack_spot(spot: Spot, *, round_number: int) -> messages.Message:
     """Put one chunk into a message: the sum's first, then the uploads by name."""
     body = CheckChunkRequest(
         round_number=round_number, chunk=spot.index, proofs=_paths(spot)
     )
     rows = [spot.total, *(spot.uploads[name] for name in sorted(spot.uploads))]
-    return encode_message(body, [row.chunk for row in rows])
+    return messages.encode_message(body, [row.chunk for row in rows])
 
 
-def unpack_spot(shown: CheckChunkRequest, chunks: Bulk) -> Spot:
+def unpack_spot(shown: CheckChunkRequest, chunks: messages.Bulk) -> Spot:
     """Read one chunk from a message; the content is not checked.
 
     Raises:

@@ -197,10 +197,7 @@ class FederationState:
     def closed_round(self, number: int, *, within: int) -> ClosedRound | None:
         """Return the newest closed round of a number among the first entries."""
         found: PersistentList[ClosedRound] = self.closed_by_number.get(number, _NONE)
-        for closed in found.newest_first():
-            if closed.index < within:
-                return closed
-        return None
+        return next((c for c in found.newest_first() if c.index < within), None)
 
     def uploads_of(self, node: str) -> Mapping[str, int]:
         """Return the highest round that a node committed an upload to, by run."""
@@ -219,18 +216,15 @@ class FederationState:
     def release_of(self, run_id: str, number: int) -> ReleaseRecord | None:
         """Return the release of the base that a round gave, if there is one."""
         found: PersistentList[ReleaseRecord] = self.released_by_run.get(run_id, _NONE)
-        for release in found.newest_first():
-            if release.round_number <= number:
-                return release if release.round_number == number else None
-        return None
+        upto = (r for r in found.newest_first() if r.round_number <= number)
+        last = next(upto, None)
+        return last if last and last.round_number == number else None
 
     def released_round(self, run_id: str, *, within: int) -> int:
         """Return the last round of a run whose base the first entries release, or 0."""
         found: PersistentList[ReleaseRecord] = self.released_by_run.get(run_id, _NONE)
-        for release in found.newest_first():
-            if release.index < within:
-                return release.round_number
-        return 0
+        rounds = (r.round_number for r in found.newest_first() if r.index < within)
+        return next(rounds, 0)
 
     @property
     def was_closed(self) -> bool:

@@ -1,4 +1,7 @@
-"""The rules of accounts, releases and adapters."""
+"""The rules of accounts, releases and adapters.
+
+Each function returns the next state, or raises RuleError with the code of the rule.
+"""
 
 import dataclasses
 from typing import cast
@@ -30,9 +33,6 @@ def dp_accounted(
 
     A round that failed may be accounted for after it ended: the noise was drawn and
     the budget spent whether or not a sum came of it.
-
-    Raises:
-        RuleError: The account breaks rule 7.
     """
     promise = body.promise
     if promise is None:
@@ -67,11 +67,7 @@ def dp_accounted(
 def release_published(
     state: FederationState, body: ReleasePublished, index: int
 ) -> FederationState:
-    """Publish the current base under the next name.
-
-    Raises:
-        RuleError: The release breaks rule 9.
-    """
+    """Publish the current base under the next name."""
     closed = state.last_closed
     if state.open_round is not None or closed is None:
         message = "a release follows a closed round"
@@ -112,11 +108,7 @@ def release_published(
 def adapter_published(
     state: FederationState, body: AdapterPublished, *, actor: str, index: int
 ) -> FederationState:
-    """Publish an adapter that was accounted for, on a base that was released.
-
-    Raises:
-        RuleError: The adapter breaks rule 10.
-    """
+    """Publish an adapter that was accounted for, on a base that was released."""
     if body.name.startswith("base-"):
         message = f"{body.name} is a name for releases"
         raise RuleError(message, code="adapter-name-reserved")

@@ -1,18 +1,14 @@
-"""The rules of a round: opened, committed to or refused, closed or aborted."""
+"""The rules of a round: opened, committed to or refused, closed or aborted.
+
+Each function returns the next state, or raises RuleError with the code of the rule.
+"""
 
 import dataclasses
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ProtocolError, RuleError
 from tapestry.protocol.round_manifest import RoundManifest, recommended_threshold
-from tapestry_governance.events.round_events import (
-    ContributionCommitted,
-    ContributionRefused,
-    InRound,
-    RoundAborted,
-    RoundClosed,
-    RoundOpened,
-)
+from tapestry_governance.events import round_events
 from tapestry_governance.rules.federation_state import (
     FederationState,
     OpenRound,
@@ -30,13 +26,9 @@ from tapestry_governance.rules.round_records import (
 
 
 def round_opened(
-    state: FederationState, body: RoundOpened, index: int
+    state: FederationState, body: round_events.RoundOpened, index: int
 ) -> FederationState:
-    """Open a round whose plan is allowed by the policy in force.
-
-    Raises:
-        RuleError: The plan breaks rule 5.
-    """
+    """Open a round whose plan is allowed by the policy in force."""
     manifest = body.manifest
     if state.open_round is not None:
         message = f"round {state.open_round.key} is still open"
@@ -60,13 +52,13 @@ def round_opened(
 
 
 def contribution_committed(
-    state: FederationState, body: ContributionCommitted, *, actor: str, index: int
+    state: FederationState,
+    body: round_events.ContributionCommitted,
+    *,
+    actor: str,
+    index: int,
 ) -> FederationState:
-    """Record a participant's commitment, one per attempt.
-
-    Raises:
-        RuleError: The commitment breaks rule 6.
-    """
+    """Record a participant's commitment, one per attempt."""
     current = _open(state, body)
     if actor not in current.terms.participants:
         message = f"{actor} does not take part in round {current.key}"
@@ -91,13 +83,9 @@ def contribution_committed(
 
 
 def contribution_refused(
-    state: FederationState, body: ContributionRefused, *, actor: str
+    state: FederationState, body: round_events.ContributionRefused, *, actor: str
 ) -> FederationState:
-    """Record a refusal. It may name any round, even one the log does not know.
-
-    Raises:
-        RuleError: The node committed to the attempt before.
-    """
+    """Record a refusal. It may name any round, even one the log does not know."""
     current = state.open_round
     if current is None or round_key(body) != current.key:
         return state
@@ -109,13 +97,9 @@ def contribution_refused(
 
 
 def round_closed(
-    state: FederationState, body: RoundClosed, index: int
+    state: FederationState, body: round_events.RoundClosed, index: int
 ) -> FederationState:
-    """Close a round: each participant is accounted for, each base follows the last.
-
-    Raises:
-        RuleError: The closing breaks rule 8.
-    """
+    """Close a round: each participant is accounted for, each base follows the last."""
     current = _open(state, body)
     _check_outcome(current, body)
     accounted = state.accounted.get(current.key, ())
@@ -153,12 +137,10 @@ def round_closed(
     )
 
 
-def round_aborted(state: FederationState, body: RoundAborted) -> FederationState:
-    """End an attempt without a sum.
-
-    Raises:
-        RuleError: The attempt is not the open one.
-    """
+def round_aborted(
+    state: FederationState, body: round_events.RoundAborted
+) -> FederationState:
+    """End an attempt without a sum."""
     _open(state, body)
     return dataclasses.replace(state, open_round=None)
 
@@ -257,7 +239,7 @@ def _terms(state: FederationState, manifest: RoundManifest) -> AccountingTerms:
     return before.terms if before is not None and before.terms == terms else terms
 
 
-def _check_outcome(current: OpenRound, body: RoundClosed) -> None:
+def _check_outcome(current: OpenRound, body: round_events.RoundClosed) -> None:
     manifest = current.manifest
     named = sorted([*body.included, *(entry.name for entry in body.dropped)])
     participants = [participant.name for participant in manifest.participants]
@@ -273,7 +255,7 @@ def _check_outcome(current: OpenRound, body: RoundClosed) -> None:
         raise RuleError(message, code="sum-too-small")
 
 
-def _open(state: FederationState, body: InRound) -> OpenRound:
+def _open(state: FederationState, body: round_events.InRound) -> OpenRound:
     current = state.open_round
     if current is None or round_key(body) != current.key:
         what = current.key if current else "none"
