@@ -222,8 +222,8 @@ def add_sums(folder: Path, sums: Mapping[int, Path]) -> Bundle:
 
 
 def _unwritable(folder: Path, error: Exception) -> ResourceError:
-    said = f"cannot write the bundle {folder}: {error}"
-    return ResourceError(said, code="file-unwritable")
+    message = f"cannot write the bundle {folder}: {error}"
+    return ResourceError(message, code="file-unwritable")
 
 
 def write_manifest(folder: Path) -> None:

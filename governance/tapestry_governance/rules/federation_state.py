@@ -228,7 +228,7 @@ class FederationState:
 
     @property
     def was_closed(self) -> bool:
-        """Whether the round that was opened last was closed, not aborted."""
+        """True if the round that was opened last was closed, not aborted."""
         closed = self.last_closed
         return (
             self.last is not None

@@ -192,7 +192,7 @@ def _account_round(
 def _check_plan(
     state: FederationState, body: DpAccounted, actor: str, *, terms: AccountingTerms
 ) -> None:
-    """Compare what a node says it did with the plan of the round."""
+    """Compare a node's account with the plan of the round."""
     loss, planned = body.loss, terms.noise
     want = "none" if planned is None else planned.mechanism
     if loss.mechanism != want:

@@ -122,7 +122,7 @@ def _found(signed: Signed) -> FederationState:
 
 
 def _check_author(state: FederationState, signed: Signed) -> None:
-    """Demand that the actor's key for the claimed role signed, and may say this."""
+    """Demand a signature by the actor's key, whose role may sign this type."""
     event = signed.event
     if event.role not in event.body.roles:
         message = f"a {event.role} key may not sign {event.type}"
@@ -168,7 +168,7 @@ def _check_seen(state: FederationState, event: Event, index: int) -> None:
     pinned = before.size if before else 0
     if event.seen is None:
         if pinned:
-            message = f"{event.actor} has seen {pinned} entries and says none"
+            message = f"{event.actor} has seen {pinned} entries and names none"
             raise RuleError(message, code="seen-size-missing")
         return
     if event.seen == before:

@@ -109,6 +109,20 @@ def test_an_empty_file_is_called_empty(tmp_path: Path, name: str, code: str) -> 
     assert audit.verdict is AuditVerdict.INCOMPLETE
 
 
+@pytest.mark.parametrize("kind", ["link", "folder-link", "pipe"])
+def test_a_list_of_files_is_not_made_of_a_folder_with_a_link_or_pipe(
+    tmp_path: Path, kind: str
+) -> None:
+    bundle = bundle_of(World().found(), tmp_path).folder
+    odd = bundle / "blobs" / "odd"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to(bundle / ("tile" if kind == "folder-link" else "checkpoint"))
+    with refused(VerificationError, "file-not-plain", match="blobs/odd"):
+        write_manifest(bundle)
+
+
 @pytest.mark.parametrize(
     "name", ["checkpoint", "genesis.sha256", "trust-policy.txt", "tile/0/000.p"]
 )

@@ -311,7 +311,7 @@ def test_too_few_cosignatures_do_not_hold(world: World, bundle: Path) -> None:  
     )
 
 
-def test_a_policy_of_somebody_else_does_not_hold(bundle: Path) -> None:  # [19]
+def test_a_policy_with_another_log_key_does_not_hold(bundle: Path) -> None:  # [19]
     other = World()
     other.log_key = SigningKey.generate("tapestry.example/log")
     audit = verify(bundle, trust=other.trust.encode())

@@ -196,7 +196,7 @@ def test_the_list_of_rules_names_each_code_of_the_package() -> None:
     assert listed <= {site.code for site in error_codes.sites()}
 
 
-def test_a_state_says_who_speaks_with_which_key(world: World) -> None:
+def test_a_state_has_the_key_of_a_party_for_its_role(world: World) -> None:
     state: FederationState = world.folded
     assert state.key_of("fr", "node") == world.keys["fr", "node"].verify_key
     assert state.key_of("fr", "coordinator") is None
