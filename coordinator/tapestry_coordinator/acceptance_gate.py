@@ -115,7 +115,8 @@ class AcceptanceGate:
             place = f"{folder.name}/{lacking[0]}{self.evaluation.suffix}"
             raise ConfigError(
                 f"the base gives no finite {self.evaluation.name.replace('_', ' ')} on"
-                f" {place}; its weights are damaged, or too large for float32"
+                f" {place}; its weights are damaged, or too large for float32",
+                code="base-score-not-finite",
             )
 
     def scores(self, replica: Replica) -> dict[str, float]:

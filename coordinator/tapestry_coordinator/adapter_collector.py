@@ -67,7 +67,9 @@ def _keep(run: RunContext, node: str, reply: Message) -> str:
     published = event.body
     owner = run.publisher.state.publishers.get(getattr(published, "name", ""), node)
     if not isinstance(published, AdapterPublished) or {event.actor, owner} != {node}:
-        raise ProtocolError("the publication is not an adapter of this node")
+        raise ProtocolError(
+            "the publication is not an adapter of this node", code="publication-differs"
+        )
     folder = run.directory / "adapters" / published.name
     draft = folder.with_name(f".{published.name}")
     with durable_files.replace_folder(folder, draft=draft):
@@ -90,7 +92,10 @@ def _unpack(reply: Message) -> tuple[bytes, bytes, Mapping[str, bytes | memoryvi
     names = read_reply(reply, Publication).files
     accounted, published, files = split_entries(reply.attachments)
     if len(names) != len(files):
-        raise ProtocolError(f"{len(names)} names of files for {len(files)} files")
+        raise ProtocolError(
+            f"{len(names)} names of files for {len(files)} files",
+            code="file-names-differ",
+        )
     return accounted, published, dict(zip(names, files, strict=True))
 
 
@@ -101,10 +106,15 @@ def _write(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        raise ProtocolError("two files of the publication have one name") from None
+        raise ProtocolError(
+            "two files of the publication have one name", code="file-names-differ"
+        ) from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:  # no matter of this machine's
             raise ProtocolError(
-                "a file of the publication has too long a name"
+                "a file of the publication has too long a name",
+                code="file-name-too-long",
             ) from None
-        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot write {folder}: {error.strerror}", code="file-unwritable"
+        ) from error

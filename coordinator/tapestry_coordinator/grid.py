@@ -92,14 +92,20 @@ class ValidatingGrid:
 
 def _check_reply(reply: Any, *, expected: bool) -> None:
     if not expected:
-        raise ProtocolError("it was not asked, or has answered before")
+        raise ProtocolError(
+            "it was not asked, or has answered before", code="reply-unexpected"
+        )
     if not isinstance(reply, Message) or type(reply.kind) is not Kind:
-        raise ProtocolError("a reply that is no message")
+        raise ProtocolError("a reply that is no message", code="reply-malformed")
     if type(reply.body) is not bytes or len(reply.body) > BODY_LIMIT:
-        raise ProtocolError(f"a body that is not up to {BODY_LIMIT} bytes")
+        raise ProtocolError(
+            f"a body that is not up to {BODY_LIMIT} bytes", code="reply-malformed"
+        )
     if type(reply.attachments) not in (list, tuple):
-        raise ProtocolError("attachments that are no list")
+        raise ProtocolError("attachments that are no list", code="reply-malformed")
     items: Sequence[Any] = reply.attachments
     for item in items:
         if not isinstance(item, bytes | memoryview) or not memoryview(item).contiguous:
-            raise ProtocolError("an attachment that is no bytes")
+            raise ProtocolError(
+                "an attachment that is no bytes", code="reply-malformed"
+            )

@@ -72,7 +72,8 @@ class Journal:
             if known != run_id:
                 raise ConfigError(
                     f"{self._file} belongs to run {known!r}; start run {run_id!r} in a"
-                    " coordinator's folder of its own"
+                    " coordinator's folder of its own",
+                    code="run-differs",
                 )
 
     def open_round(self, number: int, manifest: bytes) -> None:
@@ -109,7 +110,9 @@ class Journal:
         for row in self.rounds():
             if row.number == number:
                 return row
-        raise IncompleteError(f"the journal lacks round {number}")
+        raise IncompleteError(
+            f"the journal lacks round {number}", code="journal-round-missing"
+        )
 
     def set_fact(self, name: str, value: str) -> None:
         """Remember a small public fact, such as a duration."""
@@ -143,7 +146,7 @@ class Journal:
             return np.fromfile(self._path(number), dtype="<u4")
         except OSError as error:
             raise IncompleteError(
-                f"no sum of round {number}: {error.strerror}"
+                f"no sum of round {number}: {error.strerror}", code="file-unreadable"
             ) from None
 
     def _path(self, number: int) -> Path:

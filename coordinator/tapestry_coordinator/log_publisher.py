@@ -57,7 +57,9 @@ class LogPublisher:
         """
         state = apply_all(None, log.stream())
         if state is None:
-            raise ProtocolError("the log is empty: no charter was adopted")
+            raise ProtocolError(
+                "the log is empty: no charter was adopted", code="charter-missing"
+            )
         self._log, self._trust, self._key = log, trust, key
         self._grid, self._deadline = grid, deadline
         self._state = state
@@ -88,7 +90,9 @@ class LogPublisher:
         """
         note = self._log.latest()
         if note is None:
-            raise QuorumError("the log has no cosigned checkpoint yet")
+            raise QuorumError(
+                "the log has no cosigned checkpoint yet", code="checkpoint-missing"
+            )
         return note
 
     def append_event(self, body: Body, *, refs: Sequence[int] = ()) -> int:

@@ -67,7 +67,8 @@ class NodeTracker:
         names = self._await(set(members) - self.away, floor if members else 0)
         if len(names) < floor:
             raise QuorumError(
-                f"{len(names)} nodes are here, at least {floor} are needed"
+                f"{len(names)} nodes are here, at least {floor} are needed",
+                code="nodes-too-few",
             )
         present = self.exchange_hello(names)
         if members:
@@ -122,7 +123,10 @@ class NodeTracker:
             return
         row = self.journal.row(round_number)
         if row.result is None:
-            raise IncompleteError(f"the journal lacks the result of {round_number}")
+            raise IncompleteError(
+                f"the journal lacks the result of {round_number}",
+                code="journal-round-missing",
+            )
         request = encode_message(
             ApplyResultRequest(
                 round_number=round_number,
@@ -148,5 +152,7 @@ class NodeTracker:
 def _identity(name: str, reply: Message) -> Identity:
     said = read_reply(reply, Identity)
     if said.name != name:
-        raise ProtocolError(f"it goes by the name of {said.name}")
+        raise ProtocolError(
+            f"it goes by the name of {said.name}", code="node-name-differs"
+        )
     return said

@@ -32,7 +32,9 @@ def read_reply(reply: Message, want: type[BodyT]) -> BodyT:
     """
     if reply.kind is Kind.REFUSAL:
         reason = expect_body(reply, Refusal).reason
-        raise ProtocolError(f"it refuses: {reason.words} ({reason.value})")
+        raise ProtocolError(
+            f"it refuses: {reason.words} ({reason.value})", code="request-refused"
+        )
     return expect_body(reply, want)
 
 

@@ -33,7 +33,7 @@ def release(run: RunContext, replica: Replica) -> None:
 def _publish(run: RunContext, replica: Replica, *, previous: str | None) -> int:
     closed = run.publisher.state.last_closed
     if closed is None:
-        raise ProtocolError("nothing to release")
+        raise ProtocolError("nothing to release", code="release-without-round")
     name = f"base-{len(run.publisher.state.releases) + 1}"
     run.notify({"stage": "release", "text": name})
     run.workload.load(replica.parameters)

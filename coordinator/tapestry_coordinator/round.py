@@ -260,17 +260,26 @@ class _StageRunner:
         self._read_entry(accounted, DpAccounted, name=name)
         body = self._read_entry(committed, ContributionCommitted, name=name)
         if body.context != self._manifest.context.hex():
-            raise ProtocolError(f"{name} committed to another manifest of this round")
+            raise ProtocolError(
+                f"{name} committed to another manifest of this round",
+                code="commitment-differs",
+            )
         if f"sha256:{body.masked_root}" != root:
-            raise ProtocolError(f"{name} uploads what it did not commit to")
+            raise ProtocolError(
+                f"{name} uploads what it did not commit to", code="upload-root-differs"
+            )
 
     def _read_entry(self, entry: bytes, kind: type[_Said], *, name: str) -> _Said:
         """Read what an entry of one kind says, by this node about this round."""
         plan, event = self._manifest, open_entry(entry).event
         body = event.body
         if not isinstance(body, kind):
-            raise ProtocolError(f"{name} sent {event.type}, want {kind.type}")
+            raise ProtocolError(
+                f"{name} sent {event.type}, want {kind.type}", code="event-type-differs"
+            )
         said = (event.actor, body.run_id, body.round_number, body.attempt)
         if said != (name, plan.run_id, plan.round_number, plan.attempt):
-            raise ProtocolError(f"{name} sent an entry about {said}")
+            raise ProtocolError(
+                f"{name} sent an entry about {said}", code="round-not-open"
+            )
         return body

@@ -56,7 +56,10 @@ def plan_round(
     names = sorted(name for name in present if name in members)
     least = _floor(settings, len(names))
     if least > len(names):
-        raise QuorumError(f"{len(names)} members are here, a round takes {least}")
+        raise QuorumError(
+            f"{len(names)} members are here, a round takes {least}",
+            code="nodes-too-few",
+        )
     manifest = _write_down(
         settings,
         state,
@@ -66,10 +69,14 @@ def plan_round(
     )
     unable = _unable(manifest, state, names=members)
     if len(members) - len(unable) < _floor(settings, len(members)):
-        raise ConfigError(_unable_words(unable, of=len(members), least=least))
+        raise ConfigError(
+            _unable_words(unable, of=len(members), least=least), code="members-too-few"
+        )
     here = {name: why for name, why in unable.items() if name in names}
     if len(names) - len(here) < least:
-        raise QuorumError(_unable_words(here, of=len(names), least=least))
+        raise QuorumError(
+            _unable_words(here, of=len(names), least=least), code="nodes-too-few"
+        )
     return manifest
 
 
@@ -94,7 +101,8 @@ def check_run(
         raise ConfigError(
             f"a round takes {least} nodes (min_cohort {settings.secagg.min_cohort},"
             f" max_colluding {settings.secagg.max_colluding}), the federation has"
-            f" {count} members"
+            f" {count} members",
+            code="members-too-few",
         )
     plan_round(
         settings,
@@ -179,9 +187,11 @@ def _write_down(
     except ValidationError as error:
         first_error = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first_error["loc"]) or "the plan"
-        raise ConfigError(f"no such round: {where}: {first_error['msg']}") from None
+        raise ConfigError(
+            f"no such round: {where}: {first_error['msg']}", code="setting-invalid"
+        ) from None
     except ProtocolError as error:
-        raise ConfigError(f"no such round: {error}") from None
+        raise ConfigError(f"no such round: {error}", code="setting-invalid") from None
     return manifest
 
 
@@ -213,7 +223,8 @@ def _check_member(manifest: RoundManifest, *, records: int, cap: float) -> None:
     if not once <= cap:
         raise ConfigError(
             f"one round costs epsilon {once:.3g} with {records} records, the federation"
-            f" allows {cap:g} a run; take more noise, fewer steps or a smaller batch"
+            f" allows {cap:g} a run; take more noise, fewer steps or a smaller batch",
+            code="epsilon-above-cap",
         )
 
 

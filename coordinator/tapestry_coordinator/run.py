@@ -250,7 +250,10 @@ class Run:
             (entry,) = self.context.log.entries(closed.index, closed.index + 1)
             body = event_of(entry)
             if not isinstance(body, RoundClosed):
-                raise InconsistentLog(f"entry {closed.index} closes no round")
+                raise InconsistentLog(
+                    f"entry {closed.index} closes no round",
+                    code="closing-entry-missing",
+                )
             self._replay(body)
         if self.context.publisher.state.open_round is not None:
             self._abort(None, "coordinator_restarted")
@@ -261,7 +264,10 @@ class Run:
     def _replay(self, closed: RoundClosed) -> None:
         row = self.context.journal.row(closed.round_number)
         if row.result is None:
-            raise IncompleteError(f"the journal lacks the result of {row.number}")
+            raise IncompleteError(
+                f"the journal lacks the result of {row.number}",
+                code="journal-round-missing",
+            )
         if closed.outcome == "applied":
             manifest = RoundManifest.decode(row.manifest)
             self.replica = self.replica.after(
@@ -273,7 +279,8 @@ class Run:
         if self.replica.digest != closed.base_after:
             raise VerificationError(
                 f"replaying round {closed.round_number} gives {self.replica.digest},"
-                f" the log says {closed.base_after}"
+                f" the log says {closed.base_after}",
+                code="replica-differs",
             )
         self.context.journal.settle(row.number, "closed")
 
@@ -300,9 +307,13 @@ class Run:
             self._leave_out(outcome.bad_dealers)
             self._failures += 1
             if current and end_the_run(outcome.refused, current.manifest):
-                raise PolicyError(f"the run ends: {said}") from error
+                raise PolicyError(
+                    f"the run ends: {said}", code="plan-refused"
+                ) from error
             if self._failures >= _FAILURES:
-                raise QuorumError(f"{_FAILURES} rounds failed: {said}") from error
+                raise QuorumError(
+                    f"{_FAILURES} rounds failed: {said}", code="rounds-failed"
+                ) from error
         else:
             self._failures = 0
 

@@ -143,7 +143,9 @@ class SpotCheckResponder:
 
         def cut_out(index: int) -> Spot:
             if index >= len(total):
-                raise IncompleteError(f"there is no chunk {index}")
+                raise IncompleteError(
+                    f"there is no chunk {index}", code="chunk-out-of-range"
+                )
             uploads = {
                 name: self._uploads.evidence(number, name, index) for name in names
             }
@@ -173,7 +175,9 @@ class SpotCheckResponder:
         state = self._tracker.publisher.state
         closed = state.closed_round(number, within=state.size)
         if closed is None:
-            raise IncompleteError(f"the log does not close round {number}")
+            raise IncompleteError(
+                f"the log does not close round {number}", code="closing-entry-missing"
+            )
         return closed.index
 
 

@@ -53,14 +53,20 @@ class Uploads:
             hashes = path.with_suffix(".leaves").read_bytes()
             leaves = [hashes[at : at + _LEAF] for at in range(0, len(hashes), _LEAF)]
             if not 0 <= index < len(leaves):
-                raise IncompleteError(f"{path} has no chunk {index}")
+                raise IncompleteError(
+                    f"{path} has no chunk {index}", code="chunk-out-of-range"
+                )
             with path.open("rb") as file:
                 file.seek(index * CHUNK_BYTES)
                 chunk = file.read(CHUNK_BYTES)
         except OSError as error:
-            raise IncompleteError(f"no upload {path}: {error.strerror}") from None
+            raise IncompleteError(
+                f"no upload {path}: {error.strerror}", code="file-unreadable"
+            ) from None
         if not chunk:
-            raise IncompleteError(f"{path} has no chunk {index}")
+            raise IncompleteError(
+                f"{path} has no chunk {index}", code="chunk-out-of-range"
+            )
         return ChunkProof(chunk=chunk, proof=inclusion_proof(leaves, index))
 
     def rounds(self) -> list[int]:

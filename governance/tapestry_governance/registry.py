@@ -90,7 +90,8 @@ def check_fit(folder: Path, base: BaseShape) -> None:
     if claimed != base.digest:
         raise VerificationError(
             f"{folder.resolve().name} was trained on base {claimed} ({name!r}), and"
-            f" this base is {base.digest}; take the base that it was trained on"
+            f" this base is {base.digest}; take the base that it was trained on",
+            code="base-differs",
         )
     found.check_fit(base.shapes)
 
@@ -108,7 +109,8 @@ def check_entry(found: CheckedAdapter, entry: AdapterPublished) -> None:
     ):
         if here != there:
             raise VerificationError(
-                f"adapter {entry.name}: {what} {here}, the log says {there}"
+                f"adapter {entry.name}: {what} {here}, the log says {there}",
+                code="adapter-promise-differs",
             )
 
 
@@ -136,9 +138,14 @@ def check_release(found: BaseShape, entry: ReleasePublished) -> None:
         VerificationError: Other parameters or other files than were published.
     """
     if found.manifest_digest != entry.manifest_digest:
-        raise VerificationError(f"{entry.name} was published with other files")
+        raise VerificationError(
+            f"{entry.name} was published with other files", code="manifest-differs"
+        )
     if found.digest != entry.parameters_digest:
-        raise VerificationError(f"{entry.name} was published with other parameters")
+        raise VerificationError(
+            f"{entry.name} was published with other parameters",
+            code="adapter-parameters-differ",
+        )
 
 
 def read_base(folder: Path) -> BaseShape:
@@ -150,7 +157,7 @@ def read_base(folder: Path) -> BaseShape:
         VerificationError: A file breaks a rule, or two hold the same tensor.
     """
     if not folder.is_dir():
-        raise IncompleteError(f"no base model in {folder}")
+        raise IncompleteError(f"no base model in {folder}", code="base-missing")
     model_folder.FILES.check(folder)
     where = model_folder.read_tensors(folder)
     return BaseShape(
@@ -181,9 +188,13 @@ def _check_files(folder: Path) -> manifest.Manifest:
     names = {file.name for file in listed.files}
     for name in sorted(names):
         if not adapter_folder.FILES.files.fullmatch(name):
-            raise VerificationError(f"{name} does not belong into an adapter")
+            raise VerificationError(
+                f"{name} does not belong into an adapter", code="file-not-expected"
+            )
     if missing := sorted(_REQUIRED - names):
-        raise IncompleteError(f"{folder.name}: {missing[0]} is missing")
+        raise IncompleteError(
+            f"{folder.name}: {missing[0]} is missing", code="file-missing"
+        )
     adapter_folder.FILES.check(folder)  # what lies beside the manifest is not in it
     return listed
 
@@ -196,12 +207,14 @@ def _claimed_base(found: AdapterFolder) -> tuple[str, str]:
         decode_digest(digest)
     except (ProtocolError, ValidationError):
         raise VerificationError(
-            f"{WEIGHTS}: its metadata names no base such as 'base-1' and its digest"
+            f"{WEIGHTS}: its metadata names no base such as 'base-1' and its digest",
+            code="base-name-missing",
         ) from None
     if found.config.base_model_name_or_path not in (name, f"./releases/{name}"):
         raise VerificationError(
             f"{CONFIG} names base {found.config.base_model_name_or_path!r},"
-            f" the weights name {name!r}"
+            f" the weights name {name!r}",
+            code="base-name-differs",
         )
     return name, digest
 

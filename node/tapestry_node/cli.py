@@ -223,7 +223,8 @@ def _transport(
     if superlink is None or root_certificates is None or auth_key is None:
         raise ConfigError(
             f"{folder / 'node.toml'} has no [transport]; add it, or give --superlink,"
-            " --root-certificates and --auth-key"
+            " --root-certificates and --auth-key",
+            code="transport-missing",
         )
     return Transport(
         superlink=superlink,
@@ -247,7 +248,7 @@ def _store(folder: Path) -> "NodeState":
     path, mirror = folder / "state.db", folder / "view.db"
     if not path.exists():
         why = "it was deleted; put it back" if mirror.exists() else "the node never ran"
-        raise ConfigError(f"{folder} has no state.db; {why}")
+        raise ConfigError(f"{folder} has no state.db; {why}", code="state-missing")
     committed: Mapping[str, int] = {}
     if mirror.exists():
         settings = NodeSettings.read(folder / "node.toml")
@@ -265,7 +266,9 @@ def _ledger(folder: Path) -> "Ledger":
 
     settings = NodeSettings.read(folder / "node.toml")
     if not (folder / "budget.db").exists():
-        raise ConfigError(f"{folder} has no budget.db; the node never ran")
+        raise ConfigError(
+            f"{folder} has no budget.db; the node never ran", code="ledger-missing"
+        )
     return Ledger.look(
         folder / "budget.db",
         epsilon=decode_decimal(settings.policy.epsilon_limit),

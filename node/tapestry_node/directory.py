@@ -38,7 +38,7 @@ def read_trust(directory: Path) -> TrustPolicy:
     try:
         return TrustPolicy.parse(read_small(path))
     except (ProtocolError, VerificationError) as error:  # the latter: it is too large
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {error}", code=error.code) from None
 
 
 def open_view(

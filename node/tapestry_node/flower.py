@@ -160,7 +160,7 @@ def _check_proxies() -> None:
     except (ValueError, ImportError, httpx.InvalidURL):  # trying again mends nothing
         named = ", ".join(proxies(os.environ)) or "the system"
         said = f"cannot use the proxy that {named} names: it is http://HOST:PORT"
-        raise ConfigError(f"{said}, or unset it") from None
+        raise ConfigError(f"{said}, or unset it", code="proxy-unsupported") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +203,10 @@ class _Link:
         )
         message = inflate_object_from_contents(tree.object_id, contents)
         if not isinstance(message, FlowerMessage):
-            raise ProtocolError(f"a {type(message).__name__} instead of a message")
+            raise ProtocolError(
+                f"a {type(message).__name__} instead of a message",
+                code="reply-malformed",
+            )
         message.metadata.__dict__["_message_id"] = tree.object_id
         return str(tree.children[0].object_id), message
 

@@ -239,7 +239,9 @@ class Node:
     @singledispatchmethod
     def _answer(self, request: Strict, _: Bulk) -> Message:
         """Answer a request by the type of its body; other bodies are no requests."""
-        raise ProtocolError(f"{type(request).__name__} is no request")
+        raise ProtocolError(
+            f"{type(request).__name__} is no request", code="message-kind-unexpected"
+        )
 
     @_answer.register
     def _continue(

@@ -111,7 +111,8 @@ class NodeState:
         if not taken:
             raise ProtocolError(
                 f"round {round_number} of {run_id} was uploaded for already; one "
-                "upload per round, ever"
+                "upload per round, ever",
+                code="round-already-uploaded",
             )
 
     def require(self, committed: Mapping[str, int]) -> None:
@@ -130,7 +131,8 @@ class NodeState:
                 raise VerificationError(
                     f"the log says that this node uploaded for round {round_number} of"
                     f" {run_id!r}, {self._path} knows of {mark}: it was deleted or is"
-                    " an older copy; put the newest back"
+                    " an older copy; put the newest back",
+                    code="state-restored",
                 )
 
     def post(self, entry: bytes) -> None:
@@ -258,7 +260,10 @@ class NodeState:
         for expected, row in enumerate(rows, start=1):
             chain = _link(chain, row[:5])
             if row[0] != expected or row[5] != chain:
-                raise VerificationError(f"egress receipt {expected} was tampered with")
+                raise VerificationError(
+                    f"egress receipt {expected} was tampered with",
+                    code="receipt-changed",
+                )
             yield Receipt(
                 number=row[0],
                 time=row[1],
@@ -282,7 +287,9 @@ def _take_lock(path: Path) -> FileLock:
     try:
         return lock_file(path)
     except BlockingIOError:
-        raise ConfigError(f"another process serves {path.parent}; stop it") from None
+        raise ConfigError(
+            f"another process serves {path.parent}; stop it", code="folder-in-use"
+        ) from None
 
 
 def _link(chain: str, row: tuple[int, str, str, int, str]) -> str:

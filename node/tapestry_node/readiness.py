@@ -288,7 +288,9 @@ def check_keys(
         held = [m.name for m in members.values() if getattr(m, purpose) == public]
         if held != [name]:
             owner = held[0] if held else None
-            raise ConfigError(_of_another(purpose, name=name, owner=owner))
+            raise ConfigError(
+                _of_another(purpose, name=name, owner=owner), code="key-of-another-node"
+            )
 
 
 def _of_another(purpose: str, *, name: str, owner: str | None) -> str:

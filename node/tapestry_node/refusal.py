@@ -18,7 +18,9 @@ class Refused(PolicyError):
 
     def __init__(self, reason: Reason, detail: str) -> None:
         """Keep the code for the wire and the detail for the operator."""
-        super().__init__(f"{reason.value}: {detail}", code=reason.value)
+        super().__init__(
+            f"{reason.value}: {detail}", code=reason.value.replace("_", "-")
+        )
         self.reason, self.detail = reason, detail
 
 

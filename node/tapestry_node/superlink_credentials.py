@@ -30,7 +30,9 @@ def check_address(superlink: str) -> None:
     """
     found = _ADDRESS.fullmatch(superlink)
     if found is None or not 0 < int(found[1]) < 1 << 16:
-        raise ConfigError(f"SuperLink {superlink!r} is not HOST:PORT")
+        raise ConfigError(
+            f"SuperLink {superlink!r} is not HOST:PORT", code="address-invalid"
+        )
 
 
 def read_certificates(path: Path) -> bytes:
@@ -46,7 +48,8 @@ def read_certificates(path: Path) -> bytes:
     except (ssl.SSLError, ValueError):
         raise ConfigError(
             f"{path} holds no certificate; name the PEM file of the SuperLink's"
-            " authority"
+            " authority",
+            code="certificate-missing",
         ) from None
     return data
 
@@ -59,13 +62,20 @@ def load_auth_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """
     data, mode = _read(path, "the key")
     if mode & 0o077:
-        raise ConfigError(f"key file {path} is open to others; chmod 600 it")
+        raise ConfigError(
+            f"key file {path} is open to others; chmod 600 it",
+            code="key-file-not-private",
+        )
     try:
         key = load_ssh_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ConfigError(f"{path} is not an OpenSSH private key") from None
+        raise ConfigError(
+            f"{path} is not an OpenSSH private key", code="key-file-invalid"
+        ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"{path} is not an elliptic-curve key")
+        raise ConfigError(
+            f"{path} is not an elliptic-curve key", code="key-file-invalid"
+        )
     return key
 
 
@@ -76,11 +86,16 @@ def _read(path: Path, what: str) -> tuple[bytes, int]:
             data = file.read(_MOST_BYTES + 1)
             mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
-        raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read {what} {path}: {error.strerror}", code="file-unreadable"
+        ) from error
     except VerificationError:
         raise ConfigError(
-            f"{path} is no plain file; put the file itself there"
+            f"{path} is no plain file; put the file itself there", code="file-not-plain"
         ) from None
     if len(data) > _MOST_BYTES:
-        raise ConfigError(f"{path} is over {_MOST_BYTES >> 20} MiB; it is another file")
+        raise ConfigError(
+            f"{path} is over {_MOST_BYTES >> 20} MiB; it is another file",
+            code="file-too-large",
+        )
     return data, mode

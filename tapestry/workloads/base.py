@@ -50,7 +50,7 @@ def read_options(options: Options, model: type[_Options]) -> _Options:
         return model.model_validate(fit_options(options, model))
     except ValidationError as error:
         lines = [f"options.{line}" for line in explain(error, model)]
-        raise ConfigError("; ".join(lines)) from None
+        raise ConfigError("; ".join(lines), code="setting-invalid") from None
 
 
 class Example(Protocol):

@@ -41,7 +41,9 @@ def check_model(workload: Workload, privacy: PrivacyPlan) -> None:
     for name, parameter in workload.module.named_parameters():
         if parameter.dtype != torch.float32:
             raise ConfigError(
-                f"{name} is {parameter.dtype}; training needs float32: convert the base"
+                f"{name} is {parameter.dtype}; training needs float32: convert the"
+                " base",
+                code="training-not-float32",
             )
     if privacy.noise != "none":
         workload.check_private()
@@ -63,7 +65,8 @@ def check_plan(
     if training.workload != workload.name:
         raise ConfigError(
             f"the plan is for workload {training.workload!r}, the model here is of"
-            f" {workload.name!r}; name the same workload in all settings"
+            f" {workload.name!r}; name the same workload in all settings",
+            code="workload-differs",
         )
     check_numbers(training, privacy)
     workload.check_plan(training)
@@ -75,12 +78,13 @@ def check_plan(
         if privacy.noise == "local" and multiplier < accounting.MIN_NOISE:
             raise ConfigError(
                 f"noise multiplier {privacy.noise_multiplier} gives no finite epsilon;"
-                f" take {accounting.MIN_NOISE:g} or more"
+                f" take {accounting.MIN_NOISE:g} or more",
+                code="noise-too-small",
             )
         try:
             clipping.check_rounding(multiplier, length=layout.length)
         except ValueError as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(str(error), code="rounding-too-coarse") from None
     return layout
 
 
@@ -96,12 +100,14 @@ def check_numbers(training: TrainingPlan, privacy: PrivacyPlan) -> None:
         raise ConfigError(
             f"learning rate {training.learning_rate} is not positive"
             if rate <= 0
-            else f"learning rate {training.learning_rate} is above {_MOST:g}"
+            else f"learning rate {training.learning_rate} is above {_MOST:g}",
+            code="setting-out-of-range",
         )
     if not 0 <= decay * rate < 1:
         raise ConfigError(
             f"weight decay {training.weight_decay} is out of range; times the learning"
-            " rate it must be at least 0 and below 1"
+            " rate it must be at least 0 and below 1",
+            code="setting-out-of-range",
         )
     if privacy.noise != "none":
         _check_noise(privacy)
@@ -113,7 +119,8 @@ def check_numbers(training: TrainingPlan, privacy: PrivacyPlan) -> None:
         raise ConfigError(
             "shared noise takes one private step of SGD a round, without weight decay;"
             f" the plan has {training.steps} of {training.optimizer} with"
-            f" {training.weight_decay}"
+            f" {training.weight_decay}",
+            code="shared-noise-plan-invalid",
         )
 
 
@@ -142,11 +149,17 @@ def check_outer(outer: OuterPlan) -> None:
         ("outer.max_norm", outer.max_norm),
     ):
         if not decode_decimal(plain) > 0:
-            raise ConfigError(f"{name} {plain} is not positive; no round would count")
+            raise ConfigError(
+                f"{name} {plain} is not positive; no round would count",
+                code="setting-out-of-range",
+            )
     if outer.optimizer != "nesterov":
         return
     if not 0 <= decode_decimal(outer.momentum) < 1:
-        raise ConfigError(f"outer.momentum {outer.momentum} is not in [0, 1)")
+        raise ConfigError(
+            f"outer.momentum {outer.momentum} is not in [0, 1)",
+            code="setting-out-of-range",
+        )
 
 
 def round_steps(manifest: RoundManifest, *, records: int) -> accounting.Steps | None:
@@ -201,7 +214,8 @@ def _check_noise(privacy: DpPlan) -> None:
         raise ConfigError(
             f"clip norm {privacy.clip_norm} and noise multiplier"
             f" {privacy.noise_multiplier} must both be positive; without noise, say"
-            " noise = 'none'"
+            " noise = 'none'",
+            code="noise-not-positive",
         )
 
 
@@ -213,5 +227,6 @@ def _check_rank(workload: Workload, layout: Layout, *, rank: int) -> None:
         if rank > room:
             raise ConfigError(
                 f"rank {rank} is above the {room} that {name!r} has room for; set rank"
-                f" to {room} or less"
+                f" to {room} or less",
+                code="rank-too-high",
             )

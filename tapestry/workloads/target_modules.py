@@ -39,13 +39,19 @@ def find_targets(
             of this model.
     """
     if plan.rank < 1:
-        raise ConfigError("rank 0 trains nothing; set rank to 1 or more")
+        raise ConfigError(
+            "rank 0 trains nothing; set rank to 1 or more", code="rank-zero"
+        )
     if not plan.targets:
-        raise ConfigError(f"no linear module is named; {choice_of(linear)}")
+        raise ConfigError(
+            f"no linear module is named; {choice_of(linear)}",
+            code="target-module-missing",
+        )
     for target in plan.targets:
         if not any(_matches(name, target) for name in linear):
             raise ConfigError(
-                f"no linear module {target!r} in this model; {choice_of(linear)}"
+                f"no linear module {target!r} in this model; {choice_of(linear)}",
+                code="target-module-unknown",
             )
     return {
         name: part

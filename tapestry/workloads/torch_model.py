@@ -51,13 +51,15 @@ class TorchModel:
         """
         if strange := sorted(parameters.keys() ^ self._parameters.keys()):
             raise ProtocolError(
-                f"the model and the parameters differ in {strange[0]!r}"
+                f"the model and the parameters differ in {strange[0]!r}",
+                code="tensor-set-differs",
             )
         for name, parameter in self._parameters.items():
             if parameters[name].shape != tuple(parameter.shape):
                 raise ProtocolError(
                     f"parameter {name!r} of shape {parameters[name].shape},"
-                    f" the model's is {tuple(parameter.shape)}"
+                    f" the model's is {tuple(parameter.shape)}",
+                    code="tensor-shape-differs",
                 )
         with torch.no_grad():
             for name, parameter in self._parameters.items():

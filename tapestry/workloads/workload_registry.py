@@ -55,5 +55,8 @@ def open_workload(
     """
     if name not in workloads:
         known = ", ".join(sorted(workloads))
-        raise ConfigError(f"no workload {name!r} is installed; known are {known}")
+        raise ConfigError(
+            f"no workload {name!r} is installed; known are {known}",
+            code="workload-unknown",
+        )
     return workloads[name](base, cache)

@@ -16,10 +16,7 @@ _CODE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+){0,3}")
 
 # Folders and modules in which an error still lacks a code. The list only shrinks.
 LACKING = {
-    "coordinator/tapestry_coordinator",
     "governance/tapestry_governance",
-    "node/tapestry_node",
-    "tapestry/workloads",
 }
 
 # Codes of more than one kind of error, by the reason. The kind says who has to act and
@@ -41,25 +38,60 @@ SEVERAL_KINDS: dict[str, set[str]] = {
         "link-not-allowed",
         "text-not-utf8",
         "weights-missing",
+        "adapter-shape-mismatch",
+        "model-setting-invalid",
+        "tensor-not-finite",
+        "tensor-set-differs",
+        "tensor-shape-differs",
     },
     "one rule that several parties check: PolicyError at a node, QuorumError at the"
-    " coordinator, ProtocolError in a message, VerificationError in a transcript or"
-    " note, RuleError in the log": {
+    " coordinator, ProtocolError in a message, VerificationError in a transcript": {
         "base-differs",
         "chunk-size-invalid",
         "cohort-too-small",
         "consents-too-few",
         "key-list-differs",
-        "log-forked",
+        "own-entry-differs",
+        "share-list-differs",
+        "survivor-list-differs",
+    },
+    "a rule of the log, RuleError, that others check as well: ConfigError of settings,"
+    " ProtocolError of a message, VerificationError of a file, BudgetExhausted of a"
+    " charge": {
+        "commitment-differs",
+        "epsilon-above-cap",
+        "licence-not-allowed",
         "max-colluding-too-small",
         "node-not-in-cohort",
-        "own-entry-differs",
+        "noise-not-positive",
         "participant-not-in-roster",
+        "privacy-terms-differ",
+        "release-parameters-differ",
+        "release-without-round",
         "roster-differs",
-        "share-list-differs",
+        "round-not-open",
         "signature-missing",
-        "survivor-list-differs",
         "threshold-out-of-range",
+    },
+    "the log's state: InconsistentLog of a database or a history, VerificationError or"
+    " IncompleteError of what was read, ConfigError of a folder, QuorumError while it"
+    " is written": {
+        "checkpoint-missing",
+        "chunk-out-of-range",
+        "closing-entry-missing",
+        "database-damaged",
+        "database-kind-differs",
+        "event-type-differs",
+        "log-entries-missing",
+        "log-forked",
+        "log-origin-differs",
+        "log-shrunk",
+    },
+    "a value in settings, ConfigError, or from elsewhere; or of one machine": {
+        "digest-malformed",
+        "epsilon-unreachable",
+        "file-not-expected",
+        "folder-in-use",
     },
 }
 

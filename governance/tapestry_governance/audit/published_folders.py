@@ -51,7 +51,7 @@ def check_artifacts(
         listed = manifest.read(folder)
         if listed.digest != digests[name]:
             message = f"{name}: manifest {listed.digest}, in the log is {digests[name]}"
-            raise VerificationError(message, code="manifest-digest-differs")
+            raise VerificationError(message, code="manifest-differs")
         _check_proofs(folder, state=state, entries=entries, trust=trust)
         found = manifest.take_stock(folder, listed)
         if found.files:
@@ -70,7 +70,7 @@ def _check_models(folders: Mapping[str, Path], state: FederationState) -> None:
         if bases[name].digest != want:
             raise VerificationError(
                 f"{name} holds parameters {bases[name].digest}, in the log is {want}",
-                code="parameters-digest-differs",
+                code="release-parameters-differ",
             )
     for name in folders.keys() & state.adapters.keys():
         entry = state.adapters[name]

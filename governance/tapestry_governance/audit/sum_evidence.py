@@ -120,7 +120,7 @@ def _check_round(folder: Path, index: int, events: Sequence[Event]) -> int:
     closed = events[index].body if index < len(events) else None
     if not isinstance(closed, RoundClosed):
         message = f"entry {index} closes no round"
-        raise VerificationError(message, code="closing-not-found")
+        raise VerificationError(message, code="closing-entry-missing")
     result = Result.decode(_read(folder / _RESULT, _MAX_RESULT))
     _check_log(closed, result, events)
     checker = SumChecker(_manifest_of(closed, events, before=index), result)

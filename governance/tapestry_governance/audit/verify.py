@@ -207,7 +207,7 @@ def _since(audit: Audit) -> Found:
     checkpoint = audit.opened.checkpoint
     if older.origin != checkpoint.origin:
         message = f"seen was log {older.origin}, here is {checkpoint.origin}"
-        raise InconsistentLog(message, code="seen-log-differs")
+        raise InconsistentLog(message, code="log-origin-differs")
     if older.size > checkpoint.size:
         message = f"rollback: {older.size} entries were seen, here {checkpoint.size}"
         raise InconsistentLog(message, code="log-shrunk")

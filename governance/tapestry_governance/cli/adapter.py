@@ -68,7 +68,9 @@ def verify_command(
 
     held = None if trust is None else read_small(trust)
     if not directory.is_dir():
-        raise ConfigError(f"no folder {directory}; name the one of an adapter")
+        raise ConfigError(
+            f"no folder {directory}; name the one of an adapter", code="folder-missing"
+        )
     steps: list[CheckStep] = []
     found = run(steps, "folder", lambda: registry.check_folder(directory), _describe)
     report: dict[str, Any] = {"adapter": str(directory)}
@@ -133,11 +135,15 @@ def _check_base(
 
     def check() -> registry.BaseShape:
         if base is None and not beside.is_dir():
-            raise IncompleteError(f"{found.base} is not at hand; name it with --base")
+            raise IncompleteError(
+                f"{found.base} is not at hand; name it with --base", code="base-missing"
+            )
         held = registry.check_base(folder)
         registry.check_fit(directory, held)
         if held.manifest_digest is None:
-            raise IncompleteError(f"{found.base} lacks tapestry/manifest.json")
+            raise IncompleteError(
+                f"{found.base} lacks tapestry/manifest.json", code="manifest-missing"
+            )
         return held
 
     def describe(_: registry.BaseShape) -> str:

@@ -121,7 +121,7 @@ def find(
             return entry
     if name in entries:
         return entries[name]
-    raise IncompleteError(f"the log has no {kind} {name}")
+    raise IncompleteError(f"the log has no {kind} {name}", code="name-not-published")
 
 
 def conclude(

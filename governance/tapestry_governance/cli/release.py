@@ -54,7 +54,9 @@ def verify_command(
 
     held = None if trust is None else read_small(trust)
     if not directory.is_dir():
-        raise ConfigError(f"no folder {directory}; name the one of a release")
+        raise ConfigError(
+            f"no folder {directory}; name the one of a release", code="folder-missing"
+        )
     steps: list[CheckStep] = []
     found = run(steps, "folder", lambda: _check_folder(directory), _describe)
     if found is not None:
@@ -80,7 +82,9 @@ def _check_folder(directory: Path) -> "registry.BaseShape":
 
     found = registry.check_base(directory)
     if found.manifest_digest is None:
-        raise IncompleteError("no tapestry/manifest.json: this is no release")
+        raise IncompleteError(
+            "no tapestry/manifest.json: this is no release", code="manifest-missing"
+        )
     return found
 
 

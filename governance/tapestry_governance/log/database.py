@@ -118,7 +118,7 @@ class LogDatabase:
             ConfigError: There is a log already.
         """
         if self._value("PRAGMA user_version") != 0:
-            raise ConfigError("there is a log already")
+            raise ConfigError("there is a log already", code="log-exists")
         with self.transaction():
             self._db.execute_script(_SCHEMA)
             self._db.execute("INSERT INTO log VALUES (1, ?)", (key,))
@@ -131,11 +131,15 @@ class LogDatabase:
             InconsistentLog: The file is damaged.
         """
         if self._value("PRAGMA user_version") != VERSION:
-            raise ConfigError(f"not a log of version {VERSION}")
+            raise ConfigError(
+                f"not a log of version {VERSION}", code="database-kind-differs"
+            )
         if self._value("PRAGMA integrity_check") != "ok":
-            raise InconsistentLog("the log's database is damaged")
+            raise InconsistentLog(
+                "the log's database is damaged", code="database-damaged"
+            )
         if self._value("SELECT key FROM log") != key:
-            raise ConfigError("the log belongs to another key")
+            raise ConfigError("the log belongs to another key", code="log-key-differs")
 
     def size(self) -> int:
         """Count the entries."""
@@ -236,4 +240,6 @@ def _lock(path: Path) -> FileLock:
     try:
         return lock_file(path)
     except BlockingIOError:
-        raise ResourceError(f"{path}: another process has the log open") from None
+        raise ResourceError(
+            f"{path}: another process has the log open", code="folder-in-use"
+        ) from None

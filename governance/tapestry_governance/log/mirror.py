@@ -135,7 +135,7 @@ class LogMirror:
             IncompleteError: Nothing is stored yet.
         """
         if self._state is None:
-            raise IncompleteError("the view is empty")
+            raise IncompleteError("the view is empty", code="mirror-empty")
         return self._state
 
     @property
@@ -274,7 +274,10 @@ class LogMirror:
         (entry,) = self.entries(index, index + 1)
         body = open_entry(entry).event.body
         if not isinstance(body, kind):
-            raise VerificationError(f"entry {index} is {body.type}, not {kind.type}")
+            raise VerificationError(
+                f"entry {index} is {body.type}, not {kind.type}",
+                code="event-type-differs",
+            )
         return body
 
     def entries(self, start: int, stop: int) -> list[bytes]:
@@ -311,7 +314,9 @@ class LogMirror:
             opened = self._trust.open_pending(_stored(row[0]))
             checkpoint, size = opened.checkpoint, opened.checkpoint.size
             if size > self.size or checkpoint != self._beginning(size):
-                raise VerificationError("the view is not under its own checkpoint")
+                raise VerificationError(
+                    "the view is not under its own checkpoint", code="mirror-damaged"
+                )
             if table == "accepted":
                 self._accepted = opened
 
@@ -320,7 +325,9 @@ class LogMirror:
         rows = self._database.execute("SELECT idx, bytes FROM entry ORDER BY idx")
         for expected, (index, entry) in enumerate(rows):
             if index != expected:
-                raise VerificationError("the view has lost entries")
+                raise VerificationError(
+                    "the view has lost entries", code="log-entries-missing"
+                )
             if index == 0:
                 self._check_genesis(_stored(entry))
             yield _stored(entry)
@@ -334,10 +341,13 @@ class LogMirror:
         if not 0 <= start <= size or start + len(entries) != checkpoint.size:
             raise ProtocolError(
                 f"entries {start} to {start + len(entries)} do not lead from"
-                f" {size} to {checkpoint.size}"
+                f" {size} to {checkpoint.size}",
+                code="entry-range-differs",
             )
         if list(entries[: size - start]) != self.entries(start, size):
-            raise InconsistentLog(f"fork: entries before {size} are not those seen")
+            raise InconsistentLog(
+                f"fork: entries before {size} are not those seen", code="log-forked"
+            )
         return entries[size - start :]
 
     def _follow(
@@ -349,24 +359,33 @@ class LogMirror:
             tree = tree.push(leaf_hash(entry))
         if tree.root(tree.size) != checkpoint.root:
             raise InconsistentLog(
-                f"fork: another log of {checkpoint.size} entries is signed"
+                f"fork: another log of {checkpoint.size} entries is signed",
+                code="log-forked",
             )
         if self._state is None and fresh:
             self._check_genesis(fresh[0])
         following = apply_all(self._state, fresh)
         if following is not None and following.charter.origin != checkpoint.origin:
-            raise VerificationError(f"the charter is not that of {checkpoint.origin}")
+            raise VerificationError(
+                f"the charter is not that of {checkpoint.origin}",
+                code="charter-differs",
+            )
         return following
 
     def _check_genesis(self, entry: bytes) -> None:
         if digest(entry) != self._genesis:
-            raise VerificationError(f"entry 0 is {digest(entry)}, not {self._genesis}")
+            raise VerificationError(
+                f"entry 0 is {digest(entry)}, not {self._genesis}",
+                code="genesis-differs",
+            )
 
     def _open_known(self, note: bytes, *, oldest: int) -> CosignedCheckpoint:
         opened = self._trust.open(note)
         size = opened.checkpoint.size
         if size > self.size:
-            raise ProtocolError(f"{size} entries, {self.size} are stored")
+            raise ProtocolError(
+                f"{size} entries, {self.size} are stored", code="log-shrunk"
+            )
         try:
             self._check_same(opened.checkpoint, oldest=oldest)
         except InconsistentLog as error:
@@ -377,7 +396,9 @@ class LogMirror:
     def _check_same(self, checkpoint: Checkpoint, *, oldest: int) -> None:
         _check_length(checkpoint.size, seen=oldest)
         if checkpoint != self._beginning(checkpoint.size):
-            raise InconsistentLog(f"fork: two logs of {checkpoint.size} entries")
+            raise InconsistentLog(
+                f"fork: two logs of {checkpoint.size} entries", code="log-forked"
+            )
 
     def _beginning(self, size: int) -> Checkpoint:
         origin, past = self.state.charter.origin, self.state.past
@@ -404,13 +425,17 @@ class LogMirror:
 
 def _check_length(size: int, *, seen: int) -> None:
     if size < seen:
-        raise InconsistentLog(f"rollback: a log of {size} entries, {seen} were seen")
+        raise InconsistentLog(
+            f"rollback: a log of {size} entries, {seen} were seen", code="log-shrunk"
+        )
 
 
 def _stored(value: object) -> bytes:
     """Return bytes that SQLite gave back; of a damaged file it gives anything."""
     if not isinstance(value, bytes):
-        raise VerificationError("the view is damaged; put its newest copy back")
+        raise VerificationError(
+            "the view is damaged; put its newest copy back", code="mirror-damaged"
+        )
     return value
 
 

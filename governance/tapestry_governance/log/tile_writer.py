@@ -57,7 +57,9 @@ class TileWriter:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ResourceError(f"cannot read {path}: {error.strerror}") from error
+            raise ResourceError(
+                f"cannot read {path}: {error.strerror}", code="file-unreadable"
+            ) from error
 
     def publish(self, size: int, note: bytes) -> None:
         """Write the tiles of a size, then its checkpoint; drop what is superseded."""

@@ -78,11 +78,16 @@ class Log:
             ResourceError: The folder cannot be written.
         """
         if (directory / "public").exists():
-            raise ConfigError(f"{directory} has public files, but no log to go with")
+            raise ConfigError(
+                f"{directory} has public files, but no log to go with",
+                code="log-missing",
+            )
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ResourceError(f"cannot make {directory}: {error.strerror}") from error
+            raise ResourceError(
+                f"cannot make {directory}: {error.strerror}", code="file-unwritable"
+            ) from error
         store = LogDatabase(directory)
         try:
             store.create(str(key.verify_key))
@@ -202,7 +207,9 @@ class Log:
         stop = start + len(rows)
         with self._store.transaction():
             if self._store.size() != start:
-                raise InconsistentLog("somebody else has written to the log")
+                raise InconsistentLog(
+                    "somebody else has written to the log", code="log-changed-elsewhere"
+                )
             self._store.insert_entries(start, rows)
             self._check_rows(start, [leaf for leaf, _ in rows])
         for leaf, _ in rows:
@@ -281,7 +288,7 @@ class Log:
         size = self._store.newest_checkpoint()
         signed = None if size is None else self._store.checkpoint(size)
         if size is None or signed is None:
-            raise QuorumError("no checkpoint was signed yet")
+            raise QuorumError("no checkpoint was signed yet", code="checkpoint-missing")
         lines = [
             line
             for line in self._store.cosignatures(size)
@@ -307,7 +314,9 @@ class Log:
         """
         sizes = self._store.published_sizes()
         if not sizes or not 0 <= index < sizes[-1]:
-            raise IncompleteError(f"no public checkpoint covers entry {index}")
+            raise IncompleteError(
+                f"no public checkpoint covers entry {index}", code="checkpoint-missing"
+            )
         hashes = self._tree.inclusion_proof(index, sizes[-1])
         note = self._store.publication(sizes[-1]) or b""
         return Proof(index=index, hashes=tuple(hashes), checkpoint=note).encode()
@@ -337,14 +346,20 @@ class Log:
         for leaf, entry in rows:
             tiles.check_entry(entry)
             if leaf in seen or self._store.find(leaf) is not None:
-                raise ProtocolError(f"entry is in the log already: {entry[:40]!r}")
+                raise ProtocolError(
+                    f"entry is in the log already: {entry[:40]!r}",
+                    code="entry-duplicated",
+                )
             seen.add(leaf)
 
     def _check_rows(self, start: int, leaves: Sequence[bytes]) -> None:
         stop = start + len(leaves)
         rows = enumerate(self._store.rows(start, stop), start)
         if [_hash_row(at, row) for at, row in rows] != list(leaves):
-            raise InconsistentLog(f"entries {start} to {stop} are not as they were")
+            raise InconsistentLog(
+                f"entries {start} to {stop} are not as they were",
+                code="log-entry-changed",
+            )
 
     def _counts(self, size: int, line: bytes, trust: TrustPolicy) -> bool:
         try:
@@ -365,10 +380,15 @@ class Log:
             self._tree.push(_hash_row(at, row))
         for size, note in self._store.checkpoints():
             if self._open(note).size != size:
-                raise InconsistentLog(f"checkpoint of size {size} has another size")
+                raise InconsistentLog(
+                    f"checkpoint of size {size} has another size",
+                    code="checkpoint-size-differs",
+                )
         sizes = self._store.published_sizes()
         if shown is not None and self._open(shown).size not in sizes:
-            raise InconsistentLog("the database is older than its public checkpoint")
+            raise InconsistentLog(
+                "the database is older than its public checkpoint", code="log-restored"
+            )
         if (latest := self.latest()) is not None:
             self._check_cosigned(sizes[-1], latest)
 
@@ -385,21 +405,29 @@ class Log:
         keys = [VerifyKey.parse(key) for key in self._store.cosigners(size)]
         opened = notes.open_note(note, [self._key.verify_key, *keys])
         if len(opened.verified) != len(notes.parse(note).signatures):
-            raise InconsistentLog(f"a cosignature at size {size} is damaged")
+            raise InconsistentLog(
+                f"a cosignature at size {size} is damaged", code="cosignature-malformed"
+            )
 
     def _open(self, note: bytes) -> Checkpoint:
         """Open a checkpoint that must be one of this log."""
         opened = notes.open_note(note, [self._key.verify_key])
         claimed = Checkpoint.parse(opened.text)
         if claimed.origin != self.origin:
-            raise VerificationError(f"checkpoint of another log, {claimed.origin}")
+            raise VerificationError(
+                f"checkpoint of another log, {claimed.origin}",
+                code="log-origin-differs",
+            )
         if claimed.size > self.size:
             raise InconsistentLog(
                 f"a checkpoint of {claimed.size} entries exists, here are {self.size}:"
-                " this is an old backup"
+                " this is an old backup",
+                code="log-restored",
             )
         if claimed.root != self._tree.root(claimed.size):
-            raise InconsistentLog(f"two roots for the log at size {claimed.size}")
+            raise InconsistentLog(
+                f"two roots for the log at size {claimed.size}", code="log-forked"
+            )
         return claimed
 
 
@@ -407,13 +435,15 @@ class Log:
 def _opened(directory: Path, *, readonly: bool = False) -> Iterator[LogDatabase]:
     """Open the store of a log; close it again if what follows fails."""
     if not (directory / "log.db").exists():
-        raise ConfigError(f"no log.db in {directory}")
+        raise ConfigError(f"no log.db in {directory}", code="log-missing")
     store = LogDatabase(directory, readonly=readonly)
     try:
         yield store
     except (ProtocolError, VerificationError) as error:
         store.close()
-        raise InconsistentLog(f"the log in {directory}: {error}") from error
+        raise InconsistentLog(
+            f"the log in {directory}: {error}", code="database-damaged"
+        ) from error
     except BaseException:
         store.close()
         raise
@@ -424,5 +454,8 @@ def _hash_row(at: int, row: tuple[int, bytes, bytes]) -> bytes:
     index, kept, data = row
     leaf = leaf_hash(data)
     if index != at or leaf != kept:
-        raise InconsistentLog(f"entry {at} is missing or damaged in the database")
+        raise InconsistentLog(
+            f"entry {at} is missing or damaged in the database",
+            code="log-entries-missing",
+        )
     return leaf

@@ -12,9 +12,9 @@ are those of ``governance/EVENTS.md``, by its numbers:
 3. Place (``replay``): event-duplicated, federation-differs, reference-forward; an
    event of a type that has no rule: event-without-rule.
 
-4. Seen log (``replay``): seen-size-missing, seen-out-of-range, log-forked.
+4. Seen log (``replay``): seen-size-missing, seen-size-invalid, log-forked.
 
-5. Opening (``round_rules``): round-still-open, round-not-next, run-starts-elsewhere,
+5. Opening (``round_rules``): round-still-open, round-not-next, first-round-missing,
    attempt-above-limit, federation-differs, base-not-current, base-not-allowed,
    policy-differs, roster-differs, participant-not-in-roster, cohort-too-small,
    max-colluding-too-small, threshold-out-of-range, noise-not-allowed,
@@ -33,7 +33,7 @@ are those of ``governance/EVENTS.md``, by its numbers:
    commitment-unknown, account-missing, base-before-differs, rejected-round-moved-base.
 
 9. Release (``model_rules``): release-without-round, release-of-old-round,
-   release-parameters-differ, release-predecessor-differs, release-number-not-higher.
+   release-parameters-differ, release-predecessor-differs, release-name-not-next.
 
 10. Adapter (``model_rules``): adapter-name-reserved, adapter-name-taken,
     adapter-version-not-next, adapter-base-unpublished, licence-not-allowed,

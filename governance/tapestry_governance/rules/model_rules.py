@@ -88,7 +88,7 @@ def release_published(
         raise RuleError(message, code="release-predecessor-differs")
     if latest is not None and _number(body.name) <= _number(latest):
         message = f"{body.name} does not come after {latest}"
-        raise RuleError(message, code="release-number-not-higher")
+        raise RuleError(message, code="release-name-not-next")
     record = ReleaseRecord(
         name=body.name,
         run_id=body.run_id,

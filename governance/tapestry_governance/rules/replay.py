@@ -177,7 +177,7 @@ def _check_seen(state: FederationState, event: Event, index: int) -> None:
         raise RuleError(
             f"{event.actor} claims to have seen {event.seen.size} entries,"
             f" not {pinned} to {index}",
-            code="seen-out-of-range",
+            code="seen-size-invalid",
         )
     if state.past.root(event.seen.size).hex() != event.seen.root:
         message = f"fork: {event.actor} saw another log of {event.seen.size} entries"

@@ -156,7 +156,7 @@ def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
     if run not in state.runs:
         if (number, attempt) != (1, 1):
             message = f"run {run} starts with round {number}.{attempt}, not 1.1"
-            raise RuleError(message, code="run-starts-elsewhere")
+            raise RuleError(message, code="first-round-missing")
     elif (run, number, attempt) not in state.next_rounds:
         message = f"round {(run, number, attempt)}, not {state.next_rounds}"
         raise RuleError(message, code="round-not-next")

@@ -109,7 +109,10 @@ def language_of(data: DataManifest) -> str:
         ConfigError: The data have none; the log has no form for such an adapter.
     """
     if not data.languages:
-        raise ConfigError("the data name no language, and an adapter's entry needs one")
+        raise ConfigError(
+            "the data name no language, and an adapter's entry needs one",
+            code="language-missing",
+        )
     return data.languages[0]
 
 
@@ -125,17 +128,24 @@ def _check_room(folder: Path, *, name: str) -> None:
         if not os.path.lexists(root):
             root = folder
         if not root.is_dir():
-            raise InputFault(root, "is no folder; move it away")
+            raise InputFault(root, "is no folder; move it away", code="not-a-folder")
         if not os.access(root, os.W_OK | os.X_OK):
-            raise ResourceError(f"cannot write {root}; change its mode or its owner")
+            raise ResourceError(
+                f"cannot write {root}; change its mode or its owner",
+                code="file-unwritable",
+            )
         for path in root.glob(f"{name}-*") if root != folder else ():
             mode = path.lstat().st_mode
             step = path.suffix in _STEPS
             if not (stat.S_ISREG(mode) if step else stat.S_ISDIR(mode)):
                 kind = "file" if step else "folder"
-                raise InputFault(path, f"is no plain {kind}; move it away")
+                raise InputFault(
+                    path, f"is no plain {kind}; move it away", code="file-not-plain"
+                )
     except OSError as error:
-        raise ResourceError(f"cannot read {root}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot read {root}: {error.strerror}", code="file-unreadable"
+        ) from error
 
 
 def _check_federation(settings: NodeSettings, policy: Policy) -> None:
@@ -143,12 +153,14 @@ def _check_federation(settings: NodeSettings, policy: Policy) -> None:
     if licence not in policy.adapter_licences:
         raise ConfigError(
             f"adapter.licence {licence!r} is not one that the federation allows:"
-            f" {', '.join(policy.adapter_licences) or 'none'}"
+            f" {', '.join(policy.adapter_licences) or 'none'}",
+            code="licence-not-allowed",
         )
     if decode_decimal(settings.policy.target_delta) > decode_decimal(policy.max_delta):
         raise ConfigError(
             f"policy.target_delta {settings.policy.target_delta} is above the"
-            f" federation's {policy.max_delta}; lower it"
+            f" federation's {policy.max_delta}; lower it",
+            code="delta-too-large",
         )
 
 
@@ -172,4 +184,6 @@ def _check_entry(place: Place) -> None:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"an adapter's {where}: {first['msg']}") from None
+        raise ConfigError(
+            f"an adapter's {where}: {first['msg']}", code="setting-invalid"
+        ) from None

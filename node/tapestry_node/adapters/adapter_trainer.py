@@ -159,7 +159,10 @@ def train(
         runtime=runtime,
     )
     if not np.isfinite(done.values).all():
-        raise ResourceError("the adapter diverged; lower adapter.learning_rate")
+        raise ResourceError(
+            "the adapter diverged; lower adapter.learning_rate",
+            code="training-diverged",
+        )
     return done.values
 
 
@@ -184,7 +187,10 @@ def write(
         VerificationError: The registry would refuse it.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty; an adapter is never overwritten")
+        raise ConfigError(
+            f"{folder} is not empty; an adapter is never overwritten",
+            code="folder-not-empty",
+        )
     scores = adapters_of(workload).write(
         folder, update, plan=plan.training, facts=facts, public=public
     )
@@ -201,7 +207,8 @@ def adapters_of(workload: Workload) -> AdapterFormat:
     if workload.adapters is None:
         raise ConfigError(
             f"workload {workload.name!r} publishes no adapters; set adapter.publish ="
-            " false"
+            " false",
+            code="adapters-not-supported",
         )
     return workload.adapters
 

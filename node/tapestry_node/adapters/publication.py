@@ -265,9 +265,14 @@ class Publisher:
             )
         found = open_entry(job.accounted.read_bytes()).event.body
         if not isinstance(found, DpAccounted):
-            raise ProtocolError(f"{job.accounted} is no account")
+            raise ProtocolError(
+                f"{job.accounted} is no account", code="account-invalid"
+            )
         if (found.promise is None) != (charge is None):
-            raise ConfigError(f"{job.accounted} is for other settings; restore those")
+            raise ConfigError(
+                f"{job.accounted} is for other settings; restore those",
+                code="adapter-settings-differ",
+            )
         return found
 
     def _write(

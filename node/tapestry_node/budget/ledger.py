@@ -141,7 +141,7 @@ class Ledger:
         never = f"{path} was never started; the node never ran"
         with suppress(OSError):  # what cannot be looked at, cannot be read either
             if path.is_file() and path.stat().st_size == 0:  # SQLite would begin it
-                raise ConfigError(never)
+                raise ConfigError(never, code="ledger-missing")
         mirror = HeadFile(path.with_name(path.name + ".mirror"))
         terms = PrivacyPromise(
             dataset=digest(b""),
@@ -154,7 +154,7 @@ class Ledger:
         with ledger._reading() as book:
             held = book.terms
         if held is None:
-            raise ConfigError(never)
+            raise ConfigError(never, code="ledger-missing")
         delta = decode_decimal(held["delta"])
         terms = replace(terms, dataset=held["dataset"], delta=delta)
         return cls(path, terms, mirror=mirror, readonly=True)
@@ -199,11 +199,15 @@ class Ledger:
         if not after <= cap:
             raise BudgetExhausted(
                 f"{charge.title} would bring the run's epsilon to {after:.3f} at delta"
-                f" {target_delta:g}, over the federation's cap of {cap:g}"
+                f" {target_delta:g}, over the federation's cap of {cap:g}",
+                code="epsilon-above-cap",
             )
         last = accounting.epsilon((c.fallback for c in mine), target_delta=target_delta)
         if last == math.inf:
-            raise BudgetExhausted(f"{charge.title} has no finite fallback epsilon")
+            raise BudgetExhausted(
+                f"{charge.title} has no finite fallback epsilon",
+                code="epsilon-unreachable",
+            )
 
     def spend(self, charge: Charge) -> None:
         """Count a reserved charge as spent; durable when this returns.
@@ -214,7 +218,9 @@ class Ledger:
         """
         with self._writing() as book:
             if not self._known(book, charge):
-                raise PolicyError(f"{charge.title} was not reserved")
+                raise PolicyError(
+                    f"{charge.title} was not reserved", code="charge-not-reserved"
+                )
             if book.rows[charge.key].state == "reserved":
                 book.append({"type": "spend", **charge.body()})
 
@@ -288,7 +294,8 @@ class Ledger:
             if not known or row is None or row.state != "spent":
                 raise VerificationError(
                     f"the log says that {charge.title} was spent; this ledger"
-                    " does not: it was restored from before that"
+                    " does not: it was restored from before that",
+                    code="ledger-restored",
                 )
 
     def _agree(self, book: LedgerReplay) -> None:
@@ -308,10 +315,14 @@ class Ledger:
                 raise ConfigError(
                     f"{self._terms.place} was changed: its dataset is {value}, that of"
                     f" {self._path} is {held}; put the data back as it was, since only"
-                    " records that were never in it may have a ledger of their own"
+                    " records that were never in it may have a ledger of their own",
+                    code="dataset-differs",
                 )
             if held != value:
-                raise ConfigError(f"{name} is {value}, the ledger's is {held}")
+                raise ConfigError(
+                    f"{name} is {value}, the ledger's is {held}",
+                    code="ledger-setting-differs",
+                )
         epsilon = encode_decimal(self._terms.epsilon)
         fallback = encode_decimal(self._terms.fallback_epsilon)
         if book.limits != (epsilon, fallback):
@@ -322,7 +333,10 @@ class Ledger:
     def _known(self, book: LedgerReplay, charge: Charge) -> bool:
         row = book.rows.get(charge.key)
         if row is not None and row.charge.body() != charge.body():
-            raise PolicyError(f"{charge.title} was charged before with other steps")
+            raise PolicyError(
+                f"{charge.title} was charged before with other steps",
+                code="charge-differs",
+            )
         return row is not None
 
     def _epsilon(self, steps: Iterable[accounting.Steps]) -> float:
@@ -340,7 +354,8 @@ class Ledger:
                 raise BudgetExhausted(
                     f"{charge.title} would bring {name} to {value:.3f}, over the limit"
                     f" of {limit:g}; {spent:.3f} is spent or reserved, and"
-                    f" {self._left(charges, charge)} of this kind fit"
+                    f" {self._left(charges, charge)} of this kind fit",
+                    code="budget-exhausted",
                 )
 
     def _left(self, charges: list[Charge], charge: Charge) -> int:

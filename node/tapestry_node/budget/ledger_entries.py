@@ -140,21 +140,28 @@ class LedgerReplay:
         """
         self._replay_all(name)
         if mirrored is None and self.number > 1:
-            raise VerificationError(f"{name} has lost its mirror")
+            raise VerificationError(
+                f"{name} has lost its mirror", code="ledger-head-missing"
+            )
         if mirrored is not None:
             number, held = mirrored
             if number > self.number:
                 raise VerificationError(
                     f"{name} ends at entry {self.number}, its mirror saw {number}:"
                     " it was restored from a backup; budget may be spent that it does"
-                    " not know of"
+                    " not know of",
+                    code="ledger-restored",
                 )
             if not number > 0 or self._digests[number - 1] != held:
-                raise VerificationError(f"{name} contradicts its mirror at {number}")
+                raise VerificationError(
+                    f"{name} contradicts its mirror at {number}",
+                    code="ledger-head-differs",
+                )
         if self._last is not None and self._now < self._last - _CLOCK_TOLERANCE:
             raise ConfigError(
                 f"the clock says {self._now:%Y-%m-%d %H:%M}, but the ledger's last"
-                f" entry is of {self._last:%Y-%m-%d %H:%M}; set the clock"
+                f" entry is of {self._last:%Y-%m-%d %H:%M}; set the clock",
+                code="clock-before-ledger",
             )
 
     def _replay_all(self, name: str) -> None:
@@ -164,10 +171,13 @@ class LedgerReplay:
             ):
                 self._replay(number, bytes(body))
         except ProtocolError as error:
-            raise VerificationError(f"{name} was changed: {error}") from None
+            raise VerificationError(
+                f"{name} was changed: {error}", code="ledger-changed"
+            ) from None
         except (KeyError, TypeError, ValueError):  # they quote what stands there
             raise VerificationError(
-                f"{name} was changed: an entry is not as a ledger writes it"
+                f"{name} was changed: an entry is not as a ledger writes it",
+                code="ledger-changed",
             ) from None
 
     def append(self, entry: dict[str, Any]) -> None:
@@ -187,7 +197,10 @@ class LedgerReplay:
     def _replay(self, number: int, body: bytes) -> None:
         entry = decode_json(body)
         if number != self.number + 1 or entry["previous"] != self.head:
-            raise ProtocolError(f"entry {number} does not follow from the one before")
+            raise ProtocolError(
+                f"entry {number} does not follow from the one before",
+                code="ledger-entries-differ",
+            )
         self._digests.append(digest(body))
         self._last = datetime.fromisoformat(entry["time"])
         match entry["type"]:
@@ -206,7 +219,9 @@ class LedgerReplay:
             case "release":
                 del self.rows[_charge(entry).key]
             case _:
-                raise ProtocolError(f"entry {number} is of an unknown type")
+                raise ProtocolError(
+                    f"entry {number} is of an unknown type", code="ledger-entry-unknown"
+                )
 
 
 def _charge(entry: dict[str, Any]) -> Charge:

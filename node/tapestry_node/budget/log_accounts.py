@@ -52,7 +52,10 @@ def loss_of(
     if charge is None and plan.noise == "none":
         return UnboundedLoss(mechanism="none")
     if charge is None or plan.noise == "none":
-        raise ConfigError(f"noise {plan.noise!r} does not go with charge {charge}")
+        raise ConfigError(
+            f"noise {plan.noise!r} does not go with charge {charge}",
+            code="privacy-terms-differ",
+        )
     delta, shared = decode_decimal(plan.target_delta), ledger.shares_noise(charge.run)
     epsilon = ledger.spent_on(charge.run, target_delta=delta)
     fallback = ledger.spent_on(charge.run, target_delta=delta, fallback=True)

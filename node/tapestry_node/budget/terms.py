@@ -26,21 +26,27 @@ class PrivacyPromise:
 
     def __post_init__(self) -> None:
         if self.records < 1:
-            raise ConfigError(f"{self.records} records is not a dataset")
+            raise ConfigError(
+                f"{self.records} records is not a dataset", code="records-missing"
+            )
         accounting.check_epsilon(self.epsilon)
         accounting.check_epsilon(self.fallback_epsilon)
         if self.fallback_epsilon < self.epsilon:
             raise ConfigError(
                 f"a fallback epsilon of {self.fallback_epsilon:g} is below the limit of"
-                f" {self.epsilon:g}; it must be at least that"
+                f" {self.epsilon:g}; it must be at least that",
+                code="epsilon-out-of-range",
             )
         accounting.check_delta(self.delta, records=self.records)
         if self.unit != "record" or self.adjacency != accounting.ADJACENCY:
-            raise ConfigError(f"no accounting for {self.unit} under {self.adjacency}")
+            raise ConfigError(
+                f"no accounting for {self.unit} under {self.adjacency}",
+                code="unit-unsupported",
+            )
         try:
             decode_digest(self.dataset)
         except ProtocolError as error:
-            raise ConfigError(f"dataset is {error}") from None
+            raise ConfigError(f"dataset is {error}", code="digest-malformed") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,9 +72,14 @@ def read(folder: Path, reader: RecordReader) -> Records:
     found = reader.read(paths, faults)
     faults.check(folder)
     if manifest is None:  # unreachable: that was a fault
-        raise ConfigError(f"{show(folder)} has no {reader.manifest_file}")
+        raise ConfigError(
+            f"{show(folder)} has no {reader.manifest_file}",
+            code="data-manifest-missing",
+        )
     if not found.records:
-        raise ConfigError(f"no records in {show(folder)}{found.hint}")
+        raise ConfigError(
+            f"no records in {show(folder)}{found.hint}", code="records-missing"
+        )
     inner = [digest(spelling) for spelling in found.spellings]
     value = [manifest.model_dump(mode="json", exclude={"source"}), inner]
     return Records(
@@ -92,7 +97,8 @@ def _read_manifest(
     path, model = folder / reader.manifest_file, reader.manifest
     if not folder.is_dir():
         raise ConfigError(
-            f"no folder {show(folder)}; name the one with {reader.manifest_file}"
+            f"no folder {show(folder)}; name the one with {reader.manifest_file}",
+            code="folder-missing",
         )
     try:
         return model.model_validate(fit(text_reader.read_toml(path), model))
@@ -100,10 +106,10 @@ def _read_manifest(
         keys = [name for name, each in model.model_fields.items() if each.is_required()]
         wanted = " and ".join((", ".join(sorted(keys)[:-1]), sorted(keys)[-1]))
         rule = f"has no {path.name}; write one with {wanted}"
-        faults.add(ConfigError(f"{show(folder)} {rule}"))
+        faults.add(ConfigError(f"{show(folder)} {rule}", code="data-manifest-missing"))
     except InputFault as fault:
         faults.add(fault)
     except ValidationError as error:
         for line in explain(error, model):
-            faults.add(InputFault(path, line))
+            faults.add(InputFault(path, line, code="setting-invalid"))
     return None

@@ -120,7 +120,8 @@ class ResultApplier:
         if manifest.model_digest != self.replica.digest:
             raise VerificationError(
                 f"round {manifest.round_number} starts from {manifest.model_digest}, "
-                f"here is {self.replica.digest}"
+                f"here is {self.replica.digest}",
+                code="base-differs",
             )
         _check_result(ended, result, chunks)
         if done is not None:
@@ -133,7 +134,8 @@ class ResultApplier:
         if after.digest != closed.base_after:
             raise VerificationError(
                 f"round {closed.round_number} gives {after.digest} here, the log says "
-                f"{closed.base_after}"
+                f"{closed.base_after}",
+                code="replica-differs",
             )
         self.replica, self.applied = after, closed.round_number
 
@@ -172,7 +174,8 @@ class ResultApplier:
             said = state.releases[release.name].parameters_digest
             if here not in {None, said}:
                 raise VerificationError(
-                    f"{release.name} is not what round {release.round_number} gives"
+                    f"{release.name} is not what round {release.round_number} gives",
+                    code="release-parameters-differ",
                 )
         self._compared = state.size
         self._uncompared.clear()
@@ -186,7 +189,8 @@ class ResultApplier:
         for number in self._store.disputed(run_id):
             if number <= until:
                 raise VerificationError(
-                    f"the sum of round {number} is false; the proof is in {DISPUTES}/"
+                    f"the sum of round {number} is false; the proof is in {DISPUTES}/",
+                    code="false-sum",
                 )
 
     def asks(self) -> list[ChunkRequest]:
@@ -237,6 +241,11 @@ def _check_result(ended: EndedRound, result: Result, chunks: Chunks) -> None:
     check_transcript(Cohort.of(manifest), result.transcript)
     check_sum_chunks(result, chunks, length=manifest.length)
     if result.sum_root != closed.aggregate_digest:
-        raise VerificationError("the sum is not the one that the log names")
+        raise VerificationError(
+            "the sum is not the one that the log names", code="sum-root-differs"
+        )
     if result.transcript.survivors.names != closed.included:
-        raise VerificationError("the log includes other nodes than were summed")
+        raise VerificationError(
+            "the log includes other nodes than were summed",
+            code="survivor-list-differs",
+        )

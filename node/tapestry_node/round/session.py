@@ -151,7 +151,8 @@ class Session:
                 return encode_message(reveal)
         raise ProtocolError(
             f"round {self.manifest.round_number} is at {type(self._state).__name__} "
-            f"here; it takes no {type(request).__name__}"
+            f"here; it takes no {type(request).__name__}",
+            code="step-out-of-order",
         )
 
     def _contribute(
@@ -200,7 +201,10 @@ class Session:
         if self._charge is None and privacy.noise == "none":
             return
         if self._charge is None or privacy.noise == "none":
-            raise ConfigError(f"noise {privacy.noise!r}, but charge {self._charge}")
+            raise ConfigError(
+                f"noise {privacy.noise!r}, but charge {self._charge}",
+                code="privacy-terms-differ",
+            )
         cap = decode_decimal(self._context.view.state.policy.epsilon_cap)
         delta = decode_decimal(privacy.target_delta)
         self._ledger.check_run(self._charge, target_delta=delta, cap=cap)

@@ -113,7 +113,10 @@ class SpotChecks:
         if key is None:
             raise Refused(Reason.UNKNOWN_ROUND, f"nothing of round {number} is open")
         if spot.index not in self.store.spots(*key):
-            raise ProtocolError(f"chunk {spot.index} of round {number} is not open")
+            raise ProtocolError(
+                f"chunk {spot.index} of round {number} is not open",
+                code="spot-check-not-open",
+            )
         taken = self._taken[key]
         checker = SumChecker(taken.manifest, taken.result)
         try:

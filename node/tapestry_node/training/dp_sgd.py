@@ -193,7 +193,10 @@ def noiseless_step(
     """
     recipe = _read(training, privacy, records)
     if recipe.steps != 1 or not recipe.private or training.optimizer != "sgd":
-        raise ConfigError("shared noise takes one private step of SGD a round")
+        raise ConfigError(
+            "shared noise takes one private step of SGD a round",
+            code="shared-noise-plan-invalid",
+        )
     _check_count(units, records)
     started = time.monotonic()
     with workload.attach(training) as parameters:
@@ -270,7 +273,10 @@ def _fit(tallies: Sequence[Tally], *, seconds: float) -> Fit:
 
 def _check_count(units: Sequence[Example], records: int) -> None:
     if len(units) > records:
-        raise ConfigError(f"{len(units)} units, but only {records} declared records")
+        raise ConfigError(
+            f"{len(units)} units, but only {records} declared records",
+            code="units-above-records",
+        )
 
 
 def _check_rounding(problem: Problem, recipe: _Recipe) -> None:
@@ -280,7 +286,7 @@ def _check_rounding(problem: Problem, recipe: _Recipe) -> None:
     try:
         clipping.check_rounding(multiplier, length=problem.length)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(str(error), code="rounding-too-coarse") from None
 
 
 def _draw(
@@ -334,7 +340,7 @@ def _optimizer(problem: Problem, kind: str, recipe: _Recipe) -> torch.optim.Opti
         case "adam":
             return torch.optim.Adam(parameters, lr=recipe.learning_rate)
         case _:
-            raise ConfigError(f"no optimizer {kind!r}")
+            raise ConfigError(f"no optimizer {kind!r}", code="optimizer-unknown")
 
 
 @torch.no_grad()
@@ -356,7 +362,10 @@ def _fingerprint(problem: Problem) -> list[torch.Tensor]:
 def _check_moved(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> None:
     """Refuse to train weights that never move (opacus issue 820)."""
     if all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
-        raise ResourceError("the weights did not change in the first step")
+        raise ResourceError(
+            "the weights did not change in the first step",
+            code="training-without-effect",
+        )
 
 
 def _progress(step: int, recipe: _Recipe, seen: Tally) -> StepProgress:

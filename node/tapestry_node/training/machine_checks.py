@@ -141,7 +141,8 @@ def check_memory(layout: Layout, *, available: int | None) -> None:
         raise ResourceError(
             f"a step on {layout.length} parameters takes {needed / 2**30:.1f} GiB"
             f" beside the model, this machine has {available / 2**30:.1f}; train fewer"
-            " (low_rank, a lower rank) or take a larger machine"
+            " (low_rank, a lower rank) or take a larger machine",
+            code="memory-too-small",
         )
 
 
@@ -157,5 +158,6 @@ def _check_finite(steps: accounting.Steps | None, privacy: PrivacyPlan) -> None:
     if accounting.epsilon([steps], target_delta=delta) == float("inf"):
         raise ConfigError(
             f"one round of {steps.steps} steps with noise multiplier"
-            f" {steps.noise_multiplier:g} has no finite epsilon; take more noise"
+            f" {steps.noise_multiplier:g} has no finite epsilon; take more noise",
+            code="epsilon-unreachable",
         )

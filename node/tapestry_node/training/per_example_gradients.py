@@ -319,7 +319,10 @@ def _check_problem(problem: Problem) -> None:
         raise ValueError("what is trainable is not what the problem names")
     for name, parameter in problem.parameters:
         if parameter.dtype != torch.float32:
-            raise ConfigError(f"{name} is {parameter.dtype}; training needs float32")
+            raise ConfigError(
+                f"{name} is {parameter.dtype}; training needs float32",
+                code="training-not-float32",
+            )
 
 
 def _compare(got: Tensor, want: Tensor, what: str) -> None:
@@ -328,19 +331,24 @@ def _compare(got: Tensor, want: Tensor, what: str) -> None:
     if not 0 < size < math.inf:
         raise ConfigError(
             f"the {what} of a probe have size {size:.2g}; a base whose values vanish or"
-            " overflow learns nothing: choose another, or scale its weights"
+            " overflow learns nothing: choose another, or scale its weights",
+            code="probe-not-finite",
         )
     if not error <= _TOLERANCE * size:
         raise ConfigError(
             f"per-unit {what} differ from the one-example loop by {error:.2g} of"
-            f" {size:.2g}; this model cannot be trained privately"
+            f" {size:.2g}; this model cannot be trained privately",
+            code="gradients-differ",
         )
 
 
 def _take_sample(parameter: nn.Parameter) -> Tensor:
     sample = getattr(parameter, "grad_sample", None)
     if not isinstance(sample, Tensor):
-        raise ConfigError("a trained parameter took no part in the loss")
+        raise ConfigError(
+            "a trained parameter took no part in the loss",
+            code="parameter-without-gradient",
+        )
     parameter.grad_sample = None  # type: ignore[attr-defined]  # set by Opacus
     return sample
 

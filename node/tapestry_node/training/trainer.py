@@ -98,7 +98,10 @@ class Trainer:
         """
         adapters = self._workload.adapters
         if adapters is None:
-            raise ConfigError(f"workload {self._workload.name!r} publishes no adapters")
+            raise ConfigError(
+                f"workload {self._workload.name!r} publishes no adapters",
+                code="adapters-not-supported",
+            )
         private = itertools.chain(self._records.records, self._records.parts)
         return adapters.repeated(public, private)
 

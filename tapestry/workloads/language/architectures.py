@@ -56,7 +56,8 @@ def check_architecture(module: nn.Module) -> None:
         raise ConfigError(
             f"no private training of architecture {kind!r}; tested are "
             + ", ".join(sorted(ARCHITECTURES))
-            + "; choose a base of one of them"
+            + "; choose a base of one of them",
+            code="architecture-not-private",
         )
     settings: Mapping[str, object] = config.to_dict()
     check_rotary(settings)
@@ -65,7 +66,8 @@ def check_architecture(module: nn.Module) -> None:
         if isinstance(part, _NormBase):
             raise ConfigError(
                 f"no private training with {type(part).__name__} ({name}), which shares"
-                " statistics across a batch; choose a base with layer or RMS norms"
+                " statistics across a batch; choose a base with layer or RMS norms",
+                code="architecture-not-private",
             )
 
 
@@ -81,7 +83,8 @@ def check_rotary(settings: Mapping[str, object]) -> None:
     if strange := sorted(set(_rotary_types(settings)) - ROTARY):
         raise ConfigError(
             f"no private training with rotary type {strange[0]!r}, whose frequencies"
-            f" may depend on the batch; fixed are {', '.join(sorted(ROTARY))}"
+            f" may depend on the batch; fixed are {', '.join(sorted(ROTARY))}",
+            code="architecture-not-private",
         )
 
 
@@ -90,7 +93,8 @@ def _check_dropout(module: nn.Module, settings: Mapping[str, object]) -> None:
         if rate > 0:
             raise ConfigError(
                 f"no private training with dropout, and {name} is {rate:g}; set it to 0"
-                " in the base's config.json"
+                " in the base's config.json",
+                code="dropout-not-private",
             )
 
 

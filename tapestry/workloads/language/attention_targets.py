@@ -38,6 +38,7 @@ def choose_targets(
         chosen = leaves_of(inside)
     if not chosen:
         raise ConfigError(
-            f"no linear module of attention to target; {choice_of(linear)}"
+            f"no linear module of attention to target; {choice_of(linear)}",
+            code="target-module-missing",
         )
     return tuple(chosen)

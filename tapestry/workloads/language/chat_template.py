@@ -143,7 +143,8 @@ class ChatTemplate:
         if strange := sorted(token for token in own if not 0 <= token < rows):
             raise ConfigError(
                 f"the chat template makes token number {strange[0]}, the embedding has"
-                f" {rows} rows"
+                f" {rows} rows",
+                code="token-out-of-range",
             )
         self.text.check(own)
 
@@ -221,7 +222,8 @@ class ChatTemplate:
         if rendered.reason is not None:
             raise TemplateRefusal(
                 f"the chat template refuses a dialogue of {turns} turns:"
-                f" {rendered.reason}"
+                f" {rendered.reason}",
+                code="chat-template-refused",
             )
         return rendered.text
 
@@ -251,6 +253,7 @@ def _split(text: str, turns: int) -> list[str]:
     if parts[1::2] != [str(place) for place in range(turns)]:
         raise ConfigError(
             f"the chat template does not print each of {turns} turns once and in order;"
-            " give the base another template"
+            " give the base another template",
+            code="chat-template-turns-differ",
         )
     return parts[::2]

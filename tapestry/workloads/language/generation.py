@@ -77,7 +77,10 @@ def _decode_rows(
         fresh_BT = torch.zeros(len(prompts), 1, dtype=torch.long)
         for row in sorted(open_rows):
             if not logits_BV[row].max().isfinite():
-                raise ConfigError("the model gives NaN or infinity; it cannot answer")
+                raise ConfigError(
+                    "the model gives NaN or infinity; it cannot answer",
+                    code="model-not-finite",
+                )
             token = choose(logits_BV[row])
             if token in ends:
                 open_rows.discard(row)

@@ -58,7 +58,9 @@ class LoraAdapters:
         try:
             (folder / CARD).write_text(render(card), encoding="utf-8")
         except OSError as error:
-            raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+            raise ResourceError(
+                f"cannot write {folder}: {error.strerror}", code="file-unwritable"
+            ) from error
         return dict(card.evaluation)
 
     def card(

@@ -183,7 +183,9 @@ class LanguageModel(TorchModel):
         """
         for number, text in enumerate(texts, start=1):
             if (fault := self._fault_of_tokens(text)) is not None:
-                raise ConfigError(f"text {number}: {fault}")
+                raise ConfigError(
+                    f"text {number}: {fault}", code="text-not-tokenizable"
+                )
         first = 0.0 if self._start else math.log2(len(self._tokenizer))
         tokens = self._tokenize(texts)
         length = min(sequence_length, self.positions)
@@ -281,7 +283,9 @@ class LanguageModel(TorchModel):
             for path in directory.iterdir():  # safetensors writes with mode 0600
                 path.chmod(0o755 if path.is_dir() else 0o644)
         except (OSError, SafetensorError) as error:
-            raise ResourceError(f"cannot write {directory}: {error}") from error
+            raise ResourceError(
+                f"cannot write {directory}: {error}", code="file-unwritable"
+            ) from error
         check_saved(directory, self._module)
 
     @property
@@ -331,7 +335,8 @@ class LanguageModel(TorchModel):
         if len(tokens) >= self.positions:
             raise ConfigError(
                 f"the prompt has {len(tokens)} tokens with what the chat template adds,"
-                f" and the model takes {self.positions} with the answer; shorten it"
+                f" and the model takes {self.positions} with the answer; shorten it",
+                code="prompt-too-long",
             )
 
     def _prompt(self, prompt: Text) -> list[int]:

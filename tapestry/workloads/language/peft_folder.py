@@ -52,7 +52,10 @@ def write_peft(
     import peft
 
     if plan.parameterization != "low_rank":
-        raise ConfigError("an adapter needs the parameterization low_rank")
+        raise ConfigError(
+            "an adapter needs the parameterization low_rank",
+            code="parameterization-not-low-rank",
+        )
     pieces = model.layout(plan).split(update)
     tensors = {}
     for name, module in model.targets(plan).items():
@@ -82,7 +85,9 @@ def write_peft(
         (folder / "adapter_model.safetensors").write_bytes(_encode(tensors, metadata))
         (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot write {folder}: {error.strerror}", code="file-unwritable"
+        ) from error
 
 
 def _encode(tensors: Mapping[str, FloatVector], metadata: Mapping[str, str]) -> bytes:

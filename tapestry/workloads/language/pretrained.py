@@ -84,7 +84,9 @@ def open_pretrained(directory: Path) -> tuple[nn.Module, Any]:
         with refusing("a release of it cannot be written"):
             _check_release(module, tokenizer, found)
     except (ConfigError, VerificationError) as error:
-        raise ConfigError(f"{directory} is not a sound model: {error}") from error
+        raise ConfigError(
+            f"{directory} is not a sound model: {error}", code="model-unreadable"
+        ) from error
     return module, tokenizer
 
 
@@ -99,7 +101,10 @@ def check_saved(directory: Path, module: nn.Module) -> None:
     want = {name: tuple(p.shape) for name, p in module.named_parameters()}
     if found != want:
         strange = sorted(set(found.items()) ^ set(want.items()))
-        raise ConfigError(f"{directory}: {strange[0][0]!r} is not saved as it is")
+        raise ConfigError(
+            f"{directory}: {strange[0][0]!r} is not saved as it is",
+            code="tensor-differs",
+        )
 
 
 @contextmanager
@@ -126,7 +131,7 @@ def refusing(what: str) -> Iterator[None]:
     messages += [str(w.message) for w in caught if issubclass(w.category, told)]
     for message in messages:
         if not any(harmless in message for harmless in _HARMLESS):
-            raise ConfigError(f"{what}: {_line(message)}")
+            raise ConfigError(f"{what}: {_line(message)}", code="model-unreadable")
 
 
 @contextmanager
@@ -136,13 +141,15 @@ def _raising(what: str) -> Iterator[None]:
     except TapestryError:
         raise
     except (MemoryError, ImportError) as error:
-        raise ResourceError(f"{what}: {_line(error) or 'no memory'}") from error
+        raise ResourceError(
+            f"{what}: {_line(error) or 'no memory'}", code="memory-too-small"
+        ) from error
     except Exception as error:  # transformers and peft raise anything
-        raise ConfigError(f"{what}: {_line(error)}") from error
+        raise ConfigError(f"{what}: {_line(error)}", code="model-unreadable") from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of the Rust library tokenizers
             raise
-        raise ConfigError(f"{what}: {_line(error)}") from error
+        raise ConfigError(f"{what}: {_line(error)}", code="model-unreadable") from error
 
 
 def check_complete(info: Mapping[str, Any]) -> None:
@@ -157,7 +164,9 @@ def check_complete(info: Mapping[str, Any]) -> None:
     for kind, keys in info.items():
         if keys:
             first = _line(min(map(str, keys)))
-            raise ConfigError(f"{kind.replace('_', ' ')}: {first}")
+            raise ConfigError(
+                f"{kind.replace('_', ' ')}: {first}", code="model-setting-invalid"
+            )
 
 
 def transformers_library() -> Any:
@@ -175,7 +184,8 @@ def _skeleton(found: ModelFolder) -> Any:
     if (kind := found.config["model_type"]) not in names:
         raise ConfigError(
             f"config.json: model_type is {kind[:80]!r}, which transformers"
-            f" {transformers.__version__} does not know as a causal language model"
+            f" {transformers.__version__} does not know as a causal language model",
+            code="model-type-unknown",
         )
     with refusing("config.json describes no language model"):
         config = transformers.AutoConfig.from_pretrained(str(found.folder), **LOCAL)
@@ -187,7 +197,8 @@ def _skeleton(found: ModelFolder) -> Any:
     if not getattr(skeleton, "_supports_sdpa", False):
         raise ConfigError(
             f"transformers has no sdpa attention for {type(skeleton).__name__}, and"
-            " none other is used here; choose another model"
+            " none other is used here; choose another model",
+            code="attention-not-supported",
         )
     return skeleton
 
@@ -199,7 +210,8 @@ def _check_aliases(config: Any, found: ModelFolder) -> None:
         if one is not None and other is not None and one != other:
             raise ConfigError(
                 f"config.json: {alias} is {_line(one)}, {name} is {_line(other)}, and"
-                " they are one setting; remove the one that is not meant"
+                " they are one setting; remove the one that is not meant",
+                code="model-setting-invalid",
             )
 
 
@@ -214,7 +226,8 @@ def _check_special(tokenizer: Any, found: ModelFolder) -> None:
         if isinstance(said, str) and used.get(key) != said:
             raise ConfigError(
                 f"{model_folder.SPECIAL}: {key} is {_line(said)!r}, in use is"
-                f" {used.get(key)!r}; say the same in {model_folder.TOKENIZER}"
+                f" {used.get(key)!r}; say the same in {model_folder.TOKENIZER}",
+                code="tokenizer-files-differ",
             )
 
 
@@ -234,7 +247,9 @@ def _check_release(module: Any, tokenizer: Any, found: ModelFolder) -> None:
             _check_written(Path(place), found)
     except OSError as error:
         said = error.strerror or _line(error)
-        raise ResourceError(f"cannot write temporary files: {said}") from error
+        raise ResourceError(
+            f"cannot write temporary files: {said}", code="file-unwritable"
+        ) from error
 
 
 def _check_written(place: Path, found: ModelFolder) -> None:
@@ -244,14 +259,16 @@ def _check_written(place: Path, found: ModelFolder) -> None:
         names = sorted(p.relative_to(place).as_posix() for p in place.rglob("*"))
         raise ConfigError(
             "transformers writes files that no release may hold:"
-            f" {_line(', '.join(names))}"
+            f" {_line(', '.join(names))}",
+            code="file-not-expected",
         ) from error
     written = model_folder.read_object(place / model_folder.CONFIG)
     key = _changed(found.config, written)
     if key is not None:
         raise ConfigError(
             f"config.json: a release of it would say {key} otherwise; say it once, as"
-            " transformers writes it"
+            " transformers writes it",
+            code="model-setting-invalid",
         )
 
 
@@ -282,7 +299,10 @@ def _load(found: ModelFolder) -> tuple[Any, Any]:
     )
     for kind, keys in info.items():
         if keys:
-            raise ConfigError(f"{kind.replace('_', ' ')} {_line(min(map(str, keys)))}")
+            raise ConfigError(
+                f"{kind.replace('_', ' ')} {_line(min(map(str, keys)))}",
+                code="tensor-set-differs",
+            )
     return module, tokenizer
 
 
@@ -302,19 +322,22 @@ def _check_tensors(skeleton: Any, found: ModelFolder) -> None:
     if type(skeleton).__name__ != named:
         raise ConfigError(
             f"config.json: architectures is {named!r}, model_type"
-            f" {found.config['model_type']!r} is {type(skeleton).__name__}"
+            f" {found.config['model_type']!r} is {type(skeleton).__name__}",
+            code="model-type-differs",
         )
     want = {name: tuple(p.shape) for name, p in skeleton.named_parameters()}
     lacks = sorted(want.keys() - found.shapes.keys())
     strange = sorted(found.shapes.keys() - want.keys())
     if lacks or strange:
         raise ConfigError(
-            _broken_tie(skeleton, lacks, strange) or _difference(lacks, strange)
+            _broken_tie(skeleton, lacks, strange) or _difference(lacks, strange),
+            code="tensor-set-differs",
         )
     for name, shape in want.items():
         if found.shapes[name] != shape:
             raise ConfigError(
-                f"{name!r} has shape {found.shapes[name]}, by config.json {shape}"
+                f"{name!r} has shape {found.shapes[name]}, by config.json {shape}",
+                code="tensor-shape-differs",
             )
     _check_tie(skeleton)
 
@@ -357,7 +380,8 @@ def _check_tie(skeleton: Any) -> None:
         return
     raise ConfigError(
         f"config.json: tie_word_embeddings is {str(said).lower()}, which"
-        f" {type(skeleton).__name__} does not follow"
+        f" {type(skeleton).__name__} does not follow",
+        code="model-setting-invalid",
     )
 
 
@@ -365,13 +389,19 @@ def _check_values(module: nn.Module, found: ModelFolder) -> None:
     """Read every value of the file and require that the module holds it."""
     parameters = dict(module.named_parameters())
     if strange := sorted(parameters.keys() ^ found.tensors.keys()):
-        raise ConfigError(f"module and file differ in {strange[0]!r}")
+        raise ConfigError(
+            f"module and file differ in {strange[0]!r}", code="tensor-set-differs"
+        )
     for name, parameter in parameters.items():
         values = found.tensors[name].values(name)
         if not np.isfinite(values).all():
-            raise ConfigError(f"{name!r} holds NaN or infinity")
+            raise ConfigError(
+                f"{name!r} holds NaN or infinity", code="tensor-not-finite"
+            )
         if not np.array_equal(values, parameter.detach().cpu().numpy()):
-            raise ConfigError(f"{name!r} is changed while it is loaded{_ANEW}")
+            raise ConfigError(
+                f"{name!r} is changed while it is loaded{_ANEW}", code="tensor-differs"
+            )
 
 
 def _rows(module: Any) -> int:

@@ -58,10 +58,12 @@ def read(
     rows = public_rows(path, faults)
     private = set(repeated([text for _, text in rows]))
     for place in sorted(private):
-        faults.add(InputFault(path, _REPEATS, line=rows[place][0]))
+        faults.add(
+            InputFault(path, _REPEATS, line=rows[place][0], code="text-repeats-record")
+        )
     others = [row for place, row in enumerate(rows) if place not in private]
     for line, rule in _tried(model, others):
-        faults.add(InputFault(path, rule, line=line))
+        faults.add(InputFault(path, rule, line=line, code="text-not-tokenizable"))
     faults.check(path)
     return [text for _, text in rows]
 

@@ -39,7 +39,7 @@ def published(module: nn.Module, directory: Path) -> Iterator[None]:
 
 def _read(module: nn.Module, directory: Path) -> AdapterFolder:
     if not directory.is_dir():
-        raise ConfigError(f"no adapter folder {directory}")
+        raise ConfigError(f"no adapter folder {directory}", code="folder-missing")
     adapter_folder.FILES.check(directory)
     linear = {
         f"{name}.weight": tuple(each.weight.shape)
@@ -50,7 +50,9 @@ def _read(module: nn.Module, directory: Path) -> AdapterFolder:
         adapter = adapter_folder.read(directory)
         adapter.check_fit(linear)
     except (VerificationError, IncompleteError) as error:
-        raise ConfigError(f"adapter {directory}: {error}") from error
+        raise ConfigError(
+            f"adapter {directory}: {error}", code="adapter-unreadable"
+        ) from error
     return adapter
 
 
@@ -62,9 +64,15 @@ def _check_layers(module: nn.Module, adapter: AdapterFolder) -> None:
         if hasattr(layer, "base_layer")
     }
     if strange := sorted(layers.keys() ^ set(adapter.modules)):
-        raise ConfigError(f"the layer {strange[0]!r} and its factors do not meet")
+        raise ConfigError(
+            f"the layer {strange[0]!r} and its factors do not meet",
+            code="adapter-shape-mismatch",
+        )
     for name, layer in layers.items():
         for letter, factors in (("A", layer.lora_A), ("B", layer.lora_B)):
             loaded = factors[ADAPTER].weight.detach().cpu().numpy()
             if not np.array_equal(loaded, adapter.factor(name, letter)):
-                raise ConfigError(f"factor {letter} of {name!r} is changed on loading")
+                raise ConfigError(
+                    f"factor {letter} of {name!r} is changed on loading",
+                    code="tensor-differs",
+                )

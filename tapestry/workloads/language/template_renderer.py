@@ -106,11 +106,13 @@ def _end(done: subprocess.CompletedProcess[bytes]) -> str | None:
     if done.returncode < 0:  # of an operator, or of a system that lacks memory
         raise ResourceError(
             f"the process that renders chat templates was ended by signal"
-            f" {-done.returncode}; try again when the machine has less to do"
+            f" {-done.returncode}; try again when the machine has less to do",
+            code="template-process-failed",
         )
     raise ResourceError(
         f"the process that renders chat templates ended with {done.returncode}:"
-        f" {' '.join(' '.join(said).split())[:200]}"
+        f" {' '.join(' '.join(said).split())[:200]}",
+        code="template-process-failed",
     )
 
 
@@ -141,8 +143,11 @@ def _run(request: bytes) -> subprocess.CompletedProcess[bytes]:
     except subprocess.TimeoutExpired:
         raise ResourceError(
             f"rendering a chat template took over {_WAIT} seconds; try again when the"
-            " machine has less to do"
+            " machine has less to do",
+            code="template-too-slow",
         ) from None
     except OSError as error:
         said = error.strerror
-        raise ResourceError(f"cannot start {sys.executable}: {said}") from error
+        raise ResourceError(
+            f"cannot start {sys.executable}: {said}", code="template-process-failed"
+        ) from error

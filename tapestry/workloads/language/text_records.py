@@ -102,7 +102,9 @@ class TextReader:
         size = empty = 0
         for path in paths:
             if path.suffix not in _SUFFIXES:
-                faults.add(InputFault(path, _of_other_kind(path)))
+                faults.add(
+                    InputFault(path, _of_other_kind(path), code="file-not-expected")
+                )
                 continue
             size += _size(path)
             empty += not _add_file(path, found, faults)
@@ -131,7 +133,7 @@ def _add_file(path: Path, found: _Collection, faults: Faults) -> bool:
         if rule is None:
             seen = found.add(key, text) or seen
         else:
-            faults.add(InputFault(path, rule, line=line))
+            faults.add(InputFault(path, rule, line=line, code="record-invalid"))
     return seen
 
 
@@ -148,7 +150,7 @@ def _read_file(path: Path, faults: Faults) -> Iterator[tuple[int, str | None, Te
         if rule is None:
             yield number, row.get("id"), text_of_row(row)
         else:
-            faults.add(InputFault(path, rule, line=number))
+            faults.add(InputFault(path, rule, line=number, code="record-invalid"))
 
 
 def _fault_of_id(row: dict[str, Any]) -> str | None:

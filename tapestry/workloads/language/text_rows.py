@@ -44,9 +44,11 @@ def public_rows(path: Path, faults: Faults) -> list[tuple[int, Text]]:
         if rule is None:
             rows.append((number, text))
         else:
-            faults.add(InputFault(path, rule, line=number))
+            faults.add(InputFault(path, rule, line=number, code="record-invalid"))
     if not rows and len(faults) == before:
-        faults.add(InputFault(path, 'is empty; want lines {"text": "..."}'))
+        faults.add(
+            InputFault(path, 'is empty; want lines {"text": "..."}', code="file-empty")
+        )
     return rows
 
 

@@ -91,7 +91,8 @@ class PlainText:
             if any(number in row for row in rows[2 * place : 2 * place + 2]):
                 raise ConfigError(
                     f"the tokenizer makes token {mark!r} of plain text, so that a turn"
-                    " could end itself; choose a base with another tokenizer"
+                    " could end itself; choose a base with another tokenizer",
+                    code="turn-mark-forgeable",
                 )
 
 

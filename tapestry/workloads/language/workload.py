@@ -48,7 +48,8 @@ class LanguageWorkload(LanguageModel):
         if length > self.positions:
             raise ConfigError(
                 f"sequence_length {length} is above the {self.positions} positions of"
-                " the model (max_position_embeddings); lower it"
+                " the model (max_position_embeddings); lower it",
+                code="sequence-too-long",
             )
 
     def check_private(self) -> None:

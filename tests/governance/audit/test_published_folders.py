@@ -70,7 +70,7 @@ def test_a_manifest_of_other_files_than_were_published_is_refused(
     shutil.rmtree(base / "tapestry")
     (base / "config.json").write_bytes(b'{"changed": 1}')
     digest = manifest.write(base).digest
-    with refused(VerificationError, "manifest-digest-differs", match=digest):
+    with refused(VerificationError, "manifest-differs", match=digest):
         whole(world, base)
 
 
@@ -84,7 +84,7 @@ def test_a_release_of_other_parameters_than_the_log_names_is_refused(
     world = World().found()
     world.run_round(1)
     world.add(world.release(1, manifest_digest=manifest.write(base).digest))
-    with refused(VerificationError, "parameters-digest-differs", match=world.base(1)):
+    with refused(VerificationError, "release-parameters-differ", match=world.base(1)):
         whole(world, base)
 
 

@@ -191,7 +191,7 @@ def test_missing_files_and_strange_folders_are_refused(finished: Finished) -> No
     with refused(ProtocolError, "integer-not-canonical", match="05"):
         check_sums(finished.folder, finished.events)
     (finished.folder / "05").rename(finished.folder / "1")
-    with refused(VerificationError, "closing-not-found", match="entry 1 "):
+    with refused(VerificationError, "closing-entry-missing", match="entry 1 "):
         check_sums(finished.folder, finished.events)
 
 

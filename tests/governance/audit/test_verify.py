@@ -191,7 +191,7 @@ def test_a_release_with_other_parameters_than_the_rounds_led_to_is_refused(
     assert failed(audit) == (
         "artifacts",
         AuditVerdict.FAILS,
-        "parameters-digest-differs",
+        "release-parameters-differ",
     )
     assert "holds parameters" in audit.steps[-1].detail
 

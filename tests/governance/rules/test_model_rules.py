@@ -110,7 +110,7 @@ def test_a_release_of_something_else_is_refused(
     with refused(RuleError, code):
         world.add(changed(world.release(1), **change))
     world.add(world.release(1))
-    with refused(RuleError, "release-number-not-higher", match="base-1"):
+    with refused(RuleError, "release-name-not-next", match="base-1"):
         world.add(world.release(1))
 
 

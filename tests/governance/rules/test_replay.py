@@ -137,9 +137,9 @@ def test_an_event_of_another_federation_is_refused(world: World) -> None:
 @pytest.mark.parametrize(
     ("seen", "code", "value"),
     [
-        (Seen(size=6, root="0" * 64), "seen-out-of-range", "fr .* seen 6"),
+        (Seen(size=6, root="0" * 64), "seen-size-invalid", "fr .* seen 6"),
         (Seen(size=5, root="0" * 64), "log-forked", "fr .* 5 entries"),
-        (Seen(size=1, root="0" * 64), "seen-out-of-range", "fr .* seen 1"),
+        (Seen(size=1, root="0" * 64), "seen-size-invalid", "fr .* seen 1"),
         (None, "seen-size-missing", "fr"),
     ],
     ids=["ahead", "fork", "behind", "silent"],

@@ -25,8 +25,8 @@ def world() -> World:
     ("change", "code", "value"),
     [
         ({"federation": "other"}, "federation-differs", "other"),
-        ({"round_number": 2}, "run-starts-elsewhere", r"2\.1"),
-        ({"attempt": 2}, "run-starts-elsewhere", r"1\.2"),
+        ({"round_number": 2}, "first-round-missing", r"2\.1"),
+        ({"attempt": 2}, "first-round-missing", r"1\.2"),
         ({"attempt": 4}, "attempt-above-limit", "4"),
         (
             {"model_digest": fake_digest("mine")},
