@@ -17,7 +17,7 @@ from tapestry_governance.audit.privacy_accounts import (
 )
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.rules.round_records import AccountedSpending
-from tests.support.log_world import World, changed, with_loss, without_noise
+from tests.support.log_world import World, with_loss, without_noise
 from tests.support.refusals import refused
 
 Spendings = dict[str, list[AccountedSpending]]
@@ -113,7 +113,7 @@ def test_a_report_on_an_adapters_card_is_checked_where_it_stands(
     adapter: DpAccounted,
 ) -> None:
     low = with_loss(adapter, epsilon_run="1.5")
-    said = spending(low, changed(adapter, adapter="fr-other"))
+    said = spending(low, adapter.model_copy(update={"adapter": "fr-other"}))
     found = recompute(said)
     assert [each.is_understated for each in found] == [False]
     with refused(RuleError, "epsilon-understated", match=r"epsilon 1\.5 "):
@@ -132,7 +132,7 @@ def test_an_account_that_cannot_be_composed_breaks_a_rule(
     account: DpAccounted, change: dict[str, Any]
 ) -> None:
     if "steps" in change:
-        body = changed(account, **change)
+        body = account.model_copy(update=change)
     else:
         body = with_loss(account, **change)
     said = spending(body)
@@ -171,7 +171,7 @@ def test_an_understated_fallback_breaks_a_rule(account: DpAccounted) -> None:
 def test_accounts_as_they_come_cost_what_they_cost_at_once(
     adapter: DpAccounted,
 ) -> None:
-    bodies = [changed(adapter, version=version) for version in (1, 2, 3)]
+    bodies = [adapter.model_copy(update={"version": v}) for v in (1, 2, 3)]
     bodies[1] = with_loss(bodies[1], noise_multiplier="1.5", own_multiplier="1.5")
     whole: list[Account] = []
     running = Composition()
