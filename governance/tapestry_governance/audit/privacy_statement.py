@@ -14,7 +14,6 @@ from typing import Any
 
 from tapestry.errors import IncompleteError, ResourceError
 from tapestry_governance.audit.privacy_accounts import Account, recompute
-from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import AccountedSpending
 
@@ -97,13 +96,26 @@ def state_privacy(state: FederationState, name: str) -> Statement:
     Raises:
         IncompleteError: The log publishes nothing of this name.
     """
-    if name in state.releases:
-        return _of_release(state, state.releases[name])
-    if name in state.adapters:
-        return _of_adapter(state, state.adapters[name])
-    there = ", ".join(state.published) or "nothing yet"
-    message = f"the log publishes no {name!r}; it publishes {there}"
-    raise IncompleteError(message, code="name-not-published")
+    if name not in state.published:
+        there = ", ".join(state.published) or "nothing yet"
+        message = f"the log publishes no {name!r}; it publishes {there}"
+        raise IncompleteError(message, code="name-not-published")
+    before, adapter = state.published[name], state.adapters.get(name)
+    nodes = state.spending if adapter is None else (state.publishers[name],)
+    spent = {n: [s for s in state.spending[n] if s.index < before] for n in nodes}
+    if adapter is None:
+        run = state.releases[name].run_id
+    else:  # an adapter is not published without an account
+        (own,) = spent.values()
+        run = [each.run_id for each in own if each.adapter == name][-1]
+    of_run = {n: [s for s in spent[n] if s.run_id == run] for n in spent}
+    return Statement(
+        name=name,
+        kind="base release" if adapter is None else "adapter",
+        run_id=run,
+        base=None if adapter is None else adapter.base,
+        promises=_promises(of_run),
+    )
 
 
 def to_markdown(statement: Statement) -> str:
@@ -149,35 +161,6 @@ def write_statements(state: FederationState, folder: Path) -> list[str]:
         message = f"cannot write {folder}: {error.strerror}"
         raise ResourceError(message, code="file-unwritable") from error
     return names
-
-
-def _of_release(state: FederationState, body: ReleasePublished) -> Statement:
-    before = state.published[body.name]
-    spent = {
-        node: [s for s in said if s.index < before and s.run_id == body.run_id]
-        for node, said in state.spending.items()
-    }
-    return Statement(
-        name=body.name,
-        kind="base release",
-        run_id=body.run_id,
-        base=None,
-        promises=_promises(spent),
-    )
-
-
-def _of_adapter(state: FederationState, body: AdapterPublished) -> Statement:
-    actor, before = state.publishers[body.name], state.published[body.name]
-    own = [s for s in state.spending_of(actor) if s.index < before]
-    runs = [said.run_id for said in own if said.adapter == body.name]
-    run = runs[-1]  # no adapter is published without an account
-    return Statement(
-        name=body.name,
-        kind="adapter",
-        run_id=run,
-        base=body.base,
-        promises=_promises({actor: [said for said in own if said.run_id == run]}),
-    )
 
 
 def _promises(spent: Mapping[str, list[AccountedSpending]]) -> tuple[NodePromise, ...]:

@@ -133,20 +133,17 @@ def verify(
 def _run(name: str, step: Callable[[Audit], Found], audit: Audit) -> AuditStep:
     try:
         detail, counts = step(audit)
-    except TapestryError as error:
+    except (TapestryError, OSError) as caught:
+        error = caught
+        if isinstance(error, OSError):
+            message = f"cannot read {error.filename}: {error.strerror}"
+            error = ResourceError(message, code="file-unreadable")
         return AuditStep(
             name=name,
             verdict=verdict_of(error),
             detail=str(error),
             code=error.code,
             foreign=getattr(error, "files", ()),
-        )
-    except OSError as error:
-        return AuditStep(
-            name=name,
-            verdict=AuditVerdict.INCOMPLETE,
-            detail=f"cannot read {error.filename}: {error.strerror}",
-            code="file-unreadable",
         )
     verdict = AuditVerdict.HOLDS
     return AuditStep(name=name, verdict=verdict, detail=detail, counts=counts)

@@ -78,12 +78,13 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
         if state is None:
             return _found(signed)
         _check_author(state, signed)
-        _check_common(state, signed.event, index)
+        _check_place(state, signed.event, index)
+        seen = _check_seen(state, signed.event, index)
         following = _dispatch(state, signed.event, index)
     except TapestryError as error:
         raise error.at(f"entry {index}") from error
     past = state.past.push(signed.entry, signed.event.id)
-    return following.after(past, seen=_pinned(state, signed.event))
+    return following.after(past, seen=seen)
 
 
 def apply_all(
@@ -149,7 +150,7 @@ def _check_author(state: FederationState, signed: Signed) -> None:
         signed.verify(allowed[keyid])
 
 
-def _check_common(state: FederationState, event: Event, index: int) -> None:
+def _check_place(state: FederationState, event: Event, index: int) -> None:
     if event.federation != state.federation:
         message = f"event of {event.federation} in the log of {state.federation}"
         raise RuleError(message, code="federation-differs")
@@ -159,20 +160,25 @@ def _check_common(state: FederationState, event: Event, index: int) -> None:
     if any(reference >= index for reference in event.refs):
         message = f"a reference points forward, to {max(event.refs)}"
         raise RuleError(message, code="reference-forward")
-    _check_seen(state, event, index)
 
 
-def _check_seen(state: FederationState, event: Event, index: int) -> None:
-    """Demand that an author saw a prefix of this log, and no less than before."""
+def _check_seen(
+    state: FederationState, event: Event, index: int
+) -> PersistentMap[str, Seen]:
+    """Demand that an author saw a prefix of this log, and no less than before.
+
+    Returns:
+        The newest view of each author.
+    """
     before = state.seen.get(event.actor)
     pinned = before.size if before else 0
     if event.seen is None:
         if pinned:
             message = f"{event.actor} has seen {pinned} entries and names none"
             raise RuleError(message, code="seen-size-missing")
-        return
+        return state.seen
     if event.seen == before:
-        return  # compared when it was new
+        return state.seen  # compared when it was new
     if event.seen.size > index or event.seen.size < pinned:
         raise RuleError(
             f"{event.actor} claims to have seen {event.seen.size} entries,"
@@ -182,12 +188,6 @@ def _check_seen(state: FederationState, event: Event, index: int) -> None:
     if state.past.root(event.seen.size).hex() != event.seen.root:
         message = f"fork: {event.actor} saw another log of {event.seen.size} entries"
         raise RuleError(message, code="log-forked")
-
-
-def _pinned(state: FederationState, event: Event) -> PersistentMap[str, Seen]:
-    before: Seen | None = state.seen.get(event.actor)
-    if event.seen is None or (before and before.size == event.seen.size):
-        return state.seen  # of one size there is one root, see _check_seen
     return state.seen.set(event.actor, event.seen)
 
 
