@@ -72,12 +72,10 @@ def release_published(
     if state.open_round is not None or closed is None:
         message = "a release follows a closed round"
         raise RuleError(message, code="release-without-round")
-    if (body.run_id, body.round_number) != (closed.run_id, closed.round_number):
-        raise RuleError(
-            f"release of round {body.round_number}, last closed was"
-            f" {closed.round_number}",
-            code="release-of-old-round",
-        )
+    named, last = (body.run_id, body.round_number), (closed.run_id, closed.round_number)
+    if named != last:
+        message = f"release of round {named}, last closed was {last}"
+        raise RuleError(message, code="release-of-old-round")
     if body.parameters_digest != state.base:
         message = f"released {body.parameters_digest}, the base is {state.base}"
         raise RuleError(message, code="release-parameters-differ")
