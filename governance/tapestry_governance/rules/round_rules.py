@@ -182,7 +182,8 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
 def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
     policy, count = state.policy, len(manifest.participants)
     if manifest.policy_digest != state.policy_digest:
-        message = f"policy {manifest.policy_digest}, in force is {state.policy_digest}"
+        named, current = manifest.policy_digest, state.policy_digest
+        message = f"policy {named} is not in force, {current} is"
         raise RuleError(message, code="policy-differs")
     if manifest.roster_digest != state.roster.digest:
         raise RuleError(
