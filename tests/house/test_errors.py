@@ -25,6 +25,7 @@ SEVERAL_KINDS: dict[str, set[str]] = {
     "ConfigError in the operator's own files; IncompleteError or VerificationError in a"
     " folder from elsewhere; ProtocolError in messages; ResourceError of a machine": {
         "file-changed",
+        "file-empty",
         "file-missing",
         "file-not-plain",
         "file-too-large",
@@ -58,9 +59,9 @@ SEVERAL_KINDS: dict[str, set[str]] = {
     " ProtocolError of a message, VerificationError of a file, BudgetExhausted of a"
     " charge": {
         "commitment-differs",
-        "delta-too-large",
         "epsilon-above-cap",
         "licence-not-allowed",
+        "max-colluding-too-small",
         "node-not-in-cohort",
         "noise-not-positive",
         "participant-not-in-roster",

@@ -21,9 +21,7 @@ LACKING: dict[str, tuple[str, ...]] = {
         "coordinator/tapestry_coordinator/closing_event.py",
         "coordinator/tapestry_coordinator/spot_check_responder.py",
     ),
-    "tested from test_verify, test_bundle, test_writer, test_replay and the commands": (
-        "governance/tapestry_governance/audit/privacy_accounts.py",
-        "governance/tapestry_governance/audit/published_folders.py",
+    "tested from test_writer, test_replay and the commands": (
         "governance/tapestry_governance/cli/folder_checks.py",
         "governance/tapestry_governance/log/database.py",
         "governance/tapestry_governance/log/tile_writer.py",

@@ -1,1 +1,1 @@
-"""The audit: a bundle of plain files, checked from files alone."""
+"""The audit of a bundle of plain files, from the files alone."""

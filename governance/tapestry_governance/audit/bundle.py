@@ -1,24 +1,23 @@
-"""What an auditor gets: one folder of plain files.
+"""The bundle for an auditor: one folder of plain files.
 
 ::
 
     MANIFEST.sha256     every other file with its SHA-256; sha256sum -c reads it
-    trust-policy.txt          whom to trust (trust.py); compare it with the one you hold
+    trust-policy.txt    the trusted keys; compare it with the one you hold
     genesis.sha256      digest of entry 0
     checkpoint          the newest cosigned checkpoint
-    tile/…              the log (tiles.py)
+    tile/…              the log (``tlog.tiles``)
     artifacts/<name>/…  a release or adapter: its folder, or only its manifest
     blobs/sha256/<hex>  larger content that events name by digest
-    sums/<index>/…      what the sum of a round is made of (sums.py)
+    sums/<index>/…      the evidence on the sum of a round (``sum_evidence``)
 
-The manifest catches accidents; it is not signed. What holds against an attacker is
-that everything else follows from the cosigned checkpoint (``verify.py``).
+The manifest catches accidents; it is not signed. Against an attacker, all else is
+checked to follow from the cosigned checkpoint (``verify``).
 """
 
 import re
 import shutil
-import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,14 +52,14 @@ _FOLDERS = ("tile/", f"{ARTIFACTS}/", f"{BLOBS}/", f"{SUMS}/")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A bundle whose files are all there, all plain, and as its manifest says."""
+    """A bundle whose files are plain, complete and as its manifest lists them."""
 
     folder: Path
     files: tuple[str, ...]
 
     @property
     def policy(self) -> bytes:
-        """The trust policy that came along."""
+        """The trust policy that lies in the bundle."""
         return self._read(POLICY)
 
     @property
@@ -68,11 +67,11 @@ class Bundle:
         """The digest of entry 0.
 
         Raises:
-            ProtocolError: Not a digest and a line feed.
+            ProtocolError: The file is not a digest and a line feed.
         """
         text = self._read(GENESIS).decode("ascii", "replace")
         if not text.endswith("\n"):
-            raise ProtocolError(f"{GENESIS} is not a digest")
+            raise ProtocolError(f"{GENESIS} is not a digest", code="digest-malformed")
         decode_digest(text[:-1])
         return text[:-1]
 
@@ -91,16 +90,17 @@ class Bundle:
 
     @property
     def blobs(self) -> dict[str, Path]:
-        """Larger content, by the digest it claims."""
+        """Larger content, by the digest that it is named by."""
         found = [file for file in self.files if file.startswith(BLOBS)]
         return {f"sha256:{Path(file).name}": self.folder / file for file in found}
 
     def _read(self, name: str) -> bytes:
         if name not in self.files:
-            raise IncompleteError(f"the bundle has no {name}")
+            raise IncompleteError(f"the bundle has no {name}", code="file-missing")
         data = read_small(self.folder / name)
         if not data:
-            raise IncompleteError(f"{name} is empty; get the bundle again")
+            message = f"{name} is empty; get the bundle again"
+            raise IncompleteError(message, code="file-empty")
         return data
 
 
@@ -108,47 +108,51 @@ def read_small(path: Path) -> bytes:
     """Read a trust policy or a checkpoint.
 
     Raises:
-        ConfigError: No such file, or no plain one.
-        VerificationError: It is too large to be one.
+        ConfigError: The file is missing, unreadable or not plain.
+        VerificationError: The file is too large to be one of these.
     """
     try:
         if path.exists() and not path.is_file():
-            raise ConfigError(f"{path} is no plain file; name the file itself")
+            message = f"{path} is no plain file; name the file itself"
+            raise ConfigError(message, code="file-not-plain")
         return read_plain(path, limit=MAX_BYTES, links=True)
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        message = f"cannot read {path}: {error.strerror}"
+        raise ConfigError(message, code="file-unreadable") from error
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Hold a folder against its ``MANIFEST.sha256``.
+    """Compare a folder with its ``MANIFEST.sha256``.
 
     Guarantees:
         On return the folder holds exactly the listed files with the listed bytes,
         under the names that a bundle may have; no link, no device, no other file.
 
     Raises:
-        ConfigError: No such folder.
         IncompleteError: The manifest, or a file that it lists, is missing.
         ProtocolError: The manifest is not in its one spelling.
-        VerificationError: A file was changed, or is no plain file.
-        ForeignFileError: There are links, or files that are not listed.
+        VerificationError: A file was changed, or is not a plain file.
+        ForeignFileError: The folder holds links, or files that are not listed.
+        ResourceError: A file cannot be read.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is not the folder of a bundle")
     try:
         listed = _read_manifest(folder)
         found = take_inventory(folder, listed, own=MANIFEST, own_is_folder=False)
         for name, path in found.files.items():
             _check_size(name, path)
             if digest_file(path) != f"sha256:{listed[name]}":
-                raise VerificationError(f"{name} was changed")
+                message = f"{name} was changed; get the bundle again"
+                raise VerificationError(message, code="manifest-file-changed")
         if found.odd:
-            raise VerificationError(f"{found.odd[0]} is no plain file")
+            message = f"{found.odd[0]} is no plain file"
+            raise VerificationError(message, code="file-not-plain")
     except OSError as error:
-        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
+        message = f"cannot read {folder}: {error.strerror}"
+        raise ResourceError(message, code="file-unreadable") from error
     found.refuse_foreign(folder.name)
     if found.missing:
-        raise IncompleteError(f"{found.missing[0]} is missing from the bundle")
+        message = f"{found.missing[0]} is missing from the bundle"
+        raise IncompleteError(message, code="file-missing")
     return Bundle(folder=folder, files=tuple(sorted(listed)))
 
 
@@ -161,7 +165,7 @@ def write_bundle(
     artifacts: Mapping[str, Path],
     blobs: Iterable[bytes] = (),
 ) -> Bundle:
-    """Collect what an auditor needs into a new folder.
+    """Copy a log and its artifacts into a new bundle.
 
     Args:
         folder: A folder that does not exist yet.
@@ -173,8 +177,8 @@ def write_bundle(
         blobs: Content that events name by digest.
 
     Raises:
-        ConfigError: The folder exists, or an artifact has no manifest.
-        IncompleteError: The log was not published yet.
+        ConfigError: The folder exists already.
+        IncompleteError: The log has no cosigned checkpoint yet.
         ResourceError: A file cannot be copied.
     """
     try:
@@ -191,18 +195,19 @@ def write_bundle(
             path.write_bytes(blob)
         write_manifest(folder)
     except FileExistsError:
-        raise ConfigError(f"{folder} exists; choose a new folder") from None
+        message = f"{folder} exists; choose a new folder"
+        raise ConfigError(message, code="file-exists") from None
     except (OSError, shutil.Error) as error:
-        raise ResourceError(f"cannot write the bundle {folder}: {error}") from error
+        raise _unwritable(folder, error) from error
     return open_bundle(folder)
 
 
 def add_sums(folder: Path, sums: Mapping[int, Path]) -> Bundle:
-    """Put evidence on sums into a bundle (sums.py).
+    """Put evidence on sums (``sum_evidence``) into a bundle.
 
     Args:
         folder: The bundle.
-        sums: What ``write_sum`` wrote, by the log index of ``round.closed``.
+        sums: The folder of each round, by the log index of ``round.closed``.
 
     Raises:
         ResourceError: A file cannot be copied.
@@ -212,24 +217,37 @@ def add_sums(folder: Path, sums: Mapping[int, Path]) -> Bundle:
             shutil.copytree(source, folder / SUMS / str(index))
         write_manifest(folder)
     except (OSError, shutil.Error) as error:
-        raise ResourceError(f"cannot write the bundle {folder}: {error}") from error
+        raise _unwritable(folder, error) from error
     return open_bundle(folder)
 
 
+def _unwritable(folder: Path, error: Exception) -> ResourceError:
+    message = f"cannot write the bundle {folder}: {error}"
+    return ResourceError(message, code="file-unwritable")
+
+
 def write_manifest(folder: Path) -> None:
-    """List what is in a folder; the last step of making a bundle."""
-    names = sorted(name for name in _walk(folder) if name != MANIFEST)
-    lines = [
-        f"{digest_file(folder / name).removeprefix('sha256:')}  {name}\n"
-        for name in names
-    ]
+    """List the files of a folder; the last step of making a bundle.
+
+    Raises:
+        VerificationError: The folder holds a link, a device or a pipe.
+    """
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    lines = []
+    for name, path in sorted(found.items()):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            message = f"{name} is no plain file"
+            raise VerificationError(message, code="file-not-plain")
+        if path.is_file() and name != MANIFEST:
+            lines.append(f"{digest_file(path).removeprefix('sha256:')}  {name}\n")
     (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
 
 
 def _write_log(folder: Path, public: Path) -> None:
     path = public / CHECKPOINT
     if not path.exists():
-        raise IncompleteError(f"{public} has no cosigned checkpoint")
+        message = f"{public} has no cosigned checkpoint"
+        raise IncompleteError(message, code="checkpoint-missing")
     note = read_small(path)
     (folder / CHECKPOINT).write_bytes(note)
     tiles.write(folder, list(tiles.read_entries(public, read_claim(note).size)))
@@ -239,10 +257,12 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     text = _manifest_text(folder)
     rows = [(match[2], match[1]) for match in _LINE.finditer(text)]
     if "".join(f"{hexdigest}  {name}\n" for name, hexdigest in rows) != text:
-        raise ProtocolError(f"{MANIFEST} has a line that is no digest and name")
+        message = f"{MANIFEST} has a line that is no digest and name"
+        raise ProtocolError(message, code="manifest-malformed")
     names = [name for name, _ in rows]
     if names != sorted(set(names)):
-        raise ProtocolError(f"{MANIFEST} is not in order of name")
+        message = f"{MANIFEST} is not in order of name"
+        raise ProtocolError(message, code="manifest-malformed")
     placeless = [name for name in names if not _has_place(name)]
     if placeless:
         refuse(folder.name, foreign=placeless)
@@ -256,11 +276,14 @@ def _manifest_text(folder: Path) -> str:
     try:
         text = read_plain(path, limit=_MAX_MANIFEST).decode("ascii")
     except FileNotFoundError:
-        raise IncompleteError(f"{folder} has no {MANIFEST}") from None
+        message = f"{folder} has no {MANIFEST}"
+        raise IncompleteError(message, code="manifest-missing") from None
     except UnicodeDecodeError:
-        raise ProtocolError(f"{MANIFEST} is not ASCII") from None
+        message = f"{MANIFEST} is not ASCII"
+        raise ProtocolError(message, code="manifest-malformed") from None
     if not text:
-        raise IncompleteError(f"{MANIFEST} is empty; get the bundle again")
+        message = f"{MANIFEST} is empty; get the bundle again"
+        raise IncompleteError(message, code="file-empty")
     return text
 
 
@@ -268,12 +291,12 @@ def _has_place(name: str) -> bool:
     """Return whether a file of a bundle may have this name.
 
     Raises:
-        VerificationError: It is not portable.
+        VerificationError: The name is not portable.
     """
     try:
         check_file_name(name)
     except ValueError as error:
-        raise VerificationError(str(error)) from None
+        raise VerificationError(str(error), code="name-not-portable") from None
     if name not in _SINGLE and not name.startswith(_FOLDERS):
         return False
     if name.startswith(f"{ARTIFACTS}/") and name.count("/") < 2:
@@ -284,26 +307,9 @@ def _has_place(name: str) -> bool:
 
 
 def _check_size(name: str, path: Path) -> None:
-    """See that a file that is always small is; hashing a terabyte takes an hour.
-
-    Raises:
-        VerificationError: It is larger than any of its kind.
-    """
+    """Refuse a log file that is too large, since hashing a terabyte takes an hour."""
     single = name in _SINGLE
     limit = MAX_BYTES if single else tiles.WIDTH * (2 + tiles.MAX_ENTRY_BYTES)
     if (single or name.startswith("tile/")) and path.stat().st_size > limit:
-        raise VerificationError(f"{name} was changed: it is over {limit} bytes")
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    pending = [folder]
-    while pending:
-        for path in sorted(pending.pop().iterdir()):
-            mode = path.lstat().st_mode
-            name = path.relative_to(folder).as_posix()
-            if stat.S_ISDIR(mode):
-                pending.append(path)
-            elif stat.S_ISREG(mode):
-                yield name
-            else:
-                raise VerificationError(f"{name} is no plain file")
+        message = f"{name} was changed: it is over {limit} bytes"
+        raise VerificationError(message, code="file-too-large")

@@ -1,8 +1,9 @@
-"""What a release or adapter promises about privacy, generated from the log.
+"""The privacy statement of a release or adapter, generated from the log.
 
 The items are those that NIST SP 800-226 asks of a differential-privacy claim: unit,
 adjacency, trust model, mechanism and its parameters, delta, epsilon, accountant, and
-what is not covered. Nobody writes this page; an auditor gets the same one.
+the limits of the claim. The page has no source but the log, so each auditor generates
+the same one.
 """
 
 import json
@@ -13,7 +14,6 @@ from typing import Any
 
 from tapestry.errors import IncompleteError, ResourceError
 from tapestry_governance.audit.privacy_accounts import Account, recompute
-from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import AccountedSpending
 
@@ -31,6 +31,8 @@ DEFINITION = (
     " most e to the power of epsilon times its probability without that record, plus"
     " delta; and the other way round."
 )
+_TERMS = ("clip_norm", "noise_multiplier", "own_multiplier", "shares", "sampling_rate")
+_SAID = ("unit", "adjacency", "trust_model", "accountant", "accountant_version")
 _TRUST = {
     "local": "local: holds whatever others do",
     "shared": (
@@ -42,22 +44,22 @@ _TRUST = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Equal trainings of one node: how often, and with which mechanism."""
+    """Equal trainings of one node, with their number and mechanism."""
 
     times: int
     what: str  # rounds, or the adapter's name
     steps: int  # each time
     mechanism: str
-    clip_norm: str | None = None  # None of what follows: without noise
-    noise_multiplier: str | None = None
-    own_multiplier: str | None = None  # the node's own part of that noise
-    shares: int | None = None  # of how many nodes the noise is counted on
-    sampling_rate: str | None = None
+    clip_norm: str | None  # this and all below: None without noise
+    noise_multiplier: str | None
+    own_multiplier: str | None  # the node's own part of that noise
+    shares: int | None  # the number of nodes whose noise is counted on
+    sampling_rate: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePromise:
-    """What holds for the records of one node; None where a training had no noise."""
+    """The promise for the records of one node; None where a training had no noise."""
 
     account: Account
     unit: str | None
@@ -85,21 +87,35 @@ class Statement:
 
 
 def state_privacy(state: FederationState, name: str) -> Statement:
-    """Collect what the log says about the privacy of a release or adapter.
+    """Collect the privacy statement of a release or adapter from the log.
 
     Args:
-        state: The verified log, folded.
-        name: As it was published; of an adapter the newest version.
+        state: The state after the verified log.
+        name: The published name; of an adapter the newest version is taken.
 
     Raises:
         IncompleteError: The log publishes nothing of this name.
     """
-    if name in state.releases:
-        return _of_release(state, state.releases[name])
-    if name in state.adapters:
-        return _of_adapter(state, state.adapters[name])
-    there = ", ".join(state.published) or "nothing yet"
-    raise IncompleteError(f"the log publishes no {name!r}; it publishes {there}")
+    if name not in state.published:
+        there = ", ".join(state.published) or "nothing yet"
+        message = f"the log publishes no {name!r}; it publishes {there}"
+        raise IncompleteError(message, code="name-not-published")
+    before, adapter = state.published[name], state.adapters.get(name)
+    nodes = state.spending if adapter is None else (state.publishers[name],)
+    spent = {n: [s for s in state.spending[n] if s.index < before] for n in nodes}
+    if adapter is None:
+        run = state.releases[name].run_id
+    else:  # an adapter is not published without an account
+        (own,) = spent.values()
+        run = [each.run_id for each in own if each.adapter == name][-1]
+    of_run = {n: [s for s in spent[n] if s.run_id == run] for n in spent}
+    return Statement(
+        name=name,
+        kind="base release" if adapter is None else "adapter",
+        run_id=run,
+        base=None if adapter is None else adapter.base,
+        promises=_promises(of_run),
+    )
 
 
 def to_markdown(statement: Statement) -> str:
@@ -124,8 +140,8 @@ def write_statements(state: FederationState, folder: Path) -> list[str]:
     """Write ``NAME.md`` and ``NAME.json`` for each release and adapter of a log.
 
     Args:
-        state: The verified log, folded.
-        folder: Where to; made if need be.
+        state: The state after the verified log.
+        folder: The target, which is made if need be.
 
     Returns:
         The names, releases first.
@@ -142,55 +158,17 @@ def write_statements(state: FederationState, folder: Path) -> list[str]:
             (folder / f"{name}.json").write_text(page, encoding="utf-8")
             (folder / f"{name}.md").write_text(to_markdown(statement), encoding="utf-8")
     except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror}") from error
+        message = f"cannot write {folder}: {error.strerror}"
+        raise ResourceError(message, code="file-unwritable") from error
     return names
-
-
-def _of_release(state: FederationState, body: ReleasePublished) -> Statement:
-    before = state.published[body.name]
-    spent = {
-        node: [s for s in said if s.index < before and s.run_id == body.run_id]
-        for node, said in state.spending.items()
-    }
-    return Statement(
-        name=body.name,
-        kind="base release",
-        run_id=body.run_id,
-        base=None,
-        promises=_promises(spent),
-    )
-
-
-def _of_adapter(state: FederationState, body: AdapterPublished) -> Statement:
-    actor, before = state.publishers[body.name], state.published[body.name]
-    own = [s for s in state.spending_of(actor) if s.index < before]
-    runs = [said.run_id for said in own if said.adapter == body.name]
-    run = runs[-1]  # the rules let nobody publish without accounting
-    return Statement(
-        name=body.name,
-        kind="adapter",
-        run_id=run,
-        base=body.base,
-        promises=_promises({actor: [said for said in own if said.run_id == run]}),
-    )
 
 
 def _promises(spent: Mapping[str, list[AccountedSpending]]) -> tuple[NodePromise, ...]:
     promises = []
     for account in recompute(spent):
         bodies = spent[account.node]
-        last = bodies[-1].promise
-        promises.append(
-            NodePromise(
-                account=account,
-                unit=last.unit if last else None,
-                adjacency=last.adjacency if last else None,
-                trust_model=last.trust_model if last else None,
-                accountant=last.accountant if last else None,
-                accountant_version=last.accountant_version if last else None,
-                parts=_parts(bodies),
-            )
-        )
+        said = {name: getattr(bodies[-1].promise, name, None) for name in _SAID}
+        promises.append(NodePromise(account=account, parts=_parts(bodies), **said))
     return tuple(promises)
 
 
@@ -202,16 +180,8 @@ def _parts(bodies: Sequence[AccountedSpending]) -> tuple[Part, ...]:
             what="rounds" if body.adapter is None else body.adapter,
             steps=body.steps,
             mechanism=body.mechanism,
+            **{name: getattr(body.promise, name, None) for name in _TERMS},
         )
-        if (loss := body.promise) is not None:
-            part = replace(
-                part,
-                clip_norm=loss.clip_norm,
-                noise_multiplier=loss.noise_multiplier,
-                own_multiplier=loss.own_multiplier,
-                shares=loss.shares,
-                sampling_rate=loss.sampling_rate,
-            )
         times[part] = times.get(part, 0) + 1
     return tuple(replace(part, times=count) for part, count in times.items())
 

@@ -1,6 +1,6 @@
-"""Hold the folders of releases and adapters against the log.
+"""The comparison of the folders of releases and adapters with the log.
 
-A folder may come whole or with its manifest only. Whole, a release must hold the
+A folder may come whole or with its manifest only. A whole release must hold the
 parameters that the rounds led to, and an adapter must be plain LoRA that fits the
 release it names; both are read by our own parser, without a machine-learning stack.
 """
@@ -30,14 +30,13 @@ def check_artifacts(
     """Check every folder; returns the names of those that are whole.
 
     Args:
-        folders: By the name of the release or adapter.
+        folders: The folders, by the name of the release or adapter.
         state: The federation after all entries.
         entries: The log.
-        trust: Whom proofs that lie in a folder must convince.
+        trust: The policy under which proofs that lie in a folder are verified.
 
     Raises:
-        IncompleteError: A folder lacks a manifest or a file that it needs, or
-            one is empty.
+        IncompleteError: A folder lacks its manifest or a file, or one is empty.
         ProtocolError: A manifest or proof is malformed.
         VerificationError: A folder is not what was published.
         ForeignFileError: A folder holds files that are not part of it.
@@ -47,12 +46,12 @@ def check_artifacts(
     whole = set()
     for name, folder in folders.items():
         if name not in digests:
-            raise VerificationError(f"artifact {name} is not in the log")
+            message = f"artifact {name} is not in the log"
+            raise VerificationError(message, code="artifact-not-in-log")
         listed = manifest.read(folder)
         if listed.digest != digests[name]:
-            raise VerificationError(
-                f"{name}: manifest {listed.digest}, in the log is {digests[name]}"
-            )
+            message = f"{name}: manifest {listed.digest}, in the log is {digests[name]}"
+            raise VerificationError(message, code="manifest-differs")
         _check_proofs(folder, state=state, entries=entries, trust=trust)
         found = manifest.take_stock(folder, listed)
         if found.files:
@@ -70,7 +69,8 @@ def _check_models(folders: Mapping[str, Path], state: FederationState) -> None:
         want = state.releases[name].parameters_digest
         if bases[name].digest != want:
             raise VerificationError(
-                f"{name} holds parameters {bases[name].digest}, in the log is {want}"
+                f"{name} holds parameters {bases[name].digest}, in the log is {want}",
+                code="release-parameters-differ",
             )
     for name in folders.keys() & state.adapters.keys():
         entry = state.adapters[name]
@@ -86,15 +86,20 @@ def _check_proofs(
     entries: Sequence[bytes],
     trust: TrustPolicy,
 ) -> None:
-    """Check what lies beside a manifest: an entry of the log, and its proof."""
+    """Check the copies of log entries, and their proofs, beside a manifest."""
     place = folder / manifest.FOLDER
     for path in sorted(place.glob("*.entry")):
         if not _is_logged(_read(path), state):
-            raise VerificationError(f"{folder.name}: {path.name} is not in the log")
+            message = f"{folder.name}: {path.name} is not in the log"
+            raise VerificationError(message, code="entry-not-in-log")
     for path in sorted(place.glob("*.tlog-proof")):
         proof = Proof.parse(_read(path))
         if proof.index >= len(entries):
-            raise VerificationError(f"{folder.name}: {path.name} is beyond the log")
+            raise VerificationError(
+                f"{folder.name}: {path.name} is for entry {proof.index} of a log of"
+                f" {len(entries)}",
+                code="proof-beyond-log",
+            )
         proof.verify(entries[proof.index], trust)
 
 
@@ -108,5 +113,6 @@ def _is_logged(entry: bytes, state: FederationState) -> bool:
 def _read(path: Path) -> bytes:
     data = read_plain(path, limit=_MAX_SMALL)
     if not data:
-        raise IncompleteError(f"{path.parent.parent.name}: {path.name} is empty")
+        message = f"{path.parent.parent.name}: {path.name} is empty"
+        raise IncompleteError(message, code="file-empty")
     return data

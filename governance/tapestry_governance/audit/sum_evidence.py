@@ -1,6 +1,6 @@
 """Evidence that a published sum is the sum of the uploads that nodes committed to.
 
-A bundle may hold, for any closed round, what the sum is made of::
+A bundle may hold, for any closed round, the parts of the sum::
 
     sums/<log index of round.closed>/result.json      message 10 of TSA-1
     sums/<log index>/<chunk>/proofs.json              Merkle paths
@@ -9,7 +9,7 @@ A bundle may hold, for any closed round, what the sum is made of::
 
 With it an auditor recomputes these chunks of the sum. Each chunk that is checked is
 checked exactly; a coordinator that falsified a fraction f of the chunks escapes c
-chunks drawn by somebody else with probability (1 - f) ** c.
+chunks that others drew with probability (1 - f) ** c.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +20,8 @@ from tapestry.artifacts.foreign_files import refuse
 from tapestry.encoding import decode_integer
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.inputs.plain_file import read_plain
-from tapestry.protocol.messages import (
-    Bulk,
-    CheckChunkRequest,
-    ChunkPaths,
-    Message,
-    encode_message,
-)
+from tapestry.protocol import messages
+from tapestry.protocol.messages import CheckChunkRequest, ChunkPaths
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import CHUNK_BYTES
@@ -37,6 +32,7 @@ from tapestry_governance.events.round_events import (
     RoundClosed,
     RoundOpened,
 )
+from tapestry_governance.rules.federation_state import round_key
 
 _RESULT = "result.json"
 _PROOFS = "proofs.json"
@@ -68,24 +64,25 @@ def write_spot(folder: Path, spot: Spot) -> None:
         (folder / f"upload-{node}.bin").write_bytes(row.chunk)
 
 
-def pack_spot(spot: Spot, *, round_number: int) -> Message:
+def pack_spot(spot: Spot, *, round_number: int) -> messages.Message:
     """Put one chunk into a message: the sum's first, then the uploads by name."""
     body = CheckChunkRequest(
         round_number=round_number, chunk=spot.index, proofs=_paths(spot)
     )
     rows = [spot.total, *(spot.uploads[name] for name in sorted(spot.uploads))]
-    return encode_message(body, [row.chunk for row in rows])
+    return messages.encode_message(body, [row.chunk for row in rows])
 
 
-def unpack_spot(shown: CheckChunkRequest, chunks: Bulk) -> Spot:
-    """Put together what such a message shows; nothing is checked.
+def unpack_spot(shown: CheckChunkRequest, chunks: messages.Bulk) -> Spot:
+    """Read one chunk from a message; the content is not checked.
 
     Raises:
-        ProtocolError: There is not one chunk for the sum and one for each upload.
+        ProtocolError: The message has not one chunk for the sum and for each upload.
     """
     names = sorted(shown.proofs.uploads)
     if len(chunks) != 1 + len(names):
-        raise ProtocolError(f"{len(chunks)} chunks, want {1 + len(names)}")
+        message = f"{len(chunks)} chunks, want {1 + len(names)}"
+        raise ProtocolError(message, code="chunk-count-differs")
     total, *uploads = chunks
     return Spot(
         index=shown.chunk,
@@ -105,7 +102,7 @@ def check_sums(folder: Path, events: Sequence[Event]) -> tuple[int, int]:
         events: All events of the log, in order; checked before.
 
     Returns:
-        How many rounds and how many chunks were recomputed.
+        The numbers of rounds and of chunks that were recomputed.
 
     Raises:
         IncompleteError: A file of a chunk is missing.
@@ -122,7 +119,8 @@ def check_sums(folder: Path, events: Sequence[Event]) -> tuple[int, int]:
 def _check_round(folder: Path, index: int, events: Sequence[Event]) -> int:
     closed = events[index].body if index < len(events) else None
     if not isinstance(closed, RoundClosed):
-        raise VerificationError(f"entry {index} closes no round")
+        message = f"entry {index} closes no round"
+        raise VerificationError(message, code="closing-entry-missing")
     result = Result.decode(_read(folder / _RESULT, _MAX_RESULT))
     _check_log(closed, result, events)
     checker = SumChecker(_manifest_of(closed, events, before=index), result)
@@ -135,43 +133,56 @@ def _check_round(folder: Path, index: int, events: Sequence[Event]) -> int:
 
 
 def _check_log(closed: RoundClosed, result: Result, events: Sequence[Event]) -> None:
-    """Hold a result against what the nodes and the coordinator logged."""
+    """Compare a result with the closing and the commitments in the log."""
     survivors = result.transcript.survivors
     if result.sum_root != closed.aggregate_digest:
-        raise VerificationError("the sum is not the one that the log names")
+        raise VerificationError(
+            f"the sum {result.sum_root} is not the one that the log names,"
+            f" {closed.aggregate_digest}",
+            code="logged-sum-differs",
+        )
     if result.model_digest != closed.base_after:
-        raise VerificationError("the result names another base than the log")
+        raise VerificationError(
+            f"the result names base {result.model_digest}, the log {closed.base_after}",
+            code="logged-base-differs",
+        )
     if survivors.names != closed.included:
-        raise VerificationError("the log includes other nodes than were summed")
+        message = f"the log includes {closed.included}, summed were {survivors.names}"
+        raise VerificationError(message, code="logged-survivors-differ")
     for survivor, index in zip(survivors.survivors, closed.commitments, strict=True):
         event = events[index]
         said = event.body
         if not isinstance(said, ContributionCommitted) or event.actor != survivor.node:
-            raise VerificationError(f"entry {index} commits to no upload")
+            message = f"entry {index} commits to no upload of {survivor.node!r}"
+            raise VerificationError(message, code="commitment-not-found")
         if f"sha256:{said.masked_root}" != survivor.root:
-            raise VerificationError(f"{survivor.node!r} committed to another upload")
+            raise VerificationError(
+                f"{survivor.node!r} committed to sha256:{said.masked_root}, summed was"
+                f" {survivor.root}",
+                code="committed-upload-differs",
+            )
 
 
 def _manifest_of(
     closed: RoundClosed, events: Sequence[Event], *, before: int
 ) -> RoundManifest:
-    """Go back from the end of a round to its opening."""
-    key = (closed.run_id, closed.round_number, closed.attempt)
+    """Find the manifest of a round by reading back from its closing."""
+    key = round_key(closed)
     for index in range(before - 1, -1, -1):
         body = events[index].body
-        if isinstance(body, RoundOpened):
-            manifest = body.manifest
-            if (manifest.run_id, manifest.round_number, manifest.attempt) == key:
-                return manifest
-    raise VerificationError("the round was closed but not opened")
+        if isinstance(body, RoundOpened) and round_key(body.manifest) == key:
+            return body.manifest
+    message = f"round {key} was closed but not opened"
+    raise VerificationError(message, code="opening-not-found")
 
 
 def read_spot(folder: Path, index: int) -> Spot:
-    """Read what ``write_spot`` wrote; nothing is checked but the shape.
+    """Read a folder that ``write_spot`` wrote; only its shape is checked.
 
     Raises:
-        IncompleteError: A file is missing.
-        ProtocolError: A file is not as described above, or one too many.
+        IncompleteError: A file of the chunk is missing.
+        ProtocolError: A file is malformed.
+        ForeignFileError: The folder holds a file too many.
     """
     proofs = ChunkPaths.decode(_read(folder / _PROOFS, _MAX_RESULT))
     files = {f"upload-{node}.bin" for node in proofs.uploads} | {_PROOFS, _TOTAL}
@@ -205,7 +216,8 @@ def _read(path: Path, limit: int) -> bytes:
     try:
         return read_plain(path, limit=limit)
     except FileNotFoundError:
-        raise IncompleteError(f"{path.name} is missing in {path.parent.name}") from None
+        message = f"{path.name} is missing in {path.parent.name}"
+        raise IncompleteError(message, code="file-missing") from None
 
 
 def _paths(spot: Spot) -> ChunkPaths:

@@ -1,7 +1,7 @@
-"""Check everything, from files alone.
+"""The audit of a bundle: a fixed list of steps.
 
-An audit is a fixed list of steps. Each either holds, with counts, or ends the audit
-with the error that says what does not::
+Each step either holds, with counts, or ends the audit with the code of the rule that
+is broken::
 
     files        every file is listed and as listed; nothing else is there
     trust        the log and the witnesses that this audit trusts
@@ -16,12 +16,12 @@ with the error that says what does not::
     sums         chunks of masked uploads add up to the sums that the log names
 
 Guarantees:
-    ``verify`` returns ``AuditVerdict.HOLDS`` only if every step held. What was read
-    from the bundle was read under these steps; nothing comes from the network.
+    ``verify`` returns ``AuditVerdict.HOLDS`` only if every step held. It reads files of
+    the bundle alone; nothing comes from the network.
 
 Not protected:
-    Trust in the bundle's own ``trust-policy.txt``: give the one you hold. Whether the
-    bundle is the newest: compare its checkpoint with one you kept (``since``).
+    Trust in the bundle's own ``trust-policy.txt``: give the one you hold. The age of
+    the bundle: compare its checkpoint with one you kept (``since``).
 """
 
 from collections import Counter
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 
 class AuditVerdict(IntEnum):
-    """What an audit found; the number is the exit status."""
+    """The result of an audit; the number is the exit status."""
 
     HOLDS = 0
     FAILS = 1  # a signature, proof, digest or format
@@ -69,18 +69,19 @@ class AuditVerdict(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditStep:
-    """One step of an audit and what it found."""
+    """One step of an audit with its verdict."""
 
     name: str
     verdict: AuditVerdict
     detail: str
+    code: str | None = None  # of the rule that is broken; None if the step holds
     counts: dict[str, int] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()  # files that are not part of the folder
 
 
 @dataclass(slots=True, kw_only=True)
 class Audit:
-    """An audit under way: what earlier steps have established for later ones."""
+    """An audit under way, with the results of its steps for later ones."""
 
     folder: Path
     trust_file: bytes | None
@@ -114,10 +115,11 @@ def verify(
         since: A checkpoint the auditor kept from an earlier audit.
 
     Raises:
-        ConfigError: There is no such folder: nothing was audited.
+        ConfigError: The path is not a folder, so nothing was audited.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is not the folder of a bundle")
+        message = f"{folder} is not the folder of a bundle"
+        raise ConfigError(message, code="folder-missing")
     audit = Audit(folder=folder, trust_file=trust, since_file=since)
     for name, step in _STEPS.items():
         if name == "since" and since is None:
@@ -131,23 +133,24 @@ def verify(
 def _run(name: str, step: Callable[[Audit], Found], audit: Audit) -> AuditStep:
     try:
         detail, counts = step(audit)
-    except TapestryError as error:
+    except (TapestryError, OSError) as caught:
+        error = caught
+        if isinstance(error, OSError):
+            message = f"cannot read {error.filename}: {error.strerror}"
+            error = ResourceError(message, code="file-unreadable")
         return AuditStep(
             name=name,
             verdict=verdict_of(error),
             detail=str(error),
+            code=error.code,
             foreign=getattr(error, "files", ()),
         )
-    except OSError as error:
-        detail = f"cannot read {error.filename}: {error.strerror}"
-        return AuditStep(name=name, verdict=AuditVerdict.INCOMPLETE, detail=detail)
-    return AuditStep(
-        name=name, verdict=AuditVerdict.HOLDS, detail=detail, counts=counts
-    )
+    verdict = AuditVerdict.HOLDS
+    return AuditStep(name=name, verdict=verdict, detail=detail, counts=counts)
 
 
 def verdict_of(error: TapestryError) -> AuditVerdict:
-    """What it means for an audit that a check raised this."""
+    """Return the verdict of a step that ends with an error."""
     match error:
         case RuleError():
             return AuditVerdict.RULE_BROKEN
@@ -200,31 +203,35 @@ def _since(audit: Audit) -> Found:
     older = audit.trust.open_pending(audit.since_file or b"").checkpoint
     checkpoint = audit.opened.checkpoint
     if older.origin != checkpoint.origin:
-        raise InconsistentLog(f"the older one is of another log, {older.origin}")
+        message = f"seen was log {older.origin}, here is {checkpoint.origin}"
+        raise InconsistentLog(message, code="log-origin-differs")
     if older.size > checkpoint.size:
-        raise InconsistentLog(
-            f"rollback: {older.size} entries were seen, here are {checkpoint.size}"
-        )
+        message = f"rollback: {older.size} entries were seen, here {checkpoint.size}"
+        raise InconsistentLog(message, code="log-shrunk")
     if audit.entries.root(older.size) != older.root:
-        raise InconsistentLog(f"fork: another log of {older.size} entries was seen")
+        message = f"fork: another log of {older.size} entries was seen"
+        raise InconsistentLog(message, code="log-forked")
     new = checkpoint.size - older.size
     return f"the {older.size} entries seen are a prefix, {new} are new", {"new": new}
 
 
 def _charter(audit: Audit) -> Found:
     if not audit.entries:
-        raise IncompleteError("the log is empty")
+        raise IncompleteError("the log is empty", code="log-empty")
     first = open_entry(audit.entries[0])
     if first.digest != audit.bundle.genesis:
-        raise VerificationError(f"entry 0 is {first.digest}, not the genesis")
+        message = f"entry 0 is {first.digest}, not the genesis {audit.bundle.genesis}"
+        raise VerificationError(message, code="genesis-differs")
     audit.state = apply_signed(None, first)
     charter = audit.state.charter
     if charter.log not in {str(log.key) for log in audit.trust.logs}:
-        raise VerificationError(f"the charter's log {charter.log} is not the trusted")
+        message = f"the charter's log {charter.log} is not the trusted one"
+        raise VerificationError(message, code="charter-log-untrusted")
     known = {str(witness.key) for witness in audit.trust.witnesses}
     for member in charter.members:
         if member.witness not in known:
-            raise VerificationError(f"{member.name}'s witness key is not trusted")
+            message = f"{member.name}'s witness key {member.witness} is not trusted"
+            raise VerificationError(message, code="witness-untrusted")
     count = len(charter.members)
     detail = f"{audit.state.federation}, {count} members, genesis {first.digest}"
     return detail, {"members": count}
@@ -252,7 +259,7 @@ def _events(audit: Audit) -> Found:
 
 
 def _privacy(audit: Audit) -> Found:
-    # The accountant takes seconds to load; an audit that ends before needs none of it.
+    # The accountant takes seconds to load; an audit that ends before does not need it.
     from tapestry_governance.audit.privacy_accounts import check, recompute
 
     audit.accounts = recompute(audit.state.spending)
@@ -285,7 +292,8 @@ def _blobs(audit: Audit) -> Found:
     for name, path in audit.bundle.blobs.items():
         decode_digest(name)
         if digest_file(path) != name:
-            raise VerificationError(f"blob {name} has another digest")
+            message = f"blob {name} has another digest"
+            raise VerificationError(message, code="blob-digest-differs")
     count = len(audit.bundle.blobs)
     return f"{count} blobs, each named by its digest", {"blobs": count}
 

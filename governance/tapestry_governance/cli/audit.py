@@ -182,6 +182,7 @@ def _report(audit: "Audit") -> dict[str, Any]:
         {
             "name": step.name,
             "holds": int(step.verdict) == ExitStatus.HOLDS,
+            "code": step.code,
             "detail": step.detail,
             "counts": step.counts,
         }

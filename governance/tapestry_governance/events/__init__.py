@@ -1,1 +1,1 @@
-"""Events: what can be said in the log, signed."""
+"""Events: the signed statements in the log, by type."""

@@ -8,7 +8,7 @@ JSON of one event::
 
 A signature is Ed25519 over DSSE's pre-authentication encoding of payload type and
 payload. Its author signs an event, the log only orders it; being in the log does
-not make an event valid, the fold does (``replay.py``).
+not make an event valid, replay does (``rules.replay``).
 """
 
 import re
@@ -39,21 +39,10 @@ from tapestry.encoding import (
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.schema import Name, Strict
+from tapestry_governance.events import model_events, round_events
 from tapestry_governance.events.event_body import Body, Hash, Index, Role
 from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
-from tapestry_governance.events.model_events import (
-    AdapterPublished,
-    EvaluationRecorded,
-    ReleasePublished,
-)
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
-from tapestry_governance.events.round_events import (
-    ContributionCommitted,
-    ContributionRefused,
-    RoundAborted,
-    RoundClosed,
-    RoundOpened,
-)
 
 BODIES = MappingProxyType(
     {
@@ -62,19 +51,19 @@ BODIES = MappingProxyType(
             CharterAdopted,
             PolicyAdopted,
             DataDeclared,
-            RoundOpened,
-            ContributionCommitted,
-            ContributionRefused,
+            round_events.RoundOpened,
+            round_events.ContributionCommitted,
+            round_events.ContributionRefused,
             DpAccounted,
-            RoundClosed,
-            RoundAborted,
-            EvaluationRecorded,
-            ReleasePublished,
-            AdapterPublished,
+            round_events.RoundClosed,
+            round_events.RoundAborted,
+            model_events.EvaluationRecorded,
+            model_events.ReleasePublished,
+            model_events.AdapterPublished,
         )
     }
 )
-"""The bodies by type of event: what a log may say."""
+"""The bodies by type of event."""
 
 PAYLOAD_TYPE = "application/vnd.tapestry.event.v1+json"
 EVENT_LIMIT = 24 << 10
@@ -109,14 +98,14 @@ def _identifier(text: str) -> str:
 
 
 class Seen(Strict):
-    """The newest quorum-cosigned view its author had: gossip that exposes forks."""
+    """The newest quorum-cosigned checkpoint that an author had; it exposes forks."""
 
     size: Annotated[int, Field(ge=1)]
     root: Hash
 
 
 class Event(Strict):
-    """One thing that one party says."""
+    """One statement of one party, without its signature."""
 
     v: Literal[1]
     type: str
@@ -134,13 +123,11 @@ class Event(Strict):
         """Read an event of a known type and version from canonical JSON.
 
         Raises:
-            ProtocolError: Not canonical, or not of this shape.
-            IncompleteError: A later version or a type that this release does not know.
+            ProtocolError: The bytes are not canonical, or not of this shape.
+            IncompleteError: The version or type is one that this release does not know.
         """
         event = _read_plain(data) if len(data) <= limit else None
-        if event is None:
-            event = _read_any(data, limit=limit)
-        return cast("Self", event)
+        return cast("Self", event or _read_any(data, limit=limit))
 
     @model_validator(mode="after")
     def _check_body(self) -> Self:
@@ -160,7 +147,7 @@ _TYPE = re.compile(rb',"type":"([a-z_.]{1,60})","v":1}$')
 
 
 def _read_plain(data: bytes) -> Event | None:
-    """Read an event in one pass, or return None where another look is needed.
+    """Read an event in one pass, or return None for ``_read_any`` to judge.
 
     Data that is what its event prints is canonical, since printing is.
     """
@@ -176,24 +163,22 @@ def _read_plain(data: bytes) -> Event | None:
 
 
 def _read_any(data: bytes, *, limit: int) -> Event:
-    """Read an event, and say what is wrong with it if anything is."""
+    """Read an event, or raise the error that names the place and the rule."""
     header = decode_json(data, limit=limit)
     kind = Event
     if isinstance(header, dict):
         _refuse_unknown(header)
         kind = _EVENTS.get(str(header.get("type")), Event)
-    try:
-        event = kind.model_validate_json(data)
-    except ValidationError as error:
-        raise _misshapen("Event", error) from None
+    event = super(Event, kind).decode(data, limit=limit)
     if event.encode() != data:
-        raise ProtocolError("event has a second spelling", code="entry-not-canonical")
+        message = f"event {event.id} has a second spelling"
+        raise ProtocolError(message, code="entry-not-canonical")
     return event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Author:
-    """Who speaks: a fixed party of one federation."""
+    """A party of one federation, as the author of events."""
 
     federation: str
     actor: str
@@ -211,11 +196,11 @@ class Author:
         """Make an event of this author.
 
         Args:
-            body: What it says.
+            body: The statement.
             now: Timezone-aware; goes into the id and the claimed time.
             seen: The author's newest cosigned view of the log.
-            refs: Indexes of the entries it refers to.
-            entropy: Where the id's random bits come from.
+            refs: Indexes of the entries that the event refers to.
+            entropy: The source of the id's random bits.
         """
         return _EVENTS[body.type](
             v=1,
@@ -234,7 +219,11 @@ class Author:
 def new_identifier(
     now: datetime, entropy: Callable[[int], bytes] = secrets.token_bytes
 ) -> str:
-    """Make a UUIDv7 (RFC 9562, 5.7): 48 bits of milliseconds, 74 random ones."""
+    """Make a UUIDv7 (RFC 9562, 5.7): 48 bits of milliseconds, 74 random ones.
+
+    Raises:
+        ValueError: The time has no timezone: a bug of the caller.
+    """
     if now.tzinfo is None:
         raise ValueError("a time without a timezone")
     milliseconds = (now - _EPOCH) // timedelta(milliseconds=1)
@@ -260,7 +249,7 @@ class _Envelope(Strict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:
-    """An entry taken apart. Nothing is verified yet but its form."""
+    """An entry taken apart. Its form is checked, its signatures are not."""
 
     entry: bytes
     payload: bytes
@@ -269,22 +258,21 @@ class Signed:
 
     @property
     def digest(self) -> str:
-        """What names the entry; for entry 0 this is the federation's genesis."""
+        """The digest of the entry; that of entry 0 is the federation's genesis."""
         return digest(self.entry)
 
     def verify(self, key: VerifyKey) -> None:
         """Check that a key signed the event.
 
         Raises:
-            VerificationError: No signature by this key, or a bad one.
+            VerificationError: The entry has no signature by this key, or a bad one.
         """
         for keyid, signature in self.signatures:
             if keyid == key.keyid:
                 key.verify(_pae(self.payload), signature)
                 return
-        raise VerificationError(
-            f"entry is not signed by {key.keyid}", code="signature-missing"
-        )
+        message = f"entry is not signed by {key.keyid}"
+        raise VerificationError(message, code="signature-missing")
 
 
 def sign_entry(event: Event, *keys: SigningKey) -> bytes:
@@ -292,7 +280,7 @@ def sign_entry(event: Event, *keys: SigningKey) -> bytes:
 
     Raises:
         ProtocolError: The event or the entry is over its limit.
-        ValueError: No key, or one key twice.
+        ValueError: There is no key, or one key twice: a bug of the caller.
     """
     payload = event.encode()
     signatures = sorted(
@@ -314,12 +302,12 @@ def open_entry(entry: bytes) -> Signed:
     """Take an entry apart; the inverse of printing it.
 
     Guarantees:
-        What is accepted has one spelling: printing the event and the envelope
-        again gives the same bytes. No signature is checked here.
+        An entry that is accepted has one spelling: printing the event and the
+        envelope again gives the same bytes. No signature is checked here.
 
     Raises:
-        ProtocolError: Over a limit, not canonical, or not of this shape.
-        IncompleteError: A later version or a type that this release does not know.
+        ProtocolError: The entry is over a limit, not canonical, or not of this shape.
+        IncompleteError: The version or type is one that this release does not know.
     """
     entry = bytes(entry)
     payload_text, signatures = _read_plain_envelope(entry) or _read_envelope(entry)
@@ -340,7 +328,6 @@ class DecodedEvents(Sequence[Event]):
         self._entries = entries
 
     def __len__(self) -> int:
-        """Count the events."""
         return len(self._entries)
 
     @overload
@@ -353,7 +340,7 @@ class DecodedEvents(Sequence[Event]):
         """Return an event, or several.
 
         Raises:
-            IndexError: There is no such event.
+            IndexError: The log has no event of this index.
         """
         if isinstance(key, slice):
             return [open_entry(entry).event for entry in self._entries[key]]
@@ -386,30 +373,19 @@ def _read_envelope(entry: bytes) -> _Parts:
     envelope = _Envelope.decode(entry, limit=ENTRY_LIMIT)
     names = [each.keyid for each in envelope.signatures]
     if names != sorted(set(names)):
-        raise ProtocolError(
-            "signatures must be distinct and in order of key id",
-            code="signatures-out-of-order",
-        )
+        message = f"signatures by {names} must be distinct and in order of key id"
+        raise ProtocolError(message, code="signatures-out-of-order")
     return envelope.payload, [(each.keyid, each.sig) for each in envelope.signatures]
-
-
-def _misshapen(what: str, error: ValidationError) -> ProtocolError:
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return ProtocolError(f"{what} {where}: {first['msg']}", code="schema-violated")
 
 
 def _refuse_unknown(header: dict[str, Any]) -> None:
     version, kind = header.get("v"), header.get("type")
     if isinstance(version, int) and version > 1:
-        raise IncompleteError(
-            f"event of version {version}; this release knows 1",
-            code="event-version-unknown",
-        )
+        message = f"event of version {version}; this release knows 1"
+        raise IncompleteError(message, code="event-version-unknown")
     if isinstance(kind, str) and kind not in BODIES:
-        raise IncompleteError(
-            f"event of unknown type {kind[:60]!r}", code="event-type-unknown"
-        )
+        message = f"event of unknown type {kind[:60]!r}"
+        raise IncompleteError(message, code="event-type-unknown")
 
 
 def _pae(payload: bytes) -> bytes:

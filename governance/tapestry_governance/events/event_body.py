@@ -46,12 +46,11 @@ def _key(text: str, algorithm: Algorithm) -> str:
 
 
 SignatureKey = Annotated[str, Field(max_length=300), AfterValidator(_signing)]
-
 WitnessKey = Annotated[str, Field(max_length=300), AfterValidator(_cosigning)]
 
 
 class Body(Strict):
-    """What an event says. ``roles`` are the roles that may sign it."""
+    """The statement of an event. ``roles`` are the roles that may sign it."""
 
     type: ClassVar[str] = ""
     roles: ClassVar[tuple[Role, ...]] = ()

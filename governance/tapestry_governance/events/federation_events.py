@@ -17,7 +17,7 @@ from tapestry_governance.events.event_body import (
 
 
 class Policy(Strict):
-    """The federation's rules that the fold holds every event to."""
+    """The federation's own limits, which the rules of the log apply."""
 
     version: Annotated[int, Field(ge=1)]
     min_cohort: Annotated[int, Field(ge=2)]
@@ -43,14 +43,14 @@ class Member(Strict):
 
 
 class Coordinator(Strict):
-    """Who orders rounds; no member, counts in no quorum."""
+    """The party that orders rounds; it is no member and counts in no quorum."""
 
     name: Name
     key: SignatureKey
 
 
 class CharterAdopted(Body):
-    """Entry 0: who takes part, under which rules."""
+    """Entry 0: the members, the coordinator, their keys and the first policy."""
 
     type: ClassVar[str] = "charter.adopted"
     roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
@@ -76,7 +76,7 @@ class CharterAdopted(Body):
 
     @property
     def origin(self) -> str:
-        """The log's name."""
+        """The log's name, as its checkpoints give it."""
         return VerifyKey.parse(self.log).name
 
 
@@ -89,7 +89,7 @@ class PolicyAdopted(Body):
 
 
 def roster_digest(members: tuple[Member, ...]) -> str:
-    """Name the members and their node keys, as a round manifest does."""
+    """Return the digest of the members and their node keys."""
     return _Roster(nodes=tuple((m.name, m.node) for m in members)).digest
 
 

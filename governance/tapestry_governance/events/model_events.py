@@ -17,10 +17,7 @@ from tapestry_governance.events.event_body import (
 
 
 class EvaluationRecorded(Body):
-    """Scores of a base or adapter on public text.
-
-    Nodes cannot say it: what a node computes on its records is charged, or stays.
-    """
+    """Scores of a base or adapter on public text, never on a node's records."""
 
     type: ClassVar[str] = "evaluation.recorded"
     roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
@@ -31,7 +28,7 @@ class EvaluationRecorded(Body):
 
 
 class ReleasePublished(Body):
-    """A base model that anybody may use."""
+    """The publication of a base model."""
 
     type: ClassVar[str] = "release.published"
     roles: ClassVar[tuple[Role, ...]] = ("coordinator",)

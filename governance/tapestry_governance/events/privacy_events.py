@@ -1,4 +1,4 @@
-"""Events about records: what a node declares of its data, and what it spent."""
+"""Events about records: a node's declaration of its data, and its privacy accounts."""
 
 import math
 from typing import Annotated, ClassVar, Literal, Self
@@ -18,7 +18,7 @@ from tapestry_governance.events.event_body import (
 
 
 class DataDeclared(Body):
-    """What an institution trains on, without showing it; sets its sampling rate."""
+    """A commitment to an institution's data; the count sets its sampling rate."""
 
     type: ClassVar[str] = "data.declared"
     roles: ClassVar[tuple[Role, ...]] = ("node",)
@@ -30,18 +30,18 @@ class DataDeclared(Body):
 
 
 class UnboundedLoss(Strict):
-    """What training without noise costs: nothing is promised any more."""
+    """The loss of training without noise: nothing is promised any more."""
 
     mechanism: Literal["none"]
 
 
 class PrivacyLoss(Strict):
-    """What training with noise costs, with everything that recomputing it takes.
+    """The loss of training with noise, and all parameters to compute it again.
 
     ``epsilon_run`` composes all that the node spent in the run up to and including this
     event, at ``target_delta``. Where a part of the run counts on noise of other nodes,
     the trust model is ``shared`` and ``epsilon_fallback`` composes the run with the
-    node's own noise alone; otherwise both are one, and it is null.
+    node's own noise alone; otherwise it is null.
     """
 
     mechanism: Literal[  # of each step
@@ -87,10 +87,7 @@ class PrivacyLoss(Strict):
 
 
 class DpAccounted(Body):
-    """What a node spent on a round (``round_number``, ``attempt``) or on an adapter.
-
-    An adapter is named by ``adapter`` and ``version``.
-    """
+    """A node's privacy loss of an attempt at a round, or of a version of an adapter."""
 
     type: ClassVar[str] = "dp.accounted"
     roles: ClassVar[tuple[Role, ...]] = ("node",)
@@ -104,7 +101,7 @@ class DpAccounted(Body):
 
     @property
     def promise(self) -> PrivacyLoss | None:
-        """Return what the noise bounds; None without noise."""
+        """The loss that the noise bounds; None without noise."""
         return None if self.loss.mechanism == "none" else self.loss
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from tapestry_governance.events.event_body import (
 
 
 class RoundOpened(Body):
-    """A round's whole plan, fixed before anybody is asked to train."""
+    """A round's whole plan, fixed before a node is asked to train."""
 
     type: ClassVar[str] = "round.opened"
     roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
@@ -29,7 +29,7 @@ class RoundOpened(Body):
 
 
 class InRound(Body):
-    """What belongs to one attempt at one round."""
+    """Base of the events about one attempt at one round."""
 
     run_id: Name
     round_number: RoundNumber
@@ -37,7 +37,7 @@ class InRound(Body):
 
 
 class ContributionCommitted(InRound):
-    """A node's word on what it uploaded: the root over its masked chunks."""
+    """A node's commitment to its upload: the root over its masked chunks."""
 
     type: ClassVar[str] = "contribution.committed"
     roles: ClassVar[tuple[Role, ...]] = ("node",)
@@ -46,7 +46,7 @@ class ContributionCommitted(InRound):
 
 
 class ContributionRefused(InRound):
-    """A node did not take part; the code is all it says."""
+    """A node's refusal to take part, with a reason code and nothing else."""
 
     type: ClassVar[str] = "contribution.refused"
     roles: ClassVar[tuple[Role, ...]] = ("node",)
@@ -54,14 +54,14 @@ class ContributionRefused(InRound):
 
 
 class Dropped(Strict):
-    """A participant whose update is not in the sum, and where it was lost."""
+    """A participant whose update is not in the sum, and the stage of its loss."""
 
     name: Name
     stage: RoundStage
 
 
 class RoundClosed(InRound):
-    """What came of a round."""
+    """The outcome of a round that gave a sum."""
 
     type: ClassVar[str] = "round.closed"
     roles: ClassVar[tuple[Role, ...]] = ("coordinator",)

@@ -1,4 +1,4 @@
-"""What a federation is after some prefix of its log.
+"""The state of a federation after some prefix of its log.
 
 All of it follows from the entries: two parties with the same log have the same
 state. States are values; :func:`tapestry_governance.rules.replay.apply` makes new ones.
@@ -22,7 +22,7 @@ from tapestry_governance.events.federation_events import (
 )
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import DataDeclared
-from tapestry_governance.events.round_events import RoundClosed
+from tapestry_governance.events.round_events import InRound, RoundClosed
 from tapestry_governance.rules.persistent_collections import (
     PersistentList,
     PersistentMap,
@@ -54,19 +54,19 @@ class Past:
 
     @property
     def size(self) -> int:
-        """How many entries there are."""
+        """The number of entries."""
         return self.tree.size
 
     def root(self, size: int) -> bytes:
         """Return the root over the first ``size`` entries.
 
         Raises:
-            ValueError: The log was never so long.
+            ValueError: The log has fewer entries than that.
         """
         return self.tree.root(size)
 
     def index_of(self, identifier: str) -> int | None:
-        """Return the index of the entry with this event id."""
+        """Return the index of the entry with this event id, or None."""
         index: int | None = self.ids.get(_short(identifier))
         return index
 
@@ -87,7 +87,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roster:
-    """The members and all keys by which anybody speaks, parsed once."""
+    """The members and all keys by which parties sign, parsed once."""
 
     members: Mapping[str, Member]
     keys: Mapping[tuple[str, Role], VerifyKey]  # by actor and role
@@ -97,15 +97,15 @@ class Roster:
     @classmethod
     def of(cls, charter: CharterAdopted) -> Self:
         """Read the parties from a charter."""
-        coordinator = charter.coordinator
+        coordinator, roots = charter.coordinator, []
         keys: dict[tuple[str, Role], VerifyKey] = {
             (coordinator.name, "coordinator"): VerifyKey.parse(coordinator.key)
         }
         for member in charter.members:
-            keys[member.name, "root"] = VerifyKey.parse(member.root)
+            roots.append(VerifyKey.parse(member.root))
+            keys[member.name, "root"] = roots[-1]
             keys[member.name, "node"] = VerifyKey.parse(member.node)
             keys[member.name, "community"] = VerifyKey.parse(member.community)
-        roots = [keys[member.name, "root"] for member in charter.members]
         return cls(
             members=MappingProxyType({m.name: m for m in charter.members}),
             keys=MappingProxyType(keys),
@@ -116,7 +116,7 @@ class Roster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenRound:
-    """The round that is under way."""
+    """The round that was opened and not yet closed or aborted."""
 
     index: int  # of its round.opened
     manifest: RoundManifest
@@ -135,9 +135,8 @@ class OpenRound:
 class FederationState:
     """Members, rules, models and budgets, as of ``size`` entries.
 
-    It answers by index what would otherwise take a scan of the log; what an entry says
-    in full is read from the log at the index that is given here. States of one log
-    share their maps.
+    Its maps hold log indexes; an entry is read in full from the log at its index.
+    States of one log share their maps.
     """
 
     past: Past
@@ -161,9 +160,7 @@ class FederationState:
     accounted: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
     spending: PersistentMap[str, PersistentList[AccountedSpending]] = _EMPTY
     epsilon: PersistentMap[tuple[str, str], str] = _EMPTY  # node, run
-    runs_without_noise: PersistentMap[tuple[str, str], int] = (
-        _EMPTY  # node, run: without noise
-    )
+    runs_without_noise: PersistentMap[tuple[str, str], int] = _EMPTY  # node, run
     pending_adapter_charges: PersistentMap[tuple[str, str], AccountedSpending] = _EMPTY
     releases: PersistentMap[str, ReleasePublished] = _EMPTY
     released: PersistentList[ReleaseRecord] = _NONE
@@ -174,7 +171,7 @@ class FederationState:
 
     @property
     def size(self) -> int:
-        """How many entries the log has."""
+        """The number of entries in the log."""
         return self.past.size
 
     @property
@@ -183,11 +180,7 @@ class FederationState:
         return self.past.root(self.past.size)
 
     def after(self, past: Past, *, seen: PersistentMap[str, Seen]) -> "FederationState":
-        """Return this state under a longer past; each entry ends with this.
-
-        The fields are taken over as they are, which is ten times faster than to name
-        each to a constructor.
-        """
+        """Return this state under a longer past, ten times faster than ``replace``."""
         made = object.__new__(FederationState)
         made.__dict__.update(self.__dict__, past=past, seen=seen)
         return made
@@ -198,16 +191,13 @@ class FederationState:
         return self.roster.members
 
     def key_of(self, actor: str, role: Role) -> VerifyKey | None:
-        """Return the key by which a party speaks in a role, if it may at all."""
+        """Return the key of a party for a role, or None if it has none."""
         return self.roster.keys.get((actor, role))
 
     def closed_round(self, number: int, *, within: int) -> ClosedRound | None:
         """Return the newest closed round of a number among the first entries."""
         found: PersistentList[ClosedRound] = self.closed_by_number.get(number, _NONE)
-        for closed in found.newest_first():
-            if closed.index < within:
-                return closed
-        return None
+        return next((c for c in found.newest_first() if c.index < within), None)
 
     def uploads_of(self, node: str) -> Mapping[str, int]:
         """Return the highest round that a node committed an upload to, by run."""
@@ -216,31 +206,29 @@ class FederationState:
 
     def spending_of(self, node: str, *, since: int = 0) -> list[AccountedSpending]:
         """Return what a node accounted for from an index on, oldest first."""
-        return _since(self.spending.get(node, _NONE), since)
+        spent: PersistentList[AccountedSpending] = self.spending.get(node, _NONE)
+        return spent.while_newest(lambda record: record.index >= since)
 
     def releases_since(self, size: int) -> list[ReleaseRecord]:
         """Return the releases beyond the first entries, oldest first."""
-        return _since(self.released, size)
+        return self.released.while_newest(lambda record: record.index >= size)
 
     def release_of(self, run_id: str, number: int) -> ReleaseRecord | None:
         """Return the release of the base that a round gave, if there is one."""
         found: PersistentList[ReleaseRecord] = self.released_by_run.get(run_id, _NONE)
-        for release in found.newest_first():
-            if release.round_number <= number:
-                return release if release.round_number == number else None
-        return None
+        upto = (r for r in found.newest_first() if r.round_number <= number)
+        last = next(upto, None)
+        return last if last and last.round_number == number else None
 
     def released_round(self, run_id: str, *, within: int) -> int:
         """Return the last round of a run whose base the first entries release, or 0."""
         found: PersistentList[ReleaseRecord] = self.released_by_run.get(run_id, _NONE)
-        for release in found.newest_first():
-            if release.index < within:
-                return release.round_number
-        return 0
+        rounds = (r.round_number for r in found.newest_first() if r.index < within)
+        return next(rounds, 0)
 
     @property
     def was_closed(self) -> bool:
-        """Whether the round that was opened last was closed, not aborted."""
+        """True if the round that was opened last was closed, not aborted."""
         closed = self.last_closed
         return (
             self.last is not None
@@ -252,16 +240,15 @@ class FederationState:
     def next_rounds(self) -> tuple[RoundKey, ...]:
         """The rounds that may be opened next in the present run.
 
-        After an abort either another attempt, or the next number: whoever uploaded
+        After an abort either another attempt, or the next number: a node that uploaded
         for the aborted round joins no other attempt at it.
         """
         if self.last is None:
             return ()
         run, number, attempt = self.last
-        following = (run, number + 1, 1)
-        return (
-            (following,) if self.was_closed else ((run, number, attempt + 1), following)
-        )
+        if self.was_closed:
+            return ((run, number + 1, 1),)
+        return (run, number, attempt + 1), (run, number + 1, 1)
 
 
 def _short(identifier: str) -> bytes:
@@ -269,10 +256,6 @@ def _short(identifier: str) -> bytes:
     return bytes.fromhex(identifier.replace("-", ""))
 
 
-def _since(records: PersistentList[Any], size: int) -> list[Any]:
-    return records.while_newest(lambda record: record.index >= size)
-
-
-def round_key(manifest: RoundManifest) -> RoundKey:
-    """Name a round by run, number and attempt."""
-    return manifest.run_id, manifest.round_number, manifest.attempt
+def round_key(attempt: RoundManifest | InRound) -> RoundKey:
+    """Name an attempt at a round by run, round number and attempt."""
+    return attempt.run_id, attempt.round_number, attempt.attempt

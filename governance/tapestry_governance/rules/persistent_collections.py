@@ -1,9 +1,8 @@
 """A map, a list and a Merkle tree that share storage with the ones they grew from.
 
-A state of the federation is a value, and each entry of the log makes the next one.
-With dictionaries that would copy everything for every entry. Here an update copies
-only the path from the root of a tree to the place that changes, a logarithmic number
-of small nodes, and shares all others with its predecessor.
+Each entry of the log makes the next state of the federation, which is a value. An
+update copies only the path from the root of a tree to the place that changes, a
+logarithmic number of small nodes, and shares all others with its predecessor.
 
 Guarantees:
     No object changes after it was made. Any number of successors may be made of the
@@ -39,7 +38,6 @@ class PersistentMap(Mapping[K, V]):
     __slots__ = ("_length", "_root")
 
     def __init__(self) -> None:
-        """Start empty."""
         self._root: _Node = {}
         self._length = 0
 
@@ -54,7 +52,7 @@ class PersistentMap(Mapping[K, V]):
         """Return a map that lacks a key.
 
         Raises:
-            KeyError: This map lacks it already.
+            KeyError: This map has no such key.
         """
         if key not in self:
             raise KeyError(key)
@@ -74,7 +72,7 @@ class PersistentMap(Mapping[K, V]):
         """Return the value under a key.
 
         Raises:
-            KeyError: There is none.
+            KeyError: This map has no such key.
         """
         value: V = self.get(key, _MISSING)
         if value is _MISSING:
@@ -82,23 +80,18 @@ class PersistentMap(Mapping[K, V]):
         return value
 
     def __contains__(self, key: object) -> bool:
-        """Return whether there is a value under a key."""
         return self.get(key, _MISSING) is not _MISSING
 
     def __iter__(self) -> Iterator[K]:
-        """Iterate over the keys in their order."""
         return iter(sorted(_keys(self._root)))
 
     def __len__(self) -> int:
-        """Count the keys."""
         return self._length
 
     def __hash__(self) -> int:
-        """Hash the length: equal maps are of equal length."""
         return hash(self._length)
 
     def __repr__(self) -> str:
-        """Show the items."""
         return f"PersistentMap({dict(self)!r})"
 
 
@@ -111,7 +104,6 @@ class PersistentList(Generic[T]):
     __slots__ = ("_last", "_length")
 
     def __init__(self) -> None:
-        """Start empty."""
         self._last: Any = None  # an item and what was before it; None for no item
         self._length = 0
 
@@ -143,25 +135,20 @@ class PersistentList(Generic[T]):
         return found[::-1]
 
     def __iter__(self) -> Iterator[T]:
-        """Iterate from the start to the end."""
         return iter(list(self.newest_first())[::-1])
 
     def __len__(self) -> int:
-        """Count the items."""
         return self._length
 
     def __eq__(self, other: object) -> bool:
-        """Compare item by item."""
         if not isinstance(other, PersistentList):
             return NotImplemented
         return len(self) == len(other) and list(self) == list(other)
 
     def __hash__(self) -> int:
-        """Hash the length: equal lists are of equal length."""
         return hash(self._length)
 
     def __repr__(self) -> str:
-        """Show the items."""
         return f"PersistentList({list(self)!r})"
 
 
@@ -175,7 +162,6 @@ class PersistentTree:
     __slots__ = ("_peaks", "size")
 
     def __init__(self) -> None:
-        """Start without a leaf."""
         self._peaks: tuple[Any, ...] = ()  # perfect subtrees, the largest first
         self.size = 0
 
@@ -195,7 +181,7 @@ class PersistentTree:
         """Return the root over the first leaves.
 
         Raises:
-            ValueError: There are fewer.
+            ValueError: The tree has fewer leaves than that.
         """
         if not 0 <= size <= self.size:
             raise ValueError(f"no prefix of {size} entries in a log of {self.size}")
@@ -211,7 +197,7 @@ class PersistentTree:
         """Return one leaf hash.
 
         Raises:
-            ValueError: There is no such leaf.
+            ValueError: The tree has no leaf of this index.
         """
         if not 0 <= index < self.size:
             raise ValueError(f"no leaf {index} in a tree of {self.size}")

@@ -1,4 +1,4 @@
-"""The rules of a federation: state and entry in, next state out.
+"""The replay of a log: state and entry in, next state out.
 
     state' = apply(state, entry, index)
 
@@ -9,19 +9,15 @@ obeys are here; those of one type are in ``round_rules`` and ``model_rules``.
 Guarantees:
     A state is returned only for an entry in its one spelling, signed by the key
     that its author holds in that role, with an id that is new, a view (``seen``)
-    that is a prefix of this very log, and a body that breaks no rule. What is not
-    understood stops the fold; nothing is skipped.
-
-Errors:
-    ``ProtocolError`` bytes that are no entry; ``VerificationError`` a signature
-    that does not hold; ``RuleError`` an authentic entry that breaks a rule;
-    ``IncompleteError`` a type or version from the future.
+    that is a prefix of this very log, and a body that breaks no rule. An entry of
+    an unknown type or version stops the replay; nothing is skipped.
 """
 
 import dataclasses
 from collections.abc import Iterable
 
 from tapestry.errors import RuleError, TapestryError
+from tapestry_governance.events import round_events
 from tapestry_governance.events.envelope import Event, Seen, Signed, open_entry
 from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
 from tapestry_governance.events.model_events import (
@@ -30,18 +26,7 @@ from tapestry_governance.events.model_events import (
     ReleasePublished,
 )
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
-from tapestry_governance.events.round_events import (
-    ContributionCommitted,
-    ContributionRefused,
-    RoundAborted,
-    RoundClosed,
-    RoundOpened,
-)
-from tapestry_governance.rules.federation_state import (
-    FederationState,
-    Past,
-    Roster,
-)
+from tapestry_governance.rules.federation_state import FederationState, Past, Roster
 from tapestry_governance.rules.model_rules import (
     adapter_published,
     dp_accounted,
@@ -58,18 +43,18 @@ from tapestry_governance.rules.round_rules import (
 
 
 def apply(state: FederationState | None, entry: bytes, index: int) -> FederationState:
-    """Take one entry into account.
+    """Return the state after one more entry.
 
     Args:
-        state: What the entries before it made; None before the first.
+        state: The state after the entries before it; None before the first.
         entry: The bytes in the log.
-        index: Where they are in the log.
+        index: The place of the entry in the log.
 
     Raises:
-        ProtocolError: The bytes are no entry.
-        VerificationError: A signature does not hold.
-        RuleError: The entry breaks a rule.
-        IncompleteError: An unknown type or version.
+        ProtocolError: The bytes are not an entry in its one spelling.
+        VerificationError: A signature of the entry does not hold.
+        RuleError: The entry is authentic and breaks a rule; the code names it.
+        IncompleteError: The type or version of the event is not known here.
         ValueError: The index is not the state's size: a bug of the caller.
     """
     if index != (state.size if state else 0):
@@ -82,32 +67,33 @@ def apply(state: FederationState | None, entry: bytes, index: int) -> Federation
 
 
 def apply_signed(state: FederationState | None, signed: Signed) -> FederationState:
-    """Take the next entry into account, which :func:`open_entry` took apart.
+    """Return the state after an entry that :func:`open_entry` took apart.
 
     Raises:
-        VerificationError: A signature does not hold.
-        RuleError: The entry breaks a rule.
+        VerificationError: A signature of the entry does not hold.
+        RuleError: The entry is authentic and breaks a rule; the code names it.
     """
     index = state.size if state else 0
     try:
         if state is None:
             return _found(signed)
         _check_author(state, signed)
-        _check_common(state, signed.event, index)
+        _check_place(state, signed.event, index)
+        seen = _check_seen(state, signed.event, index)
         following = _dispatch(state, signed.event, index)
     except TapestryError as error:
         raise error.at(f"entry {index}") from error
     past = state.past.push(signed.entry, signed.event.id)
-    return following.after(past, seen=_pinned(state, signed.event))
+    return following.after(past, seen=seen)
 
 
 def apply_all(
     state: FederationState | None, entries: Iterable[bytes]
 ) -> FederationState | None:
-    """Take several entries into account, in order; all or none.
+    """Return the state after several entries, in order; all or none.
 
     Raises:
-        TapestryError: As :func:`apply` does, for the first entry that fails.
+        TapestryError: :func:`apply` refuses one of the entries.
     """
     for entry in entries:
         state = apply(state, entry, state.size if state else 0)
@@ -117,10 +103,8 @@ def apply_all(
 def _found(signed: Signed) -> FederationState:
     event, charter = signed.event, signed.event.body
     if not isinstance(charter, CharterAdopted):
-        raise RuleError(
-            f"a log starts with its charter, not with {event.type}",
-            code="charter-not-first",
-        )
+        message = f"a log starts with its charter, not with {event.type}"
+        raise RuleError(message, code="charter-not-first")
     state = FederationState(
         past=Past(),
         federation=event.federation,
@@ -131,78 +115,70 @@ def _found(signed: Signed) -> FederationState:
     )
     _check_author(state, signed)
     if event.seen is not None or event.refs:
-        raise RuleError("a charter has nothing before it", code="charter-not-first")
+        raise RuleError("a charter has nothing before it", code="charter-refers-back")
     if charter.policy.version != 1:
-        raise RuleError(
-            "the first policy has version 1", code="policy-version-not-next"
-        )
+        message = f"the first policy has version {charter.policy.version}, not 1"
+        raise RuleError(message, code="policy-version-not-next")
     return dataclasses.replace(state, past=state.past.push(signed.entry, event.id))
 
 
 def _check_author(state: FederationState, signed: Signed) -> None:
-    """Demand that the actor's key for the claimed role signed, and may say this."""
+    """Demand a signature by the actor's key, whose role may sign this type."""
     event = signed.event
     if event.role not in event.body.roles:
-        raise RuleError(
-            f"a {event.role} key may not sign {event.type}", code="role-not-allowed"
-        )
+        message = f"a {event.role} key may not sign {event.type}"
+        raise RuleError(message, code="role-not-allowed")
     key = state.key_of(event.actor, event.role)
     if key is None:
-        raise RuleError(
-            f"{event.actor} is not a {event.role} of {state.federation}",
-            code="actor-unknown",
-        )
+        message = f"{event.actor} is not a {event.role} of {state.federation}"
+        raise RuleError(message, code="actor-unknown")
     signers = {keyid for keyid, _ in signed.signatures}
     if key.keyid not in signers:
-        raise RuleError(
-            f"signed by {min(signers)}, not by {key.keyid}", code="signature-missing"
-        )
+        message = f"signed by {min(signers)}, not by {key.keyid}"
+        raise RuleError(message, code="signature-missing")
     allowed = {key.keyid: key}
     if isinstance(event.body, PolicyAdopted | CharterAdopted):
         roots = state.roster.roots
         if event.role == "root" and 2 * len(signers & roots.keys()) <= len(roots):
-            raise RuleError(
-                f"{len(signers)} of {len(roots)} roots is no majority",
-                code="majority-not-reached",
-            )
+            message = f"{len(signers)} of {len(roots)} roots is no majority"
+            raise RuleError(message, code="majority-not-reached")
         allowed.update(roots)
     if strangers := signers - allowed.keys():
-        raise RuleError(
-            f"{min(strangers)} may not sign {event.type}", code="signer-not-allowed"
-        )
+        message = f"{min(strangers)} may not sign {event.type}"
+        raise RuleError(message, code="signer-not-allowed")
     for keyid in signers:
         signed.verify(allowed[keyid])
 
 
-def _check_common(state: FederationState, event: Event, index: int) -> None:
+def _check_place(state: FederationState, event: Event, index: int) -> None:
     if event.federation != state.federation:
-        raise RuleError(
-            f"event of {event.federation} in the log of {state.federation}",
-            code="federation-differs",
-        )
+        message = f"event of {event.federation} in the log of {state.federation}"
+        raise RuleError(message, code="federation-differs")
     if (first := state.past.index_of(event.id)) is not None:
-        raise RuleError(
-            f"event {event.id} is in the log already, at {first}",
-            code="event-duplicated",
-        )
+        message = f"event {event.id} is in the log already, at {first}"
+        raise RuleError(message, code="event-duplicated")
     if any(reference >= index for reference in event.refs):
-        raise RuleError("a reference points forward", code="reference-forward")
-    _check_seen(state, event, index)
+        message = f"a reference points forward, to {max(event.refs)}"
+        raise RuleError(message, code="reference-forward")
 
 
-def _check_seen(state: FederationState, event: Event, index: int) -> None:
-    """Demand that an author saw a prefix of this log, and no less than before."""
+def _check_seen(
+    state: FederationState, event: Event, index: int
+) -> PersistentMap[str, Seen]:
+    """Demand that an author saw a prefix of this log, and no less than before.
+
+    Returns:
+        The newest view of each author.
+    """
     before = state.seen.get(event.actor)
     pinned = before.size if before else 0
     if event.seen is None:
         if pinned:
-            raise RuleError(
-                f"{event.actor} has seen {pinned} entries and says none",
-                code="seen-size-missing",
-            )
-        return
+            message = f"{event.actor} has seen {pinned} entries and names none"
+            raise RuleError(message, code="seen-size-missing")
+        return state.seen
     if event.seen == before:
-        return  # compared when it was new
+        return state.seen  # compared when it was new
     if event.seen.size > index or event.seen.size < pinned:
         raise RuleError(
             f"{event.actor} claims to have seen {event.seen.size} entries,"
@@ -210,16 +186,8 @@ def _check_seen(state: FederationState, event: Event, index: int) -> None:
             code="seen-size-invalid",
         )
     if state.past.root(event.seen.size).hex() != event.seen.root:
-        raise RuleError(
-            f"fork: {event.actor} saw another log of {event.seen.size} entries",
-            code="log-forked",
-        )
-
-
-def _pinned(state: FederationState, event: Event) -> PersistentMap[str, Seen]:
-    before: Seen | None = state.seen.get(event.actor)
-    if event.seen is None or (before and before.size == event.seen.size):
-        return state.seen  # of one size there is one root, see _check_seen
+        message = f"fork: {event.actor} saw another log of {event.seen.size} entries"
+        raise RuleError(message, code="log-forked")
     return state.seen.set(event.actor, event.seen)
 
 
@@ -227,11 +195,11 @@ def _dispatch(state: FederationState, event: Event, index: int) -> FederationSta
     match event.body:
         case PolicyAdopted() | DataDeclared() | EvaluationRecorded() | CharterAdopted():
             return _declare(state, event)
-        case RoundOpened() as body:
+        case round_events.RoundOpened() as body:
             return round_opened(state, body, index)
-        case RoundClosed() as body:
+        case round_events.RoundClosed() as body:
             return round_closed(state, body, index)
-        case RoundAborted() as body:
+        case round_events.RoundAborted() as body:
             return round_aborted(state, body)
         case _:
             return _dispatch_member(state, event, index)
@@ -241,9 +209,9 @@ def _dispatch_member(
     state: FederationState, event: Event, index: int
 ) -> FederationState:
     match event.body:
-        case ContributionCommitted() as body:
+        case round_events.ContributionCommitted() as body:
             return contribution_committed(state, body, actor=event.actor, index=index)
-        case ContributionRefused() as body:
+        case round_events.ContributionRefused() as body:
             return contribution_refused(state, body, actor=event.actor)
         case DpAccounted() as body:
             return dp_accounted(state, body, actor=event.actor, index=index)
@@ -259,15 +227,11 @@ def _declare(state: FederationState, event: Event) -> FederationState:
     match event.body:
         case PolicyAdopted(policy=policy):
             if policy.version != state.policy.version + 1:
-                raise RuleError(
-                    f"policy {policy.version} after {state.policy.version}",
-                    code="policy-version-not-next",
-                )
+                message = f"policy {policy.version} after {state.policy.version}"
+                raise RuleError(message, code="policy-version-not-next")
             if state.open_round is not None:
-                raise RuleError(
-                    "the policy changes between rounds, not within one",
-                    code="policy-within-round",
-                )
+                message = f"policy {policy.version} within round {state.open_round.key}"
+                raise RuleError(message, code="policy-within-round")
             return dataclasses.replace(
                 state, policy=policy, policy_digest=policy.digest
             )
@@ -276,6 +240,5 @@ def _declare(state: FederationState, event: Event) -> FederationState:
         case EvaluationRecorded():
             return state
         case _:
-            raise RuleError(
-                "there is one charter, and it comes first", code="charter-not-first"
-            )
+            message = "there is one charter, and it comes first"
+            raise RuleError(message, code="charter-not-first")

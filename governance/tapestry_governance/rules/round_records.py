@@ -1,8 +1,8 @@
-"""What a state keeps of rounds and accounts that are over: indexes, digests, numbers.
+"""Records of ended rounds and of accounts, as a state keeps them.
 
-A manifest with its participants is kilobytes, and a log has one for every round. What
-rules and readers ask about ended rounds is here; the rest is one lookup in the log
-away, by index. Equal terms and texts of many entries are one object.
+A manifest with its participants is kilobytes, and a log has one for every round. The
+records hold the fields that rules and readers ask for, and the index of the entry in
+the log for the rest. Equal terms and texts of many entries are one object.
 """
 
 import sys
@@ -24,7 +24,7 @@ _MECHANISMS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountingTerms:
-    """What the plan of a round demands of its participants' accounts."""
+    """Terms that the plan of a round sets for its participants' accounts."""
 
     participants: frozenset[str]
     steps: int
@@ -36,7 +36,7 @@ class AccountingTerms:
         """Read the terms from a manifest.
 
         Raises:
-            ProtocolError: Its noise has no size, or the grid is too coarse for it.
+            ProtocolError: The planned noise has no size, or its grid is too coarse.
         """
         return cls(
             participants=frozenset(p.name for p in manifest.participants),
@@ -64,7 +64,7 @@ class NoiseTerms:
         """Read the noise from a manifest; None where it plans none.
 
         Raises:
-            ProtocolError: The noise has no size, or the grid is too coarse for it.
+            ProtocolError: The planned noise has no size, or its grid is too coarse.
         """
         plan, share = manifest.privacy, NoiseShare.of(manifest)
         if plan.noise == "none":
@@ -84,7 +84,7 @@ class NoiseTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRecord:
-    """A round that was opened, whatever became of it."""
+    """A round that was opened; it may be open, closed or aborted."""
 
     opened: int  # index of its round.opened
     terms: AccountingTerms
@@ -134,11 +134,10 @@ class AccountedLoss:
 
     @classmethod
     def of(cls, loss: PrivacyLoss) -> Self:
-        """Take over what an event says; equal texts become one object."""
-        said: dict[str, Any] = loss.__dict__
+        """Copy the loss of an event; equal texts become one object."""
         kept: dict[str, Any] = {
             name: sys.intern(value) if type(value) is str else value
-            for name, value in said.items()
+            for name, value in loss.__dict__.items()
         }
         return cls(**kept)
 
@@ -149,7 +148,7 @@ if set(PrivacyLoss.model_fields) != {field.name for field in fields(AccountedLos
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountedSpending:
-    """What a node accounted for, at an index of the log."""
+    """A ``dp.accounted`` of a node, at an index of the log."""
 
     index: int
     run_id: str
@@ -163,7 +162,7 @@ class AccountedSpending:
 
     @classmethod
     def of(cls, body: DpAccounted, *, index: int) -> Self:
-        """Take over what an event says."""
+        """Copy the fields of an event."""
         promise = body.promise
         return cls(
             index=index,

@@ -1,18 +1,14 @@
-"""The rules of a round: opened before anybody trains, closed with its reasons."""
+"""The rules of a round: opened, committed to or refused, closed or aborted.
+
+Each function returns the next state, or raises RuleError with the code of the rule.
+"""
 
 import dataclasses
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ProtocolError, RuleError
 from tapestry.protocol.round_manifest import RoundManifest, recommended_threshold
-from tapestry_governance.events.round_events import (
-    ContributionCommitted,
-    ContributionRefused,
-    InRound,
-    RoundAborted,
-    RoundClosed,
-    RoundOpened,
-)
+from tapestry_governance.events import round_events
 from tapestry_governance.rules.federation_state import (
     FederationState,
     OpenRound,
@@ -30,14 +26,13 @@ from tapestry_governance.rules.round_records import (
 
 
 def round_opened(
-    state: FederationState, body: RoundOpened, index: int
+    state: FederationState, body: round_events.RoundOpened, index: int
 ) -> FederationState:
     """Open a round whose plan is allowed by the policy in force."""
     manifest = body.manifest
     if state.open_round is not None:
-        raise RuleError(
-            f"round {state.open_round.key} is still open", code="round-still-open"
-        )
+        message = f"round {state.open_round.key} is still open"
+        raise RuleError(message, code="round-still-open")
     _check_turn(state, manifest)
     _check_base(state, manifest)
     _check_cohort(state, manifest)
@@ -57,22 +52,25 @@ def round_opened(
 
 
 def contribution_committed(
-    state: FederationState, body: ContributionCommitted, *, actor: str, index: int
+    state: FederationState,
+    body: round_events.ContributionCommitted,
+    *,
+    actor: str,
+    index: int,
 ) -> FederationState:
-    """Note a participant's commitment; one per attempt."""
+    """Record a participant's commitment, one per attempt."""
     current = _open(state, body)
-    _check_participant(current, actor)
+    if actor not in current.terms.participants:
+        message = f"{actor} does not take part in round {current.key}"
+        raise RuleError(message, code="node-not-in-cohort")
     if body.context != current.context:
-        raise RuleError(
-            f"{actor} committed to another manifest of this round",
-            code="commitment-differs",
-        )
+        message = f"{actor} committed to another manifest of round {current.key}"
+        raise RuleError(message, code="commitment-differs")
     if actor in current.commitments:
-        raise RuleError(
-            f"{actor} committed twice to one attempt", code="commitment-duplicated"
-        )
+        message = f"{actor} committed twice to round {current.key}"
+        raise RuleError(message, code="commitment-duplicated")
     if actor in current.refused:
-        raise RuleError(f"{actor} refused this attempt", code="attempt-refused")
+        raise RuleError(f"{actor} refused round {current.key}", code="attempt-refused")
     commitments = current.commitments.set(actor, index)
     following = dataclasses.replace(current, commitments=commitments)
     runs = state.uploads.get(actor, PersistentMap())
@@ -85,47 +83,40 @@ def contribution_committed(
 
 
 def contribution_refused(
-    state: FederationState, body: ContributionRefused, *, actor: str
+    state: FederationState, body: round_events.ContributionRefused, *, actor: str
 ) -> FederationState:
-    """Note a refusal. It may name any round, even one the log does not know."""
+    """Record a refusal. It may name any round, even one the log does not know."""
     current = state.open_round
-    if current is None or _key(body) != current.key:
+    if current is None or round_key(body) != current.key:
         return state
     if actor in current.commitments:
-        raise RuleError(f"{actor} committed to this attempt", code="attempt-committed")
+        message = f"{actor} committed to round {current.key}"
+        raise RuleError(message, code="attempt-committed")
     following = dataclasses.replace(current, refused=current.refused | {actor})
     return dataclasses.replace(state, open_round=following)
 
 
 def round_closed(
-    state: FederationState, body: RoundClosed, index: int
+    state: FederationState, body: round_events.RoundClosed, index: int
 ) -> FederationState:
-    """Close a round: everybody accounted for, the chain of bases unbroken."""
+    """Close a round: each participant is accounted for, each base follows the last."""
     current = _open(state, body)
     _check_outcome(current, body)
     accounted = state.accounted.get(current.key, ())
     for name, committed in zip(body.included, body.commitments, strict=True):
         if current.commitments.get(name) != committed:
-            raise RuleError(
-                f"entry {committed} is not {name}'s commitment to this round",
-                code="commitment-unknown",
-            )
+            message = f"entry {committed} is not {name}'s commitment to this round"
+            raise RuleError(message, code="commitment-unknown")
         if name not in accounted:
-            raise RuleError(
-                f"{name} is in the sum but accounted for no privacy loss",
-                code="account-missing",
-            )
+            message = f"{name} is in the sum but accounted for no privacy loss"
+            raise RuleError(message, code="account-missing")
     before = current.manifest.model_digest
     if body.base_before != before:
-        raise RuleError(
-            f"closed from base {body.base_before}, opened from {before}",
-            code="base-differs",
-        )
+        message = f"closed from base {body.base_before}, opened from {before}"
+        raise RuleError(message, code="base-before-differs")
     if body.outcome == "rejected" and body.base_after != before:
-        raise RuleError(
-            "a rejected round leaves the base as it was",
-            code="rejected-round-moved-base",
-        )
+        message = f"a rejected round leaves base {before}, not {body.base_after}"
+        raise RuleError(message, code="rejected-round-moved-base")
     closed = ClosedRound(
         run_id=body.run_id,
         round_number=body.round_number,
@@ -146,7 +137,9 @@ def round_closed(
     )
 
 
-def round_aborted(state: FederationState, body: RoundAborted) -> FederationState:
+def round_aborted(
+    state: FederationState, body: round_events.RoundAborted
+) -> FederationState:
     """End an attempt without a sum."""
     _open(state, body)
     return dataclasses.replace(state, open_round=None)
@@ -155,64 +148,54 @@ def round_aborted(state: FederationState, body: RoundAborted) -> FederationState
 def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
     run, number, attempt = round_key(manifest)
     if manifest.federation != state.federation:
-        raise RuleError(f"round of {manifest.federation}", code="federation-differs")
+        message = f"round of {manifest.federation} in the log of {state.federation}"
+        raise RuleError(message, code="federation-differs")
     if attempt > state.policy.max_attempt:
-        raise RuleError(
-            f"attempt {attempt} is over {state.policy.max_attempt}",
-            code="attempt-above-limit",
-        )
+        message = f"attempt {attempt} is over {state.policy.max_attempt}"
+        raise RuleError(message, code="attempt-above-limit")
     if run not in state.runs:
         if (number, attempt) != (1, 1):
-            raise RuleError(
-                f"run {run} starts with round {number}.{attempt}, not 1.1",
-                code="first-round-missing",
-            )
+            message = f"run {run} starts with round {number}.{attempt}, not 1.1"
+            raise RuleError(message, code="first-round-missing")
     elif (run, number, attempt) not in state.next_rounds:
-        raise RuleError(
-            f"round {(run, number, attempt)}, not {state.next_rounds}",
-            code="round-not-next",
-        )
+        message = f"round {(run, number, attempt)}, not {state.next_rounds}"
+        raise RuleError(message, code="round-not-next")
 
 
 def _check_base(state: FederationState, manifest: RoundManifest) -> None:
-    """Go on from the current base, or start a run from one that the policy names."""
+    """Demand the current base, or for a new run one that the policy names."""
     base = manifest.model_digest
     if manifest.run_id not in state.runs:
         given = state.policy.bases
         if base != state.base and given != "any" and base not in given:
-            raise RuleError(
-                f"the policy names no base {base} to start from",
-                code="base-not-allowed",
-            )
+            message = f"the policy names no base {base} to start from"
+            raise RuleError(message, code="base-not-allowed")
         return
     expected = state.base
     if not state.was_closed and state.newest is not None:
         expected = state.newest.model_digest
     if base != expected:
-        raise RuleError(
-            f"base {base} is not the one to go on from, {expected}", code="base-differs"
-        )
+        message = f"base {base} is not the one to go on from, {expected}"
+        raise RuleError(message, code="base-not-current")
 
 
 def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
     policy, count = state.policy, len(manifest.participants)
     if manifest.policy_digest != state.policy_digest:
-        raise RuleError(
-            f"policy {manifest.policy_digest} is not in force", code="policy-differs"
-        )
+        named, current = manifest.policy_digest, state.policy_digest
+        message = f"policy {named} is not in force, {current} is"
+        raise RuleError(message, code="policy-differs")
     if manifest.roster_digest != state.roster.digest:
         raise RuleError(
-            f"roster {manifest.roster_digest} is not the members'",
+            f"roster {manifest.roster_digest}, the members' is {state.roster.digest}",
             code="roster-differs",
         )
     members = state.members
     for participant in manifest.participants:
         member = members.get(participant.name)
         if member is None or member.node != participant.key:
-            raise RuleError(
-                f"{participant.name} is no member with this node key",
-                code="participant-not-in-roster",
-            )
+            message = f"{participant.name} is no member with this node key"
+            raise RuleError(message, code="participant-not-in-roster")
     if manifest.min_cohort < policy.min_cohort or count < manifest.min_cohort:
         raise RuleError(
             f"{count} participants, at least {manifest.min_cohort};"
@@ -221,39 +204,34 @@ def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
         )
     colluding = manifest.max_colluding
     if colluding < policy.max_colluding:
-        raise RuleError(
-            f"tolerates {colluding} colluding, not {policy.max_colluding}",
-            code="max-colluding-differs",
-        )
+        message = f"tolerates {colluding} colluding, not {policy.max_colluding}"
+        raise RuleError(message, code="max-colluding-too-small")
     least = recommended_threshold(count, max_colluding=colluding)
     if not least <= manifest.threshold <= count:
-        raise RuleError(
-            f"threshold {manifest.threshold}, not {least} to {count}",
-            code="threshold-out-of-range",
-        )
+        message = f"threshold {manifest.threshold}, not {least} to {count}"
+        raise RuleError(message, code="threshold-out-of-range")
 
 
 def _check_privacy(state: FederationState, manifest: RoundManifest) -> None:
     plan, policy = manifest.privacy, state.policy
     if plan.noise not in policy.noise:
-        raise RuleError(
-            f"the policy does not allow noise {plan.noise!r}", code="noise-not-allowed"
-        )
+        message = f"the policy does not allow noise {plan.noise!r}"
+        raise RuleError(message, code="noise-not-allowed")
     if plan.noise == "none":
         return
     if not 0 < decode_decimal(plan.target_delta) <= decode_decimal(policy.max_delta):
-        raise RuleError(
-            f"delta {plan.target_delta}, at most {policy.max_delta}",
-            code="delta-too-large",
-        )
+        message = f"delta {plan.target_delta}, at most {policy.max_delta}"
+        raise RuleError(message, code="delta-above-policy")
     if min(map(decode_decimal, (plan.noise_multiplier, plan.clip_norm))) <= 0:
         raise RuleError(
-            "clip norm and noise multiplier must be positive", code="noise-not-positive"
+            f"clip norm {plan.clip_norm} and noise multiplier {plan.noise_multiplier}"
+            " must be positive",
+            code="noise-not-positive",
         )
 
 
 def _terms(state: FederationState, manifest: RoundManifest) -> AccountingTerms:
-    """Read what accounts must say; rounds of equal plans share one object."""
+    """Read what accounts must state; rounds of equal plans share one object."""
     try:
         terms = AccountingTerms.of(manifest)
     except ProtocolError as error:
@@ -262,39 +240,26 @@ def _terms(state: FederationState, manifest: RoundManifest) -> AccountingTerms:
     return before.terms if before is not None and before.terms == terms else terms
 
 
-def _check_outcome(current: OpenRound, body: RoundClosed) -> None:
+def _check_outcome(current: OpenRound, body: round_events.RoundClosed) -> None:
     manifest = current.manifest
-    dropped = [entry.name for entry in body.dropped]
-    everybody = [participant.name for participant in manifest.participants]
-    if sorted([*body.included, *dropped]) != everybody:
+    named = sorted([*body.included, *(entry.name for entry in body.dropped)])
+    participants = [participant.name for participant in manifest.participants]
+    if named != participants:
         raise RuleError(
-            "included and dropped together are not the participants",
+            f"included and dropped are not the {len(participants)} participants:"
+            f" {sorted(set(named) ^ set(participants))}",
             code="participants-differ",
         )
     least = max(manifest.min_cohort, manifest.threshold)
     if len(body.included) < least:
-        raise RuleError(
-            f"a sum of {len(body.included)}, at least {least}", code="sum-too-small"
-        )
+        message = f"a sum of {len(body.included)}, at least {least}"
+        raise RuleError(message, code="sum-too-small")
 
 
-def _open(state: FederationState, body: InRound) -> OpenRound:
+def _open(state: FederationState, body: round_events.InRound) -> OpenRound:
     current = state.open_round
-    if current is None or _key(body) != current.key:
+    if current is None or round_key(body) != current.key:
         what = current.key if current else "none"
-        raise RuleError(
-            f"about round {_key(body)}, open is {what}", code="round-not-open"
-        )
+        message = f"about round {round_key(body)}, open is {what}"
+        raise RuleError(message, code="round-not-open")
     return current
-
-
-def _check_participant(current: OpenRound, actor: str) -> None:
-    if actor not in current.terms.participants:
-        raise RuleError(
-            f"{actor} does not take part in round {current.key}",
-            code="node-not-in-cohort",
-        )
-
-
-def _key(body: InRound) -> tuple[str, int, int]:
-    return body.run_id, body.round_number, body.attempt

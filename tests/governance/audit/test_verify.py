@@ -30,6 +30,7 @@ from tests.support.log_world import (
     with_loss,
     without_noise,
 )
+from tests.support.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +58,15 @@ def rewritten(world: World, entries: list[bytes], folder: Path) -> Path:
     return bundle_of(twin, folder).folder
 
 
-def failed(audit: Audit) -> tuple[str, AuditVerdict]:
-    return audit.steps[-1].name, audit.verdict
+def failed(audit: Audit) -> tuple[str, AuditVerdict, str | None]:
+    """Return the step that ended an audit, its verdict and the broken rule."""
+    return audit.steps[-1].name, audit.verdict, audit.steps[-1].code
 
 
 def test_an_untouched_bundle_holds_with_counts(world: World, bundle: Path) -> None:
     audit = verify(bundle, trust=world.trust.encode(), since=world.note())
     assert audit.verdict is AuditVerdict.HOLDS
+    assert {step.code for step in audit.steps} == {None}
     counts = {step.name: step.counts for step in audit.steps}
     assert counts["files"]["files"] == 13
     assert counts["signatures"]["cosignatures"] == 3
@@ -99,7 +102,7 @@ def test_one_flipped_byte_in_any_file_is_noticed(
 @pytest.mark.slow
 @settings(max_examples=150)
 @given(data=st.data())
-def test_a_flipped_byte_is_noticed_though_the_manifest_was_mended(
+def test_a_flipped_byte_under_a_rewritten_manifest_is_noticed(
     made: tuple[World, Path], data: st.DataObject
 ) -> None:
     world, bundle = made  # [1, 12, 29]
@@ -128,29 +131,49 @@ def test_a_flipped_byte_is_noticed_though_the_manifest_was_mended(
 
 def test_a_file_more_or_less_is_noticed(bundle: Path) -> None:
     (bundle / "artifacts" / "base-2" / "extra.bin").write_bytes(b"x")
-    assert failed(verify(bundle)) == ("files", AuditVerdict.FOREIGN_FILE)
+    assert failed(verify(bundle)) == (
+        "files",
+        AuditVerdict.FOREIGN_FILE,
+        "foreign-file",
+    )
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("artifacts", AuditVerdict.FOREIGN_FILE)  # [29]
+    assert failed(verify(bundle)) == (
+        "artifacts",
+        AuditVerdict.FOREIGN_FILE,
+        "foreign-file",
+    )  # [29]
     (bundle / "artifacts" / "base-2" / "extra.bin").unlink()
     (bundle / "tile" / "0" / "000.p" / "26").unlink()
-    assert failed(verify(bundle)) == ("files", AuditVerdict.INCOMPLETE)
+    assert failed(verify(bundle)) == ("files", AuditVerdict.INCOMPLETE, "file-missing")
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("log", AuditVerdict.INCOMPLETE)
+    assert failed(verify(bundle)) == ("log", AuditVerdict.INCOMPLETE, "file-missing")
     (bundle / "MANIFEST.sha256").unlink()
-    assert failed(verify(bundle)) == ("files", AuditVerdict.INCOMPLETE)
+    assert failed(verify(bundle)) == (
+        "files",
+        AuditVerdict.INCOMPLETE,
+        "manifest-missing",
+    )
 
 
 def test_a_renamed_model_file_with_the_same_bytes_is_noticed(bundle: Path) -> None:
     config = bundle / "artifacts" / "base-2" / "config.json"  # [29]
     config.rename(config.with_name("settings.json"))
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("artifacts", AuditVerdict.FAILS)
+    assert failed(verify(bundle)) == (
+        "artifacts",
+        AuditVerdict.FAILS,
+        "manifest-file-missing",
+    )
 
 
 def test_an_artifact_that_was_never_logged_is_refused(bundle: Path) -> None:
     shutil.copytree(bundle / "artifacts" / "base-2", bundle / "artifacts" / "base-3")
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("artifacts", AuditVerdict.FAILS)
+    assert failed(verify(bundle)) == (
+        "artifacts",
+        AuditVerdict.FAILS,
+        "artifact-not-in-log",
+    )
 
 
 def test_a_release_with_other_parameters_than_the_rounds_led_to_is_refused(
@@ -165,7 +188,11 @@ def test_a_release_with_other_parameters_than_the_rounds_led_to_is_refused(
     world.run_round(1)
     world.add(world.release(1, manifest_digest=listed.digest))
     audit = verify(bundle_of(world, tmp_path, artifacts={"base-1": base}).folder)
-    assert failed(audit) == ("artifacts", AuditVerdict.FAILS)
+    assert failed(audit) == (
+        "artifacts",
+        AuditVerdict.FAILS,
+        "release-parameters-differ",
+    )
     assert "holds parameters" in audit.steps[-1].detail
 
 
@@ -178,7 +205,11 @@ def test_an_entry_or_proof_beside_a_release_must_be_of_this_log(
     assert verify(bundle).verdict is AuditVerdict.HOLDS
     (place / "release.entry").write_bytes(b"{}")
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("artifacts", AuditVerdict.FAILS)
+    assert failed(verify(bundle)) == (
+        "artifacts",
+        AuditVerdict.FAILS,
+        "entry-not-in-log",
+    )
 
 
 def test_a_manifest_alone_stands_for_an_artifact(bundle: Path) -> None:
@@ -203,41 +234,44 @@ def test_links_and_devices_are_refused(bundle: Path, kind: str) -> None:  # [31]
         (bundle / "tile").symlink_to(bundle.parent / "elsewhere")
     else:
         os.mkfifo(bundle / "artifacts" / "pipe")
-    assert failed(verify(bundle)) == ("files", AuditVerdict.FOREIGN_FILE)
+    assert failed(verify(bundle)) == (
+        "files",
+        AuditVerdict.FOREIGN_FILE,
+        "foreign-file",
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "verdict"),
+    ("name", "verdict", "code"),
     [
-        ("../outside", AuditVerdict.FAILS),
-        ("/etc/passwd", AuditVerdict.FAILS),
-        ("tile/../checkpoint", AuditVerdict.FAILS),
-        ("a\\b", AuditVerdict.FAILS),
-        ("notes.txt", AuditVerdict.FOREIGN_FILE),
-        ("tile", AuditVerdict.FOREIGN_FILE),
+        ("../outside", AuditVerdict.FAILS, "name-not-portable"),
+        ("/etc/passwd", AuditVerdict.FAILS, "name-not-portable"),
+        ("tile/../checkpoint", AuditVerdict.FAILS, "name-not-portable"),
+        ("a\\b", AuditVerdict.FAILS, "name-not-portable"),
+        ("notes.txt", AuditVerdict.FOREIGN_FILE, "foreign-file"),
+        ("tile", AuditVerdict.FOREIGN_FILE, "foreign-file"),
     ],
 )
 def test_names_that_leave_the_bundle_are_refused(
-    bundle: Path, name: str, verdict: AuditVerdict
+    bundle: Path, name: str, verdict: AuditVerdict, code: str
 ) -> None:
     path = bundle / "MANIFEST.sha256"  # [31]
     lines = [*path.read_text().splitlines(), f"{'0' * 64}  {name}"]
     lines.sort(key=lambda line: line[66:])
     path.write_text("".join(f"{line}\n" for line in lines))
-    assert failed(verify(bundle)) == ("files", verdict)
+    assert failed(verify(bundle)) == ("files", verdict, code)
 
 
 def test_an_oversize_checkpoint_is_refused_unread(bundle: Path) -> None:  # [11, 31]
     (bundle / "checkpoint").write_bytes(b"\n" * 10**6)
     write_manifest(bundle)
     audit = verify(bundle)
-    assert failed(audit) == ("files", AuditVerdict.FAILS)
-    assert "over" in audit.steps[-1].detail
+    assert failed(audit) == ("files", AuditVerdict.FAILS, "file-too-large")
 
 
 def test_a_file_is_not_a_bundle(bundle: Path) -> None:
     for path in (bundle / "trust-policy.txt", bundle / "nothing"):
-        with pytest.raises(ConfigError):
+        with refused(ConfigError, "folder-missing", match=str(path)):
             verify(path)
 
 
@@ -253,28 +287,35 @@ def test_a_history_rewritten_by_log_and_witnesses_fails_against_an_old_view(
         fork.add(fork.declaration(name), name, "node")
     bundle = rewritten(world, fork.entries, tmp_path)
     assert verify(bundle).verdict is AuditVerdict.HOLDS
-    assert failed(verify(bundle, since=kept)) == ("since", AuditVerdict.FAILS)
+    assert failed(verify(bundle, since=kept)) == (
+        "since",
+        AuditVerdict.FAILS,
+        "log-forked",
+    )
 
 
 def test_a_rollback_fails_against_an_old_view(world: World, tmp_path: Path) -> None:
     bundle = rewritten(world, world.entries[:20], tmp_path)  # [3]
     assert verify(bundle, since=world.note(world.entries[:20])).verdict == 0
     audit = verify(bundle, since=world.note())
-    assert failed(audit) == ("since", AuditVerdict.FAILS)
-    assert "rollback" in audit.steps[-1].detail
+    assert failed(audit) == ("since", AuditVerdict.FAILS, "log-shrunk")
 
 
 def test_too_few_cosignatures_do_not_hold(world: World, bundle: Path) -> None:  # [5]
     (bundle / "checkpoint").write_bytes(world.note(witnesses=NAMES[:2]))
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("signatures", AuditVerdict.FAILS)
+    assert failed(verify(bundle)) == (
+        "signatures",
+        AuditVerdict.FAILS,
+        "quorum-not-reached",
+    )
 
 
-def test_a_policy_of_somebody_else_does_not_hold(bundle: Path) -> None:  # [19]
+def test_a_policy_with_another_log_key_does_not_hold(bundle: Path) -> None:  # [19]
     other = World()
     other.log_key = SigningKey.generate("tapestry.example/log")
     audit = verify(bundle, trust=other.trust.encode())
-    assert failed(audit) == ("signatures", AuditVerdict.FAILS)
+    assert failed(audit) == ("signatures", AuditVerdict.FAILS, "log-signature-missing")
 
 
 def test_a_member_whose_witness_is_not_trusted_is_noticed(
@@ -289,7 +330,7 @@ def test_a_member_whose_witness_is_not_trusted_is_noticed(
     )
     assert lines != stranger.trust.encode().decode().splitlines()
     audit = verify(bundle, trust=stranger.trust.encode())
-    assert failed(audit) == ("charter", AuditVerdict.FAILS)
+    assert failed(audit) == ("charter", AuditVerdict.FAILS, "witness-untrusted")
 
 
 def test_an_entry_that_breaks_a_rule_exits_with_two(tmp_path: Path) -> None:
@@ -297,7 +338,7 @@ def test_an_entry_that_breaks_a_rule_exits_with_two(tmp_path: Path) -> None:
     bad = renamed(world.manifest(3), policy_digest=fake_digest("lax"))
     entries = [*world.entries, world.entry(RoundOpened(manifest=bad))]
     audit = verify(rewritten(world, entries, tmp_path))
-    assert failed(audit) == ("events", AuditVerdict.RULE_BROKEN)
+    assert failed(audit) == ("events", AuditVerdict.RULE_BROKEN, "policy-differs")
     assert audit.steps[-1].detail.startswith("entry 26:")
 
 
@@ -308,7 +349,7 @@ def test_a_commitment_before_its_round_was_opened_exits_with_two(
     commitment = world.commitment("fr", world.manifest())
     entries = [*world.entries, world.entry(commitment, "fr", "node")]
     audit = verify(rewritten(world, entries, tmp_path))
-    assert failed(audit) == ("events", AuditVerdict.RULE_BROKEN)
+    assert failed(audit) == ("events", AuditVerdict.RULE_BROKEN, "round-not-open")
 
 
 def test_an_understated_epsilon_exits_with_two(tmp_path: Path) -> None:  # [23]
@@ -317,7 +358,7 @@ def test_an_understated_epsilon_exits_with_two(tmp_path: Path) -> None:  # [23]
     world.add(RoundOpened(manifest=plan))
     world.add(world.account(plan, epsilon="1.98"), "fr", "node")
     audit = verify(bundle_of(world, tmp_path).folder)
-    assert failed(audit) == ("privacy", AuditVerdict.RULE_BROKEN)
+    assert failed(audit) == ("privacy", AuditVerdict.RULE_BROKEN, "epsilon-understated")
     assert "fr reports epsilon 1.98" in audit.steps[-1].detail
     assert [account.is_understated for account in audit.accounts] == [True]
 
@@ -330,7 +371,7 @@ def test_an_epsilon_understated_on_an_adapters_card_exits_with_two(
     world.add(low, "fr", "node")
     world.add(world.adapter_account("fr-other"), "fr", "node")
     audit = verify(bundle_of(world, tmp_path).folder)
-    assert failed(audit) == ("privacy", AuditVerdict.RULE_BROKEN)
+    assert failed(audit) == ("privacy", AuditVerdict.RULE_BROKEN, "epsilon-understated")
 
 
 def test_a_federation_without_noise_promises_nothing(tmp_path: Path) -> None:
@@ -346,25 +387,45 @@ def test_a_federation_without_noise_promises_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("forge", "verdict"),
+    ("forge", "verdict", "code"),
     [
-        (lambda p: p.replace(b"data.declared", b"vote.cast"), AuditVerdict.INCOMPLETE),
-        (lambda p: p.replace(b'"v":1', b'"v":2'), AuditVerdict.INCOMPLETE),
-        (lambda p: p.replace(b'"v":1', b'"v":1 '), AuditVerdict.FAILS),
-        (lambda p: p.replace(b'"records":', b'"x":1,"records":'), AuditVerdict.FAILS),
-        (lambda p: p.replace(b'"fr"', b'"de"', 1), AuditVerdict.RULE_BROKEN),
+        (
+            lambda p: p.replace(b"data.declared", b"vote.cast"),
+            AuditVerdict.INCOMPLETE,
+            "event-type-unknown",
+        ),
+        (
+            lambda p: p.replace(b'"v":1', b'"v":2'),
+            AuditVerdict.INCOMPLETE,
+            "event-version-unknown",
+        ),
+        (
+            lambda p: p.replace(b'"v":1', b'"v":1 '),
+            AuditVerdict.FAILS,
+            "json-not-canonical",
+        ),
+        (
+            lambda p: p.replace(b'"unit":', b'"s":1,"unit":'),
+            AuditVerdict.FAILS,
+            "schema-violated",
+        ),
+        (
+            lambda p: p.replace(b'"fr"', b'"de"', 1),
+            AuditVerdict.RULE_BROKEN,
+            "signature-missing",
+        ),
     ],
     ids=["future-type", "future-version", "spaces", "extra-key", "other-actor"],
 )
 def test_entries_that_are_well_signed_but_wrong(
-    tmp_path: Path, forge: Callable[[bytes], bytes], verdict: AuditVerdict
+    tmp_path: Path, forge: Callable[[bytes], bytes], verdict: AuditVerdict, code: str
 ) -> None:
     world = World().found()  # [10, 17]
     signed = entry_module.open_entry(world.entry(world.declaration("fr"), "fr", "node"))
     entry = resign(forge(signed.payload), world.keys["fr", "node"])
     assert forge(signed.payload) != signed.payload
     audit = verify(rewritten(world, [*world.entries, entry], tmp_path))
-    assert failed(audit) == ("events", verdict)
+    assert failed(audit) == ("events", verdict, code)
 
 
 def resign(payload: bytes, key: SigningKey) -> bytes:
@@ -383,7 +444,7 @@ def resign(payload: bytes, key: SigningKey) -> bytes:
 def test_another_genesis_is_noticed(bundle: Path) -> None:
     (bundle / "genesis.sha256").write_text(fake_digest("other") + "\n")
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("charter", AuditVerdict.FAILS)
+    assert failed(verify(bundle)) == ("charter", AuditVerdict.FAILS, "genesis-differs")
 
 
 def test_an_empty_log_has_no_verdict(world: World, tmp_path: Path) -> None:
@@ -395,4 +456,4 @@ def test_an_empty_log_has_no_verdict(world: World, tmp_path: Path) -> None:
     (public / "trust-policy.txt").write_bytes(world.trust.encode())
     (public / "genesis.sha256").write_text(world.genesis + "\n")
     write_manifest(public)
-    assert failed(verify(public)) == ("charter", AuditVerdict.INCOMPLETE)
+    assert failed(verify(public)) == ("charter", AuditVerdict.INCOMPLETE, "log-empty")

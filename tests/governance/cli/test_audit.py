@@ -75,7 +75,7 @@ def test_machines_read_the_same_verdict(bundle: Path) -> None:
         "files", "trust", "signatures", "log", "since", "charter", "events", "privacy",
         "artifacts", "blobs", "sums",
     ]  # fmt: skip
-    assert all(step["holds"] for step in report["steps"])
+    assert all(step["holds"] and step["code"] is None for step in report["steps"])
 
 
 def test_epsilon_is_recomputed_per_node_and_run(bundle: Path) -> None:
@@ -105,10 +105,10 @@ def test_each_kind_of_failure_has_its_exit_status(tmp_path: Path) -> None:
     (missing / "checkpoint").unlink()
     forged = bundle_of(World().found(), tmp_path / "forged").folder
     (forged / "genesis.sha256").write_text("sha256:0\n")
-    for folder, status, word in (
-        (forged, 1, "FAILS"),
-        (rule, 2, "RULE BROKEN"),
-        (missing, 3, "INCOMPLETE"),
+    for folder, status, word, code in (
+        (forged, 1, "FAILS", "manifest-file-changed"),
+        (rule, 2, "RULE BROKEN", "policy-differs"),
+        (missing, 3, "INCOMPLETE", "file-missing"),
     ):
         for command in ("verify", "account"):
             result = run(command, folder)
@@ -117,6 +117,7 @@ def test_each_kind_of_failure_has_its_exit_status(tmp_path: Path) -> None:
         report = json.loads(run("verify", folder, "--json").stdout)
         assert report["exit"] == status
         assert not report["steps"][-1]["holds"]
+        assert report["steps"][-1]["code"] == code
 
 
 def test_a_release_states_its_promise(bundle: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,6 +26,7 @@ from tapestry_governance.events.model_events import EvaluationRecorded
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_governance.events.round_events import RoundClosed
 from tests.support.log_world import START, World, changed, fake_digest
+from tests.support.refusals import refused
 
 KEY = SigningKey.generate("fr.example/node")
 AUTHOR = Author(federation="tapestry", actor="fr", role="node")
@@ -74,34 +76,38 @@ def test_a_flipped_bit_never_verifies(position: int, bit: int) -> None:
 
 @given(st.binary(max_size=300))
 def test_random_bytes_are_no_entry(data: bytes) -> None:
-    with pytest.raises(ProtocolError):
+    with pytest.raises(ProtocolError) as caught:
         open_entry(data)
+    assert re.fullmatch("json-.*|text-.*|schema-violated", caught.value.code)
 
 
 def test_another_key_of_the_same_name_does_not_verify() -> None:
     entry = sign_entry(AUTHOR.event(DATA, now=START, seen=None), KEY)
     other = SigningKey.generate(KEY.name)
-    with pytest.raises(VerificationError, match="not signed by"):
+    with refused(VerificationError, "signature-missing", match=KEY.name):
         open_entry(entry).verify(other.verify_key)
 
 
 @pytest.mark.parametrize(
-    "mutate",
+    ("mutate", "code"),
     [
-        lambda p: p[:-1] + b" }",
-        lambda p: p + b"\n",
-        lambda p: p.replace(b'"v":1', b'"v":1,"v":1'),
-        lambda p: p.replace(b'"records":7', b'"records":7.0'),
-        lambda p: p.replace(b'"records":7', b'"records":9007199254740993'),
-        lambda p: p.replace(b'"records":7', b'"records":"7"'),
-        lambda p: p.replace(b'"records":7', b'"records":true'),
-        lambda p: p.replace(b'"pt-BR"', '"e\u0301"'.encode()),
-        lambda p: p.replace(b'"refs":[]', b'"more":1,"refs":[]'),
-        lambda p: p.replace(b"12:00:00Z", b"12:00:60Z"),
-        lambda p: p.replace(b"12:00:00Z", b"12:00:0Z"),
-        lambda p: p.replace(b'"role":"node"', b'"role":"king"'),
-        lambda p: p.replace(b'"v":1', b'"v":true'),
-        lambda p: p.replace(b'"v":1', b'"v":0'),
+        (lambda p: p[:-1] + b" }", "json-not-canonical"),
+        (lambda p: p + b"\n", "json-not-canonical"),
+        (lambda p: p.replace(b'"v":1', b'"v":1,"v":1'), "json-not-canonical"),
+        (lambda p: p.replace(b":7,", b":7.0,"), "json-type-unsupported"),
+        (
+            lambda p: p.replace(b'"records":7', b'"records":9007199254740993'),
+            "json-number-invalid",
+        ),
+        (lambda p: p.replace(b'"records":7', b'"records":"7"'), "schema-violated"),
+        (lambda p: p.replace(b'"records":7', b'"records":true'), "schema-violated"),
+        (lambda p: p.replace(b'"pt-BR"', '"e\u0301"'.encode()), "text-not-normalized"),
+        (lambda p: p.replace(b'"refs":[]', b'"more":1,"refs":[]'), "schema-violated"),
+        (lambda p: p.replace(b"12:00:00Z", b"12:00:60Z"), "schema-violated"),
+        (lambda p: p.replace(b"12:00:00Z", b"12:00:0Z"), "schema-violated"),
+        (lambda p: p.replace(b'"role":"node"', b'"role":"king"'), "schema-violated"),
+        (lambda p: p.replace(b'"v":1', b'"v":true'), "entry-not-canonical"),
+        (lambda p: p.replace(b'"v":1', b'"v":0'), "schema-violated"),
     ],
     ids=[
         "spaces", "trailing", "duplicate-key", "float", "huge-int", "text-for-int",
@@ -110,20 +116,23 @@ def test_another_key_of_the_same_name_does_not_verify() -> None:
     ],
 )  # fmt: skip
 def test_a_second_spelling_of_an_event_is_refused(
-    mutate: Callable[[bytes], bytes],
+    mutate: Callable[[bytes], bytes], code: str
 ) -> None:
     entry = sign_entry(AUTHOR.event(DATA, now=START, seen=None), KEY)
     payload = decode_base64(envelope(entry)["payload"])
     assert mutate(payload) != payload
-    with pytest.raises(ProtocolError):
+    with refused(ProtocolError, code):
         open_entry(with_payload(entry, mutate(payload)))
 
 
 def test_types_and_versions_of_the_future_stop_without_a_verdict() -> None:
     entry = sign_entry(AUTHOR.event(DATA, now=START, seen=None), KEY)
     payload = decode_base64(envelope(entry)["payload"])
-    for old, new in ((b"data.declared", b"vote.cast"), (b'"v":1', b'"v":2')):
-        with pytest.raises(IncompleteError):
+    for old, new, code in (
+        (b"data.declared", b"vote.cast", "event-type-unknown"),
+        (b'"v":1', b'"v":2', "event-version-unknown"),
+    ):
+        with refused(IncompleteError, code):
             open_entry(with_payload(entry, payload.replace(old, new)))
 
 
@@ -157,7 +166,7 @@ def test_an_oversize_event_is_refused_when_signed() -> None:
         now=START,
         seen=None,
     )
-    with pytest.raises(ProtocolError, match="limit"):
+    with refused(ProtocolError, "json-too-large", match=str(EVENT_LIMIT)):
         sign_entry(many, KEY)
 
 
@@ -165,7 +174,7 @@ def test_seventeen_signatures_are_refused() -> None:
     keys = [SigningKey.generate(f"n{i:02}") for i in range(17)]
     event = AUTHOR.event(DATA, now=START, seen=None)
     assert len(open_entry(sign_entry(event, *keys[:16])).signatures) == 16
-    with pytest.raises(ProtocolError):
+    with refused(ProtocolError, "schema-violated", match="16"):
         sign_entry(event, *keys)
 
 
@@ -174,8 +183,12 @@ def test_signatures_out_of_order_or_twice_are_refused() -> None:
     keys = [SigningKey.generate("a"), SigningKey.generate("b")]
     whole = envelope(sign_entry(event, *keys))
     first, second = whole["signatures"]
-    for signatures in ([second, first], [first, first], []):
-        with pytest.raises(ProtocolError):
+    for signatures, code in (
+        ([second, first], "signatures-out-of-order"),
+        ([first, first], "signatures-out-of-order"),
+        ([], "schema-violated"),
+    ):
+        with refused(ProtocolError, code):
             open_entry(canonical_json({**whole, "signatures": signatures}))
     with pytest.raises(ValueError, match="distinct"):
         sign_entry(event, KEY, KEY)

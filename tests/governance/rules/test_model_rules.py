@@ -2,9 +2,7 @@
 
 import pytest
 
-from tapestry.errors import (
-    RuleError,
-)
+from tapestry.errors import RuleError
 from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.events.privacy_events import DpAccounted, UnboundedLoss
@@ -16,6 +14,7 @@ from tests.support.log_world import (
     with_loss,
     without_noise,
 )
+from tests.support.refusals import refused
 
 
 @pytest.fixture
@@ -32,29 +31,31 @@ def _changed(account: DpAccounted, change: dict[str, object]) -> Body:
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "code", "value"),
     [
-        ({"epsilon_run": "8.1"}, "the policy allows 8"),
-        ({"loss": UnboundedLoss(mechanism="none")}, "without noise"),
-        ({"noise_multiplier": "0.9"}, "is not the plan's"),
-        ({"clip_norm": "2"}, "is not the plan's"),
-        ({"target_delta": "0.000001"}, "is not the plan's"),
-        ({"target_delta": "0.1"}, "delta 0.1"),
-        ({"steps": 19}, "19 steps"),
-        ({"sampling_rate": "0.04"}, "sampling rate"),
-        ({"round_number": 2}, "no round"),
+        ({"epsilon_run": "8.1"}, "epsilon-above-cap", "8.1 .* allows 8"),
+        ({"loss": UnboundedLoss(mechanism="none")}, "noise-not-allowed", "fr"),
+        ({"noise_multiplier": "0.9"}, "noise-too-low", "noise_multiplier 0.9"),
+        ({"own_multiplier": "0.9", "noise_multiplier": "0.9"}, "noise-too-low", "0.9"),
+        ({"clip_norm": "2"}, "privacy-terms-differ", "clip_norm 2,"),
+        ({"target_delta": "0.000001"}, "privacy-terms-differ", "0.000001"),
+        ({"shares": 2}, "privacy-terms-differ", "shares 2, planned was 1"),
+        ({"target_delta": "0.1"}, "delta-above-policy", "delta 0.1"),
+        ({"steps": 19}, "steps-differ", "19"),
+        ({"sampling_rate": "0.04"}, "sampling-rate-too-low", "0.04"),
+        ({"round_number": 2}, "node-not-in-cohort", "fr .* 2, 1"),
     ],
 )
 def test_accounting_that_does_not_match_the_plan_is_refused(  # [22, 23]
-    world: World, change: dict[str, object], reason: str
+    world: World, change: dict[str, object], code: str, value: str
 ) -> None:
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
     account = world.account(manifest)
-    with pytest.raises(RuleError, match=reason):
+    with refused(RuleError, code, match=value):
         world.add(_changed(account, change), "fr", "node")
     world.add(account, "fr", "node")
-    with pytest.raises(RuleError, match="accounted twice"):
+    with refused(RuleError, "account-duplicated"):
         world.add(account, "fr", "node")
 
 
@@ -62,7 +63,7 @@ def test_epsilon_never_falls_within_a_run(world: World) -> None:
     world.run_round(1)
     manifest = world.manifest(2)
     world.add(RoundOpened(manifest=manifest))
-    with pytest.raises(RuleError, match="falls from 2 to 1"):
+    with refused(RuleError, "epsilon-decreased", match="from 2 to 1"):
         world.add(world.account(manifest, epsilon="1"), "fr", "node")
 
 
@@ -72,7 +73,7 @@ def test_training_without_noise_voids_the_promise_of_a_run() -> None:
     world.add(bare, "fr", "node")
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
-    with pytest.raises(RuleError, match="no epsilon holds"):
+    with refused(RuleError, "run-without-noise", match="fr .* run run"):
         world.add(world.account(manifest), "fr", "node")
     world.add(world.account(manifest), "de", "node")
 
@@ -90,64 +91,68 @@ def test_accounting_without_declared_data_is_refused() -> None:
     world.add(world.charter())
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
-    with pytest.raises(RuleError, match="declared no data"):
+    with refused(RuleError, "data-not-declared", match="fr"):
         world.add(world.account(manifest), "fr", "node")
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "code"),
     [
-        ({"parameters_digest": fake_digest("other")}, "the base is"),
-        ({"round_number": 2}, "not of the last"),
-        ({"previous": "base-0"}, "the latest is"),
+        ({"parameters_digest": fake_digest("other")}, "release-parameters-differ"),
+        ({"round_number": 2}, "release-of-old-round"),
+        ({"previous": "base-0"}, "release-predecessor-differs"),
     ],
 )
 def test_a_release_of_something_else_is_refused(
-    world: World, change: dict[str, object], reason: str
+    world: World, change: dict[str, object], code: str
 ) -> None:
     world.run_round(1)
-    with pytest.raises(RuleError, match=reason):
+    with refused(RuleError, code):
         world.add(changed(world.release(1), **change))
     world.add(world.release(1))
-    with pytest.raises(RuleError, match="does not come after"):
+    with refused(RuleError, "release-name-not-next", match="base-1"):
         world.add(world.release(1))
 
 
 def test_a_release_waits_for_the_round_to_close(world: World) -> None:
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
-    with pytest.raises(RuleError, match="follows a closed round"):
+    with refused(RuleError, "release-without-round"):
         world.add(world.release(1))
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "code", "value"),
     [
-        ({"base": "base-3"}, "no release base-3"),
-        ({"base_digest": fake_digest("other")}, "no release base-1"),
-        ({"licence": "Proprietary"}, "licence Proprietary"),
-        ({"epsilon": "1"}, "claims epsilon 1"),
-        ({"epsilon": None, "target_delta": None}, "claims epsilon None"),
-        ({"name": "fr-other"}, "accounted for no adapter"),
-        ({"name": "base-2"}, "name for releases"),
+        ({"base": "base-3"}, "adapter-base-unpublished", "base-3"),
+        ({"base_digest": fake_digest("other")}, "adapter-base-unpublished", "base-1"),
+        ({"licence": "Proprietary"}, "licence-not-allowed", "Proprietary"),
+        ({"epsilon": "1"}, "adapter-epsilon-differs", "epsilon 1"),
+        (
+            {"epsilon": None, "target_delta": None},
+            "adapter-epsilon-differs",
+            "epsilon None",
+        ),
+        ({"name": "fr-other"}, "adapter-not-accounted", "fr-other"),
+        ({"name": "base-2"}, "adapter-name-reserved", "base-2"),
     ],
 )
 def test_an_adapter_outside_the_rules_is_refused(
-    world: World, change: dict[str, object], reason: str
+    world: World, change: dict[str, object], code: str, value: str
 ) -> None:
     publishable(world)
-    with pytest.raises(RuleError, match=reason):
+    with refused(RuleError, code, match=value):
         world.add(changed(world.adapter(1), **change), "fr", "community")
 
 
 def test_an_adapter_has_one_publisher_and_rising_versions(world: World) -> None:
     publishable(world)
     world.add(world.adapter(1), "fr", "community")
-    with pytest.raises(RuleError, match="1 after 1"):
+    with refused(RuleError, "adapter-version-not-next", match="1 after 1"):
         world.add(world.adapter(1), "fr", "community")
-    with pytest.raises(RuleError, match="accounted for no adapter"):
+    with refused(RuleError, "adapter-not-accounted", match="fr-culture"):
         world.add(changed(world.adapter(1), version=2), "fr", "community")
-    with pytest.raises(RuleError, match="is fr's"):
+    with refused(RuleError, "adapter-name-taken", match="is fr's"):
         world.add(changed(world.adapter(1), version=2), "de", "community")
 
 

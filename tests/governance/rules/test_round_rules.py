@@ -2,9 +2,7 @@
 
 import pytest
 
-from tapestry.errors import (
-    RuleError,
-)
+from tapestry.errors import RuleError
 from tapestry.protocol.messages import Reason
 from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.round_events import (
@@ -15,6 +13,7 @@ from tapestry_governance.events.round_events import (
 )
 from tapestry_governance.rules.replay import apply
 from tests.support.log_world import NAMES, World, changed, fake_digest, renamed
+from tests.support.refusals import refused
 
 
 @pytest.fixture
@@ -23,46 +22,50 @@ def world() -> World:
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "code", "value"),
     [
-        ({"federation": "other"}, "round of other"),
-        ({"round_number": 2}, "starts with round"),
-        ({"attempt": 2}, "starts with round"),
-        ({"attempt": 4}, "attempt 4"),
-        ({"model_digest": fake_digest("mine")}, "names no base"),
-        ({"policy_digest": fake_digest("lax")}, "not in force"),
-        ({"roster_digest": fake_digest("us")}, "roster"),
-        ({"min_cohort": 2}, "at least 2"),
-        ({"max_colluding": 0}, "tolerates 0"),
-        ({"threshold": 2}, "threshold 2"),
-        ({"threshold": 5}, "threshold 5"),
+        ({"federation": "other"}, "federation-differs", "other"),
+        ({"round_number": 2}, "first-round-missing", r"2\.1"),
+        ({"attempt": 2}, "first-round-missing", r"1\.2"),
+        ({"attempt": 4}, "attempt-above-limit", "4"),
+        (
+            {"model_digest": fake_digest("mine")},
+            "base-not-allowed",
+            fake_digest("mine"),
+        ),
+        ({"policy_digest": fake_digest("lax")}, "policy-differs", fake_digest("lax")),
+        ({"roster_digest": fake_digest("us")}, "roster-differs", fake_digest("us")),
+        ({"min_cohort": 2}, "cohort-too-small", "at least 2; .* 3"),
+        ({"max_colluding": 0}, "max-colluding-too-small", "0 .* 1"),
+        ({"threshold": 2}, "threshold-out-of-range", "threshold 2"),
+        ({"threshold": 5}, "threshold-out-of-range", "threshold 5"),
     ],
 )
 def test_a_round_outside_the_policy_is_refused(
-    world: World, change: dict[str, object], reason: str
+    world: World, change: dict[str, object], code: str, value: str
 ) -> None:
     manifest = renamed(world.manifest(), **change)
-    with pytest.raises(RuleError, match=reason):
+    with refused(RuleError, code, match=value):
         world.append(world.entry(RoundOpened(manifest=manifest)))
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "code", "value"),
     [
-        ({"noise": "none"}, "noise 'none'"),
-        ({"target_delta": "0.0001"}, "delta 0.0001"),
-        ({"noise_multiplier": "0"}, "positive"),
-        ({"clip_norm": "0"}, "positive"),
+        ({"noise": "none"}, "noise-not-allowed", "'none'"),
+        ({"target_delta": "0.0001"}, "delta-above-policy", r"0\.0001"),
+        ({"noise_multiplier": "0"}, "noise-not-positive", "multiplier 0"),
+        ({"clip_norm": "0"}, "noise-not-positive", "clip norm 0"),
     ],
 )
 def test_a_round_without_the_promised_privacy_is_refused(
-    world: World, change: dict[str, object], reason: str
+    world: World, change: dict[str, object], code: str, value: str
 ) -> None:
     manifest = world.manifest()
     privacy = manifest.privacy.model_dump() | change
     if change == {"noise": "none"}:
         privacy = change
-    with pytest.raises(RuleError, match=reason):
+    with refused(RuleError, code, match=value):
         world.add(RoundOpened(manifest=renamed(manifest, privacy=privacy)))
 
 
@@ -72,7 +75,7 @@ def test_a_stranger_or_a_foreign_key_in_the_cohort_is_refused(world: World) -> N
     foreign = first.model_copy(update={"key": str(world.log_key.verify_key)})
     extra = first.model_copy(update={"name": "zz"})
     for participants in ((foreign, *rest), (*manifest.participants, extra)):
-        with pytest.raises(RuleError, match="no member with this node key"):
+        with refused(RuleError, "participant-not-in-roster"):
             world.add(
                 RoundOpened(manifest=renamed(manifest, participants=participants))
             )
@@ -81,19 +84,19 @@ def test_a_stranger_or_a_foreign_key_in_the_cohort_is_refused(world: World) -> N
 def test_rounds_follow_one_another(world: World) -> None:
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
-    with pytest.raises(RuleError, match="still open"):
+    with refused(RuleError, "round-still-open", match=r"\('run', 1, 1\)"):
         world.add(RoundOpened(manifest=world.manifest(attempt=2)))
     world.add(abort(1))
-    with pytest.raises(RuleError, match=r"\('run', 1, 1\), not"):
+    with refused(RuleError, "round-not-next", match=r"\('run', 1, 1\), not"):
         world.add(RoundOpened(manifest=manifest))
     other = renamed(world.manifest(attempt=2), model_digest=fake_digest("base 1"))
-    with pytest.raises(RuleError, match="to go on from"):
+    with refused(RuleError, "base-not-current", match=fake_digest("base 1")):
         world.add(RoundOpened(manifest=other))
     world.add(RoundOpened(manifest=world.manifest(attempt=2)))
     world.add(abort(2))
     world.add(RoundOpened(manifest=world.manifest(attempt=3)))
     world.add(abort(3))
-    with pytest.raises(RuleError, match="attempt 4"):
+    with refused(RuleError, "attempt-above-limit", match="attempt 4"):
         world.add(RoundOpened(manifest=world.manifest(attempt=4)))
 
 
@@ -108,18 +111,18 @@ def test_a_new_run_goes_on_from_the_base_or_starts_anew(world: World) -> None:
             len(world.entries),
         )
     back = renamed(world.manifest(2), model_digest=world.base(0))
-    with pytest.raises(RuleError, match="to go on from"):
+    with refused(RuleError, "base-not-current", match=world.base(0)):
         world.add(RoundOpened(manifest=back))
 
 
 def test_a_round_that_was_never_logged_has_no_commitments(world: World) -> None:
     manifest = world.manifest()  # [21]
     commitment = world.commitment("fr", manifest)
-    with pytest.raises(RuleError, match="open is none"):
+    with refused(RuleError, "round-not-open", match="open is none"):
         world.add(commitment, "fr", "node")
     world.add(RoundOpened(manifest=manifest))
     world.add(commitment, "fr", "node")
-    with pytest.raises(RuleError, match="twice"):
+    with refused(RuleError, "commitment-duplicated"):
         world.add(commitment, "fr", "node")
 
 
@@ -127,7 +130,7 @@ def test_a_commitment_to_another_plan_is_refused(world: World) -> None:  # [22]
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
     other = renamed(manifest, software_digest=fake_digest("patched"))
-    with pytest.raises(RuleError, match="another manifest"):
+    with refused(RuleError, "commitment-differs", match="fr"):
         world.add(world.commitment("fr", other), "fr", "node")
 
 
@@ -135,10 +138,10 @@ def test_a_node_commits_or_refuses_but_not_both(world: World) -> None:
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
     world.add(world.commitment("fr", manifest), "fr", "node")
-    with pytest.raises(RuleError, match="committed to this attempt"):
+    with refused(RuleError, "attempt-committed", match="fr"):
         world.add(refusal(), "fr", "node")
     world.add(refusal(), "de", "node")
-    with pytest.raises(RuleError, match="refused this attempt"):
+    with refused(RuleError, "attempt-refused", match="de"):
         world.add(world.commitment("de", manifest), "de", "node")
     world.add(changed(refusal(), round_number=9), "fr", "node")  # of a round unknown
 
@@ -147,7 +150,7 @@ def test_a_node_commits_once_to_an_attempt(world: World) -> None:
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
     world.add(world.commitment("fr", manifest), "fr", "node")
-    with pytest.raises(RuleError, match="committed twice to one attempt"):
+    with refused(RuleError, "commitment-duplicated", match="fr"):
         world.add(world.commitment("fr", manifest), "fr", "node")
 
 
@@ -162,19 +165,28 @@ def opened(world: World, names: tuple[str, ...] = NAMES) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "code", "value"),
     [
-        ({"commitments": (5, 7, 9, 11)}, "is not de's commitment"),
-        ({"commitments": (6, 8, 12, 10)}, "is not fr's commitment"),
-        ({"base_before": fake_digest("x")}, "opened from"),
-        ({"included": NAMES[:3], "commitments": (6, 8, 10)}, "not the participants"),
+        ({"commitments": (5, 7, 9, 11)}, "commitment-unknown", "entry 5 .* de's"),
+        ({"commitments": (6, 8, 12, 10)}, "commitment-unknown", "entry 12 .* fr's"),
+        ({"base_before": fake_digest("x")}, "base-before-differs", fake_digest("x")),
+        (
+            {"included": NAMES[:3], "commitments": (6, 8, 10)},
+            "participants-differ",
+            r"\['id'\]",
+        ),
         (
             {"dropped": (Dropped(name="id", stage=RoundStage.COLLECT_MASKED_INPUTS),)},
-            "not the participants",
+            "participants-differ",
+            "4 participants",
         ),
-        ({"round_number": 2}, "open is"),
-        ({"attempt": 2}, "open is"),
-        ({"outcome": "rejected", "reason": "norm"}, "leaves the base"),
+        ({"round_number": 2}, "round-not-open", r"\('run', 2, 1\), open is"),
+        ({"attempt": 2}, "round-not-open", r"\('run', 1, 2\), open is"),
+        (
+            {"outcome": "rejected", "reason": "norm"},
+            "rejected-round-moved-base",
+            fake_digest("base 1"),
+        ),
         (
             {
                 "included": NAMES[:2],
@@ -184,15 +196,16 @@ def opened(world: World, names: tuple[str, ...] = NAMES) -> dict[str, int]:
                     for n in NAMES[2:]
                 ),
             },
-            "a sum of 2",
+            "sum-too-small",
+            "a sum of 2, at least 3",
         ),
     ],
 )
 def test_a_round_closed_falsely_is_refused(  # [24]
-    world: World, change: dict[str, object], reason: str
+    world: World, change: dict[str, object], code: str, value: str
 ) -> None:
     closing = world.closing(world.manifest(), opened(world))
-    with pytest.raises(RuleError, match=reason):
+    with refused(RuleError, code, match=value):
         world.add(changed(closing, **change))
     world.add(closing)
 
@@ -213,7 +226,7 @@ def test_a_contribution_without_accounting_cannot_be_summed(world: World) -> Non
         name: world.add(world.commitment(name, manifest), name, "node")
         for name in NAMES
     }
-    with pytest.raises(RuleError, match="accounted for no privacy loss"):
+    with refused(RuleError, "account-missing", match="de"):
         world.add(world.closing(manifest, indexes))
 
 

@@ -1,0 +1,184 @@
+"""Epsilon is composed again from the accounts; a report below it breaks a rule."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tapestry.encoding import decode_decimal
+from tapestry.errors import ConfigError, RuleError
+from tapestry.privacy.accounting import Composition, epsilon
+from tapestry_governance.audit.privacy_accounts import (
+    Account,
+    check,
+    recompute,
+    steps_of,
+)
+from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.rules.round_records import AccountedSpending
+from tests.support.log_world import World, with_loss, without_noise
+from tests.support.refusals import refused
+
+Spendings = dict[str, list[AccountedSpending]]
+
+
+@pytest.fixture(scope="module")
+def account() -> DpAccounted:
+    world = World().found()
+    return world.account(world.manifest())
+
+
+@pytest.fixture(scope="module")
+def adapter() -> DpAccounted:
+    return World().found().adapter_account()
+
+
+def shared(account: DpAccounted) -> DpAccounted:
+    """Let an account count on the noise of four nodes."""
+    return with_loss(
+        account,
+        mechanism="poisson-subsampled-skellam",
+        trust_model="shared",
+        own_multiplier="0.5",
+        shares=4,
+        coordinates=1000,
+        bound="1000000",
+    )
+
+
+def spending(*bodies: DpAccounted) -> Spendings:
+    rows = enumerate(bodies)
+    return {"fr": [AccountedSpending.of(body, index=index) for index, body in rows]}
+
+
+def composed(bodies: Sequence[DpAccounted], target_delta: str) -> float:
+    (rows,) = spending(*bodies).values()
+    steps = [steps_of(row.steps, row.promise) for row in rows if row.promise]
+    return epsilon(steps, target_delta=decode_decimal(target_delta))
+
+
+def test_a_run_is_composed_at_the_delta_of_its_last_report(
+    account: DpAccounted,
+) -> None:
+    smaller = with_loss(account, target_delta="0.000001")
+    (found,) = recompute(spending(account, smaller))
+    assert (found.node, found.run_id) == ("fr", "run")
+    assert (found.rounds, found.adapters, found.steps) == (2, 0, 40)
+    assert found.target_delta == "0.000001"
+    assert smaller.promise is not None
+    assert found.reported == smaller.promise.epsilon_run
+    assert found.recomputed == composed([account, smaller], "0.000001")
+    assert found.fallback_recomputed is None
+
+
+def test_all_runs_together_are_composed_at_the_largest_delta(
+    account: DpAccounted, adapter: DpAccounted
+) -> None:
+    smaller = with_loss(adapter, target_delta="0.000001")
+    runs = recompute(spending(account, smaller))
+    assert [found.run_id for found in runs] == ["adapters", "run", None]
+    together = runs[-1]
+    assert (together.rounds, together.adapters) == (1, 1)
+    assert (together.reported, together.fallback_reported) == (None, None)
+    assert together.target_delta == "0.00001"
+    assert together.recomputed == composed([smaller, account], "0.00001")
+    assert not together.is_understated
+
+
+def test_without_noise_nothing_is_recomputed(account: DpAccounted) -> None:
+    (found,) = recompute(spending(account, without_noise(account)))
+    assert (found.rounds, found.reported, found.recomputed) == (2, None, None)
+    assert found.target_delta is None
+    assert not found.is_understated
+
+
+@pytest.mark.parametrize(("share", "is_understated"), [(1.0, False), (0.999, True)])
+def test_a_report_below_the_cost_of_its_parameters_is_refused(
+    account: DpAccounted, share: float, is_understated: bool
+) -> None:
+    (probe,) = recompute(spending(account))
+    assert probe.recomputed is not None
+    said = spending(with_loss(account, epsilon_run=f"{probe.recomputed * share:.6f}1"))
+    found = recompute(said)
+    assert [each.is_understated for each in found] == [is_understated]
+    if is_understated:
+        with refused(RuleError, "epsilon-understated", match="fr .* run run"):
+            check(said, found)
+    else:
+        check(said, found)
+
+
+def test_a_report_on_an_adapters_card_is_checked_where_it_stands(
+    adapter: DpAccounted,
+) -> None:
+    low = with_loss(adapter, epsilon_run="1.5")
+    said = spending(low, adapter.model_copy(update={"adapter": "fr-other"}))
+    found = recompute(said)
+    assert [each.is_understated for each in found] == [False]
+    with refused(RuleError, "epsilon-understated", match=r"epsilon 1\.5 "):
+        check(said, found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"own_multiplier": "0.001", "noise_multiplier": "0.001"},
+        {"own_multiplier": "0.000000000001", "noise_multiplier": "0.000000000001"},
+        {"steps": 1_000_000},
+    ],
+)
+def test_an_account_that_cannot_be_composed_breaks_a_rule(
+    account: DpAccounted, change: dict[str, Any]
+) -> None:
+    if "steps" in change:
+        body = account.model_copy(update=change)
+    else:
+        body = with_loss(account, **change)
+    said = spending(body)
+    (found,) = recompute(said)
+    assert found.recomputed is None
+    with refused(RuleError, "epsilon-understated", match="cost None"):
+        check(said, [found])
+
+
+def test_integer_noise_of_a_few_grid_steps_has_no_cost(account: DpAccounted) -> None:
+    coarse = with_loss(shared(account), bound="10", epsilon_fallback="9")
+    (found,) = recompute(spending(coarse))
+    assert (found.recomputed, found.fallback_recomputed) == (None, None)
+    assert found.is_understated
+    (row,) = spending(coarse)["fr"]
+    assert row.promise is not None
+    with refused(ConfigError, "noise-too-small"):
+        steps_of(row.steps, row.promise)
+
+
+def test_an_understated_fallback_breaks_a_rule(account: DpAccounted) -> None:
+    honest = shared(account)
+    (probe,) = recompute(spending(honest))
+    assert probe.fallback_recomputed is not None
+    assert probe.recomputed is not None
+    assert probe.fallback_recomputed > 2 * probe.recomputed
+    for share, understated in ((1.001, False), (0.99, True)):
+        fallback = f"{probe.fallback_recomputed * share:.6f}1"
+        (found,) = recompute(spending(with_loss(honest, epsilon_fallback=fallback)))
+        assert found.is_understated is understated
+    (silent,) = recompute(spending(honest))
+    assert silent.is_understated
+    assert not replace(silent, run_id=None).is_understated
+
+
+def test_accounts_as_they_come_cost_what_they_cost_at_once(
+    adapter: DpAccounted,
+) -> None:
+    bodies = [adapter.model_copy(update={"version": v}) for v in (1, 2, 3)]
+    bodies[1] = with_loss(bodies[1], noise_multiplier="1.5", own_multiplier="1.5")
+    whole: list[Account] = []
+    running = Composition()
+    for end, row in enumerate(spending(*bodies)["fr"], start=1):
+        whole += recompute(spending(*bodies[:end]))
+        assert row.promise is not None
+        running.add(steps_of(row.steps, row.promise))
+        delta = decode_decimal(row.promise.target_delta)
+        cost = running.epsilon(target_delta=delta)
+        assert whole[-1].recomputed == pytest.approx(cost, rel=1e-5)

@@ -1,0 +1,133 @@
+"""Folders of releases and adapters are those that the log publishes."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tapestry.artifacts import manifest
+from tapestry.errors import ForeignFileError, IncompleteError, VerificationError
+from tapestry.tlog.proof import Proof
+from tapestry_governance.audit.published_folders import check_artifacts
+from tests.support.audit_bundles import released, safetensors
+from tests.support.log_world import World
+from tests.support.refusals import refused
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
+    return released(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def world(made: tuple[World, Path]) -> World:
+    return made[0]
+
+
+@pytest.fixture
+def base(made: tuple[World, Path], tmp_path: Path) -> Path:
+    """A copy that the test may damage."""
+    return shutil.copytree(made[1], tmp_path / "base-2")
+
+
+def whole(
+    world: World, *folders: Path, entries: Sequence[bytes] | None = None
+) -> set[str]:
+    return check_artifacts(
+        {folder.name: folder for folder in folders},
+        state=world.folded,
+        entries=world.entries if entries is None else entries,
+        trust=world.trust,
+    )
+
+
+def test_a_release_with_all_files_is_whole(world: World, base: Path) -> None:
+    assert whole(world, base) == {"base-2"}
+
+
+def test_a_manifest_alone_is_checked_and_is_not_whole(world: World, base: Path) -> None:
+    for path in base.iterdir():
+        if path.is_file():
+            path.unlink()
+    assert whole(world, base) == set()
+    (base / "notes.txt").write_text("x")
+    with refused(ForeignFileError, "foreign-file", match=r"notes\.txt"):
+        whole(world, base)
+
+
+def test_a_folder_that_the_log_does_not_publish_is_refused(
+    world: World, base: Path
+) -> None:
+    with refused(VerificationError, "artifact-not-in-log", match="base-3"):
+        whole(world, base.rename(base.with_name("base-3")))
+
+
+def test_a_manifest_of_other_files_than_were_published_is_refused(
+    world: World, base: Path
+) -> None:
+    shutil.rmtree(base / "tapestry")
+    (base / "config.json").write_bytes(b'{"changed": 1}')
+    digest = manifest.write(base).digest
+    with refused(VerificationError, "manifest-differs", match=digest):
+        whole(world, base)
+
+
+def test_a_release_of_other_parameters_than_the_log_names_is_refused(
+    tmp_path: Path,
+) -> None:
+    base = tmp_path / "base-1"
+    base.mkdir()
+    values = np.ones((2, 2), dtype=np.float32)
+    (base / "model.safetensors").write_bytes(safetensors({"w": values}))
+    world = World().found()
+    world.run_round(1)
+    world.add(world.release(1, manifest_digest=manifest.write(base).digest))
+    with refused(VerificationError, "release-parameters-differ", match=world.base(1)):
+        whole(world, base)
+
+
+@pytest.mark.parametrize("data", [b"{}", b"no JSON"])
+def test_an_entry_beside_a_release_that_the_log_lacks_is_refused(
+    world: World, base: Path, data: bytes
+) -> None:
+    (base / "tapestry" / "release.entry").write_bytes(data)
+    with refused(VerificationError, "entry-not-in-log", match=r"release\.entry"):
+        whole(world, base)
+
+
+def test_a_signed_entry_that_was_not_logged_is_refused(
+    world: World, base: Path
+) -> None:
+    entry = world.entry(world.declaration("fr"), "fr", "node")
+    (base / "tapestry" / "release.entry").write_bytes(entry)
+    with refused(VerificationError, "entry-not-in-log"):
+        whole(world, base)
+
+
+def test_a_proof_of_an_entry_beyond_the_log_is_refused(
+    world: World, base: Path
+) -> None:
+    path = base / "tapestry" / "release.tlog-proof"
+    index = Proof.parse(path.read_bytes()).index
+    with refused(VerificationError, "proof-beyond-log", match=f"entry {index} "):
+        whole(world, base, entries=world.entries[:index])
+
+
+def test_a_proof_of_another_entry_is_refused(world: World, base: Path) -> None:
+    path = base / "tapestry" / "release.tlog-proof"
+    index = Proof.parse(path.read_bytes()).index
+    entries = [*world.entries]
+    entries[index] = entries[index - 1]
+    with refused(VerificationError, "inclusion-proof-invalid"):
+        whole(world, base, entries=entries)
+
+
+@pytest.mark.parametrize("name", ["release.entry", "release.tlog-proof"])
+def test_an_empty_file_beside_a_release_is_named(
+    world: World, base: Path, name: str
+) -> None:
+    (base / "tapestry" / name).write_bytes(b"")
+    with refused(IncompleteError, "file-empty", match=f"base-2: {name}"):
+        whole(world, base)
