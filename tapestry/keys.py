@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 
+from tapestry.curve25519 import SMALL_ORDER, check_ed25519_key
 from tapestry.encoding import decode_base64, encode_base64
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.inputs.plain_file import read_plain
@@ -66,11 +67,7 @@ class VerifyKey:
             raise ProtocolError(
                 f"not a key name: {self.name[:40]!r}", code="key-name-invalid"
             )
-        if len(self.public) != 32:
-            raise ProtocolError(
-                f"Ed25519 key of {len(self.public)} bytes, want 32",
-                code="key-malformed",
-            )
+        check_ed25519_key(self.public)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -105,15 +102,24 @@ class VerifyKey:
     def verify(self, message: bytes, signature: bytes) -> None:
         """Check a signature.
 
+        Guarantees:
+            Strict RFC 8032, without the cofactor: S is below the group order, R is
+            canonical and not of small order. A signature has one encoding.
+
         Raises:
             VerificationError: The signature was not made by this key over this message.
         """
+        if not self._is_signature(message, signature):
+            raise VerificationError(
+                f"bad signature of {self.keyid}", code="signature-invalid"
+            )
+
+    def _is_signature(self, message: bytes, signature: bytes) -> bool:
         try:
             _public_key(self.public).verify(signature, message)
         except (InvalidSignature, ValueError):
-            raise VerificationError(
-                f"bad signature of {self.keyid}", code="signature-invalid"
-            ) from None
+            return False
+        return signature[:32] not in SMALL_ORDER
 
 
 class SigningKey:

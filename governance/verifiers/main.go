@@ -49,13 +49,34 @@ func (w *witness) Verify(text, sig []byte) bool {
 	return ed25519.Verify(w.key, []byte(message), sig[8:])
 }
 
+// smallOrder lists the encodings of the points under which one signature fits every
+// message: such a key needs no private key. Set the sign bit for the other four.
+var smallOrder = map[string]bool{
+	"0000000000000000000000000000000000000000000000000000000000000000": true,
+	"0100000000000000000000000000000000000000000000000000000000000000": true,
+	"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05": true,
+	"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a": true,
+	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f": true,
+}
+
+// isKey says whether 32 bytes are below 2^255 - 19 and not of small order.
+func isKey(key []byte) bool {
+	y := append([]byte(nil), key...)
+	y[31] &= 0x7f
+	canonical := y[0] < 0xed || y[31] != 0x7f
+	for _, b := range y[1:31] {
+		canonical = canonical || b != 0xff
+	}
+	return canonical && !smallOrder[fmt.Sprintf("%x", y)]
+}
+
 func newWitness(vkey string) (*witness, error) {
 	parts := strings.SplitN(vkey, "+", 3)
 	if len(parts) != 3 {
 		return nil, fmt.Errorf("not a verify key: %q", vkey)
 	}
 	key, err := base64.StdEncoding.DecodeString(parts[2])
-	if err != nil || len(key) != 33 || key[0] != 0x04 {
+	if err != nil || len(key) != 33 || key[0] != 0x04 || !isKey(key[1:]) {
 		return nil, fmt.Errorf("not a cosigner's key: %q", vkey)
 	}
 	sum := sha256.Sum256(append([]byte(parts[0]+"\n"), key...))
@@ -82,6 +103,9 @@ func newPolicy(log string, witnesses []string, quorum int) (*policy, error) {
 	signer, err := note.NewVerifier(log)
 	if err != nil {
 		return nil, err
+	}
+	if key, err := base64.StdEncoding.DecodeString(log[strings.LastIndex(log, "+")+1:]); err == nil && !isKey(key[1:]) {
+		return nil, fmt.Errorf("not a log's key: %q", log)
 	}
 	known := []note.Verifier{signer}
 	for _, vkey := range witnesses {

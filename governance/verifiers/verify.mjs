@@ -45,12 +45,30 @@ function demand(holds, what) {
 
 // keys and notes
 
+// Encodings of points under which one signature fits every message, without the sign
+// bit: such a key needs no private key.
+const SMALL_ORDER = new Set([
+  "0000000000000000000000000000000000000000000000000000000000000000",
+  "0100000000000000000000000000000000000000000000000000000000000000",
+  "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+  "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+  "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]);
+
+const hexOf = (bytes) => [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+function isKey(key) {
+  const y = Uint8Array.from(key);
+  y[31] &= 0x7f;
+  const canonical = y[0] < 0xed || y[31] !== 0x7f || y.slice(1, 31).some((byte) => byte !== 0xff);
+  return canonical && !SMALL_ORDER.has(hexOf(y));
+}
+
 async function parseKey(vkey) {
   const [name, id, ...rest] = vkey.split("+");
   const material = base64(rest.join("+"));
   const sum = (await sha256(encoder.encode(`${name}\n`), material)).slice(0, 4);
-  const hex = [...sum].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  demand(material.length === 33 && hex === id, `key ${vkey}`);
+  demand(material.length === 33 && hexOf(sum) === id && isKey(material.slice(1)), `key ${vkey}`);
   const key = await crypto.subtle.importKey("raw", material.slice(1), "Ed25519", false, ["verify"]);
   return { name, id: sum, type: material[0], key };
 }

@@ -25,8 +25,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from tapestry.curve25519 import check_x25519_key
 from tapestry.encoding import canonical_json, decode_digest, digest
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey, VerifyKey
@@ -37,7 +38,17 @@ PROTOCOL = "tapestry-secagg/1"
 SHARE_BYTES = 33  # a number below the prime of ``tapestry.secagg.shamir``
 SEALED_BYTES = 2 * SHARE_BYTES + 16
 
+
+def _check_key(key: str) -> str:
+    try:
+        check_x25519_key(bytes.fromhex(key))
+    except ProtocolError as error:
+        raise ValueError(error.args[0]) from None
+    return key
+
+
 Hex32 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+HexKey = Annotated[Hex32, AfterValidator(_check_key)]  # X25519
 Hex64 = Annotated[str, Field(pattern="^[0-9a-f]{128}$")]
 HexShare = Annotated[str, Field(pattern="^0[01][0-9a-f]{64}$")]
 HexSealed = Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * SEALED_BYTES}}}$")]
@@ -81,8 +92,8 @@ UNSIGNED = "0" * 128
 class Advertisement(_Signed):
     """Message 1: the public halves of a node's two keys of the round."""
 
-    channel_key: Hex32
-    mask_key: Hex32
+    channel_key: HexKey
+    mask_key: HexKey
 
     def _statement(self, context: bytes) -> bytes:
         parts = (bytes.fromhex(self.channel_key), bytes.fromhex(self.mask_key))

@@ -219,11 +219,18 @@ def verify_inclusion(
     """Check that a leaf is at ``index`` in the tree (RFC 9162, 2.1.3.2).
 
     Guarantees:
-        Each proof has one length: a hash more or less is an error.
+        Each proof has one length: a hash more or less is an error, and so is a hash of
+        another length than 32 bytes.
 
     Raises:
         VerificationError: The proof does not lead to the root.
     """
+    if not _are_hashes([leaf, root, *proof]):
+        raise VerificationError(
+            f"the inclusion proof of leaf {index} has a hash that is not of"
+            f" {HASH_BYTES} bytes",
+            code="inclusion-proof-invalid",
+        )
     if not 0 <= index < size:
         raise VerificationError(
             f"no leaf {index} in a tree of {size}", code="inclusion-proof-invalid"
@@ -262,6 +269,12 @@ def verify_consistency(
     Raises:
         InconsistentLog: The roots contradict each other or the proof is wrong.
     """
+    if not _are_hashes([old_root, root, *proof]):
+        raise InconsistentLog(
+            f"the consistency proof of size {old_size} has a hash that is not of"
+            f" {HASH_BYTES} bytes",
+            code="consistency-proof-invalid",
+        )
     if not 0 <= old_size <= size:
         raise InconsistentLog(
             f"a log of {old_size} entries cannot shrink to {size}", code="log-shrunk"
@@ -318,6 +331,11 @@ def _inclusion_length(index: int, size: int) -> int:
     """Count inner siblings plus the left borders above them (RFC 6962, 2.1.1)."""
     inner = (index ^ (size - 1)).bit_length()
     return inner + (index >> inner).bit_count()
+
+
+def _are_hashes(values: Sequence[bytes]) -> bool:
+    """A shorter or longer one would shift the border between two hashes of a node."""
+    return all(len(value) == HASH_BYTES for value in values)
 
 
 def _check_hash(leaf: bytes) -> None:

@@ -1,14 +1,17 @@
 """Two programs by others must say of a log what we say of it."""
 
+import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tapestry.encoding import encode_base64
+from tapestry.errors import ProtocolError
+from tapestry.keys import VerifyKey
 from tapestry.tlog.tiles import Tile
 from tapestry_governance.log.writer import Log
 from tests.support.cosigning import LOG_KEY, WITNESSES, entry, publish
@@ -85,8 +88,8 @@ def _run(command: list[str]) -> bool:
     return done.returncode == 0
 
 
-def _ask_go(verifier: Path, log: Path) -> bool:
-    witnesses = [word for key in KEYS[1:] for word in ("-witness", key)]
+def _ask_go(verifier: Path, log: Path, keys: Sequence[str] = KEYS) -> bool:
+    witnesses = [word for key in keys[1:] for word in ("-witness", key)]
     files = {
         "-dir": "public",
         "-proof": "entry.tlog-proof",
@@ -95,15 +98,15 @@ def _ask_go(verifier: Path, log: Path) -> bool:
         "-consistency": "consistency",
     }
     paths = [word for flag, name in files.items() for word in (flag, str(log / name))]
-    command = [str(verifier), "-log", KEYS[0], *witnesses, "-quorum", "3", *paths]
+    command = [str(verifier), "-log", keys[0], *witnesses, "-quorum", "3", *paths]
     return _run(command)
 
 
-def _ask_node(node: str, log: Path) -> bool:
+def _ask_node(node: str, log: Path, keys: Sequence[str] = KEYS) -> bool:
     script = str(SOURCES / "verify.mjs")
-    whole = _run([node, script, str(log / "public"), "3", *KEYS])
+    whole = _run([node, script, str(log / "public"), "3", *keys])
     proof = [str(log / "entry.tlog-proof"), str(log / "entry")]
-    return whole and _run([node, script, *proof, "3", *KEYS])
+    return whole and _run([node, script, *proof, "3", *keys])
 
 
 @pytest.mark.slow
@@ -218,3 +221,43 @@ def test_webcrypto_refuses_what_was_tampered_with(
     shutil.copytree(logs / "600", tmp_path / "log")
     spoil(tmp_path / "log")
     assert not _ask_node(node, tmp_path / "log")
+
+
+def _cosign_without_a_key(log: Path, encoding: bytes) -> list[str]:
+    """Put cosignatures that no key made in place of the members'; return their keys.
+
+    Under the identity as a key, the signature (identity, 0) verifies every message.
+    """
+    material = b"\x04" + encoding
+    names = [f"weak{number}.example/witness" for number in range(3)]
+    blob = (1).to_bytes(8, "big") + (1).to_bytes(32, "little") + bytes(32)
+    keys, lines = [KEYS[0]], []
+    for name in names:
+        identity = hashlib.sha256(name.encode() + b"\n" + material).digest()[:4]
+        keys.append(f"{name}+{identity.hex()}+{encode_base64(material)}")
+        lines.append(f"\u2014 {name} {encode_base64(identity + blob)}\n")
+    for path in (log / "public" / "checkpoint", log / "old", log / "entry.tlog-proof"):
+        text = path.read_text()
+        signed = text.index(f"\u2014 {KEYS[0].split('+')[0]} ")
+        path.write_text(text[: text.index("\n", signed) + 1] + "".join(lines))
+    return keys
+
+
+WEAK = {
+    "identity": (1).to_bytes(32, "little"),
+    "identity with another sign": bytes([1, *bytes(30), 0x80]),
+    "identity not reduced": (2**255 - 18).to_bytes(32, "little"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weak", WEAK)
+def test_no_verifier_takes_a_witness_key_without_a_private_key(
+    go_verifier: Path, node: str, logs: Path, weak: str, tmp_path: Path
+) -> None:
+    shutil.copytree(logs / "600", tmp_path / "log")
+    keys = _cosign_without_a_key(tmp_path / "log", WEAK[weak])
+    assert not _ask_go(go_verifier, tmp_path / "log", keys)
+    assert not _ask_node(node, tmp_path / "log", keys)
+    with pytest.raises(ProtocolError):
+        VerifyKey.parse(keys[1])

@@ -318,7 +318,7 @@ def test_an_idiom_is_found_in_prose_and_not_in_code() -> None:
 
 
 def test_a_layer_that_was_moved_is_found() -> None:
-    text = _text("ARCHITECTURE.md").replace("tapestry.encoding\n", "")
+    text = _text("ARCHITECTURE.md").replace("tapestry.storage\n", "")
     drawn, contract = layers_astray(text)
     assert drawn != contract
 

@@ -197,15 +197,16 @@ def sharings() -> dict[str, Any]:
 def messages() -> dict[str, Any]:
     context = fixed("context")
     key = Ed25519PrivateKey.from_private_bytes(fixed("identity"))
+    keys = public(fixed("channel")), public(fixed("mask"))
     fields: dict[str, Any] = {
-        "channel_key": fixed("channel").hex(),
-        "mask_key": fixed("mask").hex(),
+        "channel_key": keys[0].hex(),
+        "mask_key": keys[1].hex(),
         "node": "a.example",
     }
-    signed = P + b"advertise_keys\na.example\n" + context
-    signed += fixed("channel") + fixed("mask")
+    signed = P + b"advertise_keys\na.example\n" + context + b"".join(keys)
     fields["signature"] = key.sign(signed).hex()
     good = json.dumps(fields, separators=(",", ":"), sort_keys=True)
+    spelled = keys[1][:31] + bytes([keys[1][31] | 0x80])  # RFC 7748 ignores this bit
     upper = good.replace(fields["mask_key"], fields["mask_key"].upper())
     return {
         "context": context.hex(),
@@ -225,6 +226,9 @@ def messages() -> dict[str, Any]:
                 {k: v for k, v in fields.items() if k != "node"},
                 separators=(",", ":"),
                 sort_keys=True,
+            ),
+            "a second encoding of a key": good.replace(
+                fields["mask_key"], spelled.hex()
             ),
             "a short key": good.replace(fields["mask_key"], fields["mask_key"][2:]),
             "a name in upper case": good.replace("a.example", "A.example"),
