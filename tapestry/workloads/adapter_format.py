@@ -33,7 +33,7 @@ class AdapterPromise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterFacts:
-    """What is known of an adapter whatever its workload."""
+    """The facts of an adapter that do not depend on its workload."""
 
     name: str
     version: int
@@ -45,7 +45,7 @@ class AdapterFacts:
 
 
 class AdapterFormat(Protocol):
-    """How a workload publishes a low-rank update as an adapter of its own."""
+    """A workload's format of adapters, in which it publishes low-rank updates."""
 
     def repeated(
         self, public: Sequence[Record], private: Iterable[Record]

@@ -62,7 +62,7 @@ class Example(Protocol):
 
     @property
     def rows(self) -> Sequence[Row]:
-        """What ``Workload.losses`` takes; at least one."""
+        """The rows that ``Workload.losses`` takes; at least one."""
         ...
 
 
@@ -80,7 +80,7 @@ class Summary(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReadRecords:
-    """What a reader found in a folder; private.
+    """The records that a reader found in a folder; private.
 
     ``spellings`` has the canonical bytes of each record, for the digest of all. They
     and the records stand in an order that depends on the records alone.
@@ -103,7 +103,7 @@ class RecordReader(Protocol):
 
     @property
     def manifest(self) -> type[DataManifest]:
-        """What that file holds."""
+        """The model of that file."""
         ...
 
     def read(self, paths: Sequence[Path], faults: Faults) -> ReadRecords:
@@ -116,7 +116,7 @@ class RecordReader(Protocol):
 
 
 class Evaluation(Protocol):
-    """How a workload scores a model on public held-out data.
+    """The score of a workload's model on public held-out data.
 
     Bits per byte of text is one kind. The acceptance gate compares the mean of the
     scores before and after a step, and the log names each of them.
@@ -134,7 +134,7 @@ class Evaluation(Protocol):
 
     @property
     def suffix(self) -> str:
-        """How the name of a file of held-out data ends."""
+        """The end of the name of a file of held-out data."""
         ...
 
     def read(self, path: Path, faults: Faults) -> Sequence[Record]:
@@ -152,7 +152,7 @@ class Evaluation(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseOrigin:
-    """What the card of a release says of the given base and of the model's kind."""
+    """The given base and the kind of model, as the card of a release names them."""
 
     title: str
     licence: str | None  # None: the base names none
@@ -261,12 +261,11 @@ class Workload(Protocol):
         ...
 
     def probe(self) -> Sequence[Example]:
-        """Return public examples of one row each, two or more.
+        """Return public examples of one row each, two or more, to try a model on.
 
-        Where rows differ in length, so must these.
-
-        Their gradients are compared with those of one example at a time before a
-        model is trained privately.
+        Before a model is trained privately, the gradients of these in one batch are
+        compared with those of one at a time. Where rows differ in length, so must
+        these.
         """
         ...
 
@@ -284,7 +283,7 @@ class Workload(Protocol):
 
     @property
     def adapters(self) -> AdapterFormat | None:
-        """How adapters are published; None where there are none."""
+        """The format of adapters; None where there are none."""
         ...
 
     def origin(self, base: str) -> BaseOrigin:

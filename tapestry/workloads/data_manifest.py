@@ -15,7 +15,7 @@ _LICENCE = r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$"
 
 
 class DataManifest(Strict):
-    """What an institution says about its data; may be published.
+    """The description of an institution's data; may be published.
 
     A workload adds what its kind of data needs. ``source`` is for people and is not
     part of the digest of the records.

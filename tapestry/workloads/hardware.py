@@ -1,4 +1,4 @@
-"""What the machine at hand can do."""
+"""The memory of the machine."""
 
 import os
 from contextlib import suppress
@@ -11,11 +11,11 @@ _LIMITS = (  # of a container: cgroup 2, cgroup 1
 
 
 def memory_bytes() -> int | None:
-    """How much memory there is for all processes together; None if nobody says.
+    """Return the memory for all processes together; None if the system does not say.
 
     Edge cases:
-        In a container that has a limit, the limit. What others use now is not asked:
-        the answer stays the same from one round to the next.
+        In a container that has a limit, the limit. Memory in use is not subtracted, so
+        that the answer stays the same from one round to the next.
     """
     found = []
     with suppress(AttributeError, OSError, ValueError):  # no Unix

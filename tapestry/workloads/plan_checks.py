@@ -1,9 +1,9 @@
-"""What is knowable of a training before any record is looked at.
+"""Checks of a training that need no record: of its model, plan and record count.
 
-Model, plan and declared number of records decide whether a training can run at all and
-whether its privacy can be accounted for. So everybody who would pay for a training that
-cannot run asks beforehand, the same questions: the coordinator before it opens a round,
-a node when its operator checks it, and again before it reserves a budget.
+These three decide whether a training can run at all and whether its privacy can be
+accounted for. The coordinator makes the checks before it opens a round, and a node when
+its operator checks it and again before it reserves a budget, so that neither pays for a
+training that cannot run.
 
 Guarantees:
     Nothing here reads a record, draws a number or changes the model.
@@ -52,15 +52,15 @@ def check_model(workload: Workload, privacy: PrivacyPlan) -> None:
 def check_plan(
     workload: Workload, training: TrainingPlan, privacy: PrivacyPlan
 ) -> Layout:
-    """Hold a plan against the model, and against itself.
+    """Compare a plan with the model, and its parts with each other.
 
     Returns:
         The layout of its update.
 
     Raises:
         ConfigError: The plan is another workload's; a target, the rank or an option is
-            not the model's; a number is out of range; or the noise cannot be had with
-            this plan.
+            not the model's; a number is out of range; or the plan cannot have this
+            noise.
     """
     if training.workload != workload.name:
         raise ConfigError(
@@ -89,10 +89,10 @@ def check_plan(
 
 
 def check_numbers(training: TrainingPlan, privacy: PrivacyPlan) -> None:
-    """Hold the numbers of a plan against their ranges.
+    """Compare the numbers of a plan with their ranges.
 
     Raises:
-        ConfigError: One is out of range, or the noise is not what the plan can have.
+        ConfigError: A number is out of range, or the plan cannot have this noise.
     """
     rate = decode_decimal(training.learning_rate)
     decay = decode_decimal(training.weight_decay)
@@ -127,7 +127,7 @@ def check_numbers(training: TrainingPlan, privacy: PrivacyPlan) -> None:
 def check_records(
     training: TrainingPlan, privacy: PrivacyPlan, *, records: int
 ) -> None:
-    """Hold a plan against a declared number of records; the number alone is read.
+    """Compare a plan with a declared number of records; the number alone is read.
 
     Raises:
         ConfigError: The batch expects more records than there are, or delta is not
@@ -153,9 +153,7 @@ def check_outer(outer: OuterPlan) -> None:
                 f"{name} {plain} is not positive; no round would count",
                 code="setting-out-of-range",
             )
-    if outer.optimizer != "nesterov":
-        return
-    if not 0 <= decode_decimal(outer.momentum) < 1:
+    if outer.optimizer == "nesterov" and not 0 <= decode_decimal(outer.momentum) < 1:
         raise ConfigError(
             f"outer.momentum {outer.momentum} is not in [0, 1)",
             code="setting-out-of-range",
@@ -163,13 +161,13 @@ def check_outer(outer: OuterPlan) -> None:
 
 
 def round_steps(manifest: RoundManifest, *, records: int) -> accounting.Steps | None:
-    """What a round costs each of a node's records, known before it starts.
+    """Return the privacy cost of a round to each record, known before it starts.
 
     Edge cases:
         None without noise: then there is no promise to account for.
 
     Raises:
-        ConfigError: As ``check_numbers`` and ``check_records``.
+        ConfigError: A number is out of range, or does not fit the number of records.
         ProtocolError: The noise is shared and cannot be (``noise_shares``).
     """
     steps = local_steps(manifest.training, manifest.privacy, records=records)
@@ -188,13 +186,13 @@ def round_steps(manifest: RoundManifest, *, records: int) -> accounting.Steps | 
 def local_steps(
     training: TrainingPlan, privacy: PrivacyPlan, *, records: int
 ) -> accounting.Steps | None:
-    """What a training costs each record if the node adds all noise by itself.
+    """Return the privacy cost of a training if the node adds all noise by itself.
 
     Edge cases:
         None without noise: then there is no promise to account for.
 
     Raises:
-        ConfigError: As ``check_numbers`` and ``check_records``.
+        ConfigError: A number is out of range, or does not fit the number of records.
     """
     if privacy.noise == "none":
         return None

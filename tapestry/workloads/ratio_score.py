@@ -15,14 +15,14 @@ LARGEST = 1e17  # a plain decimal has at most 18 digits before its point
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioScore:
-    """What a model pays for each piece of data, and how large the piece is."""
+    """The amount that a model pays for each piece of data, and the piece's size."""
 
     amounts: tuple[float, ...]
     sizes: tuple[int, ...]
 
     @property
     def amount(self) -> float:
-        """What it pays for all pieces."""
+        """The amount for all pieces."""
         return math.fsum(self.amounts)
 
     @property
@@ -37,7 +37,7 @@ class RatioScore:
 
     @property
     def is_finite(self) -> bool:
-        """Whether every amount has a plain decimal spelling."""
+        """True if every amount has a plain decimal spelling."""
         return all(abs(amount) < LARGEST for amount in self.amounts)
 
     @classmethod

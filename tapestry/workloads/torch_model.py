@@ -88,7 +88,8 @@ class TorchModel:
         """Find the linear modules that a low-rank plan moves, in module order.
 
         Raises:
-            ConfigError: As ``layout``.
+            ConfigError: A target is not a linear module of this model, or the rank
+                is 0.
         """
         return find_targets(self.linear_modules(), plan)
 
@@ -130,7 +131,7 @@ class TorchModel:
         """Run with a low-rank update of shape (d,) attached but not folded in.
 
         Raises:
-            ConfigError: As ``layout``.
+            ConfigError: The plan does not fit the model.
             ProtocolError: The update has another length.
         """
         pieces = self.layout(plan).split(update)

@@ -47,7 +47,7 @@ def open_workload(
         name: Of the workload, as in ``TrainingPlan.workload``.
         base: The name or folder of a base that it knows.
         cache: Where expanded bases are kept; by default a folder of the user's.
-        workloads: Which there are; a program or test with one of its own adds it here.
+        workloads: Those that there are; a program or test adds another one here.
 
     Raises:
         ConfigError: There is no such workload or base.

@@ -45,21 +45,21 @@ STEM = TEXT.rsplit("+", 1)[0]
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "code"),
     [
-        "",
-        STEM,
-        TEXT.replace("+", "-", 1),
-        TEXT.replace("fr.example", "de.example"),
-        f"{TEXT}=",
-        f" {TEXT}",
-        f"{TEXT}\n",
-        f"{STEM}+{encode_base64(bytes(33))}",
-        f"{STEM}+{encode_base64(bytes([1]) + bytes(31))}",
+        ("", "key-malformed"),
+        (STEM, "base64-not-canonical"),
+        (TEXT.replace("+", "-", 1), "key-malformed"),
+        (TEXT.replace("fr.example", "de.example"), "key-id-differs"),
+        (f"{TEXT}=", "base64-not-canonical"),
+        (f" {TEXT}", "key-name-invalid"),
+        (f"{TEXT}\n", "base64-not-canonical"),
+        (f"{STEM}+{encode_base64(bytes(33))}", "key-malformed"),
+        (f"{STEM}+{encode_base64(bytes([1]) + bytes(31))}", "key-malformed"),
     ],
 )
-def test_another_spelling_of_a_key_is_refused(text: str) -> None:
-    with pytest.raises(ProtocolError):
+def test_another_spelling_of_a_key_is_refused(text: str, code: str) -> None:
+    with refused(ProtocolError, code):
         VerifyKey.parse(text)
 
 

@@ -241,11 +241,22 @@ def test_each_setting_has_an_example_that_is_right(
     model.model_validate(fit(read_toml(path), model))
 
 
-@pytest.mark.parametrize("text", ["= 1", "a = [" * 9999, "", "\x00"])
-def test_a_file_that_is_no_settings_is_one_line(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("= 1", "toml-invalid"),
+        ("a = [" * 9999, "toml-invalid"),
+        ("", "file-empty"),
+        ("\x00", "character-not-allowed"),
+    ],
+    ids=["no key", "deep", "empty", "NUL"],
+)
+def test_a_file_that_is_no_settings_is_one_line(
+    tmp_path: Path, text: str, code: str
+) -> None:
     path = tmp_path / "node.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"^[^\n]+$"):
+    with refused(ConfigError, code, match=r"^[^\n]+$"):
         NodeSettings.read(path)
 
 

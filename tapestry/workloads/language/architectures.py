@@ -1,12 +1,12 @@
-"""Which models private training takes: decided from the model alone.
+"""Check of the architectures that private training takes, from the model alone.
 
 DP-SGD needs the gradient of each sequence by itself. A model that looks at all rows of
 a batch would mix them, one that keeps something for the next batch would carry them
 over, and one that draws at random would give the same sequence two gradients. Let in
 are only architectures that are tested to do none of it, set to do none of it.
 
-Neither records nor the library of per-sequence gradients are needed to ask; so a
-coordinator asks before it opens a round, and a node before it charges one.
+The check needs neither records nor the library of per-sequence gradients, so that a
+coordinator can make it before it opens a round, and a node before it charges one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -61,7 +61,13 @@ def check_architecture(module: nn.Module) -> None:
         )
     settings: Mapping[str, object] = config.to_dict()
     check_rotary(settings)
-    _check_dropout(module, settings)
+    for name, rate in (*_set_rates(settings), *_built_rates(module)):
+        if rate > 0:
+            raise ConfigError(
+                f"no private training with dropout, and {name} is {rate:g}; set it to 0"
+                " in the base's config.json",
+                code="dropout-not-private",
+            )
     for name, part in module.named_modules():
         if isinstance(part, _NormBase):
             raise ConfigError(
@@ -86,16 +92,6 @@ def check_rotary(settings: Mapping[str, object]) -> None:
             f" may depend on the batch; fixed are {', '.join(sorted(ROTARY))}",
             code="architecture-not-private",
         )
-
-
-def _check_dropout(module: nn.Module, settings: Mapping[str, object]) -> None:
-    for name, rate in (*_set_rates(settings), *_built_rates(module)):
-        if rate > 0:
-            raise ConfigError(
-                f"no private training with dropout, and {name} is {rate:g}; set it to 0"
-                " in the base's config.json",
-                code="dropout-not-private",
-            )
 
 
 def _set_rates(settings: object, *, place: str = "") -> Iterator[tuple[str, float]]:

@@ -1,6 +1,6 @@
 """The targets of a low-rank plan for a language model whose settings name none.
 
-They are those of PEFT's own list for this kind of model, else the linear projections of
+They are those of PEFT's list for this kind of model, else the linear projections of
 its attention.
 """
 

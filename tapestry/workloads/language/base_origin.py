@@ -1,4 +1,4 @@
-"""What a given base is and under which licence, for the card of a release."""
+"""The title and licence of a given base, for the card of a release."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ _NO_LICENCE = frozenset({"other", "unknown"})  # the hub's words for "read the c
 
 
 def origin_of(base: str) -> BaseOrigin:
-    """Say what a base is, by its name or folder.
+    """Return the title and licence of a base, by its name or folder.
 
     Edge cases:
         The licence of a folder is what its own card names in its front matter.

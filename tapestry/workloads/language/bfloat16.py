@@ -4,6 +4,6 @@ import torch
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16; others take fifty times longer."""
+    """Return True if the processor multiplies bfloat16; others are 50 times slower."""
     known = torch.cpu.get_capabilities()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))

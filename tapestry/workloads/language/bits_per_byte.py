@@ -1,4 +1,4 @@
-"""Bits per byte of public text: how a language model is held to its gate."""
+"""Bits per byte of public text: the score of a language model at the gate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -38,7 +38,7 @@ class TemplateRefusal(ConfigError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Frame:
-    """What a template prints around the turns, as tokens: one piece more than turns."""
+    """The tokens that a template prints around turns: one piece more than turns."""
 
     texts: tuple[str, ...]
     pieces: tuple[tuple[int, ...], ...]
@@ -78,7 +78,8 @@ class ChatTemplate:
         """Return the tokens after which the model answers the last turn, unsigned.
 
         Raises:
-            ConfigError: As ``encode``.
+            ConfigError: The template refuses a dialogue of this many turns, or does
+                not print each turn once and in order.
             ValueError: A dialogue ends with an answer.
         """
         if any(len(each.turns) % 2 == 0 for each in dialogues):
@@ -99,7 +100,8 @@ class ChatTemplate:
             refuses this turn, or cannot be rendered now.
 
         Raises:
-            ConfigError: As ``prompts``.
+            ConfigError: The tokenizer has no template, and a turn can spell a token
+                that ends turns.
         """
         if template := getattr(self._tokenizer, "chat_template", None):
             if "strftime_now" in template:
@@ -198,7 +200,7 @@ class ChatTemplate:
 
         Each printing is a process, so one serves all conversations of a usual length,
         and one those of each ten lengths beyond. Where all of them fail, as where the
-        longest take too much time, this one gets a process of its own.
+        longest take too much time, this one gets its own process.
         """
         template = getattr(self._tokenizer, "chat_template", None)
         if not template:
@@ -231,12 +233,12 @@ class ChatTemplate:
         """Name the special tokens, which a template may print."""
         named = self._tokenizer.special_tokens_map.items()
         return tuple(
-            sorted((key, str(token)) for key, token in named if _is_text(token))
+            sorted(
+                (key, str(token))
+                for key, token in named
+                if not isinstance(token, list | tuple | dict)
+            )
         )
-
-
-def _is_text(token: object) -> bool:
-    return not isinstance(token, list | tuple | dict)
 
 
 def _markers(turns: int) -> tuple[str, ...]:

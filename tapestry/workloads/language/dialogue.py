@@ -1,4 +1,4 @@
-"""What a language model reads: texts, and dialogues of a user with an assistant."""
+"""The records of a language model: texts, and dialogues of user and assistant."""
 
 import itertools
 from dataclasses import dataclass

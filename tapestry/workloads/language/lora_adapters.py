@@ -34,7 +34,8 @@ class LoraAdapters:
         """Read ``held-out.jsonl`` and try the model on it.
 
         Raises:
-            ConfigError: As ``public_text.read``.
+            ConfigError: A line cannot be read, repeats a record, or is one that the
+                model cannot read or answer.
         """
         return public_text.read(folder, model=self.model, repeated=repeated)
 

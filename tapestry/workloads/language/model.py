@@ -96,15 +96,16 @@ class LanguageModel(TorchModel):
             The parameters are the tensors of the folder, one to one and to the bit.
 
         Raises:
-            ConfigError, ForeignFileError, ResourceError: As
-                ``pretrained.open_pretrained``.
+            ConfigError: The folder is not a sound model (``open_pretrained``).
+            ForeignFileError: A file lies in the folder that is no part of a model.
+            ResourceError: A file cannot be read, memory or a package is missing.
         """
         module, tokenizer = open_pretrained(directory)
         return cls(module, tokenizer, coarse_evaluation=coarse_evaluation)
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the tokenizer brings a template for dialogues."""
+        """True if the tokenizer brings a template for dialogues."""
         return bool(getattr(self._tokenizer, "chat_template", None))
 
     def prompt_tokens(self, prompt: Text) -> tuple[int, ...]:
@@ -206,7 +207,7 @@ class LanguageModel(TorchModel):
     def find_fault(self, text: Text) -> str | None:
         """Say why a text cannot be scored, or its first question not be asked, or None.
 
-        Everybody who is going to evaluate texts asks this before anybody pays.
+        A node and a coordinator ask this of their texts before a round costs anything.
 
         Edge cases:
             Lossless is up to canonical composition (NFC, which some tokenizers apply)
@@ -326,7 +327,7 @@ class LanguageModel(TorchModel):
 
     @property
     def positions(self) -> int:
-        """How many tokens the model takes at most; unbounded where it does not say."""
+        """The most tokens that the model takes; unbounded where it does not say."""
         config: Any = self._module.config
         known = getattr(config, "max_position_embeddings", None)
         return known if type(known) is int and known > 0 else sys.maxsize

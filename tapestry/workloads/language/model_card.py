@@ -61,7 +61,7 @@ print(tokenizer.decode(answer, skip_special_tokens=True))
 
 
 class Asking(Enum):
-    """How a prompt is put to the model."""
+    """The form in which a prompt is put to the model."""
 
     CONTINUE = "a text that goes on"
     LINE = "a line, and the answer on the next"
@@ -97,7 +97,7 @@ class SampleAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What is told about an adapter."""
+    """All that the card says about an adapter."""
 
     name: str
     version: int
@@ -200,7 +200,7 @@ def _body(card: Card) -> Iterator[str]:
 
 
 def _recipes(card: Card) -> Iterator[str]:
-    """Show both ways to load it; a test runs what is printed here."""
+    """Show both ways to load the adapter; a test runs this code."""
     yield _RECIPES.format(
         adapter=f"./adapters/{card.name}",
         base=base_path(card.base.name),
@@ -257,7 +257,7 @@ def _fenced(text: str) -> Iterator[str]:
 
 
 def _inline(text: str) -> str:
-    """Print a few words of somebody's own inside a sentence."""
+    """Print a few words from settings or data inside a sentence."""
     return _MARKUP.sub(r"\\\1", _visible(text, keep=_JOINERS))
 
 

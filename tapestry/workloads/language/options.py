@@ -10,7 +10,7 @@ from tapestry.workloads.base import read_options
 
 
 class LanguageOptions(Strict):
-    """What a plan says of text beyond every plan (``TrainingPlan.options``)."""
+    """The options of a language plan (``TrainingPlan.options``)."""
 
     sequence_length: Annotated[int, Field(ge=8, le=8192)]  # tokens of a window
 
@@ -19,7 +19,7 @@ class LanguageOptions(Strict):
         """Read the options of a plan or of settings.
 
         Raises:
-            ConfigError: One is missing, unknown or out of range.
+            ConfigError: An option is missing, unknown or out of range.
         """
         return read_options(options, cls)
 

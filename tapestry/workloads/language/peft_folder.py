@@ -25,8 +25,8 @@ def base_path(name: str) -> str:
 
     Guarantees:
         ``peft`` and ``transformers`` take it for a folder or fail. A bare name, or
-        ``releases/NAME``, could also name somebody's repository on a model hub, which
-        they would fetch instead.
+        ``releases/NAME``, could also name a repository on a model hub, which they
+        would fetch instead.
     """
     return f"./releases/{name}"
 

@@ -1,4 +1,4 @@
-"""A model folder -> module and tokenizer; what transformers would mend is refused.
+"""Loader of model folders that refuses what transformers would repair.
 
 Transformers loads almost anything: it draws tensors that are missing, drops those that
 it does not know, ties and unties, and says so in a log that few people read. Here each
@@ -9,7 +9,7 @@ Guarantees:
     shape, finite, and equal to the file's values widened to float32. So the digest of
     the folder, which a reader without torch computes, is the digest of the model.
     What opens can be released: its settings and tokenizer were written once, into a
-    temporary folder, and held against what a release may hold and against the folder.
+    temporary folder, and compared with the rules of a release and with the folder.
 
 Edge cases:
     A file that holds an output layer equal to the embedding, buffers, or parameters
@@ -41,8 +41,6 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.workloads.language.tokenizer_checks import check_tokenizer
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _REASON = 200  # characters of another library's message
@@ -85,7 +83,7 @@ def open_pretrained(directory: Path) -> tuple[nn.Module, Any]:
             _check_release(module, tokenizer, found)
     except (ConfigError, VerificationError) as error:
         raise ConfigError(
-            f"{directory} is not a sound model: {error}", code="model-unreadable"
+            f"{directory} is not a sound model: {error}", code=error.code
         ) from error
     return module, tokenizer
 
@@ -144,10 +142,9 @@ def _raising(what: str) -> Iterator[None]:
         raise ResourceError(
             f"{what}: {_line(error) or 'no memory'}", code="memory-too-small"
         ) from error
-    except Exception as error:  # transformers and peft raise anything
-        raise ConfigError(f"{what}: {_line(error)}", code="model-unreadable") from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of the Rust library tokenizers
+    except BaseException as error:  # transformers and peft raise anything
+        is_panic = type(error).__name__ == "PanicException"  # of tokenizers, in Rust
+        if not (is_panic or isinstance(error, Exception)):
             raise
         raise ConfigError(f"{what}: {_line(error)}", code="model-unreadable") from error
 
@@ -165,7 +162,7 @@ def check_complete(info: Mapping[str, Any]) -> None:
         if keys:
             first = _line(min(map(str, keys)))
             raise ConfigError(
-                f"{kind.replace('_', ' ')}: {first}", code="model-setting-invalid"
+                f"{kind.replace('_', ' ')}: {first}", code="tensor-set-differs"
             )
 
 
@@ -263,8 +260,7 @@ def _check_written(place: Path, found: ModelFolder) -> None:
             code="file-not-expected",
         ) from error
     written = model_folder.read_object(place / model_folder.CONFIG)
-    key = _changed(found.config, written)
-    if key is not None:
+    if (key := _changed(found.config, written)) is not None:
         raise ConfigError(
             f"config.json: a release of it would say {key} otherwise; say it once, as"
             " transformers writes it",
@@ -277,8 +273,7 @@ def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
     for key in sorted(before.keys() & after.keys() - _WRITTEN):
         one, other = before[key], after[key]
         if isinstance(one, Mapping) and isinstance(other, Mapping):
-            inner = _changed(one, other)
-            if inner is not None:
+            if (inner := _changed(one, other)) is not None:
                 return f"{key}.{inner}"
         elif one is not None and other is not None and one != other:
             return key
@@ -297,12 +292,7 @@ def _load(found: ModelFolder) -> tuple[Any, Any]:
         output_loading_info=True,
         **LOCAL,
     )
-    for kind, keys in info.items():
-        if keys:
-            raise ConfigError(
-                f"{kind.replace('_', ' ')} {_line(min(map(str, keys)))}",
-                code="tensor-set-differs",
-            )
+    check_complete(info)
     return module, tokenizer
 
 

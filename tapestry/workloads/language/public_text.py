@@ -1,8 +1,8 @@
-"""An institution's public text: its adapter is measured on it, its card shows it.
+"""Reader of an institution's public text, on which its adapter is measured.
 
-What it could spoil is looked for before an adapter is paid for: ``read`` asks of each
-line whether it can be read and encoded and repeats no record, and of the prompts
-whether the base can begin to answer them. A base that fails later in an answer fails
+The text is checked before an adapter costs anything, because its card shows it:
+``read`` requires that each line can be read and encoded and repeats no record, and that
+the base can begin to answer the prompts. A base that fails later in an answer fails
 when the card is written.
 
 Guarantees:

@@ -50,9 +50,7 @@ def _read(module: nn.Module, directory: Path) -> AdapterFolder:
         adapter = adapter_folder.read(directory)
         adapter.check_fit(linear)
     except (VerificationError, IncompleteError) as error:
-        raise ConfigError(
-            f"adapter {directory}: {error}", code="adapter-unreadable"
-        ) from error
+        raise ConfigError(f"adapter {directory}: {error}", code=error.code) from error
     return adapter
 
 

@@ -1,4 +1,4 @@
-"""Counts of text records, for the institution's own eyes; none leaves a node."""
+"""Counts of text records, for the institution alone; none leaves a node."""
 
 import statistics
 from collections.abc import Iterable, Iterator
@@ -33,7 +33,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """What lies in a folder of records."""
+    """The contents of a folder of records, in numbers."""
 
     files: int
     bytes: int  # of all files
@@ -70,7 +70,7 @@ class Census:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """What training reads of the records at one sequence length."""
+    """The part of the records that training reads at one sequence length."""
 
     sequence_length: int
     tokens: Lengths | None  # of a record that is trained on

@@ -37,7 +37,8 @@ def answer(
     before = model.complete_all(prompts, max_tokens=MAX_TOKENS)
     with model.moved(update, plan):
         after = model.complete_all(prompts, max_tokens=MAX_TOKENS)
-    rows = zip(map(_words_of, prompts), before, after, strict=True)
+    words = (p if isinstance(p, str) else p.turns[0] for p in prompts)
+    rows = zip(words, before, after, strict=True)
     return tuple(SampleAnswer(prompt=p, base=b, adapter=a) for p, b, a in rows)
 
 
@@ -68,7 +69,3 @@ def prompts_of(texts: Sequence[Text]) -> list[Text]:
     beginnings = (beginning(text) for text in texts if isinstance(text, str))
     found: Iterator[Text] = questions if dialogues else filter(None, beginnings)
     return list(dict.fromkeys(found))[:COUNT]
-
-
-def _words_of(prompt: Text) -> str:
-    return prompt if isinstance(prompt, str) else prompt.turns[0]

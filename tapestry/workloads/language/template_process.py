@@ -1,4 +1,4 @@
-"""Render chat templates, as a process of its own that cannot harm another.
+"""Program that renders chat templates, in a process that cannot harm another.
 
 A program, run by path with little more than a path to its libraries: it reads one
 object of JSON and writes one. It imports nothing of tapestry.

@@ -1,8 +1,8 @@
-"""Chat templates are programs of strangers: rendered aside, bounded, by a fixed clock.
+"""Renderer of chat templates, which are programs of strangers: in bounded processes.
 
 A template is Jinja that came with a base. Transformers keeps it from files and from
 Python's objects, and lets it compute for as long and as much as it likes, read the
-clock and draw at random. Here each is rendered by a process of its own.
+clock and draw at random. Here a separate process renders each, with a fixed clock.
 
 Guarantees:
     A rendering takes at most ``SECONDS`` of processor time and, where the system limits
@@ -48,7 +48,7 @@ class RenderingJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """What a template printed, or else why it did not."""
+    """The text that a template printed, or else the reason for none."""
 
     text: str = ""
     reason: str | None = None
@@ -92,7 +92,7 @@ def _end(done: subprocess.CompletedProcess[bytes]) -> str | None:
     """Say why a template ended its process; None if it did not.
 
     Raises:
-        ResourceError: Something else ended it.
+        ResourceError: A signal from outside, or a fault of the program, ended it.
     """
     if done.returncode == 0:
         return None
@@ -120,7 +120,7 @@ def _run(request: bytes) -> subprocess.CompletedProcess[bytes]:
     """Start the process and wait for it.
 
     Raises:
-        ResourceError: It cannot be started, or does not end.
+        ResourceError: The process cannot be started, or does not end.
     """
     own = {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

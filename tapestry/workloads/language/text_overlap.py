@@ -1,7 +1,7 @@
 """Public text that repeats private text: found before it is published.
 
-A line of held-out text that somebody copied out of the records would be printed in a
-card for everybody. The trainer, which alone holds records, asks this of them.
+A line of held-out text that was copied out of the records would be printed in a public
+card. The trainer, which alone holds records, makes this comparison.
 
 Guarantees:
     The result is places in the public text, and nothing of a record.
@@ -24,7 +24,7 @@ from tapestry.workloads.language.dialogue import Dialogue, Text
 _LEAST = 20  # characters of a beginning that counts
 _COMMON = 10  # records that have it in common
 _WORDS = 12  # of the beginning of a text, at most
-_CHARACTERS = 80  # the same, where nobody puts spaces
+_CHARACTERS = 80  # the same, in scripts without spaces
 
 
 def beginning(text: str) -> str:

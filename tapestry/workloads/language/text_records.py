@@ -57,7 +57,7 @@ _MAX_ID = 1000  # characters
 
 
 class Corpus(DataManifest):
-    """What an institution says about its text; may be published."""
+    """The description of an institution's text; may be published."""
 
     language: Annotated[
         str,
@@ -161,11 +161,12 @@ def _fault_of_id(row: dict[str, Any]) -> str | None:
     if not isinstance(key, str):
         return '"id" must be a string; write it in quotes, or leave the key out'
     if not key:
-        return '"id" is empty; leave the key out where a row is a record of its own'
+        return '"id" is empty; leave the key out where a row alone is a record'
     rule = text_reader.first_fault(key)
     if rule is None and len(key) > _MAX_ID:
         rule = f"is over {_MAX_ID} characters; shorten it"
-    if rule is None and any(_is_hidden(each) for each in key):
+    hidden = (c for c in key if c != " " and text_reader.is_invisible(c))
+    if rule is None and any(hidden):
         rule = "holds an invisible character; remove it"
     if rule is None and key != key.strip():
         rule = "begins or ends with space; remove it"
@@ -192,8 +193,7 @@ def _join(parts: list[Text]) -> Text:
 
 def _order(text: Text) -> tuple[bool, tuple[str, ...]]:
     """Sort texts before dialogues."""
-    is_dialogue = isinstance(text, Dialogue)
-    return is_dialogue, text.turns if isinstance(text, Dialogue) else (text,)
+    return (True, text.turns) if isinstance(text, Dialogue) else (False, (text,))
 
 
 def _bytes_of(text: Text) -> bytes:
@@ -230,7 +230,3 @@ def _count(
         like_ids=sum(many for many in folded.values() if many > 1),
         characters=Lengths.of(map(_characters, texts)),
     )
-
-
-def _is_hidden(character: str) -> bool:
-    return character != " " and text_reader.is_invisible(character)

@@ -1,4 +1,4 @@
-"""Whether a tokenizer belongs to a model: its numbers, its text, its chat template."""
+"""Checks that a tokenizer belongs to a model: numbers, text, chat template."""
 
 from typing import Any
 

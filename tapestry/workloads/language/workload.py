@@ -31,7 +31,7 @@ class LanguageWorkload(LanguageModel):
 
     @property
     def adapters(self) -> LoraAdapters:
-        """How adapters are published."""
+        """The format of LoRA adapters."""
         return LoraAdapters(model=self)
 
     def least_options(self) -> Options:
@@ -42,7 +42,8 @@ class LanguageWorkload(LanguageModel):
         """Refuse a plan whose sequences are longer than the model's positions.
 
         Raises:
-            ConfigError: They are, or an option is missing, unknown or out of range.
+            ConfigError: The sequences are longer, or an option is missing, unknown or
+                out of range.
         """
         length = LanguageOptions.of(plan.options).sequence_length
         if length > self.positions:
@@ -56,7 +57,8 @@ class LanguageWorkload(LanguageModel):
         """Refuse an architecture whose gradients of single sequences are not tested.
 
         Raises:
-            ConfigError: As ``architectures.check_architecture``.
+            ConfigError: The architecture is not tested, drops out at random, or keeps
+                statistics over a batch.
         """
         check_architecture(self.module)
 
@@ -64,7 +66,7 @@ class LanguageWorkload(LanguageModel):
         """Encode texts; one that is too short for a loss gives no example.
 
         Raises:
-            ConfigError: As ``LanguageOptions.of``.
+            ConfigError: An option is missing, unknown or out of range.
         """
         length = LanguageOptions.of(options).sequence_length
         return [*self.encode(records, sequence_length=length)]
@@ -90,11 +92,11 @@ class LanguageWorkload(LanguageModel):
         """Return bits per byte of text in windows of a plan's length.
 
         Raises:
-            ConfigError: As ``LanguageOptions.of``.
+            ConfigError: An option is missing, unknown or out of range.
         """
         length = LanguageOptions.of(options).sequence_length
         return BitsPerByte(model=self, sequence_length=length)
 
     def origin(self, base: str) -> BaseOrigin:
-        """Say what a given base is, by its name or folder."""
+        """Return the title and licence of a base, by its name or folder."""
         return origin_of(base)

@@ -46,24 +46,27 @@ def test_a_folder_is_as_its_manifest_says(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "code"),
     [
-        lambda f: (f / "config.json").write_bytes(b"[]"),
-        lambda f: (f / "config.json").write_bytes(b"{} "),
-        lambda f: (f / "config.json").unlink(),
-        lambda f: (f / "config.json").rename(f / "config2.json"),
-        lambda f: (f / "sub").rename(f / "Sub"),
-        lambda f: put_a_pipe(f / "empty"),
-        lambda f: (f / "empty").rename(f.parent / "a") and (f / "empty").mkdir(),
+        (lambda f: (f / "config.json").write_bytes(b"[]"), "manifest-file-changed"),
+        (lambda f: (f / "config.json").write_bytes(b"{} "), "manifest-file-changed"),
+        (lambda f: (f / "config.json").unlink(), "manifest-file-missing"),
+        (lambda f: (f / "config.json").rename(f / "c2.json"), "manifest-file-missing"),
+        (lambda f: (f / "sub").rename(f / "Sub"), "manifest-file-missing"),
+        (lambda f: put_a_pipe(f / "empty"), "file-not-plain"),
+        (
+            lambda f: (f / "empty").rename(f.parent / "a") and (f / "empty").mkdir(),
+            "manifest-file-missing",
+        ),
     ],
     ids=["changed", "longer", "missing", "renamed", "case", "pipe", "folder"],
 )  # fmt: skip
 def test_any_change_to_a_folder_is_noticed(
-    folder: Path, damage: Callable[[Path], object]
+    folder: Path, damage: Callable[[Path], object], code: str
 ) -> None:
     listed = manifest.write(folder)
     damage(folder)
-    with pytest.raises(VerificationError):
+    with refused(VerificationError, code):
         manifest.verify(folder, listed)
 
 

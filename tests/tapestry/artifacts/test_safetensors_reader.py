@@ -249,12 +249,19 @@ def _link(path: Path) -> None:
     path.symlink_to("/etc/hostname")
 
 
-@pytest.mark.parametrize("make", [_link, os.mkfifo, os.mkdir])
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (_link, "link-not-allowed"),
+        (os.mkfifo, "file-not-plain"),
+        (os.mkdir, "file-not-plain"),
+    ],
+)
 def test_what_is_no_plain_file_is_refused(
-    tmp_path: Path, make: Callable[[Path], None]
+    tmp_path: Path, make: Callable[[Path], None], code: str
 ) -> None:
     make(tmp_path / "x.safetensors")
-    with pytest.raises(VerificationError, match=r"x\.safetensors"):
+    with refused(VerificationError, code, match=r"x\.safetensors"):
         open_tensors(tmp_path / "x.safetensors")
 
 

@@ -198,7 +198,8 @@ def test_a_key_and_its_other_name_agree(tmp_path: Path) -> None:
     edit(folder, "config.json", num_hidden_layers=2, n_embd=32)
     LanguageModel.open(folder)
     edit(folder, "config.json", num_hidden_layers=1)
-    with pytest.raises(ConfigError, match="num_hidden_layers is 1, n_layer is 2"):
+    said = "num_hidden_layers is 1, n_layer is 2"
+    with refused(ConfigError, "model-setting-invalid", match=said):
         LanguageModel.open(folder)
 
 

@@ -9,6 +9,7 @@ import pytest
 from tapestry.errors import ConfigError
 from tapestry.evaluation.held_out import check_held_out, mean_of, read_held_out
 from tapestry.workloads.language.bits_per_byte import BitsPerByte
+from tests.support.refusals import refused
 
 NO_MODEL: Any = None
 KIND = BitsPerByte(model=NO_MODEL, sequence_length=16)
@@ -30,7 +31,7 @@ def test_nothing_in_the_folder_of_held_out_text_is_left_out(tmp_path: Path) -> N
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "id.jsonl").write_text('{"text": "satu"}\n')
     (tmp_path / "es.jsonl").symlink_to("/nowhere")
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "many-faults") as caught:
         read_held_out(tmp_path, KIND)
     said = str(caught.value)
     assert "es.jsonl: is a link" in said
@@ -38,15 +39,26 @@ def test_nothing_in_the_folder_of_held_out_text_is_left_out(tmp_path: Path) -> N
     assert "more/id.jsonl: is no <country>.jsonl" in said
 
 
-@pytest.mark.parametrize("text", ["", "{}\n", "[]\n", "nonsense\n", '"x"\n'])
-def test_a_file_that_is_no_held_out_text_is_named(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "file-empty"),
+        ("{}\n", "record-invalid"),
+        ("[]\n", "json-invalid"),
+        ("nonsense\n", "json-invalid"),
+        ('"x"\n', "json-invalid"),
+    ],
+)
+def test_a_file_that_is_no_held_out_text_is_named(
+    tmp_path: Path, text: str, code: str
+) -> None:
     (tmp_path / "fr.jsonl").write_text(text)
-    with pytest.raises(ConfigError, match=r"fr\.jsonl[:,] [^\n]+$"):
+    with refused(ConfigError, code, match=r"fr\.jsonl[:,] [^\n]+$"):
         read_held_out(tmp_path, KIND)
 
 
 def test_without_held_out_text_there_is_no_gate(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the gate needs held-out data"):
+    with refused(ConfigError, "file-missing", match=str(tmp_path)):
         read_held_out(tmp_path, KIND)
 
 
@@ -66,7 +78,8 @@ def test_a_held_out_text_that_cannot_be_scored_is_named_by_its_line(
     folder.mkdir()
     (folder / "fr.jsonl").write_text('{"text": "un"}\n\n{"text": "deux"}\n')
     (folder / "it.jsonl").write_text('{"text": "uno"}\n')
-    with pytest.raises(ConfigError, match=r"fr\.jsonl.*3.*it has an x; take it out"):
+    said = r"fr\.jsonl.*3.*it has an x"
+    with refused(ConfigError, "text-not-tokenizable", match=said):
         check_held_out(folder, kind)
     (folder / "fr.jsonl").write_text('{"text": "un"}\n')
     check_held_out(folder, kind)

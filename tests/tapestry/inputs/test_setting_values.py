@@ -222,7 +222,7 @@ def test_options_keep_their_types(tmp_path: Path) -> None:
 def test_an_option_of_another_type_or_spelling_is_refused(
     tmp_path: Path, written: str, said: str
 ) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "setting-invalid") as caught:
         _options(tmp_path, written)
     assert str(caught.value).partition(": options.a: ")[2].startswith(said)
 

@@ -320,5 +320,5 @@ def test_a_composition_with_a_step_without_noise_is_infinite() -> None:
     composition = Composition()
     composition.add(Steps(noise_multiplier=0.0, sampling_rate=0.5, steps=1))
     assert composition.epsilon(target_delta=1e-5) == math.inf
-    with pytest.raises(ConfigError):
+    with refused(ConfigError, "delta-out-of-range"):
         composition.epsilon(target_delta=0)

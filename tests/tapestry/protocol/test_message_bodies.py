@@ -278,7 +278,7 @@ def test_the_same_body_in_other_json_is_refused(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", Kind, ids=str)
 def test_a_body_over_the_limit_is_refused(kind: Kind) -> None:
-    with pytest.raises(ProtocolError):
+    with refused(ProtocolError, "json-too-large"):
         decode_body(Message(kind=kind, body=b" " * (BODY_LIMIT + 1)))
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from tapestry.errors import ProtocolError
 from tapestry.protocol.messages import Kind, Message, Reason, decode_body
+from tests.support.refusals import refused
 
 
 def test_the_size_of_a_message_is_that_of_its_payload() -> None:
@@ -13,9 +14,18 @@ def test_the_size_of_a_message_is_that_of_its_payload() -> None:
     assert message.size == 13
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"a": 1}', b'{"a":1}\n', b'{"a":1.5}'])
-def test_a_body_in_another_spelling_is_refused(body: bytes) -> None:
-    with pytest.raises(ProtocolError):
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "json-invalid"),
+        (b"{", "json-invalid"),
+        (b'{"a": 1}', "json-not-canonical"),
+        (b'{"a":1}\n', "json-not-canonical"),
+        (b'{"a":1.5}', "json-type-unsupported"),
+    ],
+)
+def test_a_body_in_another_spelling_is_refused(body: bytes, code: str) -> None:
+    with refused(ProtocolError, code):
         decode_body(Message(kind=Kind.HELLO, body=body))
 
 

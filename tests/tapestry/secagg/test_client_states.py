@@ -1,7 +1,5 @@
 """Tests of client_states: what a manifest gives, and secrets that do not stay."""
 
-import pytest
-
 from tapestry.errors import ProtocolError
 from tapestry.secagg import client
 from tapestry.secagg.client_states import Cohort
@@ -23,7 +21,7 @@ def test_a_participant_with_a_malformed_key_makes_no_cohort() -> None:
     manifest = manifest_for(members(4))
     first, *rest = manifest.participants
     broken = first.model_copy(update={"key": first.key[:-4]})
-    with pytest.raises(ProtocolError):
+    with refused(ProtocolError, "key-malformed"):
         Cohort.of(manifest.model_copy(update={"participants": (broken, *rest)}))
 
 

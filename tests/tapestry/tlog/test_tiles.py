@@ -346,7 +346,7 @@ def test_entries_that_change_after_they_were_verified_are_refused(
     forged = [*ENTRIES[256:300], b"forged", *ENTRIES[301:512]]
     (directory / "tile/entries/001").write_bytes(tiles.encode_bundle(forged))
     assert found[0] == ENTRIES[0]
-    with pytest.raises(VerificationError, match="was changed"):
+    with refused(VerificationError, "file-changed"):
         found[256]
-    with pytest.raises(VerificationError, match="was changed"):
+    with refused(VerificationError, "file-changed"):
         list(found)

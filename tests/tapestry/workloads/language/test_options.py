@@ -6,6 +6,7 @@ import pytest
 
 from tapestry.errors import ConfigError
 from tapestry.workloads.language.options import LanguageOptions
+from tests.support.refusals import refused
 
 
 @pytest.mark.parametrize("length", [8, 128, 8192])
@@ -28,6 +29,6 @@ def test_a_length_goes_into_a_plan_and_out_of_it(length: int) -> None:
     ids=str,
 )
 def test_other_options_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "setting-invalid") as caught:
         LanguageOptions.of(options)
     assert said in str(caught.value)

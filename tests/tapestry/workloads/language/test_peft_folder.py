@@ -18,6 +18,7 @@ from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import base_path, write_peft
 from tests.support.plans import training_plan
+from tests.support.refusals import refused
 
 PLAN = training_plan(
     parameterization="low_rank",
@@ -133,7 +134,7 @@ def test_a_plan_of_all_parameters_is_no_adapter(
 ) -> None:
     plan = training_plan(parameterization="full")
     values = np.zeros(model.layout(plan).length, np.float32)
-    with pytest.raises(ConfigError, match="low_rank"):
+    with refused(ConfigError, "parameterization-not-low-rank", match="low_rank"):
         write_peft(tmp_path / "x", values, model=model, plan=plan, base=BASE)
     assert not (tmp_path / "x").exists()
 
@@ -142,7 +143,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     model: LanguageModel, update: FloatVector, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ResourceError, match=r"cannot write .*file/italy"):
+    with refused(ResourceError, "file-unwritable", match="file/italy"):
         write_peft(
             tmp_path / "file" / "italy", update, model=model, plan=PLAN, base=BASE
         )

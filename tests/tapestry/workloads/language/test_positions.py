@@ -5,6 +5,7 @@ import pytest
 from tapestry.errors import ConfigError
 from tapestry.workloads.language.model import LanguageModel
 from tests.support.model_folders import POSITIONS
+from tests.support.refusals import refused
 
 
 def _tokens(bounded: LanguageModel, prompt: str) -> int:
@@ -14,7 +15,7 @@ def _tokens(bounded: LanguageModel, prompt: str) -> int:
 def test_a_prompt_without_room_for_an_answer_is_refused(bounded: LanguageModel) -> None:
     room = POSITIONS - 1 - (_tokens(bounded, "a") - 1)
     assert bounded.complete("a" * room, max_tokens=5) is not None
-    with pytest.raises(ConfigError, match=r"has 64 tokens .* the model takes 64"):
+    with refused(ConfigError, "prompt-too-long", match=r"64 tokens .* takes 64"):
         bounded.complete("a" * (room + 1), max_tokens=5)
 
 

@@ -17,6 +17,7 @@ from tapestry.workloads.language.public_text import FILE, read
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_governance.events.model_events import AdapterPublished
 from tests.support.federation import NAMES, Base, Federation
+from tests.support.refusals import refused
 
 TURNS = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
@@ -198,7 +199,7 @@ def test_nothing_of_a_line_that_repeats_a_record_is_told(
 
     monkeypatch.setattr(LanguageWorkload, "find_fault", find_fault)
     held_out({"text": "a record Ω"}, {"text": "public Ω"})(tmp_path)
-    with pytest.raises(ConfigError) as found:  # of the first line it is said
+    with refused(ConfigError, "many-faults") as found:  # of the first line it is said
         read(tmp_path, model=template(None), repeated=lambda _: [0])
     first, second = str(found.value).split("line 2")
     assert "repeats a private record" in first
@@ -268,5 +269,5 @@ def test_a_folder_without_public_text_gives_none(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(lines({"text": "una frase"}))
     assert found() == ["una frase"]
     (tmp_path / FILE).write_text(lines({"txt": "una frase"}))
-    with pytest.raises(ConfigError, match="line 1"):
+    with refused(ConfigError, "record-invalid", match="line 1"):
         found()

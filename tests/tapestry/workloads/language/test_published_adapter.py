@@ -20,6 +20,7 @@ from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import write_peft
 from tests.support.model_folders import build, edit
 from tests.support.plans import training_plan
+from tests.support.refusals import refused
 
 _PLAN = training_plan(
     parameterization="low_rank",
@@ -57,7 +58,7 @@ def _change(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     save_file(values, folder / _WEIGHTS)
 
 
-def _refused(model: LanguageModel, folder: Path) -> str:
+def _refused(model: LanguageModel, folder: Path, *codes: str) -> str:
     before = parameters_digest(model.parameters())
     modules = [name for name, _ in model.module.named_modules()]
     with (
@@ -65,6 +66,7 @@ def _refused(model: LanguageModel, folder: Path) -> str:
         model.adapted(folder),
     ):
         pass
+    assert caught.value.code in codes
     assert "\n" not in str(caught.value)
     assert parameters_digest(model.parameters()) == before
     assert [name for name, _ in model.module.named_modules()] == modules
@@ -88,35 +90,70 @@ def _put(**tensors: Any) -> Callable[[dict[str, Any]], object]:
     )
 
 
-_FACTORS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "no B": (lambda v: v.pop(f"{_Q}.lora_B.weight"), "q_proj lacks one of its factors"),
-    "no A": (lambda v: v.pop(f"{_Q}.lora_A.weight"), "q_proj lacks one of its factors"),
-    "another tensor": (_put(x=np.ones(2, np.float32)), "'x' is no LoRA factor"),
-    "double": (_put(B=np.ones((96, 2))), "lora_B.weight' is F64"),
-    "whole numbers": (_put(B=np.ones((96, 2), np.int8)), "lora_B.weight' is I8"),
-    "rank": (_put(A=np.ones((3, 96), np.float32)), "lora_A.weight has shape (3, 96)"),
-    "height": (_put(B=np.ones((90, 2), np.float32)), "lora_B.weight has shape (90, 2)"),
-    "NaN": (_put(B=np.full((96, 2), np.nan, np.float32)), "lora_B.weight holds NaN"),
+_FACTORS: dict[str, tuple[Callable[[dict[str, Any]], object], str, str]] = {
+    "no B": (
+        lambda v: v.pop(f"{_Q}.lora_B.weight"),
+        "adapter-factor-missing",
+        "q_proj",
+    ),
+    "no A": (
+        lambda v: v.pop(f"{_Q}.lora_A.weight"),
+        "adapter-factor-missing",
+        "q_proj",
+    ),
+    "another tensor": (
+        _put(x=np.ones(2, np.float32)),
+        "adapter-tensor-unknown",
+        "'x'",
+    ),
+    "double": (
+        _put(B=np.ones((96, 2))),
+        "tensor-type-unsupported",
+        "lora_B.weight' is F64",
+    ),
+    "whole numbers": (
+        _put(B=np.ones((96, 2), np.int8)),
+        "tensor-type-unsupported",
+        "lora_B.weight' is I8",
+    ),
+    "rank": (
+        _put(A=np.ones((3, 96), np.float32)),
+        "adapter-shape-mismatch",
+        "lora_A.weight has shape (3, 96)",
+    ),
+    "height": (
+        _put(B=np.ones((90, 2), np.float32)),
+        "adapter-shape-mismatch",
+        "lora_B.weight has shape (90, 2)",
+    ),
+    "NaN": (
+        _put(B=np.full((96, 2), np.nan, np.float32)),
+        "tensor-not-finite",
+        "lora_B.weight",
+    ),
     "unknown layer": (
         lambda v: v.update({k.replace("rs.0", "rs.9"): v.pop(k) for k in sorted(v)}),
-        "no weight 'model.layers.9",
+        "adapter-shape-mismatch",
+        "'model.layers.9",
     ),
     "layer left out": (
         lambda v: [v.pop(k) for k in sorted(v) if "layers.3" in k],
+        "adapter-shape-mismatch",
         "layers.3",
     ),
 }
 
 
-@pytest.mark.parametrize(("change", "message"), _FACTORS.values(), ids=_FACTORS)
+@pytest.mark.parametrize(("change", "code", "values"), _FACTORS.values(), ids=_FACTORS)
 def test_factors_that_do_not_fit_are_refused_by_name(
     model: LanguageModel,
     folder: Path,
     change: Callable[[dict[str, Any]], object],
-    message: str,
+    code: str,
+    values: str,
 ) -> None:
     _change(folder, change)
-    assert message in _refused(model, folder)
+    assert values in _refused(model, folder, code)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +172,8 @@ def test_a_setting_that_is_not_plain_lora_is_refused_by_key(
     model: LanguageModel, folder: Path, key: str, value: object
 ) -> None:
     edit(folder, _CONFIG, **{key: value})
-    message = _refused(model, folder)
+    codes = ("adapter-config-invalid", "adapter-shape-mismatch")
+    message = _refused(model, folder, *codes)
     assert key in message or "the base needs (3, 96)" in message
 
 
@@ -146,7 +184,7 @@ def test_a_file_beside_an_adapter_is_refused_by_name(
     model: LanguageModel, folder: Path, name: str
 ) -> None:
     (folder / name).write_text("{}")
-    assert f"as an adapter: not part of it: {name}" in _refused(model, folder)
+    assert name in _refused(model, folder, "foreign-file")
 
 
 def test_what_peft_warns_of_is_a_refusal(
@@ -159,7 +197,7 @@ def test_what_peft_warns_of_is_a_refusal(
         return load(*arguments)
 
     monkeypatch.setattr(peft.PeftModel, "from_pretrained", warn)
-    assert "something was ignored" in _refused(model, folder)
+    assert "something was ignored" in _refused(model, folder, "model-unreadable")
 
 
 def test_an_adapter_for_layers_that_are_not_linear_is_refused(
@@ -173,15 +211,22 @@ def test_an_adapter_for_layers_that_are_not_linear_is_refused(
     }
     save_file(values, folder / _WEIGHTS)
     edit(folder, _CONFIG, target_modules=["c_attn"])
-    assert "no weight 'transformer.h.0.attn.c_attn'" in _refused(model, folder)
+    said = _refused(model, folder, "adapter-shape-mismatch")
+    assert "'transformer.h.0.attn.c_attn'" in said
 
 
 def test_a_folder_without_an_adapter_is_named(
     model: LanguageModel, tmp_path: Path
 ) -> None:
-    for place in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(ConfigError, match=str(place)), model.adapted(place):
+    for place, code in (
+        (tmp_path / "nowhere", "folder-missing"),
+        (tmp_path, "file-missing"),
+    ):
+        with refused(ConfigError, code, match=str(place)), model.adapted(place):
             pass
     (tmp_path / _CONFIG).write_text(json.dumps({}))
-    with pytest.raises(ConfigError, match="adapter_config"), model.adapted(tmp_path):
+    with (
+        refused(ConfigError, "adapter-config-invalid", match="adapter_config"),
+        model.adapted(tmp_path),
+    ):
         pass

@@ -12,6 +12,7 @@ from tapestry.workloads.language.template_renderer import (
     RenderingJob,
     render,
 )
+from tests.support.refusals import refused
 
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 JOB = RenderingJob(turns=("one", "two", "three"), prompt=True)
@@ -76,5 +77,7 @@ def test_a_signal_from_outside_is_not_blamed_on_the_template(
     program.write_text(f"import os, signal\nos.kill(os.getpid(), {int(number)})\n")
     monkeypatch.setattr(template_renderer, "_PROGRAM", program)
     for _ in range(2):  # nor is it remembered
-        with pytest.raises(ResourceError, match="ended by signal"):
+        with refused(
+            ResourceError, "template-process-failed", match=rf"signal {number:d}"
+        ):
             _one(f"{{# {number} #}}")

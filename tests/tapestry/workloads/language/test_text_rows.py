@@ -8,6 +8,7 @@ import pytest
 
 from tapestry.errors import ConfigError
 from tapestry.workloads.language.text_rows import read_public_texts
+from tests.support.refusals import refused
 
 CANARY = "canary"
 
@@ -50,7 +51,7 @@ def test_a_row_of_public_text_is_an_object_with_text(
     tmp_path: Path, row: dict[str, Any], rule: str
 ) -> None:
     path = _write(tmp_path / "a", json.dumps(row))  # escapes what is not ASCII
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "record-invalid") as caught:
         read_public_texts(path)
     assert str(caught.value).startswith(f"{path}, line 1: ")
     assert rule in str(caught.value)
@@ -60,7 +61,7 @@ def test_a_row_of_public_text_is_an_object_with_text(
 
 def test_a_public_file_without_rows_says_that_it_is_empty(tmp_path: Path) -> None:
     for data in (b"", b"\n\n", b"\xef\xbb\xbf"):
-        with pytest.raises(ConfigError, match="is empty"):
+        with refused(ConfigError, "file-empty"):
             read_public_texts(_write(tmp_path / "a", data))
 
 
