@@ -16,7 +16,7 @@ module marks as ``Quoted``.
 """
 
 import decimal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_origin
 
@@ -47,11 +47,7 @@ def fit(raw: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     Edge cases:
         Unknown keys and values of another type stay as they are.
     """
-    fields = model.model_fields
-    return {
-        key: _fit(value, type_of(fields[key])) if key in fields else value
-        for key, value in raw.items()
-    }
+    return _convert(raw, model, _fit)
 
 
 def fit_options(options: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
@@ -67,11 +63,7 @@ def fit_options(options: Mapping[str, Any], model: type[BaseModel]) -> dict[str,
     Edge cases:
         Unknown keys and values of another type stay as they are.
     """
-    fields = model.model_fields
-    return {
-        key: _fit_option(value, type_of(fields[key])) if key in fields else value
-        for key, value in options.items()
-    }
+    return _convert(options, model, _fit_option)
 
 
 def to_toml(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
@@ -81,12 +73,8 @@ def to_toml(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]
         values: Fields by name; those that are None are left out.
         model: Whose fields they are.
     """
-    fields = model.model_fields
-    return {
-        key: _to_toml(value, type_of(fields[key])) if key in fields else value
-        for key, value in values.items()
-        if value is not None
-    }
+    there = {key: value for key, value in values.items() if value is not None}
+    return _convert(there, model, _to_toml)
 
 
 def plain_spelling(text: str) -> str | None:
@@ -107,6 +95,18 @@ def plain_spelling(text: str) -> str | None:
     except ProtocolError:
         return None
     return spelled
+
+
+def _convert(
+    values: Mapping[str, Any],
+    model: type[BaseModel],
+    change: Callable[[Any, SettingType], Any],
+) -> dict[str, Any]:
+    fields = model.model_fields
+    return {
+        key: change(value, type_of(fields[key])) if key in fields else value
+        for key, value in values.items()
+    }
 
 
 def _fit(value: Any, wanted: SettingType) -> Any:

@@ -8,7 +8,7 @@ needs to trust no other party with the base.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -81,9 +81,11 @@ class Replica:
     optimizer: OuterState = field(default_factory=OuterState)
 
     @classmethod
-    def start(cls, parameters: Parameters) -> "Replica":
-        """Start from a given base."""
-        hashes = tensor_digests(parameters)
+    def start(
+        cls, parameters: Parameters, known: Mapping[str, str] | None = None
+    ) -> "Replica":
+        """Start from a given base, of which some tensors' hashes may be known."""
+        hashes = tensor_digests(parameters, known)
         return cls(
             parameters=parameters,
             hashes=hashes,
@@ -135,10 +137,4 @@ class Replica:
             for name, inner in self.hashes.items()
             if parameters[name] is self.parameters[name]
         }
-        hashes = tensor_digests(parameters, kept)
-        return Replica(
-            parameters=parameters,
-            hashes=hashes,
-            digest=parameters_digest(parameters, hashes),
-            optimizer=optimizer,
-        )
+        return replace(Replica.start(parameters, kept), optimizer=optimizer)

@@ -39,7 +39,7 @@ Alarm = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoding:
-    """How updates of a round become integers; equal on every node."""
+    """The grid on which updates of a round become integers; equal on every node."""
 
     length: int
     scale_bits: int
@@ -258,7 +258,7 @@ def mean(total: RingVector, *, encoding: Encoding, survivors: int) -> FloatVecto
         survivors: How many updates are in the sum.
 
     Raises:
-        ValueError: ``survivors`` is below 1.
+        ValueError: The number of survivors is below 1.
     """
     if survivors < 1:
         raise ValueError("a mean needs at least one survivor")
