@@ -138,10 +138,6 @@ def decode_json(data: bytes, *, limit: int = 65_535) -> Any:
         ``canonical_json(decode_json(data)) == data`` for whatever is accepted,
         which leaves no room for duplicate keys, spaces or trailing bytes.
 
-    Args:
-        data: The bytes.
-        limit: How many bytes are accepted.
-
     Raises:
         ProtocolError: The bytes are over the limit, are not JSON, or are JSON in
             another spelling.

@@ -120,10 +120,6 @@ def parameters_digest(
 
     The digest is that of the canonical JSON of ``[name, shape, SHA-256 of the
     little-endian float32 bytes]`` for each tensor in order of name.
-
-    Args:
-        parameters: The tensors.
-        known: Tensor hashes that need no second computation.
     """
     hashes = tensor_digests(parameters, known)
     rows = [[n, list(parameters[n].shape), inner] for n, inner in hashes.items()]

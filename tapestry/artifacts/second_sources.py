@@ -32,10 +32,6 @@ _VERSION = re.compile(r"#version:.*")
 def check_sources(folder: Path, settings: Settings) -> None:
     """Compare the settings that a folder holds in two places.
 
-    Args:
-        folder: For the files that are no JSON.
-        settings: All of its files of settings.
-
     Raises:
         VerificationError: Two places differ; the message names both, and the key.
     """

@@ -40,10 +40,6 @@ class Quoted:
 def fit(raw: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """Convert the values of a table to what the fields of a model take.
 
-    Args:
-        raw: The table, as ``text_reader.read_toml`` returns it.
-        model: What it will be validated as.
-
     Edge cases:
         Unknown keys and values of another type stay as they are.
     """
@@ -56,10 +52,6 @@ def fit_options(options: Mapping[str, Any], model: type[BaseModel]) -> dict[str,
     Options travel without their model, so that a decimal field has one spelling there
     as well: a whole number is one, and any other decimal is text with a point.
 
-    Args:
-        options: Whole numbers, texts and lists of them, by name.
-        model: What they will be validated as.
-
     Edge cases:
         Unknown keys and values of another type stay as they are.
     """
@@ -67,12 +59,7 @@ def fit_options(options: Mapping[str, Any], model: type[BaseModel]) -> dict[str,
 
 
 def to_toml(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Convert the fields of a model to values for a TOML writer; the inverse of fit.
-
-    Args:
-        values: Fields by name; those that are None are left out.
-        model: Whose fields they are.
-    """
+    """Convert a model's fields that are not None for a TOML writer; inverse of fit."""
     there = {key: value for key, value in values.items() if value is not None}
     return _convert(there, model, _to_toml)
 

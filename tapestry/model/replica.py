@@ -38,16 +38,11 @@ class Measured:
 
 
 def measure(total: RingVector, *, survivors: int, manifest: RoundManifest) -> Measured:
-    """Compare a sum with the range and the norm that the plan allows.
+    """Compare a sum of shape (d,) with the range and the norm that the plan allows.
 
     Guarantees:
         Coordinator and nodes find the same: squares are added as whole numbers, and
         root and factor are rounded once each, so the norm is equal everywhere.
-
-    Args:
-        total: The unmasked sum, shape (d,).
-        survivors: How many updates are in the sum.
-        manifest: The round.
     """
     encoding = Encoding.of(manifest)
     try:
@@ -100,13 +95,7 @@ class Replica:
         manifest: RoundManifest,
         layout: Layout,
     ) -> "Replica":
-        """Apply the sum of a round.
-
-        Args:
-            total: The unmasked sum, shape (d,).
-            survivors: How many updates are in the sum.
-            manifest: The round.
-            layout: The layout computed here, not the coordinator's word.
+        """Apply the sum of a round, of shape (d,) in the layout that was computed here.
 
         Raises:
             VerificationError: The round starts from another base, or the sum has

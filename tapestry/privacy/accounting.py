@@ -101,10 +101,6 @@ def epsilon(steps: Iterable[Steps], *, target_delta: float) -> float:
         No steps spend nothing. A step without noise, or with a multiplier below 0.2,
         spends infinitely much, and so do steps of an epsilon in the thousands.
 
-    Args:
-        steps: Everything that was released about these records.
-        target_delta: The delta of the promise.
-
     Raises:
         ConfigError: Delta is not in (0, 1).
     """

@@ -252,11 +252,6 @@ def check_sum(total: RingVector, *, encoding: Encoding, survivors: int) -> None:
 def mean(total: RingVector, *, encoding: Encoding, survivors: int) -> FloatVector:
     """Read a sum of integers as the mean of the survivors' updates.
 
-    Args:
-        total: The unmasked sum.
-        encoding: The grid of the round.
-        survivors: How many updates are in the sum.
-
     Raises:
         ValueError: The number of survivors is below 1.
     """

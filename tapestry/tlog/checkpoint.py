@@ -86,16 +86,12 @@ class Checkpoint:
         return note.Note(text=str(self), signatures=(signature,)).encode()
 
     def cosign(self, key: SigningKey, *, time: int) -> bytes:
-        """Cosign as a witness and return one signature line.
+        """Cosign as a witness, in POSIX seconds, and return one signature line.
 
         Not protected:
             A cosignature states that the log was append-only in all that this witness
             has seen until this time. The caller must have verified that, and stored
             it durably, before calling.
-
-        Args:
-            key: A key of type 0x04.
-            time: POSIX seconds.
         """
         return str(note.cosign(str(self), key, time=time)).encode()
 
