@@ -37,16 +37,11 @@ def cache_folder() -> Path:
 
 
 def cached(cache: Path, name: str, build: Callable[[Path], None]) -> Path:
-    """Return a folder of the cache, which is built when it is not there yet.
+    """Return a folder of the cache, which ``build`` fills if it is not there yet.
 
     Guarantees:
         The folder appears under its name whole or not at all, also when several
         processes build it at once.
-
-    Args:
-        cache: The cache; made if need be.
-        name: The folder's, with the version of what is in it.
-        build: Fills an empty folder.
 
     Raises:
         ResourceError: The cache cannot be read or written.

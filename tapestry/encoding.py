@@ -138,10 +138,6 @@ def decode_json(data: bytes, *, limit: int = 65_535) -> Any:
         ``canonical_json(decode_json(data)) == data`` for whatever is accepted,
         which leaves no room for duplicate keys, spaces or trailing bytes.
 
-    Args:
-        data: The bytes.
-        limit: How many bytes are accepted.
-
     Raises:
         ProtocolError: The bytes are over the limit, are not JSON, or are JSON in
             another spelling.
@@ -244,10 +240,7 @@ def _check_types(value: Any, depth: int) -> None:
         if not set(map(type, value)) <= {str}:
             _check(value, depth)
         items = value.values()
-    if items and depth >= _MAX_DEPTH:
-        raise ProtocolError(
-            f"JSON nested over {_MAX_DEPTH} levels", code="json-too-deep"
-        )
+    _check_depth(depth + bool(items))
     for item in items:
         kind = type(item)
         if kind is int and -_MAX_INT < item < _MAX_INT:
@@ -257,10 +250,7 @@ def _check_types(value: Any, depth: int) -> None:
 
 
 def _check(value: Any, depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise ProtocolError(
-            f"JSON nested over {_MAX_DEPTH} levels", code="json-too-deep"
-        )
+    _check_depth(depth)
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, list | tuple):
@@ -268,7 +258,12 @@ def _check(value: Any, depth: int) -> None:
     elif isinstance(value, dict):
         if not _is_plain(value):
             for key in value:
-                _check_key(key)
+                if not isinstance(key, str):
+                    raise ProtocolError(
+                        f"JSON key {key!r} is not a string",
+                        code="json-type-unsupported",
+                    )
+                _check_text(key)
         _check_items(value.values(), depth + 1)
     else:
         _check_scalar(value)
@@ -278,7 +273,12 @@ def _check_items(items: Collection[Any], depth: int) -> None:
     if not _is_plain(items):
         for item in items:
             _check(item, depth)
-    elif items and depth > _MAX_DEPTH:
+    elif items:
+        _check_depth(depth)
+
+
+def _check_depth(depth: int) -> None:
+    if depth > _MAX_DEPTH:
         raise ProtocolError(
             f"JSON nested over {_MAX_DEPTH} levels", code="json-too-deep"
         )
@@ -301,14 +301,6 @@ def _check_scalar(value: Any) -> None:
         raise ProtocolError(
             f"integer {value} is not below 2**53", code="json-number-invalid"
         )
-
-
-def _check_key(key: Any) -> None:
-    if not isinstance(key, str):
-        raise ProtocolError(
-            f"JSON key {key!r} is not a string", code="json-type-unsupported"
-        )
-    _check_text(key)
 
 
 def _check_text(text: str) -> None:

@@ -191,6 +191,7 @@ class SigningKey:
             ConfigError: The file does not exist, is readable by others, or is not a
                 key.
         """
+        invalid = ConfigError(f"{path} is not a key file", code="key-file-invalid")
         try:
             mode = path.stat().st_mode
             if not stat.S_ISREG(mode):  # a FIFO would be waited for
@@ -209,9 +210,7 @@ class SigningKey:
                 f"cannot read the key {path}: {error.strerror}", code="file-unreadable"
             ) from error
         except (UnicodeDecodeError, VerificationError):
-            raise ConfigError(
-                f"{path} is not a key file", code="key-file-invalid"
-            ) from None
+            raise invalid from None
         if not text.strip():
             raise ConfigError(
                 f"{path} is empty, so it is not a key file; put its copy back",
@@ -221,9 +220,7 @@ class SigningKey:
             name, algorithm, seed = _parse(text.removeprefix(_PRIVATE).rstrip("\n"))
             key = cls(name=name, algorithm=algorithm, seed=seed)
         except (ProtocolError, ValueError):
-            raise ConfigError(
-                f"{path} is not a key file", code="key-file-invalid"
-            ) from None
+            raise invalid from None
         if not text.startswith(f"{_PRIVATE}{key.verify_key.keyid}+"):
             raise ConfigError(
                 f"{path}: the key id does not match the key", code="key-file-invalid"

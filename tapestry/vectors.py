@@ -6,6 +6,7 @@ NumPy, so that a coordinator and an auditor need no machine-learning stack.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class Layout:
     @property
     def length(self) -> int:
         """The number of coordinates d."""
-        return sum(_size(shape) for _, shape in self.tensors)
+        return sum(math.prod(shape) for _, shape in self.tensors)
 
     @property
     def digest(self) -> str:
@@ -49,7 +50,7 @@ class Layout:
                 raise ProtocolError(
                     f"no tensor {name!r} of shape {shape}", code="tensor-shape-differs"
                 )
-            stop = start + _size(shape)
+            stop = start + math.prod(shape)
             vector[start:stop] = parameters[name].reshape(-1)
             start = stop
         return vector
@@ -68,7 +69,7 @@ class Layout:
         views = {}
         start = 0
         for name, shape in self.tensors:
-            stop = start + _size(shape)
+            stop = start + math.prod(shape)
             views[name] = vector[start:stop].reshape(shape)
             start = stop
         return views
@@ -119,10 +120,6 @@ def parameters_digest(
 
     The digest is that of the canonical JSON of ``[name, shape, SHA-256 of the
     little-endian float32 bytes]`` for each tensor in order of name.
-
-    Args:
-        parameters: The tensors.
-        known: Tensor hashes that need no second computation.
     """
     hashes = tensor_digests(parameters, known)
     rows = [[n, list(parameters[n].shape), inner] for n, inner in hashes.items()]
@@ -132,10 +129,3 @@ def parameters_digest(
 def _tensor_digest(tensor: FloatVector) -> str:
     array = np.ascontiguousarray(tensor, dtype="<f4")
     return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size

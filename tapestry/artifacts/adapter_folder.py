@@ -133,7 +133,7 @@ def read(folder: Path, *, limits: TensorLimits | None = None) -> AdapterFolder:
     """Check settings and factors, also each value; other files are not looked at.
 
     Raises:
-        IncompleteError: A file is missing.
+        IncompleteError: The settings or the weights are missing.
         VerificationError: A setting or tensor breaks a rule; the message names it.
     """
     config = read_config(folder / CONFIG)

@@ -84,7 +84,12 @@ def take_inventory(
             files[name] = Path(entry.path)
         else:
             odd.append(name)
-    through = {name for name in listed if _is_through(name, set(links))}
+    linked = set(links)
+    through = {
+        name
+        for name in listed
+        if not linked.isdisjoint({name, *map(str, PurePosixPath(name).parents)})
+    }
     missing = set(listed) - files.keys() - set(odd) - through
     return Inventory(
         files=files,
@@ -143,10 +148,6 @@ def _holds_something(folder: Path) -> bool:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _is_through(name: str, links: Collection[str]) -> bool:
-    return name in links or any(str(p) in links for p in PurePosixPath(name).parents)
 
 
 def _names(names: Collection[str]) -> str:

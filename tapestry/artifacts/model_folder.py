@@ -342,17 +342,11 @@ def _check_config(config: Mapping[str, Any], tensors: int) -> None:
     }
     for key, holds in checks.items():
         if not holds:
-            raise VerificationError(
-                f"{CONFIG}: {key} is {_short(config.get(key))}, want {_WANTED[key]}",
-                code="model-setting-invalid",
-            )
+            raise _invalid(CONFIG, key, config.get(key), f"want {_WANTED[key]}")
     for key in _LAYERS & config.keys():
         if not _is_count(config[key], tensors):
-            raise VerificationError(
-                f"{CONFIG}: {key} is {_short(config[key])}, and the weights hold"
-                f" {tensors} tensors",
-                code="model-setting-invalid",
-            )
+            rule = f"and the weights hold {tensors} tensors"
+            raise _invalid(CONFIG, key, config[key], rule)
 
 
 def _is_count(value: Any, limit: int) -> bool:
@@ -366,20 +360,14 @@ def _check_ids(file: str, value: Mapping[str, Any], vocabulary: int) -> None:
             continue
         for token in item if isinstance(item, list) else [item]:
             if type(token) is not int or not 0 <= token < vocabulary:
-                raise VerificationError(
-                    f"{file}: {key} is {_short(token)}, want 0 to {vocabulary - 1}",
-                    code="model-setting-invalid",
-                )
+                raise _invalid(file, key, token, f"want 0 to {vocabulary - 1}")
 
 
 def _check_numbers(generation: Mapping[str, Any]) -> None:
     for key in sorted(_NUMBERS & generation.keys()):
         item = generation[key]
         if isinstance(item, bool) or not isinstance(item, (int, float, type(None))):
-            raise VerificationError(
-                f"{GENERATION}: {key} is {_short(item)}, want a number",
-                code="model-setting-invalid",
-            )
+            raise _invalid(GENERATION, key, item, "want a number")
 
 
 def _walk(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -423,3 +411,9 @@ def _finite_integer(text: str) -> int:
 
 def _short(value: Any) -> str:
     return repr(value)[:120]
+
+
+def _invalid(file: str, key: str, value: Any, rule: str) -> VerificationError:
+    return VerificationError(
+        f"{file}: {key} is {_short(value)}, {rule}", code="model-setting-invalid"
+    )

@@ -24,7 +24,6 @@ _TOKENIZER = "tokenizer_config.json"
 _SPECIAL = "special_tokens_map.json"
 _ROTARY = ("rope_parameters", "rope_scaling")
 _SYNONYMS = (("torch_dtype", "dtype"), ("rope_scaling", "rope_parameters"))
-_ANEW = "; keep what the model's makers meant, and remove the other"
 _TEMPLATE_BYTES = 4 << 20
 _MERGES_BYTES = 1 << 28
 _VERSION = re.compile(r"#version:.*")
@@ -32,10 +31,6 @@ _VERSION = re.compile(r"#version:.*")
 
 def check_sources(folder: Path, settings: Settings) -> None:
     """Compare the settings that a folder holds in two places.
-
-    Args:
-        folder: For the files that are no JSON.
-        settings: All of its files of settings.
 
     Raises:
         VerificationError: Two places differ; the message names both, and the key.
@@ -85,10 +80,7 @@ def _check_rotary(
 def _same(one: Any, other: Any, first: str, second: str) -> None:
     if one is None or other is None or one == other:
         return
-    raise VerificationError(
-        f"{CONFIG}: {first} is {_short(one)}, {second} is {_short(other)}{_ANEW}",
-        code="model-sources-differ",
-    )
+    raise _differing(f"{CONFIG}: {first} is {_short(one)}, {second} is {_short(other)}")
 
 
 def _check_template(folder: Path, tokenizer: Mapping[str, Any]) -> None:
@@ -104,10 +96,7 @@ def _check_template(folder: Path, tokenizer: Mapping[str, Any]) -> None:
         return
     own = _read(path, limit=_TEMPLATE_BYTES)
     if template is not None and own.removesuffix("\n") != template.removesuffix("\n"):
-        raise VerificationError(
-            f"{TEMPLATE} is not the chat_template of {_TOKENIZER}{_ANEW}",
-            code="model-sources-differ",
-        )
+        raise _differing(f"{TEMPLATE} is not the chat_template of {_TOKENIZER}")
 
 
 def _check_special(settings: Settings) -> None:
@@ -115,10 +104,8 @@ def _check_special(settings: Settings) -> None:
     for key, token in named.items():
         one, other = contents(token), contents(tokenizer.get(key))
         if one is not None and other is not None and one != other:
-            raise VerificationError(
-                f"{_SPECIAL}: {key} is {_short(one)}, {_TOKENIZER} says"
-                f" {_short(other)}{_ANEW}",
-                code="model-sources-differ",
+            raise _differing(
+                f"{_SPECIAL}: {key} is {_short(one)}, {_TOKENIZER} says {_short(other)}"
             )
 
 
@@ -141,16 +128,15 @@ def _check_added(settings: Settings) -> None:
     vocabulary = _vocabulary(settings[_FAST])
     for file, tokens in lists.items():
         for token, number in tokens:
-            if not _text(token):
+            if not isinstance(token, str):
                 raise VerificationError(
                     f"{file}: {_short(token)} is no token", code="model-setting-invalid"
                 )
             listed = known.get(token, vocabulary.get(token))
             if listed != number:
-                raise VerificationError(
+                raise _differing(
                     f"{file}: token {_short(token)} is number {_short(number)}, in"
-                    f" {_FAST} {_short(listed)}{_ANEW}",
-                    code="model-sources-differ",
+                    f" {_FAST} {_short(listed)}"
                 )
 
 
@@ -163,21 +149,17 @@ def _check_vocabulary(folder: Path, settings: Settings) -> None:
         lacking = [t for t in known if t not in given and t not in added]
         if strange or lacking:
             token = min(strange or lacking)
-            raise VerificationError(
+            raise _differing(
                 f"vocab.json: token {_short(token)} is number"
                 f" {_short(given.get(token))}, in {_FAST}"
-                f" {_short(known.get(token, added.get(token)))}{_ANEW}",
-                code="model-sources-differ",
+                f" {_short(known.get(token, added.get(token)))}"
             )
     path, merges = folder / "merges.txt", _model(fast).get("merges")
     if path.exists() and _merges(path) != [
         each if isinstance(each, str) else " ".join(map(str, each))
         for each in merges or ()
     ]:
-        raise VerificationError(
-            f"merges.txt has not the merges of {_FAST}{_ANEW}",
-            code="model-sources-differ",
-        )
+        raise _differing(f"merges.txt has not the merges of {_FAST}")
 
 
 def _merges(path: Path) -> list[str]:
@@ -211,7 +193,11 @@ def _vocabulary(fast: Mapping[str, Any]) -> Mapping[str, Any]:
     tokens = _model(fast).get("vocab")
     if isinstance(tokens, list):
         pairs = enumerate(tokens)
-        return {p[0]: n for n, p in pairs if isinstance(p, list) and p and _text(p[0])}
+        return {
+            p[0]: n
+            for n, p in pairs
+            if isinstance(p, list) and p and isinstance(p[0], str)
+        }
     return tokens if isinstance(tokens, Mapping) else {}
 
 
@@ -219,12 +205,17 @@ def _added(fast: Mapping[str, Any]) -> dict[str, Any]:
     tokens = fast.get("added_tokens")
     listed = tokens if isinstance(tokens, list) else []
     found = [each for each in listed if isinstance(each, Mapping)]
-    return {t["content"]: t.get("id") for t in found if _text(t.get("content"))}
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
+    return {
+        t["content"]: t.get("id") for t in found if isinstance(t.get("content"), str)
+    }
 
 
 def _short(value: Any) -> str:
     return repr(value)[:80]
+
+
+def _differing(said: str) -> VerificationError:
+    return VerificationError(
+        f"{said}; keep what the model's makers meant, and remove the other",
+        code="model-sources-differ",
+    )

@@ -46,6 +46,7 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _STDOUT = "standard output"
+_ASCII = {"ascii", "usascii", "ansix3.41968", "646"}  # encodings, without dashes
 _PART = 1000  # characters of a note that are shown from either end
 _NONSENSE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -55,7 +56,7 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, errors="backslashreplace")
     if sys.stdin is not None:
-        encoding = "utf-8" if _is_ascii(sys.stdin) else None
+        encoding = "utf-8" if _encoding(sys.stdin) in _ASCII else None
         _reconfigure(sys.stdin, encoding=encoding, errors="surrogateescape")
 
 
@@ -92,7 +93,7 @@ def say_json(value: Any, *, indent: int | None = 2) -> None:
     text = json.dumps(
         _finite(value),
         indent=indent,
-        ensure_ascii=sys.stdout is None or not _is_utf8(sys.stdout),
+        ensure_ascii=sys.stdout is None or _encoding(sys.stdout) != "utf8",
         allow_nan=False,
     )
     # Outside strings the only control characters are the line feeds of the layout.
@@ -165,7 +166,7 @@ def check_text(text: str, *, what: str) -> str:
     """Return text that a person gave, as Unicode.
 
     Edge cases:
-        A terminal without UTF-8 hands over the bytes undecoded; they are read as UTF-8.
+        A terminal without UTF-8 gives the bytes undecoded; they are read as UTF-8.
 
     Raises:
         ConfigError: The text is not valid UTF-8, or holds control characters other than
@@ -217,14 +218,6 @@ def _reconfigure(
     """Change how a stream spells text, if it is one that can."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding=encoding, errors=errors)
-
-
-def _is_utf8(stream: IO[str]) -> bool:
-    return _encoding(stream) == "utf8"
-
-
-def _is_ascii(stream: IO[str]) -> bool:
-    return _encoding(stream) in {"ascii", "usascii", "ansix3.41968", "646"}
 
 
 def _encoding(stream: IO[str]) -> str:

@@ -82,8 +82,9 @@ def status_of(error: BaseException) -> ExitStatus:
         if isinstance(error, kinds):
             return status
     # An ImportError names its module; where that is one of Tapestry's, it is a bug.
-    if isinstance(error, ImportError) and not _is_ours(error):
-        return ExitStatus.INCOMPLETE
+    if isinstance(error, ImportError):
+        is_ours = (error.name or "tapestry").startswith("tapestry")
+        return ExitStatus.INTERNAL if is_ours else ExitStatus.INCOMPLETE
     return ExitStatus.INTERNAL
 
 
@@ -100,7 +101,3 @@ def worst(statuses: Iterable[ExitStatus]) -> ExitStatus:
 def is_broken_pipe(error: BaseException) -> bool:
     """Return whether the reader of the output went away."""
     return isinstance(error, OSError) and error.errno == errno.EPIPE
-
-
-def _is_ours(error: ImportError) -> bool:
-    return (error.name or "tapestry").startswith("tapestry")

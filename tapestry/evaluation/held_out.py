@@ -96,12 +96,6 @@ def finite(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def evaluation_key(evaluation: Evaluation, held_out: HeldOut, model_digest: str) -> str:
-    """Name an evaluation by all that it depends on, so that no other is taken for it.
-
-    Args:
-        evaluation: The measure and its settings.
-        held_out: The data.
-        model_digest: Of the parameters.
-    """
+    """Name an evaluation by all that it depends on, so that it stands for no other."""
     value = [evaluation.name, dict(evaluation.settings), held_out.digest, model_digest]
     return f"evaluations {digest(canonical_json(value))}"

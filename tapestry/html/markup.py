@@ -75,7 +75,12 @@ def element(
 
 def joined(*children: Child) -> Markup:
     """Put children behind one another."""
-    return Markup("".join(_child(child) for child in children))
+    return Markup(
+        "".join(
+            child.text if isinstance(child, Markup) else html.escape(visible(child))
+            for child in children
+        )
+    )
 
 
 def visible(text: str) -> str:
@@ -222,10 +227,6 @@ def _row(
 
 def _side(place: int, text_columns: int) -> str:
     return "text" if place < text_columns else "number"
-
-
-def _child(child: Child) -> str:
-    return child.text if isinstance(child, Markup) else html.escape(visible(child))
 
 
 def _number(value: str | float) -> str:

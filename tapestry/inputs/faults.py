@@ -135,12 +135,8 @@ def show(path: Path | str) -> str:
         terminal would obey or not show appears as an escape such as ``\xff``.
     """
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    text = "".join(each if each.isprintable() else _escape(each) for each in text)
+    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
     if len(text) > _LONGEST:
         half = _LONGEST // 2
         text = f"{text[:half]}…{text[-half:]}"
     return text
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

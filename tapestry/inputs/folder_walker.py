@@ -31,9 +31,7 @@ from tapestry.inputs.faults import Faults, InputFault, show
 def walk(folder: Path, faults: Faults) -> list[Path]:
     """Return all files below a folder, in order of their paths, part by part.
 
-    Args:
-        folder: Where to begin.
-        faults: Receives a fault for each entry that cannot be read as a file.
+    An entry that cannot be read as a file becomes a fault.
 
     Raises:
         ConfigError: The folder does not exist.

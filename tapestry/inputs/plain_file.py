@@ -54,11 +54,6 @@ def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
 def read_plain(path: Path, *, limit: int, links: bool = False) -> bytes:
     """Read a small plain file.
 
-    Args:
-        path: The file.
-        limit: Bytes that it may have; at most one more is read.
-        links: Whether the path may be a symbolic link.
-
     Raises:
         OSError: The file does not exist or cannot be read.
         VerificationError: The path is no plain file, or the file is over the limit.

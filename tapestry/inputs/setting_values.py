@@ -16,7 +16,7 @@ module marks as ``Quoted``.
 """
 
 import decimal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_origin
 
@@ -40,18 +40,10 @@ class Quoted:
 def fit(raw: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """Convert the values of a table to what the fields of a model take.
 
-    Args:
-        raw: The table, as ``text_reader.read_toml`` returns it.
-        model: What it will be validated as.
-
     Edge cases:
         Unknown keys and values of another type stay as they are.
     """
-    fields = model.model_fields
-    return {
-        key: _fit(value, type_of(fields[key])) if key in fields else value
-        for key, value in raw.items()
-    }
+    return _convert(raw, model, _fit)
 
 
 def fit_options(options: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
@@ -60,33 +52,16 @@ def fit_options(options: Mapping[str, Any], model: type[BaseModel]) -> dict[str,
     Options travel without their model, so that a decimal field has one spelling there
     as well: a whole number is one, and any other decimal is text with a point.
 
-    Args:
-        options: Whole numbers, texts and lists of them, by name.
-        model: What they will be validated as.
-
     Edge cases:
         Unknown keys and values of another type stay as they are.
     """
-    fields = model.model_fields
-    return {
-        key: _fit_option(value, type_of(fields[key])) if key in fields else value
-        for key, value in options.items()
-    }
+    return _convert(options, model, _fit_option)
 
 
 def to_toml(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Convert the fields of a model to values for a TOML writer; the inverse of fit.
-
-    Args:
-        values: Fields by name; those that are None are left out.
-        model: Whose fields they are.
-    """
-    fields = model.model_fields
-    return {
-        key: _to_toml(value, type_of(fields[key])) if key in fields else value
-        for key, value in values.items()
-        if value is not None
-    }
+    """Convert a model's fields that are not None for a TOML writer; inverse of fit."""
+    there = {key: value for key, value in values.items() if value is not None}
+    return _convert(there, model, _to_toml)
 
 
 def plain_spelling(text: str) -> str | None:
@@ -107,6 +82,18 @@ def plain_spelling(text: str) -> str | None:
     except ProtocolError:
         return None
     return spelled
+
+
+def _convert(
+    values: Mapping[str, Any],
+    model: type[BaseModel],
+    change: Callable[[Any, SettingType], Any],
+) -> dict[str, Any]:
+    fields = model.model_fields
+    return {
+        key: change(value, type_of(fields[key])) if key in fields else value
+        for key, value in values.items()
+    }
 
 
 def _fit(value: Any, wanted: SettingType) -> Any:

@@ -91,10 +91,6 @@ class WrittenFloat:
 def check_text(text: str, where: str) -> None:
     """Check text that did not come from a file, such as a prompt.
 
-    Args:
-        text: The text.
-        where: What to call it in a message.
-
     Raises:
         ConfigError: The text holds a character that the rules of this module refuse.
     """
@@ -117,10 +113,6 @@ def is_invisible(text: str) -> bool:
 
 def read_text(path: Path, *, links: bool = True) -> str:
     """Read a text file.
-
-    Args:
-        path: The file.
-        links: Whether the path may be a symbolic link.
 
     Raises:
         ConfigError: The file cannot be read or breaks a rule of this module.
@@ -176,11 +168,6 @@ def read_rows(
 
     A line that breaks a rule becomes a fault, and reading goes on behind it. Strings
     inside the objects are for the caller to check, with ``first_fault``.
-
-    Args:
-        path: The file.
-        faults: Receives what is wrong.
-        links: Whether the path may be a symbolic link.
     """
     try:
         for number, data in _lines(path, links=links):

@@ -48,14 +48,7 @@ def advance(
     layout: Layout,
     manifest: RoundManifest,
 ) -> tuple[dict[str, FloatVector], OuterState]:
-    """Take one outer step.
-
-    Args:
-        parameters: The shared base before the round.
-        state: The optimizer's state before the round.
-        mean: The mean update of the round, shape (d,).
-        layout: How the update is laid out.
-        manifest: The round; says which optimizer and which factors.
+    """Take one outer step by the mean update of a round, shape (d,).
 
     Returns:
         The new parameters (tensors that did not move are the same objects) and state.

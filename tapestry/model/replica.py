@@ -8,7 +8,7 @@ needs to trust no other party with the base.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -38,16 +38,11 @@ class Measured:
 
 
 def measure(total: RingVector, *, survivors: int, manifest: RoundManifest) -> Measured:
-    """Compare a sum with the range and the norm that the plan allows.
+    """Compare a sum of shape (d,) with the range and the norm that the plan allows.
 
     Guarantees:
         Coordinator and nodes find the same: squares are added as whole numbers, and
         root and factor are rounded once each, so the norm is equal everywhere.
-
-    Args:
-        total: The unmasked sum, shape (d,).
-        survivors: How many updates are in the sum.
-        manifest: The round.
     """
     encoding = Encoding.of(manifest)
     try:
@@ -81,9 +76,11 @@ class Replica:
     optimizer: OuterState = field(default_factory=OuterState)
 
     @classmethod
-    def start(cls, parameters: Parameters) -> "Replica":
-        """Start from a given base."""
-        hashes = tensor_digests(parameters)
+    def start(
+        cls, parameters: Parameters, known: Mapping[str, str] | None = None
+    ) -> "Replica":
+        """Start from a given base, of which some tensors' hashes may be known."""
+        hashes = tensor_digests(parameters, known)
         return cls(
             parameters=parameters,
             hashes=hashes,
@@ -98,13 +95,7 @@ class Replica:
         manifest: RoundManifest,
         layout: Layout,
     ) -> "Replica":
-        """Apply the sum of a round.
-
-        Args:
-            total: The unmasked sum, shape (d,).
-            survivors: How many updates are in the sum.
-            manifest: The round.
-            layout: The layout computed here, not the coordinator's word.
+        """Apply the sum of a round, of shape (d,) in the layout that was computed here.
 
         Raises:
             VerificationError: The round starts from another base, or the sum has
@@ -135,10 +126,4 @@ class Replica:
             for name, inner in self.hashes.items()
             if parameters[name] is self.parameters[name]
         }
-        hashes = tensor_digests(parameters, kept)
-        return Replica(
-            parameters=parameters,
-            hashes=hashes,
-            digest=parameters_digest(parameters, hashes),
-            optimizer=optimizer,
-        )
+        return replace(Replica.start(parameters, kept), optimizer=optimizer)

@@ -22,7 +22,7 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from dp_accounting.pld import privacy_loss_distribution
@@ -101,23 +101,11 @@ def epsilon(steps: Iterable[Steps], *, target_delta: float) -> float:
         No steps spend nothing. A step without noise, or with a multiplier below 0.2,
         spends infinitely much, and so do steps of an epsilon in the thousands.
 
-    Args:
-        steps: Everything that was released about these records.
-        target_delta: The delta of the promise.
-
     Raises:
         ConfigError: Delta is not in (0, 1).
     """
-    check_delta(target_delta)
     merged = merge(steps)
-    if sum(s.steps * _divergence(s) for s in merged) > MAX_DIVERGENCE:
-        return math.inf
-    if not merged:
-        return 0.0
-    if not any(s.coordinates for s in merged):
-        return _epsilon(merged, target_delta)
-    total = _epsilon(merged, target_delta * (1 - _PAID)) + 2 * closeness(merged)
-    return total if total <= MAX_CLOSE_EPSILON else math.inf
+    return _bounded(merged, target_delta, partial(_epsilon, merged))
 
 
 class Composition:
@@ -150,21 +138,10 @@ class Composition:
         Raises:
             ConfigError: Delta is not in (0, 1).
         """
-        check_delta(target_delta)
-        counts = self._counts
-        if sum(n * _divergence(one) for one, n in counts.items()) > MAX_DIVERGENCE:
-            return math.inf
-        if not counts:
-            return 0.0
-        self._compose()
-        if not any(one.coordinates for one in counts):
-            return float(self._total.get_epsilon_for_delta(target_delta))
-        delta = target_delta * (1 - _PAID)
-        apart = closeness(replace(one, steps=n) for one, n in counts.items())
-        total = float(self._total.get_epsilon_for_delta(delta)) + 2 * apart
-        return total if total <= MAX_CLOSE_EPSILON else math.inf
+        merged = tuple(replace(one, steps=n) for one, n in self._counts.items())
+        return _bounded(merged, target_delta, self._composed_epsilon)
 
-    def _compose(self) -> None:
+    def _composed_epsilon(self, target_delta: float) -> float:
         interval = _interval(sum(self._counts.values()))
         if interval != self._interval:  # from here on another grid
             self._total, self._composed, self._interval = None, {}, interval
@@ -175,6 +152,7 @@ class Composition:
                 total = self._total
                 self._total = part if total is None else total.compose(part)
         self._composed = dict(self._counts)
+        return float(self._total.get_epsilon_for_delta(target_delta))
 
 
 def closeness(steps: Iterable[Steps]) -> float:
@@ -338,6 +316,21 @@ def _bracket(excess: Callable[[float], float]) -> tuple[float, float]:
             )
         low = high
     return low, high
+
+
+def _bounded(
+    merged: tuple[Steps, ...], target_delta: float, compose: Callable[[float], float]
+) -> float:
+    """Return the epsilon of merged steps, of which ``compose`` knows the Gaussian."""
+    check_delta(target_delta)
+    if sum(s.steps * _divergence(s) for s in merged) > MAX_DIVERGENCE:
+        return math.inf
+    if not merged:
+        return 0.0
+    if not any(s.coordinates for s in merged):
+        return compose(target_delta)
+    total = compose(target_delta * (1 - _PAID)) + 2 * closeness(merged)
+    return total if total <= MAX_CLOSE_EPSILON else math.inf
 
 
 def _divergence(s: Steps) -> float:

@@ -109,11 +109,6 @@ def add_gaussian(total: torch.Tensor, *, stddev: float, source: NoiseSource) -> 
         that depends on ``stddev`` only. It is distributed as the sum rounded to
         ``g`` plus N(0, stddev**2) noise, rounded to ``g``.
 
-    Args:
-        total: float64, shape (d,), contiguous.
-        stddev: Standard deviation of each coordinate's noise.
-        source: Where the noise comes from.
-
     Raises:
         ValueError: The deviation is not positive and finite, or the total is not a
             contiguous float64 vector.

@@ -90,26 +90,17 @@ def _take_apart(
 ) -> tuple[Mapping[str, Any], list[bytes]]:
     names = [_piece_name(number) for number in range(len(records) - 1)]
     if set(records) != {"message", *names}:
-        raise ProtocolError(
-            f"{len(records)} records of a message, want 'message' and pieces numbered"
-            " from 0",
-            code="message-records-malformed",
+        raise _malformed(
+            f"{len(records)} records, want 'message' and pieces numbered from 0"
         )
     head = records["message"]
     shape = {"kind": str, "body": bytes, "sizes": bytes}
     if {name: type(value) for name, value in head.items()} != shape:
-        raise ProtocolError(
-            "the header of the message has another shape, want kind as text, body and"
-            " sizes as bytes",
-            code="message-records-malformed",
-        )
+        raise _malformed("want kind as text, body and sizes as bytes in the header")
     pieces = []
     for name in names:
         if [*records[name]] != ["bytes"] or type(records[name]["bytes"]) is not bytes:
-            raise ProtocolError(
-                f"{name} of the message has another shape, want bytes",
-                code="message-records-malformed",
-            )
+            raise _malformed(f"{name} has another shape, want bytes")
         pieces.append(records[name]["bytes"])
     return head, pieces
 
@@ -117,16 +108,15 @@ def _take_apart(
 def _decode_sizes(data: bytes) -> list[int]:
     sizes = decode_json(data, limit=BODY_LIMIT)
     if not isinstance(sizes, list):
-        raise ProtocolError(
-            "sizes of attachments are not a list", code="message-records-malformed"
-        )
+        raise _malformed("the sizes of attachments are not a list")
     for size in sizes:
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise ProtocolError(
-                f"not the size of an attachment: {size!r:.40}",
-                code="message-records-malformed",
-            )
+            raise _malformed(f"not the size of an attachment: {size!r:.40}")
     return sizes
+
+
+def _malformed(said: str) -> ProtocolError:
+    return ProtocolError(f"message: {said}", code="message-records-malformed")
 
 
 def _check_pieces(pieces: Sequence[bytes], total: int) -> None:

@@ -62,7 +62,7 @@ and has one digest; a whole one is a whole number.
 
 
 class TrainingPlan(Strict):
-    """What every node computes on its records: a union, tagged by ``workload``.
+    """The computation of every node on its records: a union, tagged by ``workload``.
 
     The common part is read by all: by secure aggregation, by the accounting of privacy,
     by an auditor. ``options`` belong to the workload that the tag names; its plan model

@@ -33,10 +33,6 @@ def cut(values: RingVector) -> list[memoryview]:
 def check_sizes(chunks: Sequence[bytes | memoryview], *, length: int) -> None:
     """Refuse anything but the chunks of a vector of that length.
 
-    Args:
-        chunks: The chunks, in order.
-        length: The number of coordinates.
-
     Raises:
         ProtocolError: There are too many or too few chunks, or one of them is too
             long or too short.

@@ -67,7 +67,7 @@ class Secrets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldShares:
-    """One node's shares of another's two secrets (or of its own)."""
+    """One node's shares of two secrets, of another node or of itself."""
 
     seed: bytes = field(repr=False)
     mask: bytes = field(repr=False)

@@ -27,7 +27,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from tapestry.errors import ProtocolError
 
 KEY_BYTES = 32
-TAG_BYTES = 16
 _PREFIX = b"tapestry-secagg/1\n"
 _SHA256 = hashes.SHA256()
 _NONCE = bytes(12)  # each channel key seals one message

@@ -103,13 +103,7 @@ def add_masks(
 
 
 def in_ranges(length: int, work: Callable[[int, int], None], *, threads: int) -> None:
-    """Call ``work(start, stop)`` on ranges of whole blocks, in threads.
-
-    Args:
-        length: The number of coordinates to cover.
-        work: Called on disjoint ranges that together cover them all.
-        threads: How many to use; 0 means one per available core.
-    """
+    """Call ``work(start, stop)`` on disjoint ranges of whole blocks, in threads."""
     blocks = -(-length // BLOCK_COORDINATES)
     parts = min(threads or available_cores(), blocks)
     if parts <= 1:

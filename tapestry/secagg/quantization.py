@@ -39,7 +39,7 @@ Alarm = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoding:
-    """How updates of a round become integers; equal on every node."""
+    """The grid on which updates of a round become integers; equal on every node."""
 
     length: int
     scale_bits: int
@@ -252,13 +252,8 @@ def check_sum(total: RingVector, *, encoding: Encoding, survivors: int) -> None:
 def mean(total: RingVector, *, encoding: Encoding, survivors: int) -> FloatVector:
     """Read a sum of integers as the mean of the survivors' updates.
 
-    Args:
-        total: The unmasked sum.
-        encoding: The grid of the round.
-        survivors: How many updates are in the sum.
-
     Raises:
-        ValueError: ``survivors`` is below 1.
+        ValueError: The number of survivors is below 1.
     """
     if survivors < 1:
         raise ValueError("a mean needs at least one survivor")

@@ -36,12 +36,6 @@ def recover_round(
 ) -> tuple[dict[str, str], dict[str, str], tuple[InconsistentShare, ...]]:
     """Recover the seeds of the survivors and the mask keys of those that dropped out.
 
-    Args:
-        cohort: The manifest, read.
-        keys: The key list.
-        heads: The commitments.
-        reveals: At least ``threshold``, each with shares of the same secrets.
-
     Returns:
         Seeds by name, mask keys by name (32 bytes in hex), and the shares that were
         found wrong.
@@ -80,12 +74,6 @@ def bad_dealers(
     cohort: Cohort, keys: KeyList, *, heads: HeadList, reveals: Sequence[Reveal]
 ) -> tuple[str, ...]:
     """Name the dealers whose shares do not give what they had committed to.
-
-    Args:
-        cohort: The manifest, read.
-        keys: The key list.
-        heads: The commitments.
-        reveals: Those of a round that :func:`recover_round` could not unmask.
 
     Guarantees:
         While at most ``max_colluding`` nodes lie (one, where it is 0), only liars are

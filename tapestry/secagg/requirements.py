@@ -1,7 +1,7 @@
 """Requirements of a node on a round that it is asked to join (TSA-1, message 0).
 
-The coordinator proposes a manifest, and the node compares it with numbers of its own.
-None of these comes from the coordinator. The module also keeps the order of a node's
+The coordinator proposes a manifest, and the node compares it with its own numbers, of
+which none comes from the coordinator. The module also keeps the order of a node's
 steps in a round, and its right to upload once.
 """
 

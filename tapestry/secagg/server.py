@@ -22,9 +22,9 @@ The nodes trust nothing here. They refuse in ``client`` what a coordinator that 
 may send, and anyone can check in ``transcript`` what it publishes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from tapestry.errors import ProtocolError, QuorumError
 from tapestry.protocol.round_manifest import RoundManifest
@@ -86,7 +86,46 @@ class Unmasked:
         return cut(self.values)
 
 
-class AdvertiseKeysStage:
+class _Stage(Generic[_T]):
+    """A stage: the nodes that may answer in it, and what was kept of each."""
+
+    def __init__(self, cohort: Cohort, names: Iterable[str]) -> None:
+        self._cohort = cohort
+        self._names = tuple(names)
+        self._kept: dict[str, _T] = {}
+
+    @property
+    def missing(self) -> list[str]:
+        """The nodes that may still answer."""
+        return [name for name in self._names if name not in self._kept]
+
+    def _check_sender(self, sender: str, message: _SignedMessage) -> None:
+        if message.node != sender:
+            raise ProtocolError(
+                f"{sender!r} sent a message of {message.node!r}", code="sender-differs"
+            )
+        if sender not in self.missing:
+            raise ProtocolError(
+                f"no message is expected of {sender!r}: it takes no part in this stage,"
+                " or has answered",
+                code="message-unexpected",
+            )
+
+    def _check_size(self) -> None:
+        manifest = self._cohort.manifest
+        want = max(manifest.min_cohort, manifest.threshold)
+        if len(self._kept) < want:
+            raise QuorumError(
+                f"{len(self._kept)} nodes are left in round {manifest.round_number},"
+                f" want {want}",
+                code="cohort-too-small",
+            )
+
+    def _ordered(self) -> tuple[_T, ...]:
+        return tuple(self._kept[name] for name in sorted(self._kept))
+
+
+class AdvertiseKeysStage(_Stage[Advertisement]):
     """Collects message 1."""
 
     def __init__(self, manifest: RoundManifest) -> None:
@@ -96,15 +135,10 @@ class AdvertiseKeysStage:
             ProtocolError: The encoding does not fit 31 bits, or a participant's key is
                 malformed.
         """
-        self._cohort = Cohort.of(manifest)
-        self._kept: dict[str, Advertisement] = {}
+        cohort = Cohort.of(manifest)
+        super().__init__(cohort, cohort.roster)
         self._taken: set[str] = set()  # keys
         self._probe = Agreement(bytes(31) + b"\x40")
-
-    @property
-    def missing(self) -> list[str]:
-        """The nodes that may still answer."""
-        return _missing(self._cohort.roster, self._kept)
 
     def accept(self, sender: str, message: Advertisement) -> None:
         """Keep a node's keys.
@@ -114,7 +148,7 @@ class AdvertiseKeysStage:
                 node's, occurs twice or is of low order.
             VerificationError: The sender's signature does not hold.
         """
-        _check_sender(sender, message, expected=self.missing)
+        self._check_sender(sender, message)
         keys = (message.channel_key, message.mask_key)
         if len(set(keys)) < len(keys) or not self._taken.isdisjoint(keys):
             raise ProtocolError(
@@ -133,26 +167,19 @@ class AdvertiseKeysStage:
         Raises:
             QuorumError: Fewer nodes answered than ``min_cohort`` or ``threshold``.
         """
-        _check_size(self._cohort, self._kept)
-        keys = KeyList(advertisements=_ordered(self._kept))
+        self._check_size()
+        keys = KeyList(advertisements=self._ordered())
         return ShareKeysStage(self._cohort, keys), keys
 
 
-class ShareKeysStage:
+class ShareKeysStage(_Stage[ShareMessage]):
     """Collects message 3."""
 
     def __init__(self, cohort: Cohort, keys: KeyList) -> None:
         """Take the key list."""
-        self._cohort = cohort
+        super().__init__(cohort, (a.node for a in keys.advertisements))
         self._keys = keys
         self._view = keys.digest
-        self._names = [a.node for a in keys.advertisements]
-        self._kept: dict[str, ShareMessage] = {}
-
-    @property
-    def missing(self) -> list[str]:
-        """The nodes that may still answer."""
-        return _missing(self._names, self._kept)
 
     def accept(self, sender: str, message: ShareMessage) -> None:
         """Keep a node's sealed shares.
@@ -164,7 +191,7 @@ class ShareKeysStage:
             VerificationError: The sender's signature does not hold.
         """
         head = message.head
-        _check_sender(sender, head, expected=self.missing)
+        self._check_sender(sender, head)
         if head.view != self._view:
             raise ProtocolError(
                 f"{sender!r} saw another key list: {head.view}, want {self._view}",
@@ -190,8 +217,8 @@ class ShareKeysStage:
         Raises:
             QuorumError: Fewer nodes answered than ``min_cohort`` or ``threshold``.
         """
-        _check_size(self._cohort, self._kept)
-        heads = HeadList(heads=tuple(m.head for m in _ordered(self._kept)))
+        self._check_size()
+        heads = HeadList(heads=tuple(m.head for m in self._ordered()))
         names = sorted(self._kept)
         messages = {
             receiver: Ciphertexts(
@@ -207,24 +234,17 @@ class ShareKeysStage:
         return CollectMaskedInputsStage(self._cohort, self._keys, heads), messages
 
 
-class CollectMaskedInputsStage:
+class CollectMaskedInputsStage(_Stage[UploadHead]):
     """Collects message 5, adding each upload to one running sum."""
 
     def __init__(self, cohort: Cohort, keys: KeyList, heads: HeadList) -> None:
         """Take the lists of the nodes that advertised and shared."""
-        self._cohort = cohort
+        super().__init__(cohort, (h.node for h in heads.heads))
         self._keys = keys
         self._heads = heads
         self._view = heads.digest
-        self._names = [h.node for h in heads.heads]
-        self._kept: dict[str, UploadHead] = {}
         self._total = aligned_empty(cohort.manifest.length)
         self._total[:] = 0
-
-    @property
-    def missing(self) -> list[str]:
-        """The nodes that may still answer."""
-        return _missing(self._names, self._kept)
 
     def accept(self, sender: str, message: Upload) -> None:
         """Add a node's masked vector to the sum.
@@ -236,7 +256,7 @@ class CollectMaskedInputsStage:
             VerificationError: The sender's signature does not hold.
         """
         head = message.head
-        _check_sender(sender, head, expected=self.missing)
+        self._check_sender(sender, head)
         if head.view != self._view:
             raise ProtocolError(
                 f"{sender!r} shared with another set of nodes: {head.view}, want"
@@ -264,8 +284,8 @@ class CollectMaskedInputsStage:
         Raises:
             QuorumError: Fewer nodes answered than ``min_cohort`` or ``threshold``.
         """
-        _check_size(self._cohort, self._kept)
-        uploads = _ordered(self._kept)
+        self._check_size()
+        uploads = self._ordered()
         rows = tuple(Survivor(node=u.node, root=u.root) for u in uploads)
         survivors = SurvivorList(view=self._view, survivors=rows)
         masked = Masked(
@@ -289,20 +309,14 @@ class Masked:
     total: RingVector
 
 
-class CheckConsistencyStage:
+class CheckConsistencyStage(_Stage[Consent]):
     """Collects message 7."""
 
     def __init__(self, masked: Masked, survivors: SurvivorList) -> None:
         """Take the list that the survivors are asked about."""
+        super().__init__(masked.cohort, survivors.names)
         self._masked = masked
-        self._survivors = survivors
         self._digest = survivors.digest
-        self._kept: dict[str, Consent] = {}
-
-    @property
-    def missing(self) -> list[str]:
-        """The nodes that may still answer."""
-        return _missing(self._survivors.names, self._kept)
 
     def accept(self, sender: str, message: Consent) -> None:
         """Keep a consent.
@@ -312,15 +326,14 @@ class CheckConsistencyStage:
                 another list.
             VerificationError: The sender's signature does not hold.
         """
-        cohort = self._masked.cohort
-        _check_sender(sender, message, expected=self.missing)
+        self._check_sender(sender, message)
         if message.survivors != self._digest:
             raise ProtocolError(
                 f"{sender!r} consented to another survivor list: {message.survivors},"
                 f" want {self._digest}",
                 code="survivor-list-differs",
             )
-        message.verify(cohort.context, cohort.roster[sender])
+        message.verify(self._cohort.context, self._cohort.roster[sender])
         self._kept[sender] = message
 
     def close(self) -> tuple["UnmaskStage", ConsentList]:
@@ -329,32 +342,25 @@ class CheckConsistencyStage:
         Raises:
             QuorumError: Fewer nodes than ``threshold`` consented.
         """
-        threshold = self._masked.cohort.manifest.threshold
+        threshold = self._cohort.manifest.threshold
         if len(self._kept) < threshold:
             raise QuorumError(
                 f"{len(self._kept)} consents, want {threshold}",
                 code="consents-too-few",
             )
-        consents = ConsentList(consents=_ordered(self._kept))
+        consents = ConsentList(consents=self._ordered())
         return UnmaskStage(self._masked, consents), consents
 
 
-class UnmaskStage:
+class UnmaskStage(_Stage[Reveal]):
     """Collects message 9."""
 
     def __init__(self, masked: Masked, consents: ConsentList) -> None:
         """Take the masked sum and the consents."""
+        super().__init__(masked.cohort, (u.node for u in masked.uploads))
         self._masked = masked
         self._consents = consents
-        self._survivors = [u.node for u in masked.uploads]
-        shared = [h.node for h in masked.heads.heads]
-        self._dropped = [name for name in shared if name not in self._survivors]
-        self._kept: dict[str, Reveal] = {}
-
-    @property
-    def missing(self) -> list[str]:
-        """The nodes that may still answer."""
-        return _missing(self._survivors, self._kept)
+        self._dropped = {h.node for h in masked.heads.heads} - set(self._names)
 
     def accept(self, sender: str, message: Reveal) -> None:
         """Keep a node's shares.
@@ -364,21 +370,20 @@ class UnmaskStage:
                 secrets than were asked for, or one is not below the prime.
             VerificationError: The sender's signature does not hold.
         """
-        cohort = self._masked.cohort
-        _check_sender(sender, message, expected=self.missing)
-        if message.self_shares.keys() != set(self._survivors):
+        self._check_sender(sender, message)
+        if message.self_shares.keys() != set(self._names):
             raise ProtocolError(
                 f"{sender!r} revealed shares of {len(message.self_shares)} self masks,"
-                f" want those of the {len(self._survivors)} survivors",
+                f" want those of the {len(self._names)} survivors",
                 code="share-set-differs",
             )
-        if message.mask_shares.keys() != set(self._dropped):
+        if message.mask_shares.keys() != self._dropped:
             raise ProtocolError(
                 f"{sender!r} revealed shares of {len(message.mask_shares)} mask keys,"
                 f" want those of the {len(self._dropped)} nodes that dropped out",
                 code="share-set-differs",
             )
-        message.verify(cohort.context, cohort.roster[sender])
+        message.verify(self._cohort.context, self._cohort.roster[sender])
         try:
             for share in (*message.self_shares.values(), *message.mask_shares.values()):
                 decode_share(bytes.fromhex(share))
@@ -394,14 +399,14 @@ class UnmaskStage:
             VerificationError: No set of shares gives what some node, named, had
                 committed to.
         """
-        masked, cohort = self._masked, self._masked.cohort
+        masked, cohort = self._masked, self._cohort
         if len(self._kept) < cohort.manifest.threshold:
             raise QuorumError(
                 f"{len(self._kept)} reveals, want {cohort.manifest.threshold}",
                 code="shares-too-few",
             )
         seeds, secrets, faults = recover_round(
-            cohort, masked.keys, heads=masked.heads, reveals=_ordered(self._kept)
+            cohort, masked.keys, heads=masked.heads, reveals=self._ordered()
         )
         transcript = Transcript(
             keys=masked.keys,
@@ -420,38 +425,3 @@ class UnmaskStage:
             sum_root=chunk_root(cut(masked.total)),
             faults=faults,
         )
-
-
-def _missing(
-    expected: Sequence[str] | Mapping[str, object], kept: Mapping[str, object]
-) -> list[str]:
-    return [name for name in expected if name not in kept]
-
-
-def _check_sender(
-    sender: str, message: _SignedMessage, *, expected: Sequence[str]
-) -> None:
-    if message.node != sender:
-        raise ProtocolError(
-            f"{sender!r} sent a message of {message.node!r}", code="sender-differs"
-        )
-    if sender not in expected:
-        raise ProtocolError(
-            f"no message is expected of {sender!r}: it takes no part in this stage, or"
-            " has answered",
-            code="message-unexpected",
-        )
-
-
-def _check_size(cohort: Cohort, kept: Mapping[str, object]) -> None:
-    want = max(cohort.manifest.min_cohort, cohort.manifest.threshold)
-    if len(kept) < want:
-        raise QuorumError(
-            f"{len(kept)} nodes are left in round {cohort.manifest.round_number}, want"
-            f" {want}",
-            code="cohort-too-small",
-        )
-
-
-def _ordered(kept: Mapping[str, _T]) -> tuple[_T, ...]:
-    return tuple(kept[name] for name in sorted(kept))

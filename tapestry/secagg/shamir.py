@@ -96,25 +96,6 @@ def decode_share(share: bytes) -> int:
     return value
 
 
-def recover(shares: Mapping[int, bytes], threshold: int) -> bytes:
-    """Recover a secret from the first ``threshold`` shares in order of place.
-
-    Raises:
-        QuorumError: There are fewer shares than ``threshold``.
-        ProtocolError: A share is malformed.
-        VerificationError: The shares give a number of more than 32 bytes.
-    """
-    _check_count(shares, threshold)
-    places = tuple(sorted(shares))[:threshold]
-    value = _at({x: decode_share(shares[x]) for x in places}, 0)
-    if value >> 256:
-        raise VerificationError(
-            f"the shares at places {places} give no {SECRET_BYTES}-byte secret",
-            code="secret-not-recovered",
-        )
-    return value.to_bytes(SECRET_BYTES, "big")
-
-
 def recover_checked(
     shares: Mapping[int, bytes],
     threshold: int,
@@ -144,20 +125,23 @@ def recover_checked(
 
     Raises:
         QuorumError: There are fewer shares than ``threshold``.
-        ProtocolError: A share is malformed.
+        ProtocolError: A share is malformed (``decode_share``).
         VerificationError: No combination gives the committed secret.
     """
-    _check_count(shares, threshold)
+    if len(shares) < threshold:
+        raise QuorumError(
+            f"{len(shares)} shares of the {threshold} that are needed",
+            code="shares-too-few",
+        )
     points = {x: decode_share(share) for x, share in shares.items()}
     order = sorted(points.keys() - suspects) + sorted(points.keys() & suspects)
     secret = _try(points, order[:threshold], accept)
     if secret is not None:
         return secret, ()
-    if math.comb(len(order), threshold) <= _SUBSETS:
-        subsets = itertools.combinations(order, threshold)
-        found = _search(points, subsets, accept)
-    else:
-        found = _search(points, _decoded(points, threshold), accept)
+    subsets: Iterable[tuple[int, ...]] = itertools.combinations(order, threshold)
+    if math.comb(len(order), threshold) > _SUBSETS:
+        subsets = _decoded(points, threshold)
+    found = _search(points, subsets, accept)
     if not found:
         raise VerificationError(
             f"no {threshold} of {len(shares)} shares give the secret committed to",
@@ -166,14 +150,6 @@ def recover_checked(
     secret = next(iter(found.values()))
     fitting = next(iter(found)) if len(found) == 1 else frozenset(points)
     return secret, tuple(sorted(points.keys() - fitting))
-
-
-def _check_count(shares: Mapping[int, bytes], threshold: int) -> None:
-    if len(shares) < threshold:
-        raise QuorumError(
-            f"{len(shares)} shares of the {threshold} that are needed",
-            code="shares-too-few",
-        )
 
 
 def _try(

@@ -104,13 +104,8 @@ def create_file(path: Path, *chunks: bytes | memoryview, mode: int = _PRIVATE) -
         A link is at ``path``          ``FileExistsError``, wherever it leads
         =============================  =============================================
 
-    Args:
-        path: The file.
-        chunks: Its content.
-        mode: Of the file, less what the umask takes.
-
     Raises:
-        FileExistsError: Something has this name.
+        FileExistsError: A file, folder or link has this name.
         ResourceError: The disk is full or failing, or the folder cannot be written.
     """
     try:
@@ -130,7 +125,7 @@ def create_file(path: Path, *chunks: bytes | memoryview, mode: int = _PRIVATE) -
 
 
 def append_file(path: Path, data: bytes, *, mode: int = _PRIVATE) -> None:
-    """Add bytes to the end of a file, durably; make the file if there is none.
+    """Add bytes to the end of a file, durably; make it if its folder has none.
 
     Guarantees:
         What was in the file stays. On return the new bytes are on the disk.
@@ -142,11 +137,6 @@ def append_file(path: Path, data: bytes, *, mode: int = _PRIVATE) -> None:
         A link is at ``path``          what it leads to is appended to
         A FIFO, a device or a folder   ``ResourceError``, without waiting for it
         =============================  =============================================
-
-    Args:
-        path: The file; its folder is there.
-        data: What to add.
-        mode: Of a new file, less what the umask takes.
 
     Raises:
         ResourceError: The disk is full or failing, or the path is no plain file.
@@ -316,13 +306,7 @@ def storage_error(
 
 
 def failure(verb: str, path: Path, error: Exception) -> str:
-    """Describe in one line which operation failed, why, and whether the disk is full.
-
-    Args:
-        verb: The operation, as in ``cannot {verb}``.
-        path: The file or folder.
-        error: What the system or SQLite reported.
-    """
+    """Describe in one line which operation failed, why, and if the disk is full."""
     said = " ".join((getattr(error, "strerror", None) or str(error)).split())
     if _is_full(path):
         said += f"; the disk is full, make room in {path.parent}"

@@ -42,7 +42,7 @@ class FileLock:
 
 
 def lock_file(path: Path, *, wait: bool = False) -> FileLock:
-    """Lock a file, which is made at mode 0600 unless it is there.
+    """Lock a file, which is made at mode 0600 unless it is there, or ``wait`` for it.
 
     Guarantees:
         Of all processes that call this with one path, one holds it at a time. The
@@ -50,10 +50,6 @@ def lock_file(path: Path, *, wait: bool = False) -> FileLock:
 
     Edge cases:
         A link, a FIFO, a device or a folder in its place is refused at once.
-
-    Args:
-        path: The file; its folder is there.
-        wait: Wait until the process that holds it lets go.
 
     Raises:
         BlockingIOError: Another process holds it, and ``wait`` is not set.

@@ -44,21 +44,13 @@ class Checkpoint:
     def __post_init__(self) -> None:
         """Refuse values that have no spelling."""
         if not _ORIGIN.fullmatch(self.origin):
-            raise ProtocolError(
-                f"checkpoint: not the origin of a log: {self.origin[:40]!r}",
-                code="checkpoint-malformed",
-            )
+            raise _malformed(f"not the origin of a log: {self.origin[:40]!r}")
         encode_integer(self.size)
         if len(self.root) != HASH_BYTES:
-            raise ProtocolError(
-                f"checkpoint: root of {len(self.root)} bytes, want {HASH_BYTES}",
-                code="checkpoint-malformed",
-            )
+            raise _malformed(f"root of {len(self.root)} bytes, want {HASH_BYTES}")
         if self.size == 0 and self.root != EMPTY_ROOT:
-            raise ProtocolError(
-                f"checkpoint of an empty log: root {self.root.hex()}, want"
-                f" {EMPTY_ROOT.hex()}",
-                code="checkpoint-malformed",
+            raise _malformed(
+                f"root {self.root.hex()} of an empty log, want {EMPTY_ROOT.hex()}"
             )
 
     @classmethod
@@ -70,10 +62,8 @@ class Checkpoint:
         """
         lines = text.split("\n")
         if len(lines) != 4 or lines[3]:
-            raise ProtocolError(
-                f"checkpoint of {len(lines) - 1} line ends, want three lines: origin,"
-                " size, root",
-                code="checkpoint-malformed",
+            raise _malformed(
+                f"{len(lines) - 1} line ends, want three lines: origin, size, root"
             )
         return cls(
             origin=lines[0], size=decode_integer(lines[1]), root=decode_base64(lines[2])
@@ -85,7 +75,7 @@ class Checkpoint:
         return f"{self.origin}\n{size}\n{root}\n"
 
     def sign(self, key: SigningKey) -> bytes:
-        """Sign as the log; returns a note.
+        """Sign as the log and return a note.
 
         Raises:
             ValueError: The key is not named as the origin, or is for cosigning.
@@ -96,16 +86,12 @@ class Checkpoint:
         return note.Note(text=str(self), signatures=(signature,)).encode()
 
     def cosign(self, key: SigningKey, *, time: int) -> bytes:
-        """Cosign as a witness; returns one signature line.
+        """Cosign as a witness, in POSIX seconds, and return one signature line.
 
         Not protected:
             A cosignature states that the log was append-only in all that this witness
             has seen until this time. The caller must have verified that, and stored
             it durably, before calling.
-
-        Args:
-            key: A key of type 0x04.
-            time: POSIX seconds.
         """
         return str(note.cosign(str(self), key, time=time)).encode()
 
@@ -120,3 +106,7 @@ def read_claim(data: bytes) -> Checkpoint:
         ProtocolError: The bytes are not a note over a checkpoint.
     """
     return Checkpoint.parse(note.parse(data).text)
+
+
+def _malformed(said: str) -> ProtocolError:
+    return ProtocolError(f"checkpoint: {said}", code="checkpoint-malformed")

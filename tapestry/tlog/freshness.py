@@ -68,12 +68,8 @@ def check_fresh(
 ) -> None:
     """Refuse a checkpoint that is old, from the future, or older than the last one.
 
-    Args:
-        opened: The checkpoint.
-        trust: Says how many clocks may be wrong.
-        now: The time here, in POSIX seconds.
-        limit: How many seconds old it may be.
-        before: The checkpoint that was accepted last.
+    ``now`` is in POSIX seconds, ``limit`` an age in seconds; ``before`` is the last
+    checkpoint that was accepted.
 
     Raises:
         PolicyError: The checkpoint is older than the limit, ahead of this clock, or

@@ -63,17 +63,11 @@ class Proof:
         try:
             lines = head.decode("ascii").split("\n")
         except UnicodeDecodeError:
-            raise ProtocolError("proof is not ASCII", code="proof-malformed") from None
+            raise _malformed("it is not ASCII") from None
         if not gap or len(lines) < 2 or lines[0] != _HEADER:
-            raise ProtocolError(
-                f"not a tlog-proof: want {_HEADER}, an index, hashes, an empty line",
-                code="proof-malformed",
-            )
+            raise _malformed(f"want {_HEADER}, an index, hashes, an empty line")
         if not lines[1].startswith("index "):
-            raise ProtocolError(
-                f"tlog-proof: line 2 is {lines[1][:40]!r}, want an index",
-                code="proof-malformed",
-            )
+            raise _malformed(f"line 2 is {lines[1][:40]!r}, want an index")
         if len(lines) - 2 > MAX_HASHES:
             raise ProtocolError(
                 f"proof of {len(lines) - 2} hashes is over {MAX_HASHES}",
@@ -98,9 +92,9 @@ class Proof:
             The checkpoint; the caller decides how old it may be.
 
         Raises:
-            ProtocolError: The checkpoint is malformed.
+            ProtocolError: The checkpoint of the proof is malformed.
             VerificationError: Log signature, cosignature or inclusion is wrong.
-            QuorumError: Too few cosignatures.
+            QuorumError: Too few witnesses have cosigned the checkpoint.
         """
         opened = trust.open(self.checkpoint)
         verify_inclusion(
@@ -116,8 +110,9 @@ class Proof:
 def _decode_hash(text: str) -> bytes:
     value = decode_base64(text)
     if len(value) != HASH_BYTES:
-        raise ProtocolError(
-            f"hash of {len(value)} bytes in a proof, want {HASH_BYTES}",
-            code="proof-malformed",
-        )
+        raise _malformed(f"hash of {len(value)} bytes, want {HASH_BYTES}")
     return value
+
+
+def _malformed(said: str) -> ProtocolError:
+    return ProtocolError(f"tlog-proof: {said}", code="proof-malformed")

@@ -251,7 +251,7 @@ class StoredEntries(Sequence[bytes]):
         """Return the root over the first entries.
 
         Raises:
-            ValueError: There are fewer.
+            ValueError: The log has fewer entries.
         """
         if not 0 <= size <= len(self):
             raise ValueError(f"no prefix of {size} entries in a log of {len(self)}")

@@ -132,16 +132,12 @@ class TrustPolicy:
                     quorums.append(name)
                 case _:
                     # Its words stay untold: the file may be a key or hold records.
-                    raise ProtocolError(
-                        f"trust policy: line {number} is no log, witness, group or"
-                        " quorum line, or names what no line before it defines",
-                        code="trust-policy-malformed",
+                    raise _malformed(
+                        f"line {number} is no log, witness, group or quorum line, or"
+                        " names what no line before it defines"
                     )
         if len(quorums) != 1:
-            raise ProtocolError(
-                f"trust policy with {len(quorums)} quorum lines, want one",
-                code="trust-policy-malformed",
-            )
+            raise _malformed(f"{len(quorums)} quorum lines, want one")
         return cls(
             logs=tuple(logs),
             witnesses=tuple(witnesses),
@@ -197,7 +193,7 @@ class TrustPolicy:
         return opened
 
     def open_pending(self, data: bytes) -> CosignedCheckpoint:
-        """Open a checkpoint that the log has signed, whether or not it is cosigned.
+        """Open a checkpoint that the log has signed, cosigned or not.
 
         Only a witness, which cosigns before the quorum is there, may act on it.
 
@@ -288,21 +284,12 @@ def _lines(data: bytes) -> list[tuple[int, list[str]]]:
             code="trust-policy-malformed",
         )
     if len(data) > MAX_BYTES:
-        raise ProtocolError(
-            f"trust policy of {len(data)} bytes is over {MAX_BYTES}",
-            code="trust-policy-malformed",
-        )
+        raise _malformed(f"{len(data)} bytes are over {MAX_BYTES}")
     if not data.endswith(b"\n"):
-        raise ProtocolError(
-            "the last line of the trust policy has no line end",
-            code="trust-policy-malformed",
-        )
+        raise _malformed("the last line has no line end")
     text = data.decode(errors="surrogateescape")  # names are opaque bytes
     if _CONTROL.search(text):
-        raise ProtocolError(
-            "the trust policy holds a control character; ask for the file again",
-            code="trust-policy-malformed",
-        )
+        raise _malformed("it holds a control character; ask for the file again")
     lines = [line.strip(" \t") for line in text.split("\n")]
     return [
         (number, _BLANK.split(line))
@@ -323,10 +310,8 @@ def _group(name: str, count: str, members: list[str]) -> WitnessGroup:
     elif _NUMBER.fullmatch(count):
         threshold = int(count)
     else:
-        raise ProtocolError(
-            f"trust policy: group {name!r} has threshold {count[:20]!r}, want all, any"
-            " or a number",
-            code="trust-policy-malformed",
+        raise _malformed(
+            f"group {name!r} has threshold {count[:20]!r}, want all, any or a number"
         )
     return WitnessGroup(name=name, threshold=threshold, members=tuple(members))
 
@@ -337,16 +322,11 @@ def _check_keys(trust: TrustPolicy) -> None:
     seen: set[bytes | str] = set()
     for key, purpose in purposes:
         if key.algorithm is not purpose:
-            raise ProtocolError(
-                f"trust policy: {key.keyid} has type {key.algorithm:#04x}, want"
-                f" {purpose:#04x}",
-                code="trust-policy-inconsistent",
+            raise _inconsistent(
+                f"{key.keyid} has type {key.algorithm:#04x}, want {purpose:#04x}"
             )
         if key.public in seen or key.keyid in seen:  # ids of 4 bytes can collide
-            raise ProtocolError(
-                f"trust policy: {key.keyid} is listed twice",
-                code="trust-policy-inconsistent",
-            )
+            raise _inconsistent(f"{key.keyid} is listed twice")
         seen |= {key.public, key.keyid}
 
 
@@ -357,31 +337,31 @@ def _check_names(trust: TrustPolicy) -> None:
         _define(name, defined)
     for group in trust.groups:
         if not 1 <= group.threshold <= len(group.members):
-            raise ProtocolError(
-                f"trust policy: group {group.name!r} has threshold {group.threshold},"
-                f" want 1 to {len(group.members)}",
-                code="trust-policy-inconsistent",
+            raise _inconsistent(
+                f"group {group.name!r} has threshold {group.threshold}, want 1 to"
+                f" {len(group.members)}"
             )
         for member in group.members:
             if member not in defined or member in grouped:
-                raise ProtocolError(
-                    f"trust policy: group {group.name!r}: {member!r} is not defined"
-                    " before it, or is in a group already",
-                    code="trust-policy-inconsistent",
+                raise _inconsistent(
+                    f"group {group.name!r}: {member!r} is not defined before it, or is"
+                    " in a group already"
                 )
             grouped.add(member)
         _define(group.name, defined)
     if trust.quorum not in defined:
-        raise ProtocolError(
-            f"trust policy: quorum {trust.quorum!r} is not defined",
-            code="trust-policy-inconsistent",
-        )
+        raise _inconsistent(f"quorum {trust.quorum!r} is not defined")
 
 
 def _define(name: str, defined: set[str]) -> None:
     if name in defined or _BLANK.search(name) or not name:
-        raise ProtocolError(
-            f"trust policy: {name!r} is defined twice, empty or has spaces",
-            code="trust-policy-inconsistent",
-        )
+        raise _inconsistent(f"{name!r} is defined twice, empty or has spaces")
     defined.add(name)
+
+
+def _malformed(said: str) -> ProtocolError:
+    return ProtocolError(f"trust policy: {said}", code="trust-policy-malformed")
+
+
+def _inconsistent(said: str) -> ProtocolError:
+    return ProtocolError(f"trust policy: {said}", code="trust-policy-inconsistent")

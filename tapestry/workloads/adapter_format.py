@@ -63,10 +63,6 @@ class AdapterFormat(Protocol):
     ) -> list[Record]:
         """Read the public data of a node's folder and refuse what would spoil a card.
 
-        Args:
-            folder: Of the node.
-            repeated: Returns the places of public data that repeat a private record.
-
         Raises:
             ConfigError: A line cannot be read or scored, or repeats a record.
         """

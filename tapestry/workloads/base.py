@@ -37,11 +37,7 @@ _Options = TypeVar("_Options", bound=Strict)
 
 
 def read_options(options: Options, model: type[_Options]) -> _Options:
-    """Read the part of a plan that is the workload's own.
-
-    Args:
-        options: Of a plan or of settings.
-        model: What the workload knows; unknown keys and lenient types are refused.
+    """Read the options of a plan or of settings as the workload's own model.
 
     Raises:
         ConfigError: An option is missing, unknown or out of range; all are named.

@@ -63,9 +63,6 @@ class RatioScore:
         section 6.3). It tells how much depends on which data were held out, and nothing
         about how another training would have turned out.
 
-        Args:
-            other: The other model on the same data.
-
         Edge cases:
             One piece, or pieces of other sizes, allow no estimate: None.
         """

@@ -17,9 +17,7 @@ def linear_modules(
 ) -> dict[str, nn.Linear]:
     """Find what a low-rank plan can move, by name, in module order.
 
-    Args:
-        module: The model; LoRA layers that are attached to it do not count.
-        parameters: Names of the model's own parameters, tied ones once.
+    Attached LoRA layers do not count; tied parameters are named once.
     """
     return {
         name.removesuffix(".base_layer"): part

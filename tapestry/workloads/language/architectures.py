@@ -78,10 +78,7 @@ def check_architecture(module: nn.Module) -> None:
 
 
 def check_rotary(settings: Mapping[str, object]) -> None:
-    """Refuse a model whose rotary frequencies depend on the batch.
-
-    Args:
-        settings: The configuration of the model; those of its parts count as well.
+    """Refuse a configuration whose rotary frequencies depend on the batch.
 
     Raises:
         ConfigError: A rotary type is not in ``ROTARY``, be it of a single layer.

@@ -30,12 +30,7 @@ _MADE = frozenset({"smollm2", "tiny"})  # in the cache, by us
 def open_base(
     name: str, *, cache: Path | None = None, coarse_evaluation: bool = False
 ) -> LanguageWorkload:
-    """Load a base by name.
-
-    Args:
-        name: ``smollm2``, ``tiny`` or the path of a folder.
-        cache: Where expanded bases are kept; see ``cache_folder``.
-        coarse_evaluation: As ``LanguageModel.open``.
+    """Load a base by name, ``smollm2``, ``tiny`` or the path of a folder.
 
     Raises:
         ConfigError, ForeignFileError: No base of this name, or its folder is not a

@@ -121,10 +121,7 @@ class ChatTemplate:
         return list(row["input_ids"])
 
     def check(self, *, rows: int) -> None:
-        """Ask what is known of the template without a dialogue.
-
-        Args:
-            rows: How many tokens the model has.
+        """Check the template without a dialogue, for a model of ``rows`` tokens.
 
         Raises:
             ConfigError: The template does not print a question, or a question and an

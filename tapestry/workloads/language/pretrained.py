@@ -150,10 +150,7 @@ def _raising(what: str) -> Iterator[None]:
 
 
 def check_complete(info: Mapping[str, Any]) -> None:
-    """Refuse what transformers drew, dropped or could not place while loading.
-
-    Args:
-        info: What ``from_pretrained`` returns with ``output_loading_info``.
+    """Refuse what transformers reports as drawn, dropped or not placed in loading.
 
     Raises:
         ConfigError: A list of it is not empty; the message names the first tensor.

@@ -43,11 +43,6 @@ def read(
 ) -> list[Text]:
     """Read all public text of a node's folder, if there is any, and try it out.
 
-    Args:
-        folder: Of the node.
-        model: Tried on the text.
-        repeated: Returns the places of texts that repeat a private record.
-
     Raises:
         ConfigError: A line cannot be read, repeats a record, or is one that the model
             cannot read or answer; each is named, up to ten.

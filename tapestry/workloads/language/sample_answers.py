@@ -25,14 +25,7 @@ def answer(
     *,
     plan: TrainingPlan,
 ) -> tuple[SampleAnswer, ...]:
-    """Let base and adapter answer or continue the first prompts, greedily.
-
-    Args:
-        model: The base, with its parameters loaded.
-        update: The adapter.
-        texts: Public text; the answers are published.
-        plan: How the adapter was trained.
-    """
+    """Let base and adapter answer or continue the first prompts, greedily."""
     prompts = prompts_of(texts)
     before = model.complete_all(prompts, max_tokens=MAX_TOKENS)
     with model.moved(update, plan):

@@ -62,11 +62,6 @@ def render(
 ) -> tuple[Rendered, ...]:
     """Render each job, in one process for all of them.
 
-    Args:
-        template: Jinja, as transformers understands it.
-        variables: What it may name besides, such as ``bos_token``.
-        jobs: The conversations.
-
     Raises:
         ResourceError: No process can be started, or it ends for another reason.
     """

@@ -40,10 +40,6 @@ def repeated(public: Sequence[Text], private: Iterable[Text]) -> list[int]:
     A text, its beginning as a card prints it, or a question of a dialogue does if it
     is a private text or a turn of a private dialogue, begins a private text, or begins
     with one.
-
-    Args:
-        public: What is to be published.
-        private: Records, and the rows that they are joined from.
     """
     places: dict[str, list[int]] = {}
     for place, text in enumerate(public):

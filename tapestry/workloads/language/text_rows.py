@@ -72,12 +72,7 @@ def shown_part(text: Text) -> str:
 
 
 def fault_of_row(row: dict[str, Any], *, keys: tuple[str, ...] = ()) -> str | None:
-    """Return which rule the keys or the text of a row break, or None.
-
-    Args:
-        row: One object of a file of JSON lines.
-        keys: What it may have besides ``text`` or ``messages``.
-    """
+    """Return which rule the keys or the text of a row break, or None."""
     known = ("messages" if "messages" in row else "text", *keys)
     if (rule := _fault_of_keys(row, known)) is not None:
         return rule

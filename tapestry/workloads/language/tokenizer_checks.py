@@ -9,11 +9,7 @@ _PROBE = "The red house has 3 doors and 12 windows."
 
 
 def check_tokenizer(tokenizer: Any, *, rows: int) -> None:
-    """Require that a tokenizer reads plain text and names no token beyond the model's.
-
-    Args:
-        tokenizer: As transformers loaded it.
-        rows: How many tokens the embedding and the output have.
+    """Require that a tokenizer reads plain text and names no token beyond ``rows``.
 
     Raises:
         ConfigError: It has no tokens, or more than the model; plain text gives none,

@@ -35,9 +35,10 @@ from tapestry.secagg.key_schedule import (
 from tapestry.secagg.masks import Mask, add_masks, keystream_into
 from tapestry.secagg.quantization import Encoding, check_sum, quantize
 from tapestry.secagg.server import AdvertiseKeysStage, Unmasked
-from tapestry.secagg.shamir import decode_share, recover, split
+from tapestry.secagg.shamir import decode_share, split
 from tapestry.secagg.transcript import SumChecker, check_own, check_sum_chunks
 from tapestry.vectors import Clipped, Quantized
+from tests.support.attackers import recover
 from tests.support.make_vectors import VECTORS, render
 from tests.support.refusals import refused
 from tests.support.secagg_cohort import MemoryMarks, terms_for

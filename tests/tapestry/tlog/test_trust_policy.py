@@ -238,8 +238,8 @@ def test_a_policy_is_bounded() -> None:
     [
         (b"", "the trust policy is empty"),
         (b" \n\n", "the trust policy is empty"),
-        (b"quorum none", "the last line of the trust policy has no line end"),
-        (b"# to be written\n", "with 0 quorum lines"),
+        (b"quorum none", "no line end"),
+        (b"# to be written\n", "0 quorum lines"),
     ],
 )
 def test_an_empty_or_truncated_policy_is_refused(data: bytes, said: str) -> None:
