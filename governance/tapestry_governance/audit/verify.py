@@ -75,6 +75,7 @@ class AuditStep:
     verdict: AuditVerdict
     detail: str
     counts: dict[str, int] = field(default_factory=dict)
+    code: str | None = None  # of the rule that fails; None while the step holds
     foreign: tuple[str, ...] = ()  # files that are not part of the folder
 
 
@@ -136,6 +137,7 @@ def _run(name: str, step: Callable[[Audit], Found], audit: Audit) -> AuditStep:
             name=name,
             verdict=verdict_of(error),
             detail=str(error),
+            code=error.code,
             foreign=getattr(error, "files", ()),
         )
     except OSError as error:

@@ -1,6 +1,6 @@
-"""``tapestry adapter``: is a folder what it says it is, and what is published.
+"""``tapestry adapter``: check a folder against base and log; list what is published.
 
-A folder says of itself what it likes; without the log nobody has vouched for it.
+A folder's own statements prove nothing; the log has what its publisher signed.
 """
 
 from pathlib import Path
@@ -60,7 +60,7 @@ def verify_command(
 ) -> ExitStatus:
     """Check an adapter without running it: files, weights, settings, base, log.
 
-    Where base or log are not at hand, nobody has vouched for the folder, and there is
+    Without the base or the log nothing proves where the folder is from, and there is
     no verdict.
     """
     from tapestry_governance import registry
@@ -166,6 +166,5 @@ def _line(entry: "AdapterPublished") -> str:
         promise = f"epsilon {entry.epsilon} at delta {entry.target_delta}"
     return (
         f"{entry.name} {entry.version}  {entry.country}  {entry.language}"
-        f"  {entry.licence}  on {entry.base}"
-        f"  {promise}"
+        f"  {entry.licence}  on {entry.base}  {promise}"
     )

@@ -1,4 +1,4 @@
-"""``tapestry release``: is a folder the base model that was published."""
+"""``tapestry release``: check that a folder is the base model that was published."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +46,7 @@ def verify_command(
 ) -> ExitStatus:
     """Check a release without running it: files, parameters, log.
 
-    Where the log is not at hand, nobody has vouched for the folder, and there is no
-    verdict.
+    Without the log nothing proves where the folder is from, and there is no verdict.
     """
     from tapestry_governance import registry
     from tapestry_governance.audit.bundle import read_small

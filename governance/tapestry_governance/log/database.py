@@ -1,8 +1,8 @@
-"""The truth about a log: one SQLite file, written by one process.
+"""The database of a log: one SQLite file, written by one process.
 
-Tiles and the public checkpoint follow from it and can be made again. The tables
-refuse by themselves what must never happen: an entry changed, removed or
-inserted elsewhere than at the end, and a second root for one size.
+Tiles and the public checkpoint follow from it and can be made again. Triggers refuse
+an entry that is changed, removed or inserted elsewhere than at the end, and a second
+root for one size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from tapestry.errors import ConfigError, InconsistentLog, ResourceError
 from tapestry.storage.file_lock import FileLock, lock_file
 from tapestry.storage.sqlite_database import open_database
 
-VERSION = 1
+_VERSION = 1
 _SCHEMA = """
 CREATE TABLE log (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -61,7 +61,7 @@ class LogDatabase:
     Guarantees:
         What a finished :meth:`transaction` has written survives a crash and a
         power failure (WAL, ``synchronous=FULL``); of an unfinished one nothing
-        remains. While one process has a store open, no other can open it.
+        remains. While one process has it open to write, no other can.
     """
 
     def __init__(self, directory: Path, *, readonly: bool = False) -> None:
@@ -69,8 +69,8 @@ class LogDatabase:
 
         Args:
             directory: The folder.
-            readonly: Read alone, as of one moment, also while another process has the
-                store open; nothing is locked, and the database must be there.
+            readonly: Read one snapshot, also while another process writes; nothing is
+                locked, and the database must be there.
 
         Raises:
             ResourceError: Another process has it open, or it cannot be written.
@@ -79,9 +79,9 @@ class LogDatabase:
         try:
             self._db = open_database(
                 directory / "log.db",
-                None,  # a log is begun by ``create``, and never by opening it
+                None,  # ``create`` makes the tables; opening never does
                 readonly=readonly,
-                check=False,  # ``check_key`` looks at more
+                check=False,  # ``check_key`` checks more
                 damage=InconsistentLog,
             )
         except BaseException:
@@ -92,7 +92,7 @@ class LogDatabase:
                 self._db.execute("BEGIN")
 
     def close(self) -> None:
-        """Close the file and let others open it."""
+        """Close the file and release the lock."""
         self._db.close()
         self._release()
 
@@ -105,8 +105,8 @@ class LogDatabase:
         """Write all or nothing, durably, with no other writer in between.
 
         Raises:
-            ResourceError: Disk full, I/O error, locked by another process.
-            InconsistentLog: The file is damaged, or a table refused the write.
+            ResourceError: The disk is full or failing, or another process has locked it.
+            InconsistentLog: The file is damaged, or a trigger refused the write.
         """
         with self._db.transaction():
             yield
@@ -115,31 +115,41 @@ class LogDatabase:
         """Make the tables for a log with this verify key.
 
         Raises:
-            ConfigError: There is a log already.
+            ConfigError: The file has tables of a log already.
         """
         if self._value("PRAGMA user_version") != 0:
-            raise ConfigError("there is a log already", code="log-exists")
+            raise ConfigError(
+                f"{self._db.path} holds a log already; open it, or name another folder",
+                code="log-exists",
+            )
         with self.transaction():
             self._db.execute_script(_SCHEMA)
             self._db.execute("INSERT INTO log VALUES (1, ?)", (key,))
 
     def check_key(self, key: str) -> None:
-        """Demand an undamaged log of this verify key.
+        """Require an undamaged log of this verify key.
 
         Raises:
-            ConfigError: No log, of another version, or of another key.
+            ConfigError: The file is no log of this version, or of another key.
             InconsistentLog: The file is damaged.
         """
-        if self._value("PRAGMA user_version") != VERSION:
+        path, found = self._db.path, self._value("PRAGMA user_version")
+        if found != _VERSION:
             raise ConfigError(
-                f"not a log of version {VERSION}", code="database-kind-differs"
+                f"{path} is of version {found}, want a log of version {_VERSION}",
+                code="database-kind-differs",
             )
         if self._value("PRAGMA integrity_check") != "ok":
             raise InconsistentLog(
-                "the log's database is damaged", code="database-damaged"
+                f"{path} is damaged; put a copy back that is as new as public/checkpoint",
+                code="database-damaged",
             )
-        if self._value("SELECT key FROM log") != key:
-            raise ConfigError("the log belongs to another key", code="log-key-differs")
+        if (kept := self._value("SELECT key FROM log")) != key:
+            raise ConfigError(
+                f"{path} is the log of key {kept}, not of {key}; use the key that it"
+                " was made with",
+                code="log-key-differs",
+            )
 
     def size(self) -> int:
         """Count the entries."""
@@ -217,11 +227,11 @@ class LogDatabase:
         )
 
     def publication(self, size: int) -> bytes | None:
-        """Return the cosigned note that was made public at a size."""
+        """Return the cosigned note that was published at a size."""
         return self._bytes("SELECT note FROM publication WHERE size = ?", size)
 
     def published_sizes(self) -> list[int]:
-        """List the sizes that were made public, the smallest first."""
+        """List the sizes that were published, the smallest first."""
         with self._db.errors():
             query = "SELECT size FROM publication ORDER BY size"
             return [size for (size,) in self._db.execute(query)]
@@ -241,5 +251,6 @@ def _lock(path: Path) -> FileLock:
         return lock_file(path)
     except BlockingIOError:
         raise ResourceError(
-            f"{path}: another process has the log open", code="folder-in-use"
+            f"{path}: another process has the log open; end it first",
+            code="folder-in-use",
         ) from None
