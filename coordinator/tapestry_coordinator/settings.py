@@ -27,7 +27,7 @@ class SecaggSettings(Strict):
 
 
 class _Training(Strict):
-    """A training plan but for what is drawn anew each round."""
+    """A training plan without the values that are drawn anew each round."""
 
     workload: WorkloadName
     steps: Count
@@ -69,7 +69,7 @@ TrainingSettings = Annotated[
 
 
 class Deadlines(StageDeadlines):
-    """Seconds the coordinator waits for replies, by kind of request."""
+    """The seconds that the coordinator waits for replies, by kind of request."""
 
     cosign: Count
     apply_result: Count

@@ -125,7 +125,7 @@ def find(
     if name in entries:
         return entries[name]
     raise IncompleteError(
-        f"the log has no {kind} {name}; take the bundle of a later log, if there is one",
+        f"the log has no {kind} {name}; name a newer bundle with --bundle",
         code="name-not-published",
     )
 

@@ -105,7 +105,7 @@ class LogDatabase:
         """Write all or nothing, durably, with no other writer in between.
 
         Raises:
-            ResourceError: The disk is full or failing, or another process has locked it.
+            ResourceError: The disk is full or failing, or another process writes.
             InconsistentLog: The file is damaged, or a trigger refused the write.
         """
         with self._db.transaction():
@@ -141,7 +141,7 @@ class LogDatabase:
             )
         if self._value("PRAGMA integrity_check") != "ok":
             raise InconsistentLog(
-                f"{path} is damaged; put a copy back that is as new as public/checkpoint",
+                f"{path} is damaged; put a copy back as new as public/checkpoint",
                 code="database-damaged",
             )
         if (kept := self._value("SELECT key FROM log")) != key:

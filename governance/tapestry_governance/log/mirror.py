@@ -395,15 +395,18 @@ class LogMirror:
                 code="checkpoint-beyond-mirror",
             )
         try:
-            _check_length(size, seen=oldest)
-            if opened.checkpoint != self._prefix(size):
-                raise InconsistentLog(
-                    f"fork: two logs of {size} entries", code="log-forked"
-                )
+            self._check_same(opened.checkpoint, oldest=oldest)
         except InconsistentLog as error:
             self._keep_evidence(error, note, start=size, entries=())
             raise
         return opened
+
+    def _check_same(self, checkpoint: Checkpoint, *, oldest: int) -> None:
+        _check_length(checkpoint.size, seen=oldest)
+        if checkpoint != self._prefix(checkpoint.size):
+            raise InconsistentLog(
+                f"fork: two logs of {checkpoint.size} entries", code="log-forked"
+            )
 
     def _prefix(self, size: int) -> Checkpoint:
         origin, past = self.state.charter.origin, self.state.past
