@@ -68,17 +68,11 @@ class AcceptanceGate:
     ) -> GateVerdict:
         """Test the step that a sum gives."""
         before = self.scores(replica)
-        rejected = partial(
-            GateVerdict,
-            replica=replica,
-            measure=self.evaluation.name,
-            scores=finite(before),
-        )
         survivors = len(total.transcript.uploads)
         found = measure(total.values, survivors=survivors, manifest=manifest)
-        norm = found.norm
+        verdict = partial(GateVerdict, norm=found.norm, measure=self.evaluation.name)
         if found.fault is not None:
-            return rejected(reason=found.fault, norm=norm)
+            return verdict(replica=replica, reason=found.fault, scores=finite(before))
         candidate = replica.after(
             total.values,
             survivors=survivors,
@@ -89,14 +83,8 @@ class AcceptanceGate:
         limit = mean_of(before) + decode_decimal(manifest.outer.max_loss_increase)
         scores = finite(after)
         if not mean_of(after) <= limit:
-            return rejected(reason="held_out_worse", norm=norm, scores=scores)
-        return GateVerdict(
-            replica=candidate,
-            reason=None,
-            norm=norm,
-            measure=self.evaluation.name,
-            scores=scores,
-        )
+            return verdict(replica=replica, reason="held_out_worse", scores=scores)
+        return verdict(replica=candidate, reason=None, scores=scores)
 
     def check(self, replica: Replica, *, folder: Path) -> None:
         """Score a base before the first round, which would be rejected without scores.

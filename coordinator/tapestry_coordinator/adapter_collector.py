@@ -63,7 +63,13 @@ def _keep(run: RunContext, node: str, reply: Message) -> str:
         RuleError: The log's rules refuse an entry.
         ResourceError: The disk is full or failing.
     """
-    accounted, entry, files = _unpack(reply)
+    names = read_reply(reply, Publication).files
+    accounted, entry, files = split_entries(reply.attachments)
+    if len(names) != len(files):
+        raise ProtocolError(
+            f"the publication has {len(names)} names for {len(files)} files",
+            code="file-names-differ",
+        )
     event = open_entry(entry).event
     published = event.body
     owner = run.publisher.state.publishers.get(getattr(published, "name", ""), node)
@@ -76,30 +82,13 @@ def _keep(run: RunContext, node: str, reply: Message) -> str:
     folder = run.directory / "adapters" / published.name
     draft = folder.with_name(f".{published.name}")
     with durable_files.replace_folder(folder, draft=draft):
-        _write(draft, files)
+        _write(draft, dict(zip(names, files, strict=True)))
         registry.check_entry(registry.check_folder(draft), published)
         base = run.directory / "releases" / published.base
         registry.check_fit(draft, registry.read_base(base))
         for each in (accounted, entry):
             run.publisher.add(each)
     return published.name
-
-
-def _unpack(reply: Message) -> tuple[bytes, bytes, Mapping[str, bytes | memoryview]]:
-    """Take a publication apart: two entries, then files by name.
-
-    Raises:
-        ProtocolError: The message is of another kind, has too few attachments, or
-            names that do not fit the files.
-    """
-    names = read_reply(reply, Publication).files
-    accounted, published, files = split_entries(reply.attachments)
-    if len(names) != len(files):
-        raise ProtocolError(
-            f"the publication has {len(names)} names for {len(files)} files",
-            code="file-names-differ",
-        )
-    return accounted, published, dict(zip(names, files, strict=True))
 
 
 def _write(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:

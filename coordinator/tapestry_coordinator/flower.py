@@ -51,11 +51,7 @@ from tapestry.protocol.messages import (
     expect_body,
 )
 from tapestry_coordinator.grid import Grid
-from tapestry_coordinator.superlink.outcome import (
-    Outcome,
-    working_on,
-    write_outcome,
-)
+from tapestry_coordinator.superlink.outcome import Outcome, working_on, write_outcome
 
 _LOG = logging.getLogger(__name__)
 
@@ -267,7 +263,14 @@ def server_app(main: Main) -> ServerApp:
         _check_directory(directory)
         _pull_promptly()
         with working_on(directory):
-            _run_to_the_end(main, directory, FlowerGrid(flower))
+            try:
+                main(directory, FlowerGrid(flower))
+            except _ENGINE_ERRORS:
+                raise  # no outcome: another run can go on from here
+            except Exception as error:
+                write_outcome(directory, _failure(error))
+                raise
+            write_outcome(directory, Outcome())
 
     server.main()(run)
     return server
@@ -317,17 +320,6 @@ def _check_directory(directory: Path) -> None:
                 f" {allowed}",
                 code="directory-not-allowed",
             )
-
-
-def _run_to_the_end(main: Main, directory: Path, grid: Grid) -> None:
-    try:
-        main(directory, grid)
-    except _ENGINE_ERRORS:
-        raise  # no outcome: another run can go on from here
-    except Exception as error:
-        write_outcome(directory, _failure(error))
-        raise
-    write_outcome(directory, Outcome())
 
 
 def _failure(error: Exception) -> Outcome:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from tapestry.errors import ProtocolError
 from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 
 _logger = logging.getLogger(__name__)
@@ -80,33 +79,23 @@ class ValidatingGrid:
         """Send each node its request and yield valid replies as they arrive."""
         asked = set(requests)
         for name, reply in self._grid.exchange(requests, deadline=deadline):
-            try:
-                _check_reply(reply, expected=name in asked)
-            except ProtocolError as error:
-                _logger.warning("discarding reply of node %s: %s", name, error)
+            fault = "it was not asked for, or is its second one"
+            if name not in asked or (fault := _find_fault(reply)):
+                _logger.warning("discarding reply of node %s: %s", name, fault)
             else:
                 asked.remove(name)
                 yield name, reply
 
 
-def _check_reply(reply: Any, *, expected: bool) -> None:
-    if not expected:
-        raise ProtocolError(
-            "it was not asked, or has answered before", code="reply-unexpected"
-        )
-    if fault := _fault(reply):
-        raise ProtocolError(fault, code="reply-malformed")
-
-
-def _fault(reply: Any) -> str | None:
+def _find_fault(reply: Any) -> str:
     if not isinstance(reply, Message) or type(reply.kind) is not Kind:
-        return f"it is a {type(reply).__name__}, not a message with a kind"
+        return "it is no message of a known kind"
     if type(reply.body) is not bytes or len(reply.body) > BODY_LIMIT:
-        return f"its body is not up to {BODY_LIMIT} bytes"
+        return f"its body is not bytes, or over {BODY_LIMIT} bytes"
     if type(reply.attachments) not in (list, tuple):
         return f"its attachments are a {type(reply.attachments).__name__}, not a list"
     items: Sequence[Any] = reply.attachments
     for item in items:
         if not isinstance(item, bytes | memoryview) or not memoryview(item).contiguous:
             return f"an attachment is a {type(item).__name__}, not contiguous bytes"
-    return None
+    return ""

@@ -10,12 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from tapestry.encoding import digest
-from tapestry.errors import (
-    ProtocolError,
-    QuorumError,
-    ResourceError,
-    TapestryError,
-)
+from tapestry.errors import ProtocolError, QuorumError, ResourceError, TapestryError
 from tapestry.keys import SigningKey
 from tapestry.protocol.messages import (
     CosignReply,
@@ -155,7 +150,13 @@ class LogPublisher:
             if not petitions:
                 return note
             for name, entry in petitions:
-                self._try_add(name, entry)
+                try:
+                    self.add(entry)
+                except ResourceError:
+                    raise
+                except TapestryError as error:
+                    self._refused.add(digest(entry))
+                    _logger.warning("dropping an entry of node %s: %s", name, error)
         self._collect(nodes)
         return self.log.publish(trust=self._trust)
 
@@ -163,7 +164,11 @@ class LogPublisher:
         """Collect cosignatures; returns the new entries that came with them."""
         note = self.log.sign_checkpoint()
         size = self.log.size
-        requests = {name: self._update(name, note) for name in nodes}
+        requests: dict[str, Message] = {}
+        for name in nodes:
+            start = min(self._sizes.get(name, 0), size)
+            request = CosignRequest(start=start, checkpoint=note.decode())
+            requests[name] = encode_message(request, self.log.entries(start, size))
         found: list[tuple[str, bytes]] = []
         for name, reply in self._grid.exchange(requests, deadline=self._deadline):
             try:
@@ -190,20 +195,6 @@ class LogPublisher:
             if digest(entry) not in self._refused and self.log.find(entry) is None:
                 fresh[entry] = None
         return list(fresh)
-
-    def _update(self, name: str, note: bytes) -> Message:
-        start = min(self._sizes.get(name, 0), self.log.size)
-        request = CosignRequest(start=start, checkpoint=note.decode())
-        return encode_message(request, self.log.entries(start, self.log.size))
-
-    def _try_add(self, name: str, entry: bytes) -> None:
-        try:
-            self.add(entry)
-        except ResourceError:
-            raise
-        except TapestryError as error:
-            self._refused.add(digest(entry))
-            _logger.warning("dropping an entry of node %s: %s", name, error)
 
 
 def event_of(entry: bytes) -> Body:

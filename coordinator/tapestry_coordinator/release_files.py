@@ -18,10 +18,6 @@ from tapestry.storage import durable_files
 from tapestry.workloads.base import Workload
 from tapestry_governance.log.writer import Log
 
-ENTRY = "release.entry"
-PROOF = "release.tlog-proof"
-POLICY = "trust-policy.txt"
-
 GIVEN = "given base"  # the fact of a card that names the run's starting point
 
 
@@ -44,9 +40,9 @@ def write_files(folder: Path, *, workload: Workload, card: str) -> str:
 def attach_proof(folder: Path, *, log: Log, index: int, trust: bytes) -> None:
     """Put the log entry and its proof next to the manifest."""
     place = folder / manifests.FOLDER
-    (place / ENTRY).write_bytes(log.entries(index, index + 1)[0])
-    (place / PROOF).write_bytes(log.proof(index))
-    (place / POLICY).write_bytes(trust)
+    (place / "release.entry").write_bytes(log.entries(index, index + 1)[0])
+    (place / "release.tlog-proof").write_bytes(log.proof(index))
+    (place / "trust-policy.txt").write_bytes(trust)
 
 
 def card_of(

@@ -125,13 +125,14 @@ def run(
         _Replies(checking, _reader(Consent)),
     )
     unmasking, consents = checking.close()
+    reveals: list[Reveal] = []
     lead.ask(
         RoundStage.UNMASK,
         dict.fromkeys(unmasking.missing, encode_message(consents)),
-        _Replies(unmasking, _reader(Reveal), lead.keep_reveal),
+        _Replies(unmasking, _reader(Reveal), lambda _, reply: reveals.append(reply)),
     )
     heads = next(iter(sealed.values())).heads
-    return lead.unmask(unmasking, keys, heads)
+    return lead.unmask(unmasking, keys, heads=heads, reveals=reveals)
 
 
 class _Collector(Protocol[_ReplyIn]):
@@ -143,17 +144,13 @@ class _Collector(Protocol[_ReplyIn]):
     def accept(self, sender: str, message: _ReplyIn) -> None: ...
 
 
-def _keep_nothing(_name: str, _reply: object) -> None:
-    return
-
-
 @dataclass(frozen=True, slots=True)
 class _Replies(Generic[_Reply]):
-    """The functions that read, check and keep the replies of one stage."""
+    """The functions that read, check and then keep the replies of one stage."""
 
     collector: _Collector[_Reply]
     read: Callable[[str, Message], _Reply]
-    keep: Callable[[str, _Reply], None] = _keep_nothing  # after the collector accepts
+    keep: Callable[[str, _Reply], None] = lambda _name, _reply: None
 
 
 def _reader(want: type[BodyT]) -> Callable[[str, Message], BodyT]:
@@ -170,7 +167,6 @@ class _StageRunner:
         self._context = context
         self._outcome = outcome
         self._entries: dict[str, tuple[bytes, bytes]] = {}  # with uploads, by node
-        self._reveals: list[Reveal] = []
 
     def ask(
         self,
@@ -204,14 +200,19 @@ class _StageRunner:
                     self._outcome.dropped[name] = stage
 
     def unmask(
-        self, revealing: UnmaskStage, keys: KeyList, heads: HeadList
+        self,
+        revealing: UnmaskStage,
+        keys: KeyList,
+        *,
+        heads: HeadList,
+        reveals: Sequence[Reveal],
     ) -> Unmasked:
         """Remove the masks; if that fails, name the dealers of bad shares."""
         number = self._manifest.round_number
         try:
             total = revealing.close()
         except VerificationError:
-            cohort, reveals = Cohort.of(self._manifest), self._reveals
+            cohort = Cohort.of(self._manifest)
             named = bad_dealers(cohort, keys, heads=heads, reveals=reveals)
             self._outcome.bad_dealers = named
             raise
@@ -224,10 +225,28 @@ class _StageRunner:
         return total
 
     def read_upload(self, name: str, reply: Message) -> Upload:
-        """Take an upload with its two entries, which the log's rules must accept."""
+        """Take an upload with its two entries, which the log's rules must accept.
+
+        They must be of this round and this upload: a sum of other uploads than the log
+        names could not be disputed, and one with a node that accounted for nothing
+        could not be closed.
+        """
         head = read_reply(reply, UploadHead)
         accounted, committed, chunks = split_entries(reply.attachments)
-        self._check_entries(accounted, committed, name=name, root=head.root)
+        self._read_entry(accounted, DpAccounted, name=name)
+        body = self._read_entry(committed, ContributionCommitted, name=name)
+        if body.context != self._manifest.context.hex():
+            raise ProtocolError(
+                f"its commitment is to context {body.context}, this round has"
+                f" {self._manifest.context.hex()}",
+                code="commitment-differs",
+            )
+        if f"sha256:{body.masked_root}" != head.root:
+            raise ProtocolError(
+                f"its upload has root {head.root}, its commitment"
+                f" sha256:{body.masked_root}",
+                code="upload-root-differs",
+            )
         self._context.approve([accounted, committed])
         self._entries[name] = accounted, committed
         return Upload(head=head, chunks=chunks)
@@ -239,10 +258,6 @@ class _StageRunner:
         self._outcome.commitments[name] = self._context.register(committed)
         self._context.keep(name, upload.chunks)
 
-    def keep_reveal(self, _: str, reveal: Reveal) -> None:
-        """Keep a reveal; the search for bad dealers needs all of them."""
-        self._reveals.append(reveal)
-
     def _log_refusal(self, name: str, reply: Message) -> None:
         """Log the entry that a refusal carries, if it carries one."""
         if reply.kind is not Kind.REFUSAL:
@@ -251,28 +266,6 @@ class _StageRunner:
             said = self._read_entry(entry, ContributionRefused, name=name)
             self._context.register(entry)
             self._outcome.refused[name] = said.reason
-
-    def _check_entries(
-        self, accounted: bytes, committed: bytes, *, name: str, root: str
-    ) -> None:
-        """Check that both entries are the node's, of this round and this upload.
-
-        A sum of other uploads than the log names could not be disputed, and one with a
-        node that accounted for nothing could not be closed.
-        """
-        self._read_entry(accounted, DpAccounted, name=name)
-        body = self._read_entry(committed, ContributionCommitted, name=name)
-        if body.context != self._manifest.context.hex():
-            raise ProtocolError(
-                f"its commitment is to context {body.context}, this round has"
-                f" {self._manifest.context.hex()}",
-                code="commitment-differs",
-            )
-        if f"sha256:{body.masked_root}" != root:
-            raise ProtocolError(
-                f"its upload has root {root}, its commitment sha256:{body.masked_root}",
-                code="upload-root-differs",
-            )
 
     def _read_entry(self, entry: bytes, kind: type[_Said], *, name: str) -> _Said:
         """Read an entry's body of one type, by this node about this round."""

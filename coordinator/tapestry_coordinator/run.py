@@ -357,8 +357,7 @@ class Run:
     def _next_number(self) -> int:
         """Return one more than the number of the run's last round in the log."""
         last = self.context.publisher.state.last
-        known = last is not None and last[0] == self.context.settings.run_id
-        return last[1] + 1 if last is not None and known else 1
+        return last[1] + 1 if last and last[0] == self.context.settings.run_id else 1
 
     def _abort(self, stage: RoundStage | None, reason: str) -> None:
         current = self.context.publisher.state.open_round

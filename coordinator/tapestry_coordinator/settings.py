@@ -37,17 +37,16 @@ class _Training(Strict):
     weight_decay: Plain
     options: Options
 
+    def plan(self, *, factor_seed: str) -> TrainingPlan:
+        """Return the plan of a round with this factor seed."""
+        low_rank = {"rank": 0, "targets": (), **self.model_dump()}
+        return TrainingPlan(factor_seed=factor_seed, **low_rank)
+
 
 class FullTrainingSettings(_Training):
     """Training of all parameters."""
 
     parameterization: Literal["full"]
-
-    def plan(self, *, factor_seed: str) -> TrainingPlan:
-        """Fix the round's factor seed."""
-        return TrainingPlan(
-            rank=0, targets=(), factor_seed=factor_seed, **self.model_dump()
-        )
 
 
 class LowRankTrainingSettings(_Training):
@@ -56,10 +55,6 @@ class LowRankTrainingSettings(_Training):
     parameterization: Literal["low_rank"]
     rank: Annotated[int, Field(ge=1, le=1024)]
     targets: Targets  # empty: chosen from the model, named in the log
-
-    def plan(self, *, factor_seed: str) -> TrainingPlan:
-        """Fix the round's factor seed."""
-        return TrainingPlan(factor_seed=factor_seed, **self.model_dump())
 
 
 TrainingSettings = Annotated[

@@ -9,6 +9,7 @@ The same chunks are kept as evidence for auditors.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tapestry.errors import IncompleteError, ProtocolError
@@ -56,7 +57,11 @@ class SpotCheckResponder:
 
         A node that does not take its chunks is left alone; it cosigns no release.
         """
-        rounds = dict(self._kept_rounds())
+        rounds: dict[int, Result] = {}
+        for number in self._uploads.rounds():
+            row = self._journal.row(number)
+            if row.status == "closed" and row.result is not None:
+                rounds[number] = Result.decode(row.result)
         waiting = set(names)
         cut_off: set[str] = set()  # nodes whose list was full, and may go on
         while rounds:
@@ -69,12 +74,6 @@ class SpotCheckResponder:
         for name in cut_off:
             self._tracker.asks.pop(name, None)
         self._tidy(rounds)
-
-    def _kept_rounds(self) -> Iterator[tuple[int, Result]]:
-        for number in self._uploads.rounds():
-            row = self._journal.row(number)
-            if row.status == "closed" and row.result is not None:
-                yield number, Result.decode(row.result)
 
     def _tidy(self, numbers: Iterable[int]) -> None:
         """Erase the uploads of rounds of which no member may ask for a chunk.
@@ -133,8 +132,11 @@ class SpotCheckResponder:
 
     def _send(self, requests: Mapping[str, Message]) -> set[str]:
         waited = self._tracker.settings.deadlines.apply_result
-        replies = dict(self._tracker.grid.exchange(requests, deadline=waited))
-        takers = {name for name in replies if _is_receipt(replies[name])}
+        takers = set()
+        for name, reply in self._tracker.grid.exchange(requests, deadline=waited):
+            with suppress(ProtocolError):
+                read_reply(reply, ReceiptReply)
+                takers.add(name)
         for name in requests.keys() - takers:
             _logger.warning("node %s does not take its chunk; asking no more", name)
         return takers
@@ -181,14 +183,6 @@ class SpotCheckResponder:
             if not place.exists() and len(list(folder.iterdir())) <= _KEPT:
                 with durable_files.replace_folder(place, draft=draft):
                     write_spot(draft, spot)
-
-
-def _is_receipt(reply: Message) -> bool:
-    try:
-        read_reply(reply, ReceiptReply)
-    except ProtocolError:
-        return False
-    return True
 
 
 def _turns(

@@ -51,10 +51,6 @@ class Uploads:
         try:
             hashes = path.with_suffix(".leaves").read_bytes()
             leaves = [hashes[at : at + _LEAF] for at in range(0, len(hashes), _LEAF)]
-            if not 0 <= index < len(leaves):
-                raise IncompleteError(
-                    f"{path} has no chunk {index}", code="chunk-out-of-range"
-                )
             with path.open("rb") as file:
                 file.seek(index * CHUNK_BYTES)
                 chunk = file.read(CHUNK_BYTES)
@@ -62,7 +58,7 @@ class Uploads:
             raise IncompleteError(
                 f"cannot read {path}: {error.strerror}", code="file-unreadable"
             ) from None
-        if not chunk:
+        if not chunk or index >= len(leaves):
             raise IncompleteError(
                 f"{path} has no chunk {index}", code="chunk-out-of-range"
             )

@@ -54,7 +54,19 @@ def verify_command(
     """Verify the whole log and all that comes with it."""
     audit = _audit(bundle, trust=trust, since=since)
     if as_json:
-        console.say_json(_report(audit))
+        steps = [
+            {
+                "name": step.name,
+                "holds": int(step.verdict) == ExitStatus.HOLDS,
+                "detail": step.detail,
+                "code": step.code,
+                "counts": step.counts,
+            }
+            for step in audit.steps
+        ]
+        accounts = [_row(each) for each in audit.accounts]
+        report = {"steps": steps, "accounts": accounts}
+        console.say_json(report | _verdict(audit))
     else:
         _print_steps(audit)
     return status(audit)
@@ -162,21 +174,6 @@ def _print_accounts(audit: "Audit") -> None:
         )
     if status(audit) is not ExitStatus.HOLDS:
         _say_reason(audit)
-
-
-def _report(audit: "Audit") -> dict[str, Any]:
-    steps = [
-        {
-            "name": step.name,
-            "holds": int(step.verdict) == ExitStatus.HOLDS,
-            "detail": step.detail,
-            "code": step.code,
-            "counts": step.counts,
-        }
-        for step in audit.steps
-    ]
-    accounts = [_row(each) for each in audit.accounts]
-    return {"steps": steps, "accounts": accounts} | _verdict(audit)
 
 
 def _verdict(audit: "Audit") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry_governance.cli.audit import WORDS, status
+from tapestry_governance.cli.audit import WORDS, note_trust, status
 
 if TYPE_CHECKING:
     from tapestry_governance.audit.verify import Audit
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ReleasePublished,
     )
 
+_Value = TypeVar("_Value")
 _Entry = TypeVar("_Entry", "AdapterPublished", "ReleasePublished")
 
 
@@ -53,9 +54,9 @@ class CheckStep:
 def run(
     steps: list[CheckStep],
     name: str,
-    check: Callable[[], Any],
-    describe: Callable[[Any], str],
-) -> Any:
+    check: Callable[[], _Value],
+    describe: Callable[[_Value], str],
+) -> _Value | None:
     """Run one check and append its step; returns the value, or None if it failed.
 
     Raises:
@@ -85,8 +86,8 @@ def _failed(name: str, error: TapestryError) -> CheckStep:
 def check_log(
     steps: list[CheckStep],
     directory: Path,
-    check: Callable[["Audit"], Any],
-    describe: Callable[[Any], str],
+    check: Callable[["Audit"], _Value],
+    describe: Callable[[_Value], str],
     *,
     bundle: Path | None,
     trust: bytes | None,
@@ -131,9 +132,18 @@ def find(
 
 
 def conclude(
-    steps: Sequence[CheckStep], report: Mapping[str, Any], *, as_json: bool
+    steps: Sequence[CheckStep],
+    report: Mapping[str, Any],
+    *,
+    trust: bytes | None,
+    as_json: bool,
 ) -> ExitStatus:
-    """Print the steps, or a report with them in it, and return the verdict."""
+    """Print the steps, or a report with them in it, and return the verdict.
+
+    A note follows where the log holds by the bundle's own trust policy alone.
+    """
+    if any(s.name == "log" and s.status is ExitStatus.HOLDS for s in steps):
+        note_trust(trust)
     verdict = worst(step.status for step in steps)
     if as_json:
         rows = [step.to_json() for step in steps]
@@ -167,8 +177,3 @@ def audited(bundle: Path, *, trust: bytes | None) -> "Audit":
         ExitStatus.INCOMPLETE: IncompleteError,
     }
     raise kinds.get(verdict, VerificationError)(detail, code=code)
-
-
-def log_holds(steps: Sequence[CheckStep]) -> bool:
-    """Return whether the log was checked and has the folder as it is."""
-    return any(s.name == "log" and s.status is ExitStatus.HOLDS for s in steps)

@@ -8,13 +8,12 @@ import click
 from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, IncompleteError
-from tapestry_governance.cli.audit import note_trust, trust_file
+from tapestry_governance.cli.audit import trust_file
 from tapestry_governance.cli.folder_checks import (
     CheckStep,
     check_log,
     conclude,
     find,
-    log_holds,
     run,
 )
 
@@ -71,9 +70,7 @@ def verify_command(
             return entry
 
         check_log(steps, directory, check, _line, bundle=bundle, trust=held)
-    if log_holds(steps):
-        note_trust(held)
-    return conclude(steps, {"release": str(directory)}, as_json=as_json)
+    return conclude(steps, {"release": str(directory)}, trust=held, as_json=as_json)
 
 
 def _check_folder(directory: Path) -> "registry.BaseShape":

@@ -6,12 +6,12 @@ root for one size.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from tapestry.errors import ConfigError, InconsistentLog, ResourceError
-from tapestry.storage.file_lock import FileLock, lock_file
+from tapestry.storage.file_lock import lock_file
 from tapestry.storage.sqlite_database import open_database
 
 _VERSION = 1
@@ -75,7 +75,13 @@ class LogDatabase:
         Raises:
             ResourceError: Another process has it open, or it cannot be written.
         """
-        self._lock = None if readonly else _lock(directory / "lock")
+        try:
+            self._lock = None if readonly else lock_file(directory / "lock")
+        except BlockingIOError:
+            raise ResourceError(
+                f"{directory / 'lock'}: another process has the log open; end it first",
+                code="folder-in-use",
+            ) from None
         try:
             self._db = open_database(
                 directory / "log.db",
@@ -100,16 +106,14 @@ class LogDatabase:
         if self._lock is not None:
             self._lock.release()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Write all or nothing, durably, with no other writer in between.
 
         Raises:
             ResourceError: The disk is full or failing, or another process writes.
             InconsistentLog: The file is damaged, or a trigger refused the write.
         """
-        with self._db.transaction():
-            yield
+        return self._db.transaction()
 
     def create(self, key: str) -> None:
         """Make the tables for a log with this verify key.
@@ -191,11 +195,10 @@ class LogDatabase:
 
     def checkpoints(self) -> list[tuple[int, bytes]]:
         """List sizes with signed and published notes, the smallest first."""
-        with self._db.errors():
-            return self._db.execute(
-                "SELECT size, note FROM checkpoint UNION ALL"
-                " SELECT size, note FROM publication ORDER BY size"
-            ).fetchall()
+        return self._db.query(
+            "SELECT size, note FROM checkpoint UNION ALL"
+            " SELECT size, note FROM publication ORDER BY size"
+        )
 
     def insert_cosignature(
         self, size: int, key: str, *, time: int, line: bytes
@@ -210,15 +213,13 @@ class LogDatabase:
 
     def cosignatures(self, size: int) -> list[bytes]:
         """List the cosignature lines kept for a size, by key."""
-        with self._db.errors():
-            query = "SELECT line FROM cosignature WHERE size = ? ORDER BY key"
-            return [line for (line,) in self._db.execute(query, (size,))]
+        query = "SELECT line FROM cosignature WHERE size = ? ORDER BY key"
+        return [line for (line,) in self._db.query(query, size)]
 
     def cosigners(self, size: int) -> list[str]:
         """List the verify keys of the cosignatures kept for a size."""
-        with self._db.errors():
-            query = "SELECT key FROM cosignature WHERE size = ?"
-            return [key for (key,) in self._db.execute(query, (size,))]
+        query = "SELECT key FROM cosignature WHERE size = ?"
+        return [key for (key,) in self._db.query(query, size)]
 
     def insert_publication(self, size: int, note: bytes) -> None:
         """Record that a cosigned checkpoint is about to be public."""
@@ -232,25 +233,13 @@ class LogDatabase:
 
     def published_sizes(self) -> list[int]:
         """List the sizes that were published, the smallest first."""
-        with self._db.errors():
-            query = "SELECT size FROM publication ORDER BY size"
-            return [size for (size,) in self._db.execute(query)]
+        query = "SELECT size FROM publication ORDER BY size"
+        return [size for (size,) in self._db.query(query)]
 
     def _bytes(self, query: str, size: int) -> bytes | None:
         found = self._value(query, size)
         return None if found is None else bytes(found)
 
     def _value(self, query: str, *values: int | bytes) -> Any:
-        with self._db.errors(), closing(self._db.execute(query, values)) as cursor:
-            row = cursor.fetchone()
-            return None if row is None else row[0]
-
-
-def _lock(path: Path) -> FileLock:
-    try:
-        return lock_file(path)
-    except BlockingIOError:
-        raise ResourceError(
-            f"{path}: another process has the log open; end it first",
-            code="folder-in-use",
-        ) from None
+        rows = self._db.query(query, *values)
+        return rows[0][0] if rows else None

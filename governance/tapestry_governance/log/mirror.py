@@ -227,11 +227,8 @@ class LogMirror:
             limit=min(MAX_AGE, self.state.policy.max_checkpoint_age, max_age),
             before=self._accepted,
         )
-        with self._database.transaction():
-            self._database.execute(
-                "INSERT OR REPLACE INTO accepted VALUES (?, ?)",
-                (opened.checkpoint.size, note),
-            )
+        statement = "INSERT OR REPLACE INTO accepted VALUES (?, ?)"
+        self._database.query(statement, opened.checkpoint.size, note)
         self._accepted = opened
         return opened
 
@@ -252,17 +249,13 @@ class LogMirror:
     def contains(self, entry: bytes) -> bool:
         """Return whether the accepted log has an entry of exactly these bytes."""
         limit = self._accepted.checkpoint.size if self._accepted else 0
-        row = self._database.execute(
-            "SELECT 1 FROM entry WHERE leaf = ? AND idx < ?", (leaf_hash(entry), limit)
-        ).fetchone()
-        return row is not None
+        query = "SELECT 1 FROM entry WHERE leaf = ? AND idx < ?"
+        return bool(self._database.query(query, leaf_hash(entry), limit))
 
     def holds(self, entry: bytes) -> bool:
         """Return whether an entry of these bytes is stored, accepted or not."""
-        row = self._database.execute(
-            "SELECT 1 FROM entry WHERE leaf = ?", (leaf_hash(entry),)
-        ).fetchone()
-        return row is not None
+        query = "SELECT 1 FROM entry WHERE leaf = ?"
+        return bool(self._database.query(query, leaf_hash(entry)))
 
     def body(self, index: int, kind: type[_Body]) -> _Body:
         """Return the body of a stored entry, at an index that the state gives.
@@ -288,17 +281,13 @@ class LogMirror:
         """
         if not 0 <= start <= stop <= self.size:
             raise ValueError(f"no entries {start} to {stop} among {self.size}")
-        rows = self._database.execute(
-            "SELECT bytes FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx",
-            (start, stop),
-        )
-        return [bytes(row[0]) for row in rows]
+        query = "SELECT bytes FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx"
+        return [bytes(row[0]) for row in self._database.query(query, start, stop)]
 
     def evidence(self) -> list[ForkEvidence]:
         """Return the refused notes and entries, the oldest first."""
-        rows = self._database.execute(
-            "SELECT reason, note, update_json FROM evidence ORDER BY id"
-        )
+        query = "SELECT reason, note, update_json FROM evidence ORDER BY id"
+        rows = self._database.query(query)
         return [ForkEvidence(reason=r[0], note=r[1], update=r[2]) for r in rows]
 
     def _load(self) -> None:
@@ -423,12 +412,11 @@ class LogMirror:
         update = canonical_json(
             {"entries": [encode_base64(bytes(e)) for e in entries], "start": start}
         )
-        with self._database.transaction():
-            self._database.execute(
-                "INSERT INTO evidence (reason, note, update_json)"
-                " SELECT ?, ?, ? WHERE (SELECT count(*) FROM evidence) < ?",
-                (str(error), note, update, _MAX_EVIDENCE),
-            )
+        self._database.query(
+            "INSERT INTO evidence (reason, note, update_json)"
+            " SELECT ?, ?, ? WHERE (SELECT count(*) FROM evidence) < ?",
+            *(str(error), note, update, _MAX_EVIDENCE),
+        )
 
 
 def _check_length(size: int, *, seen: int) -> None:

@@ -36,7 +36,8 @@ class TileWriter:
         """Compare every file that is there with the log.
 
         Raises:
-            VerificationError: A file differs, is beyond the log, or is no tile.
+            InconsistentLog: A file differs from the log, or is beyond it.
+            ForeignFileError: A file under ``tile/`` is no tile.
         """
         durable_files.remove_leftovers(self.folder)
         present = tiles.list_files(self.folder)

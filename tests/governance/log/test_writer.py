@@ -474,22 +474,6 @@ def test_damage_that_sqlite_quotes_in_its_message_is_reported(copied: Path) -> N
         _reopen(copied)
 
 
-def test_the_database_itself_refuses_to_rewrite_history(log: Log) -> None:
-    log.append([entry(0), entry(1)])
-    log.sign_checkpoint()
-    for statement in (
-        "UPDATE entry SET bytes = x'00' WHERE idx = 0",
-        "DELETE FROM entry WHERE idx = 1",
-        "INSERT INTO entry VALUES (3, x'00', x'00')",
-        "INSERT OR REPLACE INTO entry VALUES (1, x'00', x'00')",
-        "UPDATE checkpoint SET note = x'00'",
-        "DELETE FROM checkpoint",
-        "INSERT INTO checkpoint VALUES (2, x'00')",
-    ):
-        with pytest.raises(sqlite3.IntegrityError):
-            log._store._db.execute(statement)
-
-
 # Backups
 
 
