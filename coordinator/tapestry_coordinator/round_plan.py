@@ -12,6 +12,7 @@ from tapestry.protocol.round_manifest import (
     Participant,
     RoundManifest,
     StageDeadlines,
+    TrainingPlan,
     recommended_threshold,
 )
 from tapestry.protocol.stages import SECAGG_STAGES
@@ -119,6 +120,17 @@ def _floor(settings: CoordinatorSettings, count: int) -> int:
     return max(settings.secagg.min_cohort, threshold, 2)
 
 
+def _plan_training(
+    settings: CoordinatorSettings, workload: Workload, *, seed: str
+) -> TrainingPlan:
+    """Return the training plan, with targets chosen if the settings name none."""
+    training = settings.training
+    if training.parameterization == "low_rank" and not training.targets:
+        chosen = workload.choose_targets()
+        training = training.model_copy(update={"targets": chosen})
+    return training.plan(factor_seed=seed)
+
+
 def _make_manifest(
     settings: CoordinatorSettings,
     state: FederationState,
@@ -133,12 +145,8 @@ def _make_manifest(
     Raises:
         ConfigError: The protocol, the model or the noise forbids such a round.
     """
-    secagg, chosen = settings.secagg, settings.training
-    if chosen.parameterization == "low_rank" and not chosen.targets:
-        chosen = chosen.model_copy(update={"targets": workload.choose_targets()})
-    training = chosen.plan(
-        factor_seed=round_seed(settings.run_id, round_number, model_digest=model_digest)
-    )
+    seed = round_seed(settings.run_id, round_number, model_digest=model_digest)
+    training, secagg = _plan_training(settings, workload, seed=seed), settings.secagg
     plan_checks.check_model(workload, settings.privacy)
     plan_checks.check_outer(settings.outer)
     layout = plan_checks.check_plan(workload, training, settings.privacy)

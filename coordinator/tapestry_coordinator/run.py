@@ -315,10 +315,7 @@ class Run:
             self.context.journal.leave_out(name, "bad_shares")
         self._failures += 1
         if plan and end_the_run(outcome.refused, plan):
-            raise PolicyError(
-                f"the run ends, no cohort is left that takes its plan: {said}",
-                code="plan-refused",
-            ) from error
+            raise PolicyError(f"the run ends: {said}", code="plan-refused") from error
         if self._failures >= _FAILURES:
             raise QuorumError(
                 f"the run ends after {_FAILURES} failed rounds in a row: {said}",
