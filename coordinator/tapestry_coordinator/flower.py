@@ -121,8 +121,7 @@ class FlowerGrid:
     def nodes(self) -> list[str]:
         """Return the names of the nodes that are online, in order."""
         for node_id, name in self._look().items():
-            if name:  # also of a node that is too busy to answer a hello
-                self._introduce(node_id, name)
+            self._introduce(node_id, name)  # also if it is too busy to answer a hello
         new = {str(key): key for key in self._online if key not in self._names}
         hello = dict.fromkeys(new, encode_message(HelloRequest()))
         for key, reply in self._exchange(hello, new, deadline=_HELLO_SECONDS):

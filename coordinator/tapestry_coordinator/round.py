@@ -195,9 +195,8 @@ class _StageRunner:
             else:
                 context.notify({**event, "node": name, "done": 1, "total": 1})
         if stage not in _AFTER_UPLOAD:
-            for name in requests:
-                if name in replies.collector.missing:
-                    self._outcome.dropped[name] = stage
+            lost = requests.keys() & set(replies.collector.missing)
+            self._outcome.dropped |= dict.fromkeys(lost, stage)
 
     def unmask(
         self,

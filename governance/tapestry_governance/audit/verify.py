@@ -74,8 +74,8 @@ class AuditStep:
     name: str
     verdict: AuditVerdict
     detail: str
+    code: str | None = None  # of the rule that is broken; None if the step holds
     counts: dict[str, int] = field(default_factory=dict)
-    code: str | None = None  # of the rule that fails; None while the step holds
     foreign: tuple[str, ...] = ()  # files that are not part of the folder
 
 

@@ -101,12 +101,8 @@ class LogMirror:
             VerificationError: The stored entries are damaged, lack one, or do not
                 lead to the genesis and the stored checkpoints.
         """
-        database = open_database(
-            path,
-            _SCHEMA,
-            readonly=readonly,
-            check=False,  # each entry is verified by its hash
-            threads=True,
+        database = open_database(  # no check of rows: entries are verified by hash
+            path, _SCHEMA, readonly=readonly, check=False, threads=True
         )
         mirror = cls(database, trust=trust, genesis=genesis)
         try:
