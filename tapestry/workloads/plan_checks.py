@@ -41,7 +41,8 @@ def check_model(workload: Workload, privacy: PrivacyPlan) -> None:
     for name, parameter in workload.module.named_parameters():
         if parameter.dtype != torch.float32:
             raise ConfigError(
-                f"{name} is {parameter.dtype}; needed is float32: convert the base",
+                f"{name} is {parameter.dtype}; training needs float32: convert the"
+                " base",
                 code="training-not-float32",
             )
     if privacy.noise != "none":

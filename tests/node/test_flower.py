@@ -26,6 +26,7 @@ from tapestry_node import flower
 from tapestry_node.flower import serve
 from tapestry_node.node_state import NodeState
 from tapestry_node.superlink_credentials import load_auth_key
+from tests.support.refusals import refused
 
 
 class TestAuthKey:
@@ -40,7 +41,7 @@ class TestAuthKey:
     def test_a_key_open_to_others_is_refused(self, tmp_path: Path) -> None:
         make_node_key(tmp_path / "key")
         (tmp_path / "key").chmod(0o644)
-        with pytest.raises(ConfigError, match="chmod 600"):
+        with refused(ConfigError, "key-file-not-private", match="chmod 600"):
             load_auth_key(tmp_path / "key")
 
     def test_another_algorithm_is_refused(self, tmp_path: Path) -> None:
@@ -51,15 +52,15 @@ class TestAuthKey:
         )
         (tmp_path / "key").write_bytes(data)
         (tmp_path / "key").chmod(0o600)
-        with pytest.raises(ConfigError, match="elliptic"):
+        with refused(ConfigError, "key-file-invalid"):
             load_auth_key(tmp_path / "key")
 
     def test_no_key_and_nonsense_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="cannot read"):
+        with refused(ConfigError, "file-unreadable"):
             load_auth_key(tmp_path / "key")
         (tmp_path / "key").write_bytes(b"nonsense")
         (tmp_path / "key").chmod(0o600)
-        with pytest.raises(ConfigError, match="OpenSSH"):
+        with refused(ConfigError, "key-file-invalid"):
             load_auth_key(tmp_path / "key")
 
 
@@ -316,8 +317,8 @@ def test_a_superlink_with_another_authority_is_not_spoken_to(
     assert "ConnectError" in caplog.text
 
 
-def refused(folder: Path, address: str, *, certificates: str) -> str:
-    """What ``serve`` says instead of trying for ever."""
+def refusal_of(folder: Path, address: str, *, certificates: str) -> str:
+    """Return what ``serve`` says instead of trying for ever."""
     if not (folder / "key").exists():
         make_node_key(folder / "key")
     with pytest.raises(ConfigError) as caught:
@@ -338,12 +339,12 @@ def refused(folder: Path, address: str, *, certificates: str) -> str:
 def test_certificates_are_checked_at_once(tmp_path: Path, text: str) -> None:
     path = tmp_path / "authority.pem"
     path.write_text(text)
-    said = refused(tmp_path, "127.0.0.1:9", certificates=path.name)
+    said = refusal_of(tmp_path, "127.0.0.1:9", certificates=path.name)
     assert said.startswith(f"{path} holds no certificate; name the PEM file")
 
 
 def test_a_file_without_certificates_is_named_once(tmp_path: Path) -> None:
-    said = refused(tmp_path, "127.0.0.1:9", certificates="nope.pem")
+    said = refusal_of(tmp_path, "127.0.0.1:9", certificates="nope.pem")
     path = tmp_path / "nope.pem"
     assert said == f"cannot read the certificates {path}: No such file or directory"
 
@@ -353,7 +354,7 @@ def test_a_file_without_certificates_is_named_once(tmp_path: Path) -> None:
 )
 def test_an_address_is_a_host_and_a_port(tmp_path: Path, address: str) -> None:
     make_server_certificate(tmp_path)
-    said = refused(tmp_path, address, certificates="authority.pem")
+    said = refusal_of(tmp_path, address, certificates="authority.pem")
     assert said == f"SuperLink {address!r} is not HOST:PORT"
 
 

@@ -18,6 +18,7 @@ from tapestry.errors import (
 )
 from tapestry.protocol.messages import Kind, Message
 from tapestry_node.node_state import NodeState
+from tests.support.refusals import refused
 
 
 @pytest.fixture
@@ -44,12 +45,12 @@ def test_a_round_is_uploaded_for_once_ever(path: Path) -> None:
     assert store.highest("run") == 0
     store.raise_to("run", 3)
     for number in (3, 2, 1):
-        with pytest.raises(ProtocolError, match="one upload"):
+        with refused(ProtocolError, "round-already-uploaded"):
             store.raise_to("run", number)
     store.close()
     store = NodeState(path)
     assert store.highest("run") == 3
-    with pytest.raises(ProtocolError):
+    with refused(ProtocolError, "round-already-uploaded"):
         store.raise_to("run", 3)
     store.raise_to("run", 4)
     store.raise_to("other", 1)
@@ -68,7 +69,7 @@ def test_the_mark_only_rises(
             store.raise_to("run", number)
             highest = number
         else:
-            with pytest.raises(ProtocolError):
+            with refused(ProtocolError, "round-already-uploaded"):
                 store.raise_to("run", number)
         assert store.highest("run") == highest
     store.close()
@@ -79,7 +80,9 @@ def test_a_mark_behind_what_the_log_knows_is_an_older_copy(path: Path) -> None:
     store.raise_to("run", 2)
     store.require({"run": 2, "other": 0})
     for run, number in (("run", 3), ("other", 1)):
-        with pytest.raises(VerificationError, match=rf"round {number} of '{run}'"):
+        with refused(
+            VerificationError, "state-restored", match=rf"round {number} of '{run}'"
+        ):
             store.require({"run": 1, run: number})
     store.close()
 
@@ -87,7 +90,7 @@ def test_a_mark_behind_what_the_log_knows_is_an_older_copy(path: Path) -> None:
 def test_two_processes_cannot_both_take_a_round(path: Path) -> None:
     one, other = NodeState(path), NodeState(path)
     one.raise_to("run", 1)
-    with pytest.raises(ProtocolError):
+    with refused(ProtocolError, "round-already-uploaded"):
         other.raise_to("run", 1)
     one.close()
     other.close()
@@ -95,7 +98,7 @@ def test_two_processes_cannot_both_take_a_round(path: Path) -> None:
 
 def test_one_process_serves_and_others_only_read(path: Path) -> None:
     serving = NodeState(path, exclusive=True)
-    with pytest.raises(ConfigError, match="another process serves"):
+    with refused(ConfigError, "folder-in-use"):
         NodeState(path, exclusive=True)
     reading = NodeState(path)
     assert list(reading.receipts()) == []
@@ -105,14 +108,14 @@ def test_one_process_serves_and_others_only_read(path: Path) -> None:
 
 
 def test_a_reader_changes_nothing(path: Path) -> None:
-    with pytest.raises(ResourceError, match=r"cannot open .*unable to open"):
+    with refused(ResourceError, "database-unavailable"):
         NodeState(path, readonly=True)
     assert not path.exists()
     serving = NodeState(path, exclusive=True)
     serving.raise_to("run", 1)
     reading = NodeState(path, readonly=True)
     assert reading.highest("run") == 1
-    with pytest.raises(ResourceError, match="readonly"):
+    with refused(ResourceError, "database-unavailable"):
         reading.raise_to("run", 2)
     reading.close()
     serving.close()
@@ -120,7 +123,7 @@ def test_a_reader_changes_nothing(path: Path) -> None:
 
 def test_a_lock_that_is_a_link_is_not_followed(path: Path) -> None:
     path.with_suffix(".lock").symlink_to(path.with_name("made"))
-    with pytest.raises(ResourceError, match="cannot open"):
+    with refused(ResourceError, "lock-unavailable"):
         NodeState(path, exclusive=True)
     assert not path.with_name("made").exists()
 
@@ -187,7 +190,7 @@ def test_a_receipt_that_was_changed_is_noticed(path: Path, change: str) -> None:
         database.execute(change)
     database.close()
     store = NodeState(path)
-    with pytest.raises(VerificationError, match="tampered"):
+    with refused(VerificationError, "receipt-changed"):
         list(store.receipts())
     store.close()
 
@@ -200,7 +203,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_one_line(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to look at" * 30)
-    with pytest.raises(ResourceError, match="cannot open"):
+    with refused(ResourceError, "database-damaged"):
         NodeState(path)
 
 
@@ -210,7 +213,7 @@ def test_a_row_that_lost_its_types_is_damage(path: Path, *, readonly: bool) -> N
     store.raise_to("run", 1)
     store.close()
     spoil(path, "mark", "UPDATE mark SET round = 'x'")
-    with pytest.raises(ResourceError, match="is damaged; put its newest copy back"):
+    with refused(ResourceError, "database-damaged"):
         NodeState(path, readonly=readonly)
 
 
@@ -260,6 +263,10 @@ def test_a_disk_that_fails_is_an_error_of_ours(
         for table in ("mark", "egress", "outbox", "base", "spot", "secret"):
             database.execute(f"DROP TABLE {table}")
     database.close()
-    with pytest.raises(ResourceError, match=r"^cannot use \S+state\.db: [^\n]+$"):
+    with refused(
+        ResourceError,
+        "database-unavailable",
+        match=r"^cannot use \S+state\.db: [^\n]+$",
+    ):
         work(store)
     store.close()

@@ -16,6 +16,7 @@ from tapestry_node.node import Node
 from tapestry_node.settings import NodeSettings
 from tests.node.budget.test_ledger import charge, shared
 from tests.support.federation import NAMES, Base, Federation
+from tests.support.refusals import refused
 
 SHARED: dict[str, Any] = {"policy": {"noise": ["local", "shared"]}}
 
@@ -112,7 +113,7 @@ def test_what_is_spent_is_shown_whatever_became_of_the_data(
 
 def test_other_data_than_the_ledgers_is_one_line(folder: Path, base: Base) -> None:
     change_data(folder)
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "dataset-differs") as caught:
         Node(folder, workload=base.workload, replica=base.replica)
     said = str(caught.value)
     assert said.startswith(f"{folder / 'data'} was changed: its dataset is sha256:")

@@ -22,6 +22,7 @@ from tapestry_node.node_state import NodeState
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, NO_NOISE, Deliver, Federation, Killed
 from tests.support.log_world import renamed
+from tests.support.refusals import refused
 
 
 def check(federation: Federation, *, rounds: int = 1) -> None:
@@ -290,7 +291,7 @@ def test_a_restored_log_is_noticed_by_those_who_saw_more(
     federation.run()
     shutil.rmtree(federation.coordinator)
     shutil.copytree(tmp_path / "backup", federation.coordinator)
-    with pytest.raises(TapestryError):
+    with refused(TapestryError, "log-restored"):
         federation.run()
     assert set(federation.uploads().values()) == {1}
 
@@ -333,7 +334,7 @@ def test_a_node_restored_from_a_backup_uploads_for_no_round_of_the_log_again(
     node = federation.start(name)
     assert (node.store.highest("run"), node.ledger.rows()) == (0, [])
     _attempt_again(monkeypatch)
-    with pytest.raises(TapestryError):
+    with refused(TapestryError, "round-not-next"):
         federation.run()
     manifest = federation.said(RoundOpened)[-1].manifest
     assert (manifest.round_number, manifest.attempt) == (1, 2)

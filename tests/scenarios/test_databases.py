@@ -17,6 +17,7 @@ from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
 from tests.node.budget.test_ledger import TERMS
 from tests.support.cosigning import TRUST
+from tests.support.refusals import refused
 
 OPENERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "state": ("state.db", lambda folder: NodeState(folder / "state.db")),
@@ -60,7 +61,7 @@ def test_what_is_no_file_is_no_database(tmp_path: Path, opener: str, kind: str) 
     """SQLite would write its journal beside a device."""
     name, take = OPENERS[opener]
     IN_PLACE[kind](tmp_path / name)
-    with pytest.raises(ResourceError, match="is no plain file"):
+    with refused(ResourceError, "database-unavailable"):
         take(tmp_path)
     assert not Path("/dev/null-journal").exists()
 
@@ -73,7 +74,9 @@ def test_what_is_no_file_is_no_journal_of_a_database(
     """SQLite would wait for a FIFO."""
     name, take = OPENERS[opener]
     os.mkfifo(tmp_path / f"{name}{suffix}")
-    with pytest.raises(ResourceError, match=f"{name}{suffix} is no plain file"):
+    with refused(
+        ResourceError, "database-unavailable", match=f"{name}{suffix} is no plain file"
+    ):
         take(tmp_path)
 
 
@@ -92,7 +95,7 @@ def test_a_full_disk_is_called_one_by_every_database(
     name, take = OPENERS[opener]
     (tmp_path / name).mkdir()  # no database can be opened there
     full = f"{name}: .*; the disk is full, make room in {tmp_path}$"
-    with pytest.raises(ResourceError, match=full):
+    with refused(ResourceError, "disk-full", match=full):
         take(tmp_path)
 
 
@@ -103,7 +106,7 @@ def test_a_write_to_a_full_disk_says_so(
     store = NodeState(tmp_path / "state.db")
     store._db.execute("PRAGMA max_page_count = 1")
     full = f"state.db: database or disk is full; the disk is full, make.* {tmp_path}$"
-    with pytest.raises(ResourceError, match=full):
+    with refused(ResourceError, "disk-full", match=full):
         store.post(b"entry" * 10_000)
     store.close()
 
@@ -134,7 +137,11 @@ def test_no_database_is_taken_for_one_of_another_kind(
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / held, tmp_path / "other" / name)
     if held != name:
-        with pytest.raises(ResourceError, match=rf"{name}: it is of kind 0x5470\w+,"):
+        with refused(
+            ResourceError,
+            "database-kind-differs",
+            match=rf"{name}: it is of kind 0x5470\w+,",
+        ):
             take(tmp_path / "other")
     elif name != "budget.db":  # which lacks its mirror
         close(take(tmp_path / "other"))

@@ -26,6 +26,7 @@ from tests.scenarios.conftest import Found
 from tests.scenarios.test_refusals import reason_in
 from tests.support.federation import NAMES, Deliver, Federation, answered, changed
 from tests.support.log_world import with_loss
+from tests.support.refusals import refused
 
 OTHERS = tuple(name for name in NAMES if name != "fr")
 
@@ -295,7 +296,7 @@ def test_a_result_that_is_not_the_logs_is_refused_by_every_node(
 
     for name in NAMES:
         federation.wire.on(name, Kind.APPLY_RESULT, changed(other_sum), times=3)
-    with pytest.raises(QuorumError):  # nobody vouches for the release
+    with refused(QuorumError, "quorum-not-reached"):  # nobody vouches for the release
         federation.run()
     given = federation.base.replica.digest
     assert set(federation.digests().values()) == {given}
@@ -313,7 +314,7 @@ def test_a_base_that_does_not_follow_from_the_sum_is_refused(
     """The log names other parameters after the round than the sum gives."""
     federation = found()
     _log_another_base(monkeypatch)
-    with pytest.raises(TapestryError):
+    with refused(TapestryError, "quorum-not-reached"):
         federation.run()
     assert len(federation.closed()) == 1
     assert set(federation.digests().values()) == {federation.base.replica.digest}
@@ -330,14 +331,14 @@ def test_a_release_of_other_parameters_gets_no_cosignature(
 ) -> None:
     federation = found()
     _log_another_base(monkeypatch)
-    with pytest.raises(QuorumError):
+    with refused(QuorumError, "quorum-not-reached"):
         federation.run()
     (release,) = federation.said(ReleasePublished)
     assert federation.cosigned()[-1].type == "round.closed"
     assert release.parameters_digest == federation.closed()[0].base_after
-    refused = federation.wire.replies(Kind.COSIGN)[-1].reply
-    assert refused is not None
-    assert reason_in(refused) == "not_in_log"
+    reply = federation.wire.replies(Kind.COSIGN)[-1].reply
+    assert reply is not None
+    assert reason_in(reply) == "not_in_log"
 
 
 def _log_another_base(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,13 +383,13 @@ def test_a_log_that_breaks_a_rule_gets_no_cosignature(
     monkeypatch.setattr(log_publisher.LogPublisher, "append_event", say)
     with pytest.raises(TapestryError):
         federation.run()
-    refused = [
+    reasons = [
         reason_in(e.reply)
         for e in federation.wire.replies(Kind.COSIGN)
         if e.reply is not None and e.reply.kind is Kind.REFUSAL
     ]
-    assert set(refused) == {"not_in_log"}
-    assert len(refused) >= len(NAMES)
+    assert set(reasons) == {"not_in_log"}
+    assert len(reasons) >= len(NAMES)
     assert all(
         "entry" in node._view.evidence()[-1].reason
         for node in federation.nodes.values()

@@ -24,6 +24,7 @@ from tapestry_governance.registry import check_base, check_release
 from tests.support import linear_regression
 from tests.support.federation import NAMES, NO_NOISE, Base, Federation
 from tests.support.linear_regression import LinearRegression
+from tests.support.refusals import refused
 
 TRUE = np.array([[1.0, -2.0, 0.5], [0.0, 1.0, 3.0]])
 
@@ -229,7 +230,7 @@ def test_a_node_refuses_the_plan_of_another_workload(make: Make) -> None:
     federation = make("none", plan, rounds=1)
     replica = federation.base.replica
     federation.base = Base(workload=OtherRegression(), replica=replica)
-    with pytest.raises(PolicyError, match="the plan does not fit"):
+    with refused(PolicyError, "plan-refused"):
         federation.run()
     assert federation.refusals() == dict.fromkeys(NAMES, "plan_unsupported")
     assert federation.closed() == []

@@ -22,6 +22,7 @@ from tests.scenarios.conftest import Found
 from tests.scenarios.test_crash import nth
 from tests.scenarios.test_refusals import checkpoint_of, offer, offered, reason_in
 from tests.support.federation import NAMES, Federation, lost
+from tests.support.refusals import refused
 from tests.support.settings_files import change_settings
 
 OTHER = "sha256:" + "0" * 64
@@ -40,7 +41,7 @@ def holds(federation: Federation, *, rounds: int) -> None:
     assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
-def refused(federation: Federation, kind: Kind) -> list[tuple[str, str]]:
+def refusals_of(federation: Federation, kind: Kind) -> list[tuple[str, str]]:
     """Who refused requests of a kind, and why, in order."""
     return [
         (e.node, reason_in(e.reply))
@@ -56,11 +57,11 @@ def test_one_fast_and_one_slow_clock_stop_nobody_but_themselves(found: Found) ->
     federation.run()
     assert len(federation.closed()) == 2
     assert all({"fi", "id"} <= set(c.included) for c in federation.closed())
-    assert {name for name, _ in refused(federation, Kind.ADVERTISE_KEYS)} <= {
+    assert {name for name, _ in refusals_of(federation, Kind.ADVERTISE_KEYS)} <= {
         "fr",
         "sw",
     }
-    assert refused(federation, Kind.APPLY_RESULT) == []
+    assert refusals_of(federation, Kind.APPLY_RESULT) == []
 
 
 def test_a_fast_clock_stops_its_own_node_at_most(found: Found) -> None:
@@ -106,7 +107,7 @@ def test_a_base_that_the_policy_does_not_name_is_refused_in_every_round(
         coordinator={"rounds": 3}, institutions={"fr": {"policy": {"bases": bases}}}
     )
     federation.run()
-    assert refused(federation, Kind.ADVERTISE_KEYS) == [("fr", "local_policy")] * 3
+    assert refusals_of(federation, Kind.ADVERTISE_KEYS) == [("fr", "local_policy")] * 3
     assert all("fr" not in closed.included for closed in federation.closed())
     holds(federation, rounds=3)
 
@@ -134,7 +135,7 @@ def test_the_outer_step_is_not_changed_in_the_middle_of_a_run(
     with pytest.raises(QuorumError):
         federation.run()
     assert len(federation.closed()) == 1
-    assert {reason for _, reason in refused(federation, Kind.ADVERTISE_KEYS)} == {
+    assert {reason for _, reason in refusals_of(federation, Kind.ADVERTISE_KEYS)} == {
         "protocol"
     }
 
@@ -155,7 +156,7 @@ def test_a_sum_that_is_too_long_is_not_applied_though_the_log_says_so(
     federation = found(coordinator={"outer": {"max_norm": "0.9"}})
     for name in NAMES:
         federation.poison[name] = lambda update: np.full_like(update, 1e6)
-    with pytest.raises(QuorumError):
+    with refused(QuorumError, "quorum-not-reached"):
         federation.run()
     _disputed(federation)
 
@@ -177,7 +178,7 @@ def test_a_sum_out_of_range_is_not_applied_though_the_log_says_so(
     federation = found(
         coordinator={"outer": {"max_norm": "1000000", "max_loss_increase": "1000"}}
     )
-    with pytest.raises(QuorumError):
+    with refused(QuorumError, "quorum-not-reached"):
         federation.run()
     _disputed(federation)
 
@@ -189,7 +190,7 @@ def _disputed(federation: Federation) -> None:
     assert closed.outcome == "applied"
     assert closed.base_after != given
     assert set(federation.digests().values()) == {given}
-    assert {reason for _, reason in refused(federation, Kind.APPLY_RESULT)} == {
+    assert {reason for _, reason in refusals_of(federation, Kind.APPLY_RESULT)} == {
         "not_in_log"
     }
     assert not _released(federation)
@@ -219,7 +220,7 @@ def test_a_dispute_outlives_a_restart_of_every_node(
 
     monkeypatch.setattr(AcceptanceGate, "judge", judge)
     federation = found()
-    with pytest.raises(QuorumError):
+    with refused(QuorumError, "quorum-not-reached"):
         federation.run()
     last = federation.wire.replies(Kind.COSIGN)[-1].request
     for name in NAMES:
@@ -234,10 +235,10 @@ def test_a_release_of_a_round_whose_result_was_withheld_gets_no_cosignature(
     federation = found()
     for name in NAMES:
         federation.wire.on(name, Kind.APPLY_RESULT, lost, times=100)
-    with pytest.raises(QuorumError):
+    with refused(QuorumError, "quorum-not-reached"):
         federation.run()
     assert not _released(federation)
-    assert set(refused(federation, Kind.COSIGN)) == {
+    assert set(refusals_of(federation, Kind.COSIGN)) == {
         (n, "base_mismatch") for n in NAMES
     }
 
@@ -312,5 +313,5 @@ def test_a_node_that_was_away_for_a_release_is_missed_by_nobody(found: Found) ->
     first, second = federation.closed()
     assert "fr" not in first.included
     assert second.included == NAMES
-    assert refused(federation, Kind.COSIGN) == [("fr", "base_mismatch")]
+    assert refusals_of(federation, Kind.COSIGN) == [("fr", "base_mismatch")]
     holds(federation, rounds=2)

@@ -22,6 +22,7 @@ from tapestry_governance.events.round_events import RoundOpened
 from tapestry_node.refusal import Refused
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Base, Federation
+from tests.support.refusals import refused
 
 DROPOUT = "no private training with dropout, and attention_dropout is 0.1; set it to 0"
 PHI = "no private training of architecture 'phi'; tested are llama"
@@ -82,7 +83,7 @@ def test_nodes_refuse_it_once_before_any_charge_and_the_run_ends_in_words(
     monkeypatch.setattr(run, "check_run", lambda *_, **__: None)
     blind = SimpleNamespace(**vars(plan_checks) | {"check_model": lambda *_: None})
     monkeypatch.setattr(round_plan, "plan_checks", blind)
-    with pytest.raises(PolicyError) as ended:
+    with refused(PolicyError, "plan-refused") as ended:
         federation.run()
     assert str(ended.value) == (
         "the run ends: round 1: 4 of 4 nodes refused: the model cannot be trained as"
@@ -104,7 +105,9 @@ def test_a_coordinators_operator_reads_why(
     found: Found, capsys: pytest.CaptureFixture[str]
 ) -> None:
     federation = found(institution={"policy": {"epsilon_limit": "0.001"}})
-    with pytest.raises(PolicyError, match=r"4 of 4 nodes refused: the privacy budget"):
+    with refused(
+        PolicyError, "plan-refused", match=r"4 of 4 nodes refused: the privacy budget"
+    ):
         federation.run()
     for options in ([], ["--json"]):
         with pytest.raises(SystemExit):
@@ -166,7 +169,9 @@ def test_more_refusals_than_members_may_collude_end_a_run(found: Found) -> None:
     federation = found()
     for name in ("fr", "id"):
         _let_refuse(federation, name)
-    with pytest.raises(PolicyError, match="the run ends: round 1: 2 of 4 nodes refus"):
+    with refused(
+        PolicyError, "plan-refused", match="the run ends: round 1: 2 of 4 nodes refus"
+    ):
         federation.run()
     assert len(federation.aborted()) == 1
 
@@ -207,7 +212,9 @@ def test_everybody_failing_in_training_ends_the_run_after_one_charge(
 
     for node in federation.nodes.values():
         monkeypatch.setitem(vars(node._trainer), "update", fail)
-    with pytest.raises(PolicyError, match=r"4 of 4 nodes refused: .*\(training_failed"):
+    with refused(
+        PolicyError, "plan-refused", match=r"4 of 4 nodes refused: .*\(training_failed"
+    ):
         federation.run()
     assert charged(federation) == len(NAMES)
     assert len(federation.aborted()) == 2
@@ -233,7 +240,11 @@ def test_held_out_text_that_the_base_cannot_read_opens_no_round(
     with path.open("a") as file:
         file.write(json.dumps({"messages": turns}) + "\n")
     line = len(path.read_text().splitlines())
-    with pytest.raises(ConfigError, match=rf"fi\.jsonl.*{line}.*of 4 turns: two turns"):
+    with refused(
+        ConfigError,
+        "text-not-tokenizable",
+        match=rf"fi\.jsonl.*{line}.*of 4 turns: two turns",
+    ):
         federation.run()
     assert federation.said(RoundOpened) == []
     assert charged(federation) == 0

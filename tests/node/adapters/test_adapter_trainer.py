@@ -32,6 +32,7 @@ from tapestry_node.settings import (
     PrivateAdapterSettings,
 )
 from tapestry_node.training import dp_sgd
+from tests.support.refusals import refused
 
 TEXTS = [f"La ricetta numero {i} vuole farina, acqua e sale." for i in range(64)]
 DELTA = "0.001"
@@ -259,7 +260,7 @@ def test_the_same_update_gives_the_same_bytes(
     facts = _facts(title, plan)
     again = _written(tmp_path / "x", update, model, plan, facts)
     assert again == registry.check_folder(folder)
-    with pytest.raises(ConfigError, match="never overwritten"):
+    with refused(ConfigError, "folder-not-empty"):
         _written(tmp_path / "x", update, model, plan, facts)
 
 
@@ -271,7 +272,7 @@ def test_a_useless_or_diverged_adapter_is_not_published(
 ) -> None:
     _, update, plan = written
     facts = _facts(title, plan)
-    with pytest.raises(VerificationError, match="every factor B is zero"):
+    with refused(VerificationError, "adapter-all-zero"):
         _written(tmp_path / "zero", np.zeros_like(update), model, plan, facts)
 
 
@@ -286,7 +287,9 @@ def test_a_training_that_diverged_is_named(
     )
     diverged = dp_sgd.Update(values=np.full_like(update, np.nan), fit=fit)
     monkeypatch.setattr(dp_sgd, "update", lambda *_, **__: diverged)
-    with pytest.raises(ResourceError, match=r"lower adapter\.learning_rate"):
+    with refused(
+        ResourceError, "training-diverged", match=r"lower adapter\.learning_rate"
+    ):
         _trained(model, plan)
 
 

@@ -18,6 +18,7 @@ from tapestry_node.refusal import Refused
 from tapestry_node.round.admission import Facts, check_offer, first_round
 from tapestry_node.settings import NodePolicy
 from tests.support.log_world import World, renamed
+from tests.support.refusals import refused
 
 MANIFEST = World().found().manifest()
 OTHER = "sha256:" + "f" * 64
@@ -131,7 +132,7 @@ def test_a_run_begins_with_its_first_round_in_the_log(tmp_path: Path) -> None:
     view.extend(0, world.entries, world.note())
     run = world.manifest(2).run_id
     assert first_round(view, run).round_number == 1
-    with pytest.raises(Refused, match="not_in_log"):
+    with refused(Refused, "not-in-log", match="not_in_log"):
         first_round(view, "another")
     view.close()
 

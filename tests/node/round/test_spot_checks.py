@@ -137,13 +137,13 @@ def test_the_proof_of_a_lie_convinces_whoever_has_the_log(
     tmp_path: Path, lying: Finished
 ) -> None:
     spots = checks(tmp_path, lying, wanted=CHUNKS)
-    with pytest.raises(FalseSum):
+    with refused(FalseSum, "false-sum"):
         spots.check(*lying.show(2))
     folder = tmp_path / DISPUTES / "7"
     result = Result.decode((folder / "result.json").read_bytes())
     checker = SumChecker(lying.federation.manifest, result)
     spot = read_spot(folder / "2", 2)
-    with pytest.raises(FalseSum):
+    with refused(FalseSum, "false-sum"):
         checker.check(2, uploads=spot.uploads, total=spot.total)
 
 
@@ -152,7 +152,7 @@ def test_a_lie_is_disputed_though_its_proof_cannot_be_written(
 ) -> None:
     spots = checks(tmp_path, lying, wanted=CHUNKS)
     (tmp_path / DISPUTES).touch()
-    with pytest.raises(FalseSum):
+    with refused(FalseSum, "false-sum"):
         spots.check(*lying.show(2))
     assert spots.store.disputed(lying.federation.manifest.run_id) == [1]
     assert "proof NOT written" in caplog.text
@@ -163,7 +163,7 @@ def test_what_proves_nothing_accuses_nobody(
 ) -> None:
     """The true chunk does not fit the false root, so the path fails and no more."""
     spots = checks(tmp_path, lying, wanted=CHUNKS)
-    with pytest.raises(VerificationError):
+    with refused(VerificationError, "inclusion-proof-invalid"):
         spots.check(*honest.show(2))
     assert 2 in [ask.chunk for ask in spots.asks()]
     assert spots.store.disputed(lying.federation.manifest.run_id) == []
@@ -185,9 +185,9 @@ def test_what_a_quorum_vouched_for_is_not_asked_about_any_more(
 def test_what_was_not_asked_for_is_refused(tmp_path: Path, honest: Finished) -> None:
     spots = checks(tmp_path, honest, wanted=1)
     (ask,) = spots.asks()
-    with pytest.raises(ProtocolError, match="is not open"):
+    with refused(ProtocolError, "spot-check-not-open"):
         spots.check(*honest.show((ask.chunk + 1) % CHUNKS))
-    with pytest.raises(Refused, match="nothing of round 9 is open"):
+    with refused(Refused, "unknown-round", match="nothing of round 9 is open"):
         spots.check(*honest.show(ask.chunk, number=9))
     assert spots.asks() == [ChunkRequest(round_number=1, chunk=ask.chunk)]
 

@@ -15,6 +15,7 @@ from tapestry_node.training import machine_checks as module
 from tapestry_node.training.machine_checks import Trainable, check_memory
 from tapestry_node.training.microbatches import BatchLimits
 from tests.support import plans
+from tests.support.refusals import refused
 
 PLAN = plans.training_plan(parameterization="low_rank", rank=2, targets=("q_proj",))
 
@@ -66,9 +67,9 @@ def test_what_fits_is_tried_once_for_each_plan(
 def test_a_plan_that_does_not_fit_has_its_own_reason(
     model: LanguageWorkload, changes: dict[str, Any], reason: Reason
 ) -> None:
-    refused = asked(model, **changes)
-    assert refused is not None
-    assert refused.reason is reason
+    fault = asked(model, **changes)
+    assert fault is not None
+    assert fault.reason is reason
 
 
 def test_gradients_that_fail_are_refused_in_words_and_not_as_a_crash(
@@ -78,10 +79,10 @@ def test_gradients_that_fail_are_refused_in_words_and_not_as_a_crash(
         raise IndexError("index 5 is out of range\nof 4")
 
     monkeypatch.setattr(dp_sgd, "probe", probe)
-    refused = asked(model)
-    assert refused is not None
-    assert refused.reason is Reason.MODEL_UNSUPPORTED
-    assert refused.detail == (
+    fault = asked(model)
+    assert fault is not None
+    assert fault.reason is Reason.MODEL_UNSUPPORTED
+    assert fault.detail == (
         "gradients of single examples fail: IndexError: index 5 is out of range of 4"
     )
 
@@ -93,7 +94,7 @@ def test_another_bases_broken_values_are_no_fault_of_the_model(
     name = next(iter(good))
     model.load({**good, name: good[name] * float("nan")})
     found = Trainable(workload=model, records=64, limits=BatchLimits())
-    with pytest.raises(Refused, match="model_unsupported"):
+    with refused(Refused, "model-unsupported", match="model_unsupported"):
         found.check(PLAN, plans.privacy_plan(), load=lambda: None)
     found.check(PLAN, plans.privacy_plan(), load=lambda: model.load(good))
 
@@ -104,11 +105,13 @@ def test_a_gradient_that_memory_cannot_hold_is_refused(
     layout = Layout(tensors=(("w", (1 << 30,)),))
     check_memory(layout, available=20 << 30)
     check_memory(layout, available=None)
-    with pytest.raises(
-        ResourceError, match=r"takes 20\.0 GiB .*has 19\.0; train fewer"
+    with refused(
+        ResourceError,
+        "memory-too-small",
+        match=r"takes 20\.0 GiB .*has 19\.0; train fewer",
     ):
         check_memory(layout, available=19 << 30)
     monkeypatch.setattr(module, "memory_bytes", lambda: 1000)
-    refused = asked(model)
-    assert refused is not None
-    assert refused.reason is Reason.MACHINE_UNFIT
+    fault = asked(model)
+    assert fault is not None
+    assert fault.reason is Reason.MACHINE_UNFIT
