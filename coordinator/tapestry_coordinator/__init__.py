@@ -1,1 +1,1 @@
-"""The coordinator: trusted with availability, and with nothing else."""
+"""The coordinator, which a federation trusts with availability alone."""

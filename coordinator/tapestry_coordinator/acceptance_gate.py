@@ -1,8 +1,8 @@
-"""The gate: public held-out data and the length of the sum decide on a step.
+"""The acceptance gate: held-out data and the norm of the sum decide on a step.
 
-A round whose mean update is too long, or after which the mean score over the
-institutions' public data grows by more than the plan allows, changes nothing and is
-logged so. What is scored, and how, is the workload's (``Evaluation``).
+A round is rejected, changes nothing and is logged so if its mean update has too large
+a norm, or if the mean score over the institutions' public data grows by more than the
+plan allows. The workload defines the score (``Evaluation``).
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from tapestry_coordinator.journal import Journal
 def logged_evaluations(
     journal: Journal, model_digest: str, *, evaluation: Evaluation, held_out: HeldOut
 ) -> dict[str, RatioScore] | None:
-    """Read what a gate found out about a base; None if it never tried it so."""
+    """Read the scores of a base from a journal; None if it was never scored so."""
     known = journal.facts().get(evaluation_key(evaluation, held_out, model_digest))
     if known is None:
         return None
@@ -41,22 +41,22 @@ def logged_evaluations(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateVerdict:
-    """What the gate says of a step; ``reason`` is None when it is taken.
+    """The gate's verdict on a step; ``reason`` is None when the step is taken.
 
     Guarantees:
-        Norm and scores are finite; an institution whose score is not has none.
+        Norm and scores are finite; an institution without a finite score is left out.
     """
 
     replica: Replica
     reason: str | None
     norm: float
-    measure: str  # what the scores are
-    scores: dict[str, float]
+    measure: str  # the name of the score
+    scores: dict[str, float]  # by institution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptanceGate:
-    """Tries steps before they are taken."""
+    """The test that a step must pass before it is taken."""
 
     workload: Workload
     evaluation: Evaluation
@@ -66,19 +66,13 @@ class AcceptanceGate:
     def judge(
         self, manifest: RoundManifest, total: Unmasked, *, replica: Replica
     ) -> GateVerdict:
-        """Try the step that a sum gives."""
+        """Test the step that a sum gives."""
         before = self.scores(replica)
-        rejected = partial(
-            GateVerdict,
-            replica=replica,
-            measure=self.evaluation.name,
-            scores=finite(before),
-        )
         survivors = len(total.transcript.uploads)
         found = measure(total.values, survivors=survivors, manifest=manifest)
-        norm = found.norm
+        verdict = partial(GateVerdict, norm=found.norm, measure=self.evaluation.name)
         if found.fault is not None:
-            return rejected(reason=found.fault, norm=norm)
+            return verdict(replica=replica, reason=found.fault, scores=finite(before))
         candidate = replica.after(
             total.values,
             survivors=survivors,
@@ -89,25 +83,19 @@ class AcceptanceGate:
         limit = mean_of(before) + decode_decimal(manifest.outer.max_loss_increase)
         scores = finite(after)
         if not mean_of(after) <= limit:
-            return rejected(reason="held_out_worse", norm=norm, scores=scores)
-        return GateVerdict(
-            replica=candidate,
-            reason=None,
-            norm=norm,
-            measure=self.evaluation.name,
-            scores=scores,
-        )
+            return verdict(replica=replica, reason="held_out_worse", scores=scores)
+        return verdict(replica=candidate, reason=None, scores=scores)
 
     def check(self, replica: Replica, *, folder: Path) -> None:
-        """Ask before the first round what would reject every round.
+        """Score a base before the first round, which would be rejected without scores.
 
         Args:
             replica: The base that it starts from; its scores are kept for that round.
-            folder: The one that ``held_out`` was read from.
+            folder: The folder that ``held_out`` was read from.
 
         Raises:
             ConfigError: The model cannot be scored on some data, or gives no finite
-                score on those of an institution.
+                score on the data of an institution.
         """
         check_held_out(folder, self.evaluation)
         scores = self.scores(replica)
@@ -123,8 +111,8 @@ class AcceptanceGate:
         """Score a base on each institution's data; computed once for each base.
 
         Edge cases:
-            A base that breaks has scores that are not finite. They are returned, and
-            neither remembered nor printed.
+            A base with damaged or overflowing weights has scores that are not finite.
+            They are returned, but not stored.
         """
         known = logged_evaluations(
             self.journal,

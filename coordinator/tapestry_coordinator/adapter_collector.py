@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 
 def collect_adapters(run: RunContext) -> None:
-    """Tell the nodes of the last release and keep the adapters they publish."""
+    """Announce the last release to the nodes, and keep the adapters they publish."""
     state = run.publisher.state
     latest = state.released.last
     if latest is None:
@@ -44,59 +44,51 @@ def collect_adapters(run: RunContext) -> None:
         except ResourceError:
             raise
         except TapestryError as error:
-            _logger.warning("no adapter of %s: %s", node, error)
+            _logger.warning("going on without an adapter of node %s: %s", node, error)
         else:
             run.notify({"stage": "adapter", "node": node, "text": adapter})
 
 
 def _keep(run: RunContext, node: str, reply: Message) -> str:
-    """Store an adapter's files, hold them against the rules, and log its entries.
+    """Store an adapter's files, check them against the rules, and log its entries.
 
     Guarantees:
-        A node's publication touches no adapter of another node. What was there under
-        its name is replaced when the log has taken the new entry, and not before.
+        A node's publication touches no adapter of another node. The former files under
+        its name are replaced when the log has taken the new entry, and not before.
+        After an error nothing of the publication is kept.
 
     Raises:
         ProtocolError, VerificationError, IncompleteError: The files break a rule of
-            the registry, or are not what the entry names. Nothing is kept.
+            the registry, or are not the files that the entry names.
         RuleError: The log's rules refuse an entry.
         ResourceError: The disk is full or failing.
     """
-    accounted, entry, files = _unpack(reply)
+    names = read_reply(reply, Publication).files
+    accounted, entry, files = split_entries(reply.attachments)
+    if len(names) != len(files):
+        raise ProtocolError(
+            f"the publication has {len(names)} names for {len(files)} files",
+            code="file-names-differ",
+        )
     event = open_entry(entry).event
     published = event.body
     owner = run.publisher.state.publishers.get(getattr(published, "name", ""), node)
     if not isinstance(published, AdapterPublished) or {event.actor, owner} != {node}:
         raise ProtocolError(
-            "the publication is not an adapter of this node", code="publication-differs"
+            f"the publication is {event.type} of {event.actor}, want an adapter of"
+            f" {node}",
+            code="publication-differs",
         )
     folder = run.directory / "adapters" / published.name
     draft = folder.with_name(f".{published.name}")
     with durable_files.replace_folder(folder, draft=draft):
-        _write(draft, files)
+        _write(draft, dict(zip(names, files, strict=True)))
         registry.check_entry(registry.check_folder(draft), published)
         base = run.directory / "releases" / published.base
         registry.check_fit(draft, registry.read_base(base))
         for each in (accounted, entry):
             run.publisher.add(each)
     return published.name
-
-
-def _unpack(reply: Message) -> tuple[bytes, bytes, Mapping[str, bytes | memoryview]]:
-    """Take a publication apart: two entries, then files by name.
-
-    Raises:
-        ProtocolError: Another kind of message, too few attachments, or names that
-            do not fit the files.
-    """
-    names = read_reply(reply, Publication).files
-    accounted, published, files = split_entries(reply.attachments)
-    if len(names) != len(files):
-        raise ProtocolError(
-            f"{len(names)} names of files for {len(files)} files",
-            code="file-names-differ",
-        )
-    return accounted, published, dict(zip(names, files, strict=True))
 
 
 def _write(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
@@ -110,7 +102,7 @@ def _write(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
             "two files of the publication have one name", code="file-names-differ"
         ) from None
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # no matter of this machine's
+        if error.errno == errno.ENAMETOOLONG:  # the sender's fault
             raise ProtocolError(
                 "a file of the publication has too long a name",
                 code="file-name-too-long",

@@ -1,16 +1,11 @@
 """The commands of ``tapestry coordinator``, which show the progress of a run."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
-
-if TYPE_CHECKING:
-    from tapestry.protocol.messages import Reason
 
 
 @click.group(cls=CommandGroup)
@@ -28,11 +23,12 @@ def app() -> None:
 )
 @as_json
 def status(folder: Path, as_json: bool) -> None:
-    """Show the rounds of the run, and what the log says of them; also while it runs."""
+    """Show the rounds of the run and their events in the log; also while it runs."""
     from tapestry.keys import SigningKey
+    from tapestry.protocol.round_manifest import RoundManifest
     from tapestry_coordinator.journal import Journal
     from tapestry_coordinator.log_publisher import event_of
-    from tapestry_coordinator.refusals import by_round
+    from tapestry_coordinator.refusals import by_round, in_words
     from tapestry_coordinator.settings import CoordinatorSettings
     from tapestry_governance.events.round_events import RoundClosed
     from tapestry_governance.log.writer import Log
@@ -47,37 +43,27 @@ def status(folder: Path, as_json: bool) -> None:
     journal = Journal(folder, readonly=True)
     rows = journal.rounds()
     journal.close()
-    found = [
-        {
-            "round": row.number,
-            "status": row.status,
-            "outcome": closed[row.number].outcome if row.number in closed else None,
-            "included": list(closed[row.number].included)
-            if row.number in closed
-            else [],
-            "refused": {n: r.value for n, r in refused.get(row.number, {}).items()},
-        }
-        for row in rows
-    ]
+    included = {number: list(body.included) for number, body in closed.items()}
     if as_json:
+        found = [
+            {
+                "round": row.number,
+                "status": row.status,
+                "outcome": closed[row.number].outcome if row.number in closed else None,
+                "included": included.get(row.number, []),
+                "refused": {n: r.value for n, r in refused.get(row.number, {}).items()},
+            }
+            for row in rows
+        ]
         console.say_json({"run": settings.run_id, "entries": size, "rounds": found})
         return
     console.say(
         f"run {settings.run_id}: {len(closed)} of {settings.rounds} rounds closed"
     )
     for row in rows:
-        names = closed[row.number].included if row.number in closed else ()
-        line = f"round {row.number:<4}{row.status:<10}{', '.join(names)}"
-        console.say(line.rstrip())
+        names = ", ".join(included.get(row.number, []))
+        console.say(f"round {row.number:<4}{row.status:<10}{names}".rstrip())
         if row.number in refused:
-            _say_refusals(row.manifest, refused[row.number])
+            asked = len(RoundManifest.decode(row.manifest).participants)
+            console.say(f"          {in_words(refused[row.number], asked=asked)}")
     console.say(f"the log has {size} entries")
-
-
-def _say_refusals(manifest: bytes, refused: "Mapping[str, Reason]") -> None:
-    """Print below a round the number of nodes that refused it, and their reasons."""
-    from tapestry.protocol.round_manifest import RoundManifest
-    from tapestry_coordinator.refusals import in_words
-
-    asked = len(RoundManifest.decode(manifest).participants)
-    console.say(f"          {in_words(refused, asked=asked)}")

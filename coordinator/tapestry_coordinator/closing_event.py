@@ -1,4 +1,4 @@
-"""How a round ends, in the words of the log."""
+"""The events that end a round: its outcome, or the reason of its abort."""
 
 from tapestry.encoding import encode_decimal
 from tapestry.errors import QuorumError, RuleError, TapestryError, VerificationError
@@ -18,7 +18,7 @@ _REASONS = {  # of an abort, for the log
 
 
 def reason_of(error: TapestryError, outcome: RoundOutcome) -> str:
-    """Say in a word why a round is aborted."""
+    """Return the word with which the log gives the reason of an abort."""
     if outcome.stage is RoundStage.UNMASK and isinstance(error, VerificationError):
         return "bad_shares"
     return _REASONS.get(type(error), "protocol")
@@ -32,7 +32,7 @@ def closing_of(
     verdict: GateVerdict,
     base: Replica,
 ) -> RoundClosed:
-    """Say what came of a round."""
+    """Return the event that closes a round, with its outcome and scores."""
     names = result.transcript.survivors.names
     dropped = sorted(set(outcome.dropped) - set(names))
     scores = {

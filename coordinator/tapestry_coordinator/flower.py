@@ -1,4 +1,4 @@
-"""The coordinator's end of the wire: a Flower ServerApp, for translation only.
+"""The coordinator's Flower ServerApp, which translates messages and nothing else.
 
 ``FlowerGrid`` is the ``Grid`` of a run, over Flower's ``push_messages`` and
 ``pull_messages``. The submitted bundle refers to ``app``, which reads ``directory``
@@ -9,8 +9,8 @@ SuperLink is gone). That does no harm: all state is in the journal, and the supe
 submits a new run on the same directory.
 
 Every client that reaches a SuperLink's port can submit a bundle, which would run here.
-So ``guarded_serverapp`` takes the place of Flower's ``flwr-serverapp`` and runs only
-the bundle that the supervisor wrote.
+So ``guarded_serverapp`` replaces Flower's ``flwr-serverapp`` and runs only the bundle
+that the supervisor wrote.
 """
 
 import functools
@@ -23,6 +23,7 @@ import time
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,7 @@ from tapestry.protocol.messages import (
     expect_body,
 )
 from tapestry_coordinator.grid import Grid
-from tapestry_coordinator.superlink.outcome import (
-    Outcome,
-    working_on,
-    write_outcome,
-)
+from tapestry_coordinator.superlink.outcome import Outcome, working_on, write_outcome
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,7 +73,7 @@ _Arrival = tuple[str, Message] | Exception | None  # None: no valid reply will c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PendingRequest:
-    """One request on its way."""
+    """A request that was sent and is not answered yet."""
 
     name: str
     node_id: int
@@ -87,12 +84,8 @@ class _PendingRequest:
     over: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def seconds_left(self) -> float:
-        return self.end - time.monotonic()
-
-    @property
     def is_over(self) -> bool:
-        return self.over.is_set() or self.seconds_left <= 0
+        return self.over.is_set() or self.end <= time.monotonic()
 
     def message(self) -> FlowerMessage:
         """Build the message; it expires with the deadline."""
@@ -101,7 +94,7 @@ class _PendingRequest:
             RecordDict({name: ConfigRecord(part) for name, part in records.items()}),
             dst_node_id=self.node_id,
             message_type=_MESSAGE_TYPE,
-            ttl=max(self.seconds_left, 1.0),
+            ttl=max(self.end - time.monotonic(), 1.0),
         )
 
 
@@ -116,7 +109,7 @@ class FlowerGrid:
     Edge cases:
         A request is sent again when its node was started again meanwhile, so a node
         can see it twice. A reply that does not decode counts as silence, and is not
-        waited for. Neither name is proof of an identity: the protocol's signatures are.
+        waited for. Neither name proves an identity: the protocol's signatures do.
     """
 
     def __init__(self, flower: Flower) -> None:
@@ -128,12 +121,12 @@ class FlowerGrid:
     def nodes(self) -> list[str]:
         """Return the names of the nodes that are online, in order."""
         for node_id, name in self._look().items():
-            if name:  # also of a node that is too busy to answer a hello
-                self._introduce(node_id, name)
+            self._introduce(node_id, name)  # also if it is too busy to answer a hello
         new = {str(key): key for key in self._online if key not in self._names}
         hello = dict.fromkeys(new, encode_message(HelloRequest()))
         for key, reply in self._exchange(hello, new, deadline=_HELLO_SECONDS):
-            self._introduce(new[key], _identity(reply))
+            with suppress(ProtocolError):  # a node without a name is not reachable
+                self._introduce(new[key], expect_body(reply, Identity).name)
         return sorted(name for key, name in self._names.items() if key in self._online)
 
     def exchange(
@@ -212,7 +205,7 @@ class FlowerGrid:
                 look = time.monotonic() + _LOOK_SECONDS
 
     def _run(self, pending: _PendingRequest, message_id: str) -> None:
-        """Wait for the reply to one request, in a thread of its own, so none blocks."""
+        """Wait for the reply to one request; each request has its own thread."""
         try:
             reply = self._await_reply(pending, message_id)
             if reply is not None:
@@ -243,7 +236,7 @@ class FlowerGrid:
             now = self._online.get(pending.node_id, activation)
             if now != activation:
                 _LOG.info(
-                    "node %s was started again; sending it %s again",
+                    "node %s was started again, sending it %s again",
                     pending.name,
                     pending.request.kind.value,
                 )
@@ -260,15 +253,8 @@ class FlowerGrid:
         return pending.is_over or now != activation
 
 
-def _identity(reply: Message) -> str:
-    try:
-        return expect_body(reply, Identity).name
-    except ProtocolError:
-        return ""
-
-
 def server_app(main: Main) -> ServerApp:
-    """Make the ServerApp that runs ``main`` on the directory it is told."""
+    """Return the ServerApp that runs ``main`` on the run configuration's directory."""
     server = ServerApp()
 
     def run(flower: Flower, context: Context) -> None:
@@ -276,7 +262,14 @@ def server_app(main: Main) -> ServerApp:
         _check_directory(directory)
         _pull_promptly()
         with working_on(directory):
-            _run_to_the_end(main, directory, FlowerGrid(flower))
+            try:
+                main(directory, FlowerGrid(flower))
+            except _ENGINE_ERRORS:
+                raise  # no outcome: another run can go on from here
+            except Exception as error:
+                write_outcome(directory, _failure(error))
+                raise
+            write_outcome(directory, Outcome())
 
     server.main()(run)
     return server
@@ -290,7 +283,7 @@ def guarded_serverapp() -> None:
         file of it is unpacked. So only installed code runs, whatever was submitted.
 
     Raises:
-        PolicyError: The submitted bundle is another one.
+        PolicyError: The submitted bundle differs from that folder.
     """
     bundle = Path(os.environ[BUNDLE_VARIABLE])
     runtime = importlib.import_module("flwr.superlink.runtime.run_serverapp")
@@ -328,19 +321,8 @@ def _check_directory(directory: Path) -> None:
             )
 
 
-def _run_to_the_end(main: Main, directory: Path, grid: Grid) -> None:
-    try:
-        main(directory, grid)
-    except _ENGINE_ERRORS:
-        raise  # no outcome: another run can go on from here
-    except Exception as error:
-        write_outcome(directory, _failure(error))
-        raise
-    write_outcome(directory, Outcome())
-
-
 def _failure(error: Exception) -> Outcome:
-    """Describe an error for the supervisor, by the kind that both sides know."""
+    """Describe an error for the supervisor, by a kind of ``tapestry.errors``."""
     if isinstance(error, TapestryError):
         kinds = (each.__name__ for each in type(error).__mro__)
         kind, code = next(k for k in kinds if k in errors.__all__), error.code
@@ -352,16 +334,16 @@ def _failure(error: Exception) -> Outcome:
 
 
 def _pull_promptly() -> None:
-    """Replace Flower's way to fetch the parts of a reply, which arrive after its head.
+    """Replace Flower's polling for the parts of a reply, which arrive after its head.
 
-    Flower looks again after one second, and this function after a fiftieth of one.
-    Flower waits three minutes for the rest of a reply whose node died and then gives up
-    on any upload that takes longer; here a part is waited for as long as its request.
+    Flower polls after one second, and this function after a fiftieth of one. Flower
+    waits three minutes for the rest of a reply whose node died, and aborts any upload
+    that takes longer; here a part is waited for as long as its request.
     """
     pull_objects = http_grid.pull_objects
 
     def pull(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> Any:
-        lost = getattr(_THREAD, "lost", _never)
+        lost = getattr(_THREAD, "lost", lambda: False)
 
         def pull_unless_lost(object_id: str) -> bytes:
             if lost():
@@ -377,10 +359,6 @@ def _pull_promptly() -> None:
         )
 
     http_grid.pull_objects = pull
-
-
-def _never() -> bool:
-    return False
 
 
 def _drive(directory: Path, grid: Grid) -> None:

@@ -1,8 +1,7 @@
-"""How the coordinator reaches nodes: one request each, replies as they come.
+"""Transports to nodes: one request to each, replies in the order of arrival.
 
-Two grids exist: ``LocalGrid`` calls node objects of this process, ``FlowerGrid``
-(in ``flower.py``) goes over a SuperLink. The round driver knows only ``Grid``, and
-looks at it through ``ValidatingGrid``.
+``LocalGrid`` calls node objects of this process, ``FlowerGrid`` (``flower.py``) goes
+over a SuperLink. A run uses either through ``ValidatingGrid``.
 """
 
 import logging
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from tapestry.errors import ProtocolError
 from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 
 _logger = logging.getLogger(__name__)
@@ -21,7 +19,7 @@ class Grid(Protocol):
     """Nodes that answer requests."""
 
     def nodes(self) -> list[str]:
-        """Name the nodes that are reachable now, in order of name."""
+        """Return the names of the nodes that are reachable now, in order."""
         ...
 
     def exchange(
@@ -29,8 +27,8 @@ class Grid(Protocol):
     ) -> Iterator[tuple[str, Message]]:
         """Send each node its request and yield replies as they arrive.
 
-        Ends when all have answered or ``deadline`` seconds have passed, whichever
-        is first. A node that fails or stays silent yields nothing.
+        Ends when all have answered or ``deadline`` seconds have passed. A node that
+        fails or stays silent yields nothing.
         """
         ...
 
@@ -43,7 +41,7 @@ class LocalGrid:
         self._handlers = dict(handlers)
 
     def nodes(self) -> list[str]:
-        """Name all nodes."""
+        """Return the names of all nodes, in order."""
         return sorted(self._handlers)
 
     def exchange(
@@ -59,53 +57,45 @@ class LocalGrid:
 
 
 class ValidatingGrid:
-    """A grid on which a node that sends no proper message was silent.
+    """A grid that drops malformed replies, as if their node had been silent.
 
     Guarantees:
-        What ``exchange`` yields is a message with a kind, a body of bytes within the
-        limit and attachments of bytes; one for each node that was asked. Whatever
-        else arrives is logged with the node's name and the rule, and left out.
+        ``exchange`` yields messages with a kind, a body of bytes within the limit and
+        attachments of bytes; at most one for each node that was asked. Any other
+        reply is logged with the node's name and the rule, and dropped.
     """
 
     def __init__(self, grid: Grid) -> None:
-        """Take the grid to look at."""
+        """Take the grid whose replies to validate."""
         self._grid = grid
 
     def nodes(self) -> list[str]:
-        """Name the nodes that are reachable now, in order of name."""
+        """Return the names of the nodes that are reachable now, in order."""
         return self._grid.nodes()
 
     def exchange(
         self, requests: Mapping[str, Message], *, deadline: float
     ) -> Iterator[tuple[str, Message]]:
-        """Send each node its request and yield proper replies as they arrive."""
+        """Send each node its request and yield valid replies as they arrive."""
         asked = set(requests)
         for name, reply in self._grid.exchange(requests, deadline=deadline):
-            try:
-                _check_reply(reply, expected=name in asked)
-            except ProtocolError as error:
-                _logger.warning("%s is not heard: %s", name, error)
+            fault = "it was not asked for, or is its second one"
+            if name not in asked or (fault := _find_fault(reply)):
+                _logger.warning("discarding reply of node %s: %s", name, fault)
             else:
                 asked.remove(name)
                 yield name, reply
 
 
-def _check_reply(reply: Any, *, expected: bool) -> None:
-    if not expected:
-        raise ProtocolError(
-            "it was not asked, or has answered before", code="reply-unexpected"
-        )
+def _find_fault(reply: Any) -> str:
     if not isinstance(reply, Message) or type(reply.kind) is not Kind:
-        raise ProtocolError("a reply that is no message", code="reply-malformed")
+        return "it is no message of a known kind"
     if type(reply.body) is not bytes or len(reply.body) > BODY_LIMIT:
-        raise ProtocolError(
-            f"a body that is not up to {BODY_LIMIT} bytes", code="reply-malformed"
-        )
+        return f"its body is not bytes, or over {BODY_LIMIT} bytes"
     if type(reply.attachments) not in (list, tuple):
-        raise ProtocolError("attachments that are no list", code="reply-malformed")
+        return f"its attachments are a {type(reply.attachments).__name__}, not a list"
     items: Sequence[Any] = reply.attachments
     for item in items:
         if not isinstance(item, bytes | memoryview) or not memoryview(item).contiguous:
-            raise ProtocolError(
-                "an attachment that is no bytes", code="reply-malformed"
-            )
+            return f"an attachment is a {type(item).__name__}, not contiguous bytes"
+    return ""

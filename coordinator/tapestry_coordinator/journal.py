@@ -1,8 +1,8 @@
-"""Rounds in flight, across restarts.
+"""The coordinator's journal: rounds in progress, across restarts.
 
-The log says what is decided; the journal says what the coordinator was doing and
-holds the sums, which are public but too large for the log. A row is durable
-(SQLite, WAL, ``synchronous=FULL``) before the step it announces.
+The log has the decisions; the journal has the coordinator's progress and the sums,
+which are public but too large for the log. A row is durable (SQLite, WAL,
+``synchronous=FULL``) before the step that it announces.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ CREATE TABLE round (
 CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 _SCHEMA = Schema(application="TpCj", version=1, tables=_TABLES)
-_LEFT_OUT = "left out "  # what such facts are named
+_LEFT_OUT = "left out "  # begins the name of such a fact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournaledRound:
-    """One round: ``open``, ``closed`` or ``aborted``."""
+    """A round whose status is ``open``, ``closed`` or ``aborted``."""
 
     number: int
     status: str
@@ -39,18 +39,16 @@ class JournaledRound:
 
 
 class Journal:
-    """What the coordinator remembers.
+    """The coordinator's memory, in ``journal.db`` and ``sums/`` of its folder.
 
     Raises:
-        ResourceError: By every method: the disk is full or failing.
+        ResourceError: The disk is full or failing; any method may raise it.
     """
 
     def __init__(self, directory: Path, *, readonly: bool = False) -> None:
-        """Open or create ``journal.db`` and ``sums/`` in a folder.
+        """Open the journal of a coordinator's folder, or create it.
 
-        Args:
-            directory: The coordinator's folder.
-            readonly: Read alone; then ``journal.db`` must be there.
+        With ``readonly`` nothing is changed, and ``journal.db`` must be there.
 
         Raises:
             ResourceError: The folder cannot be written, or the file not read.
@@ -62,29 +60,29 @@ class Journal:
         self._db = open_database(self._file, _SCHEMA, readonly=readonly)
 
     def claim(self, run_id: str) -> None:
-        """See that the rounds in here are of this run; numbers alone do not tell.
+        """Check that the journal's rounds are of this run.
 
         Raises:
-            ConfigError: They are of another run.
+            ConfigError: The rounds are of another run.
         """
         for row in self.rounds()[:1]:
             known = decode_json(row.manifest, limit=BODY_LIMIT)["run_id"]
             if known != run_id:
                 raise ConfigError(
-                    f"{self._file} belongs to run {known!r}; start run {run_id!r} in a"
-                    " coordinator's folder of its own",
+                    f"{self._file} belongs to run {known!r}; start run {run_id!r} in"
+                    " another coordinator's folder",
                     code="run-differs",
                 )
 
     def open_round(self, number: int, manifest: bytes) -> None:
-        """Remember a round before anybody hears of it."""
+        """Record a round before it is announced."""
         self._db.query(
             "INSERT OR REPLACE INTO round VALUES (?, 'open', ?, NULL)",
             *(number, manifest),
         )
 
     def store_result(self, number: int, result: bytes) -> None:
-        """Keep message 10, for nodes that miss it."""
+        """Keep message 10 for nodes that miss it."""
         self._db.query("UPDATE round SET result = ? WHERE number = ?", result, number)
 
     def settle(self, number: int, status: str) -> None:
@@ -92,7 +90,7 @@ class Journal:
         self._db.query("UPDATE round SET status = ? WHERE number = ?", status, number)
 
     def rounds(self) -> list[JournaledRound]:
-        """All rounds in order."""
+        """Return all rounds in order."""
         rows = self._db.query(
             "SELECT number, status, manifest, result FROM round ORDER BY number"
         )
@@ -102,51 +100,67 @@ class Journal:
         ]
 
     def row(self, number: int) -> JournaledRound:
-        """One round.
+        """Return one round.
 
         Raises:
-            IncompleteError: It is not there.
+            IncompleteError: The journal has no such round.
         """
         for row in self.rounds():
             if row.number == number:
                 return row
         raise IncompleteError(
-            f"the journal lacks round {number}", code="journal-round-missing"
+            f"{self._file} lacks round {number}", code="journal-round-missing"
         )
 
+    def result(self, number: int) -> bytes:
+        """Return message 10 of a closed round.
+
+        Raises:
+            IncompleteError: The journal has no such round, or no result of it.
+        """
+        result = self.row(number).result
+        if result is None:
+            raise IncompleteError(
+                f"{self._file} lacks the result of round {number}",
+                code="journal-result-missing",
+            )
+        return result
+
     def set_fact(self, name: str, value: str) -> None:
-        """Remember a small public fact, such as a duration."""
+        """Store a small public fact, such as scores."""
         self._db.query("INSERT OR REPLACE INTO fact VALUES (?, ?)", name, value)
 
     def facts(self) -> dict[str, str]:
-        """All facts."""
+        """Return all facts by name."""
         return dict(self._db.query("SELECT name, value FROM fact ORDER BY name"))
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Remember that a node takes part in no further round of this run."""
+        """Record that a node takes part in no further round of this run."""
         self.set_fact(f"{_LEFT_OUT}{name}", reason)
 
     def left_out(self) -> set[str]:
-        """Name the nodes that take part no more."""
+        """Return the nodes that take part no more."""
         names = (name for name in self.facts() if name.startswith(_LEFT_OUT))
         return {name.removeprefix(_LEFT_OUT) for name in names}
 
     def store_sum(self, number: int, total: RingVector) -> None:
-        """Write the sum of a round durably."""
+        """Write a round's sum, shape (d,), durably."""
         data = np.ascontiguousarray(total, dtype="<u4").view(np.uint8)
         durable_files.replace_file(self._path(number), data.data)
 
     def load_sum(self, number: int) -> RingVector:
-        """Read a sum back, shape (d,).
+        """Read a round's sum, shape (d,).
 
         Raises:
-            IncompleteError: It is not there.
+            IncompleteError: The file is missing or cannot be read.
         """
         try:
             return np.fromfile(self._path(number), dtype="<u4")
         except OSError as error:
             raise IncompleteError(
-                f"no sum of round {number}: {error.strerror}", code="file-unreadable"
+                f"cannot read the sum of round {number} in {self._path(number)}:"
+                f" {error.strerror}",
+                code="file-unreadable",
             ) from None
 
     def _path(self, number: int) -> Path:

@@ -1,8 +1,8 @@
-"""Who is here, and how far each node is: called before every round.
+"""Attendance: the nodes that are present, and the last round that each applied.
 
-Nodes come and go. Each says how much of the log it has and which round it applied
-last; those that missed a result get it again, with the same public transcript and
-sum, and take the step themselves.
+Nodes come and go. Before every round each tells how much of the log it has and which
+round it applied last; one that missed a result gets it again, with the same public
+transcript and sum, and takes the step itself.
 """
 
 import logging
@@ -11,7 +11,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tapestry.errors import (
-    IncompleteError,
     InconsistentLog,
     ProtocolError,
     QuorumError,
@@ -47,27 +46,27 @@ class NodeTracker:
     grid: Grid
     publisher: LogPublisher
     journal: Journal
-    applied: dict[str, int] = field(default_factory=dict)  # node -> last round
-    asks: dict[str, set[ChunkRequest]] = field(
-        default_factory=dict
-    )  # node -> chunks, if known
+    applied: dict[str, int] = field(default_factory=dict)  # last round, by node
+    # Chunks to show, by node; a node is missing while its wishes are unknown.
+    asks: dict[str, set[ChunkRequest]] = field(default_factory=dict)
     away: set[str] = field(default_factory=set)  # did not come when last waited for
 
     def wait_for_nodes(self, *, members: Collection[str] = ()) -> list[str]:
-        """Wait for nodes and learn where they are.
+        """Wait for nodes and exchange hellos; returns those that answered.
 
         Args:
-            members: Whom to wait for. Who did not come or answer in an earlier pass
-                is welcome, but not waited for again.
+            members: The nodes to wait for. One that did not come or answer in an
+                earlier pass may take part, but is not waited for again.
 
         Raises:
-            QuorumError: Fewer than the floor came before the first stage's deadline.
+            QuorumError: Fewer than ``min_cohort`` came before the first stage's
+                deadline.
         """
         floor = self.settings.secagg.min_cohort
         names = self._await(set(members) - self.away, floor if members else 0)
         if len(names) < floor:
             raise QuorumError(
-                f"{len(names)} nodes are here, at least {floor} are needed",
+                f"{len(names)} nodes are online, a round takes {floor}; start more",
                 code="nodes-too-few",
             )
         present = self.exchange_hello(names)
@@ -77,14 +76,14 @@ class NodeTracker:
         return present
 
     def exchange_hello(self, names: Collection[str]) -> list[str]:
-        """Ask nodes where they are; returns those who say so, in order."""
+        """Ask nodes for their state; returns those that answered, in order."""
         for name in names:
-            self.asks.pop(name, None)  # who does not answer may want to see anything
+            self.asks.pop(name, None)  # unknown until the node answers
         replies = self.grid.exchange(
             dict.fromkeys(names, encode_message(HelloRequest())),
             deadline=self.settings.deadlines.cosign,
         )
-        return sorted(name for name, reply in replies if self._meet(name, reply))
+        return sorted(name for name, reply in replies if self._record(name, reply))
 
     def _await(self, names: set[str], least: int) -> list[str]:
         end = time.monotonic() + self.settings.deadlines.advertise_keys
@@ -95,17 +94,21 @@ class NodeTracker:
                 return here
             time.sleep(_PATIENCE)
 
-    def _meet(self, name: str, reply: Message) -> bool:
+    def _record(self, name: str, reply: Message) -> bool:
         try:
-            said = _identity(name, reply)
+            said = read_reply(reply, Identity)
+            if said.name != name:
+                raise ProtocolError(
+                    f"it names itself {said.name!r}", code="node-name-differs"
+                )
             note = said.checkpoint
             self.publisher.record_mirror_size(
                 name, said.size, None if note is None else note.encode()
             )
         except (InconsistentLog, ResourceError):
-            raise  # the former is proven by a quorum's signatures: do not go on
+            raise  # a quorum's signatures prove the former: the run must not go on
         except TapestryError as error:
-            _logger.warning("%s does not say where it is: %s", name, error)
+            _logger.warning("leaving node %s out, bad hello: %s", name, error)
             return False
         self.applied[name], self.asks[name] = said.applied, set(said.asks)
         return True
@@ -118,20 +121,18 @@ class NodeTracker:
                 self.send_result(row.number, late)
 
     def send_result(self, round_number: int, names: list[str]) -> None:
-        """Send a closed round's transcript and sum."""
+        """Send a closed round's transcript and sum.
+
+        Raises:
+            IncompleteError: The journal lacks the round's result or sum.
+        """
         if not names:
             return
-        row = self.journal.row(round_number)
-        if row.result is None:
-            raise IncompleteError(
-                f"the journal lacks the result of {round_number}",
-                code="journal-round-missing",
-            )
         request = encode_message(
             ApplyResultRequest(
                 round_number=round_number,
                 checkpoint=self.publisher.checkpoint.decode(),
-                result=Result.decode(row.result),
+                result=Result.decode(self.journal.result(round_number)),
             ),
             cut(self.journal.load_sum(round_number)),
         )
@@ -142,17 +143,9 @@ class NodeTracker:
                 read_reply(reply, ReceiptReply)
             except ProtocolError as error:
                 _logger.warning(
-                    "%s does not take round %d: %s", name, round_number, error
+                    "node %s did not apply round %d, it gets the result again: %s",
+                    *(name, round_number, error),
                 )
                 continue
             self.applied[name] = round_number
-            self.asks.pop(name, None)  # it has drawn since it was asked
-
-
-def _identity(name: str, reply: Message) -> Identity:
-    said = read_reply(reply, Identity)
-    if said.name != name:
-        raise ProtocolError(
-            f"it goes by the name of {said.name}", code="node-name-differs"
-        )
-    return said
+            self.asks.pop(name, None)  # it draws chunks when it takes a result

@@ -1,7 +1,6 @@
-"""Why nodes refuse, for the people who run a coordinator.
+"""Refusals of nodes: their reasons in words, and the decision to end a run.
 
-A node says a code and nothing else, signed, for the log. Here codes become words, and a
-decision: whether waiting for another attempt makes sense.
+A node signs the code of a reason for the log, and nothing else.
 """
 
 from collections import Counter
@@ -20,15 +19,15 @@ from tapestry.protocol.round_manifest import RoundManifest
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.round_events import ContributionRefused
 
-_HONEST = 2  # refusals that end a run, at least
+_LEAST = 2  # final refusals that may end a run
 
 
 def read_reply(reply: Message, want: type[BodyT]) -> BodyT:
     """Read the body of a reply that must be of one kind.
 
     Raises:
-        ProtocolError: The node refuses, in words; or the reply is of another kind, or
-            its body is not of that type.
+        ProtocolError: The node refuses, for the reason in the message; or the reply
+            is of another kind, or its body is not of that type.
     """
     if reply.kind is Kind.REFUSAL:
         reason = expect_body(reply, Refusal).reason
@@ -39,10 +38,10 @@ def read_reply(reply: Message, want: type[BodyT]) -> BodyT:
 
 
 def in_words(refused: Mapping[str, Reason], *, asked: int) -> str:
-    """Say how many refused and why, the most frequent reason first.
+    """Describe the reasons and their counts, the most frequent first.
 
     Edge cases:
-        Nobody refused: an empty text.
+        The text is empty if no node refused.
     """
     counts = Counter(refused.values())
     order = sorted(counts, key=lambda reason: (-counts[reason], reason.value))
@@ -53,24 +52,24 @@ def in_words(refused: Mapping[str, Reason], *, asked: int) -> str:
 
 
 def end_the_run(refused: Mapping[str, Reason], manifest: RoundManifest) -> bool:
-    """Whether so many refuse for good that no further attempt can succeed.
+    """Return whether so many refuse for good that no further attempt can succeed.
 
     Guarantees:
-        Up to ``max_colluding`` nodes that lie cannot bring it about by themselves, nor
-        can a single one.
+        Up to ``max_colluding`` lying nodes cannot end a run by themselves, nor can a
+        single one.
 
     Args:
-        refused: What nodes of the round signed.
+        refused: The reasons that nodes of the round signed.
         manifest: The round.
     """
     final = sum(reason.is_final for reason in refused.values())
     least = max(manifest.min_cohort, manifest.threshold)
-    enough = max(_HONEST, manifest.max_colluding + 1)
+    enough = max(_LEAST, manifest.max_colluding + 1)
     return final >= enough and len(manifest.participants) - final < least
 
 
 def by_round(entries: Sequence[bytes], *, run_id: str) -> dict[int, dict[str, Reason]]:
-    """Read from a log who refused which round of a run, and why."""
+    """Read the refusals of a run from log entries: reasons by round and node."""
     found: dict[int, dict[str, Reason]] = {}
     for entry in entries:
         event = open_entry(entry).event

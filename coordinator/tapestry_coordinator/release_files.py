@@ -1,4 +1,4 @@
-"""Parameters -> files, manifest, log entry, proof.
+"""Files of a release: parameters, card, manifest, log entry and proof.
 
 A release is a Hugging Face folder that loads with plain ``transformers``, with one
 more folder ``tapestry/`` inside::
@@ -6,8 +6,8 @@ more folder ``tapestry/`` inside::
     model.safetensors config.json tokenizer.json README.md …
     tapestry/manifest.json      every file above, with size and digest
     tapestry/release.entry      the log entry that names the manifest's digest
-    tapestry/release.tlog-proof the entry is in the cosigned log
-    tapestry/trust-policy.txt         whom that proof trusts
+    tapestry/release.tlog-proof the proof that the entry is in the cosigned log
+    tapestry/trust-policy.txt   the log and witnesses that this proof trusts
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,10 @@ from pathlib import Path
 
 from tapestry.artifacts import manifest as manifests
 from tapestry.storage import durable_files
-from tapestry.workloads.base import BaseOrigin, Workload
+from tapestry.workloads.base import Workload
 from tapestry_governance.log.writer import Log
 
-ENTRY = "release.entry"
-PROOF = "release.tlog-proof"
-POLICY = "trust-policy.txt"
-
-GIVEN = "given base"  # the fact of a card that says where the run started
+GIVEN = "given base"  # the fact of a card that names the run's starting point
 
 
 def write_files(folder: Path, *, workload: Workload, card: str) -> str:
@@ -44,9 +40,9 @@ def write_files(folder: Path, *, workload: Workload, card: str) -> str:
 def attach_proof(folder: Path, *, log: Log, index: int, trust: bytes) -> None:
     """Put the log entry and its proof next to the manifest."""
     place = folder / manifests.FOLDER
-    (place / ENTRY).write_bytes(log.entries(index, index + 1)[0])
-    (place / PROOF).write_bytes(log.proof(index))
-    (place / POLICY).write_bytes(trust)
+    (place / "release.entry").write_bytes(log.entries(index, index + 1)[0])
+    (place / "release.tlog-proof").write_bytes(log.proof(index))
+    (place / "trust-policy.txt").write_bytes(trust)
 
 
 def card_of(
@@ -57,23 +53,26 @@ def card_of(
     workload: Workload,
     facts: Mapping[str, str],
 ) -> str:
-    """Write the model card of a released base.
+    """Return the model card of a released base.
 
     Edge cases:
-        Where nothing names the given base's licence, neither does the card. A
-        licence of the release itself is the members' to choose; the card has none.
+        Where nothing names the given base's licence, neither does the card. The
+        members choose the licence of the release itself; the card has none.
 
     Args:
-        name: The release's.
-        digest: Of its parameters.
-        rounds: How many were closed.
-        workload: Says what kind of model it is and where the given base is from.
-        facts: What else to tell; ``GIVEN`` is the run's base, a name or a folder.
+        name: The name of the release.
+        digest: The digest of its parameters.
+        rounds: The number of closed rounds.
+        workload: The source of the model's kind and the given base's origin.
+        facts: Further rows of the card; ``GIVEN`` is the run's base, a name or folder.
     """
     origin = workload.origin(facts[GIVEN])
     kind = "".join(f"{key}: {value}\n" for key, value in origin.fields.items())
     licence = origin.licence
     front = f'tapestry:\n  given_base_licence: "{licence}"\n' if licence else ""
+    terms = "see the given base for its licence"
+    if licence is not None:
+        terms = f"the given base is under {licence}"
     # The place of a folder on the coordinator's disk is not published.
     shown = {**facts, GIVEN: Path(facts[GIVEN]).name}
     rows = "\n".join(f"| {key} | {value} |" for key, value in shown.items())
@@ -92,17 +91,10 @@ coordinator saw masked sums only. Every step is in the federation's log.
 | rounds | {rounds} |
 {rows}
 
-{_changed_from(origin)}
+Changed from the given base, {origin.title};
+{terms}.
 
 Check this folder with `tapestry release verify DIR`: its files, its parameters, and
 that the log has them. Name the trust policy that you hold with `--trust`, and the audit
 bundle with `--bundle` where it does not lie beside `releases/`.
 """
-
-
-def _changed_from(origin: BaseOrigin) -> str:
-    if origin.licence is None:
-        terms = "see the given base for its licence"
-    else:
-        terms = f"the given base is under {origin.licence}"
-    return f"Changed from the given base, {origin.title};\n{terms}."

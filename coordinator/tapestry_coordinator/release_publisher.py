@@ -1,17 +1,17 @@
 """Releases of the base: files, card, log entry and proof."""
 
-from tapestry.errors import ProtocolError
 from tapestry.model.replica import Replica
 from tapestry_coordinator import release_files as releases
 from tapestry_coordinator.run_context import RunContext
 from tapestry_governance.events.model_events import ReleasePublished
+from tapestry_governance.events.round_events import RoundClosed
 
 
 def release(run: RunContext, replica: Replica) -> None:
     """Publish the current base, unless it is published already.
 
     Raises:
-        QuorumError: The members do not cosign the release.
+        QuorumError: Too few members cosign the release.
         ResourceError: The files cannot be written.
     """
     state = run.publisher.state
@@ -20,7 +20,8 @@ def release(run: RunContext, replica: Replica) -> None:
         return
     latest, last = state.released.last, (closed.run_id, closed.round_number)
     if latest is None or (latest.run_id, latest.round_number) != last:
-        index = _publish(run, replica, previous=None if latest is None else latest.name)
+        previous = None if latest is None else latest.name
+        index = _publish(run, replica, closed, previous=previous)
     else:
         index = latest.index
     name = f"base-{len(run.publisher.state.releases)}"
@@ -30,10 +31,9 @@ def release(run: RunContext, replica: Replica) -> None:
         releases.attach_proof(folder, log=run.log, index=index, trust=run.trust)
 
 
-def _publish(run: RunContext, replica: Replica, *, previous: str | None) -> int:
-    closed = run.publisher.state.last_closed
-    if closed is None:
-        raise ProtocolError("nothing to release", code="release-without-round")
+def _publish(
+    run: RunContext, replica: Replica, closed: RoundClosed, *, previous: str | None
+) -> int:
     name = f"base-{len(run.publisher.state.releases) + 1}"
     run.notify({"stage": "release", "text": name})
     run.workload.load(replica.parameters)

@@ -1,9 +1,9 @@
-"""One masked sum: TSA-1's coordinator half over a grid.
+"""One secure aggregation: the coordinator's side of TSA-1 over a grid.
 
-The state machines are ``tapestry.secagg.server``; here they meet deadlines. Each
-stage asks those who are still in, keeps what holds, and goes on without the rest. A
-stage that too few survive raises QuorumError: the round is aborted, and what was
-uploaded stays masked for good. Nothing that a node sends ends more than its own part.
+The state machines are ``tapestry.secagg.server``; this module adds deadlines. Each
+stage asks the nodes that are still taking part, keeps valid replies, and goes on
+without the other nodes. If too few are left, QuorumError aborts the round, and its
+uploads stay masked for good. A node's replies can end its own part only.
 """
 
 import logging
@@ -56,50 +56,50 @@ Notify = Callable[[dict[str, Any]], None]
 _ReplyIn = TypeVar("_ReplyIn", contravariant=True)
 _Reply = TypeVar("_Reply")
 _Said = TypeVar("_Said", ContributionCommitted, ContributionRefused, DpAccounted)
-# A node that is lost in one of these has its update in the sum all the same.
+# A node that is lost in one of these stages still has its update in the sum.
 _AFTER_UPLOAD = (RoundStage.CHECK_CONSISTENCY, RoundStage.UNMASK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundContext:
-    """Whom a round talks to, and what it does with entries that nodes hand in."""
+    """The grid of a round, and the functions that take its entries and uploads."""
 
     grid: Grid
     deadlines: Deadlines
     checkpoint: bytes
-    approve: Callable[[Sequence[bytes]], None]  # would the log's rules take these?
-    register: Callable[[bytes], int]  # append an entry of a node; RuleError if not
+    approve: Callable[[Sequence[bytes]], None]  # check entries against the log's rules
+    register: Callable[[bytes], int]  # append an entry of a node; returns its index
     keep: Callable[[str, Sequence[bytes | memoryview]], None]  # a node's upload
     notify: Notify
 
 
 @dataclass(slots=True, kw_only=True)
 class RoundOutcome:
-    """Where participants were lost, and who committed to what."""
+    """The progress of a round: its stage, lost participants and commitments."""
 
     dropped: dict[str, RoundStage] = field(default_factory=dict)
-    commitments: dict[str, int] = field(default_factory=dict)
-    refused: dict[str, Reason] = field(default_factory=dict)  # as they signed
+    commitments: dict[str, int] = field(default_factory=dict)  # log index, by node
+    refused: dict[str, Reason] = field(default_factory=dict)  # as the nodes signed
     stage: RoundStage = RoundStage.OPEN
-    bad_dealers: tuple[str, ...] = ()  # whose shares gave no sum
+    bad_dealers: tuple[str, ...] = ()  # nodes whose shares gave no sum
 
 
 def run(
-    manifest: RoundManifest, table: RoundContext, *, outcome: RoundOutcome
+    manifest: RoundManifest, context: RoundContext, *, outcome: RoundOutcome
 ) -> Unmasked:
-    """Lead the cohort from the first stage of secure aggregation to the sum.
+    """Run the stages of secure aggregation, from the offer to the sum.
 
     Args:
         manifest: The round; it is in the cosigned log.
-        table: Grid, deadlines and log.
-        outcome: Filled while the round goes on, so that an abort can tell.
+        context: Grid, deadlines and log.
+        outcome: Filled during the round, so that it also describes an abort.
 
     Raises:
         QuorumError: Too few nodes were left at some stage.
-        VerificationError: The masks do not come off.
+        VerificationError: The shares that nodes revealed do not give the masks.
     """
-    lead = _StageRunner(manifest, table, outcome)
-    offer = encode_message(AdvertiseKeysRequest(checkpoint=table.checkpoint.decode()))
+    lead = _StageRunner(manifest, context, outcome)
+    offer = encode_message(AdvertiseKeysRequest(checkpoint=context.checkpoint.decode()))
     advertising = AdvertiseKeysStage(manifest)
     lead.ask(
         RoundStage.ADVERTISE_KEYS,
@@ -125,17 +125,18 @@ def run(
         _Replies(checking, _reader(Consent)),
     )
     unmasking, consents = checking.close()
+    reveals: list[Reveal] = []
     lead.ask(
         RoundStage.UNMASK,
         dict.fromkeys(unmasking.missing, encode_message(consents)),
-        _Replies(unmasking, _reader(Reveal), lead.keep_reveal),
+        _Replies(unmasking, _reader(Reveal), lambda _, reply: reveals.append(reply)),
     )
     heads = next(iter(sealed.values())).heads
-    return lead.unmask(unmasking, keys, heads)
+    return lead.unmask(unmasking, keys, heads=heads, reveals=reveals)
 
 
 class _Collector(Protocol[_ReplyIn]):
-    """A stage of ``tapestry.secagg.server``, as this module uses it."""
+    """A stage of ``tapestry.secagg.server``."""
 
     @property
     def missing(self) -> list[str]: ...
@@ -143,17 +144,13 @@ class _Collector(Protocol[_ReplyIn]):
     def accept(self, sender: str, message: _ReplyIn) -> None: ...
 
 
-def _keep_nothing(_name: str, _reply: object) -> None:
-    return
-
-
 @dataclass(frozen=True, slots=True)
 class _Replies(Generic[_Reply]):
-    """How the replies of one stage are read, checked and kept."""
+    """The functions that read, check and then keep the replies of one stage."""
 
     collector: _Collector[_Reply]
     read: Callable[[str, Message], _Reply]
-    keep: Callable[[str, _Reply], None] = _keep_nothing  # what the collector accepted
+    keep: Callable[[str, _Reply], None] = lambda _name, _reply: None
 
 
 def _reader(want: type[BodyT]) -> Callable[[str, Message], BodyT]:
@@ -161,16 +158,15 @@ def _reader(want: type[BodyT]) -> Callable[[str, Message], BodyT]:
 
 
 class _StageRunner:
-    """Asks one stage after the other and keeps the attendance."""
+    """The requests of one round, and its replies that are more than a stage's own."""
 
     def __init__(
-        self, manifest: RoundManifest, table: RoundContext, outcome: RoundOutcome
+        self, manifest: RoundManifest, context: RoundContext, outcome: RoundOutcome
     ) -> None:
         self._manifest = manifest
-        self._table = table
+        self._context = context
         self._outcome = outcome
         self._entries: dict[str, tuple[bytes, bytes]] = {}  # with uploads, by node
-        self._reveals: list[Reveal] = []
 
     def ask(
         self,
@@ -180,11 +176,11 @@ class _StageRunner:
     ) -> None:
         """Send a stage's requests; keep valid replies, drop the senders of others."""
         self._outcome.stage = stage
-        table, number = self._table, self._manifest.round_number
+        context, number = self._context, self._manifest.round_number
         event = {"stage": "round", "round": number, "round_stage": stage}
-        table.notify(event)
-        deadline = table.deadlines.of(stage)
-        for name, reply in table.grid.exchange(requests, deadline=deadline):
+        context.notify(event)
+        deadline = context.deadlines.of(stage)
+        for name, reply in context.grid.exchange(requests, deadline=deadline):
             try:
                 self._log_refusal(name, reply)
                 body = replies.read(name, reply)
@@ -193,52 +189,73 @@ class _StageRunner:
             except ResourceError:
                 raise
             except TapestryError as error:
-                _logger.warning("%s is out of round %d: %s", name, number, error)
+                _logger.warning(
+                    "round %d goes on without node %s: %s", number, name, error
+                )
             else:
-                table.notify({**event, "node": name, "done": 1, "total": 1})
+                context.notify({**event, "node": name, "done": 1, "total": 1})
         if stage not in _AFTER_UPLOAD:
-            for name in requests:
-                if name in replies.collector.missing:
-                    self._outcome.dropped[name] = stage
+            lost = requests.keys() & set(replies.collector.missing)
+            self._outcome.dropped |= dict.fromkeys(lost, stage)
 
     def unmask(
-        self, revealing: UnmaskStage, keys: KeyList, heads: HeadList
+        self,
+        revealing: UnmaskStage,
+        keys: KeyList,
+        *,
+        heads: HeadList,
+        reveals: Sequence[Reveal],
     ) -> Unmasked:
-        """Take off the masks, and say whose shares were bad."""
+        """Remove the masks; if that fails, name the dealers of bad shares."""
         number = self._manifest.round_number
         try:
             total = revealing.close()
         except VerificationError:
-            cohort, reveals = Cohort.of(self._manifest), self._reveals
+            cohort = Cohort.of(self._manifest)
             named = bad_dealers(cohort, keys, heads=heads, reveals=reveals)
             self._outcome.bad_dealers = named
             raise
         for fault in total.faults:
             _logger.warning(
-                "round %d: the share of %s that %s revealed is wrong: one of them lied",
+                "round %d has its sum, but node %s dealt or node %s revealed a wrong"
+                " share",
                 *(number, fault.dealer, fault.reporter),
             )
         return total
 
     def read_upload(self, name: str, reply: Message) -> Upload:
-        """Take an upload whose entries the log will take and that commit to it."""
+        """Take an upload with its two entries, which the log's rules must accept.
+
+        They must be of this round and this upload: a sum of other uploads than the log
+        names could not be disputed, and one with a node that accounted for nothing
+        could not be closed.
+        """
         head = read_reply(reply, UploadHead)
         accounted, committed, chunks = split_entries(reply.attachments)
-        self._check_entries(accounted, committed, name=name, root=head.root)
-        self._table.approve([accounted, committed])
+        self._read_entry(accounted, DpAccounted, name=name)
+        body = self._read_entry(committed, ContributionCommitted, name=name)
+        if body.context != self._manifest.context.hex():
+            raise ProtocolError(
+                f"its commitment is to context {body.context}, this round has"
+                f" {self._manifest.context.hex()}",
+                code="commitment-differs",
+            )
+        if f"sha256:{body.masked_root}" != head.root:
+            raise ProtocolError(
+                f"its upload has root {head.root}, its commitment"
+                f" sha256:{body.masked_root}",
+                code="upload-root-differs",
+            )
+        self._context.approve([accounted, committed])
         self._entries[name] = accounted, committed
         return Upload(head=head, chunks=chunks)
 
     def keep_upload(self, name: str, upload: Upload) -> None:
-        """Log an upload that is in the sum, and keep it for who wants to see it."""
+        """Log an upload that is in the sum, and keep its chunks for spot checks."""
         accounted, committed = self._entries[name]
-        self._table.register(accounted)
-        self._outcome.commitments[name] = self._table.register(committed)
-        self._table.keep(name, upload.chunks)
-
-    def keep_reveal(self, _: str, reveal: Reveal) -> None:
-        """Keep a reveal, to say later whose shares were bad."""
-        self._reveals.append(reveal)
+        self._context.register(accounted)
+        self._outcome.commitments[name] = self._context.register(committed)
+        self._context.keep(name, upload.chunks)
 
     def _log_refusal(self, name: str, reply: Message) -> None:
         """Log the entry that a refusal carries, if it carries one."""
@@ -246,40 +263,23 @@ class _StageRunner:
             return
         for entry in map(bytes, reply.attachments[:1]):
             said = self._read_entry(entry, ContributionRefused, name=name)
-            self._table.register(entry)
+            self._context.register(entry)
             self._outcome.refused[name] = said.reason
 
-    def _check_entries(
-        self, accounted: bytes, committed: bytes, *, name: str, root: str
-    ) -> None:
-        """See that both are the node's own, about this round and this upload.
-
-        What the log names must be what is summed, or nobody could dispute it; and a
-        sum of somebody who accounted for nothing could not be closed.
-        """
-        self._read_entry(accounted, DpAccounted, name=name)
-        body = self._read_entry(committed, ContributionCommitted, name=name)
-        if body.context != self._manifest.context.hex():
-            raise ProtocolError(
-                f"{name} committed to another manifest of this round",
-                code="commitment-differs",
-            )
-        if f"sha256:{body.masked_root}" != root:
-            raise ProtocolError(
-                f"{name} uploads what it did not commit to", code="upload-root-differs"
-            )
-
     def _read_entry(self, entry: bytes, kind: type[_Said], *, name: str) -> _Said:
-        """Read what an entry of one kind says, by this node about this round."""
+        """Read an entry's body of one type, by this node about this round."""
         plan, event = self._manifest, open_entry(entry).event
         body = event.body
         if not isinstance(body, kind):
             raise ProtocolError(
-                f"{name} sent {event.type}, want {kind.type}", code="event-type-differs"
+                f"its entry is {event.type}, want {kind.type}",
+                code="event-type-differs",
             )
         said = (event.actor, body.run_id, body.round_number, body.attempt)
-        if said != (name, plan.run_id, plan.round_number, plan.attempt):
+        here = (name, plan.run_id, plan.round_number, plan.attempt)
+        if said != here:
             raise ProtocolError(
-                f"{name} sent an entry about {said}", code="round-not-open"
+                f"its entry is of actor, run, round and attempt {said}, want {here}",
+                code="round-not-open",
             )
         return body

@@ -34,37 +34,38 @@ def plan_round(
     model_digest: str,
     workload: Workload,
 ) -> RoundManifest:
-    """Write down everything that a round is.
+    """Return the manifest of a round.
 
     Args:
         settings: The run.
         state: The federation; its members and policy.
-        present: Nodes that are here; strangers among them are left out.
+        present: Nodes that are online; those that are no members are left out.
         round_number: The round's number, from 1.
         model_digest: The base that it starts from.
-        workload: Says how the update is laid out.
+        workload: The source of the update's layout.
 
     Guarantees:
-        Whatever model, plan, settings and declared numbers of records rule out is found
-        here, before the log hears of the round. The plan names its targets.
+        A round that model, plan, settings or declared numbers of records make
+        impossible is refused here, before it is logged. The plan names its targets.
 
     Raises:
-        QuorumError: Fewer members are here than a round takes.
-        ConfigError: No round of these settings can be; waiting does not mend it.
+        QuorumError: Fewer members are online than a round takes.
+        ConfigError: No round of these settings is possible; waiting does not help.
     """
     members = state.members
     names = sorted(name for name in present if name in members)
     least = _floor(settings, len(names))
     if least > len(names):
         raise QuorumError(
-            f"{len(names)} members are here, a round takes {least}",
+            f"{len(names)} members are online, a round takes {least}; start more nodes",
             code="nodes-too-few",
         )
-    manifest = _write_down(
+    manifest = _make_manifest(
         settings,
         state,
         names=names,
-        first=(round_number, model_digest),
+        round_number=round_number,
+        model_digest=model_digest,
         workload=workload,
     )
     unable = _unable(manifest, state, names=members)
@@ -87,13 +88,11 @@ def check_run(
     model_digest: str,
     workload: Workload,
 ) -> None:
-    """Ask everything about a run that is known before its first round.
-
-    With all members present: what fails then fails in every round.
+    """Plan a first round with all members: if that fails, every round would.
 
     Raises:
-        ConfigError: Model, plan, floors or the records that members declared rule out
-            any round.
+        ConfigError: Model, plan, least cohort or the records that members declared
+            allow no round.
     """
     count = len(state.members)
     least = _floor(settings, count)
@@ -101,7 +100,7 @@ def check_run(
         raise ConfigError(
             f"a round takes {least} nodes (min_cohort {settings.secagg.min_cohort},"
             f" max_colluding {settings.secagg.max_colluding}), the federation has"
-            f" {count} members",
+            f" {count} members; lower these settings",
             code="members-too-few",
         )
     plan_round(
@@ -115,7 +114,7 @@ def check_run(
 
 
 def _floor(settings: CoordinatorSettings, count: int) -> int:
-    """The fewest of ``count`` nodes that a round may be planned with."""
+    """Return the fewest of ``count`` nodes that a round may be planned with."""
     colluding = settings.secagg.max_colluding
     threshold = recommended_threshold(count, max_colluding=colluding)
     return max(settings.secagg.min_cohort, threshold, 2)
@@ -124,7 +123,7 @@ def _floor(settings: CoordinatorSettings, count: int) -> int:
 def _plan_training(
     settings: CoordinatorSettings, workload: Workload, *, seed: str
 ) -> TrainingPlan:
-    """Name what the settings leave open, so that all of it is signed."""
+    """Return the training plan, with targets chosen if the settings name none."""
     training = settings.training
     if training.parameterization == "low_rank" and not training.targets:
         chosen = workload.choose_targets()
@@ -132,20 +131,20 @@ def _plan_training(
     return training.plan(factor_seed=seed)
 
 
-def _write_down(
+def _make_manifest(
     settings: CoordinatorSettings,
     state: FederationState,
     *,
     names: Sequence[str],
-    first: tuple[int, str],
+    round_number: int,
+    model_digest: str,
     workload: Workload,
 ) -> RoundManifest:
     """Fill in a manifest that the protocol, the model and the noise allow.
 
     Raises:
-        ConfigError: They do not allow it.
+        ConfigError: The protocol, the model or the noise forbids such a round.
     """
-    round_number, model_digest = first
     seed = round_seed(settings.run_id, round_number, model_digest=model_digest)
     training, secagg = _plan_training(settings, workload, seed=seed), settings.secagg
     plan_checks.check_model(workload, settings.privacy)
@@ -188,23 +187,26 @@ def _write_down(
         first_error = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first_error["loc"]) or "the plan"
         raise ConfigError(
-            f"no such round: {where}: {first_error['msg']}", code="setting-invalid"
+            f"coordinator.toml gives no valid round: {where}: {first_error['msg']}",
+            code="setting-invalid",
         ) from None
     except ProtocolError as error:
-        raise ConfigError(f"no such round: {error}", code="setting-invalid") from None
+        raise ConfigError(
+            f"coordinator.toml gives no valid round: {error}", code=error.code
+        ) from None
     return manifest
 
 
 def _unable(
     manifest: RoundManifest, state: FederationState, *, names: Iterable[str]
 ) -> dict[str, str]:
-    """Find members whose declared number of records rules them out, and why."""
+    """Find the members whose declared number of records is too small, and why."""
     found = {}
     cap = decode_decimal(state.policy.epsilon_cap)
     for name in sorted(names):
         declared = state.data.get(name)
         if declared is None:
-            continue  # it will say so before it joins
+            continue  # it will declare them before it joins
         try:
             _check_member(manifest, records=declared.records, cap=cap)
         except ConfigError as error:

@@ -1,9 +1,9 @@
 """A run: rounds, releases and adapters, across restarts.
 
-``main`` works in a coordinator's folder and finishes its run, whatever was done
-already: the log says what is decided, the journal what was under way. A round that
-was open when a coordinator died is aborted in the log, and the run goes on with the
-next number, since whoever uploaded joins no second attempt.
+``main`` finishes the run of a coordinator's folder from any state: the log has the
+decisions, the journal the steps in progress. A round that was open when a coordinator
+died is aborted in the log, and the run goes on with the next number, since a node that
+uploaded joins no second attempt.
 """
 
 import json
@@ -16,7 +16,6 @@ from typing import Any
 
 from tapestry.errors import (
     ConfigError,
-    IncompleteError,
     InconsistentLog,
     PolicyError,
     ProtocolError,
@@ -59,7 +58,6 @@ from tapestry_governance.events.round_events import (
     RoundOpened,
 )
 from tapestry_governance.log.writer import Log
-from tapestry_governance.rules.federation_state import OpenRound
 
 _logger = logging.getLogger(__name__)
 PROGRESS = "progress.jsonl"
@@ -67,14 +65,14 @@ HELD_OUT = "held-out"  # the folder of public data
 _FAILURES = 5  # aborted rounds in a row after which the run stops
 
 
-def _scribe(path: Path) -> Notify:
-    """Write events where another process can follow them."""
+def write_progress(path: Path, event: dict[str, Any]) -> None:
+    """Append an event to a file that another process can follow.
 
-    def notify(event: dict[str, Any]) -> None:
-        with durable_files.write_errors(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-
-    return notify
+    Raises:
+        ResourceError: The disk is full, or the file cannot be written.
+    """
+    with durable_files.write_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
 
 
 def main(
@@ -93,12 +91,12 @@ def main(
         grid: The nodes.
         workload: The given base, loaded; opened from settings if absent.
         replica: The given base's parameters, if they were read already.
-        notify: Told how far the run is; by default ``progress.jsonl`` is written.
+        notify: Called with each progress event; writes ``progress.jsonl`` if absent.
 
     Raises:
-        ConfigError, ResourceError: A file or setting is not as it must be, the folder
-            is another run's, or the disk is full.
-        QuorumError: Too few nodes for too long.
+        ConfigError: A file or setting is invalid, or the folder is another run's.
+        ResourceError: The disk is full, or a file cannot be read or written.
+        QuorumError: Too few nodes took part in several rounds in a row.
         PolicyError: So many nodes refuse for good that no cohort is left.
     """
     settings = CoordinatorSettings.read(directory / "coordinator.toml")
@@ -111,7 +109,7 @@ def main(
         grid,
         settings=settings,
         workload=workload,
-        notify=notify or _scribe(directory / PROGRESS),
+        notify=notify or partial(write_progress, directory / PROGRESS),
     )
     try:
         run.finish(replica)
@@ -184,10 +182,10 @@ class Run:
         self.context.log.close()
 
     def finish(self, replica: Replica | None) -> None:
-        """Do what is left of the run."""
+        """Do the remaining steps of the run."""
         self.replica = replica or Replica.start(self.context.workload.parameters())
         self._recover()
-        if self._closed():  # a release or result may be due since before a restart
+        if self._closed():  # a restart may have left a release or result due
             self._bring_up_to_date()
             self._release_if_due()
         if self._closed() < self.context.settings.rounds:
@@ -213,7 +211,7 @@ class Run:
             self._release()
 
     def _release(self) -> None:
-        """Publish the base; what nobody need ask about any more is erased."""
+        """Publish the base, and erase the uploads that led to it."""
         try:
             release_publisher.release(self.context, self.replica)
         except QuorumError:  # too many lack the result, or chunks that they ask for
@@ -223,10 +221,10 @@ class Run:
             self.uploads.forget(number)
 
     def _bring_up_to_date(self) -> list[str]:
-        """Give everybody who is here the log, results and chunks that they lack.
+        """Send the nodes that are online the log, results and chunks that they lack.
 
-        Nobody cosigns a release without the result of its round. So if too few do,
-        results go first, under the last checkpoint that there is.
+        A node cosigns no release without the result of its round. So if too few
+        cosign, results go first, under the last published checkpoint.
         """
         present = self.context.tracker.wait_for_nodes(
             members=self.context.publisher.state.members
@@ -251,7 +249,8 @@ class Run:
             body = event_of(entry)
             if not isinstance(body, RoundClosed):
                 raise InconsistentLog(
-                    f"entry {closed.index} closes no round",
+                    f"entry {closed.index} of the log is {body.type}, want"
+                    f" {RoundClosed.type}",
                     code="closing-entry-missing",
                 )
             self._replay(body)
@@ -262,35 +261,31 @@ class Run:
                 self._give_up(row.number)
 
     def _replay(self, closed: RoundClosed) -> None:
-        row = self.context.journal.row(closed.round_number)
-        if row.result is None:
-            raise IncompleteError(
-                f"the journal lacks the result of {row.number}",
-                code="journal-round-missing",
-            )
+        number, journal = closed.round_number, self.context.journal
+        result = Result.decode(journal.result(number))
         if closed.outcome == "applied":
-            manifest = RoundManifest.decode(row.manifest)
+            manifest = RoundManifest.decode(journal.row(number).manifest)
             self.replica = self.replica.after(
-                self.context.journal.load_sum(row.number),
-                survivors=len(Result.decode(row.result).transcript.uploads),
+                journal.load_sum(number),
+                survivors=len(result.transcript.uploads),
                 manifest=manifest,
                 layout=self.context.workload.layout(manifest.training),
             )
         if self.replica.digest != closed.base_after:
             raise VerificationError(
-                f"replaying round {closed.round_number} gives {self.replica.digest},"
-                f" the log says {closed.base_after}",
+                f"replaying round {number} gives base {self.replica.digest}, the log"
+                f" says {closed.base_after}; put the base, journal.db and sums/ back",
                 code="replica-differs",
             )
-        self.context.journal.settle(row.number, "closed")
+        journal.settle(number, "closed")
 
     def _try_round(self) -> None:
         """Run a round; one that fails is aborted, and several in a row end the run.
 
         Raises:
-            QuorumError: So many rounds failed.
-            PolicyError: So many nodes refuse for good.
-            RuleError, ConfigError: No such round can be; waiting does not mend it.
+            QuorumError: Several rounds in a row failed.
+            PolicyError: So many nodes refuse for good that no cohort is left.
+            RuleError, ConfigError: No such round is possible; waiting does not help.
         """
         outcome = RoundOutcome()
         try:
@@ -301,37 +296,31 @@ class Run:
             current = self.context.publisher.state.open_round
             if isinstance(error, RuleError) and current is None:
                 raise
-            said = self._explain(error, outcome, current)
-            _logger.warning("round aborted at %s: %s", outcome.stage, said)
-            self._abort(outcome.stage, reason_of(error, outcome))
-            self._leave_out(outcome.bad_dealers)
-            self._failures += 1
-            if current and end_the_run(outcome.refused, current.manifest):
-                raise PolicyError(
-                    f"the run ends: {said}", code="plan-refused"
-                ) from error
-            if self._failures >= _FAILURES:
-                raise QuorumError(
-                    f"{_FAILURES} rounds failed: {said}", code="rounds-failed"
-                ) from error
+            self._fail(error, outcome, None if current is None else current.manifest)
         else:
             self._failures = 0
 
-    @staticmethod
-    def _explain(
-        error: TapestryError, outcome: RoundOutcome, current: OpenRound | None
-    ) -> str:
-        """Say why a round failed, and what nodes said of it."""
-        if current is None or not outcome.refused:
-            return str(error)
-        plan = current.manifest
-        said = in_words(outcome.refused, asked=len(plan.participants))
-        return f"round {plan.round_number}: {said}; {error}"
-
-    def _leave_out(self, names: tuple[str, ...]) -> None:
-        for name in names:
-            _logger.warning("%s dealt bad shares: it is left out of this run", name)
+    def _fail(
+        self, error: TapestryError, outcome: RoundOutcome, plan: RoundManifest | None
+    ) -> None:
+        """Abort a round; raise if no other round of the run can succeed."""
+        said = str(error)
+        if plan and outcome.refused:
+            reasons = in_words(outcome.refused, asked=len(plan.participants))
+            said = f"round {plan.round_number}: {reasons}; {error}"
+        _logger.warning("aborting the round at stage %s: %s", outcome.stage, said)
+        self._abort(outcome.stage, reason_of(error, outcome))
+        for name in outcome.bad_dealers:
+            _logger.warning("leaving node %s out of the run: bad shares", name)
             self.context.journal.leave_out(name, "bad_shares")
+        self._failures += 1
+        if plan and end_the_run(outcome.refused, plan):
+            raise PolicyError(f"the run ends: {said}", code="plan-refused") from error
+        if self._failures >= _FAILURES:
+            raise QuorumError(
+                f"the run ends after {_FAILURES} failed rounds in a row: {said}",
+                code="rounds-failed",
+            ) from error
 
     def _round(self, outcome: RoundOutcome) -> None:
         present = self._bring_up_to_date()
@@ -347,7 +336,7 @@ class Run:
         self.context.journal.open_round(manifest.round_number, manifest.encode())
         self.context.publisher.append_event(RoundOpened(manifest=manifest))
         self._tell(manifest, {"round_stage": RoundStage.OPEN})
-        table = RoundContext(
+        context = RoundContext(
             grid=self.context.grid,
             deadlines=self.context.settings.deadlines,
             checkpoint=self.context.publisher.publish(present),
@@ -356,17 +345,16 @@ class Run:
             keep=partial(self.uploads.keep, manifest.round_number),
             notify=self.context.notify,
         )
-        total = rounds.run(manifest, table, outcome=outcome)
+        total = rounds.run(manifest, context, outcome=outcome)
         self._close_round(manifest, total, outcome)
         self.context.publisher.publish(present)
         self.context.tracker.send_result(manifest.round_number, present)
         self.responder.respond(present)
 
     def _next_number(self) -> int:
-        """The log decides: one more than the last round that was opened."""
+        """Return one more than the number of the run's last round in the log."""
         last = self.context.publisher.state.last
-        known = last is not None and last[0] == self.context.settings.run_id
-        return last[1] + 1 if last is not None and known else 1
+        return last[1] + 1 if last and last[0] == self.context.settings.run_id else 1
 
     def _abort(self, stage: RoundStage | None, reason: str) -> None:
         current = self.context.publisher.state.open_round
@@ -387,13 +375,13 @@ class Run:
 
     def _give_up(self, number: int) -> None:
         """Mark a round as aborted; its uploads stay masked for good."""
-        self.uploads.forget(number)  # first: only open rounds are given up again
+        self.uploads.forget(number)  # first, since a restart repeats this if open
         self.context.journal.settle(number, "aborted")
 
     def _close_round(
         self, manifest: RoundManifest, total: Unmasked, outcome: RoundOutcome
     ) -> None:
-        """Gate the sum, step, and log what came of it."""
+        """Test the sum at the gate, take the step, and log the outcome."""
         outcome.stage = RoundStage.EVALUATE
         self._tell(manifest, {"round_stage": outcome.stage})
         verdict = self.gate.judge(manifest, total, replica=self.replica)

@@ -1,4 +1,4 @@
-"""State that the steps of one run share: folder, settings, nodes, log."""
+"""The state that the steps of one run share: folder, settings, nodes, log."""
 
 from dataclasses import dataclass
 from pathlib import Path

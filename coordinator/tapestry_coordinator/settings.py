@@ -27,7 +27,7 @@ class SecaggSettings(Strict):
 
 
 class _Training(Strict):
-    """A training plan but for what is drawn anew each round."""
+    """A training plan without the values that are drawn anew each round."""
 
     workload: WorkloadName
     steps: Count
@@ -37,17 +37,16 @@ class _Training(Strict):
     weight_decay: Plain
     options: Options
 
+    def plan(self, *, factor_seed: str) -> TrainingPlan:
+        """Return the plan of a round with this factor seed."""
+        low_rank = {"rank": 0, "targets": (), **self.model_dump()}
+        return TrainingPlan(factor_seed=factor_seed, **low_rank)
+
 
 class FullTrainingSettings(_Training):
     """Training of all parameters."""
 
     parameterization: Literal["full"]
-
-    def plan(self, *, factor_seed: str) -> TrainingPlan:
-        """Fix the round's factor seed."""
-        return TrainingPlan(
-            rank=0, targets=(), factor_seed=factor_seed, **self.model_dump()
-        )
 
 
 class LowRankTrainingSettings(_Training):
@@ -57,10 +56,6 @@ class LowRankTrainingSettings(_Training):
     rank: Annotated[int, Field(ge=1, le=1024)]
     targets: Targets  # empty: chosen from the model, named in the log
 
-    def plan(self, *, factor_seed: str) -> TrainingPlan:
-        """Fix the round's factor seed."""
-        return TrainingPlan(factor_seed=factor_seed, **self.model_dump())
-
 
 TrainingSettings = Annotated[
     FullTrainingSettings | LowRankTrainingSettings,
@@ -69,7 +64,7 @@ TrainingSettings = Annotated[
 
 
 class Deadlines(StageDeadlines):
-    """Seconds the coordinator waits for replies, by kind of request."""
+    """The seconds that the coordinator waits for replies, by kind of request."""
 
     cosign: Count
     apply_result: Count

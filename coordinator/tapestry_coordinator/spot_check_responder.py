@@ -1,15 +1,15 @@
-"""Spot checks: each member sees the chunks that it drew, of every upload and the sum.
+"""Spot checks: each member gets the chunks that it drew, of every upload and the sum.
 
-What a node asks for it drew after the sum was published
-(``tapestry_node.round.spot_checks``), and it vouches for no release of that sum before
-it has seen them. So a coordinator that lied in some chunks, and signed and logged the
-lie in order, is caught by whoever draws one of them. The same chunks are kept as
-evidence for auditors.
+A node draws chunks after the sum was published (``tapestry_node.round.spot_checks``)
+and cosigns no release of that sum before it has checked them. So a coordinator that
+falsified, signed and logged some chunks is caught by any node that draws one of them.
+The same chunks are kept as evidence for auditors.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tapestry.errors import IncompleteError, ProtocolError
@@ -37,7 +37,7 @@ _KEPT = 8  # chunks of a round for auditors
 
 
 class SpotCheckResponder:
-    """Answers what nodes ask, as long as the uploads are here."""
+    """The sender of the chunks that nodes ask for, as long as the uploads are kept."""
 
     def __init__(
         self,
@@ -50,16 +50,20 @@ class SpotCheckResponder:
         """Use ``evidence/`` in a coordinator's folder."""
         self._evidence = directory / EVIDENCE
         self._tracker, self._journal, self._uploads = tracker, journal, uploads
-        self._shown: Counter[tuple[str, int]] = Counter()  # taken, by node and round
+        self._taken: Counter[tuple[str, int]] = Counter()  # chunks, by node and round
 
     def respond(self, names: Sequence[str]) -> None:
-        """Let these nodes say what they ask for, and show it; then tidy up.
+        """Ask these nodes for their draws and send the chunks; then erase uploads.
 
-        A node that takes no evidence keeps its word: it vouches for no release.
+        A node that does not take its chunks is left alone; it cosigns no release.
         """
-        rounds = dict(self._shown_rounds())
+        rounds: dict[int, Result] = {}
+        for number in self._uploads.rounds():
+            row = self._journal.row(number)
+            if row.status == "closed" and row.result is not None:
+                rounds[number] = Result.decode(row.result)
         waiting = set(names)
-        cut_off: set[str] = set()  # whose list was full, and may go on
+        cut_off: set[str] = set()  # nodes whose list was full, and may go on
         while rounds:
             self._tracker.exchange_hello(sorted(waiting))
             asks = self._tracker.asks
@@ -71,16 +75,10 @@ class SpotCheckResponder:
             self._tracker.asks.pop(name, None)
         self._tidy(rounds)
 
-    def _shown_rounds(self) -> Iterator[tuple[int, Result]]:
-        for number in self._uploads.rounds():
-            row = self._journal.row(number)
-            if row.status == "closed" and row.result is not None:
-                yield number, Result.decode(row.result)
-
     def _tidy(self, numbers: Iterable[int]) -> None:
-        """Erase uploads that no member wants to see.
+        """Erase the uploads of rounds of which no member may ask for a chunk.
 
-        A member that has not said so since it took the result may want to.
+        A member that was not heard since it took the result may still ask.
         """
         tracker = self._tracker
         for number in numbers:
@@ -93,9 +91,10 @@ class SpotCheckResponder:
                 self._uploads.forget(number)
 
     def _show_round(self, number: int, result: Result, waiting: set[str]) -> int:
-        """Show what is asked of a round; returns how many chunks were taken.
+        """Send the chunks that are asked of a round; returns the number taken.
 
-        Who does not take what it asked for is not waited for any more.
+        A node that does not take a chunk that it asked for is dropped from
+        ``waiting``.
         """
         asks = {
             name: [
@@ -111,18 +110,21 @@ class SpotCheckResponder:
         for turn in _turns(asks, width=width):
             requests: dict[str, Message] = {}
             for node, ask in turn.items():
-                if node not in waiting or self._shown[node, number] >= MAX_ASKS:
+                if node not in waiting or self._taken[node, number] >= MAX_ASKS:
                     continue
                 try:
                     spot = cut_out(ask.chunk)
                 except IncompleteError as error:
-                    _logger.warning("round %d cannot be shown: %s", number, error)
+                    _logger.warning(
+                        "node %s gets no chunk of round %d: %s",
+                        *(node, number, error),
+                    )
                     continue
                 self._keep(number, result, spot)
                 requests[node] = pack_spot(spot, round_number=number)
             takers = self._send(requests)
             for node in takers:
-                self._shown[node, number] += 1
+                self._taken[node, number] += 1
                 self._tracker.asks[node].discard(turn[node])
             waiting.difference_update(requests.keys() - takers)
             took += len(takers)
@@ -130,21 +132,25 @@ class SpotCheckResponder:
 
     def _send(self, requests: Mapping[str, Message]) -> set[str]:
         waited = self._tracker.settings.deadlines.apply_result
-        replies = dict(self._tracker.grid.exchange(requests, deadline=waited))
-        takers = {name for name in replies if _is_taken(replies[name])}
+        takers = set()
+        for name, reply in self._tracker.grid.exchange(requests, deadline=waited):
+            with suppress(ProtocolError):
+                read_reply(reply, ReceiptReply)
+                takers.add(name)
         for name in requests.keys() - takers:
-            _logger.warning("%s does not take chunks that it asked for", name)
+            _logger.warning("node %s does not take its chunk; asking no more", name)
         return takers
 
     def _cutter(self, number: int, names: Sequence[str]) -> Callable[[int], Spot]:
-        """Return what cuts one chunk out of a round's sum and its uploads."""
+        """Return a function that cuts one chunk out of a round's sum and uploads."""
         total = cut(self._journal.load_sum(number))
         leaves = chunk_leaves(total)
 
         def cut_out(index: int) -> Spot:
             if index >= len(total):
                 raise IncompleteError(
-                    f"there is no chunk {index}", code="chunk-out-of-range"
+                    f"chunk {index} of {len(total)}; they count from 0",
+                    code="chunk-out-of-range",
                 )
             uploads = {
                 name: self._uploads.evidence(number, name, index) for name in names
@@ -155,12 +161,19 @@ class SpotCheckResponder:
         return cut_out
 
     def _keep(self, number: int, result: Result, spot: Spot) -> None:
-        """Keep some of what is shown for auditors.
+        """Keep the first few chunks of a round for auditors.
 
         Raises:
-            ResourceError: It cannot be written.
+            ResourceError: The evidence cannot be written.
+            IncompleteError: The log does not close the round.
         """
-        folder = self._evidence / str(self._index_of(number))
+        state = self._tracker.publisher.state
+        closed = state.closed_round(number, within=state.size)
+        if closed is None:
+            raise IncompleteError(
+                f"the log does not close round {number}", code="closing-entry-missing"
+            )
+        folder = self._evidence / str(closed.index)
         draft = self._evidence.with_name(self._evidence.name + durable_files.SUFFIX)
         place = folder / str(spot.index)
         with durable_files.write_errors(folder):
@@ -171,28 +184,11 @@ class SpotCheckResponder:
                 with durable_files.replace_folder(place, draft=draft):
                     write_spot(draft, spot)
 
-    def _index_of(self, number: int) -> int:
-        state = self._tracker.publisher.state
-        closed = state.closed_round(number, within=state.size)
-        if closed is None:
-            raise IncompleteError(
-                f"the log does not close round {number}", code="closing-entry-missing"
-            )
-        return closed.index
-
-
-def _is_taken(reply: Message) -> bool:
-    try:
-        read_reply(reply, ReceiptReply)
-    except ProtocolError:
-        return False
-    return True
-
 
 def _turns(
     asks: Mapping[str, list[ChunkRequest]], *, width: int
 ) -> Iterator[dict[str, ChunkRequest]]:
-    """One ask of each of a few nodes, until everybody's had its turn."""
+    """Yield one ask of each of up to ``width`` nodes, until all asks are served."""
     for place in range(max(map(len, asks.values()))):
         waiting = [name for name, each in asks.items() if len(each) > place]
         for start in range(0, len(waiting), width):

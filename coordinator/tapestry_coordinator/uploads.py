@@ -1,9 +1,8 @@
-"""Masked uploads on disk, from when they come until their sum is checked.
+"""Masked uploads on disk, from their arrival until their sum is checked.
 
-Members draw chunks and want to see them in every upload (``spot_check_responder``).
-What is kept is what the coordinator saw anyway; an aborted round's uploads are erased
-at once, the others when all who may ask have seen theirs, or with the release that all
-agreed to::
+Members draw chunks and ask for them in every upload (``spot_check_responder``). An
+aborted round's uploads are erased at once, the others when all members have checked
+their chunks, or with the release that they cosigned::
 
     uploads/<round>/<node>.u32      the chunks, one after the other
     uploads/<round>/<node>.leaves   their hashes in the Merkle tree, 32 bytes each
@@ -23,7 +22,7 @@ _LEAF = 32
 
 
 class Uploads:
-    """The uploads of the rounds that somebody may still ask about."""
+    """The uploads of the rounds of which members may still ask for chunks."""
 
     def __init__(self, directory: Path) -> None:
         """Use ``uploads/`` in a coordinator's folder; it need not exist."""
@@ -43,34 +42,30 @@ class Uploads:
         durable_files.replace_file(path, *chunks)
 
     def evidence(self, number: int, name: str, index: int) -> ChunkProof:
-        """Read one chunk with its path to the root.
+        """Read one chunk with its inclusion proof.
 
         Raises:
-            IncompleteError: The upload is not there, or not whole.
+            IncompleteError: The upload is missing, or lacks the chunk.
         """
         path = self._root / str(number) / f"{name}.u32"
         try:
             hashes = path.with_suffix(".leaves").read_bytes()
             leaves = [hashes[at : at + _LEAF] for at in range(0, len(hashes), _LEAF)]
-            if not 0 <= index < len(leaves):
-                raise IncompleteError(
-                    f"{path} has no chunk {index}", code="chunk-out-of-range"
-                )
             with path.open("rb") as file:
                 file.seek(index * CHUNK_BYTES)
                 chunk = file.read(CHUNK_BYTES)
         except OSError as error:
             raise IncompleteError(
-                f"no upload {path}: {error.strerror}", code="file-unreadable"
+                f"cannot read {path}: {error.strerror}", code="file-unreadable"
             ) from None
-        if not chunk:
+        if not chunk or index >= len(leaves):
             raise IncompleteError(
                 f"{path} has no chunk {index}", code="chunk-out-of-range"
             )
         return ChunkProof(chunk=chunk, proof=inclusion_proof(leaves, index))
 
     def rounds(self) -> list[int]:
-        """The rounds whose uploads are here."""
+        """Return the rounds whose uploads are kept."""
         if not self._root.is_dir():
             return []
         names = (path.name for path in self._root.iterdir())
@@ -80,7 +75,7 @@ class Uploads:
         """Erase the uploads of a round.
 
         Raises:
-            ResourceError: They cannot be erased.
+            ResourceError: A file cannot be erased.
         """
         folder = self._root / str(number)
         with durable_files.write_errors(folder):

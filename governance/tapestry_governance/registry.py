@@ -1,6 +1,6 @@
-"""Adapters: what a folder must be to count as one, checked without running it.
+"""Checks of adapters and bases in folders, which load no torch, peft or model.
 
-Hard checks, all static; torch, peft and the base are not loaded:
+A folder is an adapter only if all of these hold:
 
 1. Files: ``adapter_config.json``, ``adapter_model.safetensors``, ``README.md``, and
    perhaps a licence, a data statement and evaluation results; plain files only, each
@@ -12,11 +12,12 @@ Hard checks, all static; torch, peft and the base are not loaded:
 5. The base is the one named in the weights' own metadata, by digest of its values.
 6. Values are finite and not all zero.
 
-Who may publish and what it cost are rules of the log (``replay``), not of the folder.
+The log's rules decide who may publish and at what cost (``replay``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tapestry.artifacts import adapter_folder, manifest, model_folder
 from tapestry.artifacts.adapter_folder import CARD, CONFIG, WEIGHTS, AdapterFolder
-from tapestry.artifacts.safetensors_reader import TensorFile, TensorLimits
+from tapestry.artifacts.safetensors_reader import TensorFile
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.vectors import parameters_digest
@@ -37,16 +38,16 @@ _REQUIRED = frozenset({WEIGHTS, CONFIG, CARD})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseShape:
-    """A base model as far as an adapter must fit it."""
+    """The digest and tensor shapes of a base model, which an adapter must fit."""
 
     digest: str
     shapes: Mapping[str, tuple[int, ...]]
-    manifest_digest: str | None = None  # if its files were held against one
+    manifest_digest: str | None = None  # of the manifest that its files match
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedAdapter:
-    """What the checks found out about a folder."""
+    """An adapter that passed the checks of its folder."""
 
     base: str
     base_digest: str
@@ -56,24 +57,24 @@ class CheckedAdapter:
     manifest_digest: str
 
 
-def check_folder(folder: Path, *, limits: TensorLimits | None = None) -> CheckedAdapter:
+def check_folder(folder: Path) -> CheckedAdapter:
     """Run the checks that need nothing but the folder: 1, 2, 3 and 6.
 
     Raises:
         IncompleteError: The folder, or a file that must be there, is missing.
         VerificationError: A check fails; the message names file and rule.
-        ForeignFileError: It holds files that are not part of it.
+        ForeignFileError: The folder holds files that are not part of it.
         ProtocolError: The manifest is not canonical.
     """
     listed = _check_files(folder)
-    found = adapter_folder.read(folder, limits=limits)
+    found = adapter_folder.read(folder)
     base, base_digest = _claimed_base(found)
     return CheckedAdapter(
         base=base,
         base_digest=base_digest,
         rank=found.config.r,
         modules=len(found.modules),
-        parameters=sum(_count(t.shape) for t in found.weights.tensors.values()),
+        parameters=sum(prod(t.shape) for t in found.weights.tensors.values()),
         manifest_digest=listed.digest,
     )
 
@@ -82,8 +83,9 @@ def check_fit(folder: Path, base: BaseShape) -> None:
     """Run the checks against the base: 4 and 5.
 
     Raises:
-        IncompleteError: A file is missing.
-        VerificationError: Another base, a module it lacks, or a wrong shape.
+        IncompleteError: A file of the adapter is missing.
+        VerificationError: The adapter is of another base, changes a module that this
+            base lacks, or has a wrong shape.
     """
     found = adapter_folder.read(folder)
     name, claimed = _claimed_base(found)
@@ -97,10 +99,10 @@ def check_fit(folder: Path, base: BaseShape) -> None:
 
 
 def check_entry(found: CheckedAdapter, entry: AdapterPublished) -> None:
-    """Hold a folder against what was published in the log.
+    """Compare a folder with its entry in a verified log.
 
     Raises:
-        VerificationError: The log says something else.
+        VerificationError: The entry names another manifest or base.
     """
     for what, here, there in (
         ("manifest", found.manifest_digest, entry.manifest_digest),
@@ -110,19 +112,19 @@ def check_entry(found: CheckedAdapter, entry: AdapterPublished) -> None:
         if here != there:
             raise VerificationError(
                 f"adapter {entry.name}: {what} {here}, the log says {there}",
-                code="adapter-promise-differs",
+                code="adapter-entry-differs",
             )
 
 
 def check_base(folder: Path) -> BaseShape:
-    """Read a base; one with a manifest must be as that lists it, to the file.
+    """Read a base; one with a manifest must have exactly the files that it lists.
 
-    A given base may come without; nobody can say then which other files belong to it.
+    A given base may have no manifest, and then no other files of it are checked.
 
     Raises:
-        IncompleteError: No safetensors there.
+        IncompleteError: The folder has no safetensors.
         VerificationError: A file is not as listed, or breaks a rule.
-        ForeignFileError: It holds files that are not part of it.
+        ForeignFileError: The folder holds files that are not part of it.
     """
     if not (folder / manifest.FOLDER / manifest.FILE).exists():
         return read_base(folder)
@@ -132,19 +134,22 @@ def check_base(folder: Path) -> BaseShape:
 
 
 def check_release(found: BaseShape, entry: ReleasePublished) -> None:
-    """Hold a release against its entry in a verified log.
+    """Compare a release with its entry in a verified log.
 
     Raises:
-        VerificationError: Other parameters or other files than were published.
+        VerificationError: The entry names other parameters or another manifest.
     """
     if found.manifest_digest != entry.manifest_digest:
         raise VerificationError(
-            f"{entry.name} was published with other files", code="manifest-differs"
+            f"{entry.name} was published with other files: manifest"
+            f" {found.manifest_digest}, the log says {entry.manifest_digest}",
+            code="manifest-differs",
         )
     if found.digest != entry.parameters_digest:
         raise VerificationError(
-            f"{entry.name} was published with other parameters",
-            code="adapter-parameters-differ",
+            f"{entry.name} was published with other parameters: {found.digest}, the log"
+            f" says {entry.parameters_digest}",
+            code="release-parameters-differ",
         )
 
 
@@ -152,12 +157,14 @@ def read_base(folder: Path) -> BaseShape:
     """Read shapes and digest of a released base from its safetensors.
 
     Raises:
-        IncompleteError: No safetensors there, or shards without their index.
-        ForeignFileError: A file lies there that is no part of a model.
+        IncompleteError: The folder has no safetensors, or shards without an index.
+        ForeignFileError: A file of the folder is no part of a model.
         VerificationError: A file breaks a rule, or two hold the same tensor.
     """
     if not folder.is_dir():
-        raise IncompleteError(f"no base model in {folder}", code="base-missing")
+        raise IncompleteError(
+            f"no base model in {folder}; name the folder of one", code="base-missing"
+        )
     model_folder.FILES.check(folder)
     where = model_folder.read_tensors(folder)
     return BaseShape(
@@ -167,7 +174,7 @@ def read_base(folder: Path) -> BaseShape:
 
 
 class _Lazy(Mapping[str, Any]):
-    """Tensors of some files, read when asked for, so that one at a time is held."""
+    """Tensors of some files, of which each is read when it is asked for."""
 
     def __init__(self, where: Mapping[str, TensorFile]) -> None:
         self._where = where
@@ -175,7 +182,7 @@ class _Lazy(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self._where[name].values(name)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._where)
 
     def __len__(self) -> int:
@@ -189,13 +196,15 @@ def _check_files(folder: Path) -> manifest.Manifest:
     for name in sorted(names):
         if not adapter_folder.FILES.files.fullmatch(name):
             raise VerificationError(
-                f"{name} does not belong into an adapter", code="file-not-expected"
+                f"{name} does not belong into an adapter; publish it without",
+                code="file-not-expected",
             )
     if missing := sorted(_REQUIRED - names):
         raise IncompleteError(
-            f"{folder.name}: {missing[0]} is missing", code="file-missing"
+            f"{folder.name}: {missing[0]} is missing; get the adapter again",
+            code="file-missing",
         )
-    adapter_folder.FILES.check(folder)  # what lies beside the manifest is not in it
+    adapter_folder.FILES.check(folder)  # also tapestry/, which the manifest leaves out
     return listed
 
 
@@ -217,10 +226,3 @@ def _claimed_base(found: AdapterFolder) -> tuple[str, str]:
             code="base-name-differs",
         )
     return name, digest
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size

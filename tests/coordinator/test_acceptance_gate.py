@@ -1,4 +1,4 @@
-"""The gate: what it lets through, what it stops, and that it says why."""
+"""The acceptance gate: the steps that it takes and rejects, and its reasons."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +23,7 @@ from tapestry_coordinator.acceptance_gate import AcceptanceGate, logged_evaluati
 from tapestry_coordinator.journal import Journal
 from tests.support.log_world import NAMES, World, renamed
 from tests.support.plans import outer_plan
+from tests.support.refusals import refused
 
 HELD_OUT = HeldOut(sets={"fr": ["a", "b"], "id": ["c"]}, digest="sha256:" + "1" * 64)
 LAYOUT = Layout(tensors=(("w", (8,)),))
@@ -98,7 +99,7 @@ def _sum(manifest: RoundManifest, mean: float, *, whole: bool = False) -> Unmask
     )
 
 
-def test_a_step_that_helps_is_taken(gate: AcceptanceGate) -> None:
+def test_a_step_that_lowers_the_score_is_taken(gate: AcceptanceGate) -> None:
     manifest = _manifest()
     verdict = gate.judge(manifest, _sum(manifest, -0.5), replica=START)
     assert verdict.reason is None
@@ -117,7 +118,7 @@ def test_a_step_may_cost_a_little_and_no_more(gate: AcceptanceGate) -> None:
     assert stopped.scores["fr"] == pytest.approx(3.51, abs=0.01)
 
 
-def test_a_step_that_is_too_long_is_not_even_tried(
+def test_a_step_with_too_large_a_norm_is_rejected_without_scores(
     gate: AcceptanceGate, model: Model
 ) -> None:
     manifest = _manifest()
@@ -137,10 +138,10 @@ def test_a_sum_that_honest_nodes_cannot_give_is_named(gate: AcceptanceGate) -> N
 
 
 @pytest.mark.parametrize("bits", [math.nan, math.inf, 1e300], ids=str)
-def test_a_model_that_breaks_does_not_pass(
+def test_a_step_after_which_scores_are_not_finite_is_rejected(
     gate: AcceptanceGate, model: Model, bits: float
 ) -> None:
-    """Not a number is no better than before, and has no place in the log."""
+    """NaN is no improvement, and has no place in the log."""
     manifest = _manifest()
     _break(model, bits, when=lambda: bool(model.value))
     verdict = gate.judge(manifest, _sum(manifest, -0.5), replica=START)
@@ -150,7 +151,7 @@ def test_a_model_that_breaks_does_not_pass(
     assert len(gate.journal.facts()) == 1
 
 
-def test_a_base_that_is_broken_already_takes_no_step(
+def test_a_base_without_finite_scores_takes_no_step(
     gate: AcceptanceGate, model: Model
 ) -> None:
     manifest = _manifest()
@@ -219,5 +220,5 @@ def test_a_base_without_a_score_opens_no_round(
     (tmp_path / "none").mkdir()
     gate.check(START, folder=tmp_path / "none")
     broken = Replica.start({"w": np.full(8, value, dtype=np.float32)})
-    with pytest.raises(ConfigError, match=r"no finite bits per byte on none/fr\.jsonl"):
+    with refused(ConfigError, "base-score-not-finite", match=r"none/fr\.jsonl"):
         gate.check(broken, folder=tmp_path / "none")

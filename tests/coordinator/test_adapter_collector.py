@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import RuleError, TapestryError
+from tapestry.errors import RuleError, VerificationError
 from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import adapter_collector
 from tapestry_coordinator import run as driver
@@ -16,6 +16,7 @@ from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.model_events import AdapterPublished
 from tests.coordinator.conftest import Found
 from tests.support.federation import Federation
+from tests.support.refusals import refused
 
 
 @pytest.fixture
@@ -64,13 +65,15 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("version", "code"), [(1, "adapter-version-not-next"), (2, "adapter-not-accounted")]
+)
 def test_a_version_that_the_log_refuses_leaves_the_one_before_as_it_was(
-    federation: Federation, run: driver.Run, version: int
+    federation: Federation, run: driver.Run, version: int, code: str
 ) -> None:
     adapters = federation.coordinator / "adapters"
     before = _files(adapters)
-    with pytest.raises(RuleError):
+    with refused(RuleError, code):
         adapter_collector._keep(run.context, "fr", _second(federation, version=version))
     assert _files(adapters) == before
     federation.bundle()
@@ -85,7 +88,7 @@ def test_a_version_with_other_files_than_it_names_leaves_the_one_before(
     first = _publication(federation, "fr")
     garbled = list(first.attachments)
     garbled[2] = bytes(garbled[2]) + b" "
-    with pytest.raises(TapestryError):
+    with refused(VerificationError, "manifest-file-changed"):
         adapter_collector._keep(
             run.context, "fr", dataclasses.replace(first, attachments=garbled)
         )

@@ -1,4 +1,4 @@
-"""The grid of one process: in order of name, and never past the deadline."""
+"""Grids: the order of replies, the deadline, and malformed replies."""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def test_nodes_answer_in_order_of_name_each_its_own_request() -> None:
     assert grid.nodes() == ["a", "b", "c"]
 
 
-def test_only_those_who_are_asked_are_called() -> None:
+def test_only_nodes_with_a_request_are_called() -> None:
     called = []
 
     def handle(message: Message) -> Message:
@@ -35,7 +35,7 @@ def test_only_those_who_are_asked_are_called() -> None:
     assert len(called) == 1
 
 
-def test_nobody_is_called_past_the_deadline() -> None:
+def test_no_node_is_called_past_the_deadline() -> None:
     called = []
 
     def slow(message: Message) -> Message:
@@ -79,7 +79,7 @@ STRANGE: list[Any] = [
 
 
 @pytest.mark.parametrize("reply", STRANGE, ids=map(str, range(len(STRANGE))))
-def test_what_is_no_message_was_not_said(
+def test_a_malformed_reply_is_discarded(
     reply: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     grid = ValidatingGrid(
@@ -88,10 +88,10 @@ def test_what_is_no_message_was_not_said(
     replies = list(grid.exchange(dict.fromkeys("ab", HELLO), deadline=5))
     assert replies == [("b", HELLO)]
     (line,) = caplog.messages
-    assert line.startswith("a is not heard: ")
+    assert line.startswith("discarding reply of node a: ")
 
 
-def test_who_was_not_asked_or_answers_twice_is_not_heard() -> None:
+def test_a_reply_that_was_not_asked_for_or_a_second_one_is_discarded() -> None:
     class Chatty:
         def nodes(self) -> list[str]:
             return ["a", "b"]

@@ -1,4 +1,4 @@
-"""The coordinator's hand on the log: it orders, others vouch."""
+"""The coordinator's access to the log: it orders entries, witnesses cosign."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +19,11 @@ from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.replay import apply_all
 from tests.support.log_world import NAMES, World
+from tests.support.refusals import refused
 
 
 class Witness:
-    """A node that cosigns whatever it is shown, and hands in what it has."""
+    """A node that cosigns any checkpoint, and sends its petitions."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
@@ -74,7 +75,7 @@ def publisher(
 def test_a_log_without_a_charter_is_no_federation(world: World, tmp_path: Path) -> None:
     with (
         Log.create(tmp_path / "log", key=world.log_key) as log,
-        pytest.raises(ProtocolError, match="no charter"),
+        refused(ProtocolError, "charter-missing"),
     ):
         LogPublisher(
             log,
@@ -88,7 +89,7 @@ def test_a_log_without_a_charter_is_no_federation(world: World, tmp_path: Path) 
 def test_a_quorum_makes_a_checkpoint_public(
     world: World, publisher: LogPublisher
 ) -> None:
-    with pytest.raises(QuorumError):
+    with refused(QuorumError, "checkpoint-missing"):
         _ = publisher.checkpoint
     note = publisher.publish(NAMES[:3])
     assert publisher.checkpoint == note
@@ -96,9 +97,9 @@ def test_a_quorum_makes_a_checkpoint_public(
 
 
 def test_too_few_cosignatures_publish_nothing(publisher: LogPublisher) -> None:
-    with pytest.raises(QuorumError):
+    with refused(QuorumError, "quorum-not-reached", match="1 cosig"):
         publisher.publish(NAMES[:1])
-    with pytest.raises(QuorumError):
+    with refused(QuorumError, "checkpoint-missing"):
         _ = publisher.checkpoint
 
 
@@ -114,7 +115,7 @@ def test_too_few_cosignatures_publish_nothing(publisher: LogPublisher) -> None:
     ],
     ids=["refusal", "empty", "list", "bytes", "text", "number"],
 )
-def test_whatever_one_witness_says_the_others_count(
+def test_a_malformed_reply_of_one_witness_stops_no_quorum(
     publisher: LogPublisher, witnesses: dict[str, Witness], reply: Message
 ) -> None:
     grid = publisher._grid
@@ -131,7 +132,7 @@ def test_the_line_of_another_witness_counts_once(
     assert isinstance(grid, LocalGrid)
     for name in NAMES:
         grid._handlers[name] = witnesses["de"].handle
-    with pytest.raises(QuorumError):
+    with refused(QuorumError, "quorum-not-reached"):
         publisher.publish(NAMES)
 
 
@@ -151,7 +152,7 @@ def test_a_node_gets_only_what_it_lacks(
     assert {decode_json(w.seen[-1].body)["start"] for w in witnesses.values()} == {5}
 
 
-def test_what_nodes_hand_in_gets_into_the_log_and_is_cosigned(
+def test_entries_that_nodes_send_are_logged_and_cosigned(
     world: World, publisher: LogPublisher, witnesses: dict[str, Witness]
 ) -> None:
     declared = world.declaration("de").model_copy(update={"records": 2000})
@@ -166,14 +167,14 @@ def test_what_nodes_hand_in_gets_into_the_log_and_is_cosigned(
 
 
 @pytest.mark.parametrize("petition", [b"", b"{}", b"\xff" * 100])
-def test_a_petition_that_is_no_entry_is_left_out(
+def test_a_petition_that_is_no_entry_is_dropped(
     publisher: LogPublisher, witnesses: dict[str, Witness], petition: bytes
 ) -> None:
     witnesses["de"].petitions = [petition] * 3
     assert read_claim(publisher.publish(NAMES)).size == 5
 
 
-def test_a_node_that_never_stops_handing_in_does_not_hold_up_the_others(
+def test_a_node_that_sends_entries_without_end_does_not_delay_the_others(
     world: World, publisher: LogPublisher, witnesses: dict[str, Witness]
 ) -> None:
     honest = witnesses["de"].handle
@@ -198,10 +199,10 @@ def _declarations(world: World, count: int) -> list[bytes]:
     return [world.entry(body, "de", "node") for body in bodies]
 
 
-def test_a_node_hands_in_a_few_entries_in_each_pass(
+def test_a_pass_takes_a_few_entries_of_each_node(
     world: World, publisher: LogPublisher, witnesses: dict[str, Witness]
 ) -> None:
-    """What is left over comes with the next checkpoint; nothing is lost."""
+    """The others come with the next checkpoint; nothing is lost."""
     entries = _declarations(world, 20)
     witnesses["de"].petitions = entries
     sizes = [read_claim(publisher.publish(NAMES)).size - 5 for _ in range(3)]
@@ -209,7 +210,7 @@ def test_a_node_hands_in_a_few_entries_in_each_pass(
     assert publisher.log.entries(5, 25) == entries
 
 
-def test_what_was_refused_is_not_looked_at_again_and_starves_nothing(
+def test_a_refused_entry_is_not_checked_again_and_delays_no_other(
     world: World,
     publisher: LogPublisher,
     witnesses: dict[str, Witness],
@@ -230,7 +231,7 @@ def test_what_was_refused_is_not_looked_at_again_and_starves_nothing(
         publisher.publish(NAMES)
     assert tried == [*junk, good]
     assert publisher.log.find(good) == 5
-    assert caplog.text.count("an entry that de handed in is refused") == 3
+    assert caplog.text.count("dropping an entry of node de: ") == 3
 
 
 def test_an_entry_that_breaks_a_rule_is_not_appended(
@@ -245,7 +246,7 @@ def test_an_entry_that_breaks_a_rule_is_not_appended(
         reason="quorum",
     )
     before = publisher.log.size
-    with pytest.raises(RuleError):
+    with refused(RuleError, "round-not-open", match="'run', 1, 1"):
         publisher.append_event(aborted)
     assert publisher.log.size == before
     index = publisher.append_event(RoundOpened(manifest=manifest))
@@ -269,8 +270,8 @@ def test_a_member_who_saw_another_log_stops_the_coordinator(
     publisher.record_mirror_size("de", 5, world.note())
     other = World(rules={"max_attempt": 2})
     other.add(other.charter())
-    with pytest.raises(InconsistentLog):
+    with refused(InconsistentLog, "log-forked"):
         publisher.record_mirror_size("de", 1, other.note())
     longer = [*world.entries, world.entry(world.declaration("de"), "de", "node")]
-    with pytest.raises(InconsistentLog):
+    with refused(InconsistentLog, "log-restored", match="6 .* 5"):
         publisher.record_mirror_size("de", 6, world.note(longer))

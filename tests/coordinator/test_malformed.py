@@ -1,4 +1,4 @@
-"""Whatever one node sends, of any shape and at any stage, the run goes on without it.
+"""A reply of any shape, at any stage, ends no run; it goes on without that node.
 
 One federation lives through all examples: each lets ``fr`` answer one kind of request
 with something else than a node would, and asks for one more round.
@@ -225,9 +225,9 @@ def test_a_node_that_misstates_where_it_is_is_left_out(
     federation.run()
     assert not federation.aborted()
     assert [set(c.included) for c in federation.closed()] == [OTHERS] * rounds
-    lines = [line for line in caplog.messages if line.startswith("fr does not say")]
+    lines = [line for line in caplog.messages if line.startswith("leaving node fr")]
     assert len(lines) == len(IDENTITIES) - 1  # one size is only too large
-    assert "fr does not say where it is: Identity size: Input should be" in lines[0]
+    assert "leaving node fr out, bad hello: Identity size: Input should be" in lines[0]
     assert set(federation.digests().values()) == {federation.closed()[-1].base_after}
 
 

@@ -1,4 +1,4 @@
-"""Codes become words, and only enough of them end a run."""
+"""Reasons in words, and the number of final refusals that ends a run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What no round of a run can do is found before the log hears of one."""
+"""Plans: an impossible round is found before it is logged."""
 
 from typing import Any
 
@@ -8,36 +8,34 @@ from tapestry.errors import ConfigError
 from tapestry_governance.events.round_events import RoundOpened
 from tests.coordinator.conftest import Found
 from tests.support.federation import RECORDS
+from tests.support.refusals import refused
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "code", "value"),
     [
         (
             {"training": {"options": {"sequence_length": 2048}}},
-            "2048 is above the 1024 positions",
+            *("sequence-too-long", "2048 .* 1024"),
         ),
-        ({"training": {"targets": ("c_attn",)}}, "'c_attn' .*targets may be down_proj"),
-        ({"training": {"workload": "other"}}, "the plan is for workload 'other'"),
-        ({"training": {"rank": 200}}, "rank 200 is above the 96"),
-        ({"training": {"learning_rate": "0"}}, "learning rate 0 is not positive"),
-        ({"privacy": {"noise_multiplier": "0.1"}}, "0.1 gives no finite epsilon"),
-        ({"privacy": {"clip_norm": "0"}}, "clip norm 0 and noise .* be positive"),
-        ({"secagg": {"scale_bits": 28}}, "4 nodes times .* grid steps.* do not fit 31"),
-        ({"secagg": {"clip_value": "0"}}, "clip bounds must be positive"),
-        (
-            {"secagg": {"min_cohort": 5}},
-            "takes 5 nodes .* the federation has 4 members",
-        ),
-        ({"secagg": {"max_colluding": 4}}, "takes 5 nodes .* the federation has 4 mem"),
-        ({"outer": {"max_norm": "0"}}, "outer.max_norm 0 is not positive"),
+        ({"training": {"targets": ("c_attn",)}}, "target-module-unknown", "'c_attn'"),
+        ({"training": {"workload": "other"}}, "workload-differs", "'other'"),
+        ({"training": {"rank": 200}}, "rank-too-high", "200 .* 96"),
+        ({"training": {"learning_rate": "0"}}, "setting-out-of-range", "rate 0 "),
+        ({"privacy": {"noise_multiplier": "0.1"}}, "noise-too-small", "0.1"),
+        ({"privacy": {"clip_norm": "0"}}, "noise-not-positive", "norm 0 and .* 1 "),
+        ({"secagg": {"scale_bits": 28}}, "sum-may-overflow", "4 nodes .* 31 bits"),
+        ({"secagg": {"clip_value": "0"}}, "setting-invalid", "clip bounds"),
+        ({"secagg": {"min_cohort": 5}}, "members-too-few", "5 nodes .* 4 members"),
+        ({"secagg": {"max_colluding": 4}}, "members-too-few", "5 nodes .* 4 members"),
+        ({"outer": {"max_norm": "0"}}, "setting-out-of-range", "max_norm 0 "),
     ],
 )
-def test_a_run_that_cannot_be_asks_nobody(
-    found: Found, settings: dict[str, Any], said: str
+def test_settings_that_allow_no_round_end_the_run_before_any_request(
+    found: Found, settings: dict[str, Any], code: str, value: str
 ) -> None:
     federation = found(coordinator=settings)
-    with pytest.raises(ConfigError, match=said):
+    with refused(ConfigError, code, match=value):
         federation.run()
     assert federation.wire.log == []
     assert federation.said(RoundOpened) == []
@@ -63,9 +61,9 @@ def test_a_run_that_cannot_be_asks_nobody(
 def test_declared_records_that_allow_no_round_end_the_run_before_it(
     found: Found, settings: dict[str, Any], policy: dict[str, Any], said: str
 ) -> None:
-    """Members declare how many they have as soon as there is a log."""
+    """Members declare their numbers of records as soon as there is a log."""
     federation = found(coordinator=settings, policy=policy)
-    with pytest.raises(ConfigError, match=said):
+    with refused(ConfigError, "members-too-few", match=said):
         federation.run()
     assert federation.said(RoundOpened) == []
     assert all(not node.ledger.rows() for node in federation.nodes.values())

@@ -22,6 +22,8 @@ def _read(folder: Path, changes: dict[str, Any]) -> CoordinatorSettings:
 def _said(folder: Path, changes: dict[str, Any]) -> str:
     with pytest.raises(ConfigError) as caught:
         _read(folder, changes)
+    one = "\n" not in str(caught.value)
+    assert caught.value.code == ("setting-invalid" if one else "many-faults")
     return str(caught.value).removeprefix(f"{folder / 'coordinator.toml'}: ")
 
 

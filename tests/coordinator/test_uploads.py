@@ -10,6 +10,7 @@ from tapestry.errors import IncompleteError, ResourceError
 from tapestry.secagg.chunks import CHUNK_BYTES, chunk_root, cut
 from tapestry.tlog.merkle import leaf_hash, verify_inclusion
 from tapestry_coordinator.uploads import Uploads
+from tests.support.refusals import refused
 
 LENGTH = 2 * (CHUNK_BYTES // 4) + 7  # three chunks, the last one short
 
@@ -34,19 +35,24 @@ def test_every_chunk_comes_back_with_its_path(
 
 
 @pytest.mark.parametrize(
-    ("number", "name", "index"),
-    [(8, "a.example", 0), (7, "b.example", 0), (7, "a.example", 3)],
+    ("number", "name", "index", "code"),
+    [
+        (8, "a.example", 0, "file-unreadable"),
+        (7, "b.example", 0, "file-unreadable"),
+        (7, "a.example", 3, "chunk-out-of-range"),
+    ],
 )
-def test_what_is_not_there_is_missing(
+def test_an_upload_or_chunk_that_is_missing_is_named(
     tmp_path: Path,
     chunks: list[memoryview],
     number: int,
     name: str,
     index: int,
+    code: str,
 ) -> None:
     uploads = Uploads(tmp_path)
     uploads.keep(7, "a.example", chunks)
-    with pytest.raises(IncompleteError):
+    with refused(IncompleteError, code, match=f"{number}/{name}"):
         uploads.evidence(number, name, index)
 
 
@@ -66,5 +72,5 @@ def test_a_round_is_forgotten_alone_and_strange_files_are_no_rounds(
 
 def test_a_full_disk_is_named(tmp_path: Path, chunks: list[memoryview]) -> None:
     (tmp_path / "uploads").write_text("")
-    with pytest.raises(ResourceError, match=r"cannot write .*uploads"):
+    with refused(ResourceError, "file-unwritable", match="uploads"):
         Uploads(tmp_path).keep(1, "a.example", chunks)

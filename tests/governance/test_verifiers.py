@@ -12,6 +12,7 @@ import pytest
 from tapestry.encoding import encode_base64
 from tapestry.errors import ProtocolError
 from tapestry.keys import VerifyKey
+from tapestry.tlog.merkle import consistency_proof, leaf_hash
 from tapestry.tlog.tiles import Tile
 from tapestry_governance.log.writer import Log
 from tests.support.cosigning import LOG_KEY, WITNESSES, entry, publish
@@ -76,7 +77,8 @@ def _grow(directory: Path, size: int) -> None:
         publish(log)
         (directory / "entry").write_bytes(entry(size // 2))
         (directory / "entry.tlog-proof").write_bytes(log.proof(size // 2))
-        hashes = log.consistency_proof(older, size)
+        leaves = [leaf_hash(each) for each in log.entries(0, size)]
+        hashes = consistency_proof(leaves, older)
         (directory / "consistency").write_text(
             "".join(encode_base64(value) + "\n" for value in hashes)
         )

@@ -67,7 +67,6 @@ SEVERAL_KINDS: dict[str, set[str]] = {
         "participant-not-in-roster",
         "privacy-terms-differ",
         "release-parameters-differ",
-        "release-without-round",
         "roster-differs",
         "round-not-open",
         "signature-missing",
@@ -85,7 +84,6 @@ SEVERAL_KINDS: dict[str, set[str]] = {
         "log-entries-missing",
         "log-forked",
         "log-origin-differs",
-        "log-shrunk",
     },
     "a value in settings, ConfigError, or from elsewhere; or of one machine": {
         "digest-malformed",

@@ -123,7 +123,7 @@ COORDINATOR_READERS |= {
     ),
     **dict.fromkeys(  # by the name of the stage
         [f"deadlines.{stage}" for stage in SECAGG_STAGES[1:]],
-        (f"{COORDINATOR}/round.py", "table.deadlines"),
+        (f"{COORDINATOR}/round.py", "context.deadlines"),
     ),
 }
 READERS = {NodeSettings: NODE_READERS, CoordinatorSettings: COORDINATOR_READERS}

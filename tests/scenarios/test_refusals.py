@@ -58,7 +58,7 @@ def joined_but(reason: str) -> dict[str, str]:
 
 
 def checkpoint_of(federation: Federation) -> bytes:
-    with Log.start(federation.coordinator / "log", key=federation.log_key()) as log:
+    with Log.open(federation.coordinator / "log", key=federation.log_key()) as log:
         note = log.latest()
     assert note is not None
     return note

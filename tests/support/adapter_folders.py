@@ -101,3 +101,9 @@ def words(result: Result) -> dict[str, str]:
     """Take the lines of checks apart: which check, and what came of it."""
     lines = [line for line in result.stdout.splitlines() if line]
     return {line[13:21].strip(): line[:13].strip() for line in lines}
+
+
+def codes(result: Result) -> dict[str, str | None]:
+    """Read from a report in JSON the code of each check; None for one that holds."""
+    steps = json.loads(result.stdout)["steps"]
+    return {step["name"]: step["code"] for step in steps}

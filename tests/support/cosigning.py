@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+from tapestry.errors import ConfigError
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.tlog import note
 from tapestry.tlog.checkpoint import Checkpoint, read_claim
@@ -39,6 +40,14 @@ def cosigned(
     """Sign a checkpoint as the log and cosign it as some witnesses."""
     lines = [checkpoint.cosign(witness, time=time) for witness in WITNESSES[:by]]
     return checkpoint.sign(key) + b"".join(lines)
+
+
+def start_log(directory: Path) -> Log:
+    """Open the log of a folder, or make it if it was never finished."""
+    try:
+        return Log.create(directory, key=LOG_KEY)
+    except ConfigError:
+        return Log.open(directory, key=LOG_KEY)
 
 
 def publish(log: Log, *, time: int = TIME) -> bytes:

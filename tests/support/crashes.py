@@ -14,8 +14,7 @@ import tapestry_governance
 from tapestry import storage
 from tapestry.tlog import checkpoint, freshness, proof, tiles, trust_policy
 from tapestry.tlog.checkpoint import read_claim
-from tapestry_governance.log.writer import Log
-from tests.support.cosigning import LOG_KEY, TIME, TRUST, WITNESSES, entry
+from tests.support.cosigning import TIME, TRUST, WITNESSES, entry, start_log
 from tests.support.kills import dies
 
 _CODE = (
@@ -31,7 +30,7 @@ _BEFORE, _AFTER = 250, 262  # across the border of a tile
 
 def _step(directory: Path, acknowledge: Callable[[str], object]) -> None:
     """Append, sign, cosign and publish; doing it twice is doing it once."""
-    with Log.start(directory, key=LOG_KEY) as log:
+    with start_log(directory) as log:
         missing = [entry(n) for n in range(_AFTER) if log.find(entry(n)) is None]
         log.append(missing)
         acknowledge(f"size {log.size}")
@@ -65,7 +64,7 @@ def _check(directory: Path, acknowledged: Path) -> None:
         assert read == [entry(number) for number in range(shown.size)]
     if "public" in facts:
         assert (public / "checkpoint").read_bytes().hex() == facts["public"]
-    with Log.start(directory, key=LOG_KEY) as log:
+    with start_log(directory) as log:
         assert log.size >= int(facts.get("size", 0))
         assert log.entries(0, log.size) == [entry(n) for n in range(log.size)]
         if "signed" in facts:
@@ -76,7 +75,7 @@ def _check(directory: Path, acknowledged: Path) -> None:
 
 
 def _prepare(directory: Path, *, size: int) -> None:
-    with Log.start(directory, key=LOG_KEY) as log:
+    with start_log(directory) as log:
         log.append([entry(number) for number in range(size)])
         signed = log.sign_checkpoint()
         for witness in WITNESSES[:3]:

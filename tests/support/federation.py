@@ -343,7 +343,7 @@ class Federation:
 
     def entries(self) -> list[bytes]:
         """Everything in the log."""
-        with Log.start(self.coordinator / "log", key=self.log_key()) as log:
+        with Log.open(self.coordinator / "log", key=self.log_key()) as log:
             return log.entries(0, log.size)
 
     def logged(self) -> list[Event]:
@@ -419,7 +419,7 @@ class Federation:
 
     def cosigned(self) -> list[Event]:
         """The events under the last checkpoint that a quorum cosigned."""
-        with Log.start(self.coordinator / "log", key=self.log_key()) as log:
+        with Log.open(self.coordinator / "log", key=self.log_key()) as log:
             note = log.latest()
         return self.logged()[: read_claim(note).size if note else 0]
 

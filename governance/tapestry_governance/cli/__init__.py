@@ -1,1 +1,1 @@
-"""The commands of auditors and stewards."""
+"""The commands that check bundles, releases and adapters."""

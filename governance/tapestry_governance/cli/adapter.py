@@ -1,6 +1,6 @@
-"""``tapestry adapter``: is a folder what it says it is, and what is published.
+"""``tapestry adapter``: check a folder against base and log; list what is published.
 
-A folder says of itself what it likes; without the log nobody has vouched for it.
+A folder's own statements prove nothing; the log has what its publisher signed.
 """
 
 from pathlib import Path
@@ -18,7 +18,6 @@ from tapestry_governance.cli.folder_checks import (
     check_log,
     conclude,
     find,
-    log_holds,
     run,
 )
 
@@ -60,7 +59,7 @@ def verify_command(
 ) -> ExitStatus:
     """Check an adapter without running it: files, weights, settings, base, log.
 
-    Where base or log are not at hand, nobody has vouched for the folder, and there is
+    Without the base or the log nothing proves where the folder is from, and there is
     no verdict.
     """
     from tapestry_governance import registry
@@ -93,9 +92,7 @@ def verify_command(
         report["base"] = found.base
         report["base_digest"] = found.base_digest
         report["manifest_digest"] = found.manifest_digest
-    if log_holds(steps):
-        note_trust(held)
-    return conclude(steps, report, as_json=as_json)
+    return conclude(steps, report, trust=held, as_json=as_json)
 
 
 @app.command("list")
@@ -131,14 +128,13 @@ def _check_base(
     from tapestry_governance import registry
 
     beside = directory.resolve().parent.parent / "releases" / found.base
-    folder = base or beside
 
     def check() -> registry.BaseShape:
         if base is None and not beside.is_dir():
             raise IncompleteError(
                 f"{found.base} is not at hand; name it with --base", code="base-missing"
             )
-        held = registry.check_base(folder)
+        held = registry.check_base(base or beside)
         registry.check_fit(directory, held)
         if held.manifest_digest is None:
             raise IncompleteError(
@@ -146,11 +142,8 @@ def _check_base(
             )
         return held
 
-    def describe(_: registry.BaseShape) -> str:
-        return f"{found.base}, {found.base_digest}, all files as listed"
-
-    checked: registry.BaseShape | None = run(steps, "base", check, describe)
-    return checked
+    said = f"{found.base}, {found.base_digest}, all files as listed"
+    return run(steps, "base", check, lambda _: said)
 
 
 def _describe(found: "registry.CheckedAdapter") -> str:
@@ -166,6 +159,5 @@ def _line(entry: "AdapterPublished") -> str:
         promise = f"epsilon {entry.epsilon} at delta {entry.target_delta}"
     return (
         f"{entry.name} {entry.version}  {entry.country}  {entry.language}"
-        f"  {entry.licence}  on {entry.base}"
-        f"  {promise}"
+        f"  {entry.licence}  on {entry.base}  {promise}"
     )

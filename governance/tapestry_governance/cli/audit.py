@@ -1,4 +1,4 @@
-"""``tapestry audit``: anyone checks everything, from files alone."""
+"""``tapestry audit``: check everything, from files alone."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ WORDS = {
     ExitStatus.INCOMPLETE: "INCOMPLETE",
     ExitStatus.FOREIGN_FILE: "FOREIGN FILE",
 }
-"""What people read for each verdict."""
+"""The word that people read for each verdict."""
 
 bundle_folder = click.argument(
     "bundle", cls=Argument, type=PATH, metavar="BUNDLE", help="The bundle's folder."
@@ -54,7 +54,19 @@ def verify_command(
     """Verify the whole log and all that comes with it."""
     audit = _audit(bundle, trust=trust, since=since)
     if as_json:
-        console.say_json(_report(audit))
+        steps = [
+            {
+                "name": step.name,
+                "holds": int(step.verdict) == ExitStatus.HOLDS,
+                "detail": step.detail,
+                "code": step.code,
+                "counts": step.counts,
+            }
+            for step in audit.steps
+        ]
+        accounts = [_row(each) for each in audit.accounts]
+        report = {"steps": steps, "accounts": accounts}
+        console.say_json(report | _verdict(audit))
     else:
         _print_steps(audit)
     return status(audit)
@@ -140,7 +152,7 @@ def _print_steps(audit: "Audit") -> None:
 
 
 def note_trust(trust: bytes | None) -> None:
-    """Remind of where the trust comes from, unless the reader brought it along."""
+    """Tell a reader who gave no trust policy that the bundle's own was trusted."""
     if trust is None:
         console.note(
             "note: trusted was the bundle's own trust-policy.txt; give the one you hold"
@@ -151,53 +163,26 @@ def note_trust(trust: bytes | None) -> None:
 def _print_accounts(audit: "Audit") -> None:
     for each in audit.accounts:
         run = each.run_id or "(all runs)"
+        recomputed, alone = each.recomputed, each.fallback_recomputed
+        epsilon = "none" if recomputed is None else f"{recomputed:.4f}"
+        collusion = "" if alone is None else f" {alone:.4f} if all others collude,"
+        delta = "" if each.target_delta is None else f" delta {each.target_delta},"
         console.say(
-            f"{each.node:<16}{run:<24}"
-            f"epsilon {_shown(each.recomputed):>9} recomputed,"
-            f" {each.reported or 'none':>9} reported,"
-            f"{_fallback(each)}"
-            f"{_delta(each)} {each.rounds} rounds,"
-            f" {each.adapters} adapters, {each.steps} steps"
+            f"{each.node:<16}{run:<24}epsilon {epsilon:>9} recomputed,"
+            f" {each.reported or 'none':>9} reported,{collusion}{delta}"
+            f" {each.rounds} rounds, {each.adapters} adapters, {each.steps} steps"
         )
     if status(audit) is not ExitStatus.HOLDS:
         _say_reason(audit)
 
 
-def _delta(account: "Account") -> str:
-    return "" if account.target_delta is None else f" delta {account.target_delta},"
-
-
-def _fallback(account: "Account") -> str:
-    if account.fallback_recomputed is None:
-        return ""
-    return f" {account.fallback_recomputed:.4f} if all others collude,"
-
-
-def _shown(epsilon: float | None) -> str:
-    return "none" if epsilon is None else f"{epsilon:.4f}"
-
-
-def _report(audit: "Audit") -> dict[str, Any]:
-    steps = [
-        {
-            "name": step.name,
-            "holds": int(step.verdict) == ExitStatus.HOLDS,
-            "code": step.code,
-            "detail": step.detail,
-            "counts": step.counts,
-        }
-        for step in audit.steps
-    ]
-    accounts = [_row(each) for each in audit.accounts]
-    return {"steps": steps, "accounts": accounts} | _verdict(audit)
-
-
 def _verdict(audit: "Audit") -> dict[str, Any]:
     found = status(audit)
     word = WORDS[found].lower().replace(" ", "_")
-    reason = None if found is ExitStatus.HOLDS else audit.steps[-1].detail
-    verdict = {"verdict": word, "exit": int(found), "reason": reason}
-    foreign = list(audit.steps[-1].foreign)
+    last = audit.steps[-1]
+    reason = None if found is ExitStatus.HOLDS else last.detail
+    verdict = {"verdict": word, "exit": int(found), "reason": reason, "code": last.code}
+    foreign = list(last.foreign)
     return verdict | {"unchecked": audit.unchecked, "foreign_files": foreign}
 
 

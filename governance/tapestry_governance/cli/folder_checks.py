@@ -1,7 +1,7 @@
-"""Checks of a folder, one after the other: what each found, and the verdict of all."""
+"""Checks of a folder, one after the other: the steps, their output and the verdict."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry_governance.cli.audit import WORDS, status
+from tapestry_governance.cli.audit import WORDS, note_trust, status
 
 if TYPE_CHECKING:
     from tapestry_governance.audit.verify import Audit
@@ -24,110 +24,126 @@ if TYPE_CHECKING:
         ReleasePublished,
     )
 
+_Value = TypeVar("_Value")
 _Entry = TypeVar("_Entry", "AdapterPublished", "ReleasePublished")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckStep:
-    """One check."""
+    """One check and its result."""
 
     name: str
     status: ExitStatus
     detail: str
+    code: str | None = None  # of the rule that fails; None while the check holds
     checked: bool = True
     foreign: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """One line for people."""
-        return f"{_word(self):<13}{self.name:<8}{self.detail}"
+        """Format the line that people read."""
+        word = WORDS[self.status] if self.checked else "not checked"
+        return f"{word:<13}{self.name:<8}{self.detail}"
 
     def to_json(self) -> dict[str, Any]:
-        """One object for machines; ``holds`` is null if nothing was checked."""
+        """Return the object that programs read; ``holds`` is null if not checked."""
         holds = self.status is ExitStatus.HOLDS if self.checked else None
-        return {"name": self.name, "holds": holds, "detail": self.detail}
+        said = {"detail": self.detail, "code": self.code}
+        return {"name": self.name, "holds": holds, **said}
 
 
 def run(
     steps: list[CheckStep],
     name: str,
-    check: Callable[[], Any],
-    describe: Callable[[Any], str],
-) -> Any:
-    """Run one check and note what came of it; None if it failed.
+    check: Callable[[], _Value],
+    describe: Callable[[_Value], str],
+) -> _Value | None:
+    """Run one check and append its step; returns the value, or None if it failed.
 
     Raises:
-        ConfigError: The check was asked for in the wrong way.
+        ConfigError: An argument of the command is wrong, so nothing was checked.
     """
     try:
         value = check()
     except ConfigError:
         raise
     except TapestryError as error:
-        foreign = getattr(error, "files", ())
-        status = status_of(error)
-        steps.append(
-            CheckStep(name=name, status=status, detail=str(error), foreign=foreign)
-        )
+        steps.append(_failed(name, error))
         return None
     steps.append(CheckStep(name=name, status=ExitStatus.HOLDS, detail=describe(value)))
     return value
 
 
+def _failed(name: str, error: TapestryError) -> CheckStep:
+    return CheckStep(
+        name=name,
+        status=status_of(error),
+        detail=str(error),
+        code=error.code,
+        foreign=getattr(error, "files", ()),
+    )
+
+
 def check_log(
     steps: list[CheckStep],
     directory: Path,
-    check: Callable[["Audit"], Any],
-    describe: Callable[[Any], str],
+    check: Callable[["Audit"], _Value],
+    describe: Callable[[_Value], str],
     *,
     bundle: Path | None,
     trust: bytes | None,
 ) -> None:
-    """Hold a folder against a verified bundle, by default the one near it.
+    """Compare a folder with a verified bundle, by default the one near it.
 
     Args:
-        steps: Where to note what came of it.
+        steps: The list that the step is appended to.
         directory: The folder; ``bundle/`` is looked for beside its parent.
-        check: Holds the folder against the log, and returns its entry.
-        describe: Says what the entry is.
+        check: Compares the folder with the log, and returns its entry.
+        describe: Describes the entry in one line.
         bundle: The bundle, if it lies elsewhere.
         trust: The trust policy that the reader holds.
     """
     beside = directory.resolve().parent.parent / "bundle"
     if bundle is None and not beside.is_dir():
-        detail = "no audit bundle at hand; name it with --bundle"
-        missing = ExitStatus.INCOMPLETE
-        steps.append(
-            CheckStep(name="log", status=missing, detail=detail, checked=False)
+        error = IncompleteError(
+            "no audit bundle at hand; name it with --bundle", code="bundle-missing"
         )
+        steps.append(replace(_failed("log", error), checked=False))
         return
-    run(
-        steps,
-        "log",
-        lambda: check(audited(bundle or beside, trust=trust)),
-        describe,
-    )
+    run(steps, "log", lambda: check(audited(bundle or beside, trust=trust)), describe)
 
 
 def find(
     entries: Mapping[str, _Entry], *, kind: str, name: str, manifest_digest: str | None
 ) -> _Entry:
-    """Find what was published with these files, or under the folder's name.
+    """Find the entry that was published with these files, or under the folder's name.
 
     Raises:
-        IncompleteError: Nothing was.
+        IncompleteError: The log has no such entry.
     """
     for entry in entries.values():
         if entry.manifest_digest == manifest_digest:
             return entry
     if name in entries:
         return entries[name]
-    raise IncompleteError(f"the log has no {kind} {name}", code="name-not-published")
+    raise IncompleteError(
+        f"the log has no {kind} {name}; name a newer bundle with --bundle",
+        code="name-not-published",
+    )
 
 
 def conclude(
-    steps: Sequence[CheckStep], report: Mapping[str, Any], *, as_json: bool
+    steps: Sequence[CheckStep],
+    report: Mapping[str, Any],
+    *,
+    trust: bytes | None,
+    as_json: bool,
 ) -> ExitStatus:
-    """Print the steps, or a report with them in it, and return the verdict."""
+    """Print the steps, or a report with them in it, and return the verdict.
+
+    A note follows where the log holds by the bundle's own trust policy alone.
+    """
+    if any(s.name == "log" and s.status is ExitStatus.HOLDS for s in steps):
+        note_trust(trust)
     verdict = worst(step.status for step in steps)
     if as_json:
         rows = [step.to_json() for step in steps]
@@ -144,29 +160,20 @@ def audited(bundle: Path, *, trust: bytes | None) -> "Audit":
     """Verify a bundle.
 
     Raises:
-        TapestryError: It does not hold; the kind of error is the kind of verdict.
+        TapestryError: A step fails; the error has the verdict's kind and the step's
+            code.
     """
     from tapestry_governance.audit.verify import verify
 
     audit = verify(bundle, trust=trust)
-    detail = f"the bundle does not verify: {audit.steps[-1].detail}"
-    match status(audit):
-        case ExitStatus.HOLDS:
-            return audit
-        case ExitStatus.RULE_BROKEN:
-            raise RuleError(detail)
-        case ExitStatus.INCOMPLETE:
-            raise IncompleteError(detail)
-        case ExitStatus.FOREIGN_FILE:
-            raise ForeignFileError(detail, audit.steps[-1].foreign)
-        case _:
-            raise VerificationError(detail)
-
-
-def log_holds(steps: Sequence[CheckStep]) -> bool:
-    """Whether the log was checked, and vouches for the folder."""
-    return any(s.name == "log" and s.status is ExitStatus.HOLDS for s in steps)
-
-
-def _word(step: CheckStep) -> str:
-    return WORDS[step.status] if step.checked else "not checked"
+    step, verdict = audit.steps[-1], status(audit)
+    detail, code = f"the bundle does not verify: {step.detail}", step.code or ""
+    if verdict is ExitStatus.HOLDS:
+        return audit
+    if verdict is ExitStatus.FOREIGN_FILE:
+        raise ForeignFileError(detail, step.foreign, code=code)
+    kinds = {
+        ExitStatus.RULE_BROKEN: RuleError,
+        ExitStatus.INCOMPLETE: IncompleteError,
+    }
+    raise kinds.get(verdict, VerificationError)(detail, code=code)

@@ -1,4 +1,4 @@
-"""``tapestry release``: is a folder the base model that was published."""
+"""``tapestry release``: check that a folder is the base model that was published."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,13 +8,12 @@ import click
 from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import ConfigError, IncompleteError
-from tapestry_governance.cli.audit import note_trust, trust_file
+from tapestry_governance.cli.audit import trust_file
 from tapestry_governance.cli.folder_checks import (
     CheckStep,
     check_log,
     conclude,
     find,
-    log_holds,
     run,
 )
 
@@ -46,8 +45,7 @@ def verify_command(
 ) -> ExitStatus:
     """Check a release without running it: files, parameters, log.
 
-    Where the log is not at hand, nobody has vouched for the folder, and there is no
-    verdict.
+    Without the log nothing proves where the folder is from, and there is no verdict.
     """
     from tapestry_governance import registry
     from tapestry_governance.audit.bundle import read_small
@@ -72,9 +70,7 @@ def verify_command(
             return entry
 
         check_log(steps, directory, check, _line, bundle=bundle, trust=held)
-    if log_holds(steps):
-        note_trust(held)
-    return conclude(steps, {"release": str(directory)}, as_json=as_json)
+    return conclude(steps, {"release": str(directory)}, trust=held, as_json=as_json)
 
 
 def _check_folder(directory: Path) -> "registry.BaseShape":

@@ -1,1 +1,1 @@
-"""The log as its writer, its readers and its witnesses hold it."""
+"""The log at its writer, its readers and its witnesses."""

@@ -1,20 +1,20 @@
-"""The truth about a log: one SQLite file, written by one process.
+"""The database of a log: one SQLite file, written by one process.
 
-Tiles and the public checkpoint follow from it and can be made again. The tables
-refuse by themselves what must never happen: an entry changed, removed or
-inserted elsewhere than at the end, and a second root for one size.
+Tiles and the public checkpoint follow from it and can be made again. Triggers refuse
+an entry that is changed, removed or inserted elsewhere than at the end, and a second
+root for one size.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from tapestry.errors import ConfigError, InconsistentLog, ResourceError
-from tapestry.storage.file_lock import FileLock, lock_file
+from tapestry.storage.file_lock import lock_file
 from tapestry.storage.sqlite_database import open_database
 
-VERSION = 1
+_VERSION = 1
 _SCHEMA = """
 CREATE TABLE log (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -61,7 +61,7 @@ class LogDatabase:
     Guarantees:
         What a finished :meth:`transaction` has written survives a crash and a
         power failure (WAL, ``synchronous=FULL``); of an unfinished one nothing
-        remains. While one process has a store open, no other can open it.
+        remains. While one process has it open to write, no other can.
     """
 
     def __init__(self, directory: Path, *, readonly: bool = False) -> None:
@@ -69,19 +69,25 @@ class LogDatabase:
 
         Args:
             directory: The folder.
-            readonly: Read alone, as of one moment, also while another process has the
-                store open; nothing is locked, and the database must be there.
+            readonly: Read one snapshot, also while another process writes; nothing is
+                locked, and the database must be there.
 
         Raises:
             ResourceError: Another process has it open, or it cannot be written.
         """
-        self._lock = None if readonly else _lock(directory / "lock")
+        try:
+            self._lock = None if readonly else lock_file(directory / "lock")
+        except BlockingIOError:
+            raise ResourceError(
+                f"{directory / 'lock'}: another process has the log open; end it first",
+                code="folder-in-use",
+            ) from None
         try:
             self._db = open_database(
                 directory / "log.db",
-                None,  # a log is begun by ``create``, and never by opening it
+                None,  # ``create`` makes the tables; opening never does
                 readonly=readonly,
-                check=False,  # ``check_key`` looks at more
+                check=False,  # ``check_key`` checks more
                 damage=InconsistentLog,
             )
         except BaseException:
@@ -92,7 +98,7 @@ class LogDatabase:
                 self._db.execute("BEGIN")
 
     def close(self) -> None:
-        """Close the file and let others open it."""
+        """Close the file and release the lock."""
         self._db.close()
         self._release()
 
@@ -100,46 +106,54 @@ class LogDatabase:
         if self._lock is not None:
             self._lock.release()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Write all or nothing, durably, with no other writer in between.
 
         Raises:
-            ResourceError: Disk full, I/O error, locked by another process.
-            InconsistentLog: The file is damaged, or a table refused the write.
+            ResourceError: The disk is full or failing, or another process writes.
+            InconsistentLog: The file is damaged, or a trigger refused the write.
         """
-        with self._db.transaction():
-            yield
+        return self._db.transaction()
 
     def create(self, key: str) -> None:
         """Make the tables for a log with this verify key.
 
         Raises:
-            ConfigError: There is a log already.
+            ConfigError: The file has tables of a log already.
         """
         if self._value("PRAGMA user_version") != 0:
-            raise ConfigError("there is a log already", code="log-exists")
+            raise ConfigError(
+                f"{self._db.path} holds a log already; open it, or name another folder",
+                code="log-exists",
+            )
         with self.transaction():
             self._db.execute_script(_SCHEMA)
             self._db.execute("INSERT INTO log VALUES (1, ?)", (key,))
 
     def check_key(self, key: str) -> None:
-        """Demand an undamaged log of this verify key.
+        """Require an undamaged log of this verify key.
 
         Raises:
-            ConfigError: No log, of another version, or of another key.
+            ConfigError: The file is no log of this version, or of another key.
             InconsistentLog: The file is damaged.
         """
-        if self._value("PRAGMA user_version") != VERSION:
+        path, found = self._db.path, self._value("PRAGMA user_version")
+        if found != _VERSION:
             raise ConfigError(
-                f"not a log of version {VERSION}", code="database-kind-differs"
+                f"{path} is of version {found}, want a log of version {_VERSION}",
+                code="database-kind-differs",
             )
         if self._value("PRAGMA integrity_check") != "ok":
             raise InconsistentLog(
-                "the log's database is damaged", code="database-damaged"
+                f"{path} is damaged; put a copy back as new as public/checkpoint",
+                code="database-damaged",
             )
-        if self._value("SELECT key FROM log") != key:
-            raise ConfigError("the log belongs to another key", code="log-key-differs")
+        if (kept := self._value("SELECT key FROM log")) != key:
+            raise ConfigError(
+                f"{path} is the log of key {kept}, not of {key}; use the key that it"
+                " was made with",
+                code="log-key-differs",
+            )
 
     def size(self) -> int:
         """Count the entries."""
@@ -181,11 +195,10 @@ class LogDatabase:
 
     def checkpoints(self) -> list[tuple[int, bytes]]:
         """List sizes with signed and published notes, the smallest first."""
-        with self._db.errors():
-            return self._db.execute(
-                "SELECT size, note FROM checkpoint UNION ALL"
-                " SELECT size, note FROM publication ORDER BY size"
-            ).fetchall()
+        return self._db.query(
+            "SELECT size, note FROM checkpoint UNION ALL"
+            " SELECT size, note FROM publication ORDER BY size"
+        )
 
     def insert_cosignature(
         self, size: int, key: str, *, time: int, line: bytes
@@ -200,15 +213,13 @@ class LogDatabase:
 
     def cosignatures(self, size: int) -> list[bytes]:
         """List the cosignature lines kept for a size, by key."""
-        with self._db.errors():
-            query = "SELECT line FROM cosignature WHERE size = ? ORDER BY key"
-            return [line for (line,) in self._db.execute(query, (size,))]
+        query = "SELECT line FROM cosignature WHERE size = ? ORDER BY key"
+        return [line for (line,) in self._db.query(query, size)]
 
     def cosigners(self, size: int) -> list[str]:
         """List the verify keys of the cosignatures kept for a size."""
-        with self._db.errors():
-            query = "SELECT key FROM cosignature WHERE size = ?"
-            return [key for (key,) in self._db.execute(query, (size,))]
+        query = "SELECT key FROM cosignature WHERE size = ?"
+        return [key for (key,) in self._db.query(query, size)]
 
     def insert_publication(self, size: int, note: bytes) -> None:
         """Record that a cosigned checkpoint is about to be public."""
@@ -217,29 +228,18 @@ class LogDatabase:
         )
 
     def publication(self, size: int) -> bytes | None:
-        """Return the cosigned note that was made public at a size."""
+        """Return the cosigned note that was published at a size."""
         return self._bytes("SELECT note FROM publication WHERE size = ?", size)
 
     def published_sizes(self) -> list[int]:
-        """List the sizes that were made public, the smallest first."""
-        with self._db.errors():
-            query = "SELECT size FROM publication ORDER BY size"
-            return [size for (size,) in self._db.execute(query)]
+        """List the sizes that were published, the smallest first."""
+        query = "SELECT size FROM publication ORDER BY size"
+        return [size for (size,) in self._db.query(query)]
 
     def _bytes(self, query: str, size: int) -> bytes | None:
         found = self._value(query, size)
         return None if found is None else bytes(found)
 
     def _value(self, query: str, *values: int | bytes) -> Any:
-        with self._db.errors(), closing(self._db.execute(query, values)) as cursor:
-            row = cursor.fetchone()
-            return None if row is None else row[0]
-
-
-def _lock(path: Path) -> FileLock:
-    try:
-        return lock_file(path)
-    except BlockingIOError:
-        raise ResourceError(
-            f"{path}: another process has the log open", code="folder-in-use"
-        ) from None
+        rows = self._db.query(query, *values)
+        return rows[0][0] if rows else None

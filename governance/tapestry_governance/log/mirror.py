@@ -1,28 +1,22 @@
-"""A node's own view of the log: a durable mirror that only grows.
+"""A node's mirror of the log: a durable copy that only grows.
 
-A node extends its view with entries and the checkpoint that the log signed over
-them, cosigns what it has stored, and acts on nothing before it has *accepted* the
-same checkpoint with a quorum of cosignatures::
+A node extends its mirror with entries and the checkpoint that the log signed over
+them, cosigns what it has stored, and acts on nothing before it has accepted the same
+checkpoint with a quorum of cosignatures (as C2SP tlog-witness)::
 
-    extend   log signature, append-only, rules      -> stored
-    cosign   "append-only, as far as I have seen"   -> a line for the log
-    accept   quorum, fresh, equal to what is stored -> may be acted on
-    confirm  quorum, a beginning of what is stored  -> what is over, is so
+    extend             log signature, append-only, rules      -> stored
+    cosign             "append-only, as far as I have seen"   -> a line for the log
+    accept_checkpoint  quorum, fresh, equal to what is stored -> may be acted on
+    verify_prefix      quorum, a prefix of what is stored     -> cannot change any more
 
 Guarantees:
     What was stored once is never replaced: a shorter log, another log of the same
     size, or an entry that differs from the mirror's raises ``InconsistentLog``, and
     the offending bytes are kept as evidence. Each step is on the disk before its
-    method returns, so a cosignature never outruns the mirror it speaks about.
-
-Errors:
-    ``InconsistentLog`` rollback or fork; ``QuorumError`` too few cosignatures;
-    ``PolicyError`` a checkpoint too old, or from the future; ``RuleError`` an
-    authentic log that breaks the federation's rules; ``VerificationError`` and
-    ``ProtocolError`` as elsewhere.
+    method returns, so a cosignature covers only entries that are durable here.
 
 Not protected:
-    One thread at a time. Who can write the file can delete it, and with it the
+    One thread at a time. Whatever can write the file can delete it, and with it the
     memory of what was seen; keep it where the keys are.
 """
 
@@ -72,7 +66,7 @@ _SCHEMA = Schema(application="TpLm", version=1, tables=_TABLES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkEvidence:
-    """What made a view refuse: a signed note, and the entries that came with it."""
+    """A signed note that a mirror refused, and the entries that came with it."""
 
     reason: str
     note: bytes
@@ -94,37 +88,34 @@ class LogMirror:
     def open(
         cls, path: Path, *, trust: TrustPolicy, genesis: str, readonly: bool = False
     ) -> "LogMirror":
-        """Open a view, or make an empty one, and verify all that it holds.
+        """Open a mirror, or make an empty one, and verify all that it holds.
 
         Args:
             path: The file.
             trust: The trust policy, from outside the federation.
             genesis: The digest of entry 0, from outside the federation.
-            readonly: Read alone; then the file must be there.
+            readonly: Change nothing; then the file must be there.
 
         Raises:
             ResourceError: The file cannot be opened or is no database.
-            VerificationError: What is stored does not hold any more.
+            VerificationError: The stored entries are damaged, lack one, or do not
+                lead to the genesis and the stored checkpoints.
         """
-        database = open_database(
-            path,
-            _SCHEMA,
-            readonly=readonly,
-            check=False,  # each entry is verified by its hash
-            threads=True,
+        database = open_database(  # no check of rows: entries are verified by hash
+            path, _SCHEMA, readonly=readonly, check=False, threads=True
         )
-        view = cls(database, trust=trust, genesis=genesis)
+        mirror = cls(database, trust=trust, genesis=genesis)
         try:
             with database.errors():
-                view._load()
+                mirror._load()
         except BaseException:
             database.close()
             raise
-        return view
+        return mirror
 
     @property
     def size(self) -> int:
-        """How many entries are stored."""
+        """The number of stored entries."""
         return self._state.size if self._state else 0
 
     @property
@@ -132,10 +123,14 @@ class LogMirror:
         """The federation as of all stored entries.
 
         Raises:
-            IncompleteError: Nothing is stored yet.
+            IncompleteError: The mirror holds no entry yet.
         """
         if self._state is None:
-            raise IncompleteError("the view is empty", code="mirror-empty")
+            raise IncompleteError(
+                "the mirror of the log is empty; the coordinator's first request for a"
+                " cosignature fills it",
+                code="mirror-empty",
+            )
         return self._state
 
     @property
@@ -145,7 +140,7 @@ class LogMirror:
 
     @property
     def seen(self) -> Seen | None:
-        """What the party's events say it has seen; None before anything is accepted."""
+        """The log as this party's events claim to know it; None before acceptance."""
         if self._accepted is None:
             return None
         checkpoint = self._accepted.checkpoint
@@ -159,15 +154,16 @@ class LogMirror:
         """Store new entries under a checkpoint that the log has signed.
 
         Args:
-            start: The index of the first of ``entries``; at most the view's size.
+            start: The index of the first of ``entries``; at most the mirror's size.
             entries: Entries up to the checkpoint's size; some may be known already.
             note: The checkpoint.
 
         Raises:
-            ProtocolError: Not an update for this view: a gap, or a wrong count.
-            InconsistentLog: A rollback or a fork; kept as evidence.
+            ProtocolError: The entries leave a gap, or their number is wrong.
+            InconsistentLog: The update is a rollback or a fork; kept as evidence.
             RuleError: An entry breaks a rule; kept as evidence.
-            VerificationError: A signature or the genesis does not hold.
+            VerificationError: A signature does not hold, or entry 0 is not the
+                genesis or not the charter of the log that signed.
         """
         checkpoint = self._trust.open_pending(note).checkpoint
         try:
@@ -193,20 +189,20 @@ class LogMirror:
         """Cosign all that is stored; returns a signature line.
 
         Guarantees:
-            The line speaks about the stored entries only, and so never about a log
-            that is shorter than, or different from, one cosigned before.
+            The line covers the stored entries, and so never a log that is shorter
+            than, or different from, one cosigned before.
 
         Raises:
-            IncompleteError: Nothing is stored yet.
+            IncompleteError: The mirror holds no entry yet.
         """
-        return self._beginning(self.size).cosign(key, time=_seconds(now))
+        return self._prefix(self.size).cosign(key, time=_seconds(now))
 
     def accept_checkpoint(
         self, note: bytes, now: datetime, *, max_age: int = MAX_AGE
     ) -> CosignedCheckpoint:
         """Accept the stored log as agreed: quorum, fresh, the same as here.
 
-        ``max_age``, in seconds, can only shorten what the policy allows.
+        ``max_age``, in seconds, can only shorten the age that the policy allows.
 
         Guarantees:
             Fresh by the clock of some honest witness, as long as no more are faulty
@@ -215,7 +211,7 @@ class LogMirror:
         Raises:
             ProtocolError: It covers entries that are not stored; extend first.
             QuorumError: Too few witnesses have cosigned.
-            InconsistentLog: A rollback or a fork; kept as evidence.
+            InconsistentLog: It shows a rollback or a fork; kept as evidence.
             PolicyError: It is too old, from the future, or before the last one.
             VerificationError: A signature does not hold.
         """
@@ -227,78 +223,67 @@ class LogMirror:
             limit=min(MAX_AGE, self.state.policy.max_checkpoint_age, max_age),
             before=self._accepted,
         )
-        with self._database.transaction():
-            self._database.execute(
-                "INSERT OR REPLACE INTO accepted VALUES (?, ?)",
-                (opened.checkpoint.size, note),
-            )
+        statement = "INSERT OR REPLACE INTO accepted VALUES (?, ?)"
+        self._database.query(statement, opened.checkpoint.size, note)
         self._accepted = opened
         return opened
 
     def verify_prefix(self, note: bytes) -> int:
-        """See that a quorum vouches for a beginning of what is stored.
+        """Verify that a quorum has cosigned a prefix of the log; return its size.
 
-        For what cannot change any more, as the end of a round; whoever acts on what
-        is under way accepts the newest checkpoint instead.
-
-        Returns how many entries it covers.
+        An old checkpoint is enough for events that cannot change any more, such as
+        the end of a round. To act on events under way, accept the newest one instead.
 
         Raises:
-            ProtocolError, QuorumError, InconsistentLog, VerificationError: As for
-                :meth:`accept`, but that it may be older than what was seen.
+            ProtocolError: It covers entries that are not stored; extend first.
+            QuorumError: Too few witnesses have cosigned.
+            InconsistentLog: It shows a fork; kept as evidence.
+            VerificationError: A signature does not hold.
         """
         return self._open_known(note, oldest=0).checkpoint.size
 
     def contains(self, entry: bytes) -> bool:
-        """Say whether exactly these bytes are in the accepted log."""
+        """Return whether the accepted log has an entry of exactly these bytes."""
         limit = self._accepted.checkpoint.size if self._accepted else 0
-        row = self._database.execute(
-            "SELECT 1 FROM entry WHERE leaf = ? AND idx < ?", (leaf_hash(entry), limit)
-        ).fetchone()
-        return row is not None
+        query = "SELECT 1 FROM entry WHERE leaf = ? AND idx < ?"
+        return bool(self._database.query(query, leaf_hash(entry), limit))
 
     def holds(self, entry: bytes) -> bool:
-        """Say whether exactly these bytes are stored, accepted or not."""
-        row = self._database.execute(
-            "SELECT 1 FROM entry WHERE leaf = ?", (leaf_hash(entry),)
-        ).fetchone()
-        return row is not None
+        """Return whether an entry of these bytes is stored, accepted or not."""
+        query = "SELECT 1 FROM entry WHERE leaf = ?"
+        return bool(self._database.query(query, leaf_hash(entry)))
 
     def body(self, index: int, kind: type[_Body]) -> _Body:
-        """Return what a stored entry says, at an index that the state gives.
+        """Return the body of a stored entry, at an index that the state gives.
 
         Raises:
-            ValueError: There is no such entry.
-            VerificationError: It says something of another kind.
+            ValueError: No entry is stored at this index.
+            VerificationError: The event is of another type.
         """
         (entry,) = self.entries(index, index + 1)
         body = open_entry(entry).event.body
         if not isinstance(body, kind):
             raise VerificationError(
-                f"entry {index} is {body.type}, not {kind.type}",
+                f"entry {index} of the log is {body.type}, want {kind.type}",
                 code="event-type-differs",
             )
         return body
 
     def entries(self, start: int, stop: int) -> list[bytes]:
-        """Return stored entries.
+        """Return stored entries, from ``start`` up to before ``stop``.
 
         Raises:
-            ValueError: Some of them are not stored.
+            ValueError: Some of these entries are not stored.
         """
         if not 0 <= start <= stop <= self.size:
             raise ValueError(f"no entries {start} to {stop} among {self.size}")
-        rows = self._database.execute(
-            "SELECT bytes FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx",
-            (start, stop),
-        )
-        return [bytes(row[0]) for row in rows]
+        query = "SELECT bytes FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx"
+        return [bytes(row[0]) for row in self._database.query(query, start, stop)]
 
     def evidence(self) -> list[ForkEvidence]:
-        """Return what was refused, the oldest first."""
-        rows = self._database.execute(
-            "SELECT reason, note, update_json FROM evidence ORDER BY id"
-        )
+        """Return the refused notes and entries, the oldest first."""
+        query = "SELECT reason, note, update_json FROM evidence ORDER BY id"
+        rows = self._database.query(query)
         return [ForkEvidence(reason=r[0], note=r[1], update=r[2]) for r in rows]
 
     def _load(self) -> None:
@@ -313,20 +298,23 @@ class LogMirror:
                 continue
             opened = self._trust.open_pending(_stored(row[0]))
             checkpoint, size = opened.checkpoint, opened.checkpoint.size
-            if size > self.size or checkpoint != self._beginning(size):
+            if size > self.size or checkpoint != self._prefix(size):
                 raise VerificationError(
-                    "the view is not under its own checkpoint", code="mirror-damaged"
+                    f"the mirror's {self.size} entries contradict its own checkpoint of"
+                    f" {size}; put its newest copy back",
+                    code="mirror-damaged",
                 )
             if table == "accepted":
                 self._accepted = opened
 
     def _stored_entries(self) -> Iterator[bytes]:
-        """Iterate over what is stored, one entry in memory at a time."""
+        """Iterate over the stored entries, one in memory at a time."""
         rows = self._database.execute("SELECT idx, bytes FROM entry ORDER BY idx")
         for expected, (index, entry) in enumerate(rows):
             if index != expected:
                 raise VerificationError(
-                    "the view has lost entries", code="log-entries-missing"
+                    f"the mirror lacks entry {expected}; put its newest copy back",
+                    code="log-entries-missing",
                 )
             if index == 0:
                 self._check_genesis(_stored(entry))
@@ -335,31 +323,32 @@ class LogMirror:
     def _check_append(
         self, start: int, entries: Sequence[bytes], checkpoint: Checkpoint
     ) -> Sequence[bytes]:
-        """Compare what is known already; return the rest."""
+        """Compare the entries that are known already; return the rest."""
         size = self.size
         _check_length(checkpoint.size, seen=size)
         if not 0 <= start <= size or start + len(entries) != checkpoint.size:
             raise ProtocolError(
                 f"entries {start} to {start + len(entries)} do not lead from"
-                f" {size} to {checkpoint.size}",
+                f" {size} to {checkpoint.size}; send those after the first {size}",
                 code="entry-range-differs",
             )
         if list(entries[: size - start]) != self.entries(start, size):
             raise InconsistentLog(
-                f"fork: entries before {size} are not those seen", code="log-forked"
+                f"fork: entries {start} to {size} differ from the stored ones",
+                code="log-forked",
             )
         return entries[size - start :]
 
     def _follow(
         self, fresh: Sequence[bytes], checkpoint: Checkpoint
     ) -> FederationState | None:
-        """Demand the checkpoint's root over mirror and new entries, then the rules."""
+        """Check the root over stored and new entries, then the rules."""
         tree = self._state.past.tree if self._state else PersistentTree()
         for entry in fresh:
             tree = tree.push(leaf_hash(entry))
         if tree.root(tree.size) != checkpoint.root:
             raise InconsistentLog(
-                f"fork: another log of {checkpoint.size} entries is signed",
+                f"fork: the log signed other {checkpoint.size} entries than these",
                 code="log-forked",
             )
         if self._state is None and fresh:
@@ -367,7 +356,8 @@ class LogMirror:
         following = apply_all(self._state, fresh)
         if following is not None and following.charter.origin != checkpoint.origin:
             raise VerificationError(
-                f"the charter is not that of {checkpoint.origin}",
+                f"the charter is of log {following.charter.origin}, the checkpoint of"
+                f" log {checkpoint.origin}",
                 code="charter-differs",
             )
         return following
@@ -375,7 +365,8 @@ class LogMirror:
     def _check_genesis(self, entry: bytes) -> None:
         if digest(entry) != self._genesis:
             raise VerificationError(
-                f"entry 0 is {digest(entry)}, not {self._genesis}",
+                f"entry 0 has the digest {digest(entry)}, trusted is {self._genesis};"
+                " compare the genesis that the federation's members name",
                 code="genesis-differs",
             )
 
@@ -384,7 +375,9 @@ class LogMirror:
         size = opened.checkpoint.size
         if size > self.size:
             raise ProtocolError(
-                f"{size} entries, {self.size} are stored", code="log-shrunk"
+                f"the checkpoint covers {size} entries, {self.size} are stored; send"
+                " the others first",
+                code="checkpoint-beyond-mirror",
             )
         try:
             self._check_same(opened.checkpoint, oldest=oldest)
@@ -395,12 +388,12 @@ class LogMirror:
 
     def _check_same(self, checkpoint: Checkpoint, *, oldest: int) -> None:
         _check_length(checkpoint.size, seen=oldest)
-        if checkpoint != self._beginning(checkpoint.size):
+        if checkpoint != self._prefix(checkpoint.size):
             raise InconsistentLog(
                 f"fork: two logs of {checkpoint.size} entries", code="log-forked"
             )
 
-    def _beginning(self, size: int) -> Checkpoint:
+    def _prefix(self, size: int) -> Checkpoint:
         origin, past = self.state.charter.origin, self.state.past
         return Checkpoint(origin=origin, size=size, root=past.root(size))
 
@@ -415,12 +408,11 @@ class LogMirror:
         update = canonical_json(
             {"entries": [encode_base64(bytes(e)) for e in entries], "start": start}
         )
-        with self._database.transaction():
-            self._database.execute(
-                "INSERT INTO evidence (reason, note, update_json)"
-                " SELECT ?, ?, ? WHERE (SELECT count(*) FROM evidence) < ?",
-                (str(error), note, update, _MAX_EVIDENCE),
-            )
+        self._database.query(
+            "INSERT INTO evidence (reason, note, update_json)"
+            " SELECT ?, ?, ? WHERE (SELECT count(*) FROM evidence) < ?",
+            *(str(error), note, update, _MAX_EVIDENCE),
+        )
 
 
 def _check_length(size: int, *, seen: int) -> None:
@@ -434,7 +426,7 @@ def _stored(value: object) -> bytes:
     """Return bytes that SQLite gave back; of a damaged file it gives anything."""
     if not isinstance(value, bytes):
         raise VerificationError(
-            "the view is damaged; put its newest copy back", code="mirror-damaged"
+            "the mirror is damaged; put its newest copy back", code="mirror-damaged"
         )
     return value
 

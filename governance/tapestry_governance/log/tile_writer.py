@@ -1,6 +1,6 @@
-"""The public face of a log: tiles and checkpoint, made from its database.
+"""The public files of a log: tiles and checkpoint, made from its database.
 
-Nothing here is the truth. What is missing is written again; what contradicts the
+The database decides. A missing file is written again; a file that contradicts the
 database is left alone and reported, since it may be evidence of a fork.
 """
 
@@ -17,16 +17,16 @@ CHECKPOINT = "checkpoint"
 
 
 class TileWriter:
-    """The files that everybody may read.
+    """The public files, in one folder.
 
     Guarantees:
         ``checkpoint`` is replaced in one step, after every tile that it needs is
-        on the disk. A file never changes once it has its name; a partial one
-        goes when the full one is there.
+        on the disk. A tile never changes once it has its name; a partial one is
+        removed when the full one is there.
     """
 
     def __init__(self, folder: Path, *, tree: Tree, read: tiles.Reader) -> None:
-        """Show the log with this tree and these entries in a folder."""
+        """Take the folder, and the tree and entries of the log to write there."""
         self.folder = folder
         self._tree = tree
         self._read = read
@@ -36,7 +36,8 @@ class TileWriter:
         """Compare every file that is there with the log.
 
         Raises:
-            VerificationError: A file differs, is beyond the log, or is foreign.
+            InconsistentLog: A file differs from the log, or is beyond it.
+            ForeignFileError: A file under ``tile/`` is no tile.
         """
         durable_files.remove_leftovers(self.folder)
         present = tiles.list_files(self.folder)
@@ -48,8 +49,8 @@ class TileWriter:
         """Read the public checkpoint.
 
         Raises:
-            VerificationError: It is no plain file, or too large to be one.
-            ResourceError: It cannot be read.
+            VerificationError: It is no plain file, or too large for a checkpoint.
+            ResourceError: The file cannot be read.
         """
         path = self.folder / CHECKPOINT
         try:
@@ -62,7 +63,7 @@ class TileWriter:
             ) from error
 
     def publish(self, size: int, note: bytes) -> None:
-        """Write the tiles of a size, then its checkpoint; drop what is superseded."""
+        """Write the tiles of a size, then its checkpoint; drop superseded tiles."""
         for tile in tiles.layout(size):
             self._write(tile)
         if self.checkpoint() != note:

@@ -1,26 +1,25 @@
-"""The log itself: append entries, sign, collect cosignatures, publish.
+"""The log: append entries, sign, collect cosignatures, publish.
 
 ::
 
-    directory/log.db               the truth (see store.py)
+    directory/log.db               entries and signatures (``log.database``)
     directory/lock                 held by the one process that writes
     directory/public/checkpoint    the newest cosigned checkpoint
-    directory/public/tile/…        what tiles.py describes
+    directory/public/tile/…        the tiles (``tapestry.tlog.tiles``)
 
-The order of writing is what makes a crash harmless::
+The order of writing makes a crash harmless::
 
-    append         entries are durable before anybody is told their index
+    append         entries are durable before their index is returned
     sign           one root for each size, recorded before the signature leaves
     cosignatures   recorded one by one, each checked
     publish        recorded, then tiles, then ``checkpoint`` replaced in one step
 
-Whatever was interrupted is finished by the next ``Log.open``.
+The next ``Log.open`` finishes an interrupted step.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tapestry.errors import (
@@ -29,7 +28,6 @@ from tapestry.errors import (
     InconsistentLog,
     ProtocolError,
     QuorumError,
-    ResourceError,
     VerificationError,
 )
 from tapestry.keys import SigningKey, VerifyKey
@@ -56,12 +54,12 @@ class Log:
 
     Not protected:
         A backup of the whole directory cannot be told from the present one by
-        itself. Show :meth:`check` the newest checkpoint that members hold
-        before the first append.
+        itself: pass the newest checkpoint that members hold to :meth:`check` before
+        the first append.
     """
 
     def __init__(self, directory: Path, *, key: SigningKey, store: LogDatabase) -> None:
-        """Take over an open store; use ``start`` instead."""
+        """Take over an open store; use ``create`` or ``open`` instead."""
         self._key = key
         self._store = store
         self._tree = Tree()
@@ -74,20 +72,16 @@ class Log:
         """Make an empty log whose origin is the name of the key.
 
         Raises:
-            ConfigError: There is a log already, or public files of one.
+            ConfigError: The folder has a log already, or public files of one.
             ResourceError: The folder cannot be written.
         """
         if (directory / "public").exists():
             raise ConfigError(
-                f"{directory} has public files, but no log to go with",
+                f"{directory} has public files of a log, but no log.db that they come"
+                " from; put it back, or name another folder",
                 code="log-missing",
             )
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResourceError(
-                f"cannot make {directory}: {error.strerror}", code="file-unwritable"
-            ) from error
+        durable_files.make_folders(directory)
         store = LogDatabase(directory)
         try:
             store.create(str(key.verify_key))
@@ -98,24 +92,12 @@ class Log:
         return cls(directory, key=key, store=store)
 
     @classmethod
-    def start(cls, directory: Path, *, key: SigningKey) -> Self:
-        """Open the log of a directory, or make one where none ever was.
-
-        Raises:
-            ConfigError, ResourceError, InconsistentLog: As for ``open``.
-        """
-        try:
-            return cls.create(directory, key=key)
-        except ConfigError:
-            return cls.open(directory, key=key)
-
-    @classmethod
     def open(cls, directory: Path, *, key: SigningKey) -> Self:
         """Open a log, check it whole and finish what a crash interrupted.
 
         Raises:
-            ConfigError: No log is there, or it belongs to another key.
-            ResourceError: Another process has it open; the disk is full.
+            ConfigError: The folder has no log, or one of another key.
+            ResourceError: Another process has it open, or the disk is full.
             InconsistentLog: Entries, checkpoints, tiles and public checkpoint
                 contradict each other; nothing was written.
         """
@@ -138,7 +120,8 @@ class Log:
             Tiles are not compared, since a writer may be replacing them; ``open`` does.
 
         Raises:
-            ConfigError, InconsistentLog: As for ``open``.
+            ConfigError: The folder has no log, or one of another key.
+            InconsistentLog: Entries and checkpoints contradict each other.
             ResourceError: The database cannot be read.
         """
         with _opened(directory, readonly=True) as store:
@@ -149,56 +132,46 @@ class Log:
         return entries
 
     def close(self) -> None:
-        """Close the log and let others open it."""
+        """Close the log; another process can open it then."""
         self._store.close()
 
     def __enter__(self) -> Self:
-        """Use the log in a ``with`` block."""
+        """Return the log for a ``with`` block, which closes it."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the log."""
         self.close()
 
     @property
     def origin(self) -> str:
-        """The name of the log, which is that of its key."""
+        """The name of the log: the name of its key."""
         return self._key.name
 
     @property
     def public(self) -> Path:
-        """The folder that everybody may read."""
+        """The folder of the public files."""
         return self._public.folder
 
     @property
     def size(self) -> int:
-        """How many entries there are, signed or not."""
+        """The number of entries, signed or not."""
         return self._tree.size
-
-    @property
-    def root(self) -> bytes:
-        """The root over all entries, signed or not."""
-        return self._tree.root()
 
     def append(self, entries: Sequence[bytes]) -> range:
         """Append entries, all or none; returns their indexes.
 
         Guarantees:
-            On return they are on the disk, and what was hashed is what the
-            database gives back, not what was handed in.
+            On return they are on the disk, and the hashes are of the bytes that the
+            database gives back, not of the argument.
 
         Edge cases:
             After an error nothing was appended, unless the machine failed while
-            writing: then they may be there after the next ``open``, and
-            :meth:`find` says so.
+            writing: then they may be there after the next ``open``; :meth:`find` tells.
 
         Raises:
-            ProtocolError: An entry is over 65,535 bytes or is there already.
+            ProtocolError: An entry is over 65,535 bytes or is in the log already.
+            InconsistentLog: Another process has written to the database.
             ResourceError: The disk is full or failing.
         """
         start = self.size
@@ -208,7 +181,8 @@ class Log:
         with self._store.transaction():
             if self._store.size() != start:
                 raise InconsistentLog(
-                    "somebody else has written to the log", code="log-changed-elsewhere"
+                    "another process has written to the log; end it and start again",
+                    code="log-changed-elsewhere",
                 )
             self._store.insert_entries(start, rows)
             self._check_rows(start, [leaf for leaf, _ in rows])
@@ -228,7 +202,7 @@ class Log:
         """Read entries from ``start`` up to before ``stop``.
 
         Raises:
-            ValueError: There are no such entries.
+            ValueError: The log has no such entries.
         """
         if not 0 <= start <= stop <= self.size:
             raise ValueError(f"no entries {start} to {stop} in a log of {self.size}")
@@ -243,7 +217,7 @@ class Log:
             each size: calling again at the same size returns the same bytes.
 
         Raises:
-            InconsistentLog: The database gives back other bytes than it got.
+            InconsistentLog: The database gives back other bytes than were stored.
             ResourceError: The disk is full or failing.
         """
         with self._store.transaction():
@@ -262,8 +236,8 @@ class Log:
             Of two lines of one witness the newer stays.
 
         Raises:
-            ProtocolError: Not a signature line.
-            VerificationError: Not a witness's, or not over this checkpoint.
+            ProtocolError: The line is no signature line.
+            VerificationError: It is no witness's, or not over this checkpoint.
             ValueError: No checkpoint was signed at this size.
         """
         if self._store.checkpoint(size) is None:
@@ -282,19 +256,21 @@ class Log:
             lines of this policy's witnesses are in the note.
 
         Raises:
-            QuorumError: Too few cosignatures so far; nothing changed.
+            QuorumError: Too few witnesses have cosigned; nothing changed.
             ResourceError: The disk is full or failing; publish again or reopen.
         """
         size = self._store.newest_checkpoint()
         signed = None if size is None else self._store.checkpoint(size)
         if size is None or signed is None:
-            raise QuorumError("no checkpoint was signed yet", code="checkpoint-missing")
-        lines = [
-            line
-            for line in self._store.cosignatures(size)
-            if self._counts(size, line, trust)
-        ]
-        note = signed + b"".join(lines)
+            raise QuorumError(
+                "no checkpoint was signed yet; sign one and have it cosigned",
+                code="checkpoint-missing",
+            )
+        note = signed
+        for line in self._store.cosignatures(size):
+            with suppress(VerificationError):  # its witness has left the policy
+                trust.open_cosignature(self._checkpoint(size), line)
+                note += line
         trust.open(note)
         with self._store.transaction():
             self._store.insert_publication(size, note)
@@ -315,24 +291,21 @@ class Log:
         sizes = self._store.published_sizes()
         if not sizes or not 0 <= index < sizes[-1]:
             raise IncompleteError(
-                f"no public checkpoint covers entry {index}", code="checkpoint-missing"
+                f"no public checkpoint covers entry {index}; publish the log first",
+                code="checkpoint-missing",
             )
         hashes = self._tree.inclusion_proof(index, sizes[-1])
         note = self._store.publication(sizes[-1]) or b""
         return Proof(index=index, hashes=tuple(hashes), checkpoint=note).encode()
 
-    def consistency_proof(self, old_size: int, size: int) -> list[bytes]:
-        """Prove that the log at ``old_size`` is a prefix of the log at ``size``."""
-        return self._tree.consistency_proof(old_size, size)
-
     def check(self, note: bytes) -> None:
-        """Demand that a checkpoint somebody else holds is one of this log.
+        """Require that a checkpoint which a member holds is one of this log.
 
-        For start-up: if a member has seen more than is here, this directory is
+        Call it at start-up: if a member has seen more than is here, this directory is
         an old backup, and appending to it would fork the log.
 
         Raises:
-            ProtocolError: Not a checkpoint.
+            ProtocolError: The bytes are no checkpoint.
             VerificationError: This log's key has not signed it.
             InconsistentLog: It is ahead of this log or has another root.
         """
@@ -347,7 +320,7 @@ class Log:
             tiles.check_entry(entry)
             if leaf in seen or self._store.find(leaf) is not None:
                 raise ProtocolError(
-                    f"entry is in the log already: {entry[:40]!r}",
+                    f"the entry is in the log already: {entry[:40]!r}",
                     code="entry-duplicated",
                 )
             seen.add(leaf)
@@ -357,23 +330,17 @@ class Log:
         rows = enumerate(self._store.rows(start, stop), start)
         if [_hash_row(at, row) for at, row in rows] != list(leaves):
             raise InconsistentLog(
-                f"entries {start} to {stop} are not as they were",
+                f"the database gives back entries {start} to {stop} changed; its disk"
+                " is failing",
                 code="log-entry-changed",
             )
-
-    def _counts(self, size: int, line: bytes, trust: TrustPolicy) -> bool:
-        try:
-            trust.open_cosignature(self._checkpoint(size), line)
-        except VerificationError:  # its witness has left the policy
-            return False
-        return True
 
     def _check(self, *, shown: bytes | None) -> None:
         """Check key, entries and checkpoints, and load the tree.
 
         Args:
-            shown: The public checkpoint, read before the database, which a writer
-                would have brought up to it by then.
+            shown: The public checkpoint, read before the database: a writer records a
+                publication before it replaces that file.
         """
         self._store.check_key(str(self._key.verify_key))
         for at, row in enumerate(self._store.rows(0, self._store.size())):
@@ -381,19 +348,20 @@ class Log:
         for size, note in self._store.checkpoints():
             if self._open(note).size != size:
                 raise InconsistentLog(
-                    f"checkpoint of size {size} has another size",
+                    f"the checkpoint recorded at size {size} is of another size",
                     code="checkpoint-size-differs",
                 )
         sizes = self._store.published_sizes()
         if shown is not None and self._open(shown).size not in sizes:
             raise InconsistentLog(
-                "the database is older than its public checkpoint", code="log-restored"
+                "the database is older than its public checkpoint: it is an old backup",
+                code="log-restored",
             )
         if (latest := self.latest()) is not None:
             self._check_cosigned(sizes[-1], latest)
 
     def _finish(self) -> None:
-        """Compare the public files, and write what a crash left out."""
+        """Compare the public files, and write those that a crash left out."""
         self._public.load()
         sizes = self._store.published_sizes()
         for size in sizes[:-1]:
@@ -406,7 +374,8 @@ class Log:
         opened = notes.open_note(note, [self._key.verify_key, *keys])
         if len(opened.verified) != len(notes.parse(note).signatures):
             raise InconsistentLog(
-                f"a cosignature at size {size} is damaged", code="cosignature-malformed"
+                f"a cosignature recorded at size {size} is damaged",
+                code="cosignature-malformed",
             )
 
     def _open(self, note: bytes) -> Checkpoint:
@@ -415,18 +384,20 @@ class Log:
         claimed = Checkpoint.parse(opened.text)
         if claimed.origin != self.origin:
             raise VerificationError(
-                f"checkpoint of another log, {claimed.origin}",
+                f"the checkpoint is of log {claimed.origin}, this log is {self.origin}",
                 code="log-origin-differs",
             )
         if claimed.size > self.size:
             raise InconsistentLog(
                 f"a checkpoint of {claimed.size} entries exists, here are {self.size}:"
-                " this is an old backup",
+                " this is an old backup; put the newest one back",
                 code="log-restored",
             )
         if claimed.root != self._tree.root(claimed.size):
             raise InconsistentLog(
-                f"two roots for the log at size {claimed.size}", code="log-forked"
+                f"the log has two roots at size {claimed.size}: it was forked, or its"
+                " database changed",
+                code="log-forked",
             )
         return claimed
 
@@ -435,14 +406,16 @@ class Log:
 def _opened(directory: Path, *, readonly: bool = False) -> Iterator[LogDatabase]:
     """Open the store of a log; close it again if what follows fails."""
     if not (directory / "log.db").exists():
-        raise ConfigError(f"no log.db in {directory}", code="log-missing")
+        raise ConfigError(
+            f"no log.db in {directory}; name the folder of a log", code="log-missing"
+        )
     store = LogDatabase(directory, readonly=readonly)
     try:
         yield store
     except (ProtocolError, VerificationError) as error:
         store.close()
         raise InconsistentLog(
-            f"the log in {directory}: {error}", code="database-damaged"
+            f"the log in {directory}: {error}", code=error.code
         ) from error
     except BaseException:
         store.close()
@@ -450,12 +423,12 @@ def _opened(directory: Path, *, readonly: bool = False) -> Iterator[LogDatabase]
 
 
 def _hash_row(at: int, row: tuple[int, bytes, bytes]) -> bytes:
-    """Hash a stored entry again; a log once died of one bit that flipped."""
+    """Hash a stored entry again: a bit that flips on the disk must not be signed."""
     index, kept, data = row
     leaf = leaf_hash(data)
     if index != at or leaf != kept:
         raise InconsistentLog(
-            f"entry {at} is missing or damaged in the database",
+            f"entry {at} is missing or damaged in the log's database",
             code="log-entries-missing",
         )
     return leaf

@@ -65,7 +65,7 @@ def test_the_first_entry_is_a_charter_that_every_root_signed(
 ) -> None:
     genesis = found(tmp_path, founding)
     log_key = _key(tmp_path / "coordinator" / "keys" / "log.key")
-    with Log.start(tmp_path / "coordinator" / "log", key=log_key) as log:
+    with Log.open(tmp_path / "coordinator" / "log", key=log_key) as log:
         (entry,) = log.entries(0, log.size)
     assert digest(entry) == genesis
     opened = open_entry(entry)

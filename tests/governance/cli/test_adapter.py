@@ -1,4 +1,4 @@
-"""``tapestry adapter``: one line per check, and the exit status of an audit."""
+"""``tapestry adapter``: a line and a code for each check, and the exit status."""
 
 import json
 import shutil
@@ -9,6 +9,7 @@ import pytest
 from tapestry.artifacts import manifest
 from tapestry.tlog.trust_policy import TrustPolicy
 from tests.support.adapter_folders import (
+    codes,
     make_adapter,
     make_base,
     make_demo,
@@ -33,8 +34,11 @@ def test_a_base_with_a_file_outside_its_manifest_is_refused(demo: Path) -> None:
     (demo / "releases" / "base-2" / "config.json").write_text('{"rms_norm_eps": 5.0}')
     result = _run("verify", demo / "adapters" / "fr-culture")
     assert words(result)["base"] == "FOREIGN FILE"
-    assert "base-2: not part of it: config.json; remove it" in result.stdout
+    assert "config.json" in result.stdout
     assert result.exit_code == 4
+    told = _run("verify", demo / "adapters" / "fr-culture", "--json")
+    assert codes(told)["base"] == "foreign-file"
+    assert json.loads(told.stdout)["foreign_files"] == ["config.json"]
 
 
 def test_a_base_without_a_manifest_has_no_verdict(demo: Path) -> None:
@@ -42,16 +46,19 @@ def test_a_base_without_a_manifest_has_no_verdict(demo: Path) -> None:
     result = _run("verify", demo / "adapters" / "fr-culture")
     assert words(result)["base"] == "INCOMPLETE"
     assert result.exit_code == 3
+    told = _run("verify", demo / "adapters" / "fr-culture", "--json")
+    assert codes(told)["base"] == "manifest-missing"
 
 
-def test_a_base_with_a_manifest_of_its_own_is_held_against_the_log(demo: Path) -> None:
+def test_a_base_with_another_manifest_is_compared_with_the_log(demo: Path) -> None:
     base = demo / "releases" / "base-2"
     (base / "config.json").write_text('{"rms_norm_eps": 5.0}')
     manifest.write(base)
     result = _run("verify", demo / "adapters" / "fr-culture")
     assert words(result) == {"folder": "holds", "base": "holds", "log": "FAILS"}
-    assert "base-2 was published with other files" in result.stdout
     assert result.exit_code == 1
+    told = _run("verify", demo / "adapters" / "fr-culture", "--json")
+    assert codes(told) == {"folder": None, "base": None, "log": "manifest-differs"}
 
 
 def test_an_adapter_of_the_demo_holds_without_further_options(demo: Path) -> None:
@@ -64,6 +71,7 @@ def test_the_report_for_machines_says_the_same(demo: Path) -> None:
     result = _run("verify", demo / "adapters" / "fr-culture", "--json")
     report = json.loads(result.stdout)
     assert [step["holds"] for step in report["steps"]] == [True, True, True]
+    assert codes(result) == {"folder": None, "base": None, "log": None}
     assert report["exit"] == result.exit_code == 0
     assert report["base"] == "base-2"
 
@@ -73,8 +81,11 @@ def test_a_tampered_file_fails(demo: Path) -> None:
     (folder / "README.md").write_text("# better\n")
     result = _run("verify", folder)
     assert words(result) == {"folder": "FAILS"}
-    assert "README.md was changed" in result.stdout
+    assert "README.md" in result.stdout
     assert result.exit_code == 1
+    assert codes(_run("verify", folder, "--json")) == {
+        "folder": "manifest-file-changed"
+    }
 
 
 def test_a_tampered_file_under_a_new_manifest_fails_against_the_log(
@@ -86,6 +97,8 @@ def test_a_tampered_file_under_a_new_manifest_fails_against_the_log(
     result = _run("verify", folder)
     assert words(result) == {"folder": "holds", "base": "holds", "log": "FAILS"}
     assert result.exit_code == 1
+    told = codes(_run("verify", folder, "--json"))
+    assert told["log"] == "adapter-entry-differs"
 
 
 def test_an_adapter_alone_gets_no_verdict(demo: Path, tmp_path: Path) -> None:
@@ -93,15 +106,16 @@ def test_an_adapter_alone_gets_no_verdict(demo: Path, tmp_path: Path) -> None:
     shutil.copytree(demo / "adapters" / "fr-culture", alone)
     result = _run("verify", alone)
     assert words(result)["log"] == "not checked"
-    assert "name it with --base" in result.stdout
+    assert "--base" in result.stdout
     assert result.exit_code == 3
+    assert codes(_run("verify", alone, "--json"))["base"] == "base-missing"
     given = _run("verify", alone, "--base", demo / "releases" / "base-2")
     assert words(given) == {"folder": "holds", "base": "holds", "log": "not checked"}
-    assert "name it with --bundle" in given.stdout
+    assert "--bundle" in given.stdout
     assert given.exit_code == 3
-    report = json.loads(
-        _run("verify", alone, "--base", demo / "releases" / "base-2", "--json").stdout
-    )
+    told = _run("verify", alone, "--base", demo / "releases" / "base-2", "--json")
+    assert codes(told) == {"folder": None, "base": None, "log": "bundle-missing"}
+    report = json.loads(told.stdout)
     assert [step["holds"] for step in report["steps"]] == [True, True, None]
     assert report["exit"] == 3
     both = _run(
@@ -114,7 +128,9 @@ def test_an_adapter_alone_gets_no_verdict(demo: Path, tmp_path: Path) -> None:
 NOTE = "note: trusted was the bundle's own trust-policy.txt"
 
 
-def test_without_a_trust_file_of_ones_own_there_is_a_note(demo: Path) -> None:
+def test_without_a_trust_file_a_note_names_the_trusted_policy(
+    demo: Path,
+) -> None:
     adapter, own = demo / "adapters" / "fr-culture", demo / "own-policy.txt"
     own.write_bytes(World().trust.encode())
     for arguments in (["verify", adapter], ["list", demo / "bundle"]):
@@ -126,8 +142,8 @@ def test_without_a_trust_file_of_ones_own_there_is_a_note(demo: Path) -> None:
         assert NOTE in _run(*arguments, "--json").stderr
 
 
-def test_a_bundle_that_others_vouch_for_is_not_trusted(demo: Path) -> None:
-    """Whoever made the bundle made its trust-policy.txt, too."""
+def test_a_bundle_that_other_witnesses_cosigned_is_not_trusted(demo: Path) -> None:
+    """The maker of a bundle also makes its trust-policy.txt."""
     stranger = World()
     stranger.log_key = stranger.keys["de", "node"]
     trust = TrustPolicy.of_members(
@@ -153,7 +169,7 @@ def test_a_trust_file_that_is_not_there_is_wrong_usage(demo: Path) -> None:
         assert "nowhere" in result.stderr
 
 
-def test_what_fails_weighs_more_than_what_is_missing(
+def test_a_failed_check_decides_over_a_missing_bundle(
     demo: Path, tmp_path: Path
 ) -> None:
     other = make_base(tmp_path / "other", scale=2.0)
@@ -177,9 +193,11 @@ def test_another_base_fails(demo: Path, tmp_path: Path) -> None:
     result = _run("verify", demo / "adapters" / "fr-culture", "--base", other)
     assert words(result)["base"] == "FAILS"
     assert result.exit_code == 1
+    told = _run("verify", demo / "adapters" / "fr-culture", "--base", other, "--json")
+    assert codes(told)["base"] == "base-differs"
 
 
-def test_a_bundle_that_does_not_verify_vouches_for_nothing(demo: Path) -> None:
+def test_a_bundle_that_does_not_verify_proves_nothing(demo: Path) -> None:
     path = demo / "bundle" / "checkpoint"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\n ", 1))
     result = _run("verify", demo / "adapters" / "fr-culture")
@@ -197,8 +215,9 @@ def test_an_adapter_the_log_does_not_know_gets_no_verdict(demo: Path) -> None:
         card="# unknown\n",
     )
     result = _run("verify", unknown)
-    assert "the log has no adapter unknown" in result.stdout
+    assert "no adapter unknown" in result.stdout
     assert result.exit_code == 3
+    assert codes(_run("verify", unknown, "--json"))["log"] == "name-not-published"
 
 
 def test_a_folder_that_is_none_is_wrong_usage(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``tapestry release``: is a folder the base model that was published."""
+"""``tapestry release``: a folder is the base model that was published, or is not."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tapestry.artifacts import manifest
-from tests.support.adapter_folders import make_demo, words
+from tests.support.adapter_folders import codes, make_demo, words
 from tests.support.commands import Result, tapestry
 
 
@@ -32,7 +32,7 @@ def test_a_release_of_the_demo_holds_without_further_options(release: Path) -> N
     assert "give the one you hold" in result.stderr
 
 
-def test_a_policy_of_ones_own_is_used(demo: Path, release: Path) -> None:
+def test_a_given_trust_policy_is_used(demo: Path, release: Path) -> None:
     policy = demo / "bundle" / "trust-policy.txt"
     assert _run("verify", release, "--trust", policy).exit_code == 0
     (demo / "empty").touch()
@@ -48,8 +48,11 @@ def test_one_byte_of_the_weights_fails(release: Path, place: int) -> None:
     path.write_bytes(bytes(content))
     result = _run("verify", release)
     assert words(result) == {"folder": "FAILS"}
-    assert "base-2: model.safetensors was changed; get it again" in result.stdout
+    assert "model.safetensors" in result.stdout
     assert result.exit_code == 1
+    assert codes(_run("verify", release, "--json")) == {
+        "folder": "manifest-file-changed"
+    }
 
 
 def test_another_model_with_a_manifest_of_its_own_fails(release: Path) -> None:
@@ -57,8 +60,8 @@ def test_another_model_with_a_manifest_of_its_own_fails(release: Path) -> None:
     manifest.write(release)
     result = _run("verify", release)
     assert words(result) == {"folder": "holds", "log": "FAILS"}
-    assert "base-2 was published with other files" in result.stdout
     assert result.exit_code == 1
+    assert codes(_run("verify", release, "--json"))["log"] == "manifest-differs"
 
 
 def test_without_a_log_there_is_no_verdict(demo: Path, release: Path) -> None:
@@ -66,14 +69,16 @@ def test_without_a_log_there_is_no_verdict(demo: Path, release: Path) -> None:
     result = _run("verify", release)
     assert words(result) == {"folder": "holds", "log": "not checked"}
     assert result.exit_code == 3
+    assert codes(_run("verify", release, "--json"))["log"] == "bundle-missing"
     assert _run("verify", release, "--bundle", demo / "elsewhere").exit_code == 0
 
 
-def test_a_base_that_nobody_released_has_no_verdict(release: Path) -> None:
+def test_a_base_without_a_manifest_has_no_verdict(release: Path) -> None:
     shutil.rmtree(release / manifest.FOLDER)
     result = _run("verify", release)
     assert words(result) == {"folder": "INCOMPLETE"}
     assert result.exit_code == 3
+    assert codes(_run("verify", release, "--json")) == {"folder": "manifest-missing"}
 
 
 def test_a_release_that_the_log_does_not_know_has_no_verdict(release: Path) -> None:
@@ -83,8 +88,9 @@ def test_a_release_that_the_log_does_not_know_has_no_verdict(release: Path) -> N
     (other / "NOTICE.txt").write_text("mine")
     manifest.write(other)
     result = _run("verify", other)
-    assert "the log has no release base-9" in result.stdout
+    assert "no release base-9" in result.stdout
     assert result.exit_code == 3
+    assert codes(_run("verify", other, "--json"))["log"] == "name-not-published"
 
 
 def test_machines_read_the_same_verdict(release: Path) -> None:
