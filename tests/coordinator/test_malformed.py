@@ -168,7 +168,7 @@ def _goes_on(
     included = set(federation.closed()[-1].included)
     assert included >= OTHERS
     lines = [r.getMessage() for r in log.records if r.name.startswith("tapestry_coord")]
-    assert "fr" in included or any("fr " in line for line in lines)
+    assert "fr" in included or any("node fr" in line for line in lines)
     assert not federation.aborted()
 
 
