@@ -40,7 +40,7 @@ def collect_adapters(run: RunContext) -> None:
         dict.fromkeys(present, request), deadline=waited
     ):
         try:
-            adapter = _keep(run, node, reply)
+            adapter = keep_adapter(run, node, reply)
         except ResourceError:
             raise
         except TapestryError as error:
@@ -49,7 +49,7 @@ def collect_adapters(run: RunContext) -> None:
             run.notify({"stage": "adapter", "node": node, "text": adapter})
 
 
-def _keep(run: RunContext, node: str, reply: Message) -> str:
+def keep_adapter(run: RunContext, node: str, reply: Message) -> str:
     """Store an adapter's files, check them against the rules, and log its entries.
 
     Guarantees:

@@ -65,7 +65,7 @@ _LOOK_SECONDS = 1.0  # between looks at who is online
 _HELLO_SECONDS = 10.0
 _ENGINE_ERRORS = (httpx.HTTPError, RunNotRunningException)
 
-_THREAD = threading.local()  # lost: the request of this thread is over
+THREAD = threading.local()  # lost: the request of this thread is over
 
 Main = Callable[[Path, Grid], None]
 _Arrival = tuple[str, Message] | Exception | None  # None: no valid reply will come
@@ -115,28 +115,28 @@ class FlowerGrid:
     def __init__(self, flower: Flower) -> None:
         """Take the grid that Flower hands to a ServerApp."""
         self._flower = flower
-        self._names: dict[int, str] = {}  # by node id, which stands for a public key
+        self.names: dict[int, str] = {}  # by node id, which stands for a public key
         self._online: dict[int, str] = {}  # when each was activated last
 
     def nodes(self) -> list[str]:
         """Return the names of the nodes that are online, in order."""
         for node_id, name in self._look().items():
             self._introduce(node_id, name)  # also if it is too busy to answer a hello
-        new = {str(key): key for key in self._online if key not in self._names}
+        new = {str(key): key for key in self._online if key not in self.names}
         hello = dict.fromkeys(new, encode_message(HelloRequest()))
         for key, reply in self._exchange(hello, new, deadline=_HELLO_SECONDS):
             with suppress(ProtocolError):  # a node without a name is not reachable
                 self._introduce(new[key], expect_body(reply, Identity).name)
-        return sorted(name for key, name in self._names.items() if key in self._online)
+        return sorted(name for key, name in self.names.items() if key in self._online)
 
     def exchange(
         self, requests: Mapping[str, Message], *, deadline: float
     ) -> Iterator[tuple[str, Message]]:
         """Send each node its request and yield replies as they arrive."""
         end = time.monotonic() + deadline
-        if not requests.keys() <= set(self._names.values()):
+        if not requests.keys() <= set(self.names.values()):
             self.nodes()
-        ids = {name: key for key, name in self._names.items() if name in requests}
+        ids = {name: key for key, name in self.names.items() if name in requests}
         known = {name: requests[name] for name in ids}
         yield from self._exchange(known, ids, deadline=end - time.monotonic())
 
@@ -147,8 +147,8 @@ class FlowerGrid:
         return {info.node_id: str(info.name) for info in infos}
 
     def _introduce(self, node_id: int, name: str) -> None:
-        if name and name not in self._names.values():
-            self._names.setdefault(node_id, name)
+        if name and name not in self.names.values():
+            self.names.setdefault(node_id, name)
 
     def _exchange(
         self,
@@ -228,7 +228,7 @@ class FlowerGrid:
         waiting = {message_id} - {""}  # empty: the SuperLink did not take it
         start = time.monotonic()
         while not pending.is_over:
-            _THREAD.lost = functools.partial(self._is_lost, pending, activation)
+            THREAD.lost = functools.partial(self._is_lost, pending, activation)
             for reply in self._flower.pull_messages(waiting) if waiting else ():
                 if reply.has_content():
                     return reply
@@ -260,7 +260,7 @@ def server_app(main: Main) -> ServerApp:
     def run(flower: Flower, context: Context) -> None:
         directory = Path(str(context.run_config.get("directory", "")))
         _check_directory(directory)
-        _pull_promptly()
+        pull_promptly()
         with working_on(directory):
             try:
                 main(directory, FlowerGrid(flower))
@@ -333,7 +333,7 @@ def _failure(error: Exception) -> Outcome:
     return Outcome(kind=kind, code=code, message=text)
 
 
-def _pull_promptly() -> None:
+def pull_promptly() -> None:
     """Replace Flower's polling for the parts of a reply, which arrive after its head.
 
     Flower polls after one second, and this function after a fiftieth of one. Flower
@@ -343,7 +343,7 @@ def _pull_promptly() -> None:
     pull_objects = http_grid.pull_objects
 
     def pull(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> Any:
-        lost = getattr(_THREAD, "lost", lambda: False)
+        lost = getattr(THREAD, "lost", lambda: False)
 
         def pull_unless_lost(object_id: str) -> bytes:
             if lost():

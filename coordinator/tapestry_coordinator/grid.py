@@ -38,11 +38,11 @@ class LocalGrid:
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         """Take one handler per node."""
-        self._handlers = dict(handlers)
+        self.handlers = dict(handlers)
 
     def nodes(self) -> list[str]:
         """Return the names of all nodes, in order."""
-        return sorted(self._handlers)
+        return sorted(self.handlers)
 
     def exchange(
         self, requests: Mapping[str, Message], *, deadline: float
@@ -52,8 +52,8 @@ class LocalGrid:
         for name in sorted(requests):
             if time.monotonic() > end:
                 return
-            if name in self._handlers:
-                yield name, self._handlers[name](requests[name])
+            if name in self.handlers:
+                yield name, self.handlers[name](requests[name])
 
 
 class ValidatingGrid:

@@ -57,7 +57,7 @@ class Journal:
         self._file = directory / "journal.db"
         if not readonly:
             durable_files.make_folders(self._sums)
-        self._db = open_database(self._file, _SCHEMA, readonly=readonly)
+        self.database = open_database(self._file, _SCHEMA, readonly=readonly)
 
     def claim(self, run_id: str) -> None:
         """Check that the journal's rounds are of this run.
@@ -76,22 +76,26 @@ class Journal:
 
     def open_round(self, number: int, manifest: bytes) -> None:
         """Record a round before it is announced."""
-        self._db.query(
+        self.database.query(
             "INSERT OR REPLACE INTO round VALUES (?, 'open', ?, NULL)",
             *(number, manifest),
         )
 
     def store_result(self, number: int, result: bytes) -> None:
         """Keep message 10 for nodes that miss it."""
-        self._db.query("UPDATE round SET result = ? WHERE number = ?", result, number)
+        self.database.query(
+            "UPDATE round SET result = ? WHERE number = ?", result, number
+        )
 
     def settle(self, number: int, status: str) -> None:
         """Mark a round ``closed`` or ``aborted``."""
-        self._db.query("UPDATE round SET status = ? WHERE number = ?", status, number)
+        self.database.query(
+            "UPDATE round SET status = ? WHERE number = ?", status, number
+        )
 
     def rounds(self) -> list[JournaledRound]:
         """Return all rounds in order."""
-        rows = self._db.query(
+        rows = self.database.query(
             "SELECT number, status, manifest, result FROM round ORDER BY number"
         )
         return [
@@ -128,11 +132,11 @@ class Journal:
 
     def set_fact(self, name: str, value: str) -> None:
         """Store a small public fact, such as scores."""
-        self._db.query("INSERT OR REPLACE INTO fact VALUES (?, ?)", name, value)
+        self.database.query("INSERT OR REPLACE INTO fact VALUES (?, ?)", name, value)
 
     def facts(self) -> dict[str, str]:
         """Return all facts by name."""
-        return dict(self._db.query("SELECT name, value FROM fact ORDER BY name"))
+        return dict(self.database.query("SELECT name, value FROM fact ORDER BY name"))
 
     def leave_out(self, name: str, reason: str) -> None:
         """Record that a node takes part in no further round of this run."""
@@ -168,4 +172,4 @@ class Journal:
 
     def close(self) -> None:
         """Close the database."""
-        self._db.close()
+        self.database.close()

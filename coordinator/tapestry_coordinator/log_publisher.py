@@ -60,7 +60,7 @@ class LogPublisher:
             )
         self.log, self.state = log, state
         self._trust, self._key = trust, key
-        self._grid, self._deadline = grid, deadline
+        self.grid, self._deadline = grid, deadline
         self._sizes: dict[str, int] = {}
         self._refused: set[str] = set()  # petitions, by digest
         self._author = Author(
@@ -170,7 +170,7 @@ class LogPublisher:
             request = CosignRequest(start=start, checkpoint=note.decode())
             requests[name] = encode_message(request, self.log.entries(start, size))
         found: list[tuple[str, bytes]] = []
-        for name, reply in self._grid.exchange(requests, deadline=self._deadline):
+        for name, reply in self.grid.exchange(requests, deadline=self._deadline):
             try:
                 line = read_reply(reply, CosignReply).line.encode()
                 self.log.add_cosignature(size, line, trust=self._trust)

@@ -104,7 +104,7 @@ class SpotCheckResponder:
         }
         if not any(asks.values()):
             return 0
-        cut_out = self._cutter(number, result.transcript.survivors.names)
+        cut_out = self.cutter(number, result.transcript.survivors.names)
         width = max(1, _AT_ONCE // (len(result.transcript.uploads) + 1))
         took = 0
         for turn in _turns(asks, width=width):
@@ -141,7 +141,7 @@ class SpotCheckResponder:
             _logger.warning("node %s does not take its chunk; asking no more", name)
         return takers
 
-    def _cutter(self, number: int, names: Sequence[str]) -> Callable[[int], Spot]:
+    def cutter(self, number: int, names: Sequence[str]) -> Callable[[int], Spot]:
         """Return a function that cuts one chunk out of a round's sum and uploads."""
         total = cut(self._journal.load_sum(number))
         leaves = chunk_leaves(total)

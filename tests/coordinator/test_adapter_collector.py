@@ -74,7 +74,9 @@ def test_a_version_that_the_log_refuses_leaves_the_one_before_as_it_was(
     adapters = federation.coordinator / "adapters"
     before = _files(adapters)
     with refused(RuleError, code):
-        adapter_collector._keep(run.context, "fr", _second(federation, version=version))
+        adapter_collector.keep_adapter(
+            run.context, "fr", _second(federation, version=version)
+        )
     assert _files(adapters) == before
     federation.bundle()
     assert federation.audit().verdict is AuditVerdict.HOLDS
@@ -89,7 +91,7 @@ def test_a_version_with_other_files_than_it_names_leaves_the_one_before(
     garbled = list(first.attachments)
     garbled[2] = bytes(garbled[2]) + b" "
     with refused(VerificationError, "manifest-file-changed"):
-        adapter_collector._keep(
+        adapter_collector.keep_adapter(
             run.context, "fr", dataclasses.replace(first, attachments=garbled)
         )
     assert _files(adapters) == before
@@ -103,7 +105,9 @@ def test_a_publication_that_is_known_is_written_again(
     before, size = _files(adapters), run.context.log.size
     (adapters / "fr" / "README.md").write_text("damaged")
     assert (
-        adapter_collector._keep(run.context, "fr", _publication(federation, "fr"))
+        adapter_collector.keep_adapter(
+            run.context, "fr", _publication(federation, "fr")
+        )
         == "fr"
     )
     assert _files(adapters) == before

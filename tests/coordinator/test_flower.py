@@ -143,7 +143,7 @@ class TestNames:
     def test_a_registered_name_cannot_be_claimed_by_another_node(self) -> None:
         grid, _ = grid_of(FakeNode("fr"), FakeNode("xx", registered="fr"))
         assert grid.nodes() == ["fr"]
-        assert grid._names == {12: "fr"}
+        assert grid.names == {12: "fr"}
 
     def test_a_name_that_two_nodes_say_belongs_to_the_first(self) -> None:
         grid, flower = grid_of(FakeNode("it"), FakeNode("it"))
@@ -273,7 +273,7 @@ class TestPulling:
     def test_parts_that_are_late_are_looked_for_soon(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        flower_side._pull_promptly()
+        flower_side.pull_promptly()
         misses = iter(range(4))
         pauses: list[float] = []
         wait = threading.Event.wait
@@ -296,10 +296,10 @@ class TestPulling:
     def test_parts_of_a_node_that_is_gone_are_not_waited_for(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        flower_side._pull_promptly()
+        flower_side.pull_promptly()
         asked: list[str] = []
         monkeypatch.setattr(
-            flower_side._THREAD, "lost", lambda: len(asked) == 3, raising=False
+            flower_side.THREAD, "lost", lambda: len(asked) == 3, raising=False
         )
 
         def never_comes(object_id: str) -> bytes:

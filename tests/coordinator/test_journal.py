@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) ->
 
 def test_a_full_disk_is_named_in_one_line(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal._db.execute("PRAGMA max_page_count=1")
+    journal.database.execute("PRAGMA max_page_count=1")
     with refused(ResourceError, "database-unavailable", match=r"journal\.db: .*full$"):
         journal.open_round(1, b"manifest" * 10_000)
     with refused(ResourceError, "database-unavailable", match=r"journal\.db: .*full$"):

@@ -118,9 +118,9 @@ def test_too_few_cosignatures_publish_nothing(publisher: LogPublisher) -> None:
 def test_a_malformed_reply_of_one_witness_stops_no_quorum(
     publisher: LogPublisher, witnesses: dict[str, Witness], reply: Message
 ) -> None:
-    grid = publisher._grid
+    grid = publisher.grid
     assert isinstance(grid, LocalGrid)
-    grid._handlers["de"] = lambda _: reply
+    grid.handlers["de"] = lambda _: reply
     assert publisher.publish(NAMES)
     assert all(witnesses[name].seen for name in NAMES[1:])
 
@@ -128,10 +128,10 @@ def test_a_malformed_reply_of_one_witness_stops_no_quorum(
 def test_the_line_of_another_witness_counts_once(
     publisher: LogPublisher, witnesses: dict[str, Witness]
 ) -> None:
-    grid = publisher._grid
+    grid = publisher.grid
     assert isinstance(grid, LocalGrid)
     for name in NAMES:
-        grid._handlers[name] = witnesses["de"].handle
+        grid.handlers[name] = witnesses["de"].handle
     with refused(QuorumError, "quorum-not-reached"):
         publisher.publish(NAMES)
 
@@ -186,9 +186,9 @@ def test_a_node_that_sends_entries_without_end_does_not_delay_the_others(
         witnesses["de"].petitions = [world.entry(changed, "de", "node")]
         return honest(message)
 
-    grid = publisher._grid
+    grid = publisher.grid
     assert isinstance(grid, LocalGrid)
-    grid._handlers["de"] = endless
+    grid.handlers["de"] = endless
     assert publisher.publish(NAMES)
     assert len(witnesses["es"].seen) < 20
 

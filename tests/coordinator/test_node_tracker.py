@@ -75,11 +75,11 @@ def test_a_member_that_comes_back_is_waited_for_again(clock: Clock) -> None:
     tracker = _tracker("fi", "fr", "id")
     tracker.wait_for_nodes(members=NAMES)
     grid: Any = tracker.grid
-    grid._handlers["sw"] = lambda _: _answer("sw")
+    grid.handlers["sw"] = lambda _: _answer("sw")
     before = clock.now
     assert tracker.wait_for_nodes(members=NAMES) == list(NAMES)
     assert clock.now == before
-    del grid._handlers["sw"]
+    del grid.handlers["sw"]
     tracker.wait_for_nodes(members=NAMES)
     assert clock.now >= before + 60
 
@@ -97,8 +97,8 @@ def test_an_online_member_that_does_not_answer_is_not_waited_for(
 ) -> None:
     tracker = _tracker(*NAMES)
     grid: Any = tracker.grid
-    grid._handlers["sw"] = lambda _: Message(kind=Kind.REFUSAL)
+    grid.handlers["sw"] = lambda _: Message(kind=Kind.REFUSAL)
     assert tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
-    del grid._handlers["sw"]
+    del grid.handlers["sw"]
     assert tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
     assert clock.now == 0

@@ -114,7 +114,7 @@ def test_a_chunk_that_is_not_kept_is_not_sent_and_the_reason_is_logged(
 
 
 def test_a_chunk_that_the_sum_does_not_have_is_not_cut(run: driver.Run) -> None:
-    cut_out = run.responder._cutter(1, NAMES)
+    cut_out = run.responder.cutter(1, NAMES)
     assert cut_out(0).uploads.keys() == set(NAMES)
     with refused(IncompleteError, "chunk-out-of-range", match="chunk 9"):
         cut_out(9)

@@ -17,7 +17,7 @@ from tests.support.node_under_log import NodeUnderLog
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count the events that are decoded and the entries that a mirror reads."""
     counts: Counter[str] = Counter()
-    plain: Callable[..., Any] = envelope._read_plain
+    plain: Callable[..., Any] = envelope.read_plain_event
     entries = LogMirror.entries
 
     def decode(data: bytes) -> Any:
@@ -29,7 +29,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counts["read"] += len(found)
         return found
 
-    monkeypatch.setattr(envelope, "_read_plain", decode)
+    monkeypatch.setattr(envelope, "read_plain_event", decode)
     monkeypatch.setattr(LogMirror, "entries", read)
     return counts
 

@@ -283,7 +283,7 @@ class Engine:
                 return outcome
             began = began or working
             if not began and time.monotonic() > look:
-                if self._status(run_id).startswith("finished"):
+                if self.status_of(run_id).startswith("finished"):
                     return read_outcome(directory)
                 look = time.monotonic() + _LIST_SECONDS
             time.sleep(_TICK)
@@ -293,7 +293,7 @@ class Engine:
         bundle = self.home / "bundle"
         write_bundle(bundle, app=app, directory=directory)
         try:
-            answer = self._flwr("run", str(bundle), "local")
+            answer = self.flwr("run", str(bundle), "local")
         except ResourceError:
             if self._children["superlink"].alive:
                 raise
@@ -303,11 +303,12 @@ class Engine:
         return str(answer["run-id"])
 
     def _register(self, name: str, public: Path) -> None:
-        self._flwr("supernode", "register", str(public), "local", "--name", name)
+        self.flwr("supernode", "register", str(public), "local", "--name", name)
 
-    def _status(self, run_id: str) -> str:
+    def status_of(self, run_id: str) -> str:
+        """Return the status of a run, such as ``finished:failed``; empty if unknown."""
         try:
-            runs = self._flwr("list", "local")["runs"]
+            runs = self.flwr("list", "local")["runs"]
         except ResourceError:
             return ""  # the SuperLink has just ended; tend() starts it again
         return next((run["status"] for run in runs if run["run-id"] == run_id), "")
@@ -315,13 +316,14 @@ class Engine:
     def _forget(self, run_id: str) -> None:
         # A run whose process was killed counts as running for another minute.
         try:
-            self._flwr("stop", run_id, "local")
+            self.flwr("stop", run_id, "local")
         except ResourceError as error:
             _LOG.info(
                 "cannot stop run %s, submitting another anyway: %s", run_id, error
             )
 
-    def _flwr(self, *arguments: str) -> Any:
+    def flwr(self, *arguments: str) -> Any:
+        """Run a ``flwr`` command at this SuperLink and return what it prints."""
         return flwr(arguments, environment=self._environment())
 
     def _environment(self) -> dict[str, str]:

@@ -79,7 +79,8 @@ _UUID7 = re.compile(
 )
 
 
-def _time(text: str) -> str:
+def check_time(text: str) -> str:
+    """Require the one spelling of a time in UTC, such as 2026-11-23T12:00:07Z."""
     parts = _TIME_PARTS.fullmatch(text)
     if parts is None:
         raise ValueError(f"not a UTC time in seconds: {text[:40]!r}")
@@ -113,7 +114,7 @@ class Event(Strict):
     federation: Name
     actor: Name
     role: Role
-    claimed_time: Annotated[str, AfterValidator(_time)]  # a claim, no more
+    claimed_time: Annotated[str, AfterValidator(check_time)]  # a claim, no more
     seen: Seen | None  # null only while no cosigned view exists
     refs: Annotated[tuple[Index, ...], Field(max_length=256)]
     body: SerializeAsAny[Body]
@@ -126,8 +127,8 @@ class Event(Strict):
             ProtocolError: The bytes are not canonical, or not of this shape.
             IncompleteError: The version or type is one that this release does not know.
         """
-        event = _read_plain(data) if len(data) <= limit else None
-        return cast("Self", event or _read_any(data, limit=limit))
+        event = read_plain_event(data) if len(data) <= limit else None
+        return cast("Self", event or read_any_event(data, limit=limit))
 
     @model_validator(mode="after")
     def _check_body(self) -> Self:
@@ -146,8 +147,8 @@ _EVENTS: dict[str, type[Event]] = {
 _TYPE = re.compile(rb',"type":"([a-z_.]{1,60})","v":1}$')
 
 
-def _read_plain(data: bytes) -> Event | None:
-    """Read an event in one pass, or return None for ``_read_any`` to judge.
+def read_plain_event(data: bytes) -> Event | None:
+    """Read an event in one pass, or return None for ``read_any_event`` to judge.
 
     Data that is what its event prints is canonical, since printing is.
     """
@@ -162,7 +163,7 @@ def _read_plain(data: bytes) -> Event | None:
         return None
 
 
-def _read_any(data: bytes, *, limit: int) -> Event:
+def read_any_event(data: bytes, *, limit: int) -> Event:
     """Read an event, or raise the error that names the place and the rule."""
     header = decode_json(data, limit=limit)
     kind = Event
@@ -269,7 +270,7 @@ class Signed:
         """
         for keyid, signature in self.signatures:
             if keyid == key.keyid:
-                key.verify(_pae(self.payload), signature)
+                key.verify(pre_authentication_encoding(self.payload), signature)
                 return
         message = f"entry is not signed by {key.keyid}"
         raise VerificationError(message, code="signature-missing")
@@ -284,7 +285,11 @@ def sign_entry(event: Event, *keys: SigningKey) -> bytes:
     """
     payload = event.encode()
     signatures = sorted(
-        (key.verify_key.keyid, encode_base64(key.sign(_pae(payload)))) for key in keys
+        (
+            key.verify_key.keyid,
+            encode_base64(key.sign(pre_authentication_encoding(payload))),
+        )
+        for key in keys
     )
     if not keys or len({keyid for keyid, _ in signatures}) != len(keys):
         raise ValueError("an entry is signed by one key or by several distinct ones")
@@ -310,7 +315,7 @@ def open_entry(entry: bytes) -> Signed:
         IncompleteError: The version or type is one that this release does not know.
     """
     entry = bytes(entry)
-    payload_text, signatures = _read_plain_envelope(entry) or _read_envelope(entry)
+    payload_text, signatures = read_plain_envelope(entry) or read_envelope(entry)
     payload = decode_base64(payload_text)
     return Signed(
         entry=entry,
@@ -356,7 +361,7 @@ _PLAIN_ENVELOPE = re.compile(
 )
 
 
-def _read_plain_envelope(entry: bytes) -> _Parts | None:
+def read_plain_envelope(entry: bytes) -> _Parts | None:
     """Read an envelope of one signature whose strings have nothing to escape.
 
     What matches is canonical: keys in order, no space, and each string spelled in the
@@ -369,7 +374,8 @@ def _read_plain_envelope(entry: bytes) -> _Parts | None:
     return payload.decode(), [(keyid.decode(), signature.decode())]
 
 
-def _read_envelope(entry: bytes) -> _Parts:
+def read_envelope(entry: bytes) -> _Parts:
+    """Read any envelope, or raise the error that names the rule."""
     envelope = _Envelope.decode(entry, limit=ENTRY_LIMIT)
     names = [each.keyid for each in envelope.signatures]
     if names != sorted(set(names)):
@@ -388,7 +394,7 @@ def _refuse_unknown(header: dict[str, Any]) -> None:
         raise IncompleteError(message, code="event-type-unknown")
 
 
-def _pae(payload: bytes) -> bytes:
+def pre_authentication_encoding(payload: bytes) -> bytes:
     """DSSE v1, pre-authentication encoding."""
     kind = PAYLOAD_TYPE.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)

@@ -83,7 +83,7 @@ class LogDatabase:
                 code="folder-in-use",
             ) from None
         try:
-            self._db = open_database(
+            self.database = open_database(
                 directory / "log.db",
                 None,  # ``create`` makes the tables; opening never does
                 readonly=readonly,
@@ -94,12 +94,12 @@ class LogDatabase:
             self._release()
             raise
         if readonly:
-            with self._db.errors():
-                self._db.execute("BEGIN")
+            with self.database.errors():
+                self.database.execute("BEGIN")
 
     def close(self) -> None:
         """Close the file and release the lock."""
-        self._db.close()
+        self.database.close()
         self._release()
 
     def _release(self) -> None:
@@ -113,7 +113,7 @@ class LogDatabase:
             ResourceError: The disk is full or failing, or another process writes.
             InconsistentLog: The file is damaged, or a trigger refused the write.
         """
-        return self._db.transaction()
+        return self.database.transaction()
 
     def create(self, key: str) -> None:
         """Make the tables for a log with this verify key.
@@ -122,13 +122,12 @@ class LogDatabase:
             ConfigError: The file has tables of a log already.
         """
         if self._value("PRAGMA user_version") != 0:
-            raise ConfigError(
-                f"{self._db.path} holds a log already; open it, or name another folder",
-                code="log-exists",
-            )
+            place = self.database.path
+            message = f"{place} holds a log already; open it, or name another folder"
+            raise ConfigError(message, code="log-exists")
         with self.transaction():
-            self._db.execute_script(_SCHEMA)
-            self._db.execute("INSERT INTO log VALUES (1, ?)", (key,))
+            self.database.execute_script(_SCHEMA)
+            self.database.execute("INSERT INTO log VALUES (1, ?)", (key,))
 
     def check_key(self, key: str) -> None:
         """Require an undamaged log of this verify key.
@@ -137,7 +136,7 @@ class LogDatabase:
             ConfigError: The file is no log of this version, or of another key.
             InconsistentLog: The file is damaged.
         """
-        path, found = self._db.path, self._value("PRAGMA user_version")
+        path, found = self.database.path, self._value("PRAGMA user_version")
         if found != _VERSION:
             raise ConfigError(
                 f"{path} is of version {found}, want a log of version {_VERSION}",
@@ -161,15 +160,15 @@ class LogDatabase:
 
     def insert_entries(self, start: int, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """Append leaf hashes with their entries; inside a transaction only."""
-        self._db.executemany(
+        self.database.executemany(
             "INSERT INTO entry (idx, leaf, bytes) VALUES (?, ?, ?)",
             ((start + at, leaf, data) for at, (leaf, data) in enumerate(rows)),
         )
 
     def rows(self, start: int, stop: int) -> Iterator[tuple[int, bytes, bytes]]:
         """Read index, leaf hash and bytes of entries, in order."""
-        with self._db.errors():
-            yield from self._db.execute(
+        with self.database.errors():
+            yield from self.database.execute(
                 "SELECT idx, leaf, bytes FROM entry WHERE idx >= ? AND idx < ?"
                 " ORDER BY idx",
                 (start, stop),
@@ -182,7 +181,7 @@ class LogDatabase:
 
     def insert_checkpoint(self, size: int, note: bytes) -> None:
         """Record a signed checkpoint; inside a transaction only."""
-        self._db.execute("INSERT INTO checkpoint VALUES (?, ?)", (size, note))
+        self.database.execute("INSERT INTO checkpoint VALUES (?, ?)", (size, note))
 
     def checkpoint(self, size: int) -> bytes | None:
         """Return the checkpoint signed at a size."""
@@ -195,7 +194,7 @@ class LogDatabase:
 
     def checkpoints(self) -> list[tuple[int, bytes]]:
         """List sizes with signed and published notes, the smallest first."""
-        return self._db.query(
+        return self.database.query(
             "SELECT size, note FROM checkpoint UNION ALL"
             " SELECT size, note FROM publication ORDER BY size"
         )
@@ -204,7 +203,7 @@ class LogDatabase:
         self, size: int, key: str, *, time: int, line: bytes
     ) -> None:
         """Keep a cosignature line unless a newer one of the key is there."""
-        self._db.execute(
+        self.database.execute(
             "INSERT INTO cosignature VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
             " SET time = excluded.time, line = excluded.line"
             " WHERE excluded.time > time",
@@ -214,16 +213,16 @@ class LogDatabase:
     def cosignatures(self, size: int) -> list[bytes]:
         """List the cosignature lines kept for a size, by key."""
         query = "SELECT line FROM cosignature WHERE size = ? ORDER BY key"
-        return [line for (line,) in self._db.query(query, size)]
+        return [line for (line,) in self.database.query(query, size)]
 
     def cosigners(self, size: int) -> list[str]:
         """List the verify keys of the cosignatures kept for a size."""
         query = "SELECT key FROM cosignature WHERE size = ?"
-        return [key for (key,) in self._db.query(query, size)]
+        return [key for (key,) in self.database.query(query, size)]
 
     def insert_publication(self, size: int, note: bytes) -> None:
         """Record that a cosigned checkpoint is about to be public."""
-        self._db.execute(
+        self.database.execute(
             "INSERT OR REPLACE INTO publication VALUES (?, ?)", (size, note)
         )
 
@@ -234,12 +233,12 @@ class LogDatabase:
     def published_sizes(self) -> list[int]:
         """List the sizes that were published, the smallest first."""
         query = "SELECT size FROM publication ORDER BY size"
-        return [size for (size,) in self._db.query(query)]
+        return [size for (size,) in self.database.query(query)]
 
     def _bytes(self, query: str, size: int) -> bytes | None:
         found = self._value(query, size)
         return None if found is None else bytes(found)
 
     def _value(self, query: str, *values: int | bytes) -> Any:
-        rows = self._db.query(query, *values)
+        rows = self.database.query(query, *values)
         return rows[0][0] if rows else None

@@ -30,7 +30,7 @@ class TileWriter:
         self.folder = folder
         self._tree = tree
         self._read = read
-        self._written: set[tiles.Tile] = set()
+        self.written: set[tiles.Tile] = set()
 
     def load(self) -> None:
         """Compare every file that is there with the log.
@@ -43,7 +43,7 @@ class TileWriter:
         present = tiles.list_files(self.folder)
         for tile in present:
             tiles.compare(self.folder, tile, tree=self._tree, read=self._read)
-        self._written = present
+        self.written = present
 
     def checkpoint(self) -> bytes | None:
         """Read the public checkpoint.
@@ -68,10 +68,10 @@ class TileWriter:
             self._write(tile)
         if self.checkpoint() != note:
             durable_files.replace_file(self.folder / CHECKPOINT, note)
-        for tile in sorted(self._written):
-            if tile.is_partial and tile.whole in self._written:
+        for tile in sorted(self.written):
+            if tile.is_partial and tile.whole in self.written:
                 durable_files.remove_file(self.folder / tile.path)
-                self._written.discard(tile)
+                self.written.discard(tile)
 
     def restore(self, size: int, *, newest: int) -> None:
         """Write the partial tiles of an older size that are not superseded."""
@@ -80,7 +80,7 @@ class TileWriter:
                 self._write(tile)
 
     def _write(self, tile: tiles.Tile) -> None:
-        if tile not in self._written:
+        if tile not in self.written:
             data = tiles.content(tile, tree=self._tree, read=self._read)
             durable_files.replace_file(self.folder / tile.path, data)
-            self._written.add(tile)
+            self.written.add(tile)

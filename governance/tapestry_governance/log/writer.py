@@ -61,7 +61,7 @@ class Log:
     def __init__(self, directory: Path, *, key: SigningKey, store: LogDatabase) -> None:
         """Take over an open store; use ``create`` or ``open`` instead."""
         self._key = key
-        self._store = store
+        self.store = store
         self._tree = Tree()
         self._public = TileWriter(
             directory / "public", tree=self._tree, read=self.entries
@@ -133,7 +133,7 @@ class Log:
 
     def close(self) -> None:
         """Close the log; another process can open it then."""
-        self._store.close()
+        self.store.close()
 
     def __enter__(self) -> Self:
         """Return the log for a ``with`` block, which closes it."""
@@ -178,13 +178,13 @@ class Log:
         rows = [(leaf_hash(entry), entry) for entry in entries]
         self._check_new(rows)
         stop = start + len(rows)
-        with self._store.transaction():
-            if self._store.size() != start:
+        with self.store.transaction():
+            if self.store.size() != start:
                 raise InconsistentLog(
                     "another process has written to the log; end it and start again",
                     code="log-changed-elsewhere",
                 )
-            self._store.insert_entries(start, rows)
+            self.store.insert_entries(start, rows)
             self._check_rows(start, [leaf for leaf, _ in rows])
         for leaf, _ in rows:
             self._tree.push(leaf)
@@ -192,11 +192,11 @@ class Log:
 
     def find(self, entry: bytes) -> int | None:
         """Return the index of an entry, or None if it is not in the log."""
-        return self._store.find(leaf_hash(entry))
+        return self.store.find(leaf_hash(entry))
 
     def stream(self) -> Iterator[bytes]:
         """Read all entries, one in memory at a time."""
-        return (data for _, _, data in self._store.rows(0, self.size))
+        return (data for _, _, data in self.store.rows(0, self.size))
 
     def entries(self, start: int, stop: int) -> list[bytes]:
         """Read entries from ``start`` up to before ``stop``.
@@ -206,7 +206,7 @@ class Log:
         """
         if not 0 <= start <= stop <= self.size:
             raise ValueError(f"no entries {start} to {stop} in a log of {self.size}")
-        return [data for _, _, data in self._store.rows(start, stop)]
+        return [data for _, _, data in self.store.rows(start, stop)]
 
     def sign_checkpoint(self) -> bytes:
         """Sign the log as it is now; returns a note without cosignatures.
@@ -220,13 +220,13 @@ class Log:
             InconsistentLog: The database gives back other bytes than were stored.
             ResourceError: The disk is full or failing.
         """
-        with self._store.transaction():
-            if (recorded := self._store.checkpoint(self.size)) is not None:
+        with self.store.transaction():
+            if (recorded := self.store.checkpoint(self.size)) is not None:
                 return recorded
-            start = self._store.newest_checkpoint() or 0
+            start = self.store.newest_checkpoint() or 0
             self._check_rows(start, self._tree.nodes(0, start, self.size))
             note = self._checkpoint(self.size).sign(self._key)
-            self._store.insert_checkpoint(self.size, note)
+            self.store.insert_checkpoint(self.size, note)
         return note
 
     def add_cosignature(self, size: int, line: bytes, *, trust: TrustPolicy) -> None:
@@ -240,11 +240,11 @@ class Log:
             VerificationError: It is no witness's, or not over this checkpoint.
             ValueError: No checkpoint was signed at this size.
         """
-        if self._store.checkpoint(size) is None:
+        if self.store.checkpoint(size) is None:
             raise ValueError(f"no checkpoint was signed at size {size}")
         held = trust.open_cosignature(self._checkpoint(size), line)
-        with self._store.transaction():
-            self._store.insert_cosignature(
+        with self.store.transaction():
+            self.store.insert_cosignature(
                 size, str(held.key), time=held.time, line=line
             )
 
@@ -259,28 +259,28 @@ class Log:
             QuorumError: Too few witnesses have cosigned; nothing changed.
             ResourceError: The disk is full or failing; publish again or reopen.
         """
-        size = self._store.newest_checkpoint()
-        signed = None if size is None else self._store.checkpoint(size)
+        size = self.store.newest_checkpoint()
+        signed = None if size is None else self.store.checkpoint(size)
         if size is None or signed is None:
             raise QuorumError(
                 "no checkpoint was signed yet; sign one and have it cosigned",
                 code="checkpoint-missing",
             )
         note = signed
-        for line in self._store.cosignatures(size):
+        for line in self.store.cosignatures(size):
             with suppress(VerificationError):  # its witness has left the policy
                 trust.open_cosignature(self._checkpoint(size), line)
                 note += line
         trust.open(note)
-        with self._store.transaction():
-            self._store.insert_publication(size, note)
+        with self.store.transaction():
+            self.store.insert_publication(size, note)
         self._public.publish(size, note)
         return note
 
     def latest(self) -> bytes | None:
         """Return the newest public checkpoint, a cosigned note."""
-        sizes = self._store.published_sizes()
-        return self._store.publication(sizes[-1]) if sizes else None
+        sizes = self.store.published_sizes()
+        return self.store.publication(sizes[-1]) if sizes else None
 
     def proof(self, index: int) -> bytes:
         """Prove that an entry is in the newest public checkpoint; a tlog-proof.
@@ -288,14 +288,14 @@ class Log:
         Raises:
             IncompleteError: No public checkpoint covers the entry yet.
         """
-        sizes = self._store.published_sizes()
+        sizes = self.store.published_sizes()
         if not sizes or not 0 <= index < sizes[-1]:
             raise IncompleteError(
                 f"no public checkpoint covers entry {index}; publish the log first",
                 code="checkpoint-missing",
             )
         hashes = self._tree.inclusion_proof(index, sizes[-1])
-        note = self._store.publication(sizes[-1]) or b""
+        note = self.store.publication(sizes[-1]) or b""
         return Proof(index=index, hashes=tuple(hashes), checkpoint=note).encode()
 
     def check(self, note: bytes) -> None:
@@ -318,7 +318,7 @@ class Log:
         seen: set[bytes] = set()
         for leaf, entry in rows:
             tiles.check_entry(entry)
-            if leaf in seen or self._store.find(leaf) is not None:
+            if leaf in seen or self.store.find(leaf) is not None:
                 raise ProtocolError(
                     f"the entry is in the log already: {entry[:40]!r}",
                     code="entry-duplicated",
@@ -327,7 +327,7 @@ class Log:
 
     def _check_rows(self, start: int, leaves: Sequence[bytes]) -> None:
         stop = start + len(leaves)
-        rows = enumerate(self._store.rows(start, stop), start)
+        rows = enumerate(self.store.rows(start, stop), start)
         if [_hash_row(at, row) for at, row in rows] != list(leaves):
             raise InconsistentLog(
                 f"the database gives back entries {start} to {stop} changed; its disk"
@@ -342,16 +342,16 @@ class Log:
             shown: The public checkpoint, read before the database: a writer records a
                 publication before it replaces that file.
         """
-        self._store.check_key(str(self._key.verify_key))
-        for at, row in enumerate(self._store.rows(0, self._store.size())):
+        self.store.check_key(str(self._key.verify_key))
+        for at, row in enumerate(self.store.rows(0, self.store.size())):
             self._tree.push(_hash_row(at, row))
-        for size, note in self._store.checkpoints():
+        for size, note in self.store.checkpoints():
             if self._open(note).size != size:
                 raise InconsistentLog(
                     f"the checkpoint recorded at size {size} is of another size",
                     code="checkpoint-size-differs",
                 )
-        sizes = self._store.published_sizes()
+        sizes = self.store.published_sizes()
         if shown is not None and self._open(shown).size not in sizes:
             raise InconsistentLog(
                 "the database is older than its public checkpoint: it is an old backup",
@@ -363,14 +363,14 @@ class Log:
     def _finish(self) -> None:
         """Compare the public files, and write those that a crash left out."""
         self._public.load()
-        sizes = self._store.published_sizes()
+        sizes = self.store.published_sizes()
         for size in sizes[:-1]:
             self._public.restore(size, newest=sizes[-1])
         if (latest := self.latest()) is not None:
             self._public.publish(sizes[-1], latest)
 
     def _check_cosigned(self, size: int, note: bytes) -> None:
-        keys = [VerifyKey.parse(key) for key in self._store.cosigners(size)]
+        keys = [VerifyKey.parse(key) for key in self.store.cosigners(size)]
         opened = notes.open_note(note, [self._key.verify_key, *keys])
         if len(opened.verified) != len(notes.parse(note).signatures):
             raise InconsistentLog(

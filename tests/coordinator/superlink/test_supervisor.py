@@ -233,9 +233,9 @@ def test_a_bundle_that_is_not_ours_is_not_run(
         (bundle / "echo_app.py").write_text(code + "app = None\n")
     else:
         options = ["--run-config", f"directory='{tmp_path / 'other'}'"]
-    answer = engine._flwr("run", str(bundle), "local", *options)
+    answer = engine.flwr("run", str(bundle), "local", *options)
     end = time.monotonic() + 30
-    while not (status := engine._status(answer["run-id"])).startswith("finished"):
+    while not (status := engine.status_of(answer["run-id"])).startswith("finished"):
         assert time.monotonic() < end
     assert status == "finished:failed"
     assert not mark.exists()

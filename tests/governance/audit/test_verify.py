@@ -429,7 +429,7 @@ def test_entries_that_are_well_signed_but_wrong(
 
 
 def resign(payload: bytes, key: SigningKey) -> bytes:
-    signature = key.sign(entry_module._pae(payload))
+    signature = key.sign(entry_module.pre_authentication_encoding(payload))
     return canonical_json(
         {
             "payload": encode_base64(payload),

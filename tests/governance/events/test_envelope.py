@@ -249,20 +249,20 @@ def test_the_quick_reading_accepts_what_the_strict_one_accepts(
         return bytes_
 
     entry, payload = damage(entry), damage(payload)
-    quick = envelope_module._read_plain_envelope(entry)
+    quick = envelope_module.read_plain_envelope(entry)
     if quick is not None:
-        assert envelope_module._read_envelope(entry) == quick
-    event = envelope_module._read_plain(payload)
+        assert envelope_module.read_envelope(entry) == quick
+    event = envelope_module.read_plain_event(payload)
     if event is not None:
-        strict = envelope_module._read_any(payload, limit=EVENT_LIMIT)
+        strict = envelope_module.read_any_event(payload, limit=EVENT_LIMIT)
         assert strict == event
         assert type(strict) is type(event)
 
 
 def test_entries_as_a_log_has_them_are_read_quickly() -> None:
     for entry in World().grow().entries:
-        assert envelope_module._read_plain_envelope(entry) is not None
-        assert envelope_module._read_plain(open_entry(entry).payload) is not None
+        assert envelope_module.read_plain_envelope(entry) is not None
+        assert envelope_module.read_plain_event(open_entry(entry).payload) is not None
 
 
 times = st.one_of(
@@ -285,10 +285,10 @@ def test_a_time_is_one_that_the_calendar_has_in_its_one_spelling(text: str) -> N
     except ValueError:
         expected = False
     if expected:
-        assert envelope_module._time(text) == text
+        assert envelope_module.check_time(text) == text
     else:
         with pytest.raises(ValueError, match="time"):
-            envelope_module._time(text)
+            envelope_module.check_time(text)
 
 
 def test_events_of_entries_are_decoded_by_index() -> None:

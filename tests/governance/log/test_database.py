@@ -92,9 +92,9 @@ def test_the_database_refuses_to_rewrite_history(
     with database.transaction():
         database.insert_checkpoint(2, b"note")
     with pytest.raises(sqlite3.IntegrityError):
-        database._db.execute(statement)
+        database.database.execute(statement)
     with refused(InconsistentLog, "row-refused"), database.transaction():
-        database._db.execute(statement)
+        database.database.execute(statement)
 
 
 def test_signed_and_published_notes_are_listed_by_size(database: LogDatabase) -> None:
@@ -160,7 +160,7 @@ def test_a_reader_sees_one_snapshot_while_a_writer_goes_on(
     assert reader.size() == 1
     _fill(database, b"b")
     assert (reader.size(), database.size()) == (1, 2)
-    with refused(ResourceError, "database-unavailable"), reader._db.errors():
+    with refused(ResourceError, "database-unavailable"), reader.database.errors():
         reader.insert_entries(1, [(b"c", b"entry c")])
     reader.close()
 
@@ -171,8 +171,8 @@ def test_a_damaged_index_is_found_by_the_check(
     """With it an entry could be appended twice."""
     _fill(database, *(b"%03d" % number for number in range(300)))
     query = "SELECT rootpage FROM sqlite_master WHERE name LIKE ?"
-    row = database._db.execute(query, ("sqlite_autoindex_entry_%",)).fetchone()
-    (size,) = database._db.execute("PRAGMA page_size").fetchone()
+    row = database.database.execute(query, ("sqlite_autoindex_entry_%",)).fetchone()
+    (size,) = database.database.execute("PRAGMA page_size").fetchone()
     database.close()
     copy = tmp_path / "copy"
     copy.mkdir()

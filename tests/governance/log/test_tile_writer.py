@@ -60,7 +60,7 @@ def test_a_tile_of_an_older_checkpoint_stays_while_its_full_one_is_not_there(
     for size in (10, 20):
         writer.publish(size, b"note of %d" % size)
     assert {"tile/0/000.p/10", "tile/0/000.p/20"} <= _files(tmp_path)
-    assert tiles.list_files(tmp_path) == writer._written
+    assert tiles.list_files(tmp_path) == writer.written
 
 
 def test_the_checkpoint_is_replaced_after_every_tile(

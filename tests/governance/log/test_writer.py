@@ -526,11 +526,11 @@ def test_a_fork_that_members_hold_is_refused(grown: Path) -> None:
 def test_a_full_database_appends_nothing(log: Log) -> None:
     """Attack 13."""
     log.append([entry(0)])
-    log._store._db.execute("PRAGMA max_page_count = 1")
+    log.store.database.execute("PRAGMA max_page_count = 1")
     with refused(ResourceError, "database-unavailable", match="full"):
         log.append([b"%d" % number + bytes(60_000) for number in range(10)])
-    assert (log.size, log._store.size()) == (1, 1)
-    log._store._db.execute("PRAGMA max_page_count = 4294967294")
+    assert (log.size, log.store.size()) == (1, 1)
+    log.store.database.execute("PRAGMA max_page_count = 4294967294")
     assert log.append([entry(1)]) == range(1, 2)
     publish(log)
 
