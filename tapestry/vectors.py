@@ -102,9 +102,7 @@ def tensor_digests(
 ) -> dict[str, str]:
     """Hash each tensor: SHA-256 (hex) of its little-endian float32 bytes.
 
-    Args:
-        parameters: The tensors.
-        known: Hashes by name that are taken as they are; the caller guarantees them.
+    Hashes that are ``known``, by name, are taken as they are.
     """
     known = known or {}
     return {

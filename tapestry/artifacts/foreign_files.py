@@ -18,8 +18,6 @@ from pathlib import Path, PurePosixPath
 
 from tapestry.errors import ForeignFileError
 
-__all__ = ["Inventory", "refuse", "take_inventory"]
-
 _SHOWN = 10
 
 

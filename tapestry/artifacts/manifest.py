@@ -87,10 +87,8 @@ def write(folder: Path) -> Manifest:
     """Describe a folder and leave the manifest in ``tapestry/manifest.json``.
 
     Raises:
-        ConfigError: The folder does not exist or holds no files.
+        ConfigError, VerificationError: The folder breaks a rule of ``describe``.
         ResourceError: A file cannot be read or written.
-        VerificationError: The folder holds a link, a device, or a name that is not
-            portable.
     """
     manifest = describe(folder)
     try:

@@ -29,7 +29,7 @@ from typing import Any
 
 from tapestry.artifacts.closed_list import ClosedList
 from tapestry.artifacts.safetensors_reader import TensorFile, TensorLimits, open_tensors
-from tapestry.artifacts.second_sources import check_sources
+from tapestry.artifacts.second_sources import check_sources, read_limited
 from tapestry.errors import (
     ConfigError,
     IncompleteError,
@@ -172,15 +172,10 @@ def read_object(path: Path) -> dict[str, Any]:
             infinity or a number that a double cannot hold.
     """
     limit = _LARGE if path.name in _VOCABULARIES else _SMALL
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise VerificationError(
-            f"{path.name} is over {limit} bytes", code="file-too-large"
-        )
+    text = read_limited(path, limit=limit)
     try:
         value = json.loads(
-            data.decode("utf-8"),
+            text,
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
             parse_float=_finite,

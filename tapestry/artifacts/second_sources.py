@@ -94,7 +94,7 @@ def _check_template(folder: Path, tokenizer: Mapping[str, Any]) -> None:
     path = folder / TEMPLATE
     if not path.exists():
         return
-    own = _read(path, limit=_TEMPLATE_BYTES)
+    own = read_limited(path, limit=_TEMPLATE_BYTES)
     if template is not None and own.removesuffix("\n") != template.removesuffix("\n"):
         raise _differing(f"{TEMPLATE} is not the chat_template of {_TOKENIZER}")
 
@@ -163,12 +163,17 @@ def _check_vocabulary(folder: Path, settings: Settings) -> None:
 
 
 def _merges(path: Path) -> list[str]:
-    lines = _read(path, limit=_MERGES_BYTES).split("\n")
+    lines = read_limited(path, limit=_MERGES_BYTES).split("\n")
     first, *rest = (line.removesuffix("\r") for line in lines)
     return [line for line in ([] if _VERSION.match(first) else [first]) + rest if line]
 
 
-def _read(path: Path, *, limit: int) -> str:
+def read_limited(path: Path, *, limit: int) -> str:
+    """Read a file of UTF-8 that may have so many bytes.
+
+    Raises:
+        VerificationError: The file is over the limit, or is not UTF-8.
+    """
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:

@@ -27,8 +27,6 @@ from tapestry.environment import require_current_folder
 from tapestry.errors import TapestryError
 from tapestry.inputs.faults import ManyFaults, wants_traceback
 
-__all__ = ["app", "main"]
-
 _ROLES = {
     "demo": ("tapestry_demo.cli", "The whole story, on one machine."),
     "node": ("tapestry_node.cli", "An institution's node: run it, see what it spent."),
@@ -78,13 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(words: list[str]) -> ExitStatus:
-    """Run a command and return its status.
-
-    Raises:
-        ConfigError: The words are not a command, an option or an argument of one.
-        ResourceError: The current folder was deleted.
-        TapestryError: The command refuses, for the reason that the error names.
-    """
+    """Run a command and return its status."""
     require_current_folder()
     try:
         with app.make_context("tapestry", words) as context:

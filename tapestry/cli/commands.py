@@ -17,17 +17,6 @@ from tapestry.cli import console
 from tapestry.cli.exit_status import MEANINGS
 from tapestry.errors import ConfigError
 
-__all__ = [
-    "PATH",
-    "Argument",
-    "Command",
-    "CommandGroup",
-    "NoVerb",
-    "Roles",
-    "as_json",
-    "usage_error",
-]
-
 PATH: "click.Path[Path]" = click.Path(path_type=Path)
 """A file or folder; the code that opens it reports what is wrong with it."""
 

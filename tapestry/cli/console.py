@@ -26,20 +26,6 @@ from typing import IO, Any
 
 from tapestry.errors import ConfigError
 
-__all__ = [
-    "abandon",
-    "check_text",
-    "finish",
-    "note",
-    "output",
-    "prepare",
-    "say",
-    "say_json",
-    "say_page",
-    "shown",
-    "start_logging",
-]
-
 # C0, DEL and C1; line and paragraph separators; embeddings, overrides and isolates of
 # direction; halves of surrogate pairs. Scripts need joiners and direction marks.
 _UNSAFE = re.compile(

@@ -24,8 +24,6 @@ from tapestry.errors import (
     TapestryError,
 )
 
-__all__ = ["MEANINGS", "ExitStatus", "status_of", "worst"]
-
 
 class ExitStatus(IntEnum):
     """The exit status of a command."""

@@ -11,8 +11,6 @@ from tapestry.cli.exit_status import ExitStatus, status_of
 from tapestry.errors import TapestryError
 from tapestry.inputs.faults import TRACEBACK, unforeseen
 
-__all__ = ["describe"]
-
 _ROLES_WITH_EXTRAS = {"demo", "node", "coordinator", "chat"}
 _KNOWN: dict[type[BaseException], str] = {
     KeyboardInterrupt: "interrupted",

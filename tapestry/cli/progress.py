@@ -30,8 +30,6 @@ from rich.text import Text
 from tapestry.cli.console import shown
 from tapestry.protocol.stages import RoundStage
 
-__all__ = ["Progress", "ProgressEvent", "live"]
-
 Stage = Literal[
     "prepare", "round", "release", "adapter", "central", "evaluate", "report"
 ]
@@ -143,27 +141,26 @@ class _Board:
 def live(
     title: str, *, quiet: bool = False, stream: IO[str] | None = None
 ) -> Iterator[Progress]:
-    """Show progress on stderr until the block ends.
+    """Show progress on stderr until the block ends; if quiet, only check the events.
 
     Edge cases:
         Where stderr is no terminal, or one that cannot move its cursor or spell the
         table (``TERM=dumb``, an ASCII locale), one plain line without control codes is
         written for each change of stage, and at most one in ten seconds for
         steps within it. Variables that force colour force no table on a file.
-
-    Args:
-        title: The heading of the table.
-        quiet: Show nothing, but still check the events.
-        stream: Where to show it instead of stderr.
     """
     clock = time.monotonic
     board = _Board(title=title, clock=clock, started=clock())
     console = Console(file=stream or sys.stderr, highlight=False)
+
+    def take(event: ProgressEvent) -> None:
+        board.apply(event)
+
     if quiet:
-        yield lambda event: _ignore(board.apply(event))
+        yield take
     elif _can_draw(stream or sys.stderr) and not console.is_dumb_terminal:
         with Live(board, console=console, refresh_per_second=_REDRAWS):
-            yield lambda event: _ignore(board.apply(event))
+            yield take
             board.end_others()  # not after an error: there the stage stays open
     else:
         lines = _PlainView(board=board, stream=stream or sys.stderr)
@@ -293,7 +290,3 @@ def _words(stage: str) -> str:
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def _ignore(_: str) -> None:
-    return None

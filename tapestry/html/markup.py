@@ -89,14 +89,9 @@ def visible(text: str) -> str:
 
 
 def outside(name: str, text: str, *, kind: str, language: str | None = None) -> Markup:
-    """Write text of unknown origin and direction, with its line breaks.
+    """Write text of unknown origin and direction, unedited, with its line breaks.
 
-    Args:
-        name: The element that holds it.
-        text: What was written, unedited.
-        kind: The class of the element.
-        language: A BCP 47 tag; empty says that the language is not known, None that
-            it is that of the page.
+    ``language`` is a BCP 47 tag, empty if not known, None if it is that of the page.
     """
     tag = {} if language is None else {"lang": language}
     return element(name, {"class": kind, "dir": "auto", **tag}, text)

@@ -13,8 +13,6 @@ from typing import BinaryIO
 
 from tapestry.errors import VerificationError
 
-__all__ = ["open_plain", "read_plain"]
-
 
 def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
     """Open a plain file for reading.

@@ -126,10 +126,7 @@ def read_text(path: Path, *, links: bool = True) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a file of settings.
-
-    Returns:
-        Its tables; floats as ``WrittenFloat``.
+    """Read a file of settings, with floats as ``WrittenFloat``.
 
     Raises:
         FileNotFoundError: The file does not exist; the caller names its purpose.
@@ -308,11 +305,7 @@ def _lines(path: Path, *, links: bool) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_encoding(data: bytes, path: Path) -> None:
-    """Refuse the two other encodings that the first bytes show.
-
-    Raises:
-        InputFault: The text is UTF-16 or UTF-32.
-    """
+    """Refuse the two other encodings that the first bytes show."""
     head = data[:_LOOK]
     odd, even = head[1::2].count(0), head[::2].count(0)
     most, least = max(odd, even), min(odd, even)
@@ -347,11 +340,7 @@ def _decode(data: bytes, path: Path, *, line: int | None = None) -> str:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """Read one line of JSON strictly.
-
-    Raises:
-        ConfigError: The line is not one JSON object, or breaks a rule of this module.
-    """
+    """Read one line of JSON strictly."""
     if (rule := first_fault(text)) is not None:
         raise ConfigError(rule, code="character-not-allowed")
     try:

@@ -12,7 +12,6 @@ from pydantic import (
 )
 
 from tapestry.encoding import decode_decimal, digest
-from tapestry.errors import ProtocolError
 from tapestry.protocol.stages import RoundStage
 from tapestry.schema import Digest, Name, Plain, Strict
 
@@ -207,37 +206,19 @@ class RoundManifest(Strict):
         for plain in (self.clip_norm, self.clip_value):
             if decode_decimal(plain) <= 0:
                 raise ValueError("clip bounds must be positive")
-        self._check_noise()
-        return self
-
-    def _check_noise(self) -> None:
         training = self.training
-        if self.privacy.noise != "shared":
-            return
-        if (training.steps, training.optimizer) != (1, "sgd"):
-            raise ValueError("shared noise takes one step of SGD a round")
-        if training.weight_decay != "0":
-            raise ValueError("shared noise takes no weight decay")
+        if self.privacy.noise == "shared":
+            if (training.steps, training.optimizer) != (1, "sgd"):
+                raise ValueError("shared noise takes one step of SGD a round")
+            if training.weight_decay != "0":
+                raise ValueError("shared noise takes no weight decay")
+        return self
 
     @property
     def context(self) -> bytes:
         """Hash that every key, mask and signature of the round is bound to."""
         data = b"tapestry-secagg/1" + self.encode()
         return bytes.fromhex(digest(data)[7:])
-
-    def participant(self, name: str) -> Participant:
-        """Find a node of the cohort.
-
-        Raises:
-            ProtocolError: No participant has this name.
-        """
-        for participant in self.participants:
-            if participant.name == name:
-                return participant
-        raise ProtocolError(
-            f"{name!r} is not in the cohort of round {self.round_number}",
-            code="node-not-in-cohort",
-        )
 
 
 def recommended_threshold(cohort: int, *, max_colluding: int) -> int:

@@ -23,7 +23,7 @@ lists notice, because views are inside signatures and keys.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Protocol, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -52,6 +52,27 @@ HexKey = Annotated[Hex32, AfterValidator(_check_key)]  # X25519
 Hex64 = Annotated[str, Field(pattern="^[0-9a-f]{128}$")]
 HexShare = Annotated[str, Field(pattern="^0[01][0-9a-f]{64}$")]
 HexSealed = Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * SEALED_BYTES}}}$")]
+
+
+class _OfNode(Protocol):
+    @property
+    def node(self) -> str: ...
+
+
+_RowT = TypeVar("_RowT", bound=_OfNode)
+
+
+def _in_order(rows: tuple[_RowT, ...]) -> tuple[_RowT, ...]:
+    last = ""
+    for row in rows:
+        if row.node <= last:
+            raise ValueError(f"{row.node!r} is out of order or appears twice")
+        last = row.node
+    return rows
+
+
+Ordered = Annotated[tuple[_RowT, ...], AfterValidator(_in_order)]
+"""Rows of distinct nodes, in order of name."""
 
 
 def statement(
@@ -105,11 +126,10 @@ class Advertisement(_Signed):
 class KeyList(Strict):
     """Message 2: the keys of the nodes that advertised (U1), in order of name."""
 
-    advertisements: tuple[Advertisement, ...]
+    advertisements: Ordered[Advertisement]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _in_order(a.node for a in self.advertisements)
         keys = [k for a in self.advertisements for k in (a.channel_key, a.mask_key)]
         if len(set(keys)) != len(keys):
             raise ValueError("the same public key twice")
@@ -147,12 +167,7 @@ class ShareMessage(Strict):
 class HeadList(Strict):
     """The heads of the nodes that shared (U2), in order of name."""
 
-    heads: tuple[ShareHead, ...]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _in_order(h.node for h in self.heads)
-        return self
+    heads: Ordered[ShareHead]
 
 
 class Ciphertexts(Strict):
@@ -211,12 +226,7 @@ class SurvivorList(Strict):
     """Message 6: the nodes whose uploads are summed (U3), in order of name."""
 
     view: Digest  # of the head list
-    survivors: tuple[Survivor, ...]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _in_order(s.node for s in self.survivors)
-        return self
+    survivors: Ordered[Survivor]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -239,12 +249,7 @@ class Consent(_Signed):
 class ConsentList(Strict):
     """Message 8: the consents of distinct survivors, in order of name."""
 
-    consents: tuple[Consent, ...]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _in_order(c.node for c in self.consents)
-        return self
+    consents: Ordered[Consent]
 
 
 class Reveal(_Signed):
@@ -274,15 +279,10 @@ class Transcript(Strict):
 
     keys: KeyList
     heads: HeadList
-    uploads: tuple[UploadHead, ...]  # of the survivors, in order of name
+    uploads: Ordered[UploadHead]  # of the survivors
     consents: ConsentList
     self_seeds: dict[Name, Hex32]  # of the survivors
     mask_secrets: dict[Name, Hex32]  # X25519, of those that dropped out
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _in_order(u.node for u in self.uploads)
-        return self
 
     @property
     def survivors(self) -> SurvivorList:
@@ -302,16 +302,6 @@ class Result(Strict):
     model_digest: Digest  # of the parameters after the step
 
 
-def find_duplicate(names: Iterable[str]) -> str | None:
-    """Return the first name that is out of order or appears twice."""
-    last = ""
-    for name in names:
-        if name <= last:
-            return name
-        last = name
-    return None
-
-
 def require_subset(names: Iterable[str], allowed: Iterable[str], *, rule: str) -> None:
     """Refuse names that are not in the list before theirs.
 
@@ -327,9 +317,3 @@ def require_subset(names: Iterable[str], allowed: Iterable[str], *, rule: str) -
     extra = sorted(set(names) - set(allowed))
     if extra:
         raise ProtocolError(f"{extra[0]!r} is not {rule}", code="node-not-listed")
-
-
-def _in_order(names: Iterable[str]) -> None:
-    wrong = find_duplicate(names)
-    if wrong is not None:
-        raise ValueError(f"{wrong!r} is out of order or appears twice")

@@ -19,24 +19,6 @@ from pathlib import Path
 
 from tapestry.errors import ResourceError
 
-__all__ = [
-    "SUFFIX",
-    "append_file",
-    "create_file",
-    "failure",
-    "make_folders",
-    "publish_folder",
-    "remove_file",
-    "remove_leftovers",
-    "replace_file",
-    "replace_folder",
-    "require_regular",
-    "storage_error",
-    "sync_folder",
-    "sync_tree",
-    "write_errors",
-]
-
 SUFFIX = ".new"
 _PRIVATE = 0o600
 _READABLE = 0o666  # the umask takes from it what it takes from every new file
@@ -66,11 +48,6 @@ def replace_file(
         A folder is at ``path``        ``ResourceError``; the folder stays
         A ``.new`` is there            removed first, also a link or a FIFO
         =============================  =============================================
-
-    Args:
-        path: The file.
-        chunks: Its new content, one after the other.
-        mode: Of the new file, less what the umask takes.
 
     Raises:
         ResourceError: The disk is full or failing, or the folder cannot be written.

@@ -7,8 +7,6 @@ from typing import Self
 
 from tapestry.storage.durable_files import require_regular, storage_error
 
-__all__ = ["FileLock", "is_locked", "lock_file", "lock_folder"]
-
 _FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 

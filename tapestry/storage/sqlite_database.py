@@ -13,8 +13,6 @@ from typing import Any
 from tapestry.errors import ResourceError, TapestryError
 from tapestry.storage.durable_files import failure, storage_error, sync_folder
 
-__all__ = ["Database", "Schema", "open_database"]
-
 _PATIENCE = 5.0  # seconds to wait for another process; what sqlite3 waits by itself
 
 

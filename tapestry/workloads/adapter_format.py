@@ -77,10 +77,9 @@ class AdapterFormat(Protocol):
         facts: AdapterFacts,
         public: Sequence[Record],
     ) -> dict[str, str]:
-        """Write the adapter's files and card; the base's parameters are loaded.
+        """Write the adapter's files and card, and return its scores for the log.
 
-        Returns:
-            Its scores on the public data, as the log names them.
+        The base's parameters are loaded, and the scores are on the public data.
 
         Raises:
             ResourceError: The folder cannot be written.

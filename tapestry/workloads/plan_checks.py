@@ -52,10 +52,7 @@ def check_model(workload: Workload, privacy: PrivacyPlan) -> None:
 def check_plan(
     workload: Workload, training: TrainingPlan, privacy: PrivacyPlan
 ) -> Layout:
-    """Compare a plan with the model, and its parts with each other.
-
-    Returns:
-        The layout of its update.
+    """Compare a plan with the model and with itself; return its update's layout.
 
     Raises:
         ConfigError: The plan is another workload's; a target, the rank or an option is

@@ -243,11 +243,7 @@ def _markers(turns: int) -> tuple[str, ...]:
 
 
 def _split(text: str, turns: int) -> list[str]:
-    """Cut what a template printed at the markers of the turns.
-
-    Raises:
-        ConfigError: A marker is missing, repeated or out of order.
-    """
+    """Cut what a template printed at the markers of the turns."""
     parts = _MARKER.split(text)
     if parts[1::2] != [str(place) for place in range(turns)]:
         raise ConfigError(

@@ -31,12 +31,7 @@ class LoraAdapters:
     def read_public(
         self, folder: Path, *, repeated: Callable[[Sequence[Text]], list[int]]
     ) -> list[Text]:
-        """Read ``held-out.jsonl`` and try the model on it.
-
-        Raises:
-            ConfigError: A line cannot be read, repeats a record, or is one that the
-                model cannot read or answer.
-        """
+        """Read ``held-out.jsonl`` and try the model on it."""
         return public_text.read(folder, model=self.model, repeated=repeated)
 
     def write(

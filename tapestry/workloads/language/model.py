@@ -64,10 +64,6 @@ class LanguageModel(TorchModel):
     """A loaded model with its tokenizer.
 
     ``workload.LanguageWorkload`` adds what training asks of it.
-
-    Guarantees:
-        Parameters are float32, and are named and ordered by the module as it was
-        loaded, tied ones once; attaching changes neither names nor order.
     """
 
     def __init__(
@@ -133,11 +129,7 @@ class LanguageModel(TorchModel):
         return self._tokenizer
 
     def choose_targets(self) -> tuple[str, ...]:
-        """Name the targets of a low-rank plan where settings leave them open.
-
-        Raises:
-            ConfigError: Nothing in this model can be targeted.
-        """
+        """Name the targets of a low-rank plan where settings leave them open."""
         return choose_targets(self._module, self.linear_modules())
 
     def adapted(self, directory: Path) -> AbstractContextManager[None]:

@@ -165,8 +165,7 @@ def _privacy(promise: AdapterPromise | None) -> dict[str, str | int | None]:
 
 
 def _body(card: Card) -> Iterator[str]:
-    yield f"# {card.name}"
-    yield ""
+    yield from (f"# {card.name}", "")
     yield (
         f"A LoRA adapter (rank {card.rank}, version {card.version}) for text in"
         f' language "{_inline(card.language)}", grown by an institution of'
@@ -174,25 +173,13 @@ def _body(card: Card) -> Iterator[str]:
         f" its own, held under {_inline(card.text_licence)}. The text never left the"
         " institution."
     )
-    yield ""
-    yield "## How to use it"
-    yield ""
-    yield from _recipes(card)
-    yield ""
+    yield from ("", "## How to use it", "", *_recipes(card), "")
     yield f"The base must have parameters `{card.base.digest}`;"
     yield "`tapestry adapter verify` compares them."
-    yield ""
-    yield "## Privacy"
-    yield ""
-    yield from _privacy_words(card.promise)
-    yield ""
-    yield "## Evaluation"
-    yield ""
-    yield from _evaluation_words(card.evaluation)
-    yield ""
+    yield from ("", "## Privacy", "", *_privacy_words(card.promise))
+    yield from ("", "## Evaluation", "", *_evaluation_words(card.evaluation), "")
     yield from _sample_words(card.samples)
-    yield "## Limits"
-    yield ""
+    yield from ("## Limits", "")
     yield (
         "It repeats what its text says and how, errors and bias included, and it has"
         " seen no alignment training. Do not use it to decide about people."
@@ -223,26 +210,19 @@ def _ends(tokens: tuple[int, ...]) -> str:
 def _sample_words(samples: tuple[SampleAnswer, ...]) -> Iterator[str]:
     if not samples:
         return
-    yield "## Sample answers"
-    yield ""
+    yield from ("## Sample answers", "")
     yield (
         "Not chosen and not edited: the first questions, or beginnings of texts, that"
         " the institution published for evaluations, and what base and adapter say"
         " (the likeliest tokens, at most 32). Marks that do not print are spelled out."
     )
     for number, sample in enumerate(samples, 1):
-        yield ""
-        yield f"**{number}. Prompt**"
         for title, text in (
-            ("", sample.prompt),
+            (f"**{number}. Prompt**", sample.prompt),
             ("The base:", sample.base),
             ("The adapter:", sample.adapter),
         ):
-            yield ""
-            if title:
-                yield title
-                yield ""
-            yield from _fenced(text)
+            yield from ("", title, "", *_fenced(text))
     yield ""
 
 
@@ -303,8 +283,7 @@ def _evaluation_words(evaluation: Mapping[str, str]) -> Iterator[str]:
     if not evaluation:
         yield "None recorded."
         return
-    yield "| measure | value |"
-    yield "|---|---|"
+    yield from ("| measure | value |", "|---|---|")
     for name, value in sorted(evaluation.items()):
         yield f"| {name} | {value} |"
 

@@ -57,10 +57,7 @@ _HARMLESS = (
 
 
 def open_pretrained(directory: Path) -> tuple[nn.Module, Any]:
-    """Load a local folder in float32, without network or code from it.
-
-    Returns:
-        The module and the tokenizer.
+    """Load module and tokenizer of a local folder, without network or code from it.
 
     Raises:
         ConfigError: The folder is not a sound model: a file breaks a rule, a tensor is
@@ -226,13 +223,7 @@ def _check_special(tokenizer: Any, found: ModelFolder) -> None:
 
 
 def _check_release(module: Any, tokenizer: Any, found: ModelFolder) -> None:
-    """Write what a release holds beside its tensors, and check it as one.
-
-    Raises:
-        ConfigError, ForeignFileError, VerificationError: The release could not be
-            opened again, or a setting would change in it.
-        ResourceError: There is no place for temporary files.
-    """
+    """Write what a release holds beside its tensors, and check it as one."""
     try:
         with tempfile.TemporaryDirectory(prefix="tapestry-") as place:
             module.config.save_pretrained(place)

@@ -84,11 +84,7 @@ def render(
 
 
 def _end(done: subprocess.CompletedProcess[bytes]) -> str | None:
-    """Say why a template ended its process; None if it did not.
-
-    Raises:
-        ResourceError: A signal from outside, or a fault of the program, ended it.
-    """
+    """Say why a template ended its process; None if it did not."""
     if done.returncode == 0:
         return None
     said = done.stderr.decode("utf-8", "replace").split("\n")[-2:]
@@ -112,11 +108,7 @@ def _end(done: subprocess.CompletedProcess[bytes]) -> str | None:
 
 
 def _run(request: bytes) -> subprocess.CompletedProcess[bytes]:
-    """Start the process and wait for it.
-
-    Raises:
-        ResourceError: The process cannot be started, or does not end.
-    """
+    """Start the process and wait for it."""
     own = {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "PYTHONHASHSEED": "0",  # the order of sets

@@ -54,20 +54,11 @@ class LanguageWorkload(LanguageModel):
             )
 
     def check_private(self) -> None:
-        """Refuse an architecture whose gradients of single sequences are not tested.
-
-        Raises:
-            ConfigError: The architecture is not tested, drops out at random, or keeps
-                statistics over a batch.
-        """
+        """Refuse an architecture whose gradients of single sequences are not tested."""
         check_architecture(self.module)
 
     def examples(self, records: Sequence[Text], options: Options) -> list[Example]:
-        """Encode texts; one that is too short for a loss gives no example.
-
-        Raises:
-            ConfigError: An option is missing, unknown or out of range.
-        """
+        """Encode texts; one that is too short for a loss gives no example."""
         length = LanguageOptions.of(options).sequence_length
         return [*self.encode(records, sequence_length=length)]
 
@@ -89,11 +80,7 @@ class LanguageWorkload(LanguageModel):
         return PROBE
 
     def evaluation(self, options: Options) -> BitsPerByte:
-        """Return bits per byte of text in windows of a plan's length.
-
-        Raises:
-            ConfigError: An option is missing, unknown or out of range.
-        """
+        """Return bits per byte of text in windows of a plan's length."""
         length = LanguageOptions.of(options).sequence_length
         return BitsPerByte(model=self, sequence_length=length)
 

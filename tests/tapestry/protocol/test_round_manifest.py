@@ -112,10 +112,12 @@ def test_the_context_is_bound_to_every_field() -> None:
     assert all(len(context) == 32 for context in contexts)
 
 
-def test_a_participant_is_found_by_name_alone() -> None:
-    assert MANIFEST.participant("fr").name == "fr"
-    with refused(ProtocolError, "node-not-in-cohort", match="'zz'"):
-        MANIFEST.participant("zz")
+def test_a_participant_twice_or_out_of_order_is_refused() -> None:
+    first, second, *rest = MANIFEST.participants
+    for changed in ((second, first, *rest), (first, first, *rest)):
+        manifest = MANIFEST.model_copy(update={"participants": changed})
+        with refused(ProtocolError, "schema-violated", match="RoundManifest"):
+            RoundManifest.decode(manifest.encode())
 
 
 @given(st.integers(2, 1000), st.integers(0, 400))

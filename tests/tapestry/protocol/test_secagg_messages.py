@@ -18,7 +18,6 @@ from tapestry.protocol.secagg_messages import (
     Reveal,
     SurvivorList,
     encode_all,
-    find_duplicate,
     require_subset,
     statement,
 )
@@ -131,10 +130,12 @@ def test_names_that_are_not_allowed_are_named() -> None:
         require_subset(["a", "c"], ["a", "b"], rule="in the cohort")
 
 
-def test_the_first_duplicate_or_misplaced_name_is_found() -> None:
-    assert find_duplicate(["a", "b", "c"]) is None
-    assert find_duplicate(["a", "a"]) == "a"
-    assert find_duplicate(["b", "a"]) == "a"
+def test_the_first_duplicate_or_misplaced_node_is_named() -> None:
+    good = SAMPLES[Kind.CHECK_CONSISTENCY]
+    first, second, *_ = good.survivors
+    for rows, named in (((first, first), first), ((second, first), first)):
+        with pytest.raises(ValueError, match=f"'{named.node}' is out of order"):
+            SurvivorList(view=good.view, survivors=rows)
 
 
 def test_an_advertisement_without_a_signature_is_not_signed() -> None:
