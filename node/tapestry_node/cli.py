@@ -241,20 +241,20 @@ def _store(folder: Path) -> "NodeState":
         ConfigError: The node never ran: its folder has no ``state.db``.
         VerificationError: They are older than what the log says of this node.
     """
-    from tapestry_node.directory import open_view
+    from tapestry_node.directory import open_mirror
     from tapestry_node.node_state import NodeState
     from tapestry_node.settings import NodeSettings
 
-    path, mirror = folder / "state.db", folder / "view.db"
+    path, mirrored = folder / "state.db", (folder / "view.db").exists()
     if not path.exists():
-        why = "it was deleted; put it back" if mirror.exists() else "the node never ran"
+        why = "it was deleted; put it back" if mirrored else "the node never ran"
         raise ConfigError(f"{folder} has no state.db; {why}", code="state-missing")
     committed: Mapping[str, int] = {}
-    if mirror.exists():
+    if mirrored:
         settings = NodeSettings.read(folder / "node.toml")
-        view = open_view(folder, settings, readonly=True)
-        committed = view.state.uploads_of(settings.name) if view.size else {}
-        view.close()
+        mirror = open_mirror(folder, settings, readonly=True)
+        committed = mirror.state.uploads_of(settings.name) if mirror.size else {}
+        mirror.close()
     store = NodeState(path, readonly=True)
     store.require(committed)
     return store

@@ -41,7 +41,7 @@ def read_trust(directory: Path) -> TrustPolicy:
         raise ConfigError(f"{path}: {error}", code=error.code) from None
 
 
-def open_view(
+def open_mirror(
     directory: Path, settings: NodeSettings, *, readonly: bool = False
 ) -> LogMirror:
     """Open the mirror of the log.

@@ -50,7 +50,7 @@ from tapestry_governance.events.round_events import ContributionRefused
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
-from tapestry_node.directory import open_view, read_keys, read_trust
+from tapestry_node.directory import open_mirror, read_keys, read_trust
 from tapestry_node.inspection import Inspection, Inspector
 from tapestry_node.node_state import NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
@@ -106,16 +106,16 @@ class Node:
         self.directory = directory
         self._keys = read_keys(directory)
         self._store = NodeState(directory / "state.db", exclusive=True)
-        self._view = open_view(directory, self.settings)
-        if self._view.size:
-            check_keys(self._view.state.members, keys=self._keys, name=self.name)
+        self._mirror = open_mirror(directory, self.settings)
+        if self._mirror.size:
+            check_keys(self._mirror.state.members, keys=self._keys, name=self.name)
         data = directory / self.settings.data
         self._trainer = Trainer(data, workload=workload, settings=self.settings)
         self._ledger = Ledger.open(directory / "budget.db", self._trainer.terms)
         self._charged = 0  # how much of the log the ledger was compared with
         self._require_charges()
-        if self._view.size:
-            self._store.require(self._view.state.uploads_of(self.name))
+        if self._mirror.size:
+            self._store.require(self._mirror.state.uploads_of(self.name))
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
         self._spots = SpotChecks(
@@ -125,14 +125,14 @@ class Node:
         )
         self._base = ResultApplier(
             replica or Replica.start(workload.parameters()),
-            view=self._view,
+            mirror=self._mirror,
             store=self._store,
             spots=self._spots,
             layout=self._trainer.layout,
         )
         self._session: Session | None = None
         self._notify, self._clock = notify, clock
-        self._context = self._make_desk()
+        self._context = self._make_context()
 
     @property
     def name(self) -> str:
@@ -156,7 +156,7 @@ class Node:
 
     def objections(self) -> list[str]:
         """Say why it would refuse every offer, a line each; ask before the first."""
-        state = self._view.state if self._view.size else None
+        state = self._mirror.state if self._mirror.size else None
         return objections(
             Standing(
                 folder=self.directory,
@@ -182,7 +182,7 @@ class Node:
         ).inspect()
 
     def _last_round(self) -> RoundManifest | None:
-        state = self._view.state if self._view.size else None
+        state = self._mirror.state if self._mirror.size else None
         return state.newest if state else None
 
     def handle(self, message: Message) -> Message:
@@ -217,16 +217,16 @@ class Node:
 
     def close(self) -> None:
         """Close the databases."""
-        self._view.close()
+        self._mirror.close()
         self._store.close()
 
-    def _make_desk(self) -> NodeContext:
+    def _make_context(self) -> NodeContext:
         settings = self.settings
         return NodeContext(
             name=settings.name,
             identity=self._keys["node"],
             store=self._store,
-            view=self._view,
+            mirror=self._mirror,
             trainer=self._trainer,
             author=Author(
                 federation=settings.federation, actor=settings.name, role="node"
@@ -253,11 +253,11 @@ class Node:
 
     @_answer.register
     def _hello(self, _: HelloRequest, __: Bulk) -> Message:
-        accepted = self._view.accepted
+        accepted = self._mirror.accepted
         return encode_message(
             Identity(
                 name=self.name,
-                size=self._view.size,
+                size=self._mirror.size,
                 applied=self._base.applied,
                 checkpoint=accepted.note.decode() if accepted else None,
                 asks=tuple(self._base.asks()),
@@ -268,9 +268,9 @@ class Node:
     def _cosign(self, request: CosignRequest, entries: Bulk) -> Message:
         """Mirror the log's new entries, then vouch for append-only and the rules."""
         note = request.checkpoint.encode()
-        self._view.extend(request.start, [bytes(entry) for entry in entries], note)
+        self._mirror.extend(request.start, [bytes(entry) for entry in entries], note)
         self._base.check_releases()
-        line = self._view.cosign(self._keys["witness"], self._clock())
+        line = self._mirror.cosign(self._keys["witness"], self._clock())
         return encode_message(
             CosignReply(line=line.decode()), self._submitted_entries()
         )
@@ -278,9 +278,9 @@ class Node:
     def _submitted_entries(self) -> list[bytes]:
         """Entries of this node's own that the log lacks."""
         for entry in self._store.outbox():
-            if self._view.holds(entry):
+            if self._mirror.holds(entry):
                 self._store.clear(entry)
-        if self.name not in self._view.state.data and not self._store.outbox():
+        if self.name not in self._mirror.state.data and not self._store.outbox():
             salt = self._store.secret("dataset-salt", self._trainer.salt())
             declared = self._trainer.declaration(salt)
             self._store.post(self._context.sign_event(declared, now=self._clock()))
@@ -295,7 +295,7 @@ class Node:
         longest = self.settings.policy.max_checkpoint_age
         note, now = checkpoint.encode(), self._clock()
         try:
-            self._view.accept_checkpoint(note, now, max_age=longest)
+            self._mirror.accept_checkpoint(note, now, max_age=longest)
         except PolicyError as error:
             raise Refused(Reason.STALE_CHECKPOINT, str(error)) from None
 
@@ -303,7 +303,7 @@ class Node:
     def _offer(self, request: AdvertiseKeysRequest, _: Bulk) -> Message:
         """Join the round that the log proves, if the guard and the ledger agree."""
         self._accept(request.checkpoint)
-        current = self._view.state.open_round
+        current = self._mirror.state.open_round
         if current is None:
             raise Refused(Reason.NOT_IN_LOG, "the log has no open round")
         self._check_declared()
@@ -319,7 +319,7 @@ class Node:
             federation=self.settings.federation,
             software_digest=software_digest(),
             base_digest=self.replica.digest,
-            first_base=first_round(self._view, manifest.run_id).model_digest,
+            first_base=first_round(self._mirror, manifest.run_id).model_digest,
             layout_digest=layout.digest,
             layout_length=layout.length,
         )
@@ -344,15 +344,15 @@ class Node:
         Raises:
             VerificationError: The log holds a charge that the ledger does not.
         """
-        if self._view.size:
-            state = self._view.state
+        if self._mirror.size:
+            state = self._mirror.state
             self._ledger.require(
                 published_charges(state, self.name, since=self._charged)
             )
             self._charged = state.size
 
     def _check_declared(self) -> None:
-        declared = self._view.state.data.get(self.name)
+        declared = self._mirror.state.data.get(self.name)
         if declared is None or declared.records != self._trainer.count:
             raise Refused(Reason.MAINTENANCE, "the log lacks this node's declaration")
 
@@ -364,8 +364,8 @@ class Node:
             The end of a round stands, so that an older checkpoint of a quorum proves
             it, too: without the result a node vouches for no release that came since.
         """
-        size = self._view.verify_prefix(request.checkpoint.encode())
-        if size == self._view.size:
+        size = self._mirror.verify_prefix(request.checkpoint.encode())
+        if size == self._mirror.size:
             with suppress(Refused):  # it may be old, and proves the round all the same
                 self._accept(request.checkpoint)
         ended = self._base.ended(request.round_number, within=size)
@@ -394,7 +394,7 @@ class Node:
         """Grow this institution's adapter on a release, by its own decision only."""
         self._accept(request.checkpoint)
         name = request.name
-        release = self._view.state.releases.get(name)
+        release = self._mirror.state.releases.get(name)
         if release is None or release.parameters_digest != self.replica.digest:
             raise Refused(Reason.BASE_MISMATCH, f"{name} is not the base held here")
         self._base.check_sums(release.run_id, until=release.round_number)
@@ -413,7 +413,7 @@ class Node:
     def _refuse(self, message: Message, reason: Reason) -> Message:
         """Say the code and no more; a refused offer is signed for the log."""
         entries: list[bytes] = []
-        current = self._view.state.open_round if self._view.size else None
+        current = self._mirror.state.open_round if self._mirror.size else None
         if message.kind is Kind.ADVERTISE_KEYS and current is not None:
             manifest = current.manifest
             refused = ContributionRefused(

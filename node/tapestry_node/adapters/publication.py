@@ -136,7 +136,7 @@ class Publisher:
 
     def _next(self, release: ReleasePublished, *, now: datetime) -> AdapterJob:
         """Go on with the version that is under way, or begin the next."""
-        known = self.context.view.state.adapters.get(self.context.name)
+        known = self.context.mirror.state.adapters.get(self.context.name)
         version = known.version + 1 if known else 1
         job = self._job(release, version)
         while self._is_lost(job):
@@ -181,7 +181,7 @@ class Publisher:
         if not job.accounted.exists():
             self._account(job, self._paid(job), now=now)
         entry = job.accounted.read_bytes()
-        if not self.context.view.contains(entry):
+        if not self.context.mirror.contains(entry):
             self.context.store.post(entry)
             raise Refused(
                 Reason.MAINTENANCE,
@@ -200,7 +200,7 @@ class Publisher:
             self.context.check_failed(job.release.run_id)
         public = self._check(job)
         if job.charge is not None:
-            cap = decode_decimal(self.context.view.state.policy.epsilon_cap)
+            cap = decode_decimal(self.context.mirror.state.policy.epsilon_cap)
             delta = decode_decimal(self.settings.policy.target_delta)
             self.ledger.check_run(job.charge, target_delta=delta, cap=cap)
             self.ledger.reserve(job.charge)
@@ -225,7 +225,7 @@ class Publisher:
         place = Place(
             folder=self.folder,
             settings=self.settings,
-            policy=self.context.view.state.policy,
+            policy=self.context.mirror.state.policy,
             data=trainer.manifest,
         )
         return check_adapter(job.plan, place, trainer=trainer, load=self._workload)
@@ -315,7 +315,7 @@ class Publisher:
             actor=self.context.name,
             role="community",
         )
-        event = publisher.event(published, now=now, seen=self.context.view.seen)
+        event = publisher.event(published, now=now, seen=self.context.mirror.seen)
         durable_files.replace_file(
             job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes()
         )

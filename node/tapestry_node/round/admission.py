@@ -43,16 +43,16 @@ class Facts:
     layout_length: int
 
 
-def first_round(view: LogMirror, run_id: str) -> RoundManifest:
+def first_round(mirror: LogMirror, run_id: str) -> RoundManifest:
     """Return the plan that a run began with, whether or not that round was closed.
 
     Raises:
         Refused: The log has no round of it.
     """
-    index = view.state.runs.get(run_id)
+    index = mirror.state.runs.get(run_id)
     if index is None:
         raise Refused(Reason.NOT_IN_LOG, f"the log has no round of {run_id!r}")
-    return view.body(index, RoundOpened).manifest
+    return mirror.body(index, RoundOpened).manifest
 
 
 def check_offer(manifest: RoundManifest, *, policy: NodePolicy, facts: Facts) -> None:

@@ -61,18 +61,18 @@ class ResultApplier:
         self,
         replica: Replica,
         *,
-        view: LogMirror,
+        mirror: LogMirror,
         store: NodeState,
         spots: SpotChecks,
         layout: Callable[[RoundManifest], Layout],
     ) -> None:
         """Start from the given base; results are taken again after a restart."""
         self.replica, self.applied = replica, 0
-        self._view, self._store, self._layout = view, store, layout
+        self._mirror, self._store, self._layout = mirror, store, layout
         self._spots = spots
         self._compared = 0  # how much of the log's releases was compared
         self._uncompared: list[tuple[str, int]] = []  # rounds taken since, likewise
-        if view.size:
+        if mirror.size:
             with suppress(VerificationError):  # found again when it matters
                 self._compare_releases()
 
@@ -82,13 +82,13 @@ class ResultApplier:
         Raises:
             Refused: It is not there.
         """
-        state = self._view.state
+        state = self._mirror.state
         found = state.closed_round(number, within=within)
         if found is None:
             raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
         return EndedRound(
-            manifest=self._view.body(found.opened, RoundOpened).manifest,
-            closed=self._view.body(found.index, RoundClosed),
+            manifest=self._mirror.body(found.opened, RoundOpened).manifest,
+            closed=self._mirror.body(found.index, RoundClosed),
             index=found.index,
         )
 
@@ -146,7 +146,7 @@ class ResultApplier:
             VerificationError: This node disputes a release.
             Refused: This node has not followed the round of a new release.
         """
-        state = self._view.state
+        state = self._mirror.state
         self._compare_releases()
         for run_id, number in self._store.disputed_sums():
             if number <= state.released_round(run_id, within=state.size):
@@ -166,7 +166,7 @@ class ResultApplier:
             VerificationError: A release is not what its round gave here. It is found
                 again next time.
         """
-        state = self._view.state
+        state = self._mirror.state
         late = [state.release_of(*key) for key in self._uncompared]
         new = state.releases_since(self._compared)
         for release in [*new, *(each for each in late if each is not None)]:
@@ -195,8 +195,8 @@ class ResultApplier:
 
     def asks(self) -> list[ChunkRequest]:
         """List the chunks that this node wants to see, of sums not yet released."""
-        if self._view.size:
-            state, accepted = self._view.state, self._accepted_size()
+        if self._mirror.size:
+            state, accepted = self._mirror.state, self._accepted_size()
             for run_id in self._spots.runs():
                 until = state.released_round(run_id, within=accepted)
                 self._spots.forget(run_id, until=until)
@@ -208,7 +208,7 @@ class ResultApplier:
         Raises:
             Refused: A chunk was not shown yet.
         """
-        since = self._view.state.released_round(
+        since = self._mirror.state.released_round(
             release.run_id, within=self._accepted_size()
         )
         for number in self._spots.pending_rounds(release.run_id):
@@ -220,7 +220,7 @@ class ResultApplier:
 
     def _accepted_size(self) -> int:
         """Count the entries that a quorum has cosigned, as far as this node knows."""
-        accepted = self._view.accepted
+        accepted = self._mirror.accepted
         return accepted.checkpoint.size if accepted else 0
 
     def _step(self, ended: EndedRound, result: Result, chunks: Chunks) -> Replica:

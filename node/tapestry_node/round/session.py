@@ -62,7 +62,7 @@ class NodeContext:
     name: str
     identity: SigningKey
     store: NodeState
-    view: LogMirror
+    mirror: LogMirror
     trainer: Trainer
     author: Author
     min_cohort: int
@@ -88,7 +88,7 @@ class NodeContext:
 
     def sign_event(self, body: Body, *, now: datetime) -> bytes:
         """Sign an event as this node."""
-        event = self.author.event(body, now=now, seen=self.view.seen)
+        event = self.author.event(body, now=now, seen=self.mirror.seen)
         return sign_entry(event, self.identity)
 
 
@@ -116,9 +116,9 @@ class Session:
         self._charge = context.trainer.charge(manifest)
         terms = Requirements(
             model_digest=replica.digest,
-            roster_digest=roster_digest(context.view.state.charter.members),
-            roster={m.name: m.node for m in context.view.state.members.values()},
-            plan=_agreed_plan(context.view, manifest, layout),
+            roster_digest=roster_digest(context.mirror.state.charter.members),
+            roster={m.name: m.node for m in context.mirror.state.members.values()},
+            plan=_agreed_plan(context.mirror, manifest, layout),
             min_cohort=context.min_cohort,
             min_colluding=context.max_colluding,
             highest_round=_highest(context, manifest.run_id),
@@ -205,7 +205,7 @@ class Session:
                 f"noise {privacy.noise!r}, but charge {self._charge}",
                 code="privacy-terms-differ",
             )
-        cap = decode_decimal(self._context.view.state.policy.epsilon_cap)
+        cap = decode_decimal(self._context.mirror.state.policy.epsilon_cap)
         delta = decode_decimal(privacy.target_delta)
         self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
         self._ledger.reserve(self._charge)
@@ -255,11 +255,11 @@ def _highest(context: NodeContext, run_id: str) -> int:
     A node whose disk was restored from a backup is behind the log, which still knows
     what it committed to.
     """
-    logged = context.view.state.uploads_of(context.name)
+    logged = context.mirror.state.uploads_of(context.name)
     return max(context.store.highest(run_id), logged.get(run_id, 0))
 
 
-def _agreed_plan(view: LogMirror, manifest: RoundManifest, layout: Layout) -> RunPlan:
+def _agreed_plan(mirror: LogMirror, manifest: RoundManifest, layout: Layout) -> RunPlan:
     """The plan of the run's first round, with this round's factors.
 
     Raises:
@@ -270,7 +270,7 @@ def _agreed_plan(view: LogMirror, manifest: RoundManifest, layout: Layout) -> Ru
     )
     if manifest.training.factor_seed != seed:
         raise Refused(Reason.LOCAL_POLICY, "the factor seed was chosen by somebody")
-    first = first_round(view, manifest.run_id)
+    first = first_round(mirror, manifest.run_id)
     training = first.training.model_copy(update={"factor_seed": seed})
     return RunPlan(
         layout_digest=layout.digest,
