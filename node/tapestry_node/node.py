@@ -7,6 +7,7 @@ Every reply is receipted before it leaves.
 """
 
 import logging
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -35,7 +36,6 @@ from tapestry.protocol.messages import (
     decode_body,
     encode_message,
 )
-from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import (
     Ciphertexts,
     ConsentList,
@@ -47,6 +47,7 @@ from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author
 from tapestry_governance.events.round_events import ContributionRefused
+from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
@@ -54,7 +55,7 @@ from tapestry_node.directory import open_mirror, read_keys, read_trust
 from tapestry_node.inspection import Inspection, Inspector
 from tapestry_node.node_state import NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
-from tapestry_node.refusal import Refused, reason_of
+from tapestry_node.refusal import Objection, Refused, reason_of
 from tapestry_node.round.admission import Facts, check_offer, first_round
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.session import NodeContext, Notify, Session
@@ -94,7 +95,7 @@ class Node:
             workload: The given base, loaded; may be shared by nodes of one process.
             replica: The given base's parameters, if they were read already.
             notify: Told, on this machine only, how far the work is.
-            clock: What time it is.
+            clock: Returns the time.
 
         Raises:
             ConfigError: A setting, key or data file is not as it must be.
@@ -146,24 +147,23 @@ class Node:
 
     @property
     def ledger(self) -> Ledger:
-        """What was agreed to and what is spent."""
+        """The privacy ledger of its records."""
         return self._ledger
 
     @property
     def store(self) -> NodeState:
-        """Receipts of what left."""
+        """The durable state, with the receipts of what left."""
         return self._store
 
-    def objections(self) -> list[str]:
-        """Say why it would refuse every offer, a line each; ask before the first."""
-        state = self._mirror.state if self._mirror.size else None
+    def objections(self) -> list[Objection]:
+        """List why it would refuse every offer; ask before the first."""
         return objections(
             Standing(
                 folder=self.directory,
                 settings=self.settings,
                 keys={name: key.verify_key for name, key in self._keys.items()},
                 trust=read_trust(self.directory),
-                state=state,
+                state=self._state,
                 given_base=self.replica.digest,
                 ledger=self._ledger,
                 trainer=self._trainer,
@@ -178,12 +178,12 @@ class Node:
             settings=self.settings,
             trainer=self._trainer,
             ledger=self._ledger,
-            last=self._last_round(),
+            last=self._state.newest if self._state else None,
         ).inspect()
 
-    def _last_round(self) -> RoundManifest | None:
-        state = self._mirror.state if self._mirror.size else None
-        return state.newest if state else None
+    @property
+    def _state(self) -> FederationState | None:
+        return self._mirror.state if self._mirror.size else None
 
     def handle(self, message: Message) -> Message:
         """Answer a request; whatever goes wrong is a refusal.
@@ -200,14 +200,16 @@ class Node:
         return reply
 
     def _note(self, kind: Kind, error: Exception) -> None:
-        """Tell the node's own log why it refuses.
+        """Write the cause of a refusal to the node's own log, with round and code.
 
         Guarantees:
             Only errors of ours are told in full. Another one may quote a record: of
             it only type and place are, unless the operator asked for tracebacks.
         """
         if isinstance(error, TapestryError):
-            _logger.warning("%s: refused %s: %s", self.name, kind, error)
+            said = "%s: refused %s: %s [%s]; the reply says %s"
+            reason = reason_of(error).value
+            _logger.warning(said, self.name, kind, error, error.code, reason)
             return
         _logger.error(
             "%s: refused %s: internal error: %s; %s=1 shows the traceback",
@@ -248,7 +250,8 @@ class Node:
         self, request: KeyList | Ciphertexts | SurvivorList | ConsentList, _: Bulk
     ) -> Message:
         if self._session is None:
-            raise Refused(Reason.UNKNOWN_ROUND, "no round is under way here")
+            said = "no round is under way here; the coordinator has to offer one"
+            raise Refused(Reason.UNKNOWN_ROUND, said, code="round-not-joined")
         return self._session.answer(request, now=self._clock())
 
     @_answer.register
@@ -266,7 +269,7 @@ class Node:
 
     @_answer.register
     def _cosign(self, request: CosignRequest, entries: Bulk) -> Message:
-        """Mirror the log's new entries, then vouch for append-only and the rules."""
+        """Mirror the log's new entries, check append-only and the rules, and cosign."""
         note = request.checkpoint.encode()
         self._mirror.extend(request.start, [bytes(entry) for entry in entries], note)
         self._base.check_releases()
@@ -281,7 +284,7 @@ class Node:
             if self._mirror.holds(entry):
                 self._store.clear(entry)
         if self.name not in self._mirror.state.data and not self._store.outbox():
-            salt = self._store.secret("dataset-salt", self._trainer.salt())
+            salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
             declared = self._trainer.declaration(salt)
             self._store.post(self._context.sign_event(declared, now=self._clock()))
         return self._store.outbox()
@@ -290,14 +293,15 @@ class Node:
         """Accept a checkpoint as the newest one.
 
         Raises:
-            Refused: It is too old.
+            Refused: The checkpoint is too old, or older than the last one.
         """
         longest = self.settings.policy.max_checkpoint_age
         note, now = checkpoint.encode(), self._clock()
         try:
             self._mirror.accept_checkpoint(note, now, max_age=longest)
         except PolicyError as error:
-            raise Refused(Reason.STALE_CHECKPOINT, str(error)) from None
+            reason = Reason.STALE_CHECKPOINT
+            raise Refused(reason, str(error), code=error.code) from None
 
     @_answer.register
     def _offer(self, request: AdvertiseKeysRequest, _: Bulk) -> Message:
@@ -305,7 +309,8 @@ class Node:
         self._accept(request.checkpoint)
         current = self._mirror.state.open_round
         if current is None:
-            raise Refused(Reason.NOT_IN_LOG, "the log has no open round")
+            said = "the log has no open round"
+            raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
         self._check_declared()
         self._require_charges()
         self._leave_session()
@@ -354,7 +359,12 @@ class Node:
     def _check_declared(self) -> None:
         declared = self._mirror.state.data.get(self.name)
         if declared is None or declared.records != self._trainer.count:
-            raise Refused(Reason.MAINTENANCE, "the log lacks this node's declaration")
+            raise Refused(
+                Reason.MAINTENANCE,
+                f"the log lacks this node's declaration of {self._trainer.count}"
+                " records",
+                code="data-not-declared",
+            )
 
     @_answer.register
     def _result(self, request: ApplyResultRequest, chunks: Bulk) -> Message:
@@ -362,7 +372,7 @@ class Node:
 
         Edge cases:
             The end of a round stands, so that an older checkpoint of a quorum proves
-            it, too: without the result a node vouches for no release that came since.
+            it, too: without the result a node cosigns no release that came since.
         """
         size = self._mirror.verify_prefix(request.checkpoint.encode())
         if size == self._mirror.size:
@@ -396,10 +406,15 @@ class Node:
         name = request.name
         release = self._mirror.state.releases.get(name)
         if release is None or release.parameters_digest != self.replica.digest:
-            raise Refused(Reason.BASE_MISMATCH, f"{name} is not the base held here")
+            raise Refused(
+                Reason.BASE_MISMATCH,
+                f"{name} is not the base held here, {self.replica.digest}",
+                code="base-differs",
+            )
         self._base.check_sums(release.run_id, until=release.round_number)
         if not self.settings.adapter.publish:
-            raise Refused(Reason.LOCAL_POLICY, "adapter.publish is off")
+            said = "adapter.publish is false in node.toml"
+            raise Refused(Reason.LOCAL_POLICY, said, code="adapter-not-offered")
         publisher = Publisher(
             context=self._context,
             settings=self.settings,
@@ -411,9 +426,9 @@ class Node:
         return publisher.publish(release, now=self._clock())
 
     def _refuse(self, message: Message, reason: Reason) -> Message:
-        """Say the code and no more; a refused offer is signed for the log."""
+        """Reply with the reason and no more; a refused offer is signed for the log."""
         entries: list[bytes] = []
-        current = self._mirror.state.open_round if self._mirror.size else None
+        current = self._state.open_round if self._state else None
         if message.kind is Kind.ADVERTISE_KEYS and current is not None:
             manifest = current.manifest
             refused = ContributionRefused(
