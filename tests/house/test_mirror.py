@@ -28,14 +28,6 @@ LACKING: dict[str, tuple[str, ...]] = {
         "governance/tapestry_governance/log/database.py",
         "governance/tapestry_governance/log/tile_writer.py",
     ),
-    "tested from the node's other files and, as a whole, from the scenarios": (
-        "node/tapestry_node/adapters/adapter_check.py",
-        "node/tapestry_node/budget/ledger_entries.py",
-        "node/tapestry_node/round/result.py",
-        "node/tapestry_node/round/session.py",
-        "node/tapestry_node/training/microbatches.py",
-        "node/tapestry_node/training/trainer.py",
-    ),
 }
 
 
