@@ -1,11 +1,12 @@
-"""``tapestry node``: an institution's node, for the people who run it."""
+"""The command ``tapestry node``: run a node, check it, read its budget and receipts."""
 
 import logging
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,11 +16,12 @@ from tapestry.cli.exit_status import ExitStatus
 from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
 from tapestry.errors import ConfigError
-from tapestry_node.check_output import check_as_json, check_as_lines
 
 if TYPE_CHECKING:
-    from tapestry_node.budget.ledger import Ledger
+    from tapestry_node.budget.ledger import Balance, Ledger
+    from tapestry_node.inspection import Inspection, Price
     from tapestry_node.node_state import NodeState
+    from tapestry_node.refusal import Objection
     from tapestry_node.settings import NodeSettings, Transport
 
 node_folder = click.argument(
@@ -102,9 +104,9 @@ def run(
 def check(folder: Path, as_json: bool) -> ExitStatus:
     """Check settings, keys, data and budget before joining; nothing leaves.
 
-    It counts the records and prices the trainings that are known of, in epsilon. A
-    node that would refuse every round is not ready, and is told why; so is one that
-    lacks what `tapestry node run` needs.
+    It counts the records and prices the known trainings in epsilon. A node is not
+    ready if it would refuse every round or lacks what `tapestry node run` needs; each
+    reason ends with the code of its rule.
     """
     from tapestry.workloads.workload_registry import open_workload
     from tapestry_node.node import Node
@@ -114,11 +116,15 @@ def check(folder: Path, as_json: bool) -> ExitStatus:
     node = Node(folder, workload=open_workload(settings.workload, settings.base))
     seen, balance, refused = node.inspect(), node.ledger.balance(), node.objections()
     node.close()
-    refused += [line for line in seen.refused if not any(line in r for r in refused)]
+    refused += [
+        each
+        for each in seen.refused
+        if not any(each.detail in o.detail for o in refused)
+    ]
     if as_json:
-        console.say_json(check_as_json(settings, seen, balance, refused=refused))
+        console.say_json(_check_as_json(settings, seen, balance, refused=refused))
     else:
-        for line in check_as_lines(settings, seen, balance, refused=refused):
+        for line in _check_as_lines(settings, seen, balance, refused=refused):
             console.say(line)
     if refused:
         return ExitStatus.RULE_BROKEN
@@ -129,32 +135,16 @@ def check(folder: Path, as_json: bool) -> ExitStatus:
 @node_folder
 @as_json
 def budget(folder: Path, as_json: bool) -> None:
-    """Show what was spent, for which records, and what is left.
-
-    It is the ledger that says so, whatever became of the data.
-    """
+    """Show what the ledger says was spent and what is left, whatever the data are."""
     ledger = _ledger(folder)
-    balance = ledger.balance()
-    rows = ledger.rows()
+    balance, rows = ledger.balance(), ledger.rows()
     if as_json:
-        found = {
-            "unit": balance.unit,
-            "adjacency": balance.adjacency,
-            "delta": balance.delta,
-            "limit": balance.limit,
-            "spent": balance.spent,
-            "committed": balance.committed,
-            "fallback": balance.fallback,
-            "fallback_limit": balance.fallback_limit,
-            "charges": [
-                {
-                    **row.charge.body(),
-                    "state": row.state,
-                    "time": row.time.isoformat(),
-                }
-                for row in rows
-            ],
-        }
+        charges = [
+            {**row.charge.body(), "state": row.state, "time": row.time.isoformat()}
+            for row in rows
+        ]
+        found = {**asdict(balance), "charges": charges}
+        del found["by_run"]
         console.say_json(found)
         return
     for row in rows:
@@ -170,7 +160,7 @@ def budget(folder: Path, as_json: bool) -> None:
     if balance.fallback > balance.spent:
         console.say(
             f"epsilon {balance.fallback:.4f} of {balance.fallback_limit:g} is spent if"
-            " everybody else takes their noise out"
+            " all other nodes take their noise out"
         )
     rounds = [row.charge for row in rows if row.charge.purpose == "round"]
     if rounds:  # an adapter is trained once
@@ -189,8 +179,7 @@ def egress(folder: Path, as_json: bool) -> None:
     for receipt in store.receipts():
         total += receipt.bytes
         if as_json:
-            row = {name: getattr(receipt, name) for name in receipt.__slots__}
-            console.say_json(row, indent=None)
+            console.say_json(asdict(receipt), indent=None)
         else:
             console.say(
                 f"{receipt.time}  {receipt.kind:<14}{receipt.bytes:>12}"
@@ -199,6 +188,83 @@ def egress(folder: Path, as_json: bool) -> None:
     if not as_json:
         console.say(f"{total} bytes left this node")
     store.close()
+
+
+def _check_as_json(
+    settings: "NodeSettings",
+    seen: "Inspection",
+    balance: "Balance",
+    *,
+    refused: Sequence["Objection"],
+) -> dict[str, Any]:
+    return {
+        "ready": not refused and not seen.missing,
+        "name": settings.name,
+        "federation": settings.federation,
+        "base": settings.base,
+        "min_cohort": settings.policy.min_cohort,
+        "budget": asdict(balance),
+        **seen.data.model_dump(include={"licence"}),
+        "languages": list(seen.data.languages),
+        "records": seen.records,
+        "census": seen.summary.to_json() if seen.summary else None,
+        "coverage": [each.to_json() for each in seen.coverage],
+        "prices": [asdict(price) for price in seen.prices],
+        "keys": seen.keys,
+        "superlink": seen.superlink,
+        "missing": [asdict(each) for each in seen.missing],
+        "refused": [asdict(each) for each in refused],
+    }
+
+
+def _check_as_lines(
+    settings: "NodeSettings",
+    seen: "Inspection",
+    balance: "Balance",
+    *,
+    refused: Sequence["Objection"],
+) -> Iterator[str]:
+    yield f"node      {settings.name} of federation {settings.federation}"
+    yield f"base      {settings.base}"
+    yield f"policy    cohorts of {settings.policy.min_cohort} and more"
+    yield from _records(seen)
+    yield f"budget    epsilon {balance.spent:.4f} of {balance.limit:g} is spent"
+    for price in seen.prices:
+        yield f"price     {_price(price, limit=balance.limit)}"
+    modes = ", ".join(f"{name} {mode}" for name, mode in seen.keys.items())
+    yield f"keys      {modes}"
+    yield f"transport {seen.superlink or 'none'}"
+    for line in refused:
+        yield f"refused   {line}"
+    for line in seen.missing:
+        yield f"missing   {line}"
+    yield "not ready" if refused or seen.missing else "ready"
+
+
+def _records(seen: "Inspection") -> Iterator[str]:
+    described = f"licence {seen.data.licence}"
+    if seen.data.languages:
+        described = f"language {', '.join(seen.data.languages)}, {described}"
+    if seen.summary is None:
+        yield f"data      {_count(seen.records, 'record')}; {described}"
+    for summary in filter(None, (seen.summary, *seen.coverage)):
+        for label, text in summary.lines():
+            rest = f"; {described}" if label == "data" else ""
+            yield f"{label:<9} {text}{rest}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _price(price: "Price", *, limit: float) -> str:
+    fits = "" if price.fits else ", which does not fit"
+    return (
+        f"{price.title}: epsilon {price.epsilon:.4f} ({_count(price.steps, 'step')},"
+        f" sampling rate {price.sampling_rate:.4f}, noise multiplier"
+        f" {price.noise_multiplier:g}); with what is spent {price.epsilon_after:.4f} of"
+        f" {limit:g}{fits}"
+    )
 
 
 def _transport(
@@ -211,7 +277,7 @@ def _transport(
     """Take what the command line names, and the rest from node.toml.
 
     Raises:
-        ConfigError: Neither says where the SuperLink is.
+        ConfigError: Neither names address, certificate and key of the SuperLink.
     """
     from tapestry_node.settings import Transport
 
@@ -235,26 +301,26 @@ def _transport(
 
 
 def _store(folder: Path) -> "NodeState":
-    """Open the receipts, and hold them against the log where there is a mirror.
+    """Open the receipts, and compare them with the log where there is a mirror.
 
     Raises:
         ConfigError: The node never ran: its folder has no ``state.db``.
-        VerificationError: They are older than what the log says of this node.
+        VerificationError: The receipts are older than the log's entries of this node.
     """
-    from tapestry_node.directory import open_view
+    from tapestry_node.directory import open_mirror
     from tapestry_node.node_state import NodeState
     from tapestry_node.settings import NodeSettings
 
-    path, mirror = folder / "state.db", folder / "view.db"
+    path, mirrored = folder / "state.db", (folder / "view.db").exists()
     if not path.exists():
-        why = "it was deleted; put it back" if mirror.exists() else "the node never ran"
+        why = "it was deleted; put it back" if mirrored else "the node never ran"
         raise ConfigError(f"{folder} has no state.db; {why}", code="state-missing")
     committed: Mapping[str, int] = {}
-    if mirror.exists():
+    if mirrored:
         settings = NodeSettings.read(folder / "node.toml")
-        view = open_view(folder, settings, readonly=True)
-        committed = view.state.uploads_of(settings.name) if view.size else {}
-        view.close()
+        mirror = open_mirror(folder, settings, readonly=True)
+        committed = mirror.state.uploads_of(settings.name) if mirror.size else {}
+        mirror.close()
     store = NodeState(path, readonly=True)
     store.require(committed)
     return store

@@ -1,4 +1,4 @@
-"""A node's folder: its keys, whom it trusts, and its mirror of the log.
+"""A node's folder: its keys, its trust policy, and its mirror of the log.
 
 ::
 
@@ -22,14 +22,14 @@ def read_keys(directory: Path) -> dict[str, SigningKey]:
     """Read the keys that a node signs with, by purpose.
 
     Raises:
-        ConfigError: One is missing, open to others, or no key.
+        ConfigError: A key file is missing, open to others, or no key.
     """
     folder = directory / "keys"
     return {name: SigningKey.load(folder / f"{name}.key") for name in _PURPOSES}
 
 
 def read_trust(directory: Path) -> TrustPolicy:
-    """Read whom a node trusts.
+    """Read the log key and the witnesses that a node trusts.
 
     Raises:
         ConfigError: There is no ``trust-policy.txt``, or it is no trust policy.
@@ -41,19 +41,15 @@ def read_trust(directory: Path) -> TrustPolicy:
         raise ConfigError(f"{path}: {error}", code=error.code) from None
 
 
-def open_view(
+def open_mirror(
     directory: Path, settings: NodeSettings, *, readonly: bool = False
 ) -> LogMirror:
-    """Open the mirror of the log.
-
-    Args:
-        directory: The node's folder.
-        settings: The node's settings.
-        readonly: Read alone; then the mirror must be there.
+    """Open the mirror of the log; with ``readonly`` it must be there.
 
     Raises:
-        ConfigError: As ``read_trust``.
-        ResourceError, VerificationError: As ``LogMirror.open``.
+        ConfigError: The trust policy is missing or malformed.
+        ResourceError: The mirror cannot be read, or not be written.
+        VerificationError: The mirror was changed, or is of another log.
     """
     trust = read_trust(directory)
     path, genesis = directory / "view.db", settings.genesis

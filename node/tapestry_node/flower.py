@@ -1,4 +1,4 @@
-"""The node's end of the wire: Flower's Fleet API, outbound only; translation only.
+"""The node's side of the wire: Flower's Fleet API, outbound only; translation only.
 
 ::
 
@@ -10,7 +10,7 @@
 
 The process opens no port and never asks for an app bundle. Flower's own connection
 helper, ``http_request_response``, ends the process when the SuperLink is away and
-sends it SIGINT on status 401; so we use the plain client underneath, which only
+sends it SIGINT on status 401; the plain client underneath, used here, only
 raises. A contract test names every part of Flower that this relies on.
 """
 
@@ -80,7 +80,7 @@ from tapestry_node.superlink_credentials import (
 
 _LOG = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 20  # after twice as long without any, we count as offline
+HEARTBEAT_SECONDS = 20  # after twice as long without any, a node counts as offline
 _BEATS_PER_INTERVAL = 4  # training may keep the machine busy
 _LONGEST_BACKOFF = 10.0
 _STEADY_SECONDS = 30.0  # a connection that lasted so long was a good one
@@ -149,7 +149,7 @@ def serve(
             steady = time.monotonic() - start > _STEADY_SECONDS
             failures = 1 if steady else failures + 1
             wait = _backoff(failures)
-            said = "no SuperLink at %s (%s); again in %.1f s"
+            said = "no SuperLink at %s (%s); connecting again in %.1f s"
             _LOG.warning(said, superlink, _name(error), wait)
             stop.wait(wait)
 
@@ -157,7 +157,7 @@ def serve(
 def _check_proxies() -> None:
     try:
         httpx.Client(verify=False).close()  # noqa: S501 - it connects to nothing
-    except (ValueError, ImportError, httpx.InvalidURL):  # trying again mends nothing
+    except (ValueError, ImportError, httpx.InvalidURL):  # trying again does not help
         named = ", ".join(proxies(os.environ)) or "the system"
         said = f"cannot use the proxy that {named} names: it is http://HOST:PORT"
         raise ConfigError(f"{said}, or unset it", code="proxy-unsupported") from None
@@ -276,12 +276,13 @@ class _Worker:
         reply = self._answer(name, request)
         if reply is None:
             return
+        records = {name: ConfigRecord(each) for name, each in pack(reply).items()}
         try:
-            link.push(FlowerMessage(_pack(reply), reply_to=request))
+            link.push(FlowerMessage(RecordDict(records), reply_to=request))
         except httpx.HTTPStatusError as error:
             if error.response.status_code != httpx.codes.FORBIDDEN:
                 raise
-            _LOG.info("nobody waits for this %s any more", reply.kind)
+            _LOG.info("the run of this %s has ended; discarding it", reply.kind)
 
     def _answer(self, name: str, request: FlowerMessage) -> Message | None:
         """Have a request answered; None for what leaves no receipt, and so nothing."""
@@ -293,7 +294,8 @@ class _Worker:
             reply = self._handle(message)
         except Exception as error:  # noqa: BLE001 - whatever it is, it stays here
             trace = error if wants_traceback() else None
-            _LOG.error("no answer to a request: %s", _name(error), exc_info=trace)
+            said = "a request failed (%s); sending no answer"
+            _LOG.error(said, _name(error), exc_info=trace)
             return None
         if message.kind is not Kind.HELLO and reply.kind is not Kind.REFUSAL:
             self._last = name, reply
@@ -326,8 +328,8 @@ def _connect(site: _Site) -> Iterator[_Link]:
 
 
 def _activate(client: FleetHttpClient, site: _Site) -> int:
-    # After kill -9 the SuperLink takes us for online and refuses an activation until
-    # two heartbeats are missed; leaving first, by the remembered id, avoids the wait.
+    # After kill -9 the SuperLink takes the node for online and refuses an activation
+    # until two heartbeats are missed; leaving first, by the remembered id, avoids that.
     with contextlib.suppress(OSError, VerificationError, *_TRANSPORT_ERRORS):
         known = int(read_plain(site.id_file, limit=_ID_BYTES))
         client.DeactivateNode(DeactivateNodeRequest(node_id=known))
@@ -342,7 +344,7 @@ def _activate(client: FleetHttpClient, site: _Site) -> int:
 
 
 class _Version:
-    """Says which Flower we are; unlike Flower's own, never ends the process."""
+    """Names the version of Flower; unlike Flower's own, it never ends the process."""
 
     def __init__(self) -> None:
         self._headers = dict(
@@ -355,12 +357,6 @@ class _Version:
         context.request.headers.update(self._headers)
         response: httpx.Response = call_next(context)
         return response
-
-
-def _pack(message: Message) -> RecordDict:
-    return RecordDict(
-        {name: ConfigRecord(fields) for name, fields in pack(message).items()}
-    )
 
 
 def _backoff(failures: int) -> float:

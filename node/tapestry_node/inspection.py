@@ -1,8 +1,8 @@
-"""What ``tapestry node check`` shows: records, prices, keys and connection.
+"""Inspection of a node's folder: records, prices, keys and connection.
 
-``readiness`` says why offers would be refused. This module tells an operator what the
-node would train on, what that would cost each record, and what ``tapestry node run``
-still lacks.
+``readiness`` lists why offers would be refused. This module shows an operator the data
+that the node would train on, the price of that for each record, and everything that
+``tapestry node run`` still lacks.
 
 Guarantees:
     Nothing is charged, reserved or sent. The counts are exact and for the operator's
@@ -21,6 +21,7 @@ from tapestry.protocol.round_manifest import Options, RoundManifest
 from tapestry.workloads.base import Summary
 from tapestry.workloads.data_manifest import DataManifest
 from tapestry_node.budget.ledger import Ledger
+from tapestry_node.refusal import Objection
 from tapestry_node.settings import NodeSettings, Transport
 from tapestry_node.superlink_credentials import (
     check_address,
@@ -32,7 +33,7 @@ from tapestry_node.training.trainer import Trainer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What one training would cost each record, and whether that fits."""
+    """The cost of one training for each record, and its fit into the budget."""
 
     title: str
     sampling_rate: float
@@ -47,8 +48,8 @@ class Price:
 class Inspection:
     """A node's folder, as its operator needs to see it before joining.
 
-    ``refused`` holds what no setting of the coordinator could mend and what ``tapestry
-    node run`` would refuse, ``missing`` what that needs and does not find.
+    ``refused`` holds the rules that plans and settings break for any coordinator,
+    ``missing`` the files and tables that ``tapestry node run`` needs and does not find.
     """
 
     data: DataManifest
@@ -58,13 +59,13 @@ class Inspection:
     prices: tuple[Price, ...]
     keys: dict[str, str]  # mode of each file, in octal digits
     superlink: str | None
-    refused: tuple[str, ...]
-    missing: tuple[str, ...]
+    refused: tuple[Objection, ...]
+    missing: tuple[Objection, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspector:
-    """What an inspection looks at; all of it belongs to the node."""
+    """The parts of a node that an inspection reads."""
 
     directory: Path
     settings: NodeSettings
@@ -82,7 +83,7 @@ class Inspector:
                 if (price := ask()) is not None:
                     prices.append(price)
             except (ConfigError, ProtocolError) as error:
-                refused.append(str(error))
+                refused.append(Objection.of(error))
         return Inspection(
             data=self.trainer.manifest,
             records=self.trainer.count,
@@ -114,9 +115,7 @@ class Inspector:
         Raises:
             ConfigError: These records are too few for such a round.
         """
-        if self.last is None:
-            return None
-        charge = self.trainer.charge(self.last)
+        charge = self.trainer.charge(self.last) if self.last else None
         if charge is None:
             return None
         return self._price(f"a round like {charge.title}, the log's last", charge.steps)
@@ -125,7 +124,7 @@ class Inspector:
         """Price the adapter of ``[adapter]``; None if it is not to be published.
 
         Raises:
-            ConfigError: These records are too few for it.
+            ConfigError: These records are too few for the adapter.
         """
         plan = self.settings.adapter
         if not plan.publish or plan.noise == "none":
@@ -143,7 +142,6 @@ class Inspector:
         return self._price("the adapter", steps)
 
     def _price(self, title: str, steps: accounting.Steps) -> Price:
-        limit = decode_decimal(self.settings.policy.epsilon_limit)
         delta = decode_decimal(self.settings.policy.target_delta)
         known = [row.charge.steps for row in self.ledger.rows()]
         after = accounting.epsilon([*known, steps], target_delta=delta)
@@ -154,7 +152,7 @@ class Inspector:
             noise_multiplier=steps.noise_multiplier,
             epsilon=accounting.epsilon([steps], target_delta=delta),
             epsilon_after=after,
-            fits=after <= limit,
+            fits=after <= decode_decimal(self.settings.policy.epsilon_limit),
         )
 
 
@@ -170,15 +168,15 @@ def _modes(folder: Path) -> dict[str, str]:
 
 def _dialling(
     directory: Path, transport: Transport | None
-) -> tuple[list[str], list[str]]:
-    """Say what keeps ``tapestry node run`` from dialling: what lacks, what is wrong."""
+) -> tuple[list[Objection], list[Objection]]:
+    """List the things that ``tapestry node run`` lacks to dial, and those in error."""
     if transport is None:
-        rule = (
+        said = (
             "node.toml has no [transport]; add the table with superlink,"
             " root_certificates, auth_key and poll_seconds, or give tapestry node run"
             " --superlink, --root-certificates and --auth-key"
         )
-        return [rule], []
+        return [Objection.of(ConfigError(said, code="transport-missing"))], []
     missing, wrong = [], []
     readers: tuple[tuple[str, Callable[[Path], object]], ...] = (
         ("root_certificates", read_certificates),
@@ -187,14 +185,15 @@ def _dialling(
     try:
         check_address(transport.superlink)
     except ConfigError as error:
-        wrong.append(f"transport.superlink: {error}")
+        wrong.append(Objection.of(error, place="transport.superlink: "))
     for name, read in readers:
         path = directory / getattr(transport, name)
         if not path.exists():
-            missing.append(f"transport.{name}: no file {path}; put it there")
+            said = f"transport.{name}: no file {path}; put it there"
+            missing.append(Objection.of(ConfigError(said, code="file-missing")))
             continue
         try:
             read(path)
         except ConfigError as error:
-            wrong.append(f"transport.{name}: {error}")
+            wrong.append(Objection.of(error, place=f"transport.{name}: "))
     return missing, wrong

@@ -7,6 +7,7 @@ Every reply is receipted before it leaves.
 """
 
 import logging
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -35,7 +36,6 @@ from tapestry.protocol.messages import (
     decode_body,
     encode_message,
 )
-from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import (
     Ciphertexts,
     ConsentList,
@@ -47,14 +47,15 @@ from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author
 from tapestry_governance.events.round_events import ContributionRefused
+from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
-from tapestry_node.directory import open_view, read_keys, read_trust
+from tapestry_node.directory import open_mirror, read_keys, read_trust
 from tapestry_node.inspection import Inspection, Inspector
 from tapestry_node.node_state import NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
-from tapestry_node.refusal import Refused, reason_of
+from tapestry_node.refusal import Objection, Refused, reason_of
 from tapestry_node.round.admission import Facts, check_offer, first_round
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.session import NodeContext, Notify, Session
@@ -94,7 +95,7 @@ class Node:
             workload: The given base, loaded; may be shared by nodes of one process.
             replica: The given base's parameters, if they were read already.
             notify: Told, on this machine only, how far the work is.
-            clock: What time it is.
+            clock: Returns the time.
 
         Raises:
             ConfigError: A setting, key or data file is not as it must be.
@@ -106,16 +107,16 @@ class Node:
         self.directory = directory
         self._keys = read_keys(directory)
         self._store = NodeState(directory / "state.db", exclusive=True)
-        self._view = open_view(directory, self.settings)
-        if self._view.size:
-            check_keys(self._view.state.members, keys=self._keys, name=self.name)
+        self._mirror = open_mirror(directory, self.settings)
+        if self._mirror.size:
+            check_keys(self._mirror.state.members, keys=self._keys, name=self.name)
         data = directory / self.settings.data
         self._trainer = Trainer(data, workload=workload, settings=self.settings)
         self._ledger = Ledger.open(directory / "budget.db", self._trainer.terms)
         self._charged = 0  # how much of the log the ledger was compared with
         self._require_charges()
-        if self._view.size:
-            self._store.require(self._view.state.uploads_of(self.name))
+        if self._mirror.size:
+            self._store.require(self._mirror.state.uploads_of(self.name))
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
         self._spots = SpotChecks(
@@ -125,14 +126,14 @@ class Node:
         )
         self._base = ResultApplier(
             replica or Replica.start(workload.parameters()),
-            view=self._view,
+            mirror=self._mirror,
             store=self._store,
             spots=self._spots,
             layout=self._trainer.layout,
         )
         self._session: Session | None = None
         self._notify, self._clock = notify, clock
-        self._context = self._make_desk()
+        self._context = self._make_context()
 
     @property
     def name(self) -> str:
@@ -146,24 +147,23 @@ class Node:
 
     @property
     def ledger(self) -> Ledger:
-        """What was agreed to and what is spent."""
+        """The privacy ledger of its records."""
         return self._ledger
 
     @property
     def store(self) -> NodeState:
-        """Receipts of what left."""
+        """The durable state, with the receipts of what left."""
         return self._store
 
-    def objections(self) -> list[str]:
-        """Say why it would refuse every offer, a line each; ask before the first."""
-        state = self._view.state if self._view.size else None
+    def objections(self) -> list[Objection]:
+        """List why it would refuse every offer; ask before the first."""
         return objections(
             Standing(
                 folder=self.directory,
                 settings=self.settings,
                 keys={name: key.verify_key for name, key in self._keys.items()},
                 trust=read_trust(self.directory),
-                state=state,
+                state=self._state,
                 given_base=self.replica.digest,
                 ledger=self._ledger,
                 trainer=self._trainer,
@@ -178,12 +178,12 @@ class Node:
             settings=self.settings,
             trainer=self._trainer,
             ledger=self._ledger,
-            last=self._last_round(),
+            last=self._state.newest if self._state else None,
         ).inspect()
 
-    def _last_round(self) -> RoundManifest | None:
-        state = self._view.state if self._view.size else None
-        return state.newest if state else None
+    @property
+    def _state(self) -> FederationState | None:
+        return self._mirror.state if self._mirror.size else None
 
     def handle(self, message: Message) -> Message:
         """Answer a request; whatever goes wrong is a refusal.
@@ -200,14 +200,16 @@ class Node:
         return reply
 
     def _note(self, kind: Kind, error: Exception) -> None:
-        """Tell the node's own log why it refuses.
+        """Write the cause of a refusal to the node's own log, with round and code.
 
         Guarantees:
             Only errors of ours are told in full. Another one may quote a record: of
             it only type and place are, unless the operator asked for tracebacks.
         """
         if isinstance(error, TapestryError):
-            _logger.warning("%s: refused %s: %s", self.name, kind, error)
+            said = "%s: refused %s: %s [%s]; the reply says %s"
+            reason = reason_of(error).value
+            _logger.warning(said, self.name, kind, error, error.code, reason)
             return
         _logger.error(
             "%s: refused %s: internal error: %s; %s=1 shows the traceback",
@@ -217,16 +219,16 @@ class Node:
 
     def close(self) -> None:
         """Close the databases."""
-        self._view.close()
+        self._mirror.close()
         self._store.close()
 
-    def _make_desk(self) -> NodeContext:
+    def _make_context(self) -> NodeContext:
         settings = self.settings
         return NodeContext(
             name=settings.name,
             identity=self._keys["node"],
             store=self._store,
-            view=self._view,
+            mirror=self._mirror,
             trainer=self._trainer,
             author=Author(
                 federation=settings.federation, actor=settings.name, role="node"
@@ -248,16 +250,17 @@ class Node:
         self, request: KeyList | Ciphertexts | SurvivorList | ConsentList, _: Bulk
     ) -> Message:
         if self._session is None:
-            raise Refused(Reason.UNKNOWN_ROUND, "no round is under way here")
+            said = "no round is under way here; the coordinator has to offer one"
+            raise Refused(Reason.UNKNOWN_ROUND, said, code="round-not-joined")
         return self._session.answer(request, now=self._clock())
 
     @_answer.register
     def _hello(self, _: HelloRequest, __: Bulk) -> Message:
-        accepted = self._view.accepted
+        accepted = self._mirror.accepted
         return encode_message(
             Identity(
                 name=self.name,
-                size=self._view.size,
+                size=self._mirror.size,
                 applied=self._base.applied,
                 checkpoint=accepted.note.decode() if accepted else None,
                 asks=tuple(self._base.asks()),
@@ -266,11 +269,11 @@ class Node:
 
     @_answer.register
     def _cosign(self, request: CosignRequest, entries: Bulk) -> Message:
-        """Mirror the log's new entries, then vouch for append-only and the rules."""
+        """Mirror the log's new entries, check append-only and the rules, and cosign."""
         note = request.checkpoint.encode()
-        self._view.extend(request.start, [bytes(entry) for entry in entries], note)
+        self._mirror.extend(request.start, [bytes(entry) for entry in entries], note)
         self._base.check_releases()
-        line = self._view.cosign(self._keys["witness"], self._clock())
+        line = self._mirror.cosign(self._keys["witness"], self._clock())
         return encode_message(
             CosignReply(line=line.decode()), self._submitted_entries()
         )
@@ -278,10 +281,10 @@ class Node:
     def _submitted_entries(self) -> list[bytes]:
         """Entries of this node's own that the log lacks."""
         for entry in self._store.outbox():
-            if self._view.holds(entry):
+            if self._mirror.holds(entry):
                 self._store.clear(entry)
-        if self.name not in self._view.state.data and not self._store.outbox():
-            salt = self._store.secret("dataset-salt", self._trainer.salt())
+        if self.name not in self._mirror.state.data and not self._store.outbox():
+            salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
             declared = self._trainer.declaration(salt)
             self._store.post(self._context.sign_event(declared, now=self._clock()))
         return self._store.outbox()
@@ -290,22 +293,24 @@ class Node:
         """Accept a checkpoint as the newest one.
 
         Raises:
-            Refused: It is too old.
+            Refused: The checkpoint is too old, or older than the last one.
         """
         longest = self.settings.policy.max_checkpoint_age
         note, now = checkpoint.encode(), self._clock()
         try:
-            self._view.accept_checkpoint(note, now, max_age=longest)
+            self._mirror.accept_checkpoint(note, now, max_age=longest)
         except PolicyError as error:
-            raise Refused(Reason.STALE_CHECKPOINT, str(error)) from None
+            reason = Reason.STALE_CHECKPOINT
+            raise Refused(reason, str(error), code=error.code) from None
 
     @_answer.register
     def _offer(self, request: AdvertiseKeysRequest, _: Bulk) -> Message:
         """Join the round that the log proves, if the guard and the ledger agree."""
         self._accept(request.checkpoint)
-        current = self._view.state.open_round
+        current = self._mirror.state.open_round
         if current is None:
-            raise Refused(Reason.NOT_IN_LOG, "the log has no open round")
+            said = "the log has no open round"
+            raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
         self._check_declared()
         self._require_charges()
         self._leave_session()
@@ -319,7 +324,7 @@ class Node:
             federation=self.settings.federation,
             software_digest=software_digest(),
             base_digest=self.replica.digest,
-            first_base=first_round(self._view, manifest.run_id).model_digest,
+            first_base=first_round(self._mirror, manifest.run_id).model_digest,
             layout_digest=layout.digest,
             layout_length=layout.length,
         )
@@ -344,17 +349,22 @@ class Node:
         Raises:
             VerificationError: The log holds a charge that the ledger does not.
         """
-        if self._view.size:
-            state = self._view.state
+        if self._mirror.size:
+            state = self._mirror.state
             self._ledger.require(
                 published_charges(state, self.name, since=self._charged)
             )
             self._charged = state.size
 
     def _check_declared(self) -> None:
-        declared = self._view.state.data.get(self.name)
+        declared = self._mirror.state.data.get(self.name)
         if declared is None or declared.records != self._trainer.count:
-            raise Refused(Reason.MAINTENANCE, "the log lacks this node's declaration")
+            raise Refused(
+                Reason.MAINTENANCE,
+                f"the log lacks this node's declaration of {self._trainer.count}"
+                " records",
+                code="data-not-declared",
+            )
 
     @_answer.register
     def _result(self, request: ApplyResultRequest, chunks: Bulk) -> Message:
@@ -362,10 +372,10 @@ class Node:
 
         Edge cases:
             The end of a round stands, so that an older checkpoint of a quorum proves
-            it, too: without the result a node vouches for no release that came since.
+            it, too: without the result a node cosigns no release that came since.
         """
-        size = self._view.verify_prefix(request.checkpoint.encode())
-        if size == self._view.size:
+        size = self._mirror.verify_prefix(request.checkpoint.encode())
+        if size == self._mirror.size:
             with suppress(Refused):  # it may be old, and proves the round all the same
                 self._accept(request.checkpoint)
         ended = self._base.ended(request.round_number, within=size)
@@ -394,12 +404,17 @@ class Node:
         """Grow this institution's adapter on a release, by its own decision only."""
         self._accept(request.checkpoint)
         name = request.name
-        release = self._view.state.releases.get(name)
+        release = self._mirror.state.releases.get(name)
         if release is None or release.parameters_digest != self.replica.digest:
-            raise Refused(Reason.BASE_MISMATCH, f"{name} is not the base held here")
+            raise Refused(
+                Reason.BASE_MISMATCH,
+                f"{name} is not the base held here, {self.replica.digest}",
+                code="base-differs",
+            )
         self._base.check_sums(release.run_id, until=release.round_number)
         if not self.settings.adapter.publish:
-            raise Refused(Reason.LOCAL_POLICY, "adapter.publish is off")
+            said = "adapter.publish is false in node.toml"
+            raise Refused(Reason.LOCAL_POLICY, said, code="adapter-not-offered")
         publisher = Publisher(
             context=self._context,
             settings=self.settings,
@@ -411,9 +426,9 @@ class Node:
         return publisher.publish(release, now=self._clock())
 
     def _refuse(self, message: Message, reason: Reason) -> Message:
-        """Say the code and no more; a refused offer is signed for the log."""
+        """Reply with the reason and no more; a refused offer is signed for the log."""
         entries: list[bytes] = []
-        current = self._view.state.open_round if self._view.size else None
+        current = self._state.open_round if self._state else None
         if message.kind is Kind.ADVERTISE_KEYS and current is not None:
             manifest = current.manifest
             refused = ContributionRefused(

@@ -1,4 +1,4 @@
-"""What a node must not forget: ``state.db``, and the receipts of what left.
+"""The durable state of a node: ``state.db``, with the receipts of what left.
 
 SQLite in WAL mode with ``synchronous=FULL``: a write that guards a send is durable
 before the send.
@@ -6,12 +6,12 @@ before the send.
 * The high-water mark: one upload per (run, round), ever. Taking it is the only way
   to get the ``Reservation`` without which ``secagg`` masks nothing.
 * The outbox: entries of the node's own that the log does not have yet.
-* The base that each round gave by this node's own step: what it disputes, it
-  disputes after a restart, too.
+* The base that each round gave by this node's own step, so that a dispute outlives
+  a restart.
 * Chunks of sums that the node drew for spot checks: a draw is made once.
 * Egress receipts: kind, size and digest of each message that leaves, chained by
-  hash, so that a row changed or taken out of the middle shows. That the last rows
-  were deleted does not, nor a chain computed anew: the list is not proven whole.
+  hash, so that a row changed or taken out of the middle shows. Deleted last rows do
+  not show, nor does a chain computed anew: the list is not proven whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,11 +76,11 @@ class NodeState:
         Args:
             path: The database.
             exclusive: Keep other processes from serving with it; readers may read.
-            readonly: Read alone; then it must be there.
+            readonly: Only read; then the database must be there.
 
         Raises:
             ConfigError: Another process serves with it.
-            ResourceError: It cannot be written, or read.
+            ResourceError: The database cannot be read, or not be written.
         """
         self._path = path
         self._lock = _take_lock(path.with_suffix(".lock")) if exclusive else None
@@ -101,14 +101,12 @@ class NodeState:
         Raises:
             ProtocolError: The round, or a later one of its run, was taken before.
         """
-        taken = self._db.query(
+        if not self._db.query(
             "INSERT INTO mark VALUES (?, ?) ON CONFLICT (run) DO UPDATE "
             "SET round = excluded.round WHERE excluded.round > mark.round "
             "RETURNING round",
-            run_id,
-            round_number,
-        )
-        if not taken:
+            *(run_id, round_number),
+        ):
             raise ProtocolError(
                 f"round {round_number} of {run_id} was uploaded for already; one "
                 "upload per round, ever",
@@ -136,7 +134,7 @@ class NodeState:
                 )
 
     def post(self, entry: bytes) -> None:
-        """Keep an entry of the node's own until the log has it; once is enough."""
+        """Keep an entry of the node once, until the log has it."""
         self._db.query(
             "INSERT INTO outbox (entry) SELECT ?1 "
             "WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE entry = ?1)",
@@ -144,7 +142,7 @@ class NodeState:
         )
 
     def outbox(self) -> list[bytes]:
-        """Entries that the log should get, the oldest first."""
+        """List the entries that the log should get, the oldest first."""
         rows = self._db.query("SELECT entry FROM outbox ORDER BY number")
         return [bytes(row[0]) for row in rows]
 
@@ -176,7 +174,7 @@ class NodeState:
         )
 
     def spots(self, run_id: str, round_number: int) -> list[int]:
-        """The chunks of a round that were drawn and not seen yet."""
+        """List the chunks of a round that were drawn and not seen yet."""
         rows = self._db.query(
             "SELECT chunk FROM spot WHERE run = ? AND round = ? AND NOT seen "
             "ORDER BY chunk",
@@ -186,26 +184,21 @@ class NodeState:
 
     def mark_verified(self, run_id: str, round_number: int, *, chunk: int) -> None:
         """Mark a chunk that was drawn as seen."""
-        self._db.query(
-            "UPDATE spot SET seen = 1 WHERE run = ? AND round = ? AND chunk = ?",
-            *(run_id, round_number, chunk),
-        )
+        self._mark_spot(run_id, round_number, chunk, 1)
 
     def dispute_spot(self, run_id: str, round_number: int, *, chunk: int) -> None:
         """Note for good that a chunk of a sum is not the sum of the uploads."""
+        self._mark_spot(run_id, round_number, chunk, 2)
+
+    def _mark_spot(self, run_id: str, round_number: int, chunk: int, seen: int) -> None:
         self._db.query(
-            "UPDATE spot SET seen = 2 WHERE run = ? AND round = ? AND chunk = ?",
-            *(run_id, round_number, chunk),
+            "UPDATE spot SET seen = ? WHERE run = ? AND round = ? AND chunk = ?",
+            *(seen, run_id, round_number, chunk),
         )
 
     def disputed(self, run_id: str) -> list[int]:
-        """The rounds of a run whose sums are false, as this node has seen."""
-        rows = self._db.query(
-            "SELECT DISTINCT round FROM spot WHERE run = ? AND seen <> 1 AND seen = 2"
-            " ORDER BY round",
-            run_id,
-        )
-        return [number for (number,) in rows]
+        """List the rounds of a run whose sums are false, as this node has seen."""
+        return [number for run, number in self.disputed_sums() if run == run_id]
 
     def disputed_sums(self) -> list[tuple[str, int]]:
         """List run and number of the rounds whose sums are false, as seen here."""
@@ -216,7 +209,7 @@ class NodeState:
         return [(str(run), int(number)) for run, number in rows]
 
     def pending_rounds(self, run_id: str) -> list[int]:
-        """The rounds of a run of which not all is seen that was drawn."""
+        """List the rounds of a run with drawn chunks that were not seen yet."""
         rows = self._db.query(
             "SELECT DISTINCT round FROM spot WHERE run = ? AND seen <> 1 AND NOT seen"
             " ORDER BY round",
@@ -234,7 +227,7 @@ class NodeState:
         """Write the receipt of a message before it leaves.
 
         Raises:
-            ResourceError: It cannot be written; then the message must not leave.
+            ResourceError: The receipt cannot be written; the message must not leave.
         """
         rows = self._db.query(
             "SELECT number, chain FROM egress ORDER BY number DESC LIMIT 1"
@@ -249,7 +242,7 @@ class NodeState:
         )
 
     def receipts(self) -> Iterator[Receipt]:
-        """All receipts in order, with the chain checked.
+        """Iterate over all receipts in order, checking the chain.
 
         Raises:
             VerificationError: A row was changed, or one amid the others removed or
@@ -261,17 +254,12 @@ class NodeState:
             chain = _link(chain, row[:5])
             if row[0] != expected or row[5] != chain:
                 raise VerificationError(
-                    f"egress receipt {expected} was tampered with",
+                    f"egress receipt {expected} of {self._path} was tampered with; put"
+                    " the newest copy back",
                     code="receipt-changed",
                 )
-            yield Receipt(
-                number=row[0],
-                time=row[1],
-                kind=row[2],
-                bytes=row[3],
-                content=row[4],
-                chain=row[5],
-            )
+            names = Receipt.__slots__  # in the order of the columns
+            yield Receipt(**dict(zip(names, row, strict=True)))
 
     def close(self) -> None:
         """Close the database and let others serve."""

@@ -1,13 +1,14 @@
-"""Whether a node could join a round now: what ``tapestry node check`` reports.
+"""Readiness of a node to join a round, as ``tapestry node check`` reports it.
 
-The guard decides on each offer, and the ledger on each charge. This asks beforehand, of
-what lies on the node's own disk, which of their rules every offer would break: of the
-log's last round where there is one, otherwise of the least that the policy accepts.
+Admission decides on each offer, and the ledger on each charge. This module asks
+beforehand, of what lies on the node's own disk, which of their rules every offer would
+break: of the log's last round where there is one, otherwise of the least that the
+policy accepts.
 
 Edge cases:
-    Finding nothing promises nothing: an offer may still break a rule. Before the
-    mirror of the log holds an entry, a key is held against its own name and against
-    ``trust-policy.txt``; after that, against the members of the log.
+    No objection is no promise: an offer may still break a rule. Before the mirror of
+    the log holds an entry, a key is compared with its own name and with
+    ``trust-policy.txt``; after that, with the members of the log.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.encoding import decode_decimal
-from tapestry.errors import ConfigError, PolicyError, ProtocolError, ResourceError
+from tapestry.errors import (
+    BudgetExhausted,
+    ConfigError,
+    PolicyError,
+    ProtocolError,
+    ResourceError,
+    TapestryError,
+)
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import (
@@ -37,7 +45,7 @@ from tapestry_node.adapters.adapter_check import (
     trial_title,
 )
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.refusal import Refused
+from tapestry_node.refusal import Objection
 from tapestry_node.round.admission import check_policy
 from tapestry_node.settings import NodePolicy, NodeSettings
 from tapestry_node.training.trainer import Trainer
@@ -45,15 +53,13 @@ from tapestry_node.training.trainer import Trainer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What a node knows of itself before anybody asks it."""
+    """The facts about itself that a node knows before an offer."""
 
     folder: Path
     settings: NodeSettings
     keys: Mapping[str, VerifyKey]  # by purpose
     trust: TrustPolicy
-    state: (
-        FederationState | None
-    )  # None: the mirror of the log is empty, before joining
+    state: FederationState | None  # None: the mirror of the log is empty
     given_base: str  # its digest
     ledger: Ledger
     trainer: Trainer
@@ -65,37 +71,36 @@ class Standing:
         return None if self.state is None else self.state.newest
 
 
-def objections(standing: Standing) -> list[str]:
-    """Say, one line each, why every offer would be refused; empty if nothing is known.
+def objections(standing: Standing) -> list[Objection]:
+    """List the rules that every offer would break; empty if none is known.
 
     Guarantees:
-        No line depends on a record, but for the lines of public data that
-        repeat one; what is said of them is that.
+        No line depends on a record, except that a line of public data repeats one.
     """
-    found: dict[str, None] = {}
-    for rule in (_training, _adapter, _budget, _base, _keys):
-        found.update(dict.fromkeys(" ".join(line.split()) for line in rule(standing)))
-    return list(found)
+    rules = (_training, _adapter, _budget, _base, _keys)
+    return list(dict.fromkeys(found for rule in rules for found in rule(standing)))
 
 
-def _training(standing: Standing) -> Iterator[str]:
-    """Ask what the guard would: of the last round, or of the least there could be."""
+def _training(standing: Standing) -> Iterator[Objection]:
+    """Check the last round, or the least that there could be, as admission would."""
     policy, last = standing.settings.policy, standing.last
     if last is not None:
         fault = _fault(lambda: _ask_again(standing, last))
         if fault is not None:
-            yield f"a round like {last.round_number}, the log's last: {fault}"
+            place = f"a round like {last.round_number}, the log's last: "
+            yield Objection.of(fault, place=place)
         return
     for name, value in (
         ("noise", policy.noise),
         ("parameterizations", policy.parameterizations),
     ):
         if not value:
-            yield f"policy.{name} is empty; name what a round may have"
+            said = f"policy.{name} is empty; name what a round may have"
+            yield Objection.of(ConfigError(said, code="setting-invalid"))
             return
     faults = [_trial(standing, each) for each in policy.parameterizations]
     if all(faults):
-        yield from filter(None, faults)
+        yield from map(Objection.of, filter(None, faults))
 
 
 def _ask_again(standing: Standing, last: RoundManifest) -> None:
@@ -103,8 +108,8 @@ def _ask_again(standing: Standing, last: RoundManifest) -> None:
     standing.trainer.trainable.check_round(last, load=standing.load)
 
 
-def _trial(standing: Standing, parameterization: str) -> str | None:
-    """Try the least that could be offered; returns why it would be refused."""
+def _trial(standing: Standing, parameterization: str) -> TapestryError | None:
+    """Try the least that could be offered; return the error that refuses it."""
     workload = standing.trainer.workload
 
     def ask() -> None:
@@ -131,7 +136,7 @@ def _trial(standing: Standing, parameterization: str) -> str | None:
 
 
 def _least_noise(policy: NodePolicy) -> PrivacyPlan:
-    """The noise that asks least of a model, among those that the policy accepts."""
+    """Return the noise that asks least of a model, of those in the policy."""
     if "none" in policy.noise:
         return NoNoise(noise="none")
     least = {
@@ -146,8 +151,8 @@ def _least_noise(policy: NodePolicy) -> PrivacyPlan:
     return SharedNoise.model_validate({"noise": "shared", "min_share": "0", **least})
 
 
-def _adapter(standing: Standing) -> Iterator[str]:
-    """Ask what would keep this node from publishing its adapter, if it wants to."""
+def _adapter(standing: Standing) -> Iterator[Objection]:
+    """Check the node's adapter, if it is to be published."""
     settings, trainer = standing.settings, standing.trainer
     if not settings.adapter.publish:
         return
@@ -155,11 +160,12 @@ def _adapter(standing: Standing) -> Iterator[str]:
     adapter = settings.adapter
     if adapter.noise != "none" and decode_decimal(adapter.epsilon) > limit:
         if not list(_budget(standing)):  # which says enough
-            yield (
+            said = (
                 f"the adapter: adapter.epsilon {adapter.epsilon} is above"
                 f" policy.epsilon_limit {limit:g}; lower it, or set adapter.publish ="
                 " false"
             )
+            yield Objection.of(ConfigError(said, code="epsilon-above-limit"))
         return
 
     def ask() -> None:
@@ -177,11 +183,12 @@ def _adapter(standing: Standing) -> Iterator[str]:
 
     fault = _fault(ask)
     if fault is not None:
-        yield f"the adapter: {fault} (or set adapter.publish = false)"
+        remedy = " (or set adapter.publish = false)"
+        yield Objection.of(fault, place="the adapter: ", remedy=remedy)
 
 
 def _is_paid(standing: Standing) -> bool:
-    """Say whether an adapter is in the log, or is trained and will go there."""
+    """Return true if an adapter is in the log, or is trained and will go there."""
     name = standing.settings.name
     if standing.state is not None and name in standing.state.adapters:
         return True
@@ -190,10 +197,10 @@ def _is_paid(standing: Standing) -> bool:
 
 
 def _check_budget(standing: Standing, steps: accounting.Steps) -> None:
-    """Ask the ledger, and the federation's cap, for the price of an adapter.
+    """Check the price of an adapter with the ledger and the federation's cap.
 
     Raises:
-        BudgetExhausted: It does not fit; where another line says enough, nothing.
+        BudgetExhausted: It does not fit, and ``_budget`` has no objection already.
     """
     ledger, last = standing.ledger, standing.last
     run = standing.settings.name if last is None else last.run_id
@@ -213,18 +220,16 @@ def _check_budget(standing: Standing, steps: accounting.Steps) -> None:
         ledger.check(charge)
 
 
-def _fault(ask: Callable[[], object]) -> str | None:
-    """Return what a question is answered with, if it is no."""
+def _fault(ask: Callable[[], object]) -> TapestryError | None:
+    """Return the error that a check ends with, if it does."""
     try:
         ask()
-    except Refused as error:
-        return error.detail
     except (ConfigError, PolicyError, ProtocolError, ResourceError) as error:
-        return str(error)
+        return error
     return None
 
 
-def _budget(standing: Standing) -> Iterator[str]:
+def _budget(standing: Standing) -> Iterator[Objection]:
     balance = standing.ledger.balance()
     for name, value, limit in (
         ("epsilon", balance.spent, balance.limit),
@@ -232,13 +237,15 @@ def _budget(standing: Standing) -> Iterator[str]:
     ):
         if value >= limit:
             key = f"policy.{name.replace(' ', '_')}_limit"
-            yield f"{name} {value:.4f} is spent, {key} is {limit:g}; no round fits"
+            said = f"{name} {value:.4f} is spent, {key} is {limit:g}; no round fits"
+            yield Objection.of(BudgetExhausted(said, code="budget-exhausted"))
             return
     if _rounds_left(standing) == 0:
-        yield (
+        said = (
             f"epsilon {balance.spent:.4f} is spent, policy.epsilon_limit is"
             f" {balance.limit:g}; no further round like the log's last one fits"
         )
+        yield Objection.of(BudgetExhausted(said, code="budget-exhausted"))
 
 
 def _rounds_left(standing: Standing) -> int | None:
@@ -252,50 +259,49 @@ def _rounds_left(standing: Standing) -> int | None:
     return standing.ledger.rounds_left(charge) if charge else None
 
 
-def _base(standing: Standing) -> Iterator[str]:
+def _base(standing: Standing) -> Iterator[Objection]:
     settings = standing.settings
-    if standing.given_base in settings.policy.bases:
-        return
-    yield (
-        f"base {settings.base!r} is {standing.given_base}, which is not in"
-        " policy.bases; name it there, or give the base that was agreed on"
-    )
+    if standing.given_base not in settings.policy.bases:
+        said = (
+            f"base {settings.base!r} is {standing.given_base}, which is not in"
+            " policy.bases; name it there, or give the base that was agreed on"
+        )
+        yield Objection.of(PolicyError(said, code="base-not-allowed"))
 
 
-def _keys(standing: Standing) -> Iterator[str]:
+def _keys(standing: Standing) -> Iterator[Objection]:
     if standing.state is not None:
-        return  # held against the members at the start
+        return  # ``check_keys`` compared them with the members at the start
     name = standing.settings.name
     for purpose, key in standing.keys.items():
         owner = key.name.partition("/")[0]
         if owner != name:
-            yield _of_another(purpose, name=name, owner=owner)
+            yield Objection.of(_of_another(purpose, name=name, owner=owner))
             return
     if standing.keys["witness"] not in {w.key for w in standing.trust.witnesses}:
-        yield "keys/witness.key is no witness of trust-policy.txt; name it there"
+        said = "keys/witness.key is no witness of trust-policy.txt; name it there"
+        yield Objection.of(ConfigError(said, code="witness-not-trusted"))
 
 
 def check_keys(
     members: Mapping[str, Member], *, keys: Mapping[str, SigningKey], name: str
 ) -> None:
-    """Hold a node's keys against the members of the log.
+    """Compare a node's keys with the members of the log.
 
     Raises:
-        ConfigError: One is not that of the member whose name the node has.
+        ConfigError: A key is not that of the member whose name the node has.
     """
     for purpose, key in keys.items():
         public = str(key.verify_key)
         held = [m.name for m in members.values() if getattr(m, purpose) == public]
         if held != [name]:
-            owner = held[0] if held else None
-            raise ConfigError(
-                _of_another(purpose, name=name, owner=owner), code="key-of-another-node"
-            )
+            raise _of_another(purpose, name=name, owner=held[0] if held else None)
 
 
-def _of_another(purpose: str, *, name: str, owner: str | None) -> str:
+def _of_another(purpose: str, *, name: str, owner: str | None) -> ConfigError:
     whose = "of no member" if owner is None else f"that of {owner!r}"
-    return (
+    return ConfigError(
         f"name is {name!r} in node.toml, but keys/{purpose}.key is {whose}; name the"
-        " member whose keys these are"
+        " member whose keys these are",
+        code="key-of-another-node",
     )

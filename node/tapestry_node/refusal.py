@@ -1,4 +1,7 @@
-"""How a node refuses: an error with the reason code that leaves the node."""
+"""Refusals of a node: an error, the reason that leaves the node, and objections."""
+
+from dataclasses import dataclass
+from typing import Self
 
 from tapestry.errors import (
     BudgetExhausted,
@@ -14,14 +17,29 @@ from tapestry.protocol.messages import Reason
 
 
 class Refused(PolicyError):
-    """The node refuses; ``reason`` is all that anybody else learns."""
+    """A refusal: ``reason`` alone leaves the node; code and detail stay in its log."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
-        """Keep the code for the wire and the detail for the operator."""
-        super().__init__(
-            f"{reason.value}: {detail}", code=reason.value.replace("_", "-")
-        )
+    def __init__(self, reason: Reason, detail: str, *, code: str) -> None:
+        """Keep the reason for the wire, and rule and detail for the operator."""
+        super().__init__(f"{reason.value}: {detail}", code=code)
         self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """A rule that keeps a node from joining: its code, and a line for the operator."""
+
+    code: str
+    detail: str
+
+    @classmethod
+    def of(cls, error: TapestryError, *, place: str = "", remedy: str = "") -> Self:
+        """Put the line together from an error, its place and a further remedy."""
+        said = error.detail if isinstance(error, Refused) else str(error)
+        return cls(code=error.code, detail=" ".join(f"{place}{said}{remedy}".split()))
+
+    def __str__(self) -> str:
+        return f"{self.detail} [{self.code}]"
 
 
 _REASONS: tuple[tuple[type[Exception], Reason], ...] = (

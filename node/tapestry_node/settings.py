@@ -55,7 +55,7 @@ class PrivateAdapterSettings(_Adapter):
     """An adapter trained by DP-SGD, paid for from the node's budget."""
 
     noise: Literal["local"]
-    # What it may add, at the node's delta.
+    # Of the adapter alone, at the node's delta.
     epsilon: Annotated[Epsilon, BeforeValidator(_adapter_epsilon)]
     clip_norm: Plain
 
@@ -73,14 +73,14 @@ AdapterSettings = Annotated[
 
 
 class NodePolicy(Strict):
-    """What this institution allows; every rule refuses unless it is met."""
+    """The rules of this institution; each refuses unless it is met."""
 
     min_cohort: Annotated[int, Field(ge=2, examples=[3])]
     # At least so many must be tolerated.
     max_colluding: Annotated[int, Field(ge=0, examples=[1])]
     noise: tuple[Annotated[Noise, Field(examples=["local"])], ...]
     epsilon_limit: Epsilon
-    # Under shared noise: what is left of the promise if everybody else colludes.
+    # Under shared noise: the promise that is left if all others collude.
     fallback_epsilon_limit: Epsilon
     target_delta: Delta
     max_steps: Count  # local steps a round may ask for
@@ -100,7 +100,7 @@ class NodePolicy(Strict):
 
 
 class Transport(Strict):
-    """Where the SuperLink is and how the node proves itself to it."""
+    """The address of the SuperLink and the node's credentials towards it."""
 
     superlink: Annotated[str, Field(examples=["superlink.example:9092"])]
     root_certificates: Annotated[str, Field(examples=["authority.pem"])]
@@ -109,7 +109,7 @@ class Transport(Strict):
 
 
 class Speed(Strict):
-    """Nothing here changes a result's meaning."""
+    """Settings of speed alone; none changes a result's meaning."""
 
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     physical_batch: Annotated[int, Field(ge=1, le=4096)] = 8

@@ -1,6 +1,4 @@
-"""What a node needs to dial its SuperLink: an address, a certificate, a key.
-
-``tapestry node run`` reads them here, and ``tapestry node check`` beforehand.
+"""A node's credentials towards its SuperLink: address, certificate and key.
 
 Guarantees:
     A FIFO or device is refused and not waited for. No message holds a byte of a file.
@@ -23,10 +21,10 @@ _MOST_BYTES = 1 << 20
 
 
 def check_address(superlink: str) -> None:
-    """Refuse what is no address of a SuperLink.
+    """Check the address of a SuperLink.
 
     Raises:
-        ConfigError: It is not a host and a port from 1 to 65535.
+        ConfigError: The address is not a host and a port from 1 to 65535.
     """
     found = _ADDRESS.fullmatch(superlink)
     if found is None or not 0 < int(found[1]) < 1 << 16:
@@ -39,7 +37,7 @@ def read_certificates(path: Path) -> bytes:
     """Read the certificate of the authority that a SuperLink is known by.
 
     Raises:
-        ConfigError: No such file, or it holds no certificate (PEM).
+        ConfigError: The file cannot be read, or holds no certificate (PEM).
     """
     data, _ = _read(path, "the certificates")
     try:
@@ -58,7 +56,7 @@ def load_auth_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Read the key that authenticates a node to the SuperLink.
 
     Raises:
-        ConfigError: No such file, readable by others, or not an EC key.
+        ConfigError: The file cannot be read, is open to others, or holds no EC key.
     """
     data, mode = _read(path, "the key")
     if mode & 0o077:
@@ -70,11 +68,13 @@ def load_auth_key(path: Path) -> ec.EllipticCurvePrivateKey:
         key = load_ssh_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigError(
-            f"{path} is not an OpenSSH private key", code="key-file-invalid"
+            f"{path} is not an OpenSSH private key; put the node's there",
+            code="key-file-invalid",
         ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(
-            f"{path} is not an elliptic-curve key", code="key-file-invalid"
+            f"{path} is not an elliptic-curve key; put the node's there",
+            code="key-file-invalid",
         )
     return key
 

@@ -42,18 +42,26 @@ SEVERAL_KINDS: dict[str, set[str]] = {
     "one rule that several parties check: PolicyError at a node, QuorumError at the"
     " coordinator, ProtocolError in a message, VerificationError in a transcript": {
         "base-differs",
+        "base-not-allowed",
         "chunk-size-invalid",
         "cohort-too-small",
         "consents-too-few",
+        "federation-differs",
         "key-list-differs",
+        "layout-differs",
+        "noise-not-allowed",
         "own-entry-differs",
         "share-list-differs",
+        "spot-check-not-open",
         "survivor-list-differs",
     },
     "a rule of the log, RuleError, that others check as well: ConfigError of settings,"
     " ProtocolError of a message, VerificationError of a file, BudgetExhausted of a"
     " charge": {
+        "adapter-not-accounted",
         "commitment-differs",
+        "data-not-declared",
+        "delta-too-large",
         "epsilon-above-cap",
         "licence-not-allowed",
         "max-colluding-too-small",

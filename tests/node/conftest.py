@@ -1,5 +1,6 @@
-"""The given base, built once."""
+"""The given base, built once; federations, and folders of nodes that do not run."""
 
-from tests.support.federation_fixtures import base
+from tests.support.federation_fixtures import base, found
+from tests.support.node_folders import idle, loaded, used
 
-__all__ = ["base"]
+__all__ = ["base", "found", "idle", "loaded", "used"]

@@ -11,8 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Metadata, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.app.message import make_message
@@ -25,43 +23,7 @@ from tapestry_coordinator.superlink.tls import make_node_key, make_server_certif
 from tapestry_node import flower
 from tapestry_node.flower import serve
 from tapestry_node.node_state import NodeState
-from tapestry_node.superlink_credentials import load_auth_key
 from tests.support.refusals import refused
-
-
-class TestAuthKey:
-    def test_a_key_that_we_made_is_read(self, tmp_path: Path) -> None:
-        public = make_node_key(tmp_path / "key")
-        key = load_auth_key(tmp_path / "key")
-        text = key.public_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        )
-        assert public.read_bytes() == text + b"\n"
-
-    def test_a_key_open_to_others_is_refused(self, tmp_path: Path) -> None:
-        make_node_key(tmp_path / "key")
-        (tmp_path / "key").chmod(0o644)
-        with refused(ConfigError, "key-file-not-private", match="chmod 600"):
-            load_auth_key(tmp_path / "key")
-
-    def test_another_algorithm_is_refused(self, tmp_path: Path) -> None:
-        data = Ed25519PrivateKey.generate().private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.OpenSSH,
-            serialization.NoEncryption(),
-        )
-        (tmp_path / "key").write_bytes(data)
-        (tmp_path / "key").chmod(0o600)
-        with refused(ConfigError, "key-file-invalid"):
-            load_auth_key(tmp_path / "key")
-
-    def test_no_key_and_nonsense_are_refused(self, tmp_path: Path) -> None:
-        with refused(ConfigError, "file-unreadable"):
-            load_auth_key(tmp_path / "key")
-        (tmp_path / "key").write_bytes(b"nonsense")
-        (tmp_path / "key").chmod(0o600)
-        with refused(ConfigError, "key-file-invalid"):
-            load_auth_key(tmp_path / "key")
 
 
 @dataclass(slots=True)
@@ -317,11 +279,11 @@ def test_a_superlink_with_another_authority_is_not_spoken_to(
     assert "ConnectError" in caplog.text
 
 
-def refusal_of(folder: Path, address: str, *, certificates: str) -> str:
+def refusal_of(folder: Path, address: str, *, certificates: str, code: str) -> str:
     """Return what ``serve`` says instead of trying for ever."""
     if not (folder / "key").exists():
         make_node_key(folder / "key")
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, code) as caught:
         serve(
             Counting(),
             superlink=address,
@@ -339,12 +301,19 @@ def refusal_of(folder: Path, address: str, *, certificates: str) -> str:
 def test_certificates_are_checked_at_once(tmp_path: Path, text: str) -> None:
     path = tmp_path / "authority.pem"
     path.write_text(text)
-    said = refusal_of(tmp_path, "127.0.0.1:9", certificates=path.name)
+    said = refusal_of(
+        tmp_path,
+        "127.0.0.1:9",
+        certificates=path.name,
+        code="certificate-missing",
+    )
     assert said.startswith(f"{path} holds no certificate; name the PEM file")
 
 
 def test_a_file_without_certificates_is_named_once(tmp_path: Path) -> None:
-    said = refusal_of(tmp_path, "127.0.0.1:9", certificates="nope.pem")
+    said = refusal_of(
+        tmp_path, "127.0.0.1:9", certificates="nope.pem", code="file-unreadable"
+    )
     path = tmp_path / "nope.pem"
     assert said == f"cannot read the certificates {path}: No such file or directory"
 
@@ -354,7 +323,9 @@ def test_a_file_without_certificates_is_named_once(tmp_path: Path) -> None:
 )
 def test_an_address_is_a_host_and_a_port(tmp_path: Path, address: str) -> None:
     make_server_certificate(tmp_path)
-    said = refusal_of(tmp_path, address, certificates="authority.pem")
+    said = refusal_of(
+        tmp_path, address, certificates="authority.pem", code="address-invalid"
+    )
     assert said == f"SuperLink {address!r} is not HOST:PORT"
 
 

@@ -20,7 +20,7 @@ from tapestry_node.refusal import Refused, reason_of
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (Refused(Reason.BASE_MISMATCH, "x"), Reason.BASE_MISMATCH),
+        (Refused(Reason.BASE_MISMATCH, "x", code="x"), Reason.BASE_MISMATCH),
         (BudgetExhausted("x"), Reason.BUDGET_EXHAUSTED),
         (InconsistentLog("x"), Reason.INCONSISTENT_VIEW),
         (QuorumError("x"), Reason.QUORUM_MISSING),

@@ -243,8 +243,9 @@ def test_a_workload_without_adapters_says_so_before_a_round(make: Make) -> None:
     text = folder.read_text().replace("publish = false", "publish = true")
     folder.write_text(text)
     node = federation.restart("fr")
-    (line,) = node.objections()
-    assert "workload 'linear-regression' publishes no adapters" in line
+    (found,) = node.objections()
+    assert found.code == "adapters-not-supported"
+    assert "workload 'linear-regression' publishes no adapters" in found.detail
 
 
 def test_the_toy_is_small() -> None:

@@ -180,7 +180,7 @@ def test_more_refusals_than_members_may_collude_end_a_run(found: Found) -> None:
 
 def _let_refuse(federation: Federation, name: str) -> None:
     def check_round(*_: Any, **__: Any) -> Any:
-        raise Refused(Reason.MODEL_UNSUPPORTED, "a lie")
+        raise Refused(Reason.MODEL_UNSUPPORTED, "a lie", code="a-lie")
 
     trainer = federation.nodes[name]._trainer
     vars(trainer)["_trainable"] = SimpleNamespace(check_round=check_round)

@@ -17,8 +17,6 @@ from tapestry import errors
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "governance" / "ERRORS.md"
 FOLDERS = ("tapestry", "node", "coordinator", "governance", "deploy")
-# An error that says its own code, from an argument that is no code.
-_OWN_CODE = {"Refused"}
 _NOT_RAISED = {"TapestryError", "ManyFaults"}
 _HEAD = """# Error codes
 
@@ -65,13 +63,13 @@ def sites() -> list[Site]:
     """Find every call of an error's class, and of a function that builds one.
 
     A function builds an error if it passes a parameter called ``code`` on to an
-    error's class; its callers name the rule. ``Refused`` is left out.
+    error's class; its callers name the rule.
 
     Edge cases:
         A code that is taken from another error (``code=error.code``) is named where
         that error is raised, so such a call is no site and lacks nothing.
     """
-    known = (kinds() | {"TapestryError"}) - _OWN_CODE
+    known = kinds() | {"TapestryError"}
     builders = _builders(known)
     found = []
     for path, node in _nodes(ast.Call):

@@ -92,8 +92,7 @@ def test_a_base_opens_in_the_strangest_of_environments(tmp_path: Path) -> None:
 def test_secrets_are_private_whatever_the_umask(tmp_path: Path, mask: int) -> None:
     from tapestry.keys import SigningKey
     from tapestry_coordinator.superlink.tls import make_node_key
-    from tapestry_node.budget.ledger import Ledger
-    from tapestry_node.budget.terms import PrivacyPromise
+    from tapestry_node.budget.ledger import Ledger, PrivacyPromise
     from tapestry_node.node_state import NodeState
 
     terms = PrivacyPromise(

@@ -1,8 +1,7 @@
-"""Whether an institution's adapter could be published: asked before it is paid for.
+"""Checks of an institution's adapter before it is paid for.
 
-Its training, its public data, the folder that it would be written to, and everything
-else that the log or the registry would refuse afterwards for reasons that lie in
-settings and policy alone.
+They cover its training, its public data, the folder that it would be written to, and
+each rule of the log or the registry that settings and policy alone may break.
 """
 
 import os
@@ -35,7 +34,7 @@ _STEPS = (".update", ".accounted", durable_files.SUFFIX)  # of one that is under
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an adapter would appear."""
+    """The folder, settings and policies under which an adapter would appear."""
 
     folder: Path  # of the node
     settings: NodeSettings
@@ -79,13 +78,13 @@ def check_adapter(
         The public data that it will be measured on.
 
     Edge cases:
-        What the ledger has left is not asked here; ``Ledger.reserve`` decides.
+        The budget that is left is not checked here; ``Ledger.reserve`` decides.
 
     Raises:
         Refused: The node's own policy, the model or the plan does not allow it.
-        ConfigError: The federation or the form of the log does not allow it, or what
-            lies in the node's folder does not.
-        ResourceError: It could not be written.
+        ConfigError: The federation's policy, the form of the log or a file in the
+            node's folder does not allow it.
+        ResourceError: The publication could not be written.
     """
     settings = place.settings
     adapters = adapter_trainer.adapters_of(trainer.workload)
@@ -93,6 +92,7 @@ def check_adapter(
         raise Refused(
             Reason.LOCAL_POLICY,
             "adapter.noise is 'none', and policy.noise does not name 'none'",
+            code="noise-not-allowed",
         )
     _check_entry(place)
     if place.policy is not None:
@@ -106,11 +106,12 @@ def language_of(data: DataManifest) -> str:
     """Return the language that the log names for an adapter.
 
     Raises:
-        ConfigError: The data have none; the log has no form for such an adapter.
+        ConfigError: The data name no language, which an entry of the log needs.
     """
     if not data.languages:
         raise ConfigError(
-            "the data name no language, and an adapter's entry needs one",
+            "the data name no language, and an adapter's entry needs one; name it in"
+            " the manifest of the data",
             code="language-missing",
         )
     return data.languages[0]
@@ -120,7 +121,7 @@ def _check_room(folder: Path, *, name: str) -> None:
     """Refuse a folder in which a publication could not be written.
 
     Raises:
-        ConfigError: Something else lies where publications do.
+        ConfigError: Something else lies in the place of publications.
         ResourceError: The folder cannot be written.
     """
     root = folder / PUBLICATIONS
@@ -165,7 +166,7 @@ def _check_federation(settings: NodeSettings, policy: Policy) -> None:
 
 
 def _check_entry(place: Place) -> None:
-    """See that the log has a form for what would be published."""
+    """Check that the log has a form for what would be published."""
     settings = place.settings
     try:
         AdapterPublished(

@@ -1,11 +1,11 @@
-"""Records and a release in, a country's adapter out.
+"""Training of an institution's own adapter on its records and a release.
 
 The adapter is a low-rank update that stays apart: the same DP-SGD as a round's
 (``dp_sgd``), B over a public A, only that the result is not masked and summed but
 published in the workload's own form. The institution decides on it alone and pays for
 it from the same budget::
 
-    plan    what will be done and what it costs     -> ledger.reserve
+    plan    the training and its price              -> ledger.reserve
     train   update, on the institution's records    -> ledger.spend, log
     write   folder, card, manifest; checked as the registry checks it
 
@@ -49,7 +49,7 @@ from tapestry_node.training import dp_sgd
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterPlan:
-    """How an adapter will be trained, and what each record pays for it."""
+    """The training of an adapter, and its price for each record."""
 
     training: TrainingPlan
     privacy: PrivacyPlan
@@ -71,7 +71,7 @@ class AdapterPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Title:
-    """Which adapter: its name and version are fixed before it is trained."""
+    """The name, version and base of an adapter, fixed before it is trained."""
 
     name: str
     version: int
@@ -89,8 +89,7 @@ def plan(
     """Fix the training and find the least noise that keeps the promised epsilon.
 
     Edge cases:
-        Settings without noise promise nothing. Whether that is allowed is the caller's
-        policy.
+        Settings without noise promise nothing; the caller's policy has to allow that.
 
     Raises:
         ConfigError: A setting is out of range, or more is asked than the records give.
@@ -147,8 +146,8 @@ def train(
     The result is as private as the plan says, and public once it is accounted for.
 
     Raises:
-        ConfigError: As ``dp_sgd.fit``.
-        ResourceError: As ``dp_sgd.fit``, or the training diverged.
+        ConfigError: A setting is out of range, or ``dp_sgd.fit`` refuses the model.
+        ResourceError: The weights did not change, or the training diverged.
     """
     done = dp_sgd.update(
         workload,
@@ -160,7 +159,8 @@ def train(
     )
     if not np.isfinite(done.values).all():
         raise ResourceError(
-            "the adapter diverged; lower adapter.learning_rate",
+            f"the adapter diverged at learning rate {plan.training.learning_rate};"
+            " lower adapter.learning_rate",
             code="training-diverged",
         )
     return done.values
@@ -183,8 +183,8 @@ def write(
     Raises:
         ConfigError: The folder holds something already, or the workload has no
             adapters.
-        ResourceError: It cannot be written.
-        VerificationError: The registry would refuse it.
+        ResourceError: The folder cannot be written.
+        VerificationError: The registry would refuse the folder.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(
@@ -202,7 +202,7 @@ def adapters_of(workload: Workload) -> AdapterFormat:
     """Return how a workload publishes adapters.
 
     Raises:
-        ConfigError: It publishes none.
+        ConfigError: The workload publishes no adapters.
     """
     if workload.adapters is None:
         raise ConfigError(
@@ -214,6 +214,6 @@ def adapters_of(workload: Workload) -> AdapterFormat:
 
 
 def _seed(title: Title) -> str:
-    """Draw A from public facts, so that nobody chose it after seeing records."""
+    """Derive A's seed from public facts, so that no record can influence it."""
     label = f"tapestry-adapter/1\n{title.name}\n{title.version}\n{title.base.digest}\n"
     return hashlib.sha256(label.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""An institution publishes its adapter on a release: trained, paid for, signed.
+"""Publication of an institution's adapter on a release: trained, paid for, signed.
 
 Each step is on the disk before the next begins, so that a process that dies goes on
 where it was, and a second request gives the same publication::
@@ -16,8 +16,8 @@ Guarantees:
     per name and version, whenever the process is killed.
 
 Edge cases:
-    A training that failed, or was made for settings or a release that are not those
-    of now, is paid for all the same. Its version is skipped, once the log has its
+    A training that failed, or was made for other settings or another release than the
+    present ones, is paid for all the same. Its version is skipped, once the log has its
     account: the epsilons that a node reports of a run never fall. The next one of
     that run is begun, and paid for, only after a restart of the node.
 """
@@ -89,7 +89,7 @@ class AdapterJob:
 
     @property
     def update(self) -> Path:
-        """What the training gave, by all that it was made for."""
+        """The update of the training, named by all that it was made for."""
         made_for = canonical_json(
             {
                 "base": self.title.base.digest,
@@ -101,13 +101,13 @@ class AdapterJob:
         return self.folder.with_name(f"{self.folder.name}.{plan}.update")
 
     def updates(self) -> list[Path]:
-        """What trainings of this version gave, for whatever settings."""
+        """List the updates of all trainings of this version, for any settings."""
         return list(self.root.glob(f"{self.folder.name}.*.update"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
-    """What publishing works with; all of it belongs to the node."""
+    """The parts of a node that publishing works with."""
 
     context: NodeContext
     settings: NodeSettings
@@ -120,7 +120,7 @@ class Publisher:
         """Train an adapter on a release and hand out files and signed entries.
 
         Raises:
-            BudgetExhausted: The ledger does not cover it.
+            BudgetExhausted: The ledger does not cover the training.
             Refused: The policy does not allow to train without noise, the log lacks
                 the account of an earlier training, or one of this run failed since
                 the node was started.
@@ -136,56 +136,63 @@ class Publisher:
 
     def _next(self, release: ReleasePublished, *, now: datetime) -> AdapterJob:
         """Go on with the version that is under way, or begin the next."""
-        known = self.context.view.state.adapters.get(self.context.name)
-        version = known.version + 1 if known else 1
-        job = self._job(release, version)
+        known = self.context.mirror.state.adapters.get(self.context.name)
+        job = self._job(release, known.version + 1 if known else 1)
         while self._is_lost(job):
             self._give_up(job, now=now)
-            version += 1
-            job = self._job(release, version)
+            job = self._job(release, job.title.version + 1)
         return job
 
     def _job(self, release: ReleasePublished, version: int) -> AdapterJob:
         base = BaseName(name=release.name, digest=release.parameters_digest)
         title = Title(name=self.context.name, version=version, base=base)
         plan = plan_adapter(title, self.settings, trainer=self.context.trainer)
+        charge = None
+        if plan.steps is not None:
+            charge = Charge(
+                purpose="adapter",
+                run=release.run_id,
+                number=version,
+                steps=plan.steps,
+                own_multiplier=plan.steps.noise_multiplier,
+            )
         return AdapterJob(
             title=title,
             release=release,
             plan=plan,
-            charge=_charge(plan, release, version),
+            charge=charge,
             root=self.folder / PUBLICATIONS,
         )
 
     def _is_lost(self, job: AdapterJob) -> bool:
-        """Say whether a version was paid for and nothing is left to publish."""
+        """Return true if a version was paid for and nothing is left to publish."""
         if job.published.exists() or job.update.exists():
             return False
         return job.accounted.exists() or self._paid(job) is not None
 
     def _paid(self, job: AdapterJob) -> Charge | None:
-        for row in self.ledger.rows():
-            same = job.charge is not None and row.charge.key == job.charge.key
-            if same and row.state == "spent":
-                return row.charge
-        return None
+        """Return the charge of a version as it was spent, by whatever plan."""
+        key = job.charge.key if job.charge else None
+        spent = (row.charge for row in self.ledger.rows() if row.state == "spent")
+        return next((each for each in spent if each.key == key), None)
 
     def _give_up(self, job: AdapterJob, *, now: datetime) -> None:
         """Account for a version that will never be published.
 
         Raises:
-            Refused: The account is not in the log yet.
+            Refused: The account of that version is not in the log yet.
         """
         for path in job.updates():
             path.unlink()
         if not job.accounted.exists():
             self._account(job, self._paid(job), now=now)
         entry = job.accounted.read_bytes()
-        if not self.context.view.contains(entry):
+        if not self.context.mirror.contains(entry):
             self.context.store.post(entry)
             raise Refused(
                 Reason.MAINTENANCE,
                 f"the log lacks the account of {job.folder.name}, which failed",
+                code="adapter-not-accounted",
             )
 
     def _make(self, job: AdapterJob, *, now: datetime) -> None:
@@ -200,7 +207,7 @@ class Publisher:
             self.context.check_failed(job.release.run_id)
         public = self._check(job)
         if job.charge is not None:
-            cap = decode_decimal(self.context.view.state.policy.epsilon_cap)
+            cap = decode_decimal(self.context.mirror.state.policy.epsilon_cap)
             delta = decode_decimal(self.settings.policy.target_delta)
             self.ledger.check_run(job.charge, target_delta=delta, cap=cap)
             self.ledger.reserve(job.charge)
@@ -216,16 +223,16 @@ class Publisher:
             raise
 
     def _check(self, job: AdapterJob) -> list[Record]:
-        """Ask what is known beforehand, before anything is paid for.
+        """Check the job before anything is paid for.
 
         Returns:
-            The public data that were looked at; no others are published.
+            The public data that were read; no others are published.
         """
         trainer = self.context.trainer
         place = Place(
             folder=self.folder,
             settings=self.settings,
-            policy=self.context.view.state.policy,
+            policy=self.context.mirror.state.policy,
             data=trainer.manifest,
         )
         return check_adapter(job.plan, place, trainer=trainer, load=self._workload)
@@ -239,7 +246,7 @@ class Publisher:
                 plan=job.plan,
                 runtime=Runtime(progress=self._tell),
             )
-        except Exception:  # that it failed may depend on the records, and it shows
+        except Exception:  # the failure may depend on the records, and it shows
             if job.charge is not None:
                 self.ledger.spend(job.charge)
             raise
@@ -266,7 +273,8 @@ class Publisher:
         found = open_entry(job.accounted.read_bytes()).event.body
         if not isinstance(found, DpAccounted):
             raise ProtocolError(
-                f"{job.accounted} is no account", code="account-invalid"
+                f"{job.accounted} is no account; put back what the node wrote",
+                code="account-invalid",
             )
         if (found.promise is None) != (charge is None):
             raise ConfigError(
@@ -288,7 +296,15 @@ class Publisher:
         if job.folder.exists():  # of a process that died before it was done
             shutil.rmtree(job.folder)
         loss = account.promise
-        facts = self._facts(job, account)
+        facts = AdapterFacts(
+            name=job.title.name,
+            version=job.title.version,
+            country=self.settings.country,
+            licence=self.settings.adapter.licence,
+            data=self.context.trainer.manifest,
+            base=job.title.base,
+            promise=None if loss is None else job.plan.promise(loss),
+        )
         made, scores = adapter_trainer.write(
             job.folder,
             update,
@@ -315,7 +331,7 @@ class Publisher:
             actor=self.context.name,
             role="community",
         )
-        event = publisher.event(published, now=now, seen=self.context.view.seen)
+        event = publisher.event(published, now=now, seen=self.context.mirror.seen)
         durable_files.replace_file(
             job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes()
         )
@@ -323,40 +339,14 @@ class Publisher:
         durable_files.replace_file(job.published, sign_entry(event, self.community))
 
     def _workload(self) -> Workload:
-        """The workload, with the base that is held here in its model."""
+        """Return the workload, with the base that is held here in its model."""
         workload = self.context.trainer.workload
         workload.load(self.replica.parameters)
         return workload
 
-    def _facts(self, job: AdapterJob, account: DpAccounted) -> AdapterFacts:
-        loss = account.promise
-        return AdapterFacts(
-            name=job.title.name,
-            version=job.title.version,
-            country=self.settings.country,
-            licence=self.settings.adapter.licence,
-            data=self.context.trainer.manifest,
-            base=job.title.base,
-            promise=None if loss is None else job.plan.promise(loss),
-        )
-
     def _tell(self, seen: StepProgress) -> None:
         event = {"stage": "adapter", "node": self.context.name}
         self.context.notify({**event, "done": seen.step, "total": seen.steps})
-
-
-def _charge(
-    plan: AdapterPlan, release: ReleasePublished, version: int
-) -> Charge | None:
-    if plan.steps is None:
-        return None
-    return Charge(
-        purpose="adapter",
-        run=release.run_id,
-        number=version,
-        steps=plan.steps,
-        own_multiplier=plan.steps.noise_multiplier,
-    )
 
 
 def _message(folder: Path) -> Message:

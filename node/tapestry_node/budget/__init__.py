@@ -1,1 +1,1 @@
-"""The privacy budget: what the institution agreed to, what is spent."""
+"""The privacy budget: the ledger of an institution, and its accounts in the log."""

@@ -1,4 +1,4 @@
-"""What the institution agreed to, what is spent; refuses the rest.
+"""The privacy ledger: what an institution promises its records and has spent of it.
 
 One ledger per institution and dataset. Whatever leaves the node and was computed
 from the records is charged here first: rounds, adapters, evaluations.
@@ -9,7 +9,7 @@ from the records is charged here first: rounds, adapters, evaluations.
 
 Entries are only ever appended, each names the digest of the one before, and the
 number and digest of the last one are mirrored outside the database. A database
-restored from a backup is behind its mirror, and is refused.
+restored from a backup is behind that mirror, and is refused.
 
 Guarantees:
     When ``spend`` returns, the charge is on disk (SQLite, WAL, synchronous=FULL) and
@@ -27,20 +27,17 @@ Edge cases:
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from tapestry.encoding import (
-    decode_decimal,
-    digest,
-    encode_decimal,
-)
+from tapestry.encoding import decode_decimal, decode_digest, digest, encode_decimal
 from tapestry.errors import (
     BudgetExhausted,
     ConfigError,
     PolicyError,
+    ProtocolError,
     VerificationError,
 )
 from tapestry.privacy import accounting
@@ -49,20 +46,10 @@ from tapestry_node.budget.ledger_entries import (
     Charge,
     ChargeRecord,
     HeadFile,
-    HeadStore,
     LedgerReplay,
 )
-from tapestry_node.budget.terms import Balance, PrivacyPromise
 
-__all__ = [
-    "Balance",
-    "Charge",
-    "ChargeRecord",
-    "HeadFile",
-    "HeadStore",
-    "Ledger",
-    "PrivacyPromise",
-]
+__all__ = ["Balance", "Charge", "ChargeRecord", "HeadFile", "Ledger", "PrivacyPromise"]
 
 _FORMAT = "tapestry-budget/1"
 _SCHEMA = Schema(
@@ -76,24 +63,87 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyPromise:
+    """The privacy guarantee that an institution gives its records, from its policy.
+
+    Raises:
+        ConfigError: Epsilon or delta is out of range, or delta not below 1/records.
+    """
+
+    dataset: str  # digest of the declared data
+    records: int
+    epsilon: float
+    fallback_epsilon: float  # with the node's own share of noise alone
+    delta: float
+    unit: str = "record"
+    adjacency: str = accounting.ADJACENCY
+    place: str = "the data"  # where the records lie, for messages
+
+    def __post_init__(self) -> None:
+        if self.records < 1:
+            raise ConfigError(
+                f"{self.records} records is not a dataset", code="records-missing"
+            )
+        accounting.check_epsilon(self.epsilon)
+        accounting.check_epsilon(self.fallback_epsilon)
+        if self.fallback_epsilon < self.epsilon:
+            raise ConfigError(
+                f"a fallback epsilon of {self.fallback_epsilon:g} is below the limit of"
+                f" {self.epsilon:g}; it must be at least that",
+                code="epsilon-out-of-range",
+            )
+        accounting.check_delta(self.delta, records=self.records)
+        if self.unit != "record" or self.adjacency != accounting.ADJACENCY:
+            raise ConfigError(
+                f"no accounting for {self.unit} under {self.adjacency}",
+                code="unit-unsupported",
+            )
+        try:
+            decode_digest(self.dataset)
+        except ProtocolError as error:
+            raise ConfigError(f"dataset is {error}", code="digest-malformed") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """Epsilon at ``delta``: spent for good, with reservations, and allowed.
+
+    ``fallback`` is spent if all other nodes take out the noise that they share; without
+    shared noise it equals ``spent``.
+    """
+
+    spent: float
+    committed: float
+    limit: float
+    fallback: float
+    fallback_limit: float
+    delta: float
+    unit: str
+    adjacency: str
+    by_run: dict[str, float]  # spent by each run or adapter, as if it were alone
+
+
 class Ledger:
-    """The budget of one dataset; open it with ``open``."""
+    """The budget of one dataset; open it with ``open``.
+
+    Each method raises ``VerificationError`` if the database was restored, cut or
+    changed, ``ResourceError`` if it cannot be read or written, and ``ConfigError`` if
+    the clock runs before the last entry.
+    """
 
     def __init__(
         self,
         path: Path,
         terms: PrivacyPromise,
         *,
-        mirror: HeadStore,
+        mirror: HeadFile,
         clock: Callable[[], datetime] = _now,
         readonly: bool = False,
     ) -> None:
         """Take a ledger's place and terms; use ``open`` or ``look`` instead."""
-        self._path = path
-        self._readonly = readonly
-        self._terms = terms
-        self._mirror = mirror
-        self._clock = clock
+        self._path, self._terms, self._readonly = path, terms, readonly
+        self._mirror, self._clock = mirror, clock
 
     @classmethod
     def open(
@@ -101,7 +151,7 @@ class Ledger:
         path: Path,
         terms: PrivacyPromise,
         *,
-        mirror: HeadStore | None = None,
+        mirror: HeadFile | None = None,
         clock: Callable[[], datetime] = _now,
     ) -> Self:
         """Open the ledger of a dataset, or start one.
@@ -109,15 +159,12 @@ class Ledger:
         Args:
             path: The SQLite database.
             terms: The promise; a changed limit is noted, anything else refused.
-            mirror: Where the last entry is kept as well; a file beside the database
-                unless given.
-            clock: What time it is.
+            mirror: A second copy of the last entry's digest; by default a file beside
+                the database.
+            clock: Returns the time.
 
         Raises:
-            ConfigError: Another dataset, delta, unit or adjacency than the ledger's;
-                a clock that runs before the last entry.
-            VerificationError: The database was restored, cut or changed.
-            ResourceError: The database cannot be read or written.
+            ConfigError: Dataset, delta, unit or adjacency differ from the ledger's.
         """
         mirror = mirror or HeadFile(path.with_name(path.name + ".mirror"))
         ledger = cls(path, terms, mirror=mirror, clock=clock)
@@ -135,8 +182,7 @@ class Ledger:
             fallback_epsilon: The limit under shared noise.
 
         Raises:
-            ConfigError: It was never started; as ``open``.
-            VerificationError, ResourceError: As ``open``.
+            ConfigError: The ledger was never started.
         """
         never = f"{path} was never started; the node never ran"
         with suppress(OSError):  # what cannot be looked at, cannot be read either
@@ -163,9 +209,8 @@ class Ledger:
         """Set budget aside before the work starts.
 
         Raises:
-            BudgetExhausted: It does not fit; says what is left, and for how many.
+            BudgetExhausted: The charge does not fit; the message says what is left.
             PolicyError: The same name was charged with other steps.
-            ConfigError, VerificationError, ResourceError: As ``open``.
         """
         with self._writing() as book:
             if self._known(book, charge):
@@ -178,17 +223,17 @@ class Ledger:
         """Refuse what ``reserve`` would refuse, and reserve nothing.
 
         Raises:
-            BudgetExhausted, PolicyError: As ``reserve``.
-            ConfigError, VerificationError, ResourceError: As ``open``.
+            BudgetExhausted: The charge does not fit.
+            PolicyError: The same name was charged with other steps.
         """
         with self._reading() as book:
             if not self._known(book, charge):
                 self._check_fits([row.charge for row in book.rows.values()], charge)
 
     def check_run(self, charge: Charge, *, target_delta: float, cap: float) -> None:
-        """Hold a run with one more charge against what its federation allows.
+        """Check a run with one more charge against the federation's cap.
 
-        Otherwise the log would refuse the account of what was spent already.
+        Without this check the log would refuse the account of what was spent already.
 
         Raises:
             BudgetExhausted: The run would pass the cap, or promise nothing at all.
@@ -205,7 +250,7 @@ class Ledger:
         last = accounting.epsilon((c.fallback for c in mine), target_delta=target_delta)
         if last == math.inf:
             raise BudgetExhausted(
-                f"{charge.title} has no finite fallback epsilon",
+                f"{charge.title} has no finite fallback epsilon; take more noise",
                 code="epsilon-unreachable",
             )
 
@@ -214,7 +259,6 @@ class Ledger:
 
         Raises:
             PolicyError: It was not reserved, or with other steps.
-            ConfigError, VerificationError, ResourceError: As ``open``.
         """
         with self._writing() as book:
             if not self._known(book, charge):
@@ -225,23 +269,19 @@ class Ledger:
                 book.append({"type": "spend", **charge.body()})
 
     def release(self, charge: Charge) -> None:
-        """Give a reservation back; what is spent stays spent, without an error.
-
-        Raises:
-            ConfigError, VerificationError, ResourceError: As ``open``.
-        """
+        """Give a reservation back; what is spent stays spent, without an error."""
         with self._writing() as book:
             row = book.rows.get(charge.key)
             if row is not None and row.state == "reserved":
                 book.append({"type": "release", **charge.body()})
 
     def rows(self) -> list[ChargeRecord]:
-        """Everything reserved or spent, oldest first."""
+        """Return everything reserved or spent, oldest first."""
         with self._reading() as book:
             return list(book.rows.values())
 
     def balance(self) -> Balance:
-        """What is spent and what is left, at the ledger's delta."""
+        """Compute what is spent and what is left, at the ledger's delta."""
         rows = self.rows()
         spent = [row for row in rows if row.state == "spent"]
         runs = sorted({row.charge.run for row in spent})
@@ -263,21 +303,21 @@ class Ledger:
     def spent_on(
         self, run: str, *, target_delta: float, fallback: bool = False
     ) -> float:
-        """Epsilon that a run spent, as if it were alone, at a delta of its own."""
+        """Compute the epsilon that a run spent, as if it were alone, at a delta."""
         rows = self.rows()
         mine = [r.charge for r in rows if r.state == "spent" and r.charge.run == run]
         steps = [charge.fallback if fallback else charge.steps for charge in mine]
         return accounting.epsilon(steps, target_delta=target_delta)
 
     def shares_noise(self, run: str) -> bool:
-        """Whether what a run spent counts on the noise of others."""
+        """Return true if the epsilon of a run counts on the noise of others."""
         return any(
             row.charge.run == run and row.charge.fallback != row.charge.steps
             for row in self.rows()
         )
 
     def rounds_left(self, charge: Charge) -> int:
-        """How many more charges like this one fit."""
+        """Count how many more charges like this one fit."""
         return self._left([row.charge for row in self.rows()], charge)
 
     def require(self, published: Iterable[Charge]) -> None:
@@ -290,8 +330,8 @@ class Ledger:
         rows = {row.charge.key: row for row in self.rows()}
         for charge in published:
             row = rows.get(charge.key)
-            known = row is not None and row.charge.body() == charge.body()
-            if not known or row is None or row.state != "spent":
+            spent = row is not None and row.state == "spent"
+            if row is None or not spent or row.charge.body() != charge.body():
                 raise VerificationError(
                     f"the log says that {charge.title} was spent; this ledger"
                     " does not: it was restored from before that",
@@ -315,7 +355,7 @@ class Ledger:
                 raise ConfigError(
                     f"{self._terms.place} was changed: its dataset is {value}, that of"
                     f" {self._path} is {held}; put the data back as it was, since only"
-                    " records that were never in it may have a ledger of their own",
+                    " records that were never in it may have another ledger",
                     code="dataset-differs",
                 )
             if held != value:
@@ -323,12 +363,12 @@ class Ledger:
                     f"{name} is {value}, the ledger's is {held}",
                     code="ledger-setting-differs",
                 )
-        epsilon = encode_decimal(self._terms.epsilon)
-        fallback = encode_decimal(self._terms.fallback_epsilon)
-        if book.limits != (epsilon, fallback):
-            book.append(
-                {"type": "limit", "epsilon": epsilon, "fallback_epsilon": fallback}
-            )
+        limits = {
+            "epsilon": encode_decimal(self._terms.epsilon),
+            "fallback_epsilon": encode_decimal(self._terms.fallback_epsilon),
+        }
+        if book.limits != tuple(limits.values()):
+            book.append({"type": "limit", **limits})
 
     def _known(self, book: LedgerReplay, charge: Charge) -> bool:
         row = book.rows.get(charge.key)

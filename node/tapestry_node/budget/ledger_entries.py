@@ -1,10 +1,10 @@
-"""The pages of a budget ledger: charges, chained entries, and their mirror."""
+"""The entries of a privacy ledger: charges in a hash chain, and its mirrored head."""
 
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from tapestry.encoding import (
     canonical_json,
@@ -39,17 +39,17 @@ class Charge:
 
     @property
     def fallback(self) -> accounting.Steps:
-        """What it costs if everybody else takes their noise out again."""
+        """The steps by the node's own noise alone, if all others take theirs out."""
         return replace(self.steps, noise_multiplier=self.own_multiplier)
 
     @property
     def key(self) -> Key:
-        """What names it; charged once."""
+        """The name under which it is charged once."""
         return (self.purpose, self.run, self.number)
 
     @property
     def title(self) -> str:
-        """What to call it in a message."""
+        """The name of it in a message."""
         return f"{self.purpose} {self.number} of {self.run!r}"
 
     def body(self) -> dict[str, Any]:
@@ -76,26 +76,17 @@ class ChargeRecord:
     time: datetime
 
 
-class HeadStore(Protocol):
-    """The last entry of a ledger, kept where a restored database does not reach."""
-
-    def latest(self) -> tuple[int, str] | None:
-        """The highest number recorded and its digest."""
-        ...
-
-    def record(self, number: int, digest: str) -> None:
-        """Keep it durably."""
-        ...
-
-
 class HeadFile:
-    """An append-only file, one line per entry; lives in the node's own log folder."""
+    """The number and digest of each entry, where a restored database does not reach.
+
+    It is an append-only file with a line per entry.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def latest(self) -> tuple[int, str] | None:
-        """The highest number recorded; a line cut by a crash does not count."""
+        """Return the highest number and its digest; a line that a crash cut is none."""
         if not self._path.exists():
             return None
         data = read_plain(self._path, limit=_MAX_MIRROR, links=True)
@@ -123,7 +114,7 @@ class LedgerReplay:
 
     @property
     def number(self) -> int:
-        """How many entries there are."""
+        """The number of entries."""
         return len(self._digests)
 
     @property
@@ -132,7 +123,7 @@ class LedgerReplay:
         return self._digests[-1] if self._digests else ""
 
     def load(self, *, mirrored: tuple[int, str] | None, name: str) -> None:
-        """Read all entries and hold them against the mirror and the clock.
+        """Read all entries and compare them with the mirror and the clock.
 
         Raises:
             VerificationError: Entries were changed, or are fewer than the mirror saw.
@@ -141,15 +132,16 @@ class LedgerReplay:
         self._replay_all(name)
         if mirrored is None and self.number > 1:
             raise VerificationError(
-                f"{name} has lost its mirror", code="ledger-head-missing"
+                f"{name} has lost its mirror file; put the newest back",
+                code="ledger-head-missing",
             )
         if mirrored is not None:
             number, held = mirrored
             if number > self.number:
                 raise VerificationError(
                     f"{name} ends at entry {self.number}, its mirror saw {number}:"
-                    " it was restored from a backup; budget may be spent that it does"
-                    " not know of",
+                    " it was restored from a backup, and budget may be spent that it"
+                    " does not know of; put the newest copy back",
                     code="ledger-restored",
                 )
             if not number > 0 or self._digests[number - 1] != held:
@@ -210,11 +202,10 @@ class LedgerReplay:
                 self.limits = (entry["epsilon"], entry["fallback_epsilon"])
             case "reserve" | "spend":
                 charge = _charge(entry)
-                state: Literal["reserved", "spent"] = (
-                    "reserved" if entry["type"] == "reserve" else "spent"
-                )
                 self.rows[charge.key] = ChargeRecord(
-                    charge=charge, state=state, time=self._last
+                    charge=charge,
+                    state="reserved" if entry["type"] == "reserve" else "spent",
+                    time=self._last,
                 )
             case "release":
                 del self.rows[_charge(entry).key]

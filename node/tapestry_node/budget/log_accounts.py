@@ -1,4 +1,4 @@
-"""What a node's ledger tells the log, and what the log tells the ledger.
+"""Accounts of a node's spending, from its ledger to the log and back.
 
 Reading this needs no machine-learning stack, so that an operator can look at budget
 and receipts on any machine.
@@ -13,8 +13,7 @@ from tapestry.protocol.round_manifest import PrivacyPlan
 from tapestry_governance.audit.privacy_accounts import steps_of
 from tapestry_governance.events.privacy_events import PrivacyLoss, UnboundedLoss
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_node.budget.ledger import Ledger
-from tapestry_node.budget.ledger_entries import Charge
+from tapestry_node.budget.ledger import Charge, Ledger
 
 
 def published_charges(
@@ -23,7 +22,7 @@ def published_charges(
     """Iterate over what the log says that a node spent, which its ledger must know.
 
     Args:
-        state: The log, folded.
+        state: The replayed log.
         name: The node.
         since: The index of the first entry that counts.
     """

@@ -1,17 +1,17 @@
 """Private records: a folder of data with a small manifest, read on the node only.
 
-The folder holds a manifest and, beside or below it, the data. What the data are and how
-they are spelled is the workload's (``workloads.base.RecordReader``); what a folder may
-hold is the rule of ``tapestry.inputs.folder_walker``: what is there is read, or refused
-by name. Of every manifest this is common::
+The folder holds a manifest and, beside or below it, the data. The workload defines
+their kind and spelling (``workloads.base.RecordReader``), and
+``tapestry.inputs.folder_walker`` what a folder may hold: each file is read, or refused
+by name. All manifests have in common::
 
     licence = "BSD-3-Clause"   SPDX; under which the institution holds the data
     unit = "record"            what the promise of privacy is about
     source = "where it comes from"
 
 Guarantees:
-    A message names at most a file of the operator's, a line, and a rule. It holds
-    nothing of a record, and neither does the error.
+    A message names at most a file of the operator, a line, and a rule. Neither it nor
+    the error holds a part of a record.
 """
 
 from dataclasses import dataclass
@@ -61,8 +61,8 @@ def read(folder: Path, reader: RecordReader) -> Records:
     """Read all records of a folder.
 
     Raises:
-        ConfigError: No folder, no manifest or a wrong one, a file of a kind that the
-            reader does not know, a file or a row that breaks a rule, or not a single
+        ConfigError: The folder or its manifest is missing, a file is of a kind that
+            the reader does not know, a file or row breaks a rule, or there is no
             record. All faults of the folder are in one message, up to ten.
     """
     faults = Faults()

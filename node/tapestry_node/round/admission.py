@@ -1,4 +1,4 @@
-"""The institution's guard: whatever reaches a node is an offer, and this decides.
+"""Admission control: the rules by which a node joins an offered round or refuses.
 
 Default deny. The node joins a round only when all of this holds:
 
@@ -10,13 +10,13 @@ Default deny. The node joins a round only when all of this holds:
 4. Cohort, threshold, noise, steps and parameterization are within its own policy; and
    the plan, outer step and gate too, is that of the run's first round (``RunPlan``).
 5. The round can be trained here: model, plan, declared records and machine allow it,
-   and the gradients of single sequences are right (``machine_checks``, without any
+   and the gradients of single examples are right (``machine_checks``, without any
    record).
 6. Its privacy budget covers the round (``ledger.Ledger`` decides, before training).
 
 Guarantees:
-    Fails closed: an error on the way is a refusal. What leaves is a reason code;
-    the detail stays in the node's own log.
+    Fails closed: an error on the way is a refusal. A reason leaves; the rule's code
+    and the detail stay in the node's own log.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from tapestry_node.settings import NodePolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the node knows by itself, never from the offer."""
+    """The facts that the node knows by itself, never from the offer."""
 
     name: str
     federation: str
@@ -43,23 +43,24 @@ class Facts:
     layout_length: int
 
 
-def first_round(view: LogMirror, run_id: str) -> RoundManifest:
+def first_round(mirror: LogMirror, run_id: str) -> RoundManifest:
     """Return the plan that a run began with, whether or not that round was closed.
 
     Raises:
-        Refused: The log has no round of it.
+        Refused: The log has no round of the run.
     """
-    index = view.state.runs.get(run_id)
+    index = mirror.state.runs.get(run_id)
     if index is None:
-        raise Refused(Reason.NOT_IN_LOG, f"the log has no round of {run_id!r}")
-    return view.body(index, RoundOpened).manifest
+        said = f"the log has no round of {run_id!r}"
+        raise Refused(Reason.NOT_IN_LOG, said, code="run-not-in-log")
+    return mirror.body(index, RoundOpened).manifest
 
 
 def check_offer(manifest: RoundManifest, *, policy: NodePolicy, facts: Facts) -> None:
     """Compare an offered round with the node's own policy and facts.
 
     Raises:
-        Refused: The first rule that the offer breaks.
+        Refused: The offer breaks a rule; the first one is named.
     """
     _check_identity(manifest, facts)
     _check_base(manifest, policy, facts)
@@ -70,51 +71,61 @@ def check_policy(manifest: RoundManifest, policy: NodePolicy) -> None:
     """Compare cohort and work of a round with the node's own policy.
 
     Raises:
-        Refused: The first rule that the round breaks.
+        Refused: The round breaks a rule; the first one is named.
     """
     _check_cohort(manifest, policy)
     _check_work(manifest, policy)
 
 
-def _require(condition: bool, reason: Reason, detail: str) -> None:  # noqa: FBT001 - an assertion reads best so
-    if not condition:
-        raise Refused(reason, detail)
+def _require(
+    holds: bool,  # noqa: FBT001 - an assertion reads best so
+    detail: str,
+    *,
+    code: str,
+    reason: Reason = Reason.LOCAL_POLICY,
+) -> None:
+    if not holds:
+        raise Refused(reason, detail, code=code)
 
 
 def _check_identity(manifest: RoundManifest, facts: Facts) -> None:
     _require(
         manifest.federation == facts.federation,
-        Reason.LOCAL_POLICY,
         f"federation {manifest.federation!r} is not {facts.federation!r}",
+        code="federation-differs",
     )
     _require(
         any(p.name == facts.name for p in manifest.participants),
-        Reason.LOCAL_POLICY,
         f"{facts.name!r} is not in the cohort",
+        code="node-not-in-cohort",
     )
     _require(
         manifest.software_digest == facts.software_digest,
-        Reason.SOFTWARE_UNAPPROVED,
         f"round asks for {manifest.software_digest}, here runs {facts.software_digest}",
+        code="software-differs",
+        reason=Reason.SOFTWARE_UNAPPROVED,
     )
 
 
 def _check_base(manifest: RoundManifest, policy: NodePolicy, facts: Facts) -> None:
     _require(
         manifest.model_digest == facts.base_digest,
-        Reason.BASE_MISMATCH,
         f"round starts from {manifest.model_digest}, here is {facts.base_digest}",
+        code="base-differs",
+        reason=Reason.BASE_MISMATCH,
     )
     _require(
         facts.first_base in policy.bases,
-        Reason.LOCAL_POLICY,
         f"the run began with {facts.first_base}, not among policy.bases",
+        code="base-not-allowed",
     )
+    asked = manifest.layout_digest, manifest.length
+    here = facts.layout_digest, facts.layout_length
     _require(
-        (manifest.layout_digest, manifest.length)
-        == (facts.layout_digest, facts.layout_length),
-        Reason.BASE_MISMATCH,
-        "the layout of the update differs from the one computed here",
+        asked == here,
+        f"the layout of the update is {asked}, the one computed here is {here}",
+        code="layout-differs",
+        reason=Reason.BASE_MISMATCH,
     )
 
 
@@ -123,20 +134,20 @@ def _check_cohort(manifest: RoundManifest, policy: NodePolicy) -> None:
     least = recommended_threshold(n, max_colluding=manifest.max_colluding)
     _require(
         min(n, manifest.min_cohort) >= policy.min_cohort,
-        Reason.LOCAL_POLICY,
         f"cohort of {n}, floor {manifest.min_cohort}; policy.min_cohort is "
         f"{policy.min_cohort}",
+        code="cohort-too-small",
     )
     _require(
         manifest.max_colluding >= policy.max_colluding,
-        Reason.LOCAL_POLICY,
         f"tolerates {manifest.max_colluding} colluders, policy.max_colluding is "
         f"{policy.max_colluding}",
+        code="max-colluding-too-small",
     )
     _require(
         least <= manifest.threshold <= n,
-        Reason.LOCAL_POLICY,
         f"threshold {manifest.threshold} is outside {least}..{n}",
+        code="threshold-out-of-range",
     )
 
 
@@ -144,23 +155,24 @@ def _check_work(manifest: RoundManifest, policy: NodePolicy) -> None:
     training, privacy = manifest.training, manifest.privacy
     _require(
         training.parameterization in policy.parameterizations,
-        Reason.LOCAL_POLICY,
-        f"parameterization {training.parameterization!r} is not allowed",
+        f"parameterization {training.parameterization!r} is not in"
+        " policy.parameterizations",
+        code="parameterization-not-allowed",
     )
     _require(
         training.steps <= policy.max_steps,
-        Reason.LOCAL_POLICY,
         f"{training.steps} steps, policy.max_steps is {policy.max_steps}",
+        code="steps-above-limit",
     )
     _require(
         privacy.noise in policy.noise,
-        Reason.LOCAL_POLICY,
         f"noise {privacy.noise!r} is not in policy.noise",
+        code="noise-not-allowed",
     )
-    if privacy.noise == "none":
-        return
-    _require(
-        decode_decimal(privacy.target_delta) <= decode_decimal(policy.target_delta),
-        Reason.LOCAL_POLICY,
-        f"delta {privacy.target_delta} is over policy.target_delta",
-    )
+    if privacy.noise != "none":
+        _require(
+            decode_decimal(privacy.target_delta) <= decode_decimal(policy.target_delta),
+            f"delta {privacy.target_delta} is over policy.target_delta,"
+            f" {policy.target_delta}",
+            code="delta-too-large",
+        )

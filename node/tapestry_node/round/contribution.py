@@ -1,7 +1,7 @@
-"""Update -> clipped -> quantized -> noised -> masked: the only way out.
+"""The contribution: an update clipped, quantized, noised and masked; the only way out.
 
-The joint guarantee, composed here and nowhere else. What leaves is a vector that is
-uniform on Z_2^32 to everybody but the coordinator with ``threshold`` nodes' help,
+The joint guarantee is composed here and nowhere else. What leaves is a vector that is
+uniform on Z_2^32 to all but the coordinator with ``threshold`` nodes' help,
 and to them it shows the sum over at least ``min_cohort`` survivors only (TSA-1).
 The privacy loss of what is inside was written to the ledger before:
 
@@ -55,8 +55,11 @@ def prepare(
     """
     encoding = Encoding.of(manifest)
     update = np.ascontiguousarray(update, dtype=np.float32)
-    if not np.isfinite(update).all():  # clip makes it zero without a word
-        _logger.error("the update is not finite; zero is sent instead")
+    if not np.isfinite(update).all():  # ``clip`` makes it zero silently
+        _logger.error(
+            "the update of round %d is not finite; zero is sent instead",
+            manifest.round_number,
+        )
     clipped = clip(update, clip_norm=decode_decimal(manifest.clip_norm))
     rounded = quantize(
         clipped,

@@ -1,25 +1,25 @@
 """The base as this node follows it: from published sums, by its own steps.
 
-After a round its sum travels, not the base. The node holds the sum against the log
-and against the plan of the round, takes the step itself, and compares. What a round
-gave here is remembered on the disk, and with it what this node disputes.
+After a round its sum travels, not the base. The node compares the sum with the log and
+the plan of the round, takes the step itself, and compares the outcome. The outcome of
+each round is kept on the disk, and with it what this node disputes.
 
 A node cosigns a log with a *new* release only if the release is what its round gave
 here, and if it has seen the chunks that it drew of the sums (``spot_checks``).
 Withholding the result of a round from the members therefore gets no cosignature for a
-release of it; and what was disputed is never cosigned again, until the operator has
-looked into it. The same holds for a sum that it has seen to be false, with a proof for
-everybody: the node vouches for nothing that rests on it, and trains in that run no
-more.
+release of it. A disputed release is never cosigned again, until the operator has looked
+into it. The same holds for a sum that the node has seen to be false, with a proof that
+convinces any reader of the log: it cosigns nothing that rests on the sum, and trains in
+that run no more.
 
-New is a release beyond the last checkpoint that this node has accepted. One within it
-has its quorum: so many members have followed its round, or vouch for those who have,
-and to refuse would stop the federation instead of the release. That is how a node
-comes back that cannot follow a round any more, since it ended in an earlier run.
+A release is new beyond the last checkpoint that this node has accepted. One within it
+has its quorum of members who followed its round or trust those who did, and to refuse
+it would stop the federation instead of the release. So a node can return that cannot
+follow a round any more, since it ended in an earlier run.
 
 A node that was away refuses only until it has the results; they are shown to it under
-a checkpoint of the others, and that may be an older one. For as long as more nodes
-lack the result than the quorum can do without, the release waits for them.
+a checkpoint of the others, and that may be an older one. While more nodes lack the
+result than the quorum can do without, the release waits for them.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,18 +61,18 @@ class ResultApplier:
         self,
         replica: Replica,
         *,
-        view: LogMirror,
+        mirror: LogMirror,
         store: NodeState,
         spots: SpotChecks,
         layout: Callable[[RoundManifest], Layout],
     ) -> None:
         """Start from the given base; results are taken again after a restart."""
         self.replica, self.applied = replica, 0
-        self._view, self._store, self._layout = view, store, layout
+        self._mirror, self._store, self._layout = mirror, store, layout
         self._spots = spots
         self._compared = 0  # how much of the log's releases was compared
         self._uncompared: list[tuple[str, int]] = []  # rounds taken since, likewise
-        if view.size:
+        if mirror.size:
             with suppress(VerificationError):  # found again when it matters
                 self._compare_releases()
 
@@ -80,15 +80,15 @@ class ResultApplier:
         """Find the end of a round within the first entries of the log.
 
         Raises:
-            Refused: It is not there.
+            Refused: The log has not closed the round there.
         """
-        state = self._view.state
-        found = state.closed_round(number, within=within)
+        found = self._mirror.state.closed_round(number, within=within)
         if found is None:
-            raise Refused(Reason.NOT_IN_LOG, f"the log has not closed round {number}")
+            said = f"the log has not closed round {number} within {within} entries"
+            raise Refused(Reason.NOT_IN_LOG, said, code="round-not-closed")
         return EndedRound(
-            manifest=self._view.body(found.opened, RoundOpened).manifest,
-            closed=self._view.body(found.index, RoundClosed),
+            manifest=self._mirror.body(found.opened, RoundOpened).manifest,
+            closed=self._mirror.body(found.index, RoundClosed),
             index=found.index,
         )
 
@@ -114,7 +114,8 @@ class ResultApplier:
             done: What this node knows of the round, if it was in it to the end.
 
         Raises:
-            VerificationError: Something does not hold; the base stays as it is.
+            VerificationError: Base, transcript, sum or outcome differ from the log's,
+                or from what this node did itself; the base stays as it is.
         """
         manifest, closed = ended.manifest, ended.closed
         if manifest.model_digest != self.replica.digest:
@@ -127,7 +128,7 @@ class ResultApplier:
         if done is not None:
             check_own(done, result)
         after = self._step(ended, result, chunks)
-        # First: whoever holds the base has drawn.
+        # The draw comes first, so that no node holds the base without one.
         self._spots.draw(Taken(manifest=manifest, result=result, index=ended.index))
         self._store.keep_base(closed.run_id, closed.round_number, gives=after.digest)
         self._uncompared.append((closed.run_id, closed.round_number))
@@ -140,13 +141,13 @@ class ResultApplier:
         self.replica, self.applied = after, closed.round_number
 
     def check_releases(self) -> None:
-        """Refuse to vouch for a release that is not what its round gave here.
+        """Refuse to cosign a release that is not what its round gave here.
 
         Raises:
             VerificationError: This node disputes a release.
             Refused: This node has not followed the round of a new release.
         """
-        state = self._view.state
+        state = self._mirror.state
         self._compare_releases()
         for run_id, number in self._store.disputed_sums():
             if number <= state.released_round(run_id, within=state.size):
@@ -156,6 +157,7 @@ class ResultApplier:
                 raise Refused(
                     Reason.BASE_MISMATCH,
                     f"{release.name}: round {release.round_number} was not followed",
+                    code="round-not-followed",
                 )
             self._check_seen(release)
 
@@ -163,10 +165,10 @@ class ResultApplier:
         """Compare new releases, and rounds that were taken since, with one another.
 
         Raises:
-            VerificationError: A release is not what its round gave here. It is found
-                again next time.
+            VerificationError: A release is not what its round gave here; the next
+                call finds it again.
         """
-        state = self._view.state
+        state = self._mirror.state
         late = [state.release_of(*key) for key in self._uncompared]
         new = state.releases_since(self._compared)
         for release in [*new, *(each for each in late if each is not None)]:
@@ -174,7 +176,8 @@ class ResultApplier:
             said = state.releases[release.name].parameters_digest
             if here not in {None, said}:
                 raise VerificationError(
-                    f"{release.name} is not what round {release.round_number} gives",
+                    f"{release.name} is {said}, round {release.round_number} gives"
+                    f" {here} here",
                     code="release-parameters-differ",
                 )
         self._compared = state.size
@@ -184,7 +187,7 @@ class ResultApplier:
         """Refuse what rests on a sum that this node has seen to be false.
 
         Raises:
-            VerificationError: There is such a sum up to that round.
+            VerificationError: The sum of a round up to ``until`` is false.
         """
         for number in self._store.disputed(run_id):
             if number <= until:
@@ -195,8 +198,8 @@ class ResultApplier:
 
     def asks(self) -> list[ChunkRequest]:
         """List the chunks that this node wants to see, of sums not yet released."""
-        if self._view.size:
-            state, accepted = self._view.state, self._accepted_size()
+        if self._mirror.size:
+            state, accepted = self._mirror.state, self._accepted_size()
             for run_id in self._spots.runs():
                 until = state.released_round(run_id, within=accepted)
                 self._spots.forget(run_id, until=until)
@@ -208,7 +211,7 @@ class ResultApplier:
         Raises:
             Refused: A chunk was not shown yet.
         """
-        since = self._view.state.released_round(
+        since = self._mirror.state.released_round(
             release.run_id, within=self._accepted_size()
         )
         for number in self._spots.pending_rounds(release.run_id):
@@ -216,11 +219,12 @@ class ResultApplier:
                 raise Refused(
                     Reason.SUM_UNCHECKED,
                     f"{release.name}: chunks of round {number} were not shown",
+                    code="sum-unchecked",
                 )
 
     def _accepted_size(self) -> int:
         """Count the entries that a quorum has cosigned, as far as this node knows."""
-        accepted = self._view.accepted
+        accepted = self._mirror.accepted
         return accepted.checkpoint.size if accepted else 0
 
     def _step(self, ended: EndedRound, result: Result, chunks: Chunks) -> Replica:
@@ -242,10 +246,13 @@ def _check_result(ended: EndedRound, result: Result, chunks: Chunks) -> None:
     check_sum_chunks(result, chunks, length=manifest.length)
     if result.sum_root != closed.aggregate_digest:
         raise VerificationError(
-            "the sum is not the one that the log names", code="sum-root-differs"
+            f"the sum of round {closed.round_number} has root {result.sum_root}, the"
+            f" log names {closed.aggregate_digest}",
+            code="sum-root-differs",
         )
-    if result.transcript.survivors.names != closed.included:
+    if (summed := result.transcript.survivors.names) != closed.included:
         raise VerificationError(
-            "the log includes other nodes than were summed",
+            f"round {closed.round_number} summed {', '.join(summed)}, the log includes"
+            f" {', '.join(closed.included)}",
             code="survivor-list-differs",
         )

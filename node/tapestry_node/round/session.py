@@ -1,7 +1,7 @@
 """One round on one node: TSA-1's messages, with training between 4 and 5.
 
-A session lives in memory. A node that restarts has dropped out of the round; what
-must survive (budget, high-water mark, outbox) is on disk before it matters.
+A session lives in memory. A node that restarts has dropped out of the round; budget,
+high-water mark and outbox, which must survive, are on disk before they matter.
 """
 
 import secrets
@@ -57,12 +57,12 @@ Notify = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeContext:
-    """What a session works with; all of it belongs to the node."""
+    """The parts of a node that sessions and publications work with."""
 
     name: str
     identity: SigningKey
     store: NodeState
-    view: LogMirror
+    mirror: LogMirror
     trainer: Trainer
     author: Author
     min_cohort: int
@@ -71,24 +71,25 @@ class NodeContext:
     failed: set[str] = field(default_factory=set)  # runs in which a training failed
 
     def check_failed(self, run_id: str) -> None:
-        """Pay for no further training of a run in which one failed here.
+        """Refuse further training of a run in which one failed here.
 
-        A publication of what was trained counts as part of it. That it failed may
-        depend on the records; its refusal told, and was paid for.
+        A publication counts as part of its training. A failure may depend on the
+        records; its refusal shows it, and was paid for.
 
         Raises:
-            Refused: One failed, of a round or of an adapter.
+            Refused: A training failed, of a round or of an adapter.
         """
         if run_id in self.failed:
             raise Refused(
                 Reason.TRAINING_FAILED,
                 f"a training of {run_id!r}, or what was made of it, failed here; see"
                 " above why, and restart the node to try again",
+                code="training-failed",
             )
 
     def sign_event(self, body: Body, *, now: datetime) -> bytes:
         """Sign an event as this node."""
-        event = self.author.event(body, now=now, seen=self.view.seen)
+        event = self.author.event(body, now=now, seen=self.mirror.seen)
         return sign_entry(event, self.identity)
 
 
@@ -116,9 +117,9 @@ class Session:
         self._charge = context.trainer.charge(manifest)
         terms = Requirements(
             model_digest=replica.digest,
-            roster_digest=roster_digest(context.view.state.charter.members),
-            roster={m.name: m.node for m in context.view.state.members.values()},
-            plan=_agreed_plan(context.view, manifest, layout),
+            roster_digest=roster_digest(context.mirror.state.charter.members),
+            roster={m.name: m.node for m in context.mirror.state.members.values()},
+            plan=_agreed_plan(context.mirror, manifest, layout),
             min_cohort=context.min_cohort,
             min_colluding=context.max_colluding,
             highest_round=_highest(context, manifest.run_id),
@@ -135,7 +136,7 @@ class Session:
         Raises:
             ProtocolError: The request belongs to another step, or breaks a rule of it.
             VerificationError: A signature in it does not hold.
-            QuorumError: It names too few nodes.
+            QuorumError: The request names too few nodes.
         """
         match self._state, request:
             case KeysAdvertised() as advertised, KeyList() as keys:
@@ -162,8 +163,8 @@ class Session:
 
         Guarantees:
             Budget, high-water mark and the signed account of the spending are on
-            disk before the upload is returned. A training that fails is paid for,
-            too: that it failed may depend on the records, and the refusal tells.
+            disk before the upload is returned. A training that fails is paid for as
+            well: the failure may depend on the records, and the refusal shows it.
         """
         ready = client.receive_shares(shared, ciphertexts)
         try:
@@ -188,7 +189,7 @@ class Session:
 
     @property
     def done(self) -> SharesRevealed | None:
-        """What is left after message 9, to check the result against."""
+        """The state after message 9, to check the result with; None before."""
         return self._state if isinstance(self._state, SharesRevealed) else None
 
     def abandon(self) -> None:
@@ -202,10 +203,11 @@ class Session:
             return
         if self._charge is None or privacy.noise == "none":
             raise ConfigError(
-                f"noise {privacy.noise!r}, but charge {self._charge}",
+                f"round {self.manifest.round_number} has noise {privacy.noise!r}, but"
+                f" charge {self._charge}",
                 code="privacy-terms-differ",
             )
-        cap = decode_decimal(self._context.view.state.policy.epsilon_cap)
+        cap = decode_decimal(self._context.mirror.state.policy.epsilon_cap)
         delta = decode_decimal(privacy.target_delta)
         self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
         self._ledger.reserve(self._charge)
@@ -250,17 +252,17 @@ class Session:
 
 
 def _highest(context: NodeContext, run_id: str) -> int:
-    """The last round that this node uploaded for, by its own mark and by the log.
+    """Return the last round that this node uploaded for, by its mark and the log.
 
     A node whose disk was restored from a backup is behind the log, which still knows
     what it committed to.
     """
-    logged = context.view.state.uploads_of(context.name)
+    logged = context.mirror.state.uploads_of(context.name)
     return max(context.store.highest(run_id), logged.get(run_id, 0))
 
 
-def _agreed_plan(view: LogMirror, manifest: RoundManifest, layout: Layout) -> RunPlan:
-    """The plan of the run's first round, with this round's factors.
+def _agreed_plan(mirror: LogMirror, manifest: RoundManifest, layout: Layout) -> RunPlan:
+    """Return the plan of the run's first round, with this round's factors.
 
     Raises:
         Refused: The factor seed is not the one that follows from the round.
@@ -269,8 +271,13 @@ def _agreed_plan(view: LogMirror, manifest: RoundManifest, layout: Layout) -> Ru
         manifest.run_id, manifest.round_number, model_digest=manifest.model_digest
     )
     if manifest.training.factor_seed != seed:
-        raise Refused(Reason.LOCAL_POLICY, "the factor seed was chosen by somebody")
-    first = first_round(view, manifest.run_id)
+        raise Refused(
+            Reason.LOCAL_POLICY,
+            f"factor seed {manifest.training.factor_seed}, but {seed} follows from the"
+            f" run, round {manifest.round_number} and its base",
+            code="factor-seed-differs",
+        )
+    first = first_round(mirror, manifest.run_id)
     training = first.training.model_copy(update={"factor_seed": seed})
     return RunPlan(
         layout_digest=layout.digest,

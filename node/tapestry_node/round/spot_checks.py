@@ -1,15 +1,15 @@
 """Spot checks: chunks of a published sum that this node wants to see recomputed.
 
-After a round everybody has its transcript and its sum, but nobody can tell from these
-whether the sum is that of the uploads. So every node that takes a sum, whether its own
-upload is in it or not, draws chunks, asks to see them in every upload, and recomputes
-them. It draws when it has the sum, and the coordinator learns the draw when it can
-change nothing any more.
+After a round all members have its transcript and its sum, but these do not show that
+the sum is that of the uploads. So every node that takes a sum, whether its own upload
+is in it or not, draws chunks, asks to see them in every upload, and recomputes them. It
+draws when it has the sum, and the coordinator learns the draw when it can change
+nothing any more.
 
 A coordinator that falsified a fraction f of the chunks escapes c draws of honest nodes
-with probability (1 - f) ** c. It cannot draw anew by restarting anybody: a draw is on
-the disk before it is told, and stands. Whoever draws a false chunk keeps the proof, in
-the layout of a bundle's evidence on sums, and has done with that run::
+with probability (1 - f) ** c. Restarting a node gives no new draw: a draw is on the
+disk before it is told, and stands. A node that draws a false chunk keeps the proof, in
+the layout of a bundle's evidence on sums, and trains in that run no more::
 
     disputes/<log index of round.closed>/
 
@@ -18,7 +18,6 @@ Removing it changes nothing: what is disputed stays in the node's database.
 
 import logging
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +60,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpotChecks:
-    """What this node has drawn and not seen yet."""
+    """The chunks that this node has drawn and not seen yet."""
 
     store: NodeState
     wanted: int  # chunks of each sum
@@ -78,7 +77,7 @@ class SpotChecks:
             self._taken[key] = taken
 
     def forget(self, run_id: str, *, until: int) -> None:
-        """Ask no more about rounds that a quorum has vouched for: nobody can answer."""
+        """Ask no more about rounds that a quorum has cosigned: no answer will come."""
         for key in [k for k in self._taken if k[0] == run_id and k[1] <= until]:
             del self._taken[key]
 
@@ -87,13 +86,12 @@ class SpotChecks:
         return {run for run, _ in self._taken}
 
     def asks(self) -> list[ChunkRequest]:
-        """List what the node wants to see."""
-        return list(self._asks())[:MAX_ASKS]
-
-    def _asks(self) -> Iterator[ChunkRequest]:
-        for run, number in sorted(self._taken):
-            for chunk in self.store.spots(run, number):
-                yield ChunkRequest(round_number=number, chunk=chunk)
+        """List the chunks that the node wants to see, at most ``MAX_ASKS``."""
+        return [
+            ChunkRequest(round_number=number, chunk=chunk)
+            for run, number in sorted(self._taken)
+            for chunk in self.store.spots(run, number)
+        ][:MAX_ASKS]
 
     def check(self, shown: CheckChunkRequest, chunks: Bulk) -> None:
         """Recompute a chunk that this node asked for.
@@ -103,15 +101,16 @@ class SpotChecks:
             that the survivors signed, less their masks.
 
         Raises:
-            Refused, ProtocolError: The node did not ask for it.
-            FalseSum: It proves that the sum is another one; that is on the disk, and
-                the proof as well if there is room for it.
-            VerificationError: It proves nothing; the node goes on asking.
+            Refused, ProtocolError: The node did not ask for the chunk.
+            FalseSum: The chunk proves that the sum is another one; that is on the disk,
+                and the proof as well if there is room for it.
+            VerificationError: The chunk proves nothing; the node goes on asking.
         """
         number, spot = shown.round_number, unpack_spot(shown, chunks)
         key = next((each for each in self._taken if each[1] == number), None)
         if key is None:
-            raise Refused(Reason.UNKNOWN_ROUND, f"nothing of round {number} is open")
+            said = f"no chunk of round {number} is open"
+            raise Refused(Reason.UNKNOWN_ROUND, said, code="spot-check-not-open")
         if spot.index not in self.store.spots(*key):
             raise ProtocolError(
                 f"chunk {spot.index} of round {number} is not open",

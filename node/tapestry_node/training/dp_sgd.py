@@ -1,4 +1,4 @@
-"""Records and a base in, an update out: DP-SGD on the institution's own records.
+"""DP-SGD on the institution's own records: records and a base in, an update out.
 
 One logical step::
 
@@ -7,14 +7,15 @@ One logical step::
     noise   once per step: N(0, (noise_multiplier * clip_norm)**2) per coordinate
     step    SGD or Adam on (sum + noise) / batch_size
 
-What is secure about it lives elsewhere and is tested alone: ``per_example_gradients``
-(no unit moves the sum by more than the bound), ``tapestry.privacy.gaussian`` (coins and
-noise nobody can predict), ``tapestry.privacy.accounting`` (what the steps cost).
+Its security rests on parts that are tested alone: ``per_example_gradients`` (no unit
+moves the sum by more than the bound), ``tapestry.privacy.gaussian`` (unpredictable
+coins and noise), ``tapestry.privacy.accounting`` (the price of the steps). The
+algorithm is that of Abadi et al., Deep Learning with Differential Privacy (CCS 2016).
 
 Guarantees:
     With ``noise = "local"`` all steps together, and whatever is computed from the
     result, cost ``accounting.epsilon`` of ``plan_checks.local_steps``: against
-    everybody, trusting nobody outside the institution, if every unit is one record
+    any observer, without trust outside the institution, if every unit is one record
     and the number of declared records is public.
 
 Edge cases:
@@ -25,7 +26,6 @@ Edge cases:
 
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -66,7 +66,7 @@ def _ignore(_: StepProgress) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What a training needs from outside; the source must be fresh."""
+    """The surroundings of a training; its source of noise must be fresh."""
 
     source: NoiseSource = field(default_factory=NoiseSource.fresh)
     limits: BatchLimits = field(default_factory=BatchLimits)
@@ -75,7 +75,7 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """What happened; private all of it, for the institution's own eyes."""
+    """Counts of a training; private, for the institution's own eyes."""
 
     steps: int
     empty_steps: int
@@ -83,7 +83,6 @@ class Fit:
     clipped: int
     non_finite: int
     losses: tuple[float | None, ...]
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +111,7 @@ class _Recipe:
 def problem_of(
     workload: Workload, parameters: Sequence[tuple[str, torch.nn.Parameter]]
 ) -> Problem:
-    """Put together what gradients take, from a workload and what is trained in it."""
+    """Build the problem of gradients of a workload and its trained parameters."""
     return Problem(
         module=workload.module,
         parameters=parameters,
@@ -129,7 +128,7 @@ def probe(workload: Workload, training: TrainingPlan, *, limits: BatchLimits) ->
     anyway; this does it while nothing is paid for. The workload is left as it was.
 
     Raises:
-        ConfigError: The gradients cannot be had, or differ.
+        ConfigError: The gradients cannot be computed, or differ.
     """
     with workload.attach(training) as parameters:
         problem = problem_of(workload, parameters)
@@ -149,8 +148,9 @@ def update(
     """Train on the records and return the change; the workload is left as it was.
 
     Raises:
-        ConfigError: As ``fit``.
-        ResourceError: As ``fit``.
+        ConfigError: A setting is out of range, there are more units than declared
+            records, or the model's per-unit gradients cannot be computed.
+        ResourceError: The weights did not change in the first step.
     """
     with workload.attach(training) as parameters:
         problem = problem_of(workload, parameters)
@@ -183,22 +183,23 @@ def noiseless_step(
 
     For noise that nodes share: the caller rounds the step and adds its share
     (``tapestry_node.round.contribution``) before anything leaves. One record moves the
-    result by at most ``clip_norm * learning_rate / batch_size``, rounding included, for
-    which
-    ``clipping.SLACK`` pays. Several local steps on a share of the noise would be far
-    less private than they look, so a plan of more than one is refused.
+    result by at most ``clip_norm * learning_rate / batch_size``, including rounding,
+    for which ``clipping.SLACK`` is reserved. Several local steps on a share of the
+    noise would be far less private than they look, so a plan of more than one is
+    refused.
 
     Raises:
-        ConfigError: As ``fit``, or the plan has more than one step or no clipping.
+        ConfigError: The plan has more than one step or no clipping, a setting is out of
+            range, or the model's per-unit gradients cannot be computed.
     """
     recipe = _read(training, privacy, records)
     if recipe.steps != 1 or not recipe.private or training.optimizer != "sgd":
         raise ConfigError(
-            "shared noise takes one private step of SGD a round",
+            "shared noise takes one private step of SGD a round, the plan has"
+            f" {recipe.steps} of {training.optimizer}, noise {privacy.noise!r}",
             code="shared-noise-plan-invalid",
         )
     _check_count(units, records)
-    started = time.monotonic()
     with workload.attach(training) as parameters:
         problem = problem_of(workload, parameters)
         with attached(problem, runtime.limits, private=True) as gradients:
@@ -207,10 +208,7 @@ def noiseless_step(
     _alarm(tally)
     runtime.progress(_progress(1, recipe, tally))
     step = total.mul_(-recipe.learning_rate / recipe.batch_size)
-    return Update(
-        values=step.float().cpu().numpy(),
-        fit=_fit([tally], seconds=time.monotonic() - started),
-    )
+    return Update(values=step.float().cpu().numpy(), fit=_fit([tally]))
 
 
 def fit(
@@ -231,18 +229,17 @@ def fit(
         training: Steps, expected batch, optimizer.
         privacy: Clip norm and noise; ``none`` trains without either.
         records: How many records the institution declared; sets the sampling rate.
-        runtime: Noise, sizes of physical batches, who hears of progress.
+        runtime: Noise, sizes of physical batches, and a callback for progress.
 
     Raises:
-        ConfigError: A setting is out of range, more units than declared records, or
-            a model whose per-unit gradients cannot be had.
+        ConfigError: A setting is out of range, there are more units than declared
+            records, or the model's per-unit gradients cannot be computed.
         ResourceError: The weights did not change: the optimizer does not reach them.
     """
     recipe = _read(training, privacy, records)
     _check_count(units, records)
     _check_rounding(problem, recipe)
     optimizer = _optimizer(problem, training.optimizer, recipe)
-    started = time.monotonic()
     tallies: list[Tally] = []
     with attached(problem, runtime.limits, private=recipe.private) as gradients:
         for step in range(1, recipe.steps + 1):
@@ -255,10 +252,10 @@ def fit(
                 _check_moved(before, _fingerprint(problem))
             runtime.progress(_progress(step, recipe, tallies[-1]))
     _alarm(sum(tallies, Tally()))
-    return _fit(tallies, seconds=time.monotonic() - started)
+    return _fit(tallies)
 
 
-def _fit(tallies: Sequence[Tally], *, seconds: float) -> Fit:
+def _fit(tallies: Sequence[Tally]) -> Fit:
     total = sum(tallies, Tally())
     return Fit(
         steps=len(tallies),
@@ -267,24 +264,23 @@ def _fit(tallies: Sequence[Tally], *, seconds: float) -> Fit:
         clipped=total.clipped,
         non_finite=total.non_finite,
         losses=tuple(seen.mean_loss for seen in tallies),
-        seconds=seconds,
     )
 
 
 def _check_count(units: Sequence[Example], records: int) -> None:
     if len(units) > records:
         raise ConfigError(
-            f"{len(units)} units, but only {records} declared records",
+            f"{len(units)} units, but only {records} declared records; each record is"
+            " at most one unit",
             code="units-above-records",
         )
 
 
 def _check_rounding(problem: Problem, recipe: _Recipe) -> None:
-    if not recipe.private:
-        return
-    multiplier = recipe.stddev / recipe.clip_norm
     try:
-        clipping.check_rounding(multiplier, length=problem.length)
+        if recipe.private:
+            multiplier = recipe.stddev / recipe.clip_norm
+            clipping.check_rounding(multiplier, length=problem.length)
     except ValueError as error:
         raise ConfigError(str(error), code="rounding-too-coarse") from None
 
@@ -292,7 +288,7 @@ def _check_rounding(problem: Problem, recipe: _Recipe) -> None:
 def _draw(
     units: Sequence[Example], recipe: _Recipe, source: NoiseSource
 ) -> list[Example]:
-    """Poisson sampling: one secret coin per unit, whatever the others show."""
+    """Draw a Poisson sample: one secret coin per unit, independent of the others."""
     coins = source.coins(len(units), probability=recipe.rate)
     return [unit for unit, drawn in zip(units, coins, strict=True) if drawn]
 
@@ -302,11 +298,10 @@ def _descend(
 ) -> Tally:
     """Leave the mean gradient, noised, where the optimizer looks for it."""
     if recipe.private:
-        total, tally = gradients.clipped_sum(units, clip_norm=recipe.clip_norm)
-        device = total.device
-        total = total.cpu()
+        summed, tally = gradients.clipped_sum(units, clip_norm=recipe.clip_norm)
+        total = summed.cpu()
         add_gaussian(total, stddev=recipe.stddev, source=source)
-        total = total.to(device)
+        total = total.to(summed.device)
     else:
         total, tally = gradients.plain_sum(units)
     gradients.apply(total, scale=1 / recipe.batch_size)
@@ -334,25 +329,25 @@ def _read(training: TrainingPlan, privacy: PrivacyPlan, records: int) -> _Recipe
 
 def _optimizer(problem: Problem, kind: str, recipe: _Recipe) -> torch.optim.Optimizer:
     parameters = [p for _, p in problem.parameters]
-    match kind:
-        case "sgd":
-            return torch.optim.SGD(parameters, lr=recipe.learning_rate)
-        case "adam":
-            return torch.optim.Adam(parameters, lr=recipe.learning_rate)
-        case _:
-            raise ConfigError(f"no optimizer {kind!r}", code="optimizer-unknown")
+    if kind == "sgd":
+        return torch.optim.SGD(parameters, lr=recipe.learning_rate)
+    if kind == "adam":
+        return torch.optim.Adam(parameters, lr=recipe.learning_rate)
+    raise ConfigError(
+        f"no optimizer {kind!r}; use sgd or adam", code="optimizer-unknown"
+    )
 
 
 @torch.no_grad()
 def _decay(problem: Problem, recipe: _Recipe) -> None:
-    """Decoupled weight decay (AdamW): reads no record."""
+    """Decay the weights apart from the gradient (AdamW); this reads no record."""
     if recipe.weight_decay:
         for _, parameter in problem.parameters:
             parameter.mul_(1 - recipe.learning_rate * recipe.weight_decay)
 
 
 def _fingerprint(problem: Problem) -> list[torch.Tensor]:
-    """A few thousand values of each parameter, enough to see whether it moved."""
+    """Copy a few thousand values of each parameter, enough to see that it moved."""
     return [
         p.detach().flatten()[:: max(1, p.numel() // 4096)].clone()
         for _, p in problem.parameters
@@ -363,17 +358,15 @@ def _check_moved(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) 
     """Refuse to train weights that never move (opacus issue 820)."""
     if all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
         raise ResourceError(
-            "the weights did not change in the first step",
+            "the weights did not change in the first step: the optimizer does not reach"
+            " them, or the learning rate is too small",
             code="training-without-effect",
         )
 
 
 def _progress(step: int, recipe: _Recipe, seen: Tally) -> StepProgress:
     return StepProgress(
-        step=step,
-        steps=recipe.steps,
-        drawn=seen.units,
-        loss=seen.mean_loss,
+        step=step, steps=recipe.steps, drawn=seen.units, loss=seen.mean_loss
     )
 
 

@@ -1,10 +1,9 @@
-"""Whether this node could train a plan: asked before its budget is touched.
+"""Checks of a plan on the machine that would train it, before its budget is touched.
 
-What depends on model, plan and the declared number of records is decided by
-``tapestry.workloads.plan_checks``, as the coordinator decides it, too. Here are the
-questions that only the machine that trains can answer: whether its memory is enough,
-and whether the model's per-example gradients are what one example at a time gives,
-tried on public examples.
+``tapestry.workloads.plan_checks`` decides all that depends on model, plan and declared
+number of records, for the coordinator as well. This module adds the two checks that
+only the training machine can make: its memory is enough, and the model's per-example
+gradients equal those of one example at a time, tried on public examples.
 
 Guarantees:
     No record is looked at. The model is left as it was, but for its values, which may
@@ -19,12 +18,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from tapestry.encoding import decode_decimal
-from tapestry.errors import (
-    ConfigError,
-    PolicyError,
-    ProtocolError,
-    ResourceError,
-)
+from tapestry.errors import ConfigError, ProtocolError, ResourceError
 from tapestry.privacy import accounting
 from tapestry.protocol.messages import Reason
 from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
@@ -48,15 +42,13 @@ def refusing(reason: Reason) -> Iterator[None]:
     """Give an error of a plan the reason that may leave the node."""
     try:
         yield
-    except PolicyError:
-        raise  # has a reason of its own
     except (ConfigError, ProtocolError, ResourceError) as error:
-        raise Refused(reason, str(error)) from error
+        raise Refused(reason, str(error), code=error.code) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainable:
-    """Answers for one loaded model."""
+    """The checks for one loaded model."""
 
     workload: Workload
     records: int  # declared
@@ -65,7 +57,7 @@ class Trainable:
     def check_round(
         self, manifest: RoundManifest, *, load: Callable[[], object]
     ) -> Layout:
-        """Ask everything about a round that is known before it starts.
+        """Check everything about a round that is known before it starts.
 
         Args:
             manifest: The round.
@@ -75,7 +67,7 @@ class Trainable:
             The layout of its update.
 
         Raises:
-            Refused: The first question whose answer is no.
+            Refused: A check fails; the first one is named.
         """
         layout = self.check(manifest.training, manifest.privacy, load=load)
         with refusing(Reason.PLAN_UNSUPPORTED):
@@ -88,10 +80,10 @@ class Trainable:
     def check(
         self, plan: TrainingPlan, privacy: PrivacyPlan, *, load: Callable[[], object]
     ) -> Layout:
-        """Ask everything about a training that is known before it starts.
+        """Check everything about a training that is known before it starts.
 
         Raises:
-            Refused: The first question whose answer is no.
+            Refused: A check fails; the first one is named.
         """
         with refusing(Reason.MODEL_UNSUPPORTED):
             plan_checks.check_model(self.workload, privacy)
@@ -121,12 +113,14 @@ class Trainable:
         try:
             dp_sgd.probe(self.workload, plan, limits=self.limits)
         except ConfigError as error:
-            raise Refused(Reason.MODEL_UNSUPPORTED, str(error)) from error
+            reason = Reason.MODEL_UNSUPPORTED
+            raise Refused(reason, str(error), code=error.code) from error
         except Exception as error:  # Opacus raises anything; no record is at hand
             said = " ".join(str(error).split())[:200]
             raise Refused(
                 Reason.MODEL_UNSUPPORTED,
                 f"gradients of single examples fail: {type(error).__name__}: {said}",
+                code="gradients-not-computable",
             ) from error
 
 
@@ -150,7 +144,7 @@ def _check_finite(steps: accounting.Steps | None, privacy: PrivacyPlan) -> None:
     """Refuse a round that alone promises nothing.
 
     Raises:
-        ConfigError: Its epsilon is not finite.
+        ConfigError: The epsilon of the round is not finite.
     """
     if steps is None or privacy.noise == "none":
         return

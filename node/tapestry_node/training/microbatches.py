@@ -1,11 +1,11 @@
-"""Physical batches: what runs at once; they change the result by rounding alone.
+"""Physical batches, which run at once and change the result by rounding alone.
 
 Examples, which are clipped as one, are packed into groups that fit in memory; the rows
 of a group then run in batches of like length, since padding costs as much as data.
 
-That takes a model whose loss of a row does not depend on the other rows of a batch. A
-trial on short rows does not see every such dependence, so the workload refuses models
-that are not known to be free of it (``Workload.check_private``).
+The loss of a row must not depend on the other rows of a batch. A trial on short rows
+does not show every such dependence, so the workload refuses models that are not known
+to be free of it (``Workload.check_private``).
 """
 
 from collections.abc import Iterator, Sequence, Sized
@@ -26,11 +26,11 @@ class BatchLimits:
     gradient_bytes: int = 1 << 30
 
     def rows_of(self, width: int) -> int:
-        """How many rows of up to ``width`` elements run at once; at least one."""
+        """Count the rows of up to ``width`` elements that run at once; at least one."""
         return max(1, min(self.rows, self.elements // width))
 
     def hold(self, examples: Sequence[Example]) -> bool:
-        """Whether the examples run as one physical batch, unless it is one row."""
+        """Return true if the examples run as one physical batch."""
         rows = sum(len(each.rows) for each in examples)
         return rows <= self.rows_of(max(len(s) for e in examples for s in e.rows))
 
@@ -54,8 +54,8 @@ def pack(examples: Sequence[Example], limits: BatchLimits) -> Iterator[list[Exam
 def alike(rows: Sequence[Sized], limits: BatchLimits) -> Iterator[list[int]]:
     """Cut rows into batches of like length, the longest first; yields places.
 
-    What is shorter is padded, at the price of an element each. A batch ends where that
-    gets dear, but not before it has enough elements to keep a processor busy.
+    Shorter rows are padded. A batch ends where the padding gets too large, but not
+    before it has enough elements to keep a processor busy.
     """
     batch: list[int] = []
     for place in sorted(range(len(rows)), key=lambda i: -len(rows[i])):

@@ -1,6 +1,6 @@
 """Per-unit gradients: clipped one by one, then summed.
 
-Two ways to the same sum; which one runs is a matter of memory only:
+There are two ways to the same sum, and memory alone decides between them:
 
 ``rows``  Opacus hooks give a gradient per row for a physical batch at once.
 ``loop``  One unit after another through plain autograd. Where parameters are many (a
@@ -8,8 +8,8 @@ Two ways to the same sum; which one runs is a matter of memory only:
           fraction of the memory.
 
 A model that looks at all rows of a batch would mix examples in the one, and a model
-that keeps something for the next batch in both. Let in are only models that are tested
-to do neither (``Workload.check_private``).
+that keeps something for the next batch in both. Only models that are tested to do
+neither are accepted (``Workload.check_private``).
 
 An example is a record. Its loss is the mean over its rows of each row's own loss; the
 gradients of its rows are summed before clipping, so that a record counts as one however
@@ -65,7 +65,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """What was seen while summing; private, for the institution's eyes."""
+    """Counts of a sum; private, for the institution's own eyes."""
 
     units: int = 0
     clipped: int = 0
@@ -99,7 +99,7 @@ class Gradients:
 
     @property
     def by_rows(self) -> bool:
-        """Whether Opacus runs, rather than the loop."""
+        """True if Opacus runs, rather than the loop."""
         return self._hooks is not None
 
     def clipped_sum(
@@ -252,7 +252,6 @@ def attached(
                 limits = replace(limits, rows=min(limits.rows, room))
                 hooks = GradSampleHooks(problem.module, loss_reduction="sum")
                 hooks.disable_hooks()
-        if private:
             # One row alone would compare nothing.
             pair = BatchLimits(rows=len(problem.probe))
             _check_once(Gradients(problem, pair, hooks), problem)
@@ -346,7 +345,7 @@ def _take_sample(parameter: nn.Parameter) -> Tensor:
     sample = getattr(parameter, "grad_sample", None)
     if not isinstance(sample, Tensor):
         raise ConfigError(
-            "a trained parameter took no part in the loss",
+            "a trained parameter took no part in the loss; choose other targets",
             code="parameter-without-gradient",
         )
     parameter.grad_sample = None  # type: ignore[attr-defined]  # set by Opacus
@@ -364,12 +363,12 @@ def _add_scaled(total: Tensor, grad: Tensor, *, factor: float) -> None:
 
 
 def _owners(units: Sequence[Example]) -> list[int]:
-    """Say for each row, of all in order, which unit it belongs to."""
+    """List for each row, of all in order, the unit that it belongs to."""
     return [place for place, unit in enumerate(units) for _ in unit.rows]
 
 
 def _norms(samples: Sequence[Tensor]) -> npt.NDArray[np.float64]:
-    """The norm of each unit over all parameters: (units, ...)* -> (units,)."""
+    """Compute the norm of each unit over all parameters: (units, ...)* -> (units,)."""
     parts = [torch.linalg.vector_norm(s.flatten(1), dim=1).double() for s in samples]
     norms = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return np.asarray(norms.cpu().numpy(), dtype=np.float64)
@@ -388,7 +387,7 @@ def _tally(loss: float, norms: npt.NDArray[np.float64], clip_norm: float) -> Tal
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out torch's remark that the first layer's input needs no gradient."""
+    """Suppress torch's remark that the first layer's input needs no gradient."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         yield

@@ -1,12 +1,11 @@
-"""The one object of a node that holds private records.
+"""The trainer: the one object of a node that holds private records.
 
-It is asked for an update and returns a vector; the records themselves have no other
-way out. It also says which public data repeat a record. ``adapter_trainer``
-trains on the same records through the same object.
+It returns an update as a vector; the records themselves have no other way out. It also
+finds public data that repeat a record. ``adapter_trainer`` trains on the same records
+through the same object.
 """
 
 import itertools
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -40,40 +39,35 @@ class Trainer:
         """Read the records.
 
         Raises:
-            ConfigError: The folder, its manifest or a file is not as it must be.
+            ConfigError: The folder, its manifest or a file breaks a rule.
         """
         self._folder = folder
         self._records = records.read(folder, workload.reader)
-        self._workload = workload
-        self._settings = settings
+        self.workload, self._settings = workload, settings
+        self._limits = BatchLimits(rows=settings.speed.physical_batch)
         self._examples: dict[str, list[Example]] = {}
         self._trainable = Trainable(
             workload=workload, records=self.count, limits=self._limits
         )
 
     @property
-    def workload(self) -> Workload:
-        """The loaded model."""
-        return self._workload
-
-    @property
     def manifest(self) -> DataManifest:
-        """What the institution says about its data; public."""
+        """The institution's description of its data; public."""
         return self._records.manifest
 
     @property
     def count(self) -> int:
-        """How many records there are; declared, public."""
+        """The number of records; declared, public."""
         return len(self._records.records)
 
     @property
     def summary(self) -> Summary | None:
-        """What the data folder holds, in numbers; for the institution's own eyes."""
+        """The data folder in numbers; for the institution's own eyes."""
         return self._records.summary
 
     def coverage(self, options: Options) -> Summary | None:
-        """Count what a training with some options reads of the records."""
-        return self._workload.coverage(
+        """Count the parts of the records that a training with some options reads."""
+        return self.workload.coverage(
             self.examples(options), options, records=self.count
         )
 
@@ -96,17 +90,18 @@ class Trainer:
         Raises:
             ConfigError: The workload publishes no adapters, and so no public data.
         """
-        adapters = self._workload.adapters
+        adapters = self.workload.adapters
         if adapters is None:
             raise ConfigError(
-                f"workload {self._workload.name!r} publishes no adapters",
+                f"workload {self.workload.name!r} publishes no adapters; set"
+                " adapter.publish = false",
                 code="adapters-not-supported",
             )
         private = itertools.chain(self._records.records, self._records.parts)
         return adapters.repeated(public, private)
 
     def declaration(self, salt: bytes) -> DataDeclared:
-        """What the log is told about the records."""
+        """Describe the records for the log."""
         return DataDeclared(
             dataset=self._records.commitment(salt),
             records=self.count,
@@ -117,15 +112,15 @@ class Trainer:
 
     @property
     def trainable(self) -> Trainable:
-        """What can be trained on the model here; asked before anything is charged."""
+        """The checks of a training on this machine, before anything is charged."""
         return self._trainable
 
     def layout(self, manifest: RoundManifest) -> Layout:
-        """The layout of the update, computed here."""
-        return self._workload.layout(manifest.training)
+        """Compute the layout of the update from the model that is held here."""
+        return self.workload.layout(manifest.training)
 
     def charge(self, manifest: RoundManifest) -> Charge | None:
-        """What a round would cost each record; None where nothing is promised."""
+        """Compute a round's price for each record; None where nothing is promised."""
         steps = plan_checks.round_steps(manifest, records=self.count)
         if steps is None:
             return None
@@ -142,17 +137,16 @@ class Trainer:
         self, replica: Replica, manifest: RoundManifest, *, done: StepDone
     ) -> FloatVector:
         """Train from a base and return the change, shape (d,); still private."""
-        self._workload.load(replica.parameters)
+        self.workload.load(replica.parameters)
         runtime = dp_sgd.Runtime(
             source=NoiseSource.fresh(),
             limits=self._limits,
             progress=lambda seen: done(seen.step, seen.steps),
         )
-        train = dp_sgd.update
-        if manifest.privacy.noise == "shared":
-            train = dp_sgd.noiseless_step
+        shared = manifest.privacy.noise == "shared"
+        train = dp_sgd.noiseless_step if shared else dp_sgd.update
         return train(
-            self._workload,
+            self.workload,
             self.examples(manifest.training.options),
             training=manifest.training,
             privacy=manifest.privacy,
@@ -161,23 +155,13 @@ class Trainer:
         ).values
 
     def examples(self, options: Options) -> list[Example]:
-        """The records, encoded; private.
+        """Encode the records, once for each choice of options; private.
 
         Raises:
-            ConfigError: The options are not the workload's.
+            ConfigError: The options are not the workload's own.
         """
         key = digest(canonical_json(dict(options)))
         if key not in self._examples:
-            self._examples[key] = self._workload.examples(
-                self._records.records, options
-            )
+            records = self._records.records
+            self._examples[key] = self.workload.examples(records, options)
         return self._examples[key]
-
-    @property
-    def _limits(self) -> BatchLimits:
-        return BatchLimits(rows=self._settings.speed.physical_batch)
-
-    @staticmethod
-    def salt() -> bytes:
-        """Draw the salt of a commitment."""
-        return secrets.token_bytes(32)

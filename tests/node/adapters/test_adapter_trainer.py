@@ -283,7 +283,7 @@ def test_a_training_that_diverged_is_named(
 ) -> None:
     _, update, plan = written
     fit = dp_sgd.Fit(
-        steps=1, empty_steps=0, drawn=1, clipped=0, non_finite=1, losses=(), seconds=0.0
+        steps=1, empty_steps=0, drawn=1, clipped=0, non_finite=1, losses=()
     )
     diverged = dp_sgd.Update(values=np.full_like(update, np.nan), fit=fit)
     monkeypatch.setattr(dp_sgd, "update", lambda *_, **__: diverged)

@@ -3,10 +3,7 @@
 import contextlib
 import multiprocessing
 import os
-import shutil
-import sqlite3
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapestry.encoding import canonical_json, digest
+from tapestry.encoding import digest
 from tapestry.errors import (
     BudgetExhausted,
     ConfigError,
@@ -23,7 +20,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.privacy import accounting
-from tapestry_node.budget.ledger import Charge, HeadFile, Ledger, PrivacyPromise
+from tapestry_node.budget.ledger import Charge, Ledger, PrivacyPromise
 from tests.support.refusals import refused
 
 TERMS = PrivacyPromise(
@@ -166,78 +163,6 @@ def test_nothing_is_spent_that_was_not_reserved(path: Path) -> None:
         Ledger.open(path, TERMS).spend(charge(1))
 
 
-def test_a_restored_database_is_refused(path: Path) -> None:
-    ledger = Ledger.open(path, TERMS)
-    ledger.reserve(charge(1))
-    backup = path.with_suffix(".backup")
-    with sqlite3.connect(path) as source, sqlite3.connect(backup) as target:
-        source.backup(target)
-    source.close()
-    target.close()
-    ledger.spend(charge(1))
-    for extra in path.parent.glob("budget.db-*"):
-        extra.unlink()
-    shutil.copy(backup, path)
-    with refused(VerificationError, "ledger-restored"):
-        Ledger.open(path, TERMS)
-    with refused(VerificationError, "ledger-restored"):
-        ledger.reserve(charge(2))
-
-
-def test_a_deleted_database_or_mirror_is_refused(path: Path) -> None:
-    ledger = Ledger.open(path, TERMS)
-    ledger.reserve(charge(1))
-    mirror = path.with_name("budget.db.mirror")
-    kept = mirror.read_bytes()
-    mirror.unlink()
-    with refused(VerificationError, "ledger-head-missing"):
-        Ledger.open(path, TERMS)
-    mirror.write_bytes(kept)
-    for file in path.parent.glob("budget.db*"):
-        if file != mirror:
-            file.unlink()
-    with refused(VerificationError, "ledger-restored"):
-        Ledger.open(path, TERMS)
-
-
-def test_an_entry_changed_in_place_is_refused(path: Path) -> None:
-    ledger = Ledger.open(path, TERMS)
-    ledger.reserve(charge(1))
-    ledger.spend(charge(1))
-    with sqlite3.connect(path) as connection:
-        connection.execute(
-            "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), '\"steps\":10',"
-            " '\"steps\":1') AS BLOB) WHERE number = 3"
-        )
-    connection.close()
-    with refused(VerificationError, "ledger-changed", match="entry 4 does not follow"):
-        Ledger.open(path, TERMS)
-
-
-@pytest.mark.parametrize("field", ["time", "type", "previous", "canary"])
-def test_an_entry_of_another_hand_is_refused_without_quoting_it(
-    path: Path, field: str
-) -> None:
-    Ledger.open(path, TERMS)
-    entry = {"previous": "", "time": "2026-01-01T00:00:00+00:00", "type": "open"}
-    body = canonical_json(entry | {field: "canary"})
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE entries SET body = ? WHERE number = 1", (body,))
-    connection.close()
-    with refused(VerificationError, "ledger-changed") as caught:
-        Ledger.open(path, TERMS)
-    assert "canary" not in str(caught.value)
-
-
-def test_a_mirror_too_large_to_be_one_is_not_read(path: Path) -> None:
-    Ledger.open(path, TERMS).reserve(charge(1))
-    os.truncate(path.with_name("budget.db.mirror"), 1 << 40)
-    with refused(
-        VerificationError, "file-too-large", match=r"budget\.db\.mirror is over"
-    ):
-        Ledger.open(path, TERMS)
-
-
 def test_a_log_that_knows_more_than_ledger_and_mirror_is_believed(path: Path) -> None:
     ledger = Ledger.open(path, TERMS)
     ledger.reserve(charge(1))
@@ -247,33 +172,7 @@ def test_a_log_that_knows_more_than_ledger_and_mirror_is_believed(path: Path) ->
         ledger.require([charge(1), charge(2)])
 
 
-def test_a_crash_between_database_and_mirror_is_mended(path: Path) -> None:
-    class Crashing(HeadFile):
-        def record(self, number: int, digest: str) -> None:
-            raise KeyboardInterrupt((number, digest))
-
-    mirror = path.with_name("mirror")
-    Ledger.open(path, TERMS, mirror=HeadFile(mirror)).reserve(charge(1))
-    ledger = Ledger.open(path, TERMS, mirror=Crashing(mirror))
-    with pytest.raises(KeyboardInterrupt):
-        ledger.spend(charge(1))
-    after = Ledger.open(path, TERMS, mirror=HeadFile(mirror))
-    assert [row.state for row in after.rows()] == ["spent"]
-    after.reserve(charge(2))
-    assert len(Ledger.open(path, TERMS, mirror=HeadFile(mirror)).rows()) == 2
-
-
-def test_a_mirror_line_cut_by_a_crash_does_not_count(path: Path) -> None:
-    mirror = HeadFile(path)
-    mirror.record(1, digest(b"1"))
-    path.write_bytes(path.read_bytes() + b"2 sha2")
-    assert mirror.latest() == (1, digest(b"1"))
-    mirror.record(2, digest(b"2"))
-    assert mirror.latest() == (2, digest(b"2"))
-
-
 def _die_after_spending(path: Path, number: int) -> None:
-    import os
     import signal
 
     ledger = Ledger.open(path, TERMS)
@@ -334,14 +233,6 @@ def test_terms_that_promise_nothing_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=match):
         replace(TERMS, **changes)
-
-
-def test_a_clock_set_back_is_refused(path: Path) -> None:
-    now = datetime(2026, 11, 23, tzinfo=UTC)
-    Ledger.open(path, TERMS, clock=lambda: now)
-    Ledger.open(path, TERMS, clock=lambda: now - timedelta(minutes=1))
-    with refused(ConfigError, "clock-before-ledger"):
-        Ledger.open(path, TERMS, clock=lambda: now - timedelta(hours=1))
 
 
 def test_a_file_that_is_no_database_is_a_resource_error(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every rule of the guard, one at a time: what it refuses, and with which code."""
+"""Every rule of admission, one at a time: the refusal, its reason and its code."""
 
 import dataclasses
 from pathlib import Path
@@ -22,6 +22,7 @@ from tests.support.refusals import refused
 
 MANIFEST = World().found().manifest()
 OTHER = "sha256:" + "f" * 64
+LOCAL = "local_policy"
 FACTS = Facts(
     name="fr",
     federation="tapestry",
@@ -59,11 +60,12 @@ def _refused(
     *,
     policy: NodePolicy = POLICY,
     facts: Facts = FACTS,
-) -> str:
+) -> tuple[str, str]:
+    """Return the reason that leaves the node, and the code that stays."""
     with pytest.raises(Refused) as caught:
         check_offer(manifest, policy=policy, facts=facts)
     assert str(caught.value).startswith(f"{caught.value.reason.value}: ")
-    return caught.value.reason.value
+    return caught.value.reason.value, caught.value.code
 
 
 def test_what_meets_every_rule_is_accepted() -> None:
@@ -71,37 +73,59 @@ def test_what_meets_every_rule_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "manifest", "reason"),
+    ("name", "manifest", "reason", "code"),
     [
-        ("federation", {"federation": "other"}, "local_policy"),
-        ("software", {"software_digest": OTHER}, "software_unapproved"),
-        ("base", {"model_digest": OTHER}, "base_mismatch"),
-        ("layout", {"layout_digest": OTHER}, "base_mismatch"),
-        ("length", {"length": 999}, "base_mismatch"),
-        ("floor", {"min_cohort": 2}, "local_policy"),
-        ("cohort", {"participants": MANIFEST.participants[1:3]}, "local_policy"),
-        ("stranger", {"participants": MANIFEST.participants[:2]}, "local_policy"),
-        ("colluding", {"max_colluding": 0}, "local_policy"),
-        ("low threshold", {"threshold": 2}, "local_policy"),
-        ("high threshold", {"threshold": 5}, "local_policy"),
-        ("steps", {"training": _training(steps=21)}, "local_policy"),
+        ("federation", {"federation": "other"}, LOCAL, "federation-differs"),
+        (
+            "software",
+            {"software_digest": OTHER},
+            "software_unapproved",
+            "software-differs",
+        ),
+        ("base", {"model_digest": OTHER}, "base_mismatch", "base-differs"),
+        ("layout", {"layout_digest": OTHER}, "base_mismatch", "layout-differs"),
+        ("length", {"length": 999}, "base_mismatch", "layout-differs"),
+        ("floor", {"min_cohort": 2}, LOCAL, "cohort-too-small"),
+        (
+            "cohort",
+            {"participants": MANIFEST.participants[1:3]},
+            LOCAL,
+            "cohort-too-small",
+        ),
+        (
+            "stranger",
+            {"participants": MANIFEST.participants[:2]},
+            LOCAL,
+            "node-not-in-cohort",
+        ),
+        ("colluding", {"max_colluding": 0}, LOCAL, "max-colluding-too-small"),
+        ("low threshold", {"threshold": 2}, LOCAL, "threshold-out-of-range"),
+        ("high threshold", {"threshold": 5}, LOCAL, "threshold-out-of-range"),
+        ("steps", {"training": _training(steps=21)}, LOCAL, "steps-above-limit"),
         (
             "parameterization",
             {"training": _training(parameterization="low_rank", rank=1)},
-            "local_policy",
+            LOCAL,
+            "parameterization-not-allowed",
         ),
-        ("no noise", {"privacy": NoNoise(noise="none")}, "local_policy"),
-        ("delta", {"privacy": _privacy(target_delta="0.0001")}, "local_policy"),
+        ("no noise", {"privacy": NoNoise(noise="none")}, LOCAL, "noise-not-allowed"),
+        (
+            "delta",
+            {"privacy": _privacy(target_delta="0.0001")},
+            LOCAL,
+            "delta-too-large",
+        ),
     ],
 )
 def test_each_rule_refuses_with_its_own_code(
-    name: str, manifest: dict[str, Any], reason: str
+    name: str, manifest: dict[str, Any], reason: str, code: str
 ) -> None:
-    assert _refused(renamed(MANIFEST, **manifest)) == reason, name
+    assert _refused(renamed(MANIFEST, **manifest)) == (reason, code), name
 
 
 def test_a_node_joins_no_round_that_does_not_name_it() -> None:
-    assert _refused(facts=dataclasses.replace(FACTS, name="xx")) == "local_policy"
+    found = _refused(facts=dataclasses.replace(FACTS, name="xx"))
+    assert found == (LOCAL, "node-not-in-cohort")
 
 
 @pytest.mark.parametrize("bases", [(OTHER,), ()], ids=["another", "none"])
@@ -111,13 +135,14 @@ def test_every_round_is_of_a_run_from_a_base_that_the_policy_names(
     policy = POLICY.model_copy(update={"bases": bases})
     later = renamed(MANIFEST, round_number=2, model_digest=OTHER)
     moved = dataclasses.replace(FACTS, base_digest=OTHER)
-    assert _refused(policy=policy) == "local_policy"
-    assert _refused(later, policy=policy, facts=moved) == "local_policy"
+    wanted = (LOCAL, "base-not-allowed")
+    assert _refused(policy=policy) == wanted
+    assert _refused(later, policy=policy, facts=moved) == wanted
 
 
 def test_a_later_round_starts_from_what_the_node_computed_itself() -> None:
     later = renamed(MANIFEST, round_number=2, model_digest=OTHER)
-    assert _refused(later) == "base_mismatch"
+    assert _refused(later) == ("base_mismatch", "base-differs")
     moved = dataclasses.replace(FACTS, base_digest=OTHER)
     check_offer(later, policy=POLICY, facts=moved)
 
@@ -126,24 +151,25 @@ def test_a_run_begins_with_its_first_round_in_the_log(tmp_path: Path) -> None:
     world = World().found()
     world.run_round(1)
     world.run_round(2)
-    view = LogMirror.open(
+    mirror = LogMirror.open(
         tmp_path / "view.db", trust=world.trust, genesis=world.genesis
     )
-    view.extend(0, world.entries, world.note())
+    mirror.extend(0, world.entries, world.note())
     run = world.manifest(2).run_id
-    assert first_round(view, run).round_number == 1
-    with refused(Refused, "not-in-log", match="not_in_log"):
-        first_round(view, "another")
-    view.close()
+    assert first_round(mirror, run).round_number == 1
+    with refused(Refused, "run-not-in-log", match="^not_in_log: .*'another'"):
+        first_round(mirror, "another")
+    mirror.close()
 
 
 def test_a_stricter_institution_refuses_what_the_federation_allows() -> None:
-    for change in (
-        {"min_cohort": 4},
-        {"max_colluding": 2},
-        {"max_steps": 19},
-        {"target_delta": "0.000001"},
-        {"noise": ("none",)},
-        {"parameterizations": ("low_rank",)},
-    ):
-        assert _refused(policy=POLICY.model_copy(update=change)) == "local_policy"
+    changes: dict[str, dict[str, Any]] = {
+        "cohort-too-small": {"min_cohort": 4},
+        "max-colluding-too-small": {"max_colluding": 2},
+        "steps-above-limit": {"max_steps": 19},
+        "delta-too-large": {"target_delta": "0.000001"},
+        "noise-not-allowed": {"noise": ("none",)},
+        "parameterization-not-allowed": {"parameterizations": ("low_rank",)},
+    }
+    for code, change in changes.items():
+        assert _refused(policy=POLICY.model_copy(update=change)) == (LOCAL, code)

@@ -57,19 +57,19 @@ def test_what_fits_is_tried_once_for_each_plan(
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "code"),
     [
-        ({"targets": ("no",)}, Reason.PLAN_UNSUPPORTED),
-        ({"batch_size": 65}, Reason.PLAN_UNSUPPORTED),
-        ({"options": {"sequence_length": 2000}}, Reason.PLAN_UNSUPPORTED),
+        ({"targets": ("no",)}, "target-module-unknown"),
+        ({"batch_size": 65}, "setting-out-of-range"),
+        ({"options": {"sequence_length": 2000}}, "sequence-too-long"),
     ],
 )
-def test_a_plan_that_does_not_fit_has_its_own_reason(
-    model: LanguageWorkload, changes: dict[str, Any], reason: Reason
+def test_a_plan_that_does_not_fit_is_refused_by_the_code_of_its_rule(
+    model: LanguageWorkload, changes: dict[str, Any], code: str
 ) -> None:
     fault = asked(model, **changes)
     assert fault is not None
-    assert fault.reason is reason
+    assert (fault.reason, fault.code) == (Reason.PLAN_UNSUPPORTED, code)
 
 
 def test_gradients_that_fail_are_refused_in_words_and_not_as_a_crash(
@@ -82,6 +82,7 @@ def test_gradients_that_fail_are_refused_in_words_and_not_as_a_crash(
     fault = asked(model)
     assert fault is not None
     assert fault.reason is Reason.MODEL_UNSUPPORTED
+    assert fault.code == "gradients-not-computable"
     assert fault.detail == (
         "gradients of single examples fail: IndexError: index 5 is out of range of 4"
     )
@@ -94,7 +95,7 @@ def test_another_bases_broken_values_are_no_fault_of_the_model(
     name = next(iter(good))
     model.load({**good, name: good[name] * float("nan")})
     found = Trainable(workload=model, records=64, limits=BatchLimits())
-    with refused(Refused, "model-unsupported", match="model_unsupported"):
+    with refused(Refused, "probe-not-finite", match="^model_unsupported: "):
         found.check(PLAN, plans.privacy_plan(), load=lambda: None)
     found.check(PLAN, plans.privacy_plan(), load=lambda: model.load(good))
 
@@ -114,4 +115,4 @@ def test_a_gradient_that_memory_cannot_hold_is_refused(
     monkeypatch.setattr(module, "memory_bytes", lambda: 1000)
     fault = asked(model)
     assert fault is not None
-    assert fault.reason is Reason.MACHINE_UNFIT
+    assert (fault.reason, fault.code) == (Reason.MACHINE_UNFIT, "memory-too-small")

@@ -23,7 +23,7 @@ from tapestry.workloads.language.architectures import (
 )
 from tapestry.workloads.language.tokens import TokenExample
 from tapestry_node.training import per_example_gradients
-from tapestry_node.training.microbatches import BatchLimits, alike, pack
+from tapestry_node.training.microbatches import BatchLimits
 from tapestry_node.training.per_example_gradients import Problem, attached
 from tests.support import tiny_models
 from tests.support.refusals import refused
@@ -471,39 +471,3 @@ def test_a_trainable_parameter_that_is_not_named_is_a_bug() -> None:
             attached(fewer, BatchLimits(), private=True),
         ):
             pass
-
-
-@given(
-    st.lists(
-        st.lists(st.integers(2, 12), min_size=1, max_size=6), min_size=1, max_size=20
-    ),
-    st.integers(1, 8),
-    st.integers(4, 40),
-)
-def test_packing_keeps_every_unit_whole_and_within_limits(
-    lengths: list[list[int]], rows: int, tokens: int
-) -> None:
-    units = [TokenExample(rows=tuple((1,) * n for n in row)) for row in lengths]
-    limits = BatchLimits(rows=rows, elements=tokens)
-    groups = list(pack(units, limits))
-    assert sorted(map(id, units)) == sorted(id(u) for g in groups for u in g)
-    for group in groups:
-        assert len(group) == 1 or limits.hold(group)
-
-
-@given(
-    st.lists(st.integers(1, 300), min_size=1, max_size=40),
-    st.integers(1, 16),
-    st.integers(4, 2048),
-)
-def test_batches_take_every_sequence_once_and_little_padding(
-    lengths: list[int], rows: int, tokens: int
-) -> None:
-    limits = BatchLimits(rows=rows, elements=tokens)
-    batches = list(alike([(1,) * n for n in lengths], limits))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        width = max(lengths[i] for i in batch)
-        assert len(batch) <= limits.rows_of(width)
-        for place, i in enumerate(batch):  # 256 tokens are enough to keep busy
-            assert lengths[i] >= 0.75 * width or place * width < 256

@@ -173,7 +173,7 @@ def test_what_could_not_be_published_is_not_paid_for(
     assert federation.said(AdapterPublished) == []
     rows = federation.nodes["fr"].ledger.rows()
     assert [row.charge.purpose for row in rows] == ["round"]
-    found = federation.nodes["fr"].objections()
+    found = [each.detail for each in federation.nodes["fr"].objections()]
     (line,) = [line for line in found if line.startswith("the adapter: ")]
     assert said in line
     federation.close()
@@ -223,7 +223,7 @@ def test_a_prompt_that_the_base_cannot_answer_is_named(
     node = federation.nodes["fr"]
     long = dialogue("canary " * 40, "b")
     (node.directory / FILE).write_text(lines(dialogue("a?", "b"), {"text": "c"}, long))
-    (line,) = node.objections()
+    (line,) = [each.detail for each in node.objections()]
     assert "line 3: the base cannot answer its prompt: IndexError; shorten it" in line
     assert CANARY not in line
     federation.close()

@@ -1,0 +1,296 @@
+"""The base moves by published sums alone, and a false release gets no cosignature."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tapestry.errors import VerificationError
+from tapestry.model.replica import Replica
+from tapestry.protocol.secagg_messages import Result
+from tapestry.secagg.server import Unmasked
+from tapestry.vectors import Layout
+from tapestry_governance.events.round_events import RoundClosed
+from tapestry_governance.log.mirror import LogMirror
+from tapestry_node.node_state import NodeState
+from tapestry_node.refusal import Refused
+from tapestry_node.round.result import EndedRound, ResultApplier
+from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
+from tests.support.log_world import World, changed
+from tests.support.refusals import refused
+from tests.support.secagg_cohort import Federation
+
+LAYOUT = Layout(tensors=(("w", (5, 10)),))
+RUN = "run-1"
+
+
+def given() -> Replica:
+    return Replica.start({"w": np.zeros((5, 10), dtype=np.float32)})
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A round of four nodes that starts from the given base, and its end in a log."""
+
+    federation: Federation
+    total: Unmasked
+    result: Result
+    after: Replica
+
+    def ended(self, **changes: object) -> EndedRound:
+        manifest = self.federation.manifest
+        names = tuple(self.federation.names())
+        closed = RoundClosed(
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=1,
+            outcome="applied",
+            reason=None,
+            included=names,
+            dropped=(),
+            commitments=(4, 5, 6, 7),
+            aggregate_digest=self.result.sum_root,
+            base_before=manifest.model_digest,
+            base_after=self.after.digest,
+            outer_digest=manifest.model_digest,
+            metrics={},
+        )
+        body = changed(closed, **changes)
+        assert isinstance(body, RoundClosed)
+        return EndedRound(manifest=manifest, closed=body, index=9)
+
+
+@pytest.fixture(scope="module")
+def finished() -> Finished:
+    start = given()
+    federation = Federation.of(
+        4,
+        length=LAYOUT.length,
+        model_digest=start.digest,
+        layout_digest=LAYOUT.digest,
+    )
+    total = federation.run()
+    after = start.after(
+        federation.expected(federation.names()),
+        survivors=4,
+        manifest=federation.manifest,
+        layout=LAYOUT,
+    )
+    return Finished(federation, total, federation.result(total), after)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[NodeState]:
+    state = NodeState(tmp_path / "state.db")
+    yield state
+    state.close()
+
+
+Applier = Callable[..., ResultApplier]
+
+
+@pytest.fixture
+def applier(tmp_path: Path, store: NodeState) -> Iterator[Applier]:
+    """Build a node's base over a log, by default an empty one."""
+    opened: list[LogMirror] = []
+
+    def make(
+        world: World | None = None, *, replica: Replica | None = None, wanted: int = 0
+    ) -> ResultApplier:
+        known = world or World().found()
+        mirror = LogMirror.open(
+            tmp_path / f"mirror-{len(opened)}.db",
+            trust=known.trust,
+            genesis=known.genesis,
+        )
+        opened.append(mirror)
+        if world is not None:
+            mirror.extend(0, world.entries, world.note())
+        return ResultApplier(
+            replica or given(),
+            mirror=mirror,
+            store=store,
+            spots=SpotChecks(store=store, wanted=wanted, folder=tmp_path),
+            layout=lambda _: LAYOUT,
+        )
+
+    yield make
+    for mirror in opened:
+        mirror.close()
+
+
+def test_a_sum_that_holds_moves_the_base_to_the_one_in_the_log(
+    applier: Applier, store: NodeState, finished: Finished
+) -> None:
+    base = applier(wanted=1)
+    base.take(finished.ended(), finished.result, finished.total.chunks(), done=None)
+    assert base.replica.digest == finished.after.digest
+    assert base.replica.parameters["w"].any()
+    assert base.applied == 1
+    assert store.base(RUN, 1) == finished.after.digest
+    assert [ask.round_number for ask in base.asks()] == [1]  # drawn with the sum
+
+
+def test_a_round_that_the_log_did_not_apply_leaves_the_base(
+    applier: Applier, finished: Finished
+) -> None:
+    base, before = applier(), given().digest
+    ended = finished.ended(
+        outcome="rejected", reason="loss_increased", base_after=before
+    )
+    base.take(ended, finished.result, finished.total.chunks(), done=None)
+    assert (base.replica.digest, base.applied) == (before, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"aggregate_digest": "sha256:" + "0" * 64}, "sum-root-differs"),
+        ({"included": ("n0001.example",)}, "survivor-list-differs"),
+        ({"base_after": "sha256:" + "0" * 64}, "replica-differs"),
+    ],
+)
+def test_an_end_that_differs_from_the_sum_leaves_the_base(
+    applier: Applier, finished: Finished, changes: dict[str, object], code: str
+) -> None:
+    base = applier()
+    if "included" in changes:
+        changes = {**changes, "commitments": (4,)}
+    ended = finished.ended(**changes)
+    with refused(VerificationError, code):
+        base.take(ended, finished.result, finished.total.chunks(), done=None)
+    assert (base.replica.digest, base.applied) == (given().digest, 0)
+
+
+def test_a_changed_chunk_of_the_sum_leaves_base_and_draws(
+    applier: Applier, store: NodeState, finished: Finished
+) -> None:
+    base = applier(wanted=1)
+    values = finished.total.values.copy()
+    values[7] += 1
+    chunks = replace(finished.total, values=values).chunks()
+    with refused(VerificationError, "sum-root-differs"):
+        base.take(finished.ended(), finished.result, chunks, done=None)
+    assert (base.replica.digest, store.base(RUN, 1)) == (given().digest, None)
+    assert base.asks() == []
+
+
+def test_a_round_from_another_base_is_refused(
+    applier: Applier, finished: Finished
+) -> None:
+    base = applier(replica=finished.after)
+    with refused(VerificationError, "base-differs", match=finished.after.digest):
+        base.take(finished.ended(), finished.result, finished.total.chunks(), done=None)
+
+
+def test_a_member_compares_the_result_with_its_own_part_of_the_round(
+    applier: Applier, finished: Finished
+) -> None:
+    chunks = finished.total.chunks()
+    own = finished.federation.cohort[0].state
+    applier().take(finished.ended(), finished.result, chunks, done=own)
+    other = Federation.of(
+        4,
+        length=LAYOUT.length,
+        model_digest=given().digest,
+        layout_digest=LAYOUT.digest,
+        attempt=2,
+    )
+    other.run()
+    base = applier()
+    done = other.cohort[0].state
+    with refused(VerificationError, "own-entry-differs"):
+        base.take(finished.ended(), finished.result, chunks, done=done)
+    assert base.applied == 0
+
+
+def test_the_end_of_a_round_is_found_within_the_entries_that_a_note_covers(
+    applier: Applier,
+) -> None:
+    world = World().found()
+    world.run_round(1)
+    base, size = applier(world), len(world.entries)
+    ended = base.ended(1, within=size)
+    assert (ended.closed.round_number, ended.index) == (1, size - 1)
+    assert ended.manifest == world.manifest(1)
+    for number, within in ((2, size), (1, size - 1)):
+        with refused(Refused, "round-not-closed", match=f"^not_in_log: .*{number} "):
+            base.ended(number, within=within)
+
+
+def released() -> World:
+    world = World().found()
+    world.run_round(1)
+    world.add(world.release(1))
+    return world
+
+
+def test_a_release_is_cosigned_only_if_its_round_was_followed(
+    applier: Applier, store: NodeState
+) -> None:
+    world = released()
+    base = applier(world)
+    with refused(Refused, "round-not-followed", match="base-1: round 1 "):
+        base.check_releases()
+    store.keep_base("run", 1, gives=world.base(1))
+    base.check_releases()
+
+
+def test_a_release_of_another_base_than_the_rounds_is_disputed_after_a_restart_too(
+    applier: Applier, store: NodeState
+) -> None:
+    world = released()
+    store.keep_base("run", 1, gives=world.base(2))
+    base = applier(world)
+    for _ in range(2):  # it is found again each time
+        with refused(
+            VerificationError, "release-parameters-differ", match=world.base(2)
+        ):
+            base.check_releases()
+    with refused(VerificationError, "release-parameters-differ"):
+        applier(world).check_releases()
+
+
+def test_a_release_waits_for_the_chunks_that_the_node_drew(
+    applier: Applier, store: NodeState
+) -> None:
+    world = released()
+    store.keep_base("run", 1, gives=world.base(1))
+    store.keep_spots("run", 1, chunks=[3])
+    base = applier(world, wanted=1)
+    with refused(Refused, "sum-unchecked", match="base-1: chunks of round 1 "):
+        base.check_releases()
+    store.mark_verified("run", 1, chunk=3)
+    base.check_releases()
+
+
+def test_nothing_that_rests_on_a_false_sum_is_accepted(
+    applier: Applier, store: NodeState
+) -> None:
+    world = released()
+    store.keep_base("run", 1, gives=world.base(1))
+    store.keep_spots("run", 1, chunks=[3])
+    store.dispute_spot("run", 1, chunk=3)
+    base = applier(world)
+    with refused(VerificationError, "false-sum", match=f"round 1 .*{DISPUTES}/"):
+        base.check_releases()
+    with refused(VerificationError, "false-sum"):
+        base.check_sums("run", until=1)
+    base.check_sums("run", until=0)
+    base.check_sums("another", until=9)
+
+
+def test_a_release_with_a_quorum_ends_the_questions_about_its_rounds(
+    applier: Applier, finished: Finished
+) -> None:
+    """Nor does a node that did not follow the round refuse it any more."""
+    world = released()
+    base = applier(world, wanted=1)
+    manifest = world.manifest(1)
+    base._spots.draw(Taken(manifest=manifest, result=finished.result, index=1))
+    assert len(base.asks()) == 1
+    base._mirror.accept_checkpoint(world.note(), world.now)
+    assert base.asks() == []
+    base.check_releases()

@@ -1,0 +1,192 @@
+"""The address, certificate and key with which a node dials its SuperLink."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tapestry.errors import ConfigError
+from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
+from tapestry_node.superlink_credentials import (
+    check_address,
+    load_auth_key,
+    read_certificates,
+)
+from tests.support.node_folders import change, fifo, run
+from tests.support.refusals import refused
+
+MOST = 1 << 20  # bytes of a file
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    make_node_key(tmp_path / "key")
+    return tmp_path / "key"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    return make_server_certificate(tmp_path / "tls", ("localhost",)).authority
+
+
+@pytest.mark.parametrize(
+    "address", ["a.example:9092", "127.0.0.1:1", "[::1]:65535", "localhost:65535"]
+)
+def test_a_host_and_a_port_are_an_address(address: str) -> None:
+    check_address(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["no port here !!", "a.example:65536", "https://a:9092", "a:0", ":1", "a:", "a:9x"],
+)
+def test_an_address_without_host_or_port_is_refused(address: str) -> None:
+    with refused(ConfigError, "address-invalid", match=f"'{address}' is not HOST:PORT"):
+        check_address(address)
+
+
+def test_a_key_that_tapestry_made_is_read(key: Path) -> None:
+    text = (
+        load_auth_key(key)
+        .public_key()
+        .public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+    )
+    assert key.with_name("key.pub").read_bytes() == text + b"\n"
+
+
+def test_a_certificate_that_tapestry_made_is_read(certificate: Path) -> None:
+    assert read_certificates(certificate) == certificate.read_bytes()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+def test_a_key_open_to_others_is_refused(key: Path, mode: int) -> None:
+    key.chmod(mode)
+    with refused(ConfigError, "key-file-not-private", match=f"{key} .*chmod 600"):
+        load_auth_key(key)
+
+
+def test_a_key_of_another_algorithm_is_refused(key: Path) -> None:
+    data = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    key.write_bytes(data)
+    with refused(ConfigError, "key-file-invalid", match=f"{key} is not an elliptic"):
+        load_auth_key(key)
+
+
+def test_a_file_that_is_no_key_is_refused_without_its_content(key: Path) -> None:
+    key.write_bytes(b"canary")
+    with refused(ConfigError, "key-file-invalid", match=f"{key} .*OpenSSH") as caught:
+        load_auth_key(key)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"canary", b"", b"\xff\xfe"])
+def test_a_file_without_a_certificate_is_refused_without_its_content(
+    certificate: Path, data: bytes
+) -> None:
+    certificate.write_bytes(data)
+    with refused(ConfigError, "certificate-missing", match=str(certificate)) as caught:
+        read_certificates(certificate)
+    assert "canary" not in str(caught.value)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (Path.unlink, "file-unreadable"),
+        (fifo, "file-not-plain"),
+        (folder, "file-not-plain"),
+        (device, "file-not-plain"),
+        (lambda path: os.truncate(path, MOST + 1), "file-too-large"),
+    ],
+    ids=["missing", "FIFO", "folder", "device", "too large"],
+)
+@pytest.mark.parametrize("read", [read_certificates, load_auth_key])
+def test_a_file_that_cannot_be_read_whole_is_refused_at_once(
+    key: Path,
+    certificate: Path,
+    read: Callable[[Path], object],
+    spoil: Callable[[Path], object],
+    code: str,
+) -> None:
+    path = key if read is load_auth_key else certificate
+    spoil(path)
+    with refused(ConfigError, code, match=str(path)):
+        read(path)
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "no certificate": (
+        lambda folder: (folder / "authority.pem").write_text("canary"),
+        "root_certificates",
+        "certificate-missing",
+    ),
+    "no key": (
+        lambda folder: (folder / "keys" / "transport").write_text("canary"),
+        "auth_key",
+        "key-file-invalid",
+    ),
+    "an open key": (
+        lambda folder: (folder / "keys" / "transport").chmod(0o644),
+        "auth_key",
+        "key-file-not-private",
+    ),
+    "a FIFO for a key": (
+        lambda folder: fifo(folder / "keys" / "transport"),
+        "auth_key",
+        "file-not-plain",
+    ),
+    "a folder for a certificate": (
+        lambda folder: change(folder, {"transport": {"root_certificates": "data"}}),
+        "root_certificates",
+        "file-not-plain",
+    ),
+    "a device for a certificate": (
+        lambda folder: change(
+            folder, {"transport": {"root_certificates": "/dev/zero"}}
+        ),
+        "root_certificates",
+        "file-not-plain",
+    ),
+    "a URL": (
+        lambda folder: change(folder, {"transport": {"superlink": "https://a:9092"}}),
+        "superlink",
+        "address-invalid",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_check_refuses_the_credentials_that_run_refuses(idle: Path, name: str) -> None:
+    spoil, setting, code = WRONG[name]
+    spoil(idle)
+    done = run("check", idle)
+    assert done.exit_code == 2
+    (line,) = [each for each in done.stdout.splitlines() if each.startswith("refused")]
+    assert line.startswith(f"refused   transport.{setting}: ")
+    assert line.endswith(f" [{code}]")
+    assert done.stdout.endswith("\nnot ready\n")
+    again = run("run", idle)
+    assert again.exit_code == 64
+    assert again.stderr.endswith(f" [{code}]\n")
+    rule = line.partition(": ")[2]
+    assert rule in again.stderr
+    assert "canary" not in done.stdout + again.stderr
