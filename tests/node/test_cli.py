@@ -18,9 +18,10 @@ from tapestry_node.node_state import NodeState
 from tapestry_node.settings import NodeSettings
 from tests.node.budget.test_ledger import charge, shared
 from tests.support.commands import Result
-from tests.support.federation import NAMES, RECORDS, Base, Federation, run_settings
+from tests.support.federation import NAMES, RECORDS, Base, Federation
 from tests.support.node_folders import NAME, balance_of, change, fifo, run
 from tests.support.refusals import refused
+from tests.support.settings_files import run_settings
 
 SHARED: dict[str, Any] = {"policy": {"noise": ["local", "shared"]}}
 WITHOUT_TORCH = """

@@ -10,8 +10,9 @@ from tapestry.encoding import decode_decimal
 from tapestry.privacy import accounting
 from tapestry_node.inspection import Inspection
 from tapestry_node.settings import NodeSettings
-from tests.support.federation import NO_ADAPTER_NOISE, RECORDS, Base, run_settings
+from tests.support.federation import RECORDS, Base
 from tests.support.node_folders import TRANSPORT, balance_of, change, opened, run
+from tests.support.settings_files import NO_ADAPTER_NOISE, run_settings
 
 
 def inspect(folder: Path, base: Base) -> Inspection:

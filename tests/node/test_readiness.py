@@ -13,7 +13,7 @@ from tapestry_node.readiness import check_keys
 from tapestry_node.refusal import Objection
 from tapestry_node.settings import NodeSettings
 from tests.scenarios.test_shared_noise import SHARED
-from tests.support.federation import NO_ADAPTER_NOISE, Base
+from tests.support.federation import Base
 from tests.support.federation_fixtures import Found
 from tests.support.log_world import World
 from tests.support.node_folders import (
@@ -27,6 +27,7 @@ from tests.support.node_folders import (
     run,
 )
 from tests.support.refusals import refused
+from tests.support.settings_files import NO_ADAPTER_NOISE
 
 
 @pytest.mark.parametrize(

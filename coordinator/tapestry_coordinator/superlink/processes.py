@@ -50,7 +50,7 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Return whether the process runs."""
         return self._process.poll() is None
 
     def tend(self) -> bool:

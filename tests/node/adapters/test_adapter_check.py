@@ -23,9 +23,10 @@ from tapestry_node.adapters.adapter_check import (
 from tapestry_node.refusal import Refused
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
-from tests.support.federation import NO_ADAPTER_NOISE, Base, common_policy
+from tests.support.federation import Base
 from tests.support.node_folders import NAME, change, fifo
 from tests.support.refusals import refused
+from tests.support.settings_files import NO_ADAPTER_NOISE, common_policy
 
 Check = Callable[..., list[Any]]
 

@@ -15,11 +15,11 @@ from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import Participant, RoundManifest
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
-from tests.support.federation import merged, node_settings
 from tests.support.linear_regression import LinearRegression
 from tests.support.plans import privacy_plan, round_manifest, training_plan
 from tests.support.refusals import refused
 from tests.support.secagg_cohort import members
+from tests.support.settings_files import merged, node_settings
 
 DIGEST = "sha256:" + "0" * 64
 ROWS = ["1,0,0,2,0", "0,1,0,0,3", "0,0,1,1,1", "1,1,1,3,4"]
