@@ -3,8 +3,8 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tapestry_node.budget.ledger import Balance, Ledger
     from tapestry_node.inspection import Inspection, Price
     from tapestry_node.node_state import NodeState
-    from tapestry_node.refusal import Objection
     from tapestry_node.settings import NodeSettings, Transport
 
 node_folder = click.argument(
@@ -116,17 +115,16 @@ def check(folder: Path, as_json: bool) -> ExitStatus:
     node = Node(folder, workload=open_workload(settings.workload, settings.base))
     seen, balance, refused = node.inspect(), node.ledger.balance(), node.objections()
     node.close()
-    refused += [
-        each
-        for each in seen.refused
-        if not any(each.detail in o.detail for o in refused)
-    ]
+    for each in seen.refused:
+        if not any(each.detail in known.detail for known in refused):
+            refused.append(each)
+    seen = replace(seen, refused=tuple(refused))
     if as_json:
-        console.say_json(_check_as_json(settings, seen, balance, refused=refused))
+        console.say_json(_check_as_json(settings, seen, balance))
     else:
-        for line in _check_as_lines(settings, seen, balance, refused=refused):
+        for line in _check_as_lines(settings, seen, balance):
             console.say(line)
-    if refused:
+    if seen.refused:
         return ExitStatus.RULE_BROKEN
     return ExitStatus.INCOMPLETE if seen.missing else ExitStatus.HOLDS
 
@@ -191,14 +189,10 @@ def egress(folder: Path, as_json: bool) -> None:
 
 
 def _check_as_json(
-    settings: "NodeSettings",
-    seen: "Inspection",
-    balance: "Balance",
-    *,
-    refused: Sequence["Objection"],
+    settings: "NodeSettings", seen: "Inspection", balance: "Balance"
 ) -> dict[str, Any]:
     return {
-        "ready": not refused and not seen.missing,
+        "ready": not seen.refused and not seen.missing,
         "name": settings.name,
         "federation": settings.federation,
         "base": settings.base,
@@ -213,16 +207,12 @@ def _check_as_json(
         "keys": seen.keys,
         "superlink": seen.superlink,
         "missing": [asdict(each) for each in seen.missing],
-        "refused": [asdict(each) for each in refused],
+        "refused": [asdict(each) for each in seen.refused],
     }
 
 
 def _check_as_lines(
-    settings: "NodeSettings",
-    seen: "Inspection",
-    balance: "Balance",
-    *,
-    refused: Sequence["Objection"],
+    settings: "NodeSettings", seen: "Inspection", balance: "Balance"
 ) -> Iterator[str]:
     yield f"node      {settings.name} of federation {settings.federation}"
     yield f"base      {settings.base}"
@@ -234,11 +224,11 @@ def _check_as_lines(
     modes = ", ".join(f"{name} {mode}" for name, mode in seen.keys.items())
     yield f"keys      {modes}"
     yield f"transport {seen.superlink or 'none'}"
-    for line in refused:
+    for line in seen.refused:
         yield f"refused   {line}"
     for line in seen.missing:
         yield f"missing   {line}"
-    yield "not ready" if refused or seen.missing else "ready"
+    yield "not ready" if seen.refused or seen.missing else "ready"
 
 
 def _records(seen: "Inspection") -> Iterator[str]:

@@ -171,10 +171,6 @@ class _Site:
     id_file: Path
     stop: threading.Event
 
-    @property
-    def public_key(self) -> bytes:
-        return bytes(public_key_to_bytes(self.key.public_key()))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Link:
@@ -333,11 +329,11 @@ def _activate(client: FleetHttpClient, site: _Site) -> int:
     with contextlib.suppress(OSError, VerificationError, *_TRANSPORT_ERRORS):
         known = int(read_plain(site.id_file, limit=_ID_BYTES))
         client.DeactivateNode(DeactivateNodeRequest(node_id=known))
-    node_id = client.ActivateNode(
-        ActivateNodeRequest(
-            public_key=site.public_key, heartbeat_interval=HEARTBEAT_SECONDS
-        )
-    ).node_id
+    public_key = bytes(public_key_to_bytes(site.key.public_key()))
+    request = ActivateNodeRequest(
+        public_key=public_key, heartbeat_interval=HEARTBEAT_SECONDS
+    )
+    node_id = client.ActivateNode(request).node_id
     with contextlib.suppress(ResourceError):
         durable_files.replace_file(site.id_file, str(node_id).encode())
     return int(node_id)

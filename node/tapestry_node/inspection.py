@@ -10,25 +10,24 @@ Guarantees:
 """
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.privacy import accounting
-from tapestry.protocol.round_manifest import Options, RoundManifest
+from tapestry.protocol.round_manifest import Options
 from tapestry.workloads.base import Summary
 from tapestry.workloads.data_manifest import DataManifest
-from tapestry_node.budget.ledger import Ledger
+from tapestry_node.readiness import Standing
 from tapestry_node.refusal import Objection
-from tapestry_node.settings import NodeSettings, Transport
+from tapestry_node.settings import Transport
 from tapestry_node.superlink_credentials import (
     check_address,
     load_auth_key,
     read_certificates,
 )
-from tapestry_node.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,107 +62,85 @@ class Inspection:
     missing: tuple[Objection, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspector:
-    """The parts of a node that an inspection reads."""
+def inspect(standing: Standing) -> Inspection:
+    """Inspect the folder of a node."""
+    trainer, transport = standing.trainer, standing.settings.transport
+    missing, refused = _dialling(standing.folder, transport)
+    public, prices = {".pub", ".node-id"}, list[Price]()
+    for price in (_round, _adapter):
+        try:
+            prices.extend(price(standing))
+        except (ConfigError, ProtocolError) as error:
+            refused.append(Objection.of(error))
+    return Inspection(
+        data=trainer.manifest,
+        records=trainer.count,
+        summary=trainer.summary,
+        coverage=tuple(filter(None, map(trainer.coverage, _options(standing)))),
+        prices=tuple(prices),
+        keys={
+            path.name: f"{stat.S_IMODE(path.lstat().st_mode):04o}"
+            for path in sorted((standing.folder / "keys").iterdir())
+            if path.suffix not in public
+        },
+        superlink=transport.superlink if transport else None,
+        refused=tuple(refused),
+        missing=tuple(missing),
+    )
 
-    directory: Path
-    settings: NodeSettings
-    trainer: Trainer
-    ledger: Ledger
-    last: RoundManifest | None  # the log's last round
 
-    def inspect(self) -> Inspection:
-        """Look at everything."""
-        prices: list[Price] = []
-        transport = self.settings.transport
-        missing, refused = _dialling(self.directory, transport)
-        for ask in (self._round, self._adapter):
-            try:
-                if (price := ask()) is not None:
-                    prices.append(price)
-            except (ConfigError, ProtocolError) as error:
-                refused.append(Objection.of(error))
-        return Inspection(
-            data=self.trainer.manifest,
-            records=self.trainer.count,
-            summary=self.trainer.summary,
-            coverage=tuple(filter(None, map(self.trainer.coverage, self._options()))),
-            prices=tuple(prices),
-            keys=_modes(self.directory / "keys"),
-            superlink=transport.superlink if transport else None,
-            refused=tuple(refused),
-            missing=tuple(missing),
-        )
+def _options(standing: Standing) -> list[Options]:
+    """List the options that are known: the adapter's and the last round's.
 
-    def _options(self) -> list[Options]:
-        """List the options that are known: the adapter's and the last round's.
+    Edge cases:
+        Those of a round that this workload does not take are left out; the
+        objections name them.
+    """
+    known = [standing.settings.adapter.options]
+    last, workload = standing.last, standing.trainer.workload
+    if last is not None and last.training.workload == workload.name:
+        known.append(last.training.options)
+    return [each for at, each in enumerate(known) if each not in known[:at]]
 
-        Edge cases:
-            Those of a round that this workload does not take are left out; the
-            objections name them.
-        """
-        known = [self.settings.adapter.options]
-        workload = self.trainer.workload
-        if self.last is not None and self.last.training.workload == workload.name:
-            known.append(self.last.training.options)
-        return [each for at, each in enumerate(known) if each not in known[:at]]
 
-    def _round(self) -> Price | None:
-        """Price a round like the log's last one; None where nothing is promised.
+def _round(standing: Standing) -> Iterator[Price]:
+    """Price a round like the log's last one, if something is promised."""
+    if standing.last and (charge := standing.trainer.charge(standing.last)):
+        title = f"a round like {charge.title}, the log's last"
+        yield _price(standing, title, charge.steps)
 
-        Raises:
-            ConfigError: These records are too few for such a round.
-        """
-        charge = self.trainer.charge(self.last) if self.last else None
-        if charge is None:
-            return None
-        return self._price(f"a round like {charge.title}, the log's last", charge.steps)
 
-    def _adapter(self) -> Price | None:
-        """Price the adapter of ``[adapter]``; None if it is not to be published.
-
-        Raises:
-            ConfigError: These records are too few for the adapter.
-        """
-        plan = self.settings.adapter
-        if not plan.publish or plan.noise == "none":
-            return None
-        rate = accounting.sampling_rate(plan.batch_size, records=self.trainer.count)
+def _adapter(standing: Standing) -> Iterator[Price]:
+    """Price the adapter of ``[adapter]``, if it is to be published with noise."""
+    plan = standing.settings.adapter
+    if plan.publish and plan.noise != "none":
+        rate = accounting.sampling_rate(plan.batch_size, records=standing.trainer.count)
         noise = accounting.calibrate(
             target_epsilon=decode_decimal(plan.epsilon),
-            target_delta=decode_decimal(self.settings.policy.target_delta),
+            target_delta=decode_decimal(standing.settings.policy.target_delta),
             sampling_rate=rate,
             steps=plan.steps,
         )
         steps = accounting.Steps(
             noise_multiplier=noise, sampling_rate=rate, steps=plan.steps
         )
-        return self._price("the adapter", steps)
-
-    def _price(self, title: str, steps: accounting.Steps) -> Price:
-        delta = decode_decimal(self.settings.policy.target_delta)
-        known = [row.charge.steps for row in self.ledger.rows()]
-        after = accounting.epsilon([*known, steps], target_delta=delta)
-        return Price(
-            title=title,
-            sampling_rate=steps.sampling_rate,
-            steps=steps.steps,
-            noise_multiplier=steps.noise_multiplier,
-            epsilon=accounting.epsilon([steps], target_delta=delta),
-            epsilon_after=after,
-            fits=after <= decode_decimal(self.settings.policy.epsilon_limit),
-        )
+        yield _price(standing, "the adapter", steps)
 
 
-def _modes(folder: Path) -> dict[str, str]:
-    """List the modes of the private keys of a folder."""
-    public = {".pub", ".node-id"}
-    return {
-        path.name: f"{stat.S_IMODE(path.lstat().st_mode):04o}"
-        for path in sorted(folder.iterdir())
-        if path.suffix not in public
-    }
+def _price(standing: Standing, title: str, steps: accounting.Steps) -> Price:
+    policy = standing.settings.policy
+    delta = decode_decimal(policy.target_delta)
+    known = [row.charge.steps for row in standing.ledger.rows()]
+    after = accounting.epsilon([*known, steps], target_delta=delta)
+    return Price(
+        title=title,
+        sampling_rate=steps.sampling_rate,
+        steps=steps.steps,
+        noise_multiplier=steps.noise_multiplier,
+        epsilon=accounting.epsilon([steps], target_delta=delta),
+        epsilon_after=after,
+        fits=after <= decode_decimal(policy.epsilon_limit),
+    )
 
 
 def _dialling(

@@ -13,7 +13,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import singledispatchmethod
 from pathlib import Path
-from typing import Any
 
 from tapestry.errors import PolicyError, ProtocolError, TapestryError
 from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
@@ -52,7 +51,7 @@ from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
 from tapestry_node.directory import open_mirror, read_keys, read_trust
-from tapestry_node.inspection import Inspection, Inspector
+from tapestry_node.inspection import Inspection, inspect
 from tapestry_node.node_state import NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
 from tapestry_node.refusal import Objection, Refused, reason_of
@@ -72,10 +71,6 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _silent(_: dict[str, Any]) -> None:
-    return
-
-
 class Node:
     """One institution's node, with its folder open."""
 
@@ -85,7 +80,7 @@ class Node:
         *,
         workload: Workload,
         replica: Replica | None = None,
-        notify: Notify = _silent,
+        notify: Notify = lambda _: None,
         clock: Clock = _now,
     ) -> None:
         """Open a node's folder.
@@ -157,29 +152,24 @@ class Node:
 
     def objections(self) -> list[Objection]:
         """List why it would refuse every offer; ask before the first."""
-        return objections(
-            Standing(
-                folder=self.directory,
-                settings=self.settings,
-                keys={name: key.verify_key for name, key in self._keys.items()},
-                trust=read_trust(self.directory),
-                state=self._state,
-                given_base=self.replica.digest,
-                ledger=self._ledger,
-                trainer=self._trainer,
-                load=self._load,
-            )
-        )
+        return objections(self._standing())
 
     def inspect(self) -> Inspection:
         """Show records, prices, keys and connection; for the operator alone."""
-        return Inspector(
-            directory=self.directory,
+        return inspect(self._standing())
+
+    def _standing(self) -> Standing:
+        return Standing(
+            folder=self.directory,
             settings=self.settings,
-            trainer=self._trainer,
+            keys={name: key.verify_key for name, key in self._keys.items()},
+            trust=read_trust(self.directory),
+            state=self._state,
+            given_base=self.replica.digest,
             ledger=self._ledger,
-            last=self._state.newest if self._state else None,
-        ).inspect()
+            trainer=self._trainer,
+            load=self._load,
+        )
 
     @property
     def _state(self) -> FederationState | None:
@@ -311,7 +301,10 @@ class Node:
         if current is None:
             said = "the log has no open round"
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
-        self._check_declared()
+        declared = self._mirror.state.data.get(self.name)
+        if declared is None or declared.records != self._trainer.count:
+            said = f"the log lacks the declaration of {self._trainer.count} records"
+            raise Refused(Reason.MAINTENANCE, said, code="data-not-declared")
         self._require_charges()
         self._leave_session()
         manifest = current.manifest
@@ -355,16 +348,6 @@ class Node:
                 published_charges(state, self.name, since=self._charged)
             )
             self._charged = state.size
-
-    def _check_declared(self) -> None:
-        declared = self._mirror.state.data.get(self.name)
-        if declared is None or declared.records != self._trainer.count:
-            raise Refused(
-                Reason.MAINTENANCE,
-                f"the log lacks this node's declaration of {self._trainer.count}"
-                " records",
-                code="data-not-declared",
-            )
 
     @_answer.register
     def _result(self, request: ApplyResultRequest, chunks: Bulk) -> Message:

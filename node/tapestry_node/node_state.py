@@ -22,7 +22,7 @@ from pathlib import Path
 from tapestry.encoding import canonical_json, digest, digest_all
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.protocol.messages import Message
-from tapestry.storage.file_lock import FileLock, lock_file
+from tapestry.storage.file_lock import lock_file
 from tapestry.storage.sqlite_database import Schema, open_database
 
 _TABLES = """
@@ -71,19 +71,21 @@ class NodeState:
     def __init__(
         self, path: Path, *, exclusive: bool = False, readonly: bool = False
     ) -> None:
-        """Open ``state.db``, or create it.
+        """Open ``state.db``, or create it unless ``readonly``.
 
-        Args:
-            path: The database.
-            exclusive: Keep other processes from serving with it; readers may read.
-            readonly: Only read; then the database must be there.
+        ``exclusive`` keeps other processes from serving with it; they may read.
 
         Raises:
             ConfigError: Another process serves with it.
             ResourceError: The database cannot be read, or not be written.
         """
         self._path = path
-        self._lock = _take_lock(path.with_suffix(".lock")) if exclusive else None
+        try:
+            self._lock = lock_file(path.with_suffix(".lock")) if exclusive else None
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process serves {path.parent}; stop it", code="folder-in-use"
+            ) from None
         try:
             self._db = open_database(path, _SCHEMA, readonly=readonly, threads=True)
         except BaseException:
@@ -233,10 +235,15 @@ class NodeState:
             "SELECT number, chain FROM egress ORDER BY number DESC LIMIT 1"
         )
         number, chain = (rows[0][0] + 1, rows[0][1]) if rows else (1, _GENESIS)
-        parts: list[bytes | memoryview] = [message.body]
-        parts += [memoryview(a).cast("B") for a in message.attachments]
+        attached = [memoryview(each).cast("B") for each in message.attachments]
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        row = (number, time, message.kind.value, message.size, digest_all(parts))
+        row = (
+            number,
+            time,
+            message.kind.value,
+            message.size,
+            digest_all([message.body, *attached]),
+        )
         self._db.query(
             "INSERT INTO egress VALUES (?, ?, ?, ?, ?, ?)", *row, _link(chain, row)
         )
@@ -269,15 +276,6 @@ class NodeState:
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
-
-
-def _take_lock(path: Path) -> FileLock:
-    try:
-        return lock_file(path)
-    except BlockingIOError:
-        raise ConfigError(
-            f"another process serves {path.parent}; stop it", code="folder-in-use"
-        ) from None
 
 
 def _link(chain: str, row: tuple[int, str, str, int, str]) -> str:

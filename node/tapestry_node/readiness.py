@@ -12,6 +12,7 @@ Edge cases:
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,8 +86,12 @@ def _training(standing: Standing) -> Iterator[Objection]:
     """Check the last round, or the least that there could be, as admission would."""
     policy, last = standing.settings.policy, standing.last
     if last is not None:
-        fault = _fault(lambda: _ask_again(standing, last))
-        if fault is not None:
+
+        def ask_again() -> None:
+            check_policy(last, policy)
+            standing.trainer.trainable.check_round(last, load=standing.load)
+
+        if (fault := _fault(ask_again)) is not None:
             place = f"a round like {last.round_number}, the log's last: "
             yield Objection.of(fault, place=place)
         return
@@ -101,11 +106,6 @@ def _training(standing: Standing) -> Iterator[Objection]:
     faults = [_trial(standing, each) for each in policy.parameterizations]
     if all(faults):
         yield from map(Objection.of, filter(None, faults))
-
-
-def _ask_again(standing: Standing, last: RoundManifest) -> None:
-    check_policy(last, standing.settings.policy)
-    standing.trainer.trainable.check_round(last, load=standing.load)
 
 
 def _trial(standing: Standing, parameterization: str) -> TapestryError | None:
@@ -240,23 +240,16 @@ def _budget(standing: Standing) -> Iterator[Objection]:
             said = f"{name} {value:.4f} is spent, {key} is {limit:g}; no round fits"
             yield Objection.of(BudgetExhausted(said, code="budget-exhausted"))
             return
-    if _rounds_left(standing) == 0:
+    last, left = standing.last, None
+    with suppress(ConfigError, ProtocolError):  # ``_training`` objects
+        if last is not None and (charge := standing.trainer.charge(last)):
+            left = standing.ledger.rounds_left(charge)
+    if left == 0:
         said = (
             f"epsilon {balance.spent:.4f} is spent, policy.epsilon_limit is"
             f" {balance.limit:g}; no further round like the log's last one fits"
         )
         yield Objection.of(BudgetExhausted(said, code="budget-exhausted"))
-
-
-def _rounds_left(standing: Standing) -> int | None:
-    """Count rounds like the log's last one that fit; None where nothing is known."""
-    if standing.last is None:
-        return None
-    try:
-        charge = standing.trainer.charge(standing.last)
-    except (ConfigError, ProtocolError):
-        return None  # another line says so
-    return standing.ledger.rounds_left(charge) if charge else None
 
 
 def _base(standing: Standing) -> Iterator[Objection]:

@@ -7,6 +7,7 @@ Guarantees:
 import os
 import re
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -64,19 +65,14 @@ def load_auth_key(path: Path) -> ec.EllipticCurvePrivateKey:
             f"key file {path} is open to others; chmod 600 it",
             code="key-file-not-private",
         )
-    try:
+    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
         key = load_ssh_private_key(data, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ConfigError(
-            f"{path} is not an OpenSSH private key; put the node's there",
-            code="key-file-invalid",
-        ) from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError(
-            f"{path} is not an elliptic-curve key; put the node's there",
-            code="key-file-invalid",
-        )
-    return key
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            return key
+    raise ConfigError(
+        f"{path} is not an elliptic-curve key in OpenSSH form; put the node's there",
+        code="key-file-invalid",
+    )
 
 
 def _read(path: Path, what: str) -> tuple[bytes, int]:

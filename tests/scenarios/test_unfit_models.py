@@ -183,7 +183,7 @@ def _let_refuse(federation: Federation, name: str) -> None:
         raise Refused(Reason.MODEL_UNSUPPORTED, "a lie", code="a-lie")
 
     trainer = federation.nodes[name]._trainer
-    vars(trainer)["_trainable"] = SimpleNamespace(check_round=check_round)
+    vars(trainer)["trainable"] = SimpleNamespace(check_round=check_round)
 
 
 @pytest.mark.slow

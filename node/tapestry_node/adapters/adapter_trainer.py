@@ -88,18 +88,19 @@ def plan(
 ) -> AdapterPlan:
     """Fix the training and find the least noise that keeps the promised epsilon.
 
-    Edge cases:
-        Settings without noise promise nothing; the caller's policy has to allow that.
+    Settings without noise promise nothing; the caller's policy has to allow that.
 
     Raises:
         ConfigError: A setting is out of range, or more is asked than the records give.
     """
+    # Public facts alone choose A, so that no record can influence it.
+    label = f"tapestry-adapter/1\n{title.name}\n{title.version}\n{title.base.digest}\n"
     chosen = TrainingPlan(
         workload=workload,
         parameterization="low_rank",
         rank=settings.rank,
         targets=settings.targets,
-        factor_seed=_seed(title),
+        factor_seed=hashlib.sha256(label.encode()).hexdigest(),
         options=settings.options,
         steps=settings.steps,
         batch_size=settings.batch_size,
@@ -211,9 +212,3 @@ def adapters_of(workload: Workload) -> AdapterFormat:
             code="adapters-not-supported",
         )
     return workload.adapters
-
-
-def _seed(title: Title) -> str:
-    """Derive A's seed from public facts, so that no record can influence it."""
-    label = f"tapestry-adapter/1\n{title.name}\n{title.version}\n{title.base.digest}\n"
-    return hashlib.sha256(label.encode()).hexdigest()

@@ -201,11 +201,19 @@ class Publisher:
         Guarantees:
             One attempt that fails, at the training or after it, is the last training
             of its run until the node is restarted. What a training gave may still be
-            published: that costs nothing.
+            published: that costs nothing. The public data that were checked before
+            anything was paid for are those that are published.
         """
         if not job.update.exists():
             self.context.check_failed(job.release.run_id)
-        public = self._check(job)
+        trainer = self.context.trainer
+        place = Place(
+            folder=self.folder,
+            settings=self.settings,
+            policy=self.context.mirror.state.policy,
+            data=trainer.manifest,
+        )
+        public = check_adapter(job.plan, place, trainer=trainer, load=self._workload)
         if job.charge is not None:
             cap = decode_decimal(self.context.mirror.state.policy.epsilon_cap)
             delta = decode_decimal(self.settings.policy.target_delta)
@@ -221,21 +229,6 @@ class Publisher:
         except Exception:
             self.context.failed.add(job.release.run_id)
             raise
-
-    def _check(self, job: AdapterJob) -> list[Record]:
-        """Check the job before anything is paid for.
-
-        Returns:
-            The public data that were read; no others are published.
-        """
-        trainer = self.context.trainer
-        place = Place(
-            folder=self.folder,
-            settings=self.settings,
-            policy=self.context.mirror.state.policy,
-            data=trainer.manifest,
-        )
-        return check_adapter(job.plan, place, trainer=trainer, load=self._workload)
 
     def _train(self, job: AdapterJob) -> None:
         trainer = self.context.trainer

@@ -156,12 +156,8 @@ class Ledger:
     ) -> Self:
         """Open the ledger of a dataset, or start one.
 
-        Args:
-            path: The SQLite database.
-            terms: The promise; a changed limit is noted, anything else refused.
-            mirror: A second copy of the last entry's digest; by default a file beside
-                the database.
-            clock: Returns the time.
+        Of the ``terms`` a changed limit is noted, anything else refused. ``mirror``
+        keeps the last entry's digest as well, by default beside the database.
 
         Raises:
             ConfigError: Dataset, delta, unit or adjacency differ from the ledger's.
@@ -174,12 +170,7 @@ class Ledger:
 
     @classmethod
     def look(cls, path: Path, *, epsilon: float, fallback_epsilon: float) -> Self:
-        """Open a ledger to read it, whatever became of its data.
-
-        Args:
-            path: The SQLite database.
-            epsilon: The limit.
-            fallback_epsilon: The limit under shared noise.
+        """Open a ledger to read it under these limits, whatever became of its data.
 
         Raises:
             ConfigError: The ledger was never started.
@@ -202,8 +193,8 @@ class Ledger:
         if held is None:
             raise ConfigError(never, code="ledger-missing")
         delta = decode_decimal(held["delta"])
-        terms = replace(terms, dataset=held["dataset"], delta=delta)
-        return cls(path, terms, mirror=mirror, readonly=True)
+        ledger._terms = replace(terms, dataset=held["dataset"], delta=delta)
+        return ledger
 
     def reserve(self, charge: Charge) -> None:
         """Set budget aside before the work starts.

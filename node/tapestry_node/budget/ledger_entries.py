@@ -166,7 +166,7 @@ class LedgerReplay:
             raise VerificationError(
                 f"{name} was changed: {error}", code="ledger-changed"
             ) from None
-        except (KeyError, TypeError, ValueError):  # they quote what stands there
+        except (KeyError, TypeError, ValueError):  # they quote the entry
             raise VerificationError(
                 f"{name} was changed: an entry is not as a ledger writes it",
                 code="ledger-changed",

@@ -19,13 +19,7 @@ from tapestry_node.budget.ledger import Charge, Ledger
 def published_charges(
     state: FederationState, name: str, *, since: int = 0
 ) -> Iterator[Charge]:
-    """Iterate over what the log says that a node spent, which its ledger must know.
-
-    Args:
-        state: The replayed log.
-        name: The node.
-        since: The index of the first entry that counts.
-    """
+    """Iterate over the charges of a node in the log, from an index on."""
     for said in state.spending_of(name, since=since):
         if (loss := said.promise) is not None:
             yield Charge(

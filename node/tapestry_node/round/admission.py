@@ -67,16 +67,6 @@ def check_offer(manifest: RoundManifest, *, policy: NodePolicy, facts: Facts) ->
     check_policy(manifest, policy)
 
 
-def check_policy(manifest: RoundManifest, policy: NodePolicy) -> None:
-    """Compare cohort and work of a round with the node's own policy.
-
-    Raises:
-        Refused: The round breaks a rule; the first one is named.
-    """
-    _check_cohort(manifest, policy)
-    _check_work(manifest, policy)
-
-
 def _require(
     holds: bool,  # noqa: FBT001 - an assertion reads best so
     detail: str,
@@ -127,6 +117,16 @@ def _check_base(manifest: RoundManifest, policy: NodePolicy, facts: Facts) -> No
         code="layout-differs",
         reason=Reason.BASE_MISMATCH,
     )
+
+
+def check_policy(manifest: RoundManifest, policy: NodePolicy) -> None:
+    """Compare cohort and work of a round with the node's own policy.
+
+    Raises:
+        Refused: The round breaks a rule; the first one is named.
+    """
+    _check_cohort(manifest, policy)
+    _check_work(manifest, policy)
 
 
 def _check_cohort(manifest: RoundManifest, policy: NodePolicy) -> None:

@@ -41,13 +41,9 @@ def prepare(
     random: Random,
     noise: NoiseSource,
 ) -> Quantized:
-    """Clip and round an update, and add this node's share of noise, if any.
+    """Clip and round an update, shape (d,), and add this node's share of noise, if any.
 
-    Args:
-        update: Trained minus shared parameters, shape (d,).
-        manifest: The round.
-        random: Source of the rounding's key; ``secrets.token_bytes`` outside tests.
-        noise: Source of the share of noise; fresh outside tests.
+    Outside tests ``random`` is ``secrets.token_bytes`` and ``noise`` is fresh.
 
     Guarantees:
         But for the noise, the L2 norm of what is encoded is at most

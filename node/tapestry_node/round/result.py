@@ -100,18 +100,14 @@ class ResultApplier:
         *,
         done: SharesRevealed | None,
     ) -> None:
-        """Take the step that a round means.
+        """Take the step of a round by its result and the chunks of its sum.
+
+        ``done`` is this node's state of the round, if it was in it to the end.
 
         Guarantees:
             The base moves only to the one that the log names, only by a sum that the
             log names, and only if the plan of the round allows that sum. What the
             round gives here is on the disk before a difference is reported.
-
-        Args:
-            ended: The round.
-            result: Its transcript.
-            chunks: Its sum.
-            done: What this node knows of the round, if it was in it to the end.
 
         Raises:
             VerificationError: Base, transcript, sum or outcome differ from the log's,
@@ -223,7 +219,7 @@ class ResultApplier:
                 )
 
     def _accepted_size(self) -> int:
-        """Count the entries that a quorum has cosigned, as far as this node knows."""
+        """Count the entries that a quorum has cosigned, by this node's knowledge."""
         accepted = self._mirror.accepted
         return accepted.checkpoint.size if accepted else 0
 

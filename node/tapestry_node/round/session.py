@@ -23,7 +23,6 @@ from tapestry.protocol.secagg_messages import (
     ConsentList,
     KeyList,
     SurvivorList,
-    Upload,
 )
 from tapestry.protocol.stages import RoundStage
 from tapestry.secagg import client
@@ -115,6 +114,8 @@ class Session:
         self.manifest = manifest
         self._context, self._replica, self._ledger = context, replica, ledger
         self._charge = context.trainer.charge(manifest)
+        # The log still knows the uploads of a node whose disk was restored.
+        logged = context.mirror.state.uploads_of(context.name).get(manifest.run_id, 0)
         terms = Requirements(
             model_digest=replica.digest,
             roster_digest=roster_digest(context.mirror.state.charter.members),
@@ -122,7 +123,7 @@ class Session:
             plan=_agreed_plan(context.mirror, manifest, layout),
             min_cohort=context.min_cohort,
             min_colluding=context.max_colluding,
-            highest_round=_highest(context, manifest.run_id),
+            highest_round=max(context.store.highest(manifest.run_id), logged),
             afford=lambda _: self._reserve(),
         )
         self._state: _State
@@ -184,7 +185,14 @@ class Session:
         self._state, upload = client.mask_input(
             ready, quantized, reservation=reservation
         )
-        committed = self._context.sign_event(self._commitment(upload), now=now)
+        commitment = ContributionCommitted(
+            run_id=self.manifest.run_id,
+            round_number=self.manifest.round_number,
+            attempt=self.manifest.attempt,
+            context=self.manifest.context.hex(),
+            masked_root=upload.head.root.removeprefix("sha256:"),
+        )
+        committed = self._context.sign_event(commitment, now=now)
         return encode_message(upload.head, [accounted, committed, *upload.chunks])
 
     @property
@@ -224,41 +232,19 @@ class Session:
     def _spend(self, now: datetime) -> bytes:
         if self._charge is not None:
             self._ledger.spend(self._charge)
-        entry = self._context.sign_event(self._account(), now=now)
-        self._context.store.post(entry)
-        return entry
-
-    def _account(self) -> DpAccounted:
-        manifest, charge = self.manifest, self._charge
-        return DpAccounted(
+        manifest = self.manifest
+        account = DpAccounted(
             run_id=manifest.run_id,
             round_number=manifest.round_number,
             attempt=manifest.attempt,
             adapter=None,
             version=None,
             steps=manifest.training.steps,
-            loss=loss_of(charge, manifest.privacy, ledger=self._ledger),
+            loss=loss_of(self._charge, manifest.privacy, ledger=self._ledger),
         )
-
-    def _commitment(self, upload: Upload) -> ContributionCommitted:
-        manifest = self.manifest
-        return ContributionCommitted(
-            run_id=manifest.run_id,
-            round_number=manifest.round_number,
-            attempt=manifest.attempt,
-            context=manifest.context.hex(),
-            masked_root=upload.head.root.removeprefix("sha256:"),
-        )
-
-
-def _highest(context: NodeContext, run_id: str) -> int:
-    """Return the last round that this node uploaded for, by its mark and the log.
-
-    A node whose disk was restored from a backup is behind the log, which still knows
-    what it committed to.
-    """
-    logged = context.mirror.state.uploads_of(context.name)
-    return max(context.store.highest(run_id), logged.get(run_id, 0))
+        entry = self._context.sign_event(account, now=now)
+        self._context.store.post(entry)
+        return entry
 
 
 def _agreed_plan(mirror: LogMirror, manifest: RoundManifest, layout: Layout) -> RunPlan:

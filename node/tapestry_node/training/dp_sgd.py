@@ -60,17 +60,13 @@ class StepProgress:
     loss: float | None  # mean over the drawn units
 
 
-def _ignore(_: StepProgress) -> None:
-    return
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """The surroundings of a training; its source of noise must be fresh."""
 
     source: NoiseSource = field(default_factory=NoiseSource.fresh)
     limits: BatchLimits = field(default_factory=BatchLimits)
-    progress: Callable[[StepProgress], None] = _ignore
+    progress: Callable[[StepProgress], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,14 +188,13 @@ def noiseless_step(
         ConfigError: The plan has more than one step or no clipping, a setting is out of
             range, or the model's per-unit gradients cannot be computed.
     """
-    recipe = _read(training, privacy, records)
+    recipe = _read(units, training, privacy, records)
     if recipe.steps != 1 or not recipe.private or training.optimizer != "sgd":
         raise ConfigError(
             "shared noise takes one private step of SGD a round, the plan has"
             f" {recipe.steps} of {training.optimizer}, noise {privacy.noise!r}",
             code="shared-noise-plan-invalid",
         )
-    _check_count(units, records)
     with workload.attach(training) as parameters:
         problem = problem_of(workload, parameters)
         with attached(problem, runtime.limits, private=True) as gradients:
@@ -236,8 +231,7 @@ def fit(
             records, or the model's per-unit gradients cannot be computed.
         ResourceError: The weights did not change: the optimizer does not reach them.
     """
-    recipe = _read(training, privacy, records)
-    _check_count(units, records)
+    recipe = _read(units, training, privacy, records)
     _check_rounding(problem, recipe)
     optimizer = _optimizer(problem, training.optimizer, recipe)
     tallies: list[Tally] = []
@@ -265,15 +259,6 @@ def _fit(tallies: Sequence[Tally]) -> Fit:
         non_finite=total.non_finite,
         losses=tuple(seen.mean_loss for seen in tallies),
     )
-
-
-def _check_count(units: Sequence[Example], records: int) -> None:
-    if len(units) > records:
-        raise ConfigError(
-            f"{len(units)} units, but only {records} declared records; each record is"
-            " at most one unit",
-            code="units-above-records",
-        )
 
 
 def _check_rounding(problem: Problem, recipe: _Recipe) -> None:
@@ -308,9 +293,17 @@ def _descend(
     return tally
 
 
-def _read(training: TrainingPlan, privacy: PrivacyPlan, records: int) -> _Recipe:
+def _read(
+    units: Sequence[Example], training: TrainingPlan, privacy: PrivacyPlan, records: int
+) -> _Recipe:
     plan_checks.check_numbers(training, privacy)
     plan_checks.check_records(training, privacy, records=records)
+    if len(units) > records:
+        raise ConfigError(
+            f"{len(units)} units, but only {records} declared records; each record is"
+            " at most one unit",
+            code="units-above-records",
+        )
     rate = accounting.sampling_rate(training.batch_size, records=records)
     clip_norm, stddev = 0.0, 0.0
     if privacy.noise != "none":

@@ -59,12 +59,8 @@ class Trainable:
     ) -> Layout:
         """Check everything about a round that is known before it starts.
 
-        Args:
-            manifest: The round.
-            load: Puts the base that is held here into the model.
-
-        Returns:
-            The layout of its update.
+        ``load`` puts the base that is held here into the model. The result is the
+        layout of the update.
 
         Raises:
             Refused: A check fails; the first one is named.

@@ -46,7 +46,7 @@ class Trainer:
         self.workload, self._settings = workload, settings
         self._limits = BatchLimits(rows=settings.speed.physical_batch)
         self._examples: dict[str, list[Example]] = {}
-        self._trainable = Trainable(
+        self.trainable = Trainable(  # the checks before anything is charged
             workload=workload, records=self.count, limits=self._limits
         )
 
@@ -109,11 +109,6 @@ class Trainer:
             languages=self.manifest.languages,
             licences=(self.manifest.licence,),
         )
-
-    @property
-    def trainable(self) -> Trainable:
-        """The checks of a training on this machine, before anything is charged."""
-        return self._trainable
 
     def layout(self, manifest: RoundManifest) -> Layout:
         """Compute the layout of the update from the model that is held here."""

@@ -1,5 +1,6 @@
 """What keeps an adapter from being published is found before it is paid for."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from tapestry_node.refusal import Refused
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 from tests.support.federation import Base
-from tests.support.node_folders import NAME, change, fifo
+from tests.support.node_folders import NAME, change
 from tests.support.refusals import refused
 from tests.support.settings_files import NO_ADAPTER_NOISE, common_policy
 
@@ -142,11 +143,7 @@ def test_the_language_of_the_data_is_the_adapters() -> None:
         ("", Path.touch, "not-a-folder"),
         (f"{NAME}-1", Path.touch, "file-not-plain"),
         (f"{NAME}-1.0.update", Path.mkdir, "file-not-plain"),
-        (
-            f"{NAME}-1.accounted",
-            lambda path: (path.touch(), fifo(path)),
-            "file-not-plain",
-        ),
+        (f"{NAME}-1.accounted", os.mkfifo, "file-not-plain"),
         (
             f"{NAME}-1",
             lambda path: path.symlink_to("/nowhere"),
@@ -178,8 +175,6 @@ def test_publications_of_others_and_ones_under_way_are_no_fault(
 def test_a_folder_that_cannot_be_written_is_refused(
     check: Check, idle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     honest = os.access  # the tests may run as root, to whom every folder is open
 
     def access(path: Path, mode: int) -> bool:
