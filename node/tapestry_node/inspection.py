@@ -17,7 +17,6 @@ from pathlib import Path
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.privacy import accounting
-from tapestry.protocol.round_manifest import Options
 from tapestry.workloads.base import Summary
 from tapestry.workloads.data_manifest import DataManifest
 from tapestry_node.readiness import Standing
@@ -67,6 +66,7 @@ def inspect(standing: Standing) -> Inspection:
     trainer, transport = standing.trainer, standing.settings.transport
     missing, refused = _dialling(standing.folder, transport)
     public, prices = {".pub", ".node-id"}, list[Price]()
+    coverage = _coverage(standing, refused)
     for price in (_round, _adapter):
         try:
             prices.extend(price(standing))
@@ -76,7 +76,7 @@ def inspect(standing: Standing) -> Inspection:
         data=trainer.manifest,
         records=trainer.count,
         summary=trainer.summary,
-        coverage=tuple(filter(None, map(trainer.coverage, _options(standing)))),
+        coverage=coverage,
         prices=tuple(prices),
         keys={
             path.name: f"{stat.S_IMODE(path.lstat().st_mode):04o}"
@@ -89,18 +89,27 @@ def inspect(standing: Standing) -> Inspection:
     )
 
 
-def _options(standing: Standing) -> list[Options]:
-    """List the options that are known: the adapter's and the last round's.
+def _coverage(standing: Standing, refused: list[Objection]) -> tuple[Summary, ...]:
+    """Tell what training reads of the records, for the adapter and the last round.
 
     Edge cases:
-        Those of a round that this workload does not take are left out; the
-        objections name them.
+        The options of a round of another workload are left out. The log does not judge
+        options, so those that this workload does not take are an objection.
     """
-    known = [standing.settings.adapter.options]
-    last, workload = standing.last, standing.trainer.workload
-    if last is not None and last.training.workload == workload.name:
-        known.append(last.training.options)
-    return [each for at, each in enumerate(known) if each not in known[:at]]
+    trainer, last = standing.trainer, standing.last
+    known = {"adapter": standing.settings.adapter.options}
+    if last is not None and last.training.workload == trainer.workload.name:
+        known["the log's last round"] = last.training.options
+    found = []
+    for place, options in known.items():
+        try:
+            covered = trainer.coverage(options)
+        except ConfigError as error:
+            refused.append(Objection.of(error.at(place)))
+        else:
+            if covered is not None and covered not in found:
+                found.append(covered)
+    return tuple(found)
 
 
 def _round(standing: Standing) -> Iterator[Price]:

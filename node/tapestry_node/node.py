@@ -108,7 +108,6 @@ class Node:
         data = directory / self.settings.data
         self._trainer = Trainer(data, workload=workload, settings=self.settings)
         self._ledger = Ledger.open(directory / "budget.db", self._trainer.terms)
-        self._charged = 0  # how much of the log the ledger was compared with
         self._require_charges()
         if self._mirror.size:
             self._store.require(self._mirror.state.uploads_of(self.name))
@@ -337,17 +336,16 @@ class Node:
         self._trainer.workload.load(self.replica.parameters)
 
     def _require_charges(self) -> None:
-        """Compare the ledger with what the log says since it was compared last.
+        """Compare the ledger with all that the log says this node spent.
+
+        Each time with all of it: the ledger's files can be put back under a running
+        node, and then only the log is left to tell.
 
         Raises:
             VerificationError: The log holds a charge that the ledger does not.
         """
         if self._mirror.size:
-            state = self._mirror.state
-            self._ledger.require(
-                published_charges(state, self.name, since=self._charged)
-            )
-            self._charged = state.size
+            self._ledger.require(published_charges(self._mirror.state, self.name))
 
     @_answer.register
     def _result(self, request: ApplyResultRequest, chunks: Bulk) -> Message:

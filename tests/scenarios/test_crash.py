@@ -316,6 +316,31 @@ def test_a_node_restored_from_a_backup_spends_nothing_twice(found: Found) -> Non
     assert federation.committed()[name, 1] == 1
 
 
+def test_a_ledger_restored_under_a_running_node_spends_nothing_twice(
+    found: Found,
+) -> None:
+    """Also where the node logged nothing since it compared log and ledger last."""
+    federation = found(coordinator={"rounds": 2})
+    folder = federation.nodes["fr"].directory
+    before = {path: path.read_bytes() for path in folder.glob("budget.db*")}
+    asked: list[str] = []
+
+    def in_round_2(name: str, message: Message) -> bool:
+        asked.extend([name] if message.kind is Kind.SHARE_KEYS else [])
+        return len(asked) == len(NAMES) + 1
+
+    federation.run_until_killed(in_round_2)
+    for path in folder.glob("budget.db*"):
+        path.unlink()
+    for path, data in before.items():
+        path.write_bytes(data)
+    federation.run()
+    assert "fr" not in federation.closed()[-1].included
+    assert federation.refusals()["fr"] == "not_in_log"
+    federation.bundle()
+    assert federation.audit().verdict is AuditVerdict.HOLDS
+
+
 def test_a_node_restored_from_a_backup_uploads_for_no_round_of_the_log_again(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:

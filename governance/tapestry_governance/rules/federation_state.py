@@ -204,10 +204,9 @@ class FederationState:
         uploads: Mapping[str, int] = self.uploads.get(node, {})
         return uploads
 
-    def spending_of(self, node: str, *, since: int = 0) -> list[AccountedSpending]:
-        """Return what a node accounted for from an index on, oldest first."""
-        spent: PersistentList[AccountedSpending] = self.spending.get(node, _NONE)
-        return spent.while_newest(lambda record: record.index >= since)
+    def spending_of(self, node: str) -> list[AccountedSpending]:
+        """Return what a node accounted for, oldest first."""
+        return list(self.spending.get(node, _NONE))
 
     def releases_since(self, size: int) -> list[ReleaseRecord]:
         """Return the releases beyond the first entries, oldest first."""

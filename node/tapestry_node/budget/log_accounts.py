@@ -16,11 +16,9 @@ from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.budget.ledger import Charge, Ledger
 
 
-def published_charges(
-    state: FederationState, name: str, *, since: int = 0
-) -> Iterator[Charge]:
-    """Iterate over the charges of a node in the log, from an index on."""
-    for said in state.spending_of(name, since=since):
+def published_charges(state: FederationState, name: str) -> Iterator[Charge]:
+    """Iterate over the charges of a node in the log, oldest first."""
+    for said in state.spending_of(name):
         if (loss := said.promise) is not None:
             yield Charge(
                 purpose="adapter" if said.round_number is None else "round",

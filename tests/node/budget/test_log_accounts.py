@@ -93,11 +93,3 @@ def test_charges_are_those_of_the_node_in_the_order_of_the_log(world: World) -> 
     assert {charge.steps.steps for charge in found} == {20}
     assert len(list(published_charges(world.folded, "id"))) == 1
     assert list(published_charges(world.folded, "nobody")) == []
-
-
-def test_charges_since_an_index_are_the_new_ones(world: World) -> None:
-    spent = world.folded.spending_of("fr")
-    since = spent[1].index
-    found = list(published_charges(world.folded, "fr", since=since))
-    assert [charge.number for charge in found] == [2, 1]
-    assert list(published_charges(world.folded, "fr", since=spent[-1].index + 1)) == []
