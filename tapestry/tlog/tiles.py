@@ -328,7 +328,7 @@ def verify(directory: Path, checkpoint: Checkpoint) -> StoredEntries:
     present = list_files(directory)
     for tile in layout(checkpoint.size):
         if tile not in present:
-            raise IncompleteError(f"{tile.path} is missing", code="file-missing")
+            raise IncompleteError(f"{tile.path} is missing", code="tile-missing")
     for tile in sorted(present):
         compare(directory, tile, tree=tree, read=_reader(entries))
     return entries

@@ -129,6 +129,7 @@ def test_a_head_of_its_own_is_refused_where_it_is_tied_even_if_it_is_equal(
         write(folder, {**values, "lm_head.weight": own})
         message = _refused(folder, "tensor-set-differs")
         assert "config.json ties 'lm_head.weight'" in message
+        assert "save it anew" in message
 
 
 def test_a_head_is_not_initialised_where_config_says_it_is_its_own(
