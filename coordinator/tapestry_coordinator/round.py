@@ -36,6 +36,7 @@ from tapestry.protocol.secagg_messages import (
     ShareMessage,
     Upload,
     UploadHead,
+    encode_all,
 )
 from tapestry.protocol.stages import RoundStage
 from tapestry.secagg.client_states import Cohort
@@ -115,7 +116,10 @@ def run(
     collecting, sealed = sharing.close()
     lead.ask(
         RoundStage.COLLECT_MASKED_INPUTS,
-        {name: encode_message(ciphertexts) for name, ciphertexts in sealed.items()},
+        {
+            name: Message(kind=Kind.COLLECT_MASKED_INPUTS, body=body)
+            for name, body in encode_all(sealed).items()
+        },
         _Replies(collecting, lead.read_upload, lead.keep_upload),
     )
     checking, survivors = collecting.close()
