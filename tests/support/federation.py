@@ -1,9 +1,45 @@
-"""A whole federation in one process, on a wire that loses what a test wants lost.
+"""The simulator: a whole federation in one process, on a wire that a test controls.
 
 ``Federation`` founds institutions in a folder, as ``tapestry demo`` does, with small
-text of their own, and runs coordinator and nodes over ``Wire``: a grid that can drop,
-hold, corrupt or replay any message, and on which a coordinator can be killed between
-any two messages. Everything else is the product: real keys, log, masks, training.
+text of their own, and runs coordinator and nodes over ``Wire``. Everything else is the
+product: keys, log, masks, ledgers, training. A fixture founds one and closes it::
+
+    def test_a_round_closes_without_a_node_that_drops_out(found: Found) -> None:
+        federation = found()  # four institutions, a run of one round
+        federation.wire.on("fi", Kind.COLLECT_MASKED_INPUTS, lost)
+        federation.run()
+        (closed,) = federation.closed()
+        assert [d.name for d in closed.dropped] == ["fi"]
+
+Settings are those of ``run_settings``, ``common_policy`` and ``node_settings``; a test
+names what differs, and None takes a key out::
+
+    found(coordinator={"rounds": 3}, policy={"epsilon_cap": "0.5"})
+    found(institutions={"fr": {"policy": {"max_steps": 1}}})
+    found(train=True)  # on the records; otherwise updates are made up, which is faster
+
+Faults are put on the wire, for the next request of a kind to a node:
+
+| fault | effect |
+|---|---|
+| ``lost`` | the request never arrives |
+| ``unanswered`` | the node does its work; the reply never arrives |
+| ``replayed``, ``doubled`` | the request arrives twice; the last, first reply counts |
+| ``corrupted("body")`` | a bit of the reply is flipped |
+| ``changed(change)`` | the request arrives changed |
+| ``answered(reply)`` | the coordinator gets another reply |
+
+Processes end and start again: ``federation.restart("fr")`` loses what the node had not
+written, ``federation.run_until_killed(when)`` ends the coordinator before a request,
+and a later ``run()`` recovers. ``federation.poison["fr"]`` changes what a node trained,
+and ``federation.now`` moves the nodes' clocks.
+
+What happened is read from the log (``said``, ``closed``, ``aborted``, ``refusals``),
+from the wire (``wire.replies``, ``uploads``) and from the nodes (``digests``), and
+``bundle`` and ``audit`` do what an auditor does.
+
+Tests of one layer use smaller worlds on the same plans (``tests.support.plans``):
+``log_world`` has keys and a log without files, ``secagg_cohort`` the masked sum alone.
 """
 
 import json
