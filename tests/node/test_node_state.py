@@ -59,7 +59,7 @@ def test_a_round_is_uploaded_for_once_ever(path: Path) -> None:
 
 
 @given(st.lists(st.integers(1, 9), max_size=12))
-def test_the_mark_only_rises(
+def test_an_upload_of_an_earlier_round_or_of_the_same_is_refused(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[int]
 ) -> None:
     store = NodeState(tmp_path_factory.mktemp("node") / "state.db")
@@ -196,8 +196,11 @@ def test_a_receipt_that_was_changed_is_noticed(path: Path, change: str) -> None:
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    for exclusive in (False, True):
-        with pytest.raises(ResourceError, match=r"^[^\n]+$"):
+    for exclusive, code in (
+        (False, "database-unavailable"),
+        (True, "lock-unavailable"),
+    ):
+        with refused(ResourceError, code, match=r"^[^\n]+$"):
             NodeState(tmp_path / "no" / "state.db", exclusive=exclusive)
 
 

@@ -178,17 +178,21 @@ def test_an_epsilon_that_promises_nothing_is_no_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "code", "message"),
     [
-        ({"batch_size": 65}, "65 is not between 1 and the 64 records"),
-        ({"learning_rate": "0"}, "learning rate 0"),
-        ({"clip_norm": "0"}, "clip norm 0"),
+        (
+            {"batch_size": 65},
+            "setting-out-of-range",
+            "65 is not between 1 and the 64 records",
+        ),
+        ({"learning_rate": "0"}, "setting-out-of-range", "learning rate 0"),
+        ({"clip_norm": "0"}, "noise-not-positive", "clip norm 0"),
     ],
 )
 def test_a_wrong_setting_is_named(
-    title: adapter_trainer.Title, settings: dict[str, object], message: str
+    title: adapter_trainer.Title, settings: dict[str, object], code: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with refused(ConfigError, code, match=message):
         adapter_trainer.plan(
             title,
             _settings(**settings),

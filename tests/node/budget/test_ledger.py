@@ -107,7 +107,7 @@ def test_shared_noise_costs_less_than_its_fallback_and_both_have_limits(
     assert ledger.shares_noise("run-1")
     balance = ledger.balance()
     assert 2 * balance.spent < balance.fallback <= 6.0
-    with pytest.raises(BudgetExhausted, match="fallback epsilon to 6"):
+    with refused(BudgetExhausted, "budget-exhausted", match="fallback epsilon to 6"):
         ledger.reserve(shared(fit + 1))
 
 
@@ -163,7 +163,7 @@ def test_nothing_is_spent_that_was_not_reserved(path: Path) -> None:
         Ledger.open(path, TERMS).spend(charge(1))
 
 
-def test_a_log_that_knows_more_than_ledger_and_mirror_is_believed(path: Path) -> None:
+def test_a_charge_in_the_log_that_the_ledger_lacks_is_refused(path: Path) -> None:
     ledger = Ledger.open(path, TERMS)
     ledger.reserve(charge(1))
     ledger.spend(charge(1))
@@ -194,17 +194,21 @@ def test_a_node_killed_after_spending_has_spent(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    ("changes", "code", "match"),
     [
-        ({"dataset": digest(b"others")}, "the data was changed: its dataset is sha256"),
-        ({"delta": 1e-6}, "delta is"),
+        (
+            {"dataset": digest(b"others")},
+            "dataset-differs",
+            "the data was changed: its dataset is sha256",
+        ),
+        ({"delta": 1e-6}, "ledger-setting-differs", "delta is"),
     ],
 )
 def test_other_terms_than_the_ledgers_are_refused(
-    path: Path, changes: dict[str, Any], match: str
+    path: Path, changes: dict[str, Any], code: str, match: str
 ) -> None:
     Ledger.open(path, TERMS)
-    with pytest.raises(ConfigError, match=match):
+    with refused(ConfigError, code, match=match):
         Ledger.open(path, replace(TERMS, **changes))
 
 
@@ -215,23 +219,23 @@ def test_a_lower_limit_holds_at_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    ("changes", "code", "match"),
     [
-        ({"epsilon": 0.0}, "epsilon 0"),
-        ({"epsilon": float("nan")}, "epsilon nan"),
-        ({"epsilon": float("inf")}, "epsilon inf"),
-        ({"delta": 0.0}, "delta 0"),
-        ({"delta": 1.0}, "delta 1"),
-        ({"delta": 0.001}, "not below 1/1000"),
-        ({"records": 0}, "0 records"),
-        ({"dataset": "sha256:no"}, "dataset is not a digest"),
-        ({"adjacency": "replace-one"}, "replace-one"),
+        ({"epsilon": 0.0}, "epsilon-out-of-range", "epsilon 0"),
+        ({"epsilon": float("nan")}, "epsilon-out-of-range", "epsilon nan"),
+        ({"epsilon": float("inf")}, "epsilon-out-of-range", "epsilon inf"),
+        ({"delta": 0.0}, "delta-out-of-range", "delta 0"),
+        ({"delta": 1.0}, "delta-out-of-range", "delta 1"),
+        ({"delta": 0.001}, "delta-too-large", "not below 1/1000"),
+        ({"records": 0}, "records-missing", "0 records"),
+        ({"dataset": "sha256:no"}, "digest-malformed", "dataset is not a digest"),
+        ({"adjacency": "replace-one"}, "unit-unsupported", "replace-one"),
     ],
 )
 def test_terms_that_promise_nothing_are_refused(
-    changes: dict[str, Any], match: str
+    changes: dict[str, Any], code: str, match: str
 ) -> None:
-    with pytest.raises(ConfigError, match=match):
+    with refused(ConfigError, code, match=match):
         replace(TERMS, **changes)
 
 

@@ -7,6 +7,7 @@ import pytest
 from tapestry.errors import ConfigError
 from tapestry_node.data.records import read
 from tests.support.linear_regression import CsvReader
+from tests.support.refusals import refused
 
 READER = CsvReader()
 MANIFEST = 'licence = "CC0-1.0"\nunit = "record"\n'
@@ -41,19 +42,34 @@ def test_the_source_is_no_part_of_the_digest_and_the_licence_is(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("manifest", "table", "said"),
+    ("manifest", "table", "code", "said"),
     [
-        (None, "1,2,3,4,5", "has no table.toml; write one with licence and unit"),
-        ('unit = "record"\n', "1,2,3,4,5", "licence: is missing"),
-        (MANIFEST + 'language = "it"\n', "1,2,3,4,5", "language: no such key"),
-        (MANIFEST, "1,2,3,4\n", "x.csv, line 1: is no row of five numbers"),
-        (MANIFEST, "", "no records in .*; add a .csv"),
+        (
+            None,
+            "1,2,3,4,5",
+            "data-manifest-missing",
+            "has no table.toml; write one with licence and unit",
+        ),
+        ('unit = "record"\n', "1,2,3,4,5", "setting-invalid", "licence: is missing"),
+        (
+            MANIFEST + 'language = "it"\n',
+            "1,2,3,4,5",
+            "setting-invalid",
+            "language: no such key",
+        ),
+        (
+            MANIFEST,
+            "1,2,3,4\n",
+            "input-fault",
+            "x.csv, line 1: is no row of five numbers",
+        ),
+        (MANIFEST, "", "records-missing", "no records in .*; add a .csv"),
     ],
 )
 def test_what_is_wrong_is_named_in_the_words_of_the_reader(
-    tmp_path: Path, manifest: str | None, table: str, said: str
+    tmp_path: Path, manifest: str | None, table: str, code: str, said: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with refused(ConfigError, code, match=said):
         read(folder(tmp_path / "a", manifest, x=table), READER)
 
 

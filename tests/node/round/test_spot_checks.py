@@ -117,7 +117,7 @@ def test_draws_cover_every_chunk(tmp_path: Path, honest: Finished) -> None:
     assert drawn == set(range(CHUNKS))
 
 
-def test_a_lie_is_found_by_whoever_drew_it_and_by_nobody_else(
+def test_a_false_chunk_is_found_by_its_draw_alone(
     tmp_path: Path, lying: Finished
 ) -> None:
     spots = checks(tmp_path, lying, wanted=CHUNKS)
@@ -133,7 +133,7 @@ def test_a_lie_is_found_by_whoever_drew_it_and_by_nobody_else(
     assert again.store.disputed(lying.federation.manifest.run_id) == [1]
 
 
-def test_the_proof_of_a_lie_convinces_whoever_has_the_log(
+def test_the_proof_of_a_false_sum_holds_for_a_reader_of_the_log(
     tmp_path: Path, lying: Finished
 ) -> None:
     spots = checks(tmp_path, lying, wanted=CHUNKS)
@@ -147,7 +147,7 @@ def test_the_proof_of_a_lie_convinces_whoever_has_the_log(
         checker.check(2, uploads=spot.uploads, total=spot.total)
 
 
-def test_a_lie_is_disputed_though_its_proof_cannot_be_written(
+def test_a_false_sum_is_disputed_though_its_proof_cannot_be_written(
     tmp_path: Path, lying: Finished, caplog: pytest.LogCaptureFixture
 ) -> None:
     spots = checks(tmp_path, lying, wanted=CHUNKS)
@@ -158,7 +158,7 @@ def test_a_lie_is_disputed_though_its_proof_cannot_be_written(
     assert "proof NOT written" in caplog.text
 
 
-def test_what_proves_nothing_accuses_nobody(
+def test_a_chunk_that_proves_nothing_disputes_nothing(
     tmp_path: Path, honest: Finished, lying: Finished
 ) -> None:
     """The true chunk does not fit the false root, so the path fails and no more."""
@@ -170,7 +170,7 @@ def test_what_proves_nothing_accuses_nobody(
     assert not (tmp_path / DISPUTES).exists()
 
 
-def test_what_a_quorum_vouched_for_is_not_asked_about_any_more(
+def test_rounds_that_a_quorum_cosigned_are_asked_about_no_more(
     tmp_path: Path, honest: Finished
 ) -> None:
     spots = checks(tmp_path, honest, wanted=2)

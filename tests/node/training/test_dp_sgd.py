@@ -239,8 +239,11 @@ def test_a_noiseless_step_for_shared_noise_is_one_clipped_release() -> None:
     assert got.values.shape == (workload.layout(plan).length,)
     assert 0 < np.linalg.norm(got.values) <= 12 * 0.01
     assert (got.fit.drawn, got.fit.clipped, got.fit.steps) == (12, 12, 1)
-    for wrong in ({"steps": 2}, {"batch_size": 13}):
-        with pytest.raises(ConfigError):
+    for wrong, code in (
+        ({"steps": 2}, "shared-noise-plan-invalid"),
+        ({"batch_size": 13}, "setting-out-of-range"),
+    ):
+        with refused(ConfigError, code):
             noiseless_step(
                 workload,
                 units,
@@ -284,27 +287,37 @@ def test_what_is_spent_is_known_before_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "privacy", "records", "match"),
+    ("plan", "privacy", "records", "code", "match"),
     [
-        ({"batch_size": 9}, {}, 8, "batch size 9"),
-        ({}, {"target_delta": "0.2"}, 8, "not below 1/8"),
-        ({}, {"target_delta": "0"}, 8, "delta 0"),
-        ({}, {"clip_norm": "0"}, 8, "clip norm 0"),
-        ({}, {"noise_multiplier": "0"}, 8, "noise multiplier 0"),
-        ({}, {"noise_multiplier": "-1"}, 8, "noise multiplier -1"),
-        ({"learning_rate": "0"}, {}, 8, "learning rate 0"),
-        ({"weight_decay": "-1"}, {}, 8, "weight decay -1"),
-        ({"batch_size": 4}, {}, 7, "only 7 declared"),
+        ({"batch_size": 9}, {}, 8, "setting-out-of-range", "batch size 9"),
+        ({}, {"target_delta": "0.2"}, 8, "delta-too-large", "not below 1/8"),
+        ({}, {"target_delta": "0"}, 8, "delta-out-of-range", "delta 0"),
+        ({}, {"clip_norm": "0"}, 8, "noise-not-positive", "clip norm 0"),
+        ({}, {"noise_multiplier": "0"}, 8, "noise-not-positive", "noise multiplier 0"),
+        (
+            {},
+            {"noise_multiplier": "-1"},
+            8,
+            "noise-not-positive",
+            "noise multiplier -1",
+        ),
+        ({"learning_rate": "0"}, {}, 8, "setting-out-of-range", "learning rate 0"),
+        ({"weight_decay": "-1"}, {}, 8, "setting-out-of-range", "weight decay -1"),
+        ({"batch_size": 4}, {}, 7, "units-above-records", "only 7 declared"),
     ],
 )
 def test_settings_out_of_range_are_refused_before_training(
-    plan: dict[str, Any], privacy: dict[str, Any], records: int, match: str
+    plan: dict[str, Any],
+    privacy: dict[str, Any],
+    records: int,
+    code: str,
+    match: str,
 ) -> None:
-    with pytest.raises(ConfigError, match=match):
+    with refused(ConfigError, code, match=match):
         run(tiny_models.units(8), plan=plan, privacy=privacy, records=records)
 
 
-def test_no_loader_can_be_handed_in() -> None:
+def test_training_takes_no_data_loader() -> None:
     """Only units go in; the sampler is inside, so that the rate is what it says."""
     assert set(Runtime.__dataclass_fields__) == {"source", "limits", "progress"}
     assert "sampler" not in dp_sgd.fit.__annotations__

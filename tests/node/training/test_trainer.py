@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tapestry.encoding import digest
 from tapestry.errors import ConfigError
@@ -162,7 +161,7 @@ def test_records_are_encoded_once_for_each_choice_of_options(tmp_path: Path) -> 
     narrow = found.examples({"bound": 1})
     assert max(max(e.rows[0]) for e in wide) == 4
     assert max(max(e.rows[0]) for e in narrow) == 1
-    with pytest.raises(ConfigError, match="bound"):
+    with refused(ConfigError, "setting-invalid", match="bound"):
         found.examples({"length": 1})
 
 
