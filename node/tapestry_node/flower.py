@@ -137,7 +137,7 @@ def serve(
         id_file=auth_key.with_name(auth_key.name + ".node-id"),
         stop=stop,
     )
-    worker = _Worker(handle, poll_seconds=poll_seconds)
+    worker = FleetWorker(handle, poll_seconds=poll_seconds)
     failures, start = 0, time.monotonic()
     while not stop.is_set():
         try:
@@ -148,7 +148,7 @@ def serve(
         except Exception as error:  # noqa: BLE001 - outlives whatever comes from outside
             steady = time.monotonic() - start > _STEADY_SECONDS
             failures = 1 if steady else failures + 1
-            wait = _backoff(failures)
+            wait = backoff(failures)
             said = "no SuperLink at %s (%s); connecting again in %.1f s"
             _LOG.warning(said, superlink, _name(error), wait)
             stop.wait(wait)
@@ -239,7 +239,7 @@ class _Link:
                 self.client.SendNodeHeartbeat(request)
 
 
-class _Worker:
+class FleetWorker:
     """Takes requests from one connection after another."""
 
     def __init__(self, handle: Handler, *, poll_seconds: float) -> None:
@@ -269,7 +269,7 @@ class _Worker:
             return None  # its run ended meanwhile
 
     def _reply(self, link: _Link, name: str, request: FlowerMessage) -> None:
-        reply = self._answer(name, request)
+        reply = self.answer(name, request)
         if reply is None:
             return
         records = {name: ConfigRecord(each) for name, each in pack(reply).items()}
@@ -280,7 +280,7 @@ class _Worker:
                 raise
             _LOG.info("the run of this %s has ended; discarding it", reply.kind)
 
-    def _answer(self, name: str, request: FlowerMessage) -> Message | None:
+    def answer(self, name: str, request: FlowerMessage) -> Message | None:
         """Have a request answered; None for what leaves no receipt, and so nothing."""
         if self._last is not None and self._last[0] == name:
             return self._last[1]
@@ -355,7 +355,8 @@ class _Version:
         return response
 
 
-def _backoff(failures: int) -> float:
+def backoff(failures: int) -> float:
+    """Draw the seconds to wait after some failures in a row; longer after more."""
     longest = min(0.2 * 2.0 ** min(failures, 16), _LONGEST_BACKOFF)
     return longest * (0.5 + secrets.randbelow(1000) / 2000)  # spread the herd
 

@@ -65,6 +65,7 @@ from tapestry_node.training.trainer import Trainer
 
 _logger = logging.getLogger(__name__)
 Clock = Callable[[], datetime]
+OpenTrainer = Callable[..., Trainer]
 
 
 def _now() -> datetime:
@@ -82,6 +83,7 @@ class Node:
         replica: Replica | None = None,
         notify: Notify = lambda _: None,
         clock: Clock = _now,
+        open_trainer: OpenTrainer = Trainer,
     ) -> None:
         """Open a node's folder.
 
@@ -91,6 +93,7 @@ class Node:
             replica: The given base's parameters, if they were read already.
             notify: Told, on this machine only, how far the work is.
             clock: Returns the time.
+            open_trainer: Reads the records; a test gives one that notes its updates.
 
         Raises:
             ConfigError: A setting, key or data file is not as it must be.
@@ -100,34 +103,34 @@ class Node:
         """
         self.settings = NodeSettings.read(directory / "node.toml")
         self.directory = directory
-        self._keys = read_keys(directory)
+        self.keys = read_keys(directory)
         self._store = NodeState(directory / "state.db", exclusive=True)
-        self._mirror = open_mirror(directory, self.settings)
-        if self._mirror.size:
-            check_keys(self._mirror.state.members, keys=self._keys, name=self.name)
+        self.mirror = open_mirror(directory, self.settings)
+        if self.mirror.size:
+            check_keys(self.mirror.state.members, keys=self.keys, name=self.name)
         data = directory / self.settings.data
-        self._trainer = Trainer(data, workload=workload, settings=self.settings)
-        self._ledger = Ledger.open(directory / "budget.db", self._trainer.terms)
+        self.trainer = open_trainer(data, workload=workload, settings=self.settings)
+        self._ledger = Ledger.open(directory / "budget.db", self.trainer.terms)
         self._require_charges()
-        if self._mirror.size:
-            self._store.require(self._mirror.state.uploads_of(self.name))
+        if self.mirror.size:
+            self._store.require(self.mirror.state.uploads_of(self.name))
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
-        self._spots = SpotChecks(
+        self.spots = SpotChecks(
             store=self._store,
             wanted=self.settings.policy.chunks_to_check,
             folder=directory,
         )
         self._base = ResultApplier(
             replica or Replica.start(workload.parameters()),
-            mirror=self._mirror,
+            mirror=self.mirror,
             store=self._store,
-            spots=self._spots,
-            layout=self._trainer.layout,
+            spots=self.spots,
+            layout=self.trainer.layout,
         )
-        self._session: Session | None = None
-        self._notify, self._clock = notify, clock
-        self._context = self._make_context()
+        self.session: Session | None = None
+        self._notify, self.clock = notify, clock
+        self.context = self._make_context()
 
     @property
     def name(self) -> str:
@@ -161,18 +164,18 @@ class Node:
         return Standing(
             folder=self.directory,
             settings=self.settings,
-            keys={name: key.verify_key for name, key in self._keys.items()},
+            keys={name: key.verify_key for name, key in self.keys.items()},
             trust=read_trust(self.directory),
             state=self._state,
             given_base=self.replica.digest,
             ledger=self._ledger,
-            trainer=self._trainer,
+            trainer=self.trainer,
             load=self._load,
         )
 
     @property
     def _state(self) -> FederationState | None:
-        return self._mirror.state if self._mirror.size else None
+        return self.mirror.state if self.mirror.size else None
 
     def handle(self, message: Message) -> Message:
         """Answer a request; whatever goes wrong is a refusal.
@@ -208,17 +211,17 @@ class Node:
 
     def close(self) -> None:
         """Close the databases."""
-        self._mirror.close()
+        self.mirror.close()
         self._store.close()
 
     def _make_context(self) -> NodeContext:
         settings = self.settings
         return NodeContext(
             name=settings.name,
-            identity=self._keys["node"],
+            identity=self.keys["node"],
             store=self._store,
-            mirror=self._mirror,
-            trainer=self._trainer,
+            mirror=self.mirror,
+            trainer=self.trainer,
             author=Author(
                 federation=settings.federation, actor=settings.name, role="node"
             ),
@@ -238,18 +241,18 @@ class Node:
     def _continue(
         self, request: KeyList | Ciphertexts | SurvivorList | ConsentList, _: Bulk
     ) -> Message:
-        if self._session is None:
+        if self.session is None:
             said = "no round is under way here; the coordinator has to offer one"
             raise Refused(Reason.UNKNOWN_ROUND, said, code="round-not-joined")
-        return self._session.answer(request, now=self._clock())
+        return self.session.answer(request, now=self.clock())
 
     @_answer.register
     def _hello(self, _: HelloRequest, __: Bulk) -> Message:
-        accepted = self._mirror.accepted
+        accepted = self.mirror.accepted
         return encode_message(
             Identity(
                 name=self.name,
-                size=self._mirror.size,
+                size=self.mirror.size,
                 applied=self._base.applied,
                 checkpoint=accepted.note.decode() if accepted else None,
                 asks=tuple(self._base.asks()),
@@ -260,9 +263,9 @@ class Node:
     def _cosign(self, request: CosignRequest, entries: Bulk) -> Message:
         """Mirror the log's new entries, check append-only and the rules, and cosign."""
         note = request.checkpoint.encode()
-        self._mirror.extend(request.start, [bytes(entry) for entry in entries], note)
+        self.mirror.extend(request.start, [bytes(entry) for entry in entries], note)
         self._base.check_releases()
-        line = self._mirror.cosign(self._keys["witness"], self._clock())
+        line = self.mirror.cosign(self.keys["witness"], self.clock())
         return encode_message(
             CosignReply(line=line.decode()), self._submitted_entries()
         )
@@ -270,12 +273,12 @@ class Node:
     def _submitted_entries(self) -> list[bytes]:
         """Entries of this node's own that the log lacks."""
         for entry in self._store.outbox():
-            if self._mirror.holds(entry):
+            if self.mirror.holds(entry):
                 self._store.clear(entry)
-        if self.name not in self._mirror.state.data and not self._store.outbox():
+        if self.name not in self.mirror.state.data and not self._store.outbox():
             salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
-            declared = self._trainer.declaration(salt)
-            self._store.post(self._context.sign_event(declared, now=self._clock()))
+            declared = self.trainer.declaration(salt)
+            self._store.post(self.context.sign_event(declared, now=self.clock()))
         return self._store.outbox()
 
     def _accept(self, checkpoint: str) -> None:
@@ -285,9 +288,9 @@ class Node:
             Refused: The checkpoint is too old, or older than the last one.
         """
         longest = self.settings.policy.max_checkpoint_age
-        note, now = checkpoint.encode(), self._clock()
+        note, now = checkpoint.encode(), self.clock()
         try:
-            self._mirror.accept_checkpoint(note, now, max_age=longest)
+            self.mirror.accept_checkpoint(note, now, max_age=longest)
         except PolicyError as error:
             reason = Reason.STALE_CHECKPOINT
             raise Refused(reason, str(error), code=error.code) from None
@@ -296,44 +299,44 @@ class Node:
     def _offer(self, request: AdvertiseKeysRequest, _: Bulk) -> Message:
         """Join the round that the log proves, if the guard and the ledger agree."""
         self._accept(request.checkpoint)
-        current = self._mirror.state.open_round
+        current = self.mirror.state.open_round
         if current is None:
             said = "the log has no open round"
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
-        declared = self._mirror.state.data.get(self.name)
-        if declared is None or declared.records != self._trainer.count:
-            said = f"the log lacks the declaration of {self._trainer.count} records"
+        declared = self.mirror.state.data.get(self.name)
+        if declared is None or declared.records != self.trainer.count:
+            said = f"the log lacks the declaration of {self.trainer.count} records"
             raise Refused(Reason.MAINTENANCE, said, code="data-not-declared")
         self._require_charges()
         self._leave_session()
         manifest = current.manifest
         self._base.check_sums(manifest.run_id, until=manifest.round_number)
-        self._context.check_failed(manifest.run_id)
+        self.context.check_failed(manifest.run_id)
         with refusing(Reason.PLAN_UNSUPPORTED):
-            layout = self._trainer.layout(manifest)
+            layout = self.trainer.layout(manifest)
         facts = Facts(
             name=self.name,
             federation=self.settings.federation,
             software_digest=software_digest(),
             base_digest=self.replica.digest,
-            first_base=first_round(self._mirror, manifest.run_id).model_digest,
+            first_base=first_round(self.mirror, manifest.run_id).model_digest,
             layout_digest=layout.digest,
             layout_length=layout.length,
         )
         check_offer(manifest, policy=self.settings.policy, facts=facts)
-        self._trainer.trainable.check_round(manifest, load=self._load)
-        self._session = Session(
-            self._context,
+        self.trainer.trainable.check_round(manifest, load=self._load)
+        self.session = Session(
+            self.context,
             manifest,
             replica=self.replica,
             layout=layout,
             ledger=self._ledger,
         )
-        return encode_message(self._session.advertisement)
+        return encode_message(self.session.advertisement)
 
     def _load(self) -> None:
         """Put the base that is held here into the model."""
-        self._trainer.workload.load(self.replica.parameters)
+        self.trainer.workload.load(self.replica.parameters)
 
     def _require_charges(self) -> None:
         """Compare the ledger with all that the log says this node spent.
@@ -344,8 +347,8 @@ class Node:
         Raises:
             VerificationError: The log holds a charge that the ledger does not.
         """
-        if self._mirror.size:
-            self._ledger.require(published_charges(self._mirror.state, self.name))
+        if self.mirror.size:
+            self._ledger.require(published_charges(self.mirror.state, self.name))
 
     @_answer.register
     def _result(self, request: ApplyResultRequest, chunks: Bulk) -> Message:
@@ -355,13 +358,13 @@ class Node:
             The end of a round stands, so that an older checkpoint of a quorum proves
             it, too: without the result a node cosigns no release that came since.
         """
-        size = self._mirror.verify_prefix(request.checkpoint.encode())
-        if size == self._mirror.size:
+        size = self.mirror.verify_prefix(request.checkpoint.encode())
+        if size == self.mirror.size:
             with suppress(Refused):  # it may be old, and proves the round all the same
                 self._accept(request.checkpoint)
         ended = self._base.ended(request.round_number, within=size)
         if request.round_number > self._base.applied:
-            session = self._session
+            session = self.session
             ours = session is not None and session.manifest == ended.manifest
             done = session.done if session is not None and ours else None
             self._base.take(ended, request.result, chunks, done=done)
@@ -371,21 +374,21 @@ class Node:
     @_answer.register
     def _check_chunk(self, request: CheckChunkRequest, chunks: Bulk) -> Message:
         """Recompute a chunk that this node asked for."""
-        self._spots.check(request, chunks)
+        self.spots.check(request, chunks)
         return encode_message(ReceiptReply())
 
     def _leave_session(self) -> None:
         """Forget a round, and give back what was reserved for it but not spent."""
-        if self._session is not None:
-            self._session.abandon()
-        self._session = None
+        if self.session is not None:
+            self.session.abandon()
+        self.session = None
 
     @_answer.register
     def _publish_adapter(self, request: PublishAdapterRequest, _: Bulk) -> Message:
         """Grow this institution's adapter on a release, by its own decision only."""
         self._accept(request.checkpoint)
         name = request.name
-        release = self._mirror.state.releases.get(name)
+        release = self.mirror.state.releases.get(name)
         if release is None or release.parameters_digest != self.replica.digest:
             raise Refused(
                 Reason.BASE_MISMATCH,
@@ -397,14 +400,14 @@ class Node:
             said = "adapter.publish is false in node.toml"
             raise Refused(Reason.LOCAL_POLICY, said, code="adapter-not-offered")
         publisher = Publisher(
-            context=self._context,
+            context=self.context,
             settings=self.settings,
             replica=self.replica,
             ledger=self._ledger,
-            community=self._keys["community"],
+            community=self.keys["community"],
             folder=self.directory,
         )
-        return publisher.publish(release, now=self._clock())
+        return publisher.publish(release, now=self.clock())
 
     def _refuse(self, message: Message, reason: Reason) -> Message:
         """Reply with the reason and no more; a refused offer is signed for the log."""
@@ -418,5 +421,5 @@ class Node:
                 attempt=manifest.attempt,
                 reason=reason,
             )
-            entries.append(self._context.sign_event(refused, now=self._clock()))
+            entries.append(self.context.sign_event(refused, now=self.clock()))
         return encode_message(Refusal(reason=reason), entries)

@@ -87,14 +87,16 @@ class NodeState:
                 f"another process serves {path.parent}; stop it", code="folder-in-use"
             ) from None
         try:
-            self._db = open_database(path, _SCHEMA, readonly=readonly, threads=True)
+            self.database = open_database(
+                path, _SCHEMA, readonly=readonly, threads=True
+            )
         except BaseException:
             self._release()
             raise
 
     def highest(self, run_id: str) -> int:
         """Return the last round of a run that this node uploaded for; 0 for none."""
-        rows = self._db.query("SELECT round FROM mark WHERE run = ?", run_id)
+        rows = self.database.query("SELECT round FROM mark WHERE run = ?", run_id)
         return int(rows[0][0]) if rows else 0
 
     def raise_to(self, run_id: str, round_number: int) -> None:
@@ -103,7 +105,7 @@ class NodeState:
         Raises:
             ProtocolError: The round, or a later one of its run, was taken before.
         """
-        if not self._db.query(
+        if not self.database.query(
             "INSERT INTO mark VALUES (?, ?) ON CONFLICT (run) DO UPDATE "
             "SET round = excluded.round WHERE excluded.round > mark.round "
             "RETURNING round",
@@ -137,7 +139,7 @@ class NodeState:
 
     def post(self, entry: bytes) -> None:
         """Keep an entry of the node once, until the log has it."""
-        self._db.query(
+        self.database.query(
             "INSERT INTO outbox (entry) SELECT ?1 "
             "WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE entry = ?1)",
             entry,
@@ -145,22 +147,22 @@ class NodeState:
 
     def outbox(self) -> list[bytes]:
         """List the entries that the log should get, the oldest first."""
-        rows = self._db.query("SELECT entry FROM outbox ORDER BY number")
+        rows = self.database.query("SELECT entry FROM outbox ORDER BY number")
         return [bytes(row[0]) for row in rows]
 
     def clear(self, entry: bytes) -> None:
         """Forget an entry that is in the log now."""
-        self._db.query("DELETE FROM outbox WHERE entry = ?", entry)
+        self.database.query("DELETE FROM outbox WHERE entry = ?", entry)
 
     def keep_base(self, run_id: str, round_number: int, *, gives: str) -> None:
         """Remember which base a round gives, by this node's own step."""
-        self._db.query(
+        self.database.query(
             "INSERT OR REPLACE INTO base VALUES (?, ?, ?)", run_id, round_number, gives
         )
 
     def base(self, run_id: str, round_number: int) -> str | None:
         """Return the base that a round gave here, if it was followed."""
-        rows = self._db.query(
+        rows = self.database.query(
             "SELECT digest FROM base WHERE run = ? AND round = ?", run_id, round_number
         )
         return str(rows[0][0]) if rows else None
@@ -169,7 +171,7 @@ class NodeState:
         self, run_id: str, round_number: int, *, chunks: Sequence[int]
     ) -> None:
         """Remember a draw for spot checks, unless there is one of this round."""
-        self._db.query(
+        self.database.query(
             "INSERT INTO spot SELECT ?1, ?2, value, 0 FROM json_each(?3) WHERE NOT "
             "EXISTS (SELECT 1 FROM spot WHERE run = ?1 AND round = ?2)",
             *(run_id, round_number, canonical_json(list(chunks)).decode()),
@@ -177,7 +179,7 @@ class NodeState:
 
     def spots(self, run_id: str, round_number: int) -> list[int]:
         """List the chunks of a round that were drawn and not seen yet."""
-        rows = self._db.query(
+        rows = self.database.query(
             "SELECT chunk FROM spot WHERE run = ? AND round = ? AND NOT seen "
             "ORDER BY chunk",
             *(run_id, round_number),
@@ -193,7 +195,7 @@ class NodeState:
         self._mark_spot(run_id, round_number, chunk, 2)
 
     def _mark_spot(self, run_id: str, round_number: int, chunk: int, seen: int) -> None:
-        self._db.query(
+        self.database.query(
             "UPDATE spot SET seen = ? WHERE run = ? AND round = ? AND chunk = ?",
             *(seen, run_id, round_number, chunk),
         )
@@ -204,7 +206,7 @@ class NodeState:
 
     def disputed_sums(self) -> list[tuple[str, int]]:
         """List run and number of the rounds whose sums are false, as seen here."""
-        rows = self._db.query(
+        rows = self.database.query(
             "SELECT DISTINCT run, round FROM spot WHERE seen <> 1 AND seen = 2"
             " ORDER BY run, round"
         )
@@ -212,7 +214,7 @@ class NodeState:
 
     def pending_rounds(self, run_id: str) -> list[int]:
         """List the rounds of a run with drawn chunks that were not seen yet."""
-        rows = self._db.query(
+        rows = self.database.query(
             "SELECT DISTINCT round FROM spot WHERE run = ? AND seen <> 1 AND NOT seen"
             " ORDER BY round",
             run_id,
@@ -221,8 +223,8 @@ class NodeState:
 
     def secret(self, name: str, fresh: bytes) -> bytes:
         """Return a secret that was stored under a name, or store ``fresh``."""
-        self._db.query("INSERT OR IGNORE INTO secret VALUES (?, ?)", name, fresh)
-        rows = self._db.query("SELECT value FROM secret WHERE name = ?", name)
+        self.database.query("INSERT OR IGNORE INTO secret VALUES (?, ?)", name, fresh)
+        rows = self.database.query("SELECT value FROM secret WHERE name = ?", name)
         return bytes(rows[0][0])
 
     def record(self, message: Message) -> None:
@@ -231,7 +233,7 @@ class NodeState:
         Raises:
             ResourceError: The receipt cannot be written; the message must not leave.
         """
-        rows = self._db.query(
+        rows = self.database.query(
             "SELECT number, chain FROM egress ORDER BY number DESC LIMIT 1"
         )
         number, chain = (rows[0][0] + 1, rows[0][1]) if rows else (1, _GENESIS)
@@ -244,7 +246,7 @@ class NodeState:
             message.size,
             digest_all([message.body, *attached]),
         )
-        self._db.query(
+        self.database.query(
             "INSERT INTO egress VALUES (?, ?, ?, ?, ?, ?)", *row, _link(chain, row)
         )
 
@@ -256,7 +258,7 @@ class NodeState:
                 added, by hand.
         """
         chain = _GENESIS
-        rows = self._db.query("SELECT * FROM egress ORDER BY number")
+        rows = self.database.query("SELECT * FROM egress ORDER BY number")
         for expected, row in enumerate(rows, start=1):
             chain = _link(chain, row[:5])
             if row[0] != expected or row[5] != chain:
@@ -270,7 +272,7 @@ class NodeState:
 
     def close(self) -> None:
         """Close the database and let others serve."""
-        self._db.close()
+        self.database.close()
         self._release()
 
     def _release(self) -> None:

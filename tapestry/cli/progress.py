@@ -79,7 +79,7 @@ class _Row:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Board:
+class Board:
     """All that the view shows; changed by events alone."""
 
     title: str
@@ -150,7 +150,7 @@ def live(
         steps within it. Variables that force colour force no table on a file.
     """
     clock = time.monotonic
-    board = _Board(title=title, clock=clock, started=clock())
+    board = Board(title=title, clock=clock, started=clock())
     console = Console(file=stream or sys.stderr, highlight=False)
 
     def take(event: ProgressEvent) -> None:
@@ -163,16 +163,16 @@ def live(
             yield take
             board.end_others()  # not after an error: there the stage stays open
     else:
-        lines = _PlainView(board=board, stream=stream or sys.stderr)
+        lines = PlainView(board=board, stream=stream or sys.stderr)
         lines.write(title)
         yield lines.take
 
 
 @dataclass(slots=True, kw_only=True)
-class _PlainView:
+class PlainView:
     """The view for pipes, files and CI."""
 
-    board: _Board
+    board: Board
     stream: IO[str]
     last: str = ""
     last_time: float = 0.0

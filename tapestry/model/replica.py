@@ -50,12 +50,12 @@ def measure(total: RingVector, *, survivors: int, manifest: RoundManifest) -> Me
     except ProtocolError:
         return Measured(norm=0.0, fault="sum_out_of_range")
     factor = 1 / survivors / 2**encoding.scale_bits
-    norm = math.sqrt(_squares(total)) * factor
+    norm = math.sqrt(squares(total)) * factor
     fits = norm <= decode_decimal(manifest.outer.max_norm)
     return Measured(norm=norm, fault=None if fits else "norm_too_large")
 
 
-def _squares(total: RingVector) -> int:
+def squares(total: RingVector) -> int:
     """Add the squares of signed coordinates, exactly: in halves, which do not wrap."""
     found = 0
     for start in range(0, total.size, _BLOCK):

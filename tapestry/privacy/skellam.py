@@ -43,9 +43,9 @@ def draw(count: int, *, variance: float, source: NoiseSource) -> Integers:
     drawn = np.empty(count, dtype=np.int64)
     for start in range(0, count, _BLOCK):
         size = min(count - start, _BLOCK)
-        plus = _poisson(size, mean=variance / 2, source=source)
-        drawn[start : start + size] = plus
-        drawn[start : start + size] -= _poisson(size, mean=variance / 2, source=source)
+        part = slice(start, start + size)
+        drawn[part] = draw_poisson(size, mean=variance / 2, source=source)
+        drawn[part] -= draw_poisson(size, mean=variance / 2, source=source)
     return drawn
 
 
@@ -64,7 +64,7 @@ def add_noise(values: RingVector, *, variance: float, source: NoiseSource) -> No
         block += draw(block.size, variance=variance, source=source).astype(np.uint32)
 
 
-def _poisson(count: int, *, mean: float, source: NoiseSource) -> Integers:
+def draw_poisson(count: int, *, mean: float, source: NoiseSource) -> Integers:
     """Draw offsets from the mean's floor by transformed rejection (Hoermann 1993).
 
     Returns Poisson minus ``floor(mean)``, which keeps all digits at large means.
@@ -94,11 +94,11 @@ def _candidates(count: int, *, mean: float, source: NoiseSource) -> Integers:
         inverse = math.log(1.1239 + 1.1328 / (b - 3.4))
         e = edge[rest]
         left = np.log(v[rest]) + inverse - np.log(a / (e * e) + b)
-        accepted[rest] = left <= _log_probability(k[rest], mean=mean)
+        accepted[rest] = left <= log_probability(k[rest], mean=mean)
     return k[accepted].astype(np.int64)
 
 
-def _log_probability(offset: Floats, *, mean: float) -> Floats:
+def log_probability(offset: Floats, *, mean: float) -> Floats:
     """Compute the log of the Poisson probability at ``floor(mean) + offset``.
 
     By the saddle point (Loader 2000): ``-mean + k log(mean) - log(k!)`` itself loses

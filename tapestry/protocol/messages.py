@@ -19,7 +19,7 @@ instead, with a reason code and nothing else.
 
 A body travels as canonical JSON, attachments carry bulk: log entries, chunks of
 vectors, files. ``encode_message`` and ``decode_body`` are the only way from a body to a
-message and back; ``_BODIES`` says which body belongs to which kind.
+message and back; ``BODIES`` says which body belongs to which kind.
 
 Guarantees:
     What ``decode_body`` accepts has one spelling: ``encode_message`` of the body gives
@@ -244,7 +244,7 @@ class Refusal(Strict):
     reason: Reason
 
 
-_BODIES: Final[Mapping[Kind, type[Strict]]] = MappingProxyType(
+BODIES: Final[Mapping[Kind, type[Strict]]] = MappingProxyType(
     {
         Kind.HELLO: HelloRequest,
         Kind.IDENTITY: Identity,
@@ -268,7 +268,7 @@ _BODIES: Final[Mapping[Kind, type[Strict]]] = MappingProxyType(
         Kind.REFUSAL: Refusal,
     }
 )
-_KINDS: Final = MappingProxyType({body: kind for kind, body in _BODIES.items()})
+_KINDS: Final = MappingProxyType({body: kind for kind, body in BODIES.items()})
 _WITH_BULK: Final = frozenset(
     {
         Kind.COSIGN,
@@ -317,7 +317,7 @@ def decode_body(message: Message) -> Strict:
         ProtocolError: The body is over the limit, not canonical JSON or not of that
             type, or there are attachments on a kind that has none.
     """
-    return _decode(message, _BODIES[message.kind])
+    return _decode(message, BODIES[message.kind])
 
 
 def expect_body(message: Message, want: type[BodyT]) -> BodyT:

@@ -92,6 +92,10 @@ class _Signed(Strict):
     def _statement(self, context: bytes) -> bytes:
         raise NotImplementedError
 
+    def signed_bytes(self, context: bytes) -> bytes:
+        """Return what the node signs in the round of this context."""
+        return self._statement(context)
+
     def verify(self, context: bytes, key: VerifyKey) -> None:
         """Check the signature.
 
@@ -99,11 +103,11 @@ class _Signed(Strict):
             VerificationError: The signature is not this node's over this message and
                 this round.
         """
-        key.verify(self._statement(context), bytes.fromhex(self.signature))
+        key.verify(self.signed_bytes(context), bytes.fromhex(self.signature))
 
     def signed(self, context: bytes, key: SigningKey) -> Self:
         """Return a copy that carries the signature."""
-        signature = key.sign(self._statement(context)).hex()
+        signature = key.sign(self.signed_bytes(context)).hex()
         return self.model_copy(update={"signature": signature})
 
 

@@ -92,12 +92,12 @@ class _Stage(Generic[_T]):
     def __init__(self, cohort: Cohort, names: Iterable[str]) -> None:
         self._cohort = cohort
         self._names = tuple(names)
-        self._kept: dict[str, _T] = {}
+        self.kept: dict[str, _T] = {}
 
     @property
     def missing(self) -> list[str]:
         """The nodes that may still answer."""
-        return [name for name in self._names if name not in self._kept]
+        return [name for name in self._names if name not in self.kept]
 
     def _check_sender(self, sender: str, message: _SignedMessage) -> None:
         if message.node != sender:
@@ -114,15 +114,15 @@ class _Stage(Generic[_T]):
     def _check_size(self) -> None:
         manifest = self._cohort.manifest
         want = max(manifest.min_cohort, manifest.threshold)
-        if len(self._kept) < want:
+        if len(self.kept) < want:
             raise QuorumError(
-                f"{len(self._kept)} nodes are left in round {manifest.round_number},"
+                f"{len(self.kept)} nodes are left in round {manifest.round_number},"
                 f" want {want}",
                 code="cohort-too-small",
             )
 
     def _ordered(self) -> tuple[_T, ...]:
-        return tuple(self._kept[name] for name in sorted(self._kept))
+        return tuple(self.kept[name] for name in sorted(self.kept))
 
 
 class AdvertiseKeysStage(_Stage[Advertisement]):
@@ -137,7 +137,7 @@ class AdvertiseKeysStage(_Stage[Advertisement]):
         """
         cohort = Cohort.of(manifest)
         super().__init__(cohort, cohort.roster)
-        self._taken: set[str] = set()  # keys
+        self.taken: set[str] = set()  # keys
         self._probe = Agreement(bytes(31) + b"\x40")
 
     def accept(self, sender: str, message: Advertisement) -> None:
@@ -150,7 +150,7 @@ class AdvertiseKeysStage(_Stage[Advertisement]):
         """
         self._check_sender(sender, message)
         keys = (message.channel_key, message.mask_key)
-        if len(set(keys)) < len(keys) or not self._taken.isdisjoint(keys):
+        if len(set(keys)) < len(keys) or not self.taken.isdisjoint(keys):
             raise ProtocolError(
                 f"{sender!r} advertised a public key that was advertised before",
                 code="public-key-duplicated",
@@ -158,8 +158,8 @@ class AdvertiseKeysStage(_Stage[Advertisement]):
         message.verify(self._cohort.context, self._cohort.roster[sender])
         for key in keys:
             self._probe.with_peer(bytes.fromhex(key))
-        self._kept[sender] = message
-        self._taken.update(keys)
+        self.kept[sender] = message
+        self.taken.update(keys)
 
     def close(self) -> tuple["ShareKeysStage", KeyList]:
         """Make the key list.
@@ -209,7 +209,7 @@ class ShareKeysStage(_Stage[ShareMessage]):
                 code="ciphertexts-not-signed",
             )
         head.verify(self._cohort.context, self._cohort.roster[sender])
-        self._kept[sender] = message
+        self.kept[sender] = message
 
     def close(self) -> tuple["CollectMaskedInputsStage", dict[str, Ciphertexts]]:
         """Make message 4, one for each node that shared.
@@ -219,12 +219,12 @@ class ShareKeysStage(_Stage[ShareMessage]):
         """
         self._check_size()
         heads = HeadList(heads=tuple(m.head for m in self._ordered()))
-        names = sorted(self._kept)
+        names = sorted(self.kept)
         messages = {
             receiver: Ciphertexts(
                 heads=heads,
                 ciphertexts={
-                    sender: self._kept[sender].ciphertexts[receiver]
+                    sender: self.kept[sender].ciphertexts[receiver]
                     for sender in names
                     if sender != receiver
                 },
@@ -243,8 +243,8 @@ class CollectMaskedInputsStage(_Stage[UploadHead]):
         self._keys = keys
         self._heads = heads
         self._view = heads.digest
-        self._total = aligned_empty(cohort.manifest.length)
-        self._total[:] = 0
+        self.total = aligned_empty(cohort.manifest.length)
+        self.total[:] = 0
 
     def accept(self, sender: str, message: Upload) -> None:
         """Add a node's masked vector to the sum.
@@ -274,9 +274,9 @@ class CollectMaskedInputsStage(_Stage[UploadHead]):
         start = 0
         for chunk in message.chunks:
             part = read_chunk(chunk)
-            self._total[start : start + part.size] += part
+            self.total[start : start + part.size] += part
             start += part.size
-        self._kept[sender] = head
+        self.kept[sender] = head
 
     def close(self) -> tuple["CheckConsistencyStage", SurvivorList]:
         """Make the list of survivors.
@@ -293,7 +293,7 @@ class CollectMaskedInputsStage(_Stage[UploadHead]):
             keys=self._keys,
             heads=self._heads,
             uploads=uploads,
-            total=self._total,
+            total=self.total,
         )
         return CheckConsistencyStage(masked, survivors), survivors
 
@@ -315,7 +315,7 @@ class CheckConsistencyStage(_Stage[Consent]):
     def __init__(self, masked: Masked, survivors: SurvivorList) -> None:
         """Take the list that the survivors are asked about."""
         super().__init__(masked.cohort, survivors.names)
-        self._masked = masked
+        self.masked = masked
         self._digest = survivors.digest
 
     def accept(self, sender: str, message: Consent) -> None:
@@ -334,7 +334,7 @@ class CheckConsistencyStage(_Stage[Consent]):
                 code="survivor-list-differs",
             )
         message.verify(self._cohort.context, self._cohort.roster[sender])
-        self._kept[sender] = message
+        self.kept[sender] = message
 
     def close(self) -> tuple["UnmaskStage", ConsentList]:
         """Make the list of consents.
@@ -343,13 +343,13 @@ class CheckConsistencyStage(_Stage[Consent]):
             QuorumError: Fewer nodes than ``threshold`` consented.
         """
         threshold = self._cohort.manifest.threshold
-        if len(self._kept) < threshold:
+        if len(self.kept) < threshold:
             raise QuorumError(
-                f"{len(self._kept)} consents, want {threshold}",
+                f"{len(self.kept)} consents, want {threshold}",
                 code="consents-too-few",
             )
         consents = ConsentList(consents=self._ordered())
-        return UnmaskStage(self._masked, consents), consents
+        return UnmaskStage(self.masked, consents), consents
 
 
 class UnmaskStage(_Stage[Reveal]):
@@ -358,7 +358,7 @@ class UnmaskStage(_Stage[Reveal]):
     def __init__(self, masked: Masked, consents: ConsentList) -> None:
         """Take the masked sum and the consents."""
         super().__init__(masked.cohort, (u.node for u in masked.uploads))
-        self._masked = masked
+        self.masked = masked
         self._consents = consents
         self._dropped = {h.node for h in masked.heads.heads} - set(self._names)
 
@@ -389,7 +389,7 @@ class UnmaskStage(_Stage[Reveal]):
                 decode_share(bytes.fromhex(share))
         except ProtocolError as error:
             raise error.at(f"{sender!r} revealed a bad share") from None
-        self._kept[sender] = message
+        self.kept[sender] = message
 
     def close(self, *, threads: int = 0) -> Unmasked:
         """Recover the seeds and take the masks off the sum.
@@ -399,10 +399,10 @@ class UnmaskStage(_Stage[Reveal]):
             VerificationError: No set of shares gives what some node, named, had
                 committed to.
         """
-        masked, cohort = self._masked, self._cohort
-        if len(self._kept) < cohort.manifest.threshold:
+        masked, cohort = self.masked, self._cohort
+        if len(self.kept) < cohort.manifest.threshold:
             raise QuorumError(
-                f"{len(self._kept)} reveals, want {cohort.manifest.threshold}",
+                f"{len(self.kept)} reveals, want {cohort.manifest.threshold}",
                 code="shares-too-few",
             )
         seeds, secrets, faults = recover_round(

@@ -54,8 +54,8 @@ def _second(federation: Federation, *, version: int) -> Message:
     assert isinstance(said.body, AdapterPublished)
     body = said.body.model_copy(update={"version": version})
     author = Author(federation="simulated", actor="fr", role="community")
-    event = author.event(body, now=node._clock(), seen=node._mirror.seen)
-    entry = sign_entry(event, node._keys["community"])
+    event = author.event(body, now=node.clock(), seen=node.mirror.seen)
+    entry = sign_entry(event, node.keys["community"])
     attachments = [first.attachments[0], entry, *first.attachments[2:]]
     return dataclasses.replace(first, attachments=attachments)
 

@@ -29,13 +29,13 @@ Shares = Mapping[str, str]
 def _say(federation: Federation, body: Body) -> bytes:
     node = federation.nodes["fr"]
     author = Author(federation="simulated", actor="fr", role="node")
-    event = author.event(body, now=node._clock(), seen=node._mirror.seen)
-    return sign_entry(event, node._keys["node"])
+    event = author.event(body, now=node.clock(), seen=node.mirror.seen)
+    return sign_entry(event, node.keys["node"])
 
 
 ENTRIES: dict[str, Callable[[Federation, Body, Body], tuple[Body, Body]]] = {
     "accounts for nothing": lambda f, _, committed: (
-        f.nodes["fr"]._mirror.state.data["fr"],
+        f.nodes["fr"].mirror.state.data["fr"],
         committed,
     ),
     "accounts for another round": lambda _, accounted, committed: (
@@ -88,7 +88,7 @@ def test_a_refusal_brings_no_other_entry_into_the_log(found: Found) -> None:
 
     def refuse(_name: str, request: Message, deliver: Deliver) -> Message:
         deliver(request)
-        first = federation.nodes["fr"]._mirror.state.data["fr"]
+        first = federation.nodes["fr"].mirror.state.data["fr"]
         entry = _say(federation, first.model_copy(update={"records": 7}))
         return Message(
             kind=Kind.REFUSAL, body=b'{"reason":"internal"}', attachments=[entry]
@@ -145,11 +145,11 @@ def _reveals(
     def fault(_name: str, request: Message, deliver: Deliver) -> Message:
         reply = deliver(request)
         reveal = Reveal.decode(reply.body)
-        current = federation.nodes[name]._mirror.state.open_round
+        current = federation.nodes[name].mirror.state.open_round
         assert current is not None
         shares = {n: change(n, share) for n, share in reveal.self_shares.items()}
         said = reveal.model_copy(update={"self_shares": shares})
-        key = federation.nodes[name]._keys["node"]
+        key = federation.nodes[name].keys["node"]
         return dataclasses.replace(
             reply, body=said.signed(current.manifest.context, key).encode()
         )

@@ -83,7 +83,7 @@ class Counting:
 
 
 def work(handler: Counting, link: FakeLink) -> Any:
-    worker = flower._Worker(handler, poll_seconds=0.001)
+    worker = flower.FleetWorker(handler, poll_seconds=0.001)
     worker.run(link)  # type: ignore[arg-type]
     return worker
 
@@ -143,7 +143,7 @@ class TestWorker:
     def test_a_reply_that_was_lost_is_given_to_the_request_sent_again(self) -> None:
         handler = Counting()
         link = FakeLink([offer(b"{}"), offer(b"{}")], broken=[500])
-        worker = flower._Worker(handler, poll_seconds=0.001)
+        worker = flower.FleetWorker(handler, poll_seconds=0.001)
         with pytest.raises(httpx.HTTPStatusError):
             worker.run(link)  # type: ignore[arg-type]
         worker.run(link)  # type: ignore[arg-type]
@@ -165,8 +165,8 @@ class TestWorker:
     ) -> None:
         handler = Counting()
         records = {name: ConfigRecord(dict(fields)) for name, fields in content.items()}
-        worker = flower._Worker(handler, poll_seconds=1)
-        assert worker._answer("name", instruction(RecordDict(records))) is None
+        worker = flower.FleetWorker(handler, poll_seconds=1)
+        assert worker.answer("name", instruction(RecordDict(records))) is None
         assert handler.calls == 0
 
 
@@ -190,7 +190,7 @@ def test_a_node_that_cannot_write_receipts_is_silent(
         honest(message)
 
     monkeypatch.setattr(store, "record", record)
-    flower._Worker(handle, poll_seconds=0.001).run(link)  # type: ignore[arg-type]
+    flower.FleetWorker(handle, poll_seconds=0.001).run(link)  # type: ignore[arg-type]
     assert [reply.body for reply in link.replies] == [b"[1]", b"[3]"]
     assert [r.content for r in store.receipts()] == [digest(b"[1]"), digest(b"[3]")]
     store.close()
@@ -330,6 +330,6 @@ def test_an_address_is_a_host_and_a_port(tmp_path: Path, address: str) -> None:
 
 
 def test_backing_off_grows_and_stays_bounded() -> None:
-    waits = [flower._backoff(failures) for failures in range(1, 40)]
+    waits = [flower.backoff(failures) for failures in range(1, 40)]
     assert 0.2 <= waits[0] <= 0.4
     assert all(5 <= wait <= 10 for wait in waits[8:])

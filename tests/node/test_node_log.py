@@ -71,7 +71,7 @@ def test_an_error_that_quotes_a_request_is_not_told_either(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     node = federation.nodes["fr"]
-    monkeypatch.setattr(node._trainer, "declaration", fails(KeyError(RECORD)))
+    monkeypatch.setattr(node.trainer, "declaration", fails(KeyError(RECORD)))
     with caplog.at_level(logging.DEBUG):
         node.handle(Message(kind=Kind.COSIGN, body=b"{"))
         federation.run()

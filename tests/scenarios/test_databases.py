@@ -106,7 +106,7 @@ def test_a_write_to_a_full_disk_says_so(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     store = NodeState(tmp_path / "state.db")
-    store._db.execute("PRAGMA max_page_count = 1")
+    store.database.execute("PRAGMA max_page_count = 1")
     full = f"state.db: database or disk is full; the disk is full, make.* {tmp_path}$"
     with refused(ResourceError, "disk-full", match=full):
         store.post(b"entry" * 10_000)

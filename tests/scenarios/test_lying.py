@@ -197,8 +197,8 @@ def test_an_upload_that_is_not_the_one_committed_to_is_left_out(
         said = _event_of(reply.attachments[1])
         body = said.body.model_copy(update={"masked_root": "0" * 64})
         author = Author(federation=said.federation, actor="fr", role="node")
-        event = author.event(body, now=node._clock(), seen=node._mirror.seen)
-        entry = sign_entry(event, node._keys["node"])
+        event = author.event(body, now=node.clock(), seen=node.mirror.seen)
+        entry = sign_entry(event, node.keys["node"])
         attachments = [reply.attachments[0], entry, *reply.attachments[2:]]
         return dataclasses.replace(reply, attachments=attachments)
 
@@ -218,10 +218,10 @@ def test_an_understated_cost_is_found_by_the_audit(found: Found) -> None:
         assert isinstance(said.body, DpAccounted)
         body = with_loss(said.body, epsilon_run="0.001")
         author = Author(federation=said.federation, actor="fr", role="node")
-        event = author.event(body, now=node._clock(), seen=node._mirror.seen)
+        event = author.event(body, now=node.clock(), seen=node.mirror.seen)
         for entry in node.store.outbox():
             node.store.clear(entry)
-        entry = sign_entry(event, node._keys["node"])
+        entry = sign_entry(event, node.keys["node"])
         attachments = [entry, *reply.attachments[1:]]
         return dataclasses.replace(reply, attachments=attachments)
 
@@ -391,6 +391,6 @@ def test_a_log_that_breaks_a_rule_gets_no_cosignature(
     assert set(reasons) == {"not_in_log"}
     assert len(reasons) >= len(NAMES)
     assert all(
-        "entry" in node._mirror.evidence()[-1].reason
+        "entry" in node.mirror.evidence()[-1].reason
         for node in federation.nodes.values()
     )

@@ -248,7 +248,7 @@ def test_an_older_checkpoint_is_refused_and_kept_as_evidence(found: Found) -> No
     first = federation.wire.replies(Kind.ADVERTISE_KEYS)[0].request
     node = federation.nodes["fr"]
     assert reason_in(node.handle(first)) == "inconsistent_view"
-    assert "rollback" in node._mirror.evidence()[-1].reason
+    assert "rollback" in node.mirror.evidence()[-1].reason
 
 
 def test_a_checkpoint_without_a_quorum_is_refused(found: Found) -> None:
@@ -309,7 +309,7 @@ def test_a_log_that_was_rolled_back_gets_no_cosignature(found: Found) -> None:
     first = federation.wire.replies(Kind.COSIGN)[0].request
     node = federation.nodes["fi"]
     assert reason_in(node.handle(first)) == "inconsistent_view"
-    assert "rollback" in node._mirror.evidence()[-1].reason
+    assert "rollback" in node.mirror.evidence()[-1].reason
 
 
 def test_a_forked_log_gets_no_cosignature(found: Found) -> None:
@@ -328,7 +328,7 @@ def test_a_forked_log_gets_no_cosignature(found: Found) -> None:
     request = Message(kind=Kind.COSIGN, body=canonical_json(body), attachments=entries)
     node = federation.nodes["fr"]
     assert reason_in(node.handle(request)) == "inconsistent_view"
-    assert "fork" in node._mirror.evidence()[-1].reason
+    assert "fork" in node.mirror.evidence()[-1].reason
 
 
 def test_an_entry_that_breaks_a_rule_gets_no_cosignature(found: Found) -> None:
@@ -365,7 +365,7 @@ def test_an_exception_in_training_leaves_as_a_code(
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError(f"cannot train on {QUOTE!r}")
 
-    monkeypatch.setitem(vars(federation.nodes["fr"]._trainer), "update", fail)
+    monkeypatch.setitem(vars(federation.nodes["fr"].trainer), "update", fail)
     federation.run()
     (closed,) = federation.closed()
     assert [(d.name, d.stage) for d in closed.dropped] == [

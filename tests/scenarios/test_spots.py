@@ -194,7 +194,7 @@ def test_a_draw_survives_a_restart_of_any_party(found: Found) -> None:
     """Neither end can bring about another draw, and none is answered twice."""
     federation = found()
     federation.run_until_killed(nth(Kind.CHECK_CHUNK, 3))
-    before = {name: node._spots.asks() for name, node in federation.nodes.items()}
+    before = {name: node.spots.asks() for name, node in federation.nodes.items()}
     assert sum(map(len, before.values())) == 2
     for name in NAMES:
         federation.restart(name)

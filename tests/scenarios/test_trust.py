@@ -31,7 +31,7 @@ LATER = timedelta(hours=25)
 
 def set_clock(federation: Federation, name: str, ahead: timedelta) -> None:
     node = federation.nodes[name]
-    node._clock = lambda: datetime.now(UTC) + ahead
+    node.clock = lambda: datetime.now(UTC) + ahead
 
 
 def holds(federation: Federation, *, rounds: int) -> None:

@@ -182,7 +182,7 @@ def _let_refuse(federation: Federation, name: str) -> None:
     def check_round(*_: Any, **__: Any) -> Any:
         raise Refused(Reason.MODEL_UNSUPPORTED, "a lie", code="a-lie")
 
-    trainer = federation.nodes[name]._trainer
+    trainer = federation.nodes[name].trainer
     vars(trainer)["trainable"] = SimpleNamespace(check_round=check_round)
 
 
@@ -195,13 +195,13 @@ def test_a_training_that_failed_is_paid_for_once(
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setitem(vars(federation.nodes["fr"]._trainer), "update", fail)
+    monkeypatch.setitem(vars(federation.nodes["fr"].trainer), "update", fail)
     federation.run()
     assert len(federation.nodes["fr"].ledger.rows()) == 1
     assert federation.refusals()["fr"] == "training_failed"
     assert len(federation.nodes["id"].ledger.rows()) == 3
     federation.restart("fr")
-    assert federation.nodes["fr"]._context.failed == set()
+    assert federation.nodes["fr"].context.failed == set()
 
 
 def test_a_training_that_fails_everywhere_ends_the_run_after_one_charge(
@@ -213,7 +213,7 @@ def test_a_training_that_fails_everywhere_ends_the_run_after_one_charge(
         raise RuntimeError("out of memory")
 
     for node in federation.nodes.values():
-        monkeypatch.setitem(vars(node._trainer), "update", fail)
+        monkeypatch.setitem(vars(node.trainer), "update", fail)
     with refused(
         PolicyError, "plan-refused", match=r"4 of 4 nodes refused: .*\(training_failed"
     ):

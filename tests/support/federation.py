@@ -48,6 +48,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ from tapestry_governance.events.round_events import (
 )
 from tapestry_governance.log.writer import Log
 from tapestry_node.node import Node
+from tapestry_node.training.trainer import Trainer
 from tests.support.settings_files import (
     common_policy,
     merged,
@@ -297,8 +299,8 @@ class Federation:
             workload=self.base.workload,
             replica=self.base.replica,
             clock=lambda: datetime.now(UTC) + self.now,
+            open_trainer=partial(RecordingTrainer, federation=self, name=name),
         )
-        self._listen(node)
         self.nodes[name] = node
         self.wire.handlers[name] = node.handle
         return node
@@ -429,20 +431,26 @@ class Federation:
 
         return SigningKey.load(self.coordinator / "keys" / "log.key")
 
-    def _listen(self, node: Node) -> None:
-        """Note what a node really trained, and let a test poison it."""
-        trainer, honest = node._trainer, node._trainer.update
 
-        def update(replica: Any, manifest: Any, **rest: Any) -> FloatVector:
-            if self.train:
-                found = honest(replica, manifest, **rest)
-            else:
-                found = _made_up(node.name, manifest)
-            found = self.poison.get(node.name, _same)(found)
-            self.updates[node.name, manifest.round_number] = found.copy()
-            return found
+class RecordingTrainer(Trainer):
+    """Notes what a node really trained, and lets a test poison it."""
 
-        vars(trainer)["update"] = update
+    def __init__(
+        self, folder: Path, *, federation: Federation, name: str, **settings: Any
+    ) -> None:
+        super().__init__(folder, **settings)
+        self._federation, self._name = federation, name
+
+    def update(self, replica: Replica, manifest: RoundManifest, **rest: Any) -> Any:
+        """Train, or make an update up, and hand out what the test makes of it."""
+        name, federation = self._name, self._federation
+        if federation.train:
+            found = super().update(replica, manifest, **rest)
+        else:
+            found = _made_up(name, manifest)
+        found = federation.poison.get(name, _same)(found)
+        federation.updates[name, manifest.round_number] = found.copy()
+        return found
 
 
 def _made_up(name: str, manifest: RoundManifest) -> FloatVector:

@@ -58,7 +58,7 @@ def _round_bodies() -> dict[Kind, Any]:
     sharing = federation.stage
     federation.share_keys()
     first, *left = federation.names()
-    bodies[Kind.SHARED_KEYS] = sharing._kept[first]
+    bodies[Kind.SHARED_KEYS] = sharing.kept[first]
     bodies[Kind.COLLECT_MASKED_INPUTS] = federation.message[first]
     federation.receive_shares()
     federation.collect_masked_inputs([first, *left[:-1]])
@@ -69,5 +69,5 @@ def _round_bodies() -> dict[Kind, Any]:
     bodies[Kind.CONSENT] = federation.message.consents[0]
     unmasking = federation.stage
     bodies[Kind.APPLY_RESULT] = federation.result(federation.unmask())
-    bodies[Kind.UNMASKING_SHARES] = unmasking._kept[first]
+    bodies[Kind.UNMASKING_SHARES] = unmasking.kept[first]
     return bodies

@@ -68,8 +68,8 @@ class ResultApplier:
     ) -> None:
         """Start from the given base; results are taken again after a restart."""
         self.replica, self.applied = replica, 0
-        self._mirror, self._store, self._layout = mirror, store, layout
-        self._spots = spots
+        self.mirror, self._store, self._layout = mirror, store, layout
+        self.spots = spots
         self._compared = 0  # how much of the log's releases was compared
         self._uncompared: list[tuple[str, int]] = []  # rounds taken since, likewise
         if mirror.size:
@@ -82,13 +82,13 @@ class ResultApplier:
         Raises:
             Refused: The log has not closed the round there.
         """
-        found = self._mirror.state.closed_round(number, within=within)
+        found = self.mirror.state.closed_round(number, within=within)
         if found is None:
             said = f"the log has not closed round {number} within {within} entries"
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-closed")
         return EndedRound(
-            manifest=self._mirror.body(found.opened, RoundOpened).manifest,
-            closed=self._mirror.body(found.index, RoundClosed),
+            manifest=self.mirror.body(found.opened, RoundOpened).manifest,
+            closed=self.mirror.body(found.index, RoundClosed),
             index=found.index,
         )
 
@@ -125,7 +125,7 @@ class ResultApplier:
             check_own(done, result)
         after = self._step(ended, result, chunks)
         # The draw comes first, so that no node holds the base without one.
-        self._spots.draw(Taken(manifest=manifest, result=result, index=ended.index))
+        self.spots.draw(Taken(manifest=manifest, result=result, index=ended.index))
         self._store.keep_base(closed.run_id, closed.round_number, gives=after.digest)
         self._uncompared.append((closed.run_id, closed.round_number))
         if after.digest != closed.base_after:
@@ -143,7 +143,7 @@ class ResultApplier:
             VerificationError: This node disputes a release.
             Refused: This node has not followed the round of a new release.
         """
-        state = self._mirror.state
+        state = self.mirror.state
         self._compare_releases()
         for run_id, number in self._store.disputed_sums():
             if number <= state.released_round(run_id, within=state.size):
@@ -164,7 +164,7 @@ class ResultApplier:
             VerificationError: A release is not what its round gave here; the next
                 call finds it again.
         """
-        state = self._mirror.state
+        state = self.mirror.state
         late = [state.release_of(*key) for key in self._uncompared]
         new = state.releases_since(self._compared)
         for release in [*new, *(each for each in late if each is not None)]:
@@ -194,12 +194,12 @@ class ResultApplier:
 
     def asks(self) -> list[ChunkRequest]:
         """List the chunks that this node wants to see, of sums not yet released."""
-        if self._mirror.size:
-            state, accepted = self._mirror.state, self._accepted_size()
-            for run_id in self._spots.runs():
+        if self.mirror.size:
+            state, accepted = self.mirror.state, self._accepted_size()
+            for run_id in self.spots.runs():
                 until = state.released_round(run_id, within=accepted)
-                self._spots.forget(run_id, until=until)
-        return self._spots.asks()
+                self.spots.forget(run_id, until=until)
+        return self.spots.asks()
 
     def _check_seen(self, release: ReleaseRecord) -> None:
         """Demand what was drawn of the rounds since the last release with a quorum.
@@ -207,10 +207,10 @@ class ResultApplier:
         Raises:
             Refused: A chunk was not shown yet.
         """
-        since = self._mirror.state.released_round(
+        since = self.mirror.state.released_round(
             release.run_id, within=self._accepted_size()
         )
-        for number in self._spots.pending_rounds(release.run_id):
+        for number in self.spots.pending_rounds(release.run_id):
             if since < number <= release.round_number:
                 raise Refused(
                     Reason.SUM_UNCHECKED,
@@ -220,7 +220,7 @@ class ResultApplier:
 
     def _accepted_size(self) -> int:
         """Count the entries that a quorum has cosigned, by this node's knowledge."""
-        accepted = self._mirror.accepted
+        accepted = self.mirror.accepted
         return accepted.checkpoint.size if accepted else 0
 
     def _step(self, ended: EndedRound, result: Result, chunks: Chunks) -> Replica:

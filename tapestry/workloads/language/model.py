@@ -73,7 +73,7 @@ class LanguageModel(TorchModel):
         super().__init__(module.eval())
         self._tokenizer = tokenizer
         self._start = start_tokens(tokenizer)
-        self._template = ChatTemplate(tokenizer)
+        self.template = ChatTemplate(tokenizer)
         known = inspect.signature(module.forward).parameters
         self._keeps_logits = "logits_to_keep" in known
         self._coarse = coarse_evaluation and multiplies_bfloat16()
@@ -114,14 +114,14 @@ class LanguageModel(TorchModel):
         See ``ChatTemplate.whole``, also for what it raises.
         """
         if isinstance(prompt, Dialogue):
-            row = self._template.whole(prompt)
+            row = self.template.whole(prompt)
             return None if row is None else tuple(row)
         return tuple(self._tokenizer(prompt, verbose=False)["input_ids"])
 
     @property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end an answer or a continuation, in ascending order."""
-        return tuple(sorted(self._template.ends))
+        return tuple(sorted(self.template.ends))
 
     @property
     def tokenizer(self) -> Any:
@@ -207,7 +207,7 @@ class LanguageModel(TorchModel):
         """
         try:
             if isinstance(text, Dialogue):
-                self._template.encode([text])
+                self.template.encode([text])
                 self._check_prompt(self._prompt(Dialogue(turns=text.turns[:1])))
         except ConfigError as error:
             return str(error)
@@ -252,7 +252,7 @@ class LanguageModel(TorchModel):
             rows = decode(
                 self._module,
                 given,
-                ends=self._template.ends,
+                ends=self.template.ends,
                 most=[min(max_tokens, self.positions - len(row)) for row in given],
                 choose=partial(_choose, temperature=temperature, generator=generator),
             )
@@ -290,7 +290,7 @@ class LanguageModel(TorchModel):
         dialogues = [text for text in texts if isinstance(text, Dialogue)]
         rows = {
             str: iter(self._plain(plain)),
-            Dialogue: iter(self._template.encode(dialogues)),
+            Dialogue: iter(self.template.encode(dialogues)),
         }
         return [next(rows[type(text)]) for text in texts]
 
@@ -298,13 +298,13 @@ class LanguageModel(TorchModel):
         """Tokenize texts; an empty one gives no tokens."""
         return [
             [*self._start, *row] if row else []
-            for row in self._template.text.encode(texts)
+            for row in self.template.text.encode(texts)
         ]
 
     def _fault_of_tokens(self, text: Text) -> str | None:
         """Say what the tokenizer loses of what is scored: one character, no word."""
         for part in (text,) if isinstance(text, str) else text.answers:
-            (tokens,) = self._template.text.encode([part])
+            (tokens,) = self.template.text.encode([part])
             back = self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
             want = _composed(part)
             if _composed(back) not in {want, f" {want}", want.removeprefix(" ")}:
@@ -334,7 +334,7 @@ class LanguageModel(TorchModel):
 
     def _prompt(self, prompt: Text) -> list[int]:
         if isinstance(prompt, Dialogue):
-            return self._template.prompts([prompt])[0]
+            return self.template.prompts([prompt])[0]
         (tokens,) = self._plain([prompt])
         return tokens or self._start or [self._tokenizer.eos_token_id or 0]
 

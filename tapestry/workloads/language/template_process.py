@@ -34,7 +34,7 @@ def main() -> None:
     except MemoryError:
         answers = [{"reason": "it takes too much memory"}] * len(request["jobs"])
     except Exception as error:  # noqa: BLE001  # a template may raise anything
-        answers = [{"reason": _line(error)}] * len(request["jobs"])
+        answers = [{"reason": one_line(error)}] * len(request["jobs"])
     else:
         render = library.render_jinja_template
         answers = [_render(render, request, job) for job in request["jobs"]]
@@ -52,12 +52,13 @@ def _render(render: Any, request: dict[str, Any], job: dict[str, Any]) -> Any:
     except MemoryError:
         return {"reason": "it takes too much memory"}
     except Exception as error:  # noqa: BLE001  # a template may raise anything
-        return {"reason": _line(error)}
-    reason = _fault(text, most=request["characters"])
+        return {"reason": one_line(error)}
+    reason = fault_of(text, most=request["characters"])
     return {"text": text} if reason is None else {"reason": reason}
 
 
-def _fault(text: str, *, most: int) -> str | None:
+def fault_of(text: str, *, most: int) -> str | None:
+    """Say why a printed text cannot be used; None if it can."""
     if len(text) > most:
         return f"it prints over {most} characters"
     if _SURROGATE.search(text):
@@ -82,7 +83,8 @@ def _refuse_chance(*_: object) -> str:
     raise ValueError("it draws at random; print the same for the same turns")
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return an error's reason as one short line."""
     return " ".join(str(error).split())[:_REASON] or type(error).__name__
 
 

@@ -55,13 +55,13 @@ class PlainText:
     def __init__(self, tokenizer: Any) -> None:
         """Take a Hugging Face tokenizer; it is not changed."""
         self._tokenizer = tokenizer
-        self._deaf = _without_added(tokenizer)
+        self.deaf = _without_added(tokenizer)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn each text into tokens, without any that a tokenizer puts around it."""
         if not texts:
             return []
-        rows = self._deaf(
+        rows = self.deaf(
             list(texts),
             add_special_tokens=False,
             split_special_tokens=True,

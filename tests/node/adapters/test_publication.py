@@ -272,7 +272,7 @@ def test_one_failed_training_is_paid_for_however_often_it_is_asked_for(
     assert len(accounts(federation)) == 1
     assert answers(federation)[-1] == "training_failed"
     with refused(Refused, "training-failed") as caught:  # nor a round
-        federation.nodes["fr"]._context.check_failed("run")
+        federation.nodes["fr"].context.check_failed("run")
     assert caught.value.reason is Reason.TRAINING_FAILED
 
 
@@ -289,7 +289,7 @@ def test_a_failure_after_the_training_lets_no_other_training_begin(
 
     monkeypatch.setattr(adapter_trainer, "write", write)
     federation.run()
-    assert federation.nodes["fr"]._context.failed == {"run"}
+    assert federation.nodes["fr"].context.failed == {"run"}
     for _ in range(2):  # what was trained and paid for is published all the same
         federation.run()
     assert trainings.count == 1

@@ -289,8 +289,8 @@ def test_a_release_with_a_quorum_ends_the_questions_about_its_rounds(
     world = released()
     base = applier(world, wanted=1)
     manifest = world.manifest(1)
-    base._spots.draw(Taken(manifest=manifest, result=finished.result, index=1))
+    base.spots.draw(Taken(manifest=manifest, result=finished.result, index=1))
     assert len(base.asks()) == 1
-    base._mirror.accept_checkpoint(world.note(), world.now)
+    base.mirror.accept_checkpoint(world.note(), world.now)
     assert base.asks() == []
     base.check_releases()

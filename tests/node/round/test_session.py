@@ -42,7 +42,7 @@ def stopped(found: Found) -> Stopped:
 
 
 def session_of(federation: Federation) -> Session:
-    session = federation.nodes[NAME]._session
+    session = federation.nodes[NAME].session
     assert session is not None
     return session
 
@@ -50,10 +50,10 @@ def session_of(federation: Federation) -> Session:
 def join(node: Node, manifest: RoundManifest, *, ledger: Ledger | None = None) -> Any:
     """Join a round as the node does, past the rules of admission."""
     return Session(
-        node._context,
+        node.context,
         manifest,
         replica=node.replica,
-        layout=node._trainer.layout(manifest),
+        layout=node.trainer.layout(manifest),
         ledger=ledger or node.ledger,
     )
 
@@ -136,9 +136,9 @@ def test_a_training_that_fails_is_paid_for_and_ends_the_run(
     assert NAME not in {name for name, _ in federation.committed()}
     said = "^training_failed: a training of 'run'.*restart the node"
     with refused(Refused, "training-failed", match=said):
-        node._context.check_failed("run")
-    node._context.check_failed("another")
-    federation.restart(NAME)._context.check_failed("run")
+        node.context.check_failed("run")
+    node.context.check_failed("another")
+    federation.restart(NAME).context.check_failed("run")
 
 
 def test_a_round_with_a_chosen_factor_seed_is_refused(stopped: Stopped) -> None:
@@ -174,7 +174,7 @@ def test_a_round_that_the_ledger_does_not_cover_is_not_joined(
 ) -> None:
     federation = stopped(Kind.SHARE_KEYS)
     node, manifest = federation.nodes[NAME], session_of(federation).manifest
-    terms = replace(node._trainer.terms, epsilon=0.1)
+    terms = replace(node.trainer.terms, epsilon=0.1)
     ledger = Ledger.open(tmp_path / "other.db", terms)
     with refused(BudgetExhausted, "budget-exhausted", match="round 1 of 'run'"):
         join(node, manifest, ledger=ledger)

@@ -38,7 +38,7 @@ def _run(*events: ProgressEvent, quiet: bool = False) -> list[str]:
 
 
 def _board(clock: _Clock, *events: ProgressEvent) -> str:
-    board = module._Board(title="A run", clock=clock, started=0.0)
+    board = module.Board(title="A run", clock=clock, started=0.0)
     for event in events:
         board.apply(event)
         clock.now += 1.0
@@ -75,8 +75,8 @@ def test_steps_within_a_phase_do_not_flood_a_file() -> None:
 
 def test_a_long_phase_reports_from_time_to_time() -> None:
     clock, stream = _Clock(), io.StringIO()
-    board = module._Board(title="A run", clock=clock, started=0.0)
-    lines = module._PlainView(board=board, stream=stream)
+    board = module.Board(title="A run", clock=clock, started=0.0)
+    lines = module.PlainView(board=board, stream=stream)
     for step in range(25):
         lines.take({"stage": "central", "done": step, "total": 25})
         clock.now += 1.0

@@ -126,7 +126,7 @@ def test_the_length_of_a_mean_is_measured_in_whole_numbers() -> None:
     found = measure(_total(0.25, 3), survivors=3, manifest=manifest)
     assert found == Measured(norm=math.sqrt(20 * 768**2) * (1 / 3 / 2**10), fault=None)
     total = np.full(20, -(2**31), dtype=np.int64).astype(np.int32).view(np.uint32)
-    assert replica._squares(total) == 20 * 2**62
+    assert replica.squares(total) == 20 * 2**62
 
 
 @pytest.mark.parametrize(

@@ -168,9 +168,9 @@ def test_every_kind_has_a_sample_with_every_field() -> None:
 
 
 def test_every_kind_has_a_body_type_of_its_own() -> None:
-    assert set(messages._BODIES) == set(Kind)
-    assert len(set(messages._BODIES.values())) == len(Kind)
-    assert {kind: type(body) for kind, body in SAMPLES.items()} == messages._BODIES
+    assert set(messages.BODIES) == set(Kind)
+    assert len(set(messages.BODIES.values())) == len(Kind)
+    assert {kind: type(body) for kind, body in SAMPLES.items()} == messages.BODIES
 
 
 @pytest.mark.parametrize("kind", Kind, ids=str)

@@ -59,7 +59,7 @@ def test_a_signature_holds_for_one_node_and_one_round(stage: RoundStage) -> None
 def test_what_is_signed_begins_with_the_protocol_and_the_stage(
     stage: RoundStage,
 ) -> None:
-    said = SIGNED[stage]._statement(CONTEXT)
+    said = SIGNED[stage].signed_bytes(CONTEXT)
     head = f"tapestry-secagg/1\n{stage.value}\n{said_by(stage)}\n".encode()
     assert said.startswith(head + CONTEXT)
     assert (len(said) - len(head)) % 32 == 0

@@ -105,8 +105,8 @@ class World:
     @staticmethod
     def snapshot(stage: Any) -> Any:
         twin = copy.copy(stage)
-        twin._kept = dict(stage._kept)
-        for part in ("_total", "_taken"):
+        twin.kept = dict(stage.kept)
+        for part in ("total", "taken"):
             if hasattr(twin, part):
                 setattr(twin, part, getattr(stage, part).copy())
         return twin
@@ -205,7 +205,7 @@ def test_the_coordinator_answers_a_bad_message_with_one_typed_error(
     stage = w.snapshot(w.collectors[kind])
     body = data.draw(mutations(w.bodies[kind]))
     before = stage.missing
-    total = stage._total.copy() if kind == "upload" else None
+    total = stage.total.copy() if kind == "upload" else None
     chunks: list[bytes | memoryview] = list(w.f.uploads[w.me.name].chunks)
     if kind == "upload" and data.draw(st.booleans()):
         body = w.bodies[kind]
@@ -220,7 +220,7 @@ def test_the_coordinator_answers_a_bad_message_with_one_typed_error(
     except TapestryError:
         assert stage.missing == before
         if total is not None:
-            assert np.array_equal(stage._total, total)
+            assert np.array_equal(stage.total, total)
         chunks = list(w.f.uploads[w.me.name].chunks)
         stage.accept(w.me.name, wrap(message_type.decode(w.bodies[kind])))
 

@@ -116,7 +116,7 @@ class Recovery:
         self.federation.collect_masked_inputs(self.federation.names()[lost:])
         self.keys = self.federation.keys
         self.federation.check_consistency()
-        self.heads = self.federation.stage._masked.heads
+        self.heads = self.federation.stage.masked.heads
         self.reveals: list[Reveal] = []
         for name in self.federation.stage.missing:
             member = self.federation.member(name)

@@ -20,6 +20,6 @@ def bounded(
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("positions") / request.param
     found = LanguageModel.open(build(folder, request.param))
-    template: Any = found._template
+    template: Any = found.template
     template.__dict__["ends"] = frozenset()
     return found

@@ -9,7 +9,7 @@ from tests.support.refusals import refused
 
 
 def _tokens(bounded: LanguageModel, prompt: str) -> int:
-    return len(bounded._prompt(prompt))
+    return len(bounded.prompt_tokens(prompt))
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused(bounded: LanguageModel) -> None:

@@ -129,7 +129,7 @@ def test_a_template_that_does_not_compile_fails_every_job() -> None:
 def test_a_text_that_differs_by_day_or_cannot_be_kept_is_a_fault(
     text: str, said: str
 ) -> None:
-    fault = template_process._fault(text, most=100)
+    fault = template_process.fault_of(text, most=100)
     assert fault is not None
     assert fault.startswith(said)
     assert len(fault) < 140
@@ -137,7 +137,7 @@ def test_a_text_that_differs_by_day_or_cannot_be_kept_is_a_fault(
 
 @pytest.mark.parametrize("text", ["", "x" * 100, "<b at 0xyz>", "<at 0x1234>", "日本"])
 def test_an_ordinary_text_is_no_fault(text: str) -> None:
-    assert template_process._fault(text, most=100) is None
+    assert template_process.fault_of(text, most=100) is None
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_an_ordinary_text_is_no_fault(text: str) -> None:
     ids=["lines", "nothing", "blank", "long"],
 )
 def test_a_reason_is_one_short_line(error: Exception, said: str) -> None:
-    assert template_process._line(error) == said
+    assert template_process.one_line(error) == said
 
 
 def test_the_program_imports_nothing_of_ours() -> None:

@@ -58,7 +58,7 @@ def test_a_piece_in_place_of_a_mark_cannot_be_guessed() -> None:
 
 
 def _pieces_of(text: PlainText) -> list[tuple[str, float]]:
-    value = json.loads(text._deaf.backend_tokenizer.to_str())
+    value = json.loads(text.deaf.backend_tokenizer.to_str())
     return [tuple(piece) for piece in value["model"]["vocab"]]
 
 
