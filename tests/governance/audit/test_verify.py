@@ -146,7 +146,7 @@ def test_a_file_more_or_less_is_noticed(bundle: Path) -> None:
     (bundle / "tile" / "0" / "000.p" / "26").unlink()
     assert failed(verify(bundle)) == ("files", AuditVerdict.INCOMPLETE, "file-missing")
     write_manifest(bundle)
-    assert failed(verify(bundle)) == ("log", AuditVerdict.INCOMPLETE, "file-missing")
+    assert failed(verify(bundle)) == ("log", AuditVerdict.INCOMPLETE, "tile-missing")
     (bundle / "MANIFEST.sha256").unlink()
     assert failed(verify(bundle)) == (
         "files",
