@@ -10,6 +10,7 @@ from tapestry.errors import ProtocolError
 from tapestry.inputs.setting_types import DECIMAL
 
 DOCUMENT_LIMIT = 8 << 20  # bytes of JSON
+_JOINERS = re.compile(r"(?<=\w)[\u200c\u200d](?=\w)")  # spelling, in many scripts
 _SEGMENT = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_. @+=,-]{0,119}")
 
 
@@ -18,6 +19,12 @@ def _plain_decimal(text: str) -> str:
         decode_decimal(text)
     except ProtocolError as error:
         raise ValueError(str(error)) from None
+    return text
+
+
+def _check_printable(text: str) -> str:
+    if text != text.strip() or not _JOINERS.sub("", text).isprintable():
+        raise ValueError("not text on one line, without invisible characters")
     return text
 
 
@@ -58,6 +65,14 @@ Plain = Annotated[
     str,
     Field(max_length=40, examples=["0.5"], json_schema_extra=dict(DECIMAL)),
     AfterValidator(_plain_decimal),
+]
+Printable = Annotated[  # all free text of others; the field says how long it may be
+    str,
+    Field(
+        description="text on one line, without control or invisible characters",
+        examples=["Italy"],
+    ),
+    AfterValidator(_check_printable),
 ]
 FileName = Annotated[str, AfterValidator(check_file_name)]
 

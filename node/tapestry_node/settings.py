@@ -13,7 +13,7 @@ from tapestry.encoding import decode_decimal
 from tapestry.privacy.bounds import Delta, Epsilon
 from tapestry.protocol.messages import MAX_ASKS
 from tapestry.protocol.round_manifest import Options
-from tapestry.schema import Digest, Name, Noise, Plain, Strict
+from tapestry.schema import Digest, Name, Noise, Plain, Printable, Strict
 from tapestry.settings import Base, Count, Settings, Targets, WorkloadName
 
 
@@ -125,7 +125,7 @@ class NodeSettings(Settings):
 
     name: Name
     federation: Name
-    country: Annotated[str, Field(max_length=60, examples=["italy"])]
+    country: Annotated[Printable, Field(min_length=1, max_length=60)]
     workload: WorkloadName
     base: Base
     data: Annotated[str, Field(examples=["data"])]

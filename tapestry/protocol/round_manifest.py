@@ -13,7 +13,7 @@ from pydantic import (
 
 from tapestry.encoding import decode_decimal, digest
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import Digest, Name, Plain, Strict
+from tapestry.schema import Digest, Name, Plain, Printable, Strict
 
 
 class Participant(Strict):
@@ -40,7 +40,7 @@ def _told_as_one(
 
 Option = (
     Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]
-    | Annotated[str, Field(max_length=200)]
+    | Annotated[Printable, Field(max_length=200)]
 )
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Options = Annotated[
@@ -73,7 +73,7 @@ class TrainingPlan(Strict):
     workload: Name
     parameterization: Literal["full", "low_rank"]
     rank: Annotated[int, Field(ge=0, le=1024)]  # 0 with "full"
-    targets: tuple[Annotated[str, Field(max_length=80)], ...]  # module names; low_rank
+    targets: tuple[Annotated[Printable, Field(max_length=80)], ...]  # names; low_rank
     factor_seed: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # draws A; low_rank
     steps: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]  # expected, in records

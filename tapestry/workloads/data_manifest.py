@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from tapestry.schema import Strict
+from tapestry.schema import Printable, Strict
 
 Record: TypeAlias = Any
 """A record, or a piece of public data, of the workload's own type; opaque."""
@@ -30,7 +30,9 @@ class DataManifest(Strict):
         ),
     ]
     unit: Annotated[Literal["record"], Field(examples=["record"])]
-    source: Annotated[str, Field(max_length=300, examples=["our archive, 2024"])] = ""
+    source: Annotated[
+        Printable, Field(max_length=300, examples=["our archive, 2024"])
+    ] = ""
 
     @property
     def languages(self) -> tuple[str, ...]:

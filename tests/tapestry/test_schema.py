@@ -7,7 +7,7 @@ from pydantic import Field
 
 from tapestry.encoding import canonical_json
 from tapestry.errors import ProtocolError
-from tapestry.schema import Digest, FileName, Name, Plain, Strict
+from tapestry.schema import Digest, FileName, Name, Plain, Printable, Strict
 from tests.support.refusals import refused
 
 DIGEST = "sha256:" + "0a" * 32
@@ -91,3 +91,48 @@ def test_a_document_over_the_limit_is_refused() -> None:
 def test_a_model_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         setattr(_Sample.model_validate(GOOD), "name", "spain")  # noqa: B010
+
+
+class _Free(Strict):
+    text: Annotated[Printable, Field(max_length=60)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Côte d\u2019Ivoire",
+        "\u65e5\u672c",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "a b",
+        "",
+    ],
+    ids=["Latin", "Han", "a joiner between letters", "a space", "empty"],
+)
+def test_free_text_of_any_script_is_taken(text: str) -> None:
+    assert _Free.decode(_Free(text=text).encode()).text == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "italy\nspain 1.0",
+        "italy\r",
+        "a\tb",
+        "\x1b[2J",
+        "a\u2028b",
+        "a\u202eb",
+        "a\u00adb",
+        "a\u200b",
+        "\u200ca",
+        "a\u200c\u200cb",
+        "a\u00a0b",
+        " a",
+        "a ",
+        "\ufeffa",
+        "\ue000",
+    ],
+)
+def test_free_text_that_forges_a_row_or_hides_is_refused(text: str) -> None:
+    """It is printed in tables and pages, next to what the program says."""
+    with refused(ProtocolError, "schema-violated", match="_Free text: "):
+        _Free.decode(canonical_json({"text": text}))

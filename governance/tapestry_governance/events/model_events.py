@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from tapestry.schema import Digest, Name, Plain
+from tapestry.schema import Digest, Name, Plain, Printable
 from tapestry_governance.events.event_body import (
     Base,
     Body,
@@ -47,7 +47,7 @@ class AdapterPublished(Body):
     roles: ClassVar[tuple[Role, ...]] = ("community",)
     name: Name
     version: Annotated[int, Field(ge=1)]
-    country: Annotated[str, Field(min_length=1, max_length=60)]
+    country: Annotated[Printable, Field(min_length=1, max_length=60)]
     language: Language
     licence: Licence
     base: Base
