@@ -12,7 +12,8 @@ checkpoint with a quorum of cosignatures (as C2SP tlog-witness)::
 Guarantees:
     What was stored once is never replaced: a shorter log, another log of the same
     size, or an entry that differs from the mirror's raises ``InconsistentLog``, and
-    the offending bytes are kept as evidence. Each step is on the disk before its
+    the offending note is kept as evidence, with its entries up to a limit, so that a
+    log cannot fill a disk. Each step is on the disk before its
     method returns, so a cosignature covers only entries that are durable here.
 
 Not protected:
@@ -49,7 +50,8 @@ from tapestry_governance.rules.replay import apply_all
 
 _Body = TypeVar("_Body", bound=Body)
 MAX_AGE = 24 * 3600  # seconds; a policy may only shorten it
-_MAX_EVIDENCE = 64
+MAX_EVIDENCE = 64  # refused updates that are kept, the first ones
+EVIDENCE_BYTES = 1 << 20  # of the entries of one; of larger updates only the note stays
 _TABLES = """
 CREATE TABLE entry (
     idx INTEGER PRIMARY KEY, leaf BLOB, bytes BLOB
@@ -66,11 +68,15 @@ _SCHEMA = Schema(application="TpLm", version=1, tables=_TABLES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkEvidence:
-    """A signed note that a mirror refused, and the entries that came with it."""
+    """A signed note that a mirror refused, and the entries that came with it.
+
+    The entries are left out where there are more than ``EVIDENCE_BYTES``: the log's
+    signature under a size and root is what convicts it.
+    """
 
     reason: str
     note: bytes
-    update: bytes  # canonical JSON: start, and the entries in base64
+    update: bytes  # canonical JSON: start, and the entries in base64 or null
 
 
 class LogMirror:
@@ -405,13 +411,13 @@ class LogMirror:
         start: int,
         entries: Sequence[bytes],
     ) -> None:
-        update = canonical_json(
-            {"entries": [encode_base64(bytes(e)) for e in entries], "start": start}
-        )
+        fits = sum(map(len, entries)) <= EVIDENCE_BYTES
+        kept = [encode_base64(bytes(entry)) for entry in entries] if fits else None
+        update = canonical_json({"entries": kept, "start": start})
         self._database.query(
             "INSERT INTO evidence (reason, note, update_json)"
             " SELECT ?, ?, ? WHERE (SELECT count(*) FROM evidence) < ?",
-            *(str(error), note, update, _MAX_EVIDENCE),
+            *(str(error), note, update, MAX_EVIDENCE),
         )
 
 

@@ -20,6 +20,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry_governance.events.round_events import RoundOpened
+from tapestry_governance.log import mirror as mirror_module
 from tapestry_governance.log.mirror import LogMirror
 from tests.support.log_world import NAMES, World, fake_digest, renamed
 from tests.support.refusals import refused
@@ -138,6 +139,26 @@ def test_a_fork_is_refused_and_kept_as_evidence(
     assert kept.note == world.note(fork)
     assert len(decode_json(kept.update, limit=1 << 20)["entries"]) == 12
     follow(mirror, world)
+
+
+def test_evidence_of_forks_is_bounded(
+    world: World, mirror: LogMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that forks with every message fills no disk; the notes convict it."""
+    follow(mirror, world, 20)
+    fork = other_history(world)
+    size = sum(map(len, fork[20:]))
+    for limit, kept in ((size, len(fork) - 20), (size - 1, None)):
+        monkeypatch.setattr(mirror_module, "EVIDENCE_BYTES", limit)
+        with refused(InconsistentLog, "log-forked"):
+            mirror.extend(20, fork[20:], world.note(fork))
+        held = decode_json(mirror.evidence()[-1].update, limit=1 << 20)["entries"]
+        assert (held and len(held)) == kept
+        assert mirror.evidence()[-1].note == world.note(fork)
+    for _ in range(2 * mirror_module.MAX_EVIDENCE):
+        with refused(InconsistentLog, "log-forked"):
+            mirror.extend(20, fork[20:], world.note(fork))
+    assert len(mirror.evidence()) == mirror_module.MAX_EVIDENCE
 
 
 def test_a_rewritten_entry_is_refused(world: World, mirror: LogMirror) -> None:  # [1]
