@@ -34,6 +34,7 @@ from tapestry.keys import Algorithm, SigningKey, VerifyKey
 
 MAX_BYTES = 1 << 18
 MAX_SIGNATURES = 100
+MAX_TIME = 253_402_300_799  # 9999-12-31 23:59:59 UTC, in POSIX seconds
 _DASH = "\N{EM DASH} "
 
 
@@ -153,12 +154,12 @@ def cosign(text: str, key: SigningKey, *, time: int) -> Signature:
     """Cosign a text with a key of type 0x04, at a time in POSIX seconds.
 
     Raises:
-        ValueError: The key is for signing, or the time has no spelling.
+        ValueError: The key is for signing, or the time is not between 1970 and 9999.
         ProtocolError: The text cannot be in a note.
     """
     if key.verify_key.algorithm is not Algorithm.COSIGNATURE:
         raise ValueError(f"{key.verify_key.keyid} signs; it does not cosign")
-    if not 0 <= time < 2**63:
+    if not 0 <= time <= MAX_TIME:
         raise ValueError(f"no cosignature at time {time}")
     check_text(text)
     blob = time.to_bytes(8, "big") + key.sign(_cosigned(text, time))
@@ -210,10 +211,10 @@ def verify_signature(text: str, signature: Signature, key: VerifyKey) -> Verifie
         key.verify(text.encode(), signature.blob)
         return Verified(key=key, time=None, signature=signature)
     time = int.from_bytes(signature.blob[:8], "big")
-    if len(signature.blob) != 72 or time >= 2**63:
+    if len(signature.blob) != 72 or time > MAX_TIME:
         raise VerificationError(
             f"cosignature of {key.keyid} is malformed: {len(signature.blob)} bytes,"
-            " want 72 and a time below 2**63",
+            f" want 72 and a time up to {MAX_TIME}",
             code="cosignature-malformed",
         )
     key.verify(_cosigned(text, time), signature.blob[8:])

@@ -80,11 +80,6 @@ class CosignedCheckpoint:
     note: bytes
     cosignatures: tuple[Cosignature, ...]
 
-    @property
-    def newest(self) -> int | None:
-        """The latest time among the cosignatures, in POSIX seconds."""
-        return max((c.time for c in self.cosignatures), default=None)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustPolicy:

@@ -44,6 +44,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.tlog import tiles
+from tapestry.tlog.freshness import Times, tolerated
 from tapestry.tlog.tiles import StoredEntries
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.audit.bundle import SUMS, Bundle, open_bundle
@@ -183,12 +184,27 @@ def _signatures(audit: Audit) -> Found:
     audit.opened = audit.trust.open(audit.bundle.checkpoint)
     checkpoint = audit.opened.checkpoint
     count = len(audit.opened.cosignatures)
-    newest = datetime.fromtimestamp(audit.opened.newest or 0, UTC)
     detail = (
         f"{checkpoint.origin}, {checkpoint.size} entries: signed by the log, cosigned"
-        f" by {count} witnesses, a quorum; the last at {newest:%Y-%m-%d %H:%M:%S} UTC"
+        f" by {count} witnesses, a quorum"
     )
-    return detail, {"cosignatures": count, "newest": audit.opened.newest or 0}
+    if not count:
+        return f"{detail}; without a cosignature it has no date", {"cosignatures": 0}
+    times, wrong = Times.of(audit.opened, audit.trust), tolerated(audit.trust)
+    detail += f"; known by {_utc(times.known_by)}, seen at {_utc(times.seen_at)},"
+    detail += (
+        f" whatever {wrong} of the clocks say" if wrong else " and one clock can say so"
+    )
+    return detail, {
+        "cosignatures": count,
+        "known_by": times.known_by,
+        "seen_at": times.seen_at,
+        "clocks_tolerated": wrong,
+    }
+
+
+def _utc(time: int) -> str:
+    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _log(audit: Audit) -> Found:

@@ -16,6 +16,7 @@ from tapestry.errors import ConfigError
 from tapestry.keys import SigningKey
 from tapestry.protocol.round_manifest import NoNoise
 from tapestry.tlog import tiles
+from tapestry.tlog.note import MAX_TIME
 from tapestry_governance.audit.bundle import write_manifest
 from tapestry_governance.audit.verify import Audit, AuditVerdict, verify
 from tapestry_governance.events import envelope as entry_module
@@ -69,8 +70,13 @@ def test_an_untouched_bundle_holds_with_counts(world: World, bundle: Path) -> No
     assert {step.code for step in audit.steps} == {None}
     counts = {step.name: step.counts for step in audit.steps}
     assert counts["files"]["files"] == 13
-    assert counts["signatures"]["cosignatures"] == 3
-    assert counts["signatures"]["newest"] == int(world.now.timestamp())
+    now = int(world.now.timestamp())
+    assert counts["signatures"] == {
+        "cosignatures": 3,
+        "known_by": now,
+        "seen_at": now,
+        "clocks_tolerated": 1,
+    }
     assert counts["log"] == {"entries": 26, "tiles": 2}
     assert counts["since"] == {"new": 0}
     assert counts["events"]["author_signatures"] == 26
@@ -78,6 +84,39 @@ def test_an_untouched_bundle_holds_with_counts(world: World, bundle: Path) -> No
     assert counts["privacy"] == {"accounts": 5, "without_promise": 0}
     assert counts["artifacts"] == {"logged": 2, "whole": 1, "manifests": 0}
     assert counts["blobs"] == {"blobs": 2}
+
+
+@pytest.mark.parametrize("time", [0, 2**31, MAX_TIME])
+def test_one_witness_does_not_date_the_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, time: int
+) -> None:
+    """The time is the interval of honest clocks, whatever one of them says."""
+    world = World().found()
+    key = world.keys[NAMES[3], "witness"]
+    note = world.note() + world.checkpoint().cosign(key, time=time)
+    monkeypatch.setattr(world, "note", lambda: note)
+    audit = verify(bundle_of(world, tmp_path).folder)
+    (signatures,) = (s for s in audit.steps if s.name == "signatures")
+    now = int(world.now.timestamp())
+    assert (signatures.counts["known_by"], signatures.counts["seen_at"]) == (now, now)
+    assert "whatever 1 of the clocks say" in signatures.detail
+
+
+@pytest.mark.parametrize("time", [MAX_TIME + 1, 2**62, 2**63, 2**64 - 1])
+def test_a_cosignature_after_the_year_9999_is_a_bad_signature(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, time: int
+) -> None:
+    world = World().found()
+    key = world.keys[NAMES[3], "witness"]
+    good = world.checkpoint()
+    blob = time.to_bytes(8, "big") + key.sign(
+        f"cosignature/v1\ntime {time}\n{good}".encode()
+    )
+    name, material = key.name, encode_base64(key.verify_key.id + blob)
+    note = world.note() + f"\u2014 {name} {material}\n".encode()
+    monkeypatch.setattr(world, "note", lambda: note)
+    found = failed(verify(bundle_of(world, tmp_path).folder))
+    assert found == ("signatures", AuditVerdict.FAILS, "cosignature-malformed")
 
 
 @settings(max_examples=150)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tapestry.errors import ProtocolError, VerificationError
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.tlog import note
+from tapestry.tlog.note import MAX_TIME
 from tests.support.refusals import refused
 
 VECTORS: dict[str, Any] = json.loads(
@@ -64,7 +65,7 @@ def test_notes_without_a_valid_known_signature_are_refused(
         note.open_note(case["note"].encode(), keys)
 
 
-@given(text=texts, time=st.integers(0, 2**63 - 1))
+@given(text=texts, time=st.integers(0, MAX_TIME))
 def test_what_is_signed_opens_and_prints_again(text: str, time: int) -> None:
     data = _signed(text, time=time)
     parsed = note.parse(data)
@@ -149,11 +150,11 @@ def test_a_cosignature_is_of_one_text_and_one_time() -> None:
 
 
 def test_times_beyond_63_bits_do_not_exist() -> None:
-    for time in (-1, 2**63):
+    for time in (-1, MAX_TIME + 1, 2**63):
         with pytest.raises(ValueError, match="time"):
             note.cosign(TEXT, WITNESS, time=time)
-    message = f"cosignature/v1\ntime {2**63}\n{TEXT}".encode()
-    blob = (2**63).to_bytes(8) + WITNESS.sign(message)
+    message = f"cosignature/v1\ntime {MAX_TIME + 1}\n{TEXT}".encode()
+    blob = (MAX_TIME + 1).to_bytes(8) + WITNESS.sign(message)
     line = note.Signature(name=WITNESS.name, key_id=WITNESS.verify_key.id, blob=blob)
     with refused(VerificationError, "cosignature-malformed"):
         note.verify_signature(TEXT, line, WITNESS.verify_key)
