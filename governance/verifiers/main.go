@@ -46,7 +46,7 @@ func (w *witness) Verify(text, sig []byte) bool {
 	}
 	time := binary.BigEndian.Uint64(sig)
 	message := fmt.Sprintf("cosignature/v1\ntime %d\n%s", time, text)
-	return ed25519.Verify(w.key, []byte(message), sig[8:])
+	return isKey(sig[8:40]) && ed25519.Verify(w.key, []byte(message), sig[8:])
 }
 
 // smallOrder lists the encodings of the points under which one signature fits every
@@ -59,7 +59,8 @@ var smallOrder = map[string]bool{
 	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f": true,
 }
 
-// isKey says whether 32 bytes are below 2^255 - 19 and not of small order.
+// isKey says whether 32 bytes, a key or R of a signature, are below 2^255 - 19 and not
+// of small order.
 func isKey(key []byte) bool {
 	y := append([]byte(nil), key...)
 	y[31] &= 0x7f
@@ -68,6 +69,13 @@ func isKey(key []byte) bool {
 		canonical = canonical || b != 0xff
 	}
 	return canonical && !smallOrder[fmt.Sprintf("%x", y)]
+}
+
+// logKey refuses signatures whose R is of small order, as every other key here does.
+type logKey struct{ note.Verifier }
+
+func (l logKey) Verify(text, sig []byte) bool {
+	return len(sig) == ed25519.SignatureSize && isKey(sig[:32]) && l.Verifier.Verify(text, sig)
 }
 
 func newWitness(vkey string) (*witness, error) {
@@ -104,10 +112,12 @@ func newPolicy(log string, witnesses []string, quorum int) (*policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	if key, err := base64.StdEncoding.DecodeString(log[strings.LastIndex(log, "+")+1:]); err == nil && !isKey(key[1:]) {
+	parts := strings.SplitN(log, "+", 3) // base64 has plus signs, too
+	key, err := base64.StdEncoding.DecodeString(parts[2])
+	if err != nil || len(key) != 33 || !isKey(key[1:]) {
 		return nil, fmt.Errorf("not a log's key: %q", log)
 	}
-	known := []note.Verifier{signer}
+	known := []note.Verifier{logKey{signer}}
 	for _, vkey := range witnesses {
 		w, err := newWitness(vkey)
 		if err != nil {

@@ -74,6 +74,8 @@ async function parseKey(vkey) {
 }
 
 async function verifySignature(key, text, blob) {
+  const r = key.type === 1 ? blob.slice(0, 32) : blob.slice(8, 40);
+  if (r.length !== 32 || !isKey(r)) return false; // R is not of small order either
   if (key.type === 1) {
     return crypto.subtle.verify("Ed25519", key.key, blob, encoder.encode(text));
   }
@@ -168,7 +170,9 @@ async function verifyProof(proof, entry, trust) {
   const checkpoint = await openCheckpoint(proof.slice(gap + 2), ...trust);
   const at = decimal(index.slice(6));
   demand(at < checkpoint.size, "index within the log");
-  const root = await rootFromProof(hashes.map(base64), at, checkpoint.size, await leafHash(entry));
+  const path = hashes.map(base64);
+  demand(path.every((hash) => hash.length === 32), "length of a hash");
+  const root = await rootFromProof(path, at, checkpoint.size, await leafHash(entry));
   demand(equal(root, checkpoint.root), "root over the proof");
 }
 

@@ -58,7 +58,7 @@ def take_inventory(
         own_is_folder: Whether the list lies in a folder of this name.
 
     Edge cases:
-        A folder without files in it is as good as none, whatever its name is.
+        An empty folder that is not listed is foreign, too.
 
     Raises:
         OSError: A folder cannot be read.
@@ -74,7 +74,7 @@ def take_inventory(
         if stat.S_ISLNK(mode):
             links.append(name)
         elif stat.S_ISDIR(mode):
-            if name not in parents and _holds_something(Path(entry.path)):
+            if name not in parents:
                 foreign.append(f"{name}/")
         elif name not in listed:
             foreign.append(name)
@@ -134,18 +134,6 @@ def _walk(
                 yield name, entry
                 if name in parents and entry.is_dir(follow_symlinks=False):
                     pending.append(Path(entry.path))
-
-
-def _holds_something(folder: Path) -> bool:
-    """Return whether there is anything but folders in a folder."""
-    for place, folders, files in os.walk(folder, onerror=_raise):
-        if files or any(Path(place, name).is_symlink() for name in folders):
-            return True
-    return False
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _names(names: Collection[str]) -> str:

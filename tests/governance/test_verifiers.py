@@ -4,23 +4,28 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from tapestry.curve25519 import SMALL_ORDER
 from tapestry.encoding import encode_base64
-from tapestry.errors import ProtocolError
-from tapestry.keys import VerifyKey
+from tapestry.errors import ProtocolError, VerificationError
+from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.tlog.merkle import consistency_proof, leaf_hash
 from tapestry.tlog.tiles import Tile
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.log.writer import Log
 from tests.support.cosigning import LOG_KEY, WITNESSES, entry, publish
+from tests.support.refusals import refused
 
 SOURCES = Path(__file__).parents[2] / "governance" / "verifiers"
 KEYS = [str(LOG_KEY.verify_key), *(str(witness.verify_key) for witness in WITNESSES)]
 SIZES = (1, 2, 3, 7, 255, 256, 257, 511, 512, 513, 600)
 OLDER = 300
+ORDER = 2**252 + 27742317777372353535851937790883648493  # of the group
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +96,10 @@ def _run(command: list[str]) -> bool:
 
 
 def _ask_go(verifier: Path, log: Path, keys: Sequence[str] = KEYS) -> bool:
+    return _run(_go_command(verifier, log, keys))
+
+
+def _go_command(verifier: Path, log: Path, keys: Sequence[str]) -> list[str]:
     witnesses = [word for key in keys[1:] for word in ("-witness", key)]
     files = {
         "-dir": "public",
@@ -100,8 +109,7 @@ def _ask_go(verifier: Path, log: Path, keys: Sequence[str] = KEYS) -> bool:
         "-consistency": "consistency",
     }
     paths = [word for flag, name in files.items() for word in (flag, str(log / name))]
-    command = [str(verifier), "-log", keys[0], *witnesses, "-quorum", "3", *paths]
-    return _run(command)
+    return [str(verifier), "-log", keys[0], *witnesses, "-quorum", "3", *paths]
 
 
 def _ask_node(node: str, log: Path, keys: Sequence[str] = KEYS) -> bool:
@@ -225,41 +233,116 @@ def test_webcrypto_refuses_what_was_tampered_with(
     assert not _ask_node(node, tmp_path / "log")
 
 
-def _cosign_without_a_key(log: Path, encoding: bytes) -> list[str]:
-    """Put cosignatures that no key made in place of the members'; return their keys.
+SMALL = sorted(SMALL_ORDER)
+UNREDUCED = [(p + y).to_bytes(32, "little") for p in (2**255 - 19,) for y in (0, 1)]
 
-    Under the identity as a key, the signature (identity, 0) verifies every message.
-    """
-    material = b"\x04" + encoding
-    names = [f"weak{number}.example/witness" for number in range(3)]
-    blob = (1).to_bytes(8, "big") + (1).to_bytes(32, "little") + bytes(32)
-    keys, lines = [KEYS[0]], []
-    for name in names:
-        identity = hashlib.sha256(name.encode() + b"\n" + material).digest()[:4]
-        keys.append(f"{name}+{identity.hex()}+{encode_base64(material)}")
-        lines.append(f"\u2014 {name} {encode_base64(identity + blob)}\n")
+
+def _cosigned_by(log: Path, blobs: Mapping[str, bytes]) -> None:
+    """Put these lines in place of the members' cosignatures, wherever they are."""
+    lines = [f"\u2014 {name} {encode_base64(blob)}\n" for name, blob in blobs.items()]
     for path in (log / "public" / "checkpoint", log / "old", log / "entry.tlog-proof"):
         text = path.read_text()
-        signed = text.index(f"\u2014 {KEYS[0].split('+')[0]} ")
+        signed = text.index(f"\u2014 {LOG_KEY.name} ")
         path.write_text(text[: text.index("\n", signed) + 1] + "".join(lines))
-    return keys
 
 
-WEAK = {
-    "identity": (1).to_bytes(32, "little"),
-    "identity with another sign": bytes([1, *bytes(30), 0x80]),
-    "identity not reduced": (2**255 - 18).to_bytes(32, "little"),
-}
+def _spell(name: str, kind: bytes, public: bytes) -> tuple[str, bytes]:
+    """Return a verify key and its id, without asking whether it is one."""
+    material = kind + public
+    key_id = hashlib.sha256(name.encode() + b"\n" + material).digest()[:4]
+    return f"{name}+{key_id.hex()}+{encode_base64(material)}", key_id
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weak", WEAK)
+@pytest.mark.parametrize("weak", [*SMALL, *UNREDUCED], ids=bytes.hex)
 def test_no_verifier_takes_a_witness_key_without_a_private_key(
-    go_verifier: Path, node: str, logs: Path, weak: str, tmp_path: Path
+    go_verifier: Path, node: str, logs: Path, weak: bytes, tmp_path: Path
 ) -> None:
+    """Under the identity the signature (identity, 0) verifies every message."""
     shutil.copytree(logs / "600", tmp_path / "log")
-    keys = _cosign_without_a_key(tmp_path / "log", WEAK[weak])
-    assert not _ask_go(go_verifier, tmp_path / "log", keys)
+    keys, blobs = [KEYS[0]], {}
+    signature = (1).to_bytes(8, "big") + (1).to_bytes(32, "little") + bytes(32)
+    for number in range(3):
+        name = f"weak{number}.example/witness"
+        vkey, key_id = _spell(name, b"\x04", weak)
+        keys.append(vkey)
+        blobs[name] = key_id + signature
+    _cosigned_by(tmp_path / "log", blobs)
+    assert "not a cosigner's key" in _refusal_of_go(go_verifier, tmp_path / "log", keys)
     assert not _ask_node(node, tmp_path / "log", keys)
-    with pytest.raises(ProtocolError):
+    with pytest.raises(ProtocolError) as caught:
         VerifyKey.parse(keys[1])
+    assert caught.value.code in ("key-of-low-order", "key-malformed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weak", [*SMALL, *UNREDUCED], ids=bytes.hex)
+def test_no_verifier_takes_a_log_key_without_a_private_key(
+    go_verifier: Path, node: str, logs: Path, weak: bytes
+) -> None:
+    keys = [_spell("log.example/gov", b"\x01", weak)[0], *KEYS[1:]]
+    assert "not a log's key" in _refusal_of_go(go_verifier, logs / "600", keys)
+    assert not _ask_node(node, logs / "600", keys)
+
+
+def _refusal_of_go(verifier: Path, log: Path, keys: Sequence[str]) -> str:
+    done = subprocess.run(
+        _go_command(verifier, log, keys), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_a_plus_sign_in_a_logs_key_ends_no_verifier(
+    go_verifier: Path, node: str, tmp_path: Path
+) -> None:
+    """Fields of a key are parted by plus signs, and base64 has them as well."""
+    seeds = (hashlib.sha256(bytes([n])).digest() for n in range(256))
+    made = (
+        SigningKey(name="log.example/gov", algorithm=Algorithm.SIGNATURE, seed=seed)
+        for seed in seeds
+    )
+    key = next(each for each in made if "+" in str(each.verify_key).split("+", 2)[2])
+    witnesses = [witness.verify_key for witness in WITNESSES]
+    trust = TrustPolicy.of_members(key.verify_key, witnesses)
+    with Log.create(tmp_path / "log", key=key) as log:
+        log.append([entry(number) for number in range(3)])
+        (tmp_path / "log" / "old").write_bytes(publish(log, trust=trust))
+        (tmp_path / "log" / "entry").write_bytes(entry(1))
+        (tmp_path / "log" / "entry.tlog-proof").write_bytes(log.proof(1))
+        (tmp_path / "log" / "consistency").write_text("")
+    keys = [str(key.verify_key), *KEYS[1:]]
+    assert _ask_go(go_verifier, tmp_path / "log", keys)
+    assert _ask_node(node, tmp_path / "log", keys)
+
+
+@pytest.mark.slow
+def test_a_signature_whose_r_is_of_small_order_is_none_for_any_verifier(
+    go_verifier: Path, node: str, logs: Path, tmp_path: Path
+) -> None:
+    """The holder of a key can make one: R = identity, S = h * a."""
+    shutil.copytree(logs / "600", tmp_path / "log")
+    names, blobs = [w.name for w in WITNESSES], {}
+    checkpoint = (tmp_path / "log" / "public" / "checkpoint").read_text()
+    text = checkpoint[: checkpoint.index("\n\n") + 1]
+    identity = (1).to_bytes(32, "little")
+    for number, name in enumerate(names):
+        seed = hashlib.sha256(name.encode()).digest()
+        half = bytearray(hashlib.sha512(seed).digest()[:32])
+        half[0] &= 248
+        half[31] = half[31] & 63 | 64
+        key = SigningKey(name=name, algorithm=Algorithm.COSIGNATURE, seed=seed)
+        public = key.verify_key.public
+        message = f"cosignature/v1\ntime {number}\n{text}".encode()
+        h = hashlib.sha512(identity + public + message).digest()
+        s = int.from_bytes(h, "little") * int.from_bytes(half, "little") % ORDER
+        signature = identity + s.to_bytes(32, "little")
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+        blobs[name] = key.verify_key.id + number.to_bytes(8, "big") + signature
+        names[number] = str(key.verify_key)
+        with refused(VerificationError, "signature-invalid"):
+            key.verify_key.verify(message, signature)
+    _cosigned_by(tmp_path / "log", blobs)
+    assert not _ask_go(go_verifier, tmp_path / "log", [KEYS[0], *names])
+    assert not _ask_node(node, tmp_path / "log", [KEYS[0], *names])

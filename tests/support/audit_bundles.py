@@ -32,11 +32,17 @@ def released(folder: Path) -> tuple[World, Path]:
     index = world.add(world.release(2, manifest_digest=listed.digest))
     world.add(world.adapter_account(), "fr", "node")
     world.add(world.adapter(2), "fr", "community")
+    attach_proof(base, world, index)
+    return world, base
+
+
+def attach_proof(base: Path, world: World, index: int) -> None:
+    """Put a release's entry, its proof and the trust policy beside its manifest."""
     hashes = inclusion_proof([leaf_hash(entry) for entry in world.entries], index)
     proof = Proof(index=index, hashes=tuple(hashes), checkpoint=world.note())
     (base / "tapestry" / "release.tlog-proof").write_bytes(proof.encode())
     (base / "tapestry" / "release.entry").write_bytes(world.entries[index])
-    return world, base
+    (base / "tapestry" / "trust-policy.txt").write_bytes(world.trust.encode())
 
 
 def safetensors(tensors: dict[str, npt.NDArray[np.float32]]) -> bytes:
@@ -69,5 +75,5 @@ def bundle_of(
         trust=world.trust.encode(),
         genesis=world.genesis,
         artifacts=artifacts or {},
-        blobs=[b"a sum", b""],
+        blobs=[b"data of de", b"data of es"],  # named by ``data.declared``
     )

@@ -3,20 +3,23 @@
 A folder may come whole or with its manifest only. A whole release must hold the
 parameters that the rounds led to, and an adapter must be plain LoRA that fits the
 release it names; both are read by our own parser, without a machine-learning stack.
+Beside the manifest, a release has its own log entry, the proof that the log holds it,
+and the trust policy that this proof needs; an adapter has nothing there.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tapestry.artifacts import manifest
-from tapestry.errors import IncompleteError, TapestryError, VerificationError
+from tapestry.artifacts.foreign_files import refuse
+from tapestry.errors import IncompleteError, VerificationError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance import registry
-from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.rules.federation_state import FederationState
 
+ENTRY, PROOF, POLICY = "release.entry", "release.tlog-proof", "trust-policy.txt"
 _MAX_SMALL = 1 << 19
 
 
@@ -25,15 +28,19 @@ def check_artifacts(
     *,
     state: FederationState,
     entries: Sequence[bytes],
-    trust: TrustPolicy,
+    policy: bytes,
 ) -> set[str]:
     """Check every folder; returns the names of those that are whole.
+
+    Guarantees:
+        Each file of a folder is in its manifest, or is the manifest, or is one of the
+        three files of a release that are named above; all are there and compared.
 
     Args:
         folders: The folders, by the name of the release or adapter.
         state: The federation after all entries.
         entries: The log.
-        trust: The policy under which proofs that lie in a folder are verified.
+        policy: The trust policy, as a file; a release holds the same.
 
     Raises:
         IncompleteError: A folder lacks its manifest or a file, or one is empty.
@@ -52,7 +59,8 @@ def check_artifacts(
         if listed.digest != digests[name]:
             message = f"{name}: manifest {listed.digest}, in the log is {digests[name]}"
             raise VerificationError(message, code="manifest-differs")
-        _check_proofs(folder, state=state, entries=entries, trust=trust)
+        index = next((r.index for r in state.released if r.name == name), None)
+        _check_proof(folder, index, entries=entries, policy=policy)
         found = manifest.take_stock(folder, listed)
         if found.files:
             manifest.verify(folder, listed)
@@ -79,40 +87,38 @@ def _check_models(folders: Mapping[str, Path], state: FederationState) -> None:
             registry.check_fit(folders[name], bases[entry.base])
 
 
-def _check_proofs(
-    folder: Path,
-    *,
-    state: FederationState,
-    entries: Sequence[bytes],
-    trust: TrustPolicy,
+def _check_proof(
+    folder: Path, index: int | None, *, entries: Sequence[bytes], policy: bytes
 ) -> None:
-    """Check the copies of log entries, and their proofs, beside a manifest."""
+    """Check the files beside a manifest: those of the release at an index, or none."""
     place = folder / manifest.FOLDER
-    for path in sorted(place.glob("*.entry")):
-        if not _is_logged(_read(path), state):
-            message = f"{folder.name}: {path.name} is not in the log"
-            raise VerificationError(message, code="entry-not-in-log")
-    for path in sorted(place.glob("*.tlog-proof")):
-        proof = Proof.parse(_read(path))
-        if proof.index >= len(entries):
-            raise VerificationError(
-                f"{folder.name}: {path.name} is for entry {proof.index} of a log of"
-                f" {len(entries)}",
-                code="proof-beyond-log",
-            )
-        proof.verify(entries[proof.index], trust)
-
-
-def _is_logged(entry: bytes, state: FederationState) -> bool:
-    try:
-        return state.past.find(open_entry(entry)) is not None
-    except TapestryError:  # no entry at all
-        return False
+    names = {path.name for path in place.iterdir()} - {manifest.FILE}
+    wanted = set[str]() if index is None else {ENTRY, PROOF, POLICY}
+    if names - wanted:
+        refuse(f"{folder.name}/{manifest.FOLDER}", foreign=names - wanted)
+    if index is None:
+        return
+    found = {name: _read(place / name) for name in sorted(wanted)}
+    if found[ENTRY] != entries[index]:
+        message = f"{folder.name}: {ENTRY} is not entry {index}, which published it"
+        raise VerificationError(message, code="own-entry-differs")
+    if found[POLICY] != policy:
+        message = f"{folder.name}: {POLICY} is not the one that the log is verified by"
+        raise VerificationError(message, code="trust-policy-differs")
+    proof = Proof.parse(found[PROOF])
+    if proof.index != index:
+        message = f"{folder.name}: {PROOF} is for entry {proof.index}, not {index}"
+        raise VerificationError(message, code="inclusion-proof-invalid")
+    proof.verify(entries[index], TrustPolicy.parse(policy))
 
 
 def _read(path: Path) -> bytes:
-    data = read_plain(path, limit=_MAX_SMALL)
+    name = f"{path.parent.parent.name}: {path.name}"
+    try:
+        data = read_plain(path, limit=_MAX_SMALL)
+    except FileNotFoundError:
+        message = f"{name} is missing; get the release again"
+        raise IncompleteError(message, code="file-missing") from None
     if not data:
-        message = f"{path.parent.parent.name}: {path.name} is empty"
-        raise IncompleteError(message, code="file-empty")
+        raise IncompleteError(f"{name} is empty", code="file-empty")
     return data

@@ -94,29 +94,42 @@ def unpack_spot(shown: CheckChunkRequest, chunks: messages.Bulk) -> Spot:
     )
 
 
-def check_sums(folder: Path, events: Sequence[Event]) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedSums:
+    """The numbers of sums and chunks that were recomputed; a sum has one at least."""
+
+    rounds: int
+    chunks: int
+    all_chunks: int  # that these sums have
+
+
+def check_sums(folder: Path, events: Sequence[Event]) -> CheckedSums:
     """Recompute every chunk in a bundle's ``sums`` folder.
 
     Args:
         folder: The folder; it need not exist.
         events: All events of the log, in order; checked before.
 
-    Returns:
-        The numbers of rounds and of chunks that were recomputed.
+    Edge cases:
+        Of a round without a chunk the result is compared with the log, and its sum
+        counts as unchecked.
 
     Raises:
         IncompleteError: A file of a chunk is missing.
         ProtocolError: A file or folder is not as described above.
         VerificationError: The evidence contradicts the log, or the sum is wrong.
     """
-    rounds = chunks = 0
-    for index, place in _numbered(folder):
-        rounds += 1
-        chunks += _check_round(place, index, events)
-    return rounds, chunks
+    rounds = [_check_round(place, at, events) for at, place in _numbered(folder)]
+    checked = [(count, all_chunks) for count, all_chunks in rounds if count]
+    return CheckedSums(
+        rounds=len(checked),
+        chunks=sum(count for count, _ in checked),
+        all_chunks=sum(all_chunks for _, all_chunks in checked),
+    )
 
 
-def _check_round(folder: Path, index: int, events: Sequence[Event]) -> int:
+def _check_round(folder: Path, index: int, events: Sequence[Event]) -> tuple[int, int]:
+    """Return how many chunks of a sum were recomputed, and how many it has."""
     closed = events[index].body if index < len(events) else None
     if not isinstance(closed, RoundClosed):
         message = f"entry {index} closes no round"
@@ -129,7 +142,7 @@ def _check_round(folder: Path, index: int, events: Sequence[Event]) -> int:
         spot = read_spot(place, chunk)
         checker.check(chunk, uploads=spot.uploads, total=spot.total)
         count += 1
-    return count
+    return count, checker.count
 
 
 def _check_log(closed: RoundClosed, result: Result, events: Sequence[Event]) -> None:

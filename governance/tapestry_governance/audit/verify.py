@@ -24,15 +24,17 @@ Not protected:
     the bundle: compare its checkpoint with one you kept (``since``).
 """
 
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tapestry.encoding import decode_digest, digest_file
+from tapestry.artifacts.foreign_files import refuse
+from tapestry.encoding import digest_file
 from tapestry.errors import (
     ConfigError,
     ForeignFileError,
@@ -56,6 +58,9 @@ from tapestry_governance.rules.replay import apply_signed
 
 if TYPE_CHECKING:
     from tapestry_governance.audit.privacy_accounts import Account
+
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class AuditVerdict(IntEnum):
@@ -171,8 +176,12 @@ def _files(audit: Audit) -> Found:
 
 def _trust(audit: Audit) -> Found:
     given = audit.trust_file is not None
-    policy = audit.bundle.policy if audit.trust_file is None else audit.trust_file
-    audit.trust = TrustPolicy.parse(policy)
+    audit.trust = own = TrustPolicy.parse(audit.bundle.policy)
+    if audit.trust_file is not None:
+        audit.trust = TrustPolicy.parse(audit.trust_file)
+    if own != audit.trust:
+        message = "the bundle's trust-policy.txt is not the trust policy given"
+        raise VerificationError(message, code="trust-policy-differs")
     logs, witnesses = len(audit.trust.logs), len(audit.trust.witnesses)
     whose = "the policy given" if given else "the bundle's own trust-policy.txt"
     quorum = {g.name: g.threshold for g in audit.trust.groups}.get(audit.trust.quorum)
@@ -291,7 +300,7 @@ def _privacy(audit: Audit) -> Found:
 def _artifacts(audit: Audit) -> Found:
     state, folders = audit.state, audit.bundle.artifacts
     whole = check_artifacts(
-        folders, state=state, entries=audit.entries, trust=audit.trust
+        folders, state=state, entries=audit.entries, policy=audit.bundle.policy
     )
     logged = len(state.releases) + len(state.adapters)
     listed, missing = len(folders) - len(whole), logged - len(folders)
@@ -305,8 +314,11 @@ def _artifacts(audit: Audit) -> Found:
 
 
 def _blobs(audit: Audit) -> Found:
-    for name, path in audit.bundle.blobs.items():
-        decode_digest(name)
+    blobs = audit.bundle.blobs
+    unnamed = blobs.keys() - _digests_in(audit.entries) if blobs else set()
+    if unnamed:
+        refuse("blobs that no entry names", foreign=unnamed)
+    for name, path in blobs.items():
         if digest_file(path) != name:
             message = f"blob {name} has another digest"
             raise VerificationError(message, code="blob-digest-differs")
@@ -314,14 +326,28 @@ def _blobs(audit: Audit) -> Found:
     return f"{count} blobs, each named by its digest", {"blobs": count}
 
 
+def _digests_in(entries: Iterable[bytes]) -> set[str]:
+    """List the digests that events name."""
+    payloads = (open_entry(entry).payload for entry in entries)
+    return {found for each in payloads for found in _DIGEST.findall(each.decode())}
+
+
 def _sums(audit: Audit) -> Found:
-    events = DecodedEvents(audit.entries)
-    rounds, chunks = check_sums(audit.folder / SUMS, events)
+    found = check_sums(audit.folder / SUMS, DecodedEvents(audit.entries))
     closed = len(audit.state.closed)
-    if rounds < closed:
-        audit.unchecked.append(f"the sums of {closed - rounds} rounds")
-    detail = f"{chunks} chunks of {rounds} sums recomputed from the masked uploads"
-    return detail, {"rounds": rounds, "chunks": chunks}
+    if found.rounds < closed:
+        audit.unchecked.append(f"the sums of {closed - found.rounds} rounds")
+    if found.chunks < found.all_chunks:
+        audit.unchecked.append(f"{found.all_chunks - found.chunks} chunks of sums")
+    detail = (
+        f"{found.chunks} of {found.all_chunks} chunks of {found.rounds} sums recomputed"
+        " from the masked uploads"
+    )
+    return detail, {
+        "rounds": found.rounds,
+        "chunks": found.chunks,
+        "all_chunks": found.all_chunks,
+    }
 
 
 _STEPS: dict[str, Callable[[Audit], Found]] = {

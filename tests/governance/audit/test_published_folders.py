@@ -1,7 +1,8 @@
 """Folders of releases and adapters are those that the log publishes."""
 
+import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from tapestry.artifacts import manifest
 from tapestry.errors import ForeignFileError, IncompleteError, VerificationError
+from tapestry.tlog.merkle import inclusion_proof, leaf_hash
 from tapestry.tlog.proof import Proof
 from tapestry_governance.audit.published_folders import check_artifacts
-from tests.support.audit_bundles import released, safetensors
+from tests.support.audit_bundles import attach_proof, released, safetensors
 from tests.support.log_world import World
 from tests.support.refusals import refused
 
@@ -39,7 +41,7 @@ def whole(
         {folder.name: folder for folder in folders},
         state=world.folded,
         entries=world.entries if entries is None else entries,
-        trust=world.trust,
+        policy=world.trust.encode(),
     )
 
 
@@ -83,48 +85,78 @@ def test_a_release_of_other_parameters_than_the_log_names_is_refused(
     (base / "model.safetensors").write_bytes(safetensors({"w": values}))
     world = World().found()
     world.run_round(1)
-    world.add(world.release(1, manifest_digest=manifest.write(base).digest))
+    index = world.add(world.release(1, manifest_digest=manifest.write(base).digest))
+    attach_proof(base, world, index)
     with refused(VerificationError, "release-parameters-differ", match=world.base(1)):
         whole(world, base)
 
 
-@pytest.mark.parametrize("data", [b"{}", b"no JSON"])
-def test_an_entry_beside_a_release_that_the_log_lacks_is_refused(
-    world: World, base: Path, data: bytes
+def entry_of_another(world: World) -> bytes:
+    return world.entry(world.declaration("fr"), "fr", "node")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda _: b"{}", lambda _: b"no JSON", entry_of_another, lambda w: w.entries[1]],
+    ids=["JSON", "text", "an entry that was not logged", "another entry of the log"],
+)
+def test_a_release_holds_its_own_entry_or_is_refused(
+    world: World, base: Path, make: Callable[[World], bytes]
 ) -> None:
-    (base / "tapestry" / "release.entry").write_bytes(data)
-    with refused(VerificationError, "entry-not-in-log", match=r"release\.entry"):
+    (base / "tapestry" / "release.entry").write_bytes(make(world))
+    with refused(VerificationError, "own-entry-differs", match=r"release\.entry"):
         whole(world, base)
 
 
-def test_a_signed_entry_that_was_not_logged_is_refused(
+def test_a_release_holds_the_proof_of_its_own_entry_or_is_refused(
     world: World, base: Path
 ) -> None:
-    entry = world.entry(world.declaration("fr"), "fr", "node")
-    (base / "tapestry" / "release.entry").write_bytes(entry)
-    with refused(VerificationError, "entry-not-in-log"):
+    path = base / "tapestry" / "release.tlog-proof"
+    proof = Proof.parse(path.read_bytes())
+    hashes = inclusion_proof([leaf_hash(each) for each in world.entries], 1)
+    other = Proof(index=1, hashes=tuple(hashes), checkpoint=world.note())
+    other.verify(world.entries[1], world.trust)
+    path.write_bytes(other.encode())
+    with refused(VerificationError, "inclusion-proof-invalid", match="for entry 1,"):
         whole(world, base)
-
-
-def test_a_proof_of_an_entry_beyond_the_log_is_refused(
-    world: World, base: Path
-) -> None:
-    path = base / "tapestry" / "release.tlog-proof"
-    index = Proof.parse(path.read_bytes()).index
-    with refused(VerificationError, "proof-beyond-log", match=f"entry {index} "):
-        whole(world, base, entries=world.entries[:index])
-
-
-def test_a_proof_of_another_entry_is_refused(world: World, base: Path) -> None:
-    path = base / "tapestry" / "release.tlog-proof"
-    index = Proof.parse(path.read_bytes()).index
-    entries = [*world.entries]
-    entries[index] = entries[index - 1]
+    wrong = dataclasses.replace(proof, hashes=(bytes(32), *proof.hashes[1:]))
+    path.write_bytes(wrong.encode())
     with refused(VerificationError, "inclusion-proof-invalid"):
-        whole(world, base, entries=entries)
+        whole(world, base)
 
 
-@pytest.mark.parametrize("name", ["release.entry", "release.tlog-proof"])
+def test_a_release_holds_the_trust_policy_that_verifies_the_log_or_is_refused(
+    world: World, base: Path
+) -> None:
+    path = base / "tapestry" / "trust-policy.txt"
+    path.write_bytes(path.read_bytes() + b"# more\n")
+    with refused(VerificationError, "trust-policy-differs"):
+        whole(world, base)
+
+
+@pytest.mark.parametrize("name", ["notes.json", "a.txt", "b.entry", "c.tlog-proof"])
+def test_a_file_beside_a_manifest_that_nothing_compares_is_foreign(
+    world: World, base: Path, name: str
+) -> None:
+    (base / "tapestry" / name).write_bytes(world.entries[1])
+    with refused(ForeignFileError, "foreign-file", match=name.replace(".", r"\.")):
+        whole(world, base)
+
+
+@pytest.mark.parametrize(
+    "name", ["release.entry", "release.tlog-proof", "trust-policy.txt"]
+)
+def test_a_file_that_belongs_beside_a_release_is_missed(
+    world: World, base: Path, name: str
+) -> None:
+    (base / "tapestry" / name).unlink()
+    with refused(IncompleteError, "file-missing", match=f"base-2: {name}"):
+        whole(world, base)
+
+
+@pytest.mark.parametrize(
+    "name", ["release.entry", "release.tlog-proof", "trust-policy.txt"]
+)
 def test_an_empty_file_beside_a_release_is_named(
     world: World, base: Path, name: str
 ) -> None:

@@ -15,6 +15,7 @@ from tapestry.secagg.transcript import ChunkProof
 from tapestry.tlog.merkle import inclusion_proof
 from tapestry_governance.audit.bundle import SUMS, add_sums
 from tapestry_governance.audit.sum_evidence import (
+    CheckedSums,
     Spot,
     check_sums,
     write_result,
@@ -32,6 +33,7 @@ from tests.support.refusals import refused
 from tests.support.secagg_cohort import Federation
 
 LENGTH = CHUNK_BYTES // 4 + 100  # two chunks
+BOTH = CheckedSums(rounds=1, chunks=2, all_chunks=2)
 OTHER = "sha256:" + "cd" * 32
 Chunks = Sequence[bytes | memoryview]
 
@@ -128,11 +130,13 @@ def evidence(federation: Federation, unmasked: Unmasked, folder: Path) -> Finish
 
 
 def test_an_honest_sum_is_recomputed(finished: Finished) -> None:
-    assert check_sums(finished.folder, finished.events) == (1, 2)
+    assert check_sums(finished.folder, finished.events) == BOTH
 
 
 def test_a_bundle_without_sums_holds(tmp_path: Path) -> None:
-    assert check_sums(tmp_path / "sums", []) == (0, 0)
+    assert check_sums(tmp_path / "sums", []) == CheckedSums(
+        rounds=0, chunks=0, all_chunks=0
+    )
 
 
 def test_a_sum_that_is_not_the_sum_is_found(tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ def test_any_flipped_byte_of_the_evidence_is_noticed(finished: Finished) -> None
             with pytest.raises((VerificationError, ProtocolError, IncompleteError)):
                 check_sums(finished.folder, finished.events)
         path.write_bytes(good)
-    assert check_sums(finished.folder, finished.events) == (1, 2)
+    assert check_sums(finished.folder, finished.events) == BOTH
 
 
 def test_missing_files_and_strange_folders_are_refused(finished: Finished) -> None:
@@ -203,4 +207,4 @@ def test_sums_travel_in_a_bundle_and_are_listed(
     opened = add_sums(bundle, {5: finished.folder / "5"})
     assert "sums/5/result.json" in opened.files
     assert "sums/5/1/upload-n0003.example.bin" in opened.files
-    assert check_sums(bundle / SUMS, finished.events) == (1, 2)
+    assert check_sums(bundle / SUMS, finished.events) == BOTH

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapestry.artifacts import manifest
-from tapestry.encoding import canonical_json, encode_base64
+from tapestry.encoding import canonical_json, digest, encode_base64
 from tapestry.errors import ConfigError
 from tapestry.keys import SigningKey
 from tapestry.protocol.round_manifest import NoNoise
@@ -22,7 +22,12 @@ from tapestry_governance.audit.verify import Audit, AuditVerdict, verify
 from tapestry_governance.events import envelope as entry_module
 from tapestry_governance.events.envelope import PAYLOAD_TYPE
 from tapestry_governance.events.round_events import RoundOpened
-from tests.support.audit_bundles import bundle_of, released, safetensors
+from tests.support.audit_bundles import (
+    attach_proof,
+    bundle_of,
+    released,
+    safetensors,
+)
 from tests.support.log_world import (
     NAMES,
     World,
@@ -69,7 +74,7 @@ def test_an_untouched_bundle_holds_with_counts(world: World, bundle: Path) -> No
     assert audit.verdict is AuditVerdict.HOLDS
     assert {step.code for step in audit.steps} == {None}
     counts = {step.name: step.counts for step in audit.steps}
-    assert counts["files"]["files"] == 13
+    assert counts["files"]["files"] == 14
     now = int(world.now.timestamp())
     assert counts["signatures"] == {
         "cosignatures": 3,
@@ -184,6 +189,7 @@ def test_a_file_more_or_less_is_noticed(bundle: Path) -> None:
     (bundle / "artifacts" / "base-2" / "extra.bin").unlink()
     (bundle / "tile" / "0" / "000.p" / "26").unlink()
     assert failed(verify(bundle)) == ("files", AuditVerdict.INCOMPLETE, "file-missing")
+    shutil.rmtree(bundle / "tile" / "0")
     write_manifest(bundle)
     assert failed(verify(bundle)) == ("log", AuditVerdict.INCOMPLETE, "tile-missing")
     (bundle / "MANIFEST.sha256").unlink()
@@ -225,7 +231,8 @@ def test_a_release_with_other_parameters_than_the_rounds_led_to_is_refused(
     listed = manifest.write(base)
     world = World().found()
     world.run_round(1)
-    world.add(world.release(1, manifest_digest=listed.digest))
+    index = world.add(world.release(1, manifest_digest=listed.digest))
+    attach_proof(base, world, index)
     audit = verify(bundle_of(world, tmp_path, artifacts={"base-1": base}).folder)
     assert failed(audit) == (
         "artifacts",
@@ -235,20 +242,35 @@ def test_a_release_with_other_parameters_than_the_rounds_led_to_is_refused(
     assert "holds parameters" in audit.steps[-1].detail
 
 
-def test_an_entry_or_proof_beside_a_release_must_be_of_this_log(
+def test_an_entry_beside_a_release_must_be_its_own(
     made: tuple[World, Path], bundle: Path
 ) -> None:
     place = bundle / "artifacts" / "base-2" / "tapestry"
-    (place / "release.entry").write_bytes(made[0].entries[0])
+    for entry in (made[0].entries[0], b"{}"):
+        (place / "release.entry").write_bytes(entry)
+        write_manifest(bundle)
+        found = failed(verify(bundle))
+        assert found == ("artifacts", AuditVerdict.FAILS, "own-entry-differs")
+
+
+def test_a_blob_that_no_entry_names_is_foreign(bundle: Path) -> None:
+    name = digest(b"stray").removeprefix("sha256:")
+    (bundle / "blobs" / "sha256" / name).write_bytes(b"stray")
     write_manifest(bundle)
-    assert verify(bundle).verdict is AuditVerdict.HOLDS
-    (place / "release.entry").write_bytes(b"{}")
-    write_manifest(bundle)
-    assert failed(verify(bundle)) == (
-        "artifacts",
-        AuditVerdict.FAILS,
-        "entry-not-in-log",
+    found = failed(verify(bundle))
+    assert found == ("blobs", AuditVerdict.FOREIGN_FILE, "foreign-file")
+
+
+def test_another_trust_policy_in_the_bundle_than_the_one_given_is_named(
+    world: World, bundle: Path
+) -> None:
+    given = world.trust.encode()
+    (bundle / "trust-policy.txt").write_bytes(
+        given.replace(b"group members 3 ", b"group members 1 ")
     )
+    write_manifest(bundle)
+    found = failed(verify(bundle, trust=given))
+    assert found == ("trust", AuditVerdict.FAILS, "trust-policy-differs")
 
 
 def test_a_manifest_alone_stands_for_an_artifact(bundle: Path) -> None:
@@ -350,11 +372,18 @@ def test_too_few_cosignatures_do_not_hold(world: World, bundle: Path) -> None:  
     )
 
 
+def trusting(bundle: Path, world: World) -> Audit:
+    """Verify a bundle by another trust policy, which also lies in it."""
+    (bundle / "trust-policy.txt").write_bytes(world.trust.encode())
+    write_manifest(bundle)
+    return verify(bundle, trust=world.trust.encode())
+
+
 def test_a_policy_with_another_log_key_does_not_hold(bundle: Path) -> None:  # [19]
     other = World()
     other.log_key = SigningKey.generate("tapestry.example/log")
-    audit = verify(bundle, trust=other.trust.encode())
-    assert failed(audit) == ("signatures", AuditVerdict.FAILS, "log-signature-missing")
+    found = failed(trusting(bundle, other))
+    assert found == ("signatures", AuditVerdict.FAILS, "log-signature-missing")
 
 
 def test_a_member_whose_witness_is_not_trusted_is_noticed(
@@ -368,8 +397,8 @@ def test_a_member_whose_witness_is_not_trusted_is_noticed(
         seed=bytes(32),
     )
     assert lines != stranger.trust.encode().decode().splitlines()
-    audit = verify(bundle, trust=stranger.trust.encode())
-    assert failed(audit) == ("charter", AuditVerdict.FAILS, "witness-untrusted")
+    found = failed(trusting(bundle, stranger))
+    assert found == ("charter", AuditVerdict.FAILS, "witness-untrusted")
 
 
 def test_an_entry_that_breaks_a_rule_exits_with_two(tmp_path: Path) -> None:
