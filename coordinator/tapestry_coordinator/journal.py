@@ -160,6 +160,9 @@ class Journal:
         """
         try:
             return np.fromfile(self._path(number), dtype="<u4")
+        except FileNotFoundError:
+            message = f"{self._path(number)}, the sum of round {number}, is missing"
+            raise IncompleteError(message, code="file-missing") from None
         except OSError as error:
             raise IncompleteError(
                 f"cannot read the sum of round {number} in {self._path(number)}:"

@@ -54,6 +54,9 @@ class Uploads:
             with path.open("rb") as file:
                 file.seek(index * CHUNK_BYTES)
                 chunk = file.read(CHUNK_BYTES)
+        except FileNotFoundError as error:
+            message = f"{error.filename} is missing"
+            raise IncompleteError(message, code="file-missing") from None
         except OSError as error:
             raise IncompleteError(
                 f"cannot read {path}: {error.strerror}", code="file-unreadable"

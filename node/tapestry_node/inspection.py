@@ -11,6 +11,7 @@ Guarantees:
 
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,6 @@ def inspect(standing: Standing) -> Inspection:
     trainer, transport = standing.trainer, standing.settings.transport
     missing, refused = _dialling(standing.folder, transport)
     public, prices = {".pub", ".node-id"}, list[Price]()
-    coverage = _coverage(standing, refused)
     for price in (_round, _adapter):
         try:
             prices.extend(price(standing))
@@ -76,7 +76,7 @@ def inspect(standing: Standing) -> Inspection:
         data=trainer.manifest,
         records=trainer.count,
         summary=trainer.summary,
-        coverage=coverage,
+        coverage=_coverage(standing),
         prices=tuple(prices),
         keys={
             path.name: f"{stat.S_IMODE(path.lstat().st_mode):04o}"
@@ -89,24 +89,21 @@ def inspect(standing: Standing) -> Inspection:
     )
 
 
-def _coverage(standing: Standing, refused: list[Objection]) -> tuple[Summary, ...]:
+def _coverage(standing: Standing) -> tuple[Summary, ...]:
     """Tell what training reads of the records, for the adapter and the last round.
 
     Edge cases:
-        The options of a round of another workload are left out. The log does not judge
-        options, so those that this workload does not take are an objection.
+        Options of another workload, and those that this workload does not take, are
+        left out: ``readiness`` objects to them.
     """
     trainer, last = standing.trainer, standing.last
-    known = {"adapter": standing.settings.adapter.options}
+    known = [standing.settings.adapter.options]
     if last is not None and last.training.workload == trainer.workload.name:
-        known["the log's last round"] = last.training.options
-    found = []
-    for place, options in known.items():
-        try:
+        known.append(last.training.options)
+    found: list[Summary] = []
+    for options in known:
+        with suppress(ConfigError):
             covered = trainer.coverage(options)
-        except ConfigError as error:
-            refused.append(Objection.of(error.at(place)))
-        else:
             if covered is not None and covered not in found:
                 found.append(covered)
     return tuple(found)

@@ -387,6 +387,7 @@ class Node:
     def _publish_adapter(self, request: PublishAdapterRequest, _: Bulk) -> Message:
         """Grow this institution's adapter on a release, by its own decision only."""
         self._accept(request.checkpoint)
+        self._require_charges()
         name = request.name
         release = self.mirror.state.releases.get(name)
         if release is None or release.parameters_digest != self.replica.digest:

@@ -56,7 +56,7 @@ def test_a_sum_is_read_as_it_was_written(tmp_path: Path, length: int) -> None:
     journal.store_sum(7, total[::-1])
     assert np.array_equal(journal.load_sum(7), total[::-1])
     assert [path.suffix for path in (tmp_path / "sums").iterdir()] == [".u32"]
-    with refused(IncompleteError, "file-unreadable", match="round 8 in .*00008"):
+    with refused(IncompleteError, "file-missing", match="00008.*round 8"):
         journal.load_sum(8)
     journal.close()
 
@@ -64,7 +64,7 @@ def test_a_sum_is_read_as_it_was_written(tmp_path: Path, length: int) -> None:
 def test_a_half_written_sum_is_not_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     (tmp_path / "sums" / "round-00001.u32.new").write_bytes(b"half")
-    with refused(IncompleteError, "file-unreadable"):
+    with refused(IncompleteError, "file-missing"):
         journal.load_sum(1)
     journal.close()
 

@@ -37,8 +37,8 @@ def test_every_chunk_comes_back_with_its_path(
 @pytest.mark.parametrize(
     ("number", "name", "index", "code"),
     [
-        (8, "a.example", 0, "file-unreadable"),
-        (7, "b.example", 0, "file-unreadable"),
+        (8, "a.example", 0, "file-missing"),
+        (7, "b.example", 0, "file-missing"),
         (7, "a.example", 3, "chunk-out-of-range"),
     ],
 )

@@ -13,7 +13,7 @@ from tapestry.protocol.stages import RoundStage
 from tapestry_coordinator import round_plan, run
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.model_events import ReleasePublished
+from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.log.writer import Log
@@ -339,6 +339,23 @@ def test_a_ledger_restored_under_a_running_node_spends_nothing_twice(
     assert federation.refusals()["fr"] == "not_in_log"
     federation.bundle()
     assert federation.audit().verdict is AuditVerdict.HOLDS
+
+
+def test_a_ledger_restored_under_a_running_node_trains_no_adapter(
+    found: Found,
+) -> None:
+    federation = found(coordinator={"adapters": True, "release_every": 1})
+    node = federation.nodes["fr"]
+    before = {path: path.read_bytes() for path in node.directory.glob("budget.db*")}
+    federation.run_until_killed(lambda _, message: message.kind is Kind.PUBLISH_ADAPTER)
+    for path in node.directory.glob("budget.db*"):
+        path.unlink()
+    for path, data in before.items():
+        path.write_bytes(data)
+    federation.run()
+    published = {each.name for each in federation.said(AdapterPublished)}
+    assert len(published) == len(NAMES) - 1
+    assert list(node.ledger.rows()) == []
 
 
 def test_a_node_restored_from_a_backup_uploads_for_no_round_of_the_log_again(

@@ -15,9 +15,10 @@ The manifest catches accidents; it is not signed. Against an attacker, all else 
 checked to follow from the cosigned checkpoint (``verify``).
 """
 
+import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -230,9 +231,10 @@ def write_manifest(folder: Path) -> None:
     """List the files of a folder; the last step of making a bundle.
 
     Raises:
+        OSError: A folder cannot be read.
         VerificationError: The folder holds a link, a device or a pipe.
     """
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    found = {path.relative_to(folder).as_posix(): path for path in _walk(folder)}
     lines = []
     for name, path in sorted(found.items()):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
@@ -241,6 +243,16 @@ def write_manifest(folder: Path) -> None:
         if path.is_file() and name != MANIFEST:
             lines.append(f"{digest_file(path).removeprefix('sha256:')}  {name}\n")
     (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all that lies below a folder; unlike ``rglob``, fail where it must."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=fail):
+        yield from (Path(place, name) for name in (*folders, *files))
 
 
 def _write_log(folder: Path, public: Path) -> None:

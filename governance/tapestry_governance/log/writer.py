@@ -75,6 +75,11 @@ class Log:
             ConfigError: The folder has a log already, or public files of one.
             ResourceError: The folder cannot be written.
         """
+        if (directory / "log.db").exists() and (directory / "public").exists():
+            message = (
+                f"{directory} holds a log already; open it, or name another folder"
+            )
+            raise ConfigError(message, code="log-exists")
         if (directory / "public").exists():
             raise ConfigError(
                 f"{directory} has public files of a log, but no log.db that they come"

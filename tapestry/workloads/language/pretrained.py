@@ -135,10 +135,13 @@ def _raising(what: str) -> Iterator[None]:
         yield
     except TapestryError:
         raise
-    except (MemoryError, ImportError) as error:
+    except ImportError as error:
         raise ResourceError(
-            f"{what}: {_line(error) or 'no memory'}", code="memory-too-small"
+            f"{what}: {_line(error)}", code="package-missing"
         ) from error
+    except MemoryError as error:
+        message = f"{what}: {_line(error) or 'no memory'}"
+        raise ResourceError(message, code="memory-too-small") from error
     except BaseException as error:  # transformers and peft raise anything
         is_panic = type(error).__name__ == "PanicException"  # of tokenizers, in Rust
         if not (is_panic or isinstance(error, Exception)):

@@ -126,13 +126,13 @@ def test_a_fork_is_refused_and_kept_as_evidence(
 ) -> None:  # [2, 5]
     follow(mirror, world, 20)
     fork = other_history(world)
-    with refused(InconsistentLog, "log-forked"):
+    with refused(InconsistentLog, "log-forked", match=f"other {len(fork)} entries"):
         mirror.extend(20, fork[20:], world.note(fork))
-    with refused(InconsistentLog, "log-forked"):
+    with refused(InconsistentLog, "log-forked", match="14 to 20"):
         mirror.extend(14, fork[14:], world.note(fork))
-    with refused(InconsistentLog, "log-forked"):
+    with refused(InconsistentLog, "log-forked", match="other 20 entries"):
         mirror.extend(20, [], world.note(fork[:20]))
-    with refused(InconsistentLog, "log-forked"):
+    with refused(InconsistentLog, "log-forked", match="two logs of 20 "):
         mirror.accept_checkpoint(world.note(fork[:20]), world.now)
     assert mirror.state.root.hex() == world.seen(20).root
     kept = mirror.evidence()[1]

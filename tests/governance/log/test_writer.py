@@ -235,9 +235,9 @@ def test_a_log_is_the_same_after_opening_again(
 
 
 def test_a_log_is_made_once(copied: Path, tmp_path: Path) -> None:
-    with refused(ConfigError, "log-missing"):
+    with refused(ConfigError, "log-exists"):
         Log.create(copied, key=LOG_KEY)
-    with refused(ConfigError, "log-missing"):
+    with refused(ConfigError, "log-missing", match=r"no log\.db"):
         Log.open(tmp_path / "nothing", key=LOG_KEY)
     with start_log(copied) as log:
         assert log.size == 300

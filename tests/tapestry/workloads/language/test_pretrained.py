@@ -295,9 +295,15 @@ def test_a_module_that_is_not_what_the_file_holds_is_refused(
 
 
 def test_a_missing_package_or_memory_is_the_machine_and_not_the_folder() -> None:
-    for error in (ImportError("sentencepiece is needed"), MemoryError()):
-        said = "it: (sentence|no mem)"
-        with refused(ResourceError, "memory-too-small", match=said), refusing("it"):
+    for error, code, said in (
+        (
+            ImportError("sentencepiece is needed"),
+            "package-missing",
+            "it: sentencepiece",
+        ),
+        (MemoryError(), "memory-too-small", "it: no memory"),
+    ):
+        with refused(ResourceError, code, match=said), refusing("it"):
             raise error
 
 
