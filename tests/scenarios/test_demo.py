@@ -323,7 +323,7 @@ def _check_alike(out: Path, other: Path) -> None:
     for name in COUNTRIES:
         sent, there = mine["bytes_out"][name], theirs["bytes_out"][name]
         assert sent.keys() == there.keys()
-        for kind in ("shares", "upload", "consent", "reveal"):
+        for kind in ("shared_keys", "masked_input", "consent", "unmasking_shares"):
             assert sent[kind] == pytest.approx(there[kind], rel=0.01), kind
         # Of its 34 kB some 3 are the card's answers, which two trainings give.
         assert sent["publication"] == pytest.approx(there["publication"], rel=0.1)

@@ -2,8 +2,9 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tapestry.vectors import parameters_digest
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator.journal import Journal
 from tapestry_governance import registry
+from tapestry_governance.audit.bundle import MANIFEST, write_manifest
 from tapestry_governance.audit.verify import AuditVerdict, verify
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
@@ -249,6 +251,49 @@ def test_one_flipped_byte_in_any_file_of_the_bundle_fails(
     assert verify(copy).verdict is AuditVerdict.HOLDS
     (copy / "more").write_text("x")
     assert verify(copy).verdict is not AuditVerdict.HOLDS
+
+
+STRAYS = ("x.json", "x.txt", "x.entry", "x.tlog-proof", "x.html", "x.py", "5", "empty/")
+
+
+def _damages(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Name every file changed, cut, extended or removed, and strays everywhere."""
+    below = sorted(folder.rglob("*"))
+    for path in (p for p in below if p.is_file() and p.name != MANIFEST):
+        name, data = path.relative_to(folder).as_posix(), path.read_bytes()
+        flipped = bytearray(data)
+        flipped[len(data) // 2] ^= 1
+        yield f"{name} flipped", partial(path.write_bytes, bytes(flipped))
+        yield f"{name} cut", partial(path.write_bytes, data[:-1])
+        yield f"{name} extended", partial(path.write_bytes, data + b"\n")
+        yield f"{name} removed", path.unlink
+    for place in (folder, *(p for p in below if p.is_dir())):
+        for name in STRAYS:
+            path = place / name
+            if not path.exists():
+                make = path.mkdir if name.endswith("/") else path.touch
+                yield path.relative_to(folder).as_posix() + " added", make
+
+
+@pytest.mark.slow
+def test_no_damage_to_a_bundle_holds_under_a_rewritten_manifest(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """Each file is claimed by one check: the manifest alone is not signed."""
+    whole = federation.directory / "bundle"
+    trust = (federation.coordinator / "trust-policy.txt").read_bytes()
+    assert verify(whole, trust=trust).verdict is AuditVerdict.HOLDS
+    names = [name for name, _ in _damages(whole)]
+    assert len(names) > 200
+    held = []
+    for at, name in enumerate(names):
+        copy = shutil.copytree(whole, tmp_path / "copy")
+        dict(_damages(copy))[names[at]]()
+        write_manifest(copy)
+        if verify(copy, trust=trust).verdict is AuditVerdict.HOLDS:
+            held.append(name)
+        shutil.rmtree(copy)
+    assert held == []
 
 
 def test_a_second_start_of_a_finished_run_changes_nothing(

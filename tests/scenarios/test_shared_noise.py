@@ -67,7 +67,7 @@ def test_the_sum_has_the_noise_of_all_shares_and_every_node_accounts_for_it(
     assert np.std(noise) == pytest.approx(1, abs=5 / math.sqrt(2 * noise.size))
     assert abs(np.mean(noise)) < 5 / math.sqrt(noise.size)
 
-    accounts = federation.said(DpAccounted)
+    accounts = [body.loss for body in federation.said(DpAccounted)]
     assert {a.mechanism for a in accounts} == {"poisson-subsampled-skellam"}
     assert {(a.trust_model, a.shares) for a in accounts} == {("shared", 2)}
     for account in accounts:

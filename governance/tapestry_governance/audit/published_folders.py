@@ -3,8 +3,9 @@
 A folder may come whole or with its manifest only. A whole release must hold the
 parameters that the rounds led to, and an adapter must be plain LoRA that fits the
 release it names; both are read by our own parser, without a machine-learning stack.
-Beside the manifest, a release has its own log entry, the proof that the log holds it,
-and the trust policy that this proof needs; an adapter has nothing there.
+Beside the manifest lie copies of log entries: of a release its own, with the proof that
+the log holds it and the trust policy that this proof needs; of an adapter its own and
+that of its account.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance import registry
 from tapestry_governance.rules.federation_state import FederationState
 
-ENTRY, PROOF, POLICY = "release.entry", "release.tlog-proof", "trust-policy.txt"
+RELEASED, PROOF, POLICY = "release.entry", "release.tlog-proof", "trust-policy.txt"
+PUBLISHED, ACCOUNTED = "published.entry", "accounted.entry"
 _MAX_SMALL = 1 << 19
 
 
@@ -33,8 +35,8 @@ def check_artifacts(
     """Check every folder; returns the names of those that are whole.
 
     Guarantees:
-        Each file of a folder is in its manifest, or is the manifest, or is one of the
-        three files of a release that are named above; all are there and compared.
+        Each file of a folder is in its manifest, or is the manifest, or is one of those
+        named above; all of these are there and compared.
 
     Args:
         folders: The folders, by the name of the release or adapter.
@@ -59,8 +61,9 @@ def check_artifacts(
         if listed.digest != digests[name]:
             message = f"{name}: manifest {listed.digest}, in the log is {digests[name]}"
             raise VerificationError(message, code="manifest-differs")
-        index = next((r.index for r in state.released if r.name == name), None)
-        _check_proof(folder, index, entries=entries, policy=policy)
+        _check_copies(folder, _expected(name, state, entries, policy=policy))
+        if name in state.releases:
+            _check_proof(folder, state.published[name], entries, policy=policy)
         found = manifest.take_stock(folder, listed)
         if found.files:
             manifest.verify(folder, listed)
@@ -87,25 +90,36 @@ def _check_models(folders: Mapping[str, Path], state: FederationState) -> None:
             registry.check_fit(folders[name], bases[entry.base])
 
 
-def _check_proof(
-    folder: Path, index: int | None, *, entries: Sequence[bytes], policy: bytes
-) -> None:
-    """Check the files beside a manifest: those of the release at an index, or none."""
+def _expected(
+    name: str, state: FederationState, entries: Sequence[bytes], *, policy: bytes
+) -> dict[str, bytes | None]:
+    """Return the files beside a manifest; None for a proof, of which there are many."""
+    published = entries[state.published[name]]
+    if name in state.releases:
+        return {RELEASED: published, POLICY: policy, PROOF: None}
+    version = state.adapters[name].version
+    spent = state.spending_of(state.publishers[name])
+    own = (each for each in spent if (each.adapter, each.version) == (name, version))
+    return {PUBLISHED: published, ACCOUNTED: entries[next(own).index]}
+
+
+def _check_copies(folder: Path, expected: Mapping[str, bytes | None]) -> None:
     place = folder / manifest.FOLDER
     names = {path.name for path in place.iterdir()} - {manifest.FILE}
-    wanted = set[str]() if index is None else {ENTRY, PROOF, POLICY}
-    if names - wanted:
-        refuse(f"{folder.name}/{manifest.FOLDER}", foreign=names - wanted)
-    if index is None:
-        return
-    found = {name: _read(place / name) for name in sorted(wanted)}
-    if found[ENTRY] != entries[index]:
-        message = f"{folder.name}: {ENTRY} is not entry {index}, which published it"
-        raise VerificationError(message, code="own-entry-differs")
-    if found[POLICY] != policy:
-        message = f"{folder.name}: {POLICY} is not the one that the log is verified by"
-        raise VerificationError(message, code="trust-policy-differs")
-    proof = Proof.parse(found[PROOF])
+    if foreign := names - expected.keys():
+        refuse(f"{folder.name}/{manifest.FOLDER}", foreign=foreign)
+    for name, wanted in expected.items():
+        found = _read(place / name)
+        if wanted is not None and found != wanted:
+            message = f"{folder.name}: {name} is not the one that the log needs here"
+            code = "trust-policy-differs" if name == POLICY else "own-entry-differs"
+            raise VerificationError(message, code=code)
+
+
+def _check_proof(
+    folder: Path, index: int, entries: Sequence[bytes], *, policy: bytes
+) -> None:
+    proof = Proof.parse(_read(folder / manifest.FOLDER / PROOF))
     if proof.index != index:
         message = f"{folder.name}: {PROOF} is for entry {proof.index}, not {index}"
         raise VerificationError(message, code="inclusion-proof-invalid")
@@ -117,7 +131,7 @@ def _read(path: Path) -> bytes:
     try:
         data = read_plain(path, limit=_MAX_SMALL)
     except FileNotFoundError:
-        message = f"{name} is missing; get the release again"
+        message = f"{name} is missing; get the folder again"
         raise IncompleteError(message, code="file-missing") from None
     if not data:
         raise IncompleteError(f"{name} is empty", code="file-empty")
