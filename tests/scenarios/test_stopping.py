@@ -126,7 +126,7 @@ def test_a_demo_in_one_process_goes_on_wherever_it_was_stopped() -> None:
         out,
         [
             ("text of spain", signal.SIGINT),
-            ("collect masked inputs: italy", signal.SIGTERM),
+            ("round 1 of 2: collect masked inputs", signal.SIGTERM),
             ("adapter: spain", signal.SIGINT),
             ("evaluate: adapter italy", signal.SIGHUP),
         ],
