@@ -125,7 +125,7 @@ class NodeSettings(Settings):
 
     name: Name
     federation: Name
-    country: Annotated[Printable, Field(min_length=1, max_length=60)]
+    country: Annotated[Printable, Field(max_length=60)]
     workload: WorkloadName
     base: Base
     data: Annotated[str, Field(examples=["data"])]
