@@ -108,14 +108,14 @@ def test_one_process_serves_and_others_only_read(path: Path) -> None:
 
 
 def test_a_reader_changes_nothing(path: Path) -> None:
-    with refused(ResourceError, "database-unavailable"):
+    with refused(ResourceError, "database-unavailable", match="unable to open"):
         NodeState(path, readonly=True)
     assert not path.exists()
     serving = NodeState(path, exclusive=True)
     serving.raise_to("run", 1)
     reading = NodeState(path, readonly=True)
     assert reading.highest("run") == 1
-    with refused(ResourceError, "database-unavailable"):
+    with refused(ResourceError, "database-unavailable", match="readonly"):
         reading.raise_to("run", 2)
     reading.close()
     serving.close()

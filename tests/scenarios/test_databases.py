@@ -63,7 +63,7 @@ def test_a_path_that_is_no_plain_file_is_refused_as_a_database(
     """SQLite would write its journal beside a device."""
     name, take = OPENERS[opener]
     IN_PLACE[kind](tmp_path / name)
-    with refused(ResourceError, "database-unavailable"):
+    with refused(ResourceError, "database-unavailable", match="is no plain file"):
         take(tmp_path)
     assert not Path("/dev/null-journal").exists()
 

@@ -168,7 +168,7 @@ def test_a_charge_in_the_log_that_the_ledger_lacks_is_refused(path: Path) -> Non
     ledger.reserve(charge(1))
     ledger.spend(charge(1))
     ledger.require([charge(1)])
-    with refused(VerificationError, "ledger-restored"):
+    with refused(VerificationError, "ledger-restored", match="the log says"):
         ledger.require([charge(1), charge(2)])
 
 

@@ -124,9 +124,9 @@ def test_a_restored_database_is_refused(path: Path) -> None:
     for extra in path.parent.glob("budget.db-*"):
         extra.unlink()
     shutil.copy(backup, path)
-    with refused(VerificationError, "ledger-restored"):
+    with refused(VerificationError, "ledger-restored", match="its mirror saw"):
         Ledger.open(path, TERMS)
-    with refused(VerificationError, "ledger-restored"):
+    with refused(VerificationError, "ledger-restored", match="its mirror saw"):
         ledger.reserve(charge(2))
 
 
@@ -142,7 +142,7 @@ def test_a_deleted_database_or_mirror_is_refused(path: Path) -> None:
     for file in path.parent.glob("budget.db*"):
         if file != mirror:
             file.unlink()
-    with refused(VerificationError, "ledger-restored"):
+    with refused(VerificationError, "ledger-restored", match="its mirror saw"):
         Ledger.open(path, TERMS)
 
 
