@@ -1,5 +1,28 @@
 """The given base, built once; and federations that end with their test."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tapestry_coordinator import run as driver
+from tapestry_coordinator.settings import CoordinatorSettings
+from tests.support.federation import Federation
 from tests.support.federation_fixtures import Found, base, found
 
-__all__ = ["Found", "base", "found"]
+__all__ = ["Found", "base", "found", "opened_run"]
+
+
+@contextmanager
+def opened_run(federation: Federation) -> Iterator[driver.Run]:
+    """Open a coordinator's run over a federation, as a new process would."""
+    folder = federation.coordinator
+    run = driver.Run(
+        folder,
+        federation.wire,
+        settings=CoordinatorSettings.read(folder / "coordinator.toml"),
+        workload=federation.base.workload,
+        notify=federation.events.append,
+    )
+    try:
+        yield run
+    finally:
+        run.close()

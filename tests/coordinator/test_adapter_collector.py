@@ -10,11 +10,10 @@ from tapestry.errors import RuleError, VerificationError
 from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import adapter_collector
 from tapestry_coordinator import run as driver
-from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.model_events import AdapterPublished
-from tests.coordinator.conftest import Found
+from tests.coordinator.conftest import Found, opened_run
 from tests.support.federation import Federation
 from tests.support.refusals import refused
 
@@ -29,16 +28,8 @@ def federation(found: Found) -> Federation:
 
 @pytest.fixture
 def run(federation: Federation) -> Iterator[driver.Run]:
-    folder = federation.coordinator
-    run = driver.Run(
-        folder,
-        federation.wire,
-        settings=CoordinatorSettings.read(folder / "coordinator.toml"),
-        workload=federation.base.workload,
-        notify=federation.events.append,
-    )
-    yield run
-    run.close()
+    with opened_run(federation) as run:
+        yield run
 
 
 def _publication(federation: Federation, name: str) -> Message:

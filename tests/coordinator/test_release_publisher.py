@@ -6,9 +6,8 @@ import pytest
 
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import run as driver
-from tapestry_coordinator.settings import CoordinatorSettings
+from tests.coordinator.conftest import Found, opened_run
 from tests.support.federation import Federation
-from tests.support.federation_fixtures import Found
 
 
 @pytest.fixture
@@ -20,16 +19,8 @@ def federation(found: Found) -> Federation:
 
 @pytest.fixture
 def run(federation: Federation) -> Iterator[driver.Run]:
-    folder = federation.coordinator
-    run = driver.Run(
-        folder,
-        federation.wire,
-        settings=CoordinatorSettings.read(folder / "coordinator.toml"),
-        workload=federation.base.workload,
-        notify=federation.events.append,
-    )
-    yield run
-    run.close()
+    with opened_run(federation) as run:
+        yield run
 
 
 def test_a_round_that_is_released_is_not_released_again(run: driver.Run) -> None:

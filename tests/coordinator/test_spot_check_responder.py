@@ -8,13 +8,12 @@ import pytest
 from tapestry.errors import IncompleteError, QuorumError
 from tapestry.protocol.messages import ChunkRequest, Kind
 from tapestry_coordinator import run as driver
-from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import (
     EVIDENCE,
     SpotCheckResponder,
     _turns,
 )
-from tests.coordinator.conftest import Found
+from tests.coordinator.conftest import Found, opened_run
 from tests.support.federation import NAMES, Federation
 from tests.support.refusals import refused
 
@@ -33,19 +32,11 @@ def federation(found: Found, monkeypatch: pytest.MonkeyPatch) -> Federation:
 
 @pytest.fixture
 def run(federation: Federation) -> Iterator[driver.Run]:
-    folder = federation.coordinator
-    run = driver.Run(
-        folder,
-        federation.wire,
-        settings=CoordinatorSettings.read(folder / "coordinator.toml"),
-        workload=federation.base.workload,
-        notify=federation.events.append,
-    )
-    run.context.tracker.exchange_hello(NAMES)
-    for name in NAMES:  # the nodes applied the round before the restart
-        assert run.context.tracker.applied[name] == 1
-    yield run
-    run.close()
+    with opened_run(federation) as run:
+        run.context.tracker.exchange_hello(NAMES)
+        for name in NAMES:  # the nodes applied the round before the restart
+            assert run.context.tracker.applied[name] == 1
+        yield run
 
 
 def _takers(federation: Federation) -> list[str]:

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from tapestry.artifacts import manifest
 from tapestry.vectors import parameters_digest
-from tests.support.audit_bundles import bundle_of
+from tests.support.audit_bundles import attach_proof, bundle_of
 from tests.support.commands import Result
 from tests.support.log_world import World, changed
 
@@ -82,15 +82,18 @@ def make_demo(folder: Path) -> Path:
     world.run_round(2)
     base = make_base(folder / "releases" / "base-2")
     released = manifest.write(base)
-    world.add(world.release(2, manifest_digest=released.digest))
+    index = world.add(world.release(2, manifest_digest=released.digest))
     adapter = make_adapter(
         folder / "adapters" / "fr-culture",
         metadata=make_metadata(base="base-2"),
         config_changes={"base_model_name_or_path": "base-2"},
     )
-    world.add(world.adapter_account(), "fr", "node")
+    accounted = world.add(world.adapter_account(), "fr", "node")
     published = changed(world.adapter(2), manifest_digest=manifest.read(adapter).digest)
-    world.add(published, "fr", "community")
+    own = world.add(published, "fr", "community")
+    for name, at in (("accounted", accounted), ("published", own)):
+        (adapter / "tapestry" / f"{name}.entry").write_bytes(world.entries[at])
+    attach_proof(base, world, index)
     bundle = bundle_of(world, folder, artifacts={}).folder
     if bundle != folder / "bundle":
         shutil.move(bundle, folder / "bundle")

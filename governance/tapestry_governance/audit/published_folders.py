@@ -61,9 +61,7 @@ def check_artifacts(
         if listed.digest != digests[name]:
             message = f"{name}: manifest {listed.digest}, in the log is {digests[name]}"
             raise VerificationError(message, code="manifest-differs")
-        _check_copies(folder, _expected(name, state, entries, policy=policy))
-        if name in state.releases:
-            _check_proof(folder, state.published[name], entries, policy=policy)
+        check_copies(folder, name, state=state, entries=entries, policy=policy)
         found = manifest.take_stock(folder, listed)
         if found.files:
             manifest.verify(folder, listed)
@@ -71,6 +69,27 @@ def check_artifacts(
         found.refuse_foreign(name)  # a manifest alone, with a file that is none of it
     _check_models({name: folders[name] for name in whole}, state)
     return whole
+
+
+def check_copies(
+    folder: Path,
+    name: str,
+    *,
+    state: FederationState,
+    entries: Sequence[bytes],
+    policy: bytes,
+) -> None:
+    """Check the files beside the manifest of a release or adapter that is in the log.
+
+    Raises:
+        IncompleteError: One of them is missing or empty.
+        ProtocolError: The proof is malformed.
+        VerificationError: One is not the log's, or the proof does not hold.
+        ForeignFileError: Something else lies there.
+    """
+    _compare(folder, _expected(name, state, entries, policy=policy))
+    if name in state.releases:
+        _check_proof(folder, state.published[name], entries, policy=policy)
 
 
 def _check_models(folders: Mapping[str, Path], state: FederationState) -> None:
@@ -103,7 +122,7 @@ def _expected(
     return {PUBLISHED: published, ACCOUNTED: entries[next(own).index]}
 
 
-def _check_copies(folder: Path, expected: Mapping[str, bytes | None]) -> None:
+def _compare(folder: Path, expected: Mapping[str, bytes | None]) -> None:
     place = folder / manifest.FOLDER
     names = {path.name for path in place.iterdir()} - {manifest.FILE}
     if foreign := names - expected.keys():

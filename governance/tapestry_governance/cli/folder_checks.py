@@ -86,13 +86,16 @@ def _failed(name: str, error: TapestryError) -> CheckStep:
 def check_log(
     steps: list[CheckStep],
     directory: Path,
-    check: Callable[["Audit"], _Value],
-    describe: Callable[[_Value], str],
+    check: Callable[["Audit"], _Entry],
+    describe: Callable[[_Entry], str],
     *,
     bundle: Path | None,
     trust: bytes | None,
 ) -> None:
     """Compare a folder with a verified bundle, by default the one near it.
+
+    Guarantees:
+        The files beside the manifest are compared as well; none of them is only listed.
 
     Args:
         steps: The list that the step is appended to.
@@ -109,7 +112,19 @@ def check_log(
         )
         steps.append(replace(_failed("log", error), checked=False))
         return
-    run(steps, "log", lambda: check(audited(bundle or beside, trust=trust)), describe)
+
+    def compare() -> _Entry:
+        from tapestry_governance.audit.published_folders import check_copies
+
+        audit = audited(bundle or beside, trust=trust)
+        entry = check(audit)
+        state, policy = audit.state, audit.bundle.policy
+        check_copies(
+            directory, entry.name, state=state, entries=audit.entries, policy=policy
+        )
+        return entry
+
+    run(steps, "log", compare, describe)
 
 
 def find(

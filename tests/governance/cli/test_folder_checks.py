@@ -24,8 +24,9 @@ from tapestry_governance.cli.folder_checks import (
     find,
     run,
 )
+from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.events.round_events import RoundOpened
-from tests.support.audit_bundles import bundle_of
+from tests.support.audit_bundles import bundle_of, released
 from tests.support.log_world import World, fake_digest, renamed
 from tests.support.refusals import refused
 
@@ -142,10 +143,14 @@ def test_an_entry_is_found_by_its_files_before_its_name() -> None:
         named("es", "other")
 
 
+def _unasked(_: Audit) -> ReleasePublished:
+    raise AssertionError("there is no log to ask")
+
+
 def test_without_a_bundle_at_hand_the_log_is_not_checked(tmp_path: Path) -> None:
     steps: list[CheckStep] = []
     folder = tmp_path / "adapters" / "fr"
-    check_log(steps, folder, lambda _: 1, str, bundle=None, trust=None)
+    check_log(steps, folder, _unasked, str, bundle=None, trust=None)
     (step,) = steps
     assert step.to_json()["holds"] is None
     assert (step.status, step.code) == (ExitStatus.INCOMPLETE, "bundle-missing")
@@ -155,21 +160,42 @@ def test_without_a_bundle_at_hand_the_log_is_not_checked(tmp_path: Path) -> None
 def test_the_bundle_beside_a_folder_is_verified_and_passed_to_the_check(
     tmp_path: Path,
 ) -> None:
-    world = World().found()
+    world, base = released(tmp_path / "releases")
     bundle = bundle_of(world, tmp_path).folder
     seen: list[Audit] = []
     steps: list[CheckStep] = []
+
+    def check(audit: Audit) -> ReleasePublished:
+        seen.append(audit)
+        return audit.state.releases["base-2"]
+
     for given in (None, bundle):
-        check_log(
-            steps,
-            tmp_path / "adapters" / "fr",
-            seen.append,
-            lambda _: "found",
-            bundle=given,
-            trust=world.trust.encode(),
-        )
+        trust = world.trust.encode()
+        check_log(steps, base, check, lambda e: e.name, bundle=given, trust=trust)
     assert [audit.state.size for audit in seen] == [len(world.entries)] * 2
-    assert [str(step).split() for step in steps] == [["holds", "log", "found"]] * 2
+    assert [str(step).split() for step in steps] == [["holds", "log", "base-2"]] * 2
+
+
+@pytest.mark.parametrize(
+    "name", ["release.entry", "release.tlog-proof", "trust-policy.txt", "more.json"]
+)
+def test_a_file_beside_the_manifest_is_compared_with_the_log(
+    tmp_path: Path, name: str
+) -> None:
+    world, base = released(tmp_path / "releases")
+    bundle_of(world, tmp_path)
+    (base / "tapestry" / name).write_bytes(b"{}")
+    steps: list[CheckStep] = []
+    check_log(
+        steps,
+        base,
+        lambda audit: audit.state.releases["base-2"],
+        lambda entry: entry.name,
+        bundle=None,
+        trust=world.trust.encode(),
+    )
+    assert steps[0].status is not ExitStatus.HOLDS
+    assert steps[0].code
 
 
 def _broken_rule(world: World) -> None:
