@@ -1,6 +1,7 @@
 """The manifest of the next round, from settings and the federation's state."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
@@ -9,6 +10,7 @@ from tapestry.errors import ConfigError, ProtocolError, QuorumError
 from tapestry.model.low_rank import round_seed
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import (
+    GateInputs,
     Participant,
     RoundManifest,
     StageDeadlines,
@@ -25,14 +27,22 @@ from tapestry_governance.events.federation_events import roster_digest
 from tapestry_governance.rules.federation_state import FederationState
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartingPoint:
+    """The base that a round starts from, and what its step is scored on."""
+
+    model_digest: str
+    workload: Workload  # the source of the update's layout
+    gate: GateInputs
+
+
 def plan_round(
     settings: CoordinatorSettings,
     state: FederationState,
     *,
     present: Sequence[str],
     round_number: int,
-    model_digest: str,
-    workload: Workload,
+    start: StartingPoint,
 ) -> RoundManifest:
     """Return the manifest of a round.
 
@@ -41,8 +51,7 @@ def plan_round(
         state: The federation; its members and policy.
         present: Nodes that are online; those that are no members are left out.
         round_number: The round's number, from 1.
-        model_digest: The base that it starts from.
-        workload: The source of the update's layout.
+        start: The base that it starts from.
 
     Guarantees:
         A round that model, plan, settings or declared numbers of records make
@@ -65,8 +74,7 @@ def plan_round(
         state,
         names=names,
         round_number=round_number,
-        model_digest=model_digest,
-        workload=workload,
+        start=start,
     )
     unable = _unable(manifest, state, names=members)
     if len(members) - len(unable) < _floor(settings, len(members)):
@@ -85,8 +93,7 @@ def check_run(
     settings: CoordinatorSettings,
     state: FederationState,
     *,
-    model_digest: str,
-    workload: Workload,
+    start: StartingPoint,
 ) -> None:
     """Plan a first round with all members: if that fails, every round would.
 
@@ -108,8 +115,7 @@ def check_run(
         state,
         present=list(state.members),
         round_number=1,
-        model_digest=model_digest,
-        workload=workload,
+        start=start,
     )
 
 
@@ -137,14 +143,14 @@ def _make_manifest(
     *,
     names: Sequence[str],
     round_number: int,
-    model_digest: str,
-    workload: Workload,
+    start: StartingPoint,
 ) -> RoundManifest:
     """Fill in a manifest that the protocol, the model and the noise allow.
 
     Raises:
         ConfigError: The protocol, the model or the noise forbids such a round.
     """
+    workload, model_digest = start.workload, start.model_digest
     seed = round_seed(settings.run_id, round_number, model_digest=model_digest)
     training, secagg = _plan_training(settings, workload, seed=seed), settings.secagg
     plan_checks.check_model(workload, settings.privacy)
@@ -156,6 +162,7 @@ def _make_manifest(
             protocol="tapestry-secagg/1",
             federation=settings.federation,
             run_id=settings.run_id,
+            purpose="train",
             round_number=round_number,
             attempt=1,
             model_digest=model_digest,
@@ -174,9 +181,11 @@ def _make_manifest(
             clip_norm=secagg.clip_norm,
             clip_value=secagg.clip_value,
             scale_bits=secagg.scale_bits,
+            statistics=(),
             training=training,
             privacy=settings.privacy,
             outer=settings.outer,
+            gate=start.gate,
             deadlines=StageDeadlines(
                 **{stage: settings.deadlines.of(stage) for stage in SECAGG_STAGES}
             ),

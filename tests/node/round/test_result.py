@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.round.result import EndedRound, ResultApplier
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
+from tests.support.gate_models import gate_check, inputs, metrics
 from tests.support.log_world import World, changed
 from tests.support.refusals import refused
 from tests.support.secagg_cohort import Federation
@@ -55,7 +57,7 @@ class Finished:
             base_before=manifest.model_digest,
             base_after=self.after.digest,
             outer_digest=manifest.model_digest,
-            metrics={},
+            metrics=metrics(float(self.after.parameters["w"][0, 0])),
         )
         body = changed(closed, **changes)
         assert isinstance(body, RoundClosed)
@@ -70,6 +72,7 @@ def finished() -> Finished:
         length=LAYOUT.length,
         model_digest=start.digest,
         layout_digest=LAYOUT.digest,
+        gate=inputs(),
     )
     total = federation.run()
     after = start.after(
@@ -86,6 +89,10 @@ def store(tmp_path: Path) -> Iterator[NodeState]:
     state = NodeState(tmp_path / "state.db")
     yield state
     state.close()
+
+
+def _note(store: NodeState, closed: RoundClosed) -> None:
+    store.dispute_gate(closed.run_id, closed.round_number)
 
 
 Applier = Callable[..., ResultApplier]
@@ -113,6 +120,7 @@ def applier(tmp_path: Path, store: NodeState) -> Iterator[Applier]:
             mirror=mirror,
             store=store,
             spots=SpotChecks(store=store, wanted=wanted, folder=tmp_path),
+            gate=gate_check(tmp_path, LAYOUT, partial(_note, store)),
             layout=lambda _: LAYOUT,
         )
 
