@@ -1,6 +1,7 @@
 """The manifest of the next round, from settings and the federation's state."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -157,7 +158,7 @@ def _make_manifest(
     plan_checks.check_outer(settings.outer)
     layout = plan_checks.check_plan(workload, training, settings.privacy)
     threshold = recommended_threshold(len(names), max_colluding=secagg.max_colluding)
-    try:
+    with _explaining():
         manifest = RoundManifest(
             protocol="tapestry-secagg/1",
             federation=settings.federation,
@@ -192,6 +193,14 @@ def _make_manifest(
             post_quantum=None,
         )
         Encoding.of(manifest)
+    return manifest
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Turn what makes no valid round into a fault of the settings."""
+    try:
+        yield
     except ValidationError as error:
         first_error = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first_error["loc"]) or "the plan"
@@ -203,7 +212,6 @@ def _make_manifest(
         raise ConfigError(
             f"coordinator.toml gives no valid round: {error}", code=error.code
         ) from None
-    return manifest
 
 
 def _unable(

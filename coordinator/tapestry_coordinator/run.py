@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,12 +145,7 @@ class Run:
                 code="log-origin-differs",
             )
         evaluation = workload.evaluation(settings.training.options)
-        scorer = Scorer(
-            workload=workload,
-            evaluation=evaluation,
-            held_out=read_held_out(directory / HELD_OUT, evaluation),
-            known={} if known_scores is None else known_scores,
-        )
+        held_out = read_held_out(directory / HELD_OUT, evaluation)
         nodes = ValidatingGrid(grid)
         log, journal = Log.open(directory / "log", key=log_key), Journal(directory)
         publisher = LogPublisher(
@@ -165,7 +161,7 @@ class Run:
             publisher=publisher,
             journal=journal,
             held_out=directory / HELD_OUT,
-            gate=gate_inputs(evaluation, scorer.held_out),
+            gate=gate_inputs(evaluation, held_out),
         )
         self.context = RunContext(
             directory=directory,
@@ -179,6 +175,9 @@ class Run:
             tracker=tracker,
             notify=notify,
         )
+        scorer = Scorer(workload=workload, evaluation=evaluation, held_out=held_out)
+        if known_scores is not None:
+            scorer = replace(scorer, known=known_scores)
         self.gate = AcceptanceGate(scorer=scorer, journal=journal)
         self.uploads = Uploads(directory)
         self.responder = SpotCheckResponder(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tapestry.encoding import digest
+from tapestry.encoding import digest, encode_decimal
 from tapestry.evaluation.held_out import HeldOut, digest_of
 from tapestry.evaluation.scorer import gate_inputs
 from tapestry.protocol.round_manifest import GateInputs
@@ -28,9 +28,10 @@ HELD_OUT = HeldOut(
 
 @dataclass
 class ScoredModel:
-    """A workload whose code length is 3 and its first weight; counts evaluations."""
+    """A workload whose code length is 3 plus its first weight; counts evaluations."""
 
     drawn: Layout
+    slope: float = 1.0
     value: float = 0.0
     count: int = 0
 
@@ -38,7 +39,7 @@ class ScoredModel:
         return self.drawn
 
     def load(self, parameters: Mapping[str, Any]) -> None:
-        self.value = float(parameters["w"].ravel()[0])
+        self.value = self.slope * float(parameters["w"].ravel()[0])
 
     def evaluate(self, texts: list[str], *, sequence_length: int) -> RatioScore:
         assert sequence_length == LENGTH
@@ -60,14 +61,20 @@ def inputs() -> GateInputs:
 
 def metrics(value: float) -> dict[str, str]:
     """Spell the scores of a base with this first weight, as the log has them."""
-    return {f"bits_per_byte/{name}": f"{3 + value:.9f}" for name in HELD_OUT.sets}
+    return {
+        f"bits_per_byte/{name}": encode_decimal(3 + value) for name in HELD_OUT.sets
+    }
 
 
 def gate_check(
-    folder: Path, layout: Layout, dispute: Callable[[RoundClosed], None]
+    folder: Path,
+    layout: Layout,
+    dispute: Callable[[RoundClosed], None],
+    *,
+    slope: float = 1.0,
 ) -> GateCheck:
     """Open a member's gate in a folder, with the data in place."""
-    workload: Any = ScoredModel(layout)
+    workload: Any = ScoredModel(layout, slope=slope)
     gate = GateCheck(workload, folder=folder, dispute=dispute)
     gate.keep(list(FILES), list(FILES.values()), want=HELD_OUT.digest)
     return gate

@@ -159,7 +159,7 @@ def round_disputed(
     same: PersistentList[ClosedRound] = state.closed_by_number.get(key[1], _NONE)
     if not any((c.run_id, c.attempt) == (key[0], key[2]) for c in same):
         message = f"round {key} was not closed"
-        raise RuleError(message, code="round-not-closed")
+        raise RuleError(message, code="dispute-without-round")
     known = state.disputes.get(key, frozenset())
     if (actor, body.subject) in known:
         message = f"{actor} disputed the {body.subject} of round {key} before"

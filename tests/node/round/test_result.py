@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tapestry.errors import VerificationError
+from tapestry.evaluation.acceptance import WORSE
 from tapestry.model.replica import Replica
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.server import Unmasked
@@ -104,7 +105,11 @@ def applier(tmp_path: Path, store: NodeState) -> Iterator[Applier]:
     opened: list[LogMirror] = []
 
     def make(
-        world: World | None = None, *, replica: Replica | None = None, wanted: int = 0
+        world: World | None = None,
+        *,
+        replica: Replica | None = None,
+        wanted: int = 0,
+        slope: float = 1.0,
     ) -> ResultApplier:
         known = world or World().found()
         mirror = LogMirror.open(
@@ -120,7 +125,7 @@ def applier(tmp_path: Path, store: NodeState) -> Iterator[Applier]:
             mirror=mirror,
             store=store,
             spots=SpotChecks(store=store, wanted=wanted, folder=tmp_path),
-            gate=gate_check(tmp_path, LAYOUT, partial(_note, store)),
+            gate=gate_check(tmp_path, LAYOUT, partial(_note, store), slope=slope),
             layout=lambda _: LAYOUT,
         )
 
@@ -144,12 +149,31 @@ def test_a_sum_that_holds_moves_the_base_to_the_one_in_the_log(
 def test_a_round_that_the_log_did_not_apply_leaves_the_base(
     applier: Applier, finished: Finished
 ) -> None:
-    base, before = applier(), given().digest
+    base, before = applier(slope=-1000.0), given().digest
+    score = -1000.0 * float(finished.after.parameters["w"][0, 0])
+    assert score > 1  # more than the plan allows
     ended = finished.ended(
-        outcome="rejected", reason="loss_increased", base_after=before
+        outcome="rejected",
+        reason=WORSE,
+        base_after=before,
+        metrics=metrics(score),
     )
     base.take(ended, finished.result, finished.total.chunks(), done=None)
     assert (base.replica.digest, base.applied) == (before, 1)
+
+
+def test_a_good_step_that_the_log_rejects_is_disputed_for_good(
+    applier: Applier, finished: Finished, store: NodeState
+) -> None:
+    base, before = applier(), given().digest
+    ended = finished.ended(outcome="rejected", reason=WORSE, base_after=before)
+    with refused(VerificationError, "gate-outcome-differs"):
+        base.take(ended, finished.result, finished.total.chunks(), done=None)
+    assert (base.replica.digest, base.applied) == (before, 0)
+    assert store.disputed_gates() == [(RUN, 1)]
+    base.check_sums("another-run", until=1)
+    with refused(VerificationError, "gate-disputed"):
+        base.check_sums(RUN, until=1)
 
 
 @pytest.mark.parametrize(
