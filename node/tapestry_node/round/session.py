@@ -41,12 +41,13 @@ from tapestry_governance.events.federation_events import roster_digest
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import ContributionCommitted
 from tapestry_governance.log.mirror import LogMirror
-from tapestry_node.budget.ledger import Ledger
+from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.budget.log_accounts import loss_of
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.round.admission import first_round
 from tapestry_node.round.contribution import prepare
+from tapestry_node.round.survivor_marks import UploadMark
 from tapestry_node.training.trainer import Trainer
 
 StageRequest = KeyList | Ciphertexts | SurvivorList | ConsentList
@@ -90,6 +91,28 @@ class NodeContext:
         """Sign an event as this node."""
         event = self.author.event(body, now=now, seen=self.mirror.seen)
         return sign_entry(event, self.identity)
+
+
+@dataclass(frozen=True, slots=True)
+class _UploadMarks:
+    """The marks of a node, each taken together with the charge of the round."""
+
+    store: NodeState
+    manifest: RoundManifest
+    charge: Charge | None
+
+    def highest(self, run_id: str) -> int:
+        """Return the last round of a run that was uploaded or paid for."""
+        return self.store.highest(run_id)
+
+    def raise_to(self, run_id: str, round_number: int) -> None:
+        """Spend the charge and take the upload of the round."""
+        mark = UploadMark.of(self.manifest)
+        if (mark.run, mark.round_number) != (run_id, round_number):
+            raise ValueError(
+                f"a mark of {run_id} {round_number} on the state of {mark}"
+            )
+        self.store.take_upload(mark, charge=self.charge)
 
 
 class Session:
@@ -163,9 +186,10 @@ class Session:
         """Train, and answer message 4 with message 5.
 
         Guarantees:
-            Budget, high-water mark and the signed account of the spending are on
-            disk before the upload is returned. A training that fails is paid for as
-            well: the failure may depend on the records, and the refusal shows it.
+            Charge and upload mark, taken as one, and the signed account of the
+            spending are on disk before the upload is returned. A training that fails
+            is paid for and marked as well: the failure may depend on the records, and
+            the refusal shows it.
         """
         ready = client.receive_shares(shared, ciphertexts)
         try:
@@ -174,14 +198,15 @@ class Session:
             self._context.failed.add(self.manifest.run_id)
             raise
         finally:
-            accounted = self._spend(now)
+            marks = _UploadMarks(self._context.store, self.manifest, self._charge)
+            reservation = client.reserve(ready, marks)
+            accounted = self._account(now)
         quantized = prepare(
             update,
             manifest=self.manifest,
             random=secrets.token_bytes,
             noise=NoiseSource.fresh(),
         )
-        reservation = client.reserve(ready, self._context.store)
         self._state, upload = client.mask_input(
             ready, quantized, reservation=reservation
         )
@@ -229,9 +254,7 @@ class Session:
 
         return self._context.trainer.update(self._replica, self.manifest, done=done)
 
-    def _spend(self, now: datetime) -> bytes:
-        if self._charge is not None:
-            self._ledger.spend(self._charge)
+    def _account(self, now: datetime) -> bytes:
         manifest = self.manifest
         account = DpAccounted(
             run_id=manifest.run_id,

@@ -83,7 +83,7 @@ def finished() -> Finished:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[NodeState]:
-    state = NodeState(tmp_path / "state.db")
+    state = NodeState(tmp_path / "node.db")
     yield state
     state.close()
 
