@@ -227,6 +227,7 @@ class Node:
             ),
             min_cohort=settings.policy.min_cohort,
             max_colluding=settings.policy.max_colluding,
+            varying_survivors=settings.policy.varying_survivors,
             notify=self._notify,
         )
 

@@ -10,6 +10,7 @@ digest of its last entry are mirrored in a file beside it:
 * The upload marks: one upload per (run, round), ever, taken in one transaction with the
   charge that it names. Taking one is the only way to get the ``Reservation`` without
   which ``secagg`` masks nothing.
+* The consents: the survivor sets that it helped to open without noise.
 * The outbox: entries of the node's own that the log does not have yet.
 * The base that each round gave by this node's own step, so that a dispute outlives
   a restart.
@@ -34,7 +35,7 @@ Edge cases:
     ================================  ================================================
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,7 +48,12 @@ from tapestry.protocol.messages import Message
 from tapestry.storage.file_lock import lock_file
 from tapestry.storage.sqlite_database import Schema, open_database
 from tapestry_node.budget.ledger_entries import Charge
-from tapestry_node.round.survivor_marks import UploadMark
+from tapestry_node.round.survivor_marks import (
+    ConsentMark,
+    UploadMark,
+    check_consent,
+    check_upload,
+)
 from tapestry_node.state_entries import HeadFile, StateReplay
 
 DATABASE = "node.db"
@@ -174,10 +180,29 @@ class NodeState:
         """Return the last round of a run that was uploaded or paid for; 0 for none."""
         return self.reading().highest(run_id)
 
-    def take_upload(self, mark: UploadMark, *, charge: Charge | None) -> None:
-        """Take the only upload of a round and spend its charge, both or neither.
+    def check_upload(self, mark: UploadMark, *, named: Collection[str]) -> None:
+        """Refuse what ``take_upload`` would refuse for its cohort, and take nothing.
 
         Raises:
+            Refused: The round has no noise, and its cohort is too far from that of an
+                earlier upload.
+        """
+        check_upload(mark, self.reading().uploads, named=named)
+
+    def take_upload(
+        self,
+        mark: UploadMark,
+        *,
+        charge: Charge | None,
+        named: Collection[str] = (),
+    ) -> None:
+        """Take the only upload of a round and spend its charge, both or neither.
+
+        ``named`` holds the exceptions that the node's policy names.
+
+        Raises:
+            Refused: The round has no noise, and its cohort is too far from that of an
+                earlier upload.
             ProtocolError: The round, or a later one of its run, was taken or paid for
                 before; or the plan has noise and there is no charge, or the reverse.
             PolicyError: The charge was not reserved, or with other steps.
@@ -189,6 +214,7 @@ class NodeState:
                     " already; one upload per round, ever",
                     code="round-already-uploaded",
                 )
+            check_upload(mark, replay.uploads, named=named)
             if charge is not None:
                 replay.spend(charge)
             number, chain = self._last_receipt()
@@ -201,6 +227,26 @@ class NodeState:
                     "receipt": chain,
                 }
             )
+
+    def take_consent(
+        self,
+        mark: ConsentMark,
+        *,
+        logged: Iterable[ConsentMark] = (),
+        named: Collection[str] = (),
+    ) -> None:
+        """Mark a set of survivors before the node consents to open their sum.
+
+        ``logged`` holds sets that the log shows, which this database may have lost;
+        ``named`` the exceptions that the node's policy names.
+
+        Raises:
+            Refused: Another set was taken on the same base, or in the same run.
+        """
+        with self.writing() as replay:
+            check_consent(mark, [*replay.consents, *logged], named=named)
+            if mark not in replay.consents:
+                replay.append({"type": "consent", "mark": mark.body()})
 
     def require(self, committed: Mapping[str, int]) -> None:
         """Compare with the last rounds that the log says this node uploaded for.

@@ -22,7 +22,7 @@ from tapestry.inputs.plain_file import read_plain
 from tapestry.storage import durable_files
 from tapestry.storage.sqlite_database import Database
 from tapestry_node.budget.ledger_entries import Charge, ChargeRecord, Key
-from tapestry_node.round.survivor_marks import UploadMark
+from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
 
 _MAX_MIRROR = 64 << 20  # bytes: half a million entries
 _LINE = re.compile(r"^([1-9][0-9]{0,17}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
@@ -67,6 +67,7 @@ class StateReplay:
         self.terms: dict[str, str] | None = None
         self.limits: tuple[str, str] | None = None
         self.uploads: list[UploadMark] = []
+        self.consents: list[ConsentMark] = []
         self.receipt: tuple[int, str] | None = None  # the last at the last upload
         self.bases: dict[_RoundKey, str] = {}
         self.spots: dict[_RoundKey, dict[int, str]] = {}  # chunk -> how it stands
@@ -231,17 +232,19 @@ class StateReplay:
                 )
             case "release":
                 del self.rows[Charge.parse(entry).key]
+            case "upload":
+                mark = UploadMark.parse(entry["mark"])
+                self._check_paid(mark, entry["charge"], number)
+                self.uploads.append(mark)
+                self.receipt = entry["receipts"], entry["receipt"]
+            case "consent":
+                self.consents.append(ConsentMark.parse(entry["mark"]))
             case _:
                 self._replay_obligation(number, entry)
 
     def _replay_obligation(self, number: int, entry: dict[str, Any]) -> None:
         key: _RoundKey = (entry.get("run", ""), entry.get("round", 0))
         match entry["type"]:
-            case "upload":
-                mark = UploadMark.parse(entry["mark"])
-                self._check_paid(mark, entry["charge"], number)
-                self.uploads.append(mark)
-                self.receipt = entry["receipts"], entry["receipt"]
             case "base":
                 self.bases[key] = entry["gives"]
             case "draw":
