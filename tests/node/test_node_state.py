@@ -3,6 +3,8 @@
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,8 @@ from tapestry.protocol.messages import Kind, Message
 from tapestry_node import state_entries
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
-from tapestry_node.round.survivor_marks import UploadMark
+from tapestry_node.refusal import Refused
+from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
 from tests.node.budget.test_ledger import TERMS, charge, open_ledger
 from tests.node.test_state_entries import stored
 from tests.support.kills import dies
@@ -40,10 +43,22 @@ def mark(number: int, *, run: str = "run", noise: str = "none") -> UploadMark:
         run=run,
         round_number=number,
         base=digest(b"base"),
+        plan=digest(b"plan"),
         noise=noise,
         participants=("fi", "fr", "id", "sw"),
         threshold=3,
         max_colluding=1,
+    )
+
+
+def consent(number: int, *names: str) -> ConsentMark:
+    """Mark the survivors of a round of the same run, on a base of its own."""
+    return ConsentMark(
+        run="run",
+        round_number=number,
+        base=digest(b"%d" % number),
+        plan=digest(b"plan"),
+        survivors=names or ("fi", "fr", "id", "sw"),
     )
 
 
@@ -164,8 +179,33 @@ def test_a_node_killed_at_any_line_has_both_charge_and_mark_or_neither(
     assert len(found) > 150 / stride
 
 
+def test_a_survivor_set_is_remembered_and_another_is_refused(path: Path) -> None:
+    NodeState(path).take_consent(consent(1))
+    store = NodeState(path)
+    store.take_consent(consent(1))
+    store.take_consent(consent(2))
+    assert store.reading().consents == [consent(1), consent(2)]
+    other = consent(2, "fi", "fr", "id")
+    with refused(Refused, "survivors-vary", match="would show sw alone"):
+        store.take_consent(other)
+    with refused(Refused, "survivors-vary"):  # also where only the log knows
+        NodeState(path.with_name("new.db")).take_consent(other, logged=[consent(1)])
+    store.take_consent(other, named=[other.plan, other.exception(other.survivors)])
+
+
+def test_an_upload_to_a_cohort_too_far_away_is_not_taken(path: Path) -> None:
+    store = NodeState(path)
+    take(store, 1)
+    apart = replace(mark(2), participants=("fi", "xa", "xb"))
+    for work in (store.check_upload, partial(store.take_upload, charge=None)):
+        with refused(Refused, "cohorts-apart"):
+            work(apart, named=())
+    assert store.highest("run") == 1
+
+
 OBLIGATIONS: dict[str, Callable[[NodeState], object]] = {
     "mark": lambda store: take(store, 2),
+    "consent": lambda store: store.take_consent(consent(2)),
     "base": lambda store: store.keep_base("run", 2, gives="sha256:b"),
     "draw": lambda store: store.keep_spots("run", 2, chunks=[0, 1]),
     "seen": lambda store: store.mark_verified("run", 1, chunk=3),
