@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def run_in_process(
         Node(folder, workload=workload, replica=given, notify=clock)
         for folder in sorted((out / "nodes").iterdir())
     ]
-    handlers: dict[str, Callable[..., Any]] = {node.name: node.handle for node in nodes}
+    handlers = {node.name: partial(node.handle, connection=node.name) for node in nodes}
     try:
         run.main(
             out / "coordinator",

@@ -31,9 +31,16 @@ def sample_bodies() -> Mapping[Kind, Strict]:
     paths = ChunkPaths(total=("0" * 64,), uploads={"a.example": ("1" * 64, "2" * 64)})
     asks = (ChunkRequest(round_number=1, chunk=0),)
     bodies |= {
-        Kind.HELLO: HelloRequest(),
+        Kind.HELLO: HelloRequest(nonce="3" * 64),
         Kind.IDENTITY: Identity(
-            name="fr", size=7, applied=1, checkpoint=note, asks=asks
+            name="fr",
+            proof="4" * 128,
+            protocol="tapestry-secagg/1",
+            software="sha256:" + "5" * 64,
+            size=7,
+            applied=1,
+            checkpoint=note,
+            asks=asks,
         ),
         Kind.COSIGN: CosignRequest(start=1, checkpoint=note),
         Kind.COSIGNATURE: CosignReply(line="— fr/witness AAAA\n"),
