@@ -20,6 +20,7 @@ from tapestry.protocol.messages import (
     ReceiptReply,
     Refusal,
 )
+from tapestry.protocol.secagg_messages import PROTOCOL
 from tapestry.schema import Strict
 from tests.support.secagg_cohort import Federation
 
@@ -35,7 +36,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
         Kind.IDENTITY: Identity(
             name="fr",
             proof="4" * 128,
-            protocol="tapestry-secagg/1",
+            protocol=PROTOCOL,
             software="sha256:" + "5" * 64,
             size=7,
             applied=1,

@@ -18,7 +18,6 @@ def run(directory: Path, connections: Grid) -> None:
     """Go through the steps of the plan; those noted already are not done again."""
     plan = json.loads((directory / "plan.json").read_text())
     grid = AuthenticatedGrid(connections, genesis=GENESIS, keys=node_keys)
-    (directory / "began").touch()
     while len(names := grid.nodes()) < plan["nodes"]:
         time.sleep(0.1)
     for number, step in enumerate(plan["steps"]):
