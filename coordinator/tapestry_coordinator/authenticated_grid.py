@@ -56,7 +56,8 @@ class AuthenticatedGrid:
         """Take the transport's grid.
 
         Args:
-            grid: Its names are the transport's names for its connections.
+            grid: Its names are the transport's names for its connections, of which
+                each answers a request at most once.
             genesis: The digest of the log's first entry.
             keys: Returns the members' node keys, as of the log's last entry.
         """

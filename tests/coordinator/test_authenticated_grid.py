@@ -239,6 +239,7 @@ def test_a_flood_of_connections_is_greeted_in_bounded_parts(clock: Clock) -> Non
     """And a member among them is found, since parts are drawn at random."""
     flood = {f"c{n}": Connection(lambda _: WORK) for n in range(10 * MAX_GREETED)}
     world = World(**flood, fr=member("fr", "fr"))
+    found: list[str] = []
     for _ in range(200):
         before = sum(len(each.got) for each in flood.values())
         found = world.grid.nodes()

@@ -346,18 +346,19 @@ class TestPulling:
         with pytest.raises(ObjectPullError, match="its request is over"):
             http_grid.pull_objects(object_ids=["a"], pull_object_fn=never_comes)
 
-    @pytest.mark.parametrize("parts", [9, 1000])
-    def test_more_parts_than_an_identity_has_are_not_pulled(
-        self, monkeypatch: pytest.MonkeyPatch, parts: int
-    ) -> None:
-        flower_side.pull_promptly()
-        monkeypatch.setattr(flower_side.THREAD, "limited", True, raising=False)
 
-        def never_asked(_: str) -> bytes:
-            raise AssertionError
+@pytest.mark.parametrize("parts", [9, 1000])
+def test_more_parts_than_an_identity_has_are_not_pulled(
+    monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    flower_side.pull_promptly()
+    monkeypatch.setattr(flower_side.THREAD, "limited", True, raising=False)
 
-        with pytest.raises(ObjectPullError, match=f"{parts} parts of an identity"):
-            http_grid.pull_objects(object_ids=["a"] * parts, pull_object_fn=never_asked)
+    def never_asked(_: str) -> bytes:
+        raise AssertionError
+
+    with pytest.raises(ObjectPullError, match=f"{parts} parts of an identity"):
+        http_grid.pull_objects(object_ids=["a"] * parts, pull_object_fn=never_asked)
 
 
 class Answers(BaseHTTPRequestHandler):
