@@ -15,6 +15,7 @@ from functools import singledispatchmethod
 from pathlib import Path
 
 from tapestry.errors import PolicyError, ProtocolError, TapestryError
+from tapestry.evaluation.scorer import KnownScores
 from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
 from tapestry.model.replica import Replica
 from tapestry.protocol.connection_proof import ConnectionClaim
@@ -33,6 +34,7 @@ from tapestry.protocol.messages import (
     Reason,
     ReceiptReply,
     Refusal,
+    ShowHeldOutRequest,
     decode_body,
     encode_message,
 )
@@ -47,7 +49,11 @@ from tapestry.schema import Strict
 from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author
-from tapestry_governance.events.round_events import ContributionRefused
+from tapestry_governance.events.round_events import (
+    ContributionRefused,
+    RoundClosed,
+    RoundDisputed,
+)
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
@@ -58,6 +64,7 @@ from tapestry_node.node_state import NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
 from tapestry_node.refusal import Objection, Refused, reason_of
 from tapestry_node.round.admission import Facts, check_offer, first_round
+from tapestry_node.round.gate_check import GateCheck
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.session import NodeContext, Notify, Session
 from tapestry_node.round.spot_checks import SpotChecks
@@ -123,11 +130,13 @@ class Node:
             wanted=self.settings.policy.chunks_to_check,
             folder=directory,
         )
+        self._gate = GateCheck(workload, folder=directory, dispute=self._dispute_gate)
         self._base = ResultApplier(
             replica or Replica.start(workload.parameters()),
             mirror=self.mirror,
             store=self._store,
             spots=self.spots,
+            gate=self._gate,
             layout=self.trainer.layout,
         )
         self.session: Session | None = None
@@ -153,6 +162,10 @@ class Node:
     def store(self) -> NodeState:
         """The durable state, with the receipts of what left."""
         return self._store
+
+    def share_scores(self, known: KnownScores) -> None:
+        """Use scores that other parties of this process computed."""
+        self._gate.known = known
 
     def objections(self) -> list[Objection]:
         """List why it would refuse every offer; ask before the first."""
@@ -275,6 +288,7 @@ class Node:
                 applied=self._base.applied,
                 checkpoint=accepted.note.decode() if accepted else None,
                 asks=tuple(self._base.asks()),
+                held_out=self._gate.held,
             )
         )
 
@@ -368,6 +382,29 @@ class Node:
         """
         if self.mirror.size:
             self._ledger.require(published_charges(self.mirror.state, self.name))
+
+    @_answer.register
+    def _keep_held_out(self, request: ShowHeldOutRequest, files: Bulk) -> Message:
+        """Keep the public data of the gate that the last run names in the log."""
+        newest = self._state.newest if self._state else None
+        if newest is None:
+            said = "the log has no round"
+            raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
+        want = newest.gate.held_out
+        self._gate.keep(request.files, [bytes(file) for file in files], want=want)
+        return encode_message(ReceiptReply())
+
+    def _dispute_gate(self, closed: RoundClosed) -> None:
+        """Note a dispute for good, and post it to the log once."""
+        if self._store.dispute_gate(closed.run_id, closed.round_number):
+            disputed = RoundDisputed(
+                run_id=closed.run_id,
+                round_number=closed.round_number,
+                attempt=closed.attempt,
+                subject="gate",
+                chunk=None,
+            )
+            self._store.post(self.context.sign_event(disputed, now=self.clock()))
 
     @_answer.register
     def _result(self, request: ApplyResultRequest, chunks: Bulk) -> Message:

@@ -43,6 +43,9 @@ CREATE TABLE spot (
     run TEXT, round INTEGER, chunk INTEGER, seen INTEGER NOT NULL,
     PRIMARY KEY (run, round, chunk)
 ) STRICT;
+CREATE TABLE gate (
+    run TEXT, round INTEGER, PRIMARY KEY (run, round)
+) STRICT;
 CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE INDEX spot_open ON spot (run, round, seen) WHERE seen <> 1;
 """
@@ -193,6 +196,20 @@ class NodeState:
     def dispute_spot(self, run_id: str, round_number: int, *, chunk: int) -> None:
         """Note for good that a chunk of a sum is not the sum of the uploads."""
         self._mark_spot(run_id, round_number, chunk, 2)
+
+    def dispute_gate(self, run_id: str, round_number: int) -> bool:
+        """Note for good that the gate's outcome is another one; True if it is news."""
+        return bool(
+            self.database.query(
+                "INSERT OR IGNORE INTO gate VALUES (?, ?) RETURNING round",
+                *(run_id, round_number),
+            )
+        )
+
+    def disputed_gates(self) -> list[tuple[str, int]]:
+        """List run and number of the rounds whose gate this node disputes."""
+        rows = self.database.query("SELECT run, round FROM gate ORDER BY run, round")
+        return [(str(run), int(number)) for run, number in rows]
 
     def _mark_spot(self, run_id: str, round_number: int, chunk: int, seen: int) -> None:
         self.database.query(

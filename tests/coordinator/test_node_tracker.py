@@ -1,6 +1,7 @@
 """Attendance: the nodes that a pass waits for."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_coordinator.node_tracker import NodeTracker
 from tests.support.echo_members import GENESIS, identity, node_key
+from tests.support.gate_models import inputs
 from tests.support.refusals import refused
 
 NAMES = ("fi", "fr", "id", "sw")
@@ -64,6 +66,8 @@ class Tracked:
             grid=AuthenticatedGrid(self.wire, genesis=GENESIS, keys=lambda: keys),
             publisher=publisher,
             journal=journal,
+            held_out=Path("held-out"),
+            gate=inputs(),
         )
 
 

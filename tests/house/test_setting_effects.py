@@ -103,8 +103,8 @@ COORDINATOR_READERS = {
     "outer.momentum": ("tapestry/model/outer_optimizer.py", "plan.momentum"),
     "outer.max_norm": ("tapestry/model/replica.py", "outer.max_norm"),
     "outer.max_loss_increase": (
-        f"{COORDINATOR}/acceptance_gate.py",
-        "outer.max_loss_increase",
+        "tapestry/evaluation/acceptance.py",
+        "plan.max_loss_increase",
     ),
 }
 COORDINATOR_READERS |= {

@@ -392,11 +392,9 @@ def _attempt_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The coordinator opens a second attempt where an honest one goes on."""
     honest = round_plan.plan_round
 
-    def plan(*arguments: Any, round_number: int, model_digest: str, **rest: Any) -> Any:
+    def plan(*arguments: Any, round_number: int, **rest: Any) -> Any:
         number = max(round_number - 1, 1)
-        manifest = honest(
-            *arguments, round_number=number, model_digest=model_digest, **rest
-        )
+        manifest = honest(*arguments, round_number=number, **rest)
         return renamed(manifest, attempt=2)
 
     monkeypatch.setattr(run, "plan_round", plan)

@@ -55,5 +55,6 @@ def identity(
             applied=0,
             checkpoint=None,
             asks=(),
+            held_out=None,
         )
     )

@@ -53,7 +53,10 @@ def _rare(world: World) -> list[Sample]:
             "coordinator",
             "coordinator",
             RoundAborted(
-                **attempt, stage=RoundStage.SHARE_KEYS, reason="too_few_nodes"
+                **attempt,
+                stage=RoundStage.SHARE_KEYS,
+                reason="too_few_nodes",
+                survivors=(),
             ),
         ),
         (

@@ -19,6 +19,7 @@ from tapestry.protocol.messages import (
     Reason,
     ReceiptReply,
     Refusal,
+    ShowHeldOutRequest,
 )
 from tapestry.protocol.secagg_messages import PROTOCOL
 from tapestry.schema import Strict
@@ -42,6 +43,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
             applied=1,
             checkpoint=note,
             asks=asks,
+            held_out="sha256:" + "7" * 64,
         ),
         Kind.COSIGN: CosignRequest(start=1, checkpoint=note),
         Kind.COSIGNATURE: CosignReply(line="— fr/witness AAAA\n"),
@@ -49,6 +51,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
         Kind.APPLY_RESULT: ApplyResultRequest(
             round_number=1, checkpoint=note, result=bodies.pop(Kind.APPLY_RESULT)
         ),
+        Kind.SHOW_HELD_OUT: ShowHeldOutRequest(files=("fr.jsonl", "id.jsonl")),
         Kind.CHECK_CHUNK: CheckChunkRequest(round_number=1, chunk=1, proofs=paths),
         Kind.RECEIPT: ReceiptReply(),
         Kind.PUBLISH_ADAPTER: PublishAdapterRequest(name="base-1", checkpoint=note),

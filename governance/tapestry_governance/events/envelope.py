@@ -62,6 +62,7 @@ BODIES = MappingProxyType(
             DpAccounted,
             round_events.RoundClosed,
             round_events.RoundAborted,
+            round_events.RoundDisputed,
             model_events.EvaluationRecorded,
             model_events.ReleasePublished,
             model_events.AdapterPublished,

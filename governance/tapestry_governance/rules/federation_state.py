@@ -163,6 +163,7 @@ class FederationState:
     closed_by_number: PersistentMap[int, PersistentList[ClosedRound]] = _EMPTY
     uploads: PersistentMap[str, PersistentMap[str, int]] = _EMPTY
     accounted: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
+    disputes: PersistentMap[RoundKey, frozenset[tuple[str, str]]] = _EMPTY
     spending: PersistentMap[str, PersistentList[AccountedSpending]] = _EMPTY
     epsilon: PersistentMap[tuple[str, str], str] = _EMPTY  # node, run
     runs_without_noise: PersistentMap[tuple[str, str], int] = _EMPTY  # node, run

@@ -24,6 +24,8 @@ from tapestry_governance.rules.round_records import (
     RoundRecord,
 )
 
+_NONE: PersistentList[ClosedRound] = PersistentList()
+
 
 def round_opened(
     state: FederationState, body: round_events.RoundOpened, index: int
@@ -141,8 +143,29 @@ def round_aborted(
     state: FederationState, body: round_events.RoundAborted
 ) -> FederationState:
     """End an attempt without a sum."""
-    _open(state, body)
+    current = _open(state, body)
+    for name in body.survivors:
+        if name not in current.commitments:
+            message = f"{name} is a survivor and committed to no upload"
+            raise RuleError(message, code="commitment-unknown")
     return dataclasses.replace(state, open_round=None)
+
+
+def round_disputed(
+    state: FederationState, body: round_events.RoundDisputed, *, actor: str
+) -> FederationState:
+    """Note a member's dispute of a round that was closed, once for each subject."""
+    key = round_key(body)
+    same: PersistentList[ClosedRound] = state.closed_by_number.get(key[1], _NONE)
+    if not any((c.run_id, c.attempt) == (key[0], key[2]) for c in same):
+        message = f"round {key} was not closed"
+        raise RuleError(message, code="dispute-without-round")
+    known = state.disputes.get(key, frozenset())
+    if (actor, body.subject) in known:
+        message = f"{actor} disputed the {body.subject} of round {key} before"
+        raise RuleError(message, code="dispute-duplicated")
+    found = known | {(actor, body.subject)}
+    return dataclasses.replace(state, disputes=state.disputes.set(key, found))
 
 
 def _check_turn(state: FederationState, manifest: RoundManifest) -> None:

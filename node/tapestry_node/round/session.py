@@ -274,4 +274,5 @@ def _agreed_plan(mirror: LogMirror, manifest: RoundManifest, layout: Layout) -> 
         privacy=first.privacy,
         training=training,
         outer=first.outer,
+        gate=first.gate,
     )

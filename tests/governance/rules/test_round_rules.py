@@ -237,6 +237,7 @@ def abort(attempt: int) -> RoundAborted:
         attempt=attempt,
         stage=RoundStage.COLLECT_MASKED_INPUTS,
         reason="too_few",
+        survivors=(),
     )
 
 
