@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tapestry.encoding import digest
 from tapestry.errors import (
     ConfigError,
     InconsistentLog,
@@ -41,6 +42,7 @@ from tapestry_coordinator import release_publisher
 from tapestry_coordinator import round as rounds
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_coordinator.adapter_collector import collect_adapters
+from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.closing_event import closing_of, reason_of
 from tapestry_coordinator.grid import Grid, ValidatingGrid
 from tapestry_coordinator.journal import Journal
@@ -91,7 +93,7 @@ def main(
     Args:
         directory: Holds ``coordinator.toml``, ``trust-policy.txt``, ``keys/``, ``log/``
             and ``held-out/``.
-        grid: The nodes.
+        grid: The nodes; its names are those of the transport's connections.
         workload: The given base, loaded; opened from settings if absent.
         replica: The given base's parameters, if they were read already.
         notify: Called with each progress event; writes ``progress.jsonl`` if absent.
@@ -146,8 +148,12 @@ class Run:
             )
         evaluation = workload.evaluation(settings.training.options)
         held_out = read_held_out(directory / HELD_OUT, evaluation)
-        nodes = ValidatingGrid(grid)
         log, journal = Log.open(directory / "log", key=log_key), Journal(directory)
+        nodes = AuthenticatedGrid(
+            ValidatingGrid(grid),
+            genesis=digest(next(log.stream(), b"")),  # without one, it is refused below
+            keys=lambda: publisher.state.roster.node_keys,
+        )
         publisher = LogPublisher(
             log,
             trust=TrustPolicy.parse(trust),

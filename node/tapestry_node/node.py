@@ -18,6 +18,7 @@ from tapestry.errors import PolicyError, ProtocolError, TapestryError
 from tapestry.evaluation.scorer import KnownScores
 from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
 from tapestry.model.replica import Replica
+from tapestry.protocol.connection_proof import ConnectionClaim
 from tapestry.protocol.messages import (
     AdvertiseKeysRequest,
     ApplyResultRequest,
@@ -38,6 +39,7 @@ from tapestry.protocol.messages import (
     encode_message,
 )
 from tapestry.protocol.secagg_messages import (
+    PROTOCOL,
     Ciphertexts,
     ConsentList,
     KeyList,
@@ -190,14 +192,23 @@ class Node:
     def _state(self) -> FederationState | None:
         return self.mirror.state if self.mirror.size else None
 
-    def handle(self, message: Message) -> Message:
+    def handle(self, message: Message, connection: str = "") -> Message:
         """Answer a request; whatever goes wrong is a refusal.
+
+        Args:
+            message: The request.
+            connection: The transport's name for the connection that it came by, to
+                which the proof of this node's name is bound.
 
         Raises:
             ResourceError: Not even the receipt could be written; nothing leaves.
         """
         try:
-            reply = self._answer(decode_body(message), message.attachments)
+            body = decode_body(message)
+            if isinstance(body, HelloRequest):
+                reply = self._identify(body.nonce, connection)
+            else:
+                reply = self._answer(body, message.attachments)
         except Exception as error:  # noqa: BLE001 - default deny, whatever it is
             self._note(message.kind, error)
             reply = self._refuse(message, reason_of(error))
@@ -260,12 +271,20 @@ class Node:
             raise Refused(Reason.UNKNOWN_ROUND, said, code="round-not-joined")
         return self.session.answer(request, now=self.clock())
 
-    @_answer.register
-    def _hello(self, _: HelloRequest, __: Bulk) -> Message:
+    def _identify(self, nonce: str, connection: str) -> Message:
         accepted = self.mirror.accepted
+        claim = ConnectionClaim(
+            genesis=self.settings.genesis,
+            node=self.name,
+            connection=connection,
+            nonce=nonce,
+        )
         return encode_message(
             Identity(
                 name=self.name,
+                proof=claim.prove(self.keys["node"]),
+                protocol=PROTOCOL,
+                software=software_digest(),
                 size=self.mirror.size,
                 applied=self._base.applied,
                 checkpoint=accepted.note.decode() if accepted else None,

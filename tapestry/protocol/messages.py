@@ -43,6 +43,7 @@ from tapestry.protocol.secagg_messages import (
     Consent,
     ConsentList,
     Hex32,
+    Hex64,
     KeyList,
     Result,
     Reveal,
@@ -161,13 +162,20 @@ class ChunkRequest(Strict):
 
 
 class HelloRequest(Strict):
-    """Asks for a node's name and its progress in the log and the rounds."""
+    """Asks a connection whose it is, by a fresh nonce, and for the node's progress."""
+
+    nonce: Hex32
 
 
 class Identity(Strict):
-    """A node's name and progress: the reply to ``HelloRequest``."""
+    """A node's name, proven for its connection, and progress: after a hello."""
 
     name: Name
+    proof: Hex64  # by the node key, as ``connection_proof`` says
+    protocol: Annotated[
+        str, Field(pattern="^[a-z0-9-]{1,32}/[0-9]{1,4}$")
+    ]  # as TSA-1's
+    software: Digest  # that runs there
     size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
     applied: Annotated[int, Field(ge=0)]  # the last round whose result it has applied
     checkpoint: Note | None  # the newest one that it accepted

@@ -94,6 +94,11 @@ class Roster:
     roots: Mapping[str, VerifyKey]  # the members' root keys, by key id
     digest: str  # of names and node keys, as in a round manifest
 
+    @property
+    def node_keys(self) -> Mapping[str, VerifyKey]:
+        """The keys of the members' nodes, by name."""
+        return {name: self.keys[name, "node"] for name in self.members}
+
     @classmethod
     def of(cls, charter: CharterAdopted) -> Self:
         """Read the parties from a charter."""
