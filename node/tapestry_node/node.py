@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tapestry.errors import PolicyError, ProtocolError, TapestryError
 from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
+from tapestry.inputs.private_data import frames_of
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import (
     AdvertiseKeysRequest,
@@ -196,7 +197,8 @@ class Node:
 
         Guarantees:
             Only errors of ours are told in full. Another one may quote a record: of
-            it only type and place are, unless the operator asked for tracebacks.
+            it only type and place are, and the lines of code where the operator asked
+            for tracebacks.
         """
         if isinstance(error, TapestryError):
             said = "%s: refused %s: %s [%s]; the reply says %s"
@@ -206,8 +208,9 @@ class Node:
         _logger.error(
             "%s: refused %s: internal error: %s; %s=1 shows the traceback",
             *(self.name, kind, unforeseen(error), TRACEBACK),
-            exc_info=error if wants_traceback() else None,
         )
+        if wants_traceback():
+            _logger.error("%s", frames_of(error))
 
     def close(self) -> None:
         """Close the databases."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
+from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
@@ -220,6 +221,7 @@ class Session:
         self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
         self._ledger.reserve(self._charge)
 
+    @hides_records
     def _train(self) -> FloatVector:
         def done(step: int, steps: int) -> None:
             event = {"stage": "round", "round": self.manifest.round_number}
