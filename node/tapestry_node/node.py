@@ -19,6 +19,7 @@ from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
 from tapestry.inputs.private_data import frames_of
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import (
+    MAX_SUBMITTED,
     AdvertiseKeysRequest,
     ApplyResultRequest,
     Bulk,
@@ -282,7 +283,7 @@ class Node:
             salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
             declared = self.trainer.declaration(salt)
             self._store.post(self.context.sign_event(declared, now=self.clock()))
-        return self._store.outbox()
+        return self._store.outbox()[:MAX_SUBMITTED]
 
     def _accept(self, checkpoint: str) -> None:
         """Accept a checkpoint as the newest one.

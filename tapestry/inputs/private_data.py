@@ -15,20 +15,15 @@ Not protected:
 """
 
 import traceback
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from contextlib import ContextDecorator
 
 from tapestry.errors import ConfigError, PolicyError, ResourceError
 from tapestry.inputs.faults import HiddenError, unforeseen
 
-_In = ParamSpec("_In")
-_Out = TypeVar("_Out")
-_WRITTEN_HERE = (ConfigError, PolicyError, ResourceError)
-_OF_THE_MACHINE = (OSError, ImportError)
+_WRITTEN_HERE = (ConfigError, PolicyError, ResourceError, OSError, ImportError)
 
 
-def hides_records(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
+class _Hiding(ContextDecorator):
     """Let no error that may carry a record leave a function.
 
     Edge cases:
@@ -38,22 +33,29 @@ def hides_records(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
         HiddenError: The function raised an error that others wrote.
     """
 
-    @wraps(function)
-    def call(*positional: _In.args, **named: _In.kwargs) -> _Out:
-        try:
-            return function(*positional, **named)
-        except HiddenError:
-            raise
-        except (*_WRITTEN_HERE, *_OF_THE_MACHINE) as error:
-            error.__cause__ = error.__context__ = None
-            raise
-        except (MemoryError, RecursionError) as error:
-            found: Exception = type(error)()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it may quote a record
-            found = HiddenError(unforeseen(error), frames_of(error))
-        raise found  # here, where it has no context
+    def __enter__(self) -> None:
+        """Begin; there is nothing to prepare."""
 
-    return call
+    def __exit__(self, *found: object) -> None:
+        """Replace the error that ends the function, if it may carry a record."""
+        error = found[1]
+        if not isinstance(error, Exception) or isinstance(error, HiddenError):
+            return
+        if isinstance(error, _WRITTEN_HERE):
+            error.__cause__ = error.__context__ = None
+            return
+        if isinstance(error, (MemoryError, RecursionError)):
+            hidden: Exception = type(error)()
+        else:
+            hidden = HiddenError(unforeseen(error), frames_of(error))
+        try:
+            raise hidden  # noqa: TRY301 - to take its context away below
+        except Exception:
+            hidden.__context__ = None  # Python has just put the error there
+            raise
+
+
+hides_records = _Hiding()
 
 
 def frames_of(error: BaseException) -> str:
