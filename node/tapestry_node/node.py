@@ -301,12 +301,19 @@ class Node:
 
     @_answer.register
     def _offer(self, request: AdvertiseKeysRequest, _: Bulk) -> Message:
-        """Join the round that the log proves, if the guard and the ledger agree."""
+        """Join the round that the log proves, if the guard and the ledger agree.
+
+        Edge cases:
+            An offer of the round that is under way here gets the same keys again, and
+            the round stays at its stage.
+        """
         self._accept(request.checkpoint)
         current = self.mirror.state.open_round
         if current is None:
             said = "the log has no open round"
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
+        if self.session is not None and self.session.manifest == current.manifest:
+            return encode_message(self.session.advertisement)  # joined before
         declared = self.mirror.state.data.get(self.name)
         if declared is None or declared.records != self.trainer.count:
             said = f"the log lacks the declaration of {self.trainer.count} records"
