@@ -124,6 +124,18 @@ def main(
         run.close()
 
 
+def _log_key(directory: Path, settings: CoordinatorSettings) -> SigningKey:
+    """Load the key of the log that the settings name."""
+    log_key = SigningKey.load(directory / "keys" / "log.key")
+    if log_key.name != settings.origin:
+        raise ConfigError(
+            f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
+            f" for {log_key.name!r}; name the origin of the log",
+            code="log-origin-differs",
+        )
+    return log_key
+
+
 class Run:
     """One run of one coordinator."""
 
@@ -139,13 +151,7 @@ class Run:
     ) -> None:
         """Open log and journal."""
         trust = read_small(directory / "trust-policy.txt")
-        log_key = SigningKey.load(directory / "keys" / "log.key")
-        if log_key.name != settings.origin:
-            raise ConfigError(
-                f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
-                f" for {log_key.name!r}; name the origin of the log",
-                code="log-origin-differs",
-            )
+        log_key = _log_key(directory, settings)
         evaluation = workload.evaluation(settings.training.options)
         held_out = read_held_out(directory / HELD_OUT, evaluation)
         log, journal = Log.open(directory / "log", key=log_key), Journal(directory)
