@@ -60,7 +60,7 @@ from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
 from tapestry_node.directory import open_mirror, read_keys, read_trust
 from tapestry_node.inspection import Inspection, inspect
-from tapestry_node.node_state import NodeState
+from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
 from tapestry_node.refusal import Objection, Refused, reason_of
 from tapestry_node.round.admission import Facts, check_offer, first_round
@@ -106,23 +106,23 @@ class Node:
 
         Raises:
             ConfigError: A setting, key or data file is not as it must be.
-            VerificationError: The log mirror or the ledger was tampered with, or the
-                log knows of a charge or an upload that the ledger or the store does
-                not: an older copy was restored.
+            VerificationError: The log mirror or the node's state was tampered with, or
+                the log knows of a charge or an upload that the state does not: an
+                older copy was restored.
         """
         self.settings = NodeSettings.read(directory / "node.toml")
         self.directory = directory
         self.keys = read_keys(directory)
-        self._store = NodeState(directory / "state.db", exclusive=True)
+        self._store = NodeState(directory / DATABASE, exclusive=True)
         self.mirror = open_mirror(directory, self.settings)
         if self.mirror.size:
             check_keys(self.mirror.state.members, keys=self.keys, name=self.name)
         data = directory / self.settings.data
         self.trainer = open_trainer(data, workload=workload, settings=self.settings)
-        self._ledger = Ledger.open(directory / "budget.db", self.trainer.terms)
-        self._require_charges()
+        self._ledger = Ledger.open(self._store, self.trainer.terms)
         if self.mirror.size:
             self._store.require(self.mirror.state.uploads_of(self.name))
+        self._require_charges()
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
         self.spots = SpotChecks(
@@ -251,6 +251,7 @@ class Node:
             ),
             min_cohort=settings.policy.min_cohort,
             max_colluding=settings.policy.max_colluding,
+            varying_survivors=settings.policy.varying_survivors,
             notify=self._notify,
         )
 
@@ -374,8 +375,8 @@ class Node:
     def _require_charges(self) -> None:
         """Compare the ledger with all that the log says this node spent.
 
-        Each time with all of it: the ledger's files can be put back under a running
-        node, and then only the log is left to tell.
+        Each time with all of it: database and mirror can be put back together, and
+        then only the log is left to tell.
 
         Raises:
             VerificationError: The log holds a charge that the ledger does not.
@@ -396,15 +397,15 @@ class Node:
 
     def _dispute_gate(self, closed: RoundClosed) -> None:
         """Note a dispute for good, and post it to the log once."""
-        if self._store.dispute_gate(closed.run_id, closed.round_number):
-            disputed = RoundDisputed(
-                run_id=closed.run_id,
-                round_number=closed.round_number,
-                attempt=closed.attempt,
-                subject="gate",
-                chunk=None,
-            )
-            self._store.post(self.context.sign_event(disputed, now=self.clock()))
+        disputed = RoundDisputed(
+            run_id=closed.run_id,
+            round_number=closed.round_number,
+            attempt=closed.attempt,
+            subject="gate",
+            chunk=None,
+        )
+        entry = self.context.sign_event(disputed, now=self.clock())
+        self._store.dispute_gate(closed.run_id, closed.round_number, entry=entry)
 
     @_answer.register
     def _result(self, request: ApplyResultRequest, chunks: Bulk) -> Message:

@@ -27,6 +27,7 @@ from tapestry_governance.events.model_events import EvaluationRecorded
 from tapestry_governance.events.round_events import (
     ContributionRefused,
     RoundAborted,
+    RoundDisputed,
 )
 from tests.support.log_world import START, World, fake_digest
 
@@ -59,6 +60,7 @@ def _rare(world: World) -> list[Sample]:
                 survivors=(),
             ),
         ),
+        ("fr", "node", RoundDisputed(**attempt, subject="sum", chunk=7)),
         (
             "coordinator",
             "coordinator",

@@ -161,6 +161,7 @@ class FederationState:
     rounds: PersistentMap[RoundKey, RoundRecord] = _EMPTY
     closed: PersistentList[ClosedRound] = _NONE
     closed_by_number: PersistentMap[int, PersistentList[ClosedRound]] = _EMPTY
+    aborted: PersistentList[ClosedRound] = _NONE  # only those that name survivors
     uploads: PersistentMap[str, PersistentMap[str, int]] = _EMPTY
     accounted: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
     disputes: PersistentMap[RoundKey, frozenset[tuple[str, str]]] = _EMPTY

@@ -203,7 +203,7 @@ def _dispatch(state: FederationState, event: Event, index: int) -> FederationSta
         case round_events.RoundClosed() as body:
             return round_closed(state, body, index)
         case round_events.RoundAborted() as body:
-            return round_aborted(state, body)
+            return round_aborted(state, body, index)
         case _:
             return _dispatch_member(state, event, index)
 

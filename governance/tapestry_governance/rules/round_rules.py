@@ -119,13 +119,7 @@ def round_closed(
     if body.outcome == "rejected" and body.base_after != before:
         message = f"a rejected round leaves base {before}, not {body.base_after}"
         raise RuleError(message, code="rejected-round-moved-base")
-    closed = ClosedRound(
-        run_id=body.run_id,
-        round_number=body.round_number,
-        attempt=body.attempt,
-        opened=current.index,
-        index=index,
-    )
+    closed = _ended(body, opened=current.index, index=index)
     same = state.closed_by_number.get(body.round_number, PersistentList())
     return dataclasses.replace(
         state,
@@ -140,7 +134,7 @@ def round_closed(
 
 
 def round_aborted(
-    state: FederationState, body: round_events.RoundAborted
+    state: FederationState, body: round_events.RoundAborted, index: int
 ) -> FederationState:
     """End an attempt without a sum."""
     current = _open(state, body)
@@ -148,7 +142,20 @@ def round_aborted(
         if name not in current.commitments:
             message = f"{name} is a survivor and committed to no upload"
             raise RuleError(message, code="commitment-unknown")
-    return dataclasses.replace(state, open_round=None)
+    aborted = state.aborted
+    if body.survivors:
+        aborted = aborted.append(_ended(body, opened=current.index, index=index))
+    return dataclasses.replace(state, open_round=None, aborted=aborted)
+
+
+def _ended(body: round_events.InRound, *, opened: int, index: int) -> ClosedRound:
+    return ClosedRound(
+        run_id=body.run_id,
+        round_number=body.round_number,
+        attempt=body.attempt,
+        opened=opened,
+        index=index,
+    )
 
 
 def round_disputed(

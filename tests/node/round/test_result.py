@@ -87,13 +87,13 @@ def finished() -> Finished:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[NodeState]:
-    state = NodeState(tmp_path / "state.db")
+    state = NodeState(tmp_path / "node.db")
     yield state
     state.close()
 
 
 def _note(store: NodeState, closed: RoundClosed) -> None:
-    store.dispute_gate(closed.run_id, closed.round_number)
+    store.dispute_gate(closed.run_id, closed.round_number, entry=b"disputed")
 
 
 Applier = Callable[..., ResultApplier]
