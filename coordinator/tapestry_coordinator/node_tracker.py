@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tapestry.errors import (
     InconsistentLog,
@@ -24,8 +25,10 @@ from tapestry.protocol.messages import (
     Identity,
     Message,
     ReceiptReply,
+    ShowHeldOutRequest,
     encode_message,
 )
+from tapestry.protocol.round_manifest import GateInputs
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import cut
 from tapestry_coordinator.grid import Grid
@@ -46,6 +49,9 @@ class NodeTracker:
     grid: Grid
     publisher: LogPublisher
     journal: Journal
+    held_out: Path  # the folder of the gate's public data
+    gate: GateInputs  # of the rounds of this run
+    has_held_out: set[str] = field(default_factory=set)  # nodes that have these data
     applied: dict[str, int] = field(default_factory=dict)  # last round, by node
     # Chunks to show, by node; a node is missing while its wishes are unknown.
     asks: dict[str, set[ChunkRequest]] = field(default_factory=dict)
@@ -111,6 +117,9 @@ class NodeTracker:
             _logger.warning("leaving node %s out, bad hello: %s", name, error)
             return False
         self.applied[name], self.asks[name] = said.applied, set(said.asks)
+        self.has_held_out.discard(name)
+        if said.held_out == self.gate.held_out:
+            self.has_held_out.add(name)
         return True
 
     def catch_up(self, names: list[str]) -> None:
@@ -128,6 +137,7 @@ class NodeTracker:
         """
         if not names:
             return
+        self._show_held_out([name for name in names if name not in self.has_held_out])
         request = encode_message(
             ApplyResultRequest(
                 round_number=round_number,
@@ -149,3 +159,22 @@ class NodeTracker:
                 continue
             self.applied[name] = round_number
             self.asks.pop(name, None)  # it draws chunks when it takes a result
+
+    def _show_held_out(self, names: list[str]) -> None:
+        """Send the public data of the gate to nodes that lack them."""
+        if not names:
+            return
+        files = sorted(self.held_out.iterdir())
+        request = encode_message(
+            ShowHeldOutRequest(files=tuple(path.name for path in files)),
+            [path.read_bytes() for path in files],
+        )
+        requests = dict.fromkeys(names, request)
+        deadline = self.settings.deadlines.apply_result
+        for name, reply in self.grid.exchange(requests, deadline=deadline):
+            try:
+                read_reply(reply, ReceiptReply)
+            except ProtocolError as error:
+                _logger.warning("node %s lacks the held-out data: %s", name, error)
+            else:
+                self.has_held_out.add(name)

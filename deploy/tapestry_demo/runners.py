@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.cli.progress import Progress, ProgressEvent
+from tapestry.evaluation.scorer import KnownScores
 from tapestry.model.replica import Replica
 from tapestry.workloads.base import Workload
 from tapestry_coordinator import run
@@ -68,10 +69,13 @@ def run_in_process(
     """Run coordinator and nodes in this process, with the messages of a network."""
     logging.getLogger("tapestry_node").addHandler(logging.NullHandler())
     clock = StageTimer(notify, seconds)
+    known: KnownScores = {}
     nodes = [
         Node(folder, workload=workload, replica=given, notify=clock)
         for folder in sorted((out / "nodes").iterdir())
     ]
+    for node in nodes:
+        node.share_scores(known)
     handlers: dict[str, Callable[..., Any]] = {node.name: node.handle for node in nodes}
     try:
         run.main(
@@ -79,6 +83,7 @@ def run_in_process(
             tap.listen(LocalGrid(handlers)),
             workload=workload,
             replica=given,
+            known_scores=known,
             notify=clock,
         )
     finally:

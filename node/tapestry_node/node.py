@@ -15,6 +15,7 @@ from functools import singledispatchmethod
 from pathlib import Path
 
 from tapestry.errors import PolicyError, ProtocolError, TapestryError
+from tapestry.evaluation.scorer import KnownScores
 from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
 from tapestry.inputs.private_data import frames_of
 from tapestry.model.replica import Replica
@@ -34,6 +35,7 @@ from tapestry.protocol.messages import (
     Reason,
     ReceiptReply,
     Refusal,
+    ShowHeldOutRequest,
     decode_body,
     encode_message,
 )
@@ -47,17 +49,22 @@ from tapestry.schema import Strict
 from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author
-from tapestry_governance.events.round_events import ContributionRefused
+from tapestry_governance.events.round_events import (
+    ContributionRefused,
+    RoundClosed,
+    RoundDisputed,
+)
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
 from tapestry_node.directory import open_mirror, read_keys, read_trust
 from tapestry_node.inspection import Inspection, inspect
-from tapestry_node.node_state import NodeState
+from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
 from tapestry_node.refusal import Objection, Refused, reason_of
 from tapestry_node.round.admission import Facts, check_offer, first_round
+from tapestry_node.round.gate_check import GateCheck
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.session import NodeContext, Notify, Session
 from tapestry_node.round.spot_checks import SpotChecks
@@ -99,23 +106,23 @@ class Node:
 
         Raises:
             ConfigError: A setting, key or data file is not as it must be.
-            VerificationError: The log mirror or the ledger was tampered with, or the
-                log knows of a charge or an upload that the ledger or the store does
-                not: an older copy was restored.
+            VerificationError: The log mirror or the node's state was tampered with, or
+                the log knows of a charge or an upload that the state does not: an
+                older copy was restored.
         """
         self.settings = NodeSettings.read(directory / "node.toml")
         self.directory = directory
         self.keys = read_keys(directory)
-        self._store = NodeState(directory / "state.db", exclusive=True)
+        self._store = NodeState(directory / DATABASE, exclusive=True)
         self.mirror = open_mirror(directory, self.settings)
         if self.mirror.size:
             check_keys(self.mirror.state.members, keys=self.keys, name=self.name)
         data = directory / self.settings.data
         self.trainer = open_trainer(data, workload=workload, settings=self.settings)
-        self._ledger = Ledger.open(directory / "budget.db", self.trainer.terms)
-        self._require_charges()
+        self._ledger = Ledger.open(self._store, self.trainer.terms)
         if self.mirror.size:
             self._store.require(self.mirror.state.uploads_of(self.name))
+        self._require_charges()
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
         self.spots = SpotChecks(
@@ -123,11 +130,13 @@ class Node:
             wanted=self.settings.policy.chunks_to_check,
             folder=directory,
         )
+        self._gate = GateCheck(workload, folder=directory, dispute=self._dispute_gate)
         self._base = ResultApplier(
             replica or Replica.start(workload.parameters()),
             mirror=self.mirror,
             store=self._store,
             spots=self.spots,
+            gate=self._gate,
             layout=self.trainer.layout,
         )
         self.session: Session | None = None
@@ -153,6 +162,10 @@ class Node:
     def store(self) -> NodeState:
         """The durable state, with the receipts of what left."""
         return self._store
+
+    def share_scores(self, known: KnownScores) -> None:
+        """Use scores that other parties of this process computed."""
+        self._gate.known = known
 
     def objections(self) -> list[Objection]:
         """List why it would refuse every offer; ask before the first."""
@@ -231,6 +244,7 @@ class Node:
             ),
             min_cohort=settings.policy.min_cohort,
             max_colluding=settings.policy.max_colluding,
+            varying_survivors=settings.policy.varying_survivors,
             notify=self._notify,
         )
 
@@ -260,6 +274,7 @@ class Node:
                 applied=self._base.applied,
                 checkpoint=accepted.note.decode() if accepted else None,
                 asks=tuple(self._base.asks()),
+                held_out=self._gate.held,
             )
         )
 
@@ -352,14 +367,37 @@ class Node:
     def _require_charges(self) -> None:
         """Compare the ledger with all that the log says this node spent.
 
-        Each time with all of it: the ledger's files can be put back under a running
-        node, and then only the log is left to tell.
+        Each time with all of it: database and mirror can be put back together, and
+        then only the log is left to tell.
 
         Raises:
             VerificationError: The log holds a charge that the ledger does not.
         """
         if self.mirror.size:
             self._ledger.require(published_charges(self.mirror.state, self.name))
+
+    @_answer.register
+    def _keep_held_out(self, request: ShowHeldOutRequest, files: Bulk) -> Message:
+        """Keep the public data of the gate that the last run names in the log."""
+        newest = self._state.newest if self._state else None
+        if newest is None:
+            said = "the log has no round"
+            raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
+        want = newest.gate.held_out
+        self._gate.keep(request.files, [bytes(file) for file in files], want=want)
+        return encode_message(ReceiptReply())
+
+    def _dispute_gate(self, closed: RoundClosed) -> None:
+        """Note a dispute for good, and post it to the log once."""
+        disputed = RoundDisputed(
+            run_id=closed.run_id,
+            round_number=closed.round_number,
+            attempt=closed.attempt,
+            subject="gate",
+            chunk=None,
+        )
+        entry = self.context.sign_event(disputed, now=self.clock())
+        self._store.dispute_gate(closed.run_id, closed.round_number, entry=entry)
 
     @_answer.register
     def _result(self, request: ApplyResultRequest, chunks: Bulk) -> Message:

@@ -5,9 +5,9 @@ refused: ``epsilon`` belongs to ``noise = "local"``.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.bounds import Delta, Epsilon
@@ -96,11 +96,20 @@ class NodePolicy(Strict):
     bases: tuple[Digest, ...]  # parameter digests of given bases it will start from
     parameterizations: tuple[Literal["full", "low_rank"], ...]
     max_checkpoint_age: Count  # seconds
+    # Without noise: plans of runs, and sets of nodes on one base, by the digest that a
+    # refusal names, for which other survivors than before may be summed.
+    varying_survivors: tuple[Digest, ...] = ()
     # Chunks of each sum to see recomputed before a release of it is cosigned; each
     # costs a MiB per survivor. "none" leaves the check to the other members.
     spot_checks: Annotated[
         int | Literal["none"], BeforeValidator(_spot_checks), Field(examples=[2])
     ]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.varying_survivors and "none" not in self.noise:
+            raise ValueError('varying_survivors needs "none" in noise')
+        return self
 
     @property
     def chunks_to_check(self) -> int:

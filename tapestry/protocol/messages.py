@@ -10,6 +10,7 @@ A node never calls the coordinator. It answers requests, one reply to each::
     collect_masked_inputs     masked_input         4, 5
     check_consistency         consent              6, 7
     unmask                    unmasking_shares     8, 9
+    show_held_out             receipt              the public data of the gate
     apply_result              receipt              10
     check_chunk               receipt              a chunk that the node drew
     publish_adapter           publication
@@ -50,13 +51,14 @@ from tapestry.protocol.secagg_messages import (
     UploadHead,
 )
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import DOCUMENT_LIMIT, FileName, Name, Strict
+from tapestry.schema import DOCUMENT_LIMIT, Digest, FileName, Name, Strict
 
 BODY_LIMIT = DOCUMENT_LIMIT
 NOTE_LIMIT = 1 << 18  # characters of a signed checkpoint
 MAX_ASKS = 64  # chunks that a node may ask for at a time
 MAX_SUBMITTED = 64  # entries that a node submits to the log with a cosignature
 MAX_FILES = 64  # of an adapter
+MAX_HELD_OUT_FILES = 1000  # one for each member
 LEADING_ENTRIES = 2  # of the log, in front of the bulk of an upload or publication
 
 Bulk = Sequence[bytes | memoryview]
@@ -81,6 +83,7 @@ class Kind(StrEnum):
     CONSENT = "consent"
     UNMASK = RoundStage.UNMASK.value
     UNMASKING_SHARES = "unmasking_shares"
+    SHOW_HELD_OUT = "show_held_out"
     APPLY_RESULT = "apply_result"
     CHECK_CHUNK = "check_chunk"
     RECEIPT = "receipt"
@@ -173,6 +176,7 @@ class Identity(Strict):
     asks: Annotated[
         tuple[ChunkRequest, ...], Field(max_length=MAX_ASKS)
     ]  # not seen yet
+    held_out: Digest | None  # the public data of the gate that it has
 
 
 class CosignRequest(Strict):
@@ -192,6 +196,18 @@ class AdvertiseKeysRequest(Strict):
     """Asks a node to join the round that the log has open (TSA-1, message 0)."""
 
     checkpoint: Note
+
+
+class ShowHeldOutRequest(Strict):
+    """Shows the public data on which the gate scores; the files are attached."""
+
+    files: Annotated[tuple[FileName, ...], Field(max_length=MAX_HELD_OUT_FILES)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if list(self.files) != sorted(set(self.files)):
+            raise ValueError("names of files must be distinct and in order")
+        return self
 
 
 class ApplyResultRequest(Strict):
@@ -262,6 +278,7 @@ BODIES: Final[Mapping[Kind, type[Strict]]] = MappingProxyType(
         Kind.CONSENT: Consent,
         Kind.UNMASK: ConsentList,
         Kind.UNMASKING_SHARES: Reveal,
+        Kind.SHOW_HELD_OUT: ShowHeldOutRequest,
         Kind.APPLY_RESULT: ApplyResultRequest,
         Kind.CHECK_CHUNK: CheckChunkRequest,
         Kind.RECEIPT: ReceiptReply,
@@ -280,6 +297,7 @@ BULK_LIMITS: Final[Mapping[Kind, tuple[int, int]]] = MappingProxyType(
             LEADING_ENTRIES + _CHUNKS,
             LEADING_ENTRIES * _ENTRY + _CHUNKS * _CHUNK,
         ),
+        Kind.SHOW_HELD_OUT: (MAX_HELD_OUT_FILES, 1 << 30),
         Kind.APPLY_RESULT: (_CHUNKS, _CHUNKS * _CHUNK),
         Kind.CHECK_CHUNK: (1001, 1001 * _CHUNK),  # of the sum and of each upload
         Kind.PUBLICATION: (LEADING_ENTRIES + MAX_FILES, 1 << 31),

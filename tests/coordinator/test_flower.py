@@ -68,7 +68,7 @@ class FakeNode:
     def reply(self, request: Message) -> Reply:
         if request.kind is Kind.HELLO:
             body = {"applied": 0, "asks": [], "checkpoint": None, "size": 0}
-            named = canonical_json({**body, "name": self.says})
+            named = canonical_json({**body, "held_out": None, "name": self.says})
             return Message(kind=Kind.IDENTITY, body=named)
         self.asked.append(request)
         return self.answer(request)

@@ -1,5 +1,6 @@
 """Attendance: the nodes that a pass waits for."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import node_tracker
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_coordinator.node_tracker import NodeTracker
+from tests.support.gate_models import inputs
 from tests.support.refusals import refused
 
 NAMES = ("fi", "fr", "id", "sw")
@@ -37,7 +39,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def _answer(name: str) -> Message:
-    body = {"applied": 0, "asks": [], "checkpoint": None, "name": name, "size": 1}
+    body = {
+        "applied": 0,
+        "asks": [],
+        "checkpoint": None,
+        "held_out": None,
+        "name": name,
+        "size": 1,
+    }
     return Message(kind=Kind.IDENTITY, body=canonical_json(body))
 
 
@@ -54,6 +63,8 @@ def _tracker(*names: str) -> NodeTracker:
         grid=LocalGrid(handlers),
         publisher=publisher,
         journal=journal,
+        held_out=Path("held-out"),
+        gate=inputs(),
     )
 
 

@@ -42,6 +42,7 @@ JOINED = {
     ("node/tapestry_node/directory.py", "f'{name}.key'"): CODE,
     ("node/tapestry_node/inspection.py", "getattr(transport, name)"): OPERATOR,
     ("node/tapestry_node/node.py", "self.settings.data"): OPERATOR,
+    ("node/tapestry_node/round/gate_check.py", "name"): FILE,
     ("node/tapestry_node/round/spot_checks.py", "str(taken.index)"): NUMBER,
     ("node/tapestry_node/round/spot_checks.py", "str(spot.index)"): NUMBER,
     (

@@ -174,7 +174,7 @@ def test_a_node_that_cannot_write_receipts_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The product: what leaves a node over the wire is in its receipts, each byte."""
-    store = NodeState(tmp_path / "state.db")
+    store = NodeState(tmp_path / "node.db")
 
     def handle(request: Message) -> Message:
         reply = Message(kind=Kind.RECEIPT, body=request.body)
@@ -186,7 +186,7 @@ def test_a_node_that_cannot_write_receipts_is_silent(
 
     def record(message: Message) -> None:
         if next(full):
-            raise ResourceError("state.db: disk full")
+            raise ResourceError("node.db: disk full")
         honest(message)
 
     monkeypatch.setattr(store, "record", record)

@@ -19,6 +19,7 @@ from tapestry.protocol.messages import (
     Reason,
     ReceiptReply,
     Refusal,
+    ShowHeldOutRequest,
 )
 from tapestry.schema import Strict
 from tests.support.secagg_cohort import Federation
@@ -33,7 +34,12 @@ def sample_bodies() -> Mapping[Kind, Strict]:
     bodies |= {
         Kind.HELLO: HelloRequest(),
         Kind.IDENTITY: Identity(
-            name="fr", size=7, applied=1, checkpoint=note, asks=asks
+            name="fr",
+            size=7,
+            applied=1,
+            checkpoint=note,
+            asks=asks,
+            held_out="sha256:" + "7" * 64,
         ),
         Kind.COSIGN: CosignRequest(start=1, checkpoint=note),
         Kind.COSIGNATURE: CosignReply(line="— fr/witness AAAA\n"),
@@ -41,6 +47,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
         Kind.APPLY_RESULT: ApplyResultRequest(
             round_number=1, checkpoint=note, result=bodies.pop(Kind.APPLY_RESULT)
         ),
+        Kind.SHOW_HELD_OUT: ShowHeldOutRequest(files=("fr.jsonl", "id.jsonl")),
         Kind.CHECK_CHUNK: CheckChunkRequest(round_number=1, chunk=1, proofs=paths),
         Kind.RECEIPT: ReceiptReply(),
         Kind.PUBLISH_ADAPTER: PublishAdapterRequest(name="base-1", checkpoint=note),

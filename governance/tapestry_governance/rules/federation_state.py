@@ -156,8 +156,10 @@ class FederationState:
     rounds: PersistentMap[RoundKey, RoundRecord] = _EMPTY
     closed: PersistentList[ClosedRound] = _NONE
     closed_by_number: PersistentMap[int, PersistentList[ClosedRound]] = _EMPTY
+    aborted: PersistentList[ClosedRound] = _NONE  # only those that name survivors
     uploads: PersistentMap[str, PersistentMap[str, int]] = _EMPTY
     accounted: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
+    disputes: PersistentMap[RoundKey, frozenset[tuple[str, str]]] = _EMPTY
     spending: PersistentMap[str, PersistentList[AccountedSpending]] = _EMPTY
     epsilon: PersistentMap[tuple[str, str], str] = _EMPTY  # node, run
     runs_without_noise: PersistentMap[tuple[str, str], int] = _EMPTY  # node, run

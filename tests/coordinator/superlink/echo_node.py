@@ -18,7 +18,14 @@ def answer(name: str, request: Message) -> Message:
     """Echo, or do what the body asks for."""
     if request.kind is Kind.HELLO:
         return encode_message(
-            Identity(name=name, size=0, applied=0, checkpoint=None, asks=())
+            Identity(
+                name=name,
+                size=0,
+                applied=0,
+                checkpoint=None,
+                asks=(),
+                held_out=None,
+            )
         )
     wish = decode_json(request.body)
     if "sleep" in wish:

@@ -213,11 +213,15 @@ def test_a_value_of_another_type_is_refused(kind: Kind, path: Path) -> None:
         _refused(kind, _replaced(VALUES[kind], path, wrong))
 
 
+def _is_patterned(schema: dict[str, Any]) -> bool:
+    kinds = [each for each in schema.get("anyOf", [schema]) if each != {"type": "null"}]
+    return all("pattern" in each or "enum" in each for each in kinds)
+
+
 PATTERNED = [
     (k, p)
     for k, p in PLACES
-    if isinstance(_at(VALUES[k], p), str)
-    and ("pattern" in _schema(k, p) or "enum" in _schema(k, p))
+    if isinstance(_at(VALUES[k], p), str) and _is_patterned(_schema(k, p))
 ]
 FREE_TEXT = {"checkpoint", "line", "files"}  # parsed, and refused, where it is used
 
