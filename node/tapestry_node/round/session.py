@@ -34,7 +34,7 @@ from tapestry.secagg.client_states import (
     SharesRevealed,
 )
 from tapestry.secagg.requirements import Requirements, RunPlan
-from tapestry.vectors import FloatVector, Layout
+from tapestry.vectors import FloatVector, IntegerVector, Layout
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.events.federation_events import roster_digest
@@ -220,7 +220,7 @@ class Session:
         self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
         self._ledger.reserve(self._charge)
 
-    def _train(self) -> FloatVector:
+    def _train(self) -> FloatVector | IntegerVector:
         def done(step: int, steps: int) -> None:
             event = {"stage": "round", "round": self.manifest.round_number}
             stage = RoundStage.COLLECT_MASKED_INPUTS

@@ -14,8 +14,11 @@ from torch import Tensor
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy.accounting import Steps
 from tapestry.privacy.gaussian import NoiseSource
+from tapestry.privacy.noise_shares import NoiseShare
+from tapestry.protocol.round_manifest import RoundManifest, TrainingPlan
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.tokens import TokenExample
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry.workloads.plan_checks import local_steps
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.dp_sgd import (
@@ -30,6 +33,7 @@ from tapestry_node.training.microbatches import BatchLimits
 from tapestry_node.training.per_example_gradients import Problem
 from tests.support import plans, tiny_models
 from tests.support.refusals import refused
+from tests.support.secagg_cohort import manifest_for, members
 
 
 def runtime(key: int = 1, **changes: Any) -> Runtime:
@@ -224,21 +228,38 @@ def test_an_update_is_the_change_in_layout_order_and_leaves_the_base(
         assert np.array_equal(value, before[name]), name
 
 
+def shared_round(workload: LanguageWorkload, plan: TrainingPlan) -> RoundManifest:
+    """A round of four nodes that share their noise, with a clip norm that binds."""
+    return manifest_for(
+        members(4),
+        length=workload.layout(plan).length,
+        scale_bits=28,
+        clip_value="0.5",
+        training=plan,
+        privacy=plans.privacy_plan(noise="shared", clip_norm="0.01"),
+    )
+
+
 def test_a_noiseless_step_for_shared_noise_is_one_clipped_release() -> None:
     workload = build_tiny()
     units = workload.encode(["some text", "other words"] * 6, sequence_length=16)
-    plan = plans.training_plan(steps=1, batch_size=12)
+    plan = plans.training_plan(steps=1, batch_size=12, learning_rate="12")
+    opened = shared_round(workload, plan)
+    share = NoiseShare.of(opened)
+    assert share is not None
+    seen: list[StepProgress] = []
     got = noiseless_step(
         workload,
         units,
-        training=plan,
-        privacy=plans.privacy_plan(clip_norm="0.01"),
+        manifest=opened,
         records=12,
-        runtime=runtime(),
+        runtime=replace(runtime(), progress=seen.append),
     )
-    assert got.values.shape == (workload.layout(plan).length,)
-    assert 0 < np.linalg.norm(got.values) <= 12 * 0.01
-    assert (got.fit.drawn, got.fit.clipped, got.fit.steps) == (12, 12, 1)
+    assert got.shape == (workload.layout(plan).length,)
+    assert got.dtype == np.int64
+    length = np.linalg.norm(got.astype(np.float64))
+    assert share.bound < length <= 12 * share.unit_bound
+    assert [(each.step, each.steps, each.drawn) for each in seen] == [(1, 1, 12)]
     for wrong, code in (
         ({"steps": 2}, "shared-noise-plan-invalid"),
         ({"batch_size": 13}, "setting-out-of-range"),
@@ -247,8 +268,7 @@ def test_a_noiseless_step_for_shared_noise_is_one_clipped_release() -> None:
             noiseless_step(
                 workload,
                 units,
-                training=plan.model_copy(update=wrong),
-                privacy=plans.privacy_plan(),
+                manifest=shared_round(workload, plan.model_copy(update=wrong)),
                 records=12,
                 runtime=runtime(),
             )
