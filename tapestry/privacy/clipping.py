@@ -23,26 +23,30 @@ import numpy.typing as npt
 
 from tapestry.vectors import Clipped, FloatVector, IntegerVector
 
-DRIFT = 2.0**-18
-"""Share of the clip norm by which a unit may move the parts of its batch mates.
+DRIFT = 2.0**-16
+"""Share of the clip norm by which a unit moves the parts of its batch mates, measured.
 
-For noise of one node, where units run in physical batches (``per_example_gradients``):
-each part comes out of float32, whose last bits show who shares the batch. MEASURED
+For noise of one node, where a unit shares its physical batch with about 16 others whom
+coins chose (``tapestry_node.training.dp_sgd``): each part comes out of float32, whose
+last bits show who is in the batch. No proof bounds that. A search for the worst
+neighbours (``benchmarks/sensitivity.py``) gave less than this, 1.53e-5; the accountant
+pays for a hundred times as much. Below a clip norm of a hundredth of what gradients
+usually have, float32 itself is coarser, and nothing was measured.
 """
 
-SLACK = 2.0**-10
-"""Share of a unit's bound that is given up to rounding; the accountant pays for the
-whole bound.
+SLACK = 2.0**-8
+"""Share of a unit's bound that is given up to rounding with noise of one node.
 
-With noise of one node it pays for 100 times ``DRIFT`` (below 2**-11), and for the grid
-on which noise is added. A step of that grid is below 2**-30 of the noise's deviation
-(``gaussian.add_gaussian``), so two neighbouring sums are rounded apart by less than
-``2**-30 * multiplier * sqrt(d)`` of the bound; ``check_rounding`` keeps that below half
-of the slack.
-
-With shared noise no unit moves another one, and it pays for ``bound_sum``, which
-``noise_shares`` keeps below half of it.
+The accountant pays for the whole bound. The slack is more than 100 times ``DRIFT``,
+``NORM_ERROR``, and 2**-11 for the grid on which noise is added: a step of that is below
+2**-30 of the noise's deviation (``gaussian.add_gaussian``), so two neighbouring sums
+are rounded apart by less than ``2**-30 * multiplier * sqrt(d)`` of the bound, which
+``check_rounding`` compares.
+With shared noise no unit moves another: ``noise_shares`` has the slack for that.
 """
+
+ROUNDING = 2.0**-11
+"""The part of ``SLACK`` that the grid of the noise may use."""
 
 NORM_ERROR = 2.0**-30
 """More than the relative error of ``norm``: the derivation stands there."""
@@ -183,9 +187,9 @@ def check_rounding(noise_multiplier: float, *, length: int) -> None:
     """Refuse noise so large, or a vector so long, that rounding outgrows the slack.
 
     Raises:
-        ValueError: The rounding of all coordinates exceeds half of the slack.
+        ValueError: The rounding of all coordinates exceeds its part of the slack.
     """
-    if noise_multiplier * math.sqrt(length) > SLACK / 2 * 2.0**30:
+    if noise_multiplier * math.sqrt(length) > ROUNDING * 2.0**30:
         raise ValueError(
             f"a noise multiplier of {noise_multiplier:g} on {length} coordinates is"
             " rounded too coarsely; train fewer coordinates or with less noise"

@@ -54,6 +54,7 @@ from tapestry_node.training.per_example_gradients import (
 )
 
 _log = logging.getLogger(__name__)
+_TOGETHER = 16  # units of a group, as expected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,12 +288,33 @@ def _draw(
     return [unit for unit, drawn in zip(units, coins, strict=True) if drawn]
 
 
+def _separate(
+    units: Sequence[Example], recipe: _Recipe, source: NoiseSource
+) -> list[list[Example]]:
+    """Let each unit pick its group by secret coins of its own.
+
+    A unit moves the parts of those in its group (``clipping.DRIFT``), which are few
+    however large the batch, and moves no unit to another group.
+    """
+    groups: list[list[Example]] = [
+        [] for _ in range(math.ceil(recipe.batch_size / _TOGETHER))
+    ]
+    for unit, word in zip(units, source.words(len(units)), strict=True):
+        groups[int(word) % len(groups)].append(unit)
+    return groups
+
+
 def _descend(
     gradients: Gradients, units: Sequence[Example], recipe: _Recipe, source: NoiseSource
 ) -> Tally:
     """Leave the mean gradient, noised, where the optimizer looks for it."""
     if recipe.private:
-        summed, tally = gradients.clipped_sum(units, clip_norm=recipe.clip_norm)
+        first, *others = _separate(units, recipe, source)
+        summed, tally = gradients.clipped_sum(first, clip_norm=recipe.clip_norm)
+        for group in others:
+            more, seen = gradients.clipped_sum(group, clip_norm=recipe.clip_norm)
+            summed += more
+            tally += seen
         total = summed.cpu()
         add_gaussian(total, stddev=recipe.stddev, source=source)
         total = total.to(summed.device)

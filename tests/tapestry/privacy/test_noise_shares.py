@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestry.errors import ProtocolError
-from tapestry.privacy.clipping import SLACK
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import RoundManifest, SharedNoise
 from tapestry.secagg.quantization import Encoding
@@ -72,7 +71,7 @@ def test_a_unit_and_what_bounding_a_sum_adds_are_within_what_is_paid_for(
         return
     found = share(length=length, scale_bits=scale_bits)
     assert found.unit_bound + added <= found.bound
-    assert found.unit_bound >= found.bound * (1 - SLACK) - 1
+    assert found.unit_bound >= found.bound * (1 - 2.0**-10) - 1
     assert found.unit_scale * 0.5 == pytest.approx(found.bound)
 
 
