@@ -324,15 +324,15 @@ def test_a_record_shares_its_batch_with_few_whom_coins_chose(
         groups.append(list(units))
         return right(self, units, clip_norm=clip_norm)
 
-    units = tiny_models.units(96)
+    units = tiny_models.units(48)
     monkeypatch.setattr(Gradients, "clipped_sum", watched)
     seen = []
     for key in (1, 2):
         groups.clear()
-        run(units, plan={"batch_size": 96, "steps": 1}, runtime_=runtime(key))
+        run(units, plan={"batch_size": 48, "steps": 1}, runtime_=runtime(key))
         inside = [each for each in groups if each and each[0] in units]
-        assert len(inside) == 96 / 16
-        assert sum(map(len, inside)) == 96
+        assert len(inside) == 48 / 16
+        assert sum(map(len, inside)) == 48
         assert max(map(len, inside)) < 40
         seen.append([sorted(units.index(u) for u in each) for each in inside])
     assert seen[0] != seen[1]

@@ -122,15 +122,23 @@ def test_one_unit_more_moves_the_sum_by_less_than_the_bound(
     assert 0 < float((with_it - without).norm()) <= clip_norm * (1 - SLACK / 2)
 
 
-def test_a_unit_moves_its_mates_by_no_more_than_was_measured() -> None:
-    """As searched for neighbours; a longer search is ``benchmarks/sensitivity.py``."""
-    found = worst_batches(trials=4, seed=SEED)
-    assert 0 < found.ratio <= DRIFT
+@pytest.mark.parametrize("trained", ["full", "B"])
+def test_a_unit_moves_the_others_by_no_more_than_was_measured(trained: str) -> None:
+    clip_norm = 0.01
+    units = tiny_models.units(200, seed=3)
+    with TRAINED[trained](tiny_models.llama()) as problem:
+        everything = clipped_sum(problem, units, clip_norm, BatchLimits())
+        for place in (0, 120):
+            others = [*units[:place], *units[place + 1 :]]
+            own = clipped_sum(problem, [units[place]], clip_norm, BatchLimits())
+            rest = clipped_sum(problem, others, clip_norm, BatchLimits())
+            moved = float((everything - own - rest).norm())
+            assert moved < DRIFT * clip_norm
 
 
 @pytest.mark.slow
 def test_a_unit_moves_its_mates_by_far_less_than_is_paid_for() -> None:
-    found = worst_batches(trials=100, seed=SEED)
+    found = worst_batches(trials=20, seed=SEED)
     assert found.ratio <= 10 * DRIFT
 
 
