@@ -153,7 +153,6 @@ def ours(clipped: FloatVector, nodes: int) -> RingVector:
         Clipped(values=clipped, clip_norm=1.0),
         encoding=encoding(clipped.size, nodes),
         random=secrets.token_bytes,
-        alarm=say,
         threads=1,
         out=clipped.view(np.uint32),
     )
@@ -298,7 +297,6 @@ class Timed:
             Clipped(values=self.values, clip_norm=1.0),
             encoding=Encoding.of(self.manifest),
             random=secrets.token_bytes,
-            alarm=say,
             threads=1,
         )
         reservation = masking.reserve(state, member.marks)

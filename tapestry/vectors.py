@@ -17,6 +17,7 @@ from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ProtocolError
 
 FloatVector = npt.NDArray[np.float32]
+IntegerVector = npt.NDArray[np.int64]
 RingVector = npt.NDArray[np.uint32]
 Parameters = Mapping[str, FloatVector]
 

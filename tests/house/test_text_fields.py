@@ -41,8 +41,6 @@ TEXT = {
     "CoordinatorSettings.base": "the operator's own path, or a name of the cache",
     "EvaluationTask.name": "a label, printed",
     "NodeSettings.base": "the operator's own path, or a name of the cache",
-    "CoordinatorReplacement.address": "printed",
-    "EvaluationTask.name": "a label, printed",
     "accountant": "printed",
     "accountant_version": "printed",
     "adapter_licences": "compared",

@@ -24,7 +24,7 @@ from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, Trainin
 from tapestry.schema import Noise
 from tapestry.secagg.masks import Mask, add_masks
 from tapestry.secagg.quantization import Encoding, check_sum, mean
-from tapestry.vectors import FloatVector, RingVector
+from tapestry.vectors import FloatVector, IntegerVector, RingVector
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_node.round.contribution import prepare
 from tapestry_node.training.dp_sgd import Runtime, noiseless_step, update
@@ -37,6 +37,7 @@ SYMBOLS = "abcdefghijklmnopqrstuvwxyz0123456789-.:/"
 DELTA = "0.00001"
 
 Scores = npt.NDArray[np.float64]
+Trained = FloatVector | IntegerVector  # whole numbers with shared noise
 
 
 def codes(generator: np.random.Generator, count: int) -> list[str]:
@@ -94,20 +95,25 @@ class Federation:
         label = f"{self.seed} {place} {use}".encode()
         return NoiseSource.unsafe_from_key(hashlib.sha256(label).digest())
 
-    def trained(self, text: str, *, place: int = 1) -> FloatVector:
+    def trained(self, text: str, *, place: int = 1) -> Trained:
         """One node's update, before it is prepared to leave."""
-        train = noiseless_step if self.noise == "shared" else update
         plan = self.manifest
-        return train(
+        units = self.model.encode([text], sequence_length=24)
+        runtime = Runtime(source=self.source(place, "training"))
+        if self.noise == "shared":
+            return noiseless_step(
+                self.model, units, manifest=plan, records=1, runtime=runtime
+            )
+        return update(
             self.model,
-            self.model.encode([text], sequence_length=24),
+            units,
             training=plan.training,
             privacy=plan.privacy,
             records=1,
-            runtime=Runtime(source=self.source(place, "training")),
+            runtime=runtime,
         ).values
 
-    def encoded(self, trained: FloatVector, *, place: int = 1) -> RingVector:
+    def encoded(self, trained: Trained, *, place: int = 1) -> RingVector:
         """What the node masks: clipped, rounded, and with its share of noise."""
 
         def random(size: int) -> bytes:
@@ -120,14 +126,14 @@ class Federation:
             noise=self.source(place, "share"),
         ).values
 
-    def masked(self, trained: FloatVector) -> FloatVector:
+    def masked(self, trained: Trained) -> FloatVector:
         """What the node uploads, to whoever lacks the masks."""
         values = self.encoded(trained)
         key = self.source(1, "mask").words(4).tobytes()
         add_masks(values, [Mask(key)], threads=1)
         return np.asarray(values.view(np.int32), dtype=np.float32)
 
-    def opened(self, trained: Sequence[FloatVector]) -> FloatVector:
+    def opened(self, trained: Sequence[Trained]) -> FloatVector:
         """What the coordinator learns: the mean of all nodes."""
         encoding = Encoding.of(self.manifest)
         rows = [self.encoded(row, place=i) for i, row in enumerate(trained, 1)]

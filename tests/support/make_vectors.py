@@ -142,9 +142,8 @@ def encodings() -> dict[str, Any]:
             ["NaN", "0", "0"],
             ["Infinity", "0", "0"],
             ["0", "-Infinity", "0"],
-            ["1", "0.0625", "0"],
-            ["0.75", "0.5", "-0.5"],
         ],
+        "shortened": [["1", "0.5", "0"], ["3", "4", "-12"]],
         "cohort": len(NAMES),
         "grids": [
             {"clip_value": "0.000244140625", "scale_bits": 12, "bound": 1},
@@ -258,6 +257,7 @@ def noises() -> dict[str, Any]:
             {
                 "manifest": canon(changed((whole, floor))),
                 "bound": bound,
+                "unit_bound": math.floor(bound * (1 - 2.0**-10)),
                 "shares": 2,
                 "noise_multiplier": own * math.sqrt(2),
                 "own_multiplier": own,
@@ -282,7 +282,6 @@ def noises() -> dict[str, Any]:
         "no share to count on": changed(good, threshold=2, max_colluding=2),
         "noise below 1000 grid steps": changed(good, scale_bits=13),
         "a grid that is too coarse for rounding": changed(good, scale_bits=20),
-        "updates that are too long for float32": changed(good, clip_norm="100"),
         "no room in the ring": changed(("200", "0")),
     }
     base = canon(changed(good))

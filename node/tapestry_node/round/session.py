@@ -35,7 +35,7 @@ from tapestry.secagg.client_states import (
     SharesRevealed,
 )
 from tapestry.secagg.requirements import Requirements, RunPlan
-from tapestry.vectors import FloatVector, Layout
+from tapestry.vectors import FloatVector, IntegerVector, Layout
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.events.federation_events import roster_digest
@@ -275,7 +275,7 @@ class Session:
             )
 
     @hides_records
-    def _train(self) -> FloatVector:
+    def _train(self) -> FloatVector | IntegerVector:
         def done(step: int, steps: int) -> None:
             event = {"stage": "round", "round": self.manifest.round_number}
             stage = RoundStage.COLLECT_MASKED_INPUTS
