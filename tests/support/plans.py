@@ -92,7 +92,7 @@ def round_manifest(
     colluding = recommended_colluding(count)
     threshold = recommended_threshold(count, max_colluding=colluding)
     manifest = {
-        "protocol": "tapestry-secagg/1",
+        "protocol": "tapestry-secagg/2",
         "federation": "loom.example",
         "run_id": "run-1",
         "round_number": 1,
@@ -115,6 +115,6 @@ def round_manifest(
         "privacy": privacy_plan(noise="none"),
         "outer": outer_plan(),
         "deadlines": dict.fromkeys(SECAGG_STAGES, 60),
-        "post_quantum": None,
+        "post_quantum": "mlkem768",
     }
     return RoundManifest.model_validate({**manifest, **changes})

@@ -66,6 +66,7 @@ class NodeContext:
     author: Author
     min_cohort: int
     max_colluding: int
+    hybrid_up_to: int
     notify: Notify
     failed: set[str] = field(default_factory=set)  # runs in which a training failed
 
@@ -123,6 +124,7 @@ class Session:
             plan=_agreed_plan(context.mirror, manifest, layout),
             min_cohort=context.min_cohort,
             min_colluding=context.max_colluding,
+            hybrid_up_to=context.hybrid_up_to,
             highest_round=max(context.store.highest(manifest.run_id), logged),
             afford=lambda _: self._reserve(),
         )

@@ -217,7 +217,10 @@ PATTERNED = [
     (k, p)
     for k, p in PLACES
     if isinstance(_at(VALUES[k], p), str)
-    and ("pattern" in _schema(k, p) or "enum" in _schema(k, p))
+    and any(
+        "pattern" in schema or "enum" in schema
+        for schema in _schema(k, p).get("anyOf", [_schema(k, p)])
+    )
 ]
 FREE_TEXT = {"checkpoint", "line", "files"}  # parsed, and refused, where it is used
 
