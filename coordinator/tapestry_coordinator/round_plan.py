@@ -160,7 +160,7 @@ def _make_manifest(
     threshold = recommended_threshold(len(names), max_colluding=secagg.max_colluding)
     with _explaining():
         manifest = RoundManifest(
-            protocol="tapestry-secagg/1",
+            protocol="tapestry-secagg/2",
             federation=settings.federation,
             run_id=settings.run_id,
             purpose="train",
@@ -190,7 +190,7 @@ def _make_manifest(
             deadlines=StageDeadlines(
                 **{stage: settings.deadlines.of(stage) for stage in SECAGG_STAGES}
             ),
-            post_quantum=None,
+            post_quantum=secagg.post_quantum,
         )
         Encoding.of(manifest)
     return manifest

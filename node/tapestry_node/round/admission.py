@@ -151,6 +151,12 @@ def _check_cohort(manifest: RoundManifest, policy: NodePolicy) -> None:
         code="max-colluding-too-small",
     )
     _require(
+        manifest.post_quantum == "mlkem768" or n > policy.hybrid_up_to,
+        f"a cohort of {n} without ML-KEM, policy.post_quantum is"
+        f" {policy.post_quantum!r}",
+        code="post-quantum-required",
+    )
+    _require(
         least <= manifest.threshold <= n,
         f"threshold {manifest.threshold} is outside {least}..{n}",
         code="threshold-out-of-range",

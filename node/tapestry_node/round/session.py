@@ -74,6 +74,7 @@ class NodeContext:
     min_cohort: int
     max_colluding: int
     varying_survivors: tuple[str, ...]  # exceptions, by digest
+    hybrid_up_to: int
     notify: Notify
     failed: set[str] = field(default_factory=set)  # runs in which a training failed
 
@@ -159,6 +160,7 @@ class Session:
             plan=_agreed_plan(context.mirror, manifest, layout),
             min_cohort=context.min_cohort,
             min_colluding=context.max_colluding,
+            hybrid_up_to=context.hybrid_up_to,
             highest_round=max(context.store.highest(manifest.run_id), logged),
             afford=lambda _: self._reserve(),
         )
