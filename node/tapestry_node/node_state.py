@@ -8,6 +8,7 @@ before the send.
 * The outbox: entries of the node's own that the log does not have yet.
 * The base that each round gave by this node's own step, so that a dispute outlives
   a restart.
+* The manifest of each release as this node rebuilt it, likewise.
 * Chunks of sums that the node drew for spot checks: a draw is made once.
 * Egress receipts: kind, size and digest of each message that leaves, chained by
   hash, so that a row changed or taken out of the middle shows. Deleted last rows do
@@ -38,6 +39,9 @@ CREATE TABLE outbox (
 ) STRICT;
 CREATE TABLE base (
     run TEXT, round INTEGER, digest TEXT NOT NULL, PRIMARY KEY (run, round)
+) STRICT;
+CREATE TABLE rebuilt (
+    run TEXT, round INTEGER, manifest TEXT NOT NULL, PRIMARY KEY (run, round)
 ) STRICT;
 CREATE TABLE spot (
     run TEXT, round INTEGER, chunk INTEGER, seen INTEGER NOT NULL,
@@ -155,15 +159,30 @@ class NodeState:
         self.database.query("DELETE FROM outbox WHERE entry = ?", entry)
 
     def keep_base(self, run_id: str, round_number: int, *, gives: str) -> None:
-        """Remember which base a round gives, by this node's own step."""
+        """Remember which model a round gives to release, by this node's own step."""
         self.database.query(
             "INSERT OR REPLACE INTO base VALUES (?, ?, ?)", run_id, round_number, gives
         )
 
     def base(self, run_id: str, round_number: int) -> str | None:
-        """Return the base that a round gave here, if it was followed."""
+        """Return the model that a round gave here to release, if it was followed."""
         rows = self.database.query(
             "SELECT digest FROM base WHERE run = ? AND round = ?", run_id, round_number
+        )
+        return str(rows[0][0]) if rows else None
+
+    def keep_rebuilt(self, run_id: str, round_number: int, *, manifest: str) -> None:
+        """Remember the manifest of the release of a round, as it was rebuilt here."""
+        self.database.query(
+            "INSERT OR REPLACE INTO rebuilt VALUES (?, ?, ?)",
+            *(run_id, round_number, manifest),
+        )
+
+    def rebuilt(self, run_id: str, round_number: int) -> str | None:
+        """Return the manifest of a round's release if it was rebuilt here."""
+        rows = self.database.query(
+            "SELECT manifest FROM rebuilt WHERE run = ? AND round = ?",
+            *(run_id, round_number),
         )
         return str(rows[0][0]) if rows else None
 

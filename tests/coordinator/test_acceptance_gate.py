@@ -12,7 +12,6 @@ import pytest
 
 from tapestry.errors import ConfigError
 from tapestry.evaluation.held_out import HeldOut, scores_of
-from tapestry.model.replica import Replica
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.server import Unmasked
@@ -24,6 +23,7 @@ from tapestry_coordinator.journal import Journal
 from tests.support.log_world import NAMES, World, renamed
 from tests.support.plans import outer_plan
 from tests.support.refusals import refused
+from tests.support.replicas import replica_of
 
 HELD_OUT = HeldOut(sets={"fr": ["a", "b"], "id": ["c"]}, digest="sha256:" + "1" * 64)
 LAYOUT = Layout(tensors=(("w", (8,)),))
@@ -69,7 +69,7 @@ def gate(model: Model, tmp_path: Path) -> Iterator[AcceptanceGate]:
     journal.close()
 
 
-START = Replica.start({"w": np.zeros(8, dtype=np.float32)})
+START = replica_of({"w": np.zeros(8, dtype=np.float32)})
 
 
 def _manifest(**outer: str) -> RoundManifest:
@@ -219,6 +219,6 @@ def test_a_base_without_a_score_opens_no_round(
     model.find_fault = lambda _text: None  # type: ignore[attr-defined]
     (tmp_path / "none").mkdir()
     gate.check(START, folder=tmp_path / "none")
-    broken = Replica.start({"w": np.full(8, value, dtype=np.float32)})
+    broken = replica_of({"w": np.full(8, value, dtype=np.float32)})
     with refused(ConfigError, "base-score-not-finite", match=r"none/fr\.jsonl"):
         gate.check(broken, folder=tmp_path / "none")

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tapestry.artifacts.model_identity import ModelContent
 from tapestry.errors import VerificationError
 from tapestry.model.replica import Replica
 from tapestry.protocol.secagg_messages import Result
@@ -24,10 +27,12 @@ from tests.support.secagg_cohort import Federation
 
 LAYOUT = Layout(tensors=(("w", (5, 10)),))
 RUN = "run-1"
+CONTENT = ModelContent(tensors={"w": np.zeros((5, 10), dtype=np.float32)})
+WORKLOAD: Any = SimpleNamespace(given=CONTENT, card_fields={}, layout=lambda _: LAYOUT)
 
 
 def given() -> Replica:
-    return Replica.start({"w": np.zeros((5, 10), dtype=np.float32)})
+    return Replica.start(CONTENT)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Finished:
             aggregate_digest=self.result.sum_root,
             base_before=manifest.model_digest,
             base_after=self.after.digest,
+            release_digest=self.after.release_digest,
             outer_digest=manifest.model_digest,
             metrics={},
         )
@@ -113,7 +119,7 @@ def applier(tmp_path: Path, store: NodeState) -> Iterator[Applier]:
             mirror=mirror,
             store=store,
             spots=SpotChecks(store=store, wanted=wanted, folder=tmp_path),
-            layout=lambda _: LAYOUT,
+            workload=WORKLOAD,
         )
 
     yield make

@@ -5,13 +5,15 @@ import math
 import numpy as np
 import pytest
 
+from tapestry.artifacts.model_identity import ModelContent
 from tapestry.errors import VerificationError
 from tapestry.model import replica
 from tapestry.model.replica import Measured, Replica, measure
 from tapestry.protocol.round_manifest import NesterovStep, RoundManifest
-from tapestry.vectors import Layout, parameters_digest, tensor_digests
+from tapestry.vectors import Layout, tensor_digests
 from tests.support.log_world import World, renamed
 from tests.support.refusals import refused
+from tests.support.replicas import replica_of
 
 LAYOUT = Layout(tensors=(("w", (4, 5)),))
 
@@ -48,7 +50,7 @@ def _total(value: float, nodes: int) -> np.ndarray:
 
 
 def test_a_sum_moves_the_base_by_its_mean() -> None:
-    start = Replica.start(_parameters())
+    start = replica_of(_parameters())
     after = start.after(
         _total(0.25, 3),
         survivors=3,
@@ -59,7 +61,8 @@ def test_a_sum_moves_the_base_by_its_mean() -> None:
     assert np.allclose(after.parameters["w"], start.parameters["w"] + 0.375)
     assert after.parameters["frozen"] is start.parameters["frozen"]
     assert after.optimizer.step == 1
-    assert after.digest == parameters_digest(after.parameters)
+    assert after.digest == ModelContent(tensors=after.parameters).digest
+    assert after.release_digest == after.digest
     assert after.hashes == tensor_digests(after.parameters)
     assert after.digest != start.digest
 
@@ -67,7 +70,7 @@ def test_a_sum_moves_the_base_by_its_mean() -> None:
 def test_equal_sums_give_equal_replicas() -> None:
     ends = []
     for _ in range(2):
-        replica = Replica.start(_parameters())
+        replica = replica_of(_parameters())
         for value in (0.5, -0.25, 0.125):
             replica = replica.after(
                 _total(value, 4),
@@ -82,7 +85,7 @@ def test_equal_sums_give_equal_replicas() -> None:
 def test_the_order_of_sums_matters() -> None:
     ends = set()
     for values in ((0.5, -0.25), (-0.25, 0.5)):
-        replica = Replica.start(_parameters())
+        replica = replica_of(_parameters())
         for value in values:
             replica = replica.after(
                 _total(value, 4),
@@ -99,7 +102,10 @@ def test_the_order_of_sums_matters() -> None:
     [("model_digest", "base-differs"), ("layout_digest", "layout-differs")],
 )
 def test_a_round_of_another_base_or_layout_moves_nothing(name: str, code: str) -> None:
-    start, other = Replica.start(_parameters()), "sha256:" + "0" * 64
+    start, other = (
+        replica_of(_parameters()),
+        "sha256:" + "0" * 64,
+    )
     with refused(VerificationError, code, match=other):
         start.after(
             _total(1, 4),
@@ -107,11 +113,11 @@ def test_a_round_of_another_base_or_layout_moves_nothing(name: str, code: str) -
             manifest=_manifest(start, **{name: other}),
             layout=LAYOUT,
         )
-    assert start.digest == Replica.start(_parameters()).digest
+    assert start.digest == replica_of(_parameters()).digest
 
 
 def test_a_sum_of_another_length_moves_nothing() -> None:
-    start = Replica.start(_parameters())
+    start = replica_of(_parameters())
     with refused(VerificationError, "layout-differs"):
         start.after(
             _total(1, 4)[:-1],
@@ -122,7 +128,7 @@ def test_a_sum_of_another_length_moves_nothing() -> None:
 
 
 def test_the_length_of_a_mean_is_measured_in_whole_numbers() -> None:
-    manifest = _manifest(Replica.start(_parameters()))
+    manifest = _manifest(replica_of(_parameters()))
     found = measure(_total(0.25, 3), survivors=3, manifest=manifest)
     assert found == Measured(norm=math.sqrt(20 * 768**2) * (1 / 3 / 2**10), fault=None)
     total = np.full(20, -(2**31), dtype=np.int64).astype(np.int32).view(np.uint32)
@@ -143,7 +149,7 @@ def test_the_length_of_a_mean_is_measured_in_whole_numbers() -> None:
 def test_a_sum_out_of_range_or_too_long_is_named(
     value: float, max_norm: str, fault: str | None
 ) -> None:
-    start = Replica.start(_parameters())
+    start = replica_of(_parameters())
     outer = _manifest(start).outer.model_copy(update={"max_norm": max_norm})
     manifest = _manifest(start, outer=outer)
     found = measure(_total(value, 3), survivors=3, manifest=manifest)
