@@ -62,7 +62,7 @@ def is_finite(tensor: Stored) -> bool:
     return bool(np.isfinite(tensor).all())
 
 
-def to_bytes(tensor: Stored) -> memoryview[Any]:
+def to_bytes(tensor: Stored) -> memoryview:
     """Return the tensor's little-endian bytes, without a copy where it lies so."""
     array = np.ascontiguousarray(tensor, dtype=ARRAY_TYPES[type_name(tensor)])
     return array.reshape(-1).view(np.uint8).data

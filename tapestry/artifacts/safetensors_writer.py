@@ -1,7 +1,8 @@
 """Writer of safetensors files in one spelling, whoever writes them.
 
-Tensors stand in order of name, without a gap; the header is JSON without spaces and is
-padded with spaces to a multiple of eight bytes. Equal tensors give equal bytes on every
+Tensors stand without a gap, the wider types first and then in order of name, so that
+each lies where its type can be read; the header is JSON without spaces and is padded
+with spaces to a multiple of eight bytes. Equal tensors give equal bytes on every
 machine and under every version of every library, so that each member of a federation
 can tell the digest of a file that it never wrote.
 """
@@ -23,7 +24,8 @@ def encode_tensors(
     """Yield a file piece by piece: its header, then each tensor."""
     header: dict[str, object] = {"__metadata__": dict(metadata or PLAIN)}
     start = 0
-    for name in sorted(tensors):
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    for name in names:
         tensor = tensors[name]
         header[name] = {
             "dtype": type_name(tensor),
@@ -34,7 +36,7 @@ def encode_tensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
-    for name in sorted(tensors):
+    for name in names:
         yield to_bytes(tensors[name])
 
 

@@ -10,6 +10,7 @@ from tapestry.errors import VerificationError
 from tapestry.model import replica
 from tapestry.model.replica import Measured, Replica, measure
 from tapestry.protocol.round_manifest import NesterovStep, RoundManifest
+from tapestry.tensor_types import narrow, type_name, widen
 from tapestry.vectors import Layout, tensor_digests
 from tests.support.log_world import World, renamed
 from tests.support.refusals import refused
@@ -155,3 +156,69 @@ def test_a_sum_out_of_range_or_too_long_is_named(
     found = measure(_total(value, 3), survivors=3, manifest=manifest)
     assert found.fault == fault
     assert (found.norm == 0) == (fault == "sum_out_of_range")
+
+
+KINDS = {"F32": 0.0, "BF16": 2**-8, "F16": 2**-11}  # error of a rounded value
+
+
+def _stored(kind: str) -> Replica:
+    values = np.random.default_rng(3).uniform(0.5, 1, (4, 5)).astype(np.float32)
+    frozen = np.linspace(-2, 2, 7, dtype=np.float32)
+    return replica_of({"w": narrow(values, kind), "frozen": narrow(frozen, kind)})
+
+
+def _moved(replica: Replica, total: np.ndarray) -> Replica:
+    outer = _manifest(replica).outer.model_copy(update={"momentum": "0"})
+    manifest = _manifest(replica, outer=outer, scale_bits=20, clip_norm="4")
+    return replica.after(total, survivors=4, manifest=manifest, layout=LAYOUT)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_tensor_keeps_its_type_until_it_moves_and_has_it_again_in_a_release(
+    kind: str,
+) -> None:
+    start = _stored(kind)
+    assert start.release_digest == start.digest
+    after = _moved(start, _total(256, 4))
+    assert after.parameters["w"].dtype == np.float32
+    assert after.parameters["frozen"] is start.parameters["frozen"]
+    released = after.rounded()
+    assert [type_name(each) for each in released.values()] == [kind, kind]
+    assert released["frozen"] is start.parameters["frozen"]
+    assert after.release_digest == replica_of(released).digest
+    assert (after.release_digest == after.digest) == (kind == "F32")
+    assert replica_of(released).digest != start.digest
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("relative", [1e-3, 3e-4])
+def test_small_steps_add_up_through_the_rounds_of_a_run(
+    kind: str, relative: float
+) -> None:
+    """Rounding each step to bfloat16 keeps half of a step of a thousandth, or less."""
+    replica = start = _stored(kind)
+    before = widen(start.parameters["w"])
+    step = np.round(before.reshape(-1) * relative * 4 * 2**20).astype(np.int32)
+    rounds = 40
+    for _ in range(rounds):
+        replica = _moved(replica, step.view(np.uint32))
+    gained = (widen(replica.parameters["w"]) - before).sum()
+    want = before.sum() * relative * rounds
+    assert 0.99 < gained / want < 1.01
+    released = widen(replica.rounded()["w"])
+    error = np.abs(released - widen(replica.parameters["w"])) / before
+    assert error.max() <= KINDS[kind] * 1.1
+
+
+def test_other_settings_files_are_another_base() -> None:
+    tensors = _parameters()
+    one = Replica.start(ModelContent(tensors=tensors, files={"config.json": b"{}"}))
+    other = Replica.start(ModelContent(tensors=tensors, files={"config.json": b"{ }"}))
+    assert one.digest != other.digest
+    moved = [
+        each.after(
+            _total(1, 4), survivors=4, manifest=_manifest(each), layout=LAYOUT
+        ).digest
+        for each in (one, other)
+    ]
+    assert moved[0] != moved[1]
