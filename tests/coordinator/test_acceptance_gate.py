@@ -15,6 +15,7 @@ from tapestry.evaluation.held_out import HeldOut, scores_of
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.server import Unmasked
+from tapestry.tensor_types import narrow, widen
 from tapestry.vectors import Layout
 from tapestry.workloads.language.bits_per_byte import BitsPerByte
 from tapestry.workloads.ratio_score import RatioScore
@@ -40,7 +41,7 @@ class Model:
         return LAYOUT
 
     def load(self, parameters: Mapping[str, Any]) -> None:
-        self.value = float(parameters["w"][0])
+        self.value = float(widen(parameters["w"])[0])
 
     def evaluate(self, texts: list[str], *, sequence_length: int) -> RatioScore:
         assert sequence_length == 16
@@ -222,3 +223,16 @@ def test_a_base_without_a_score_opens_no_round(
     broken = replica_of({"w": np.full(8, value, dtype=np.float32)})
     with refused(ConfigError, "base-score-not-finite", match=r"none/fr\.jsonl"):
         gate.check(broken, folder=tmp_path / "none")
+
+
+def test_what_is_scored_is_the_model_that_a_release_would_hold(
+    gate: AcceptanceGate, model: Model
+) -> None:
+    """In bfloat16 1.001 is 1, and 1.004 is 1.0078125."""
+    start = replica_of({"w": narrow(np.ones(8, np.float32), "BF16")})
+    manifest = renamed(_manifest(), model_digest=start.digest)
+    for mean, held in ((1 / 1024, 1.0), (4 / 1024 + 1 / 4096, 1.0078125)):
+        taken = gate.judge(manifest, _sum(manifest, mean), replica=start)
+        assert taken.replica.parameters["w"][0] == pytest.approx(1 + mean)
+        assert model.value == held
+        assert taken.scores == {"fr": 3 + held, "id": 3 + held}

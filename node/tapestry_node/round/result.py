@@ -199,7 +199,7 @@ class ResultApplier:
 
     def _rebuild(self) -> None:
         """Rebuild the release of the base that is held here, if there is one, once."""
-        if self._run is None:
+        if self._run is None or not self.mirror.size:
             return
         release = self.mirror.state.release_of(self._run, self.applied)
         if release is None or self._store.rebuilt(self._run, self.applied) is not None:
