@@ -348,7 +348,7 @@ def set_up(
         texts=texts,
         exact=model,
         quick=model if exact else coarse,
-        given=Replica.start(model.parameters()),
+        given=Replica.start(model.given),
         held_out={name: each[rate is None :: 2] for name, each in passages.items()},
         gate={name: each[::2][:GATE] for name, each in passages.items()},
         rate=rate,

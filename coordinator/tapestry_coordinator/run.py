@@ -96,7 +96,7 @@ def main(
             and ``held-out/``.
         grid: The nodes; its names are those of the transport's connections.
         workload: The given base, loaded; opened from settings if absent.
-        replica: The given base's parameters, if they were read already.
+        replica: The given base, if it was read already.
         notify: Called with each progress event; writes ``progress.jsonl`` if absent.
         known_scores: Scores that other parties of this process computed.
 
@@ -204,7 +204,7 @@ class Run:
         self.responder = SpotCheckResponder(
             directory, tracker=tracker, journal=journal, uploads=self.uploads
         )
-        self.replica = Replica.start({})
+        self.replica = Replica.start(workload.given)
         self._failures = 0
 
     def close(self) -> None:
@@ -214,7 +214,7 @@ class Run:
 
     def finish(self, replica: Replica | None) -> None:
         """Do the remaining steps of the run."""
-        self.replica = replica or Replica.start(self.context.workload.parameters())
+        self.replica = replica or self.replica
         self._recover()
         if self._closed():  # a restart may have left a release or result due
             self._bring_up_to_date()
@@ -304,7 +304,8 @@ class Run:
                 manifest=manifest,
                 layout=self.context.workload.layout(manifest.training),
             )
-        if self.replica.digest != closed.base_after:
+        here = (self.replica.digest, self.replica.release_digest)
+        if here != (closed.base_after, closed.release_digest):
             raise VerificationError(
                 f"replaying round {number} gives base {self.replica.digest}, the log"
                 f" says {closed.base_after}; put the base, journal.db and sums/ back",

@@ -101,7 +101,7 @@ class Node:
         Args:
             directory: Holds ``node.toml``, ``trust-policy.txt``, ``keys/``, the data.
             workload: The given base, loaded; may be shared by nodes of one process.
-            replica: The given base's parameters, if they were read already.
+            replica: The given base, if it was read already.
             notify: Told, on this machine only, how far the work is.
             clock: Returns the time.
             open_trainer: Reads the records; a test gives one that notes its updates.
@@ -134,12 +134,12 @@ class Node:
         )
         self._gate = GateCheck(workload, folder=directory, dispute=self._dispute_gate)
         self._base = ResultApplier(
-            replica or Replica.start(workload.parameters()),
+            replica or Replica.start(workload.given),
             mirror=self.mirror,
             store=self._store,
             spots=self.spots,
             gate=self._gate,
-            layout=self.trainer.layout,
+            workload=workload,
         )
         self.session: Session | None = None
         self._notify, self.clock = notify, clock
@@ -459,10 +459,10 @@ class Node:
         self._require_charges()
         name = request.name
         release = self.mirror.state.releases.get(name)
-        if release is None or release.parameters_digest != self.replica.digest:
+        if release is None or release.model_digest != self.replica.release_digest:
             raise Refused(
                 Reason.BASE_MISMATCH,
-                f"{name} is not the base held here, {self.replica.digest}",
+                f"{name} is not the base held here, {self.replica.release_digest}",
                 code="base-differs",
             )
         self._base.check_sums(release.run_id, until=release.round_number)

@@ -70,6 +70,7 @@ class StateReplay:
         self.consents: list[ConsentMark] = []
         self.receipt: tuple[int, str] | None = None  # the last at the last upload
         self.bases: dict[_RoundKey, str] = {}
+        self.rebuilt: dict[_RoundKey, str] = {}  # manifests of releases
         self.spots: dict[_RoundKey, dict[int, str]] = {}  # chunk -> how it stands
         self.gates: set[_RoundKey] = set()  # disputed
         self.outbox: list[bytes] = []
@@ -248,6 +249,8 @@ class StateReplay:
         match entry["type"]:
             case "base":
                 self.bases[key] = entry["gives"]
+            case "rebuilt":
+                self.rebuilt[key] = entry["manifest"]
             case "draw":
                 self.spots[key] = dict.fromkeys(entry["chunks"], "open")
             case "seen" | "disputed":

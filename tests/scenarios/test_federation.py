@@ -141,7 +141,7 @@ def test_adapters_load_with_plain_peft_and_are_what_the_log_names(
         folder = federation.coordinator / "adapters" / name
         found = registry.check_folder(folder)
         release = federation.coordinator / "releases" / entry.base
-        registry.check_fit(folder, registry.read_base(release))
+        registry.check_fit(registry.check_folder(folder), registry.read_base(release))
         registry.check_entry(found, entry)
         model = transformers.AutoModelForCausalLM.from_pretrained(release)
         adapted = peft.PeftModel.from_pretrained(model, str(folder))

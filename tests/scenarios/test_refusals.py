@@ -10,7 +10,6 @@ import pytest
 
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import PolicyError, QuorumError
-from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Kind, Message, encode_message
 from tapestry.protocol.stages import RoundStage
 from tapestry.tlog.checkpoint import Checkpoint
@@ -22,6 +21,7 @@ from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Base, Federation, changed, lost
 from tests.support.message_samples import sample_bodies
 from tests.support.refusals import refused
+from tests.support.replicas import replica_of
 from tests.support.settings_files import NO_ADAPTER_NOISE
 
 QUOTE = "mvua usiku"  # what an error of the trainer might quote
@@ -156,7 +156,7 @@ def test_a_round_from_another_base_is_refused(found: Found, base: Base) -> None:
     federation = found()
     federation.kill("fr")
     own = federation.base
-    federation.base = dataclasses.replace(own, replica=Replica.start(values))
+    federation.base = dataclasses.replace(own, replica=replica_of(values))
     federation.start("fr")
     federation.base = own
     assert offered(federation) == joined_but("base_mismatch")

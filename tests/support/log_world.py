@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from tapestry.artifacts.model_identity import ModelManifest
 from tapestry.encoding import digest
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.protocol.round_manifest import (
@@ -75,7 +76,7 @@ class World:
         self.now = START
         self.ids = 0
         self.rules = rules or {}
-        self.parameters: dict[int, str] = {}  # of bases that have real files
+        self.models: dict[int, ModelManifest] = {}  # of bases with real files
 
     @property
     def trust(self) -> TrustPolicy:
@@ -238,8 +239,8 @@ class World:
         )
 
     def base(self, number: int) -> str:
-        if number in self.parameters:
-            return self.parameters[number]
+        if number in self.models:
+            return self.models[number].digest
         return fake_digest("given" if number == 0 else f"base {number}")
 
     def commitment(self, name: str, manifest: RoundManifest) -> ContributionCommitted:
@@ -313,6 +314,7 @@ class World:
             aggregate_digest=fake_digest(f"sum {manifest.round_number}"),
             base_before=manifest.model_digest,
             base_after=self.base(manifest.round_number),
+            release_digest=self.base(manifest.round_number),
             outer_digest=fake_digest("outer"),
             metrics={"held-out.fr": "3.5"},
         )
@@ -332,9 +334,11 @@ class World:
     def release(
         self, number: int = 1, *, manifest_digest: str | None = None
     ) -> ReleasePublished:
+        known = self.models.get(number)
         return ReleasePublished(
             name=f"base-{number}",
-            parameters_digest=self.base(number),
+            model_digest=self.base(number),
+            parameters_digest=known.parameters if known else fake_digest("values"),
             manifest_digest=manifest_digest or fake_digest(f"files of base-{number}"),
             run_id="run",
             round_number=number,

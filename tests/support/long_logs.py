@@ -221,6 +221,7 @@ class LongLog:
             aggregate_digest=digest(f"sum {self._rounds}".encode()),
             base_before=manifest.model_digest,
             base_after=after,
+            release_digest=after,
             outer_digest=digest(b"outer"),
             metrics={"bits_per_byte/en": "1.25", "mean_norm": "0.5"},
         )
@@ -230,7 +231,8 @@ class LongLog:
         previous = f"base-{self._releases - 1}" if self._releases > 1 else None
         return ReleasePublished(
             name=f"base-{self._releases}",
-            parameters_digest=self._base,
+            model_digest=self._base,
+            parameters_digest=digest(b"parameters"),
             manifest_digest=digest(f"files {self._releases}".encode()),
             run_id=manifest.run_id,
             round_number=manifest.round_number,

@@ -267,7 +267,7 @@ def _software() -> dict[str, str]:
 def releases(audit: Audit) -> list[Release]:
     """Return the bases that the log says were released."""
     return [
-        Release(name=r.name, digest=r.parameters_digest, round=r.round_number)
+        Release(name=r.name, digest=r.model_digest, round=r.round_number)
         for r in audit.state.releases.values()
     ]
 

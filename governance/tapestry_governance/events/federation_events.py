@@ -25,7 +25,7 @@ class Policy(Strict):
     noise: tuple[Noise, ...]
     epsilon_cap: Plain  # per node and run
     max_delta: Plain
-    # A run may start from these.
+    # A run may start from these models, by identity.
     bases: Literal["any"] | Annotated[tuple[Digest, ...], Field(min_length=1)]
     adapter_licences: tuple[Licence, ...]
     max_attempt: Attempt

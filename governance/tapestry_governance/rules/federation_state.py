@@ -152,7 +152,7 @@ class FederationState:
     policy_digest: str
     seen: PersistentMap[str, Seen] = _EMPTY  # actor -> its newest view of the log
     data: PersistentMap[str, DataDeclared] = _EMPTY
-    base: str | None = None  # parameters digest; None until a round was closed
+    base: str | None = None  # identity; None until a round was closed
     open_round: OpenRound | None = None
     last: RoundKey | None = None  # the round opened last
     newest: RoundManifest | None = None  # of the round opened last

@@ -76,9 +76,14 @@ def release_published(
     if named != last:
         message = f"release of round {named}, last closed was {last}"
         raise RuleError(message, code="release-of-old-round")
-    if body.parameters_digest != state.base:
-        message = f"released {body.parameters_digest}, the base is {state.base}"
-        raise RuleError(message, code="release-parameters-differ")
+    if body.model_digest != closed.release_digest:
+        message = (
+            f"released {body.model_digest}, the round gave {closed.release_digest}"
+        )
+        raise RuleError(message, code="release-model-differs")
+    if (known := state.release_of(*last)) is not None:
+        message = f"round {last} was released already, as {known.name}"
+        raise RuleError(message, code="release-duplicated")
     before = state.released.last
     latest = None if before is None else before.name
     if body.previous != latest:
@@ -118,8 +123,8 @@ def adapter_published(
         message = f"{body.name} {body.version} after {older.version}"
         raise RuleError(message, code="adapter-version-not-next")
     release = state.releases.get(body.base)
-    if release is None or release.parameters_digest != body.base_digest:
-        message = f"no release {body.base} with parameters {body.base_digest}"
+    if release is None or release.model_digest != body.base_digest:
+        message = f"no release {body.base} that is model {body.base_digest}"
         raise RuleError(message, code="adapter-base-unpublished")
     if body.licence not in state.policy.adapter_licences:
         message = f"the policy does not allow licence {body.licence}"

@@ -145,7 +145,7 @@ class Publisher:
         return job
 
     def _job(self, release: ReleasePublished, version: int) -> AdapterJob:
-        base = BaseName(name=release.name, digest=release.parameters_digest)
+        base = BaseName(name=release.name, digest=release.model_digest)
         title = Title(name=self.context.name, version=version, base=base)
         plan = plan_adapter(title, self.settings, trainer=self.context.trainer)
         charge = None
@@ -334,9 +334,9 @@ class Publisher:
         durable_files.replace_file(job.published, sign_entry(event, self.community))
 
     def _workload(self) -> Workload:
-        """Return the workload, with the base that is held here in its model."""
+        """Return the workload, with the release of the base held here in its model."""
         workload = self.context.trainer.workload
-        workload.load(self.replica.parameters)
+        workload.load(self.replica.rounded())
         return workload
 
     def _tell(self, seen: StepProgress) -> None:

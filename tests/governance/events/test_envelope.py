@@ -163,6 +163,7 @@ def test_an_oversize_event_is_refused_when_signed() -> None:
             aggregate_digest=fake_digest("a"),
             base_before=fake_digest("a"),
             base_after=fake_digest("a"),
+            release_digest=fake_digest("a"),
             outer_digest=fake_digest("a"),
             metrics={},
         ),

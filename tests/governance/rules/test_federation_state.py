@@ -95,7 +95,8 @@ class History:
         closed, last = state.last_closed, state.released.last
         return ReleasePublished(
             name=f"base-{len(state.releases) + 1}",
-            parameters_digest=self.base,
+            model_digest=self.base,
+            parameters_digest=fake_digest("values"),
             manifest_digest=fake_digest("files"),
             run_id=closed.run_id if closed else "none",
             round_number=closed.round_number if closed else 1,

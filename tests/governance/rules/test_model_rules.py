@@ -7,10 +7,13 @@ from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.events.privacy_events import DpAccounted, UnboundedLoss
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
+from tapestry_governance.rules.replay import apply
 from tests.support.log_world import (
+    NAMES,
     World,
     changed,
     fake_digest,
+    renamed,
     with_loss,
     without_noise,
 )
@@ -98,7 +101,7 @@ def test_accounting_without_declared_data_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"parameters_digest": fake_digest("other")}, "release-parameters-differ"),
+        ({"model_digest": fake_digest("other")}, "release-model-differs"),
         ({"round_number": 2}, "release-of-old-round"),
         ({"previous": "base-0"}, "release-predecessor-differs"),
     ],
@@ -110,8 +113,43 @@ def test_a_release_of_something_else_is_refused(
     with refused(RuleError, code):
         world.add(changed(world.release(1), **change))
     world.add(world.release(1))
+    world.run_round(2)
     with refused(RuleError, "release-name-not-next", match="base-1"):
+        world.add(changed(world.release(2), name="base-1"))
+
+
+def test_a_round_is_released_once_whatever_the_files_of_another_release(
+    world: World,
+) -> None:
+    world.run_round(1)
+    world.add(world.release(1))
+    for changes in ({}, {"name": "base-2"}, {"manifest_digest": fake_digest("x")}):
+        again = changed(world.release(1), **{"name": "base-2", **changes})
+        with refused(RuleError, "release-duplicated", match=r"1\) .* as base-1"):
+            world.add(again)
+
+
+def test_a_release_is_the_rounded_model_and_a_new_run_starts_from_it(
+    world: World,
+) -> None:
+    rounded = fake_digest("rounded")
+    manifest, commitments = world.manifest(), {}
+    world.add(RoundOpened(manifest=manifest))
+    for name in NAMES:
+        commitments[name] = world.add(world.commitment(name, manifest), name, "node")
+        world.add(world.account(manifest), name, "node")
+    closing = world.closing(manifest, commitments)
+    world.add(changed(closing, release_digest=rounded))
+    assert world.folded.base == world.base(1)
+    with refused(RuleError, "release-model-differs", match=rounded):
         world.add(world.release(1))
+    world.add(changed(world.release(1), model_digest=rounded))
+    fresh = renamed(world.manifest(1), run_id="run-2", model_digest=rounded)
+    apply(world.folded, world.entry(RoundOpened(manifest=fresh)), len(world.entries))
+    wide = renamed(fresh, model_digest=world.base(1))
+    with refused(RuleError, "base-not-allowed", match=world.base(1)):
+        world.add(RoundOpened(manifest=wide))
+    world.add(RoundOpened(manifest=world.manifest(2)))  # the run itself goes on
 
 
 def test_a_release_waits_for_the_round_to_close(world: World) -> None:

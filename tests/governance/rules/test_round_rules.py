@@ -190,6 +190,16 @@ def opened(world: World, names: tuple[str, ...] = NAMES) -> dict[str, int]:
         ),
         (
             {
+                "outcome": "rejected",
+                "reason": "norm",
+                "base_after": fake_digest("given"),
+                "release_digest": fake_digest("another"),
+            },
+            "rejected-round-moved-base",
+            fake_digest("another"),
+        ),
+        (
+            {
                 "included": NAMES[:2],
                 "commitments": (6, 8),
                 "dropped": tuple(
@@ -214,7 +224,11 @@ def test_a_round_closed_falsely_is_refused(  # [24]
 def test_a_rejected_round_leaves_the_base(world: World) -> None:
     closing = world.closing(world.manifest(), opened(world))
     rejected = changed(
-        closing, outcome="rejected", reason="norm", base_after=closing.base_before
+        closing,
+        outcome="rejected",
+        reason="norm",
+        base_after=closing.base_before,
+        release_digest=closing.base_before,
     )
     world.add(rejected)
     assert world.folded.base == world.base(0)

@@ -21,6 +21,7 @@ from tapestry.workloads.adapter_format import AdapterFacts, BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.lora_adapters import LoraAdapters, score
 from tapestry.workloads.language.model_card import render
+from tapestry.workloads.language.published_adapter import read_adapter
 from tapestry.workloads.language.text_records import Corpus
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_governance import registry
@@ -234,7 +235,7 @@ def test_training_helps_and_the_published_folder_does_what_was_trained(
     folder, update, plan = written
     scores = score(model, update, TEXTS[:8], plan=plan.training)
     assert float(scores["bits-per-byte/adapter"]) < float(scores["bits-per-byte/base"])
-    with model.adapted(folder):
+    with model.adapted(read_adapter(folder)):
         loaded = model.evaluate(TEXTS[:8], sequence_length=32).score
     assert loaded == pytest.approx(float(scores["bits-per-byte/adapter"]), abs=1e-4)
     assert score(model, update, [], plan=plan.training) == {}
@@ -251,7 +252,7 @@ def test_the_registry_accepts_the_folder_on_its_base(
     assert (found.base, found.base_digest) == ("base-1", title.base.digest)
     assert found.rank == plan.training.rank
     model.save(tmp_path)
-    registry.check_fit(folder, registry.read_base(tmp_path))
+    registry.check_fit(registry.check_folder(folder), registry.read_base(tmp_path))
 
 
 def test_the_same_update_gives_the_same_bytes(
@@ -350,7 +351,7 @@ print(json.dumps([loss, "tapestry" in sys.modules]))
     out = subprocess.run(
         command, capture_output=True, check=True, cwd=tmp_path, env=os.environ.copy()
     )
-    with model.adapted(folder):
+    with model.adapted(read_adapter(folder)):
         want = model.losses([[256, 40, 41, 42, 60, 61]]).item()
     assert json.loads(out.stdout) == [pytest.approx(want, rel=1e-5), False]
     assert want != pytest.approx(model.losses([[256, 40, 41, 42, 60, 61]]).item())
