@@ -40,6 +40,8 @@ from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
 from flwr.superlink.grid import http_grid
 
 from tapestry import errors
+from tapestry.installed_files import require_installed_files
+from tapestry.software_digest import software_manifest
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, TapestryError
 from tapestry.inputs.faults import unforeseen
 from tapestry.protocol.framing import pack, unpack
@@ -263,6 +265,7 @@ def server_app(main: Main) -> ServerApp:
         pull_promptly()
         with working_on(directory):
             try:
+                require_installed_files(software_manifest().packages)
                 main(directory, FlowerGrid(flower))
             except _ENGINE_ERRORS:
                 raise  # no outcome: another run can go on from here

@@ -150,6 +150,8 @@ def _make_manifest(
     plan_checks.check_model(workload, settings.privacy)
     plan_checks.check_outer(settings.outer)
     layout = plan_checks.check_plan(workload, training, settings.privacy)
+    allowed = state.policy.software
+    software = (software_digest(),) if allowed == "any" else allowed
     threshold = recommended_threshold(len(names), max_colluding=secagg.max_colluding)
     try:
         manifest = RoundManifest(
@@ -160,7 +162,7 @@ def _make_manifest(
             attempt=1,
             model_digest=model_digest,
             layout_digest=layout.digest,
-            software_digest=software_digest(),
+            software=software,
             policy_digest=state.policy.digest,
             roster_digest=roster_digest(state.charter.members),
             participants=tuple(

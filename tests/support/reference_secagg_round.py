@@ -53,9 +53,10 @@ def verify_key(node: str) -> str:
 
 
 def manifest() -> dict[str, Any]:
-    words = ("model", "layout", "software", "policy", "roster")
+    words = ("model", "layout", "policy", "roster")
     return {
         **{f"{word}_digest": named(word) for word in words},
+        "software": [named("software")],
         "protocol": "tapestry-secagg/1",
         "federation": "loom.example",
         "run_id": "run-1",

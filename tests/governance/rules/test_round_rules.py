@@ -129,7 +129,7 @@ def test_a_round_that_was_never_logged_has_no_commitments(world: World) -> None:
 def test_a_commitment_to_another_plan_is_refused(world: World) -> None:  # [22]
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
-    other = renamed(manifest, software_digest=fake_digest("patched"))
+    other = renamed(manifest, software=(fake_digest("patched"),))
     with refused(RuleError, "commitment-differs", match="fr"):
         world.add(world.commitment("fr", other), "fr", "node")
 
