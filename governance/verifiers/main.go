@@ -5,6 +5,7 @@
 //
 //	verify -log VKEY -witness VKEY ... -quorum N -dir DIR
 //	       [-proof FILE -entry FILE] [-old CHECKPOINT -consistency FILE]
+//	verify -signer VKEY ... -entry FILE     the signatures of one entry
 //
 // Tiles are never trusted: every file is compared with hashes recomputed from the
 // entries. The tile reader of x/mod before 0.40 authenticated only some tiles.
@@ -16,6 +17,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -79,19 +81,29 @@ func (l logKey) Verify(text, sig []byte) bool {
 }
 
 func newWitness(vkey string) (*witness, error) {
-	parts := strings.SplitN(vkey, "+", 3)
+	name, key, err := parseKey(vkey, 0x04)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(append([]byte(name+"\n\x04"), key...))
+	return &witness{name, binary.BigEndian.Uint32(sum[:4]), key}, nil
+}
+
+// parseKey takes a verify key of one algorithm apart: name and 32 bytes.
+func parseKey(vkey string, algorithm byte) (string, ed25519.PublicKey, error) {
+	parts := strings.SplitN(vkey, "+", 3) // base64 has plus signs, too
 	if len(parts) != 3 {
-		return nil, fmt.Errorf("not a verify key: %q", vkey)
+		return "", nil, fmt.Errorf("not a verify key: %q", vkey)
 	}
 	key, err := base64.StdEncoding.DecodeString(parts[2])
-	if err != nil || len(key) != 33 || key[0] != 0x04 || !isKey(key[1:]) {
-		return nil, fmt.Errorf("not a cosigner's key: %q", vkey)
+	if err != nil || len(key) != 33 || key[0] != algorithm || !isKey(key[1:]) {
+		return "", nil, fmt.Errorf("not a key for this purpose: %q", vkey)
 	}
 	sum := sha256.Sum256(append([]byte(parts[0]+"\n"), key...))
 	if fmt.Sprintf("%x", sum[:4]) != parts[1] {
-		return nil, fmt.Errorf("wrong id in %q", vkey)
+		return "", nil, fmt.Errorf("wrong id in %q", vkey)
 	}
-	return &witness{parts[0], binary.BigEndian.Uint32(sum[:4]), key[1:]}, nil
+	return parts[0], key[1:], nil
 }
 
 // head is what a checkpoint says.
@@ -112,10 +124,8 @@ func newPolicy(log string, witnesses []string, quorum int) (*policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	parts := strings.SplitN(log, "+", 3) // base64 has plus signs, too
-	key, err := base64.StdEncoding.DecodeString(parts[2])
-	if err != nil || len(key) != 33 || !isKey(key[1:]) {
-		return nil, fmt.Errorf("not a log's key: %q", log)
+	if _, _, err := parseKey(log, 0x01); err != nil {
+		return nil, err
 	}
 	known := []note.Verifier{logKey{signer}}
 	for _, vkey := range witnesses {
@@ -378,6 +388,72 @@ func (p *policy) verify(dir, proof, entry, old, consistency string) error {
 	return nil
 }
 
+const payloadType = "application/vnd.tapestry.event.v1+json"
+
+// envelope is a DSSE envelope, with its fields in order of name.
+type envelope struct {
+	Payload     string      `json:"payload"`
+	PayloadType string      `json:"payloadType"`
+	Signatures  []signature `json:"signatures"`
+}
+
+type signature struct {
+	KeyID string `json:"keyid"`
+	Sig   string `json:"sig"`
+}
+
+// print gives the one spelling of a value: sorted keys, no space.
+func print(value any) []byte {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return nil
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n"))
+}
+
+// checkEntry verifies that all signatures of an entry are by the given keys, one each.
+func checkEntry(entry []byte, signers []string) error {
+	var found envelope
+	if err := json.Unmarshal(entry, &found); err != nil {
+		return err
+	}
+	if !bytes.Equal(print(found), entry) || found.PayloadType != payloadType {
+		return fmt.Errorf("not an entry in its one spelling")
+	}
+	payload, err := base64.StdEncoding.Strict().DecodeString(found.Payload)
+	if err != nil {
+		return err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(payload))
+	decoder.UseNumber()
+	var event map[string]any
+	if err := decoder.Decode(&event); err != nil {
+		return err
+	}
+	if !bytes.Equal(print(event), payload) {
+		return fmt.Errorf("not an event in its one spelling")
+	}
+	if len(signers) == 0 || len(found.Signatures) != len(signers) {
+		return fmt.Errorf("%d signatures by %d keys", len(found.Signatures), len(signers))
+	}
+	signed := fmt.Sprintf("DSSEv1 %d %s %d %s", len(payloadType), payloadType, len(payload), payload)
+	for i, vkey := range signers {
+		_, key, err := parseKey(vkey, 0x01)
+		if err != nil {
+			return err
+		}
+		sig, err := base64.StdEncoding.Strict().DecodeString(found.Signatures[i].Sig)
+		id := strings.Join(strings.SplitN(vkey, "+", 3)[:2], "+")
+		if err != nil || found.Signatures[i].KeyID != id || len(sig) != 64 ||
+			!isKey(sig[:32]) || !ed25519.Verify(key, []byte(signed), sig) {
+			return fmt.Errorf("no signature by %s", id)
+		}
+	}
+	return nil
+}
+
 func withFiles(a, b string, check func(a, b []byte) error) error {
 	first, err := os.ReadFile(a)
 	if err != nil {
@@ -391,11 +467,15 @@ func withFiles(a, b string, check func(a, b []byte) error) error {
 }
 
 func main() {
-	var witnesses []string
-	flag.Func("witness", "verify key of a witness", func(vkey string) error {
-		witnesses = append(witnesses, vkey)
-		return nil
-	})
+	var witnesses, signers []string
+	list := func(name, help string, to *[]string) {
+		flag.Func(name, help, func(vkey string) error {
+			*to = append(*to, vkey)
+			return nil
+		})
+	}
+	list("witness", "verify key of a witness", &witnesses)
+	list("signer", "verify key of a signer of the entry, in order of key id", &signers)
 	log := flag.String("log", "", "verify key of the log")
 	quorum := flag.Int("quorum", 0, "cosignatures needed")
 	dir := flag.String("dir", ".", "folder with checkpoint and tile/")
@@ -405,8 +485,14 @@ func main() {
 	consistency := flag.String("consistency", "", "hashes from the older one to this")
 	flag.Parse()
 
-	p, err := newPolicy(*log, witnesses, *quorum)
-	if err == nil {
+	var err error
+	if signers != nil {
+		err = withFiles(*entry, *entry, func(data, _ []byte) error {
+			return checkEntry(data, signers)
+		})
+	} else if p, bad := newPolicy(*log, witnesses, *quorum); bad != nil {
+		err = bad
+	} else {
 		err = p.verify(*dir, *proof, *entry, *old, *consistency)
 	}
 	if err != nil {

@@ -2,6 +2,7 @@
 //
 //   node verify.mjs DIR QUORUM LOG-VKEY WITNESS-VKEY...   the whole log
 //   node verify.mjs PROOF ENTRY QUORUM LOG-VKEY WITNESS-VKEY...   one entry
+//   node verify.mjs ENTRY SIGNER-VKEY...   the signatures of one entry, by key id
 //
 // Only the last section reads files; everything above runs in a browser as it is.
 
@@ -176,15 +177,49 @@ async function verifyProof(proof, entry, trust) {
   demand(equal(root, checkpoint.root), "root over the proof");
 }
 
+// entries
+
+const payloadType = "application/vnd.tapestry.event.v1+json";
+
+function canonical(value) {
+  if (Array.isArray(value)) return `[${value.map(canonical).join()}]`;
+  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  const keys = Object.keys(value).sort();
+  return `{${keys.map((key) => `${JSON.stringify(key)}:${canonical(value[key])}`).join()}}`;
+}
+
+async function verifyEntry(entry, signers) {
+  const { payload, payloadType: type, signatures, ...rest } = JSON.parse(entry);
+  const again = canonical({ payload, payloadType: type, signatures, ...rest });
+  demand(again === entry && Object.keys(rest).length === 0, "spelling of the entry");
+  demand(type === payloadType, "type of the payload");
+  const bytes = base64(payload);
+  const text = utf8.decode(bytes);
+  demand(canonical(JSON.parse(text)) === text, "spelling of the event");
+  demand(signers.length > 0 && signatures.length === signers.length, "number of signatures");
+  const signed = `DSSEv1 ${type.length} ${type} ${bytes.length} ${text}`;
+  for (const [at, key] of signers.entries()) {
+    demand(key.type === 1 && signatures[at].keyid === `${key.name}+${hexOf(key.id)}`, "key id");
+    const own = await verifySignature(key, signed, base64(signatures[at].sig));
+    demand(own, `signature of ${key.name}`);
+  }
+}
+
 // the files
 
 const { readFile } = await import("node:fs/promises");
+const utf8 = new TextDecoder("utf-8", { fatal: true });
 const args = process.argv.slice(2);
+if (/^[^ +]+\+[0-9a-f]{8}\+/.test(args[1])) {
+  const [file, ...keys] = args;
+  await verifyEntry(utf8.decode(await readFile(file)), await Promise.all(keys.map(parseKey)));
+  console.log("holds");
+  process.exit();
+}
 const single = !/^[0-9]+$/.test(args[1]);
 const [quorum, log, ...witnesses] = args.slice(single ? 2 : 1);
 const trust = [await parseKey(log), await Promise.all(witnesses.map(parseKey)), decimal(quorum)];
 demand(trust[0].type === 1 && trust[1].every((key) => key.type === 4), "types of the keys");
-const utf8 = new TextDecoder("utf-8", { fatal: true });
 if (single) {
   const proof = utf8.decode(await readFile(args[0]));
   await verifyProof(proof, new Uint8Array(await readFile(args[1])), trust);

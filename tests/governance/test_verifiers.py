@@ -1,6 +1,7 @@
 """Two programs by others must say of a log what we say of it."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,12 +12,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tapestry.curve25519 import SMALL_ORDER
-from tapestry.encoding import encode_base64
-from tapestry.errors import ProtocolError, VerificationError
+from tapestry.encoding import canonical_json, encode_base64
+from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.tlog.merkle import consistency_proof, leaf_hash
 from tapestry.tlog.tiles import Tile
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.log.writer import Log
 from tests.support.cosigning import LOG_KEY, WITNESSES, entry, publish
 from tests.support.refusals import refused
@@ -268,7 +270,9 @@ def test_no_verifier_takes_a_witness_key_without_a_private_key(
         keys.append(vkey)
         blobs[name] = key_id + signature
     _cosigned_by(tmp_path / "log", blobs)
-    assert "not a cosigner's key" in _refusal_of_go(go_verifier, tmp_path / "log", keys)
+    assert "not a key for this purpose" in _refusal_of_go(
+        go_verifier, tmp_path / "log", keys
+    )
     assert not _ask_node(node, tmp_path / "log", keys)
     with pytest.raises(ProtocolError) as caught:
         VerifyKey.parse(keys[1])
@@ -281,7 +285,9 @@ def test_no_verifier_takes_a_log_key_without_a_private_key(
     go_verifier: Path, node: str, logs: Path, weak: bytes
 ) -> None:
     keys = [_spell("log.example/gov", b"\x01", weak)[0], *KEYS[1:]]
-    assert "not a log's key" in _refusal_of_go(go_verifier, logs / "600", keys)
+    assert "not a key for this purpose" in _refusal_of_go(
+        go_verifier, logs / "600", keys
+    )
     assert not _ask_node(node, logs / "600", keys)
 
 
@@ -346,3 +352,58 @@ def test_a_signature_whose_r_is_of_small_order_is_none_for_any_verifier(
     _cosigned_by(tmp_path / "log", blobs)
     assert not _ask_go(go_verifier, tmp_path / "log", [KEYS[0], *names])
     assert not _ask_node(node, tmp_path / "log", [KEYS[0], *names])
+
+
+EVENTS = json.loads((Path(__file__).parents[1] / "vectors" / "events.json").read_text())
+STRANGER = str(SigningKey.generate("fr.example/node").verify_key)
+
+
+def _respelled(row: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Spell entry and signer of a published event in ways that do not hold."""
+    entry_text, signer = row["entry"], row["signer"]
+    found = json.loads(entry_text)
+    payload = row["event"].encode()
+
+    def with_payload(data: bytes) -> str:
+        found_again = {**found, "payload": encode_base64(data)}
+        return canonical_json(found_again).decode()
+
+    return {
+        "another signer": (entry_text, STRANGER),
+        "a space": (entry_text.replace(",", ", ", 1), signer),
+        "a key more": (entry_text[:-1] + ',"zz":1}', signer),
+        "another event": (
+            with_payload(payload.replace(b'"tapestry"', b'"tapestra"')),
+            signer,
+        ),
+        "an event with a space": (
+            with_payload(payload.replace(b",", b", ", 1)),
+            signer,
+        ),
+        "another type": (entry_text.replace("event.v1", "event.v2"), signer),
+        "no signature": (
+            canonical_json({**found, "signatures": []}).decode(),
+            signer,
+        ),
+        "bytes after the end": (entry_text + "\n", signer),
+    }
+
+
+@pytest.mark.slow
+def test_all_verifiers_agree_on_the_published_events(
+    go_verifier: Path, node: str, tmp_path: Path
+) -> None:
+    def ask(entry_text: str, signer: str) -> set[bool]:
+        (tmp_path / "entry").write_text(entry_text)
+        file = str(tmp_path / "entry")
+        return {
+            _run([str(go_verifier), "-signer", signer, "-entry", file]),
+            _run([node, str(SOURCES / "verify.mjs"), file, signer]),
+        }
+
+    for row in EVENTS:
+        assert ask(row["entry"], row["signer"]) == {True}, row["type"]
+    for case, (entry_text, signer) in _respelled(EVENTS[0]).items():
+        assert ask(entry_text, signer) == {False}, case
+        with pytest.raises((ProtocolError, VerificationError, IncompleteError)):
+            open_entry(entry_text.encode()).verify(VerifyKey.parse(signer))

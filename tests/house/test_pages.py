@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import body_table
+
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("tapestry", "node", "coordinator", "governance", "deploy")
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
@@ -332,3 +334,8 @@ def test_a_word_that_is_wrong_is_found() -> None:
     assert words_undefined(head + good) == []
     assert len(words_undefined(head + good.replace("`glossary`", "`other`"))) == 1
     assert len(words_undefined(head + good.replace(" x ", " "))) == 1
+
+
+def test_events_lists_every_body_of_events_and_messages() -> None:
+    page = body_table.PAGE.read_text("utf-8")
+    assert body_table.written(page) == page

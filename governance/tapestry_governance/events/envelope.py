@@ -39,7 +39,12 @@ from tapestry.encoding import (
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.schema import Name, Strict
-from tapestry_governance.events import model_events, round_events
+from tapestry_governance.events import (
+    member_events,
+    model_events,
+    publication_events,
+    round_events,
+)
 from tapestry_governance.events.event_body import Body, Hash, Index, Role
 from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
@@ -60,6 +65,17 @@ BODIES = MappingProxyType(
             model_events.EvaluationRecorded,
             model_events.ReleasePublished,
             model_events.AdapterPublished,
+            member_events.CharterAccepted,
+            member_events.ProposalMade,
+            member_events.VoteCast,
+            member_events.KeyRotated,
+            member_events.MemberLeft,
+            publication_events.EvaluationPlanned,
+            publication_events.EvaluationReported,
+            publication_events.AdapterWithdrawn,
+            publication_events.ConstitutionPublished,
+            publication_events.LimitsCommitted,
+            publication_events.CoursesCommitted,
         )
     }
 )

@@ -16,7 +16,7 @@ Guarantees:
 import dataclasses
 from collections.abc import Iterable
 
-from tapestry.errors import RuleError, TapestryError
+from tapestry.errors import IncompleteError, RuleError, TapestryError
 from tapestry_governance.events import round_events
 from tapestry_governance.events.envelope import Event, Seen, Signed, open_entry
 from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
@@ -54,7 +54,8 @@ def apply(state: FederationState | None, entry: bytes, index: int) -> Federation
         ProtocolError: The bytes are not an entry in its one spelling.
         VerificationError: A signature of the entry does not hold.
         RuleError: The entry is authentic and breaks a rule; the code names it.
-        IncompleteError: The type or version of the event is not known here.
+        IncompleteError: The type or version of the event is not known here, or its
+            type has no rule.
         ValueError: The index is not the state's size: a bug of the caller.
     """
     if index != (state.size if state else 0):
@@ -72,6 +73,7 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
     Raises:
         VerificationError: A signature of the entry does not hold.
         RuleError: The entry is authentic and breaks a rule; the code names it.
+        IncompleteError: The type of the event has no rule here.
     """
     index = state.size if state else 0
     try:
@@ -220,7 +222,8 @@ def _dispatch_member(
         case AdapterPublished() as body:
             return adapter_published(state, body, actor=event.actor, index=index)
         case _:
-            raise RuleError(f"no rule for {event.type}", code="event-without-rule")
+            message = f"this release has no rule for {event.type}"
+            raise IncompleteError(message, code="event-without-rule")
 
 
 def _declare(state: FederationState, event: Event) -> FederationState:

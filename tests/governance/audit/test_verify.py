@@ -458,7 +458,7 @@ def test_a_federation_without_noise_promises_nothing(tmp_path: Path) -> None:
     ("forge", "verdict", "code"),
     [
         (
-            lambda p: p.replace(b"data.declared", b"vote.cast"),
+            lambda p: p.replace(b"data.declared", b"vote.lost"),
             AuditVerdict.INCOMPLETE,
             "event-type-unknown",
         ),

@@ -2,6 +2,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from tapestry.encoding import canonical_json, decode_base64, encode_base64
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
-from tapestry.keys import SigningKey
+from tapestry.keys import SigningKey, VerifyKey
 from tapestry_governance.events import envelope as envelope_module
 from tapestry_governance.events.envelope import (
     BODIES,
@@ -25,9 +26,11 @@ from tapestry_governance.events.envelope import (
 from tapestry_governance.events.model_events import EvaluationRecorded
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_governance.events.round_events import RoundClosed
+from tests.support.event_samples import render
 from tests.support.log_world import START, World, changed, fake_digest
 from tests.support.refusals import refused
 
+VECTORS = Path(__file__).parents[2] / "vectors"
 KEY = SigningKey.generate("fr.example/node")
 AUTHOR = Author(federation="tapestry", actor="fr", role="node")
 DATA = DataDeclared(
@@ -129,7 +132,7 @@ def test_types_and_versions_of_the_future_stop_without_a_verdict() -> None:
     entry = sign_entry(AUTHOR.event(DATA, now=START, seen=None), KEY)
     payload = decode_base64(envelope(entry)["payload"])
     for old, new, code in (
-        (b"data.declared", b"vote.cast", "event-type-unknown"),
+        (b"data.declared", b"vote.lost", "event-type-unknown"),
         (b'"v":1', b'"v":2', "event-version-unknown"),
     ):
         with refused(IncompleteError, code):
@@ -299,3 +302,24 @@ def test_events_of_entries_are_decoded_by_index() -> None:
     assert events[-2:] == [open_entry(entry).event for entry in entries[-2:]]
     with pytest.raises(IndexError):
         events[len(entries)]
+
+
+def test_the_published_events_are_one_of_each_type() -> None:
+    published = json.loads((VECTORS / "events.json").read_text())
+    assert {row["type"] for row in published} == set(BODIES)
+    assert render() == (VECTORS / "events.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "row",
+    json.loads((VECTORS / "events.json").read_text()),
+    ids=lambda row: row["type"],
+)
+def test_a_published_event_is_read_and_printed_alike(row: dict[str, str]) -> None:
+    signed = open_entry(row["entry"].encode())
+    assert signed.payload == row["event"].encode() == signed.event.encode()
+    assert (signed.digest, signed.event.body.digest) == (
+        row["entry_digest"],
+        row["body_digest"],
+    )
+    signed.verify(VerifyKey.parse(row["signer"]))

@@ -123,8 +123,8 @@ def test_bytes_that_are_no_event_stop_the_fold(world: World) -> None:  # [10]
     with refused(ProtocolError, "schema-violated"):
         world.append(b"{}")
     envelope = decode_json(world.entry(world.declaration("fr"), "fr", "node"))
-    envelope["payload"] = encode_base64(b'{"type":"vote.cast","v":1}')
-    with refused(IncompleteError, "event-type-unknown", match="vote.cast"):
+    envelope["payload"] = encode_base64(b'{"type":"vote.lost","v":1}')
+    with refused(IncompleteError, "event-type-unknown", match="vote.lost"):
         world.append(canonical_json(envelope))
 
 
