@@ -18,6 +18,7 @@ Not protected:
 import csv
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import stat
@@ -29,7 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 from tapestry.errors import ResourceError
 
@@ -40,7 +41,6 @@ _INSTALLERS = frozenset(
     }
 )
 _SHA256 = "sha256="
-_COLUMNS = 3  # path, digest, size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +91,16 @@ def required_packages(project: str, extra: str) -> list[InstalledPackage]:
             or is hidden by another copy.
     """
     found: dict[str, importlib.metadata.Distribution] = {}
-    pending, followed = [(canonicalize_name(project), "", extra)], set()
+    pending, followed = [(canonicalize_name(project), extra)], set[tuple[str, str]]()
     while pending:
-        name, *extras = pending.pop()
+        name, wanted = pending.pop()
+        if (name, wanted) in followed:
+            continue
+        followed.add((name, wanted))
         if name not in found:
             found[name] = _distribution(name)
-        for each in set(extras) - {e for n, e in followed if n == name}:
-            followed.add((name, each))
-            pending += _required(found[name], each)
+            pending.append((name, ""))  # what is required whatever the extra
+        pending += _required(found[name], wanted)
     del found[canonicalize_name(project)]
     return [_read(name, found[name]) for name in sorted(found)]
 
@@ -121,16 +123,14 @@ def unrecorded_files(packages: Iterable[InstalledPackage]) -> Iterator[str]:
 
 def _required(
     distribution: importlib.metadata.Distribution, extra: str
-) -> list[tuple[str, ...]]:
-    """Parse what an extra requires; the extra ``""`` is what is always required."""
-    found = []
+) -> Iterator[tuple[NormalizedName, str]]:
+    """Give what an extra requires, each with an extra of its own."""
     for text in distribution.requires or []:
         requirement = Requirement(text)
         marker = requirement.marker
         if marker is None or marker.evaluate({"extra": extra}):
             name = canonicalize_name(requirement.name)
-            found.append((name, "", *requirement.extras))
-    return found
+            yield from ((name, each) for each in ("", *requirement.extras))
 
 
 def _distribution(name: str) -> importlib.metadata.Distribution:
@@ -143,9 +143,7 @@ def _distribution(name: str) -> importlib.metadata.Distribution:
         ) from None
 
 
-def _read(
-    name: str, distribution: importlib.metadata.Distribution
-) -> InstalledPackage:
+def _read(name: str, distribution: importlib.metadata.Distribution) -> InstalledPackage:
     folder = Path(str(distribution.locate_file("")))
     rows = _rows(name, distribution)
     if not rows or _is_editable(distribution):
@@ -154,9 +152,7 @@ def _read(
             " or uv from a wheel",
             code="record-missing",
         )
-    files = sorted(
-        (row[0], _recorded_digest(name, row)) for row in rows if not _is_installers(row)
-    )
+    files = sorted(_entry(name, row) for row in rows if not _is_installers(row))
     _require_visible(name, folder, [path for path, _ in files])
     return InstalledPackage(
         name=name, version=distribution.version, folder=folder, files=tuple(files)
@@ -165,7 +161,8 @@ def _read(
 
 def _rows(name: str, distribution: importlib.metadata.Distribution) -> list[list[str]]:
     try:
-        return list(csv.reader((distribution.read_text("RECORD") or "").splitlines()))
+        text = distribution.read_text("RECORD") or ""
+        return list(csv.reader(io.StringIO(text, newline="")))
     except (csv.Error, UnicodeDecodeError) as error:
         raise _invalid(name, str(error)) from None
 
@@ -186,13 +183,14 @@ def _is_installers(row: list[str]) -> bool:
     return path.parent.suffix == ".dist-info" and path.name in _INSTALLERS
 
 
-def _recorded_digest(name: str, row: list[str]) -> str:
+def _entry(name: str, row: list[str]) -> tuple[str, str]:
+    """Read the path and the SHA-256 from a row."""
+    path, recorded, *_ = [*row, "", ""]
     length = len(_SHA256) + 43  # 32 bytes in base64, without padding
-    if len(row) != _COLUMNS or len(row[1]) != length or not row[0].isprintable():
+    is_digest = recorded.startswith(_SHA256) and len(recorded) == length
+    if not is_digest or not path.isprintable():
         raise _invalid(name, f"row {row!r}")
-    if not row[1].startswith(_SHA256):
-        raise _invalid(name, f"row {row!r}")
-    return row[1].removeprefix(_SHA256)
+    return path, recorded.removeprefix(_SHA256)
 
 
 def _invalid(name: str, what: str) -> ResourceError:
@@ -210,7 +208,9 @@ def _require_visible(name: str, folder: Path, paths: list[str]) -> None:
     if not is_own or module in sys.stdlib_module_names:
         return
     spec = find_spec(module)
-    origin = Path((spec and spec.origin) or "")
+    if spec is None or spec.origin is None:
+        return  # its own file is missing, which a check of the files tells
+    origin = Path(spec.origin)
     place = origin.parent.parent if f"{module}/__init__.py" in paths else origin.parent
     if place.resolve() != folder.resolve():
         raise ResourceError(

@@ -40,10 +40,9 @@ from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
 from flwr.superlink.grid import http_grid
 
 from tapestry import errors
-from tapestry.installed_files import require_installed_files
-from tapestry.software_digest import software_manifest
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, TapestryError
 from tapestry.inputs.faults import unforeseen
+from tapestry.installed_files import require_installed_files
 from tapestry.protocol.framing import pack, unpack
 from tapestry.protocol.messages import (
     HelloRequest,
@@ -52,6 +51,7 @@ from tapestry.protocol.messages import (
     encode_message,
     expect_body,
 )
+from tapestry.software_digest import software_manifest
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.superlink.outcome import Outcome, working_on, write_outcome
 
