@@ -150,7 +150,7 @@ def _read(name: str, distribution: importlib.metadata.Distribution) -> Installed
         raise ResourceError(
             f"package {name} in {folder} has no RECORD of its code; install it with pip"
             " or uv from a wheel",
-            code="record-missing",
+            code="package-record-missing",
         )
     files = sorted(_entry(name, row) for row in rows if not _is_installers(row))
     _require_visible(name, folder, [path for path, _ in files])
@@ -197,7 +197,7 @@ def _invalid(name: str, what: str) -> ResourceError:
     return ResourceError(
         f"the RECORD of package {name} gives no path and SHA-256 ({what}); install the"
         " package again",
-        code="record-invalid",
+        code="package-record-invalid",
     )
 
 

@@ -131,6 +131,12 @@ def _plan_training(
     return training.plan(factor_seed=seed)
 
 
+def _software(state: FederationState) -> tuple[str, ...]:
+    """Return what the policy lists, or what runs here if it allows any."""
+    allowed = state.policy.software
+    return (software_digest(),) if allowed == "any" else allowed
+
+
 def _make_manifest(
     settings: CoordinatorSettings,
     state: FederationState,
@@ -150,8 +156,6 @@ def _make_manifest(
     plan_checks.check_model(workload, settings.privacy)
     plan_checks.check_outer(settings.outer)
     layout = plan_checks.check_plan(workload, training, settings.privacy)
-    allowed = state.policy.software
-    software = (software_digest(),) if allowed == "any" else allowed
     threshold = recommended_threshold(len(names), max_colluding=secagg.max_colluding)
     try:
         manifest = RoundManifest(
@@ -162,7 +166,7 @@ def _make_manifest(
             attempt=1,
             model_digest=model_digest,
             layout_digest=layout.digest,
-            software=software,
+            software=_software(state),
             policy_digest=state.policy.digest,
             roster_digest=roster_digest(state.charter.members),
             participants=tuple(

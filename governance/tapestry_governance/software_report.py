@@ -15,7 +15,7 @@ from tapestry.software_digest import SoftwareManifest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoftwareReport:
-    """What runs here, what a check of its files found, and what is allowed."""
+    """The software here, the findings on its files, and the policy's list."""
 
     manifest: SoftwareManifest
     allowed: tuple[str, ...] | str | None  # by a policy; None if none was given
@@ -49,7 +49,7 @@ class SoftwareReport:
 
     @property
     def is_allowed(self) -> bool | None:
-        """Whether the policy allows this software; None if none was given."""
+        """True if the policy allows this software; None if none was given."""
         if self.allowed is None:
             return None
         return self.allowed == "any" or self.manifest.digest in self.allowed

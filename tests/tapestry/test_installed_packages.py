@@ -122,7 +122,7 @@ def test_a_package_whose_code_lies_elsewhere_has_no_record(
     path.write_text(json.dumps({"url": "https://here", "archive_info": {}}))
     only()
     path.write_text(json.dumps(origin))
-    with refused(ResourceError, "record-missing", match="second-one"):
+    with refused(ResourceError, "package-record-missing", match="second-one"):
         only()
 
 
@@ -132,7 +132,7 @@ def test_a_package_without_a_record_is_refused(folder: Path, is_there: bool) -> 
     record.write_text("")
     if not is_there:
         record.unlink()
-    with refused(ResourceError, "record-missing", match="second-one"):
+    with refused(ResourceError, "package-record-missing", match="second-one"):
         only()
 
 
@@ -151,13 +151,13 @@ def test_a_package_without_a_record_is_refused(folder: Path, is_there: bool) -> 
 def test_a_row_without_path_and_digest_is_refused(folder: Path, row: str) -> None:
     record = folder / "second_one-1.0.dist-info" / "RECORD"
     record.write_text(f"{row}\n{record.read_text()}")
-    with refused(ResourceError, "record-invalid", match="second-one"):
+    with refused(ResourceError, "package-record-invalid", match="second-one"):
         only()
 
 
 def test_a_record_that_is_no_text_is_refused(folder: Path) -> None:
     (folder / "second_one-1.0.dist-info" / "RECORD").write_bytes(b"\xff,\xff,1\n")
-    with refused(ResourceError, "record-invalid", match="second-one"):
+    with refused(ResourceError, "package-record-invalid", match="second-one"):
         only()
 
 
