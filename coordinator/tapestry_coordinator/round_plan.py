@@ -138,6 +138,12 @@ def _plan_training(
     return training.plan(factor_seed=seed)
 
 
+def _software(state: FederationState) -> tuple[str, ...]:
+    """Return what the policy lists, or what runs here if it allows any."""
+    allowed = state.policy.software
+    return (software_digest(),) if allowed == "any" else allowed
+
+
 def _make_manifest(
     settings: CoordinatorSettings,
     state: FederationState,
@@ -168,7 +174,7 @@ def _make_manifest(
             attempt=1,
             model_digest=model_digest,
             layout_digest=layout.digest,
-            software_digest=software_digest(),
+            software=_software(state),
             policy_digest=state.policy.digest,
             roster_digest=roster_digest(state.charter.members),
             participants=tuple(

@@ -13,7 +13,7 @@ from pydantic import (
 
 from tapestry.encoding import decode_decimal, digest
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import Digest, KeyText, Name, Plain, Printable, Strict
+from tapestry.schema import Digest, KeyText, Name, Plain, Printable, Software, Strict
 
 MAX_COHORT = 1000
 
@@ -200,7 +200,7 @@ class RoundManifest(Strict):
     attempt: Annotated[int, Field(ge=1, le=1000)]
     model_digest: Digest
     layout_digest: Digest
-    software_digest: Digest
+    software: Software  # a node runs one of these
     policy_digest: Digest
     roster_digest: Digest
     participants: Annotated[

@@ -100,7 +100,7 @@ def round_manifest(
         "attempt": 1,
         "model_digest": DIGEST,
         "layout_digest": DIGEST,
-        "software_digest": DIGEST,
+        "software": (DIGEST,),
         "policy_digest": DIGEST,
         "roster_digest": DIGEST,
         "participants": tuple(participants),

@@ -55,9 +55,10 @@ def verify_key(node: str) -> str:
 
 
 def manifest() -> dict[str, Any]:
-    words = ("model", "layout", "software", "policy", "roster")
+    words = ("model", "layout", "policy", "roster")
     return {
         **{f"{word}_digest": named(word) for word in words},
+        "software": [named("software")],
         "protocol": "tapestry-secagg/2",
         "federation": "loom.example",
         "run_id": "run-1",

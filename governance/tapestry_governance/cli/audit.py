@@ -118,6 +118,52 @@ def statement_command(
     return ExitStatus.HOLDS
 
 
+@app.command("software")
+@click.option(
+    "--files",
+    is_flag=True,
+    help="Read every installed file, and compare it with its package's RECORD.",
+)
+@click.option(
+    "--policy",
+    "bundle",
+    type=PATH,
+    metavar="BUNDLE",
+    help="A bundle; its policy must allow this software. It is verified first.",
+)
+@trust_file
+@as_json
+def software_command(
+    *, files: bool, bundle: Path | None, trust: Path | None, as_json: bool
+) -> ExitStatus:
+    """Say what software a node is here, and whether a policy allows it.
+
+    The digest is what rounds name and policies list. It covers all files of this
+    program, each package that a node requires by its RECORD, the interpreter, and the
+    environment variables that change results.
+    """
+    from tapestry.software_digest import software_manifest
+    from tapestry_governance.software_report import SoftwareReport
+
+    allowed = None
+    if bundle is not None:
+        audit = _audit(bundle, trust=trust, since=None)
+        if status(audit) is not ExitStatus.HOLDS:
+            if as_json:
+                console.say_json(_verdict(audit))
+            else:
+                _say_reason(audit)
+            return status(audit)
+        allowed = audit.state.policy.software
+    found = SoftwareReport.of(software_manifest(), allowed=allowed, reads_files=files)
+    if as_json:
+        console.say_json(found.to_json())
+    else:
+        for line in found.lines():
+            console.say(line)
+    return found.status
+
+
 def status(audit: "Audit") -> ExitStatus:
     """Return the verdict of an audit as an exit status."""
     return ExitStatus(int(audit.verdict))

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tapestry.keys import VerifyKey
-from tapestry.schema import Digest, KeyText, Name, Noise, Plain, Strict
+from tapestry.schema import Digest, KeyText, Name, Noise, Plain, Software, Strict
 from tapestry_governance.events.event_body import (
     Attempt,
     Body,
@@ -27,6 +27,8 @@ class Policy(Strict):
     max_delta: Plain
     # A run may start from these models, by identity.
     bases: Literal["any"] | Annotated[tuple[Digest, ...], Field(min_length=1)]
+    # A node runs one of these.
+    software: Literal["any"] | Software
     adapter_licences: tuple[Licence, ...]
     max_attempt: Attempt
     max_checkpoint_age: Annotated[int, Field(ge=1)]  # seconds

@@ -37,6 +37,7 @@ def round_opened(
         raise RuleError(message, code="round-still-open")
     _check_turn(state, manifest)
     _check_base(state, manifest)
+    _check_software(state, manifest)
     _check_cohort(state, manifest)
     _check_privacy(state, manifest)
     key, terms = round_key(manifest), _terms(state, manifest)
@@ -211,6 +212,15 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
     if base != expected:
         message = f"base {base} is not the one to go on from, {expected}"
         raise RuleError(message, code="base-not-current")
+
+
+def _check_software(state: FederationState, manifest: RoundManifest) -> None:
+    """Demand that every software which the round names is one that the policy names."""
+    allowed = state.policy.software
+    if allowed != "any" and not set(manifest.software) <= set(allowed):
+        named = sorted(set(manifest.software) - set(allowed))
+        message = f"the policy names no software {', '.join(named)}"
+        raise RuleError(message, code="software-not-allowed")
 
 
 def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
