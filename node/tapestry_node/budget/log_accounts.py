@@ -68,5 +68,5 @@ def loss_of(
         epsilon_run=encode_decimal(round(epsilon, 6)),
         epsilon_fallback=encode_decimal(round(fallback, 6)) if shared else None,
         accountant=accounting.ACCOUNTANT,
-        accountant_version=accounting.accountant_version(),
+        accountant_version=accounting.ACCOUNTANT_VERSION,
     )

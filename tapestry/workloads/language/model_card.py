@@ -160,7 +160,7 @@ def _privacy(promise: AdapterPromise | None) -> dict[str, str | int | None]:
         "sampling_rate": promise.sampling_rate,
         "steps": promise.steps,
         "accountant": accounting.ACCOUNTANT,
-        "accountant_version": accounting.accountant_version(),
+        "accountant_version": accounting.ACCOUNTANT_VERSION,
     }
 
 
