@@ -13,6 +13,7 @@ from tapestry_governance.events.envelope import Author, Seen, sign_entry
 from tapestry_governance.events.event_body import Body, Role
 from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.events.privacy_events import (
+    BlockEpsilon,
     DataDeclared,
     DpAccounted,
     PrivacyLoss,
@@ -63,8 +64,13 @@ class LongLog:
             self.add(
                 DataDeclared(
                     dataset=digest(name.encode()),
+                    version=1,
+                    block=1,
                     records=records,
+                    withdrawn=0,
+                    modality="text",
                     unit="record",
+                    max_rows=None,
                     languages=("en",),
                     licences=("CC-BY-4.0",),
                 ),
@@ -106,13 +112,33 @@ class LongLog:
             self.add(self._release(manifest))
 
     def add_adapter_accounts(self, name: str, count: int) -> None:
-        """Let one member account for adapters of its own, all made in one way."""
+        """Let one member account for adapters of its own, each with its own noise."""
         manifest = self._template
         for at in range(count):
+            said = self._account(manifest)
+            if said.promise is None:
+                raise ValueError("the history of a long log has noise")
+            noise = encode_decimal(30 + at / 100)
+            loss = said.promise.model_copy(
+                update={
+                    "noise_multiplier": noise,
+                    "own_multiplier": noise,
+                    "sampling_rate": encode_decimal(0.02 + at / 10**5),
+                    # Above the last epsilon by as little as the next account costs.
+                    "blocks": (
+                        BlockEpsilon(
+                            block=1,
+                            epsilon=encode_decimal(self._epsilon_after(at)),
+                            epsilon_fallback=None,
+                        ),
+                    ),
+                }
+            )
             self.add(
-                self._account(manifest).model_copy(
+                said.model_copy(
                     update={
-                        "run_id": "adapters",
+                        "loss": loss,
+                        "run_id": "history-0",
                         "round_number": None,
                         "attempt": None,
                         "adapter": f"adapter-{at}",
@@ -185,8 +211,8 @@ class LongLog:
                 bound="0",
                 sampling_rate=self._rate,
                 target_delta=plan.target_delta,
-                epsilon_run=EPSILON,
-                epsilon_fallback=None,
+                blocks=(BlockEpsilon(block=1, epsilon=EPSILON, epsilon_fallback=None),),
+                segments=(),
                 accountant="dp-accounting/pld",
                 accountant_version="0.6.0",
             ),

@@ -111,6 +111,7 @@ def common_policy(base_digest: str) -> dict[str, Any]:
         "bases": (base_digest,),
         "adapter_licences": ("CC0-1.0",),
         "max_attempt": 1,
+        "max_accounts": 16,
         "max_checkpoint_age": 86_400,
     }
 

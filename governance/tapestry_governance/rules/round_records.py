@@ -12,7 +12,12 @@ from typing import Any, Self
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import RoundManifest
-from tapestry_governance.events.privacy_events import DpAccounted, PrivacyLoss
+from tapestry_governance.events.privacy_events import (
+    BlockEpsilon,
+    DpAccounted,
+    NoisedSegment,
+    PrivacyLoss,
+)
 
 RoundKey = tuple[str, int, int]  # run, round number, attempt
 
@@ -109,6 +114,7 @@ class ReleaseRecord:
     run_id: str
     round_number: int
     index: int
+    ancestry: frozenset[str]  # the runs whose rounds led to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +133,8 @@ class AccountedLoss:
     bound: str
     sampling_rate: str
     target_delta: str
-    epsilon_run: str
-    epsilon_fallback: str | None
+    blocks: tuple[BlockEpsilon, ...]
+    segments: tuple[NoisedSegment, ...]
     accountant: str
     accountant_version: str
 

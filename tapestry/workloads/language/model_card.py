@@ -264,8 +264,8 @@ def _privacy_words(promise: AdapterPromise | None) -> Iterator[str]:
         f" {promise.target_delta}, per record, for adding or removing one"
         f" ({promise.steps} steps of DP-SGD, clip norm {promise.clip_norm}, noise"
         f" multiplier {promise.noise_multiplier}, sampling rate"
-        f" {promise.sampling_rate}). It covers this adapter and what the institution's"
-        " records gave to the base in this run; the log has the parts."
+        f" {promise.sampling_rate}). It covers this adapter and all else that"
+        " the institution had spent on its records by then; the log has the parts."
         f" {_trust_words(promise)} Facts that many records share are not hidden."
     )
 

@@ -67,7 +67,7 @@ def test_a_run_is_composed_at_the_delta_of_its_last_report(
     assert (found.rounds, found.adapters, found.steps) == (2, 0, 40)
     assert found.target_delta == "0.000001"
     assert smaller.promise is not None
-    assert found.reported == smaller.promise.epsilon_run
+    assert found.reported == smaller.promise.epsilon
     assert found.recomputed == composed([account, smaller], "0.000001")
     assert found.fallback_recomputed is None
 
@@ -99,7 +99,7 @@ def test_a_report_below_the_cost_of_its_parameters_is_refused(
 ) -> None:
     (probe,) = recompute(spending(account))
     assert probe.recomputed is not None
-    said = spending(with_loss(account, epsilon_run=f"{probe.recomputed * share:.6f}1"))
+    said = spending(with_loss(account, epsilon=f"{probe.recomputed * share:.6f}1"))
     found = recompute(said)
     assert [each.is_understated for each in found] == [is_understated]
     if is_understated:
@@ -112,7 +112,7 @@ def test_a_report_below_the_cost_of_its_parameters_is_refused(
 def test_a_report_on_an_adapters_card_is_checked_where_it_stands(
     adapter: DpAccounted,
 ) -> None:
-    low = with_loss(adapter, epsilon_run="1.5")
+    low = with_loss(adapter, epsilon="1.5")
     said = spending(low, adapter.model_copy(update={"adapter": "fr-other"}))
     found = recompute(said)
     assert [each.is_understated for each in found] == [False]

@@ -182,7 +182,7 @@ def _scan_model(found: dict[str, Any], index: int, event: Event) -> None:
             said = (index, body.run_id, body.adapter)
             found["spent"].setdefault(event.actor, []).append(said)
             assert body.promise is not None
-            found["epsilon"][event.actor, body.run_id] = body.promise.epsilon_run
+            found["epsilon"][event.actor, body.run_id] = body.promise.epsilon
             if body.round_number is not None:
                 key = (body.run_id, body.round_number, body.attempt)
                 found["accounted"].setdefault(key, set()).add(event.actor)

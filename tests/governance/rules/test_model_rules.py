@@ -33,7 +33,7 @@ def _changed(account: DpAccounted, change: dict[str, object]) -> Body:
 @pytest.mark.parametrize(
     ("change", "code", "value"),
     [
-        ({"epsilon_run": "8.1"}, "epsilon-above-cap", "8.1 .* allows 8"),
+        ({"epsilon": "8.1"}, "epsilon-above-cap", "8.1 .* allows 8"),
         ({"loss": UnboundedLoss(mechanism="none")}, "noise-not-allowed", "fr"),
         ({"noise_multiplier": "0.9"}, "noise-too-low", "noise_multiplier 0.9"),
         ({"own_multiplier": "0.9", "noise_multiplier": "0.9"}, "noise-too-low", "0.9"),

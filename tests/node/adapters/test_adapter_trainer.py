@@ -95,8 +95,8 @@ def _loss(plan: adapter_trainer.AdapterPlan, *, epsilon: str) -> PrivacyLoss:
         bound="0",
         sampling_rate=encode_decimal(plan.steps.sampling_rate),
         target_delta=privacy.target_delta,
-        epsilon_run=epsilon,
-        epsilon_fallback=None,
+        blocks=one_block(epsilon),
+        segments=(),
         accountant="dp-accounting/pld",
         accountant_version="0.6.0",
     )

@@ -116,13 +116,13 @@ def test_a_run_over_the_federations_cap_is_refused_before_it_is_reserved(
 ) -> None:
     ledger = Ledger.open(path, TERMS)
     one = accounting.epsilon([STEPS], target_delta=1e-6)
-    ledger.check_run(charge(1), target_delta=1e-6, cap=one)
+    ledger.check_cap(charge(1), target_delta=1e-6, cap=one)
     with refused(BudgetExhausted, "epsilon-above-cap", match="the federation's cap"):
-        ledger.check_run(charge(1), target_delta=1e-6, cap=0.99 * one)
+        ledger.check_cap(charge(1), target_delta=1e-6, cap=0.99 * one)
     ledger.reserve(charge(1))
     with refused(BudgetExhausted, "epsilon-above-cap", match="the federation's cap"):
-        ledger.check_run(charge(2), target_delta=1e-6, cap=one)
-    ledger.check_run(charge(2, run="run-2"), target_delta=1e-6, cap=one)
+        ledger.check_cap(charge(2), target_delta=1e-6, cap=one)
+    ledger.check_cap(charge(2, run="run-2"), target_delta=1e-6, cap=one)
 
 
 def test_a_reservation_counts_until_it_is_released(path: Path) -> None:

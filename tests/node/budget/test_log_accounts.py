@@ -47,7 +47,7 @@ def test_the_account_of_local_noise_has_the_epsilon_at_the_plans_delta(
     assert (loss.clip_norm, loss.target_delta) == ("0.5", "0.00001")
     assert (loss.shares, loss.coordinates, loss.epsilon_fallback) == (1, 0, None)
     want = accounting.epsilon([STEPS], target_delta=1e-5)
-    assert decode_decimal(loss.epsilon_run) == pytest.approx(want, abs=1e-6)
+    assert decode_decimal(loss.epsilon) == pytest.approx(want, abs=1e-6)
 
 
 def test_the_account_of_shared_noise_names_the_fallback_as_well(
@@ -61,7 +61,7 @@ def test_the_account_of_shared_noise_names_the_fallback_as_well(
     assert loss.mechanism == accounting.INTEGER_MECHANISM
     assert (loss.shares, loss.coordinates, loss.own_multiplier) == (4, 1000, "0.5")
     assert loss.epsilon_fallback is not None
-    assert decode_decimal(loss.epsilon_fallback) > decode_decimal(loss.epsilon_run)
+    assert decode_decimal(loss.epsilon_fallback) > decode_decimal(loss.epsilon)
 
 
 def test_an_account_without_noise_promises_nothing(ledger: Ledger) -> None:
