@@ -9,8 +9,9 @@ adding or removing one unit; replacing one costs more, so the adjacency is print
 with every epsilon.
 
 Accounting is by privacy loss distributions (``loss_distribution``), which only ever
-rounds up; tests compare it with dp-accounting and Opacus. The rate assumes that every unit was drawn by its own coin: shuffled batches of
-the same size leak up to ten times more than this says (arXiv 2411.10614).
+rounds up; tests compare it with dp-accounting and Opacus. The rate assumes that every
+unit was drawn by its own coin: shuffled batches of the same size leak up to ten times
+more than this says (arXiv 2411.10614).
 
 Noise that nodes share is whole-numbered (Skellam, see ``skellam``). It is accounted for
 as Gaussian noise that was rounded, and pays for the difference: but for an event of

@@ -7,11 +7,11 @@ is the convolution of those of its steps; delta at an epsilon is the mean of
 of the first (a record is added, a record is removed), and the larger epsilon counts.
 
 Losses lie on ``_CELLS`` multiples of an interval, which is doubled until all that was
-composed fits: few steps are counted on a fine grid, many on a coarse one. The loss of an
-outcome between two multiples is split over both, such that its probabilities under both
-neighbours stay as they are ("connect the dots", arXiv 2207.04380); that never lowers
-delta, and neither does the next grid. Spectra are multiplied, never convolved again, so
-that a further step costs the same however many were composed before.
+composed fits: few steps are counted on a fine grid, many on a coarse one. The loss of
+an outcome between two multiples is split over both, such that its probabilities under
+both neighbours stay as they are ("connect the dots", arXiv 2207.04380); that never
+lowers delta, and neither does the next grid. Spectra are multiplied, never convolved
+again: a further step costs the same however many were composed before.
 
 Guarantees:
     Epsilon is an upper bound. What leaves the grid (far tails of a step, the Chernoff

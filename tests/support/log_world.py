@@ -209,9 +209,10 @@ class World:
         return self
 
     def declaration(self, name: str) -> DataDeclared:
+        before = self.folded.data.get(name)
         return DataDeclared(
             dataset=fake_digest(f"data of {name}"),
-            version=1,
+            version=before.version + 1 if before else 1,
             block=1,
             records=1000,
             withdrawn=0,

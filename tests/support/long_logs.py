@@ -1,11 +1,13 @@
 """Valid logs of any length, with real signatures, made without replaying them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from tapestry.encoding import digest, encode_decimal
+from tapestry.encoding import decode_decimal, digest, encode_decimal
 from tapestry.keys import SigningKey
+from tapestry.privacy.accounting import Composition, Steps
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import Tree, leaf_hash
@@ -26,7 +28,7 @@ from tapestry_governance.events.round_events import (
 
 ROUNDS_PER_RUN = 100
 ROUNDS_PER_RELEASE = 50
-EPSILON = "7"  # above what the rounds of a run cost, below the policy's cap
+EPSILON = "0.9"  # above what some thousand rounds cost with a noise multiplier of 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,22 +115,41 @@ class LongLog:
 
     def add_adapter_accounts(self, name: str, count: int) -> None:
         """Let one member account for adapters of its own, each with its own noise."""
-        manifest = self._template
+        manifest, spent = self._template, Composition()
+        plan = manifest.privacy
+        if plan.noise == "none":
+            raise ValueError("the history of a long log has noise")
+        delta = decode_decimal(plan.target_delta)
+        spent.add(
+            Steps(
+                noise_multiplier=decode_decimal(plan.noise_multiplier),
+                sampling_rate=decode_decimal(self._rate),
+                steps=manifest.training.steps * self._rounds,
+            )
+        )
         for at in range(count):
+            rate = encode_decimal(round(0.005 + at / 10**6, 9))
             said = self._account(manifest)
             if said.promise is None:
                 raise ValueError("the history of a long log has noise")
-            noise = encode_decimal(30 + at / 100)
+            noise = encode_decimal(round(1.5 + at / 200, 6))
+            spent.add(
+                Steps(
+                    noise_multiplier=decode_decimal(noise),
+                    sampling_rate=decode_decimal(rate),
+                    steps=20,
+                )
+            )
+            cost = max(spent.epsilon(target_delta=delta), decode_decimal(EPSILON))
             loss = said.promise.model_copy(
                 update={
                     "noise_multiplier": noise,
                     "own_multiplier": noise,
-                    "sampling_rate": encode_decimal(0.02 + at / 10**5),
-                    # Above the last epsilon by as little as the next account costs.
+                    "sampling_rate": rate,
                     "blocks": (
                         BlockEpsilon(
                             block=1,
-                            epsilon=encode_decimal(self._epsilon_after(at)),
+                            epsilon=encode_decimal(math.ceil(cost * 10**6) / 10**6),
                             epsilon_fallback=None,
                         ),
                     ),
@@ -143,7 +164,7 @@ class LongLog:
                         "attempt": None,
                         "adapter": f"adapter-{at}",
                         "version": 1,
-                        "steps": 1,
+                        "steps": 20,
                     }
                 ),
                 name,

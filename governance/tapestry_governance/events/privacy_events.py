@@ -54,6 +54,19 @@ class BlockEpsilon(Strict):
     epsilon_fallback: Plain | None
 
 
+def largest_epsilon(blocks: tuple[BlockEpsilon, ...]) -> str:
+    """Return the largest epsilon of some blocks."""
+    return max((each.epsilon for each in blocks), key=decode_decimal)
+
+
+def largest_fallback(blocks: tuple[BlockEpsilon, ...]) -> str | None:
+    """Return the largest fallback of some blocks, or None where none has one."""
+    if all(each.epsilon_fallback is None for each in blocks):
+        return None
+    said = (each.epsilon_fallback or each.epsilon for each in blocks)
+    return max(said, key=decode_decimal)
+
+
 class NoisedSegment(Strict):
     """A part of the released vector with noise of its own."""
 
@@ -92,15 +105,12 @@ class PrivacyLoss(Strict):
     @property
     def epsilon(self) -> str:
         """The largest epsilon of a block."""
-        return max((each.epsilon for each in self.blocks), key=decode_decimal)
+        return largest_epsilon(self.blocks)
 
     @property
     def epsilon_fallback(self) -> str | None:
         """The largest fallback of a block, or None where no noise is shared."""
-        if all(each.epsilon_fallback is None for each in self.blocks):
-            return None
-        said = (each.epsilon_fallback or each.epsilon for each in self.blocks)
-        return max(said, key=decode_decimal)
+        return largest_fallback(self.blocks)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -44,7 +44,7 @@ def dp_accounted(
             message = f"{actor} trained without noise, which the policy does not allow"
             raise RuleError(message, code="noise-not-allowed")
     else:
-        _check_spent(state, body, promise, actor=actor)
+        _check_spent(state, promise, actor=actor)
     record = AccountedSpending.of(body, index=index)
     charges, accounted = state.pending_adapter_charges, state.accounted
     numbers = state.adapter_accounts
@@ -137,17 +137,7 @@ def adapter_published(
     if account not in charges:
         message = f"{actor} accounted for no adapter {body.name}"
         raise RuleError(message, code="adapter-not-accounted")
-    run, promise = charges[account].run_id, charges[account].promise
-    if run != release.run_id:
-        message = f"accounted for in run {run}, {body.base} is of {release.run_id}"
-        raise RuleError(message, code="adapter-run-differs")
-    spent = (promise.epsilon, promise.target_delta) if promise else (None, None)
-    if (body.epsilon, body.target_delta) != spent:
-        raise RuleError(
-            f"{body.name} claims epsilon {body.epsilon} at {body.target_delta},"
-            f" accounted were {spent[0]} at {spent[1]}",
-            code="adapter-epsilon-differs",
-        )
+    _check_charge(body, charges[account], run=release.run_id)
     return dataclasses.replace(
         state,
         pending_adapter_charges=charges.without(account),
@@ -157,9 +147,23 @@ def adapter_published(
     )
 
 
-def _check_spent(
-    state: FederationState, body: DpAccounted, promise: PrivacyLoss, *, actor: str
+def _check_charge(
+    body: AdapterPublished, charge: AccountedSpending, *, run: str
 ) -> None:
+    promise = charge.promise
+    if charge.run_id != run:
+        message = f"accounted for in run {charge.run_id}, {body.base} is of {run}"
+        raise RuleError(message, code="adapter-run-differs")
+    spent = (promise.epsilon, promise.target_delta) if promise else (None, None)
+    if (body.epsilon, body.target_delta) != spent:
+        raise RuleError(
+            f"{body.name} claims epsilon {body.epsilon} at {body.target_delta},"
+            f" accounted were {spent[0]} at {spent[1]}",
+            code="adapter-epsilon-differs",
+        )
+
+
+def _check_spent(state: FederationState, promise: PrivacyLoss, *, actor: str) -> None:
     policy = state.policy
     if actor in state.without_noise:
         raise RuleError(

@@ -17,6 +17,7 @@ from tapestry_governance.events.privacy_events import (
     DpAccounted,
     NoisedSegment,
     PrivacyLoss,
+    largest_epsilon,
 )
 
 RoundKey = tuple[str, int, int]  # run, round number, attempt
@@ -137,6 +138,11 @@ class AccountedLoss:
     segments: tuple[NoisedSegment, ...]
     accountant: str
     accountant_version: str
+
+    @property
+    def epsilon(self) -> str:
+        """The largest epsilon of a block."""
+        return largest_epsilon(self.blocks)
 
     @classmethod
     def of(cls, loss: PrivacyLoss) -> Self:

@@ -32,6 +32,7 @@ from tapestry_node.settings import (
     PrivateAdapterSettings,
 )
 from tapestry_node.training import dp_sgd
+from tests.support.log_world import one_block
 from tests.support.refusals import refused
 
 TEXTS = [f"La ricetta numero {i} vuole farina, acqua e sale." for i in range(64)]
