@@ -1,18 +1,20 @@
 """What the log is told about a charge: figures that anyone can recompute."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tapestry.encoding import decode_decimal, digest
-from tapestry.errors import ConfigError
+from tapestry.errors import BudgetExhausted, ConfigError, PolicyError
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import NoNoise
 from tapestry_governance.events.privacy_events import PrivacyLoss, UnboundedLoss
+from tapestry_governance.events.round_events import RoundOpened
 from tapestry_node.budget.ledger import Charge, Ledger, PrivacyPromise
-from tapestry_node.budget.log_accounts import loss_of, published_charges
-from tests.support.log_world import World
+from tapestry_node.budget.log_accounts import check_cap, loss_of, published_charges
+from tests.support.log_world import World, renamed, without_noise
 from tests.support.plans import privacy_plan
 from tests.support.refusals import refused
 
@@ -78,6 +80,33 @@ def test_noise_without_a_charge_and_a_charge_without_noise_are_refused(
         loss_of(CHARGE, NoNoise(noise="none"), ledger=ledger)
 
 
+def test_an_account_composes_all_runs_of_the_institution(ledger: Ledger) -> None:
+    for charge in (CHARGE, replace(CHARGE, run="run-2")):
+        ledger.reserve(charge)
+        ledger.spend(charge)
+    loss = loss_of(CHARGE, PLAN, ledger=ledger)
+    assert isinstance(loss, PrivacyLoss)
+    want = accounting.epsilon([STEPS, STEPS], target_delta=1e-5)
+    assert want <= decode_decimal(loss.epsilon) < want + 2e-6
+
+
+def test_what_the_log_would_refuse_is_refused_before_it_is_spent(
+    ledger: Ledger,
+) -> None:
+    plain = World().found().folded
+    check = partial(check_cap, ledger=ledger, name="fr", target_delta="0.00001")
+    check(CHARGE, state=plain)
+    bare = World(rules={"noise": ("local", "none")}).found()
+    manifest = renamed(bare.manifest(), privacy=NoNoise(noise="none"))
+    bare.add(RoundOpened(manifest=manifest))
+    bare.add(without_noise(bare.account(manifest)), "fr", "node")
+    with refused(PolicyError, "training-without-noise", match="by entry 6"):
+        check(CHARGE, state=bare.folded)
+    low = World(rules={"epsilon_cap": "0.1"}).found().folded
+    with refused(BudgetExhausted, "epsilon-above-cap"):
+        check(CHARGE, state=low)
+
+
 @pytest.fixture(scope="module")
 def world() -> World:
     return World().grow()
@@ -88,7 +117,7 @@ def test_charges_are_those_of_the_node_in_the_order_of_the_log(world: World) -> 
     assert [charge.key for charge in found] == [
         ("round", "run", 1),
         ("round", "run", 2),
-        ("adapter", "adapters", 1),
+        ("adapter", "run", 1),
     ]
     assert {charge.steps.steps for charge in found} == {20}
     assert len(list(published_charges(world.folded, "id"))) == 1
