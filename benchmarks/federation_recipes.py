@@ -104,6 +104,7 @@ class Recipe:
             software="any",
             adapter_licences=("GPL-2.0-or-later",),
             max_attempt=1,
+            max_accounts=16,
             max_checkpoint_age=86_400,
         )
         return Founding(

@@ -130,6 +130,7 @@ def founding(
             software=(software_digest(),),
             adapter_licences=("Apache-2.0", "BSD-3-Clause"),
             max_attempt=1,
+            max_accounts=16,
             max_checkpoint_age=86_400,
         ),
         institutions=[

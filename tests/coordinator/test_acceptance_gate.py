@@ -210,7 +210,7 @@ def test_a_base_without_a_score_opens_no_round(
 
 
 def test_what_is_scored_is_the_model_that_a_release_would_hold(
-    gate: AcceptanceGate, model: Model
+    gate: AcceptanceGate, model: ScoredModel
 ) -> None:
     """In bfloat16 1.001 is 1, and 1.004 is 1.0078125."""
     start = replica_of({"w": narrow(np.ones(8, np.float32), "BF16")})

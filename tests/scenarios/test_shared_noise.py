@@ -74,7 +74,7 @@ def test_the_sum_has_the_noise_of_all_shares_and_every_node_accounts_for_it(
     assert {a.mechanism for a in accounts} == {"poisson-subsampled-skellam"}
     assert {(a.trust_model, a.shares) for a in accounts} == {("shared", 2)}
     for account in accounts:
-        epsilon, fallback = account.epsilon_run, account.epsilon_fallback
+        epsilon, fallback = account.epsilon, account.epsilon_fallback
         assert epsilon is not None
         assert fallback is not None
         assert 1.2 * decode_decimal(epsilon) < decode_decimal(fallback)

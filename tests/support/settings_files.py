@@ -112,6 +112,7 @@ def common_policy(base_digest: str) -> dict[str, Any]:
         "software": "any",
         "adapter_licences": ("CC0-1.0",),
         "max_attempt": 1,
+        "max_accounts": 16,
         "max_checkpoint_age": 86_400,
     }
 

@@ -77,7 +77,7 @@ def verify_command(
 @trust_file
 @as_json
 def account_command(bundle: Path, trust: Path | None, as_json: bool) -> ExitStatus:
-    """Recompute epsilon per node and run; the bundle is verified first."""
+    """Recompute epsilon per node and block; the bundle is verified first."""
     audit = _audit(bundle, trust=trust, since=None)
     if as_json:
         report = {"accounts": [_row(each) for each in audit.accounts]}
@@ -208,13 +208,12 @@ def note_trust(trust: bytes | None) -> None:
 
 def _print_accounts(audit: "Audit") -> None:
     for each in audit.accounts:
-        run = each.run_id or "(all runs)"
         recomputed, alone = each.recomputed, each.fallback_recomputed
         epsilon = "none" if recomputed is None else f"{recomputed:.4f}"
         collusion = "" if alone is None else f" {alone:.4f} if all others collude,"
         delta = "" if each.target_delta is None else f" delta {each.target_delta},"
         console.say(
-            f"{each.node:<16}{run:<24}epsilon {epsilon:>9} recomputed,"
+            f"{each.node:<16}block {each.block:<4}epsilon {epsilon:>9} recomputed,"
             f" {each.reported or 'none':>9} reported,{collusion}{delta}"
             f" {each.rounds} rounds, {each.adapters} adapters, {each.steps} steps"
         )
@@ -238,7 +237,7 @@ def _row(account: "Account") -> dict[str, Any]:
     reported = account.reported
     return {
         "node": account.node,
-        "run": account.run_id,
+        "block": account.block,
         "epsilon_recomputed": account.recomputed,
         "epsilon_reported": None if reported is None else decode_decimal(reported),
         "epsilon_fallback": account.fallback_recomputed,

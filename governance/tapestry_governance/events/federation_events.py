@@ -23,7 +23,7 @@ class Policy(Strict):
     min_cohort: Annotated[int, Field(ge=2)]
     max_colluding: Annotated[int, Field(ge=0)]  # a round must tolerate at least these
     noise: tuple[Noise, ...]
-    epsilon_cap: Plain  # per node and run
+    epsilon_cap: Plain  # per institution and block, over the whole log
     max_delta: Plain
     # A run may start from these models, by identity.
     bases: Literal["any"] | Annotated[tuple[Digest, ...], Field(min_length=1)]
@@ -31,6 +31,7 @@ class Policy(Strict):
     software: Literal["any"] | Software
     adapter_licences: tuple[Licence, ...]
     max_attempt: Attempt
+    max_accounts: Annotated[int, Field(ge=0)]  # of adapters, per member and release
     max_checkpoint_age: Annotated[int, Field(ge=1)]  # seconds
 
 

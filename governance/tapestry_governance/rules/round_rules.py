@@ -121,11 +121,19 @@ def round_closed(
         _check_unmoved(state, body)
     closed = _ended(body, opened=current.index, index=index)
     same = state.closed_by_number.get(body.round_number, PersistentList())
+    ancestry = state.ancestry
+    if body.outcome == "applied":
+        runs: frozenset[str] = ancestry.get(before, frozenset())
+        runs = runs if body.run_id in runs else runs | {body.run_id}
+        # Two ways to one base: whoever spent on either is counted.
+        runs |= ancestry.get(body.base_after, frozenset())
+        ancestry = ancestry.set(body.base_after, runs)
     return dataclasses.replace(
         state,
         open_round=None,
         base=body.base_after,
         last_closed=body,
+        ancestry=ancestry,
         closed=state.closed.append(closed),
         closed_by_number=state.closed_by_number.set(
             body.round_number, same.append(closed)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
@@ -48,7 +47,7 @@ from tapestry_governance.events.round_events import (
 )
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.budget.log_accounts import loss_of
+from tapestry_node.budget.log_accounts import check_cap, loss_of
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.round.admission import first_round
@@ -257,9 +256,13 @@ class Session:
                 f" charge {self._charge}",
                 code="privacy-terms-differ",
             )
-        cap = decode_decimal(self._context.mirror.state.policy.epsilon_cap)
-        delta = decode_decimal(privacy.target_delta)
-        self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
+        check_cap(
+            self._charge,
+            ledger=self._ledger,
+            state=self._context.mirror.state,
+            name=self._context.name,
+            target_delta=privacy.target_delta,
+        )
         self._ledger.reserve(self._charge)
 
     def _mark_survivors(self, names: tuple[str, ...]) -> None:
@@ -344,4 +347,5 @@ def _agreed_plan(mirror: LogMirror, manifest: RoundManifest, layout: Layout) -> 
         training=training,
         outer=first.outer,
         gate=first.gate,
+        post_quantum=first.post_quantum,
     )

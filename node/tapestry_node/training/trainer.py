@@ -107,8 +107,13 @@ class Trainer:
         """Describe the records for the log."""
         return DataDeclared(
             dataset=self._records.commitment(salt),
+            version=1,
+            block=1,
             records=self.count,
+            withdrawn=0,
+            modality="text",
             unit="record",
+            max_rows=None,
             languages=self.manifest.languages,
             licences=(self.manifest.licence,),
         )
