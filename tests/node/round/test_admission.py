@@ -100,6 +100,7 @@ def test_what_meets_every_rule_is_accepted() -> None:
             "node-not-in-cohort",
         ),
         ("colluding", {"max_colluding": 0}, LOCAL, "max-colluding-too-small"),
+        ("key agreement", {"post_quantum": "none"}, LOCAL, "post-quantum-required"),
         ("low threshold", {"threshold": 2}, LOCAL, "threshold-out-of-range"),
         ("high threshold", {"threshold": 5}, LOCAL, "threshold-out-of-range"),
         ("steps", {"training": _training(steps=21)}, LOCAL, "steps-above-limit"),
