@@ -29,9 +29,10 @@ DRIFT = 2.0**-16
 For noise of one node, where a unit shares its physical batch with about 16 others whom
 coins chose (``tapestry_node.training.dp_sgd``): each part comes out of float32, whose
 last bits show who is in the batch. No proof bounds that. A search for the worst
-neighbours (``benchmarks/sensitivity.py``) gave less than this, 1.53e-5; the accountant
-pays for a hundred times as much. Below a clip norm of a hundredth of what gradients
-usually have, float32 itself is coarser, and nothing was measured.
+neighbours (``benchmarks/sensitivity.py``) gave 7.9e-6 over the 300 that it has tried
+so far, which is rounded up to 1.5e-5; the accountant pays for a hundred times as much.
+Below a clip norm of a hundredth of what gradients usually have, float32 itself is
+coarser, and nothing was measured.
 """
 
 SLACK = 2.0**-8

@@ -259,7 +259,7 @@ class Federation:
         self.wire = Wire()
         self.events: list[dict[str, Any]] = []  # that the coordinator told
         self.updates: dict[tuple[str, int], Any] = {}  # as trainers give them
-        self.poison: dict[str, Callable[[FloatVector], FloatVector]] = {}
+        self.poison: dict[str, Callable[[Any], Any]] = {}
         self.now = timedelta()  # what nodes' clocks are ahead
         self.nodes: dict[str, Node] = {}
         only = institutions or {}

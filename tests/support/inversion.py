@@ -11,6 +11,7 @@ are, and sees one vector. Everything up to that vector is the product's own.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, Trainin
 from tapestry.schema import Noise
 from tapestry.secagg.masks import Mask, add_masks
 from tapestry.secagg.quantization import Encoding, check_sum, mean
-from tapestry.vectors import FloatVector, IntegerVector, RingVector
+from tapestry.vectors import FloatVector, RingVector
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_node.round.contribution import prepare
 from tapestry_node.training.dp_sgd import Runtime, noiseless_step, update
@@ -37,7 +38,7 @@ SYMBOLS = "abcdefghijklmnopqrstuvwxyz0123456789-.:/"
 DELTA = "0.00001"
 
 Scores = npt.NDArray[np.float64]
-Trained = FloatVector | IntegerVector  # whole numbers with shared noise
+Trained = Any  # float32, or whole numbers with shared noise
 
 
 def codes(generator: np.random.Generator, count: int) -> list[str]:

@@ -27,6 +27,7 @@ from tapestry_node.training.dp_sgd import Runtime, noiseless_step
 from tapestry_node.training.microbatches import BatchLimits
 from tapestry_node.training.per_example_gradients import Gradients, attached
 from tests.support import plans, tiny_models
+from tests.support.linear_regression import OneRow
 from tests.support.secagg_cohort import manifest_for, members
 
 
@@ -134,7 +135,7 @@ def worst_sums(manifest: RoundManifest, *, trials: int, seed: int) -> Found:
         elif kind == 2:
             toward = -total
         elif kind == 3:  # at a right angle
-            toward -= total * (toward @ total) / max(total @ total, 1)
+            toward -= total * (toward @ total) / max(float(total @ total), 1.0)
         return _whole(total), _whole(_sized(toward, share.unit_bound))
 
     def change(
@@ -167,7 +168,7 @@ def worst_tables(workload: Workload, *, trials: int, seed: int) -> Found:
 
     def start(generator: Generator) -> npt.NDArray[np.float64]:
         sizes = generator.choice(EXTREMES, p=_LIKELY, size=(records, 1))
-        return generator.standard_normal((records, 5)) * sizes
+        return np.asarray(generator.standard_normal((records, 5)) * sizes)
 
     def change(
         generator: Generator, case: npt.NDArray[np.float64]
@@ -179,12 +180,12 @@ def worst_tables(workload: Workload, *, trials: int, seed: int) -> Found:
         return np.asarray(moved)
 
     def ratio(case: npt.NDArray[np.float64]) -> float:
-        units = [TokenExample(rows=(tuple(row),)) for row in case.tolist()]
-        found = [
+        units = [OneRow((tuple(row),)) for row in case.tolist()]
+        one, other = (
             prepared(step(workload, some, manifest), manifest)
             for some in (units, units[1:])
-        ]
-        return apart(*found, share)
+        )
+        return apart(one, other, share)
 
     generator = np.random.default_rng(seed)
     with np.errstate(all="ignore"):
@@ -306,4 +307,4 @@ def _sized(vector: npt.NDArray[Any], length: float) -> npt.NDArray[np.float64]:
 
 
 def _whole(vector: npt.NDArray[Any]) -> IntegerVector:
-    return np.trunc(vector).astype(np.int64)
+    return np.asarray(np.trunc(vector), dtype=np.int64)

@@ -33,7 +33,7 @@ from tapestry_node.training.dp_sgd import (
 from tapestry_node.training.microbatches import BatchLimits
 from tapestry_node.training.per_example_gradients import Gradients, Problem
 from tests.support import plans, tiny_models
-from tests.support.linear_regression import LinearRegression
+from tests.support.linear_regression import LinearRegression, OneRow
 from tests.support.refusals import refused
 from tests.support.secagg_cohort import manifest_for, members
 from tests.support.worst_neighbours import SEED, shared_manifest, step, worst_tables
@@ -295,7 +295,7 @@ def test_a_record_that_overflows_zeroes_its_own_part_alone(bad: float) -> None:
     """One overflow would otherwise throw away the sum of all others."""
     workload = LinearRegression()
     rows = [(1.0, 2.0, 0.0, 1.0, 1.0), (0.0, 1.0, 1.0, 0.0, 5.0)]
-    units = [TokenExample(rows=(row,)) for row in [*rows, (bad,) * 5]]
+    units = [OneRow((row,)) for row in [*rows, (bad,) * 5]]
     opened = shared_manifest(workload, 3)
     want = step(workload, units[:2], opened)
     assert want.any()

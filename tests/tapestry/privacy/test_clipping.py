@@ -160,7 +160,7 @@ def test_units_add_up_to_the_same_in_any_order_and_in_any_pieces(
             pieces = [gradient[:1], gradient[1:]]
             add_unit(total, pieces, scale=scale, bound=bound)
         sums.append(total)
-    assert np.array_equal(*sums)
+    assert np.array_equal(sums[0], sums[1])
     alone = [unit(gradient, scale=scale, bound=bound) for gradient in given_]
     assert np.array_equal(sums[0], alone[0] + alone[1])
 
