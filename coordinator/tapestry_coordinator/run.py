@@ -8,7 +8,7 @@ uploaded joins no second attempt.
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -62,7 +62,6 @@ from tapestry_governance.events.round_events import (
     RoundOpened,
 )
 from tapestry_governance.log.writer import Log
-from tapestry_governance.rules.federation_state import FederationState
 
 _logger = logging.getLogger(__name__)
 PROGRESS = "progress.jsonl"
@@ -125,16 +124,16 @@ def main(
         run.close()
 
 
-def _members_of(
-    log: Log, grid: Grid, *, state: Callable[[], FederationState]
-) -> AuthenticatedGrid:
-    """Put names, by the keys in the log, over a grid of connections."""
-    genesis = digest(next(log.stream(), b""))  # an empty log is refused by the caller
-    return AuthenticatedGrid(
-        ValidatingGrid(grid),
-        genesis=genesis,
-        keys=lambda: state().roster.node_keys,
-    )
+def _log_key(directory: Path, settings: CoordinatorSettings) -> SigningKey:
+    """Load the key of the log that the settings name."""
+    log_key = SigningKey.load(directory / "keys" / "log.key")
+    if log_key.name != settings.origin:
+        raise ConfigError(
+            f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
+            f" for {log_key.name!r}; name the origin of the log",
+            code="log-origin-differs",
+        )
+    return log_key
 
 
 class Run:
@@ -152,17 +151,15 @@ class Run:
     ) -> None:
         """Open log and journal."""
         trust = read_small(directory / "trust-policy.txt")
-        log_key = SigningKey.load(directory / "keys" / "log.key")
-        if log_key.name != settings.origin:
-            raise ConfigError(
-                f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
-                f" for {log_key.name!r}; name the origin of the log",
-                code="log-origin-differs",
-            )
+        log_key = _log_key(directory, settings)
         evaluation = workload.evaluation(settings.training.options)
         held_out = read_held_out(directory / HELD_OUT, evaluation)
         log, journal = Log.open(directory / "log", key=log_key), Journal(directory)
-        nodes = _members_of(log, grid, state=lambda: publisher.state)
+        nodes = AuthenticatedGrid(
+            ValidatingGrid(grid),
+            genesis=digest(next(log.stream(), b"")),  # without one, it is refused below
+            keys=lambda: publisher.state.roster.node_keys,
+        )
         publisher = LogPublisher(
             log,
             trust=TrustPolicy.parse(trust),

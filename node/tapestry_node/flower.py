@@ -69,6 +69,7 @@ from tapestry.errors import (
 )
 from tapestry.inputs.faults import wants_traceback
 from tapestry.inputs.plain_file import read_plain
+from tapestry.inputs.private_data import frames_of
 from tapestry.protocol.framing import pack, unpack
 from tapestry.protocol.messages import Kind, Message
 from tapestry.storage import durable_files
@@ -297,9 +298,9 @@ class FleetWorker:
             message = unpack(request.content)
             reply = self._handle(message, connection)
         except Exception as error:  # noqa: BLE001 - whatever it is, it stays here
-            trace = error if wants_traceback() else None
-            said = "a request failed (%s); sending no answer"
-            _LOG.error(said, _name(error), exc_info=trace)
+            _LOG.error("a request failed (%s); sending no answer", _name(error))
+            if wants_traceback():
+                _LOG.error("%s", frames_of(error))
             return None
         if message.kind is not Kind.HELLO and reply.kind is not Kind.REFUSAL:
             self._last = name, reply

@@ -17,9 +17,11 @@ from pathlib import Path
 from tapestry.errors import PolicyError, ProtocolError, TapestryError
 from tapestry.evaluation.scorer import KnownScores
 from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
+from tapestry.inputs.private_data import frames_of
 from tapestry.model.replica import Replica
 from tapestry.protocol.connection_proof import ConnectionClaim
 from tapestry.protocol.messages import (
+    MAX_SUBMITTED,
     AdvertiseKeysRequest,
     ApplyResultRequest,
     Bulk,
@@ -220,7 +222,8 @@ class Node:
 
         Guarantees:
             Only errors of ours are told in full. Another one may quote a record: of
-            it only type and place are, unless the operator asked for tracebacks.
+            it only type and place are, and the lines of code where the operator asked
+            for tracebacks.
         """
         if isinstance(error, TapestryError):
             said = "%s: refused %s: %s [%s]; the reply says %s"
@@ -230,8 +233,9 @@ class Node:
         _logger.error(
             "%s: refused %s: internal error: %s; %s=1 shows the traceback",
             *(self.name, kind, unforeseen(error), TRACEBACK),
-            exc_info=error if wants_traceback() else None,
         )
+        if wants_traceback():
+            _logger.error("%s", frames_of(error))
 
     def close(self) -> None:
         """Close the databases."""
@@ -313,7 +317,7 @@ class Node:
             salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
             declared = self.trainer.declaration(salt)
             self._store.post(self.context.sign_event(declared, now=self.clock()))
-        return self._store.outbox()
+        return self._store.outbox()[:MAX_SUBMITTED]
 
     def _accept(self, checkpoint: str) -> None:
         """Accept a checkpoint as the newest one.
@@ -331,12 +335,19 @@ class Node:
 
     @_answer.register
     def _offer(self, request: AdvertiseKeysRequest, _: Bulk) -> Message:
-        """Join the round that the log proves, if the guard and the ledger agree."""
+        """Join the round that the log proves, if the guard and the ledger agree.
+
+        Edge cases:
+            An offer of the round that is under way here gets the same keys again, and
+            the round stays at its stage.
+        """
         self._accept(request.checkpoint)
         current = self.mirror.state.open_round
         if current is None:
             said = "the log has no open round"
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
+        if self.session is not None and self.session.manifest == current.manifest:
+            return encode_message(self.session.advertisement)  # joined before
         declared = self.mirror.state.data.get(self.name)
         if declared is None or declared.records != self.trainer.count:
             said = f"the log lacks the declaration of {self.trainer.count} records"

@@ -58,6 +58,9 @@ BODY_LIMIT = DOCUMENT_LIMIT
 NOTE_LIMIT = 1 << 18  # characters of a signed checkpoint
 MAX_ASKS = 64  # chunks that a node may ask for at a time
 MAX_HELD_OUT_FILES = 1000  # one for each member
+MAX_HELD_OUT_BYTES = 64 << 20
+MAX_SUBMITTED = 64  # entries that a node submits to the log with a cosignature
+MAX_FILES = 64  # of an adapter
 LEADING_ENTRIES = 2  # of the log, in front of the bulk of an upload or publication
 
 Bulk = Sequence[bytes | memoryview]
@@ -253,7 +256,7 @@ class ReceiptReply(Strict):
 class Publication(Strict):
     """Names the files of an adapter, which are attached behind two log entries."""
 
-    files: tuple[FileName, ...]  # in order
+    files: Annotated[tuple[FileName, ...], Field(max_length=MAX_FILES)]  # in order
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -294,18 +297,26 @@ BODIES: Final[Mapping[Kind, type[Strict]]] = MappingProxyType(
     }
 )
 _KINDS: Final = MappingProxyType({body: kind for kind, body in BODIES.items()})
-_WITH_BULK: Final = frozenset(
+_ENTRY, _CHUNK, _CHUNKS = 65_535, 1 << 20, 1 << 22  # bytes, bytes, of a vector
+BULK_LIMITS: Final[Mapping[Kind, tuple[int, int]]] = MappingProxyType(
     {
-        Kind.COSIGN,
-        Kind.COSIGNATURE,
-        Kind.MASKED_INPUT,
-        Kind.SHOW_HELD_OUT,
-        Kind.APPLY_RESULT,
-        Kind.CHECK_CHUNK,
-        Kind.PUBLICATION,
-        Kind.REFUSAL,
+        Kind.COSIGN: (1 << 20, 1 << 32),
+        Kind.COSIGNATURE: (MAX_SUBMITTED, MAX_SUBMITTED * _ENTRY),
+        Kind.MASKED_INPUT: (
+            LEADING_ENTRIES + _CHUNKS,
+            LEADING_ENTRIES * _ENTRY + _CHUNKS * _CHUNK,
+        ),
+        Kind.SHOW_HELD_OUT: (MAX_HELD_OUT_FILES, MAX_HELD_OUT_BYTES),
+        Kind.APPLY_RESULT: (_CHUNKS, _CHUNKS * _CHUNK),
+        Kind.CHECK_CHUNK: (1001, 1001 * _CHUNK),  # of the sum and of each upload
+        Kind.PUBLICATION: (LEADING_ENTRIES + MAX_FILES, 1 << 31),
+        Kind.REFUSAL: (1, _ENTRY),
     }
 )
+"""The attachments of a message by its kind: how many, and bytes together.
+
+Any other kind has none. What a round's plan says is compared later, and exactly.
+"""
 BodyT = TypeVar("BodyT", bound=Strict)
 
 
@@ -331,7 +342,7 @@ def encode_message(body: Strict, attachments: Bulk = ()) -> Message:
             a bug of the caller.
     """
     kind = _KINDS.get(type(body))
-    if kind is None or (attachments and kind not in _WITH_BULK):
+    if kind is None or (attachments and kind not in BULK_LIMITS):
         raise ValueError(f"no message has a {type(body).__name__} and attachments")
     return Message(kind=kind, body=body.encode(), attachments=attachments)
 
@@ -360,12 +371,30 @@ def expect_body(message: Message, want: type[BodyT]) -> BodyT:
 
 
 def _decode(message: Message, want: type[BodyT]) -> BodyT:
-    if message.attachments and message.kind not in _WITH_BULK:
+    check_attachments(
+        message.kind, [memoryview(each).nbytes for each in message.attachments]
+    )
+    return want.decode(message.body, limit=BODY_LIMIT)
+
+
+def check_attachments(kind: Kind, sizes: Sequence[int]) -> None:
+    """Compare the sizes of attachments with the limits of a kind.
+
+    Raises:
+        ProtocolError: There are too many, or too many bytes; or the kind has none.
+    """
+    most, longest = BULK_LIMITS.get(kind, (0, 0))
+    if sizes and not most:
         raise ProtocolError(
-            f"{message.kind} with {len(message.attachments)} attachments, want none",
+            f"{kind} with {len(sizes)} attachments, want none",
             code="attachments-not-allowed",
         )
-    return want.decode(message.body, limit=BODY_LIMIT)
+    if len(sizes) > most or sum(sizes) > longest:
+        raise ProtocolError(
+            f"{kind} with {len(sizes)} attachments of {sum(sizes)} bytes, the limits"
+            f" are {most} and {longest}",
+            code="attachments-too-large",
+        )
 
 
 def split_entries(attachments: Bulk) -> tuple[bytes, bytes, Bulk]:

@@ -13,14 +13,14 @@ from pydantic import (
 
 from tapestry.encoding import decode_decimal, digest
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import Digest, Name, Plain, Printable, Strict
+from tapestry.schema import Digest, KeyText, Name, Plain, Printable, Strict
 
 
 class Participant(Strict):
     """A node of the cohort; its place in the list, from 1, is its share number."""
 
     name: Name
-    key: Annotated[str, Field(max_length=300)]  # verify key of the node, as a vkey
+    key: KeyText  # of the node
 
 
 def _told_as_one(

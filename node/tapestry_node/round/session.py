@@ -12,6 +12,7 @@ from typing import Any
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
+from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
@@ -273,6 +274,7 @@ class Session:
                 named=context.varying_survivors,
             )
 
+    @hides_records
     def _train(self) -> FloatVector:
         def done(step: int, steps: int) -> None:
             event = {"stage": "round", "round": self.manifest.round_number}

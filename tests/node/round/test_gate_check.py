@@ -137,7 +137,7 @@ def test_the_data_are_those_that_the_round_names(
             gate.keep(bad_names, bad_files, want=HELD_OUT.digest)
     with refused(ProtocolError, "held-out-invalid"):
         gate.keep(names[:1], files, want=HELD_OUT.digest)
-    monkeypatch.setattr(module, "HELD_OUT_BYTES", sum(map(len, files)) - 1)
+    monkeypatch.setattr(module, "MAX_HELD_OUT_BYTES", sum(map(len, files)) - 1)
     with refused(ProtocolError, "held-out-invalid"):
         gate.keep(names, files, want=HELD_OUT.digest)
     assert gate.held == HELD_OUT.digest
