@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from tapestry.vectors import FloatVector
-
+Reals = NDArray[np.float64]
 Mechanism = tuple[float, float]  # noise multiplier, sampling rate
 
 _CELLS = 1 << 15
@@ -46,10 +46,10 @@ class _Masses:
     """Probabilities of the losses of one step, from a first cell on."""
 
     first: int
-    probabilities: FloatVector
+    probabilities: Reals
     infinite: float  # probability of what is counted as an infinite loss
 
-    def spectrum(self, steps: int) -> np.ndarray:
+    def spectrum(self, steps: int) -> NDArray[np.complex128]:
         """Return the Fourier transform after some equal steps."""
         cells = np.zeros(_CELLS)
         cells[: len(self.probabilities)] = self.probabilities
@@ -61,7 +61,7 @@ class _Masses:
             power, steps = power * power, steps >> 1
         return result
 
-    def log_moments(self, interval: float) -> FloatVector:
+    def log_moments(self, interval: float) -> Reals:
         """Return the logarithm of the mean of exp(order * loss), for all orders."""
         cells = np.arange(self.first, self.first + len(self.probabilities))
         moments = np.empty(len(_ORDERS))
@@ -186,9 +186,7 @@ def _loss(outcome: float, noise: float, rate: float) -> float:
     return math.log1p(rate * math.expm1(exponent))
 
 
-def _normal(
-    outcomes: FloatVector, mean: float, noise: float
-) -> tuple[float, FloatVector, float]:
+def _normal(outcomes: Reals, mean: float, noise: float) -> tuple[float, Reals, float]:
     """Return normal probabilities below all outcomes, between each two, and above.
 
     Each tail is counted from its own side, where it has all its digits.
@@ -200,9 +198,7 @@ def _normal(
     return float(left[0]), np.maximum(cells, 0.0), float(right[-1])
 
 
-def _split(
-    first: FloatVector, second: FloatVector, losses: FloatVector, interval: float
-) -> FloatVector:
+def _split(first: Reals, second: Reals, losses: Reals, interval: float) -> Reals:
     """Split the outcomes of each cell over the multiples at its two ends.
 
     ``first`` and ``second`` are a cell's probabilities under the two neighbours; both
