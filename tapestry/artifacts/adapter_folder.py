@@ -164,10 +164,11 @@ def read(folder: Path, *, limits: TensorLimits | None = None) -> AdapterFolder:
         return described
 
     known = manifest.read_folder(folder, FILES, take)
-    if CONFIG not in files or weights is None:
-        missing = WEIGHTS if CONFIG in files else CONFIG
-        raise IncompleteError(f"no file {folder / missing}", code="file-missing")
+    if CONFIG not in files:
+        raise IncompleteError(f"no file {folder / CONFIG}", code="file-missing")
     config = read_config(files[CONFIG])
+    if weights is None:
+        raise IncompleteError(f"no file {folder / WEIGHTS}", code="file-missing")
     modules = _pairs(weights)
     _check_targets(modules, config)
     weights.check_finite()

@@ -106,8 +106,8 @@ def advertise_keys(
         PolicyError: The node's own terms refuse the round.
     """
     cohort = Cohort.of(manifest)
-    own = [name for name, key in cohort.roster.items() if key == identity.verify_key]
-    if not own:
+    names = [name for name, key in cohort.roster.items() if key == identity.verify_key]
+    if not names:
         raise ProtocolError(
             f"no participant of round {manifest.round_number} has the key of"
             f" {identity.name!r}",
@@ -116,7 +116,7 @@ def advertise_keys(
     min_cohort = check_manifest(manifest, terms)  # last, since it may reserve budget
     state = ClientRound(
         cohort=cohort,
-        node=own[0],
+        node=names[0],
         identity=identity,
         min_cohort=min_cohort,
         progress=ClientProgress(),
@@ -131,7 +131,7 @@ def advertise_keys(
     message = Advertisement(
         node=state.node,
         channel_key=public_key(drawn.channel).hex(),
-        kem_key=own.kem and own.kem.public.hex(),
+        kem_key=None if own.kem is None else own.kem.public.hex(),
         mask_key=public_key(own.mask).hex(),
         signature=UNSIGNED,
     ).signed(cohort.context, identity)

@@ -24,7 +24,6 @@ from tapestry.artifacts import manifest, model_folder, safetensors_reader
 from tapestry.artifacts.model_writer import write_model
 from tapestry.errors import ConfigError, TapestryError, VerificationError
 from tapestry.tensor_types import widen
-from tapestry.workloads.language import pretrained
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_governance import registry
 from tests.support.model_folders import build, edit, shard, tensors, write, write_index
@@ -213,11 +212,12 @@ def test_tensors_replaced_after_they_were_digested_are_not_loaded(
         (folder / "chat_template.jinja").write_text("x")
         return found
 
-    monkeypatch.setattr(pretrained.model_folder, "read", read)
+    monkeypatch.setattr(model_folder, "read", read)
     model = LanguageModel.open(release)
     held = dict(model.module.named_parameters())["lm_head.weight"]
     assert np.array_equal(held.detach().numpy(), want)
-    assert model.module.config.rms_norm_eps != 0.5
+    config: Any = model.module.config
+    assert config.rms_norm_eps != 0.5
     assert model.tokenizer.chat_template is None
     monkeypatch.undo()
     with refused(ConfigError, "manifest-file-changed"):

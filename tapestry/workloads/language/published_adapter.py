@@ -11,7 +11,12 @@ from torch import nn
 from tapestry.artifacts import adapter_folder
 from tapestry.artifacts.adapter_folder import CONFIG, WEIGHTS, AdapterFolder
 from tapestry.artifacts.safetensors_writer import encode_tensors
-from tapestry.errors import ConfigError, IncompleteError, VerificationError
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ProtocolError,
+    VerificationError,
+)
 from tapestry.workloads.language.pretrained import private_copy, refusing
 from tapestry.workloads.lora_layers import ADAPTER, restoring
 
@@ -51,7 +56,7 @@ def read_adapter(directory: Path) -> AdapterFolder:
         raise ConfigError(f"no adapter folder {directory}", code="folder-missing")
     try:
         return adapter_folder.read(directory)
-    except (VerificationError, IncompleteError) as error:
+    except (VerificationError, IncompleteError, ProtocolError) as error:
         raise ConfigError(f"adapter {directory}: {error}", code=error.code) from error
 
 

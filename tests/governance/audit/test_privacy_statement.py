@@ -11,6 +11,7 @@ from tapestry_governance.audit.privacy_statement import (
     state_privacy,
     to_markdown,
 )
+from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.federation_state import FederationState
 from tests.support.log_world import (
@@ -126,7 +127,7 @@ def test_an_aborted_attempt_counts_in_the_release_of_its_run() -> None:
     world.add(
         RoundAborted(
             run_id="run", round_number=1, attempt=1,
-            stage=RoundStage.COLLECT_MASKED_INPUTS, reason="too_few",
+            stage=RoundStage.COLLECT_MASKED_INPUTS, reason="too_few", survivors=(),
         )
     )  # fmt: skip
     again = world.manifest(attempt=2)
@@ -148,6 +149,7 @@ def test_an_adapter_states_its_training_and_the_rounds_of_its_base() -> None:
     release(world, "base-1", "run-2", base)
     for name in ("fr-culture", "fr-other"):
         account = changed(world.adapter_account(name), run_id="run-2")
+        assert isinstance(account, DpAccounted)
         world.add(with_loss(account, epsilon="7"), "fr", "node")
     adapter = changed(world.adapter(1), base_digest=base, epsilon="7")
     world.add(adapter, "fr", "community")

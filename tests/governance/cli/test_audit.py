@@ -179,6 +179,7 @@ def test_the_software_here_is_compared_with_the_policy_of_a_log(
     assert "\npackage    torch " in alone.stdout
     assert run("software", "--policy", bundle).stdout.endswith("this software\n")
     cases = {"this": (software_digest(),), "other": (fake_digest("other"),)}
+    made = tmp_path
     for name, status in (("this", 0), ("other", 2)):
         world = World(rules={"software": cases[name]}).found()
         made = bundle_of(world, tmp_path / name).folder

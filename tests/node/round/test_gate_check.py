@@ -19,13 +19,14 @@ from tests.support.gate_models import FILES, HELD_OUT, gate_check, inputs, metri
 from tests.support.log_world import World, changed, renamed
 from tests.support.plans import outer_plan
 from tests.support.refusals import refused
+from tests.support.replicas import replica_of
 
 Fault = Literal["sum_out_of_range", "norm_too_large"]
 LAYOUT = Layout(tensors=(("w", (8,)),))
 
 
 def replica(value: float) -> Replica:
-    return Replica.start({"w": np.full(8, value, dtype=np.float32)})
+    return replica_of({"w": np.full(8, value, dtype=np.float32)})
 
 
 def step(value: float, *, fault: Fault | None = None) -> Step:

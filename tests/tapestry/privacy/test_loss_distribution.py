@@ -50,6 +50,7 @@ def test_different_steps_are_composed_as_dp_accounting_composes_them() -> None:
             noise, sampling_prob=rate, value_discretization_interval=5e-4
         ).self_compose(count)
         total = part if total is None else total.compose(part)
+    assert total is not None
     want = total.get_epsilon_for_delta(1e-5)
     found = composed(*steps).epsilon(target_delta=1e-5)
     assert found == pytest.approx(want, rel=1e-3)

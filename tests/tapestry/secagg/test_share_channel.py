@@ -25,7 +25,7 @@ def channel(sender: int, receiver: int, **changes: Any) -> ShareChannel:
 
 def sealed(one: ShareChannel) -> bytes:
     kem = own_keys(OTHER_ROOT, one.cohort, node=one.receiver).kem
-    key = kem and kem.public.hex()
+    key = None if kem is None else kem.public.hex()
     return one.seal(SHARES, shared=SECRET, kem_key=key, root=ROOT)
 
 

@@ -11,7 +11,6 @@ import peft
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tapestry.artifacts import manifest
 from tapestry.errors import ConfigError, ForeignFileError
 from tapestry.vectors import parameters_digest
 from tapestry.workloads.adapter_format import BaseName
@@ -49,7 +48,6 @@ def folder(model: LanguageModel, tmp_path: Path) -> Path:
     base = BaseName(name="base-1", digest=parameters_digest(model.parameters()))
     write_peft(place, update, model=model, plan=_PLAN, base=base)
     (place / "README.md").write_text("# italy\n")
-    manifest.write(place)
     return place
 
 
