@@ -52,6 +52,11 @@ def _folder(path: Path, _: Path) -> None:
     path.mkdir()
 
 
+def _link(path: Path, target: Path) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
 def _fifo(path: Path, _: Path) -> None:
     path.unlink()
     os.mkfifo(path)
@@ -80,8 +85,8 @@ CHANGES: dict[str, Mutation] = {
     "in capitals": _case,
     "in full width": _look_alike,
     "a link to itself elsewhere": lambda path, _: path.symlink_to(_outside(path)),
-    "a link to another": lambda path, other: (path.unlink(), path.symlink_to(other)),
-    "a link to itself": lambda path, _: (path.unlink(), path.symlink_to(path.name)),
+    "a link to another": _link,
+    "a link to itself": lambda path, _: _link(path, path),
     "a folder": _folder,
     "a FIFO": _fifo,
 }
