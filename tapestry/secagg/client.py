@@ -127,12 +127,12 @@ def advertise_keys(
         seed=random(32),
         polynomials=(random(32), random(32)),
     )
-    own = own_keys(drawn.root, cohort, node=state.node)
+    keys = own_keys(drawn.root, cohort, node=state.node)
     message = Advertisement(
         node=state.node,
         channel_key=public_key(drawn.channel).hex(),
-        kem_key=own.kem and own.kem.public.hex(),
-        mask_key=public_key(own.mask).hex(),
+        kem_key=keys.kem and keys.kem.public.hex(),
+        mask_key=public_key(keys.mask).hex(),
         signature=UNSIGNED,
     ).signed(cohort.context, identity)
     return KeysAdvertised(round=state, secrets=drawn, advertisement=message), message
