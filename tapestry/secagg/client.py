@@ -131,7 +131,7 @@ def advertise_keys(
     message = Advertisement(
         node=state.node,
         channel_key=public_key(drawn.channel).hex(),
-        kem_key=keys.kem and keys.kem.public.hex(),
+        kem_key=keys.kem.public.hex() if keys.kem else None,
         mask_key=public_key(keys.mask).hex(),
         signature=UNSIGNED,
     ).signed(cohort.context, identity)
