@@ -106,8 +106,8 @@ def advertise_keys(
         PolicyError: The node's own terms refuse the round.
     """
     cohort = Cohort.of(manifest)
-    names = [name for name, key in cohort.roster.items() if key == identity.verify_key]
-    if not names:
+    own = [name for name, key in cohort.roster.items() if key == identity.verify_key]
+    if not own:
         raise ProtocolError(
             f"no participant of round {manifest.round_number} has the key of"
             f" {identity.name!r}",
@@ -116,7 +116,7 @@ def advertise_keys(
     min_cohort = check_manifest(manifest, terms)  # last, since it may reserve budget
     state = ClientRound(
         cohort=cohort,
-        node=names[0],
+        node=own[0],
         identity=identity,
         min_cohort=min_cohort,
         progress=ClientProgress(),
@@ -127,12 +127,12 @@ def advertise_keys(
         seed=random(32),
         polynomials=(random(32), random(32)),
     )
-    own = own_keys(drawn.root, cohort, node=state.node)
+    keys = own_keys(drawn.root, cohort, node=state.node)
     message = Advertisement(
         node=state.node,
         channel_key=public_key(drawn.channel).hex(),
-        kem_key=None if own.kem is None else own.kem.public.hex(),
-        mask_key=public_key(own.mask).hex(),
+        kem_key=keys.kem.public.hex() if keys.kem else None,
+        mask_key=public_key(keys.mask).hex(),
         signature=UNSIGNED,
     ).signed(cohort.context, identity)
     return KeysAdvertised(round=state, secrets=drawn, advertisement=message), message
