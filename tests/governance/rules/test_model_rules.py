@@ -169,4 +169,5 @@ def abort(attempt: int) -> RoundAborted:
         attempt=attempt,
         stage=RoundStage.COLLECT_MASKED_INPUTS,
         reason="too_few",
+        survivors=(),
     )
