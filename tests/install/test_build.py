@@ -75,7 +75,15 @@ def copy_source(folder: Path, surroundings: Mapping[str, object]) -> Path:
                 shutil.copyfile(ROOT / name, folder / name)
     finally:
         os.umask(before)
-    stamp = ["find", folder, "-exec", "touch", "-d", str(surroundings["time"]), "{}"]
+    stamp: list[str | Path] = [
+        "find",
+        folder,
+        "-exec",
+        "touch",
+        "-d",
+        str(surroundings["time"]),
+        "{}",
+    ]
     subprocess.run([*stamp, "+"], check=True)
     return folder
 
