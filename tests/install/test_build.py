@@ -75,9 +75,9 @@ def copy_source(folder: Path, surroundings: Mapping[str, object]) -> Path:
                 shutil.copyfile(ROOT / name, folder / name)
     finally:
         os.umask(before)
-    stamp = [
+    stamp: list[str | Path] = [
         "find",
-        str(folder),
+        folder,
         "-exec",
         "touch",
         "-d",

@@ -178,6 +178,7 @@ def test_the_software_here_is_compared_with_the_policy_of_a_log(
     assert alone.stdout.startswith(f"digest     {software_digest()}\n")
     assert "\npackage    torch " in alone.stdout
     assert run("software", "--policy", bundle).stdout.endswith("this software\n")
+    made = bundle
     cases = {"this": (software_digest(),), "other": (fake_digest("other"),)}
     made = tmp_path
     for name, status in (("this", 0), ("other", 2)):
