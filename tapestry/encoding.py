@@ -260,7 +260,7 @@ def _check(value: Any, depth: int) -> None:
             for key in value:
                 if not isinstance(key, str):
                     raise ProtocolError(
-                        f"JSON key {key!r} is not a string",
+                        f"JSON key of type {type(key).__name__} is not a string",
                         code="json-type-unsupported",
                     )
                 _check_text(key)
@@ -314,6 +314,7 @@ def _check_text(text: str) -> None:
             code="text-not-utf8",
         ) from None
     if not unicodedata.is_normalized("NFC", text):
-        raise ProtocolError(
-            f"string is not in normal form C: {text[:40]!r}", code="text-not-normalized"
+        raise ProtocolError(  # without the text, which may be private
+            f"a string of {len(text)} characters is not in normal form C",
+            code="text-not-normalized",
         )

@@ -12,6 +12,10 @@ from tapestry.inputs.setting_types import DECIMAL
 DOCUMENT_LIMIT = 8 << 20  # bytes of JSON
 _JOINERS = re.compile(r"(?<=\w)[\u200c\u200d](?=\w)")  # spelling, in many scripts
 _SEGMENT = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_. @+=,-]{0,119}")
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|(com|lpt)[0-9])(\..*)?", re.IGNORECASE
+)  # Windows
+LONGEST_PATH = 960  # characters: 8 parts of 120
 
 
 def _plain_decimal(text: str) -> str:
@@ -33,15 +37,29 @@ def check_file_name(name: str) -> str:
 
     Raises:
         ValueError: The path is absolute, has ``.``, ``..`` or a backslash, is too long
-            or deep, or has characters outside a small portable set.
+            or deep, names a device, or has characters outside a small portable set.
     """
     segments = name.split("/")
     if len(segments) > 8 or any(
-        not _SEGMENT.fullmatch(part) or part in (".", "..") or part != part.rstrip(" .")
+        not _SEGMENT.fullmatch(part)
+        or part != part.rstrip(" .")
+        or _DEVICE.fullmatch(part)
         for part in segments
     ):
         raise ValueError(f"not a portable relative path: {name[:80]!r}")
     return name
+
+
+def _check_name(name: str) -> str:
+    if name.endswith(".") or _DEVICE.fullmatch(name):
+        raise ValueError("not a portable name: it ends with a dot, or names a device")
+    return name
+
+
+def _check_local_path(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path holds no NUL character")
+    return path
 
 
 Noise = Literal["none", "local", "shared"]
@@ -60,7 +78,9 @@ Name = Annotated[
         description="a name: up to 63 of a-z, 0-9, dots and hyphens",
         examples=["italy"],
     ),
+    AfterValidator(_check_name),
 ]
+"""Of a party, run or adapter; it becomes a part of paths, so it is a file name, too."""
 Plain = Annotated[
     str,
     Field(max_length=40, examples=["0.5"], json_schema_extra=dict(DECIMAL)),
@@ -74,7 +94,15 @@ Printable = Annotated[  # all free text of others; the field says how long it ma
     ),
     AfterValidator(_check_printable),
 ]
-FileName = Annotated[str, AfterValidator(check_file_name)]
+FileName = Annotated[
+    str, Field(max_length=LONGEST_PATH), AfterValidator(check_file_name)
+]
+KeyText = Annotated[str, Field(pattern="^[!-~]{1,300}$")]
+"""The text of a verify key, which ``VerifyKey.parse`` reads."""
+LocalPath = Annotated[
+    str, Field(min_length=1, max_length=4096), AfterValidator(_check_local_path)
+]
+"""A file or folder that the operator names in the settings; never from a peer."""
 
 
 class Strict(BaseModel):

@@ -16,13 +16,13 @@ from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.setting_values import fit
 from tapestry.inputs.text_reader import read_toml
-from tapestry.schema import Name, Strict
+from tapestry.schema import LocalPath, Name, Printable, Strict
 from tapestry.storage.durable_files import create_file
 
 Count = Annotated[int, Field(ge=1)]
-Base = Annotated[str, Field(examples=["smollm2"])]
+Base = Annotated[LocalPath, Field(examples=["smollm2"])]  # or a name of the cache
 WorkloadName = Annotated[Name, Field(examples=["language"])]
-Targets = tuple[Annotated[str, Field(examples=["q_proj"])], ...]
+Targets = tuple[Annotated[Printable, Field(max_length=80, examples=["q_proj"])], ...]
 
 
 class Settings(Strict):

@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tapestry.encoding import canonical_json, decode_decimal, decode_json
+from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ConfigError
+from tapestry.evaluation.acceptance import WORSE, Scored
 from tapestry.evaluation.held_out import (
     HeldOut,
     check_held_out,
-    evaluate_all,
     evaluation_key,
     finite,
-    mean_of,
     scores_of,
 )
+from tapestry.evaluation.scorer import Scorer
 from tapestry.model.replica import Replica, measure
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.server import Unmasked
-from tapestry.workloads.base import Evaluation, Workload
+from tapestry.workloads.base import Evaluation
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator.journal import Journal
 
@@ -59,9 +59,7 @@ class GateVerdict:
 class AcceptanceGate:
     """The test that a step must pass before it is taken."""
 
-    workload: Workload
-    evaluation: Evaluation
-    held_out: HeldOut
+    scorer: Scorer
     journal: Journal
 
     def judge(
@@ -71,20 +69,20 @@ class AcceptanceGate:
         before = self.scores(replica)
         survivors = len(total.transcript.uploads)
         found = measure(total.values, survivors=survivors, manifest=manifest)
-        verdict = partial(GateVerdict, norm=found.norm, measure=self.evaluation.name)
+        name = self.scorer.evaluation.name
+        verdict = partial(GateVerdict, norm=found.norm, measure=name)
         if found.fault is not None:
             return verdict(replica=replica, reason=found.fault, scores=finite(before))
         candidate = replica.after(
             total.values,
             survivors=survivors,
             manifest=manifest,
-            layout=self.workload.layout(manifest.training),
+            layout=self.scorer.workload.layout(manifest.training),
         )
         after = self.scores(candidate)
-        limit = mean_of(before) + decode_decimal(manifest.outer.max_loss_increase)
         scores = finite(after)
-        if not mean_of(after) <= limit:
-            return verdict(replica=replica, reason="held_out_worse", scores=scores)
+        if Scored(before=before, after=after).is_worse(manifest.outer):
+            return verdict(replica=replica, reason=WORSE, scores=scores)
         return verdict(replica=candidate, reason=None, scores=scores)
 
     def check(self, replica: Replica, *, folder: Path) -> None:
@@ -98,12 +96,13 @@ class AcceptanceGate:
             ConfigError: The model cannot be scored on some data, or gives no finite
                 score on the data of an institution.
         """
-        check_held_out(folder, self.evaluation)
+        evaluation = self.scorer.evaluation
+        check_held_out(folder, evaluation)
         scores = self.scores(replica)
         if lacking := sorted(scores.keys() - finite(scores).keys()):
-            place = f"{folder.name}/{lacking[0]}{self.evaluation.suffix}"
+            place = f"{folder.name}/{lacking[0]}{evaluation.suffix}"
             raise ConfigError(
-                f"the base gives no finite {self.evaluation.name.replace('_', ' ')} on"
+                f"the base gives no finite {evaluation.name.replace('_', ' ')} on"
                 f" {place}; its weights are damaged, or too large for float32",
                 code="base-score-not-finite",
             )
@@ -115,18 +114,18 @@ class AcceptanceGate:
             A base with damaged or overflowing weights has scores that are not finite.
             They are returned, but not stored.
         """
+        evaluation, held_out = self.scorer.evaluation, self.scorer.held_out
         known = logged_evaluations(
             self.journal,
             replica.release_digest,
-            evaluation=self.evaluation,
-            held_out=self.held_out,
+            evaluation=evaluation,
+            held_out=held_out,
         )
         if known is not None:
             return scores_of(known)
-        self.workload.load(replica.rounded())
-        found = evaluate_all(self.evaluation, self.held_out.sets)
+        found = self.scorer.scores(replica)
         if all(each.is_finite for each in found.values()):
             plain = {name: each.to_json() for name, each in found.items()}
-            key = evaluation_key(self.evaluation, self.held_out, replica.release_digest)
+            key = evaluation_key(evaluation, held_out, replica.release_digest)
             self.journal.set_fact(key, canonical_json(plain).decode())
         return scores_of(found)

@@ -5,12 +5,13 @@ which are public but too large for the log. A row is durable (SQLite, WAL,
 ``synchronous=FULL``) before the step that it announces.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tapestry.encoding import decode_json
+from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ConfigError, IncompleteError
 from tapestry.protocol.messages import BODY_LIMIT
 from tapestry.storage import durable_files
@@ -26,6 +27,7 @@ CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 _SCHEMA = Schema(application="TpCj", version=1, tables=_TABLES)
 _LEFT_OUT = "left out "  # begins the name of such a fact
+_SURVIVORS = "survivors "  # likewise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,15 @@ class Journal:
             "INSERT OR REPLACE INTO round VALUES (?, 'open', ?, NULL)",
             *(number, manifest),
         )
+
+    def ask_consent(self, number: int, survivors: Sequence[str]) -> None:
+        """Record the survivor list of a round before nodes are asked to consent."""
+        self.set_fact(f"{_SURVIVORS}{number}", canonical_json(list(survivors)).decode())
+
+    def survivors(self, number: int) -> tuple[str, ...]:
+        """Return the survivor list that nodes were asked to consent to; or nothing."""
+        known = self.facts().get(f"{_SURVIVORS}{number}")
+        return () if known is None else tuple(decode_json(known.encode()))
 
     def store_result(self, number: int, result: bytes) -> None:
         """Keep message 10 for nodes that miss it."""

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tapestry.errors import (
     InconsistentLog,
@@ -20,15 +21,16 @@ from tapestry.errors import (
 from tapestry.protocol.messages import (
     ApplyResultRequest,
     ChunkRequest,
-    HelloRequest,
     Identity,
-    Message,
     ReceiptReply,
+    ShowHeldOutRequest,
     encode_message,
 )
-from tapestry.protocol.secagg_messages import Result
+from tapestry.protocol.round_manifest import GateInputs
+from tapestry.protocol.secagg_messages import PROTOCOL, Result
 from tapestry.secagg.chunks import cut
-from tapestry_coordinator.grid import Grid
+from tapestry.software_digest import software_digest
+from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
 from tapestry_coordinator.refusals import read_reply
@@ -43,9 +45,12 @@ class NodeTracker:
     """The nodes of a run."""
 
     settings: CoordinatorSettings
-    grid: Grid
+    grid: AuthenticatedGrid
     publisher: LogPublisher
     journal: Journal
+    held_out: Path  # the folder of the gate's public data
+    gate: GateInputs  # of the rounds of this run
+    has_held_out: set[str] = field(default_factory=set)  # nodes that have these data
     applied: dict[str, int] = field(default_factory=dict)  # last round, by node
     # Chunks to show, by node; a node is missing while its wishes are unknown.
     asks: dict[str, set[ChunkRequest]] = field(default_factory=dict)
@@ -79,11 +84,8 @@ class NodeTracker:
         """Ask nodes for their state; returns those that answered, in order."""
         for name in names:
             self.asks.pop(name, None)  # unknown until the node answers
-        replies = self.grid.exchange(
-            dict.fromkeys(names, encode_message(HelloRequest())),
-            deadline=self.settings.deadlines.cosign,
-        )
-        return sorted(name for name, reply in replies if self._record(name, reply))
+        met = self.grid.greet(names, deadline=self.settings.deadlines.cosign)
+        return sorted(name for name, said in met if self._record(name, said))
 
     def _await(self, names: set[str], least: int) -> list[str]:
         end = time.monotonic() + self.settings.deadlines.advertise_keys
@@ -94,12 +96,13 @@ class NodeTracker:
                 return here
             time.sleep(_PATIENCE)
 
-    def _record(self, name: str, reply: Message) -> bool:
+    def _record(self, name: str, said: Identity) -> bool:
         try:
-            said = read_reply(reply, Identity)
-            if said.name != name:
+            if said.protocol != PROTOCOL:
                 raise ProtocolError(
-                    f"it names itself {said.name!r}", code="node-name-differs"
+                    f"it speaks {said.protocol!r}, this coordinator {PROTOCOL!r};"
+                    " install the same release",
+                    code="node-protocol-differs",
                 )
             note = said.checkpoint
             self.publisher.record_mirror_size(
@@ -110,7 +113,12 @@ class NodeTracker:
         except TapestryError as error:
             _logger.warning("leaving node %s out, bad hello: %s", name, error)
             return False
+        if said.software != software_digest():  # the round's own terms decide
+            _logger.warning("node %s runs other software, %s", name, said.software)
         self.applied[name], self.asks[name] = said.applied, set(said.asks)
+        self.has_held_out.discard(name)
+        if said.held_out == self.gate.held_out:
+            self.has_held_out.add(name)
         return True
 
     def catch_up(self, names: list[str]) -> None:
@@ -128,6 +136,7 @@ class NodeTracker:
         """
         if not names:
             return
+        self._show_held_out([name for name in names if name not in self.has_held_out])
         request = encode_message(
             ApplyResultRequest(
                 round_number=round_number,
@@ -149,3 +158,22 @@ class NodeTracker:
                 continue
             self.applied[name] = round_number
             self.asks.pop(name, None)  # it draws chunks when it takes a result
+
+    def _show_held_out(self, names: list[str]) -> None:
+        """Send the public data of the gate to nodes that lack them."""
+        if not names:
+            return
+        files = sorted(self.held_out.iterdir())
+        request = encode_message(
+            ShowHeldOutRequest(files=tuple(path.name for path in files)),
+            [path.read_bytes() for path in files],
+        )
+        requests = dict.fromkeys(names, request)
+        deadline = self.settings.deadlines.apply_result
+        for name, reply in self.grid.exchange(requests, deadline=deadline):
+            try:
+                read_reply(reply, ReceiptReply)
+            except ProtocolError as error:
+                _logger.warning("node %s lacks the held-out data: %s", name, error)
+            else:
+                self.has_held_out.add(name)

@@ -71,6 +71,7 @@ class RoundContext:
     approve: Callable[[Sequence[bytes]], None]  # check entries against the log's rules
     register: Callable[[bytes], int]  # append an entry of a node; returns its index
     keep: Callable[[str, Sequence[bytes | memoryview]], None]  # a node's upload
+    ask_consent: Callable[[Sequence[str]], None]  # store a survivor list durably
     notify: Notify
 
 
@@ -82,6 +83,7 @@ class RoundOutcome:
     commitments: dict[str, int] = field(default_factory=dict)  # log index, by node
     refused: dict[str, Reason] = field(default_factory=dict)  # as the nodes signed
     stage: RoundStage = RoundStage.OPEN
+    survivors: tuple[str, ...] = ()  # of whom a sum may be revealed
     bad_dealers: tuple[str, ...] = ()  # nodes whose shares gave no sum
 
 
@@ -123,6 +125,8 @@ def run(
         _Replies(collecting, lead.read_upload, lead.keep_upload),
     )
     checking, survivors = collecting.close()
+    outcome.survivors = survivors.names
+    context.ask_consent(outcome.survivors)  # before a node can consent
     lead.ask(
         RoundStage.CHECK_CONSISTENCY,
         dict.fromkeys(checking.missing, encode_message(survivors)),

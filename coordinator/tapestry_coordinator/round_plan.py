@@ -1,6 +1,8 @@
 """The manifest of the next round, from settings and the federation's state."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
@@ -9,6 +11,7 @@ from tapestry.errors import ConfigError, ProtocolError, QuorumError
 from tapestry.model.low_rank import round_seed
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import (
+    GateInputs,
     Participant,
     RoundManifest,
     StageDeadlines,
@@ -25,14 +28,22 @@ from tapestry_governance.events.federation_events import roster_digest
 from tapestry_governance.rules.federation_state import FederationState
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartingPoint:
+    """The base that a round starts from, and what its step is scored on."""
+
+    model_digest: str
+    workload: Workload  # the source of the update's layout
+    gate: GateInputs
+
+
 def plan_round(
     settings: CoordinatorSettings,
     state: FederationState,
     *,
     present: Sequence[str],
     round_number: int,
-    model_digest: str,
-    workload: Workload,
+    start: StartingPoint,
 ) -> RoundManifest:
     """Return the manifest of a round.
 
@@ -41,8 +52,7 @@ def plan_round(
         state: The federation; its members and policy.
         present: Nodes that are online; those that are no members are left out.
         round_number: The round's number, from 1.
-        model_digest: The base that it starts from.
-        workload: The source of the update's layout.
+        start: The base that it starts from.
 
     Guarantees:
         A round that model, plan, settings or declared numbers of records make
@@ -65,8 +75,7 @@ def plan_round(
         state,
         names=names,
         round_number=round_number,
-        model_digest=model_digest,
-        workload=workload,
+        start=start,
     )
     unable = _unable(manifest, state, names=members)
     if len(members) - len(unable) < _floor(settings, len(members)):
@@ -85,8 +94,7 @@ def check_run(
     settings: CoordinatorSettings,
     state: FederationState,
     *,
-    model_digest: str,
-    workload: Workload,
+    start: StartingPoint,
 ) -> None:
     """Plan a first round with all members: if that fails, every round would.
 
@@ -108,8 +116,7 @@ def check_run(
         state,
         present=list(state.members),
         round_number=1,
-        model_digest=model_digest,
-        workload=workload,
+        start=start,
     )
 
 
@@ -137,25 +144,26 @@ def _make_manifest(
     *,
     names: Sequence[str],
     round_number: int,
-    model_digest: str,
-    workload: Workload,
+    start: StartingPoint,
 ) -> RoundManifest:
     """Fill in a manifest that the protocol, the model and the noise allow.
 
     Raises:
         ConfigError: The protocol, the model or the noise forbids such a round.
     """
+    workload, model_digest = start.workload, start.model_digest
     seed = round_seed(settings.run_id, round_number, model_digest=model_digest)
     training, secagg = _plan_training(settings, workload, seed=seed), settings.secagg
     plan_checks.check_model(workload, settings.privacy)
     plan_checks.check_outer(settings.outer)
     layout = plan_checks.check_plan(workload, training, settings.privacy)
     threshold = recommended_threshold(len(names), max_colluding=secagg.max_colluding)
-    try:
+    with _explaining():
         manifest = RoundManifest(
             protocol="tapestry-secagg/1",
             federation=settings.federation,
             run_id=settings.run_id,
+            purpose="train",
             round_number=round_number,
             attempt=1,
             model_digest=model_digest,
@@ -174,15 +182,25 @@ def _make_manifest(
             clip_norm=secagg.clip_norm,
             clip_value=secagg.clip_value,
             scale_bits=secagg.scale_bits,
+            statistics=(),
             training=training,
             privacy=settings.privacy,
             outer=settings.outer,
+            gate=start.gate,
             deadlines=StageDeadlines(
                 **{stage: settings.deadlines.of(stage) for stage in SECAGG_STAGES}
             ),
             post_quantum=None,
         )
         Encoding.of(manifest)
+    return manifest
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Turn what makes no valid round into a fault of the settings."""
+    try:
+        yield
     except ValidationError as error:
         first_error = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first_error["loc"]) or "the plan"
@@ -194,7 +212,6 @@ def _make_manifest(
         raise ConfigError(
             f"coordinator.toml gives no valid round: {error}", code=error.code
         ) from None
-    return manifest
 
 
 def _unable(

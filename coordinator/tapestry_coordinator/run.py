@@ -8,12 +8,14 @@ uploaded joins no second attempt.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tapestry.encoding import digest
 from tapestry.errors import (
     ConfigError,
     InconsistentLog,
@@ -25,6 +27,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.evaluation.held_out import read_held_out
+from tapestry.evaluation.scorer import KnownScores, Scorer, gate_inputs
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.round_manifest import RoundManifest
@@ -39,6 +42,7 @@ from tapestry_coordinator import release_publisher
 from tapestry_coordinator import round as rounds
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_coordinator.adapter_collector import collect_adapters
+from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.closing_event import closing_of, reason_of
 from tapestry_coordinator.grid import Grid, ValidatingGrid
 from tapestry_coordinator.journal import Journal
@@ -46,7 +50,7 @@ from tapestry_coordinator.log_publisher import LogPublisher, event_of
 from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
-from tapestry_coordinator.round_plan import check_run, plan_round
+from tapestry_coordinator.round_plan import StartingPoint, check_run, plan_round
 from tapestry_coordinator.run_context import RunContext
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import SpotCheckResponder
@@ -82,16 +86,18 @@ def main(
     workload: Workload | None = None,
     replica: Replica | None = None,
     notify: Notify | None = None,
+    known_scores: KnownScores | None = None,
 ) -> None:
     """Finish the run of a coordinator's folder.
 
     Args:
         directory: Holds ``coordinator.toml``, ``trust-policy.txt``, ``keys/``, ``log/``
             and ``held-out/``.
-        grid: The nodes.
+        grid: The nodes; its names are those of the transport's connections.
         workload: The given base, loaded; opened from settings if absent.
         replica: The given base, if it was read already.
         notify: Called with each progress event; writes ``progress.jsonl`` if absent.
+        known_scores: Scores that other parties of this process computed.
 
     Raises:
         ConfigError: A file or setting is invalid, or the folder is another run's.
@@ -110,11 +116,24 @@ def main(
         settings=settings,
         workload=workload,
         notify=notify or partial(write_progress, directory / PROGRESS),
+        known_scores=known_scores,
     )
     try:
         run.finish(replica)
     finally:
         run.close()
+
+
+def _log_key(directory: Path, settings: CoordinatorSettings) -> SigningKey:
+    """Load the key of the log that the settings name."""
+    log_key = SigningKey.load(directory / "keys" / "log.key")
+    if log_key.name != settings.origin:
+        raise ConfigError(
+            f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
+            f" for {log_key.name!r}; name the origin of the log",
+            code="log-origin-differs",
+        )
+    return log_key
 
 
 class Run:
@@ -128,18 +147,19 @@ class Run:
         settings: CoordinatorSettings,
         workload: Workload,
         notify: Notify,
+        known_scores: KnownScores | None = None,
     ) -> None:
         """Open log and journal."""
         trust = read_small(directory / "trust-policy.txt")
-        log_key = SigningKey.load(directory / "keys" / "log.key")
-        if log_key.name != settings.origin:
-            raise ConfigError(
-                f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
-                f" for {log_key.name!r}; name the origin of the log",
-                code="log-origin-differs",
-            )
-        nodes = ValidatingGrid(grid)
+        log_key = _log_key(directory, settings)
+        evaluation = workload.evaluation(settings.training.options)
+        held_out = read_held_out(directory / HELD_OUT, evaluation)
         log, journal = Log.open(directory / "log", key=log_key), Journal(directory)
+        nodes = AuthenticatedGrid(
+            ValidatingGrid(grid),
+            genesis=digest(next(log.stream(), b"")),  # without one, it is refused below
+            keys=lambda: publisher.state.roster.node_keys,
+        )
         publisher = LogPublisher(
             log,
             trust=TrustPolicy.parse(trust),
@@ -148,7 +168,12 @@ class Run:
             deadline=settings.deadlines.cosign,
         )
         tracker = NodeTracker(
-            settings=settings, grid=nodes, publisher=publisher, journal=journal
+            settings=settings,
+            grid=nodes,
+            publisher=publisher,
+            journal=journal,
+            held_out=directory / HELD_OUT,
+            gate=gate_inputs(evaluation, held_out),
         )
         self.context = RunContext(
             directory=directory,
@@ -162,13 +187,10 @@ class Run:
             tracker=tracker,
             notify=notify,
         )
-        evaluation = workload.evaluation(settings.training.options)
-        self.gate = AcceptanceGate(
-            workload=workload,
-            evaluation=evaluation,
-            held_out=read_held_out(directory / HELD_OUT, evaluation),
-            journal=journal,
-        )
+        scorer = Scorer(workload=workload, evaluation=evaluation, held_out=held_out)
+        if known_scores is not None:
+            scorer = replace(scorer, known=known_scores)
+        self.gate = AcceptanceGate(scorer=scorer, journal=journal)
         self.uploads = Uploads(directory)
         self.responder = SpotCheckResponder(
             directory, tracker=tracker, journal=journal, uploads=self.uploads
@@ -192,8 +214,7 @@ class Run:
             check_run(
                 self.context.settings,
                 self.context.publisher.state,
-                model_digest=self.replica.digest,
-                workload=self.context.workload,
+                start=self._start,
             )
             self.gate.check(self.replica, folder=self.context.directory / HELD_OUT)
         while self._closed() < self.context.settings.rounds:
@@ -254,8 +275,11 @@ class Run:
                     code="closing-entry-missing",
                 )
             self._replay(body)
-        if self.context.publisher.state.open_round is not None:
-            self._abort(None, "coordinator_restarted")
+        current = self.context.publisher.state.open_round
+        if current is not None:
+            number = current.manifest.round_number
+            survivors = self.context.journal.survivors(number)
+            self._abort(None, "coordinator_restarted", survivors)
         for row in self.context.journal.rounds():
             if row.status == "open":
                 self._give_up(row.number)
@@ -310,7 +334,7 @@ class Run:
             reasons = in_words(outcome.refused, asked=len(plan.participants))
             said = f"round {plan.round_number}: {reasons}; {error}"
         _logger.warning("aborting the round at stage %s: %s", outcome.stage, said)
-        self._abort(outcome.stage, reason_of(error, outcome))
+        self._abort(outcome.stage, reason_of(error, outcome), outcome.survivors)
         for name in outcome.bad_dealers:
             _logger.warning("leaving node %s out of the run: bad shares", name)
             self.context.journal.leave_out(name, "bad_shares")
@@ -331,10 +355,10 @@ class Run:
             self.context.publisher.state,
             present=[name for name in present if name not in left_out],
             round_number=self._next_number(),
-            model_digest=self.replica.digest,
-            workload=self.context.workload,
+            start=self._start,
         )
-        self.context.journal.open_round(manifest.round_number, manifest.encode())
+        journal = self.context.journal
+        journal.open_round(manifest.round_number, manifest.encode())
         self.context.publisher.append_event(RoundOpened(manifest=manifest))
         self._tell(manifest, {"round_stage": RoundStage.OPEN})
         context = RoundContext(
@@ -344,6 +368,9 @@ class Run:
             approve=self.context.publisher.approve,
             register=self.context.publisher.add,
             keep=partial(self.uploads.keep, manifest.round_number),
+            ask_consent=partial(
+                self.context.journal.ask_consent, manifest.round_number
+            ),
             notify=self.context.notify,
         )
         total = rounds.run(manifest, context, outcome=outcome)
@@ -352,12 +379,23 @@ class Run:
         self.context.tracker.send_result(manifest.round_number, present)
         self.responder.respond(present)
 
+    @property
+    def _start(self) -> StartingPoint:
+        return StartingPoint(
+            model_digest=self.replica.digest,
+            workload=self.context.workload,
+            gate=self.context.tracker.gate,
+        )
+
     def _next_number(self) -> int:
         """Return one more than the number of the run's last round in the log."""
         last = self.context.publisher.state.last
         return last[1] + 1 if last and last[0] == self.context.settings.run_id else 1
 
-    def _abort(self, stage: RoundStage | None, reason: str) -> None:
+    def _abort(
+        self, stage: RoundStage | None, reason: str, survivors: Sequence[str]
+    ) -> None:
+        """End the open round without a sum; survivors may have consented to one."""
         current = self.context.publisher.state.open_round
         if current is None:
             return
@@ -369,6 +407,7 @@ class Run:
                 attempt=manifest.attempt,
                 stage=stage,
                 reason=reason,
+                survivors=tuple(survivors),
             )
         )
         self._give_up(manifest.round_number)

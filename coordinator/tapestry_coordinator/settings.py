@@ -81,7 +81,9 @@ class CoordinatorSettings(Settings):
     }
 
     federation: Name
-    origin: Annotated[str, Field(examples=["tapestry.example/demo"])]
+    origin: Annotated[  # the name of the log's key
+        str, Field(pattern="^[!-*,-~]{1,128}$", examples=["tapestry.example/demo"])
+    ]
     run_id: Name
     rounds: Count
     release_every: Count

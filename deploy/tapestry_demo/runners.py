@@ -5,10 +5,12 @@ import logging
 import sys
 import time
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tapestry.cli.progress import Progress, ProgressEvent
+from tapestry.evaluation.scorer import KnownScores
 from tapestry.model.replica import Replica
 from tapestry.workloads.base import Workload
 from tapestry_coordinator import run
@@ -68,17 +70,21 @@ def run_in_process(
     """Run coordinator and nodes in this process, with the messages of a network."""
     logging.getLogger("tapestry_node").addHandler(logging.NullHandler())
     clock = StageTimer(notify, seconds)
+    known: KnownScores = {}
     nodes = [
         Node(folder, workload=workload, replica=given, notify=clock)
         for folder in sorted((out / "nodes").iterdir())
     ]
-    handlers: dict[str, Callable[..., Any]] = {node.name: node.handle for node in nodes}
+    for node in nodes:
+        node.share_scores(known)
+    handlers = {node.name: partial(node.handle, connection=node.name) for node in nodes}
     try:
         run.main(
             out / "coordinator",
             tap.listen(LocalGrid(handlers)),
             workload=workload,
             replica=given,
+            known_scores=known,
             notify=clock,
         )
     finally:

@@ -4,6 +4,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tapestry_node.budget.ledger import Balance, Ledger
     from tapestry_node.inspection import Inspection, Price
     from tapestry_node.node_state import NodeState
-    from tapestry_node.settings import NodeSettings, Transport
+    from tapestry_node.settings import NodePolicy, NodeSettings, Transport
 
 node_folder = click.argument(
     "folder",
@@ -134,7 +135,11 @@ def check(folder: Path, as_json: bool) -> ExitStatus:
 @as_json
 def budget(folder: Path, as_json: bool) -> None:
     """Show what the ledger says was spent and what is left, whatever the data are."""
-    ledger = _ledger(folder)
+    from tapestry_node.settings import NodeSettings
+
+    policy = NodeSettings.read(folder / "node.toml").policy
+    state = _state(folder)
+    ledger = _ledger(state, policy)
     balance, rows = ledger.balance(), ledger.rows()
     if as_json:
         charges = [
@@ -144,6 +149,7 @@ def budget(folder: Path, as_json: bool) -> None:
         found = {**asdict(balance), "charges": charges}
         del found["by_run"]
         console.say_json(found)
+        state.close()
         return
     for row in rows:
         steps = row.charge.steps
@@ -165,6 +171,7 @@ def budget(folder: Path, as_json: bool) -> None:
         console.say(
             f"{ledger.rounds_left(rounds[-1])} more like {rounds[-1].title} fit"
         )
+    state.close()
 
 
 @app.command()
@@ -172,9 +179,9 @@ def budget(folder: Path, as_json: bool) -> None:
 @as_json
 def egress(folder: Path, as_json: bool) -> None:
     """Show every message that left, with its size and digest."""
-    store = _store(folder)
+    state = _state(folder)
     total = 0
-    for receipt in store.receipts():
+    for receipt in state.receipts():
         total += receipt.bytes
         if as_json:
             console.say_json(asdict(receipt), indent=None)
@@ -185,7 +192,7 @@ def egress(folder: Path, as_json: bool) -> None:
             )
     if not as_json:
         console.say(f"{total} bytes left this node")
-    store.close()
+    state.close()
 
 
 def _check_as_json(
@@ -290,43 +297,40 @@ def _transport(
     )
 
 
-def _store(folder: Path) -> "NodeState":
-    """Open the receipts, and compare them with the log where there is a mirror.
+def _state(folder: Path) -> "NodeState":
+    """Open the node's state to read, and compare it with the log if there is a mirror.
 
     Raises:
-        ConfigError: The node never ran: its folder has no ``state.db``.
-        VerificationError: The receipts are older than the log's entries of this node.
+        ConfigError: The node never ran: its folder has no ``node.db``.
+        VerificationError: The state is older than the log's entries of this node.
     """
     from tapestry_node.directory import open_mirror
-    from tapestry_node.node_state import NodeState
+    from tapestry_node.node_state import DATABASE, NodeState
     from tapestry_node.settings import NodeSettings
 
-    path, mirrored = folder / "state.db", (folder / "view.db").exists()
-    if not path.exists():
-        why = "it was deleted; put it back" if mirrored else "the node never ran"
-        raise ConfigError(f"{folder} has no state.db; {why}", code="state-missing")
+    path, mirrored = folder / DATABASE, (folder / "view.db").exists()
+    with suppress(OSError):  # what cannot be looked at, cannot be read either
+        if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+            why = "it was deleted; put it back" if mirrored else "the node never ran"
+            raise ConfigError(
+                f"{folder} has no {DATABASE}; {why}", code="state-missing"
+            )
     committed: Mapping[str, int] = {}
     if mirrored:
         settings = NodeSettings.read(folder / "node.toml")
         mirror = open_mirror(folder, settings, readonly=True)
         committed = mirror.state.uploads_of(settings.name) if mirror.size else {}
         mirror.close()
-    store = NodeState(path, readonly=True)
-    store.require(committed)
-    return store
+    state = NodeState(path, readonly=True)
+    state.require(committed)
+    return state
 
 
-def _ledger(folder: Path) -> "Ledger":
+def _ledger(state: "NodeState", policy: "NodePolicy") -> "Ledger":
     from tapestry_node.budget.ledger import Ledger
-    from tapestry_node.settings import NodeSettings
 
-    settings = NodeSettings.read(folder / "node.toml")
-    if not (folder / "budget.db").exists():
-        raise ConfigError(
-            f"{folder} has no budget.db; the node never ran", code="ledger-missing"
-        )
     return Ledger.look(
-        folder / "budget.db",
-        epsilon=decode_decimal(settings.policy.epsilon_limit),
-        fallback_epsilon=decode_decimal(settings.policy.fallback_epsilon_limit),
+        state,
+        epsilon=decode_decimal(policy.epsilon_limit),
+        fallback_epsilon=decode_decimal(policy.fallback_epsilon_limit),
     )

@@ -15,9 +15,13 @@ from functools import singledispatchmethod
 from pathlib import Path
 
 from tapestry.errors import PolicyError, ProtocolError, TapestryError
+from tapestry.evaluation.scorer import KnownScores
 from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
+from tapestry.inputs.private_data import frames_of
 from tapestry.model.replica import Replica
+from tapestry.protocol.connection_proof import ConnectionClaim
 from tapestry.protocol.messages import (
+    MAX_SUBMITTED,
     AdvertiseKeysRequest,
     ApplyResultRequest,
     Bulk,
@@ -32,10 +36,12 @@ from tapestry.protocol.messages import (
     Reason,
     ReceiptReply,
     Refusal,
+    ShowHeldOutRequest,
     decode_body,
     encode_message,
 )
 from tapestry.protocol.secagg_messages import (
+    PROTOCOL,
     Ciphertexts,
     ConsentList,
     KeyList,
@@ -45,17 +51,22 @@ from tapestry.schema import Strict
 from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author
-from tapestry_governance.events.round_events import ContributionRefused
+from tapestry_governance.events.round_events import (
+    ContributionRefused,
+    RoundClosed,
+    RoundDisputed,
+)
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
 from tapestry_node.directory import open_mirror, read_keys, read_trust
 from tapestry_node.inspection import Inspection, inspect
-from tapestry_node.node_state import NodeState
+from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
 from tapestry_node.refusal import Objection, Refused, reason_of
 from tapestry_node.round.admission import Facts, check_offer, first_round
+from tapestry_node.round.gate_check import GateCheck
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.session import NodeContext, Notify, Session
 from tapestry_node.round.spot_checks import SpotChecks
@@ -97,23 +108,23 @@ class Node:
 
         Raises:
             ConfigError: A setting, key or data file is not as it must be.
-            VerificationError: The log mirror or the ledger was tampered with, or the
-                log knows of a charge or an upload that the ledger or the store does
-                not: an older copy was restored.
+            VerificationError: The log mirror or the node's state was tampered with, or
+                the log knows of a charge or an upload that the state does not: an
+                older copy was restored.
         """
         self.settings = NodeSettings.read(directory / "node.toml")
         self.directory = directory
         self.keys = read_keys(directory)
-        self._store = NodeState(directory / "state.db", exclusive=True)
+        self._store = NodeState(directory / DATABASE, exclusive=True)
         self.mirror = open_mirror(directory, self.settings)
         if self.mirror.size:
             check_keys(self.mirror.state.members, keys=self.keys, name=self.name)
         data = directory / self.settings.data
         self.trainer = open_trainer(data, workload=workload, settings=self.settings)
-        self._ledger = Ledger.open(directory / "budget.db", self.trainer.terms)
-        self._require_charges()
+        self._ledger = Ledger.open(self._store, self.trainer.terms)
         if self.mirror.size:
             self._store.require(self.mirror.state.uploads_of(self.name))
+        self._require_charges()
         for row in self._ledger.rows():  # of a round that died with this process
             self._ledger.release(row.charge)
         self.spots = SpotChecks(
@@ -121,11 +132,13 @@ class Node:
             wanted=self.settings.policy.chunks_to_check,
             folder=directory,
         )
+        self._gate = GateCheck(workload, folder=directory, dispute=self._dispute_gate)
         self._base = ResultApplier(
             replica or Replica.start(workload.given),
             mirror=self.mirror,
             store=self._store,
             spots=self.spots,
+            gate=self._gate,
             workload=workload,
         )
         self.session: Session | None = None
@@ -152,6 +165,10 @@ class Node:
         """The durable state, with the receipts of what left."""
         return self._store
 
+    def share_scores(self, known: KnownScores) -> None:
+        """Use scores that other parties of this process computed."""
+        self._gate.known = known
+
     def objections(self) -> list[Objection]:
         """List why it would refuse every offer; ask before the first."""
         return objections(self._standing())
@@ -177,14 +194,23 @@ class Node:
     def _state(self) -> FederationState | None:
         return self.mirror.state if self.mirror.size else None
 
-    def handle(self, message: Message) -> Message:
+    def handle(self, message: Message, connection: str = "") -> Message:
         """Answer a request; whatever goes wrong is a refusal.
+
+        Args:
+            message: The request.
+            connection: The transport's name for the connection that it came by, to
+                which the proof of this node's name is bound.
 
         Raises:
             ResourceError: Not even the receipt could be written; nothing leaves.
         """
         try:
-            reply = self._answer(decode_body(message), message.attachments)
+            body = decode_body(message)
+            if isinstance(body, HelloRequest):
+                reply = self._identify(body.nonce, connection)
+            else:
+                reply = self._answer(body, message.attachments)
         except Exception as error:  # noqa: BLE001 - default deny, whatever it is
             self._note(message.kind, error)
             reply = self._refuse(message, reason_of(error))
@@ -196,7 +222,8 @@ class Node:
 
         Guarantees:
             Only errors of ours are told in full. Another one may quote a record: of
-            it only type and place are, unless the operator asked for tracebacks.
+            it only type and place are, and the lines of code where the operator asked
+            for tracebacks.
         """
         if isinstance(error, TapestryError):
             said = "%s: refused %s: %s [%s]; the reply says %s"
@@ -206,8 +233,9 @@ class Node:
         _logger.error(
             "%s: refused %s: internal error: %s; %s=1 shows the traceback",
             *(self.name, kind, unforeseen(error), TRACEBACK),
-            exc_info=error if wants_traceback() else None,
         )
+        if wants_traceback():
+            _logger.error("%s", frames_of(error))
 
     def close(self) -> None:
         """Close the databases."""
@@ -227,6 +255,7 @@ class Node:
             ),
             min_cohort=settings.policy.min_cohort,
             max_colluding=settings.policy.max_colluding,
+            varying_survivors=settings.policy.varying_survivors,
             notify=self._notify,
         )
 
@@ -246,16 +275,25 @@ class Node:
             raise Refused(Reason.UNKNOWN_ROUND, said, code="round-not-joined")
         return self.session.answer(request, now=self.clock())
 
-    @_answer.register
-    def _hello(self, _: HelloRequest, __: Bulk) -> Message:
+    def _identify(self, nonce: str, connection: str) -> Message:
         accepted = self.mirror.accepted
+        claim = ConnectionClaim(
+            genesis=self.settings.genesis,
+            node=self.name,
+            connection=connection,
+            nonce=nonce,
+        )
         return encode_message(
             Identity(
                 name=self.name,
+                proof=claim.prove(self.keys["node"]),
+                protocol=PROTOCOL,
+                software=software_digest(),
                 size=self.mirror.size,
                 applied=self._base.applied,
                 checkpoint=accepted.note.decode() if accepted else None,
                 asks=tuple(self._base.asks()),
+                held_out=self._gate.held,
             )
         )
 
@@ -279,7 +317,7 @@ class Node:
             salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
             declared = self.trainer.declaration(salt)
             self._store.post(self.context.sign_event(declared, now=self.clock()))
-        return self._store.outbox()
+        return self._store.outbox()[:MAX_SUBMITTED]
 
     def _accept(self, checkpoint: str) -> None:
         """Accept a checkpoint as the newest one.
@@ -297,12 +335,19 @@ class Node:
 
     @_answer.register
     def _offer(self, request: AdvertiseKeysRequest, _: Bulk) -> Message:
-        """Join the round that the log proves, if the guard and the ledger agree."""
+        """Join the round that the log proves, if the guard and the ledger agree.
+
+        Edge cases:
+            An offer of the round that is under way here gets the same keys again, and
+            the round stays at its stage.
+        """
         self._accept(request.checkpoint)
         current = self.mirror.state.open_round
         if current is None:
             said = "the log has no open round"
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
+        if self.session is not None and self.session.manifest == current.manifest:
+            return encode_message(self.session.advertisement)  # joined before
         declared = self.mirror.state.data.get(self.name)
         if declared is None or declared.records != self.trainer.count:
             said = f"the log lacks the declaration of {self.trainer.count} records"
@@ -341,14 +386,37 @@ class Node:
     def _require_charges(self) -> None:
         """Compare the ledger with all that the log says this node spent.
 
-        Each time with all of it: the ledger's files can be put back under a running
-        node, and then only the log is left to tell.
+        Each time with all of it: database and mirror can be put back together, and
+        then only the log is left to tell.
 
         Raises:
             VerificationError: The log holds a charge that the ledger does not.
         """
         if self.mirror.size:
             self._ledger.require(published_charges(self.mirror.state, self.name))
+
+    @_answer.register
+    def _keep_held_out(self, request: ShowHeldOutRequest, files: Bulk) -> Message:
+        """Keep the public data of the gate that the last run names in the log."""
+        newest = self._state.newest if self._state else None
+        if newest is None:
+            said = "the log has no round"
+            raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
+        want = newest.gate.held_out
+        self._gate.keep(request.files, [bytes(file) for file in files], want=want)
+        return encode_message(ReceiptReply())
+
+    def _dispute_gate(self, closed: RoundClosed) -> None:
+        """Note a dispute for good, and post it to the log once."""
+        disputed = RoundDisputed(
+            run_id=closed.run_id,
+            round_number=closed.round_number,
+            attempt=closed.attempt,
+            subject="gate",
+            chunk=None,
+        )
+        entry = self.context.sign_event(disputed, now=self.clock())
+        self._store.dispute_gate(closed.run_id, closed.round_number, entry=entry)
 
     @_answer.register
     def _result(self, request: ApplyResultRequest, chunks: Bulk) -> Message:

@@ -1,57 +1,77 @@
-"""The durable state of a node: ``state.db``, with the receipts of what left.
+"""The durable state of a node: ``node.db``, with the receipts of what left.
 
-SQLite in WAL mode with ``synchronous=FULL``: a write that guards a send is durable
-before the send.
+One SQLite database in WAL mode with ``synchronous=FULL``: a write that guards a send is
+durable before the send. It has two tables.
 
-* The high-water mark: one upload per (run, round), ever. Taking it is the only way
-  to get the ``Reservation`` without which ``secagg`` masks nothing.
+``entries`` is one hash chain of all obligations (``state_entries``), and the number and
+digest of its last entry are mirrored in a file beside it:
+
+* The charges of the privacy ledger (``budget.ledger``).
+* The upload marks: one upload per (run, round), ever, taken in one transaction with the
+  charge that it names. Taking one is the only way to get the ``Reservation`` without
+  which ``secagg`` masks nothing.
+* The consents: the survivor sets that it helped to open without noise.
 * The outbox: entries of the node's own that the log does not have yet.
 * The base that each round gave by this node's own step, so that a dispute outlives
   a restart.
 * The manifest of each release as this node rebuilt it, likewise.
 * Chunks of sums that the node drew for spot checks: a draw is made once.
-* Egress receipts: kind, size and digest of each message that leaves, chained by
-  hash, so that a row changed or taken out of the middle shows. Deleted last rows do
-  not show, nor does a chain computed anew: the list is not proven whole.
+* The rounds whose outcome is not the gate's, by this node's own scores.
+
+``egress`` holds receipts: kind, size and digest of each message that leaves, chained by
+hash, so that a row changed or taken out of the middle shows. Each upload mark names the
+receipt before it, so that what was cut before the last upload shows as well. Rows
+deleted after it do not show: the list is not proven whole.
+
+Edge cases:
+    ================================  ================================================
+    The process is killed, or power   charge and upload mark are both there or neither
+    fails, while they are taken
+    It is killed between database     the database is ahead of its mirror, which holds;
+    and mirror                        the next write brings the mirror up to date
+    The mirror is put back alone      refused: it is more than one write behind
+    The database is put back alone    refused: it ends before its mirror
+    Database and mirror are put back  refused by the log, for all that it knows
+    The file is replaced while the    refused: obligations are no longer read or taken
+    node runs
+    ================================  ================================================
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tapestry.encoding import canonical_json, digest, digest_all
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.protocol.messages import Message
 from tapestry.storage.file_lock import lock_file
 from tapestry.storage.sqlite_database import Schema, open_database
+from tapestry_node.budget.ledger_entries import Charge
+from tapestry_node.round.survivor_marks import (
+    ConsentMark,
+    UploadMark,
+    check_consent,
+    check_upload,
+)
+from tapestry_node.state_entries import HeadFile, StateReplay
 
+DATABASE = "node.db"
 _TABLES = """
-CREATE TABLE mark (
-    run TEXT PRIMARY KEY, round INTEGER NOT NULL
-) STRICT;
+CREATE TABLE entries (number INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
 CREATE TABLE egress (
     number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL,
     bytes INTEGER NOT NULL, content TEXT NOT NULL, chain TEXT NOT NULL
 ) STRICT;
-CREATE TABLE outbox (
-    number INTEGER PRIMARY KEY, entry BLOB NOT NULL
-) STRICT;
-CREATE TABLE base (
-    run TEXT, round INTEGER, digest TEXT NOT NULL, PRIMARY KEY (run, round)
-) STRICT;
-CREATE TABLE rebuilt (
-    run TEXT, round INTEGER, manifest TEXT NOT NULL, PRIMARY KEY (run, round)
-) STRICT;
-CREATE TABLE spot (
-    run TEXT, round INTEGER, chunk INTEGER, seen INTEGER NOT NULL,
-    PRIMARY KEY (run, round, chunk)
-) STRICT;
-CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE INDEX spot_open ON spot (run, round, seen) WHERE seen <> 1;
 """
-_SCHEMA = Schema(application="TpNs", version=1, tables=_TABLES)
+_SCHEMA = Schema(application="TpNd", version=1, tables=_TABLES)
 _GENESIS = digest(b"tapestry-egress/1")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,21 +89,33 @@ class Receipt:
 class NodeState:
     """The node's durable memory.
 
-    Every method raises ``ResourceError`` when the disk is full or failing.
+    Every method raises ``ResourceError`` when the disk is full or failing,
+    ``VerificationError`` when the entries were restored, cut or changed, and
+    ``ConfigError`` when the clock runs before the last entry.
     """
 
     def __init__(
-        self, path: Path, *, exclusive: bool = False, readonly: bool = False
+        self,
+        path: Path,
+        *,
+        exclusive: bool = False,
+        readonly: bool = False,
+        mirror: HeadFile | None = None,
+        clock: Callable[[], datetime] = _now,
     ) -> None:
-        """Open ``state.db``, or create it unless ``readonly``.
+        """Open ``node.db``, or create it unless ``readonly``.
 
         ``exclusive`` keeps other processes from serving with it; they may read.
+        ``mirror`` keeps the last entry's digest as well, by default beside the
+        database.
 
         Raises:
             ConfigError: Another process serves with it.
             ResourceError: The database cannot be read, or not be written.
+            VerificationError: Its entries were restored, cut or changed.
         """
-        self._path = path
+        self.path, self._clock = path, clock
+        self._mirror = mirror or HeadFile(path.with_name(path.name + ".mirror"))
         try:
             self._lock = lock_file(path.with_suffix(".lock")) if exclusive else None
         except BlockingIOError:
@@ -97,29 +129,126 @@ class NodeState:
         except BaseException:
             self._release()
             raise
+        try:
+            self._file = path.stat()
+            self._replay = StateReplay(self.database)
+            self._check_receipts(self._load())
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def writing(self) -> Iterator[StateReplay]:
+        """Add entries, all or none, with no other writer between them.
+
+        Guarantees:
+            When it ends, the entries are on the disk and in the mirror.
+        """
+        self._require_in_place()
+        try:
+            with self.database.transaction():
+                replay = self._load()
+                yield replay
+            number, _ = self._mirror.latest() or (0, "")
+            if replay.number > number:
+                self._mirror.record(replay.number, replay.head)
+        except BaseException:
+            self._replay = StateReplay(self.database)  # what it read is rolled back
+            raise
+
+    def reading(self) -> StateReplay:
+        """Return all entries as they are now."""
+        self._require_in_place()
+        return self._load()
+
+    def _load(self) -> StateReplay:
+        with self.database.errors():
+            mirrored = self._mirror.latest()  # first: another process may be writing
+            name = str(self.path)
+            self._replay.load(mirrored=mirrored, now=self._clock(), name=name)
+        return self._replay
+
+    def _require_in_place(self) -> None:
+        with self.database.errors():
+            found = self.path.stat() if self.path.exists() else None
+        if found is None or not _is_same_file(found, self._file):
+            raise VerificationError(
+                f"{self.path} was replaced while this process had it open; put the"
+                " newest copy back and start again",
+                code="state-restored",
+            )
 
     def highest(self, run_id: str) -> int:
-        """Return the last round of a run that this node uploaded for; 0 for none."""
-        rows = self.database.query("SELECT round FROM mark WHERE run = ?", run_id)
-        return int(rows[0][0]) if rows else 0
+        """Return the last round of a run that was uploaded or paid for; 0 for none."""
+        return self.reading().highest(run_id)
 
-    def raise_to(self, run_id: str, round_number: int) -> None:
-        """Take the only upload of a round, durably.
+    def check_upload(self, mark: UploadMark, *, named: Collection[str]) -> None:
+        """Refuse what ``take_upload`` would refuse for its cohort, and take nothing.
 
         Raises:
-            ProtocolError: The round, or a later one of its run, was taken before.
+            Refused: The round has no noise, and its cohort is too far from that of an
+                earlier upload.
         """
-        if not self.database.query(
-            "INSERT INTO mark VALUES (?, ?) ON CONFLICT (run) DO UPDATE "
-            "SET round = excluded.round WHERE excluded.round > mark.round "
-            "RETURNING round",
-            *(run_id, round_number),
-        ):
-            raise ProtocolError(
-                f"round {round_number} of {run_id} was uploaded for already; one "
-                "upload per round, ever",
-                code="round-already-uploaded",
+        check_upload(mark, self.reading().uploads, named=named)
+
+    def take_upload(
+        self,
+        mark: UploadMark,
+        *,
+        charge: Charge | None,
+        named: Collection[str] = (),
+    ) -> None:
+        """Take the only upload of a round and spend its charge, both or neither.
+
+        ``named`` holds the exceptions that the node's policy names.
+
+        Raises:
+            Refused: The round has no noise, and its cohort is too far from that of an
+                earlier upload.
+            ProtocolError: The round, or a later one of its run, was taken or paid for
+                before; or the plan has noise and there is no charge, or the reverse.
+            PolicyError: The charge was not reserved, or with other steps.
+        """
+        with self.writing() as replay:
+            if mark.round_number <= replay.highest(mark.run):
+                raise ProtocolError(
+                    f"round {mark.round_number} of {mark.run} was uploaded or paid for"
+                    " already; one upload per round, ever",
+                    code="round-already-uploaded",
+                )
+            check_upload(mark, replay.uploads, named=named)
+            if charge is not None:
+                replay.spend(charge)
+            number, chain = self._last_receipt()
+            replay.append(
+                {
+                    "type": "upload",
+                    "mark": mark.body(),
+                    "charge": replay.rows[charge.key].number if charge else None,
+                    "receipts": number,
+                    "receipt": chain,
+                }
             )
+
+    def take_consent(
+        self,
+        mark: ConsentMark,
+        *,
+        logged: Iterable[ConsentMark] = (),
+        named: Collection[str] = (),
+    ) -> None:
+        """Mark a set of survivors before the node consents to open their sum.
+
+        ``logged`` holds sets that the log shows, which this database may have lost;
+        ``named`` the exceptions that the node's policy names.
+
+        Raises:
+            Refused: Another set was taken on the same base, or in the same run.
+        """
+        with self.writing() as replay:
+            check_consent(mark, [*replay.consents, *logged], named=named)
+            if mark not in replay.consents:
+                replay.append({"type": "consent", "mark": mark.body()})
 
     def require(self, committed: Mapping[str, int]) -> None:
         """Compare with the last rounds that the log says this node uploaded for.
@@ -128,96 +257,93 @@ class NodeState:
             committed: The number of the last such round, by run.
 
         Raises:
-            VerificationError: The log holds one above the mark: the database was
-                deleted, or restored from before that round.
+            VerificationError: The log holds one above the mark: database and mirror
+                were deleted, or restored from before that round.
         """
         for run_id, round_number in committed.items():
             mark = self.highest(run_id)
             if mark < round_number:
                 raise VerificationError(
                     f"the log says that this node uploaded for round {round_number} of"
-                    f" {run_id!r}, {self._path} knows of {mark}: it was deleted or is"
+                    f" {run_id!r}, {self.path} knows of {mark}: it was deleted or is"
                     " an older copy; put the newest back",
                     code="state-restored",
                 )
 
     def post(self, entry: bytes) -> None:
         """Keep an entry of the node once, until the log has it."""
-        self.database.query(
-            "INSERT INTO outbox (entry) SELECT ?1 "
-            "WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE entry = ?1)",
-            entry,
-        )
+        with self.writing() as replay:
+            if entry not in replay.outbox:
+                replay.append({"type": "post", "entry": entry.hex()})
 
     def outbox(self) -> list[bytes]:
         """List the entries that the log should get, the oldest first."""
-        rows = self.database.query("SELECT entry FROM outbox ORDER BY number")
-        return [bytes(row[0]) for row in rows]
+        return list(self.reading().outbox)
 
     def clear(self, entry: bytes) -> None:
         """Forget an entry that is in the log now."""
-        self.database.query("DELETE FROM outbox WHERE entry = ?", entry)
+        with self.writing() as replay:
+            if entry in replay.outbox:
+                replay.append({"type": "clear", "entry": entry.hex()})
 
     def keep_base(self, run_id: str, round_number: int, *, gives: str) -> None:
         """Remember which model a round gives to release, by this node's own step."""
-        self.database.query(
-            "INSERT OR REPLACE INTO base VALUES (?, ?, ?)", run_id, round_number, gives
-        )
+        with self.writing() as replay:
+            key = {"run": run_id, "round": round_number}
+            replay.append({"type": "base", **key, "gives": gives})
 
     def base(self, run_id: str, round_number: int) -> str | None:
         """Return the model that a round gave here to release, if it was followed."""
-        rows = self.database.query(
-            "SELECT digest FROM base WHERE run = ? AND round = ?", run_id, round_number
-        )
-        return str(rows[0][0]) if rows else None
+        return self.reading().bases.get((run_id, round_number))
 
     def keep_rebuilt(self, run_id: str, round_number: int, *, manifest: str) -> None:
         """Remember the manifest of the release of a round, as it was rebuilt here."""
-        self.database.query(
-            "INSERT OR REPLACE INTO rebuilt VALUES (?, ?, ?)",
-            *(run_id, round_number, manifest),
-        )
+        with self.writing() as replay:
+            key = {"run": run_id, "round": round_number}
+            replay.append({"type": "rebuilt", **key, "gives": manifest})
 
     def rebuilt(self, run_id: str, round_number: int) -> str | None:
         """Return the manifest of a round's release if it was rebuilt here."""
-        rows = self.database.query(
-            "SELECT manifest FROM rebuilt WHERE run = ? AND round = ?",
-            *(run_id, round_number),
-        )
-        return str(rows[0][0]) if rows else None
+        return self.reading().rebuilt.get((run_id, round_number))
 
     def keep_spots(
         self, run_id: str, round_number: int, *, chunks: Sequence[int]
     ) -> None:
         """Remember a draw for spot checks, unless there is one of this round."""
-        self.database.query(
-            "INSERT INTO spot SELECT ?1, ?2, value, 0 FROM json_each(?3) WHERE NOT "
-            "EXISTS (SELECT 1 FROM spot WHERE run = ?1 AND round = ?2)",
-            *(run_id, round_number, canonical_json(list(chunks)).decode()),
-        )
+        with self.writing() as replay:
+            if chunks and (run_id, round_number) not in replay.spots:
+                key = {"run": run_id, "round": round_number}
+                replay.append({"type": "draw", **key, "chunks": list(chunks)})
 
     def spots(self, run_id: str, round_number: int) -> list[int]:
         """List the chunks of a round that were drawn and not seen yet."""
-        rows = self.database.query(
-            "SELECT chunk FROM spot WHERE run = ? AND round = ? AND NOT seen "
-            "ORDER BY chunk",
-            *(run_id, round_number),
-        )
-        return [int(row[0]) for row in rows]
+        drawn = self.reading().spots.get((run_id, round_number), {})
+        return sorted(chunk for chunk, state in drawn.items() if state == "open")
 
     def mark_verified(self, run_id: str, round_number: int, *, chunk: int) -> None:
         """Mark a chunk that was drawn as seen."""
-        self._mark_spot(run_id, round_number, chunk, 1)
+        self._mark_spot("seen", run_id, round_number, chunk)
 
     def dispute_spot(self, run_id: str, round_number: int, *, chunk: int) -> None:
         """Note for good that a chunk of a sum is not the sum of the uploads."""
-        self._mark_spot(run_id, round_number, chunk, 2)
+        self._mark_spot("disputed", run_id, round_number, chunk)
 
-    def _mark_spot(self, run_id: str, round_number: int, chunk: int, seen: int) -> None:
-        self.database.query(
-            "UPDATE spot SET seen = ? WHERE run = ? AND round = ? AND chunk = ?",
-            *(seen, run_id, round_number, chunk),
-        )
+    def dispute_gate(self, run_id: str, round_number: int, *, entry: bytes) -> None:
+        """Note once, for good, that the gate's outcome is another one, and post it."""
+        with self.writing() as replay:
+            if (run_id, round_number) not in replay.gates:
+                key = {"run": run_id, "round": round_number}
+                replay.append({"type": "gate", **key})
+                replay.append({"type": "post", "entry": entry.hex()})
+
+    def disputed_gates(self) -> list[tuple[str, int]]:
+        """List run and number of the rounds whose gate this node disputes."""
+        return sorted(self.reading().gates)
+
+    def _mark_spot(self, kind: str, run_id: str, round_number: int, chunk: int) -> None:
+        with self.writing() as replay:
+            key = {"run": run_id, "round": round_number}
+            replay.append({"type": kind, **key, "chunk": chunk})
 
     def disputed(self, run_id: str) -> list[int]:
         """List the rounds of a run whose sums are false, as this node has seen."""
@@ -225,26 +351,23 @@ class NodeState:
 
     def disputed_sums(self) -> list[tuple[str, int]]:
         """List run and number of the rounds whose sums are false, as seen here."""
-        rows = self.database.query(
-            "SELECT DISTINCT run, round FROM spot WHERE seen <> 1 AND seen = 2"
-            " ORDER BY run, round"
-        )
-        return [(str(run), int(number)) for run, number in rows]
+        return self._rounds_with("disputed")
 
     def pending_rounds(self, run_id: str) -> list[int]:
         """List the rounds of a run with drawn chunks that were not seen yet."""
-        rows = self.database.query(
-            "SELECT DISTINCT round FROM spot WHERE run = ? AND seen <> 1 AND NOT seen"
-            " ORDER BY round",
-            run_id,
-        )
-        return [int(row[0]) for row in rows]
+        return [number for run, number in self._rounds_with("open") if run == run_id]
+
+    def _rounds_with(self, state: str) -> list[tuple[str, int]]:
+        spots = self.reading().spots
+        return sorted(key for key, drawn in spots.items() if state in drawn.values())
 
     def secret(self, name: str, fresh: bytes) -> bytes:
         """Return a secret that was stored under a name, or store ``fresh``."""
-        self.database.query("INSERT OR IGNORE INTO secret VALUES (?, ?)", name, fresh)
-        rows = self.database.query("SELECT value FROM secret WHERE name = ?", name)
-        return bytes(rows[0][0])
+        with self.writing() as replay:
+            if name not in replay.secrets:
+                value = fresh.hex()
+                replay.append({"type": "secret", "name": name, "value": value})
+            return replay.secrets[name]
 
     def record(self, message: Message) -> None:
         """Write the receipt of a message before it leaves.
@@ -252,15 +375,11 @@ class NodeState:
         Raises:
             ResourceError: The receipt cannot be written; the message must not leave.
         """
-        rows = self.database.query(
-            "SELECT number, chain FROM egress ORDER BY number DESC LIMIT 1"
-        )
-        number, chain = (rows[0][0] + 1, rows[0][1]) if rows else (1, _GENESIS)
+        number, chain = self._last_receipt()
         attached = [memoryview(each).cast("B") for each in message.attachments]
-        time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         row = (
-            number,
-            time,
+            number + 1,
+            self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"),
             message.kind.value,
             message.size,
             digest_all([message.body, *attached]),
@@ -269,6 +388,23 @@ class NodeState:
             "INSERT INTO egress VALUES (?, ?, ?, ?, ?, ?)", *row, _link(chain, row)
         )
 
+    def _last_receipt(self) -> tuple[int, str]:
+        rows = self.database.query(
+            "SELECT number, chain FROM egress ORDER BY number DESC LIMIT 1"
+        )
+        return (rows[0][0], rows[0][1]) if rows else (0, _GENESIS)
+
+    def _check_receipts(self, replay: StateReplay) -> None:
+        """Require the receipt that the last upload names.
+
+        Raises:
+            VerificationError: The receipts are older than the last upload.
+        """
+        number, chain = replay.receipt or (0, _GENESIS)
+        rows = self.database.query("SELECT chain FROM egress WHERE number = ?", number)
+        if number and [row[0] for row in rows] != [chain]:
+            raise self._tampered(number)
+
     def receipts(self) -> Iterator[Receipt]:
         """Iterate over all receipts in order, checking the chain.
 
@@ -276,18 +412,22 @@ class NodeState:
             VerificationError: A row was changed, or one amid the others removed or
                 added, by hand.
         """
+        self._check_receipts(self.reading())
         chain = _GENESIS
         rows = self.database.query("SELECT * FROM egress ORDER BY number")
         for expected, row in enumerate(rows, start=1):
             chain = _link(chain, row[:5])
             if row[0] != expected or row[5] != chain:
-                raise VerificationError(
-                    f"egress receipt {expected} of {self._path} was tampered with; put"
-                    " the newest copy back",
-                    code="receipt-changed",
-                )
+                raise self._tampered(expected)
             names = Receipt.__slots__  # in the order of the columns
             yield Receipt(**dict(zip(names, row, strict=True)))
+
+    def _tampered(self, number: int) -> VerificationError:
+        return VerificationError(
+            f"egress receipt {number} of {self.path} was tampered with; put the newest"
+            " copy back",
+            code="receipt-changed",
+        )
 
     def close(self) -> None:
         """Close the database and let others serve."""
@@ -297,6 +437,10 @@ class NodeState:
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def _is_same_file(one: Any, other: Any) -> bool:
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 
 
 def _link(chain: str, row: tuple[int, str, str, int, str]) -> str:

@@ -5,16 +5,25 @@ refused: ``epsilon`` belongs to ``noise = "local"``.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.bounds import Delta, Epsilon
 from tapestry.protocol.messages import MAX_ASKS
 from tapestry.protocol.round_manifest import Options
-from tapestry.schema import Digest, Name, Noise, Plain, Printable, Strict
+from tapestry.schema import (
+    Digest,
+    LocalPath,
+    Name,
+    Noise,
+    Plain,
+    Printable,
+    Strict,
+)
 from tapestry.settings import Base, Count, Settings, Targets, WorkloadName
+from tapestry_governance.events.event_body import Licence
 
 
 def _spot_checks(value: Any) -> Any:
@@ -40,8 +49,8 @@ def _adapter_epsilon(value: Any) -> Any:
 
 class _Adapter(Strict):
     publish: bool
-    licence: Annotated[  # of the adapter, an SPDX name
-        str, Field(max_length=80, examples=["Apache-2.0"])
+    licence: Annotated[  # of the adapter
+        Licence, Field(description="an SPDX name", examples=["Apache-2.0"])
     ]
     rank: Annotated[int, Field(ge=1, le=256)]
     targets: Targets  # empty: chosen from the model
@@ -84,14 +93,23 @@ class NodePolicy(Strict):
     fallback_epsilon_limit: Epsilon
     target_delta: Delta
     max_steps: Count  # local steps a round may ask for
-    bases: tuple[Digest, ...]  # parameter digests of given bases it will start from
+    bases: tuple[Digest, ...]  # identities of given bases it will start from
     parameterizations: tuple[Literal["full", "low_rank"], ...]
     max_checkpoint_age: Count  # seconds
+    # Without noise: plans of runs, and sets of nodes on one base, by the digest that a
+    # refusal names, for which other survivors than before may be summed.
+    varying_survivors: tuple[Digest, ...] = ()
     # Chunks of each sum to see recomputed before a release of it is cosigned; each
     # costs a MiB per survivor. "none" leaves the check to the other members.
     spot_checks: Annotated[
         int | Literal["none"], BeforeValidator(_spot_checks), Field(examples=[2])
     ]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.varying_survivors and "none" not in self.noise:
+            raise ValueError('varying_survivors needs "none" in noise')
+        return self
 
     @property
     def chunks_to_check(self) -> int:
@@ -102,9 +120,11 @@ class NodePolicy(Strict):
 class Transport(Strict):
     """The address of the SuperLink and the node's credentials towards it."""
 
-    superlink: Annotated[str, Field(examples=["superlink.example:9092"])]
-    root_certificates: Annotated[str, Field(examples=["authority.pem"])]
-    auth_key: Annotated[str, Field(examples=["keys/transport"])]
+    superlink: Annotated[
+        Printable, Field(max_length=300, examples=["superlink.example:9092"])
+    ]
+    root_certificates: Annotated[LocalPath, Field(examples=["authority.pem"])]
+    auth_key: Annotated[LocalPath, Field(examples=["keys/transport"])]
     poll_seconds: Annotated[Plain, AfterValidator(_seconds), Field(examples=["0.1"])]
 
 
@@ -128,7 +148,7 @@ class NodeSettings(Settings):
     country: Annotated[Printable, Field(max_length=60)]
     workload: WorkloadName
     base: Base
-    data: Annotated[str, Field(examples=["data"])]
+    data: Annotated[LocalPath, Field(examples=["data"])]
     genesis: Digest
     policy: NodePolicy
     adapter: AdapterSettings

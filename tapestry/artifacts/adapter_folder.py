@@ -72,7 +72,7 @@ class Lora(BaseModel):
     bias: Literal["none"] = "none"
     fan_in_fan_out: Literal[False] = False
     alora_invocation_tokens: None = None
-    alpha_pattern: Annotated[dict[str, int], Field(max_length=0)] = {}
+    alpha_pattern: Annotated[dict[Module, int], Field(max_length=0)] = {}
     arrow_config: None = None
     auto_mapping: None = None
     corda_config: None = None
@@ -83,7 +83,7 @@ class Lora(BaseModel):
     layer_replication: None = None
     layers_pattern: None = None
     layers_to_transform: None = None
-    loftq_config: Annotated[dict[str, int], Field(max_length=0)] | None = None
+    loftq_config: Annotated[dict[Module, int], Field(max_length=0)] | None = None
     lora_bias: Literal[False] = False
     lora_ga_config: None = None
     megatron_config: None = None
@@ -91,7 +91,7 @@ class Lora(BaseModel):
     modules_to_save: None = None
     monteclora_config: None = None
     qalora_group_size: int = 16
-    rank_pattern: Annotated[dict[str, int], Field(max_length=0)] = {}
+    rank_pattern: Annotated[dict[Module, int], Field(max_length=0)] = {}
     revision: None = None
     target_parameters: None = None
     trainable_token_indices: None = None

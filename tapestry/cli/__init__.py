@@ -12,7 +12,6 @@ Guarantees:
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -26,6 +25,7 @@ from tapestry.cli.failures import describe
 from tapestry.environment import require_current_folder
 from tapestry.errors import TapestryError
 from tapestry.inputs.faults import ManyFaults, wants_traceback
+from tapestry.inputs.private_data import frames_of
 
 _ROLES = {
     "demo": ("tapestry_demo.cli", "The whole story, on one machine."),
@@ -98,7 +98,7 @@ def _end(error: BaseException, words: Sequence[str]) -> ExitStatus:
         return ExitStatus.INCOMPLETE
     status = status_of(error)
     if status is ExitStatus.INTERNAL and wants_traceback():
-        for line in "".join(traceback.format_exception(error)).splitlines():
+        for line in frames_of(error).splitlines():
             console.note(line)
     try:
         _tell(error, words, status)

@@ -57,7 +57,12 @@ def read_held_out(folder: Path, evaluation: Evaluation) -> HeldOut:
         raise ResourceError(
             f"cannot read {folder}: {error.strerror}", code="file-unreadable"
         ) from error
-    return HeldOut(sets=sets, digest=digest(canonical_json(files)))
+    return HeldOut(sets=sets, digest=digest_of(files))
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """Digest held-out files: from institution to the digest of its file."""
+    return digest(canonical_json(dict(files)))
 
 
 def check_held_out(folder: Path, evaluation: Evaluation) -> None:

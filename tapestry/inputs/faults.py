@@ -59,6 +59,15 @@ class InputFault(ConfigError):
         return f"{place}: {self.rule}" if place else self.rule
 
 
+class HiddenError(Exception):
+    """An unexpected error while records were at hand: its type and place, no more."""
+
+    def __init__(self, place: str, frames: str) -> None:
+        """Keep the place in words, and the lines of code that led to it."""
+        super().__init__(place)
+        self.place, self.frames = place, frames
+
+
 class ManyFaults(ConfigError):
     """Several faults, a line each below the name of the folder or file."""
 
@@ -108,6 +117,8 @@ class Faults:
 
 def unforeseen(error: BaseException) -> str:
     """Return the type of an unexpected error, and its place in Tapestry's code."""
+    if isinstance(error, HiddenError):
+        return error.place
     return f"{type(error).__name__} in {_place(error.__traceback__)}"
 
 

@@ -10,6 +10,7 @@ A node never calls the coordinator. It answers requests, one reply to each::
     collect_masked_inputs     masked_input         4, 5
     check_consistency         consent              6, 7
     unmask                    unmasking_shares     8, 9
+    show_held_out             receipt              the public data of the gate
     apply_result              receipt              10
     check_chunk               receipt              a chunk that the node drew
     publish_adapter           publication
@@ -42,6 +43,7 @@ from tapestry.protocol.secagg_messages import (
     Consent,
     ConsentList,
     Hex32,
+    Hex64,
     KeyList,
     Result,
     Reveal,
@@ -50,11 +52,15 @@ from tapestry.protocol.secagg_messages import (
     UploadHead,
 )
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import DOCUMENT_LIMIT, FileName, Name, Strict
+from tapestry.schema import DOCUMENT_LIMIT, Digest, FileName, Name, Strict
 
 BODY_LIMIT = DOCUMENT_LIMIT
 NOTE_LIMIT = 1 << 18  # characters of a signed checkpoint
 MAX_ASKS = 64  # chunks that a node may ask for at a time
+MAX_HELD_OUT_FILES = 1000  # one for each member
+MAX_HELD_OUT_BYTES = 64 << 20
+MAX_SUBMITTED = 64  # entries that a node submits to the log with a cosignature
+MAX_FILES = 64  # of an adapter
 LEADING_ENTRIES = 2  # of the log, in front of the bulk of an upload or publication
 
 Bulk = Sequence[bytes | memoryview]
@@ -79,6 +85,7 @@ class Kind(StrEnum):
     CONSENT = "consent"
     UNMASK = RoundStage.UNMASK.value
     UNMASKING_SHARES = "unmasking_shares"
+    SHOW_HELD_OUT = "show_held_out"
     APPLY_RESULT = "apply_result"
     CHECK_CHUNK = "check_chunk"
     RECEIPT = "receipt"
@@ -158,19 +165,27 @@ class ChunkRequest(Strict):
 
 
 class HelloRequest(Strict):
-    """Asks for a node's name and its progress in the log and the rounds."""
+    """Asks a connection whose it is, by a fresh nonce, and for the node's progress."""
+
+    nonce: Hex32
 
 
 class Identity(Strict):
-    """A node's name and progress: the reply to ``HelloRequest``."""
+    """A node's name, proven for its connection, and progress: after a hello."""
 
     name: Name
+    proof: Hex64  # by the node key, as ``connection_proof`` says
+    protocol: Annotated[
+        str, Field(pattern="^[a-z0-9-]{1,32}/[0-9]{1,4}$")
+    ]  # as TSA-1's
+    software: Digest  # that runs there
     size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
     applied: Annotated[int, Field(ge=0)]  # the last round whose result it has applied
     checkpoint: Note | None  # the newest one that it accepted
     asks: Annotated[
         tuple[ChunkRequest, ...], Field(max_length=MAX_ASKS)
     ]  # not seen yet
+    held_out: Digest | None  # the public data of the gate that it has
 
 
 class CosignRequest(Strict):
@@ -190,6 +205,18 @@ class AdvertiseKeysRequest(Strict):
     """Asks a node to join the round that the log has open (TSA-1, message 0)."""
 
     checkpoint: Note
+
+
+class ShowHeldOutRequest(Strict):
+    """Shows the public data on which the gate scores; the files are attached."""
+
+    files: Annotated[tuple[FileName, ...], Field(max_length=MAX_HELD_OUT_FILES)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if list(self.files) != sorted(set(self.files)):
+            raise ValueError("names of files must be distinct and in order")
+        return self
 
 
 class ApplyResultRequest(Strict):
@@ -229,7 +256,7 @@ class ReceiptReply(Strict):
 class Publication(Strict):
     """Names the files of an adapter, which are attached behind two log entries."""
 
-    files: tuple[FileName, ...]  # in order
+    files: Annotated[tuple[FileName, ...], Field(max_length=MAX_FILES)]  # in order
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -260,6 +287,7 @@ BODIES: Final[Mapping[Kind, type[Strict]]] = MappingProxyType(
         Kind.CONSENT: Consent,
         Kind.UNMASK: ConsentList,
         Kind.UNMASKING_SHARES: Reveal,
+        Kind.SHOW_HELD_OUT: ShowHeldOutRequest,
         Kind.APPLY_RESULT: ApplyResultRequest,
         Kind.CHECK_CHUNK: CheckChunkRequest,
         Kind.RECEIPT: ReceiptReply,
@@ -269,17 +297,26 @@ BODIES: Final[Mapping[Kind, type[Strict]]] = MappingProxyType(
     }
 )
 _KINDS: Final = MappingProxyType({body: kind for kind, body in BODIES.items()})
-_WITH_BULK: Final = frozenset(
+_ENTRY, _CHUNK, _CHUNKS = 65_535, 1 << 20, 1 << 22  # bytes, bytes, of a vector
+BULK_LIMITS: Final[Mapping[Kind, tuple[int, int]]] = MappingProxyType(
     {
-        Kind.COSIGN,
-        Kind.COSIGNATURE,
-        Kind.MASKED_INPUT,
-        Kind.APPLY_RESULT,
-        Kind.CHECK_CHUNK,
-        Kind.PUBLICATION,
-        Kind.REFUSAL,
+        Kind.COSIGN: (1 << 20, 1 << 32),
+        Kind.COSIGNATURE: (MAX_SUBMITTED, MAX_SUBMITTED * _ENTRY),
+        Kind.MASKED_INPUT: (
+            LEADING_ENTRIES + _CHUNKS,
+            LEADING_ENTRIES * _ENTRY + _CHUNKS * _CHUNK,
+        ),
+        Kind.SHOW_HELD_OUT: (MAX_HELD_OUT_FILES, MAX_HELD_OUT_BYTES),
+        Kind.APPLY_RESULT: (_CHUNKS, _CHUNKS * _CHUNK),
+        Kind.CHECK_CHUNK: (1001, 1001 * _CHUNK),  # of the sum and of each upload
+        Kind.PUBLICATION: (LEADING_ENTRIES + MAX_FILES, 1 << 31),
+        Kind.REFUSAL: (1, _ENTRY),
     }
 )
+"""The attachments of a message by its kind: how many, and bytes together.
+
+Any other kind has none. What a round's plan says is compared later, and exactly.
+"""
 BodyT = TypeVar("BodyT", bound=Strict)
 
 
@@ -305,7 +342,7 @@ def encode_message(body: Strict, attachments: Bulk = ()) -> Message:
             a bug of the caller.
     """
     kind = _KINDS.get(type(body))
-    if kind is None or (attachments and kind not in _WITH_BULK):
+    if kind is None or (attachments and kind not in BULK_LIMITS):
         raise ValueError(f"no message has a {type(body).__name__} and attachments")
     return Message(kind=kind, body=body.encode(), attachments=attachments)
 
@@ -334,12 +371,30 @@ def expect_body(message: Message, want: type[BodyT]) -> BodyT:
 
 
 def _decode(message: Message, want: type[BodyT]) -> BodyT:
-    if message.attachments and message.kind not in _WITH_BULK:
+    check_attachments(
+        message.kind, [memoryview(each).nbytes for each in message.attachments]
+    )
+    return want.decode(message.body, limit=BODY_LIMIT)
+
+
+def check_attachments(kind: Kind, sizes: Sequence[int]) -> None:
+    """Compare the sizes of attachments with the limits of a kind.
+
+    Raises:
+        ProtocolError: There are too many, or too many bytes; or the kind has none.
+    """
+    most, longest = BULK_LIMITS.get(kind, (0, 0))
+    if sizes and not most:
         raise ProtocolError(
-            f"{message.kind} with {len(message.attachments)} attachments, want none",
+            f"{kind} with {len(sizes)} attachments, want none",
             code="attachments-not-allowed",
         )
-    return want.decode(message.body, limit=BODY_LIMIT)
+    if len(sizes) > most or sum(sizes) > longest:
+        raise ProtocolError(
+            f"{kind} with {len(sizes)} attachments of {sum(sizes)} bytes, the limits"
+            f" are {most} and {longest}",
+            code="attachments-too-large",
+        )
 
 
 def split_entries(attachments: Bulk) -> tuple[bytes, bytes, Bulk]:

@@ -13,14 +13,14 @@ from pydantic import (
 
 from tapestry.encoding import decode_decimal, digest
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import Digest, Name, Plain, Printable, Strict
+from tapestry.schema import Digest, KeyText, Name, Plain, Printable, Strict
 
 
 class Participant(Strict):
     """A node of the cohort; its place in the list, from 1, is its share number."""
 
     name: Name
-    key: Annotated[str, Field(max_length=300)]  # verify key of the node, as a vkey
+    key: KeyText  # of the node
 
 
 def _told_as_one(
@@ -149,6 +149,21 @@ OuterPlan = Annotated[
 ]
 
 
+class GateInputs(Strict):
+    """The public data and the evaluation by which the acceptance gate scores a step."""
+
+    held_out: Digest  # of names and bytes of the held-out files
+    evaluation: Digest  # of the measure's name and settings
+
+
+class StatisticSegment(Strict):
+    """A bounded statistic that travels in the masked vector, behind the update."""
+
+    name: Name
+    entries: Annotated[int, Field(ge=1, le=1 << 20)]
+    bound: Plain  # L2 bound of one unit's part in the sum
+
+
 class StageDeadlines(Strict):
     """Seconds that the coordinator waits for replies, by stage of the aggregation."""
 
@@ -174,6 +189,7 @@ class RoundManifest(Strict):
     protocol: Literal["tapestry-secagg/1"]
     federation: Name
     run_id: Name
+    purpose: Literal["train", "survey", "calibrate"]
     round_number: Annotated[int, Field(ge=1, le=1_000_000)]
     attempt: Annotated[int, Field(ge=1, le=1000)]
     model_digest: Digest
@@ -192,9 +208,11 @@ class RoundManifest(Strict):
     clip_norm: Plain  # L2 bound of the update
     clip_value: Plain  # L-infinity bound of the update
     scale_bits: Annotated[int, Field(ge=0, le=30)]  # grid step 2**-scale_bits
+    statistics: Annotated[tuple[StatisticSegment, ...], Field(max_length=8)]
     training: TrainingPlan
     privacy: PrivacyPlan
     outer: OuterPlan
+    gate: GateInputs
     deadlines: StageDeadlines
     post_quantum: None  # reserved: a hybrid key agreement
 

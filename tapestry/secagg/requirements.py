@@ -13,6 +13,7 @@ from typing import Final, Protocol, Self
 
 from tapestry.errors import PolicyError, ProtocolError
 from tapestry.protocol.round_manifest import (
+    GateInputs,
     OuterPlan,
     PrivacyPlan,
     RoundManifest,
@@ -36,6 +37,7 @@ class RunPlan:
     privacy: PrivacyPlan
     training: TrainingPlan
     outer: OuterPlan
+    gate: GateInputs
 
     @classmethod
     def of(cls, manifest: RoundManifest) -> Self:
@@ -49,6 +51,7 @@ class RunPlan:
             privacy=manifest.privacy,
             training=manifest.training,
             outer=manifest.outer,
+            gate=manifest.gate,
         )
 
 

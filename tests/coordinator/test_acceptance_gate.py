@@ -1,8 +1,8 @@
 """The acceptance gate: the steps that it takes and rejects, and its reasons."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,59 +12,38 @@ import pytest
 
 from tapestry.errors import ConfigError
 from tapestry.evaluation.held_out import HeldOut, scores_of
+from tapestry.evaluation.scorer import Scorer
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.server import Unmasked
-from tapestry.tensor_types import narrow, widen
+from tapestry.tensor_types import narrow
 from tapestry.vectors import Layout
 from tapestry.workloads.language.bits_per_byte import BitsPerByte
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator.acceptance_gate import AcceptanceGate, logged_evaluations
 from tapestry_coordinator.journal import Journal
+from tests.support.gate_models import HELD_OUT, ScoredModel
 from tests.support.log_world import NAMES, World, renamed
 from tests.support.plans import outer_plan
 from tests.support.refusals import refused
 from tests.support.replicas import replica_of
 
-HELD_OUT = HeldOut(sets={"fr": ["a", "b"], "id": ["c"]}, digest="sha256:" + "1" * 64)
 LAYOUT = Layout(tensors=(("w", (8,)),))
 
 
-@dataclass
-class Model:
-    """A workload whose code length is one parameter, and that counts evaluations."""
-
-    value: float = 0.0
-    count: int = 0
-
-    def layout(self, _plan: object) -> Layout:
-        return LAYOUT
-
-    def load(self, parameters: Mapping[str, Any]) -> None:
-        self.value = float(widen(parameters["w"])[0])
-
-    def evaluate(self, texts: list[str], *, sequence_length: int) -> RatioScore:
-        assert sequence_length == 16
-        self.count += 1
-        return RatioScore(
-            amounts=tuple(3 + self.value for _ in texts),
-            sizes=tuple(1 for _ in texts),
-        )
+@pytest.fixture
+def model() -> ScoredModel:
+    return ScoredModel(LAYOUT)
 
 
 @pytest.fixture
-def model() -> Model:
-    return Model()
-
-
-@pytest.fixture
-def gate(model: Model, tmp_path: Path) -> Iterator[AcceptanceGate]:
+def gate(model: ScoredModel, tmp_path: Path) -> Iterator[AcceptanceGate]:
     journal = Journal(tmp_path)
     workload: Any = model
     yield AcceptanceGate(
-        workload=workload,
-        evaluation=BitsPerByte(model=workload, sequence_length=16),
-        held_out=HELD_OUT,
+        scorer=Scorer(
+            workload=workload, evaluation=model.evaluation(None), held_out=HELD_OUT
+        ),
         journal=journal,
     )
     journal.close()
@@ -120,7 +99,7 @@ def test_a_step_may_cost_a_little_and_no_more(gate: AcceptanceGate) -> None:
 
 
 def test_a_step_with_too_large_a_norm_is_rejected_without_scores(
-    gate: AcceptanceGate, model: Model
+    gate: AcceptanceGate, model: ScoredModel
 ) -> None:
     manifest = _manifest()
     verdict = gate.judge(manifest, _sum(manifest, 1.0, whole=True), replica=START)
@@ -140,7 +119,7 @@ def test_a_sum_that_honest_nodes_cannot_give_is_named(gate: AcceptanceGate) -> N
 
 @pytest.mark.parametrize("bits", [math.nan, math.inf, 1e300], ids=str)
 def test_a_step_after_which_scores_are_not_finite_is_rejected(
-    gate: AcceptanceGate, model: Model, bits: float
+    gate: AcceptanceGate, model: ScoredModel, bits: float
 ) -> None:
     """NaN is no improvement, and has no place in the log."""
     manifest = _manifest()
@@ -153,7 +132,7 @@ def test_a_step_after_which_scores_are_not_finite_is_rejected(
 
 
 def test_a_base_without_finite_scores_takes_no_step(
-    gate: AcceptanceGate, model: Model
+    gate: AcceptanceGate, model: ScoredModel
 ) -> None:
     manifest = _manifest()
     _break(model, math.nan, when=lambda: not model.value)
@@ -164,8 +143,8 @@ def test_a_base_without_finite_scores_takes_no_step(
     assert (verdict.reason, verdict.scores) == ("sum_out_of_range", {})
 
 
-def _break(model: Model, bits: float, *, when: Callable[[], bool]) -> None:
-    honest = Model.evaluate
+def _break(model: ScoredModel, bits: float, *, when: Callable[[], bool]) -> None:
+    honest = ScoredModel.evaluate
 
     def broken(texts: list[str], *, sequence_length: int) -> RatioScore:
         found = honest(model, texts, sequence_length=sequence_length)
@@ -177,7 +156,7 @@ def _break(model: Model, bits: float, *, when: Callable[[], bool]) -> None:
 
 
 def test_a_base_is_evaluated_once_over_restarts(
-    gate: AcceptanceGate, model: Model
+    gate: AcceptanceGate, model: ScoredModel
 ) -> None:
     first = gate.scores(START)
     assert gate.scores(START) == first
@@ -194,28 +173,33 @@ def test_a_base_is_evaluated_once_over_restarts(
 
 def _logged(gate: AcceptanceGate, model_digest: str) -> dict[str, RatioScore] | None:
     return logged_evaluations(
-        gate.journal, model_digest, evaluation=gate.evaluation, held_out=gate.held_out
+        gate.journal,
+        model_digest,
+        evaluation=gate.scorer.evaluation,
+        held_out=gate.scorer.held_out,
     )
 
 
 def test_other_data_or_settings_are_evaluated_anew(
-    gate: AcceptanceGate, model: Model
+    gate: AcceptanceGate, model: ScoredModel
 ) -> None:
     gate.scores(START)
     workload: Any = model
     other = HeldOut(sets=HELD_OUT.sets, digest="sha256:" + "2" * 64)
+    shorter = BitsPerByte(model=workload, sequence_length=8)
+    anew = replace(gate, scorer=replace(gate.scorer, held_out=other))
     for changed in (
-        replace(gate, held_out=other),
-        replace(gate, evaluation=BitsPerByte(model=workload, sequence_length=8)),
+        anew,
+        replace(gate, scorer=replace(gate.scorer, evaluation=shorter)),
     ):
         assert _logged(changed, START.digest) is None
-    replace(gate, held_out=other).scores(START)
+    anew.scores(START)
     assert model.count == 4
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_base_without_a_score_opens_no_round(
-    gate: AcceptanceGate, model: Model, tmp_path: Path, value: float
+    gate: AcceptanceGate, model: ScoredModel, tmp_path: Path, value: float
 ) -> None:
     model.find_fault = lambda _text: None  # type: ignore[attr-defined]
     (tmp_path / "none").mkdir()
@@ -226,7 +210,7 @@ def test_a_base_without_a_score_opens_no_round(
 
 
 def test_what_is_scored_is_the_model_that_a_release_would_hold(
-    gate: AcceptanceGate, model: Model
+    gate: AcceptanceGate, model: ScoredModel
 ) -> None:
     """In bfloat16 1.001 is 1, and 1.004 is 1.0078125."""
     start = replica_of({"w": narrow(np.ones(8, np.float32), "BF16")})

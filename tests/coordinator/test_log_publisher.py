@@ -244,6 +244,7 @@ def test_an_entry_that_breaks_a_rule_is_not_appended(
         attempt=1,
         stage=RoundStage.SHARE_KEYS,
         reason="quorum",
+        survivors=(),
     )
     before = publisher.log.size
     with refused(RuleError, "round-not-open", match="'run', 1, 1"):

@@ -17,7 +17,7 @@ Mutation = Callable[[Draw, Path], object]
 _FOREIGN = (
     ".DS_Store", "Thumbs.db", "notes.txt", "x.pyc", "pytorch_model.bin", "new\nline",
     "adapter_config.json", "text.csv", "\udcff.jsonl", "x" * 255, " ", "\x1b[31m",
-    "-rf", "é.jsonl", "a.jsonl~", "state.db-wal", "view.db-shm", "budget.db-journal",
+    "-rf", "é.jsonl", "a.jsonl~", "node.db-wal", "view.db-shm", "node.db-journal",
     "log.db-journal", "config.json", "checkpoint", "more.jsonl", "trust-policy.txt",
 )  # fmt: skip
 _CHANGES = (

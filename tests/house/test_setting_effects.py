@@ -47,6 +47,7 @@ NODE_READERS = {
     "policy.parameterizations": (ADMISSION, "policy.parameterizations"),
     "policy.max_checkpoint_age": (f"{NODE}/node.py", "policy.max_checkpoint_age"),
     "policy.spot_checks": (f"{NODE}/node.py", "policy.chunks_to_check"),
+    "policy.varying_survivors": (f"{NODE}/node.py", "policy.varying_survivors"),
     "adapter.publish": (f"{NODE}/node.py", "adapter.publish"),
     "adapter.licence": (f"{NODE}/adapters/publication.py", "adapter.licence"),
     "adapter.rank": (ADAPTER, "settings.rank"),
@@ -103,8 +104,8 @@ COORDINATOR_READERS = {
     "outer.momentum": ("tapestry/model/outer_optimizer.py", "plan.momentum"),
     "outer.max_norm": ("tapestry/model/replica.py", "outer.max_norm"),
     "outer.max_loss_increase": (
-        f"{COORDINATOR}/acceptance_gate.py",
-        "outer.max_loss_increase",
+        "tapestry/evaluation/acceptance.py",
+        "plan.max_loss_increase",
     ),
 }
 COORDINATOR_READERS |= {

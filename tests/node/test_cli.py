@@ -54,7 +54,7 @@ def folder(tmp_path: Path, base: Base) -> Path:
 def spend(folder: Path, *charges: Any) -> Ledger:
     policy = NodeSettings.read(folder / "node.toml").policy
     ledger = Ledger.look(
-        folder / "budget.db",
+        NodeState(folder / "node.db"),
         epsilon=decode_decimal(policy.epsilon_limit),
         fallback_epsilon=decode_decimal(policy.fallback_epsilon_limit),
     )
@@ -150,7 +150,7 @@ def test_check_ends_with_incomplete_where_only_something_is_missing(idle: Path) 
     assert "[transport-missing]\nnot ready\n" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["trust-policy.txt", "budget.db.mirror"])
+@pytest.mark.parametrize("name", ["trust-policy.txt", "node.db.mirror"])
 def test_check_does_not_wait_for_a_fifo(idle: Path, name: str) -> None:
     fifo(idle / name)
     done = run("check", idle)
@@ -174,7 +174,7 @@ def test_check_lists_all_faults_of_the_data_without_a_record(idle: Path) -> None
 
 
 def test_check_explains_a_delta_that_promises_nothing(idle: Path) -> None:
-    for path in idle.glob("budget.db*"):
+    for path in idle.glob("node.db*"):
         path.unlink()
     change(idle, {"policy": {"target_delta": "0.1"}})
     done = run("check", idle)
@@ -278,14 +278,14 @@ def test_other_data_than_the_ledgers_is_one_line(folder: Path, base: Base) -> No
 def test_budget_of_a_node_that_never_ran_is_refused(
     folder: Path, *, left: bool
 ) -> None:
-    for path in folder.glob("budget.db*"):
+    for path in [*folder.glob("node.db*"), *folder.glob("view.db*")]:
         path.unlink()
     if left:
-        (folder / "budget.db").touch()
+        (folder / "node.db").touch()
     done = run("budget", folder)
     assert done.exit_code == 64
     assert "the node never ran" in done.stderr
-    assert done.stderr.endswith("[ledger-missing]\n")
+    assert done.stderr.endswith("[state-missing]\n")
 
 
 def change_data(folder: Path) -> None:
@@ -297,7 +297,7 @@ def test_egress_shows_receipts_that_the_log_agrees_with(used: Path) -> None:
     done = run("egress", used)
     assert done.exit_code == 0
     assert "masked_input" in done.stdout
-    store = NodeState(used / "state.db", readonly=True)
+    store = NodeState(used / "node.db", readonly=True)
     sizes = [receipt.bytes for receipt in store.receipts()]
     store.close()
     assert done.stdout.splitlines()[-1] == f"{sum(sizes)} bytes left this node"
@@ -306,7 +306,7 @@ def test_egress_shows_receipts_that_the_log_agrees_with(used: Path) -> None:
 
 
 def no_state(folder: Path) -> Result:
-    (folder / "state.db").unlink()
+    (folder / "node.db").unlink()
     return run("egress", folder)
 
 
@@ -318,7 +318,7 @@ def test_egress_without_state_tells_a_deleted_file_from_a_new_node(
     for folder, why in ((used, "it was deleted; put it back"), (idle, "never ran")):
         done = no_state(folder)
         assert done.exit_code == 64
-        assert f"{folder} has no state.db; " in done.stderr
+        assert f"{folder} has no node.db; " in done.stderr
         assert why in done.stderr
         assert done.stderr.endswith("[state-missing]\n")
 

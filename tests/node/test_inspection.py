@@ -23,7 +23,7 @@ def inspect(folder: Path, base: Base) -> Inspection:
 
 
 def test_records_that_are_cut_or_left_out_are_counted(idle: Path) -> None:
-    for path in idle.glob("budget.db*"):
+    for path in idle.glob("node.db*"):
         path.unlink()  # the data is another one from here on
     rows = [{"text": "a"}, {"text": "a"}, {"text": "\u200b"}, {"text": "b " * 400}]
     rows += [{"text": f"una frase {n}"} for n in range(30)]
@@ -86,10 +86,9 @@ def test_the_next_round_is_priced_on_top_of_what_is_spent(
 def test_records_too_few_for_the_plans_have_a_price_for_none(
     used: Path, base: Base
 ) -> None:
-    for path in used.glob("budget.db*"):
+    for path in used.glob("node.db*"):
         path.unlink()
     (used / "view.db").unlink()
-    (used / "state.db").unlink()
     (used / "data" / "text.jsonl").write_text('{"text": "una frase"}\n' * 3)
     found = inspect(used, base)
     size = NodeSettings.read(used / "node.toml").adapter.batch_size

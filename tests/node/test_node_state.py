@@ -3,27 +3,68 @@
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestry.encoding import digest
+from tapestry import storage
+from tapestry.encoding import decode_json, digest
 from tapestry.errors import (
     ConfigError,
+    PolicyError,
     ProtocolError,
     ResourceError,
     VerificationError,
 )
 from tapestry.protocol.messages import Kind, Message
+from tapestry_node import state_entries
+from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
+from tapestry_node.refusal import Refused
+from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
+from tests.node.budget.test_ledger import TERMS, charge, open_ledger
+from tests.node.test_state_entries import stored
+from tests.support.kills import dies
 from tests.support.refusals import refused
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
+    return tmp_path / "node.db"
+
+
+def mark(number: int, *, run: str = "run", noise: str = "none") -> UploadMark:
+    """Mark a round of a run."""
+    return UploadMark(
+        run=run,
+        round_number=number,
+        base=digest(b"base"),
+        plan=digest(b"plan"),
+        noise=noise,
+        participants=("fi", "fr", "id", "sw"),
+        threshold=3,
+        max_colluding=1,
+    )
+
+
+def consent(number: int, *names: str) -> ConsentMark:
+    """Mark the survivors of a round of the same run, on a base of its own."""
+    return ConsentMark(
+        run="run",
+        round_number=number,
+        base=digest(b"%d" % number),
+        plan=digest(b"plan"),
+        survivors=names or ("fi", "fr", "id", "sw"),
+    )
+
+
+def take(store: NodeState, number: int, *, run: str = "run") -> None:
+    """Take the upload of a round without noise."""
+    store.take_upload(mark(number, run=run), charge=None)
 
 
 def spoil(path: Path, table: str, change: str) -> None:
@@ -43,17 +84,17 @@ def spoil(path: Path, table: str, change: str) -> None:
 def test_a_round_is_uploaded_for_once_ever(path: Path) -> None:
     store = NodeState(path)
     assert store.highest("run") == 0
-    store.raise_to("run", 3)
+    take(store, 3)
     for number in (3, 2, 1):
         with refused(ProtocolError, "round-already-uploaded"):
-            store.raise_to("run", number)
+            take(store, number)
     store.close()
     store = NodeState(path)
     assert store.highest("run") == 3
     with refused(ProtocolError, "round-already-uploaded"):
-        store.raise_to("run", 3)
-    store.raise_to("run", 4)
-    store.raise_to("other", 1)
+        take(store, 3)
+    take(store, 4)
+    take(store, 1, run="other")
     assert (store.highest("run"), store.highest("other")) == (4, 1)
     store.close()
 
@@ -62,22 +103,197 @@ def test_a_round_is_uploaded_for_once_ever(path: Path) -> None:
 def test_an_upload_of_an_earlier_round_or_of_the_same_is_refused(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[int]
 ) -> None:
-    store = NodeState(tmp_path_factory.mktemp("node") / "state.db")
+    store = NodeState(tmp_path_factory.mktemp("node") / "node.db")
     highest = 0
     for number in numbers:
         if number > highest:
-            store.raise_to("run", number)
+            take(store, number)
             highest = number
         else:
             with refused(ProtocolError, "round-already-uploaded"):
-                store.raise_to("run", number)
+                take(store, number)
         assert store.highest("run") == highest
+    store.close()
+
+
+def test_an_upload_and_its_charge_are_one_write(path: Path) -> None:
+    ledger, store = open_ledger(path, TERMS), NodeState(path)
+    with refused(PolicyError, "charge-not-reserved"):
+        store.take_upload(mark(1, run="run-1", noise="local"), charge=charge(1))
+    assert store.highest("run-1") == 0
+    ledger.reserve(charge(1))
+    store.take_upload(mark(1, run="run-1", noise="local"), charge=charge(1))
+    assert [row.state for row in ledger.rows()] == ["spent"]
+    assert store.highest("run-1") == 1
+    upload = decode_json(stored(path)[-1])
+    assert (upload["type"], upload["charge"]) == ("upload", len(stored(path)) - 1)
+
+
+@pytest.mark.parametrize("noise", ["local", "shared"])
+def test_an_upload_with_noise_without_a_charge_is_not_taken(
+    path: Path, noise: str
+) -> None:
+    store = NodeState(path)
+    with refused(ProtocolError, "upload-not-charged", match="spent is None"):
+        store.take_upload(mark(1, noise=noise), charge=None)
+    assert (store.highest("run"), stored(path)) == (0, [])
+
+
+def test_a_round_that_was_paid_for_is_never_taken(path: Path) -> None:
+    """A training that failed, or died before its upload, is not repeated free."""
+    ledger, store = open_ledger(path, TERMS), NodeState(path)
+    ledger.reserve(charge(2))
+    ledger.spend(charge(2))
+    assert store.highest("run-1") == 2
+    for number in (1, 2):
+        with refused(ProtocolError, "round-already-uploaded"):
+            store.take_upload(mark(number, run="run-1"), charge=None)
+
+
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_node_killed_at_any_line_has_both_charge_and_mark_or_neither(
+    tmp_path: Path, stride: int
+) -> None:
+    code = (
+        str(Path(state_entries.__file__).parent),
+        str(Path(storage.__file__).parent),
+    )
+    found: list[tuple[str, int]] = []
+    for line in range(1, 2000, stride):
+        path = tmp_path / str(line) / "node.db"
+        path.parent.mkdir()
+        ledger = open_ledger(path, TERMS)
+        ledger.reserve(charge(1))
+
+        def act(path: Path = path) -> None:
+            noised = mark(1, run="run-1", noise="local")
+            NodeState(path).take_upload(noised, charge=charge(1))
+
+        died = dies(act, line, code)
+        ledger = open_ledger(path, TERMS)
+        found.append((ledger.rows()[0].state, NodeState(path).highest("run-1")))
+        if not died:
+            break
+    assert found[-1] == ("spent", 1)
+    assert set(found) == {("reserved", 0), ("spent", 1)}
+    assert len(found) > 150 / stride
+
+
+def test_a_survivor_set_is_remembered_and_another_is_refused(path: Path) -> None:
+    NodeState(path).take_consent(consent(1))
+    store = NodeState(path)
+    store.take_consent(consent(1))
+    store.take_consent(consent(2))
+    assert store.reading().consents == [consent(1), consent(2)]
+    other = consent(2, "fi", "fr", "id")
+    with refused(Refused, "survivors-vary", match="would show sw alone"):
+        store.take_consent(other)
+    with refused(Refused, "survivors-vary"):  # also where only the log knows
+        NodeState(path.with_name("new.db")).take_consent(other, logged=[consent(1)])
+    store.take_consent(other, named=[other.plan, other.exception(other.survivors)])
+
+
+def test_an_upload_to_a_cohort_too_far_away_is_not_taken(path: Path) -> None:
+    store = NodeState(path)
+    take(store, 1)
+    apart = replace(mark(2), participants=("fi", "xa", "xb"))
+    for work in (store.check_upload, partial(store.take_upload, charge=None)):
+        with refused(Refused, "cohorts-apart"):
+            work(apart, named=())
+    assert store.highest("run") == 1
+
+
+OBLIGATIONS: dict[str, Callable[[NodeState], object]] = {
+    "mark": lambda store: take(store, 2),
+    "consent": lambda store: store.take_consent(consent(2)),
+    "base": lambda store: store.keep_base("run", 2, gives="sha256:b"),
+    "draw": lambda store: store.keep_spots("run", 2, chunks=[0, 1]),
+    "seen": lambda store: store.mark_verified("run", 1, chunk=3),
+    "dispute": lambda store: store.dispute_spot("run", 1, chunk=3),
+    "outbox": lambda store: store.post(b"two"),
+    "secret": lambda store: store.secret("other", b"s"),
+}
+
+
+def _with_obligations(path: Path) -> NodeState:
+    store = NodeState(path)
+    Ledger.open(store, TERMS).reserve(charge(1))
+    _fill(store)
+    take(store, 1)
+    store.keep_base("run", 1, gives="sha256:a")
+    store.keep_spots("run", 1, chunks=[3])
+    store.post(b"one")
+    return store
+
+
+@pytest.mark.parametrize("work", list(OBLIGATIONS.values()), ids=list(OBLIGATIONS))
+def test_a_database_from_before_any_obligation_is_refused(
+    path: Path, work: Callable[[NodeState], object]
+) -> None:
+    _with_obligations(path).close()
+    older = path.read_bytes()
+    store = NodeState(path)
+    work(store)
+    store.close()
+    path.write_bytes(older)
+    for readonly in (False, True):
+        with refused(VerificationError, "state-restored", match="its mirror saw"):
+            NodeState(path, readonly=readonly)
+
+
+def test_old_marks_beside_new_charges_are_refused(path: Path) -> None:
+    """Marks had a file of their own once: put back, it gave a second upload free."""
+    store = _with_obligations(path)
+    before, ledger = stored(path), Ledger.open(store, TERMS)
+    ledger.spend(charge(1))
+    take(store, 2)
+    store.close()
+    newer = stored(path)
+    kept = [body for body in newer if body in before or b'"type":"upload"' not in body]
+    assert len(kept) == len(newer) - 1
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("DELETE FROM entries")
+        for row in enumerate(kept, 1):
+            database.execute("INSERT INTO entries VALUES (?, ?)", row)
+    with refused(VerificationError, "state-restored"):
+        NodeState(path)
+
+
+def test_a_mirror_from_before_is_refused(path: Path) -> None:
+    store = _with_obligations(path)
+    mirror = path.with_name("node.db.mirror")
+    older = mirror.read_bytes()
+    take(store, 2)
+    store.post(b"two")
+    store.post(b"three")
+    store.close()
+    mirror.write_bytes(older)
+    with refused(VerificationError, "state-head-restored"):
+        NodeState(path)
+
+
+def test_receipts_from_before_the_last_upload_are_refused(path: Path) -> None:
+    _with_obligations(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("DELETE FROM egress WHERE number = 3")
+    with refused(VerificationError, "receipt-changed", match="receipt 3"):
+        NodeState(path)
+
+
+def test_a_database_replaced_under_a_node_takes_nothing_any_more(path: Path) -> None:
+    store = _with_obligations(path)
+    copy = path.read_bytes()
+    path.unlink()
+    path.write_bytes(copy)
+    for work in OBLIGATIONS.values():
+        with refused(VerificationError, "state-restored", match="was replaced while"):
+            work(store)
     store.close()
 
 
 def test_a_mark_behind_what_the_log_knows_is_an_older_copy(path: Path) -> None:
     store = NodeState(path)
-    store.raise_to("run", 2)
+    take(store, 2)
     store.require({"run": 2, "other": 0})
     for run, number in (("run", 3), ("other", 1)):
         with refused(
@@ -89,9 +305,9 @@ def test_a_mark_behind_what_the_log_knows_is_an_older_copy(path: Path) -> None:
 
 def test_two_processes_cannot_both_take_a_round(path: Path) -> None:
     one, other = NodeState(path), NodeState(path)
-    one.raise_to("run", 1)
+    take(one, 1)
     with refused(ProtocolError, "round-already-uploaded"):
-        other.raise_to("run", 1)
+        take(other, 1)
     one.close()
     other.close()
 
@@ -112,11 +328,11 @@ def test_a_reader_changes_nothing(path: Path) -> None:
         NodeState(path, readonly=True)
     assert not path.exists()
     serving = NodeState(path, exclusive=True)
-    serving.raise_to("run", 1)
+    take(serving, 1)
     reading = NodeState(path, readonly=True)
     assert reading.highest("run") == 1
     with refused(ResourceError, "database-unavailable", match="readonly"):
-        reading.raise_to("run", 2)
+        take(reading, 2)
     reading.close()
     serving.close()
 
@@ -201,7 +417,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         (True, "lock-unavailable"),
     ):
         with refused(ResourceError, code, match=r"^[^\n]+$"):
-            NodeState(tmp_path / "no" / "state.db", exclusive=exclusive)
+            NodeState(tmp_path / "no" / "node.db", exclusive=exclusive)
 
 
 def test_a_file_that_is_no_database_is_one_line(path: Path) -> None:
@@ -213,9 +429,9 @@ def test_a_file_that_is_no_database_is_one_line(path: Path) -> None:
 @pytest.mark.parametrize("readonly", [False, True])
 def test_a_row_that_lost_its_types_is_damage(path: Path, *, readonly: bool) -> None:
     store = NodeState(path)
-    store.raise_to("run", 1)
+    take(store, 1)
     store.close()
-    spoil(path, "mark", "UPDATE mark SET round = 'x'")
+    spoil(path, "entries", "UPDATE entries SET body = 'x'")
     with refused(ResourceError, "database-damaged"):
         NodeState(path, readonly=readonly)
 
@@ -244,7 +460,7 @@ def test_what_a_round_gave_is_remembered(path: Path) -> None:
 
 WORK: dict[str, Callable[[NodeState], object]] = {
     "highest": lambda store: store.highest("run"),
-    "raise_to": lambda store: store.raise_to("run", 1),
+    "take_upload": lambda store: take(store, 1),
     "post": lambda store: store.post(b"one"),
     "outbox": lambda store: store.outbox(),
     "clear": lambda store: store.clear(b"one"),
@@ -263,13 +479,13 @@ def test_a_disk_that_fails_is_an_error_of_ours(
 ) -> None:
     store = NodeState(path)
     with sqlite3.connect(path) as database:
-        for table in ("mark", "egress", "outbox", "base", "spot", "secret"):
+        for table in ("entries", "egress"):
             database.execute(f"DROP TABLE {table}")
     database.close()
     with refused(
         ResourceError,
         "database-unavailable",
-        match=r"^cannot use \S+state\.db: [^\n]+$",
+        match=r"^cannot use \S+node\.db: [^\n]+$",
     ):
         work(store)
     store.close()

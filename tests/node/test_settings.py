@@ -140,3 +140,12 @@ def test_the_pause_between_polls_has_a_range(tmp_path: Path, seconds: float) -> 
         f"transport.poll_seconds: {seconds} seconds are not in (0, 60]; write, for"
         " example, poll_seconds = 0.1"
     )
+
+
+def test_exceptions_for_survivors_need_rounds_without_noise(tmp_path: Path) -> None:
+    named = {"varying_survivors": ["sha256:" + "a" * 64]}
+    said = _said(tmp_path, {"policy": named})
+    assert 'varying_survivors needs "none" in noise' in said
+    policy = _read(tmp_path, {"policy": {**named, "noise": ["none"]}}).policy
+    assert policy.varying_survivors == ("sha256:" + "a" * 64,)
+    assert _read(tmp_path, {}).policy.varying_survivors == ()

@@ -11,18 +11,21 @@ def test_a_node_whose_memory_is_behind_the_log_does_not_start(
     loaded: Found, *, older: bool
 ) -> None:
     federation = loaded()
-    state = federation.directory / "nodes" / NAME / "state.db"
+    state = federation.directory / "nodes" / NAME / "node.db"
+    mirror = state.with_name("node.db.mirror")
     federation.kill(NAME)
-    before = state.read_bytes()
+    before = {path: path.read_bytes() for path in (state, mirror)}
     federation.start(NAME)
     federation.run()
     folder = closed(federation)
     state.unlink()
+    mirror.unlink()
     done = run("egress", folder)
     assert done.exit_code == 64
-    assert "has no state.db; it was deleted; put it back" in done.stderr
+    assert "has no node.db; it was deleted; put it back" in done.stderr
     if older:
-        state.write_bytes(before)
+        for path, data in before.items():
+            path.write_bytes(data)
     for verb in ("check", "egress"):  # nor does the node itself start
         done = run(verb, folder)
         assert (done.exit_code, done.stdout) == (1, "")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,24 +14,15 @@ from tapestry.errors import ResourceError
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.log.database import LogDatabase as LogStore
 from tapestry_governance.log.mirror import LogMirror
-from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
-from tests.node.budget.test_ledger import TERMS
 from tests.support.cosigning import TRUST
 from tests.support.refusals import refused
 
-OPENERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "state": ("state.db", lambda folder: NodeState(folder / "state.db")),
-    "state, to read": (
-        "state.db",
-        lambda folder: NodeState(folder / "state.db", readonly=True),
-    ),
-    "budget": ("budget.db", lambda folder: Ledger.open(folder / "budget.db", TERMS)),
-    "budget, to read": (
-        "budget.db",
-        lambda folder: Ledger.look(
-            folder / "budget.db", epsilon=1.0, fallback_epsilon=1.0
-        ),
+OPENERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "node": ("node.db", lambda folder: NodeState(folder / "node.db")),
+    "node, to read": (
+        "node.db",
+        lambda folder: NodeState(folder / "node.db", readonly=True),
     ),
     "view": (
         "view.db",
@@ -105,9 +97,9 @@ def test_a_write_to_a_full_disk_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    store = NodeState(tmp_path / "state.db")
+    store = NodeState(tmp_path / "node.db")
     store.database.execute("PRAGMA max_page_count = 1")
-    full = f"state.db: database or disk is full; the disk is full, make.* {tmp_path}$"
+    full = f"node.db: database or disk is full; the disk is full, make.* {tmp_path}$"
     with refused(ResourceError, "disk-full", match=full):
         store.post(b"entry" * 10_000)
     store.close()
@@ -124,7 +116,7 @@ def test_every_database_is_private_whatever_the_umask(
     finally:
         os.umask(before)
     modes = {oct(p.stat().st_mode & 0o777) for p in tmp_path.glob(f"{name}*")}
-    close(opened)
+    opened.close()
     assert modes == {"0o600"}
 
 
@@ -133,9 +125,9 @@ def test_every_database_is_private_whatever_the_umask(
 def test_no_database_is_taken_for_one_of_another_kind(
     tmp_path: Path, content: str, place: str
 ) -> None:
-    """A node's budget in the place of its state would say that it never uploaded."""
+    """A node's view in the place of its state would say that it never uploaded."""
     (held, make), (name, take) = OPENERS[content], OPENERS[place]
-    close(make(tmp_path))
+    make(tmp_path).close()
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / held, tmp_path / "other" / name)
     if held != name:
@@ -145,11 +137,5 @@ def test_no_database_is_taken_for_one_of_another_kind(
             match=rf"{name}: it is of kind 0x5470\w+,",
         ):
             take(tmp_path / "other")
-    elif name != "budget.db":  # which lacks its mirror
-        close(take(tmp_path / "other"))
-
-
-def close(opened: object) -> None:
-    """Close what was opened; a ledger opens its database for each operation."""
-    if not isinstance(opened, Ledger):
-        opened.close()  # type: ignore[attr-defined]  # the others have it
+    else:
+        take(tmp_path / "other").close()

@@ -18,7 +18,7 @@ from tapestry_governance.events.envelope import BODIES, Event
 
 PAGE = Path(__file__).resolve().parents[2] / "governance" / "EVENTS.md"
 _BLOCK = "<!-- bodies: python -m tests.support.body_table -->\n{}\n<!-- /bodies -->"
-_WORDS = {
+_WORDS: dict[str, Any] = {
     "Digest": Digest,
     "Name": Name,
     "Plain": Plain,
@@ -44,7 +44,8 @@ def written(text: str) -> str:
 
 
 def _bodies() -> str:
-    events, parts = [], {}
+    events: list[str] = []
+    parts: dict[str, Any] = {}
     for kind, body in sorted(BODIES.items()):
         schema = body.model_json_schema()
         parts |= schema.pop("$defs", {})

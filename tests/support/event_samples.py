@@ -27,6 +27,7 @@ from tapestry_governance.events.model_events import EvaluationRecorded
 from tapestry_governance.events.round_events import (
     ContributionRefused,
     RoundAborted,
+    RoundDisputed,
 )
 from tests.support.log_world import START, World, fake_digest
 
@@ -53,9 +54,13 @@ def _rare(world: World) -> list[Sample]:
             "coordinator",
             "coordinator",
             RoundAborted(
-                **attempt, stage=RoundStage.SHARE_KEYS, reason="too_few_nodes"
+                **attempt,
+                stage=RoundStage.SHARE_KEYS,
+                reason="too_few_nodes",
+                survivors=(),
             ),
         ),
+        ("fr", "node", RoundDisputed(**attempt, subject="sum", chunk=7)),
         (
             "coordinator",
             "coordinator",

@@ -123,7 +123,11 @@ class Exchange:
 
 @dataclass(slots=True)
 class Wire:
-    """A ``Grid`` that calls nodes of this process, with faults in between."""
+    """A ``Grid`` that calls nodes of this process, with faults in between.
+
+    Its names are those of connections. A node's connection has the node's name; a test
+    adds others to ``handlers``.
+    """
 
     handlers: dict[str, Deliver] = field(default_factory=dict)
     faults: dict[tuple[str, Kind], list[Fault]] = field(default_factory=dict)
@@ -302,7 +306,7 @@ class Federation:
             open_trainer=partial(RecordingTrainer, federation=self, name=name),
         )
         self.nodes[name] = node
-        self.wire.handlers[name] = node.handle
+        self.wire.handlers[name] = partial(node.handle, connection=name)
         return node
 
     def kill(self, name: str) -> None:

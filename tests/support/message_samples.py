@@ -19,7 +19,9 @@ from tapestry.protocol.messages import (
     Reason,
     ReceiptReply,
     Refusal,
+    ShowHeldOutRequest,
 )
+from tapestry.protocol.secagg_messages import PROTOCOL
 from tapestry.schema import Strict
 from tests.support.secagg_cohort import Federation
 
@@ -31,9 +33,17 @@ def sample_bodies() -> Mapping[Kind, Strict]:
     paths = ChunkPaths(total=("0" * 64,), uploads={"a.example": ("1" * 64, "2" * 64)})
     asks = (ChunkRequest(round_number=1, chunk=0),)
     bodies |= {
-        Kind.HELLO: HelloRequest(),
+        Kind.HELLO: HelloRequest(nonce="3" * 64),
         Kind.IDENTITY: Identity(
-            name="fr", size=7, applied=1, checkpoint=note, asks=asks
+            name="fr",
+            proof="4" * 128,
+            protocol=PROTOCOL,
+            software="sha256:" + "5" * 64,
+            size=7,
+            applied=1,
+            checkpoint=note,
+            asks=asks,
+            held_out="sha256:" + "7" * 64,
         ),
         Kind.COSIGN: CosignRequest(start=1, checkpoint=note),
         Kind.COSIGNATURE: CosignReply(line="— fr/witness AAAA\n"),
@@ -41,6 +51,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
         Kind.APPLY_RESULT: ApplyResultRequest(
             round_number=1, checkpoint=note, result=bodies.pop(Kind.APPLY_RESULT)
         ),
+        Kind.SHOW_HELD_OUT: ShowHeldOutRequest(files=("fr.jsonl", "id.jsonl")),
         Kind.CHECK_CHUNK: CheckChunkRequest(round_number=1, chunk=1, proofs=paths),
         Kind.RECEIPT: ReceiptReply(),
         Kind.PUBLISH_ADAPTER: PublishAdapterRequest(name="base-1", checkpoint=note),

@@ -100,5 +100,6 @@ def objections(folder: Path, base: Base) -> list[Objection]:
 def balance_of(folder: Path, base: Base) -> Balance:
     """Return what a node has spent."""
     node = opened(folder, base)
+    balance = node.ledger.balance()
     node.close()
-    return node.ledger.balance()
+    return balance

@@ -17,11 +17,12 @@ from tapestry.protocol.messages import (
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.stages import RoundStage
 from tapestry.workloads.language.base_models import build_tiny
-from tapestry_coordinator.round_plan import plan_round
+from tapestry_coordinator.round_plan import StartingPoint, plan_round
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.replay import apply
 from tests.support.federation import NAMES, RECORDS, Base, Federation
+from tests.support.gate_models import inputs
 from tests.support.long_logs import LongLog, Parties
 
 
@@ -78,6 +79,7 @@ class NodeUnderLog:
             attempt=manifest.attempt,
             stage=RoundStage.SHARE_KEYS,
             reason="quorum_missing",
+            survivors=(),
         )
         self.log.add(aborted)
         return cosign, offer
@@ -96,8 +98,11 @@ class NodeUnderLog:
             self._founded,
             present=list(NAMES),
             round_number=number,
-            model_digest=self._base.replica.digest,
-            workload=self._base.workload,
+            start=StartingPoint(
+                model_digest=self._base.replica.digest,
+                workload=self._base.workload,
+                gate=inputs(),
+            ),
         )
 
     def _timed(self, request: Message, wanted: Kind) -> float:

@@ -59,6 +59,7 @@ def manifest() -> dict[str, Any]:
         "protocol": "tapestry-secagg/1",
         "federation": "loom.example",
         "run_id": "run-1",
+        "purpose": "train",
         "round_number": 7,
         "attempt": 1,
         "participants": [{"name": n, "key": verify_key(n)} for n in NAMES],
@@ -70,6 +71,7 @@ def manifest() -> dict[str, Any]:
         "clip_norm": "2",
         "clip_value": "0.25",
         "scale_bits": BITS,
+        "statistics": [],
         "training": {
             "workload": "language",
             "parameterization": "full",
@@ -90,6 +92,7 @@ def manifest() -> dict[str, Any]:
             "max_norm": "10",
             "max_loss_increase": "1",
         },
+        "gate": {"held_out": named("held-out"), "evaluation": named("evaluation")},
         "deadlines": dict.fromkeys(STAGES, 60),
         "post_quantum": None,
     }

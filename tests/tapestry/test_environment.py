@@ -106,16 +106,16 @@ def test_secrets_are_private_whatever_the_umask(tmp_path: Path, mask: int) -> No
     try:
         SigningKey.generate("fr/node").save(tmp_path / "node.key")
         make_node_key(tmp_path / "transport")
-        store = NodeState(tmp_path / "state.db", exclusive=True)
+        store = NodeState(tmp_path / "node.db", exclusive=True)
         store.secret("name", b"secret")
-        Ledger.open(tmp_path / "budget.db", terms)
+        Ledger.open(store, terms)
     finally:
         os.umask(before)
     private = {path.name for path in tmp_path.iterdir()} - {
-        *("transport.pub", "budget.db.mirror")
+        *("transport.pub", "node.db.mirror")
     }
-    assert {"node.key", "transport", "state.db", "budget.db"} <= private
-    assert {"state.db-wal", "state.lock"} <= private
+    assert {"node.key", "transport", "node.db"} <= private
+    assert {"node.db-wal", "node.lock"} <= private
     for name in private:
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600, name
     store.close()
@@ -182,7 +182,7 @@ def test_a_proxy_that_cannot_be_used_is_named_and_not_tried_for_ever(
     monkeypatch.setenv("HTTPS_PROXY", "horse://user:secret@proxy.example.org")
     with refused(ConfigError, "proxy-unsupported", match="HTTPS_PROXY") as caught:
         serve(
-            lambda request: request,
+            lambda request, _: request,
             superlink="superlink.example.org:9092",
             root_certificates=tmp_path,
             auth_key=tmp_path,

@@ -41,7 +41,7 @@ from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 from tapestry_governance.registry import read_base
-from tapestry_node.node_state import NodeState
+from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.settings import NodeSettings
 
 _LANGUAGES = {
@@ -222,7 +222,7 @@ def _bytes_out(demo: DemoRun) -> dict[str, dict[str, int]]:
     """Sum the nodes' own egress receipts, whose chain is checked on the way."""
     found: dict[str, dict[str, int]] = {}
     for member in demo.members:
-        store = NodeState(demo.out / "nodes" / member.name / "state.db")
+        store = NodeState(demo.out / "nodes" / member.name / DATABASE)
         kinds = found.setdefault(member.name, {})
         for receipt in store.receipts():
             kinds[receipt.kind] = kinds.get(receipt.kind, 0) + receipt.bytes

@@ -62,6 +62,7 @@ BODIES = MappingProxyType(
             DpAccounted,
             round_events.RoundClosed,
             round_events.RoundAborted,
+            round_events.RoundDisputed,
             model_events.EvaluationRecorded,
             model_events.ReleasePublished,
             model_events.AdapterPublished,
@@ -125,12 +126,14 @@ class Event(Strict):
     """One statement of one party, without its signature."""
 
     v: Literal[1]
-    type: str
-    id: Annotated[str, AfterValidator(_identifier)]
+    type: Annotated[str, Field(max_length=60)]
+    id: Annotated[str, Field(max_length=36), AfterValidator(_identifier)]
     federation: Name
     actor: Name
     role: Role
-    claimed_time: Annotated[str, AfterValidator(check_time)]  # a claim, no more
+    claimed_time: Annotated[
+        str, Field(max_length=20), AfterValidator(check_time)
+    ]  # a claim, no more
     seen: Seen | None  # null only while no cosigned view exists
     refs: Annotated[tuple[Index, ...], Field(max_length=256)]
     body: SerializeAsAny[Body]
@@ -257,7 +260,7 @@ class _Signature(Strict):
 
 
 class _Envelope(Strict):
-    payload: str
+    payload: Annotated[str, Field(max_length=ENTRY_LIMIT)]
     payloadType: Literal["application/vnd.tapestry.event.v1+json"]  # noqa: N815 - DSSE's
     signatures: Annotated[
         tuple[_Signature, ...], Field(min_length=1, max_length=SIGNATURE_LIMIT)

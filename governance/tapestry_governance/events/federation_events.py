@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tapestry.keys import VerifyKey
-from tapestry.schema import Digest, Name, Noise, Plain, Strict
+from tapestry.schema import Digest, KeyText, Name, Noise, Plain, Strict
 from tapestry_governance.events.event_body import (
     Attempt,
     Body,
@@ -94,4 +94,4 @@ def roster_digest(members: tuple[Member, ...]) -> str:
 
 
 class _Roster(Strict):
-    nodes: tuple[tuple[Name, str], ...]
+    nodes: tuple[tuple[Name, KeyText], ...]

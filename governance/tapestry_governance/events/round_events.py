@@ -90,6 +90,21 @@ class RoundClosed(InRound):
         return self
 
 
+class RoundDisputed(InRound):
+    """A member's finding that a closed round is not what the log says of it."""
+
+    type: ClassVar[str] = "round.disputed"
+    roles: ClassVar[tuple[Role, ...]] = ("node",)
+    subject: Literal["sum", "gate"]
+    chunk: Index | None  # of the sum
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.subject == "sum") != (self.chunk is not None):
+            raise ValueError("a chunk is named of a sum, and of nothing else")
+        return self
+
+
 class RoundAborted(InRound):
     """A round that ended without a sum."""
 
@@ -97,3 +112,12 @@ class RoundAborted(InRound):
     roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
     stage: RoundStage | None  # none: the coordinator died, and does not know it
     reason: Code
+    # The survivor list that nodes were asked to consent to, in order of name: their
+    # sum may be known to the coordinator. Empty if it came to none.
+    survivors: tuple[Name, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if list(self.survivors) != sorted(set(self.survivors)):
+            raise ValueError("survivors must be distinct and in order")
+        return self

@@ -94,6 +94,11 @@ class Roster:
     roots: Mapping[str, VerifyKey]  # the members' root keys, by key id
     digest: str  # of names and node keys, as in a round manifest
 
+    @property
+    def node_keys(self) -> Mapping[str, VerifyKey]:
+        """The keys of the members' nodes, by name."""
+        return {name: self.keys[name, "node"] for name in self.members}
+
     @classmethod
     def of(cls, charter: CharterAdopted) -> Self:
         """Read the parties from a charter."""
@@ -156,8 +161,10 @@ class FederationState:
     rounds: PersistentMap[RoundKey, RoundRecord] = _EMPTY
     closed: PersistentList[ClosedRound] = _NONE
     closed_by_number: PersistentMap[int, PersistentList[ClosedRound]] = _EMPTY
+    aborted: PersistentList[ClosedRound] = _NONE  # only those that name survivors
     uploads: PersistentMap[str, PersistentMap[str, int]] = _EMPTY
     accounted: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
+    disputes: PersistentMap[RoundKey, frozenset[tuple[str, str]]] = _EMPTY
     spending: PersistentMap[str, PersistentList[AccountedSpending]] = _EMPTY
     epsilon: PersistentMap[tuple[str, str], str] = _EMPTY  # node, run
     runs_without_noise: PersistentMap[tuple[str, str], int] = _EMPTY  # node, run

@@ -38,6 +38,7 @@ from tapestry_governance.rules.round_rules import (
     contribution_refused,
     round_aborted,
     round_closed,
+    round_disputed,
     round_opened,
 )
 
@@ -202,7 +203,7 @@ def _dispatch(state: FederationState, event: Event, index: int) -> FederationSta
         case round_events.RoundClosed() as body:
             return round_closed(state, body, index)
         case round_events.RoundAborted() as body:
-            return round_aborted(state, body)
+            return round_aborted(state, body, index)
         case _:
             return _dispatch_member(state, event, index)
 
@@ -215,8 +216,18 @@ def _dispatch_member(
             return contribution_committed(state, body, actor=event.actor, index=index)
         case round_events.ContributionRefused() as body:
             return contribution_refused(state, body, actor=event.actor)
+        case round_events.RoundDisputed() as body:
+            return round_disputed(state, body, actor=event.actor)
         case DpAccounted() as body:
             return dp_accounted(state, body, actor=event.actor, index=index)
+        case _:
+            return _dispatch_model(state, event, index)
+
+
+def _dispatch_model(
+    state: FederationState, event: Event, index: int
+) -> FederationState:
+    match event.body:
         case ReleasePublished() as body:
             return release_published(state, body, index)
         case AdapterPublished() as body:

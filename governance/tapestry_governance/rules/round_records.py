@@ -92,7 +92,7 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedRound:
-    """A round that was closed, not aborted."""
+    """A round that was closed, or aborted after its survivors were named."""
 
     run_id: str
     round_number: int

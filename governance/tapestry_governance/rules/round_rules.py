@@ -24,6 +24,8 @@ from tapestry_governance.rules.round_records import (
     RoundRecord,
 )
 
+_NONE: PersistentList[ClosedRound] = PersistentList()
+
 
 def round_opened(
     state: FederationState, body: round_events.RoundOpened, index: int
@@ -116,13 +118,7 @@ def round_closed(
         raise RuleError(message, code="base-before-differs")
     if body.outcome == "rejected":
         _check_unmoved(state, body)
-    closed = ClosedRound(
-        run_id=body.run_id,
-        round_number=body.round_number,
-        attempt=body.attempt,
-        opened=current.index,
-        index=index,
-    )
+    closed = _ended(body, opened=current.index, index=index)
     same = state.closed_by_number.get(body.round_number, PersistentList())
     return dataclasses.replace(
         state,
@@ -137,11 +133,45 @@ def round_closed(
 
 
 def round_aborted(
-    state: FederationState, body: round_events.RoundAborted
+    state: FederationState, body: round_events.RoundAborted, index: int
 ) -> FederationState:
     """End an attempt without a sum."""
-    _open(state, body)
-    return dataclasses.replace(state, open_round=None)
+    current = _open(state, body)
+    for name in body.survivors:
+        if name not in current.commitments:
+            message = f"{name} is a survivor and committed to no upload"
+            raise RuleError(message, code="commitment-unknown")
+    aborted = state.aborted
+    if body.survivors:
+        aborted = aborted.append(_ended(body, opened=current.index, index=index))
+    return dataclasses.replace(state, open_round=None, aborted=aborted)
+
+
+def _ended(body: round_events.InRound, *, opened: int, index: int) -> ClosedRound:
+    return ClosedRound(
+        run_id=body.run_id,
+        round_number=body.round_number,
+        attempt=body.attempt,
+        opened=opened,
+        index=index,
+    )
+
+
+def round_disputed(
+    state: FederationState, body: round_events.RoundDisputed, *, actor: str
+) -> FederationState:
+    """Note a member's dispute of a round that was closed, once for each subject."""
+    key = round_key(body)
+    same: PersistentList[ClosedRound] = state.closed_by_number.get(key[1], _NONE)
+    if not any((c.run_id, c.attempt) == (key[0], key[2]) for c in same):
+        message = f"round {key} was not closed"
+        raise RuleError(message, code="dispute-without-round")
+    known = state.disputes.get(key, frozenset())
+    if (actor, body.subject) in known:
+        message = f"{actor} disputed the {body.subject} of round {key} before"
+        raise RuleError(message, code="dispute-duplicated")
+    found = known | {(actor, body.subject)}
+    return dataclasses.replace(state, disputes=state.disputes.set(key, found))
 
 
 def _check_turn(state: FederationState, manifest: RoundManifest) -> None:

@@ -33,6 +33,7 @@ from tapestry.artifacts import manifest
 from tapestry.artifacts.manifest import FOLDER
 from tapestry.encoding import canonical_json, decode_decimal, digest
 from tapestry.errors import ConfigError, ProtocolError
+from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Message, Publication, Reason, encode_message
@@ -230,6 +231,7 @@ class Publisher:
             self.context.failed.add(job.release.run_id)
             raise
 
+    @hides_records
     def _train(self, job: AdapterJob) -> None:
         trainer = self.context.trainer
         try:

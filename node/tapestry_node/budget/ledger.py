@@ -7,9 +7,8 @@ from the records is charged here first: rounds, adapters, evaluations.
     spend    before anything leaves: from now on it counts, come what may
     release  a reservation whose result never left and never will
 
-Entries are only ever appended, each names the digest of the one before, and the
-number and digest of the last one are mirrored outside the database. A database
-restored from a backup is behind that mirror, and is refused.
+Its entries are those of the node's state (``node_state``), next to the upload marks: a
+round's charge is spent in one transaction with its mark, by ``NodeState.take_upload``.
 
 Guarantees:
     When ``spend`` returns, the charge is on disk (SQLite, WAL, synchronous=FULL) and
@@ -17,50 +16,32 @@ Guarantees:
     reserved, and never decreases. Two processes may share a ledger.
 
 Edge cases:
-    A charge is named by purpose, run and number. Charging it again changes nothing:
-    a node that crashed between spending and sending may do the work again, because
-    at most one upload per round ever leaves (``state.db``, high-water mark). If the
-    database *and* its mirror are restored together, only the federation's log still
-    knows; ``require`` compares.
+    A charge is named by purpose, run and number. Charging it again changes nothing. A
+    round whose charge is spent is never trained for again, whether or not it left. If
+    the database *and* its mirror are restored together, only the federation's log
+    still knows; ``require`` compares.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Self
 
-from tapestry.encoding import decode_decimal, decode_digest, digest, encode_decimal
+from tapestry.encoding import decode_decimal, decode_digest, encode_decimal
 from tapestry.errors import (
     BudgetExhausted,
     ConfigError,
-    PolicyError,
     ProtocolError,
     VerificationError,
 )
 from tapestry.privacy import accounting
-from tapestry.storage.sqlite_database import Database, Schema, open_database
-from tapestry_node.budget.ledger_entries import (
-    Charge,
-    ChargeRecord,
-    HeadFile,
-    LedgerReplay,
-)
+from tapestry_node.budget.ledger_entries import Charge, ChargeRecord
+from tapestry_node.node_state import NodeState
+from tapestry_node.state_entries import StateReplay
 
-__all__ = ["Balance", "Charge", "ChargeRecord", "HeadFile", "Ledger", "PrivacyPromise"]
+__all__ = ["Balance", "Charge", "ChargeRecord", "Ledger", "PrivacyPromise"]
 
 _FORMAT = "tapestry-budget/1"
-_SCHEMA = Schema(
-    application="TpLe",
-    version=1,
-    tables="CREATE TABLE entries (number INTEGER PRIMARY KEY, body BLOB NOT NULL);",
-)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,74 +108,47 @@ class Balance:
 class Ledger:
     """The budget of one dataset; open it with ``open``.
 
-    Each method raises ``VerificationError`` if the database was restored, cut or
-    changed, ``ResourceError`` if it cannot be read or written, and ``ConfigError`` if
-    the clock runs before the last entry.
+    Each method raises what the methods of ``NodeState`` raise.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        terms: PrivacyPromise,
-        *,
-        mirror: HeadFile,
-        clock: Callable[[], datetime] = _now,
-        readonly: bool = False,
-    ) -> None:
+    def __init__(self, state: NodeState, terms: PrivacyPromise) -> None:
         """Take a ledger's place and terms; use ``open`` or ``look`` instead."""
-        self._path, self._terms, self._readonly = path, terms, readonly
-        self._mirror, self._clock = mirror, clock
+        self._state, self._terms = state, terms
 
     @classmethod
-    def open(
-        cls,
-        path: Path,
-        terms: PrivacyPromise,
-        *,
-        mirror: HeadFile | None = None,
-        clock: Callable[[], datetime] = _now,
-    ) -> Self:
+    def open(cls, state: NodeState, terms: PrivacyPromise) -> Self:
         """Open the ledger of a dataset, or start one.
 
-        Of the ``terms`` a changed limit is noted, anything else refused. ``mirror``
-        keeps the last entry's digest as well, by default beside the database.
+        Of the ``terms`` a changed limit is noted, anything else refused.
 
         Raises:
             ConfigError: Dataset, delta, unit or adjacency differ from the ledger's.
         """
-        mirror = mirror or HeadFile(path.with_name(path.name + ".mirror"))
-        ledger = cls(path, terms, mirror=mirror, clock=clock)
-        with ledger._writing() as book:
-            ledger._agree(book)
+        ledger = cls(state, terms)
+        with state.writing() as replay:
+            ledger._agree(replay)
         return ledger
 
     @classmethod
-    def look(cls, path: Path, *, epsilon: float, fallback_epsilon: float) -> Self:
+    def look(cls, state: NodeState, *, epsilon: float, fallback_epsilon: float) -> Self:
         """Open a ledger to read it under these limits, whatever became of its data.
 
         Raises:
             ConfigError: The ledger was never started.
         """
-        never = f"{path} was never started; the node never ran"
-        with suppress(OSError):  # what cannot be looked at, cannot be read either
-            if path.is_file() and path.stat().st_size == 0:  # SQLite would begin it
-                raise ConfigError(never, code="ledger-missing")
-        mirror = HeadFile(path.with_name(path.name + ".mirror"))
+        held = state.reading().terms
+        if held is None:
+            raise ConfigError(
+                f"{state.path} has no ledger; the node never ran", code="ledger-missing"
+            )
         terms = PrivacyPromise(
-            dataset=digest(b""),
+            dataset=held["dataset"],
             records=1,
             epsilon=epsilon,
             fallback_epsilon=fallback_epsilon,
             delta=0.5,
         )
-        ledger = cls(path, terms, mirror=mirror, readonly=True)
-        with ledger._reading() as book:
-            held = book.terms
-        if held is None:
-            raise ConfigError(never, code="ledger-missing")
-        delta = decode_decimal(held["delta"])
-        ledger._terms = replace(terms, dataset=held["dataset"], delta=delta)
-        return ledger
+        return cls(state, replace(terms, delta=decode_decimal(held["delta"])))
 
     def reserve(self, charge: Charge) -> None:
         """Set budget aside before the work starts.
@@ -203,12 +157,12 @@ class Ledger:
             BudgetExhausted: The charge does not fit; the message says what is left.
             PolicyError: The same name was charged with other steps.
         """
-        with self._writing() as book:
-            if self._known(book, charge):
+        with self._state.writing() as replay:
+            if replay.is_charged(charge):
                 return
-            charges = [row.charge for row in book.rows.values()]
+            charges = [row.charge for row in replay.rows.values()]
             self._check_fits(charges, charge)
-            book.append({"type": "reserve", **charge.body()})
+            replay.append({"type": "reserve", **charge.body()})
 
     def check(self, charge: Charge) -> None:
         """Refuse what ``reserve`` would refuse, and reserve nothing.
@@ -217,9 +171,9 @@ class Ledger:
             BudgetExhausted: The charge does not fit.
             PolicyError: The same name was charged with other steps.
         """
-        with self._reading() as book:
-            if not self._known(book, charge):
-                self._check_fits([row.charge for row in book.rows.values()], charge)
+        replay = self._state.reading()
+        if not replay.is_charged(charge):
+            self._check_fits([row.charge for row in replay.rows.values()], charge)
 
     def check_run(self, charge: Charge, *, target_delta: float, cap: float) -> None:
         """Check a run with one more charge against the federation's cap.
@@ -251,25 +205,19 @@ class Ledger:
         Raises:
             PolicyError: It was not reserved, or with other steps.
         """
-        with self._writing() as book:
-            if not self._known(book, charge):
-                raise PolicyError(
-                    f"{charge.title} was not reserved", code="charge-not-reserved"
-                )
-            if book.rows[charge.key].state == "reserved":
-                book.append({"type": "spend", **charge.body()})
+        with self._state.writing() as replay:
+            replay.spend(charge)
 
     def release(self, charge: Charge) -> None:
         """Give a reservation back; what is spent stays spent, without an error."""
-        with self._writing() as book:
-            row = book.rows.get(charge.key)
+        with self._state.writing() as replay:
+            row = replay.rows.get(charge.key)
             if row is not None and row.state == "reserved":
-                book.append({"type": "release", **charge.body()})
+                replay.append({"type": "release", **charge.body()})
 
     def rows(self) -> list[ChargeRecord]:
         """Return everything reserved or spent, oldest first."""
-        with self._reading() as book:
-            return list(book.rows.values())
+        return list(self._state.reading().rows.values())
 
     def balance(self) -> Balance:
         """Compute what is spent and what is left, at the ledger's delta."""
@@ -329,7 +277,7 @@ class Ledger:
                     code="ledger-restored",
                 )
 
-    def _agree(self, book: LedgerReplay) -> None:
+    def _agree(self, replay: StateReplay) -> None:
         """Start the ledger, or see that it was started on the same terms."""
         fixed = {
             "format": _FORMAT,
@@ -338,15 +286,15 @@ class Ledger:
             "unit": self._terms.unit,
             "adjacency": self._terms.adjacency,
         }
-        if book.terms is None:
-            book.append({"type": "open", **fixed})
+        if replay.terms is None:
+            replay.append({"type": "open", **fixed})
         for name, value in fixed.items():
-            held = (book.terms or {}).get(name)
+            held = (replay.terms or {}).get(name)
             if held != value and name == "dataset":
                 raise ConfigError(
                     f"{self._terms.place} was changed: its dataset is {value}, that of"
-                    f" {self._path} is {held}; put the data back as it was, since only"
-                    " records that were never in it may have another ledger",
+                    f" {self._state.path} is {held}; put the data back as it was, since"
+                    " only records that were never in it may have another ledger",
                     code="dataset-differs",
                 )
             if held != value:
@@ -358,17 +306,8 @@ class Ledger:
             "epsilon": encode_decimal(self._terms.epsilon),
             "fallback_epsilon": encode_decimal(self._terms.fallback_epsilon),
         }
-        if book.limits != tuple(limits.values()):
-            book.append({"type": "limit", **limits})
-
-    def _known(self, book: LedgerReplay, charge: Charge) -> bool:
-        row = book.rows.get(charge.key)
-        if row is not None and row.charge.body() != charge.body():
-            raise PolicyError(
-                f"{charge.title} was charged before with other steps",
-                code="charge-differs",
-            )
-        return row is not None
+        if replay.limits != tuple(limits.values()):
+            replay.append({"type": "limit", **limits})
 
     def _epsilon(self, steps: Iterable[accounting.Steps]) -> float:
         return accounting.epsilon(steps, target_delta=self._terms.delta)
@@ -405,30 +344,3 @@ class Ledger:
             target_delta=self._terms.delta,
         )
         return min(left, last)
-
-    @contextmanager
-    def _writing(self) -> Iterator[LedgerReplay]:
-        with self._opened() as database:
-            with database.transaction():
-                book = self._read(database)
-                before = book.number
-                yield book
-            if book.number > before or self._mirror.latest() is None:
-                self._mirror.record(book.number, book.head)
-
-    @contextmanager
-    def _reading(self) -> Iterator[LedgerReplay]:
-        with self._opened(readonly=self._readonly) as database:
-            yield self._read(database)
-
-    @contextmanager
-    def _opened(self, *, readonly: bool = False) -> Iterator[Database]:
-        """Open the database for one operation; each entry is checked by its digest."""
-        opened = open_database(self._path, _SCHEMA, readonly=readonly, check=False)
-        with closing(opened) as database, database.errors():
-            yield database
-
-    def _read(self, database: Database) -> LedgerReplay:
-        book = LedgerReplay(database, self._clock())
-        book.load(mirrored=self._mirror.latest(), name=str(self._path))
-        return book

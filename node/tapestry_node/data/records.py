@@ -24,6 +24,7 @@ from tapestry.errors import ConfigError
 from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.folder_walker import walk
+from tapestry.inputs.private_data import hides_records
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.setting_values import fit
 from tapestry.workloads.base import RecordReader, Summary
@@ -57,6 +58,7 @@ class Records:
         return digest(salt + self.digest.encode())
 
 
+@hides_records
 def read(folder: Path, reader: RecordReader) -> Records:
     """Read all records of a folder.
 

@@ -7,7 +7,8 @@ Default deny. The node joins a round only when all of this holds:
 2. The round starts from the base that this node holds, by digest, and its run from
    one that its policy names; none named, none allowed.
 3. The code named by the round is the code that runs here.
-4. Cohort, threshold, noise, steps and parameterization are within its own policy; and
+4. Cohort, threshold, noise, steps and parameterization are within its own policy,
+   without noise the outer step is no smaller than ``_LEAST_RATE``, and
    the plan, outer step and gate too, is that of the run's first round (``RunPlan``).
 5. The round can be trained here: model, plan, declared records and machine allow it,
    and the gradients of single examples are right (``machine_checks``, without any
@@ -28,6 +29,11 @@ from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.refusal import Refused
 from tapestry_node.settings import NodePolicy
+
+# Without noise a base must really move before its nodes are summed again, since marks
+# are by base (``survivor_marks``). A rate is a part of the mean update, and a twentieth
+# changes what the next updates are; Adam's is the way of each coordinate itself.
+_LEAST_RATE = {"mean": 0.05, "nesterov": 0.05, "adam": 0.0001}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +175,18 @@ def _check_work(manifest: RoundManifest, policy: NodePolicy) -> None:
         f"noise {privacy.noise!r} is not in policy.noise",
         code="noise-not-allowed",
     )
-    if privacy.noise != "none":
+    if privacy.noise == "none":
+        rate, least = (
+            manifest.outer.learning_rate,
+            _LEAST_RATE[manifest.outer.optimizer],
+        )
+        _require(
+            decode_decimal(rate) >= least,
+            f"outer learning rate {rate} without noise is below {least}, and hardly"
+            " moves the base from which updates are summed again; raise it",
+            code="outer-rate-too-small",
+        )
+    else:
         _require(
             decode_decimal(privacy.target_delta) <= decode_decimal(policy.target_delta),
             f"delta {privacy.target_delta} is over policy.target_delta,"

@@ -42,6 +42,7 @@ from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.round_records import ReleaseRecord
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
+from tapestry_node.round.gate_check import GateCheck, Step
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 
 Chunks = Sequence[bytes | memoryview]
@@ -66,13 +67,14 @@ class ResultApplier:
         mirror: LogMirror,
         store: NodeState,
         spots: SpotChecks,
+        gate: GateCheck,
         workload: Workload,
     ) -> None:
         """Start from the given base; results are taken again after a restart."""
         self.replica, self.applied = replica, 0
         self._run: str | None = None  # of the round that was applied last
         self.mirror, self._store, self._workload = mirror, store, workload
-        self.spots = spots
+        self.spots, self._gate = spots, gate
         self._compared = 0  # how much of the log's releases was compared
         self._uncompared: list[tuple[str, int]] = []  # rounds taken since, likewise
         if mirror.size:
@@ -126,7 +128,8 @@ class ResultApplier:
         _check_result(ended, result, chunks)
         if done is not None:
             check_own(done, result)
-        after = self._step(ended, result, chunks)
+        step = self._step(ended, result, chunks)
+        after = step.after if closed.outcome == "applied" else step.before
         # The draw comes first, so that no node holds the base without one.
         self.spots.draw(Taken(manifest=manifest, result=result, index=ended.index))
         released = after.release_digest
@@ -142,6 +145,7 @@ class ResultApplier:
                     f"{said}",
                     code="replica-differs",
                 )
+        self._gate.check(manifest, closed, step)
         self.replica, self.applied = after, closed.round_number
         self._run = closed.run_id
         self._rebuild()
@@ -156,7 +160,8 @@ class ResultApplier:
         state = self.mirror.state
         self._rebuild()
         self._compare_releases()
-        for run_id, number in self._store.disputed_sums():
+        disputed = [*self._store.disputed_sums(), *self._store.disputed_gates()]
+        for run_id, number in disputed:
             if number <= state.released_round(run_id, within=state.size):
                 self.check_sums(run_id, until=number)
         for release in state.releases_since(self._accepted_size()):
@@ -218,16 +223,24 @@ class ResultApplier:
         )
 
     def check_sums(self, run_id: str, *, until: int) -> None:
-        """Refuse what rests on a sum that this node has seen to be false.
+        """Refuse what rests on a sum or an outcome that this node has seen to be false.
 
         Raises:
-            VerificationError: The sum of a round up to ``until`` is false.
+            VerificationError: The sum of a round up to ``until``, or the outcome of its
+                gate, is false.
         """
         for number in self._store.disputed(run_id):
             if number <= until:
                 raise VerificationError(
                     f"the sum of round {number} is false; the proof is in {DISPUTES}/",
                     code="false-sum",
+                )
+        for run, number in self._store.disputed_gates():
+            if run == run_id and number <= until:
+                raise VerificationError(
+                    f"the outcome of round {number} is not the gate's, by the scores"
+                    " that were computed here",
+                    code="gate-disputed",
                 )
 
     def asks(self) -> list[ChunkRequest]:
@@ -261,20 +274,21 @@ class ResultApplier:
         accepted = self.mirror.accepted
         return accepted.checkpoint.size if accepted else 0
 
-    def _step(self, ended: EndedRound, result: Result, chunks: Chunks) -> Replica:
+    def _step(self, ended: EndedRound, result: Result, chunks: Chunks) -> Step:
         """Step as the rules demand, whatever the log says of a sum they forbid."""
         manifest = ended.manifest
         survivors = len(result.transcript.uploads)
         total = assemble(chunks, length=manifest.length)
-        fault = measure(total, survivors=survivors, manifest=manifest).fault
-        if ended.closed.outcome != "applied" or fault is not None:
-            return self.replica
-        return self.replica.after(
-            total,
-            survivors=survivors,
-            manifest=manifest,
-            layout=self._workload.layout(manifest.training),
-        )
+        found = measure(total, survivors=survivors, manifest=manifest)
+        before = after = self.replica
+        if found.fault is None:
+            after = before.after(
+                total,
+                survivors=survivors,
+                manifest=manifest,
+                layout=self._workload.layout(manifest.training),
+            )
+        return Step(before=before, after=after, measured=found)
 
 
 def _check_result(ended: EndedRound, result: Result, chunks: Chunks) -> None:

@@ -5,13 +5,14 @@ high-water mark and outbox, which must survive, are on disk before they matter.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
+from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
@@ -39,14 +40,20 @@ from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.events.federation_events import roster_digest
 from tapestry_governance.events.privacy_events import DpAccounted
-from tapestry_governance.events.round_events import ContributionCommitted
+from tapestry_governance.events.round_events import (
+    ContributionCommitted,
+    RoundAborted,
+    RoundClosed,
+    RoundOpened,
+)
 from tapestry_governance.log.mirror import LogMirror
-from tapestry_node.budget.ledger import Ledger
+from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.budget.log_accounts import loss_of
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.round.admission import first_round
 from tapestry_node.round.contribution import prepare
+from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
 from tapestry_node.training.trainer import Trainer
 
 StageRequest = KeyList | Ciphertexts | SurvivorList | ConsentList
@@ -66,6 +73,7 @@ class NodeContext:
     author: Author
     min_cohort: int
     max_colluding: int
+    varying_survivors: tuple[str, ...]  # exceptions, by digest
     notify: Notify
     failed: set[str] = field(default_factory=set)  # runs in which a training failed
 
@@ -92,6 +100,29 @@ class NodeContext:
         return sign_entry(event, self.identity)
 
 
+@dataclass(frozen=True, slots=True)
+class _UploadMarks:
+    """The marks of a node, each taken together with the charge of the round."""
+
+    context: NodeContext
+    manifest: RoundManifest
+    charge: Charge | None
+
+    def highest(self, run_id: str) -> int:
+        """Return the last round of a run that was uploaded or paid for."""
+        return self.context.store.highest(run_id)
+
+    def raise_to(self, run_id: str, round_number: int) -> None:
+        """Spend the charge and take the upload of the round."""
+        mark = UploadMark.of(self.manifest)
+        if (mark.run, mark.round_number) != (run_id, round_number):
+            raise ValueError(
+                f"a mark of {run_id} {round_number} on the state of {mark}"
+            )
+        named = self.context.varying_survivors
+        self.context.store.take_upload(mark, charge=self.charge, named=named)
+
+
 class Session:
     """A round that this node has joined."""
 
@@ -108,12 +139,17 @@ class Session:
 
         Raises:
             BudgetExhausted: The ledger does not cover the round.
+            Refused: The round has no noise, and its cohort is too far from an earlier
+                one.
             ProtocolError, PolicyError: The manifest breaks a rule of TSA-1 or of
                 this node.
         """
         self.manifest = manifest
         self._context, self._replica, self._ledger = context, replica, ledger
         self._charge = context.trainer.charge(manifest)
+        context.store.check_upload(
+            UploadMark.of(manifest), named=context.varying_survivors
+        )
         # The log still knows the uploads of a node whose disk was restored.
         logged = context.mirror.state.uploads_of(context.name).get(manifest.run_id, 0)
         terms = Requirements(
@@ -146,7 +182,9 @@ class Session:
             case KeysShared() as shared, Ciphertexts() as ciphertexts:
                 return self._contribute(shared, ciphertexts, now=now)
             case InputMasked() as masked, SurvivorList() as survivors:
-                self._state, consent = client.check_consistency(masked, survivors)
+                after, consent = client.check_consistency(masked, survivors)
+                self._mark_survivors(survivors.names)
+                self._state = after
                 return encode_message(consent)
             case ConsistencyChecked() as checked, ConsentList() as consents:
                 self._state, reveal = client.unmask(checked, consents)
@@ -163,9 +201,10 @@ class Session:
         """Train, and answer message 4 with message 5.
 
         Guarantees:
-            Budget, high-water mark and the signed account of the spending are on
-            disk before the upload is returned. A training that fails is paid for as
-            well: the failure may depend on the records, and the refusal shows it.
+            Charge and upload mark, taken as one, and the signed account of the
+            spending are on disk before the upload is returned. A training that fails
+            is paid for and marked as well: the failure may depend on the records, and
+            the refusal shows it.
         """
         ready = client.receive_shares(shared, ciphertexts)
         try:
@@ -174,14 +213,15 @@ class Session:
             self._context.failed.add(self.manifest.run_id)
             raise
         finally:
-            accounted = self._spend(now)
+            marks = _UploadMarks(self._context, self.manifest, self._charge)
+            reservation = client.reserve(ready, marks)
+            accounted = self._account(now)
         quantized = prepare(
             update,
             manifest=self.manifest,
             random=secrets.token_bytes,
             noise=NoiseSource.fresh(),
         )
-        reservation = client.reserve(ready, self._context.store)
         self._state, upload = client.mask_input(
             ready, quantized, reservation=reservation
         )
@@ -220,6 +260,21 @@ class Session:
         self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
         self._ledger.reserve(self._charge)
 
+    def _mark_survivors(self, names: tuple[str, ...]) -> None:
+        """Put the survivor set of a round without noise on disk.
+
+        Raises:
+            Refused: This node, or the log, knows another set of the base or the run.
+        """
+        if self.manifest.privacy.noise == "none":
+            context = self._context
+            context.store.take_consent(
+                ConsentMark.of(self.manifest, names),
+                logged=_logged_consents(context.mirror, context.name),
+                named=context.varying_survivors,
+            )
+
+    @hides_records
     def _train(self) -> FloatVector:
         def done(step: int, steps: int) -> None:
             event = {"stage": "round", "round": self.manifest.round_number}
@@ -229,9 +284,7 @@ class Session:
 
         return self._context.trainer.update(self._replica, self.manifest, done=done)
 
-    def _spend(self, now: datetime) -> bytes:
-        if self._charge is not None:
-            self._ledger.spend(self._charge)
+    def _account(self, now: datetime) -> bytes:
         manifest = self.manifest
         account = DpAccounted(
             run_id=manifest.run_id,
@@ -245,6 +298,20 @@ class Session:
         entry = self._context.sign_event(account, now=now)
         self._context.store.post(entry)
         return entry
+
+
+def _logged_consents(mirror: LogMirror, name: str) -> Iterator[ConsentMark]:
+    """List the survivor sets with a node whose sums may be known, by the log."""
+    for ended in mirror.state.closed.newest_first():
+        manifest = mirror.body(ended.opened, RoundOpened).manifest
+        included = mirror.body(ended.index, RoundClosed).included
+        if manifest.privacy.noise == "none" and name in included:
+            yield ConsentMark.of(manifest, included)
+    for ended in mirror.state.aborted.newest_first():
+        manifest = mirror.body(ended.opened, RoundOpened).manifest
+        survivors = mirror.body(ended.index, RoundAborted).survivors
+        if manifest.privacy.noise == "none" and name in survivors:
+            yield ConsentMark.of(manifest, survivors)
 
 
 def _agreed_plan(mirror: LogMirror, manifest: RoundManifest, layout: Layout) -> RunPlan:
@@ -274,4 +341,5 @@ def _agreed_plan(mirror: LogMirror, manifest: RoundManifest, layout: Layout) -> 
         privacy=first.privacy,
         training=training,
         outer=first.outer,
+        gate=first.gate,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tapestry.encoding import canonical_json, decode_decimal, digest
 from tapestry.errors import ConfigError
+from tapestry.inputs.private_data import hides_records
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
@@ -65,6 +66,7 @@ class Trainer:
         """The data folder in numbers; for the institution's own eyes."""
         return self._records.summary
 
+    @hides_records
     def coverage(self, options: Options) -> Summary | None:
         """Count the parts of the records that a training with some options reads."""
         return self.workload.coverage(
@@ -84,6 +86,7 @@ class Trainer:
             place=str(self._folder),
         )
 
+    @hides_records
     def repeated(self, public: Sequence[Record]) -> list[int]:
         """Return the places of public data that would publish a record, or a row.
 
@@ -128,6 +131,7 @@ class Trainer:
             own_multiplier=share.own_multiplier if share else steps.noise_multiplier,
         )
 
+    @hides_records
     def update(
         self, replica: Replica, manifest: RoundManifest, *, done: StepDone
     ) -> FloatVector:
@@ -149,6 +153,7 @@ class Trainer:
             runtime=runtime,
         ).values
 
+    @hides_records
     def examples(self, options: Options) -> list[Example]:
         """Encode the records, once for each choice of options; private.
 

@@ -32,6 +32,7 @@ Guarantees:
     nothing of a record, and neither does the error.
 """
 
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,6 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tapestry.encoding import canonical_json
 from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Faults, InputFault
 from tapestry.workloads.base import ReadRecords
@@ -200,7 +200,8 @@ def _bytes_of(text: Text) -> bytes:
     """Spell a record for its digest; NUL, which no text holds, marks a dialogue."""
     if isinstance(text, str):
         return text.encode()
-    return b"\0messages\0" + canonical_json(list(text.turns))
+    turns = json.dumps(text.turns, ensure_ascii=False, separators=(",", ":"))
+    return b"\0messages\0" + turns.encode()
 
 
 def _characters(text: Text) -> int:

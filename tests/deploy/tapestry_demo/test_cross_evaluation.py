@@ -9,6 +9,7 @@ import pytest
 from tapestry.artifacts.model_writer import write_model
 from tapestry.cli.progress import ProgressEvent
 from tapestry.evaluation.held_out import read_held_out
+from tapestry.evaluation.scorer import Scorer
 from tapestry.model.replica import Replica
 from tapestry.vectors import parameters_digest
 from tapestry.workloads.adapter_format import BaseName
@@ -79,9 +80,11 @@ def demo(base: Base, tmp_path: Path) -> DemoRun:
         {"sequence_length": found.scale.sequence_length}
     )
     gate = AcceptanceGate(
-        workload=base.workload,
-        evaluation=evaluation,
-        held_out=read_held_out(held_out, evaluation),
+        scorer=Scorer(
+            workload=base.workload,
+            evaluation=evaluation,
+            held_out=read_held_out(held_out, evaluation),
+        ),
         journal=journal,
     )
     gate.scores(base.replica)

@@ -48,6 +48,7 @@ class History:
                         **_key(manifest),
                         stage=RoundStage.COLLECT_MASKED_INPUTS,
                         reason="quorum",
+                        survivors=(),
                     )
                 )
                 self.aborted = manifest

@@ -207,4 +207,5 @@ def abort(attempt: int) -> RoundAborted:
         attempt=attempt,
         stage=RoundStage.COLLECT_MASKED_INPUTS,
         reason="too_few",
+        survivors=(),
     )

@@ -9,6 +9,7 @@ from tapestry_governance.events.round_events import (
     ContributionRefused,
     Dropped,
     RoundAborted,
+    RoundDisputed,
     RoundOpened,
 )
 from tapestry_governance.rules.replay import apply
@@ -244,6 +245,49 @@ def test_a_contribution_without_accounting_cannot_be_summed(world: World) -> Non
         world.add(world.closing(manifest, indexes))
 
 
+def dispute(**changes: object) -> RoundDisputed:
+    found = RoundDisputed(
+        run_id="run", round_number=1, attempt=1, subject="gate", chunk=None
+    )
+    body = changed(found, **changes)
+    assert isinstance(body, RoundDisputed)
+    return body
+
+
+def test_a_member_disputes_each_part_of_a_closed_round_once(world: World) -> None:
+    with refused(RuleError, "dispute-without-round", match="'run', 1, 1"):
+        world.add(dispute(), "fr", "node")
+    world.run_round()
+    for actor in ("fr", "de"):
+        world.add(dispute(), actor, "node")
+    world.add(dispute(subject="sum", chunk=3), "fr", "node")
+    for again in (dispute(), dispute(subject="sum", chunk=4)):
+        with refused(RuleError, "dispute-duplicated", match="fr disputed"):
+            world.add(again, "fr", "node")
+    for other in ({"run_id": "other"}, {"attempt": 2}, {"round_number": 2}):
+        with refused(RuleError, "dispute-without-round"):
+            world.add(dispute(**other), "es", "node")
+
+
+@pytest.mark.parametrize(("subject", "chunk"), [("sum", None), ("gate", 0)])
+def test_a_dispute_names_a_chunk_of_a_sum_alone(
+    subject: str, chunk: int | None
+) -> None:
+    with pytest.raises(ValueError, match="chunk is named"):
+        dispute(subject=subject, chunk=chunk)
+
+
+def test_the_survivors_of_an_aborted_round_have_committed(world: World) -> None:
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    world.add(world.commitment("fr", manifest), "fr", "node")
+    with refused(RuleError, "commitment-unknown", match="de"):
+        world.add(changed(abort(1), survivors=("de", "fr")))
+    with pytest.raises(ValueError, match="in order"):
+        changed(abort(1), survivors=("fr", "de"))
+    world.add(changed(abort(1), survivors=("fr",)))
+
+
 def abort(attempt: int) -> RoundAborted:
     return RoundAborted(
         run_id="run",
@@ -251,6 +295,7 @@ def abort(attempt: int) -> RoundAborted:
         attempt=attempt,
         stage=RoundStage.COLLECT_MASKED_INPUTS,
         reason="too_few",
+        survivors=(),
     )
 
 

@@ -21,6 +21,7 @@ from tapestry.errors import (
 )
 from tapestry.privacy import accounting
 from tapestry_node.budget.ledger import Charge, Ledger, PrivacyPromise
+from tapestry_node.node_state import NodeState
 from tests.support.refusals import refused
 
 TERMS = PrivacyPromise(
@@ -49,21 +50,26 @@ def shared(number: int, *, own: float = 0.5) -> Charge:
     return replace(charge(number), steps=steps, own_multiplier=own)
 
 
+def open_ledger(path: Path, terms: PrivacyPromise, **settings: Any) -> Ledger:
+    """Open a ledger in a node's database of its own."""
+    return Ledger.open(NodeState(path, **settings), terms)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "budget.db"
+    return tmp_path / "node.db"
 
 
 def test_a_spent_charge_is_there_after_reopening(path: Path) -> None:
-    ledger = Ledger.open(path, TERMS)
+    ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(1))
     ledger.spend(charge(1))
-    (row,) = Ledger.open(path, TERMS).rows()
+    (row,) = open_ledger(path, TERMS).rows()
     assert (row.charge, row.state) == (charge(1), "spent")
 
 
 def test_the_balance_is_the_accountants_figure_per_run_and_in_all(path: Path) -> None:
-    ledger = Ledger.open(path, TERMS)
+    ledger = open_ledger(path, TERMS)
     for c in (charge(1), charge(2), charge(1, run="run-2")):
         ledger.reserve(c)
     ledger.spend(charge(1))
@@ -79,7 +85,7 @@ def test_the_balance_is_the_accountants_figure_per_run_and_in_all(path: Path) ->
 def test_the_round_that_would_pass_the_limit_is_refused_and_told_what_is_left(
     path: Path,
 ) -> None:
-    ledger = Ledger.open(path, TERMS)
+    ledger = open_ledger(path, TERMS)
     fit = ledger.rounds_left(charge(1))
     for number in range(1, fit + 1):
         assert ledger.rounds_left(charge(1)) == fit + 1 - number
@@ -97,7 +103,7 @@ def test_the_round_that_would_pass_the_limit_is_refused_and_told_what_is_left(
 def test_shared_noise_costs_less_than_its_fallback_and_both_have_limits(
     path: Path,
 ) -> None:
-    ledger = Ledger.open(path, replace(TERMS, epsilon=2.0, fallback_epsilon=6.0))
+    ledger = open_ledger(path, replace(TERMS, epsilon=2.0, fallback_epsilon=6.0))
     assert not ledger.shares_noise("run-1")
     fit = ledger.rounds_left(shared(1))
     assert 0 < fit < ledger.rounds_left(shared(1, own=1.0))
@@ -114,7 +120,7 @@ def test_shared_noise_costs_less_than_its_fallback_and_both_have_limits(
 def test_a_run_over_the_federations_cap_is_refused_before_it_is_reserved(
     path: Path,
 ) -> None:
-    ledger = Ledger.open(path, TERMS)
+    ledger = open_ledger(path, TERMS)
     one = accounting.epsilon([STEPS], target_delta=1e-6)
     ledger.check_run(charge(1), target_delta=1e-6, cap=one)
     with refused(BudgetExhausted, "epsilon-above-cap", match="the federation's cap"):
@@ -126,7 +132,7 @@ def test_a_run_over_the_federations_cap_is_refused_before_it_is_reserved(
 
 
 def test_a_reservation_counts_until_it_is_released(path: Path) -> None:
-    ledger = Ledger.open(path, TERMS)
+    ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(1, steps=120))
     with refused(BudgetExhausted, "budget-exhausted"):
         ledger.reserve(charge(2, steps=120))
@@ -135,7 +141,7 @@ def test_a_reservation_counts_until_it_is_released(path: Path) -> None:
 
 
 def test_what_is_spent_is_never_released(path: Path) -> None:
-    ledger = Ledger.open(path, TERMS)
+    ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(1))
     ledger.spend(charge(1))
     before = ledger.balance().spent
@@ -144,7 +150,7 @@ def test_what_is_spent_is_never_released(path: Path) -> None:
 
 
 def test_the_same_charge_twice_counts_once(path: Path) -> None:
-    ledger = Ledger.open(path, TERMS)
+    ledger = open_ledger(path, TERMS)
     for _ in range(2):
         ledger.reserve(charge(1))
         ledger.spend(charge(1))
@@ -152,7 +158,7 @@ def test_the_same_charge_twice_counts_once(path: Path) -> None:
 
 
 def test_the_same_name_with_other_steps_is_refused(path: Path) -> None:
-    ledger = Ledger.open(path, TERMS)
+    ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(1))
     with refused(PolicyError, "charge-differs"):
         ledger.spend(charge(1, steps=11))
@@ -160,11 +166,11 @@ def test_the_same_name_with_other_steps_is_refused(path: Path) -> None:
 
 def test_nothing_is_spent_that_was_not_reserved(path: Path) -> None:
     with refused(PolicyError, "charge-not-reserved"):
-        Ledger.open(path, TERMS).spend(charge(1))
+        open_ledger(path, TERMS).spend(charge(1))
 
 
 def test_a_charge_in_the_log_that_the_ledger_lacks_is_refused(path: Path) -> None:
-    ledger = Ledger.open(path, TERMS)
+    ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(1))
     ledger.spend(charge(1))
     ledger.require([charge(1)])
@@ -175,7 +181,7 @@ def test_a_charge_in_the_log_that_the_ledger_lacks_is_refused(path: Path) -> Non
 def _die_after_spending(path: Path, number: int) -> None:
     import signal
 
-    ledger = Ledger.open(path, TERMS)
+    ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(number))
     ledger.spend(charge(number))
     os.kill(os.getpid(), signal.SIGKILL)
@@ -188,7 +194,7 @@ def test_a_node_killed_after_spending_has_spent(path: Path) -> None:
         child = context.Process(target=_die_after_spending, args=(path, number))
         child.start()
         child.join()
-        now = Ledger.open(path, TERMS).balance().spent
+        now = open_ledger(path, TERMS).balance().spent
         assert now > spent
         spent = now
 
@@ -207,15 +213,15 @@ def test_a_node_killed_after_spending_has_spent(path: Path) -> None:
 def test_other_terms_than_the_ledgers_are_refused(
     path: Path, changes: dict[str, Any], code: str, match: str
 ) -> None:
-    Ledger.open(path, TERMS)
+    open_ledger(path, TERMS)
     with refused(ConfigError, code, match=match):
-        Ledger.open(path, replace(TERMS, **changes))
+        open_ledger(path, replace(TERMS, **changes))
 
 
 def test_a_lower_limit_holds_at_once(path: Path) -> None:
-    Ledger.open(path, TERMS).reserve(charge(1))
+    open_ledger(path, TERMS).reserve(charge(1))
     with refused(BudgetExhausted, "budget-exhausted", match="limit of 1;"):
-        Ledger.open(path, replace(TERMS, epsilon=1.0)).reserve(charge(2))
+        open_ledger(path, replace(TERMS, epsilon=1.0)).reserve(charge(2))
 
 
 @pytest.mark.parametrize(
@@ -241,8 +247,8 @@ def test_terms_that_promise_nothing_are_refused(
 
 def test_a_file_that_is_no_database_is_a_resource_error(path: Path) -> None:
     path.write_bytes(b"not a database" * 1000)
-    with refused(ResourceError, "database-damaged", match=r"budget\.db"):
-        Ledger.open(path, TERMS)
+    with refused(ResourceError, "database-damaged", match=r"node\.db"):
+        open_ledger(path, TERMS)
 
 
 @settings(max_examples=30)
@@ -255,10 +261,10 @@ def test_a_file_that_is_no_database_is_a_resource_error(path: Path) -> None:
 def test_spent_epsilon_never_falls_and_never_passes_the_limit(
     tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[str, int]]
 ) -> None:
-    path = tmp_path_factory.mktemp("ledger") / "budget.db"
+    path = tmp_path_factory.mktemp("ledger") / "node.db"
     spent = 0.0
     for move, number in moves:
-        ledger = Ledger.open(path, TERMS)
+        ledger = open_ledger(path, TERMS)
         with contextlib.suppress(PolicyError):
             getattr(ledger, move)(charge(number, steps=8))
         balance = ledger.balance()
@@ -266,10 +272,11 @@ def test_spent_epsilon_never_falls_and_never_passes_the_limit(
         spent = balance.spent
 
 
-def test_looking_at_an_empty_ledger_leaves_it_empty(tmp_path: Path) -> None:
-    path = tmp_path / "budget.db"
-    path.touch()
-    with refused(ConfigError, "ledger-missing"):
-        Ledger.look(path, epsilon=1.0, fallback_epsilon=10.0)
-    assert [each.name for each in tmp_path.iterdir()] == ["budget.db"]
-    assert path.read_bytes() == b""
+def test_looking_at_a_ledger_that_was_never_started_changes_nothing(path: Path) -> None:
+    NodeState(path).close()
+    before = path.read_bytes()
+    state = NodeState(path, readonly=True)
+    with refused(ConfigError, "ledger-missing", match="the node never ran"):
+        Ledger.look(state, epsilon=1.0, fallback_epsilon=10.0)
+    state.close()
+    assert path.read_bytes() == before

@@ -12,6 +12,7 @@ from tapestry.protocol.round_manifest import NoNoise
 from tapestry_governance.events.privacy_events import PrivacyLoss, UnboundedLoss
 from tapestry_node.budget.ledger import Charge, Ledger, PrivacyPromise
 from tapestry_node.budget.log_accounts import loss_of, published_charges
+from tapestry_node.node_state import NodeState
 from tests.support.log_world import World
 from tests.support.plans import privacy_plan
 from tests.support.refusals import refused
@@ -33,7 +34,7 @@ def ledger(tmp_path: Path) -> Ledger:
         fallback_epsilon=400.0,
         delta=1e-4,  # larger than what the plan promises
     )
-    return Ledger.open(tmp_path / "budget.db", promise)
+    return Ledger.open(NodeState(tmp_path / "node.db"), promise)
 
 
 def test_the_account_of_local_noise_has_the_epsilon_at_the_plans_delta(

@@ -18,6 +18,7 @@ from tapestry_node.refusal import Refused
 from tapestry_node.round.admission import Facts, check_offer, first_round
 from tapestry_node.settings import NodePolicy
 from tests.support.log_world import World, renamed
+from tests.support.plans import outer_plan
 from tests.support.refusals import refused
 
 MANIFEST = World().found().manifest()
@@ -173,3 +174,30 @@ def test_a_stricter_institution_refuses_what_the_federation_allows() -> None:
     }
     for code, change in changes.items():
         assert _refused(policy=POLICY.model_copy(update=change)) == (LOCAL, code)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "least", "below"),
+    [
+        ("mean", "0.05", "0.0499"),
+        ("nesterov", "0.05", "0.000000001"),
+        ("adam", "0.0001", "0.00009"),
+    ],
+)
+def test_without_noise_an_outer_step_that_moves_nothing_is_refused(
+    optimizer: str, least: str, below: str
+) -> None:
+    """It would change the base's identity, by which survivor sets are marked."""
+    policy = POLICY.model_copy(update={"noise": ("none", "local")})
+    more = {"momentum": "0.9"} if optimizer == "nesterov" else {}
+    for noise, rate, fits in (
+        (NoNoise(noise="none"), least, True),
+        (NoNoise(noise="none"), below, False),
+        (MANIFEST.privacy, below, True),
+    ):
+        outer = outer_plan(optimizer=optimizer, learning_rate=rate, **more)
+        manifest = renamed(MANIFEST, privacy=noise, outer=outer)
+        if fits:
+            check_offer(manifest, policy=policy, facts=FACTS)
+        else:
+            assert _refused(manifest, policy=policy) == (LOCAL, "outer-rate-too-small")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from tapestry.artifacts.model_identity import ModelContent
 from tapestry.errors import VerificationError
+from tapestry.evaluation.acceptance import WORSE
 from tapestry.model.replica import Replica
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.server import Unmasked
@@ -21,6 +23,7 @@ from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.round.result import EndedRound, ResultApplier
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
+from tests.support.gate_models import gate_check, inputs, metrics
 from tests.support.log_world import World, changed
 from tests.support.refusals import refused
 from tests.support.secagg_cohort import Federation
@@ -61,7 +64,7 @@ class Finished:
             base_after=self.after.digest,
             release_digest=self.after.release_digest,
             outer_digest=manifest.model_digest,
-            metrics={},
+            metrics=metrics(float(self.after.parameters["w"][0, 0])),
         )
         body = changed(closed, **changes)
         assert isinstance(body, RoundClosed)
@@ -76,6 +79,7 @@ def finished() -> Finished:
         length=LAYOUT.length,
         model_digest=start.digest,
         layout_digest=LAYOUT.digest,
+        gate=inputs(),
     )
     total = federation.run()
     after = start.after(
@@ -89,9 +93,13 @@ def finished() -> Finished:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[NodeState]:
-    state = NodeState(tmp_path / "state.db")
+    state = NodeState(tmp_path / "node.db")
     yield state
     state.close()
+
+
+def _note(store: NodeState, closed: RoundClosed) -> None:
+    store.dispute_gate(closed.run_id, closed.round_number, entry=b"disputed")
 
 
 Applier = Callable[..., ResultApplier]
@@ -103,7 +111,11 @@ def applier(tmp_path: Path, store: NodeState) -> Iterator[Applier]:
     opened: list[LogMirror] = []
 
     def make(
-        world: World | None = None, *, replica: Replica | None = None, wanted: int = 0
+        world: World | None = None,
+        *,
+        replica: Replica | None = None,
+        wanted: int = 0,
+        slope: float = 1.0,
     ) -> ResultApplier:
         known = world or World().found()
         mirror = LogMirror.open(
@@ -119,6 +131,7 @@ def applier(tmp_path: Path, store: NodeState) -> Iterator[Applier]:
             mirror=mirror,
             store=store,
             spots=SpotChecks(store=store, wanted=wanted, folder=tmp_path),
+            gate=gate_check(tmp_path, LAYOUT, partial(_note, store), slope=slope),
             workload=WORKLOAD,
         )
 
@@ -142,15 +155,32 @@ def test_a_sum_that_holds_moves_the_base_to_the_one_in_the_log(
 def test_a_round_that_the_log_did_not_apply_leaves_the_base(
     applier: Applier, finished: Finished
 ) -> None:
-    base, before = applier(), given().digest
+    base, before = applier(slope=-1000.0), given().digest
+    score = -1000.0 * float(finished.after.parameters["w"][0, 0])
+    assert score > 1  # more than the plan allows
     ended = finished.ended(
         outcome="rejected",
-        reason="loss_increased",
+        reason=WORSE,
         base_after=before,
         release_digest=before,
+        metrics=metrics(score),
     )
     base.take(ended, finished.result, finished.total.chunks(), done=None)
     assert (base.replica.digest, base.applied) == (before, 1)
+
+
+def test_a_good_step_that_the_log_rejects_is_disputed_for_good(
+    applier: Applier, finished: Finished, store: NodeState
+) -> None:
+    base, before = applier(), given().digest
+    ended = finished.ended(outcome="rejected", reason=WORSE, base_after=before)
+    with refused(VerificationError, "gate-outcome-differs"):
+        base.take(ended, finished.result, finished.total.chunks(), done=None)
+    assert (base.replica.digest, base.applied) == (before, 0)
+    assert store.disputed_gates() == [(RUN, 1)]
+    base.check_sums("another-run", until=1)
+    with refused(VerificationError, "gate-disputed"):
+        base.check_sums(RUN, until=1)
 
 
 @pytest.mark.parametrize(

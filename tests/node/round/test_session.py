@@ -16,8 +16,10 @@ from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node import Node
+from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.round.session import Session
+from tapestry_node.round.survivor_marks import UploadMark
 from tests.support.federation import NAMES, Federation
 from tests.support.federation_fixtures import Found
 from tests.support.log_world import renamed
@@ -132,7 +134,7 @@ def test_a_training_that_fails_is_paid_for_and_ends_the_run(
     federation.run()
     node = federation.nodes[NAME]
     assert states(node) == ["spent"]
-    assert node.store.highest("run") == 0  # nothing left
+    assert node.store.highest("run") == 1  # paid for, so never trained again
     assert NAME not in {name for name, _ in federation.committed()}
     said = "^training_failed: a training of 'run'.*restart the node"
     with refused(Refused, "training-failed", match=said):
@@ -163,7 +165,8 @@ def test_a_round_that_was_uploaded_for_is_not_joined_again(stopped: Stopped) -> 
     federation = stopped(Kind.SHARE_KEYS)
     node, manifest = federation.nodes[NAME], session_of(federation).manifest
     session_of(federation).abandon()
-    node.store.raise_to("run", 1)
+    manifest_mark = replace(UploadMark.of(manifest), noise="none")
+    node.store.take_upload(manifest_mark, charge=None)
     with refused(ProtocolError, "round-already-uploaded"):
         join(node, manifest)
     assert states(node) == []  # and nothing was reserved
@@ -175,7 +178,7 @@ def test_a_round_that_the_ledger_does_not_cover_is_not_joined(
     federation = stopped(Kind.SHARE_KEYS)
     node, manifest = federation.nodes[NAME], session_of(federation).manifest
     terms = replace(node.trainer.terms, epsilon=0.1)
-    ledger = Ledger.open(tmp_path / "other.db", terms)
+    ledger = Ledger.open(NodeState(tmp_path / "other.db"), terms)
     with refused(BudgetExhausted, "budget-exhausted", match="round 1 of 'run'"):
         join(node, manifest, ledger=ledger)
     assert ledger.rows() == []

@@ -71,7 +71,7 @@ def lying(honest: Finished) -> Finished:
 
 
 def checks(folder: Path, finished: Finished, *, wanted: int) -> SpotChecks:
-    store = NodeState(folder / "state.db")
+    store = NodeState(folder / "node.db")
     made = SpotChecks(store=store, wanted=wanted, folder=folder)
     taken = Taken(
         manifest=finished.federation.manifest, result=finished.result, index=7

@@ -247,7 +247,7 @@ def test_an_interruption_is_no_traceback(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(node_state, "NodeState", interrupt)
-    (folder / "idle" / "state.db").touch()
+    (folder / "idle" / "node.db").write_bytes(b"SQLite")
     status, out, err = run(capsys, "node", "egress", str(folder / "idle"))
     assert status == 130
     assert "Traceback" not in out + err

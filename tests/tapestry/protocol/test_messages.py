@@ -36,6 +36,6 @@ def test_the_words_on_the_wire_are_the_closed_list() -> None:
         *("advertise_keys", "advertised_keys", "share_keys", "shared_keys"),
         *("collect_masked_inputs", "masked_input", "check_consistency", "consent"),
         *("unmask", "unmasking_shares", "apply_result", "check_chunk", "receipt"),
-        *("publish_adapter", "publication", "refusal"),
+        *("publish_adapter", "publication", "refusal", "show_held_out"),
     }
     assert all(reason.value.replace("_", "").isalpha() for reason in Reason)

@@ -294,7 +294,7 @@ def test_a_full_disk_is_told_from_a_broken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    path = tmp_path / "state.db"
+    path = tmp_path / "node.db"
     said = f"cannot write {path}: disk I/O error"
     full = f"; the disk is full, make room in {tmp_path}" if not free else ""
     with pytest.raises(ResourceError) as caught, write_errors(path):
@@ -303,7 +303,7 @@ def test_a_full_disk_is_told_from_a_broken_one(
 
 
 def test_a_disk_that_cannot_be_asked_leaves_the_error(tmp_path: Path) -> None:
-    path = tmp_path / "gone" / "state.db"
+    path = tmp_path / "gone" / "node.db"
     said = durable_files.failure("open", path, OSError("one\nline"))
     assert said == f"cannot open {path}: one line"
 

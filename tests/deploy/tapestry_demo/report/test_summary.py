@@ -191,7 +191,7 @@ def test_a_summary_has_the_figures_of_the_demos_folder(
     shapes = read_base(demo.out / "releases" / "base-1").shapes
     assert figures.model is not None
     assert figures.model.parameters == sum(map(math.prod, shapes.values())) > 1000
-    store = NodeState(demo.out / "nodes" / "fi" / "state.db")
+    store = NodeState(demo.out / "nodes" / "fi" / "node.db")
     sent = sum(receipt.bytes for receipt in store.receipts())
     store.close()
     assert sum(figures.bytes_out["fi"].values()) == sent > 0

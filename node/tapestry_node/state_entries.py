@@ -1,0 +1,279 @@
+"""The entries of a node's state: one hash chain, and the mirror of its head.
+
+All obligations of a node are entries of this chain, and nothing else is their memory:
+what it charged and uploaded for, which base each round gave, which chunks it drew,
+which signed entries the log still lacks. Older rows of one kind cannot be put back
+beside newer ones of another: the chain breaks, or ends before its mirror.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tapestry.encoding import canonical_json, decode_json, digest
+from tapestry.errors import (
+    ConfigError,
+    PolicyError,
+    ProtocolError,
+    VerificationError,
+)
+from tapestry.inputs.plain_file import read_plain
+from tapestry.storage import durable_files
+from tapestry.storage.sqlite_database import Database
+from tapestry_node.budget.ledger_entries import Charge, ChargeRecord, Key
+from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
+
+_MAX_MIRROR = 64 << 20  # bytes: half a million entries
+_LINE = re.compile(r"^([1-9][0-9]{0,17}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
+_CLOCK_TOLERANCE = timedelta(minutes=5)
+_LAG = 2  # entries of one write, by which a crash leaves the mirror behind
+
+_RoundKey = tuple[str, int]  # run, round
+
+
+class HeadFile:
+    """The number and digest of the last entries, where a restored database ends not.
+
+    It is an append-only file with a line per write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def latest(self) -> tuple[int, str] | None:
+        """Return the highest number and its digest; a line that a crash cut is none."""
+        if not self._path.exists():
+            return None
+        data = read_plain(self._path, limit=_MAX_MIRROR, links=True)
+        lines = _LINE.findall(data.decode("utf-8", "replace"))
+        return max(((int(n), name) for n, name in lines), default=None)
+
+    def record(self, number: int, digest: str) -> None:
+        """Append a line and wait for the disk."""
+        torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
+        line = b"\n" * torn + f"{number} {digest}\n".encode("ascii")
+        durable_files.append_file(self._path, line)
+
+
+class StateReplay:
+    """All entries of a node's state, replayed in order."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._now = self._last = datetime.min.replace(tzinfo=UTC)
+        self._digests: list[str] = []
+        self.rows: dict[Key, ChargeRecord] = {}
+        self.terms: dict[str, str] | None = None
+        self.limits: tuple[str, str] | None = None
+        self.uploads: list[UploadMark] = []
+        self.consents: list[ConsentMark] = []
+        self.receipt: tuple[int, str] | None = None  # the last at the last upload
+        self.bases: dict[_RoundKey, str] = {}
+        self.rebuilt: dict[_RoundKey, str] = {}  # manifests of releases
+        self.spots: dict[_RoundKey, dict[int, str]] = {}  # chunk -> how it stands
+        self.gates: set[_RoundKey] = set()  # disputed
+        self.outbox: list[bytes] = []
+        self.secrets: dict[str, bytes] = {}
+
+    @property
+    def number(self) -> int:
+        """The number of entries."""
+        return len(self._digests)
+
+    @property
+    def head(self) -> str:
+        """The digest of the last entry; empty before the first."""
+        return self._digests[-1] if self._digests else ""
+
+    def highest(self, run_id: str) -> int:
+        """Return the last round of a run that was uploaded or paid for; 0 for none.
+
+        A spent charge counts: what was trained under it is never trained again.
+        """
+        taken = [each.round_number for each in self.uploads if each.run == run_id]
+        taken += [
+            row.charge.number
+            for row in self.rows.values()
+            if row.state == "spent"
+            and (row.charge.purpose, row.charge.run) == ("round", run_id)
+        ]
+        return max(taken, default=0)
+
+    def load(
+        self, *, mirrored: tuple[int, str] | None, now: datetime, name: str
+    ) -> None:
+        """Read the entries that are new; compare all with the mirror and the clock.
+
+        Raises:
+            VerificationError: Entries were changed, or are fewer than the mirror saw.
+            ConfigError: The clock runs before the last entry.
+        """
+        self._now = now
+        self._replay_new(name)
+        if mirrored is None and self.number > _LAG:
+            raise VerificationError(
+                f"{name} has lost its mirror file; put the newest back",
+                code="state-head-missing",
+            )
+        if mirrored is not None:
+            number, held = mirrored
+            if number < self.number - _LAG:
+                raise VerificationError(
+                    f"the mirror of {name} ends at entry {number}, the database at"
+                    f" {self.number}: the mirror was restored from a backup; put the"
+                    " newest copy back",
+                    code="state-head-restored",
+                )
+            if number > self.number:
+                raise VerificationError(
+                    f"{name} ends at entry {self.number}, its mirror saw {number}:"
+                    " it was restored from a backup, and has forgotten what was spent"
+                    " and uploaded since; put the newest copy back",
+                    code="state-restored",
+                )
+            if not number > 0 or self._digests[number - 1] != held:
+                raise VerificationError(
+                    f"{name} contradicts its mirror at {number}",
+                    code="state-head-differs",
+                )
+        if self.number and now < self._last - _CLOCK_TOLERANCE:
+            raise ConfigError(
+                f"the clock says {now:%Y-%m-%d %H:%M}, but the last entry of {name}"
+                f" is of {self._last:%Y-%m-%d %H:%M}; set the clock",
+                code="clock-before-state",
+            )
+
+    def _replay_new(self, name: str) -> None:
+        known = max(self.number, 1)  # the last one is read again
+        try:
+            rows = self._database.execute(
+                "SELECT number, body FROM entries WHERE number >= ? ORDER BY number",
+                (known,),
+            ).fetchall()
+            if self.number and (not rows or digest(bytes(rows[0][1])) != self.head):
+                raise VerificationError(
+                    f"{name} lacks entry {self.number}, which this process has read:"
+                    " an older copy was put in its place; put the newest back",
+                    code="state-restored",
+                )
+            for number, body in rows[bool(self.number) :]:
+                self._replay(number, bytes(body))
+        except ProtocolError as error:
+            raise VerificationError(
+                f"{name} was changed: {error}", code="state-changed"
+            ) from None
+        except (KeyError, TypeError, ValueError):  # they quote the entry
+            raise VerificationError(
+                f"{name} was changed: an entry is not as a node writes it",
+                code="state-changed",
+            ) from None
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Add an entry inside the transaction."""
+        time = max(self._now, self._last)
+        body = canonical_json(
+            {
+                **entry,
+                "previous": self.head,
+                "time": time.astimezone(UTC).isoformat(timespec="seconds"),
+            }
+        )
+        number = self.number + 1
+        self._database.execute("INSERT INTO entries VALUES (?, ?)", (number, body))
+        self._replay(number, body)
+
+    def is_charged(self, charge: Charge) -> bool:
+        """Return whether a charge is reserved or spent.
+
+        Raises:
+            PolicyError: The same name was charged with other steps.
+        """
+        row = self.rows.get(charge.key)
+        if row is not None and row.charge.body() != charge.body():
+            raise PolicyError(
+                f"{charge.title} was charged before with other steps",
+                code="charge-differs",
+            )
+        return row is not None
+
+    def spend(self, charge: Charge) -> None:
+        """Count a reserved charge as spent, inside the transaction.
+
+        Raises:
+            PolicyError: It was not reserved, or with other steps.
+        """
+        if not self.is_charged(charge):
+            raise PolicyError(
+                f"{charge.title} was not reserved", code="charge-not-reserved"
+            )
+        if self.rows[charge.key].state == "reserved":
+            self.append({"type": "spend", **charge.body()})
+
+    def _replay(self, number: int, body: bytes) -> None:
+        entry = decode_json(body)
+        if number != self.number + 1 or entry["previous"] != self.head:
+            raise ProtocolError(
+                f"entry {number} does not follow from the one before",
+                code="state-entries-differ",
+            )
+        self._digests.append(digest(body))
+        self._last = datetime.fromisoformat(entry["time"])
+        match entry["type"]:
+            case "open":
+                self.terms = entry
+            case "limit":
+                self.limits = (entry["epsilon"], entry["fallback_epsilon"])
+            case "reserve" | "spend":
+                charge = Charge.parse(entry)
+                self.rows[charge.key] = ChargeRecord(
+                    charge=charge,
+                    state="reserved" if entry["type"] == "reserve" else "spent",
+                    number=number,
+                    time=self._last,
+                )
+            case "release":
+                del self.rows[Charge.parse(entry).key]
+            case "upload":
+                mark = UploadMark.parse(entry["mark"])
+                self._check_paid(mark, entry["charge"], number)
+                self.uploads.append(mark)
+                self.receipt = entry["receipts"], entry["receipt"]
+            case "consent":
+                self.consents.append(ConsentMark.parse(entry["mark"]))
+            case _:
+                self._replay_obligation(number, entry)
+
+    def _replay_obligation(self, number: int, entry: dict[str, Any]) -> None:
+        key: _RoundKey = (entry.get("run", ""), entry.get("round", 0))
+        match entry["type"]:
+            case "base" | "rebuilt":
+                known = self.bases if entry["type"] == "base" else self.rebuilt
+                known[key] = entry["gives"]
+            case "draw":
+                self.spots[key] = dict.fromkeys(entry["chunks"], "open")
+            case "seen" | "disputed":
+                self.spots[key][entry["chunk"]] = entry["type"]
+            case "gate":
+                self.gates.add(key)
+            case "post":
+                self.outbox.append(bytes.fromhex(entry["entry"]))
+            case "clear":
+                self.outbox.remove(bytes.fromhex(entry["entry"]))
+            case "secret":
+                self.secrets[entry["name"]] = bytes.fromhex(entry["value"])
+            case _:
+                raise ProtocolError(
+                    f"entry {number} is of an unknown type", code="state-entry-unknown"
+                )
+
+    def _check_paid(self, mark: UploadMark, paid: int | None, number: int) -> None:
+        """Require that an upload names the entry that spent for it, if any had to."""
+        row = self.rows.get(("round", mark.run, mark.round_number))
+        spent = row.number if row is not None and row.state == "spent" else None
+        if paid != spent or (spent is None) != (mark.noise == "none"):
+            raise ProtocolError(
+                f"entry {number} is an upload with noise {mark.noise!r} that names"
+                f" charge {paid}, spent is {spent}",
+                code="upload-not-charged",
+            )

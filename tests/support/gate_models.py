@@ -1,0 +1,81 @@
+"""A model whose score is its first weight, and held-out data: tests of the gate."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tapestry.encoding import digest, encode_decimal
+from tapestry.evaluation.held_out import HeldOut, digest_of
+from tapestry.evaluation.scorer import gate_inputs
+from tapestry.protocol.round_manifest import GateInputs
+from tapestry.tensor_types import widen
+from tapestry.vectors import Layout
+from tapestry.workloads.language.bits_per_byte import BitsPerByte
+from tapestry.workloads.ratio_score import RatioScore
+from tapestry_governance.events.round_events import RoundClosed
+from tapestry_node.round.gate_check import GateCheck
+
+LENGTH = 16
+FILES = {
+    "fr.jsonl": b'{"text":"a"}\n{"text":"b"}\n',
+    "id.jsonl": b'{"text":"c"}\n',
+}
+HELD_OUT = HeldOut(
+    sets={"fr": ["a", "b"], "id": ["c"]},
+    digest=digest_of({Path(name).stem: digest(data) for name, data in FILES.items()}),
+)
+
+
+@dataclass
+class ScoredModel:
+    """A workload whose code length is 3 plus its first weight; counts evaluations."""
+
+    drawn: Layout
+    slope: float = 1.0
+    value: float = 0.0
+    count: int = 0
+
+    def layout(self, _plan: object) -> Layout:
+        return self.drawn
+
+    def load(self, parameters: Mapping[str, Any]) -> None:
+        self.value = self.slope * float(widen(parameters["w"]).ravel()[0])
+
+    def evaluate(self, texts: list[str], *, sequence_length: int) -> RatioScore:
+        assert sequence_length == LENGTH
+        self.count += 1
+        return RatioScore(
+            amounts=tuple(3 + self.value for _ in texts),
+            sizes=tuple(1 for _ in texts),
+        )
+
+    def evaluation(self, _options: object) -> BitsPerByte:
+        model: Any = self
+        return BitsPerByte(model=model, sequence_length=LENGTH)
+
+
+def inputs() -> GateInputs:
+    """Name data and evaluation, as a round's manifest does."""
+    return gate_inputs(ScoredModel(Layout(tensors=())).evaluation(None), HELD_OUT)
+
+
+def metrics(value: float) -> dict[str, str]:
+    """Spell the scores of a base with this first weight, as the log has them."""
+    return {
+        f"bits_per_byte/{name}": encode_decimal(3 + value) for name in HELD_OUT.sets
+    }
+
+
+def gate_check(
+    folder: Path,
+    layout: Layout,
+    dispute: Callable[[RoundClosed], None],
+    *,
+    slope: float = 1.0,
+) -> GateCheck:
+    """Open a member's gate in a folder, with the data in place."""
+    workload: Any = ScoredModel(layout, slope=slope)
+    gate = GateCheck(workload, folder=folder, dispute=dispute)
+    gate.keep(list(FILES), list(FILES.values()), want=HELD_OUT.digest)
+    return gate
