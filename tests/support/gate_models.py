@@ -42,8 +42,10 @@ class ScoredModel:
     def load(self, parameters: Mapping[str, Any]) -> None:
         self.value = self.slope * float(widen(parameters["w"]).ravel()[0])
 
-    def evaluate(self, texts: list[str], *, sequence_length: int) -> RatioScore:
-        assert sequence_length == LENGTH
+    def evaluate(
+        self, texts: list[str], *, sequence_length: int, coarse: bool
+    ) -> RatioScore:
+        assert (sequence_length, coarse) == (LENGTH, False)
         self.count += 1
         return RatioScore(
             amounts=tuple(3 + self.value for _ in texts),
