@@ -126,8 +126,9 @@ def round_closed(
         runs: frozenset[str] = ancestry.get(before, frozenset())
         runs = runs if body.run_id in runs else runs | {body.run_id}
         # Two ways to one base: whoever spent on either is counted.
-        runs |= ancestry.get(body.base_after, frozenset())
-        ancestry = ancestry.set(body.base_after, runs)
+        for model in {body.base_after, body.release_digest}:  # the latter is rounded
+            known = ancestry.get(model, frozenset())
+            ancestry = ancestry.set(model, runs | known)
     return dataclasses.replace(
         state,
         open_round=None,

@@ -80,14 +80,15 @@ def chain(world: World, run: str, base: str, *, epsilon: str = "7") -> str:
         commitments[name] = world.add(world.commitment(name, manifest), name, "node")
         world.add(world.account(manifest, epsilon=epsilon), name, "node")
     after = fake_digest(f"base of {run}")
-    world.add(changed(world.closing(manifest, commitments), base_after=after))
+    closing = world.closing(manifest, commitments)
+    world.add(changed(closing, base_after=after, release_digest=after))
     return after
 
 
 def release(world: World, name: str, run: str, base: str) -> None:
     last = world.folded.released.last
     body = changed(
-        world.release(1), name=name, run_id=run, parameters_digest=base,
+        world.release(1), name=name, run_id=run, model_digest=base,
         previous=last.name if last else None,
     )  # fmt: skip
     world.add(body)

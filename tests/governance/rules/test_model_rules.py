@@ -111,12 +111,13 @@ def test_an_adapter_is_accounted_for_in_the_run_of_its_release(world: World) -> 
         commitments[name] = world.add(world.commitment(name, other), name, "node")
         world.add(world.account(other, epsilon="3"), name, "node")
     closing = world.closing(other, commitments)
-    world.add(changed(closing, base_after=fake_digest("base of other")))
+    given = fake_digest("base of other")
+    world.add(changed(closing, base_after=given, release_digest=given))
     second = changed(
         world.release(2),
         run_id="other",
         round_number=1,
-        parameters_digest=fake_digest("base of other"),
+        model_digest=given,
     )
     world.add(second)
     adapter = changed(
