@@ -1,7 +1,7 @@
 """A workload without text: two outputs regressed on three inputs, by lines of CSV."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -64,7 +64,7 @@ class MeanSquaredError:
 
 class LinearRegression(TorchModel):
     name, adapters, reader = "linear-regression", None, CsvReader()
-    card_fields: Mapping[str, str] = MappingProxyType({})
+    card_fields = MappingProxyType[str, str]({})
 
     def __init__(self) -> None:
         super().__init__(nn.Sequential(nn.Linear(3, 2, bias=False)))
