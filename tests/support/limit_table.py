@@ -16,7 +16,7 @@ from tapestry.artifacts.safetensors_reader import TensorLimits, open_tensors
 from tapestry.encoding import canonical_json, decode_json, encode_base64
 from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Faults
-from tapestry.keys import SigningKey
+from tapestry.keys import Algorithm, SigningKey
 from tapestry.protocol import messages
 from tapestry.protocol.framing import unpack
 from tapestry.protocol.messages import Kind, check_attachments
@@ -29,7 +29,7 @@ from tests.support import plans
 
 _ZERO = "0" * 64
 _DIGEST = f"sha256:{_ZERO}"
-_KEY = SigningKey(name="a", algorithm=note.Algorithm.SIGNATURE, seed=bytes(32))
+_KEY = SigningKey(name="a", algorithm=Algorithm.SIGNATURE, seed=bytes(32))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +154,8 @@ def _tensors(count: int, folder: Path) -> object:
 
 def _ask(count: int) -> dict[str, Any]:
     asks = [{"chunk": i, "round_number": 1} for i in range(count)]
-    return {"applied": 0, "asks": asks, "checkpoint": None, "name": "fr", "size": 0}
+    rest = {"checkpoint": None, "held_out": None, "name": "fr", "size": 0}
+    return {"applied": 0, "asks": asks, **rest}
 
 
 _BULK = [
