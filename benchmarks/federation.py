@@ -28,6 +28,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
         bases = stack.enter_context(stepped_once())
         driver.main(
             out / "coordinator",
-            LocalGrid({node.name: node.handle for node in nodes}),
+            LocalGrid({n.name: partial(n.handle, connection=n.name) for n in nodes}),
             workload=model,
             replica=bench.given,
             notify=witness.notify,
@@ -347,7 +348,7 @@ def set_up(
         texts=texts,
         exact=model,
         quick=model if exact else coarse,
-        given=Replica.start(model.parameters()),
+        given=Replica.start(model.given),
         held_out={name: each[rate is None :: 2] for name, each in passages.items()},
         gate={name: each[::2][:GATE] for name, each in passages.items()},
         rate=rate,

@@ -1,13 +1,14 @@
 """Parameters, the flat vector in which they travel, and the stages of an update.
 
-``Parameters`` maps a name to a float32 array. A ``Layout`` fixes the order in which
-the trainable ones are laid end to end in a vector of length d. Everything here is
-NumPy, so that a coordinator and an auditor need no machine-learning stack.
+``Parameters`` maps a name to an array in the type in which it is stored
+(``tensor_types``). A ``Layout`` fixes the order in which the trainable ones are laid
+end to end in a float32 vector of length d. Everything here is NumPy, so that a
+coordinator and an auditor need no machine-learning stack.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,13 @@ import numpy.typing as npt
 
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ProtocolError
+from tapestry.tensor_types import Stored, to_bytes, type_name
 
 FloatVector = npt.NDArray[np.float32]
+IntegerVector = npt.NDArray[np.int64]
 RingVector = npt.NDArray[np.uint32]
-Parameters = Mapping[str, FloatVector]
+Parameters = Mapping[str, Stored]
+TensorRow = tuple[str, str, tuple[int, ...], str]  # name, type, shape, SHA-256 in hex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,7 @@ class MaskedVector:
 def tensor_digests(
     parameters: Parameters, known: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Hash each tensor: SHA-256 (hex) of its little-endian float32 bytes.
+    """Hash each tensor: SHA-256 (hex) of its little-endian bytes.
 
     Hashes that are ``known``, by name, are taken as they are.
     """
@@ -114,16 +118,26 @@ def tensor_digests(
 def parameters_digest(
     parameters: Parameters, known: Mapping[str, str] | None = None
 ) -> str:
-    """Name a set of parameters by value, whatever files hold them.
-
-    The digest is that of the canonical JSON of ``[name, shape, SHA-256 of the
-    little-endian float32 bytes]`` for each tensor in order of name.
-    """
+    """Name a set of parameters by type and value, whatever files hold them."""
     hashes = tensor_digests(parameters, known)
-    rows = [[n, list(parameters[n].shape), inner] for n, inner in hashes.items()]
-    return digest(canonical_json(rows))
+    return rows_digest(
+        (name, type_name(parameters[name]), parameters[name].shape, inner)
+        for name, inner in hashes.items()
+    )
 
 
-def _tensor_digest(tensor: FloatVector) -> str:
-    array = np.ascontiguousarray(tensor, dtype="<f4")
-    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
+def rows_digest(rows: Iterable[TensorRow]) -> str:
+    """Name parameters by ``[name, type, shape, SHA-256 of the bytes]`` of each tensor.
+
+    The digest is that of the canonical JSON of these rows in order of name; the type is
+    the one that safetensors names, F32, F16 or BF16.
+    """
+    return digest(
+        canonical_json(
+            [[n, kind, list(shape), h] for n, kind, shape, h in sorted(rows)]
+        )
+    )
+
+
+def _tensor_digest(tensor: Stored) -> str:
+    return hashlib.sha256(to_bytes(tensor)).hexdigest()

@@ -2,7 +2,8 @@
 
 A round is rejected, changes nothing and is logged so if its mean update has too large
 a norm, or if the mean score over the institutions' public data grows by more than the
-plan allows. The workload defines the score (``Evaluation``).
+plan allows. The workload defines the score (``Evaluation``). What is scored is the
+model that a release would hold, rounded to the types of the given base.
 """
 
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class AcceptanceGate:
             )
 
     def scores(self, replica: Replica) -> dict[str, float]:
-        """Score a base on each institution's data; computed once for each base.
+        """Score what would be released; computed once for each such model.
 
         Edge cases:
             A base with damaged or overflowing weights has scores that are not finite.
@@ -115,13 +116,16 @@ class AcceptanceGate:
         """
         evaluation, held_out = self.scorer.evaluation, self.scorer.held_out
         known = logged_evaluations(
-            self.journal, replica.digest, evaluation=evaluation, held_out=held_out
+            self.journal,
+            replica.release_digest,
+            evaluation=evaluation,
+            held_out=held_out,
         )
         if known is not None:
             return scores_of(known)
         found = self.scorer.scores(replica)
         if all(each.is_finite for each in found.values()):
             plain = {name: each.to_json() for name, each in found.items()}
-            key = evaluation_key(evaluation, held_out, replica.digest)
+            key = evaluation_key(evaluation, held_out, replica.release_digest)
             self.journal.set_fact(key, canonical_json(plain).decode())
         return scores_of(found)

@@ -83,9 +83,10 @@ def keep_adapter(run: RunContext, node: str, reply: Message) -> str:
     draft = folder.with_name(f".{published.name}")
     with durable_files.replace_folder(folder, draft=draft):
         _write(draft, dict(zip(names, files, strict=True)))
-        registry.check_entry(registry.check_folder(draft), published)
+        found = registry.check_folder(draft)
+        registry.check_entry(found, published)
         base = run.directory / "releases" / published.base
-        registry.check_fit(draft, registry.read_base(base))
+        registry.check_fit(found, registry.read_base(base))
         for each in (accounted, entry):
             run.publisher.add(each)
     return published.name

@@ -51,6 +51,7 @@ def closing_of(
         aggregate_digest=result.sum_root,
         base_before=manifest.model_digest,
         base_after=base.digest,
+        release_digest=base.release_digest,
         outer_digest=base.optimizer.digest,
         metrics={**scores, "mean_norm": encode_decimal(verdict.norm)},
     )

@@ -23,7 +23,6 @@ import time
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,14 +41,10 @@ from flwr.superlink.grid import http_grid
 from tapestry import errors
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, TapestryError
 from tapestry.inputs.faults import unforeseen
+from tapestry.installed_files import require_installed_files
 from tapestry.protocol.framing import pack, unpack
-from tapestry.protocol.messages import (
-    HelloRequest,
-    Identity,
-    Message,
-    encode_message,
-    expect_body,
-)
+from tapestry.protocol.messages import Kind, Message
+from tapestry.software_digest import software_manifest
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.superlink.outcome import Outcome, working_on, write_outcome
 
@@ -62,10 +57,11 @@ _FIRST_POLL = 0.04
 _POLLS_PER_SECOND = 40  # of all pending requests together
 _LAZINESS = 12  # polls become rarer with waiting, up to this factor
 _LOOK_SECONDS = 1.0  # between looks at who is online
-_HELLO_SECONDS = 10.0
+_HELLO_BYTES = 1 << 20  # of each part of a reply to a hello, which anybody may give
+_HELLO_PARTS = 8
 _ENGINE_ERRORS = (httpx.HTTPError, RunNotRunningException)
 
-THREAD = threading.local()  # lost: the request of this thread is over
+THREAD = threading.local()  # lost: the request of this thread is over; limited: a hello
 
 Main = Callable[[Path, Grid], None]
 _Arrival = tuple[str, Message] | Exception | None  # None: no valid reply will come
@@ -99,71 +95,45 @@ class _PendingRequest:
 
 
 class FlowerGrid:
-    """Nodes behind a SuperLink.
+    """Connections to a SuperLink, by the ids that it gives them.
 
     Guarantees:
         ``exchange`` ends at its deadline, whatever a node does, half-sent replies
-        included. The name of a node is the one that it was registered under, or else
-        the one in its ``identity``. No two nodes have the same name.
+        included. What answers a hello costs at most ``_HELLO_PARTS`` MiB and ends
+        nothing, whatever it is: nobody has proved anything by then.
 
     Edge cases:
         A request is sent again when its node was started again meanwhile, so a node
         can see it twice. A reply that does not decode counts as silence, and is not
-        waited for. Neither name proves an identity: the protocol's signatures do.
+        waited for. An id stands for a key that somebody registered at the SuperLink,
+        and the name that it was registered under for nothing.
     """
 
     def __init__(self, flower: Flower) -> None:
         """Take the grid that Flower hands to a ServerApp."""
         self._flower = flower
-        self.names: dict[int, str] = {}  # by node id, which stands for a public key
         self._online: dict[int, str] = {}  # when each was activated last
 
     def nodes(self) -> list[str]:
-        """Return the names of the nodes that are online, in order."""
-        for node_id, name in self._look().items():
-            self._introduce(node_id, name)  # also if it is too busy to answer a hello
-        new = {str(key): key for key in self._online if key not in self.names}
-        hello = dict.fromkeys(new, encode_message(HelloRequest()))
-        for key, reply in self._exchange(hello, new, deadline=_HELLO_SECONDS):
-            with suppress(ProtocolError):  # a node without a name is not reachable
-                self._introduce(new[key], expect_body(reply, Identity).name)
-        return sorted(name for key, name in self.names.items() if key in self._online)
+        """Return the ids of the connections that are online, in order."""
+        self._look()
+        return sorted(map(str, self._online))
+
+    def _look(self) -> None:
+        infos = list(self._flower.get_nodes())
+        self._online = {info.node_id: str(info.last_activated_at) for info in infos}
 
     def exchange(
         self, requests: Mapping[str, Message], *, deadline: float
     ) -> Iterator[tuple[str, Message]]:
-        """Send each node its request and yield replies as they arrive."""
-        end = time.monotonic() + deadline
-        if not requests.keys() <= set(self.names.values()):
-            self.nodes()
-        ids = {name: key for key, name in self.names.items() if name in requests}
-        known = {name: requests[name] for name in ids}
-        yield from self._exchange(known, ids, deadline=end - time.monotonic())
-
-    def _look(self) -> dict[int, str]:
-        """Update the nodes that are online; return their registered names by id."""
-        infos = list(self._flower.get_nodes())
-        self._online = {info.node_id: str(info.last_activated_at) for info in infos}
-        return {info.node_id: str(info.name) for info in infos}
-
-    def _introduce(self, node_id: int, name: str) -> None:
-        if name and name not in self.names.values():
-            self.names.setdefault(node_id, name)
-
-    def _exchange(
-        self,
-        requests: Mapping[str, Message],
-        ids: Mapping[str, int],
-        *,
-        deadline: float,
-    ) -> Iterator[tuple[str, Message]]:
+        """Send each connection its request and yield replies as they arrive."""
         if not requests:
             return
         arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
         all_pending = [
             _PendingRequest(
                 name=name,
-                node_id=ids[name],
+                node_id=int(name),
                 request=request,
                 end=time.monotonic() + deadline,
                 pause=max(_FIRST_POLL, len(requests) / _POLLS_PER_SECOND),
@@ -218,8 +188,14 @@ class FlowerGrid:
                 error,
             )
             pending.arrivals.put(None)
-        except Exception as error:  # noqa: BLE001 - raised where the run waits
-            pending.arrivals.put(error)
+        except _ENGINE_ERRORS as error:  # raised where the run waits
+            gone = not isinstance(error, httpx.HTTPStatusError)
+            hello = pending.request.kind is Kind.HELLO
+            pending.arrivals.put(error if gone or not hello else None)
+        except Exception as error:  # noqa: BLE001 - whatever a node can send
+            said = "discarding a reply from node %s that cannot be read: %s"
+            _LOG.warning(said, pending.name, unforeseen(error))
+            pending.arrivals.put(None)
 
     def _await_reply(
         self, pending: _PendingRequest, message_id: str
@@ -229,6 +205,7 @@ class FlowerGrid:
         start = time.monotonic()
         while not pending.is_over:
             THREAD.lost = functools.partial(self._is_lost, pending, activation)
+            THREAD.limited = pending.request.kind is Kind.HELLO
             for reply in self._flower.pull_messages(waiting) if waiting else ():
                 if reply.has_content():
                     return reply
@@ -261,8 +238,10 @@ def server_app(main: Main) -> ServerApp:
         directory = Path(str(context.run_config.get("directory", "")))
         _check_directory(directory)
         pull_promptly()
+        limit_hellos(flower)
         with working_on(directory):
             try:
+                require_installed_files(software_manifest().packages)
                 main(directory, FlowerGrid(flower))
             except _ENGINE_ERRORS:
                 raise  # no outcome: another run can go on from here
@@ -338,17 +317,23 @@ def pull_promptly() -> None:
 
     Flower polls after one second, and this function after a fiftieth of one. Flower
     waits three minutes for the rest of a reply whose node died, and aborts any upload
-    that takes longer; here a part is waited for as long as its request.
+    that takes longer; here a part is waited for as long as its request. A
+    reply to a hello has few parts, or is not read.
     """
     pull_objects = http_grid.pull_objects
 
     def pull(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> Any:
         lost = getattr(THREAD, "lost", lambda: False)
+        limited = getattr(THREAD, "limited", False)
 
         def pull_unless_lost(object_id: str) -> bytes:
             if lost():
                 raise ObjectPullError(object_id, "its request is over")
+            THREAD.limited = limited  # here, in a thread of Flower's own
             return pull_object_fn(object_id)
+
+        if limited and len(object_ids) > _HELLO_PARTS:
+            raise ObjectPullError("", f"{len(object_ids)} parts of an identity")
 
         return pull_objects(
             object_ids,
@@ -359,6 +344,22 @@ def pull_promptly() -> None:
         )
 
     http_grid.pull_objects = pull
+
+
+def limit_hellos(flower: Flower) -> None:
+    """Have answers that are long read for no hello: anybody can send one."""
+    if isinstance(flower, http_grid.HttpGrid):
+        client: httpx.Client = vars(vars(flower)["_client"])["_client"]
+        client.event_hooks = {"response": [_refuse_long]}  # called before the body
+
+
+def _refuse_long(response: httpx.Response) -> None:
+    length = response.headers.get("content-length", "")
+    known = length.isdecimal() and len(length) < 10
+    if getattr(THREAD, "limited", False) and not (
+        known and int(length) <= _HELLO_BYTES
+    ):
+        raise ObjectPullError("", f"{length[:20] or 'unknown'} bytes for an identity")
 
 
 def _drive(directory: Path, grid: Grid) -> None:

@@ -1,7 +1,8 @@
 """Transports to nodes: one request to each, replies in the order of arrival.
 
 ``LocalGrid`` calls node objects of this process, ``FlowerGrid`` (``flower.py``) goes
-over a SuperLink. A run uses either through ``ValidatingGrid``.
+over a SuperLink. The names of both are those of connections. A run uses either through
+``ValidatingGrid`` and, above it, ``AuthenticatedGrid``, whose names are the members'.
 """
 
 import logging

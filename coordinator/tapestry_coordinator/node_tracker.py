@@ -21,17 +21,16 @@ from tapestry.errors import (
 from tapestry.protocol.messages import (
     ApplyResultRequest,
     ChunkRequest,
-    HelloRequest,
     Identity,
-    Message,
     ReceiptReply,
     ShowHeldOutRequest,
     encode_message,
 )
 from tapestry.protocol.round_manifest import GateInputs
-from tapestry.protocol.secagg_messages import Result
+from tapestry.protocol.secagg_messages import PROTOCOL, Result
 from tapestry.secagg.chunks import cut
-from tapestry_coordinator.grid import Grid
+from tapestry.software_digest import software_digest
+from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
 from tapestry_coordinator.refusals import read_reply
@@ -46,7 +45,7 @@ class NodeTracker:
     """The nodes of a run."""
 
     settings: CoordinatorSettings
-    grid: Grid
+    grid: AuthenticatedGrid
     publisher: LogPublisher
     journal: Journal
     held_out: Path  # the folder of the gate's public data
@@ -85,11 +84,8 @@ class NodeTracker:
         """Ask nodes for their state; returns those that answered, in order."""
         for name in names:
             self.asks.pop(name, None)  # unknown until the node answers
-        replies = self.grid.exchange(
-            dict.fromkeys(names, encode_message(HelloRequest())),
-            deadline=self.settings.deadlines.cosign,
-        )
-        return sorted(name for name, reply in replies if self._record(name, reply))
+        met = self.grid.greet(names, deadline=self.settings.deadlines.cosign)
+        return sorted(name for name, said in met if self._record(name, said))
 
     def _await(self, names: set[str], least: int) -> list[str]:
         end = time.monotonic() + self.settings.deadlines.advertise_keys
@@ -100,12 +96,13 @@ class NodeTracker:
                 return here
             time.sleep(_PATIENCE)
 
-    def _record(self, name: str, reply: Message) -> bool:
+    def _record(self, name: str, said: Identity) -> bool:
         try:
-            said = read_reply(reply, Identity)
-            if said.name != name:
+            if said.protocol != PROTOCOL:
                 raise ProtocolError(
-                    f"it names itself {said.name!r}", code="node-name-differs"
+                    f"it speaks {said.protocol!r}, this coordinator {PROTOCOL!r};"
+                    " install the same release",
+                    code="node-protocol-differs",
                 )
             note = said.checkpoint
             self.publisher.record_mirror_size(
@@ -116,6 +113,8 @@ class NodeTracker:
         except TapestryError as error:
             _logger.warning("leaving node %s out, bad hello: %s", name, error)
             return False
+        if said.software != software_digest():  # the round's own terms decide
+            _logger.warning("node %s runs other software, %s", name, said.software)
         self.applied[name], self.asks[name] = said.applied, set(said.asks)
         self.has_held_out.discard(name)
         if said.held_out == self.gate.held_out:

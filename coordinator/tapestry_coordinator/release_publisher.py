@@ -1,10 +1,13 @@
 """Releases of the base: files, card, log entry and proof."""
 
+from tapestry.errors import InconsistentLog
+from tapestry.model.release_draft import ReleaseDraft
 from tapestry.model.replica import Replica
 from tapestry_coordinator import release_files as releases
+from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.run_context import RunContext
 from tapestry_governance.events.model_events import ReleasePublished
-from tapestry_governance.events.round_events import RoundClosed
+from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 
 
 def release(run: RunContext, replica: Replica) -> None:
@@ -34,33 +37,32 @@ def release(run: RunContext, replica: Replica) -> None:
 def _publish(
     run: RunContext, replica: Replica, closed: RoundClosed, *, previous: str | None
 ) -> int:
-    name = f"base-{len(run.publisher.state.releases) + 1}"
+    state = run.publisher.state
+    name = f"base-{len(state.releases) + 1}"
     run.notify({"stage": "release", "text": name})
-    run.workload.load(replica.parameters)
-    settings = run.settings
-    privacy = settings.privacy
-    facts = {"given base": settings.base, "noise": privacy.noise}
-    if privacy.noise != "none":
-        facts |= {
-            "noise multiplier": privacy.noise_multiplier,
-            "unit of privacy": privacy.unit,
-            "adjacency": privacy.adjacency,
-        }
-    card = releases.card_of(
-        name,
-        digest=replica.digest,
-        rounds=closed.round_number,
-        workload=run.workload,
-        facts=facts,
+    at = state.runs[closed.run_id]
+    (entry,) = run.log.entries(at, at + 1)
+    first = event_of(entry)
+    if not isinstance(first, RoundOpened):
+        raise InconsistentLog(
+            f"entry {at} of the log is {first.type}, want {RoundOpened.type}",
+            code="opening-entry-missing",
+        )
+    draft = ReleaseDraft(
+        name=name,
+        round_number=closed.round_number,
+        first=first.manifest,
+        replica=replica,
+        given=run.workload.given,
+        card_fields=run.workload.card_fields,
     )
-    digest = releases.write_files(
-        run.directory / "releases" / name, workload=run.workload, card=card
-    )
+    releases.write_files(run.directory / "releases" / name, draft)
     return run.publisher.append_event(
         ReleasePublished(
             name=name,
-            parameters_digest=replica.digest,
-            manifest_digest=digest,
+            model_digest=draft.model_digest,
+            parameters_digest=draft.parameters_digest,
+            manifest_digest=draft.manifest.digest,
             run_id=closed.run_id,
             round_number=closed.round_number,
             previous=previous,

@@ -8,13 +8,14 @@ uploaded joins no second attempt.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tapestry.encoding import digest
 from tapestry.errors import (
     ConfigError,
     InconsistentLog,
@@ -41,6 +42,7 @@ from tapestry_coordinator import release_publisher
 from tapestry_coordinator import round as rounds
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_coordinator.adapter_collector import collect_adapters
+from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.closing_event import closing_of, reason_of
 from tapestry_coordinator.grid import Grid, ValidatingGrid
 from tapestry_coordinator.journal import Journal
@@ -60,6 +62,7 @@ from tapestry_governance.events.round_events import (
     RoundOpened,
 )
 from tapestry_governance.log.writer import Log
+from tapestry_governance.rules.federation_state import FederationState
 
 _logger = logging.getLogger(__name__)
 PROGRESS = "progress.jsonl"
@@ -91,9 +94,9 @@ def main(
     Args:
         directory: Holds ``coordinator.toml``, ``trust-policy.txt``, ``keys/``, ``log/``
             and ``held-out/``.
-        grid: The nodes.
+        grid: The nodes; its names are those of the transport's connections.
         workload: The given base, loaded; opened from settings if absent.
-        replica: The given base's parameters, if they were read already.
+        replica: The given base, if it was read already.
         notify: Called with each progress event; writes ``progress.jsonl`` if absent.
         known_scores: Scores that other parties of this process computed.
 
@@ -122,6 +125,30 @@ def main(
         run.close()
 
 
+def _log_key(directory: Path, settings: CoordinatorSettings) -> SigningKey:
+    """Load the key of the log that the settings name."""
+    log_key = SigningKey.load(directory / "keys" / "log.key")
+    if log_key.name != settings.origin:
+        raise ConfigError(
+            f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
+            f" for {log_key.name!r}; name the origin of the log",
+            code="log-origin-differs",
+        )
+    return log_key
+
+
+def _members_of(
+    log: Log, grid: Grid, *, state: Callable[[], FederationState]
+) -> AuthenticatedGrid:
+    """Put names, by the keys in the log, over a grid of connections."""
+    genesis = digest(next(log.stream(), b""))  # an empty log is refused by the caller
+    return AuthenticatedGrid(
+        ValidatingGrid(grid),
+        genesis=genesis,
+        keys=lambda: state().roster.node_keys,
+    )
+
+
 class Run:
     """One run of one coordinator."""
 
@@ -137,17 +164,11 @@ class Run:
     ) -> None:
         """Open log and journal."""
         trust = read_small(directory / "trust-policy.txt")
-        log_key = SigningKey.load(directory / "keys" / "log.key")
-        if log_key.name != settings.origin:
-            raise ConfigError(
-                f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
-                f" for {log_key.name!r}; name the origin of the log",
-                code="log-origin-differs",
-            )
+        log_key = _log_key(directory, settings)
         evaluation = workload.evaluation(settings.training.options)
         held_out = read_held_out(directory / HELD_OUT, evaluation)
-        nodes = ValidatingGrid(grid)
         log, journal = Log.open(directory / "log", key=log_key), Journal(directory)
+        nodes = _members_of(log, grid, state=lambda: publisher.state)
         publisher = LogPublisher(
             log,
             trust=TrustPolicy.parse(trust),
@@ -183,7 +204,7 @@ class Run:
         self.responder = SpotCheckResponder(
             directory, tracker=tracker, journal=journal, uploads=self.uploads
         )
-        self.replica = Replica.start({})
+        self.replica = Replica.start(workload.given)
         self._failures = 0
 
     def close(self) -> None:
@@ -193,7 +214,7 @@ class Run:
 
     def finish(self, replica: Replica | None) -> None:
         """Do the remaining steps of the run."""
-        self.replica = replica or Replica.start(self.context.workload.parameters())
+        self.replica = replica or self.replica
         self._recover()
         if self._closed():  # a restart may have left a release or result due
             self._bring_up_to_date()
@@ -283,7 +304,8 @@ class Run:
                 manifest=manifest,
                 layout=self.context.workload.layout(manifest.training),
             )
-        if self.replica.digest != closed.base_after:
+        here = (self.replica.digest, self.replica.release_digest)
+        if here != (closed.base_after, closed.release_digest):
             raise VerificationError(
                 f"replaying round {number} gives base {self.replica.digest}, the log"
                 f" says {closed.base_after}; put the base, journal.db and sums/ back",

@@ -8,7 +8,7 @@ batches of all nodes, since every step has its noise. It is only possible where 
 party may hold the text of all institutions; here it may, because the text is public.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tapestry.encoding import decode_decimal, encode_decimal
@@ -22,7 +22,8 @@ from tapestry.protocol.round_manifest import (
     PrivacyPlan,
     TrainingPlan,
 )
-from tapestry.vectors import FloatVector
+from tapestry.tensor_types import widen
+from tapestry.vectors import Parameters
 from tapestry.workloads.base import Example, Workload
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_node.training import dp_sgd
@@ -46,7 +47,7 @@ def train_centrally(
     reference: Reference,
     base: Replica,
     report: Report,
-) -> Mapping[str, FloatVector]:
+) -> Parameters:
     """Train on pooled units and return the parameters.
 
     Args:
@@ -91,7 +92,7 @@ def train_centrally(
             plan=plan,
             parameters=parameters,
         )
-        parameters |= {name: parameters[name] + step for name, step in change.items()}
+        parameters |= {n: widen(parameters[n]) + step for n, step in change.items()}
         report(turn, settings.rounds)
     return parameters
 

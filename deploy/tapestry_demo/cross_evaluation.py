@@ -14,6 +14,7 @@ from tapestry.workloads.base import Evaluation
 from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.options import LanguageOptions
+from tapestry.workloads.language.published_adapter import read_adapter
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator.acceptance_gate import logged_evaluations
@@ -68,12 +69,12 @@ def fill(
         ask(workload, samples, name="given")
         last = max((demo.out / "releases").glob("base-*"), key=_number)
         demo.progress({"stage": "evaluate", "text": f"answers of {last.name}"})
-        workload.load(LanguageModel.open(last).parameters())
+        workload.load(LanguageModel.open(last).given.tensors)
         ask(workload, samples, name=last.name)
         for folder in sorted((demo.out / "adapters").glob("*")):
             demo.progress({"stage": "evaluate", "text": f"adapter {folder.name}"})
             own = [sample for sample in samples if sample.country == folder.name]
-            with workload.adapted(folder):
+            with workload.adapted(read_adapter(folder)):
                 matrix[f"adapter-{folder.name}"] = row()
                 ask(workload, own, name="adapter")
     if demo.record.references:

@@ -40,7 +40,7 @@ def run_demo(demo: DemoRun) -> RunFigures:
         demo.progress({"stage": "prepare", "text": "reading the base"})
         workload = open_base(demo.scale.base, coarse_evaluation=True)
         workload.check_private()  # before anything is prepared for it
-        given = Replica.start(workload.parameters())
+        given = Replica.start(workload.given)
         check_base(demo, given)
         demo.members = [member_of(demo.out, country) for country in corpora.COUNTRIES]
         demo.once("prepare", partial(prepare, demo, given))

@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def run_in_process(
     ]
     for node in nodes:
         node.share_scores(known)
-    handlers: dict[str, Callable[..., Any]] = {node.name: node.handle for node in nodes}
+    handlers = {node.name: partial(node.handle, connection=node.name) for node in nodes}
     try:
         run.main(
             out / "coordinator",

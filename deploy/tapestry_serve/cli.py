@@ -13,6 +13,7 @@ from tapestry.cli.commands import PATH, Command, as_json
 from tapestry.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tapestry.artifacts.adapter_folder import AdapterFolder
     from tapestry.workloads.language.model import LanguageModel
 
 Answers = dict[str, str]
@@ -75,10 +76,10 @@ def app(
     """Compare the answers of a base and its adapters to the same prompt."""
     if prompt is not None:
         prompt = console.check_text(prompt, what="the prompt")
-    model, folders = _load(base, adapter)
+    model, adapters = _load(base, adapter)
     for text in _prompts(prompt):
         answers = _answer(
-            model, folders, prompt=text, max_tokens=max_tokens, temperature=temperature
+            model, adapters, prompt=text, max_tokens=max_tokens, temperature=temperature
         )
         if as_json:
             console.say_json({"prompt": text, "answers": answers}, indent=None)
@@ -88,10 +89,12 @@ def app(
 
 def _load(
     base: str, adapters: Sequence[Path]
-) -> "tuple[LanguageModel, dict[str, Path]]":
-    """Load the base, checked if it is a release, and adapters that belong to it."""
-    from tapestry.artifacts import manifest
-    from tapestry.vectors import parameters_digest
+) -> "tuple[LanguageModel, dict[str, AdapterFolder]]":
+    """Load the base, checked if it is a release, and adapters that belong to it.
+
+    Guarantees:
+        What runs are the bytes that were checked; no file is read twice.
+    """
     from tapestry.workloads.language.base_models import open_base
     from tapestry_governance import registry
 
@@ -101,27 +104,24 @@ def _load(
                 f"no adapter folder {folder}; name one with --adapter",
                 code="folder-missing",
             )
-    folders = {folder.resolve().name: folder for folder in adapters}
-    if len(folders) != len(adapters) or "base" in folders:
-        names = ", ".join(folder.resolve().name for folder in adapters)
+    names = [folder.resolve().name for folder in adapters]
+    if len(set(names)) != len(adapters) or "base" in names:
         raise ConfigError(
-            f"two models have the same name among base, {names}; rename one folder",
+            f"two models have the same name among base, {', '.join(names)}; rename one"
+            " folder",
             code="adapter-name-duplicated",
         )
-    for folder in adapters:
-        registry.check_folder(folder)
-    if (Path(base) / manifest.FOLDER / manifest.FILE).exists():
-        manifest.verify(Path(base), manifest.read(Path(base)))
+    found = [registry.check_folder(folder) for folder in adapters]
     model = open_base(base)
-    if adapters:
-        parameters = model.parameters()
-        found = registry.BaseShape(
-            digest=parameters_digest(parameters),
-            shapes={name: value.shape for name, value in parameters.items()},
-        )
-        for folder in adapters:
-            registry.check_fit(folder, found)
-    return model, folders
+    given = model.given
+    shape = registry.BaseShape(
+        digest=given.digest,
+        parameters_digest=given.manifest.parameters,
+        shapes={name: value.shape for name, value in given.tensors.items()},
+    )
+    for each in found:
+        registry.check_fit(each, shape)
+    return model, {n: each.held for n, each in zip(names, found, strict=True)}
 
 
 def _prompts(prompt: str | None) -> Iterator[str]:
@@ -147,7 +147,7 @@ def _prompts(prompt: str | None) -> Iterator[str]:
 
 def _answer(
     model: "LanguageModel",
-    folders: dict[str, Path],
+    adapters: "dict[str, AdapterFolder]",
     *,
     prompt: str,
     max_tokens: int,
@@ -170,8 +170,8 @@ def _answer(
         return answer.strip()
 
     answers = {"base": complete()}
-    for name, folder in folders.items():
-        with model.adapted(folder):
+    for name, adapter in adapters.items():
+        with model.adapted(adapter):
             answers[name] = complete()
     return answers
 

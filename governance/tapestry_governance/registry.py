@@ -9,26 +9,24 @@ A folder is an adapter only if all of these hold:
 3. ``adapter_config.json`` is plain LoRA: every key known, and every one that could
    import code, change other weights or read further files at its harmless default.
 4. Each tensor is factor A or B of a weight of the base, with the shape it must have.
-5. The base is the one named in the weights' own metadata, by digest of its values.
+5. The base is the one named in the weights' own metadata, by its identity.
 6. Values are finite and not all zero.
 
 The log's rules decide who may publish and at what cost (``replay``).
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from tapestry.artifacts import adapter_folder, manifest, model_folder
 from tapestry.artifacts.adapter_folder import CARD, CONFIG, WEIGHTS, AdapterFolder
-from tapestry.artifacts.safetensors_reader import TensorFile
+from tapestry.artifacts.model_folder import ModelFolder
 from tapestry.encoding import decode_digest
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
-from tapestry.vectors import parameters_digest
 from tapestry_governance.events import event_body
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 
@@ -38,9 +36,10 @@ _REQUIRED = frozenset({WEIGHTS, CONFIG, CARD})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseShape:
-    """The digest and tensor shapes of a base model, which an adapter must fit."""
+    """The identity and tensor shapes of a base model, which an adapter must fit."""
 
     digest: str
+    parameters_digest: str
     shapes: Mapping[str, tuple[int, ...]]
     manifest_digest: str | None = None  # of the manifest that its files match
 
@@ -55,6 +54,7 @@ class CheckedAdapter:
     modules: int
     parameters: int
     manifest_digest: str
+    held: AdapterFolder = field(repr=False)  # the bytes that were checked
 
 
 def check_folder(folder: Path) -> CheckedAdapter:
@@ -62,12 +62,15 @@ def check_folder(folder: Path) -> CheckedAdapter:
 
     Raises:
         IncompleteError: The folder, or a file that must be there, is missing.
+        ResourceError: A file cannot be read.
         VerificationError: A check fails; the message names file and rule.
         ForeignFileError: The folder holds files that are not part of it.
         ProtocolError: The manifest is not canonical.
     """
-    listed = _check_files(folder)
+    _check_names(folder)
     found = adapter_folder.read(folder)
+    if (known := found.manifest_digest) is None:
+        raise IncompleteError(f"no manifest in {folder}", code="manifest-missing")
     base, base_digest = _claimed_base(found)
     return CheckedAdapter(
         base=base,
@@ -75,27 +78,25 @@ def check_folder(folder: Path) -> CheckedAdapter:
         rank=found.config.r,
         modules=len(found.modules),
         parameters=sum(prod(t.shape) for t in found.weights.tensors.values()),
-        manifest_digest=listed.digest,
+        manifest_digest=known,
+        held=found,
     )
 
 
-def check_fit(folder: Path, base: BaseShape) -> None:
+def check_fit(adapter: CheckedAdapter, base: BaseShape) -> None:
     """Run the checks against the base: 4 and 5.
 
     Raises:
-        IncompleteError: A file of the adapter is missing.
         VerificationError: The adapter is of another base, changes a module that this
             base lacks, or has a wrong shape.
     """
-    found = adapter_folder.read(folder)
-    name, claimed = _claimed_base(found)
-    if claimed != base.digest:
+    if adapter.base_digest != base.digest:
         raise VerificationError(
-            f"{folder.resolve().name} was trained on base {claimed} ({name!r}), and"
-            f" this base is {base.digest}; take the base that it was trained on",
+            f"the adapter was trained on base {adapter.base_digest} ({adapter.base!r}),"
+            f" and this base is {base.digest}; take the base that it was trained on",
             code="base-differs",
         )
-    found.check_fit(base.shapes)
+    adapter.held.check_fit(base.shapes)
 
 
 def check_entry(found: CheckedAdapter, entry: AdapterPublished) -> None:
@@ -116,28 +117,12 @@ def check_entry(found: CheckedAdapter, entry: AdapterPublished) -> None:
             )
 
 
-def check_base(folder: Path) -> BaseShape:
-    """Read a base; one with a manifest must have exactly the files that it lists.
-
-    A given base may have no manifest, and then no other files of it are checked.
-
-    Raises:
-        IncompleteError: The folder has no safetensors.
-        VerificationError: A file is not as listed, or breaks a rule.
-        ForeignFileError: The folder holds files that are not part of it.
-    """
-    if not (folder / manifest.FOLDER / manifest.FILE).exists():
-        return read_base(folder)
-    listed = manifest.read(folder)
-    manifest.verify(folder, listed)
-    return replace(read_base(folder), manifest_digest=listed.digest)
-
-
 def check_release(found: BaseShape, entry: ReleasePublished) -> None:
     """Compare a release with its entry in a verified log.
 
     Raises:
-        VerificationError: The entry names other parameters or another manifest.
+        VerificationError: The entry names another model, other parameters or another
+            manifest.
     """
     if found.manifest_digest != entry.manifest_digest:
         raise VerificationError(
@@ -145,53 +130,54 @@ def check_release(found: BaseShape, entry: ReleasePublished) -> None:
             f" {found.manifest_digest}, the log says {entry.manifest_digest}",
             code="manifest-differs",
         )
-    if found.digest != entry.parameters_digest:
+    if found.parameters_digest != entry.parameters_digest:
         raise VerificationError(
-            f"{entry.name} was published with other parameters: {found.digest}, the log"
-            f" says {entry.parameters_digest}",
+            f"{entry.name} was published with other parameters:"
+            f" {found.parameters_digest}, the log says {entry.parameters_digest}",
             code="release-parameters-differ",
+        )
+    if found.digest != entry.model_digest:
+        raise VerificationError(
+            f"{entry.name} was published as another model: {found.digest}, the log says"
+            f" {entry.model_digest}",
+            code="release-model-differs",
         )
 
 
 def read_base(folder: Path) -> BaseShape:
-    """Read shapes and digest of a released base from its safetensors.
+    """Read shapes and identity of a base; one with a manifest must match it.
+
+    Each file is read once. A given base has no manifest, and what its settings mean is
+    left to whoever loads it.
 
     Raises:
         IncompleteError: The folder has no safetensors, or shards without an index.
-        ForeignFileError: A file of the folder is no part of a model.
-        VerificationError: A file breaks a rule, or two hold the same tensor.
+        ForeignFileError: A file of the folder is no part of a model, or not listed.
+        ProtocolError: The manifest is not canonical.
+        ResourceError: A file cannot be read.
+        VerificationError: A file breaks a rule or is not as listed, or two hold the
+            same tensor.
     """
     if not folder.is_dir():
         raise IncompleteError(
             f"no base model in {folder}; name the folder of one", code="base-missing"
         )
-    model_folder.FILES.check(folder)
-    where = model_folder.read_tensors(folder)
+    return shape_of(model_folder.read_files(folder, keep=False))
+
+
+def shape_of(found: ModelFolder) -> BaseShape:
+    """Return shapes and identity of a base that was read."""
+    described = found.manifest
     return BaseShape(
-        digest=parameters_digest(_Lazy(where)),
-        shapes={name: file.tensors[name].shape for name, file in where.items()},
+        digest=described.digest,
+        parameters_digest=described.parameters,
+        shapes=found.shapes,
+        manifest_digest=found.manifest_digest,
     )
 
 
-class _Lazy(Mapping[str, Any]):
-    """Tensors of some files, of which each is read when it is asked for."""
-
-    def __init__(self, where: Mapping[str, TensorFile]) -> None:
-        self._where = where
-
-    def __getitem__(self, name: str) -> Any:
-        return self._where[name].values(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-
-def _check_files(folder: Path) -> manifest.Manifest:
+def _check_names(folder: Path) -> None:
     listed = manifest.read(folder)
-    manifest.verify(folder, listed)
     names = {file.name for file in listed.files}
     for name in sorted(names):
         if not adapter_folder.FILES.files.fullmatch(name):
@@ -204,8 +190,6 @@ def _check_files(folder: Path) -> manifest.Manifest:
             f"{folder.name}: {missing[0]} is missing; get the adapter again",
             code="file-missing",
         )
-    adapter_folder.FILES.check(folder)  # also tapestry/, which the manifest leaves out
-    return listed
 
 
 def _claimed_base(found: AdapterFolder) -> tuple[str, str]:

@@ -88,7 +88,7 @@ _STEADY_SECONDS = 30.0  # a connection that lasted so long was a good one
 _LAZINESS = 10  # an idle node polls this many times more slowly
 _ID_BYTES = 64
 _TRANSPORT_ERRORS = (httpx.HTTPError, ValueError)
-Handler = Callable[[Message], Message]
+Handler = Callable[[Message, str], Message]  # a request, and its connection
 
 
 def serve(
@@ -116,7 +116,8 @@ def serve(
         answered before. It is called for one request at a time.
 
     Args:
-        handle: Turns a request into a reply.
+        handle: Turns a request, and the SuperLink's id of this node's connection, into
+            a reply.
         superlink: Host and port.
         root_certificates: PEM file of the authority that signed its certificate.
         auth_key: Private EC key in OpenSSH format, mode 0600; the node's identity
@@ -178,6 +179,11 @@ class _Link:
     client: FleetHttpClient
     node: Node
     stop: threading.Event
+
+    @property
+    def connection(self) -> str:
+        """The SuperLink's id of this node, told at activation and not by a request."""
+        return str(self.node.node_id)
 
     def pull(self) -> tuple[str, FlowerMessage] | None:
         """Fetch the next request, with a digest of its content, and confirm it."""
@@ -270,7 +276,7 @@ class FleetWorker:
             return None  # its run ended meanwhile
 
     def _reply(self, link: _Link, name: str, request: FlowerMessage) -> None:
-        reply = self.answer(name, request)
+        reply = self.answer(name, request, connection=link.connection)
         if reply is None:
             return
         records = {name: ConfigRecord(each) for name, each in pack(reply).items()}
@@ -281,14 +287,16 @@ class FleetWorker:
                 raise
             _LOG.info("the run of this %s has ended; discarding it", reply.kind)
 
-    def answer(self, name: str, request: FlowerMessage) -> Message | None:
+    def answer(
+        self, name: str, request: FlowerMessage, *, connection: str
+    ) -> Message | None:
         """Have a request answered; None for what leaves no receipt, and so nothing."""
         if self._last is not None and self._last[0] == name:
             return self._last[1]
         self._last = None
         try:
             message = unpack(request.content)
-            reply = self._handle(message)
+            reply = self._handle(message, connection)
         except Exception as error:  # noqa: BLE001 - whatever it is, it stays here
             _LOG.error("a request failed (%s); sending no answer", _name(error))
             if wants_traceback():

@@ -19,6 +19,7 @@ from tapestry.evaluation.scorer import KnownScores
 from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
 from tapestry.inputs.private_data import frames_of
 from tapestry.model.replica import Replica
+from tapestry.protocol.connection_proof import ConnectionClaim
 from tapestry.protocol.messages import (
     MAX_SUBMITTED,
     AdvertiseKeysRequest,
@@ -40,6 +41,7 @@ from tapestry.protocol.messages import (
     encode_message,
 )
 from tapestry.protocol.secagg_messages import (
+    PROTOCOL,
     Ciphertexts,
     ConsentList,
     KeyList,
@@ -99,7 +101,7 @@ class Node:
         Args:
             directory: Holds ``node.toml``, ``trust-policy.txt``, ``keys/``, the data.
             workload: The given base, loaded; may be shared by nodes of one process.
-            replica: The given base's parameters, if they were read already.
+            replica: The given base, if it was read already.
             notify: Told, on this machine only, how far the work is.
             clock: Returns the time.
             open_trainer: Reads the records; a test gives one that notes its updates.
@@ -132,12 +134,12 @@ class Node:
         )
         self._gate = GateCheck(workload, folder=directory, dispute=self._dispute_gate)
         self._base = ResultApplier(
-            replica or Replica.start(workload.parameters()),
+            replica or Replica.start(workload.given),
             mirror=self.mirror,
             store=self._store,
             spots=self.spots,
             gate=self._gate,
-            layout=self.trainer.layout,
+            workload=workload,
         )
         self.session: Session | None = None
         self._notify, self.clock = notify, clock
@@ -192,14 +194,23 @@ class Node:
     def _state(self) -> FederationState | None:
         return self.mirror.state if self.mirror.size else None
 
-    def handle(self, message: Message) -> Message:
+    def handle(self, message: Message, connection: str = "") -> Message:
         """Answer a request; whatever goes wrong is a refusal.
+
+        Args:
+            message: The request.
+            connection: The transport's name for the connection that it came by, to
+                which the proof of this node's name is bound.
 
         Raises:
             ResourceError: Not even the receipt could be written; nothing leaves.
         """
         try:
-            reply = self._answer(decode_body(message), message.attachments)
+            body = decode_body(message)
+            if isinstance(body, HelloRequest):
+                reply = self._identify(body.nonce, connection)
+            else:
+                reply = self._answer(body, message.attachments)
         except Exception as error:  # noqa: BLE001 - default deny, whatever it is
             self._note(message.kind, error)
             reply = self._refuse(message, reason_of(error))
@@ -245,6 +256,7 @@ class Node:
             min_cohort=settings.policy.min_cohort,
             max_colluding=settings.policy.max_colluding,
             varying_survivors=settings.policy.varying_survivors,
+            hybrid_up_to=settings.policy.hybrid_up_to,
             notify=self._notify,
         )
 
@@ -264,12 +276,20 @@ class Node:
             raise Refused(Reason.UNKNOWN_ROUND, said, code="round-not-joined")
         return self.session.answer(request, now=self.clock())
 
-    @_answer.register
-    def _hello(self, _: HelloRequest, __: Bulk) -> Message:
+    def _identify(self, nonce: str, connection: str) -> Message:
         accepted = self.mirror.accepted
+        claim = ConnectionClaim(
+            genesis=self.settings.genesis,
+            node=self.name,
+            connection=connection,
+            nonce=nonce,
+        )
         return encode_message(
             Identity(
                 name=self.name,
+                proof=claim.prove(self.keys["node"]),
+                protocol=PROTOCOL,
+                software=software_digest(),
                 size=self.mirror.size,
                 applied=self._base.applied,
                 checkpoint=accepted.note.decode() if accepted else None,
@@ -439,10 +459,10 @@ class Node:
         self._require_charges()
         name = request.name
         release = self.mirror.state.releases.get(name)
-        if release is None or release.parameters_digest != self.replica.digest:
+        if release is None or release.model_digest != self.replica.release_digest:
             raise Refused(
                 Reason.BASE_MISMATCH,
-                f"{name} is not the base held here, {self.replica.digest}",
+                f"{name} is not the base held here, {self.replica.release_digest}",
                 code="base-differs",
             )
         self._base.check_sums(release.run_id, until=release.round_number)

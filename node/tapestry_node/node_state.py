@@ -14,6 +14,7 @@ digest of its last entry are mirrored in a file beside it:
 * The outbox: entries of the node's own that the log does not have yet.
 * The base that each round gave by this node's own step, so that a dispute outlives
   a restart.
+* The manifest of each release as this node rebuilt it, likewise.
 * Chunks of sums that the node drew for spot checks: a draw is made once.
 * The rounds whose outcome is not the gate's, by this node's own scores.
 
@@ -286,14 +287,24 @@ class NodeState:
                 replay.append({"type": "clear", "entry": entry.hex()})
 
     def keep_base(self, run_id: str, round_number: int, *, gives: str) -> None:
-        """Remember which base a round gives, by this node's own step."""
+        """Remember which model a round gives to release, by this node's own step."""
         with self.writing() as replay:
             key = {"run": run_id, "round": round_number}
             replay.append({"type": "base", **key, "gives": gives})
 
     def base(self, run_id: str, round_number: int) -> str | None:
-        """Return the base that a round gave here, if it was followed."""
+        """Return the model that a round gave here to release, if it was followed."""
         return self.reading().bases.get((run_id, round_number))
+
+    def keep_rebuilt(self, run_id: str, round_number: int, *, manifest: str) -> None:
+        """Remember the manifest of the release of a round, as it was rebuilt here."""
+        with self.writing() as replay:
+            key = {"run": run_id, "round": round_number}
+            replay.append({"type": "rebuilt", **key, "manifest": manifest})
+
+    def rebuilt(self, run_id: str, round_number: int) -> str | None:
+        """Return the manifest of a round's release if it was rebuilt here."""
+        return self.reading().rebuilt.get((run_id, round_number))
 
     def keep_spots(
         self, run_id: str, round_number: int, *, chunks: Sequence[int]

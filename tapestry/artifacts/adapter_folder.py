@@ -4,6 +4,11 @@ A folder is plain LoRA: every setting is known, and every one that could import 
 change other weights or read further files is at its harmless default; each tensor is
 factor A or B of a linear module, each module has both, and values are finite and not
 all zero.
+
+Guarantees:
+    Each file is opened once and read once, so whoever loads from an ``AdapterFolder``
+    loads the bytes that were checked. A folder with a manifest holds exactly the files
+    that the manifest lists.
 """
 
 import json
@@ -15,8 +20,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tapestry.artifacts import manifest
 from tapestry.artifacts.closed_list import ClosedList
-from tapestry.artifacts.safetensors_reader import TensorFile, TensorLimits, open_tensors
+from tapestry.artifacts.manifest import File
+from tapestry.artifacts.model_identity import describe_files
+from tapestry.artifacts.safetensors_reader import TensorFile, TensorLimits, read_tensors
 from tapestry.errors import IncompleteError, VerificationError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.vectors import FloatVector
@@ -36,6 +44,7 @@ FILES = ClosedList(
 
 _TENSOR = re.compile(r"base_model\.model\.([A-Za-z0-9_.]{1,300})\.lora_([AB])\.weight")
 _CONFIG_BYTES = 1 << 16
+_TEXT_BYTES = 4 << 20  # of a card, statement or licence
 
 Module = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
 
@@ -94,11 +103,13 @@ class Lora(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterFolder:
-    """A folder that passed; values are read from its file on demand."""
+    """A folder that passed."""
 
+    files: Mapping[str, bytes]  # all but the weights
     config: Lora
     weights: TensorFile
     modules: tuple[str, ...]
+    manifest_digest: str | None  # that all files match; None: it has no manifest
 
     def factor(self, module: str, letter: str) -> FloatVector:
         """Read a factor of a module, A of shape (rank, in) or B of (out, rank)."""
@@ -130,14 +141,34 @@ class AdapterFolder:
 
 
 def read(folder: Path, *, limits: TensorLimits | None = None) -> AdapterFolder:
-    """Check settings and factors, also each value; other files are not looked at.
+    """Read a folder whole, and check settings and factors, also each value.
 
     Raises:
+        ForeignFileError: A file, folder or link is there that has no place in it.
         IncompleteError: The settings or the weights are missing.
-        VerificationError: A setting or tensor breaks a rule; the message names it.
+        ProtocolError: The manifest is not canonical.
+        ResourceError: A file cannot be read.
+        VerificationError: A setting or tensor breaks a rule, or a file is not as the
+            manifest lists it; the message names it.
     """
-    config = read_config(folder / CONFIG)
-    weights = open_tensors(folder / WEIGHTS, limits=limits)
+    files: dict[str, bytes] = {}
+    weights: TensorFile | None = None
+
+    def take(name: str) -> File:
+        nonlocal weights
+        if name == WEIGHTS:
+            weights = read_tensors(folder / name, limits=limits)
+            return File(name=name, size=weights.size, content=weights.content)
+        files[name] = read_plain(folder / name, limit=_limit(name))
+        (described,) = describe_files({name: files[name]})
+        return described
+
+    known = manifest.read_folder(folder, FILES, take)
+    if CONFIG not in files:
+        raise IncompleteError(f"no file {folder / CONFIG}", code="file-missing")
+    config = read_config(files[CONFIG])
+    if weights is None:
+        raise IncompleteError(f"no file {folder / WEIGHTS}", code="file-missing")
     modules = _pairs(weights)
     _check_targets(modules, config)
     weights.check_finite()
@@ -145,23 +176,22 @@ def read(folder: Path, *, limits: TensorLimits | None = None) -> AdapterFolder:
         raise VerificationError(
             f"{WEIGHTS}: every factor B is zero", code="adapter-all-zero"
         )
-    return AdapterFolder(config=config, weights=weights, modules=tuple(modules))
+    return AdapterFolder(
+        files=files,
+        config=config,
+        weights=weights,
+        modules=tuple(modules),
+        manifest_digest=known,
+    )
 
 
-def read_config(path: Path) -> Lora:
+def read_config(data: bytes) -> Lora:
     """Read and check ``adapter_config.json``.
 
     Raises:
-        IncompleteError: The file is missing or cannot be opened.
-        VerificationError: The file is not a plain file, is over 64 KiB or is not JSON,
-            or a key is unknown or has a value that is not allowed.
+        VerificationError: The file is not JSON, or a key is unknown or has a value that
+            is not allowed.
     """
-    try:
-        data = read_plain(path, limit=_CONFIG_BYTES)
-    except OSError as error:
-        raise IncompleteError(
-            f"cannot read {path}: {error.strerror}", code="file-missing"
-        ) from None
     try:
         json.loads(data, object_pairs_hook=_no_duplicates)
         return Lora.model_validate_json(data)
@@ -169,12 +199,16 @@ def read_config(path: Path) -> Lora:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise VerificationError(
-            f"{path.name}: {where}: {first['msg']}", code="adapter-config-invalid"
+            f"{CONFIG}: {where}: {first['msg']}", code="adapter-config-invalid"
         ) from None
     except (ValueError, RecursionError) as error:
         raise VerificationError(
-            f"{path.name}: {error}", code="adapter-config-invalid"
+            f"{CONFIG}: {error}", code="adapter-config-invalid"
         ) from None
+
+
+def _limit(name: str) -> int:
+    return _CONFIG_BYTES if name == CONFIG else _TEXT_BYTES
 
 
 def _pairs(weights: TensorFile) -> list[str]:

@@ -52,6 +52,16 @@ class ClosedList:
         if foreign or links:
             refuse(f"{folder} as {self.what}", foreign=foreign, links=links)
 
+    def names(self, folder: Path) -> list[str]:
+        """Check a folder, and list the files in it that are no proofs.
+
+        Raises:
+            ForeignFileError, ResourceError: See ``check``.
+        """
+        self.check(folder)
+        found = [name for name, _ in self._entries(folder)]
+        return [name for name in found if self.files.fullmatch(name)]
+
     def _entries(self, folder: Path) -> Iterator[tuple[str, int]]:
         """Yield what lies in the folder and in its known folders, with the modes."""
         for inner in ("", *sorted({PROOFS, *self.folders})):

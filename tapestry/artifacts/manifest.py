@@ -10,12 +10,13 @@ copied from anywhere can be compared with what was published::
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tapestry.artifacts.closed_list import ClosedList
 from tapestry.artifacts.foreign_files import Inventory, take_inventory
 from tapestry.encoding import digest_file
 from tapestry.errors import (
@@ -146,27 +147,62 @@ def verify(folder: Path, manifest: Manifest) -> None:
         )
     try:
         found = take_stock(folder, manifest)
-        if found.missing:
-            raise VerificationError(
-                f"{folder.name}: {found.missing[0]} is missing; get the folder again",
-                code="manifest-file-missing",
-            )
-        if found.odd:
-            raise VerificationError(
-                f"{folder.name}: {found.odd[0]} is no plain file", code="file-not-plain"
-            )
+        _check_stock(folder, found)
         for file in manifest.files:
             path = found.files.get(file.name)
-            if path is not None and not _is_as_listed(path, file):
-                raise VerificationError(
-                    f"{folder.name}: {file.name} was changed; get it again",
-                    code="manifest-file-changed",
-                )
+            if path is not None:
+                size, content = path.stat().st_size, digest_file(path)
+                here = File(name=file.name, size=size, content=content)
+                _check_listed(folder, file, here)
     except OSError as error:
         raise ResourceError(
             f"cannot read {folder}: {error.strerror}", code="file-unreadable"
         ) from error
     found.refuse_foreign(folder.name)
+
+
+def read_folder(
+    folder: Path, kind: ClosedList, take: Callable[[str], File]
+) -> str | None:
+    """Read each file of a folder once, and compare what was read with its manifest.
+
+    Guarantees:
+        On return all files of the folder were taken, and no other lay there; the bytes
+        that were taken are those of the manifest, if there is one.
+
+    Args:
+        folder: The folder.
+        kind: The names that it may hold.
+        take: Reads the file of a name, keeps what it needs, and describes it.
+
+    Returns:
+        The digest of the manifest; None where the folder has none.
+
+    Raises:
+        ForeignFileError: The folder holds links, or files that have no place there.
+        IncompleteError: The manifest is empty.
+        ProtocolError: The manifest is not canonical.
+        ResourceError: A file cannot be read.
+        VerificationError: A file is not as listed.
+    """
+    try:
+        if not (folder / FOLDER / FILE).exists():
+            for name in kind.names(folder):
+                take(name)
+            return None
+        manifest = read(folder)
+        stock = take_stock(folder, manifest)
+        _check_stock(folder, stock)
+        for file in manifest.files:
+            if file.name in stock.files and kind.files.fullmatch(file.name):
+                _check_listed(folder, file, take(file.name))
+    except OSError as error:
+        raise ResourceError(
+            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
+        ) from error
+    stock.refuse_foreign(folder.name)
+    kind.check(folder)
+    return manifest.digest
 
 
 def take_stock(folder: Path, manifest: Manifest) -> Inventory:
@@ -179,8 +215,24 @@ def take_stock(folder: Path, manifest: Manifest) -> Inventory:
     return take_inventory(folder, listed, own=FOLDER, own_is_folder=True)
 
 
-def _is_as_listed(path: Path, file: File) -> bool:
-    return path.stat().st_size == file.size and digest_file(path) == file.content
+def _check_stock(folder: Path, stock: Inventory) -> None:
+    if stock.missing:
+        raise VerificationError(
+            f"{folder.name}: {stock.missing[0]} is missing; get the folder again",
+            code="manifest-file-missing",
+        )
+    if stock.odd:
+        raise VerificationError(
+            f"{folder.name}: {stock.odd[0]} is no plain file", code="file-not-plain"
+        )
+
+
+def _check_listed(folder: Path, listed: File, found: File) -> None:
+    if found != listed:
+        raise VerificationError(
+            f"{folder.name}: {listed.name} was changed; get it again",
+            code="manifest-file-changed",
+        )
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:

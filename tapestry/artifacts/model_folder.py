@@ -15,27 +15,41 @@ Guarantees:
     What ``read`` accepts has one reading: every file is plain and known, JSON is
     strict, each tensor lies in exactly one file, no setting leads to code or to files
     elsewhere, and what stands in two places is the same in both (``second_sources``,
-    with its edge case). Values of tensors are not read.
+    with its edge case).
+    Each file is opened once and read once. What ``ModelFolder`` holds are the bytes
+    that its identity names, and a folder with a manifest of a release holds exactly the
+    files that the manifest lists. So whoever loads from a ``ModelFolder`` loads what
+    was verified, whatever is written into the folder meanwhile.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tapestry.artifacts import manifest
 from tapestry.artifacts.closed_list import ClosedList
-from tapestry.artifacts.safetensors_reader import TensorFile, TensorLimits, open_tensors
-from tapestry.artifacts.second_sources import check_sources, read_limited
+from tapestry.artifacts.manifest import File
+from tapestry.artifacts.model_identity import (
+    ModelContent,
+    ModelManifest,
+    describe_files,
+    licence_in,
+)
+from tapestry.artifacts.safetensors_reader import TensorFile, TensorLimits, read_tensors
+from tapestry.artifacts.second_sources import check_sources, decode_text
 from tapestry.errors import (
     ConfigError,
     IncompleteError,
-    ResourceError,
+    ProtocolError,
     VerificationError,
 )
+from tapestry.inputs.plain_file import read_plain
+from tapestry.vectors import rows_digest
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -43,6 +57,7 @@ TOKENIZER = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+CARD = "README.md"
 FILES = ClosedList(
     what="a model",
     files=re.compile(
@@ -61,7 +76,12 @@ _SMALL = 4 << 20  # bytes of a file of settings
 _LARGE = 1 << 28  # bytes of a vocabulary or index
 _DEPTH = 64
 _DIGITS = 400  # of a number; no double needs more
-_VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", INDEX})
+_VOCABULARIES = frozenset(
+    {
+        "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
+        "spiece.model", "sentencepiece.bpe.model", INDEX,
+    }
+)  # fmt: skip
 _PRECISIONS = ("float32", "float16", "bfloat16", None)
 _LAYERS = frozenset({"num_hidden_layers", "n_layer", "num_layers", "n_layers"})
 _WANTED = {
@@ -98,20 +118,49 @@ _FORBIDDEN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFolder:
-    """A folder that passed; values are read from its files on demand."""
+    """A folder that was read."""
 
     folder: Path
-    config: Mapping[str, Any]
+    settings: Mapping[str, bytes]  # files that are neither weights, index nor card
+    licence: str | None  # that the card names
     tensors: Mapping[str, TensorFile]  # the file of each tensor, by tensor name
+    manifest_digest: str | None  # of the release's manifest, which all files match
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the tensors by name."""
         return {n: file.tensors[n].shape for n, file in self.tensors.items()}
 
+    @property
+    def manifest(self) -> ModelManifest:
+        """The manifest whose digest is the model's identity."""
+        return ModelManifest(
+            parameters=rows_digest(
+                (n, file.tensors[n].dtype, file.tensors[n].shape, file.hashes[n])
+                for n, file in self.tensors.items()
+            ),
+            licence=self.licence,
+            files=describe_files(self.settings),
+        )
+
+    @property
+    def digest(self) -> str:
+        """The model's identity."""
+        return self.manifest.digest
+
+    @property
+    def content(self) -> ModelContent:
+        """The model's tensors and settings files, if the values were kept."""
+        return ModelContent(
+            tensors={n: file.arrays[n] for n, file in self.tensors.items()},
+            files=self.settings,
+            licence=self.licence,
+            hashes={n: file.hashes[n] for n, file in self.tensors.items()},
+        )
+
 
 def read(folder: Path) -> ModelFolder:
-    """Check a folder as a whole, but for the values of its tensors.
+    """Read a folder whole, and check all but what its settings mean to a library.
 
     Raises:
         ConfigError: The folder is not a model folder, or a file in it breaks a rule;
@@ -121,58 +170,67 @@ def read(folder: Path) -> ModelFolder:
     """
     try:
         _check_kind(folder)
-        FILES.check(folder)
-        settings = _read_settings(folder)
-        tensors = read_tensors(folder)
+        found = read_files(folder)
+        settings = parse_settings(found.settings)
         config = settings[CONFIG]
-        _check_config(config, len(tensors))
+        _check_config(config, len(found.tensors))
         _check_numbers(settings.get(GENERATION, {}))
         for name in (CONFIG, GENERATION):
             _check_ids(name, settings.get(name, {}), config["vocab_size"])
-    except (VerificationError, IncompleteError) as error:
+    except (VerificationError, IncompleteError, ProtocolError) as error:
         raise ConfigError(
             f"{folder} is not a sound model: {error}", code=error.code
         ) from None
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
-        ) from error
-    return ModelFolder(folder=folder, config=config, tensors=tensors)
+    return found
 
 
-def read_tensors(folder: Path) -> dict[str, TensorFile]:
-    """Find the file of each tensor: one file, or shards as the index lists them.
+def read_files(folder: Path, *, keep: bool = True) -> ModelFolder:
+    """Read the files of a folder, whose settings may be those of any workload.
+
+    Args:
+        folder: The folder.
+        keep: Whether the values of tensors are held in memory; else only hashed.
 
     Raises:
-        IncompleteError: The folder has no safetensors file, or shards without an index.
-        VerificationError: A file breaks a rule of the format, a tensor is in two
-            files, or files and index differ; the message names it.
+        IncompleteError: The folder has no safetensors, or shards without an index.
+        ForeignFileError: A file of the folder is no part of a model, or is not in the
+            manifest.
+        ProtocolError: The manifest is not canonical.
+        ResourceError: A file cannot be read.
+        VerificationError: A file breaks a rule, two hold the same tensor, or one is not
+            as the manifest lists it.
     """
-    present = {path.name for path in folder.glob("*.safetensors")}
-    if not present:
-        raise IncompleteError(f"no base model in {folder}", code="weights-missing")
-    if WEIGHTS in present:
-        others = present - {WEIGHTS} | ({INDEX} if (folder / INDEX).exists() else set())
-        if others:
-            raise VerificationError(
-                f"{min(others)} lies beside {WEIGHTS}, and only one of them is loaded",
-                code="weights-ambiguous",
-            )
-        file = open_tensors(folder / WEIGHTS, limits=LIMITS)
-        return dict.fromkeys(file.tensors, file)
-    return _read_shards(folder, present)
+    small: dict[str, bytes] = {}
+    weights: dict[str, TensorFile] = {}
+
+    def take(name: str) -> File:
+        path = folder / name
+        if name.endswith(".safetensors"):
+            found = weights[name] = read_tensors(path, limits=LIMITS, keep=keep)
+            return File(name=name, size=found.size, content=found.content)
+        small[name] = read_plain(path, limit=_limit(name))
+        (described,) = describe_files({name: small[name]})
+        return described
+
+    known = manifest.read_folder(folder, FILES, take)
+    return ModelFolder(
+        folder=folder,
+        settings={n: data for n, data in small.items() if n not in (INDEX, CARD)},
+        licence=licence_in(small.get(CARD, b"")),
+        tensors=_locate(folder, weights, small.get(INDEX)),
+        manifest_digest=known,
+    )
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a file of settings as strict JSON.
+def parse_object(name: str, data: bytes) -> dict[str, Any]:
+    """Parse a file of settings as strict JSON.
 
     Raises:
         VerificationError: The file is not a JSON object in UTF-8 without a byte-order
-            mark, is too long or nested too deep, has a key twice, or holds NaN,
-            infinity or a number that a double cannot hold.
+            mark, is nested too deep, has a key twice, or holds NaN, infinity or a
+            number that a double cannot hold.
     """
-    limit = _LARGE if path.name in _VOCABULARIES else _SMALL
-    text = read_limited(path, limit=limit)
+    text = decode_text(name, data)
     try:
         value = json.loads(
             text,
@@ -183,48 +241,41 @@ def read_object(path: Path) -> dict[str, Any]:
         )
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # no lone surrogate
     except VerificationError as error:
-        raise VerificationError(f"{path.name}: {error}", code=error.code) from None
+        raise VerificationError(f"{name}: {error}", code=error.code) from None
     except UnicodeError:
-        raise VerificationError(
-            f"{path.name} is not UTF-8", code="text-not-utf8"
-        ) from None
+        raise VerificationError(f"{name} is not UTF-8", code="text-not-utf8") from None
     except RecursionError:
         raise VerificationError(
-            f"{path.name} is nested too deep", code="json-too-deep"
+            f"{name} is nested too deep", code="json-too-deep"
         ) from None
     except ValueError as error:
         raise VerificationError(
-            f"{path.name} is not JSON: {str(error)[:80]}", code="json-invalid"
+            f"{name} is not JSON: {str(error)[:80]}", code="json-invalid"
         ) from None
     if not isinstance(value, dict):
-        raise VerificationError(
-            f"{path.name} is not a JSON object", code="json-invalid"
-        )
+        raise VerificationError(f"{name} is not a JSON object", code="json-invalid")
     return value
 
 
-def _read_settings(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read all files of settings, and compare what they say twice."""
+def parse_settings(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Parse all files of settings, and compare what they say twice.
+
+    Raises:
+        VerificationError: A file breaks a rule, or two of them differ.
+    """
     settings = {
-        path.name: read_object(path)
-        for path in sorted(folder.glob("*.json"))
-        if path.name != INDEX
+        name: parse_object(name, data)
+        for name, data in sorted(files.items())
+        if name.endswith(".json")
     }
     for name, value in settings.items():
         _check_keys(name, value)
-    check_sources(folder, settings)
+    check_sources(files, settings)
     return settings
 
 
-def check_settings(folder: Path) -> None:
-    """Check the files of a folder that has no tensors yet, as ``read`` does.
-
-    Raises:
-        ForeignFileError: A file is there that has no place in a model folder.
-        VerificationError: A file of settings breaks a rule.
-    """
-    FILES.check(folder)
-    _read_settings(folder)
+def _limit(name: str) -> int:
+    return _LARGE if name in _VOCABULARIES else _SMALL
 
 
 def _check_kind(folder: Path) -> None:
@@ -241,16 +292,32 @@ def _check_kind(folder: Path) -> None:
         )
 
 
-def _read_shards(folder: Path, present: set[str]) -> dict[str, TensorFile]:
-    index = _read_index(folder, present)
+def _locate(
+    folder: Path, files: Mapping[str, TensorFile], index: bytes | None
+) -> dict[str, TensorFile]:
+    """Find the file of each tensor: one file, or shards as the index lists them."""
+    if not files:
+        raise IncompleteError(f"no base model in {folder}", code="weights-missing")
+    if WEIGHTS not in files:
+        return _locate_shards(files, index)
+    if others := files.keys() - {WEIGHTS} | ({INDEX} if index is not None else set()):
+        raise VerificationError(
+            f"{min(others)} lies beside {WEIGHTS}, and only one of them is loaded",
+            code="weights-ambiguous",
+        )
+    return dict.fromkeys(files[WEIGHTS].tensors, files[WEIGHTS])
+
+
+def _locate_shards(
+    files: Mapping[str, TensorFile], data: bytes | None
+) -> dict[str, TensorFile]:
+    index = _read_index(files.keys(), data)
     found: dict[str, TensorFile] = {}
-    for shard in sorted(present):
-        file = open_tensors(folder / shard, limits=LIMITS)
+    for shard, file in sorted(files.items()):
         for name in file.tensors:
             if name in found:
                 raise VerificationError(
-                    f"{_short(name)} is in two files, {found[name].path.name}"
-                    f" and {shard}",
+                    f"{_short(name)} is in two files, {found[name].name} and {shard}",
                     code="tensor-duplicated",
                 )
             if index.get(name) != shard:
@@ -268,14 +335,14 @@ def _read_shards(folder: Path, present: set[str]) -> dict[str, TensorFile]:
     return found
 
 
-def _read_index(folder: Path, present: set[str]) -> dict[str, str]:
+def _read_index(present: Set[str], data: bytes | None) -> dict[str, str]:
     """Read which shard holds which tensor; the shards are those that are there."""
-    if not (folder / INDEX).is_file():
+    if data is None:
         raise IncompleteError(
             f"{min(present)} needs {INDEX}, which is missing",
             code="tensor-index-missing",
         )
-    index = read_object(folder / INDEX).get("weight_map")
+    index = parse_object(INDEX, data).get("weight_map")
     if not isinstance(index, dict):
         raise VerificationError(
             f"{INDEX} has no weight_map", code="tensor-index-invalid"

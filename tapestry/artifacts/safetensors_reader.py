@@ -10,28 +10,27 @@ Guarantees:
     name, no half of a surrogate pair and no ``-0``, tensors that fill the data area
     from the first byte to the last without overlap or hole, sizes that follow from
     shapes, 16- or 32-bit floats only. No more than the header is held in memory before
-    all of that is known.
+    all of that is known. A file is opened once and read once: the values are the bytes
+    that were hashed, whatever becomes of the file later.
 """
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from tapestry.errors import IncompleteError, VerificationError
 from tapestry.inputs.plain_file import open_plain
-from tapestry.vectors import FloatVector
+from tapestry.tensor_types import ARRAY_TYPES, is_finite, widen
+from tapestry.vectors import FloatVector, Parameters
 
-_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 _MAX_DIMENSIONS = 8
-_CHUNK = 1 << 22  # values looked at together
-_EXPONENT = np.uint16(0x7F80)  # of a bfloat16: all ones in NaN and infinity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,24 +49,25 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    start: int  # from the beginning of the file
+    start: int  # from the beginning of the data area
     size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFile:
-    """A file whose header holds; values are read on demand."""
+    """A file that was read."""
 
-    path: Path
+    name: str
     metadata: Mapping[str, str]
     tensors: Mapping[str, Tensor]
+    size: int
+    content: str  # digest of the whole file
+    hashes: Mapping[str, str]  # SHA-256 (hex) of each tensor's bytes
+    arrays: Parameters  # as they are stored; empty unless they were to be kept
 
     def values(self, name: str) -> FloatVector:
-        """Read one tensor as float32."""
-        tensor = self.tensors[name]
-        parts = [_widen(part, tensor.dtype) for part in self._raw(tensor)]
-        flat = np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
-        return flat.reshape(tensor.shape)
+        """Return the values of one tensor as float32."""
+        return widen(self.arrays[name])
 
     def check_finite(self) -> None:
         """Check that every value is finite.
@@ -75,100 +75,117 @@ class TensorFile:
         Raises:
             VerificationError: A value is NaN or infinite.
         """
-        for tensor in self.tensors.values():
-            for part in self._raw(tensor):
-                if not _finite(part, tensor.dtype):
-                    raise VerificationError(
-                        f"{self.path.name}: {tensor.name} holds NaN or infinity",
-                        code="tensor-not-finite",
-                    )
+        for name, array in self.arrays.items():
+            if not is_finite(array):
+                raise VerificationError(
+                    f"{self.name}: {name!r} holds NaN or infinity",
+                    code="tensor-not-finite",
+                )
 
     def is_zero(self, name: str) -> bool:
         """Say whether all values of a tensor are zero."""
-        return not any(np.any(part) for part in self._raw(self.tensors[name]))
-
-    def _raw(self, tensor: Tensor) -> Iterator[npt.NDArray[Any]]:
-        dtype = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.dtype]
-        width = _WIDTHS[tensor.dtype]
-        with self.path.open("rb") as file:
-            file.seek(tensor.start)
-            left = tensor.size
-            while left:
-                data = file.read(min(left, _CHUNK * width))
-                if not data or len(data) % width:
-                    raise VerificationError(
-                        f"{self.path.name} changed while being read",
-                        code="file-changed",
-                    )
-                left -= len(data)
-                yield np.frombuffer(data, dtype=dtype)
+        return not np.any(self.arrays[name])
 
 
-def open_tensors(path: Path, *, limits: TensorLimits | None = None) -> TensorFile:
-    """Read and check the header of a safetensors file.
+def read_tensors(
+    path: Path, *, limits: TensorLimits | None = None, keep: bool = True
+) -> TensorFile:
+    """Read and check a safetensors file.
+
+    Args:
+        path: The file.
+        limits: Caps on it.
+        keep: Whether the values are held in memory; else they are hashed only.
 
     Raises:
         IncompleteError: The file does not exist.
-        VerificationError: The file is not a plain file, or its header breaks a rule.
+        VerificationError: The file is not a plain file, its header breaks a rule, or it
+            gets shorter while it is read.
     """
     limits = limits or TensorLimits()
-    size, header = _read_header(path, limits)
-    value = _parse(path.name, header)
+    with _open(path) as file:
+        size, prefix, header = _read_header(file, path.name, limits)
+        metadata, tensors = _read_entries(path.name, header, size, limits)
+        whole = hashlib.sha256(prefix + header)
+        hashes, arrays = {}, {}
+        for tensor in sorted(tensors, key=lambda t: (t.start, t.size)):
+            data = _read_exactly(file, tensor.size, path.name)
+            whole.update(data)
+            hashes[tensor.name] = hashlib.sha256(data).hexdigest()
+            if keep:
+                flat = np.frombuffer(data, dtype=ARRAY_TYPES[tensor.dtype])
+                arrays[tensor.name] = flat.reshape(tensor.shape)
+    return TensorFile(
+        name=path.name,
+        metadata=metadata,
+        tensors={t.name: t for t in sorted(tensors, key=lambda t: t.name)},
+        size=size,
+        content=f"sha256:{whole.hexdigest()}",
+        hashes=hashes,
+        arrays=arrays,
+    )
+
+
+def _read_entries(
+    file: str, header: bytes, size: int, limits: TensorLimits
+) -> tuple[dict[str, str], list[Tensor]]:
+    value = _parse(file, header)
     metadata = value.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(
         isinstance(text, str) for text in metadata.values()
     ):
         raise VerificationError(
-            f"{path.name}: metadata is not text", code="tensor-header-invalid"
+            f"{file}: metadata is not text", code="tensor-header-invalid"
         )
     if not 0 < len(value) <= limits.tensors:
         raise VerificationError(
-            f"{path.name}: {len(value)} tensors, want 1 to {limits.tensors}",
+            f"{file}: {len(value)} tensors, want 1 to {limits.tensors}",
             code="tensor-count-invalid",
         )
-    origin = 8 + len(header)
-    tensors = [_tensor(path.name, name, entry) for name, entry in value.items()]
-    _check_filled(path.name, tensors, size - origin)
-    return TensorFile(
-        path=path,
-        metadata=metadata,
-        tensors={
-            t.name: Tensor(
-                name=t.name,
-                dtype=t.dtype,
-                shape=t.shape,
-                start=origin + t.start,
-                size=t.size,
-            )
-            for t in sorted(tensors, key=lambda t: t.name)
-        },
-    )
+    tensors = [_tensor(file, name, entry) for name, entry in value.items()]
+    _check_filled(file, tensors, size - 8 - len(header))
+    return metadata, tensors
 
 
-def _read_header(path: Path, limits: TensorLimits) -> tuple[int, bytes]:
+def _open(path: Path) -> BinaryIO:
     try:
-        opened = open_plain(path)
+        return open_plain(path)
     except FileNotFoundError:
         raise IncompleteError(f"no file {path}", code="file-missing") from None
     except OSError as error:
         raise VerificationError(
             f"cannot open {path.name}: {error.strerror}", code="file-unreadable"
         ) from None
-    with opened as file:
-        size = os.fstat(file.fileno()).st_size
-        if not 8 < size <= limits.file_bytes:
-            raise VerificationError(
-                f"{path.name} has {size} bytes, want 9 to {limits.file_bytes}",
-                code="file-size-invalid",
-            )
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(limits.header_bytes, size - 8):
-            raise VerificationError(
-                f"{path.name}: header of {length} bytes, at most"
-                f" {min(limits.header_bytes, size - 8)} fit",
-                code="tensor-header-invalid",
-            )
-        return size, file.read(length)
+
+
+def _read_header(
+    file: BinaryIO, name: str, limits: TensorLimits
+) -> tuple[int, bytes, bytes]:
+    """Read the header and its length, which are returned with the file's size."""
+    size = os.fstat(file.fileno()).st_size
+    if not 8 < size <= limits.file_bytes:
+        raise VerificationError(
+            f"{name} has {size} bytes, want 9 to {limits.file_bytes}",
+            code="file-size-invalid",
+        )
+    prefix = bytes(_read_exactly(file, 8, name))
+    length = int.from_bytes(prefix, "little")
+    if not 2 <= length <= min(limits.header_bytes, size - 8):
+        raise VerificationError(
+            f"{name}: header of {length} bytes, at most"
+            f" {min(limits.header_bytes, size - 8)} fit",
+            code="tensor-header-invalid",
+        )
+    return size, prefix, bytes(_read_exactly(file, length, name))
+
+
+def _read_exactly(file: BinaryIO, size: int, name: str) -> memoryview:
+    """Read bytes into memory of their own, which lies as any tensor needs it."""
+    data = np.empty(size, dtype=np.uint8)
+    if file.readinto(data.data) != size:  # type: ignore[attr-defined]
+        raise VerificationError(f"{name} changed while being read", code="file-changed")
+    data.flags.writeable = False
+    return data.data
 
 
 def _parse(file: str, header: bytes) -> dict[str, Any]:
@@ -218,7 +235,7 @@ def _no_negative_zero(text: str) -> int:
 
 
 def _tensor(file: str, name: str, entry: Any) -> Tensor:
-    """Read one entry of the header; ``start`` counts from the data area."""
+    """Read one entry of the header."""
     where = f"{file}: tensor {name[:100]!r}"
     if not isinstance(entry, dict) or entry.keys() != {
         "dtype",
@@ -229,7 +246,7 @@ def _tensor(file: str, name: str, entry: Any) -> Tensor:
             f"{where} is not dtype, shape and data_offsets", code="tensor-entry-invalid"
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _WIDTHS:
+    if not isinstance(dtype, str) or dtype not in ARRAY_TYPES:
         raise VerificationError(
             f"{where} is {str(dtype)[:20]}, want F32, F16 or BF16",
             code="tensor-type-unsupported",
@@ -242,7 +259,7 @@ def _tensor(file: str, name: str, entry: Any) -> Tensor:
         raise VerificationError(
             f"{where} has no plain offsets", code="tensor-entry-invalid"
         )
-    size = math.prod(shape) * _WIDTHS[dtype]
+    size = math.prod(shape) * ARRAY_TYPES[dtype].itemsize
     if offsets[1] - offsets[0] != size:
         raise VerificationError(
             f"{where} of {size} bytes lies at {offsets[0]} to {offsets[1]}",
@@ -275,15 +292,3 @@ def _check_filled(file: str, tensors: list[Tensor], size: int) -> None:
             f"{file}: {size} bytes of data, {position} are described",
             code="tensor-layout-invalid",
         )
-
-
-def _widen(part: npt.NDArray[Any], dtype: str) -> FloatVector:
-    if dtype == "BF16":
-        return (part.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return part.astype(np.float32)
-
-
-def _finite(part: npt.NDArray[Any], dtype: str) -> bool:
-    if dtype == "BF16":
-        return not np.any((part & _EXPONENT) == _EXPONENT)
-    return bool(np.isfinite(part).all())

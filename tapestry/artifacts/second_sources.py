@@ -10,7 +10,6 @@ Edge cases:
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tapestry.errors import VerificationError
@@ -24,23 +23,25 @@ _TOKENIZER = "tokenizer_config.json"
 _SPECIAL = "special_tokens_map.json"
 _ROTARY = ("rope_parameters", "rope_scaling")
 _SYNONYMS = (("torch_dtype", "dtype"), ("rope_scaling", "rope_parameters"))
-_TEMPLATE_BYTES = 4 << 20
-_MERGES_BYTES = 1 << 28
 _VERSION = re.compile(r"#version:.*")
 
 
-def check_sources(folder: Path, settings: Settings) -> None:
+def check_sources(files: Mapping[str, bytes], settings: Settings) -> None:
     """Compare the settings that a folder holds in two places.
+
+    Args:
+        files: The files of the folder, by name.
+        settings: Those that are JSON, parsed.
 
     Raises:
         VerificationError: Two places differ; the message names both, and the key.
     """
     _check_config(settings.get(CONFIG, {}))
-    _check_template(folder, settings.get(_TOKENIZER, {}))
+    _check_template(files, settings.get(_TOKENIZER, {}))
     _check_special(settings)
     if _FAST in settings:
         _check_added(settings)
-        _check_vocabulary(folder, settings)
+        _check_vocabulary(files, settings)
 
 
 def contents(token: Any) -> Any:
@@ -83,7 +84,7 @@ def _same(one: Any, other: Any, first: str, second: str) -> None:
     raise _differing(f"{CONFIG}: {first} is {_short(one)}, {second} is {_short(other)}")
 
 
-def _check_template(folder: Path, tokenizer: Mapping[str, Any]) -> None:
+def _check_template(files: Mapping[str, bytes], tokenizer: Mapping[str, Any]) -> None:
     template = tokenizer.get("chat_template")
     if template is not None and not isinstance(template, str):
         raise VerificationError(
@@ -91,10 +92,9 @@ def _check_template(folder: Path, tokenizer: Mapping[str, Any]) -> None:
             " text; a release holds one, so keep the one that is meant",
             code="model-setting-invalid",
         )
-    path = folder / TEMPLATE
-    if not path.exists():
+    if TEMPLATE not in files:
         return
-    own = read_limited(path, limit=_TEMPLATE_BYTES)
+    own = decode_text(TEMPLATE, files[TEMPLATE])
     if template is not None and own.removesuffix("\n") != template.removesuffix("\n"):
         raise _differing(f"{TEMPLATE} is not the chat_template of {_TOKENIZER}")
 
@@ -140,7 +140,7 @@ def _check_added(settings: Settings) -> None:
                 )
 
 
-def _check_vocabulary(folder: Path, settings: Settings) -> None:
+def _check_vocabulary(files: Mapping[str, bytes], settings: Settings) -> None:
     """Compare ``vocab.json`` and ``merges.txt`` with ``tokenizer.json``."""
     fast = settings[_FAST]
     if "vocab.json" in settings:
@@ -154,38 +154,30 @@ def _check_vocabulary(folder: Path, settings: Settings) -> None:
                 f" {_short(given.get(token))}, in {_FAST}"
                 f" {_short(known.get(token, added.get(token)))}"
             )
-    path, merges = folder / "merges.txt", _model(fast).get("merges")
-    if path.exists() and _merges(path) != [
+    merges = _model(fast).get("merges")
+    if "merges.txt" in files and _merges(files["merges.txt"]) != [
         each if isinstance(each, str) else " ".join(map(str, each))
         for each in merges or ()
     ]:
         raise _differing(f"merges.txt has not the merges of {_FAST}")
 
 
-def _merges(path: Path) -> list[str]:
-    lines = read_limited(path, limit=_MERGES_BYTES).split("\n")
+def _merges(data: bytes) -> list[str]:
+    lines = decode_text("merges.txt", data).split("\n")
     first, *rest = (line.removesuffix("\r") for line in lines)
     return [line for line in ([] if _VERSION.match(first) else [first]) + rest if line]
 
 
-def read_limited(path: Path, *, limit: int) -> str:
-    """Read a file of UTF-8 that may have so many bytes.
+def decode_text(name: str, data: bytes) -> str:
+    """Decode a file of UTF-8.
 
     Raises:
-        VerificationError: The file is over the limit, or is not UTF-8.
+        VerificationError: The file is not UTF-8.
     """
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise VerificationError(
-            f"{path.name} is over {limit} bytes", code="file-too-large"
-        )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise VerificationError(
-            f"{path.name} is not UTF-8", code="text-not-utf8"
-        ) from None
+        raise VerificationError(f"{name} is not UTF-8", code="text-not-utf8") from None
 
 
 def _model(fast: Mapping[str, Any]) -> Mapping[str, Any]:

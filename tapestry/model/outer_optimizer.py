@@ -18,6 +18,7 @@ import numpy as np
 from tapestry.encoding import canonical_json, decode_decimal, digest
 from tapestry.model.low_rank import expand
 from tapestry.protocol.round_manifest import OuterPlan, RoundManifest
+from tapestry.tensor_types import widen
 from tapestry.vectors import FloatVector, Layout, Parameters, tensor_digests
 
 _BETA1 = np.float32(0.9)
@@ -47,11 +48,12 @@ def advance(
     mean: FloatVector,
     layout: Layout,
     manifest: RoundManifest,
-) -> tuple[dict[str, FloatVector], OuterState]:
+) -> tuple[Parameters, OuterState]:
     """Take one outer step by the mean update of a round, shape (d,).
 
     Returns:
-        The new parameters (tensors that did not move are the same objects) and state.
+        The new parameters, of which those that moved are float32 and the others the
+        same objects, and the new state.
     """
     change = expand(mean, layout=layout, plan=manifest.training, parameters=parameters)
     moved: dict[str, FloatVector] = {}
@@ -60,7 +62,7 @@ def advance(
     for name, gradient in change.items():
         direction = _direction(name, gradient, manifest.outer, state, first, second)
         rate = np.float32(decode_decimal(manifest.outer.learning_rate))
-        moved[name] = parameters[name] + direction * rate
+        moved[name] = widen(parameters[name]) + direction * rate
     after = OuterState(step=state.step + 1, first=first, second=second)
     return {**parameters, **moved}, after
 

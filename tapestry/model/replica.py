@@ -4,6 +4,11 @@ Coordinator and nodes each keep a replica and move it by the published sum of a
 round. Since the step is deterministic (``tapestry.model.outer_optimizer``), equal logs
 and equal sums give equal parameters; a node compares its digest with the log's and so
 needs to trust no other party with the base.
+
+A tensor is held in the type that the given base has it in, until a round moves it. From
+then on it is float32 to the end of the run, so that steps add up which one rounding
+each would lose. A release holds each tensor in the given base's type again:
+``rounded`` is that model, and rounding happens there and nowhere else.
 """
 
 import math
@@ -13,11 +18,13 @@ from typing import Literal
 
 import numpy as np
 
+from tapestry.artifacts.model_identity import ModelContent, ModelManifest
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ProtocolError, VerificationError
 from tapestry.model.outer_optimizer import OuterState, advance
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.quantization import Encoding, check_sum, mean
+from tapestry.tensor_types import Stored, narrow, type_name, widen
 from tapestry.vectors import (
     Layout,
     Parameters,
@@ -68,24 +75,45 @@ def squares(total: RingVector) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """Parameters, the outer optimizer's state, and their digests."""
+    """Parameters, the outer optimizer's state, and what they are called."""
 
     parameters: Parameters
-    hashes: Mapping[str, str]
-    digest: str
+    hashes: Mapping[str, str]  # of the parameters
+    manifest: ModelManifest  # of the model with these parameters
+    types: Mapping[str, str]  # of the given base's tensors
+    released: ModelManifest  # of the model that a release would hold
     optimizer: OuterState = field(default_factory=OuterState)
 
     @classmethod
-    def start(
-        cls, parameters: Parameters, known: Mapping[str, str] | None = None
-    ) -> "Replica":
-        """Start from a given base, of which some tensors' hashes may be known."""
-        hashes = tensor_digests(parameters, known)
+    def start(cls, given: ModelContent) -> "Replica":
+        """Start from a given base."""
+        manifest = given.manifest
         return cls(
-            parameters=parameters,
-            hashes=hashes,
-            digest=parameters_digest(parameters, hashes),
+            parameters=given.tensors,
+            hashes=tensor_digests(given.tensors, given.hashes),
+            manifest=manifest,
+            types={name: type_name(tensor) for name, tensor in given.tensors.items()},
+            released=manifest,
         )
+
+    @property
+    def digest(self) -> str:
+        """The identity of the model with these parameters."""
+        return self.manifest.digest
+
+    @property
+    def release_digest(self) -> str:
+        """The identity of the model that a release would hold."""
+        return self.released.digest
+
+    def rounded(self) -> Parameters:
+        """Return the parameters that a release would hold, in the base's types."""
+        return {n: self._rounded(n, tensor) for n, tensor in self.parameters.items()}
+
+    def _rounded(self, name: str, tensor: Stored) -> Stored:
+        if type_name(tensor) == self.types[name]:
+            return tensor
+        return narrow(widen(tensor), self.types[name])
 
     def after(
         self,
@@ -126,4 +154,23 @@ class Replica:
             for name, inner in self.hashes.items()
             if parameters[name] is self.parameters[name]
         }
-        return replace(Replica.start(parameters, kept), optimizer=optimizer)
+        return self._with(parameters, kept, optimizer)
+
+    def _with(
+        self, parameters: Parameters, known: Mapping[str, str], optimizer: OuterState
+    ) -> "Replica":
+        """Return a replica that moved; hashes of tensors that did not are known."""
+        hashes = tensor_digests(parameters, known)
+        moved = replace(self, parameters=parameters, hashes=hashes, optimizer=optimizer)
+        manifest = self._named(parameters, hashes)
+        same = {
+            n: h for n, h in hashes.items() if type_name(parameters[n]) == self.types[n]
+        }
+        released = manifest
+        if len(same) < len(hashes):
+            released = self._named(moved.rounded(), same)
+        return replace(moved, manifest=manifest, released=released)
+
+    def _named(self, parameters: Parameters, known: Mapping[str, str]) -> ModelManifest:
+        found = parameters_digest(parameters, known)
+        return self.manifest.model_copy(update={"parameters": found})

@@ -43,6 +43,7 @@ from tapestry.protocol.secagg_messages import (
     Consent,
     ConsentList,
     Hex32,
+    Hex64,
     KeyList,
     Result,
     Reveal,
@@ -56,9 +57,10 @@ from tapestry.schema import DOCUMENT_LIMIT, Digest, FileName, Name, Strict
 BODY_LIMIT = DOCUMENT_LIMIT
 NOTE_LIMIT = 1 << 18  # characters of a signed checkpoint
 MAX_ASKS = 64  # chunks that a node may ask for at a time
+MAX_HELD_OUT_FILES = 1000  # one for each member
+MAX_HELD_OUT_BYTES = 64 << 20
 MAX_SUBMITTED = 64  # entries that a node submits to the log with a cosignature
 MAX_FILES = 64  # of an adapter
-MAX_HELD_OUT_FILES = 1000  # one for each member
 LEADING_ENTRIES = 2  # of the log, in front of the bulk of an upload or publication
 
 Bulk = Sequence[bytes | memoryview]
@@ -163,13 +165,20 @@ class ChunkRequest(Strict):
 
 
 class HelloRequest(Strict):
-    """Asks for a node's name and its progress in the log and the rounds."""
+    """Asks a connection whose it is, by a fresh nonce, and for the node's progress."""
+
+    nonce: Hex32
 
 
 class Identity(Strict):
-    """A node's name and progress: the reply to ``HelloRequest``."""
+    """A node's name, proven for its connection, and progress: after a hello."""
 
     name: Name
+    proof: Hex64  # by the node key, as ``connection_proof`` says
+    protocol: Annotated[
+        str, Field(pattern="^[a-z0-9-]{1,32}/[0-9]{1,4}$")
+    ]  # as TSA-1's
+    software: Digest  # that runs there
     size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
     applied: Annotated[int, Field(ge=0)]  # the last round whose result it has applied
     checkpoint: Note | None  # the newest one that it accepted
@@ -297,7 +306,7 @@ BULK_LIMITS: Final[Mapping[Kind, tuple[int, int]]] = MappingProxyType(
             LEADING_ENTRIES + _CHUNKS,
             LEADING_ENTRIES * _ENTRY + _CHUNKS * _CHUNK,
         ),
-        Kind.SHOW_HELD_OUT: (MAX_HELD_OUT_FILES, 1 << 30),
+        Kind.SHOW_HELD_OUT: (MAX_HELD_OUT_FILES, MAX_HELD_OUT_BYTES),
         Kind.APPLY_RESULT: (_CHUNKS, _CHUNKS * _CHUNK),
         Kind.CHECK_CHUNK: (1001, 1001 * _CHUNK),  # of the sum and of each upload
         Kind.PUBLICATION: (LEADING_ENTRIES + MAX_FILES, 1 << 31),

@@ -15,7 +15,7 @@ class BaseName:
     """The release that an adapter belongs to."""
 
     name: str
-    digest: str  # of its parameters
+    digest: str  # its identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,13 @@ cannot follow is refused by ``check_plan``.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from tapestry.artifacts.model_identity import ModelContent
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults
 from tapestry.inputs.setting_faults import explain
@@ -144,15 +145,6 @@ class Evaluation(Protocol):
     def evaluate(self, data: Sequence[Record]) -> RatioScore:
         """Score the loaded parameters, without gradients."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseOrigin:
-    """The given base and the kind of model, as the card of a release names them."""
-
-    title: str
-    licence: str | None  # None: the base names none
-    fields: Mapping[str, str] = field(default_factory=dict)  # of the front matter
 
 
 class Workload(Protocol):
@@ -282,10 +274,15 @@ class Workload(Protocol):
         """The format of adapters; None where there are none."""
         ...
 
-    def origin(self, base: str) -> BaseOrigin:
-        """Say what a given base is, by the name or folder that settings give it."""
+    @property
+    def given(self) -> ModelContent:
+        """The base that was given, as it is stored: tensors, settings files, licence.
+
+        It stays what it was, whatever is loaded into the module.
+        """
         ...
 
-    def save(self, directory: Path) -> None:
-        """Write the model in its own ecosystem's layout, safetensors only."""
+    @property
+    def card_fields(self) -> Mapping[str, str]:
+        """Fields in front of a release's card that say what kind of model it is."""
         ...

@@ -10,6 +10,7 @@ from torch import nn
 from tapestry.errors import ProtocolError
 from tapestry.model.low_rank import factor
 from tapestry.protocol.round_manifest import TrainingPlan
+from tapestry.tensor_types import widen
 from tapestry.vectors import FloatVector, Layout, Parameters
 from tapestry.workloads.lora_layers import inserted
 from tapestry.workloads.target_modules import find_targets, leaves_of, linear_modules
@@ -21,8 +22,9 @@ class TorchModel:
     It is the part of ``workloads.base.Workload`` that needs no knowledge of data.
 
     Guarantees:
-        Parameters are float32, and are named and ordered by the module as it was
-        loaded, tied ones once; attaching changes neither names nor order.
+        Parameters of the module are float32 whatever the base is stored in, and are
+        named and ordered by the module as it was loaded, tied ones once; attaching
+        changes neither names nor order.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -43,7 +45,7 @@ class TorchModel:
         }
 
     def load(self, parameters: Parameters) -> None:
-        """Copy parameters in.
+        """Copy parameters in, widened to float32.
 
         Raises:
             ProtocolError: Names or shapes differ from the model's; nothing is
@@ -63,8 +65,7 @@ class TorchModel:
                 )
         with torch.no_grad():
             for name, parameter in self._parameters.items():
-                array = np.ascontiguousarray(parameters[name], dtype=np.float32)
-                parameter.copy_(torch.tensor(array))
+                parameter.copy_(torch.tensor(widen(parameters[name])))
 
     def layout(self, plan: TrainingPlan) -> Layout:
         """Order the trained tensors: all, or B of each target in module order.

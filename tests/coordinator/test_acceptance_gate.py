@@ -13,10 +13,10 @@ import pytest
 from tapestry.errors import ConfigError
 from tapestry.evaluation.held_out import HeldOut, scores_of
 from tapestry.evaluation.scorer import Scorer
-from tapestry.model.replica import Replica
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.server import Unmasked
+from tapestry.tensor_types import narrow
 from tapestry.vectors import Layout
 from tapestry.workloads.language.bits_per_byte import BitsPerByte
 from tapestry.workloads.ratio_score import RatioScore
@@ -26,6 +26,7 @@ from tests.support.gate_models import HELD_OUT, ScoredModel
 from tests.support.log_world import NAMES, World, renamed
 from tests.support.plans import outer_plan
 from tests.support.refusals import refused
+from tests.support.replicas import replica_of
 
 LAYOUT = Layout(tensors=(("w", (8,)),))
 
@@ -48,7 +49,7 @@ def gate(model: ScoredModel, tmp_path: Path) -> Iterator[AcceptanceGate]:
     journal.close()
 
 
-START = Replica.start({"w": np.zeros(8, dtype=np.float32)})
+START = replica_of({"w": np.zeros(8, dtype=np.float32)})
 
 
 def _manifest(**outer: str) -> RoundManifest:
@@ -203,6 +204,19 @@ def test_a_base_without_a_score_opens_no_round(
     model.find_fault = lambda _text: None  # type: ignore[attr-defined]
     (tmp_path / "none").mkdir()
     gate.check(START, folder=tmp_path / "none")
-    broken = Replica.start({"w": np.full(8, value, dtype=np.float32)})
+    broken = replica_of({"w": np.full(8, value, dtype=np.float32)})
     with refused(ConfigError, "base-score-not-finite", match=r"none/fr\.jsonl"):
         gate.check(broken, folder=tmp_path / "none")
+
+
+def test_what_is_scored_is_the_model_that_a_release_would_hold(
+    gate: AcceptanceGate, model: ScoredModel
+) -> None:
+    """In bfloat16 1.001 is 1, and 1.004 is 1.0078125."""
+    start = replica_of({"w": narrow(np.ones(8, np.float32), "BF16")})
+    manifest = renamed(_manifest(), model_digest=start.digest)
+    for mean, held in ((1 / 1024, 1.0), (4 / 1024 + 1 / 4096, 1.0078125)):
+        taken = gate.judge(manifest, _sum(manifest, mean), replica=start)
+        assert taken.replica.parameters["w"][0] == pytest.approx(1 + mean)
+        assert model.value == held
+        assert taken.scores == {"fr": 3 + held, "id": 3 + held}

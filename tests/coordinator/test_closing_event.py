@@ -14,15 +14,15 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.model.replica import Replica
 from tapestry.protocol.stages import RoundStage
 from tapestry_coordinator.acceptance_gate import GateVerdict
 from tapestry_coordinator.closing_event import closing_of, reason_of
 from tapestry_coordinator.round import RoundOutcome
 from tapestry_governance.events.round_events import RoundClosed
 from tests.support.log_world import World, fake_digest
+from tests.support.replicas import replica_of
 
-BASE = Replica.start({"w": np.zeros(2, dtype=np.float32)})
+BASE = replica_of({"w": np.zeros(2, dtype=np.float32)})
 MANIFEST = World().found().manifest()
 
 

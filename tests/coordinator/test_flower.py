@@ -3,7 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,10 +24,12 @@ from flwr.superlink.grid import http_grid
 from tapestry.encoding import canonical_json
 from tapestry.errors import ConfigError, PolicyError, QuorumError
 from tapestry.inputs.faults import InputFault
+from tapestry.keys import SigningKey
 from tapestry.protocol.framing import pack, unpack
 from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import flower as flower_side
-from tapestry_coordinator.flower import FlowerGrid, server_app
+from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
+from tapestry_coordinator.flower import FlowerGrid, limit_hellos, server_app
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.superlink.config_files import write_bundle
 from tapestry_coordinator.superlink.outcome import (
@@ -33,8 +37,10 @@ from tapestry_coordinator.superlink.outcome import (
     is_worked_on,
     read_outcome,
 )
+from tests.support.echo_members import GENESIS, identity, node_keys
 from tests.support.refusals import refused
 
+THIEF = SigningKey.generate("fr.example/node")
 Reply: TypeAlias = Any  # a message, raw records, an error to send, one to raise, None
 
 
@@ -54,7 +60,7 @@ class Info:
 
 @dataclass
 class FakeNode:
-    """A node behind the fake: its claimed name, and how it answers."""
+    """A node behind the fake: its name, the one it is registered by, its answers."""
 
     says: str
     registered: str = ""
@@ -63,15 +69,16 @@ class FakeNode:
     answer: Callable[[Message], Reply] = field(
         default=lambda m: Message(kind=Kind.RECEIPT, body=m.body)
     )
+    hello: Callable[[Message], Reply] | None = None  # its own proof if absent
     asked: list[Message] = field(default_factory=list)
 
-    def reply(self, request: Message) -> Reply:
-        if request.kind is Kind.HELLO:
-            body = {"applied": 0, "asks": [], "checkpoint": None, "size": 0}
-            named = canonical_json({**body, "held_out": None, "name": self.says})
-            return Message(kind=Kind.IDENTITY, body=named)
-        self.asked.append(request)
-        return self.answer(request)
+    def reply(self, request: Message, connection: str) -> Reply:
+        if request.kind is not Kind.HELLO:
+            self.asked.append(request)
+            return self.answer(request)
+        if self.hello is not None:
+            return self.hello(request)
+        return identity(self.says, request, connection)
 
 
 class FakeFlower:
@@ -95,8 +102,9 @@ class FakeFlower:
             self.pushed += 1
             ids.append(f"m{self.pushed}")
             message.metadata.__dict__["_message_id"] = ids[-1]
-            node = self.nodes[message.metadata.dst_node_id]
-            self.replies[ids[-1]] = message, node.reply(unpack(message.content))
+            key = message.metadata.dst_node_id
+            reply = self.nodes[key].reply(unpack(message.content), str(key))
+            self.replies[ids[-1]] = message, reply
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[FlowerMessage]:
@@ -112,9 +120,12 @@ class FakeFlower:
                 yield FlowerMessage(reply, reply_to=message)
 
 
-def grid_of(*nodes: FakeNode) -> tuple[FlowerGrid, FakeFlower]:
+def grid_of(*nodes: FakeNode) -> tuple[AuthenticatedGrid, FakeFlower]:
     flower = FakeFlower(*nodes)
-    return FlowerGrid(flower), flower
+    names = {node.says for node in nodes} & node_keys().keys()
+    keys = {name: node_keys()[name] for name in names}
+    grid = AuthenticatedGrid(FlowerGrid(flower), genesis=GENESIS, keys=lambda: keys)
+    return grid, flower
 
 
 def offer(text: str = "x") -> Message:
@@ -125,9 +136,19 @@ def never(_: Message) -> Reply:
     return None
 
 
+def stranger(request: Message) -> Message:
+    """Claim the name of a member by a key of one's own."""
+    return identity("fr", request, "11", key=THIEF)
+
+
 class TestNames:
-    def test_a_node_without_a_registered_name_has_the_name_it_says(self) -> None:
-        grid, _ = grid_of(FakeNode("it"), FakeNode("be"), FakeNode("fr", online=False))
+    def test_a_connection_has_the_id_that_the_superlink_gave_it(self) -> None:
+        flower = FakeFlower(FakeNode("it"), FakeNode("be", online=False))
+        assert FlowerGrid(flower).nodes() == ["11"]
+        assert flower.pushed == 0
+
+    def test_a_node_has_the_name_that_it_proves(self) -> None:
+        grid, _ = grid_of(FakeNode("it"), FakeNode("be"))
         assert grid.nodes() == ["be", "it"]
 
     def test_a_node_is_greeted_once(self) -> None:
@@ -135,32 +156,48 @@ class TestNames:
         assert grid.nodes() == grid.nodes() == ["be", "it"]
         assert flower.pushed == 2
 
-    def test_a_registered_name_needs_no_greeting_of_a_busy_node(self) -> None:
-        grid, flower = grid_of(FakeNode("it", registered="be"), FakeNode("fr", "fr"))
-        assert grid.nodes() == ["be", "fr"]
-        assert flower.pushed == 0
-
-    def test_a_registered_name_cannot_be_claimed_by_another_node(self) -> None:
-        grid, _ = grid_of(FakeNode("fr"), FakeNode("xx", registered="fr"))
+    def test_the_name_that_a_key_was_registered_under_counts_for_nothing(self) -> None:
+        thief = FakeNode("xx", registered="fr", hello=stranger)
+        true = FakeNode("fr", registered="xx")
+        grid, _ = grid_of(thief, true)
         assert grid.nodes() == ["fr"]
-        assert grid.names == {12: "fr"}
+        assert len(list(grid.exchange({"fr": offer()}, deadline=5))) == 1
+        assert (len(thief.asked), len(true.asked)) == (0, 1)
 
-    def test_a_name_that_two_nodes_say_belongs_to_the_first(self) -> None:
+    def test_of_two_connections_that_prove_a_name_one_is_asked(self) -> None:
         grid, flower = grid_of(FakeNode("it"), FakeNode("it"))
         assert grid.nodes() == ["it"]
         list(grid.exchange({"it": offer()}, deadline=2))
         assert sum(len(node.asked) for node in flower.nodes.values()) == 1
-
-    @pytest.mark.parametrize("says", [7, None, ["it"]])
-    def test_a_name_that_is_no_text_is_ignored(self, says: Any) -> None:
-        grid, _ = grid_of(FakeNode(says), FakeNode("fr"))
-        assert grid.nodes() == ["fr"]
 
     def test_a_node_that_left_is_not_listed(self) -> None:
         grid, flower = grid_of(FakeNode("it"), FakeNode("be"))
         grid.nodes()
         flower.nodes[11].online = False
         assert grid.nodes() == ["be"]
+
+
+ODD: dict[str, Reply] = {
+    "no message": RecordDict({"message": ConfigRecord({"kind": "identity"})}),
+    "no records": RecordDict(),
+    "an error": Error(code=5, reason="x" * 1000),
+    "what Flower cannot inflate": KeyError("MetricRecord"),
+    "what Flower has no method for": AttributeError("metadata"),
+    "a number where a length was": ValueError("invalid literal"),
+    "more parts than an identity has": ObjectPullError("", "9 parts of an identity"),
+    "what the SuperLink refuses to give": httpx.HTTPStatusError(
+        "no", request=httpx.Request("POST", "https://x"), response=httpx.Response(500)
+    ),
+}
+
+
+@pytest.mark.parametrize("reply", ODD.values(), ids=ODD)
+def test_no_answer_of_a_stranger_to_a_hello_ends_the_run(reply: Reply) -> None:
+    """Whoever can register a key can send it, and the pull raises what it raises."""
+    grid, flower = grid_of(FakeNode("xx", hello=lambda _: reply), FakeNode("fr"))
+    assert grid.nodes() == ["fr"]
+    assert len(list(grid.exchange({"fr": offer()}, deadline=5))) == 1
+    assert flower.nodes[11].asked == []
 
 
 class TestExchange:
@@ -310,6 +347,62 @@ class TestPulling:
             http_grid.pull_objects(object_ids=["a"], pull_object_fn=never_comes)
 
 
+@pytest.mark.parametrize("parts", [9, 1000])
+def test_more_parts_than_an_identity_has_are_not_pulled(
+    monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    flower_side.pull_promptly()
+    monkeypatch.setattr(flower_side.THREAD, "limited", True, raising=False)
+
+    def never_asked(_: str) -> bytes:
+        raise AssertionError
+
+    with pytest.raises(ObjectPullError, match=f"{parts} parts of an identity"):
+        http_grid.pull_objects(object_ids=["a"] * parts, pull_object_fn=never_asked)
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers so many bytes as its server says, with or without the length."""
+
+    def do_POST(self) -> None:
+        size, told = self.server.answer  # type: ignore[attr-defined]
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        if told:
+            self.send_header("content-length", str(size))
+        self.end_headers()
+        with suppress(OSError):  # the client reads no further
+            self.wfile.write(bytes(size))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("limited", [True, False])
+def test_a_long_answer_to_a_hello_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, told: bool, limited: bool
+) -> None:
+    """Over a real client of Flower: the answer is refused by its head."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            server.answer = 0, True  # type: ignore[attr-defined]
+            address = f"127.0.0.1:{server.server_port}"
+            grid = http_grid.HttpGrid(address, insecure=True, token=address)
+            assert list(grid.get_nodes()) == []
+            limit_hellos(grid)
+            monkeypatch.setattr(flower_side.THREAD, "limited", limited, raising=False)
+            assert list(grid.get_nodes()) == []
+            server.answer = (1 << 20) + 1, told  # type: ignore[attr-defined]
+            said = "bytes for an identity" if limited else "Invalid protobuf"
+            with pytest.raises(ObjectPullError if limited else ValueError, match=said):
+                grid.get_nodes()
+            grid.close()
+        finally:
+            server.shutdown()
+
+
 class TestServerApp:
     @staticmethod
     def run(main: Callable[[Path, Grid], None], directory: str) -> None:
@@ -332,7 +425,7 @@ class TestServerApp:
             seen.extend([directory, grid.nodes(), is_worked_on(directory)])
 
         self.run(main, str(tmp_path))
-        assert seen == [tmp_path, ["it"], True]
+        assert seen == [tmp_path, ["11"], True]
         assert read_outcome(tmp_path) == Outcome()
 
     def test_an_error_is_the_outcome(self, tmp_path: Path) -> None:

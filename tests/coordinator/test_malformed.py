@@ -220,6 +220,7 @@ def test_a_node_that_misstates_where_it_is_is_left_out(
 ) -> None:
     rounds = len(IDENTITIES) - 2  # who is too far ahead is here, and asked thrice
     federation = _lenient(found, rounds=rounds)
+    federation.wire.on("fr", Kind.HELLO, _lying(lambda reply: reply))  # has a name
     for said in IDENTITIES:
         federation.wire.on("fr", Kind.HELLO, _lying(_with_fields(said)))
     federation.run()

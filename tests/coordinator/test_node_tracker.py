@@ -1,17 +1,20 @@
 """Attendance: the nodes that a pass waits for."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tapestry.encoding import canonical_json
+from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import QuorumError
 from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import node_tracker
+from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_coordinator.node_tracker import NodeTracker
+from tests.support.echo_members import GENESIS, identity, node_key
 from tests.support.gate_models import inputs
 from tests.support.refusals import refused
 
@@ -38,78 +41,99 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def _answer(name: str) -> Message:
-    body = {
-        "applied": 0,
-        "asks": [],
-        "checkpoint": None,
-        "held_out": None,
-        "name": name,
-        "size": 1,
-    }
-    return Message(kind=Kind.IDENTITY, body=canonical_json(body))
+def _node(name: str, **fields: Any) -> Callable[[Message], Message]:
+    def answer(request: Message) -> Message:
+        body = decode_json(identity(name, request, name).body)
+        return Message(kind=Kind.IDENTITY, body=canonical_json(body | fields))
+
+    return answer
 
 
-def _tracker(*names: str) -> NodeTracker:
-    handlers = {name: lambda _, name=name: _answer(name) for name in names}
-    settings: Any = SimpleNamespace(
-        deadlines=SimpleNamespace(advertise_keys=60, cosign=5),
-        secagg=SimpleNamespace(min_cohort=2),
-    )
-    publisher: Any = SimpleNamespace(record_mirror_size=lambda *_: None)
-    journal: Any = None
-    return NodeTracker(
-        settings=settings,
-        grid=LocalGrid(handlers),
-        publisher=publisher,
-        journal=journal,
-        held_out=Path("held-out"),
-        gate=inputs(),
-    )
+class Tracked:
+    """A tracker over nodes of a test, whose connections have their names."""
+
+    def __init__(self, *names: str) -> None:
+        self.wire = LocalGrid({name: _node(name) for name in names})
+        keys = {name: node_key(name).verify_key for name in NAMES}
+        settings: Any = SimpleNamespace(
+            deadlines=SimpleNamespace(advertise_keys=60, cosign=5),
+            secagg=SimpleNamespace(min_cohort=2),
+        )
+        publisher: Any = SimpleNamespace(record_mirror_size=lambda *_: None)
+        journal: Any = None
+        self.tracker = NodeTracker(
+            settings=settings,
+            grid=AuthenticatedGrid(self.wire, genesis=GENESIS, keys=lambda: keys),
+            publisher=publisher,
+            journal=journal,
+            held_out=Path("held-out"),
+            gate=inputs(),
+        )
 
 
 def test_a_pass_with_all_members_online_does_not_wait(clock: Clock) -> None:
-    assert _tracker(*NAMES).wait_for_nodes(members=NAMES) == list(NAMES)
+    assert Tracked(*NAMES).tracker.wait_for_nodes(members=NAMES) == list(NAMES)
     assert clock.now == 0
 
 
 def test_an_absent_member_is_waited_for_once(clock: Clock) -> None:
-    tracker = _tracker("fi", "fr", "id")
-    assert tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
+    world = Tracked("fi", "fr", "id")
+    assert world.tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
     assert clock.now >= 60
     before = clock.now
-    assert tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
+    assert world.tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
     assert clock.now == before
 
 
 def test_a_member_that_comes_back_is_waited_for_again(clock: Clock) -> None:
-    tracker = _tracker("fi", "fr", "id")
-    tracker.wait_for_nodes(members=NAMES)
-    grid: Any = tracker.grid
-    grid.handlers["sw"] = lambda _: _answer("sw")
+    world = Tracked("fi", "fr", "id")
+    world.tracker.wait_for_nodes(members=NAMES)
+    world.wire.handlers["sw"] = _node("sw")
     before = clock.now
-    assert tracker.wait_for_nodes(members=NAMES) == list(NAMES)
+    assert world.tracker.wait_for_nodes(members=NAMES) == list(NAMES)
     assert clock.now == before
-    del grid.handlers["sw"]
-    tracker.wait_for_nodes(members=NAMES)
+    del world.wire.handlers["sw"]
+    world.tracker.wait_for_nodes(members=NAMES)
     assert clock.now >= before + 60
 
 
 def test_below_the_floor_every_pass_waits(clock: Clock) -> None:
-    tracker = _tracker("fi")
+    world = Tracked("fi")
     for count in (1, 2):
         with refused(QuorumError, "nodes-too-few", match="1 nodes .* 2"):
-            tracker.wait_for_nodes(members=NAMES)
+            world.tracker.wait_for_nodes(members=NAMES)
         assert clock.now >= 60 * count
 
 
 def test_an_online_member_that_does_not_answer_is_not_waited_for(
     clock: Clock,
 ) -> None:
-    tracker = _tracker(*NAMES)
-    grid: Any = tracker.grid
-    grid.handlers["sw"] = lambda _: Message(kind=Kind.REFUSAL)
-    assert tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
-    del grid.handlers["sw"]
-    assert tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
+    world = Tracked(*NAMES)
+    assert world.tracker.wait_for_nodes(members=NAMES) == list(NAMES)
+    world.wire.handlers["sw"] = lambda _: Message(kind=Kind.REFUSAL)
+    assert world.tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
+    del world.wire.handlers["sw"]
+    assert world.tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
     assert clock.now == 0
+
+
+def test_a_node_of_another_protocol_is_left_out_by_its_rule(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = Tracked(*NAMES)
+    world.wire.handlers["sw"] = _node("sw", protocol="tapestry-secagg/0")
+    assert world.tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]
+    assert (
+        "leaving node sw out, bad hello: it speaks 'tapestry-secagg/0'" in caplog.text
+    )
+
+
+def test_a_node_with_other_software_is_named_and_takes_part(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A round names the software that it allows; the node itself refuses the others."""
+    world = Tracked(*NAMES)
+    other = "sha256:" + "7" * 64
+    world.wire.handlers["sw"] = _node("sw", software=other)
+    assert world.tracker.wait_for_nodes(members=NAMES) == list(NAMES)
+    assert caplog.messages == [f"node sw runs other software, {other}"]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.artifacts.manifest import write as write_manifest
+from tapestry.artifacts.model_writer import write_model
 from tapestry_demo.demo_folder import Record
 from tests.support.adapter_folders import make_demo
 from tests.support.federation import NAMES, Base, Federation
@@ -58,7 +59,7 @@ def make_specimens(folder: Path, base: Base) -> Specimens:
     federation.coordinator.rename(folder / "coordinator")
     (federation.directory / "bundle").rename(folder / "bundle")
     shutil.rmtree(federation.directory)
-    base.workload.save(folder / "base")
+    write_model(folder / "base", base.workload.given, card=None)
     write_manifest(folder / "base")
     (folder / "begun").mkdir()
     Record(engine="inprocess", base="tiny", done=["prepare"]).write(folder / "begun")

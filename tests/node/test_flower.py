@@ -34,6 +34,7 @@ class FakeLink:
     stop: threading.Event = field(default_factory=threading.Event)
     replies: list[Message] = field(default_factory=list)
     broken: list[int] = field(default_factory=list)  # statuses of the next pushes
+    connection: str = "17"
 
     def pull(self) -> tuple[str, FlowerMessage] | None:
         if not self.requests:
@@ -72,9 +73,11 @@ class Counting:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.connections: set[str] = set()
 
-    def __call__(self, request: Message) -> Message:
+    def __call__(self, request: Message, connection: str) -> Message:
         self.calls += 1
+        self.connections.add(connection)
         if request.body == b'{"fail":1}':
             raise KeyError("patient 17")
         if request.body == b'{"refuse":1}':
@@ -140,6 +143,14 @@ class TestWorker:
         work(handler, link)
         assert [reply.body for reply in link.replies] == [b"1", b"2"]
 
+    def test_a_handler_is_told_the_connection_and_not_what_a_request_says(
+        self,
+    ) -> None:
+        """Requests of the fake are for node 2, and the link is node 17's."""
+        handler = Counting()
+        work(handler, FakeLink([offer(b"{}")]))
+        assert handler.connections == {"17"}
+
     def test_a_reply_that_was_lost_is_given_to_the_request_sent_again(self) -> None:
         handler = Counting()
         link = FakeLink([offer(b"{}"), offer(b"{}")], broken=[500])
@@ -166,7 +177,8 @@ class TestWorker:
         handler = Counting()
         records = {name: ConfigRecord(dict(fields)) for name, fields in content.items()}
         worker = flower.FleetWorker(handler, poll_seconds=1)
-        assert worker.answer("name", instruction(RecordDict(records))) is None
+        request = instruction(RecordDict(records))
+        assert worker.answer("name", request, connection="17") is None
         assert handler.calls == 0
 
 
@@ -176,7 +188,7 @@ def test_a_node_that_cannot_write_receipts_is_silent(
     """The product: what leaves a node over the wire is in its receipts, each byte."""
     store = NodeState(tmp_path / "node.db")
 
-    def handle(request: Message) -> Message:
+    def handle(request: Message, _connection: str) -> Message:
         reply = Message(kind=Kind.RECEIPT, body=request.body)
         store.record(reply)
         return reply

@@ -228,7 +228,7 @@ def test_a_node_that_is_started_again_has_dropped_out_and_catches_up(
     federation = found(coordinator={"rounds": 2})
 
     def restarts(name: str, request: Message, _deliver: Deliver) -> Message:
-        return federation.restart(name).handle(request)
+        return federation.restart(name).handle(request, name)
 
     federation.wire.on("fr", kind, restarts)
     federation.run()

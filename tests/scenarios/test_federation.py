@@ -141,7 +141,7 @@ def test_adapters_load_with_plain_peft_and_are_what_the_log_names(
         folder = federation.coordinator / "adapters" / name
         found = registry.check_folder(folder)
         release = federation.coordinator / "releases" / entry.base
-        registry.check_fit(folder, registry.read_base(release))
+        registry.check_fit(registry.check_folder(folder), registry.read_base(release))
         registry.check_entry(found, entry)
         model = transformers.AutoModelForCausalLM.from_pretrained(release)
         adapted = peft.PeftModel.from_pretrained(model, str(folder))
@@ -163,7 +163,7 @@ def test_the_log_accounts_for_what_each_ledger_spent(federation: Federation) -> 
         assert [row.state for row in rows] == ["spent"] * 3
         loss = accounts[-1].promise
         assert loss is not None
-        last = decode_decimal(loss.epsilon_run)
+        last = decode_decimal(loss.epsilon)
         assert node.ledger.balance().spent == pytest.approx(last, abs=1e-6)
 
 

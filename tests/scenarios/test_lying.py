@@ -9,7 +9,6 @@ import pytest
 
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import QuorumError, RuleError, TapestryError
-from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Kind, Message
 from tapestry.secagg import client
 from tapestry.secagg.client_states import MasksReady
@@ -27,6 +26,7 @@ from tests.scenarios.test_refusals import reason_in
 from tests.support.federation import NAMES, Deliver, Federation, answered, changed
 from tests.support.log_world import with_loss
 from tests.support.refusals import refused
+from tests.support.replicas import replica_of
 
 OTHERS = tuple(name for name in NAMES if name != "fr")
 
@@ -216,7 +216,7 @@ def test_an_understated_cost_is_found_by_the_audit(found: Found) -> None:
         reply = deliver(request)
         said = _event_of(reply.attachments[0])
         assert isinstance(said.body, DpAccounted)
-        body = with_loss(said.body, epsilon_run="0.001")
+        body = with_loss(said.body, epsilon="0.001")
         author = Author(federation=said.federation, actor="fr", role="node")
         event = author.event(body, now=node.clock(), seen=node.mirror.seen)
         for entry in node.store.outbox():
@@ -350,7 +350,7 @@ def _log_another_base(monkeypatch: pytest.MonkeyPatch) -> None:
         values = dict(verdict.replica.parameters)
         name = max(values)
         values[name] = values[name] + np.float32(1)
-        return dataclasses.replace(verdict, replica=Replica.start(values))
+        return dataclasses.replace(verdict, replica=replica_of(values))
 
     monkeypatch.setattr(AcceptanceGate, "judge", judge)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tapestry.artifacts.model_writer import write_model
 from tapestry.errors import TapestryError
 from tapestry.tlog import tiles
 from tapestry.tlog.proof import Proof
@@ -43,8 +44,7 @@ def federation(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Federati
     directory = tmp_path_factory.mktemp("verified") / "federation"
     settings = {"rounds": 2, "release_every": 1, "adapters": True}
     made = Federation(directory, base, coordinator=settings)
-    base.workload.load(base.replica.parameters)
-    base.workload.save(directory / "given")
+    write_model(directory / "given", base.workload.given, card=None)
     made.run()
     made.bundle()
     made.close()

@@ -42,7 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     path = folder / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | SETTINGS))
     model = LanguageWorkload.open(folder)
-    return Base(workload=model, replica=Replica.start(model.parameters()))
+    return Base(workload=model, replica=Replica.start(model.given))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_the_registry_and_the_audit_take_it_with_targets_by_name(
     published: Federation,
 ) -> None:
     folder = published.coordinator / "adapters" / NAME
-    config = adapter_folder.read_config(folder / "adapter_config.json")
+    config = adapter_folder.read_config((folder / "adapter_config.json").read_bytes())
     assert config.target_modules == ("q_proj", "v_proj")
     assert config.base_model_name_or_path == "./releases/base-1"
     assert registry.check_folder(folder).base == "base-1"

@@ -20,7 +20,7 @@ from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
 from tapestry_governance.events.round_events import RoundOpened
-from tapestry_governance.registry import check_base, check_release
+from tapestry_governance.registry import check_release, read_base
 from tests.support import linear_regression
 from tests.support.federation import NAMES, Base, Federation
 from tests.support.linear_regression import LinearRegression
@@ -77,7 +77,7 @@ def make(tmp_path: Path) -> Any:
         noise: str, plan: Any, *, worse: str = "1", **coordinator: Any
     ) -> Federation:
         workload = open_workload(LinearRegression.name, "zeros", workloads=WORKLOADS)
-        base = Base(workload=workload, replica=Replica.start(workload.parameters()))
+        base = Base(workload=workload, replica=Replica.start(workload.given))
         training = {
             "workload": LinearRegression.name,
             "options": OPTIONS,
@@ -164,7 +164,7 @@ def _check_release(federation: Federation) -> None:
     """Verify the release by its files, and by the log."""
     (release,) = federation.said(ReleasePublished)
     folder = federation.coordinator / "releases" / release.name
-    found = check_base(folder)
+    found = read_base(folder)
     check_release(found, release)
     assert found.shapes == {"0.weight": (2, 3)}
     card = (folder / "README.md").read_text()
@@ -186,7 +186,7 @@ def _check_statement(federation: Federation, noise: str) -> None:
         assert "none: a part was trained without noise" in page
     else:
         promises = [account.promise for account in accounts[-len(NAMES) :]]
-        assert all(each and each.epsilon_run in page for each in promises)
+        assert all(each and each.epsilon in page for each in promises)
         assert not any(each.is_understated for each in audit.accounts)
 
 

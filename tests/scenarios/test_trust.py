@@ -10,7 +10,7 @@ import pytest
 
 from tapestry.errors import QuorumError
 from tapestry.keys import SigningKey
-from tapestry.model.replica import Replica, measure
+from tapestry.model.replica import measure
 from tapestry.protocol.messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator import acceptance_gate
@@ -23,6 +23,7 @@ from tests.scenarios.test_crash import nth
 from tests.scenarios.test_refusals import checkpoint_of, offer, offered, reason_in
 from tests.support.federation import NAMES, Federation, lost
 from tests.support.refusals import refused
+from tests.support.replicas import replica_of
 from tests.support.settings_files import change_settings
 
 OTHER = "sha256:" + "0" * 64
@@ -216,7 +217,7 @@ def test_a_dispute_outlives_a_restart_of_every_node(
         verdict = honest(gate, *arguments, **rest)
         values = dict(verdict.replica.parameters)
         values[max(values)] = values[max(values)] + np.float32(1)
-        return dataclasses.replace(verdict, replica=Replica.start(values))
+        return dataclasses.replace(verdict, replica=replica_of(values))
 
     monkeypatch.setattr(AcceptanceGate, "judge", judge)
     federation = found()

@@ -54,7 +54,7 @@ def phi() -> LanguageWorkload:
 def unfit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, str]]:
     build, said = request.param
     model = build()
-    base = Base(workload=model, replica=Replica.start(model.parameters()))
+    base = Base(workload=model, replica=Replica.start(model.given))
     federation = Federation(tmp_path / "federation", base, train=True)
     yield federation, said
     federation.close()
@@ -234,7 +234,7 @@ def test_held_out_text_that_the_base_cannot_read_opens_no_round(
 ) -> None:
     model = build_tiny()
     model.tokenizer.chat_template = FEW_TURNS
-    base = Base(workload=model, replica=Replica.start(model.parameters()))
+    base = Base(workload=model, replica=Replica.start(model.given))
     federation = Federation(tmp_path / "federation", base, train=True)
     roles = ("user", "assistant") * 2
     turns = [{"role": role, "content": "a"} for role in roles]

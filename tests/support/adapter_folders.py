@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from tapestry.artifacts import manifest
-from tapestry.vectors import parameters_digest
+from tapestry.artifacts.model_identity import ModelContent
 from tests.support.audit_bundles import attach_proof, bundle_of
 from tests.support.commands import Result
 from tests.support.log_world import World, changed
@@ -43,7 +43,7 @@ def make_tensors() -> Tensors:
 
 
 def make_metadata(**changes: str) -> dict[str, str]:
-    digest = parameters_digest(BASE)
+    digest = ModelContent(tensors=BASE).digest
     return {"format": "pt", "base": "base-1", "base_digest": digest, **changes}
 
 
@@ -76,7 +76,7 @@ def make_base(folder: Path, *, scale: float = 1.0) -> Path:
 def make_demo(folder: Path) -> Path:
     """Lay out releases/, adapters/ and bundle/ as the demo leaves them."""
     world = World()
-    world.parameters = {2: parameters_digest(BASE)}
+    world.models = {2: ModelContent(tensors=BASE).manifest}
     world.found()
     world.run_round(1)
     world.run_round(2)

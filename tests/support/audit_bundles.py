@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tapestry.artifacts import manifest
+from tapestry.artifacts import manifest, model_folder
 from tapestry.tlog import tiles
 from tapestry.tlog.merkle import inclusion_proof, leaf_hash
 from tapestry.tlog.proof import Proof
-from tapestry.vectors import parameters_digest
 from tapestry_governance.audit.bundle import Bundle, write_bundle
 from tests.support.log_world import World
 
@@ -25,7 +24,7 @@ def released(folder: Path) -> tuple[World, Path]:
     (base / "model.safetensors").write_bytes(safetensors({"w": values}))
     listed = manifest.write(base)
     world = World()
-    world.parameters[2] = parameters_digest({"w": values})
+    world.models[2] = model_folder.read_files(base).manifest
     world.found()
     world.run_round(1)
     world.run_round(2, names=("de", "es", "fr"))

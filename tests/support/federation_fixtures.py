@@ -18,7 +18,7 @@ Found = Callable[..., Federation]
 def base() -> Base:
     torch.set_num_threads(1)
     workload = build_tiny()
-    return Base(workload=workload, replica=Replica.start(workload.parameters()))
+    return Base(workload=workload, replica=Replica.start(workload.given))
 
 
 @pytest.fixture

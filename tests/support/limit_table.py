@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.artifacts import adapter_folder, manifest, model_folder
-from tapestry.artifacts.safetensors_reader import TensorLimits, open_tensors
+from tapestry.artifacts.safetensors_reader import TensorLimits, read_tensors
 from tapestry.encoding import canonical_json, decode_json, encode_base64
 from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Faults
@@ -138,7 +138,7 @@ def _header(size: int, folder: Path) -> object:
     entry = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
     text = json.dumps(entry).encode().ljust(size)
     path.write_bytes(size.to_bytes(8, "little") + text + bytes(4))
-    return open_tensors(path)
+    return read_tensors(path)
 
 
 def _tensors(count: int, folder: Path) -> object:
@@ -149,12 +149,13 @@ def _tensors(count: int, folder: Path) -> object:
     }
     text = json.dumps(entries, separators=(",", ":")).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(2 * count))
-    return open_tensors(path)
+    return read_tensors(path)
 
 
 def _ask(count: int) -> dict[str, Any]:
     asks = [{"chunk": i, "round_number": 1} for i in range(count)]
     rest = {"checkpoint": None, "held_out": None, "name": "fr", "size": 0}
+    rest |= {"proof": "0" * 128, "protocol": "p", "software": _DIGEST}
     return {"applied": 0, "asks": asks, **rest}
 
 
@@ -224,19 +225,21 @@ LIMITS = [
           unit="bytes", code="file-too-large", probe=_file("policy.txt", read_small)),
     Limit(what="an adapter's settings", most=1 << 16, unit="bytes",
           code="file-too-large",
-          probe=_file("adapter_config.json", adapter_folder.read_config)),
+          probe=_file("adapter_config.json",
+                      lambda path: adapter_folder.read(path.parent))),
     Limit(what="an adapter's weights", most=TensorLimits().file_bytes, unit="bytes",
-          code="file-size-invalid", probe=_file("w.safetensors", open_tensors)),
+          code="file-size-invalid", probe=_file("w.safetensors", read_tensors)),
     Limit(what="a header of an adapter's weights", most=TensorLimits().header_bytes,
           unit="bytes", code="tensor-header-invalid", probe=_header),
     Limit(what="tensors of an adapter", most=TensorLimits().tensors, unit="tensors",
           code="tensor-count-invalid", probe=_tensors),
     Limit(what="a model's file of settings", most=4 << 20, unit="bytes",
-          code="file-too-large", probe=_file("config.json", model_folder.read_object)),
+          code="file-too-large", probe=_file("config.json",
+                      lambda path: model_folder.read_files(path.parent))),
     Limit(what="a model's weights, each file", most=model_folder.LIMITS.file_bytes,
           unit="bytes", code="file-size-invalid",
           probe=_file("w.safetensors",
-                      lambda path: open_tensors(path, limits=model_folder.LIMITS))),
+                      lambda path: read_tensors(path, limits=model_folder.LIMITS))),
     Limit(what="a path in a manifest", most=8, unit="parts", code="",
           probe=lambda n, _: check_file_name("/".join(["a"] * n))),
     Limit(what="a part of a path", most=120, unit="characters", code="",

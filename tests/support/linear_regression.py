@@ -1,21 +1,23 @@
 """A workload without text: two outputs regressed on three inputs, by lines of CSV."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+from tapestry.artifacts.model_identity import ModelContent
 from tapestry.inputs.faults import Faults, InputFault
 from tapestry.inputs.text_reader import read_text
 from tapestry.protocol.round_manifest import Options, TrainingPlan
 from tapestry.schema import Strict
 from tapestry.settings import Count
-from tapestry.workloads.base import BaseOrigin, Example, ReadRecords, read_options
+from tapestry.workloads.base import Example, ReadRecords, read_options
 from tapestry.workloads.data_manifest import DataManifest
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry.workloads.torch_model import TorchModel
@@ -62,10 +64,11 @@ class MeanSquaredError:
 
 class LinearRegression(TorchModel):
     name, adapters, reader = "linear-regression", None, CsvReader()
+    card_fields: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         super().__init__(nn.Sequential(nn.Linear(3, 2, bias=False)))
-        self.load({"0.weight": torch.zeros(2, 3).numpy()})
+        self.load(self.given.tensors)
 
     def least_options(self) -> Options:
         return {"bound": 1}
@@ -93,8 +96,6 @@ class LinearRegression(TorchModel):
     def evaluation(self, options: Options) -> MeanSquaredError:
         return MeanSquaredError(self, options)
 
-    def origin(self, base: str) -> BaseOrigin:
-        return BaseOrigin(title=f"{base}, all zeros", licence=None)
-
-    def save(self, directory: Path) -> None:
-        save_file(self.parameters(), directory / "model.safetensors")
+    @property
+    def given(self) -> ModelContent:
+        return ModelContent(tensors={"0.weight": np.zeros((2, 3), np.float32)})

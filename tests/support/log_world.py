@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from tapestry.artifacts.model_identity import ModelManifest
 from tapestry.encoding import digest
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.protocol.round_manifest import (
@@ -27,6 +28,7 @@ from tapestry_governance.events.federation_events import (
 )
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import (
+    BlockEpsilon,
     DataDeclared,
     DpAccounted,
     PrivacyLoss,
@@ -46,6 +48,11 @@ NAMES = ("de", "es", "fr", "id")
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 DEADLINES = StageDeadlines(**dict.fromkeys(SECAGG_STAGES, 60))
 EPSILON = {1: "2", 2: "2.5", 3: "2.9"}  # a little above what the rounds cost
+
+
+def one_block(epsilon: str, fallback: str | None = None) -> tuple[BlockEpsilon, ...]:
+    """Return what a node with one block reports."""
+    return (BlockEpsilon(block=1, epsilon=epsilon, epsilon_fallback=fallback),)
 
 
 def fake_digest(text: str) -> str:
@@ -75,7 +82,7 @@ class World:
         self.now = START
         self.ids = 0
         self.rules = rules or {}
-        self.parameters: dict[int, str] = {}  # of bases that have real files
+        self.models: dict[int, ModelManifest] = {}  # of bases with real files
 
     @property
     def trust(self) -> TrustPolicy:
@@ -112,8 +119,10 @@ class World:
             "epsilon_cap": "8",
             "max_delta": "0.00001",
             "bases": (fake_digest("given"),),
+            "software": "any",
             "adapter_licences": ("CC-BY-4.0",),
             "max_attempt": 3,
+            "max_accounts": 16,
             "max_checkpoint_age": 86_400,
         }
         return Policy.model_validate({**base, **self.rules, **changes})
@@ -202,10 +211,16 @@ class World:
         return self
 
     def declaration(self, name: str) -> DataDeclared:
+        before = self.folded.data.get(name)
         return DataDeclared(
             dataset=fake_digest(f"data of {name}"),
+            version=before.version + 1 if before else 1,
+            block=1,
             records=1000,
+            withdrawn=0,
+            modality="text",
             unit="record",
+            max_rows=None,
             languages=(name,),
             licences=("CC-BY-4.0",),
         )
@@ -222,7 +237,7 @@ class World:
             attempt=attempt,
             model_digest=self.base(number - 1),
             layout_digest=fake_digest("layout"),
-            software_digest=fake_digest("software"),
+            software=(fake_digest("software"),),
             policy_digest=self.folded.policy.digest,
             roster_digest=roster_digest(self.members()),
             min_cohort=3,
@@ -238,8 +253,8 @@ class World:
         )
 
     def base(self, number: int) -> str:
-        if number in self.parameters:
-            return self.parameters[number]
+        if number in self.models:
+            return self.models[number].digest
         return fake_digest("given" if number == 0 else f"base {number}")
 
     def commitment(self, name: str, manifest: RoundManifest) -> ContributionCommitted:
@@ -274,8 +289,8 @@ class World:
                 bound="0",
                 sampling_rate="0.05",
                 target_delta="0.00001",
-                epsilon_run=epsilon or EPSILON[manifest.round_number],
-                epsilon_fallback=None,
+                blocks=one_block(epsilon or EPSILON[manifest.round_number]),
+                segments=(),
                 accountant="dp-accounting/pld",
                 accountant_version="0.6.0",
             ),
@@ -285,7 +300,6 @@ class World:
         account = self.account(self.manifest(), epsilon="2.9")
         return account.model_copy(
             update={
-                "run_id": "adapters",
                 "round_number": None,
                 "attempt": None,
                 "adapter": name,
@@ -313,6 +327,7 @@ class World:
             aggregate_digest=fake_digest(f"sum {manifest.round_number}"),
             base_before=manifest.model_digest,
             base_after=self.base(manifest.round_number),
+            release_digest=self.base(manifest.round_number),
             outer_digest=fake_digest("outer"),
             metrics={"held-out.fr": "3.5"},
         )
@@ -332,9 +347,11 @@ class World:
     def release(
         self, number: int = 1, *, manifest_digest: str | None = None
     ) -> ReleasePublished:
+        known = self.models.get(number)
         return ReleasePublished(
             name=f"base-{number}",
-            parameters_digest=self.base(number),
+            model_digest=self.base(number),
+            parameters_digest=known.parameters if known else fake_digest("values"),
             manifest_digest=manifest_digest or fake_digest(f"files of base-{number}"),
             run_id="run",
             round_number=number,
@@ -375,6 +392,13 @@ def without_noise(body: DpAccounted) -> DpAccounted:
 def with_loss(body: DpAccounted, **changes: object) -> DpAccounted:
     """Account for other noise, without a check of what is said of it."""
     assert body.promise is not None
+    said = body.promise.blocks[0]
+    said = said.model_copy(
+        update={
+            k: changes.pop(k) for k in ("epsilon", "epsilon_fallback") if k in changes
+        }
+    )
+    changes.setdefault("blocks", (said,))
     return body.model_copy(update={"loss": body.promise.model_copy(update=changes)})
 
 

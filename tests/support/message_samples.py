@@ -21,6 +21,7 @@ from tapestry.protocol.messages import (
     Refusal,
     ShowHeldOutRequest,
 )
+from tapestry.protocol.secagg_messages import PROTOCOL
 from tapestry.schema import Strict
 from tests.support.secagg_cohort import Federation
 
@@ -32,9 +33,12 @@ def sample_bodies() -> Mapping[Kind, Strict]:
     paths = ChunkPaths(total=("0" * 64,), uploads={"a.example": ("1" * 64, "2" * 64)})
     asks = (ChunkRequest(round_number=1, chunk=0),)
     bodies |= {
-        Kind.HELLO: HelloRequest(),
+        Kind.HELLO: HelloRequest(nonce="3" * 64),
         Kind.IDENTITY: Identity(
             name="fr",
+            proof="4" * 128,
+            protocol=PROTOCOL,
+            software="sha256:" + "5" * 64,
             size=7,
             applied=1,
             checkpoint=note,
@@ -65,7 +69,7 @@ def _round_bodies() -> dict[Kind, Any]:
     sharing = federation.stage
     federation.share_keys()
     first, *left = federation.names()
-    bodies[Kind.SHARED_KEYS] = sharing.kept[first]
+    bodies[Kind.SHARED_KEYS] = sharing.kept[first].message
     bodies[Kind.COLLECT_MASKED_INPUTS] = federation.message[first]
     federation.receive_shares()
     federation.collect_masked_inputs([first, *left[:-1]])

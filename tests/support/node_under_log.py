@@ -30,7 +30,7 @@ def tiny_base() -> Base:
     """Build the given base."""
     torch.set_num_threads(1)
     workload = build_tiny()
-    return Base(workload=workload, replica=Replica.start(workload.parameters()))
+    return Base(workload=workload, replica=Replica.start(workload.given))
 
 
 class NodeUnderLog:

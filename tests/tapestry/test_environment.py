@@ -182,7 +182,7 @@ def test_a_proxy_that_cannot_be_used_is_named_and_not_tried_for_ever(
     monkeypatch.setenv("HTTPS_PROXY", "horse://user:secret@proxy.example.org")
     with refused(ConfigError, "proxy-unsupported", match="HTTPS_PROXY") as caught:
         serve(
-            lambda request: request,
+            lambda request, _: request,
             superlink="superlink.example.org:9092",
             root_certificates=tmp_path,
             auth_key=tmp_path,

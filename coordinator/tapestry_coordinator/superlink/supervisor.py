@@ -6,8 +6,9 @@
           └── one process per node, if asked to
 
 All files of Flower lie in one folder (``FLWR_HOME``, logs, TLS). Its processes listen
-on the loopback interface only, send no telemetry and install nothing. Flower accepts a
-run from every client that reaches the port, so only the bundle written here is run. The
+on the loopback interface unless a proxy is declared (``listen_address``), send no
+telemetry and install nothing. Flower accepts a run from every client that reaches the
+port, so only the bundle written here is run. The
 SuperLink keeps its state in memory, which is three times as fast as on disk. After a
 restart the nodes are registered again and the coordinator goes on from its journal, so
 no state is lost.
@@ -38,6 +39,7 @@ from tapestry_coordinator.superlink.config_files import (
     write_programs,
 )
 from tapestry_coordinator.superlink.flwr_command import flwr, one_line, program
+from tapestry_coordinator.superlink.listen_address import check_listen_host
 from tapestry_coordinator.superlink.outcome import (
     Outcome,
     clear_outcome,
@@ -50,7 +52,7 @@ from tapestry_coordinator.superlink.tls import make_node_key, make_server_certif
 _LOG = logging.getLogger(__name__)
 
 COORDINATOR = "tapestry_coordinator.flower:app"
-_HOST = "127.0.0.1"
+_LOOPBACK = "127.0.0.1"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
 _HURRY_SECONDS = 1.0  # after Ctrl-C; nothing depends on a graceful end
@@ -70,7 +72,7 @@ class Site:
 
 
 class Engine:
-    """A SuperLink on a loopback port, with its nodes and runs.
+    """A SuperLink on a port of this machine, with its nodes and runs.
 
     Guarantees:
         Only registered node keys are let in, over TLS. ``stop`` ends every process
@@ -87,11 +89,22 @@ class Engine:
         home: Path,
         *,
         port: int | None = None,
+        host: str = _LOOPBACK,
+        proxied: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Take a folder, and a port unless any free one will do."""
+        """Take a folder, and a port unless any free one will do.
+
+        Args:
+            home: The folder of all files of Flower.
+            port: The port to listen on.
+            host: The address to listen on.
+            proxied: Whether the operator declares a proxy in front of another address
+                than a loopback one.
+            environment: Variables for all processes.
+        """
         self.home = home.absolute()
-        self.port = port
+        self.port, self._host, self._proxied = port, host, proxied
         self._extra = dict(environment or {})
         self._mark = process_tree.new_mark()
         self._children: dict[str, Child] = {}
@@ -121,7 +134,7 @@ class Engine:
     @property
     def address(self) -> str:
         """Host and port of the SuperLink."""
-        return f"{_HOST}:{self.port}"
+        return f"{self._host}:{self.port}"
 
     @property
     def pids(self) -> dict[str, int]:
@@ -137,22 +150,25 @@ class Engine:
         """Start the SuperLink and wait until it answers.
 
         Raises:
-            ConfigError: The name of the folder cannot stand on a search path.
+            ConfigError: The name of the folder cannot stand on a search path, or
+                others than a proxy would reach the control paths.
             ResourceError: The port is in use, Flower is not installed, or the
                 SuperLink ends or does not answer within a minute.
         """
         check_home(self.home)
+        check_listen_host(self._host, proxied=self._proxied)
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
-        self.port = _free_port() if self.port is None else _check_port(self.port)
-        files = make_server_certificate(self.home / "tls")
+        self.port = _usable_port(self._host, self.port or 0)
+        hosts = tuple(dict.fromkeys([self._host, _LOOPBACK, "localhost"]))
+        files = make_server_certificate(self.home / "tls", hosts)
         write_connection(self.home / "flwr", self.address, authority=files.authority)
         write_programs(self.home / "programs")
         self._spawn(
             "superlink",
             [
                 program("flower-superlink"),
-                *("--host", _HOST, "--port", str(self.port)),
+                *("--host", self._host, "--port", str(self.port)),
                 *("--ssl-ca-certfile", str(files.authority)),
                 *("--ssl-certfile", str(files.certificate)),
                 *("--ssl-keyfile", str(files.key)),
@@ -353,7 +369,7 @@ class Engine:
         child = self._children["superlink"]
         context = ssl.create_default_context(cafile=self.home / "tls" / "authority.pem")
         end = time.monotonic() + _START_SECONDS
-        while not _answers(self.port or 0, context):
+        while not _answers(self.address, context):
             if not child.alive:
                 raise ResourceError(
                     f"the SuperLink ended: {_last_line(child.log)}; see {child.log}",
@@ -375,27 +391,22 @@ def _await_release(directory: Path) -> None:
         time.sleep(_TICK)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def _check_port(port: int) -> int:
+def _usable_port(host: str, port: int) -> int:
+    """Return the port if it can be listened on, or any free one for 0."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((_HOST, port))
+            probe.bind((host, port))
         except (OSError, OverflowError) as error:
             raise ResourceError(
                 f"port {port} cannot be used: {error}; choose another",
                 code="port-unavailable",
             ) from error
-    return port
+        return int(probe.getsockname()[1])
 
 
-def _answers(port: int, context: ssl.SSLContext) -> bool:
-    connection = http.client.HTTPSConnection(_HOST, port, context=context, timeout=2)
+def _answers(address: str, context: ssl.SSLContext) -> bool:
+    connection = http.client.HTTPSConnection(address, context=context, timeout=2)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == http.HTTPStatus.OK

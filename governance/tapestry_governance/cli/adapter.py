@@ -134,8 +134,8 @@ def _check_base(
             raise IncompleteError(
                 f"{found.base} is not at hand; name it with --base", code="base-missing"
             )
-        held = registry.check_base(base or beside)
-        registry.check_fit(directory, held)
+        held = registry.read_base(base or beside)
+        registry.check_fit(found, held)
         if held.manifest_digest is None:
             raise IncompleteError(
                 f"{found.base} lacks tapestry/manifest.json", code="manifest-missing"

@@ -76,7 +76,7 @@ def verify_command(
 def _check_folder(directory: Path) -> "registry.BaseShape":
     from tapestry_governance import registry
 
-    found = registry.check_base(directory)
+    found = registry.read_base(directory)
     if found.manifest_digest is None:
         raise IncompleteError(
             "no tapestry/manifest.json: this is no release", code="manifest-missing"
@@ -86,7 +86,7 @@ def _check_folder(directory: Path) -> "registry.BaseShape":
 
 def _describe(found: "registry.BaseShape") -> str:
     return (
-        f"all files as listed, {len(found.shapes)} tensors, parameters {found.digest};"
+        f"all files as listed, {len(found.shapes)} tensors, model {found.digest};"
         f" manifest {found.manifest_digest}"
     )
 

@@ -21,7 +21,7 @@ class EvaluationRecorded(Body):
 
     type: ClassVar[str] = "evaluation.recorded"
     roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
-    subject: Digest  # parameters of a base, manifest of an adapter
+    subject: Digest  # identity of a base, manifest of an adapter
     suite: Name
     suite_digest: Digest
     scores: Scores
@@ -33,8 +33,9 @@ class ReleasePublished(Body):
     type: ClassVar[str] = "release.published"
     roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
     name: Base
+    model_digest: Digest  # the identity of the model
     parameters_digest: Digest
-    manifest_digest: Digest
+    manifest_digest: Digest  # of all files of its folder
     run_id: Name
     round_number: RoundNumber
     previous: Base | None
@@ -51,7 +52,7 @@ class AdapterPublished(Body):
     language: Language
     licence: Licence
     base: Base
-    base_digest: Digest
+    base_digest: Digest  # the identity of that release
     manifest_digest: Digest
     epsilon: Plain | None  # as in its dp.accounted; null = nothing is promised
     target_delta: Plain | None  # likewise

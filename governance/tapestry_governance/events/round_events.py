@@ -71,8 +71,9 @@ class RoundClosed(InRound):
     dropped: tuple[Dropped, ...]  # in order of name
     commitments: tuple[Index, ...]  # log indexes, in the order of ``included``
     aggregate_digest: Digest
-    base_before: Digest
-    base_after: Digest
+    base_before: Digest  # the identity of the model that the round started from
+    base_after: Digest  # that of the model which the next round starts from
+    release_digest: Digest  # that of this model in the given base's types
     outer_digest: Digest  # of the outer optimizer's state after the round
     metrics: Scores
 

@@ -94,6 +94,11 @@ class Roster:
     roots: Mapping[str, VerifyKey]  # the members' root keys, by key id
     digest: str  # of names and node keys, as in a round manifest
 
+    @property
+    def node_keys(self) -> Mapping[str, VerifyKey]:
+        """The keys of the members' nodes, by name."""
+        return {name: self.keys[name, "node"] for name in self.members}
+
     @classmethod
     def of(cls, charter: CharterAdopted) -> Self:
         """Read the parties from a charter."""
@@ -147,7 +152,7 @@ class FederationState:
     policy_digest: str
     seen: PersistentMap[str, Seen] = _EMPTY  # actor -> its newest view of the log
     data: PersistentMap[str, DataDeclared] = _EMPTY
-    base: str | None = None  # parameters digest; None until a round was closed
+    base: str | None = None  # identity; None until a round was closed
     open_round: OpenRound | None = None
     last: RoundKey | None = None  # the round opened last
     newest: RoundManifest | None = None  # of the round opened last
@@ -161,8 +166,10 @@ class FederationState:
     accounted: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
     disputes: PersistentMap[RoundKey, frozenset[tuple[str, str]]] = _EMPTY
     spending: PersistentMap[str, PersistentList[AccountedSpending]] = _EMPTY
-    epsilon: PersistentMap[tuple[str, str], str] = _EMPTY  # node, run
-    runs_without_noise: PersistentMap[tuple[str, str], int] = _EMPTY  # node, run
+    epsilon: PersistentMap[tuple[str, int], tuple[str, str]] = _EMPTY  # node, block
+    without_noise: PersistentMap[str, int] = _EMPTY  # node -> index of such a training
+    adapter_accounts: PersistentMap[str, tuple[int, int]] = _EMPTY  # releases, number
+    ancestry: PersistentMap[str, frozenset[str]] = _EMPTY  # base -> runs it came from
     pending_adapter_charges: PersistentMap[tuple[str, str], AccountedSpending] = _EMPTY
     releases: PersistentMap[str, ReleasePublished] = _EMPTY
     released: PersistentList[ReleaseRecord] = _NONE

@@ -37,6 +37,7 @@ def round_opened(
         raise RuleError(message, code="round-still-open")
     _check_turn(state, manifest)
     _check_base(state, manifest)
+    _check_software(state, manifest)
     _check_cohort(state, manifest)
     _check_privacy(state, manifest)
     key, terms = round_key(manifest), _terms(state, manifest)
@@ -116,16 +117,23 @@ def round_closed(
     if body.base_before != before:
         message = f"closed from base {body.base_before}, opened from {before}"
         raise RuleError(message, code="base-before-differs")
-    if body.outcome == "rejected" and body.base_after != before:
-        message = f"a rejected round leaves base {before}, not {body.base_after}"
-        raise RuleError(message, code="rejected-round-moved-base")
+    if body.outcome == "rejected":
+        _check_unmoved(state, body)
     closed = _ended(body, opened=current.index, index=index)
     same = state.closed_by_number.get(body.round_number, PersistentList())
+    ancestry = state.ancestry
+    if body.outcome == "applied":
+        runs: frozenset[str] = ancestry.get(before, frozenset())
+        runs = runs if body.run_id in runs else runs | {body.run_id}
+        # Two ways to one base: whoever spent on either is counted.
+        runs |= ancestry.get(body.base_after, frozenset())
+        ancestry = ancestry.set(body.base_after, runs)
     return dataclasses.replace(
         state,
         open_round=None,
         base=body.base_after,
         last_closed=body,
+        ancestry=ancestry,
         closed=state.closed.append(closed),
         closed_by_number=state.closed_by_number.set(
             body.round_number, same.append(closed)
@@ -193,11 +201,16 @@ def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
 
 
 def _check_base(state: FederationState, manifest: RoundManifest) -> None:
-    """Demand the current base, or for a new run one that the policy names."""
+    """Demand the current base; of a new run the last run's, or one by policy.
+
+    A new run starts from what a release holds, not from the wider tensors that a run
+    has in its course.
+    """
     base = manifest.model_digest
     if manifest.run_id not in state.runs:
         given = state.policy.bases
-        if base != state.base and given != "any" and base not in given:
+        last = None if state.last_closed is None else state.last_closed.release_digest
+        if base != last and given != "any" and base not in given:
             message = f"the policy names no base {base} to start from"
             raise RuleError(message, code="base-not-allowed")
         return
@@ -207,6 +220,15 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
     if base != expected:
         message = f"base {base} is not the one to go on from, {expected}"
         raise RuleError(message, code="base-not-current")
+
+
+def _check_software(state: FederationState, manifest: RoundManifest) -> None:
+    """Demand that every software which the round names is one that the policy names."""
+    allowed = state.policy.software
+    if allowed != "any" and not set(manifest.software) <= set(allowed):
+        named = sorted(set(manifest.software) - set(allowed))
+        message = f"the policy names no software {', '.join(named)}"
+        raise RuleError(message, code="software-not-allowed")
 
 
 def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
@@ -284,6 +306,20 @@ def _check_outcome(current: OpenRound, body: round_events.RoundClosed) -> None:
     if len(body.included) < least:
         message = f"a sum of {len(body.included)}, at least {least}"
         raise RuleError(message, code="sum-too-small")
+
+
+def _check_unmoved(state: FederationState, body: round_events.RoundClosed) -> None:
+    """Demand that a rejected round leaves the base, and what a release would hold."""
+    last = state.last_closed
+    goes_on = last is not None and last.run_id == body.run_id
+    released = last.release_digest if last and goes_on else body.base_before
+    for found, before in (
+        (body.base_after, body.base_before),
+        (body.release_digest, released),
+    ):
+        if found != before:
+            message = f"a rejected round leaves base {before}, not {found}"
+            raise RuleError(message, code="rejected-round-moved-base")
 
 
 def _open(state: FederationState, body: round_events.InRound) -> OpenRound:

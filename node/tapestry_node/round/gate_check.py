@@ -20,7 +20,7 @@ from tapestry.evaluation.acceptance import Scored, check_outcome
 from tapestry.evaluation.held_out import digest_of, read_held_out, scores_of
 from tapestry.evaluation.scorer import KnownScores, Scorer, gate_inputs
 from tapestry.model.replica import Measured, Replica
-from tapestry.protocol.messages import Reason
+from tapestry.protocol.messages import MAX_HELD_OUT_BYTES, Reason
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.storage import durable_files
 from tapestry.workloads.base import Workload
@@ -28,7 +28,6 @@ from tapestry_governance.events.round_events import RoundClosed
 from tapestry_node.refusal import Refused
 
 FOLDER = "held-out"
-HELD_OUT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +69,10 @@ class GateCheck:
             ProtocolError: The files are other ones, too large, or not one for each
                 name.
         """
-        if len(names) != len(files) or sum(map(len, files)) > HELD_OUT_BYTES:
+        if len(names) != len(files) or sum(map(len, files)) > MAX_HELD_OUT_BYTES:
             raise ProtocolError(
-                f"{len(names)} names and {len(files)} files of"
-                f" {sum(map(len, files))} bytes; want one file each, {HELD_OUT_BYTES}"
-                " bytes at most",
+                f"{len(names)} names, {len(files)} files of {sum(map(len, files))}"
+                f" bytes; want one file each, at most {MAX_HELD_OUT_BYTES} bytes",
                 code="held-out-invalid",
             )
         stems = [Path(name).stem for name in names]

@@ -4,8 +4,9 @@ After a round its sum travels, not the base. The node compares the sum with the 
 the plan of the round, takes the step itself, and compares the outcome. The outcome of
 each round is kept on the disk, and with it what this node disputes.
 
-A node cosigns a log with a *new* release only if the release is what its round gave
-here, and if it has seen the chunks that it drew of the sums (``spot_checks``).
+A node cosigns a log with a *new* release only if it has rebuilt all of the release and
+found the same: parameters, settings files and card (``model.release_draft``), and if it
+has seen the chunks that it drew of the sums (``spot_checks``).
 Withholding the result of a round from the members therefore gets no cosignature for a
 release of it. A disputed release is never cosigned again, until the operator has looked
 into it. The same holds for a sum that the node has seen to be false, with a proof that
@@ -22,11 +23,12 @@ a checkpoint of the others, and that may be an older one. While more nodes lack 
 result than the quorum can do without, the release waits for them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from tapestry.errors import VerificationError
+from tapestry.model.release_draft import ReleaseDraft
 from tapestry.model.replica import Replica, measure
 from tapestry.protocol.messages import ChunkRequest, Reason
 from tapestry.protocol.round_manifest import RoundManifest
@@ -34,7 +36,7 @@ from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import assemble
 from tapestry.secagg.client_states import Cohort, SharesRevealed
 from tapestry.secagg.transcript import check_own, check_sum_chunks, check_transcript
-from tapestry.vectors import Layout
+from tapestry.workloads.base import Workload
 from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.round_records import ReleaseRecord
@@ -66,11 +68,12 @@ class ResultApplier:
         store: NodeState,
         spots: SpotChecks,
         gate: GateCheck,
-        layout: Callable[[RoundManifest], Layout],
+        workload: Workload,
     ) -> None:
         """Start from the given base; results are taken again after a restart."""
         self.replica, self.applied = replica, 0
-        self.mirror, self._store, self._layout = mirror, store, layout
+        self._run: str | None = None  # of the round that was applied last
+        self.mirror, self._store, self._workload = mirror, store, workload
         self.spots, self._gate = spots, gate
         self._compared = 0  # how much of the log's releases was compared
         self._uncompared: list[tuple[str, int]] = []  # rounds taken since, likewise
@@ -129,16 +132,23 @@ class ResultApplier:
         after = step.after if closed.outcome == "applied" else step.before
         # The draw comes first, so that no node holds the base without one.
         self.spots.draw(Taken(manifest=manifest, result=result, index=ended.index))
-        self._store.keep_base(closed.run_id, closed.round_number, gives=after.digest)
+        released = after.release_digest
+        self._store.keep_base(closed.run_id, closed.round_number, gives=released)
         self._uncompared.append((closed.run_id, closed.round_number))
-        if after.digest != closed.base_after:
-            raise VerificationError(
-                f"round {closed.round_number} gives {after.digest} here, the log says "
-                f"{closed.base_after}",
-                code="replica-differs",
-            )
+        for here, said in (
+            (after.digest, closed.base_after),
+            (released, closed.release_digest),
+        ):
+            if here != said:
+                raise VerificationError(
+                    f"round {closed.round_number} gives {here} here, the log says "
+                    f"{said}",
+                    code="replica-differs",
+                )
         self._gate.check(manifest, closed, step)
         self.replica, self.applied = after, closed.round_number
+        self._run = closed.run_id
+        self._rebuild()
 
     def check_releases(self) -> None:
         """Refuse to cosign a release that is not what its round gave here.
@@ -148,13 +158,14 @@ class ResultApplier:
             Refused: This node has not followed the round of a new release.
         """
         state = self.mirror.state
+        self._rebuild()
         self._compare_releases()
         disputed = [*self._store.disputed_sums(), *self._store.disputed_gates()]
         for run_id, number in disputed:
             if number <= state.released_round(run_id, within=state.size):
                 self.check_sums(run_id, until=number)
         for release in state.releases_since(self._accepted_size()):
-            if self._store.base(release.run_id, release.round_number) is None:
+            if self._store.rebuilt(release.run_id, release.round_number) is None:
                 raise Refused(
                     Reason.BASE_MISMATCH,
                     f"{release.name}: round {release.round_number} was not followed",
@@ -174,15 +185,42 @@ class ResultApplier:
         new = state.releases_since(self._compared)
         for release in [*new, *(each for each in late if each is not None)]:
             here = self._store.base(release.run_id, release.round_number)
-            said = state.releases[release.name].parameters_digest
-            if here not in {None, said}:
+            entry = state.releases[release.name]
+            if here not in {None, entry.model_digest}:
                 raise VerificationError(
-                    f"{release.name} is {said}, round {release.round_number} gives"
-                    f" {here} here",
-                    code="release-parameters-differ",
+                    f"{release.name} is {entry.model_digest}, round"
+                    f" {release.round_number} gives {here} here",
+                    code="release-model-differs",
+                )
+            made = self._store.rebuilt(release.run_id, release.round_number)
+            if made not in {None, entry.manifest_digest}:
+                raise VerificationError(
+                    f"{release.name} has manifest {entry.manifest_digest}, rebuilt here"
+                    f" it has {made}",
+                    code="manifest-differs",
                 )
         self._compared = state.size
         self._uncompared.clear()
+
+    def _rebuild(self) -> None:
+        """Rebuild the release of the base that is held here, if there is one, once."""
+        if self._run is None or not self.mirror.size:
+            return
+        release = self.mirror.state.release_of(self._run, self.applied)
+        if release is None or self._store.rebuilt(self._run, self.applied) is not None:
+            return
+        first = self.mirror.body(self.mirror.state.runs[self._run], RoundOpened)
+        draft = ReleaseDraft(
+            name=release.name,
+            round_number=self.applied,
+            first=first.manifest,
+            replica=self.replica,
+            given=self._workload.given,
+            card_fields=self._workload.card_fields,
+        )
+        self._store.keep_rebuilt(
+            self._run, self.applied, manifest=draft.manifest.digest
+        )
 
     def check_sums(self, run_id: str, *, until: int) -> None:
         """Refuse what rests on a sum or an outcome that this node has seen to be false.
@@ -248,7 +286,7 @@ class ResultApplier:
                 total,
                 survivors=survivors,
                 manifest=manifest,
-                layout=self._layout(manifest),
+                layout=self._workload.layout(manifest.training),
             )
         return Step(before=before, after=after, measured=found)
 

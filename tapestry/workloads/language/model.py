@@ -24,28 +24,28 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tapestry.errors import ConfigError, ResourceError
+from tapestry.artifacts.adapter_folder import AdapterFolder
+from tapestry.artifacts.model_identity import ModelContent
+from tapestry.artifacts.model_writer import write_model
+from tapestry.errors import ConfigError
 from tapestry.workloads.language.attention_targets import choose_targets
 from tapestry.workloads.language.bfloat16 import multiplies_bfloat16
 from tapestry.workloads.language.chat_template import ChatTemplate
 from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.generation import decode
-from tapestry.workloads.language.pretrained import (
-    check_saved,
-    open_pretrained,
-    transformers_library,
-)
+from tapestry.workloads.language.pretrained import open_pretrained
 from tapestry.workloads.language.published_adapter import published
+from tapestry.workloads.language.settings_files import settings_of
 from tapestry.workloads.language.tokens import (
     TokenExample,
     by_length,
@@ -67,11 +67,20 @@ class LanguageModel(TorchModel):
     """
 
     def __init__(
-        self, module: nn.Module, tokenizer: Any, *, coarse_evaluation: bool = False
+        self,
+        module: nn.Module,
+        tokenizer: Any,
+        *,
+        given: ModelContent | None = None,
+        coarse_evaluation: bool = False,
     ) -> None:
-        """Take a Hugging Face model and its tokenizer; see also ``open``."""
+        """Take a Hugging Face model and its tokenizer; see also ``open``.
+
+        Without ``given`` the given base is the module as it is when it is asked for.
+        """
         super().__init__(module.eval())
         self._tokenizer = tokenizer
+        self._given = given
         self._start = start_tokens(tokenizer)
         self.template = ChatTemplate(tokenizer)
         known = inspect.signature(module.forward).parameters
@@ -96,8 +105,21 @@ class LanguageModel(TorchModel):
             ForeignFileError: A file lies in the folder that is no part of a model.
             ResourceError: A file cannot be read, memory or a package is missing.
         """
-        module, tokenizer = open_pretrained(directory)
-        return cls(module, tokenizer, coarse_evaluation=coarse_evaluation)
+        found = open_pretrained(directory)
+        return cls(
+            found.module,
+            found.tokenizer,
+            given=found.given,
+            coarse_evaluation=coarse_evaluation,
+        )
+
+    @property
+    def given(self) -> ModelContent:
+        """The base that was given, as it is stored; see ``workloads.base``."""
+        if self._given is None:
+            files = settings_of(self._module, self._tokenizer)
+            self._given = ModelContent(tensors=self.parameters(), files=files)
+        return self._given
 
     @property
     def has_chat_template(self) -> bool:
@@ -132,13 +154,13 @@ class LanguageModel(TorchModel):
         """Name the targets of a low-rank plan where settings leave them open."""
         return choose_targets(self._module, self.linear_modules())
 
-    def adapted(self, directory: Path) -> AbstractContextManager[None]:
+    def adapted(self, adapter: AdapterFolder) -> AbstractContextManager[None]:
         """Run with a published PEFT adapter, exactly as plain ``peft`` loads it.
 
         Raises:
-            ConfigError: The folder holds no adapter that fits this model.
+            ConfigError: The adapter does not fit this model.
         """
-        return published(self._module, directory)
+        return published(self._module, adapter)
 
     def encode(
         self, texts: Sequence[Text], *, sequence_length: int
@@ -261,25 +283,13 @@ class LanguageModel(TorchModel):
         ]
 
     def save(self, directory: Path) -> None:
-        """Write the model in the Hugging Face layout, safetensors only.
+        """Write settings files of the given base and the module's parameters.
 
         Raises:
-            ConfigError, ForeignFileError: What was written could not be opened again.
             ResourceError: The folder cannot be written.
         """
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            transformers_library()
-            module: Any = self._module
-            module.save_pretrained(str(directory), save_original_format=False)
-            self._tokenizer.save_pretrained(str(directory))
-            for path in directory.iterdir():  # safetensors writes with mode 0600
-                path.chmod(0o755 if path.is_dir() else 0o644)
-        except (OSError, SafetensorError) as error:
-            raise ResourceError(
-                f"cannot write {directory}: {error}", code="file-unwritable"
-            ) from error
-        check_saved(directory, self._module)
+        content = replace(self.given, tensors=self.parameters(), hashes=None)
+        write_model(directory, content, card=None)
 
     @property
     def _device(self) -> torch.device:

@@ -7,11 +7,12 @@ lies beside the adapter, so that ``AutoPeftModelForCausalLM`` finds it.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from tapestry.artifacts.adapter_folder import CONFIG, WEIGHTS
+from tapestry.artifacts.safetensors_writer import write_tensors
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.model.low_rank import factor
 from tapestry.protocol.round_manifest import TrainingPlan
@@ -82,28 +83,9 @@ def write_peft(
     text = json.dumps(config, indent=2, sort_keys=True, default=str) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "adapter_model.safetensors").write_bytes(_encode(tensors, metadata))
-        (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+        write_tensors(folder / WEIGHTS, tensors, metadata)
+        (folder / CONFIG).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ResourceError(
             f"cannot write {folder}: {error.strerror}", code="file-unwritable"
         ) from error
-
-
-def _encode(tensors: Mapping[str, FloatVector], metadata: Mapping[str, str]) -> bytes:
-    """Print safetensors in one spelling; the library shuffles its metadata."""
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
-    parts = []
-    start = 0
-    for name in sorted(tensors):
-        data = tensors[name].astype("<f4").tobytes()
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(tensors[name].shape),
-            "data_offsets": [start, start + len(data)],
-        }
-        parts.append(data)
-        start += len(data)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + b"".join(parts)

@@ -6,10 +6,10 @@ of these is an error that names the tensor or the key.
 
 Guarantees:
     The parameters of the module are the tensors of the folder, one to one by name and
-    shape, finite, and equal to the file's values widened to float32. So the digest of
-    the folder, which a reader without torch computes, is the digest of the model.
-    What opens can be released: its settings and tokenizer were written once, into a
-    temporary folder, and compared with the rules of a release and with the folder.
+    shape, finite, and equal to the file's values widened to float32. So the identity of
+    the folder, which a reader without torch computes, is that of the model.
+    Transformers never opens the folder: it gets the tensors that were hashed, and a
+    private copy of the settings files that were hashed.
 
 Edge cases:
     A file that holds an output layer equal to the embedding, buffers, or parameters
@@ -23,6 +23,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,20 @@ from torch import nn
 
 from tapestry.artifacts import model_folder
 from tapestry.artifacts.model_folder import ModelFolder
+from tapestry.artifacts.model_identity import ModelContent
 from tapestry.artifacts.second_sources import contents
 from tapestry.errors import (
     ConfigError,
-    ForeignFileError,
     ResourceError,
     TapestryError,
     VerificationError,
 )
+from tapestry.storage import durable_files
+from tapestry.tensor_types import widen
 from tapestry.workloads.language.tokenizer_checks import check_tokenizer
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _REASON = 200  # characters of another library's message
-_WRITTEN = frozenset({"dtype", "torch_dtype", "transformers_version", "_name_or_path"})
 _ANEW = (
     "; if it is as its makers meant it, save it anew with transformers:"
     " module.save_pretrained(folder, save_original_format=False)"
@@ -56,7 +58,16 @@ _HARMLESS = (
 )
 
 
-def open_pretrained(directory: Path) -> tuple[nn.Module, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pretrained:
+    """A loaded model."""
+
+    module: nn.Module
+    tokenizer: Any
+    given: ModelContent
+
+
+def open_pretrained(directory: Path) -> Pretrained:
     """Load module and tokenizer of a local folder, without network or code from it.
 
     Raises:
@@ -68,38 +79,45 @@ def open_pretrained(directory: Path) -> tuple[nn.Module, Any]:
     """
     found = model_folder.read(directory)
     try:
-        _check_tensors(_skeleton(found), found)
-        _check_generation(found)
-        with refusing("it does not load as a language model"):
-            module, tokenizer = _load(found)
-        _check_values(module, found)
-        with refusing("the tokenizer does not work"):
-            check_tokenizer(tokenizer, rows=_rows(module))
-        _check_special(tokenizer, found)
-        with refusing("a release of it cannot be written"):
-            _check_release(module, tokenizer, found)
+        with private_copy(found.settings) as place:
+            return _open(found, place)
     except (ConfigError, VerificationError) as error:
         raise ConfigError(
             f"{directory} is not a sound model: {error}", code=error.code
         ) from error
-    return module, tokenizer
 
 
-def check_saved(directory: Path, module: nn.Module) -> None:
-    """Require that a folder that was just written can be opened again.
+@contextmanager
+def private_copy(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """Write files into a folder that no other account can read or write.
+
+    Libraries read settings by path; from here they read what was verified.
 
     Raises:
-        ConfigError: It breaks a rule, or its tensors are not the module's parameters.
-        ForeignFileError: A file lies in it that is no part of a model.
+        ResourceError: There is no room for it.
     """
-    found = model_folder.read(directory).shapes
-    want = {name: tuple(p.shape) for name, p in module.named_parameters()}
-    if found != want:
-        strange = sorted(set(found.items()) ^ set(want.items()))
-        raise ConfigError(
-            f"{directory}: {strange[0][0]!r} is not saved as it is",
-            code="tensor-differs",
-        )
+    with tempfile.TemporaryDirectory(prefix="tapestry-") as place:
+        for name, data in files.items():
+            durable_files.create_file(Path(place) / name, data)
+        yield Path(place)
+
+
+def _open(found: ModelFolder, place: Path) -> Pretrained:
+    settings = model_folder.parse_settings(found.settings)
+    config = settings[model_folder.CONFIG]
+    skeleton = _skeleton(config, place)
+    _check_tensors(skeleton, config, found)
+    _check_generation(settings, place)
+    for file in {each.name: each for each in found.tensors.values()}.values():
+        file.check_finite()
+    given = found.content
+    with refusing("it does not load as a language model"):
+        module, tokenizer = _load(skeleton, given, place)
+    _check_values(module, given)
+    with refusing("the tokenizer does not work"):
+        check_tokenizer(tokenizer, rows=_rows(module))
+    _check_special(tokenizer, settings)
+    return Pretrained(module=module, tokenizer=tokenizer, given=given)
 
 
 @contextmanager
@@ -171,19 +189,19 @@ def transformers_library() -> Any:
     return transformers
 
 
-def _skeleton(found: ModelFolder) -> Any:
+def _skeleton(described: Mapping[str, Any], place: Path) -> Any:
     """Build the module that a configuration describes, without memory for values."""
     transformers = transformers_library()
     names = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if (kind := found.config["model_type"]) not in names:
+    if (kind := described["model_type"]) not in names:
         raise ConfigError(
             f"config.json: model_type is {kind[:80]!r}, which transformers"
             f" {transformers.__version__} does not know as a causal language model",
             code="model-type-unknown",
         )
     with refusing("config.json describes no language model"):
-        config = transformers.AutoConfig.from_pretrained(str(found.folder), **LOCAL)
-        _check_aliases(config, found)
+        config = transformers.AutoConfig.from_pretrained(str(place), **LOCAL)
+        _check_aliases(config, described)
         with torch.device("meta"):
             skeleton = transformers.AutoModelForCausalLM.from_config(
                 config, trust_remote_code=False
@@ -197,10 +215,10 @@ def _skeleton(found: ModelFolder) -> Any:
     return skeleton
 
 
-def _check_aliases(config: Any, found: ModelFolder) -> None:
+def _check_aliases(config: Any, described: Mapping[str, Any]) -> None:
     """Refuse a setting that stands under two names with two values."""
     for alias, name in type(config).attribute_map.items():
-        one, other = found.config.get(alias), found.config.get(name)
+        one, other = described.get(alias), described.get(name)
         if one is not None and other is not None and one != other:
             raise ConfigError(
                 f"config.json: {alias} is {_line(one)}, {name} is {_line(other)}, and"
@@ -209,13 +227,10 @@ def _check_aliases(config: Any, found: ModelFolder) -> None:
             )
 
 
-def _check_special(tokenizer: Any, found: ModelFolder) -> None:
+def _check_special(tokenizer: Any, settings: Mapping[str, Mapping[str, Any]]) -> None:
     """Require the special tokens that their file names, which may not be read."""
-    if not (found.folder / model_folder.SPECIAL).exists():
-        return
     used = tokenizer.special_tokens_map
-    named = model_folder.read_object(found.folder / model_folder.SPECIAL)
-    for key, token in named.items():
+    for key, token in settings.get(model_folder.SPECIAL, {}).items():
         said = contents(token)
         if isinstance(said, str) and used.get(key) != said:
             raise ConfigError(
@@ -225,58 +240,15 @@ def _check_special(tokenizer: Any, found: ModelFolder) -> None:
             )
 
 
-def _check_release(module: Any, tokenizer: Any, found: ModelFolder) -> None:
-    """Write what a release holds beside its tensors, and check it as one."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="tapestry-") as place:
-            module.config.save_pretrained(place)
-            module.generation_config.save_pretrained(place)
-            tokenizer.save_pretrained(place)
-            _check_written(Path(place), found)
-    except OSError as error:
-        said = error.strerror or _line(error)
-        raise ResourceError(
-            f"cannot write temporary files: {said}", code="file-unwritable"
-        ) from error
-
-
-def _check_written(place: Path, found: ModelFolder) -> None:
-    try:
-        model_folder.check_settings(place)
-    except ForeignFileError as error:
-        names = sorted(p.relative_to(place).as_posix() for p in place.rglob("*"))
-        raise ConfigError(
-            "transformers writes files that no release may hold:"
-            f" {_line(', '.join(names))}",
-            code="file-not-expected",
-        ) from error
-    written = model_folder.read_object(place / model_folder.CONFIG)
-    if (key := _changed(found.config, written)) is not None:
-        raise ConfigError(
-            f"config.json: a release of it would say {key} otherwise; say it once, as"
-            " transformers writes it",
-            code="model-setting-invalid",
-        )
-
-
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
-    """Find a setting that has another value after, at any depth; none is no value."""
-    for key in sorted(before.keys() & after.keys() - _WRITTEN):
-        one, other = before[key], after[key]
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            if (inner := _changed(one, other)) is not None:
-                return f"{key}.{inner}"
-        elif one is not None and other is not None and one != other:
-            return key
-    return None
-
-
-def _load(found: ModelFolder) -> tuple[Any, Any]:
+def _load(skeleton: Any, given: ModelContent, place: Path) -> tuple[Any, Any]:
+    """Load tensors that are held in memory, and the settings of a private copy."""
     transformers = transformers_library()
-    folder = str(found.folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
-    module, info = transformers.AutoModelForCausalLM.from_pretrained(
-        folder,
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(place), **LOCAL)
+    tensors = {n: torch.tensor(widen(tensor)) for n, tensor in given.tensors.items()}
+    module, info = type(skeleton).from_pretrained(
+        None,
+        config=transformers.AutoConfig.from_pretrained(str(place), **LOCAL),
+        state_dict=tensors,
         dtype=torch.float32,
         attn_implementation="sdpa",
         use_safetensors=True,
@@ -284,40 +256,48 @@ def _load(found: ModelFolder) -> tuple[Any, Any]:
         **LOCAL,
     )
     check_complete(info)
+    if model_folder.GENERATION in given.files:
+        library = transformers.GenerationConfig
+        module.generation_config = library.from_pretrained(
+            str(place), local_files_only=True
+        )
     return module, tokenizer
 
 
-def _check_generation(found: ModelFolder) -> None:
-    """Refuse settings that a release could not be saved with."""
-    if (found.folder / model_folder.GENERATION).exists():
+def _check_generation(settings: Mapping[str, object], place: Path) -> None:
+    """Refuse settings of generation that transformers itself finds at fault."""
+    if model_folder.GENERATION in settings:
         library = transformers_library().GenerationConfig
         with refusing(model_folder.GENERATION):
-            library.from_pretrained(str(found.folder), local_files_only=True).validate(
+            library.from_pretrained(str(place), local_files_only=True).validate(
                 strict=True
             )
 
 
-def _check_tensors(skeleton: Any, found: ModelFolder) -> None:
+def _check_tensors(
+    skeleton: Any, described: Mapping[str, Any], found: ModelFolder
+) -> None:
     """Compare what the configuration describes with what the file holds."""
-    (named,) = found.config["architectures"]
+    (named,) = described["architectures"]
     if type(skeleton).__name__ != named:
         raise ConfigError(
             f"config.json: architectures is {named!r}, model_type"
-            f" {found.config['model_type']!r} is {type(skeleton).__name__}",
+            f" {described['model_type']!r} is {type(skeleton).__name__}",
             code="model-type-differs",
         )
     want = {name: tuple(p.shape) for name, p in skeleton.named_parameters()}
-    lacks = sorted(want.keys() - found.shapes.keys())
-    strange = sorted(found.shapes.keys() - want.keys())
+    shapes = found.shapes
+    lacks = sorted(want.keys() - shapes.keys())
+    strange = sorted(shapes.keys() - want.keys())
     if lacks or strange:
         raise ConfigError(
             _broken_tie(skeleton, lacks, strange) or _difference(lacks, strange),
             code="tensor-set-differs",
         )
     for name, shape in want.items():
-        if found.shapes[name] != shape:
+        if shapes[name] != shape:
             raise ConfigError(
-                f"{name!r} has shape {found.shapes[name]}, by config.json {shape}",
+                f"{name!r} has shape {shapes[name]}, by config.json {shape}",
                 code="tensor-shape-differs",
             )
     _check_tie(skeleton)
@@ -366,19 +346,15 @@ def _check_tie(skeleton: Any) -> None:
     )
 
 
-def _check_values(module: nn.Module, found: ModelFolder) -> None:
-    """Read every value of the file and require that the module holds it."""
+def _check_values(module: nn.Module, given: ModelContent) -> None:
+    """Require that the module holds every value that was given, and no others."""
     parameters = dict(module.named_parameters())
-    if strange := sorted(parameters.keys() ^ found.tensors.keys()):
+    if strange := sorted(parameters.keys() ^ given.tensors.keys()):
         raise ConfigError(
             f"module and file differ in {strange[0]!r}", code="tensor-set-differs"
         )
     for name, parameter in parameters.items():
-        values = found.tensors[name].values(name)
-        if not np.isfinite(values).all():
-            raise ConfigError(
-                f"{name!r} holds NaN or infinity", code="tensor-not-finite"
-            )
+        values = widen(given.tensors[name])
         if not np.array_equal(values, parameter.detach().cpu().numpy()):
             raise ConfigError(
                 f"{name!r} is changed while it is loaded{_ANEW}", code="tensor-differs"

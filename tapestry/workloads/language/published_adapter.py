@@ -9,49 +9,67 @@ import numpy as np
 from torch import nn
 
 from tapestry.artifacts import adapter_folder
-from tapestry.artifacts.adapter_folder import AdapterFolder
-from tapestry.errors import ConfigError, IncompleteError, VerificationError
-from tapestry.workloads.language.pretrained import refusing
+from tapestry.artifacts.adapter_folder import CONFIG, WEIGHTS, AdapterFolder
+from tapestry.artifacts.safetensors_writer import encode_tensors
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ProtocolError,
+    VerificationError,
+)
+from tapestry.workloads.language.pretrained import private_copy, refusing
 from tapestry.workloads.lora_layers import ADAPTER, restoring
 
 
 @contextmanager
-def published(module: nn.Module, directory: Path) -> Iterator[None]:
-    """Run with a PEFT folder, exactly as plain ``peft`` loads it.
+def published(module: nn.Module, adapter: AdapterFolder) -> Iterator[None]:
+    """Run with an adapter, exactly as plain ``peft`` loads its folder.
 
     Guarantees:
-        The LoRA layers are those that the folder holds factors for, with its values,
-        and no others; no file was there that PEFT could have obeyed besides.
+        The LoRA layers are those that the adapter holds factors for, with its values,
+        and no others. PEFT reads a private copy of what was checked, and no other file.
 
     Raises:
-        ConfigError: The folder holds no adapter that fits the module, or PEFT warns.
-        ForeignFileError: A file lies in the folder that is no part of an adapter.
+        ConfigError: The adapter does not fit the module, or PEFT warns.
     """
     import peft
 
-    adapter = _read(module, directory)
-    with restoring(module):
-        with refusing(f"adapter {directory} does not fit the base"):
-            peft.PeftModel.from_pretrained(module, str(directory))
+    _check_fit(module, adapter)
+    weights = b"".join(encode_tensors(adapter.weights.arrays))
+    files = {CONFIG: adapter.files[CONFIG], WEIGHTS: weights}
+    with private_copy(files) as place, restoring(module):
+        with refusing("the adapter does not fit the base"):
+            peft.PeftModel.from_pretrained(module, str(place))
             _check_layers(module, adapter)
         yield
 
 
-def _read(module: nn.Module, directory: Path) -> AdapterFolder:
+def read_adapter(directory: Path) -> AdapterFolder:
+    """Read an adapter's folder, for ``published``.
+
+    Raises:
+        ConfigError: It is no folder, or breaks a rule of adapters.
+        ForeignFileError: A file lies in the folder that is no part of an adapter.
+        ResourceError: A file cannot be read.
+    """
     if not directory.is_dir():
         raise ConfigError(f"no adapter folder {directory}", code="folder-missing")
-    adapter_folder.FILES.check(directory)
+    try:
+        return adapter_folder.read(directory)
+    except (VerificationError, IncompleteError, ProtocolError) as error:
+        raise ConfigError(f"adapter {directory}: {error}", code=error.code) from error
+
+
+def _check_fit(module: nn.Module, adapter: AdapterFolder) -> None:
     linear = {
         f"{name}.weight": tuple(each.weight.shape)
         for name, each in module.named_modules()
         if isinstance(each, nn.Linear)
     }
     try:
-        adapter = adapter_folder.read(directory)
         adapter.check_fit(linear)
-    except (VerificationError, IncompleteError) as error:
-        raise ConfigError(f"adapter {directory}: {error}", code=error.code) from error
-    return adapter
+    except VerificationError as error:
+        raise ConfigError(f"the adapter: {error}", code=error.code) from error
 
 
 def _check_layers(module: nn.Module, adapter: AdapterFolder) -> None:

@@ -1,13 +1,13 @@
 """The language workload: a language model with what training asks of it."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import cast
 
 from tapestry.errors import ConfigError
 from tapestry.protocol.round_manifest import Options, TrainingPlan
-from tapestry.workloads.base import BaseOrigin, Example
+from tapestry.workloads.base import Example
 from tapestry.workloads.language.architectures import check_architecture
-from tapestry.workloads.language.base_origin import origin_of
 from tapestry.workloads.language.bits_per_byte import BitsPerByte
 from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.lora_adapters import LoraAdapters
@@ -28,6 +28,9 @@ class LanguageWorkload(LanguageModel):
 
     name = "language"
     reader = TextReader()
+    card_fields = MappingProxyType(
+        {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    )
 
     @property
     def adapters(self) -> LoraAdapters:
@@ -83,7 +86,3 @@ class LanguageWorkload(LanguageModel):
         """Return bits per byte of text in windows of a plan's length."""
         length = LanguageOptions.of(options).sequence_length
         return BitsPerByte(model=self, sequence_length=length)
-
-    def origin(self, base: str) -> BaseOrigin:
-        """Return the title and licence of a base, by its name or folder."""
-        return origin_of(base)

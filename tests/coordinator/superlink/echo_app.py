@@ -8,13 +8,16 @@ from typing import Any
 from tapestry.encoding import canonical_json
 from tapestry.errors import QuorumError
 from tapestry.protocol.messages import Kind, Message
+from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.flower import server_app
 from tapestry_coordinator.grid import Grid
+from tests.support.echo_members import GENESIS, node_keys
 
 
-def run(directory: Path, grid: Grid) -> None:
+def run(directory: Path, connections: Grid) -> None:
     """Go through the steps of the plan; those noted already are not done again."""
     plan = json.loads((directory / "plan.json").read_text())
+    grid = AuthenticatedGrid(connections, genesis=GENESIS, keys=node_keys)
     while len(names := grid.nodes()) < plan["nodes"]:
         time.sleep(0.1)
     for number, step in enumerate(plan["steps"]):

@@ -10,23 +10,15 @@ import time
 from pathlib import Path
 
 from tapestry.encoding import decode_json
-from tapestry.protocol.messages import Identity, Kind, Message, encode_message
+from tapestry.protocol.messages import Kind, Message
 from tapestry_node.flower import serve
+from tests.support.echo_members import identity
 
 
-def answer(name: str, request: Message) -> Message:
+def answer(name: str, request: Message, connection: str) -> Message:
     """Echo, or do what the body asks for."""
     if request.kind is Kind.HELLO:
-        return encode_message(
-            Identity(
-                name=name,
-                size=0,
-                applied=0,
-                checkpoint=None,
-                asks=(),
-                held_out=None,
-            )
-        )
+        return identity(name, request, connection)
     wish = decode_json(request.body)
     if "sleep" in wish:
         time.sleep(float(wish["sleep"]))
@@ -51,7 +43,7 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     serve(
-        lambda request: answer(name, request),
+        functools.partial(answer, name),
         superlink=superlink,
         root_certificates=Path(certificates),
         auth_key=Path(key),

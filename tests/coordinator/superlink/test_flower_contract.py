@@ -113,7 +113,7 @@ FIELDS = {
     heartbeat_pb2.SendNodeHeartbeatRequest: {"node", "heartbeat_interval"},
     message_pb2.ConfirmMessageReceivedRequest: {"node", "run_id", "message_object_id"},
     message_pb2.ObjectTree: {"object_id", "children"},
-    node_pb2.NodeInfo: {"node_id", "name", "last_activated_at"},
+    node_pb2.NodeInfo: {"node_id", "last_activated_at"},
 }
 
 
@@ -218,6 +218,17 @@ def test_push_messages_sends_equal_parts_once_and_returns_the_ids_in_order() -> 
     text = inspect.getsource(HttpGrid._try_push_messages)
     assert "all_objects.update(" in text
     assert "res.message_ids" in text
+
+
+def test_the_grid_has_its_client_before_our_code_runs() -> None:
+    """``limit_hellos`` puts a hook into it."""
+    runtime = importlib.import_module("flwr.superlink.runtime.run_serverapp")
+    text = inspect.getsource(runtime.run_serverapp)
+    call = text.index("grid._runtime_client.PullTaskInput(")
+    assert call < text.index("run_(\n")
+    assert "self._client = RuntimeHttpClient" in inspect.getsource(HttpGrid)
+    client = find("flwr.supercore.protobuf.client.ProtobufClient")
+    assert "self._client = httpx.Client(" in inspect.getsource(client)  # type: ignore[arg-type]
 
 
 def test_bundles_are_unpacked_by_the_function_that_we_guard() -> None:

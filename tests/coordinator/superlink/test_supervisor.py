@@ -192,7 +192,7 @@ def test_a_node_that_is_not_registered_keeps_trying_and_does_no_harm(
     make_node_key(key)
     site, stop, asked = engine.site(key), threading.Event(), []
 
-    def handle(request: Message) -> Message:
+    def handle(request: Message, _connection: str) -> Message:
         asked.append(request)
         return request
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import ConfigError
-from tapestry.model.replica import Replica
 from tapestry.workloads.language.public_text import FILE as HELD_OUT
 from tapestry_demo import corpora, demo_stages, scenario
 from tapestry_demo.demo_run import DemoRun
@@ -15,6 +14,7 @@ from tests.support.commands import tapestry
 from tests.support.demo_folders import begun, demo_run
 from tests.support.federation import Base
 from tests.support.refusals import refused
+from tests.support.replicas import replica_of
 
 
 @pytest.mark.usefixtures("here")
@@ -42,7 +42,7 @@ def test_a_base_is_remembered_and_another_one_is_refused(
     for _ in range(2):
         demo_stages.check_base(demo, base.replica)
     assert demo.record.base_digest == base.replica.digest
-    other = Replica.start(
+    other = replica_of(
         {name: value * 2 for name, value in base.replica.parameters.items()}
     )
     with refused(ConfigError, "demo-base-differs", match=f"on {base.replica.digest}:"):

@@ -117,6 +117,7 @@ def evidence(federation: Federation, unmasked: Unmasked, folder: Path) -> Finish
         aggregate_digest=result.sum_root,
         base_before=DIGEST,
         base_after=DIGEST,
+        release_digest=DIGEST,
         outer_digest=DIGEST,
         metrics={},
     )

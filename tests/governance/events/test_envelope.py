@@ -35,8 +35,13 @@ KEY = SigningKey.generate("fr.example/node")
 AUTHOR = Author(federation="tapestry", actor="fr", role="node")
 DATA = DataDeclared(
     dataset=fake_digest("data"),
+    version=1,
+    block=1,
     records=7,
+    withdrawn=0,
+    modality="text",
     unit="record",
+    max_rows=None,
     languages=("fr", "pt-BR"),
     licences=("CC-BY-4.0",),
 )
@@ -163,6 +168,7 @@ def test_an_oversize_event_is_refused_when_signed() -> None:
             aggregate_digest=fake_digest("a"),
             base_before=fake_digest("a"),
             base_after=fake_digest("a"),
+            release_digest=fake_digest("a"),
             outer_digest=fake_digest("a"),
             metrics={},
         ),

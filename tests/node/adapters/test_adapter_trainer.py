@@ -21,6 +21,7 @@ from tapestry.workloads.adapter_format import AdapterFacts, BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.lora_adapters import LoraAdapters, score
 from tapestry.workloads.language.model_card import render
+from tapestry.workloads.language.published_adapter import read_adapter
 from tapestry.workloads.language.text_records import Corpus
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_governance import registry
@@ -32,6 +33,7 @@ from tapestry_node.settings import (
     PrivateAdapterSettings,
 )
 from tapestry_node.training import dp_sgd
+from tests.support.log_world import one_block
 from tests.support.refusals import refused
 
 TEXTS = [f"La ricetta numero {i} vuole farina, acqua e sale." for i in range(64)]
@@ -95,8 +97,8 @@ def _loss(plan: adapter_trainer.AdapterPlan, *, epsilon: str) -> PrivacyLoss:
         bound="0",
         sampling_rate=encode_decimal(plan.steps.sampling_rate),
         target_delta=privacy.target_delta,
-        epsilon_run=epsilon,
-        epsilon_fallback=None,
+        blocks=one_block(epsilon),
+        segments=(),
         accountant="dp-accounting/pld",
         accountant_version="0.6.0",
     )
@@ -234,7 +236,7 @@ def test_training_helps_and_the_published_folder_does_what_was_trained(
     folder, update, plan = written
     scores = score(model, update, TEXTS[:8], plan=plan.training)
     assert float(scores["bits-per-byte/adapter"]) < float(scores["bits-per-byte/base"])
-    with model.adapted(folder):
+    with model.adapted(read_adapter(folder)):
         loaded = model.evaluate(TEXTS[:8], sequence_length=32).score
     assert loaded == pytest.approx(float(scores["bits-per-byte/adapter"]), abs=1e-4)
     assert score(model, update, [], plan=plan.training) == {}
@@ -251,7 +253,7 @@ def test_the_registry_accepts_the_folder_on_its_base(
     assert (found.base, found.base_digest) == ("base-1", title.base.digest)
     assert found.rank == plan.training.rank
     model.save(tmp_path)
-    registry.check_fit(folder, registry.read_base(tmp_path))
+    registry.check_fit(registry.check_folder(folder), registry.read_base(tmp_path))
 
 
 def test_the_same_update_gives_the_same_bytes(
@@ -350,7 +352,7 @@ print(json.dumps([loss, "tapestry" in sys.modules]))
     out = subprocess.run(
         command, capture_output=True, check=True, cwd=tmp_path, env=os.environ.copy()
     )
-    with model.adapted(folder):
+    with model.adapted(read_adapter(folder)):
         want = model.losses([[256, 40, 41, 42, 60, 61]]).item()
     assert json.loads(out.stdout) == [pytest.approx(want, rel=1e-5), False]
     assert want != pytest.approx(model.losses([[256, 40, 41, 42, 60, 61]]).item())

@@ -19,13 +19,14 @@ from tests.support.gate_models import FILES, HELD_OUT, gate_check, inputs, metri
 from tests.support.log_world import World, changed, renamed
 from tests.support.plans import outer_plan
 from tests.support.refusals import refused
+from tests.support.replicas import replica_of
 
 Fault = Literal["sum_out_of_range", "norm_too_large"]
 LAYOUT = Layout(tensors=(("w", (8,)),))
 
 
 def replica(value: float) -> Replica:
-    return Replica.start({"w": np.full(8, value, dtype=np.float32)})
+    return replica_of({"w": np.full(8, value, dtype=np.float32)})
 
 
 def step(value: float, *, fault: Fault | None = None) -> Step:
@@ -137,7 +138,7 @@ def test_the_data_are_those_that_the_round_names(
             gate.keep(bad_names, bad_files, want=HELD_OUT.digest)
     with refused(ProtocolError, "held-out-invalid"):
         gate.keep(names[:1], files, want=HELD_OUT.digest)
-    monkeypatch.setattr(module, "HELD_OUT_BYTES", sum(map(len, files)) - 1)
+    monkeypatch.setattr(module, "MAX_HELD_OUT_BYTES", sum(map(len, files)) - 1)
     with refused(ProtocolError, "held-out-invalid"):
         gate.keep(names, files, want=HELD_OUT.digest)
     assert gate.held == HELD_OUT.digest

@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tapestry.artifacts.model_identity import ModelContent
 from tapestry.errors import VerificationError
 from tapestry.evaluation.acceptance import WORSE
 from tapestry.model.replica import Replica
@@ -27,10 +30,12 @@ from tests.support.secagg_cohort import Federation
 
 LAYOUT = Layout(tensors=(("w", (5, 10)),))
 RUN = "run-1"
+CONTENT = ModelContent(tensors={"w": np.zeros((5, 10), dtype=np.float32)})
+WORKLOAD: Any = SimpleNamespace(given=CONTENT, card_fields={}, layout=lambda _: LAYOUT)
 
 
 def given() -> Replica:
-    return Replica.start({"w": np.zeros((5, 10), dtype=np.float32)})
+    return Replica.start(CONTENT)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Finished:
             aggregate_digest=self.result.sum_root,
             base_before=manifest.model_digest,
             base_after=self.after.digest,
+            release_digest=self.after.release_digest,
             outer_digest=manifest.model_digest,
             metrics=metrics(float(self.after.parameters["w"][0, 0])),
         )
@@ -126,7 +132,7 @@ def applier(tmp_path: Path, store: NodeState) -> Iterator[Applier]:
             store=store,
             spots=SpotChecks(store=store, wanted=wanted, folder=tmp_path),
             gate=gate_check(tmp_path, LAYOUT, partial(_note, store), slope=slope),
-            layout=lambda _: LAYOUT,
+            workload=WORKLOAD,
         )
 
     yield make
@@ -156,6 +162,7 @@ def test_a_round_that_the_log_did_not_apply_leaves_the_base(
         outcome="rejected",
         reason=WORSE,
         base_after=before,
+        release_digest=before,
         metrics=metrics(score),
     )
     base.take(ended, finished.result, finished.total.chunks(), done=None)
@@ -182,6 +189,7 @@ def test_a_good_step_that_the_log_rejects_is_disputed_for_good(
         ({"aggregate_digest": "sha256:" + "0" * 64}, "sum-root-differs"),
         ({"included": ("n0001.example",)}, "survivor-list-differs"),
         ({"base_after": "sha256:" + "0" * 64}, "replica-differs"),
+        ({"release_digest": "sha256:" + "0" * 64}, "replica-differs"),
     ],
 )
 def test_an_end_that_differs_from_the_sum_leaves_the_base(
@@ -267,7 +275,28 @@ def test_a_release_is_cosigned_only_if_its_round_was_followed(
     with refused(Refused, "round-not-followed", match="base-1: round 1 "):
         base.check_releases()
     store.keep_base("run", 1, gives=world.base(1))
+    with refused(Refused, "round-not-followed"):  # its release was not rebuilt
+        base.check_releases()
+    keep(store, world)
     base.check_releases()
+
+
+def keep(store: NodeState, world: World) -> None:
+    """Note that the round was followed and its release rebuilt, as is the log's."""
+    store.keep_base("run", 1, gives=world.base(1))
+    store.keep_rebuilt("run", 1, manifest=world.release(1).manifest_digest)
+
+
+def test_a_release_of_other_files_is_disputed_after_a_restart_too(
+    applier: Applier, store: NodeState
+) -> None:
+    """Its parameters are right, and a settings file or the card is not."""
+    world, other = released(), "sha256:" + "3" * 64
+    store.keep_base("run", 1, gives=world.base(1))
+    store.keep_rebuilt("run", 1, manifest=other)
+    for _ in range(2):
+        with refused(VerificationError, "manifest-differs", match=other):
+            applier(world).check_releases()
 
 
 def test_a_release_of_another_base_than_the_rounds_is_disputed_after_a_restart_too(
@@ -277,11 +306,9 @@ def test_a_release_of_another_base_than_the_rounds_is_disputed_after_a_restart_t
     store.keep_base("run", 1, gives=world.base(2))
     base = applier(world)
     for _ in range(2):  # it is found again each time
-        with refused(
-            VerificationError, "release-parameters-differ", match=world.base(2)
-        ):
+        with refused(VerificationError, "release-model-differs", match=world.base(2)):
             base.check_releases()
-    with refused(VerificationError, "release-parameters-differ"):
+    with refused(VerificationError, "release-model-differs"):
         applier(world).check_releases()
 
 
@@ -289,7 +316,7 @@ def test_a_release_waits_for_the_chunks_that_the_node_drew(
     applier: Applier, store: NodeState
 ) -> None:
     world = released()
-    store.keep_base("run", 1, gives=world.base(1))
+    keep(store, world)
     store.keep_spots("run", 1, chunks=[3])
     base = applier(world, wanted=1)
     with refused(Refused, "sum-unchecked", match="base-1: chunks of round 1 "):
@@ -302,7 +329,7 @@ def test_nothing_that_rests_on_a_false_sum_is_accepted(
     applier: Applier, store: NodeState
 ) -> None:
     world = released()
-    store.keep_base("run", 1, gives=world.base(1))
+    keep(store, world)
     store.keep_spots("run", 1, chunks=[3])
     store.dispute_spot("run", 1, chunk=3)
     base = applier(world)

@@ -22,7 +22,7 @@ OTHER = "sha256:" + "f" * 64
 
 
 def manifest(names: tuple[str, ...] = NAMES, **changes: Any) -> RoundManifest:
-    return round_manifest([Participant(name=n, key="") for n in names], **changes)
+    return round_manifest([Participant(name=n, key="k") for n in names], **changes)
 
 
 UPLOAD = UploadMark.of(manifest())

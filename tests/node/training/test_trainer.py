@@ -17,6 +17,7 @@ from tapestry_node.training.trainer import Trainer
 from tests.support.linear_regression import LinearRegression
 from tests.support.plans import privacy_plan, round_manifest, training_plan
 from tests.support.refusals import refused
+from tests.support.replicas import replica_of
 from tests.support.secagg_cohort import members
 from tests.support.settings_files import merged, node_settings
 
@@ -109,7 +110,7 @@ def test_a_batch_above_the_records_has_no_price(tmp_path: Path) -> None:
 def test_an_update_is_a_vector_and_every_step_is_told(tmp_path: Path) -> None:
     found = trainer(tmp_path)
     training = manifest().training.model_copy(update={"batch_size": 4, "steps": 3})
-    start, told = Replica.start(found.workload.parameters()), []
+    start, told = Replica.start(found.workload.given), []
     plan = manifest(training=training)
 
     def done(step: int, steps: int) -> None:
@@ -129,7 +130,7 @@ def test_an_update_starts_from_the_base_that_it_is_given(tmp_path: Path) -> None
     found = trainer(tmp_path)
     weight = np.full((2, 3), 0.5, dtype=np.float32)
     training = manifest().training.model_copy(update={"batch_size": 4})
-    base = Replica.start({"0.weight": weight})
+    base = replica_of({"0.weight": weight})
     update = found.update(
         base, manifest(training=training), done=lambda *_: None
     ).reshape(2, 3)
@@ -143,12 +144,15 @@ def test_shared_noise_takes_one_clipped_step_without_noise_of_its_own(
     tmp_path: Path,
 ) -> None:
     found = trainer(tmp_path)
-    base = Replica.start(found.workload.parameters())
+    base = Replica.start(found.workload.given)
     training = manifest().training.model_copy(update={"batch_size": 4})
     shared = manifest(training=training, privacy=privacy_plan(noise="shared"), length=6)
+    share = NoiseShare.of(shared)
+    assert share is not None
     first = found.update(base, shared, done=lambda *_: None)
     assert np.array_equal(first, found.update(base, shared, done=lambda *_: None))
-    assert 0 < np.linalg.norm(first) <= 1.0
+    assert first.dtype == np.int64
+    assert 0 < np.linalg.norm(first.astype(np.float64)) <= 4 * share.unit_bound
     local = manifest(training=training, privacy=privacy_plan())
     noised = found.update(base, local, done=lambda *_: None)
     assert not np.array_equal(noised, found.update(base, local, done=lambda *_: None))

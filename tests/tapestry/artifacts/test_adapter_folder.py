@@ -1,13 +1,14 @@
 """A folder is read as an adapter only if it is plain LoRA and can be nothing else."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tapestry.artifacts import adapter_folder
-from tapestry.errors import IncompleteError, VerificationError
+from tapestry.errors import ForeignFileError, IncompleteError, VerificationError
 from tests.support.adapter_folders import (
     BASE,
     CONFIG,
@@ -31,16 +32,26 @@ def test_a_plain_adapter_gives_its_modules_and_factors(tmp_path: Path) -> None:
         assert np.array_equal(found.factor(module, "B"), np.full((out, 2), 0.5))
 
 
-def test_other_files_of_the_folder_are_not_looked_at(tmp_path: Path) -> None:
-    folder = make_adapter(tmp_path / "italy")
+def test_a_folder_of_peft_needs_no_manifest_and_holds_nothing_else(
+    tmp_path: Path,
+) -> None:
+    folder = _bare(tmp_path)
     (folder / "README.md").unlink()
-    (folder / "modeling.py").write_text("raise SystemExit")
     assert adapter_folder.read(folder).config.r == 2
+    (folder / "modeling.py").write_text("raise SystemExit")
+    with refused(ForeignFileError, "foreign-file", match=r"modeling\.py"):
+        adapter_folder.read(folder)
+
+
+def _bare(place: Path) -> Path:
+    folder = make_adapter(place / "italy")
+    shutil.rmtree(folder / "tapestry")
+    return folder
 
 
 @pytest.mark.parametrize("name", [adapter_folder.CONFIG, adapter_folder.WEIGHTS])
 def test_a_missing_file_leaves_the_verdict_open(tmp_path: Path, name: str) -> None:
-    folder = make_adapter(tmp_path / "italy")
+    folder = _bare(tmp_path)
     (folder / name).unlink()
     with refused(IncompleteError, "file-missing", match=name):
         adapter_folder.read(folder)
@@ -160,9 +171,10 @@ def test_a_setting_that_could_do_more_than_lora_is_refused(
 def test_a_configuration_that_is_no_plain_json_is_refused(
     tmp_path: Path, text: str, code: str
 ) -> None:
-    (tmp_path / "adapter_config.json").write_text(text)
+    folder = _bare(tmp_path)
+    (folder / "adapter_config.json").write_text(text)
     with refused(VerificationError, code, match="adapter_config"):
-        adapter_folder.read_config(tmp_path / "adapter_config.json")
+        adapter_folder.read(folder)
 
 
 def _without(name: str) -> Tensors:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save
 
-from tapestry.artifacts.safetensors_reader import TensorLimits, open_tensors
+from tapestry.artifacts.safetensors_reader import TensorLimits, read_tensors
 from tapestry.errors import IncompleteError, TapestryError, VerificationError
 from tests.support.refusals import refused
 
@@ -43,7 +43,7 @@ def test_what_the_library_writes_is_read_back(
         return
     path = tmp_path_factory.mktemp("t") / "x.safetensors"
     path.write_bytes(save(tensors, {"format": "pt"}))
-    found = open_tensors(path)
+    found = read_tensors(path)
     assert found.metadata == {"format": "pt"}
     assert set(found.tensors) == set(tensors)
     for name, value in tensors.items():
@@ -59,7 +59,7 @@ def test_half_precision_is_widened_exactly(tmp_path: Path) -> None:
         "b": _entry(4, 8, dtype="BF16", shape=[2]),
     }
     path.write_bytes(_raw(header, half.tobytes() + brain.astype("<u2").tobytes()))
-    found = open_tensors(path)
+    found = read_tensors(path)
     assert found.values("h").tolist() == found.values("b").tolist() == [1.5, -0.25]
     found.check_finite()
 
@@ -235,14 +235,14 @@ def test_a_file_with_a_second_reading_is_refused(tmp_path: Path, case: str) -> N
     path.write_bytes(content)
     limits = TensorLimits(header_bytes=4097, file_bytes=8192, tensors=8)
     with refused(VerificationError, code, match=value or None) as caught:
-        open_tensors(path, limits=limits)
+        read_tensors(path, limits=limits)
     assert len(str(caught.value)) < 300
 
 
 def test_the_control_for_the_bad_ones_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(_raw(GOOD, b"\0" * 12))
-    assert open_tensors(path, limits=TensorLimits(tensors=8)).is_zero("a")
+    assert read_tensors(path, limits=TensorLimits(tensors=8)).is_zero("a")
 
 
 def _link(path: Path) -> None:
@@ -262,12 +262,12 @@ def test_what_is_no_plain_file_is_refused(
 ) -> None:
     make(tmp_path / "x.safetensors")
     with refused(VerificationError, code, match=r"x\.safetensors"):
-        open_tensors(tmp_path / "x.safetensors")
+        read_tensors(tmp_path / "x.safetensors")
 
 
 def test_a_missing_file_is_incomplete(tmp_path: Path) -> None:
     with refused(IncompleteError, "file-missing"):
-        open_tensors(tmp_path / "x.safetensors")
+        read_tensors(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_nan_and_infinity_are_found_in_every_type(
     header = {"a": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2 * width]}}
     path.write_bytes(_raw(header, data))
     with refused(VerificationError, "tensor-not-finite"):
-        open_tensors(path).check_finite()
+        read_tensors(path).check_finite()
 
 
 @given(data=st.data())
@@ -304,7 +304,7 @@ def test_random_damage_raises_only_tapestry_errors(
     path = tmp_path_factory.mktemp("t") / "x.safetensors"
     path.write_bytes(bytes(content))
     try:
-        found = open_tensors(path)
+        found = read_tensors(path)
         for name in found.tensors:
             found.values(name)
     except TapestryError:

@@ -10,6 +10,7 @@ from tapestry.model.replica import Replica
 from tapestry.vectors import Layout
 from tapestry.workloads.language.bits_per_byte import BitsPerByte
 from tests.support.gate_models import HELD_OUT, ScoredModel
+from tests.support.replicas import replica_of
 
 LAYOUT = Layout(tensors=(("w", (8,)),))
 
@@ -24,7 +25,7 @@ def scorer(model: Any, known: KnownScores) -> Scorer:
 
 
 def replica(value: float) -> Replica:
-    return Replica.start({"w": np.full(8, value, dtype=np.float32)})
+    return replica_of({"w": np.full(8, value, dtype=np.float32)})
 
 
 def test_a_base_is_scored_once_by_all_who_share_what_is_known() -> None:

@@ -13,21 +13,22 @@ from tapestry.workloads.language import base_models
 from tapestry.workloads.language.model import LanguageModel
 from tests.support.refusals import refused
 
-TINY = "sha256:5446864ca8a8c2fd4608191b75a5edc54525d777390953dbd2a2a891f010837b"
-SMOLLM2 = "sha256:4b30d799f773c1c092b4781714617a3fb892bdaf46f72dfb04c1a639eb946953"
+TINY = "sha256:d85b12490b34dab0d4fb880c6682c1b5597de84ed4843e8effb874447cc42f8d"
+SMOLLM2 = "sha256:ec4da93d396c68c865477012f60957b007d17b80b78eb4fd4fc5d29728929421"
 
 
 def test_the_tiny_base_is_the_same_everywhere(tmp_path: Path) -> None:
     first = base_models.open_base("tiny", cache=tmp_path)
     assert parameters_digest(first.parameters()) == TINY
-    marker = tmp_path / "tiny-1" / "config.json"
+    assert first.given.digest == base_models.build_tiny().given.digest
+    marker = tmp_path / "tiny-2" / "config.json"
     written = marker.stat().st_mtime_ns
     assert (
         parameters_digest(base_models.open_base("tiny", cache=tmp_path).parameters())
         == TINY
     )
     assert marker.stat().st_mtime_ns == written
-    assert [p.name for p in tmp_path.iterdir()] == ["tiny-1"]
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny-2"]
 
 
 def test_a_folder_names_itself(tmp_path: Path) -> None:

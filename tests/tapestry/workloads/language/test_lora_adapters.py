@@ -14,6 +14,7 @@ from tapestry.workloads.adapter_format import AdapterFacts, AdapterPromise, Base
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.dialogue import Dialogue
 from tapestry.workloads.language.lora_adapters import LoraAdapters, score
+from tapestry.workloads.language.published_adapter import read_adapter
 from tapestry.workloads.language.text_records import Corpus
 from tests.support.plans import training_plan
 from tests.support.refusals import refused
@@ -66,7 +67,7 @@ def test_a_folder_runs_as_the_update_did_and_its_card_has_the_scores(
     )
     assert scores == score(model, update, PUBLIC, plan=PLAN)
     assert scores["bits-per-byte/base"] != scores["bits-per-byte/adapter"]
-    with model.adapted(tmp_path / "italy"):
+    with model.adapted(read_adapter(tmp_path / "italy")):
         found = model.evaluate(PUBLIC, sequence_length=16).score
     assert found == pytest.approx(float(scores["bits-per-byte/adapter"]), abs=1e-4)
     card = (tmp_path / "italy" / CARD).read_text()

@@ -17,6 +17,7 @@ from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import base_path, write_peft
+from tapestry.workloads.language.published_adapter import read_adapter
 from tests.support.plans import training_plan
 from tests.support.refusals import refused
 
@@ -85,7 +86,7 @@ def test_a_loaded_adapter_computes_what_the_attached_plan_computed(
         attached = model.losses(rows)
     with torch.no_grad():
         plain = model.losses(rows)
-        with model.adapted(folder):  # which loads it with peft
+        with model.adapted(read_adapter(folder)):  # which loads it with peft
             theirs = model.losses(rows)
     assert not torch.allclose(attached, plain)
     torch.testing.assert_close(theirs, attached, rtol=1e-5, atol=1e-6)

@@ -150,7 +150,7 @@ def spoiled(
     model = template(text)
     federation = Federation(
         tmp_path / "federation",
-        Base(workload=model, replica=Replica.start(model.parameters())),
+        Base(workload=model, replica=Replica.start(model.given)),
         coordinator={"adapters": True},
         institutions={name: {"adapter": {"publish": name == "fr"}} for name in NAMES},
     )

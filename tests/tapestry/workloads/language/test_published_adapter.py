@@ -11,13 +11,13 @@ import peft
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tapestry.artifacts import manifest
 from tapestry.errors import ConfigError, ForeignFileError
 from tapestry.vectors import parameters_digest
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.peft_folder import write_peft
+from tapestry.workloads.language.published_adapter import read_adapter
 from tests.support.model_folders import build, edit
 from tests.support.plans import training_plan
 from tests.support.refusals import refused
@@ -48,7 +48,6 @@ def folder(model: LanguageModel, tmp_path: Path) -> Path:
     base = BaseName(name="base-1", digest=parameters_digest(model.parameters()))
     write_peft(place, update, model=model, plan=_PLAN, base=base)
     (place / "README.md").write_text("# italy\n")
-    manifest.write(place)
     return place
 
 
@@ -63,7 +62,7 @@ def _refused(model: LanguageModel, folder: Path, *codes: str) -> str:
     modules = [name for name, _ in model.module.named_modules()]
     with (
         pytest.raises((ConfigError, ForeignFileError)) as caught,
-        model.adapted(folder),
+        model.adapted(read_adapter(folder)),
     ):
         pass
     assert caught.value.code in codes
@@ -77,7 +76,7 @@ def test_a_written_adapter_runs_and_leaves_no_trace(
     model: LanguageModel, folder: Path
 ) -> None:
     plain = model.losses([[1, 2, 3]]).item()
-    with model.adapted(folder):
+    with model.adapted(read_adapter(folder)):
         assert model.losses([[1, 2, 3]]).item() != plain
     assert model.losses([[1, 2, 3]]).item() == plain
 
@@ -222,11 +221,14 @@ def test_a_folder_without_an_adapter_is_named(
         (tmp_path / "nowhere", "folder-missing"),
         (tmp_path, "file-missing"),
     ):
-        with refused(ConfigError, code, match=str(place)), model.adapted(place):
+        with (
+            refused(ConfigError, code, match=str(place)),
+            model.adapted(read_adapter(place)),
+        ):
             pass
     (tmp_path / _CONFIG).write_text(json.dumps({}))
     with (
         refused(ConfigError, "adapter-config-invalid", match="adapter_config"),
-        model.adapted(tmp_path),
+        model.adapted(read_adapter(tmp_path)),
     ):
         pass

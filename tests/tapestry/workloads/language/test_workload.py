@@ -25,7 +25,7 @@ def test_it_is_the_language_workload_and_reads_text(workload: LanguageWorkload) 
     assert workload.name == "language"
     assert workload.reader.manifest_file == "corpus.toml"
     assert workload.adapters.model is workload
-    assert workload.origin("tiny").title == "random parameters"
+    assert workload.card_fields["library_name"] == "transformers"
 
 
 def test_the_least_options_make_a_plan_that_it_takes(
