@@ -121,12 +121,12 @@ def _proof(federation: Federation, path: Path) -> list[bytes]:
     return [entry]
 
 
-def _policy(federation: Federation, path: Path) -> str:
+def _policy(federation: Federation, path: Path) -> TrustPolicy:
     """A bundle holds under the policy that its members agreed on, and no other."""
     trust = read_small(path / "trust-policy.txt")
     audit = verify(federation.directory / "bundle", trust=trust)
     _require(audit.verdict is AuditVerdict.HOLDS, audit.steps[-1].detail)
-    return "holds"
+    return TrustPolicy.parse(trust)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,6 @@ class Verified:
     load: Callable[[Federation, Path], Any]
     files: str = EVERY  # that are mutated
     beside: str = "none"  # copied as it is
-    may_link: bool = False  # the reader names the file
     loads_all: bool = True  # each file of it is read; otherwise one may be unused
 
 
@@ -168,7 +167,7 @@ FOLDERS = {
         loads_all=False,
     ),
     "trust policy": Verified(
-        place="coordinator", load=_policy, files="trust-policy.txt", may_link=True
+        place="coordinator", load=_policy, files="trust-policy.txt", loads_all=False
     ),
 }
 COPIED = ("*.u32", "held-out", "log.db*", "evidence", "uploads", "publications")
@@ -256,7 +255,6 @@ def _misses(
         loaded = _holds(federation, kind, case, work)
         counts["refused" if loaded is None else "holds"] += 1
         fits = case.harmless or not kind.loads_all
-        fits |= kind.may_link and case.name == "a link to itself elsewhere"
         same = loaded == true and fits
         if loaded is not None and not same:
             found.append(f"{case.file}: {case.name}")

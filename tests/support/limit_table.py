@@ -154,8 +154,13 @@ def _tensors(count: int, folder: Path) -> object:
 
 def _ask(count: int) -> dict[str, Any]:
     asks = [{"chunk": i, "round_number": 1} for i in range(count)]
-    rest = {"checkpoint": None, "held_out": None, "name": "fr", "size": 0}
-    rest |= {"proof": "0" * 128, "protocol": "p", "software": _DIGEST}
+    rest: dict[str, Any] = {
+        "checkpoint": None,
+        "held_out": None,
+        "name": "fr",
+        "size": 0,
+    }
+    rest |= {"proof": "0" * 128, "protocol": "tapestry-secagg/2", "software": _DIGEST}
     return {"applied": 0, "asks": asks, **rest}
 
 
