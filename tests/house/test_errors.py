@@ -44,6 +44,7 @@ SEVERAL_KINDS: dict[str, set[str]] = {
         "base-not-allowed",
         "chunk-size-invalid",
         "cohort-too-small",
+        "contribution-differs",
         "consents-too-few",
         "federation-differs",
         "key-list-differs",
@@ -73,6 +74,7 @@ SEVERAL_KINDS: dict[str, set[str]] = {
         "round-not-open",
         "signature-missing",
         "threshold-out-of-range",
+        "training-without-noise",
     },
     "the log's state: InconsistentLog of a database or a history, VerificationError or"
     " IncompleteError of what was read, ConfigError of a folder, QuorumError while it"

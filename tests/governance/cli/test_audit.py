@@ -82,22 +82,20 @@ def test_the_json_report_has_the_same_verdict(bundle: Path) -> None:
     assert all(step["holds"] and step["code"] is None for step in report["steps"])
 
 
-def test_epsilon_is_recomputed_per_node_and_run(bundle: Path) -> None:
+def test_epsilon_is_recomputed_per_node_and_block(bundle: Path) -> None:
     result = run("account", bundle)
     assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) == 6
+    assert len(result.stdout.splitlines()) == 4
     accounts = json.loads(run("account", bundle, "--json").stdout)["accounts"]
-    rows = {(row["node"], row["run"]): row for row in accounts}
-    assert set(rows) == {
-        ("de", "run"), ("es", "run"), ("fr", "run"), ("id", "run"),
-        ("fr", "adapters"), ("fr", None),
-    }  # fmt: skip
-    row = rows["fr", "run"]
-    assert row["epsilon_reported"] == 2.5
-    assert 2.4 < row["epsilon_recomputed"] < 2.5
-    together = rows["fr", None]["epsilon_recomputed"]
-    assert together > row["epsilon_recomputed"]
-    assert together < 2.5 + rows["fr", "adapters"]["epsilon_reported"]
+    rows = {(row["node"], row["block"]): row for row in accounts}
+    assert set(rows) == {("de", 1), ("es", 1), ("fr", 1), ("id", 1)}
+    one = rows["de", 1]
+    assert one["epsilon_reported"] == 2.5
+    assert 2.4 < one["epsilon_recomputed"] < 2.5
+    more = rows["fr", 1]  # two rounds and an adapter
+    assert (more["rounds"], more["adapters"]) == (2, 1)
+    assert one["epsilon_recomputed"] < more["epsilon_recomputed"]
+    assert more["epsilon_recomputed"] <= more["epsilon_reported"]
 
 
 def test_each_kind_of_failure_has_its_exit_status(tmp_path: Path) -> None:
