@@ -42,7 +42,7 @@ class RootKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedShares:
-    """The content of one node's message to another: two shares, and its contribution to their mask."""
+    """Two shares of a sender, and its contribution to the mask of both nodes."""
 
     seed: bytes = field(repr=False)
     root: bytes = field(repr=False)
