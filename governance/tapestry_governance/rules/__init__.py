@@ -36,7 +36,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
    dispute-duplicated.
 
 9. Release (``model_rules``): release-without-round, release-of-old-round,
-   release-parameters-differ, release-predecessor-differs, release-name-not-next.
+   release-model-differs, release-duplicated, release-predecessor-differs,
+   release-name-not-next.
 
 10. Adapter (``model_rules``): adapter-name-reserved, adapter-name-taken,
     adapter-version-not-next, adapter-base-unpublished, licence-not-allowed,
