@@ -44,7 +44,7 @@ def say(text: str) -> None:
 
 def plain_world() -> tuple[LongLog, World]:
     """Return an empty long log with the keys and the plan of the tests' federation."""
-    world = World().found()
+    world = World(rules={"max_accounts": ENTRIES}).found()
     parties = Parties(
         federation="tapestry",
         log=world.log_key,
@@ -58,7 +58,7 @@ def plain_world() -> tuple[LongLog, World]:
         },
     )
     template = world.manifest()
-    privacy = template.privacy.model_copy(update={"noise_multiplier": "6"})
+    privacy = template.privacy.model_copy(update={"noise_multiplier": "60"})
     template = template.model_copy(update={"privacy": privacy})
     log = LongLog(world.entries[0], parties, template=template)
     log.declare(1000)
@@ -152,7 +152,7 @@ def audit(place: Path, entries: int) -> Figures:
 
 
 def accounts(place: Path, _: int) -> Figures:
-    """Add accounts of adapters of one member, all made in one way, to a log."""
+    """Add accounts of adapters of one member, each with its own noise and rate."""
     found = {
         count: measure_bundle(place, entries=ACCOUNTS_BASE + count, accounts=count)
         for count in (0, 300, 600)

@@ -101,8 +101,10 @@ class Recipe:
             epsilon_cap="8",
             max_delta=encode_decimal(DELTA),
             bases=(base,),
+            software="any",
             adapter_licences=("GPL-2.0-or-later",),
             max_attempt=1,
+            max_accounts=16,
             max_checkpoint_age=86_400,
         )
         return Founding(

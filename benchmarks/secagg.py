@@ -1,6 +1,6 @@
 """The cost of secure aggregation, beside Flower's on the same vector.
 
-    python benchmarks/secagg.py [--json] [--only rates client cohort memory]
+    python benchmarks/secagg.py [--json] [--only rates client cohort hybrid memory]
 
 Times are CPU seconds on one core (``threads=1``), the best of a few repeats that take
 turns, all in one run: on a shared machine the ratios mean more than the rates. Flower
@@ -153,7 +153,6 @@ def ours(clipped: FloatVector, nodes: int) -> RingVector:
         Clipped(values=clipped, clip_norm=1.0),
         encoding=encoding(clipped.size, nodes),
         random=secrets.token_bytes,
-        alarm=say,
         threads=1,
         out=clipped.view(np.uint32),
     )
@@ -218,6 +217,7 @@ class Clock:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.sent = 0
+        self.received = 0
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -230,10 +230,16 @@ class Clock:
 class Timed:
     """A round of many nodes, of which one, and the coordinator, are timed."""
 
-    def __init__(self, count: int, *, length: int, lost: int) -> None:
+    def __init__(
+        self, count: int, *, length: int, lost: int, post_quantum: str = "mlkem768"
+    ) -> None:
         self.cohort = members(count)
         self.manifest = manifest_for(
-            self.cohort, length=length, scale_bits=20, clip_value="0.01"
+            self.cohort,
+            length=length,
+            scale_bits=20,
+            clip_value="0.01",
+            post_quantum=post_quantum,
         )
         self.terms = terms_for(self.manifest)
         self.values = update(length)
@@ -267,6 +273,7 @@ class Timed:
             with trusting(skip=not measured), clock.running():
                 message, size = step(member, bodies[member.name])
             clock.sent += size
+            clock.received += len(bodies[member.name])
             with self.coordinator.running():
                 self.stage.accept(member.name, message)
 
@@ -298,7 +305,6 @@ class Timed:
             Clipped(values=self.values, clip_norm=1.0),
             encoding=Encoding.of(self.manifest),
             random=secrets.token_bytes,
-            alarm=say,
             threads=1,
         )
         reservation = masking.reserve(state, member.marks)
@@ -349,6 +355,34 @@ def cohort() -> Figures:
     return figures
 
 
+def hybrid() -> Figures:
+    """Compare rounds with ML-KEM-768 and without, in turns; the best of each."""
+    figures: Figures = {}
+    for count, length, lost, repeats in ((10, M, 0, 7), (500, M // 10, 150, 1)):
+        rows: dict[str, Figures] = {}
+        for _ in range(repeats):
+            for kind in ("none", "mlkem768"):
+                timed = Timed(count, length=length, lost=lost, post_quantum=kind)
+                timed.run()
+                row = {
+                    "node_ms": 1000 * timed.node.seconds,
+                    "server_s": timed.coordinator.seconds,
+                    "node_sent_bytes": float(timed.node.sent),
+                    "node_received_bytes": float(timed.node.received),
+                }
+                kept = rows.setdefault(kind, row)
+                rows[kind] = {name: min(kept[name], row[name]) for name in row}
+        without, with_kem = rows["none"], rows["mlkem768"]
+        label = f"hybrid_n{count}_d{length}_lost{lost}"
+        for name, figure in with_kem.items():
+            figures[f"{label}_{name}"] = figure
+            figures[f"{label}_{name}_over_none"] = figure / without[name]
+            figures[f"{label}_{name}_more"] = figure - without[name]
+    for name, figure in figures.items():
+        say(f"{name:52} {figure:14.3f}")
+    return figures
+
+
 def _resident(field: str) -> int:
     """Read VmRSS or VmHWM, its peak, of this process (Linux), in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -378,7 +412,13 @@ def memory() -> Figures:
     return {"peak_extra_gb_135m": extra}
 
 
-PARTS = {"rates": rates, "client": client, "cohort": cohort, "memory": memory}
+PARTS = {
+    "rates": rates,
+    "client": client,
+    "cohort": cohort,
+    "hybrid": hybrid,
+    "memory": memory,
+}
 
 
 def main() -> None:

@@ -32,6 +32,12 @@ def _check_printable(text: str) -> str:
     return text
 
 
+def _check_ascending(digests: tuple[str, ...]) -> tuple[str, ...]:
+    if list(digests) != sorted(set(digests)):
+        raise ValueError("digests must be distinct and in ascending order")
+    return digests
+
+
 def check_file_name(name: str) -> str:
     """Refuse a path that could leave its folder or be spelled in two ways.
 
@@ -93,6 +99,11 @@ Printable = Annotated[  # all free text of others; the field says how long it ma
         examples=["Italy"],
     ),
     AfterValidator(_check_printable),
+]
+Software = Annotated[  # manifests of software, any of which will do
+    tuple[Digest, ...],
+    Field(min_length=1, max_length=16),
+    AfterValidator(_check_ascending),
 ]
 FileName = Annotated[
     str, Field(max_length=LONGEST_PATH), AfterValidator(check_file_name)

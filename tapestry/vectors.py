@@ -19,6 +19,7 @@ from tapestry.errors import ProtocolError
 from tapestry.tensor_types import Stored, to_bytes, type_name
 
 FloatVector = npt.NDArray[np.float32]
+IntegerVector = npt.NDArray[np.int64]
 RingVector = npt.NDArray[np.uint32]
 Parameters = Mapping[str, Stored]
 TensorRow = tuple[str, str, tuple[int, ...], str]  # name, type, shape, SHA-256 in hex

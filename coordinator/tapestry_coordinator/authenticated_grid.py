@@ -82,8 +82,6 @@ class AuthenticatedGrid:
     ) -> Iterator[tuple[str, Message]]:
         """Send each member its request and yield replies as they arrive."""
         end = time.monotonic() + deadline
-        if not requests.keys() <= self._bindings.keys():
-            self.nodes()
         names = self._connections(requests)
         known = {connection: requests[name] for connection, name in names.items()}
         left = end - time.monotonic()
@@ -99,7 +97,9 @@ class AuthenticatedGrid:
             yield said.name, said
 
     def _connections(self, names: Collection[str]) -> dict[str, str]:
-        """Return members by their connections."""
+        """Return members by their connections; look for those that have none yet."""
+        if not self._bindings.keys() >= set(names):
+            self.nodes()
         bound = self._bindings
         return {bound[name].connection: name for name in names if name in bound}
 

@@ -41,8 +41,10 @@ from flwr.superlink.grid import http_grid
 from tapestry import errors
 from tapestry.errors import ConfigError, PolicyError, ProtocolError, TapestryError
 from tapestry.inputs.faults import unforeseen
+from tapestry.installed_files import require_installed_files
 from tapestry.protocol.framing import pack, unpack
 from tapestry.protocol.messages import Kind, Message
+from tapestry.software_digest import software_manifest
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.superlink.outcome import Outcome, working_on, write_outcome
 
@@ -239,6 +241,7 @@ def server_app(main: Main) -> ServerApp:
         limit_hellos(flower)
         with working_on(directory):
             try:
+                require_installed_files(software_manifest().packages)
                 main(directory, FlowerGrid(flower))
             except _ENGINE_ERRORS:
                 raise  # no outcome: another run can go on from here

@@ -220,8 +220,9 @@ class _StageRunner:
             total = revealing.close()
         except VerificationError:
             cohort = Cohort.of(self._manifest)
-            named = bad_dealers(cohort, keys, heads=heads, reveals=reveals)
-            self._outcome.bad_dealers = named
+            self._outcome.bad_dealers = revealing.bad_contributors or bad_dealers(
+                cohort, keys, heads=heads, reveals=reveals
+            )
             raise
         for fault in total.faults:
             _logger.warning(

@@ -138,6 +138,12 @@ def _plan_training(
     return training.plan(factor_seed=seed)
 
 
+def _software(state: FederationState) -> tuple[str, ...]:
+    """Return what the policy lists, or what runs here if it allows any."""
+    allowed = state.policy.software
+    return (software_digest(),) if allowed == "any" else allowed
+
+
 def _make_manifest(
     settings: CoordinatorSettings,
     state: FederationState,
@@ -160,7 +166,7 @@ def _make_manifest(
     threshold = recommended_threshold(len(names), max_colluding=secagg.max_colluding)
     with _explaining():
         manifest = RoundManifest(
-            protocol="tapestry-secagg/1",
+            protocol="tapestry-secagg/2",
             federation=settings.federation,
             run_id=settings.run_id,
             purpose="train",
@@ -168,7 +174,7 @@ def _make_manifest(
             attempt=1,
             model_digest=model_digest,
             layout_digest=layout.digest,
-            software_digest=software_digest(),
+            software=_software(state),
             policy_digest=state.policy.digest,
             roster_digest=roster_digest(state.charter.members),
             participants=tuple(
@@ -190,7 +196,7 @@ def _make_manifest(
             deadlines=StageDeadlines(
                 **{stage: settings.deadlines.of(stage) for stage in SECAGG_STAGES}
             ),
-            post_quantum=None,
+            post_quantum=secagg.post_quantum,
         )
         Encoding.of(manifest)
     return manifest

@@ -8,7 +8,7 @@ uploaded joins no second attempt.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -62,6 +62,7 @@ from tapestry_governance.events.round_events import (
     RoundOpened,
 )
 from tapestry_governance.log.writer import Log
+from tapestry_governance.rules.federation_state import FederationState
 
 _logger = logging.getLogger(__name__)
 PROGRESS = "progress.jsonl"
@@ -136,6 +137,18 @@ def _log_key(directory: Path, settings: CoordinatorSettings) -> SigningKey:
     return log_key
 
 
+def _members_of(
+    log: Log, grid: Grid, *, state: Callable[[], FederationState]
+) -> AuthenticatedGrid:
+    """Put names, by the keys in the log, over a grid of connections."""
+    genesis = digest(next(log.stream(), b""))  # an empty log is refused by the caller
+    return AuthenticatedGrid(
+        ValidatingGrid(grid),
+        genesis=genesis,
+        keys=lambda: state().roster.node_keys,
+    )
+
+
 class Run:
     """One run of one coordinator."""
 
@@ -155,11 +168,7 @@ class Run:
         evaluation = workload.evaluation(settings.training.options)
         held_out = read_held_out(directory / HELD_OUT, evaluation)
         log, journal = Log.open(directory / "log", key=log_key), Journal(directory)
-        nodes = AuthenticatedGrid(
-            ValidatingGrid(grid),
-            genesis=digest(next(log.stream(), b"")),  # without one, it is refused below
-            keys=lambda: publisher.state.roster.node_keys,
-        )
+        nodes = _members_of(log, grid, state=lambda: publisher.state)
         publisher = LogPublisher(
             log,
             trust=TrustPolicy.parse(trust),

@@ -8,6 +8,7 @@ from pydantic import Field
 from tapestry.protocol.round_manifest import (
     Options,
     OuterPlan,
+    PostQuantum,
     PrivacyPlan,
     StageDeadlines,
     TrainingPlan,
@@ -24,6 +25,8 @@ class SecaggSettings(Strict):
     clip_norm: Plain
     clip_value: Plain
     scale_bits: Annotated[int, Field(ge=0, le=30)]
+    # "none" is for cohorts above 200, where nodes may allow it.
+    post_quantum: PostQuantum = "mlkem768"
 
 
 class _Training(Strict):

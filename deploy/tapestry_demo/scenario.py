@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting
+from tapestry.software_digest import software_digest
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_demo.local_federation import Founding, Institution
 from tapestry_governance.events.federation_events import Policy
@@ -126,8 +127,10 @@ def founding(
             epsilon_cap=EPSILON_LIMIT,
             max_delta=DELTA,
             bases=(base_digest,),
+            software=(software_digest(),),
             adapter_licences=("Apache-2.0", "BSD-3-Clause"),
             max_attempt=1,
+            max_accounts=16,
             max_checkpoint_age=86_400,
         ),
         institutions=[

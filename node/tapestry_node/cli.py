@@ -71,6 +71,8 @@ def run(
     """
     import torch
 
+    from tapestry.installed_files import require_installed_files
+    from tapestry.software_digest import software_manifest
     from tapestry.workloads.workload_registry import open_workload
     from tapestry_node.flower import serve
     from tapestry_node.node import Node
@@ -78,6 +80,7 @@ def run(
 
     console.start_logging()
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    require_installed_files(software_manifest().packages)
     settings = NodeSettings.read(folder / "node.toml")
     where = _transport(settings, folder, superlink, root_certificates, auth_key)
     torch.set_num_threads(settings.speed.threads)
@@ -108,11 +111,14 @@ def check(folder: Path, as_json: bool) -> ExitStatus:
     ready if it would refuse every round or lacks what `tapestry node run` needs; each
     reason ends with the code of its rule.
     """
+    from tapestry.installed_files import require_installed_files
+    from tapestry.software_digest import software_manifest
     from tapestry.workloads.workload_registry import open_workload
     from tapestry_node.node import Node
     from tapestry_node.settings import NodeSettings
 
     settings = NodeSettings.read(folder / "node.toml")
+    require_installed_files(software_manifest().packages)
     node = Node(folder, workload=open_workload(settings.workload, settings.base))
     seen, balance, refused = node.inspect(), node.ledger.balance(), node.objections()
     node.close()

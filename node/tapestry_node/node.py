@@ -256,6 +256,7 @@ class Node:
             min_cohort=settings.policy.min_cohort,
             max_colluding=settings.policy.max_colluding,
             varying_survivors=settings.policy.varying_survivors,
+            hybrid_up_to=settings.policy.hybrid_up_to,
             notify=self._notify,
         )
 

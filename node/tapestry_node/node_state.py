@@ -300,7 +300,7 @@ class NodeState:
         """Remember the manifest of the release of a round, as it was rebuilt here."""
         with self.writing() as replay:
             key = {"run": run_id, "round": round_number}
-            replay.append({"type": "rebuilt", **key, "gives": manifest})
+            replay.append({"type": "rebuilt", **key, "manifest": manifest})
 
     def rebuilt(self, run_id: str, round_number: int) -> str | None:
         """Return the manifest of a round's release if it was rebuilt here."""

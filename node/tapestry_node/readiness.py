@@ -46,6 +46,7 @@ from tapestry_node.adapters.adapter_check import (
     trial_title,
 )
 from tapestry_node.budget.ledger import Charge, Ledger
+from tapestry_node.budget.log_accounts import check_cap
 from tapestry_node.refusal import Objection
 from tapestry_node.round.admission import check_policy
 from tapestry_node.settings import NodePolicy, NodeSettings
@@ -213,9 +214,13 @@ def _check_budget(standing: Standing, steps: accounting.Steps) -> None:
         own_multiplier=steps.noise_multiplier,
     )
     if standing.state is not None:
-        delta = decode_decimal(standing.settings.policy.target_delta)
-        cap = decode_decimal(standing.state.policy.epsilon_cap)
-        ledger.check_run(charge, target_delta=delta, cap=cap)
+        check_cap(
+            charge,
+            ledger=ledger,
+            state=standing.state,
+            name=standing.settings.name,
+            target_delta=standing.settings.policy.target_delta,
+        )
     if not list(_budget(standing)):
         ledger.check(charge)
 

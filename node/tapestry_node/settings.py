@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.bounds import Delta, Epsilon
 from tapestry.protocol.messages import MAX_ASKS
-from tapestry.protocol.round_manifest import Options
+from tapestry.protocol.round_manifest import MAX_COHORT, Options
 from tapestry.schema import (
     Digest,
     LocalPath,
@@ -87,6 +87,8 @@ class NodePolicy(Strict):
     min_cohort: Annotated[int, Field(ge=2, examples=[3])]
     # At least so many must be tolerated.
     max_colluding: Annotated[int, Field(ge=0, examples=[1])]
+    # Cohorts above 200 may do without ML-KEM, or none may.
+    post_quantum: Literal["up_to_200", "always"] = "up_to_200"
     noise: tuple[Annotated[Noise, Field(examples=["local"])], ...]
     epsilon_limit: Epsilon
     # Under shared noise: the promise that is left if all others collude.
@@ -110,6 +112,11 @@ class NodePolicy(Strict):
         if self.varying_survivors and "none" not in self.noise:
             raise ValueError('varying_survivors needs "none" in noise')
         return self
+
+    @property
+    def hybrid_up_to(self) -> int:
+        """Return up to which cohort keys must be agreed on with ML-KEM."""
+        return 200 if self.post_quantum == "up_to_200" else MAX_COHORT
 
     @property
     def chunks_to_check(self) -> int:

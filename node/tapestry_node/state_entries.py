@@ -242,20 +242,27 @@ class StateReplay:
             case "consent":
                 self.consents.append(ConsentMark.parse(entry["mark"]))
             case _:
-                self._replay_obligation(number, entry)
+                self._replay_result(number, entry)
 
-    def _replay_obligation(self, number: int, entry: dict[str, Any]) -> None:
+    def _replay_result(self, number: int, entry: dict[str, Any]) -> None:
+        """Replay what the node found of a round that ended."""
         key: _RoundKey = (entry.get("run", ""), entry.get("round", 0))
         match entry["type"]:
-            case "base" | "rebuilt":
-                known = self.bases if entry["type"] == "base" else self.rebuilt
-                known[key] = entry["gives"]
+            case "base":
+                self.bases[key] = entry["gives"]
+            case "rebuilt":
+                self.rebuilt[key] = entry["manifest"]
             case "draw":
                 self.spots[key] = dict.fromkeys(entry["chunks"], "open")
             case "seen" | "disputed":
                 self.spots[key][entry["chunk"]] = entry["type"]
             case "gate":
                 self.gates.add(key)
+            case _:
+                self._replay_other(number, entry)
+
+    def _replay_other(self, number: int, entry: dict[str, Any]) -> None:
+        match entry["type"]:
             case "post":
                 self.outbox.append(bytes.fromhex(entry["entry"]))
             case "clear":

@@ -33,9 +33,8 @@ class Scorer:
     known: KnownScores = field(default_factory=dict)  # may be shared in one process
 
     def scores(self, replica: Replica) -> dict[str, RatioScore]:
-        """Score the model that a release would hold on each institution's data."""
-        released = replica.release_digest
-        key = evaluation_key(self.evaluation, self.held_out, released)
+        """Score a base on each institution's data, rounded as a release of it is."""
+        key = evaluation_key(self.evaluation, self.held_out, replica.release_digest)
         if key not in self.known:
             self.workload.load(replica.rounded())
             self.known[key] = evaluate_all(self.evaluation, self.held_out.sets)

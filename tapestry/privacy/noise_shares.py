@@ -4,7 +4,10 @@ With ``noise = "shared"`` a node uploads one step of SGD on one Poisson sample a
 a share of the noise, in whole steps of the ring's grid. Shares add up inside the
 masked sum, so the cohort pays for one noise instead of one each::
 
-    bound   how far one record moves a node's vector: clip_norm * learning_rate / batch
+    unit    the gradient of one record, clipped alone and cut to whole steps: integers
+            of norm ``unit_bound`` at most, exactly (``clipping.add_unit``)
+    bound   how far one record moves a node's vector, clip_norm * learning_rate / batch:
+            a unit, and what ``clipping.bound_sum`` adds; this is accounted for
     whole   (noise_multiplier * bound) ** 2      what honest shares add up to, at least
     share   the larger of  whole / honest        honest = threshold - max_colluding
                        and (min_share * bound) ** 2
@@ -23,8 +26,8 @@ from tapestry.errors import ProtocolError
 from tapestry.protocol.round_manifest import RoundManifest
 
 MIN_DEVIATION = 1000.0  # grid steps; below, integer noise is too far from Gaussian
-_ROUNDING = 2.0**-11  # half of ``privacy.clipping.SLACK``; the rest pays for clipping
-_DRIFT = 2.0**-22  # relative error of float32 arithmetic on a vector, with margin
+_SLACK = 2.0**-10  # share of ``bound`` that a unit leaves to ``clipping.bound_sum``
+_ROUNDING = _SLACK / 2  # what that may use, at the most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,8 @@ class NoiseShare:
     """
 
     bound: float  # grid steps that one record can move a node's vector by, L2
+    unit_bound: int  # grid steps that one record adds to a node's sum, L2
+    unit_scale: float  # grid steps in one unit of a record's gradient
     shares: int  # how many are counted on: t - n_C
     noise_multiplier: float
     own_multiplier: float
@@ -45,8 +50,9 @@ class NoiseShare:
         """Read the share from a manifest; None unless its noise is shared.
 
         Guarantees:
-            Rounding a vector to the grid, at random, moves two neighbouring inputs
-            apart by at most 2**-11 of ``bound`` more than they were.
+            ``unit_bound``, and what ``clipping.bound_sum`` brings two sums further
+            apart than one unit does, are together below ``bound``: the first leaves
+            2**-10 of it, of which the second uses less than 2**-11.
 
         Raises:
             ProtocolError: The noise has no positive size, the grid is too coarse for
@@ -58,8 +64,8 @@ class NoiseShare:
         shares = manifest.threshold - manifest.max_colluding
         whole = decode_decimal(plan.noise_multiplier)
         floor = decode_decimal(plan.min_share)
-        step = learning_step(manifest) * decode_decimal(plan.clip_norm)
-        bound = step * 2.0**manifest.scale_bits
+        scale = learning_step(manifest) * 2.0**manifest.scale_bits
+        bound = scale * decode_decimal(plan.clip_norm)
         if not (shares >= 1 and whole > 0 and floor >= 0 and bound > 0):
             raise ProtocolError(
                 f"round {manifest.round_number}: shared noise of {shares} honest"
@@ -68,9 +74,11 @@ class NoiseShare:
                 code="noise-share-not-positive",
             )
         share = max(whole / math.sqrt(shares), floor)
-        _check_grid(manifest, step=step, deviation=share * bound)
+        _check_grid(manifest, bound=bound, deviation=share * bound)
         return cls(
             bound=bound,
+            unit_bound=math.floor(bound * (1 - _SLACK)),
+            unit_scale=scale,
             shares=shares,
             noise_multiplier=max(whole, floor * math.sqrt(shares)),
             own_multiplier=share,
@@ -88,19 +96,17 @@ def learning_step(manifest: RoundManifest) -> float:
     return decode_decimal(training.learning_rate) / training.batch_size
 
 
-def _check_grid(manifest: RoundManifest, *, step: float, deviation: float) -> None:
+def _check_grid(manifest: RoundManifest, *, bound: float, deviation: float) -> None:
     if deviation < MIN_DEVIATION:
         raise ProtocolError(
             f"round {manifest.round_number}: noise of {deviation:.0f} grid steps, at"
             f" least {MIN_DEVIATION:.0f}; raise scale_bits",
             code="noise-below-grid",
         )
-    rounding = math.sqrt(manifest.length) / (step * 2.0**manifest.scale_bits)
-    drift = _DRIFT * decode_decimal(manifest.clip_norm) / step
-    if rounding + drift > _ROUNDING:
+    rounding = (1 + 2.0**-17) * math.sqrt(manifest.length) / bound
+    if rounding > _ROUNDING:
         raise ProtocolError(
-            f"round {manifest.round_number}: rounding moves {rounding + drift:.2g} of"
-            f" what a record may, at most {_ROUNDING:.2g}; raise scale_bits or lower"
-            " clip_norm",
+            f"round {manifest.round_number}: rounding moves {rounding:.2g} of what a"
+            f" record may, at most {_ROUNDING:.2g}; raise scale_bits",
             code="grid-too-coarse",
         )

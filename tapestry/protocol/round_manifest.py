@@ -13,7 +13,9 @@ from pydantic import (
 
 from tapestry.encoding import decode_decimal, digest
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import Digest, KeyText, Name, Plain, Printable, Strict
+from tapestry.schema import Digest, KeyText, Name, Plain, Printable, Software, Strict
+
+MAX_COHORT = 1000
 
 
 class Participant(Strict):
@@ -179,6 +181,10 @@ class StageDeadlines(Strict):
         return seconds
 
 
+# Key agreement of a round: X25519 and ML-KEM-768 together, or X25519 alone.
+PostQuantum = Literal["mlkem768", "none"]
+
+
 class RoundManifest(Strict):
     """The terms of a round, fixed before it starts (TSA-1, message 0).
 
@@ -186,7 +192,7 @@ class RoundManifest(Strict):
     share and signature of the round to these bytes.
     """
 
-    protocol: Literal["tapestry-secagg/1"]
+    protocol: Literal["tapestry-secagg/2"]
     federation: Name
     run_id: Name
     purpose: Literal["train", "survey", "calibrate"]
@@ -194,11 +200,11 @@ class RoundManifest(Strict):
     attempt: Annotated[int, Field(ge=1, le=1000)]
     model_digest: Digest
     layout_digest: Digest
-    software_digest: Digest
+    software: Software  # a node runs one of these
     policy_digest: Digest
     roster_digest: Digest
     participants: Annotated[
-        tuple[Participant, ...], Field(min_length=2, max_length=1000)
+        tuple[Participant, ...], Field(min_length=2, max_length=MAX_COHORT)
     ]
     max_colluding: Annotated[int, Field(ge=0)]  # n_C
     threshold: Annotated[int, Field(ge=2)]  # t
@@ -214,7 +220,7 @@ class RoundManifest(Strict):
     outer: OuterPlan
     gate: GateInputs
     deadlines: StageDeadlines
-    post_quantum: None  # reserved: a hybrid key agreement
+    post_quantum: PostQuantum
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -235,7 +241,7 @@ class RoundManifest(Strict):
     @property
     def context(self) -> bytes:
         """Hash that every key, mask and signature of the round is bound to."""
-        data = b"tapestry-secagg/1" + self.encode()
+        data = b"tapestry-secagg/2" + self.encode()
         return bytes.fromhex(digest(data)[7:])
 
 

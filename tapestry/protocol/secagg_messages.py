@@ -2,20 +2,20 @@ r"""The messages of TSA-1, as they travel: canonical JSON, bytes in lower-case h
 
 ::
 
-    1  Advertisement    a node's two public keys
+    1  Advertisement    a node's public keys
     2  KeyList          the keys of all nodes
-    3  ShareMessage     a head that all nodes will see, one ciphertext per other node
+    3  ShareMessage     a head that all nodes will see, one message per other node
     4  Ciphertexts      all heads, and what the others sealed for this node
     5  UploadHead       the Merkle root over the masked chunks, which follow as bulk
     6  SurvivorList     the nodes whose uploads are summed
     7  Consent          a signature on that list
     8  ConsentList      at least ``threshold`` of them
-    9  Reveal           shares: of a self mask *or* of a pair-mask key, per node
+    9  Reveal           shares: of a self mask *or* of a root, per node
     10 Result           the parts of the sum, for anyone to check
 
 What is signed (by the node's Ed25519 key of the manifest) is::
 
-    "tapestry-secagg/1\n" stage "\n" node "\n" || context || parts of 32 bytes
+    "tapestry-secagg/2\n" stage "\n" node "\n" || context || parts of 32 bytes
 
 A *view* is the digest of a list as one node saw it: nodes that were shown different
 lists notice, because views are inside signatures and keys.
@@ -31,12 +31,14 @@ from tapestry.curve25519 import check_x25519_key
 from tapestry.encoding import canonical_json, decode_digest, digest
 from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey, VerifyKey
+from tapestry.mlkem768 import CIPHERTEXT_BYTES, KEY_BYTES, read_encapsulation_key
 from tapestry.protocol.stages import RoundStage
 from tapestry.schema import Digest, Name, Strict
 
-PROTOCOL = "tapestry-secagg/1"
+PROTOCOL = "tapestry-secagg/2"
 SHARE_BYTES = 33  # a number below the prime of ``tapestry.secagg.shamir``
-SEALED_BYTES = 2 * SHARE_BYTES + 16
+BOX_BYTES = 2 * SHARE_BYTES + 16  # sealed shares of two secrets
+_LONGEST_BYTES = CIPHERTEXT_BYTES + 64 + BOX_BYTES  # ``tapestry.secagg.pair_messages``
 
 
 def _check_key(key: str) -> str:
@@ -47,11 +49,36 @@ def _check_key(key: str) -> str:
     return key
 
 
+def _check_kem_key(key: str) -> str:
+    try:
+        read_encapsulation_key(bytes.fromhex(key))
+    except ProtocolError as error:
+        raise ValueError(error.args[0]) from None
+    return key
+
+
+def _check_pairs(text: str) -> str:
+    if len(text) % 2:
+        raise ValueError("half a byte in hex")
+    return text
+
+
 Hex32 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 HexKey = Annotated[Hex32, AfterValidator(_check_key)]  # X25519
 Hex64 = Annotated[str, Field(pattern="^[0-9a-f]{128}$")]
 HexShare = Annotated[str, Field(pattern="^0[01][0-9a-f]{64}$")]
-HexSealed = Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * SEALED_BYTES}}}$")]
+HexKemKey = Annotated[  # ML-KEM-768
+    str,
+    Field(pattern="^[0-9a-f]*$", min_length=2 * KEY_BYTES, max_length=2 * KEY_BYTES),
+    AfterValidator(_check_kem_key),
+]
+HexCiphertext = Annotated[
+    str,
+    Field(
+        pattern="^[0-9a-f]*$", min_length=2 * BOX_BYTES, max_length=2 * _LONGEST_BYTES
+    ),
+    AfterValidator(_check_pairs),
+]
 
 
 class _OfNode(Protocol):
@@ -115,13 +142,22 @@ UNSIGNED = "0" * 128
 
 
 class Advertisement(_Signed):
-    """Message 1: the public halves of a node's two keys of the round."""
+    """Message 1: the public halves of a node's keys of the round."""
 
     channel_key: HexKey
+    kem_key: HexKemKey | None  # in a hybrid round
     mask_key: HexKey
 
+    @property
+    def public_keys(self) -> tuple[str, ...]:
+        """All keys of the message."""
+        kem = () if self.kem_key is None else (self.kem_key,)
+        return (self.channel_key, self.mask_key, *kem)
+
     def _statement(self, context: bytes) -> bytes:
-        parts = (bytes.fromhex(self.channel_key), bytes.fromhex(self.mask_key))
+        parts = [bytes.fromhex(self.channel_key), bytes.fromhex(self.mask_key)]
+        if self.kem_key is not None:
+            parts.append(decode_digest(digest(bytes.fromhex(self.kem_key))))
         return statement(
             RoundStage.ADVERTISE_KEYS, context, node=self.node, parts=parts
         )
@@ -134,7 +170,7 @@ class KeyList(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        keys = [k for a in self.advertisements for k in (a.channel_key, a.mask_key)]
+        keys = [k for a in self.advertisements for k in a.public_keys]
         if len(set(keys)) != len(keys):
             raise ValueError("the same public key twice")
         return self
@@ -145,7 +181,7 @@ class ShareHead(_Signed):
 
     view: Digest  # of the key list
     commitment: Hex32  # to the seed of the self mask
-    ciphertexts: Digest  # of the object that maps receivers to ciphertexts
+    ciphertexts: Digest  # Merkle root, ``tapestry.secagg.pair_messages``
 
     def _statement(self, context: bytes) -> bytes:
         parts = (
@@ -157,15 +193,10 @@ class ShareHead(_Signed):
 
 
 class ShareMessage(Strict):
-    """Message 3: sealed shares for every other node of U1."""
+    """Message 3: a message to every other node of U1, with sealed shares."""
 
     head: ShareHead
-    ciphertexts: dict[Name, HexSealed]
-
-    @property
-    def ciphertexts_digest(self) -> str:
-        """The digest of the ciphertexts, which the head must have."""
-        return digest(canonical_json(self.ciphertexts))
+    ciphertexts: dict[Name, HexCiphertext]
 
 
 class HeadList(Strict):
@@ -178,7 +209,7 @@ class Ciphertexts(Strict):
     """Message 4: all heads, and the ciphertexts from the others to one node."""
 
     heads: HeadList
-    ciphertexts: dict[Name, HexSealed]
+    ciphertexts: dict[Name, HexCiphertext]
 
 
 def encode_all(messages: Mapping[str, Ciphertexts]) -> dict[str, bytes]:
@@ -192,9 +223,9 @@ def encode_all(messages: Mapping[str, Ciphertexts]) -> dict[str, bytes]:
     for name, message in messages.items():
         if id(message.heads) not in heads:
             heads[id(message.heads)] = message.heads.encode()
-        first = canonical_json(message.ciphertexts)
-        second = heads[id(message.heads)]
-        bodies[name] = b'{"ciphertexts":' + first + b',"heads":' + second + b"}"
+        rows = [f'"{k}":"{v}"' for k, v in sorted(message.ciphertexts.items())]
+        first, second = ",".join(rows).encode(), heads[id(message.heads)]
+        bodies[name] = b'{"ciphertexts":{' + first + b'},"heads":' + second + b"}"
     return bodies
 
 
@@ -260,18 +291,26 @@ class Reveal(_Signed):
     """Message 9: for each node of U2 a share of one of its two secrets, never both."""
 
     self_shares: dict[Name, HexShare]  # of those in the survivor list
-    mask_shares: dict[Name, HexShare]  # of those that dropped out before uploading
+    root_shares: dict[Name, HexShare]  # of those that dropped out before uploading
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.self_shares.keys() & self.mask_shares.keys():
+        if self.self_shares.keys() & self.root_shares.keys():
             raise ValueError("both secrets of one node")
         return self
 
     def _statement(self, context: bytes) -> bytes:
-        shares = {"mask_shares": self.mask_shares, "self_shares": self.self_shares}
+        shares = {"root_shares": self.root_shares, "self_shares": self.self_shares}
         parts = (decode_digest(digest(canonical_json(shares))),)
         return statement(RoundStage.UNMASK, context, node=self.node, parts=parts)
+
+
+class Contribution(Strict):
+    """What a survivor contributed to its mask with a node that dropped out."""
+
+    secret: Hex32
+    message: Digest  # of the one that carried it
+    proof: tuple[Hex32, ...]  # from the survivor's Merkle root
 
 
 class Transcript(Strict):
@@ -286,7 +325,10 @@ class Transcript(Strict):
     uploads: Ordered[UploadHead]  # of the survivors
     consents: ConsentList
     self_seeds: dict[Name, Hex32]  # of the survivors
-    mask_secrets: dict[Name, Hex32]  # X25519, of those that dropped out
+    roots: dict[Name, Hex32]  # of those that dropped out
+    # In a hybrid round, for each that dropped out: what survivors had contributed to
+    # their masks with it, by survivor.
+    contributions: dict[Name, dict[Name, Contribution]]
 
     @property
     def survivors(self) -> SurvivorList:

@@ -14,9 +14,10 @@ next state and the reply. Functions are named after the stages of a round::
     --check_consistency--> ConsistencyChecked                   6, 7
     --unmask--> SharesRevealed                                  8, 9
 
-All randomness of a round is drawn in ``advertise_keys``; what follows is determined by
-it and by the messages. A message that breaks a rule raises one error and leaves
-everything as it was. Secrets live in memory only: a node that restarts has dropped out.
+All randomness of a round is drawn in ``advertise_keys``, but for that of ML-KEM in
+``share_keys``; what follows is determined by it and by the messages. A message that
+breaks a rule raises one error and leaves everything as it was. Secrets live in memory
+only: a node that restarts has dropped out.
 
 Guarantees:
     The coordinator together with up to n_C nodes learns the sum over the survivors,
@@ -30,12 +31,11 @@ wipe memory; secrets are dropped with the state that holds them.
 import secrets
 from collections.abc import Mapping
 
-from tapestry.encoding import canonical_json, decode_digest, digest
+from tapestry.encoding import decode_digest
 from tapestry.errors import ProtocolError, QuorumError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import (
-    SHARE_BYTES,
     UNSIGNED,
     Advertisement,
     Ciphertexts,
@@ -52,6 +52,7 @@ from tapestry.protocol.secagg_messages import (
 )
 from tapestry.secagg.chunks import chunk_root, cut
 from tapestry.secagg.client_states import (
+    Agreed,
     ClientRound,
     Cohort,
     ConsistencyChecked,
@@ -65,15 +66,14 @@ from tapestry.secagg.client_states import (
 )
 from tapestry.secagg.key_schedule import (
     Agreement,
-    channel_key,
     commitment,
+    mask_secret,
     pair_key,
     public_key,
-    seal,
     self_key,
-    unseal,
 )
 from tapestry.secagg.masks import Mask, Random, add_masks
+from tapestry.secagg.pair_messages import tree_over
 from tapestry.secagg.requirements import (
     ClientProgress,
     ClientStep,
@@ -83,7 +83,8 @@ from tapestry.secagg.requirements import (
     check_manifest,
     issue_reservation,
 )
-from tapestry.secagg.shamir import decode_share, split
+from tapestry.secagg.shamir import split
+from tapestry.secagg.share_channel import ShareChannel, own_keys
 from tapestry.vectors import MaskedVector, Quantized
 
 
@@ -94,7 +95,7 @@ def advertise_keys(
     terms: Requirements,
     random: Random = secrets.token_bytes,
 ) -> tuple[KeysAdvertised, Advertisement]:
-    """Take part in a round (message 0), and advertise two fresh keys (message 1).
+    """Take part in a round (message 0), and advertise fresh keys (message 1).
 
     The caller has authenticated the manifest: it is in the cosigned log, signed by
     the coordinator.
@@ -122,14 +123,16 @@ def advertise_keys(
     )
     drawn = Secrets(
         channel=random(32),
-        mask=random(32),
+        root=random(32),
         seed=random(32),
         polynomials=(random(32), random(32)),
     )
+    keys = own_keys(drawn.root, cohort, node=state.node)
     message = Advertisement(
         node=state.node,
         channel_key=public_key(drawn.channel).hex(),
-        mask_key=public_key(drawn.mask).hex(),
+        kem_key=keys.kem.public.hex() if keys.kem else None,
+        mask_key=public_key(keys.mask).hex(),
         signature=UNSIGNED,
     ).signed(cohort.context, identity)
     return KeysAdvertised(round=state, secrets=drawn, advertisement=message), message
@@ -141,8 +144,9 @@ def share_keys(
     """Check the keys of all nodes (message 2) and seal shares for them (message 3).
 
     Raises:
-        ProtocolError: The list names a node outside the cohort or a key of low order,
-            this node's entry was changed or left out, or the message is out of order.
+        ProtocolError: The list names a node outside the cohort or a key of low order, a
+            node has no ML-KEM key in a hybrid round, this node's entry was changed or
+            left out, or the message is out of order.
         QuorumError: The list has fewer nodes than this node accepts.
         VerificationError: A node's signature does not hold.
     """
@@ -152,19 +156,24 @@ def share_keys(
     context, places = r.cohort.context, r.cohort.places
     agreed = _agree(state, message)
     view = decode_digest(message.digest)
-    seed_shares, mask_shares = _split(state, message)
-    ciphertexts = {}
-    for name, (channel, _) in agreed.items():
-        key = channel_key(channel, context, sender=r.node, receiver=name, view=view)
-        plaintext = seed_shares[places[name]] + mask_shares[places[name]]
-        ciphertexts[name] = seal(
-            key, plaintext, context=context, sender=r.node, receiver=name
-        ).hex()
+    seed_shares, root_shares = _split(state, message)
+    kem_keys = {a.node: a.kem_key for a in message.advertisements}
+    messages = {
+        name: ShareChannel(
+            cohort=r.cohort, sender=r.node, receiver=name, view=view
+        ).seal(
+            (seed_shares[places[name]], root_shares[places[name]]),
+            shared=both.channel,
+            kem_key=kem_keys[name],
+            root=state.secrets.root,
+        )
+        for name, both in agreed.items()
+    }
     head = ShareHead(
         node=r.node,
         view="sha256:" + view.hex(),
         commitment=commitment(state.secrets.seed, context, node=r.node).hex(),
-        ciphertexts=digest(canonical_json(ciphertexts)),
+        ciphertexts="sha256:" + tree_over(messages).root().hex(),
         signature=UNSIGNED,
     ).signed(context, r.identity)
     place = places[r.node]
@@ -174,8 +183,9 @@ def share_keys(
         view=view,
         agreed=agreed,
         head=head,
-        own=HeldShares(seed=seed_shares[place], mask=mask_shares[place]),
+        own=HeldShares(seed=seed_shares[place], root=root_shares[place]),
     )
+    ciphertexts = {name: data.hex() for name, data in messages.items()}
     r.progress.advance(ClientStep.SHARE_KEYS)
     return after, ShareMessage(head=head, ciphertexts=ciphertexts)
 
@@ -185,8 +195,9 @@ def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
 
     Raises:
         ProtocolError: A node is not in the key list, this node's head was changed or
-            left out, a ciphertext is missing or does not open, a share is malformed,
-            or the message is out of order.
+            left out, a ciphertext is missing, of another size or does not open, a share
+            is malformed, a contribution is not the one committed to, or the message
+            is out of order.
         QuorumError: Fewer nodes shared than this node accepts.
         VerificationError: A node's signature does not hold, or it saw other keys.
     """
@@ -194,16 +205,33 @@ def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
     r.progress.require(ClientStep.RECEIVE_SHARES)
     _check_heads(state, message)
     context = r.cohort.context
-    held = {r.node: state.own}
+    own = own_keys(state.secrets.root, r.cohort, node=r.node)
+    held, contributed = {r.node: state.own}, {}
     for name, ciphertext in message.ciphertexts.items():
-        held[name] = _open(state, name, bytes.fromhex(ciphertext))
+        there, back = (
+            ShareChannel(
+                cohort=r.cohort, sender=sender, receiver=receiver, view=state.view
+            )
+            for sender, receiver in ((r.node, name), (name, r.node))
+        )
+        opened = back.open(
+            bytes.fromhex(ciphertext), shared=state.agreed[name].channel, kem=own.kem
+        )
+        held[name] = HeldShares(seed=opened.seed, root=opened.root)
+        mine = there.own_contribution(state.secrets.root)
+        contributed[name] = mine or opened.contributed
     view = message.heads.digest
     bound = decode_digest(view)
     masks = [Mask(self_key(state.secrets.seed, context, node=r.node))]
     for name in message.ciphertexts:
         names = (r.node, name)
-        shared = state.agreed[name][1]
-        key = pair_key(shared, context, names=names, view=bound)
+        key = pair_key(
+            state.agreed[name].mask,
+            context,
+            names=names,
+            view=bound,
+            contributed=contributed[name],
+        )
         masks.append(Mask(key, negative=name < r.node))
     r.progress.advance(ClientStep.RECEIVE_SHARES)
     return MasksReady(round=r, masks=tuple(masks), held=held, view=view)
@@ -308,7 +336,7 @@ def unmask(
     """Count the consents to the same list (message 8), then reveal (message 9).
 
     Guarantees:
-        For each node it is a share of the self seed or of the mask key, never both,
+        For each node it is a share of the self seed or of the root, never both,
         and once per round.
 
     Raises:
@@ -323,9 +351,9 @@ def unmask(
     require_subset((c.node for c in message.consents), survivors, rule="a survivor")
     _count_consents(state, message)
     seeds = {n: h.seed.hex() for n, h in state.held.items() if n in survivors}
-    masks = {n: h.mask.hex() for n, h in state.held.items() if n not in survivors}
+    roots = {n: h.root.hex() for n, h in state.held.items() if n not in survivors}
     reply = Reveal(
-        node=r.node, self_shares=seeds, mask_shares=masks, signature=UNSIGNED
+        node=r.node, self_shares=seeds, root_shares=roots, signature=UNSIGNED
     ).signed(r.cohort.context, r.identity)
     r.progress.advance(ClientStep.UNMASK)
     return SharesRevealed(round=r, survivors=state.survivors, root=state.root), reply
@@ -343,19 +371,22 @@ def _check_keys(state: KeysAdvertised, message: KeyList) -> None:
             code="own-entry-differs",
         )
     for name, entry in entries.items():
+        r.cohort.check_kem_key(entry)
         if name != r.node:
             entry.verify(r.cohort.context, r.cohort.roster[name])
 
 
-def _agree(state: KeysAdvertised, message: KeyList) -> dict[str, tuple[bytes, bytes]]:
-    channel, mask = Agreement(state.secrets.channel), Agreement(state.secrets.mask)
+def _agree(state: KeysAdvertised, message: KeyList) -> dict[str, Agreed]:
+    r = state.round
+    secret = mask_secret(state.secrets.root, r.cohort.context, node=r.node)
+    channel, mask = Agreement(state.secrets.channel), Agreement(secret)
     return {
-        a.node: (
-            channel.with_peer(bytes.fromhex(a.channel_key)),
-            mask.with_peer(bytes.fromhex(a.mask_key)),
+        a.node: Agreed(
+            channel=channel.with_peer(bytes.fromhex(a.channel_key)),
+            mask=mask.with_peer(bytes.fromhex(a.mask_key)),
         )
         for a in message.advertisements
-        if a.node != state.round.node
+        if a.node != r.node
     }
 
 
@@ -365,13 +396,13 @@ def _split(
     r = state.round
     places = [r.cohort.places[a.node] for a in message.advertisements]
     drawn = state.secrets
-    seeds, masks = (
+    seeds, roots = (
         split(secret, r.cohort.manifest.threshold, places=places, seed=seed)
         for secret, seed in zip(
-            (drawn.seed, drawn.mask), drawn.polynomials, strict=True
+            (drawn.seed, drawn.root), drawn.polynomials, strict=True
         )
     )
-    return seeds, masks
+    return seeds, roots
 
 
 def _check_heads(state: KeysShared, message: Ciphertexts) -> None:
@@ -399,17 +430,6 @@ def _check_heads(state: KeysShared, message: Ciphertexts) -> None:
             )
         if name != r.node:
             head.verify(r.cohort.context, r.cohort.roster[name])
-
-
-def _open(state: KeysShared, name: str, ciphertext: bytes) -> HeldShares:
-    r = state.round
-    channel, context = state.agreed[name][0], r.cohort.context
-    key = channel_key(channel, context, sender=name, receiver=r.node, view=state.view)
-    plaintext = unseal(key, ciphertext, context=context, sender=name, receiver=r.node)
-    seed, mask = plaintext[:SHARE_BYTES], plaintext[SHARE_BYTES:]
-    decode_share(seed)
-    decode_share(mask)
-    return HeldShares(seed=seed, mask=mask)
 
 
 def _check_size(r: ClientRound, count: int, what: str) -> None:

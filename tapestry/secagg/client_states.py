@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from tapestry.errors import ProtocolError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Advertisement, ShareHead, SurvivorList
 from tapestry.secagg.masks import Mask
+from tapestry.secagg.pair_messages import contributes
 from tapestry.secagg.quantization import Encoding
 from tapestry.secagg.requirements import ClientProgress
 
@@ -25,6 +27,29 @@ class Cohort:
     roster: Mapping[str, VerifyKey]  # in order of name
     places: Mapping[str, int]  # share numbers: places in the manifest, from 1
     encoding: Encoding
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether keys are agreed on by X25519 and ML-KEM-768 together."""
+        return self.manifest.post_quantum == "mlkem768"
+
+    def contributes(self, node: str, other: str) -> bool:
+        """Return whether a node contributes to its mask with another."""
+        return self.hybrid and contributes(self.places[node], self.places[other])
+
+    def check_kem_key(self, message: Advertisement) -> None:
+        """Require an ML-KEM key in a hybrid round, and none in another.
+
+        Raises:
+            ProtocolError: There is no such key where one belongs, or one too many.
+        """
+        if (message.kem_key is not None) is not self.hybrid:
+            found = "no" if message.kem_key is None else "an"
+            raise ProtocolError(
+                f"{message.node!r} advertised {found} ML-KEM key in a round with"
+                f" post_quantum {self.manifest.post_quantum!r}",
+                code="kem-key-set-differs",
+            )
 
     @classmethod
     def of(cls, manifest: RoundManifest) -> Self:
@@ -60,7 +85,7 @@ class Secrets:
     """The secrets that a node draws for one round."""
 
     channel: bytes = field(repr=False)  # X25519, seals shares
-    mask: bytes = field(repr=False)  # X25519, masks between pairs
+    root: bytes = field(repr=False)  # of what is rebuilt if the node drops out
     seed: bytes = field(repr=False)  # of the self mask
     polynomials: tuple[bytes, bytes] = field(repr=False)  # seeds of the two sharings
 
@@ -70,6 +95,14 @@ class HeldShares:
     """One node's shares of two secrets, of another node or of itself."""
 
     seed: bytes = field(repr=False)
+    root: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreed:
+    """The X25519 secrets that two nodes agreed on."""
+
+    channel: bytes = field(repr=False)
     mask: bytes = field(repr=False)
 
 
@@ -89,7 +122,7 @@ class KeysShared:
     round: ClientRound
     secrets: Secrets = field(repr=False)
     view: bytes  # of the key list
-    agreed: Mapping[str, tuple[bytes, bytes]] = field(repr=False)  # channel, mask
+    agreed: Mapping[str, Agreed] = field(repr=False)
     head: ShareHead
     own: HeldShares
 

@@ -1,7 +1,8 @@
 """Quantization of updates to integers mod 2**32, and of their sum back to a mean.
 
 A node multiplies its update by ``2**scale_bits``, cuts every coordinate to
-``[-bound, bound]`` and rounds it to a whole number, at random and without bias.
+``[-bound, bound]`` and rounds it to a whole number, at random and without bias. With
+shared noise its update is whole numbers already (``privacy.clipping``).
 The result is stored in two's complement. The bound leaves room for the whole
 cohort: ``n * bound < 2**31``, so the sum never wraps around.
 
@@ -10,7 +11,6 @@ last, and in threads over ranges of blocks.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
@@ -31,10 +31,9 @@ from tapestry.secagg.masks import (
 )
 from tapestry.vectors import Clipped, FloatVector, Quantized, RingVector
 
-NORM_SLACK = 1e-5  # a float32 norm that was scaled down may exceed its bound by this
+NORM_SLACK = 1e-5  # room for other members' arithmetic in ``check_sum``
 _TAIL = 12.0  # deviations: a normal variable goes beyond once in 10**32
 _STEP = 1 << 15  # coordinates at a time: six buffers of 128 KiB fit a 1 MiB cache
-Alarm = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +85,6 @@ def quantize(
     *,
     encoding: Encoding,
     random: Random,
-    alarm: Alarm,
     threads: int = 0,
     out: RingVector | None = None,
 ) -> Quantized:
@@ -97,16 +95,11 @@ def quantize(
         a coordinate that was not cut is its value, up to 2**-24 of a grid step.
         The random bits are AES-256-CTR under a key that ``random`` draws.
 
-    Edge cases:
-        An update that holds a NaN or an infinity, or whose norm exceeds the
-        bound, becomes zero and ``alarm`` is called: refusing instead would show
-        the coordinator a dropout that depends on private records.
-
     Args:
-        clipped: The update, in the layout of the round.
+        clipped: The update, in the layout of the round; finite and within its norm, as
+            ``clipping.clip`` leaves it. This looks at neither again.
         encoding: The grid of the round.
         random: Draws the 32-byte key of the rounding bits; secure outside tests.
-        alarm: Told, on this machine only, when the update was replaced by zero.
         threads: How many to use; 0 means one per available core.
         out: Where the result goes; by default into new memory. It may be the memory
             of the update, ``clipped.values.view(np.uint32)``, whose values are then
@@ -122,11 +115,6 @@ def quantize(
     if clipped.clip_norm > encoding.clip_norm:
         raise ValueError(f"clipped to {clipped.clip_norm}, not {encoding.clip_norm}")
     result = _target(values, out)
-    norm = _norm(values)
-    if not norm <= encoding.clip_norm * (1 + NORM_SLACK):  # a NaN lands here, too
-        alarm("the update was not finite or above its bound; zero is sent instead")
-        result[:] = 0
-        return Quantized(values=result)
     key = random(32)
 
     def work(start: int, stop: int) -> None:
@@ -147,20 +135,6 @@ def _target(values: FloatVector, out: RingVector | None) -> RingVector:
     return out
 
 
-def _norm(values: FloatVector) -> float:
-    """Compute the L2 norm; not finite when a coordinate is not."""
-    squares = 0.0
-    for start in range(0, values.size, BLOCK_COORDINATES):
-        block = values[start : start + BLOCK_COORDINATES]
-        with np.errstate(over="ignore", invalid="ignore"):
-            part = float(np.dot(block, block))
-        if not math.isfinite(part):  # may be a large value squared in float32
-            wide = block.astype(np.float64)
-            part = float(np.dot(wide, wide))
-        squares += part
-    return math.sqrt(squares) if squares >= 0 else math.nan
-
-
 def _round_range(
     values: FloatVector,
     result: RingVector,
@@ -178,7 +152,7 @@ def _round_range(
     size = min(_STEP, span[1] - span[0])
     limit = _float_below(encoding.bound)
     scale = np.float32(2.0**encoding.scale_bits)
-    may_exceed = encoding.clip_norm * (1 + NORM_SLACK) * float(scale) > limit
+    may_exceed = encoding.clip_norm * float(scale) > limit
     grid = aligned_empty(size).view(np.float32)
     draw = aligned_empty(size)
     chance = aligned_empty(size).view(np.float32)

@@ -2,8 +2,8 @@
 
 The coordinator's last step of a round, with identifiable abort. Each recovered secret
 is compared with what its owner published before: the seed of a self mask with its
-commitment, a mask key with the public key. If they differ, other sets of shares are
-tried, and the shares that do not fit are named.
+commitment, a root with the public keys that follow from it. If they differ, other sets
+of shares are tried, and the shares that do not fit are named.
 
 A share is sealed for its receiver, so one that does not fit was either dealt wrong or
 reported wrong, and no signature tells which. Counting does: with as many correct
@@ -14,11 +14,20 @@ say. If it is not found, the dealer lied.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tapestry.encoding import digest
 from tapestry.errors import VerificationError
-from tapestry.protocol.secagg_messages import HeadList, KeyList, Reveal
+from tapestry.protocol.secagg_messages import (
+    Contribution,
+    HeadList,
+    KeyList,
+    Reveal,
+    ShareMessage,
+)
 from tapestry.secagg.client_states import Cohort
-from tapestry.secagg.key_schedule import commitment, public_key
+from tapestry.secagg.key_schedule import commitment
 from tapestry.secagg.shamir import recover_checked
+from tapestry.secagg.share_channel import ShareChannel, is_root, own_keys
+from tapestry.tlog.merkle import Tree
 
 _SEARCHED = 16  # cohorts up to this size are searched for t good shares, see shamir
 
@@ -34,10 +43,10 @@ class InconsistentShare:
 def recover_round(
     cohort: Cohort, keys: KeyList, *, heads: HeadList, reveals: Sequence[Reveal]
 ) -> tuple[dict[str, str], dict[str, str], tuple[InconsistentShare, ...]]:
-    """Recover the seeds of the survivors and the mask keys of those that dropped out.
+    """Recover the seeds of the survivors and the roots of those that dropped out.
 
     Returns:
-        Seeds by name, mask keys by name (32 bytes in hex), and the shares that were
+        Seeds by name, roots by name (32 bytes in hex), and the shares that were
         found wrong.
 
     Raises:
@@ -46,13 +55,13 @@ def recover_round(
             committed to.
     """
     committed = {h.node: h.commitment for h in heads.heads}
-    advertised = {a.node: a.mask_key for a in keys.advertisements}
+    advertised = {a.node: a for a in keys.advertisements}
 
     def is_seed(name: str, seed: bytes) -> bool:
         return commitment(seed, cohort.context, node=name).hex() == committed[name]
 
-    def is_mask_key(name: str, secret: bytes) -> bool:
-        return public_key(secret).hex() == advertised[name]
+    def is_own_root(name: str, root: bytes) -> bool:
+        return is_root(root, cohort, advertised[name])
 
     faults: list[InconsistentShare] = []
     seeds = _recover(
@@ -61,13 +70,74 @@ def recover_round(
         matches=is_seed,
         faults=faults,
     )
-    secrets = _recover(
+    roots = _recover(
         cohort,
-        {r.node: r.mask_shares for r in reveals},
-        matches=is_mask_key,
+        {r.node: r.root_shares for r in reveals},
+        matches=is_own_root,
         faults=faults,
     )
-    return seeds, secrets, tuple(faults)
+    return seeds, roots, tuple(faults)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentShares:
+    """Message 3 of one node, and the tree over its messages that it signed."""
+
+    message: ShareMessage
+    tree: Tree
+
+    def show(self, receiver: str, contributed: bytes) -> Contribution:
+        """Show a contribution with its proof."""
+        data = bytes.fromhex(self.message.ciphertexts[receiver])
+        proof = self.tree.inclusion_proof(
+            sorted(self.message.ciphertexts).index(receiver)
+        )
+        return Contribution(
+            secret=contributed.hex(),
+            message=digest(data),
+            proof=tuple(part.hex() for part in proof),
+        )
+
+
+def recover_contributions(
+    cohort: Cohort,
+    sent: Mapping[str, SentShares],
+    *,
+    roots: Mapping[str, str],
+    survivors: Sequence[str],
+    view: bytes,
+) -> tuple[dict[str, dict[str, Contribution]], tuple[str, ...]]:
+    """Open what survivors contributed to their masks with nodes that dropped out.
+
+    What the latter contributed follows from their roots, and is compared with what
+    they had committed to.
+
+    Returns:
+        For each node that dropped out, the contributions by survivor, with proofs;
+        and the nodes whose contribution is not the one they committed to.
+    """
+    if not cohort.hybrid:
+        return {}, ()
+    found: dict[str, dict[str, Contribution]] = {name: {} for name in roots}
+    liars = set()
+    for dropped, secret in roots.items():
+        keys = own_keys(bytes.fromhex(secret), cohort, node=dropped)
+        for node in survivors:
+            from_dropped = cohort.contributes(dropped, node)
+            ends = (dropped, node) if from_dropped else (node, dropped)
+            channel = ShareChannel(
+                cohort=cohort, sender=ends[0], receiver=ends[1], view=view
+            )
+            data = bytes.fromhex(sent[ends[0]].message.ciphertexts[ends[1]])
+            if from_dropped:
+                own = channel.own_contribution(bytes.fromhex(secret))
+                if not channel.has_committed(own, data):
+                    liars.add(dropped)
+            elif opened := channel.recover_contribution(data, keys):
+                found[dropped][node] = sent[node].show(dropped, opened)
+            else:
+                liars.add(node)
+    return found, tuple(sorted(liars))
 
 
 def bad_dealers(
@@ -89,7 +159,7 @@ def bad_dealers(
         return ()
     named = []
     for dealer in sorted(
-        {n for r in reveals for n in (*r.self_shares, *r.mask_shares)}
+        {n for r in reveals for n in (*r.self_shares, *r.root_shares)}
     ):
         dealt = [_of_dealer(reveal, dealer) for reveal in reveals]
         try:
@@ -107,7 +177,7 @@ def _of_dealer(reveal: Reveal, dealer: str) -> Reveal:
 
     shares = {
         "self_shares": only(reveal.self_shares),
-        "mask_shares": only(reveal.mask_shares),
+        "root_shares": only(reveal.root_shares),
     }
     return reveal.model_copy(update=shares)
 

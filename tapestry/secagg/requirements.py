@@ -15,6 +15,7 @@ from tapestry.errors import PolicyError, ProtocolError
 from tapestry.protocol.round_manifest import (
     GateInputs,
     OuterPlan,
+    PostQuantum,
     PrivacyPlan,
     RoundManifest,
     TrainingPlan,
@@ -34,6 +35,7 @@ class RunPlan:
     clip_norm: str
     clip_value: str
     scale_bits: int
+    post_quantum: PostQuantum
     privacy: PrivacyPlan
     training: TrainingPlan
     outer: OuterPlan
@@ -48,6 +50,7 @@ class RunPlan:
             clip_norm=manifest.clip_norm,
             clip_value=manifest.clip_value,
             scale_bits=manifest.scale_bits,
+            post_quantum=manifest.post_quantum,
             privacy=manifest.privacy,
             training=manifest.training,
             outer=manifest.outer,
@@ -69,6 +72,7 @@ class Requirements:
     plan: RunPlan
     min_cohort: int  # its own floor
     min_colluding: int  # the least n_C it wants protection from
+    hybrid_up_to: int  # larger cohorts may agree on keys without ML-KEM
     # The last round of this run for which it uploaded, 0 for none: the larger of its
     # own mark and what the log shows it committed to, lest a restored backup forget.
     highest_round: int
@@ -90,7 +94,8 @@ def check_manifest(manifest: RoundManifest, terms: Requirements) -> int:
         ProtocolError: The manifest is for another model, a round that the node has
             uploaded for, another roster or another plan, or its threshold does not
             keep two survivor lists apart.
-        PolicyError: The cohort or n_C is below the node's own floor.
+        PolicyError: The cohort or n_C is below the node's own floor, or the cohort is
+            not large enough to do without ML-KEM.
         BudgetExhausted: The privacy budget does not cover the round.
     """
     number = manifest.round_number
@@ -154,6 +159,12 @@ def _check_cohort(manifest: RoundManifest, terms: Requirements) -> int:
             f"the round is protected from {colluding} colluding nodes, the node's own"
             f" policy wants {terms.min_colluding}",
             code="max-colluding-too-small",
+        )
+    if manifest.post_quantum == "none" and cohort <= terms.hybrid_up_to:
+        raise PolicyError(
+            f"the round's {cohort} nodes would agree on keys without ML-KEM; the node's"
+            f" own policy allows it above {terms.hybrid_up_to} nodes only",
+            code="post-quantum-required",
         )
     least = recommended_threshold(cohort, max_colluding=colluding)
     if not least <= manifest.threshold <= cohort:

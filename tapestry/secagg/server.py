@@ -22,11 +22,12 @@ The nodes trust nothing here. They refuse in ``client`` what a coordinator that 
 may send, and anyone can check in ``transcript`` what it publishes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from tapestry.errors import ProtocolError, QuorumError
+from tapestry.encoding import decode_digest
+from tapestry.errors import ProtocolError, QuorumError, VerificationError
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import (
     Advertisement,
@@ -47,9 +48,16 @@ from tapestry.secagg.chunks import check_sizes, chunk_root, cut, read_chunk
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.key_schedule import Agreement
 from tapestry.secagg.masks import add_masks, aligned_empty
+from tapestry.secagg.pair_messages import tree_over
 from tapestry.secagg.quantization import check_sum, mean
-from tapestry.secagg.recovery import InconsistentShare, recover_round
+from tapestry.secagg.recovery import (
+    InconsistentShare,
+    SentShares,
+    recover_contributions,
+    recover_round,
+)
 from tapestry.secagg.shamir import decode_share
+from tapestry.secagg.share_channel import ShareChannel
 from tapestry.secagg.transcript import removal_masks
 from tapestry.vectors import FloatVector, RingVector
 
@@ -144,19 +152,21 @@ class AdvertiseKeysStage(_Stage[Advertisement]):
         """Keep a node's keys.
 
         Raises:
-            ProtocolError: No message is expected of the sender, or a key is another
-                node's, occurs twice or is of low order.
+            ProtocolError: No message is expected of the sender, a key is another
+                node's, occurs twice or is of low order, or there is no ML-KEM key
+                where one belongs.
             VerificationError: The sender's signature does not hold.
         """
         self._check_sender(sender, message)
-        keys = (message.channel_key, message.mask_key)
+        self._cohort.check_kem_key(message)
+        keys = message.public_keys
         if len(set(keys)) < len(keys) or not self.taken.isdisjoint(keys):
             raise ProtocolError(
                 f"{sender!r} advertised a public key that was advertised before",
                 code="public-key-duplicated",
             )
         message.verify(self._cohort.context, self._cohort.roster[sender])
-        for key in keys:
+        for key in (message.channel_key, message.mask_key):
             self._probe.with_peer(bytes.fromhex(key))
         self.kept[sender] = message
         self.taken.update(keys)
@@ -172,7 +182,7 @@ class AdvertiseKeysStage(_Stage[Advertisement]):
         return ShareKeysStage(self._cohort, keys), keys
 
 
-class ShareKeysStage(_Stage[ShareMessage]):
+class ShareKeysStage(_Stage[SentShares]):
     """Collects message 3."""
 
     def __init__(self, cohort: Cohort, keys: KeyList) -> None:
@@ -186,8 +196,8 @@ class ShareKeysStage(_Stage[ShareMessage]):
 
         Raises:
             ProtocolError: No message is expected of the sender, it saw another key
-                list, the ciphertexts are not one for each other node, or not those
-                that were signed.
+                list, the ciphertexts are not one for each other node, have another
+                size, or are not those that were signed.
             VerificationError: The sender's signature does not hold.
         """
         head = message.head
@@ -203,13 +213,20 @@ class ShareKeysStage(_Stage[ShareMessage]):
                 f" each of the {len(self._names) - 1} other nodes",
                 code="ciphertext-set-differs",
             )
-        if head.ciphertexts != message.ciphertexts_digest:
+        messages = {k: bytes.fromhex(v) for k, v in message.ciphertexts.items()}
+        view = decode_digest(self._view)
+        for name, data in messages.items():
+            ShareChannel(
+                cohort=self._cohort, sender=sender, receiver=name, view=view
+            ).read(data)
+        tree = tree_over(messages)
+        if decode_digest(head.ciphertexts) != tree.root():
             raise ProtocolError(
                 f"{sender!r} signed other ciphertexts than it sent",
                 code="ciphertexts-not-signed",
             )
         head.verify(self._cohort.context, self._cohort.roster[sender])
-        self.kept[sender] = message
+        self.kept[sender] = SentShares(message=message, tree=tree)
 
     def close(self) -> tuple["CollectMaskedInputsStage", dict[str, Ciphertexts]]:
         """Make message 4, one for each node that shared.
@@ -218,30 +235,41 @@ class ShareKeysStage(_Stage[ShareMessage]):
             QuorumError: Fewer nodes answered than ``min_cohort`` or ``threshold``.
         """
         self._check_size()
-        heads = HeadList(heads=tuple(m.head for m in self._ordered()))
+        heads = HeadList(heads=tuple(s.message.head for s in self._ordered()))
         names = sorted(self.kept)
         messages = {
             receiver: Ciphertexts(
                 heads=heads,
                 ciphertexts={
-                    sender: self.kept[sender].ciphertexts[receiver]
+                    sender: self.kept[sender].message.ciphertexts[receiver]
                     for sender in names
                     if sender != receiver
                 },
             )
             for receiver in names
         }
-        return CollectMaskedInputsStage(self._cohort, self._keys, heads), messages
+        # What survivors contributed to masks with nodes that drop out is in there.
+        sent = self.kept if self._cohort.hybrid else {}
+        stage = CollectMaskedInputsStage(self._cohort, self._keys, heads, sent=sent)
+        return stage, messages
 
 
 class CollectMaskedInputsStage(_Stage[UploadHead]):
     """Collects message 5, adding each upload to one running sum."""
 
-    def __init__(self, cohort: Cohort, keys: KeyList, heads: HeadList) -> None:
-        """Take the lists of the nodes that advertised and shared."""
+    def __init__(
+        self,
+        cohort: Cohort,
+        keys: KeyList,
+        heads: HeadList,
+        *,
+        sent: Mapping[str, SentShares],
+    ) -> None:
+        """Take the lists of the nodes that advertised and shared, and messages 3."""
         super().__init__(cohort, (h.node for h in heads.heads))
         self._keys = keys
         self._heads = heads
+        self._sent = sent
         self._view = heads.digest
         self.total = aligned_empty(cohort.manifest.length)
         self.total[:] = 0
@@ -292,6 +320,7 @@ class CollectMaskedInputsStage(_Stage[UploadHead]):
             cohort=self._cohort,
             keys=self._keys,
             heads=self._heads,
+            sent=self._sent,
             uploads=uploads,
             total=self.total,
         )
@@ -305,6 +334,7 @@ class Masked:
     cohort: Cohort
     keys: KeyList
     heads: HeadList
+    sent: Mapping[str, SentShares]  # in a hybrid round
     uploads: tuple[UploadHead, ...]
     total: RingVector
 
@@ -360,6 +390,7 @@ class UnmaskStage(_Stage[Reveal]):
         super().__init__(masked.cohort, (u.node for u in masked.uploads))
         self.masked = masked
         self._consents = consents
+        self.bad_contributors: tuple[str, ...] = ()
         self._dropped = {h.node for h in masked.heads.heads} - set(self._names)
 
     def accept(self, sender: str, message: Reveal) -> None:
@@ -377,27 +408,28 @@ class UnmaskStage(_Stage[Reveal]):
                 f" want those of the {len(self._names)} survivors",
                 code="share-set-differs",
             )
-        if message.mask_shares.keys() != self._dropped:
+        if message.root_shares.keys() != self._dropped:
             raise ProtocolError(
-                f"{sender!r} revealed shares of {len(message.mask_shares)} mask keys,"
+                f"{sender!r} revealed shares of {len(message.root_shares)} roots,"
                 f" want those of the {len(self._dropped)} nodes that dropped out",
                 code="share-set-differs",
             )
         message.verify(self._cohort.context, self._cohort.roster[sender])
         try:
-            for share in (*message.self_shares.values(), *message.mask_shares.values()):
+            for share in (*message.self_shares.values(), *message.root_shares.values()):
                 decode_share(bytes.fromhex(share))
         except ProtocolError as error:
             raise error.at(f"{sender!r} revealed a bad share") from None
         self.kept[sender] = message
 
     def close(self, *, threads: int = 0) -> Unmasked:
-        """Recover the seeds and take the masks off the sum.
+        """Recover the secrets and take the masks off the sum.
 
         Raises:
             QuorumError: Fewer nodes than ``threshold`` revealed shares.
             VerificationError: No set of shares gives what some node, named, had
-                committed to.
+                committed to, or some nodes' contributions are not those that they had
+                committed to; ``bad_contributors`` has their names.
         """
         masked, cohort = self.masked, self._cohort
         if len(self.kept) < cohort.manifest.threshold:
@@ -405,16 +437,30 @@ class UnmaskStage(_Stage[Reveal]):
                 f"{len(self.kept)} reveals, want {cohort.manifest.threshold}",
                 code="shares-too-few",
             )
-        seeds, secrets, faults = recover_round(
+        seeds, roots, faults = recover_round(
             cohort, masked.keys, heads=masked.heads, reveals=self._ordered()
         )
+        contributions, self.bad_contributors = recover_contributions(
+            cohort,
+            masked.sent,
+            roots=roots,
+            survivors=self._names,
+            view=decode_digest(masked.keys.digest),
+        )
+        if self.bad_contributors:
+            raise VerificationError(
+                f"{self.bad_contributors[0]!r} had committed to another contribution"
+                f" to its masks in round {cohort.manifest.round_number}",
+                code="contribution-differs",
+            )
         transcript = Transcript(
             keys=masked.keys,
             heads=masked.heads,
             uploads=masked.uploads,
             consents=self._consents,
             self_seeds=seeds,
-            mask_secrets=secrets,
+            roots=roots,
+            contributions=contributions,
         )
         masks = removal_masks(cohort, transcript)
         add_masks(masked.total, masks, threads=threads)

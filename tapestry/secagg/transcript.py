@@ -6,7 +6,7 @@ Merkle path, chunk j of the sum is recomputed exactly. ``c`` random chunks miss
 tampering with a fraction ``f`` of them with probability ``(1 - f) ** c``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,12 @@ import numpy as np
 from tapestry.encoding import decode_digest
 from tapestry.errors import ProtocolError, VerificationError
 from tapestry.protocol.round_manifest import RoundManifest
-from tapestry.protocol.secagg_messages import Result, Transcript, require_subset
+from tapestry.protocol.secagg_messages import (
+    Contribution,
+    Result,
+    Transcript,
+    require_subset,
+)
 from tapestry.secagg.chunks import (
     CHUNK_COORDINATES,
     check_sizes,
@@ -26,11 +31,15 @@ from tapestry.secagg.client_states import Cohort, SharesRevealed
 from tapestry.secagg.key_schedule import (
     Agreement,
     commitment,
+    contribution,
+    contribution_commitment,
+    mask_secret,
     pair_key,
-    public_key,
     self_key,
 )
 from tapestry.secagg.masks import Mask, add_masks, aligned_empty
+from tapestry.secagg.pair_messages import leaf
+from tapestry.secagg.share_channel import is_root
 from tapestry.tlog.merkle import leaf_hash, verify_inclusion
 from tapestry.vectors import RingVector
 
@@ -111,12 +120,30 @@ def removal_masks(cohort: Cohort, transcript: Transcript) -> Iterator[Mask]:
         for a in transcript.keys.advertisements
         if a.node in transcript.self_seeds
     }
-    for dropped, secret in transcript.mask_secrets.items():
-        agreement = Agreement(bytes.fromhex(secret))
+    for dropped, secret in transcript.roots.items():
+        root = bytes.fromhex(secret)
+        agreement = Agreement(mask_secret(root, context, node=dropped))
         for node, peer in public.items():
-            shared = agreement.with_peer(peer)
-            key = pair_key(shared, context, names=(node, dropped), view=view)
+            key = pair_key(
+                agreement.with_peer(peer),
+                context,
+                names=(node, dropped),
+                view=view,
+                contributed=_contributed(cohort, transcript, root, (dropped, node)),
+            )
             yield Mask(key, negative=node < dropped)  # the node had added it
+
+
+def _contributed(
+    cohort: Cohort, transcript: Transcript, root: bytes, names: tuple[str, str]
+) -> bytes:
+    """Return what the pair of a dropped node and a survivor put into their mask."""
+    dropped, node = names
+    if cohort.contributes(dropped, node):
+        return contribution(root, cohort.context, sender=dropped, receiver=node)
+    if cohort.hybrid:
+        return bytes.fromhex(transcript.contributions[dropped][node].secret)
+    return b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,10 +263,20 @@ def _check_lists(cohort: Cohort, transcript: Transcript) -> None:
             f" {len(survived)} survivors",
             code="secret-set-differs",
         )
-    if transcript.mask_secrets.keys() != set(shared) - set(survived):
+    if transcript.roots.keys() != set(shared) - set(survived):
         raise ProtocolError(
-            f"{len(transcript.mask_secrets)} mask keys, want one for each of the"
+            f"{len(transcript.roots)} roots, want one for each of the"
             f" {len(shared) - len(survived)} nodes that dropped out",
+            code="secret-set-differs",
+        )
+    found = {name: set(rows) for name, rows in transcript.contributions.items()}
+    if found != {
+        dropped: {node for node in survived if cohort.contributes(node, dropped)}
+        for dropped in (transcript.roots if cohort.hybrid else ())
+    }:
+        raise ProtocolError(
+            "the contributions are not those of each survivor that made one to its"
+            " mask with a node that dropped out",
             code="secret-set-differs",
         )
 
@@ -285,10 +322,46 @@ def _check_seeds(cohort: Cohort, transcript: Transcript) -> None:
                 f"{node!r} had committed to another self seed than the transcript has",
                 code="self-seed-differs",
             )
-    advertised = {a.node: a.mask_key for a in transcript.keys.advertisements}
-    for node, secret in transcript.mask_secrets.items():
-        if public_key(bytes.fromhex(secret)).hex() != advertised[node]:
+    advertised = {a.node: a for a in transcript.keys.advertisements}
+    for node, root in transcript.roots.items():
+        if not is_root(bytes.fromhex(root), cohort, advertised[node]):
             raise VerificationError(
-                f"{node!r} had advertised another mask key than the transcript has",
-                code="mask-key-differs",
+                f"{node!r} had advertised other keys than follow from the root that the"
+                " transcript has",
+                code="root-differs",
             )
+    signed = {h.node: decode_digest(h.ciphertexts) for h in transcript.heads.heads}
+    for dropped, rows in transcript.contributions.items():
+        for node, row in rows.items():
+            _check_contribution(
+                cohort, row, names=(node, dropped), all_names=advertised, root=signed
+            )
+
+
+def _check_contribution(
+    cohort: Cohort,
+    row: Contribution,
+    *,
+    names: tuple[str, str],
+    all_names: Iterable[str],
+    root: Mapping[str, bytes],
+) -> None:
+    node, dropped = names
+    receivers = [name for name in all_names if name != node]
+    committed = contribution_commitment(
+        bytes.fromhex(row.secret), cohort.context, sender=node, receiver=dropped
+    )
+    try:
+        verify_inclusion(
+            leaf(committed, decode_digest(row.message)),
+            index=receivers.index(dropped),
+            size=len(receivers),
+            proof=[bytes.fromhex(part) for part in row.proof],
+            root=root[node],
+        )
+    except VerificationError:
+        raise VerificationError(
+            f"{node!r} had committed to another contribution to its mask with"
+            f" {dropped!r}",
+            code="contribution-differs",
+        ) from None

@@ -35,6 +35,7 @@ NODE_READERS = {
     "genesis": (f"{NODE}/directory.py", "settings.genesis"),
     "policy.min_cohort": (ADMISSION, "policy.min_cohort"),
     "policy.max_colluding": (ADMISSION, "policy.max_colluding"),
+    "policy.post_quantum": (ADMISSION, "policy.post_quantum"),
     "policy.noise": (ADMISSION, "policy.noise"),
     "policy.epsilon_limit": (f"{NODE}/training/trainer.py", "policy.epsilon_limit"),
     "policy.fallback_epsilon_limit": (
@@ -96,6 +97,7 @@ COORDINATOR_READERS = {
     "secagg.clip_norm": (PLAN, "secagg.clip_norm"),
     "secagg.clip_value": (PLAN, "secagg.clip_value"),
     "secagg.scale_bits": (PLAN, "secagg.scale_bits"),
+    "secagg.post_quantum": (PLAN, "secagg.post_quantum"),
     "outer.optimizer": ("tapestry/model/outer_optimizer.py", "plan.optimizer"),
     "outer.learning_rate": (
         "tapestry/model/outer_optimizer.py",

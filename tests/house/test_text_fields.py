@@ -37,10 +37,10 @@ OWN = "tapestry_demo.report"
 # Text that is no name: compared, verified, printed, or the operator's own. By field,
 # in whichever model, or by model and field.
 TEXT = {
+    "CoordinatorReplacement.address": "told to people, who dial it",
     "CoordinatorSettings.base": "the operator's own path, or a name of the cache",
-    "NodeSettings.base": "the operator's own path, or a name of the cache",
-    "CoordinatorReplacement.address": "printed",
     "EvaluationTask.name": "a label, printed",
+    "NodeSettings.base": "the operator's own path, or a name of the cache",
     "accountant": "printed",
     "accountant_version": "printed",
     "adapter_licences": "compared",

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,12 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
+def build(source: Path, folder: Path, *, env: Mapping[str, str]) -> None:
+    """Build wheel and source archive of a source folder in a given environment."""
+    for kind in ("--wheel", "--sdist"):
+        _uv("build", "--quiet", kind, "--out-dir", folder, source, env=env)
+
+
 def find_python(version: str) -> str | None:
     """Find an interpreter on this machine."""
     done = subprocess.run(
@@ -114,10 +121,11 @@ def remove(installed: Installed) -> None:
     shutil.rmtree(installed.folder, ignore_errors=True)
 
 
-def _uv(*words: str | Path) -> None:
+def _uv(*words: str | Path, env: Mapping[str, str] | None = None) -> None:
+    ours = {**_as_pip(), "UV_INDEX_STRATEGY": "unsafe-best-match"}
     done = subprocess.run(
         [UV, *words],
-        env={**os.environ, **_as_pip(), "UV_INDEX_STRATEGY": "unsafe-best-match"},
+        env={**os.environ, **ours, **(env or {})},
         capture_output=True,
         text=True,
         check=False,

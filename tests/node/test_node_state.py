@@ -210,6 +210,7 @@ OBLIGATIONS: dict[str, Callable[[NodeState], object]] = {
     "draw": lambda store: store.keep_spots("run", 2, chunks=[0, 1]),
     "seen": lambda store: store.mark_verified("run", 1, chunk=3),
     "dispute": lambda store: store.dispute_spot("run", 1, chunk=3),
+    "gate": lambda store: store.dispute_gate("run", 1, entry=b"three"),
     "outbox": lambda store: store.post(b"two"),
     "secret": lambda store: store.secret("other", b"s"),
 }

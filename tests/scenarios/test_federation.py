@@ -163,7 +163,7 @@ def test_the_log_accounts_for_what_each_ledger_spent(federation: Federation) -> 
         assert [row.state for row in rows] == ["spent"] * 3
         loss = accounts[-1].promise
         assert loss is not None
-        last = decode_decimal(loss.epsilon_run)
+        last = decode_decimal(loss.epsilon)
         assert node.ledger.balance().spent == pytest.approx(last, abs=1e-6)
 
 

@@ -41,7 +41,7 @@ PLAN = {"rounds": 2, "release_every": 1, "adapters": True}
 REQUESTS = {
     *(Kind.HELLO, Kind.COSIGN, Kind.ADVERTISE_KEYS, Kind.SHARE_KEYS),
     *(Kind.COLLECT_MASKED_INPUTS, Kind.CHECK_CONSISTENCY, Kind.UNMASK),
-    *(Kind.APPLY_RESULT, Kind.CHECK_CHUNK, Kind.PUBLISH_ADAPTER),
+    *(Kind.SHOW_HELD_OUT, Kind.APPLY_RESULT, Kind.CHECK_CHUNK, Kind.PUBLISH_ADAPTER),
 }
 ROW = 1000  # bytes of the database for one receipt, with its index and journal
 MEMORY = 128 << 20

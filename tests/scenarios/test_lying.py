@@ -216,7 +216,7 @@ def test_an_understated_cost_is_found_by_the_audit(found: Found) -> None:
         reply = deliver(request)
         said = _event_of(reply.attachments[0])
         assert isinstance(said.body, DpAccounted)
-        body = with_loss(said.body, epsilon_run="0.001")
+        body = with_loss(said.body, epsilon="0.001")
         author = Author(federation=said.federation, actor="fr", role="node")
         event = author.event(body, now=node.clock(), seen=node.mirror.seen)
         for entry in node.store.outbox():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tapestry.encoding import decode_decimal
-from tapestry.privacy.clipping import clip
+from tapestry.privacy.clipping import bound_sum
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.messages import Kind
 from tapestry.secagg.quantization import Encoding, mean
@@ -46,14 +46,17 @@ def noise_in_sum(federation: Federation, number_: int, names: tuple[str, ...]) -
     total = journal.load_sum(number_)
     journal.close()
     found = mean(total, encoding=encoding, survivors=len(names)) * len(names)
+    grid = 2**opened.scale_bits
     steps = [
-        clip(
-            federation.updates[n, number_], clip_norm=decode_decimal(opened.clip_norm)
-        ).values
+        bound_sum(
+            federation.updates[n, number_],
+            clip_norm=int(encoding.clip_norm * grid),
+            clip_value=encoding.bound,
+        )
         for n in names
     ]
-    scale = 2.0**opened.scale_bits / (share.deviation * math.sqrt(len(names)))
-    return (found - np.sum(steps, axis=0)) * scale
+    scale = share.deviation * math.sqrt(len(names))
+    return (found.astype(np.float64) * grid - np.sum(steps, axis=0)) / scale
 
 
 @pytest.mark.slow
@@ -71,7 +74,7 @@ def test_the_sum_has_the_noise_of_all_shares_and_every_node_accounts_for_it(
     assert {a.mechanism for a in accounts} == {"poisson-subsampled-skellam"}
     assert {(a.trust_model, a.shares) for a in accounts} == {("shared", 2)}
     for account in accounts:
-        epsilon, fallback = account.epsilon_run, account.epsilon_fallback
+        epsilon, fallback = account.epsilon, account.epsilon_fallback
         assert epsilon is not None
         assert fallback is not None
         assert 1.2 * decode_decimal(epsilon) < decode_decimal(fallback)

@@ -186,7 +186,7 @@ def _check_statement(federation: Federation, noise: str) -> None:
         assert "none: a part was trained without noise" in page
     else:
         promises = [account.promise for account in accounts[-len(NAMES) :]]
-        assert all(each and each.epsilon_run in page for each in promises)
+        assert all(each and each.epsilon in page for each in promises)
         assert not any(each.is_understated for each in audit.accounts)
 
 

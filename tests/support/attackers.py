@@ -21,10 +21,12 @@ from tapestry.protocol.secagg_messages import (
     SurvivorList,
 )
 from tapestry.secagg import client
+from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.key_schedule import Agreement, pair_key, self_key
 from tapestry.secagg.masks import Mask, add_masks
 from tapestry.secagg.requirements import ClientProgress, Requirements
 from tapestry.secagg.shamir import recover_checked
+from tapestry.secagg.share_channel import ShareChannel, own_keys
 from tapestry.vectors import RingVector
 from tests.support.secagg_cohort import Federation, Member
 
@@ -95,36 +97,69 @@ def steal(
         QuorumError: Too few shares of one of its two secrets.
     """
     cohort = federation.member(victim).state.round.cohort
-    seeds, masks = {}, {}
+    seeds, roots = {}, {}
     for name in colluders:
         held = federation.member(name).state.held[victim]
         seeds[cohort.places[name]] = held.seed
-        masks[cohort.places[name]] = held.mask
+        roots[cohort.places[name]] = held.root
     for reveal in reveals:
         place = cohort.places[reveal.node]
         if victim in reveal.self_shares:
             seeds[place] = bytes.fromhex(reveal.self_shares[victim])
-        if victim in reveal.mask_shares:
-            masks[place] = bytes.fromhex(reveal.mask_shares[victim])
+        if victim in reveal.root_shares:
+            roots[place] = bytes.fromhex(reveal.root_shares[victim])
     threshold = cohort.manifest.threshold
-    seed, secret = recover(seeds, threshold), recover(masks, threshold)
+    seed, root = recover(seeds, threshold), recover(roots, threshold)
     key = self_key(seed, cohort.context, node=victim)
     values = uploaded(federation, victim)
-    pairs = pair_masks(federation, victim, secret)
+    pairs = pair_masks(federation, victim, root)
     add_masks(values, [Mask(key, negative=True), *pairs])
     return values
 
 
-def pair_masks(federation: Federation, node: str, secret: bytes) -> Iterator[Mask]:
-    """What takes a node's pair masks off its upload, given its mask key."""
-    cohort = federation.member(node).state.round.cohort
-    view = decode_digest(federation.uploads[node].head.view)
-    agreement = Agreement(secret)
+def pair_masks(federation: Federation, node: str, root: bytes) -> Iterator[Mask]:
+    """What takes a node's pair masks off its upload, given its root and all traffic."""
+    cohort = Cohort.of(federation.manifest)
+    keys = own_keys(root, cohort, node=node)
+    agreement = Agreement(keys.mask)
     for entry in federation.keys.advertisements:
         if entry.node != node:
             shared = agreement.with_peer(bytes.fromhex(entry.mask_key))
-            key = pair_key(shared, cohort.context, names=(node, entry.node), view=view)
-            yield Mask(key, negative=node < entry.node)
+            added = contributed(federation, node, entry.node, root=root)
+            yield pair_mask(federation, node, entry.node, secret=shared, added=added)
+
+
+def pair_mask(
+    federation: Federation, node: str, peer: str, *, secret: bytes, added: bytes
+) -> Mask:
+    """The mask that takes one pair's mask off a node's upload."""
+    context = federation.manifest.context
+    view = decode_digest(federation.uploads[node].head.view)
+    key = pair_key(secret, context, names=(node, peer), view=view, contributed=added)
+    return Mask(key, negative=node < peer)
+
+
+def contributed(federation: Federation, node: str, peer: str, *, root: bytes) -> bytes:
+    """What a node and its peer put into their mask, given the node's root."""
+    cohort = Cohort.of(federation.manifest)
+    own = channel_of(federation, node, peer).own_contribution(root)
+    if own or not cohort.hybrid:
+        return own
+    data = bytes.fromhex(federation.sealed[node].ciphertexts[peer])
+    keys = own_keys(root, cohort, node=node)
+    found = channel_of(federation, peer, node).recover_contribution(data, keys)
+    assert found is not None
+    return found
+
+
+def channel_of(federation: Federation, sender: str, receiver: str) -> ShareChannel:
+    """The channel between two nodes of a round."""
+    return ShareChannel(
+        cohort=Cohort.of(federation.manifest),
+        sender=sender,
+        receiver=receiver,
+        view=decode_digest(federation.keys.digest),
+    )
 
 
 @contextmanager

@@ -58,7 +58,7 @@ from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Kind, Message
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.tlog.checkpoint import read_claim
-from tapestry.vectors import FloatVector
+from tapestry.vectors import FloatVector, IntegerVector
 from tapestry.workloads.base import Workload
 from tapestry_coordinator import run as driver
 from tapestry_coordinator.settings import CoordinatorSettings
@@ -258,8 +258,8 @@ class Federation:
         self.directory, self.base, self.train = directory, base, train
         self.wire = Wire()
         self.events: list[dict[str, Any]] = []  # that the coordinator told
-        self.updates: dict[tuple[str, int], FloatVector] = {}
-        self.poison: dict[str, Callable[[FloatVector], FloatVector]] = {}
+        self.updates: dict[tuple[str, int], Any] = {}  # as trainers give them
+        self.poison: dict[str, Callable[[Any], Any]] = {}
         self.now = timedelta()  # what nodes' clocks are ahead
         self.nodes: dict[str, Node] = {}
         only = institutions or {}
@@ -457,9 +457,12 @@ class RecordingTrainer(Trainer):
         return found
 
 
-def _made_up(name: str, manifest: RoundManifest) -> FloatVector:
+def _made_up(name: str, manifest: RoundManifest) -> FloatVector | IntegerVector:
     generator = np.random.default_rng([manifest.round_number, *name.encode()])
-    return (generator.standard_normal(manifest.length) / 64).astype(np.float32)
+    update = generator.standard_normal(manifest.length) / 64
+    if manifest.privacy.noise == "shared":
+        return (update * 2.0**manifest.scale_bits).astype(np.int64)
+    return update.astype(np.float32)
 
 
 def _same(update: FloatVector) -> FloatVector:

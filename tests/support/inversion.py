@@ -11,6 +11,7 @@ are, and sees one vector. Everything up to that vector is the product's own.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,7 @@ SYMBOLS = "abcdefghijklmnopqrstuvwxyz0123456789-.:/"
 DELTA = "0.00001"
 
 Scores = npt.NDArray[np.float64]
+Trained = Any  # float32, or whole numbers with shared noise
 
 
 def codes(generator: np.random.Generator, count: int) -> list[str]:
@@ -94,20 +96,25 @@ class Federation:
         label = f"{self.seed} {place} {use}".encode()
         return NoiseSource.unsafe_from_key(hashlib.sha256(label).digest())
 
-    def trained(self, text: str, *, place: int = 1) -> FloatVector:
+    def trained(self, text: str, *, place: int = 1) -> Trained:
         """One node's update, before it is prepared to leave."""
-        train = noiseless_step if self.noise == "shared" else update
         plan = self.manifest
-        return train(
+        units = self.model.encode([text], sequence_length=24)
+        runtime = Runtime(source=self.source(place, "training"))
+        if self.noise == "shared":
+            return noiseless_step(
+                self.model, units, manifest=plan, records=1, runtime=runtime
+            )
+        return update(
             self.model,
-            self.model.encode([text], sequence_length=24),
+            units,
             training=plan.training,
             privacy=plan.privacy,
             records=1,
-            runtime=Runtime(source=self.source(place, "training")),
+            runtime=runtime,
         ).values
 
-    def encoded(self, trained: FloatVector, *, place: int = 1) -> RingVector:
+    def encoded(self, trained: Trained, *, place: int = 1) -> RingVector:
         """What the node masks: clipped, rounded, and with its share of noise."""
 
         def random(size: int) -> bytes:
@@ -120,14 +127,14 @@ class Federation:
             noise=self.source(place, "share"),
         ).values
 
-    def masked(self, trained: FloatVector) -> FloatVector:
+    def masked(self, trained: Trained) -> FloatVector:
         """What the node uploads, to whoever lacks the masks."""
         values = self.encoded(trained)
         key = self.source(1, "mask").words(4).tobytes()
         add_masks(values, [Mask(key)], threads=1)
         return np.asarray(values.view(np.int32), dtype=np.float32)
 
-    def opened(self, trained: Sequence[FloatVector]) -> FloatVector:
+    def opened(self, trained: Sequence[Trained]) -> FloatVector:
         """What the coordinator learns: the mean of all nodes."""
         encoding = Encoding.of(self.manifest)
         rows = [self.encoded(row, place=i) for i, row in enumerate(trained, 1)]

@@ -28,6 +28,7 @@ from tapestry_governance.events.federation_events import (
 )
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import (
+    BlockEpsilon,
     DataDeclared,
     DpAccounted,
     PrivacyLoss,
@@ -47,6 +48,11 @@ NAMES = ("de", "es", "fr", "id")
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 DEADLINES = StageDeadlines(**dict.fromkeys(SECAGG_STAGES, 60))
 EPSILON = {1: "2", 2: "2.5", 3: "2.9"}  # a little above what the rounds cost
+
+
+def one_block(epsilon: str, fallback: str | None = None) -> tuple[BlockEpsilon, ...]:
+    """Return what a node with one block reports."""
+    return (BlockEpsilon(block=1, epsilon=epsilon, epsilon_fallback=fallback),)
 
 
 def fake_digest(text: str) -> str:
@@ -113,8 +119,10 @@ class World:
             "epsilon_cap": "8",
             "max_delta": "0.00001",
             "bases": (fake_digest("given"),),
+            "software": "any",
             "adapter_licences": ("CC-BY-4.0",),
             "max_attempt": 3,
+            "max_accounts": 16,
             "max_checkpoint_age": 86_400,
         }
         return Policy.model_validate({**base, **self.rules, **changes})
@@ -203,10 +211,16 @@ class World:
         return self
 
     def declaration(self, name: str) -> DataDeclared:
+        before = self.folded.data.get(name)
         return DataDeclared(
             dataset=fake_digest(f"data of {name}"),
+            version=before.version + 1 if before else 1,
+            block=1,
             records=1000,
+            withdrawn=0,
+            modality="text",
             unit="record",
+            max_rows=None,
             languages=(name,),
             licences=("CC-BY-4.0",),
         )
@@ -223,7 +237,7 @@ class World:
             attempt=attempt,
             model_digest=self.base(number - 1),
             layout_digest=fake_digest("layout"),
-            software_digest=fake_digest("software"),
+            software=(fake_digest("software"),),
             policy_digest=self.folded.policy.digest,
             roster_digest=roster_digest(self.members()),
             min_cohort=3,
@@ -275,8 +289,8 @@ class World:
                 bound="0",
                 sampling_rate="0.05",
                 target_delta="0.00001",
-                epsilon_run=epsilon or EPSILON[manifest.round_number],
-                epsilon_fallback=None,
+                blocks=one_block(epsilon or EPSILON[manifest.round_number]),
+                segments=(),
                 accountant="dp-accounting/pld",
                 accountant_version="0.6.0",
             ),
@@ -286,7 +300,6 @@ class World:
         account = self.account(self.manifest(), epsilon="2.9")
         return account.model_copy(
             update={
-                "run_id": "adapters",
                 "round_number": None,
                 "attempt": None,
                 "adapter": name,
@@ -379,6 +392,13 @@ def without_noise(body: DpAccounted) -> DpAccounted:
 def with_loss(body: DpAccounted, **changes: object) -> DpAccounted:
     """Account for other noise, without a check of what is said of it."""
     assert body.promise is not None
+    said = body.promise.blocks[0]
+    said = said.model_copy(
+        update={
+            k: changes.pop(k) for k in ("epsilon", "epsilon_fallback") if k in changes
+        }
+    )
+    changes.setdefault("blocks", (said,))
     return body.model_copy(update={"loss": body.promise.model_copy(update=changes)})
 
 

@@ -1,11 +1,13 @@
 """Valid logs of any length, with real signatures, made without replaying them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from tapestry.encoding import digest, encode_decimal
+from tapestry.encoding import decode_decimal, digest, encode_decimal
 from tapestry.keys import SigningKey
+from tapestry.privacy.accounting import Composition, Steps
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import Tree, leaf_hash
@@ -13,6 +15,7 @@ from tapestry_governance.events.envelope import Author, Seen, sign_entry
 from tapestry_governance.events.event_body import Body, Role
 from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.events.privacy_events import (
+    BlockEpsilon,
     DataDeclared,
     DpAccounted,
     PrivacyLoss,
@@ -25,7 +28,7 @@ from tapestry_governance.events.round_events import (
 
 ROUNDS_PER_RUN = 100
 ROUNDS_PER_RELEASE = 50
-EPSILON = "7"  # above what the rounds of a run cost, below the policy's cap
+EPSILON = "0.9"  # above what some thousand rounds cost with a noise multiplier of 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +66,13 @@ class LongLog:
             self.add(
                 DataDeclared(
                     dataset=digest(name.encode()),
+                    version=1,
+                    block=1,
                     records=records,
+                    withdrawn=0,
+                    modality="text",
                     unit="record",
+                    max_rows=None,
                     languages=("en",),
                     licences=("CC-BY-4.0",),
                 ),
@@ -106,18 +114,57 @@ class LongLog:
             self.add(self._release(manifest))
 
     def add_adapter_accounts(self, name: str, count: int) -> None:
-        """Let one member account for adapters of its own, all made in one way."""
-        manifest = self._template
+        """Let one member account for adapters of its own, each with its own noise."""
+        manifest, spent = self._template, Composition()
+        plan = manifest.privacy
+        if plan.noise == "none":
+            raise ValueError("the history of a long log has noise")
+        delta = decode_decimal(plan.target_delta)
+        spent.add(
+            Steps(
+                noise_multiplier=decode_decimal(plan.noise_multiplier),
+                sampling_rate=decode_decimal(self._rate),
+                steps=manifest.training.steps * self._rounds,
+            )
+        )
         for at in range(count):
+            rate = encode_decimal(round(0.005 + at / 10**6, 9))
+            said = self._account(manifest)
+            if said.promise is None:
+                raise ValueError("the history of a long log has noise")
+            noise = encode_decimal(round(1.5 + at / 200, 6))
+            spent.add(
+                Steps(
+                    noise_multiplier=decode_decimal(noise),
+                    sampling_rate=decode_decimal(rate),
+                    steps=20,
+                )
+            )
+            cost = max(spent.epsilon(target_delta=delta), decode_decimal(EPSILON))
+            loss = said.promise.model_copy(
+                update={
+                    "noise_multiplier": noise,
+                    "own_multiplier": noise,
+                    "sampling_rate": rate,
+                    "blocks": (
+                        BlockEpsilon(
+                            block=1,
+                            epsilon=encode_decimal(math.ceil(cost * 10**6) / 10**6),
+                            epsilon_fallback=None,
+                        ),
+                    ),
+                }
+            )
             self.add(
-                self._account(manifest).model_copy(
+                said.model_copy(
                     update={
-                        "run_id": "adapters",
+                        "loss": loss,
+                        "run_id": "history-0",
                         "round_number": None,
                         "attempt": None,
                         "adapter": f"adapter-{at}",
                         "version": 1,
-                        "steps": 1,
+                        "steps": 20,
                     }
                 ),
                 name,
@@ -185,8 +232,8 @@ class LongLog:
                 bound="0",
                 sampling_rate=self._rate,
                 target_delta=plan.target_delta,
-                epsilon_run=EPSILON,
-                epsilon_fallback=None,
+                blocks=(BlockEpsilon(block=1, epsilon=EPSILON, epsilon_fallback=None),),
+                segments=(),
                 accountant="dp-accounting/pld",
                 accountant_version="0.6.0",
             ),

@@ -14,6 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from tests.support.reference_mlkem import decapsulate, encapsulate, make_key
 from tests.support.reference_secagg import (
     LOW_ORDER,
     PRIME,
@@ -37,9 +38,23 @@ def derivations() -> dict[str, Any]:
     shared = agree(one, public(two))
     channel = hkdf(shared, context, P + b"channel\na.example\nb.example\n" + view)
     plaintext = fixed("shares", 66)
+    clear = fixed("clear", 1152)
     sealed = ChaCha20Poly1305(channel).encrypt(
-        bytes(12), plaintext, context + b"a.example\nb.example\n"
+        bytes(12), plaintext, context + b"a.example\nb.example\n" + clear
     )
+    root = fixed("root")
+    of_root = {
+        "mask_secret": hkdf(root, context, P + b"mask\na.example\n"),
+        "kem_seed": hkdf(root, context, P + b"kem\na.example\n", 64),
+        "contribution": hkdf(
+            root, context, P + b"contribution\na.example\nb.example\n"
+        ),
+    }
+    kem_public, kem_private = make_key(of_root["kem_seed"])
+    drawn, kem = encapsulate(kem_public, fixed("drawn"))
+    changed = bytes([kem[0] ^ 1]) + kem[1:]
+    pad = hkdf(drawn, context, P + b"wrap\na.example\nb.example\n" + view)
+    wrapped = [a ^ b for a, b in zip(of_root["contribution"], pad, strict=True)]
     return {
         "context": context.hex(),
         "view": view.hex(),
@@ -57,6 +72,21 @@ def derivations() -> dict[str, Any]:
         "commitment": hashlib.sha256(
             P + b"commitment\na.example\n" + context + seed
         ).hexdigest(),
+        "root": root.hex(),
+        **{name: value.hex() for name, value in of_root.items()},
+        "kem_public": kem_public.hex(),
+        "kem_ciphertext": kem.hex(),
+        "kem_secret": drawn.hex(),
+        "changed_kem_ciphertext": changed.hex(),
+        "changed_kem_secret": decapsulate(kem_private, changed).hex(),
+        "wrapped": bytes(wrapped).hex(),
+        "contribution_commitment": hashlib.sha256(
+            P
+            + b"contribution commitment\na.example\nb.example\n"
+            + context
+            + of_root["contribution"]
+        ).hexdigest(),
+        "clear": clear.hex(),
         "plaintext": plaintext.hex(),
         "sealed": sealed.hex(),
         "refused_public_keys": [
@@ -142,9 +172,8 @@ def encodings() -> dict[str, Any]:
             ["NaN", "0", "0"],
             ["Infinity", "0", "0"],
             ["0", "-Infinity", "0"],
-            ["1", "0.0625", "0"],
-            ["0.75", "0.5", "-0.5"],
         ],
+        "shortened": [["1", "0.5", "0"], ["3", "4", "-12"]],
         "cohort": len(NAMES),
         "grids": [
             {"clip_value": "0.000244140625", "scale_bits": 12, "bound": 1},
@@ -200,10 +229,12 @@ def messages() -> dict[str, Any]:
     keys = public(fixed("channel")), public(fixed("mask"))
     fields: dict[str, Any] = {
         "channel_key": keys[0].hex(),
+        "kem_key": make_key(fixed("kem", 64))[0].hex(),
         "mask_key": keys[1].hex(),
         "node": "a.example",
     }
     signed = P + b"advertise_keys\na.example\n" + context + b"".join(keys)
+    signed += hashlib.sha256(bytes.fromhex(fields["kem_key"])).digest()
     fields["signature"] = key.sign(signed).hex()
     good = json.dumps(fields, separators=(",", ":"), sort_keys=True)
     spelled = keys[1][:31] + bytes([keys[1][31] | 0x80])  # RFC 7748 ignores this bit
@@ -258,6 +289,7 @@ def noises() -> dict[str, Any]:
             {
                 "manifest": canon(changed((whole, floor))),
                 "bound": bound,
+                "unit_bound": math.floor(bound * (1 - 2.0**-10)),
                 "shares": 2,
                 "noise_multiplier": own * math.sqrt(2),
                 "own_multiplier": own,
@@ -282,7 +314,6 @@ def noises() -> dict[str, Any]:
         "no share to count on": changed(good, threshold=2, max_colluding=2),
         "noise below 1000 grid steps": changed(good, scale_bits=13),
         "a grid that is too coarse for rounding": changed(good, scale_bits=20),
-        "updates that are too long for float32": changed(good, clip_norm="100"),
         "no room in the ring": changed(("200", "0")),
     }
     base = canon(changed(good))

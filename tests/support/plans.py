@@ -92,7 +92,7 @@ def round_manifest(
     colluding = recommended_colluding(count)
     threshold = recommended_threshold(count, max_colluding=colluding)
     manifest = {
-        "protocol": "tapestry-secagg/1",
+        "protocol": "tapestry-secagg/2",
         "federation": "loom.example",
         "run_id": "run-1",
         "purpose": "train",
@@ -100,7 +100,7 @@ def round_manifest(
         "attempt": 1,
         "model_digest": DIGEST,
         "layout_digest": DIGEST,
-        "software_digest": DIGEST,
+        "software": (DIGEST,),
         "policy_digest": DIGEST,
         "roster_digest": DIGEST,
         "participants": tuple(participants),
@@ -118,6 +118,6 @@ def round_manifest(
         "outer": outer_plan(),
         "gate": {"held_out": DIGEST, "evaluation": DIGEST},
         "deadlines": dict.fromkeys(SECAGG_STAGES, 60),
-        "post_quantum": None,
+        "post_quantum": "mlkem768",
     }
     return RoundManifest.model_validate({**manifest, **changes})

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import (
 )
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-P = b"tapestry-secagg/1\n"
+P = b"tapestry-secagg/2\n"
 PRIME = 2**256 + 297
 LOW_ORDER = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"
 
@@ -27,9 +27,13 @@ def fixed(label: str, size: int = 32) -> bytes:
     return hashlib.shake_256(b"tsa-1 vector " + label.encode()).digest(size)
 
 
-def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
+def hkdf(secret: bytes, salt: bytes, info: bytes, size: int = 32) -> bytes:
     extracted = hmac.digest(salt, secret, "sha256")
-    return hmac.digest(extracted, info + b"\x01", "sha256")
+    done = last = b""
+    for number in range(1, size // 32 + 1):
+        last = hmac.digest(extracted, last + info + bytes([number]), "sha256")
+        done += last
+    return done
 
 
 def keystream(key: bytes, first: int, count: int) -> bytes:

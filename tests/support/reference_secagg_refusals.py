@@ -4,8 +4,6 @@ import json
 import re
 from typing import Any
 
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
 from tests.support.reference_secagg import (
     LOW_ORDER,
     PRIME,
@@ -15,19 +13,22 @@ from tests.support.reference_secagg import (
     public,
 )
 from tests.support.reference_secagg_round import (
-    CONTEXT,
     FIRST,
     LEFT,
     LOST,
+    NAMES,
     Rows,
     advertise,
-    channel,
+    boxed,
+    clear_part,
     consent,
+    gives,
     play,
+    public_keys,
     reveal,
-    secret,
     share,
     share_of,
+    sign,
     upload,
 )
 
@@ -103,16 +104,26 @@ def unreadable(number: str, value: dict[str, Any]) -> Rows:
     if number == "0":
         rows["a fraction with a zero at the end"] = good.replace('"0.25"', '"0.250"')
         rows["a number that is not a string"] = good.replace('"0.25"', "0.25")
-        rows["another protocol"] = good.replace("secagg/1", "secagg/2")
+        rows["another protocol"] = good.replace("secagg/2", "secagg/1")
+        rows["another key agreement"] = good.replace("mlkem768", "mlkem512")
         rows["weights of the participants"] = canon({**value, "weighting": "uniform"})
         rows["a deadline too few"] = good.replace(',"unmask":60', "")
     if number == "2":
         a, b = value["advertisements"][:2]
         rows["a public key twice"] = good.replace(b["mask_key"], a["mask_key"])
+        rows["an ML-KEM key twice"] = good.replace(b["kem_key"], a["kem_key"])
+    if number == "1":
+        kem = value["kem_key"]
+        rows["an ML-KEM key of 1183 bytes"] = good.replace(kem, kem[2:])
+        rows["an ML-KEM key of 1185 bytes"] = good.replace(kem, kem + "00")
+        # Its first number is 3329, the modulus: 0xd01 from 12 bits, the lowest first.
+        rows["an ML-KEM key that is not canonical"] = good.replace(
+            kem, "01" + kem[2] + "d" + kem[4:]
+        )
     if number == "9":
         mine = value["self_shares"][FIRST]
-        both = {**value["mask_shares"], FIRST: mine}
-        rows["both secrets of one node"] = canon({**value, "mask_shares": both})
+        both = {**value["root_shares"], FIRST: mine}
+        rows["both secrets of one node"] = canon({**value, "root_shares": both})
         rows["a share of 32 bytes"] = good.replace(mine, mine[2:])
         rows["a share of 2**257"] = good.replace(mine, "02" + mine[2:])
     return rows
@@ -126,29 +137,45 @@ def forged(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "signature": flip(body["signature"])}
 
 
+def without_kem_key(node: str) -> dict[str, Any]:
+    """A message 1 of a round without ML-KEM, signed."""
+    keys = {**public_keys(node), "kem_key": None}
+    parts = bytes.fromhex(f"{keys['channel_key']}{keys['mask_key']}")
+    return sign("advertise_keys", {"node": node, **keys}, parts)
+
+
 def refused_by_coordinator(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Build what the coordinator must refuse of ``a.example``, although it is read."""
-    keys = {w: public(secret(FIRST, w)).hex() for w in ("channel_key", "mask_key")}
+    keys = public_keys(FIRST)
     mine, view, second = m["3"][FIRST], m["5"][FIRST]["view"], named("another view")
     boxes = mine["ciphertexts"]
     fewer = {n: box for n, box in boxes.items() if n != LOST}
-    head = share(FIRST, mine["head"]["view"], ciphertexts=named(canon(fewer)))["head"]
+    first = mine["head"]["view"]
+    swapped = {**boxes, LOST: boxes["d.example"], "d.example": boxes[LOST]}
     others = {**boxes, LOST: flip(boxes[LOST])}
     own = m["9"][FIRST]["self_shares"]
     beyond = {**own, FIRST: PRIME.to_bytes(33, "big").hex()}
     less = {n: own[n] for n in LEFT[:-1]}
-    more = {**m["9"][FIRST]["mask_shares"], LEFT[-1]: own[LEFT[-1]]}
+    more = {**m["9"][FIRST]["root_shares"], LEFT[-1]: own[LEFT[-1]]}
     return {
         "1": {
             "a forged signature": forged(m["1"][FIRST]),
             "a key of low order": advertise(FIRST, mask_key=LOW_ORDER),
             "one key for both": advertise(FIRST, mask_key=keys["channel_key"]),
+            "no ML-KEM key": without_kem_key(FIRST),
         },
         "3": {
             "a forged signature": {**mine, "head": forged(mine["head"])},
             "another view": share(FIRST, second),
             "other ciphertexts than were signed": {**mine, "ciphertexts": others},
-            "a ciphertext too few": {"ciphertexts": fewer, "head": head},
+            "a ciphertext too few": share(FIRST, first, sealed=fewer),
+            "ciphertexts in each other's place": {**mine, "ciphertexts": swapped},
+            "a ciphertext that is a byte short": share(
+                FIRST, first, sealed={**boxes, LOST: boxes[LOST][:-2]}
+            ),
+            "a ciphertext without ML-KEM": share(
+                FIRST, first, sealed={**boxes, LOST: boxes[LOST][-164:]}
+            ),
         },
         "5": {
             "a forged signature": forged(m["5"][FIRST]),
@@ -163,7 +190,7 @@ def refused_by_coordinator(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "a forged signature": forged(m["9"][FIRST]),
             "a share that is not below the prime": reveal(FIRST, self_shares=beyond),
             "a self mask too few": reveal(FIRST, self_shares=less),
-            "a survivor's mask key": reveal(FIRST, self_shares=less, mask_shares=more),
+            "a survivor's root": reveal(FIRST, self_shares=less, root_shares=more),
         },
     }
 
@@ -175,10 +202,15 @@ def refused_by_node(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
     swapped = advertise(FIRST, mask_key=public(fixed("another")).hex())
     heads, boxes = m["4"][FIRST]["heads"]["heads"], m["4"][FIRST]["ciphertexts"]
     other = share("c.example", named("another view"))["head"]
-    box = ChaCha20Poly1305(channel("c.example", FIRST, named(canon(m["2"]))))
-    shares = PRIME.to_bytes(33, "big") + share_of("c.example", "mask_key", FIRST)
-    data = CONTEXT + f"c.example\n{FIRST}\n".encode()
-    beyond = box.encrypt(bytes(12), shares, data).hex()
+    first = named(canon(m["2"]))
+    shares = PRIME.to_bytes(33, "big") + share_of("c.example", "root", FIRST)
+    clear = clear_part("c.example", FIRST, first)
+    beyond = boxed("c.example", FIRST, first, shares, clear)
+    dealer = next(n for n in NAMES if n != FIRST and gives(n, FIRST))
+    good = share_of(dealer, "seed", FIRST) + share_of(dealer, "root", FIRST)
+    clear = clear_part(dealer, FIRST, first)[:1120] + bytes(32)
+    uncommitted = boxed(dealer, FIRST, first, good, clear)
+    sealed = boxes[LOST]
 
     def four(rows: list[Any], sealed: dict[str, str]) -> dict[str, Any]:
         return {"ciphertexts": sealed, "heads": {"heads": rows}}
@@ -193,6 +225,7 @@ def refused_by_node(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "too few": [a, b],
         "a forged signature": [a, b, forged(c), d],
         "a key of low order": [a, b, low, d],
+        "no ML-KEM key": [a, b, without_kem_key("c.example"), d],
     }
     survivors = {
         "own upload left out": [lost, y, z],
@@ -215,6 +248,16 @@ def refused_by_node(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "too few": four(heads[:2], {LOST: boxes[LOST]}),
             "a ciphertext too few": four(heads, {LOST: boxes[LOST]}),
             "one that does not open": four(heads, {**boxes, LOST: flip(boxes[LOST])}),
+            "another ML-KEM ciphertext": four(
+                heads, {**boxes, LOST: flip(sealed[:2]) + sealed[2:]}
+            ),
+            "one that is a byte short": four(heads, {**boxes, LOST: sealed[:-2]}),
+            "one for another node": four(
+                heads, {**boxes, LOST: m["4"]["d.example"]["ciphertexts"][LOST]}
+            ),
+            "a contribution that was not committed to": four(
+                heads, {**boxes, dealer: uncommitted}
+            ),
             "a share that is not below the prime": four(
                 heads, {**boxes, "c.example": beyond}
             ),
@@ -231,14 +274,25 @@ def refused_by_all(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Build what an auditor or a node must refuse of a result."""
     good, sent = m["10"], m["10"]["transcript"]
     seeds = {**sent["self_seeds"], FIRST: flip(sent["self_seeds"][FIRST])}
-    secrets = {LOST: flip(sent["mask_secrets"][LOST])}
+    secrets = {LOST: flip(sent["roots"][LOST])}
+    made = sent["contributions"][LOST]
+    [(node, row), *_] = made.items()
     x, y, z = sent["uploads"]
     changes: dict[str, dict[str, Any]] = {
         "a seed that was not committed to": {"self_seeds": seeds},
-        "a mask key that was not advertised": {"mask_secrets": secrets},
+        "a root whose keys were not advertised": {"roots": secrets},
+        "a contribution that was not committed to": {
+            "contributions": {
+                LOST: {**made, node: {**row, "secret": flip(row["secret"])}}
+            }
+        },
+        "a contribution too few": {"contributions": {LOST: {}}},
+        "a contribution with another proof": {
+            "contributions": {LOST: {**made, node: {**row, "proof": row["proof"][1:]}}}
+        },
         "too few consents": {"consents": {"consents": m["8"]["consents"][:2]}},
         "a forged upload": {"uploads": [x, y, forged(z)]},
-        "a mask key too few": {"mask_secrets": {}},
+        "a root too few": {"roots": {}},
     }
     rows = {
         why: {**good, "transcript": {**sent, **change}}

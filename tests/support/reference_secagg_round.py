@@ -1,6 +1,7 @@
 """A whole round of TSA-1 by the second implementation; ``b.example`` drops out."""
 
 import base64
+import functools
 import hashlib
 import math
 from fractions import Fraction
@@ -9,6 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from tests.support.reference_mlkem import decapsulate, encapsulate, make_key
 from tests.support.reference_secagg import (
     PRIME,
     P,
@@ -53,10 +55,11 @@ def verify_key(node: str) -> str:
 
 
 def manifest() -> dict[str, Any]:
-    words = ("model", "layout", "software", "policy", "roster")
+    words = ("model", "layout", "policy", "roster")
     return {
         **{f"{word}_digest": named(word) for word in words},
-        "protocol": "tapestry-secagg/1",
+        "software": [named("software")],
+        "protocol": "tapestry-secagg/2",
         "federation": "loom.example",
         "run_id": "run-1",
         "purpose": "train",
@@ -94,11 +97,11 @@ def manifest() -> dict[str, Any]:
         },
         "gate": {"held_out": named("held-out"), "evaluation": named("evaluation")},
         "deadlines": dict.fromkeys(STAGES, 60),
-        "post_quantum": None,
+        "post_quantum": "mlkem768",
     }
 
 
-CONTEXT = hashlib.sha256(b"tapestry-secagg/1" + canon(manifest()).encode()).digest()
+CONTEXT = hashlib.sha256(b"tapestry-secagg/2" + canon(manifest()).encode()).digest()
 
 
 def signed(stage: str, node: str, *parts: bytes) -> bytes:
@@ -115,11 +118,33 @@ def secret(node: str, what: str) -> bytes:
     return fixed(f"{what} of {node}")
 
 
+@functools.cache
+def of_root(node: str, label: str, *more: str, size: int = 32) -> bytes:
+    lines = "".join(f"{line}\n" for line in (label, node, *more))
+    return hkdf(secret(node, "root"), CONTEXT, P + lines.encode(), size)
+
+
+@functools.cache
+def kem_keys(node: str) -> tuple[bytes, bytes]:
+    return make_key(of_root(node, "kem", size=64))
+
+
+def public_keys(node: str) -> Rows:
+    return {
+        "channel_key": public(secret(node, "channel_key")).hex(),
+        "kem_key": kem_keys(node)[0].hex(),
+        "mask_key": public(of_root(node, "mask")).hex(),
+    }
+
+
+def advertised_parts(body: dict[str, Any]) -> bytes:
+    kem = hashlib.sha256(bytes.fromhex(body["kem_key"])).digest()
+    return bytes.fromhex(body["channel_key"] + body["mask_key"]) + kem
+
+
 def advertise(node: str, **changes: str) -> dict[str, Any]:
-    keys = {w: public(secret(node, w)).hex() for w in ("channel_key", "mask_key")}
-    keys |= changes
-    parts = [bytes.fromhex(keys[word]) for word in ("channel_key", "mask_key")]
-    return sign("advertise_keys", {"node": node, **keys}, *parts)
+    keys = public_keys(node) | changes
+    return sign("advertise_keys", {"node": node, **keys}, advertised_parts(keys))
 
 
 def polynomial(node: str, what: str) -> list[int]:
@@ -139,37 +164,116 @@ def share_of(dealer: str, what: str, receiver: str) -> bytes:
     return value.to_bytes(33, "big")
 
 
+def gives(node: str, peer: str) -> bool:
+    x, y = NAMES.index(node) + 1, NAMES.index(peer) + 1
+    return x < y if (x + y) % 2 else x > y
+
+
+@functools.cache
+def encapsulated(sender: str, receiver: str) -> tuple[bytes, bytes]:
+    drawn = fixed(f"encapsulation of {sender} for {receiver}")
+    return encapsulate(kem_keys(receiver)[0], drawn)
+
+
 def channel(sender: str, receiver: str, view: str) -> bytes:
     shared = agree(
         secret(sender, "channel_key"), public(secret(receiver, "channel_key"))
     )
     info = P + f"channel\n{sender}\n{receiver}\n".encode() + tail(view)
-    return hkdf(shared, CONTEXT, info)
+    return hkdf(shared + b"".join(encapsulated(sender, receiver)), CONTEXT, info)
 
 
-def share(node: str, view: str, **changes: str) -> dict[str, Any]:
-    sealed = {}
-    for peer in NAMES:
-        if peer != node:
-            plain = share_of(node, "seed", peer) + share_of(node, "mask_key", peer)
-            data = CONTEXT + f"{node}\n{peer}\n".encode()
-            box = ChaCha20Poly1305(channel(node, peer, view))
-            sealed[peer] = box.encrypt(bytes(12), plain, data).hex()
-    committed = P + f"commitment\n{node}\n".encode() + CONTEXT + secret(node, "seed")
+def committed(node: str, peer: str) -> bytes:
+    lines = f"contribution commitment\n{node}\n{peer}\n".encode()
+    own = of_root(node, "contribution", peer)
+    return hashlib.sha256(P + lines + CONTEXT + own).digest()
+
+
+def clear_part(node: str, peer: str, view: str) -> bytes:
+    kem_secret, kem = encapsulated(node, peer)
+    if not gives(node, peer):
+        return kem
+    own = of_root(node, "contribution", peer)
+    info = P + f"wrap\n{node}\n{peer}\n".encode() + tail(view)
+    pad = hkdf(kem_secret, CONTEXT, info)
+    wrapped = bytes(a ^ b for a, b in zip(own, pad, strict=True))
+    return kem + committed(node, peer) + wrapped
+
+
+def boxed(node: str, peer: str, view: str, plain: bytes, clear: bytes) -> str:
+    data = CONTEXT + f"{node}\n{peer}\n".encode() + clear
+    box = ChaCha20Poly1305(channel(node, peer, view))
+    return (clear + box.encrypt(bytes(12), plain, data)).hex()
+
+
+def sealed_for(node: str, peer: str, view: str) -> str:
+    plain = share_of(node, "seed", peer) + share_of(node, "root", peer)
+    return boxed(node, peer, view, plain, clear_part(node, peer, view))
+
+
+def tree(hashes: list[bytes]) -> bytes:
+    if len(hashes) == 1:
+        return hashes[0]
+    cut = 1 << (len(hashes) - 1).bit_length() - 1
+    both = tree(hashes[:cut]) + tree(hashes[cut:])
+    return hashlib.sha256(b"\x01" + both).digest()
+
+
+def path(hashes: list[bytes], index: int) -> list[bytes]:
+    if len(hashes) == 1:
+        return []
+    cut = 1 << (len(hashes) - 1).bit_length() - 1
+    left, right = hashes[:cut], hashes[cut:]
+    if index < cut:
+        return [*path(left, index), tree(right)]
+    return [*path(right, index - cut), tree(left)]
+
+
+def leaves(sealed: Rows) -> list[bytes]:
+    """A commitment, if there is room for one, and the hash of the message."""
+    rows = []
+    for _, text in sorted(sealed.items()):
+        data = bytes.fromhex(text)
+        start = data[1088:1120] if len(data) == 1234 else b""
+        rows.append(leaf(start + hashlib.sha256(data).digest()))
+    return rows
+
+
+def share(node: str, view: str, **changes: Any) -> dict[str, Any]:
+    sealed = {peer: sealed_for(node, peer, view) for peer in NAMES if peer != node}
+    sealed = changes.pop("sealed", sealed)
+    seed = P + f"commitment\n{node}\n".encode() + CONTEXT + secret(node, "seed")
     head = {
         "node": node,
         "view": view,
-        "commitment": hashlib.sha256(committed).hexdigest(),
-        "ciphertexts": named(canon(sealed)),
+        "commitment": hashlib.sha256(seed).hexdigest(),
+        "ciphertexts": "sha256:" + tree(leaves(sealed)).hex(),
     } | changes
     parts = (tail(head["view"]), bytes.fromhex(head["commitment"]))
     head = sign("share_keys", head, *parts, tail(head["ciphertexts"]))
     return {"ciphertexts": sealed, "head": head}
 
 
+def shown(node: str, view: str) -> dict[str, Any]:
+    """What a survivor contributed to its mask with the lost node, and the proof."""
+    sealed = share(node, view)["ciphertexts"]
+    data = bytes.fromhex(sealed[LOST])
+    kem_secret = decapsulate(kem_keys(LOST)[1], data[:1088])
+    info = P + f"wrap\n{node}\n{LOST}\n".encode() + tail(view)
+    pad = hkdf(kem_secret, CONTEXT, info)
+    proof = path(leaves(sealed), sorted(sealed).index(LOST))
+    return {
+        "secret": bytes(a ^ b for a, b in zip(data[1120:1152], pad, strict=True)).hex(),
+        "message": named(data),
+        "proof": [row.hex() for row in proof],
+    }
+
+
 def pair(node: str, peer: str, view: str) -> bytes:
     low, high = min(node, peer), max(node, peer)
-    shared = agree(secret(node, "mask_key"), public(secret(peer, "mask_key")))
+    shared = agree(of_root(node, "mask"), public(of_root(peer, "mask")))
+    one, two = (node, peer) if gives(node, peer) else (peer, node)
+    shared += of_root(one, "contribution", two)
     return hkdf(shared, CONTEXT, P + f"pair\n{low}\n{high}\n".encode() + tail(view))
 
 
@@ -226,7 +330,7 @@ def consent(node: str, survivors: str) -> dict[str, Any]:
 
 def reveal(node: str, **changes: dict[str, str]) -> dict[str, Any]:
     shares = {
-        "mask_shares": {LOST: share_of(LOST, "mask_key", node).hex()},
+        "root_shares": {LOST: share_of(LOST, "root", node).hex()},
         "self_shares": {n: share_of(n, "seed", node).hex() for n in LEFT},
     } | changes
     return sign("unmask", {"node": node, **shares}, tail(named(canon(shares))))
@@ -265,7 +369,8 @@ def play() -> dict[str, Any]:
         "uploads": list(uploads.values()),
         "consents": {"consents": list(consents.values())},
         "self_seeds": {n: recover(opened, "self_shares", n) for n in LEFT},
-        "mask_secrets": {LOST: recover(opened, "mask_shares", LOST)},
+        "roots": {LOST: recover(opened, "root_shares", LOST)},
+        "contributions": {LOST: {n: shown(n, first) for n in LEFT if gives(n, LOST)}},
     }
     result = {
         "transcript": transcript,
@@ -303,9 +408,7 @@ def statements(m: dict[str, Any]) -> dict[str, Rows]:
 
     return {
         "advertise_keys": {
-            n: signed(
-                "advertise_keys", n, pieces(body, "channel_key", "mask_key")
-            ).hex()
+            n: signed("advertise_keys", n, advertised_parts(body)).hex()
             for n, body in m["1"].items()
         },
         "share_keys": {
@@ -381,7 +484,8 @@ def whole_round() -> dict[str, Any]:
         "self_keys": {n: self_mask(n).hex() for n in NAMES},
         "chunks": {n: [chunk(masked(n, second)).hex()] for n in LEFT},
         "recovered": {
-            word: m["10"]["transcript"][word] for word in ("self_seeds", "mask_secrets")
+            word: m["10"]["transcript"][word]
+            for word in ("self_seeds", "roots", "contributions")
         },
         "sum": total(),
         "sum_chunks": [chunk(total()).hex()],
@@ -391,11 +495,16 @@ def whole_round() -> dict[str, Any]:
 
 
 def inputs(node: str) -> dict[str, Any]:
-    seeds = [secret(node, f"polynomial of the {what}") for what in ("seed", "mask_key")]
+    seeds = [secret(node, f"polynomial of the {what}") for what in ("seed", "root")]
     return {
         "identity": fixed(f"identity {node}").hex(),
         "channel_key": secret(node, "channel_key").hex(),
-        "mask_key": secret(node, "mask_key").hex(),
+        "root": secret(node, "root").hex(),
+        "encapsulated": {
+            peer: [part.hex() for part in encapsulated(node, peer)]
+            for peer in NAMES
+            if peer != node
+        },
         "seed": secret(node, "seed").hex(),
         "polynomials": [seed.hex() for seed in seeds],
         "update": [str(float(x)) for x in update(node)],
@@ -409,11 +518,18 @@ def check_unmasking(m: dict[str, Any], view: str) -> None:
     rows = [masked(n, view) for n in LEFT]
     row = [sum(column) % 2**32 for column in zip(*rows, strict=True)]
     sent = m["10"]["transcript"]
-    lost = bytes.fromhex(sent["mask_secrets"][LOST])
+    lost = bytes.fromhex(sent["roots"][LOST])
+    lost_key = hkdf(lost, CONTEXT, P + f"mask\n{LOST}\n".encode())
     for node in LEFT:
         low, high = min(node, LOST), max(node, LOST)
         info = P + f"pair\n{low}\n{high}\n".encode() + tail(view)
-        shared = hkdf(agree(lost, public(secret(node, "mask_key"))), CONTEXT, info)
+        mine = agree(lost_key, public(of_root(node, "mask")))
+        if gives(node, LOST):
+            mine += bytes.fromhex(sent["contributions"][LOST][node]["secret"])
+        else:
+            lines = f"contribution\n{LOST}\n{node}\n".encode()
+            mine += hkdf(lost, CONTEXT, P + lines)
+        shared = hkdf(mine, CONTEXT, info)
         seed = bytes.fromhex(sent["self_seeds"][node])
         own = hkdf(seed, CONTEXT, P + f"self\n{node}\n".encode())
         row = add(row, [(-1, own), (-1 if node < LOST else 1, shared)])

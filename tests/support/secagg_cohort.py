@@ -83,6 +83,7 @@ def terms_for(manifest: RoundManifest, **changes: Any) -> Requirements:
         plan=RunPlan.of(manifest),
         min_cohort=2,
         min_colluding=manifest.max_colluding,
+        hybrid_up_to=0,
         highest_round=0,
         afford=lambda _: None,
     )
@@ -101,6 +102,7 @@ class Federation:
     stage: Any = None
     message: Any = None
     keys: Any = None
+    sealed: Any = None  # messages 4
 
     @classmethod
     def of(cls, count: int, *, length: int = 50, **changes: Any) -> "Federation":
@@ -135,6 +137,7 @@ class Federation:
             member.state, message = client.share_keys(member.state, self.message)
             self.stage.accept(name, message)
         self.stage, self.message = self.stage.close()
+        self.sealed = self.message
 
     def receive_shares(self, names: Iterable[str] | None = None) -> None:
         for name in self._asked() if names is None else names:

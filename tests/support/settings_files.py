@@ -109,8 +109,10 @@ def common_policy(base_digest: str) -> dict[str, Any]:
         "epsilon_cap": "20",
         "max_delta": DELTA,
         "bases": (base_digest,),
+        "software": "any",
         "adapter_licences": ("CC0-1.0",),
         "max_attempt": 1,
+        "max_accounts": 16,
         "max_checkpoint_age": 86_400,
     }
 

@@ -167,18 +167,14 @@ def round_figures(body: RoundClosed) -> RoundFigures:
 
 
 def _epsilon(audit: Audit) -> dict[str, dict[str, float | None]]:
-    """Return epsilon by node and run, recomputed; ``total`` where runs are several."""
-    found: dict[str, dict[str, float | None]] = {}
-    for account in audit.accounts:
-        runs = found.setdefault(account.node, {})
-        runs[account.run_id or "total"] = account.recomputed
-    return found
+    """Return the epsilon of each node over all runs, recomputed."""
+    return {each.node: {"total": each.recomputed} for each in audit.accounts}
 
 
 def epsilon_after_rounds(events: Iterable[Event]) -> dict[str, float | None]:
     """Return the loss that each node reported after the rounds, before its adapter."""
     return {
-        event.actor: decode_decimal(loss.epsilon_run)
+        event.actor: decode_decimal(loss.epsilon)
         for event in events
         if isinstance(event.body, DpAccounted)
         and event.body.adapter is None

@@ -1,21 +1,21 @@
-"""Epsilon per node and run, recomputed from what nodes accounted for in the log.
+"""Epsilon per institution and block, recomputed from its accounts in the log.
 
-A node reports, with every round and adapter, the parameters of its mechanism and the
-epsilon of its run so far; where noise is shared also the fallback, which is the epsilon
-if all other nodes take their noise out. Here the parameters are composed again; a
-report below that is understated. A report above it is allowed: a node also counts
-rounds that it spent on but that failed before an entry of the log named them.
+An institution reports, with every round and adapter, the parameters of its mechanism
+and the epsilon of all that it spent so far, over all runs; where noise is shared also
+the fallback, which is the epsilon if all other nodes take their noise out. Here the
+parameters are composed again; a report below that is understated. A report above it is
+allowed: a node also counts rounds that it spent on but that failed before an entry of
+the log named them.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, RuleError
-from tapestry.privacy.accounting import Composition, Steps, epsilon
+from tapestry.privacy.accounting import Composition, Steps
+from tapestry_governance.events.privacy_events import BlockEpsilon
 from tapestry_governance.rules.round_records import AccountedLoss, AccountedSpending
 
 Spending = Mapping[str, Iterable[AccountedSpending]]
@@ -26,16 +26,15 @@ _TOLERANCE = 1e-4  # relative; between versions of the accountant
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """The spending of one node in one run, or in all of its runs together.
+    """The spending of one node on one block.
 
-    ``run_id`` is None for all runs together, a figure that no report has.
     Without noise nothing is promised: ``recomputed`` and ``target_delta`` are None.
     ``recomputed`` is None, too, where the noise is so little that its cost cannot be
     told. The fallback is None unless a part counts on the noise of others.
     """
 
     node: str
-    run_id: str | None
+    block: int
     rounds: int
     adapters: int
     steps: int
@@ -48,7 +47,7 @@ class Account:
     @property
     def is_understated(self) -> bool:
         """True if a report is below what its own parameters cost."""
-        if self.run_id is None or self.reported is None:
+        if self.reported is None:
             return False
         if _is_below(self.reported, self.recomputed):
             return True
@@ -64,43 +63,69 @@ def _is_below(reported: str, recomputed: float | None) -> bool:
 
 
 def recompute(spending: Spending) -> list[Account]:
-    """Recompute what every node spent, by run, in order of node and run.
+    """Recompute what every node spent on each block, in order of node and block.
 
-    Where a node has several runs, a line for all of them together follows: records
-    that took part in each are protected by that figure, not by the single ones.
+    Composed is at the largest delta of a node's accounts, all runs and adapters
+    together; the report is the last one. It can be compared where it names that delta.
 
     Args:
         spending: The accounts of each node, in the order of the log.
     """
     accounts = []
     for node in sorted(spending):
-        by_run = sorted(_by_run(spending[node]).items())
-        accounts += [_account(node, run, bodies) for run, bodies in by_run]
-        if len(by_run) > 1:
-            bodies = [body for _, bodies in by_run for body in bodies]
-            accounts.append(_account(node, None, bodies))
+        bodies = list(spending[node])
+        for block in _blocks(bodies):
+            running = _RunningAccount(node, block)
+            for body in bodies:
+                running.add(body)
+            accounts.append(running.account(_largest_delta(bodies)))
     return accounts
 
 
-def check(spending: Spending, accounts: Iterable[Account]) -> None:
+def check(spending: Spending) -> None:
     """Demand that no report is below what its parameters cost.
 
     Guarantees:
-        Checked are the last report of every run and every report that an adapter's
-        card repeats.
+        Every report is compared with the composition of all accounts up to it. Of
+        reports at one delta, those that are at least what all of the node's accounts
+        cost together need no composition of their own: fewer accounts cost less.
 
     Args:
         spending: The accounts of each node, in the order of the log.
-        accounts: The result of :func:`recompute`.
 
     Raises:
         RuleError: A report is below what its own parameters cost.
     """
-    for account in chain(accounts, _at_adapters(spending)):
+    for node in sorted(spending):
+        bodies = list(spending[node])
+        for block in _blocks(bodies):
+            _check_block(node, block, bodies)
+
+
+def _check_block(node: str, block: int, bodies: Sequence[AccountedSpending]) -> None:
+    whole = _RunningAccount(node, block)
+    for body in bodies:
+        whole.add(body)
+    at_end: dict[str, Account] = {}  # by delta
+    running = _RunningAccount(node, block)
+    for body in bodies:
+        running.add(body)
+        loss = body.promise
+        if loss is None:
+            return  # no report is allowed from here on
+        delta = loss.target_delta
+        if delta not in at_end:
+            at_end[delta] = whole.account(delta)
+        said = running.report
+        reported = said.epsilon if said else None
+        fallback = said.epsilon_fallback if said else None
+        account = replace(at_end[delta], reported=reported, fallback_reported=fallback)
+        if account.is_understated:
+            account = running.account(delta)
         if account.is_understated:
             raise RuleError(
-                f"{account.node} reports epsilon {account.reported} for run"
-                f" {account.run_id}, its parameters cost {account.recomputed};"
+                f"{node} reports epsilon {account.reported} for block {block} in entry"
+                f" {body.index}, its parameters cost {account.recomputed};"
                 f" fallback {account.fallback_reported}, cost"
                 f" {account.fallback_recomputed}",
                 code="epsilon-understated",
@@ -123,127 +148,78 @@ def steps_of(steps: int, loss: AccountedLoss, *, own: bool = False) -> Steps:
     )
 
 
-def _by_run(bodies: Iterable[AccountedSpending]) -> dict[str, list[AccountedSpending]]:
-    by_run: dict[str, list[AccountedSpending]] = defaultdict(list)
-    for body in bodies:
-        by_run[body.run_id].append(body)
-    return by_run
+def _blocks(bodies: Iterable[AccountedSpending]) -> list[int]:
+    """List the blocks that accounts name; block 1 where none of them has a promise."""
+    found = {each.block for b in bodies if b.promise for each in b.promise.blocks}
+    return sorted(found) or [1]
 
 
-def _account(node: str, run: str | None, bodies: list[AccountedSpending]) -> Account:
-    total = _RunningAccount(node, run, compose=_AtOnce)
-    for body in bodies:
-        total.add(body)
-    return total.account()
-
-
-def _at_adapters(spending: Spending) -> Iterator[Account]:
-    """Recompute each run as it stood when an adapter was accounted for."""
-    for node in sorted(spending):
-        for run, bodies in sorted(_by_run(spending[node]).items()):
-            if any(body.adapter is not None for body in bodies):
-                running = _RunningAccount(node, run, compose=Composition)
-                for body in bodies:
-                    running.add(body)
-                    if body.adapter is not None:
-                        yield running.account()
-
-
-class _AtOnce:
-    """Steps that are composed once, after the last: equal lists are computed once."""
-
-    def __init__(self) -> None:
-        self._steps: list[Steps] = []
-
-    def add(self, steps: Steps) -> None:
-        self._steps.append(steps)
-
-    def epsilon(self, *, target_delta: float) -> float:
-        return epsilon(self._steps, target_delta=target_delta)
-
-
-_Composed = Composition | _AtOnce
+def _largest_delta(bodies: Iterable[AccountedSpending]) -> str:
+    deltas = (body.promise.target_delta for body in bodies if body.promise)
+    return max(deltas, key=decode_decimal, default="0")
 
 
 class _RunningAccount:
-    """The spending of one node in one run, or in all of them, account after account."""
+    """The spending of one node on one block, account after account."""
 
-    def __init__(
-        self, node: str, run: str | None, *, compose: Callable[[], _Composed]
-    ) -> None:
-        self._node, self._run = node, run
+    def __init__(self, node: str, block: int) -> None:
+        self._node, self._block = node, block
         self._rounds = self._adapters = self._steps = 0
-        self._last: AccountedLoss | None = None
-        self._largest_delta = "0"
         self._lacks_noise = self._counts_on_others = False
-        self._spent: _Composed | None = compose()  # None: its cost cannot be told
-        self._fallback: _Composed | None = compose()
+        self._is_untold = False  # the cost of a part cannot be told
+        self._spent, self._fallback = Composition(), Composition()
+        self.report: BlockEpsilon | None = None  # the last one
 
     def add(self, body: AccountedSpending) -> None:
-        """Count one more account in."""
+        """Count one more account in; one without noise spends on every block."""
+        loss = body.promise
+        if loss is not None:
+            named = [each for each in loss.blocks if each.block == self._block]
+            if not named:
+                return
+            self.report = named[0]
         self._rounds += body.round_number is not None
         self._adapters += body.adapter is not None
         self._steps += body.steps
-        loss = self._last = body.promise
         if loss is None:
-            self._lacks_noise = True
+            self._lacks_noise, self.report = True, None
             return
-        deltas = (self._largest_delta, loss.target_delta)
-        self._largest_delta = max(deltas, key=decode_decimal)
-        whole = own = _accountable(body.steps, loss, own=False)
-        if loss.own_multiplier != loss.noise_multiplier:
-            self._counts_on_others = True
-            own = _accountable(body.steps, loss, own=True)
-        self._spent = _added(self._spent, whole)
-        self._fallback = _added(self._fallback, own)
+        self._counts_on_others |= loss.own_multiplier != loss.noise_multiplier
+        try:
+            self._spent.add(steps_of(body.steps, loss))
+            self._fallback.add(steps_of(body.steps, loss, own=True))
+        except ConfigError:  # integer noise of a few grid steps
+            self._is_untold = True
 
-    def account(self) -> Account:
-        """Return the account as it stands.
-
-        A run is composed at the delta of its last report, all runs at the largest.
-        """
-        last = self._last
+    def account(self, target_delta: str) -> Account:
+        """Return the account as it stands, composed at a delta."""
         account = Account(
             node=self._node,
-            run_id=self._run,
+            block=self._block,
             rounds=self._rounds,
             adapters=self._adapters,
             steps=self._steps,
             target_delta=None,
-            reported=None if self._run is None or last is None else last.epsilon_run,
+            reported=None,
             recomputed=None,
         )
-        if self._lacks_noise or last is None:
+        said = self.report
+        if self._lacks_noise or said is None:
             return account
-        target_delta = self._largest_delta if self._run is None else last.target_delta
-        delta = decode_decimal(target_delta)
-        fallback = self._fallback if self._counts_on_others else None
+        others = self._counts_on_others
         return replace(
             account,
             target_delta=target_delta,
-            recomputed=_composed(self._spent, delta),
-            fallback_reported=None if self._run is None else last.epsilon_fallback,
-            fallback_recomputed=_composed(fallback, delta),
+            reported=said.epsilon,
+            recomputed=self._composed(self._spent, target_delta),
+            fallback_reported=said.epsilon_fallback,
+            fallback_recomputed=(
+                self._composed(self._fallback, target_delta) if others else None
+            ),
         )
 
-
-def _accountable(steps: int, loss: AccountedLoss, *, own: bool) -> Steps | None:
-    try:
-        return steps_of(steps, loss, own=own)
-    except ConfigError:  # integer noise of a few grid steps
-        return None
-
-
-def _added(composition: _Composed | None, steps: Steps | None) -> _Composed | None:
-    """Add steps to a composition; None once the cost of any cannot be told."""
-    if composition is None or steps is None:
-        return None
-    composition.add(steps)
-    return composition
-
-
-def _composed(composition: _Composed | None, target_delta: float) -> float | None:
-    if composition is None:
-        return None
-    value = composition.epsilon(target_delta=target_delta)
-    return None if math.isinf(value) else value
+    def _composed(self, composition: Composition, target_delta: str) -> float | None:
+        if self._is_untold:
+            return None
+        value = composition.epsilon(target_delta=decode_decimal(target_delta))
+        return None if math.isinf(value) else value

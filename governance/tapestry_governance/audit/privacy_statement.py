@@ -61,7 +61,8 @@ class Part:
 class NodePromise:
     """The promise for the records of one node; None where a training had no noise."""
 
-    account: Account
+    account: Account  # of what led to the object
+    total: Account  # of all that the node spent, in the whole log
     unit: str | None
     adjacency: str | None
     trust_model: str | None
@@ -76,7 +77,7 @@ class Statement:
 
     name: str
     kind: str
-    run_id: str
+    runs: tuple[str, ...]  # whose rounds led to it
     base: str | None  # the release that an adapter grew on; its statement holds, too
     promises: tuple[NodePromise, ...]
     not_covered: tuple[str, ...] = NOT_COVERED
@@ -101,20 +102,28 @@ def state_privacy(state: FederationState, name: str) -> Statement:
         message = f"the log publishes no {name!r}; it publishes {there}"
         raise IncompleteError(message, code="name-not-published")
     before, adapter = state.published[name], state.adapters.get(name)
+    base = name if adapter is None else adapter.base
+    release = next(each for each in state.released if each.name == base)
     nodes = state.spending if adapter is None else (state.publishers[name],)
-    spent = {n: [s for s in state.spending[n] if s.index < before] for n in nodes}
-    if adapter is None:
-        run = state.releases[name].run_id
-    else:  # an adapter is not published without an account
-        (own,) = spent.values()
-        run = [each.run_id for each in own if each.adapter == name][-1]
-    of_run = {n: [s for s in spent[n] if s.run_id == run] for n in spent}
+    spent = {
+        node: [
+            each
+            for each in state.spending[node]
+            if each.index < before
+            and (
+                each.run_id in release.ancestry
+                if each.adapter is None
+                else each.adapter == name
+            )
+        ]
+        for node in nodes
+    }
     return Statement(
         name=name,
         kind="base release" if adapter is None else "adapter",
-        run_id=run,
+        runs=tuple(sorted(release.ancestry)),
         base=None if adapter is None else adapter.base,
-        promises=_promises(of_run),
+        promises=_promises({node: said for node, said in spent.items() if said}, state),
     )
 
 
@@ -122,8 +131,10 @@ def to_markdown(statement: Statement) -> str:
     """Print a statement as a page."""
     lines = [f"# Privacy of {statement.name}", ""]
     lines.append(
-        f"{statement.kind.capitalize()} of run `{statement.run_id}`. Every number is"
-        " from the federation's log; epsilon was composed again from it."
+        f"{statement.kind.capitalize()}, from the rounds of"
+        f" {', '.join(f'`{run}`' for run in statement.runs)}. Every number is from the"
+        " federation's log; epsilon was composed again from it, over all of these"
+        " rounds, rejected and aborted ones included."
     )
     if any(p.account.recomputed is not None for p in statement.promises):
         lines += ["", DEFINITION]
@@ -163,12 +174,19 @@ def write_statements(state: FederationState, folder: Path) -> list[str]:
     return names
 
 
-def _promises(spent: Mapping[str, list[AccountedSpending]]) -> tuple[NodePromise, ...]:
+def _promises(
+    spent: Mapping[str, list[AccountedSpending]], state: FederationState
+) -> tuple[NodePromise, ...]:
     promises = []
+    whole = {node: state.spending[node] for node in spent}
+    totals = {(each.node, each.block): each for each in recompute(whole)}
     for account in recompute(spent):
+        total = totals[account.node, account.block]
         bodies = spent[account.node]
         said = {name: getattr(bodies[-1].promise, name, None) for name in _SAID}
-        promises.append(NodePromise(account=account, parts=_parts(bodies), **said))
+        promises.append(
+            NodePromise(account=account, total=total, parts=_parts(bodies), **said)
+        )
     return tuple(promises)
 
 
@@ -187,11 +205,16 @@ def _parts(bodies: Sequence[AccountedSpending]) -> tuple[Part, ...]:
 
 
 def _promise_lines(promise: NodePromise) -> list[str]:
-    account = promise.account
-    epsilon = "none: a part was trained without noise"
+    account, total = promise.account, promise.total
+    epsilon = everything = "none: a part was trained without noise"
     if account.recomputed is not None:
-        epsilon = f"{_shown(account.recomputed)} (reported {account.reported})"
-    rows: list[tuple[str, object]] = [("epsilon", epsilon)]
+        epsilon = _shown(account.recomputed)
+    if total.recomputed is not None:
+        everything = f"{_shown(total.recomputed)} (reported {total.reported})"
+    rows: list[tuple[str, object]] = [
+        ("epsilon", epsilon),
+        ("epsilon of all that it spent, in the whole log", everything),
+    ]
     if promise.trust_model is not None:
         rows += [
             ("delta", account.target_delta or "none"),
@@ -200,12 +223,14 @@ def _promise_lines(promise: NodePromise) -> list[str]:
             ("trust model", _TRUST[promise.trust_model]),
             ("accountant", f"{promise.accountant} {promise.accountant_version}"),
         ]
-    if account.fallback_reported is not None:
+    if account.fallback_recomputed is not None:
         fallback = _shown(account.fallback_recomputed)
         rows.insert(1, ("fallback epsilon", f"{fallback}, if all others collude"))
     rows += [(part.what, _numbers(part)) for part in promise.parts]
     table = [f"| {key} | {value} |" for key, value in rows]
-    return [f"## Records of {account.node}", "", "| | |", "|---|---|", *table]
+    title = f"## Records of {account.node}"
+    title += f", block {account.block}" if account.block > 1 else ""
+    return [title, "", "| | |", "|---|---|", *table]
 
 
 def _numbers(part: Part) -> str:

@@ -288,13 +288,12 @@ def _privacy(audit: Audit) -> Found:
     from tapestry_governance.audit.privacy_accounts import check, recompute
 
     audit.accounts = recompute(audit.state.spending)
-    check(audit.state.spending, audit.accounts)
-    single = [account for account in audit.accounts if account.run_id is not None]
-    without = sum(account.recomputed is None for account in single)
-    detail = f"{len(single)} accounts of a node and a run, none understated"
+    check(audit.state.spending)
+    without = sum(account.recomputed is None for account in audit.accounts)
+    detail = f"{len(audit.accounts)} accounts of a node and a block, none understated"
     if without:
         detail += f"; {without} promise nothing (no noise)"
-    return detail, {"accounts": len(single), "without_promise": without}
+    return detail, {"accounts": len(audit.accounts), "without_promise": without}
 
 
 def _artifacts(audit: Audit) -> Found:

@@ -77,7 +77,7 @@ def verify_command(
 @trust_file
 @as_json
 def account_command(bundle: Path, trust: Path | None, as_json: bool) -> ExitStatus:
-    """Recompute epsilon per node and run; the bundle is verified first."""
+    """Recompute epsilon per node and block; the bundle is verified first."""
     audit = _audit(bundle, trust=trust, since=None)
     if as_json:
         report = {"accounts": [_row(each) for each in audit.accounts]}
@@ -116,6 +116,52 @@ def statement_command(
     else:
         console.say_page(to_markdown(statement))
     return ExitStatus.HOLDS
+
+
+@app.command("software")
+@click.option(
+    "--files",
+    is_flag=True,
+    help="Read every installed file, and compare it with its package's RECORD.",
+)
+@click.option(
+    "--policy",
+    "bundle",
+    type=PATH,
+    metavar="BUNDLE",
+    help="A bundle; its policy must allow this software. It is verified first.",
+)
+@trust_file
+@as_json
+def software_command(
+    *, files: bool, bundle: Path | None, trust: Path | None, as_json: bool
+) -> ExitStatus:
+    """Say what software a node is here, and whether a policy allows it.
+
+    The digest is what rounds name and policies list. It covers all files of this
+    program, each package that a node requires by its RECORD, the interpreter, and the
+    environment variables that change results.
+    """
+    from tapestry.software_digest import software_manifest
+    from tapestry_governance.software_report import SoftwareReport
+
+    allowed = None
+    if bundle is not None:
+        audit = _audit(bundle, trust=trust, since=None)
+        if status(audit) is not ExitStatus.HOLDS:
+            if as_json:
+                console.say_json(_verdict(audit))
+            else:
+                _say_reason(audit)
+            return status(audit)
+        allowed = audit.state.policy.software
+    found = SoftwareReport.of(software_manifest(), allowed=allowed, reads_files=files)
+    if as_json:
+        console.say_json(found.to_json())
+    else:
+        for line in found.lines():
+            console.say(line)
+    return found.status
 
 
 def status(audit: "Audit") -> ExitStatus:
@@ -162,13 +208,12 @@ def note_trust(trust: bytes | None) -> None:
 
 def _print_accounts(audit: "Audit") -> None:
     for each in audit.accounts:
-        run = each.run_id or "(all runs)"
         recomputed, alone = each.recomputed, each.fallback_recomputed
         epsilon = "none" if recomputed is None else f"{recomputed:.4f}"
         collusion = "" if alone is None else f" {alone:.4f} if all others collude,"
         delta = "" if each.target_delta is None else f" delta {each.target_delta},"
         console.say(
-            f"{each.node:<16}{run:<24}epsilon {epsilon:>9} recomputed,"
+            f"{each.node:<16}block {each.block:<4}epsilon {epsilon:>9} recomputed,"
             f" {each.reported or 'none':>9} reported,{collusion}{delta}"
             f" {each.rounds} rounds, {each.adapters} adapters, {each.steps} steps"
         )
@@ -192,7 +237,7 @@ def _row(account: "Account") -> dict[str, Any]:
     reported = account.reported
     return {
         "node": account.node,
-        "run": account.run_id,
+        "block": account.block,
         "epsilon_recomputed": account.recomputed,
         "epsilon_reported": None if reported is None else decode_decimal(reported),
         "epsilon_fallback": account.fallback_recomputed,

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tapestry.keys import VerifyKey
-from tapestry.schema import Digest, KeyText, Name, Noise, Plain, Strict
+from tapestry.schema import Digest, KeyText, Name, Noise, Plain, Software, Strict
 from tapestry_governance.events.event_body import (
     Attempt,
     Body,
@@ -23,12 +23,15 @@ class Policy(Strict):
     min_cohort: Annotated[int, Field(ge=2)]
     max_colluding: Annotated[int, Field(ge=0)]  # a round must tolerate at least these
     noise: tuple[Noise, ...]
-    epsilon_cap: Plain  # per node and run
+    epsilon_cap: Plain  # per institution and block, over the whole log
     max_delta: Plain
     # A run may start from these models, by identity.
     bases: Literal["any"] | Annotated[tuple[Digest, ...], Field(min_length=1)]
+    # A node runs one of these.
+    software: Literal["any"] | Software
     adapter_licences: tuple[Licence, ...]
     max_attempt: Attempt
+    max_accounts: Annotated[int, Field(ge=0)]  # of adapters, per member and release
     max_checkpoint_age: Annotated[int, Field(ge=1)]  # seconds
 
 

@@ -23,8 +23,13 @@ class DataDeclared(Body):
     type: ClassVar[str] = "data.declared"
     roles: ClassVar[tuple[Role, ...]] = ("node",)
     dataset: Digest  # a salted commitment, not a digest of the records
+    version: Annotated[int, Field(ge=1)]
+    block: Annotated[int, Field(ge=1)]  # of the units that came with this version
     records: Annotated[int, Field(ge=1)]  # a lower bound is safe, see EVENTS.md
-    unit: Literal["record"]
+    withdrawn: Annotated[int, Field(ge=0)]  # units that left with this version
+    modality: Literal["text", "episodes"]
+    unit: Literal["record", "person"]
+    max_rows: Annotated[int, Field(ge=1)] | None  # of a unit; None: it is one row
     languages: Annotated[tuple[Language, ...], Field(max_length=50)]  # none: no text
     licences: Annotated[tuple[Licence, ...], Field(max_length=50)]
 
@@ -35,13 +40,47 @@ class UnboundedLoss(Strict):
     mechanism: Literal["none"]
 
 
+class BlockEpsilon(Strict):
+    """The epsilon of one block of an institution's units.
+
+    It composes all that the institution spent on the block up to and including this
+    event, over all runs and adapters. Where a part of that counts on noise of other
+    nodes, the fallback composes all with the node's own noise alone; otherwise it is
+    null.
+    """
+
+    block: Annotated[int, Field(ge=1)]
+    epsilon: Plain
+    epsilon_fallback: Plain | None
+
+
+def largest_epsilon(blocks: tuple[BlockEpsilon, ...]) -> str:
+    """Return the largest epsilon of some blocks."""
+    return max((each.epsilon for each in blocks), key=decode_decimal)
+
+
+def largest_fallback(blocks: tuple[BlockEpsilon, ...]) -> str | None:
+    """Return the largest fallback of some blocks, or None where none has one."""
+    if all(each.epsilon_fallback is None for each in blocks):
+        return None
+    said = (each.epsilon_fallback or each.epsilon for each in blocks)
+    return max(said, key=decode_decimal)
+
+
+class NoisedSegment(Strict):
+    """A part of the released vector with noise of its own."""
+
+    name: Name
+    sensitivity: Plain
+    noise_multiplier: Plain
+
+
 class PrivacyLoss(Strict):
     """The loss of training with noise, and all parameters to compute it again.
 
-    ``epsilon_run`` composes all that the node spent in the run up to and including this
-    event, at ``target_delta``. Where a part of the run counts on noise of other nodes,
-    the trust model is ``shared`` and ``epsilon_fallback`` composes the run with the
-    node's own noise alone; otherwise it is null.
+    ``blocks`` holds the epsilons at ``target_delta``, one for each block that the
+    institution declared, in order. Where any of them counts on noise of other nodes,
+    the trust model is ``shared``.
     """
 
     mechanism: Literal[  # of each step
@@ -49,7 +88,7 @@ class PrivacyLoss(Strict):
     ]
     unit: Literal["record"]
     adjacency: Literal["add-remove"]
-    trust_model: Literal["local", "shared"]  # of epsilon_run
+    trust_model: Literal["local", "shared"]  # of the epsilons
     clip_norm: Plain
     noise_multiplier: Plain  # of all noise that is counted on
     own_multiplier: Plain  # of the node's own
@@ -58,16 +97,32 @@ class PrivacyLoss(Strict):
     bound: Plain  # clip norm in steps of the grid of integer noise; 0 with Gaussian
     sampling_rate: Plain
     target_delta: Plain
-    epsilon_run: Plain
-    epsilon_fallback: Plain | None
+    blocks: Annotated[tuple[BlockEpsilon, ...], Field(min_length=1, max_length=1000)]
+    segments: Annotated[tuple[NoisedSegment, ...], Field(max_length=100)]
     accountant: Annotated[str, Field(pattern=r"^[a-z][a-z0-9./-]{0,62}$")]
     accountant_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")]
 
+    @property
+    def epsilon(self) -> str:
+        """The largest epsilon of a block."""
+        return largest_epsilon(self.blocks)
+
+    @property
+    def epsilon_fallback(self) -> str | None:
+        """The largest fallback of a block, or None where no noise is shared."""
+        return largest_fallback(self.blocks)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.trust_model == "shared") != (self.epsilon_fallback is not None):
+        is_shared = any(each.epsilon_fallback is not None for each in self.blocks)
+        if (self.trust_model == "shared") != is_shared:
             raise ValueError("a fallback goes with noise that is shared")
+        numbers = [each.block for each in self.blocks]
+        if numbers != sorted(set(numbers)):
+            raise ValueError("blocks are in order, each once")
         positive = (self.clip_norm, self.own_multiplier, self.target_delta)
+        if any(decode_decimal(each.epsilon) < 0 for each in self.blocks):
+            raise ValueError("an epsilon is not negative")
         if any(decode_decimal(text) <= 0 for text in positive):
             raise ValueError("clip norm, noise multiplier and delta are positive")
         if not 0 < decode_decimal(self.sampling_rate) <= 1:

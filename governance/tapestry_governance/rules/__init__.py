@@ -27,7 +27,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
 7. Account (``model_rules``): node-not-in-cohort, account-duplicated, steps-differ,
    mechanism-differs, privacy-terms-differ, noise-not-allowed, noise-too-low,
    data-not-declared, sampling-rate-too-low, epsilon-decreased, epsilon-above-cap,
-   delta-above-policy, run-without-noise.
+   delta-above-policy, training-without-noise, blocks-differ, segments-differ,
+   adapter-run-unreleased, accounts-too-many.
 
 8. Closing (``round_rules``): round-not-open, participants-differ, sum-too-small,
    commitment-unknown, account-missing, base-before-differs, rejected-round-moved-base.
@@ -41,9 +42,10 @@ are those of ``governance/EVENTS.md``, by its numbers:
 
 10. Adapter (``model_rules``): adapter-name-reserved, adapter-name-taken,
     adapter-version-not-next, adapter-base-unpublished, licence-not-allowed,
-    adapter-not-accounted, adapter-epsilon-differs.
+    adapter-not-accounted, adapter-run-differs, adapter-epsilon-differs.
 
-11. Policy (``replay``): policy-version-not-next, policy-within-round.
+11. Policy (``replay``): policy-version-not-next, policy-within-round. Data
+    (``replay``): data-version-not-next.
 
 An audit composes the accounts again and finds a report that is too low
 (``audit.privacy_accounts``): epsilon-understated.

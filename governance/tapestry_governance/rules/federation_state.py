@@ -166,8 +166,10 @@ class FederationState:
     accounted: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
     disputes: PersistentMap[RoundKey, frozenset[tuple[str, str]]] = _EMPTY
     spending: PersistentMap[str, PersistentList[AccountedSpending]] = _EMPTY
-    epsilon: PersistentMap[tuple[str, str], str] = _EMPTY  # node, run
-    runs_without_noise: PersistentMap[tuple[str, str], int] = _EMPTY  # node, run
+    epsilon: PersistentMap[tuple[str, int], tuple[str, str]] = _EMPTY  # node, block
+    without_noise: PersistentMap[str, int] = _EMPTY  # node -> index of such a training
+    adapter_accounts: PersistentMap[str, tuple[int, int]] = _EMPTY  # releases, number
+    ancestry: PersistentMap[str, frozenset[str]] = _EMPTY  # base -> runs it came from
     pending_adapter_charges: PersistentMap[tuple[str, str], AccountedSpending] = _EMPTY
     releases: PersistentMap[str, ReleasePublished] = _EMPTY
     released: PersistentList[ReleaseRecord] = _NONE

@@ -9,7 +9,11 @@ from typing import cast
 from tapestry.encoding import decode_decimal
 from tapestry.errors import RuleError
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
-from tapestry_governance.events.privacy_events import DpAccounted, PrivacyLoss
+from tapestry_governance.events.privacy_events import (
+    BlockEpsilon,
+    DpAccounted,
+    PrivacyLoss,
+)
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.persistent_collections import (
     PersistentList,
@@ -40,25 +44,28 @@ def dp_accounted(
             message = f"{actor} trained without noise, which the policy does not allow"
             raise RuleError(message, code="noise-not-allowed")
     else:
-        _check_spent(state, body, promise, actor=actor)
+        _check_spent(state, promise, actor=actor)
     record = AccountedSpending.of(body, index=index)
     charges, accounted = state.pending_adapter_charges, state.accounted
+    numbers = state.adapter_accounts
     if body.adapter is not None:
         charges = charges.set((actor, body.adapter), record)
+        numbers = _count_adapter(state, body, actor)
     else:
         accounted = _account_round(state, body, actor)
-    bare, epsilon = state.runs_without_noise, state.epsilon
-    spender = (actor, body.run_id)
+    bare, epsilon = state.without_noise, state.epsilon
     if promise is None:
-        bare = bare if spender in bare else bare.set(spender, index)
-    else:
-        epsilon = epsilon.set(spender, promise.epsilon_run)
+        bare = bare if actor in bare else bare.set(actor, index)
+    for each in promise.blocks if promise else ():
+        said = (each.epsilon, promise.target_delta) if promise else ("0", "0")
+        epsilon = epsilon.set((actor, each.block), said)
     spending = state.spending.get(actor, PersistentList())
     return dataclasses.replace(
         state,
         pending_adapter_charges=charges,
         accounted=accounted,
-        runs_without_noise=bare,
+        without_noise=bare,
+        adapter_accounts=numbers,
         epsilon=epsilon,
         spending=state.spending.set(actor, spending.append(record)),
     )
@@ -97,6 +104,8 @@ def release_published(
         run_id=body.run_id,
         round_number=body.round_number,
         index=index,
+        ancestry=state.ancestry.get(body.parameters_digest, frozenset())
+        | {body.run_id},
     )
     of_run = state.released_by_run.get(body.run_id, PersistentList())
     return dataclasses.replace(
@@ -133,14 +142,7 @@ def adapter_published(
     if account not in charges:
         message = f"{actor} accounted for no adapter {body.name}"
         raise RuleError(message, code="adapter-not-accounted")
-    promise = charges[account].promise
-    spent = (promise.epsilon_run, promise.target_delta) if promise else (None, None)
-    if (body.epsilon, body.target_delta) != spent:
-        raise RuleError(
-            f"{body.name} claims epsilon {body.epsilon} at {body.target_delta},"
-            f" accounted were {spent[0]} at {spent[1]}",
-            code="adapter-epsilon-differs",
-        )
+    _check_charge(body, charges[account], run=release.run_id)
     return dataclasses.replace(
         state,
         pending_adapter_charges=charges.without(account),
@@ -150,29 +152,84 @@ def adapter_published(
     )
 
 
-def _check_spent(
-    state: FederationState, body: DpAccounted, promise: PrivacyLoss, *, actor: str
+def _check_charge(
+    body: AdapterPublished, charge: AccountedSpending, *, run: str
 ) -> None:
+    promise = charge.promise
+    if charge.run_id != run:
+        message = f"accounted for in run {charge.run_id}, {body.base} is of {run}"
+        raise RuleError(message, code="adapter-run-differs")
+    spent = (promise.epsilon, promise.target_delta) if promise else (None, None)
+    if (body.epsilon, body.target_delta) != spent:
+        raise RuleError(
+            f"{body.name} claims epsilon {body.epsilon} at {body.target_delta},"
+            f" accounted were {spent[0]} at {spent[1]}",
+            code="adapter-epsilon-differs",
+        )
+
+
+def _check_spent(state: FederationState, promise: PrivacyLoss, *, actor: str) -> None:
     policy = state.policy
-    if (actor, body.run_id) in state.runs_without_noise:
+    if actor in state.without_noise:
         raise RuleError(
-            f"{actor} trained without noise in run {body.run_id}, so no epsilon holds",
-            code="run-without-noise",
+            f"{actor} trained without noise, by entry {state.without_noise[actor]}, so"
+            " no epsilon holds for its records",
+            code="training-without-noise",
         )
-    spent = decode_decimal(promise.epsilon_run)
-    if not 0 <= spent <= decode_decimal(policy.epsilon_cap):
-        raise RuleError(
-            f"{actor} spent {promise.epsilon_run} in run {body.run_id}, the policy"
-            f" allows {policy.epsilon_cap}",
-            code="epsilon-above-cap",
-        )
-    before = state.epsilon.get((actor, body.run_id), "0")
-    if spent < decode_decimal(before):
-        message = f"{actor}'s epsilon falls from {before} to {promise.epsilon_run}"
-        raise RuleError(message, code="epsilon-decreased")
+    data = state.data.get(actor)
+    if data is None:
+        message = f"{actor} declared no data, so its sampling rate is unknown"
+        raise RuleError(message, code="data-not-declared")
+    blocks = [each.block for each in promise.blocks]
+    if blocks != list(range(1, data.block + 1)):
+        message = f"{actor} accounts for blocks {blocks}, declared 1 to {data.block}"
+        raise RuleError(message, code="blocks-differ")
+    if promise.segments:
+        message = f"{actor} names {len(promise.segments)} segments, plans have none"
+        raise RuleError(message, code="segments-differ")
     if decode_decimal(promise.target_delta) > decode_decimal(policy.max_delta):
         message = f"delta {promise.target_delta}, at most {policy.max_delta}"
         raise RuleError(message, code="delta-above-policy")
+    for each in promise.blocks:
+        _check_block(state, each, promise.target_delta, actor=actor)
+
+
+def _check_block(
+    state: FederationState, said: BlockEpsilon, target_delta: str, *, actor: str
+) -> None:
+    cap, spent = state.policy.epsilon_cap, decode_decimal(said.epsilon)
+    if not 0 <= spent <= decode_decimal(cap):
+        raise RuleError(
+            f"{actor} spent {said.epsilon} on block {said.block}, the policy allows"
+            f" {cap}",
+            code="epsilon-above-cap",
+        )
+    before, delta = state.epsilon.get((actor, said.block), ("0", "1"))
+    # At a larger delta the same spending is a smaller epsilon.
+    if decode_decimal(target_delta) > decode_decimal(delta):
+        return
+    if spent < decode_decimal(before):
+        message = f"{actor}'s epsilon falls from {before} to {said.epsilon}"
+        raise RuleError(message, code="epsilon-decreased")
+
+
+def _count_adapter(
+    state: FederationState, body: DpAccounted, actor: str
+) -> PersistentMap[str, tuple[int, int]]:
+    """Count the account of an adapter on a release, among those since the newest."""
+    if body.run_id not in state.released_by_run:
+        message = f"{actor}'s adapter {body.adapter}: no release of run {body.run_id}"
+        raise RuleError(message, code="adapter-run-unreleased")
+    releases, most = len(state.released), state.policy.max_accounts
+    since, number = state.adapter_accounts.get(actor, (releases, 0))
+    number = number + 1 if since == releases else 1
+    if number > most:
+        raise RuleError(
+            f"{actor} accounts for adapter {number} since the newest release, the"
+            f" policy allows {most}",
+            code="accounts-too-many",
+        )
+    return state.adapter_accounts.set(actor, (releases, number))
 
 
 def _account_round(
@@ -207,11 +264,7 @@ def _check_plan(
     if planned is None or loss.mechanism == "none":
         return
     _check_noise(loss, planned, actor)
-    data = state.data.get(actor)
-    if data is None:
-        message = f"{actor} declared no data, so its sampling rate is unknown"
-        raise RuleError(message, code="data-not-declared")
-    rate = min(1.0, terms.batch_size / data.records)
+    rate = min(1.0, terms.batch_size / state.data[actor].records)
     if decode_decimal(loss.sampling_rate) < rate - _ROUNDING:
         message = f"{actor}'s sampling rate {loss.sampling_rate} is below {rate}"
         raise RuleError(message, code="sampling-rate-too-low")

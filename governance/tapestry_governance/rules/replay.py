@@ -237,6 +237,17 @@ def _dispatch_model(
             raise IncompleteError(message, code="event-without-rule")
 
 
+def _check_version(before: DataDeclared | None, body: DataDeclared) -> None:
+    version, block = (before.version, before.block) if before else (0, 0)
+    least = max(block, 1)  # without new units a version keeps the newest block
+    if body.version != version + 1 or not least <= body.block <= block + 1:
+        raise RuleError(
+            f"data version {body.version} with block {body.block} after version"
+            f" {version} with block {block}",
+            code="data-version-not-next",
+        )
+
+
 def _declare(state: FederationState, event: Event) -> FederationState:
     match event.body:
         case PolicyAdopted(policy=policy):
@@ -250,6 +261,7 @@ def _declare(state: FederationState, event: Event) -> FederationState:
                 state, policy=policy, policy_digest=policy.digest
             )
         case DataDeclared() as body:
+            _check_version(state.data.get(event.actor), body)
             return dataclasses.replace(state, data=state.data.set(event.actor, body))
         case EvaluationRecorded():
             return state

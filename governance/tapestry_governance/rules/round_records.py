@@ -12,7 +12,13 @@ from typing import Any, Self
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import RoundManifest
-from tapestry_governance.events.privacy_events import DpAccounted, PrivacyLoss
+from tapestry_governance.events.privacy_events import (
+    BlockEpsilon,
+    DpAccounted,
+    NoisedSegment,
+    PrivacyLoss,
+    largest_epsilon,
+)
 
 RoundKey = tuple[str, int, int]  # run, round number, attempt
 
@@ -109,6 +115,7 @@ class ReleaseRecord:
     run_id: str
     round_number: int
     index: int
+    ancestry: frozenset[str]  # the runs whose rounds led to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +134,15 @@ class AccountedLoss:
     bound: str
     sampling_rate: str
     target_delta: str
-    epsilon_run: str
-    epsilon_fallback: str | None
+    blocks: tuple[BlockEpsilon, ...]
+    segments: tuple[NoisedSegment, ...]
     accountant: str
     accountant_version: str
+
+    @property
+    def epsilon(self) -> str:
+        """The largest epsilon of a block."""
+        return largest_epsilon(self.blocks)
 
     @classmethod
     def of(cls, loss: PrivacyLoss) -> Self:

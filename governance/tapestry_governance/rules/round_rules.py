@@ -37,6 +37,7 @@ def round_opened(
         raise RuleError(message, code="round-still-open")
     _check_turn(state, manifest)
     _check_base(state, manifest)
+    _check_software(state, manifest)
     _check_cohort(state, manifest)
     _check_privacy(state, manifest)
     key, terms = round_key(manifest), _terms(state, manifest)
@@ -120,11 +121,19 @@ def round_closed(
         _check_unmoved(state, body)
     closed = _ended(body, opened=current.index, index=index)
     same = state.closed_by_number.get(body.round_number, PersistentList())
+    ancestry = state.ancestry
+    if body.outcome == "applied":
+        runs: frozenset[str] = ancestry.get(before, frozenset())
+        runs = runs if body.run_id in runs else runs | {body.run_id}
+        # Two ways to one base: whoever spent on either is counted.
+        runs |= ancestry.get(body.base_after, frozenset())
+        ancestry = ancestry.set(body.base_after, runs)
     return dataclasses.replace(
         state,
         open_round=None,
         base=body.base_after,
         last_closed=body,
+        ancestry=ancestry,
         closed=state.closed.append(closed),
         closed_by_number=state.closed_by_number.set(
             body.round_number, same.append(closed)
@@ -211,6 +220,15 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
     if base != expected:
         message = f"base {base} is not the one to go on from, {expected}"
         raise RuleError(message, code="base-not-current")
+
+
+def _check_software(state: FederationState, manifest: RoundManifest) -> None:
+    """Demand that every software which the round names is one that the policy names."""
+    allowed = state.policy.software
+    if allowed != "any" and not set(manifest.software) <= set(allowed):
+        named = sorted(set(manifest.software) - set(allowed))
+        message = f"the policy names no software {', '.join(named)}"
+        raise RuleError(message, code="software-not-allowed")
 
 
 def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:

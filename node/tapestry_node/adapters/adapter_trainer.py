@@ -59,7 +59,7 @@ class AdapterPlan:
     def promise(self, loss: PrivacyLoss) -> AdapterPromise:
         """State the promise with the epsilons that the log accounts for."""
         return AdapterPromise(
-            epsilon=loss.epsilon_run,
+            epsilon=loss.epsilon,
             fallback=loss.epsilon_fallback,
             target_delta=loss.target_delta,
             clip_norm=loss.clip_norm,

@@ -31,7 +31,7 @@ import numpy as np
 
 from tapestry.artifacts import manifest
 from tapestry.artifacts.manifest import FOLDER
-from tapestry.encoding import canonical_json, decode_decimal, digest
+from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
@@ -54,7 +54,7 @@ from tapestry_node.adapters.adapter_check import (
 )
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.budget.log_accounts import loss_of
+from tapestry_node.budget.log_accounts import check_cap, loss_of
 from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext
 from tapestry_node.settings import NodeSettings
@@ -216,9 +216,13 @@ class Publisher:
         )
         public = check_adapter(job.plan, place, trainer=trainer, load=self._workload)
         if job.charge is not None:
-            cap = decode_decimal(self.context.mirror.state.policy.epsilon_cap)
-            delta = decode_decimal(self.settings.policy.target_delta)
-            self.ledger.check_run(job.charge, target_delta=delta, cap=cap)
+            check_cap(
+                job.charge,
+                ledger=self.ledger,
+                state=self.context.mirror.state,
+                name=self.context.name,
+                target_delta=self.settings.policy.target_delta,
+            )
             self.ledger.reserve(job.charge)
         try:
             if not job.update.exists():
@@ -317,7 +321,7 @@ class Publisher:
             base=job.title.base.name,
             base_digest=job.title.base.digest,
             manifest_digest=made.manifest_digest,
-            epsilon=loss.epsilon_run if loss else None,
+            epsilon=loss.epsilon if loss else None,
             target_delta=loss.target_delta if loss else None,
             evaluation=scores,
         )

@@ -175,20 +175,20 @@ class Ledger:
         if not replay.is_charged(charge):
             self._check_fits([row.charge for row in replay.rows.values()], charge)
 
-    def check_run(self, charge: Charge, *, target_delta: float, cap: float) -> None:
-        """Check a run with one more charge against the federation's cap.
+    def check_cap(self, charge: Charge, *, target_delta: float, cap: float) -> None:
+        """Check all charges with one more against the federation's cap.
 
         Without this check the log would refuse the account of what was spent already.
 
         Raises:
-            BudgetExhausted: The run would pass the cap, or promise nothing at all.
+            BudgetExhausted: They would pass the cap, or promise nothing at all.
         """
-        rows = [row.charge for row in self.rows() if row.charge.run == charge.run]
+        rows = [row.charge for row in self.rows()]
         mine = [each for each in rows if each.key != charge.key] + [charge]
         after = accounting.epsilon((c.steps for c in mine), target_delta=target_delta)
         if not after <= cap:
             raise BudgetExhausted(
-                f"{charge.title} would bring the run's epsilon to {after:.3f} at delta"
+                f"{charge.title} would bring epsilon to {after:.3f} at delta"
                 f" {target_delta:g}, over the federation's cap of {cap:g}",
                 code="epsilon-above-cap",
             )
@@ -239,20 +239,18 @@ class Ledger:
             },
         )
 
-    def spent_on(
-        self, run: str, *, target_delta: float, fallback: bool = False
-    ) -> float:
-        """Compute the epsilon that a run spent, as if it were alone, at a delta."""
-        rows = self.rows()
-        mine = [r.charge for r in rows if r.state == "spent" and r.charge.run == run]
+    def spent(self, *, target_delta: float, fallback: bool = False) -> float:
+        """Compute the epsilon of all that was spent, at a delta."""
+        mine = [row.charge for row in self.rows() if row.state == "spent"]
         steps = [charge.fallback if fallback else charge.steps for charge in mine]
         return accounting.epsilon(steps, target_delta=target_delta)
 
-    def shares_noise(self, run: str) -> bool:
-        """Return true if the epsilon of a run counts on the noise of others."""
+    def shares_noise(self) -> bool:
+        """Return true if the epsilon counts on the noise of others."""
         return any(
-            row.charge.run == run and row.charge.fallback != row.charge.steps
+            row.charge.fallback != row.charge.steps
             for row in self.rows()
+            if row.state == "spent"
         )
 
     def rounds_left(self, charge: Charge) -> int:

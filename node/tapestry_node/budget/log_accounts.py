@@ -4,14 +4,19 @@ Reading this needs no machine-learning stack, so that an operator can look at bu
 and receipts on any machine.
 """
 
+import math
 from collections.abc import Iterator
 
 from tapestry.encoding import decode_decimal, encode_decimal
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, PolicyError
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import PrivacyPlan
 from tapestry_governance.audit.privacy_accounts import steps_of
-from tapestry_governance.events.privacy_events import PrivacyLoss, UnboundedLoss
+from tapestry_governance.events.privacy_events import (
+    BlockEpsilon,
+    PrivacyLoss,
+    UnboundedLoss,
+)
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.budget.ledger import Charge, Ledger
 
@@ -27,6 +32,35 @@ def published_charges(state: FederationState, name: str) -> Iterator[Charge]:
                 steps=steps_of(said.steps, loss),
                 own_multiplier=decode_decimal(loss.own_multiplier),
             )
+
+
+def check_cap(
+    charge: Charge,
+    *,
+    ledger: Ledger,
+    state: FederationState,
+    name: str,
+    target_delta: str,
+) -> None:
+    """Refuse, before anything is spent, what the log would not account for.
+
+    Raises:
+        BudgetExhausted: The institution's epsilon would pass the federation's cap.
+        PolicyError: By the log the institution trained without noise before.
+    """
+    if name in state.without_noise:
+        raise PolicyError(
+            f"{charge.title} would be accounted for, but by entry"
+            f" {state.without_noise[name]} of the log these records were trained on"
+            " without noise, and no epsilon holds for them any more",
+            code="training-without-noise",
+        )
+    cap = decode_decimal(state.policy.epsilon_cap)
+    ledger.check_cap(charge, target_delta=decode_decimal(target_delta), cap=cap)
+
+
+def _rounded_up(epsilon: float) -> str:
+    return encode_decimal(math.ceil(epsilon * 10**6) / 10**6)
 
 
 def loss_of(
@@ -47,9 +81,14 @@ def loss_of(
             f"noise {plan.noise!r} does not go with charge {charge}",
             code="privacy-terms-differ",
         )
-    delta, shared = decode_decimal(plan.target_delta), ledger.shares_noise(charge.run)
-    epsilon = ledger.spent_on(charge.run, target_delta=delta)
-    fallback = ledger.spent_on(charge.run, target_delta=delta, fallback=True)
+    delta, shared = decode_decimal(plan.target_delta), ledger.shares_noise()
+    epsilon = ledger.spent(target_delta=delta)
+    fallback = ledger.spent(target_delta=delta, fallback=True)
+    block = BlockEpsilon(
+        block=1,  # the data of a ledger are one block
+        epsilon=_rounded_up(epsilon),
+        epsilon_fallback=_rounded_up(fallback) if shared else None,
+    )
     steps, own = charge.steps, charge.own_multiplier
     integer = steps.coordinates > 0
     return PrivacyLoss(
@@ -65,8 +104,8 @@ def loss_of(
         bound=encode_decimal(steps.bound),
         sampling_rate=encode_decimal(steps.sampling_rate),
         target_delta=plan.target_delta,
-        epsilon_run=encode_decimal(round(epsilon, 6)),
-        epsilon_fallback=encode_decimal(round(fallback, 6)) if shared else None,
+        blocks=(block,),
+        segments=(),
         accountant=accounting.ACCOUNTANT,
-        accountant_version=accounting.accountant_version(),
+        accountant_version=accounting.ACCOUNTANT_VERSION,
     )

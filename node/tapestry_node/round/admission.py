@@ -6,7 +6,7 @@ Default deny. The node joins a round only when all of this holds:
    quorum cosigned lately, ends with ``round.opened`` holding exactly these bytes.
 2. The round starts from the base that this node holds, by digest, and its run from
    one that its policy names; none named, none allowed.
-3. The code named by the round is the code that runs here.
+3. The software that runs here is one of those that the round names.
 4. Cohort, threshold, noise, steps and parameterization are within its own policy,
    without noise the outer step is no smaller than ``_LEAST_RATE``, and
    the plan, outer step and gate too, is that of the run's first round (``RunPlan``).
@@ -96,8 +96,9 @@ def _check_identity(manifest: RoundManifest, facts: Facts) -> None:
         code="node-not-in-cohort",
     )
     _require(
-        manifest.software_digest == facts.software_digest,
-        f"round asks for {manifest.software_digest}, here runs {facts.software_digest}",
+        facts.software_digest in manifest.software,
+        f"the round names {', '.join(manifest.software)}, here runs"
+        f" {facts.software_digest}; compare `tapestry audit software` on both sides",
         code="software-differs",
         reason=Reason.SOFTWARE_UNAPPROVED,
     )
@@ -149,6 +150,12 @@ def _check_cohort(manifest: RoundManifest, policy: NodePolicy) -> None:
         f"tolerates {manifest.max_colluding} colluders, policy.max_colluding is "
         f"{policy.max_colluding}",
         code="max-colluding-too-small",
+    )
+    _require(
+        manifest.post_quantum == "mlkem768" or n > policy.hybrid_up_to,
+        f"a cohort of {n} without ML-KEM, policy.post_quantum is"
+        f" {policy.post_quantum!r}",
+        code="post-quantum-required",
     )
     _require(
         least <= manifest.threshold <= n,

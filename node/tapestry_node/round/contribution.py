@@ -7,64 +7,80 @@ The privacy loss of what is inside was written to the ledger before:
 
 - With local noise the update is the output of DP-SGD; clipping and rounding are
   post-processing and cost nothing more.
-- With shared noise it is one step on one Poisson sample, which one record moves by at
-  most ``NoiseShare.bound``. Clipping a vector to a ball or a box brings no two vectors
-  further apart, and rounding does by no more than ``noise_shares`` allows for. This
-  node's share of the noise is added on the grid, as the last thing before masking.
+- With shared noise it is one step on one Poisson sample, a sum of integers to which one
+  record adds ``NoiseShare.unit_bound`` at most (``clipping.add_unit``). Bounding that
+  sum brings two of them hardly further apart (``clipping.bound_sum``), so that one
+  record moves the result by ``NoiseShare.bound`` at most; no check and no branch lies
+  between. This node's share of the noise is added last, before masking.
 
 Edge cases:
     An update that is not finite becomes zero with a local alarm. Refusing instead
-    would show the coordinator a dropout that depends on private records.
+    would show the coordinator a dropout that depends on private records. With shared
+    noise there is none: a gradient that is not finite was left out.
 """
 
 import logging
+from fractions import Fraction
+from math import floor
 
 import numpy as np
 
-from tapestry.encoding import decode_decimal
-from tapestry.privacy.clipping import clip
+from tapestry.privacy.clipping import bound_sum, clip
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.privacy.skellam import add_noise
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.masks import Random
 from tapestry.secagg.quantization import Encoding, quantize
-from tapestry.vectors import FloatVector, Quantized
+from tapestry.vectors import FloatVector, IntegerVector, Quantized
 
 _logger = logging.getLogger(__name__)
 
 
 def prepare(
-    update: FloatVector,
+    update: FloatVector | IntegerVector,
     *,
     manifest: RoundManifest,
     random: Random,
     noise: NoiseSource,
 ) -> Quantized:
-    """Clip and round an update, shape (d,), and add this node's share of noise, if any.
+    """Bound an update, shape (d,), round it, and add this node's share of noise.
 
+    With shared noise the update is in steps of the grid (int64), otherwise float32.
     Outside tests ``random`` is ``secrets.token_bytes`` and ``noise`` is fresh.
 
     Guarantees:
-        But for the noise, the L2 norm of what is encoded is at most
-        ``manifest.clip_norm`` and every coordinate is within ``manifest.clip_value``.
+        But for the noise and, with float32, one step a coordinate, the L2 norm of what
+        is encoded is at most ``manifest.clip_norm``; every coordinate is within
+        ``manifest.clip_value``.
+
+    Raises:
+        ValueError: The update has another length or type than the round: a bug, which
+            does not depend on records.
     """
     encoding = Encoding.of(manifest)
+    share = NoiseShare.of(manifest)
+    if share is not None:
+        if update.shape != (encoding.length,) or update.dtype != np.int64:
+            raise ValueError(f"update of {update.shape} {update.dtype}, want int64")
+        bounded = bound_sum(
+            update.astype(np.int64, copy=False),
+            clip_norm=floor(Fraction(encoding.clip_norm) * 2**encoding.scale_bits),
+            clip_value=encoding.bound,
+        )
+        values = bounded.astype(np.uint32)  # mod 2**32: two's complement
+        add_noise(values, variance=share.deviation**2, source=noise)
+        return Quantized(values=values)
     update = np.ascontiguousarray(update, dtype=np.float32)
     if not np.isfinite(update).all():  # ``clip`` makes it zero silently
         _logger.error(
             "the update of round %d is not finite; zero is sent instead",
             manifest.round_number,
         )
-    clipped = clip(update, clip_norm=decode_decimal(manifest.clip_norm))
-    rounded = quantize(
+    clipped = clip(update, clip_norm=encoding.clip_norm)
+    return quantize(
         clipped,
         encoding=encoding,
         random=random,
-        alarm=_logger.error,
         out=clipped.values.view(np.uint32),  # a copy of the update, ours alone
     )
-    share = NoiseShare.of(manifest)
-    if share is not None:
-        add_noise(rounded.values, variance=share.deviation**2, source=noise)
-    return rounded

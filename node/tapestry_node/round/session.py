@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
@@ -35,7 +34,7 @@ from tapestry.secagg.client_states import (
     SharesRevealed,
 )
 from tapestry.secagg.requirements import Requirements, RunPlan
-from tapestry.vectors import FloatVector, Layout
+from tapestry.vectors import FloatVector, IntegerVector, Layout
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.events.federation_events import roster_digest
@@ -48,7 +47,7 @@ from tapestry_governance.events.round_events import (
 )
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.budget.log_accounts import loss_of
+from tapestry_node.budget.log_accounts import check_cap, loss_of
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.round.admission import first_round
@@ -74,6 +73,7 @@ class NodeContext:
     min_cohort: int
     max_colluding: int
     varying_survivors: tuple[str, ...]  # exceptions, by digest
+    hybrid_up_to: int
     notify: Notify
     failed: set[str] = field(default_factory=set)  # runs in which a training failed
 
@@ -159,6 +159,7 @@ class Session:
             plan=_agreed_plan(context.mirror, manifest, layout),
             min_cohort=context.min_cohort,
             min_colluding=context.max_colluding,
+            hybrid_up_to=context.hybrid_up_to,
             highest_round=max(context.store.highest(manifest.run_id), logged),
             afford=lambda _: self._reserve(),
         )
@@ -255,9 +256,13 @@ class Session:
                 f" charge {self._charge}",
                 code="privacy-terms-differ",
             )
-        cap = decode_decimal(self._context.mirror.state.policy.epsilon_cap)
-        delta = decode_decimal(privacy.target_delta)
-        self._ledger.check_run(self._charge, target_delta=delta, cap=cap)
+        check_cap(
+            self._charge,
+            ledger=self._ledger,
+            state=self._context.mirror.state,
+            name=self._context.name,
+            target_delta=privacy.target_delta,
+        )
         self._ledger.reserve(self._charge)
 
     def _mark_survivors(self, names: tuple[str, ...]) -> None:
@@ -275,7 +280,7 @@ class Session:
             )
 
     @hides_records
-    def _train(self) -> FloatVector:
+    def _train(self) -> FloatVector | IntegerVector:
         def done(step: int, steps: int) -> None:
             event = {"stage": "round", "round": self.manifest.round_number}
             stage = RoundStage.COLLECT_MASKED_INPUTS
@@ -342,4 +347,5 @@ def _agreed_plan(mirror: LogMirror, manifest: RoundManifest, layout: Layout) -> 
         training=training,
         outer=first.outer,
         gate=first.gate,
+        post_quantum=first.post_quantum,
     )

@@ -30,7 +30,7 @@ from tapestry_node.refusal import Refused
 
 _PLAN = {
     *("federation", "run_id", "layout_digest", "length", "clip_norm", "clip_value"),
-    *("scale_bits", "training", "privacy", "outer"),
+    *("scale_bits", "training", "privacy", "outer", "gate"),
 }
 
 

@@ -27,16 +27,22 @@ Edge cases:
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy import accounting, clipping
 from tapestry.privacy.gaussian import NoiseSource, add_gaussian
-from tapestry.protocol.round_manifest import PrivacyPlan, TrainingPlan
-from tapestry.vectors import FloatVector
+from tapestry.privacy.noise_shares import NoiseShare
+from tapestry.protocol.round_manifest import (
+    PrivacyPlan,
+    RoundManifest,
+    TrainingPlan,
+)
+from tapestry.vectors import FloatVector, IntegerVector
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Example, Workload
 from tapestry_node.training.microbatches import BatchLimits
@@ -48,6 +54,7 @@ from tapestry_node.training.per_example_gradients import (
 )
 
 _log = logging.getLogger(__name__)
+_TOGETHER = 16  # units of a group, as expected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,40 +177,43 @@ def noiseless_step(
     workload: Workload,
     units: Sequence[Example],
     *,
-    training: TrainingPlan,
-    privacy: PrivacyPlan,
+    manifest: RoundManifest,
     records: int,
     runtime: Runtime,
-) -> Update:
-    """Take one step of SGD on one Poisson sample, without any noise.
+) -> IntegerVector:
+    """Take one step of SGD on one Poisson sample, in grid steps, without any noise.
 
-    For noise that nodes share: the caller rounds the step and adds its share
-    (``tapestry_node.round.contribution``) before anything leaves. One record moves the
-    result by at most ``clip_norm * learning_rate / batch_size``, including rounding,
-    for which ``clipping.SLACK`` is reserved. Several local steps on a share of the
-    noise would be far less private than they look, so a plan of more than one is
-    refused.
+    For noise that nodes share: the caller bounds the step and adds its share
+    (``tapestry_node.round.contribution``) before anything leaves. One record adds
+    integers of norm ``NoiseShare.unit_bound`` at most to the result, exactly. Several
+    local steps on a share of the noise would be far less private than they look, so a
+    plan of more than one is refused.
 
     Raises:
-        ConfigError: The plan has more than one step or no clipping, a setting is out of
-            range, or the model's per-unit gradients cannot be computed.
+        ConfigError: The plan has more than one step or no shared noise, a setting is
+            out of range, or the model's per-unit gradients cannot be computed.
+        ProtocolError: The noise cannot be shared (``noise_shares``).
     """
-    recipe = _read(units, training, privacy, records)
-    if recipe.steps != 1 or not recipe.private or training.optimizer != "sgd":
+    training, share = manifest.training, NoiseShare.of(manifest)
+    recipe = _read(units, training, manifest.privacy, records)
+    if recipe.steps != 1 or share is None or training.optimizer != "sgd":
         raise ConfigError(
             "shared noise takes one private step of SGD a round, the plan has"
-            f" {recipe.steps} of {training.optimizer}, noise {privacy.noise!r}",
+            f" {recipe.steps} of {training.optimizer}, noise"
+            f" {manifest.privacy.noise!r}",
             code="shared-noise-plan-invalid",
         )
+    alone = replace(runtime.limits, gradient_bytes=0)  # no batch of several units
     with workload.attach(training) as parameters:
         problem = problem_of(workload, parameters)
-        with attached(problem, runtime.limits, private=True) as gradients:
+        with attached(problem, alone, private=True) as gradients:
             drawn = _draw(units, recipe, runtime.source)
-            total, tally = gradients.clipped_sum(drawn, clip_norm=recipe.clip_norm)
+            total, tally = gradients.integer_sum(
+                drawn, share=share, clip_norm=recipe.clip_norm
+            )
     _alarm(tally)
     runtime.progress(_progress(1, recipe, tally))
-    step = total.mul_(-recipe.learning_rate / recipe.batch_size)
-    return Update(values=step.float().cpu().numpy(), fit=_fit([tally]))
+    return np.negative(total, out=total)
 
 
 def fit(
@@ -278,12 +288,33 @@ def _draw(
     return [unit for unit, drawn in zip(units, coins, strict=True) if drawn]
 
 
+def _separate(
+    units: Sequence[Example], recipe: _Recipe, source: NoiseSource
+) -> list[list[Example]]:
+    """Let each unit pick its group by secret coins of its own.
+
+    A unit moves the parts of those in its group (``clipping.DRIFT``), which are few
+    however large the batch, and moves no unit to another group.
+    """
+    groups: list[list[Example]] = [
+        [] for _ in range(math.ceil(recipe.batch_size / _TOGETHER))
+    ]
+    for unit, word in zip(units, source.words(len(units)), strict=True):
+        groups[int(word) % len(groups)].append(unit)
+    return groups
+
+
 def _descend(
     gradients: Gradients, units: Sequence[Example], recipe: _Recipe, source: NoiseSource
 ) -> Tally:
     """Leave the mean gradient, noised, where the optimizer looks for it."""
     if recipe.private:
-        summed, tally = gradients.clipped_sum(units, clip_norm=recipe.clip_norm)
+        first, *others = _separate(units, recipe, source)
+        summed, tally = gradients.clipped_sum(first, clip_norm=recipe.clip_norm)
+        for group in others:
+            more, seen = gradients.clipped_sum(group, clip_norm=recipe.clip_norm)
+            summed += more
+            tally += seen
         total = summed.cpu()
         add_gaussian(total, stddev=recipe.stddev, source=source)
         total = total.to(summed.device)

@@ -1,6 +1,8 @@
 """Per-unit gradients: clipped one by one, then summed.
 
-There are two ways to the same sum, and memory alone decides between them:
+For noise that nodes share, units run one by one and are summed as integers
+(``integer_sum``): what one adds depends on it alone. Otherwise there are two ways to
+the same sum, and memory alone decides between them:
 
 ``rows``  Opacus hooks give a gradient per row for a physical batch at once.
 ``loop``  One unit after another through plain autograd. Where parameters are many (a
@@ -31,6 +33,8 @@ from torch import Tensor, nn
 
 from tapestry.errors import ConfigError
 from tapestry.privacy import clipping
+from tapestry.privacy.noise_shares import NoiseShare
+from tapestry.vectors import FloatVector, IntegerVector
 from tapestry.workloads.base import Example
 from tapestry.workloads.data_manifest import Row
 from tapestry_node.training.microbatches import BatchLimits, alike, pack
@@ -112,9 +116,9 @@ class Gradients:
             ``clip_norm``, whatever the other units are. Its own part is at most
             ``clip_norm`` less ``clipping.SLACK``. The others' parts are summed in
             float64, but each comes out of float32, and who shares its physical batch
-            shows in its last bits: that moves the sum of some hundred units by about
-            1e-6 of ``clip_norm``. This is measured, not proven; the slack is several
-            hundred times as large.
+            shows in its last bits: that moves the sum by ``clipping.DRIFT`` of
+            ``clip_norm``, of which the slack pays for a hundred times as much. This is
+            measured, not proven.
 
         Edge cases:
             No units give zero, and the model is not run. A unit whose gradient is
@@ -130,6 +134,30 @@ class Gradients:
                     tally += self._add_unit(unit, total, clip_norm)
             else:
                 tally += self._add_rows(self._hooks, group, total, clip_norm)
+        return total, tally
+
+    def integer_sum(
+        self, units: Sequence[Example], *, share: NoiseShare, clip_norm: float
+    ) -> tuple[IntegerVector, Tally]:
+        """Sum the clipped gradients of some units in steps of a grid, int64 (d,).
+
+        Guarantees:
+            Adding or removing one unit changes the sum by integers of norm at most
+            ``share.unit_bound``, exactly, whatever the other units are, and no order of
+            units gives another sum. Each unit runs alone: what may differ between two
+            runs of it, on some machines, does not depend on the others.
+
+        Edge cases:
+            As ``clipped_sum``.
+        """
+        total = np.zeros(self._problem.length, dtype=np.int64)
+        tally = Tally()
+        for unit in units:
+            loss, grads = self._gradient(unit)
+            length = clipping.add_unit(
+                total, grads, scale=share.unit_scale, bound=share.unit_bound
+            )
+            tally += _tally(loss, np.array([length]), clip_norm)
         return total, tally
 
     def plain_sum(self, units: Sequence[Example]) -> tuple[Tensor, Tally]:
@@ -182,17 +210,22 @@ class Gradients:
         return _tally(loss, norms, clip_norm)
 
     def _add_unit(self, unit: Example, total: Tensor, clip_norm: float) -> Tally:
+        loss, grads = self._gradient(unit)
+        norms = np.array([clipping.norm(grads)])
+        (factor,) = clipping.factors(norms, clip_norm=clip_norm)
+        if factor > 0:
+            for grad, view in zip(grads, self._views(total), strict=True):
+                _add_scaled(view, torch.from_numpy(grad), factor=float(factor))
+        return _tally(loss, norms, clip_norm)
+
+    def _gradient(self, unit: Example) -> tuple[float, list[FloatVector]]:
+        """Compute the loss of a unit that runs alone, and its gradient in pieces."""
         self._clear()
         loss = self._backward([unit])
         grads = [
             torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters
         ]
-        norms = _norms([g[None] for g in grads])
-        (factor,) = clipping.factors(norms, clip_norm=clip_norm)
-        if factor > 0:
-            for grad, view in zip(grads, self._views(total), strict=True):
-                _add_scaled(view, grad, factor=float(factor))
-        return _tally(loss, norms, clip_norm)
+        return loss, [_flat(grad) for grad in grads]
 
     def _backward(self, units: Sequence[Example], *, done: Done | None = None) -> float:
         """Add the gradients of some units to what parameters hold; return the loss.
@@ -369,9 +402,12 @@ def _owners(units: Sequence[Example]) -> list[int]:
 
 def _norms(samples: Sequence[Tensor]) -> npt.NDArray[np.float64]:
     """Compute the norm of each unit over all parameters: (units, ...)* -> (units,)."""
-    parts = [torch.linalg.vector_norm(s.flatten(1), dim=1).double() for s in samples]
-    norms = torch.linalg.vector_norm(torch.stack(parts), dim=0)
-    return np.asarray(norms.cpu().numpy(), dtype=np.float64)
+    rows = zip(*samples, strict=True)
+    return np.array([clipping.norm([_flat(part) for part in row]) for row in rows])
+
+
+def _flat(part: Tensor) -> FloatVector:
+    return np.asarray(part.detach().flatten().cpu().numpy(), dtype=np.float32)
 
 
 def _tally(loss: float, norms: npt.NDArray[np.float64], clip_norm: float) -> Tally:

@@ -16,7 +16,7 @@ from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import Options, RoundManifest
-from tapestry.vectors import FloatVector, Layout
+from tapestry.vectors import FloatVector, IntegerVector, Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Example, Summary, Workload
 from tapestry.workloads.data_manifest import DataManifest, Record
@@ -107,8 +107,13 @@ class Trainer:
         """Describe the records for the log."""
         return DataDeclared(
             dataset=self._records.commitment(salt),
+            version=1,
+            block=1,
             records=self.count,
+            withdrawn=0,
+            modality="text",
             unit="record",
+            max_rows=None,
             languages=self.manifest.languages,
             licences=(self.manifest.licence,),
         )
@@ -134,19 +139,29 @@ class Trainer:
     @hides_records
     def update(
         self, replica: Replica, manifest: RoundManifest, *, done: StepDone
-    ) -> FloatVector:
-        """Train from a base and return the change, shape (d,); still private."""
+    ) -> FloatVector | IntegerVector:
+        """Train from a base and return the change, shape (d,); still private.
+
+        With shared noise it is in steps of the round's grid, int64, otherwise float32.
+        """
         self.workload.load(replica.parameters)
         runtime = dp_sgd.Runtime(
             source=NoiseSource.fresh(),
             limits=self._limits,
             progress=lambda seen: done(seen.step, seen.steps),
         )
-        shared = manifest.privacy.noise == "shared"
-        train = dp_sgd.noiseless_step if shared else dp_sgd.update
-        return train(
+        units = self.examples(manifest.training.options)
+        if manifest.privacy.noise == "shared":
+            return dp_sgd.noiseless_step(
+                self.workload,
+                units,
+                manifest=manifest,
+                records=self.count,
+                runtime=runtime,
+            )
+        return dp_sgd.update(
             self.workload,
-            self.examples(manifest.training.options),
+            units,
             training=manifest.training,
             privacy=manifest.privacy,
             records=self.count,

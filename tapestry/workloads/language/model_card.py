@@ -160,7 +160,7 @@ def _privacy(promise: AdapterPromise | None) -> dict[str, str | int | None]:
         "sampling_rate": promise.sampling_rate,
         "steps": promise.steps,
         "accountant": accounting.ACCOUNTANT,
-        "accountant_version": accounting.accountant_version(),
+        "accountant_version": accounting.ACCOUNTANT_VERSION,
     }
 
 
@@ -264,8 +264,8 @@ def _privacy_words(promise: AdapterPromise | None) -> Iterator[str]:
         f" {promise.target_delta}, per record, for adding or removing one"
         f" ({promise.steps} steps of DP-SGD, clip norm {promise.clip_norm}, noise"
         f" multiplier {promise.noise_multiplier}, sampling rate"
-        f" {promise.sampling_rate}). It covers this adapter and what the institution's"
-        " records gave to the base in this run; the log has the parts."
+        f" {promise.sampling_rate}). It covers this adapter and all else that"
+        " the institution had spent on its records by then; the log has the parts."
         f" {_trust_words(promise)} Facts that many records share are not hidden."
     )
 

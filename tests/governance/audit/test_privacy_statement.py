@@ -4,14 +4,25 @@ from typing import Any
 import pytest
 
 from tapestry.errors import IncompleteError
+from tapestry.protocol.stages import RoundStage
 from tapestry_governance.audit.privacy_statement import (
     DEFINITION,
     NOT_COVERED,
     state_privacy,
     to_markdown,
 )
+from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.federation_state import FederationState
-from tests.support.log_world import World
+from tests.support.log_world import (
+    NAMES,
+    World,
+    changed,
+    fake_digest,
+    renamed,
+    with_loss,
+    without_noise,
+)
 from tests.support.refusals import refused
 
 
@@ -35,7 +46,8 @@ def test_a_release_states_what_every_node_spent_until_then(
     assert {node: row["account"]["rounds"] for node, row in found.items()} == {
         "de": 2, "es": 2, "fr": 2, "id": 1,
     }  # fmt: skip
-    assert found["fr"]["account"]["reported"] == "2.5"
+    assert found["fr"]["total"]["reported"] == "2.9"
+    assert found["fr"]["total"]["rounds"] == 3
     assert 2.4 < found["fr"]["account"]["recomputed"] < 2.5
     assert found["fr"]["parts"] == (
         {
@@ -59,11 +71,124 @@ def test_an_adapter_states_what_its_publisher_spent(state: FederationState) -> N
     assert statement.promises[0].account.adapters == 1
 
 
+def chain(world: World, run: str, base: str, *, epsilon: str = "7") -> str:
+    """Add a run of one round from a base; returns the base that it gave."""
+    manifest = renamed(world.manifest(), run_id=run, model_digest=base)
+    world.add(RoundOpened(manifest=manifest))
+    commitments = {}
+    for name in NAMES:
+        commitments[name] = world.add(world.commitment(name, manifest), name, "node")
+        world.add(world.account(manifest, epsilon=epsilon), name, "node")
+    after = fake_digest(f"base of {run}")
+    world.add(changed(world.closing(manifest, commitments), base_after=after))
+    return after
+
+
+def release(world: World, name: str, run: str, base: str) -> None:
+    last = world.folded.released.last
+    body = changed(
+        world.release(1), name=name, run_id=run, parameters_digest=base,
+        previous=last.name if last else None,
+    )  # fmt: skip
+    world.add(body)
+
+
+def test_a_release_of_chained_runs_states_the_rounds_of_all_of_them() -> None:
+    world, base = World().found(), fake_digest("given")
+    for number in range(1, 6):
+        base = chain(world, f"run-{number}", base)
+    release(world, "base-1", "run-5", base)
+    statement = state_privacy(world.folded, "base-1")
+    assert statement.runs == tuple(f"run-{number}" for number in range(1, 6))
+    for promise in statement.promises:
+        assert promise.account.rounds == 5
+        assert promise.account.recomputed == pytest.approx(3.498, abs=0.01)
+        assert promise.account == replace(promise.total, reported="7")
+
+
+def test_a_run_from_the_given_base_has_no_other_runs_in_its_ancestry() -> None:
+    world, given = World().found(), fake_digest("given")
+    chain(world, "run-1", given)
+    base = chain(world, "run-2", given)
+    release(world, "base-1", "run-2", base)
+    statement = state_privacy(world.folded, "base-1")
+    assert statement.runs == ("run-2",)
+    (first, *_) = statement.promises
+    assert (first.account.rounds, first.total.rounds) == (1, 2)
+    assert first.account.recomputed == pytest.approx(1.9847, abs=1e-3)
+    assert first.total.recomputed == pytest.approx(2.468, abs=1e-3)
+
+
+def test_an_aborted_attempt_counts_in_the_release_of_its_run() -> None:
+    world = World().found()
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    world.add(world.account(manifest), "fr", "node")
+    world.add(
+        RoundAborted(
+            run_id="run", round_number=1, attempt=1,
+            stage=RoundStage.COLLECT_MASKED_INPUTS, reason="too_few", survivors=(),
+        )
+    )  # fmt: skip
+    again = world.manifest(attempt=2)
+    world.add(RoundOpened(manifest=again))
+    commitments = {}
+    for name in NAMES:
+        commitments[name] = world.add(world.commitment(name, again), name, "node")
+        world.add(world.account(again, epsilon="2.5"), name, "node")
+    world.add(world.closing(again, commitments))
+    world.add(world.release(1))
+    assert rows(world.folded, "base-1")["fr"]["account"]["rounds"] == 2
+    assert rows(world.folded, "base-1")["de"]["account"]["rounds"] == 1
+
+
+def test_an_adapter_states_its_training_and_the_rounds_of_its_base() -> None:
+    world, base = World().found(), fake_digest("given")
+    for run in ("run-1", "run-2"):
+        base = chain(world, run, base)
+    release(world, "base-1", "run-2", base)
+    for name in ("fr-culture", "fr-other"):
+        account = changed(world.adapter_account(name), run_id="run-2")
+        assert isinstance(account, DpAccounted)
+        world.add(with_loss(account, epsilon="7"), "fr", "node")
+    adapter = changed(world.adapter(1), base_digest=base, epsilon="7")
+    world.add(adapter, "fr", "community")
+    statement = state_privacy(world.folded, "fr-culture")
+    (promise,) = statement.promises
+    assert (promise.account.rounds, promise.account.adapters) == (2, 1)
+    assert promise.account.recomputed == pytest.approx(2.85, abs=0.05)
+    assert (promise.total.rounds, promise.total.adapters) == (2, 2)
+    page = to_markdown(statement)
+    assert "from the rounds of `run-1`, `run-2`" in page
+    assert "of all that it spent, in the whole log | 3." in page
+
+
+def test_one_training_without_noise_leaves_no_promise() -> None:
+    world = World(rules={"noise": ("local", "none")}).found()
+    base = chain(world, "run-1", fake_digest("given"))
+    release(world, "base-1", "run-1", base)
+    bare = changed(without_noise(world.adapter_account()), run_id="run-1")
+    world.add(bare, "fr", "node")
+    adapter = changed(
+        world.adapter(1), base_digest=base, epsilon=None, target_delta=None
+    )
+    world.add(adapter, "fr", "community")
+    found = rows(world.folded, "fr-culture")["fr"]
+    assert found["account"]["recomputed"] is None
+    assert "| epsilon | none: a part was trained without noise |" in to_markdown(
+        state_privacy(world.folded, "fr-culture")
+    )
+    earlier = rows(world.folded, "base-1")["fr"]
+    assert earlier["account"]["recomputed"] is not None
+    assert earlier["total"]["recomputed"] is None
+
+
 def test_the_page_names_every_item_of_the_claim(state: FederationState) -> None:
     page = to_markdown(state_privacy(state, "base-2"))
     for item in (
         "unit of privacy | record", "adjacency | add-remove", "trust model | local",
-        "delta | 0.00001", "epsilon | 2.4681 (reported 2.5)", "dp-accounting/pld 0.6.0",
+        "delta | 0.00001", "epsilon | 2.4681", "(reported 2.9)",
+        "dp-accounting/pld 0.6.0",
         "sampling rate 0.05", "clip norm 1", "noise multiplier 1", "2 times 20 steps",
         DEFINITION, *NOT_COVERED,
     ):  # fmt: skip

@@ -435,7 +435,9 @@ def test_an_epsilon_understated_on_an_adapters_card_exits_with_two(
     tmp_path: Path,
 ) -> None:
     world = World().found()
-    low = with_loss(world.adapter_account(), epsilon_run="1.5")
+    world.run_round(1)
+    world.add(world.release(1))
+    low = with_loss(world.adapter_account(), epsilon="2.1")
     world.add(low, "fr", "node")
     world.add(world.adapter_account("fr-other"), "fr", "node")
     audit = verify(bundle_of(world, tmp_path).folder)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tapestry.software_digest import software_digest
 from tapestry_governance.events.round_events import RoundOpened
 from tests.support.audit_bundles import bundle_of
 from tests.support.commands import Result, tapestry
@@ -167,3 +168,29 @@ def test_a_statement_that_cannot_be_made_is_json_where_json_was_asked(
     result = run("statement", bundle, "base-2", "--trust", trust, "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["exit"] == 1
+
+
+def test_the_software_here_is_compared_with_the_policy_of_a_log(
+    bundle: Path, tmp_path: Path
+) -> None:
+    alone = run("software")
+    assert alone.exit_code == 0
+    assert alone.stdout.startswith(f"digest     {software_digest()}\n")
+    assert "\npackage    torch " in alone.stdout
+    assert run("software", "--policy", bundle).stdout.endswith("this software\n")
+    made = bundle
+    cases = {"this": (software_digest(),), "other": (fake_digest("other"),)}
+    made = tmp_path
+    for name, status in (("this", 0), ("other", 2)):
+        world = World(rules={"software": cases[name]}).found()
+        made = bundle_of(world, tmp_path / name).folder
+        done = run("software", "--policy", made, "--json")
+        assert done.exit_code == status, name
+        assert json.loads(done.stdout)["policy"] == list(cases[name])
+        assert json.loads(done.stdout)["allowed"] is (status == 0)
+    (made / "genesis.sha256").write_text("sha256:0\n")
+    for more, word in (([], "FAILS"), (["--json"], '"fails"')):
+        done = run("software", "--policy", made, *more)
+        assert done.exit_code == 1
+        assert word in done.stdout
+        assert software_digest() not in done.stdout

@@ -35,8 +35,13 @@ KEY = SigningKey.generate("fr.example/node")
 AUTHOR = Author(federation="tapestry", actor="fr", role="node")
 DATA = DataDeclared(
     dataset=fake_digest("data"),
+    version=1,
+    block=1,
     records=7,
+    withdrawn=0,
+    modality="text",
     unit="record",
+    max_rows=None,
     languages=("fr", "pt-BR"),
     licences=("CC-BY-4.0",),
 )

@@ -104,23 +104,26 @@ class History:
         )
 
     def _adapter(self, name: str) -> None:
+        last = self.world.folded.released.last
+        if last is None:
+            return
         self.versions += 1
         adapter = f"{name}-culture"
         account = self.world.adapter_account(adapter)
-        said = account.model_copy(update={"version": self.versions})
+        said = account.model_copy(
+            update={"version": self.versions, "run_id": last.run_id}
+        )
         self.world.add(said, name, "node")
-        last = self.world.folded.released.last
-        if last is not None:
-            release = self.world.folded.releases[last.name]
-            published = self.world.adapter(1).model_copy(
-                update={
-                    "name": adapter,
-                    "version": self.versions,
-                    "base": release.name,
-                    "base_digest": release.parameters_digest,
-                }
-            )
-            self.world.add(published, name, "community")
+        release = self.world.folded.releases[last.name]
+        published = self.world.adapter(1).model_copy(
+            update={
+                "name": adapter,
+                "version": self.versions,
+                "base": release.name,
+                "base_digest": release.parameters_digest,
+            }
+        )
+        self.world.add(published, name, "community")
 
     def _try(self, body: Any, actor: str, role: Any) -> None:
         """Append what may be against the rules as things stand."""
@@ -184,7 +187,7 @@ def _scan_model(found: dict[str, Any], index: int, event: Event) -> None:
             said = (index, body.run_id, body.adapter)
             found["spent"].setdefault(event.actor, []).append(said)
             assert body.promise is not None
-            found["epsilon"][event.actor, body.run_id] = body.promise.epsilon_run
+            found["epsilon"][event.actor, 1] = (body.promise.epsilon, "0.00001")
             if body.round_number is not None:
                 key = (body.run_id, body.round_number, body.attempt)
                 found["accounted"].setdefault(key, set()).add(event.actor)

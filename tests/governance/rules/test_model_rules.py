@@ -5,7 +5,12 @@ import pytest
 from tapestry.errors import RuleError
 from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.event_body import Body
-from tapestry_governance.events.privacy_events import DpAccounted, UnboundedLoss
+from tapestry_governance.events.privacy_events import (
+    BlockEpsilon,
+    DpAccounted,
+    NoisedSegment,
+    UnboundedLoss,
+)
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.replay import apply
 from tests.support.log_world import (
@@ -13,11 +18,15 @@ from tests.support.log_world import (
     World,
     changed,
     fake_digest,
+    one_block,
     renamed,
     with_loss,
     without_noise,
 )
 from tests.support.refusals import refused
+
+TWO = (BlockEpsilon(block=2, epsilon="2", epsilon_fallback=None),)
+SEGMENT = NoisedSegment(name="a", sensitivity="1", noise_multiplier="1")
 
 
 @pytest.fixture
@@ -36,7 +45,10 @@ def _changed(account: DpAccounted, change: dict[str, object]) -> Body:
 @pytest.mark.parametrize(
     ("change", "code", "value"),
     [
-        ({"epsilon_run": "8.1"}, "epsilon-above-cap", "8.1 .* allows 8"),
+        ({"epsilon": "8.1"}, "epsilon-above-cap", "8.1 .* allows 8"),
+        ({"blocks": one_block("2") + TWO}, "blocks-differ", r"\[1, 2\]"),
+        ({"blocks": TWO}, "blocks-differ", r"\[2\], declared 1 to 1"),
+        ({"segments": (SEGMENT,)}, "segments-differ", "1 segments"),
         ({"loss": UnboundedLoss(mechanism="none")}, "noise-not-allowed", "fr"),
         ({"noise_multiplier": "0.9"}, "noise-too-low", "noise_multiplier 0.9"),
         ({"own_multiplier": "0.9", "noise_multiplier": "0.9"}, "noise-too-low", "0.9"),
@@ -62,7 +74,7 @@ def test_accounting_that_does_not_match_the_plan_is_refused(  # [22, 23]
         world.add(account, "fr", "node")
 
 
-def test_epsilon_never_falls_within_a_run(world: World) -> None:
+def test_epsilon_of_a_block_never_falls(world: World) -> None:
     world.run_round(1)
     manifest = world.manifest(2)
     world.add(RoundOpened(manifest=manifest))
@@ -70,15 +82,92 @@ def test_epsilon_never_falls_within_a_run(world: World) -> None:
         world.add(world.account(manifest, epsilon="1"), "fr", "node")
 
 
-def test_training_without_noise_voids_the_promise_of_a_run() -> None:
+def test_training_without_noise_voids_the_promise_of_every_later_run() -> None:
     world = World(rules={"noise": ("local", "none")}).found()
-    bare = changed(without_noise(world.adapter_account()), run_id="run")
-    world.add(bare, "fr", "node")
-    manifest = world.manifest()
+    world.run_round(1)
+    world.add(world.release(1))
+    world.add(without_noise(world.adapter_account()), "fr", "node")
+    manifest = renamed(world.manifest(), run_id="another", model_digest=world.base(1))
     world.add(RoundOpened(manifest=manifest))
-    with refused(RuleError, "run-without-noise", match="fr .* run run"):
+    with refused(RuleError, "training-without-noise", match="fr .* entry"):
         world.add(world.account(manifest), "fr", "node")
     world.add(world.account(manifest), "de", "node")
+
+
+def test_adapters_under_invented_runs_are_refused(world: World) -> None:
+    publishable(world)
+    for run in ("invented-1", "invented-2"):
+        adapter = changed(world.adapter_account("fr-other"), run_id=run)
+        with refused(RuleError, "adapter-run-unreleased", match=run):
+            world.add(adapter, "fr", "node")
+
+
+def test_an_adapter_is_accounted_for_in_the_run_of_its_release(world: World) -> None:
+    publishable(world)
+    other = renamed(world.manifest(), run_id="other", model_digest=world.base(1))
+    world.add(RoundOpened(manifest=other))
+    commitments = {}
+    for name in NAMES:
+        commitments[name] = world.add(world.commitment(name, other), name, "node")
+        world.add(world.account(other, epsilon="3"), name, "node")
+    closing = world.closing(other, commitments)
+    world.add(changed(closing, base_after=fake_digest("base of other")))
+    second = changed(
+        world.release(2),
+        run_id="other",
+        round_number=1,
+        parameters_digest=fake_digest("base of other"),
+    )
+    world.add(second)
+    adapter = changed(
+        world.adapter(1), base="base-2", base_digest=fake_digest("base of other")
+    )
+    with refused(RuleError, "adapter-run-differs", match="run run, base-2 is of other"):
+        world.add(adapter, "fr", "community")
+    assert world.folded.released.last is not None
+    assert world.folded.released.last.ancestry == {"run", "other"}
+
+
+def test_a_member_has_a_number_of_adapter_accounts_by_release() -> None:
+    world = World(rules={"max_accounts": 2}).found()
+    publishable(world)
+    world.add(world.adapter_account("fr-two"), "fr", "node")
+    with refused(RuleError, "accounts-too-many", match="fr .* 3 .* allows 2"):
+        world.add(world.adapter_account("fr-three"), "fr", "node")
+    world.run_round(2, names=("de", "es", "id"))
+    world.add(world.release(2))
+    world.add(world.adapter_account("de-one"), "de", "node")
+    world.add(world.adapter_account("fr-three"), "fr", "node")
+
+
+def test_the_cap_holds_over_all_runs_and_adapters(world: World) -> None:
+    publishable(world)
+    for number in range(4, 9):
+        adapter = world.adapter_account(f"fr-{number}")
+        world.add(with_loss(adapter, epsilon=f"{number}"), "fr", "node")
+    over = with_loss(world.adapter_account("fr-9"), epsilon="8.000001")
+    with refused(RuleError, "epsilon-above-cap", match="fr .* block 1"):
+        world.add(over, "fr", "node")
+
+
+def test_a_smaller_epsilon_at_a_larger_delta_has_not_fallen(world: World) -> None:
+    publishable(world)
+    small = with_loss(world.adapter_account("a"), epsilon="4", target_delta="0.000001")
+    world.add(small, "fr", "node")
+    with refused(RuleError, "epsilon-decreased", match="from 4 to 3"):
+        world.add(with_loss(small, epsilon="3"), "fr", "node")
+    world.add(with_loss(world.adapter_account("b"), epsilon="3.5"), "fr", "node")
+
+
+def test_versions_of_data_follow_one_another(world: World) -> None:
+    again = world.declaration("fr")
+    for change in ({"version": 1}, {"version": 3}, {"block": 3}):
+        with refused(RuleError, "data-version-not-next", match="after version 1"):
+            world.add(changed(again, **change), "fr", "node")
+    world.add(changed(again, block=2), "fr", "node")
+    fewer = changed(world.declaration("fr"), block=1)
+    with refused(RuleError, "data-version-not-next", match="with block 1 after"):
+        world.add(fewer, "fr", "node")
 
 
 def test_a_lost_round_can_be_accounted_for_later(world: World) -> None:
@@ -86,7 +175,7 @@ def test_a_lost_round_can_be_accounted_for_later(world: World) -> None:
     world.add(RoundOpened(manifest=manifest))
     world.add(abort(1))
     world.add(world.account(manifest), "fr", "node")
-    assert world.folded.epsilon == {("fr", "run"): "2"}
+    assert world.folded.epsilon == {("fr", 1): ("2", "0.00001")}
 
 
 def test_accounting_without_declared_data_is_refused() -> None:

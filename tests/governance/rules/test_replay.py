@@ -34,8 +34,8 @@ def world() -> World:
 def test_a_whole_history_is_valid_and_leaves_the_expected_state() -> None:
     state = World().grow().folded
     assert state.base == fake_digest("base 2")
-    assert state.epsilon["fr", "run"] == "2.5"
-    assert state.epsilon["id", "run"] == "2"
+    assert state.epsilon["fr", 1] == ("2.9", "0.00001")
+    assert state.epsilon["id", 1] == ("2", "0.00001")
     assert list(state.releases) == ["base-2"]
     assert state.publishers == {"fr-culture": "fr"}
     assert state.next_rounds == (("run", 3, 1),)

@@ -127,10 +127,28 @@ def test_a_round_that_was_never_logged_has_no_commitments(world: World) -> None:
         world.add(commitment, "fr", "node")
 
 
+def test_a_round_names_only_software_that_the_policy_lists() -> None:
+    listed = tuple(sorted(map(fake_digest, ("x86", "arm", "mac"))))
+    other = fake_digest("patched")
+    for software, is_allowed in (
+        (listed, True),
+        (listed[1:2], True),
+        (tuple(sorted((listed[0], other))), False),
+        ((other,), False),
+    ):
+        world = World(rules={"software": listed}).found()
+        opened = RoundOpened(manifest=renamed(world.manifest(), software=software))
+        if is_allowed:
+            world.add(opened)
+            continue
+        with refused(RuleError, "software-not-allowed", match=other):
+            world.add(opened)
+
+
 def test_a_commitment_to_another_plan_is_refused(world: World) -> None:  # [22]
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
-    other = renamed(manifest, software_digest=fake_digest("patched"))
+    other = renamed(manifest, software=(fake_digest("patched"),))
     with refused(RuleError, "commitment-differs", match="fr"):
         world.add(world.commitment("fr", other), "fr", "node")
 

@@ -33,6 +33,7 @@ from tapestry_node.settings import (
     PrivateAdapterSettings,
 )
 from tapestry_node.training import dp_sgd
+from tests.support.log_world import one_block
 from tests.support.refusals import refused
 
 TEXTS = [f"La ricetta numero {i} vuole farina, acqua e sale." for i in range(64)]
@@ -96,8 +97,8 @@ def _loss(plan: adapter_trainer.AdapterPlan, *, epsilon: str) -> PrivacyLoss:
         bound="0",
         sampling_rate=encode_decimal(plan.steps.sampling_rate),
         target_delta=privacy.target_delta,
-        epsilon_run=epsilon,
-        epsilon_fallback=None,
+        blocks=one_block(epsilon),
+        segments=(),
         accountant="dp-accounting/pld",
         accountant_version="0.6.0",
     )

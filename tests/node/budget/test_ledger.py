@@ -104,31 +104,32 @@ def test_shared_noise_costs_less_than_its_fallback_and_both_have_limits(
     path: Path,
 ) -> None:
     ledger = open_ledger(path, replace(TERMS, epsilon=2.0, fallback_epsilon=6.0))
-    assert not ledger.shares_noise("run-1")
+    assert not ledger.shares_noise()
     fit = ledger.rounds_left(shared(1))
     assert 0 < fit < ledger.rounds_left(shared(1, own=1.0))
     for number in range(1, fit + 1):
         ledger.reserve(shared(number))
         ledger.spend(shared(number))
-    assert ledger.shares_noise("run-1")
+    assert ledger.shares_noise()
     balance = ledger.balance()
     assert 2 * balance.spent < balance.fallback <= 6.0
     with refused(BudgetExhausted, "budget-exhausted", match="fallback epsilon to 6"):
         ledger.reserve(shared(fit + 1))
 
 
-def test_a_run_over_the_federations_cap_is_refused_before_it_is_reserved(
+def test_all_runs_over_the_federations_cap_are_refused_before_it_is_reserved(
     path: Path,
 ) -> None:
     ledger = open_ledger(path, TERMS)
     one = accounting.epsilon([STEPS], target_delta=1e-6)
-    ledger.check_run(charge(1), target_delta=1e-6, cap=one)
+    ledger.check_cap(charge(1), target_delta=1e-6, cap=one)
     with refused(BudgetExhausted, "epsilon-above-cap", match="the federation's cap"):
-        ledger.check_run(charge(1), target_delta=1e-6, cap=0.99 * one)
+        ledger.check_cap(charge(1), target_delta=1e-6, cap=0.99 * one)
     ledger.reserve(charge(1))
     with refused(BudgetExhausted, "epsilon-above-cap", match="the federation's cap"):
-        ledger.check_run(charge(2), target_delta=1e-6, cap=one)
-    ledger.check_run(charge(2, run="run-2"), target_delta=1e-6, cap=one)
+        ledger.check_cap(charge(2), target_delta=1e-6, cap=one)
+    with refused(BudgetExhausted, "epsilon-above-cap", match="the federation's cap"):
+        ledger.check_cap(charge(1, run="run-2"), target_delta=1e-6, cap=one)
 
 
 def test_a_reservation_counts_until_it_is_released(path: Path) -> None:

@@ -1,19 +1,21 @@
 """What the log is told about a charge: figures that anyone can recompute."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tapestry.encoding import decode_decimal, digest
-from tapestry.errors import ConfigError
+from tapestry.errors import BudgetExhausted, ConfigError, PolicyError
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import NoNoise
 from tapestry_governance.events.privacy_events import PrivacyLoss, UnboundedLoss
+from tapestry_governance.events.round_events import RoundOpened
 from tapestry_node.budget.ledger import Charge, Ledger, PrivacyPromise
-from tapestry_node.budget.log_accounts import loss_of, published_charges
+from tapestry_node.budget.log_accounts import check_cap, loss_of, published_charges
 from tapestry_node.node_state import NodeState
-from tests.support.log_world import World
+from tests.support.log_world import World, renamed, without_noise
 from tests.support.plans import privacy_plan
 from tests.support.refusals import refused
 
@@ -48,7 +50,7 @@ def test_the_account_of_local_noise_has_the_epsilon_at_the_plans_delta(
     assert (loss.clip_norm, loss.target_delta) == ("0.5", "0.00001")
     assert (loss.shares, loss.coordinates, loss.epsilon_fallback) == (1, 0, None)
     want = accounting.epsilon([STEPS], target_delta=1e-5)
-    assert decode_decimal(loss.epsilon_run) == pytest.approx(want, abs=1e-6)
+    assert decode_decimal(loss.epsilon) == pytest.approx(want, abs=1e-6)
 
 
 def test_the_account_of_shared_noise_names_the_fallback_as_well(
@@ -62,7 +64,7 @@ def test_the_account_of_shared_noise_names_the_fallback_as_well(
     assert loss.mechanism == accounting.INTEGER_MECHANISM
     assert (loss.shares, loss.coordinates, loss.own_multiplier) == (4, 1000, "0.5")
     assert loss.epsilon_fallback is not None
-    assert decode_decimal(loss.epsilon_fallback) > decode_decimal(loss.epsilon_run)
+    assert decode_decimal(loss.epsilon_fallback) > decode_decimal(loss.epsilon)
 
 
 def test_an_account_without_noise_promises_nothing(ledger: Ledger) -> None:
@@ -79,6 +81,33 @@ def test_noise_without_a_charge_and_a_charge_without_noise_are_refused(
         loss_of(CHARGE, NoNoise(noise="none"), ledger=ledger)
 
 
+def test_an_account_composes_all_runs_of_the_institution(ledger: Ledger) -> None:
+    for charge in (CHARGE, replace(CHARGE, run="run-2")):
+        ledger.reserve(charge)
+        ledger.spend(charge)
+    loss = loss_of(CHARGE, PLAN, ledger=ledger)
+    assert isinstance(loss, PrivacyLoss)
+    want = accounting.epsilon([STEPS, STEPS], target_delta=1e-5)
+    assert want <= decode_decimal(loss.epsilon) < want + 2e-6
+
+
+def test_what_the_log_would_refuse_is_refused_before_it_is_spent(
+    ledger: Ledger,
+) -> None:
+    plain = World().found().folded
+    check = partial(check_cap, ledger=ledger, name="fr", target_delta="0.00001")
+    check(CHARGE, state=plain)
+    bare = World(rules={"noise": ("local", "none")}).found()
+    manifest = renamed(bare.manifest(), privacy=NoNoise(noise="none"))
+    bare.add(RoundOpened(manifest=manifest))
+    bare.add(without_noise(bare.account(manifest)), "fr", "node")
+    with refused(PolicyError, "training-without-noise", match="by entry 6"):
+        check(CHARGE, state=bare.folded)
+    low = World(rules={"epsilon_cap": "0.1"}).found().folded
+    with refused(BudgetExhausted, "epsilon-above-cap"):
+        check(CHARGE, state=low)
+
+
 @pytest.fixture(scope="module")
 def world() -> World:
     return World().grow()
@@ -89,7 +118,7 @@ def test_charges_are_those_of_the_node_in_the_order_of_the_log(world: World) -> 
     assert [charge.key for charge in found] == [
         ("round", "run", 1),
         ("round", "run", 2),
-        ("adapter", "adapters", 1),
+        ("adapter", "run", 1),
     ]
     assert {charge.steps.steps for charge in found} == {20}
     assert len(list(published_charges(world.folded, "id"))) == 1

@@ -27,7 +27,7 @@ LOCAL = "local_policy"
 FACTS = Facts(
     name="fr",
     federation="tapestry",
-    software_digest=MANIFEST.software_digest,
+    software_digest=MANIFEST.software[0],
     base_digest=MANIFEST.model_digest,
     first_base=MANIFEST.model_digest,
     layout_digest=MANIFEST.layout_digest,
@@ -79,7 +79,7 @@ def test_what_meets_every_rule_is_accepted() -> None:
         ("federation", {"federation": "other"}, LOCAL, "federation-differs"),
         (
             "software",
-            {"software_digest": OTHER},
+            {"software": (OTHER,)},
             "software_unapproved",
             "software-differs",
         ),
@@ -100,6 +100,7 @@ def test_what_meets_every_rule_is_accepted() -> None:
             "node-not-in-cohort",
         ),
         ("colluding", {"max_colluding": 0}, LOCAL, "max-colluding-too-small"),
+        ("key agreement", {"post_quantum": "none"}, LOCAL, "post-quantum-required"),
         ("low threshold", {"threshold": 2}, LOCAL, "threshold-out-of-range"),
         ("high threshold", {"threshold": 5}, LOCAL, "threshold-out-of-range"),
         ("steps", {"training": _training(steps=21)}, LOCAL, "steps-above-limit"),

@@ -1,6 +1,7 @@
 """The only way out: whatever goes in, what comes out is clipped and on the grid."""
 
 import secrets
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ from tapestry.privacy.gaussian import NoiseSource
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.vectors import FloatVector
 from tapestry_node.round.contribution import prepare
+from tests.support.linear_regression import LinearRegression
 from tests.support.log_world import World, renamed
+from tests.support.plans import privacy_plan
+from tests.support.worst_neighbours import (
+    SEED,
+    prepared,
+    shared_manifest,
+    worst_sums,
+)
 
 LENGTH = 40
 MANIFEST = renamed(
@@ -88,3 +97,50 @@ def test_an_update_is_left_as_it_was() -> None:
     update = np.full(LENGTH, 3.0, dtype=np.float32)
     _decoded(update)
     assert np.array_equal(update, np.full(LENGTH, 3.0, dtype=np.float32))
+
+
+SMALL: dict[str, Any] = {}
+LONG: dict[str, Any] = {
+    "length": 1 << 16,
+    "clip_norm": "0.25",
+    "clip_value": "0.25",
+    "scale_bits": 30,
+    "privacy": privacy_plan(noise="shared", clip_norm="0.0009765625"),
+}
+
+
+@pytest.mark.parametrize(("changes", "trials"), [(SMALL, 200), (LONG, 8)])
+def test_no_neighbours_of_a_search_are_further_apart_than_is_paid_for(
+    changes: dict[str, Any], trials: int
+) -> None:
+    """A norm of float32 and zero for what seems too long gave 256 times the bound."""
+    found = worst_sums(
+        shared_manifest(LinearRegression(), 6, **changes), trials=trials, seed=SEED
+    )
+    assert 0.9 < found.ratio <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "trials"), [(SMALL, 10_000), (LONG, 300)])
+def test_no_neighbours_of_a_long_search_are_further_apart_than_is_paid_for(
+    changes: dict[str, Any], trials: int
+) -> None:
+    found = worst_sums(
+        shared_manifest(LinearRegression(), 6, **changes), trials=trials, seed=SEED
+    )
+    assert 0.9 < found.ratio <= 1
+
+
+def test_what_a_node_masks_under_shared_noise_is_its_sum_and_its_noise() -> None:
+    manifest = shared_manifest(LinearRegression(), 6)
+    total = np.array([5, -7, 0, 2**20, -(2**20), 1])
+    alone = prepared(np.zeros(6, dtype=np.int64), manifest)
+    assert np.array_equal((prepared(total, manifest) - alone).view(np.int32), total)
+
+
+@pytest.mark.parametrize("update", [np.zeros(6), np.zeros(5, dtype=np.int64)])
+def test_an_update_of_another_kind_than_the_rounds_noise_is_a_bug(
+    update: np.ndarray,
+) -> None:
+    with pytest.raises(ValueError, match="want int64"):
+        prepared(update, shared_manifest(LinearRegression(), 6))

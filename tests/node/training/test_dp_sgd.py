@@ -1,6 +1,7 @@
 """DP-SGD on records: steps, noise, refusals, and the update that comes out."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,11 @@ from torch import Tensor
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.privacy.accounting import Steps
 from tapestry.privacy.gaussian import NoiseSource
+from tapestry.privacy.noise_shares import NoiseShare
+from tapestry.protocol.round_manifest import RoundManifest, TrainingPlan
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.tokens import TokenExample
+from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry.workloads.plan_checks import local_steps
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.dp_sgd import (
@@ -27,9 +31,12 @@ from tapestry_node.training.dp_sgd import (
     update,
 )
 from tapestry_node.training.microbatches import BatchLimits
-from tapestry_node.training.per_example_gradients import Problem
+from tapestry_node.training.per_example_gradients import Gradients, Problem
 from tests.support import plans, tiny_models
+from tests.support.linear_regression import LinearRegression, OneRow
 from tests.support.refusals import refused
+from tests.support.secagg_cohort import manifest_for, members
+from tests.support.worst_neighbours import SEED, shared_manifest, step, worst_tables
 
 
 def runtime(key: int = 1, **changes: Any) -> Runtime:
@@ -224,21 +231,38 @@ def test_an_update_is_the_change_in_layout_order_and_leaves_the_base(
         assert np.array_equal(value, before[name]), name
 
 
+def shared_round(workload: LanguageWorkload, plan: TrainingPlan) -> RoundManifest:
+    """A round of four nodes that share their noise, with a clip norm that binds."""
+    return manifest_for(
+        members(4),
+        length=workload.layout(plan).length,
+        scale_bits=28,
+        clip_value="0.5",
+        training=plan,
+        privacy=plans.privacy_plan(noise="shared", clip_norm="0.01"),
+    )
+
+
 def test_a_noiseless_step_for_shared_noise_is_one_clipped_release() -> None:
     workload = build_tiny()
     units = workload.encode(["some text", "other words"] * 6, sequence_length=16)
-    plan = plans.training_plan(steps=1, batch_size=12)
+    plan = plans.training_plan(steps=1, batch_size=12, learning_rate="12")
+    opened = shared_round(workload, plan)
+    share = NoiseShare.of(opened)
+    assert share is not None
+    seen: list[StepProgress] = []
     got = noiseless_step(
         workload,
         units,
-        training=plan,
-        privacy=plans.privacy_plan(clip_norm="0.01"),
+        manifest=opened,
         records=12,
-        runtime=runtime(),
+        runtime=replace(runtime(), progress=seen.append),
     )
-    assert got.values.shape == (workload.layout(plan).length,)
-    assert 0 < np.linalg.norm(got.values) <= 12 * 0.01
-    assert (got.fit.drawn, got.fit.clipped, got.fit.steps) == (12, 12, 1)
+    assert got.shape == (workload.layout(plan).length,)
+    assert got.dtype == np.int64
+    length = np.linalg.norm(got.astype(np.float64))
+    assert share.bound < length <= 12 * share.unit_bound
+    assert [(each.step, each.steps, each.drawn) for each in seen] == [(1, 1, 12)]
     for wrong, code in (
         ({"steps": 2}, "shared-noise-plan-invalid"),
         ({"batch_size": 13}, "setting-out-of-range"),
@@ -247,11 +271,71 @@ def test_a_noiseless_step_for_shared_noise_is_one_clipped_release() -> None:
             noiseless_step(
                 workload,
                 units,
-                training=plan.model_copy(update=wrong),
-                privacy=plans.privacy_plan(),
+                manifest=opened.model_copy(
+                    update={"training": plan.model_copy(update=wrong)}
+                ),
                 records=12,
                 runtime=runtime(),
             )
+
+
+def test_no_tables_of_a_search_are_further_apart_than_is_paid_for() -> None:
+    found = worst_tables(LinearRegression(), trials=60, seed=SEED)
+    assert 0.5 < found.ratio <= 1
+
+
+@pytest.mark.slow
+def test_no_tables_of_a_long_search_are_further_apart_than_is_paid_for() -> None:
+    found = worst_tables(LinearRegression(), trials=10_000, seed=SEED)
+    assert 0.9 < found.ratio <= 1
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan, 3e38, 1e30])
+def test_a_record_that_overflows_zeroes_its_own_part_alone(bad: float) -> None:
+    """One overflow would otherwise throw away the sum of all others."""
+    workload = LinearRegression()
+    rows = [(1.0, 2.0, 0.0, 1.0, 1.0), (0.0, 1.0, 1.0, 0.0, 5.0)]
+    units = [OneRow((row,)) for row in [*rows, (bad,) * 5]]
+    opened = shared_manifest(workload, 3)
+    want = step(workload, units[:2], opened)
+    assert want.any()
+    assert np.array_equal(step(workload, units, opened), want)
+
+
+def test_a_records_part_of_a_shared_step_is_the_same_in_any_company() -> None:
+    workload = build_tiny()
+    texts = ["some text", "other", "other words that are longer", "x y"]
+    units = workload.encode(texts * 3, sequence_length=16)
+    plan = plans.training_plan(steps=1, batch_size=12, learning_rate="12")
+    opened = shared_round(workload, plan)
+    alone = [step(workload, [unit], opened) for unit in units[:4]]
+    assert np.array_equal(step(workload, units, opened), 3 * np.sum(alone, axis=0))
+    assert np.array_equal(step(workload, units[2:0:-1], opened), alone[1] + alone[2])
+
+
+def test_a_record_shares_its_batch_with_few_whom_coins_chose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However large the sample: a unit moves the last bits of its mates' parts."""
+    groups: list[list[Any]] = []
+    right = Gradients.clipped_sum
+
+    def watched(self: Gradients, units: Sequence[Any], *, clip_norm: float) -> Any:
+        groups.append(list(units))
+        return right(self, units, clip_norm=clip_norm)
+
+    units = tiny_models.units(48)
+    monkeypatch.setattr(Gradients, "clipped_sum", watched)
+    seen = []
+    for key in (1, 2):
+        groups.clear()
+        run(units, plan={"batch_size": 48, "steps": 1}, runtime_=runtime(key))
+        inside = [each for each in groups if each and each[0] in units]
+        assert len(inside) == 48 / 16
+        assert sum(map(len, inside)) == 48
+        assert max(map(len, inside)) < 40
+        seen.append([sorted(units.index(u) for u in each) for each in inside])
+    assert seen[0] != seen[1]
 
 
 def test_a_broken_record_counts_as_zero_and_raises_a_local_alarm(

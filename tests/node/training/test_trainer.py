@@ -147,9 +147,12 @@ def test_shared_noise_takes_one_clipped_step_without_noise_of_its_own(
     base = Replica.start(found.workload.given)
     training = manifest().training.model_copy(update={"batch_size": 4})
     shared = manifest(training=training, privacy=privacy_plan(noise="shared"), length=6)
+    share = NoiseShare.of(shared)
+    assert share is not None
     first = found.update(base, shared, done=lambda *_: None)
     assert np.array_equal(first, found.update(base, shared, done=lambda *_: None))
-    assert 0 < np.linalg.norm(first) <= 1.0
+    assert first.dtype == np.int64
+    assert 0 < np.linalg.norm(first.astype(np.float64)) <= 4 * share.unit_bound
     local = manifest(training=training, privacy=privacy_plan())
     noised = found.update(base, local, done=lambda *_: None)
     assert not np.array_equal(noised, found.update(base, local, done=lambda *_: None))

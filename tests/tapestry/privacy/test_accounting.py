@@ -306,16 +306,6 @@ def test_steps_composed_as_they_come_cost_what_they_cost_together() -> None:
             assert found == pytest.approx(together, rel=1e-6)
 
 
-def test_a_long_composition_goes_on_with_a_finer_grid() -> None:
-    part = Steps(noise_multiplier=8.0, sampling_rate=0.01, steps=4000)
-    composition = Composition()
-    for times in (1, 2):
-        composition.add(part)
-        together = epsilon([part] * times, target_delta=1e-5)
-        found = composition.epsilon(target_delta=1e-5)
-        assert found == pytest.approx(together, rel=1e-6)
-
-
 def test_a_composition_with_a_step_without_noise_is_infinite() -> None:
     composition = Composition()
     composition.add(Steps(noise_multiplier=0.0, sampling_rate=0.5, steps=1))

@@ -78,7 +78,11 @@ def _signed_elsewhere() -> dict[str, bytes]:
     """What a node key signs, and what a thief could make a parser read as that."""
     context = bytes(32)
     message = Advertisement(
-        node="fr", signature=UNSIGNED, channel_key="0" * 64, mask_key="0" * 64
+        node="fr",
+        signature=UNSIGNED,
+        channel_key="0" * 64,
+        kem_key=None,
+        mask_key="0" * 64,
     )
     return {
         "message": message.signed_bytes(context),

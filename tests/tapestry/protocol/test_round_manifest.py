@@ -36,7 +36,7 @@ def _changed(**changes: Any) -> bytes:
     "changes",
     [
         {"extra": 1},
-        {"protocol": "tapestry-secagg/2"},
+        {"protocol": "tapestry-secagg/1"},
         {"round_number": 0},
         {"round_number": "1"},
         {"round_number": True},
@@ -72,6 +72,7 @@ def _changed(**changes: Any) -> bytes:
         {"deadlines": {**DEADLINES, "offer": 1}},
         {"deadlines": dict.fromkeys(SECAGG_STAGES[1:], 60)},
         {"post_quantum": "soon"},
+        {"post_quantum": None},
         {"federation": "../x"},
         {"run_id": ""},
     ],

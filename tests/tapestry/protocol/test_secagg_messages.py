@@ -60,11 +60,11 @@ def test_what_is_signed_begins_with_the_protocol_and_the_stage(
     stage: RoundStage,
 ) -> None:
     said = SIGNED[stage].signed_bytes(CONTEXT)
-    head = f"tapestry-secagg/1\n{stage.value}\n{said_by(stage)}\n".encode()
+    head = f"tapestry-secagg/2\n{stage.value}\n{said_by(stage)}\n".encode()
     assert said.startswith(head + CONTEXT)
     assert (len(said) - len(head)) % 32 == 0
     assert statement(stage, CONTEXT, node="a", parts=[b"1" * 32]) == (
-        f"tapestry-secagg/1\n{stage.value}\na\n".encode() + CONTEXT + b"1" * 32
+        f"tapestry-secagg/2\n{stage.value}\na\n".encode() + CONTEXT + b"1" * 32
     )
 
 
@@ -109,9 +109,9 @@ def test_a_key_that_two_nodes_advertise_is_refused() -> None:
 
 def test_a_reveal_of_both_secrets_of_a_node_is_refused() -> None:
     good = SAMPLES[Kind.UNMASKING_SHARES]
-    both = {**good.mask_shares, **good.self_shares}
+    both = {**good.root_shares, **good.self_shares}
     with pytest.raises(ValueError, match="both secrets of one node"):
-        Reveal.model_validate({**good.model_dump(), "mask_shares": both})
+        Reveal.model_validate({**good.model_dump(), "root_shares": both})
 
 
 def test_ciphertexts_are_printed_together_as_they_are_alone() -> None:

@@ -27,7 +27,12 @@ from tapestry.protocol.secagg_messages import (
     SurvivorList,
 )
 from tapestry.secagg import client
-from tapestry.secagg.key_schedule import Agreement, pair_key, public_key, self_key
+from tapestry.secagg.key_schedule import (
+    Agreement,
+    pair_key,
+    public_key,
+    self_key,
+)
 from tapestry.secagg.masks import Mask, add_masks
 from tapestry.vectors import RingVector
 from tests.support.attackers import (
@@ -202,7 +207,7 @@ def test_key_substitution_works_against_nodes_that_trust_the_key_list() -> None:
         state, _ = client.share_keys(member.state, federation.message)
     mine = bytes.fromhex(member.state.advertisement.mask_key)
     for name, secret in drawn.items():
-        assert Agreement(secret).with_peer(mine) == state.agreed[name][1]
+        assert Agreement(secret).with_peer(mine) == state.agreed[name].mask
 
 
 # --- the cohort ----------------------------------------------------------------
@@ -315,7 +320,9 @@ def test_another_model_or_manifest_is_refused_and_its_signatures_fail() -> None:
 def test_unequal_views_give_unequal_pair_masks() -> None:
     shared, context = bytes(32), bytes(32)
     keys = {
-        pair_key(shared, context, names=("a", "b"), view=bytes([view]) * 32)
+        pair_key(
+            shared, context, names=("a", "b"), view=bytes([view]) * 32, contributed=b""
+        )
         for view in range(16)
     }
     assert len(keys) == 16
@@ -360,7 +367,7 @@ def test_a_late_upload_stays_hidden_when_the_mask_key_is_known() -> None:
     federation.member(late).state = ready
     federation.mask_input(late, np.zeros(20_000, dtype=np.uint32))
     residual = uploaded(federation, late)
-    key = bytes.fromhex(unmasked.transcript.mask_secrets[late])
+    key = bytes.fromhex(unmasked.transcript.roots[late])
     add_masks(residual, pair_masks(federation, late, key))
     assert looks_uniform(residual)
     own = ready.masks[0].key

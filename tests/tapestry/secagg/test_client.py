@@ -300,7 +300,7 @@ def test_a_ciphertext_that_was_tampered_with_is_refused(shared: Federation) -> N
         heads=message.heads, ciphertexts={**message.ciphertexts, other: flipped}
     )
     receive_refused(shared, changed, ProtocolError, "ciphertext-invalid", other)
-    elsewhere = shared.message[shared.names()[2]].ciphertexts[other]
+    elsewhere = shared.message[shared.names()[3]].ciphertexts[other]
     changed = Ciphertexts(
         heads=message.heads, ciphertexts={**message.ciphertexts, other: elsewhere}
     )

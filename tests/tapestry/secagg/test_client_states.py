@@ -35,7 +35,7 @@ def test_states_do_not_print_their_secrets() -> None:
     federation.run("advertise_keys")
     state = federation.cohort[0].state
     drawn = state.secrets
-    for secret in (drawn.seed, drawn.mask, drawn.channel):
+    for secret in (drawn.seed, drawn.root, drawn.channel):
         assert repr(secret) not in repr(state)
         assert secret.hex() not in repr(drawn)
     federation.share_keys()

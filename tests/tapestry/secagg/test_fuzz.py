@@ -239,7 +239,7 @@ def test_an_auditor_answers_a_bad_result_with_one_typed_error(
     original = Result.decode(w.bodies["result"])
     assert result.transcript.survivors == original.transcript.survivors
     assert result.transcript.self_seeds == original.transcript.self_seeds
-    assert result.transcript.mask_secrets == original.transcript.mask_secrets
+    assert result.transcript.roots == original.transcript.roots
 
 
 def test_no_message_is_taken_for_another() -> None:

@@ -10,11 +10,15 @@ from tapestry.secagg.key_schedule import (
     Agreement,
     channel_key,
     commitment,
+    contribution,
+    kem_seed,
+    mask_secret,
     pair_key,
     public_key,
     seal,
     self_key,
     unseal,
+    wrap,
 )
 from tests.support.reference_secagg import LOW_ORDER
 from tests.support.refusals import refused
@@ -43,11 +47,14 @@ def test_keys_of_all_uses_nodes_rounds_and_views_differ() -> None:
             channel_key(shared, context, sender="a", receiver="b", view=view),
             channel_key(shared, context, sender="b", receiver="a", view=view),
             channel_key(shared, context, sender="a", receiver="c", view=view),
-            pair_key(shared, context, names=("a", "b"), view=view),
-            pair_key(shared, context, names=("a", "c"), view=view),
+            pair_key(shared, context, names=("a", "b"), view=view, contributed=b""),
+            pair_key(shared, context, names=("a", "c"), view=view, contributed=b""),
+            pair_key(shared, context, names=("a", "b"), view=view, contributed=TWO),
+            wrap(bytes(32), shared, context, sender="a", receiver="b", view=view),
+            wrap(bytes(32), shared, context, sender="b", receiver="a", view=view),
         )
     }
-    assert len(keys) == 5 * 2**3
+    assert len(keys) == 8 * 2**3
     own = {
         f(secret, context, node=node)
         for f in (self_key, commitment)
@@ -55,21 +62,41 @@ def test_keys_of_all_uses_nodes_rounds_and_views_differ() -> None:
             (ONE, TWO), (CONTEXT, VIEW), ("a", "b")
         )
     }
-    assert len(own | keys) == 2 * 2**3 + len(keys)
+    own |= {mask_secret(s, c, node="a") for s in (ONE, TWO) for c in (CONTEXT, VIEW)}
+    own |= {
+        contribution(s, c, sender="a", receiver=b)
+        for s in (ONE, TWO)
+        for c in (CONTEXT, VIEW)
+        for b in ("b", "c")
+    }
+    assert len(own | keys) == 2 * 2**3 + 4 + 8 + len(keys)
+    assert len(kem_seed(ONE, CONTEXT, node="a")) == 64
     assert all(len(key) == 32 for key in own | keys)
 
 
 def test_a_pair_key_does_not_depend_on_the_order_of_its_nodes() -> None:
-    one = pair_key(ONE, CONTEXT, names=("a", "b"), view=VIEW)
-    assert one == pair_key(ONE, CONTEXT, names=("b", "a"), view=VIEW)
+    one = pair_key(ONE, CONTEXT, names=("a", "b"), view=VIEW, contributed=b"")
+    assert one == pair_key(ONE, CONTEXT, names=("b", "a"), view=VIEW, contributed=b"")
 
 
-GOOD: dict[str, Any] = {"context": CONTEXT, "sender": "a", "receiver": "b"}
+GOOD: dict[str, Any] = {
+    "context": CONTEXT,
+    "sender": "a",
+    "receiver": "b",
+    "clear": b"c",
+}
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"context": VIEW}, {"sender": "c"}, {"receiver": "c"}, {"key": TWO}, {"cut": 1}],
+    [
+        {"context": VIEW},
+        {"sender": "c"},
+        {"receiver": "c"},
+        {"key": TWO},
+        {"cut": 1},
+        {"clear": b""},
+    ],
     ids=str,
 )
 def test_a_ciphertext_opens_only_under_its_key_nodes_and_round(

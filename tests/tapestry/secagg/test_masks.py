@@ -122,7 +122,13 @@ def test_masks_of_4000_pairs_have_no_constant_or_biased_bit() -> None:
     keys = set()
     for index in range(count):
         names = (f"a{index}", f"b{index}")
-        key = pair_key(random(32), random(32), names=names, view=random(32))
+        key = pair_key(
+            random(32),
+            random(32),
+            names=names,
+            view=random(32),
+            contributed=random(32),
+        )
         keys.add(key)
         first[index] = stream(key, 16)
     assert len(keys) == count

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from tapestry.errors import VerificationError
-from tapestry.protocol.secagg_messages import SHARE_BYTES, Reveal
+from tapestry.protocol.secagg_messages import SHARE_BYTES, Reveal, ShareMessage
 from tapestry.secagg import client
-from tapestry.secagg.client_states import Cohort
-from tapestry.secagg.key_schedule import channel_key, seal
+from tapestry.secagg.client_states import Cohort, KeysShared
+from tapestry.secagg.pair_messages import tree_over
 from tapestry.secagg.recovery import InconsistentShare, bad_dealers, recover_round
 from tapestry.secagg.server import Unmasked
 from tapestry.secagg.shamir import PRIME, decode_share
+from tapestry.secagg.share_channel import ShareChannel
 from tests.support.refusals import refused
 from tests.support.secagg_cohort import Federation
 
@@ -26,9 +27,9 @@ def lying_reveals(federation: Federation, liars: list[str]) -> Unmasked:
         member.state, message = client.unmask(member.state, federation.message)
         if name in liars:
             wrong = dict.fromkeys(message.self_shares, "00" + "77" * 32)
-            masks = dict.fromkeys(message.mask_shares, "00" + "77" * 32)
+            masks = dict.fromkeys(message.root_shares, "00" + "77" * 32)
             message = message.model_copy(
-                update={"self_shares": wrong, "mask_shares": masks}
+                update={"self_shares": wrong, "root_shares": masks}
             ).signed(context, member.identity)
         federation.stage.accept(name, message)
     unmasked: Unmasked = federation.stage.close()
@@ -60,6 +61,17 @@ def test_too_many_wrong_shares_abort_and_name_a_dealer() -> None:
         lying_reveals(federation, federation.names()[:3])
 
 
+def dealt(
+    state: KeysShared, message: ShareMessage, ciphertexts: dict[str, str]
+) -> ShareMessage:
+    """Message 3 with other messages to other nodes, signed."""
+    tree = tree_over({name: bytes.fromhex(c) for name, c in ciphertexts.items()})
+    root = "sha256:" + tree.root().hex()
+    head = message.head.model_copy(update={"ciphertexts": root})
+    head = head.signed(state.round.cohort.context, state.round.identity)
+    return ShareMessage(head=head, ciphertexts=ciphertexts)
+
+
 def test_a_dealer_of_wrong_shares_to_two_is_named_and_the_round_completes() -> None:
     federation = Federation.of(7)
     federation.run("advertise_keys")
@@ -67,25 +79,21 @@ def test_a_dealer_of_wrong_shares_to_two_is_named_and_the_round_completes() -> N
     view = bytes.fromhex(federation.message.digest[7:])
     state = dealer.state
     after, message = client.share_keys(state, federation.message)
-    context = state.round.cohort.context
+    kem_keys = {a.node: a.kem_key for a in federation.message.advertisements}
     ciphertexts = dict(message.ciphertexts)
     for name in victims:
-        key = channel_key(
-            after.agreed[name][0],
-            context,
-            sender=dealer.name,
-            receiver=name,
-            view=view,
+        wrong = b"\0" + bytes(range(32))
+        channel = ShareChannel(
+            cohort=state.round.cohort, sender=dealer.name, receiver=name, view=view
         )
-        wrong = b"\0" + bytes(range(32)) + b"\0" + bytes(range(32))
-        ciphertexts[name] = seal(
-            key, wrong, context=context, sender=dealer.name, receiver=name
+        ciphertexts[name] = channel.seal(
+            (wrong, wrong),
+            shared=after.agreed[name].channel,
+            kem_key=kem_keys[name],
+            root=state.secrets.root,
         ).hex()
-    changed = message.model_copy(update={"ciphertexts": ciphertexts})
-    head = message.head.model_copy(update={"ciphertexts": changed.ciphertexts_digest})
-    head = head.signed(context, dealer.identity)
-    federation.stage.accept(dealer.name, changed.model_copy(update={"head": head}))
-    dealer.state = replace(after, head=head)
+    federation.stage.accept(dealer.name, dealt(after, message, ciphertexts))
+    dealer.state = replace(after, head=dealt(after, message, ciphertexts).head)
     federation.share_keys()
     federation.receive_shares()
     federation.collect_masked_inputs()
@@ -127,7 +135,7 @@ class Recovery:
 
             update = {
                 "self_shares": changed(reveal.self_shares),
-                "mask_shares": changed(reveal.mask_shares),
+                "root_shares": changed(reveal.root_shares),
             }
             self.reveals.append(reveal.model_copy(update=update))
         self.cohort = Cohort.of(self.federation.manifest)

@@ -285,20 +285,20 @@ def test_bad_consents_and_reveals_name_their_sender() -> None:
         values=" 0 self masks",
     )
     extra = {"zz.example": "00" * 33}
-    worse = revealed.model_copy(update={"mask_shares": extra}).signed(context, key)
+    worse = revealed.model_copy(update={"root_shares": extra}).signed(context, key)
     refused_by(
         stage,
         name,
         worse,
         error=ProtocolError,
         code="share-set-differs",
-        values=" 1 mask keys",
+        values=" 1 roots",
     )
     worse = revealed.model_copy(update={"signature": "00" * 64})
     refused_by(stage, name, worse, error=VerificationError, code="signature-invalid")
 
 
-@pytest.mark.parametrize("kind", ["self_shares", "mask_shares"])
+@pytest.mark.parametrize("kind", ["self_shares", "root_shares"])
 @pytest.mark.parametrize("value", [PRIME, PRIME + 1, 2**257 - 1])
 def test_a_share_outside_the_field_is_refused_and_the_round_completes(
     kind: str, value: int

@@ -74,12 +74,20 @@ def other_bytes(text: str) -> str:
     return text[:-1] + ("1" if text[-1] == "0" else "0")
 
 
+def with_contribution(transcript: Transcript, **changes: Any) -> dict[str, Any]:
+    """The contributions with a change in one of them."""
+    [(dropped, rows)] = transcript.contributions.items()
+    node = min(rows)
+    changed = rows[node].model_copy(update=changes)
+    return {dropped: {**rows, node: changed}}
+
+
 def tampered(transcript: Transcript) -> dict[str, Transcript]:
     """One change in each part of a transcript."""
     keys, heads = transcript.keys, transcript.heads
     survivor, dropped = (
         next(iter(transcript.self_seeds)),
-        next(iter(transcript.mask_secrets)),
+        next(iter(transcript.roots)),
     )
     advert = keys.advertisements[0].model_copy(update={"mask_key": "11" * 32})
     head = heads.heads[0].model_copy(update={"commitment": "11" * 32})
@@ -90,7 +98,7 @@ def tampered(transcript: Transcript) -> dict[str, Transcript]:
         update={"consents": transcript.consents.consents[:2]}
     )
     seeds = {**transcript.self_seeds, survivor: "11" * 32}
-    secrets = {**transcript.mask_secrets, dropped: "11" * 32}
+    secrets = {**transcript.roots, dropped: "11" * 32}
     changes: dict[str, dict[str, Any]] = {
         "key": {
             "keys": keys.model_copy(
@@ -108,8 +116,14 @@ def tampered(transcript: Transcript) -> dict[str, Transcript]:
         "few consents": {"consents": few},
         "seed": {"self_seeds": seeds},
         "fewer seeds": {"self_seeds": dict(list(seeds.items())[1:])},
-        "mask key": {"mask_secrets": secrets},
-        "no mask key": {"mask_secrets": {}},
+        "root": {"roots": secrets},
+        "no root": {"roots": {}},
+        "contribution": {
+            "contributions": with_contribution(transcript, secret="11" * 32)
+        },
+        "message": {"contributions": with_contribution(transcript, message=OTHER)},
+        "proof": {"contributions": with_contribution(transcript, proof=())},
+        "no contributions": {"contributions": {}},
     }
     return {what: transcript.model_copy(update=c) for what, c in changes.items()}
 
@@ -123,8 +137,12 @@ TAMPERED = {
     "few consents": "consents-too-few",
     "seed": "self-seed-differs",
     "fewer seeds": "secret-set-differs",
-    "mask key": "mask-key-differs",
-    "no mask key": "secret-set-differs",
+    "root": "root-differs",
+    "no root": "secret-set-differs",
+    "contribution": "contribution-differs",
+    "message": "contribution-differs",
+    "proof": "contribution-differs",
+    "no contributions": "secret-set-differs",
 }
 
 

@@ -76,7 +76,7 @@ def reported(events: list[Event]) -> dict[str, float]:
         body = event.body
         if isinstance(body, DpAccounted) and body.adapter is None:
             assert body.promise is not None
-            found[event.actor] = float(body.promise.epsilon_run)
+            found[event.actor] = float(body.promise.epsilon)
     assert set(found) == {"de", "es", "fr", "id"}
     return found
 

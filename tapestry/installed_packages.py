@@ -1,0 +1,232 @@
+"""The installed packages that a role requires, and the files that each one recorded.
+
+Whoever installs a package leaves a ``RECORD`` of its files and their SHA-256 digests.
+Two installers write different RECORDs for one wheel, so the rows that they add on
+their own are left out: compiled modules, marks of the installer, and what lies outside
+the folder that modules are imported from (scripts, headers, manuals).
+
+Guarantees:
+    Fails closed: a requirement that is not installed, a package without a RECORD or
+    with one that does not cover its code, and a package that another copy hides
+    from imports, are errors.
+
+Not protected:
+    Compiled modules (``__pycache__``), ``.pth`` files, the standard library and the
+    system's libraries have no RECORD.
+"""
+
+import csv
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import stat
+import sys
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+from packaging.requirements import Requirement
+from packaging.utils import NormalizedName, canonicalize_name
+
+from tapestry.errors import ResourceError
+
+_INSTALLERS = frozenset(
+    {
+        *("RECORD", "RECORD.jws", "RECORD.p7s", "INSTALLER", "REQUESTED"),
+        *("direct_url.json", "provenance_url.json", "uv_build.json", "uv_cache.json"),
+    }
+)
+_SHA256 = "sha256="
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledPackage:
+    """A package: its canonical name, its version and what its RECORD lists."""
+
+    name: str
+    version: str
+    folder: Path  # the paths of files begin here
+    files: tuple[tuple[str, str], ...]  # path and SHA-256, in order of path
+
+    @property
+    def record_digest(self) -> str:
+        """The digest of the files' paths and digests, whoever installed them."""
+        hasher = hashlib.sha256()
+        for path, content in self.files:
+            hasher.update(f"{content}  {path}\n".encode())
+        return f"sha256:{hasher.hexdigest()}"
+
+    def stat_digest(self) -> str:
+        """Digest what the file system says of the files: it changes with each edit."""
+        hasher = hashlib.sha256(f"{self.folder}\n{self.record_digest}\n".encode())
+        for path, _ in self.files:
+            try:
+                found = os.stat(f"{self.folder}/{path}")  # noqa: PTH116  four times faster
+            except OSError:
+                continue
+            row = found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+            hasher.update(f"{path} {row}\n".encode())
+        return hasher.hexdigest()
+
+    def differing_files(self) -> Iterator[str]:
+        """Name the files that are missing or are not as recorded; read every file."""
+        for path, recorded in self.files:
+            if _sha256(self.folder / path) != recorded:
+                yield path
+
+
+def required_packages(project: str, extra: str) -> list[InstalledPackage]:
+    """Return what a project requires with an extra, and what that requires in turn.
+
+    Edge cases:
+        The project itself is not among them. Requirements whose markers exclude this
+        machine are not followed.
+
+    Raises:
+        ResourceError: A package is not installed, has no RECORD that covers its code,
+            or is hidden by another copy.
+    """
+    found: dict[str, importlib.metadata.Distribution] = {}
+    pending, followed = [(canonicalize_name(project), extra)], set[tuple[str, str]]()
+    while pending:
+        name, wanted = pending.pop()
+        if (name, wanted) in followed:
+            continue
+        followed.add((name, wanted))
+        if name not in found:
+            found[name] = _distribution(name)
+            pending.append((name, ""))  # what is required whatever the extra
+        pending += _required(found[name], wanted)
+    del found[canonicalize_name(project)]
+    return [_read(name, found[name]) for name in sorted(found)]
+
+
+def unrecorded_files(packages: Iterable[InstalledPackage]) -> Iterator[str]:
+    """Name the files in the packages' folders that no installed package recorded."""
+    packages = list(packages)
+    for folder in sorted({package.folder for package in packages}):
+        recorded: set[str] = set()
+        for each in importlib.metadata.distributions(path=[str(folder)]):
+            recorded.update(row[0] for row in _rows("", each) if row)
+        here = [path for p in packages if p.folder == folder for path, _ in p.files]
+        for top in sorted({path.partition("/")[0] for path in here if "/" in path}):
+            for path in sorted((folder / top).rglob("*")):
+                name = path.relative_to(folder).as_posix()
+                is_known = "/__pycache__/" in name or name in recorded
+                if not is_known and not path.is_dir():
+                    yield name
+
+
+def _required(
+    distribution: importlib.metadata.Distribution, extra: str
+) -> Iterator[tuple[NormalizedName, str]]:
+    """Give what an extra requires, each with an extra of its own."""
+    for text in distribution.requires or []:
+        requirement = Requirement(text)
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": extra}):
+            name = canonicalize_name(requirement.name)
+            yield from ((name, each) for each in ("", *requirement.extras))
+
+
+def _distribution(name: str) -> importlib.metadata.Distribution:
+    try:
+        return importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise ResourceError(
+            f"package {name} is not installed: pip install 'tapestry-federated[node]'",
+            code="package-missing",
+        ) from None
+
+
+def _read(name: str, distribution: importlib.metadata.Distribution) -> InstalledPackage:
+    folder = Path(str(distribution.locate_file("")))
+    rows = _rows(name, distribution)
+    if not rows or _is_editable(distribution):
+        raise ResourceError(
+            f"package {name} in {folder} has no RECORD of its code; install it with pip"
+            " or uv from a wheel",
+            code="package-record-missing",
+        )
+    files = sorted(_entry(name, row) for row in rows if not _is_installers(row))
+    _require_visible(name, folder, [path for path, _ in files])
+    return InstalledPackage(
+        name=name, version=distribution.version, folder=folder, files=tuple(files)
+    )
+
+
+def _rows(name: str, distribution: importlib.metadata.Distribution) -> list[list[str]]:
+    try:
+        text = distribution.read_text("RECORD") or ""
+        return list(csv.reader(io.StringIO(text, newline="")))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise _invalid(name, str(error)) from None
+
+
+def _is_editable(distribution: importlib.metadata.Distribution) -> bool:
+    """Return whether the code lies elsewhere; true where that cannot be read."""
+    try:
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        return bool(origin.get("dir_info", {}).get("editable"))
+    except (ValueError, AttributeError):
+        return True
+
+
+def _is_installers(row: list[str]) -> bool:
+    path = PurePosixPath(row[0] if row else "")
+    if path.is_absolute() or path.parts[:1] == ("..",) or "__pycache__" in path.parts:
+        return True
+    return path.parent.suffix == ".dist-info" and path.name in _INSTALLERS
+
+
+def _entry(name: str, row: list[str]) -> tuple[str, str]:
+    """Read the path and the SHA-256 from a row."""
+    path, recorded, *_ = [*row, "", ""]
+    length = len(_SHA256) + 43  # 32 bytes in base64, without padding
+    is_digest = recorded.startswith(_SHA256) and len(recorded) == length
+    if not is_digest or not path.isprintable():
+        raise _invalid(name, f"row {row!r}")
+    return path, recorded.removeprefix(_SHA256)
+
+
+def _invalid(name: str, what: str) -> ResourceError:
+    return ResourceError(
+        f"the RECORD of package {name} gives no path and SHA-256 ({what}); install the"
+        " package again",
+        code="package-record-invalid",
+    )
+
+
+def _require_visible(name: str, folder: Path, paths: list[str]) -> None:
+    """Require that an import of the package's own name finds these files."""
+    module = name.replace("-", "_")
+    is_own = f"{module}/__init__.py" in paths or f"{module}.py" in paths
+    if not is_own or module in sys.stdlib_module_names:
+        return
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return  # its own file is missing, which a check of the files tells
+    origin = Path(spec.origin)
+    place = origin.parent.parent if f"{module}/__init__.py" in paths else origin.parent
+    if place.resolve() != folder.resolve():
+        raise ResourceError(
+            f"package {name} is installed in {folder}, but {module} is imported from"
+            f" {origin}; remove that copy, or unset PYTHONPATH",
+            code="package-hidden",
+        )
+
+
+def _sha256(path: Path) -> str:
+    """Digest a regular file as RECORD does; anything else has no digest."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return ""
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return ""
+    return urlsafe_b64encode(found).decode().rstrip("=")

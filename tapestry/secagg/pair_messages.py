@@ -1,0 +1,97 @@
+"""The message of one node to another inside message 3, and the tree over all of a node.
+
+Bytes, as the parts below one after the other::
+
+    kem         1088  ML-KEM-768 ciphertext for the receiver        hybrid rounds
+    committed     32  commitment to the sender's contribution       where it contributes
+    wrapped       32  the contribution, under the ML-KEM secret     where it contributes
+    box           82  shares of seed and root, under the channel key
+
+Of two nodes exactly one contributes to their mask in a hybrid round. A node signs the
+root of a Merkle tree (RFC 6962) over its messages in order of the receivers' names; a
+leaf is the commitment, where there is one, and the SHA-256 of the message. So a
+contribution is shown to have been committed to without the rest of the messages.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from tapestry.errors import ProtocolError
+from tapestry.mlkem768 import CIPHERTEXT_BYTES
+from tapestry.protocol.secagg_messages import BOX_BYTES
+from tapestry.tlog.merkle import HASH_BYTES, Tree, leaf_hash
+
+_CLEAR_END = CIPHERTEXT_BYTES + 2 * HASH_BYTES
+
+
+def contributes(place: int, other: int) -> bool:
+    """Return whether the node at a place contributes to the mask with another.
+
+    Guarantees:
+        Of two nodes exactly one does, and each does with about half of the others.
+    """
+    return (place < other) is ((place + other) % 2 == 1)
+
+
+def message_size(*, hybrid: bool, contributing: bool) -> int:
+    """Return the bytes that a message takes."""
+    if not hybrid:
+        return BOX_BYTES
+    return BOX_BYTES + (_CLEAR_END if contributing else CIPHERTEXT_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairMessage:
+    """What one node sends another: in the clear, and sealed."""
+
+    kem: bytes
+    committed: bytes
+    wrapped: bytes
+    box: bytes
+
+    @property
+    def clear(self) -> bytes:
+        """All but what is sealed; the box is bound to it."""
+        return self.kem + self.committed + self.wrapped
+
+    @classmethod
+    def decode(cls, data: bytes, *, hybrid: bool, contributing: bool) -> Self:
+        """Read from bytes.
+
+        Raises:
+            ProtocolError: The message has another size than one of its kind.
+        """
+        want = message_size(hybrid=hybrid, contributing=contributing)
+        if len(data) != want:
+            raise ProtocolError(
+                f"message of {len(data)} bytes to another node, want {want}",
+                code="ciphertext-size-invalid",
+            )
+        if not hybrid:
+            return cls(kem=b"", committed=b"", wrapped=b"", box=data)
+        committed = CIPHERTEXT_BYTES + (HASH_BYTES if contributing else 0)
+        end = _CLEAR_END if contributing else CIPHERTEXT_BYTES
+        return cls(
+            kem=data[:CIPHERTEXT_BYTES],
+            committed=data[CIPHERTEXT_BYTES:committed],
+            wrapped=data[committed:end],
+            box=data[end:],
+        )
+
+
+def leaf(committed: bytes, digest: bytes) -> bytes:
+    """Hash a commitment, or nothing, and the SHA-256 of a message into a leaf."""
+    return leaf_hash(committed + digest)
+
+
+def tree_over(messages: Mapping[str, bytes]) -> Tree:
+    """Build the tree over the messages of a node, by receiver."""
+    tree = Tree()
+    for _, data in sorted(messages.items()):
+        committed = b""
+        if len(data) == _CLEAR_END + BOX_BYTES:
+            committed = data[CIPHERTEXT_BYTES : CIPHERTEXT_BYTES + HASH_BYTES]
+        tree.push(leaf(committed, hashlib.sha256(data).digest()))
+    return tree
