@@ -136,7 +136,7 @@ class NodeTracker:
         """
         if not names:
             return
-        self._show_held_out([name for name in names if name not in self.has_held_out])
+        self.show_held_out(names)
         request = encode_message(
             ApplyResultRequest(
                 round_number=round_number,
@@ -159,8 +159,9 @@ class NodeTracker:
             self.applied[name] = round_number
             self.asks.pop(name, None)  # it draws chunks when it takes a result
 
-    def _show_held_out(self, names: list[str]) -> None:
+    def show_held_out(self, names: Collection[str]) -> None:
         """Send the public data of the gate to nodes that lack them."""
+        names = [name for name in names if name not in self.has_held_out]
         if not names:
             return
         files = sorted(self.held_out.iterdir())

@@ -382,6 +382,7 @@ class Run:
             ),
             notify=self.context.notify,
         )
+        self.context.tracker.show_held_out(present)
         total = rounds.run(manifest, context, outcome=outcome)
         self._close_round(manifest, total, outcome)
         self.context.publisher.publish(present)

@@ -291,7 +291,7 @@ class Node:
                 protocol=PROTOCOL,
                 software=software_digest(),
                 size=self.mirror.size,
-                applied=self._base.applied,
+                applied=self._base.applied_in_newest_run,
                 checkpoint=accepted.note.decode() if accepted else None,
                 asks=tuple(self._base.asks()),
                 held_out=self._gate.held,
@@ -354,9 +354,12 @@ class Node:
             said = f"the log lacks the declaration of {self.trainer.count} records"
             raise Refused(Reason.MAINTENANCE, said, code="data-not-declared")
         self._require_charges()
+        self._store.require(self.mirror.state.uploads_of(self.name))
         self._leave_session()
         manifest = current.manifest
         self._base.check_sums(manifest.run_id, until=manifest.round_number)
+        self._base.check_followed(manifest.run_id)
+        self._gate.require(manifest)
         self.context.check_failed(manifest.run_id)
         with refusing(Reason.PLAN_UNSUPPORTED):
             layout = self.trainer.layout(manifest)
@@ -403,8 +406,7 @@ class Node:
         if newest is None:
             said = "the log has no round"
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
-        want = newest.gate.held_out
-        self._gate.keep(request.files, [bytes(file) for file in files], want=want)
+        self._gate.keep(newest, request.files, [bytes(file) for file in files])
         return encode_message(ReceiptReply())
 
     def _dispute_gate(self, closed: RoundClosed) -> None:
@@ -432,7 +434,7 @@ class Node:
             with suppress(Refused):  # it may be old, and proves the round all the same
                 self._accept(request.checkpoint)
         ended = self._base.ended(request.round_number, within=size)
-        if request.round_number > self._base.applied:
+        if ended.index > self._base.taken:
             session = self.session
             ours = session is not None and session.manifest == ended.manifest
             done = session.done if session is not None and ours else None

@@ -7,6 +7,7 @@ than ``BAND``, relative to the limit. Norm and range of a sum are whole numbers:
 every difference counts.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,11 +52,16 @@ def check_outcome(
         claimed: The scores after the step that the log names, by institution.
 
     Raises:
-        VerificationError: The log rejects a step that the member's scores accept,
+        VerificationError: The scores before the step are not finite; the log rejects a step that the member's scores accept,
             applies one that they reject, or names other scores, each by more than
             ``BAND``; or it names a reason that is none of the gate's.
     """
     limit, mean = scored.limit(plan), mean_of(scored.after)
+    if not math.isfinite(limit):
+        raise VerificationError(
+            f"the scores before the step allow {limit}; no step can be judged",
+            code="gate-score-not-finite",
+        )
     slack = BAND * abs(limit)
     said = f"{mean:.6g} here, at most {limit:.6g} is allowed"
     if reason not in {None, WORSE}:

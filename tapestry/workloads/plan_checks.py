@@ -150,6 +150,12 @@ def check_outer(outer: OuterPlan) -> None:
                 f"{name} {plain} is not positive; no round would count",
                 code="setting-out-of-range",
             )
+    if decode_decimal(outer.max_loss_increase) < 0:
+        raise ConfigError(
+            f"outer.max_loss_increase {outer.max_loss_increase} is below 0; a round"
+            " would be rejected that changes nothing",
+            code="setting-out-of-range",
+        )
     if outer.optimizer == "nesterov" and not 0 <= decode_decimal(outer.momentum) < 1:
         raise ConfigError(
             f"outer.momentum {outer.momentum} is not in [0, 1)",

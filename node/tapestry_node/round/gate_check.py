@@ -10,6 +10,7 @@ A dispute is on the disk before it is reported, and posted to the log once. The 
 takes part in that run no more and cosigns no release that rests on the round.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from tapestry_governance.events.round_events import RoundClosed
 from tapestry_node.refusal import Refused
 
 FOLDER = "held-out"
+_FILE = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}\.[a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +64,17 @@ class GateCheck:
             return None
         return digest_of({path.stem: digest(path.read_bytes()) for path in files})
 
-    def keep(self, names: Sequence[str], files: Sequence[bytes], *, want: str) -> None:
+    def keep(
+        self, manifest: RoundManifest, names: Sequence[str], files: Sequence[bytes]
+    ) -> None:
         """Keep the held-out data that a round names.
 
         Raises:
             ProtocolError: The files are other ones, too large, or not one for each
-                name.
+                name, which is an institution's with the workload's suffix.
         """
+        suffix = self._workload.evaluation(manifest.training.options).suffix
+        want = manifest.gate.held_out
         if len(names) != len(files) or sum(map(len, files)) > MAX_HELD_OUT_BYTES:
             raise ProtocolError(
                 f"{len(names)} names, {len(files)} files of {sum(map(len, files))}"
@@ -77,8 +83,10 @@ class GateCheck:
             )
         stems = [Path(name).stem for name in names]
         content = dict(zip(stems, map(digest, files), strict=True))
-        nested = any("/" in name for name in names)
-        if nested or len(content) != len(names) or digest_of(content) != want:
+        strange = [
+            n for n in names if not _FILE.fullmatch(n) or Path(n).suffix != suffix
+        ]
+        if strange or len(content) != len(names) or digest_of(content) != want:
             raise ProtocolError(
                 f"held-out data {digest_of(content)}, the round names {want}",
                 code="held-out-differs",
@@ -87,6 +95,14 @@ class GateCheck:
             draft.mkdir()
             for name, data in zip(names, files, strict=True):
                 (draft / name).write_bytes(data)
+
+    def require(self, manifest: RoundManifest) -> None:
+        """Require the data and the evaluation of a round before it is joined.
+
+        Raises:
+            Refused: The data are not here, or are scored in another way than here.
+        """
+        self._scorer(manifest)
 
     def check(self, manifest: RoundManifest, closed: RoundClosed, step: Step) -> None:
         """Compare the outcome of a round with the node's own; dispute another one.

@@ -73,6 +73,7 @@ class ResultApplier:
         """Start from the given base; results are taken again after a restart."""
         self.replica, self.applied = replica, 0
         self._run: str | None = None  # of the round that was applied last
+        self.taken = -1  # log index of the end of that round
         self.mirror, self._store, self._workload = mirror, store, workload
         self.spots, self._gate = spots, gate
         self._compared = 0  # how much of the log's releases was compared
@@ -147,8 +148,31 @@ class ResultApplier:
                 )
         self._gate.check(manifest, closed, step)
         self.replica, self.applied = after, closed.round_number
-        self._run = closed.run_id
+        self._run, self.taken = closed.run_id, ended.index
         self._rebuild()
+
+    @property
+    def applied_in_newest_run(self) -> int:
+        """The last round that was applied of the run that was opened last, or 0."""
+        last = self.mirror.state.last if self.mirror.size else None
+        return self.applied if last is not None and last[0] == self._run else 0
+
+    def check_followed(self, run_id: str) -> None:
+        """Refuse to go on in a run of which a round's end was not taken here.
+
+        A rejected round leaves the base as it is, so the base alone does not show that
+        its result was withheld, and with it the chance to dispute the outcome.
+
+        Raises:
+            Refused: The log has closed a round of the run whose result is not here.
+        """
+        last = self.mirror.state.closed.last
+        if last is not None and last.run_id == run_id and last.index > self.taken:
+            raise Refused(
+                Reason.MAINTENANCE,
+                f"the result of round {last.round_number} of {run_id!r} was not shown",
+                code="round-not-followed",
+            )
 
     def check_releases(self) -> None:
         """Refuse to cosign a release that is not what its round gave here.
@@ -203,7 +227,11 @@ class ResultApplier:
         self._uncompared.clear()
 
     def _rebuild(self) -> None:
-        """Rebuild the release of the base that is held here, if there is one, once."""
+        """Rebuild the release of the base that is held here, if there is one, once.
+
+        Raises:
+            VerificationError: The log names other parameters than the release has.
+        """
         if self._run is None or not self.mirror.size:
             return
         release = self.mirror.state.release_of(self._run, self.applied)
@@ -218,6 +246,13 @@ class ResultApplier:
             given=self._workload.given,
             card_fields=self._workload.card_fields,
         )
+        said = self.mirror.state.releases[release.name].parameters_digest
+        if draft.parameters_digest != said:
+            raise VerificationError(
+                f"{release.name} has parameters {said} in the log, rebuilt here"
+                f" {draft.parameters_digest}",
+                code="release-parameters-differ",
+            )
         self._store.keep_rebuilt(
             self._run, self.applied, manifest=draft.manifest.digest
         )
