@@ -11,6 +11,7 @@ the log named them.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, RuleError
@@ -71,24 +72,15 @@ def recompute(spending: Spending) -> list[Account]:
     Args:
         spending: The accounts of each node, in the order of the log.
     """
-    accounts = []
-    for node in sorted(spending):
-        bodies = list(spending[node])
-        for block in _blocks(bodies):
-            running = _RunningAccount(node, block)
-            for body in bodies:
-                running.add(body)
-            accounts.append(running.account(_largest_delta(bodies)))
-    return accounts
+    return _accounts(spending, checks=False)
 
 
-def check(spending: Spending) -> None:
-    """Demand that no report is below what its parameters cost.
+def check(spending: Spending) -> list[Account]:
+    """Recompute as above, and demand that no report is below what its parameters cost.
 
     Guarantees:
-        Every report is compared with the composition of all accounts up to it. Of
-        reports at one delta, those that are at least what all of the node's accounts
-        cost together need no composition of their own: fewer accounts cost less.
+        Every report is compared with the composition of all accounts up to it, in one
+        pass. Of equal reports in a row the last is compared: fewer accounts cost less.
 
     Args:
         spending: The accounts of each node, in the order of the log.
@@ -96,40 +88,50 @@ def check(spending: Spending) -> None:
     Raises:
         RuleError: A report is below what its own parameters cost.
     """
+    return _accounts(spending, checks=True)
+
+
+def _accounts(spending: Spending, *, checks: bool) -> list[Account]:
+    found = []
     for node in sorted(spending):
         bodies = list(spending[node])
         for block in _blocks(bodies):
-            _check_block(node, block, bodies)
+            found.append(_account(node, block, bodies, checks=checks))
+    return found
 
 
-def _check_block(node: str, block: int, bodies: Sequence[AccountedSpending]) -> None:
-    whole = _RunningAccount(node, block)
-    for body in bodies:
-        whole.add(body)
-    at_end: dict[str, Account] = {}  # by delta
+def _account(
+    node: str, block: int, bodies: Sequence[AccountedSpending], *, checks: bool
+) -> Account:
     running = _RunningAccount(node, block)
-    for body in bodies:
+    for body, following in zip_longest(bodies, bodies[1:]):
         running.add(body)
         loss = body.promise
-        if loss is None:
-            return  # no report is allowed from here on
-        delta = loss.target_delta
-        if delta not in at_end:
-            at_end[delta] = whole.account(delta)
-        said = running.report
-        reported = said.epsilon if said else None
-        fallback = said.epsilon_fallback if said else None
-        account = replace(at_end[delta], reported=reported, fallback_reported=fallback)
-        if account.is_understated:
-            account = running.account(delta)
-        if account.is_understated:
-            raise RuleError(
-                f"{node} reports epsilon {account.reported} for block {block} in entry"
-                f" {body.index}, its parameters cost {account.recomputed};"
-                f" fallback {account.fallback_reported}, cost"
-                f" {account.fallback_recomputed}",
-                code="epsilon-understated",
-            )
+        checks = checks and loss is not None  # no report is allowed from there on
+        if checks and loss and _said(body, block) != _said(following, block):
+            _check_report(running.account(loss.target_delta), body.index)
+    return running.account(_largest_delta(bodies))
+
+
+def _said(
+    body: AccountedSpending | None, block: int
+) -> tuple[str, list[BlockEpsilon]] | None:
+    """Return what an account reports of a block, with its delta."""
+    if body is None or body.promise is None:
+        return None
+    named = [each for each in body.promise.blocks if each.block == block]
+    return body.promise.target_delta, named
+
+
+def _check_report(account: Account, index: int) -> None:
+    if account.is_understated:
+        raise RuleError(
+            f"{account.node} reports epsilon {account.reported} for block"
+            f" {account.block} in entry {index}, its parameters cost"
+            f" {account.recomputed}; fallback {account.fallback_reported}, cost"
+            f" {account.fallback_recomputed}",
+            code="epsilon-understated",
+        )
 
 
 def steps_of(steps: int, loss: AccountedLoss, *, own: bool = False) -> Steps:

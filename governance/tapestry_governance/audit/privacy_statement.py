@@ -70,6 +70,26 @@ class NodePromise:
     accountant_version: str | None
     parts: tuple[Part, ...]
 
+    def to_line(self) -> str:
+        """Print the two epsilons, or that there are none, as one line."""
+        node, block = self.account.node, self.account.block
+        whose = node if block == 1 else f"{node}, block {block}"
+        return f"{whose}: {_brief(self.account)}; in the whole log {_brief(self.total)}"
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the two epsilons for machines; null where nothing is promised."""
+        account, total = self.account, self.total
+        return {
+            "node": account.node,
+            "block": account.block,
+            "epsilon": account.recomputed,
+            "epsilon_fallback": account.fallback_recomputed,
+            "target_delta": account.target_delta,
+            "total_epsilon": total.recomputed,
+            "total_epsilon_fallback": total.fallback_recomputed,
+            "total_target_delta": total.target_delta,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
@@ -245,6 +265,15 @@ def _numbers(part: Part) -> str:
         each = part.own_multiplier
         numbers += f" from the shares of {part.shares} nodes, {each} each"
     return numbers
+
+
+def _brief(account: Account) -> str:
+    if account.recomputed is None:
+        return "no promise"
+    said = f"epsilon {_shown(account.recomputed)} at delta {account.target_delta}"
+    if account.fallback_recomputed is not None:
+        said += f" ({_shown(account.fallback_recomputed)} if all others collude)"
+    return said
 
 
 def _shown(epsilon: float | None) -> str:

@@ -287,8 +287,11 @@ def _privacy(audit: Audit) -> Found:
     # The accountant takes seconds to load; an audit that ends before does not need it.
     from tapestry_governance.audit.privacy_accounts import check, recompute
 
-    audit.accounts = recompute(audit.state.spending)
-    check(audit.state.spending)
+    try:
+        audit.accounts = check(audit.state.spending)
+    except RuleError:
+        audit.accounts = recompute(audit.state.spending)
+        raise
     without = sum(account.recomputed is None for account in audit.accounts)
     detail = f"{len(audit.accounts)} accounts of a node and a block, none understated"
     if without:
