@@ -15,6 +15,7 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
+from tapestry_governance.audit.step_faults import within_step
 from tapestry_governance.cli.audit import WORDS, note_trust, status
 
 if TYPE_CHECKING:
@@ -62,9 +63,11 @@ def run(
 
     Raises:
         ConfigError: An argument of the command is wrong, so nothing was checked.
+        HiddenError: The check has a bug, so there is no verdict.
     """
     try:
-        value = check()
+        with within_step(name):
+            value = check()
     except ConfigError:
         raise
     except TapestryError as error:
