@@ -214,3 +214,27 @@ def test_what_was_never_published_has_no_statement(state: FederationState) -> No
         state_privacy(state, "base-9")
     with refused(IncompleteError, code, match="'base-1'.* nothing yet"):
         state_privacy(World().found().folded, "base-1")
+
+
+def test_a_line_and_a_row_give_both_epsilons_or_none() -> None:
+    world = World(rules={"noise": ("local", "none")}).found()
+    base = chain(world, "run-1", fake_digest("given"))
+    release(world, "base-1", "run-1", base)
+    bare = changed(without_noise(world.adapter_account()), run_id="run-1")
+    world.add(bare, "fr", "node")
+    found = {
+        promise.account.node: promise
+        for promise in state_privacy(world.folded, "base-1").promises
+    }
+    said = "epsilon 1.9847 at delta 0.00001"
+    assert found["de"].to_line() == f"de: {said}; in the whole log {said}"
+    assert found["fr"].to_line() == f"fr: {said}; in the whole log no promise"
+    row = found["fr"].to_row()
+    assert row["epsilon"] == pytest.approx(1.9847, abs=1e-3)
+    assert (row["total_epsilon"], row["total_target_delta"]) == (None, None)
+    account = replace(found["de"].account, block=2, fallback_recomputed=4.5)
+    shared = replace(found["de"], account=account)
+    assert shared.to_line().startswith(
+        f"de, block 2: {said} (4.5000 if all others collude); in the whole log"
+    )
+    assert shared.to_row()["epsilon_fallback"] == 4.5
