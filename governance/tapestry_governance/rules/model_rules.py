@@ -104,8 +104,7 @@ def release_published(
         run_id=body.run_id,
         round_number=body.round_number,
         index=index,
-        ancestry=state.ancestry.get(body.parameters_digest, frozenset())
-        | {body.run_id},
+        ancestry=state.ancestry.get(body.model_digest, frozenset()) | {body.run_id},
     )
     of_run = state.released_by_run.get(body.run_id, PersistentList())
     return dataclasses.replace(

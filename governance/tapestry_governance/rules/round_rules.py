@@ -125,9 +125,10 @@ def round_closed(
     if body.outcome == "applied":
         runs: frozenset[str] = ancestry.get(before, frozenset())
         runs = runs if body.run_id in runs else runs | {body.run_id}
-        # Two ways to one base: whoever spent on either is counted.
-        runs |= ancestry.get(body.base_after, frozenset())
-        ancestry = ancestry.set(body.base_after, runs)
+        # A run goes on from the first, a new run and a release from the second.
+        for after in (body.base_after, body.release_digest):
+            # Two ways to one base: whoever spent on either is counted.
+            ancestry = ancestry.set(after, runs | ancestry.get(after, frozenset()))
     return dataclasses.replace(
         state,
         open_round=None,

@@ -72,22 +72,23 @@ def test_an_adapter_states_what_its_publisher_spent(state: FederationState) -> N
 
 
 def chain(world: World, run: str, base: str, *, epsilon: str = "7") -> str:
-    """Add a run of one round from a base; returns the base that it gave."""
+    """Add a run of one round from a base; returns the model that a release holds."""
     manifest = renamed(world.manifest(), run_id=run, model_digest=base)
     world.add(RoundOpened(manifest=manifest))
     commitments = {}
     for name in NAMES:
         commitments[name] = world.add(world.commitment(name, manifest), name, "node")
         world.add(world.account(manifest, epsilon=epsilon), name, "node")
-    after = fake_digest(f"base of {run}")
-    world.add(changed(world.closing(manifest, commitments), base_after=after))
+    wide, after = fake_digest(f"base of {run}"), fake_digest(f"release of {run}")
+    closing = world.closing(manifest, commitments)
+    world.add(changed(closing, base_after=wide, release_digest=after))
     return after
 
 
 def release(world: World, name: str, run: str, base: str) -> None:
     last = world.folded.released.last
     body = changed(
-        world.release(1), name=name, run_id=run, parameters_digest=base,
+        world.release(1), name=name, run_id=run, model_digest=base,
         previous=last.name if last else None,
     )  # fmt: skip
     world.add(body)
