@@ -15,7 +15,7 @@ from typing import Any
 from tapestry.errors import IncompleteError, ResourceError
 from tapestry_governance.audit.privacy_accounts import Account, recompute
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.round_records import AccountedSpending
+from tapestry_governance.rules.round_records import AccountedSpending, ReleaseRecord
 
 NOT_COVERED = (
     "That an institution took part, and how many records it declared: both are public.",
@@ -125,16 +125,12 @@ def state_privacy(state: FederationState, name: str) -> Statement:
     base = name if adapter is None else adapter.base
     release = next(each for each in state.released if each.name == base)
     nodes = state.spending if adapter is None else (state.publishers[name],)
+    trained = None if adapter is None else name
     spent = {
         node: [
             each
-            for each in state.spending[node]
+            for each in spent_on(state, release, node=node, adapter=trained)
             if each.index < before
-            and (
-                each.run_id in release.ancestry
-                if each.adapter is None
-                else each.adapter == name
-            )
         ]
         for node in nodes
     }
@@ -145,6 +141,21 @@ def state_privacy(state: FederationState, name: str) -> Statement:
         base=None if adapter is None else adapter.base,
         promises=_promises({node: said for node, said in spent.items() if said}, state),
     )
+
+
+def spent_on(
+    state: FederationState, release: ReleaseRecord, *, node: str, adapter: str | None
+) -> list[AccountedSpending]:
+    """List the accounts of a node for what led to a release, or to an adapter on it."""
+    return [
+        each
+        for each in state.spending_of(node)
+        if (
+            each.run_id in release.ancestry
+            if each.adapter is None
+            else each.adapter == adapter
+        )
+    ]
 
 
 def to_markdown(statement: Statement) -> str:
