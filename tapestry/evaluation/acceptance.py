@@ -52,9 +52,10 @@ def check_outcome(
         claimed: The scores after the step that the log names, by institution.
 
     Raises:
-        VerificationError: The scores before the step are not finite; the log rejects a step that the member's scores accept,
+        VerificationError: The log rejects a step that the member's scores accept,
             applies one that they reject, or names other scores, each by more than
-            ``BAND``; or it names a reason that is none of the gate's.
+            ``BAND``; it names a reason that is none of the gate's; or the scores
+            before the step are not finite.
     """
     limit, mean = scored.limit(plan), mean_of(scored.after)
     if not math.isfinite(limit):

@@ -116,14 +116,19 @@ class Composition:
 
     def __init__(self) -> None:
         """Start with nothing spent."""
-        self._counts: dict[Steps, int] = {}  # of one step each
+        self._counts: Counter[Mechanism] = Counter()
+        self._divergence = 0.0
+        self._squares = self._worst = 0.0  # of integer noise, for ``closeness``
         self._losses = LossDistribution()
 
     def add(self, steps: Steps) -> None:
         """Add some equal steps."""
         if steps.steps:
-            one = replace(steps, steps=1)
-            self._counts[one] = self._counts.get(one, 0) + steps.steps
+            self._counts[steps.noise_multiplier, steps.sampling_rate] += steps.steps
+            self._divergence += steps.steps * _divergence(steps)
+            squares, worst = _excess(steps)
+            self._squares += squares
+            self._worst = max(self._worst, worst)
 
     def epsilon(self, *, target_delta: float) -> float:
         """Return the epsilon of all steps so far.
@@ -132,19 +137,15 @@ class Composition:
             ConfigError: Delta is not in (0, 1).
         """
         check_delta(target_delta)
-        merged = [replace(one, steps=n) for one, n in self._counts.items()]
-        if sum(s.steps * _divergence(s) for s in merged) > MAX_DIVERGENCE:
+        if self._divergence > MAX_DIVERGENCE:
             return math.inf
-        if not merged:
+        if not self._counts:
             return 0.0
-        counts: Counter[Mechanism] = Counter()
-        for s in merged:
-            counts[s.noise_multiplier, s.sampling_rate] += s.steps
-        self._losses.update(counts)
-        if not any(s.coordinates for s in merged):
+        self._losses.update(self._counts)
+        if not self._worst:
             return self._losses.epsilon(target_delta=target_delta)
         total = self._losses.epsilon(target_delta=target_delta * (1 - _PAID))
-        total += 2 * closeness(merged)
+        total += 2 * _closeness(self._squares, self._worst)
         return total if total <= MAX_CLOSE_EPSILON else math.inf
 
 
@@ -158,12 +159,20 @@ def closeness(steps: Iterable[Steps]) -> float:
     test measures all three. Bernstein's inequality adds up the coordinates of all
     steps; beyond 20 deviations lies less than 1e-80 of either distribution.
     """
-    squares = worst = 0.0
-    for s in steps:
-        if s.coordinates:
-            variance = (s.noise_multiplier * s.bound) ** 2
-            squares += s.steps * s.coordinates / variance**2
-            worst = max(worst, 7500 / variance)
+    parts = [_excess(s) for s in steps]
+    squares = sum(part[0] for part in parts)
+    return _closeness(squares, max((part[1] for part in parts), default=0.0))
+
+
+def _excess(s: Steps) -> tuple[float, float]:
+    """Return what some equal steps add to the two sums of ``closeness``."""
+    if not s.coordinates:
+        return 0.0, 0.0
+    variance = (s.noise_multiplier * s.bound) ** 2
+    return s.steps * s.coordinates / variance**2, 7500 / variance
+
+
+def _closeness(squares: float, worst: float) -> float:
     spread = math.sqrt(2 * _LOG_ODDS * squares / 20)
     return squares / 40 + spread + 2 / 3 * _LOG_ODDS * worst
 

@@ -26,6 +26,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 from scipy.special import ndtr
 
 Reals = NDArray[np.float64]
@@ -53,7 +54,7 @@ class _Masses:
         """Return the Fourier transform after some equal steps."""
         cells = np.zeros(_CELLS)
         cells[: len(self.probabilities)] = self.probabilities
-        power = np.fft.rfft(np.roll(cells, self.first))
+        power = fft.rfft(np.roll(cells, self.first))
         result = np.ones_like(power)
         while steps:
             if steps & 1:
@@ -129,7 +130,7 @@ class LossDistribution:
         infinite = -math.expm1(self._finite[way])
         if infinite >= target_delta:
             return math.inf
-        masses = np.fft.irfft(self._spectra[way], _CELLS)[: _CELLS // 2]
+        masses = fft.irfft(self._spectra[way], _CELLS)[: _CELLS // 2]
         losses = np.arange(_CELLS // 2) * self._interval
         losses = losses[losses < _LARGEST]
         infinite += float(masses[len(losses) :].sum())

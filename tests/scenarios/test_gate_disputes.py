@@ -8,6 +8,7 @@ import pytest
 from tapestry.errors import QuorumError, TapestryError
 from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator.acceptance_gate import AcceptanceGate, GateVerdict
+from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.round_events import RoundDisputed
 from tests.scenarios.conftest import Found
@@ -71,6 +72,30 @@ def test_scores_that_are_not_the_steps_get_no_release(
     assert _disputes(federation) == [(1, "gate")] * len(NAMES)
 
 
+def test_a_rejection_whose_result_is_withheld_ends_the_run(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base stays as it is, so the base alone shows nothing."""
+    federation = found(coordinator={"rounds": 3})
+    _judge(monkeypatch, reason="held_out_worse")
+    monkeypatch.setattr(NodeTracker, "send_result", lambda *_: None)
+    with pytest.raises(TapestryError):
+        federation.run()
+    assert {number for _, number in federation.uploads()} == {1}
+    assert len(federation.closed()) == 1
+
+
+def test_a_round_whose_data_nobody_has_is_not_joined(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = found()
+    monkeypatch.setattr(NodeTracker, "show_held_out", lambda *_: None)
+    with pytest.raises(TapestryError):
+        federation.run()
+    assert federation.uploads() == {}
+    assert set(federation.refusals().values()) == {"maintenance"}
+
+
 def test_held_out_data_that_the_round_does_not_name_are_not_taken(
     found: Found,
 ) -> None:
@@ -87,7 +112,7 @@ def test_held_out_data_that_the_round_does_not_name_are_not_taken(
     assert {e.node for e in refusals} == {"fr"}
     assert federation.digests()["fr"] == federation.base.replica.digest
     (closed,) = federation.closed()
-    assert closed.outcome == "applied"
+    assert (closed.outcome, "fr" in closed.included) == ("applied", False)
 
 
 def test_an_aborted_round_names_those_whose_sum_may_be_known(found: Found) -> None:

@@ -102,7 +102,7 @@ def make_demo(folder: Path) -> Path:
 
 def words(result: Result) -> dict[str, str]:
     """Take the lines of checks apart: which check, and what came of it."""
-    lines = [line for line in result.stdout.splitlines() if line]
+    lines = [line for line in result.stdout.splitlines() if line[:1].strip()]
     return {line[13:21].strip(): line[:13].strip() for line in lines}
 
 

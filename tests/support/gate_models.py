@@ -8,13 +8,14 @@ from typing import Any
 from tapestry.encoding import digest, encode_decimal
 from tapestry.evaluation.held_out import HeldOut, digest_of
 from tapestry.evaluation.scorer import gate_inputs
-from tapestry.protocol.round_manifest import GateInputs
+from tapestry.protocol.round_manifest import GateInputs, Participant, RoundManifest
 from tapestry.tensor_types import widen
 from tapestry.vectors import Layout
 from tapestry.workloads.language.bits_per_byte import BitsPerByte
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry_governance.events.round_events import RoundClosed
 from tapestry_node.round.gate_check import GateCheck
+from tests.support.plans import round_manifest
 
 LENGTH = 16
 FILES = {
@@ -69,6 +70,12 @@ def metrics(value: float) -> dict[str, str]:
     }
 
 
+def naming(gate: GateInputs) -> RoundManifest:
+    """Plan a round that names these data."""
+    names = ("a.example", "b.example")
+    return round_manifest([Participant(name=n, key="k") for n in names], gate=gate)
+
+
 def gate_check(
     folder: Path,
     layout: Layout,
@@ -79,5 +86,5 @@ def gate_check(
     """Open a member's gate in a folder, with the data in place."""
     workload: Any = ScoredModel(layout, slope=slope)
     gate = GateCheck(workload, folder=folder, dispute=dispute)
-    gate.keep(list(FILES), list(FILES.values()), want=HELD_OUT.digest)
+    gate.keep(naming(inputs()), list(FILES), list(FILES.values()))
     return gate

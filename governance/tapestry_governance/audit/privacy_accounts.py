@@ -11,6 +11,7 @@ the log named them.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, RuleError
@@ -65,30 +66,22 @@ def _is_below(reported: str, recomputed: float | None) -> bool:
 def recompute(spending: Spending) -> list[Account]:
     """Recompute what every node spent on each block, in order of node and block.
 
-    Composed is at the largest delta of a node's accounts, all runs and adapters
-    together; the report is the last one. It can be compared where it names that delta.
+    Composed is at the smallest delta of a node's accounts, all runs and adapters
+    together: an account at a larger one does not make the whole look small. The report
+    is the last one, or None where it is at another delta.
 
     Args:
         spending: The accounts of each node, in the order of the log.
     """
-    accounts = []
-    for node in sorted(spending):
-        bodies = list(spending[node])
-        for block in _blocks(bodies):
-            running = _RunningAccount(node, block)
-            for body in bodies:
-                running.add(body)
-            accounts.append(running.account(_largest_delta(bodies)))
-    return accounts
+    return _accounts(spending, checks=False)
 
 
-def check(spending: Spending) -> None:
-    """Demand that no report is below what its parameters cost.
+def check(spending: Spending) -> list[Account]:
+    """Recompute as above, and demand that no report is below what its parameters cost.
 
     Guarantees:
-        Every report is compared with the composition of all accounts up to it. Of
-        reports at one delta, those that are at least what all of the node's accounts
-        cost together need no composition of their own: fewer accounts cost less.
+        Every report is compared with the composition of all accounts up to it, in one
+        pass. Of equal reports in a row the last is compared: fewer accounts cost less.
 
     Args:
         spending: The accounts of each node, in the order of the log.
@@ -96,40 +89,54 @@ def check(spending: Spending) -> None:
     Raises:
         RuleError: A report is below what its own parameters cost.
     """
+    return _accounts(spending, checks=True)
+
+
+def _accounts(spending: Spending, *, checks: bool) -> list[Account]:
+    found = []
     for node in sorted(spending):
         bodies = list(spending[node])
         for block in _blocks(bodies):
-            _check_block(node, block, bodies)
+            found.append(_account(node, block, bodies, checks=checks))
+    return found
 
 
-def _check_block(node: str, block: int, bodies: Sequence[AccountedSpending]) -> None:
-    whole = _RunningAccount(node, block)
-    for body in bodies:
-        whole.add(body)
-    at_end: dict[str, Account] = {}  # by delta
+def _account(
+    node: str, block: int, bodies: Sequence[AccountedSpending], *, checks: bool
+) -> Account:
     running = _RunningAccount(node, block)
-    for body in bodies:
+    for body, following in zip_longest(bodies, bodies[1:]):
         running.add(body)
         loss = body.promise
-        if loss is None:
-            return  # no report is allowed from here on
-        delta = loss.target_delta
-        if delta not in at_end:
-            at_end[delta] = whole.account(delta)
-        said = running.report
-        reported = said.epsilon if said else None
-        fallback = said.epsilon_fallback if said else None
-        account = replace(at_end[delta], reported=reported, fallback_reported=fallback)
-        if account.is_understated:
-            account = running.account(delta)
-        if account.is_understated:
-            raise RuleError(
-                f"{node} reports epsilon {account.reported} for block {block} in entry"
-                f" {body.index}, its parameters cost {account.recomputed};"
-                f" fallback {account.fallback_reported}, cost"
-                f" {account.fallback_recomputed}",
-                code="epsilon-understated",
-            )
+        checks = checks and loss is not None  # no report is allowed from there on
+        if checks and loss and _said(body, block) != _said(following, block):
+            _check_report(running.account(loss.target_delta), body.index)
+    account = running.account(_smallest_delta(bodies))
+    last = next((b.promise for b in reversed(bodies) if b.promise), None)
+    if last is not None and last.target_delta != account.target_delta:
+        account = replace(account, reported=None, fallback_reported=None)
+    return account
+
+
+def _said(
+    body: AccountedSpending | None, block: int
+) -> tuple[str, list[BlockEpsilon]] | None:
+    """Return what an account reports of a block, with its delta."""
+    if body is None or body.promise is None:
+        return None
+    named = [each for each in body.promise.blocks if each.block == block]
+    return body.promise.target_delta, named
+
+
+def _check_report(account: Account, index: int) -> None:
+    if account.is_understated:
+        raise RuleError(
+            f"{account.node} reports epsilon {account.reported} for block"
+            f" {account.block} in entry {index}, its parameters cost"
+            f" {account.recomputed}; fallback {account.fallback_reported}, cost"
+            f" {account.fallback_recomputed}",
+            code="epsilon-understated",
+        )
 
 
 def steps_of(steps: int, loss: AccountedLoss, *, own: bool = False) -> Steps:
@@ -154,9 +161,9 @@ def _blocks(bodies: Iterable[AccountedSpending]) -> list[int]:
     return sorted(found) or [1]
 
 
-def _largest_delta(bodies: Iterable[AccountedSpending]) -> str:
+def _smallest_delta(bodies: Iterable[AccountedSpending]) -> str:
     deltas = (body.promise.target_delta for body in bodies if body.promise)
-    return max(deltas, key=decode_decimal, default="0")
+    return min(deltas, key=decode_decimal, default="0")
 
 
 class _RunningAccount:

@@ -15,7 +15,7 @@ from typing import Any
 from tapestry.errors import IncompleteError, ResourceError
 from tapestry_governance.audit.privacy_accounts import Account, recompute
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.round_records import AccountedSpending
+from tapestry_governance.rules.round_records import AccountedSpending, ReleaseRecord
 
 NOT_COVERED = (
     "That an institution took part, and how many records it declared: both are public.",
@@ -70,6 +70,26 @@ class NodePromise:
     accountant_version: str | None
     parts: tuple[Part, ...]
 
+    def to_line(self) -> str:
+        """Print the two epsilons, or that there are none, as one line."""
+        node, block = self.account.node, self.account.block
+        whose = node if block == 1 else f"{node}, block {block}"
+        return f"{whose}: {_brief(self.account)}; in the whole log {_brief(self.total)}"
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the two epsilons for machines; null where nothing is promised."""
+        account, total = self.account, self.total
+        return {
+            "node": account.node,
+            "block": account.block,
+            "epsilon": account.recomputed,
+            "epsilon_fallback": account.fallback_recomputed,
+            "target_delta": account.target_delta,
+            "total_epsilon": total.recomputed,
+            "total_epsilon_fallback": total.fallback_recomputed,
+            "total_target_delta": total.target_delta,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
@@ -105,16 +125,12 @@ def state_privacy(state: FederationState, name: str) -> Statement:
     base = name if adapter is None else adapter.base
     release = next(each for each in state.released if each.name == base)
     nodes = state.spending if adapter is None else (state.publishers[name],)
+    trained = None if adapter is None else name
     spent = {
         node: [
             each
-            for each in state.spending[node]
+            for each in spent_on(state, release, node=node, adapter=trained)
             if each.index < before
-            and (
-                each.run_id in release.ancestry
-                if each.adapter is None
-                else each.adapter == name
-            )
         ]
         for node in nodes
     }
@@ -125,6 +141,21 @@ def state_privacy(state: FederationState, name: str) -> Statement:
         base=None if adapter is None else adapter.base,
         promises=_promises({node: said for node, said in spent.items() if said}, state),
     )
+
+
+def spent_on(
+    state: FederationState, release: ReleaseRecord, *, node: str, adapter: str | None
+) -> list[AccountedSpending]:
+    """List the accounts of a node for what led to a release, or to an adapter on it."""
+    return [
+        each
+        for each in state.spending_of(node)
+        if (
+            each.run_id in release.ancestry
+            if each.adapter is None
+            else each.adapter == adapter
+        )
+    ]
 
 
 def to_markdown(statement: Statement) -> str:
@@ -210,7 +241,9 @@ def _promise_lines(promise: NodePromise) -> list[str]:
     if account.recomputed is not None:
         epsilon = _shown(account.recomputed)
     if total.recomputed is not None:
-        everything = f"{_shown(total.recomputed)} (reported {total.reported})"
+        everything = f"{_shown(total.recomputed)} at delta {total.target_delta}"
+        if total.reported is not None:
+            everything += f" (reported {total.reported})"
     rows: list[tuple[str, object]] = [
         ("epsilon", epsilon),
         ("epsilon of all that it spent, in the whole log", everything),
@@ -245,6 +278,15 @@ def _numbers(part: Part) -> str:
         each = part.own_multiplier
         numbers += f" from the shares of {part.shares} nodes, {each} each"
     return numbers
+
+
+def _brief(account: Account) -> str:
+    if account.recomputed is None:
+        return "no promise"
+    said = f"epsilon {_shown(account.recomputed)} at delta {account.target_delta}"
+    if account.fallback_recomputed is not None:
+        said += f" ({_shown(account.fallback_recomputed)} if all others collude)"
+    return said
 
 
 def _shown(epsilon: float | None) -> str:

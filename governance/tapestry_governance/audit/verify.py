@@ -17,7 +17,8 @@ is broken::
 
 Guarantees:
     ``verify`` returns ``AuditVerdict.HOLDS`` only if every step held. It reads files of
-    the bundle alone; nothing comes from the network.
+    the bundle alone; nothing comes from the network. An unforeseen error is no verdict:
+    it names its step, and ends the audit as a bug or as incomplete.
 
 Not protected:
     Trust in the bundle's own ``trust-policy.txt``: give the one you hold. The age of
@@ -51,6 +52,7 @@ from tapestry.tlog.tiles import StoredEntries
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.audit.bundle import SUMS, Bundle, open_bundle
 from tapestry_governance.audit.published_folders import check_artifacts
+from tapestry_governance.audit.step_faults import within_step
 from tapestry_governance.audit.sum_evidence import check_sums
 from tapestry_governance.events.envelope import DecodedEvents, open_entry
 from tapestry_governance.rules.federation_state import FederationState
@@ -122,6 +124,7 @@ def verify(
 
     Raises:
         ConfigError: The path is not a folder, so nothing was audited.
+        HiddenError: A step has a bug, so there is no verdict.
     """
     if not folder.is_dir():
         message = f"{folder} is not the folder of a bundle"
@@ -138,7 +141,8 @@ def verify(
 
 def _run(name: str, step: Callable[[Audit], Found], audit: Audit) -> AuditStep:
     try:
-        detail, counts = step(audit)
+        with within_step(name):
+            detail, counts = step(audit)
     except (TapestryError, OSError) as caught:
         error = caught
         if isinstance(error, OSError):
@@ -287,8 +291,11 @@ def _privacy(audit: Audit) -> Found:
     # The accountant takes seconds to load; an audit that ends before does not need it.
     from tapestry_governance.audit.privacy_accounts import check, recompute
 
-    audit.accounts = recompute(audit.state.spending)
-    check(audit.state.spending)
+    try:
+        audit.accounts = check(audit.state.spending)
+    except RuleError:
+        audit.accounts = recompute(audit.state.spending)
+        raise
     without = sum(account.recomputed is None for account in audit.accounts)
     detail = f"{len(audit.accounts)} accounts of a node and a block, none understated"
     if without:

@@ -73,6 +73,7 @@ def verify_command(
     steps: list[CheckStep] = []
     found = run(steps, "folder", lambda: registry.check_folder(directory), _describe)
     report: dict[str, Any] = {"adapter": str(directory)}
+    privacy = None
     if found is not None:
         held_base = _check_base(steps, directory, found, base)
 
@@ -88,11 +89,11 @@ def verify_command(
                 registry.check_release(held_base, audit.state.releases[entry.base])
             return entry
 
-        check_log(steps, directory, check, _line, bundle=bundle, trust=held)
+        privacy = check_log(steps, directory, check, _line, bundle=bundle, trust=held)
         report["base"] = found.base
         report["base_digest"] = found.base_digest
         report["manifest_digest"] = found.manifest_digest
-    return conclude(steps, report, trust=held, as_json=as_json)
+    return conclude(steps, report, privacy=privacy, trust=held, as_json=as_json)
 
 
 @app.command("list")

@@ -15,9 +15,11 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
+from tapestry_governance.audit.step_faults import within_step
 from tapestry_governance.cli.audit import WORDS, note_trust, status
 
 if TYPE_CHECKING:
+    from tapestry_governance.audit.privacy_statement import Statement
     from tapestry_governance.audit.verify import Audit
     from tapestry_governance.events.model_events import (
         AdapterPublished,
@@ -61,9 +63,11 @@ def run(
 
     Raises:
         ConfigError: An argument of the command is wrong, so nothing was checked.
+        HiddenError: The check has a bug, so there is no verdict.
     """
     try:
-        value = check()
+        with within_step(name):
+            value = check()
     except ConfigError:
         raise
     except TapestryError as error:
@@ -91,8 +95,10 @@ def check_log(
     *,
     bundle: Path | None,
     trust: bytes | None,
-) -> None:
+) -> "Statement | None":
     """Compare a folder with a verified bundle, by default the one near it.
+
+    Returns the privacy statement of what was published, or None if nothing holds.
 
     Guarantees:
         The files beside the manifest are compared as well; none of them is only listed.
@@ -111,9 +117,10 @@ def check_log(
             "no audit bundle at hand; name it with --bundle", code="bundle-missing"
         )
         steps.append(replace(_failed("log", error), checked=False))
-        return
+        return None
 
-    def compare() -> _Entry:
+    def compare() -> "tuple[_Entry, Statement]":
+        from tapestry_governance.audit.privacy_statement import state_privacy
         from tapestry_governance.audit.published_folders import check_copies
 
         audit = audited(bundle or beside, trust=trust)
@@ -122,9 +129,10 @@ def check_log(
         check_copies(
             directory, entry.name, state=state, entries=audit.entries, policy=policy
         )
-        return entry
+        return entry, state_privacy(state, entry.name)
 
-    run(steps, "log", compare, describe)
+    found = run(steps, "log", compare, lambda found: describe(found[0]))
+    return None if found is None else found[1]
 
 
 def find(
@@ -150,12 +158,14 @@ def conclude(
     steps: Sequence[CheckStep],
     report: Mapping[str, Any],
     *,
+    privacy: "Statement | None",
     trust: bytes | None,
     as_json: bool,
 ) -> ExitStatus:
     """Print the steps, or a report with them in it, and return the verdict.
 
-    A note follows where the log holds by the bundle's own trust policy alone.
+    The epsilons of each institution come from the log, never from the folder. A note
+    follows where the log holds by the bundle's own trust policy alone.
     """
     if any(s.name == "log" and s.status is ExitStatus.HOLDS for s in steps):
         note_trust(trust)
@@ -164,11 +174,21 @@ def conclude(
         rows = [step.to_json() for step in steps]
         foreign = [name for step in steps for name in step.foreign]
         found = {"steps": rows, "foreign_files": foreign, "exit": int(verdict)}
+        promises = None if privacy is None else [p.to_row() for p in privacy.promises]
+        found["privacy"] = promises
         console.say_json({**report, **found})
     else:
         for step in steps:
             console.say(step)
+        for line in _promises(privacy):
+            console.say(f"{'':13}{'privacy':8}{line}")
     return verdict
+
+
+def _promises(privacy: "Statement | None") -> list[str]:
+    if privacy is None:
+        return ["no statement without a log that holds; name its bundle with --bundle"]
+    return [promise.to_line() for promise in privacy.promises]
 
 
 def audited(bundle: Path, *, trust: bytes | None) -> "Audit":

@@ -57,6 +57,7 @@ def verify_command(
         )
     steps: list[CheckStep] = []
     found = run(steps, "folder", lambda: _check_folder(directory), _describe)
+    privacy = None
     if found is not None:
 
         def check(audit: "Audit") -> "ReleasePublished":
@@ -69,8 +70,10 @@ def verify_command(
             registry.check_release(found, entry)
             return entry
 
-        check_log(steps, directory, check, _line, bundle=bundle, trust=held)
-    return conclude(steps, {"release": str(directory)}, trust=held, as_json=as_json)
+        privacy = check_log(steps, directory, check, _line, bundle=bundle, trust=held)
+    return conclude(
+        steps, {"release": str(directory)}, privacy=privacy, trust=held, as_json=as_json
+    )
 
 
 def _check_folder(directory: Path) -> "registry.BaseShape":

@@ -56,10 +56,11 @@ class AdapterPlan:
     records: int
     steps: accounting.Steps | None  # None: without noise, nothing is promised
 
-    def promise(self, loss: PrivacyLoss) -> AdapterPromise:
+    def promise(self, loss: PrivacyLoss, ancestry: str | None) -> AdapterPromise:
         """State the promise with the epsilons that the log accounts for."""
         return AdapterPromise(
             epsilon=loss.epsilon,
+            ancestry_epsilon=ancestry,
             fallback=loss.epsilon_fallback,
             target_delta=loss.target_delta,
             clip_norm=loss.clip_norm,

@@ -54,7 +54,7 @@ from tapestry_node.adapters.adapter_check import (
 )
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.budget.log_accounts import check_cap, loss_of
+from tapestry_node.budget.log_accounts import ancestry_epsilon, check_cap, loss_of
 from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext
 from tapestry_node.settings import NodeSettings
@@ -294,7 +294,11 @@ class Publisher:
         update = np.frombuffer(job.update.read_bytes(), dtype="<f4").copy()
         if job.folder.exists():  # of a process that died before it was done
             shutil.rmtree(job.folder)
-        loss = account.promise
+        promise, loss = None, account.promise
+        if loss is not None:
+            state, name = self.context.mirror.state, self.context.name
+            led = ancestry_epsilon(account, job.release.name, state=state, name=name)
+            promise = job.plan.promise(loss, led)
         facts = AdapterFacts(
             name=job.title.name,
             version=job.title.version,
@@ -302,7 +306,7 @@ class Publisher:
             licence=self.settings.adapter.licence,
             data=self.context.trainer.manifest,
             base=job.title.base,
-            promise=None if loss is None else job.plan.promise(loss),
+            promise=promise,
         )
         made, scores = adapter_trainer.write(
             job.folder,

@@ -11,13 +11,16 @@ from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.errors import ConfigError, PolicyError
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import PrivacyPlan
-from tapestry_governance.audit.privacy_accounts import steps_of
+from tapestry_governance.audit.privacy_accounts import recompute, steps_of
+from tapestry_governance.audit.privacy_statement import spent_on
 from tapestry_governance.events.privacy_events import (
     BlockEpsilon,
+    DpAccounted,
     PrivacyLoss,
     UnboundedLoss,
 )
 from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.round_records import AccountedSpending
 from tapestry_node.budget.ledger import Charge, Ledger
 
 
@@ -57,6 +60,28 @@ def check_cap(
         )
     cap = decode_decimal(state.policy.epsilon_cap)
     ledger.check_cap(charge, target_delta=decode_decimal(target_delta), cap=cap)
+
+
+def ancestry_epsilon(
+    account: DpAccounted, release: str, *, state: FederationState, name: str
+) -> str | None:
+    """Compose an adapter's account with the node's rounds that led to its release.
+
+    Args:
+        account: The account, which the log does not have yet.
+        release: The release's name.
+        state: The state of the log.
+        name: The node.
+
+    Returns:
+        The largest epsilon of a block; None where a part leaves no promise.
+    """
+    base = next(each for each in state.released if each.name == release)
+    spent = spent_on(state, base, node=name, adapter=account.adapter)
+    spent.append(AccountedSpending.of(account, index=state.size))
+    found = [each.recomputed for each in recompute({name: spent})]
+    known = [each for each in found if each is not None]
+    return _rounded_up(max(known)) if len(known) == len(found) else None
 
 
 def _rounded_up(epsilon: float) -> str:

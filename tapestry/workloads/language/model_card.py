@@ -153,6 +153,7 @@ def _privacy(promise: AdapterPromise | None) -> dict[str, str | int | None]:
         "adjacency": accounting.ADJACENCY,
         "trust_model": "local" if promise.fallback is None else "shared",
         "epsilon": promise.epsilon,
+        "epsilon_ancestry": promise.ancestry_epsilon,
         "epsilon_fallback": promise.fallback,
         "delta": promise.target_delta,
         "clip_norm": promise.clip_norm,
@@ -265,8 +266,19 @@ def _privacy_words(promise: AdapterPromise | None) -> Iterator[str]:
         f" ({promise.steps} steps of DP-SGD, clip norm {promise.clip_norm}, noise"
         f" multiplier {promise.noise_multiplier}, sampling rate"
         f" {promise.sampling_rate}). It covers this adapter and all else that"
-        " the institution had spent on its records by then; the log has the parts."
+        " the institution had spent on its records by then, in the whole log."
+        f"{_ancestry_words(promise)}"
         f" {_trust_words(promise)} Facts that many records share are not hidden."
+    )
+
+
+def _ancestry_words(promise: AdapterPromise) -> str:
+    if promise.ancestry_epsilon is None:
+        return ""
+    return (
+        f" Epsilon {promise.ancestry_epsilon} is what led to the adapter: its training,"
+        f" and the institution's rounds in the base. `tapestry adapter verify` composes"
+        " both again from the log."
     )
 
 

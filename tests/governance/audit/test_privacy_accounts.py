@@ -110,7 +110,7 @@ def test_adapters_of_many_names_are_composed_together(adapter: DpAccounted) -> N
         for at in range(6)
     ]
     check(spending(*bodies[:1]))
-    with refused(RuleError, "epsilon-understated", match="entry 1, "):
+    with refused(RuleError, "epsilon-understated", match="entry 5, "):
         check(spending(*bodies))
 
 
@@ -129,6 +129,26 @@ def test_a_report_that_is_too_low_is_found_wherever_it_is(
     ]
     with refused(RuleError, "epsilon-understated", match=f"entry {low}, "):
         check(spending(*said))
+
+
+def test_reports_that_rise_cost_one_composition_each(
+    account: DpAccounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = [
+        with_loss(account, noise_multiplier=noise, own_multiplier=noise, epsilon=said)
+        for noise, said in (("2", "5"), ("3", "5"), ("4", "5"), ("5", "6"), ("6", "7"))
+    ]
+    asked: list[float] = []
+    plain = Composition.epsilon
+
+    def counted(self: Composition, *, target_delta: float) -> float:
+        asked.append(target_delta)
+        return plain(self, target_delta=target_delta)
+
+    monkeypatch.setattr(Composition, "epsilon", counted)
+    found = check(spending(*bodies))
+    assert len(asked) == 3 + 1  # three different reports, and the account
+    assert found == recompute(spending(*bodies))
 
 
 def test_the_fallback_is_composed_over_all_runs(account: DpAccounted) -> None:

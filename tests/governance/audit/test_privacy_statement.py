@@ -72,16 +72,16 @@ def test_an_adapter_states_what_its_publisher_spent(state: FederationState) -> N
 
 
 def chain(world: World, run: str, base: str, *, epsilon: str = "7") -> str:
-    """Add a run of one round from a base; returns the base that it gave."""
+    """Add a run of one round from a base; returns the model that a release holds."""
     manifest = renamed(world.manifest(), run_id=run, model_digest=base)
     world.add(RoundOpened(manifest=manifest))
     commitments = {}
     for name in NAMES:
         commitments[name] = world.add(world.commitment(name, manifest), name, "node")
         world.add(world.account(manifest, epsilon=epsilon), name, "node")
-    after = fake_digest(f"base of {run}")
+    wide, after = fake_digest(f"base of {run}"), fake_digest(f"release of {run}")
     closing = world.closing(manifest, commitments)
-    world.add(changed(closing, base_after=after, release_digest=after))
+    world.add(changed(closing, base_after=wide, release_digest=after))
     return after
 
 
@@ -215,3 +215,27 @@ def test_what_was_never_published_has_no_statement(state: FederationState) -> No
         state_privacy(state, "base-9")
     with refused(IncompleteError, code, match="'base-1'.* nothing yet"):
         state_privacy(World().found().folded, "base-1")
+
+
+def test_a_line_and_a_row_give_both_epsilons_or_none() -> None:
+    world = World(rules={"noise": ("local", "none")}).found()
+    base = chain(world, "run-1", fake_digest("given"))
+    release(world, "base-1", "run-1", base)
+    bare = changed(without_noise(world.adapter_account()), run_id="run-1")
+    world.add(bare, "fr", "node")
+    found = {
+        promise.account.node: promise
+        for promise in state_privacy(world.folded, "base-1").promises
+    }
+    said = "epsilon 1.9847 at delta 0.00001"
+    assert found["de"].to_line() == f"de: {said}; in the whole log {said}"
+    assert found["fr"].to_line() == f"fr: {said}; in the whole log no promise"
+    row = found["fr"].to_row()
+    assert row["epsilon"] == pytest.approx(1.9847, abs=1e-3)
+    assert (row["total_epsilon"], row["total_target_delta"]) == (None, None)
+    account = replace(found["de"].account, block=2, fallback_recomputed=4.5)
+    shared = replace(found["de"], account=account)
+    assert shared.to_line().startswith(
+        f"de, block 2: {said} (4.5000 if all others collude); in the whole log"
+    )
+    assert shared.to_row()["epsilon_fallback"] == 4.5

@@ -243,3 +243,18 @@ def test_the_list_names_what_was_published(demo: Path) -> None:
     )
     rows = json.loads(_run("list", demo / "bundle", "--json").stdout)["adapters"]
     assert [row["name"] for row in rows] == ["fr-culture"]
+
+
+def test_an_adapter_states_its_own_and_its_institutions_epsilon(demo: Path) -> None:
+    folder = demo / "adapters" / "fr-culture"
+    result = _run("verify", folder)
+    last = result.stdout.splitlines()[-1].split()
+    assert last[:3] == ["privacy", "fr:", "epsilon"]
+    (row,) = json.loads(_run("verify", folder, "--json").stdout)["privacy"]
+    assert row["node"] == "fr"
+    assert 2.8 < row["epsilon"] < 2.9  # two rounds and the adapter
+    assert row["total_epsilon"] == pytest.approx(row["epsilon"], rel=1e-6)
+    shutil.rmtree(demo / "bundle")
+    alone = _run("verify", folder)
+    assert "no statement without a log that holds" in alone.stdout
+    assert json.loads(_run("verify", folder, "--json").stdout)["privacy"] is None

@@ -1,7 +1,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -11,6 +13,20 @@ from tests.support.audit_bundles import bundle_of
 from tests.support.commands import Result, tapestry
 from tests.support.log_world import World, fake_digest, renamed
 
+_AUDIT = "tapestry_governance.audit"
+_STEPS = {  # a function that each step calls, and the calls of steps before
+    "files": ("verify.open_bundle", 0),
+    "trust": ("verify.TrustPolicy.parse", 0),
+    "signatures": ("verify.Times.of", 0),
+    "log": ("verify.tiles.verify", 0),
+    "since": ("verify.TrustPolicy.open_pending", 1),
+    "charter": ("verify.apply_signed", 0),
+    "events": ("verify.apply_signed", 1),
+    "privacy": ("privacy_accounts.check", 0),
+    "artifacts": ("verify.check_artifacts", 0),
+    "blobs": ("verify.digest_file", 0),
+    "sums": ("verify.check_sums", 0),
+}
 _BLOCKED = ("torch", "flwr", "transformers", "peft", "opacus", "safetensors")
 _WITHOUT = f"""
 import sys
@@ -53,6 +69,49 @@ def test_a_bundle_that_holds_exits_with_zero_and_says_why(bundle: Path) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize("step", _STEPS)
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (KeyError("secret"), 70, "internal"),
+        (UnicodeDecodeError("utf-8", b"secret", 0, 1, "bad"), 70, "internal"),
+        (MemoryError("secret"), 3, "machine-exhausted"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_unforeseen_error_is_no_verdict_and_names_its_step(
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    error: Exception,
+    status: int,
+    code: str,
+) -> None:
+    name, before = _STEPS[step]
+    plain: Callable[..., object] = resolve_name(f"{_AUDIT}.{name}")
+    calls: list[int] = []
+
+    def fails(*arguments: object, **named: object) -> object:
+        calls.append(1)
+        if len(calls) > before:
+            raise error
+        return plain(*arguments, **named)
+
+    monkeypatch.delenv("TAPESTRY_TRACEBACK", raising=False)
+    monkeypatch.setattr(f"{_AUDIT}.{name}", fails)
+    since = ("--since", bundle / "checkpoint")
+    result = run("verify", bundle, *since)
+    assert result.exit_code == status
+    told = result.stdout + result.stderr
+    assert f"step {step}" in told
+    assert type(error).__name__ in told
+    assert "secret" not in told
+    assert "HOLDS:" not in told
+    calls.clear()
+    report = json.loads(run("verify", bundle, *since, "--json").stdout)
+    assert report.get("error", report)["code"] == code
+
+
 def test_an_empty_policy_trusts_nobody(bundle: Path, tmp_path: Path) -> None:
     """A download that broke off must not fall back to what the bundle says."""
     empty = tmp_path / "trust-policy.txt"
@@ -89,13 +148,13 @@ def test_epsilon_is_recomputed_per_node_and_block(bundle: Path) -> None:
     accounts = json.loads(run("account", bundle, "--json").stdout)["accounts"]
     rows = {(row["node"], row["block"]): row for row in accounts}
     assert set(rows) == {("de", 1), ("es", 1), ("fr", 1), ("id", 1)}
-    one = rows["de", 1]
-    assert one["epsilon_reported"] == 2.5
-    assert 2.4 < one["epsilon_recomputed"] < 2.5
-    more = rows["fr", 1]  # two rounds and an adapter
-    assert (more["rounds"], more["adapters"]) == (2, 1)
-    assert one["epsilon_recomputed"] < more["epsilon_recomputed"]
-    assert more["epsilon_recomputed"] <= more["epsilon_reported"]
+    assert (rows["de", 1]["rounds"], rows["de", 1]["adapters"]) == (2, 0)
+    assert rows["de", 1]["epsilon_reported"] == 2.5
+    assert 2.4 < rows["de", 1]["epsilon_recomputed"] < 2.5
+    together = rows["fr", 1]
+    assert (together["rounds"], together["adapters"]) == (2, 1)
+    assert together["epsilon_recomputed"] > rows["de", 1]["epsilon_recomputed"]
+    assert together["epsilon_recomputed"] <= together["epsilon_reported"]
 
 
 def test_each_kind_of_failure_has_its_exit_status(tmp_path: Path) -> None:

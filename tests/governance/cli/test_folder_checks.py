@@ -91,13 +91,18 @@ def test_the_worst_step_is_the_verdict_of_the_report(
 ) -> None:
     foreign = _failing(ForeignFileError("f", ["x.py"], code="foreign-file"))
     steps = [HOLDS, foreign]
-    found = conclude(steps, {"release": "base-1"}, trust=b"", as_json=True)
+    found = conclude(
+        steps, {"release": "base-1"}, privacy=None, trust=b"", as_json=True
+    )
     assert found is ExitStatus.FOREIGN_FILE
     report = json.loads(capsys.readouterr().out)
     assert report["release"] == "base-1"
     assert [step["code"] for step in report["steps"]] == [None, "foreign-file"]
     assert (report["foreign_files"], report["exit"]) == (["x.py"], 4)
-    assert conclude([HOLDS], {}, trust=b"", as_json=False) is ExitStatus.HOLDS
+    assert (
+        conclude([HOLDS], {}, privacy=None, trust=b"", as_json=False)
+        is ExitStatus.HOLDS
+    )
     assert capsys.readouterr().out.split()[:2] == ["holds", "log"]
 
 
@@ -121,7 +126,7 @@ def test_a_log_that_holds_by_the_bundles_own_policy_is_noted(
     noted: bool,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    conclude(steps, {}, trust=trust, as_json=False)
+    conclude(steps, {}, privacy=None, trust=trust, as_json=False)
     assert ("own trust-policy.txt" in capsys.readouterr().err) is noted
 
 

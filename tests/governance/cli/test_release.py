@@ -104,3 +104,34 @@ def test_machines_read_the_same_verdict(release: Path) -> None:
 )
 def test_wrong_usage_exits_with_64(words: list[str]) -> None:
     assert _run(*words).exit_code == 64
+
+
+def test_each_institutions_epsilons_are_composed_from_the_log(release: Path) -> None:
+    """Of what led to the release, and of all: fr has also an adapter's account."""
+    result = _run("verify", release)
+    said = [line.strip() for line in result.stdout.splitlines() if line[0] == " "]
+    assert said[0] == (
+        "privacy de: epsilon 2.4681 at delta 0.00001;"
+        " in the whole log epsilon 2.4681 at delta 0.00001"
+    )
+    assert len(said) == 4
+    rows = json.loads(_run("verify", release, "--json").stdout)["privacy"]
+    assert [row["node"] for row in rows] == ["de", "es", "fr", "id"]
+    french = rows[2]
+    assert french["epsilon"] == pytest.approx(2.4681, abs=1e-3)
+    assert french["total_epsilon"] > french["epsilon"] + 0.3
+    assert french["target_delta"] == french["total_target_delta"] == "0.00001"
+    assert french["epsilon_fallback"] is None
+
+
+def test_a_release_without_a_log_that_holds_states_no_epsilon(
+    demo: Path, release: Path
+) -> None:
+    shutil.move(demo / "bundle", demo / "elsewhere")
+    result = _run("verify", release)
+    assert "no statement without a log that holds" in result.stdout
+    assert "--bundle" in result.stdout.splitlines()[-1]
+    assert json.loads(_run("verify", release, "--json").stdout)["privacy"] is None
+    (demo / "elsewhere" / "checkpoint").write_bytes(b"")
+    told = _run("verify", release, "--bundle", demo / "elsewhere", "--json")
+    assert json.loads(told.stdout)["privacy"] is None

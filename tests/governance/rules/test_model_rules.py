@@ -111,18 +111,17 @@ def test_an_adapter_is_accounted_for_in_the_run_of_its_release(world: World) -> 
         commitments[name] = world.add(world.commitment(name, other), name, "node")
         world.add(world.account(other, epsilon="3"), name, "node")
     closing = world.closing(other, commitments)
-    given = fake_digest("base of other")
-    world.add(changed(closing, base_after=given, release_digest=given))
+    after = fake_digest("release of other")
+    wide = fake_digest("base of other")
+    world.add(changed(closing, base_after=wide, release_digest=after))
     second = changed(
         world.release(2),
         run_id="other",
         round_number=1,
-        model_digest=given,
+        model_digest=after,
     )
     world.add(second)
-    adapter = changed(
-        world.adapter(1), base="base-2", base_digest=fake_digest("base of other")
-    )
+    adapter = changed(world.adapter(1), base="base-2", base_digest=after)
     with refused(RuleError, "adapter-run-differs", match="run run, base-2 is of other"):
         world.add(adapter, "fr", "community")
     assert world.folded.released.last is not None

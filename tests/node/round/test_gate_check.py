@@ -132,16 +132,32 @@ def test_the_data_are_those_that_the_round_names(
         (names, [b"", files[1]]),
         (["fr.jsonl", "xx.jsonl"], files),
         (["a/fr.jsonl", "id.jsonl"], files),
+        (["fr.txt", "id.jsonl"], files),  # nothing would read it
+        ([".fr.jsonl", "id.jsonl"], files),
+        (["Fr.jsonl", "id.jsonl"], files),
         (["fr.jsonl", "fr.txt"], files),
     ):
         with refused(ProtocolError, "held-out-differs"):
-            gate.keep(bad_names, bad_files, want=HELD_OUT.digest)
+            gate.keep(plan(), bad_names, bad_files)
     with refused(ProtocolError, "held-out-invalid"):
-        gate.keep(names[:1], files, want=HELD_OUT.digest)
+        gate.keep(plan(), names[:1], files)
     monkeypatch.setattr(module, "MAX_HELD_OUT_BYTES", sum(map(len, files)) - 1)
     with refused(ProtocolError, "held-out-invalid"):
-        gate.keep(names, files, want=HELD_OUT.digest)
+        gate.keep(plan(), names, files)
     assert gate.held == HELD_OUT.digest
+
+
+def test_a_round_is_joined_only_with_its_data_and_its_way_of_scoring(
+    gate: GateCheck,
+) -> None:
+    gate.require(plan())
+    for name, code in (
+        ("held_out", "held-out-missing"),
+        ("evaluation", "evaluation-differs"),
+    ):
+        other = inputs().model_copy(update={name: "sha256:" + "0" * 64})
+        with refused(Refused, code):
+            gate.require(plan(gate=other))
 
 
 def test_a_node_without_data_has_none(tmp_path: Path) -> None:

@@ -79,6 +79,16 @@ def test_scores_that_are_not_those_of_the_step_are_disputed(
         check_outcome(scored(1.0), plan=PLAN, reason=None, claimed=claimed)
 
 
+@pytest.mark.parametrize("before", [math.nan, math.inf])
+@pytest.mark.parametrize("reason", [None, WORSE])
+def test_nothing_is_judged_against_a_score_that_is_not_finite(
+    before: float, reason: str | None
+) -> None:
+    found = Scored(before={"fr": before}, after={"fr": 1.0})
+    with refused(VerificationError, "gate-score-not-finite"):
+        check_outcome(found, plan=PLAN, reason=reason, claimed={"fr": 1.0})
+
+
 def test_a_step_without_a_finite_score_is_never_applied() -> None:
     with refused(VerificationError, "gate-outcome-differs"):
         check_outcome(scored(math.nan), plan=PLAN, reason=None, claimed={})

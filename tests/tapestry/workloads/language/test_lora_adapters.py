@@ -25,6 +25,7 @@ PLAN = training_plan(
 PUBLIC = ["Il pane si fa con acqua e farina.", "Una ricetta vuole pazienza."]
 PROMISE = AdapterPromise(
     epsilon="7.9",
+    ancestry_epsilon="6.5",
     fallback=None,
     target_delta="0.001",
     clip_norm="0.5",
@@ -73,6 +74,7 @@ def test_a_folder_runs_as_the_update_did_and_its_card_has_the_scores(
     card = (tmp_path / "italy" / CARD).read_text()
     assert all(value in card for value in scores.values())
     assert "epsilon 7.9 at delta 0.001" in card
+    assert "Epsilon 6.5 is what led to the adapter" in card
     assert parameters_digest(model.parameters()) == before
 
 
