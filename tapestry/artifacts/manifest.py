@@ -30,6 +30,7 @@ from tapestry.schema import Digest, FileName, Strict, check_file_name
 
 FOLDER = "tapestry"
 FILE = "manifest.json"
+DIFFERS = frozenset({"manifest-file-changed", "manifest-file-missing"})  # codes
 _LIMIT = 4 << 20
 
 

@@ -167,6 +167,7 @@ def read(folder: Path) -> ModelFolder:
             the message names the file and the tensor or key.
         ForeignFileError: A file, folder or link is there that has no place in it.
         ResourceError: A file cannot be read.
+        VerificationError: A file is not as the folder's own manifest lists it.
     """
     try:
         _check_kind(folder)
@@ -178,6 +179,8 @@ def read(folder: Path) -> ModelFolder:
         for name in (CONFIG, GENERATION):
             _check_ids(name, settings.get(name, {}), config["vocab_size"])
     except (VerificationError, IncompleteError, ProtocolError) as error:
+        if error.code in manifest.DIFFERS:
+            raise  # it is no longer the release that it was
         raise ConfigError(
             f"{folder} is not a sound model: {error}", code=error.code
         ) from None

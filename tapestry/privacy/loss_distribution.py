@@ -55,7 +55,7 @@ class _Masses:
         cells = np.zeros(_CELLS)
         cells[: len(self.probabilities)] = self.probabilities
         power = fft.rfft(np.roll(cells, self.first))
-        result = np.ones_like(power)
+        result: NDArray[np.complex128] = np.ones_like(power)
         while steps:
             if steps & 1:
                 result = result * power

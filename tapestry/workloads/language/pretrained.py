@@ -76,6 +76,7 @@ def open_pretrained(directory: Path) -> Pretrained:
             tensors disagree, or transformers warns of anything.
         ForeignFileError: A file lies in the folder that is no part of a model.
         ResourceError: A file cannot be read, memory or a package is missing.
+        VerificationError: A file is not as the folder's own manifest lists it.
     """
     found = model_folder.read(directory)
     try:

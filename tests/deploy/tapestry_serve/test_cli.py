@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tapestry.artifacts import manifest
-from tapestry.vectors import parameters_digest
+from tapestry.artifacts import manifest, model_folder
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.peft_folder import write_peft
@@ -35,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("chat")
     model = build_tiny()
     model.save(root / "base-1")
-    digest = parameters_digest(model.parameters())
+    digest = model_folder.read(root / "base-1").digest
     generator = np.random.default_rng(5)
     for name in ("italy", "spain"):
         update = generator.normal(size=model.layout(PLAN).length).astype(np.float32)

@@ -55,10 +55,10 @@ def test_a_base_with_another_manifest_is_compared_with_the_log(demo: Path) -> No
     (base / "README.md").write_text("# Another card\n")
     manifest.write(base)
     result = _run("verify", demo / "adapters" / "fr-culture")
-    assert words(result) == {"folder": "holds", "base": "FAILS", "log": "holds"}
+    assert words(result) == {"folder": "holds", "base": "holds", "log": "FAILS"}
     assert result.exit_code == 1
     told = _run("verify", demo / "adapters" / "fr-culture", "--json")
-    assert codes(told)["base"] is not None
+    assert codes(told) == {"folder": None, "base": None, "log": "manifest-differs"}
 
 
 def test_a_base_with_another_setting_is_another_base(demo: Path) -> None:

@@ -108,7 +108,7 @@ def test_an_adapter_without_noise_is_checked_where_the_policy_allows_it(
     ("settings", "code", "said"),
     [
         ({"adapter": {"licence": "MIT"}}, "licence-not-allowed", "'MIT' .*: CC0-1.0"),
-        ({"adapter": {"licence": "CC BY"}}, "setting-invalid", "adapter's licence: "),
+        ({"adapter": {"licence": "CC BY"}}, "setting-invalid", "adapter.licence: "),
         ({"country": ""}, "setting-invalid", "adapter's country: "),
         ({"policy": {"target_delta": "0.0001"}}, "delta-too-large", "0.0001 .*0.00001"),
     ],

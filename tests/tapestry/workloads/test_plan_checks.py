@@ -99,6 +99,7 @@ def test_without_noise_any_architecture_will_do() -> None:
         ({"learning_rate": "0"}, "outer.learning_rate 0 "),
         ({"max_norm": "0"}, "outer.max_norm 0 "),
         ({"momentum": "1"}, "outer.momentum 1 "),
+        ({"max_loss_increase": "-0.1"}, "outer.max_loss_increase -0.1 "),
         ({"momentum": "-0.1"}, "outer.momentum -0.1 "),
     ],
 )

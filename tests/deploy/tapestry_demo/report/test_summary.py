@@ -62,7 +62,7 @@ def test_the_facts_of_the_log_are_those_of_its_cosigned_checkpoint(
 def test_releases_and_adapters_are_those_of_the_log(audit: Audit) -> None:
     (base,) = releases(audit)
     assert (base.name, base.round) == ("base-2", 2)
-    assert base.digest == audit.state.releases["base-2"].parameters_digest
+    assert base.digest == audit.state.releases["base-2"].model_digest
     (adapter,) = adapters(audit)
     assert (adapter.name, adapter.country) == ("fr-culture", "France")
     assert adapter.epsilon == 2.9
