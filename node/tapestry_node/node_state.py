@@ -290,7 +290,8 @@ class NodeState:
         """Remember which model a round gives to release, by this node's own step."""
         with self.writing() as replay:
             key = {"run": run_id, "round": round_number}
-            replay.append({"type": "base", **key, "gives": gives})
+            if replay.bases.get((run_id, round_number)) != gives:
+                replay.append({"type": "base", **key, "gives": gives})
 
     def base(self, run_id: str, round_number: int) -> str | None:
         """Return the model that a round gave here to release, if it was followed."""

@@ -14,20 +14,23 @@ Not protected:
     them, and a debugger that is attached to the process shows all.
 """
 
+import errno
+import os
 import traceback
 from contextlib import ContextDecorator
 
 from tapestry.errors import ConfigError, PolicyError, ResourceError
 from tapestry.inputs.faults import HiddenError, unforeseen
 
-_WRITTEN_HERE = (ConfigError, PolicyError, ResourceError, OSError, ImportError)
+_WRITTEN_HERE = (ConfigError, PolicyError, ResourceError)
 
 
 class _Hiding(ContextDecorator):
     """Let no error that may carry a record leave a function.
 
     Edge cases:
-        ``MemoryError`` and ``RecursionError`` keep their type, without arguments.
+        ``MemoryError`` and ``RecursionError`` keep their type, without arguments, and
+        an ``OSError`` its number alone.
 
     Raises:
         HiddenError: The function raised an error that others wrote.
@@ -46,6 +49,8 @@ class _Hiding(ContextDecorator):
             return
         if isinstance(error, (MemoryError, RecursionError)):
             hidden: Exception = type(error)()
+        elif isinstance(error, OSError) and error.errno in errno.errorcode:
+            hidden = OSError(error.errno, os.strerror(error.errno))  # and no path
         else:
             hidden = HiddenError(unforeseen(error), frames_of(error))
         try:

@@ -20,7 +20,6 @@ from tapestry.errors import TapestryError
 from tapestry.tlog import tiles
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry.vectors import parameters_digest
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_governance import registry
 from tapestry_governance.audit.bundle import read_small, write_manifest
@@ -92,7 +91,7 @@ def _checked(*words: str) -> Callable[[Federation, Path], str]:
 def _given(federation: Federation, path: Path) -> str:
     """What is loaded has the digest of the folder, and that is in the policy."""
     digest = registry.read_base(path).digest
-    assert parameters_digest(LanguageWorkload.open(path).parameters()) == digest
+    assert LanguageWorkload.open(path).given.digest == digest
     _require(digest == federation.base.replica.digest, "not in the policy")
     return digest
 
