@@ -54,7 +54,7 @@ class _Masses:
         """Return the Fourier transform after some equal steps."""
         cells = np.zeros(_CELLS)
         cells[: len(self.probabilities)] = self.probabilities
-        power = fft.rfft(np.roll(cells, self.first))
+        power: NDArray[np.complex128] = fft.rfft(np.roll(cells, self.first))
         result = np.ones_like(power)
         while steps:
             if steps & 1:
