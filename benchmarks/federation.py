@@ -46,7 +46,9 @@ from tapestry.model.replica import Replica
 from tapestry.workloads.base import Example
 from tapestry.workloads.language.base_models import open_base
 from tapestry.workloads.language.bfloat16 import multiplies_bfloat16
+from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.workload import LanguageWorkload
+from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator import run as driver
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_demo import local_federation, scenario
@@ -75,6 +77,12 @@ class Coarse(LanguageWorkload):
         """As of a language model, a little less exact."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return super().losses(sequences)
+
+    def evaluate(
+        self, texts: Sequence[Text], *, sequence_length: int, coarse: bool = True
+    ) -> RatioScore:
+        """As of a language model, likewise."""
+        return super().evaluate(texts, sequence_length=sequence_length, coarse=coarse)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,7 +350,7 @@ def set_up(
         name: spread(read_lines(texts / name / "held-out.jsonl"), 2 * HELD_OUT)
         for name in LANGUAGES
     }
-    coarse = Coarse(model.module, model.tokenizer, coarse_evaluation=True)
+    coarse = Coarse(model.module, model.tokenizer)
     return Bench(
         work=work,
         texts=texts,

@@ -38,7 +38,7 @@ def run_demo(demo: DemoRun) -> RunFigures:
     """
     with demo.stage("prepare"):
         demo.progress({"stage": "prepare", "text": "reading the base"})
-        workload = open_base(demo.scale.base, coarse_evaluation=True)
+        workload = open_base(demo.scale.base)
         workload.check_private()  # before anything is prepared for it
         given = Replica.start(workload.given)
         check_base(demo, given)

@@ -54,7 +54,7 @@ class CheckedAdapter:
     modules: int
     parameters: int
     manifest_digest: str
-    held: AdapterFolder = field(repr=False)  # the bytes that were checked
+    held: AdapterFolder = field(repr=False, compare=False)  # what was checked
 
 
 def check_folder(folder: Path) -> CheckedAdapter:

@@ -95,7 +95,7 @@ class NodePolicy(Strict):
     fallback_epsilon_limit: Epsilon
     target_delta: Delta
     max_steps: Count  # local steps a round may ask for
-    bases: tuple[Digest, ...]  # parameter digests of given bases it will start from
+    bases: tuple[Digest, ...]  # identities of given bases it will start from
     parameterizations: tuple[Literal["full", "low_rank"], ...]
     max_checkpoint_age: Count  # seconds
     # Without noise: plans of runs, and sets of nodes on one base, by the digest that a

@@ -56,7 +56,8 @@ class ClosedList:
         """Check a folder, and list the files in it that are no proofs.
 
         Raises:
-            ForeignFileError, ResourceError: See ``check``.
+            ForeignFileError: Something else is there, as ``check`` says.
+            ResourceError: The folder cannot be read.
         """
         self.check(folder)
         found = [name for name, _ in self._entries(folder)]

@@ -20,8 +20,9 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 import numpy as np
 
@@ -147,9 +148,9 @@ def _read_entries(
     return metadata, tensors
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> BufferedReader:
     try:
-        return open_plain(path)
+        return cast("BufferedReader", open_plain(path))
     except FileNotFoundError:
         raise IncompleteError(f"no file {path}", code="file-missing") from None
     except OSError as error:
@@ -159,7 +160,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _read_header(
-    file: BinaryIO, name: str, limits: TensorLimits
+    file: BufferedReader, name: str, limits: TensorLimits
 ) -> tuple[int, bytes, bytes]:
     """Read the header and its length, which are returned with the file's size."""
     size = os.fstat(file.fileno()).st_size
@@ -179,10 +180,10 @@ def _read_header(
     return size, prefix, bytes(_read_exactly(file, length, name))
 
 
-def _read_exactly(file: BinaryIO, size: int, name: str) -> memoryview:
+def _read_exactly(file: BufferedReader, size: int, name: str) -> memoryview:
     """Read bytes into memory of their own, which lies as any tensor needs it."""
     data = np.empty(size, dtype=np.uint8)
-    if file.readinto(data.data) != size:  # type: ignore[attr-defined]
+    if file.readinto(data.data) != size:
         raise VerificationError(f"{name} changed while being read", code="file-changed")
     data.flags.writeable = False
     return data.data

@@ -306,7 +306,7 @@ class Reveal(_Signed):
 
 
 class Contribution(Strict):
-    """What a survivor contributed to its mask with a node that dropped out."""
+    """A survivor's contribution to its mask with a node that dropped out."""
 
     secret: Hex32
     message: Digest  # of the one that carried it

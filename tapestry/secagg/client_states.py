@@ -30,7 +30,7 @@ class Cohort:
 
     @property
     def hybrid(self) -> bool:
-        """Whether keys are agreed on by X25519 and ML-KEM-768 together."""
+        """True if keys are agreed on by X25519 and ML-KEM-768 together."""
         return self.manifest.post_quantum == "mlkem768"
 
     def contributes(self, node: str, other: str) -> bool:

@@ -44,7 +44,7 @@ def message_size(*, hybrid: bool, contributing: bool) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairMessage:
-    """What one node sends another: in the clear, and sealed."""
+    """The message of one node to another: in the clear, and sealed."""
 
     kem: bytes
     committed: bytes

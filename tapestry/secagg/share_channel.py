@@ -42,7 +42,7 @@ class RootKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedShares:
-    """What one node sent another: two shares, and its contribution to their mask."""
+    """Two shares of a sender, and its contribution to the mask of both nodes."""
 
     seed: bytes = field(repr=False)
     root: bytes = field(repr=False)
@@ -69,7 +69,7 @@ def is_root(root: bytes, cohort: Cohort, advertised: Advertisement) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareChannel:
-    """What one node sends another in message 3: its keys, and both ends of it."""
+    """The way of one node to another in message 3: its keys, and both ends of it."""
 
     cohort: Cohort
     sender: str

@@ -146,8 +146,8 @@ def test_a_base_without_finite_scores_takes_no_step(
 def _break(model: ScoredModel, bits: float, *, when: Callable[[], bool]) -> None:
     honest = ScoredModel.evaluate
 
-    def broken(texts: list[str], *, sequence_length: int) -> RatioScore:
-        found = honest(model, texts, sequence_length=sequence_length)
+    def broken(texts: list[str], **settings: Any) -> RatioScore:
+        found = honest(model, texts, **settings)
         if not when():
             return found
         return RatioScore(amounts=(bits,), sizes=(1,))

@@ -195,7 +195,7 @@ def test_a_node_that_sends_entries_without_end_does_not_delay_the_others(
 
 def _declarations(world: World, count: int) -> list[bytes]:
     plain = world.declaration("de")
-    bodies = [plain.model_copy(update={"records": 2000 + i}) for i in range(count)]
+    bodies = [plain.model_copy(update={"version": 2 + i}) for i in range(count)]
     return [world.entry(body, "de", "node") for body in bodies]
 
 

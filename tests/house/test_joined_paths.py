@@ -24,7 +24,11 @@ NAME, FILE, NUMBER = "Name", "FileName", "a whole number"
 OPERATOR, CODE, LISTED = "the operator's path", "of the code", "found in the folder"
 JOINED = {
     ("tapestry/artifacts/closed_list.py", "inner"): CODE,
-    ("tapestry/artifacts/model_folder.py", "shard"): LISTED,
+    ("tapestry/artifacts/adapter_folder.py", "name"): FILE,
+    ("tapestry/artifacts/model_folder.py", "name"): FILE,
+    ("tapestry/artifacts/model_writer.py", "name"): FILE,
+    ("tapestry/installed_packages.py", "path"): LISTED,
+    ("tapestry/installed_packages.py", "top"): LISTED,
     ("tapestry/cache.py", "name"): CODE,
     ("tapestry/cache.py", "named[2:]"): OPERATOR,
     ("tapestry/evaluation/held_out.py", "f'{name}{evaluation.suffix}'"): LISTED,

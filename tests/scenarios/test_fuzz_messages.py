@@ -29,6 +29,7 @@ from tapestry.protocol.messages import (
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.log.mirror import MAX_EVIDENCE
+from tapestry_node.round.gate_check import FOLDER as GATE
 from tests.fuzzing.draws import Draw
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Deliver, Federation
@@ -66,7 +67,8 @@ def _state(federation: Federation, name: str) -> tuple[Any, ...]:
     """Return all that a node keeps, but receipts and evidence against the log.
 
     The newest checkpoint that it has accepted is left out as well: a quorum signed it,
-    and what came with it is refused all the same.
+    and what came with it is refused all the same. So are the gate's public data, which
+    the log names by digest.
     """
     node = federation.nodes[name]
     folder = federation.directory / "nodes" / name
@@ -74,6 +76,7 @@ def _state(federation: Federation, name: str) -> tuple[Any, ...]:
         (path.relative_to(folder).as_posix(), digest(path.read_bytes()))
         for path in sorted(folder.rglob("*"))
         if path.is_file() and ".db" not in path.name and path.suffix != ".lock"
+        if path.relative_to(folder).parts[0] != GATE
     ]
     rows = [
         _rows(path, without={"egress", "evidence", "accepted"})

@@ -168,7 +168,7 @@ def _check_release(federation: Federation) -> None:
     check_release(found, release)
     assert found.shapes == {"0.weight": (2, 3)}
     card = (folder / "README.md").read_text()
-    assert "zeros, all zeros" in card
+    assert "see it for its licence" in card
     assert "transformers" not in card
 
 

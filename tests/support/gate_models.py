@@ -9,6 +9,7 @@ from tapestry.encoding import digest, encode_decimal
 from tapestry.evaluation.held_out import HeldOut, digest_of
 from tapestry.evaluation.scorer import gate_inputs
 from tapestry.protocol.round_manifest import GateInputs
+from tapestry.tensor_types import widen
 from tapestry.vectors import Layout
 from tapestry.workloads.language.bits_per_byte import BitsPerByte
 from tapestry.workloads.ratio_score import RatioScore
@@ -39,10 +40,12 @@ class ScoredModel:
         return self.drawn
 
     def load(self, parameters: Mapping[str, Any]) -> None:
-        self.value = self.slope * float(parameters["w"].ravel()[0])
+        self.value = self.slope * float(widen(parameters["w"]).ravel()[0])
 
-    def evaluate(self, texts: list[str], *, sequence_length: int) -> RatioScore:
-        assert sequence_length == LENGTH
+    def evaluate(
+        self, texts: list[str], *, sequence_length: int, coarse: bool
+    ) -> RatioScore:
+        assert (sequence_length, coarse) == (LENGTH, False)
         self.count += 1
         return RatioScore(
             amounts=tuple(3 + self.value for _ in texts),

@@ -154,7 +154,14 @@ def _tensors(count: int, folder: Path) -> object:
 
 def _ask(count: int) -> dict[str, Any]:
     asks = [{"chunk": i, "round_number": 1} for i in range(count)]
-    return {"applied": 0, "asks": asks, "checkpoint": None, "name": "fr", "size": 0}
+    rest: dict[str, Any] = {
+        "checkpoint": None,
+        "held_out": None,
+        "name": "fr",
+        "size": 0,
+    }
+    rest |= {"proof": "0" * 128, "protocol": "tapestry-secagg/2", "software": _DIGEST}
+    return {"applied": 0, "asks": asks, **rest}
 
 
 _BULK = [

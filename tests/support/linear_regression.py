@@ -1,11 +1,10 @@
 """A workload without text: two outputs regressed on three inputs, by lines of CSV."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +63,7 @@ class MeanSquaredError:
 
 class LinearRegression(TorchModel):
     name, adapters, reader = "linear-regression", None, CsvReader()
-    card_fields: Mapping[str, str] = MappingProxyType({})
+    card_fields: ClassVar[dict[str, str]] = {}
 
     def __init__(self) -> None:
         super().__init__(nn.Sequential(nn.Linear(3, 2, bias=False)))

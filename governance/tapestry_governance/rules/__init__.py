@@ -16,6 +16,7 @@ are those of ``governance/EVENTS.md``, by its numbers:
 
 5. Opening (``round_rules``): round-still-open, round-not-next, first-round-missing,
    attempt-above-limit, federation-differs, base-not-current, base-not-allowed,
+   software-not-allowed,
    policy-differs, roster-differs, participant-not-in-roster, cohort-too-small,
    max-colluding-too-small, threshold-out-of-range, noise-not-allowed,
    noise-not-positive, delta-above-policy, and what makes noise unaccountable:
@@ -37,7 +38,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
    dispute-duplicated.
 
 9. Release (``model_rules``): release-without-round, release-of-old-round,
-   release-parameters-differ, release-predecessor-differs, release-name-not-next.
+   release-model-differs, release-duplicated, release-predecessor-differs,
+   release-name-not-next.
 
 10. Adapter (``model_rules``): adapter-name-reserved, adapter-name-taken,
     adapter-version-not-next, adapter-base-unpublished, licence-not-allowed,

@@ -34,9 +34,7 @@ _CARD = b"---\nlicense: apache-2.0\n---\n\n# SmolLM2-135M-Instruct\n\n" + _NOTIC
 _MADE = frozenset({"smollm2", "tiny"})  # in the cache, by us
 
 
-def open_base(
-    name: str, *, cache: Path | None = None, coarse_evaluation: bool = False
-) -> LanguageWorkload:
+def open_base(name: str, *, cache: Path | None = None) -> LanguageWorkload:
     """Load a base by name, ``smollm2``, ``tiny`` or the path of a folder.
 
     Raises:
@@ -48,7 +46,7 @@ def open_base(
     require_docstrings()
     folder = base_folder(name, cache=cache)
     try:
-        return LanguageWorkload.open(folder, coarse_evaluation=coarse_evaluation)
+        return LanguageWorkload.open(folder)
     except (ConfigError, ForeignFileError) as error:
         if name not in _MADE:
             raise

@@ -18,6 +18,7 @@ class BitsPerByte:
 
     model: LanguageModel
     sequence_length: int
+    coarse: bool = False  # for figures; the acceptance gate scores exactly
     name: str = "bits_per_byte"
     suffix: str = ".jsonl"
 
@@ -46,4 +47,6 @@ class BitsPerByte:
 
     def evaluate(self, data: Sequence[Text]) -> RatioScore:
         """Measure the code length of texts and of the answers of dialogues."""
-        return self.model.evaluate(data, sequence_length=self.sequence_length)
+        return self.model.evaluate(
+            data, sequence_length=self.sequence_length, coarse=self.coarse
+        )

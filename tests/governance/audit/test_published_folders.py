@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tapestry.artifacts import manifest
+from tapestry.artifacts.model_identity import ModelContent
 from tapestry.errors import ForeignFileError, IncompleteError, VerificationError
 from tapestry.tlog.merkle import inclusion_proof, leaf_hash
 from tapestry.tlog.proof import Proof
@@ -83,11 +84,15 @@ def test_a_release_of_other_parameters_than_the_log_names_is_refused(
     base.mkdir()
     values = np.ones((2, 2), dtype=np.float32)
     (base / "model.safetensors").write_bytes(safetensors({"w": values}))
-    world = World().found()
+    world, digest = World(), manifest.write(base).digest
+    other = ModelContent(tensors={"w": values + 1})
+    world.models[1] = other.manifest
+    world.found()
     world.run_round(1)
-    index = world.add(world.release(1, manifest_digest=manifest.write(base).digest))
+    index = world.add(world.release(1, manifest_digest=digest))
     attach_proof(base, world, index)
-    with refused(VerificationError, "release-parameters-differ", match=world.base(1)):
+    want = other.manifest.parameters
+    with refused(VerificationError, "release-parameters-differ", match=want):
         whole(world, base)
 
 

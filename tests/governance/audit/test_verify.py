@@ -86,7 +86,7 @@ def test_an_untouched_bundle_holds_with_counts(world: World, bundle: Path) -> No
     assert counts["since"] == {"new": 0}
     assert counts["events"]["author_signatures"] == 26
     assert counts["events"]["round.closed"] == 2
-    assert counts["privacy"] == {"accounts": 5, "without_promise": 0}
+    assert counts["privacy"] == {"accounts": 4, "without_promise": 0}
     assert counts["artifacts"] == {"logged": 2, "whole": 1, "manifests": 0}
     assert counts["blobs"] == {"blobs": 2}
 
@@ -206,8 +206,8 @@ def test_a_renamed_model_file_with_the_same_bytes_is_noticed(bundle: Path) -> No
     write_manifest(bundle)
     assert failed(verify(bundle)) == (
         "artifacts",
-        AuditVerdict.FAILS,
-        "manifest-file-missing",
+        AuditVerdict.FOREIGN_FILE,
+        "foreign-file",
     )
 
 
@@ -239,7 +239,7 @@ def test_a_release_with_other_parameters_than_the_rounds_led_to_is_refused(
         AuditVerdict.FAILS,
         "release-parameters-differ",
     )
-    assert "holds parameters" in audit.steps[-1].detail
+    assert "published with other parameters" in audit.steps[-1].detail
 
 
 def test_an_entry_beside_a_release_must_be_its_own(

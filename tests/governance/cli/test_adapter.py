@@ -52,13 +52,22 @@ def test_a_base_without_a_manifest_has_no_verdict(demo: Path) -> None:
 
 def test_a_base_with_another_manifest_is_compared_with_the_log(demo: Path) -> None:
     base = demo / "releases" / "base-2"
-    (base / "config.json").write_text('{"rms_norm_eps": 5.0}')
+    (base / "README.md").write_text("# Another card\n")
     manifest.write(base)
     result = _run("verify", demo / "adapters" / "fr-culture")
-    assert words(result) == {"folder": "holds", "base": "holds", "log": "FAILS"}
+    assert words(result) == {"folder": "holds", "base": "FAILS", "log": "holds"}
     assert result.exit_code == 1
     told = _run("verify", demo / "adapters" / "fr-culture", "--json")
-    assert codes(told) == {"folder": None, "base": None, "log": "manifest-differs"}
+    assert codes(told)["base"] is not None
+
+
+def test_a_base_with_another_setting_is_another_base(demo: Path) -> None:
+    base = demo / "releases" / "base-2"
+    (base / "config.json").write_text('{"rms_norm_eps": 5.0}')
+    manifest.write(base)
+    told = _run("verify", demo / "adapters" / "fr-culture", "--json")
+    assert codes(told) == {"folder": None, "base": "base-differs", "log": None}
+    assert told.exit_code == 1
 
 
 def test_an_adapter_of_the_demo_holds_without_further_options(demo: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_rewritten_entry_is_refused(world: World, mirror: LogMirror) -> None: 
     entries[4] = entries[4].replace(b"A", b"B", 1)
     with refused(InconsistentLog, "log-forked"):
         mirror.extend(0, entries, world.note())
-    with refused(ProtocolError, "json-invalid"):
+    with refused(ProtocolError, "schema-violated"):
         mirror.extend(0, entries, world.note(entries))
     assert mirror.size == 0
 

@@ -51,7 +51,7 @@ def model() -> Iterator[LanguageWorkload]:
 
 @pytest.fixture(scope="module")
 def title(model: LanguageWorkload) -> adapter_trainer.Title:
-    base = BaseName(name="base-1", digest=parameters_digest(model.parameters()))
+    base = BaseName(name="base-1", digest=model.given.digest)
     return adapter_trainer.Title(name="italy", version=1, base=base)
 
 

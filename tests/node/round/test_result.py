@@ -173,7 +173,9 @@ def test_a_good_step_that_the_log_rejects_is_disputed_for_good(
     applier: Applier, finished: Finished, store: NodeState
 ) -> None:
     base, before = applier(), given().digest
-    ended = finished.ended(outcome="rejected", reason=WORSE, base_after=before)
+    ended = finished.ended(
+        outcome="rejected", reason=WORSE, base_after=before, release_digest=before
+    )
     with refused(VerificationError, "gate-outcome-differs"):
         base.take(ended, finished.result, finished.total.chunks(), done=None)
     assert (base.replica.digest, base.applied) == (before, 0)

@@ -149,7 +149,7 @@ def test_a_record_of_many_sequences_counts_as_one() -> None:
         for limits in (BatchLimits(), BatchLimits(rows=64, elements=10_000), LOOP):
             short = clipped_sum(problem, [one], 0.01, limits)
             long = clipped_sum(problem, [many], 0.01, limits)
-            assert float(long.norm()) == pytest.approx(0.01, rel=2e-3)
+            assert float(long.norm()) == pytest.approx(0.01, rel=5e-3)
             assert float((long - short).norm()) < 1e-5 * float(short.norm())
 
 

@@ -89,5 +89,6 @@ def test_it_is_scored_in_windows_of_the_plans_length(
 ) -> None:
     kind = workload.evaluation(OPTIONS)
     assert kind == BitsPerByte(model=workload, sequence_length=16)
+    assert not kind.coarse  # members compare the gate's scores with their own
     with refused(ConfigError, "setting-invalid", match="options.bound: "):
         workload.evaluation({**OPTIONS, "bound": 1})
