@@ -54,8 +54,8 @@ class _Masses:
         """Return the Fourier transform after some equal steps."""
         cells = np.zeros(_CELLS)
         cells[: len(self.probabilities)] = self.probabilities
-        power = fft.rfft(np.roll(cells, self.first))
-        result: NDArray[np.complex128] = np.ones_like(power)
+        power: NDArray[np.complex128] = fft.rfft(np.roll(cells, self.first))
+        result = np.ones_like(power)
         while steps:
             if steps & 1:
                 result = result * power

@@ -64,11 +64,6 @@ from tests.support.settings_files import NO_ADAPTER_NOISE
             "epsilon-above-limit",
             "the adapter: adapter.epsilon 21 is above po",
         ),
-        (
-            {"adapter": {"licence": "CC BY"}},
-            "setting-invalid",
-            "the adapter: an adapter's licence: ",
-        ),
         ({"country": ""}, "setting-invalid", "the adapter: an adapter's country: "),
         ({"policy": {"noise": []}}, "setting-invalid", "policy.noise is empty"),
         (

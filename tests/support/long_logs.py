@@ -140,7 +140,9 @@ class LongLog:
                     steps=20,
                 )
             )
-            cost = max(spent.epsilon(target_delta=delta), decode_decimal(EPSILON))
+            # Each report is above the one before, so that none stands for another.
+            least = decode_decimal(EPSILON) + at / 10**6
+            cost = max(spent.epsilon(target_delta=delta), least)
             loss = said.promise.model_copy(
                 update={
                     "noise_multiplier": noise,

@@ -125,10 +125,10 @@ def round_closed(
     if body.outcome == "applied":
         runs: frozenset[str] = ancestry.get(before, frozenset())
         runs = runs if body.run_id in runs else runs | {body.run_id}
-        # A run goes on from the first, a new run and a release from the second.
-        for after in (body.base_after, body.release_digest):
-            # Two ways to one base: whoever spent on either is counted.
-            ancestry = ancestry.set(after, runs | ancestry.get(after, frozenset()))
+        # Two ways to one base: whoever spent on either is counted.
+        for model in {body.base_after, body.release_digest}:  # the latter is rounded
+            known = ancestry.get(model, frozenset())
+            ancestry = ancestry.set(model, runs | known)
     return dataclasses.replace(
         state,
         open_round=None,

@@ -10,10 +10,16 @@ from tapestry.encoding import decode_decimal, digest
 from tapestry.errors import BudgetExhausted, ConfigError, PolicyError
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import NoNoise
+from tapestry_governance.audit.privacy_statement import state_privacy
 from tapestry_governance.events.privacy_events import PrivacyLoss, UnboundedLoss
 from tapestry_governance.events.round_events import RoundOpened
 from tapestry_node.budget.ledger import Charge, Ledger, PrivacyPromise
-from tapestry_node.budget.log_accounts import check_cap, loss_of, published_charges
+from tapestry_node.budget.log_accounts import (
+    ancestry_epsilon,
+    check_cap,
+    loss_of,
+    published_charges,
+)
 from tapestry_node.node_state import NodeState
 from tests.support.log_world import World, renamed, without_noise
 from tests.support.plans import privacy_plan
@@ -123,3 +129,33 @@ def test_charges_are_those_of_the_node_in_the_order_of_the_log(world: World) -> 
     assert {charge.steps.steps for charge in found} == {20}
     assert len(list(published_charges(world.folded, "id"))) == 1
     assert list(published_charges(world.folded, "nobody")) == []
+
+
+def test_what_led_to_an_adapter_are_its_training_and_its_bases_rounds() -> None:
+    """Another adapter of the node counts in its total, not in this one."""
+    world = World().found()
+    world.run_round(1)
+    world.run_round(2)
+    world.add(world.release(2))
+    world.add(world.adapter_account("fr-other"), "fr", "node")
+    own, state = world.adapter_account("fr-culture"), world.folded
+    told = ancestry_epsilon(own, "base-2", state=state, name="fr")
+    assert told is not None
+    world.add(own, "fr", "node")
+    world.add(world.adapter(2), "fr", "community")
+    (promise,) = state_privacy(world.folded, "fr-culture").promises
+    composed, total = promise.account.recomputed, promise.total.recomputed
+    assert composed is not None
+    assert total is not None
+    assert 0 <= decode_decimal(told) - composed < 2e-6
+    assert total > composed + 0.3
+
+
+def test_a_training_without_noise_leaves_an_adapter_no_ancestry_to_compose() -> None:
+    world = World(rules={"noise": ("local", "none")}).found()
+    world.run_round(1)
+    world.add(world.release(1))
+    world.add(without_noise(world.adapter_account()), "fr", "node")
+    own = world.adapter_account()
+    told = ancestry_epsilon(own, "base-1", state=world.folded, name="fr")
+    assert told is None

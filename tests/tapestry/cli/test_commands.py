@@ -28,7 +28,7 @@ from tests.support.commands import tapestry
         (["horse"], "no command 'horse'; choose from demo, node, coordinator, "),
         (
             ["audit", "x"],
-            "choose from verify, account, statement; see tapestry audit -",
+            "choose from verify, account, statement, software; see tapestry audit -",
         ),
         (["node", "x"], "choose from run, check, budget, egress; see tapestry node -"),
         (["audit", "verify"], "BUNDLE is missing: the bundle's folder; see tapestry a"),
