@@ -14,7 +14,6 @@ Not protected:
     them, and a debugger that is attached to the process shows all.
 """
 
-import errno
 import os
 import traceback
 from contextlib import ContextDecorator
@@ -49,7 +48,7 @@ class _Hiding(ContextDecorator):
             return
         if isinstance(error, (MemoryError, RecursionError)):
             hidden: Exception = type(error)()
-        elif isinstance(error, OSError) and error.errno in errno.errorcode:
+        elif isinstance(error, OSError) and error.errno is not None:
             hidden = OSError(error.errno, os.strerror(error.errno))  # and no path
         else:
             hidden = HiddenError(unforeseen(error), frames_of(error))

@@ -355,6 +355,23 @@ def _log_another_base(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AcceptanceGate, "judge", judge)
 
 
+def test_a_release_whose_entry_names_other_parameters_gets_no_cosignature(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise every honest copy of it would fail its audit for ever."""
+    federation = found()
+    honest = log_publisher.LogPublisher.append_event
+
+    def say(self: Any, body: Any, **rest: Any) -> int:
+        if isinstance(body, ReleasePublished):
+            body = body.model_copy(update={"parameters_digest": "sha256:" + "6" * 64})
+        return honest(self, body, **rest)
+
+    monkeypatch.setattr(log_publisher.LogPublisher, "append_event", say)
+    with pytest.raises(QuorumError):
+        federation.run()
+
+
 @pytest.mark.parametrize(
     "rule", ["a release of another base", "a round that nobody opened"]
 )

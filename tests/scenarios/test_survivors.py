@@ -136,6 +136,26 @@ def test_with_noise_survivors_vary_freely(found: Found) -> None:
     assert federation.nodes["fr"].store.reading().consents == []
 
 
+def test_a_folder_restored_whole_uploads_for_no_round_that_the_log_knows(
+    found: Found, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also its mirror of the log is the older one, and learns of the upload later."""
+    federation = noiseless(found)
+    folder = federation.directory / "nodes" / "fr"
+    shutil.copytree(folder, federation.directory / "backup")
+    federation.run_until_killed(nth(Kind.CHECK_CONSISTENCY, 1))
+    assert federation.committed()["fr", 1] == 1
+    federation.kill("fr")
+    shutil.rmtree(folder)
+    shutil.copytree(federation.directory / "backup", folder)
+    federation.start("fr")
+    with suppress(TapestryError):
+        federation.run()
+    assert federation.committed()["fr", 1] == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert any("fr: refused" in each and "[state-restored]" in each for each in said)
+
+
 @pytest.mark.parametrize("ends", ["rejected", "aborted"])
 def test_the_log_remembers_what_a_restored_node_has_forgotten(
     found: Found, caplog: pytest.LogCaptureFixture, ends: str

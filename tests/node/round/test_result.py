@@ -289,6 +289,30 @@ def keep(store: NodeState, world: World) -> None:
     store.keep_rebuilt("run", 1, manifest=world.release(1).manifest_digest)
 
 
+def test_a_run_goes_on_only_where_the_end_of_its_last_round_was_taken(
+    applier: Applier,
+) -> None:
+    world = World().found()
+    base = applier(world)
+    base.check_followed("run")
+    world.run_round()
+    base = applier(world)
+    with refused(Refused, "round-not-followed", match="round 1 of 'run'"):
+        base.check_followed("run")
+    base.check_followed("other")
+
+
+def test_a_round_of_an_earlier_run_counts_for_nothing_in_a_later_one(
+    applier: Applier, finished: Finished
+) -> None:
+    world = World().found()
+    world.run_round()
+    base = applier(world)
+    base.take(finished.ended(), finished.result, finished.total.chunks(), done=None)
+    assert (base.applied, base.taken) == (1, 9)
+    assert base.applied_in_newest_run == 0  # the log's run is another one
+
+
 def test_a_release_of_other_files_is_disputed_after_a_restart_too(
     applier: Applier, store: NodeState
 ) -> None:

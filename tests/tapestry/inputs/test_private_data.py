@@ -38,6 +38,15 @@ def test_an_error_of_the_machine_keeps_its_type(kind: type[Exception]) -> None:
     assert caught.value.args == ()
 
 
+def test_an_error_of_the_system_keeps_its_number_alone() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        _work(FileNotFoundError(2, CANARY, CANARY))
+    assert shown_in(spelled(caught.value)) == []
+    with pytest.raises(HiddenError) as hidden:
+        _work(OSError(CANARY))
+    assert shown_in(spelled(hidden.value)) == []
+
+
 def test_an_error_that_is_hidden_stays_as_it_is() -> None:
     hidden = HiddenError("a place", "frames\n")
     with pytest.raises(HiddenError) as caught:
