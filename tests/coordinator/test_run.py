@@ -72,13 +72,14 @@ def test_a_model_that_breaks_is_rejected_and_not_retried(
 ) -> None:
     federation = found()
     given = federation.base.replica.digest
-    honest = LanguageModel.evaluate
+    honest, seen = LanguageModel.evaluate, list[float]()
 
     def evaluate(self: Any, texts: Any, **rest: Any) -> RatioScore:
-        whole = honest(self, texts, **rest)
-        broken = "evaluate" in [event.get("round_stage") for event in federation.events]
-        nothing = RatioScore(amounts=(math.nan,), sizes=(1,))
-        return nothing if broken else whole
+        """Break on every model but the first that is scored, for members as well."""
+        seen.append(sum(float(each.sum()) for each in self.module.parameters()))
+        if seen[-1] != seen[0]:
+            return RatioScore(amounts=(math.nan,), sizes=(1,))
+        return honest(self, texts, **rest)
 
     monkeypatch.setattr(LanguageModel, "evaluate", evaluate)
     federation.run()

@@ -57,17 +57,17 @@ def composed(bodies: Sequence[DpAccounted], target_delta: str) -> float:
     return epsilon(steps, target_delta=decode_decimal(target_delta))
 
 
-def test_a_node_is_composed_at_the_largest_delta_of_its_accounts(
+def test_a_node_is_composed_at_the_smallest_delta_of_its_accounts(
     account: DpAccounted,
 ) -> None:
     smaller = with_loss(account, target_delta="0.000001")
     (found,) = recompute(spending(account, smaller))
     assert (found.node, found.block) == ("fr", 1)
     assert (found.rounds, found.adapters, found.steps) == (2, 0, 40)
-    assert found.target_delta == "0.00001"
+    assert found.target_delta == "0.000001"
     assert smaller.promise is not None
     assert found.reported == smaller.promise.epsilon
-    assert found.recomputed == composed([account, smaller], "0.00001")
+    assert found.recomputed == composed([account, smaller], "0.000001")
     assert found.fallback_recomputed is None
 
 
@@ -263,3 +263,19 @@ def test_accounts_as_they_come_cost_what_they_cost_at_once(
         delta = decode_decimal(row.promise.target_delta)
         cost = running.epsilon(target_delta=delta)
         assert whole[-1].recomputed == pytest.approx(cost, rel=1e-5)
+
+
+def test_a_whole_is_composed_at_the_smallest_delta() -> None:
+    """An account at a larger one does not make all that was spent look small."""
+    world = World().grow()
+    (before,) = recompute({"de": world.folded.spending_of("de")})
+    account = world.account(world.manifest(2), epsilon="2.5")
+    cheap = with_loss(account, target_delta="0.001")
+    spent = [*world.folded.spending_of("de"), *spending(cheap)["fr"]]
+    (found,) = recompute({"de": spent})
+    assert found.target_delta == before.target_delta == "0.00001"
+    assert before.recomputed is not None
+    assert found.recomputed is not None
+    assert found.recomputed > before.recomputed
+    assert found.reported is None  # the last report is at another delta
+    assert not found.is_understated
