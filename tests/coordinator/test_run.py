@@ -76,7 +76,7 @@ def test_a_model_that_breaks_is_rejected_and_not_retried(
 
     def evaluate(self: Any, texts: Any, **rest: Any) -> RatioScore:
         """Break on every model but the first that is scored, for members as well."""
-        seen.append(sum(float(each.sum()) for each in self.module.parameters()))
+        seen.append(sum(float(p.detach().sum()) for p in self.module.parameters()))
         if seen[-1] != seen[0]:
             return RatioScore(amounts=(math.nan,), sizes=(1,))
         return honest(self, texts, **rest)

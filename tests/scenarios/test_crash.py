@@ -385,7 +385,7 @@ def test_a_node_restored_from_a_backup_uploads_for_no_round_of_the_log_again(
         federation.run()
     manifest = federation.said(RoundOpened)[-1].manifest
     assert (manifest.round_number, manifest.attempt) == (1, 2)
-    assert federation.refusals()[name] == "protocol"
+    assert federation.refusals()[name] == "not_in_log"  # it contradicts the log
     assert node.store.highest("run") == 0
     assert federation.uploads()[name, 1] == federation.committed()[name, 1] == 1
 

@@ -335,7 +335,7 @@ def test_a_release_of_other_parameters_gets_no_cosignature(
         federation.run()
     (release,) = federation.said(ReleasePublished)
     assert federation.cosigned()[-1].type == "round.closed"
-    assert release.parameters_digest == federation.closed()[0].base_after
+    assert release.model_digest == federation.closed()[0].release_digest
     reply = federation.wire.replies(Kind.COSIGN)[-1].reply
     assert reply is not None
     assert reason_in(reply) == "not_in_log"
@@ -392,7 +392,7 @@ def test_a_log_that_breaks_a_rule_gets_no_cosignature(
 
     def say(self: Any, body: Any, **rest: Any) -> int:
         if isinstance(body, ReleasePublished) and "release" in rule:
-            body = body.model_copy(update={"parameters_digest": "sha256:" + "6" * 64})
+            body = body.model_copy(update={"model_digest": "sha256:" + "6" * 64})
         if isinstance(body, RoundClosed) and "round" in rule:
             body = body.model_copy(update={"round_number": 7})
         return honest(self, body, **rest)

@@ -22,7 +22,7 @@ from safetensors.torch import save_file as save_torch
 
 from tapestry.artifacts import manifest, model_folder, safetensors_reader
 from tapestry.artifacts.model_writer import write_model
-from tapestry.errors import ConfigError, TapestryError, VerificationError
+from tapestry.errors import TapestryError, VerificationError
 from tapestry.tensor_types import widen
 from tapestry.workloads.language.model import LanguageModel
 from tapestry_governance import registry
@@ -220,7 +220,7 @@ def test_tensors_replaced_after_they_were_digested_are_not_loaded(
     assert config.rms_norm_eps != 0.5
     assert model.tokenizer.chat_template is None
     monkeypatch.undo()
-    with refused(ConfigError, "manifest-file-changed"):
+    with refused(VerificationError, "manifest-file-changed"):
         LanguageModel.open(release)
 
 

@@ -156,19 +156,14 @@ def test_a_folder_restored_whole_uploads_for_no_round_that_the_log_knows(
     assert any("fr: refused" in each and "[state-restored]" in each for each in said)
 
 
-@pytest.mark.parametrize("ends", ["rejected", "aborted"])
-def test_the_log_remembers_what_a_restored_node_has_forgotten(
-    found: Found, caplog: pytest.LogCaptureFixture, ends: str
+def test_a_list_that_was_asked_for_counts_as_opened_by_the_log_alone(
+    found: Found, caplog: pytest.LogCaptureFixture
 ) -> None:
-    federation = noiseless(found, outer=REJECTED if ends == "rejected" else {})
-    folder = federation.directory / "nodes" / "fr"
-    shutil.copytree(folder, federation.directory / "backup")
-    third = nth(Kind.UNMASK, 4)
-    federation.run_until_killed(second_round() if ends == "rejected" else third)
-    federation.kill("fr")
-    shutil.rmtree(folder)
-    shutil.copytree(federation.directory / "backup", folder)
-    node = federation.start("fr")
-    assert node.store.reading().consents == []
+    """No node has consented; that they have is the coordinator's word against theirs."""
+    federation = noiseless(found)
+    federation.run_until_killed(nth(Kind.CHECK_CONSISTENCY, 1))
+    assert all(n.store.reading().consents == [] for n in federation.nodes.values())
     goes_on_without_the_victim(federation)
+    assert federation.aborted()[0].survivors == NAMES
     assert refusals(caplog) == set(OTHERS)
+    assert reveals(federation) == []

@@ -1,10 +1,13 @@
 """A node with a long log that it took no part in, and a round that is open to it."""
 
+import shutil
 import time
 from pathlib import Path
 
 import torch
 
+from tapestry.evaluation.held_out import read_held_out
+from tapestry.evaluation.scorer import gate_inputs
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import (
@@ -22,7 +25,6 @@ from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.replay import apply
 from tests.support.federation import NAMES, RECORDS, Base, Federation
-from tests.support.gate_models import inputs
 from tests.support.long_logs import LongLog, Parties
 
 
@@ -51,6 +53,10 @@ class NodeUnderLog:
         (charter,) = federation.entries()
         self._founded = apply(None, charter, 0)
         self._number = 0
+        evaluation = base.workload.evaluation(settings.training.options)
+        public = federation.coordinator / "held-out"
+        self._gate = gate_inputs(evaluation, read_held_out(public, evaluation))
+        shutil.copytree(public, federation.nodes[NAMES[0]].directory / "held-out")
         template = self._plan(1)
         self.log = log = LongLog(charter, _parties(federation), template=template)
         self.node = federation.nodes[NAMES[0]]
@@ -101,7 +107,7 @@ class NodeUnderLog:
             start=StartingPoint(
                 model_digest=self._base.replica.digest,
                 workload=self._base.workload,
-                gate=inputs(),
+                gate=self._gate,
             ),
         )
 

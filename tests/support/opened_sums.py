@@ -52,7 +52,7 @@ class Rules:
 _PRODUCT = Rules()
 _PRIME = 2**31 - 1  # above every minor of so small a matrix of zeros and ones
 TINY = "0.000000001"  # an outer rate that changes a base's identity and nothing else
-_PLAN = round_manifest([Participant(name=name, key="") for name in "abc"])
+_PLAN = round_manifest([Participant(name=name, key="k") for name in "abc"])
 
 
 def rank(rows: Iterable[Sequence[int]]) -> int:
