@@ -89,7 +89,7 @@ class NodePolicy(Strict):
     max_colluding: Annotated[int, Field(ge=0, examples=[1])]
     # Cohorts above 200 may do without ML-KEM, or none may.
     post_quantum: Literal["up_to_200", "always"] = "up_to_200"
-    noise: tuple[Annotated[Noise, Field(examples=["none"])], ...]
+    noise: tuple[Annotated[Noise, Field(examples=["local"])], ...]
     epsilon_limit: Epsilon
     # Under shared noise: the promise that is left if all others collude.
     fallback_epsilon_limit: Epsilon

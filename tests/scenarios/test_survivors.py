@@ -159,7 +159,7 @@ def test_a_folder_restored_whole_uploads_for_no_round_that_the_log_knows(
 def test_a_list_that_was_asked_for_counts_as_opened_by_the_log_alone(
     found: Found, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No node has consented; that they have is the coordinator's word against theirs."""
+    """No node has consented, and the coordinator might say that they have."""
     federation = noiseless(found)
     federation.run_until_killed(nth(Kind.CHECK_CONSISTENCY, 1))
     assert all(n.store.reading().consents == [] for n in federation.nodes.values())
