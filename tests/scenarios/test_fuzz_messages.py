@@ -203,6 +203,7 @@ def _replies(federation: Federation) -> list[Message]:
     return [e.reply for e in federation.wire.log[-60:] if e.reply is not None]
 
 
+@pytest.mark.slow
 def test_a_coordinator_goes_on_after_mutated_replies(found: Found) -> None:
     """One reply of one node is mutated in each round, at each kind in turn."""
     kinds = sorted(REQUESTS - {Kind.PUBLISH_ADAPTER}, key=lambda kind: kind.value)
