@@ -86,9 +86,9 @@ def _check(out: Path) -> dict[str, Any]:
 def _check_costs(report: dict[str, Any]) -> None:
     """Budgets, bytes and seconds of every node are there, and within their limits."""
     assert set(report["epsilon"]) == COUNTRIES
-    assert {run for runs in report["epsilon"].values() for run in runs} == {"run-1"}
+    assert {run for runs in report["epsilon"].values() for run in runs} == {"total"}
     for name, value in report["epsilon_after_rounds"].items():
-        assert 0 < value <= report["epsilon"][name]["run-1"] + 1e-3
+        assert 0 < value <= report["epsilon"][name]["total"] + 1e-3
     assert all(0 < v <= 8 for runs in report["epsilon"].values() for v in runs.values())
     assert set(report["bytes_out"]) == COUNTRIES
     for kinds in report["bytes_out"].values():
