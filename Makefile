@@ -50,7 +50,7 @@ mutants: $(READY) ## Take out one check after another: a test must find each (AR
 nightly: $(READY) ## Run the long tests, and 20,000 fuzzed commands, folders and settings
 	FUZZ_CASES=20000 $(TESTING) $(BIN)/python -m pytest -n $(WORKERS) \
 		tests/scenarios/test_fuzz_commands.py $(ARGS)
-	$(TESTING) $(BIN)/python -m pytest -m "slow and not gpu" \
+	FUZZ_CASES=20000 $(TESTING) $(BIN)/python -m pytest -m "slow and not gpu" \
 		--ignore tests/scenarios/test_fuzz_commands.py $(ARGS)
 
 check: $(READY) ## Everything that a change must pass: style, types, layers, tests

@@ -286,7 +286,7 @@ def test_no_tables_of_a_search_are_further_apart_than_is_paid_for() -> None:
 
 @pytest.mark.slow
 def test_no_tables_of_a_long_search_are_further_apart_than_is_paid_for() -> None:
-    found = worst_tables(LinearRegression(), trials=10_000, seed=SEED)
+    found = worst_tables(LinearRegression(), trials=600, seed=SEED)
     assert 0.9 < found.ratio <= 1
 
 
