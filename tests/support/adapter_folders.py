@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors.numpy import save
 
 from tapestry.artifacts import manifest
 from tapestry.artifacts.model_identity import ModelContent
+from tapestry_governance.events.round_events import RoundDisputed
 from tests.support.audit_bundles import attach_proof, bundle_of
 from tests.support.commands import Result
 from tests.support.log_world import World, changed
@@ -73,13 +75,18 @@ def make_base(folder: Path, *, scale: float = 1.0) -> Path:
     return folder
 
 
-def make_demo(folder: Path) -> Path:
-    """Lay out releases/, adapters/ and bundle/ as the demo leaves them."""
+def make_demo(folder: Path, *, disputes: Sequence[RoundDisputed] = ()) -> Path:
+    """Lay out releases/, adapters/ and bundle/ as the demo leaves them.
+
+    ``disputes`` are logged by ``fr`` after the rounds.
+    """
     world = World()
     world.models = {2: ModelContent(tensors=BASE).manifest}
     world.found()
     world.run_round(1)
     world.run_round(2)
+    for each in disputes:
+        world.add(each, "fr", "node")
     base = make_base(folder / "releases" / "base-2")
     released = manifest.write(base)
     index = world.add(world.release(2, manifest_digest=released.digest))

@@ -283,6 +283,11 @@ def _events(audit: Audit) -> Found:
         f" no rule broken; {kinds['round.closed']} rounds closed,"
         f" {kinds['round.aborted']} aborted"
     )
+    if disputes := kinds["round.disputed"]:
+        members = {
+            actor for found in audit.state.disputes.values() for actor, _ in found
+        }
+        detail += f"; {disputes} disputes of them, by {', '.join(sorted(members))}"
     counts = {"events": audit.state.size, "author_signatures": signatures}
     return detail, counts | dict(sorted(kinds.items()))
 

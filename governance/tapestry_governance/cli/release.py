@@ -1,5 +1,6 @@
 """``tapestry release``: check that a folder is the base model that was published."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,8 @@ def verify_command(
     """Check a release without running it: files, parameters, log.
 
     Without the log nothing proves where the folder is from, and there is no verdict.
+    Disputes that members logged of the run's rounds are shown; one member alone can
+    make them, so they do not change the verdict.
     """
     from tapestry_governance import registry
     from tapestry_governance.audit.bundle import read_small
@@ -56,6 +59,7 @@ def verify_command(
             f"no folder {directory}; name the one of a release", code="folder-missing"
         )
     steps: list[CheckStep] = []
+    disputes: list[tuple[str, str, int]] = []
     found = run(steps, "folder", lambda: _check_folder(directory), _describe)
     privacy = None
     if found is not None:
@@ -68,12 +72,27 @@ def verify_command(
                 manifest_digest=found.manifest_digest,
             )
             registry.check_release(found, entry)
+            disputes.extend(
+                audit.state.disputes_of(entry.run_id, until=entry.round_number)
+            )
             return entry
 
-        privacy = check_log(steps, directory, check, _line, bundle=bundle, trust=held)
-    return conclude(
-        steps, {"release": str(directory)}, privacy=privacy, trust=held, as_json=as_json
-    )
+        privacy = check_log(
+            steps,
+            directory,
+            check,
+            lambda entry: _line(entry, disputes),
+            bundle=bundle,
+            trust=held,
+        )
+    report = {
+        "release": str(directory),
+        "disputes": [
+            {"member": member, "subject": subject, "round": number}
+            for member, subject, number in disputes
+        ],
+    }
+    return conclude(steps, report, privacy=privacy, trust=held, as_json=as_json)
 
 
 def _check_folder(directory: Path) -> "registry.BaseShape":
@@ -94,5 +113,8 @@ def _describe(found: "registry.BaseShape") -> str:
     )
 
 
-def _line(entry: "ReleasePublished") -> str:
-    return f"{entry.name}, of {entry.run_id}, round {entry.round_number}"
+def _line(entry: "ReleasePublished", disputes: Sequence[tuple[str, str, int]]) -> str:
+    said = f"{entry.name}, of {entry.run_id}, round {entry.round_number}"
+    for member, subject, number in disputes:
+        said += f"; DISPUTED by {member}: the {subject} of round {number}"
+    return said

@@ -46,7 +46,7 @@ are those of ``governance/EVENTS.md``, by its numbers:
     adapter-not-accounted, adapter-run-differs, adapter-epsilon-differs.
 
 11. Policy (``replay``): policy-version-not-next, policy-within-round. Data
-    (``replay``): data-version-not-next.
+    (``replay``): data-version-not-next, block-without-key.
 
 An audit composes the accounts again and finds a report that is too low
 (``audit.privacy_accounts``): epsilon-understated.

@@ -217,6 +217,15 @@ class FederationState:
         """Return what a node accounted for, oldest first."""
         return list(self.spending.get(node, _NONE))
 
+    def disputes_of(self, run_id: str, *, until: int) -> list[tuple[str, str, int]]:
+        """List who disputes what of which round of a run, up to a round's number."""
+        return sorted(
+            (actor, subject, number)
+            for (run, number, _), found in self.disputes.items()
+            if run == run_id and number <= until
+            for actor, subject in found
+        )
+
     def releases_since(self, size: int) -> list[ReleaseRecord]:
         """Return the releases beyond the first entries, oldest first."""
         return self.released.while_newest(lambda record: record.index >= size)

@@ -246,6 +246,13 @@ def _check_version(before: DataDeclared | None, body: DataDeclared) -> None:
             f" {version} with block {block}",
             code="data-version-not-next",
         )
+    if body.block > 1 and body.unit == "record":
+        # Nothing tells a record that was edited from a new one: a new block of them
+        # would buy the same persons a fresh budget.
+        raise RuleError(
+            f"block {body.block} of single records; data grow by units with a key",
+            code="block-without-key",
+        )
 
 
 def _declare(state: FederationState, event: Event) -> FederationState:

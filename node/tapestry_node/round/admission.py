@@ -167,6 +167,13 @@ def _check_cohort(manifest: RoundManifest, policy: NodePolicy) -> None:
 def _check_work(manifest: RoundManifest, policy: NodePolicy) -> None:
     training, privacy = manifest.training, manifest.privacy
     _require(
+        manifest.purpose == "train" and not manifest.statistics,
+        f"purpose {manifest.purpose!r} with {len(manifest.statistics)} statistics; this"
+        " node trains, and shows no statistics",
+        code="purpose-not-supported",
+        reason=Reason.PLAN_UNSUPPORTED,
+    )
+    _require(
         training.parameterization in policy.parameterizations,
         f"parameterization {training.parameterization!r} is not in"
         " policy.parameterizations",

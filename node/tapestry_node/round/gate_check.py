@@ -29,6 +29,7 @@ from tapestry_governance.events.round_events import RoundClosed
 from tapestry_node.refusal import Refused
 
 FOLDER = "held-out"
+_REMEMBERED = 8  # bases whose scores are kept in memory
 _FILE = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}\.[a-z0-9]+")
 
 
@@ -118,6 +119,9 @@ class GateCheck:
         except VerificationError:
             self._dispute(closed)
             raise
+        finally:
+            while len(self.known) > _REMEMBERED:
+                del self.known[next(iter(self.known))]  # the oldest
 
     def _scorer(self, manifest: RoundManifest) -> Scorer:
         """Open the data of a round.

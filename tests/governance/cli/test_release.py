@@ -3,10 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tapestry.artifacts import manifest
+from tapestry_governance.events.round_events import RoundDisputed
 from tests.support.adapter_folders import codes, make_demo, words
 from tests.support.commands import Result, tapestry
 
@@ -30,6 +32,26 @@ def test_a_release_of_the_demo_holds_without_further_options(release: Path) -> N
     assert words(result) == {"folder": "holds", "log": "holds"}
     assert result.exit_code == 0
     assert "give the one you hold" in result.stderr
+
+
+def test_what_members_dispute_of_its_rounds_is_shown(tmp_path: Path) -> None:
+    attempt: dict[str, Any] = {"run_id": "run", "attempt": 1}
+    disputes = [
+        RoundDisputed(**attempt, round_number=1, subject="sum", chunk=3),
+        RoundDisputed(**attempt, round_number=2, subject="gate", chunk=None),
+    ]
+    demo = make_demo(tmp_path, disputes=disputes)
+    result = _run("verify", demo / "releases" / "base-2")
+    assert "; DISPUTED by fr: the gate of round 2" in result.stdout
+    assert "; DISPUTED by fr: the sum of round 1" in result.stdout
+    assert result.exit_code == 0  # one member alone can say so
+    told = json.loads(_run("verify", demo / "releases" / "base-2", "--json").stdout)
+    assert told["disputes"] == [
+        {"member": "fr", "subject": "gate", "round": 2},
+        {"member": "fr", "subject": "sum", "round": 1},
+    ]
+    audit = tapestry("audit", "verify", demo / "bundle")
+    assert "2 disputes of them, by fr" in audit.stdout
 
 
 def test_a_given_trust_policy_is_used(demo: Path, release: Path) -> None:

@@ -160,14 +160,22 @@ def test_a_smaller_epsilon_at_a_larger_delta_has_not_fallen(world: World) -> Non
 
 
 def test_versions_of_data_follow_one_another(world: World) -> None:
-    again = world.declaration("fr")
+    again = changed(world.declaration("fr"), unit="person")
     for change in ({"version": 1}, {"version": 3}, {"block": 3}):
         with refused(RuleError, "data-version-not-next", match="after version 1"):
             world.add(changed(again, **change), "fr", "node")
     world.add(changed(again, block=2), "fr", "node")
-    fewer = changed(world.declaration("fr"), block=1)
+    fewer = changed(world.declaration("fr"), block=1, unit="person")
     with refused(RuleError, "data-version-not-next", match="with block 1 after"):
         world.add(fewer, "fr", "node")
+
+
+def test_single_records_have_one_block_for_ever(world: World) -> None:
+    """Nothing tells a record that was edited from a new one, with a fresh budget."""
+    again = world.declaration("fr")
+    with refused(RuleError, "block-without-key", match="block 2 of single records"):
+        world.add(changed(again, block=2), "fr", "node")
+    world.add(again, "fr", "node")
 
 
 def test_a_lost_round_can_be_accounted_for_later(world: World) -> None:

@@ -104,6 +104,13 @@ def test_what_meets_every_rule_is_accepted() -> None:
         ("low threshold", {"threshold": 2}, LOCAL, "threshold-out-of-range"),
         ("high threshold", {"threshold": 5}, LOCAL, "threshold-out-of-range"),
         ("steps", {"training": _training(steps=21)}, LOCAL, "steps-above-limit"),
+        ("survey", {"purpose": "survey"}, "plan_unsupported", "purpose-not-supported"),
+        (
+            "statistics",
+            {"statistics": ({"name": "moments", "entries": 8, "bound": "1"},)},
+            "plan_unsupported",
+            "purpose-not-supported",
+        ),
         (
             "parameterization",
             {"training": _training(parameterization="low_rank", rank=1)},
