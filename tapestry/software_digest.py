@@ -29,7 +29,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ RESULT_VARIABLES = {
 """The environment variables that change what is computed, and how each one does."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SoftwareManifest:
     """All that the digest covers."""
 
@@ -80,7 +80,7 @@ class SoftwareManifest:
     packages: tuple[InstalledPackage, ...]
     settings: dict[str, str]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The digest that a round names."""
         return digest(canonical_json(self.to_json()))

@@ -7,6 +7,7 @@ Each test reads the tree as text or syntax and names what breaks a rule as
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,14 @@ def _tree(path: Path) -> ast.Module:
 
 def _found(paths: list[Path], *kinds: type[ast.AST]) -> Iterator[tuple[Path, ast.AST]]:
     for path in paths:
-        for node in ast.walk(_tree(path)):
+        for node in _walked(path):
             if isinstance(node, kinds):
                 yield path, node
+
+
+@cache
+def _walked(path: Path) -> list[ast.AST]:
+    return list(ast.walk(_tree(path)))
 
 
 def _at(path: Path, node: ast.AST, text: str) -> str:

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tapestry import errors
@@ -172,9 +173,14 @@ def _link(file: str) -> str:
 def _nodes(kind: type[ast.AST]) -> Iterator[tuple[Path, ast.AST]]:
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for node in _walked(path):
                 if isinstance(node, kind):
                     yield path, node
+
+
+@cache
+def _walked(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text("utf-8"))))
 
 
 def main() -> None:

@@ -54,6 +54,7 @@ from typing import Any
 
 import numpy as np
 
+from tapestry.evaluation.scorer import KnownScores
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Kind, Message
 from tapestry.protocol.round_manifest import RoundManifest
@@ -262,6 +263,7 @@ class Federation:
         self.poison: dict[str, Callable[[Any], Any]] = {}
         self.now = timedelta()  # what nodes' clocks are ahead
         self.nodes: dict[str, Node] = {}
+        self.scores: KnownScores = {}  # that nodes computed; not the coordinator's
         only = institutions or {}
         self.genesis = local_federation.found(
             directory,
@@ -305,6 +307,7 @@ class Federation:
             clock=lambda: datetime.now(UTC) + self.now,
             open_trainer=partial(RecordingTrainer, federation=self, name=name),
         )
+        node.share_scores(self.scores)
         self.nodes[name] = node
         self.wire.handlers[name] = partial(node.handle, connection=name)
         return node
