@@ -105,11 +105,7 @@ def statement_command(
 
     audit = _audit(bundle, trust=trust, since=None)
     if status(audit) is not ExitStatus.HOLDS:
-        if as_json:
-            console.say_json(_verdict(audit))
-        else:
-            _say_reason(audit)
-        return status(audit)
+        return _say_failure(audit, as_json=as_json)
     statement = state_privacy(audit.state, name)
     if as_json:
         console.say_json(statement.to_json())
@@ -149,11 +145,7 @@ def software_command(
     if bundle is not None:
         audit = _audit(bundle, trust=trust, since=None)
         if status(audit) is not ExitStatus.HOLDS:
-            if as_json:
-                console.say_json(_verdict(audit))
-            else:
-                _say_reason(audit)
-            return status(audit)
+            return _say_failure(audit, as_json=as_json)
         allowed = audit.state.policy.software
     found = SoftwareReport.of(software_manifest(), allowed=allowed, reads_files=files)
     if as_json:
@@ -178,6 +170,14 @@ def _audit(bundle: Path, *, trust: Path | None, since: Path | None) -> "Audit":
         trust=None if trust is None else read_small(trust),
         since=None if since is None else read_small(since),
     )
+
+
+def _say_failure(audit: "Audit", *, as_json: bool) -> ExitStatus:
+    if as_json:
+        console.say_json(_verdict(audit))
+    else:
+        _say_reason(audit)
+    return status(audit)
 
 
 def _say_reason(audit: "Audit") -> None:
