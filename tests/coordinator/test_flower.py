@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,11 +22,13 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import http_grid
 
 from tapestry.encoding import canonical_json
-from tapestry.errors import ConfigError, PolicyError, QuorumError
+from tapestry.errors import ConfigError, PolicyError, QuorumError, VerificationError
 from tapestry.inputs.faults import InputFault
+from tapestry.installed_packages import required_packages
 from tapestry.keys import SigningKey
 from tapestry.protocol.framing import pack, unpack
 from tapestry.protocol.messages import Kind, Message
+from tapestry.software_digest import software_manifest
 from tapestry_coordinator import flower as flower_side
 from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.flower import FlowerGrid, limit_hellos, server_app
@@ -38,6 +40,7 @@ from tapestry_coordinator.superlink.outcome import (
     read_outcome,
 )
 from tests.support.echo_members import GENESIS, identity, node_keys
+from tests.support.installed_folders import install
 from tests.support.refusals import refused
 
 THIEF = SigningKey.generate("fr.example/node")
@@ -451,6 +454,26 @@ class TestServerApp:
         outcome = read_outcome(tmp_path)
         assert outcome is not None
         assert (outcome.kind, outcome.code) == ("ConfigError", "link-not-allowed")
+
+    def test_an_edited_package_is_the_outcome_and_nothing_ran(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        packages = tmp_path / "packages"
+        packages.mkdir()
+        install(packages, "first", requires=["second"])
+        install(packages, "second")
+        (packages / "second" / "__init__.py").write_bytes(b"edited")
+        monkeypatch.syspath_prepend(packages)
+        monkeypatch.setenv("TAPESTRY_CACHE", str(tmp_path / "cache"))
+        manifest = replace(
+            software_manifest(), packages=tuple(required_packages("first", "node"))
+        )
+        monkeypatch.setattr(flower_side, "software_manifest", lambda: manifest)
+        with refused(VerificationError, "installed-file-differs"):
+            self.run(lambda *_: pytest.fail("it ran"), str(tmp_path))
+        outcome = read_outcome(tmp_path)
+        assert outcome is not None
+        assert outcome.code == "installed-file-differs"
 
     def test_an_unforeseen_error_is_an_outcome_without_its_text(
         self, tmp_path: Path

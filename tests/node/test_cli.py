@@ -1,6 +1,8 @@
 """``tapestry node check``, ``budget`` and ``egress`` on folders of idle nodes."""
 
+import importlib.metadata
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -335,3 +337,27 @@ def test_budget_and_receipts_are_shown_without_torch(used: Path) -> None:
     assert "round 1 of 'run'" in done.stdout
     assert '"spent":' in done.stdout
     assert "bytes left this node" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_a_node_does_not_start_with_an_edited_package(
+    idle: Path, tmp_path: Path, verb: str
+) -> None:
+    package = importlib.metadata.distribution("absl-py")
+    for name in ("absl", f"absl_py-{package.version}.dist-info"):
+        shutil.copytree(str(package.locate_file(name)), tmp_path / name)
+    edited = tmp_path / "absl" / "command_name.py"
+    edited.write_bytes(edited.read_bytes() + b"\n")
+    search = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-m", "tapestry", "node", verb, idle],
+        env={**os.environ, "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert f"{edited} is not the file that package absl-py" in done.stderr
+    assert "[installed-file-differs]" in done.stderr
