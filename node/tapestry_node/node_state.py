@@ -301,7 +301,8 @@ class NodeState:
         """Remember the manifest of the release of a round, as it was rebuilt here."""
         with self.writing() as replay:
             key = {"run": run_id, "round": round_number}
-            replay.append({"type": "rebuilt", **key, "manifest": manifest})
+            if replay.rebuilt.get((run_id, round_number)) != manifest:
+                replay.append({"type": "rebuilt", **key, "manifest": manifest})
 
     def rebuilt(self, run_id: str, round_number: int) -> str | None:
         """Return the manifest of a round's release if it was rebuilt here."""
@@ -344,7 +345,8 @@ class NodeState:
     def _mark_spot(self, kind: str, run_id: str, round_number: int, chunk: int) -> None:
         with self.writing() as replay:
             key = {"run": run_id, "round": round_number}
-            replay.append({"type": kind, **key, "chunk": chunk})
+            if replay.spots[run_id, round_number][chunk] != kind:
+                replay.append({"type": kind, **key, "chunk": chunk})
 
     def disputed(self, run_id: str) -> list[int]:
         """List the rounds of a run whose sums are false, as this node has seen."""

@@ -24,7 +24,7 @@ from tapestry.storage.sqlite_database import Database
 from tapestry_node.budget.ledger_entries import Charge, ChargeRecord, Key
 from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
 
-_MAX_MIRROR = 64 << 20  # bytes: half a million entries
+_MAX_MIRROR = 1 << 20  # bytes, about 10,000 lines; then the file starts anew
 _LINE = re.compile(r"^([1-9][0-9]{0,17}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 _LAG = 2  # entries of one write, by which a crash leaves the mirror behind
@@ -35,7 +35,8 @@ _RoundKey = tuple[str, int]  # run, round
 class HeadFile:
     """The number and digest of the last entries, where a restored database ends not.
 
-    It is an append-only file with a line per write.
+    It is a file with a line per write; above a mebibyte only the newest is kept, so
+    that a peer which makes the node write again and again fills no disk with it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,15 +46,19 @@ class HeadFile:
         """Return the highest number and its digest; a line that a crash cut is none."""
         if not self._path.exists():
             return None
-        data = read_plain(self._path, limit=_MAX_MIRROR, links=True)
+        data = read_plain(self._path, limit=2 * _MAX_MIRROR, links=True)
         lines = _LINE.findall(data.decode("utf-8", "replace"))
         return max(((int(n), name) for n, name in lines), default=None)
 
     def record(self, number: int, digest: str) -> None:
         """Append a line and wait for the disk."""
-        torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
-        line = b"\n" * torn + f"{number} {digest}\n".encode("ascii")
-        durable_files.append_file(self._path, line)
+        line = f"{number} {digest}\n".encode("ascii")
+        held = self._path.read_bytes() if self._path.exists() else b""
+        if len(held) > _MAX_MIRROR:
+            durable_files.replace_file(self._path.resolve(), line)
+            return
+        torn = bool(held) and not held.endswith(b"\n")
+        durable_files.append_file(self._path, b"\n" * torn + line)
 
 
 class StateReplay:

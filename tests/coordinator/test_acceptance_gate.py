@@ -199,9 +199,8 @@ def test_other_data_or_settings_are_evaluated_anew(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_base_without_a_score_opens_no_round(
-    gate: AcceptanceGate, model: ScoredModel, tmp_path: Path, value: float
+    gate: AcceptanceGate, tmp_path: Path, value: float
 ) -> None:
-    model.find_fault = lambda _text: None  # type: ignore[attr-defined]
     (tmp_path / "none").mkdir()
     gate.check(START, folder=tmp_path / "none")
     broken = replica_of({"w": np.full(8, value, dtype=np.float32)})

@@ -207,6 +207,7 @@ OBLIGATIONS: dict[str, Callable[[NodeState], object]] = {
     "mark": lambda store: take(store, 2),
     "consent": lambda store: store.take_consent(consent(2)),
     "base": lambda store: store.keep_base("run", 2, gives="sha256:b"),
+    "rebuilt": lambda store: store.keep_rebuilt("run", 1, manifest="sha256:m"),
     "draw": lambda store: store.keep_spots("run", 2, chunks=[0, 1]),
     "seen": lambda store: store.mark_verified("run", 1, chunk=3),
     "dispute": lambda store: store.dispute_spot("run", 1, chunk=3),
@@ -240,6 +241,15 @@ def test_a_database_from_before_any_obligation_is_refused(
     for readonly in (False, True):
         with refused(VerificationError, "state-restored", match="its mirror saw"):
             NodeState(path, readonly=readonly)
+
+
+@pytest.mark.parametrize("name", sorted(OBLIGATIONS.keys() - {"mark"}))
+def test_what_a_peer_shows_again_adds_no_entry(path: Path, name: str) -> None:
+    store = _with_obligations(path)
+    OBLIGATIONS[name](store)
+    number = store.reading().number
+    OBLIGATIONS[name](store)
+    assert store.reading().number == number
 
 
 def test_old_marks_beside_new_charges_are_refused(path: Path) -> None:

@@ -89,6 +89,20 @@ def test_the_highest_line_of_a_mirror_counts(path: Path) -> None:
     assert mirror.latest() == (3, digest(b"3"))
 
 
+def test_a_mirror_starts_anew_before_it_fills_a_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = path.with_name("other-disk")
+    path.symlink_to(other)
+    monkeypatch.setattr("tapestry_node.state_entries._MAX_MIRROR", 500)
+    mirror = HeadFile(path)
+    for number in range(1, 100):
+        mirror.record(number, digest(b"%d" % number))
+        assert mirror.latest() == (number, digest(b"%d" % number))
+        assert other.stat().st_size < 600
+    assert path.is_symlink()
+
+
 def test_a_restored_database_is_refused(path: Path) -> None:
     state = NodeState(path)
     ledger = Ledger.open(state, TERMS)

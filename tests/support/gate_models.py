@@ -36,6 +36,7 @@ class ScoredModel:
     slope: float = 1.0
     value: float = 0.0
     count: int = 0
+    unfit: tuple[str, ...] = ()
 
     def layout(self, _plan: object) -> Layout:
         return self.drawn
@@ -53,6 +54,9 @@ class ScoredModel:
             sizes=tuple(1 for _ in texts),
         )
 
+    def find_fault(self, text: object) -> str | None:
+        return "is not tokenizable" if text in self.unfit else None
+
     def evaluation(self, _options: object) -> BitsPerByte:
         model: Any = self
         return BitsPerByte(model=model, sequence_length=LENGTH)
@@ -63,11 +67,12 @@ def inputs() -> GateInputs:
     return gate_inputs(ScoredModel(Layout(tensors=())).evaluation(None), HELD_OUT)
 
 
-def metrics(value: float) -> dict[str, str]:
-    """Spell the scores of a base with this first weight, as the log has them."""
-    return {
+def metrics(value: float, *, norm: float = 1.0) -> dict[str, str]:
+    """Spell norm and scores of a base with this first weight, as the log has them."""
+    scores = {
         f"bits_per_byte/{name}": encode_decimal(3 + value) for name in HELD_OUT.sets
     }
+    return {**scores, "mean_norm": encode_decimal(norm)}
 
 
 def naming(gate: GateInputs) -> RoundManifest:

@@ -25,6 +25,7 @@ from tapestry.schema import DOCUMENT_LIMIT, check_file_name
 from tapestry.tlog import note, proof, tiles, trust_policy
 from tapestry_governance.audit.bundle import MANIFEST, open_bundle, read_small
 from tapestry_governance.events import envelope
+from tapestry_governance.events.privacy_events import MAX_BLOCKS, BlockEpsilon
 from tests.support import plans
 
 _ZERO = "0" * 64
@@ -250,6 +251,9 @@ LIMITS = [
     Limit(what="a part of a path", most=120, unit="characters", code="",
           probe=lambda n, _: check_file_name("a" * n)),
     Limit(what="nodes of a round", most=1000, unit="nodes", code="", probe=_cohort),
+    Limit(what="blocks of an institution's data", most=MAX_BLOCKS, unit="blocks",
+          code="", probe=lambda n, _: BlockEpsilon(
+              block=n, epsilon="1", epsilon_fallback=None)),
     Limit(what="options of a plan", most=50, unit="options", code="",
           probe=_plan(options=lambda n: {f"o{i}": 1 for i in range(n)})),
     Limit(what="values of an option", most=1000, unit="values", code="",

@@ -93,39 +93,38 @@ def check(spending: Spending) -> list[Account]:
 
 
 def _accounts(spending: Spending, *, checks: bool) -> list[Account]:
-    found = []
+    found: list[Account] = []
     for node in sorted(spending):
-        bodies = list(spending[node])
-        for block in _blocks(bodies):
-            found.append(_account(node, block, bodies, checks=checks))
+        found += _accounts_of(node, list(spending[node]), checks=checks)
     return found
 
 
-def _account(
-    node: str, block: int, bodies: Sequence[AccountedSpending], *, checks: bool
-) -> Account:
-    running = _RunningAccount(node, block)
+def _accounts_of(
+    node: str, bodies: Sequence[AccountedSpending], *, checks: bool
+) -> list[Account]:
+    running = [_RunningAccount(node, block) for block in _blocks(bodies)]
     for body, following in zip_longest(bodies, bodies[1:]):
-        running.add(body)
+        said, then = _reports(body), _reports(following)
         loss = body.promise
         checks = checks and loss is not None  # no report is allowed from there on
-        if checks and loss and _said(body, block) != _said(following, block):
-            _check_report(running.account(loss.target_delta), body.index)
-    account = running.account(_smallest_delta(bodies))
+        for each in running:
+            each.add(body, said.get(each.block))
+            if checks and loss and said.get(each.block) != then.get(each.block):
+                _check_report(each.account(loss.target_delta), body.index)
+    delta = _smallest_delta(bodies)
+    found = [each.account(delta) for each in running]
     last = next((b.promise for b in reversed(bodies) if b.promise), None)
-    if last is not None and last.target_delta != account.target_delta:
-        account = replace(account, reported=None, fallback_reported=None)
-    return account
+    if last is None or last.target_delta == delta:
+        return found
+    return [replace(each, reported=None, fallback_reported=None) for each in found]
 
 
-def _said(
-    body: AccountedSpending | None, block: int
-) -> tuple[str, list[BlockEpsilon]] | None:
-    """Return what an account reports of a block, with its delta."""
+def _reports(body: AccountedSpending | None) -> dict[int, tuple[str, BlockEpsilon]]:
+    """Return what an account reports, with its delta, by block."""
     if body is None or body.promise is None:
-        return None
-    named = [each for each in body.promise.blocks if each.block == block]
-    return body.promise.target_delta, named
+        return {}
+    delta = body.promise.target_delta
+    return {each.block: (delta, each) for each in body.promise.blocks}
 
 
 def _check_report(account: Account, index: int) -> None:
@@ -170,21 +169,22 @@ class _RunningAccount:
     """The spending of one node on one block, account after account."""
 
     def __init__(self, node: str, block: int) -> None:
-        self._node, self._block = node, block
+        self._node, self.block = node, block
         self._rounds = self._adapters = self._steps = 0
         self._lacks_noise = self._counts_on_others = False
         self._is_untold = False  # the cost of a part cannot be told
         self._spent, self._fallback = Composition(), Composition()
         self.report: BlockEpsilon | None = None  # the last one
 
-    def add(self, body: AccountedSpending) -> None:
+    def add(
+        self, body: AccountedSpending, said: tuple[str, BlockEpsilon] | None
+    ) -> None:
         """Count one more account in; one without noise spends on every block."""
         loss = body.promise
         if loss is not None:
-            named = [each for each in loss.blocks if each.block == self._block]
-            if not named:
+            if said is None:
                 return
-            self.report = named[0]
+            self.report = said[1]
         self._rounds += body.round_number is not None
         self._adapters += body.adapter is not None
         self._steps += body.steps
@@ -202,7 +202,7 @@ class _RunningAccount:
         """Return the account as it stands, composed at a delta."""
         account = Account(
             node=self._node,
-            block=self._block,
+            block=self.block,
             rounds=self._rounds,
             adapters=self._adapters,
             steps=self._steps,

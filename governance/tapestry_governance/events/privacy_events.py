@@ -16,6 +16,11 @@ from tapestry_governance.events.event_body import (
     RoundNumber,
 )
 
+MAX_BLOCKS = 260  # of an institution: five years of versions, one a week
+"""Bounds the cost of an audit, which composes the spending on each block."""
+
+Block = Annotated[int, Field(ge=1, le=MAX_BLOCKS)]
+
 
 class DataDeclared(Body):
     """A commitment to an institution's data; the count sets its sampling rate."""
@@ -24,7 +29,7 @@ class DataDeclared(Body):
     roles: ClassVar[tuple[Role, ...]] = ("node",)
     dataset: Digest  # a salted commitment, not a digest of the records
     version: Annotated[int, Field(ge=1)]
-    block: Annotated[int, Field(ge=1)]  # of the units that came with this version
+    block: Block  # of the units that came with this version
     records: Annotated[int, Field(ge=1)]  # a lower bound is safe, see EVENTS.md
     withdrawn: Annotated[int, Field(ge=0)]  # units that left with this version
     modality: Literal["text", "episodes"]
@@ -49,7 +54,7 @@ class BlockEpsilon(Strict):
     null.
     """
 
-    block: Annotated[int, Field(ge=1)]
+    block: Block
     epsilon: Plain
     epsilon_fallback: Plain | None
 
@@ -97,7 +102,9 @@ class PrivacyLoss(Strict):
     bound: Plain  # clip norm in steps of the grid of integer noise; 0 with Gaussian
     sampling_rate: Plain
     target_delta: Plain
-    blocks: Annotated[tuple[BlockEpsilon, ...], Field(min_length=1, max_length=1000)]
+    blocks: Annotated[
+        tuple[BlockEpsilon, ...], Field(min_length=1, max_length=MAX_BLOCKS)
+    ]
     segments: Annotated[tuple[NoisedSegment, ...], Field(max_length=100)]
     accountant: Annotated[str, Field(pattern=r"^[a-z][a-z0-9./-]{0,62}$")]
     accountant_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")]

@@ -15,10 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tapestry.encoding import decode_decimal, digest
+from tapestry.encoding import decode_decimal, digest, encode_decimal
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.evaluation.acceptance import Scored, check_outcome
-from tapestry.evaluation.held_out import digest_of, read_held_out, scores_of
+from tapestry.evaluation.held_out import (
+    check_held_out,
+    digest_of,
+    read_held_out,
+    scores_of,
+)
 from tapestry.evaluation.scorer import KnownScores, Scorer, gate_inputs
 from tapestry.model.replica import Measured, Replica
 from tapestry.protocol.messages import MAX_HELD_OUT_BYTES, Reason
@@ -56,6 +61,7 @@ class GateCheck:
         self._workload, self._dispute = workload, dispute
         self._folder = folder / FOLDER
         self.known: KnownScores = {}  # may be shared by parties of one process
+        self._scorable: str | None = None  # the data that the model can be scored on
 
     @property
     def held(self) -> str | None:
@@ -100,10 +106,27 @@ class GateCheck:
     def require(self, manifest: RoundManifest) -> None:
         """Require the data and the evaluation of a round before it is joined.
 
+        Guarantees:
+            What is required here can be scored when the round has ended: no data
+            that a coordinator shows keep a member from the check of its outcome.
+
         Raises:
-            Refused: The data are not here, or are scored in another way than here.
+            Refused: The data are not here, are scored in another way than here, or
+                cannot be scored with this model.
         """
-        self._scorer(manifest)
+        scorer = self._scorer(manifest)
+        if self._scorable == scorer.held_out.digest:
+            return
+        try:
+            check_held_out(self._folder, scorer.evaluation)
+        except ConfigError as error:
+            raise Refused(
+                Reason.PLAN_UNSUPPORTED,
+                f"the held-out data of round {manifest.round_number} cannot be scored"
+                f" with this model: {error}",
+                code="held-out-not-scorable",
+            ) from None
+        self._scorable = scorer.held_out.digest
 
     def check(self, manifest: RoundManifest, closed: RoundClosed, step: Step) -> None:
         """Compare the outcome of a round with the node's own; dispute another one.
@@ -162,7 +185,13 @@ def _compare(
     scorer: Scorer, manifest: RoundManifest, closed: RoundClosed, step: Step
 ) -> None:
     """Compare norm and range exactly, and scores within the band."""
-    fault = step.measured.fault
+    fault, norm = step.measured.fault, encode_decimal(step.measured.norm)
+    if closed.metrics.get("mean_norm") != norm:
+        raise VerificationError(
+            f"the log has the norm {closed.metrics.get('mean_norm')}, the sum of round"
+            f" {closed.round_number} has {norm}",
+            code="gate-norm-differs",
+        )
     if fault is None:
         check_outcome(
             Scored(

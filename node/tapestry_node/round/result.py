@@ -139,6 +139,7 @@ class ResultApplier:
         for here, said in (
             (after.digest, closed.base_after),
             (released, closed.release_digest),
+            (after.optimizer.digest, closed.outer_digest),
         ):
             if here != said:
                 raise VerificationError(

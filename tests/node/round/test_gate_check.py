@@ -1,7 +1,7 @@
 """A member keeps the gate's data, scores the step again, and disputes for good."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,7 +15,15 @@ from tapestry_governance.events.round_events import RoundClosed
 from tapestry_node.refusal import Refused
 from tapestry_node.round import gate_check as module
 from tapestry_node.round.gate_check import GateCheck, Step
-from tests.support.gate_models import FILES, HELD_OUT, gate_check, inputs, metrics
+from tests.support.gate_models import (
+    FILES,
+    HELD_OUT,
+    ScoredModel,
+    gate_check,
+    inputs,
+    metrics,
+    naming,
+)
 from tests.support.log_world import World, changed, renamed
 from tests.support.plans import outer_plan
 from tests.support.refusals import refused
@@ -51,12 +59,15 @@ def plan(**changes: object) -> RoundManifest:
     return renamed(manifest, **{**named, **changes})
 
 
-def closed(outcome: str, reason: str | None, value: float) -> RoundClosed:
+def closed(
+    outcome: str, reason: str | None, value: float, **changes: object
+) -> RoundClosed:
     world = World().found()
     world.run_round()
     body = world.folded.last_closed
     assert body is not None
-    found = changed(body, outcome=outcome, reason=reason, metrics=metrics(value))
+    changes = {"metrics": metrics(value), **changes}
+    found = changed(body, outcome=outcome, reason=reason, **changes)
     assert isinstance(found, RoundClosed)
     return found
 
@@ -102,6 +113,17 @@ def test_scores_of_another_step_are_disputed(
     with refused(VerificationError, "gate-scores-differ"):
         gate.check(plan(), closed("applied", None, 0.1), step(0.25))
     assert len(disputed) == 1
+
+
+def test_another_norm_than_that_of_the_sum_is_disputed(
+    gate: GateCheck, disputed: list[RoundClosed]
+) -> None:
+    for norm in ({"mean_norm": "1.0000001"}, {}):
+        scores = {k: v for k, v in metrics(0.25).items() if k != "mean_norm"}
+        said = closed("applied", None, 0.25, metrics={**scores, **norm})
+        with refused(VerificationError, "gate-norm-differs"):
+            gate.check(plan(), said, step(0.25))
+    assert len(disputed) == 2
 
 
 def test_without_the_data_of_the_round_nothing_is_decided(
@@ -158,6 +180,16 @@ def test_a_round_is_joined_only_with_its_data_and_its_way_of_scoring(
         other = inputs().model_copy(update={name: "sha256:" + "0" * 64})
         with refused(Refused, code):
             gate.require(plan(gate=other))
+
+
+def test_a_round_whose_data_cannot_be_scored_is_not_joined(tmp_path: Path) -> None:
+    workload: Any = ScoredModel(LAYOUT, unfit=("b",))
+    gate = GateCheck(workload, folder=tmp_path, dispute=print)
+    gate.keep(naming(inputs()), list(FILES), list(FILES.values()))
+    with refused(Refused, "held-out-not-scorable", match="fr.jsonl"):
+        gate.require(plan())
+    workload.unfit = ()
+    gate.require(plan())
 
 
 def test_a_node_without_data_has_none(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tapestry.artifacts.model_identity import ModelContent
 from tapestry.errors import VerificationError
 from tapestry.evaluation.acceptance import WORSE
-from tapestry.model.replica import Replica
+from tapestry.model.replica import Replica, measure
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.server import Unmasked
 from tapestry.vectors import Layout
@@ -63,12 +63,20 @@ class Finished:
             base_before=manifest.model_digest,
             base_after=self.after.digest,
             release_digest=self.after.release_digest,
-            outer_digest=manifest.model_digest,
-            metrics=metrics(float(self.after.parameters["w"][0, 0])),
+            outer_digest=self.after.optimizer.digest,
+            metrics=self.metrics(float(self.after.parameters["w"][0, 0])),
         )
         body = changed(closed, **changes)
         assert isinstance(body, RoundClosed)
         return EndedRound(manifest=manifest, closed=body, index=9)
+
+    def metrics(self, value: float) -> dict[str, str]:
+        """Spell the scores of a value, with the norm of this round's sum."""
+        names = self.federation.names()
+        total = self.federation.expected(names)
+        manifest = self.federation.manifest
+        norm = measure(total, survivors=len(names), manifest=manifest).norm
+        return metrics(value, norm=norm)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +171,8 @@ def test_a_round_that_the_log_did_not_apply_leaves_the_base(
         reason=WORSE,
         base_after=before,
         release_digest=before,
-        metrics=metrics(score),
+        outer_digest=given().optimizer.digest,
+        metrics=finished.metrics(score),
     )
     base.take(ended, finished.result, finished.total.chunks(), done=None)
     assert (base.replica.digest, base.applied) == (before, 1)
@@ -174,7 +183,11 @@ def test_a_good_step_that_the_log_rejects_is_disputed_for_good(
 ) -> None:
     base, before = applier(), given().digest
     ended = finished.ended(
-        outcome="rejected", reason=WORSE, base_after=before, release_digest=before
+        outcome="rejected",
+        reason=WORSE,
+        base_after=before,
+        release_digest=before,
+        outer_digest=given().optimizer.digest,
     )
     with refused(VerificationError, "gate-outcome-differs"):
         base.take(ended, finished.result, finished.total.chunks(), done=None)
@@ -192,6 +205,8 @@ def test_a_good_step_that_the_log_rejects_is_disputed_for_good(
         ({"included": ("n0001.example",)}, "survivor-list-differs"),
         ({"base_after": "sha256:" + "0" * 64}, "replica-differs"),
         ({"release_digest": "sha256:" + "0" * 64}, "replica-differs"),
+        ({"outer_digest": "sha256:" + "0" * 64}, "replica-differs"),
+        ({"metrics": metrics(0.0, norm=0.5)}, "gate-norm-differs"),
     ],
 )
 def test_an_end_that_differs_from_the_sum_leaves_the_base(
