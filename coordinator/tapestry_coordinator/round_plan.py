@@ -24,7 +24,6 @@ from tapestry.software_digest import software_digest
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Workload
 from tapestry_coordinator.settings import CoordinatorSettings
-from tapestry_governance.events.federation_events import roster_digest
 from tapestry_governance.rules.federation_state import FederationState
 
 
@@ -176,7 +175,7 @@ def _make_manifest(
             layout_digest=layout.digest,
             software=_software(state),
             policy_digest=state.policy.digest,
-            roster_digest=roster_digest(state.charter.members),
+            roster_digest=state.roster.digest,
             participants=tuple(
                 Participant(name=name, key=state.members[name].node) for name in names
             ),

@@ -31,8 +31,8 @@ from tapestry_demo.demo_folder import (
 from tapestry_demo.demo_run import FLOWER, IN_PROCESS, DemoRun
 from tapestry_demo.demo_stages import run_demo
 from tapestry_demo.interrupts import interruptible
+from tapestry_demo.local_federation import ENGINE_FOLDER
 from tapestry_demo.report.page import write_report
-from tapestry_demo.runners import ENGINE_FOLDER
 from tapestry_demo.shell_command import command
 from tapestry_demo.wire_tap import WireTap
 

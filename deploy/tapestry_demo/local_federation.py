@@ -3,6 +3,7 @@
 In a real federation each institution does its part of this on its own machine;
 ``tapestry demo`` does it for all of them on one machine::
 
+    flower/tls/    the authority's certificate
     coordinator/   coordinator.toml trust-policy.txt keys/ log/ held-out/
     nodes/<name>/  node.toml trust-policy.txt keys/ data/
 """
@@ -18,26 +19,30 @@ import tomli_w
 from tapestry.encoding import digest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.setting_values import to_toml
-from tapestry.keys import Algorithm, SigningKey, VerifyKey
+from tapestry.keys import SigningKey
 from tapestry.settings import write_new
-from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.settings import CoordinatorSettings
-from tapestry_governance.events.envelope import Author, sign_entry
-from tapestry_governance.events.federation_events import (
-    CharterAdopted,
-    Coordinator,
-    Member,
-    Policy,
+from tapestry_coordinator.superlink.tls import (
+    make_node_key,
+    make_server_certificate,
+    transport_digest,
+)
+from tapestry_governance.events.federation_events import Policy
+from tapestry_governance.events.member_events import MembershipRequest
+from tapestry_governance.founding import (
+    CharterTerms,
+    accept_charter,
+    generate_coordinator_keys,
+    generate_member_keys,
+    make_charter,
+    make_request,
+    trust_policy_of,
 )
 from tapestry_governance.log.writer import Log
 from tapestry_node.settings import NodeSettings
 
-NODE_KEYS = {
-    "root": Algorithm.SIGNATURE,
-    "node": Algorithm.SIGNATURE,
-    "witness": Algorithm.COSIGNATURE,
-    "community": Algorithm.SIGNATURE,
-}
+ENGINE_FOLDER = "flower"
+ADDRESS = "localhost:443"  # in the charter; on one machine nodes are told a port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +52,8 @@ class Institution:
     name: str
     data: Path
     settings: Mapping[str, object]  # a node.toml without the genesis
+    languages: Sequence[str] = ()  # with records, what its request says of them
+    records: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,62 +82,62 @@ def found(directory: Path, founding: Founding) -> str:
 
 
 def _found(directory: Path, founding: Founding) -> str:
-    coordinator = directory / "coordinator"
-    log_key, author = _make_keys(coordinator, founding.coordinator)
-    members = [
-        (each, _member_keys(directory / "nodes" / each.name, each.name))
+    coordinator, settings = directory / "coordinator", founding.coordinator
+    log_key, author = generate_coordinator_keys(origin=settings.origin)
+    _save(coordinator, {"log": log_key, "author": author})
+    authority = make_server_certificate(directory / ENGINE_FOLDER / "tls").authority
+    founders = [
+        _founder(directory / "nodes" / each.name, each)
         for each in sorted(founding.institutions, key=lambda each: each.name)
     ]
-    charter = CharterAdopted(
-        log=str(log_key.verify_key),
-        coordinator=Coordinator(name="coordinator", key=str(author.verify_key)),
-        members=tuple(_member(each.name, keys) for each, keys in members),
+    requests = [request for request, _ in founders]
+    terms = CharterTerms(
+        federation=settings.federation,
+        log=log_key.verify_key,
+        address=ADDRESS,
+        authority=digest(authority.read_bytes()),
         policy=founding.policy,
     )
-    speaker = Author(
-        federation=founding.coordinator.federation,
-        actor="coordinator",
-        role="coordinator",
-    )
-    event = speaker.event(charter, now=datetime.now(UTC), seen=None)
-    entry = sign_entry(event, author, *(keys["root"] for _, keys in members))
+    charter = make_charter(terms, requests, author=author, now=datetime.now(UTC))
+    names = [request.name for request in requests]
+    acceptances = [
+        accept_charter(
+            charter,
+            request,
+            keys,
+            readers=[name for name in names if name != request.name],
+            now=datetime.now(UTC),
+        )
+        for request, keys in founders
+    ]
     with Log.create(coordinator / "log", key=log_key) as log:
-        log.append([entry])
-    trust = TrustPolicy.of_members(
-        log_key.verify_key,
-        [VerifyKey.parse(member.witness) for member in charter.members],
-    ).encode()
-    genesis = digest(entry)
+        log.append([charter, *acceptances])
+    trust = trust_policy_of(log_key.verify_key, requests).encode()
+    genesis = digest(charter)
     _write_settings(directory, founding, trust=trust, genesis=genesis)
     return genesis
 
 
-def _make_keys(
-    folder: Path, settings: CoordinatorSettings
-) -> tuple[SigningKey, SigningKey]:
-    _new_folder(folder / "keys")
-    log_key = SigningKey.generate(settings.origin)
-    author = SigningKey.generate("coordinator/author")
-    log_key.save(folder / "keys" / "log.key")
-    author.save(folder / "keys" / "author.key")
-    return log_key, author
+def _founder(
+    folder: Path, institution: Institution
+) -> tuple[MembershipRequest, dict[str, SigningKey]]:
+    keys = generate_member_keys(institution.name)
+    _save(folder, keys)
+    transport = make_node_key(folder / "keys" / "transport")
+    request = make_request(
+        institution.name,
+        keys,
+        transport=transport_digest(transport),
+        languages=institution.languages,
+        records=institution.records,
+    )
+    return request, keys
 
 
-def _member_keys(folder: Path, name: str) -> dict[str, SigningKey]:
+def _save(folder: Path, keys: Mapping[str, SigningKey]) -> None:
     _new_folder(folder / "keys")
-    keys = {
-        purpose: SigningKey.generate(f"{name}/{purpose}", algorithm=algorithm)
-        for purpose, algorithm in NODE_KEYS.items()
-    }
     for purpose, key in keys.items():
         key.save(folder / "keys" / f"{purpose}.key")
-    return keys
-
-
-def _member(name: str, keys: Mapping[str, SigningKey]) -> Member:
-    return Member(
-        name=name, **{purpose: str(key.verify_key) for purpose, key in keys.items()}
-    )
 
 
 def _write_settings(

@@ -15,11 +15,11 @@ from tapestry.model.replica import Replica
 from tapestry.workloads.base import Workload
 from tapestry_coordinator import run
 from tapestry_coordinator.grid import LocalGrid
+from tapestry_demo.local_federation import ENGINE_FOLDER
 from tapestry_demo.wire_tap import WireTap
 from tapestry_node.node import Node
 
 _FIELDS = frozenset(ProgressEvent.__required_keys__ | ProgressEvent.__optional_keys__)
-ENGINE_FOLDER = "flower"
 
 
 class StageTimer:

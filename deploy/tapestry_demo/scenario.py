@@ -12,6 +12,7 @@ from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting
 from tapestry.software_digest import software_digest
 from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_demo import corpora
 from tapestry_demo.local_federation import Founding, Institution
 from tapestry_governance.events.federation_events import Policy
 
@@ -234,4 +235,11 @@ def _institution(
         },
         "speed": {"threads": 1, "physical_batch": 8},
     }
-    return Institution(name=member.name, data=member.data, settings=settings)
+    known = corpora.LANGUAGES.get(member.country)
+    return Institution(
+        name=member.name,
+        languages=[known] if known else [],
+        records=member.records,
+        data=member.data,
+        settings=settings,
+    )

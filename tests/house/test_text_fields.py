@@ -37,6 +37,7 @@ OWN = "tapestry_demo.report"
 # Text that is no name: compared, verified, printed, or the operator's own. By field,
 # in whichever model, or by model and field.
 TEXT = {
+    "CharterAdopted.address": "told to people, who dial it",
     "CoordinatorReplacement.address": "told to people, who dial it",
     "CoordinatorSettings.base": "the operator's own path, or a name of the cache",
     "EvaluationTask.name": "a label, printed",

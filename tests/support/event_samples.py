@@ -75,7 +75,7 @@ def _rare(world: World) -> list[Sample]:
 
 
 def _later(world: World) -> list[Sample]:
-    """Types whose rules are not part of this release."""
+    """Types that members decide by, and such as have no rule in this release."""
     request = request_of(world, "fr")
     proof = member_events.Possession(
         node="1" * 128, witness="2" * 128, community="3" * 128

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 from tapestry.artifacts.model_identity import ModelManifest
 from tapestry.encoding import digest
@@ -22,11 +22,16 @@ from tapestry_governance.events.event_body import Body, Role
 from tapestry_governance.events.federation_events import (
     CharterAdopted,
     Coordinator,
+    Founder,
     Member,
     Policy,
-    roster_digest,
+)
+from tapestry_governance.events.member_events import (
+    CharterAccepted,
+    MembershipRequest,
 )
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
+from tapestry_governance.events.possession import PURPOSES, prove_possession
 from tapestry_governance.events.privacy_events import (
     BlockEpsilon,
     DataDeclared,
@@ -44,6 +49,7 @@ from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply
 from tests.support.plans import outer_plan, privacy_plan, round_manifest, training_plan
 
+AnyBody = TypeVar("AnyBody", bound=Body)
 NAMES = ("de", "es", "fr", "id")
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 DEADLINES = StageDeadlines(**dict.fromkeys(SECAGG_STAGES, 60))
@@ -69,11 +75,17 @@ def _key(
 class World:
     """Everybody's keys and one log; deterministic, so tests can be replayed."""
 
-    def __init__(self, *, rules: dict[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        rules: dict[str, object] | None = None,
+        names: Sequence[str] = NAMES,
+    ) -> None:
+        self.names = tuple(names)
         self.log_key = _key("tapestry", "log")
         self.coordinator_key = _key("coordinator", "author")
         self.keys: dict[tuple[str, str], SigningKey] = {}
-        for name in NAMES:
+        for name in names:
             for purpose in ("root", "node", "community"):
                 self.keys[name, purpose] = _key(name, purpose)
             self.keys[name, "witness"] = _key(name, "witness", Algorithm.COSIGNATURE)
@@ -86,7 +98,7 @@ class World:
 
     @property
     def trust(self) -> TrustPolicy:
-        witnesses = [self.keys[name, "witness"].verify_key for name in NAMES]
+        witnesses = [self.keys[name, "witness"].verify_key for name in self.names]
         return TrustPolicy.of_members(self.log_key.verify_key, witnesses)
 
     @property
@@ -99,16 +111,7 @@ class World:
         return self.state
 
     def members(self) -> tuple[Member, ...]:
-        return tuple(
-            Member(
-                name=name,
-                root=str(self.keys[name, "root"].verify_key),
-                node=str(self.keys[name, "node"].verify_key),
-                witness=str(self.keys[name, "witness"].verify_key),
-                community=str(self.keys[name, "community"].verify_key),
-            )
-            for name in NAMES
-        )
+        return tuple(self.request(name).member for name in self.names)
 
     def policy(self, **changes: object) -> Policy:
         base: dict[str, object] = {
@@ -127,15 +130,42 @@ class World:
         }
         return Policy.model_validate({**base, **self.rules, **changes})
 
+    def request(self, name: str) -> MembershipRequest:
+        keys = ("root", "node", "witness", "community")
+        return MembershipRequest(
+            name=name,
+            transport=hashlib.sha256(f"{name}/transport".encode()).hexdigest(),
+            languages=(name[:2],) if name.isalpha() else (),
+            records=1000,
+            held_out=None,
+            **{purpose: str(self.keys[name, purpose].verify_key) for purpose in keys},
+        )
+
     def charter(self) -> CharterAdopted:
         return CharterAdopted(
             log=str(self.log_key.verify_key),
             coordinator=Coordinator(
                 name="coordinator", key=str(self.coordinator_key.verify_key)
             ),
-            members=self.members(),
+            address="coordinator.example:443",
+            authority=fake_digest("authority"),
+            members=tuple(
+                Founder(name=name, request=self.request(name).digest)
+                for name in self.names
+            ),
             policy=self.policy(),
         )
+
+    def acceptance(self, name: str, **changes: object) -> CharterAccepted:
+        request = self.request(name)
+        keys = {purpose: self.keys[name, purpose] for purpose in PURPOSES}
+        accepted = CharterAccepted(
+            charter=self.genesis,
+            request=request,
+            possession=prove_possession(request, keys, federation="tapestry"),
+            readers=tuple(other for other in self.names if other != name),
+        )
+        return changed(accepted, **changes)
 
     def key(self, actor: str, role: Role) -> SigningKey:
         if role == "coordinator":
@@ -204,8 +234,15 @@ class World:
         ]
         return checkpoint.sign(self.log_key) + b"".join(lines)
 
-    def found(self) -> "World":
+    def adopt(self) -> "World":
+        """Write the charter and the acceptances of all founders."""
         self.add(self.charter())
+        for name in self.names:
+            self.append(self.entry(self.acceptance(name), name, "root", seen=None))
+        return self
+
+    def found(self) -> "World":
+        self.adopt()
         for name in NAMES:
             self.add(self.declaration(name), name, "node")
         return self
@@ -239,7 +276,7 @@ class World:
             layout_digest=fake_digest("layout"),
             software=(fake_digest("software"),),
             policy_digest=self.folded.policy.digest,
-            roster_digest=roster_digest(self.members()),
+            roster_digest=self.folded.roster.digest,
             min_cohort=3,
             length=1000,
             clip_value="0.1",
@@ -402,7 +439,7 @@ def with_loss(body: DpAccounted, **changes: object) -> DpAccounted:
     return body.model_copy(update={"loss": body.promise.model_copy(update=changes)})
 
 
-def changed(body: Body, **changes: object) -> Body:
+def changed(body: AnyBody, **changes: object) -> AnyBody:
     """Return a body with other values, validated as if it came from outside."""
     values = {name: getattr(body, name) for name in type(body).model_fields}
     return type(body).model_validate({**values, **changes})

@@ -5,7 +5,9 @@ is 0, and its key is never written. Each node has an EC key by which the SuperLi
 recognizes it. None of these protects an update: masks and signatures do.
 """
 
+import base64
 import datetime
+import hashlib
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +105,15 @@ def make_node_key(path: Path) -> Path:
     )
     durable_files.replace_file(public, text + b"\n")
     return public
+
+
+def transport_digest(path: Path) -> str:
+    """Return the SHA-256 of a public key's blob (RFC 4253, 6.6), in hex.
+
+    It is what ``ssh-keygen -l`` prints in base64.
+    """
+    _, blob, *_ = path.read_text("ascii").split()
+    return hashlib.sha256(base64.b64decode(blob, validate=True)).hexdigest()
 
 
 def _name(text: str) -> x509.Name:

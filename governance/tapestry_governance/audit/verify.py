@@ -256,11 +256,6 @@ def _charter(audit: Audit) -> Found:
     if charter.log not in {str(log.key) for log in audit.trust.logs}:
         message = f"the charter's log {charter.log} is not the trusted one"
         raise VerificationError(message, code="charter-log-untrusted")
-    known = {str(witness.key) for witness in audit.trust.witnesses}
-    for member in charter.members:
-        if member.witness not in known:
-            message = f"{member.name}'s witness key {member.witness} is not trusted"
-            raise VerificationError(message, code="witness-untrusted")
     count = len(charter.members)
     detail = f"{audit.state.federation}, {count} members, genesis {first.digest}"
     return detail, {"members": count}
@@ -278,6 +273,11 @@ def _events(audit: Audit) -> Found:
         signatures += len(signed.signatures)
         kinds[signed.event.type] += 1
     audit.state = state or audit.state
+    known = {str(witness.key) for witness in audit.trust.witnesses}
+    for member in audit.state.members.values():
+        if member.witness not in known:
+            message = f"{member.name}'s witness key {member.witness} is not trusted"
+            raise VerificationError(message, code="witness-untrusted")
     detail = (
         f"{audit.state.size} canonical, {signatures} author signatures,"
         f" no rule broken; {kinds['round.closed']} rounds closed,"

@@ -5,7 +5,16 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tapestry.keys import VerifyKey
-from tapestry.schema import Digest, KeyText, Name, Noise, Plain, Software, Strict
+from tapestry.schema import (
+    Digest,
+    KeyText,
+    Name,
+    Noise,
+    Plain,
+    Printable,
+    Software,
+    Strict,
+)
 from tapestry_governance.events.event_body import (
     Attempt,
     Body,
@@ -14,6 +23,8 @@ from tapestry_governance.events.event_body import (
     SignatureKey,
     WitnessKey,
 )
+
+MAX_MEMBERS = 128
 
 
 class Policy(Strict):
@@ -44,6 +55,12 @@ class Member(Strict):
     witness: WitnessKey  # cosigns checkpoints
     community: SignatureKey  # adapters
 
+    @property
+    def verify_keys(self) -> list[VerifyKey]:
+        """The four keys."""
+        texts = (self.root, self.node, self.witness, self.community)
+        return [VerifyKey.parse(text) for text in texts]
+
 
 class Coordinator(Strict):
     """The party that orders rounds; it is no member and counts in no quorum."""
@@ -52,14 +69,27 @@ class Coordinator(Strict):
     key: SignatureKey
 
 
+class Founder(Strict):
+    """An institution of the charter, and the request that holds its keys."""
+
+    name: Name
+    request: Digest
+
+
 class CharterAdopted(Body):
-    """Entry 0: the members, the coordinator, their keys and the first policy."""
+    """Entry 0: the founders, the coordinator, how to reach it, and the first policy.
+
+    A founder's keys are in its request, which comes with its ``charter.accepted``: the
+    keys of 128 founders would not fit an entry.
+    """
 
     type: ClassVar[str] = "charter.adopted"
     roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
     log: SignatureKey  # signs checkpoints; its name is the origin
     coordinator: Coordinator
-    members: Annotated[tuple[Member, ...], Field(min_length=2, max_length=128)]
+    address: Annotated[Printable, Field(min_length=1, max_length=255)]  # to dial
+    authority: Digest  # of the certificate that vouches for the address
+    members: Annotated[tuple[Founder, ...], Field(min_length=2, max_length=MAX_MEMBERS)]
     policy: Policy
 
     @model_validator(mode="after")
@@ -67,15 +97,17 @@ class CharterAdopted(Body):
         names = [member.name for member in self.members]
         if names != sorted(set(names)) or self.coordinator.name in names:
             raise ValueError("members must be distinct and in order of name")
-        texts = [self.log, self.coordinator.key]
-        for member in self.members:
-            texts += [member.root, member.node, member.witness, member.community]
-        keys = [VerifyKey.parse(text) for text in texts]
-        if len({key.public for key in keys}) != len(keys):
+        if len({member.request for member in self.members}) != len(names):
+            raise ValueError("two members have one request")
+        log, key = VerifyKey.parse(self.log), VerifyKey.parse(self.coordinator.key)
+        if log.public == key.public or log.keyid == key.keyid:
             raise ValueError("one key, one purpose: a key occurs twice")
-        if len({key.keyid for key in keys}) != len(keys):
-            raise ValueError("two keys share a key id")
         return self
+
+    @property
+    def requests(self) -> dict[str, str]:
+        """The digests of the founders' requests, by name."""
+        return {member.name: member.request for member in self.members}
 
     @property
     def origin(self) -> str:

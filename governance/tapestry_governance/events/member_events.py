@@ -1,7 +1,8 @@
 """Events by which members decide: acceptance, proposals, votes, keys and exit.
 
-Their bodies are fixed here, so that each log and each verifier spells them alike. The
-rules that count votes are not part of this release: the replay refuses these types.
+Their bodies are fixed here, so that each log and each verifier spells them alike. Of
+these types only ``charter.accepted`` has a rule in this release (``rules.members``);
+the replay refuses the others.
 """
 
 from typing import Annotated, ClassVar, Literal, Self
@@ -21,9 +22,12 @@ from tapestry_governance.events.event_body import (
     SignatureKey,
     WitnessKey,
 )
-from tapestry_governance.events.federation_events import Policy
+from tapestry_governance.events.federation_events import (
+    MAX_MEMBERS,
+    Member,
+    Policy,
+)
 
-MAX_MEMBERS = 128
 Signature = Annotated[str, Field(pattern="^[0-9a-f]{128}$")]  # Ed25519, hex
 Version = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -35,11 +39,7 @@ _KEYS: dict[str, TypeAdapter[str]] = {
 
 
 class Possession(Strict):
-    """Signatures of a request's digest by its keys: proof that the member holds them.
-
-    Each is over ``tapestry-possession/1 LF purpose LF federation LF name LF digest``, a
-    line that no parser of notes or cosignatures takes.
-    """
+    """Signatures of a request's digest by its keys, see ``events.possession``."""
 
     node: Signature
     witness: Signature
@@ -65,6 +65,17 @@ class MembershipRequest(Strict):
         if len({VerifyKey.parse(key).public for key in keys}) != len(keys):
             raise ValueError("one key, one purpose: a key occurs twice")
         return self
+
+    @property
+    def member(self) -> Member:
+        """The institution with its keys."""
+        return Member(
+            name=self.name,
+            root=self.root,
+            node=self.node,
+            witness=self.witness,
+            community=self.community,
+        )
 
 
 class CharterAccepted(Body):

@@ -4,7 +4,10 @@
 returns the next state, or raises an error with the code of the broken rule. The rules
 are those of ``governance/EVENTS.md``, by its numbers:
 
-1. Charter (``replay``): charter-not-first, charter-refers-back.
+1. Charter (``replay``): charter-not-first, charter-refers-back. Acceptance
+   (``member_rules``): founding-incomplete, accepted-charter-differs,
+   accepted-request-differs, charter-accepted-twice, possession-not-proven, key-taken,
+   reader-unknown, readers-too-few, readers-not-connected.
 
 2. Author (``replay``): role-not-allowed, actor-unknown, signature-missing,
    signature-invalid, signer-not-allowed, majority-not-reached.

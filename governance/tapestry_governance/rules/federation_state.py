@@ -16,6 +16,7 @@ from tapestry_governance.events.envelope import Seen, Signed
 from tapestry_governance.events.event_body import Role
 from tapestry_governance.events.federation_events import (
     CharterAdopted,
+    Coordinator,
     Member,
     Policy,
     roster_digest,
@@ -100,22 +101,31 @@ class Roster:
         return {name: self.keys[name, "node"] for name in self.members}
 
     @classmethod
-    def of(cls, charter: CharterAdopted) -> Self:
-        """Read the parties from a charter."""
-        coordinator, roots = charter.coordinator, []
-        keys: dict[tuple[str, Role], VerifyKey] = {
-            (coordinator.name, "coordinator"): VerifyKey.parse(coordinator.key)
-        }
-        for member in charter.members:
-            roots.append(VerifyKey.parse(member.root))
-            keys[member.name, "root"] = roots[-1]
-            keys[member.name, "node"] = VerifyKey.parse(member.node)
-            keys[member.name, "community"] = VerifyKey.parse(member.community)
+    def of(cls, coordinator: Coordinator) -> Self:
+        """Start without a member."""
+        key = VerifyKey.parse(coordinator.key)
         return cls(
-            members=MappingProxyType({m.name: m for m in charter.members}),
+            members=MappingProxyType({}),
+            keys=MappingProxyType({(coordinator.name, "coordinator"): key}),
+            roots=MappingProxyType({}),
+            digest=roster_digest(()),
+        )
+
+    def joined(self, member: Member) -> "Roster":
+        """Return a roster with one more member."""
+        root, name = VerifyKey.parse(member.root), member.name
+        members = {**self.members, name: member}
+        keys: dict[tuple[str, Role], VerifyKey] = {
+            **self.keys,
+            (name, "root"): root,
+            (name, "node"): VerifyKey.parse(member.node),
+            (name, "community"): VerifyKey.parse(member.community),
+        }
+        return Roster(
+            members=MappingProxyType(members),
             keys=MappingProxyType(keys),
-            roots=MappingProxyType({root.keyid: root for root in roots}),
-            digest=roster_digest(charter.members),
+            roots=MappingProxyType({**self.roots, root.keyid: root}),
+            digest=roster_digest(tuple(members[n] for n in sorted(members))),
         )
 
 
@@ -146,10 +156,12 @@ class FederationState:
 
     past: Past
     federation: str
+    genesis: str  # digest of entry 0
     charter: CharterAdopted
-    roster: Roster
+    roster: Roster  # of those that accepted the charter
     policy: Policy
     policy_digest: str
+    readers: PersistentMap[str, tuple[str, ...]] = _EMPTY  # founder -> whom it heard
     seen: PersistentMap[str, Seen] = _EMPTY  # actor -> its newest view of the log
     data: PersistentMap[str, DataDeclared] = _EMPTY
     base: str | None = None  # identity; None until a round was closed
@@ -196,8 +208,13 @@ class FederationState:
 
     @property
     def members(self) -> Mapping[str, Member]:
-        """The institutions, by name."""
+        """The institutions, by name; until all accepted, those that did."""
         return self.roster.members
+
+    @property
+    def is_founded(self) -> bool:
+        """True once all founders have accepted the charter."""
+        return len(self.readers) == len(self.charter.members)
 
     def key_of(self, actor: str, role: Role) -> VerifyKey | None:
         """Return the key of a party for a role, or None if it has none."""

@@ -17,9 +17,11 @@ import dataclasses
 from collections.abc import Iterable
 
 from tapestry.errors import IncompleteError, RuleError, TapestryError
+from tapestry.keys import VerifyKey
 from tapestry_governance.events import round_events
 from tapestry_governance.events.envelope import Event, Seen, Signed, open_entry
 from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
+from tapestry_governance.events.member_events import CharterAccepted
 from tapestry_governance.events.model_events import (
     AdapterPublished,
     EvaluationRecorded,
@@ -27,6 +29,7 @@ from tapestry_governance.events.model_events import (
 )
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
 from tapestry_governance.rules.federation_state import FederationState, Past, Roster
+from tapestry_governance.rules.member_rules import charter_accepted, check_accepted
 from tapestry_governance.rules.model_rules import (
     adapter_published,
     dp_accounted,
@@ -111,8 +114,9 @@ def _found(signed: Signed) -> FederationState:
     state = FederationState(
         past=Past(),
         federation=event.federation,
+        genesis=signed.digest,
         charter=charter,
-        roster=Roster.of(charter),
+        roster=Roster.of(charter.coordinator),
         policy=charter.policy,
         policy_digest=charter.policy.digest,
     )
@@ -131,18 +135,15 @@ def _check_author(state: FederationState, signed: Signed) -> None:
     if event.role not in event.body.roles:
         message = f"a {event.role} key may not sign {event.type}"
         raise RuleError(message, code="role-not-allowed")
-    key = state.key_of(event.actor, event.role)
-    if key is None:
-        message = f"{event.actor} is not a {event.role} of {state.federation}"
-        raise RuleError(message, code="actor-unknown")
+    key = _author_key(state, event)
     signers = {keyid for keyid, _ in signed.signatures}
     if key.keyid not in signers:
         message = f"signed by {min(signers)}, not by {key.keyid}"
         raise RuleError(message, code="signature-missing")
     allowed = {key.keyid: key}
-    if isinstance(event.body, PolicyAdopted | CharterAdopted):
+    if isinstance(event.body, PolicyAdopted):
         roots = state.roster.roots
-        if event.role == "root" and 2 * len(signers & roots.keys()) <= len(roots):
+        if 2 * len(signers & roots.keys()) <= len(roots):
             message = f"{len(signers)} of {len(roots)} roots is no majority"
             raise RuleError(message, code="majority-not-reached")
         allowed.update(roots)
@@ -151,6 +152,23 @@ def _check_author(state: FederationState, signed: Signed) -> None:
         raise RuleError(message, code="signer-not-allowed")
     for keyid in signers:
         signed.verify(allowed[keyid])
+
+
+def _author_key(state: FederationState, event: Event) -> VerifyKey:
+    """Return the key that the actor of an event signs with."""
+    if isinstance(event.body, CharterAccepted):  # it brings its key into the log
+        check_accepted(
+            state.charter, event.body, actor=event.actor, genesis=state.genesis
+        )
+        return VerifyKey.parse(event.body.request.root)
+    if state.size and not state.is_founded:
+        message = f"{event.type} before all founders accepted the charter"
+        raise RuleError(message, code="founding-incomplete")
+    key = state.key_of(event.actor, event.role)
+    if key is None:
+        message = f"{event.actor} is not a {event.role} of {state.federation}"
+        raise RuleError(message, code="actor-unknown")
+    return key
 
 
 def _check_place(state: FederationState, event: Event, index: int) -> None:
@@ -196,7 +214,13 @@ def _check_seen(
 
 def _dispatch(state: FederationState, event: Event, index: int) -> FederationState:
     match event.body:
-        case PolicyAdopted() | DataDeclared() | EvaluationRecorded() | CharterAdopted():
+        case (
+            PolicyAdopted()
+            | DataDeclared()
+            | EvaluationRecorded()
+            | CharterAdopted()
+            | CharterAccepted()
+        ):
             return _declare(state, event)
         case round_events.RoundOpened() as body:
             return round_opened(state, body, index)
@@ -272,6 +296,8 @@ def _declare(state: FederationState, event: Event) -> FederationState:
             return dataclasses.replace(state, data=state.data.set(event.actor, body))
         case EvaluationRecorded():
             return state
+        case CharterAccepted() as body:
+            return charter_accepted(state, body, actor=event.actor)
         case _:
             message = "there is one charter, and it comes first"
             raise RuleError(message, code="charter-not-first")

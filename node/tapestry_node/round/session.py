@@ -37,7 +37,6 @@ from tapestry.secagg.requirements import Requirements, RunPlan
 from tapestry.vectors import FloatVector, IntegerVector, Layout
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.event_body import Body
-from tapestry_governance.events.federation_events import roster_digest
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import (
     ContributionCommitted,
@@ -154,7 +153,7 @@ class Session:
         logged = context.mirror.state.uploads_of(context.name).get(manifest.run_id, 0)
         terms = Requirements(
             model_digest=replica.digest,
-            roster_digest=roster_digest(context.mirror.state.charter.members),
+            roster_digest=context.mirror.state.roster.digest,
             roster={m.name: m.node for m in context.mirror.state.members.values()},
             plan=_agreed_plan(context.mirror, manifest, layout),
             min_cohort=context.min_cohort,

@@ -9,9 +9,12 @@ from tapestry.encoding import digest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.keys import SigningKey
 from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry_demo.local_federation import NODE_KEYS, Founding, found
+from tapestry_coordinator.superlink.tls import transport_digest
+from tapestry_demo.local_federation import Founding, found
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.federation_events import CharterAdopted
+from tapestry_governance.events.member_events import CharterAccepted
+from tapestry_governance.founding import MEMBER_KEYS
 from tapestry_governance.log.writer import Log
 from tests.support.demo_folders import demo_founding, demo_members
 from tests.support.refusals import refused
@@ -35,7 +38,9 @@ def _key(path: Path) -> SigningKey:
 def test_a_federation_has_a_folder_for_each_party(
     founding: Founding, folder: Path
 ) -> None:
-    assert {path.name for path in folder.iterdir()} == {"coordinator", "nodes"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("coordinator", "flower", "nodes")
+    }
     names = {each.name for each in founding.institutions}
     assert {path.name for path in (folder / "nodes").iterdir()} == names
     for name in names:
@@ -43,42 +48,49 @@ def test_a_federation_has_a_folder_for_each_party(
         assert {path.name for path in node.iterdir()} == {
             *("node.toml", "trust-policy.txt", "keys", "data")
         }
-        assert {path.stem for path in (node / "keys").iterdir()} == set(NODE_KEYS)
+        assert {path.stem for path in (node / "keys").iterdir()} == {
+            *MEMBER_KEYS,
+            "transport",
+        }
         assert (node / "data" / "corpus.toml").is_file()
 
 
 def test_keys_and_folders_are_for_their_owner_alone(folder: Path) -> None:
-    keys = list(folder.rglob("*.key"))
-    assert len(keys) == 2 + 3 * len(NODE_KEYS)
+    keys = list(folder.rglob("keys/*.key"))
+    assert len(keys) == 2 + 3 * len(MEMBER_KEYS)
     for path in keys:
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_no_two_keys_of_a_federation_are_the_same(folder: Path) -> None:
-    keys = [str(_key(path).verify_key) for path in folder.rglob("*.key")]
+    keys = [str(_key(path).verify_key) for path in folder.rglob("keys/*.key")]
     assert len({key.split("+")[-1] for key in keys}) == len(keys)
 
 
-def test_the_first_entry_is_a_charter_that_every_root_signed(
+def test_the_first_entries_are_a_charter_and_all_acceptances(
     founding: Founding, tmp_path: Path
 ) -> None:
     genesis = found(tmp_path, founding)
     log_key = _key(tmp_path / "coordinator" / "keys" / "log.key")
     with Log.open(tmp_path / "coordinator" / "log", key=log_key) as log:
-        (entry,) = log.entries(0, log.size)
+        entry, *others = log.entries(0, log.size)
     assert digest(entry) == genesis
-    opened = open_entry(entry)
-    charter = opened.event.body
+    charter = open_entry(entry).event.body
     assert isinstance(charter, CharterAdopted)
     assert charter.policy == founding.policy
     assert charter.log == str(log_key.verify_key)
-    for member in charter.members:
+    authority = tmp_path / "flower" / "tls" / "authority.pem"
+    assert charter.authority == digest(authority.read_bytes())
+    for member, other in zip(charter.members, others, strict=True):
+        accepted = open_entry(other).event.body
+        assert isinstance(accepted, CharterAccepted)
+        assert accepted.request.digest == member.request
         keys = tmp_path / "nodes" / member.name / "keys"
-        for purpose in NODE_KEYS:
+        for purpose in MEMBER_KEYS:
             own = _key(keys / f"{purpose}.key").verify_key
-            assert getattr(member, purpose) == str(own)
-        opened.verify(_key(keys / "root.key").verify_key)
+            assert getattr(accepted.request, purpose) == str(own)
+        assert accepted.request.transport == transport_digest(keys / "transport.pub")
 
 
 def test_all_parties_hold_one_trust_policy_of_the_members_witnesses(

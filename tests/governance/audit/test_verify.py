@@ -82,9 +82,9 @@ def test_an_untouched_bundle_holds_with_counts(world: World, bundle: Path) -> No
         "seen_at": now,
         "clocks_tolerated": 1,
     }
-    assert counts["log"] == {"entries": 26, "tiles": 2}
+    assert counts["log"] == {"entries": 30, "tiles": 2}
     assert counts["since"] == {"new": 0}
-    assert counts["events"]["author_signatures"] == 26
+    assert counts["events"]["author_signatures"] == 30
     assert counts["events"]["round.closed"] == 2
     assert counts["privacy"] == {"accounts": 4, "without_promise": 0}
     assert counts["artifacts"] == {"logged": 2, "whole": 1, "manifests": 0}
@@ -187,7 +187,7 @@ def test_a_file_more_or_less_is_noticed(bundle: Path) -> None:
         "foreign-file",
     )  # [29]
     (bundle / "artifacts" / "base-2" / "extra.bin").unlink()
-    (bundle / "tile" / "0" / "000.p" / "26").unlink()
+    (bundle / "tile" / "0" / "000.p" / "30").unlink()
     assert failed(verify(bundle)) == ("files", AuditVerdict.INCOMPLETE, "file-missing")
     shutil.rmtree(bundle / "tile" / "0")
     write_manifest(bundle)
@@ -398,7 +398,7 @@ def test_a_member_whose_witness_is_not_trusted_is_noticed(
     )
     assert lines != stranger.trust.encode().decode().splitlines()
     found = failed(trusting(bundle, stranger))
-    assert found == ("charter", AuditVerdict.FAILS, "witness-untrusted")
+    assert found == ("events", AuditVerdict.FAILS, "witness-untrusted")
 
 
 def test_an_entry_that_breaks_a_rule_exits_with_two(tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_an_entry_that_breaks_a_rule_exits_with_two(tmp_path: Path) -> None:
     entries = [*world.entries, world.entry(RoundOpened(manifest=bad))]
     audit = verify(rewritten(world, entries, tmp_path))
     assert failed(audit) == ("events", AuditVerdict.RULE_BROKEN, "policy-differs")
-    assert audit.steps[-1].detail.startswith("entry 26:")
+    assert audit.steps[-1].detail.startswith("entry 30:")
 
 
 def test_a_commitment_before_its_round_was_opened_exits_with_two(

@@ -228,13 +228,16 @@ def test_a_time_without_a_timezone_is_a_bug() -> None:
 
 def test_a_charter_with_one_key_for_two_purposes_is_refused() -> None:
     charter = World().charter()
-    first, *rest = charter.members
-    twice = first.model_copy(update={"root": first.node})
+    first, second, *rest = charter.members
     with pytest.raises(ValueError, match="one key, one purpose"):
-        changed(charter, members=(twice, *rest))
-    swapped = first.model_copy(update={"witness": first.node})
+        changed(charter, log=charter.coordinator.key)
+    twice = second.model_copy(update={"request": first.request})
+    with pytest.raises(ValueError, match="one request"):
+        changed(charter, members=(first, twice, *rest))
+    member = World().request("fr").member
+    swapped = member.model_copy(update={"witness": member.node})
     with pytest.raises(ValueError, match="another purpose"):
-        type(first).model_validate(swapped.model_dump())
+        type(member).model_validate(swapped.model_dump())
     with pytest.raises(ValueError, match="in order"):
         changed(charter, members=tuple(reversed(charter.members)))
 

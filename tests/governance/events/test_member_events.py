@@ -23,7 +23,6 @@ PROOF = Possession(node="1" * 128, witness="2" * 128, community="3" * 128)
 @pytest.mark.parametrize(
     "kind",
     [
-        "charter.accepted",
         "proposal.made",
         "vote.cast",
         "key.rotated",

@@ -54,15 +54,15 @@ def test_a_view_follows_the_log_in_steps_of_any_size(
     world: World, mirror: LogMirror, tmp_path: Path
 ) -> None:
     assert mirror.seen is None
-    for size in (1, 2, 7, 7, 20, 26):
+    for size in (1, 2, 7, 7, 20, 30):
         follow(mirror, world, size)
         assert mirror.size == size
         assert mirror.seen == world.seen(size)
     assert mirror.state.root == world.folded.root
-    assert mirror.contains(world.entries[9])
+    assert mirror.contains(world.entries[13])
     assert mirror.entries(3, 5) == world.entries[3:5]
     again = reopen(world, tmp_path)
-    assert (again.size, again.seen, again.state) == (26, mirror.seen, again.state)
+    assert (again.size, again.seen, again.state) == (30, mirror.seen, again.state)
     again.close()
 
 
@@ -102,12 +102,12 @@ def test_a_rollback_is_refused_and_kept_as_evidence(
 ) -> None:  # [3]
     follow(mirror, world)
     older = world.entries[:20]
-    with refused(InconsistentLog, "log-shrunk", match="20 entries, 26 were"):
+    with refused(InconsistentLog, "log-shrunk", match="20 entries, 30 were"):
         mirror.extend(20, [], world.note(older))
-    with refused(InconsistentLog, "log-shrunk", match="20 entries, 26 were"):
+    with refused(InconsistentLog, "log-shrunk", match="20 entries, 30 were"):
         mirror.accept_checkpoint(world.note(older), world.now)
     assert [item.note for item in mirror.evidence()] == [world.note(older)] * 2
-    assert mirror.size == 26
+    assert mirror.size == 30
 
 
 def other_history(world: World) -> list[bytes]:
@@ -183,7 +183,7 @@ def test_an_update_with_a_gap_or_a_wrong_count_is_refused(
     ):
         with refused(ProtocolError, "entry-range-differs"):
             mirror.extend(start, entries, world.note())
-    with refused(ProtocolError, "checkpoint-beyond-mirror", match="26 .* 5 are"):
+    with refused(ProtocolError, "checkpoint-beyond-mirror", match="30 .* 5 are"):
         mirror.accept_checkpoint(world.note(), world.now)
 
 
@@ -192,7 +192,7 @@ def test_a_log_that_breaks_the_rules_is_not_stored(
 ) -> None:
     bad = renamed(world.manifest(3), policy_digest=fake_digest("lax"))
     entries = [*world.entries, world.entry(RoundOpened(manifest=bad))]
-    with refused(RuleError, "policy-differs", match="entry 26"):
+    with refused(RuleError, "policy-differs", match="entry 30"):
         mirror.extend(0, entries, world.note(entries))
     assert mirror.size == 0
     assert bad.policy_digest in mirror.evidence()[0].reason
@@ -297,7 +297,7 @@ def test_an_older_checkpoint_verifies_a_prefix(world: World, mirror: LogMirror) 
         mirror.verify_prefix(world.note(world.entries[:20]))
     mirror.extend(0, world.entries, world.note(witnesses=()))
     assert mirror.verify_prefix(world.note(world.entries[:20])) == 20
-    assert mirror.verify_prefix(world.note()) == 26
+    assert mirror.verify_prefix(world.note()) == 30
     assert mirror.seen is None
     with refused(QuorumError, "quorum-not-reached"):
         mirror.verify_prefix(world.note(world.entries[:20], witnesses=NAMES[:2]))
@@ -314,7 +314,7 @@ def test_a_view_that_was_tampered_with_does_not_open(
     database = sqlite3.connect(tmp_path / "mirror.db")
     with database:
         database.execute("DELETE FROM entry WHERE idx >= 20")
-    with refused(VerificationError, "mirror-damaged", match="20 .* 26"):
+    with refused(VerificationError, "mirror-damaged", match="20 .* 30"):
         reopen(world, tmp_path)
     with database:
         database.execute("DELETE FROM entry WHERE idx = 3")

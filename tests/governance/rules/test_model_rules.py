@@ -187,8 +187,7 @@ def test_a_lost_round_can_be_accounted_for_later(world: World) -> None:
 
 
 def test_accounting_without_declared_data_is_refused() -> None:
-    world = World()
-    world.add(world.charter())
+    world = World().adopt()
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
     with refused(RuleError, "data-not-declared", match="fr"):

@@ -66,9 +66,9 @@ def test_a_state_is_not_changed_by_what_follows_it(world: World) -> None:
 
 
 def test_a_log_starts_with_its_charter_and_has_one(world: World) -> None:
-    with refused(RuleError, "charter-not-first", match="not with data.declared"):
+    with refused(RuleError, "charter-not-first", match="not with charter.accepted"):
         apply(None, world.entries[1], 0)
-    with refused(RuleError, "charter-not-first", match="entry 5"):
+    with refused(RuleError, "charter-not-first", match="entry 9"):
         world.append(world.entry(world.charter()))
 
 
@@ -115,7 +115,7 @@ def test_a_forged_signature_is_a_cryptographic_failure(world: World) -> None:
     entry = world.entry(world.declaration("fr"), "fr", "node")
     envelope = decode_json(entry)
     envelope["signatures"][0]["sig"] = encode_base64(bytes(64))
-    with refused(VerificationError, "signature-invalid", match="entry 5: "):
+    with refused(VerificationError, "signature-invalid", match="entry 9: "):
         world.append(canonical_json(envelope))
 
 
@@ -137,8 +137,8 @@ def test_an_event_of_another_federation_is_refused(world: World) -> None:
 @pytest.mark.parametrize(
     ("seen", "code", "value"),
     [
-        (Seen(size=6, root="0" * 64), "seen-size-invalid", "fr .* seen 6"),
-        (Seen(size=5, root="0" * 64), "log-forked", "fr .* 5 entries"),
+        (Seen(size=10, root="0" * 64), "seen-size-invalid", "fr .* seen 10"),
+        (Seen(size=9, root="0" * 64), "log-forked", "fr .* 9 entries"),
         (Seen(size=1, root="0" * 64), "seen-size-invalid", "fr .* seen 1"),
         (None, "seen-size-missing", "fr"),
     ],

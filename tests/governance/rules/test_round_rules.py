@@ -186,11 +186,11 @@ def opened(world: World, names: tuple[str, ...] = NAMES) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("change", "code", "value"),
     [
-        ({"commitments": (5, 7, 9, 11)}, "commitment-unknown", "entry 5 .* de's"),
-        ({"commitments": (6, 8, 12, 10)}, "commitment-unknown", "entry 12 .* fr's"),
+        ({"commitments": (9, 11, 13, 15)}, "commitment-unknown", "entry 9 .* de's"),
+        ({"commitments": (10, 12, 16, 14)}, "commitment-unknown", "entry 16 .* fr's"),
         ({"base_before": fake_digest("x")}, "base-before-differs", fake_digest("x")),
         (
-            {"included": NAMES[:3], "commitments": (6, 8, 10)},
+            {"included": NAMES[:3], "commitments": (10, 12, 14)},
             "participants-differ",
             r"\['id'\]",
         ),
@@ -219,7 +219,7 @@ def opened(world: World, names: tuple[str, ...] = NAMES) -> dict[str, int]:
         (
             {
                 "included": NAMES[:2],
-                "commitments": (6, 8),
+                "commitments": (10, 12),
                 "dropped": tuple(
                     Dropped(name=n, stage=RoundStage.COLLECT_MASKED_INPUTS)
                     for n in NAMES[2:]

@@ -1,0 +1,110 @@
+"""The rules of events by which institutions become members."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from tapestry.errors import RuleError
+from tapestry.keys import VerifyKey
+from tapestry_governance.events.federation_events import CharterAdopted
+from tapestry_governance.events.member_events import CharterAccepted
+from tapestry_governance.events.possession import check_possession
+from tapestry_governance.rules.federation_state import FederationState
+
+_READERS = 2  # other members that a founder hears the fingerprint from
+
+
+def charter_accepted(
+    state: FederationState, body: CharterAccepted, *, actor: str
+) -> FederationState:
+    """Take a founder's keys into the roster.
+
+    Guarantees:
+        Before all founders have accepted nothing else is taken. Once they have, who
+        heard whom read out the fingerprint connects them all: no coordinator showed
+        two groups of them two charters.
+
+    Raises:
+        VerificationError: A key of the request did not sign it.
+        RuleError: The charter or request is another one, the founder accepted before,
+            a key has an owner or a purpose already, or readers are too few, are no
+            other founders, or leave the founders in separate groups.
+    """
+    check_accepted(state.charter, body, actor=actor, genesis=state.genesis)
+    if actor in state.members:
+        raise RuleError(
+            f"{actor!r} accepted the charter before", code="charter-accepted-twice"
+        )
+    check_possession(body.request, body.possession, federation=state.federation)
+    _check_keys(state, body)
+    readers = state.readers.set(actor, body.readers)
+    roster = state.roster.joined(body.request.member)
+    if len(roster.members) == len(state.charter.members):
+        _check_connected(readers)
+    return dataclasses.replace(state, roster=roster, readers=readers)
+
+
+def check_accepted(
+    charter: CharterAdopted, body: CharterAccepted, *, actor: str, genesis: str
+) -> None:
+    """Compare an acceptance with the charter that it names.
+
+    Raises:
+        RuleError: The charter or request is another one, or readers are too few or no
+            other founders.
+    """
+    requests = charter.requests
+    if body.charter != genesis:
+        raise RuleError(
+            f"{actor!r} accepts charter {body.charter}, this log's is {genesis}",
+            code="accepted-charter-differs",
+        )
+    if (body.request.name, body.request.digest) != (actor, requests.get(actor)):
+        raise RuleError(
+            f"{actor!r} accepts with request {body.request.digest} of"
+            f" {body.request.name!r}, the charter names {requests.get(actor)}",
+            code="accepted-request-differs",
+        )
+    if strangers := set(body.readers) - requests.keys():
+        raise RuleError(
+            f"reader {min(strangers)!r} is no founder", code="reader-unknown"
+        )
+    want = min(_READERS, len(requests) - 1)
+    if len(body.readers) < want:
+        raise RuleError(
+            f"{actor!r} names {len(body.readers)} readers of the fingerprint, want"
+            f" {want}",
+            code="readers-too-few",
+        )
+
+
+def _check_keys(state: FederationState, body: CharterAccepted) -> None:
+    charter, member = state.charter, body.request.member
+    taken = [VerifyKey.parse(text) for text in (charter.log, charter.coordinator.key)]
+    for each in state.members.values():
+        taken += each.verify_keys
+    for key in member.verify_keys:
+        for other in taken:
+            if key.public == other.public or key.keyid == other.keyid:
+                raise RuleError(
+                    f"{member.name!r} has key {key.keyid}, which is {other.keyid}"
+                    " already: one key, one owner and purpose",
+                    code="key-taken",
+                )
+
+
+def _check_connected(readers: Mapping[str, tuple[str, ...]]) -> None:
+    """Require that hearing joins all founders into one group."""
+    linked: dict[str, set[str]] = {name: set(heard) for name, heard in readers.items()}
+    for name, heard in readers.items():
+        for other in heard:
+            linked[other].add(name)
+    reached, new = set[str](), {min(linked)}
+    while new:
+        reached |= new
+        new = {other for name in new for other in linked[name]} - reached
+    if apart := linked.keys() - reached:
+        raise RuleError(
+            f"nobody joins {min(reached)!r} and {min(apart)!r}: name as a reader of the"
+            " fingerprint a member of the other group",
+            code="readers-not-connected",
+        )
