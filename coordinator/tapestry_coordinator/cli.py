@@ -39,7 +39,11 @@ def status(folder: Path, as_json: bool) -> None:
     size = len(entries)
     bodies = [event_of(entry) for entry in entries]
     refused = by_round(entries, run_id=settings.run_id)
-    closed = {b.round_number: b for b in bodies if isinstance(b, RoundClosed)}
+    closed = {
+        body.round_number: body
+        for body in bodies
+        if isinstance(body, RoundClosed) and body.run_id == settings.run_id
+    }
     journal = Journal(folder, readonly=True)
     rows = journal.rounds()
     journal.close()

@@ -101,7 +101,8 @@ def main(
         known_scores: Scores that other parties of this process computed.
 
     Raises:
-        ConfigError: A file or setting is invalid, or the folder is another run's.
+        ConfigError: A file or setting is invalid, the folder is another run's, or the
+            log has an open round of another run.
         ResourceError: The disk is full, or a file cannot be read or written.
         QuorumError: Too few nodes took part in several rounds in a row.
         PolicyError: So many nodes refuse for good that no cohort is left.
@@ -273,8 +274,16 @@ class Run:
         return sum(row.status == "closed" for row in self.context.journal.rounds())
 
     def _recover(self) -> None:
-        """Replay the closed rounds, and abort the one that was open."""
+        """Replay the closed rounds of this run, and abort the one that was open.
+
+        Raises:
+            ConfigError: A round of another run is open; its folder alone knows whose
+                sum may be known.
+        """
+        run_id = self.context.settings.run_id
         for closed in self.context.publisher.state.closed:
+            if closed.run_id != run_id:
+                continue  # its journal is in the folder of that run
             (entry,) = self.context.log.entries(closed.index, closed.index + 1)
             body = event_of(entry)
             if not isinstance(body, RoundClosed):
@@ -286,7 +295,13 @@ class Run:
             self._replay(body)
         current = self.context.publisher.state.open_round
         if current is not None:
-            number = current.manifest.round_number
+            number, other = current.manifest.round_number, current.manifest.run_id
+            if other != run_id:
+                raise ConfigError(
+                    f"round {number} of run {other!r} is open in the log; end that run"
+                    f" in its own folder, and bring its log here for run {run_id!r}",
+                    code="run-unfinished",
+                )
             survivors = self.context.journal.survivors(number)
             self._abort(None, "coordinator_restarted", survivors)
         for row in self.context.journal.rounds():

@@ -1,6 +1,7 @@
 """Runs that end early: each with one line that names the reason."""
 
 import errno
+import itertools
 import math
 import shutil
 import sqlite3
@@ -22,6 +23,7 @@ from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.round_events import RoundOpened
 from tests.coordinator.conftest import Found
+from tests.support.commands import tapestry
 from tests.support.federation import NAMES, Deliver, lost
 from tests.support.refusals import refused
 from tests.support.settings_files import change_settings
@@ -113,6 +115,47 @@ def test_a_folder_belongs_to_one_run(found: Found) -> None:
     assert "\n" not in str(caught.value)
     assert federation.entries() == before
     assert len(federation.wire.log) == asked
+
+
+@pytest.mark.slow
+def test_a_second_run_goes_on_with_the_log_in_a_folder_of_its_own(
+    found: Found,
+) -> None:
+    federation = found()
+    federation.run()
+    federation.begin_another_run("second", rounds=2)
+    for name in NAMES:
+        federation.restart(name)  # with the base that was given
+    unmasked = itertools.count(1)
+    federation.run_until_killed(
+        lambda _, m: m.kind is Kind.UNMASK and next(unmasked) > len(NAMES)
+    )
+    federation.run()
+    rounds = [(c.run_id, c.round_number, c.outcome) for c in federation.closed()]
+    second = [("second", number, "applied") for number in (1, 3)]
+    assert rounds == [("run", 1, "applied"), *second]
+    (aborted,) = federation.aborted()
+    assert (aborted.run_id, aborted.round_number) == ("second", 2)
+    said = tapestry("coordinator", "status", federation.coordinator)
+    assert "second: 2 of 2 rounds closed" in said.stdout
+    federation.bundle()
+    assert federation.audit().verdict is AuditVerdict.HOLDS
+
+
+def test_a_second_run_waits_for_the_end_of_the_first_ones_round(found: Found) -> None:
+    """Its own journal does not know whose sum may be known."""
+    federation = found()
+    federation.run_until_killed(lambda _, message: message.kind is Kind.UNMASK)
+    first = federation.begin_another_run("second")
+    before = federation.entries()
+    with refused(ConfigError, "run-unfinished", match="round 1 of run 'run'"):
+        federation.run()
+    assert federation.entries() == before
+    shutil.rmtree(federation.coordinator)
+    first.rename(federation.coordinator)
+    federation.run()
+    (aborted,) = federation.aborted()
+    assert (aborted.run_id, aborted.survivors) == ("run", NAMES)
 
 
 FULL: dict[str, Callable[[Path], object]] = {

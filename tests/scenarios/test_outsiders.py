@@ -15,23 +15,24 @@ from tests.support.echo_members import identity
 from tests.support.federation import NAMES, Federation
 
 Handler = Callable[[Message], Message]
+FIRST, LATER = "a-stranger", "stranger"  # they answer before fr and after it
 THIEF = SigningKey.generate("fr.example/node")
 
 
-def own_key(federation: Federation) -> Handler:
+def own_key(federation: Federation, connection: str) -> Handler:
     """Claim the name under a key of its own, bound to charter, nonce, connection."""
     genesis = federation.genesis
     return lambda request: identity(
-        "fr", request, "a-stranger", key=THIEF, genesis=genesis
+        "fr", request, connection, key=THIEF, genesis=genesis
     )
 
 
-def relay(federation: Federation) -> Handler:
+def relay(federation: Federation, _: str) -> Handler:
     """Have the member itself answer, on the member's own connection."""
     return federation.wire.handlers["fr"]
 
 
-def replay(federation: Federation) -> Handler:
+def replay(federation: Federation, _: str) -> Handler:
     """Repeat an answer that the member gave to an earlier coordinator."""
     kept: list[Message] = []
     honest = federation.wire.handlers["fr"]
@@ -48,7 +49,7 @@ def replay(federation: Federation) -> Handler:
     return lambda _: kept[0]
 
 
-def flooding(_: Federation) -> Handler:
+def flooding(_federation: Federation, _: str) -> Handler:
     """Answer with as much as fits into a message."""
     return lambda _: Message(kind=Kind.IDENTITY, body=b" " * BODY_LIMIT)
 
@@ -65,15 +66,16 @@ def heard(federation: Federation, connection: str) -> set[Kind]:
     return {e.request.kind for e in federation.wire.log if e.node == connection}
 
 
+@pytest.mark.parametrize("connection", [FIRST, LATER])
 @pytest.mark.parametrize("how", OUTSIDERS)
 def test_an_outsider_gets_no_message_of_a_round_and_no_name(
-    found: Found, how: str
+    found: Found, how: str, connection: str
 ) -> None:
-    """It is the first to connect; the run goes on with the true member."""
+    """The run goes on with the true member; of two proofs the newest counts."""
     federation = found()
-    federation.wire.handlers["a-stranger"] = OUTSIDERS[how](federation)
+    federation.wire.handlers[connection] = OUTSIDERS[how](federation, connection)
     federation.run()
-    assert heard(federation, "a-stranger") <= {Kind.HELLO}
+    assert heard(federation, connection) <= {Kind.HELLO}
     assert [closed.included for closed in federation.closed()] == [NAMES]
     assert federation.aborted() == []
 
@@ -84,10 +86,10 @@ def test_where_the_member_is_kept_out_nobody_takes_its_place(
 ) -> None:
     """Who controls the transport can refuse service, and gains nothing by it."""
     federation = found()
-    federation.wire.handlers["a-stranger"] = OUTSIDERS[how](federation)
+    federation.wire.handlers[FIRST] = OUTSIDERS[how](federation, FIRST)
     federation.kill("fr")
     federation.run()
-    assert heard(federation, "a-stranger") == {Kind.HELLO}
+    assert heard(federation, FIRST) == {Kind.HELLO}
     (closed,) = federation.closed()
     assert set(closed.included) == set(NAMES) - {"fr"}
 

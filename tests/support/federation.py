@@ -31,7 +31,8 @@ Faults are put on the wire, for the next request of a kind to a node:
 
 Processes end and start again: ``federation.restart("fr")`` loses what the node had not
 written, ``federation.run_until_killed(when)`` ends the coordinator before a request,
-and a later ``run()`` recovers. ``federation.poison["fr"]`` changes what a node trained,
+and a later ``run()`` recovers. ``federation.begin_another_run("second")`` goes on with
+the log in another folder. ``federation.poison["fr"]`` changes what a node trained,
 and ``federation.now`` moves the nodes' clocks.
 
 What happened is read from the log (``said``, ``closed``, ``aborted``, ``refusals``),
@@ -43,6 +44,7 @@ Tests of one layer use smaller worlds on the same plans (``tests.support.plans``
 """
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -80,6 +82,7 @@ from tapestry_governance.log.writer import Log
 from tapestry_node.node import Node
 from tapestry_node.training.trainer import Trainer
 from tests.support.settings_files import (
+    change_settings,
     common_policy,
     merged,
     node_settings,
@@ -93,6 +96,7 @@ Data = Callable[[Path, str], Path]
 
 NAMES = ("fi", "fr", "id", "sw")
 RECORDS = 24
+OF_ONE_RUN = ("journal.db*", "sums", "uploads", "progress.jsonl")
 _TEXT = {
     "fi": "talvi joki lumi metsä valo ranta kesä yö tuuli saari",
     "fr": "mer été forêt neige rivière lumière nuit pluie île vent",
@@ -344,6 +348,19 @@ class Federation:
             self.run()
             raise AssertionError("the coordinator was not killed")
         self.wire.before = lambda _name, _message: None
+
+    def begin_another_run(self, run_id: str, **changes: object) -> Path:
+        """Leave an ended run as the coordinator's handbook says, for another one.
+
+        Returns:
+            The folder that the coordinator of the ended run had.
+        """
+        here = self.coordinator
+        ended = here.rename(here.with_name(f"coordinator-before-{run_id}"))
+        shutil.copytree(ended, here, ignore=shutil.ignore_patterns(*OF_ONE_RUN))
+        plan = {"run_id": run_id, **changes}
+        change_settings(here / "coordinator.toml", CoordinatorSettings, plan)
+        return ended
 
     def close(self) -> None:
         """End all nodes."""

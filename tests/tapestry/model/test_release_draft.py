@@ -11,6 +11,7 @@ from tapestry.artifacts import manifest, model_folder
 from tapestry.artifacts.model_identity import ModelContent, licence_in
 from tapestry.model.release_draft import ReleaseDraft
 from tapestry.model.replica import Replica
+from tapestry.tensor_types import type_name
 from tapestry_governance.cli import release as command
 from tests.support.log_world import World
 
@@ -40,6 +41,20 @@ def test_the_manifest_is_that_of_the_folder_which_is_written(tmp_path: Path) -> 
     assert found.digest == made.model_digest == GIVEN.digest
     assert found.manifest.parameters == made.parameters_digest
     assert found.settings == GIVEN.files
+
+
+def test_a_tensor_that_moved_is_written_in_the_type_of_the_given_base(
+    tmp_path: Path,
+) -> None:
+    """``b`` is given as bfloat16, and float32 since it moved."""
+    moved = {**GIVEN.tensors, "b": np.ones(2, np.float32)}
+    replica = dataclasses.replace(Replica.start(GIVEN), parameters=moved)
+    made = dataclasses.replace(draft(), replica=replica)
+    made.write(tmp_path / "base-1")
+    assert manifest.describe(tmp_path / "base-1") == made.manifest
+    found = model_folder.read_files(tmp_path / "base-1").content.tensors["b"]
+    assert type_name(found) == "BF16"
+    assert found.tolist() == [0x3F80, 0x3F80]
 
 
 def test_two_members_rebuild_the_same_and_other_facts_give_another() -> None:
