@@ -25,7 +25,7 @@ from tapestry.errors import (
     ResourceError,
     VerificationError,
 )
-from tapestry.inputs.plain_file import read_plain
+from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.schema import Digest, FileName, Strict, check_file_name
 
 FOLDER = "tapestry"
@@ -70,14 +70,10 @@ def describe(folder: Path) -> Manifest:
             portable.
     """
     files = []
-    try:
+    with reading(folder):
         for name, path in _walk(folder):
             size = path.stat().st_size
             files.append(File(name=name, size=size, content=digest_file(path)))
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
-        ) from error
     if not files:
         raise ConfigError(f"{folder} holds no files", code="folder-empty")
     return Manifest(
@@ -146,7 +142,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
         raise IncompleteError(
             f"no folder {folder}; name another", code="folder-missing"
         )
-    try:
+    with reading(folder):
         found = take_stock(folder, manifest)
         _check_stock(folder, found)
         for file in manifest.files:
@@ -155,10 +151,6 @@ def verify(folder: Path, manifest: Manifest) -> None:
                 size, content = path.stat().st_size, digest_file(path)
                 here = File(name=file.name, size=size, content=content)
                 _check_listed(folder, file, here)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
-        ) from error
     found.refuse_foreign(folder.name)
 
 
@@ -186,7 +178,7 @@ def read_folder(
         ResourceError: A file cannot be read.
         VerificationError: A file is not as listed.
     """
-    try:
+    with reading(folder):
         if not (folder / FOLDER / FILE).exists():
             for name in kind.names(folder):
                 take(name)
@@ -197,10 +189,6 @@ def read_folder(
         for file in manifest.files:
             if file.name in stock.files and kind.files.fullmatch(file.name):
                 _check_listed(folder, file, take(file.name))
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
-        ) from error
     stock.refuse_foreign(folder.name)
     kind.check(folder)
     return manifest.digest
