@@ -26,7 +26,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.inputs.plain_file import read_plain, reading
-from tapestry.schema import Digest, FileName, Strict, check_file_name
+from tapestry.schema import Digest, FileName, Strict, check_ascending, check_file_name
 
 FOLDER = "tapestry"
 FILE = "manifest.json"
@@ -50,9 +50,7 @@ class Manifest(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [file.name for file in self.files]
-        if names != sorted(set(names)):
-            raise ValueError("files must be distinct and in order of name")
+        names = check_ascending(tuple(file.name for file in self.files))
         if len({name.lower() for name in names}) != len(names):
             raise ValueError("two names differ in case only")
         if any(name.lower().split("/")[0] == FOLDER for name in names):

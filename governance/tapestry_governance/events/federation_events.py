@@ -1,16 +1,24 @@
 """Events about the federation itself: its charter, members and policy."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from tapestry.keys import VerifyKey
-from tapestry.schema import Digest, KeyText, Name, Noise, Plain, Software, Strict
+from tapestry.schema import (
+    Digest,
+    KeyText,
+    Name,
+    Noise,
+    Plain,
+    Software,
+    Strict,
+    check_ascending,
+)
 from tapestry_governance.events.event_body import (
     Attempt,
     Body,
     Licence,
-    Role,
     SignatureKey,
     WitnessKey,
 )
@@ -52,11 +60,9 @@ class Coordinator(Strict):
     key: SignatureKey
 
 
-class CharterAdopted(Body):
+class CharterAdopted(Body, type="charter.adopted", roles=("coordinator",)):
     """Entry 0: the members, the coordinator, their keys and the first policy."""
 
-    type: ClassVar[str] = "charter.adopted"
-    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
     log: SignatureKey  # signs checkpoints; its name is the origin
     coordinator: Coordinator
     members: Annotated[tuple[Member, ...], Field(min_length=2, max_length=128)]
@@ -64,9 +70,9 @@ class CharterAdopted(Body):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [member.name for member in self.members]
-        if names != sorted(set(names)) or self.coordinator.name in names:
-            raise ValueError("members must be distinct and in order of name")
+        names = check_ascending(tuple(member.name for member in self.members))
+        if self.coordinator.name in names:
+            raise ValueError("the coordinator is no member")
         texts = [self.log, self.coordinator.key]
         for member in self.members:
             texts += [member.root, member.node, member.witness, member.community]
@@ -83,11 +89,9 @@ class CharterAdopted(Body):
         return VerifyKey.parse(self.log).name
 
 
-class PolicyAdopted(Body):
+class PolicyAdopted(Body, type="policy.adopted", roles=("root",)):
     """New rules, signed by the root keys of more than half of the members."""
 
-    type: ClassVar[str] = "policy.adopted"
-    roles: ClassVar[tuple[Role, ...]] = ("root",)
     policy: Policy
 
 
