@@ -47,12 +47,7 @@ def plan_round(
 ) -> RoundManifest:
     """Return the manifest of a round.
 
-    Args:
-        settings: The run.
-        state: The federation; its members and policy.
-        present: Nodes that are online; those that are no members are left out.
-        round_number: The round's number, from 1.
-        start: The base that it starts from.
+    Nodes in ``present`` that are no members are left out.
 
     Guarantees:
         A round that model, plan, settings or declared numbers of records make

@@ -157,14 +157,11 @@ def read_folder(
 ) -> str | None:
     """Read each file of a folder once, and compare what was read with its manifest.
 
+    ``take`` reads the file of a name, keeps what it needs, and describes it.
+
     Guarantees:
         On return all files of the folder were taken, and no other lay there; the bytes
         that were taken are those of the manifest, if there is one.
-
-    Args:
-        folder: The folder.
-        kind: The names that it may hold.
-        take: Reads the file of a name, keeps what it needs, and describes it.
 
     Returns:
         The digest of the manifest; None where the folder has none.

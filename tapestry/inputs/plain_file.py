@@ -34,10 +34,7 @@ def reading(what: object) -> Iterator[None]:
 def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
     """Open a plain file for reading.
 
-    Args:
-        path: The file.
-        links: Whether the path may be a symbolic link; what it leads to is a plain
-            file, too.
+    With ``links`` the path may be a symbolic link to a plain file.
 
     Guarantees:
         No FIFO, socket or device is waited for or read.

@@ -30,9 +30,7 @@ _SEEN = {
 def coordinator_view(tap: WireTap, *, is_private: bool) -> list[Sight]:
     """List what the coordinator saw, by what passed the tap and what messages can hold.
 
-    Args:
-        tap: The tap in the coordinator's place.
-        is_private: The log's accounts bound the privacy loss of every node.
+    ``is_private`` says that the log's accounts bound the privacy loss of every node.
 
     Returns:
         One row for each thing. The update of one institution has a row only if the tap

@@ -25,7 +25,7 @@ __all__ = ["write_report"]
 
 
 def write_report(run: RunFigures, directory: Path) -> None:
-    """Write ``report.json`` and ``report.html`` into a directory.
+    """Write ``report.json`` and ``report.html`` into a directory, which may be new.
 
     Guarantees:
         Equal figures beside equal files give equal bytes. Text from the figures
@@ -35,10 +35,6 @@ def write_report(run: RunFigures, directory: Path) -> None:
     Edge cases:
         An unknown number is null in report.json and a dash, or "no bound" for
         epsilon, on the page.
-
-    Args:
-        run: The figures.
-        directory: The folder to write to; it is created if it does not exist.
 
     Raises:
         ResourceError: The folder cannot be made or a file in it cannot be written.

@@ -34,9 +34,6 @@ _SHARED_TRUST = (
 def promise_in_words(spent: Sequence[DpAccounted]) -> str:
     """State the promise that the accounts of a log make.
 
-    Args:
-        spent: The accounts of all nodes.
-
     Returns:
         The definition of differential privacy and what it relies on; empty where there
         is no account, or one without a bound.

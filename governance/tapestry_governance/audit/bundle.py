@@ -203,9 +203,7 @@ def write_bundle(
 def add_sums(folder: Path, sums: Mapping[int, Path]) -> Bundle:
     """Put evidence on sums (``sum_evidence``) into a bundle.
 
-    Args:
-        folder: The bundle.
-        sums: The folder of each round, by the log index of ``round.closed``.
+    ``sums`` has the folder of each round by the log index of ``round.closed``.
 
     Raises:
         ResourceError: A file cannot be copied.

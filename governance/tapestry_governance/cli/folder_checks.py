@@ -100,16 +100,11 @@ def check_log(
 
     Returns the privacy statement of what was published, or None if nothing holds.
 
+    ``check`` compares the folder with the log and returns its entry, which ``describe``
+    puts in one line.
+
     Guarantees:
         The files beside the manifest are compared as well; none of them is only listed.
-
-    Args:
-        steps: The list that the step is appended to.
-        directory: The folder; ``bundle/`` is looked for beside its parent.
-        check: Compares the folder with the log, and returns its entry.
-        describe: Describes the entry in one line.
-        bundle: The bundle, if it lies elsewhere.
-        trust: The trust policy that the reader holds.
     """
     beside = directory.resolve().parent.parent / "bundle"
     if bundle is None and not beside.is_dir():
