@@ -42,7 +42,6 @@ class CheckStep:
     foreign: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Format the line that people read."""
         word = WORDS[self.status] if self.checked else "not checked"
         return f"{word:<13}{self.name:<8}{self.detail}"
 
@@ -51,6 +50,18 @@ class CheckStep:
         holds = self.status is ExitStatus.HOLDS if self.checked else None
         said = {"detail": self.detail, "code": self.code}
         return {"name": self.name, "holds": holds, **said}
+
+
+def require_folder(directory: Path, *, kind: str) -> None:
+    """Require that the folder to check is there.
+
+    Raises:
+        ConfigError: It is not, so nothing was checked.
+    """
+    if not directory.is_dir():
+        raise ConfigError(
+            f"no folder {directory}; name the one of {kind}", code="folder-missing"
+        )
 
 
 def run(
