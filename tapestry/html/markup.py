@@ -33,7 +33,6 @@ class Markup:
     text: str
 
     def __bool__(self) -> bool:
-        """Return whether there is anything to show."""
         return bool(self.text)
 
 

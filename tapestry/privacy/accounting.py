@@ -115,7 +115,6 @@ class Composition:
     """
 
     def __init__(self) -> None:
-        """Start with nothing spent."""
         self._counts: Counter[Mechanism] = Counter()
         self._divergence = 0.0
         self._squares = self._worst = 0.0  # of integer noise, for ``_closeness``

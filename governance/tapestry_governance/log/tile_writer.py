@@ -26,7 +26,6 @@ class TileWriter:
     """
 
     def __init__(self, folder: Path, *, tree: Tree, read: tiles.Reader) -> None:
-        """Take the folder, and the tree and entries of the log to write there."""
         self.folder = folder
         self._tree = tree
         self._read = read
