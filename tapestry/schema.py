@@ -124,6 +124,13 @@ LocalPath = Annotated[
 """A file or folder that the operator names in the settings; never from a peer."""
 
 
+def first_fault(error: ValidationError, *, whole: str = "") -> str:
+    """Return the place and the rule of an error's first fault, never the value."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or whole
+    return f"{where}: {first['msg']}"
+
+
 class Strict(BaseModel):
     """Outside data: unknown keys, lenient types and later changes are refused."""
 
@@ -141,10 +148,8 @@ class Strict(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise ProtocolError(
-                f"{cls.__name__} {where}: {first['msg']}", code="schema-violated"
+                f"{cls.__name__} {first_fault(error)}", code="schema-violated"
             ) from None
 
     def encode(self) -> bytes:

@@ -19,6 +19,7 @@ from tapestry.protocol.round_manifest import (
     recommended_threshold,
 )
 from tapestry.protocol.stages import SECAGG_STAGES
+from tapestry.schema import first_fault
 from tapestry.secagg.quantization import Encoding
 from tapestry.software_digest import software_digest
 from tapestry.workloads import plan_checks
@@ -203,11 +204,9 @@ def _explaining() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        first_error = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first_error["loc"]) or "the plan"
+        fault = first_fault(error, whole="the plan")
         raise ConfigError(
-            f"coordinator.toml gives no valid round: {where}: {first_error['msg']}",
-            code="setting-invalid",
+            f"coordinator.toml gives no valid round: {fault}", code="setting-invalid"
         ) from None
     except ProtocolError as error:
         raise ConfigError(

@@ -17,6 +17,7 @@ from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import InputFault
 from tapestry.inputs.plain_file import reading
 from tapestry.protocol.messages import Reason
+from tapestry.schema import first_fault
 from tapestry.storage import durable_files
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.data_manifest import DataManifest, Record
@@ -180,8 +181,6 @@ def _check_entry(place: Place) -> None:
             evaluation={},
         )
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
-            f"an adapter's {where}: {first['msg']}", code="setting-invalid"
+            f"an adapter's {first_fault(error)}", code="setting-invalid"
         ) from None
