@@ -37,11 +37,8 @@ class InputFault(ConfigError):
     ) -> None:
         """Name the place and the rule.
 
-        Args:
-            path: The file or folder.
-            rule: What is wrong and, after a semicolon, what repairs it.
-            line: The number of the line, from 1; None for the file as a whole.
-            code: The rule's stable name.
+        ``rule`` says what is wrong and, after a semicolon, what repairs it; ``line``
+        counts from 1 and is None for the file as a whole.
         """
         self.path, self.rule, self.line = path, rule, line
         super().__init__(self._spell(show(path)), code=code)
