@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.errors import ConfigError
-from tapestry.workloads.language.text_rows import read_public_texts
+from tests.support.public_texts import read_public_texts
 
 
 def prepare(corpora: Path, out: Path, *, tokenizer: Any, length: int) -> None:

@@ -94,10 +94,7 @@ class RuleError(TapestryError):
 class ForeignFileError(TapestryError):
     """A folder holds files that are not part of it, and is otherwise as listed.
 
-    Args:
-        message: The names of the files, and what to do about them.
-        files: The names of the files, relative to the folder.
-        code: The rule's stable name.
+    ``files`` are their names, relative to the folder.
     """
 
     def __init__(

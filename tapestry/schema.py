@@ -32,10 +32,15 @@ def _check_printable(text: str) -> str:
     return text
 
 
-def _check_ascending(digests: tuple[str, ...]) -> tuple[str, ...]:
-    if list(digests) != sorted(set(digests)):
-        raise ValueError("digests must be distinct and in ascending order")
-    return digests
+def check_ascending(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Require that texts are distinct and in order, the one spelling of a set.
+
+    Raises:
+        ValueError: Two are equal or out of order.
+    """
+    if list(texts) != sorted(set(texts)):
+        raise ValueError("items must be distinct and in order")
+    return texts
 
 
 def check_file_name(name: str) -> str:
@@ -100,11 +105,14 @@ Printable = Annotated[  # all free text of others; the field says how long it ma
     ),
     AfterValidator(_check_printable),
 ]
+InOrder = AfterValidator(check_ascending)
+"""Of a tuple of texts; it stands behind the limits of their number."""
 Software = Annotated[  # manifests of software, any of which will do
     tuple[Digest, ...],
     Field(min_length=1, max_length=16),
-    AfterValidator(_check_ascending),
+    InOrder,
 ]
+Names = Annotated[tuple[Name, ...], InOrder]
 FileName = Annotated[
     str, Field(max_length=LONGEST_PATH), AfterValidator(check_file_name)
 ]
@@ -114,6 +122,13 @@ LocalPath = Annotated[
     str, Field(min_length=1, max_length=4096), AfterValidator(_check_local_path)
 ]
 """A file or folder that the operator names in the settings; never from a peer."""
+
+
+def first_fault(error: ValidationError, *, whole: str = "") -> str:
+    """Return the place and the rule of an error's first fault, never the value."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or whole
+    return f"{where}: {first['msg']}"
 
 
 class Strict(BaseModel):
@@ -133,10 +148,8 @@ class Strict(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise ProtocolError(
-                f"{cls.__name__} {where}: {first['msg']}", code="schema-violated"
+                f"{cls.__name__} {first_fault(error)}", code="schema-violated"
             ) from None
 
     def encode(self) -> bytes:

@@ -88,9 +88,7 @@ class AcceptanceGate:
     def check(self, replica: Replica, *, folder: Path) -> None:
         """Score a base before the first round, which would be rejected without scores.
 
-        Args:
-            replica: The base that it starts from; its scores are kept for that round.
-            folder: The folder that ``held_out`` was read from.
+        ``folder`` is the one that ``held_out`` was read from.
 
         Raises:
             ConfigError: The model cannot be scored on some data, or gives no finite

@@ -110,7 +110,6 @@ class FlowerGrid:
     """
 
     def __init__(self, flower: Flower) -> None:
-        """Take the grid that Flower hands to a ServerApp."""
         self._flower = flower
         self._online: dict[int, str] = {}  # when each was activated last
 

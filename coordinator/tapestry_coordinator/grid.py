@@ -38,7 +38,6 @@ class LocalGrid:
     """Nodes in this process, called one after another in order of name."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
-        """Take one handler per node."""
         self.handlers = dict(handlers)
 
     def nodes(self) -> list[str]:
@@ -67,7 +66,6 @@ class ValidatingGrid:
     """
 
     def __init__(self, grid: Grid) -> None:
-        """Take the grid whose replies to validate."""
         self._grid = grid
 
     def nodes(self) -> list[str]:

@@ -57,10 +57,6 @@ def end_the_run(refused: Mapping[str, Reason], manifest: RoundManifest) -> bool:
     Guarantees:
         Up to ``max_colluding`` lying nodes cannot end a run by themselves, nor can a
         single one.
-
-    Args:
-        refused: The reasons that nodes of the round signed.
-        manifest: The round.
     """
     final = sum(reason.is_final for reason in refused.values())
     least = max(manifest.min_cohort, manifest.threshold)

@@ -1,13 +1,27 @@
-"""Releases of the base: files, card, log entry and proof."""
+"""Releases of the base: parameters, card, manifest, log entry and proof.
 
+A release is a Hugging Face folder that loads with plain ``transformers``, with one
+more folder ``tapestry/`` inside::
+
+    model.safetensors config.json tokenizer.json README.md …
+    tapestry/manifest.json      every file above, with size and digest
+    tapestry/release.entry      the log entry that names the manifest's digest
+    tapestry/release.tlog-proof the proof that the entry is in the cosigned log
+    tapestry/trust-policy.txt   the log and witnesses that this proof trusts
+"""
+
+from pathlib import Path
+
+from tapestry.artifacts import manifest as manifests
 from tapestry.errors import InconsistentLog
 from tapestry.model.release_draft import ReleaseDraft
 from tapestry.model.replica import Replica
-from tapestry_coordinator import release_files as releases
+from tapestry.storage import durable_files
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.run_context import RunContext
 from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.events.round_events import RoundClosed, RoundOpened
+from tapestry_governance.log.writer import Log
 
 
 def release(run: RunContext, replica: Replica) -> None:
@@ -31,7 +45,7 @@ def release(run: RunContext, replica: Replica) -> None:
     run.publisher.publish(run.grid.nodes())
     folder = run.directory / "releases" / name
     if folder.exists():
-        releases.attach_proof(folder, log=run.log, index=index, trust=run.trust)
+        attach_proof(folder, log=run.log, index=index, trust=run.trust)
 
 
 def _publish(
@@ -56,7 +70,7 @@ def _publish(
         given=run.workload.given,
         card_fields=run.workload.card_fields,
     )
-    releases.write_files(run.directory / "releases" / name, draft)
+    write_files(run.directory / "releases" / name, draft)
     return run.publisher.append_event(
         ReleasePublished(
             name=name,
@@ -68,3 +82,26 @@ def _publish(
             previous=previous,
         )
     )
+
+
+def write_files(folder: Path, draft: ReleaseDraft) -> None:
+    """Write a release's files and their manifest.
+
+    Guarantees:
+        The folder appears whole or not at all.
+
+    Raises:
+        ResourceError: The disk is full or the folder cannot be written.
+    """
+    with durable_files.replace_folder(folder) as place:
+        draft.write(place)
+        listed = draft.manifest.encode()
+        durable_files.replace_file(place / manifests.FOLDER / manifests.FILE, listed)
+
+
+def attach_proof(folder: Path, *, log: Log, index: int, trust: bytes) -> None:
+    """Put the log entry and its proof next to the manifest."""
+    place = folder / manifests.FOLDER
+    (place / "release.entry").write_bytes(log.entries(index, index + 1)[0])
+    (place / "release.tlog-proof").write_bytes(log.proof(index))
+    (place / "trust-policy.txt").write_bytes(trust)

@@ -92,10 +92,7 @@ def run(
 ) -> Unmasked:
     """Run the stages of secure aggregation, from the offer to the sum.
 
-    Args:
-        manifest: The round; it is in the cosigned log.
-        context: Grid, deadlines and log.
-        outcome: Filled during the round, so that it also describes an abort.
+    ``outcome`` is filled during the round, so that it also describes an abort.
 
     Raises:
         QuorumError: Too few nodes were left at some stage.

@@ -19,6 +19,7 @@ from tapestry.protocol.round_manifest import (
     recommended_threshold,
 )
 from tapestry.protocol.stages import SECAGG_STAGES
+from tapestry.schema import first_fault
 from tapestry.secagg.quantization import Encoding
 from tapestry.software_digest import software_digest
 from tapestry.workloads import plan_checks
@@ -46,12 +47,7 @@ def plan_round(
 ) -> RoundManifest:
     """Return the manifest of a round.
 
-    Args:
-        settings: The run.
-        state: The federation; its members and policy.
-        present: Nodes that are online; those that are no members are left out.
-        round_number: The round's number, from 1.
-        start: The base that it starts from.
+    Nodes in ``present`` that are no members are left out.
 
     Guarantees:
         A round that model, plan, settings or declared numbers of records make
@@ -207,11 +203,9 @@ def _explaining() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        first_error = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first_error["loc"]) or "the plan"
+        fault = first_fault(error, whole="the plan")
         raise ConfigError(
-            f"coordinator.toml gives no valid round: {where}: {first_error['msg']}",
-            code="setting-invalid",
+            f"coordinator.toml gives no valid round: {fault}", code="setting-invalid"
         ) from None
     except ProtocolError as error:
         raise ConfigError(

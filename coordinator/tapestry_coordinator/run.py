@@ -163,7 +163,6 @@ class Run:
         notify: Notify,
         known_scores: KnownScores | None = None,
     ) -> None:
-        """Open log and journal."""
         trust = read_small(directory / "trust-policy.txt")
         log_key = _log_key(directory, settings)
         evaluation = workload.evaluation(settings.training.options)

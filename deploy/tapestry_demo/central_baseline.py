@@ -50,12 +50,8 @@ def train_centrally(
 ) -> Parameters:
     """Train on pooled units and return the parameters.
 
-    Args:
-        workload: Any loaded model of the base's kind; its parameters are replaced.
-        units: The records of all institutions, encoded.
-        reference: The amount of training, and the promise to keep.
-        base: The given base.
-        report: Called after each round with the number done and the number of all.
+    The workload's own parameters are replaced. ``report`` is called after each round
+    with the number done and the number of all.
 
     Returns:
         The parameters by name, in the shapes of the base's.

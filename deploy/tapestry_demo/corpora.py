@@ -98,9 +98,7 @@ def prepare(country: str, out: Path, *, longest: int | None = None) -> None:
 def load(country: str, *, longest: int | None = None) -> Split:
     """Read a country's fit dialogues from the package.
 
-    Args:
-        country: The name of the country.
-        longest: The most bytes of UTF-8 in a dialogue; a longer one is cut.
+    An answer is cut where its dialogue has more than ``longest`` bytes of UTF-8.
 
     Raises:
         ConfigError: The demo has no text for this country.

@@ -56,10 +56,7 @@ class DemoOptions:
 def start_or_resume(out: Path | None, options: DemoOptions, *, resume: bool) -> None:
     """Run the demo with a view of its progress, and print its results.
 
-    Args:
-        out: The folder; by default the next free one, or the last unfinished one.
-        options: The options of the command line.
-        resume: Go on with a demo that was stopped.
+    Without ``out`` it takes the next free folder, or the last unfinished one.
 
     Raises:
         ConfigError: The folder is in use or holds no demo, or a setting is wrong.

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from tapestry.errors import ConfigError, ResourceError, VerificationError
-from tapestry.inputs.plain_file import read_plain
+from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.software_digest import software_digest
 from tapestry.storage import durable_files
 from tapestry.storage.file_lock import FileLock, lock_folder
@@ -121,15 +121,10 @@ def check_space(folder: Path, *, needed: int) -> None:
     Raises:
         ResourceError: Less is free, or the disk cannot be read.
     """
-    try:
+    with reading(f"the disk of {folder}"):
         above = (folder.absolute(), *folder.absolute().parents)
         place = next(path for path in above if path.is_dir())
         free = shutil.disk_usage(place).free
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read the disk of {folder}: {error.strerror}",
-            code="file-unreadable",
-        ) from error
     if free < needed:
         raise ResourceError(
             f"{free >> 20} MiB free at {place}, {needed >> 20} are needed; make room,"
@@ -254,12 +249,8 @@ def _numbered() -> Iterator[Path]:
 
 
 def _is_empty(folder: Path) -> bool:
-    try:
+    with reading(folder):
         return not any(folder.iterdir())
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
-        ) from error
 
 
 def _lock(folder: Path) -> FileLock:

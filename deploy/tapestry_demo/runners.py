@@ -26,7 +26,6 @@ class StageTimer:
     """Pass events on to the view, and add up the time between them by stage."""
 
     def __init__(self, progress: Progress, seconds: MutableMapping[str, float]) -> None:
-        """Start the clock."""
         self._progress, self._seconds = progress, seconds
         self._stage, self._since = "start", time.monotonic()
         self._rounds = 0

@@ -15,9 +15,6 @@ def command(*words: object) -> str:
     Guarantees:
         Each word arrives as it is, whatever it contains. A path that begins with a
         dash is not taken for an option: it gets ``./`` in front.
-
-    Args:
-        words: Options and arguments; a ``Path`` is an argument.
     """
     return " ".join([program(), *(shlex.quote(_word(word)) for word in words)])
 

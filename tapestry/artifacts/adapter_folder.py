@@ -27,6 +27,7 @@ from tapestry.artifacts.model_identity import describe_files
 from tapestry.artifacts.safetensors_reader import TensorFile, TensorLimits, read_tensors
 from tapestry.errors import IncompleteError, VerificationError
 from tapestry.inputs.plain_file import read_plain
+from tapestry.schema import first_fault
 from tapestry.vectors import FloatVector
 
 WEIGHTS = "adapter_model.safetensors"
@@ -196,10 +197,8 @@ def read_config(data: bytes) -> Lora:
         json.loads(data, object_pairs_hook=_no_duplicates)
         return Lora.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise VerificationError(
-            f"{CONFIG}: {where}: {first['msg']}", code="adapter-config-invalid"
+            f"{CONFIG}: {first_fault(error)}", code="adapter-config-invalid"
         ) from None
     except (ValueError, RecursionError) as error:
         raise VerificationError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapestry.artifacts.foreign_files import refuse
-from tapestry.errors import ResourceError
+from tapestry.inputs.plain_file import reading
 
 PROOFS = "tapestry"  # manifest, log entry and proof of a release or adapter
 
@@ -39,16 +39,12 @@ class ClosedList:
             ResourceError: The folder cannot be read.
         """
         links, foreign = [], []
-        try:
+        with reading(folder):
             for name, mode in self._entries(folder):
                 if stat.S_ISLNK(mode):
                     links.append(name)
                 elif not self._belongs(name, mode):
                     foreign.append(name + "/" * stat.S_ISDIR(mode))
-        except OSError as error:
-            raise ResourceError(
-                f"cannot read {folder}: {error.strerror}", code="file-unreadable"
-            ) from error
         if foreign or links:
             refuse(f"{folder} as {self.what}", foreign=foreign, links=links)
 

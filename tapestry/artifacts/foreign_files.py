@@ -51,11 +51,8 @@ def take_inventory(
 ) -> Inventory:
     """Compare a folder's names with a list.
 
-    Args:
-        folder: The folder.
-        listed: The names of the files that are part of it.
-        own: The name of the list itself, at the top, which is not in the list.
-        own_is_folder: Whether the list lies in a folder of this name.
+    ``own`` is the name of the list itself, at the top, or with ``own_is_folder`` of the
+    folder that it lies in; it is not in the list.
 
     Edge cases:
         An empty folder that is not listed is foreign, too.

@@ -25,8 +25,8 @@ from tapestry.errors import (
     ResourceError,
     VerificationError,
 )
-from tapestry.inputs.plain_file import read_plain
-from tapestry.schema import Digest, FileName, Strict, check_file_name
+from tapestry.inputs.plain_file import read_plain, reading
+from tapestry.schema import Digest, FileName, Strict, check_ascending, check_file_name
 
 FOLDER = "tapestry"
 FILE = "manifest.json"
@@ -50,9 +50,7 @@ class Manifest(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [file.name for file in self.files]
-        if names != sorted(set(names)):
-            raise ValueError("files must be distinct and in order of name")
+        names = check_ascending(tuple(file.name for file in self.files))
         if len({name.lower() for name in names}) != len(names):
             raise ValueError("two names differ in case only")
         if any(name.lower().split("/")[0] == FOLDER for name in names):
@@ -70,14 +68,10 @@ def describe(folder: Path) -> Manifest:
             portable.
     """
     files = []
-    try:
+    with reading(folder):
         for name, path in _walk(folder):
             size = path.stat().st_size
             files.append(File(name=name, size=size, content=digest_file(path)))
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
-        ) from error
     if not files:
         raise ConfigError(f"{folder} holds no files", code="folder-empty")
     return Manifest(
@@ -146,7 +140,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
         raise IncompleteError(
             f"no folder {folder}; name another", code="folder-missing"
         )
-    try:
+    with reading(folder):
         found = take_stock(folder, manifest)
         _check_stock(folder, found)
         for file in manifest.files:
@@ -155,10 +149,6 @@ def verify(folder: Path, manifest: Manifest) -> None:
                 size, content = path.stat().st_size, digest_file(path)
                 here = File(name=file.name, size=size, content=content)
                 _check_listed(folder, file, here)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
-        ) from error
     found.refuse_foreign(folder.name)
 
 
@@ -167,14 +157,11 @@ def read_folder(
 ) -> str | None:
     """Read each file of a folder once, and compare what was read with its manifest.
 
+    ``take`` reads the file of a name, keeps what it needs, and describes it.
+
     Guarantees:
         On return all files of the folder were taken, and no other lay there; the bytes
         that were taken are those of the manifest, if there is one.
-
-    Args:
-        folder: The folder.
-        kind: The names that it may hold.
-        take: Reads the file of a name, keeps what it needs, and describes it.
 
     Returns:
         The digest of the manifest; None where the folder has none.
@@ -186,7 +173,7 @@ def read_folder(
         ResourceError: A file cannot be read.
         VerificationError: A file is not as listed.
     """
-    try:
+    with reading(folder):
         if not (folder / FOLDER / FILE).exists():
             for name in kind.names(folder):
                 take(name)
@@ -197,10 +184,6 @@ def read_folder(
         for file in manifest.files:
             if file.name in stock.files and kind.files.fullmatch(file.name):
                 _check_listed(folder, file, take(file.name))
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
-        ) from error
     stock.refuse_foreign(folder.name)
     kind.check(folder)
     return manifest.digest

@@ -190,9 +190,7 @@ def read(folder: Path) -> ModelFolder:
 def read_files(folder: Path, *, keep: bool = True) -> ModelFolder:
     """Read the files of a folder, whose settings may be those of any workload.
 
-    Args:
-        folder: The folder.
-        keep: Whether the values of tensors are held in memory; else only hashed.
+    Without ``keep`` the values of tensors are hashed and not held in memory.
 
     Raises:
         IncompleteError: The folder has no safetensors, or shards without an index.

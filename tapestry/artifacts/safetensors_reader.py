@@ -93,10 +93,7 @@ def read_tensors(
 ) -> TensorFile:
     """Read and check a safetensors file.
 
-    Args:
-        path: The file.
-        limits: Caps on it.
-        keep: Whether the values are held in memory; else they are hashed only.
+    Without ``keep`` the values are hashed and not held in memory.
 
     Raises:
         IncompleteError: The file does not exist.

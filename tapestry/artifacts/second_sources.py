@@ -29,9 +29,7 @@ _VERSION = re.compile(r"#version:.*")
 def check_sources(files: Mapping[str, bytes], settings: Settings) -> None:
     """Compare the settings that a folder holds in two places.
 
-    Args:
-        files: The files of the folder, by name.
-        settings: Those that are JSON, parsed.
+    ``settings`` are those of the files that are JSON, parsed.
 
     Raises:
         VerificationError: Two places differ; the message names both, and the key.

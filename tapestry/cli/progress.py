@@ -121,7 +121,6 @@ class Board:
                 self.rows[name] = replace(row, seconds=now - row.started)
 
     def __rich__(self) -> Group:
-        """Draw the table of stages and, below, the nodes at work."""
         now = self.clock()
         elapsed = _clock(now - self.started)
         head = Text.assemble((self.title, "bold"), (f"   {elapsed}", "dim"))
@@ -138,10 +137,8 @@ class Board:
 
 
 @contextmanager
-def live(
-    title: str, *, quiet: bool = False, stream: IO[str] | None = None
-) -> Iterator[Progress]:
-    """Show progress on stderr until the block ends; if quiet, only check the events.
+def live(title: str, *, stream: IO[str] | None = None) -> Iterator[Progress]:
+    """Show progress on stderr until the block ends.
 
     Edge cases:
         Where stderr is no terminal, or one that cannot move its cursor or spell the
@@ -156,9 +153,7 @@ def live(
     def take(event: ProgressEvent) -> None:
         board.apply(event)
 
-    if quiet:
-        yield take
-    elif _can_draw(stream or sys.stderr) and not console.is_dumb_terminal:
+    if _can_draw(stream or sys.stderr) and not console.is_dumb_terminal:
         with Live(board, console=console, refresh_per_second=_REDRAWS):
             yield take
             board.end_others()  # not after an error: there the stage stays open

@@ -45,11 +45,8 @@ def check_outcome(
 ) -> None:
     """Compare the outcome of a round, as the log has it, with a member's own scores.
 
-    Args:
-        scored: The member's scores.
-        plan: The outer step with its limits.
-        reason: Why the log says the step was rejected; None if it was applied.
-        claimed: The scores after the step that the log names, by institution.
+    ``reason`` is why the log says the step was rejected, None if it was applied;
+    ``claimed`` are the scores after the step that the log names.
 
     Raises:
         VerificationError: The log rejects a step that the member's scores accept,

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.encoding import canonical_json, digest
-from tapestry.errors import ConfigError, ResourceError
+from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults, InputFault
 from tapestry.inputs.folder_walker import walk
+from tapestry.inputs.plain_file import reading
 from tapestry.workloads.base import Evaluation
 from tapestry.workloads.data_manifest import Record
 from tapestry.workloads.ratio_score import LARGEST, RatioScore
@@ -48,15 +49,11 @@ def read_held_out(folder: Path, evaluation: Evaluation) -> HeldOut:
             f"{folder} holds no *{evaluation.suffix}; the gate needs held-out data",
             code="file-missing",
         )
-    try:
+    with reading(folder):
         files = {
             name: digest((folder / f"{name}{evaluation.suffix}").read_bytes())
             for name in sets
         }
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read {folder}: {error.strerror}", code="file-unreadable"
-        ) from error
     return HeldOut(sets=sets, digest=digest_of(files))
 
 

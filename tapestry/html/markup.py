@@ -33,7 +33,6 @@ class Markup:
     text: str
 
     def __bool__(self) -> bool:
-        """Return whether there is anything to show."""
         return bool(self.text)
 
 
@@ -131,13 +130,8 @@ def table(
     in which every cell stands under the name of its column. The roles are spelled out
     because some browsers forget them when a table is laid out as blocks.
 
-    Args:
-        caption: What the table shows, also for those who hear the page.
-        header: One cell for each column.
-        rows: The cells; a `Cell` has its own style class.
-        text_columns: So many columns from the left hold text; the others hold
-            numbers and are set flush right.
-        kind: A class of the table.
+    So many ``text_columns`` from the left hold text; the others hold numbers and are
+    set flush right.
     """
     head = [
         element(

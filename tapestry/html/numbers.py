@@ -6,7 +6,6 @@ with an exponent.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -15,11 +14,6 @@ SPACE = "\u00a0"  # between a number and its unit
 _MINUS = "\u2212"
 LEAST = 0.0005  # smaller changes are called none; percentages have one decimal
 _MOST = 1e6  # a factor beyond is no bound in practice
-_MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August",
-    "September", "October", "November", "December",
-)  # fmt: skip
-_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(.*))?")
 _COUNTS = (
     "0", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
     "ten", "eleven", "twelve",
@@ -31,10 +25,8 @@ def bits(value: float | None) -> str:
     return NONE if value is None else f"{value:,.{_decimals(value, most=3)}f}"
 
 
-def percent(share: float | None) -> str:
+def percent(share: float) -> str:
     """A share of one is a percentage with one decimal."""
-    if share is None:
-        return NONE
     return f"{100 * share:,.1f}".replace("-", _MINUS) + f"{SPACE}%"
 
 
@@ -59,9 +51,9 @@ def probability(value: float) -> str:
     return "less than 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def chance(value: float | None) -> str:
+def chance(value: float) -> str:
     """A small probability is one in so many."""
-    if value is None or value <= 0:
+    if value <= 0:
         return NONE
     return f"1 in {whole(1 / value)}" if value <= 0.1 else percent(value)
 
@@ -112,10 +104,8 @@ def size(count: float | None) -> str:
     return f"{value:,.{places}f}{SPACE}{units[0]}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """A time span has at most two units."""
-    if seconds is None:
-        return NONE
     if seconds < 59.5:
         return f"{seconds:.{1 if seconds < 9.95 else 0}f}{SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
@@ -125,18 +115,12 @@ def duration(seconds: float | None) -> str:
 
 
 def date(text: str) -> str:
-    """A date that is written in digits becomes day, month, year; others stay."""
-    found = _DATE.fullmatch(text)
-    if found is None:
-        return text
-    year, month, day = (int(found[n]) for n in (1, 2, 3))
+    """A time such as ``2026-11-23 21:40 UTC`` names its month; other text stays."""
     try:
-        datetime(year, month, day)  # noqa: DTZ001  only whether the day exists
+        found = datetime.strptime(text.replace("UTC", "+0000"), "%Y-%m-%d %H:%M %z")
     except ValueError:
         return text
-    zone = {"Z": "UTC", "+00:00": "UTC"}.get(found[5] or "", (found[5] or "").strip())
-    clock = f", {found[4]} {zone}".rstrip() if found[4] else ""
-    return f"{day} {_MONTHS[month - 1]} {year}{clock}"
+    return f"{found.day} {found:%B %Y, %H:%M} UTC"
 
 
 def enumerated(words: Sequence[str]) -> str:

@@ -37,11 +37,8 @@ class InputFault(ConfigError):
     ) -> None:
         """Name the place and the rule.
 
-        Args:
-            path: The file or folder.
-            rule: What is wrong and, after a semicolon, what repairs it.
-            line: The number of the line, from 1; None for the file as a whole.
-            code: The rule's stable name.
+        ``rule`` says what is wrong and, after a semicolon, what repairs it; ``line``
+        counts from 1 and is None for the file as a whole.
         """
         self.path, self.rule, self.line = path, rule, line
         super().__init__(self._spell(show(path)), code=code)
@@ -63,7 +60,6 @@ class HiddenError(Exception):
     """An unexpected error while records were at hand: its type and place, no more."""
 
     def __init__(self, place: str, frames: str) -> None:
-        """Keep the place in words, and the lines of code that led to it."""
         super().__init__(place)
         self.place, self.frames = place, frames
 
@@ -72,7 +68,6 @@ class ManyFaults(ConfigError):
     """Several faults, a line each below the name of the folder or file."""
 
     def __init__(self, lines: Sequence[str]) -> None:
-        """Take the lines of the message."""
         super().__init__("\n  ".join(lines))
 
 
@@ -80,7 +75,6 @@ class Faults:
     """The faults of a folder; the first ten are kept, the others are counted."""
 
     def __init__(self) -> None:
-        """Start without a fault."""
         self._first: list[ConfigError] = []
         self._count = 0
 

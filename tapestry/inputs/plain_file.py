@@ -8,19 +8,33 @@ and how much of it is read are settled on the open file, not by a look beforehan
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from tapestry.errors import VerificationError
+from tapestry.errors import ResourceError, VerificationError
+
+
+@contextmanager
+def reading(what: object) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into one that names what cannot be read.
+
+    Raises:
+        ResourceError: The block raised an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"cannot read {what}: {error.strerror}", code="file-unreadable"
+        ) from error
 
 
 def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
     """Open a plain file for reading.
 
-    Args:
-        path: The file.
-        links: Whether the path may be a symbolic link; what it leads to is a plain
-            file, too.
+    With ``links`` the path may be a symbolic link to a plain file.
 
     Guarantees:
         No FIFO, socket or device is waited for or read.

@@ -88,16 +88,6 @@ class WrittenFloat:
     text: str
 
 
-def check_text(text: str, where: str) -> None:
-    """Check text that did not come from a file, such as a prompt.
-
-    Raises:
-        ConfigError: The text holds a character that the rules of this module refuse.
-    """
-    if (rule := first_fault(text)) is not None:
-        raise ConfigError(f"{where}: {rule}", code="character-not-allowed")
-
-
 def is_invisible(text: str) -> bool:
     """Return whether a text shows nothing to a reader.
 

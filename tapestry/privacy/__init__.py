@@ -1,1 +1,1 @@
-"""Differential privacy: clipping, noise, accounting and an empirical audit."""
+"""Differential privacy: clipping, noise and accounting."""

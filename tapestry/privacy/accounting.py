@@ -16,7 +16,7 @@ more than this says (arXiv 2411.10614).
 Noise that nodes share is whole-numbered (Skellam, see ``skellam``). It is accounted for
 as Gaussian noise that was rounded, and pays for the difference: but for an event of
 probability below 1e-50, the two give every outcome probabilities whose logarithms
-differ by at most ``closeness``, so each epsilon grows by twice that.
+differ by at most ``_closeness``, so each epsilon grows by twice that.
 """
 
 import math
@@ -41,7 +41,7 @@ MOST_ROUNDS = 1000  # counted by rounds_left; more would take minutes
 MIN_NOISE, MAX_NOISE = 0.2, 1e4  # where calibrate looks
 MAX_DIVERGENCE = 4000.0  # Renyi, of order 2: with more, composing would fill the memory
 MAX_CLOSE_EPSILON = 60.0  # above, an event of 1e-50 may show; nothing is promised
-MIN_VARIANCE = 1e4  # of integer noise, for ``closeness``
+MIN_VARIANCE = 1e4  # of integer noise, for ``_closeness``
 _STEP = 1e-4  # a calibrated noise multiplier is a multiple of this
 _LOG_ODDS = 120.0  # the bound fails with probability exp(-120)
 _PAID = 1e-6  # share of delta that pays for that
@@ -115,10 +115,9 @@ class Composition:
     """
 
     def __init__(self) -> None:
-        """Start with nothing spent."""
         self._counts: Counter[Mechanism] = Counter()
         self._divergence = 0.0
-        self._squares = self._worst = 0.0  # of integer noise, for ``closeness``
+        self._squares = self._worst = 0.0  # of integer noise, for ``_closeness``
         self._losses = LossDistribution()
 
     def add(self, steps: Steps) -> None:
@@ -149,7 +148,15 @@ class Composition:
         return total if total <= MAX_CLOSE_EPSILON else math.inf
 
 
-def closeness(steps: Iterable[Steps]) -> float:
+def _excess(s: Steps) -> tuple[float, float]:
+    """Return what some equal steps add to the two sums of ``_closeness``."""
+    if not s.coordinates:
+        return 0.0, 0.0
+    variance = (s.noise_multiplier * s.bound) ** 2
+    return s.steps * s.coordinates / variance**2, 7500 / variance
+
+
+def _closeness(squares: float, worst: float) -> float:
     """Bound how far log-probabilities under integer noise are from Gaussian ones.
 
     One coordinate's log ratio at y deviations is close to
@@ -158,21 +165,11 @@ def closeness(steps: Iterable[Steps]) -> float:
     below ``1 / (40 variance**2)`` and its variance below ``1 / (20 variance**2)``: a
     test measures all three. Bernstein's inequality adds up the coordinates of all
     steps; beyond 20 deviations lies less than 1e-80 of either distribution.
+
+    Args:
+        squares: The sum of ``1 / variance**2`` over the coordinates of all steps.
+        worst: The largest ``7500 / variance``.
     """
-    parts = [_excess(s) for s in steps]
-    squares = sum(part[0] for part in parts)
-    return _closeness(squares, max((part[1] for part in parts), default=0.0))
-
-
-def _excess(s: Steps) -> tuple[float, float]:
-    """Return what some equal steps add to the two sums of ``closeness``."""
-    if not s.coordinates:
-        return 0.0, 0.0
-    variance = (s.noise_multiplier * s.bound) ** 2
-    return s.steps * s.coordinates / variance**2, 7500 / variance
-
-
-def _closeness(squares: float, worst: float) -> float:
     spread = math.sqrt(2 * _LOG_ODDS * squares / 20)
     return squares / 40 + spread + 2 / 3 * _LOG_ODDS * worst
 

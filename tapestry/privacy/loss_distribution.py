@@ -78,7 +78,6 @@ class LossDistribution:
     """The privacy loss of all steps that were added so far."""
 
     def __init__(self) -> None:
-        """Start without a step, on the finest grid."""
         self._counts: dict[Mechanism, int] = {}
         self._level = 0
         self._restart()

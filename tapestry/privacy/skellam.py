@@ -5,7 +5,7 @@ Skellam variables are Skellam, so each of ``h`` honest nodes adds a share of var
 ``s**2 / h`` and the sum has at least ``s**2``, whichever other nodes drop out or cheat.
 
 Accounting treats the noise as Gaussian, rounded to integers, and pays for the
-difference (``accounting.closeness``). At the scale of a 2**32 ring that is far below
+difference (``accounting._closeness``). At the scale of a 2**32 ring that is far below
 any epsilon of interest.
 """
 

@@ -32,9 +32,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, Final, Self, TypeVar
+from typing import Annotated, Final, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tapestry.errors import ProtocolError
 from tapestry.protocol.secagg_messages import (
@@ -52,7 +52,7 @@ from tapestry.protocol.secagg_messages import (
     UploadHead,
 )
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import DOCUMENT_LIMIT, Digest, FileName, Name, Strict
+from tapestry.schema import DOCUMENT_LIMIT, Digest, FileName, InOrder, Name, Strict
 
 BODY_LIMIT = DOCUMENT_LIMIT
 NOTE_LIMIT = 1 << 18  # characters of a signed checkpoint
@@ -210,13 +210,9 @@ class AdvertiseKeysRequest(Strict):
 class ShowHeldOutRequest(Strict):
     """Shows the public data on which the gate scores; the files are attached."""
 
-    files: Annotated[tuple[FileName, ...], Field(max_length=MAX_HELD_OUT_FILES)]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if list(self.files) != sorted(set(self.files)):
-            raise ValueError("names of files must be distinct and in order")
-        return self
+    files: Annotated[
+        tuple[FileName, ...], Field(max_length=MAX_HELD_OUT_FILES), InOrder
+    ]
 
 
 class ApplyResultRequest(Strict):
@@ -256,13 +252,7 @@ class ReceiptReply(Strict):
 class Publication(Strict):
     """Names the files of an adapter, which are attached behind two log entries."""
 
-    files: Annotated[tuple[FileName, ...], Field(max_length=MAX_FILES)]  # in order
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if list(self.files) != sorted(set(self.files)):
-            raise ValueError("names of files must be distinct and in order")
-        return self
+    files: Annotated[tuple[FileName, ...], Field(max_length=MAX_FILES), InOrder]
 
 
 class Refusal(Strict):

@@ -13,7 +13,16 @@ from pydantic import (
 
 from tapestry.encoding import decode_decimal, digest
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import Digest, KeyText, Name, Plain, Printable, Software, Strict
+from tapestry.schema import (
+    Digest,
+    KeyText,
+    Name,
+    Plain,
+    Printable,
+    Software,
+    Strict,
+    check_ascending,
+)
 
 MAX_COHORT = 1000
 
@@ -224,9 +233,7 @@ class RoundManifest(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [p.name for p in self.participants]
-        if len(set(names)) != len(names) or names != sorted(names):
-            raise ValueError("participants must be distinct and in order of name")
+        check_ascending(tuple(p.name for p in self.participants))
         for plain in (self.clip_norm, self.clip_value):
             if decode_decimal(plain) <= 0:
                 raise ValueError("clip bounds must be positive")

@@ -44,18 +44,8 @@ class RunPlan:
     @classmethod
     def of(cls, manifest: RoundManifest) -> Self:
         """Read off what a manifest proposes."""
-        return cls(
-            layout_digest=manifest.layout_digest,
-            length=manifest.length,
-            clip_norm=manifest.clip_norm,
-            clip_value=manifest.clip_value,
-            scale_bits=manifest.scale_bits,
-            post_quantum=manifest.post_quantum,
-            privacy=manifest.privacy,
-            training=manifest.training,
-            outer=manifest.outer,
-            gate=manifest.gate,
-        )
+        proposed = {each.name: getattr(manifest, each.name) for each in fields(cls)}
+        return cls(**proposed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -186,7 +186,6 @@ class ShareKeysStage(_Stage[SentShares]):
     """Collects message 3."""
 
     def __init__(self, cohort: Cohort, keys: KeyList) -> None:
-        """Take the key list."""
         super().__init__(cohort, (a.node for a in keys.advertisements))
         self._keys = keys
         self._view = keys.digest
@@ -265,7 +264,6 @@ class CollectMaskedInputsStage(_Stage[UploadHead]):
         *,
         sent: Mapping[str, SentShares],
     ) -> None:
-        """Take the lists of the nodes that advertised and shared, and messages 3."""
         super().__init__(cohort, (h.node for h in heads.heads))
         self._keys = keys
         self._heads = heads
@@ -343,7 +341,6 @@ class CheckConsistencyStage(_Stage[Consent]):
     """Collects message 7."""
 
     def __init__(self, masked: Masked, survivors: SurvivorList) -> None:
-        """Take the list that the survivors are asked about."""
         super().__init__(masked.cohort, survivors.names)
         self.masked = masked
         self._digest = survivors.digest
@@ -386,7 +383,6 @@ class UnmaskStage(_Stage[Reveal]):
     """Collects message 9."""
 
     def __init__(self, masked: Masked, consents: ConsentList) -> None:
-        """Take the masked sum and the consents."""
         super().__init__(masked.cohort, (u.node for u in masked.uploads))
         self.masked = masked
         self._consents = consents

@@ -272,11 +272,8 @@ def storage_error(
 
     SQLite reports a full disk under many names, so the free space decides.
 
-    Args:
-        verb: The operation, as in ``cannot {verb}``.
-        path: The file or folder.
-        error: What the system or SQLite reported.
-        code: The rule's stable name, unless the disk is full: then ``disk-full``.
+    ``verb`` is the operation, as in ``cannot {verb}``; ``code`` is ``disk-full`` where
+    the disk is full.
     """
     code = "disk-full" if _is_full(path) else code
     return ResourceError(failure(verb, path, error), code=code)

@@ -70,7 +70,6 @@ class Checkpoint:
         )
 
     def __str__(self) -> str:
-        """Print the text, each line ended."""
         size, root = encode_integer(self.size), encode_base64(self.root)
         return f"{self.origin}\n{size}\n{root}\n"
 

@@ -9,9 +9,8 @@ A tree of n leaves splits at the largest power of two below n. The two prefixes
 keep a leaf from being taken for a node. Everything here works on leaf *hashes*;
 only :func:`leaf_hash` sees an entry.
 
-``Frontier`` holds a logarithmic number of hashes and can only grow: a party that
-follows a log keeps one. ``Tree`` holds all hashes and makes proofs: a party that serves
-a log keeps one.
+``root`` keeps a logarithmic number of hashes. ``Tree`` holds all of them and makes
+proofs: a party that serves a log keeps one.
 """
 
 import hashlib
@@ -36,8 +35,25 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def root(leaves: Iterable[bytes]) -> bytes:
-    """Compute the root over leaf hashes."""
-    return Frontier(leaves).root()
+    """Compute the root over leaf hashes; memory is logarithmic in their number."""
+    peaks: list[bytes] = []  # roots of perfect subtrees, the largest first
+    for size, leaf in enumerate(leaves):
+        _check_hash(leaf)
+        carried, merges = leaf, size
+        while merges & 1:  # one merge for each trailing one bit, as in a counter
+            carried, merges = node_hash(peaks.pop(), carried), merges >> 1
+        peaks.append(carried)
+    return root_of_peaks(peaks)
+
+
+def root_of_peaks(peaks: Sequence[bytes]) -> bytes:
+    """Compute the root over perfect subtrees, the largest first."""
+    if not peaks:
+        return EMPTY_ROOT
+    result = peaks[-1]
+    for peak in reversed(peaks[:-1]):
+        result = node_hash(peak, result)
+    return result
 
 
 def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
@@ -48,56 +64,6 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
 def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
     """List the hashes that show the first ``old_size`` leaves to be a prefix."""
     return Tree(leaves).consistency_proof(old_size)
-
-
-class Frontier:
-    """The roots of the perfect subtrees of a growing tree, the largest first.
-
-    Guarantees:
-        Memory and the cost of :meth:`root` are logarithmic in the size. There
-        is no way to shrink one or to change a leaf.
-    """
-
-    __slots__ = ("_peaks", "_size")
-
-    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        """Start with some leaf hashes."""
-        self._peaks: list[bytes] = []
-        self._size = 0
-        for leaf in leaves:
-            self.push(leaf)
-
-    @property
-    def size(self) -> int:
-        """The number of leaves."""
-        return self._size
-
-    def push(self, leaf: bytes) -> None:
-        """Append one leaf hash."""
-        _check_hash(leaf)
-        carried = leaf
-        merges = self._size
-        while merges & 1:  # one merge for each trailing one bit, as in a counter
-            carried = node_hash(self._peaks.pop(), carried)
-            merges >>= 1
-        self._peaks.append(carried)
-        self._size += 1
-
-    def root(self) -> bytes:
-        """Return the root over all leaves so far."""
-        if not self._peaks:
-            return EMPTY_ROOT
-        result = self._peaks[-1]
-        for peak in reversed(self._peaks[:-1]):
-            result = node_hash(peak, result)
-        return result
-
-    def copy(self) -> "Frontier":
-        """Return an independent copy, to try an extension on."""
-        twin = Frontier()
-        twin._peaks = list(self._peaks)
-        twin._size = self._size
-        return twin
 
 
 class Tree:

@@ -73,7 +73,6 @@ class Signature:
         return cls(name=name, key_id=data[:4], blob=data[4:])
 
     def __str__(self) -> str:
-        """Print the line with its line feed."""
         return f"{_DASH}{self.name} {encode_base64(self.key_id + self.blob)}\n"
 
 

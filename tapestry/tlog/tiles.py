@@ -217,7 +217,6 @@ class StoredEntries(Sequence[bytes]):
         self._held: tuple[int, list[bytes]] = (-1, [])  # the bundle read last
 
     def __len__(self) -> int:
-        """Count the entries."""
         return len(self._leaves) // HASH_BYTES
 
     @overload
@@ -243,7 +242,6 @@ class StoredEntries(Sequence[bytes]):
         return self._held[1][place]
 
     def __iter__(self) -> Iterator[bytes]:
-        """Iterate over all entries, bundle by bundle."""
         for number in range(-(-len(self) // WIDTH)):
             yield from self._read(number)
 

@@ -53,9 +53,7 @@ class AdapterFormat(Protocol):
     ) -> list[int]:
         """Return the places of public data that would publish a private record.
 
-        Args:
-            public: What is to be published.
-            private: Records, and the rows that they are joined from.
+        ``private`` holds records and the rows that they are joined from.
         """
         ...
 

@@ -18,9 +18,8 @@ def inserted(
 ) -> Iterator[dict[str, nn.Parameter]]:
     """Put B A beside some linear modules and yield each B, zero and trainable.
 
-    Args:
-        module: The model; nothing in it is trainable yet.
-        factors: The frozen A of each module, shape (rank, in), by module name.
+    Nothing in the model is trainable yet; ``factors`` has the frozen A of each module,
+    shape (rank, in), by its name.
     """
     import peft
 

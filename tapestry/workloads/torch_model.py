@@ -28,7 +28,6 @@ class TorchModel:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """Take a module."""
         self._module = module
         self._parameters = dict(module.named_parameters())
 

@@ -43,11 +43,8 @@ def open_workload(
 ) -> Workload:
     """Load a base as a workload.
 
-    Args:
-        name: Of the workload, as in ``TrainingPlan.workload``.
-        base: The name or folder of a base that it knows.
-        cache: Where expanded bases are kept; by default a folder of the user's.
-        workloads: Those that there are; a program or test adds another one here.
+    ``cache`` is where expanded bases are kept, by default a folder of the user's; a
+    program or test adds to ``workloads``.
 
     Raises:
         ConfigError: There is no such workload or base.

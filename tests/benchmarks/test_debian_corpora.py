@@ -9,8 +9,8 @@ import pytest
 
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.workloads.language.text_records import TextReader
-from tapestry.workloads.language.text_rows import read_public_texts
 from tapestry_node.data import records
+from tests.support.public_texts import read_public_texts
 
 
 def _load() -> ModuleType:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from tapestry.privacy.accounting import epsilon
-from tapestry.privacy.empirical_audit import gaussian_bound
 from tapestry.privacy.gaussian import NoiseSource
 from tapestry.workloads.language.tokens import TokenExample
 from tapestry.workloads.plan_checks import local_steps
 from tapestry_node.training.dp_sgd import Runtime, fit
 from tapestry_node.training.per_example_gradients import Problem
 from tests.support import plans, tiny_models
+from tests.support.empirical_audit import gaussian_bound
 
 _FIRST = 1000  # sequences that start with token 1000 + i carry canary i
 _LOUD = 1e4  # drowns the language model's gradient, so that clipping leaves e_i

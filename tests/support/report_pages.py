@@ -48,11 +48,26 @@ def figures_of(data: dict[str, Any]) -> RunFigures:
 
 
 def run_of(**changes: Any) -> RunFigures:
-    """Read the figures of that run with some parts changed; None leaves one out."""
-    data = {**figures(), **changes}
-    return figures_of(
-        {name: value for name, value in data.items() if value is not None}
-    )
+    """Read the figures of that run with some parts changed."""
+    return figures_of({**figures(), **changes})
+
+
+def country_of(name: str, **changes: Any) -> dict[str, Any]:
+    """The figures of one institution, in a country that they do not name."""
+    first: dict[str, Any] = figures()["countries"][0]
+    return {**first, "name": name, "language_name": name.capitalize(), **changes}
+
+
+def round_of(number: int, **changes: Any) -> dict[str, Any]:
+    """The figures of one round, of which only the number is known."""
+    first: dict[str, Any] = figures()["rounds"][0]
+    bare: dict[str, Any] = {
+        "included": [],
+        "dropped": [],
+        "mean_norm": None,
+        "bits_per_byte": {},
+    }
+    return {**first, **bare, "number": number, **changes}
 
 
 def page_of(data: dict[str, Any]) -> str:

@@ -43,9 +43,7 @@ def count(mark: str) -> int:
 def end(mark: str, *, seconds: float) -> None:
     """End a family: SIGTERM, and SIGKILL for each process that is alive later.
 
-    Args:
-        mark: The beginning of the marks.
-        seconds: The time between the two signals; 0 kills at once.
+    ``mark`` begins their marks; 0 ``seconds`` between the two signals kills at once.
     """
     if seconds > 0:
         with _handles(mark) as handles:

@@ -95,13 +95,7 @@ class Engine:
     ) -> None:
         """Take a folder, and a port unless any free one will do.
 
-        Args:
-            home: The folder of all files of Flower.
-            port: The port to listen on.
-            host: The address to listen on.
-            proxied: Whether the operator declares a proxy in front of another address
-                than a loopback one.
-            environment: Variables for all processes.
+        ``proxied`` declares a proxy in front of another address than a loopback one.
         """
         self.home = home.absolute()
         self.port, self._host, self._proxied = port, host, proxied
@@ -179,11 +173,7 @@ class Engine:
         self._await_superlink()
 
     def stop(self, *, seconds: float = _STOP_SECONDS) -> None:
-        """End all processes: SIGTERM, and SIGKILL for those that do not listen.
-
-        Args:
-            seconds: The time between the two signals.
-        """
+        """End all processes: SIGTERM, and SIGKILL ``seconds`` later for those left."""
         for child in self._children.values():
             child.ask_to_end()
         end = time.monotonic() + seconds
@@ -255,10 +245,7 @@ class Engine:
         A coordinator or SuperLink that was killed is started again with a new run on
         the same directory, where the journal says how to go on.
 
-        Args:
-            directory: The coordinator's, on this machine.
-            app: The ServerApp that the bundle refers to.
-            tick: Called a few times a second.
+        ``app`` is what the bundle refers to; ``tick`` is called a few times a second.
 
         Raises:
             TapestryError: The coordinator ended for good with this error.

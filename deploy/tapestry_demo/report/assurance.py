@@ -30,9 +30,7 @@ _SEEN = {
 def coordinator_view(tap: WireTap, *, is_private: bool) -> list[Sight]:
     """List what the coordinator saw, by what passed the tap and what messages can hold.
 
-    Args:
-        tap: The tap in the coordinator's place.
-        is_private: The log's accounts bound the privacy loss of every node.
+    ``is_private`` says that the log's accounts bound the privacy loss of every node.
 
     Returns:
         One row for each thing. The update of one institution has a row only if the tap
@@ -97,14 +95,8 @@ def _passed(tap: WireTap) -> str:
 
 def sight(run: RunFigures) -> Markup:
     """Draw what the coordinator could see, and how that is known."""
-    if not run.coordinator_view:
-        return joined()
     rows: Rows = [
-        [
-            numbers.capital(s.item),
-            _SEEN[s.seen],
-            numbers.capital(s.detail) or numbers.NONE,
-        ]
+        [numbers.capital(s.item), _SEEN[s.seen], numbers.capital(s.detail)]
         for s in run.sights
     ]
     header = ["What", "By the coordinator", "How one knows"]
@@ -118,8 +110,6 @@ def sight(run: RunFigures) -> Markup:
 
 def traffic(run: RunFigures) -> Markup:
     """Draw the bytes that left each institution, by kind of message."""
-    if not run.bytes_out:
-        return joined()
     sums: dict[str, int] = {}
     for by_kind in run.bytes_out.values():
         for kind, count in by_kind.items():
@@ -147,13 +137,11 @@ def traffic(run: RunFigures) -> Markup:
 
 def members(run: RunFigures) -> Markup:
     """Draw the list of institutions, with the amount of their text."""
-    if not run.countries:
-        return joined()
     rows: Rows = [
         [
             names.country(run, c.name),
-            numbers.capital(c.institution) or numbers.NONE,
-            c.licence or numbers.NONE,
+            numbers.capital(c.institution),
+            c.licence,
             numbers.whole(c.records),
         ]
         for c in run.countries
@@ -168,27 +156,22 @@ def members(run: RunFigures) -> Markup:
 
 def time(run: RunFigures) -> Markup:
     """Draw the time of each stage."""
-    known = {stage: v for stage, v in run.seconds.items() if v is not None}
-    if not known:
-        return joined()
-    slowest = sorted(known.items(), key=lambda item: (-item[1], item[0]))
+    slowest = sorted(run.seconds.items(), key=lambda item: (-item[1], item[0]))
     rows: Rows = [
         [numbers.capital(names.stage(stage)), numbers.duration(value)]
         for stage, value in slowest
     ]
-    peak = run.peak_rss_mb
-    memory = f" and {numbers.size(peak * 1e6)} of memory at its peak" if peak else ""
+    took = numbers.duration(sum(run.seconds.values()))
+    peak = numbers.size(run.peak_rss_mb * 1e6)
     return joined(
         element("h3", {"id": "time"}, "Where the time went"),
-        paragraphs(f"The run took {numbers.duration(sum(known.values()))}{memory}."),
+        paragraphs(f"The run took {took} and {peak} of memory at its peak."),
         table("Time for each stage", ["Stage", "Time"], rows),
     )
 
 
 def published(run: RunFigures, folder: Folder) -> Markup:
     """Draw what was published, with its digests."""
-    if not run.releases and not run.adapters:
-        return joined()
     rows: Rows = []
     for release in run.releases:
         card = f"releases/{release.name}/README.md"
@@ -196,7 +179,7 @@ def published(run: RunFigures, folder: Folder) -> Markup:
         rows.append([shown, _promise(folder, release.name), _code(release.digest)])
     for adapter in run.adapters:
         card = f"adapters/{adapter.name}/README.md"
-        name = names.adapter(adapter.country or adapter.name)
+        name = names.adapter(adapter.country)
         shown = folder.link(card, numbers.capital(name))
         loss = (
             ""
@@ -219,8 +202,6 @@ def published(run: RunFigures, folder: Folder) -> Markup:
 def log(run: RunFigures, folder: Folder) -> Markup:
     """Draw the facts of the log."""
     facts = run.log
-    if facts.size is None:
-        return joined()
     signers = numbers.enumerated([names.signer(w) for w in facts.cosignatures])
     rows: Rows = [
         ["Name of the log", _code(facts.origin)],
@@ -254,19 +235,18 @@ def log(run: RunFigures, folder: Folder) -> Markup:
 
 def check(run: RunFigures) -> Markup:
     """Draw the commands that verify all of this; they paste into a shell."""
+    base = shlex.quote(f"releases/{run.releases[-1].name}")
     steps = [
         ("The whole log: every signature, proof and rule.", "audit verify bundle"),
         ("The privacy loss, recomputed from the log.", "audit account bundle"),
+        ("The last shared model: its files.", f"release verify {base}"),
     ]
-    if run.releases:
-        base = shlex.quote(f"releases/{run.releases[-1].name}")
-        steps.append(("The last shared model: its files.", f"release verify {base}"))
-        if run.adapters:
-            own = shlex.quote(f"adapters/{run.adapters[0].name}")
-            what = "One adapter: its files, lineage and licence."
-            steps.append((what, f"adapter verify {own}"))
-            talk = f"chat --base {base} --adapter {own}"
-            steps.append(("Both models, to talk to, side by side.", talk))
+    if run.adapters:
+        own = shlex.quote(f"adapters/{run.adapters[0].name}")
+        what = "One adapter: its files, lineage and licence."
+        steps.append((what, f"adapter verify {own}"))
+        talk = f"chat --base {base} --adapter {own}"
+        steps.append(("Both models, to talk to, side by side.", talk))
     items = [
         element("li", {}, what, element("pre", {}, f"tapestry {command}"))
         for what, command in steps
@@ -288,8 +268,6 @@ def check(run: RunFigures) -> Markup:
 
 def software(run: RunFigures) -> Markup:
     """Draw the versions, so that the run can be repeated."""
-    if not run.software:
-        return joined()
     rows: Rows = [
         [name, _code(version)] for name, version in sorted(run.software.items())
     ]
@@ -306,24 +284,21 @@ def _promise(folder: Folder, name: str) -> Child:
 
 def _masks(run: RunFigures) -> Markup:
     s = run.secagg
-    if s.n is None:
-        return joined()
     told = (
         f"The masks: {numbers.counted(s.n, 'institution')} in a round, at least "
         f"{numbers.short(s.threshold)} of them needed to open the sum, no sum opened "
         f"over fewer than {numbers.short(s.min_cohort)}, designed to hold against the "
-        f"coordinator {_together(s.max_colluding)}."
+        f"coordinator {_together(s.max_colluding)}. Each contribution has "
+        f"{numbers.whole(s.length)} numbers."
     )
-    if s.length is not None:
-        told += f" Each contribution has {numbers.whole(s.length)} numbers."
     return element("p", {"class": "note"}, told)
 
 
-def _together(colluding: int | None) -> str:
+def _together(colluding: int) -> str:
     if not colluding:
         return "alone"
     return f"together with up to {numbers.counted(colluding, 'member')}"
 
 
-def _code(text: str) -> Child:
-    return element("code", {}, text) if text else numbers.NONE
+def _code(text: str) -> Markup:
+    return element("code", {}, text)

@@ -1,15 +1,14 @@
-"""The figures of one run: the content of report.json, from which the page is drawn.
+"""The figures of a finished run: the content of report.json, and of the page.
 
-Everything but the title may be missing; the page of a run that ended early shows what
-there is.
+A number that is not known is null, and a dash on the page.
 """
 
 import math
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tapestry.html.numbers import LEAST
 
@@ -17,15 +16,7 @@ Number = float | None
 Figures = dict[str, dict[str, Number]]  # by model, by country
 
 
-def _part_of_whole(share: tuple[int, int]) -> tuple[int, int]:
-    part, whole = share
-    if not 0 <= part <= whole:
-        raise ValueError(f"{part} of {whole} is not a share")
-    return share
-
-
 SUSPECT = 0.001  # a fair test shows a smaller p-value once in a thousand runs
-Share = Annotated[tuple[int, int], AfterValidator(_part_of_whole)]
 
 
 class _Part(BaseModel):
@@ -48,18 +39,18 @@ class Country(_Part):
     """One institution, with its language and the amount of its text."""
 
     name: str
-    language: str = "und"
-    language_name: str = ""
-    institution: str = ""
-    records: int | None = None
-    licence: str = ""
+    language: str
+    language_name: str
+    institution: str
+    records: int
+    licence: str
 
 
 class Model(_Part):
     """The pretrained model that the run started from."""
 
     name: str
-    parameters: int | None = None
+    parameters: int
     licence: str = ""
 
 
@@ -68,8 +59,8 @@ class PromptAnswers(_Part):
 
     country: str
     prompt: str
-    reference: str = ""
-    answers: dict[str, str] = {}
+    reference: str
+    answers: dict[str, str]
 
 
 class UploadTest(_Part):
@@ -96,29 +87,18 @@ class DroppedNode(_Part):
     """A node that did not finish a round."""
 
     name: str
-    stage: str = ""
+    stage: str
 
 
 class RoundFigures(_Part):
     """The outcome of one round."""
 
     number: int
-    outcome: str = ""
-    included: list[str] = []
-    dropped: list[str | DroppedNode] = []
-    mean_norm: Number = None
-    bits_per_byte: dict[str, Number] | Number = None
-
-    def bits(self, country: str) -> Number:
-        """Return the value after this round on one country's held-out text."""
-        if isinstance(self.bits_per_byte, dict):
-            return self.bits_per_byte.get(country)
-        return None
-
-    @property
-    def absent(self) -> list[DroppedNode]:
-        """Each node that dropped out; the stage is empty if it is not known."""
-        return [DroppedNode(name=d) if isinstance(d, str) else d for d in self.dropped]
+    outcome: str
+    included: list[str]
+    dropped: list[DroppedNode]
+    mean_norm: Number
+    bits_per_byte: dict[str, Number]
 
 
 class Privacy(_Part):
@@ -135,12 +115,12 @@ class Privacy(_Part):
 class LogFacts(_Part):
     """The log as the members last cosigned it."""
 
-    origin: str = ""
-    size: int | None = None
-    root: str = ""
-    quorum: int | None = None
-    cosignatures: list[str] = []
-    verdict: str = ""
+    origin: str
+    size: int
+    root: str
+    quorum: int | None
+    cosignatures: list[str]
+    verdict: str
 
     @property
     def has_quorum(self) -> bool:
@@ -151,11 +131,11 @@ class LogFacts(_Part):
 class SecAgg(_Part):
     """The parameters of the masked sum."""
 
-    n: int | None = None
-    threshold: int | None = None
-    max_colluding: int | None = None
-    min_cohort: int | None = None
-    length: int | None = None
+    n: int
+    threshold: int
+    max_colluding: int
+    min_cohort: int
+    length: int
 
 
 class Sight(_Part):
@@ -163,65 +143,64 @@ class Sight(_Part):
 
     item: str
     seen: bool | None
-    detail: str = ""
+    detail: str
 
 
 class Budget(_Part):
     """The numbers of single-example gradients that each way of training used."""
 
-    example_gradients_federated: int | None = None
-    example_gradients_central: int | None = None
+    example_gradients_federated: int
+    example_gradients_central: int | None  # None: there was no such training
 
 
 class Release(_Part):
     """A published base."""
 
     name: str
-    digest: str = ""
-    round: int | None = None
+    digest: str
+    round: int
 
 
 class AdapterFigures(_Part):
     """A published adapter."""
 
     name: str
-    country: str = ""
-    epsilon: Number = None
-    digest: str = ""
+    country: str
+    epsilon: Number
+    digest: str
 
 
 class RunFigures(_Part):
     """All the numbers of one run."""
 
     title: str
-    created: str = ""
-    engine: str = ""
-    base: str = ""
-    model: Model | None = None
-    countries: list[Country] = []
-    measure: Literal["text", "answers"] = "text"
-    bits_per_byte: Figures = {}
-    bits_per_byte_se: Figures = {}
-    samples: list[PromptAnswers] = []
-    language_share: dict[str, dict[str, Share]] = {}
-    references: bool | None = None
-    rounds: list[RoundFigures] = []
-    epsilon: dict[str, dict[str, Number]] = {}
+    created: str
+    engine: str
+    base: str
+    model: Model
+    countries: list[Country]
+    measure: Literal["answers"] = "answers"
+    bits_per_byte: Figures
+    bits_per_byte_se: Figures
+    samples: list[PromptAnswers]
+    references: bool
+    rounds: list[RoundFigures]
+    epsilon: Figures  # by node, the ``total`` of all that it spent
     epsilon_after_rounds: dict[str, Number] = {}  # by node, before its adapter
-    epsilon_limit: dict[str, Number] = {}
-    privacy: Privacy = Field(default_factory=Privacy)
-    bytes_out: dict[str, dict[str, int]] = {}
-    seconds: dict[str, Number] = {}
-    peak_rss_mb: Number = None
-    log: LogFacts = Field(default_factory=LogFacts)
-    secagg: SecAgg = Field(default_factory=SecAgg)
-    coordinator_view: list[Sight] = []
+    epsilon_limit: dict[str, Number]
+    privacy: Privacy
+    bytes_out: dict[str, dict[str, int]]
+    seconds: dict[str, float]
+    peak_rss_mb: float
+    log: LogFacts
+    secagg: SecAgg
+    coordinator_view: list[Sight]
     upload_test: UploadTest | None = None
     private_text: Search = Field(default_factory=Search)
-    budget: Budget = Field(default_factory=Budget)
-    software: dict[str, str] = {}
-    releases: list[Release] = []
-    adapters: list[AdapterFigures] = []
+    budget: Budget
+    software: dict[str, str]
+    releases: list[Release]
+    adapters: list[AdapterFigures]
 
     @property
     def is_in_doubt(self) -> bool:
@@ -314,13 +293,8 @@ class RunFigures(_Part):
         return math.hypot(*known) / len(known)
 
     def spent(self, node: str) -> Number:
-        """Return the loss of a node: its ``total``, or else the sum, a bound on it."""
-        runs = self.epsilon.get(node, {})
-        if "total" in runs:
-            return runs["total"]
-        values = list(runs.values())
-        known = [v for v in values if v is not None]
-        return sum(known) if values and len(known) == len(values) else None
+        """Return the loss of a node; None without a bound."""
+        return self.epsilon.get(node, {}).get("total")
 
     @property
     def worst_epsilon(self) -> Number:

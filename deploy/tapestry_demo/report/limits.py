@@ -37,9 +37,7 @@ _NO_NOISE = (
 
 def limits(run: RunFigures) -> Markup:
     """Draw the list of what is not protected; one item more where noise is missing."""
-    ran = bool(run.epsilon or run.rounds or run.bits_per_byte)
-    unbounded = ran and run.worst_epsilon is None
-    items = (_NO_NOISE, *LIMITS) if unbounded else LIMITS
+    items = (_NO_NOISE, *LIMITS) if run.worst_epsilon is None else LIMITS
     return joined(
         element("h2", {"id": "limits"}, "What is not protected"),
         paragraphs(

@@ -38,7 +38,6 @@ class Folder:
         return cls(frozenset({"report.json", *found}))
 
     def __contains__(self, path: str) -> bool:
-        """Return whether the file is there."""
         return path in self.files
 
     def link(self, path: str, text: str) -> Child:

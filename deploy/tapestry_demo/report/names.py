@@ -11,15 +11,7 @@ from tapestry.html import numbers
 from tapestry.protocol.stages import RoundStage
 from tapestry_demo.report.data import Country, RunFigures, release_number
 
-_PLACES: Mapping[str, str] = {
-    "usa": "the United States",
-    "uk": "the United Kingdom",
-    "netherlands": "the Netherlands",
-}
-_BASES: Mapping[str, str] = {
-    "smollm2": "SmolLM2 (135 million parameters)",
-    "tiny": "a tiny model for tests, which was never trained",
-}
+_PLACES: Mapping[str, str] = {"netherlands": "the Netherlands"}
 _ENGINES: Mapping[str, str] = {
     "inprocess": "all parties in one process",
     "flower": "each party in a process of its own, over a Flower network",
@@ -87,14 +79,13 @@ def title(node: str) -> str:
 def country(run: RunFigures, node: str) -> str:
     """Return a country and its language, as a title: ``Italy (Italian)``."""
     found = _country(run, node)
-    language = found.language_name if found else ""
-    return f"{title(node)} ({language})" if language else title(node)
+    return f"{title(node)} ({found.language_name})" if found else title(node)
 
 
 def language(run: RunFigures, node: str) -> str:
     """Return the language of a country's text, or else the country."""
     found = _country(run, node)
-    return found.language_name if found and found.language_name else place(node)
+    return found.language_name if found else place(node)
 
 
 def signer(witness: str) -> str:
@@ -122,13 +113,6 @@ def adapter(node: str) -> str:
     return f"{owner}\u2019{'' if owner.endswith('s') else 's'} adapter"
 
 
-def base(run: RunFigures) -> str:
-    """Name the pretrained model that the run started from."""
-    if run.model is not None:
-        return run.model.name
-    return _BASES.get(run.base, run.base)
-
-
 def engine(name: str) -> str:
     """Describe the way in which the parties were connected."""
     return _ENGINES.get(name, name)
@@ -136,7 +120,7 @@ def engine(name: str) -> str:
 
 def outcome(name: str) -> str:
     """Name the outcome of a round."""
-    return _OUTCOMES.get(name, name) or numbers.NONE
+    return _OUTCOMES.get(name, name)
 
 
 def lost_at(stage: str) -> str:
@@ -159,6 +143,6 @@ def _country(run: RunFigures, node: str) -> Country | None:
 
 
 def _release(run: RunFigures, name: str) -> str:
-    known = (r.round for r in run.releases if r.name == name and r.round is not None)
+    known = (r.round for r in run.releases if r.name == name)
     number = next(known, release_number(name))
     return f"the shared model after round\u00a0{number}"

@@ -1,20 +1,15 @@
 """The first screen of the page, in sentences that need no prior knowledge."""
 
 from tapestry.html import numbers
-from tapestry.html.markup import Child, Markup, element, joined, link
+from tapestry.html.markup import Child, Markup, element, link
 from tapestry_demo.report import names, odds
 from tapestry_demo.report.data import SUSPECT, RunFigures, UploadTest
 
-_LISTED = 6  # languages; more are summed up
-
 
 def headline(run: RunFigures) -> str:
-    """Sum up the run from its own figures; without countries, return its title."""
-    if not run.countries:
-        return run.title
+    """Sum up the run from its own figures."""
     who = numbers.capital(numbers.counted(len(run.countries), "institution"))
-    together = " together" if len(run.countries) > 1 else ""
-    return f"{who} trained one language model{together}{_change(run)}"
+    return f"{who} trained one language model together{_change(run)}"
 
 
 def _change(run: RunFigures) -> str:
@@ -23,9 +18,8 @@ def _change(run: RunFigures) -> str:
         return "; how good it became was not measured"
     found = [run.change(country.name) for country in run.countries]
     if len(set(found)) == 1:
-        whom = "all of them" if len(found) > 1 else "it"
         verb = "got " if found[0] in ("better", "worse") else "was "
-        return f", and the model {verb}{found[0]} for {whom}"
+        return f", and the model {verb}{found[0]} for all of them"
     counts = [(kind, found.count(kind)) for kind in dict.fromkeys(sorted(found))]
     told = [f"{kind} for {numbers.spelled(count)}" for kind, count in counts]
     return f": {numbers.enumerated(told)}"
@@ -42,26 +36,20 @@ def opening(run: RunFigures) -> Markup:
     shown = [
         element("div", {}, element("dt", {}, topic), element("dd", {}, *told))
         for topic, told in rows
-        if told
     ]
-    return element("dl", {"class": "opening"}, *shown) if shown else joined()
+    return element("dl", {"class": "opening"}, *shown)
 
 
 def _improved(run: RunFigures) -> list[Child]:
-    told = [_who(run), *_outcome(run), *_adapters(run)]
-    return _spaced(told)
+    return _spaced([_who(run), *_outcome(run), *_adapters(run)])
 
 
 def _who(run: RunFigures) -> str:
-    if not run.countries:
-        return ""
     places = numbers.enumerated([names.place(c.name) for c in run.countries])
     count = numbers.capital(numbers.counted(len(run.countries), "institution"))
-    model = names.base(run)
     return (
-        f"{count} ({places}) trained one computer model of language"
-        f"{' together' if len(run.countries) > 1 else ''}"
-        f"{f', {model}' if model else ''}.{_kept(run)}"
+        f"{count} ({places}) trained one computer model of language together,"
+        f" {run.model.name}.{_kept(run)}"
     )
 
 
@@ -77,10 +65,9 @@ def _kept(run: RunFigures) -> str:
 def _outcome(run: RunFigures) -> list[Child]:
     final, gains = run.final_base, run.gains
     if final is None or not gains:
-        return ["What the shared model gained was not measured."] if run.rounds else []
-    what = "the answers in dialogues" if run.measure == "answers" else "text"
+        return ["What the shared model gained was not measured."]
     told: list[Child] = [
-        f"The shared model now predicts {what} that it has never seen",
+        "The shared model now predicts the answers in dialogues that it has never seen",
         element("strong", {}, _listed(run, gains)),
         "than the model as it was given.",
     ]
@@ -94,7 +81,8 @@ def _outcome(run: RunFigures) -> list[Child]:
 
 
 def _adapters(run: RunFigures) -> list[Child]:
-    gains = _gains(run, {c.name: f"adapter-{c.name}" for c in run.countries})
+    found = {c.name: run.gain(f"adapter-{c.name}", c.name) for c in run.countries}
+    gains = {name: gain for name, gain in found.items() if gain is not None}
     if not gains:
         return []
     places = numbers.enumerated([names.place(name) for name in gains])
@@ -106,29 +94,14 @@ def _adapters(run: RunFigures) -> list[Child]:
     ]
 
 
-def _gains(run: RunFigures, models: dict[str, str | None]) -> dict[str, float]:
-    found = {name: run.gain(model, name) for name, model in models.items()}
-    return {name: gain for name, gain in found.items() if gain is not None}
-
-
 def _listed(run: RunFigures, gains: dict[str, float]) -> str:
-    """List each language with its gain, or the range if there are many."""
-    if len(gains) > _LISTED:
-        good = sum(gain > 0 for gain in gains.values())
-        low, high = (
-            numbers.better(min(gains.values())),
-            numbers.better(max(gains.values())),
-        )
-        return f"better in {good} of {len(gains)} languages, from {low} to {high},"
+    """List each language with its gain."""
     return numbers.enumerated(
         [f"{numbers.better(g)} in {names.language(run, n)}" for n, g in gains.items()]
     )
 
 
 def _private(run: RunFigures) -> list[Child]:
-    if not run.epsilon:
-        missing = "This report holds no account of the privacy loss: nothing is proven."
-        return [missing] if run.rounds or run.bits_per_byte else []
     worst, unit = run.worst_epsilon, run.privacy.unit or "record"
     if worst is None:
         return [
@@ -171,8 +144,6 @@ def _verdict(guess: float, unit: str) -> str:
 
 
 def _seen(run: RunFigures) -> list[Child]:
-    if not run.coordinator_view:
-        return []
     told: list[Child] = [
         *_masked(run),
         f"Of {numbers.counted(len(run.sights), 'thing')} on",
@@ -184,8 +155,8 @@ def _seen(run: RunFigures) -> list[Child]:
 
 
 def _masked(run: RunFigures) -> list[Child]:
-    """State what the masks hide, where there were masks and no test doubts them."""
-    if run.secagg.n is None or run.is_in_doubt:
+    """State what the masks hide, unless a test doubts them."""
+    if run.is_in_doubt:
         return ["The coordinator adds up the contributions."]
     return [
         (
@@ -229,8 +200,6 @@ def _test(test: UploadTest | None) -> str:
 
 def _checked(run: RunFigures) -> list[Child]:
     log = run.log
-    if log.size is None:
-        return []
     signers = numbers.counted(len(log.cosignatures), "member")
     few = f", fewer than the {numbers.spelled(log.quorum or 0)} needed"
     told: list[Child] = [
@@ -245,20 +214,11 @@ def _checked(run: RunFigures) -> list[Child]:
 
 
 def _found(verdict: str) -> list[Child]:
-    found = {
-        "holds": "and all of it holds",
-        "fails": "and a signature, proof or digest does not hold",
-        "rule_broken": "and a rule was broken",
-        "incomplete": "and could not check all of it: something is missing",
-        "foreign_file": "and found a file that is not part of it",
-    }.get(verdict)
-    if found is None and verdict:
-        return [f"The audit\u2019s verdict is unknown to this page: {verdict!r}."]
-    if found is None:
-        return ["This report holds no verdict of an audit."]
+    if verdict != "holds":
+        return [f"The audit\u2019s verdict is {verdict!r}: not all of it holds."]
     return [
         "The audit read the files alone, without keys or records,",
-        element("strong", {}, f"{found}."),
+        element("strong", {}, "and all of it holds."),
     ]
 
 

@@ -25,7 +25,7 @@ __all__ = ["write_report"]
 
 
 def write_report(run: RunFigures, directory: Path) -> None:
-    """Write ``report.json`` and ``report.html`` into a directory.
+    """Write ``report.json`` and ``report.html`` into a directory, which may be new.
 
     Guarantees:
         Equal figures beside equal files give equal bytes. Text from the figures
@@ -33,12 +33,8 @@ def write_report(run: RunFigures, directory: Path) -> None:
         the page or to a file that stands in the directory when the page is written.
 
     Edge cases:
-        Parts that were never set are left out of both files. An unknown number is
-        null in report.json and a dash, or "no bound" for epsilon, on the page.
-
-    Args:
-        run: The figures.
-        directory: The folder to write to; it is created if it does not exist.
+        An unknown number is null in report.json and a dash, or "no bound" for
+        epsilon, on the page.
 
     Raises:
         ResourceError: The folder cannot be made or a file in it cannot be written.
@@ -70,9 +66,7 @@ def render(run: RunFigures, folder: Folder) -> str:
         ("verify", "Check it yourself"): assurance.check(run),
         ("details", "Details"): _details(run, folder),
     }
-    contents = [
-        link(f"#{part}", name) for (part, name), shown in parts.items() if shown
-    ]
+    contents = [link(f"#{part}", name) for part, name in parts]
     main = element(
         "main",
         {},
@@ -82,28 +76,28 @@ def render(run: RunFigures, folder: Folder) -> str:
         *parts.values(),
     )
     foot = element("footer", {}, *_closing())
-    threads = weave(max(len(run.countries), 3))
+    threads = weave(len(run.countries))
     return page(headline(run), "en", style, threads, main, foot)
 
 
 def _top(run: RunFigures) -> Markup:
-    base = names.base(run)
-    licence = run.model.licence if run.model else ""
+    licence = f" ({run.model.licence})" if run.model.licence else ""
     facts = [
         numbers.date(run.created),
-        f"model: {base}{f' ({licence})' if licence else ''}" if base else "",
+        f"model: {run.model.name}{licence}",
         names.engine(run.engine),
     ]
     return element(
         "header",
         {"class": "top"},
         element("h1", {}, headline(run)),
-        element("p", {"class": "facts"}, " · ".join(fact for fact in facts if fact)),
+        element("p", {"class": "facts"}, " · ".join(facts)),
     )
 
 
 def _details(run: RunFigures, folder: Folder) -> Markup:
-    parts = [
+    return joined(
+        element("h2", {"id": "details"}, "Details"),
         rounds(run),
         assurance.members(run),
         assurance.traffic(run),
@@ -111,10 +105,7 @@ def _details(run: RunFigures, folder: Folder) -> Markup:
         assurance.published(run, folder),
         assurance.time(run),
         assurance.software(run),
-    ]
-    if not any(parts):
-        return joined()
-    return joined(element("h2", {"id": "details"}, "Details"), *parts)
+    )
 
 
 def _closing() -> tuple[Child, ...]:

@@ -34,9 +34,6 @@ _SHARED_TRUST = (
 def promise_in_words(spent: Sequence[DpAccounted]) -> str:
     """State the promise that the accounts of a log make.
 
-    Args:
-        spent: The accounts of all nodes.
-
     Returns:
         The definition of differential privacy and what it relies on; empty where there
         is no account, or one without a bound.
@@ -51,8 +48,6 @@ def promise_in_words(spent: Sequence[DpAccounted]) -> str:
 
 def privacy(run: RunFigures) -> Markup:
     """Draw the bound and how to read it, each institution's loss, and the terms."""
-    if not run.epsilon:
-        return joined()
     return joined(
         element("h2", {"id": "privacy"}, "What can be learned about one record"),
         _reading(run),
@@ -102,10 +97,7 @@ def _reading(run: RunFigures) -> Markup:
 
 
 def _delta_of(run: RunFigures, delta: float) -> str:
-    known = [c.records for c in run.countries if c.records]
-    if not known:
-        return ""
-    most = max(known)
+    most = max(c.records for c in run.countries)
     if delta * most < 1:
         return (
             f" It should be well below one in the number of records; the largest "
@@ -145,20 +137,14 @@ def _scale(worst: float, delta: float, unit: str) -> Markup:
 
 
 def _spent(run: RunFigures) -> Markup:
-    found = dict.fromkeys(kind for runs in run.epsilon.values() for kind in runs)
-    kinds = [kind for kind in found if kind != "total"] if len(found) > 1 else []
     rows: list[list[Child | Cell]] = []
     for node in run.nodes(run.epsilon):
-        spent, total = run.epsilon[node], run.spent(node)
-        cells = [
-            numbers.epsilon(spent[k]) if k in spent else numbers.NONE for k in kinds
-        ]
+        total = run.spent(node)
         bound = "no bound" if total is None else numbers.factor(odds.factor(total))
         limit = numbers.short(run.epsilon_limit.get(node))
         first = names.country(run, node)
-        rows.append([first, *cells, numbers.epsilon(total), bound, limit])
-    header = ["Institution", *map(numbers.capital, kinds), "ε spent"]
-    header += ["Factor, at most", "ε agreed, at most"]
+        rows.append([first, numbers.epsilon(total), bound, limit])
+    header = ["Institution", "ε spent", "Factor, at most", "ε agreed, at most"]
     caption = f"What each institution spent of what it had agreed to.{_over(run)}"
     return table(caption, header, rows)
 

@@ -15,18 +15,22 @@ from tapestry.html.markup import (
     table,
 )
 from tapestry_demo.report import names
-from tapestry_demo.report.data import RunFigures
+from tapestry_demo.report.data import DroppedNode, RunFigures
 
 _LEVELS = 6
+_MEASURE = (
+    "Measured are bits per byte over answers in held-out dialogues, given what was said"
+    " before: how many bits a model needs, on average, to write down one byte of it. A"
+    " model that predicts text better needs fewer, so \u201c5.0\u00a0% better\u201d"
+    " means 5.0\u00a0% fewer bits."
+)
 
 
 def results(run: RunFigures) -> Markup:
     """Draw the measure in a sentence, the chart, and every figure behind it."""
-    if not run.bits_per_byte or not run.countries:
-        return joined()
     return joined(
         element("h2", {"id": "results"}, "How good the models are, compared with what"),
-        paragraphs(_measure(run)),
+        paragraphs(_MEASURE),
         _chart(run),
         _references(run),
         behind("Every model on every language, in bits per byte", _matrix(run)),
@@ -35,8 +39,6 @@ def results(run: RunFigures) -> Markup:
 
 def rounds(run: RunFigures) -> Markup:
     """Draw the change of the shared model from round to round."""
-    if not run.rounds:
-        return joined()
     plots = [p for p in (_panel(run, c.name) for c in run.countries) if p]
     drawn = joined()
     if plots:
@@ -53,19 +55,6 @@ def rounds(run: RunFigures) -> Markup:
         element("h3", {"id": "rounds"}, "Round by round"),
         drawn,
         _rounds_table(run),
-    )
-
-
-def _measure(run: RunFigures) -> str:
-    over = (
-        "answers in held-out dialogues, given what was said before"
-        if run.measure == "answers"
-        else "held-out text, which no model was trained on"
-    )
-    return (
-        f"Measured are bits per byte over {over}: how many bits a model needs, on "
-        "average, to write down one byte of it. A model that predicts text better "
-        "needs fewer, so \u201c5.0\u00a0% better\u201d means 5.0\u00a0% fewer bits."
     )
 
 
@@ -154,7 +143,7 @@ def _references(run: RunFigures) -> Markup:
 def _effort(run: RunFigures) -> str:
     here = run.budget.example_gradients_federated
     there = run.budget.example_gradients_central
-    if here is None or there is None:
+    if there is None:
         return ""
     if here == there:
         return f" Each way used {numbers.whole(here)} gradients of single examples."
@@ -225,9 +214,9 @@ def _rounds_table(run: RunFigures) -> Markup:
             f"Round\u00a0{r.number}",
             names.outcome(r.outcome),
             numbers.enumerated([names.place(n) for n in r.included]) or numbers.NONE,
-            numbers.enumerated([_absent(d.name, d.stage) for d in r.absent]) or "none",
+            numbers.enumerated([_dropped(d) for d in r.dropped]) or "none",
             numbers.short(r.mean_norm),
-            *(numbers.bits(r.bits(c.name)) for c in run.countries),
+            *(numbers.bits(r.bits_per_byte.get(c.name)) for c in run.countries),
         ]
         for r in run.rounds
     ]
@@ -235,15 +224,15 @@ def _rounds_table(run: RunFigures) -> Markup:
     return table(caption, header, rows, text_columns=4)
 
 
-def _absent(name: str, stage: str) -> str:
-    return (
-        f"{names.place(name)} ({names.lost_at(stage)})" if stage else names.place(name)
-    )
+def _dropped(node: DroppedNode) -> str:
+    return f"{names.place(node.name)} ({names.lost_at(node.stage)})"
 
 
 def _panel(run: RunFigures, country: str) -> Panel | None:
     """Return a plot of at least three points; two are better read as numbers."""
-    points = [(r.number, value) for r in run.rounds if (value := r.bits(country))]
+    points = [
+        (r.number, value) for r in run.rounds if (value := r.bits_per_byte.get(country))
+    ]
     given = run.bits("given", country)
     if given is not None:
         points.insert(0, (0, given))

@@ -70,13 +70,6 @@ def summarize(
     Guarantees:
         Each epsilon is the one that the audit recomputed from the log, not the one
         that a node reported, except in ``epsilon_after_rounds``.
-
-    Args:
-        demo: The demo, with its folder as the run left it.
-        matrix: The evaluations of all models.
-        samples: Held-out prompts, with what the models answered.
-        tap: What passed the coordinator.
-        audit: The audit of the demo's bundle.
     """
     events = [open_entry(entry).event for entry in audit.entries]
     bodies = [event.body for event in events]

@@ -31,7 +31,7 @@ from tapestry.errors import (
     ResourceError,
     VerificationError,
 )
-from tapestry.inputs.plain_file import read_plain
+from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.schema import check_file_name
 from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import read_claim
@@ -136,7 +136,7 @@ def open_bundle(folder: Path) -> Bundle:
         ForeignFileError: The folder holds links, or files that are not listed.
         ResourceError: A file cannot be read.
     """
-    try:
+    with reading(folder):
         listed = _read_manifest(folder)
         found = take_inventory(folder, listed, own=MANIFEST, own_is_folder=False)
         for name, path in found.files.items():
@@ -147,9 +147,6 @@ def open_bundle(folder: Path) -> Bundle:
         if found.odd:
             message = f"{found.odd[0]} is no plain file"
             raise VerificationError(message, code="file-not-plain")
-    except OSError as error:
-        message = f"cannot read {folder}: {error.strerror}"
-        raise ResourceError(message, code="file-unreadable") from error
     found.refuse_foreign(folder.name)
     if found.missing:
         message = f"{found.missing[0]} is missing from the bundle"
@@ -206,9 +203,7 @@ def write_bundle(
 def add_sums(folder: Path, sums: Mapping[int, Path]) -> Bundle:
     """Put evidence on sums (``sum_evidence``) into a bundle.
 
-    Args:
-        folder: The bundle.
-        sums: The folder of each round, by the log index of ``round.closed``.
+    ``sums`` has the folder of each round by the log index of ``round.closed``.
 
     Raises:
         ResourceError: A file cannot be copied.

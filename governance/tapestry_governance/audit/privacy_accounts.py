@@ -69,9 +69,6 @@ def recompute(spending: Spending) -> list[Account]:
     Composed is at the smallest delta of a node's accounts, all runs and adapters
     together: an account at a larger one does not make the whole look small. The report
     is the last one, or None where it is at another delta.
-
-    Args:
-        spending: The accounts of each node, in the order of the log.
     """
     return _accounts(spending, checks=False)
 
@@ -82,9 +79,6 @@ def check(spending: Spending) -> list[Account]:
     Guarantees:
         Every report is compared with the composition of all accounts up to it, in one
         pass. Of equal reports in a row the last is compared: fewer accounts cost less.
-
-    Args:
-        spending: The accounts of each node, in the order of the log.
 
     Raises:
         RuleError: A report is below what its own parameters cost.

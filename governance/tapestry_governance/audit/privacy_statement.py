@@ -110,9 +110,7 @@ class Statement:
 def state_privacy(state: FederationState, name: str) -> Statement:
     """Collect the privacy statement of a release or adapter from the log.
 
-    Args:
-        state: The state after the verified log.
-        name: The published name; of an adapter the newest version is taken.
+    Of an adapter the newest version is taken.
 
     Raises:
         IncompleteError: The log publishes nothing of this name.
@@ -181,12 +179,7 @@ def to_markdown(statement: Statement) -> str:
 def write_statements(state: FederationState, folder: Path) -> list[str]:
     """Write ``NAME.md`` and ``NAME.json`` for each release and adapter of a log.
 
-    Args:
-        state: The state after the verified log.
-        folder: The target, which is made if need be.
-
-    Returns:
-        The names, releases first.
+    The folder is made if need be. Returns the names, releases first.
 
     Raises:
         ResourceError: A file cannot be written.

@@ -34,15 +34,11 @@ def check_artifacts(
 ) -> set[str]:
     """Check every folder; returns the names of those that are whole.
 
+    ``folders`` are by the name in the log; a release holds ``policy`` as well.
+
     Guarantees:
         Each file of a folder is in its manifest, or is the manifest, or is one of those
         named above; all of these are there and compared.
-
-    Args:
-        folders: The folders, by the name of the release or adapter.
-        state: The federation after all entries.
-        entries: The log.
-        policy: The trust policy, as a file; a release holds the same.
 
     Raises:
         IncompleteError: A folder lacks its manifest or a file, or one is empty.

@@ -106,9 +106,7 @@ class CheckedSums:
 def check_sums(folder: Path, events: Sequence[Event]) -> CheckedSums:
     """Recompute every chunk in a bundle's ``sums`` folder.
 
-    Args:
-        folder: The folder; it need not exist.
-        events: All events of the log, in order; checked before.
+    The folder need not exist; ``events`` are all of the log, checked before.
 
     Edge cases:
         Of a round without a chunk the result is compared with the log, and its sum

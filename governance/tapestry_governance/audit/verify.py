@@ -117,10 +117,8 @@ def verify(
 ) -> Audit:
     """Audit a bundle.
 
-    Args:
-        folder: The bundle.
-        trust: The trust policy that the auditor holds; without it the bundle's own.
-        since: A checkpoint the auditor kept from an earlier audit.
+    ``trust`` is the policy that the auditor holds; without it the bundle's own counts.
+    ``since`` is a checkpoint that the auditor kept from an earlier audit.
 
     Raises:
         ConfigError: The path is not a folder, so nothing was audited.

@@ -11,13 +11,14 @@ import click
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
-from tapestry.errors import ConfigError, IncompleteError
+from tapestry.errors import IncompleteError
 from tapestry_governance.cli.audit import bundle_folder, note_trust, status, trust_file
 from tapestry_governance.cli.folder_checks import (
     CheckStep,
     check_log,
     conclude,
     find,
+    require_folder,
     run,
 )
 
@@ -54,7 +55,7 @@ def verify_command(
     directory: Path,
     base: Path | None,
     bundle: Path | None,
-    trust: Path | None,
+    trust: bytes | None,
     as_json: bool,
 ) -> ExitStatus:
     """Check an adapter without running it: files, weights, settings, base, log.
@@ -63,13 +64,8 @@ def verify_command(
     no verdict.
     """
     from tapestry_governance import registry
-    from tapestry_governance.audit.bundle import read_small
 
-    held = None if trust is None else read_small(trust)
-    if not directory.is_dir():
-        raise ConfigError(
-            f"no folder {directory}; name the one of an adapter", code="folder-missing"
-        )
+    require_folder(directory, kind="an adapter")
     steps: list[CheckStep] = []
     found = run(steps, "folder", lambda: registry.check_folder(directory), _describe)
     report: dict[str, Any] = {"adapter": str(directory)}
@@ -89,23 +85,22 @@ def verify_command(
                 registry.check_release(held_base, audit.state.releases[entry.base])
             return entry
 
-        privacy = check_log(steps, directory, check, _line, bundle=bundle, trust=held)
+        privacy = check_log(steps, directory, check, _line, bundle=bundle, trust=trust)
         report["base"] = found.base
         report["base_digest"] = found.base_digest
         report["manifest_digest"] = found.manifest_digest
-    return conclude(steps, report, privacy=privacy, trust=held, as_json=as_json)
+    return conclude(steps, report, privacy=privacy, trust=trust, as_json=as_json)
 
 
 @app.command("list")
 @bundle_folder
 @trust_file
 @as_json
-def list_command(bundle: Path, trust: Path | None, as_json: bool) -> ExitStatus:
+def list_command(bundle: Path, trust: bytes | None, as_json: bool) -> ExitStatus:
     """List the published adapters, if the bundle holds; it is verified first."""
-    from tapestry_governance.audit.bundle import read_small
     from tapestry_governance.audit.verify import verify
 
-    audit = verify(bundle, trust=None if trust is None else read_small(trust))
+    audit = verify(bundle, trust=trust)
     if status(audit) is not ExitStatus.HOLDS:
         console.note(f"{bundle} does not verify: {audit.steps[-1].detail}")
         return status(audit)

@@ -25,9 +25,20 @@ WORDS = {
 bundle_folder = click.argument(
     "bundle", cls=Argument, type=PATH, metavar="BUNDLE", help="The bundle's folder."
 )
+
+
+def _read(
+    _context: click.Context, _option: click.Parameter, path: Path | None
+) -> bytes | None:
+    from tapestry_governance.audit.bundle import read_small
+
+    return None if path is None else read_small(path)
+
+
 trust_file = click.option(
     "--trust",
     type=PATH,
+    callback=_read,
     metavar="FILE",
     help="The trust policy that you hold; default: the bundle's own trust-policy.txt.",
 )
@@ -44,12 +55,13 @@ def app() -> None:
 @click.option(
     "--since",
     type=PATH,
+    callback=_read,
     metavar="FILE",
     help="A checkpoint that you kept from an earlier audit.",
 )
 @as_json
 def verify_command(
-    bundle: Path, trust: Path | None, since: Path | None, as_json: bool
+    bundle: Path, trust: bytes | None, since: bytes | None, as_json: bool
 ) -> ExitStatus:
     """Verify the whole log and all that comes with it."""
     audit = _audit(bundle, trust=trust, since=since)
@@ -76,9 +88,9 @@ def verify_command(
 @bundle_folder
 @trust_file
 @as_json
-def account_command(bundle: Path, trust: Path | None, as_json: bool) -> ExitStatus:
+def account_command(bundle: Path, trust: bytes | None, as_json: bool) -> ExitStatus:
     """Recompute epsilon per node and block; the bundle is verified first."""
-    audit = _audit(bundle, trust=trust, since=None)
+    audit = _audit(bundle, trust=trust)
     if as_json:
         report = {"accounts": [_row(each) for each in audit.accounts]}
         console.say_json(report | _verdict(audit))
@@ -98,12 +110,12 @@ def account_command(bundle: Path, trust: Path | None, as_json: bool) -> ExitStat
 @trust_file
 @as_json
 def statement_command(
-    bundle: Path, name: str, trust: Path | None, as_json: bool
+    bundle: Path, name: str, trust: bytes | None, as_json: bool
 ) -> ExitStatus:
     """Say what a release or adapter promises; the bundle is verified first."""
     from tapestry_governance.audit.privacy_statement import state_privacy, to_markdown
 
-    audit = _audit(bundle, trust=trust, since=None)
+    audit = _audit(bundle, trust=trust)
     if status(audit) is not ExitStatus.HOLDS:
         return _say_failure(audit, as_json=as_json)
     statement = state_privacy(audit.state, name)
@@ -130,7 +142,7 @@ def statement_command(
 @trust_file
 @as_json
 def software_command(
-    *, files: bool, bundle: Path | None, trust: Path | None, as_json: bool
+    *, files: bool, bundle: Path | None, trust: bytes | None, as_json: bool
 ) -> ExitStatus:
     """Say what software a node is here, and whether a policy allows it.
 
@@ -143,7 +155,7 @@ def software_command(
 
     allowed = None
     if bundle is not None:
-        audit = _audit(bundle, trust=trust, since=None)
+        audit = _audit(bundle, trust=trust)
         if status(audit) is not ExitStatus.HOLDS:
             return _say_failure(audit, as_json=as_json)
         allowed = audit.state.policy.software
@@ -161,15 +173,10 @@ def status(audit: "Audit") -> ExitStatus:
     return ExitStatus(int(audit.verdict))
 
 
-def _audit(bundle: Path, *, trust: Path | None, since: Path | None) -> "Audit":
-    from tapestry_governance.audit.bundle import read_small
+def _audit(bundle: Path, *, trust: bytes | None, since: bytes | None = None) -> "Audit":
     from tapestry_governance.audit.verify import verify
 
-    return verify(
-        bundle,
-        trust=None if trust is None else read_small(trust),
-        since=None if since is None else read_small(since),
-    )
+    return verify(bundle, trust=trust, since=since)
 
 
 def _say_failure(audit: "Audit", *, as_json: bool) -> ExitStatus:

@@ -42,7 +42,6 @@ class CheckStep:
     foreign: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Format the line that people read."""
         word = WORDS[self.status] if self.checked else "not checked"
         return f"{word:<13}{self.name:<8}{self.detail}"
 
@@ -51,6 +50,18 @@ class CheckStep:
         holds = self.status is ExitStatus.HOLDS if self.checked else None
         said = {"detail": self.detail, "code": self.code}
         return {"name": self.name, "holds": holds, **said}
+
+
+def require_folder(directory: Path, *, kind: str) -> None:
+    """Require that the folder to check is there.
+
+    Raises:
+        ConfigError: It is not, so nothing was checked.
+    """
+    if not directory.is_dir():
+        raise ConfigError(
+            f"no folder {directory}; name the one of {kind}", code="folder-missing"
+        )
 
 
 def run(
@@ -100,16 +111,11 @@ def check_log(
 
     Returns the privacy statement of what was published, or None if nothing holds.
 
+    ``check`` compares the folder with the log and returns its entry, which ``describe``
+    puts in one line.
+
     Guarantees:
         The files beside the manifest are compared as well; none of them is only listed.
-
-    Args:
-        steps: The list that the step is appended to.
-        directory: The folder; ``bundle/`` is looked for beside its parent.
-        check: Compares the folder with the log, and returns its entry.
-        describe: Describes the entry in one line.
-        bundle: The bundle, if it lies elsewhere.
-        trust: The trust policy that the reader holds.
     """
     beside = directory.resolve().parent.parent / "bundle"
     if bundle is None and not beside.is_dir():

@@ -8,13 +8,14 @@ import click
 
 from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
-from tapestry.errors import ConfigError, IncompleteError
+from tapestry.errors import IncompleteError
 from tapestry_governance.cli.audit import trust_file
 from tapestry_governance.cli.folder_checks import (
     CheckStep,
     check_log,
     conclude,
     find,
+    require_folder,
     run,
 )
 
@@ -42,7 +43,7 @@ def app() -> None:
 @trust_file
 @as_json
 def verify_command(
-    directory: Path, bundle: Path | None, trust: Path | None, as_json: bool
+    directory: Path, bundle: Path | None, trust: bytes | None, as_json: bool
 ) -> ExitStatus:
     """Check a release without running it: files, parameters, log.
 
@@ -51,13 +52,8 @@ def verify_command(
     make them, so they do not change the verdict.
     """
     from tapestry_governance import registry
-    from tapestry_governance.audit.bundle import read_small
 
-    held = None if trust is None else read_small(trust)
-    if not directory.is_dir():
-        raise ConfigError(
-            f"no folder {directory}; name the one of a release", code="folder-missing"
-        )
+    require_folder(directory, kind="a release")
     steps: list[CheckStep] = []
     disputes: list[tuple[str, str, int]] = []
     found = run(steps, "folder", lambda: _check_folder(directory), _describe)
@@ -83,7 +79,7 @@ def verify_command(
             check,
             lambda entry: _line(entry, disputes),
             bundle=bundle,
-            trust=held,
+            trust=trust,
         )
     report = {
         "release": str(directory),
@@ -92,7 +88,7 @@ def verify_command(
             for member, subject, number in disputes
         ],
     }
-    return conclude(steps, report, privacy=privacy, trust=held, as_json=as_json)
+    return conclude(steps, report, privacy=privacy, trust=trust, as_json=as_json)
 
 
 def _check_folder(directory: Path) -> "registry.BaseShape":

@@ -215,12 +215,8 @@ class Author:
     ) -> Event:
         """Make an event of this author.
 
-        Args:
-            body: The statement.
-            now: Timezone-aware; goes into the id and the claimed time.
-            seen: The author's newest cosigned view of the log.
-            refs: Indexes of the entries that the event refers to.
-            entropy: The source of the id's random bits.
+        ``now`` is timezone-aware and goes into the id, whose random bits ``entropy``
+        gives, and into the claimed time; ``refs`` are indexes of entries.
         """
         return _EVENTS[body.type](
             v=1,

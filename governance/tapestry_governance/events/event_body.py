@@ -50,7 +50,11 @@ WitnessKey = Annotated[str, Field(max_length=300), AfterValidator(_cosigning)]
 
 
 class Body(Strict):
-    """The statement of an event. ``roles`` are the roles that may sign it."""
+    """The statement of an event of one ``type``, which ``roles`` may sign."""
 
     type: ClassVar[str] = ""
     roles: ClassVar[tuple[Role, ...]] = ()
+
+    def __init_subclass__(cls, *, type: str = "", roles: tuple[Role, ...] = ()) -> None:  # noqa: A002 - as in an event
+        super().__init_subclass__()
+        cls.type, cls.roles = type, roles

@@ -1,6 +1,6 @@
 """Events about the federation itself: its charter, members and policy."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,12 +14,12 @@ from tapestry.schema import (
     Printable,
     Software,
     Strict,
+    check_ascending,
 )
 from tapestry_governance.events.event_body import (
     Attempt,
     Body,
     Licence,
-    Role,
     SignatureKey,
     WitnessKey,
 )
@@ -76,15 +76,13 @@ class Founder(Strict):
     request: Digest
 
 
-class CharterAdopted(Body):
+class CharterAdopted(Body, type="charter.adopted", roles=("coordinator",)):
     """Entry 0: the founders, the coordinator, how to reach it, and the first policy.
 
     A founder's keys are in its request, which comes with its ``charter.accepted``: the
     keys of 128 founders would not fit an entry.
     """
 
-    type: ClassVar[str] = "charter.adopted"
-    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
     log: SignatureKey  # signs checkpoints; its name is the origin
     coordinator: Coordinator
     address: Annotated[Printable, Field(min_length=1, max_length=255)]  # to dial
@@ -94,9 +92,9 @@ class CharterAdopted(Body):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [member.name for member in self.members]
-        if names != sorted(set(names)) or self.coordinator.name in names:
-            raise ValueError("members must be distinct and in order of name")
+        names = check_ascending(tuple(member.name for member in self.members))
+        if self.coordinator.name in names:
+            raise ValueError("the coordinator is no member")
         if len({member.request for member in self.members}) != len(names):
             raise ValueError("two members have one request")
         log, key = VerifyKey.parse(self.log), VerifyKey.parse(self.coordinator.key)
@@ -115,11 +113,9 @@ class CharterAdopted(Body):
         return VerifyKey.parse(self.log).name
 
 
-class PolicyAdopted(Body):
+class PolicyAdopted(Body, type="policy.adopted", roles=("root",)):
     """New rules, signed by the root keys of more than half of the members."""
 
-    type: ClassVar[str] = "policy.adopted"
-    roles: ClassVar[tuple[Role, ...]] = ("root",)
     policy: Policy
 
 

@@ -5,12 +5,12 @@ these types only ``charter.accepted`` has a rule in this release (``rules.member
 the replay refuses the others.
 """
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
 from tapestry.keys import VerifyKey
-from tapestry.schema import Digest, Name, Printable, Strict
+from tapestry.schema import Digest, InOrder, Name, Printable, Strict
 from tapestry_governance.events.event_body import (
     Base,
     Body,
@@ -18,7 +18,6 @@ from tapestry_governance.events.event_body import (
     Hash,
     Index,
     Language,
-    Role,
     SignatureKey,
     WitnessKey,
 )
@@ -78,21 +77,19 @@ class MembershipRequest(Strict):
         )
 
 
-class CharterAccepted(Body):
+class CharterAccepted(Body, type="charter.accepted", roles=("root",)):
     """A founder's acceptance of the charter, which brings its keys into the log."""
 
-    type: ClassVar[str] = "charter.accepted"
-    roles: ClassVar[tuple[Role, ...]] = ("root",)
     charter: Digest  # of entry 0
     request: MembershipRequest  # its digest stands in the charter
     possession: Possession
     # The other members that read the fingerprint out; two, or all where fewer.
-    readers: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_MEMBERS)]
+    readers: Annotated[
+        tuple[Name, ...], Field(min_length=1, max_length=MAX_MEMBERS), InOrder
+    ]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if list(self.readers) != sorted(set(self.readers)):
-            raise ValueError("readers must be distinct and in order")
         if self.request.name in self.readers:
             raise ValueError("the readers are other members")
         return self
@@ -176,31 +173,25 @@ Proposal = Annotated[
 ]
 
 
-class ProposalMade(Body):
+class ProposalMade(Body, type="proposal.made", roles=("root",)):
     """A proposal; it lapses when the roster changes before it is decided."""
 
-    type: ClassVar[str] = "proposal.made"
-    roles: ClassVar[tuple[Role, ...]] = ("root",)
     roster: Digest  # of the members who may vote
     proposal: Proposal
 
 
-class VoteCast(Body):
+class VoteCast(Body, type="vote.cast", roles=("root",)):
     """A member's vote on a proposal or a published release; the last one counts."""
 
-    type: ClassVar[str] = "vote.cast"
-    roles: ClassVar[tuple[Role, ...]] = ("root",)
     subject: Index  # of the proposal or release in the log
     entry: Digest  # of that entry
     vote: Literal["yes", "no", "abstain"]
     reasons: Digest | None  # salted, of a document with the reasons
 
 
-class KeyRotated(Body):
+class KeyRotated(Body, type="key.rotated", roles=("root",)):
     """A new key of a member for one purpose."""
 
-    type: ClassVar[str] = "key.rotated"
-    roles: ClassVar[tuple[Role, ...]] = ("root",)
     purpose: Literal["root", "node", "witness", "community", "transport", "receipts"]
     key: Annotated[str, Field(max_length=300)]  # a vkey; a digest for transport
     reason: Literal["routine", "compromised"]
@@ -212,8 +203,5 @@ class KeyRotated(Body):
         return self
 
 
-class MemberLeft(Body):
+class MemberLeft(Body, type="member.left", roles=("root",)):
     """A member's exit, which needs nobody's approval."""
-
-    type: ClassVar[str] = "member.left"
-    roles: ClassVar[tuple[Role, ...]] = ("root",)

@@ -1,6 +1,6 @@
 """Events about models: evaluations, releases of the base, adapters."""
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -10,28 +10,23 @@ from tapestry_governance.events.event_body import (
     Body,
     Language,
     Licence,
-    Role,
     RoundNumber,
     Scores,
 )
 
 
-class EvaluationRecorded(Body):
+class EvaluationRecorded(Body, type="evaluation.recorded", roles=("coordinator",)):
     """Scores of a base or adapter on public text, never on a node's records."""
 
-    type: ClassVar[str] = "evaluation.recorded"
-    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
     subject: Digest  # identity of a base, manifest of an adapter
     suite: Name
     suite_digest: Digest
     scores: Scores
 
 
-class ReleasePublished(Body):
+class ReleasePublished(Body, type="release.published", roles=("coordinator",)):
     """The publication of a base model."""
 
-    type: ClassVar[str] = "release.published"
-    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
     name: Base
     model_digest: Digest  # the identity of the model
     parameters_digest: Digest
@@ -41,11 +36,9 @@ class ReleasePublished(Body):
     previous: Base | None
 
 
-class AdapterPublished(Body):
+class AdapterPublished(Body, type="adapter.published", roles=("community",)):
     """A community's adapter on a released base."""
 
-    type: ClassVar[str] = "adapter.published"
-    roles: ClassVar[tuple[Role, ...]] = ("community",)
     name: Name
     version: Annotated[int, Field(ge=1)]
     country: Annotated[Printable, Field(min_length=1, max_length=60)]

@@ -1,7 +1,7 @@
 """Events about records: a node's declaration of its data, and its privacy accounts."""
 
 import math
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,6 @@ from tapestry_governance.events.event_body import (
     Body,
     Language,
     Licence,
-    Role,
     RoundNumber,
 )
 
@@ -22,11 +21,9 @@ MAX_BLOCKS = 260  # of an institution: five years of versions, one a week
 Block = Annotated[int, Field(ge=1, le=MAX_BLOCKS)]
 
 
-class DataDeclared(Body):
+class DataDeclared(Body, type="data.declared", roles=("node",)):
     """A commitment to an institution's data; the count sets its sampling rate."""
 
-    type: ClassVar[str] = "data.declared"
-    roles: ClassVar[tuple[Role, ...]] = ("node",)
     dataset: Digest  # a salted commitment, not a digest of the records
     version: Annotated[int, Field(ge=1)]
     block: Block  # of the units that came with this version
@@ -148,11 +145,9 @@ class PrivacyLoss(Strict):
             raise ValueError("a grid goes with integer noise")
 
 
-class DpAccounted(Body):
+class DpAccounted(Body, type="dp.accounted", roles=("node",)):
     """A node's privacy loss of an attempt at a round, or of a version of an adapter."""
 
-    type: ClassVar[str] = "dp.accounted"
-    roles: ClassVar[tuple[Role, ...]] = ("node",)
     run_id: Name
     round_number: RoundNumber | None
     attempt: Attempt | None

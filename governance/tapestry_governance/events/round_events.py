@@ -1,30 +1,27 @@
 """Events of a round: opened, committed to or refused, closed or aborted."""
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
 from tapestry.protocol.messages import Reason
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import Digest, Name, Strict
+from tapestry.schema import Digest, Name, Names, Strict, check_ascending
 from tapestry_governance.events.event_body import (
     Attempt,
     Body,
     Code,
     Hash,
     Index,
-    Role,
     RoundNumber,
     Scores,
 )
 
 
-class RoundOpened(Body):
+class RoundOpened(Body, type="round.opened", roles=("coordinator",)):
     """A round's whole plan, fixed before a node is asked to train."""
 
-    type: ClassVar[str] = "round.opened"
-    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
     manifest: RoundManifest
 
 
@@ -36,20 +33,16 @@ class InRound(Body):
     attempt: Attempt
 
 
-class ContributionCommitted(InRound):
+class ContributionCommitted(InRound, type="contribution.committed", roles=("node",)):
     """A node's commitment to its upload: the root over its masked chunks."""
 
-    type: ClassVar[str] = "contribution.committed"
-    roles: ClassVar[tuple[Role, ...]] = ("node",)
     context: Hash  # of the round manifest
     masked_root: Hash
 
 
-class ContributionRefused(InRound):
+class ContributionRefused(InRound, type="contribution.refused", roles=("node",)):
     """A node's refusal to take part, with a reason code and nothing else."""
 
-    type: ClassVar[str] = "contribution.refused"
-    roles: ClassVar[tuple[Role, ...]] = ("node",)
     reason: Reason
 
 
@@ -60,14 +53,12 @@ class Dropped(Strict):
     stage: RoundStage
 
 
-class RoundClosed(InRound):
+class RoundClosed(InRound, type="round.closed", roles=("coordinator",)):
     """The outcome of a round that gave a sum."""
 
-    type: ClassVar[str] = "round.closed"
-    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
     outcome: Literal["applied", "rejected"]
     reason: Code | None  # why it was rejected
-    included: tuple[Name, ...]  # in order of name
+    included: Names
     dropped: tuple[Dropped, ...]  # in order of name
     commitments: tuple[Index, ...]  # log indexes, in the order of ``included``
     aggregate_digest: Digest
@@ -79,10 +70,7 @@ class RoundClosed(InRound):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [entry.name for entry in self.dropped]
-        for group in (list(self.included), names):
-            if group != sorted(set(group)):
-                raise ValueError("names must be distinct and in order")
+        check_ascending(tuple(entry.name for entry in self.dropped))
         if len(self.commitments) != len(self.included):
             raise ValueError("one commitment per included node")
         if (self.outcome == "rejected") != (self.reason is not None):
@@ -90,11 +78,9 @@ class RoundClosed(InRound):
         return self
 
 
-class RoundDisputed(InRound):
+class RoundDisputed(InRound, type="round.disputed", roles=("node",)):
     """A member's finding that a closed round is not what the log says of it."""
 
-    type: ClassVar[str] = "round.disputed"
-    roles: ClassVar[tuple[Role, ...]] = ("node",)
     subject: Literal["sum", "gate"]
     chunk: Index | None  # of the sum
 
@@ -105,19 +91,11 @@ class RoundDisputed(InRound):
         return self
 
 
-class RoundAborted(InRound):
+class RoundAborted(InRound, type="round.aborted", roles=("coordinator",)):
     """A round that ended without a sum."""
 
-    type: ClassVar[str] = "round.aborted"
-    roles: ClassVar[tuple[Role, ...]] = ("coordinator",)
     stage: RoundStage | None  # none: the coordinator died, and does not know it
     reason: Code
     # The survivor list that nodes were asked to consent to, in order of name: their
     # sum may be known to the coordinator. Empty if it came to none.
-    survivors: tuple[Name, ...]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if list(self.survivors) != sorted(set(self.survivors)):
-            raise ValueError("survivors must be distinct and in order")
-        return self
+    survivors: Names

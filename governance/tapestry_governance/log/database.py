@@ -67,10 +67,8 @@ class LogDatabase:
     def __init__(self, directory: Path, *, readonly: bool = False) -> None:
         """Lock a folder and open its database, which may be new.
 
-        Args:
-            directory: The folder.
-            readonly: Read one snapshot, also while another process writes; nothing is
-                locked, and the database must be there.
+        With ``readonly`` it reads one snapshot, also while another process writes;
+        nothing is locked, and the database must be there.
 
         Raises:
             ResourceError: Another process has it open, or it cannot be written.

@@ -4,10 +4,10 @@ The database decides. A missing file is written again; a file that contradicts t
 database is left alone and reported, since it may be evidence of a fork.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
-from tapestry.errors import ResourceError
-from tapestry.inputs.plain_file import read_plain
+from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.storage import durable_files
 from tapestry.tlog import tiles
 from tapestry.tlog.merkle import Tree
@@ -26,7 +26,6 @@ class TileWriter:
     """
 
     def __init__(self, folder: Path, *, tree: Tree, read: tiles.Reader) -> None:
-        """Take the folder, and the tree and entries of the log to write there."""
         self.folder = folder
         self._tree = tree
         self._read = read
@@ -53,14 +52,9 @@ class TileWriter:
             ResourceError: The file cannot be read.
         """
         path = self.folder / CHECKPOINT
-        try:
+        with reading(path), suppress(FileNotFoundError):
             return read_plain(path, limit=MAX_BYTES)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise ResourceError(
-                f"cannot read {path}: {error.strerror}", code="file-unreadable"
-            ) from error
+        return None
 
     def publish(self, size: int, note: bytes) -> None:
         """Write the tiles of a size, then its checkpoint; drop superseded tiles."""

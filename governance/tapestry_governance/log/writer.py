@@ -141,11 +141,9 @@ class Log:
         self.store.close()
 
     def __enter__(self) -> Self:
-        """Return the log for a ``with`` block, which closes it."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the log."""
         self.close()
 
     @property

@@ -12,7 +12,7 @@ Guarantees:
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from tapestry.tlog.merkle import EMPTY_ROOT, node_hash
+from tapestry.tlog.merkle import node_hash, root_of_peaks
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -185,13 +185,7 @@ class PersistentTree:
         """
         if not 0 <= size <= self.size:
             raise ValueError(f"no prefix of {size} entries in a log of {self.size}")
-        hashes = list(self._perfect(size))
-        if not hashes:
-            return EMPTY_ROOT
-        result = hashes[-1]
-        for peak in reversed(hashes[:-1]):
-            result = node_hash(peak, result)
-        return result
+        return root_of_peaks(list(self._perfect(size)))
 
     def leaf(self, index: int) -> bytes:
         """Return one leaf hash.

@@ -49,10 +49,7 @@ from tapestry_governance.rules.round_rules import (
 def apply(state: FederationState | None, entry: bytes, index: int) -> FederationState:
     """Return the state after one more entry.
 
-    Args:
-        state: The state after the entries before it; None before the first.
-        entry: The bytes in the log.
-        index: The place of the entry in the log.
+    The state is the one after the entries before it; None before the first.
 
     Raises:
         ProtocolError: The bytes are not an entry in its one spelling.

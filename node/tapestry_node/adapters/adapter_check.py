@@ -15,7 +15,9 @@ from pydantic import ValidationError
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.faults import InputFault
+from tapestry.inputs.plain_file import reading
 from tapestry.protocol.messages import Reason
+from tapestry.schema import first_fault
 from tapestry.storage import durable_files
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.data_manifest import DataManifest, Record
@@ -125,7 +127,7 @@ def _check_room(folder: Path, *, name: str) -> None:
         ResourceError: The folder cannot be written.
     """
     root = folder / PUBLICATIONS
-    try:
+    with reading(root):
         if not os.path.lexists(root):
             root = folder
         if not root.is_dir():
@@ -143,10 +145,6 @@ def _check_room(folder: Path, *, name: str) -> None:
                 raise InputFault(
                     path, f"is no plain {kind}; move it away", code="file-not-plain"
                 )
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read {root}: {error.strerror}", code="file-unreadable"
-        ) from error
 
 
 def _check_federation(settings: NodeSettings, policy: Policy) -> None:
@@ -183,8 +181,6 @@ def _check_entry(place: Place) -> None:
             evaluation={},
         )
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
-            f"an adapter's {where}: {first['msg']}", code="setting-invalid"
+            f"an adapter's {first_fault(error)}", code="setting-invalid"
         ) from None

@@ -67,11 +67,7 @@ def ancestry_epsilon(
 ) -> str | None:
     """Compose an adapter's account with the node's rounds that led to its release.
 
-    Args:
-        account: The account, which the log does not have yet.
-        release: The release's name.
-        state: The state of the log.
-        name: The node.
+    The log does not have the account yet.
 
     Returns:
         The largest epsilon of a block; None where a part leaves no promise.

@@ -6,7 +6,7 @@ high-water mark and outbox, which must survive, are on disk before they matter.
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -336,15 +336,9 @@ def _agreed_plan(mirror: LogMirror, manifest: RoundManifest, layout: Layout) -> 
         )
     first = first_round(mirror, manifest.run_id)
     training = first.training.model_copy(update={"factor_seed": seed})
-    return RunPlan(
+    return replace(
+        RunPlan.of(first),
         layout_digest=layout.digest,
         length=layout.length,
-        clip_norm=first.clip_norm,
-        clip_value=first.clip_value,
-        scale_bits=first.scale_bits,
-        privacy=first.privacy,
         training=training,
-        outer=first.outer,
-        gate=first.gate,
-        post_quantum=first.post_quantum,
     )

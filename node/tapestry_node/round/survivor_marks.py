@@ -50,10 +50,7 @@ class _Mark:
 
     def body(self) -> dict[str, Any]:
         """The fields of an entry."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
+        return asdict(self)
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> Self:

@@ -57,7 +57,6 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        """Take a Hugging Face tokenizer."""
         self._tokenizer = tokenizer
         self.text = PlainText(tokenizer)
         self._frames: dict[tuple[int, bool], _Frame] = {}

@@ -227,10 +227,6 @@ class LanguageModel(TorchModel):
             return str(error)
         return self._fault_of_tokens(text)
 
-    def complete(self, prompt: Text, *, max_tokens: int) -> str:
-        """Continue a text, or answer a dialogue, by the likeliest tokens."""
-        return self.complete_all([prompt], max_tokens=max_tokens)[0]
-
     def complete_all(
         self,
         prompts: Sequence[Text],

@@ -27,7 +27,6 @@ class Lengths:
         )
 
     def __str__(self) -> str:
-        """Print them for people."""
         return f"{self.shortest} to {self.longest}, median {self.median}"
 
 

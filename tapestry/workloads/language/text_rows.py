@@ -15,21 +15,12 @@ from tapestry.workloads.language.dialogue import Dialogue, Text
 _ROLES = ("user", "assistant")
 
 
-def read_public_texts(path: Path) -> list[Text]:
+def public_texts(path: Path, faults: Faults) -> list[Text]:
     """Read a file of public text: a text or a dialogue a line, as ``text_of_row``.
 
-    Raises:
-        ConfigError: The file cannot be read, is empty, or a line of it breaks a rule
-            of ``text_reader``, has another key, or has a text that shows nothing.
+    What breaks a rule of ``text_reader``, has another key, or has a text that shows
+    nothing becomes a fault, and so does a file that cannot be read or is empty.
     """
-    faults = Faults()
-    texts = public_texts(path, faults)
-    faults.check(path)
-    return texts
-
-
-def public_texts(path: Path, faults: Faults) -> list[Text]:
-    """Read a file as ``read_public_texts`` does; what is wrong becomes faults."""
     return [text for _, text in public_rows(path, faults)]
 
 

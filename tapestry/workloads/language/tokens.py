@@ -152,9 +152,7 @@ def windows(tokens: Sequence[int], length: int) -> list[tuple[int, ...]]:
 def by_length(rows: Sequence[Sequence[int]], *, tokens: int) -> Iterator[list[int]]:
     """Group the indices of rows of like length, longest first, to limit padding.
 
-    Args:
-        rows: What will be padded together.
-        tokens: How many positions a group may have; one row always fits.
+    A group has up to ``tokens`` positions; one row always fits.
     """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     start = 0

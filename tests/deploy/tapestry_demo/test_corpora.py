@@ -7,9 +7,9 @@ import pytest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.workloads.language.dialogue import Dialogue
 from tapestry.workloads.language.text_records import TextReader
-from tapestry.workloads.language.text_rows import read_public_texts
 from tapestry_demo import corpora
 from tapestry_node.data import records
+from tests.support.public_texts import read_public_texts
 from tests.support.refusals import refused
 
 UNFIT = {

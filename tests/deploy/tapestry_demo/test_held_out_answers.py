@@ -37,9 +37,8 @@ def test_answers_are_those_of_the_model_at_hand_and_short(model: LanguageModel) 
     ask(model, samples, name="other")
     model.load(parameters)
     answers = samples[0].answers
-    assert answers["given"] == model.complete(
-        Dialogue(turns=("ciao",)), max_tokens=MAX_TOKENS
-    )
+    ciao = Dialogue(turns=("ciao",))
+    assert [answers["given"]] == model.complete_all([ciao], max_tokens=MAX_TOKENS)
     assert answers["given"] != answers["other"]
     assert asdict(samples[0]) == {
         "country": "italy",

@@ -1,5 +1,6 @@
 """The two ways to run a federation, and how each tells of its progress."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_scores_of_countries_are_shown_as_their_mean() -> None:
 def test_every_event_that_is_passed_on_is_one_that_the_view_takes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with live("A run", quiet=True) as progress:
+    with live("A run", stream=io.StringIO()) as progress:
         timer = StageTimer(progress, {})
         for stage in RoundStage:
             event = {"stage": "round", "round": 1, "round_stage": stage}

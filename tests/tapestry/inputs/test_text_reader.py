@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tapestry.errors import ConfigError
 from tapestry.inputs import text_reader
 from tapestry.inputs.faults import SHOWN, Faults
-from tapestry.workloads.language.text_rows import read_public_texts
+from tests.support.public_texts import read_public_texts
 from tests.support.refusals import refused
 
 CANARY = "canary"
@@ -280,19 +280,6 @@ def test_a_file_that_is_written_meanwhile_is_refused(tmp_path: Path) -> None:
                 file.write('{"text": "due"}\n')
     with refused(ConfigError, "file-changed"):
         faults.check(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [("\ud800", "lone surrogate"), ("a\x00", "NUL"), ("\x1b[2J", "control character")],
-)
-def test_a_prompt_is_text(text: str, rule: str) -> None:
-    with refused(
-        ConfigError, "character-not-allowed", match=f"^the prompt: .*{rule}"
-    ) as caught:
-        text_reader.check_text(text, "the prompt")
-    assert text not in str(caught.value)
-    text_reader.check_text("Ciao,\n\tcome stai? \U0001f600 ไทย", "the prompt")
 
 
 @given(st.binary(max_size=60))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestry.privacy.empirical_audit import gaussian_bound
+from tests.support.empirical_audit import gaussian_bound
 
 
 def test_the_audit_bound_holds_for_a_gaussian_of_known_shift() -> None:

@@ -67,24 +67,11 @@ def test_a_leaf_is_never_a_node() -> None:
     assert merkle.leaf_hash(left + right) != merkle.node_hash(left, right)
 
 
-def test_the_frontier_and_the_tree_have_the_root_of_the_definition() -> None:
-    frontier = merkle.Frontier()
+def test_root_and_tree_have_the_root_of_the_definition() -> None:
     for size in range(601):
-        assert frontier.size == size
-        assert frontier.root() == TREE.root(size)
+        assert merkle.root(LEAVES[:size]) == TREE.root(size)
         if size < 130 or size in BORDERS:
-            assert frontier.root() == _by_definition(LEAVES[:size])
-        if size < 600:
-            frontier.push(LEAVES[size])
-
-
-def test_a_copied_frontier_grows_alone() -> None:
-    frontier = merkle.Frontier(LEAVES[:5])
-    twin = frontier.copy()
-    twin.push(LEAVES[5])
-    assert (frontier.size, twin.size) == (5, 6)
-    assert frontier.root() == TREE.root(5)
-    assert twin.root() == TREE.root(6)
+            assert merkle.root(LEAVES[:size]) == _by_definition(LEAVES[:size])
 
 
 @pytest.mark.parametrize("size", BORDERS)
@@ -298,7 +285,7 @@ def test_proofs_and_roots_beyond_the_tree_are_value_errors() -> None:
         lambda: TREE.consistency_proof(6, 5),
         lambda: TREE.nodes(3, 0, 76),
         lambda: TREE.nodes(60, 0, 1),
-        lambda: merkle.Frontier([b"short"]),
+        lambda: merkle.root([b"short"]),
         lambda: merkle.Tree([b"short"]),
     ):
         with pytest.raises(ValueError, match=r"\d"):

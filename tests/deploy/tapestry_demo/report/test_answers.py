@@ -44,20 +44,16 @@ def test_the_page_says_of_the_answers_what_they_are() -> None:
     words = words_of(figures())
     assert "134,515,008 parameters, which is small" in words
     assert "Of the 36 answers below, five repeat themselves, one copies the" in words
-    assert "18 of 48 (37.5 %) by the model as it was given" in words
-    assert "32 of 48 (66.7 %) by the adapters" in words
-    assert "Answers in Italian to prompts in Italian: 4 of 12 by the model" in words
+    assert "In which language it answers was not counted" in words
 
 
 def test_the_page_says_of_other_answers_other_things() -> None:
     data = figures()
-    del data["language_share"]
     data["model"]["parameters"] = 7_000_000_000
     for sample in data["samples"]:
         sample["answers"] = {"given": "Yes.", "adapter": "No."}
     words = words_of(data)
     assert "None of the 24 answers below is empty, repeats itself or copies" in words
-    assert "In which language it answers was not counted" in words
     assert "is small" not in words
 
 
@@ -72,10 +68,6 @@ def test_rules_and_dots_repeat_nothing(text: str) -> None:
     assert not repeats(text)
 
 
-def test_a_run_without_countries_has_no_such_part() -> None:
-    assert not countries(run_of(countries=[]), Folder())
-
-
 def test_a_country_says_who_took_part_with_what_and_what_it_cost() -> None:
     words = Page(countries(run_of(), Folder()).text).words()
     assert (
@@ -83,10 +75,8 @@ def test_a_country_says_who_took_part_with_what_and_what_it_cost() -> None:
         "text under BSD-3-Clause · privacy loss ε 4.84, a factor of at most 127"
         in words
     )
-    bare = run_of(countries=[{"name": "italy"}], epsilon={}, samples=[])
-    words = Page(countries(bare, Folder()).text).words()
-    assert "private record" not in words
-    assert "privacy loss" not in words
+    words = Page(countries(run_of(epsilon={}), Folder()).text).words()
+    assert "no bound on privacy loss" in words
 
 
 def test_a_country_links_to_its_own_card_and_promise() -> None:
@@ -114,16 +104,6 @@ def test_a_prompt_is_marked_with_its_language_and_an_answer_with_none() -> None:
         "it",
         "es",
     }
-    unknown = run_of(countries=[{"name": "italy"}])
-    seen = Page(countries(unknown, Folder()).text)
-    assert {a.get("lang") for _, a in seen.tags if a.get("class") == "prompt"} == {""}
-
-
-def test_nothing_is_expected_of_a_model_of_which_nothing_is_known() -> None:
-    run = run_of(model=None, samples=None, language_share=None)
-    words = Page(countries(run, Folder()).text).words()
-    assert words.startswith("Country by countryGermany")
-    assert "answers" not in words
 
 
 def test_what_an_answer_did_is_counted_once_for_each_answer() -> None:
@@ -133,8 +113,8 @@ def test_what_an_answer_did_is_counted_once_for_each_answer() -> None:
         "base-4": "",
         "adapter": " Bene. ",
     }
-    sample = {"country": "italy", "prompt": prompt, "answers": answers}
-    data = figures() | {"samples": [sample], "language_share": {}}
+    sample = figures()["samples"][0] | {"prompt": prompt, "answers": answers}
+    data = figures() | {"samples": [sample]}
     words = body_words(data)
     assert (
         "Of the three answers below, one repeats itself, one copies the prompt and one "
@@ -144,15 +124,6 @@ def test_what_an_answer_did_is_counted_once_for_each_answer() -> None:
     assert "None of the one answer below is empty" in body_words(data)
 
 
-def test_an_adapter_is_counted_in_its_own_language_alone() -> None:
-    share = {"adapter-italy": {"italy": [3, 4], "spain": [0, 4]}}
-    words = body_words(figures() | {"language_share": share})
-    assert (
-        "Answers in the prompt\u2019s language: 3 of 4 (75.0 %) by the adapters"
-        in words
-    )
-    assert "Answers in Spanish to prompts in Spanish: 0 of 4" in words
-    nothing = {"given": {"italy": [0, 0]}}
-    assert "prompt\u2019s language" not in body_words(
-        figures() | {"language_share": nothing}
-    )
+def test_a_country_of_which_nothing_was_measured_says_so() -> None:
+    words = body_words(figures() | {"bits_per_byte": {}})
+    assert "compared with the model as it was given: not measured." in words

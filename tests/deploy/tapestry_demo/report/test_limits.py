@@ -23,7 +23,7 @@ def test_the_limits_are_those_of_the_readme() -> None:
 
 @pytest.mark.parametrize("text", limits.LIMITS)
 def test_each_limit_is_shown_as_a_whole(text: str) -> None:
-    assert text in "".join(Page(limits.limits(RunFigures(title="t")).text).text)
+    assert text in "".join(Page(limits.limits(run_of()).text).text)
 
 
 NO_BOUND = "Single records, in this run."
@@ -34,20 +34,15 @@ def _items(run: RunFigures) -> int:
 
 
 def test_a_run_without_a_bound_has_one_limit_more_and_tells_it_first() -> None:
-    unbounded = run_of(epsilon={"italy": {"run": None}})
+    unbounded = run_of(epsilon={"italy": {"total": None}})
     assert _items(unbounded) == len(limits.LIMITS) + 1
     words = Page(limits.limits(unbounded).text).words()
     assert words.index(NO_BOUND) < words.index(limits.LIMITS[0])
     assert _items(run_of()) == len(limits.LIMITS)
 
 
-def test_a_run_that_did_nothing_yet_makes_no_exception() -> None:
-    assert _items(RunFigures(title="t")) == len(limits.LIMITS)
-    assert NO_BOUND in Page(limits.limits(run_of(epsilon={})).text).words()
-
-
 def test_the_topic_of_a_limit_is_bold_up_to_its_first_stop() -> None:
-    text = limits.limits(RunFigures(title="t")).text
+    text = limits.limits(run_of()).text
     assert "<li><b>A coordinator that refuses service.</b></li>" in text
     assert "<b>An institution that lies about its own data.</b> Its influence" in text
     assert "<b>Several records about one person as one:</b> the promise" in text

@@ -36,7 +36,7 @@ from tests.support.report_pages import (
 )
 def test_a_promise_is_called_as_weak_as_it_is(epsilon: float, told: str) -> None:
     data = figures()
-    data["epsilon"] = {name: {"run-1": epsilon} for name in data["epsilon"]}
+    data["epsilon"] = {name: {"total": epsilon} for name in data["epsilon"]}
     words = words_of(data)
     assert told in words
     assert ("weak promise" in words) == (epsilon > 3)
@@ -69,19 +69,15 @@ def _section(**changes: Any) -> str:
     return Page(privacy(run_of(**changes)).text).words().replace("\u00a0", " ")
 
 
-def test_a_run_without_any_account_has_no_such_section() -> None:
-    assert not privacy(run_of(epsilon={}))
-
-
 def test_an_unbounded_run_says_that_nothing_is_proven_and_shows_no_scale() -> None:
-    words = _section(epsilon={"italy": {"run": None}})
+    words = _section(epsilon={"italy": {"total": None}})
     assert "nothing is proven about what can be learned about a single record" in words
     assert "(this run)" not in words
     assert "no bound" in words
 
 
 def test_the_loss_of_this_run_stands_among_others_in_order() -> None:
-    epsilon = {"italy": {"run": 2.0}}
+    epsilon = {"italy": {"total": 2.0}}
     rounds: list[object] = []
     words = _section(epsilon=epsilon, rounds=rounds)
     places = [
@@ -93,31 +89,24 @@ def test_the_loss_of_this_run_stands_among_others_in_order() -> None:
 
 
 def test_a_loss_that_is_one_of_the_others_stands_there_once() -> None:
-    drawn = privacy(run_of(epsilon={"italy": {"run": 3.0}}, rounds=[])).text
+    drawn = privacy(run_of(epsilon={"italy": {"total": 3.0}}, rounds=[])).text
     losses = [row[0] for row in tables_of(drawn)[0][1:]]
     assert losses == ["ε = 0.1", "ε = 1", "ε = 3.00 (this run)", "ε = 8"]
 
 
-def test_each_institution_has_its_row_with_what_it_spent_on_what() -> None:
-    epsilon = {"spain": {"run-1": 1.0, "adapter": 2.0}, "italy": {"run-1": 1.5}}
+def test_each_institution_has_its_row_with_what_it_spent() -> None:
+    epsilon = {"spain": {"total": 3.0}, "italy": {"total": 1.5}}
     drawn = privacy(run_of(epsilon=epsilon, epsilon_limit={"spain": 8.0})).text
     rows = tables_of(drawn)[-1]
     assert rows == [
-        [
-            "Institution",
-            "Run-1",
-            "Adapter",
-            "ε spent",
-            "Factor, at most",
-            "ε agreed, at most",
-        ],
-        ["Italy (Italian)", "1.50", "\u2013", "1.50", "4.49", "\u2013"],
-        ["Spain (Spanish)", "1.00", "2.00", "3.00", "20.1", "8"],
+        ["Institution", "ε spent", "Factor, at most", "ε agreed, at most"],
+        ["Italy (Italian)", "1.50", "4.49", "\u2013"],
+        ["Spain (Spanish)", "3.00", "20.1", "8"],
     ]
 
 
 def test_an_unbounded_loss_is_more_than_any_limit() -> None:
-    epsilon = {"italy": {"run": None}, "spain": {"run": 1.0}}
+    epsilon = {"italy": {"total": None}, "spain": {"total": 1.0}}
     words = _section(epsilon=epsilon, epsilon_limit={"italy": 8.0, "spain": 1.0})
     assert "More than agreed: Italy." in words
 

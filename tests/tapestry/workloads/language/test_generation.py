@@ -35,7 +35,7 @@ def test_an_answer_ends_where_the_positions_do(bounded: LanguageModel) -> None:
     watching.__signature__ = inspect.signature(plain)  # type: ignore[attr-defined]
     bounded.module.forward = watching
     try:
-        bounded.complete("a" * 60, max_tokens=100)
+        bounded.complete_all(["a" * 60], max_tokens=100)
     finally:
         bounded.module.forward = plain
     assert max(given) == POSITIONS - 1  # the last token is made, and not read again
@@ -44,7 +44,9 @@ def test_an_answer_ends_where_the_positions_do(bounded: LanguageModel) -> None:
 def test_answers_of_one_batch_end_each_by_itself(bounded: LanguageModel) -> None:
     prompts: list[Text] = ["a" * 60, "b", Dialogue(turns=("c" * 30,))]
     together = bounded.complete_all(prompts, max_tokens=100)
-    assert together == [bounded.complete(each, max_tokens=100) for each in prompts]
+    assert together == [
+        bounded.complete_all([each], max_tokens=100)[0] for each in prompts
+    ]
 
 
 def test_a_model_that_breaks_gives_no_answer(bounded: LanguageModel) -> None:
@@ -54,7 +56,7 @@ def test_a_model_that_breaks_gives_no_answer(bounded: LanguageModel) -> None:
             parameter.fill_(float("nan"))
     try:
         with refused(ConfigError, "model-not-finite"):
-            bounded.complete("a", max_tokens=2)
+            bounded.complete_all(["a"], max_tokens=2)
     finally:
         bounded.load(before)
 
@@ -65,7 +67,7 @@ def test_prompts_decoded_together_give_what_each_gives_alone(
     model.tokenizer.chat_template = CHATML
     prompts = [Dialogue(turns=("a" * n,)) for n in range(1, 24)]
     together = model.complete_all(prompts, max_tokens=8)
-    assert together == [model.complete(p, max_tokens=8) for p in prompts]
+    assert together == [model.complete_all([p], max_tokens=8)[0] for p in prompts]
     assert len(set(together)) > 1
 
 

@@ -110,5 +110,5 @@ def test_a_long_text_writes_nothing_past_the_printer(
 ) -> None:
     model.tokenizer.model_max_length = 44
     model.encode(["a" * 100], sequence_length=32)
-    model.complete("a" * 100, max_tokens=1)
+    model.complete_all(["a" * 100], max_tokens=1)
     assert capfd.readouterr() == ("", "")

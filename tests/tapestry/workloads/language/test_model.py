@@ -342,9 +342,9 @@ def test_folders_that_are_no_models_are_named(tmp_path: Path) -> None:
 
 
 def test_completion_is_the_same_each_time(model: LanguageModel) -> None:
-    first = model.complete("ciao", max_tokens=6)
-    assert model.complete("ciao", max_tokens=6) == first
-    assert model.complete("", max_tokens=2) is not None
+    first = model.complete_all(["ciao"], max_tokens=6)[0]
+    assert model.complete_all(["ciao"], max_tokens=6)[0] == first
+    assert model.complete_all([""], max_tokens=2)[0] is not None
 
 
 def _without_start(tokenizer: object) -> object:

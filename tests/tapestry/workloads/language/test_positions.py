@@ -14,9 +14,9 @@ def _tokens(bounded: LanguageModel, prompt: str) -> int:
 
 def test_a_prompt_without_room_for_an_answer_is_refused(bounded: LanguageModel) -> None:
     room = POSITIONS - 1 - (_tokens(bounded, "a") - 1)
-    assert bounded.complete("a" * room, max_tokens=5) is not None
+    assert bounded.complete_all(["a" * room], max_tokens=5)[0] is not None
     with refused(ConfigError, "prompt-too-long", match=r"64 tokens .* takes 64"):
-        bounded.complete("a" * (room + 1), max_tokens=5)
+        bounded.complete_all(["a" * (room + 1)], max_tokens=5)
 
 
 def test_a_text_is_scored_in_windows_that_the_model_takes(

@@ -371,7 +371,7 @@ def test_any_changed_setting_is_refused_in_words_or_leaves_the_parameters(
         return
     digest = registry.read_base(_folder(healthy, "llama")).parameters_digest
     assert parameters_digest(model.parameters()) == digest
-    model.complete("ciao", max_tokens=2)
+    model.complete_all(["ciao"], max_tokens=2)
     model.save(folder.with_name("again"))
 
 

@@ -70,9 +70,13 @@ def test_base_and_adapter_each_answer_the_first_prompts(model: LanguageModel) ->
     found = answer(model, update, texts, plan=PLAN)
     assert [each.prompt for each in found] == ["Ciao", "Chi", "A"]
     assert len(found) == COUNT
-    alone = [model.complete(p, max_tokens=MAX_TOKENS) for p in prompts_of(texts)]
+    alone = [
+        model.complete_all([p], max_tokens=MAX_TOKENS)[0] for p in prompts_of(texts)
+    ]
     assert [each.base for each in found] == alone
     with model.moved(update, PLAN):
-        moved = [model.complete(p, max_tokens=MAX_TOKENS) for p in prompts_of(texts)]
+        moved = [
+            model.complete_all([p], max_tokens=MAX_TOKENS)[0] for p in prompts_of(texts)
+        ]
     assert [each.adapter for each in found] == moved
     assert moved != alone

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ConfigError
-from tapestry.workloads.language.text_rows import read_public_texts
+from tests.support.public_texts import read_public_texts
 from tests.support.refusals import refused
 
 CANARY = "canary"
