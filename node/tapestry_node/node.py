@@ -303,6 +303,7 @@ class Node:
         """Mirror the log's new entries, check append-only and the rules, and cosign."""
         note = request.checkpoint.encode()
         self.mirror.extend(request.start, [bytes(entry) for entry in entries], note)
+        self._base.check_ends()
         self._base.check_releases()
         line = self.mirror.cosign(self.keys["witness"], self.clock())
         return encode_message(

@@ -42,7 +42,9 @@ def mark(number: int, *, run: str = "run", noise: str = "none") -> UploadMark:
     return UploadMark(
         run=run,
         round_number=number,
+        attempt=1,
         base=digest(b"base"),
+        names=(),
         plan=digest(b"plan"),
         noise=noise,
         participants=("fi", "fr", "id", "sw"),
@@ -56,7 +58,9 @@ def consent(number: int, *names: str) -> ConsentMark:
     return ConsentMark(
         run="run",
         round_number=number,
+        attempt=1,
         base=digest(b"%d" % number),
+        names=(),
         plan=digest(b"plan"),
         survivors=names or ("fi", "fr", "id", "sw"),
     )

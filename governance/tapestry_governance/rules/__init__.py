@@ -26,7 +26,7 @@ are those of ``governance/EVENTS.md``, by its numbers:
    noise-below-grid, grid-too-coarse, noise-share-not-positive.
 
 6. Commitment (``round_rules``): round-not-open, node-not-in-cohort, attempt-refused,
-   attempt-committed, commitment-differs, commitment-duplicated.
+   refusal-duplicated, attempt-committed, commitment-differs, commitment-duplicated.
 
 7. Account (``model_rules``): node-not-in-cohort, account-duplicated, steps-differ,
    mechanism-differs, privacy-terms-differ, noise-not-allowed, noise-too-low,
@@ -49,7 +49,7 @@ are those of ``governance/EVENTS.md``, by its numbers:
     adapter-not-accounted, adapter-run-differs, adapter-epsilon-differs.
 
 11. Policy (``replay``): policy-version-not-next, policy-within-round. Data
-    (``replay``): data-version-not-next, block-without-key.
+    (``replay``): data-version-not-next, declarations-too-many, block-without-key.
 
 An audit composes the accounts again and finds a report that is too low
 (``audit.privacy_accounts``): epsilon-understated.

@@ -12,7 +12,7 @@ from typing import Any, Self
 from tapestry.keys import VerifyKey
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.tlog.merkle import leaf_hash
-from tapestry_governance.events.envelope import Seen, Signed
+from tapestry_governance.events.envelope import Event, Seen, Signed
 from tapestry_governance.events.event_body import Role
 from tapestry_governance.events.federation_events import (
     CharterAdopted,
@@ -51,7 +51,8 @@ class Past:
     """
 
     tree: PersistentTree = field(default_factory=PersistentTree)
-    ids: PersistentMap[bytes, int] = _EMPTY  # event id, in 16 bytes -> index
+    # Event id -> index, by actor: nobody takes the id of another's event.
+    ids: PersistentMap[tuple[str, bytes], int] = _EMPTY
 
     @property
     def size(self) -> int:
@@ -66,23 +67,23 @@ class Past:
         """
         return self.tree.root(size)
 
-    def index_of(self, identifier: str) -> int | None:
-        """Return the index of the entry with this event id, or None."""
-        index: int | None = self.ids.get(_short(identifier))
+    def index_of(self, event: Event) -> int | None:
+        """Return the index of the entry of the same actor with its id, or None."""
+        index: int | None = self.ids.get(_identity(event))
         return index
 
     def find(self, signed: Signed) -> int | None:
         """Return the index of exactly this entry, or None if the log lacks it."""
-        index = self.index_of(signed.event.id)
+        index = self.index_of(signed.event)
         if index is None or self.tree.leaf(index) != leaf_hash(signed.entry):
             return None
         return index
 
-    def push(self, entry: bytes, identifier: str) -> "Past":
+    def push(self, entry: bytes, event: Event) -> "Past":
         """Return the past of a log with one more entry."""
         return Past(
             tree=self.tree.push(leaf_hash(entry)),
-            ids=self.ids.set(_short(identifier), self.size),
+            ids=self.ids.set(_identity(event), self.size),
         )
 
 
@@ -164,6 +165,7 @@ class FederationState:
     readers: PersistentMap[str, tuple[str, ...]] = _EMPTY  # founder -> whom it heard
     seen: PersistentMap[str, Seen] = _EMPTY  # actor -> its newest view of the log
     data: PersistentMap[str, DataDeclared] = _EMPTY
+    declarations: PersistentMap[str, tuple[int, int]] = _EMPTY  # opening, number
     base: str | None = None  # identity; None until a round was closed
     open_round: OpenRound | None = None
     last: RoundKey | None = None  # the round opened last
@@ -176,6 +178,7 @@ class FederationState:
     aborted: PersistentList[ClosedRound] = _NONE  # only those that name survivors
     uploads: PersistentMap[str, PersistentMap[str, int]] = _EMPTY
     accounted: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
+    refused: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
     disputes: PersistentMap[RoundKey, frozenset[tuple[str, str]]] = _EMPTY
     spending: PersistentMap[str, PersistentList[AccountedSpending]] = _EMPTY
     epsilon: PersistentMap[tuple[str, int], tuple[str, str]] = _EMPTY  # node, block
@@ -224,6 +227,16 @@ class FederationState:
         """Return the newest closed round of a number among the first entries."""
         found: PersistentList[ClosedRound] = self.closed_by_number.get(number, _NONE)
         return next((c for c in found.newest_first() if c.index < within), None)
+
+    def is_closed(self, key: RoundKey) -> bool:
+        """Return whether an attempt was closed."""
+        found: PersistentList[ClosedRound] = self.closed_by_number.get(key[1], _NONE)
+        return any(each.key == key for each in found)
+
+    def aborted_round(self, key: RoundKey) -> ClosedRound | None:
+        """Return an attempt that was aborted and names survivors, or None."""
+        found = (each for each in self.aborted.newest_first() if each.key == key)
+        return next(found, None)
 
     def uploads_of(self, node: str) -> Mapping[str, int]:
         """Return the highest round that a node committed an upload to, by run."""
@@ -285,9 +298,9 @@ class FederationState:
         return (run, number, attempt + 1), (run, number + 1, 1)
 
 
-def _short(identifier: str) -> bytes:
-    """Return the bytes of a UUID, which has one spelling: half of its size as text."""
-    return bytes.fromhex(identifier.replace("-", ""))
+def _identity(event: Event) -> tuple[str, bytes]:
+    """Return actor and id, a UUID, which takes half of its size as text in bytes."""
+    return event.actor, bytes.fromhex(event.id.replace("-", ""))
 
 
 def round_key(attempt: RoundManifest | InRound) -> RoundKey:

@@ -8,7 +8,7 @@ obeys are here; those of one type are in ``round_rules`` and ``model_rules``.
 
 Guarantees:
     A state is returned only for an entry in its one spelling, signed by the key
-    that its author holds in that role, with an id that is new, a view (``seen``)
+    that its author holds in that role, with an id that it never used, a view (``seen``)
     that is a prefix of this very log, and a body that breaks no rule. An entry of
     an unknown type or version stops the replay; nothing is skipped.
 """
@@ -44,6 +44,8 @@ from tapestry_governance.rules.round_rules import (
     round_disputed,
     round_opened,
 )
+
+MAX_DECLARATIONS = 4  # of a member's data between two openings of rounds
 
 
 def apply(state: FederationState | None, entry: bytes, index: int) -> FederationState:
@@ -86,7 +88,7 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
         following = _dispatch(state, signed.event, index)
     except TapestryError as error:
         raise error.at(f"entry {index}") from error
-    past = state.past.push(signed.entry, signed.event.id)
+    past = state.past.push(signed.entry, signed.event)
     return following.after(past, seen=seen)
 
 
@@ -123,7 +125,7 @@ def _found(signed: Signed) -> FederationState:
     if charter.policy.version != 1:
         message = f"the first policy has version {charter.policy.version}, not 1"
         raise RuleError(message, code="policy-version-not-next")
-    return dataclasses.replace(state, past=state.past.push(signed.entry, event.id))
+    return dataclasses.replace(state, past=state.past.push(signed.entry, event))
 
 
 def _check_author(state: FederationState, signed: Signed) -> None:
@@ -172,8 +174,8 @@ def _check_place(state: FederationState, event: Event, index: int) -> None:
     if event.federation != state.federation:
         message = f"event of {event.federation} in the log of {state.federation}"
         raise RuleError(message, code="federation-differs")
-    if (first := state.past.index_of(event.id)) is not None:
-        message = f"event {event.id} is in the log already, at {first}"
+    if (first := state.past.index_of(event)) is not None:
+        message = f"event {event.id} of {event.actor} is in the log, at {first}"
         raise RuleError(message, code="event-duplicated")
     if any(reference >= index for reference in event.refs):
         message = f"a reference points forward, to {max(event.refs)}"
@@ -276,6 +278,22 @@ def _check_version(before: DataDeclared | None, body: DataDeclared) -> None:
         )
 
 
+def _count_declaration(
+    state: FederationState, actor: str
+) -> PersistentMap[str, tuple[int, int]]:
+    """Count a member's declarations since the last opening: every mirror keeps them."""
+    opened = state.rounds[state.last].opened if state.last else 0
+    since, number = state.declarations.get(actor, (opened, 0))
+    number = number + 1 if since == opened else 1
+    if number > MAX_DECLARATIONS:
+        raise RuleError(
+            f"{actor} declares its data for time {number} since the last round was"
+            f" opened, at most {MAX_DECLARATIONS} are allowed; wait for the next round",
+            code="declarations-too-many",
+        )
+    return state.declarations.set(actor, (opened, number))
+
+
 def _declare(state: FederationState, event: Event) -> FederationState:
     match event.body:
         case PolicyAdopted(policy=policy):
@@ -290,7 +308,11 @@ def _declare(state: FederationState, event: Event) -> FederationState:
             )
         case DataDeclared() as body:
             _check_version(state.data.get(event.actor), body)
-            return dataclasses.replace(state, data=state.data.set(event.actor, body))
+            return dataclasses.replace(
+                state,
+                data=state.data.set(event.actor, body),
+                declarations=_count_declaration(state, event.actor),
+            )
         case EvaluationRecorded():
             return state
         case CharterAccepted() as body:

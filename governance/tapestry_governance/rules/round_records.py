@@ -106,6 +106,11 @@ class ClosedRound:
     opened: int  # index of its round.opened
     index: int  # of its round.closed
 
+    @property
+    def key(self) -> RoundKey:
+        """Run, round number and attempt."""
+        return self.run_id, self.round_number, self.attempt
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseRecord:

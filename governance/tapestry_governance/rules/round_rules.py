@@ -88,9 +88,18 @@ def contribution_committed(
 def contribution_refused(
     state: FederationState, body: round_events.ContributionRefused, *, actor: str
 ) -> FederationState:
-    """Record a refusal. It may name any round, even one the log does not know."""
-    current = state.open_round
-    if current is None or round_key(body) != current.key:
+    """Record a refusal, of an attempt in the log and once, also after its end."""
+    key, current = round_key(body), state.open_round
+    record: RoundRecord | None = state.rounds.get(key)
+    if record is None or actor not in record.terms.participants:
+        message = f"{actor} takes part in no round {key}"
+        raise RuleError(message, code="node-not-in-cohort")
+    before: frozenset[str] = state.refused.get(key, frozenset())
+    if actor in before:
+        message = f"{actor} refused round {key} before"
+        raise RuleError(message, code="refusal-duplicated")
+    state = dataclasses.replace(state, refused=state.refused.set(key, before | {actor}))
+    if current is None or key != current.key:
         return state
     if actor in current.commitments:
         message = f"{actor} committed to round {current.key}"

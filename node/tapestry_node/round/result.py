@@ -37,13 +37,18 @@ from tapestry.secagg.chunks import assemble
 from tapestry.secagg.client_states import Cohort, SharesRevealed
 from tapestry.secagg.transcript import check_own, check_sum_chunks, check_transcript
 from tapestry.workloads.base import Workload
-from tapestry_governance.events.round_events import RoundClosed, RoundOpened
+from tapestry_governance.events.round_events import (
+    RoundAborted,
+    RoundClosed,
+    RoundOpened,
+)
 from tapestry_governance.log.mirror import LogMirror
-from tapestry_governance.rules.round_records import ReleaseRecord
+from tapestry_governance.rules.round_records import ReleaseRecord, RoundKey
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.round.gate_check import GateCheck, Step
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
+from tapestry_node.round.survivor_marks import ConsentMark
 
 Chunks = Sequence[bytes | memoryview]
 
@@ -76,6 +81,7 @@ class ResultApplier:
         self.taken = -1  # log index of the end of that round
         self.mirror, self._store, self._workload = mirror, store, workload
         self.spots, self._gate = spots, gate
+        self._ended = 0  # consents whose round has ended as it must
         self._compared = 0  # how much of the log's releases was compared
         self._uncompared: list[tuple[str, int]] = []  # rounds taken since, likewise
         if mirror.size:
@@ -173,6 +179,39 @@ class ResultApplier:
                 Reason.MAINTENANCE,
                 f"the result of round {last.round_number} of {run_id!r} was not shown",
                 code="round-not-followed",
+            )
+
+    def check_ends(self) -> None:
+        """Refuse to cosign that a round ended without the survivors consented to here.
+
+        Only rounds without noise have marks. Their sum may be known to the coordinator
+        once this node has consented, whatever came of it.
+
+        Raises:
+            VerificationError: An attempt was aborted whose end does not name them.
+        """
+        state = self.mirror.state
+        for mark in self._store.reading().consents[self._ended :]:
+            key = (mark.run, mark.round_number, mark.attempt)
+            current = state.open_round
+            if key not in state.rounds or (current and current.key == key):
+                return  # not yet
+            if not state.is_closed(key):
+                self._check_abort(mark, key)
+            self._ended += 1
+
+    def _check_abort(self, mark: ConsentMark, key: RoundKey) -> None:
+        """Compare the survivors of an aborted attempt with those consented to."""
+        ended = self.mirror.state.aborted_round(key)
+        said: tuple[str, ...] = ()
+        if ended is not None:
+            said = self.mirror.body(ended.index, RoundAborted).survivors
+        if said != mark.survivors:
+            raise VerificationError(
+                f"the log ends attempt {mark.attempt} of round {mark.round_number} of"
+                f" {mark.run!r} with survivors {list(said)}; this node consented to"
+                f" open the sum of {list(mark.survivors)}",
+                code="aborted-survivors-differ",
             )
 
     def check_releases(self) -> None:

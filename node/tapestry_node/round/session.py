@@ -5,6 +5,7 @@ high-water mark and outbox, which must survive, are on disk before they matter.
 """
 
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -105,6 +106,7 @@ class _UploadMarks:
 
     context: NodeContext
     manifest: RoundManifest
+    names: tuple[str, ...]  # of the base's parameters
     charge: Charge | None
 
     def highest(self, run_id: str) -> int:
@@ -113,7 +115,7 @@ class _UploadMarks:
 
     def raise_to(self, run_id: str, round_number: int) -> None:
         """Spend the charge and take the upload of the round."""
-        mark = UploadMark.of(self.manifest)
+        mark = UploadMark.of(self.manifest, names=self.names)
         if (mark.run, mark.round_number) != (run_id, round_number):
             raise ValueError(
                 f"a mark of {run_id} {round_number} on the state of {mark}"
@@ -147,7 +149,8 @@ class Session:
         self._context, self._replica, self._ledger = context, replica, ledger
         self._charge = context.trainer.charge(manifest)
         context.store.check_upload(
-            UploadMark.of(manifest), named=context.varying_survivors
+            UploadMark.of(manifest, names=_names_of(replica)),
+            named=context.varying_survivors,
         )
         # The log still knows the uploads of a node whose disk was restored.
         logged = context.mirror.state.uploads_of(context.name).get(manifest.run_id, 0)
@@ -213,7 +216,12 @@ class Session:
             self._context.failed.add(self.manifest.run_id)
             raise
         finally:
-            marks = _UploadMarks(self._context, self.manifest, self._charge)
+            marks = _UploadMarks(
+                context=self._context,
+                manifest=self.manifest,
+                names=_names_of(self._replica),
+                charge=self._charge,
+            )
             reservation = client.reserve(ready, marks)
             accounted = self._account(now)
         quantized = prepare(
@@ -273,7 +281,7 @@ class Session:
         if self.manifest.privacy.noise == "none":
             context = self._context
             context.store.take_consent(
-                ConsentMark.of(self.manifest, names),
+                ConsentMark.of(self.manifest, names, names=_names_of(self._replica)),
                 logged=_logged_consents(context.mirror, context.name),
                 named=context.varying_survivors,
             )
@@ -306,16 +314,28 @@ class Session:
 
 def _logged_consents(mirror: LogMirror, name: str) -> Iterator[ConsentMark]:
     """List the survivor sets with a node whose sums may be known, by the log."""
-    for ended in mirror.state.closed.newest_first():
-        manifest = mirror.body(ended.opened, RoundOpened).manifest
-        included = mirror.body(ended.index, RoundClosed).included
-        if manifest.privacy.noise == "none" and name in included:
-            yield ConsentMark.of(manifest, included)
+    ends = [
+        (mirror.body(ended.opened, RoundOpened).manifest, ended.index)
+        for ended in mirror.state.closed.newest_first()
+    ]
+    closed = [(m, mirror.body(index, RoundClosed)) for m, index in ends]
+    names: dict[str, set[str]] = defaultdict(set)
+    for _, body in closed:  # one model under two names
+        names[body.base_after].add(body.release_digest)
+        names[body.release_digest].add(body.base_after)
+    found = [(manifest, body.included) for manifest, body in closed]
     for ended in mirror.state.aborted.newest_first():
         manifest = mirror.body(ended.opened, RoundOpened).manifest
-        survivors = mirror.body(ended.index, RoundAborted).survivors
+        found.append((manifest, mirror.body(ended.index, RoundAborted).survivors))
+    for manifest, survivors in found:
         if manifest.privacy.noise == "none" and name in survivors:
-            yield ConsentMark.of(manifest, survivors)
+            base = manifest.model_digest
+            yield ConsentMark.of(manifest, survivors, names=names.get(base, ()))
+
+
+def _names_of(replica: Replica) -> tuple[str, ...]:
+    """Return the digests of a base's parameters, as they are and as released."""
+    return replica.manifest.parameters, replica.released.parameters
 
 
 def _agreed_plan(mirror: LogMirror, manifest: RoundManifest, layout: Layout) -> RunPlan:

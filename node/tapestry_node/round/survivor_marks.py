@@ -9,6 +9,9 @@ it. Without noise a node keeps marks, on disk before anything leaves:
   honest node has to consent to both sums if both are to be opened.
 * Before it consents (message 7): a base, and a run, have one survivor set.
 
+A base is one whatever it is called: the identity of the model that a round gives, that
+of its release, which is rounded, and one with other files have parameters in common.
+
 So any two sums that hold a node's updates from one base are the same sum, whoever was
 asked to consent, and whatever the log calls their rounds: applied, rejected, aborted
 (governance/SECAGG.md, "Over many rounds").
@@ -45,7 +48,9 @@ def plan_digest(manifest: RoundManifest) -> str:
 class _Mark:
     run: str
     round_number: int
+    attempt: int
     base: str  # digest
+    names: tuple[str, ...]  # other digests of the same parameters, also rounded
     plan: str  # digest of the run's plan
 
     def body(self) -> dict[str, Any]:
@@ -76,13 +81,10 @@ class UploadMark(_Mark):
     max_colluding: int
 
     @classmethod
-    def of(cls, manifest: RoundManifest) -> Self:
+    def of(cls, manifest: RoundManifest, *, names: Iterable[str] = ()) -> Self:
         """Read off the round that a node uploads for."""
         return cls(
-            run=manifest.run_id,
-            round_number=manifest.round_number,
-            base=manifest.model_digest,
-            plan=plan_digest(manifest),
+            **_place(manifest, names),
             noise=manifest.privacy.noise,
             participants=tuple(each.name for each in manifest.participants),
             threshold=manifest.threshold,
@@ -97,15 +99,26 @@ class ConsentMark(_Mark):
     survivors: tuple[str, ...]
 
     @classmethod
-    def of(cls, manifest: RoundManifest, survivors: Iterable[str]) -> Self:
+    def of(
+        cls,
+        manifest: RoundManifest,
+        survivors: Iterable[str],
+        *,
+        names: Iterable[str] = (),
+    ) -> Self:
         """Read off the round whose survivors a node consents to."""
-        return cls(
-            run=manifest.run_id,
-            round_number=manifest.round_number,
-            base=manifest.model_digest,
-            plan=plan_digest(manifest),
-            survivors=tuple(sorted(survivors)),
-        )
+        return cls(**_place(manifest, names), survivors=tuple(sorted(survivors)))
+
+
+def _place(manifest: RoundManifest, names: Iterable[str]) -> dict[str, Any]:
+    return {
+        "run": manifest.run_id,
+        "round_number": manifest.round_number,
+        "attempt": manifest.attempt,
+        "base": manifest.model_digest,
+        "names": tuple(sorted({*names} - {manifest.model_digest})),
+        "plan": plan_digest(manifest),
+    }
 
 
 def check_upload(
@@ -153,7 +166,7 @@ def check_consent(
         name = _exception(mark, each, mark.survivors)
         if name not in named:
             shown = sorted({*mark.survivors} ^ {*each.survivors})
-            where = "on this base" if mark.base == each.base else "in this run"
+            where = "on this base" if _have_one_base(mark, each) else "in this run"
             raise Refused(
                 Reason.LOCAL_POLICY,
                 f"round {mark.round_number} of {mark.run!r} has no noise, and this node"
@@ -164,10 +177,14 @@ def check_consent(
             )
 
 
+def _have_one_base(one: _Mark, other: _Mark) -> bool:
+    return not {one.base, *one.names}.isdisjoint({other.base, *other.names})
+
+
 def _are_comparable(one: _Mark, other: _Mark) -> bool:
-    return one.base == other.base or one.run == other.run
+    return one.run == other.run or _have_one_base(one, other)
 
 
 def _exception(mark: _Mark, other: _Mark, names: Iterable[str]) -> str:
     """Return what a policy must name, for two rounds that are comparable."""
-    return mark.exception(names) if mark.base == other.base else mark.plan
+    return mark.exception(names) if _have_one_base(mark, other) else mark.plan

@@ -61,7 +61,7 @@ class History:
             case "run":
                 self.run, self.number = f"run-{len(self.world.entries)}", 0
             case _:
-                self.world.add(self.world.declaration(names[0]), names[0], "node")
+                self._try(self.world.declaration(names[0]), names[0], "node")
 
     def _open(self) -> Any:
         self.number += 1
@@ -276,8 +276,11 @@ def test_an_entry_is_found_by_exactly_its_bytes(
     assert state.past.find(signed) == index
     absent = open_entry(world.entry(world.declaration("fr"), "fr", "node"))
     assert state.past.find(absent) is None
-    other = absent.event.model_copy(update={"id": signed.event.id})
-    assert state.past.index_of(other.id) == index
+    update = {"id": signed.event.id, "actor": signed.event.actor}
+    other = absent.event.model_copy(update=update)
+    assert state.past.index_of(other) == index
+    stranger = other.model_copy(update={"actor": "gb"})
+    assert state.past.index_of(stranger) is None
     forged = type(signed)(
         entry=absent.entry, payload=b"", event=other, signatures=signed.signatures
     )

@@ -15,13 +15,14 @@ from tapestry.errors import (
 from tapestry.keys import SigningKey
 from tapestry.tlog.merkle import leaf_hash, root
 from tapestry_governance import rules
-from tapestry_governance.events.envelope import Seen
-from tapestry_governance.events.event_body import Role
+from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
+from tapestry_governance.events.event_body import Body, Role
 from tapestry_governance.events.federation_events import PolicyAdopted
 from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.replay import apply, apply_all
+from tapestry_governance.rules.replay import MAX_DECLARATIONS, apply, apply_all
 from tests.support import error_codes
+from tests.support.event_samples import sample_bodies
 from tests.support.log_world import NAMES, World, changed, fake_digest
 from tests.support.refusals import refused
 
@@ -75,6 +76,37 @@ def test_a_log_starts_with_its_charter_and_has_one(world: World) -> None:
 def test_a_duplicate_event_is_refused(world: World) -> None:  # [16]
     with refused(RuleError, "event-duplicated", match="at 2"):
         world.append(world.entries[2])
+
+
+def test_nobody_takes_the_id_of_anothers_event(world: World) -> None:
+    own = world.entry(world.declaration("fr"), "fr", "node")
+    _, _, evaluated = sample_bodies()["evaluation.recorded"]
+    taken: list[tuple[str, Role, Body]] = [
+        ("es", "node", world.declaration("es")),
+        ("coordinator", "coordinator", evaluated),
+    ]
+    for actor, role, body in taken:
+        event = Author(federation="tapestry", actor=actor, role=role).event(
+            body, now=world.now, seen=world.seen()
+        )
+        event = event.model_copy(update={"id": open_entry(own).event.id})
+        world.append(sign_entry(event, world.key(actor, role)))
+    assert world.append(own) == 11
+    with refused(RuleError, "event-duplicated", match="of fr .* at 11"):
+        world.append(own)
+
+
+def test_a_member_declares_its_data_a_few_times_between_rounds(world: World) -> None:
+    for _ in range(MAX_DECLARATIONS - 1):  # the first is in the world
+        world.add(world.declaration("fr"), "fr", "node")
+    with refused(RuleError, "declarations-too-many"):
+        world.add(world.declaration("fr"), "fr", "node")
+    world.add(world.declaration("es"), "es", "node")
+    world.run_round()
+    for _ in range(MAX_DECLARATIONS):
+        world.add(world.declaration("fr"), "fr", "node")
+    with refused(RuleError, "declarations-too-many", match="wait for the next round"):
+        world.add(world.declaration("fr"), "fr", "node")
 
 
 def test_an_event_by_a_key_that_is_not_the_actors_is_refused(world: World) -> None:

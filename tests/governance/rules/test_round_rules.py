@@ -162,7 +162,32 @@ def test_a_node_commits_or_refuses_but_not_both(world: World) -> None:
     world.add(refusal(), "de", "node")
     with refused(RuleError, "attempt-refused", match="de"):
         world.add(world.commitment("de", manifest), "de", "node")
-    world.add(changed(refusal(), round_number=9), "fr", "node")  # of a round unknown
+
+
+def test_a_refusal_is_of_an_attempt_in_the_log_and_comes_once(world: World) -> None:
+    for unknown in (refusal(), changed(refusal(), round_number=9)):
+        with refused(RuleError, "node-not-in-cohort"):
+            world.add(unknown, "de", "node")
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    with refused(RuleError, "node-not-in-cohort"):
+        world.add(changed(refusal(), attempt=2), "de", "node")
+    world.add(refusal(), "de", "node")
+    with refused(RuleError, "refusal-duplicated"):
+        world.add(changed(refusal(), reason=Reason.MAINTENANCE), "de", "node")
+    world.add(
+        RoundAborted(
+            run_id="run",
+            round_number=1,
+            attempt=1,
+            stage=None,
+            reason="quorum_missed",
+            survivors=(),
+        )
+    )
+    world.add(refusal(), "fr", "node")  # it came late
+    with refused(RuleError, "refusal-duplicated"):
+        world.add(refusal(), "fr", "node")
 
 
 def test_a_node_commits_once_to_an_attempt(world: World) -> None:

@@ -15,16 +15,22 @@ from tapestry.errors import VerificationError
 from tapestry.evaluation.acceptance import WORSE
 from tapestry.model.replica import Replica, measure
 from tapestry.protocol.secagg_messages import Result
+from tapestry.protocol.stages import RoundStage
 from tapestry.secagg.server import Unmasked
 from tapestry.vectors import Layout
-from tapestry_governance.events.round_events import RoundClosed
+from tapestry_governance.events.round_events import (
+    RoundAborted,
+    RoundClosed,
+    RoundOpened,
+)
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.round.result import EndedRound, ResultApplier
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
+from tapestry_node.round.survivor_marks import ConsentMark
 from tests.support.gate_models import gate_check, inputs, metrics
-from tests.support.log_world import World, changed
+from tests.support.log_world import NAMES, World, changed
 from tests.support.refusals import refused
 from tests.support.secagg_cohort import Federation
 
@@ -296,6 +302,49 @@ def test_a_release_is_cosigned_only_if_its_round_was_followed(
         base.check_releases()
     keep(store, world)
     base.check_releases()
+
+
+@pytest.mark.parametrize("said", [(), ("de", "es", "fr"), ("de", "es", "fr", "id")])
+def test_an_aborted_round_ends_with_the_survivors_that_were_consented_to(
+    applier: Applier, store: NodeState, said: tuple[str, ...]
+) -> None:
+    world = World().found()
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    for name in NAMES:
+        world.add(world.commitment(name, manifest), name, "node")
+    consented = NAMES[:3]
+    store.take_consent(ConsentMark.of(manifest, consented))
+    applier(world).check_ends()  # it has not ended
+    world.add(
+        RoundAborted(
+            run_id="run",
+            round_number=1,
+            attempt=1,
+            stage=RoundStage.UNMASK,
+            reason="quorum_missed",
+            survivors=said,
+        )
+    )
+    base = applier(world)
+    if said == consented:
+        base.check_ends()
+        base.check_ends()
+        return
+    for _ in range(2):
+        with refused(VerificationError, "aborted-survivors-differ", match="attempt 1"):
+            base.check_ends()
+
+
+def test_a_round_that_was_closed_is_no_question_of_its_abort(
+    applier: Applier, store: NodeState
+) -> None:
+    world = World().found()
+    manifest = world.run_round()
+    store.take_consent(ConsentMark.of(manifest, NAMES))
+    applier(world).check_ends()
+    store.take_consent(ConsentMark.of(world.manifest(2), NAMES))
+    applier(world).check_ends()  # of a round that the log does not know yet
 
 
 def keep(store: NodeState, world: World) -> None:

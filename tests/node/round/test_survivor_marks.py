@@ -19,6 +19,7 @@ from tests.support.refusals import refused
 
 NAMES = ("a.example", "b.example", "c.example", "d.example")
 OTHER = "sha256:" + "f" * 64
+PARAMETERS = "sha256:" + "e" * 64
 
 
 def manifest(names: tuple[str, ...] = NAMES, **changes: Any) -> RoundManifest:
@@ -27,6 +28,13 @@ def manifest(names: tuple[str, ...] = NAMES, **changes: Any) -> RoundManifest:
 
 UPLOAD = UploadMark.of(manifest())
 CONSENT = ConsentMark.of(manifest(), NAMES)
+
+
+def test_a_mark_names_its_base_by_all_its_digests() -> None:
+    base = manifest().model_digest
+    mark = ConsentMark.of(manifest(), NAMES, names=[PARAMETERS, OTHER, base])
+    assert (mark.base, mark.names) == (base, (PARAMETERS, OTHER))
+    assert ConsentMark.parse(mark.body()) == mark
 
 
 def test_marks_are_read_back_as_they_were_written() -> None:
@@ -72,6 +80,29 @@ def test_another_set_of_a_base_or_a_run_is_refused(later: dict[str, Any]) -> Non
     said = "would show a.example alone; wait for the same nodes, or add"
     with refused(Refused, "survivors-vary", match=said):
         check_consent(without, [CONSENT], named=())
+
+
+@pytest.mark.parametrize(
+    ("base", "names"),
+    [
+        (OTHER, (CONSENT.base,)),  # the round before gave this base by two names
+        (OTHER, (PARAMETERS,)),  # the same parameters beside other files
+        (PARAMETERS, ()),
+    ],
+)
+def test_a_base_under_another_name_is_the_same(
+    base: str, names: tuple[str, ...]
+) -> None:
+    known = replace(CONSENT, names=(PARAMETERS,))
+    mark = replace(CONSENT, run="run-2", base=base, names=names, survivors=NAMES[1:])
+    with refused(Refused, "survivors-vary", match="on this base"):
+        check_consent(mark, [known], named=[mark.plan])
+    check_consent(mark, [known], named=[mark.exception(NAMES[1:])])
+    apart = replace(
+        UPLOAD, run="run-2", base=base, names=names, participants=("x", "y", "z")
+    )
+    with refused(Refused, "cohorts-apart"):
+        check_upload(apart, [replace(UPLOAD, names=(PARAMETERS,))], named=())
 
 
 def test_another_base_in_another_run_may_have_another_set() -> None:
