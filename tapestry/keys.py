@@ -158,6 +158,11 @@ class SigningKey:
         """The name of the key."""
         return self.verify_key.name
 
+    @property
+    def seed(self) -> bytes:
+        """The 32 secret bytes; whoever has them signs as this key."""
+        return self._private.private_bytes_raw()
+
     def sign(self, message: bytes) -> bytes:
         """Sign a message (RFC 8032); 64 bytes."""
         return self._private.sign(message)
@@ -191,31 +196,8 @@ class SigningKey:
             ConfigError: The file does not exist, is readable by others, or is not a
                 key.
         """
+        text = read_key_file(path)
         invalid = ConfigError(f"{path} is not a key file", code="key-file-invalid")
-        try:
-            mode = path.stat().st_mode
-            if not stat.S_ISREG(mode):  # a FIFO would be waited for
-                raise ConfigError(
-                    f"{path} is not a key file, but a folder or a device; name the key",
-                    code="key-file-invalid",
-                )
-            if mode & 0o077:
-                raise ConfigError(
-                    f"key file {path} is open to others; chmod 600 it",
-                    code="key-file-not-private",
-                )
-            text = read_plain(path, limit=_MAX_BYTES, links=True).decode("ascii")
-        except OSError as error:
-            raise ConfigError(
-                f"cannot read the key {path}: {error.strerror}", code="file-unreadable"
-            ) from error
-        except (UnicodeDecodeError, VerificationError):
-            raise invalid from None
-        if not text.strip():
-            raise ConfigError(
-                f"{path} is empty, so it is not a key file; put its copy back",
-                code="key-file-invalid",
-            )
         try:
             name, algorithm, seed = _parse(text.removeprefix(_PRIVATE).rstrip("\n"))
             key = cls(name=name, algorithm=algorithm, seed=seed)
@@ -226,6 +208,42 @@ class SigningKey:
                 f"{path}: the key id does not match the key", code="key-file-invalid"
             )
         return key
+
+
+def read_key_file(path: Path) -> str:
+    """Read the text of a file that holds a private key.
+
+    Raises:
+        ConfigError: The file does not exist, is readable by others, is empty or is no
+            text.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # a FIFO would be waited for
+            raise ConfigError(
+                f"{path} is not a key file, but a folder or a device; name the key",
+                code="key-file-invalid",
+            )
+        if mode & 0o077:
+            raise ConfigError(
+                f"key file {path} is open to others; chmod 600 it",
+                code="key-file-not-private",
+            )
+        text = read_plain(path, limit=_MAX_BYTES, links=True).decode("ascii")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the key {path}: {error.strerror}", code="file-unreadable"
+        ) from error
+    except (UnicodeDecodeError, VerificationError):
+        raise ConfigError(
+            f"{path} is not a key file", code="key-file-invalid"
+        ) from None
+    if not text.strip():
+        raise ConfigError(
+            f"{path} is empty, so it is not a key file; put its copy back",
+            code="key-file-invalid",
+        )
+    return text
 
 
 @lru_cache(maxsize=_CACHED)
