@@ -1,4 +1,4 @@
-r"""Signing keys under a passphrase, for keys that a person holds.
+"""Signing keys under a passphrase, for keys that a person holds.
 
 A key that a program uses every hour lies open in a file of mode 0600 (``keys``). A root
 or authority key signs a few times a year, and its file travels: it is encrypted. Four
@@ -10,17 +10,18 @@ lines of ASCII::
     <box>                               32 secret bytes, and a tag of 16, in base64
 
 The box is ChaCha20-Poly1305 (RFC 8439) under scrypt (RFC 7914) of the passphrase in
-Unicode NFC, with a nonce of zeros, since a salt is used once; the three lines before are
-the associated data.
+Unicode NFC, with a nonce of zeros, since a salt is used once; the three lines before it
+are the associated data.
 
 Guarantees:
     Without the passphrase a file gives no more than its public key; a guess costs 128
-    MiB of memory and about half a second. A file whose lines were changed does not open.
+    MiB of memory and about half a second. A file with a changed line does not open.
 
 Edge cases:
     A file asks for no more than 1 GiB of memory, whoever wrote it.
 """
 
+import re
 import secrets
 import unicodedata
 from pathlib import Path
@@ -37,7 +38,7 @@ from tapestry.storage.durable_files import create_file
 MIN_PASSPHRASE = 12  # characters
 _FORMAT = "tapestry-encrypted-key/1"
 _COST = 17
-_MAX_COST = 20  # 1 GiB
+_SETTINGS = re.compile("scrypt (17|18|19|20) 8 1 ([A-Za-z0-9+/=]+)")
 _SALT_BYTES = 16
 _KEY_BYTES = 32
 _NONCE = bytes(12)
@@ -128,18 +129,18 @@ def _parse(text: str, path: Path) -> tuple[bytes, VerifyKey, int, bytes, bytes]:
     lines = text.split("\n")
     if len(lines) != 5 or lines[0] != _FORMAT or lines[4]:
         raise _invalid(path)
-    name, cost, *settings, salt = (*lines[2].split(" "), "", "", "")[:5]
+    found = _SETTINGS.fullmatch(lines[2])
+    if found is None:
+        raise _invalid(path)
     try:
         known = VerifyKey.parse(lines[1])
-        parts = decode_base64(salt), decode_base64(lines[3])
+        salt, box = decode_base64(found[2]), decode_base64(lines[3])
     except TapestryError:
         raise _invalid(path) from None
-    fits = len(parts[0]) == _SALT_BYTES and len(parts[1]) == _KEY_BYTES + 16
-    costs = {str(each): each for each in range(_COST, _MAX_COST + 1)}
-    if (name, settings) != ("scrypt", ["8", "1"]) or cost not in costs or not fits:
+    if (len(salt), len(box)) != (_SALT_BYTES, _KEY_BYTES + 16):
         raise _invalid(path)
     head = "\n".join(lines[:3]).encode("ascii") + b"\n"
-    return head, known, costs[cost], *parts
+    return head, known, int(found[1]), salt, box
 
 
 def _derive(passphrase: str, salt: bytes, *, cost: int) -> bytes:

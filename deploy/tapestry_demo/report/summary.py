@@ -54,7 +54,7 @@ _KNOWN = {
     "smollm2": {"name": "SmolLM2-135M-Instruct", "licence": "Apache-2.0"},
     "tiny": {"name": "Tiny (random parameters)"},
 }
-_PACKAGES = ("torch", "transformers", "peft", "opacus", "dp-accounting", "cryptography")
+_PACKAGES = ("torch", "transformers", "peft", "opacus", "cryptography")
 
 
 def summarize(
