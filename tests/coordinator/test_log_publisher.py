@@ -17,6 +17,7 @@ from tapestry_coordinator.log_publisher import LogPublisher, event_of
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.log.writer import Log
+from tapestry_governance.rules import replay
 from tapestry_governance.rules.replay import apply_all
 from tests.support.log_world import NAMES, World
 from tests.support.refusals import refused
@@ -146,10 +147,10 @@ def test_a_node_gets_only_what_it_lacks(
         name: decode_json(w.seen[-1].body)["start"] for name, w in witnesses.items()
     }
     counts = {name: len(w.seen[-1].attachments) for name, w in witnesses.items()}
-    assert starts == {"de": 3, "es": 5, "fr": 0, "id": 0}
-    assert counts == {"de": 2, "es": 0, "fr": 5, "id": 5}
+    assert starts == {"de": 3, "es": 9, "fr": 0, "id": 0}
+    assert counts == {"de": 6, "es": 0, "fr": 9, "id": 9}
     publisher.publish(NAMES)
-    assert {decode_json(w.seen[-1].body)["start"] for w in witnesses.values()} == {5}
+    assert {decode_json(w.seen[-1].body)["start"] for w in witnesses.values()} == {9}
 
 
 def test_entries_that_nodes_send_are_logged_and_cosigned(
@@ -161,7 +162,7 @@ def test_entries_that_nodes_send_are_logged_and_cosigned(
     note = publisher.publish(NAMES)
     assert publisher.log.find(entry) == len(world.entries)
     assert read_claim(note).size == len(world.entries) + 1
-    body = event_of(publisher.log.entries(5, 6)[0])
+    body = event_of(publisher.log.entries(9, 10)[0])
     assert isinstance(body, DataDeclared)
     assert body.records == 2000
 
@@ -171,7 +172,7 @@ def test_a_petition_that_is_no_entry_is_dropped(
     publisher: LogPublisher, witnesses: dict[str, Witness], petition: bytes
 ) -> None:
     witnesses["de"].petitions = [petition] * 3
-    assert read_claim(publisher.publish(NAMES)).size == 5
+    assert read_claim(publisher.publish(NAMES)).size == 9
 
 
 def test_a_node_that_sends_entries_without_end_does_not_delay_the_others(
@@ -200,14 +201,18 @@ def _declarations(world: World, count: int) -> list[bytes]:
 
 
 def test_a_pass_takes_a_few_entries_of_each_node(
-    world: World, publisher: LogPublisher, witnesses: dict[str, Witness]
+    world: World,
+    publisher: LogPublisher,
+    witnesses: dict[str, Witness],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The others come with the next checkpoint; nothing is lost."""
+    monkeypatch.setattr(replay, "MAX_DECLARATIONS", 100)
     entries = _declarations(world, 20)
     witnesses["de"].petitions = entries
-    sizes = [read_claim(publisher.publish(NAMES)).size - 5 for _ in range(3)]
+    sizes = [read_claim(publisher.publish(NAMES)).size - 9 for _ in range(3)]
     assert sizes == [12, 20, 20]
-    assert publisher.log.entries(5, 25) == entries
+    assert publisher.log.entries(9, 29) == entries
 
 
 def test_a_refused_entry_is_not_checked_again_and_delays_no_other(
@@ -230,7 +235,7 @@ def test_a_refused_entry_is_not_checked_again_and_delays_no_other(
     for _ in range(3):
         publisher.publish(NAMES)
     assert tried == [*junk, good]
-    assert publisher.log.find(good) == 5
+    assert publisher.log.find(good) == 9
     assert caplog.text.count("dropping an entry of node de: ") == 3
 
 
@@ -260,19 +265,19 @@ def test_an_entry_that_breaks_a_rule_is_not_appended(
 def test_an_entry_that_is_there_keeps_its_place(
     world: World, publisher: LogPublisher
 ) -> None:
-    assert [publisher.add(entry) for entry in world.entries] == list(range(5))
-    assert publisher.log.size == 5
+    assert [publisher.add(entry) for entry in world.entries] == list(range(9))
+    assert publisher.log.size == 9
 
 
 def test_a_member_who_saw_another_log_stops_the_coordinator(
     world: World, publisher: LogPublisher
 ) -> None:
     publisher.publish(NAMES)
-    publisher.record_mirror_size("de", 5, world.note())
+    publisher.record_mirror_size("de", 9, world.note())
     other = World(rules={"max_attempt": 2})
     other.add(other.charter())
     with refused(InconsistentLog, "log-forked"):
         publisher.record_mirror_size("de", 1, other.note())
     longer = [*world.entries, world.entry(world.declaration("de"), "de", "node")]
-    with refused(InconsistentLog, "log-restored", match="6 .* 5"):
-        publisher.record_mirror_size("de", 6, world.note(longer))
+    with refused(InconsistentLog, "log-restored", match="10 .* 9"):
+        publisher.record_mirror_size("de", 10, world.note(longer))

@@ -9,7 +9,6 @@ import pytest
 
 from tapestry.workloads.base import Workload
 from tapestry.workloads.language import base_models
-from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
 from tapestry_node.budget.ledger import Balance
 from tapestry_node.node import Node
 from tapestry_node.refusal import Objection
@@ -59,9 +58,8 @@ def closed(federation: Federation) -> Path:
     """Close a federation; returns a node's folder that could dial as well."""
     federation.close()
     folder = federation.directory / "nodes" / NAME
-    make_node_key(folder / "keys" / "transport")
-    files = make_server_certificate(federation.directory / "tls", ("localhost",))
-    shutil.copy(files.authority, folder / "authority.pem")
+    authority = federation.directory / "flower" / "tls" / "authority.pem"
+    shutil.copy(authority, folder / "authority.pem")
     change(folder, {"transport": TRANSPORT})
     return folder
 

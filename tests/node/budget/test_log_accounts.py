@@ -107,7 +107,7 @@ def test_what_the_log_would_refuse_is_refused_before_it_is_spent(
     manifest = renamed(bare.manifest(), privacy=NoNoise(noise="none"))
     bare.add(RoundOpened(manifest=manifest))
     bare.add(without_noise(bare.account(manifest)), "fr", "node")
-    with refused(PolicyError, "training-without-noise", match="by entry 6"):
+    with refused(PolicyError, "training-without-noise", match="by entry 10"):
         check(CHARGE, state=bare.folded)
     low = World(rules={"epsilon_cap": "0.1"}).found().folded
     with refused(BudgetExhausted, "epsilon-above-cap"):
