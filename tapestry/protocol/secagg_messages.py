@@ -72,6 +72,7 @@ HexKemKey = Annotated[  # ML-KEM-768
     Field(pattern="^[0-9a-f]*$", min_length=2 * KEY_BYTES, max_length=2 * KEY_BYTES),
     AfterValidator(_check_kem_key),
 ]
+HexParts = Annotated[str, Field(pattern="^([0-9a-f]{64})+$", max_length=64 * 1000)]
 HexCiphertext = Annotated[
     str,
     Field(
@@ -305,14 +306,6 @@ class Reveal(_Signed):
         return statement(RoundStage.UNMASK, context, node=self.node, parts=parts)
 
 
-class Contribution(Strict):
-    """A survivor's contribution to its mask with a node that dropped out."""
-
-    secret: Hex32
-    message: Digest  # of the one that carried it
-    proof: tuple[Hex32, ...]  # from the survivor's Merkle root
-
-
 class Transcript(Strict):
     """The public record of a finished round: the signed messages, and the seeds.
 
@@ -326,9 +319,9 @@ class Transcript(Strict):
     consents: ConsentList
     self_seeds: dict[Name, Hex32]  # of the survivors
     roots: dict[Name, Hex32]  # of those that dropped out
-    # In a hybrid round, for each that dropped out: what survivors had contributed to
-    # their masks with it, by survivor.
-    contributions: dict[Name, dict[Name, Contribution]]
+    # In a hybrid round, by survivor: what it had contributed to its masks with those
+    # that dropped out, and the proof (``tapestry.secagg.contribution_proof``).
+    contributions: dict[Name, HexParts]
 
     @property
     def survivors(self) -> SurvivorList:

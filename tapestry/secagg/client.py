@@ -73,7 +73,7 @@ from tapestry.secagg.key_schedule import (
     self_key,
 )
 from tapestry.secagg.masks import Mask, Random, add_masks
-from tapestry.secagg.pair_messages import tree_over
+from tapestry.secagg.pair_messages import signed_digest
 from tapestry.secagg.requirements import (
     ClientProgress,
     ClientStep,
@@ -173,7 +173,7 @@ def share_keys(
         node=r.node,
         view="sha256:" + view.hex(),
         commitment=commitment(state.secrets.seed, context, node=r.node).hex(),
-        ciphertexts="sha256:" + tree_over(messages).root().hex(),
+        ciphertexts="sha256:" + signed_digest(messages).hex(),
         signature=UNSIGNED,
     ).signed(context, r.identity)
     place = places[r.node]

@@ -4,7 +4,7 @@ A state holds what later stages need and nothing else: mask keys are gone once t
 upload was sent, shares once they were revealed. Secrets do not appear in ``repr``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -36,6 +36,10 @@ class Cohort:
     def contributes(self, node: str, other: str) -> bool:
         """Return whether a node contributes to its mask with another."""
         return self.hybrid and contributes(self.places[node], self.places[other])
+
+    def receivers(self, node: str, names: Iterable[str]) -> list[str]:
+        """List the nodes to whose masks with it a node contributes, in order."""
+        return [n for n in names if n != node and self.contributes(node, n)]
 
     def check_kem_key(self, message: Advertisement) -> None:
         """Require an ML-KEM key in a hybrid round, and none in another.

@@ -1,4 +1,4 @@
-"""The message of one node to another inside message 3, and the tree over all of a node.
+"""The message of one node to another inside message 3, and what a node signs of all.
 
 Bytes, as the parts below one after the other::
 
@@ -7,10 +7,10 @@ Bytes, as the parts below one after the other::
     wrapped       32  the contribution, under the ML-KEM secret     where it contributes
     box           82  shares of seed and root, under the channel key
 
-Of two nodes exactly one contributes to their mask in a hybrid round. A node signs the
-root of a Merkle tree (RFC 6962) over its messages in order of the receivers' names; a
-leaf is the commitment, where there is one, and the SHA-256 of the message. So a
-contribution is shown to have been committed to without the rest of the messages.
+Of two nodes exactly one contributes to their mask in a hybrid round. A node signs one
+digest of its messages, in order of the receivers' names: the hash of the root over the
+commitments in them (``contribution_proof``) and of the SHA-256 of all of them. So a
+contribution is shown to have been committed to without the messages.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from typing import Self
 from tapestry.errors import ProtocolError
 from tapestry.mlkem768 import CIPHERTEXT_BYTES
 from tapestry.protocol.secagg_messages import BOX_BYTES
-from tapestry.tlog.merkle import HASH_BYTES, Tree, leaf_hash
+from tapestry.secagg.contribution_proof import root_of
+from tapestry.tlog.merkle import HASH_BYTES, node_hash
 
 _CLEAR_END = CIPHERTEXT_BYTES + 2 * HASH_BYTES
 
@@ -81,17 +82,28 @@ class PairMessage:
         )
 
 
-def leaf(committed: bytes, digest: bytes) -> bytes:
-    """Hash a commitment, or nothing, and the SHA-256 of a message into a leaf."""
-    return leaf_hash(committed + digest)
+def commitments_in(messages: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Take the commitments out of a node's messages, by receiver, in order of name."""
+    return {
+        name: data[CIPHERTEXT_BYTES : CIPHERTEXT_BYTES + HASH_BYTES]
+        for name, data in sorted(messages.items())
+        if len(data) == _CLEAR_END + BOX_BYTES
+    }
 
 
-def tree_over(messages: Mapping[str, bytes]) -> Tree:
-    """Build the tree over the messages of a node, by receiver."""
-    tree = Tree()
-    for _, data in sorted(messages.items()):
-        committed = b""
-        if len(data) == _CLEAR_END + BOX_BYTES:
-            committed = data[CIPHERTEXT_BYTES : CIPHERTEXT_BYTES + HASH_BYTES]
-        tree.push(leaf(committed, hashlib.sha256(data).digest()))
-    return tree
+def hash_of(messages: Mapping[str, bytes]) -> bytes:
+    """Hash a node's messages, one after the other in order of the receivers' names."""
+    return hashlib.sha256(
+        b"".join(messages[name] for name in sorted(messages))
+    ).digest()
+
+
+def what_is_signed(root: bytes, hashed: bytes) -> bytes:
+    """Hash the root over the commitments and ``hash_of`` into what a node signs."""
+    return node_hash(root, hashed)
+
+
+def signed_digest(messages: Mapping[str, bytes]) -> bytes:
+    """Compute what a node signs of its messages to the others."""
+    root = root_of([*commitments_in(messages).values()])
+    return what_is_signed(root, hash_of(messages))

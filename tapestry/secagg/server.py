@@ -37,6 +37,7 @@ from tapestry.protocol.secagg_messages import (
     HeadList,
     KeyList,
     Reveal,
+    ShareHead,
     ShareMessage,
     Survivor,
     SurvivorList,
@@ -48,13 +49,13 @@ from tapestry.secagg.chunks import check_sizes, chunk_root, cut, read_chunk
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.key_schedule import Agreement
 from tapestry.secagg.masks import add_masks, aligned_empty
-from tapestry.secagg.pair_messages import tree_over
+from tapestry.secagg.pair_messages import signed_digest
 from tapestry.secagg.quantization import check_sum, mean
 from tapestry.secagg.recovery import (
     InconsistentShare,
-    SentShares,
     recover_contributions,
     recover_round,
+    show_contributions,
 )
 from tapestry.secagg.shamir import decode_share
 from tapestry.secagg.share_channel import ShareChannel
@@ -62,6 +63,8 @@ from tapestry.secagg.transcript import removal_masks
 from tapestry.vectors import FloatVector, RingVector
 
 _T = TypeVar("_T")
+Sent = Mapping[str, Mapping[str, bytes]]
+"""The messages of nodes to each other, by sender and receiver."""
 
 
 class _SignedMessage(Protocol):
@@ -182,6 +185,14 @@ class AdvertiseKeysStage(_Stage[Advertisement]):
         return ShareKeysStage(self._cohort, keys), keys
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentShares:
+    """Message 3 of one node, as it is kept."""
+
+    head: ShareHead
+    messages: Mapping[str, bytes]  # to the other nodes
+
+
 class ShareKeysStage(_Stage[SentShares]):
     """Collects message 3."""
 
@@ -219,14 +230,13 @@ class ShareKeysStage(_Stage[SentShares]):
             ShareChannel(
                 cohort=self._cohort, sender=sender, receiver=name, view=view
             ).read(data)
-        tree = tree_over(messages)
-        if decode_digest(head.ciphertexts) != tree.root():
+        if decode_digest(head.ciphertexts) != signed_digest(messages):
             raise ProtocolError(
                 f"{sender!r} signed other ciphertexts than it sent",
                 code="ciphertexts-not-signed",
             )
         head.verify(self._cohort.context, self._cohort.roster[sender])
-        self.kept[sender] = SentShares(message=message, tree=tree)
+        self.kept[sender] = SentShares(head=head, messages=messages)
 
     def close(self) -> tuple["CollectMaskedInputsStage", dict[str, Ciphertexts]]:
         """Make message 4, one for each node that shared.
@@ -235,13 +245,13 @@ class ShareKeysStage(_Stage[SentShares]):
             QuorumError: Fewer nodes answered than ``min_cohort`` or ``threshold``.
         """
         self._check_size()
-        heads = HeadList(heads=tuple(s.message.head for s in self._ordered()))
+        heads = HeadList(heads=tuple(s.head for s in self._ordered()))
         names = sorted(self.kept)
         messages = {
             receiver: Ciphertexts(
                 heads=heads,
                 ciphertexts={
-                    sender: self.kept[sender].message.ciphertexts[receiver]
+                    sender: self.kept[sender].messages[receiver].hex()
                     for sender in names
                     if sender != receiver
                 },
@@ -249,7 +259,7 @@ class ShareKeysStage(_Stage[SentShares]):
             for receiver in names
         }
         # What survivors contributed to masks with nodes that drop out is in there.
-        sent = self.kept if self._cohort.hybrid else {}
+        sent = {n: s.messages for n, s in self.kept.items() if self._cohort.hybrid}
         stage = CollectMaskedInputsStage(self._cohort, self._keys, heads, sent=sent)
         return stage, messages
 
@@ -263,7 +273,7 @@ class CollectMaskedInputsStage(_Stage[UploadHead]):
         keys: KeyList,
         heads: HeadList,
         *,
-        sent: Mapping[str, SentShares],
+        sent: Sent,
     ) -> None:
         """Take the lists of the nodes that advertised and shared, and messages 3."""
         super().__init__(cohort, (h.node for h in heads.heads))
@@ -334,7 +344,7 @@ class Masked:
     cohort: Cohort
     keys: KeyList
     heads: HeadList
-    sent: Mapping[str, SentShares]  # in a hybrid round
+    sent: Sent  # in a hybrid round
     uploads: tuple[UploadHead, ...]
     total: RingVector
 
@@ -440,7 +450,7 @@ class UnmaskStage(_Stage[Reveal]):
         seeds, roots, faults = recover_round(
             cohort, masked.keys, heads=masked.heads, reveals=self._ordered()
         )
-        contributions, self.bad_contributors = recover_contributions(
+        contributed, self.bad_contributors = recover_contributions(
             cohort,
             masked.sent,
             roots=roots,
@@ -460,9 +470,15 @@ class UnmaskStage(_Stage[Reveal]):
             consents=self._consents,
             self_seeds=seeds,
             roots=roots,
-            contributions=contributions,
+            contributions=show_contributions(
+                cohort,
+                masked.sent,
+                contributed=contributed,
+                lost=self._dropped,
+                survivors=self._names,
+            ),
         )
-        masks = removal_masks(cohort, transcript)
+        masks = removal_masks(cohort, transcript, contributed)
         add_masks(masked.total, masks, threads=threads)
         return Unmasked(
             cohort=cohort,

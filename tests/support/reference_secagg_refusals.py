@@ -275,20 +275,25 @@ def refused_by_all(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
     good, sent = m["10"], m["10"]["transcript"]
     seeds = {**sent["self_seeds"], FIRST: flip(sent["self_seeds"][FIRST])}
     secrets = {LOST: flip(sent["roots"][LOST])}
-    made = sent["contributions"][LOST]
+    made = sent["contributions"]
     [(node, row), *_] = made.items()
     x, y, z = sent["uploads"]
     changes: dict[str, dict[str, Any]] = {
         "a seed that was not committed to": {"self_seeds": seeds},
         "a root whose keys were not advertised": {"roots": secrets},
         "a contribution that was not committed to": {
-            "contributions": {
-                LOST: {**made, node: {**row, "secret": flip(row["secret"])}}
-            }
+            "contributions": {**made, node: row[:64] + flip(row[64:128]) + row[128:]}
         },
-        "a contribution too few": {"contributions": {LOST: {}}},
-        "a contribution with another proof": {
-            "contributions": {LOST: {**made, node: {**row, "proof": row["proof"][1:]}}}
+        "contributions too few": {"contributions": {}},
+        "contributions of one that made none": {
+            "contributions": {**dict.fromkeys(LEFT, row), **made}
+        },
+        "other messages than were signed": {
+            "contributions": {**made, node: flip(row[:64]) + row[64:]}
+        },
+        "a proof that is a hash short": {"contributions": {**made, node: row[:-64]}},
+        "a proof that is a hash long": {
+            "contributions": {**made, node: row + row[:64]}
         },
         "too few consents": {"consents": {"consents": m["8"]["consents"][:2]}},
         "a forged upload": {"uploads": [x, y, forged(z)]},

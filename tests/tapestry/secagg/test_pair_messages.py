@@ -8,12 +8,13 @@ import pytest
 from tapestry.errors import ProtocolError
 from tapestry.secagg.pair_messages import (
     PairMessage,
+    commitments_in,
     contributes,
-    leaf,
+    hash_of,
     message_size,
-    tree_over,
+    signed_digest,
 )
-from tapestry.tlog.merkle import root
+from tapestry.tlog.merkle import EMPTY_ROOT, node_hash
 from tests.support.refusals import refused
 
 
@@ -46,11 +47,16 @@ def test_a_message_has_one_size_and_its_parts_follow_one_another(
             PairMessage.decode(wrong, hybrid=hybrid, contributing=contributing)
 
 
-def test_the_tree_has_commitments_in_its_leaves_and_follows_the_names() -> None:
+def test_what_is_signed_follows_from_all_messages_in_order_of_name() -> None:
     long, short = bytes(i % 251 for i in range(1234)), bytes(1170)
-    leaves = [
-        leaf(long[1088:1120], hashlib.sha256(long).digest()),
-        leaf(b"", hashlib.sha256(short).digest()),
-    ]
-    assert tree_over({"b": short, "a": long}).root() == root(leaves)
-    assert tree_over({"a": short, "b": long}).root() != root(leaves)
+    messages = {"b": short, "a": long, "c": long[::-1]}
+    made = commitments_in(messages)
+    assert made == {"a": long[1088:1120], "c": long[::-1][1088:1120]}
+    joined = hashlib.sha256(long + short + long[::-1]).digest()
+    assert hash_of(messages) == joined
+    both = node_hash(made["a"], made["c"])
+    assert signed_digest(messages) == node_hash(both, joined)
+    swapped = {"b": short, "a": long[::-1], "c": long}
+    assert signed_digest(swapped) != signed_digest(messages)
+    alone = hashlib.sha256(short).digest()
+    assert signed_digest({"a": short}) == node_hash(EMPTY_ROOT, alone)

@@ -10,7 +10,7 @@ from tapestry.errors import VerificationError
 from tapestry.protocol.secagg_messages import SHARE_BYTES, Reveal, ShareMessage
 from tapestry.secagg import client
 from tapestry.secagg.client_states import Cohort, KeysShared
-from tapestry.secagg.pair_messages import tree_over
+from tapestry.secagg.pair_messages import signed_digest
 from tapestry.secagg.recovery import InconsistentShare, bad_dealers, recover_round
 from tapestry.secagg.server import Unmasked
 from tapestry.secagg.shamir import PRIME, decode_share
@@ -65,8 +65,8 @@ def dealt(
     state: KeysShared, message: ShareMessage, ciphertexts: dict[str, str]
 ) -> ShareMessage:
     """Message 3 with other messages to other nodes, signed."""
-    tree = tree_over({name: bytes.fromhex(c) for name, c in ciphertexts.items()})
-    root = "sha256:" + tree.root().hex()
+    messages = {name: bytes.fromhex(c) for name, c in ciphertexts.items()}
+    root = "sha256:" + signed_digest(messages).hex()
     head = message.head.model_copy(update={"ciphertexts": root})
     head = head.signed(state.round.cohort.context, state.round.identity)
     return ShareMessage(head=head, ciphertexts=ciphertexts)
