@@ -289,10 +289,15 @@ class ConsentList(Strict):
 
 
 class Reveal(_Signed):
-    """Message 9: for each node of U2 a share of one of its two secrets, never both."""
+    """Message 9: for each node of U2 a share of one of its two secrets, never both.
+
+    What the node itself contributed to its masks with those that dropped out comes
+    along: it follows from their roots as well, at more cost.
+    """
 
     self_shares: dict[Name, HexShare]  # of those in the survivor list
     root_shares: dict[Name, HexShare]  # of those that dropped out before uploading
+    contributions: dict[Name, Hex32]  # to masks with the latter, in a hybrid round
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -301,8 +306,12 @@ class Reveal(_Signed):
         return self
 
     def _statement(self, context: bytes) -> bytes:
-        shares = {"root_shares": self.root_shares, "self_shares": self.self_shares}
-        parts = (decode_digest(digest(canonical_json(shares))),)
+        revealed = {
+            "contributions": self.contributions,
+            "root_shares": self.root_shares,
+            "self_shares": self.self_shares,
+        }
+        parts = (decode_digest(digest(canonical_json(revealed))),)
         return statement(RoundStage.UNMASK, context, node=self.node, parts=parts)
 
 

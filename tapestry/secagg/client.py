@@ -206,7 +206,7 @@ def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
     _check_heads(state, message)
     context = r.cohort.context
     own = own_keys(state.secrets.root, r.cohort, node=r.node)
-    held, contributed = {r.node: state.own}, {}
+    held, contributed, own_part = {r.node: state.own}, {}, {}
     for name, ciphertext in message.ciphertexts.items():
         there, back = (
             ShareChannel(
@@ -218,7 +218,8 @@ def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
             bytes.fromhex(ciphertext), shared=state.agreed[name].channel, kem=own.kem
         )
         held[name] = HeldShares(seed=opened.seed, root=opened.root)
-        mine = there.own_contribution(state.secrets.root)
+        if mine := there.own_contribution(state.secrets.root):
+            own_part[name] = mine
         contributed[name] = mine or opened.contributed
     view = message.heads.digest
     bound = decode_digest(view)
@@ -234,7 +235,9 @@ def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
         )
         masks.append(Mask(key, negative=name < r.node))
     r.progress.advance(ClientStep.RECEIVE_SHARES)
-    return MasksReady(round=r, masks=tuple(masks), held=held, view=view)
+    return MasksReady(
+        round=r, masks=tuple(masks), held=held, contributed=own_part, view=view
+    )
 
 
 def reserve(state: MasksReady, marks: Marks) -> Reservation:
@@ -288,7 +291,13 @@ def mask_input(
         root=chunk_root(chunks, threads=threads),
         signature=UNSIGNED,
     ).signed(r.cohort.context, r.identity)
-    after = InputMasked(round=r, held=state.held, view=state.view, root=head.root)
+    after = InputMasked(
+        round=r,
+        held=state.held,
+        contributed=state.contributed,
+        view=state.view,
+        root=head.root,
+    )
     return after, Upload(head=head, chunks=chunks)
 
 
@@ -324,8 +333,13 @@ def check_consistency(
         r.cohort.context, r.identity
     )
     r.progress.advance(ClientStep.CHECK_CONSISTENCY)
+    left = set(message.names)
     after = ConsistencyChecked(
-        round=r, held=state.held, survivors=message, root=state.root
+        round=r,
+        held=state.held,
+        contributed={n: q for n, q in state.contributed.items() if n not in left},
+        survivors=message,
+        root=state.root,
     )
     return after, reply
 
@@ -337,7 +351,8 @@ def unmask(
 
     Guarantees:
         For each node it is a share of the self seed or of the root, never both,
-        and once per round.
+        and once per round. Of this node's contributions to masks it reveals those
+        with nodes that dropped out, which the roots of these open as well.
 
     Raises:
         ProtocolError: The request is a second one, or has a consent of a node that is
@@ -353,7 +368,11 @@ def unmask(
     seeds = {n: h.seed.hex() for n, h in state.held.items() if n in survivors}
     roots = {n: h.root.hex() for n, h in state.held.items() if n not in survivors}
     reply = Reveal(
-        node=r.node, self_shares=seeds, root_shares=roots, signature=UNSIGNED
+        node=r.node,
+        self_shares=seeds,
+        root_shares=roots,
+        contributions={n: q.hex() for n, q in state.contributed.items()},
+        signature=UNSIGNED,
     ).signed(r.cohort.context, r.identity)
     r.progress.advance(ClientStep.UNMASK)
     return SharesRevealed(round=r, survivors=state.survivors, root=state.root), reply

@@ -138,15 +138,20 @@ class MasksReady:
     round: ClientRound
     masks: tuple[Mask, ...] = field(repr=False)
     held: Mapping[str, HeldShares] = field(repr=False)  # of U2, its own included
+    contributed: Mapping[str, bytes] = field(repr=False)  # by itself, for masks
     view: str  # of the head list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputMasked:
-    """Message 5 was sent; mask keys and self seed are gone."""
+    """Message 5 was sent; mask keys and self seed are gone.
+
+    A contribution alone gives no mask: that takes an X25519 secret of the two nodes.
+    """
 
     round: ClientRound
     held: Mapping[str, HeldShares] = field(repr=False)
+    contributed: Mapping[str, bytes] = field(repr=False)
     view: str
     root: str
 
@@ -157,6 +162,7 @@ class ConsistencyChecked:
 
     round: ClientRound
     held: Mapping[str, HeldShares] = field(repr=False)
+    contributed: Mapping[str, bytes] = field(repr=False)  # with the lost nodes only
     survivors: SurvivorList
     root: str
 

@@ -82,10 +82,15 @@ class PairMessage:
         )
 
 
+def commitment_in(message: bytes) -> bytes:
+    """Take the commitment out of a message that has one."""
+    return message[CIPHERTEXT_BYTES : CIPHERTEXT_BYTES + HASH_BYTES]
+
+
 def commitments_in(messages: Mapping[str, bytes]) -> dict[str, bytes]:
     """Take the commitments out of a node's messages, by receiver, in order of name."""
     return {
-        name: data[CIPHERTEXT_BYTES : CIPHERTEXT_BYTES + HASH_BYTES]
+        name: commitment_in(data)
         for name, data in sorted(messages.items())
         if len(data) == _CLEAR_END + BOX_BYTES
     }

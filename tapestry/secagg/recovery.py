@@ -86,19 +86,25 @@ def recover_contributions(
     sent: Mapping[str, Mapping[str, bytes]],
     *,
     roots: Mapping[str, str],
-    survivors: Sequence[str],
+    revealed: Mapping[str, Mapping[str, str]],
     view: bytes,
 ) -> tuple[dict[tuple[str, str], bytes], tuple[str, ...]]:
     """Find the contributions to masks of survivors with nodes that dropped out.
 
-    Those of the latter follow from their roots, and so do the keys that open those of
-    survivors. Each is compared with what its maker had committed to.
+    Those of the latter follow from their roots. A survivor has revealed its own, or
+    they are opened with keys that follow from these roots. Each is compared with what
+    its maker had committed to.
+
+    Guarantees:
+        A node that is named sent a message, signed, that does not hold what it had
+        committed to in it. That a survivor revealed nothing fails nothing.
 
     Args:
         cohort: That of the round.
         sent: The messages of each node to the others, by receiver.
         roots: Those of the nodes that dropped out.
-        survivors: The other nodes that shared.
+        revealed: By survivor what it revealed, compared with its commitments before,
+            by lost node; nothing of one that did not answer.
         view: The digest of the key list.
 
     Returns:
@@ -112,7 +118,10 @@ def recover_contributions(
     for dropped, secret in roots.items():
         root = bytes.fromhex(secret)
         keys = own_keys(root, cohort, node=dropped)
-        for node in survivors:
+        for node, own in revealed.items():
+            if dropped in own:
+                found[dropped, node] = bytes.fromhex(own[dropped])
+                continue
             from_dropped = cohort.contributes(dropped, node)
             ends = (dropped, node) if from_dropped else (node, dropped)
             channel = ShareChannel(
@@ -120,8 +129,8 @@ def recover_contributions(
             )
             data = sent[ends[0]][ends[1]]
             if from_dropped:
-                own = channel.own_contribution(root)
-                made = own if channel.has_committed(own, data) else None
+                derived = channel.own_contribution(root)
+                made = derived if channel.has_committed(derived, data) else None
             else:
                 made = channel.recover_contribution(data, keys)
             if made is None:

@@ -402,13 +402,15 @@ class UnmaskStage(_Stage[Reveal]):
         self._consents = consents
         self.bad_contributors: tuple[str, ...] = ()
         self._dropped = {h.node for h in masked.heads.heads} - set(self._names)
+        self._view = decode_digest(masked.keys.digest)
 
     def accept(self, sender: str, message: Reveal) -> None:
         """Keep a node's shares.
 
         Raises:
             ProtocolError: No shares are expected of the sender, they are of other
-                secrets than were asked for, or one is not below the prime.
+                secrets than were asked for, or one is not below the prime; or its
+                contributions are not those that it had committed to.
             VerificationError: The sender's signature does not hold.
         """
         self._check_sender(sender, message)
@@ -430,7 +432,29 @@ class UnmaskStage(_Stage[Reveal]):
                 decode_share(bytes.fromhex(share))
         except ProtocolError as error:
             raise error.at(f"{sender!r} revealed a bad share") from None
+        self._check_contributions(sender, message.contributions)
         self.kept[sender] = message
+
+    def _check_contributions(self, sender: str, revealed: Mapping[str, str]) -> None:
+        """Compare what a survivor revealed with what it had signed before."""
+        want = self._cohort.receivers(sender, self._dropped)
+        if revealed.keys() != set(want):
+            raise ProtocolError(
+                f"{sender!r} revealed {len(revealed)} contributions, want the"
+                f" {len(want)} to its masks with nodes that dropped out",
+                code="contribution-set-differs",
+            )
+        for name, made in revealed.items():
+            channel = ShareChannel(
+                cohort=self._cohort, sender=sender, receiver=name, view=self._view
+            )
+            sent = self.masked.sent[sender][name]
+            if not channel.has_committed(bytes.fromhex(made), sent):
+                raise ProtocolError(
+                    f"{sender!r} had committed to another contribution to its mask with"
+                    f" {name!r}",
+                    code="contribution-differs",
+                )
 
     def close(self, *, threads: int = 0) -> Unmasked:
         """Recover the secrets and take the masks off the sum.
@@ -454,8 +478,11 @@ class UnmaskStage(_Stage[Reveal]):
             cohort,
             masked.sent,
             roots=roots,
-            survivors=self._names,
-            view=decode_digest(masked.keys.digest),
+            revealed={
+                name: self.kept[name].contributions if name in self.kept else {}
+                for name in self._names
+            },
+            view=self._view,
         )
         if self.bad_contributors:
             raise VerificationError(

@@ -153,7 +153,8 @@ def refused_by_coordinator(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
     first = mine["head"]["view"]
     swapped = {**boxes, LOST: boxes["d.example"], "d.example": boxes[LOST]}
     others = {**boxes, LOST: flip(boxes[LOST])}
-    own = m["9"][FIRST]["self_shares"]
+    own, made = m["9"][FIRST]["self_shares"], m["9"][FIRST]["contributions"]
+    changed = {LOST: flip(made[LOST])}
     beyond = {**own, FIRST: PRIME.to_bytes(33, "big").hex()}
     less = {n: own[n] for n in LEFT[:-1]}
     more = {**m["9"][FIRST]["root_shares"], LEFT[-1]: own[LEFT[-1]]}
@@ -189,6 +190,13 @@ def refused_by_coordinator(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "9": {
             "a forged signature": forged(m["9"][FIRST]),
             "a share that is not below the prime": reveal(FIRST, self_shares=beyond),
+            "a contribution that was not committed to": reveal(
+                FIRST, contributions=changed
+            ),
+            "a contribution too few": reveal(FIRST, contributions={}),
+            "a contribution to a mask with a survivor": reveal(
+                FIRST, contributions={**made, LEFT[-1]: made[LOST]}
+            ),
             "a self mask too few": reveal(FIRST, self_shares=less),
             "a survivor's root": reveal(FIRST, self_shares=less, root_shares=more),
         },

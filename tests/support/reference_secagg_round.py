@@ -338,7 +338,9 @@ def consent(node: str, survivors: str) -> dict[str, Any]:
 
 
 def reveal(node: str, **changes: dict[str, str]) -> dict[str, Any]:
+    made = {LOST: of_root(node, "contribution", LOST).hex()}
     shares = {
+        "contributions": made if gives(node, LOST) else {},
         "root_shares": {LOST: share_of(LOST, "root", node).hex()},
         "self_shares": {n: share_of(n, "seed", node).hex() for n in LEFT},
     } | changes
@@ -440,7 +442,9 @@ def statements(m: dict[str, Any]) -> dict[str, Rows]:
             n: signed(
                 "unmask",
                 n,
-                tail(named(canon({k: v for k, v in body.items() if "_shares" in k}))),
+                tail(
+                    named(canon({k: v for k, v in body.items() if isinstance(v, dict)}))
+                ),
             ).hex()
             for n, body in m["9"].items()
         },
