@@ -73,7 +73,7 @@ from tapestry.secagg.key_schedule import (
     self_key,
 )
 from tapestry.secagg.masks import Mask, Random, add_masks
-from tapestry.secagg.pair_messages import signed_digest
+from tapestry.secagg.pair_messages import PairMessages, split_joined
 from tapestry.secagg.requirements import (
     ClientProgress,
     ClientStep,
@@ -169,11 +169,12 @@ def share_keys(
         )
         for name, both in agreed.items()
     }
+    joined = b"".join(messages.values())  # in order of name, as the list of keys
     head = ShareHead(
         node=r.node,
         view="sha256:" + view.hex(),
         commitment=commitment(state.secrets.seed, context, node=r.node).hex(),
-        ciphertexts="sha256:" + signed_digest(messages).hex(),
+        ciphertexts="sha256:" + PairMessages.of(messages, joined=joined).digest.hex(),
         signature=UNSIGNED,
     ).signed(context, r.identity)
     place = places[r.node]
@@ -185,9 +186,8 @@ def share_keys(
         head=head,
         own=HeldShares(seed=seed_shares[place], root=root_shares[place]),
     )
-    ciphertexts = {name: data.hex() for name, data in messages.items()}
     r.progress.advance(ClientStep.SHARE_KEYS)
-    return after, ShareMessage(head=head, ciphertexts=ciphertexts)
+    return after, ShareMessage(head=head, messages=joined)
 
 
 def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
@@ -207,16 +207,15 @@ def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
     context = r.cohort.context
     own = own_keys(state.secrets.root, r.cohort, node=r.node)
     held, contributed, own_part = {r.node: state.own}, {}, {}
-    for name, ciphertext in message.ciphertexts.items():
+    sealed = _split_messages(r, message)
+    for name, data in sealed.items():
         there, back = (
             ShareChannel(
                 cohort=r.cohort, sender=sender, receiver=receiver, view=state.view
             )
             for sender, receiver in ((r.node, name), (name, r.node))
         )
-        opened = back.open(
-            bytes.fromhex(ciphertext), shared=state.agreed[name].channel, kem=own.kem
-        )
+        opened = back.open(data, shared=state.agreed[name].channel, kem=own.kem)
         held[name] = HeldShares(seed=opened.seed, root=opened.root)
         if mine := there.own_contribution(state.secrets.root):
             own_part[name] = mine
@@ -224,7 +223,7 @@ def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
     view = message.heads.digest
     bound = decode_digest(view)
     masks = [Mask(self_key(state.secrets.seed, context, node=r.node))]
-    for name in message.ciphertexts:
+    for name in sealed:
         names = (r.node, name)
         key = pair_key(
             state.agreed[name].mask,
@@ -435,12 +434,6 @@ def _check_heads(state: KeysShared, message: Ciphertexts) -> None:
             f" head that {r.node!r} signed",
             code="own-entry-differs",
         )
-    if message.ciphertexts.keys() != heads.keys() - {r.node}:
-        raise ProtocolError(
-            f"{len(message.ciphertexts)} ciphertexts, want one from each of the"
-            f" {len(heads) - 1} other nodes that shared",
-            code="ciphertext-set-differs",
-        )
     for name, head in heads.items():
         if head.view != state.head.view:
             raise VerificationError(
@@ -449,6 +442,13 @@ def _check_heads(state: KeysShared, message: Ciphertexts) -> None:
             )
         if name != r.node:
             head.verify(r.cohort.context, r.cohort.roster[name])
+
+
+def _split_messages(r: ClientRound, message: Ciphertexts) -> dict[str, bytes]:
+    """Split what the others sealed for this node, by sender."""
+    senders = [h.node for h in message.heads.heads if h.node != r.node]
+    sizes = {name: r.cohort.message_size(name, r.node) for name in senders}
+    return split_joined(message.messages, sizes)
 
 
 def _check_size(r: ClientRound, count: int, what: str) -> None:

@@ -13,7 +13,7 @@ from tapestry.keys import SigningKey, VerifyKey
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Advertisement, ShareHead, SurvivorList
 from tapestry.secagg.masks import Mask
-from tapestry.secagg.pair_messages import contributes
+from tapestry.secagg.pair_messages import contributes, message_size
 from tapestry.secagg.quantization import Encoding
 from tapestry.secagg.requirements import ClientProgress
 
@@ -36,6 +36,11 @@ class Cohort:
     def contributes(self, node: str, other: str) -> bool:
         """Return whether a node contributes to its mask with another."""
         return self.hybrid and contributes(self.places[node], self.places[other])
+
+    def message_size(self, sender: str, receiver: str) -> int:
+        """Return the bytes that the message of one node to another takes."""
+        contributing = self.contributes(sender, receiver)
+        return message_size(hybrid=self.hybrid, contributing=contributing)
 
     def receivers(self, node: str, names: Iterable[str]) -> list[str]:
         """List the nodes to whose masks with it a node contributes, in order."""

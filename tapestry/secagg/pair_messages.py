@@ -87,28 +87,56 @@ def commitment_in(message: bytes) -> bytes:
     return message[CIPHERTEXT_BYTES : CIPHERTEXT_BYTES + HASH_BYTES]
 
 
-def commitments_in(messages: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Take the commitments out of a node's messages, by receiver, in order of name."""
-    return {
-        name: commitment_in(data)
-        for name, data in sorted(messages.items())
-        if len(data) == _CLEAR_END + BOX_BYTES
-    }
+def split_joined(joined: bytes, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """Split messages that follow one another.
 
+    Args:
+        joined: The messages.
+        sizes: Those of each, by the node it is for or from, in order of name.
 
-def hash_of(messages: Mapping[str, bytes]) -> bytes:
-    """Hash a node's messages, one after the other in order of the receivers' names."""
-    return hashlib.sha256(
-        b"".join(messages[name] for name in sorted(messages))
-    ).digest()
+    Raises:
+        ProtocolError: The bytes are not as many as all messages take.
+    """
+    if len(joined) != sum(sizes.values()):
+        raise ProtocolError(
+            f"{len(joined)} bytes of messages, want {sum(sizes.values())} with those of"
+            f" {len(sizes)} other nodes",
+            code="ciphertext-size-invalid",
+        )
+    parts, at = {}, 0
+    for name, size in sizes.items():
+        parts[name] = joined[at : at + size]
+        at += size
+    return parts
 
 
 def what_is_signed(root: bytes, hashed: bytes) -> bytes:
-    """Hash the root over the commitments and ``hash_of`` into what a node signs."""
+    """Hash the root over the commitments, and the hash of all messages, into one."""
     return node_hash(root, hashed)
 
 
-def signed_digest(messages: Mapping[str, bytes]) -> bytes:
-    """Compute what a node signs of its messages to the others."""
-    root = root_of([*commitments_in(messages).values()])
-    return what_is_signed(root, hash_of(messages))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairMessages:
+    """The messages of one node to the others, in order of the receivers' names."""
+
+    to: Mapping[str, bytes]
+    hashed: bytes  # SHA-256 of all, one after the other
+
+    @classmethod
+    def of(cls, to: Mapping[str, bytes], *, joined: bytes) -> Self:
+        """Take messages, and the same one after the other."""
+        return cls(to=to, hashed=hashlib.sha256(joined).digest())
+
+    @property
+    def commitments(self) -> dict[str, bytes]:
+        """The commitments in the messages, by receiver."""
+        return {
+            name: commitment_in(data)
+            for name, data in self.to.items()
+            if len(data) == _CLEAR_END + BOX_BYTES
+        }
+
+    @property
+    def digest(self) -> bytes:
+        """The one digest of its messages that the node signs."""
+        return what_is_signed(root_of([*self.commitments.values()]), self.hashed)

@@ -23,7 +23,7 @@ from tapestry.protocol.secagg_messages import (
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.contribution_proof import show
 from tapestry.secagg.key_schedule import commitment
-from tapestry.secagg.pair_messages import commitments_in, hash_of
+from tapestry.secagg.pair_messages import PairMessages
 from tapestry.secagg.shamir import recover_checked
 from tapestry.secagg.share_channel import ShareChannel, is_root, own_keys
 
@@ -83,7 +83,7 @@ Contributed = Mapping[tuple[str, str], bytes]
 
 def recover_contributions(
     cohort: Cohort,
-    sent: Mapping[str, Mapping[str, bytes]],
+    sent: Mapping[str, PairMessages],
     *,
     roots: Mapping[str, str],
     revealed: Mapping[str, Mapping[str, str]],
@@ -101,7 +101,7 @@ def recover_contributions(
 
     Args:
         cohort: That of the round.
-        sent: The messages of each node to the others, by receiver.
+        sent: The messages of each node to the others.
         roots: Those of the nodes that dropped out.
         revealed: By survivor what it revealed, compared with its commitments before,
             by lost node; nothing of one that did not answer.
@@ -127,7 +127,7 @@ def recover_contributions(
             channel = ShareChannel(
                 cohort=cohort, sender=ends[0], receiver=ends[1], view=view
             )
-            data = sent[ends[0]][ends[1]]
+            data = sent[ends[0]].to[ends[1]]
             if from_dropped:
                 derived = channel.own_contribution(root)
                 made = derived if channel.has_committed(derived, data) else None
@@ -142,7 +142,7 @@ def recover_contributions(
 
 def show_contributions(
     cohort: Cohort,
-    sent: Mapping[str, Mapping[str, bytes]],
+    sent: Mapping[str, PairMessages],
     *,
     contributed: Contributed,
     lost: Collection[str],
@@ -151,7 +151,7 @@ def show_contributions(
     """Show what each survivor contributed to its masks with lost nodes (message 10)."""
     shown = {}
     for node in survivors if cohort.hybrid else ():
-        commitments = commitments_in(sent[node])
+        commitments = sent[node].commitments
         made = {
             place: contributed[name, node]
             for place, name in enumerate(commitments)
@@ -159,7 +159,7 @@ def show_contributions(
         }
         if made:
             proof = show([*commitments.values()], [*made], [*made.values()])
-            shown[node] = (hash_of(sent[node]) + proof).hex()
+            shown[node] = (sent[node].hashed + proof).hex()
     return shown
 
 

@@ -49,7 +49,7 @@ from tapestry.secagg.chunks import check_sizes, chunk_root, cut, read_chunk
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.key_schedule import Agreement
 from tapestry.secagg.masks import add_masks, aligned_empty
-from tapestry.secagg.pair_messages import signed_digest
+from tapestry.secagg.pair_messages import PairMessages, split_joined
 from tapestry.secagg.quantization import check_sum, mean
 from tapestry.secagg.recovery import (
     InconsistentShare,
@@ -63,8 +63,8 @@ from tapestry.secagg.transcript import removal_masks
 from tapestry.vectors import FloatVector, RingVector
 
 _T = TypeVar("_T")
-Sent = Mapping[str, Mapping[str, bytes]]
-"""The messages of nodes to each other, by sender and receiver."""
+Sent = Mapping[str, PairMessages]
+"""The messages of nodes to each other, by sender."""
 
 
 class _SignedMessage(Protocol):
@@ -190,7 +190,7 @@ class SentShares:
     """Message 3 of one node, as it is kept."""
 
     head: ShareHead
-    messages: Mapping[str, bytes]  # to the other nodes
+    messages: PairMessages
 
 
 class ShareKeysStage(_Stage[SentShares]):
@@ -207,8 +207,8 @@ class ShareKeysStage(_Stage[SentShares]):
 
         Raises:
             ProtocolError: No message is expected of the sender, it saw another key
-                list, the ciphertexts are not one for each other node, have another
-                size, or are not those that were signed.
+                list, its messages have not the size of one for each other node, or
+                are not those that were signed.
             VerificationError: The sender's signature does not hold.
         """
         head = message.head
@@ -218,19 +218,14 @@ class ShareKeysStage(_Stage[SentShares]):
                 f"{sender!r} saw another key list: {head.view}, want {self._view}",
                 code="key-list-differs",
             )
-        if message.ciphertexts.keys() != set(self._names) - {sender}:
-            raise ProtocolError(
-                f"{sender!r} sent {len(message.ciphertexts)} ciphertexts, want one for"
-                f" each of the {len(self._names) - 1} other nodes",
-                code="ciphertext-set-differs",
-            )
-        messages = {k: bytes.fromhex(v) for k, v in message.ciphertexts.items()}
-        view = decode_digest(self._view)
-        for name, data in messages.items():
-            ShareChannel(
-                cohort=self._cohort, sender=sender, receiver=name, view=view
-            ).read(data)
-        if decode_digest(head.ciphertexts) != signed_digest(messages):
+        others = [name for name in self._names if name != sender]
+        sizes = {name: self._cohort.message_size(sender, name) for name in others}
+        try:
+            to = split_joined(message.messages, sizes)
+        except ProtocolError as error:
+            raise error.at(f"{sender!r} sent") from None
+        messages = PairMessages.of(to, joined=message.messages)
+        if decode_digest(head.ciphertexts) != messages.digest:
             raise ProtocolError(
                 f"{sender!r} signed other ciphertexts than it sent",
                 code="ciphertexts-not-signed",
@@ -247,20 +242,19 @@ class ShareKeysStage(_Stage[SentShares]):
         self._check_size()
         heads = HeadList(heads=tuple(s.head for s in self._ordered()))
         names = sorted(self.kept)
+        sent = {name: self.kept[name].messages for name in names}
         messages = {
             receiver: Ciphertexts(
                 heads=heads,
-                ciphertexts={
-                    sender: self.kept[sender].messages[receiver].hex()
-                    for sender in names
-                    if sender != receiver
-                },
+                messages=b"".join(
+                    [sent[n].to[receiver] for n in names if n != receiver]
+                ),
             )
             for receiver in names
         }
         # What survivors contributed to masks with nodes that drop out is in there.
-        sent = {n: s.messages for n, s in self.kept.items() if self._cohort.hybrid}
-        stage = CollectMaskedInputsStage(self._cohort, self._keys, heads, sent=sent)
+        kept = sent if self._cohort.hybrid else {}
+        stage = CollectMaskedInputsStage(self._cohort, self._keys, heads, sent=kept)
         return stage, messages
 
 
@@ -448,7 +442,7 @@ class UnmaskStage(_Stage[Reveal]):
             channel = ShareChannel(
                 cohort=self._cohort, sender=sender, receiver=name, view=self._view
             )
-            sent = self.masked.sent[sender][name]
+            sent = self.masked.sent[sender].to[name]
             if not channel.has_committed(bytes.fromhex(made), sent):
                 raise ProtocolError(
                     f"{sender!r} had committed to another contribution to its mask with"

@@ -21,7 +21,7 @@ from tapestry.protocol.messages import (
     Refusal,
     ShowHeldOutRequest,
 )
-from tapestry.protocol.secagg_messages import PROTOCOL, ShareMessage
+from tapestry.protocol.secagg_messages import PROTOCOL
 from tapestry.schema import Strict
 from tests.support.secagg_cohort import Federation
 
@@ -69,10 +69,8 @@ def _round_bodies() -> dict[Kind, Any]:
     sharing = federation.stage
     federation.share_keys()
     first, *left = federation.names()
-    sent = sharing.kept[first]
-    boxes = {name: data.hex() for name, data in sent.messages.items()}
-    bodies[Kind.SHARED_KEYS] = ShareMessage(head=sent.head, ciphertexts=boxes)
-    bodies[Kind.COLLECT_MASKED_INPUTS] = federation.message[first]
+    bodies[Kind.SHARED_KEYS] = sharing.kept[first].head
+    bodies[Kind.COLLECT_MASKED_INPUTS] = federation.message[first].heads
     federation.receive_shares()
     federation.collect_masked_inputs([first, *left[:-1]])
     bodies[Kind.MASKED_INPUT] = federation.uploads[first].head

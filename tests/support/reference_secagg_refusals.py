@@ -19,10 +19,12 @@ from tests.support.reference_secagg_round import (
     NAMES,
     Rows,
     advertise,
+    body_of,
     boxed,
     clear_part,
     consent,
     gives,
+    joined,
     play,
     public_keys,
     reveal,
@@ -89,7 +91,7 @@ def misordered(value: dict[str, Any], *path: str) -> Rows:
 LISTS = {
     "0": ("participants",),
     "2": ("advertisements",),
-    "4": ("heads", "heads"),
+    "4": ("heads",),
     "6": ("survivors",),
     "8": ("consents",),
     "10": ("transcript", "uploads"),
@@ -314,6 +316,12 @@ def refused_by_all(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"10": {**rows, "another sum": {**good, "sum_root": named("another")}}}
 
 
+def whole(number: str, value: dict[str, Any]) -> str:
+    """The JSON of a message and, on a second line, the bytes beside it."""
+    text = canon(body_of(number, value))
+    return f"{text}\n{joined(value)}" if number in {"3", "4"} else text
+
+
 def refusals() -> dict[str, Any]:
     m = play()
     good = {number: body.get(FIRST, body) for number, body in m.items()}
@@ -321,14 +329,14 @@ def refusals() -> dict[str, Any]:
     return {
         "unreadable": {
             number: {
-                why: edit(canon(value), bad)
-                for why, bad in unreadable(number, value).items()
+                why: edit(canon(body_of(number, value)), bad)
+                for why, bad in unreadable(number, body_of(number, value)).items()
             }
             for number, value in good.items()
         },
         "refused": {
             number: {
-                why: edit(canon(good[number]), canon(bad))
+                why: edit(whole(number, good[number]), whole(number, bad))
                 for why, bad in rows[number].items()
             }
             for number in sorted(rows, key=int)

@@ -466,9 +466,23 @@ def long_vector() -> dict[str, Any]:
     }
 
 
-def printed(value: dict[str, Any]) -> Any:
-    own = value.keys() <= set(NAMES)
-    return {n: canon(body) for n, body in value.items()} if own else canon(value)
+def body_of(number: str, value: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a message; messages 3 and 4 carry bytes beside it."""
+    field = {"3": "head", "4": "heads"}.get(number)
+    found: dict[str, Any] = value[field] if field else value
+    return found
+
+
+def joined(value: dict[str, Any]) -> str:
+    """The bytes beside the JSON of message 3 or 4, in order of the names."""
+    sealed = value["ciphertexts"]
+    return "".join(sealed[name] for name in sorted(sealed))
+
+
+def printed(number: str, value: dict[str, Any]) -> Any:
+    if value.keys() <= set(NAMES):
+        return {n: canon(body_of(number, each)) for n, each in value.items()}
+    return canon(value)
 
 
 def whole_round() -> dict[str, Any]:
@@ -480,7 +494,11 @@ def whole_round() -> dict[str, Any]:
         "context": CONTEXT.hex(),
         "views": {"keys": first, "heads": second},
         "survivors": m["7"][FIRST]["survivors"],
-        "messages": {number: printed(value) for number, value in m.items()},
+        "messages": {number: printed(number, value) for number, value in m.items()},
+        "sealed": {
+            number: {n: joined(each) for n, each in m[number].items()}
+            for number in ("3", "4")
+        },
         "signed": statements(m),
         "channel_keys": {
             f"{a} to {b}": channel(a, b, first).hex()

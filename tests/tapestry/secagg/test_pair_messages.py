@@ -8,11 +8,10 @@ import pytest
 from tapestry.errors import ProtocolError
 from tapestry.secagg.pair_messages import (
     PairMessage,
-    commitments_in,
+    PairMessages,
     contributes,
-    hash_of,
     message_size,
-    signed_digest,
+    split_joined,
 )
 from tapestry.tlog.merkle import EMPTY_ROOT, node_hash
 from tests.support.refusals import refused
@@ -47,16 +46,28 @@ def test_a_message_has_one_size_and_its_parts_follow_one_another(
             PairMessage.decode(wrong, hybrid=hybrid, contributing=contributing)
 
 
+def signed(*messages: bytes) -> bytes:
+    to = dict(zip("abc", messages, strict=False))
+    return PairMessages.of(to, joined=b"".join(messages)).digest
+
+
 def test_what_is_signed_follows_from_all_messages_in_order_of_name() -> None:
     long, short = bytes(i % 251 for i in range(1234)), bytes(1170)
-    messages = {"b": short, "a": long, "c": long[::-1]}
-    made = commitments_in(messages)
-    assert made == {"a": long[1088:1120], "c": long[::-1][1088:1120]}
-    joined = hashlib.sha256(long + short + long[::-1]).digest()
-    assert hash_of(messages) == joined
-    both = node_hash(made["a"], made["c"])
-    assert signed_digest(messages) == node_hash(both, joined)
-    swapped = {"b": short, "a": long[::-1], "c": long}
-    assert signed_digest(swapped) != signed_digest(messages)
+    back = long[::-1]
+    both = node_hash(long[1088:1120], back[1088:1120])
+    joined = hashlib.sha256(long + short + back).digest()
+    assert signed(long, short, back) == node_hash(both, joined)
+    assert signed(back, short, long) != signed(long, short, back)
     alone = hashlib.sha256(short).digest()
-    assert signed_digest({"a": short}) == node_hash(EMPTY_ROOT, alone)
+    assert signed(short) == node_hash(EMPTY_ROOT, alone)
+
+
+def test_messages_are_split_as_they_were_joined_and_have_one_size_together() -> None:
+    assert split_joined(b"aabccc", {"x": 2, "y": 1, "z": 3}) == {
+        "x": b"aa",
+        "y": b"b",
+        "z": b"ccc",
+    }
+    for wrong in (b"", b"aabcc", b"aabcccc"):
+        with refused(ProtocolError, "ciphertext-size-invalid", match="want 6 .* 3 "):
+            split_joined(wrong, {"x": 2, "y": 1, "z": 3})

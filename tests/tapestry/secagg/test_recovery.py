@@ -10,20 +10,19 @@ import pytest
 from tapestry.errors import ProtocolError, VerificationError
 from tapestry.protocol.secagg_messages import (
     SHARE_BYTES,
-    Ciphertexts,
     Reveal,
     ShareMessage,
 )
 from tapestry.secagg import client
 from tapestry.secagg.client_states import Cohort, KeysShared
-from tapestry.secagg.pair_messages import signed_digest
+from tapestry.secagg.pair_messages import PairMessages
 from tapestry.secagg.recovery import InconsistentShare, bad_dealers, recover_round
 from tapestry.secagg.server import Unmasked
 from tapestry.secagg.shamir import PRIME, decode_share
 from tapestry.secagg.share_channel import RootKeys, ShareChannel
 from tapestry.secagg.transcript import SumChecker
 from tests.support.refusals import refused
-from tests.support.secagg_cohort import Federation
+from tests.support.secagg_cohort import Federation, sent_by
 
 
 def lying_reveals(federation: Federation, liars: list[str]) -> Unmasked:
@@ -69,14 +68,14 @@ def test_too_many_wrong_shares_abort_and_name_a_dealer() -> None:
 
 
 def dealt(
-    state: KeysShared, message: ShareMessage, ciphertexts: dict[str, str]
+    state: KeysShared, message: ShareMessage, to: dict[str, bytes]
 ) -> ShareMessage:
     """Message 3 with other messages to other nodes, signed."""
-    messages = {name: bytes.fromhex(c) for name, c in ciphertexts.items()}
-    root = "sha256:" + signed_digest(messages).hex()
+    joined = b"".join(to.values())
+    root = "sha256:" + PairMessages.of(to, joined=joined).digest.hex()
     head = message.head.model_copy(update={"ciphertexts": root})
     head = head.signed(state.round.cohort.context, state.round.identity)
-    return ShareMessage(head=head, ciphertexts=ciphertexts)
+    return ShareMessage(head=head, messages=joined)
 
 
 def test_a_dealer_of_wrong_shares_to_two_is_named_and_the_round_completes() -> None:
@@ -87,20 +86,20 @@ def test_a_dealer_of_wrong_shares_to_two_is_named_and_the_round_completes() -> N
     state = dealer.state
     after, message = client.share_keys(state, federation.message)
     kem_keys = {a.node: a.kem_key for a in federation.message.advertisements}
-    ciphertexts = dict(message.ciphertexts)
+    to = sent_by(after, message)
     for name in victims:
         wrong = b"\0" + bytes(range(32))
         channel = ShareChannel(
             cohort=state.round.cohort, sender=dealer.name, receiver=name, view=view
         )
-        ciphertexts[name] = channel.seal(
+        to[name] = channel.seal(
             (wrong, wrong),
             shared=after.agreed[name].channel,
             kem_key=kem_keys[name],
             root=state.secrets.root,
-        ).hex()
-    federation.stage.accept(dealer.name, dealt(after, message, ciphertexts))
-    dealer.state = replace(after, head=dealt(after, message, ciphertexts).head)
+        )
+    federation.stage.accept(dealer.name, dealt(after, message, to))
+    dealer.state = replace(after, head=dealt(after, message, to).head)
     federation.share_keys()
     federation.receive_shares()
     federation.collect_masked_inputs()
@@ -111,27 +110,23 @@ def test_a_dealer_of_wrong_shares_to_two_is_named_and_the_round_completes() -> N
     assert set(unmasked.faults) == want
 
 
-def sharing_with(
-    federation: Federation, liar: str, change: Callable[[bytes, str], bytes]
-) -> None:
-    """Let all nodes share; one changes its messages to those that it contributes to."""
+def share_garbled(federation: Federation, liar: str) -> None:
+    """Let all nodes share; one garbles its messages to those that it contributes to."""
     federation.run("advertise_keys")
     member = federation.member(liar)
     cohort = member.state.round.cohort
     after, message = client.share_keys(member.state, federation.message)
     changed = {
-        name: change(bytes.fromhex(text), name).hex()
-        if cohort.contributes(liar, name)
-        else text
-        for name, text in message.ciphertexts.items()
+        name: garbled(data) if cohort.contributes(liar, name) else data
+        for name, data in sent_by(after, message).items()
     }
-    message = dealt(member.state, message, changed)
+    message = dealt(after, message, changed)
     member.state = replace(after, head=message.head)
     federation.stage.accept(liar, message)
     federation.share_keys()
 
 
-def garbled(data: bytes, _: str) -> bytes:
+def garbled(data: bytes) -> bytes:
     """A message whose contribution opens to another one than was committed to."""
     return data[:1120] + bytes([data[1120] ^ 1]) + data[1121:]
 
@@ -144,7 +139,7 @@ def gives_to(federation: Federation, name: str) -> list[str]:
 def without_receivers(liar: str) -> Federation:
     """A round in which those drop out to whom a node sent what does not open."""
     federation = Federation.of(10)
-    sharing_with(federation, liar, garbled)
+    share_garbled(federation, liar)
     lost = gives_to(federation, liar)[:2]
     for name in lost:
         with refused(ProtocolError, "ciphertext-invalid", match=liar):
@@ -152,19 +147,12 @@ def without_receivers(liar: str) -> Federation:
     left = [name for name in federation.names() if name not in lost]
     # The others to whom it contributes would drop out as well, and too few be left.
     for name in gives_to(federation, liar)[2:]:
-        federation.message[name] = mended(federation, name, liar)
+        whole = garbled(federation.boxes(name)[liar])
+        federation.message[name] = federation.with_box(name, liar, whole)
     federation.receive_shares(left)
     federation.collect_masked_inputs(left)
     federation.check_consistency()
     return federation
-
-
-def mended(federation: Federation, name: str, liar: str) -> Ciphertexts:
-    """Message 4 with the bit of ``garbled`` put right."""
-    message: Ciphertexts = federation.message[name]
-    whole = garbled(bytes.fromhex(message.ciphertexts[liar]), name).hex()
-    boxes = {**message.ciphertexts, liar: whole}
-    return message.model_copy(update={"ciphertexts": boxes})
 
 
 LIAR = "n0004.example"
