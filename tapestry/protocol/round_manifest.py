@@ -16,6 +16,7 @@ from tapestry.protocol.stages import RoundStage
 from tapestry.schema import Digest, KeyText, Name, Plain, Printable, Software, Strict
 
 MAX_COHORT = 1000
+MAX_HYBRID_COHORT = 550  # the transcript is then one document, whichever drop out
 
 
 class Participant(Strict):
@@ -227,6 +228,11 @@ class RoundManifest(Strict):
         names = [p.name for p in self.participants]
         if len(set(names)) != len(names) or names != sorted(names):
             raise ValueError("participants must be distinct and in order of name")
+        if self.post_quantum == "mlkem768" and len(names) > MAX_HYBRID_COHORT:
+            raise ValueError(
+                f"a round with ML-KEM has at most {MAX_HYBRID_COHORT} nodes; a larger"
+                " one takes post_quantum none"
+            )
         for plain in (self.clip_norm, self.clip_value):
             if decode_decimal(plain) <= 0:
                 raise ValueError("clip bounds must be positive")

@@ -2,16 +2,20 @@
 
 import hashlib
 import itertools
+from functools import cache
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestry.errors import VerificationError
+from tapestry.protocol.messages import NOTE_LIMIT
+from tapestry.protocol.round_manifest import MAX_HYBRID_COHORT
+from tapestry.schema import DOCUMENT_LIMIT, Strict
 from tapestry.secagg.contribution_proof import read, root_of, show
 from tapestry.tlog.merkle import EMPTY_ROOT, root
 from tests.support.refusals import refused
+from tests.support.secagg_cohort import Federation
 
 
 def secret(place: int) -> bytes:
@@ -75,11 +79,51 @@ def test_what_is_shown_at_one_place_does_not_stand_for_another() -> None:
     assert found != root_of(leaves(8))
 
 
-def test_all_that_500_nodes_show_of_150_that_dropped_out_fits_a_document() -> None:
-    """350 survivors made 250 contributions each, 75 of them for nodes that are lost."""
-    draw = np.random.default_rng(10)
-    drawn = [draw.choice(250, 75, replace=False) for _ in range(20)]
-    sizes = [len(shown(250, sorted(row.tolist()))) for row in drawn]
-    hex_digits = 2 * (max(sizes) + 32) * 350
-    rest = 500 * 2_800 + 500 * 500 + 350 * 800  # keys, heads, uploads and consents
-    assert hex_digits + rest < 8 << 20
+@cache
+def most(count: int, places: int) -> int:
+    """The most parts that so many of the leaves may take, wherever they are."""
+    if not places or count == 1:
+        return 1
+    left = 1 << ((count - 1).bit_length() - 1)
+    split = range(max(0, places - (count - left)), min(left, places) + 1)
+    return max(most(left, j) + most(count - left, places - j) for j in split)
+
+
+def test_no_proof_has_more_parts_than_are_counted() -> None:
+    for count in range(1, 10):
+        for size in range(1, count + 1):
+            drawn = itertools.combinations(range(count), size)
+            sizes = {len(shown(count, list(places))) // 32 for places in drawn}
+            assert max(sizes) == most(count, size) <= count
+
+
+def test_message_10_of_the_largest_hybrid_round_fits_a_document() -> None:
+    """Whichever drop out, with the longest names, and the longest checkpoint beside it.
+
+    Each node contributes to half of the others. Of so many lost nodes a survivor may
+    contribute to more than half, another then to fewer, and all together show less.
+    """
+    federation = Federation.of(6)
+    federation.run("receive_shares")
+    federation.collect_masked_inputs(federation.names()[1:])
+    federation.check_consistency()
+    sample = federation.unmask().transcript
+    longer = 63 - len(federation.names()[0])  # than these names
+
+    def row(one: Strict) -> int:
+        return len(one.encode()) + longer + 1
+
+    of_each = row(sample.keys.advertisements[0]) + row(sample.heads.heads[0])
+    of_each += 64 + 63 + 6  # a seed or a root
+    of_survivor = row(sample.uploads[0]) + row(sample.consents.consents[0])
+
+    def size(count: int, lost: int) -> int:
+        parts = 1 + most((count + 1) // 2, (lost + 1) // 2)
+        survivor = of_survivor + 64 * parts + 63 + 6
+        return count * of_each + (count - lost) * survivor + NOTE_LIMIT + 1000
+
+    def largest(count: int) -> int:
+        return max(size(count, lost) for lost in range(1, count // 2))
+
+    assert largest(MAX_HYBRID_COHORT) < DOCUMENT_LIMIT
+    assert largest(MAX_HYBRID_COHORT + 50) > DOCUMENT_LIMIT  # the limit is no smaller
