@@ -9,7 +9,7 @@ list of its commitments.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from tapestry.errors import VerificationError
 from tapestry.tlog.merkle import EMPTY_ROOT, HASH_BYTES, node_hash
@@ -38,19 +38,21 @@ def show(
         places: Those of what is shown, in ascending order.
         contributed: The contributions, as many.
     """
+    parts: list[bytes] = []
 
-    def walk(start: int, stop: int, first: int, last: int) -> Iterator[bytes]:
+    def walk(start: int, stop: int, first: int, last: int) -> None:
         if first == last:
-            yield root_of(commitments[start:stop])
+            parts.append(root_of(commitments[start:stop]))
         elif stop - start == 1:
-            yield contributed[first]
+            parts.append(contributed[first])
         else:
             middle = start + _left(stop - start)
             between = bisect_left(places, middle, first, last)
-            yield from walk(start, middle, first, between)
-            yield from walk(middle, stop, between, last)
+            walk(start, middle, first, between)
+            walk(middle, stop, between, last)
 
-    return b"".join(walk(0, len(commitments), 0, len(places)))
+    walk(0, len(commitments), 0, len(places))
+    return b"".join(parts)
 
 
 def read(

@@ -77,8 +77,8 @@ def recover_round(
     return seeds, roots, tuple(faults)
 
 
-Contributed = Mapping[tuple[str, str], bytes]
-"""By lost node and survivor: what one of the two contributed to their mask."""
+Contributed = Mapping[str, Mapping[str, bytes]]
+"""By lost node, by survivor: what one of the two contributed to their mask."""
 
 
 def recover_contributions(
@@ -88,7 +88,7 @@ def recover_contributions(
     roots: Mapping[str, str],
     revealed: Mapping[str, Mapping[str, str]],
     view: bytes,
-) -> tuple[dict[tuple[str, str], bytes], tuple[str, ...]]:
+) -> tuple[Contributed, tuple[str, ...]]:
     """Find the contributions to masks of survivors with nodes that dropped out.
 
     Those of the latter follow from their roots. A survivor has revealed its own, or
@@ -113,14 +113,14 @@ def recover_contributions(
     """
     if not cohort.hybrid:
         return {}, ()
-    found: dict[tuple[str, str], bytes] = {}
+    found: dict[str, dict[str, bytes]] = {name: {} for name in roots}
     liars = set()
     for dropped, secret in roots.items():
         root = bytes.fromhex(secret)
         keys = own_keys(root, cohort, node=dropped)
         for node, own in revealed.items():
             if dropped in own:
-                found[dropped, node] = bytes.fromhex(own[dropped])
+                found[dropped][node] = bytes.fromhex(own[dropped])
                 continue
             from_dropped = cohort.contributes(dropped, node)
             ends = (dropped, node) if from_dropped else (node, dropped)
@@ -136,7 +136,7 @@ def recover_contributions(
             if made is None:
                 liars.add(ends[0])
             else:
-                found[dropped, node] = made
+                found[dropped][node] = made
     return found, tuple(sorted(liars))
 
 
@@ -153,7 +153,7 @@ def show_contributions(
     for node in survivors if cohort.hybrid else ():
         commitments = sent[node].commitments
         made = {
-            place: contributed[name, node]
+            place: contributed[name][node]
             for place, name in enumerate(commitments)
             if name in lost
         }

@@ -136,7 +136,7 @@ def removal_masks(
                 context,
                 names=(node, dropped),
                 view=view,
-                contributed=contributed[dropped, node] if cohort.hybrid else b"",
+                contributed=contributed[dropped][node] if cohort.hybrid else b"",
             )
             yield Mask(key, negative=node < dropped)  # the node had added it
 
@@ -330,11 +330,13 @@ def _check_contributions(cohort: Cohort, transcript: Transcript) -> Contributed:
     if not cohort.hybrid:
         return {}
     found = {
-        (dropped, node): contribution(
-            bytes.fromhex(root), cohort.context, sender=dropped, receiver=node
-        )
+        dropped: {
+            node: contribution(
+                bytes.fromhex(root), cohort.context, sender=dropped, receiver=node
+            )
+            for node in cohort.receivers(dropped, transcript.self_seeds)
+        }
         for dropped, root in transcript.roots.items()
-        for node in cohort.receivers(dropped, transcript.self_seeds)
     }
     names = [a.node for a in transcript.keys.advertisements]
     signed = {h.node: decode_digest(h.ciphertexts) for h in transcript.heads.heads}
@@ -349,7 +351,8 @@ def _check_contributions(cohort: Cohort, transcript: Transcript) -> Contributed:
             places=places,
             signed=signed[node],
         )
-        found |= {(receivers[i], node): q for i, q in zip(places, own, strict=True)}
+        for place, made in zip(places, own, strict=True):
+            found[receivers[place]][node] = made
     return found
 
 
