@@ -14,7 +14,7 @@ import multiprocessing
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,9 +33,9 @@ from tapestry.keys import VerifyKey
 from tapestry.protocol.secagg_messages import (
     Ciphertexts,
     ConsentList,
+    HeadList,
     KeyList,
     SurvivorList,
-    encode_all,
 )
 from tapestry.secagg import client as masking
 from tapestry.secagg.chunks import chunk_root, cut
@@ -250,7 +250,7 @@ class Timed:
 
     def run(self) -> None:
         """Let all nodes share keys; ``lost`` nodes drop out before they upload."""
-        self._ask(lambda m, _: self._join(m), {m.name: b"" for m in self.cohort})
+        self._ask(self._join, {m.name: [] for m in self.cohort})
         body = self._close()
         self._ask(self._share, dict.fromkeys(self.stage.missing, body))
         bodies = self._close_sharing()
@@ -263,7 +263,7 @@ class Timed:
             self.stage.close(threads=1).mean()
 
     def _ask(
-        self, step: Callable[[Member, bytes], Any], bodies: Mapping[str, bytes]
+        self, step: Callable[..., Any], bodies: Mapping[str, Sequence[bytes]]
     ) -> None:
         for member in self.cohort:
             if member.name not in bodies:
@@ -271,22 +271,23 @@ class Timed:
             measured = member.name == self.measured
             clock = self.node if measured else self.extras
             with trusting(skip=not measured), clock.running():
-                message, size = step(member, bodies[member.name])
+                message, size = step(member, *bodies[member.name])
             clock.sent += size
-            clock.received += len(bodies[member.name])
+            clock.received += sum(map(len, bodies[member.name]))
             with self.coordinator.running():
                 self.stage.accept(member.name, message)
 
-    def _close(self) -> bytes:
+    def _close(self) -> list[bytes]:
         with self.coordinator.running():
             self.stage, message = self.stage.close()
-            body: bytes = message.encode()
-        return body
+            return [message.encode()]
 
-    def _close_sharing(self) -> dict[str, bytes]:
+    def _close_sharing(self) -> dict[str, list[bytes]]:
+        """Print the heads once; what is sealed differs by node and is bytes."""
         with self.coordinator.running():
             self.stage, messages = self.stage.close()
-            return encode_all(messages)
+            heads = next(iter(messages.values())).heads.encode()
+            return {name: [heads, each.messages] for name, each in messages.items()}
 
     def _join(self, member: Member) -> tuple[Any, int]:
         member.state, message = masking.advertise_keys(
@@ -297,10 +298,11 @@ class Timed:
     def _share(self, member: Member, body: bytes) -> tuple[Any, int]:
         state, message = masking.share_keys(member.state, KeyList.decode(body))
         member.state = state
-        return message, len(message.encode())
+        return message, len(message.head.encode()) + len(message.messages)
 
-    def _upload(self, member: Member, body: bytes) -> tuple[Any, int]:
-        state = masking.receive_shares(member.state, Ciphertexts.decode(body))
+    def _upload(self, member: Member, heads: bytes, sealed: bytes) -> tuple[Any, int]:
+        shares = Ciphertexts(heads=HeadList.decode(heads), messages=sealed)
+        state = masking.receive_shares(member.state, shares)
         quantized = quantize(
             Clipped(values=self.values, clip_norm=1.0),
             encoding=Encoding.of(self.manifest),

@@ -119,7 +119,8 @@ def read_public(path: Path) -> VerifyKey:
         Only ``load_encrypted`` shows that the two halves belong together.
 
     Raises:
-        ConfigError: As for ``load_encrypted``.
+        ConfigError: The file does not exist, is readable by others, or is no encrypted
+            key.
     """
     return _parse(read_key_file(path), path)[1]
 

@@ -8,7 +8,7 @@ uploads stay masked for good. A node's replies can end its own part only.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from tapestry.errors import (
@@ -33,10 +33,10 @@ from tapestry.protocol.secagg_messages import (
     HeadList,
     KeyList,
     Reveal,
+    ShareHead,
     ShareMessage,
     Upload,
     UploadHead,
-    encode_all,
 )
 from tapestry.protocol.stages import RoundStage
 from tapestry.secagg.client_states import Cohort
@@ -110,14 +110,16 @@ def run(
     lead.ask(
         RoundStage.SHARE_KEYS,
         dict.fromkeys(sharing.missing, encode_message(keys)),
-        _Replies(sharing, _reader(ShareMessage)),
+        _Replies(sharing, _read_shares),
     )
     collecting, sealed = sharing.close()
+    heads = next(iter(sealed.values())).heads
+    shown = encode_message(heads)  # printed once, since all nodes get the same
     lead.ask(
         RoundStage.COLLECT_MASKED_INPUTS,
         {
-            name: Message(kind=Kind.COLLECT_MASKED_INPUTS, body=body)
-            for name, body in encode_all(sealed).items()
+            name: replace(shown, attachments=(each.messages,))
+            for name, each in sealed.items()
         },
         _Replies(collecting, lead.read_upload, lead.keep_upload),
     )
@@ -136,7 +138,6 @@ def run(
         dict.fromkeys(unmasking.missing, encode_message(consents)),
         _Replies(unmasking, _reader(Reveal), lambda _, reply: reveals.append(reply)),
     )
-    heads = next(iter(sealed.values())).heads
     return lead.unmask(unmasking, keys, heads=heads, reveals=reveals)
 
 
@@ -160,6 +161,11 @@ class _Replies(Generic[_Reply]):
 
 def _reader(want: type[BodyT]) -> Callable[[str, Message], BodyT]:
     return lambda _, reply: read_reply(reply, want)
+
+
+def _read_shares(_: str, reply: Message) -> ShareMessage:
+    head = read_reply(reply, ShareHead)
+    return ShareMessage(head=head, messages=b"".join(reply.attachments))
 
 
 class _StageRunner:

@@ -42,8 +42,8 @@ from tapestry.protocol.messages import (
 )
 from tapestry.protocol.secagg_messages import (
     PROTOCOL,
-    Ciphertexts,
     ConsentList,
+    HeadList,
     KeyList,
     SurvivorList,
 )
@@ -269,12 +269,12 @@ class Node:
 
     @_answer.register
     def _continue(
-        self, request: KeyList | Ciphertexts | SurvivorList | ConsentList, _: Bulk
+        self, request: KeyList | HeadList | SurvivorList | ConsentList, bulk: Bulk
     ) -> Message:
         if self.session is None:
             said = "no round is under way here; the coordinator has to offer one"
             raise Refused(Reason.UNKNOWN_ROUND, said, code="round-not-joined")
-        return self.session.answer(request, now=self.clock())
+        return self.session.answer(request, bulk, now=self.clock())
 
     def _identify(self, nonce: str, connection: str) -> Message:
         accepted = self.mirror.accepted

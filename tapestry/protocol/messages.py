@@ -18,9 +18,9 @@ A node never calls the coordinator. It answers requests, one reply to each::
 This list is closed: it is all that can leave a node. Any reply may be ``refusal``
 instead, with a reason code and nothing else.
 
-A body travels as canonical JSON, attachments carry bulk: log entries, chunks of
-vectors, files. ``encode_message`` and ``decode_body`` are the only way from a body to a
-message and back; ``BODIES`` says which body belongs to which kind.
+A body travels as canonical JSON, attachments carry bulk: log entries, sealed shares,
+chunks of vectors, files. ``encode_message`` and ``decode_body`` are the only way from a
+body to a message and back; ``BODIES`` says which body belongs to which kind.
 
 Guarantees:
     What ``decode_body`` accepts has one spelling: ``encode_message`` of the body gives
@@ -38,16 +38,17 @@ from pydantic import Field
 
 from tapestry.errors import ProtocolError
 from tapestry.protocol.secagg_messages import (
+    PAIR_BYTES,
     Advertisement,
-    Ciphertexts,
     Consent,
     ConsentList,
+    HeadList,
     Hex32,
     Hex64,
     KeyList,
     Result,
     Reveal,
-    ShareMessage,
+    ShareHead,
     SurvivorList,
     UploadHead,
 )
@@ -270,8 +271,8 @@ BODIES: Final[Mapping[Kind, type[Strict]]] = MappingProxyType(
         Kind.ADVERTISE_KEYS: AdvertiseKeysRequest,
         Kind.ADVERTISED_KEYS: Advertisement,
         Kind.SHARE_KEYS: KeyList,
-        Kind.SHARED_KEYS: ShareMessage,
-        Kind.COLLECT_MASKED_INPUTS: Ciphertexts,
+        Kind.SHARED_KEYS: ShareHead,
+        Kind.COLLECT_MASKED_INPUTS: HeadList,
         Kind.MASKED_INPUT: UploadHead,
         Kind.CHECK_CONSISTENCY: SurvivorList,
         Kind.CONSENT: Consent,
@@ -287,11 +288,14 @@ BODIES: Final[Mapping[Kind, type[Strict]]] = MappingProxyType(
     }
 )
 _KINDS: Final = MappingProxyType({body: kind for kind, body in BODIES.items()})
+_OTHERS = 999  # nodes of a round, but for one
 _ENTRY, _CHUNK, _CHUNKS = 65_535, 1 << 20, 1 << 22  # bytes, bytes, of a vector
 BULK_LIMITS: Final[Mapping[Kind, tuple[int, int]]] = MappingProxyType(
     {
         Kind.COSIGN: (1 << 20, 1 << 32),
         Kind.COSIGNATURE: (MAX_SUBMITTED, MAX_SUBMITTED * _ENTRY),
+        Kind.SHARED_KEYS: (1, _OTHERS * PAIR_BYTES),
+        Kind.COLLECT_MASKED_INPUTS: (1, _OTHERS * PAIR_BYTES),
         Kind.MASKED_INPUT: (
             LEADING_ENTRIES + _CHUNKS,
             LEADING_ENTRIES * _ENTRY + _CHUNKS * _CHUNK,

@@ -25,6 +25,7 @@ from tapestry.schema import (
 )
 
 MAX_COHORT = 1000
+MAX_HYBRID_COHORT = 550  # the transcript is then one document, whichever drop out
 
 
 class Participant(Strict):
@@ -233,7 +234,12 @@ class RoundManifest(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        check_ascending(tuple(p.name for p in self.participants))
+        names = check_ascending(tuple(p.name for p in self.participants))
+        if self.post_quantum == "mlkem768" and len(names) > MAX_HYBRID_COHORT:
+            raise ValueError(
+                f"a round with ML-KEM has at most {MAX_HYBRID_COHORT} nodes; a larger"
+                " one takes post_quantum none"
+            )
         for plain in (self.clip_norm, self.clip_value):
             if decode_decimal(plain) <= 0:
                 raise ValueError("clip bounds must be positive")

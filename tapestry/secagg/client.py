@@ -73,7 +73,7 @@ from tapestry.secagg.key_schedule import (
     self_key,
 )
 from tapestry.secagg.masks import Mask, Random, add_masks
-from tapestry.secagg.pair_messages import tree_over
+from tapestry.secagg.pair_messages import PairMessages, split_joined
 from tapestry.secagg.requirements import (
     ClientProgress,
     ClientStep,
@@ -169,11 +169,12 @@ def share_keys(
         )
         for name, both in agreed.items()
     }
+    joined = b"".join(messages.values())  # in order of name, as the list of keys
     head = ShareHead(
         node=r.node,
         view="sha256:" + view.hex(),
         commitment=commitment(state.secrets.seed, context, node=r.node).hex(),
-        ciphertexts="sha256:" + tree_over(messages).root().hex(),
+        ciphertexts="sha256:" + PairMessages.of(messages, joined=joined).digest.hex(),
         signature=UNSIGNED,
     ).signed(context, r.identity)
     place = places[r.node]
@@ -185,9 +186,8 @@ def share_keys(
         head=head,
         own=HeldShares(seed=seed_shares[place], root=root_shares[place]),
     )
-    ciphertexts = {name: data.hex() for name, data in messages.items()}
     r.progress.advance(ClientStep.SHARE_KEYS)
-    return after, ShareMessage(head=head, ciphertexts=ciphertexts)
+    return after, ShareMessage(head=head, messages=joined)
 
 
 def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
@@ -206,24 +206,24 @@ def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
     _check_heads(state, message)
     context = r.cohort.context
     own = own_keys(state.secrets.root, r.cohort, node=r.node)
-    held, contributed = {r.node: state.own}, {}
-    for name, ciphertext in message.ciphertexts.items():
+    held, contributed, own_part = {r.node: state.own}, {}, {}
+    sealed = _split_messages(r, message)
+    for name, data in sealed.items():
         there, back = (
             ShareChannel(
                 cohort=r.cohort, sender=sender, receiver=receiver, view=state.view
             )
             for sender, receiver in ((r.node, name), (name, r.node))
         )
-        opened = back.open(
-            bytes.fromhex(ciphertext), shared=state.agreed[name].channel, kem=own.kem
-        )
+        opened = back.open(data, shared=state.agreed[name].channel, kem=own.kem)
         held[name] = HeldShares(seed=opened.seed, root=opened.root)
-        mine = there.own_contribution(state.secrets.root)
+        if mine := there.own_contribution(state.secrets.root):
+            own_part[name] = mine
         contributed[name] = mine or opened.contributed
     view = message.heads.digest
     bound = decode_digest(view)
     masks = [Mask(self_key(state.secrets.seed, context, node=r.node))]
-    for name in message.ciphertexts:
+    for name in sealed:
         names = (r.node, name)
         key = pair_key(
             state.agreed[name].mask,
@@ -234,7 +234,9 @@ def receive_shares(state: KeysShared, message: Ciphertexts) -> MasksReady:
         )
         masks.append(Mask(key, negative=name < r.node))
     r.progress.advance(ClientStep.RECEIVE_SHARES)
-    return MasksReady(round=r, masks=tuple(masks), held=held, view=view)
+    return MasksReady(
+        round=r, masks=tuple(masks), held=held, contributed=own_part, view=view
+    )
 
 
 def reserve(state: MasksReady, marks: Marks) -> Reservation:
@@ -288,7 +290,13 @@ def mask_input(
         root=chunk_root(chunks, threads=threads),
         signature=UNSIGNED,
     ).signed(r.cohort.context, r.identity)
-    after = InputMasked(round=r, held=state.held, view=state.view, root=head.root)
+    after = InputMasked(
+        round=r,
+        held=state.held,
+        contributed=state.contributed,
+        view=state.view,
+        root=head.root,
+    )
     return after, Upload(head=head, chunks=chunks)
 
 
@@ -324,8 +332,13 @@ def check_consistency(
         r.cohort.context, r.identity
     )
     r.progress.advance(ClientStep.CHECK_CONSISTENCY)
+    left = set(message.names)
     after = ConsistencyChecked(
-        round=r, held=state.held, survivors=message, root=state.root
+        round=r,
+        held=state.held,
+        contributed={n: q for n, q in state.contributed.items() if n not in left},
+        survivors=message,
+        root=state.root,
     )
     return after, reply
 
@@ -337,7 +350,8 @@ def unmask(
 
     Guarantees:
         For each node it is a share of the self seed or of the root, never both,
-        and once per round.
+        and once per round. Of this node's contributions to masks it reveals those
+        with nodes that dropped out, which the roots of these open as well.
 
     Raises:
         ProtocolError: The request is a second one, or has a consent of a node that is
@@ -353,7 +367,11 @@ def unmask(
     seeds = {n: h.seed.hex() for n, h in state.held.items() if n in survivors}
     roots = {n: h.root.hex() for n, h in state.held.items() if n not in survivors}
     reply = Reveal(
-        node=r.node, self_shares=seeds, root_shares=roots, signature=UNSIGNED
+        node=r.node,
+        self_shares=seeds,
+        root_shares=roots,
+        contributions={n: q.hex() for n, q in state.contributed.items()},
+        signature=UNSIGNED,
     ).signed(r.cohort.context, r.identity)
     r.progress.advance(ClientStep.UNMASK)
     return SharesRevealed(round=r, survivors=state.survivors, root=state.root), reply
@@ -416,12 +434,6 @@ def _check_heads(state: KeysShared, message: Ciphertexts) -> None:
             f" head that {r.node!r} signed",
             code="own-entry-differs",
         )
-    if message.ciphertexts.keys() != heads.keys() - {r.node}:
-        raise ProtocolError(
-            f"{len(message.ciphertexts)} ciphertexts, want one from each of the"
-            f" {len(heads) - 1} other nodes that shared",
-            code="ciphertext-set-differs",
-        )
     for name, head in heads.items():
         if head.view != state.head.view:
             raise VerificationError(
@@ -430,6 +442,13 @@ def _check_heads(state: KeysShared, message: Ciphertexts) -> None:
             )
         if name != r.node:
             head.verify(r.cohort.context, r.cohort.roster[name])
+
+
+def _split_messages(r: ClientRound, message: Ciphertexts) -> dict[str, bytes]:
+    """Split what the others sealed for this node, by sender."""
+    senders = [h.node for h in message.heads.heads if h.node != r.node]
+    sizes = {name: r.cohort.message_size(name, r.node) for name in senders}
+    return split_joined(message.messages, sizes)
 
 
 def _check_size(r: ClientRound, count: int, what: str) -> None:

@@ -4,7 +4,7 @@ A state holds what later stages need and nothing else: mask keys are gone once t
 upload was sent, shares once they were revealed. Secrets do not appear in ``repr``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -13,7 +13,7 @@ from tapestry.keys import SigningKey, VerifyKey
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Advertisement, ShareHead, SurvivorList
 from tapestry.secagg.masks import Mask
-from tapestry.secagg.pair_messages import contributes
+from tapestry.secagg.pair_messages import contributes, message_size
 from tapestry.secagg.quantization import Encoding
 from tapestry.secagg.requirements import ClientProgress
 
@@ -36,6 +36,15 @@ class Cohort:
     def contributes(self, node: str, other: str) -> bool:
         """Return whether a node contributes to its mask with another."""
         return self.hybrid and contributes(self.places[node], self.places[other])
+
+    def message_size(self, sender: str, receiver: str) -> int:
+        """Return the bytes that the message of one node to another takes."""
+        contributing = self.contributes(sender, receiver)
+        return message_size(hybrid=self.hybrid, contributing=contributing)
+
+    def receivers(self, node: str, names: Iterable[str]) -> list[str]:
+        """List the nodes to whose masks with it a node contributes, in order."""
+        return [n for n in names if n != node and self.contributes(node, n)]
 
     def check_kem_key(self, message: Advertisement) -> None:
         """Require an ML-KEM key in a hybrid round, and none in another.
@@ -134,15 +143,20 @@ class MasksReady:
     round: ClientRound
     masks: tuple[Mask, ...] = field(repr=False)
     held: Mapping[str, HeldShares] = field(repr=False)  # of U2, its own included
+    contributed: Mapping[str, bytes] = field(repr=False)  # by itself, for masks
     view: str  # of the head list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputMasked:
-    """Message 5 was sent; mask keys and self seed are gone."""
+    """Message 5 was sent; mask keys and self seed are gone.
+
+    A contribution alone gives no mask: that takes an X25519 secret of the two nodes.
+    """
 
     round: ClientRound
     held: Mapping[str, HeldShares] = field(repr=False)
+    contributed: Mapping[str, bytes] = field(repr=False)
     view: str
     root: str
 
@@ -153,6 +167,7 @@ class ConsistencyChecked:
 
     round: ClientRound
     held: Mapping[str, HeldShares] = field(repr=False)
+    contributed: Mapping[str, bytes] = field(repr=False)  # with the lost nodes only
     survivors: SurvivorList
     root: str
 

@@ -21,6 +21,7 @@ is drawn apart and never rebuilt, so shares stay sealed when a root is opened.
 """
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
@@ -223,8 +224,12 @@ def _associated(context: bytes, sender: str, receiver: str) -> bytes:
 
 
 def _commit(secret: bytes, context: bytes, *, lines: tuple[str, ...]) -> bytes:
-    head = _PREFIX + "".join(f"{line}\n" for line in lines).encode()
-    return hashlib.sha256(head + context + secret).digest()
+    return hashlib.sha256(_head(lines) + context + secret).digest()
+
+
+def _head(lines: Iterable[str]) -> bytes:
+    """Print lines after that of the protocol, each with its end."""
+    return _PREFIX + "\n".join((*lines, "")).encode()
 
 
 def _derive(
@@ -236,7 +241,6 @@ def _derive(
     end: bytes = b"",
     size: int = KEY_BYTES,
 ) -> bytes:
-    lines = "".join(f"{line}\n" for line in (label, *names))
-    info = _PREFIX + lines.encode() + end
+    info = _head((label, *names)) + end
     kdf = HKDF(algorithm=_SHA256, length=size, salt=context, info=info)
     return kdf.derive(secret)

@@ -1,4 +1,4 @@
-"""The message of one node to another inside message 3, and the tree over all of a node.
+"""The message of one node to another inside message 3, and what a node signs of all.
 
 Bytes, as the parts below one after the other::
 
@@ -7,10 +7,10 @@ Bytes, as the parts below one after the other::
     wrapped       32  the contribution, under the ML-KEM secret     where it contributes
     box           82  shares of seed and root, under the channel key
 
-Of two nodes exactly one contributes to their mask in a hybrid round. A node signs the
-root of a Merkle tree (RFC 6962) over its messages in order of the receivers' names; a
-leaf is the commitment, where there is one, and the SHA-256 of the message. So a
-contribution is shown to have been committed to without the rest of the messages.
+Of two nodes exactly one contributes to their mask in a hybrid round. A node signs one
+digest of its messages, in order of the receivers' names: the hash of the root over the
+commitments in them (``contribution_proof``) and of the SHA-256 of all of them. So a
+contribution is shown to have been committed to without the messages.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from typing import Self
 from tapestry.errors import ProtocolError
 from tapestry.mlkem768 import CIPHERTEXT_BYTES
 from tapestry.protocol.secagg_messages import BOX_BYTES
-from tapestry.tlog.merkle import HASH_BYTES, Tree, leaf_hash
+from tapestry.secagg.contribution_proof import root_of
+from tapestry.tlog.merkle import HASH_BYTES, node_hash
 
 _CLEAR_END = CIPHERTEXT_BYTES + 2 * HASH_BYTES
 
@@ -81,17 +82,61 @@ class PairMessage:
         )
 
 
-def leaf(committed: bytes, digest: bytes) -> bytes:
-    """Hash a commitment, or nothing, and the SHA-256 of a message into a leaf."""
-    return leaf_hash(committed + digest)
+def commitment_in(message: bytes) -> bytes:
+    """Take the commitment out of a message that has one."""
+    return message[CIPHERTEXT_BYTES : CIPHERTEXT_BYTES + HASH_BYTES]
 
 
-def tree_over(messages: Mapping[str, bytes]) -> Tree:
-    """Build the tree over the messages of a node, by receiver."""
-    tree = Tree()
-    for _, data in sorted(messages.items()):
-        committed = b""
-        if len(data) == _CLEAR_END + BOX_BYTES:
-            committed = data[CIPHERTEXT_BYTES : CIPHERTEXT_BYTES + HASH_BYTES]
-        tree.push(leaf(committed, hashlib.sha256(data).digest()))
-    return tree
+def split_joined(joined: bytes, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """Split messages that follow one another.
+
+    Args:
+        joined: The messages.
+        sizes: Those of each, by the node it is for or from, in order of name.
+
+    Raises:
+        ProtocolError: The bytes are not as many as all messages take.
+    """
+    if len(joined) != sum(sizes.values()):
+        raise ProtocolError(
+            f"{len(joined)} bytes of messages, want {sum(sizes.values())} with those of"
+            f" {len(sizes)} other nodes",
+            code="ciphertext-size-invalid",
+        )
+    parts, at = {}, 0
+    for name, size in sizes.items():
+        parts[name] = joined[at : at + size]
+        at += size
+    return parts
+
+
+def what_is_signed(root: bytes, hashed: bytes) -> bytes:
+    """Hash the root over the commitments, and the hash of all messages, into one."""
+    return node_hash(root, hashed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairMessages:
+    """The messages of one node to the others, in order of the receivers' names."""
+
+    to: Mapping[str, bytes]
+    hashed: bytes  # SHA-256 of all, one after the other
+
+    @classmethod
+    def of(cls, to: Mapping[str, bytes], *, joined: bytes) -> Self:
+        """Take messages, and the same one after the other."""
+        return cls(to=to, hashed=hashlib.sha256(joined).digest())
+
+    @property
+    def commitments(self) -> dict[str, bytes]:
+        """The commitments in the messages, by receiver."""
+        return {
+            name: commitment_in(data)
+            for name, data in self.to.items()
+            if len(data) == _CLEAR_END + BOX_BYTES
+        }
+
+    @property
+    def digest(self) -> bytes:
+        """The one digest of its messages that the node signs."""
+        return what_is_signed(root_of([*self.commitments.values()]), self.hashed)

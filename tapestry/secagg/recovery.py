@@ -11,23 +11,21 @@ reporters as the manifest counts on, a dealer's secret is found whatever the oth
 say. If it is not found, the dealer lied.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from tapestry.encoding import digest
 from tapestry.errors import VerificationError
 from tapestry.protocol.secagg_messages import (
-    Contribution,
     HeadList,
     KeyList,
     Reveal,
-    ShareMessage,
 )
 from tapestry.secagg.client_states import Cohort
+from tapestry.secagg.contribution_proof import show
 from tapestry.secagg.key_schedule import commitment
+from tapestry.secagg.pair_messages import PairMessages
 from tapestry.secagg.shamir import recover_checked
 from tapestry.secagg.share_channel import ShareChannel, is_root, own_keys
-from tapestry.tlog.merkle import Tree
 
 _SEARCHED = 16  # cohorts up to this size are searched for t good shares, see shamir
 
@@ -79,65 +77,90 @@ def recover_round(
     return seeds, roots, tuple(faults)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SentShares:
-    """Message 3 of one node, and the tree over its messages that it signed."""
-
-    message: ShareMessage
-    tree: Tree
-
-    def show(self, receiver: str, contributed: bytes) -> Contribution:
-        """Show a contribution with its proof."""
-        data = bytes.fromhex(self.message.ciphertexts[receiver])
-        proof = self.tree.inclusion_proof(
-            sorted(self.message.ciphertexts).index(receiver)
-        )
-        return Contribution(
-            secret=contributed.hex(),
-            message=digest(data),
-            proof=tuple(part.hex() for part in proof),
-        )
+Contributed = Mapping[str, Mapping[str, bytes]]
+"""By lost node, by survivor: what one of the two contributed to their mask."""
 
 
 def recover_contributions(
     cohort: Cohort,
-    sent: Mapping[str, SentShares],
+    sent: Mapping[str, PairMessages],
     *,
     roots: Mapping[str, str],
-    survivors: Sequence[str],
+    revealed: Mapping[str, Mapping[str, str]],
     view: bytes,
-) -> tuple[dict[str, dict[str, Contribution]], tuple[str, ...]]:
-    """Open what survivors contributed to their masks with nodes that dropped out.
+) -> tuple[Contributed, tuple[str, ...]]:
+    """Find the contributions to masks of survivors with nodes that dropped out.
 
-    What the latter contributed follows from their roots, and is compared with what
-    they had committed to.
+    Those of the latter follow from their roots. A survivor has revealed its own, or
+    they are opened with keys that follow from these roots. Each is compared with what
+    its maker had committed to.
+
+    Guarantees:
+        A node that is named sent a message, signed, that does not hold what it had
+        committed to in it. That a survivor revealed nothing fails nothing.
+
+    Args:
+        cohort: That of the round.
+        sent: The messages of each node to the others.
+        roots: Those of the nodes that dropped out.
+        revealed: By survivor what it revealed, compared with its commitments before,
+            by lost node; nothing of one that did not answer.
+        view: The digest of the key list.
 
     Returns:
-        For each node that dropped out, the contributions by survivor, with proofs;
-        and the nodes whose contribution is not the one they committed to.
+        The contributions; and the nodes whose contribution is not the one that they
+        committed to.
     """
     if not cohort.hybrid:
         return {}, ()
-    found: dict[str, dict[str, Contribution]] = {name: {} for name in roots}
+    found: dict[str, dict[str, bytes]] = {name: {} for name in roots}
     liars = set()
     for dropped, secret in roots.items():
-        keys = own_keys(bytes.fromhex(secret), cohort, node=dropped)
-        for node in survivors:
+        root = bytes.fromhex(secret)
+        keys = own_keys(root, cohort, node=dropped)
+        for node, own in revealed.items():
+            if dropped in own:
+                found[dropped][node] = bytes.fromhex(own[dropped])
+                continue
             from_dropped = cohort.contributes(dropped, node)
             ends = (dropped, node) if from_dropped else (node, dropped)
             channel = ShareChannel(
                 cohort=cohort, sender=ends[0], receiver=ends[1], view=view
             )
-            data = bytes.fromhex(sent[ends[0]].message.ciphertexts[ends[1]])
+            data = sent[ends[0]].to[ends[1]]
             if from_dropped:
-                own = channel.own_contribution(bytes.fromhex(secret))
-                if not channel.has_committed(own, data):
-                    liars.add(dropped)
-            elif opened := channel.recover_contribution(data, keys):
-                found[dropped][node] = sent[node].show(dropped, opened)
+                derived = channel.own_contribution(root)
+                made = derived if channel.has_committed(derived, data) else None
             else:
-                liars.add(node)
+                made = channel.recover_contribution(data, keys)
+            if made is None:
+                liars.add(ends[0])
+            else:
+                found[dropped][node] = made
     return found, tuple(sorted(liars))
+
+
+def show_contributions(
+    cohort: Cohort,
+    sent: Mapping[str, PairMessages],
+    *,
+    contributed: Contributed,
+    lost: Collection[str],
+    survivors: Sequence[str],
+) -> dict[str, str]:
+    """Show what each survivor contributed to its masks with lost nodes (message 10)."""
+    shown = {}
+    for node in survivors if cohort.hybrid else ():
+        commitments = sent[node].commitments
+        made = {
+            place: contributed[name][node]
+            for place, name in enumerate(commitments)
+            if name in lost
+        }
+        if made:
+            proof = show([*commitments.values()], [*made], [*made.values()])
+            shown[node] = (sent[node].hashed + proof).hex()
+    return shown
 
 
 def bad_dealers(

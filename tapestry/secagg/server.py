@@ -37,6 +37,7 @@ from tapestry.protocol.secagg_messages import (
     HeadList,
     KeyList,
     Reveal,
+    ShareHead,
     ShareMessage,
     Survivor,
     SurvivorList,
@@ -48,13 +49,13 @@ from tapestry.secagg.chunks import check_sizes, chunk_root, cut, read_chunk
 from tapestry.secagg.client_states import Cohort
 from tapestry.secagg.key_schedule import Agreement
 from tapestry.secagg.masks import add_masks, aligned_empty
-from tapestry.secagg.pair_messages import tree_over
+from tapestry.secagg.pair_messages import PairMessages, split_joined
 from tapestry.secagg.quantization import check_sum, mean
 from tapestry.secagg.recovery import (
     InconsistentShare,
-    SentShares,
     recover_contributions,
     recover_round,
+    show_contributions,
 )
 from tapestry.secagg.shamir import decode_share
 from tapestry.secagg.share_channel import ShareChannel
@@ -62,6 +63,8 @@ from tapestry.secagg.transcript import removal_masks
 from tapestry.vectors import FloatVector, RingVector
 
 _T = TypeVar("_T")
+Sent = Mapping[str, PairMessages]
+"""The messages of nodes to each other, by sender."""
 
 
 class _SignedMessage(Protocol):
@@ -182,6 +185,14 @@ class AdvertiseKeysStage(_Stage[Advertisement]):
         return ShareKeysStage(self._cohort, keys), keys
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentShares:
+    """Message 3 of one node, as it is kept."""
+
+    head: ShareHead
+    messages: PairMessages
+
+
 class ShareKeysStage(_Stage[SentShares]):
     """Collects message 3."""
 
@@ -195,8 +206,8 @@ class ShareKeysStage(_Stage[SentShares]):
 
         Raises:
             ProtocolError: No message is expected of the sender, it saw another key
-                list, the ciphertexts are not one for each other node, have another
-                size, or are not those that were signed.
+                list, its messages have not the size of one for each other node, or
+                are not those that were signed.
             VerificationError: The sender's signature does not hold.
         """
         head = message.head
@@ -206,26 +217,20 @@ class ShareKeysStage(_Stage[SentShares]):
                 f"{sender!r} saw another key list: {head.view}, want {self._view}",
                 code="key-list-differs",
             )
-        if message.ciphertexts.keys() != set(self._names) - {sender}:
-            raise ProtocolError(
-                f"{sender!r} sent {len(message.ciphertexts)} ciphertexts, want one for"
-                f" each of the {len(self._names) - 1} other nodes",
-                code="ciphertext-set-differs",
-            )
-        messages = {k: bytes.fromhex(v) for k, v in message.ciphertexts.items()}
-        view = decode_digest(self._view)
-        for name, data in messages.items():
-            ShareChannel(
-                cohort=self._cohort, sender=sender, receiver=name, view=view
-            ).read(data)
-        tree = tree_over(messages)
-        if decode_digest(head.ciphertexts) != tree.root():
+        others = [name for name in self._names if name != sender]
+        sizes = {name: self._cohort.message_size(sender, name) for name in others}
+        try:
+            to = split_joined(message.messages, sizes)
+        except ProtocolError as error:
+            raise error.at(f"{sender!r} sent") from None
+        messages = PairMessages.of(to, joined=message.messages)
+        if decode_digest(head.ciphertexts) != messages.digest:
             raise ProtocolError(
                 f"{sender!r} signed other ciphertexts than it sent",
                 code="ciphertexts-not-signed",
             )
         head.verify(self._cohort.context, self._cohort.roster[sender])
-        self.kept[sender] = SentShares(message=message, tree=tree)
+        self.kept[sender] = SentShares(head=head, messages=messages)
 
     def close(self) -> tuple["CollectMaskedInputsStage", dict[str, Ciphertexts]]:
         """Make message 4, one for each node that shared.
@@ -234,22 +239,21 @@ class ShareKeysStage(_Stage[SentShares]):
             QuorumError: Fewer nodes answered than ``min_cohort`` or ``threshold``.
         """
         self._check_size()
-        heads = HeadList(heads=tuple(s.message.head for s in self._ordered()))
+        heads = HeadList(heads=tuple(s.head for s in self._ordered()))
         names = sorted(self.kept)
+        sent = {name: self.kept[name].messages for name in names}
         messages = {
             receiver: Ciphertexts(
                 heads=heads,
-                ciphertexts={
-                    sender: self.kept[sender].message.ciphertexts[receiver]
-                    for sender in names
-                    if sender != receiver
-                },
+                messages=b"".join(
+                    [sent[n].to[receiver] for n in names if n != receiver]
+                ),
             )
             for receiver in names
         }
         # What survivors contributed to masks with nodes that drop out is in there.
-        sent = self.kept if self._cohort.hybrid else {}
-        stage = CollectMaskedInputsStage(self._cohort, self._keys, heads, sent=sent)
+        kept = sent if self._cohort.hybrid else {}
+        stage = CollectMaskedInputsStage(self._cohort, self._keys, heads, sent=kept)
         return stage, messages
 
 
@@ -262,7 +266,7 @@ class CollectMaskedInputsStage(_Stage[UploadHead]):
         keys: KeyList,
         heads: HeadList,
         *,
-        sent: Mapping[str, SentShares],
+        sent: Sent,
     ) -> None:
         super().__init__(cohort, (h.node for h in heads.heads))
         self._keys = keys
@@ -332,7 +336,7 @@ class Masked:
     cohort: Cohort
     keys: KeyList
     heads: HeadList
-    sent: Mapping[str, SentShares]  # in a hybrid round
+    sent: Sent  # in a hybrid round
     uploads: tuple[UploadHead, ...]
     total: RingVector
 
@@ -388,13 +392,15 @@ class UnmaskStage(_Stage[Reveal]):
         self._consents = consents
         self.bad_contributors: tuple[str, ...] = ()
         self._dropped = {h.node for h in masked.heads.heads} - set(self._names)
+        self._view = decode_digest(masked.keys.digest)
 
     def accept(self, sender: str, message: Reveal) -> None:
         """Keep a node's shares.
 
         Raises:
             ProtocolError: No shares are expected of the sender, they are of other
-                secrets than were asked for, or one is not below the prime.
+                secrets than were asked for, or one is not below the prime; or its
+                contributions are not those that it had committed to.
             VerificationError: The sender's signature does not hold.
         """
         self._check_sender(sender, message)
@@ -416,7 +422,29 @@ class UnmaskStage(_Stage[Reveal]):
                 decode_share(bytes.fromhex(share))
         except ProtocolError as error:
             raise error.at(f"{sender!r} revealed a bad share") from None
+        self._check_contributions(sender, message.contributions)
         self.kept[sender] = message
+
+    def _check_contributions(self, sender: str, revealed: Mapping[str, str]) -> None:
+        """Compare what a survivor revealed with what it had signed before."""
+        want = self._cohort.receivers(sender, self._dropped)
+        if revealed.keys() != set(want):
+            raise ProtocolError(
+                f"{sender!r} revealed {len(revealed)} contributions, want the"
+                f" {len(want)} to its masks with nodes that dropped out",
+                code="contribution-set-differs",
+            )
+        for name, made in revealed.items():
+            channel = ShareChannel(
+                cohort=self._cohort, sender=sender, receiver=name, view=self._view
+            )
+            sent = self.masked.sent[sender].to[name]
+            if not channel.has_committed(bytes.fromhex(made), sent):
+                raise ProtocolError(
+                    f"{sender!r} had committed to another contribution to its mask with"
+                    f" {name!r}",
+                    code="contribution-differs",
+                )
 
     def close(self, *, threads: int = 0) -> Unmasked:
         """Recover the secrets and take the masks off the sum.
@@ -436,12 +464,15 @@ class UnmaskStage(_Stage[Reveal]):
         seeds, roots, faults = recover_round(
             cohort, masked.keys, heads=masked.heads, reveals=self._ordered()
         )
-        contributions, self.bad_contributors = recover_contributions(
+        contributed, self.bad_contributors = recover_contributions(
             cohort,
             masked.sent,
             roots=roots,
-            survivors=self._names,
-            view=decode_digest(masked.keys.digest),
+            revealed={
+                name: self.kept[name].contributions if name in self.kept else {}
+                for name in self._names
+            },
+            view=self._view,
         )
         if self.bad_contributors:
             raise VerificationError(
@@ -456,9 +487,15 @@ class UnmaskStage(_Stage[Reveal]):
             consents=self._consents,
             self_seeds=seeds,
             roots=roots,
-            contributions=contributions,
+            contributions=show_contributions(
+                cohort,
+                masked.sent,
+                contributed=contributed,
+                lost=self._dropped,
+                survivors=self._names,
+            ),
         )
-        masks = removal_masks(cohort, transcript)
+        masks = removal_masks(cohort, transcript, contributed)
         add_masks(masked.total, masks, threads=threads)
         return Unmasked(
             cohort=cohort,

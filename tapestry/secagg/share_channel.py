@@ -22,7 +22,7 @@ from tapestry.secagg.key_schedule import (
     unseal,
     wrap,
 )
-from tapestry.secagg.pair_messages import PairMessage
+from tapestry.secagg.pair_messages import PairMessage, commitment_in
 from tapestry.secagg.shamir import decode_share
 
 
@@ -163,8 +163,13 @@ class ShareChannel:
         return opened if self._commit(opened) == message.committed else None
 
     def has_committed(self, contributed: bytes, data: bytes) -> bool:
-        """Return whether the sender committed to a contribution in what it sent."""
-        return self._commit(contributed) == self.read(data).committed
+        """Return whether the sender committed to a contribution in what it sent.
+
+        Args:
+            contributed: What the sender is said to have contributed.
+            data: Its message, which ``read`` has accepted; one with a commitment.
+        """
+        return self._commit(contributed) == commitment_in(data)
 
     def _key(self, secret: bytes) -> bytes:
         return channel_key(secret, view=self.view, **self._ends)

@@ -6,7 +6,7 @@ Merkle path, chunk j of the sum is recomputed exactly. ``c`` random chunks miss
 tampering with a fraction ``f`` of them with probability ``(1 - f) ** c``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ from tapestry.encoding import decode_digest
 from tapestry.errors import ProtocolError, VerificationError
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import (
-    Contribution,
     Result,
     Transcript,
     require_subset,
@@ -28,6 +27,7 @@ from tapestry.secagg.chunks import (
     read_chunk,
 )
 from tapestry.secagg.client_states import Cohort, SharesRevealed
+from tapestry.secagg.contribution_proof import read
 from tapestry.secagg.key_schedule import (
     Agreement,
     commitment,
@@ -38,19 +38,23 @@ from tapestry.secagg.key_schedule import (
     self_key,
 )
 from tapestry.secagg.masks import Mask, add_masks, aligned_empty
-from tapestry.secagg.pair_messages import leaf
+from tapestry.secagg.pair_messages import what_is_signed
+from tapestry.secagg.recovery import Contributed
 from tapestry.secagg.share_channel import is_root
-from tapestry.tlog.merkle import leaf_hash, verify_inclusion
+from tapestry.tlog.merkle import HASH_BYTES, leaf_hash, verify_inclusion
 from tapestry.vectors import RingVector
 
 
-def check_transcript(cohort: Cohort, transcript: Transcript) -> None:
+def check_transcript(cohort: Cohort, transcript: Transcript) -> Contributed:
     """Check everything that a transcript claims, except the vectors.
 
     Guarantees:
         The listed nodes signed these keys, shares and uploads for this manifest;
         at least ``threshold`` survivors consented to exactly these uploads; the
         seeds are those that the nodes had committed to before they uploaded.
+
+    Returns:
+        What was contributed to masks with nodes that dropped out, in a hybrid round.
 
     Raises:
         VerificationError: A list has a node too many or too few, two lists differ, a
@@ -63,6 +67,7 @@ def check_transcript(cohort: Cohort, transcript: Transcript) -> None:
         raise VerificationError(f"transcript: {error}", code=error.code) from None
     _check_signatures(cohort, transcript)
     _check_seeds(cohort, transcript)
+    return _check_contributions(cohort, transcript)
 
 
 def check_own(state: SharesRevealed, result: Result) -> None:
@@ -105,7 +110,9 @@ def check_sum_chunks(
         )
 
 
-def removal_masks(cohort: Cohort, transcript: Transcript) -> Iterator[Mask]:
+def removal_masks(
+    cohort: Cohort, transcript: Transcript, contributed: Contributed
+) -> Iterator[Mask]:
     """Yield the masks that unmask the sum of the uploads when they are added to it.
 
     They are the negatives of each survivor's own mask, and of its pair masks with
@@ -129,21 +136,9 @@ def removal_masks(cohort: Cohort, transcript: Transcript) -> Iterator[Mask]:
                 context,
                 names=(node, dropped),
                 view=view,
-                contributed=_contributed(cohort, transcript, root, (dropped, node)),
+                contributed=contributed[dropped][node] if cohort.hybrid else b"",
             )
             yield Mask(key, negative=node < dropped)  # the node had added it
-
-
-def _contributed(
-    cohort: Cohort, transcript: Transcript, root: bytes, names: tuple[str, str]
-) -> bytes:
-    """Return what the pair of a dropped node and a survivor put into their mask."""
-    dropped, node = names
-    if cohort.contributes(dropped, node):
-        return contribution(root, cohort.context, sender=dropped, receiver=node)
-    if cohort.hybrid:
-        return bytes.fromhex(transcript.contributions[dropped][node].secret)
-    return b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +171,9 @@ class SumChecker:
         """
         self._cohort = Cohort.of(manifest)
         self._result = result
-        check_transcript(self._cohort, result.transcript)
-        self._masks = tuple(removal_masks(self._cohort, result.transcript))
+        contributed = check_transcript(self._cohort, result.transcript)
+        masks = removal_masks(self._cohort, result.transcript, contributed)
+        self._masks = tuple(masks)
 
     @property
     def count(self) -> int:
@@ -269,14 +265,11 @@ def _check_lists(cohort: Cohort, transcript: Transcript) -> None:
             f" {len(shared) - len(survived)} nodes that dropped out",
             code="secret-set-differs",
         )
-    found = {name: set(rows) for name, rows in transcript.contributions.items()}
-    if found != {
-        dropped: {node for node in survived if cohort.contributes(node, dropped)}
-        for dropped in (transcript.roots if cohort.hybrid else ())
-    }:
+    makers = {n for n in survived if cohort.receivers(n, transcript.roots)}
+    if transcript.contributions.keys() != makers:
         raise ProtocolError(
-            "the contributions are not those of each survivor that made one to its"
-            " mask with a node that dropped out",
+            f"{len(transcript.contributions)} survivors show contributions, want the"
+            f" {len(makers)} that made one to a mask with a node that dropped out",
             code="secret-set-differs",
         )
 
@@ -330,38 +323,61 @@ def _check_seeds(cohort: Cohort, transcript: Transcript) -> None:
                 " transcript has",
                 code="root-differs",
             )
-    signed = {h.node: decode_digest(h.ciphertexts) for h in transcript.heads.heads}
-    for dropped, rows in transcript.contributions.items():
-        for node, row in rows.items():
-            _check_contribution(
-                cohort, row, names=(node, dropped), all_names=advertised, root=signed
+
+
+def _check_contributions(cohort: Cohort, transcript: Transcript) -> Contributed:
+    """Return what follows from the roots, and what survivors are shown to have made."""
+    if not cohort.hybrid:
+        return {}
+    found = {
+        dropped: {
+            node: contribution(
+                bytes.fromhex(root), cohort.context, sender=dropped, receiver=node
             )
-
-
-def _check_contribution(
-    cohort: Cohort,
-    row: Contribution,
-    *,
-    names: tuple[str, str],
-    all_names: Iterable[str],
-    root: Mapping[str, bytes],
-) -> None:
-    node, dropped = names
-    receivers = [name for name in all_names if name != node]
-    committed = contribution_commitment(
-        bytes.fromhex(row.secret), cohort.context, sender=node, receiver=dropped
-    )
-    try:
-        verify_inclusion(
-            leaf(committed, decode_digest(row.message)),
-            index=receivers.index(dropped),
-            size=len(receivers),
-            proof=[bytes.fromhex(part) for part in row.proof],
-            root=root[node],
+            for node in cohort.receivers(dropped, transcript.self_seeds)
+        }
+        for dropped, root in transcript.roots.items()
+    }
+    names = [a.node for a in transcript.keys.advertisements]
+    signed = {h.node: decode_digest(h.ciphertexts) for h in transcript.heads.heads}
+    for node, shown in transcript.contributions.items():
+        receivers = cohort.receivers(node, names)
+        places = [i for i, name in enumerate(receivers) if name in transcript.roots]
+        own = _open_shown(
+            bytes.fromhex(shown),
+            cohort,
+            maker=node,
+            receivers=receivers,
+            places=places,
+            signed=signed[node],
         )
-    except VerificationError:
+        for place, made in zip(places, own, strict=True):
+            found[receivers[place]][node] = made
+    return found
+
+
+def _open_shown(
+    shown: bytes,
+    cohort: Cohort,
+    *,
+    maker: str,
+    receivers: Sequence[str],
+    places: Sequence[int],
+    signed: bytes,
+) -> list[bytes]:
+    """Read what a survivor contributed, and compare it with what it signed."""
+
+    def commit(place: int, made: bytes) -> bytes:
+        return contribution_commitment(
+            made, cohort.context, sender=maker, receiver=receivers[place]
+        )
+
+    hashed, proof = shown[:HASH_BYTES], shown[HASH_BYTES:]
+    root, found = read(proof, count=len(receivers), places=places, commit=commit)
+    if what_is_signed(root, hashed) != signed:
         raise VerificationError(
-            f"{node!r} had committed to another contribution to its mask with"
-            f" {dropped!r}",
+            f"{maker!r} had committed to other contributions to its masks with nodes"
+            " that dropped out",
             code="contribution-differs",
-        ) from None
+        )
+    return found

@@ -48,7 +48,7 @@ TEXT = {
     "alpha_pattern": "always empty",
     "auth_key": "the operator's own path",
     "base_model_name_or_path": "compared with the name in the weights",
-    "ciphertexts": "hex",
+    "contributions": "hex",
     "checkpoint": "read by the trust policy",
     "country": "printed",
     "data": "the operator's own path",

@@ -145,7 +145,7 @@ def contributed(federation: Federation, node: str, peer: str, *, root: bytes) ->
     own = channel_of(federation, node, peer).own_contribution(root)
     if own or not cohort.hybrid:
         return own
-    data = bytes.fromhex(federation.sealed[node].ciphertexts[peer])
+    data = federation.boxes(node)[peer]
     keys = own_keys(root, cohort, node=node)
     found = channel_of(federation, peer, node).recover_contribution(data, keys)
     assert found is not None

@@ -70,10 +70,14 @@ def _decode(body: type[Any], value: Callable[[int], Any]) -> Callable[[int, Path
     return lambda amount, _: body.decode(canonical_json(value(amount)))
 
 
-def _cohort(count: int, _: Path) -> object:
+def _cohort(post_quantum: str) -> Callable[[int, Path], object]:
     key = str(_KEY.verify_key)
-    rows = [Participant(name=f"n{i:05d}", key=key) for i in range(count)]
-    return plans.round_manifest(rows)
+
+    def probe(count: int, _: Path) -> object:
+        rows = [Participant(name=f"n{i:05d}", key=key) for i in range(count)]
+        return plans.round_manifest(rows, post_quantum=post_quantum)
+
+    return probe
 
 
 def _plan(**changes: Callable[[int], Any]) -> Callable[[int, Path], object]:
@@ -250,7 +254,10 @@ LIMITS = [
           probe=lambda n, _: check_file_name("/".join(["a"] * n))),
     Limit(what="a part of a path", most=120, unit="characters", code="",
           probe=lambda n, _: check_file_name("a" * n)),
-    Limit(what="nodes of a round", most=1000, unit="nodes", code="", probe=_cohort),
+    Limit(what="nodes of a round", most=1000, unit="nodes", code="",
+          probe=_cohort("none")),
+    Limit(what="nodes of a round with ML-KEM", most=550, unit="nodes", code="",
+          probe=_cohort("mlkem768")),
     Limit(what="blocks of an institution's data", most=MAX_BLOCKS, unit="blocks",
           code="", probe=lambda n, _: BlockEpsilon(
               block=n, epsilon="1", epsilon_fallback=None)),

@@ -69,8 +69,8 @@ def _round_bodies() -> dict[Kind, Any]:
     sharing = federation.stage
     federation.share_keys()
     first, *left = federation.names()
-    bodies[Kind.SHARED_KEYS] = sharing.kept[first].message
-    bodies[Kind.COLLECT_MASKED_INPUTS] = federation.message[first]
+    bodies[Kind.SHARED_KEYS] = sharing.kept[first].head
+    bodies[Kind.COLLECT_MASKED_INPUTS] = federation.message[first].heads
     federation.receive_shares()
     federation.collect_masked_inputs([first, *left[:-1]])
     bodies[Kind.MASKED_INPUT] = federation.uploads[first].head

@@ -19,10 +19,12 @@ from tests.support.reference_secagg_round import (
     NAMES,
     Rows,
     advertise,
+    body_of,
     boxed,
     clear_part,
     consent,
     gives,
+    joined,
     play,
     public_keys,
     reveal,
@@ -89,7 +91,7 @@ def misordered(value: dict[str, Any], *path: str) -> Rows:
 LISTS = {
     "0": ("participants",),
     "2": ("advertisements",),
-    "4": ("heads", "heads"),
+    "4": ("heads",),
     "6": ("survivors",),
     "8": ("consents",),
     "10": ("transcript", "uploads"),
@@ -153,7 +155,8 @@ def refused_by_coordinator(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
     first = mine["head"]["view"]
     swapped = {**boxes, LOST: boxes["d.example"], "d.example": boxes[LOST]}
     others = {**boxes, LOST: flip(boxes[LOST])}
-    own = m["9"][FIRST]["self_shares"]
+    own, made = m["9"][FIRST]["self_shares"], m["9"][FIRST]["contributions"]
+    changed = {LOST: flip(made[LOST])}
     beyond = {**own, FIRST: PRIME.to_bytes(33, "big").hex()}
     less = {n: own[n] for n in LEFT[:-1]}
     more = {**m["9"][FIRST]["root_shares"], LEFT[-1]: own[LEFT[-1]]}
@@ -189,6 +192,13 @@ def refused_by_coordinator(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "9": {
             "a forged signature": forged(m["9"][FIRST]),
             "a share that is not below the prime": reveal(FIRST, self_shares=beyond),
+            "a contribution that was not committed to": reveal(
+                FIRST, contributions=changed
+            ),
+            "a contribution too few": reveal(FIRST, contributions={}),
+            "a contribution to a mask with a survivor": reveal(
+                FIRST, contributions={**made, LEFT[-1]: made[LOST]}
+            ),
             "a self mask too few": reveal(FIRST, self_shares=less),
             "a survivor's root": reveal(FIRST, self_shares=less, root_shares=more),
         },
@@ -275,20 +285,25 @@ def refused_by_all(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
     good, sent = m["10"], m["10"]["transcript"]
     seeds = {**sent["self_seeds"], FIRST: flip(sent["self_seeds"][FIRST])}
     secrets = {LOST: flip(sent["roots"][LOST])}
-    made = sent["contributions"][LOST]
+    made = sent["contributions"]
     [(node, row), *_] = made.items()
     x, y, z = sent["uploads"]
     changes: dict[str, dict[str, Any]] = {
         "a seed that was not committed to": {"self_seeds": seeds},
         "a root whose keys were not advertised": {"roots": secrets},
         "a contribution that was not committed to": {
-            "contributions": {
-                LOST: {**made, node: {**row, "secret": flip(row["secret"])}}
-            }
+            "contributions": {**made, node: row[:64] + flip(row[64:128]) + row[128:]}
         },
-        "a contribution too few": {"contributions": {LOST: {}}},
-        "a contribution with another proof": {
-            "contributions": {LOST: {**made, node: {**row, "proof": row["proof"][1:]}}}
+        "contributions too few": {"contributions": {}},
+        "contributions of one that made none": {
+            "contributions": {**dict.fromkeys(LEFT, row), **made}
+        },
+        "other messages than were signed": {
+            "contributions": {**made, node: flip(row[:64]) + row[64:]}
+        },
+        "a proof that is a hash short": {"contributions": {**made, node: row[:-64]}},
+        "a proof that is a hash long": {
+            "contributions": {**made, node: row + row[:64]}
         },
         "too few consents": {"consents": {"consents": m["8"]["consents"][:2]}},
         "a forged upload": {"uploads": [x, y, forged(z)]},
@@ -301,6 +316,12 @@ def refused_by_all(m: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"10": {**rows, "another sum": {**good, "sum_root": named("another")}}}
 
 
+def whole(number: str, value: dict[str, Any]) -> str:
+    """The JSON of a message and, on a second line, the bytes beside it."""
+    text = canon(body_of(number, value))
+    return f"{text}\n{joined(value)}" if number in {"3", "4"} else text
+
+
 def refusals() -> dict[str, Any]:
     m = play()
     good = {number: body.get(FIRST, body) for number, body in m.items()}
@@ -308,14 +329,14 @@ def refusals() -> dict[str, Any]:
     return {
         "unreadable": {
             number: {
-                why: edit(canon(value), bad)
-                for why, bad in unreadable(number, value).items()
+                why: edit(canon(body_of(number, value)), bad)
+                for why, bad in unreadable(number, body_of(number, value)).items()
             }
             for number, value in good.items()
         },
         "refused": {
             number: {
-                why: edit(canon(good[number]), canon(bad))
+                why: edit(whole(number, good[number]), whole(number, bad))
                 for why, bad in rows[number].items()
             }
             for number in sorted(rows, key=int)

@@ -219,24 +219,35 @@ def tree(hashes: list[bytes]) -> bytes:
     return hashlib.sha256(b"\x01" + both).digest()
 
 
-def path(hashes: list[bytes], index: int) -> list[bytes]:
+def partly(hashes: list[bytes], shown: dict[int, bytes]) -> bytes:
+    """Walk the tree: what is shown at its leaf, a hash for each part without such."""
+    if not shown:
+        return tree(hashes)
     if len(hashes) == 1:
-        return []
+        return shown[0]
     cut = 1 << (len(hashes) - 1).bit_length() - 1
-    left, right = hashes[:cut], hashes[cut:]
-    if index < cut:
-        return [*path(left, index), tree(right)]
-    return [*path(right, index - cut), tree(left)]
+    left = {i: value for i, value in shown.items() if i < cut}
+    right = {i - cut: value for i, value in shown.items() if i >= cut}
+    return partly(hashes[:cut], left) + partly(hashes[cut:], right)
 
 
-def leaves(sealed: Rows) -> list[bytes]:
-    """A commitment, if there is room for one, and the hash of the message."""
-    rows = []
-    for _, text in sorted(sealed.items()):
-        data = bytes.fromhex(text)
-        start = data[1088:1120] if len(data) == 1234 else b""
-        rows.append(leaf(start + hashlib.sha256(data).digest()))
-    return rows
+def in_one(sealed: Rows) -> bytes:
+    """All messages of a node, joined and hashed."""
+    return hashlib.sha256(
+        bytes.fromhex("".join(sealed[n] for n in sorted(sealed)))
+    ).digest()
+
+
+def signed_root(sealed: Rows) -> str:
+    """The commitments, where there is room for one, and the hash of all messages."""
+    rows = [bytes.fromhex(text) for _, text in sorted(sealed.items())]
+    made = [data[1088:1120] for data in rows if len(data) == 1234]
+    first = tree(made) if made else hashlib.sha256(b"").digest()
+    return named_hash(hashlib.sha256(b"\x01" + first + in_one(sealed)).digest())
+
+
+def named_hash(value: bytes) -> str:
+    return f"sha256:{value.hex()}"
 
 
 def share(node: str, view: str, **changes: Any) -> dict[str, Any]:
@@ -247,26 +258,24 @@ def share(node: str, view: str, **changes: Any) -> dict[str, Any]:
         "node": node,
         "view": view,
         "commitment": hashlib.sha256(seed).hexdigest(),
-        "ciphertexts": "sha256:" + tree(leaves(sealed)).hex(),
+        "ciphertexts": signed_root(sealed),
     } | changes
     parts = (tail(head["view"]), bytes.fromhex(head["commitment"]))
     head = sign("share_keys", head, *parts, tail(head["ciphertexts"]))
     return {"ciphertexts": sealed, "head": head}
 
 
-def shown(node: str, view: str) -> dict[str, Any]:
+def shown(node: str, view: str) -> str:
     """What a survivor contributed to its mask with the lost node, and the proof."""
     sealed = share(node, view)["ciphertexts"]
     data = bytes.fromhex(sealed[LOST])
     kem_secret = decapsulate(kem_keys(LOST)[1], data[:1088])
     info = P + f"wrap\n{node}\n{LOST}\n".encode() + tail(view)
     pad = hkdf(kem_secret, CONTEXT, info)
-    proof = path(leaves(sealed), sorted(sealed).index(LOST))
-    return {
-        "secret": bytes(a ^ b for a, b in zip(data[1120:1152], pad, strict=True)).hex(),
-        "message": named(data),
-        "proof": [row.hex() for row in proof],
-    }
+    made = bytes(a ^ b for a, b in zip(data[1120:1152], pad, strict=True))
+    peers = [peer for peer in NAMES if peer != node and gives(node, peer)]
+    hashes = [committed(node, peer) for peer in peers]
+    return (in_one(sealed) + partly(hashes, {peers.index(LOST): made})).hex()
 
 
 def pair(node: str, peer: str, view: str) -> bytes:
@@ -329,7 +338,9 @@ def consent(node: str, survivors: str) -> dict[str, Any]:
 
 
 def reveal(node: str, **changes: dict[str, str]) -> dict[str, Any]:
+    made = {LOST: of_root(node, "contribution", LOST).hex()}
     shares = {
+        "contributions": made if gives(node, LOST) else {},
         "root_shares": {LOST: share_of(LOST, "root", node).hex()},
         "self_shares": {n: share_of(n, "seed", node).hex() for n in LEFT},
     } | changes
@@ -370,7 +381,7 @@ def play() -> dict[str, Any]:
         "consents": {"consents": list(consents.values())},
         "self_seeds": {n: recover(opened, "self_shares", n) for n in LEFT},
         "roots": {LOST: recover(opened, "root_shares", LOST)},
-        "contributions": {LOST: {n: shown(n, first) for n in LEFT if gives(n, LOST)}},
+        "contributions": {n: shown(n, first) for n in LEFT if gives(n, LOST)},
     }
     result = {
         "transcript": transcript,
@@ -431,7 +442,9 @@ def statements(m: dict[str, Any]) -> dict[str, Rows]:
             n: signed(
                 "unmask",
                 n,
-                tail(named(canon({k: v for k, v in body.items() if "_shares" in k}))),
+                tail(
+                    named(canon({k: v for k, v in body.items() if isinstance(v, dict)}))
+                ),
             ).hex()
             for n, body in m["9"].items()
         },
@@ -453,9 +466,23 @@ def long_vector() -> dict[str, Any]:
     }
 
 
-def printed(value: dict[str, Any]) -> Any:
-    own = value.keys() <= set(NAMES)
-    return {n: canon(body) for n, body in value.items()} if own else canon(value)
+def body_of(number: str, value: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a message; messages 3 and 4 carry bytes beside it."""
+    field = {"3": "head", "4": "heads"}.get(number)
+    found: dict[str, Any] = value[field] if field else value
+    return found
+
+
+def joined(value: dict[str, Any]) -> str:
+    """The bytes beside the JSON of message 3 or 4, in order of the names."""
+    sealed = value["ciphertexts"]
+    return "".join(sealed[name] for name in sorted(sealed))
+
+
+def printed(number: str, value: dict[str, Any]) -> Any:
+    if value.keys() <= set(NAMES):
+        return {n: canon(body_of(number, each)) for n, each in value.items()}
+    return canon(value)
 
 
 def whole_round() -> dict[str, Any]:
@@ -467,7 +494,11 @@ def whole_round() -> dict[str, Any]:
         "context": CONTEXT.hex(),
         "views": {"keys": first, "heads": second},
         "survivors": m["7"][FIRST]["survivors"],
-        "messages": {number: printed(value) for number, value in m.items()},
+        "messages": {number: printed(number, value) for number, value in m.items()},
+        "sealed": {
+            number: {n: joined(each) for n, each in m[number].items()}
+            for number in ("3", "4")
+        },
         "signed": statements(m),
         "channel_keys": {
             f"{a} to {b}": channel(a, b, first).hex()
@@ -525,7 +556,8 @@ def check_unmasking(m: dict[str, Any], view: str) -> None:
         info = P + f"pair\n{low}\n{high}\n".encode() + tail(view)
         mine = agree(lost_key, public(of_root(node, "mask")))
         if gives(node, LOST):
-            mine += bytes.fromhex(sent["contributions"][LOST][node]["secret"])
+            mine += of_root(node, "contribution", LOST)
+            assert mine[-32:].hex() in sent["contributions"][node]
         else:
             lines = f"contribution\n{LOST}\n{node}\n".encode()
             mine += hkdf(lost, CONTEXT, P + lines)

@@ -13,9 +13,11 @@ from tapestry.protocol.round_manifest import (
     Participant,
     RoundManifest,
 )
-from tapestry.protocol.secagg_messages import Result, Upload
+from tapestry.protocol.secagg_messages import Ciphertexts, Result, ShareMessage, Upload
 from tapestry.secagg import client
+from tapestry.secagg.client_states import Cohort, KeysShared
 from tapestry.secagg.masks import Random
+from tapestry.secagg.pair_messages import split_joined
 from tapestry.secagg.requirements import Requirements, RunPlan
 from tapestry.secagg.server import (
     AdvertiseKeysStage,
@@ -90,6 +92,13 @@ def terms_for(manifest: RoundManifest, **changes: Any) -> Requirements:
     return replace(terms, **changes)
 
 
+def sent_by(state: KeysShared, message: ShareMessage) -> dict[str, bytes]:
+    """The messages to the other nodes in message 3."""
+    cohort, names = state.round.cohort, state.agreed
+    sizes = {name: cohort.message_size(state.round.node, name) for name in names}
+    return split_joined(message.messages, sizes)
+
+
 @dataclass
 class Federation:
     """A round in progress; each stage can be run with some of its nodes only."""
@@ -112,6 +121,19 @@ class Federation:
 
     def member(self, name: str) -> Member:
         return next(m for m in self.cohort if m.name == name)
+
+    def boxes(self, receiver: str) -> dict[str, bytes]:
+        """What the others sealed for a node (message 4), by sender."""
+        message, cohort = self.sealed[receiver], Cohort.of(self.manifest)
+        names = [h.node for h in message.heads.heads if h.node != receiver]
+        sizes = {name: cohort.message_size(name, receiver) for name in names}
+        return split_joined(message.messages, sizes)
+
+    def with_box(self, receiver: str, sender: str, data: bytes) -> Ciphertexts:
+        """Message 4 for a node, with another message of one sender in it."""
+        boxes = {**self.boxes(receiver), sender: data}
+        heads = self.sealed[receiver].heads
+        return Ciphertexts(heads=heads, messages=b"".join(boxes.values()))
 
     def names(self) -> list[str]:
         return [m.name for m in self.cohort]

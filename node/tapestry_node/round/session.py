@@ -17,11 +17,12 @@ from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.protocol.messages import Message, Reason, encode_message
+from tapestry.protocol.messages import Bulk, Message, Reason, encode_message
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import (
     Ciphertexts,
     ConsentList,
+    HeadList,
     KeyList,
     SurvivorList,
 )
@@ -55,7 +56,7 @@ from tapestry_node.round.contribution import prepare
 from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
 from tapestry_node.training.trainer import Trainer
 
-StageRequest = KeyList | Ciphertexts | SurvivorList | ConsentList
+StageRequest = KeyList | HeadList | SurvivorList | ConsentList
 _State = KeysAdvertised | KeysShared | InputMasked | ConsistencyChecked | SharesRevealed
 Notify = Callable[[dict[str, Any]], None]
 
@@ -170,7 +171,9 @@ class Session:
             manifest, context.identity, terms=terms
         )
 
-    def answer(self, request: StageRequest, *, now: datetime) -> Message:
+    def answer(
+        self, request: StageRequest, bulk: Bulk = (), *, now: datetime
+    ) -> Message:
         """Take the step of TSA-1 that a request asks for (messages 2 to 9).
 
         Raises:
@@ -181,9 +184,10 @@ class Session:
         match self._state, request:
             case KeysAdvertised() as advertised, KeyList() as keys:
                 self._state, shares = client.share_keys(advertised, keys)
-                return encode_message(shares)
-            case KeysShared() as shared, Ciphertexts() as ciphertexts:
-                return self._contribute(shared, ciphertexts, now=now)
+                return encode_message(shares.head, [shares.messages])
+            case KeysShared() as shared, HeadList() as heads:
+                sealed = Ciphertexts(heads=heads, messages=b"".join(bulk))
+                return self._contribute(shared, sealed, now=now)
             case InputMasked() as masked, SurvivorList() as survivors:
                 after, consent = client.check_consistency(masked, survivors)
                 self._mark_survivors(survivors.names)

@@ -289,6 +289,7 @@ def test_a_body_over_the_limit_is_refused(kind: Kind) -> None:
 BULKY = {
     *(Kind.COSIGN, Kind.COSIGNATURE, Kind.MASKED_INPUT, Kind.APPLY_RESULT),
     *(Kind.CHECK_CHUNK, Kind.PUBLICATION, Kind.REFUSAL, Kind.SHOW_HELD_OUT),
+    *(Kind.SHARED_KEYS, Kind.COLLECT_MASKED_INPUTS),
 }
 
 

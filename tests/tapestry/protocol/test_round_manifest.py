@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ProtocolError
 from tapestry.protocol.round_manifest import (
+    MAX_HYBRID_COHORT,
+    Participant,
     RoundManifest,
     StageDeadlines,
     TrainingPlan,
@@ -17,6 +19,7 @@ from tapestry.protocol.round_manifest import (
 )
 from tapestry.protocol.stages import SECAGG_STAGES
 from tests.support.log_world import World, renamed
+from tests.support.plans import round_manifest
 from tests.support.refusals import refused
 
 DEADLINES = {stage.value: 60 for stage in SECAGG_STAGES}
@@ -111,6 +114,16 @@ def test_the_context_is_bound_to_every_field() -> None:
     }
     assert len(contexts) == 7
     assert all(len(context) == 32 for context in contexts)
+
+
+def test_a_round_with_ml_kem_has_as_many_nodes_as_its_transcript_has_room_for() -> None:
+    key = MANIFEST.participants[0].key
+    names = [f"n{place:04d}" for place in range(MAX_HYBRID_COHORT + 1)]
+    rows = [Participant(name=name, key=key) for name in names]
+    round_manifest(rows[1:], post_quantum="mlkem768")
+    round_manifest(rows, post_quantum="none")
+    with pytest.raises(ValueError, match="at most 550 nodes; a larger one takes"):
+        round_manifest(rows, post_quantum="mlkem768")
 
 
 def test_a_participant_twice_or_out_of_order_is_refused() -> None:

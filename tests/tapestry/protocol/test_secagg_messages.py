@@ -11,13 +11,11 @@ from tapestry.protocol.messages import Kind
 from tapestry.protocol.secagg_messages import (
     SHARE_BYTES,
     Advertisement,
-    Ciphertexts,
     ConsentList,
     HeadList,
     KeyList,
     Reveal,
     SurvivorList,
-    encode_all,
     require_subset,
     statement,
 )
@@ -31,7 +29,7 @@ KEY = SigningKey.generate("fr/node")
 CONTEXT = bytes(range(32))
 SIGNED = {
     RoundStage.ADVERTISE_KEYS: SAMPLES[Kind.ADVERTISED_KEYS],
-    RoundStage.SHARE_KEYS: SAMPLES[Kind.SHARED_KEYS].head,
+    RoundStage.SHARE_KEYS: SAMPLES[Kind.SHARED_KEYS],
     RoundStage.COLLECT_MASKED_INPUTS: SAMPLES[Kind.MASKED_INPUT],
     RoundStage.CHECK_CONSISTENCY: SAMPLES[Kind.CONSENT],
     RoundStage.UNMASK: SAMPLES[Kind.UNMASKING_SHARES],
@@ -75,7 +73,7 @@ def said_by(stage: RoundStage) -> str:
 
 LISTS: list[tuple[type[Any], str, Any]] = [
     (KeyList, "advertisements", SAMPLES[Kind.SHARE_KEYS].advertisements),
-    (HeadList, "heads", SAMPLES[Kind.COLLECT_MASKED_INPUTS].heads.heads),
+    (HeadList, "heads", SAMPLES[Kind.COLLECT_MASKED_INPUTS].heads),
     (ConsentList, "consents", SAMPLES[Kind.UNMASK].consents),
 ]
 
@@ -112,12 +110,6 @@ def test_a_reveal_of_both_secrets_of_a_node_is_refused() -> None:
     both = {**good.root_shares, **good.self_shares}
     with pytest.raises(ValueError, match="both secrets of one node"):
         Reveal.model_validate({**good.model_dump(), "root_shares": both})
-
-
-def test_ciphertexts_are_printed_together_as_they_are_alone() -> None:
-    one: Ciphertexts = SAMPLES[Kind.COLLECT_MASKED_INPUTS]
-    two = one.model_copy(update={"ciphertexts": {}})
-    assert encode_all({"a": one, "b": two}) == {"a": one.encode(), "b": two.encode()}
 
 
 def test_a_share_has_room_for_every_number_below_the_prime() -> None:

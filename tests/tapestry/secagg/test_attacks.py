@@ -54,7 +54,13 @@ from tests.support.randomness import (
     looks_uniform,
 )
 from tests.support.refusals import refused
-from tests.support.secagg_cohort import Federation, manifest_for, members, terms_for
+from tests.support.secagg_cohort import (
+    Federation,
+    manifest_for,
+    members,
+    sent_by,
+    terms_for,
+)
 
 OTHER = "sha256:" + "cd" * 32
 
@@ -254,12 +260,12 @@ def test_different_key_lists_are_noticed_in_the_views() -> None:
     first.state, split = client.share_keys(first.state, fewer)
     with refused(ProtocolError, "key-list-differs", match=first.name):
         federation.stage.accept(first.name, split)
-    heads, sealed = [split.head], {}
+    heads, sealed = [split.head], b""
     for member in others:
         member.state, message = client.share_keys(member.state, full)
         heads.append(message.head)
-        sealed[member.name] = message.ciphertexts[first.name]
-    forced = Ciphertexts(heads=HeadList(heads=tuple(heads)), ciphertexts=sealed)
+        sealed += sent_by(member.state, message)[first.name]
+    forced = Ciphertexts(heads=HeadList(heads=tuple(heads)), messages=sealed)
     with refused(VerificationError, "key-list-differs", match=others[0].name):
         client.receive_shares(first.state, forced)
 
@@ -278,10 +284,9 @@ def test_a_split_set_of_sharers_is_refused_and_if_forced_gives_noise() -> None:
         kept = [h for h in sent.heads.heads if h.node in halves[member.name]]
         if member.name not in halves[member.name]:
             continue
-        sealed = {
-            h.node: sent.ciphertexts[h.node] for h in kept if h.node != member.name
-        }
-        changed = Ciphertexts(heads=HeadList(heads=tuple(kept)), ciphertexts=sealed)
+        boxes = federation.boxes(member.name)
+        sealed = b"".join(boxes[h.node] for h in kept if h.node != member.name)
+        changed = Ciphertexts(heads=HeadList(heads=tuple(kept)), messages=sealed)
         member.state = client.receive_shares(member.state, changed)
         federation.mask_input(member.name, zero)
         total += uploaded(federation, member.name)

@@ -256,22 +256,21 @@ def receive_refused(
     )
 
 
-def with_heads(message: Ciphertexts, heads: Any) -> Ciphertexts:
-    kept = {h.node for h in heads}
-    return Ciphertexts(
-        heads=HeadList(heads=tuple(heads)),
-        ciphertexts={n: c for n, c in message.ciphertexts.items() if n in kept},
-    )
+def with_heads(federation: Federation, heads: Any) -> Ciphertexts:
+    """Message 4 for the first node, with other heads and what belongs to them."""
+    boxes = federation.boxes(federation.names()[0])
+    kept = [boxes[h.node] for h in heads if h.node in boxes]
+    return Ciphertexts(heads=HeadList(heads=tuple(heads)), messages=b"".join(kept))
 
 
 def test_a_list_of_shares_with_a_changed_head_is_refused(shared: Federation) -> None:
     message = shared.message[shared.names()[0]]
     own, other, *rest = message.heads.heads
     forged = other.model_copy(update={"commitment": "11" * 32})
-    changed = with_heads(message, [own, forged, *rest])
+    changed = with_heads(shared, [own, forged, *rest])
     receive_refused(shared, changed, VerificationError, "signature-invalid", "n0002")
     forged = own.model_copy(update={"commitment": "11" * 32})
-    changed = with_heads(message, [forged, other, *rest])
+    changed = with_heads(shared, [forged, other, *rest])
     receive_refused(shared, changed, ProtocolError, "own-entry-differs", "n0001")
 
 
@@ -281,39 +280,35 @@ def test_a_node_that_saw_another_key_list_is_noticed(shared: Federation) -> None
     member = shared.cohort[1]
     split = other.model_copy(update={"view": OTHER})
     split = split.signed(member.state.round.cohort.context, member.identity)
-    changed = with_heads(message, [own, split, *rest])
+    changed = with_heads(shared, [own, split, *rest])
     receive_refused(shared, changed, VerificationError, "key-list-differs", "n0002")
 
 
 def test_too_few_sharers_are_refused(shared: Federation) -> None:
     message = shared.message[shared.names()[0]]
-    changed = with_heads(message, message.heads.heads[:4])
+    changed = with_heads(shared, message.heads.heads[:4])
     receive_refused(shared, changed, QuorumError, "cohort-too-small", "^4 .* 5$")
 
 
 def test_a_ciphertext_that_was_tampered_with_is_refused(shared: Federation) -> None:
     name, other = shared.names()[:2]
-    message = shared.message[name]
-    text = message.ciphertexts[other]
-    flipped = ("1" if text[0] == "0" else "0") + text[1:]
-    changed = Ciphertexts(
-        heads=message.heads, ciphertexts={**message.ciphertexts, other: flipped}
-    )
-    receive_refused(shared, changed, ProtocolError, "ciphertext-invalid", other)
-    elsewhere = shared.message[shared.names()[3]].ciphertexts[other]
-    changed = Ciphertexts(
-        heads=message.heads, ciphertexts={**message.ciphertexts, other: elsewhere}
-    )
+    data = shared.boxes(name)[other]
+    for at in (0, len(data) // 2, len(data) - 1):
+        flipped = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        changed = shared.with_box(name, other, flipped)
+        receive_refused(shared, changed, ProtocolError, "ciphertext-invalid", other)
+    elsewhere = shared.boxes(shared.names()[3])[other]
+    assert len(elsewhere) == len(data)
+    changed = shared.with_box(name, other, elsewhere)
     receive_refused(shared, changed, ProtocolError, "ciphertext-invalid", other)
 
 
 def test_a_missing_ciphertext_is_refused(shared: Federation) -> None:
     message = shared.message[shared.names()[0]]
-    fewer = dict(list(message.ciphertexts.items())[1:])
-    changed = Ciphertexts(heads=message.heads, ciphertexts=fewer)
-    receive_refused(
-        shared, changed, ProtocolError, "ciphertext-set-differs", "^5 .* 6 "
-    )
+    for wrong in (message.messages[1170:], message.messages + b"0", b""):
+        changed = replace(message, messages=wrong)
+        said = f"^{len(wrong)} .* {len(message.messages)} .* 6 "
+        receive_refused(shared, changed, ProtocolError, "ciphertext-size-invalid", said)
 
 
 def test_there_is_no_upload_without_a_reservation_for_this_round() -> None:

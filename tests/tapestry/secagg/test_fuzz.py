@@ -19,9 +19,11 @@ from tapestry.protocol.secagg_messages import (
     Ciphertexts,
     Consent,
     ConsentList,
+    HeadList,
     KeyList,
     Result,
     Reveal,
+    ShareHead,
     ShareMessage,
     SurvivorList,
     Upload,
@@ -37,14 +39,14 @@ from tests.support.secagg_cohort import Federation
 
 TO_NODE: dict[str, tuple[type[Strict], Callable[[Any, Any], Any]]] = {
     "keys": (KeyList, client.share_keys),
-    "ciphertexts": (Ciphertexts, client.receive_shares),
+    "ciphertexts": (HeadList, client.receive_shares),
     "survivors": (SurvivorList, client.check_consistency),
     "consents": (ConsentList, client.unmask),
     "result": (Result, check_own),
 }
 TO_COORDINATOR: dict[str, type[Strict]] = {
     "advertisement": Advertisement,
-    "shares": ShareMessage,
+    "shares": ShareHead,
     "upload": UploadHead,
     "consent": Consent,
     "reveal": Reveal,
@@ -66,10 +68,12 @@ class World:
         self._sent("advertisement", self.me.state.advertisement)
         self._asked("keys", f.message, "shares")
         state, message = client.share_keys(self.fresh("keys"), f.message)
-        self._sent("shares", message)
+        self._sent("shares", message.head)
+        self.sealed = {"shares": message.messages}  # beside the bodies of 3 and 4
         f.share_keys()
         self.states["ciphertexts"] = self.me.state
-        self.bodies["ciphertexts"] = f.message[self.me.name].encode()
+        self.bodies["ciphertexts"] = f.message[self.me.name].heads.encode()
+        self.sealed["ciphertexts"] = f.message[self.me.name].messages
         f.receive_shares()
         self.collectors["upload"] = self.snapshot(f.stage)
         f.collect_masked_inputs()
@@ -177,6 +181,28 @@ def _mutate(draw: st.DrawFn, value: Any, how: str) -> None:
         return
 
 
+@st.composite
+def byte_mutations(draw: st.DrawFn, good: bytes) -> bytes:
+    """Change one byte, or leave out or add some."""
+    how = draw(st.sampled_from(["flip", "cut", "more"]))
+    at = draw(st.integers(0, len(good) - 1))
+    if how == "flip":
+        changed = good[at] ^ draw(st.integers(1, 255))
+        return good[:at] + bytes([changed]) + good[at + 1 :]
+    if how == "cut":
+        return good[:at] + good[at + draw(st.integers(1, 1300)) :]
+    return good[:at] + draw(st.binary(min_size=1, max_size=40)) + good[at:]
+
+
+def with_sealed(kind: str, message: Any, sealed: bytes) -> Any:
+    """What a party makes of the body of a message, and of the bytes beside it."""
+    if kind == "shares":
+        return ShareMessage(head=message, messages=sealed)
+    if kind == "ciphertexts":
+        return Ciphertexts(heads=message, messages=sealed)
+    return message
+
+
 @pytest.mark.parametrize("kind", list(TO_NODE))
 @given(data=st.data())
 def test_a_node_answers_a_bad_message_with_one_typed_error(
@@ -184,16 +210,19 @@ def test_a_node_answers_a_bad_message_with_one_typed_error(
 ) -> None:
     w = world()
     message_type, step = TO_NODE[kind]
-    body = data.draw(mutations(w.bodies[kind]))
+    body, good = data.draw(mutations(w.bodies[kind])), w.sealed.get(kind, b"")
+    sealed = good
+    if good and data.draw(st.booleans()):
+        body, sealed = w.bodies[kind], data.draw(byte_mutations(good))
     state = w.fresh(kind)
     before = state.round.progress.step
     try:
-        message = message_type.decode(body)
-        step(state, message)
+        step(state, with_sealed(kind, message_type.decode(body), sealed))
     except TapestryError:
         assert state.round.progress.step is before
-        if kind != "result":
-            step(state, message_type.decode(w.bodies[kind]))  # the good one still works
+        if kind != "result":  # the good one still works
+            body = w.bodies[kind]
+            step(state, with_sealed(kind, message_type.decode(body), good))
 
 
 @pytest.mark.parametrize("kind", list(TO_COORDINATOR))
@@ -210,9 +239,14 @@ def test_the_coordinator_answers_a_bad_message_with_one_typed_error(
     if kind == "upload" and data.draw(st.booleans()):
         body = w.bodies[kind]
         chunks = [*data.draw(st.lists(st.binary(max_size=40), max_size=3))]
+    sealed = w.sealed.get(kind, b"")
+    if sealed and data.draw(st.booleans()):
+        body, sealed = w.bodies[kind], data.draw(byte_mutations(sealed))
 
     def wrap(message: Any) -> Any:
-        return Upload(head=message, chunks=chunks) if kind == "upload" else message
+        if kind == "upload":
+            return Upload(head=message, chunks=chunks)
+        return with_sealed(kind, message, sealed)
 
     message_type = TO_COORDINATOR[kind]
     try:
@@ -222,6 +256,7 @@ def test_the_coordinator_answers_a_bad_message_with_one_typed_error(
         if total is not None:
             assert np.array_equal(stage.total, total)
         chunks = list(w.f.uploads[w.me.name].chunks)
+        sealed = w.sealed.get(kind, b"")
         stage.accept(w.me.name, wrap(message_type.decode(w.bodies[kind])))
 
 

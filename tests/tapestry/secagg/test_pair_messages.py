@@ -8,12 +8,12 @@ import pytest
 from tapestry.errors import ProtocolError
 from tapestry.secagg.pair_messages import (
     PairMessage,
+    PairMessages,
     contributes,
-    leaf,
     message_size,
-    tree_over,
+    split_joined,
 )
-from tapestry.tlog.merkle import root
+from tapestry.tlog.merkle import EMPTY_ROOT, node_hash
 from tests.support.refusals import refused
 
 
@@ -46,11 +46,28 @@ def test_a_message_has_one_size_and_its_parts_follow_one_another(
             PairMessage.decode(wrong, hybrid=hybrid, contributing=contributing)
 
 
-def test_the_tree_has_commitments_in_its_leaves_and_follows_the_names() -> None:
+def signed(*messages: bytes) -> bytes:
+    to = dict(zip("abc", messages, strict=False))
+    return PairMessages.of(to, joined=b"".join(messages)).digest
+
+
+def test_what_is_signed_follows_from_all_messages_in_order_of_name() -> None:
     long, short = bytes(i % 251 for i in range(1234)), bytes(1170)
-    leaves = [
-        leaf(long[1088:1120], hashlib.sha256(long).digest()),
-        leaf(b"", hashlib.sha256(short).digest()),
-    ]
-    assert tree_over({"b": short, "a": long}).root() == root(leaves)
-    assert tree_over({"a": short, "b": long}).root() != root(leaves)
+    back = long[::-1]
+    both = node_hash(long[1088:1120], back[1088:1120])
+    joined = hashlib.sha256(long + short + back).digest()
+    assert signed(long, short, back) == node_hash(both, joined)
+    assert signed(back, short, long) != signed(long, short, back)
+    alone = hashlib.sha256(short).digest()
+    assert signed(short) == node_hash(EMPTY_ROOT, alone)
+
+
+def test_messages_are_split_as_they_were_joined_and_have_one_size_together() -> None:
+    assert split_joined(b"aabccc", {"x": 2, "y": 1, "z": 3}) == {
+        "x": b"aa",
+        "y": b"b",
+        "z": b"ccc",
+    }
+    for wrong in (b"", b"aabcc", b"aabcccc"):
+        with refused(ProtocolError, "ciphertext-size-invalid", match="want 6 .* 3 "):
+            split_joined(wrong, {"x": 2, "y": 1, "z": 3})

@@ -56,14 +56,12 @@ class Recorded:
         if receiver in self.roots:  # was opened in the round, and all follows from it
             kem = own_keys(self.roots[receiver], cohort, node=receiver).kem
         opened = {}
-        for sender, text in self.f.sealed[receiver].ciphertexts.items():
+        for sender, data in self.f.boxes(receiver).items():
             public = bytes.fromhex(self.keys[sender].channel_key)
             shared = self.channels[receiver].with_peer(public)
             channel = channel_of(self.f, sender, receiver)
             try:
-                opened[sender] = channel.open(
-                    bytes.fromhex(text), shared=shared, kem=kem
-                )
+                opened[sender] = channel.open(data, shared=shared, kem=kem)
             except ProtocolError:
                 continue
         return opened
@@ -143,7 +141,7 @@ def test_a_message_of_another_context_does_not_open() -> None:
     federation = Federation.of(4)
     federation.run("share_keys")
     receiver, sender = federation.names()[:2]
-    data = bytes.fromhex(federation.sealed[receiver].ciphertexts[sender])
+    data = federation.boxes(receiver)[sender]
     state = federation.member(receiver).state
     own = own_keys(state.secrets.root, Cohort.of(federation.manifest), node=receiver)
     ends = {"shared": state.agreed[sender].channel, "kem": own.kem}

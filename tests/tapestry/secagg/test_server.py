@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -197,27 +198,27 @@ def test_bad_shares_name_their_sender() -> None:
     context = member.state.round.cohort.context
     name = member.name
     head = good.head.model_copy(update={"view": OTHER}).signed(context, member.identity)
-    bad = good.model_copy(update={"head": head})
+    bad = replace(good, head=head)
     refused_by(
         stage, name, bad, error=ProtocolError, code="key-list-differs", values=OTHER
     )
-    fewer = dict(list(good.ciphertexts.items())[1:])
-    bad = good.model_copy(update={"ciphertexts": fewer})
-    refused_by(
-        stage,
-        name,
-        bad,
-        error=ProtocolError,
-        code="ciphertext-set-differs",
-        values=" 2 .* 3 ",
-    )
-    swapped = dict(
-        zip(good.ciphertexts, reversed(good.ciphertexts.values()), strict=True)
-    )
-    bad = good.model_copy(update={"ciphertexts": swapped})
-    refused_by(stage, name, bad, error=ProtocolError, code="ciphertexts-not-signed")
+    sealed, size = good.messages, len(good.messages)
+    for wrong in (sealed[1170:], sealed[:-1], sealed + b"0", b""):
+        refused_by(
+            stage,
+            name,
+            replace(good, messages=wrong),
+            error=ProtocolError,
+            code="ciphertext-size-invalid",
+            values=f" {len(wrong)} .* {size} .* 3 ",
+        )
+    turned = sealed[1170:] + sealed[:1170]
+    flipped = sealed[:-1] + bytes([sealed[-1] ^ 1])
+    for wrong in (turned, flipped):
+        bad = replace(good, messages=wrong)
+        refused_by(stage, name, bad, error=ProtocolError, code="ciphertexts-not-signed")
     head = good.head.model_copy(update={"commitment": "00" * 32})
-    bad = good.model_copy(update={"head": head})
+    bad = replace(good, head=head)
     refused_by(stage, name, bad, error=VerificationError, code="signature-invalid")
 
 

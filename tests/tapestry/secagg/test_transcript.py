@@ -1,5 +1,6 @@
 """Tests of transcript: what it claims, and the sum chunk by chunk."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,12 +75,22 @@ def other_bytes(text: str) -> str:
     return text[:-1] + ("1" if text[-1] == "0" else "0")
 
 
-def with_contribution(transcript: Transcript, **changes: Any) -> dict[str, Any]:
-    """The contributions with a change in one of them."""
-    [(dropped, rows)] = transcript.contributions.items()
+def with_contribution(
+    transcript: Transcript, change: Callable[[str], str]
+) -> dict[str, str]:
+    """The contributions with a change in what one survivor shows."""
+    rows = transcript.contributions
     node = min(rows)
-    changed = rows[node].model_copy(update=changes)
-    return {dropped: {**rows, node: changed}}
+    return {**rows, node: change(rows[node])}
+
+
+IN_CONTRIBUTIONS: dict[str, Callable[[str], str]] = {
+    "messages": lambda text: "11" * 32 + text[64:],
+    "contribution": lambda text: text[:64] + "11" * 32 + text[128:],
+    "hash": lambda text: text[:-64] + "11" * 32,
+    "a hash less": lambda text: text[:-64],
+    "a hash more": lambda text: text + "11" * 32,
+}
 
 
 def tampered(transcript: Transcript) -> dict[str, Transcript]:
@@ -118,13 +129,10 @@ def tampered(transcript: Transcript) -> dict[str, Transcript]:
         "fewer seeds": {"self_seeds": dict(list(seeds.items())[1:])},
         "root": {"roots": secrets},
         "no root": {"roots": {}},
-        "contribution": {
-            "contributions": with_contribution(transcript, secret="11" * 32)
-        },
-        "message": {"contributions": with_contribution(transcript, message=OTHER)},
-        "proof": {"contributions": with_contribution(transcript, proof=())},
         "no contributions": {"contributions": {}},
     }
+    for what, change in IN_CONTRIBUTIONS.items():
+        changes[what] = {"contributions": with_contribution(transcript, change)}
     return {what: transcript.model_copy(update=c) for what, c in changes.items()}
 
 
@@ -139,10 +147,12 @@ TAMPERED = {
     "fewer seeds": "secret-set-differs",
     "root": "root-differs",
     "no root": "secret-set-differs",
-    "contribution": "contribution-differs",
-    "message": "contribution-differs",
-    "proof": "contribution-differs",
     "no contributions": "secret-set-differs",
+    "messages": "contribution-differs",
+    "contribution": "contribution-differs",
+    "hash": "contribution-differs",
+    "a hash less": "contribution-proof-size-invalid",
+    "a hash more": "contribution-proof-size-invalid",
 }
 
 
