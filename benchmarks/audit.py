@@ -44,7 +44,7 @@ def say(text: str) -> None:
 
 def plain_world() -> tuple[LongLog, World]:
     """Return an empty long log with the keys and the plan of the tests' federation."""
-    world = World(rules={"max_accounts": ENTRIES}).found()
+    world = World(rules={"max_accounts": ENTRIES}).adopt()
     parties = Parties(
         federation="tapestry",
         log=world.log_key,
@@ -60,7 +60,7 @@ def plain_world() -> tuple[LongLog, World]:
     template = world.manifest()
     privacy = template.privacy.model_copy(update={"noise_multiplier": "60"})
     template = template.model_copy(update={"privacy": privacy})
-    log = LongLog(world.entries[0], parties, template=template)
+    log = LongLog(world.entries, parties, template=template)
     log.declare(1000)
     return log, world
 

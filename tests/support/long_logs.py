@@ -45,9 +45,9 @@ class LongLog:
     """A growing log; ``entries`` and ``note`` are what an auditor or a node gets."""
 
     def __init__(
-        self, founding: bytes, parties: Parties, *, template: RoundManifest
+        self, founding: Sequence[bytes], parties: Parties, *, template: RoundManifest
     ) -> None:
-        """Start after the charter; rounds follow the plan of a template."""
+        """Start after the founding; rounds follow the plan of a template."""
         self.entries: list[bytes] = []
         self._parties, self._template = parties, template
         self._tree = Tree()
@@ -55,7 +55,8 @@ class LongLog:
         self._rounds = self._releases = 0
         self._rate = "1"
         self.now = datetime.now(UTC) - timedelta(hours=1)
-        self._append(founding)
+        for entry in founding:
+            self._append(entry)
         self._seen = self._newest()
 
     def declare(self, records: int) -> None:

@@ -23,7 +23,7 @@ from tapestry.workloads.language.base_models import build_tiny
 from tapestry_coordinator.round_plan import StartingPoint, plan_round
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
-from tapestry_governance.rules.replay import apply
+from tapestry_governance.rules.replay import apply_all
 from tests.support.federation import NAMES, RECORDS, Base, Federation
 from tests.support.long_logs import LongLog, Parties
 
@@ -50,15 +50,15 @@ class NodeUnderLog:
         self._base = base
         settings = CoordinatorSettings.read(federation.coordinator / "coordinator.toml")
         self._settings = settings
-        (charter,) = federation.entries()
-        self._founded = apply(None, charter, 0)
+        founding = federation.entries()
+        self._founded = apply_all(None, founding)
         self._number = 0
         evaluation = base.workload.evaluation(settings.training.options)
         public = federation.coordinator / "held-out"
         self._gate = gate_inputs(evaluation, read_held_out(public, evaluation))
         shutil.copytree(public, federation.nodes[NAMES[0]].directory / "held-out")
         template = self._plan(1)
-        self.log = log = LongLog(charter, _parties(federation), template=template)
+        self.log = log = LongLog(founding, _parties(federation), template=template)
         self.node = federation.nodes[NAMES[0]]
         log.declare(RECORDS)
         log.grow(size, cohort=NAMES[1:])
