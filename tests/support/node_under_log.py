@@ -51,7 +51,9 @@ class NodeUnderLog:
         settings = CoordinatorSettings.read(federation.coordinator / "coordinator.toml")
         self._settings = settings
         founding = federation.entries()
-        self._founded = apply_all(None, founding)
+        founded = apply_all(None, founding)
+        assert founded is not None
+        self._founded = founded
         self._number = 0
         evaluation = base.workload.evaluation(settings.training.options)
         public = federation.coordinator / "held-out"
