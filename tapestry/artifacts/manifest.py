@@ -16,7 +16,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tapestry.artifacts.closed_list import ClosedList
+from tapestry.artifacts.closed_list import MANIFEST, PROOFS, ClosedList
 from tapestry.artifacts.foreign_files import Inventory, take_inventory
 from tapestry.encoding import digest_file
 from tapestry.errors import (
@@ -28,8 +28,8 @@ from tapestry.errors import (
 from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.schema import Digest, FileName, Strict, check_ascending, check_file_name
 
-FOLDER = "tapestry"
-FILE = "manifest.json"
+FOLDER = PROOFS
+FILE = MANIFEST
 DIFFERS = frozenset({"manifest-file-changed", "manifest-file-missing"})  # codes
 _LIMIT = 4 << 20
 
@@ -168,14 +168,21 @@ def read_folder(
 
     Raises:
         ForeignFileError: The folder holds links, or files that have no place there.
-        IncompleteError: The manifest is empty.
+        IncompleteError: The manifest is empty, or ``tapestry/`` lacks it.
         ProtocolError: The manifest is not canonical.
         ResourceError: A file cannot be read.
         VerificationError: A file is not as listed.
     """
     with reading(folder):
         if not (folder / FOLDER / FILE).exists():
-            for name in kind.names(folder):
+            names = kind.names(folder)
+            if (folder / FOLDER).exists():
+                raise IncompleteError(
+                    f"{folder.name}: {FOLDER}/ holds no {FILE}; get the folder again,"
+                    f" or remove {FOLDER}/ where the model was not published",
+                    code="manifest-missing",
+                )
+            for name in names:
                 take(name)
             return None
         manifest = read(folder)
