@@ -36,6 +36,7 @@ from tapestry.schema import check_file_name
 from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.note import MAX_BYTES
+from tapestry.tlog.trust_policy import TrustPolicy
 
 MANIFEST = "MANIFEST.sha256"
 POLICY = "trust-policy.txt"
@@ -168,7 +169,7 @@ def write_bundle(
     Args:
         folder: A folder that does not exist yet.
         public: The log's public folder: ``checkpoint`` and ``tile/``.
-        trust: The trust policy file.
+        trust: The trust policy file, which the bundle has in its printed spelling.
         genesis: The digest of entry 0.
         artifacts: Folders of releases and adapters, by the name in the log. A
             folder of which only ``tapestry/`` is copied is still checked by name.
@@ -176,13 +177,14 @@ def write_bundle(
 
     Raises:
         ConfigError: The folder exists already.
+        ProtocolError: The trust policy is none.
         IncompleteError: The log has no cosigned checkpoint yet.
         ResourceError: A file cannot be copied.
     """
     try:
         folder.mkdir(parents=True)
         _write_log(folder, public)
-        (folder / POLICY).write_bytes(trust)
+        (folder / POLICY).write_bytes(TrustPolicy.parse(trust).encode())
         (folder / GENESIS).write_text(f"{genesis}\n", encoding="ascii")
         for name, source in artifacts.items():
             check_file_name(name)
