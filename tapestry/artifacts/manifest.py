@@ -146,8 +146,8 @@ def verify(folder: Path, manifest: Manifest) -> None:
         for file in manifest.files:
             path = found.files.get(file.name)
             if path is not None:
-                size, content = path.stat().st_size, digest_file(path)
-                here = File(name=file.name, size=size, content=content)
+                _check_size(path, file)
+                here = file.model_copy(update={"content": digest_file(path)})
                 _check_listed(folder, file, here)
     found.refuse_foreign(folder.name)
 
@@ -161,7 +161,8 @@ def read_folder(
 
     Guarantees:
         On return all files of the folder were taken, and no other lay there; the bytes
-        that were taken are those of the manifest, if there is one.
+        that were taken are those of the manifest, if there is one. A file of another
+        size than listed is not read.
 
     Returns:
         The digest of the manifest; None where the folder has none.
@@ -190,6 +191,7 @@ def read_folder(
         _check_stock(folder, stock)
         for file in manifest.files:
             if file.name in stock.files and kind.files.fullmatch(file.name):
+                _check_size(stock.files[file.name], file)
                 _check_listed(folder, file, take(file.name))
     stock.refuse_foreign(folder.name)
     kind.check(folder)
@@ -215,6 +217,16 @@ def _check_stock(folder: Path, stock: Inventory) -> None:
     if stock.odd:
         raise VerificationError(
             f"{folder.name}: {stock.odd[0]} is no plain file", code="file-not-plain"
+        )
+
+
+def _check_size(path: Path, listed: File) -> None:
+    """Compare a size before anything is read: a hole of a terabyte costs nothing."""
+    if path.stat().st_size != listed.size:
+        raise VerificationError(
+            f"{path} was changed: it has not the {listed.size} bytes that its manifest"
+            " lists; get it again",
+            code="manifest-file-changed",
         )
 
 

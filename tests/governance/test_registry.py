@@ -189,7 +189,7 @@ def test_a_pipe_beside_the_weights_is_refused_without_waiting(tmp_path: Path) ->
     [
         (adapter_folder.CONFIG, "pipe", "file-not-plain"),
         (adapter_folder.CONFIG, "endless", "foreign-file"),
-        (adapter_folder.CONFIG, "huge", "file-too-large"),
+        (adapter_folder.CONFIG, "huge", "manifest-file-changed"),
         (f"{manifest.FOLDER}/{manifest.FILE}", "pipe", "file-not-plain"),
         (f"{manifest.FOLDER}/{manifest.FILE}", "endless", "file-not-plain"),
         (f"{manifest.FOLDER}/{manifest.FILE}", "huge", "file-too-large"),
@@ -217,6 +217,26 @@ def test_programs_do_not_hide_beside_the_manifest(tmp_path: Path, name: str) -> 
     path.write_text("import os\n")
     with refused(ForeignFileError, "foreign-file", match=f"tapestry/{name[:4]}"):
         registry.check_folder(folder)
+
+
+@pytest.mark.parametrize("kind", ["release", "adapter"])
+def test_no_file_of_another_size_than_listed_is_read(tmp_path: Path, kind: str) -> None:
+    """Whatever its limit is: a hole of a terabyte, or one byte more or less."""
+    folder = _published(kind, tmp_path / "thing")
+    for file in manifest.read(folder).files:
+        path = folder / file.name
+        content = path.read_bytes()
+        for size in (1 << 40, file.size + 1, file.size - 1):
+            os.truncate(path, size)
+            for read in READERS[kind]:
+                with refused(VerificationError, "manifest-file-changed") as caught:
+                    read(folder)
+                assert file.name in str(caught.value)
+            with refused(VerificationError, "manifest-file-changed"):
+                manifest.verify(folder, manifest.read(folder))
+        path.write_bytes(content)
+    for read in READERS[kind]:
+        read(folder)
 
 
 PROOF_NAMES = {

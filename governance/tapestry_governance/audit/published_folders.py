@@ -55,10 +55,12 @@ def check_artifacts(
     state: FederationState,
     entries: EntriesByIndex,
     policy: bytes,
+    listed: Mapping[str, Mapping[str, str]] | None = None,
 ) -> CheckedArtifacts:
     """Check every folder; the fault of one is no other's.
 
-    ``folders`` are by the name in the log; a release holds ``policy`` as well.
+    ``folders`` are by the name in the log; a release holds ``policy`` as well, and
+    ``listed`` has the digests of artifacts' files where another list has them, too.
 
     Guarantees:
         Each file of a folder without a fault is in its manifest, or is the manifest, or
@@ -73,7 +75,9 @@ def check_artifacts(
         folder = folders[name]
         try:
             with reading(folder):
-                _check_manifest(folder, name, state)
+                _check_manifest(
+                    folder, name, state, listed=(listed or {}).get(name, {})
+                )
                 check_copies(folder, name, state=state, entries=entries, policy=policy)
                 if _is_whole(folder, name):
                     found.check_model(folder, name)
@@ -115,15 +119,21 @@ class _Findings:
             self.fitted.add(name)
 
 
-def _check_manifest(folder: Path, name: str, state: FederationState) -> None:
+def _check_manifest(
+    folder: Path, name: str, state: FederationState, *, listed: Mapping[str, str]
+) -> None:
     published = state.releases.get(name) or state.adapters.get(name)
     if published is None:
         message = f"artifact {name} is not in the log"
         raise VerificationError(message, code="artifact-not-in-log")
-    found, wanted = manifest.read(folder).digest, published.manifest_digest
-    if found != wanted:
-        message = f"{name}: manifest {found}, in the log is {wanted}"
+    found, wanted = manifest.read(folder), published.manifest_digest
+    if found.digest != wanted:
+        message = f"{name}: manifest {found.digest}, in the log is {wanted}"
         raise VerificationError(message, code="manifest-differs")
+    for file in found.files:
+        if listed.get(file.name, file.content) != file.content:
+            message = f"{name}: {file.name} was changed; get the folder again"
+            raise VerificationError(message, code="manifest-file-changed")
 
 
 def _is_whole(folder: Path, name: str) -> bool:

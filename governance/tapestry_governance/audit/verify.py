@@ -3,7 +3,8 @@
 Each step either holds, with counts, or ends the audit with the code of the rule that
 is broken::
 
-    files        every file is listed and as listed; nothing else is there
+    files        every file is listed and as listed; nothing else is there; the files
+                 of artifacts are read in their step, when the log has named them
     trust        the log and the witnesses that this audit trusts
     signatures   the log and a quorum of witnesses signed the checkpoint
     log          the entries are under its root, and every tile follows from them
@@ -188,8 +189,9 @@ def verdict_of(error: TapestryError) -> AuditVerdict:
 
 def _files(audit: Audit) -> Found:
     audit.bundle = open_bundle(audit.folder)
-    count = len(audit.bundle.files)
-    return f"{count} files, each as listed", {"files": count}
+    count, later = len(audit.bundle.files), len(audit.bundle.unread)
+    but = f", {later} of them compared with the log below" if later else ""
+    return f"{count} files, each as listed{but}", {"files": count}
 
 
 def _trust(audit: Audit) -> Found:
@@ -380,7 +382,11 @@ def _sums(audit: Audit) -> Found:
 def _artifacts(audit: Audit) -> Found:
     state, folders = audit.state, audit.bundle.artifacts
     found = check_artifacts(
-        folders, state=state, entries=audit.entries, policy=audit.bundle.policy
+        folders,
+        state=state,
+        entries=audit.entries,
+        policy=audit.bundle.policy,
+        listed=audit.bundle.artifact_digests,
     )
     audit.faults = found.faults
     if found.faults:

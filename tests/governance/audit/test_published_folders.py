@@ -213,7 +213,7 @@ def demo(tmp_path: Path) -> Demo:
 @pytest.mark.parametrize(
     ("faulty", "file", "code"),
     [
-        ("base-2", "model.safetensors", "file-size-invalid"),
+        ("base-2", "model.safetensors", "manifest-file-changed"),
         ("base-2", "tapestry/release.tlog-proof", "proof-malformed"),
         ("base-2", "tapestry/manifest.json", "json-invalid"),
         ("fr-culture", "adapter_config.json", "manifest-file-changed"),
