@@ -7,8 +7,9 @@ the folder that modules are imported from (scripts, headers, manuals).
 
 Guarantees:
     Fails closed: a requirement that is not installed, a package without a RECORD or
-    with one that does not cover its code, and a package that another copy hides
-    from imports, are errors.
+    with one that does not cover its code, and a package of which another copy hides
+    a module from imports, are errors; so is a module that hides one of the standard
+    library.
 
 Not protected:
     Compiled modules (``__pycache__``), ``.pth`` files, the standard library and the
@@ -23,9 +24,11 @@ import json
 import os
 import stat
 import sys
+import sysconfig
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, PathFinder
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
@@ -41,6 +44,9 @@ _INSTALLERS = frozenset(
     }
 )
 _SHA256 = "sha256="
+_SUFFIXES = frozenset({*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES})
+# Opacus installs these two, which nothing imports; sources have such folders as well.
+_NEVER_IMPORTED = frozenset({"benchmarks", "examples"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +94,9 @@ def required_packages(project: str, extra: str) -> list[InstalledPackage]:
 
     Raises:
         ResourceError: A package is not installed, has no RECORD that covers its code,
-            or is hidden by another copy.
+            or is hidden by another copy; or a module of the standard library is.
     """
+    require_standard_library(sys.path)
     found: dict[str, importlib.metadata.Distribution] = {}
     pending, followed = [(canonicalize_name(project), extra)], set[tuple[str, str]]()
     while pending:
@@ -201,23 +208,88 @@ def _invalid(name: str, what: str) -> ResourceError:
     )
 
 
-def _require_visible(name: str, folder: Path, paths: list[str]) -> None:
-    """Require that an import of the package's own name finds these files."""
-    module = name.replace("-", "_")
-    is_own = f"{module}/__init__.py" in paths or f"{module}.py" in paths
-    if not is_own or module in sys.stdlib_module_names:
-        return
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        return  # its own file is missing, which a check of the files tells
-    origin = Path(spec.origin)
-    place = origin.parent.parent if f"{module}/__init__.py" in paths else origin.parent
-    if place.resolve() != folder.resolve():
-        raise ResourceError(
-            f"package {name} is installed in {folder}, but {module} is imported from"
-            f" {origin}; remove that copy, or unset PYTHONPATH",
-            code="package-hidden",
-        )
+def _require_visible(name: str, folder: Path, paths: Iterable[str]) -> None:
+    """Require that an import of each module of a package finds a file of its RECORD."""
+    for module, recorded in _modules(paths).items():
+        top = module.partition(".")[0]
+        if top in sys.stdlib_module_names or top in _NEVER_IMPORTED:
+            continue
+        origin = _origin(module)
+        if origin is None:
+            continue  # its own file is missing, which a check of the files tells
+        if Path(origin).resolve() not in {
+            (folder / path).resolve() for path in recorded
+        }:
+            raise ResourceError(
+                f"package {name} is installed in {folder}, but {module} is imported"
+                f" from {origin}; remove that copy, or unset PYTHONPATH",
+                code="package-hidden",
+            )
+
+
+def _modules(paths: Iterable[str]) -> dict[str, set[str]]:
+    """Map modules to the files that define each: at the top, or in a namespace."""
+    code: list[tuple[list[str], str, str]] = []
+    packages: dict[str, set[str]] = {}
+    for path in paths:
+        *folders, file = path.split("/")
+        stem, _, suffix = file.partition(".")
+        if f".{suffix}" in _SUFFIXES and all(map(str.isidentifier, (*folders, stem))):
+            code.append((folders, stem, path))
+            if stem == "__init__":
+                packages.setdefault(".".join(folders), set()).add(path)
+    found: dict[str, set[str]] = {}
+    for folders, stem, path in code:
+        above = (".".join(folders[:depth]) for depth in range(1, len(folders) + 1))
+        package = next((each for each in above if each in packages), None)
+        if package is None:
+            found.setdefault(".".join((*folders, stem)), set()).add(path)
+        else:
+            found[package] = packages[package]
+    return found
+
+
+def _origin(module: str) -> str | None:
+    """Find the file that an import would load, and import nothing.
+
+    Edge cases:
+        A module or package in the place of a namespace hides all that is in it.
+    """
+    top, *names = module.split(".")
+    spec = find_spec(top)
+    for name in names:
+        if spec is None or spec.has_location:
+            break
+        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations or ()))
+    return None if spec is None else spec.origin
+
+
+def require_standard_library(search_path: Sequence[str]) -> None:
+    """Require that no entry before the standard library hides a module of it.
+
+    Edge cases:
+        The folder of the program that was started, the present folder and those of
+        ``PYTHONPATH`` may hold any other modules.
+
+    Raises:
+        ResourceError: An entry holds a module of such a name; remove or rename it.
+    """
+    library = Path(sysconfig.get_path("stdlib")).resolve()
+    archive = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
+    before = []
+    for entry in search_path:
+        if Path(entry).resolve() == library:
+            break
+        if Path(entry).name != archive:
+            before.append(entry)
+    for name in sorted(sys.stdlib_module_names - set(sys.builtin_module_names)):
+        spec = PathFinder.find_spec(name, before)
+        if spec is not None and spec.has_location:
+            raise ResourceError(
+                f"module {name} of the standard library is imported from {spec.origin};"
+                " rename that file, or unset PYTHONPATH",
+                code="standard-library-hidden",
+            )
 
 
 def _sha256(path: Path) -> str:

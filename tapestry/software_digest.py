@@ -17,7 +17,8 @@ Guarantees:
 
 Not protected:
     The digest states what RECORDs say; ``installed_files`` compares the files with
-    them. The standard library is known by its version only; C libraries, drivers and
+    them. The standard library is known by its version only, and no
+    module on the search path may hide one of its; C libraries, drivers and
     the processor are not known. Threads are left out: they change the order of a sum,
     so the last bits of one node's update, and each machine has its own number of
     them. What a process sets in torch itself (dtype, precision of products) is set by

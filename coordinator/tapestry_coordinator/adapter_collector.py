@@ -5,6 +5,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from tapestry.artifacts import manifest
+from tapestry.artifacts.adapter_folder import ACCOUNTED, PUBLISHED
 from tapestry.errors import ProtocolError, ResourceError, TapestryError
 from tapestry.protocol.messages import (
     Message,
@@ -17,6 +19,7 @@ from tapestry.storage import durable_files
 from tapestry_coordinator.refusals import read_reply
 from tapestry_coordinator.run_context import RunContext
 from tapestry_governance import registry
+from tapestry_governance.audit.published_folders import check_copies
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.model_events import AdapterPublished
 
@@ -50,16 +53,20 @@ def collect_adapters(run: RunContext) -> None:
 
 
 def keep_adapter(run: RunContext, node: str, reply: Message) -> str:
-    """Store an adapter's files, check them against the rules, and log its entries.
+    """Store an adapter's files, check them as an audit will, and log its entries.
 
     Guarantees:
         A node's publication touches no adapter of another node. The former files under
         its name are replaced when the log has taken the new entry, and not before.
-        After an error nothing of the publication is kept.
+        Beside the manifest lie the account and the publication as they were handed in
+        for the log, whatever the node sent there. An audit of the log with both entries
+        would find no fault in the folder. After an error no file is kept, and no entry
+        was appended unless the disk failed.
 
     Raises:
         ProtocolError, VerificationError, IncompleteError: The files break a rule of
-            the registry, or are not the files that the entry names.
+            the registry, or are not those that the log will name.
+        ForeignFileError: A file is no part of an adapter.
         RuleError: The log's rules refuse an entry.
         ResourceError: The disk is full or failing.
     """
@@ -82,11 +89,21 @@ def keep_adapter(run: RunContext, node: str, reply: Message) -> str:
     folder = run.directory / "adapters" / published.name
     draft = folder.with_name(f".{published.name}")
     with durable_files.replace_folder(folder, draft=draft):
-        _write(draft, dict(zip(names, files, strict=True)))
+        copies = {ACCOUNTED: accounted, PUBLISHED: entry}
+        own = {f"{manifest.FOLDER}/{name}": data for name, data in copies.items()}
+        _write(draft, dict(zip(names, files, strict=True)) | own)
         found = registry.check_folder(draft)
         registry.check_entry(found, published)
         base = run.directory / "releases" / published.base
         registry.check_fit(found, registry.read_base(base))
+        foreseen = run.publisher.foresee((accounted, entry))
+        check_copies(
+            draft,
+            published.name,
+            state=foreseen.state,
+            entries=foreseen,
+            policy=run.trust,
+        )
         for each in (accounted, entry):
             run.publisher.add(each)
     return published.name

@@ -7,6 +7,7 @@ appended, so an event that would break the log is refused here.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tapestry.encoding import digest
@@ -24,11 +25,27 @@ from tapestry_coordinator.refusals import read_reply
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.log.writer import Log
+from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_all
 
 _logger = logging.getLogger(__name__)
 _PASSES = 3  # rounds of cosigning in which nodes may add entries
 _PETITIONS = 4  # new entries that a node may add in one pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeseenLog:
+    """The log as it will be when it has taken some more entries."""
+
+    state: FederationState
+    log: Log
+    added: tuple[bytes, ...]
+
+    def __getitem__(self, index: int, /) -> bytes:
+        """Return the entry at an index."""
+        if index >= self.log.size:
+            return self.added[index - self.log.size]
+        return self.log.entries(index, index + 1)[0]
 
 
 class LogPublisher:
@@ -113,6 +130,16 @@ class LogPublisher:
         if following is not None:
             self.state = following
         return index
+
+    def foresee(self, entries: Sequence[bytes]) -> ForeseenLog:
+        """Return the log as ``add`` of these entries would make it; append nothing.
+
+        Raises:
+            RuleError, VerificationError, ProtocolError: ``add`` would refuse an entry.
+        """
+        added = tuple(entry for entry in entries if self.log.find(entry) is None)
+        state = apply_all(self.state, added) or self.state
+        return ForeseenLog(state=state, log=self.log, added=added)
 
     def approve(self, entries: Sequence[bytes]) -> None:
         """Check entries against the rules as ``add`` does, but append nothing.

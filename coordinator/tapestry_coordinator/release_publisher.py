@@ -13,10 +13,12 @@ more folder ``tapestry/`` inside::
 from pathlib import Path
 
 from tapestry.artifacts import manifest as manifests
+from tapestry.artifacts.model_folder import ENTRY, POLICY, PROOF
 from tapestry.errors import InconsistentLog
 from tapestry.model.release_draft import ReleaseDraft
 from tapestry.model.replica import Replica
 from tapestry.storage import durable_files
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.run_context import RunContext
 from tapestry_governance.events.model_events import ReleasePublished
@@ -102,6 +104,6 @@ def write_files(folder: Path, draft: ReleaseDraft) -> None:
 def attach_proof(folder: Path, *, log: Log, index: int, trust: bytes) -> None:
     """Put the log entry and its proof next to the manifest."""
     place = folder / manifests.FOLDER
-    (place / "release.entry").write_bytes(log.entries(index, index + 1)[0])
-    (place / "release.tlog-proof").write_bytes(log.proof(index))
-    (place / "trust-policy.txt").write_bytes(trust)
+    (place / ENTRY).write_bytes(log.entries(index, index + 1)[0])
+    (place / PROOF).write_bytes(log.proof(index))
+    (place / POLICY).write_bytes(TrustPolicy.parse(trust).encode())

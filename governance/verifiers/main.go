@@ -115,7 +115,7 @@ type head struct {
 // policy is whom we trust.
 type policy struct {
 	origin string
-	known  note.Verifiers
+	order  []note.Verifier // the log, then the witnesses as they were named
 	quorum int
 }
 
@@ -135,13 +135,40 @@ func newPolicy(log string, witnesses []string, quorum int) (*policy, error) {
 		}
 		known = append(known, w)
 	}
-	return &policy{signer.Name(), note.VerifierList(known...), quorum}, nil
+	return &policy{signer.Name(), known, quorum}, nil
 }
 
-// open checks signatures and quorum, then reads the three lines.
+// checkSpelling demands the line of the log, then lines of witnesses in their order,
+// and no other byte. A note may hold more by its format, ours does not.
+func (p *policy) checkSpelling(msg []byte, opened *note.Note) error {
+	spelled, next := opened.Text+"\n", 0
+	for at, s := range opened.Sigs {
+		for next < len(p.order) && (p.order[next].Name() != s.Name || p.order[next].KeyHash() != s.Hash) {
+			next++
+		}
+		if next == len(p.order) || (at == 0 && next != 0) {
+			return fmt.Errorf("line of %s is not in its place", s.Name)
+		}
+		next++
+		raw, err := base64.StdEncoding.DecodeString(s.Base64)
+		if err != nil {
+			return err
+		}
+		spelled += "\u2014 " + s.Name + " " + base64.StdEncoding.EncodeToString(raw) + "\n"
+	}
+	if spelled != string(msg) {
+		return fmt.Errorf("lines that are of none of these keys")
+	}
+	return nil
+}
+
+// open checks signatures, spelling and quorum, then reads the three lines.
 func (p *policy) open(msg []byte) (head, error) {
-	opened, err := note.Open(msg, p.known)
+	opened, err := note.Open(msg, note.VerifierList(p.order...))
 	if err != nil {
+		return head{}, err
+	}
+	if err := p.checkSpelling(msg, opened); err != nil {
 		return head{}, err
 	}
 	signed, cosigned := false, 0

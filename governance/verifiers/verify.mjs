@@ -91,16 +91,17 @@ async function openCheckpoint(note, log, witnesses, quorum) {
   demand(gap > 0 && note.endsWith("\n"), "shape of the note");
   const text = note.slice(0, gap + 1);
   const signers = new Set();
+  const order = [log, ...witnesses];
+  let next = 0; // the log's line comes first, then those of witnesses as they were named
   for (const line of note.slice(gap + 2, -1).split("\n")) {
     const match = /^— ([^ +]+) ([A-Za-z0-9+/=]+)$/.exec(line);
     demand(match, `signature line ${line}`);
     const blob = base64(match[2]);
-    for (const key of [log, ...witnesses]) {
-      if (key.name !== match[1] || !equal(key.id, blob.slice(0, 4))) continue;
-      demand(!signers.has(key), `one signature of ${key.name}`);
-      demand(await verifySignature(key, text, blob.slice(4)), `signature of ${key.name}`);
-      signers.add(key);
-    }
+    const at = order.findIndex((key) => key.name === match[1] && equal(key.id, blob.slice(0, 4)));
+    demand(at >= next && (next > 0 || at === 0), `place of the line of ${match[1]}`);
+    demand(await verifySignature(order[at], text, blob.slice(4)), `signature of ${match[1]}`);
+    signers.add(order[at]);
+    next = at + 1;
   }
   demand(signers.has(log), "signature of the log");
   demand(signers.size - 1 >= quorum, `quorum with ${signers.size - 1} cosignatures`);
@@ -208,7 +209,7 @@ async function verifyEntry(entry, signers) {
 // the files
 
 const { readFile } = await import("node:fs/promises");
-const utf8 = new TextDecoder("utf-8", { fatal: true });
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const args = process.argv.slice(2);
 if (/^[^ +]+\+[0-9a-f]{8}\+/.test(args[1])) {
   const [file, ...keys] = args;

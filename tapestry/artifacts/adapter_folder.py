@@ -33,6 +33,7 @@ from tapestry.vectors import FloatVector
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 CARD = "README.md"
+PUBLISHED, ACCOUNTED = "published.entry", "accounted.entry"
 MAX_RANK = 256
 FILES = ClosedList(
     what="an adapter",
@@ -41,6 +42,7 @@ FILES = ClosedList(
         r"|LICENSE(\.[A-Za-z0-9-]{1,20})?|\.eval_results/[A-Za-z0-9_-]{1,60}\.yaml"
     ),
     folders=frozenset({".eval_results"}),
+    proofs=frozenset({PUBLISHED, ACCOUNTED}),
 )
 
 _TENSOR = re.compile(r"base_model\.model\.([A-Za-z0-9_.]{1,300})\.lora_([AB])\.weight")

@@ -16,19 +16,17 @@ from pathlib import Path
 from tapestry.artifacts.foreign_files import refuse
 from tapestry.inputs.plain_file import reading
 
-PROOFS = "tapestry"  # manifest, log entry and proof of a release or adapter
-
-_PROOF = re.compile(
-    rf"{PROOFS}/[A-Za-z0-9_.-]{{1,100}}\.(json|entry|sig|tlog-proof|txt)"
-)
+PROOFS = "tapestry"  # the folder of the manifest and of what proves it
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedList:
-    """The files that a kind of folder may hold, beside proofs."""
+    """The files that a kind of folder may hold."""
 
     what: str
     files: re.Pattern[str]  # of paths relative to the folder
+    proofs: frozenset[str]  # under ``tapestry/``, beside the manifest
     folders: frozenset[str] = field(default=frozenset())
 
     def check(self, folder: Path) -> None:
@@ -73,5 +71,6 @@ class ClosedList:
     def _belongs(self, name: str, mode: int) -> bool:
         if name == PROOFS or name in self.folders:
             return stat.S_ISDIR(mode)
-        known = self.files.fullmatch(name) or _PROOF.fullmatch(name)
-        return stat.S_ISREG(mode) and known is not None
+        proofs = {f"{PROOFS}/{proof}" for proof in (MANIFEST, *self.proofs)}
+        known = self.files.fullmatch(name) is not None or name in proofs
+        return known and stat.S_ISREG(mode)

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tapestry.artifacts.closed_list import ClosedList
+from tapestry.artifacts.closed_list import MANIFEST, PROOFS, ClosedList
 from tapestry.artifacts.foreign_files import Inventory, take_inventory
 from tapestry.encoding import digest_file
 from tapestry.errors import (
@@ -28,8 +28,8 @@ from tapestry.errors import (
 from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.schema import Digest, FileName, Strict, check_ascending, check_file_name
 
-FOLDER = "tapestry"
-FILE = "manifest.json"
+FOLDER = PROOFS
+FILE = MANIFEST
 DIFFERS = frozenset({"manifest-file-changed", "manifest-file-missing"})  # codes
 _LIMIT = 4 << 20
 
@@ -146,8 +146,8 @@ def verify(folder: Path, manifest: Manifest) -> None:
         for file in manifest.files:
             path = found.files.get(file.name)
             if path is not None:
-                size, content = path.stat().st_size, digest_file(path)
-                here = File(name=file.name, size=size, content=content)
+                _check_size(path, file)
+                here = file.model_copy(update={"content": digest_file(path)})
                 _check_listed(folder, file, here)
     found.refuse_foreign(folder.name)
 
@@ -161,21 +161,29 @@ def read_folder(
 
     Guarantees:
         On return all files of the folder were taken, and no other lay there; the bytes
-        that were taken are those of the manifest, if there is one.
+        that were taken are those of the manifest, if there is one. A file of another
+        size than listed is not read.
 
     Returns:
         The digest of the manifest; None where the folder has none.
 
     Raises:
         ForeignFileError: The folder holds links, or files that have no place there.
-        IncompleteError: The manifest is empty.
+        IncompleteError: The manifest is empty, or ``tapestry/`` lacks it.
         ProtocolError: The manifest is not canonical.
         ResourceError: A file cannot be read.
         VerificationError: A file is not as listed.
     """
     with reading(folder):
         if not (folder / FOLDER / FILE).exists():
-            for name in kind.names(folder):
+            names = kind.names(folder)
+            if (folder / FOLDER).exists():
+                raise IncompleteError(
+                    f"{folder.name}: {FOLDER}/ holds no {FILE}; get the folder again,"
+                    f" or remove {FOLDER}/ where the model was not published",
+                    code="manifest-missing",
+                )
+            for name in names:
                 take(name)
             return None
         manifest = read(folder)
@@ -183,6 +191,7 @@ def read_folder(
         _check_stock(folder, stock)
         for file in manifest.files:
             if file.name in stock.files and kind.files.fullmatch(file.name):
+                _check_size(stock.files[file.name], file)
                 _check_listed(folder, file, take(file.name))
     stock.refuse_foreign(folder.name)
     kind.check(folder)
@@ -208,6 +217,16 @@ def _check_stock(folder: Path, stock: Inventory) -> None:
     if stock.odd:
         raise VerificationError(
             f"{folder.name}: {stock.odd[0]} is no plain file", code="file-not-plain"
+        )
+
+
+def _check_size(path: Path, listed: File) -> None:
+    """Compare a size before anything is read: a hole of a terabyte costs nothing."""
+    if path.stat().st_size != listed.size:
+        raise VerificationError(
+            f"{path} was changed: it has not the {listed.size} bytes that its manifest"
+            " lists; get it again",
+            code="manifest-file-changed",
         )
 
 

@@ -58,6 +58,7 @@ SPECIAL = "special_tokens_map.json"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+ENTRY, PROOF, POLICY = "release.entry", "release.tlog-proof", "trust-policy.txt"
 FILES = ClosedList(
     what="a model",
     files=re.compile(
@@ -68,6 +69,7 @@ FILES = ClosedList(
         r"|spiece\.model|sentencepiece\.bpe\.model|chat_template\.jinja|README\.md"
         r"|(LICEN[CS]E|NOTICE|Notice|COPYING|USE_POLICY)(-[A-Za-z0-9_]{1,20})?(\.(md|txt))?"
     ),
+    proofs=frozenset({ENTRY, PROOF, POLICY}),
 )
 LIMITS = TensorLimits(header_bytes=16 << 20, file_bytes=1 << 42, tensors=100_000)
 

@@ -93,10 +93,11 @@ class Proof:
 
         Raises:
             ProtocolError: The checkpoint of the proof is malformed.
-            VerificationError: Log signature, cosignature or inclusion is wrong.
+            VerificationError: Log signature, cosignature or inclusion is wrong, or the
+                checkpoint is not spelled as the log writes it.
             QuorumError: Too few witnesses have cosigned the checkpoint.
         """
-        opened = trust.open(self.checkpoint)
+        opened = trust.open_published(self.checkpoint)
         verify_inclusion(
             leaf_hash(entry),
             index=self.index,

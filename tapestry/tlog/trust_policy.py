@@ -17,7 +17,7 @@ has one, must not be listed.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -97,12 +97,25 @@ class TrustPolicy:
 
     def __post_init__(self) -> None:
         """Refuse what the file format refuses."""
-        _check_keys(self)
-        _check_names(self)
+        listed = _Listed()
+        try:
+            for log in self.logs:
+                listed.add_log(log)
+            for witness in self.witnesses:
+                listed.add_witness(witness)
+            for group in self.groups:
+                listed.add_group(group)
+            if not listed.has([self.quorum]):
+                raise _inconsistent("names a quorum that it does not define")
+        except ProtocolError as error:
+            raise ProtocolError(f"the trust policy {error}", code=error.code) from None
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read a policy file.
+
+        Guarantees:
+            An error quotes no word of the file, which may be a key or hold records.
 
         Raises:
             ProtocolError: The bytes are not a policy, or the policy contradicts itself.
@@ -111,34 +124,55 @@ class TrustPolicy:
         witnesses: list[Witness] = []
         groups: list[WitnessGroup] = []
         quorums: list[str] = []
-        defined = {NONE}
+        listed = _Listed()
         for number, words in _lines(data):
-            match words:
-                case ["log", key, *url] if len(url) < 2:
-                    logs.append(LogKey(key=VerifyKey.parse(key), url=_only(url)))
-                case ["witness", name, key, *url] if len(url) < 2:
-                    witness = VerifyKey.parse(key)
-                    witnesses.append(Witness(name=name, key=witness, url=_only(url)))
-                    defined.add(name)
-                case ["group", name, count, *members] if defined.issuperset(members):
-                    groups.append(_group(name, count, members))
-                    defined.add(name)
-                case ["quorum", name] if name in defined:
-                    quorums.append(name)
-                case _:
-                    # Its words stay untold: the file may be a key or hold records.
-                    raise _malformed(
-                        f"line {number} is no log, witness, group or quorum line, or"
-                        " names what no line before it defines"
-                    )
+            try:
+                match words:
+                    case ["log", key, *url] if len(url) < 2:
+                        logs.append(LogKey(key=_key(key), url=_only(url)))
+                        listed.add_log(logs[-1])
+                    case ["witness", name, key, *url] if len(url) < 2:
+                        witness = Witness(name=name, key=_key(key), url=_only(url))
+                        witnesses.append(witness)
+                        listed.add_witness(witness)
+                    case ["group", name, count, *members] if listed.has(members):
+                        groups.append(_group(name, count, members))
+                        listed.add_group(groups[-1])
+                    case ["quorum", name] if listed.has([name]):
+                        quorums.append(name)
+                    case _:
+                        raise _malformed(
+                            "is no log, witness, group or quorum line, or names what no"
+                            " line before it defines"
+                        )
+            except ProtocolError as error:
+                said = f"trust policy: line {number} {error}; ask for the file again"
+                raise ProtocolError(said, code=error.code) from None
         if len(quorums) != 1:
-            raise _malformed(f"{len(quorums)} quorum lines, want one")
+            raise _malformed(f"trust policy: {len(quorums)} quorum lines, want one")
         return cls(
             logs=tuple(logs),
             witnesses=tuple(witnesses),
             groups=tuple(groups),
             quorum=quorums[0],
         )
+
+    @classmethod
+    def parse_printed(cls, data: bytes) -> Self:
+        """Read a policy that was printed by ``encode``, byte for byte.
+
+        Raises:
+            ProtocolError: The bytes are no policy, or spell one in another way: with
+                comments, blank lines, other blanks, or in another order.
+        """
+        trust = cls.parse(data)
+        if trust.encode() != data:
+            raise ProtocolError(
+                "trust policy: it is spelled with comments, blanks or an order of its"
+                " own; get the file again as it was published",
+                code="trust-policy-respelled",
+            )
+        return trust
 
     @classmethod
     def of_members(cls, log: VerifyKey, witnesses: Sequence[VerifyKey]) -> Self:
@@ -184,6 +218,41 @@ class TrustPolicy:
                 f"checkpoint of size {opened.checkpoint.size}: "
                 f"{len(names)} cosignatures are no quorum {self.quorum!r}",
                 code="quorum-not-reached",
+            )
+        return opened
+
+    def open_published(self, data: bytes) -> CosignedCheckpoint:
+        """Open a checkpoint that counts, in a file as ``Log.publish`` writes it.
+
+        Guarantees:
+            Beside the text there is one line of the log, and then lines of witnesses of
+            this policy, in its order. So no byte of the file is without a meaning.
+
+        Edge cases:
+            Lines beyond the quorum can be cut: what is left is a checkpoint that
+            counts as well. Nothing can bind them, as they come after what they sign.
+
+        Raises:
+            ProtocolError: The bytes are not a checkpoint.
+            VerificationError: No listed log has signed, a known key's signature is
+                bad, or a line is there that is none of these, or is not in its place.
+            QuorumError: Too few witnesses have cosigned.
+        """
+        opened = self.open(data)
+        signers = [(s.name, s.key_id) for s in note.parse(data).signatures]
+        own = [w.key for w in self.witnesses]
+        origin = opened.checkpoint.origin
+        logs = [log.key for log in self.logs if log.key.name == origin]
+        cosigners = [(k.name, k.id) for k in own if (k.name, k.id) in signers[1:]]
+        if (
+            signers[:1] not in [[(k.name, k.id)] for k in logs]
+            or cosigners != signers[1:]
+        ):
+            raise VerificationError(
+                f"checkpoint of size {opened.checkpoint.size}: want one line of the"
+                " log, then lines of the trust policy's witnesses in its order, and no"
+                " other; get the file again",
+                code="checkpoint-respelled",
             )
         return opened
 
@@ -279,12 +348,13 @@ def _lines(data: bytes) -> list[tuple[int, list[str]]]:
             code="trust-policy-malformed",
         )
     if len(data) > MAX_BYTES:
-        raise _malformed(f"{len(data)} bytes are over {MAX_BYTES}")
+        raise _malformed(f"trust policy: {len(data)} bytes are over {MAX_BYTES}")
     if not data.endswith(b"\n"):
-        raise _malformed("the last line has no line end")
+        raise _malformed("trust policy: the last line has no line end")
     text = data.decode(errors="surrogateescape")  # names are opaque bytes
     if _CONTROL.search(text):
-        raise _malformed("it holds a control character; ask for the file again")
+        message = "trust policy: it holds a control character; ask for the file again"
+        raise _malformed(message)
     lines = [line.strip(" \t") for line in text.split("\n")]
     return [
         (number, _BLANK.split(line))
@@ -297,6 +367,14 @@ def _only(words: list[str]) -> str | None:
     return words[0] if words else None
 
 
+def _key(text: str) -> VerifyKey:
+    try:
+        return VerifyKey.parse(text)
+    except ProtocolError as error:
+        message = "has no verify key in its one spelling, name+id+base64"
+        raise ProtocolError(message, code=error.code) from None
+
+
 def _group(name: str, count: str, members: list[str]) -> WitnessGroup:
     if count == "all":
         threshold = len(members)
@@ -305,58 +383,61 @@ def _group(name: str, count: str, members: list[str]) -> WitnessGroup:
     elif _NUMBER.fullmatch(count):
         threshold = int(count)
     else:
-        raise _malformed(
-            f"group {name!r} has threshold {count[:20]!r}, want all, any or a number"
-        )
+        raise _malformed("has a threshold that is not all, any or a number")
     return WitnessGroup(name=name, threshold=threshold, members=tuple(members))
 
 
-def _check_keys(trust: TrustPolicy) -> None:
-    purposes = [(log.key, Algorithm.SIGNATURE) for log in trust.logs]
-    purposes += [(w.key, Algorithm.COSIGNATURE) for w in trust.witnesses]
-    seen: set[bytes | str] = set()
-    for key, purpose in purposes:
-        if key.algorithm is not purpose:
-            raise _inconsistent(
-                f"{key.keyid} has type {key.algorithm:#04x}, want {purpose:#04x}"
-            )
-        if key.public in seen or key.keyid in seen:  # ids of 4 bytes can collide
-            raise _inconsistent(f"{key.keyid} is listed twice")
-        seen |= {key.public, key.keyid}
+class _Listed:
+    """The keys and names of a policy so far, none of them there twice."""
 
+    def __init__(self) -> None:
+        self._keys: set[bytes | str] = set()
+        self._names = {NONE}
+        self._grouped = {NONE}  # never a member
 
-def _check_names(trust: TrustPolicy) -> None:
-    defined = {NONE}
-    grouped = {NONE}  # never a member
-    for name in [w.name for w in trust.witnesses]:
-        _define(name, defined)
-    for group in trust.groups:
+    def has(self, names: Iterable[str]) -> bool:
+        return self._names.issuperset(names)
+
+    def add_log(self, log: LogKey) -> None:
+        self._add_key(log.key, Algorithm.SIGNATURE)
+
+    def add_witness(self, witness: Witness) -> None:
+        self._add_key(witness.key, Algorithm.COSIGNATURE)
+        self._define(witness.name)
+
+    def add_group(self, group: WitnessGroup) -> None:
         if not 1 <= group.threshold <= len(group.members):
             raise _inconsistent(
-                f"group {group.name!r} has threshold {group.threshold}, want 1 to"
-                f" {len(group.members)}"
+                f"has a threshold that is not from 1 to {len(group.members)}, the"
+                " number of its members"
             )
         for member in group.members:
-            if member not in defined or member in grouped:
+            if member not in self._names or member in self._grouped:
                 raise _inconsistent(
-                    f"group {group.name!r}: {member!r} is not defined before it, or is"
-                    " in a group already"
+                    "has a member that is not defined before it, or is in a group"
+                    " already"
                 )
-            grouped.add(member)
-        _define(group.name, defined)
-    if trust.quorum not in defined:
-        raise _inconsistent(f"quorum {trust.quorum!r} is not defined")
+            self._grouped.add(member)
+        self._define(group.name)
 
+    def _add_key(self, key: VerifyKey, purpose: Algorithm) -> None:
+        if key.algorithm is not purpose:
+            raise _inconsistent(
+                f"has a key of type {key.algorithm:#04x}, want {purpose:#04x}"
+            )
+        if not self._keys.isdisjoint({key.public, key.keyid}):  # ids can collide
+            raise _inconsistent("has a key that is listed twice")
+        self._keys |= {key.public, key.keyid}
 
-def _define(name: str, defined: set[str]) -> None:
-    if name in defined or _BLANK.search(name) or not name:
-        raise _inconsistent(f"{name!r} is defined twice, empty or has spaces")
-    defined.add(name)
+    def _define(self, name: str) -> None:
+        if name in self._names or _BLANK.search(name) or not name:
+            raise _inconsistent("has a name that is defined twice, empty or has spaces")
+        self._names.add(name)
 
 
 def _malformed(said: str) -> ProtocolError:
-    return ProtocolError(f"trust policy: {said}", code="trust-policy-malformed")
+    return ProtocolError(said, code="trust-policy-malformed")
 
 
 def _inconsistent(said: str) -> ProtocolError:
-    return ProtocolError(f"trust policy: {said}", code="trust-policy-inconsistent")
+    return ProtocolError(said, code="trust-policy-inconsistent")

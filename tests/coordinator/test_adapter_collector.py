@@ -1,12 +1,18 @@
 """Adapters that nodes send: what the log refuses leaves the one before as it was."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tapestry.errors import RuleError, VerificationError
+from tapestry.encoding import canonical_json, decode_json
+from tapestry.errors import (
+    ForeignFileError,
+    IncompleteError,
+    RuleError,
+    VerificationError,
+)
 from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator import adapter_collector
 from tapestry_coordinator import run as driver
@@ -14,7 +20,7 @@ from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.model_events import AdapterPublished
 from tests.coordinator.conftest import Found, opened_run
-from tests.support.federation import Federation
+from tests.support.federation import Deliver, Federation
 from tests.support.refusals import refused
 
 
@@ -103,3 +109,120 @@ def test_a_publication_that_is_known_is_written_again(
     )
     assert _files(adapters) == before
     assert run.context.log.size == size
+
+
+def _beside(first: Message, change: Callable[[dict[str, bytes]], object]) -> Message:
+    """Change what lies beside the manifest of a publication; its entries stay."""
+    names = decode_json(first.body)["files"]
+    files = dict(zip(names, map(bytes, first.attachments[2:]), strict=True))
+    change(files)
+    body = canonical_json({"files": sorted(files)})
+    attachments = [*first.attachments[:2], *(files[name] for name in sorted(files))]
+    return dataclasses.replace(first, body=body, attachments=attachments)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A federation in which ``fr`` has trained, and whose publication got lost."""
+
+    federation: Federation
+    publication: Message
+
+    def files(self) -> dict[str, bytes]:
+        return _files(self.federation.coordinator / "adapters")
+
+
+@pytest.fixture
+def lost(found: Found) -> Lost:
+    federation = found(coordinator={"adapters": True})
+    sent: list[Message] = []
+
+    def lose(_name: str, request: Message, deliver: Deliver) -> None:
+        sent.append(deliver(request))
+
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, lose)
+    federation.run()
+    made = Lost(federation=federation, publication=sent[-1])
+    assert made.files()
+    assert not any(name.startswith("fr/") for name in made.files())
+    return made
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda files: files.update({"tapestry/accounted.entry": b"{}"}),
+        lambda files: files.update({"tapestry/published.entry": b""}),
+        lambda files: files.update(
+            {"tapestry/accounted.entry": files["tapestry/published.entry"]}
+        ),
+        lambda files: files.pop("tapestry/published.entry"),
+        lambda files: [
+            files.pop(f"tapestry/{n}.entry") for n in ("accounted", "published")
+        ],
+    ],
+    ids=["garbage", "empty", "swapped", "one left out", "both left out"],
+)
+def test_beside_an_adapter_lie_the_entries_that_the_log_takes(
+    lost: Lost, change: Callable[[dict[str, bytes]], object]
+) -> None:
+    given = lost.publication
+    with opened_run(lost.federation) as run:
+        adapter_collector.keep_adapter(run.context, "fr", _beside(given, change))
+        kept = lost.files()
+        assert kept["fr/tapestry/accounted.entry"] == bytes(given.attachments[0])
+        assert kept["fr/tapestry/published.entry"] == bytes(given.attachments[1])
+        run.context.publisher.publish(run.context.grid.nodes())
+    lost.federation.bundle()
+    assert lost.federation.audit().verdict is AuditVerdict.HOLDS
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.md", "release.entry", "a/b.json", "Manifest.json"]
+)
+def test_what_has_no_place_beside_an_adapter_is_refused_before_the_log_has_it(
+    lost: Lost, name: str
+) -> None:
+    with opened_run(lost.federation) as run:
+        before, size = lost.files(), run.context.log.size
+        more = _beside(
+            lost.publication, lambda files: files.update({f"tapestry/{name}": b"x"})
+        )
+        with refused(ForeignFileError, "foreign-file"):
+            adapter_collector.keep_adapter(run.context, "fr", more)
+        assert run.context.log.size == size
+        assert lost.files() == before
+
+
+def test_an_account_of_another_entry_is_refused_before_the_log_has_the_adapter(
+    lost: Lost,
+) -> None:
+    """The true one may come by another way; the folder would not be the log's."""
+    true, *rest = map(bytes, lost.publication.attachments)
+    with opened_run(lost.federation) as run:
+        run.context.publisher.add(true)
+        size, (other,) = run.context.log.size, run.context.log.entries(1, 2)
+        swapped = dataclasses.replace(lost.publication, attachments=[other, *rest])
+        with refused(VerificationError, "own-entry-differs"):
+            adapter_collector.keep_adapter(run.context, "fr", swapped)
+        assert run.context.log.size == size
+        assert not any(name.startswith("fr/") for name in lost.files())
+
+
+def test_a_version_that_was_superseded_does_not_come_back(
+    federation: Federation, run: driver.Run
+) -> None:
+    """Its entries are in the log; its files are no longer those that the log names."""
+    old = _publication(federation, "fr")
+    newest = run.context.publisher.state
+    entry = newest.adapters["fr"].model_copy(update={"version": 2})
+    later = dataclasses.replace(
+        newest,
+        adapters=newest.adapters.set("fr", entry),
+        published=newest.published.set("fr", 0),
+    )
+    run.context.publisher.state = later
+    before = _files(federation.coordinator / "adapters")
+    with pytest.raises((VerificationError, IncompleteError)):
+        adapter_collector.keep_adapter(run.context, "fr", old)
+    assert _files(federation.coordinator / "adapters") == before

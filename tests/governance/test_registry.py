@@ -5,7 +5,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from tapestry.artifacts import adapter_folder, manifest
+from tapestry.artifacts import adapter_folder, manifest, model_folder
 from tapestry.artifacts.model_identity import ModelContent
 from tapestry.errors import (
     ForeignFileError,
@@ -189,7 +189,7 @@ def test_a_pipe_beside_the_weights_is_refused_without_waiting(tmp_path: Path) ->
     [
         (adapter_folder.CONFIG, "pipe", "file-not-plain"),
         (adapter_folder.CONFIG, "endless", "foreign-file"),
-        (adapter_folder.CONFIG, "huge", "file-too-large"),
+        (adapter_folder.CONFIG, "huge", "manifest-file-changed"),
         (f"{manifest.FOLDER}/{manifest.FILE}", "pipe", "file-not-plain"),
         (f"{manifest.FOLDER}/{manifest.FILE}", "endless", "file-not-plain"),
         (f"{manifest.FOLDER}/{manifest.FILE}", "huge", "file-too-large"),
@@ -217,6 +217,83 @@ def test_programs_do_not_hide_beside_the_manifest(tmp_path: Path, name: str) -> 
     path.write_text("import os\n")
     with refused(ForeignFileError, "foreign-file", match=f"tapestry/{name[:4]}"):
         registry.check_folder(folder)
+
+
+@pytest.mark.parametrize("kind", ["release", "adapter"])
+def test_no_file_of_another_size_than_listed_is_read(tmp_path: Path, kind: str) -> None:
+    """Whatever its limit is: a hole of a terabyte, or one byte more or less."""
+    folder = _published(kind, tmp_path / "thing")
+    for file in manifest.read(folder).files:
+        path = folder / file.name
+        content = path.read_bytes()
+        for size in (1 << 40, file.size + 1, file.size - 1):
+            os.truncate(path, size)
+            for read in READERS[kind]:
+                with refused(VerificationError, "manifest-file-changed") as caught:
+                    read(folder)
+                assert file.name in str(caught.value)
+            with refused(VerificationError, "manifest-file-changed"):
+                manifest.verify(folder, manifest.read(folder))
+        path.write_bytes(content)
+    for read in READERS[kind]:
+        read(folder)
+
+
+PROOF_NAMES = {
+    "release": ("release.entry", "release.tlog-proof", "trust-policy.txt"),
+    "adapter": ("published.entry", "accounted.entry"),
+}
+READERS: dict[str, Sequence[Callable[[Path], object]]] = {
+    "release": (registry.read_base, model_folder.read_files),
+    "adapter": (registry.check_folder, adapter_folder.read),
+}
+
+
+def _published(kind: str, folder: Path) -> Path:
+    if kind == "adapter":
+        make_adapter(folder)
+    else:
+        manifest.write(make_base(folder))
+    for name in PROOF_NAMES[kind]:
+        (folder / "tapestry" / name).write_text("x")
+    return folder
+
+
+@pytest.mark.parametrize("kind", PROOF_NAMES)
+def test_beside_a_manifest_lie_the_proofs_of_this_kind_and_nothing_else(
+    tmp_path: Path, kind: str
+) -> None:
+    folder = _published(kind, tmp_path / "thing")
+    (other,) = PROOF_NAMES.keys() - {kind}
+    strays = [*PROOF_NAMES[other], "notice.txt", "config.json", "approval.sig"]
+    strays += [
+        "more.entry",
+        "second.tlog-proof",
+        "manifest.json.json",
+        "PUBLISHED.ENTRY",
+    ]
+    for read in READERS[kind]:
+        read(folder)
+        for name in strays:
+            (folder / "tapestry" / name).write_text("x")
+            with refused(ForeignFileError, "foreign-file") as caught:
+                read(folder)
+            assert caught.value.files == (f"tapestry/{name}",)
+            (folder / "tapestry" / name).unlink()
+
+
+@pytest.mark.parametrize("name", ["release.entry", "trust-policy.txt", None])
+def test_a_base_without_a_manifest_has_nothing_beside_it(
+    tmp_path: Path, name: str | None
+) -> None:
+    folder = make_base(tmp_path / "given")
+    registry.read_base(folder)
+    (folder / "tapestry").mkdir()
+    if name is not None:
+        (folder / "tapestry" / name).touch()
+    for read in READERS["release"]:
+        with refused(IncompleteError, "manifest-missing"):
+            read(folder)
 
 
 @pytest.mark.parametrize("name", ["README.md", "adapter_config.json"])

@@ -16,11 +16,12 @@ from tapestry.encoding import canonical_json, encode_base64
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.tlog.merkle import consistency_proof, leaf_hash
+from tapestry.tlog.proof import Proof
 from tapestry.tlog.tiles import Tile
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.log.writer import Log
-from tests.support.cosigning import LOG_KEY, WITNESSES, entry, publish
+from tests.support.cosigning import LOG_KEY, TRUST, WITNESSES, entry, publish
 from tests.support.refusals import refused
 
 SOURCES = Path(__file__).parents[2] / "governance" / "verifiers"
@@ -171,6 +172,55 @@ def _change_proven_entry(log: Path) -> None:
     _flip(log / "entry", 5)
 
 
+def _add_line(log: Path, *, name: str = "public/checkpoint") -> None:
+    """A stranger's line, which the format of notes would let pass."""
+    stranger = f"\u2014 stranger.example/w {encode_base64(bytes(range(76)))}\n"
+    (log / name).write_bytes((log / name).read_bytes() + stranger.encode())
+
+
+def _add_line_to_proof(log: Path) -> None:
+    _add_line(log, name="entry.tlog-proof")
+
+
+def _swap_lines(log: Path) -> None:
+    path = log / "public/checkpoint"
+    *lines, a, b = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines, b, a]))
+
+
+def _log_line_last(log: Path) -> None:
+    path = log / "entry.tlog-proof"
+    lines = path.read_bytes().splitlines(keepends=True)
+    at = lines.index(b"\n", lines.index(b"\n") + 1) + 1
+    path.write_bytes(b"".join([*lines[:at], *lines[at + 1 :], lines[at]]))
+
+
+def _double_line(log: Path) -> None:
+    path = log / "public/checkpoint"
+    path.write_bytes(path.read_bytes() + path.read_bytes().splitlines(True)[-1])
+
+
+def _carriage_returns(log: Path) -> None:
+    path = log / "public/checkpoint"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def _byte_order_mark(log: Path) -> None:
+    path = log / "public/checkpoint"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+RESPELL = [
+    _add_line,
+    _add_line_to_proof,
+    _swap_lines,
+    _log_line_last,
+    _double_line,
+    _carriage_returns,
+    _byte_order_mark,
+]
+
+
 FOR_ALL = [
     _rewrite_entry,
     _change_size,
@@ -179,6 +229,7 @@ FOR_ALL = [
     _drop_bundle,
     _drop_proof_line,
     _change_proven_entry,
+    *RESPELL,
 ]
 
 
@@ -233,6 +284,23 @@ def test_webcrypto_refuses_what_was_tampered_with(
     shutil.copytree(logs / "600", tmp_path / "log")
     spoil(tmp_path / "log")
     assert not _ask_node(node, tmp_path / "log")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", RESPELL)
+def test_we_refuse_a_second_spelling_that_the_others_refuse(
+    logs: Path, spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    def read(log: Path) -> None:
+        TRUST.open_published((log / "public" / "checkpoint").read_bytes())
+        proof = Proof.parse((log / "entry.tlog-proof").read_bytes())
+        proof.verify((log / "entry").read_bytes(), TRUST)
+
+    shutil.copytree(logs / "7", tmp_path / "log")
+    read(tmp_path / "log")
+    spoil(tmp_path / "log")
+    with pytest.raises((ProtocolError, VerificationError)):
+        read(tmp_path / "log")
 
 
 SMALL = sorted(SMALL_ORDER)

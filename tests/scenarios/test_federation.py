@@ -1,5 +1,7 @@
 """A whole run in one process: rounds, releases, adapters, log, bundle."""
 
+import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tapestry.artifacts import manifest as manifests
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.clipping import clip
 from tapestry.protocol.messages import Kind
@@ -25,8 +28,10 @@ from tapestry_governance.audit.verify import AuditVerdict, verify
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
 from tapestry_governance.events.round_events import RoundOpened
+from tests.fuzzing.draws import Draw
 from tests.support.commands import tapestry
 from tests.support.federation import NAMES, Base, Federation, sentences
+from tests.support.file_mutations import RESPELLINGS
 
 ENTRIES = 2  # log entries in front of an upload's chunks
 
@@ -253,11 +258,58 @@ def test_one_flipped_byte_in_any_file_of_the_bundle_fails(
     assert verify(copy).verdict is not AuditVerdict.HOLDS
 
 
+def _parts(bundle: Path) -> dict[str, list[Path]]:
+    """Name each part of a bundle that an audit can do without, with its files."""
+    artifacts = [p for p in (bundle / "artifacts").iterdir() if p.is_dir()]
+    parts = {f"{place.name}, all of it": [place] for place in artifacts}
+    for place in artifacts:
+        files = [p for p in place.iterdir() if p.name != manifests.FOLDER]
+        parts[f"{place.name}, all but its manifest"] = files
+    for place in (bundle / "sums").iterdir():
+        chunks = [p for p in place.iterdir() if p.is_dir()]
+        parts |= {f"chunk {p.name} of sum {place.name}": [p] for p in chunks}
+        parts[f"sum {place.name}, all chunks"] = chunks
+        parts[f"sum {place.name}"] = [place]
+    parts |= {f"all {name}": [bundle / name] for name in ("artifacts", "sums")}
+    return parts
+
+
+def test_what_is_taken_out_of_a_bundle_is_told_as_unchecked(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """Wherever an audit holds without a part, its verdict says so."""
+    complete = federation.directory / "bundle"
+    whole = verify(complete)
+    assert whole.verdict is AuditVerdict.HOLDS
+    assert not any(
+        name in " ".join(whole.unchecked) for name in ("base-1", "sum", "fr")
+    )
+    names = list(_parts(complete))
+    assert len(names) > 12
+    for name in names:
+        copy = shutil.copytree(complete, tmp_path / "copy")
+        for path in _parts(copy)[name]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in sorted(copy.rglob("*/"), reverse=True):
+            if not any(path.iterdir()):
+                path.rmdir()
+        write_manifest(copy)
+        audit = verify(copy)
+        assert audit.verdict is AuditVerdict.HOLDS, (name, audit.steps[-1].detail)
+        assert audit.unchecked != whole.unchecked, name
+        report = json.loads(tapestry("audit", "verify", copy, "--json").stdout)
+        assert report["unchecked"] == audit.unchecked
+        shutil.rmtree(copy)
+
+
 STRAYS = ("x.json", "x.txt", "x.entry", "x.tlog-proof", "x.html", "x.py", "5", "empty/")
 
 
 def _damages(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Name every file changed, cut, extended or removed, and strays everywhere."""
+    """Name every file changed, cut, extended, spelled anew or removed, and strays.
+
+    Strays lie at every level, under names of no level and those of each other level.
+    """
     below = sorted(folder.rglob("*"))
     for path in (p for p in below if p.is_file() and p.name != MANIFEST):
         name, data = path.relative_to(folder).as_posix(), path.read_bytes()
@@ -267,8 +319,12 @@ def _damages(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"{name} cut", partial(path.write_bytes, data[:-1])
         yield f"{name} extended", partial(path.write_bytes, data + b"\n")
         yield f"{name} removed", path.unlink
+        for what, change in RESPELLINGS.items():
+            if (spelled := change(data)) != data:
+                yield f"{name}, {what}", partial(path.write_bytes, spelled)
+    known = sorted({p.name for p in below})
     for place in (folder, *(p for p in below if p.is_dir())):
-        for name in STRAYS:
+        for name in (*STRAYS, *known, *(f"{name}/" for name in known)):
             path = place / name
             if not path.exists():
                 make = path.mkdir if name.endswith("/") else path.touch
@@ -284,11 +340,14 @@ def test_no_damage_to_a_bundle_holds_under_a_rewritten_manifest(
     trust = (federation.coordinator / "trust-policy.txt").read_bytes()
     assert verify(whole, trust=trust).verdict is AuditVerdict.HOLDS
     names = [name for name, _ in _damages(whole)]
-    assert len(names) > 200
+    assert len(names) > 2000
+    most = int(os.environ.get("FUZZ_CASES", "400"))  # nightly: all
+    draw = Draw(int(os.environ.get("FUZZ_SEED", "11")), len(names))
+    drawn = names if most > len(names) else [draw.one(names) for _ in range(most)]
     held = []
-    for at, name in enumerate(names):
+    for name in {"sums/result.json added", *drawn}:
         copy = shutil.copytree(whole, tmp_path / "copy")
-        dict(_damages(copy))[names[at]]()
+        dict(_damages(copy))[name]()
         write_manifest(copy)
         if verify(copy, trust=trust).verdict is AuditVerdict.HOLDS:
             held.append(name)

@@ -29,12 +29,20 @@ from tapestry_node.settings import NodeSettings
 from tests.fuzzing.draws import Draw
 from tests.support.commands import tapestry
 from tests.support.federation import Base, Federation
-from tests.support.file_mutations import CHANGES, HARMLESS, Mutation
+from tests.support.file_mutations import (
+    CHANGES,
+    HARMLESS,
+    RESPELLINGS,
+    Mutation,
+    respelled,
+)
 
 SEED = int(os.environ.get("FUZZ_SEED", "11"))
 EVERY = "**/*"
 SAMPLE = 6  # of each kind of folder, in CI
 STRAYS = ("x.json", "x.py", "x.txt", "x.safetensors", "x.entry", ".hidden", "empty/")
+# Of these a cosignature beyond the quorum may be cut: what is left counts as well.
+COSIGNED = ("checkpoint", "release.tlog-proof")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +106,7 @@ def _given(federation: Federation, path: Path) -> str:
 
 def _log(federation: Federation, path: Path) -> list[bytes]:
     policy = TrustPolicy.parse(read_small(federation.coordinator / "trust-policy.txt"))
-    checkpoint = policy.open(read_small(path / "checkpoint")).checkpoint
+    checkpoint = policy.open_published(read_small(path / "checkpoint")).checkpoint
     return list(tiles.verify(path, checkpoint))
 
 
@@ -205,20 +213,31 @@ def _cases(folder: Path, kind: Verified) -> list[Case]:
                 continue
             found.append(Case(name, other, what, mutation))
         found += [Case(name, other, *row, True) for row in HARMLESS.items()]
+        found += [
+            Case(name, other, what, respelled(change))
+            for what, change in RESPELLINGS.items()
+            if change(data) != data
+        ]
+        if files[at].name in COSIGNED:
+            cut = respelled(lambda data: b"".join(data.splitlines(True)[:-1]))
+            found.append(Case(name, other, "last cosignature cut", cut, harmless=True))
     if kind.files == EVERY and kind.loads_all:
         found += _strays(folder)
     return found
 
 
 def _strays(folder: Path) -> Iterator[Case]:
-    places = [".", *(p.relative_to(folder).as_posix() for p in folder.rglob("*/"))]
+    """Put empty files under names of no level, and under those of any other level."""
+    below = [p.relative_to(folder) for p in sorted(folder.rglob("*"))]
+    places = [".", *(p.as_posix() for p in below if (folder / p).is_dir())]
+    names = sorted({p.name for p in below})
     for place in places if len(places) < 60 else places[:60]:
-        for name in STRAYS:
+        for name in (*STRAYS, *names, *(f"{name}/" for name in names)):
 
             def add(path: Path, _: Path, name: str = name) -> None:
                 (path / name).mkdir() if name[-1] == "/" else (path / name).touch()
 
-            if not (folder / place / name).exists() and (folder / place).is_dir():
+            if not (folder / place / name).exists():
                 yield Case(place, place, f"{name} added", add)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 Mutation = Callable[[Path, Path], object]  # of a file, with another file of the folder
+Respelling = Callable[[bytes], bytes]
+_STRANGER = "\u2014 stranger.example/w AAECAwQFBgcICQoLDA0ODw==\n".encode()
 
 
 def _flip(place: float) -> Mutation:
@@ -60,6 +62,50 @@ def _link(path: Path, target: Path) -> None:
 def _fifo(path: Path, _: Path) -> None:
     path.unlink()
     os.mkfifo(path)
+
+
+def _lines(change: Callable[[list[bytes]], list[bytes]]) -> Respelling:
+    return lambda data: b"".join(change(data.splitlines(keepends=True)))
+
+
+def _line_after(word: bytes, line: bytes) -> Respelling:
+    """Put a line before the first one that has a word in it."""
+
+    def change(lines: list[bytes]) -> list[bytes]:
+        at = next((i for i, each in enumerate(lines) if word in each), len(lines))
+        return [*lines[:at], line, *lines[at:]]
+
+    return _lines(change)
+
+
+# Additions and orders that a reader of text may pass over. Where one changes the bytes
+# of a file, a check must fail.
+RESPELLINGS: dict[str, Respelling] = {
+    "a comment in front": lambda data: b"# a letter to the reader\n" + data,
+    "a comment at the end": lambda data: data + b"# a letter to the reader\n",
+    "a comment in the middle": _line_after(b"witness", b"#\n"),
+    "an empty line in front": lambda data: b"\n" + data,
+    "a line of blanks at the end": lambda data: data + b" \t\n",
+    "a blank at the end": lambda data: data + b" ",
+    "4 KiB of blanks at the end": lambda data: data + b" " * 4096,
+    "4 KiB of lines at the end": lambda data: data + b"\n" * 4096,
+    "4 KiB of comments in front": lambda data: b"#" * 4095 + b"\n" + data,
+    "two blanks for one": lambda data: data.replace(b" ", b"  ", 1),
+    "a tab for a blank": lambda data: data.replace(b" ", b"\t", 1),
+    "lines end with CRLF": lambda data: data.replace(b"\n", b"\r\n"),
+    "a byte-order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "first line doubled": _lines(lambda lines: [*lines[:1], *lines]),
+    "last line doubled": _lines(lambda lines: [*lines, *lines[-1:]]),
+    "last lines swapped": _lines(lambda lines: [*lines[:-2], *reversed(lines[-2:])]),
+    "lines reversed": _lines(lambda lines: lines[::-1]),
+    "a stranger's signature at the end": lambda data: data + _STRANGER,
+    "a stranger's signature in front": _line_after("\u2014".encode(), _STRANGER),
+}
+
+
+def respelled(change: Respelling) -> Mutation:
+    """Return a mutation of a file by a change of its bytes."""
+    return lambda path, _: path.write_bytes(change(path.read_bytes()))
 
 
 # After these the file is another one, or none: a check must fail.

@@ -23,6 +23,7 @@ from tapestry.protocol.messages import Kind, check_attachments
 from tapestry.protocol.round_manifest import Participant
 from tapestry.schema import DOCUMENT_LIMIT, check_file_name
 from tapestry.tlog import note, proof, tiles, trust_policy
+from tapestry_governance.audit import bundle
 from tapestry_governance.audit.bundle import MANIFEST, open_bundle, read_small
 from tapestry_governance.events import envelope
 from tapestry_governance.events.privacy_events import MAX_BLOCKS, BlockEpsilon
@@ -113,6 +114,16 @@ def _file(name: str, read: Callable[[Path], object]) -> Callable[[int, Path], ob
         with path.open("wb") as file:
             file.truncate(size)
         return read(path)
+
+    return probe
+
+
+def _listed_file(name: str) -> Callable[[int, Path], object]:
+    """Put a file of so many bytes, all zero, into a bundle whose list names it."""
+
+    def probe(size: int, folder: Path) -> object:
+        (folder / MANIFEST).write_text(f"{_ZERO}  {name}\n")
+        return _file(name, lambda _: open_bundle(folder))(size, folder)
 
     return probe
 
@@ -233,6 +244,17 @@ LIMITS = [
           probe=_file(MANIFEST, lambda path: open_bundle(path.parent))),
     Limit(what="a trust policy or checkpoint in a file", most=trust_policy.MAX_BYTES,
           unit="bytes", code="file-too-large", probe=_file("policy.txt", read_small)),
+    *(
+        Limit(what=what, most=bundle.LIMITS[place], unit="bytes",
+              code="file-too-large", probe=_listed_file(name))
+        for place, what, name in (
+            ("tile", "a tile of a bundle's log", "tile/0/000"),
+            ("blobs", "a blob of a bundle", f"blobs/sha256/{_ZERO}"),
+            ("sums", "a file of the evidence on a sum", "sums/1/0/sum.bin"),
+            ("artifacts", "a file beside the manifest of a bundle's artifact",
+             "artifacts/a/tapestry/release.entry"),
+        )
+    ),
     Limit(what="an adapter's settings", most=1 << 16, unit="bytes",
           code="file-too-large",
           probe=_file("adapter_config.json",
@@ -246,6 +268,18 @@ LIMITS = [
     Limit(what="a model's file of settings", most=4 << 20, unit="bytes",
           code="file-too-large", probe=_file("config.json",
                       lambda path: model_folder.read_files(path.parent))),
+    Limit(what="a model's vocabulary, each file", most=1 << 28, unit="bytes",
+          code="file-too-large", probe=_file("tokenizer.json",
+                      lambda path: model_folder.read_files(path.parent))),
+    Limit(what="the index of a model's shards", most=1 << 28, unit="bytes",
+          code="file-too-large", probe=_file("model.safetensors.index.json",
+                      lambda path: model_folder.read_files(path.parent))),
+    Limit(what="a model's card or licence", most=4 << 20, unit="bytes",
+          code="file-too-large", probe=_file("README.md",
+                      lambda path: model_folder.read_files(path.parent))),
+    Limit(what="an adapter's card, statement, licence or scores", most=4 << 20,
+          unit="bytes", code="file-too-large", probe=_file("data_statement.md",
+                      lambda path: adapter_folder.read(path.parent))),
     Limit(what="a model's weights, each file", most=model_folder.LIMITS.file_bytes,
           unit="bytes", code="file-size-invalid",
           probe=_file("w.safetensors",

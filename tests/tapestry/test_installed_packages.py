@@ -3,6 +3,10 @@
 import importlib.metadata
 import json
 import os
+import subprocess
+import sys
+import sysconfig
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ import pytest
 from tapestry.errors import ResourceError
 from tapestry.installed_packages import (
     InstalledPackage,
+    require_standard_library,
     required_packages,
     unrecorded_files,
 )
@@ -173,6 +178,144 @@ def test_a_package_that_another_copy_hides_is_refused(
     monkeypatch.syspath_prepend(elsewhere)  # and forget what was found
     with refused(ResourceError, "package-hidden", match=str(elsewhere)):
         only()
+
+
+FILES = {
+    "other.py": CODE,
+    "native.abi3.so": b"",
+    "named/__init__.py": CODE,
+    "named/inner.py": CODE,
+    "space/inner/__init__.py": CODE,
+    "space/leaf.py": CODE,
+    "space/deep/more/leaf.py": CODE,
+    "data/table.txt": b"",
+    "libs.d/lib.so": b"",
+}
+
+
+@pytest.fixture
+def elsewhere(
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A folder before that of a package whose modules are not called as it is."""
+    install(folder, "second-one", files=FILES)
+    place = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.syspath_prepend(place)
+    return place
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "other.py",
+        "other/__init__.py",
+        "native.py",
+        "named.py",
+        "named/__init__.py",
+        "space.py",
+        "space/__init__.py",
+        "space/inner.py",
+        "space/inner/__init__.py",
+        "space/leaf/__init__.py",
+        "space/deep/__init__.py",
+        "space/deep/more/leaf.py",
+    ],
+)
+def test_each_module_that_another_copy_hides_is_refused(
+    elsewhere: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for harmless in ("space/own.py", "named/own.py", "data/__init__.py", "free.py"):
+        (elsewhere / harmless).parent.mkdir(parents=True, exist_ok=True)
+        (elsewhere / harmless).write_bytes(CODE)
+    only()  # nothing of it is in the package, or hides what is
+    (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
+    (elsewhere / name).write_bytes(CODE)
+    monkeypatch.syspath_prepend(elsewhere)  # and forget what was found
+    with refused(ResourceError, "package-hidden", match=str(elsewhere)):
+        only()
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("name", ["other.abi3.so", "other/__init__.py", "native.so"])
+def test_an_unrecorded_file_that_hides_a_module_beside_it_is_refused(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only()
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(CODE)
+    monkeypatch.syspath_prepend(folder)
+    hides = name != "native.so"  # which comes after native.abi3.so
+    with refused(ResourceError, "package-hidden") if hides else nullcontext():
+        only()
+
+
+_HIDDEN = """
+import importlib, sys
+from pathlib import Path
+from tapestry.errors import ResourceError
+from tapestry.installed_packages import required_packages
+
+for name in sys.argv[2:]:
+    place = Path(sys.argv[1], name)
+    path = place.joinpath(*name.split("."), "__init__.py")
+    path.parent.mkdir(parents=True)
+    path.write_text("raise SystemExit('imported')")
+    sys.path.insert(0, str(place))
+    importlib.invalidate_caches()
+    try:
+        required_packages("tapestry-federated", "node")
+    except ResourceError as error:
+        assert error.code == "package-hidden" and str(path) in str(error), error
+    else:
+        print(name)
+    sys.path.remove(str(place))
+importlib.invalidate_caches()
+required_packages("tapestry-federated", "node")
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_modules_that_are_not_called_as_their_package_are_no_gap(
+    tmp_path: Path,
+) -> None:
+    """In a process that has imported none of them; nothing of a copy is run."""
+    names = ["absl", "tree", "grpc", "grpc_health", "google", "google.protobuf"]
+    names += ["Crypto", "dotenv", "markdown_it", "_cffi_backend", "torchgen", "attr"]
+    command = [sys.executable, "-c", _HIDDEN, str(tmp_path), *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["random.py", "statistics/__init__.py", "secrets.py", "_hashlib.abi3.so"]
+)
+def test_a_module_that_hides_one_of_the_standard_library_is_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, library = tmp_path / "bin", sysconfig.get_path("stdlib")
+    path = program / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CODE)
+    monkeypatch.chdir(program)
+    for before in ([str(program)], [""], ["/nowhere", str(program)]):
+        with refused(ResourceError, "standard-library-hidden", match=path.stem):
+            require_standard_library([*before, library, "/site-packages"])
+    require_standard_library([library, str(program)])
+
+
+def test_what_hides_nothing_may_be_before_the_standard_library(tmp_path: Path) -> None:
+    """Such as a folder of data, a module of the interpreter's own, or the product."""
+    for name in ("html/page.txt", "tapestry_x/random.py", "sys.py", "own.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(CODE)
+    root = Path(__file__).parents[2]
+    ours = [str(root / name) for name in ("", "node", "coordinator", "governance")]
+    library = sysconfig.get_path("stdlib")
+    require_standard_library([str(tmp_path), *ours, "", str(tmp_path / "no"), library])
+    require_standard_library(sys.path)
 
 
 def test_a_file_that_is_edited_gone_or_no_file_is_named(folder: Path) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tapestry.artifacts import manifest
 from tapestry.artifacts.foreign_files import refuse, take_inventory
 from tapestry.encoding import decode_digest, digest, digest_file
 from tapestry.errors import (
@@ -36,6 +37,7 @@ from tapestry.schema import check_file_name
 from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.note import MAX_BYTES
+from tapestry.tlog.trust_policy import TrustPolicy
 
 MANIFEST = "MANIFEST.sha256"
 POLICY = "trust-policy.txt"
@@ -48,15 +50,37 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
 _HEXDIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_MANIFEST = 64 << 20
 _SINGLE = {POLICY, GENESIS, CHECKPOINT}
+LIMITS = {
+    **dict.fromkeys(_SINGLE, MAX_BYTES),
+    "tile": tiles.WIDTH * (2 + tiles.MAX_ENTRY_BYTES),
+    BLOBS.partition("/")[0]: 64 << 20,
+    SUMS: 8 << 20,
+    ARTIFACTS: 4 << 20,  # beside a manifest; itself as well
+}
+"""Bytes of a file of a bundle, by the folder or file at the top."""
+
 _FOLDERS = ("tile/", f"{ARTIFACTS}/", f"{BLOBS}/", f"{SUMS}/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A bundle whose files are plain, complete and as its manifest lists them."""
+    """A bundle whose files are plain, complete and as its manifest lists them.
+
+    The files of artifacts were not read yet, but for what lies beside their manifests.
+    """
 
     folder: Path
-    files: tuple[str, ...]
+    listed: Mapping[str, str]  # SHA-256 in hex, by name
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of all files."""
+        return tuple(sorted(self.listed))
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """The names of files that were not read yet."""
+        return tuple(name for name in self.files if _is_of_artifact(name))
 
     @property
     def policy(self) -> bytes:
@@ -88,6 +112,15 @@ class Bundle:
             file.split("/")[1] for file in self.files if file.startswith(ARTIFACTS)
         }
         return {name: self.folder / ARTIFACTS / name for name in sorted(names)}
+
+    @property
+    def artifact_digests(self) -> dict[str, dict[str, str]]:
+        """The digests of artifacts' own files, by name, then by name below it."""
+        found: dict[str, dict[str, str]] = {}
+        for file in self.unread:
+            _, name, rest = file.split("/", 2)
+            found.setdefault(name, {})[rest] = f"sha256:{self.listed[file]}"
+        return found
 
     @property
     def blobs(self) -> dict[str, Path]:
@@ -127,7 +160,12 @@ def open_bundle(folder: Path) -> Bundle:
 
     Guarantees:
         On return the folder holds exactly the listed files with the listed bytes,
-        under the names that a bundle may have; no link, no device, no other file.
+        under the names that a bundle may have; no link, no device, no other file. No
+        file is read that is larger than one of its place can be.
+
+    Not protected:
+        The bytes of artifacts, which may be of any size: their manifests say of which,
+        once the log has named the manifests (``published_folders``).
 
     Raises:
         IncompleteError: The manifest, or a file that it lists, is missing.
@@ -140,6 +178,8 @@ def open_bundle(folder: Path) -> Bundle:
         listed = _read_manifest(folder)
         found = take_inventory(folder, listed, own=MANIFEST, own_is_folder=False)
         for name, path in found.files.items():
+            if _is_of_artifact(name):
+                continue
             _check_size(name, path)
             if digest_file(path) != f"sha256:{listed[name]}":
                 message = f"{name} was changed; get the bundle again"
@@ -151,7 +191,7 @@ def open_bundle(folder: Path) -> Bundle:
     if found.missing:
         message = f"{found.missing[0]} is missing from the bundle"
         raise IncompleteError(message, code="file-missing")
-    return Bundle(folder=folder, files=tuple(sorted(listed)))
+    return Bundle(folder=folder, listed=listed)
 
 
 def write_bundle(
@@ -168,7 +208,7 @@ def write_bundle(
     Args:
         folder: A folder that does not exist yet.
         public: The log's public folder: ``checkpoint`` and ``tile/``.
-        trust: The trust policy file.
+        trust: The trust policy file, which the bundle has in its printed spelling.
         genesis: The digest of entry 0.
         artifacts: Folders of releases and adapters, by the name in the log. A
             folder of which only ``tapestry/`` is copied is still checked by name.
@@ -176,13 +216,14 @@ def write_bundle(
 
     Raises:
         ConfigError: The folder exists already.
+        ProtocolError: The trust policy is none.
         IncompleteError: The log has no cosigned checkpoint yet.
         ResourceError: A file cannot be copied.
     """
     try:
         folder.mkdir(parents=True)
         _write_log(folder, public)
-        (folder / POLICY).write_bytes(trust)
+        (folder / POLICY).write_bytes(TrustPolicy.parse(trust).encode())
         (folder / GENESIS).write_text(f"{genesis}\n", encoding="ascii")
         for name, source in artifacts.items():
             check_file_name(name)
@@ -313,10 +354,15 @@ def _has_place(name: str) -> bool:
     return True
 
 
+def _is_of_artifact(name: str) -> bool:
+    """Return whether a file is an artifact's own, and not beside its manifest."""
+    parts = name.split("/")
+    return parts[0] == ARTIFACTS and parts[2] != manifest.FOLDER
+
+
 def _check_size(name: str, path: Path) -> None:
-    """Refuse a log file that is too large, since hashing a terabyte takes an hour."""
-    single = name in _SINGLE
-    limit = MAX_BYTES if single else tiles.WIDTH * (2 + tiles.MAX_ENTRY_BYTES)
-    if (single or name.startswith("tile/")) and path.stat().st_size > limit:
+    """Refuse a file that is too large for its place before it is hashed."""
+    limit = LIMITS[name.partition("/")[0]]
+    if path.stat().st_size > limit:
         message = f"{name} was changed: it is over {limit} bytes"
         raise VerificationError(message, code="file-too-large")

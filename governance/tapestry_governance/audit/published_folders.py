@@ -8,62 +8,139 @@ the log holds it and the trust policy that this proof needs; of an adapter its o
 that of its account.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from tapestry.artifacts import manifest
+from tapestry.artifacts.adapter_folder import ACCOUNTED, PUBLISHED
 from tapestry.artifacts.foreign_files import refuse
-from tapestry.errors import IncompleteError, VerificationError
-from tapestry.inputs.plain_file import read_plain
+from tapestry.artifacts.model_folder import ENTRY, POLICY, PROOF
+from tapestry.errors import IncompleteError, TapestryError, VerificationError
+from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance import registry
 from tapestry_governance.rules.federation_state import FederationState
 
-RELEASED, PROOF, POLICY = "release.entry", "release.tlog-proof", "trust-policy.txt"
-PUBLISHED, ACCOUNTED = "published.entry", "accounted.entry"
 _MAX_SMALL = 1 << 19
+
+
+class EntriesByIndex(Protocol):
+    """The entries of a log, one at a time."""
+
+    def __getitem__(self, index: int, /) -> bytes:
+        """Return the entry at an index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedArtifacts:
+    """The releases and adapters of a bundle, by the name in the log.
+
+    ``whole`` hold; of ``listed`` the manifest alone is here, and holds. ``fitted`` are
+    the adapters that were compared with their base. ``faults`` are all others, each
+    with its own fault.
+    """
+
+    whole: frozenset[str]
+    listed: frozenset[str]
+    fitted: frozenset[str]
+    faults: Mapping[str, TapestryError]
 
 
 def check_artifacts(
     folders: Mapping[str, Path],
     *,
     state: FederationState,
-    entries: Sequence[bytes],
+    entries: EntriesByIndex,
     policy: bytes,
-) -> set[str]:
-    """Check every folder; returns the names of those that are whole.
+    listed: Mapping[str, Mapping[str, str]] | None = None,
+) -> CheckedArtifacts:
+    """Check every folder; the fault of one is no other's.
 
-    ``folders`` are by the name in the log; a release holds ``policy`` as well.
+    ``folders`` are by the name in the log; a release holds ``policy`` as well, and
+    ``listed`` has the digests of artifacts' files where another list has them, too.
 
     Guarantees:
-        Each file of a folder is in its manifest, or is the manifest, or is one of those
-        named above; all of these are there and compared.
+        Each file of a folder without a fault is in its manifest, or is the manifest, or
+        is one of those named above; all of these are there and compared.
 
-    Raises:
-        IncompleteError: A folder lacks its manifest or a file, or one is empty.
-        ProtocolError: A manifest or proof is malformed.
-        VerificationError: A folder is not what was published.
-        ForeignFileError: A folder holds files that are not part of it.
+    Edge cases:
+        An adapter whose base is not here whole is not compared with it.
     """
-    digests = {r.name: r.manifest_digest for r in state.releases.values()}
-    digests |= {a.name: a.manifest_digest for a in state.adapters.values()}
-    whole = set()
-    for name, folder in folders.items():
-        if name not in digests:
-            message = f"artifact {name} is not in the log"
-            raise VerificationError(message, code="artifact-not-in-log")
-        listed = manifest.read(folder)
-        if listed.digest != digests[name]:
-            message = f"{name}: manifest {listed.digest}, in the log is {digests[name]}"
-            raise VerificationError(message, code="manifest-differs")
-        check_copies(folder, name, state=state, entries=entries, policy=policy)
-        found = manifest.take_stock(folder, listed)
-        if found.files:
-            whole.add(name)
-        found.refuse_foreign(name)  # a manifest alone, with a file that is none of it
-    _check_models({name: folders[name] for name in whole}, state)
-    return whole
+    found = _Findings(state=state)
+    ordered = sorted(folders, key=lambda name: (name not in state.releases, name))
+    for name in ordered:  # releases first, which adapters must fit
+        folder = folders[name]
+        try:
+            with reading(folder):
+                _check_manifest(
+                    folder, name, state, listed=(listed or {}).get(name, {})
+                )
+                check_copies(folder, name, state=state, entries=entries, policy=policy)
+                if _is_whole(folder, name):
+                    found.check_model(folder, name)
+                    found.whole.add(name)
+                else:
+                    found.listed.add(name)
+        except TapestryError as error:
+            found.faults[name] = error
+    return CheckedArtifacts(
+        whole=frozenset(found.whole),
+        listed=frozenset(found.listed),
+        fitted=frozenset(found.fitted),
+        faults=found.faults,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Findings:
+    """The findings so far, with the bases that adapters are compared with."""
+
+    state: FederationState
+    bases: dict[str, registry.BaseShape] = field(default_factory=dict)
+    whole: set[str] = field(default_factory=set)
+    listed: set[str] = field(default_factory=set)
+    fitted: set[str] = field(default_factory=set)
+    faults: dict[str, TapestryError] = field(default_factory=dict)
+
+    def check_model(self, folder: Path, name: str) -> None:
+        """Compare the parameters of a release, or the settings of an adapter."""
+        if name in self.state.releases:
+            base = registry.read_base(folder)
+            registry.check_release(base, self.state.releases[name])
+            self.bases[name] = base
+            return
+        entry, adapter = self.state.adapters[name], registry.check_folder(folder)
+        registry.check_entry(adapter, entry)
+        if entry.base in self.bases:
+            registry.check_fit(adapter, self.bases[entry.base])
+            self.fitted.add(name)
+
+
+def _check_manifest(
+    folder: Path, name: str, state: FederationState, *, listed: Mapping[str, str]
+) -> None:
+    published = state.releases.get(name) or state.adapters.get(name)
+    if published is None:
+        message = f"artifact {name} is not in the log"
+        raise VerificationError(message, code="artifact-not-in-log")
+    found, wanted = manifest.read(folder), published.manifest_digest
+    if found.digest != wanted:
+        message = f"{name}: manifest {found.digest}, in the log is {wanted}"
+        raise VerificationError(message, code="manifest-differs")
+    for file in found.files:
+        if listed.get(file.name, file.content) != file.content:
+            message = f"{name}: {file.name} was changed; get the folder again"
+            raise VerificationError(message, code="manifest-file-changed")
+
+
+def _is_whole(folder: Path, name: str) -> bool:
+    """Return whether more than the manifest is here, and refuse what is not listed."""
+    found = manifest.take_stock(folder, manifest.read(folder))
+    found.refuse_foreign(name)
+    return bool(found.files)
 
 
 def check_copies(
@@ -71,7 +148,7 @@ def check_copies(
     name: str,
     *,
     state: FederationState,
-    entries: Sequence[bytes],
+    entries: EntriesByIndex,
     policy: bytes,
 ) -> None:
     """Check the files beside the manifest of a release or adapter that is in the log.
@@ -87,29 +164,20 @@ def check_copies(
         _check_proof(folder, state.published[name], entries, policy=policy)
 
 
-def _check_models(folders: Mapping[str, Path], state: FederationState) -> None:
-    bases = {}
-    for name in sorted(folders.keys() & state.releases.keys()):
-        bases[name] = registry.read_base(folders[name])
-        registry.check_release(bases[name], state.releases[name])
-    for name in sorted(folders.keys() & state.adapters.keys()):
-        entry, found = state.adapters[name], registry.check_folder(folders[name])
-        registry.check_entry(found, entry)
-        if entry.base in bases:
-            registry.check_fit(found, bases[entry.base])
-
-
 def _expected(
-    name: str, state: FederationState, entries: Sequence[bytes], *, policy: bytes
+    name: str, state: FederationState, entries: EntriesByIndex, *, policy: bytes
 ) -> dict[str, bytes | None]:
     """Return the files beside a manifest; None for a proof, of which there are many."""
     published = entries[state.published[name]]
     if name in state.releases:
-        return {RELEASED: published, POLICY: policy, PROOF: None}
+        return {ENTRY: published, POLICY: policy, PROOF: None}
     version = state.adapters[name].version
     spent = state.spending_of(state.publishers[name])
     own = (each for each in spent if (each.adapter, each.version) == (name, version))
-    return {PUBLISHED: published, ACCOUNTED: entries[next(own).index]}
+    if (account := next(own, None)) is None:
+        message = f"the log accounts for no version {version} of {name}"
+        raise VerificationError(message, code="adapter-not-accounted")
+    return {PUBLISHED: published, ACCOUNTED: entries[account.index]}
 
 
 def _compare(folder: Path, expected: Mapping[str, bytes | None]) -> None:
@@ -126,7 +194,7 @@ def _compare(folder: Path, expected: Mapping[str, bytes | None]) -> None:
 
 
 def _check_proof(
-    folder: Path, index: int, entries: Sequence[bytes], *, policy: bytes
+    folder: Path, index: int, entries: EntriesByIndex, *, policy: bytes
 ) -> None:
     proof = Proof.parse(_read(folder / manifest.FOLDER / PROOF))
     if proof.index != index:

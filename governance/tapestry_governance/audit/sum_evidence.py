@@ -96,11 +96,24 @@ def unpack_spot(shown: CheckChunkRequest, chunks: messages.Bulk) -> Spot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedSums:
-    """The numbers of sums and chunks that were recomputed; a sum has one at least."""
+    """The chunks that were recomputed of each sum, by the log index of its closing."""
 
-    rounds: int
-    chunks: int
-    all_chunks: int  # that these sums have
+    chunks_of: Mapping[int, tuple[int, int]]  # how many, and how many the sum has
+
+    @property
+    def rounds(self) -> int:
+        """The number of sums of which a chunk at least was recomputed."""
+        return sum(count > 0 for count, _ in self.chunks_of.values())
+
+    @property
+    def chunks(self) -> int:
+        """The number of chunks that were recomputed."""
+        return sum(count for count, _ in self.chunks_of.values())
+
+    @property
+    def all_chunks(self) -> int:
+        """The number of chunks that these sums have."""
+        return sum(of for count, of in self.chunks_of.values() if count)
 
 
 def check_sums(folder: Path, events: Sequence[Event]) -> CheckedSums:
@@ -117,12 +130,10 @@ def check_sums(folder: Path, events: Sequence[Event]) -> CheckedSums:
         ProtocolError: A file or folder is not as described above.
         VerificationError: The evidence contradicts the log, or the sum is wrong.
     """
-    rounds = [_check_round(place, at, events) for at, place in _numbered(folder)]
-    checked = [(count, all_chunks) for count, all_chunks in rounds if count]
     return CheckedSums(
-        rounds=len(checked),
-        chunks=sum(count for count, _ in checked),
-        all_chunks=sum(all_chunks for _, all_chunks in checked),
+        chunks_of={
+            at: _check_round(place, at, events) for at, place in _numbered(folder)
+        }
     )
 
 
@@ -136,7 +147,7 @@ def _check_round(folder: Path, index: int, events: Sequence[Event]) -> tuple[int
     _check_log(closed, result, events)
     checker = SumChecker(_manifest_of(closed, events, before=index), result)
     count = 0
-    for chunk, place in _numbered(folder):
+    for chunk, place in _numbered(folder, beside=_RESULT):
         spot = read_spot(place, chunk)
         checker.check(chunk, uploads=spot.uploads, total=spot.total)
         count += 1
@@ -212,11 +223,12 @@ def read_spot(folder: Path, index: int) -> Spot:
     return Spot(index=index, total=total, uploads=uploads)
 
 
-def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
+def _numbered(folder: Path, *, beside: str | None = None) -> Iterator[tuple[int, Path]]:
+    """List the folders that numbers name, and refuse all but these and ``beside``."""
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
-        if path.name == _RESULT:
+        if path.name == beside:
             continue
         if path.is_symlink() or not path.is_dir():
             refuse("sums", foreign=[path.name])

@@ -3,7 +3,8 @@
 Each step either holds, with counts, or ends the audit with the code of the rule that
 is broken::
 
-    files        every file is listed and as listed; nothing else is there
+    files        every file is listed and as listed; nothing else is there; the files
+                 of artifacts are read in their step, when the log has named them
     trust        the log and the witnesses that this audit trusts
     signatures   the log and a quorum of witnesses signed the checkpoint
     log          the entries are under its root, and every tile follows from them
@@ -11,9 +12,9 @@ is broken::
     charter      entry 0 is the genesis; its log and witnesses are the trusted ones
     events       canonical, signed by their authors, within the rules
     privacy      no node reports less than its parameters cost
-    artifacts    releases and adapters in the bundle are those in the log
     blobs        further content has the digest it is named by
     sums         chunks of masked uploads add up to the sums that the log names
+    artifacts    releases and adapters in the bundle are those in the log
 
 Guarantees:
     ``verify`` returns ``AuditVerdict.HOLDS`` only if every step held. It reads files of
@@ -27,7 +28,7 @@ Not protected:
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -41,12 +42,14 @@ from tapestry.errors import (
     ForeignFileError,
     IncompleteError,
     InconsistentLog,
+    ProtocolError,
     ResourceError,
     RuleError,
     TapestryError,
     VerificationError,
 )
 from tapestry.tlog import tiles
+from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.freshness import Times, tolerated
 from tapestry.tlog.tiles import StoredEntries
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
@@ -63,6 +66,11 @@ if TYPE_CHECKING:
 
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_CONTENT = re.compile(  # fields whose content is in no other part of a bundle
+    r'"(?:data|dataset|evaluation|held_out|limits|plan|reasons|report|suite_digest|text)"'
+    r':"(sha256:[0-9a-f]{64})"'
+)
+_SHOWN = 10
 
 
 class AuditVerdict(IntEnum):
@@ -73,6 +81,14 @@ class AuditVerdict(IntEnum):
     RULE_BROKEN = 2
     INCOMPLETE = 3  # something is missing or from the future
     FOREIGN_FILE = 4  # a file lies in the folder that is not part of it
+
+
+_SEVERITY = (  # as ``exit_status.worst``
+    AuditVerdict.FAILS,
+    AuditVerdict.RULE_BROKEN,
+    AuditVerdict.FOREIGN_FILE,
+    AuditVerdict.INCOMPLETE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +117,8 @@ class Audit:
     opened: CosignedCheckpoint = field(init=False)
     entries: StoredEntries = field(init=False)
     state: FederationState = field(init=False)
-    unchecked: list[str] = field(default_factory=list)  # what the bundle lacks
+    unchecked: list[str] = field(default_factory=list)  # all that was not checked
+    faults: Mapping[str, TapestryError] = field(default_factory=dict)  # by artifact
 
     @property
     def verdict(self) -> AuditVerdict:
@@ -172,13 +189,14 @@ def verdict_of(error: TapestryError) -> AuditVerdict:
 
 def _files(audit: Audit) -> Found:
     audit.bundle = open_bundle(audit.folder)
-    count = len(audit.bundle.files)
-    return f"{count} files, each as listed", {"files": count}
+    count, later = len(audit.bundle.files), len(audit.bundle.unread)
+    but = f", {later} of them compared with the log below" if later else ""
+    return f"{count} files, each as listed{but}", {"files": count}
 
 
 def _trust(audit: Audit) -> Found:
     given = audit.trust_file is not None
-    audit.trust = own = TrustPolicy.parse(audit.bundle.policy)
+    audit.trust = own = TrustPolicy.parse_printed(audit.bundle.policy)
     if audit.trust_file is not None:
         audit.trust = TrustPolicy.parse(audit.trust_file)
     if own != audit.trust:
@@ -192,7 +210,7 @@ def _trust(audit: Audit) -> Found:
 
 
 def _signatures(audit: Audit) -> Found:
-    audit.opened = audit.trust.open(audit.bundle.checkpoint)
+    audit.opened = audit.trust.open_published(audit.bundle.checkpoint)
     checkpoint = audit.opened.checkpoint
     count = len(audit.opened.cosignatures)
     detail = (
@@ -227,7 +245,7 @@ def _log(audit: Audit) -> Found:
 
 
 def _since(audit: Audit) -> Found:
-    older = audit.trust.open_pending(audit.since_file or b"").checkpoint
+    older = _open_older(audit.trust, audit.since_file or b"")
     checkpoint = audit.opened.checkpoint
     if older.origin != checkpoint.origin:
         message = f"seen was log {older.origin}, here is {checkpoint.origin}"
@@ -240,6 +258,15 @@ def _since(audit: Audit) -> Found:
         raise InconsistentLog(message, code="log-forked")
     new = checkpoint.size - older.size
     return f"the {older.size} entries seen are a prefix, {new} are new", {"new": new}
+
+
+def _open_older(trust: TrustPolicy, note: bytes) -> Checkpoint:
+    """Open a checkpoint that an auditor kept; an error quotes nothing of the file."""
+    try:
+        return trust.open_pending(note).checkpoint
+    except ProtocolError as error:
+        message = "the file given with --since is no checkpoint; name one that you kept"
+        raise ProtocolError(message, code=error.code) from None
 
 
 def _charter(audit: Audit) -> Found:
@@ -306,22 +333,6 @@ def _privacy(audit: Audit) -> Found:
     return detail, {"accounts": len(audit.accounts), "without_promise": without}
 
 
-def _artifacts(audit: Audit) -> Found:
-    state, folders = audit.state, audit.bundle.artifacts
-    whole = check_artifacts(
-        folders, state=state, entries=audit.entries, policy=audit.bundle.policy
-    )
-    logged = len(state.releases) + len(state.adapters)
-    listed, missing = len(folders) - len(whole), logged - len(folders)
-    if missing:
-        audit.unchecked.append(f"{missing} releases and adapters")
-    detail = (
-        f"{logged} releases and adapters in the log: {len(whole)} here with all files,"
-        f" {listed} by manifest, {missing} not in this bundle"
-    )
-    return detail, {"logged": logged, "whole": len(whole), "manifests": listed}
-
-
 def _blobs(audit: Audit) -> Found:
     blobs = audit.bundle.blobs
     unnamed = blobs.keys() - _digests_in(audit.entries) if blobs else set()
@@ -331,23 +342,32 @@ def _blobs(audit: Audit) -> Found:
         if digest_file(path) != name:
             message = f"blob {name} has another digest"
             raise VerificationError(message, code="blob-digest-differs")
-    count = len(audit.bundle.blobs)
-    return f"{count} blobs, each named by its digest", {"blobs": count}
+    named = {
+        found for each in _payloads(audit.entries) for found in _CONTENT.findall(each)
+    }
+    lacking = {f"{each[:15]}…" for each in named - blobs.keys()}
+    audit.unchecked += _counted(lacking, "contents that entries name by digest")
+    return f"{len(blobs)} blobs, each named by its digest", {"blobs": len(blobs)}
 
 
 def _digests_in(entries: Iterable[bytes]) -> set[str]:
     """List the digests that events name."""
-    payloads = (open_entry(entry).payload for entry in entries)
-    return {found for each in payloads for found in _DIGEST.findall(each.decode())}
+    return {found for each in _payloads(entries) for found in _DIGEST.findall(each)}
+
+
+def _payloads(entries: Iterable[bytes]) -> Iterator[str]:
+    return (open_entry(entry).payload.decode() for entry in entries)
 
 
 def _sums(audit: Audit) -> Found:
     found = check_sums(audit.folder / SUMS, DecodedEvents(audit.entries))
-    closed = len(audit.state.closed)
-    if found.rounds < closed:
-        audit.unchecked.append(f"the sums of {closed - found.rounds} rounds")
-    if found.chunks < found.all_chunks:
-        audit.unchecked.append(f"{found.all_chunks - found.chunks} chunks of sums")
+    closed = {each.index for each in audit.state.closed}
+    lacking = {f"entry {index}" for index in closed - found.chunks_of.keys()}
+    audit.unchecked += _counted(lacking, "sums of closed rounds")
+    for index, (checked, of) in sorted(found.chunks_of.items()):
+        if checked < of:
+            rest = f"{of - checked} of {of} chunks of the sum that entry {index} names"
+            audit.unchecked.append(rest)
     detail = (
         f"{found.chunks} of {found.all_chunks} chunks of {found.rounds} sums recomputed"
         " from the masked uploads"
@@ -359,6 +379,58 @@ def _sums(audit: Audit) -> Found:
     }
 
 
+def _artifacts(audit: Audit) -> Found:
+    state, folders = audit.state, audit.bundle.artifacts
+    found = check_artifacts(
+        folders,
+        state=state,
+        entries=audit.entries,
+        policy=audit.bundle.policy,
+        listed=audit.bundle.artifact_digests,
+    )
+    audit.faults = found.faults
+    if found.faults:
+        _refuse_faulty(found.faults)
+    logged = state.releases.keys() | state.adapters.keys()
+    missing = logged - folders.keys()
+    unfitted = (found.whole & state.adapters.keys()) - found.fitted
+    audit.unchecked += _counted(missing, "releases and adapters that are not here")
+    audit.unchecked += _counted(
+        found.listed, "releases and adapters that are here by manifest alone"
+    )
+    audit.unchecked += _counted(unfitted, "adapters whose base is not here")
+    detail = (
+        f"{len(logged)} releases and adapters in the log: {len(found.whole)} here with"
+        f" all files, {len(found.listed)} by manifest, {len(missing)} not in this"
+        " bundle"
+    )
+    return detail, {
+        "logged": len(logged),
+        "whole": len(found.whole),
+        "manifests": len(found.listed),
+    }
+
+
+def _refuse_faulty(faults: Mapping[str, TapestryError]) -> None:
+    """Raise the fault that weighs most, with the names of all faulty artifacts.
+
+    Raises:
+        TapestryError: There is a fault, as the caller has made sure.
+    """
+    order = list(_SEVERITY)
+    name = min(faults, key=lambda each: (order.index(verdict_of(faults[each])), each))
+    others = ", ".join(sorted(faults.keys() - {name}))
+    also = f"; so are {others}" if others else ""
+    raise faults[name].at(f"artifact {name} is faulty{also}")
+
+
+def _counted(names: Collection[str], what: str) -> list[str]:
+    """Return one line with the number of names and the first few; none if empty."""
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"{len(names)} {what}: {shown}{more}"] if names else []
+
+
 _STEPS: dict[str, Callable[[Audit], Found]] = {
     "files": _files,
     "trust": _trust,
@@ -368,7 +440,7 @@ _STEPS: dict[str, Callable[[Audit], Found]] = {
     "charter": _charter,
     "events": _events,
     "privacy": _privacy,
-    "artifacts": _artifacts,
     "blobs": _blobs,
     "sums": _sums,
+    "artifacts": _artifacts,  # the last, so that all else holds beside a faulty one
 }

@@ -12,7 +12,14 @@ from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import IncompleteError
-from tapestry_governance.cli.audit import bundle_folder, note_trust, status, trust_file
+from tapestry_governance.cli.audit import (
+    bundle_folder,
+    log_holds,
+    note_faults,
+    note_trust,
+    status,
+    trust_file,
+)
 from tapestry_governance.cli.folder_checks import (
     CheckStep,
     check_log,
@@ -97,14 +104,18 @@ def verify_command(
 @trust_file
 @as_json
 def list_command(bundle: Path, trust: bytes | None, as_json: bool) -> ExitStatus:
-    """List the published adapters, if the bundle holds; it is verified first."""
+    """List the published adapters, if the bundle's log holds; it is verified first.
+
+    Faulty folders in the bundle are named, and make the exit status theirs.
+    """
     from tapestry_governance.audit.verify import verify
 
     audit = verify(bundle, trust=trust)
-    if status(audit) is not ExitStatus.HOLDS:
+    if not log_holds(audit):
         console.note(f"{bundle} does not verify: {audit.steps[-1].detail}")
         return status(audit)
     note_trust(audit.trust_file)
+    note_faults(audit)
     adapters = [entry for _, entry in sorted(audit.state.adapters.items())]
     if as_json:
         rows = [entry.model_dump(mode="json") for entry in adapters]
@@ -112,7 +123,7 @@ def list_command(bundle: Path, trust: bytes | None, as_json: bool) -> ExitStatus
     else:
         for entry in adapters:
             console.say(_line(entry))
-    return ExitStatus.HOLDS
+    return status(audit)
 
 
 def _check_base(

@@ -116,8 +116,9 @@ def statement_command(
     from tapestry_governance.audit.privacy_statement import state_privacy, to_markdown
 
     audit = _audit(bundle, trust=trust)
-    if status(audit) is not ExitStatus.HOLDS:
+    if not log_holds(audit) or name in audit.faults:
         return _say_failure(audit, as_json=as_json)
+    note_faults(audit)
     statement = state_privacy(audit.state, name)
     if as_json:
         console.say_json(statement.to_json())
@@ -156,7 +157,7 @@ def software_command(
     allowed = None
     if bundle is not None:
         audit = _audit(bundle, trust=trust)
-        if status(audit) is not ExitStatus.HOLDS:
+        if not log_holds(audit):
             return _say_failure(audit, as_json=as_json)
         allowed = audit.state.policy.software
     found = SoftwareReport.of(software_manifest(), allowed=allowed, reads_files=files)
@@ -171,6 +172,17 @@ def software_command(
 def status(audit: "Audit") -> ExitStatus:
     """Return the verdict of an audit as an exit status."""
     return ExitStatus(int(audit.verdict))
+
+
+def log_holds(audit: "Audit") -> bool:
+    """Return whether all holds but folders of releases or adapters in the bundle."""
+    return status(audit) is ExitStatus.HOLDS or bool(audit.faults)
+
+
+def note_faults(audit: "Audit") -> None:
+    """Tell which releases and adapters in the bundle are faulty."""
+    for name, fault in sorted(audit.faults.items()):
+        console.note(f"note: in the bundle {name} is faulty: {fault}")
 
 
 def _audit(bundle: Path, *, trust: bytes | None, since: bytes | None = None) -> "Audit":
@@ -199,8 +211,10 @@ def _print_steps(audit: "Audit") -> None:
         _say_reason(audit)
         return
     note_trust(audit.trust_file)
-    lacking = " and ".join(audit.unchecked)
-    but = f"; not in the bundle, so not checked: {lacking}" if lacking else ""
+    for each in audit.unchecked:
+        console.say(f"{'not checked':<13}{each}")
+    parts = len(audit.unchecked)
+    but = f"; {parts} parts were not checked, as they are not here" if parts else ""
     console.say(f"HOLDS: {len(audit.steps)} steps, every one holds{but}")
 
 
@@ -234,8 +248,15 @@ def _verdict(audit: "Audit") -> dict[str, Any]:
     last = audit.steps[-1]
     reason = None if found is ExitStatus.HOLDS else last.detail
     verdict = {"verdict": word, "exit": int(found), "reason": reason, "code": last.code}
-    foreign = list(last.foreign)
-    return verdict | {"unchecked": audit.unchecked, "foreign_files": foreign}
+    faults = {
+        name: {"code": fault.code, "detail": str(fault)}
+        for name, fault in sorted(audit.faults.items())
+    }
+    return verdict | {
+        "unchecked": audit.unchecked,
+        "foreign_files": list(last.foreign),
+        "faulty_artifacts": faults,
+    }
 
 
 def _row(account: "Account") -> dict[str, Any]:

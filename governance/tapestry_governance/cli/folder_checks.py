@@ -125,19 +125,23 @@ def check_log(
         steps.append(replace(_failed("log", error), checked=False))
         return None
 
-    def compare() -> "tuple[_Entry, Statement]":
+    def compare() -> "tuple[str, Statement]":
         from tapestry_governance.audit.privacy_statement import state_privacy
         from tapestry_governance.audit.published_folders import check_copies
 
-        audit = audited(bundle or beside, trust=trust)
+        audit = audited(bundle or beside, trust=trust, artifacts=False)
         entry = check(audit)
+        if (fault := audit.faults.get(entry.name)) is not None:
+            raise fault.at(f"the bundle's {entry.name} is faulty")
         state, policy = audit.state, audit.bundle.policy
         check_copies(
             directory, entry.name, state=state, entries=audit.entries, policy=policy
         )
-        return entry, state_privacy(state, entry.name)
+        faulty = ", ".join(sorted(audit.faults))
+        also = f"; faulty in the bundle, and not this: {faulty}" if faulty else ""
+        return describe(entry) + also, state_privacy(state, entry.name)
 
-    found = run(steps, "log", compare, lambda found: describe(found[0]))
+    found = run(steps, "log", compare, lambda found: found[0])
     return None if found is None else found[1]
 
 
@@ -197,8 +201,10 @@ def _promises(privacy: "Statement | None") -> list[str]:
     return [promise.to_line() for promise in privacy.promises]
 
 
-def audited(bundle: Path, *, trust: bytes | None) -> "Audit":
+def audited(bundle: Path, *, trust: bytes | None, artifacts: bool = True) -> "Audit":
     """Verify a bundle.
+
+    Without ``artifacts`` the releases and adapters in it may be faulty; all else holds.
 
     Raises:
         TapestryError: A step fails; the error has the verdict's kind and the step's
@@ -209,7 +215,7 @@ def audited(bundle: Path, *, trust: bytes | None) -> "Audit":
     audit = verify(bundle, trust=trust)
     step, verdict = audit.steps[-1], status(audit)
     detail, code = f"the bundle does not verify: {step.detail}", step.code or ""
-    if verdict is ExitStatus.HOLDS:
+    if verdict is ExitStatus.HOLDS or (audit.faults and not artifacts):
         return audit
     if verdict is ExitStatus.FOREIGN_FILE:
         raise ForeignFileError(detail, step.foreign, code=code)

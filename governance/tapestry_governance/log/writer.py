@@ -256,7 +256,7 @@ class Log:
 
         Guarantees:
             On return the tiles and ``public/checkpoint`` are on the disk. Only
-            lines of this policy's witnesses are in the note.
+            lines of this policy's witnesses are in the note, in the policy's order.
 
         Raises:
             QuorumError: Too few witnesses have cosigned; nothing changed.
@@ -269,12 +269,14 @@ class Log:
                 "no checkpoint was signed yet; sign one and have it cosigned",
                 code="checkpoint-missing",
             )
-        note = signed
+        lines: dict[str, bytes] = {}
         for line in self.store.cosignatures(size):
             with suppress(VerificationError):  # its witness has left the policy
-                trust.open_cosignature(self._checkpoint(size), line)
-                note += line
-        trust.open(note)
+                held = trust.open_cosignature(self._checkpoint(size), line)
+                lines[held.witness] = line
+        order = (witness.name for witness in trust.witnesses)
+        note = signed + b"".join(lines[name] for name in order if name in lines)
+        trust.open_published(note)
         with self.store.transaction():
             self.store.insert_publication(size, note)
         self._public.publish(size, note)

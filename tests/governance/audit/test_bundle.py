@@ -11,6 +11,8 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry_governance.audit.bundle import (
+    MANIFEST,
+    add_sums,
     open_bundle,
     read_small,
     write_bundle,
@@ -123,19 +125,47 @@ def test_a_list_of_files_is_not_made_of_a_folder_with_a_link_or_pipe(
         write_manifest(bundle)
 
 
-@pytest.mark.parametrize(
-    "name", ["checkpoint", "genesis.sha256", "trust-policy.txt", "tile/0/000.p"]
-)
-def test_a_file_that_is_always_small_is_not_hashed_for_hours(
-    tmp_path: Path, name: str
-) -> None:
+def test_no_hole_of_a_terabyte_is_hashed_wherever_it_is(tmp_path: Path) -> None:
+    """Each file in turn, also under a list of files that has another digest of it."""
     world, base = released(tmp_path)
     bundle = bundle_of(world, tmp_path, artifacts={"base-2": base})
-    found = bundle.folder / name
-    path = found if found.is_file() else next(found.iterdir())
-    os.truncate(path, 1 << 40)
+    listed = (bundle.folder / MANIFEST).read_text()
+    for name in bundle.files:
+        path = bundle.folder / name
+        size, true = path.stat().st_size, f"{bundle.listed[name]}  {name}\n"
+        for text in (listed, listed.replace(true, f"{'0' * 64}  {name}\n")):
+            os.truncate(path, 1 << 40)
+            (bundle.folder / MANIFEST).write_text(text)
+            assert verify(bundle.folder).verdict is AuditVerdict.FAILS, name
+            os.truncate(path, size)
+    (bundle.folder / MANIFEST).write_text(listed)
+    assert verify(bundle.folder).verdict is AuditVerdict.HOLDS
+
+
+@pytest.mark.parametrize("name", ["result.json", "0/sum.bin", "0/upload-fr.bin"])
+def test_no_hole_in_the_evidence_of_a_sum_is_hashed(tmp_path: Path, name: str) -> None:
+    bundle = bundle_of(World().grow(), tmp_path)
+    path = tmp_path / "sum" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"{}")
+    add_sums(bundle.folder, {3: tmp_path / "sum"})
+    os.truncate(bundle.folder / "sums" / "3" / name, 1 << 40)
     with refused(VerificationError, "file-too-large", match=path.name):
         open_bundle(bundle.folder)
+
+
+def test_another_digest_in_the_list_is_refused_for_each_file(tmp_path: Path) -> None:
+    """Those of artifacts are compared with the manifest that the log names."""
+    world, base = released(tmp_path)
+    bundle = bundle_of(world, tmp_path, artifacts={"base-2": base})
+    listed = (bundle.folder / MANIFEST).read_text()
+    for name in bundle.files:
+        true = f"{bundle.listed[name]}  {name}\n"
+        other = listed.replace(true, f"{'0' * 64}  {name}\n")
+        (bundle.folder / MANIFEST).write_text(other)
+        audit = verify(bundle.folder)
+        assert audit.steps[-1].code == "manifest-file-changed", name
+        assert name.rpartition("/")[2] in audit.steps[-1].detail
 
 
 def test_a_small_file_is_read_up_to_its_bound(tmp_path: Path) -> None:

@@ -11,9 +11,18 @@ import pytest
 from tapestry.artifacts import manifest
 from tapestry.artifacts.model_identity import ModelContent
 from tapestry.errors import ForeignFileError, IncompleteError, VerificationError
+from tapestry.tlog import tiles
+from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.merkle import inclusion_proof, leaf_hash
 from tapestry.tlog.proof import Proof
-from tapestry_governance.audit.published_folders import check_artifacts
+from tapestry_governance.audit.published_folders import (
+    CheckedArtifacts,
+    check_artifacts,
+)
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.persistent_collections import PersistentMap
+from tapestry_governance.rules.replay import apply_all
+from tests.support.adapter_folders import make_demo
 from tests.support.audit_bundles import attach_proof, released, safetensors
 from tests.support.log_world import World
 from tests.support.refusals import refused
@@ -37,13 +46,17 @@ def base(made: tuple[World, Path], tmp_path: Path) -> Path:
 
 def whole(
     world: World, *folders: Path, entries: Sequence[bytes] | None = None
-) -> set[str]:
-    return check_artifacts(
+) -> frozenset[str]:
+    """Check folders, and raise the first fault."""
+    found = check_artifacts(
         {folder.name: folder for folder in folders},
         state=world.folded,
         entries=world.entries if entries is None else entries,
         policy=world.trust.encode(),
     )
+    for fault in found.faults.values():
+        raise fault
+    return found.whole
 
 
 def test_a_release_with_all_files_is_whole(world: World, base: Path) -> None:
@@ -168,3 +181,62 @@ def test_an_empty_file_beside_a_release_is_named(
     (base / "tapestry" / name).write_bytes(b"")
     with refused(IncompleteError, "file-empty", match=f"base-2: {name}"):
         whole(world, base)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demo:
+    """A release and an adapter on it, with the log that publishes both."""
+
+    folders: dict[str, Path]
+    entries: list[bytes]
+    state: FederationState
+
+    def check(self) -> CheckedArtifacts:
+        policy = World().trust.encode()
+        return check_artifacts(
+            self.folders, state=self.state, entries=self.entries, policy=policy
+        )
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Demo:
+    place = make_demo(tmp_path)
+    size = read_claim((place / "bundle" / "checkpoint").read_bytes()).size
+    entries = list(tiles.read_entries(place / "bundle", size))
+    state = apply_all(None, entries)
+    assert state is not None
+    kinds = {"base-2": "releases", "fr-culture": "adapters"}
+    folders = {name: place / kind / name for name, kind in kinds.items()}
+    return Demo(folders=folders, entries=entries, state=state)
+
+
+@pytest.mark.parametrize(
+    ("faulty", "file", "code"),
+    [
+        ("base-2", "model.safetensors", "manifest-file-changed"),
+        ("base-2", "tapestry/release.tlog-proof", "proof-malformed"),
+        ("base-2", "tapestry/manifest.json", "json-invalid"),
+        ("fr-culture", "adapter_config.json", "manifest-file-changed"),
+        ("fr-culture", "tapestry/accounted.entry", "own-entry-differs"),
+        ("fr-culture", "more.txt", "foreign-file"),
+    ],
+)
+def test_the_fault_of_one_artifact_is_not_anothers(
+    demo: Demo, faulty: str, file: str, code: str
+) -> None:
+    (other,) = demo.folders.keys() - {faulty}
+    assert demo.check().whole == demo.folders.keys()
+    assert demo.check().fitted == {"fr-culture"}
+    (demo.folders[faulty] / file).write_bytes(b"x")
+    found = demo.check()
+    assert {name: fault.code for name, fault in found.faults.items()} == {faulty: code}
+    assert found.whole == {other}
+    assert found.fitted == set()  # without a sound base, or without a sound adapter
+
+
+def test_an_adapter_that_the_log_does_not_account_for_is_at_fault(demo: Demo) -> None:
+    state = dataclasses.replace(demo.state, spending=PersistentMap())
+    found = dataclasses.replace(demo, state=state).check()
+    codes = {name: fault.code for name, fault in found.faults.items()}
+    assert codes == {"fr-culture": "adapter-not-accounted"}
+    assert found.whole == {"base-2"}

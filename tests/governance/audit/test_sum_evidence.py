@@ -1,13 +1,20 @@
 """A sum in a bundle is recomputed from the uploads that the log names."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tapestry.errors import IncompleteError, ProtocolError, VerificationError
+from tapestry.encoding import canonical_json
+from tapestry.errors import (
+    ForeignFileError,
+    IncompleteError,
+    ProtocolError,
+    VerificationError,
+)
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import CHUNK_BYTES, chunk_leaves, chunk_root
 from tapestry.secagg.server import Unmasked
@@ -33,7 +40,7 @@ from tests.support.refusals import refused
 from tests.support.secagg_cohort import Federation
 
 LENGTH = CHUNK_BYTES // 4 + 100  # two chunks
-BOTH = CheckedSums(rounds=1, chunks=2, all_chunks=2)
+BOTH = CheckedSums(chunks_of={5: (2, 2)})
 OTHER = "sha256:" + "cd" * 32
 Chunks = Sequence[bytes | memoryview]
 
@@ -135,9 +142,7 @@ def test_an_honest_sum_is_recomputed(finished: Finished) -> None:
 
 
 def test_a_bundle_without_sums_holds(tmp_path: Path) -> None:
-    assert check_sums(tmp_path / "sums", []) == CheckedSums(
-        rounds=0, chunks=0, all_chunks=0
-    )
+    assert check_sums(tmp_path / "sums", []) == CheckedSums(chunks_of={})
 
 
 def test_a_sum_that_is_not_the_sum_is_found(tmp_path: Path) -> None:
@@ -173,6 +178,64 @@ def test_another_upload_than_was_committed_to_is_refused(finished: Finished) -> 
     finished.events[2] = finished.events[2].model_copy(update={"body": said})
     with refused(VerificationError, "committed-upload-differs", match="cdcd"):
         check_sums(finished.folder, finished.events)
+
+
+Rows = list[dict[str, Any]]
+
+
+def _with_consents(finished: Finished, change: Callable[[Rows], Rows]) -> None:
+    path = finished.folder / "5" / "result.json"
+    value = json.loads(path.read_bytes())
+    consents = value["transcript"]["consents"]
+    consents["consents"] = change(consents["consents"])
+    path.write_bytes(canonical_json(value))
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_consent_beyond_the_threshold_may_be_cut(finished: Finished, at: int) -> None:
+    """They come after what they sign, so nothing binds how many are there."""
+    assert finished.federation.manifest.threshold == 3
+    _with_consents(finished, lambda rows: rows[:at] + rows[at + 1 :])
+    assert check_sums(finished.folder, finished.events) == BOTH
+    _with_consents(finished, lambda rows: rows[1:])
+    with refused(VerificationError, "consents-too-few"):
+        check_sums(finished.folder, finished.events)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: [*rows, rows[-1]],
+        lambda rows: [rows[1], rows[0], *rows[2:]],
+        lambda rows: [*rows[:3], {**rows[3], "node": "n0005.example"}],
+        lambda rows: [{**rows[0], "signature": rows[1]["signature"]}, *rows[1:]],
+        lambda rows: [{**rows[0], "note": "a letter"}, *rows[1:]],
+        lambda rows: [{**rows[0], "survivors": OTHER}, *rows[1:]],
+    ],
+    ids=["twice", "swapped", "a stranger's", "another's", "a field more", "other list"],
+)
+def test_each_consent_that_is_there_is_a_survivors_and_in_its_place(
+    finished: Finished, change: Callable[[Rows], Rows]
+) -> None:
+    _with_consents(finished, change)
+    with pytest.raises((VerificationError, ProtocolError)):
+        check_sums(finished.folder, finished.events)
+
+
+def test_a_sums_folder_holds_numbered_folders_and_nothing_else(
+    finished: Finished,
+) -> None:
+    for name in ("result.json", "proofs.json", "sum.bin", "5.json"):
+        (finished.folder / name).write_bytes(b"x")
+        with refused(ForeignFileError, "foreign-file", match=name):
+            check_sums(finished.folder, finished.events)
+        (finished.folder / name).unlink()
+    for name in ("5/proofs.json", "5/sum.bin", "5/0/result.json", "5/0/upload-x.bin"):
+        (finished.folder / name).write_bytes(b"x")
+        with refused(ForeignFileError, "foreign-file", match=name.rsplit("/", 1)[1]):
+            check_sums(finished.folder, finished.events)
+        (finished.folder / name).unlink()
+    assert check_sums(finished.folder, finished.events) == BOTH
 
 
 def test_any_flipped_byte_of_the_evidence_is_noticed(finished: Finished) -> None:

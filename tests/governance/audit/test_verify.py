@@ -362,6 +362,24 @@ def test_a_rollback_fails_against_an_old_view(world: World, tmp_path: Path) -> N
     assert failed(audit) == ("since", AuditVerdict.FAILS, "log-shrunk")
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        b"Patient Rossi\n\nborn 1961, smoker\n",
+        b"PRIVATE+tapestry.example/node+0011aabb+AXNlY3JldHNlY3JldA==\n",
+        "a\n\n\N{EM DASH} Rossi born-1961\n".encode(),
+        b"",
+    ],
+    ids=["records", "key", "signature line", "empty"],
+)
+def test_a_file_that_is_no_checkpoint_is_not_quoted(bundle: Path, kept: bytes) -> None:
+    audit = verify(bundle, since=kept)
+    assert failed(audit)[:2] == ("since", AuditVerdict.FAILS)
+    said = audit.steps[-1].detail
+    assert "--since" in said
+    assert not any(word in said for word in ("Rossi", "1961", "PRIVATE", "0011aabb"))
+
+
 def test_too_few_cosignatures_do_not_hold(world: World, bundle: Path) -> None:  # [5]
     (bundle / "checkpoint").write_bytes(world.note(witnesses=NAMES[:2]))
     write_manifest(bundle)
@@ -527,3 +545,36 @@ def test_an_empty_log_has_no_verdict(world: World, tmp_path: Path) -> None:
     (public / "genesis.sha256").write_text(world.genesis + "\n")
     write_manifest(public)
     assert failed(verify(public)) == ("charter", AuditVerdict.INCOMPLETE, "log-empty")
+
+
+@pytest.mark.parametrize("name", [b"data of de", b"data of es", None])
+def test_content_that_is_taken_out_of_a_bundle_is_told_as_unchecked(
+    bundle: Path, name: bytes | None
+) -> None:
+    before = verify(bundle).unchecked
+    if name is None:
+        shutil.rmtree(bundle / "blobs")
+    else:
+        (bundle / "blobs" / "sha256" / digest(name).removeprefix("sha256:")).unlink()
+    write_manifest(bundle)
+    audit = verify(bundle)
+    assert audit.verdict is AuditVerdict.HOLDS
+    (more,) = set(audit.unchecked) - set(before)
+    contents = next(each for each in before if "contents" in each)
+    gone = 1 if name else 2
+    assert int(more.split()[0]) == int(contents.split()[0]) + gone
+    assert name is None or digest(name)[:15] in more
+
+
+def test_an_artifact_that_is_not_here_whole_is_told_as_unchecked(bundle: Path) -> None:
+    place = bundle / "artifacts" / "base-2"
+    assert "base-2" not in " ".join(verify(bundle).unchecked)
+    for path in place.glob("*.*"):
+        path.unlink()
+    write_manifest(bundle)
+    told = "1 releases and adapters that are here by manifest alone: base-2"
+    assert told in verify(bundle).unchecked
+    shutil.rmtree(bundle / "artifacts")
+    write_manifest(bundle)
+    told = "2 releases and adapters that are not here: base-2, fr-culture"
+    assert told in verify(bundle).unchecked

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tapestry.artifacts import manifest
+from tapestry_governance.audit.bundle import write_manifest
 from tapestry_governance.events.round_events import RoundDisputed
 from tests.support.adapter_folders import codes, make_demo, words
 from tests.support.commands import Result, tapestry
@@ -157,3 +158,47 @@ def test_a_release_without_a_log_that_holds_states_no_epsilon(
     (demo / "elsewhere" / "checkpoint").write_bytes(b"")
     told = _run("verify", release, "--bundle", demo / "elsewhere", "--json")
     assert json.loads(told.stdout)["privacy"] is None
+
+
+def _with_artifacts(demo: Path, faulty: str, file: str) -> Path:
+    """Put release and adapter into the bundle, and spoil a file of one of them."""
+    bundle = demo / "bundle"
+    for folder in (demo / "releases" / "base-2", demo / "adapters" / "fr-culture"):
+        shutil.copytree(folder, bundle / "artifacts" / folder.name)
+    (bundle / "artifacts" / faulty / file).write_bytes(b"x")
+    write_manifest(bundle)
+    return bundle
+
+
+@pytest.mark.parametrize(
+    ("faulty", "file", "status"),
+    [
+        ("fr-culture", "tapestry/published.entry", 1),
+        ("fr-culture", "notes.txt", 4),
+        ("base-2", "tapestry/release.tlog-proof", 1),
+        ("base-2", "tapestry/more.json", 4),
+    ],
+)
+def test_a_faulty_artifact_in_a_bundle_is_no_fault_of_another(
+    demo: Path, faulty: str, file: str, status: int
+) -> None:
+    """The whole bundle does not hold; what is verified beside it does."""
+    bundle = _with_artifacts(demo, faulty, file)
+    told = json.loads(tapestry("audit", "verify", bundle, "--json").stdout)
+    assert (told["exit"], list(told["faulty_artifacts"])) == (status, [faulty])
+    assert [step["holds"] for step in told["steps"]] == [True] * 9 + [False]
+    adapter = demo / "adapters" / "fr-culture"
+    for command, name in (
+        (("release", "verify", demo / "releases" / "base-2"), "base-2"),
+        (("adapter", "verify", adapter), "fr-culture"),
+    ):
+        result = tapestry(*command, "--bundle", bundle)
+        assert result.exit_code == (status if name == faulty else 0), result.stdout
+        assert faulty in result.stdout
+    for name in ("base-2", "fr-culture"):
+        result = tapestry("audit", "statement", bundle, name)
+        assert result.exit_code == (status if name == faulty else 0)
+        assert faulty in result.stdout + result.stderr
+    listed = tapestry("adapter", "list", bundle)
+    assert (listed.exit_code, listed.stdout.split()[0]) == (status, "fr-culture")
+    assert f"{faulty} is faulty" in listed.stderr

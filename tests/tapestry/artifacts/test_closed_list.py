@@ -14,6 +14,7 @@ LIST = ClosedList(
     what="a thing",
     files=re.compile(r"a\.txt|inner/b\.txt"),
     folders=frozenset({"inner"}),
+    proofs=frozenset({"own.entry", "own.sig"}),
 )
 
 
@@ -40,19 +41,15 @@ def test_listed_files_and_proofs_are_all_that_a_folder_may_hold(folder: Path) ->
     LIST.check(folder)  # what is missing is for others to say
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "log.entry",
-        "log.sig",
-        "release.tlog-proof",
-        "trust-policy.txt",
-        "x" * 95 + ".json",
-    ],
-)
-def test_a_proof_has_a_place_beside_any_kind(folder: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["own.entry", "own.sig"])
+def test_a_proof_of_this_kind_has_a_place_beside_the_manifest(
+    folder: Path, name: str
+) -> None:
     (folder / PROOFS / name).touch()
     LIST.check(folder)
+    (folder / PROOFS / name).unlink()
+    (folder / PROOFS / name).mkdir()
+    assert _foreign(folder) == (f"{PROOFS}/{name}/",)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +60,12 @@ def test_a_proof_has_a_place_beside_any_kind(folder: Path, name: str) -> None:
         "A.txt",
         "inner/a.txt",
         f"{PROOFS}/code.py",
-        f"{PROOFS}/.json",
-        f"{PROOFS}/" + "x" * 101 + ".json",
-        f"{PROOFS}/a b.json",
+        f"{PROOFS}/other.json",
+        f"{PROOFS}/own.Entry",
+        f"{PROOFS}/own.entry.sig",
+        f"{PROOFS}/a.txt",
+        "own.entry",
+        "manifest.json",
         ".git",
         "a.txt\n",
     ],
@@ -121,6 +121,6 @@ def test_what_is_no_folder_cannot_be_read(folder: Path, name: str) -> None:
 
 
 def test_a_list_without_folders_of_its_own_takes_proofs_alone(folder: Path) -> None:
-    plain = ClosedList(what="a thing", files=re.compile("a.txt"))
+    plain = ClosedList(what="a thing", files=re.compile("a.txt"), proofs=frozenset())
     with refused(ForeignFileError, "foreign-file", match="inner/"):
         plain.check(folder)

@@ -47,8 +47,6 @@ def _refused(folder: Path, code: str) -> TapestryError:
 def test_a_plain_folder_is_read_with_the_place_of_each_tensor(folder: Path) -> None:
     for name in ("README.md", "LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY.md"):
         (folder / name).write_text("text")
-    (folder / "tapestry").mkdir()
-    (folder / "tapestry" / "release.entry").write_text("{}")
     found = model_folder.read(folder)
     assert found.shapes == dict.fromkeys("abcd", (2, 2))
     assert b'"vocab_size": 260' in found.settings["config.json"]

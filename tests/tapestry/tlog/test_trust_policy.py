@@ -1,6 +1,9 @@
 """The trust policy: which checkpoints count."""
 
+import dataclasses
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -246,3 +249,162 @@ def test_a_policy_is_bounded() -> None:
 def test_an_empty_or_truncated_policy_is_refused(data: bytes, said: str) -> None:
     with refused(ProtocolError, "trust-policy-malformed", match=said):
         TrustPolicy.parse(data)
+
+
+LINES = (
+    f"log {LOG_KEY.verify_key} https://log.example/",
+    *(f"witness Witness-{at} {WITNESSES[at].verify_key}" for at in range(4)),
+    "group Clinics 2 Witness-0 Witness-1",
+    "group Together 2 Clinics Witness-2",
+    "quorum Together",
+)
+KEYWORDS = {"log", "witness", "group", "quorum", "all"}
+SECRETS = (
+    "Rossi,Anna,1961",
+    "PRIVATE+tapestry.example/node+0011aabb",
+    "PRIVATE+x+AXNlY3JldHNlY3JldHNlY3JldA==",
+    "+ZZ+ZZ",
+    "\N{CYRILLIC SMALL LETTER ZHE}" * 30,
+    "99999",
+    "00",
+)
+
+
+def _with_secret_words() -> list[tuple[int, str]]:
+    """Put a secret in place of each word of each kind of line, and after the last."""
+    found = []
+    for secret in SECRETS:
+        for number, line in enumerate(LINES, start=1):
+            words = line.split(" ")
+            for at in range(len(words) + 1):
+                spoilt = [*words[:at], secret, *words[at + 1 :]]
+                found.append((number, " ".join(spoilt)))
+        found += [(1, f"{w} {secret}") for w in ("log", "witness", "group", "quorum")]
+        found += [(1, f"{w} {secret} {secret}") for w in ("log", "witness", "group")]
+        found += [(1, secret), (1, f"mirror {secret}"), (1, f"group all {secret} all")]
+    return found
+
+
+def test_a_refusal_names_the_line_and_the_remedy_and_quotes_no_word() -> None:
+    """The file may be a key, or hold records, and was named by mistake."""
+    refusals = 0
+    for number, line in _with_secret_words():
+        text = "\n".join([*LINES[: number - 1], line, *LINES[number:], ""])
+        try:
+            TrustPolicy.parse(text.encode())
+        except ProtocolError as error:
+            refusals += 1
+            said = str(error)
+            assert "trust policy" in said
+            lines = re.search(r"line ([0-9]+) ", said)  # or a later one that needs it
+            assert lines, said
+            assert int(lines[1]) >= number
+            assert "ask for the file again" in said
+            rest = said.replace(lines[0], "")
+            for word in " ".join([*LINES, line, *SECRETS]).split(" "):
+                assert word in {*KEYWORDS, "1", "2"} or word not in rest, said
+    assert refusals > 150
+
+
+def test_a_policy_built_of_the_same_parts_obeys_the_same_rules() -> None:
+    trust = TrustPolicy.parse("".join(f"{line}\n" for line in LINES).encode())
+    for part in ("logs", "witnesses", "groups"):
+        rows = getattr(trust, part)
+        changed: dict[str, Any] = {part: (*rows, rows[0])}
+        with refused(ProtocolError, "trust-policy-inconsistent") as caught:
+            dataclasses.replace(trust, **changed)
+        told = str(caught.value)
+        assert not any(word in told for word in ("Witness-", "Clinics", ".example"))
+
+
+PRINTED = "".join(f"{line}\n" for line in LINES)
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        f"# to the reader\n{PRINTED}",
+        PRINTED.replace(" ", "\t", 1),
+        PRINTED.replace(" ", "  "),
+        f"{PRINTED}\n",
+        f"{PRINTED} \n",
+        "".join(f"{line}\n" for line in [*LINES[1:5], LINES[0], *LINES[5:]]),
+        PRINTED.replace("Clinics 2 ", "Clinics all ", 1),
+    ],
+    ids=["comment", "tab", "blanks", "line", "blank line", "order", "word"],
+)
+def test_a_policy_that_is_published_has_one_spelling(spelled: str) -> None:
+    trust = TrustPolicy.parse_printed(PRINTED.encode())
+    assert trust == TrustPolicy.parse(spelled.encode())  # as the format allows
+    with refused(ProtocolError, "trust-policy-respelled"):
+        TrustPolicy.parse_printed(spelled.encode())
+
+
+def _respell(change: Callable[[list[note.Signature]], list[note.Signature]]) -> bytes:
+    parsed = note.parse(cosigned(CHECKPOINT, by=4))
+    changed = change(list(parsed.signatures))
+    return note.Note(text=parsed.text, signatures=tuple(changed)).encode()
+
+
+def test_a_published_checkpoint_may_lack_lines_beyond_the_quorum_and_no_other() -> None:
+    for count in (3, 4):
+        data = cosigned(CHECKPOINT, by=count)
+        assert TRUST.open_published(data) == TRUST.open(data)
+    fewer = _respell(lambda lines: [lines[0], *lines[2:]])
+    assert TRUST.open_published(fewer).checkpoint == CHECKPOINT
+    with refused(QuorumError, "quorum-not-reached"):
+        TRUST.open_published(cosigned(CHECKPOINT, by=2))
+
+
+NAMESAKE = SigningKey(name=LOG_KEY.name, algorithm=Algorithm.SIGNATURE, seed=bytes(32))
+STRANGER = note.cosign(
+    str(CHECKPOINT), signing_key("s.example/w", Algorithm.COSIGNATURE), time=TIME
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [*lines, STRANGER],
+        lambda lines: [STRANGER, *lines],
+        lambda lines: [*lines, note.sign(str(CHECKPOINT), NAMESAKE)],
+        lambda lines: [lines[0], lines[2], lines[1], *lines[3:]],
+        lambda lines: [*lines[1:], lines[0]],
+        lambda lines: [lines[0], *reversed(lines[1:])],
+    ],
+    ids=[
+        "stranger",
+        "stranger first",
+        "namesake of the log",
+        "swapped",
+        "log last",
+        "reversed",
+    ],
+)
+def test_a_published_checkpoint_has_no_other_line_and_no_other_order(
+    change: Callable[[list[note.Signature]], list[note.Signature]],
+) -> None:
+    data = _respell(change)
+    assert TRUST.open(data).checkpoint == CHECKPOINT  # as the format allows
+    with refused(VerificationError, "checkpoint-respelled"):
+        TRUST.open_published(data)
+
+
+def test_of_two_logs_of_one_policy_one_signs_a_published_checkpoint() -> None:
+    other = SigningKey.generate(LOG_KEY.name)
+    elsewhere = SigningKey.generate("elsewhere.example/gov")
+    keys = (
+        f"log {LOG_KEY.verify_key}\nlog {other.verify_key}\nlog {elsewhere.verify_key}"
+    )
+    trust = TrustPolicy.parse(f"{keys}\nquorum none\n".encode())
+    lines = [note.sign(str(CHECKPOINT), key) for key in (LOG_KEY, other, elsewhere)]
+
+    def signed(*chosen: note.Signature) -> bytes:
+        return note.Note(text=str(CHECKPOINT), signatures=chosen).encode()
+
+    for line in lines[:2]:
+        assert trust.open_published(signed(line)).checkpoint == CHECKPOINT
+    for pair in (lines[:2], [lines[0], lines[2]], [lines[2], lines[0]]):
+        trust.open(signed(*pair))
+        with refused(VerificationError, "checkpoint-respelled"):
+            trust.open_published(signed(*pair))
