@@ -29,9 +29,9 @@ _TOLERANCE = 1e-4  # relative; between versions of the accountant
 class Account:
     """The spending of one node on one block.
 
-    Without noise nothing is promised: ``recomputed`` and ``target_delta`` are None.
-    ``recomputed`` is None, too, where the noise is so little that its cost cannot be
-    told. The fallback is None unless a part counts on the noise of others.
+    Without noise nothing is promised: ``recomputed`` and ``target_delta`` are None. A
+    cost is infinite where the noise is so little that no bound on it can be told. The
+    fallback is None, since it does not apply, unless a part counts on others' noise.
     """
 
     node: str
@@ -48,19 +48,30 @@ class Account:
     @property
     def is_understated(self) -> bool:
         """True if a report is below what its own parameters cost."""
-        if self.reported is None:
+        if self.reported is None or self.recomputed is None:
             return False
         if _is_below(self.reported, self.recomputed):
             return True
-        if self.fallback_reported is None:
-            return self.fallback_recomputed is not None
-        return _is_below(self.fallback_reported, self.fallback_recomputed)
+        return self.fallback_recomputed is not None and (
+            self.fallback_reported is None
+            or _is_below(self.fallback_reported, self.fallback_recomputed)
+        )
 
 
-def _is_below(reported: str, recomputed: float | None) -> bool:
-    if recomputed is None:
-        return True
+def _is_below(reported: str, recomputed: float) -> bool:
     return decode_decimal(reported) < recomputed * (1 - _TOLERANCE)
+
+
+def in_words(epsilon: float | None) -> float | str | None:
+    """Return an epsilon for machines; JSON has no word for one that is infinite."""
+    return "infinite" if epsilon == math.inf else epsilon
+
+
+def shown(epsilon: float | None) -> str:
+    """Print an epsilon, or ``none`` where nothing is promised."""
+    if epsilon is None:
+        return "none"
+    return "infinite" if epsilon == math.inf else f"{epsilon:.4f}"
 
 
 def recompute(spending: Spending) -> list[Account]:
@@ -219,8 +230,7 @@ class _RunningAccount:
             ),
         )
 
-    def _composed(self, composition: Composition, target_delta: str) -> float | None:
+    def _composed(self, composition: Composition, target_delta: str) -> float:
         if self._is_untold:
-            return None
-        value = composition.epsilon(target_delta=decode_decimal(target_delta))
-        return None if math.isinf(value) else value
+            return math.inf
+        return composition.epsilon(target_delta=decode_decimal(target_delta))

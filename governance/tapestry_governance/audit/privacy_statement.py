@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.errors import IncompleteError, ResourceError
-from tapestry_governance.audit.privacy_accounts import Account, recompute
+from tapestry_governance.audit.privacy_accounts import (
+    Account,
+    in_words,
+    recompute,
+    shown,
+)
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import AccountedSpending, ReleaseRecord
 
@@ -82,11 +87,11 @@ class NodePromise:
         return {
             "node": account.node,
             "block": account.block,
-            "epsilon": account.recomputed,
-            "epsilon_fallback": account.fallback_recomputed,
+            "epsilon": in_words(account.recomputed),
+            "epsilon_fallback": in_words(account.fallback_recomputed),
             "target_delta": account.target_delta,
-            "total_epsilon": total.recomputed,
-            "total_epsilon_fallback": total.fallback_recomputed,
+            "total_epsilon": in_words(total.recomputed),
+            "total_epsilon_fallback": in_words(total.fallback_recomputed),
             "total_target_delta": total.target_delta,
         }
 
@@ -104,7 +109,12 @@ class Statement:
 
     def to_json(self) -> dict[str, Any]:
         """Return the statement for machines."""
-        return asdict(self)
+        said = asdict(self)
+        for each in said["promises"]:
+            for account in (each["account"], each["total"]):
+                for name in ("recomputed", "fallback_recomputed"):
+                    account[name] = in_words(account[name])
+        return said
 
 
 def state_privacy(state: FederationState, name: str) -> Statement:
@@ -232,9 +242,9 @@ def _promise_lines(promise: NodePromise) -> list[str]:
     account, total = promise.account, promise.total
     epsilon = everything = "none: a part was trained without noise"
     if account.recomputed is not None:
-        epsilon = _shown(account.recomputed)
+        epsilon = shown(account.recomputed)
     if total.recomputed is not None:
-        everything = f"{_shown(total.recomputed)} at delta {total.target_delta}"
+        everything = f"{shown(total.recomputed)} at delta {total.target_delta}"
         if total.reported is not None:
             everything += f" (reported {total.reported})"
     rows: list[tuple[str, object]] = [
@@ -250,7 +260,7 @@ def _promise_lines(promise: NodePromise) -> list[str]:
             ("accountant", f"{promise.accountant} {promise.accountant_version}"),
         ]
     if account.fallback_recomputed is not None:
-        fallback = _shown(account.fallback_recomputed)
+        fallback = shown(account.fallback_recomputed)
         rows.insert(1, ("fallback epsilon", f"{fallback}, if all others collude"))
     rows += [(part.what, _numbers(part)) for part in promise.parts]
     table = [f"| {key} | {value} |" for key, value in rows]
@@ -276,11 +286,7 @@ def _numbers(part: Part) -> str:
 def _brief(account: Account) -> str:
     if account.recomputed is None:
         return "no promise"
-    said = f"epsilon {_shown(account.recomputed)} at delta {account.target_delta}"
+    said = f"epsilon {shown(account.recomputed)} at delta {account.target_delta}"
     if account.fallback_recomputed is not None:
-        said += f" ({_shown(account.fallback_recomputed)} if all others collude)"
+        said += f" ({shown(account.fallback_recomputed)} if all others collude)"
     return said
-
-
-def _shown(epsilon: float | None) -> str:
-    return "none" if epsilon is None else f"{epsilon:.4f}"

@@ -214,10 +214,12 @@ def note_trust(trust: bytes | None) -> None:
 
 
 def _print_accounts(audit: "Audit") -> None:
+    from tapestry_governance.audit.privacy_accounts import shown
+
     for each in audit.accounts:
         recomputed, alone = each.recomputed, each.fallback_recomputed
-        epsilon = "none" if recomputed is None else f"{recomputed:.4f}"
-        collusion = "" if alone is None else f" {alone:.4f} if all others collude,"
+        epsilon = shown(recomputed)
+        collusion = "" if alone is None else f" {shown(alone)} if all others collude,"
         delta = "" if each.target_delta is None else f" delta {each.target_delta},"
         console.say(
             f"{each.node:<16}block {each.block:<4}epsilon {epsilon:>9} recomputed,"
@@ -240,14 +242,15 @@ def _verdict(audit: "Audit") -> dict[str, Any]:
 
 def _row(account: "Account") -> dict[str, Any]:
     from tapestry.encoding import decode_decimal
+    from tapestry_governance.audit.privacy_accounts import in_words
 
     reported = account.reported
     return {
         "node": account.node,
         "block": account.block,
-        "epsilon_recomputed": account.recomputed,
+        "epsilon_recomputed": in_words(account.recomputed),
         "epsilon_reported": None if reported is None else decode_decimal(reported),
-        "epsilon_fallback": account.fallback_recomputed,
+        "epsilon_fallback": in_words(account.fallback_recomputed),
         "target_delta": account.target_delta,
         "rounds": account.rounds,
         "adapters": account.adapters,

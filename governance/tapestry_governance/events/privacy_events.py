@@ -82,7 +82,7 @@ class PrivacyLoss(Strict):
 
     ``blocks`` holds the epsilons at ``target_delta``, one for each block that the
     institution declared, in order. Where any of them counts on noise of other nodes,
-    the trust model is ``shared``.
+    the trust model is ``shared``; where it is ``local``, all noise is the node's own.
     """
 
     mechanism: Literal[  # of each step
@@ -116,6 +116,11 @@ class PrivacyLoss(Strict):
         """The largest fallback of a block, or None where no noise is shared."""
         return largest_fallback(self.blocks)
 
+    @property
+    def is_own(self) -> bool:
+        """True if this training counts on no noise but the node's own."""
+        return self.shares == 1 and self.own_multiplier == self.noise_multiplier
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         is_shared = any(each.epsilon_fallback is not None for each in self.blocks)
@@ -135,6 +140,8 @@ class PrivacyLoss(Strict):
         reach = decode_decimal(self.own_multiplier) * math.sqrt(self.shares)
         if decode_decimal(self.noise_multiplier) > reach + 1e-9:
             raise ValueError("the shares do not add up to the noise multiplier")
+        if self.trust_model == "local" and not self.is_own:
+            raise ValueError("a local promise counts on the node's own noise alone")
         return self
 
     def _check_grid(self) -> None:
@@ -169,4 +176,6 @@ class DpAccounted(Body, type="dp.accounted", roles=("node",)):
             raise ValueError("a round has an attempt")
         if (self.adapter is None) != (self.version is None):
             raise ValueError("an adapter has a version")
+        if self.adapter is not None and self.promise and not self.promise.is_own:
+            raise ValueError("no other node adds noise to an adapter")
         return self

@@ -70,14 +70,16 @@ def ancestry_epsilon(
     The log does not have the account yet.
 
     Returns:
-        The largest epsilon of a block; None where a part leaves no promise.
+        The largest epsilon of a block; None where a part leaves no promise, or none
+        that is finite.
     """
     base = next(each for each in state.released if each.name == release)
     spent = spent_on(state, base, node=name, adapter=account.adapter)
     spent.append(AccountedSpending.of(account, index=state.size))
     found = [each.recomputed for each in recompute({name: spent})]
     known = [each for each in found if each is not None]
-    return _rounded_up(max(known)) if len(known) == len(found) else None
+    bounded = len(known) == len(found) and math.isfinite(max(known))
+    return _rounded_up(max(known)) if bounded else None
 
 
 def _rounded_up(epsilon: float) -> str:

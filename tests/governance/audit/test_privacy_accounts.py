@@ -1,5 +1,6 @@
 """Epsilon is composed again from the accounts; a report below it breaks a rule."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -219,20 +220,31 @@ def test_an_account_that_cannot_be_composed_breaks_a_rule(
         body = with_loss(account, **change)
     said = spending(body)
     (found,) = recompute(said)
-    assert found.recomputed is None
-    with refused(RuleError, "epsilon-understated", match="cost None"):
+    assert found.recomputed == math.inf
+    with refused(RuleError, "epsilon-understated", match="cost inf"):
         check(said)
 
 
 def test_integer_noise_of_a_few_grid_steps_has_no_cost(account: DpAccounted) -> None:
     coarse = with_loss(shared(account), bound="10", epsilon_fallback="9")
     (found,) = recompute(spending(coarse))
-    assert (found.recomputed, found.fallback_recomputed) == (None, None)
+    assert (found.recomputed, found.fallback_recomputed) == (math.inf, math.inf)
     assert found.is_understated
     (row,) = spending(coarse)["fr"]
     assert row.promise is not None
     with refused(ConfigError, "noise-too-small"):
         steps_of(row.steps, row.promise)
+
+
+@pytest.mark.parametrize("own", ["0.19", "0.05", "0.000000001"])
+def test_a_fallback_that_is_infinite_is_not_one_that_does_not_apply(
+    account: DpAccounted, own: str
+) -> None:
+    lie = with_loss(account, own_multiplier=own, shares=400)  # its trust model is local
+    (found,) = recompute(spending(lie))
+    assert (found.fallback_reported, found.fallback_recomputed) == (None, math.inf)
+    with refused(RuleError, "epsilon-understated"):
+        check(spending(lie))
 
 
 def test_an_understated_fallback_breaks_a_rule(account: DpAccounted) -> None:
