@@ -91,7 +91,9 @@ class LogPublisher:
             checkpoint = self._trust.open(note).checkpoint
             seen = Seen(size=checkpoint.size, root=checkpoint.root.hex())
         event = self._author.event(body, now=datetime.now(UTC), seen=seen, refs=refs)
-        return self.add(sign_entry(event, self._key))
+        index = self.add(sign_entry(event, self._key))
+        self._refused.clear()  # what was refused before may be allowed from here on
+        return index
 
     def add(self, entry: bytes) -> int:
         """Append an entry of any party if the rules allow it; returns its index.
@@ -117,10 +119,12 @@ class LogPublisher:
     def approve(self, entries: Sequence[bytes]) -> None:
         """Check entries against the rules as ``add`` does, but append nothing.
 
+        One that the log has already is right, as it is for ``add``.
+
         Raises:
             RuleError, VerificationError, ProtocolError: ``add`` would refuse an entry.
         """
-        apply_all(self.state, entries)
+        apply_all(self.state, [e for e in entries if self.log.find(e) is None])
 
     def record_mirror_size(self, name: str, size: int, note: bytes | None) -> None:
         """Record how much of the log a node has, and check that this log has it too.

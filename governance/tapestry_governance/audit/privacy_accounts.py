@@ -3,9 +3,10 @@
 An institution reports, with every round and adapter, the parameters of its mechanism
 and the epsilon of all that it spent so far, over all runs; where noise is shared also
 the fallback, which is the epsilon if all other nodes take their noise out. Here the
-parameters are composed again; a report below that is understated. A report above it is
-allowed: a node also counts rounds that it spent on but that failed before an entry of
-the log named them.
+parameters are composed again, in the order of the numbers that the institution gave its
+accounts and not in that of the log; a report below that is understated. A report above
+it is allowed: it also counts accounts that the log lacks. Their number is known, since
+numbers are given without gaps, and what is stated is the larger of the two.
 """
 
 import math
@@ -32,6 +33,8 @@ class Account:
     Without noise nothing is promised: ``recomputed`` and ``target_delta`` are None. A
     cost is infinite where the noise is so little that no bound on it can be told. The
     fallback is None, since it does not apply, unless a part counts on others' noise.
+    ``epsilon`` and ``epsilon_fallback`` are what is stated: the larger of the report
+    and the cost.
     """
 
     node: str
@@ -39,11 +42,33 @@ class Account:
     rounds: int
     adapters: int
     steps: int
+    unlogged: int  # accounts that the log lacks
     target_delta: str | None
     reported: str | None
     recomputed: float | None
     fallback_reported: str | None = None
     fallback_recomputed: float | None = None
+
+    @property
+    def epsilon(self) -> float | None:
+        """The epsilon that holds by the log and by the institution's word."""
+        return larger(self.recomputed, self.reported)
+
+    @property
+    def epsilon_fallback(self) -> float | None:
+        """The epsilon that holds if all other members collude; None as above."""
+        return larger(self.fallback_recomputed, self.fallback_reported)
+
+    @property
+    def is_above(self) -> bool:
+        """True if a report is above what the accounts in the log cost."""
+        return any(
+            cost is not None and stated is not None and stated > cost * (1 + _TOLERANCE)
+            for cost, stated in (
+                (self.recomputed, self.epsilon),
+                (self.fallback_recomputed, self.epsilon_fallback),
+            )
+        )
 
     @property
     def is_understated(self) -> bool:
@@ -56,6 +81,13 @@ class Account:
             self.fallback_reported is None
             or _is_below(self.fallback_reported, self.fallback_recomputed)
         )
+
+
+def larger(recomputed: float | None, reported: str | None) -> float | None:
+    """Return the larger of a cost and a report; None where the cost does not apply."""
+    if recomputed is None or reported is None:
+        return recomputed
+    return max(recomputed, decode_decimal(reported))
 
 
 def _is_below(reported: str, recomputed: float) -> bool:
@@ -79,7 +111,7 @@ def recompute(spending: Spending) -> list[Account]:
 
     Composed is at the smallest delta of a node's accounts, all runs and adapters
     together: an account at a larger one does not make the whole look small. The report
-    is the last one, or None where it is at another delta.
+    is that of the highest number, or None where it is at another delta.
     """
     return _accounts(spending, checks=False)
 
@@ -88,8 +120,9 @@ def check(spending: Spending) -> list[Account]:
     """Recompute as above, and demand that no report is below what its parameters cost.
 
     Guarantees:
-        Every report is compared with the composition of all accounts up to it, in one
-        pass. Of equal reports in a row the last is compared: fewer accounts cost less.
+        Every report is compared with the composition of all accounts up to its number,
+        in one pass. Of equal reports in a row the last is compared: fewer accounts cost
+        less.
 
     Raises:
         RuleError: A report is below what its own parameters cost.
@@ -100,7 +133,8 @@ def check(spending: Spending) -> list[Account]:
 def _accounts(spending: Spending, *, checks: bool) -> list[Account]:
     found: list[Account] = []
     for node in sorted(spending):
-        found += _accounts_of(node, list(spending[node]), checks=checks)
+        bodies = sorted(spending[node], key=lambda body: body.number)
+        found += _accounts_of(node, bodies, checks=checks)
     return found
 
 
@@ -117,7 +151,8 @@ def _accounts_of(
             if checks and loss and said.get(each.block) != then.get(each.block):
                 _check_report(each.account(loss.target_delta), body.index)
     delta = _smallest_delta(bodies)
-    found = [each.account(delta) for each in running]
+    unlogged = bodies[-1].number - len(bodies) if bodies else 0
+    found = [replace(each.account(delta), unlogged=unlogged) for each in running]
     last = next((b.promise for b in reversed(bodies) if b.promise), None)
     if last is None or last.target_delta == delta:
         return found
@@ -211,6 +246,7 @@ class _RunningAccount:
             rounds=self._rounds,
             adapters=self._adapters,
             steps=self._steps,
+            unlogged=0,
             target_delta=None,
             reported=None,
             recomputed=None,

@@ -106,10 +106,7 @@ def _expected(
     published = entries[state.published[name]]
     if name in state.releases:
         return {RELEASED: published, POLICY: policy, PROOF: None}
-    version = state.adapters[name].version
-    spent = state.spending_of(state.publishers[name])
-    own = (each for each in spent if (each.adapter, each.version) == (name, version))
-    return {PUBLISHED: published, ACCOUNTED: entries[next(own).index]}
+    return {PUBLISHED: published, ACCOUNTED: entries[state.paid_by[name]]}
 
 
 def _compare(folder: Path, expected: Mapping[str, bytes | None]) -> None:

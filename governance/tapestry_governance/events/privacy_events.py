@@ -18,6 +18,7 @@ from tapestry_governance.events.event_body import (
 MAX_BLOCKS = 260  # of an institution: five years of versions, one a week
 """Bounds the cost of an audit, which composes the spending on each block."""
 
+MAX_ACCOUNTS = 1_000_000  # of an institution
 Block = Annotated[int, Field(ge=1, le=MAX_BLOCKS)]
 
 
@@ -45,10 +46,10 @@ class UnboundedLoss(Strict):
 class BlockEpsilon(Strict):
     """The epsilon of one block of an institution's units.
 
-    It composes all that the institution spent on the block up to and including this
-    event, over all runs and adapters. Where a part of that counts on noise of other
-    nodes, the fallback composes all with the node's own noise alone; otherwise it is
-    null.
+    It composes all that the institution spent on the block up to and including what
+    this event accounts for, over all runs and adapters. Where a part of that counts on
+    noise of other nodes, the fallback composes all with the node's own noise alone;
+    otherwise it is null.
     """
 
     block: Block
@@ -153,8 +154,14 @@ class PrivacyLoss(Strict):
 
 
 class DpAccounted(Body, type="dp.accounted", roles=("node",)):
-    """A node's privacy loss of an attempt at a round, or of a version of an adapter."""
+    """A node's privacy loss of an attempt at a round, or of a version of an adapter.
 
+    ``number`` is the place of the account among all of its node, from 1, in the order
+    in which they were spent: its epsilons compose the accounts up to that number,
+    whichever of them the log has, and in whatever order.
+    """
+
+    number: Annotated[int, Field(ge=1, le=MAX_ACCOUNTS)]
     run_id: Name
     round_number: RoundNumber | None
     attempt: Attempt | None

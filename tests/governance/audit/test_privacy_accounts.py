@@ -17,7 +17,7 @@ from tapestry_governance.audit.privacy_accounts import (
 )
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.rules.round_records import AccountedSpending
-from tests.support.log_world import World, with_loss, without_noise
+from tests.support.log_world import NEXT, World, with_loss, without_noise
 from tests.support.refusals import refused
 
 Spendings = dict[str, list[AccountedSpending]]
@@ -48,8 +48,12 @@ def shared(account: DpAccounted) -> DpAccounted:
 
 
 def spending(*bodies: DpAccounted) -> Spendings:
-    rows = enumerate(bodies)
-    return {"fr": [AccountedSpending.of(body, index=index) for index, body in rows]}
+    rows = []
+    for at, body in enumerate(bodies):  # in the order of their numbers, unless they say
+        number = at + 1 if body.number == NEXT else body.number
+        numbered = body.model_copy(update={"number": number})
+        rows.append(AccountedSpending.of(numbered, index=at))
+    return {"fr": rows}
 
 
 def composed(bodies: Sequence[DpAccounted], target_delta: str) -> float:
@@ -277,13 +281,36 @@ def test_accounts_as_they_come_cost_what_they_cost_at_once(
         assert whole[-1].recomputed == pytest.approx(cost, rel=1e-5)
 
 
+def test_accounts_are_composed_in_the_order_of_their_numbers(
+    account: DpAccounted,
+) -> None:
+    """The log may have them in any order, and lack some; a report counts those too."""
+    costs = [composed([account] * count, "0.00001") for count in range(1, 6)]
+    said = [
+        with_loss(account, epsilon=f"{cost + 1e-5:.6f}").model_copy(
+            update={"number": at}
+        )
+        for at, cost in enumerate(costs, start=1)
+    ]
+    for order in ([4, 0, 2, 1, 3], [4, 3], [2], [3, 0]):
+        (found,) = check(spending(*(said[at] for at in order)))
+        assert found.unlogged == max(order) + 1 - len(order)
+        assert found.reported == f"{costs[max(order)] + 1e-5:.6f}"
+        assert found.epsilon == pytest.approx(costs[max(order)], abs=2e-5)
+        assert found.is_above is (found.unlogged > 0)
+    low = with_loss(said[4], epsilon=f"{costs[3]:.6f}")
+    with refused(RuleError, "epsilon-understated", match="entry 0, "):
+        check(spending(low, *said[:4]))
+
+
 def test_a_whole_is_composed_at_the_smallest_delta() -> None:
     """An account at a larger one does not make all that was spent look small."""
     world = World().grow()
     (before,) = recompute({"de": world.folded.spending_of("de")})
     account = world.account(world.manifest(2), epsilon="2.5")
     cheap = with_loss(account, target_delta="0.001")
-    spent = [*world.folded.spending_of("de"), *spending(cheap)["fr"]]
+    last = cheap.model_copy(update={"number": 3})
+    spent = [*world.folded.spending_of("de"), *spending(last)["fr"]]
     (found,) = recompute({"de": spent})
     assert found.target_delta == before.target_delta == "0.00001"
     assert before.recomputed is not None
