@@ -2,7 +2,8 @@
 
 The coordinator orders entries and collects cosignatures; it decides nothing by that.
 An entry must pass the same rules as at every other party (``replay``) before it is
-appended, so an event that would break the log is refused here.
+appended, and an account what an audit demands of it (``privacy_accounts``), so an event
+that would break the log is refused here.
 """
 
 import logging
@@ -21,9 +22,11 @@ from tapestry.protocol.messages import (
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import read_reply
+from tapestry_governance.audit.privacy_accounts import check_new
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.log.writer import Log
+from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_all
 
 _logger = logging.getLogger(__name__)
@@ -110,10 +113,9 @@ class LogPublisher:
         known = self.log.find(entry)
         if known is not None:
             return known
-        following = apply_all(self.state, [entry])
+        following = self._after([entry])
         index = self.log.append([entry]).start
-        if following is not None:
-            self.state = following
+        self.state = following
         return index
 
     def approve(self, entries: Sequence[bytes]) -> None:
@@ -124,7 +126,17 @@ class LogPublisher:
         Raises:
             RuleError, VerificationError, ProtocolError: ``add`` would refuse an entry.
         """
-        apply_all(self.state, [e for e in entries if self.log.find(e) is None])
+        self._after([entry for entry in entries if self.log.find(entry) is None])
+
+    def _after(self, entries: Sequence[bytes]) -> FederationState:
+        """Return the state after more entries, each as the rules and an audit want it.
+
+        Raises:
+            RuleError, VerificationError, ProtocolError: One of them is not.
+        """
+        following = apply_all(self.state, entries) or self.state
+        check_new(self.state, following)
+        return following
 
     def record_mirror_size(self, name: str, size: int, note: bytes | None) -> None:
         """Record how much of the log a node has, and check that this log has it too.

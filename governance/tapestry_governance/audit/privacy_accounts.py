@@ -18,6 +18,7 @@ from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, RuleError
 from tapestry.privacy.accounting import Composition, Steps
 from tapestry_governance.events.privacy_events import BlockEpsilon
+from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import AccountedLoss, AccountedSpending
 
 Spending = Mapping[str, Iterable[AccountedSpending]]
@@ -130,26 +131,60 @@ def check(spending: Spending) -> list[Account]:
     return _accounts(spending, checks=True)
 
 
+def check_new(before: FederationState | None, after: FederationState) -> None:
+    """Demand as much of the accounts that came between two states of a log.
+
+    Who appends or cosigns entries calls this first, so that no log gets an account that
+    no audit would take. An account that comes late is counted by those that follow it
+    in number, and these are compared again.
+
+    Raises:
+        RuleError: A report is below what the accounts up to it cost.
+    """
+    if before is not None and before.spending is after.spending:
+        return
+    size = 0 if before is None else before.size
+    for node, spent in after.spending.items():
+        fresh = spent.while_newest(lambda each: each.index >= size)
+        if fresh:
+            _compose(node, _ordered(spent), first=min(each.number for each in fresh))
+
+
+def _ordered(spent: Iterable[AccountedSpending]) -> list[AccountedSpending]:
+    return sorted(spent, key=lambda body: body.number)
+
+
 def _accounts(spending: Spending, *, checks: bool) -> list[Account]:
     found: list[Account] = []
     for node in sorted(spending):
-        bodies = sorted(spending[node], key=lambda body: body.number)
-        found += _accounts_of(node, bodies, checks=checks)
+        bodies = _ordered(spending[node])
+        found += _accounts_of(
+            bodies, _compose(node, bodies, first=0 if checks else None)
+        )
     return found
 
 
-def _accounts_of(
-    node: str, bodies: Sequence[AccountedSpending], *, checks: bool
-) -> list[Account]:
+def _compose(
+    node: str, bodies: Sequence[AccountedSpending], *, first: int | None
+) -> list["_RunningAccount"]:
+    """Compose accounts in order; compare the reports from a number on, or none."""
     running = [_RunningAccount(node, block) for block in _blocks(bodies)]
     for body, following in zip_longest(bodies, bodies[1:]):
         said, then = _reports(body), _reports(following)
         loss = body.promise
-        checks = checks and loss is not None  # no report is allowed from there on
+        if loss is None:
+            first = None  # no report is allowed from there on
+        is_checked = loss is not None and first is not None and body.number >= first
         for each in running:
             each.add(body, said.get(each.block))
-            if checks and loss and said.get(each.block) != then.get(each.block):
+            if is_checked and loss and said.get(each.block) != then.get(each.block):
                 _check_report(each.account(loss.target_delta), body.index)
+    return running
+
+
+def _accounts_of(
+    bodies: Sequence[AccountedSpending], running: Sequence["_RunningAccount"]
+) -> list[Account]:
     delta = _smallest_delta(bodies)
     unlogged = bodies[-1].number - len(bodies) if bodies else 0
     found = [replace(each.account(delta), unlogged=unlogged) for each in running]

@@ -12,12 +12,13 @@ from tapestry.privacy.accounting import Composition, epsilon
 from tapestry_governance.audit.privacy_accounts import (
     Account,
     check,
+    check_new,
     recompute,
     steps_of,
 )
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.rules.round_records import AccountedSpending
-from tests.support.log_world import NEXT, World, with_loss, without_noise
+from tests.support.log_world import NEXT, World, changed, with_loss, without_noise
 from tests.support.refusals import refused
 
 Spendings = dict[str, list[AccountedSpending]]
@@ -279,6 +280,30 @@ def test_accounts_as_they_come_cost_what_they_cost_at_once(
         delta = decode_decimal(row.promise.target_delta)
         cost = running.epsilon(target_delta=delta)
         assert whole[-1].recomputed == pytest.approx(cost, rel=1e-5)
+
+
+def test_new_accounts_are_held_to_what_an_audit_demands(adapter: DpAccounted) -> None:
+    """A late one counts in those that follow it; an older one is not checked again."""
+    world = World().grow()  # of fr: 2 and 2.5 for two rounds, 2.9 for its adapter
+    before = world.folded
+    check_new(None, before)
+    check_new(before, before)
+    low = with_loss(adapter, epsilon="3")  # three trainings and a round cost 3.2
+    fifth = changed(low, adapter="fr-five", number=5)
+    world.add(fifth, "fr", "node")
+    after = world.folded
+    with refused(RuleError, "epsilon-understated", match="reports epsilon 3 "):
+        check_new(before, after)
+    check_new(after, after)
+    honest = changed(with_loss(adapter, epsilon="3.21"), adapter="fr-five", number=5)
+    world = World().grow()
+    world.add(honest, "fr", "node")
+    check_new(before, world.folded)
+    between = world.folded
+    fourth = changed(with_loss(adapter, epsilon="3.21"), adapter="fr-four", number=4)
+    world.add(fourth, "fr", "node")
+    with refused(RuleError, "epsilon-understated", match="in entry 3[0-9], "):
+        check_new(between, world.folded)  # now the fifth tells too little
 
 
 def test_accounts_are_composed_in_the_order_of_their_numbers(
