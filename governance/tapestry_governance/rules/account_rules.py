@@ -108,6 +108,23 @@ def check_bare(state: FederationState, account: AccountedSpending, actor: str) -
         )
 
 
+def count_adapter(state: FederationState, actor: str) -> int:
+    """Count one more account of an adapter among those since the newest release.
+
+    Raises:
+        RuleError: The policy allows no more of them until the next release.
+    """
+    since, count = state.adapter_accounts.get(actor, (0, 0))
+    count = count + 1 if since == len(state.released) else 1
+    if count > state.policy.max_accounts:
+        raise RuleError(
+            f"{actor} accounts for adapter {count} since the newest release, the"
+            f" policy allows {state.policy.max_accounts}",
+            code="accounts-too-many",
+        )
+    return count
+
+
 def _account_round(
     state: FederationState, body: DpAccounted, actor: str
 ) -> FederationState:
@@ -149,19 +166,11 @@ def _account_adapter(
         *_, first = releases.newest_first()
         declared, least = state.data.get(actor), first.data.get(actor)
         _check_data(state, account.promise, actor, declared=declared, least=least)
-    number, most = len(state.released), state.policy.max_accounts
-    since, count = state.adapter_accounts.get(actor, (number, 0))
-    count = count + 1 if since == number else 1
-    if count > most:
-        raise RuleError(
-            f"{actor} accounts for adapter {count} since the newest release, the"
-            f" policy allows {most}",
-            code="accounts-too-many",
-        )
+    count = len(state.released), count_adapter(state, actor)
     return dataclasses.replace(
         state,
         adapter_spending=state.adapter_spending.set(key, account),
-        adapter_accounts=state.adapter_accounts.set(actor, (number, count)),
+        adapter_accounts=state.adapter_accounts.set(actor, count),
     )
 
 

@@ -63,16 +63,7 @@ def adapter_published(
     state: FederationState, body: AdapterPublished, *, actor: str, index: int
 ) -> FederationState:
     """Publish an adapter that was accounted for, on a base that was released."""
-    if body.name.startswith("base-"):
-        message = f"{body.name} is a name for releases"
-        raise RuleError(message, code="adapter-name-reserved")
-    owner = state.publishers.get(body.name, actor)
-    if owner != actor:
-        raise RuleError(f"adapter {body.name} is {owner}'s", code="adapter-name-taken")
-    older = state.adapters.get(body.name)
-    if older is not None and body.version <= older.version:
-        message = f"{body.name} {body.version} after {older.version}"
-        raise RuleError(message, code="adapter-version-not-next")
+    check_title(state, body.name, body.version, actor=actor)
     release = state.releases.get(body.base)
     if release is None or release.model_digest != body.base_digest:
         message = f"no release {body.base} that is model {body.base_digest}"
@@ -95,6 +86,32 @@ def adapter_published(
         published=state.published.set(body.name, index),
         paid_by=state.paid_by.set(body.name, account.index),
     )
+
+
+def check_title(state: FederationState, name: str, version: int, *, actor: str) -> None:
+    """Demand that a member may publish under a name; ask before anything is trained.
+
+    A member's own name, and each that begins with it and a hyphen, is that member's: a
+    reader takes an adapter ``fr`` or ``fr-culture`` for one of ``fr``. Where the names
+    of two members fit, the longer one counts.
+
+    Raises:
+        RuleError: The name is another's, or the version is not a later one.
+    """
+    if name.startswith("base-"):
+        message = f"{name} is a name for releases"
+        raise RuleError(message, code="adapter-name-reserved")
+    named = [each for each in state.members if f"{name}-".startswith(f"{each}-")]
+    if named and max(named, key=len) != actor:
+        message = f"{name} is a name for adapters of {max(named, key=len)}"
+        raise RuleError(message, code="adapter-name-reserved")
+    owner = state.publishers.get(name, actor)
+    if owner != actor:
+        raise RuleError(f"adapter {name} is {owner}'s", code="adapter-name-taken")
+    older = state.adapters.get(name)
+    if older is not None and version <= older.version:
+        message = f"{name} {version} after {older.version}"
+        raise RuleError(message, code="adapter-version-not-next")
 
 
 def _check_charge(

@@ -32,10 +32,11 @@ import numpy as np
 from tapestry.artifacts import manifest
 from tapestry.artifacts.manifest import FOLDER
 from tapestry.encoding import canonical_json, digest
+from tapestry.errors import RuleError
 from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
-from tapestry.protocol.messages import Message, Publication, encode_message
+from tapestry.protocol.messages import Message, Publication, Reason, encode_message
 from tapestry.storage import durable_files
 from tapestry.workloads.adapter_format import AdapterFacts, AdapterPromise, BaseName
 from tapestry.workloads.base import Workload
@@ -43,6 +44,8 @@ from tapestry.workloads.data_manifest import Record
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.rules.account_rules import count_adapter
+from tapestry_governance.rules.model_rules import check_title
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_check import (
     PUBLICATIONS,
@@ -60,6 +63,7 @@ from tapestry_node.budget.log_accounts import (
     loss_of,
     own_spending,
 )
+from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.dp_sgd import Runtime, StepProgress
@@ -126,8 +130,9 @@ class Publisher:
 
         Raises:
             BudgetExhausted: The ledger does not cover the training.
-            Refused: The policy does not allow to train without noise, or a training
-                of this run failed since the node was started.
+            Refused: The policy does not allow to train without noise, the log would
+                not publish the adapter, or a training of this run failed since the
+                node was started.
             ConfigError, ResourceError: A setting is wrong, or the training failed.
         """
         job = self._next(release)
@@ -188,6 +193,7 @@ class Publisher:
         """
         if not job.update.exists():
             self.context.check_failed(job.release.run_id)
+            self._ask_log(job)
         trainer = self.context.trainer
         place = Place(
             folder=self.folder,
@@ -212,6 +218,19 @@ class Publisher:
         except Exception:
             self.context.failed.add(job.release.run_id)
             raise
+
+    def _ask_log(self, job: AdapterJob) -> None:
+        """Refuse to train and to pay for what the log would not publish.
+
+        Raises:
+            Refused: The name is another's, or there were too many accounts.
+        """
+        state, name = self.context.mirror.state, self.context.name
+        try:
+            check_title(state, job.title.name, job.title.version, actor=name)
+            count_adapter(state, name)
+        except RuleError as error:
+            raise Refused(Reason.LOCAL_POLICY, str(error), code=error.code) from None
 
     @hides_records
     def _train(self, job: AdapterJob, *, now: datetime) -> None:

@@ -6,6 +6,7 @@ from tapestry.errors import RuleError
 from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.federation_events import PolicyAdopted
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
+from tapestry_governance.rules.model_rules import check_title
 from tapestry_governance.rules.replay import apply
 from tests.support.log_world import (
     NAMES,
@@ -173,6 +174,30 @@ def test_an_adapter_is_published_within_the_policy_in_force(world: World) -> Non
         world.add(world.adapter(1), "fr", "community")
 
 
+def test_a_members_name_is_its_own_for_adapters() -> None:
+    world = World(names=("de", "es", "es-sur", "id")).adopt()
+    own = {
+        "es": "es", "es-songs": "es", "es-sur": "es-sur", "es-sur-2": "es-sur",
+        "es-surf": "es", "de-es": "de", "id-": "id",
+    }  # fmt: skip
+    for name, owner in own.items():
+        check_title(world.folded, name, 1, actor=owner)
+        for other in {"de", "es", "es-sur", "id"} - {owner}:
+            with refused(RuleError, "adapter-name-reserved", match=f"of {owner}"):
+                check_title(world.folded, name, 1, actor=other)
+    for actor in ("de", "es", "es-sur", "id"):
+        for name in ("songs", "esperanto", "ide", "d"):  # of whoever comes first
+            check_title(world.folded, name, 1, actor=actor)
+
+
+def test_an_adapter_under_the_name_of_another_member_is_refused(world: World) -> None:
+    publishable(world)
+    for name in ("de", "de-archive"):
+        world.add(world.adapter_account(name), "fr", "node")
+        with refused(RuleError, "adapter-name-reserved", match=f"{name} .* of de"):
+            world.add(changed(world.adapter(1), name=name), "fr", "community")
+
+
 def test_an_adapter_has_one_publisher_and_rising_versions(world: World) -> None:
     publishable(world)
     world.add(world.adapter(1), "fr", "community")
@@ -180,8 +205,16 @@ def test_an_adapter_has_one_publisher_and_rising_versions(world: World) -> None:
         world.add(world.adapter(1), "fr", "community")
     with refused(RuleError, "adapter-not-accounted", match="fr-culture"):
         world.add(changed(world.adapter(1), version=2), "fr", "community")
-    with refused(RuleError, "adapter-name-taken", match="is fr's"):
+    with refused(RuleError, "adapter-name-reserved", match="of fr"):
         world.add(changed(world.adapter(1), version=2), "de", "community")
+    for name, code in (("fr", None), ("es", "adapter-name-taken")):  # a free name
+        world.add(world.adapter_account("chants"), name, "node")
+        body = changed(world.adapter(1), name="chants")
+        if code is None:
+            world.add(body, name, "community")
+            continue
+        with refused(RuleError, code, match="is fr's"):
+            world.add(body, name, "community")
 
 
 def publishable(world: World) -> None:

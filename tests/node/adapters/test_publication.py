@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tapestry.encoding import decode_json
-from tapestry.errors import ResourceError
+from tapestry.errors import ResourceError, RuleError
 from tapestry.protocol.messages import Kind, Message, Reason
 from tapestry.storage import durable_files
 from tapestry_governance.audit.verify import AuditVerdict
@@ -270,6 +270,21 @@ def test_one_failed_training_is_paid_for_however_often_it_is_asked_for(
     with refused(Refused, "training-failed") as caught:  # nor a round
         federation.nodes["fr"].context.check_failed("run")
     assert caught.value.reason is Reason.TRAINING_FAILED
+
+
+@pytest.mark.parametrize("rule", ["accounts-too-many", "adapter-name-reserved"])
+def test_what_the_log_would_not_publish_is_not_trained(
+    wants: Wants, trainings: Trainings, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuleError("the log would not take it", code=rule)
+
+    name = "count_adapter" if rule == "accounts-too-many" else "check_title"
+    monkeypatch.setattr(publication, name, refuse)
+    federation = wants()
+    federation.run()
+    assert answers(federation) == ["local_policy"]
+    assert (trainings.count, charges(federation)) == (0, [])
 
 
 def test_a_failure_after_the_training_lets_no_other_training_begin(
