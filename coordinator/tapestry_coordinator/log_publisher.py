@@ -2,7 +2,8 @@
 
 The coordinator orders entries and collects cosignatures; it decides nothing by that.
 An entry must pass the same rules as at every other party (``replay``) before it is
-appended, so an event that would break the log is refused here.
+appended, and an account what an audit demands of it (``privacy_accounts``), so an event
+that would break the log is refused here.
 """
 
 import logging
@@ -22,6 +23,7 @@ from tapestry.protocol.messages import (
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import read_reply
+from tapestry_governance.audit.privacy_accounts import check_new
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.log.writer import Log
@@ -108,7 +110,9 @@ class LogPublisher:
             checkpoint = self._trust.open(note).checkpoint
             seen = Seen(size=checkpoint.size, root=checkpoint.root.hex())
         event = self._author.event(body, now=datetime.now(UTC), seen=seen, refs=refs)
-        return self.add(sign_entry(event, self._key))
+        index = self.add(sign_entry(event, self._key))
+        self._refused.clear()  # what was refused before may be allowed from here on
+        return index
 
     def add(self, entry: bytes) -> int:
         """Append an entry of any party if the rules allow it; returns its index.
@@ -125,10 +129,9 @@ class LogPublisher:
         known = self.log.find(entry)
         if known is not None:
             return known
-        following = apply_all(self.state, [entry])
+        following = self._after([entry])
         index = self.log.append([entry]).start
-        if following is not None:
-            self.state = following
+        self.state = following
         return index
 
     def foresee(self, entries: Sequence[bytes]) -> ForeseenLog:
@@ -144,10 +147,22 @@ class LogPublisher:
     def approve(self, entries: Sequence[bytes]) -> None:
         """Check entries against the rules as ``add`` does, but append nothing.
 
+        One that the log has already is right, as it is for ``add``.
+
         Raises:
             RuleError, VerificationError, ProtocolError: ``add`` would refuse an entry.
         """
-        apply_all(self.state, entries)
+        self._after([entry for entry in entries if self.log.find(entry) is None])
+
+    def _after(self, entries: Sequence[bytes]) -> FederationState:
+        """Return the state after more entries, each as the rules and an audit want it.
+
+        Raises:
+            RuleError, VerificationError, ProtocolError: One of them is not.
+        """
+        following = apply_all(self.state, entries) or self.state
+        check_new(self.state, following)
+        return following
 
     def record_mirror_size(self, name: str, size: int, note: bytes | None) -> None:
         """Record how much of the log a node has, and check that this log has it too.

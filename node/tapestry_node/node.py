@@ -50,13 +50,15 @@ from tapestry.protocol.secagg_messages import (
 from tapestry.schema import Strict
 from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload
-from tapestry_governance.events.envelope import Author
+from tapestry_governance.events.envelope import Author, open_entry
+from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_governance.events.round_events import (
     ContributionRefused,
     RoundClosed,
     RoundDisputed,
 )
 from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.replay import apply
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
@@ -311,15 +313,26 @@ class Node:
         )
 
     def _submitted_entries(self) -> list[bytes]:
-        """Entries of this node's own that the log lacks."""
+        """Entries of this node's own that the log lacks, and would take as it stands.
+
+        Another one waits: it takes no place of those behind it, however long that is.
+        """
         for entry in self._store.outbox():
             if self.mirror.holds(entry):
                 self._store.clear(entry)
-        if self.name not in self.mirror.state.data and not self._store.outbox():
+        posted = (open_entry(entry).event.body for entry in self._store.outbox())
+        is_declared = self.name in self.mirror.state.data
+        if not is_declared and not any(isinstance(b, DataDeclared) for b in posted):
             salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
             declared = self.trainer.declaration(salt)
             self._store.post(self.context.sign_event(declared, now=self.clock()))
-        return self._store.outbox()[:MAX_SUBMITTED]
+        taken: list[bytes] = []
+        state = self.mirror.state
+        for entry in self._store.outbox():
+            with suppress(TapestryError):
+                state = apply(state, entry, state.size)
+                taken.append(entry)
+        return taken[:MAX_SUBMITTED]
 
     def _accept(self, checkpoint: str) -> None:
         """Accept a checkpoint as the newest one.

@@ -7,6 +7,7 @@ durable before the send. It has two tables.
 digest of its last entry are mirrored in a file beside it:
 
 * The charges of the privacy ledger (``budget.ledger``).
+* The account of each, signed and in the outbox in the same transaction.
 * The upload marks: one upload per (run, round), ever, taken in one transaction with the
   charge that it names. Taking one is the only way to get the ``Reservation`` without
   which ``secagg`` masks nothing.
@@ -25,8 +26,8 @@ deleted after it do not show: the list is not proven whole.
 
 Edge cases:
     ================================  ================================================
-    The process is killed, or power   charge and upload mark are both there or neither
-    fails, while they are taken
+    The process is killed, or power   charge, account and upload mark are all there or
+    fails, while they are taken       none
     It is killed between database     the database is ahead of its mirror, which holds;
     and mirror                        the next write brings the mirror up to date
     The mirror is put back alone      refused: it is more than one write behind
@@ -49,14 +50,14 @@ from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.protocol.messages import Message
 from tapestry.storage.file_lock import lock_file
 from tapestry.storage.sqlite_database import Schema, open_database
-from tapestry_node.budget.ledger_entries import Charge
+from tapestry_node.budget.ledger_entries import Charge, Key
 from tapestry_node.round.survivor_marks import (
     ConsentMark,
     UploadMark,
     check_consent,
     check_upload,
 )
-from tapestry_node.state_entries import HeadFile, StateReplay
+from tapestry_node.state_entries import HeadFile, Sign, StateReplay
 
 DATABASE = "node.db"
 _TABLES = """
@@ -196,11 +197,13 @@ class NodeState:
         mark: UploadMark,
         *,
         charge: Charge | None,
+        sign: Sign,
         named: Collection[str] = (),
     ) -> None:
-        """Take the only upload of a round and spend its charge, both or neither.
+        """Take the only upload of a round, spend its charge and account for it.
 
-        ``named`` holds the exceptions that the node's policy names.
+        It is all or none, so that no account is lost. ``named`` holds the exceptions
+        that the node's policy names.
 
         Raises:
             Refused: The round has no noise, and its cohort is too far from that of an
@@ -219,6 +222,7 @@ class NodeState:
             check_upload(mark, replay.uploads, named=named)
             if charge is not None:
                 replay.spend(charge)
+            replay.account(("round", mark.run, mark.round_number), sign)
             number, chain = self._last_receipt()
             replay.append(
                 {
@@ -229,6 +233,15 @@ class NodeState:
                     "receipt": chain,
                 }
             )
+
+    def account(self, key: Key, sign: Sign) -> bytes:
+        """Return the account of a key; sign and post one if there is none."""
+        with self.writing() as replay:
+            return replay.account(key, sign)
+
+    def accounts(self) -> dict[Key, bytes]:
+        """Return the signed accounts of all that was spent, in order."""
+        return dict(self.reading().accounted)
 
     def take_consent(
         self,

@@ -1,12 +1,13 @@
 """The entries of a node's state: one hash chain, and the mirror of its head.
 
 All obligations of a node are entries of this chain, and nothing else is their memory:
-what it charged and uploaded for, which base each round gave, which chunks it drew,
-which signed entries the log still lacks. Older rows of one kind cannot be put back
-beside newer ones of another: the chain breaks, or ends before its mirror.
+what it charged, accounted and uploaded for, which base each round gave, which chunks it
+drew, which signed entries the log still lacks. Older rows of one kind cannot be put
+back beside newer ones of another: the chain breaks, or ends before its mirror.
 """
 
 import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
 _MAX_MIRROR = 1 << 20  # bytes, about 10,000 lines; then the file starts anew
 _LINE = re.compile(r"^([1-9][0-9]{0,17}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
 _CLOCK_TOLERANCE = timedelta(minutes=5)
-_LAG = 2  # entries of one write, by which a crash leaves the mirror behind
+_LAG = 3  # entries of one write, by which a crash leaves the mirror behind
 
+Sign = Callable[[int, Sequence[Charge]], bytes]
+"""Signs an account, by its number and all that is spent, what it accounts for too."""
 _RoundKey = tuple[str, int]  # run, round
 
 
@@ -79,6 +82,7 @@ class StateReplay:
         self.spots: dict[_RoundKey, dict[int, str]] = {}  # chunk -> how it stands
         self.gates: set[_RoundKey] = set()  # disputed
         self.outbox: list[bytes] = []
+        self.accounted: dict[Key, bytes] = {}  # signed accounts, in order
         self.secrets: dict[str, bytes] = {}
 
     @property
@@ -215,6 +219,18 @@ class StateReplay:
         if self.rows[charge.key].state == "reserved":
             self.append({"type": "spend", **charge.body()})
 
+    def account(self, key: Key, sign: Sign) -> bytes:
+        """Sign the account of what was spent, inside the transaction, and post it once.
+
+        Its number is the next one, so that no number is left out or given twice.
+        """
+        if key not in self.accounted:
+            spent = [r.charge for r in self.rows.values() if r.state == "spent"]
+            entry = sign(len(self.accounted) + 1, spent)
+            named = dict(zip(("purpose", "run", "number"), key, strict=True))
+            self.append({"type": "account", **named, "entry": entry.hex()})
+        return self.accounted[key]
+
     def _replay(self, number: int, body: bytes) -> None:
         entry = decode_json(body)
         if number != self.number + 1 or entry["previous"] != self.head:
@@ -268,6 +284,10 @@ class StateReplay:
 
     def _replay_other(self, number: int, entry: dict[str, Any]) -> None:
         match entry["type"]:
+            case "account":
+                key: Key = (entry["purpose"], entry["run"], entry["number"])
+                self.accounted[key] = bytes.fromhex(entry["entry"])
+                self.outbox.append(self.accounted[key])
             case "post":
                 self.outbox.append(bytes.fromhex(entry["entry"]))
             case "clear":

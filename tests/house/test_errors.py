@@ -58,7 +58,6 @@ SEVERAL_KINDS: dict[str, set[str]] = {
     "a rule of the log, RuleError, that others check as well: ConfigError of settings,"
     " ProtocolError of a message, VerificationError of a file, BudgetExhausted of a"
     " charge": {
-        "adapter-not-accounted",
         "commitment-differs",
         "data-not-declared",
         "delta-too-large",

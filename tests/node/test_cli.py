@@ -24,6 +24,7 @@ from tests.support.federation import NAMES, RECORDS, Base, Federation
 from tests.support.node_folders import NAME, balance_of, change, fifo, run
 from tests.support.refusals import refused
 from tests.support.settings_files import run_settings
+from tests.support.unsigned_accounts import unsigned
 
 SHARED: dict[str, Any] = {"policy": {"noise": ["local", "shared"]}}
 WITHOUT_TORCH = """
@@ -62,7 +63,7 @@ def spend(folder: Path, *charges: Any) -> Ledger:
     )
     for each in charges:
         ledger.reserve(each)
-        ledger.spend(each)
+        ledger.spend(each, unsigned)
     return ledger
 
 

@@ -30,6 +30,7 @@ from tests.node.budget.test_ledger import TERMS, charge, open_ledger
 from tests.node.test_state_entries import stored
 from tests.support.kills import dies
 from tests.support.refusals import refused
+from tests.support.unsigned_accounts import unsigned
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def consent(number: int, *names: str) -> ConsentMark:
 
 def take(store: NodeState, number: int, *, run: str = "run") -> None:
     """Take the upload of a round without noise."""
-    store.take_upload(mark(number, run=run), charge=None)
+    store.take_upload(mark(number, run=run), charge=None, sign=unsigned)
 
 
 def spoil(path: Path, table: str, change: str) -> None:
@@ -122,15 +123,18 @@ def test_an_upload_of_an_earlier_round_or_of_the_same_is_refused(
 
 def test_an_upload_and_its_charge_are_one_write(path: Path) -> None:
     ledger, store = open_ledger(path, TERMS), NodeState(path)
+    noised = mark(1, run="run-1", noise="local")
     with refused(PolicyError, "charge-not-reserved"):
-        store.take_upload(mark(1, run="run-1", noise="local"), charge=charge(1))
+        store.take_upload(noised, charge=charge(1), sign=unsigned)
     assert store.highest("run-1") == 0
     ledger.reserve(charge(1))
-    store.take_upload(mark(1, run="run-1", noise="local"), charge=charge(1))
+    store.take_upload(noised, charge=charge(1), sign=unsigned)
     assert [row.state for row in ledger.rows()] == ["spent"]
     assert store.highest("run-1") == 1
     upload = decode_json(stored(path)[-1])
-    assert (upload["type"], upload["charge"]) == ("upload", len(stored(path)) - 1)
+    assert (upload["type"], upload["charge"]) == ("upload", len(stored(path)) - 2)
+    account = store.accounts()["round", "run-1", 1]
+    assert (account, store.outbox()) == (b"account 1 of 1", [account])
 
 
 @pytest.mark.parametrize("noise", ["local", "shared"])
@@ -139,7 +143,7 @@ def test_an_upload_with_noise_without_a_charge_is_not_taken(
 ) -> None:
     store = NodeState(path)
     with refused(ProtocolError, "upload-not-charged", match="spent is None"):
-        store.take_upload(mark(1, noise=noise), charge=None)
+        store.take_upload(mark(1, noise=noise), charge=None, sign=unsigned)
     assert (store.highest("run"), stored(path)) == (0, [])
 
 
@@ -147,11 +151,11 @@ def test_a_round_that_was_paid_for_is_never_taken(path: Path) -> None:
     """A training that failed, or died before its upload, is not repeated free."""
     ledger, store = open_ledger(path, TERMS), NodeState(path)
     ledger.reserve(charge(2))
-    ledger.spend(charge(2))
+    ledger.spend(charge(2), unsigned)
     assert store.highest("run-1") == 2
     for number in (1, 2):
         with refused(ProtocolError, "round-already-uploaded"):
-            store.take_upload(mark(number, run="run-1"), charge=None)
+            store.take_upload(mark(number, run="run-1"), charge=None, sign=unsigned)
 
 
 @pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
@@ -171,7 +175,7 @@ def test_a_node_killed_at_any_line_has_both_charge_and_mark_or_neither(
 
         def act(path: Path = path) -> None:
             noised = mark(1, run="run-1", noise="local")
-            NodeState(path).take_upload(noised, charge=charge(1))
+            NodeState(path).take_upload(noised, charge=charge(1), sign=unsigned)
 
         died = dies(act, line, code)
         ledger = open_ledger(path, TERMS)
@@ -201,7 +205,8 @@ def test_an_upload_to_a_cohort_too_far_away_is_not_taken(path: Path) -> None:
     store = NodeState(path)
     take(store, 1)
     apart = replace(mark(2), participants=("fi", "xa", "xb"))
-    for work in (store.check_upload, partial(store.take_upload, charge=None)):
+    take_upload = partial(store.take_upload, sign=unsigned)
+    for work in (store.check_upload, partial(take_upload, charge=None)):
         with refused(Refused, "cohorts-apart"):
             work(apart, named=())
     assert store.highest("run") == 1
@@ -209,6 +214,7 @@ def test_an_upload_to_a_cohort_too_far_away_is_not_taken(path: Path) -> None:
 
 OBLIGATIONS: dict[str, Callable[[NodeState], object]] = {
     "mark": lambda store: take(store, 2),
+    "account": lambda store: store.account(("adapter", "run", 2), unsigned),
     "consent": lambda store: store.take_consent(consent(2)),
     "base": lambda store: store.keep_base("run", 2, gives="sha256:b"),
     "rebuilt": lambda store: store.keep_rebuilt("run", 1, manifest="sha256:m"),
@@ -260,7 +266,7 @@ def test_old_marks_beside_new_charges_are_refused(path: Path) -> None:
     """Marks had a file of their own once: put back, it gave a second upload free."""
     store = _with_obligations(path)
     before, ledger = stored(path), Ledger.open(store, TERMS)
-    ledger.spend(charge(1))
+    ledger.spend(charge(1), unsigned)
     take(store, 2)
     store.close()
     newer = stored(path)

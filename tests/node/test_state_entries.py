@@ -15,6 +15,7 @@ from tapestry_node.node_state import NodeState
 from tapestry_node.state_entries import HeadFile
 from tests.node.budget.test_ledger import TERMS, charge, open_ledger
 from tests.support.refusals import refused
+from tests.support.unsigned_accounts import unsigned
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_a_restored_database_is_refused(path: Path) -> None:
         source.backup(target)
     source.close()
     target.close()
-    ledger.spend(charge(1))
+    ledger.spend(charge(1), unsigned)
     state.close()
     shutil.copy(backup, path)
     with refused(VerificationError, "state-restored", match="its mirror saw"):
@@ -122,6 +123,7 @@ def test_a_restored_database_is_refused(path: Path) -> None:
 def test_a_deleted_database_or_mirror_is_refused(path: Path) -> None:
     ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(1))
+    ledger.spend(charge(1), unsigned)
     mirror = path.with_name("node.db.mirror")
     kept = mirror.read_bytes()
     mirror.unlink()
@@ -138,7 +140,7 @@ def test_a_deleted_database_or_mirror_is_refused(path: Path) -> None:
 def test_an_entry_changed_in_place_is_refused(path: Path) -> None:
     ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(1))
-    ledger.spend(charge(1))
+    ledger.spend(charge(1), unsigned)
     with sqlite3.connect(path) as connection:
         connection.execute(
             "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), '\"steps\":10',"
@@ -180,7 +182,7 @@ def test_a_crash_between_database_and_mirror_is_repaired(path: Path) -> None:
     open_ledger(path, TERMS, mirror=HeadFile(mirror)).reserve(charge(1))
     ledger = open_ledger(path, TERMS, mirror=Crashing(mirror))
     with pytest.raises(KeyboardInterrupt):
-        ledger.spend(charge(1))
+        ledger.spend(charge(1), unsigned)
     after = open_ledger(path, TERMS, mirror=HeadFile(mirror))
     assert [row.state for row in after.rows()] == ["spent"]
     after.reserve(charge(2))

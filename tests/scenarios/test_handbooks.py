@@ -354,7 +354,7 @@ def test_an_auditor_verifies_from_files_alone(sessions: Sessions) -> None:
     assert "unit of privacy | record" in said
     for name in ("brazil", "italy", "netherlands", "spain"):
         assert f"## Records of {name}" in said
-    assert "holds        log     italy 1  italy  it" in said
+    assert "holds        log     italy 1  by italy  italy  it" in said
 
 
 def test_an_audit_goes_step_by_step_and_each_fault_has_its_status(

@@ -15,6 +15,7 @@ from tapestry.secagg.client_states import MasksReady
 from tapestry.vectors import FloatVector, Quantized
 from tapestry_coordinator import log_publisher
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
+from tapestry_governance.audit import privacy_accounts
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.model_events import ReleasePublished
@@ -208,8 +209,15 @@ def test_an_upload_that_is_not_the_one_committed_to_is_left_out(
     assert closed.included == OTHERS
 
 
-def test_an_understated_cost_is_found_by_the_audit(found: Found) -> None:
+@pytest.mark.parametrize("colluding", ["nobody", "the coordinator", "everybody"])
+def test_an_understated_cost_gets_past_nobody_who_is_honest(
+    found: Found, monkeypatch: pytest.MonkeyPatch, colluding: str
+) -> None:
     federation = found()
+    if colluding != "nobody":
+        monkeypatch.setattr(log_publisher, "check_new", lambda *_: None)
+    if colluding == "everybody":
+        monkeypatch.setattr(privacy_accounts, "check_new", lambda *_: None)
     node = federation.nodes["fr"]
 
     def understate(_name: str, request: Message, deliver: Deliver) -> Message:
@@ -226,9 +234,20 @@ def test_an_understated_cost_is_found_by_the_audit(found: Found) -> None:
         return dataclasses.replace(reply, attachments=attachments)
 
     federation.wire.on("fr", Kind.COLLECT_MASKED_INPUTS, understate)
+    if colluding == "the coordinator":
+        with refused(QuorumError, "quorum-not-reached"):  # nobody cosigns it
+            federation.run()
+        (evidence, *_) = federation.nodes["id"].mirror.evidence()
+        assert "fr reports epsilon 0.001" in evidence.reason
+        return
     federation.run()
     federation.bundle()
-    assert federation.audit().verdict is AuditVerdict.RULE_BROKEN
+    if colluding == "nobody":
+        (closed,) = federation.closed()
+        assert "fr" not in closed.included
+        assert federation.audit().verdict is AuditVerdict.HOLDS
+    else:
+        assert federation.audit().verdict is AuditVerdict.RULE_BROKEN
 
 
 def test_an_adapter_under_the_name_of_another_does_not_replace_it(

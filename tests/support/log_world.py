@@ -33,6 +33,7 @@ from tapestry_governance.events.member_events import (
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.possession import PURPOSES, prove_possession
 from tapestry_governance.events.privacy_events import (
+    MAX_ACCOUNTS,
     BlockEpsilon,
     DataDeclared,
     DpAccounted,
@@ -53,6 +54,7 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 NAMES = ("de", "es", "fr", "id")
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 DEADLINES = StageDeadlines(**dict.fromkeys(SECAGG_STAGES, 60))
+NEXT = MAX_ACCOUNTS  # of an account: the next of its node, when it is signed
 EPSILON = {1: "2", 2: "2.5", 3: "2.9"}  # a little above what the rounds cost
 
 
@@ -184,6 +186,8 @@ class World:
     ) -> bytes:
         """Sign an event as a party would; nothing is appended."""
         author = Author(federation=federation, actor=actor, role=role)
+        if isinstance(body, DpAccounted) and body.number == NEXT:
+            body = body.model_copy(update={"number": self.next_account(actor)})
         self.ids += 1
         self.now += timedelta(seconds=1)
         number = self.ids
@@ -193,6 +197,11 @@ class World:
             body, now=self.now, seen=seen, entropy=lambda n: number.to_bytes(n, "big")
         )
         return sign_entry(event, *(signers or [self.key(actor, role)]))
+
+    def next_account(self, actor: str) -> int:
+        """Return the number of the next account of a node."""
+        spent = self.folded.spending_of(actor)
+        return max((each.number for each in spent), default=0) + 1
 
     def add(
         self, body: Body, actor: str = "coordinator", role: Role = "coordinator"
@@ -303,10 +312,18 @@ class World:
             masked_root=hashlib.sha256(name.encode()).hexdigest(),
         )
 
+    def commit(
+        self, name: str, manifest: RoundManifest, *, epsilon: str | None = None
+    ) -> int:
+        """Account for a round and commit to an upload; returns the second's index."""
+        self.add(self.account(manifest, epsilon=epsilon), name, "node")
+        return self.add(self.commitment(name, manifest), name, "node")
+
     def account(
         self, manifest: RoundManifest, *, epsilon: str | None = None
     ) -> DpAccounted:
         return DpAccounted(
+            number=NEXT,
             run_id=manifest.run_id,
             round_number=manifest.round_number,
             attempt=manifest.attempt,
@@ -376,8 +393,7 @@ class World:
         self.add(RoundOpened(manifest=manifest))
         commitments = {}
         for name in names:
-            commitments[name] = self.add(self.commitment(name, manifest), name, "node")
-            self.add(self.account(manifest), name, "node")
+            commitments[name] = self.commit(name, manifest)
         self.add(self.closing(manifest, commitments))
         return manifest
 

@@ -1,6 +1,7 @@
 """Valid logs of any length, with real signatures, made without replaying them."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -54,6 +55,7 @@ class LongLog:
         self._base = template.model_digest
         self._rounds = self._releases = 0
         self._rate = "1"
+        self._accounts: Counter[str] = Counter()
         self.now = datetime.now(UTC) - timedelta(hours=1)
         for entry in founding:
             self._append(entry)
@@ -182,6 +184,9 @@ class LongLog:
     ) -> int:
         """Append an event; returns its index."""
         parties = self._parties
+        if isinstance(body, DpAccounted):
+            self._accounts[actor] += 1
+            body = body.model_copy(update={"number": self._accounts[actor]})
         author = Author(federation=parties.federation, actor=actor, role=role)
         self.now += timedelta(milliseconds=10)
         event = author.event(body, now=self.now, seen=self._seen)
@@ -216,6 +221,7 @@ class LongLog:
         if plan.noise == "none":
             raise ValueError("the history of a long log has noise")
         return DpAccounted(
+            number=1,  # the right one follows when it is added
             run_id=manifest.run_id,
             round_number=manifest.round_number,
             attempt=manifest.attempt,

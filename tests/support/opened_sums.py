@@ -35,6 +35,7 @@ from tapestry_node.round.survivor_marks import (
 )
 from tapestry_node.settings import NodePolicy
 from tests.support.plans import DIGEST, outer_plan, round_manifest
+from tests.support.unsigned_accounts import unsigned
 
 T = TypeVar("T")
 Sums = frozenset[frozenset[str]]
@@ -107,7 +108,7 @@ class Member:
             if self.state is not None:
                 if mark.round_number <= self.state.highest(mark.run):
                     return False
-                self.state.take_upload(mark, charge=None)
+                self.state.take_upload(mark, charge=None, sign=unsigned)
                 return True
             if any(
                 (each.run, each.round_number) >= (mark.run, mark.round_number)

@@ -160,8 +160,8 @@ def round_figures(body: RoundClosed) -> RoundFigures:
 
 
 def _epsilon(audit: Audit) -> dict[str, dict[str, float | None]]:
-    """Return the epsilon of each node over all runs, recomputed."""
-    return {each.node: {"total": each.recomputed} for each in audit.accounts}
+    """Return the epsilon of each node over all runs, as the audit states it."""
+    return {each.node: {"total": each.epsilon} for each in audit.accounts}
 
 
 def epsilon_after_rounds(events: Iterable[Event]) -> dict[str, float | None]:

@@ -3,9 +3,10 @@
 An institution reports, with every round and adapter, the parameters of its mechanism
 and the epsilon of all that it spent so far, over all runs; where noise is shared also
 the fallback, which is the epsilon if all other nodes take their noise out. Here the
-parameters are composed again; a report below that is understated. A report above it is
-allowed: a node also counts rounds that it spent on but that failed before an entry of
-the log named them.
+parameters are composed again, in the order of the numbers that the institution gave its
+accounts and not in that of the log; a report below that is understated. A report above
+it is allowed: it also counts accounts that the log lacks. Their number is known, since
+numbers are given without gaps, and what is stated is the larger of the two.
 """
 
 import math
@@ -17,6 +18,7 @@ from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, RuleError
 from tapestry.privacy.accounting import Composition, Steps
 from tapestry_governance.events.privacy_events import BlockEpsilon
+from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import AccountedLoss, AccountedSpending
 
 Spending = Mapping[str, Iterable[AccountedSpending]]
@@ -29,9 +31,11 @@ _TOLERANCE = 1e-4  # relative; between versions of the accountant
 class Account:
     """The spending of one node on one block.
 
-    Without noise nothing is promised: ``recomputed`` and ``target_delta`` are None.
-    ``recomputed`` is None, too, where the noise is so little that its cost cannot be
-    told. The fallback is None unless a part counts on the noise of others.
+    Without noise nothing is promised: ``recomputed`` and ``target_delta`` are None. A
+    cost is infinite where the noise is so little that no bound on it can be told. The
+    fallback is None, since it does not apply, unless a part counts on others' noise.
+    ``epsilon`` and ``epsilon_fallback`` are what is stated: the larger of the report
+    and the cost.
     """
 
     node: str
@@ -39,6 +43,7 @@ class Account:
     rounds: int
     adapters: int
     steps: int
+    unlogged: int  # accounts that the log lacks
     target_delta: str | None
     reported: str | None
     recomputed: float | None
@@ -46,21 +51,60 @@ class Account:
     fallback_recomputed: float | None = None
 
     @property
+    def epsilon(self) -> float | None:
+        """The epsilon that holds by the log and by the institution's word."""
+        return larger(self.recomputed, self.reported)
+
+    @property
+    def epsilon_fallback(self) -> float | None:
+        """The epsilon that holds if all other members collude; None as above."""
+        return larger(self.fallback_recomputed, self.fallback_reported)
+
+    @property
+    def is_above(self) -> bool:
+        """True if a report is above what the accounts in the log cost."""
+        return any(
+            cost is not None and stated is not None and stated > cost * (1 + _TOLERANCE)
+            for cost, stated in (
+                (self.recomputed, self.epsilon),
+                (self.fallback_recomputed, self.epsilon_fallback),
+            )
+        )
+
+    @property
     def is_understated(self) -> bool:
         """True if a report is below what its own parameters cost."""
-        if self.reported is None:
+        if self.reported is None or self.recomputed is None:
             return False
         if _is_below(self.reported, self.recomputed):
             return True
-        if self.fallback_reported is None:
-            return self.fallback_recomputed is not None
-        return _is_below(self.fallback_reported, self.fallback_recomputed)
+        return self.fallback_recomputed is not None and (
+            self.fallback_reported is None
+            or _is_below(self.fallback_reported, self.fallback_recomputed)
+        )
 
 
-def _is_below(reported: str, recomputed: float | None) -> bool:
-    if recomputed is None:
-        return True
+def larger(recomputed: float | None, reported: str | None) -> float | None:
+    """Return the larger of a cost and a report; None where the cost does not apply."""
+    if recomputed is None or reported is None:
+        return recomputed
+    return max(recomputed, decode_decimal(reported))
+
+
+def _is_below(reported: str, recomputed: float) -> bool:
     return decode_decimal(reported) < recomputed * (1 - _TOLERANCE)
+
+
+def in_words(epsilon: float | None) -> float | str | None:
+    """Return an epsilon for machines; JSON has no word for one that is infinite."""
+    return "infinite" if epsilon == math.inf else epsilon
+
+
+def shown(epsilon: float | None) -> str:
+    """Print an epsilon, or ``none`` where nothing is promised."""
+    if epsilon is None:
+        return "none"
+    return "infinite" if epsilon == math.inf else f"{epsilon:.4f}"
 
 
 def recompute(spending: Spending) -> list[Account]:
@@ -68,7 +112,7 @@ def recompute(spending: Spending) -> list[Account]:
 
     Composed is at the smallest delta of a node's accounts, all runs and adapters
     together: an account at a larger one does not make the whole look small. The report
-    is the last one, or None where it is at another delta.
+    is that of the highest number, or None where it is at another delta.
     """
     return _accounts(spending, checks=False)
 
@@ -77,8 +121,9 @@ def check(spending: Spending) -> list[Account]:
     """Recompute as above, and demand that no report is below what its parameters cost.
 
     Guarantees:
-        Every report is compared with the composition of all accounts up to it, in one
-        pass. Of equal reports in a row the last is compared: fewer accounts cost less.
+        Every report is compared with the composition of all accounts up to its number,
+        in one pass. Of equal reports in a row the last is compared: fewer accounts cost
+        less.
 
     Raises:
         RuleError: A report is below what its own parameters cost.
@@ -86,27 +131,63 @@ def check(spending: Spending) -> list[Account]:
     return _accounts(spending, checks=True)
 
 
+def check_new(before: FederationState | None, after: FederationState) -> None:
+    """Demand as much of the accounts that came between two states of a log.
+
+    Who appends or cosigns entries calls this first, so that no log gets an account that
+    no audit would take. An account that comes late is counted by those that follow it
+    in number, and these are compared again.
+
+    Raises:
+        RuleError: A report is below what the accounts up to it cost.
+    """
+    if before is not None and before.spending is after.spending:
+        return
+    size = 0 if before is None else before.size
+    for node, spent in after.spending.items():
+        fresh = spent.while_newest(lambda each: each.index >= size)
+        if fresh:
+            _compose(node, _ordered(spent), first=min(each.number for each in fresh))
+
+
+def _ordered(spent: Iterable[AccountedSpending]) -> list[AccountedSpending]:
+    return sorted(spent, key=lambda body: body.number)
+
+
 def _accounts(spending: Spending, *, checks: bool) -> list[Account]:
     found: list[Account] = []
     for node in sorted(spending):
-        found += _accounts_of(node, list(spending[node]), checks=checks)
+        bodies = _ordered(spending[node])
+        found += _accounts_of(
+            bodies, _compose(node, bodies, first=0 if checks else None)
+        )
     return found
 
 
-def _accounts_of(
-    node: str, bodies: Sequence[AccountedSpending], *, checks: bool
-) -> list[Account]:
+def _compose(
+    node: str, bodies: Sequence[AccountedSpending], *, first: int | None
+) -> list["_RunningAccount"]:
+    """Compose accounts in order; compare the reports from a number on, or none."""
     running = [_RunningAccount(node, block) for block in _blocks(bodies)]
     for body, following in zip_longest(bodies, bodies[1:]):
         said, then = _reports(body), _reports(following)
         loss = body.promise
-        checks = checks and loss is not None  # no report is allowed from there on
+        if loss is None:
+            first = None  # no report is allowed from there on
+        is_checked = loss is not None and first is not None and body.number >= first
         for each in running:
             each.add(body, said.get(each.block))
-            if checks and loss and said.get(each.block) != then.get(each.block):
+            if is_checked and loss and said.get(each.block) != then.get(each.block):
                 _check_report(each.account(loss.target_delta), body.index)
+    return running
+
+
+def _accounts_of(
+    bodies: Sequence[AccountedSpending], running: Sequence["_RunningAccount"]
+) -> list[Account]:
     delta = _smallest_delta(bodies)
-    found = [each.account(delta) for each in running]
+    unlogged = bodies[-1].number - len(bodies) if bodies else 0
+    found = [replace(each.account(delta), unlogged=unlogged) for each in running]
     last = next((b.promise for b in reversed(bodies) if b.promise), None)
     if last is None or last.target_delta == delta:
         return found
@@ -200,6 +281,7 @@ class _RunningAccount:
             rounds=self._rounds,
             adapters=self._adapters,
             steps=self._steps,
+            unlogged=0,
             target_delta=None,
             reported=None,
             recomputed=None,
@@ -219,8 +301,7 @@ class _RunningAccount:
             ),
         )
 
-    def _composed(self, composition: Composition, target_delta: str) -> float | None:
+    def _composed(self, composition: Composition, target_delta: str) -> float:
         if self._is_untold:
-            return None
-        value = composition.epsilon(target_delta=decode_decimal(target_delta))
-        return None if math.isinf(value) else value
+            return math.inf
+        return composition.epsilon(target_delta=decode_decimal(target_delta))

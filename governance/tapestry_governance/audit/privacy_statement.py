@@ -7,13 +7,18 @@ the same one.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tapestry.errors import IncompleteError, ResourceError
-from tapestry_governance.audit.privacy_accounts import Account, recompute
+from tapestry_governance.audit.privacy_accounts import (
+    Account,
+    in_words,
+    recompute,
+    shown,
+)
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import AccountedSpending, ReleaseRecord
 
@@ -61,7 +66,7 @@ class Part:
 class NodePromise:
     """The promise for the records of one node; None where a training had no noise."""
 
-    account: Account  # of what led to the object
+    account: Account  # of what led to the object; reports are of all that was spent
     total: Account  # of all that the node spent, in the whole log
     unit: str | None
     adjacency: str | None
@@ -70,11 +75,35 @@ class NodePromise:
     accountant_version: str | None
     parts: tuple[Part, ...]
 
+    @property
+    def epsilon(self) -> float | None:
+        """The epsilon of what led to the object.
+
+        It is recomputed where the log has every account of the node. Where it lacks
+        one, that may have led to the object, too, and all that was spent is stated.
+        """
+        return self.total.epsilon if self._lacks_accounts else self.account.recomputed
+
+    @property
+    def epsilon_fallback(self) -> float | None:
+        """The same if all other members collude; None where that does not apply."""
+        if self._lacks_accounts:
+            return self.total.epsilon_fallback
+        return self.account.fallback_recomputed
+
+    @property
+    def _lacks_accounts(self) -> bool:
+        return self.total.unlogged > 0 and self.account.recomputed is not None
+
     def to_line(self) -> str:
         """Print the two epsilons, or that there are none, as one line."""
         node, block = self.account.node, self.account.block
         whose = node if block == 1 else f"{node}, block {block}"
-        return f"{whose}: {_brief(self.account)}; in the whole log {_brief(self.total)}"
+        said = _brief(self.epsilon, self.epsilon_fallback, self.account.target_delta)
+        total = self.total
+        whole = _brief(total.epsilon, total.epsilon_fallback, total.target_delta)
+        line = f"{whose}: {said}; in the whole log {whole}"
+        return f"{line}; {_lacking(total)}" if total.unlogged else line
 
     def to_row(self) -> dict[str, Any]:
         """Return the two epsilons for machines; null where nothing is promised."""
@@ -82,12 +111,13 @@ class NodePromise:
         return {
             "node": account.node,
             "block": account.block,
-            "epsilon": account.recomputed,
-            "epsilon_fallback": account.fallback_recomputed,
+            "epsilon": in_words(self.epsilon),
+            "epsilon_fallback": in_words(self.epsilon_fallback),
             "target_delta": account.target_delta,
-            "total_epsilon": total.recomputed,
-            "total_epsilon_fallback": total.fallback_recomputed,
+            "total_epsilon": in_words(total.epsilon),
+            "total_epsilon_fallback": in_words(total.epsilon_fallback),
             "total_target_delta": total.target_delta,
+            "unlogged": total.unlogged,
         }
 
 
@@ -104,7 +134,14 @@ class Statement:
 
     def to_json(self) -> dict[str, Any]:
         """Return the statement for machines."""
-        return asdict(self)
+        said = asdict(self)
+        for each, promise in zip(said["promises"], self.promises, strict=True):
+            each["epsilon"] = in_words(promise.epsilon)
+            each["epsilon_fallback"] = in_words(promise.epsilon_fallback)
+            for account in (each["account"], each["total"]):
+                for name in ("recomputed", "fallback_recomputed"):
+                    account[name] = in_words(account[name])
+        return said
 
 
 def state_privacy(state: FederationState, name: str) -> Statement:
@@ -119,17 +156,12 @@ def state_privacy(state: FederationState, name: str) -> Statement:
         there = ", ".join(state.published) or "nothing yet"
         message = f"the log publishes no {name!r}; it publishes {there}"
         raise IncompleteError(message, code="name-not-published")
-    before, adapter = state.published[name], state.adapters.get(name)
-    base = name if adapter is None else adapter.base
-    release = next(each for each in state.released if each.name == base)
+    adapter = state.adapters.get(name)
+    release = state.release_named(name if adapter is None else adapter.base)
     nodes = state.spending if adapter is None else (state.publishers[name],)
-    trained = None if adapter is None else name
+    trained = None if adapter is None else (name, adapter.version)
     spent = {
-        node: [
-            each
-            for each in spent_on(state, release, node=node, adapter=trained)
-            if each.index < before
-        ]
+        node: spent_on(state.spending_of(node), release, state=state, adapter=trained)
         for node in nodes
     }
     return Statement(
@@ -142,18 +174,34 @@ def state_privacy(state: FederationState, name: str) -> Statement:
 
 
 def spent_on(
-    state: FederationState, release: ReleaseRecord, *, node: str, adapter: str | None
+    spending: Iterable[AccountedSpending],
+    release: ReleaseRecord,
+    *,
+    state: FederationState,
+    adapter: tuple[str, int] | None,
 ) -> list[AccountedSpending]:
-    """List the accounts of a node for what led to a release, or to an adapter on it."""
-    return [
-        each
-        for each in state.spending_of(node)
-        if (
-            each.run_id in release.ancestry
-            if each.adapter is None
-            else each.adapter == adapter
-        )
-    ]
+    """List a node's accounts of what led to a release, or to an adapter on it.
+
+    They are those of the rounds that were opened before the release, and of the
+    adapter's versions up to its own, whenever the log got them.
+    """
+    ordered = sorted(spending, key=lambda each: each.number)
+    return [each for each in ordered if _led_to(each, release, state, adapter=adapter)]
+
+
+def _led_to(
+    account: AccountedSpending,
+    release: ReleaseRecord,
+    state: FederationState,
+    *,
+    adapter: tuple[str, int] | None,
+) -> bool:
+    if account.adapter is not None:
+        name, version = adapter or ("", 0)
+        return account.adapter == name and (account.version or 0) <= version
+    key = (account.run_id, account.round_number or 0, account.attempt or 0)
+    opened = state.rounds[key].opened  # of a round that the account's rule knows
+    return account.run_id in release.ancestry and opened < release.index
 
 
 def to_markdown(statement: Statement) -> str:
@@ -163,7 +211,8 @@ def to_markdown(statement: Statement) -> str:
         f"{statement.kind.capitalize()}, from the rounds of"
         f" {', '.join(f'`{run}`' for run in statement.runs)}. Every number is from the"
         " federation's log; epsilon was composed again from it, over all of these"
-        " rounds, rejected and aborted ones included."
+        " rounds, rejected and aborted ones included. Where an institution reports"
+        " more, or the log lacks one of its accounts, its report is stated."
     )
     if any(p.account.recomputed is not None for p in statement.promises):
         lines += ["", DEFINITION]
@@ -231,12 +280,15 @@ def _parts(bodies: Sequence[AccountedSpending]) -> tuple[Part, ...]:
 def _promise_lines(promise: NodePromise) -> list[str]:
     account, total = promise.account, promise.total
     epsilon = everything = "none: a part was trained without noise"
-    if account.recomputed is not None:
-        epsilon = _shown(account.recomputed)
-    if total.recomputed is not None:
-        everything = f"{_shown(total.recomputed)} at delta {total.target_delta}"
+    if promise.epsilon is not None:
+        epsilon = shown(promise.epsilon)
+        if total.unlogged:
+            epsilon += f" ({_lacking(total)})"
+    if total.epsilon is not None:
+        everything = f"{shown(total.epsilon)} at delta {total.target_delta}"
         if total.reported is not None:
-            everything += f" (reported {total.reported})"
+            everything += f" (reported {total.reported}"
+            everything += f", composed {shown(total.recomputed)})"
     rows: list[tuple[str, object]] = [
         ("epsilon", epsilon),
         ("epsilon of all that it spent, in the whole log", everything),
@@ -249,8 +301,8 @@ def _promise_lines(promise: NodePromise) -> list[str]:
             ("trust model", _TRUST[promise.trust_model]),
             ("accountant", f"{promise.accountant} {promise.accountant_version}"),
         ]
-    if account.fallback_recomputed is not None:
-        fallback = _shown(account.fallback_recomputed)
+    if promise.epsilon_fallback is not None:
+        fallback = shown(promise.epsilon_fallback)
         rows.insert(1, ("fallback epsilon", f"{fallback}, if all others collude"))
     rows += [(part.what, _numbers(part)) for part in promise.parts]
     table = [f"| {key} | {value} |" for key, value in rows]
@@ -273,14 +325,17 @@ def _numbers(part: Part) -> str:
     return numbers
 
 
-def _brief(account: Account) -> str:
-    if account.recomputed is None:
+def _lacking(total: Account) -> str:
+    """Say that the log lacks accounts of an institution, and whether it counts them."""
+    lacks = f"the log lacks {total.unlogged} of its accounts"
+    counted = "its report counts them" if total.reported else "no report counts them"
+    return f"{lacks}, {counted}"
+
+
+def _brief(epsilon: float | None, fallback: float | None, delta: str | None) -> str:
+    if epsilon is None:
         return "no promise"
-    said = f"epsilon {_shown(account.recomputed)} at delta {account.target_delta}"
-    if account.fallback_recomputed is not None:
-        said += f" ({_shown(account.fallback_recomputed)} if all others collude)"
+    said = f"epsilon {shown(epsilon)} at delta {delta}"
+    if fallback is not None:
+        said += f" ({shown(fallback)} if all others collude)"
     return said
-
-
-def _shown(epsilon: float | None) -> str:
-    return "none" if epsilon is None else f"{epsilon:.4f}"

@@ -171,13 +171,7 @@ def _expected(
     published = entries[state.published[name]]
     if name in state.releases:
         return {ENTRY: published, POLICY: policy, PROOF: None}
-    version = state.adapters[name].version
-    spent = state.spending_of(state.publishers[name])
-    own = (each for each in spent if (each.adapter, each.version) == (name, version))
-    if (account := next(own, None)) is None:
-        message = f"the log accounts for no version {version} of {name}"
-        raise VerificationError(message, code="adapter-not-accounted")
-    return {PUBLISHED: published, ACCOUNTED: entries[account.index]}
+    return {PUBLISHED: published, ACCOUNTED: entries[state.paid_by[name]]}
 
 
 def _compare(folder: Path, expected: Mapping[str, bytes | None]) -> None:

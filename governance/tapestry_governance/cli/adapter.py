@@ -76,6 +76,7 @@ def verify_command(
     steps: list[CheckStep] = []
     found = run(steps, "folder", lambda: registry.check_folder(directory), _describe)
     report: dict[str, Any] = {"adapter": str(directory)}
+    publishers: dict[str, str] = {}
     privacy = None
     if found is not None:
         held_base = _check_base(steps, directory, found, base)
@@ -88,11 +89,20 @@ def verify_command(
                 manifest_digest=found.manifest_digest,
             )
             registry.check_entry(found, entry)
+            publishers[entry.name] = audit.state.publishers[entry.name]
             if held_base is not None:
                 registry.check_release(held_base, audit.state.releases[entry.base])
             return entry
 
-        privacy = check_log(steps, directory, check, _line, bundle=bundle, trust=trust)
+        privacy = check_log(
+            steps,
+            directory,
+            check,
+            lambda entry: _line(entry, publishers[entry.name]),
+            bundle=bundle,
+            trust=trust,
+        )
+        report["publisher"] = next(iter(publishers.values()), None)
         report["base"] = found.base
         report["base_digest"] = found.base_digest
         report["manifest_digest"] = found.manifest_digest
@@ -116,13 +126,19 @@ def list_command(bundle: Path, trust: bytes | None, as_json: bool) -> ExitStatus
         return status(audit)
     note_trust(audit.trust_file)
     note_faults(audit)
-    adapters = [entry for _, entry in sorted(audit.state.adapters.items())]
+    adapters = [
+        (entry, audit.state.publishers[name])
+        for name, entry in sorted(audit.state.adapters.items())
+    ]
     if as_json:
-        rows = [entry.model_dump(mode="json") for entry in adapters]
+        rows = [
+            {**entry.model_dump(mode="json"), "publisher": publisher}
+            for entry, publisher in adapters
+        ]
         console.say_json({"adapters": rows})
     else:
-        for entry in adapters:
-            console.say(_line(entry))
+        for each in adapters:
+            console.say(_line(*each))
     return status(audit)
 
 
@@ -160,11 +176,11 @@ def _describe(found: "registry.CheckedAdapter") -> str:
     )
 
 
-def _line(entry: "AdapterPublished") -> str:
+def _line(entry: "AdapterPublished", publisher: str) -> str:
     promise = "no promise"
     if entry.epsilon is not None:
         promise = f"epsilon {entry.epsilon} at delta {entry.target_delta}"
     return (
-        f"{entry.name} {entry.version}  {entry.country}  {entry.language}"
-        f"  {entry.licence}  on {entry.base}  {promise}"
+        f"{entry.name} {entry.version}  by {publisher}  {entry.country}"
+        f"  {entry.language}  {entry.licence}  on {entry.base}  {promise}"
     )

@@ -228,15 +228,19 @@ def note_trust(trust: bytes | None) -> None:
 
 
 def _print_accounts(audit: "Audit") -> None:
+    from tapestry_governance.audit.privacy_accounts import shown
+
     for each in audit.accounts:
-        recomputed, alone = each.recomputed, each.fallback_recomputed
-        epsilon = "none" if recomputed is None else f"{recomputed:.4f}"
-        collusion = "" if alone is None else f" {alone:.4f} if all others collude,"
+        alone, lacks = each.epsilon_fallback, each.unlogged
+        collusion = "" if alone is None else f" {shown(alone)} if all others collude,"
         delta = "" if each.target_delta is None else f" delta {each.target_delta},"
         console.say(
-            f"{each.node:<16}block {each.block:<4}epsilon {epsilon:>9} recomputed,"
+            f"{each.node:<16}block {each.block:<4}epsilon"
+            f" {shown(each.recomputed):>9} recomputed,"
             f" {each.reported or 'none':>9} reported,{collusion}{delta}"
             f" {each.rounds} rounds, {each.adapters} adapters, {each.steps} steps"
+            + (f"; the log lacks {lacks} of its accounts" if lacks else "")
+            + ("; reported is above, and counts" if each.is_above else "")
         )
     if status(audit) is not ExitStatus.HOLDS:
         _say_reason(audit)
@@ -261,18 +265,21 @@ def _verdict(audit: "Audit") -> dict[str, Any]:
 
 def _row(account: "Account") -> dict[str, Any]:
     from tapestry.encoding import decode_decimal
+    from tapestry_governance.audit.privacy_accounts import in_words
 
     reported = account.reported
     return {
         "node": account.node,
         "block": account.block,
-        "epsilon_recomputed": account.recomputed,
+        "epsilon": in_words(account.epsilon),
+        "epsilon_recomputed": in_words(account.recomputed),
         "epsilon_reported": None if reported is None else decode_decimal(reported),
-        "epsilon_fallback": account.fallback_recomputed,
+        "epsilon_fallback": in_words(account.epsilon_fallback),
         "target_delta": account.target_delta,
         "rounds": account.rounds,
         "adapters": account.adapters,
         "steps": account.steps,
+        "unlogged": account.unlogged,
         "unit": "record",
         "adjacency": "add-remove",
         "understated": account.is_understated,

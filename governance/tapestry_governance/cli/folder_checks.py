@@ -150,9 +150,14 @@ def find(
 ) -> _Entry:
     """Find the entry that was published with these files, or under the folder's name.
 
+    Of several with these files the one of the folder's name counts: anyone can publish
+    the files of another once more.
+
     Raises:
         IncompleteError: The log has no such entry.
     """
+    if name in entries and entries[name].manifest_digest == manifest_digest:
+        return entries[name]
     for entry in entries.values():
         if entry.manifest_digest == manifest_digest:
             return entry

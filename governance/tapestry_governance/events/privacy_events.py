@@ -18,6 +18,7 @@ from tapestry_governance.events.event_body import (
 MAX_BLOCKS = 260  # of an institution: five years of versions, one a week
 """Bounds the cost of an audit, which composes the spending on each block."""
 
+MAX_ACCOUNTS = 1_000_000  # of an institution
 Block = Annotated[int, Field(ge=1, le=MAX_BLOCKS)]
 
 
@@ -45,10 +46,10 @@ class UnboundedLoss(Strict):
 class BlockEpsilon(Strict):
     """The epsilon of one block of an institution's units.
 
-    It composes all that the institution spent on the block up to and including this
-    event, over all runs and adapters. Where a part of that counts on noise of other
-    nodes, the fallback composes all with the node's own noise alone; otherwise it is
-    null.
+    It composes all that the institution spent on the block up to and including what
+    this event accounts for, over all runs and adapters. Where a part of that counts on
+    noise of other nodes, the fallback composes all with the node's own noise alone;
+    otherwise it is null.
     """
 
     block: Block
@@ -82,7 +83,7 @@ class PrivacyLoss(Strict):
 
     ``blocks`` holds the epsilons at ``target_delta``, one for each block that the
     institution declared, in order. Where any of them counts on noise of other nodes,
-    the trust model is ``shared``.
+    the trust model is ``shared``; where it is ``local``, all noise is the node's own.
     """
 
     mechanism: Literal[  # of each step
@@ -116,6 +117,11 @@ class PrivacyLoss(Strict):
         """The largest fallback of a block, or None where no noise is shared."""
         return largest_fallback(self.blocks)
 
+    @property
+    def is_own(self) -> bool:
+        """True if this training counts on no noise but the node's own."""
+        return self.shares == 1 and self.own_multiplier == self.noise_multiplier
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         is_shared = any(each.epsilon_fallback is not None for each in self.blocks)
@@ -135,6 +141,8 @@ class PrivacyLoss(Strict):
         reach = decode_decimal(self.own_multiplier) * math.sqrt(self.shares)
         if decode_decimal(self.noise_multiplier) > reach + 1e-9:
             raise ValueError("the shares do not add up to the noise multiplier")
+        if self.trust_model == "local" and not self.is_own:
+            raise ValueError("a local promise counts on the node's own noise alone")
         return self
 
     def _check_grid(self) -> None:
@@ -146,8 +154,14 @@ class PrivacyLoss(Strict):
 
 
 class DpAccounted(Body, type="dp.accounted", roles=("node",)):
-    """A node's privacy loss of an attempt at a round, or of a version of an adapter."""
+    """A node's privacy loss of an attempt at a round, or of a version of an adapter.
 
+    ``number`` is the place of the account among all of its node, from 1, in the order
+    in which they were spent: its epsilons compose the accounts up to that number,
+    whichever of them the log has, and in whatever order.
+    """
+
+    number: Annotated[int, Field(ge=1, le=MAX_ACCOUNTS)]
     run_id: Name
     round_number: RoundNumber | None
     attempt: Attempt | None
@@ -169,4 +183,6 @@ class DpAccounted(Body, type="dp.accounted", roles=("node",)):
             raise ValueError("a round has an attempt")
         if (self.adapter is None) != (self.version is None):
             raise ValueError("an adapter has a version")
+        if self.adapter is not None and self.promise and not self.promise.is_own:
+            raise ValueError("no other node adds noise to an adapter")
         return self

@@ -167,7 +167,8 @@ class LogMirror:
         Raises:
             ProtocolError: The entries leave a gap, or their number is wrong.
             InconsistentLog: The update is a rollback or a fork; kept as evidence.
-            RuleError: An entry breaks a rule; kept as evidence.
+            RuleError: An entry breaks a rule, or is an account that tells less than it
+                costs; kept as evidence.
             VerificationError: A signature does not hold, or entry 0 is not the
                 genesis or not the charter of the log that signed.
         """
@@ -348,7 +349,13 @@ class LogMirror:
     def _follow(
         self, fresh: Sequence[bytes], checkpoint: Checkpoint
     ) -> FederationState | None:
-        """Check the root over stored and new entries, then the rules."""
+        """Check the root over stored and new entries, the rules, and what is told.
+
+        An account that is understated would end every audit, so it is not cosigned.
+        """
+        # The accountant takes long to load; who only reads a mirror does not need it.
+        from tapestry_governance.audit.privacy_accounts import check_new
+
         tree = self._state.past.tree if self._state else PersistentTree()
         for entry in fresh:
             tree = tree.push(leaf_hash(entry))
@@ -360,6 +367,8 @@ class LogMirror:
         if self._state is None and fresh:
             self._check_genesis(fresh[0])
         following = apply_all(self._state, fresh)
+        if following is not None:
+            check_new(self._state, following)
         if following is not None and following.charter.origin != checkpoint.origin:
             raise VerificationError(
                 f"the charter is of log {following.charter.origin}, the checkpoint of"

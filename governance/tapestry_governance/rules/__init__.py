@@ -15,7 +15,7 @@ are those of ``governance/EVENTS.md``, by its numbers:
 3. Place (``replay``): event-duplicated, federation-differs, reference-forward; an
    event of a type that has no rule: event-without-rule.
 
-4. Seen log (``replay``): seen-size-missing, seen-size-invalid, log-forked.
+4. Seen log (``replay``): seen-size-invalid, log-forked.
 
 5. Opening (``round_rules``): round-still-open, round-not-next, first-round-missing,
    attempt-above-limit, federation-differs, base-not-current, base-not-allowed,
@@ -26,16 +26,18 @@ are those of ``governance/EVENTS.md``, by its numbers:
    noise-below-grid, grid-too-coarse, noise-share-not-positive.
 
 6. Commitment (``round_rules``): round-not-open, node-not-in-cohort, attempt-refused,
-   refusal-duplicated, attempt-committed, commitment-differs, commitment-duplicated.
+   refusal-duplicated, attempt-committed, commitment-differs, commitment-duplicated,
+   account-missing.
 
-7. Account (``model_rules``): node-not-in-cohort, account-duplicated, steps-differ,
+7. Account (``account_rules``): node-not-in-cohort, account-duplicated,
+   account-number-taken, steps-differ,
    mechanism-differs, privacy-terms-differ, noise-not-allowed, noise-too-low,
    data-not-declared, sampling-rate-too-low, epsilon-decreased, epsilon-above-cap,
    delta-above-policy, training-without-noise, blocks-differ, segments-differ,
    adapter-run-unreleased, accounts-too-many.
 
 8. Closing (``round_rules``): round-not-open, participants-differ, sum-too-small,
-   commitment-unknown, account-missing, base-before-differs, rejected-round-moved-base.
+   commitment-unknown, base-before-differs, rejected-round-moved-base.
 
    Abort and dispute: round-not-open, commitment-unknown; dispute-without-round,
    dispute-duplicated.
@@ -46,7 +48,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
 
 10. Adapter (``model_rules``): adapter-name-reserved, adapter-name-taken,
     adapter-version-not-next, adapter-base-unpublished, licence-not-allowed,
-    adapter-not-accounted, adapter-run-differs, adapter-epsilon-differs.
+    adapter-not-accounted, adapter-run-differs, adapter-epsilon-differs,
+   noise-not-allowed, delta-above-policy, epsilon-above-cap, training-without-noise.
 
 11. Policy (``replay``): policy-version-not-next, policy-within-round. Data
     (``replay``): data-version-not-next, declarations-too-many, block-without-key.

@@ -162,8 +162,9 @@ class FederationState:
     roster: Roster  # of those that accepted the charter
     policy: Policy
     policy_digest: str
+    policies: tuple[Policy, ...]  # all that were adopted, the newest last
     readers: PersistentMap[str, tuple[str, ...]] = _EMPTY  # founder -> whom it heard
-    seen: PersistentMap[str, Seen] = _EMPTY  # actor -> its newest view of the log
+    seen: PersistentMap[str, Seen] = _EMPTY  # actor -> the last view that it named
     data: PersistentMap[str, DataDeclared] = _EMPTY
     declarations: PersistentMap[str, tuple[int, int]] = _EMPTY  # opening, number
     base: str | None = None  # identity; None until a round was closed
@@ -181,17 +182,18 @@ class FederationState:
     refused: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
     disputes: PersistentMap[RoundKey, frozenset[tuple[str, str]]] = _EMPTY
     spending: PersistentMap[str, PersistentList[AccountedSpending]] = _EMPTY
-    epsilon: PersistentMap[tuple[str, int], tuple[str, str]] = _EMPTY  # node, block
-    without_noise: PersistentMap[str, int] = _EMPTY  # node -> index of such a training
+    newest_account: PersistentMap[str, AccountedSpending] = _EMPTY  # highest number
+    without_noise: PersistentMap[str, AccountedSpending] = _EMPTY  # the first of a node
     adapter_accounts: PersistentMap[str, tuple[int, int]] = _EMPTY  # releases, number
     ancestry: PersistentMap[str, frozenset[str]] = _EMPTY  # base -> runs it came from
-    pending_adapter_charges: PersistentMap[tuple[str, str], AccountedSpending] = _EMPTY
+    adapter_spending: PersistentMap[tuple[str, str, int], AccountedSpending] = _EMPTY
     releases: PersistentMap[str, ReleasePublished] = _EMPTY
     released: PersistentList[ReleaseRecord] = _NONE
     released_by_run: PersistentMap[str, PersistentList[ReleaseRecord]] = _EMPTY
     adapters: PersistentMap[str, AdapterPublished] = _EMPTY
     publishers: PersistentMap[str, str] = _EMPTY  # adapter -> member
     published: PersistentMap[str, int] = _EMPTY  # release, adapter -> newest index
+    paid_by: PersistentMap[str, int] = _EMPTY  # adapter -> index of its account
 
     @property
     def size(self) -> int:
@@ -244,7 +246,7 @@ class FederationState:
         return uploads
 
     def spending_of(self, node: str) -> list[AccountedSpending]:
-        """Return what a node accounted for, oldest first."""
+        """Return what a node accounted for, in the order of the log."""
         return list(self.spending.get(node, _NONE))
 
     def disputes_of(self, run_id: str, *, until: int) -> list[tuple[str, str, int]]:
@@ -259,6 +261,17 @@ class FederationState:
     def releases_since(self, size: int) -> list[ReleaseRecord]:
         """Return the releases beyond the first entries, oldest first."""
         return self.released.while_newest(lambda record: record.index >= size)
+
+    def release_named(self, name: str) -> ReleaseRecord:
+        """Return the release of a name that the log has published.
+
+        Raises:
+            ValueError: No release of this name was published.
+        """
+        for record in self.released.newest_first():
+            if record.name == name:
+                return record
+        raise ValueError(f"the log has no release {name}")
 
     def release_of(self, run_id: str, number: int) -> ReleaseRecord | None:
         """Return the release of the base that a round gave, if there is one."""

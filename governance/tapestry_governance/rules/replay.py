@@ -4,13 +4,13 @@
 
 Node, witness, coordinator and auditor run this same function over the same bytes,
 so they agree on what is valid without asking one another. Rules that every entry
-obeys are here; those of one type are in ``round_rules`` and ``model_rules``.
+obeys are here; those of one type are in the other modules of this package.
 
 Guarantees:
     A state is returned only for an entry in its one spelling, signed by the key
-    that its author holds in that role, with an id that it never used, a view (``seen``)
-    that is a prefix of this very log, and a body that breaks no rule. An entry of
-    an unknown type or version stops the replay; nothing is skipped.
+    that its author holds in that role, with an id that it never used, a view
+    (``seen``) that is none or a prefix of this very log, and a body that breaks no
+    rule. An entry of an unknown type or version stops the replay; nothing is skipped.
 """
 
 import dataclasses
@@ -28,13 +28,10 @@ from tapestry_governance.events.model_events import (
     ReleasePublished,
 )
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
+from tapestry_governance.rules.account_rules import dp_accounted
 from tapestry_governance.rules.federation_state import FederationState, Past, Roster
 from tapestry_governance.rules.member_rules import charter_accepted, check_accepted
-from tapestry_governance.rules.model_rules import (
-    adapter_published,
-    dp_accounted,
-    release_published,
-)
+from tapestry_governance.rules.model_rules import adapter_published, release_published
 from tapestry_governance.rules.persistent_collections import PersistentMap
 from tapestry_governance.rules.round_rules import (
     contribution_committed,
@@ -118,6 +115,7 @@ def _found(signed: Signed) -> FederationState:
         roster=Roster.of(charter.coordinator),
         policy=charter.policy,
         policy_digest=charter.policy.digest,
+        policies=(charter.policy,),
     )
     _check_author(state, signed)
     if event.seen is not None or event.refs:
@@ -185,24 +183,19 @@ def _check_place(state: FederationState, event: Event, index: int) -> None:
 def _check_seen(
     state: FederationState, event: Event, index: int
 ) -> PersistentMap[str, Seen]:
-    """Demand that an author saw a prefix of this log, and no less than before.
+    """Demand that an author saw a prefix of this log.
+
+    It may be a shorter one than before: an entry that was signed earlier may come late.
 
     Returns:
-        The newest view of each author.
+        The last view of each author.
     """
-    before = state.seen.get(event.actor)
-    pinned = before.size if before else 0
-    if event.seen is None:
-        if pinned:
-            message = f"{event.actor} has seen {pinned} entries and names none"
-            raise RuleError(message, code="seen-size-missing")
-        return state.seen
-    if event.seen == before:
-        return state.seen  # compared when it was new
-    if event.seen.size > index or event.seen.size < pinned:
+    if event.seen is None or event.seen == state.seen.get(event.actor):
+        return state.seen  # none, or compared when it was new
+    if event.seen.size > index:
         raise RuleError(
-            f"{event.actor} claims to have seen {event.seen.size} entries,"
-            f" not {pinned} to {index}",
+            f"{event.actor} claims to have seen {event.seen.size} entries, there are"
+            f" {index}",
             code="seen-size-invalid",
         )
     if state.past.root(event.seen.size).hex() != event.seen.root:
@@ -304,7 +297,10 @@ def _declare(state: FederationState, event: Event) -> FederationState:
                 message = f"policy {policy.version} within round {state.open_round.key}"
                 raise RuleError(message, code="policy-within-round")
             return dataclasses.replace(
-                state, policy=policy, policy_digest=policy.digest
+                state,
+                policy=policy,
+                policy_digest=policy.digest,
+                policies=(*state.policies, policy),
             )
         case DataDeclared() as body:
             _check_version(state.data.get(event.actor), body)

@@ -12,13 +12,16 @@ from typing import Any, Self
 from tapestry.encoding import decode_decimal
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import RoundManifest
+from tapestry_governance.events.federation_events import Policy
 from tapestry_governance.events.privacy_events import (
     BlockEpsilon,
+    DataDeclared,
     DpAccounted,
     NoisedSegment,
     PrivacyLoss,
     largest_epsilon,
 )
+from tapestry_governance.rules.persistent_collections import PersistentMap
 
 RoundKey = tuple[str, int, int]  # run, round number, attempt
 
@@ -94,6 +97,8 @@ class RoundRecord:
 
     opened: int  # index of its round.opened
     terms: AccountingTerms
+    policy: Policy  # this and the next one as they were when it was opened
+    data: PersistentMap[str, DataDeclared]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +126,7 @@ class ReleaseRecord:
     round_number: int
     index: int
     ancestry: frozenset[str]  # the runs whose rounds led to it
+    data: PersistentMap[str, DataDeclared]  # as it was when it was published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +174,7 @@ class AccountedSpending:
     """A ``dp.accounted`` of a node, at an index of the log."""
 
     index: int
+    number: int  # in the order in which they were spent
     run_id: str
     round_number: int | None
     attempt: int | None
@@ -183,6 +190,7 @@ class AccountedSpending:
         promise = body.promise
         return cls(
             index=index,
+            number=body.number,
             run_id=sys.intern(body.run_id),
             round_number=body.round_number,
             attempt=body.attempt,

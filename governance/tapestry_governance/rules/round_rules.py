@@ -50,7 +50,12 @@ def round_opened(
         last=key,
         newest=manifest,
         runs=runs if key[0] in runs else runs.set(key[0], index),
-        rounds=state.rounds.set(key, RoundRecord(opened=index, terms=terms)),
+        rounds=state.rounds.set(
+            key,
+            RoundRecord(
+                opened=index, terms=terms, policy=state.policy, data=state.data
+            ),
+        ),
     )
 
 
@@ -61,7 +66,10 @@ def contribution_committed(
     actor: str,
     index: int,
 ) -> FederationState:
-    """Record a participant's commitment, one per attempt."""
+    """Record a participant's commitment, one per attempt, to what is accounted for.
+
+    From here on a sum with the upload in it may be known, however the round ends.
+    """
     current = _open(state, body)
     if actor not in current.terms.participants:
         message = f"{actor} does not take part in round {current.key}"
@@ -74,6 +82,9 @@ def contribution_committed(
         raise RuleError(message, code="commitment-duplicated")
     if actor in current.refused:
         raise RuleError(f"{actor} refused round {current.key}", code="attempt-refused")
+    if actor not in state.accounted.get(current.key, ()):
+        message = f"{actor} committed to an upload and accounted for no privacy loss"
+        raise RuleError(message, code="account-missing")
     commitments = current.commitments.set(actor, index)
     following = dataclasses.replace(current, commitments=commitments)
     runs = state.uploads.get(actor, PersistentMap())
@@ -111,17 +122,13 @@ def contribution_refused(
 def round_closed(
     state: FederationState, body: round_events.RoundClosed, index: int
 ) -> FederationState:
-    """Close a round: each participant is accounted for, each base follows the last."""
+    """Close a round: all in the sum committed, and each base follows the last."""
     current = _open(state, body)
     _check_outcome(current, body)
-    accounted = state.accounted.get(current.key, ())
     for name, committed in zip(body.included, body.commitments, strict=True):
         if current.commitments.get(name) != committed:
             message = f"entry {committed} is not {name}'s commitment to this round"
             raise RuleError(message, code="commitment-unknown")
-        if name not in accounted:
-            message = f"{name} is in the sum but accounted for no privacy loss"
-            raise RuleError(message, code="account-missing")
     before = current.manifest.model_digest
     if body.base_before != before:
         message = f"closed from base {body.base_before}, opened from {before}"

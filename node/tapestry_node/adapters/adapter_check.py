@@ -31,7 +31,7 @@ from tapestry_node.training.trainer import Trainer
 
 PUBLICATIONS = "adapters"  # below the node's folder
 _ANY = "sha256:" + "0" * 64
-_STEPS = (".update", ".accounted", durable_files.SUFFIX)  # of one that is under way
+_STEPS = (".update", durable_files.SUFFIX)  # of one that is under way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,10 @@ where it was, and a second request gives the same publication::
 
     reserve  train                  nothing is left of a training that dies
     NAME-VERSION.PLAN.update        what it gave; from here on it is never repeated
-    spend                           in the ledger
-    NAME-VERSION.accounted          what it cost, signed; never signed twice
+    spend                           in the ledger; with it the account, signed once and
+                                    for the log
     NAME-VERSION/…                  the files, both entries beside them
     NAME-VERSION/tapestry/published.entry    takes its name last: it is published
-    outbox                          the account, for the log
 
 Guarantees:
     What leaves was paid for before, once: one training, one account, one publication
@@ -17,33 +16,36 @@ Guarantees:
 
 Edge cases:
     A training that failed, or was made for other settings or another release than the
-    present ones, is paid for all the same. Its version is skipped, once the log has its
-    account: the epsilons that a node reports of a run never fall. The next one of
-    that run is begun, and paid for, only after a restart of the node.
+    present ones, is paid for and accounted all the same. Its version is skipped. The
+    next one of that run is begun, and paid for, only after a restart of the node.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from tapestry.artifacts import manifest
 from tapestry.artifacts.manifest import FOLDER
 from tapestry.encoding import canonical_json, digest
-from tapestry.errors import ConfigError, ProtocolError
+from tapestry.errors import RuleError
 from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Message, Publication, Reason, encode_message
 from tapestry.storage import durable_files
-from tapestry.workloads.adapter_format import AdapterFacts, BaseName
+from tapestry.workloads.adapter_format import AdapterFacts, AdapterPromise, BaseName
 from tapestry.workloads.base import Workload
 from tapestry.workloads.data_manifest import Record
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.rules.account_rules import count_adapter
+from tapestry_governance.rules.model_rules import check_title
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_check import (
     PUBLICATIONS,
@@ -54,7 +56,13 @@ from tapestry_node.adapters.adapter_check import (
 )
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.budget.ledger import Charge, Ledger
-from tapestry_node.budget.log_accounts import ancestry_epsilon, check_cap, loss_of
+from tapestry_node.budget.ledger_entries import Key
+from tapestry_node.budget.log_accounts import (
+    ancestry_epsilon,
+    check_cap,
+    loss_of,
+    own_spending,
+)
 from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext
 from tapestry_node.settings import NodeSettings
@@ -84,9 +92,9 @@ class AdapterJob:
         return self.folder / FOLDER / _PUBLISHED
 
     @property
-    def accounted(self) -> Path:
-        """The signed account."""
-        return self.folder.with_name(self.folder.name + ".accounted")
+    def key(self) -> Key:
+        """The name under which it is charged, if it has noise, and accounted."""
+        return ("adapter", self.release.run_id, self.title.version)
 
     @property
     def update(self) -> Path:
@@ -122,25 +130,25 @@ class Publisher:
 
         Raises:
             BudgetExhausted: The ledger does not cover the training.
-            Refused: The policy does not allow to train without noise, the log lacks
-                the account of an earlier training, or one of this run failed since
-                the node was started.
+            Refused: The policy does not allow to train without noise, the log would
+                not publish the adapter, or a training of this run failed since the
+                node was started.
             ConfigError, ResourceError: A setting is wrong, or the training failed.
         """
-        job = self._next(release, now=now)
+        job = self._next(release)
         if not job.published.exists():
             self._make(job, now=now)
-        self.context.store.post(job.accounted.read_bytes())
         for path in job.updates():
             path.unlink()
         return _message(job.folder)
 
-    def _next(self, release: ReleasePublished, *, now: datetime) -> AdapterJob:
+    def _next(self, release: ReleasePublished) -> AdapterJob:
         """Go on with the version that is under way, or begin the next."""
         known = self.context.mirror.state.adapters.get(self.context.name)
         job = self._job(release, known.version + 1 if known else 1)
         while self._is_lost(job):
-            self._give_up(job, now=now)
+            for path in job.updates():
+                path.unlink()
             job = self._job(release, job.title.version + 1)
         return job
 
@@ -169,32 +177,10 @@ class Publisher:
         """Return true if a version was paid for and nothing is left to publish."""
         if job.published.exists() or job.update.exists():
             return False
-        return job.accounted.exists() or self._paid(job) is not None
-
-    def _paid(self, job: AdapterJob) -> Charge | None:
-        """Return the charge of a version as it was spent, by whatever plan."""
-        key = job.charge.key if job.charge else None
-        spent = (row.charge for row in self.ledger.rows() if row.state == "spent")
-        return next((each for each in spent if each.key == key), None)
-
-    def _give_up(self, job: AdapterJob, *, now: datetime) -> None:
-        """Account for a version that will never be published.
-
-        Raises:
-            Refused: The account of that version is not in the log yet.
-        """
-        for path in job.updates():
-            path.unlink()
-        if not job.accounted.exists():
-            self._account(job, self._paid(job), now=now)
-        entry = job.accounted.read_bytes()
-        if not self.context.mirror.contains(entry):
-            self.context.store.post(entry)
-            raise Refused(
-                Reason.MAINTENANCE,
-                f"the log lacks the account of {job.folder.name}, which failed",
-                code="adapter-not-accounted",
-            )
+        return any(
+            (purpose, version) == ("adapter", job.title.version)
+            for purpose, _, version in self.context.store.accounts()
+        )
 
     def _make(self, job: AdapterJob, *, now: datetime) -> None:
         """Take the steps that were not taken yet.
@@ -207,6 +193,7 @@ class Publisher:
         """
         if not job.update.exists():
             self.context.check_failed(job.release.run_id)
+            self._ask_log(job)
         trainer = self.context.trainer
         place = Place(
             folder=self.folder,
@@ -226,17 +213,27 @@ class Publisher:
             self.ledger.reserve(job.charge)
         try:
             if not job.update.exists():
-                self._train(job)
-            if job.charge is not None:
-                self.ledger.spend(job.charge)
-            account = self._account(job, job.charge, now=now)
-            self._write(job, account, public, now=now)
+                self._train(job, now=now)
+            self._write(job, self._pay(job, now=now), public, now=now)
         except Exception:
             self.context.failed.add(job.release.run_id)
             raise
 
+    def _ask_log(self, job: AdapterJob) -> None:
+        """Refuse to train and to pay for what the log would not publish.
+
+        Raises:
+            Refused: The name is another's, or there were too many accounts.
+        """
+        state, name = self.context.mirror.state, self.context.name
+        try:
+            check_title(state, job.title.name, job.title.version, actor=name)
+            count_adapter(state, name)
+        except RuleError as error:
+            raise Refused(Reason.LOCAL_POLICY, str(error), code=error.code) from None
+
     @hides_records
-    def _train(self, job: AdapterJob) -> None:
+    def _train(self, job: AdapterJob, *, now: datetime) -> None:
         trainer = self.context.trainer
         try:
             update = adapter_trainer.train(
@@ -247,45 +244,34 @@ class Publisher:
             )
         except Exception:  # the failure may depend on the records, and it shows
             if job.charge is not None:
-                self.ledger.spend(job.charge)
+                self._pay(job, now=now)
             raise
         durable_files.replace_file(job.update, update.astype("<f4").tobytes())
 
-    def _account(
-        self, job: AdapterJob, charge: Charge | None, *, now: datetime
-    ) -> DpAccounted:
-        """Sign what the training cost, or read what was signed."""
-        if not job.accounted.exists():
-            steps = charge.steps.steps if charge else job.plan.training.steps
+    def _pay(self, job: AdapterJob, *, now: datetime) -> bytes:
+        """Spend the charge and sign the account, once; a lost one is posted again."""
+
+        def sign(number: int, spent: Sequence[Charge]) -> bytes:
             account = DpAccounted(
+                number=number,
                 run_id=job.release.run_id,
                 round_number=None,
                 attempt=None,
                 adapter=job.title.name,
                 version=job.title.version,
-                steps=steps,
-                loss=loss_of(charge, job.plan.privacy, ledger=self.ledger),
+                steps=job.plan.training.steps,
+                loss=loss_of(job.charge, job.plan.privacy, spent=spent),
             )
-            durable_files.replace_file(
-                job.accounted, self.context.sign_event(account, now=now)
-            )
-        found = open_entry(job.accounted.read_bytes()).event.body
-        if not isinstance(found, DpAccounted):
-            raise ProtocolError(
-                f"{job.accounted} is no account; put back what the node wrote",
-                code="account-invalid",
-            )
-        if (found.promise is None) != (charge is None):
-            raise ConfigError(
-                f"{job.accounted} is for other settings; restore those",
-                code="adapter-settings-differ",
-            )
-        return found
+            return self.context.sign_event(account, now=now)
+
+        if job.charge is None:
+            return self.context.store.account(job.key, sign)
+        return self.ledger.spend(job.charge, sign)
 
     def _write(
         self,
         job: AdapterJob,
-        account: DpAccounted,
+        accounted: bytes,
         public: list[Record],
         *,
         now: datetime,
@@ -294,11 +280,8 @@ class Publisher:
         update = np.frombuffer(job.update.read_bytes(), dtype="<f4").copy()
         if job.folder.exists():  # of a process that died before it was done
             shutil.rmtree(job.folder)
-        promise, loss = None, account.promise
-        if loss is not None:
-            state, name = self.context.mirror.state, self.context.name
-            led = ancestry_epsilon(account, job.release.name, state=state, name=name)
-            promise = job.plan.promise(loss, led)
+        account = cast("DpAccounted", open_entry(accounted).event.body)
+        loss = account.promise
         facts = AdapterFacts(
             name=job.title.name,
             version=job.title.version,
@@ -306,7 +289,7 @@ class Publisher:
             licence=self.settings.adapter.licence,
             data=self.context.trainer.manifest,
             base=job.title.base,
-            promise=promise,
+            promise=self._promise(job, account),
         )
         made, scores = adapter_trainer.write(
             job.folder,
@@ -335,11 +318,21 @@ class Publisher:
             role="community",
         )
         event = publisher.event(published, now=now, seen=self.context.mirror.seen)
-        durable_files.replace_file(
-            job.folder / FOLDER / _ACCOUNTED, job.accounted.read_bytes()
-        )
+        durable_files.replace_file(job.folder / FOLDER / _ACCOUNTED, accounted)
         durable_files.sync_tree(job.folder)
         durable_files.replace_file(job.published, sign_entry(event, self.community))
+
+    def _promise(self, job: AdapterJob, account: DpAccounted) -> AdapterPromise | None:
+        """Return what the card promises; None without noise."""
+        if account.promise is None:
+            return None
+        led = ancestry_epsilon(
+            account,
+            job.release.name,
+            state=self.context.mirror.state,
+            spending=own_spending(self.context.store.accounts().values()),
+        )
+        return job.plan.promise(account.promise, led)
 
     def _workload(self) -> Workload:
         """Return the workload, with the release of the base held here in its model."""

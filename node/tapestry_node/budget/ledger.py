@@ -37,7 +37,7 @@ from tapestry.errors import (
 from tapestry.privacy import accounting
 from tapestry_node.budget.ledger_entries import Charge, ChargeRecord
 from tapestry_node.node_state import NodeState
-from tapestry_node.state_entries import StateReplay
+from tapestry_node.state_entries import Sign, StateReplay
 
 __all__ = ["Balance", "Charge", "ChargeRecord", "Ledger", "PrivacyPromise"]
 
@@ -199,14 +199,17 @@ class Ledger:
                 code="epsilon-unreachable",
             )
 
-    def spend(self, charge: Charge) -> None:
-        """Count a reserved charge as spent; durable when this returns.
+    def spend(self, charge: Charge, sign: Sign) -> bytes:
+        """Count a reserved charge as spent, and return its account, in the outbox.
+
+        Both are durable when this returns.
 
         Raises:
             PolicyError: It was not reserved, or with other steps.
         """
         with self._state.writing() as replay:
             replay.spend(charge)
+            return replay.account(charge.key, sign)
 
     def release(self, charge: Charge) -> None:
         """Give a reservation back; what is spent stays spent, without an error."""
@@ -239,19 +242,10 @@ class Ledger:
             },
         )
 
-    def spent(self, *, target_delta: float, fallback: bool = False) -> float:
-        """Compute the epsilon of all that was spent, at a delta."""
-        mine = [row.charge for row in self.rows() if row.state == "spent"]
-        steps = [charge.fallback if fallback else charge.steps for charge in mine]
-        return accounting.epsilon(steps, target_delta=target_delta)
-
-    def shares_noise(self) -> bool:
-        """Return true if the epsilon counts on the noise of others."""
-        return any(
-            row.charge.fallback != row.charge.steps
-            for row in self.rows()
-            if row.state == "spent"
-        )
+    def lacks_noise(self) -> bool:
+        """Return true if something was trained without noise: nothing holds then."""
+        replay = self._state.reading()
+        return any(key not in replay.rows for key in replay.accounted)
 
     def rounds_left(self, charge: Charge) -> int:
         """Count how many more charges like this one fit."""

@@ -5,7 +5,7 @@ and receipts on any machine.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.errors import ConfigError, PolicyError
@@ -13,6 +13,7 @@ from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import PrivacyPlan
 from tapestry_governance.audit.privacy_accounts import recompute, steps_of
 from tapestry_governance.audit.privacy_statement import spent_on
+from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.privacy_events import (
     BlockEpsilon,
     DpAccounted,
@@ -22,6 +23,13 @@ from tapestry_governance.events.privacy_events import (
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import AccountedSpending
 from tapestry_node.budget.ledger import Charge, Ledger
+
+
+def own_spending(accounts: Iterable[bytes]) -> list[AccountedSpending]:
+    """Read a node's own signed accounts, also those that the log does not have yet."""
+    bodies = (open_entry(entry).event.body for entry in accounts)
+    said = (body for body in bodies if isinstance(body, DpAccounted))
+    return [AccountedSpending.of(body, index=at) for at, body in enumerate(said)]
 
 
 def published_charges(state: FederationState, name: str) -> Iterator[Charge]:
@@ -49,13 +57,15 @@ def check_cap(
 
     Raises:
         BudgetExhausted: The institution's epsilon would pass the federation's cap.
-        PolicyError: By the log the institution trained without noise before.
+        PolicyError: By the log, or by its own accounts, the institution trained
+            without noise before.
     """
-    if name in state.without_noise:
+    bare = state.without_noise.get(name)
+    if bare is not None or ledger.lacks_noise():
+        where = f"entry {bare.index} of the log" if bare else "an account of its own"
         raise PolicyError(
-            f"{charge.title} would be accounted for, but by entry"
-            f" {state.without_noise[name]} of the log these records were trained on"
-            " without noise, and no epsilon holds for them any more",
+            f"{charge.title} would be accounted for, but by {where} these records were"
+            " trained on without noise, and no epsilon holds for them any more",
             code="training-without-noise",
         )
     cap = decode_decimal(state.policy.epsilon_cap)
@@ -63,21 +73,27 @@ def check_cap(
 
 
 def ancestry_epsilon(
-    account: DpAccounted, release: str, *, state: FederationState, name: str
+    account: DpAccounted,
+    release: str,
+    *,
+    state: FederationState,
+    spending: Iterable[AccountedSpending],
 ) -> str | None:
     """Compose an adapter's account with the node's rounds that led to its release.
 
-    The log does not have the account yet.
+    ``spending`` is all of the node, the account among it. The log may lack some.
 
     Returns:
-        The largest epsilon of a block; None where a part leaves no promise.
+        The largest epsilon of a block; None where a part leaves no promise, or none
+        that is finite.
     """
-    base = next(each for each in state.released if each.name == release)
-    spent = spent_on(state, base, node=name, adapter=account.adapter)
-    spent.append(AccountedSpending.of(account, index=state.size))
-    found = [each.recomputed for each in recompute({name: spent})]
+    base, adapter = state.release_named(release), account.adapter
+    trained = None if adapter is None else (adapter, account.version or 0)
+    spent = spent_on(spending, base, state=state, adapter=trained)
+    found = [each.recomputed for each in recompute({"": spent})]
     known = [each for each in found if each is not None]
-    return _rounded_up(max(known)) if len(known) == len(found) else None
+    bounded = len(known) == len(found) and math.isfinite(max(known))
+    return _rounded_up(max(known)) if bounded else None
 
 
 def _rounded_up(epsilon: float) -> str:
@@ -85,12 +101,12 @@ def _rounded_up(epsilon: float) -> str:
 
 
 def loss_of(
-    charge: Charge | None, plan: PrivacyPlan, *, ledger: Ledger
+    charge: Charge | None, plan: PrivacyPlan, *, spent: Sequence[Charge]
 ) -> UnboundedLoss | PrivacyLoss:
     """Account for a charge as a ``dp.accounted`` event does.
 
-    The epsilons are composed at the delta that the event names, which may be smaller
-    than the ledger's.
+    ``spent`` are all charges up to it. The epsilons are composed at the delta that the
+    event names, which may be smaller than the ledger's.
 
     Raises:
         ConfigError: There is noise and no charge for it, or a charge and no noise.
@@ -102,9 +118,10 @@ def loss_of(
             f"noise {plan.noise!r} does not go with charge {charge}",
             code="privacy-terms-differ",
         )
-    delta, shared = decode_decimal(plan.target_delta), ledger.shares_noise()
-    epsilon = ledger.spent(target_delta=delta)
-    fallback = ledger.spent(target_delta=delta, fallback=True)
+    delta = decode_decimal(plan.target_delta)
+    shared = any(each.fallback != each.steps for each in spent)
+    epsilon = accounting.epsilon((c.steps for c in spent), target_delta=delta)
+    fallback = accounting.epsilon((c.fallback for c in spent), target_delta=delta)
     block = BlockEpsilon(
         block=1,  # the data of a ledger are one block
         epsilon=_rounded_up(epsilon),

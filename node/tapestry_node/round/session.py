@@ -6,7 +6,7 @@ high-water mark and outbox, which must survive, are on disk before they matter.
 
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -109,20 +109,43 @@ class _UploadMarks:
     manifest: RoundManifest
     names: tuple[str, ...]  # of the base's parameters
     charge: Charge | None
+    now: datetime
+
+    @property
+    def account(self) -> bytes:
+        """The signed account of the round; it is there once the upload is taken."""
+        key = "round", self.manifest.run_id, self.manifest.round_number
+        return self.context.store.accounts()[key]
 
     def highest(self, run_id: str) -> int:
         """Return the last round of a run that was uploaded or paid for."""
         return self.context.store.highest(run_id)
 
     def raise_to(self, run_id: str, round_number: int) -> None:
-        """Spend the charge and take the upload of the round."""
+        """Spend the charge, take the upload of the round and account for it."""
         mark = UploadMark.of(self.manifest, names=self.names)
         if (mark.run, mark.round_number) != (run_id, round_number):
             raise ValueError(
                 f"a mark of {run_id} {round_number} on the state of {mark}"
             )
         named = self.context.varying_survivors
-        self.context.store.take_upload(mark, charge=self.charge, named=named)
+        self.context.store.take_upload(
+            mark, charge=self.charge, sign=self._sign, named=named
+        )
+
+    def _sign(self, number: int, spent: Sequence[Charge]) -> bytes:
+        manifest = self.manifest
+        account = DpAccounted(
+            number=number,
+            run_id=manifest.run_id,
+            round_number=manifest.round_number,
+            attempt=manifest.attempt,
+            adapter=None,
+            version=None,
+            steps=manifest.training.steps,
+            loss=loss_of(self.charge, manifest.privacy, spent=spent),
+        )
+        return self.context.sign_event(account, now=self.now)
 
 
 class Session:
@@ -208,10 +231,10 @@ class Session:
         """Train, and answer message 4 with message 5.
 
         Guarantees:
-            Charge and upload mark, taken as one, and the signed account of the
-            spending are on disk before the upload is returned. A training that fails
-            is paid for and marked as well: the failure may depend on the records, and
-            the refusal shows it.
+            Charge, upload mark and the signed account of the spending, taken as one,
+            are on disk before the upload is returned. A training that fails is paid
+            for, accounted and marked as well: the failure may depend on the records,
+            and the refusal shows it.
         """
         ready = client.receive_shares(shared, ciphertexts)
         try:
@@ -225,9 +248,9 @@ class Session:
                 manifest=self.manifest,
                 names=_names_of(self._replica),
                 charge=self._charge,
+                now=now,
             )
             reservation = client.reserve(ready, marks)
-            accounted = self._account(now)
         quantized = prepare(
             update,
             manifest=self.manifest,
@@ -245,7 +268,7 @@ class Session:
             masked_root=upload.head.root.removeprefix("sha256:"),
         )
         committed = self._context.sign_event(commitment, now=now)
-        return encode_message(upload.head, [accounted, committed, *upload.chunks])
+        return encode_message(upload.head, [marks.account, committed, *upload.chunks])
 
     @property
     def done(self) -> SharesRevealed | None:
@@ -299,21 +322,6 @@ class Session:
             self._context.notify({**event, **work, "done": step, "total": steps})
 
         return self._context.trainer.update(self._replica, self.manifest, done=done)
-
-    def _account(self, now: datetime) -> bytes:
-        manifest = self.manifest
-        account = DpAccounted(
-            run_id=manifest.run_id,
-            round_number=manifest.round_number,
-            attempt=manifest.attempt,
-            adapter=None,
-            version=None,
-            steps=manifest.training.steps,
-            loss=loss_of(self._charge, manifest.privacy, ledger=self._ledger),
-        )
-        entry = self._context.sign_event(account, now=now)
-        self._context.store.post(entry)
-        return entry
 
 
 def _logged_consents(mirror: LogMirror, name: str) -> Iterator[ConsentMark]:

@@ -1,5 +1,6 @@
 """Epsilon is composed again from the accounts; a report below it breaks a rule."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +12,13 @@ from tapestry.privacy.accounting import Composition, epsilon
 from tapestry_governance.audit.privacy_accounts import (
     Account,
     check,
+    check_new,
     recompute,
     steps_of,
 )
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.rules.round_records import AccountedSpending
-from tests.support.log_world import World, with_loss, without_noise
+from tests.support.log_world import NEXT, World, changed, with_loss, without_noise
 from tests.support.refusals import refused
 
 Spendings = dict[str, list[AccountedSpending]]
@@ -47,8 +49,12 @@ def shared(account: DpAccounted) -> DpAccounted:
 
 
 def spending(*bodies: DpAccounted) -> Spendings:
-    rows = enumerate(bodies)
-    return {"fr": [AccountedSpending.of(body, index=index) for index, body in rows]}
+    rows = []
+    for at, body in enumerate(bodies):  # in the order of their numbers, unless they say
+        number = at + 1 if body.number == NEXT else body.number
+        numbered = body.model_copy(update={"number": number})
+        rows.append(AccountedSpending.of(numbered, index=at))
+    return {"fr": rows}
 
 
 def composed(bodies: Sequence[DpAccounted], target_delta: str) -> float:
@@ -219,20 +225,31 @@ def test_an_account_that_cannot_be_composed_breaks_a_rule(
         body = with_loss(account, **change)
     said = spending(body)
     (found,) = recompute(said)
-    assert found.recomputed is None
-    with refused(RuleError, "epsilon-understated", match="cost None"):
+    assert found.recomputed == math.inf
+    with refused(RuleError, "epsilon-understated", match="cost inf"):
         check(said)
 
 
 def test_integer_noise_of_a_few_grid_steps_has_no_cost(account: DpAccounted) -> None:
     coarse = with_loss(shared(account), bound="10", epsilon_fallback="9")
     (found,) = recompute(spending(coarse))
-    assert (found.recomputed, found.fallback_recomputed) == (None, None)
+    assert (found.recomputed, found.fallback_recomputed) == (math.inf, math.inf)
     assert found.is_understated
     (row,) = spending(coarse)["fr"]
     assert row.promise is not None
     with refused(ConfigError, "noise-too-small"):
         steps_of(row.steps, row.promise)
+
+
+@pytest.mark.parametrize("own", ["0.19", "0.05", "0.000000001"])
+def test_a_fallback_that_is_infinite_is_not_one_that_does_not_apply(
+    account: DpAccounted, own: str
+) -> None:
+    lie = with_loss(account, own_multiplier=own, shares=400)  # its trust model is local
+    (found,) = recompute(spending(lie))
+    assert (found.fallback_reported, found.fallback_recomputed) == (None, math.inf)
+    with refused(RuleError, "epsilon-understated"):
+        check(spending(lie))
 
 
 def test_an_understated_fallback_breaks_a_rule(account: DpAccounted) -> None:
@@ -265,13 +282,60 @@ def test_accounts_as_they_come_cost_what_they_cost_at_once(
         assert whole[-1].recomputed == pytest.approx(cost, rel=1e-5)
 
 
+def test_new_accounts_are_held_to_what_an_audit_demands(adapter: DpAccounted) -> None:
+    """A late one counts in those that follow it; an older one is not checked again."""
+    world = World().grow()  # of fr: 2 and 2.5 for two rounds, 2.9 for its adapter
+    before = world.folded
+    check_new(None, before)
+    check_new(before, before)
+    low = with_loss(adapter, epsilon="3")  # three trainings and a round cost 3.2
+    fifth = changed(low, adapter="fr-five", number=5)
+    world.add(fifth, "fr", "node")
+    after = world.folded
+    with refused(RuleError, "epsilon-understated", match="reports epsilon 3 "):
+        check_new(before, after)
+    check_new(after, after)
+    honest = changed(with_loss(adapter, epsilon="3.21"), adapter="fr-five", number=5)
+    world = World().grow()
+    world.add(honest, "fr", "node")
+    check_new(before, world.folded)
+    between = world.folded
+    fourth = changed(with_loss(adapter, epsilon="3.21"), adapter="fr-four", number=4)
+    world.add(fourth, "fr", "node")
+    with refused(RuleError, "epsilon-understated", match="in entry 3[0-9], "):
+        check_new(between, world.folded)  # now the fifth tells too little
+
+
+def test_accounts_are_composed_in_the_order_of_their_numbers(
+    account: DpAccounted,
+) -> None:
+    """The log may have them in any order, and lack some; a report counts those too."""
+    costs = [composed([account] * count, "0.00001") for count in range(1, 6)]
+    said = [
+        with_loss(account, epsilon=f"{cost + 1e-5:.6f}").model_copy(
+            update={"number": at}
+        )
+        for at, cost in enumerate(costs, start=1)
+    ]
+    for order in ([4, 0, 2, 1, 3], [4, 3], [2], [3, 0]):
+        (found,) = check(spending(*(said[at] for at in order)))
+        assert found.unlogged == max(order) + 1 - len(order)
+        assert found.reported == f"{costs[max(order)] + 1e-5:.6f}"
+        assert found.epsilon == pytest.approx(costs[max(order)], abs=2e-5)
+        assert found.is_above is (found.unlogged > 0)
+    low = with_loss(said[4], epsilon=f"{costs[3]:.6f}")
+    with refused(RuleError, "epsilon-understated", match="entry 0, "):
+        check(spending(low, *said[:4]))
+
+
 def test_a_whole_is_composed_at_the_smallest_delta() -> None:
     """An account at a larger one does not make all that was spent look small."""
     world = World().grow()
     (before,) = recompute({"de": world.folded.spending_of("de")})
     account = world.account(world.manifest(2), epsilon="2.5")
     cheap = with_loss(account, target_delta="0.001")
-    spent = [*world.folded.spending_of("de"), *spending(cheap)["fr"]]
+    last = cheap.model_copy(update={"number": 3})
+    spent = [*world.folded.spending_of("de"), *spending(last)["fr"]]
     (found,) = recompute({"de": spent})
     assert found.target_delta == before.target_delta == "0.00001"
     assert before.recomputed is not None

@@ -5,6 +5,7 @@ import pytest
 
 from tapestry.errors import IncompleteError
 from tapestry.protocol.stages import RoundStage
+from tapestry_governance.audit.privacy_accounts import check
 from tapestry_governance.audit.privacy_statement import (
     DEFINITION,
     NOT_COVERED,
@@ -77,8 +78,7 @@ def chain(world: World, run: str, base: str, *, epsilon: str = "7") -> str:
     world.add(RoundOpened(manifest=manifest))
     commitments = {}
     for name in NAMES:
-        commitments[name] = world.add(world.commitment(name, manifest), name, "node")
-        world.add(world.account(manifest, epsilon=epsilon), name, "node")
+        commitments[name] = world.commit(name, manifest, epsilon=epsilon)
     wide, after = fake_digest(f"base of {run}"), fake_digest(f"release of {run}")
     closing = world.closing(manifest, commitments)
     world.add(changed(closing, base_after=wide, release_digest=after))
@@ -135,8 +135,7 @@ def test_an_aborted_attempt_counts_in_the_release_of_its_run() -> None:
     world.add(RoundOpened(manifest=again))
     commitments = {}
     for name in NAMES:
-        commitments[name] = world.add(world.commitment(name, again), name, "node")
-        world.add(world.account(again, epsilon="2.5"), name, "node")
+        commitments[name] = world.commit(name, again, epsilon="2.5")
     world.add(world.closing(again, commitments))
     world.add(world.release(1))
     assert rows(world.folded, "base-1")["fr"]["account"]["rounds"] == 2
@@ -161,7 +160,7 @@ def test_an_adapter_states_its_training_and_the_rounds_of_its_base() -> None:
     assert (promise.total.rounds, promise.total.adapters) == (2, 2)
     page = to_markdown(statement)
     assert "from the rounds of `run-1`, `run-2`" in page
-    assert "of all that it spent, in the whole log | 3." in page
+    assert "in the whole log | 7.0000 at delta 0.00001 (reported 7, composed 3." in page
 
 
 def test_one_training_without_noise_leaves_no_promise() -> None:
@@ -188,7 +187,8 @@ def test_the_page_names_every_item_of_the_claim(state: FederationState) -> None:
     page = to_markdown(state_privacy(state, "base-2"))
     for item in (
         "unit of privacy | record", "adjacency | add-remove", "trust model | local",
-        "delta | 0.00001", "epsilon | 2.4681", "(reported 2.9)",
+        "delta | 0.00001", "epsilon | 2.4681",
+        "2.9000 at delta 0.00001 (reported 2.9, composed 2.8",
         "dp-accounting/pld 0.6.0",
         "sampling rate 0.05", "clip norm 1", "noise multiplier 1", "2 times 20 steps",
         DEFINITION, *NOT_COVERED,
@@ -228,7 +228,8 @@ def test_a_line_and_a_row_give_both_epsilons_or_none() -> None:
         for promise in state_privacy(world.folded, "base-1").promises
     }
     said = "epsilon 1.9847 at delta 0.00001"
-    assert found["de"].to_line() == f"de: {said}; in the whole log {said}"
+    whole = "epsilon 7.0000 at delta 0.00001"  # as it reported, which is more
+    assert found["de"].to_line() == f"de: {said}; in the whole log {whole}"
     assert found["fr"].to_line() == f"fr: {said}; in the whole log no promise"
     row = found["fr"].to_row()
     assert row["epsilon"] == pytest.approx(1.9847, abs=1e-3)
@@ -239,3 +240,74 @@ def test_a_line_and_a_row_give_both_epsilons_or_none() -> None:
         f"de, block 2: {said} (4.5000 if all others collude); in the whole log"
     )
     assert shared.to_row()["epsilon_fallback"] == 4.5
+
+
+def withheld(world: World) -> list[bytes]:
+    """Two rounds, the first aborted with its sum open; its accounts are kept back."""
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    kept = []
+    for name in NAMES:
+        account = changed(world.account(manifest, epsilon="2.1"), number=1)
+        kept.append(world.entry(account, name, "node"))
+    world.add(
+        RoundAborted(
+            run_id="run", round_number=1, attempt=1, stage=RoundStage.UNMASK,
+            reason="quorum", survivors=(),
+        )
+    )  # fmt: skip
+    again = renamed(world.manifest(2), model_digest=world.base(0))
+    world.add(RoundOpened(manifest=again))
+    commitments = {}
+    for name in NAMES:
+        second = changed(world.account(again, epsilon="2.6"), number=2)
+        world.add(second, name, "node")
+        commitments[name] = world.add(world.commitment(name, again), name, "node")
+    world.add(world.closing(again, commitments))
+    world.add(world.release(2))
+    return kept
+
+
+def test_an_account_that_is_kept_back_shows_and_is_counted() -> None:
+    world = World().found()
+    kept = withheld(world)
+    check(world.folded.spending)  # what is there is not understated
+    row = rows(world.folded, "base-2")["es"]
+    assert row["account"]["recomputed"] == pytest.approx(1.9847, abs=1e-3)
+    assert (row["epsilon"], row["total"]["unlogged"]) == (2.6, 1)
+    (first, *_) = statement = state_privacy(world.folded, "base-2").promises
+    assert first.to_line() == (
+        "de: epsilon 2.6000 at delta 0.00001; in the whole log epsilon 2.6000 at delta"
+        " 0.00001; the log lacks 1 of its accounts, its report counts them"
+    )
+    page = to_markdown(state_privacy(world.folded, "base-2"))
+    assert page.count("the log lacks 1 of its accounts") == len(statement)
+    for entry in kept:  # and it is never too late
+        world.append(entry)
+    check(world.folded.spending)
+    row = rows(world.folded, "base-2")["es"]
+    assert row["account"]["recomputed"] == pytest.approx(2.4681, abs=1e-3)
+    assert (row["account"]["rounds"], row["total"]["unlogged"]) == (2, 0)
+    assert row["epsilon"] == row["account"]["recomputed"]
+
+
+def test_what_a_release_states_does_not_depend_on_when_it_was_logged() -> None:
+    """A round that was opened before it counts, one that was opened after does not."""
+    early, late = World().found(), World().found()
+    for world in (early, late):
+        manifest = world.manifest()
+        world.add(RoundOpened(manifest=manifest))
+        commitments = {name: world.commit(name, manifest) for name in NAMES[:3]}
+        lost = world.entry(world.account(manifest), "id", "node")
+        if world is early:
+            world.append(lost)
+        world.add(world.closing(manifest, commitments))
+        world.add(world.release(1))
+        if world is late:
+            world.run_round(2, names=NAMES[:3])
+            world.append(lost)
+    one, other = (rows(world.folded, "base-1") for world in (early, late))
+    assert {n: r["account"] for n, r in one.items()} == {
+        n: r["account"] for n, r in other.items()
+    }
+    assert sorted(other) == list(NAMES)

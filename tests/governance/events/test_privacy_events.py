@@ -37,6 +37,9 @@ def test_an_account_is_for_a_round_or_for_an_adapter(
         ({"coordinates": 10}, "a grid goes with integer noise"),
         ({"mechanism": "poisson-subsampled-skellam"}, "noise that is shared"),
         ({"epsilon_fallback": "3"}, "fallback"),
+        ({"shares": 7, "own_multiplier": "0.4"}, "own noise alone"),
+        ({"shares": 2}, "own noise alone"),
+        ({"own_multiplier": "1.5"}, "own noise alone"),
     ],
 )
 def test_a_loss_that_contradicts_itself_is_refused(
@@ -46,6 +49,17 @@ def test_a_loss_that_contradicts_itself_is_refused(
     loss = account.promise.model_dump() | change
     with pytest.raises(ValueError, match=reason):
         changed(account, loss=loss)
+
+
+def test_no_other_node_adds_noise_to_an_adapter() -> None:
+    said = World().found().adapter_account()
+    assert said.promise is not None
+    fallback = said.promise.blocks[0].model_copy(update={"epsilon_fallback": "7"})
+    shared = {"trust_model": "shared", "blocks": (fallback,)}
+    changed(said, loss=said.promise.model_copy(update=shared))  # of rounds before it
+    lie = said.promise.model_copy(update=shared | {"shares": 4, "own_multiplier": "2"})
+    with pytest.raises(ValueError, match="adds noise to an adapter"):
+        changed(said, loss=lie)
 
 
 def test_without_noise_nothing_is_promised(account: DpAccounted) -> None:

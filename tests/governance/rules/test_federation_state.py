@@ -75,6 +75,7 @@ class History:
         return manifest
 
     def _commit(self, manifest: Any, name: str) -> int:
+        self.world.add(self._account(manifest), name, "node")
         return self.world.add(self.world.commitment(name, manifest), name, "node")
 
     def _round(self, names: list[str]) -> None:
@@ -82,7 +83,6 @@ class History:
         commitments = {}
         for name in sorted(names):
             commitments[name] = self._commit(manifest, name)
-            self.world.add(self._account(manifest), name, "node")
         self.base = fake_digest(f"base after {len(self.world.entries)}")
         closing = self.world.closing(manifest, commitments)
         self.world.add(closing.model_copy(update={"base_after": self.base}))
@@ -155,7 +155,7 @@ def _events(world: World, size: int) -> Iterator[tuple[int, Event]]:
 def _scan(world: World, size: int) -> dict[str, Any]:
     """Answer every question by reading the whole log."""
     found: dict[str, Any] = {
-        **{name: {} for name in ("seen", "runs", "epsilon", "accounted", "opened")},
+        **{name: {} for name in ("seen", "runs", "newest", "accounted", "opened")},
         **{name: {} for name in ("published", "publishers", "spent", "uploads")},
         **{name: [] for name in ("closed", "released")},
     }
@@ -186,8 +186,9 @@ def _scan_model(found: dict[str, Any], index: int, event: Event) -> None:
         case DpAccounted() as body:
             said = (index, body.run_id, body.adapter)
             found["spent"].setdefault(event.actor, []).append(said)
-            assert body.promise is not None
-            found["epsilon"][event.actor, 1] = (body.promise.epsilon, "0.00001")
+            found["newest"][event.actor] = max(
+                body.number, found["newest"].get(event.actor, 0)
+            )
             if body.round_number is not None:
                 key = (body.run_id, body.round_number, body.attempt)
                 found["accounted"].setdefault(key, set()).add(event.actor)
@@ -209,7 +210,8 @@ def test_indexes_answer_as_a_scan_of_the_log_does(
     found = _scan(world, state.size)
     assert state.seen == found["seen"]
     assert state.runs == found["runs"]
-    assert state.epsilon == found["epsilon"]
+    newest = {name: each.number for name, each in state.newest_account.items()}
+    assert newest == found["newest"]
     assert state.accounted == found["accounted"]
     assert state.published == found["published"]
     assert state.publishers == found["publishers"]

@@ -4,102 +4,24 @@ import pytest
 
 from tapestry.errors import RuleError
 from tapestry.protocol.stages import RoundStage
-from tapestry_governance.events.event_body import Body
-from tapestry_governance.events.privacy_events import (
-    BlockEpsilon,
-    DpAccounted,
-    NoisedSegment,
-    UnboundedLoss,
-)
+from tapestry_governance.events.federation_events import PolicyAdopted
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
+from tapestry_governance.rules.model_rules import check_title
 from tapestry_governance.rules.replay import apply
 from tests.support.log_world import (
     NAMES,
     World,
     changed,
     fake_digest,
-    one_block,
     renamed,
     with_loss,
-    without_noise,
 )
 from tests.support.refusals import refused
-
-TWO = (BlockEpsilon(block=2, epsilon="2", epsilon_fallback=None),)
-SEGMENT = NoisedSegment(name="a", sensitivity="1", noise_multiplier="1")
 
 
 @pytest.fixture
 def world() -> World:
     return World().found()
-
-
-def _changed(account: DpAccounted, change: dict[str, object]) -> Body:
-    """Change a field of an account, or of its loss; the body stays a valid one."""
-    fields = DpAccounted.model_fields
-    kept = {name: value for name, value in change.items() if name in fields}
-    rest = {name: value for name, value in change.items() if name not in fields}
-    return changed(with_loss(account, **rest) if rest else account, **kept)
-
-
-@pytest.mark.parametrize(
-    ("change", "code", "value"),
-    [
-        ({"epsilon": "8.1"}, "epsilon-above-cap", "8.1 .* allows 8"),
-        ({"blocks": one_block("2") + TWO}, "blocks-differ", r"\[1, 2\]"),
-        ({"blocks": TWO}, "blocks-differ", r"\[2\], declared 1 to 1"),
-        ({"segments": (SEGMENT,)}, "segments-differ", "1 segments"),
-        ({"loss": UnboundedLoss(mechanism="none")}, "noise-not-allowed", "fr"),
-        ({"noise_multiplier": "0.9"}, "noise-too-low", "noise_multiplier 0.9"),
-        ({"own_multiplier": "0.9", "noise_multiplier": "0.9"}, "noise-too-low", "0.9"),
-        ({"clip_norm": "2"}, "privacy-terms-differ", "clip_norm 2,"),
-        ({"target_delta": "0.000001"}, "privacy-terms-differ", "0.000001"),
-        ({"shares": 2}, "privacy-terms-differ", "shares 2, planned was 1"),
-        ({"target_delta": "0.1"}, "delta-above-policy", "delta 0.1"),
-        ({"steps": 19}, "steps-differ", "19"),
-        ({"sampling_rate": "0.04"}, "sampling-rate-too-low", "0.04"),
-        ({"round_number": 2}, "node-not-in-cohort", "fr .* 2, 1"),
-    ],
-)
-def test_accounting_that_does_not_match_the_plan_is_refused(  # [22, 23]
-    world: World, change: dict[str, object], code: str, value: str
-) -> None:
-    manifest = world.manifest()
-    world.add(RoundOpened(manifest=manifest))
-    account = world.account(manifest)
-    with refused(RuleError, code, match=value):
-        world.add(_changed(account, change), "fr", "node")
-    world.add(account, "fr", "node")
-    with refused(RuleError, "account-duplicated"):
-        world.add(account, "fr", "node")
-
-
-def test_epsilon_of_a_block_never_falls(world: World) -> None:
-    world.run_round(1)
-    manifest = world.manifest(2)
-    world.add(RoundOpened(manifest=manifest))
-    with refused(RuleError, "epsilon-decreased", match="from 2 to 1"):
-        world.add(world.account(manifest, epsilon="1"), "fr", "node")
-
-
-def test_training_without_noise_voids_the_promise_of_every_later_run() -> None:
-    world = World(rules={"noise": ("local", "none")}).found()
-    world.run_round(1)
-    world.add(world.release(1))
-    world.add(without_noise(world.adapter_account()), "fr", "node")
-    manifest = renamed(world.manifest(), run_id="another", model_digest=world.base(1))
-    world.add(RoundOpened(manifest=manifest))
-    with refused(RuleError, "training-without-noise", match="fr .* entry"):
-        world.add(world.account(manifest), "fr", "node")
-    world.add(world.account(manifest), "de", "node")
-
-
-def test_adapters_under_invented_runs_are_refused(world: World) -> None:
-    publishable(world)
-    for run in ("invented-1", "invented-2"):
-        adapter = changed(world.adapter_account("fr-other"), run_id=run)
-        with refused(RuleError, "adapter-run-unreleased", match=run):
-            world.add(adapter, "fr", "node")
 
 
 def test_an_adapter_is_accounted_for_in_the_run_of_its_release(world: World) -> None:
@@ -108,8 +30,7 @@ def test_an_adapter_is_accounted_for_in_the_run_of_its_release(world: World) -> 
     world.add(RoundOpened(manifest=other))
     commitments = {}
     for name in NAMES:
-        commitments[name] = world.add(world.commitment(name, other), name, "node")
-        world.add(world.account(other, epsilon="3"), name, "node")
+        commitments[name] = world.commit(name, other, epsilon="3")
     closing = world.closing(other, commitments)
     after = fake_digest("release of other")
     wide = fake_digest("base of other")
@@ -126,37 +47,6 @@ def test_an_adapter_is_accounted_for_in_the_run_of_its_release(world: World) -> 
         world.add(adapter, "fr", "community")
     assert world.folded.released.last is not None
     assert world.folded.released.last.ancestry == {"run", "other"}
-
-
-def test_a_member_has_a_number_of_adapter_accounts_by_release() -> None:
-    world = World(rules={"max_accounts": 2}).found()
-    publishable(world)
-    world.add(world.adapter_account("fr-two"), "fr", "node")
-    with refused(RuleError, "accounts-too-many", match="fr .* 3 .* allows 2"):
-        world.add(world.adapter_account("fr-three"), "fr", "node")
-    world.run_round(2, names=("de", "es", "id"))
-    world.add(world.release(2))
-    world.add(world.adapter_account("de-one"), "de", "node")
-    world.add(world.adapter_account("fr-three"), "fr", "node")
-
-
-def test_the_cap_holds_over_all_runs_and_adapters(world: World) -> None:
-    publishable(world)
-    for number in range(4, 9):
-        adapter = world.adapter_account(f"fr-{number}")
-        world.add(with_loss(adapter, epsilon=f"{number}"), "fr", "node")
-    over = with_loss(world.adapter_account("fr-9"), epsilon="8.000001")
-    with refused(RuleError, "epsilon-above-cap", match="fr .* block 1"):
-        world.add(over, "fr", "node")
-
-
-def test_a_smaller_epsilon_at_a_larger_delta_has_not_fallen(world: World) -> None:
-    publishable(world)
-    small = with_loss(world.adapter_account("a"), epsilon="4", target_delta="0.000001")
-    world.add(small, "fr", "node")
-    with refused(RuleError, "epsilon-decreased", match="from 4 to 3"):
-        world.add(with_loss(small, epsilon="3"), "fr", "node")
-    world.add(with_loss(world.adapter_account("b"), epsilon="3.5"), "fr", "node")
 
 
 def test_versions_of_data_follow_one_another(world: World) -> None:
@@ -176,22 +66,6 @@ def test_single_records_have_one_block_for_ever(world: World) -> None:
     with refused(RuleError, "block-without-key", match="block 2 of single records"):
         world.add(changed(again, block=2), "fr", "node")
     world.add(again, "fr", "node")
-
-
-def test_a_lost_round_can_be_accounted_for_later(world: World) -> None:
-    manifest = world.manifest()
-    world.add(RoundOpened(manifest=manifest))
-    world.add(abort(1))
-    world.add(world.account(manifest), "fr", "node")
-    assert world.folded.epsilon == {("fr", 1): ("2", "0.00001")}
-
-
-def test_accounting_without_declared_data_is_refused() -> None:
-    world = World().adopt()
-    manifest = world.manifest()
-    world.add(RoundOpened(manifest=manifest))
-    with refused(RuleError, "data-not-declared", match="fr"):
-        world.add(world.account(manifest), "fr", "node")
 
 
 @pytest.mark.parametrize(
@@ -232,8 +106,7 @@ def test_a_release_is_the_rounded_model_and_a_new_run_starts_from_it(
     manifest, commitments = world.manifest(), {}
     world.add(RoundOpened(manifest=manifest))
     for name in NAMES:
-        commitments[name] = world.add(world.commitment(name, manifest), name, "node")
-        world.add(world.account(manifest), name, "node")
+        commitments[name] = world.commit(name, manifest)
     closing = world.closing(manifest, commitments)
     world.add(changed(closing, release_digest=rounded))
     assert world.folded.base == world.base(1)
@@ -279,6 +152,52 @@ def test_an_adapter_outside_the_rules_is_refused(
         world.add(changed(world.adapter(1), **change), "fr", "community")
 
 
+def test_an_adapter_is_published_with_the_account_of_its_version(world: World) -> None:
+    publishable(world)
+    third = with_loss(changed(world.adapter_account(), version=3), epsilon="4")
+    paid = world.add(third, "fr", "node")
+    for version, epsilon in ((2, "2.9"), (3, "2.9"), (1, "4")):
+        other = changed(world.adapter(1), version=version, epsilon=epsilon)
+        code = "adapter-not-accounted" if version == 2 else "adapter-epsilon-differs"
+        with refused(RuleError, code):
+            world.add(other, "fr", "community")
+    world.add(changed(world.adapter(1), version=3, epsilon="4"), "fr", "community")
+    assert world.folded.paid_by == {"fr-culture": paid}
+
+
+def test_an_adapter_is_published_within_the_policy_in_force(world: World) -> None:
+    publishable(world)
+    strict = PolicyAdopted(policy=world.policy(version=2, epsilon_cap="2.8"))
+    signers = [world.keys[name, "root"] for name in NAMES]
+    world.append(world.entry(strict, "de", "root", signers=signers))
+    with refused(RuleError, "epsilon-above-cap", match="allows 2.8"):
+        world.add(world.adapter(1), "fr", "community")
+
+
+def test_a_members_name_is_its_own_for_adapters() -> None:
+    world = World(names=("de", "es", "es-sur", "id")).adopt()
+    own = {
+        "es": "es", "es-songs": "es", "es-sur": "es-sur", "es-sur-2": "es-sur",
+        "es-surf": "es", "de-es": "de", "id-": "id",
+    }  # fmt: skip
+    for name, owner in own.items():
+        check_title(world.folded, name, 1, actor=owner)
+        for other in {"de", "es", "es-sur", "id"} - {owner}:
+            with refused(RuleError, "adapter-name-reserved", match=f"of {owner}"):
+                check_title(world.folded, name, 1, actor=other)
+    for actor in ("de", "es", "es-sur", "id"):
+        for name in ("songs", "esperanto", "ide", "d"):  # of whoever comes first
+            check_title(world.folded, name, 1, actor=actor)
+
+
+def test_an_adapter_under_the_name_of_another_member_is_refused(world: World) -> None:
+    publishable(world)
+    for name in ("de", "de-archive"):
+        world.add(world.adapter_account(name), "fr", "node")
+        with refused(RuleError, "adapter-name-reserved", match=f"{name} .* of de"):
+            world.add(changed(world.adapter(1), name=name), "fr", "community")
+
+
 def test_an_adapter_has_one_publisher_and_rising_versions(world: World) -> None:
     publishable(world)
     world.add(world.adapter(1), "fr", "community")
@@ -286,8 +205,16 @@ def test_an_adapter_has_one_publisher_and_rising_versions(world: World) -> None:
         world.add(world.adapter(1), "fr", "community")
     with refused(RuleError, "adapter-not-accounted", match="fr-culture"):
         world.add(changed(world.adapter(1), version=2), "fr", "community")
-    with refused(RuleError, "adapter-name-taken", match="is fr's"):
+    with refused(RuleError, "adapter-name-reserved", match="of fr"):
         world.add(changed(world.adapter(1), version=2), "de", "community")
+    for name, code in (("fr", None), ("es", "adapter-name-taken")):  # a free name
+        world.add(world.adapter_account("chants"), name, "node")
+        body = changed(world.adapter(1), name="chants")
+        if code is None:
+            world.add(body, name, "community")
+            continue
+        with refused(RuleError, code, match="is fr's"):
+            world.add(body, name, "community")
 
 
 def publishable(world: World) -> None:

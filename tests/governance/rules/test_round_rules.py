@@ -122,7 +122,7 @@ def test_a_round_that_was_never_logged_has_no_commitments(world: World) -> None:
     with refused(RuleError, "round-not-open", match="open is none"):
         world.add(commitment, "fr", "node")
     world.add(RoundOpened(manifest=manifest))
-    world.add(commitment, "fr", "node")
+    world.commit("fr", manifest)
     with refused(RuleError, "commitment-duplicated"):
         world.add(commitment, "fr", "node")
 
@@ -156,7 +156,7 @@ def test_a_commitment_to_another_plan_is_refused(world: World) -> None:  # [22]
 def test_a_node_commits_or_refuses_but_not_both(world: World) -> None:
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
-    world.add(world.commitment("fr", manifest), "fr", "node")
+    world.commit("fr", manifest)
     with refused(RuleError, "attempt-committed", match="fr"):
         world.add(refusal(), "fr", "node")
     world.add(refusal(), "de", "node")
@@ -193,7 +193,7 @@ def test_a_refusal_is_of_an_attempt_in_the_log_and_comes_once(world: World) -> N
 def test_a_node_commits_once_to_an_attempt(world: World) -> None:
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
-    world.add(world.commitment("fr", manifest), "fr", "node")
+    world.commit("fr", manifest)
     with refused(RuleError, "commitment-duplicated", match="fr"):
         world.add(world.commitment("fr", manifest), "fr", "node")
 
@@ -203,16 +203,15 @@ def opened(world: World, names: tuple[str, ...] = NAMES) -> dict[str, int]:
     world.add(RoundOpened(manifest=manifest))
     indexes = {}
     for name in names:
-        indexes[name] = world.add(world.commitment(name, manifest), name, "node")
-        world.add(world.account(manifest), name, "node")
+        indexes[name] = world.commit(name, manifest)
     return indexes
 
 
 @pytest.mark.parametrize(
     ("change", "code", "value"),
     [
-        ({"commitments": (9, 11, 13, 15)}, "commitment-unknown", "entry 9 .* de's"),
-        ({"commitments": (10, 12, 16, 14)}, "commitment-unknown", "entry 16 .* fr's"),
+        ({"commitments": (10, 13, 15, 17)}, "commitment-unknown", "entry 10 .* de's"),
+        ({"commitments": (11, 13, 17, 15)}, "commitment-unknown", "entry 17 .* fr's"),
         ({"base_before": fake_digest("x")}, "base-before-differs", fake_digest("x")),
         (
             {"included": NAMES[:3], "commitments": (10, 12, 14)},
@@ -277,15 +276,19 @@ def test_a_rejected_round_leaves_the_base(world: World) -> None:
     assert world.folded.base == world.base(0)
 
 
-def test_a_contribution_without_accounting_cannot_be_summed(world: World) -> None:
+def test_an_upload_is_accounted_for_before_its_sum_may_be_known(world: World) -> None:
+    """However the round ends: without it there is no commitment, and so no end."""
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
-    indexes = {
-        name: world.add(world.commitment(name, manifest), name, "node")
-        for name in NAMES
-    }
+    world.commit("fr", manifest)
     with refused(RuleError, "account-missing", match="de"):
-        world.add(world.closing(manifest, indexes))
+        world.add(world.commitment("de", manifest), "de", "node")
+    with refused(RuleError, "commitment-unknown", match="de"):
+        world.add(changed(abort(1), survivors=("de", "fr")))
+    world.add(changed(abort(1), survivors=("fr",)))
+    world.add(RoundOpened(manifest=world.manifest(attempt=2)))
+    with refused(RuleError, "account-missing", match="fr"):  # its account was of 1.1
+        world.add(world.commitment("fr", world.manifest(attempt=2)), "fr", "node")
 
 
 def dispute(**changes: object) -> RoundDisputed:
@@ -323,7 +326,7 @@ def test_a_dispute_names_a_chunk_of_a_sum_alone(
 def test_the_survivors_of_an_aborted_round_have_committed(world: World) -> None:
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
-    world.add(world.commitment("fr", manifest), "fr", "node")
+    world.commit("fr", manifest)
     with refused(RuleError, "commitment-unknown", match="de"):
         world.add(changed(abort(1), survivors=("de", "fr")))
     with pytest.raises(ValueError, match="in order"):

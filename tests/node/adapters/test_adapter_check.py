@@ -143,7 +143,7 @@ def test_the_language_of_the_data_is_the_adapters() -> None:
         ("", Path.touch, "not-a-folder"),
         (f"{NAME}-1", Path.touch, "file-not-plain"),
         (f"{NAME}-1.0.update", Path.mkdir, "file-not-plain"),
-        (f"{NAME}-1.accounted", os.mkfifo, "file-not-plain"),
+        (f"{NAME}-1.1.update", os.mkfifo, "file-not-plain"),
         (
             f"{NAME}-1",
             lambda path: path.symlink_to("/nowhere"),

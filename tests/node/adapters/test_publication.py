@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tapestry.encoding import decode_json
-from tapestry.errors import ResourceError
+from tapestry.errors import ResourceError, RuleError
 from tapestry.protocol.messages import Kind, Message, Reason
 from tapestry.storage import durable_files
 from tapestry_governance.audit.verify import AuditVerdict
@@ -16,7 +16,6 @@ from tapestry_governance.events.model_events import AdapterPublished
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_node.adapters import adapter_trainer, publication
 from tapestry_node.budget.ledger import Ledger
-from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.settings import NodeSettings
 from tests.support.federation import NAMES, Base, Deliver, Federation, Killed
@@ -110,12 +109,10 @@ STEPS: dict[str, Place] = {
     "train": (adapter_trainer, "train", 1),
     "keep the update": (durable_files, "replace_file", 1),
     "spend": (Ledger, "spend", 1),
-    "keep the account": (durable_files, "replace_file", 2),
     "write": (adapter_trainer, "write", 1),
-    "copy the account": (durable_files, "replace_file", 3),
+    "copy the account": (durable_files, "replace_file", 2),
     "sync": (durable_files, "sync_tree", 1),
-    "publish": (durable_files, "replace_file", 4),
-    "post": (NodeState, "post", 1),
+    "publish": (durable_files, "replace_file", 3),
     "pack": (publication, "_message", 1),
 }
 REPEATED = {("train", True), ("keep the update", False)}  # nothing was left of it
@@ -138,7 +135,7 @@ def dies(monkeypatch: pytest.MonkeyPatch, place: Place, *, after: bool) -> None:
 
 
 def _cases() -> list[Any]:
-    quick = {("keep the account", True), ("publish", False), ("post", False)}
+    quick = {("spend", True), ("publish", False)}
     found = []
     for step in STEPS:
         for after in (False, True):
@@ -224,7 +221,7 @@ def test_what_came_into_the_folder_later_does_not_leave(
 
 
 @pytest.mark.slow
-def test_a_training_that_fails_is_paid_for_and_logged_before_the_next(
+def test_a_training_that_fails_is_paid_for_and_logged_at_once(
     wants: Wants, trainings: Trainings
 ) -> None:
     """That it failed may depend on the records: it is not tried for free again."""
@@ -232,11 +229,10 @@ def test_a_training_that_fails_is_paid_for_and_logged_before_the_next(
     trainings.error = ResourceError("it diverged")
     federation.run()
     assert charges(federation) == [(1, "spent")]
-    assert accounts(federation) == []
+    assert len(accounts(federation)) == 1
     trainings.error = None
     federation.run()
-    assert trainings.count == 1  # the log must have the account first
-    assert len(accounts(federation)) == 1
+    assert trainings.count == 1
     assert federation.said(AdapterPublished) == []
     federation.restart("fr")  # by its operator, who read why
     federation.run()
@@ -274,6 +270,21 @@ def test_one_failed_training_is_paid_for_however_often_it_is_asked_for(
     with refused(Refused, "training-failed") as caught:  # nor a round
         federation.nodes["fr"].context.check_failed("run")
     assert caught.value.reason is Reason.TRAINING_FAILED
+
+
+@pytest.mark.parametrize("rule", ["accounts-too-many", "adapter-name-reserved"])
+def test_what_the_log_would_not_publish_is_not_trained(
+    wants: Wants, trainings: Trainings, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuleError("the log would not take it", code=rule)
+
+    name = "count_adapter" if rule == "accounts-too-many" else "check_title"
+    monkeypatch.setattr(publication, name, refuse)
+    federation = wants()
+    federation.run()
+    assert answers(federation) == ["local_policy"]
+    assert (trainings.count, charges(federation)) == (0, [])
 
 
 def test_a_failure_after_the_training_lets_no_other_training_begin(

@@ -23,6 +23,7 @@ from tapestry.privacy import accounting
 from tapestry_node.budget.ledger import Charge, Ledger, PrivacyPromise
 from tapestry_node.node_state import NodeState
 from tests.support.refusals import refused
+from tests.support.unsigned_accounts import unsigned
 
 TERMS = PrivacyPromise(
     dataset=digest(b"records"),
@@ -31,6 +32,7 @@ TERMS = PrivacyPromise(
     fallback_epsilon=40.0,
     delta=1e-5,
 )
+
 STEPS = accounting.Steps(noise_multiplier=1.0, sampling_rate=0.05, steps=10)
 
 
@@ -63,7 +65,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_spent_charge_is_there_after_reopening(path: Path) -> None:
     ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(1))
-    ledger.spend(charge(1))
+    ledger.spend(charge(1), unsigned)
     (row,) = open_ledger(path, TERMS).rows()
     assert (row.charge, row.state) == (charge(1), "spent")
 
@@ -72,8 +74,8 @@ def test_the_balance_is_the_accountants_figure_per_run_and_in_all(path: Path) ->
     ledger = open_ledger(path, TERMS)
     for c in (charge(1), charge(2), charge(1, run="run-2")):
         ledger.reserve(c)
-    ledger.spend(charge(1))
-    ledger.spend(charge(1, run="run-2"))
+    ledger.spend(charge(1), unsigned)
+    ledger.spend(charge(1, run="run-2"), unsigned)
     balance = ledger.balance()
     assert balance.spent == accounting.epsilon([STEPS] * 2, target_delta=1e-5)
     assert balance.committed == accounting.epsilon([STEPS] * 3, target_delta=1e-5)
@@ -90,7 +92,7 @@ def test_the_round_that_would_pass_the_limit_is_refused_and_told_what_is_left(
     for number in range(1, fit + 1):
         assert ledger.rounds_left(charge(1)) == fit + 1 - number
         ledger.reserve(charge(number))
-        ledger.spend(charge(number))
+        ledger.spend(charge(number), unsigned)
     assert 1 < fit < 20
     with refused(
         BudgetExhausted, "budget-exhausted", match=r"over the limit of 4; 3\.\d+ .*0 of"
@@ -104,13 +106,11 @@ def test_shared_noise_costs_less_than_its_fallback_and_both_have_limits(
     path: Path,
 ) -> None:
     ledger = open_ledger(path, replace(TERMS, epsilon=2.0, fallback_epsilon=6.0))
-    assert not ledger.shares_noise()
     fit = ledger.rounds_left(shared(1))
     assert 0 < fit < ledger.rounds_left(shared(1, own=1.0))
     for number in range(1, fit + 1):
         ledger.reserve(shared(number))
-        ledger.spend(shared(number))
-    assert ledger.shares_noise()
+        ledger.spend(shared(number), unsigned)
     balance = ledger.balance()
     assert 2 * balance.spent < balance.fallback <= 6.0
     with refused(BudgetExhausted, "budget-exhausted", match="fallback epsilon to 6"):
@@ -144,7 +144,7 @@ def test_a_reservation_counts_until_it_is_released(path: Path) -> None:
 def test_what_is_spent_is_never_released(path: Path) -> None:
     ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(1))
-    ledger.spend(charge(1))
+    ledger.spend(charge(1), unsigned)
     before = ledger.balance().spent
     ledger.release(charge(1))
     assert ledger.balance().spent == before > 0
@@ -154,7 +154,7 @@ def test_the_same_charge_twice_counts_once(path: Path) -> None:
     ledger = open_ledger(path, TERMS)
     for _ in range(2):
         ledger.reserve(charge(1))
-        ledger.spend(charge(1))
+        ledger.spend(charge(1), unsigned)
     assert len(ledger.rows()) == 1
 
 
@@ -162,18 +162,18 @@ def test_the_same_name_with_other_steps_is_refused(path: Path) -> None:
     ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(1))
     with refused(PolicyError, "charge-differs"):
-        ledger.spend(charge(1, steps=11))
+        ledger.spend(charge(1, steps=11), unsigned)
 
 
 def test_nothing_is_spent_that_was_not_reserved(path: Path) -> None:
     with refused(PolicyError, "charge-not-reserved"):
-        open_ledger(path, TERMS).spend(charge(1))
+        open_ledger(path, TERMS).spend(charge(1), unsigned)
 
 
 def test_a_charge_in_the_log_that_the_ledger_lacks_is_refused(path: Path) -> None:
     ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(1))
-    ledger.spend(charge(1))
+    ledger.spend(charge(1), unsigned)
     ledger.require([charge(1)])
     with refused(VerificationError, "ledger-restored", match="the log says"):
         ledger.require([charge(1), charge(2)])
@@ -184,7 +184,7 @@ def _die_after_spending(path: Path, number: int) -> None:
 
     ledger = open_ledger(path, TERMS)
     ledger.reserve(charge(number))
-    ledger.spend(charge(number))
+    ledger.spend(charge(number), unsigned)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -267,7 +267,10 @@ def test_spent_epsilon_never_falls_and_never_passes_the_limit(
     for move, number in moves:
         ledger = open_ledger(path, TERMS)
         with contextlib.suppress(PolicyError):
-            getattr(ledger, move)(charge(number, steps=8))
+            if move == "spend":
+                ledger.spend(charge(number, steps=8), unsigned)
+            else:
+                getattr(ledger, move)(charge(number, steps=8))
         balance = ledger.balance()
         assert spent <= balance.spent <= balance.committed <= balance.limit
         spent = balance.spent

@@ -13,6 +13,7 @@ from tapestry.protocol.round_manifest import NoNoise
 from tapestry_governance.audit.privacy_statement import state_privacy
 from tapestry_governance.events.privacy_events import PrivacyLoss, UnboundedLoss
 from tapestry_governance.events.round_events import RoundOpened
+from tapestry_governance.rules.round_records import AccountedSpending
 from tapestry_node.budget.ledger import Charge, Ledger, PrivacyPromise
 from tapestry_node.budget.log_accounts import (
     ancestry_epsilon,
@@ -21,9 +22,10 @@ from tapestry_node.budget.log_accounts import (
     published_charges,
 )
 from tapestry_node.node_state import NodeState
-from tests.support.log_world import World, renamed, without_noise
+from tests.support.log_world import World, changed, renamed, without_noise
 from tests.support.plans import privacy_plan
 from tests.support.refusals import refused
+from tests.support.unsigned_accounts import unsigned
 
 STEPS = accounting.Steps(noise_multiplier=1.0, sampling_rate=0.05, steps=10)
 CHARGE = Charge(purpose="round", run="run-1", number=1, steps=STEPS, own_multiplier=1.0)
@@ -35,22 +37,29 @@ SHARED_PLAN = privacy_plan(noise="shared", clip_norm="0.5")
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    promise = PrivacyPromise(
+    return Ledger.open(NodeState(tmp_path / "node.db"), ledger_terms())
+
+
+def ledger_terms() -> PrivacyPromise:
+    return PrivacyPromise(
         dataset=digest(b"records"),
         records=1000,
         epsilon=40.0,
         fallback_epsilon=400.0,
         delta=1e-4,  # larger than what the plan promises
     )
-    return Ledger.open(NodeState(tmp_path / "node.db"), promise)
+
+
+def spent(ledger: Ledger) -> list[Charge]:
+    return [row.charge for row in ledger.rows() if row.state == "spent"]
 
 
 def test_the_account_of_local_noise_has_the_epsilon_at_the_plans_delta(
     ledger: Ledger,
 ) -> None:
     ledger.reserve(CHARGE)
-    ledger.spend(CHARGE)
-    loss = loss_of(CHARGE, PLAN, ledger=ledger)
+    ledger.spend(CHARGE, unsigned)
+    loss = loss_of(CHARGE, PLAN, spent=spent(ledger))
     assert isinstance(loss, PrivacyLoss)
     assert (loss.trust_model, loss.mechanism) == ("local", accounting.MECHANISM)
     assert (loss.clip_norm, loss.target_delta) == ("0.5", "0.00001")
@@ -63,8 +72,8 @@ def test_the_account_of_shared_noise_names_the_fallback_as_well(
     ledger: Ledger,
 ) -> None:
     ledger.reserve(SHARED)
-    ledger.spend(SHARED)
-    loss = loss_of(SHARED, SHARED_PLAN, ledger=ledger)
+    ledger.spend(SHARED, unsigned)
+    loss = loss_of(SHARED, SHARED_PLAN, spent=spent(ledger))
     assert isinstance(loss, PrivacyLoss)
     assert loss.trust_model == "shared"
     assert loss.mechanism == accounting.INTEGER_MECHANISM
@@ -73,32 +82,30 @@ def test_the_account_of_shared_noise_names_the_fallback_as_well(
     assert decode_decimal(loss.epsilon_fallback) > decode_decimal(loss.epsilon)
 
 
-def test_an_account_without_noise_promises_nothing(ledger: Ledger) -> None:
-    loss = loss_of(None, NoNoise(noise="none"), ledger=ledger)
+def test_an_account_without_noise_promises_nothing() -> None:
+    loss = loss_of(None, NoNoise(noise="none"), spent=[])
     assert loss == UnboundedLoss(mechanism="none")
 
 
-def test_noise_without_a_charge_and_a_charge_without_noise_are_refused(
-    ledger: Ledger,
-) -> None:
+def test_noise_without_a_charge_and_a_charge_without_noise_are_refused() -> None:
     with refused(ConfigError, "privacy-terms-differ"):
-        loss_of(None, PLAN, ledger=ledger)
+        loss_of(None, PLAN, spent=[])
     with refused(ConfigError, "privacy-terms-differ", match="noise 'none'"):
-        loss_of(CHARGE, NoNoise(noise="none"), ledger=ledger)
+        loss_of(CHARGE, NoNoise(noise="none"), spent=[CHARGE])
 
 
 def test_an_account_composes_all_runs_of_the_institution(ledger: Ledger) -> None:
     for charge in (CHARGE, replace(CHARGE, run="run-2")):
         ledger.reserve(charge)
-        ledger.spend(charge)
-    loss = loss_of(CHARGE, PLAN, ledger=ledger)
+        ledger.spend(charge, unsigned)
+    loss = loss_of(CHARGE, PLAN, spent=spent(ledger))
     assert isinstance(loss, PrivacyLoss)
     want = accounting.epsilon([STEPS, STEPS], target_delta=1e-5)
     assert want <= decode_decimal(loss.epsilon) < want + 2e-6
 
 
 def test_what_the_log_would_refuse_is_refused_before_it_is_spent(
-    ledger: Ledger,
+    ledger: Ledger, tmp_path: Path
 ) -> None:
     plain = World().found().folded
     check = partial(check_cap, ledger=ledger, name="fr", target_delta="0.00001")
@@ -109,6 +116,10 @@ def test_what_the_log_would_refuse_is_refused_before_it_is_spent(
     bare.add(without_noise(bare.account(manifest)), "fr", "node")
     with refused(PolicyError, "training-without-noise", match="by entry 10"):
         check(CHARGE, state=bare.folded)
+    own = Ledger.open(NodeState(tmp_path / "own.db"), ledger_terms())
+    NodeState(tmp_path / "own.db").account(("round", "lost", 1), unsigned)
+    with refused(PolicyError, "training-without-noise", match="of its own"):
+        check_cap(CHARGE, ledger=own, state=plain, name="fr", target_delta="0.00001")
     low = World(rules={"epsilon_cap": "0.1"}).found().folded
     with refused(BudgetExhausted, "epsilon-above-cap"):
         check(CHARGE, state=low)
@@ -139,7 +150,8 @@ def test_what_led_to_an_adapter_are_its_training_and_its_bases_rounds() -> None:
     world.add(world.release(2))
     world.add(world.adapter_account("fr-other"), "fr", "node")
     own, state = world.adapter_account("fr-culture"), world.folded
-    told = ancestry_epsilon(own, "base-2", state=state, name="fr")
+    spending = [*state.spending_of("fr"), AccountedSpending.of(own, index=state.size)]
+    told = ancestry_epsilon(own, "base-2", state=state, spending=spending)
     assert told is not None
     world.add(own, "fr", "node")
     world.add(world.adapter(2), "fr", "community")
@@ -156,6 +168,7 @@ def test_a_training_without_noise_leaves_an_adapter_no_ancestry_to_compose() -> 
     world.run_round(1)
     world.add(world.release(1))
     world.add(without_noise(world.adapter_account()), "fr", "node")
-    own = world.adapter_account()
-    told = ancestry_epsilon(own, "base-1", state=world.folded, name="fr")
+    own, state = changed(world.adapter_account(), version=2), world.folded
+    spending = [*state.spending_of("fr"), AccountedSpending.of(own, index=state.size)]
+    told = ancestry_epsilon(own, "base-1", state=state, spending=spending)
     assert told is None

@@ -24,6 +24,7 @@ from tests.support.federation import NAMES, Federation
 from tests.support.federation_fixtures import Found
 from tests.support.log_world import renamed
 from tests.support.refusals import refused
+from tests.support.unsigned_accounts import unsigned
 
 NAME = NAMES[0]  # is asked first, so that the others have not answered yet
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
@@ -166,7 +167,7 @@ def test_a_round_that_was_uploaded_for_is_not_joined_again(stopped: Stopped) -> 
     node, manifest = federation.nodes[NAME], session_of(federation).manifest
     session_of(federation).abandon()
     manifest_mark = replace(UploadMark.of(manifest), noise="none")
-    node.store.take_upload(manifest_mark, charge=None)
+    node.store.take_upload(manifest_mark, charge=None, sign=unsigned)
     with refused(ProtocolError, "round-already-uploaded"):
         join(node, manifest)
     assert states(node) == []  # and nothing was reserved

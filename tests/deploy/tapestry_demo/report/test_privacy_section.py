@@ -123,6 +123,7 @@ def test_the_exact_terms_are_those_that_are_known() -> None:
 
 def account(**changes: Any) -> DpAccounted:
     values: dict[str, Any] = {
+        "number": 1,
         "run_id": "run-1",
         "round_number": 1,
         "attempt": 1,

@@ -171,7 +171,7 @@ def test_a_summary_has_the_figures_of_the_demos_log(
     assert [c.language for c in figures.countries] == list(NAMES)
     assert {c.licence for c in figures.countries} == {"CC0-1.0"}
     assert [(r.number, r.outcome) for r in figures.rounds] == [(1, "applied")]
-    accounts = {a.node: a.recomputed for a in audit.accounts}
+    accounts = {a.node: a.epsilon for a in audit.accounts}
     assert {n: figures.spent(n) for n in sorted(NAMES)} == accounts
     assert (figures.secagg.n, figures.secagg.min_cohort) == (4, 3)
     assert figures.privacy.statement

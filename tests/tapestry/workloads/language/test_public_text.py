@@ -118,10 +118,10 @@ CASES: dict[str, tuple[Spoil, str | None, str]] = {
         None,
         "adapters/fr-1: is no plain folder; move it away",
     ),
-    "a FIFO for an account": (
-        in_the_way("adapters/fr-2.accounted", os.mkfifo),
+    "a FIFO for an update": (
+        in_the_way("adapters/fr-2.0.update", os.mkfifo),
         None,
-        "adapters/fr-2.accounted: is no plain file; move it away",
+        "adapters/fr-2.0.update: is no plain file; move it away",
     ),
 }
 CASES["a record"] = (
