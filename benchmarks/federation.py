@@ -52,6 +52,7 @@ from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator import run as driver
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_demo import local_federation, scenario
+from tapestry_governance.events.federation_events import GivenBase
 from tapestry_node.data import records
 from tapestry_node.node import Node
 from tapestry_node.training import dp_sgd
@@ -103,7 +104,10 @@ class Bench:
         return recipe.founding(
             folders={name: self.texts / name / "private" for name in LANGUAGES},
             fewest=min(len(self.units([name])) for name in LANGUAGES),
-            base=self.given.digest,
+            base=GivenBase(
+                model=self.given.digest,
+                parameters=self.given.manifest.parameters,
+            ),
         )
 
     def model(self, recipe: Recipe) -> LanguageWorkload:

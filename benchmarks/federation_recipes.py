@@ -16,7 +16,7 @@ from tapestry.protocol.round_manifest import (
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_demo import scenario
 from tapestry_demo.local_federation import Founding, Institution
-from tapestry_governance.events.federation_events import Policy
+from tapestry_governance.events.federation_events import GivenBase, Policy
 
 LANGUAGES = ("de", "fr", "es", "id")
 LENGTH = 128
@@ -89,7 +89,7 @@ class Recipe:
         )
 
     def founding(
-        self, *, folders: Mapping[str, Path], fewest: int, base: str
+        self, *, folders: Mapping[str, Path], fewest: int, base: GivenBase
     ) -> Founding:
         """Plan a federation: the records of each institution, and the common policy."""
         noise = self.noise(rate=self.batch_size / fewest)
@@ -112,7 +112,7 @@ class Recipe:
             policy=policy,
             institutions=[
                 Institution(
-                    name=name, data=data, settings=_institution(self, name, base)
+                    name=name, data=data, settings=_institution(self, name, base.model)
                 )
                 for name, data in folders.items()
             ],

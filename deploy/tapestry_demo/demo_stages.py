@@ -23,6 +23,7 @@ from tapestry_demo.runners import run_flower, run_in_process
 from tapestry_governance.audit.bundle import add_sums, write_bundle
 from tapestry_governance.audit.privacy_statement import write_statements
 from tapestry_governance.cli.folder_checks import audited
+from tapestry_governance.events.federation_events import GivenBase
 
 _SLIM = ".slim"  # releases on their way into the bundle
 _CANARIES = 20  # pieces of private text of each country to look for on the wire
@@ -91,7 +92,8 @@ def prepare(demo: DemoRun, given: Replica) -> None:
         demo.progress({"stage": "prepare", "text": f"text of {country}"})
         place = demo.out / "text" / country
         corpora.prepare(country, place, longest=scenario.LONGEST)
-    founding = scenario.founding(demo.scale, demo.members, base_digest=given.digest)
+    base = GivenBase(model=given.digest, parameters=given.manifest.parameters)
+    founding = scenario.founding(demo.scale, demo.members, base=base)
     demo.record.genesis = local_federation.found(demo.out, founding)
     _spread_held_out(demo.out, [m.name for m in demo.members])
 

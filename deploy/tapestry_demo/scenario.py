@@ -14,7 +14,7 @@ from tapestry.software_digest import software_digest
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_demo import corpora
 from tapestry_demo.local_federation import Founding, Institution
-from tapestry_governance.events.federation_events import Policy
+from tapestry_governance.events.federation_events import GivenBase, Policy
 
 FEDERATION = "demo"
 RUN = "run-1"
@@ -114,7 +114,7 @@ def scale_of(base: str) -> DemoScale:
 
 
 def founding(
-    scale: DemoScale, members: Sequence[DemoMember], *, base_digest: str
+    scale: DemoScale, members: Sequence[DemoMember], *, base: GivenBase
 ) -> Founding:
     """Return the agreement of all institutions."""
     noise = noise_multiplier(scale, members)
@@ -127,7 +127,7 @@ def founding(
             noise=("local",),
             epsilon_cap=EPSILON_LIMIT,
             max_delta=DELTA,
-            bases=(base_digest,),
+            bases=(base,),
             software=(software_digest(),),
             adapter_licences=("Apache-2.0", "BSD-3-Clause"),
             max_attempt=1,
@@ -135,7 +135,7 @@ def founding(
             max_checkpoint_age=86_400,
         ),
         institutions=[
-            _institution(scale, member, base_digest=base_digest) for member in members
+            _institution(scale, member, base_digest=base.model) for member in members
         ],
     )
 

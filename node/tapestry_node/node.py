@@ -377,12 +377,15 @@ class Node:
         self.context.check_failed(manifest.run_id)
         with refusing(Reason.PLAN_UNSUPPORTED):
             layout = self.trainer.layout(manifest)
+        named = self.mirror.state.policy.given_base(manifest.model_digest)
         facts = Facts(
             name=self.name,
             federation=self.settings.federation,
             software_digest=software_digest(),
             base_digest=self.replica.digest,
             first_base=first_round(self.mirror, manifest.run_id).model_digest,
+            parameters=self.replica.manifest.parameters,
+            named_parameters=None if named is None else named.parameters,
             layout_digest=layout.digest,
             layout_length=layout.length,
         )

@@ -10,6 +10,7 @@ from tapestry_demo import scenario
 from tapestry_demo.demo_folder import Record
 from tapestry_demo.demo_run import DemoRun
 from tapestry_demo.local_federation import Founding
+from tapestry_governance.events.federation_events import GivenBase
 from tests.support.federation import write_text
 from tests.support.settings_files import merged, run_settings
 
@@ -46,7 +47,8 @@ def demo_founding(
     base_digest: str = DIGEST,
 ) -> Founding:
     """What these members agree on."""
-    return scenario.founding(scale, members, base_digest=base_digest)
+    base = GivenBase(model=base_digest, parameters=base_digest)
+    return scenario.founding(scale, members, base=base)
 
 
 def demo_run(

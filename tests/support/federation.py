@@ -276,7 +276,7 @@ class Federation:
                     merged(run_settings(), coordinator or {})
                 ),
                 policy=Policy.model_validate(
-                    merged(common_policy(base.replica.digest), policy or {})
+                    merged(common_policy(base.replica.manifest), policy or {})
                 ),
                 institutions=[
                     local_federation.Institution(

@@ -23,6 +23,7 @@ from tapestry_governance.events.federation_events import (
     CharterAdopted,
     Coordinator,
     Founder,
+    GivenBase,
     Member,
     Policy,
 )
@@ -61,6 +62,11 @@ EPSILON = {1: "2", 2: "2.5", 3: "2.9"}  # a little above what the rounds cost
 def one_block(epsilon: str, fallback: str | None = None) -> tuple[BlockEpsilon, ...]:
     """Return what a node with one block reports."""
     return (BlockEpsilon(block=1, epsilon=epsilon, epsilon_fallback=fallback),)
+
+
+def given_base(text: str, *, parameters: str = "given values") -> GivenBase:
+    """Return a base that a policy names, by the text of its identity."""
+    return GivenBase(model=fake_digest(text), parameters=fake_digest(parameters))
 
 
 def fake_digest(text: str) -> str:
@@ -123,7 +129,7 @@ class World:
             "noise": ("local",),
             "epsilon_cap": "8",
             "max_delta": "0.00001",
-            "bases": (fake_digest("given"),),
+            "bases": (given_base("given"),),
             "software": "any",
             "adapter_licences": ("CC-BY-4.0",),
             "max_attempt": 3,

@@ -6,6 +6,7 @@ from typing import Any
 
 import tomli_w
 
+from tapestry.artifacts.model_identity import ModelManifest
 from tapestry.inputs.setting_values import to_toml
 from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.settings import Settings
@@ -99,7 +100,7 @@ def run_settings() -> dict[str, Any]:
     }
 
 
-def common_policy(base_digest: str) -> dict[str, Any]:
+def common_policy(base: ModelManifest) -> dict[str, Any]:
     """The federation's policy."""
     return {
         "version": 1,
@@ -108,7 +109,7 @@ def common_policy(base_digest: str) -> dict[str, Any]:
         "noise": ("local",),
         "epsilon_cap": "20",
         "max_delta": DELTA,
-        "bases": (base_digest,),
+        "bases": ({"model": base.digest, "parameters": base.parameters},),
         "software": "any",
         "adapter_licences": ("CC0-1.0",),
         "max_attempt": 1,

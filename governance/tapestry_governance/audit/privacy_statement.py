@@ -128,9 +128,21 @@ class Statement:
     name: str
     kind: str
     runs: tuple[str, ...]  # whose rounds led to it
+    unknown: tuple[str, ...]  # those whose base has a history that is not in the log
     base: str | None  # the release that an adapter grew on; its statement holds, too
     promises: tuple[NodePromise, ...]
     not_covered: tuple[str, ...] = NOT_COVERED
+
+    @property
+    def warning(self) -> str:
+        """A sentence on what is not counted; empty where everything is."""
+        if not self.unknown:
+            return ""
+        runs = ", ".join(f"`{run}`" for run in self.unknown)
+        return (
+            f"The history of the base that {runs} began with is not in this log: what"
+            " was spent on it before is not counted here."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the statement for machines."""
@@ -168,6 +180,7 @@ def state_privacy(state: FederationState, name: str) -> Statement:
         name=name,
         kind="base release" if adapter is None else "adapter",
         runs=tuple(sorted(release.ancestry)),
+        unknown=tuple(sorted(r for r in release.ancestry if r in state.unknown_bases)),
         base=None if adapter is None else adapter.base,
         promises=_promises({node: said for node, said in spent.items() if said}, state),
     )
@@ -214,6 +227,8 @@ def to_markdown(statement: Statement) -> str:
         " rounds, rejected and aborted ones included. Where an institution reports"
         " more, or the log lacks one of its accounts, its report is stated."
     )
+    if statement.unknown:
+        lines += ["", statement.warning]
     if any(p.account.recomputed is not None for p in statement.promises):
         lines += ["", DEFINITION]
     if statement.base is not None:

@@ -203,7 +203,8 @@ def conclude(
 def _promises(privacy: "Statement | None") -> list[str]:
     if privacy is None:
         return ["no statement without a log that holds; name its bundle with --bundle"]
-    return [promise.to_line() for promise in privacy.promises]
+    warned = [privacy.warning] if privacy.warning else []
+    return [promise.to_line() for promise in privacy.promises] + warned
 
 
 def audited(bundle: Path, *, trust: bytes | None, artifacts: bool = True) -> "Audit":

@@ -27,6 +27,17 @@ from tapestry_governance.events.event_body import (
 MAX_MEMBERS = 128
 
 
+class GivenBase(Strict):
+    """A model that a run may start from.
+
+    The parameters tell where it came from: with another tokenizer, template or licence
+    it has another identity, and its numbers were trained on the same records.
+    """
+
+    model: Digest  # the identity
+    parameters: Digest
+
+
 class Policy(Strict):
     """The federation's own limits, which the rules of the log apply."""
 
@@ -36,14 +47,19 @@ class Policy(Strict):
     noise: tuple[Noise, ...]
     epsilon_cap: Plain  # per institution and block, over the whole log
     max_delta: Plain
-    # A run may start from these models, by identity.
-    bases: Literal["any"] | Annotated[tuple[Digest, ...], Field(min_length=1)]
+    # A run may start from these models.
+    bases: Literal["any"] | Annotated[tuple[GivenBase, ...], Field(min_length=1)]
     # A node runs one of these.
     software: Literal["any"] | Software
     adapter_licences: tuple[Licence, ...]
     max_attempt: Attempt
     max_accounts: Annotated[int, Field(ge=0)]  # of adapters, per member and release
     max_checkpoint_age: Annotated[int, Field(ge=1)]  # seconds
+
+    def given_base(self, model: str) -> GivenBase | None:
+        """Return what it names under an identity, if it names that."""
+        named = () if self.bases == "any" else self.bases
+        return next((each for each in named if each.model == model), None)
 
 
 class Member(Strict):

@@ -186,6 +186,8 @@ class FederationState:
     without_noise: PersistentMap[str, AccountedSpending] = _EMPTY  # the first of a node
     adapter_accounts: PersistentMap[str, tuple[int, int]] = _EMPTY  # releases, number
     ancestry: PersistentMap[str, frozenset[str]] = _EMPTY  # base -> runs it came from
+    trained: PersistentMap[str, frozenset[str]] = _EMPTY  # parameters -> the same
+    unknown_bases: PersistentMap[str, str] = _EMPTY  # run -> its base, of no history
     adapter_spending: PersistentMap[tuple[str, str, int], AccountedSpending] = _EMPTY
     releases: PersistentMap[str, ReleasePublished] = _EMPTY
     released: PersistentList[ReleaseRecord] = _NONE

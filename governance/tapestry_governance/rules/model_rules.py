@@ -49,6 +49,7 @@ def release_published(
         ancestry=state.ancestry.get(body.model_digest, frozenset()) | {body.run_id},
         data=state.data,
     )
+    same = state.trained.get(body.parameters_digest, frozenset())
     of_run = state.released_by_run.get(body.run_id, PersistentList())
     return dataclasses.replace(
         state,
@@ -56,6 +57,7 @@ def release_published(
         released=state.released.append(record),
         released_by_run=state.released_by_run.set(body.run_id, of_run.append(record)),
         published=state.published.set(body.name, index),
+        trained=state.trained.set(body.parameters_digest, same | record.ancestry),
     )
 
 

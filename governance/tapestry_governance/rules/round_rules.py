@@ -40,6 +40,8 @@ def round_opened(
     _check_software(state, manifest)
     _check_cohort(state, manifest)
     _check_privacy(state, manifest)
+    if manifest.run_id not in state.runs:
+        state = _begin(state, manifest)
     key, terms = round_key(manifest), _terms(state, manifest)
     runs = state.runs
     return dataclasses.replace(
@@ -217,6 +219,25 @@ def _check_turn(state: FederationState, manifest: RoundManifest) -> None:
         raise RuleError(message, code="round-not-next")
 
 
+def _begin(state: FederationState, manifest: RoundManifest) -> FederationState:
+    """Tell where the base of a new run comes from, as far as the log knows.
+
+    Its history is that of its identity and, where the policy names its parameters, of
+    the releases with the same ones. The log does not know that of a base of neither.
+    """
+    base = manifest.model_digest
+    named = state.policy.given_base(base)
+    runs: frozenset[str] = state.ancestry.get(base, frozenset())
+    if named is not None:
+        runs = runs | state.trained.get(named.parameters, frozenset())
+    if runs:
+        return dataclasses.replace(state, ancestry=state.ancestry.set(base, runs))
+    if named is None:
+        unknown = state.unknown_bases.set(manifest.run_id, base)
+        return dataclasses.replace(state, unknown_bases=unknown)
+    return state
+
+
 def _check_base(state: FederationState, manifest: RoundManifest) -> None:
     """Demand the current base; of a new run the last run's, or one by policy.
 
@@ -227,7 +248,7 @@ def _check_base(state: FederationState, manifest: RoundManifest) -> None:
     if manifest.run_id not in state.runs:
         given = state.policy.bases
         last = None if state.last_closed is None else state.last_closed.release_digest
-        if base != last and given != "any" and base not in given:
+        if base != last and given != "any" and not state.policy.given_base(base):
             message = f"the policy names no base {base} to start from"
             raise RuleError(message, code="base-not-allowed")
         return

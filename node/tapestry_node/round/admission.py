@@ -45,6 +45,8 @@ class Facts:
     software_digest: str
     base_digest: str
     first_base: str  # of the run, by the log
+    parameters: str  # of the base, by its digest
+    named_parameters: str | None  # those that the federation's policy names with it
     layout_digest: str
     layout_length: int
 
@@ -115,6 +117,13 @@ def _check_base(manifest: RoundManifest, policy: NodePolicy, facts: Facts) -> No
         facts.first_base in policy.bases,
         f"the run began with {facts.first_base}, not among policy.bases",
         code="base-not-allowed",
+    )
+    _require(
+        facts.named_parameters in (None, facts.parameters),
+        f"the federation's policy names {facts.first_base} with the parameters"
+        f" {facts.named_parameters}, here they are {facts.parameters}",
+        code="base-parameters-differ",
+        reason=Reason.BASE_MISMATCH,
     )
     asked = manifest.layout_digest, manifest.length
     here = facts.layout_digest, facts.layout_length

@@ -61,7 +61,7 @@ def test_each_institution_allows_what_the_policy_agrees_on(tmp_path: Path) -> No
     members = demo_members(tmp_path)
     founding = demo_founding(members)
     plan, policy = founding.coordinator, founding.policy
-    assert policy.bases == (DIGEST,)
+    assert policy.given_base(DIGEST) is not None
     assert policy.min_cohort == plan.secagg.min_cohort == len(members)
     assert policy.max_colluding == plan.secagg.max_colluding == 1
     assert plan.privacy.noise in policy.noise

@@ -12,6 +12,7 @@ from tapestry_governance.audit.privacy_statement import (
     state_privacy,
     to_markdown,
 )
+from tapestry_governance.events.federation_events import GivenBase, PolicyAdopted
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.federation_state import FederationState
@@ -20,6 +21,7 @@ from tests.support.log_world import (
     World,
     changed,
     fake_digest,
+    given_base,
     renamed,
     with_loss,
     without_noise,
@@ -311,3 +313,48 @@ def test_what_a_release_states_does_not_depend_on_when_it_was_logged() -> None:
         n: r["account"] for n, r in other.items()
     }
     assert sorted(other) == list(NAMES)
+
+
+def adopt(world: World, *bases: GivenBase) -> None:
+    """Let all members name further bases in the next policy."""
+    version = world.folded.policy.version + 1
+    policy = world.policy(version=version, bases=(given_base("given"), *bases))
+    signers = [world.keys[name, "root"] for name in NAMES]
+    body = PolicyAdopted(policy=policy)
+    world.append(world.entry(body, "de", "root", signers=signers))
+
+
+def test_a_base_of_the_same_parameters_has_the_same_history() -> None:
+    """Another licence makes another identity; the numbers are those of the release."""
+    world = World().found()
+    base = chain(world, "run-1", chain(world, "run-0", fake_digest("given")))
+    release(world, "base-1", "run-1", base)  # its parameters: "values"
+    adopt(
+        world,
+        given_base("base-1 relicensed", parameters="values"),
+        given_base("another", parameters="other values"),
+    )
+    again = chain(world, "run-2", fake_digest("base-1 relicensed"))
+    release(world, "base-2", "run-2", again)
+    statement = state_privacy(world.folded, "base-2")
+    assert (statement.runs, statement.unknown) == (("run-0", "run-1", "run-2"), ())
+    assert {promise.account.rounds for promise in statement.promises} == {3}
+    fresh = chain(world, "run-3", fake_digest("another"))
+    release(world, "base-3", "run-3", fresh)
+    statement = state_privacy(world.folded, "base-3")
+    assert (statement.runs, statement.unknown) == (("run-3",), ())
+    assert statement.warning == ""
+
+
+def test_a_base_of_no_known_history_is_said_to_have_none_here() -> None:
+    world = World(rules={"bases": "any"}).found()
+    base = chain(world, "run-1", fake_digest("base-7 of elsewhere"))
+    release(world, "base-1", "run-1", base)
+    after = chain(world, "run-2", base)
+    release(world, "base-2", "run-2", after)
+    for name in ("base-1", "base-2"):
+        statement = state_privacy(world.folded, name)
+        assert statement.unknown == ("run-1",)
+        assert "base that `run-1` began with is not in this log" in to_markdown(
+            statement
+        )

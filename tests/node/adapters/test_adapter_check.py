@@ -43,7 +43,7 @@ def check(idle: Path, base: Base) -> Check:
         place = Place(
             folder=idle,
             settings=known,
-            policy=Policy.model_validate(common_policy(base.replica.digest)),
+            policy=Policy.model_validate(common_policy(base.replica.manifest)),
             data=trainer.manifest,
         )
         title = trial_title(NAME, base_digest=base.replica.digest)

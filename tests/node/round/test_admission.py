@@ -30,6 +30,8 @@ FACTS = Facts(
     software_digest=MANIFEST.software[0],
     base_digest=MANIFEST.model_digest,
     first_base=MANIFEST.model_digest,
+    parameters=OTHER,
+    named_parameters=OTHER,
     layout_digest=MANIFEST.layout_digest,
     layout_length=MANIFEST.length,
 )
@@ -147,6 +149,13 @@ def test_every_round_is_of_a_run_from_a_base_that_the_policy_names(
     wanted = (LOCAL, "base-not-allowed")
     assert _refused(policy=policy) == wanted
     assert _refused(later, policy=policy, facts=moved) == wanted
+
+
+def test_the_policy_names_the_parameters_that_the_base_has() -> None:
+    wrong = dataclasses.replace(FACTS, named_parameters=MANIFEST.model_digest)
+    assert _refused(facts=wrong) == ("base_mismatch", "base-parameters-differ")
+    unnamed = dataclasses.replace(FACTS, named_parameters=None)  # any, or a release
+    check_offer(MANIFEST, policy=POLICY, facts=unnamed)
 
 
 def test_a_later_round_starts_from_what_the_node_computed_itself() -> None:
