@@ -20,7 +20,6 @@ from tapestry_governance.audit.published_folders import (
     check_artifacts,
 )
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.persistent_collections import PersistentMap
 from tapestry_governance.rules.replay import apply_all
 from tests.support.adapter_folders import make_demo
 from tests.support.audit_bundles import attach_proof, released, safetensors
@@ -232,11 +231,3 @@ def test_the_fault_of_one_artifact_is_not_anothers(
     assert {name: fault.code for name, fault in found.faults.items()} == {faulty: code}
     assert found.whole == {other}
     assert found.fitted == set()  # without a sound base, or without a sound adapter
-
-
-def test_an_adapter_that_the_log_does_not_account_for_is_at_fault(demo: Demo) -> None:
-    state = dataclasses.replace(demo.state, spending=PersistentMap())
-    found = dataclasses.replace(demo, state=state).check()
-    codes = {name: fault.code for name, fault in found.faults.items()}
-    assert codes == {"fr-culture": "adapter-not-accounted"}
-    assert found.whole == {"base-2"}
