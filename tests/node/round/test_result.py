@@ -312,6 +312,7 @@ def test_an_aborted_round_ends_with_the_survivors_that_were_consented_to(
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
     for name in NAMES:
+        world.add(world.account(manifest), name, "node")
         world.add(world.commitment(name, manifest), name, "node")
     consented = NAMES[:3]
     store.take_consent(ConsentMark.of(manifest, consented))
