@@ -246,7 +246,7 @@ def test_a_node_that_is_started_again_has_dropped_out_and_catches_up(
         pytest.param(Ledger, "reserve", id="reserve", marks=pytest.mark.slow),
         pytest.param(StateReplay, "spend", id="spend"),
         pytest.param(NodeState, "take_upload", id="mark"),
-        pytest.param(NodeState, "post", id="outbox", marks=pytest.mark.slow),
+        pytest.param(StateReplay, "account", id="account", marks=pytest.mark.slow),
     ],
 )
 def test_a_node_that_dies_around_its_upload_never_uploads_twice(
