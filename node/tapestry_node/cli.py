@@ -282,6 +282,9 @@ def _transport(
     Raises:
         ConfigError: Neither names address, certificate and key of the SuperLink.
     """
+    from pydantic import ValidationError
+
+    from tapestry.inputs.setting_faults import explain
     from tapestry_node.settings import Transport
 
     known = settings.transport
@@ -295,12 +298,18 @@ def _transport(
             " --root-certificates and --auth-key",
             code="transport-missing",
         )
-    return Transport(
-        superlink=superlink,
-        root_certificates=str(root_certificates),
-        auth_key=str(auth_key),
-        poll_seconds=known.poll_seconds if known else "0.1",
-    )
+    try:
+        return Transport(
+            superlink=superlink,
+            root_certificates=str(root_certificates),
+            auth_key=str(auth_key),
+            poll_seconds=known.poll_seconds if known else "0.1",
+        )
+    except ValidationError as error:
+        said = "; ".join(explain(error, Transport))
+        raise ConfigError(
+            f"an option is wrong: {said}", code="setting-invalid"
+        ) from None
 
 
 def _state(folder: Path) -> "NodeState":

@@ -213,6 +213,16 @@ def test_run_without_an_address_names_settings_and_options(idle: Path) -> None:
     assert done.stderr.endswith("[transport-missing]\n")
 
 
+@pytest.mark.parametrize("address", ["x" * 400, "a\x1b[2Jb:1", "a\u202eb:1"])
+def test_an_option_that_no_setting_could_be_is_an_error_in_a_line(
+    idle: Path, address: str
+) -> None:
+    done = run("run", idle, "--superlink", address)
+    assert done.exit_code == 64, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "superlink" in done.stderr
+
+
 @pytest.mark.slow
 def test_budget_names_every_charge_and_the_rest(folder: Path) -> None:
     ledger = spend(folder, charge(1), charge(2))

@@ -283,8 +283,7 @@ def sessions(stranger: Stranger, auditor: Stranger) -> Iterator[Sessions]:
             "citizen": pool.submit(stranger.run, "citizen"),
         }
         operator.result()
-        if shutil.which("ssh-keygen"):
-            commands["node"] = pool.submit(stranger.run, "node")
+        commands["node"] = pool.submit(stranger.run, "node")
         for name, who in others.items():
             commands[name] = pool.submit(who.run, name)
         yield Sessions(
@@ -380,10 +379,6 @@ def test_an_operator_learns_what_a_node_would_do_with_her_texts(
     assert "0 bytes left this node" in said
 
 
-@pytest.mark.skipif(
-    shutil.which("ssh-keygen") is None,
-    reason="ssh-keygen is not installed: the key that the handbook makes is not made",
-)
 def test_an_operator_mends_what_check_says_is_missing(sessions: Sessions) -> None:
     said = sessions.check("node")
     assert "data was changed" in said
