@@ -1,8 +1,8 @@
 """Signing keys under a passphrase, for keys that a person holds.
 
 A key that a program uses every hour lies open in a file of mode 0600 (``keys``). A root
-or authority key signs a few times a year, and its file travels: it is encrypted. Four
-lines of ASCII::
+or authority key signs a few times a year, and its file travels: this is its form, for
+the commands of a founding. Four lines of ASCII::
 
     tapestry-encrypted-key/1
     sueden/root+1a2b3c4d+AR2m…          the public key

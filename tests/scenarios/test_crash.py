@@ -21,6 +21,7 @@ from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
 from tapestry_node.state_entries import StateReplay
 from tests.scenarios.conftest import Found
+from tests.support.deaths import dies
 from tests.support.federation import NAMES, Deliver, Federation, Killed
 from tests.support.log_world import renamed
 from tests.support.refusals import refused
@@ -95,21 +96,6 @@ def test_a_coordinator_that_dies_in_a_round_goes_on_with_the_run(
     federation.run_until_killed(nth(kind, count))
     federation.run()
     check(federation)
-
-
-def dies(
-    monkeypatch: pytest.MonkeyPatch, place: type[Any], method: str, *, after: bool
-) -> None:
-    """Let the process die once, at a call of a method."""
-    original = getattr(place, method)
-
-    def once(*args: Any, **rest: Any) -> Any:
-        monkeypatch.setattr(place, method, original)
-        if after:
-            original(*args, **rest)
-        raise Killed
-
-    monkeypatch.setattr(place, method, once)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

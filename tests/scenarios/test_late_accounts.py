@@ -1,7 +1,6 @@
 """An account that comes late is taken, whatever its node spent and logged since."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +14,8 @@ from tapestry_governance.events.round_events import RoundDisputed
 from tapestry_node.adapters import adapter_trainer, publication
 from tapestry_node.budget.ledger import Ledger
 from tests.scenarios.conftest import Found
-from tests.support.federation import NAMES, Deliver, Federation, Killed, unanswered
+from tests.support.deaths import node_dies
+from tests.support.federation import NAMES, Deliver, Federation, unanswered
 from tests.support.settings_files import change_settings
 
 ALONE = {name: {"adapter": {"publish": name == "sw"}} for name in NAMES}
@@ -100,23 +100,8 @@ def test_an_adapter_that_was_paid_for_is_accounted_after_a_round_or_a_run(
         institutions=ALONE,
     )
 
-    def dies(name: str, request: Message, deliver: Deliver) -> None:
-        owner, called, after = DEATHS[death]
-        original = getattr(owner, called)
-
-        def call(*arguments: Any, **rest: Any) -> Any:
-            monkeypatch.setattr(owner, called, original)
-            if after:
-                original(*arguments, **rest)
-            raise Killed
-
-        monkeypatch.setattr(owner, called, call)
-        with suppress(Killed):
-            deliver(request)
-            raise AssertionError("the node was not killed")
-        federation.restart(name)
-
-    federation.wire.on("sw", Kind.PUBLISH_ADAPTER, dies)
+    owner, called, after = DEATHS[death]
+    node_dies(federation, monkeypatch, "sw", (owner, called, 1), after=after)
     federation.run()
     assert federation.said(AdapterPublished) == []
     BETWEEN[between](federation)

@@ -22,8 +22,9 @@ from tapestry_node.node_state import NodeState
 from tapestry_node.round import spot_checks
 from tapestry_node.round.spot_checks import DISPUTES
 from tests.scenarios.conftest import Found
-from tests.scenarios.test_crash import check, dies, nth
+from tests.scenarios.test_crash import check, nth
 from tests.scenarios.test_refusals import reason_in
+from tests.support.deaths import dies
 from tests.support.federation import NAMES, Deliver, Federation, Killed, changed
 from tests.support.refusals import refused
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tapestry_coordinator.superlink import process_tree
+from tapestry_demo.shell_command import program
 from tapestry_governance.audit.verify import AuditVerdict, verify
 
 pytestmark = pytest.mark.slow
@@ -97,7 +98,7 @@ def _tell(out: Path, stops: Sequence[Stop], *options: str) -> None:
     demo = _start("--base", "tiny", *options)
     for words, number in stops:
         rest = _interrupt(demo, words, number)
-        assert f"go on with: {_PROGRAM} demo --out {out} --resume" in rest
+        assert f"go on with: {program()} demo --out {out} --resume" in rest
         demo = _start("--out", str(out), "--resume")
     said, _ = demo.communicate(timeout=_SECONDS)
     assert demo.returncode == 0, said
@@ -115,9 +116,6 @@ def _tell(out: Path, stops: Sequence[Stop], *options: str) -> None:
     for line in (li for li in said.splitlines() if "audit verify" in li):
         check = ["sh", "-c", line.removeprefix("check it")]
         assert subprocess.run(check, check=False, capture_output=True).returncode == 0
-
-
-_PROGRAM = Path(sys.executable).with_name("tapestry")
 
 
 @pytest.mark.usefixtures("place")

@@ -18,6 +18,7 @@ from tapestry_node.adapters import adapter_trainer, publication
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.refusal import Refused
 from tapestry_node.settings import NodeSettings
+from tests.support.deaths import dies, node_dies
 from tests.support.federation import NAMES, Base, Deliver, Federation, Killed
 from tests.support.refusals import refused
 from tests.support.settings_files import NO_ADAPTER_NOISE, change_settings
@@ -118,22 +119,6 @@ STEPS: dict[str, Place] = {
 REPEATED = {("train", True), ("keep the update", False)}  # nothing was left of it
 
 
-def dies(monkeypatch: pytest.MonkeyPatch, place: Place, *, after: bool) -> None:
-    """Let the process die at a call of a function."""
-    owner, name, which = place
-    original, calls = getattr(owner, name), iter(range(1, 100))
-
-    def call(*arguments: Any, **rest: Any) -> Any:
-        if next(calls) != which:
-            return original(*arguments, **rest)
-        monkeypatch.setattr(owner, name, original)
-        if after:
-            original(*arguments, **rest)
-        raise Killed
-
-    monkeypatch.setattr(owner, name, call)
-
-
 def _cases() -> list[Any]:
     quick = {("spend", True), ("publish", False)}
     found = []
@@ -155,14 +140,7 @@ def test_a_node_that_dies_while_publishing_goes_on(
 ) -> None:
     federation = wants()
 
-    def dies_once(name: str, request: Message, deliver: Deliver) -> None:
-        dies(monkeypatch, STEPS[step], after=after)
-        with suppress(Killed):
-            deliver(request)
-            raise AssertionError("the node was not killed")
-        federation.restart(name)
-
-    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, dies_once)
+    node_dies(federation, monkeypatch, "fr", STEPS[step], after=after)
     federation.run()
     assert federation.said(AdapterPublished) == []
     federation.run()
@@ -326,7 +304,8 @@ def test_what_was_trained_under_other_settings_is_not_published(
     path = federation.directory / "nodes" / "fr" / "node.toml"
 
     def dies_once(name: str, request: Message, deliver: Deliver) -> None:
-        dies(monkeypatch, STEPS["write"], after=False)
+        owner, called, call = STEPS["write"]
+        dies(monkeypatch, owner, called, after=False, call=call)
         with suppress(Killed):
             deliver(request)
             raise AssertionError("the node was not killed")
