@@ -355,10 +355,10 @@ def test_budget_and_receipts_are_shown_without_torch(used: Path) -> None:
 def test_a_node_does_not_start_with_an_edited_package(
     idle: Path, tmp_path: Path, verb: str
 ) -> None:
-    package = importlib.metadata.distribution("absl-py")
-    for name in ("absl", f"absl_py-{package.version}.dist-info"):
+    package = importlib.metadata.distribution("rfc8785")
+    for name in ("rfc8785", f"rfc8785-{package.version}.dist-info"):
         shutil.copytree(str(package.locate_file(name)), tmp_path / name)
-    edited = tmp_path / "absl" / "command_name.py"
+    edited = tmp_path / "rfc8785" / "_impl.py"
     edited.write_bytes(edited.read_bytes() + b"\n")
     search = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     done = subprocess.run(
@@ -367,8 +367,9 @@ def test_a_node_does_not_start_with_an_edited_package(
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,  # a node that started after all would run until it is stopped
     )
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("\n") == 1
-    assert f"{edited} is not the file that package absl-py" in done.stderr
+    assert f"{edited} is not the file that package rfc8785" in done.stderr
     assert "[installed-file-differs]" in done.stderr
