@@ -58,7 +58,7 @@ def plain_world() -> tuple[LongLog, World]:
         },
     )
     template = world.manifest()
-    privacy = template.privacy.model_copy(update={"noise_multiplier": "60"})
+    privacy = template.privacy.model_copy(update={"noise_multiplier": "100"})
     template = template.model_copy(update={"privacy": privacy})
     log = LongLog(world.entries, parties, template=template)
     log.declare(1000)

@@ -29,7 +29,7 @@ from tapestry_governance.events.round_events import (
 
 ROUNDS_PER_RUN = 100
 ROUNDS_PER_RELEASE = 50
-EPSILON = "0.9"  # above what some thousand rounds cost with a noise multiplier of 60
+EPSILON = "0.9"  # above what ten thousand rounds cost with a noise multiplier of 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,7 @@ class NodeUnderLog:
         shutil.copytree(public, federation.nodes[NAMES[0]].directory / "held-out")
         template = self._plan(1)
         # So much noise that a long log's rounds cost what its accounts say.
-        privacy = template.privacy.model_copy(update={"noise_multiplier": "60"})
+        privacy = template.privacy.model_copy(update={"noise_multiplier": "100"})
         template = template.model_copy(update={"privacy": privacy})
         self.log = log = LongLog(founding, _parties(federation), template=template)
         self.node = federation.nodes[NAMES[0]]
