@@ -13,9 +13,9 @@ from tapestry.protocol.round_manifest import (
     PrivacyPlan,
     TrainingPlan,
 )
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_demo import scenario
-from tapestry_demo.local_federation import Founding, Institution
+from tapestry_demo.local_federation import ADDRESS, Founding, Institution
 from tapestry_governance.events.federation_events import GivenBase, Policy
 
 LANGUAGES = ("de", "fr", "es", "id")
@@ -108,7 +108,12 @@ class Recipe:
             max_checkpoint_age=86_400,
         )
         return Founding(
-            coordinator=_coordinator(self, noise=noise),
+            coordinator=CoordinatorSettings(
+                federation=scenario.FEDERATION,
+                origin="tapestry.example/benchmark",
+                address=ADDRESS,
+            ),
+            run=_run(self, noise=noise),
             policy=policy,
             institutions=[
                 Institution(
@@ -119,12 +124,10 @@ class Recipe:
         )
 
 
-def _coordinator(recipe: Recipe, *, noise: float) -> CoordinatorSettings:
+def _run(recipe: Recipe, *, noise: float) -> RunSettings:
     optimizer, rate, momentum = recipe.outer
     plan = recipe.plan().model_dump(exclude={"factor_seed"})
     settings = {
-        "federation": scenario.FEDERATION,
-        "origin": "tapestry.example/benchmark",
         "run_id": scenario.RUN,
         "rounds": ROUNDS,
         "release_every": ROUNDS,
@@ -148,7 +151,7 @@ def _coordinator(recipe: Recipe, *, noise: float) -> CoordinatorSettings:
         },
         "deadlines": dict.fromkeys(scenario.DEADLINES, 86_400),
     }
-    return CoordinatorSettings.model_validate(settings)
+    return RunSettings.model_validate(settings)
 
 
 def _institution(recipe: Recipe, name: str, base: str) -> dict[str, object]:

@@ -29,11 +29,11 @@ def status(folder: Path, as_json: bool) -> None:
     from tapestry_coordinator.journal import Journal
     from tapestry_coordinator.log_publisher import event_of
     from tapestry_coordinator.refusals import by_round, in_words
-    from tapestry_coordinator.settings import CoordinatorSettings
+    from tapestry_coordinator.settings import RunSettings
     from tapestry_governance.events.round_events import RoundClosed
     from tapestry_governance.log.writer import Log
 
-    settings = CoordinatorSettings.read(folder / "coordinator.toml")
+    settings = RunSettings.read(folder / "run.toml")
     key = SigningKey.load(folder / "keys" / "log.key")
     entries = Log.read(folder / "log", key=key)
     size = len(entries)

@@ -34,7 +34,7 @@ from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
 from tapestry_coordinator.refusals import read_reply
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds between looks for nodes
@@ -44,7 +44,7 @@ _PATIENCE = 0.5  # seconds between looks for nodes
 class NodeTracker:
     """The nodes of a run."""
 
-    settings: CoordinatorSettings
+    settings: RunSettings
     grid: AuthenticatedGrid
     publisher: LogPublisher
     journal: Journal

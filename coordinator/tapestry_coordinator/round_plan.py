@@ -24,7 +24,7 @@ from tapestry.secagg.quantization import Encoding
 from tapestry.software_digest import software_digest
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Workload
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.rules.federation_state import FederationState
 
 
@@ -38,7 +38,7 @@ class StartingPoint:
 
 
 def plan_round(
-    settings: CoordinatorSettings,
+    settings: RunSettings,
     state: FederationState,
     *,
     present: Sequence[str],
@@ -86,7 +86,7 @@ def plan_round(
 
 
 def check_run(
-    settings: CoordinatorSettings,
+    settings: RunSettings,
     state: FederationState,
     *,
     start: StartingPoint,
@@ -115,7 +115,7 @@ def check_run(
     )
 
 
-def _floor(settings: CoordinatorSettings, count: int) -> int:
+def _floor(settings: RunSettings, count: int) -> int:
     """Return the fewest of ``count`` nodes that a round may be planned with."""
     colluding = settings.secagg.max_colluding
     threshold = recommended_threshold(count, max_colluding=colluding)
@@ -123,7 +123,7 @@ def _floor(settings: CoordinatorSettings, count: int) -> int:
 
 
 def _plan_training(
-    settings: CoordinatorSettings, workload: Workload, *, seed: str
+    settings: RunSettings, workload: Workload, *, seed: str
 ) -> TrainingPlan:
     """Return the training plan, with targets chosen if the settings name none."""
     training = settings.training
@@ -140,7 +140,7 @@ def _software(state: FederationState) -> tuple[str, ...]:
 
 
 def _make_manifest(
-    settings: CoordinatorSettings,
+    settings: RunSettings,
     state: FederationState,
     *,
     names: Sequence[str],
@@ -162,7 +162,7 @@ def _make_manifest(
     with _explaining():
         manifest = RoundManifest(
             protocol="tapestry-secagg/2",
-            federation=settings.federation,
+            federation=state.federation,
             run_id=settings.run_id,
             purpose="train",
             round_number=round_number,
@@ -205,11 +205,11 @@ def _explaining() -> Iterator[None]:
     except ValidationError as error:
         fault = first_fault(error, whole="the plan")
         raise ConfigError(
-            f"coordinator.toml gives no valid round: {fault}", code="setting-invalid"
+            f"run.toml gives no valid round: {fault}", code="setting-invalid"
         ) from None
     except ProtocolError as error:
         raise ConfigError(
-            f"coordinator.toml gives no valid round: {error}", code=error.code
+            f"run.toml gives no valid round: {error}", code=error.code
         ) from None
 
 

@@ -52,7 +52,7 @@ from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
 from tapestry_coordinator.round_plan import StartingPoint, check_run, plan_round
 from tapestry_coordinator.run_context import RunContext
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.spot_check_responder import SpotCheckResponder
 from tapestry_coordinator.uploads import Uploads
 from tapestry_governance.audit.bundle import read_small
@@ -92,8 +92,8 @@ def main(
     """Finish the run of a coordinator's folder.
 
     Args:
-        directory: Holds ``coordinator.toml``, ``trust-policy.txt``, ``keys/``, ``log/``
-            and ``held-out/``.
+        directory: Holds ``coordinator.toml``, ``run.toml``, ``trust-policy.txt``,
+            ``keys/``, ``log/`` and ``held-out/``.
         grid: The nodes; its names are those of the transport's connections.
         workload: The given base, loaded; opened from settings if absent.
         replica: The given base, if it was read already.
@@ -107,7 +107,7 @@ def main(
         QuorumError: Too few nodes took part in several rounds in a row.
         PolicyError: So many nodes refuse for good that no cohort is left.
     """
-    settings = CoordinatorSettings.read(directory / "coordinator.toml")
+    settings = RunSettings.read(directory / "run.toml")
     with closing(Journal(directory)) as journal:
         journal.claim(settings.run_id)
     if workload is None:
@@ -126,8 +126,9 @@ def main(
         run.close()
 
 
-def _log_key(directory: Path, settings: CoordinatorSettings) -> SigningKey:
+def _log_key(directory: Path) -> SigningKey:
     """Load the key of the log that the settings name."""
+    settings = CoordinatorSettings.read(directory / "coordinator.toml")
     log_key = SigningKey.load(directory / "keys" / "log.key")
     if log_key.name != settings.origin:
         raise ConfigError(
@@ -158,13 +159,13 @@ class Run:
         directory: Path,
         grid: Grid,
         *,
-        settings: CoordinatorSettings,
+        settings: RunSettings,
         workload: Workload,
         notify: Notify,
         known_scores: KnownScores | None = None,
     ) -> None:
         trust = read_small(directory / "trust-policy.txt")
-        log_key = _log_key(directory, settings)
+        log_key = _log_key(directory)
         evaluation = workload.evaluation(settings.training.options)
         held_out = read_held_out(directory / HELD_OUT, evaluation)
         log, journal = Log.open(directory / "log", key=log_key), Journal(directory)

@@ -9,7 +9,7 @@ from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
 from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.round import Notify
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.log.writer import Log
 
 
@@ -22,7 +22,7 @@ class RunContext:
     """
 
     directory: Path  # of the coordinator
-    settings: CoordinatorSettings
+    settings: RunSettings
     workload: Workload
     grid: Grid  # refuses replies that are no messages
     trust: bytes  # the trust policy's file

@@ -1,4 +1,4 @@
-"""The settings of a coordinator: ``coordinator.toml``, the plan of a run."""
+"""The settings of a coordinator: ``coordinator.toml``, and ``run.toml`` of a run."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
@@ -74,19 +74,41 @@ class Deadlines(StageDeadlines):
     publish_adapter: Count
 
 
-class CoordinatorSettings(Settings):
-    """``coordinator.toml``: the plan of a run."""
+Address = Annotated[
+    str,
+    Field(
+        pattern=r"^([A-Za-z0-9.-]{1,249}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}$",
+        description="a host and a port",
+        examples=["rivers.example:443"],
+    ),
+]
 
-    former_keys: ClassVar[Mapping[str, str]] = {
-        "models": "take it out: base names a model of the cache, or a folder",
-        "speed": "take it out: a coordinator trains nothing",
-        "training.sequence_length": "move it into the table [training.options]",
-    }
+
+class CoordinatorSettings(Settings):
+    """``coordinator.toml``: who leads which federation, and where it is reached.
+
+    Nothing here changes what a round means.
+    """
 
     federation: Name
     origin: Annotated[  # the name of the log's key
         str, Field(pattern="^[!-*,-~]{1,128}$", examples=["tapestry.example/demo"])
     ]
+    # What institutions dial, as the charter says it.
+    address: Address
+
+
+class RunSettings(Settings):
+    """``run.toml``: the plan of a run."""
+
+    former_keys: ClassVar[Mapping[str, str]] = {
+        "models": "take it out: base names a model of the cache, or a folder",
+        "speed": "take it out: a coordinator trains nothing",
+        "training.sequence_length": "move it into the table [training.options]",
+        "federation": "it stands in coordinator.toml",
+        "origin": "it stands in coordinator.toml",
+    }
+
     run_id: Name
     rounds: Count
     release_every: Count

@@ -25,7 +25,7 @@ from tapestry.protocol.round_manifest import (
 from tapestry.tensor_types import widen
 from tapestry.vectors import Parameters
 from tapestry.workloads.base import Example, Workload
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_node.training import dp_sgd
 
 Report = Callable[[int, int], None]
@@ -35,7 +35,7 @@ Report = Callable[[int, int], None]
 class Reference:
     """A central run that does as much work as a federation."""
 
-    settings: CoordinatorSettings  # of the federated run
+    settings: RunSettings  # of the federated run
     nodes: int  # how many institutions take part; multiplies the work
     epsilon: float | None  # the promise for each record; None trains without noise
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapestry.cli.progress import Progress
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_demo import scenario
 from tapestry_demo.demo_folder import Record
 from tapestry_demo.wire_tap import WireTap
@@ -37,9 +37,9 @@ class DemoRun:
         return self.record.seconds
 
     @property
-    def settings(self) -> CoordinatorSettings:
+    def settings(self) -> RunSettings:
         """The run's plan."""
-        return CoordinatorSettings.read(self.out / "coordinator" / "coordinator.toml")
+        return RunSettings.read(self.out / "coordinator" / "run.toml")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

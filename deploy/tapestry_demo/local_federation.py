@@ -4,7 +4,7 @@ In a real federation each institution does its part of this on its own machine;
 ``tapestry demo`` does it for all of them on one machine::
 
     flower/tls/    the authority's certificate
-    coordinator/   coordinator.toml trust-policy.txt keys/ log/ held-out/
+    coordinator/   coordinator.toml run.toml trust-policy.txt keys/ log/ held-out/
     nodes/<name>/  node.toml trust-policy.txt keys/ data/
 """
 
@@ -20,8 +20,8 @@ from tapestry.encoding import digest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import SigningKey
-from tapestry.settings import write_new
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry.settings import Settings, write_new
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.superlink.tls import (
     make_node_key,
     make_server_certificate,
@@ -61,6 +61,7 @@ class Founding:
     """The agreement of the founders: plan, policy and members."""
 
     coordinator: CoordinatorSettings
+    run: RunSettings
     policy: Policy
     institutions: Sequence[Institution]
 
@@ -94,7 +95,7 @@ def _found(directory: Path, founding: Founding) -> str:
     terms = CharterTerms(
         federation=settings.federation,
         log=log_key.verify_key,
-        address=ADDRESS,
+        address=settings.address,
         authority=digest(authority.read_bytes()),
         policy=founding.policy,
     )
@@ -145,16 +146,20 @@ def _write_settings(
 ) -> None:
     coordinator = directory / "coordinator"
     (coordinator / "trust-policy.txt").write_bytes(trust)
-    plan = to_toml(founding.coordinator.model_dump(), CoordinatorSettings)
-    write_new(coordinator / "coordinator.toml", tomli_w.dumps(plan))
+    _write_toml(coordinator / "coordinator.toml", founding.coordinator)
+    _write_toml(coordinator / "run.toml", founding.run)
     for each in founding.institutions:
         folder = directory / "nodes" / each.name
         (folder / "trust-policy.txt").write_bytes(trust)
         shutil.copytree(each.data, folder / "data")
-        settings = {**each.settings, "name": each.name, "genesis": genesis}
-        text = tomli_w.dumps(to_toml(settings, NodeSettings))
+        node = {**each.settings, "name": each.name, "genesis": genesis}
+        text = tomli_w.dumps(to_toml(node, NodeSettings))
         write_new(folder / "node.toml", text)
         NodeSettings.read(folder / "node.toml")
+
+
+def _write_toml(path: Path, settings: Settings) -> None:
+    write_new(path, tomli_w.dumps(to_toml(settings.model_dump(), type(settings))))
 
 
 def _new_folder(folder: Path) -> None:

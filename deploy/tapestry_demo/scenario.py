@@ -11,9 +11,9 @@ from pathlib import Path
 from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting
 from tapestry.software_digest import software_digest
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_demo import corpora
-from tapestry_demo.local_federation import Founding, Institution
+from tapestry_demo.local_federation import ADDRESS, Founding, Institution
 from tapestry_governance.events.federation_events import GivenBase, Policy
 
 FEDERATION = "demo"
@@ -119,7 +119,10 @@ def founding(
     """Return the agreement of all institutions."""
     noise = noise_multiplier(scale, members)
     return Founding(
-        coordinator=_coordinator(scale, noise=noise),
+        coordinator=CoordinatorSettings(
+            federation=FEDERATION, origin="tapestry.example/demo", address=ADDRESS
+        ),
+        run=_run(scale, noise=noise),
         policy=Policy(
             version=1,
             min_cohort=3,
@@ -151,10 +154,8 @@ def noise_multiplier(scale: DemoScale, members: Sequence[DemoMember]) -> float:
     )
 
 
-def _coordinator(scale: DemoScale, *, noise: float) -> CoordinatorSettings:
+def _run(scale: DemoScale, *, noise: float) -> RunSettings:
     settings = {
-        "federation": FEDERATION,
-        "origin": "tapestry.example/demo",
         "run_id": RUN,
         "rounds": scale.rounds,
         "release_every": scale.release_every,
@@ -195,7 +196,7 @@ def _coordinator(scale: DemoScale, *, noise: float) -> CoordinatorSettings:
         },
         "deadlines": DEADLINES,
     }
-    return CoordinatorSettings.model_validate(settings)
+    return RunSettings.model_validate(settings)
 
 
 def _institution(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tapestry_coordinator import run as driver
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tests.support.federation import Federation
 from tests.support.federation_fixtures import Found, base, found
 
@@ -18,7 +18,7 @@ def opened_run(federation: Federation) -> Iterator[driver.Run]:
     run = driver.Run(
         folder,
         federation.wire,
-        settings=CoordinatorSettings.read(folder / "coordinator.toml"),
+        settings=RunSettings.read(folder / "run.toml"),
         workload=federation.base.workload,
         notify=federation.events.append,
     )

@@ -9,7 +9,7 @@ import tomli_w
 from tapestry.inputs.setting_values import to_toml
 from tapestry.protocol.messages import Reason
 from tapestry_coordinator.journal import Journal
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.events.round_events import ContributionRefused, RoundOpened
 from tapestry_governance.log.writer import Log
 from tests.support.commands import tapestry
@@ -37,8 +37,8 @@ def coordinator(tmp_path: Path) -> Path:
     with Log.create(folder / "log", key=world.log_key) as log:
         log.append(world.entries)
     settings = demo_settings(run_id=first.run_id, rounds=3)
-    text = tomli_w.dumps(to_toml(settings.model_dump(), CoordinatorSettings))
-    (folder / "coordinator.toml").write_text(text)
+    text = tomli_w.dumps(to_toml(settings.model_dump(), RunSettings))
+    (folder / "run.toml").write_text(text)
     journal = Journal(folder)
     journal.open_round(1, first.encode())
     journal.settle(1, "closed")
@@ -99,9 +99,7 @@ def test_status_changes_no_file_and_waits_for_no_lock(coordinator: Path) -> None
     assert files() == before
 
 
-@pytest.mark.parametrize(
-    "missing", ["coordinator.toml", "keys/log.key", "journal.db"], ids=str
-)
+@pytest.mark.parametrize("missing", ["run.toml", "keys/log.key", "journal.db"], ids=str)
 def test_status_names_a_file_that_is_missing(coordinator: Path, missing: str) -> None:
     (coordinator / missing).unlink()
     said = tapestry("coordinator", "status", coordinator)

@@ -17,7 +17,7 @@ from tapestry.encoding import canonical_json, decode_json
 from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 from tapestry_coordinator import adapter_collector
 from tapestry_coordinator import run as driver
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tests.coordinator.conftest import Found
 from tests.support.federation import NAMES, Deliver, Federation, lost
 from tests.support.settings_files import change_settings
@@ -131,8 +131,8 @@ BOUNDED = settings(
 
 def _rounds(federation: Federation, count: int) -> None:
     """Let the next run of the coordinator go on to so many rounds."""
-    path = federation.coordinator / "coordinator.toml"
-    change_settings(path, CoordinatorSettings, {"rounds": count})
+    path = federation.coordinator / "run.toml"
+    change_settings(path, RunSettings, {"rounds": count})
 
 
 def _lying(change: Change) -> Callable[[str, Message, Deliver], Any]:
@@ -260,7 +260,7 @@ def test_no_shape_of_a_publication_ends_the_run(found: Found) -> None:
     run = driver.Run(
         federation.coordinator,
         federation.wire,
-        settings=CoordinatorSettings.read(federation.coordinator / "coordinator.toml"),
+        settings=RunSettings.read(federation.coordinator / "run.toml"),
         workload=federation.base.workload,
         notify=federation.events.append,
     )

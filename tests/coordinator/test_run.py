@@ -18,7 +18,7 @@ from tapestry.protocol.messages import Kind, Message
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator import run
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.round_events import RoundOpened
@@ -107,8 +107,8 @@ def test_the_settings_name_the_origin_of_the_log(found: Found) -> None:
 def test_a_folder_belongs_to_one_run(found: Found) -> None:
     federation = found()
     federation.run()
-    path = federation.coordinator / "coordinator.toml"
-    change_settings(path, CoordinatorSettings, {"run_id": "second"})
+    path = federation.coordinator / "run.toml"
+    change_settings(path, RunSettings, {"run_id": "second"})
     before, asked = federation.entries(), len(federation.wire.log)
     with refused(ConfigError, "run-differs", match=r"'run'.*'second'") as caught:
         federation.run()

@@ -1,4 +1,4 @@
-"""``coordinator.toml``: which keys go together, and what former spellings are told."""
+"""``run.toml``: which keys go together, and what former spellings are told."""
 
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,15 @@ import tomli_w
 
 from tapestry.errors import ConfigError
 from tapestry.inputs.setting_values import to_toml
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tests.support.settings_files import NO_NOISE, merged, run_settings
 
 
-def _read(folder: Path, changes: dict[str, Any]) -> CoordinatorSettings:
-    written = merged(to_toml(run_settings(), CoordinatorSettings), changes)
-    path = folder / "coordinator.toml"
+def _read(folder: Path, changes: dict[str, Any]) -> RunSettings:
+    written = merged(to_toml(run_settings(), RunSettings), changes)
+    path = folder / "run.toml"
     path.write_text(tomli_w.dumps(written), encoding="utf-8")
-    return CoordinatorSettings.read(path)
+    return RunSettings.read(path)
 
 
 def _said(folder: Path, changes: dict[str, Any]) -> str:
@@ -24,7 +24,7 @@ def _said(folder: Path, changes: dict[str, Any]) -> str:
         _read(folder, changes)
     one = "\n" not in str(caught.value)
     assert caught.value.code == ("setting-invalid" if one else "many-faults")
-    return str(caught.value).removeprefix(f"{folder / 'coordinator.toml'}: ")
+    return str(caught.value).removeprefix(f"{folder / 'run.toml'}: ")
 
 
 def test_a_run_without_noise_says_none_and_no_number(tmp_path: Path) -> None:

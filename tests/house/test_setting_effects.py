@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from tapestry.inputs.setting_types import type_of
 from tapestry.protocol.stages import SECAGG_STAGES
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_node.settings import NodeSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -68,8 +68,11 @@ NODE_READERS = {
     "speed.physical_batch": (f"{NODE}/training/trainer.py", "speed.physical_batch"),
 }
 COORDINATOR_READERS = {
-    "federation": (PLAN, "settings.federation"),
+    "federation": ("deploy/tapestry_demo/local_federation.py", "settings.federation"),
     "origin": (f"{COORDINATOR}/run.py", "settings.origin"),
+    "address": ("deploy/tapestry_demo/local_federation.py", "settings.address"),
+}
+RUN_READERS = {
     "run_id": (PLAN, "settings.run_id"),
     "rounds": (f"{COORDINATOR}/run.py", "settings.rounds"),
     "release_every": (f"{COORDINATOR}/run.py", "settings.release_every"),
@@ -110,7 +113,7 @@ COORDINATOR_READERS = {
         "plan.max_loss_increase",
     ),
 }
-COORDINATOR_READERS |= {
+RUN_READERS |= {
     "deadlines.cosign": (f"{COORDINATOR}/run.py", "deadlines.cosign"),
     "deadlines.advertise_keys": (
         f"{COORDINATOR}/node_tracker.py",
@@ -129,7 +132,11 @@ COORDINATOR_READERS |= {
         (f"{COORDINATOR}/round.py", "context.deadlines"),
     ),
 }
-READERS = {NodeSettings: NODE_READERS, CoordinatorSettings: COORDINATOR_READERS}
+READERS = {
+    NodeSettings: NODE_READERS,
+    RunSettings: RUN_READERS,
+    CoordinatorSettings: COORDINATOR_READERS,
+}
 ROWS = [
     pytest.param(path, expression, id=f"{model.__name__}-{key}")
     for model, readers in READERS.items()

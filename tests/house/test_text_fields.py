@@ -39,7 +39,7 @@ OWN = "tapestry_demo.report"
 TEXT = {
     "CharterAdopted.address": "told to people, who dial it",
     "CoordinatorReplacement.address": "told to people, who dial it",
-    "CoordinatorSettings.base": "the operator's own path, or a name of the cache",
+    "RunSettings.base": "the operator's own path, or a name of the cache",
     "EvaluationTask.name": "a label, printed",
     "NodeSettings.base": "the operator's own path, or a name of the cache",
     "accountant": "printed",

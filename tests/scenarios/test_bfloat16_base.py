@@ -32,7 +32,7 @@ from tapestry.vectors import FloatVector
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_coordinator.journal import Journal
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.events.round_events import RoundClosed, RoundOpened
@@ -191,7 +191,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 
 def _scores(trained: Trained, workload: LanguageWorkload) -> dict[str, float]:
-    settings = CoordinatorSettings.read(trained.first / "coordinator.toml")
+    settings = RunSettings.read(trained.first / "run.toml")
     evaluation = workload.evaluation(settings.training.options)
     held_out = read_held_out(trained.first / "held-out", evaluation)
     return scores_of(evaluate_all(evaluation, held_out.sets))

@@ -26,7 +26,7 @@ from tapestry.protocol.messages import (
     decode_body,
     expect_body,
 )
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.log.mirror import MAX_EVIDENCE
 from tapestry_node.round.gate_check import FOLDER as GATE
@@ -213,7 +213,7 @@ def test_a_coordinator_goes_on_after_mutated_replies(found: Found) -> None:
         policy={"epsilon_cap": "1000"},
         institution={"policy": {"epsilon_limit": "1000"}, "adapter": {"epsilon": "4"}},
     )
-    path = federation.coordinator / "coordinator.toml"
+    path = federation.coordinator / "run.toml"
     sizes, peaks = [_size(federation.coordinator)], []
     tracemalloc.start()
     for number in range(rounds):
@@ -228,7 +228,7 @@ def test_a_coordinator_goes_on_after_mutated_replies(found: Found) -> None:
         federation.wire.faults.clear()
         if number > 0:  # the first round is honest, to compare with
             federation.wire.on("fr", kind, lying)
-        change_settings(path, CoordinatorSettings, {"rounds": number + 1})
+        change_settings(path, RunSettings, {"rounds": number + 1})
         federation.run()
         closed = federation.closed()
         assert len(closed) == number + 1, (number, kind)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tapestry.protocol.messages import MAX_SUBMITTED, Kind, Message
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.model_events import AdapterPublished
 from tapestry_governance.events.privacy_events import DpAccounted
@@ -77,7 +77,7 @@ def another_run(federation: Federation) -> None:
 
 BETWEEN: dict[str, Callable[[Federation], Any]] = {
     "round": lambda federation: change_settings(
-        federation.coordinator / "coordinator.toml", CoordinatorSettings, {"rounds": 2}
+        federation.coordinator / "run.toml", RunSettings, {"rounds": 2}
     ),
     "run": another_run,
 }

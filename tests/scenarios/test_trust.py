@@ -15,7 +15,7 @@ from tapestry.protocol.messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator import acceptance_gate
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.model_events import ReleasePublished
 from tests.scenarios.conftest import Found
@@ -131,8 +131,8 @@ def test_the_outer_step_is_not_changed_in_the_middle_of_a_run(
     federation = found(coordinator={"rounds": 2})
     federation.run_until_killed(nth(Kind.ADVERTISE_KEYS, 5))
     assert len(federation.closed()) == 1
-    path = federation.coordinator / "coordinator.toml"
-    change_settings(path, CoordinatorSettings, {"outer": change})
+    path = federation.coordinator / "run.toml"
+    change_settings(path, RunSettings, {"outer": change})
     with pytest.raises(QuorumError):
         federation.run()
     assert len(federation.closed()) == 1

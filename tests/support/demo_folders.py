@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.cli.progress import ProgressEvent
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_demo import scenario
 from tapestry_demo.demo_folder import Record
 from tapestry_demo.demo_run import DemoRun
@@ -63,6 +63,6 @@ def demo_run(
     )
 
 
-def demo_settings(**changes: Any) -> CoordinatorSettings:
+def demo_settings(**changes: Any) -> RunSettings:
     """The plan of a small run, with some settings changed."""
-    return CoordinatorSettings.model_validate(merged(run_settings(), changes))
+    return RunSettings.model_validate(merged(run_settings(), changes))

@@ -64,7 +64,7 @@ from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import FloatVector, IntegerVector
 from tapestry.workloads.base import Workload
 from tapestry_coordinator import run as driver
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_demo import local_federation
 from tapestry_governance.audit.bundle import add_sums, write_bundle
@@ -84,6 +84,7 @@ from tapestry_node.training.trainer import Trainer
 from tests.support.settings_files import (
     change_settings,
     common_policy,
+    coordinator_settings,
     merged,
     node_settings,
     run_settings,
@@ -272,7 +273,8 @@ class Federation:
         self.genesis = local_federation.found(
             directory,
             local_federation.Founding(
-                coordinator=CoordinatorSettings.model_validate(
+                coordinator=coordinator_settings(),
+                run=RunSettings.model_validate(
                     merged(run_settings(), coordinator or {})
                 ),
                 policy=Policy.model_validate(
@@ -359,7 +361,7 @@ class Federation:
         ended = here.rename(here.with_name(f"coordinator-before-{run_id}"))
         shutil.copytree(ended, here, ignore=shutil.ignore_patterns(*OF_ONE_RUN))
         plan = {"run_id": run_id, **changes}
-        change_settings(here / "coordinator.toml", CoordinatorSettings, plan)
+        change_settings(here / "run.toml", RunSettings, plan)
         return ended
 
     def close(self) -> None:

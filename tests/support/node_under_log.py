@@ -21,7 +21,7 @@ from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.stages import RoundStage
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry_coordinator.round_plan import StartingPoint, plan_round
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.replay import apply_all
 from tests.support.federation import NAMES, RECORDS, Base, Federation
@@ -48,7 +48,7 @@ class NodeUnderLog:
             place, base, policy={"max_attempt": 1000, "min_cohort": 3}
         )
         self._base = base
-        settings = CoordinatorSettings.read(federation.coordinator / "coordinator.toml")
+        settings = RunSettings.read(federation.coordinator / "run.toml")
         self._settings = settings
         founding = federation.entries()
         founded = apply_all(None, founding)

@@ -8,7 +8,7 @@ Each function returns a valid plan; a test names what differs::
     round_manifest(participants, privacy=privacy_plan(noise="none"))
 
 A change goes through the schema like any value from outside, so a plan that no message
-could hold cannot be built. Settings files (``coordinator.toml``, ``node.toml``) are in
+could hold cannot be built. Settings files (``run.toml``, ``node.toml``) are in
 ``tests.support.settings_files``.
 """
 

@@ -10,6 +10,7 @@ from tapestry.artifacts.model_identity import ModelManifest
 from tapestry.inputs.setting_values import to_toml
 from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.settings import Settings
+from tapestry_coordinator.settings import CoordinatorSettings
 
 DELTA = "0.00001"
 # Changes of ``run_settings`` and ``node_settings`` after which there is no noise.
@@ -50,11 +51,18 @@ def merged(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
+def coordinator_settings() -> CoordinatorSettings:
+    """``coordinator.toml`` of a federation that is simulated."""
+    return CoordinatorSettings(
+        federation="simulated",
+        origin="simulated.example/log",
+        address="localhost:443",
+    )
+
+
 def run_settings() -> dict[str, Any]:
-    """``coordinator.toml`` of a run of one round with one step."""
+    """``run.toml`` of a run of one round with one step."""
     return {
-        "federation": "simulated",
-        "origin": "simulated.example/log",
         "run_id": "run",
         "rounds": 1,
         "release_every": 10,

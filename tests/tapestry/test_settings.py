@@ -15,7 +15,7 @@ from tapestry.inputs.setting_values import fit, to_toml
 from tapestry.inputs.text_reader import read_toml
 from tapestry.settings import write_new
 from tapestry.workloads.language.text_records import Corpus
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_node.settings import NodeSettings
 from tests.support.refusals import refused
 from tests.support.settings_files import merged, node_settings, run_settings
@@ -52,9 +52,9 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert node.policy.noise == ("local",)
     assert node.transport is None
     assert node.speed.physical_batch == 8
-    _write(tmp_path / "coordinator.toml", to_toml(run_settings(), CoordinatorSettings))
-    again = CoordinatorSettings.read(tmp_path / "coordinator.toml")
-    assert again == CoordinatorSettings.model_validate(run_settings())
+    _write(tmp_path / "run.toml", to_toml(run_settings(), RunSettings))
+    again = RunSettings.read(tmp_path / "run.toml")
+    assert again == RunSettings.model_validate(run_settings())
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def _leaves(model: type[BaseModel], *, at: Place = ()) -> Iterator[Place]:
             yield (*at, name)
 
 
-@pytest.mark.parametrize("model", [NodeSettings, CoordinatorSettings, Corpus])
+@pytest.mark.parametrize("model", [NodeSettings, RunSettings, Corpus])
 def test_each_setting_has_an_example_that_is_right(
     model: type[BaseModel], tmp_path: Path
 ) -> None:

@@ -142,8 +142,8 @@ def test_references_are_trained_and_tried_where_they_are_wanted(
     demo.record.references = True
     demo.members = demo_members(tmp_path / "members")
     found(tmp_path / "federation", demo_founding(demo.members))
-    (tmp_path / "federation" / "coordinator" / "coordinator.toml").rename(
-        demo.out / "coordinator" / "coordinator.toml"
+    (tmp_path / "federation" / "coordinator" / "run.toml").rename(
+        demo.out / "coordinator" / "run.toml"
     )
     matrix, _ = fill(demo, workload=language(base), given=base.replica)
     base.workload.load(base.replica.parameters)

@@ -110,8 +110,9 @@ def test_settings_name_the_genesis_and_are_read_back_as_they_were_agreed(
     founding: Founding, tmp_path: Path
 ) -> None:
     genesis = found(tmp_path, founding)
-    plan = type(founding.coordinator).read(tmp_path / "coordinator/coordinator.toml")
-    assert plan == founding.coordinator
+    for name, agreed in (("coordinator", founding.coordinator), ("run", founding.run)):
+        path = tmp_path / "coordinator" / f"{name}.toml"
+        assert type(agreed).read(path) == agreed
     for each in founding.institutions:
         text = (tmp_path / "nodes" / each.name / "node.toml").read_text("utf-8")
         assert f'genesis = "{genesis}"' in text

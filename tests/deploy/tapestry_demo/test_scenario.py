@@ -60,7 +60,7 @@ def test_the_noise_keeps_the_promise_of_the_smallest_and_is_no_larger(
 def test_each_institution_allows_what_the_policy_agrees_on(tmp_path: Path) -> None:
     members = demo_members(tmp_path)
     founding = demo_founding(members)
-    plan, policy = founding.coordinator, founding.policy
+    plan, policy = founding.run, founding.policy
     assert policy.given_base(DIGEST) is not None
     assert policy.min_cohort == plan.secagg.min_cohort == len(members)
     assert policy.max_colluding == plan.secagg.max_colluding == 1
@@ -78,7 +78,7 @@ def test_each_institution_allows_what_the_policy_agrees_on(tmp_path: Path) -> No
 
 def test_the_run_is_as_large_as_its_scale_says(tmp_path: Path) -> None:
     scale = SCALES["tiny"]
-    plan = demo_founding(demo_members(tmp_path)).coordinator
+    plan = demo_founding(demo_members(tmp_path)).run
     assert (plan.rounds, plan.release_every) == (scale.rounds, scale.release_every)
     assert plan.training.batch_size == scale.batch_size
     assert plan.training.steps == scale.steps

@@ -16,7 +16,7 @@ from tapestry.cli import app
 from tapestry.cli.commands import Argument
 from tapestry.cli.exit_status import MEANINGS
 from tapestry.inputs.setting_values import to_toml
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_node.settings import NodeSettings
 from tests.support.command_table import README, written
 from tests.support.commands import exit_status
@@ -186,9 +186,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "node.toml").write_text(text)
     (tmp_path / "led").mkdir()
-    write_settings(
-        tmp_path / "led" / "coordinator.toml", run_settings(), CoordinatorSettings
-    )
+    write_settings(tmp_path / "led" / "run.toml", run_settings(), RunSettings)
     return tmp_path
 
 
@@ -202,7 +200,7 @@ def folder(tmp_path: Path) -> Path:
         (["node", "budget", "idle"], 64, "the node never ran"),
         (["node", "egress", "idle"], 64, "the node never ran"),
         (["node", "run", "idle"], 64, "no [transport]"),
-        (["coordinator", "status", "missing"], 64, "coordinator.toml"),
+        (["coordinator", "status", "missing"], 64, "run.toml"),
         (["coordinator", "status", "led"], 64, "log.key"),
         (["adapter", "verify", "missing"], 64, "no folder"),
         (["adapter", "list", "missing"], 64, "is not the folder of a bundle"),
