@@ -80,6 +80,45 @@ def save_encrypted(key: SigningKey, path: Path, *, passphrase: str) -> None:
         ) from None
 
 
+def save_key(key: SigningKey, path: Path, *, passphrase: str | None) -> None:
+    """Write a key into a new file, locked where there is a passphrase.
+
+    Raises:
+        ConfigError: The passphrase is too short, or the file exists.
+        ResourceError: The file cannot be written.
+    """
+    if passphrase is None:
+        key.save(path)
+    else:
+        save_encrypted(key, path, passphrase=passphrase)
+
+
+def load_key(path: Path, *, passphrase: str | None) -> SigningKey:
+    """Read a key that may be locked.
+
+    Raises:
+        ConfigError: There is no such key, or its passphrase is missing or wrong.
+    """
+    if not is_encrypted(path):
+        return SigningKey.load(path)
+    if passphrase is None:
+        raise ConfigError(
+            f"{path} is locked; give --passphrase-file", code="passphrase-missing"
+        )
+    return load_encrypted(path, passphrase=passphrase)
+
+
+def load_public(path: Path) -> VerifyKey:
+    """Read the public half of a key that may be locked.
+
+    Raises:
+        ConfigError: There is no such key.
+    """
+    if is_encrypted(path):
+        return read_public(path)
+    return SigningKey.load(path).verify_key
+
+
 def is_encrypted(path: Path) -> bool:
     """Return whether a key file is under a passphrase.
 

@@ -1,10 +1,10 @@
-"""The founding of a federation in a folder: keys, trust policy, charter, settings.
+"""The founding of a federation on one machine, by the functions of the commands.
 
-In a real federation each institution does its part of this on its own machine;
-``tapestry demo`` does it for all of them on one machine::
+In a real federation each institution does its part on its own machine, and its people
+compare the charter's fingerprint. ``tapestry demo`` does it for all of them; its keys
+lie open, as nobody is there to type a passphrase::
 
-    flower/tls/    the authority's certificate
-    coordinator/   coordinator.toml run.toml trust-policy.txt keys/ log/ held-out/
+    coordinator/   coordinator.toml policy.toml run.toml keys/ tls/ log/ held-out/
     nodes/<name>/  node.toml trust-policy.txt keys/ data/
 """
 
@@ -16,29 +16,21 @@ from pathlib import Path
 
 import tomli_w
 
-from tapestry.encoding import digest
+from tapestry.encrypted_keys import load_key
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.setting_values import to_toml
-from tapestry.keys import SigningKey
-from tapestry.settings import Settings, write_new
+from tapestry.settings import write_new
+from tapestry.storage import durable_files
+from tapestry_coordinator.founding import init, open_log, write_charter
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
-from tapestry_coordinator.superlink.tls import (
-    make_node_key,
-    make_server_certificate,
-    transport_digest,
-)
 from tapestry_governance.events.federation_events import Policy
-from tapestry_governance.events.member_events import MembershipRequest
-from tapestry_governance.founding import (
-    CharterTerms,
-    accept_charter,
-    generate_coordinator_keys,
-    generate_member_keys,
-    make_charter,
-    make_request,
-    trust_policy_of,
+from tapestry_governance.founding import accept_charter
+from tapestry_governance.founding_files import (
+    Invitation,
+    OpenedCharter,
+    read_document,
 )
-from tapestry_governance.log.writer import Log
+from tapestry_governance.member_folder import join, make_keys, write_request
 from tapestry_node.settings import NodeSettings
 
 ENGINE_FOLDER = "flower"
@@ -83,90 +75,65 @@ def found(directory: Path, founding: Founding) -> str:
 
 
 def _found(directory: Path, founding: Founding) -> str:
-    coordinator, settings = directory / "coordinator", founding.coordinator
-    log_key, author = generate_coordinator_keys(origin=settings.origin)
-    _save(coordinator, {"log": log_key, "author": author})
-    authority = make_server_certificate(directory / ENGINE_FOLDER / "tls").authority
-    founders = [
-        _founder(directory / "nodes" / each.name, each)
-        for each in sorted(founding.institutions, key=lambda each: each.name)
-    ]
-    requests = [request for request, _ in founders]
-    terms = CharterTerms(
-        federation=settings.federation,
-        log=log_key.verify_key,
-        address=settings.address,
-        authority=digest(authority.read_bytes()),
+    coordinator, run = directory / "coordinator", founding.run
+    _require_free(coordinator)
+    invitation = init(
+        coordinator,
+        founding.coordinator,
+        workload=run.training.workload,
+        base=run.base,
         policy=founding.policy,
+        passphrase=None,
     )
-    charter = make_charter(terms, requests, author=author, now=datetime.now(UTC))
-    names = [request.name for request in requests]
-    acceptances = [
-        accept_charter(
-            charter,
-            request,
-            keys,
-            readers=[name for name in names if name != request.name],
-            now=datetime.now(UTC),
-        )
-        for request, keys in founders
-    ]
-    with Log.create(coordinator / "log", key=log_key) as log:
-        log.append([charter, *acceptances])
-    trust = trust_policy_of(log_key.verify_key, requests).encode()
-    genesis = digest(charter)
-    _write_settings(directory, founding, trust=trust, genesis=genesis)
-    return genesis
+    plan = tomli_w.dumps(to_toml(run.model_dump(), RunSettings))
+    write_new(coordinator / "run.toml", plan)
+    invited, folders = read_document(invitation, Invitation), dict[str, Path]()
+    for each in founding.institutions:
+        folders[each.name] = directory / "nodes" / each.name
+        _ask(folders[each.name], each, invited)
+    requests = [folder / f"{name}.request" for name, folder in folders.items()]
+    charter = write_charter(coordinator, requests)
+    acceptances = [_accept(folder, name, charter) for name, folder in folders.items()]
+    open_log(coordinator, acceptances)
+    return charter.genesis
 
 
-def _founder(
-    folder: Path, institution: Institution
-) -> tuple[MembershipRequest, dict[str, SigningKey]]:
-    keys = generate_member_keys(institution.name)
-    _save(folder, keys)
-    transport = make_node_key(folder / "keys" / "transport")
-    request = make_request(
+def _ask(folder: Path, institution: Institution, invitation: Invitation) -> None:
+    """Make the folder of an institution and its request."""
+    _require_free(folder)
+    keys = make_keys(folder, institution.name, root=None, passphrase=None)
+    shutil.copytree(institution.data, folder / "data")
+    settings = {**institution.settings, "name": institution.name}
+    text = tomli_w.dumps(to_toml(settings, NodeSettings))
+    write_new(folder / "node.toml", text)
+    NodeSettings.read(folder / "node.toml")
+    write_request(
+        folder,
         institution.name,
+        invitation,
         keys,
-        transport=transport_digest(transport),
         languages=institution.languages,
         records=institution.records,
     )
-    return request, keys
 
 
-def _save(folder: Path, keys: Mapping[str, SigningKey]) -> None:
-    _new_folder(folder / "keys")
-    for purpose, key in keys.items():
-        key.save(folder / "keys" / f"{purpose}.key")
+def _accept(folder: Path, name: str, charter: OpenedCharter) -> Path:
+    """Accept a charter as this program, which read it to itself."""
+    entry = accept_charter(
+        charter.entry,
+        charter.requests[name],
+        root=load_key(folder / "keys" / "root.key", passphrase=None),
+        readers=charter.requests.keys() - {name},
+        now=datetime.now(UTC),
+    )
+    path = folder / f"{name}.acceptance"
+    durable_files.replace_file(path, entry)
+    join(folder, charter)
+    return path
 
 
-def _write_settings(
-    directory: Path, founding: Founding, *, trust: bytes, genesis: str
-) -> None:
-    coordinator = directory / "coordinator"
-    (coordinator / "trust-policy.txt").write_bytes(trust)
-    _write_toml(coordinator / "coordinator.toml", founding.coordinator)
-    _write_toml(coordinator / "run.toml", founding.run)
-    for each in founding.institutions:
-        folder = directory / "nodes" / each.name
-        (folder / "trust-policy.txt").write_bytes(trust)
-        shutil.copytree(each.data, folder / "data")
-        node = {**each.settings, "name": each.name, "genesis": genesis}
-        text = tomli_w.dumps(to_toml(node, NodeSettings))
-        write_new(folder / "node.toml", text)
-        NodeSettings.read(folder / "node.toml")
-
-
-def _write_toml(path: Path, settings: Settings) -> None:
-    write_new(path, tomli_w.dumps(to_toml(settings.model_dump(), type(settings))))
-
-
-def _new_folder(folder: Path) -> None:
-    try:
-        folder.parent.mkdir(parents=True, mode=0o700)
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
+def _require_free(folder: Path) -> None:
+    if folder.exists():
         raise ConfigError(
-            f"{folder.parent} exists; choose an empty folder", code="file-exists"
-        ) from None
+            f"{folder} exists; choose an empty folder", code="file-exists"
+        )

@@ -100,7 +100,7 @@ def run_flower(
 
     clock = StageTimer(notify, seconds)
     tail = EventTail(out / "coordinator" / run.PROGRESS, clock)
-    with Engine(out / ENGINE_FOLDER) as engine:
+    with Engine(out / ENGINE_FOLDER, tls=out / "coordinator" / "tls") as engine:
         for folder in sorted((out / "nodes").iterdir()):
             site = engine.enroll(folder.name, folder / "keys" / "transport")
             command = [

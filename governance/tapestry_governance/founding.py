@@ -1,7 +1,6 @@
 """The founding of a federation: keys, requests, a charter and its acceptances.
 
-Bytes in, bytes out; what travels between the parties, and in which file, is another
-module's matter::
+Bytes in, bytes out; ``founding_files`` has the files that travel::
 
     institution   request     its public keys, signed for by each of them
     coordinator   charter     entry 0: the founders by name and digest of request
@@ -19,10 +18,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
-from tapestry.encoding import decode_digest, digest
+from tapestry.encoding import decode_digest
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry_governance.events.envelope import Author, open_entry, sign_entry
+from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.federation_events import (
     CharterAdopted,
     Coordinator,
@@ -30,7 +29,9 @@ from tapestry_governance.events.federation_events import (
     Policy,
 )
 from tapestry_governance.events.member_events import CharterAccepted, MembershipRequest
-from tapestry_governance.events.possession import prove_possession
+from tapestry_governance.founding_files import RequestFile
+from tapestry_governance.rules.member_rules import check_accepted
+from tapestry_governance.rules.replay import apply
 
 MEMBER_KEYS = MappingProxyType(
     {
@@ -46,28 +47,19 @@ COORDINATOR = "coordinator"
 _FINGERPRINT_BYTES = 25
 
 
-def generate_member_keys(name: str) -> dict[str, SigningKey]:
-    """Draw a member's keys, by purpose."""
-    return {
-        purpose: SigningKey.generate(f"{name}/{purpose}", algorithm=algorithm)
-        for purpose, algorithm in MEMBER_KEYS.items()
-    }
-
-
-def generate_coordinator_keys(*, origin: str) -> tuple[SigningKey, SigningKey]:
-    """Draw the key of a log of this name, and that of the coordinator's entries."""
-    author = SigningKey.generate(f"{COORDINATOR}/author")
-    return SigningKey.generate(origin), author
+def generate_member_key(name: str, purpose: str) -> SigningKey:
+    """Draw a key of a member for a purpose."""
+    algorithm = MEMBER_KEYS[purpose]
+    return SigningKey.generate(f"{name}/{purpose}", algorithm=algorithm)
 
 
 def make_request(
     name: str,
-    keys: Mapping[str, SigningKey],
+    keys: Mapping[str, VerifyKey],
     *,
     transport: str,
     languages: Sequence[str],
     records: int,
-    held_out: str | None = None,
 ) -> MembershipRequest:
     """Ask for membership.
 
@@ -77,15 +69,14 @@ def make_request(
         transport: The SHA-256, in hex, of the key that connects to the SuperLink.
         languages: Of its records.
         records: Their number; it is rounded down here to 10, or to 1 %.
-        held_out: The digest of its public held-out data.
     """
     return MembershipRequest(
         name=name,
         transport=transport,
         languages=tuple(languages),
         records=rounded_down(records),
-        held_out=held_out,
-        **{purpose: str(keys[purpose].verify_key) for purpose in MEMBER_KEYS},
+        held_out=None,
+        **{purpose: str(keys[purpose]) for purpose in MEMBER_KEYS},
     )
 
 
@@ -144,9 +135,9 @@ def make_charter(
 
 def accept_charter(
     charter: bytes,
-    request: MembershipRequest,
-    keys: Mapping[str, SigningKey],
+    asked: RequestFile,
     *,
+    root: SigningKey,
     readers: Iterable[str],
     now: datetime,
 ) -> bytes:
@@ -154,20 +145,26 @@ def accept_charter(
 
     Args:
         charter: Entry 0.
-        request: The founder's.
-        keys: Its keys by purpose.
+        asked: The founder's request, as its other keys signed it.
+        root: The key that the request names as root.
         readers: The other founders that it heard read the fingerprint out.
         now: Timezone-aware.
+
+    Raises:
+        RuleError: The charter names another request, or readers are too few or no
+            other founders.
     """
-    federation = open_entry(charter).event.federation
+    state = apply(None, charter, 0)
     accepted = CharterAccepted(
-        charter=digest(charter),
-        request=request,
-        possession=prove_possession(request, keys, federation=federation),
+        charter=state.genesis,
+        request=asked.request,
+        possession=asked.possession,
         readers=tuple(sorted(readers)),
     )
-    speaker = Author(federation=federation, actor=request.name, role="root")
-    return sign_entry(speaker.event(accepted, now=now, seen=None), keys["root"])
+    name = asked.request.name
+    check_accepted(state.charter, accepted, actor=name, genesis=state.genesis)
+    speaker = Author(federation=state.federation, actor=name, role="root")
+    return sign_entry(speaker.event(accepted, now=now, seen=None), root)
 
 
 def trust_policy_of(

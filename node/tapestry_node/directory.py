@@ -52,5 +52,5 @@ def open_mirror(
         VerificationError: The mirror was changed, or is of another log.
     """
     trust = read_trust(directory)
-    path, genesis = directory / "view.db", settings.genesis
+    path, genesis = directory / "view.db", settings.joined
     return LogMirror.open(path, trust=trust, genesis=genesis, readonly=readonly)

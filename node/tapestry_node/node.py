@@ -281,7 +281,7 @@ class Node:
     def _identify(self, nonce: str, connection: str) -> Message:
         accepted = self.mirror.accepted
         claim = ConnectionClaim(
-            genesis=self.settings.genesis,
+            genesis=self.settings.joined,
             node=self.name,
             connection=connection,
             nonce=nonce,

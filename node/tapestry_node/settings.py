@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tapestry.encoding import decode_decimal
+from tapestry.errors import ConfigError
 from tapestry.privacy.bounds import Delta, Epsilon
 from tapestry.protocol.messages import MAX_ASKS
 from tapestry.protocol.round_manifest import MAX_COHORT, Options
@@ -156,8 +157,24 @@ class NodeSettings(Settings):
     workload: WorkloadName
     base: Base
     data: Annotated[LocalPath, Field(examples=["data"])]
-    genesis: Digest
+    # Of the charter; tapestry governance accept writes it, or tapestry node join.
+    genesis: Digest | None = None
     policy: NodePolicy
     adapter: AdapterSettings
     transport: Transport | None = None
     speed: Speed = Speed()
+
+    @property
+    def joined(self) -> str:
+        """The genesis of the federation that this node is in.
+
+        Raises:
+            ConfigError: It has accepted no charter yet.
+        """
+        if self.genesis is None:
+            raise ConfigError(
+                f"node {self.name!r} is in no federation yet: node.toml has no genesis;"
+                " accept the charter (tapestry governance accept)",
+                code="not-joined",
+            )
+        return self.genesis

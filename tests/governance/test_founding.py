@@ -4,11 +4,14 @@ import re
 from datetime import UTC, datetime
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tapestry.encoding import digest
-from tapestry.keys import Algorithm
+from tapestry.keys import Algorithm, SigningKey
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry.transport_keys import public_text, transport_digest
 from tapestry_governance import founding
+from tapestry_governance.founding_files import RequestFile, sign_request
 from tapestry_governance.rules.replay import apply_all
 from tests.support.log_world import World, fake_digest
 
@@ -16,15 +19,27 @@ NOW = datetime(2026, 11, 30, tzinfo=UTC)
 NAMES = ("nordland", "ostrava", "sueden")
 
 
+def member_keys(name: str) -> dict[str, SigningKey]:
+    purposes = founding.MEMBER_KEYS
+    return {each: founding.generate_member_key(name, each) for each in purposes}
+
+
+def asks(name: str, keys: dict[str, SigningKey]) -> RequestFile:
+    transport = ec.generate_private_key(ec.SECP384R1())
+    request = founding.make_request(
+        name,
+        {purpose: key.verify_key for purpose, key in keys.items()},
+        transport=transport_digest(public_text(transport)),
+        languages=["de"],
+        records=1234,
+    )
+    return sign_request(request, keys, transport=transport, federation="rivers")
+
+
 def test_three_institutions_found_a_federation() -> None:
-    keys = {name: founding.generate_member_keys(name) for name in NAMES}
-    log, author = founding.generate_coordinator_keys(origin="rivers.example/log")
-    requests = {
-        name: founding.make_request(
-            name, own, transport="0" * 64, languages=["de"], records=1234
-        )
-        for name, own in keys.items()
-    }
+    keys = {name: member_keys(name) for name in NAMES}
+    log = SigningKey.generate("rivers.example/log")
+    requests = {name: asks(name, own) for name, own in keys.items()}
     terms = founding.CharterTerms(
         federation="rivers",
         log=log.verify_key,
@@ -33,13 +48,16 @@ def test_three_institutions_found_a_federation() -> None:
         policy=World().policy(),
     )
     charter = founding.make_charter(
-        terms, reversed(requests.values()), author=author, now=NOW
+        terms,
+        [each.request for each in reversed(requests.values())],
+        author=SigningKey.generate("coordinator/author"),
+        now=NOW,
     )
     acceptances = [
         founding.accept_charter(
             charter,
             requests[name],
-            keys[name],
+            root=keys[name]["root"],
             readers=reversed([other for other in NAMES if other != name]),
             now=NOW,
         )
@@ -52,7 +70,9 @@ def test_three_institutions_found_a_federation() -> None:
     assert {m.name: m.node for m in state.members.values()} == {
         name: str(keys[name]["node"].verify_key) for name in NAMES
     }
-    trust = founding.trust_policy_of(log.verify_key, requests.values())
+    trust = founding.trust_policy_of(
+        log.verify_key, [each.request for each in requests.values()]
+    )
     assert TrustPolicy.parse(trust.encode()).encode() == trust.encode()
     assert {str(each.key) for each in trust.witnesses} == {
         member.witness for member in state.members.values()
@@ -60,12 +80,11 @@ def test_three_institutions_found_a_federation() -> None:
 
 
 def test_keys_are_drawn_for_their_purpose() -> None:
-    keys = founding.generate_member_keys("sueden")
+    keys, again = member_keys("sueden"), member_keys("sueden")
     assert keys.keys() == {"root", "node", "witness", "community"}
     assert keys["witness"].verify_key.algorithm is Algorithm.COSIGNATURE
-    publics = {key.verify_key.public for key in keys.values()}
-    again = founding.generate_member_keys("sueden")
-    assert len(publics | {key.verify_key.public for key in again.values()}) == 8
+    both = [*keys.values(), *again.values()]
+    assert len({key.verify_key.public for key in both}) == 8
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from tapestry.encoding import digest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.protocol.framing import pack, unpack
 from tapestry.protocol.messages import Kind, Message
-from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
+from tapestry.transport_keys import make_transport_key
+from tapestry_coordinator.superlink.tls import make_server_certificate
 from tapestry_node import flower
 from tapestry_node.flower import serve
 from tapestry_node.node_state import NodeState
@@ -240,7 +241,7 @@ def superlink(folder: Path, status: int, body: bytes) -> Iterator[str]:
 def outlive(folder: Path, address: str, seconds: float = 1.2) -> None:
     """Serve for a while, in this process; whatever ends or signals it, shows."""
     if not (folder / "key").exists():
-        make_node_key(folder / "key")
+        make_transport_key(folder / "key")
     make_server_certificate(folder)
     stop = threading.Event()
     timer = threading.Timer(seconds, stop.set)
@@ -294,7 +295,7 @@ def test_a_superlink_with_another_authority_is_not_spoken_to(
 def refusal_of(folder: Path, address: str, *, certificates: str, code: str) -> str:
     """Return what ``serve`` says instead of trying for ever."""
     if not (folder / "key").exists():
-        make_node_key(folder / "key")
+        make_transport_key(folder / "key")
     with refused(ConfigError, code) as caught:
         serve(
             Counting(),

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tapestry.errors import ConfigError
-from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
+from tapestry.transport_keys import make_transport_key
+from tapestry_coordinator.superlink.tls import make_server_certificate
 from tapestry_node.superlink_credentials import (
     check_address,
     load_auth_key,
@@ -23,7 +24,7 @@ MOST = 1 << 20  # bytes of a file
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    make_node_key(tmp_path / "key")
+    make_transport_key(tmp_path / "key")
     return tmp_path / "key"
 
 

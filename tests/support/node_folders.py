@@ -58,7 +58,7 @@ def closed(federation: Federation) -> Path:
     """Close a federation; returns a node's folder that could dial as well."""
     federation.close()
     folder = federation.directory / "nodes" / NAME
-    authority = federation.directory / "flower" / "tls" / "authority.pem"
+    authority = federation.coordinator / "tls" / "authority.pem"
     shutil.copy(authority, folder / "authority.pem")
     change(folder, {"transport": TRANSPORT})
     return folder

@@ -91,7 +91,7 @@ def test_a_base_opens_in_the_strangest_of_environments(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
 def test_secrets_are_private_whatever_the_umask(tmp_path: Path, mask: int) -> None:
     from tapestry.keys import SigningKey
-    from tapestry_coordinator.superlink.tls import make_node_key
+    from tapestry.transport_keys import make_transport_key
     from tapestry_node.budget.ledger import Ledger, PrivacyPromise
     from tapestry_node.node_state import NodeState
 
@@ -105,7 +105,7 @@ def test_secrets_are_private_whatever_the_umask(tmp_path: Path, mask: int) -> No
     before = os.umask(mask)
     try:
         SigningKey.generate("fr/node").save(tmp_path / "node.key")
-        make_node_key(tmp_path / "transport")
+        make_transport_key(tmp_path / "transport")
         store = NodeState(tmp_path / "node.db", exclusive=True)
         store.secret("name", b"secret")
         Ledger.open(store, terms)

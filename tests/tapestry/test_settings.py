@@ -60,7 +60,6 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "dotted",
     [
-        "genesis",
         "policy",
         *(f"policy.{name}" for name in node_settings(DIGEST)["policy"]),
         *(f"adapter.{name}" for name in node_settings(DIGEST)["adapter"]),

@@ -31,6 +31,7 @@ from tapestry import errors
 from tapestry.cli import console
 from tapestry.environment import without_proxies
 from tapestry.errors import ConfigError, ResourceError, TapestryError
+from tapestry.transport_keys import make_transport_key
 from tapestry_coordinator.superlink import process_tree
 from tapestry_coordinator.superlink.config_files import (
     check_home,
@@ -47,7 +48,7 @@ from tapestry_coordinator.superlink.outcome import (
     read_outcome,
 )
 from tapestry_coordinator.superlink.processes import Child
-from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
+from tapestry_coordinator.superlink.tls import AUTHORITY, make_server_certificate
 
 _LOG = logging.getLogger(__name__)
 
@@ -91,13 +92,16 @@ class Engine:
         port: int | None = None,
         host: str = _LOOPBACK,
         proxied: bool = False,
+        tls: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Take a folder, and a port unless any free one will do.
 
-        ``proxied`` declares a proxy in front of another address than a loopback one.
+        ``tls`` has the certificate, or gets one; ``proxied`` declares a proxy in front
+        of another address than a loopback one.
         """
         self.home = home.absolute()
+        self._tls = self.home / "tls" if tls is None else tls.absolute()
         self.port, self._host, self._proxied = port, host, proxied
         self._extra = dict(environment or {})
         self._mark = process_tree.new_mark()
@@ -155,7 +159,7 @@ class Engine:
         self.home.chmod(0o700)
         self.port = _usable_port(self._host, self.port or 0)
         hosts = tuple(dict.fromkeys([self._host, _LOOPBACK, "localhost"]))
-        files = make_server_certificate(self.home / "tls", hosts)
+        files = make_server_certificate(self._tls, hosts)
         write_connection(self.home / "flwr", self.address, authority=files.authority)
         write_programs(self.home / "programs")
         self._spawn(
@@ -191,7 +195,7 @@ class Engine:
         """Return the arguments by which a node with this key reaches the SuperLink."""
         return Site(
             superlink=self.address,
-            root_certificates=self.home / "tls" / "authority.pem",
+            root_certificates=self._tls / AUTHORITY,
             auth_key=auth_key,
         )
 
@@ -204,7 +208,7 @@ class Engine:
         public = auth_key.with_name(auth_key.name + ".pub")
         if not auth_key.exists():
             auth_key.parent.mkdir(parents=True, exist_ok=True)
-            make_node_key(auth_key)
+            make_transport_key(auth_key)
         self._register(name, public)
         self._enrolled[name] = public
         return self.site(auth_key)
@@ -354,7 +358,7 @@ class Engine:
 
     def _await_superlink(self) -> None:
         child = self._children["superlink"]
-        context = ssl.create_default_context(cafile=self.home / "tls" / "authority.pem")
+        context = ssl.create_default_context(cafile=self._tls / AUTHORITY)
         end = time.monotonic() + _START_SECONDS
         while not _answers(self.address, context):
             if not child.alive:

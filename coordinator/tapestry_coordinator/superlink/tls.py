@@ -1,28 +1,37 @@
-"""The keys and certificates of the Flower engine, in files of mode 0600.
+"""The certificates of a SuperLink, and the authority that vouches for them.
 
-A private authority signs the SuperLink's certificate and nothing else: its path length
-is 0, and its key is never written. Each node has an EC key by which the SuperLink
-recognizes it. None of these protects an update: masks and signatures do.
+A private authority (Ed25519) signs the SuperLink's certificate and nothing else: its
+path length is 0. Who renews a certificate keeps the authority's key under a passphrase
+(``tapestry.encrypted_keys``); an engine on one machine throws it away. Neither protects
+an update: masks and signatures do.
 """
 
-import base64
 import datetime
-import hashlib
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.keys import SigningKey
 from tapestry.storage import durable_files
 
-_LIFETIME = datetime.timedelta(days=825)
+_LIFETIME = datetime.timedelta(days=825)  # of a server's certificate
+_AUTHORITY_LIFETIME = datetime.timedelta(days=7300)
 _DAY = datetime.timedelta(days=1)
 _SLACK = datetime.timedelta(hours=1)  # clocks differ
+LOCAL = ("127.0.0.1", "localhost")
+AUTHORITY = "authority.pem"
+_AUTHORITY_NAME = "Tapestry authority"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +42,17 @@ class ServerFiles:
     certificate: Path
     key: Path
 
+    @classmethod
+    def of(cls, folder: Path) -> "ServerFiles":
+        """Name the files in a folder."""
+        return cls(
+            authority=folder / AUTHORITY,
+            certificate=folder / "superlink.pem",
+            key=folder / "superlink.key",
+        )
 
-def make_server_certificate(
-    folder: Path, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
-) -> ServerFiles:
+
+def make_server_certificate(folder: Path, hosts: Sequence[str] = LOCAL) -> ServerFiles:
     """Make an authority and a server certificate, unless the folder has them.
 
     Guarantees:
@@ -50,29 +66,76 @@ def make_server_certificate(
     Raises:
         ResourceError: The folder cannot be made or written.
     """
-    files = ServerFiles(
-        authority=folder / "authority.pem",
-        certificate=folder / "superlink.pem",
-        key=folder / "superlink.key",
-    )
+    files = ServerFiles.of(folder)
     now = datetime.datetime.now(datetime.UTC)
     if files.key.exists() and _is_valid(files, now):
         return files
-    authority_key, server_key = (ec.generate_private_key(ec.SECP384R1()) for _ in "12")
-    authority = _authority(authority_key, now)
-    certificate = _server(server_key, hosts, now, authority, authority_key)
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.key.unlink(missing_ok=True)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write {folder}: {error.strerror}", code="file-unwritable"
-        ) from error
-    pem = serialization.Encoding.PEM
-    _write_key(files.key, _private(server_key, serialization.PrivateFormat.PKCS8))
-    durable_files.replace_file(files.certificate, certificate.public_bytes(pem))
-    durable_files.replace_file(files.authority, authority.public_bytes(pem))
+    durable_files.make_folders(folder)
+    folder.chmod(0o700)
+    key = SigningKey.generate("engine/authority")
+    durable_files.replace_file(files.authority, make_authority(key))
+    return issue_certificate(folder, hosts, key=key)
+
+
+def make_authority(key: SigningKey) -> bytes:
+    """Return the certificate of an authority, PEM, signed by its own key."""
+    private = _authority_key(key)
+    certificate = (
+        _builder(_AUTHORITY_NAME, private.public_key(), _AUTHORITY_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .sign(private, None)
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def issue_certificate(
+    folder: Path, hosts: Sequence[str], *, key: SigningKey
+) -> ServerFiles:
+    """Issue a certificate for a new server key, by the authority of a folder.
+
+    Args:
+        folder: Holds ``authority.pem``; what it has of a server is replaced.
+        hosts: Names and addresses by which the server is dialled.
+        key: The authority's.
+
+    Raises:
+        ConfigError: The key is not that of ``authority.pem``.
+        ResourceError: The folder cannot be read or written.
+    """
+    files = ServerFiles.of(folder)
+    authority = _read_certificate(files.authority)
+    private = _authority_key(key)
+    if authority.public_key() != private.public_key():
+        raise ConfigError(
+            f"{files.authority} is of another key than {key.name}; put back the one"
+            " that the charter names",
+            code="authority-differs",
+        )
+    server = ec.generate_private_key(ec.SECP384R1())
+    certificate = _server(server, hosts, authority, private)
+    data = server.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    durable_files.replace_file(files.key, data, mode=0o600)
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    durable_files.replace_file(files.certificate, pem)
     return files
+
+
+def _authority_key(key: SigningKey) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(key.seed)
+
+
+def _read_certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ResourceError(
+            f"cannot read the certificate {path}: {error}", code="file-unreadable"
+        ) from error
 
 
 def _is_valid(files: ServerFiles, now: datetime.datetime) -> bool:
@@ -90,50 +153,25 @@ def _is_valid(files: ServerFiles, now: datetime.datetime) -> bool:
     )
 
 
-def make_node_key(path: Path) -> Path:
-    """Make the EC key (P-384, OpenSSH) of a node; return the path of its public half.
-
-    Raises:
-        ConfigError: The file exists. A key is never overwritten.
-        ResourceError: The file cannot be written.
-    """
-    key = ec.generate_private_key(ec.SECP384R1())
-    _write_key(path, _private(key, serialization.PrivateFormat.OpenSSH))
-    public = path.with_name(path.name + ".pub")
-    text = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
-    durable_files.replace_file(public, text + b"\n")
-    return public
-
-
-def transport_digest(path: Path) -> str:
-    """Return the SHA-256 of a public key's blob (RFC 4253, 6.6), in hex.
-
-    It is what ``ssh-keygen -l`` prints in base64.
-    """
-    _, blob, *_ = path.read_text("ascii").split()
-    return hashlib.sha256(base64.b64decode(blob, validate=True)).hexdigest()
-
-
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
 def _builder(
-    subject: str, key: ec.EllipticCurvePrivateKey, now: datetime.datetime
+    subject: str,
+    key: ec.EllipticCurvePublicKey | Ed25519PublicKey,
+    lifetime: datetime.timedelta,
 ) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(_name(subject))
-        .issuer_name(_name("Tapestry engine authority"))
-        .public_key(key.public_key())
+        .issuer_name(_name(_AUTHORITY_NAME))
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SLACK)
-        .not_valid_after(now + _LIFETIME)
-        .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
-        )
+        .not_valid_after(now + lifetime)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 
@@ -151,27 +189,15 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _authority(
-    key: ec.EllipticCurvePrivateKey, now: datetime.datetime
-) -> x509.Certificate:
-    return (
-        _builder("Tapestry engine authority", key, now)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-        .sign(key, hashes.SHA384())
-    )
-
-
 def _server(
     key: ec.EllipticCurvePrivateKey,
-    hosts: tuple[str, ...],
-    now: datetime.datetime,
+    hosts: Sequence[str],
     authority: x509.Certificate,
-    authority_key: ec.EllipticCurvePrivateKey,
+    authority_key: Ed25519PrivateKey,
 ) -> x509.Certificate:
     issuer = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
     return (
-        _builder("Tapestry SuperLink", key, now)
+        _builder("Tapestry SuperLink", key.public_key(), _LIFETIME)
         .add_extension(
             x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
         )
@@ -186,7 +212,7 @@ def _server(
             ),
             critical=False,
         )
-        .sign(authority_key, hashes.SHA384())
+        .sign(authority_key, None)
     )
 
 
@@ -195,20 +221,3 @@ def _host(text: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
         return x509.DNSName(text)
-
-
-def _private(
-    key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat
-) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, form, serialization.NoEncryption()
-    )
-
-
-def _write_key(path: Path, data: bytes) -> None:
-    try:
-        durable_files.create_file(path, data)
-    except FileExistsError:
-        raise ConfigError(
-            f"{path} exists; keys are never overwritten", code="file-exists"
-        ) from None

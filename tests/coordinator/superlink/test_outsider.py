@@ -20,10 +20,10 @@ import pytest
 from tapestry.environment import without_proxies
 from tapestry.keys import SigningKey
 from tapestry.protocol.messages import Kind, Message
+from tapestry.transport_keys import make_transport_key
 from tapestry_coordinator.superlink.config_files import write_connection
 from tapestry_coordinator.superlink.flwr_command import flwr
 from tapestry_coordinator.superlink.supervisor import Engine
-from tapestry_coordinator.superlink.tls import make_node_key
 from tapestry_node.flower import serve
 from tests.support.echo_members import NAMES, identity
 
@@ -41,7 +41,7 @@ class Outsider:
         self.authority = home / "authority.pem"
         shutil.copy(engine.home / "tls" / "authority.pem", self.authority)
         write_connection(home, self.address, authority=self.authority)
-        make_node_key(home / "key")
+        make_transport_key(home / "key")
         self.key = SigningKey.generate("fr.example/node")
         self.got: list[Kind] = []
         self.stop = threading.Event()

@@ -21,9 +21,9 @@ import pytest
 
 from tapestry.errors import QuorumError, ResourceError
 from tapestry.protocol.messages import Message
+from tapestry.transport_keys import make_transport_key
 from tapestry_coordinator.superlink.outcome import clear_outcome, read_outcome
 from tapestry_coordinator.superlink.supervisor import Engine, Site
-from tapestry_coordinator.superlink.tls import make_node_key
 from tapestry_node.flower import serve
 from tests.support.refusals import refused
 
@@ -189,7 +189,7 @@ def test_a_node_that_is_not_registered_keeps_trying_and_does_no_harm(
     engine: Engine, tmp_path: Path
 ) -> None:
     key = tmp_path / "stranger"
-    make_node_key(key)
+    make_transport_key(key)
     site, stop, asked = engine.site(key), threading.Event(), []
 
     def handle(request: Message, _connection: str) -> Message:

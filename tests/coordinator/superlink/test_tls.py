@@ -1,4 +1,3 @@
-import datetime
 import socket
 import ssl
 import stat
@@ -7,11 +6,15 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from tapestry.errors import ConfigError, ResourceError
-from tapestry_coordinator.superlink import tls
-from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
+from tapestry.errors import ConfigError
+from tapestry.keys import SigningKey
+from tapestry_coordinator.superlink.tls import (
+    issue_certificate,
+    make_authority,
+    make_server_certificate,
+)
 from tests.support.refusals import refused
 
 
@@ -76,7 +79,7 @@ def test_private_keys_are_ours_alone_and_the_authoritys_is_gone(tmp_path: Path) 
     private = [p for p in (tmp_path / "tls").iterdir() if b"PRIVATE" in p.read_bytes()]
     assert private == [files.key]
     authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
-    assert isinstance(authority.public_key(), ec.EllipticCurvePublicKey)
+    assert isinstance(authority.public_key(), Ed25519PublicKey)
 
 
 def test_certificates_are_made_once(tmp_path: Path) -> None:
@@ -84,45 +87,27 @@ def test_certificates_are_made_once(tmp_path: Path) -> None:
     assert make_server_certificate(tmp_path).certificate.read_bytes() == before
 
 
-def test_a_node_key_is_ours_alone_and_never_overwritten(tmp_path: Path) -> None:
-    public = make_node_key(tmp_path / "key")
-    before = (tmp_path / "key").read_bytes()
-    assert mode(tmp_path / "key") == 0o600
-    assert public.read_bytes().startswith(b"ecdsa-sha2-nistp384 ")
-    with refused(ConfigError, "file-exists", match=f"{tmp_path}/key"):
-        make_node_key(tmp_path / "key")
-    assert (tmp_path / "key").read_bytes() == before
+def test_a_renewed_certificate_is_by_the_same_authority(tmp_path: Path) -> None:
+    key = SigningKey.generate("rivers/authority")
+    (tmp_path / "authority.pem").write_bytes(make_authority(key))
+    known = (tmp_path / "authority.pem").read_bytes()
+    hosts = ["rivers.example", "10.0.0.1", "::1"]
+    first = issue_certificate(tmp_path, hosts, key=key).certificate.read_bytes()
+    files = issue_certificate(tmp_path, hosts, key=key)
+    assert files.certificate.read_bytes() != first
+    assert files.authority.read_bytes() == known
+    assert mode(files.key) == 0o600
+    issuer = x509.load_pem_x509_certificate(known)
+    renewed = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+    renewed.verify_directly_issued_by(issuer)
+    names = renewed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert names.value.get_values_for_type(x509.DNSName) == ["rivers.example"]
+    assert len(names.value.get_values_for_type(x509.IPAddress)) == 2
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with refused(ResourceError, "file-unwritable", match="missing/key"):
-        make_node_key(tmp_path / "missing" / "key")
-    (tmp_path / "file").touch()
-    with refused(ResourceError, "file-unwritable", match=f"{tmp_path}/file"):
-        make_server_certificate(tmp_path / "file")
-
-
-@pytest.mark.parametrize(
-    ("lifetime", "slack"), [(-1, 10), (900, -10)], ids=["expired", "of the future"]
-)
-def test_certificates_that_do_not_hold_now_are_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lifetime: int, slack: int
-) -> None:
-    """Made by a clock that was wrong, or years ago."""
-    with monkeypatch.context() as clock:
-        clock.setattr(tls, "_LIFETIME", datetime.timedelta(days=lifetime))
-        clock.setattr(tls, "_SLACK", datetime.timedelta(days=slack))
-        files = make_server_certificate(tmp_path)
-    with pytest.raises(ssl.SSLCertVerificationError):
-        shake_hands(tmp_path, files.authority, "localhost")
-    made = make_server_certificate(tmp_path)
-    shake_hands(tmp_path, made.authority, "localhost")
-    kept = made.certificate.read_bytes()
-    assert make_server_certificate(tmp_path).certificate.read_bytes() == kept
-    assert mode(made.key) == 0o600
-
-
-def test_a_damaged_certificate_is_made_anew(tmp_path: Path) -> None:
-    files = make_server_certificate(tmp_path)
-    files.certificate.write_bytes(b"")
-    shake_hands(tmp_path, make_server_certificate(tmp_path).authority, "localhost")
+def test_another_authority_issues_nothing(tmp_path: Path) -> None:
+    own, other = (SigningKey.generate("rivers/authority") for _ in "12")
+    (tmp_path / "authority.pem").write_bytes(make_authority(own))
+    with refused(ConfigError, "authority-differs", match="the charter names"):
+        issue_certificate(tmp_path, ["localhost"], key=other)
+    assert [path.name for path in tmp_path.iterdir()] == ["authority.pem"]

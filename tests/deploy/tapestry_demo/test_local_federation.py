@@ -9,7 +9,7 @@ from tapestry.encoding import digest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.keys import SigningKey
 from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry_coordinator.superlink.tls import transport_digest
+from tapestry.transport_keys import transport_digest
 from tapestry_demo.local_federation import Founding, found
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.federation_events import CharterAdopted
@@ -80,7 +80,7 @@ def test_the_first_entries_are_a_charter_and_all_acceptances(
     assert isinstance(charter, CharterAdopted)
     assert charter.policy == founding.policy
     assert charter.log == str(log_key.verify_key)
-    authority = tmp_path / "flower" / "tls" / "authority.pem"
+    authority = tmp_path / "coordinator" / "tls" / "authority.pem"
     assert charter.authority == digest(authority.read_bytes())
     for member, other in zip(charter.members, others, strict=True):
         accepted = open_entry(other).event.body
@@ -90,7 +90,9 @@ def test_the_first_entries_are_a_charter_and_all_acceptances(
         for purpose in MEMBER_KEYS:
             own = _key(keys / f"{purpose}.key").verify_key
             assert getattr(accepted.request, purpose) == str(own)
-        assert accepted.request.transport == transport_digest(keys / "transport.pub")
+        assert accepted.request.transport == transport_digest(
+            (keys / "transport.pub").read_text("ascii").strip()
+        )
 
 
 def test_all_parties_hold_one_trust_policy_of_the_members_witnesses(

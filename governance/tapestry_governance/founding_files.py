@@ -1,0 +1,294 @@
+"""The files that travel while a federation is founded: invitation, request, charter.
+
+Canonical JSON (``tapestry.encoding``); none holds a secret. An acceptance is an entry
+of the log as it stands::
+
+    NAME.invite      coordinator to institutions   keys, address, certificate, a policy
+    NAME.request     institution to coordinator    public keys, each signs for itself
+    NAME.charter     coordinator to institutions   entry 0, and all requests
+    NAME.acceptance  institution to coordinator    the entry charter.accepted
+
+An invitation proves nothing but that its maker holds the two keys: what an institution
+accepts is the charter, whose fingerprint the founders compare by voice.
+
+Guarantees:
+    Each key signs, for its purpose and this federation, the request that names it; the
+    root key signs the acceptance instead, so that it may stay on a machine without a
+    network until then.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import Field, model_validator
+
+from tapestry.encoding import decode_base64, digest, encode_base64
+from tapestry.errors import ConfigError, ProtocolError, RuleError, VerificationError
+from tapestry.inputs.plain_file import read_plain
+from tapestry.keys import SigningKey, VerifyKey
+from tapestry.schema import Name, Printable, Strict
+from tapestry.transport_keys import (
+    check_transport_proof,
+    prove_transport,
+    public_text,
+    transport_digest,
+)
+from tapestry_governance.events.event_body import SignatureKey
+from tapestry_governance.events.federation_events import (
+    MAX_MEMBERS,
+    CharterAdopted,
+    Policy,
+)
+from tapestry_governance.events.member_events import (
+    MembershipRequest,
+    Possession,
+    Signature,
+)
+from tapestry_governance.events.possession import check_possession, prove_possession
+from tapestry_governance.rules.replay import apply
+
+MAX_BYTES = 64 << 10  # of each file but a charter
+MAX_CHARTER_BYTES = 512 << 10  # with the requests of 128 founders
+_INVITATION = "tapestry-invitation/1"
+_TRANSPORT = "tapestry-transport-possession/1"
+DocumentT = TypeVar("DocumentT", bound=Strict)
+
+
+class InvitationTerms(Strict):
+    """How to reach a federation, and on what terms it is to be founded."""
+
+    federation: Name
+    log: SignatureKey
+    coordinator: SignatureKey
+    address: Annotated[Printable, Field(min_length=1, max_length=255)]
+    authority: Annotated[str, Field(max_length=8192)]  # a certificate, PEM
+    workload: Name
+    base: Annotated[Printable, Field(min_length=1, max_length=255)]
+    policy: Policy  # a draft: the charter's counts
+
+
+class Invitation(Strict):
+    """Terms, signed by the two keys that they name."""
+
+    kind: Literal["tapestry-invitation/1"]
+    terms: InvitationTerms
+    log: Signature
+    coordinator: Signature
+
+
+def invite(
+    terms: InvitationTerms, *, log: SigningKey, author: SigningKey
+) -> Invitation:
+    """Sign an invitation."""
+    signatures = {
+        purpose: key.sign(_invitation_statement(terms, purpose)).hex()
+        for purpose, key in (("log", log), ("coordinator", author))
+    }
+    return Invitation(kind="tapestry-invitation/1", terms=terms, **signatures)
+
+
+def check_invitation(invitation: Invitation) -> None:
+    """Require the signatures of the two keys, and a certificate.
+
+    Raises:
+        VerificationError: One is missing; the file was changed.
+    """
+    terms = invitation.terms
+    for purpose in ("log", "coordinator"):
+        signature = bytes.fromhex(getattr(invitation, purpose))
+        key = VerifyKey.parse(getattr(terms, purpose))
+        key.verify(_invitation_statement(terms, purpose), signature)
+    try:
+        x509.load_pem_x509_certificate(terms.authority.encode("ascii"))
+    except ValueError:
+        raise VerificationError(
+            "the invitation holds no certificate of an authority; ask for it again",
+            code="certificate-missing",
+        ) from None
+
+
+def _invitation_statement(terms: InvitationTerms, purpose: str) -> bytes:
+    return f"{_INVITATION}\n{purpose}\n{terms.digest}\n".encode("ascii")
+
+
+class RequestFile(Strict):
+    """A request to be a founder, with a signature by each key but the root."""
+
+    kind: Literal["tapestry-request/1"]
+    federation: Name
+    request: MembershipRequest
+    possession: Possession
+    transport_key: Annotated[str, Field(max_length=300)]  # OpenSSH, P-384
+    transport_proof: Annotated[str, Field(pattern="^[0-9a-f]{16,300}$")]
+
+
+def sign_request(
+    request: MembershipRequest,
+    keys: Mapping[str, SigningKey],
+    *,
+    transport: ec.EllipticCurvePrivateKey,
+    federation: str,
+) -> RequestFile:
+    """Sign a request by the keys for node, witness, community and transport."""
+    return RequestFile(
+        kind="tapestry-request/1",
+        federation=federation,
+        request=request,
+        possession=prove_possession(request, keys, federation=federation),
+        transport_key=public_text(transport),
+        transport_proof=prove_transport(
+            transport, _transport_statement(request, federation)
+        ),
+    )
+
+
+def check_request(document: RequestFile, *, federation: str) -> None:
+    """Require that a request is to this federation, and signed by its keys.
+
+    Raises:
+        RuleError: It is to another federation.
+        VerificationError: A key did not sign, or the transport key is another one.
+    """
+    request = document.request
+    if document.federation != federation:
+        raise RuleError(
+            f"{request.name!r} asks to join {document.federation!r}, this is"
+            f" {federation!r}; make the request from this federation's invitation",
+            code="federation-differs",
+        )
+    check_possession(request, document.possession, federation=federation)
+    if transport_digest(document.transport_key) != request.transport:
+        raise VerificationError(
+            f"{request.name!r} sends another transport key than its request names",
+            code="possession-not-proven",
+        )
+    statement = _transport_statement(request, federation)
+    check_transport_proof(document.transport_key, statement, document.transport_proof)
+
+
+def _transport_statement(request: MembershipRequest, federation: str) -> bytes:
+    lines = (_TRANSPORT, federation, request.name, request.digest)
+    return "".join(f"{line}\n" for line in lines).encode("ascii")
+
+
+class CharterFile(Strict):
+    """Entry 0, and the requests that it names by digest."""
+
+    kind: Literal["tapestry-charter/1"]
+    entry: Annotated[str, Field(max_length=88_000)]  # base64
+    requests: Annotated[
+        tuple[RequestFile, ...], Field(min_length=2, max_length=MAX_MEMBERS)
+    ]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        decode_base64(self.entry)
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedCharter:
+    """A charter that was checked, and the requests of its founders by name."""
+
+    entry: bytes
+    federation: str
+    body: CharterAdopted
+    requests: Mapping[str, RequestFile]
+
+    @property
+    def genesis(self) -> str:
+        """The digest of entry 0, which names the federation for ever."""
+        return digest(self.entry)
+
+
+def bind_charter(entry: bytes, requests: Iterable[RequestFile]) -> CharterFile:
+    """Put a charter and its founders' requests into one document."""
+    ordered = sorted(requests, key=lambda each: each.request.name)
+    return CharterFile(
+        kind="tapestry-charter/1", entry=encode_base64(entry), requests=tuple(ordered)
+    )
+
+
+def open_charter(document: CharterFile) -> OpenedCharter:
+    """Check a charter: its signature, its founders and what each of them sent.
+
+    Raises:
+        ProtocolError, RuleError: The entry is no charter.
+        VerificationError: The coordinator or a founder's key did not sign.
+        RuleError: The requests are others than the charter names.
+    """
+    entry = decode_base64(document.entry)
+    state = apply(None, entry, 0)
+    requests = {each.request.name: each for each in document.requests}
+    sent = {name: each.request.digest for name, each in requests.items()}
+    if sent != state.charter.requests or len(sent) != len(document.requests):
+        raise RuleError(
+            "the charter names other requests than its file holds; ask the coordinator"
+            " for the file again",
+            code="accepted-request-differs",
+        )
+    for each in document.requests:
+        check_request(each, federation=state.federation)
+    return OpenedCharter(
+        entry=entry, federation=state.federation, body=state.charter, requests=requests
+    )
+
+
+def read_document(
+    path: Path, model: type[DocumentT], *, limit: int = MAX_BYTES
+) -> DocumentT:
+    """Read a document from a file that another party sent.
+
+    Raises:
+        ConfigError: The file is missing, or no plain file.
+        VerificationError: It is too large, or no document of this kind.
+    """
+    data = read_bytes(path, limit=limit)
+    try:
+        return model.decode(data, limit=limit)
+    except ProtocolError as error:
+        raise VerificationError(
+            f"{path} is no {model.__name__} that this release reads: {error}",
+            code=error.code,
+        ) from None
+
+
+def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
+    """Read a file that another party sent.
+
+    Raises:
+        ConfigError: The file is missing, or no plain file.
+        VerificationError: It is too large.
+    """
+    try:
+        return read_plain(path, limit=limit, links=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", code="file-unreadable"
+        ) from None
+
+
+def names_of(requests: Sequence[RequestFile]) -> list[str]:
+    """Return the names of the institutions that ask, each once.
+
+    Raises:
+        RuleError: Two requests have one name or one key.
+    """
+    owners: dict[str, str] = {}
+    for each in requests:
+        request = each.request
+        marks = [request.name, request.transport]
+        marks += [key.public.hex() for key in request.member.verify_keys]
+        for mark in marks:
+            if mark in owners:
+                raise RuleError(
+                    f"{request.name!r} and {owners[mark]!r} sent requests with one name"
+                    " or one key; each institution sends one request with its own keys",
+                    code="key-taken",
+                )
+            owners[mark] = request.name
+    return sorted(each.request.name for each in requests)

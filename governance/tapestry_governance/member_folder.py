@@ -1,0 +1,261 @@
+"""A founder's folder: its keys, its request, and what it writes when it joins.
+
+::
+
+    keys/       node.key witness.key community.key transport transport.pub
+                root.key, unless it was made on another machine
+    NAME.invite NAME.request authority.pem         what was received and asked
+    trust-policy.txt, ``genesis`` in node.toml     written by ``join``
+
+Guarantees:
+    A key is never overwritten. Nothing is trusted before the charter was compared with
+    the invitation and with this folder's own keys, and its fingerprint was given.
+"""
+
+import hmac
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tapestry.encoding import digest
+from tapestry.encrypted_keys import load_public, save_key
+from tapestry.errors import ConfigError, IncompleteError, RuleError
+from tapestry.inputs.text_reader import read_toml
+from tapestry.keys import SigningKey, VerifyKey
+from tapestry.storage import durable_files
+from tapestry.transport_keys import (
+    load_transport_key,
+    make_transport_key,
+    public_text,
+    transport_digest,
+)
+from tapestry_governance.events.federation_events import Policy
+from tapestry_governance.founding import (
+    fingerprint,
+    generate_member_key,
+    make_request,
+    trust_policy_of,
+)
+from tapestry_governance.founding_files import (
+    Invitation,
+    OpenedCharter,
+    RequestFile,
+    read_document,
+    sign_request,
+)
+
+_OWN = ("node", "witness", "community")  # what a node signs with by itself
+_ROOT = "root.key"
+# Rules of node.toml, and the term of the charter's policy that each answers to.
+_RULES = {
+    "min_cohort": "min_cohort",
+    "max_colluding": "max_colluding",
+    "noise": "noise",
+    "epsilon_limit": "epsilon_cap",
+    "target_delta": "max_delta",
+    "max_checkpoint_age": "max_checkpoint_age",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberKeys:
+    """The keys of a folder; of the root key the public half alone."""
+
+    own: Mapping[str, SigningKey]  # by purpose
+    root: VerifyKey
+    transport: ec.EllipticCurvePrivateKey
+
+
+def make_keys(
+    folder: Path, name: str, *, root: VerifyKey | None, passphrase: str | None
+) -> MemberKeys:
+    """Make the keys of a member that its folder lacks.
+
+    Args:
+        folder: The member's.
+        name: The member's.
+        root: The root key, if it was made on another machine.
+        passphrase: Locks a root key that is made here; None leaves it open.
+
+    Raises:
+        ConfigError: A key file is invalid, or the passphrase is too short.
+        ResourceError: A file cannot be written.
+    """
+    place = folder / "keys"
+    durable_files.make_folders(place)
+    place.chmod(0o700)
+    own = {purpose: _kept(place, name, purpose) for purpose in _OWN}
+    transport = place / "transport"
+    if not transport.exists():
+        make_transport_key(transport)
+    return MemberKeys(
+        own=own,
+        root=root or _make_root(place / _ROOT, name, passphrase),
+        transport=load_transport_key(transport),
+    )
+
+
+def has_root(folder: Path) -> bool:
+    """Return whether a root key lies in a member's folder."""
+    return (folder / "keys" / _ROOT).exists()
+
+
+def write_request(
+    folder: Path,
+    name: str,
+    invitation: Invitation,
+    keys: MemberKeys,
+    *,
+    languages: Sequence[str],
+    records: int,
+) -> RequestFile:
+    """Write the request of a member, and keep the invitation that it answers."""
+    federation, terms = invitation.terms.federation, invitation.terms
+    public = {purpose: key.verify_key for purpose, key in keys.own.items()}
+    request = make_request(
+        name,
+        {**public, "root": keys.root},
+        transport=transport_digest(public_text(keys.transport)),
+        languages=languages,
+        records=records,
+    )
+    document = sign_request(
+        request, keys.own, transport=keys.transport, federation=federation
+    )
+    certificate = terms.authority.encode("ascii")
+    durable_files.replace_file(folder / "authority.pem", certificate)
+    durable_files.replace_file(folder / f"{name}.invite", invitation.encode())
+    durable_files.replace_file(folder / f"{name}.request", document.encode())
+    return document
+
+
+def own_request(folder: Path, charter: OpenedCharter) -> RequestFile:
+    """Find a member's own request in a charter, and compare what was agreed.
+
+    Raises:
+        IncompleteError: The folder has no request of a founder.
+        RuleError: The charter names other keys than this member sent, or another
+            coordinator, address or authority than the invitation.
+    """
+    names = [n for n in charter.requests if (folder / f"{n}.request").exists()]
+    if len(names) != 1:
+        raise IncompleteError(
+            f"{folder} has the requests of {len(names)} founders of this charter, want"
+            " that of one; name the folder that tapestry node init made",
+            code="request-missing",
+        )
+    name = names[0]
+    sent = read_document(folder / f"{name}.request", RequestFile)
+    if sent != charter.requests[name]:
+        raise RuleError(
+            f"the charter has another request of {name!r} than was sent from here:"
+            " the coordinator swapped or mistook it; do not accept, ask what happened",
+            code="accepted-request-differs",
+        )
+    invitation = read_document(folder / f"{name}.invite", Invitation)
+    for what, said, was in _terms(invitation, charter):
+        if said != was:
+            raise RuleError(
+                f"the charter has another {what} than the invitation: {said}, was"
+                f" {was}; do not accept, ask the coordinator for a new charter",
+                code="invitation-differs",
+            )
+    return sent
+
+
+def _terms(
+    invitation: Invitation, charter: OpenedCharter
+) -> Iterator[tuple[str, str, str]]:
+    terms, body = invitation.terms, charter.body
+    authority = digest(terms.authority.encode("ascii"))
+    yield "federation", charter.federation, terms.federation
+    yield "log key", body.log, terms.log
+    yield "coordinator", body.coordinator.key, terms.coordinator
+    yield "address", body.address, terms.address
+    yield "authority", body.authority, authority
+
+
+def policy_differences(folder: Path, policy: Policy) -> list[str]:
+    """List the rules in which node.toml and the charter's policy differ."""
+    rules = _read_settings(folder / "node.toml").get("policy", {})
+    found = []
+    for rule, term in _RULES.items():
+        mine, theirs = rules.get(rule), getattr(policy, term)
+        mine = sorted(mine) if isinstance(mine, list) else getattr(mine, "text", mine)
+        theirs = sorted(theirs) if isinstance(theirs, tuple) else theirs
+        if str(mine) != str(theirs):
+            found.append(f"{rule} {mine}, the charter's {term} {theirs}")
+    return found
+
+
+def check_fingerprint(charter: OpenedCharter, typed: str) -> None:
+    """Require the fingerprint that the other founders read out.
+
+    Guarantees:
+        The error does not tell the right one.
+
+    Raises:
+        RuleError: It is another one.
+    """
+    letters = typed.upper().replace("-", "").replace(" ", "").encode("utf-8")
+    wanted = fingerprint(charter.genesis).replace("-", "").encode("ascii")
+    if not hmac.compare_digest(letters, wanted):
+        raise RuleError(
+            "the fingerprint is not that of this charter: mistyped, or the others hold"
+            " another charter; hear it again from two of them, and do not accept until"
+            " it fits",
+            code="fingerprint-differs",
+        )
+
+
+def join(folder: Path, charter: OpenedCharter) -> None:
+    """Trust the log that a charter founds: trust-policy.txt, and ``genesis``.
+
+    Edge cases:
+        A second call with the same charter changes nothing.
+
+    Raises:
+        ConfigError: node.toml names another genesis already.
+        ResourceError: A file cannot be written.
+    """
+    path = folder / "node.toml"
+    known = _read_settings(path).get("genesis")
+    if known not in {None, charter.genesis}:
+        raise ConfigError(
+            f"{path} has genesis {known}: this node is in another federation; a node is"
+            " in one",
+            code="genesis-differs",
+        )
+    log = VerifyKey.parse(charter.body.log)
+    requests = [each.request for each in charter.requests.values()]
+    trust = trust_policy_of(log, requests).encode()
+    durable_files.replace_file(folder / "trust-policy.txt", trust)
+    if known is None:  # the line comes first: keys of no table stand above all tables
+        line = f'genesis = "{charter.genesis}"\n'
+        durable_files.replace_file(path, line.encode("ascii"), path.read_bytes())
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return read_toml(path)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no {path}; name the folder that tapestry node init made",
+            code="file-missing",
+        ) from None
+
+
+def _kept(place: Path, name: str, purpose: str) -> SigningKey:
+    path = place / f"{purpose}.key"
+    if not path.exists():
+        generate_member_key(name, purpose).save(path)
+    return SigningKey.load(path)
+
+
+def _make_root(path: Path, name: str, passphrase: str | None) -> VerifyKey:
+    if not path.exists():
+        save_key(generate_member_key(name, "root"), path, passphrase=passphrase)
+    return load_public(path)

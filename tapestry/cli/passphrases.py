@@ -1,0 +1,102 @@
+"""Passphrases of keys that a person holds: typed twice, or read from a file.
+
+Guarantees:
+    No passphrase stands in an argument or in the environment, and none is printed. A
+    file of one beside the key that it locks is refused.
+"""
+
+import getpass
+import os
+import stat
+import sys
+from pathlib import Path
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH
+from tapestry.encrypted_keys import check_passphrase
+from tapestry.errors import ConfigError, VerificationError
+from tapestry.inputs.plain_file import read_plain
+
+_MAX_BYTES = 4096
+
+passphrase_file = click.option(
+    "--passphrase-file",
+    type=PATH,
+    metavar="FILE",
+    help="A file of mode 0600 with the passphrase, elsewhere than the key; default:"
+    " ask on the terminal.",
+)
+
+
+def is_terminal() -> bool:
+    """Return whether a person can be asked."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def new_passphrase(key: Path, file: Path | None) -> str:
+    """Return the passphrase for a new key; a person types it twice.
+
+    Raises:
+        ConfigError: There is no terminal and no file, the two differ, or it is short.
+    """
+    if file is not None:
+        found = _read(file, key)
+    else:
+        _require_terminal(key)
+        found = getpass.getpass(f"new passphrase for {console.shown(key)}: ")
+        check_passphrase(found)
+        if getpass.getpass("the same again: ") != found:
+            raise ConfigError(
+                "the two passphrases differ; nothing was written, begin again",
+                code="passphrases-differ",
+            )
+    check_passphrase(found)
+    return found
+
+
+def known_passphrase(key: Path, file: Path | None) -> str:
+    """Return the passphrase of a key that is locked.
+
+    Raises:
+        ConfigError: There is no terminal and no file, or the file cannot be used.
+    """
+    if file is not None:
+        return _read(file, key)
+    _require_terminal(key)
+    return getpass.getpass(f"passphrase of {console.shown(key)}: ")
+
+
+def _require_terminal(key: Path) -> None:
+    if not is_terminal():
+        raise ConfigError(
+            f"{key} needs a passphrase and nobody can be asked; give --passphrase-file",
+            code="passphrase-missing",
+        )
+
+
+def _read(file: Path, key: Path) -> str:
+    """Read the first line of a file that is neither open to others nor beside a key."""
+    if file.resolve().parent == key.resolve().parent:
+        raise ConfigError(
+            f"{file} lies beside {key}: who takes the folder has both; keep it"
+            " elsewhere",
+            code="passphrase-beside-key",
+        )
+    try:
+        mode = file.stat().st_mode
+        text = read_plain(file, limit=_MAX_BYTES, links=True).decode("utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {file}: {error.strerror}", code="file-unreadable"
+        ) from None
+    except (VerificationError, UnicodeDecodeError):
+        raise ConfigError(
+            f"{file} is no file with one passphrase", code="passphrase-missing"
+        ) from None
+    if stat.S_IMODE(mode) & 0o077 and os.name == "posix":
+        raise ConfigError(
+            f"{file} is open to others; chmod 600 it", code="key-file-not-private"
+        )
+    return text.split("\n", 1)[0].removesuffix("\r")
