@@ -3,7 +3,7 @@
 An account may come late: its message was lost, or a coordinator kept it back. Nothing
 here depends on the order of the log. An account is compared with those before and after
 it by its own number, with the policy and the declaration of data as they were when its
-round was opened, or, of an adapter, with all since the first release of its run.
+round was opened (or with the member's first declaration, if that came later), or, of an adapter, with all since the first release of its run.
 """
 
 import dataclasses
@@ -139,10 +139,11 @@ def _account_round(
         message = f"{actor} accounted twice for round {key}"
         raise RuleError(message, code="account-duplicated")
     check_limits(body.promise, (record.policy,), actor=actor)
-    declared = record.data.get(actor)
+    # A member that had declared nothing at the opening may still do so and take part.
+    declared = record.data.get(actor) or state.first_data.get(actor)
     if body.promise is not None:
         _check_data(state, body.promise, actor, declared=declared, least=declared)
-    _check_plan(body, record, actor)
+    _check_plan(body, record, declared, actor)
     accounted = state.accounted.set(key, before | {actor})
     return dataclasses.replace(state, accounted=accounted)
 
@@ -240,7 +241,9 @@ def _check_data(
         raise RuleError(message, code="segments-differ")
 
 
-def _check_plan(body: DpAccounted, record: RoundRecord, actor: str) -> None:
+def _check_plan(
+    body: DpAccounted, record: RoundRecord, declared: DataDeclared | None, actor: str
+) -> None:
     """Compare a node's account with the plan of the round."""
     loss, planned = body.loss, record.terms.noise
     want = "none" if planned is None else planned.mechanism
@@ -250,10 +253,10 @@ def _check_plan(body: DpAccounted, record: RoundRecord, actor: str) -> None:
     if body.steps != record.terms.steps:
         message = f"{body.steps} steps, planned were {record.terms.steps}"
         raise RuleError(message, code="steps-differ")
-    if planned is None or loss.mechanism == "none":
+    if planned is None or loss.mechanism == "none" or declared is None:
         return
     _check_noise(loss, planned, actor)
-    rate = min(1.0, record.terms.batch_size / record.data[actor].records)
+    rate = min(1.0, record.terms.batch_size / declared.records)
     if decode_decimal(loss.sampling_rate) < rate - _ROUNDING:
         message = f"{actor}'s sampling rate {loss.sampling_rate} is below {rate}"
         raise RuleError(message, code="sampling-rate-too-low")

@@ -166,6 +166,7 @@ class FederationState:
     readers: PersistentMap[str, tuple[str, ...]] = _EMPTY  # founder -> whom it heard
     seen: PersistentMap[str, Seen] = _EMPTY  # actor -> the last view that it named
     data: PersistentMap[str, DataDeclared] = _EMPTY
+    first_data: PersistentMap[str, DataDeclared] = _EMPTY
     declarations: PersistentMap[str, tuple[int, int]] = _EMPTY  # opening, number
     base: str | None = None  # identity; None until a round was closed
     open_round: OpenRound | None = None

@@ -304,9 +304,11 @@ def _declare(state: FederationState, event: Event) -> FederationState:
             )
         case DataDeclared() as body:
             _check_version(state.data.get(event.actor), body)
+            first = state.first_data.get(event.actor, body)
             return dataclasses.replace(
                 state,
                 data=state.data.set(event.actor, body),
+                first_data=state.first_data.set(event.actor, first),
                 declarations=_count_declaration(state, event.actor),
             )
         case EvaluationRecorded():

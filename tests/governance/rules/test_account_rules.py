@@ -156,6 +156,21 @@ def test_accounting_without_declared_data_is_refused() -> None:
         world.add(world.account(manifest), "fr", "node")
 
 
+def test_data_declared_within_a_round_count_as_they_were_declared_first() -> None:
+    """A node that comes back to an open round declares its data and takes part."""
+    world = World().adopt()
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    declaration = world.declaration("fr")
+    world.add(declaration, "fr", "node")
+    more = changed(declaration, version=2, records=10 * declaration.records)
+    world.add(more, "fr", "node")
+    account = world.account(manifest)
+    with refused(RuleError, "sampling-rate-too-low", match="fr"):
+        world.add(with_loss(account, sampling_rate="0.005"), "fr", "node")
+    world.add(account, "fr", "node")
+
+
 def late(world: World) -> list[bytes]:
     """Sign the accounts of three aborted attempts and of an adapter, and log none."""
     publishable(world)
