@@ -3,7 +3,8 @@
 An account may come late: its message was lost, or a coordinator kept it back. Nothing
 here depends on the order of the log. An account is compared with those before and after
 it by its own number, with the policy and the declaration of data as they were when its
-round was opened (or with the member's first declaration, if that came later), or, of an adapter, with all since the first release of its run.
+round was opened (with the member's first declaration, if that came later), or, of an
+adapter, with all since the first release of its run.
 """
 
 import dataclasses
