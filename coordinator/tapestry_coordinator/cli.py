@@ -1,26 +1,31 @@
-"""The commands of ``tapestry coordinator``, which show the progress of a run."""
+"""The commands of ``tapestry coordinator``: found a federation, lead its runs."""
 
 from pathlib import Path
 
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
+from tapestry.cli.commands import CommandGroup, as_json
+from tapestry_coordinator.founding_commands import (
+    charter,
+    folder_argument,
+    init,
+    open_command,
+)
 
 
 @click.group(cls=CommandGroup)
 def app() -> None:
-    """Lead a federation's run."""
+    """Found a federation and lead its runs."""
+
+
+app.add_command(init)
+app.add_command(charter)
+app.add_command(open_command)
 
 
 @app.command()
-@click.argument(
-    "folder",
-    cls=Argument,
-    type=PATH,
-    metavar="FOLDER",
-    help="The coordinator's folder.",
-)
+@folder_argument
 @as_json
 def status(folder: Path, as_json: bool) -> None:
     """Show the rounds of the run and their events in the log; also while it runs."""

@@ -155,11 +155,17 @@ def certify(
         key = SigningKey.generate(f"{settings.federation}/authority")
         save_key(key, path, passphrase=passphrase)
     files = ServerFiles.of(place)
-    if not all(each.exists() for each in (files.certificate, files.key)):
+    if not is_certified(folder):
         key = load_key(path, passphrase=passphrase)
         if not files.authority.exists():
             durable_files.replace_file(files.authority, make_authority(key))
         issue_certificate(place, hosts_of(settings), key=key)
+
+
+def is_certified(folder: Path) -> bool:
+    """Return whether a folder has a certificate, so that no passphrase is needed."""
+    files = ServerFiles.of(folder / "tls")
+    return files.certificate.exists() and files.key.exists()
 
 
 def hosts_of(settings: CoordinatorSettings) -> list[str]:

@@ -30,7 +30,14 @@ from tapestry.inputs.private_data import frames_of
 _ROLES = {
     "demo": ("tapestry_demo.cli", "The whole story, on one machine."),
     "node": ("tapestry_node.cli", "An institution's node: run it, see what it spent."),
-    "coordinator": ("tapestry_coordinator.cli", "Lead a federation's run."),
+    "coordinator": (
+        "tapestry_coordinator.cli",
+        "Found a federation and lead its runs.",
+    ),
+    "governance": (
+        "tapestry_governance.cli.governance",
+        "Decide as a member: accept a charter.",
+    ),
     "adapter": ("tapestry_governance.cli.adapter", "Check and list country adapters."),
     "release": ("tapestry_governance.cli.release", "Check a released base model."),
     "chat": ("tapestry_serve.cli", "Ask a base and its adapters, side by side."),

@@ -36,10 +36,16 @@ class Argument(click.Argument):
         metavar: str,
         type: "click.Path[Path] | None" = None,  # noqa: A002  click's word
         default: Any = None,
+        nargs: int = 1,
     ) -> None:
         given = {} if default is None else {"default": default}
         super().__init__(
-            names, required=default is None, metavar=metavar, type=type, **given
+            names,
+            required=default is None,
+            metavar=metavar,
+            type=type,
+            nargs=nargs,
+            **given,
         )
         self.description = help
 

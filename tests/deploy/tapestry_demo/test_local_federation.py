@@ -38,15 +38,14 @@ def _key(path: Path) -> SigningKey:
 def test_a_federation_has_a_folder_for_each_party(
     founding: Founding, folder: Path
 ) -> None:
-    assert {path.name for path in folder.iterdir()} == {
-        *("coordinator", "flower", "nodes")
-    }
+    assert {path.name for path in folder.iterdir()} == {*("coordinator", "nodes")}
     names = {each.name for each in founding.institutions}
     assert {path.name for path in (folder / "nodes").iterdir()} == names
     for name in names:
         node = folder / "nodes" / name
         assert {path.name for path in node.iterdir()} == {
-            *("node.toml", "trust-policy.txt", "keys", "data")
+            *("node.toml", "trust-policy.txt", "authority.pem", "keys", "data"),
+            *(f"{name}.{kind}" for kind in ("invite", "request", "acceptance")),
         }
         assert {path.stem for path in (node / "keys").iterdir()} == {
             *MEMBER_KEYS,
@@ -57,7 +56,7 @@ def test_a_federation_has_a_folder_for_each_party(
 
 def test_keys_and_folders_are_for_their_owner_alone(folder: Path) -> None:
     keys = list(folder.rglob("keys/*.key"))
-    assert len(keys) == 2 + 3 * len(MEMBER_KEYS)
+    assert len(keys) == 3 + 3 * len(MEMBER_KEYS)
     for path in keys:
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.parent.stat().st_mode & 0o777 == 0o700
@@ -142,7 +141,7 @@ def test_a_place_that_cannot_be_written_is_an_error_of_the_machine(
     founding: Founding, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with refused(ResourceError, "file-unwritable", match="a federation in .*file"):
+    with refused(ResourceError, "file-unwritable", match="cannot write .*file"):
         found(tmp_path / "file", founding)
 
 

@@ -1,0 +1,175 @@
+"""``tapestry coordinator init``, ``charter`` and ``open``: a federation is founded."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, Command, as_json
+from tapestry.cli.passphrases import known_passphrase, new_passphrase, passphrase_file
+
+if TYPE_CHECKING:
+    from tapestry_coordinator.settings import CoordinatorSettings
+
+WORKLOAD = "language"
+
+folder_argument = click.argument(
+    "folder",
+    cls=Argument,
+    type=PATH,
+    metavar="FOLDER",
+    help="The coordinator's folder.",
+)
+
+
+class _InitOptions(TypedDict):
+    federation: str
+    address: str
+    base: str
+    origin: str | None
+    passphrase_file: Path | None
+    as_json: bool
+
+
+@click.command(cls=Command)
+@folder_argument
+@click.option("--federation", metavar="NAME", required=True, help="Its name.")
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    required=True,
+    help="What institutions dial: this machine's, or that of a proxy in front.",
+)
+@click.option(
+    "--base",
+    metavar="BASE",
+    required=True,
+    help="The given model: a name of the cache, or a folder.",
+)
+@click.option(
+    "--origin", metavar="ORIGIN", help="The log's name; default: the host with /log."
+)
+@passphrase_file
+@as_json
+def init(folder: Path, **given: Unpack[_InitOptions]) -> None:
+    """Make keys, settings, a draft policy, and an invitation to hand out.
+
+    What is there is kept; run it again after policy.toml was edited, and the invitation
+    has the new draft. The authority's key asks for a passphrase.
+    """
+    from tapestry.workloads.workload_registry import open_workload
+    from tapestry_coordinator import founding
+    from tapestry_governance.events.federation_events import GivenBase
+
+    settings = _settings(given["federation"], given["address"], given["origin"])
+    key = folder / "keys" / "authority.key"
+    if founding.is_certified(folder):
+        passphrase = None
+    elif key.exists():
+        passphrase = known_passphrase(key, given["passphrase_file"])
+    else:
+        passphrase = new_passphrase(key, given["passphrase_file"])
+    base = open_workload(WORKLOAD, given["base"]).given.manifest
+    invitation = founding.init(
+        folder,
+        settings,
+        workload=WORKLOAD,
+        base=given["base"],
+        policy=founding.draft_policy(
+            GivenBase(model=base.digest, parameters=base.parameters)
+        ),
+        passphrase=passphrase,
+    )
+    if given["as_json"]:
+        files = {"policy": str(folder / founding.POLICY), "invitation": str(invitation)}
+        console.say_json({"base": base.digest, **files})
+        return
+    console.say(f"keys        {folder / 'keys'}; authority.key is locked")
+    console.say(f"policy      {folder / founding.POLICY}: edit it until the charter")
+    console.say(f"invitation  {invitation}: give it to each institution, which runs")
+    console.say(
+        f"  tapestry node init NAME --invite {invitation.name} --data FOLDER"
+        " --language CODE --licence LICENCE"
+    )
+
+
+@click.command(cls=Command)
+@folder_argument
+@click.argument(
+    "requests",
+    cls=Argument,
+    type=PATH,
+    metavar="REQUEST...",
+    help="The institutions' requests.",
+    nargs=-1,
+)
+@as_json
+def charter(folder: Path, requests: tuple[Path, ...], as_json: bool) -> None:
+    """Write the charter of the institutions that sent requests."""
+    from tapestry_coordinator import founding
+    from tapestry_coordinator.settings import CoordinatorSettings
+
+    found = founding.write_charter(folder, requests)
+    settings = CoordinatorSettings.read(folder / "coordinator.toml")
+    path = founding.charter_path(folder, settings)
+    if as_json:
+        members = sorted(found.requests)
+        console.say_json({"charter": str(path), "members": members})
+        return
+    console.say(f"charter     {path}: {', '.join(sorted(found.requests))}")
+    console.say("send it to each of them, which runs")
+    console.say(f"  tapestry governance accept {path.name} --node NAME")
+    console.say("They compare its fingerprint with one another, by telephone.")
+
+
+@click.command("open", cls=Command)
+@folder_argument
+@click.argument(
+    "acceptances",
+    cls=Argument,
+    type=PATH,
+    metavar="ACCEPTANCE...",
+    help="The founders' acceptances.",
+    nargs=-1,
+)
+@as_json
+def open_command(folder: Path, acceptances: tuple[Path, ...], as_json: bool) -> None:
+    """Begin the log, when all founders have accepted the charter."""
+    from tapestry_coordinator import founding
+
+    found = founding.open_log(folder, acceptances)
+    if as_json:
+        members = sorted(found.requests)
+        console.say_json({"genesis": found.genesis, "members": members})
+        return
+    console.say(
+        f"log         {folder / 'log'}: charter and {len(acceptances)} acceptances"
+    )
+    console.say(f"genesis     {found.genesis}")
+
+
+def _settings(
+    federation: str, address: str, origin: str | None
+) -> "CoordinatorSettings":
+    """Return coordinator.toml as the options say it.
+
+    Raises:
+        ConfigError: An option breaks a rule.
+    """
+    from pydantic import ValidationError
+
+    from tapestry.errors import ConfigError
+    from tapestry.inputs.setting_faults import explain
+    from tapestry_coordinator.settings import CoordinatorSettings
+
+    host = address.rsplit(":", 1)[0].strip("[]")
+    try:
+        return CoordinatorSettings(
+            federation=federation, address=address, origin=origin or f"{host}/log"
+        )
+    except ValidationError as error:
+        said = "; ".join(explain(error, CoordinatorSettings))
+        raise ConfigError(
+            f"an option is wrong: {said}", code="setting-invalid"
+        ) from None

@@ -1,0 +1,297 @@
+"""``tapestry governance``: keys of a person, and what is decided with them."""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
+from tapestry.cli.passphrases import (
+    is_terminal,
+    known_passphrase,
+    new_passphrase,
+    passphrase_file,
+)
+from tapestry.errors import ConfigError, IncompleteError
+
+if TYPE_CHECKING:
+    from tapestry.keys import SigningKey
+    from tapestry_governance.founding_files import OpenedCharter, RequestFile
+
+charter_argument = click.argument(
+    "charter",
+    cls=Argument,
+    type=PATH,
+    metavar="CHARTER",
+    help="The charter, as the coordinator sent it.",
+)
+fingerprint_option = click.option(
+    "--fingerprint",
+    metavar="TEXT",
+    help="What the others read out; default: ask on the terminal.",
+)
+
+
+@click.group(cls=CommandGroup)
+def app() -> None:
+    """Decide as a member: accept a charter."""
+
+
+@app.command()
+@click.argument(
+    "file", cls=Argument, type=PATH, metavar="FILE", help="The new key, root.key."
+)
+@click.option("--name", metavar="NAME", required=True, help="The institution's name.")
+@passphrase_file
+@as_json
+def key(file: Path, name: str, passphrase_file: Path | None, as_json: bool) -> None:
+    """Make a root key under a passphrase, on a machine without a network.
+
+    Beside it lies NAME.pub, which is no secret: carry it to the node's machine.
+    """
+    from tapestry.encrypted_keys import load_public, save_key
+    from tapestry.storage.durable_files import replace_file
+    from tapestry_governance.founding import generate_member_key
+
+    if not file.exists():
+        passphrase = new_passphrase(file, passphrase_file)
+        save_key(generate_member_key(name, "root"), file, passphrase=passphrase)
+    public = load_public(file)
+    if public.name != f"{name}/root":
+        raise ConfigError(
+            f"{file} is there already and is {public.name}; a key is never overwritten",
+            code="file-exists",
+        )
+    beside = file.with_suffix(".pub")
+    replace_file(beside, f"{public}\n".encode("ascii"))
+    if as_json:
+        console.say_json({"key": str(public), "public": str(beside)})
+        return
+    console.say(f"key     {file}: locked; keep it here, and a copy in a safe")
+    console.say(f"public  {beside}: for tapestry node init --root {beside.name}")
+
+
+@app.command()
+@charter_argument
+@as_json
+def show(charter: Path, as_json: bool) -> None:
+    """Show what a charter says: members, coordinator, address, policy."""
+    found = open_charter_file(charter)
+    if as_json:
+        console.say_json(
+            {
+                "federation": found.federation,
+                "charter": found.body.model_dump(mode="json"),
+                "members": {
+                    name: each.request.model_dump(mode="json")
+                    for name, each in found.requests.items()
+                },
+            }
+        )
+        return
+    for line in _in_words(found):
+        console.say(line)
+
+
+@app.command()
+@charter_argument
+def fingerprint(charter: Path) -> None:
+    """Print a charter's fingerprint, to read it out to the other members.
+
+    Each member types what two others read out. Who types what this prints on the own
+    machine has compared nothing.
+    """
+    from tapestry_governance import founding
+
+    console.say(founding.fingerprint(open_charter_file(charter).genesis))
+
+
+class _AcceptOptions(TypedDict):
+    node: Path | None
+    key: Path | None
+    fingerprint: str | None
+    heard: tuple[str, ...]
+    output: Path | None
+    passphrase_file: Path | None
+    as_json: bool
+
+
+@app.command()
+@charter_argument
+@click.option(
+    "--node",
+    type=PATH,
+    metavar="DIR",
+    help="The node's folder, with the root key.",
+)
+@click.option("--key", type=PATH, metavar="FILE", help="The root key alone.")
+@fingerprint_option
+@click.option(
+    "--heard",
+    multiple=True,
+    metavar="NAME",
+    help="A member that read the fingerprint out; two, or all where there are fewer.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=PATH,
+    metavar="FILE",
+    help="Where the acceptance is written; default: NAME.acceptance beside the key.",
+)
+@passphrase_file
+@as_json
+def accept(charter: Path, **given: Unpack[_AcceptOptions]) -> None:
+    """Accept a charter with an institution's root key.
+
+    It shows the charter, compares it with the own request, and asks for the
+    fingerprint that other members read out. With --node the node joins as well.
+    """
+    from tapestry.storage.durable_files import replace_file
+    from tapestry_governance import founding, member_folder
+
+    node, as_json = given["node"], given["as_json"]
+    path = _root_key(node, given["key"])
+    found = open_charter_file(charter)
+    own = _own_request(found, path, node)
+    if not as_json:
+        for line in _before_accepting(found, own.request.name, node):
+            console.say(line)
+    member_folder.check_fingerprint(found, ask_fingerprint(given["fingerprint"]))
+    others = found.requests.keys() - {own.request.name}
+    entry = founding.accept_charter(
+        found.entry,
+        own,
+        root=_unlock(path, given["passphrase_file"]),
+        readers=set(given["heard"] or _ask_readers(others)),
+        now=datetime.now(UTC),
+    )
+    beside = (node or path.parent) / f"{own.request.name}.acceptance"
+    place = given["output"] or beside
+    replace_file(place, entry)
+    if node is not None:
+        member_folder.join(node, found)
+    if as_json:
+        console.say_json({"acceptance": str(place), "genesis": found.genesis})
+        return
+    console.say(f"acceptance  {place}: send it to the coordinator")
+    if node is not None:
+        console.say(f"joined      {node}: genesis and trust-policy.txt are written")
+
+
+def open_charter_file(path: Path) -> "OpenedCharter":
+    """Read and check a charter."""
+    from tapestry_governance import founding_files
+
+    limit = founding_files.MAX_CHARTER_BYTES
+    document = founding_files.read_document(
+        path, founding_files.CharterFile, limit=limit
+    )
+    return founding_files.open_charter(document)
+
+
+def ask_fingerprint(given: str | None) -> str:
+    """Return the fingerprint that a person heard.
+
+    Raises:
+        ConfigError: It was not given and nobody can be asked.
+    """
+    if given is None and not is_terminal():
+        raise ConfigError(
+            "nobody can be asked for the fingerprint; give --fingerprint with what two"
+            " other members read out",
+            code="fingerprint-missing",
+        )
+    return given or str(click.prompt("fingerprint that the others read out", err=True))
+
+
+def _root_key(node: Path | None, key: Path | None) -> Path:
+    """Return where the root key lies.
+
+    Raises:
+        ConfigError: Both or none of the two options were given.
+        IncompleteError: The node's folder has no root key.
+    """
+    if (node is None) == (key is None):
+        raise ConfigError("name either --node or --key", code="usage")
+    path = key or Path(node or "") / "keys" / "root.key"
+    if key is None and not path.exists():
+        raise IncompleteError(
+            f"{node} has no keys/root.key; accept with --key on the machine that has"
+            " it, then run tapestry node join here",
+            code="key-missing",
+        )
+    return path
+
+
+def _own_request(
+    found: "OpenedCharter", path: Path, node: Path | None
+) -> "RequestFile":
+    """Find the request of the institution whose root key this is.
+
+    Raises:
+        ConfigError: The key is no founder's.
+    """
+    from tapestry.encrypted_keys import load_public
+    from tapestry_governance.member_folder import own_request
+
+    public = str(load_public(path))
+    known = found.requests.values() if node is None else [own_request(node, found)]
+    for each in known:
+        if each.request.root == public:
+            return each
+    raise ConfigError(
+        f"{path} is not the root key of a founder in this charter",
+        code="key-not-in-charter",
+    )
+
+
+def _unlock(path: Path, file: Path | None) -> "SigningKey":
+    from tapestry.encrypted_keys import is_encrypted, load_key
+
+    passphrase = known_passphrase(path, file) if is_encrypted(path) else None
+    return load_key(path, passphrase=passphrase)
+
+
+def _ask_readers(others: Iterable[str]) -> list[str]:
+    if not is_terminal():
+        raise ConfigError(
+            "say who read the fingerprint out, with --heard for each of two members"
+            " (of all others where there are fewer)",
+            code="readers-too-few",
+        )
+    said = click.prompt(f"who read it out, of {', '.join(sorted(others))}", err=True)
+    return [name for name in str(said).replace(",", " ").split() if name]
+
+
+def _before_accepting(
+    found: "OpenedCharter", name: str, node: Path | None
+) -> Iterator[str]:
+    """Tell what a charter says, and how it differs from the node's own rules."""
+    from tapestry_governance.member_folder import policy_differences
+
+    yield from _in_words(found)
+    yield f"you are {name}; your keys are in it as in your request"
+    if node is None:
+        return
+    differing = policy_differences(node, found.body.policy)
+    yield f"policy differs from node.toml in: {'' if differing else 'nothing'}".rstrip()
+    for each in differing:
+        yield f"  {each}"
+
+
+def _in_words(found: "OpenedCharter") -> Iterator[str]:
+    body = found.body
+    yield f"federation   {found.federation}, log {body.origin}"
+    yield f"coordinator  {body.coordinator.name} at {body.address}"
+    for name, each in sorted(found.requests.items()):
+        request = each.request
+        languages = ", ".join(request.languages) or "no language"
+        yield f"member       {name}: {request.records} records or more, {languages}"
+    for term, value in body.policy.model_dump(mode="json").items():
+        listed = value if isinstance(value, list) else [value]
+        shown = (each["model"] if isinstance(each, dict) else each for each in listed)
+        yield f"policy       {term} {', '.join(map(str, shown))}"
